@@ -1,0 +1,297 @@
+"""A run on disk: raw records, from which every number is derived later.
+
+A run is a folder: `manifest.json`, `requests.jsonl` (one line a request), `gpu.jsonl` (a header line, then one line a sample)
+and `summary.json`. Times are seconds on the writing process's monotonic clock unless a name says otherwise; each file's
+`Clock` ties that clock to the wall. What is unknown is null, never 0. Files are written so that a kill loses the last line at most.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from pd_contracts.names import Connector, Role, Topology
+from pd_contracts.timing import Stages
+
+# Format history, newest first.
+# 1: first format.
+SCHEMA_VERSION: Final = 1
+
+MANIFEST: Final = "manifest.json"
+REQUESTS: Final = "requests.jsonl"
+GPU: Final = "gpu.jsonl"
+SUMMARY: Final = "summary.json"
+
+
+class RecordError(ValueError):
+    """A run folder cannot be read; the message names the file, the line and the remedy."""
+
+
+class Clock(msgspec.Struct, frozen=True, kw_only=True):
+    """The same instant on both clocks: seconds since the epoch, and monotonic seconds of the writing host."""
+
+    wall: float
+    monotonic: float
+
+    @classmethod
+    def now(cls) -> "Clock":
+        """Read both clocks, close together."""
+        return cls(wall=time.time(), monotonic=time.monotonic())
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a request failed. `kind` is one of connect, timeout, status, truncated, protocol, stream_error, aborted."""
+
+    kind: str
+    message: str
+
+
+class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One request as the client saw it.
+
+    Attributes:
+        index: position in the schedule, from 0.
+        id: unique in the run.
+        warmup: true for requests before the measured window; they are never part of a number.
+        scheduled: when the schedule wanted it sent.
+        sent: when its first byte was handed to the socket; None if that never happened.
+        headers: when the status line had come.
+        first_byte: when the first body byte was read.
+        chunks: (time, tokens) of each chunk that carried tokens; a role-only or usage chunk is none. Tokens are counted from
+            token ids where the server sends them, else one a chunk.
+        end: when the stream ended or failed.
+        prompt_tokens, output_tokens: from the server's usage; None if it sent none.
+        requested_output_tokens: max_tokens of the request.
+        error: None for a success.
+        stages: the proxy's timing, where asked for.
+        output_hash: SHA-256 over the output's token ids or, without them, its text; equal hashes mean equal output.
+    """
+
+    index: int
+    id: str
+    scheduled: float
+    sent: float | None = None
+    headers: float | None = None
+    first_byte: float | None = None
+    chunks: list[tuple[float, int]] = msgspec.field(default_factory=list)
+    end: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    requested_output_tokens: int | None = None
+    finish_reason: str | None = None
+    status: int | None = None
+    error: Failure | None = None
+    stages: Stages | None = None
+    output_hash: str | None = None
+    warmup: bool = False
+
+
+class GpuInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A board, as found at the start of a recording."""
+
+    index: int
+    name: str
+    uuid: str = ""
+    role: Role | None = None
+    instance: str = ""
+    power_limit_w: float | None = None
+    driver: str = ""
+    memory_bytes: int | None = None
+
+
+class GpuHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """First line of gpu.jsonl."""
+
+    clock: Clock
+    backend: str
+    simulated: bool
+    interval_s: float
+    gpus: list[GpuInfo]
+    schema_version: int = SCHEMA_VERSION
+
+
+class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One board at one moment; a reading that failed is absent and named in `errors` with the reason.
+
+    Attributes:
+        t: monotonic seconds, when the reading was complete.
+        power_w: instantaneous power (NVML field 186).
+        power_average_w: the board's own average (NVML field 185, about 1 s on Ampere and later).
+        energy_mj: the board's energy counter in millijoules; only differences mean something.
+        utilization: share of the last sample period with a kernel running, 0 to 1.
+        throttle_reasons: NVML clock-event bits.
+    """
+
+    t: float
+    index: int
+    role: Role | None = None
+    power_w: float | None = None
+    power_average_w: float | None = None
+    energy_mj: float | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    utilization: float | None = None
+    memory_utilization: float | None = None
+    temperature_c: float | None = None
+    memory_used_bytes: int | None = None
+    throttle_reasons: int | None = None
+    errors: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One engine of the deployment; what nobody could say stays empty."""
+
+    name: str
+    role: Role
+    engine: str = ""
+    version: str = ""
+    model: str = ""
+    connector: Connector | None = None
+    image: str = ""
+    image_digest: str = ""
+    gpus: list[int] = msgspec.field(default_factory=list)
+
+
+class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the client kept up; a late client makes a run invalid, whatever its numbers.
+
+    Attributes:
+        dispatch_lag_ms: percentile name to send time minus scheduled time.
+        receive_lag_ms: percentile name to how late the client's loop looked at a socket that was ready, by probe.
+        cpu_fraction: CPU seconds of the client processes per second of the window and process.
+        remedy: what to do about it; empty when valid.
+    """
+
+    valid: bool
+    dispatch_lag_ms: dict[str, float]
+    receive_lag_ms: dict[str, float]
+    cpu_fraction: float | None = None
+    limit_ms: float = 0.0
+    remedy: str = ""
+
+
+class Workload(msgspec.Struct, frozen=True, kw_only=True):
+    """What was offered. Rates are requests a second over the whole deployment."""
+
+    dataset: str
+    arrival: str
+    rate: float
+    duration_s: float
+    requests: int
+    seed: int
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    endpoint: str = "/v1/completions"
+    goodput: dict[str, float] = msgspec.field(default_factory=dict)
+    warmup_requests: int = 0
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """What served the load. `gpus` is the number that the numbers per GPU are divided by."""
+
+    topology: Topology | None = None
+    label: str = ""
+    gpus: int | None = None
+    engines: list[EngineInfo] = msgspec.field(default_factory=list)
+    simulated: bool = False
+    software: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was. `window` is the measured window on the client's monotonic clock: first scheduled send to last end."""
+
+    run_id: str
+    created: str
+    clock: Clock
+    deployment: Deployment
+    workload: Workload
+    schedule_hash: str
+    schema_version: int = SCHEMA_VERSION
+    window: tuple[float, float] | None = None
+    client: ClientHealth | None = None
+    complete: bool = False
+    command: list[str] = msgspec.field(default_factory=list)
+    host: dict[str, str] = msgspec.field(default_factory=dict)
+    url: str = ""
+    notes: list[str] = msgspec.field(default_factory=list)
+
+
+T = TypeVar("T")
+_encoder = msgspec.json.Encoder()
+
+
+def encode_line(record: msgspec.Struct) -> bytes:
+    """One JSONL line with its line end."""
+    return _encoder.encode(record) + b"\n"
+
+
+def append_lines(path: Path, records: Iterable[msgspec.Struct]) -> None:
+    """Append records in one write, so that a kill loses a line at most."""
+    data = b"".join(map(encode_line, records))
+    if data:
+        with path.open("ab", buffering=0) as file:
+            file.write(data)
+
+
+def read_lines(path: Path, type_: type[T], *, skip: int = 0) -> Iterator[T]:
+    """Read JSONL records after the first `skip` lines; a last line without its line end (the writer was killed) is left out.
+
+    Raises:
+        RecordError: if a whole line is no record of this type; the message names file and line.
+    """
+    decoder = msgspec.json.Decoder(type_)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number <= skip or not line.endswith(b"\n"):
+                continue
+            try:
+                yield decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                msg = f"{path}:{number}: {error}"
+                raise RecordError(msg) from error
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a whole JSON file by rename, so that readers see the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.format(_encoder.encode(record), indent=2) + b"\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path, type_: type[T]) -> T:
+    """Read a whole JSON file.
+
+    Raises:
+        RecordError: if it is missing, no JSON, of another type, or of a schema this version does not read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise RecordError(msg) from error
+    try:
+        version = msgspec.json.decode(data, type=_Versioned).schema_version
+        if version > SCHEMA_VERSION:
+            msg = f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update pdstack to read it"
+            raise RecordError(msg)
+        return msgspec.json.decode(data, type=type_)
+    except msgspec.MsgspecError as error:
+        msg = f"{path}: {error}"
+        raise RecordError(msg) from error
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: int = SCHEMA_VERSION
+
+
+def schedule_hash(parts: Iterable[tuple[float, int, int]], seed: int) -> str:
+    """Fingerprint of a schedule: (offset in s, input tokens, output tokens) a request, and the seed of the prompts."""
+    digest = hashlib.sha256(str(seed).encode())
+    for offset, inputs, outputs in parts:
+        digest.update(f"{offset:.6f},{inputs},{outputs};".encode())
+    return digest.hexdigest()[:16]

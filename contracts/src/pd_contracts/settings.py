@@ -1,0 +1,142 @@
+"""A service's settings: one frozen struct with every default in sight, read once from environment and options.
+
+Field `http_proxy_port` is read from HTTP_PROXY_PORT and can be overridden with `--http-proxy-port`. The field's
+`msgspec.Meta(description=…, ge=…)` is its documentation and its check. Tuples are comma-separated lists.
+"""
+
+import argparse
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message names the variable and the accepted form."""
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One setting, for documentation and options."""
+
+    name: str
+    variable: str
+    option: str
+    description: str
+    default: Any
+    type: Any
+
+
+def fields(type_: type[msgspec.Struct]) -> list[Field]:
+    """All settings of a struct, in order."""
+    hints = typing.get_type_hints(type_, include_extras=True)
+    return [
+        Field(
+            name=field.name,
+            variable=field.name.upper(),
+            option="--" + field.name.replace("_", "-"),
+            description=_description(hints[field.name]),
+            default=None if field.default is msgspec.NODEFAULT else field.default,
+            type=hints[field.name],
+        )
+        for field in msgspec.structs.fields(type_)
+    ]
+
+
+def load(type_: type[S], environment: Mapping[str, str] | None = None, overrides: Mapping[str, str] | None = None) -> S:
+    """Make the settings from variables (the process's own unless given), then from `overrides` by field name.
+
+    An empty variable counts as unset, because compose passes unset variables as empty ones.
+
+    Raises:
+        SettingsError: for the first value that does not fit.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    for field in fields(type_):
+        text = (overrides or {}).get(field.name) or source.get(field.variable, "")
+        if text != "":
+            values[field.name] = _convert(field, text)
+    try:
+        return type_(**values)
+    except (TypeError, ValueError) as error:
+        # a struct's own __post_init__ refuses combinations; a missing required field is a TypeError
+        raise SettingsError(str(error)) from error
+
+
+def parser_for(type_: type[msgspec.Struct], prog: str, description: str) -> argparse.ArgumentParser:
+    """An option parser with one option a setting; what it returns feeds `load(overrides=…)`."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    for field in fields(type_):
+        default = "" if field.default in (None, "", ()) else f" (default {_show(field.default)})"
+        parser.add_argument(
+            field.option,
+            metavar=_metavar(field.type),
+            dest=field.name,
+            help=f"{field.description} [{field.variable}]{default}".replace("%", "%%"),
+        )
+    return parser
+
+
+def from_command_line(type_: type[S], prog: str, description: str, arguments: Sequence[str] | None = None) -> S:
+    """Read options and environment; on a bad value print one sentence and exit with status 2."""
+    parser = parser_for(type_, prog, description)
+    options = {key: value for key, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    try:
+        return load(type_, overrides=options)
+    except SettingsError as error:
+        parser.exit(2, f"{prog}: {error}\n")
+
+
+def _convert(field: Field, text: str) -> Any:
+    plain = _plain(field.type)
+    value: Any = text
+    if typing.get_origin(plain) is tuple:
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif plain is bool:
+        value = {"on": "true", "yes": "true", "off": "false", "no": "false"}.get(text.lower(), text)
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        msg = f"{field.variable}={text!r}: {error}; expected {_metavar(field.type)}"
+        raise SettingsError(msg) from error
+
+
+def _plain(hint: Any) -> Any:
+    if typing.get_origin(hint) is typing.Annotated:
+        return _plain(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return _plain(next(arg for arg in typing.get_args(hint) if arg is not type(None)))
+    return hint
+
+
+def _metavar(hint: Any) -> str:
+    plain = _plain(hint)
+    if typing.get_origin(plain) is tuple:
+        return f"{_metavar(typing.get_args(plain)[0])},…"
+    if typing.get_origin(plain) is Literal:
+        return "|".join(map(str, typing.get_args(plain)))
+    if isinstance(plain, type) and issubclass(plain, Enum):
+        return "|".join(str(member.value) for member in plain)
+    return {int: "INTEGER", float: "NUMBER", bool: "on|off", str: "TEXT"}.get(plain, "VALUE")
+
+
+def _description(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Annotated:
+        for meta in typing.get_args(hint)[1:]:
+            if isinstance(meta, msgspec.Meta) and meta.description:
+                return meta.description
+    return ""
+
+
+def _show(default: Any) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
+    return str(default.value if isinstance(default, Enum) else default)

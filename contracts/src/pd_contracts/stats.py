@@ -1,0 +1,48 @@
+"""What the proxy's `GET /stats` says; read by pdctl and by the load generator. Holds names, never addresses."""
+
+import msgspec
+
+from pd_contracts.names import Connector, Role
+
+
+class InstanceStats(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine as the proxy sees it.
+
+    Attributes:
+        name: role and number in order of joining, "prefill-0".
+        state: "joining" (pings, not yet healthy), "ready", "suspect" (stands still) or "lost" (stopped pinging).
+        reason: a sentence, where the state needs one.
+        in_flight: requests at the engine now.
+        requests: requests sent to it since it joined.
+        failures: those of them that failed.
+        last_ping_s: seconds since its last ping.
+    """
+
+    name: str
+    role: Role
+    state: str
+    connector: Connector | None = None
+    model: str = ""
+    engine: str = ""
+    version: str = ""
+    boot_id: str = ""
+    reason: str = ""
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+    last_ping_s: float = 0.0
+
+
+class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The proxy's view of the deployment. `ready` is what `GET /ready` answers."""
+
+    ready: bool
+    instances: list[InstanceStats]
+    version: str = ""
+    policy: str = "round_robin"
+    in_flight: int = 0
+    requests: int = 0
+    failures: int = 0
+    rejected_pings: int = 0
+    drained: int = 0
+    uptime_s: float = 0.0

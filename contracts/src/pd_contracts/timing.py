@@ -1,0 +1,48 @@
+"""Where a request's time went, as the proxy tells it to clients that ask with `X-PD-Timing: 1`.
+
+Streams carry it as the last SSE comment before `[DONE]`, `: pd-timing {json}`; other replies as the header `X-PD-Timing`.
+"""
+
+from typing import Final
+
+import msgspec
+
+PREFIX: Final = "pd-timing "
+
+
+class Stages(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Stages of one request in milliseconds; they sum to the time from arrival at the proxy to the last byte.
+
+    Attributes:
+        queue: from arrival until the request went to its first engine.
+        prefill: the prefill engine's answer; 0 for a combined engine, which hides it in the next stage.
+        kv_and_first_decode: from prefill's answer (or dispatch) to decode's first body byte.
+        decode: from there to the last byte.
+        prefill_instance: name of the instance, never an address; empty for a combined engine.
+        decode_instance: name of the instance that wrote the tokens.
+        retries: attempts that failed before this one.
+    """
+
+    queue: float
+    prefill: float
+    kv_and_first_decode: float
+    decode: float
+    decode_instance: str
+    prefill_instance: str = ""
+    retries: int = 0
+
+
+_decoder = msgspec.json.Decoder(Stages)
+
+
+def encode(stages: Stages) -> str:
+    """Write the JSON that goes into the header, or behind `PREFIX` into the comment."""
+    return msgspec.json.encode(stages).decode()
+
+
+def decode(text: str) -> Stages | None:
+    """Read a header's value or a comment's text; None if it is something else or broken (timing is never worth a failure)."""
+    try:
+        return _decoder.decode(text.removeprefix(PREFIX))
+    except msgspec.MsgspecError:
+        return None
