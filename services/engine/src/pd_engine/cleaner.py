@@ -1,0 +1,56 @@
+"""Keeps ExampleConnector's shared folder from filling up: the connector writes one folder a prompt and never deletes any.
+
+What is older than the given age goes, and the oldest goes first while the file system is more than 80 % full. Decode reads KV
+right after prefill wrote it, so only requests that waited longer than the age lose theirs; they are then computed again.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FULL = 0.8
+INTERVAL_S = 5.0
+
+
+def expired(entries: list[tuple[float, Path]], now: float, max_age_s: float) -> Iterator[Path]:
+    """Of (modification time, path), the paths that are too old."""
+    return (path for modified, path in entries if now - modified > max_age_s)
+
+
+def clean(folder: Path, max_age_s: float) -> int:
+    """Delete once; returns how many entries went."""
+    entries = sorted(_entries(folder))
+    doomed = list(expired(entries, time.time(), max_age_s))
+    for path in doomed:
+        shutil.rmtree(path, ignore_errors=True)
+    for _, path in entries[len(doomed) :]:
+        usage = shutil.disk_usage(folder)
+        if usage.used <= FULL * usage.total:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        doomed.append(path)
+    return len(doomed)
+
+
+def _entries(folder: Path) -> Iterator[tuple[float, Path]]:
+    for path in folder.iterdir():
+        try:
+            yield path.stat().st_mtime, path
+        except FileNotFoundError:
+            continue  # another prefill's cleaner was faster
+
+
+def main() -> None:
+    """Run as `python3 -m pd_engine.cleaner PARENT FOLDER MAX_AGE_S`; starts with an empty folder, ends with its parent."""
+    parent, folder, age = sys.argv[1:]
+    clean(Path(folder), 0)  # KV of an earlier model in the same folder would be read as this one's
+    while os.getppid() == int(parent):
+        time.sleep(INTERVAL_S)
+        clean(Path(folder), float(age))
+
+
+if __name__ == "__main__":
+    main()

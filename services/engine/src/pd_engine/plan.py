@@ -1,0 +1,163 @@
+"""Settings to the one command that replaces this process. Every argument that is not plain has its reason beside it."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from pd_contracts.names import Connector, Role
+from pd_engine.refusals import refusals
+from pd_engine.settings import EngineSettings, Host
+
+# vLLM's default on the CPU is 128, and shorter prompts would travel without any KV; its attention takes multiples of 32.
+CPU_BLOCK_SIZE = 32
+
+
+class RefusedError(ValueError):
+    """This engine must not start; the message is one sentence a line."""
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run.
+
+    Attributes:
+        arguments: those of `vllm serve`.
+        environment: variables to add.
+        announce: whether an announcer must ping in the engine's stead.
+        clean_shared_path: whether a cleaner must keep the shared KV folder from filling up.
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+    announce: bool
+    clean_shared_path: bool
+
+
+def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Launch:
+    """Decide how the engine starts.
+
+    Raises:
+        RefusedError: if it could not work.
+    """
+    sentences = list(refusals(settings, host, environment))
+    if sentences:
+        raise RefusedError("\n".join(sentences))
+    # P2pNcclConnector pings by itself; nothing else in vLLM does, and a combined engine has no connector at all.
+    pings_itself = settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
+    return Launch(
+        arguments=[*_arguments(settings), *shlex.split(settings.engine_args)],
+        environment=dict(_environment(settings, host)),
+        announce=not pings_itself,
+        # One cleaner is enough, and prefill is what fills the folder.
+        clean_shared_path=settings.pd_role is Role.PREFILL and settings.kv_connector is Connector.EXAMPLE,
+    )
+
+
+def announced_address(settings: EngineSettings, host: Host) -> str:
+    """Numeric address under which the engine is reached."""
+    return settings.vllm_host_ip or host.address
+
+
+def _arguments(settings: EngineSettings) -> Iterator[str]:
+    yield from (settings.model, "--host", "0.0.0.0", "--port", str(settings.http_port))
+    yield from ("--served-model-name", settings.name)
+    for name in ("max_model_len", "max_num_seqs", "dtype", "load_format", "tensor_parallel_size"):
+        value = getattr(settings, name)
+        if value is not None:
+            yield from ("--" + name.replace("_", "-"), str(value))
+    block_size = settings.block_size or (CPU_BLOCK_SIZE if settings.engine_device == "cpu" else None)
+    if block_size is not None:
+        yield from ("--block-size", str(block_size))
+    yield "--enable-prefix-caching" if _prefix_caching(settings) else "--no-enable-prefix-caching"
+    # Health checks and scrapes come every second; their lines would bury the ones that matter.
+    yield "--disable-uvicorn-access-log"
+    yield from _memory(settings)
+    yield from _steps(settings)
+    if settings.pd_role is not Role.COMBINED:
+        yield from ("--kv-transfer-config", json.dumps(_kv_transfer(settings), separators=(",", ":")))
+
+
+def _prefix_caching(settings: EngineSettings) -> bool:
+    # With P2pNccl a local hit on decode leaves pushed KV unreceived, which is never freed.
+    return settings.prefix_caching and not _p2p_nccl(settings)
+
+
+def _memory(settings: EngineSettings) -> Iterator[str]:
+    memory = settings.gpu_memory_utilization
+    if memory is None and _p2p_nccl(settings) and settings.pd_role is Role.DECODE:
+        memory = 0.7  # received KV lies outside the KV cache until its request ends
+    if memory is not None and settings.engine_device == "gpu":
+        yield from ("--gpu-memory-utilization", str(memory))
+
+
+def _steps(settings: EngineSettings) -> Iterator[str]:
+    batched = settings.max_num_batched_tokens
+    if _p2p_nccl(settings) and settings.pd_role is Role.PREFILL:
+        # A chunked prompt trips an assertion in the connector, so a prompt is never cut …
+        yield "--no-enable-chunked-prefill"
+        batched = batched or settings.max_model_len
+        # … and a step replayed from a full CUDA graph never runs the hook that sends a layer's KV: decode would wait for ever.
+        yield "--enforce-eager"
+    elif settings.enforce_eager or settings.engine_device == "cpu":
+        yield "--enforce-eager"
+    elif _p2p_nccl(settings):
+        # Decode needs graphs for its step time; prefill-shaped steps stay outside them so that KV is loaded first.
+        yield from ("--compilation-config", '{"cudagraph_mode":"FULL_DECODE_ONLY"}')
+    if batched is not None:
+        yield from ("--max-num-batched-tokens", str(batched))
+
+
+def _p2p_nccl(settings: EngineSettings) -> bool:
+    return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
+
+
+def _kv_transfer(settings: EngineSettings) -> dict[str, Any]:
+    role = "kv_producer" if settings.pd_role is Role.PREFILL else "kv_consumer"
+    base: dict[str, Any] = {"kv_connector": settings.kv_connector.value, "kv_role": role}
+    if settings.kv_connector is Connector.EXAMPLE:
+        extra = {"shared_storage_path": settings.kv_shared_path}
+        return {**base, "kv_role": "kv_both", "kv_connector_extra_config": extra}
+    if settings.kv_connector is Connector.NIXL:
+        return {**base, "kv_buffer_device": "cpu"} if settings.engine_device == "cpu" else base
+    extra = {
+        "proxy_ip": settings.proxy_host,
+        "proxy_port": str(settings.proxy_port),  # the connector concatenates it: a number raises
+        "http_port": str(settings.http_port),  # without it the ping thread dies with a KeyError
+        "send_type": "PUT_ASYNC",
+        "nccl_num_channels": "8",  # goes to an environment variable as it is
+        "mem_pool_size_gb": "1",  # 32 unless set, pinned at start on both roles
+    }
+    # Prefill sends and keeps nothing; decode's buffer bounds what may arrive before it is read.
+    size = 1e1 if settings.pd_role is Role.PREFILL else settings.kv_buffer_bytes
+    return {**base, "kv_buffer_size": size, "kv_port": settings.kv_port, "kv_connector_extra_config": extra}
+
+
+def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, str]]:
+    address = announced_address(settings, host)
+    yield "VLLM_HOST_IP", address
+    yield "VLLM_NO_USAGE_STATS", "1"
+    if not host.has_flashinfer:
+        yield (
+            "VLLM_USE_FLASHINFER_SAMPLER",
+            "0",
+        )  # the default sampler, absent here, would stop the engine at its first request
+    if settings.engine_device == "cpu":
+        yield from _cpu()
+    if settings.pd_role is Role.COMBINED:
+        return
+    if settings.kv_connector is Connector.P2P_NCCL:
+        yield "VLLM_USE_V2_MODEL_RUNNER", "0"  # V2 makes decode ignore the KV and answer with garbage
+        yield "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1"  # KV is keyed by the id: both sides must see the same one
+    elif settings.kv_connector is Connector.NIXL:
+        yield "VLLM_NIXL_SIDE_CHANNEL_HOST", address  # "localhost" unless set, which the other container cannot reach
+        yield "VLLM_NIXL_SIDE_CHANNEL_PORT", str(settings.kv_port)
+        if settings.engine_device == "cpu":
+            yield "UCX_TLS", "tcp"  # shared-memory transports need a shared IPC namespace
+
+
+def _cpu() -> Iterator[tuple[str, str]]:
+    yield "VLLM_CPU_KVCACHE_SPACE", "1"  # GiB; the default takes most of the machine
+    yield "VLLM_CPU_OMP_THREADS_BIND", "nobind"  # binding needs more cores than engines share here
+    yield "OMP_NUM_THREADS", "1"

@@ -1,0 +1,87 @@
+"""Combinations that cannot work, each refused at start with a sentence that says what to change.
+
+All were met for real: the first two let decode answer 200 with tokens that have nothing to do with the prompt.
+"""
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from pd_contracts.names import Connector, Role
+from pd_engine.settings import EngineSettings, Host
+
+LAST_WITH_P2P_NCCL = (0, 23)
+DECODE_MEMORY_LIMIT = 0.8
+
+
+def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for everything that must not start."""
+    yield from _model(settings, host)
+    if settings.pd_role is Role.COMBINED:
+        return
+    yield from _address(settings, host)
+    if settings.kv_connector is Connector.P2P_NCCL:
+        yield from _p2p_nccl(settings, host)
+        yield from _p2p_nccl_environment(environment)
+    elif settings.kv_connector is Connector.NIXL and not host.has_nixl:
+        yield "KV_CONNECTOR=NixlConnector, but this image has no nixl package: use an image that brings it, or another connector."
+    elif settings.kv_connector is Connector.EXAMPLE and not host.kv_path_writable:
+        yield (
+            f"KV_SHARED_PATH={settings.kv_shared_path} is no folder that this user can write: mount one volume there, "
+            "the same in prefill and decode."
+        )
+
+
+def _model(settings: EngineSettings, host: Host) -> Iterator[str]:
+    if not settings.model:
+        yield "MODEL is not set: give a Hugging Face name or the path of a model directory."
+    elif not host.model_exists:
+        yield f"MODEL={settings.model} is a path, and nothing is there: mount the model directory, or give a Hugging Face name."
+
+
+def _address(settings: EngineSettings, host: Host) -> Iterator[str]:
+    address = settings.vllm_host_ip or host.address
+    try:
+        usable = not ipaddress.IPv4Address(address).is_unspecified
+    except ValueError:
+        usable = False
+    if not usable:
+        yield (
+            f"VLLM_HOST_IP={address!r} is no numeric IPv4 address: the engines bind it and send it to each other, "
+            "so a name, IPv6 or 0.0.0.0 does not work."
+        )
+
+
+def _p2p_nccl(settings: EngineSettings, host: Host) -> Iterator[str]:
+    if settings.engine_device == "cpu":
+        yield "KV_CONNECTOR=P2pNcclConnector needs NVIDIA GPUs: on the CPU use ExampleConnector or NixlConnector."
+    if host.vllm_version > LAST_WITH_P2P_NCCL:
+        found = ".".join(map(str, host.vllm_version))
+        yield (
+            f"KV_CONNECTOR=P2pNcclConnector was removed after vLLM 0.23, and this image has {found}: "
+            "set VLLM_IMAGE to vllm/vllm-openai:v0.23.0, or KV_CONNECTOR=NixlConnector."
+        )
+    batched, longest = settings.max_num_batched_tokens, settings.max_model_len
+    if settings.pd_role is Role.PREFILL and batched is not None and longest is not None and batched < longest:
+        yield (
+            f"MAX_NUM_BATCHED_TOKENS={batched} is less than MAX_MODEL_LEN={longest}: a prompt cut into chunks "
+            "crashes P2pNcclConnector's prefill, so a whole prompt must fit into one step."
+        )
+    memory = settings.gpu_memory_utilization
+    if settings.pd_role is Role.DECODE and memory is not None and memory > DECODE_MEMORY_LIMIT:
+        yield (
+            f"GPU_MEMORY_UTILIZATION={memory} leaves decode no room for KV that arrives over P2P NCCL (it then runs out of "
+            f"memory and answers with garbage): set {DECODE_MEMORY_LIMIT} or less, 0.7 is the default."
+        )
+
+
+def _p2p_nccl_environment(environment: Mapping[str, str]) -> Iterator[str]:
+    if environment.get("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
+        yield (
+            "VLLM_USE_V2_MODEL_RUNNER must be 0 with P2pNcclConnector: the V2 model runner makes decode ignore the KV it "
+            "received and answer 200 with garbage."
+        )
+    if environment.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1") != "1":
+        yield (
+            "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION must be 1 with P2pNcclConnector: KV is keyed by the request id, and with "
+            "random endings decode waits for ever."
+        )

@@ -1,0 +1,75 @@
+"""What an engine container can be told; the defaults are what was measured to work (docs/engines.md)."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.ports import Port, Ports
+
+
+class EngineSettings(Ports, frozen=True, kw_only=True):
+    """One engine. Unset numbers (None) leave the choice to vLLM."""
+
+    pd_role: Annotated[Role, Meta(description="what this engine does")]
+    instance: Annotated[int, Meta(ge=0, description="number of this engine among those of its role, from 0")] = 0
+    model: Annotated[str, Meta(description="Hugging Face name or directory of the model")] = ""
+    served_model_name: Annotated[str, Meta(description="name that clients use; the model's own unless set")] = ""
+    kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P_NCCL
+    engine_device: Annotated[Literal["gpu", "cpu"], Meta(description="what the vLLM image computes on")] = "gpu"
+    vllm_host_ip: Annotated[str, Meta(description="numeric address that the others reach; found if unset")] = ""
+    proxy_host: Annotated[str, Meta(description="host of the proxy's discovery port")] = "127.0.0.1"
+    proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
+    kv_shared_path: Annotated[str, Meta(description="folder that both roles see, for ExampleConnector")] = "/kv"
+    kv_shared_max_age_s: Annotated[
+        float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
+    ] = 300
+    kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory for KV on its way to decode")] = 8e9
+    max_model_len: Annotated[int | None, Meta(description="longest prompt plus output, tokens")] = None
+    max_num_seqs: Annotated[int | None, Meta(description="most requests in one batch")] = None
+    max_num_batched_tokens: Annotated[int | None, Meta(description="most tokens in one step")] = None
+    block_size: Annotated[int | None, Meta(ge=1, description="tokens a KV block; only whole blocks travel")] = None
+    gpu_memory_utilization: Annotated[
+        float | None, Meta(description="share of GPU memory for weights and KV cache")
+    ] = None
+    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs an engine; equal for prefill and decode")] = 1
+    dtype: Annotated[str, Meta(description="weights' type, as vLLM names it")] = "auto"
+    load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
+    prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
+    enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs eager")] = False
+    engine_args: Annotated[str, Meta(description="further vllm serve arguments, quoted as in a shell")] = ""
+
+    @property
+    def http_port(self) -> int:
+        """Port of vLLM's API."""
+        return self.http(self.pd_role, self.instance)
+
+    @property
+    def kv_port(self) -> int:
+        """Port on which KV is exchanged; rank r of a tensor-parallel engine uses this + r."""
+        return self.kv(self.pd_role, self.instance)
+
+    @property
+    def name(self) -> str:
+        """Name that clients use for the model."""
+        return self.served_model_name or self.model
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """What the container turned out to be; found once at start, so that planning needs no I/O.
+
+    Attributes:
+        vllm_version: (major, minor) of the installed vLLM.
+        address: numeric IPv4 address from which the proxy is reached.
+        model_exists: False if MODEL is a path that is not there.
+        kv_path_writable: whether KV_SHARED_PATH is a folder that this user may write.
+        has_flashinfer, has_nixl: whether these packages can be imported.
+    """
+
+    vllm_version: tuple[int, int]
+    address: str
+    model_exists: bool = True
+    kv_path_writable: bool = True
+    has_flashinfer: bool = True
+    has_nixl: bool = True

@@ -1,0 +1,82 @@
+"""Makes a small Qwen3 with random weights and a tokenizer: `python3 -m pd_engine.tiny_model DIRECTORY TEXT`.
+
+For trying the whole stack on the CPU without a download. It writes nonsense, but the right nonsense: the weights' standard
+deviation of 0.06 makes every output depend on the KV cache, so a transfer that went wrong shows (with the usual 0.02, or with
+vLLM's dummy weights, it would not). The tokenizer is a byte-level BPE of the given text, so any text can be encoded.
+"""
+
+import sys
+from pathlib import Path
+
+VOCABULARY = 1024
+SEED = 20260620
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def make_tokenizer(directory: Path, text: Path) -> None:
+    """Train and save the tokenizer; its vocabulary is filled up to 1024, so that every id below that is a token."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415  vLLM image only
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train([str(text)], trainer)
+    missing = VOCABULARY - tokenizer.get_vocab_size()
+    tokenizer.add_tokens([AddedToken(f"<|fill{number}|>") for number in range(missing)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")  # noqa: S106
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(directory)
+
+
+def make_weights(directory: Path) -> int:
+    """Draw and save the weights; returns the number of parameters."""
+    import torch  # noqa: PLC0415  vLLM image only
+    from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
+
+    torch.manual_seed(SEED)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+        initializer_range=0.06,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    model = Qwen3ForCausalLM(config).to(torch.float32)
+    model.generation_config.eos_token_id = 0
+    model.save_pretrained(directory)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> int:
+    """Make the model unless the directory holds one already."""
+    directory, text = map(Path, sys.argv[1:])
+    if (directory / "model.safetensors").exists():
+        sys.stderr.write(f"{directory} holds a model already\n")
+        return 0
+    directory.mkdir(parents=True, exist_ok=True)
+    make_tokenizer(directory, text)
+    parameters = make_weights(directory)
+    sys.stderr.write(f"made a model of {parameters:,} parameters in {directory}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

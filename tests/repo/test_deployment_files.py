@@ -1,0 +1,190 @@
+"""`.env`, docker-compose.yml, the Dockerfiles and the services' settings say the same."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pd_contracts.ports import Ports
+from pd_contracts.settings import fields, load
+from pd_engine.settings import EngineSettings
+from pd_monitor.settings import MonitorSettings
+from pd_proxy.settings import ProxySettings
+from pd_simulator.settings import SimulatorSettings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+PROFILES = [
+    "disagg",
+    "combined",
+    "cpu",
+    "cpu-combined",
+    "sim",
+    "sim-combined",
+    "load",
+    "monitoring",
+    "analysis",
+]
+SETTINGS = [EngineSettings, ProxySettings, SimulatorSettings, MonitorSettings]
+# Read by compose or pdctl themselves rather than by a service.
+FOR_COMPOSE_ALONE = {"SIM_BOARDS"}
+
+
+def dotenv() -> dict[str, str]:
+    lines = (ROOT / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def services() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(COMPOSE)
+    found: dict[str, Any] = document["services"]
+    return found
+
+
+def compose_config(*profiles: str) -> str:
+    if shutil.which("docker") is None:
+        pytest.skip("no docker command")
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("no compose plugin")
+    options = [part for profile in profiles for part in ("--profile", profile)]
+    result = subprocess.run(
+        ["docker", "compose", *options, "config"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert "level=warning" not in result.stderr, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_valid(profile: str) -> None:
+    document = yaml.safe_load(compose_config(profile))
+
+    assert document["services"]
+
+
+def test_no_profile_is_untested() -> None:
+    used = {profile for service in services().values() for profile in service["profiles"]}
+
+    assert used == set(PROFILES)
+
+
+def test_every_variable_of_compose_has_its_default_in_dotenv() -> None:
+    used = set(re.findall(r"\$\{([A-Z_0-9]+)", COMPOSE))
+
+    assert used - FOR_COMPOSE_ALONE <= set(dotenv())
+
+
+def test_every_variable_in_dotenv_is_used() -> None:
+    in_settings = {field.variable for settings in SETTINGS for field in fields(settings)}
+    in_compose = set(re.findall(r"\$\{([A-Z_0-9]+)", COMPOSE))
+
+    assert set(dotenv()) <= in_settings | in_compose
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_defaults_in_dotenv_are_the_services_own(settings: type[Any]) -> None:
+    # RESULTS_DIR, MODEL and the like are the deployment's choice; ports and connectors must not differ by accident.
+    values = dotenv()
+    shared = {"KV_CONNECTOR", "HTTP_PROXY_PORT", "PROXY_PORT", "MONITOR_PORT", "LOG_LEVEL", "TENSOR_PARALLEL_SIZE"}
+    shared |= {field.variable for field in fields(Ports)}
+
+    for field in fields(settings):
+        if field.variable in shared:
+            default = getattr(field.default, "value", field.default)
+            assert str(default) == values[field.variable], field.variable
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode", "combined"])
+def test_engines_accept_dotenv_as_it_is(role: str) -> None:
+    settings = load(EngineSettings, {**dotenv(), "PD_ROLE": role})
+
+    assert settings.http_port == int(dotenv()[f"{role.upper()}_HTTP_PORT"])
+
+
+def test_gpu_engines_are_pinned_to_the_gpus_of_dotenv() -> None:
+    document = yaml.safe_load(compose_config("disagg", "combined"))["services"]
+
+    def device(service: str) -> list[str]:
+        ids: list[str] = document[service]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+        return ids
+
+    values = dotenv()
+    assert device("prefill") == device("combined") == [values["PREFILL_GPU"]]
+    assert device("decode") == device("combined-1") == [values["DECODE_GPU"]]
+    assert values["PREFILL_GPU"] != values["DECODE_GPU"]
+
+
+def test_engines_ping_the_port_on_which_the_proxy_listens() -> None:
+    document = yaml.safe_load(compose_config("disagg", "cpu", "sim"))["services"]
+
+    port = document["proxy"]["environment"]["PROXY_PORT"]
+    for name in ("prefill", "decode", "prefill-cpu", "decode-cpu", "prefill-sim", "decode-sim"):
+        assert document[name]["environment"]["PROXY_PORT"] == port
+        assert document[name]["environment"]["PROXY_HOST"] == "proxy"
+
+
+def test_every_environment_name_in_compose_is_a_setting_of_its_service() -> None:
+    document = yaml.safe_load(compose_config(*PROFILES))["services"]
+    known = {
+        "proxy": ProxySettings,
+        "monitor": MonitorSettings,
+        "monitor-sim": MonitorSettings,
+        "prefill-sim": SimulatorSettings,
+        "decode-sim": SimulatorSettings,
+        "combined-sim": SimulatorSettings,
+        "prefill": EngineSettings,
+        "decode": EngineSettings,
+        "combined": EngineSettings,
+        "prefill-cpu": EngineSettings,
+        "decode-cpu": EngineSettings,
+        "combined-cpu": EngineSettings,
+    }
+    # For the Hugging Face library, the NVIDIA runtime, and knobs that only one kind of engine has.
+    elsewhere = {"HF_HOME", "HF_HUB_OFFLINE", "NVIDIA_DRIVER_CAPABILITIES"}
+    engine_only = {field.variable for field in fields(EngineSettings)}
+
+    for name, settings in known.items():
+        accepted = {field.variable for field in fields(settings)} | elsewhere
+        accepted |= engine_only if name.endswith("-sim") else set()
+        assert set(document[name]["environment"]) <= accepted, name
+
+
+def test_images_are_pinned() -> None:
+    values = dotenv()
+    for name in ("VLLM_IMAGE", "VLLM_CPU_IMAGE", "PYTHON_IMAGE", "PROMETHEUS_IMAGE", "GRAFANA_IMAGE"):
+        assert re.fullmatch(r"[\w./-]+:v?\d[\w.-]*", values[name]), name
+
+
+@pytest.mark.parametrize("dockerfile", sorted(ROOT.glob("services/**/*Dockerfile")), ids=lambda path: path.parent.name)
+def test_dockerfiles_start_from_the_pinned_images_and_end_as_a_user(dockerfile: Path) -> None:
+    text = dockerfile.read_text()
+    defaults = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", text, re.MULTILINE))
+
+    assert defaults
+    assert all(dotenv()[name] == image for name, image in defaults.items())
+    assert re.findall(r"^FROM (\S+)", text, re.MULTILINE)[-1] == "${" + next(iter(defaults)) + "}"
+    assert re.findall(r"^USER (\S+)", text, re.MULTILINE)[-1] == "10001:10001"
+
+
+def test_only_the_proxy_the_monitor_and_the_pages_are_published() -> None:
+    published = {name for name, service in services().items() if "ports" in service}
+
+    assert published == {"proxy", "monitor", "monitor-sim", "loadgen", "prometheus", "grafana"}
+
+
+def test_every_serving_container_has_a_health_probe() -> None:
+    without = {
+        name
+        for name, service in services().items()
+        if "healthcheck" not in service and service.get("image", "").startswith("pdstack/")
+    }
+
+    # Engines bring theirs in the image; analysis runs once.
+    engines = {"prefill", "decode", "combined", "combined-1"}
+    assert without == engines | {f"{name.removesuffix('-1')}-cpu{'-1' if '-1' in name else ''}" for name in engines} | {
+        "analysis"
+    }

@@ -1,0 +1,83 @@
+"""What runs beside an engine: the announcer and the cleaner."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+import zmq
+
+from pd_contracts.names import Connector
+from pd_contracts.ping import PingType, decode_ping
+from pd_contracts.settings import load
+from pd_engine.announcer import ping_of
+from pd_engine.cleaner import clean
+from pd_engine.settings import EngineSettings, Host
+
+HOST = Host(vllm_version=(0, 32), address="127.0.0.1")
+
+
+def test_an_announcer_pings_until_its_parent_ends() -> None:
+    settings = load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", "KV_CONNECTOR": "ExampleConnector"})
+    ping = ping_of(settings, HOST, "boot")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+        port = router.bind_to_random_port("tcp://127.0.0.1")
+        # A parent that starts the announcer as the entry point does, and lives for a second and a half.
+        code = (
+            "import os, subprocess, sys, time\n"
+            "subprocess.Popen([sys.executable, '-m', 'pd_engine.announcer', str(os.getpid()), *sys.argv[1:]])\n"
+            "time.sleep(1.5)\n"
+        )
+        subprocess.run(
+            [sys.executable, "-c", code, f"tcp://127.0.0.1:{port}", msgspec.json.encode(ping).decode()],
+            check=True,
+            timeout=20,
+        )
+        identity, payload = router.recv_multipart()
+        assert identity == b"127.0.0.1:22001"
+        assert decode_ping(payload) == ping
+        assert (ping.type, ping.connector, ping.boot_id) == (PingType.DECODE, Connector.EXAMPLE, "boot")
+        # The parent is gone: no ping may come any more (they come every 3 s while it lives).
+        assert router.poll(4000) == 0
+
+
+def test_a_combined_engine_announces_no_connector() -> None:
+    settings = load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "m", "SERVED_MODEL_NAME": "short"})
+
+    ping = ping_of(settings, HOST, "boot")
+
+    assert (ping.type, ping.connector, ping.model) == (PingType.COMBINED, None, "short")
+    assert ping.http_address == ping.zmq_address == "127.0.0.1:8000"
+
+
+def entry(folder: Path, name: str, age_s: float) -> Path:
+    path = folder / name
+    path.mkdir()
+    (path / "kv.safetensors").write_bytes(b"kv")
+    then = time.time() - age_s
+    os.utime(path, (then, then))
+    return path
+
+
+def test_the_cleaner_deletes_what_is_old_and_nothing_else(tmp_path: Path) -> None:
+    old, young = entry(tmp_path, "old", 100), entry(tmp_path, "young", 1)
+
+    assert clean(tmp_path, max_age_s=50) == 1
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_the_cleaner_makes_room_from_the_oldest_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [entry(tmp_path, f"{age}", age) for age in (30, 20, 10)]
+
+    def usage(_: Path) -> SimpleNamespace:
+        # 90 % full with three entries, 60 % with two
+        return SimpleNamespace(total=100, used=30 * len(list(tmp_path.iterdir())))
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+
+    assert clean(tmp_path, max_age_s=1000) == 1
+    assert [path.exists() for path in entries] == [False, True, True]
