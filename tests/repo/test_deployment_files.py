@@ -12,9 +12,9 @@ import yaml
 from pd_contracts.ports import Ports
 from pd_contracts.settings import fields, load
 from pd_engine.settings import EngineSettings
-from pd_monitor.settings import MonitorSettings
-from pd_proxy.settings import ProxySettings
-from pd_simulator.settings import SimulatorSettings
+from pd_monitor.settings import Settings as MonitorSettings
+from pd_proxy.settings import Settings as ProxySettings
+from pd_simulator.settings import Settings as SimulatorSettings
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -132,6 +132,7 @@ def test_every_environment_name_in_compose_is_a_setting_of_its_service() -> None
     known = {
         "proxy": ProxySettings,
         "monitor": MonitorSettings,
+        "monitor-combined": MonitorSettings,
         "monitor-sim": MonitorSettings,
         "prefill-sim": SimulatorSettings,
         "decode-sim": SimulatorSettings,
@@ -173,7 +174,7 @@ def test_dockerfiles_start_from_the_pinned_images_and_end_as_a_user(dockerfile: 
 def test_only_the_proxy_the_monitor_and_the_pages_are_published() -> None:
     published = {name for name, service in services().items() if "ports" in service}
 
-    assert published == {"proxy", "monitor", "monitor-sim", "loadgen", "prometheus", "grafana"}
+    assert published == {"proxy", "monitor", "monitor-combined", "monitor-sim", "loadgen", "prometheus", "grafana"}
 
 
 def test_every_serving_container_has_a_health_probe() -> None:

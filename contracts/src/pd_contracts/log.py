@@ -38,9 +38,9 @@ class TextFormatter(logging.Formatter):
         """Time, level letter, logger, message."""
         super().__init__("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S")
 
-    def format(self, record: logging.LogRecord) -> str:
-        """Append extras as key=value."""
-        return " ".join([super().format(record), *(f"{key}={value}" for key, value in _extras(record).items())])
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Append extras as key=value; to the message, so that a traceback stays below them."""
+        return " ".join([super().formatMessage(record), *(f"{key}={value}" for key, value in _extras(record).items())])
 
 
 def set_up(level: str = "INFO") -> None:

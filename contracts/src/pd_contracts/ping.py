@@ -16,7 +16,9 @@ from pd_contracts.names import Connector, Role
 
 PING_INTERVAL_S: Final = 3.0
 MAX_PING_BYTES: Final = 4096
-_ADDRESS = re.compile(r"(?:\d{1,3}(?:\.\d{1,3}){3}|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):(\d{1,5})")
+_ADDRESS = re.compile(
+    r"(?:\d{1,3}(?:\.\d{1,3}){3}|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):(\d{1,5})", re.ASCII
+)
 
 
 class PingError(ValueError):

@@ -183,6 +183,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float
     requests: int
     seed: int
+    model: str = ""
+    burstiness: float | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
     endpoint: str = "/v1/completions"
@@ -214,6 +216,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     window: tuple[float, float] | None = None
     client: ClientHealth | None = None
     complete: bool = False
+    title: str = ""
     command: list[str] = msgspec.field(default_factory=list)
     host: dict[str, str] = msgspec.field(default_factory=dict)
     url: str = ""
@@ -222,6 +225,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
+# msgspec lets text that is no UTF-8, and nesting without end, through as Python's own errors.
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 def encode_line(record: msgspec.Struct) -> bytes:
@@ -250,7 +255,7 @@ def read_lines(path: Path, type_: type[T], *, skip: int = 0) -> Iterator[T]:
                 continue
             try:
                 yield decoder.decode(line)
-            except msgspec.MsgspecError as error:
+            except _UNREADABLE as error:
                 msg = f"{path}:{number}: {error}"
                 raise RecordError(msg) from error
 
@@ -280,7 +285,7 @@ def read_json(path: Path, type_: type[T]) -> T:
             msg = f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update pdstack to read it"
             raise RecordError(msg)
         return msgspec.json.decode(data, type=type_)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         msg = f"{path}: {error}"
         raise RecordError(msg) from error
 
@@ -289,9 +294,11 @@ class _Versioned(msgspec.Struct):
     schema_version: int = SCHEMA_VERSION
 
 
-def schedule_hash(parts: Iterable[tuple[float, int, int]], seed: int) -> str:
-    """Fingerprint of a schedule: (offset in s, input tokens, output tokens) a request, and the seed of the prompts."""
+def schedule_hash(parts: Iterable[tuple[float, int, int]], seed: int, prompts: Iterable[bytes] = ()) -> str:
+    """Fingerprint of a schedule: (offset in s, input tokens, output tokens) a request, the prompts' seed, and the prompts."""
     digest = hashlib.sha256(str(seed).encode())
     for offset, inputs, outputs in parts:
         digest.update(f"{offset:.6f},{inputs},{outputs};".encode())
+    for prompt in prompts:
+        digest.update(prompt + b";")
     return digest.hexdigest()[:16]

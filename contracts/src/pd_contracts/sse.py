@@ -39,21 +39,24 @@ class Decoder:
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
         self._rest = b""
+        self._after_cr = False
         self._data: list[str] = []
         self._name = ""
 
     @property
     def incomplete(self) -> bool:
         """True if the stream stands inside an event: ending here means that it was cut."""
-        return bool(self._rest or self._data)
+        return bool(self._rest or self._data or self._name)
 
     def feed(self, data: bytes) -> Iterator[Event | Comment]:
         """Yield what `data` completes; must be exhausted before the next call."""
+        if self._after_cr and data:  # this LF belongs to the line end before it
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
         buffer = self._rest + data
+        self._after_cr = self._after_cr or buffer.endswith(b"\r")
         start = 0
         for match in _LINE_END.finditer(buffer):
-            if match.end() == len(buffer) and match[0] == b"\r":
-                break  # the LF of a CR LF may still come
             line = buffer[start : match.start()].decode("utf-8", "replace")
             start = match.end()
             item = self._line(line)

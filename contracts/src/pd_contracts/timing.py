@@ -44,5 +44,5 @@ def decode(text: str) -> Stages | None:
     """Read a header's value or a comment's text; None if it is something else or broken (timing is never worth a failure)."""
     try:
         return _decoder.decode(text.removeprefix(PREFIX))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # a header may hold lone surrogates
         return None

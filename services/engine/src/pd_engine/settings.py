@@ -8,6 +8,9 @@ from msgspec import Meta
 from pd_contracts.names import Connector, Role
 from pd_contracts.ports import Port, Ports
 
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+
 
 class EngineSettings(Ports, frozen=True, kw_only=True):
     """One engine. Unset numbers (None) leave the choice to vLLM."""
@@ -26,10 +29,10 @@ class EngineSettings(Ports, frozen=True, kw_only=True):
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
     ] = 300
     kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory for KV on its way to decode")] = 8e9
-    max_model_len: Annotated[int | None, Meta(description="longest prompt plus output, tokens")] = None
-    max_num_seqs: Annotated[int | None, Meta(description="most requests in one batch")] = None
-    max_num_batched_tokens: Annotated[int | None, Meta(description="most tokens in one step")] = None
-    block_size: Annotated[int | None, Meta(ge=1, description="tokens a KV block; only whole blocks travel")] = None
+    max_model_len: Annotated[Positive | None, Meta(description="longest prompt plus output, tokens")] = None
+    max_num_seqs: Annotated[Positive | None, Meta(description="most requests in one batch")] = None
+    max_num_batched_tokens: Annotated[Positive | None, Meta(description="most tokens in one step")] = None
+    block_size: Annotated[Positive | None, Meta(description="tokens a KV block; only whole blocks travel")] = None
     gpu_memory_utilization: Annotated[
         float | None, Meta(description="share of GPU memory for weights and KV cache")
     ] = None

@@ -1,6 +1,6 @@
-"""Makes a small Qwen3 with random weights and a tokenizer: `python3 -m pd_engine.tiny_model DIRECTORY TEXT`.
+"""Makes a small Qwen3 with random weights and a tokenizer: `python3 -m pd_engine.tiny_model DIRECTORY TEXT [LAYERS HIDDEN]`.
 
-For trying the whole stack on the CPU without a download. It writes nonsense, but the right nonsense: the weights' standard
+For trying the whole stack without a download: 2 million parameters unless told otherwise. It writes nonsense, but the right nonsense: the weights' standard
 deviation of 0.06 makes every output depend on the KV cache, so a transfer that went wrong shows (with the usual 0.02, or with
 vLLM's dummy weights, it would not). The tokenizer is a byte-level BPE of the given text, so any text can be encoded.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 VOCABULARY = 1024
 SEED = 20260620
+HEAD = 32
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -38,7 +39,7 @@ def make_tokenizer(directory: Path, text: Path) -> None:
     fast.save_pretrained(directory)
 
 
-def make_weights(directory: Path) -> int:
+def make_weights(directory: Path, layers: int, hidden: int) -> int:
     """Draw and save the weights; returns the number of parameters."""
     import torch  # noqa: PLC0415  vLLM image only
     from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: PLC0415
@@ -46,13 +47,13 @@ def make_weights(directory: Path) -> int:
     torch.manual_seed(SEED)
     config = Qwen3Config(
         vocab_size=VOCABULARY,
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=4,
-        num_attention_heads=6,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // HEAD,
         num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=4096,
+        head_dim=HEAD,
+        max_position_embeddings=8192,
         tie_word_embeddings=False,
         initializer_range=0.06,
         bos_token_id=None,
@@ -67,13 +68,14 @@ def make_weights(directory: Path) -> int:
 
 def main() -> int:
     """Make the model unless the directory holds one already."""
-    directory, text = map(Path, sys.argv[1:])
+    directory, text = map(Path, sys.argv[1:3])
+    layers, hidden = map(int, sys.argv[3:] or ("4", "192"))
     if (directory / "model.safetensors").exists():
         sys.stderr.write(f"{directory} holds a model already\n")
         return 0
     directory.mkdir(parents=True, exist_ok=True)
     make_tokenizer(directory, text)
-    parameters = make_weights(directory)
+    parameters = make_weights(directory, layers, hidden)
     sys.stderr.write(f"made a model of {parameters:,} parameters in {directory}\n")
     return 0
 

@@ -1,0 +1,129 @@
+"""Reads the back end on schedule: slowly while nobody records, fast while somebody does."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from pd_contracts.names import Role
+from pd_contracts.records import GpuInfo
+from pd_monitor.reading import WHOLE_GPU, Backend, Reading, Tick
+from pd_monitor.schedule import Schedule
+
+# A sample is shown until so many intervals (but no less than a second) have passed without a new one.
+STALE_INTERVALS = 3
+LEAST_STALE_S = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+class Sampler:
+    """Owns the schedule and the last tick. `interval` is asked before every tick, so it may change at any time."""
+
+    def __init__(self, backend: Backend, roles: Mapping[int, Role], interval: Callable[[], float]) -> None:
+        """Nothing is read before `run`."""
+        self.backend = backend
+        self.latest: Tick | None = None
+        self.last_success: Tick | None = None
+        self.watchers: list[Callable[[Tick], None]] = []
+        self._roles = roles
+        self._interval = interval
+        self._changed = asyncio.Event()
+        self._ticked = asyncio.Condition()
+        self._told: dict[int | None, str] = {}
+
+    @property
+    def gpus(self) -> tuple[GpuInfo, ...]:
+        """The GPUs known at the last tick."""
+        return self.latest.reading.gpus if self.latest else ()
+
+    @property
+    def current(self) -> Tick | None:
+        """The last tick, unless it is too old to be shown as the present."""
+        limit = max(STALE_INTERVALS * self._interval(), LEAST_STALE_S)
+        return self.latest if self.latest and time.monotonic() - self.latest.ended <= limit else None
+
+    @property
+    def problem(self) -> str:
+        """Why no GPU can be read now, in a sentence; empty if one can."""
+        if self.latest is None:
+            return "the first sample has not come yet"
+        if self.current is None:
+            return f"the last sample is {time.monotonic() - self.latest.ended:.1f} s old: the back end stands still"
+        if self.latest.readable:
+            return ""
+        reading = self.latest.reading
+        reasons = [f"GPU {sample.index}: {sample.errors[WHOLE_GPU]}" for sample in reading.samples]
+        return reading.problem or "; ".join(reasons) or "there is no GPU"
+
+    def change(self) -> None:
+        """Say that the interval may have changed: the next tick is now."""
+        self._changed.set()
+
+    async def tick_begun_after(self, moment: float, timeout: float) -> bool:
+        """Wait until a tick that began after `moment` (monotonic) is complete; False if none came in time."""
+
+        def reached() -> bool:
+            return self.latest is not None and self.latest.begun >= moment
+
+        try:
+            async with asyncio.timeout(timeout), self._ticked:
+                await self._ticked.wait_for(reached)
+        except TimeoutError:
+            return False
+        return True
+
+    async def run(self) -> None:
+        """Sample until cancelled."""
+        schedule, missed = Schedule(time.monotonic(), self._interval()), 0
+        while True:
+            await self._tick(missed)
+            schedule, missed = schedule.after(time.monotonic())
+            if await self._changed_before(schedule.deadline):
+                schedule, missed = Schedule(time.monotonic(), self._interval()), 0
+
+    async def _changed_before(self, deadline: float) -> bool:
+        # The event loop's clock is time.monotonic, so the deadline needs no conversion.
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._changed.wait()
+        except TimeoutError:
+            return False
+        self._changed.clear()
+        return True
+
+    async def _tick(self, missed: int) -> None:
+        begun = time.monotonic()
+        reading = await self.backend.sample()
+        tick = Tick(begun, time.monotonic(), time.time(), with_roles(reading, self._roles), missed)
+        self.latest = tick
+        if tick.readable:
+            self.last_success = tick
+        self._report(tick.reading)
+        for watcher in self.watchers:
+            watcher(tick)
+        async with self._ticked:
+            self._ticked.notify_all()
+
+    def _report(self, reading: Reading) -> None:
+        """Log what changed since the last tick, so that a lasting failure is one line and not ten a second."""
+        now: dict[int | None, str] = {None: reading.problem} if reading.problem else {}
+        now |= {sample.index: sample.errors[WHOLE_GPU] for sample in reading.samples if WHOLE_GPU in sample.errors}
+        for index in now.keys() - self._told.keys():
+            _log.warning("reading failed", extra={"gpu": "all" if index is None else index, "reason": now[index]})
+        for index in self._told.keys() - now.keys():
+            _log.info("reading works again", extra={"gpu": "all" if index is None else index})
+        self._told = now
+
+
+def with_roles(reading: Reading, roles: Mapping[int, Role]) -> Reading:
+    """Give each GPU its role: what the board says about itself, else what the settings say about its index."""
+    return Reading(
+        tuple(msgspec.structs.replace(info, role=info.role or roles.get(info.index)) for info in reading.gpus),
+        tuple(
+            msgspec.structs.replace(sample, role=sample.role or roles.get(sample.index)) for sample in reading.samples
+        ),
+        reading.problem,
+    )

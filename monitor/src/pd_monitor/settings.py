@@ -1,0 +1,82 @@
+"""Every setting of the monitor, with its default."""
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pd_contracts.names import Role
+from pd_contracts.ports import Port
+from pd_monitor.roles import roles_of
+
+GpuIndex = Annotated[int, msgspec.Meta(ge=0)]
+# A sensor refreshes every 100 ms or so and a call is not free, so nothing below 20 ms is worth asking for.
+Interval = Annotated[float, msgspec.Meta(ge=0.02, le=60)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Read with `pd_contracts.settings`: MONITOR_PORT or `--monitor-port`, and so on."""
+
+    monitor_port: Annotated[Port, msgspec.Meta(description="port of the HTTP API and of /metrics")] = 9835
+    bind_host: Annotated[str, msgspec.Meta(description="address to listen on")] = "0.0.0.0"
+    monitor_interval_s: Annotated[
+        Interval, msgspec.Meta(description="seconds between samples while nothing is recorded")
+    ] = 1.0
+    recording_interval_s: Annotated[
+        Interval, msgspec.Meta(description="seconds between samples of a recording that names no interval")
+    ] = 0.1
+    max_recording_s: Annotated[
+        float, msgspec.Meta(gt=0, description="a recording that nobody ends stops after so many seconds")
+    ] = 4 * 3600.0
+    prefill_gpus: Annotated[tuple[GpuIndex, ...], msgspec.Meta(description="GPUs of prefill engines")] = ()
+    decode_gpus: Annotated[tuple[GpuIndex, ...], msgspec.Meta(description="GPUs of decode engines")] = ()
+    combined_gpus: Annotated[
+        tuple[GpuIndex, ...],
+        msgspec.Meta(description="GPUs of combined engines; a GPU that is also in another list has that list's role"),
+    ] = ()
+    prefill_gpu: Annotated[
+        GpuIndex | None, msgspec.Meta(description="the one prefill GPU, where PREFILL_GPUS is unset")
+    ] = None
+    decode_gpu: Annotated[
+        GpuIndex | None, msgspec.Meta(description="the one decode GPU, where DECODE_GPUS is unset")
+    ] = None
+    monitor_backend: Annotated[
+        Literal["auto", "nvml", "simulated"],
+        msgspec.Meta(
+            description="auto: NVML if it finds a GPU, else SIM_BOARDS if set; simulated without SIM_BOARDS: built-in boards with a square wave"
+        ),
+    ] = "auto"
+    sim_boards: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(description="board addresses of simulators, like http://127.0.0.1:20003/sim/board"),
+    ] = ()
+    nvml_retry_s: Annotated[
+        float, msgspec.Meta(gt=0, description="seconds until NVML is opened again after a loss; doubles up to a minute")
+    ] = 5.0
+    log_level: Annotated[
+        str,
+        msgspec.Meta(
+            pattern="(?i)^(debug|info|warning|error|critical)$", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
+        ),
+    ] = "INFO"
+
+    def __post_init__(self) -> None:
+        """Refuse board addresses that could never be polled."""
+        for url in self.sim_boards:
+            parts = urlsplit(url)
+            if parts.scheme not in {"http", "https"} or not parts.hostname:
+                msg = f"SIM_BOARDS: {url!r} is no address; expected something like http://127.0.0.1:20003/sim/board"
+                raise ValueError(msg)
+
+    @property
+    def roles(self) -> dict[int, Role]:
+        """GPU index to role, from the lists or their single forms."""
+        return roles_of(
+            prefill=self.prefill_gpus or _one(self.prefill_gpu),
+            decode=self.decode_gpus or _one(self.decode_gpu),
+            combined=self.combined_gpus,
+        )
+
+
+def _one(index: int | None) -> tuple[int, ...]:
+    return () if index is None else (index,)

@@ -1,0 +1,72 @@
+"""What the images are made of, and how they refuse to start."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ["pd-proxy", "pd-simulator", "pd-monitor", "pd-loadgen", "pd-analysis"]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=800)
+
+
+def build(package: str) -> str:
+    image = f"pdstack/{package.removeprefix('pd-')}"
+    result = run(
+        "docker",
+        "build",
+        "--tag",
+        image,
+        "--file",
+        "services/python.Dockerfile",
+        "--build-arg",
+        f"PACKAGE={package}",
+        ".",
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return image
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_python_image_runs_as_a_user_and_holds_its_own_package_alone(docker: None, package: str) -> None:
+    image = build(package)
+
+    config = json.loads(run("docker", "image", "inspect", image).stdout)[0]["Config"]
+    assert config["User"] == "10001:10001"
+    listing = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "ls /opt/venv/lib/python3*/site-packages")
+    ours = {name for name in listing.stdout.split() if name.startswith("pd_") and not name.endswith(".dist-info")}
+    assert ours == {"pd_contracts", package.replace("-", "_")}
+    tools = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v uv gcc cc make; true")
+    assert tools.stdout == ""
+    assert run("docker", "run", "--rm", image, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "MODEL is not set"),
+        ({"MODEL": "/models/none", "KV_CONNECTOR": "ExampleConnector"}, "nothing is there"),
+        ({"MODEL": "m", "KV_CONNECTOR": "P2pNcclConnector"}, "removed after vLLM 0.23"),
+        ({"MODEL": "m", "KV_CONNECTOR": "nccl"}, "KV_CONNECTOR='nccl'"),
+        ({"MODEL": "m", "MAX_MODEL_LEN": "many"}, "MAX_MODEL_LEN='many'"),
+    ],
+)
+def test_an_engine_that_could_not_work_says_why_and_ends(
+    vllm_cpu: None, variables: dict[str, str], sentence: str
+) -> None:
+    image = "pdstack/decode:cpu"
+    build_arguments = ("--build-arg", "VLLM_IMAGE=vllm/vllm-openai-cpu:v0.32.0")
+    built = run("docker", "build", "--tag", image, "--file", "services/decode/Dockerfile", *build_arguments, ".")
+    assert built.returncode == 0, built.stderr[-3000:]
+    options = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
+
+    result = run("docker", "run", "--rm", "--env", "ENGINE_DEVICE=cpu", *options, image)
+
+    assert result.returncode == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr

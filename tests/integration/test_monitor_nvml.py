@@ -1,0 +1,245 @@
+"""`pd-monitor` as a process over a C `libnvidia-ml.so.1` whose true power is known, through the real pynvml."""
+
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.monitor import FakeTruth, MonitorProcess, build_fake_nvml, monitor_process, pick
+
+from pd_contracts.names import Role
+from pd_contracts.records import GpuSample
+
+UPDATE_S = 0.1  # how often the fake's readings change, as real boards' do
+WHOLE = "gpu"
+
+
+class FakeHost:
+    """The folder that the library is found in, and the file that its faults are read from."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self.library = library
+        self.faults = folder / "faults"
+        self.faults.write_text("")
+
+    def fail(self, *lines: str) -> None:
+        # By rename: a process that reads it meanwhile must not see half a file.
+        new = self.faults.with_suffix(".new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.replace(self.faults)
+
+    @contextlib.contextmanager
+    def monitor(self, **environment: str) -> Iterator[MonitorProcess]:
+        found = {"LD_LIBRARY_PATH": str(self.library.parent), "FAKE_NVML_CONTROL": str(self.faults)}
+        with monitor_process(**{**found, "MONITOR_INTERVAL_S": "0.1", "NVML_RETRY_S": "0.2", **environment}) as process:
+            process.wait_healthy()
+            yield process
+
+
+@pytest.fixture(name="library", scope="module")
+def _library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_fake_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture(name="host")
+def _host(library: Path, tmp_path: Path) -> FakeHost:
+    return FakeHost(library, tmp_path)
+
+
+def instant(process: MonitorProcess) -> dict[str, float]:
+    return pick(process.page(), "pd_gpu_power_watts", kind="instant")
+
+
+def readiness(process: MonitorProcess) -> tuple[int, str]:
+    status, body = process.request("GET", "/readyz")
+    return status, json.loads(body)["reason"]
+
+
+def close_to_an_update(value: float | None, truth: Callable[[float], float], t: float, tolerance: float) -> bool:
+    """True if a reading that was complete at `t` is the truth at the last update before it, or, if one came in between, the one before."""
+    last = int(t / UPDATE_S) * UPDATE_S
+    return value is not None and any(abs(value - truth(moment)) <= tolerance for moment in (last, last - UPDATE_S))
+
+
+def test_power_and_energy_are_the_truth_within_one_update_of_the_board(host: FakeHost) -> None:
+    with host.monitor(PREFILL_GPUS="0", DECODE_GPUS="1") as monitor:
+        monitor.wait_ready()
+        id_ = monitor.record(name="truth", interval_s=0.05)
+        time.sleep(2.2)
+        header, samples = monitor.fetch(id_)
+
+    assert (header.backend, header.simulated) == ("nvml", False)
+    assert [(gpu.index, gpu.name, gpu.uuid, gpu.role, gpu.power_limit_w) for gpu in header.gpus] == [
+        (0, "Fake H200", "GPU-fake-0", Role.PREFILL, 700.0),
+        (1, "Fake H200", "GPU-fake-1", Role.DECODE, 700.0),
+    ]
+    assert header.gpus[0].driver == "590.48.01-fake"  # never a real board, wherever this runs
+    for board in (0, 1):
+        check_against_truth(FakeTruth(board), [sample for sample in samples if sample.index == board])
+
+
+def check_against_truth(truth: FakeTruth, samples: list[GpuSample]) -> None:
+    assert len(samples) >= 20
+    for sample in samples:
+        assert sample.errors == {}
+        assert close_to_an_update(sample.power_w, lambda t: truth.mean_w(t, 0.025), sample.t, 0.01)
+        assert close_to_an_update(sample.power_average_w, lambda t: truth.mean_w(t, 1.0), sample.t, 0.01)
+        assert close_to_an_update(sample.energy_mj, lambda t: truth.joules(0, t) * 1e3, sample.t, 2.0)
+        assert (sample.memory_clock_mhz, sample.utilization, sample.memory_utilization) == (3201, 0.75, 0.25)
+        assert (sample.temperature_c, sample.memory_used_bytes, sample.throttle_reasons) == (45.0, 100 << 30, 4)
+
+    # The wave is one second long: the second's average hardly moves while the instant power swings all the way.
+    powers = [sample.power_w or 0 for sample in samples]
+    averages = [sample.power_average_w or 0 for sample in samples]
+    assert max(powers) - min(powers) > 0.9 * (truth.busy_w - truth.idle_w)
+    assert max(averages) - min(averages) < 0.1 * (truth.busy_w - truth.idle_w)
+
+    first, last = samples[0], samples[-1]
+    counted = ((last.energy_mj or 0) - (first.energy_mj or 0)) / 1e3
+    assert counted == pytest.approx(truth.joules(first.t, last.t), abs=UPDATE_S * truth.busy_w)
+    integral = sum((b.t - a.t) * ((a.power_w or 0) + (b.power_w or 0)) / 2 for a, b in itertools.pairwise(samples))
+    assert integral == pytest.approx(counted, abs=2 * UPDATE_S * truth.busy_w)
+
+
+def test_a_field_that_fails_is_absent_and_named_although_the_call_succeeds(host: FakeHost) -> None:
+    host.fail("field 186 3", "call clock 999", "call temperature_v 13")
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        id_ = monitor.record(name="unsupported")
+        _, samples = monitor.fetch(id_)
+        page = monitor.page()
+
+    for sample in samples:
+        assert (sample.power_w, sample.sm_clock_mhz, sample.memory_clock_mhz) == (None, None, None)
+        assert sample.power_average_w is not None
+        assert sample.energy_mj is not None
+        assert sample.temperature_c == 44.0  # the older call stands in
+        assert sample.errors == {
+            "power_w": "Not Supported",
+            "sm_clock_mhz": "Unknown Error",
+            "memory_clock_mhz": "Unknown Error",
+        }
+    assert pick(page, "pd_gpu_power_watts", kind="instant") == {}
+    assert pick(page, "pd_gpu_clock_hertz") == {}
+    assert set(pick(page, "pd_gpu_power_watts", kind="average")) == {"0", "1"}
+    assert pick(page, "pd_exporter_read_errors_total", field="power_w")[""] >= 2
+    assert pick(page, "pd_exporter_backend_up") == {"": 1.0}
+
+
+def test_the_energy_counter_may_be_all_that_fails(host: FakeHost) -> None:
+    host.fail("field 83 4")
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        page = monitor.page()
+
+    assert pick(page, "pd_gpu_energy_joules_total") == {}
+    assert set(pick(page, "pd_gpu_power_watts", kind="instant")) == {"0", "1"}
+
+
+def test_a_gpu_lost_mid_run_is_an_error_until_it_is_back_and_the_other_reads_on(host: FakeHost) -> None:
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        id_ = monitor.record(name="loss", interval_s=0.05)
+        host.fail("lost 1")
+        monitor.wait_for(lambda: set(instant(monitor)) == {"0"})
+        ready = readiness(monitor)
+        host.fail()
+        monitor.wait_for(lambda: set(instant(monitor)) == {"0", "1"})
+        _, samples = monitor.fetch(id_)
+
+    zero, one = ([sample for sample in samples if sample.index == index] for index in (0, 1))
+    assert ready == (200, "")
+    assert all(not sample.errors for sample in zero)
+    failed = [sample for sample in one if sample.errors]
+    assert failed
+    assert all(
+        sample.errors == {WHOLE: "GPU is lost"} and sample.power_w is None and sample.energy_mj is None
+        for sample in failed
+    )
+    assert not one[0].errors
+    assert not one[-1].errors
+
+
+def test_a_driver_restart_is_survived(host: FakeHost) -> None:
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        host.fail("driver 2", "init 9")
+        monitor.wait_for(lambda: readiness(monitor)[0] == 503)
+        monitor.wait_for(lambda: "Driver Not Loaded" in readiness(monitor)[1])
+        without = monitor.page()
+        host.fail("driver 2")
+        monitor.wait_ready()
+        again = monitor.page()
+
+    assert pick(without, "pd_gpu_power_watts") == {}
+    assert pick(without, "pd_exporter_backend_up") == {"": 0.0}
+    assert set(pick(again, "pd_gpu_power_watts", kind="instant")) == {"0", "1"}
+
+
+def test_a_gpu_that_falls_off_the_bus_does_not_pass_its_index_on(host: FakeHost) -> None:
+    with host.monitor(PREFILL_GPUS="0", DECODE_GPUS="1") as monitor:
+        monitor.wait_ready()
+        host.fail("driver 2", "absent 0")  # NVML calls board 1 the first one now
+        monitor.wait_for(lambda: set(instant(monitor)) == {"1"})
+        page = monitor.page()
+
+    assert pick(page, "pd_gpu_info", gpu="1", uuid="GPU-fake-1", role="decode") == {"1": 1.0}
+    assert pick(page, "pd_gpu_info", uuid="GPU-fake-0") == {}
+
+
+def test_without_the_library_the_monitor_runs_says_so_and_finds_it_later(host: FakeHost, tmp_path: Path) -> None:
+    library = tmp_path / "libnvidia-ml.so.1"
+    library.write_bytes(b"")  # an empty file stops the loader's search, whatever the machine has
+    with host.monitor(LD_LIBRARY_PATH=str(tmp_path)) as monitor:
+        monitor.wait_for(lambda: "Library Not Found" in readiness(monitor)[1])
+        status, _ = readiness(monitor)
+        page = monitor.page()
+        gpus = monitor.request("GET", "/gpus")
+        refusal = monitor.request("POST", "/recordings", {"name": "nothing"})
+
+        new = tmp_path / "new"
+        new.write_bytes(host.library.read_bytes())
+        new.replace(library)
+        monitor.wait_ready()
+
+    assert status == 503
+    assert pick(page, "pd_exporter_backend_up") == {"": 0.0}
+    assert pick(page, "pd_exporter_last_success_timestamp_seconds") == {}
+    assert gpus == (200, b"[]")
+    assert refusal[0] == 409
+    assert "no GPU" in json.loads(refusal[1])["error"]
+
+
+def test_calls_that_block_skip_ticks_and_count_them(host: FakeHost) -> None:
+    host.fail("block 150")  # a board, so 0.3 s a reading
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        monitor.wait_for(lambda: pick(monitor.page(), "pd_exporter_missed_ticks_total")[""] >= 4)
+        page = monitor.page()
+
+    calls = pick(page, "pd_exporter_call_seconds_count")[""]
+    assert pick(page, "pd_exporter_call_seconds_sum")[""] >= 0.3 * calls
+    assert set(pick(page, "pd_gpu_power_watts", kind="instant")) == {"0", "1"}
+
+
+def test_a_call_that_stands_still_is_reported_while_it_does(host: FakeHost) -> None:
+    """If the call were made on the event loop, nobody could be told before it is over, and then the sample is fresh."""
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        host.fail("block 700")
+        monitor.wait_for(lambda: "stands still" in readiness(monitor)[1])
+        host.fail()
+        monitor.wait_ready()
+
+
+def test_a_second_monitor_on_the_port_ends_with_a_sentence(host: FakeHost) -> None:
+    with host.monitor() as monitor:
+        other = MonitorProcess({"MONITOR_BACKEND": "simulated"}, port=monitor.port)
+        status, log = other.wait()
+
+    assert status == 1
+    assert "address already in use" in log
+    assert "Traceback" not in log

@@ -1,0 +1,206 @@
+"""Running a monitor in a test: in this process over a given back end, or as a process of its own over the fake NVML."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client.parser import text_string_to_metric_families
+
+from pd_contracts.records import GpuHeader, GpuSample
+from pd_monitor.app import Monitor, make_app
+from pd_monitor.reading import Backend
+from pd_monitor.settings import Settings
+
+Client = TestClient[web.Request, web.Application]
+
+# Keys of a series: its name and its labels, without the exporter's own `_created` stamps.
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@contextlib.asynccontextmanager
+async def running(backend: Backend, settings: Settings | None = None) -> AsyncIterator[tuple[Client, Monitor]]:
+    """A monitor in this process that has taken its first sample."""
+    monitor = Monitor(settings or Settings(monitor_interval_s=0.05), backend)
+    sampling = asyncio.create_task(monitor.sampler.run())
+    try:
+        async with TestClient(TestServer(make_app(monitor))) as client:
+            assert await monitor.sampler.tick_begun_after(0, 5)
+            yield client, monitor
+    finally:
+        sampling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sampling
+        await monitor.close()
+
+
+def series(exposition: str) -> Series:
+    """Every sample of a `/metrics` page; fails if Prometheus could not read it."""
+    found: Series = {}
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in found, f"{key} is there twice"
+            found[key] = sample.value
+    return found
+
+
+def pick(page: Series, name: str, **labels: str) -> dict[str, float]:
+    """The values of one metric whose labels include the given ones, by GPU."""
+    wanted = labels.items()
+    return {
+        dict(keys).get("gpu", ""): value
+        for (n, keys), value in page.items()
+        if n == name and wanted <= dict(keys).items()
+    }
+
+
+def recorded(body: bytes) -> tuple[GpuHeader, list[GpuSample]]:
+    """What `DELETE /recordings/{id}` answered."""
+    header, *lines = body.splitlines()
+    return msgspec.json.decode(header, type=GpuHeader), [msgspec.json.decode(line, type=GpuSample) for line in lines]
+
+
+@dataclass(frozen=True)
+class FakeTruth:
+    """What fake_nvml.c makes true, written a second time: boards whose power is a square wave of CLOCK_MONOTONIC."""
+
+    board: int
+    half_period_s: float = 0.5
+
+    @property
+    def idle_w(self) -> float:
+        return 80.0 + 10 * self.board
+
+    @property
+    def busy_w(self) -> float:
+        return 600.0 + 20 * self.board
+
+    def joules(self, begun: float, ended: float) -> float:
+        """Energy between two moments: idle power all the time, and the rest of busy power while busy."""
+        return self.idle_w * (ended - begun) + (self.busy_w - self.idle_w) * (self._busy_s(ended) - self._busy_s(begun))
+
+    def mean_w(self, ended: float, window_s: float) -> float:
+        return self.joules(ended - window_s, ended) / window_s
+
+    def _busy_s(self, t: float) -> float:
+        whole = math.floor(t / (2 * self.half_period_s))
+        return whole * self.half_period_s + min(t - whole * 2 * self.half_period_s, self.half_period_s)
+
+
+def build_fake_nvml(folder: Path) -> Path:
+    """Compile the fake library into `folder`; skips where there is no C compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to build the fake libnvidia-ml.so.1 with")
+    library = folder / "libnvidia-ml.so.1"
+    source = Path(__file__).with_name("fake_nvml.c")
+    options = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
+    subprocess.run(
+        [compiler, *options, "-o", str(library), str(source), "-lm"], check=True, capture_output=True, text=True
+    )
+    return library
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class MonitorProcess:
+    """`pd-monitor` as users start it, with what it says over HTTP."""
+
+    def __init__(self, environment: Mapping[str, str], port: int | None = None) -> None:
+        self.port = port or free_port()
+        clean = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "TMPDIR", "LANG"}}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pd_monitor", "--monitor-port", str(self.port), "--bind-host", "127.0.0.1"],
+            env=clean | dict(environment),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def page(self) -> Series:
+        status, body = self.request("GET", "/metrics")
+        assert status == 200
+        return series(body.decode())
+
+    def record(self, **body: Any) -> str:
+        status, answer = self.request("POST", "/recordings", body)
+        assert status == 201, answer
+        return str(json.loads(answer)["id"])
+
+    def fetch(self, id_: str) -> tuple[GpuHeader, list[GpuSample]]:
+        status, answer = self.request("DELETE", f"/recordings/{id_}")
+        assert status == 200, answer
+        return recorded(answer)
+
+    def wait_for(self, what: Callable[[], bool], seconds: float = 10) -> None:
+        """Poll until something holds; fails if the process ends before it does."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self._process.poll() is None, self._process.communicate()[1]
+            with contextlib.suppress(OSError, http.client.HTTPException):  # it may not listen yet
+                if what():
+                    return
+            time.sleep(0.05)
+        pytest.fail(f"not reached within {seconds} s")
+
+    def wait_healthy(self) -> None:
+        self.wait_for(lambda: self.request("GET", "/healthz")[0] == 200)
+
+    def wait_ready(self) -> None:
+        self.wait_for(lambda: self.request("GET", "/readyz")[0] == 200)
+
+    def wait(self) -> tuple[int, str]:
+        """Wait until it ends by itself; its status and its log."""
+        _, log = self._process.communicate(timeout=10)
+        return self._process.returncode, log
+
+    def stop(self) -> str:
+        """End it as a container would, and give its log; fails if it ended badly."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            _, log = self._process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            raise
+        assert self._process.returncode == 0, log
+        return log
+
+
+@contextlib.contextmanager
+def monitor_process(**environment: str) -> Iterator[MonitorProcess]:
+    """A process that is stopped at the end, whatever the test did."""
+    process = MonitorProcess(environment)
+    try:
+        yield process
+    finally:
+        process.stop()

@@ -1,0 +1,90 @@
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pd_contracts import log
+
+
+def record(message: str = "engine %s joined", *args: object, **extra: Any) -> logging.LogRecord:
+    return logging.getLogger("pd_test").makeRecord(
+        "pd_test", logging.WARNING, __file__, 1, message, args, None, extra=extra
+    )
+
+
+def failed(**extra: Any) -> logging.LogRecord:
+    try:
+        [].pop()
+    except IndexError:
+        error = sys.exc_info()
+    return logging.getLogger("pd_test").makeRecord(
+        "pd_test", logging.ERROR, __file__, 1, "it broke", (), error, extra=extra
+    )
+
+
+@pytest.fixture(name="root")
+def _root() -> Iterator[logging.Logger]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:], root.level = handlers, level
+
+
+def test_json_is_one_object_a_line_with_the_extras_as_keys() -> None:
+    line = log.JsonFormatter().format(record("engine %s joined\nand stayed", "é", instance="prefill-0", retries=2))
+    entry = json.loads(line)
+
+    assert "\n" not in line
+    assert entry.pop("time").endswith("Z")
+    assert entry == {
+        "level": "warning",
+        "logger": "pd_test",
+        "message": "engine é joined\nand stayed",
+        "instance": "prefill-0",
+        "retries": 2,
+    }
+
+
+def test_json_writes_what_it_does_not_know_as_text() -> None:
+    assert "prefill" in json.loads(log.JsonFormatter().format(record("x", path={"prefill"})))["path"]
+
+
+def test_json_carries_the_traceback() -> None:
+    assert "IndexError: pop from empty list" in json.loads(log.JsonFormatter().format(failed()))["traceback"]
+
+
+def test_json_time_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = record("x")
+    monkeypatch.setattr(one, "created", 1_000_000_000.25)
+    monkeypatch.setattr(one, "msecs", 250.0)
+
+    assert json.loads(log.JsonFormatter().format(one))["time"] == "2001-09-09T01:46:40.250Z"
+
+
+def test_text_has_the_extras_behind_the_message() -> None:
+    line = log.TextFormatter().format(record("engine %s joined", "a", instance="prefill-0", retries=2))
+
+    assert line.endswith("W pd_test: engine a joined instance=prefill-0 retries=2")
+
+
+def test_text_keeps_the_extras_with_the_message_when_a_traceback_follows() -> None:
+    first, *_, last = log.TextFormatter().format(failed(gpu=0)).splitlines()
+
+    assert first.endswith("it broke gpu=0")
+    assert last == "IndexError: pop from empty list"
+
+
+def test_services_log_json_where_nobody_watches(root: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up("debug")
+    logging.getLogger("pd_test").debug("hello", extra={"port": 1})
+
+    assert root.level == logging.DEBUG
+    assert json.loads(capsys.readouterr().err)["port"] == 1
+
+
+def test_an_unknown_level_is_refused(root: logging.Logger) -> None:
+    with pytest.raises(ValueError, match="LOUD"):
+        log.set_up("loud")
