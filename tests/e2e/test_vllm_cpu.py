@@ -77,7 +77,7 @@ def test_prefill_and_decode_write_what_plain_vllm_writes(stack: Stack, length: i
 
     assert len(disaggregated) == OUTPUT_TOKENS
     assert disaggregated == tokens(f"http://{stack.address('combined-cpu')}:8000", length, stream=stream)
-    # Decode took every whole block of the prompt, but its last token, from the transfer: vLLM's own count says so.
+    # Decode took the prompt's whole blocks from the transfer, vLLM's own count says so; its last token is always computed.
     assert transferred(stack) - before == (length - 1) // BLOCK * BLOCK
 
 

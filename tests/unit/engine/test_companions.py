@@ -71,7 +71,7 @@ def test_the_cleaner_deletes_what_is_old_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_the_cleaner_makes_room_from_the_oldest_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [entry(tmp_path, f"{age}", age) for age in (30, 20, 10)]
+    entries = [entry(tmp_path, f"{age}", age) for age in (40, 30, 20)]
 
     def usage(_: Path) -> SimpleNamespace:
         # 90 % full with three entries, 60 % with two
@@ -81,3 +81,13 @@ def test_the_cleaner_makes_room_from_the_oldest_on(tmp_path: Path, monkeypatch: 
 
     assert clean(tmp_path, max_age_s=1000) == 1
     assert [path.exists() for path in entries] == [False, True, True]
+
+
+def test_the_cleaner_never_takes_what_decode_may_be_about_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    young = entry(tmp_path, "young", 1)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=100, used=99))
+
+    assert clean(tmp_path, max_age_s=1000) == 0
+    assert young.exists()

@@ -100,6 +100,7 @@ def test_the_example_connector_shares_a_folder_that_prefill_cleans(role: str, cl
 
     config = transfer(result)
     assert (config["kv_role"], config["kv_connector_extra_config"]) == ("kv_both", {"shared_storage_path": "/kv"})
+    assert config["kv_connector_module_path"] == "pd_engine.example_connector"
     assert result.clean_shared_path is cleans
     assert result.environment["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
 

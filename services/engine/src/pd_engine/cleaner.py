@@ -1,7 +1,7 @@
 """Keeps ExampleConnector's shared folder from filling up: the connector writes one folder a prompt and never deletes any.
 
-What is older than the given age goes, and the oldest goes first while the file system is more than 80 % full. Decode reads KV
-right after prefill wrote it, so only requests that waited longer than the age lose theirs; they are then computed again.
+What is older than the given age goes, and the oldest goes first while the file system is more than 80 % full, but never what
+is younger than 10 s: decode may be about to read it. Only requests that waited longer lose their KV; it is then computed again.
 """
 
 import os
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FULL = 0.8
+YOUNG_S = 10.0
 INTERVAL_S = 5.0
 
 
@@ -26,9 +27,9 @@ def clean(folder: Path, max_age_s: float) -> int:
     doomed = list(expired(entries, time.time(), max_age_s))
     for path in doomed:
         shutil.rmtree(path, ignore_errors=True)
-    for _, path in entries[len(doomed) :]:
+    for modified, path in entries[len(doomed) :]:
         usage = shutil.disk_usage(folder)
-        if usage.used <= FULL * usage.total:
+        if usage.used <= FULL * usage.total or time.time() - modified < YOUNG_S:
             break
         shutil.rmtree(path, ignore_errors=True)
         doomed.append(path)

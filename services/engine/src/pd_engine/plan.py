@@ -118,7 +118,8 @@ def _kv_transfer(settings: EngineSettings) -> dict[str, Any]:
     base: dict[str, Any] = {"kv_connector": settings.kv_connector.value, "kv_role": role}
     if settings.kv_connector is Connector.EXAMPLE:
         extra = {"shared_storage_path": settings.kv_shared_path}
-        return {**base, "kv_role": "kv_both", "kv_connector_extra_config": extra}
+        module = "pd_engine.example_connector"  # upstream's, but for a crash that it mends
+        return {**base, "kv_role": "kv_both", "kv_connector_module_path": module, "kv_connector_extra_config": extra}
     if settings.kv_connector is Connector.NIXL:
         return {**base, "kv_buffer_device": "cpu"} if settings.engine_device == "cpu" else base
     extra = {
