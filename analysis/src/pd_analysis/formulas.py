@@ -1,0 +1,31 @@
+"""Every definition that the report prints beside a number: latency's from the contracts, and what this package adds."""
+
+from typing import Final
+
+from pd_contracts.latency import FORMULAS
+
+PER_GPU: Final = "the rate / GPUs of the deployment"
+
+ENERGY: Final[dict[str, str]] = {
+    "Energy": "difference of the board's energy counter over the measured window, interpolated between the samples at its edges",
+    "Closure": "integral of sampled power (instantaneous, or the board's average) / counter difference − 1",
+    "Energy per output token": "energy of all serving GPUs / output tokens",
+    "Energy per token": "energy of all serving GPUs / (prompt + output tokens)",
+    "J per prompt token (prefill)": "energy of the prefill GPUs / prompt tokens",
+    "J per output token (decode)": "energy of the decode GPUs / output tokens",
+    "J per prompt and output token (combined)": "energy of the combined GPUs / (prompt + output tokens)",
+    "Mean power per GPU": "energy of all serving GPUs / measured window / their number",
+    "Static part": "lowest median power without a request × measured window; unknown if the recording has no idle second",
+}
+
+COUNTING: Final[dict[str, str]] = {
+    "Measured window": "first scheduled send to last end, warm-up left out",
+    "Percentiles": "over successful requests of the measured window, linear interpolation; failures are counted apart",
+    "Request rate": "successful requests / measured window",
+    "Requests within all limits": "requests that meet every given limit / all measured requests; failures never meet one",
+    "Tokens": "of successful requests, from the server's usage",
+    "Per GPU": PER_GPU,
+    "Stages": "the proxy's own timing of one request; the slowest 1 % are the requests at or above the p99 of their sum",
+}
+
+ALL: Final[dict[str, str]] = {**FORMULAS, **COUNTING, **ENERGY}

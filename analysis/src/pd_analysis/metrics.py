@@ -1,0 +1,155 @@
+"""One run's latencies and rates. Percentiles are over the measured window's successes; failures are counted apart, by kind."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from pd_analysis.frames import STAGES, Floats
+from pd_analysis.load import Run
+from pd_contracts.latency import PERCENTILES
+
+# A percentile needs this many values to be more than one of the largest ones.
+ENOUGH_FOR_P99: Final = 100
+SLOWEST: Final = 99  # the tail whose stages are shown: requests at or above this percentile of the sum of their stages
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values in seconds, or None where there are none."""
+
+    count: int
+    mean: float | None
+    percentiles: Mapping[int, float | None]
+
+    def at(self, percentile: int) -> float | None:
+        """One of `latency.PERCENTILES`."""
+        return self.percentiles[percentile]
+
+
+@dataclass(frozen=True)
+class StageMeans:
+    """Mean milliseconds a stage over some requests; the stages of one request sum to its time in the proxy."""
+
+    requests: int
+    stages: Mapping[str, float]
+
+    @property
+    def total(self) -> float:
+        """Mean time from arrival at the proxy to the last byte."""
+        return sum(self.stages.values())
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one run measured; None is unknown. Rates are a second of the measured window, over the whole deployment.
+
+    Attributes:
+        prompt_tokens, output_tokens: of successful requests, from the server's usage; None if one of them sent none.
+        goodput: requests a second that meet every limit; None if no limit was set.
+        attainment: share of all measured requests, failures too, that meet every limit.
+        stages: percentiles of each stage, in seconds like all distributions.
+        stage_means: "all" requests, and the "slowest": those at or above the 99th percentile of time in the proxy.
+        gpus: what `per_gpu` divides by.
+    """
+
+    window_s: float
+    gpus: int | None
+    requests: int
+    successes: int
+    failures: Mapping[str, int]
+    prompt_tokens: int | None
+    output_tokens: int | None
+    latencies: Mapping[str, Distribution]
+    request_rate: float | None
+    output_rate: float | None
+    token_rate: float | None
+    goodput: float | None
+    attainment: float | None
+    stages: Mapping[str, Distribution]
+    stage_means: Mapping[str, StageMeans]
+
+    def per_gpu(self, value: float | None) -> float | None:
+        """A rate divided by the GPUs of the deployment; None if either is unknown."""
+        return None if value is None or not self.gpus else value / self.gpus
+
+
+def measure(run: Run) -> Metrics:
+    """Derive every number of one run from its columns."""
+    measured, served = run.requests.measured, run.requests.served
+    start, end = run.window
+    seconds = end - start
+    prompt, output = _tokens(served, "prompt_tokens"), _tokens(served, "output_tokens")
+    good = int(measured["good"].sum()) if run.manifest.workload.goodput else None
+    return Metrics(
+        window_s=seconds,
+        gpus=run.manifest.deployment.gpus,
+        requests=len(measured),
+        successes=len(served),
+        failures=_failures(measured),
+        prompt_tokens=prompt,
+        output_tokens=output,
+        latencies=_latencies(served, run.requests.gaps),
+        request_rate=_rate(len(served), seconds),
+        output_rate=_rate(output, seconds),
+        token_rate=_rate(None if prompt is None or output is None else prompt + output, seconds),
+        goodput=_rate(good, seconds),
+        attainment=None if good is None else good / len(measured),
+        stages={stage: distribution(_values(served, stage) / 1e3) for stage in STAGES},
+        stage_means=_stage_means(served),
+    )
+
+
+def _failures(measured: pd.DataFrame) -> dict[str, int]:
+    """By kind, the most frequent first."""
+    counts = measured.loc[~measured["ok"], "failure"].value_counts()
+    return {str(kind): int(count) for kind, count in counts.items()}
+
+
+def _latencies(served: pd.DataFrame, gaps: Floats) -> dict[str, Distribution]:
+    """By the names of `latency.FORMULAS`."""
+    return {
+        "TTFT": distribution(_values(served, "ttft")),
+        "TTFT (from send)": distribution(_values(served, "ttft_from_send")),
+        "TPOT": distribution(_values(served, "tpot")),
+        "ITL": distribution(gaps),
+        "Longest gap": distribution(_values(served, "longest_gap")),
+        "E2EL": distribution(_values(served, "e2el")),
+    }
+
+
+def distribution(values: Floats) -> Distribution:
+    """Mean and percentiles, with linear interpolation as `latency.percentile`; all None of nothing."""
+    if not values.size:
+        return Distribution(count=0, mean=None, percentiles=dict.fromkeys(PERCENTILES))
+    found = np.percentile(values, PERCENTILES)
+    percentiles = {percentile: float(value) for percentile, value in zip(PERCENTILES, found, strict=True)}
+    return Distribution(count=values.size, mean=float(values.mean()), percentiles=percentiles)
+
+
+def _values(frame: pd.DataFrame, column: str) -> Floats:
+    return frame[column].dropna().to_numpy(dtype=np.float64)
+
+
+def _tokens(served: pd.DataFrame, column: str) -> int | None:
+    """Their sum; None rather than a sum that leaves requests out."""
+    return None if served.empty or served[column].isna().any() else int(served[column].sum())
+
+
+def _rate(amount: float | None, seconds: float) -> float | None:
+    return None if amount is None or seconds <= 0 else amount / seconds
+
+
+def _stage_means(served: pd.DataFrame) -> dict[str, StageMeans]:
+    """Means of whole requests, so that the parts of a bar sum to a time that really passed; percentiles of parts do not."""
+    timed = served[list(STAGES)].dropna()
+    if timed.empty:
+        return {}
+    total = timed.sum(axis="columns")
+    slowest = timed[total >= np.percentile(total, SLOWEST)]
+    return {
+        name: StageMeans(requests=len(part), stages={stage: float(part[stage].mean()) for stage in STAGES})
+        for name, part in (("all", timed), ("slowest", slowest))
+    }

@@ -1,0 +1,131 @@
+"""Where a request's time goes, and where the joules go."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pd_analysis.energy import TokenEnergy
+from pd_analysis.frames import STAGES
+from pd_analysis.plots import style
+from pd_analysis.results import Group
+from pd_analysis.tables import STAGE_NAMES
+from pd_analysis.texts import number
+from pd_contracts.names import Role
+
+_ROW_IN: Final = 0.36
+_LABEL_SHARE: Final = 0.075  # a part narrower than this share of the axis does not get its number written in
+
+Bar = tuple[str, Mapping[str, float]]
+
+
+def latency_breakdown(group: Group) -> Figure | None:
+    """Stages of the mean request and of the slowest 1 %, up to the first token and over the whole request."""
+    bars: list[Bar] = []
+    for result in group.results:
+        means = result.metrics.stage_means
+        bars += [
+            (f"{style.elided(result.name, 18)}\n{words}", means[key].stages)
+            for key, words in _WHICH.items()
+            if key in means
+        ]
+    if not bars:
+        return None
+    subtitle = "Mean stages as the proxy timed them. A combined engine hides its prefill in the first decode step."
+    figure = style.canvas(
+        _breakdown_title(group), subtitle, _ROW_IN * len(bars) + 0.2, simulated=group.simulated, left=1.35, entries=4
+    )
+    left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.12})
+    early = [(name, {stage: stages[stage] for stage in STAGES[:-1]}) for name, stages in bars]
+    _stacked(left, early, style.STAGE_COLOURS, "ms up to the first token")
+    _stacked(right, bars, style.STAGE_COLOURS, "ms of the whole request")
+    style.key(figure, _patches({STAGE_NAMES[stage]: style.STAGE_COLOURS[stage] for stage in STAGES}))
+    return figure
+
+
+_WHICH: Final = {"all": "mean", "slowest": "slowest 1 %"}
+
+
+def _breakdown_title(group: Group) -> str:
+    early = {
+        style.elided(result.name): sum(means["all"].stages[stage] for stage in STAGES[:-1])
+        for result in group.results[:3]
+        if (means := result.metrics.stage_means)
+    }
+    return "Mean time to the first token, at the proxy: " + ", ".join(
+        f"{name} {number(time)} ms" for name, time in early.items()
+    )
+
+
+def energy(group: Group) -> Figure | None:
+    """Joules an output token by the role that spent them, and joules a token of each role's own work."""
+    with_tokens = [
+        (result.name, result.tokens) for result in group.results if result.tokens and result.tokens.parts_per_output
+    ]
+    if not with_tokens:
+        return None
+    whole = [
+        (style.elided(name, 18), {role.value: part for role, part in tokens.parts_per_output.items()})
+        for name, tokens in with_tokens
+    ]
+    own = [bar for name, tokens in with_tokens for bar in _own_work(style.elided(name, 18), tokens)]
+    rows = max(len(whole), len(own))
+    colours = {role.value: colour for role, colour in style.ROLE_COLOURS.items()}
+    used = {f"{role} GPUs": colour for role, colour in colours.items() if any(role in parts for _, parts in whole)}
+    subtitle = (
+        "Left: all GPUs over output tokens, end to end. Right: each role's GPUs over the tokens that are their work."
+    )
+    figure = style.canvas(
+        _energy_title(group), subtitle, 0.42 * rows + 0.3, simulated=group.simulated, left=1.35, entries=4
+    )
+    left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.55})
+    _stacked(left, whole, colours, "J per output token")
+    _stacked(right, own, colours, "J per token of the role's own work")
+    style.key(figure, _patches(used))
+    return figure
+
+
+def _own_work(name: str, tokens: TokenEnergy) -> list[Bar]:
+    parts = {
+        (Role.PREFILL, "per prompt token"): tokens.prefill_per_prompt,
+        (Role.DECODE, "per output token"): tokens.decode_per_output,
+        (Role.COMBINED, "per token, both"): tokens.combined_per_token,
+    }
+    return [
+        (f"{style.with_role(name, role)}\n{over}", {role.value: joules})
+        for (role, over), joules in parts.items()
+        if joules is not None
+    ]
+
+
+def _energy_title(group: Group) -> str:
+    values = [(style.elided(result.name), result.tokens.per_output) for result in group.results[:3] if result.tokens]
+    return "Energy per output token: " + ", ".join(f"{name} {number(value)} J" for name, value in values)
+
+
+def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label: str) -> None:
+    """Horizontal bars, the first on top; numbers in the parts that have room and the sum behind each bar."""
+    widest = max(sum(parts.values()) for _, parts in bars) or 1.0
+    for row, (_, parts) in enumerate(bars):
+        start = 0.0
+        for part, value in parts.items():
+            axes.barh(row, value, left=start, height=0.62, color=colours[part], edgecolor=style.PAPER, linewidth=0.8)
+            if value > widest * _LABEL_SHARE * 1.6 and len([part for part in parts.values() if part]) > 1:
+                axes.text(start + value / 2, row, number(value), ha="center", va="center", size=8, color=style.ON_BAR)
+            start += value
+        axes.text(start + widest * 0.015, row, number(start), va="center", size=9, weight="bold")
+    style.quiet(axes, grid="x")
+    axes.spines["bottom"].set_visible(False)
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+    axes.set_ylim(len(bars) - 0.45, -0.55)
+    axes.set_xlim(0, widest * 1.17)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.set_xlabel(label)
+
+
+def _patches(colours: Mapping[str, str]) -> list[Patch]:
+    return [Patch(facecolor=colour, label=name) for name, colour in colours.items()]

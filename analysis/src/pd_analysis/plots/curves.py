@@ -1,0 +1,231 @@
+"""Latency over percentiles, stretched towards the tail: half of the plot is the slowest tenth of requests, because promises break there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from pd_analysis.frames import Floats
+from pd_analysis.measures import SMALL
+from pd_analysis.plots import style
+from pd_analysis.results import Group, Result
+from pd_analysis.texts import ms, ratio, setting
+
+_TICKS: Final = (0, 50, 75, 90, 95, 99, 99.9)
+_MARKED: Final = (50, 90, 99)
+_END: Final = 99.9
+_POINTS: Final = 240
+_LABELLED_RUNS: Final = 2  # with more, values would lie on each other: the tables have them
+_NAMED_RUNS: Final = 3  # as many fit into a title
+_LOG_FROM: Final = 25.0  # spread, p99 over p50 of all runs, from which the axis is logarithmic
+
+Values = Callable[[Result], Floats]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What a panel shows: `key` is a name of `latency.FORMULAS`, `limit` the key of its goodput limit."""
+
+    key: str
+    label: str
+    values: Values
+    limit: str = ""
+
+
+def _column(name: str) -> Values:
+    return lambda result: result.run.requests.served[name].dropna().to_numpy(dtype=np.float64)
+
+
+TTFT: Final = Curve("TTFT", "Time to first token, ms", _column("ttft"), "ttft")
+TPOT: Final = Curve("TPOT", "Time per output token, ms", _column("tpot"), "tpot")
+ITL: Final = Curve("ITL", "Gap between token chunks, ms", lambda result: result.run.requests.gaps)
+GAP: Final = Curve("Longest gap", "Longest gap of a request, ms", _column("longest_gap"))
+
+
+def ttft(group: Group) -> Figure | None:
+    """Time to first token by percentile."""
+    return _single(group, TTFT, "first token chunk − scheduled send")
+
+
+def tpot(group: Group) -> Figure | None:
+    """Time per output token by percentile."""
+    return _single(group, TPOT, "(last token − first token) / (output tokens − 1)")
+
+
+def gaps(group: Group) -> Figure | None:
+    """Gaps between token chunks, pooled, beside the longest of each request."""
+    if not _has(group, GAP):
+        return None
+    subtitle = (
+        "Left: every gap between token chunks. Right: the longest gap of each request, the stall a reader notices."
+    )
+    figure = style.canvas(
+        headline(group, "Longest gap"),
+        subtitle,
+        2.9,
+        simulated=group.simulated,
+        entries=len(group.results),
+        bottom=0.34,
+    )
+    left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.24})
+    _panel(left, group, ITL, labels=(99,))
+    _panel(right, group, GAP, labels=_MARKED)
+    style.key(figure, _handles(group))
+    return figure
+
+
+def headline(group: Group, key: str, percentile: int = 99) -> str:
+    """What is seen, from the numbers: the values of all runs, and the factor between two."""
+    values = [(result.name, result.metrics.latencies[key].at(percentile)) for result in group.results]
+    text = ", ".join(f"{style.elided(name)} {ms(value)} ms" for name, value in values[:_NAMED_RUNS])
+    known = [value for _, value in values if value]
+    if len(values) > _NAMED_RUNS:
+        return f"{key} p{percentile} of {len(values)} runs: {ms(min(known, default=None))} to {ms(max(known, default=None))} ms"
+    factor = (
+        f" ({ratio(max(known) / min(known))})"
+        if len(values) == len(known) == 2 and max(known) > min(known) * (1 + SMALL)
+        else ""
+    )
+    return f"{key} p{percentile}: {text}{factor}"
+
+
+def _single(group: Group, curve: Curve, definition: str) -> Figure | None:
+    if not _has(group, curve):
+        return None
+    counts = sorted({result.metrics.latencies[curve.key].count for result in group.results})
+    requests = " to ".join(f"{count:,}" for count in (counts[0], counts[-1])[: len(counts)])
+    subtitle = f"{definition}; {requests} requests a run, by percentile, stretched towards the slowest"
+    figure = style.canvas(
+        headline(group, curve.key), subtitle, 3.1, simulated=group.simulated, entries=len(group.results), bottom=0.34
+    )
+    axes = figure.subplots()
+    _panel(axes, group, curve, labels=_MARKED)
+    style.key(figure, _handles(group))
+    return figure
+
+
+def _has(group: Group, curve: Curve) -> bool:
+    return any(curve.values(result).size for result in group.results)
+
+
+def _panel(axes: Axes, group: Group, curve: Curve, *, labels: Sequence[float]) -> None:
+    runs = [(position, curve.values(result) * 1e3) for position, result in enumerate(group.results)]
+    runs = [(position, values) for position, values in runs if values.size]
+    for position, values in runs:
+        _draw(axes, position, values)
+    _scales(axes, [values for _, values in runs], curve.label)
+    _limit(axes, _limits(group).get(curve.limit))
+    if len(runs) <= _LABELLED_RUNS:
+        _value_labels(axes, runs, labels)
+
+
+def _stretch(percentile: float | Floats) -> Floats:
+    """p50 at 0.3, p90 at 1, p99 at 2: each further nine takes as much room as the one before it."""
+    return np.asarray(-np.log10(1 - np.asarray(percentile, dtype=np.float64) / 100))
+
+
+def _last(values: Floats) -> float:
+    """The highest percentile that so many values can show."""
+    return min(_END, 100 * (1 - 1 / max(values.size, 2)))
+
+
+def _draw(axes: Axes, position: int, values: Floats) -> None:
+    x = np.linspace(0, _stretch(_last(values)), _POINTS)
+    y = np.percentile(values, 100 * (1 - 10.0**-x))
+    axes.plot(
+        x, y, color=style.run_colour(position), linestyle=style.run_line(position), solid_capstyle="round", zorder=3
+    )
+    marked = [percentile for percentile in _MARKED if percentile <= _last(values)]
+    axes.plot(
+        _stretch(np.array(marked, dtype=np.float64)),
+        np.percentile(values, marked),
+        style.run_marker(position),
+        color=style.run_colour(position),
+        markeredgecolor=style.PAPER,
+        markersize=7,
+        zorder=4,
+    )
+
+
+def _scales(axes: Axes, runs: Sequence[Floats], label: str) -> None:
+    style.quiet(axes)
+    end = max(_last(values) for values in runs)
+    ticks = [tick for tick in _TICKS if tick <= end + 1e-9]
+    axes.set_xticks(_stretch(np.array(ticks, dtype=np.float64)), ["min", *(f"p{tick:g}" for tick in ticks[1:])])
+    axes.set_xlim(-0.04, float(_stretch(end)) + 0.1)
+    axes.xaxis.grid(visible=True)
+    axes.set_ylabel(label)
+    tails = [float(np.percentile(values, 99)) for values in runs]
+    middle = min(float(np.percentile(values, 50)) for values in runs)
+    if middle > 0 and max(tails) / middle > _LOG_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel(f"{label} (log scale)")
+    else:
+        axes.set_ylim(0, max(float(np.percentile(values, _last(values))) for values in runs) * 1.12)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def _limits(group: Group) -> Mapping[str, float]:
+    return group.baseline.run.manifest.workload.goodput
+
+
+def _limit(axes: Axes, limit: float | None) -> None:
+    low, high = axes.get_ylim()
+    if limit is not None and low < limit < high:
+        axes.axhline(limit, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+        right = axes.get_xlim()[1]
+        axes.annotate(
+            f"limit {setting(limit)} ms",
+            (right, limit),
+            (0, 3),
+            textcoords="offset points",
+            ha="right",
+            size=8.5,
+            color=style.MUTED,
+        )
+
+
+def _value_labels(axes: Axes, runs: Sequence[tuple[int, Floats]], percentiles: Sequence[float]) -> None:
+    """Values at percentiles: the highest above its curve, the others below, where a rising curve leaves room."""
+    for percentile in percentiles:
+        there = [
+            (float(np.percentile(values, percentile)), position)
+            for position, values in runs
+            if percentile <= _last(values)
+        ]
+        for order, (value, position) in enumerate(sorted(there, reverse=True)):
+            above = order == 0
+            axes.annotate(
+                ms(value / 1e3),
+                (float(_stretch(percentile)), value),
+                (-5, 5) if above else (5, -6),
+                textcoords="offset points",
+                ha="right" if above else "left",
+                va="bottom" if above else "top",
+                size=9,
+                weight="bold",
+                color=style.run_colour(position),
+                zorder=5,
+                bbox={"facecolor": style.PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.6},
+            )
+
+
+def _handles(group: Group) -> list[Line2D]:
+    """Lines for the key."""
+    return [
+        Line2D(
+            [],
+            [],
+            color=style.run_colour(position),
+            linestyle=style.run_line(position),
+            marker=style.run_marker(position),
+            label=style.elided(result.name),
+        )
+        for position, result in enumerate(group.results)
+    ]

@@ -1,0 +1,237 @@
+"""One look for every plot: sizes, colours that colour-blind readers can tell apart, and a canvas with title and watermark.
+
+Colours are Okabe and Ito's. Every colour in a figure is one of `COLOURS`, because the report puts the SVG into its page and replaces
+each by a CSS variable, so that plots follow the reader's dark or light theme. matplotlib's pyplot is not used: its figures are global.
+"""
+
+import io
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, Literal
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pd_contracts.names import Role
+
+LineStyle = Literal["-"] | tuple[float, Sequence[float]]
+
+# name: (light theme and PNG, dark theme)
+COLOURS: Final[Mapping[str, tuple[str, str]]] = {
+    "paper": ("#ffffff", "#151b23"),
+    "ink": ("#1f2328", "#e6edf3"),
+    "muted": ("#59636e", "#9aa6b2"),
+    "grid": ("#e1e6eb", "#2b333d"),
+    "shade": ("#f1f4f7", "#1c242d"),
+    "blue": ("#0072b2", "#4fa9e6"),
+    "vermillion": ("#d55e00", "#ff8d4f"),
+    "green": ("#009e73", "#35c79d"),
+    "purple": ("#cc79a7", "#e29cc3"),
+    "amber": ("#e69f00", "#f3b83f"),
+    "sky": ("#56b4e9", "#86cbf2"),
+    "grey": ("#8a939d", "#77828e"),
+}
+ON_BAR: Final = "#16191d"  # numbers inside bars, in either theme: every bar's colour is light enough for it
+PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, GREY = (
+    light for light, _ in COLOURS.values()
+)
+
+ROLE_COLOURS: Final = {Role.PREFILL: AMBER, Role.DECODE: GREEN, Role.COMBINED: BLUE}
+STAGE_COLOURS: Final = {"queue": GREY, "prefill": AMBER, "kv_and_first_decode": PURPLE, "decode": GREEN}
+# Runs differ in colour, line and marker, so that they differ in print as well.
+RUN_COLOURS: Final = ("blue", "vermillion", "green", "purple", "amber", "sky")
+RUN_LINES: Final[tuple[LineStyle, ...]] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+RUN_MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+
+WIDTH: Final = 8.8
+PNG_DPI: Final = 200  # twice the 100 at which the report shows a figure
+_KEY_COLUMNS: Final = 4
+_TITLE_CHARACTERS: Final = 86
+_BADGE_CHARACTERS: Final = 12
+_MARGINS: Final = {"left": 0.78, "right": 0.3, "top": 0.68, "bottom": 0.55}  # inches
+
+RC: Final[dict[str, object]] = {
+    "figure.dpi": 100,
+    "figure.facecolor": PAPER,
+    "font.size": 9.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.facecolor": PAPER,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 1.9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pdstack",
+}
+
+
+def canvas(title: str, subtitle: str, height: float, *, simulated: bool, entries: int = 0, **margins: float) -> Figure:
+    """A figure of report width with a title that says what is seen.
+
+    `height` is the axes', `margins` are around them (inches, by side); `entries` are those of a `key` that will be drawn.
+    """
+    lines = textwrap.wrap(title, _TITLE_CHARACTERS - simulated * _BADGE_CHARACTERS) or [""]
+    room = _MARGINS | margins
+    room["top"] += 0.2 * (len(lines) - 1) + (key_room(entries) if entries else 0)
+    full = height + room["top"] + room["bottom"]
+    figure = Figure(figsize=(WIDTH, full))
+    FigureCanvasAgg(figure)
+    figure.subplots_adjust(
+        left=room["left"] / WIDTH,
+        right=1 - room["right"] / WIDTH,
+        top=1 - room["top"] / full,
+        bottom=room["bottom"] / full,
+    )
+    figure.text(0.16 / WIDTH, 1 - 0.14 / full, "\n".join(lines), size=12, weight="bold", va="top", linespacing=1.25)
+    below = 0.14 + 0.235 * len(lines)
+    figure.text(0.16 / WIDTH, 1 - below / full, subtitle, size=9, color=MUTED, va="top")
+    if simulated:
+        _mark(figure)
+    return figure
+
+
+def _mark(figure: Figure) -> None:
+    """No crop of the figure may pass for a measurement."""
+    figure.text(
+        0.53,
+        0.45,
+        "SIMULATED",
+        size=58,
+        weight="bold",
+        color=GREY,
+        alpha=0.16,
+        rotation=14,
+        ha="center",
+        va="center",
+        zorder=9,
+    )
+    badge = {"boxstyle": "round,pad=0.35", "facecolor": VERMILLION, "edgecolor": "none"}
+    height = figure.get_figheight()
+    figure.text(
+        1 - 0.2 / WIDTH,
+        1 - 0.17 / height,
+        "SIMULATED",
+        size=8,
+        weight="bold",
+        color=PAPER,
+        ha="right",
+        va="top",
+        bbox=badge,
+    )
+
+
+def quiet(axes: Axes, *, grid: str = "y") -> None:
+    """Grid lines along one axis only, and no tick marks across them."""
+    axes.grid(visible=False)
+    axes.grid(visible=True, axis="y" if grid == "y" else "x")
+    axes.tick_params(length=0)
+
+
+def run_colour(position: int) -> str:
+    """Colour of the n-th run of a group, the same in every plot."""
+    return COLOURS[run_colour_name(position)][0]
+
+
+def run_colour_name(position: int) -> str:
+    """Its name in COLOURS, for the page around the plots."""
+    return RUN_COLOURS[position % len(RUN_COLOURS)]
+
+
+def run_line(position: int) -> LineStyle:
+    """Line of the n-th run of a group."""
+    return RUN_LINES[position % len(RUN_LINES)]
+
+
+def run_marker(position: int) -> str:
+    """Marker of the n-th run of a group."""
+    return RUN_MARKERS[position % len(RUN_MARKERS)]
+
+
+def key(figure: Figure, handles: Sequence[Artist]) -> None:
+    """One legend for all panels, between the subtitle and the axes, where no curve can run into it."""
+    top = max(axes.get_position().y1 for axes in figure.axes)
+    figure.legend(
+        handles=handles,
+        loc="lower left",
+        bbox_to_anchor=(0.09 / WIDTH, top + 0.04 / figure.get_figheight()),
+        borderaxespad=0,
+        ncols=min(len(handles), _KEY_COLUMNS),
+        handleheight=1.1,
+        columnspacing=1.8,
+    )
+
+
+def key_room(entries: int) -> float:
+    """Inches above the axes that a key of so many entries takes."""
+    return 0.26 * -(-entries // _KEY_COLUMNS) + 0.06
+
+
+def elided(name: str, most: int = 26) -> str:
+    """A run's name, short enough for an axis."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def with_role(name: str, role: Role) -> str:
+    """A run's name and one of its roles, which is not said twice."""
+    return name if role.value in name.lower() else f"{name}, {role.value}"
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Write `path`.png and `path`.svg; return the SVG as it goes into a page.
+
+    Must run inside `matplotlib.rc_context(RC)`, as the figure was drawn.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path.with_suffix(".png"), dpi=PNG_DPI, metadata={"Software": None})
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = buffer.getvalue()
+    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
+    return inline(svg)
+
+
+def inline(svg: str) -> str:
+    """An SVG file's element for use inside HTML: theme variables for colours, the page's font, no ids of groups, no addresses."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r' d="[^"]*"', _coarse, body)
+    body = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", body)
+    for name, (light, _) in COLOURS.items():
+        body = body.replace(light, f"var(--plot-{name})")
+    return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="presentation">', body, count=1)
+
+
+def _coarse(path: re.Match[str]) -> str:
+    """A path with a hundredth of a point as its finest step: half the bytes, and no eye sees it."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
+
+
+def theme_css(*, dark: bool) -> str:
+    """The plots' colours as CSS custom properties."""
+    return "".join(f"--plot-{name}:{pair[dark]};" for name, pair in COLOURS.items())
+
+
+def apply() -> AbstractContextManager[None]:
+    """The style as a context; nothing outside it changes."""
+    return mpl.rc_context(RC)  # type: ignore[arg-type]

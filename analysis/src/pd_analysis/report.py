@@ -1,0 +1,178 @@
+"""Write the report: one self-contained HTML page, the same as Markdown, and the plots."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+import pd_contracts
+from pd_analysis import plots, setup_table, tables
+from pd_analysis.doubts import Doubt, doubts
+from pd_analysis.load import Loaded, Problem
+from pd_analysis.measures import Comparison
+from pd_analysis.plots import Drawn, style
+from pd_analysis.results import Group, evaluate, grouped
+from pd_analysis.tables import Table
+from pd_analysis.texts import listed, percent
+from pd_analysis.verdict import Pair, Verdict, difference, sentence, verdict
+
+HTML: Final = "report.html"
+MARKDOWN: Final = "report.md"
+PLOTS: Final = "plots"
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where the report lies."""
+
+    html: Path
+    markdown: Path
+    plots: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One run in a card: its value, the length of its bar in per cent, and the CSS variable of its colour."""
+
+    name: str
+    text: str
+    length: float
+    colour: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One deciding number of two runs, for the top of the page."""
+
+    title: str
+    unit: str
+    outcome: str
+    detail: str
+    colour: str
+    sides: tuple[Side, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One workload: everything that is said about its runs, in the order in which a reader needs it."""
+
+    anchor: str
+    group: Group
+    doubts: list[Doubt]
+    verdict: Verdict
+    plots: dict[str, Drawn]
+    latency: list[Table]
+    energy: list[Table]
+    failures: Table
+    comparison: Table
+    setup: Table
+    commands: dict[str, str]
+
+
+def write_report(loaded: Loaded, out: Path, title: str = "") -> Written:
+    """Render what was loaded (at least one run) into `out`, which is made if need be."""
+    groups = grouped(evaluate(loaded.runs))
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [
+        _section(number, group, loaded.problems, out, alone=len(groups) == 1) for number, group in enumerate(groups, 1)
+    ]
+    facts = {
+        "title": title or default_title(groups),
+        "simulated": any(group.simulated for group in groups),
+        "sections": sections,
+        "overview": tables.overview(groups),
+        "left_out": tables.left_out(loaded.problems),
+        "definitions": tables.definitions(),
+        "out": out,
+        "version": pd_contracts.__version__,
+        "themes": {"light": style.theme_css(dark=False), "dark": style.theme_css(dark=True)},
+    }
+    environment = _environment()
+    for name in (HTML, MARKDOWN):
+        text = environment.get_template(f"{name}.j2").render(facts)
+        (out / name).write_text(text, encoding="utf-8")
+    drawn = tuple(plot.path for section in sections for plot in section.plots.values())
+    return Written(html=out / HTML, markdown=out / MARKDOWN, plots=drawn)
+
+
+def default_title(groups: Sequence[Group]) -> str:
+    """The title that all runs were given, else what is compared with what."""
+    given = {result.run.manifest.title for group in groups for result in group.results}
+    if len(given) == 1 and (title := given.pop()):
+        return title
+    if len(groups) == 1 and groups[0].others:
+        return f"{listed(result.name for result in groups[0].others)} against {groups[0].baseline.name}"
+    names = dict.fromkeys(result.name for group in groups for result in group.results)
+    return f"Measured: {listed(names)}" if len(names) <= 4 else f"{len(names)} runs of {len(groups)} workloads"
+
+
+def cards(pair: Pair, group: Group) -> list[Card]:
+    """The comparisons of a pair, ready to be looked at; runs have the colours that they have in the group's plots."""
+    colours = {result.name: style.run_colour_name(position) for position, result in enumerate(group.results)}
+    return [_card(comparison, colours) for comparison in pair.comparisons]
+
+
+def _section(number: int, group: Group, problems: Sequence[Problem], out: Path, *, alone: bool) -> Section:
+    found = doubts(group, problems if alone else ())
+    folder = out / PLOTS if alone else out / PLOTS / str(number)
+    return Section(
+        anchor="" if alone else f"-{number}",
+        group=group,
+        doubts=found,
+        verdict=verdict(group, found),
+        plots={plot.name: plot for plot in plots.draw(group, folder)},
+        latency=_there(
+            *(tables.percentiles(result) for result in group.results), tables.rates(group), tables.stages(group)
+        ),
+        energy=_there(tables.energy_by_role(group), tables.boards(group)),
+        failures=tables.failures(group),
+        comparison=tables.comparison(group),
+        setup=setup_table.setup(group),
+        commands=setup_table.commands(group),
+    )
+
+
+def _there(*found: Table | None) -> list[Table]:
+    return [table for table in found if table is not None]
+
+
+def _card(comparison: Comparison, colours: Mapping[str, str]) -> Card:
+    measure, winner = comparison.measure, comparison.winner
+    sides = (comparison.baseline, comparison.other)
+    largest = max(measure.get(result) or 0.0 for result in sides) or 1.0
+    return Card(
+        title=measure.title,
+        unit=measure.unit,
+        outcome=winner.name if winner else "equal",
+        detail=(difference(comparison).strip() or "better") if winner else f"within {percent(measure.small)}",
+        colour=colours[winner.name] if winner else "muted",
+        sides=tuple(
+            Side(
+                name=result.name,
+                text=measure.text(result),
+                length=100 * (measure.get(result) or 0.0) / largest,
+                colour=colours[result.name],
+            )
+            for result in sides
+        ),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pd_analysis"),
+        autoescape=jinja2.select_autoescape(("html.j2",), default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe}
+    return environment
+
+
+def _pipe(text: str) -> str:
+    """A text inside a Markdown table or line: no cell ends, no raw HTML, no line ends."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

@@ -1,0 +1,131 @@
+"""Runs with their numbers and names, put in groups that may be compared."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pd_analysis.energy import Energy, TokenEnergy, energy_of, per_token
+from pd_analysis.load import Run
+from pd_analysis.metrics import Metrics, measure
+from pd_analysis.texts import plural, setting
+from pd_contracts.names import Topology
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, measured; `name` is unique in its group."""
+
+    name: str
+    run: Run
+    metrics: Metrics
+    energy: Energy | None
+    tokens: TokenEnergy | None
+
+    @property
+    def topology(self) -> Topology | None:
+        """How the run's deployment used its GPUs."""
+        return self.run.manifest.deployment.topology
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results of one workload; the first is the baseline that the others are divided by."""
+
+    workload: str
+    results: tuple[Result, ...]
+
+    @property
+    def baseline(self) -> Result:
+        """Plain serving if it was measured."""
+        return self.results[0]
+
+    @property
+    def others(self) -> tuple[Result, ...]:
+        """What is compared with the baseline."""
+        return self.results[1:]
+
+    @property
+    def simulated(self) -> bool:
+        """True if a run in it is simulated."""
+        return any(result.run.simulated for result in self.results)
+
+
+def evaluate(runs: Sequence[Run]) -> list[Result]:
+    """Measure every run; plain serving comes first, so that it becomes the baseline."""
+    return [_result(run) for run in sorted(runs, key=_order)]
+
+
+def grouped(results: Sequence[Result]) -> list[Group]:
+    """One group a workload. If no two runs share one, all of the same shape are compared over their rates."""
+    exact = _split(results, with_rate=True)
+    return exact if any(group.others for group in exact) else _split(results, with_rate=False)
+
+
+def together(results: Sequence[Result]) -> Group:
+    """All in one group, because someone asked for exactly these."""
+    with_rate = len({result.run.manifest.workload.rate for result in results}) == 1
+    workloads = dict.fromkeys(_workload(result.run, with_rate=with_rate) for result in results)
+    return _group("; ".join(workloads), results)
+
+
+def _result(run: Run) -> Result:
+    metrics, energy = measure(run), energy_of(run)
+    tokens = None if energy is None else per_token(energy, metrics.prompt_tokens, metrics.output_tokens)
+    return Result(name=_label(run), run=run, metrics=metrics, energy=energy, tokens=tokens)
+
+
+def _order(run: Run) -> tuple[bool, str, float, str]:
+    topology = run.manifest.deployment.topology
+    return topology is not Topology.COMBINED, run.manifest.deployment.label, run.manifest.workload.rate, str(run.path)
+
+
+def _group(workload: str, results: Sequence[Result]) -> Group:
+    """Namesakes are told apart by their rate, and if that does not do it by their folder."""
+    rates = [f"{setting(result.run.manifest.workload.rate)} req/s" for result in results]
+    names = _distinct([result.name for result in results], rates)
+    names = _distinct(names, [result.run.path.name for result in results])
+    members = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
+    return Group(workload=workload, results=tuple(members))
+
+
+def _distinct(names: Sequence[str], more: Sequence[str]) -> list[str]:
+    """Add what tells namesakes apart, to those that have one and where it does."""
+    uses, helps = Counter(names), Counter(zip(names, more, strict=True))
+    return [
+        f"{name} ({extra})" if uses[name] > 1 and helps[name, extra] < uses[name] else name
+        for name, extra in zip(names, more, strict=True)
+    ]
+
+
+def _label(run: Run) -> str:
+    deployment = run.manifest.deployment
+    return deployment.label or (deployment.topology.value if deployment.topology else run.path.name)
+
+
+def _split(results: Sequence[Result], *, with_rate: bool) -> list[Group]:
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(_workload(result.run, with_rate=with_rate), []).append(result)
+    return [_group(workload, members) for workload, members in groups.items()]
+
+
+def _workload(run: Run, *, with_rate: bool) -> str:
+    """What was offered, in words; two runs with the same words may be compared. Seeds and durations are not in it: doubts are."""
+    load = run.manifest.workload
+    tokens = f"{_tokens(load.input_tokens)} → {_tokens(load.output_tokens)} tokens"
+    amount = (
+        f"{setting(load.rate)} request{'' if load.rate == 1 else 's'}/s of {tokens}"
+        if with_rate
+        else f"requests of {tokens}"
+    )
+    return f"{amount} ({load.dataset} data, {load.arrival} arrivals, {load.endpoint})"
+
+
+def _tokens(count: int | None) -> str:
+    return "any" if count is None else f"{count:,}"
+
+
+def gpus(result: Result) -> str:
+    """Its GPUs in words."""
+    count = result.metrics.gpus
+    return "unknown GPUs" if count is None else plural(count, "GPU")

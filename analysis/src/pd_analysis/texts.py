@@ -1,0 +1,62 @@
+"""Numbers as a reader wants them: three significant digits, thousands apart, and a dash for what is unknown."""
+
+import math
+from collections.abc import Iterable
+from typing import Final
+
+DASH: Final = "–"
+
+
+def number(value: float | None, *, scale: float = 1.0) -> str:
+    """`value * scale` with three significant digits (more before the point); a dash for None."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    scaled = value * scale
+    if scaled == 0:
+        return "0"
+    decimals = max(0, 2 - math.floor(math.log10(abs(scaled))))
+    rounded = round(scaled, decimals)
+    # 9.996 rounds to 10.00: one digit less, or columns claim a digit that they do not have
+    decimals = max(0, 2 - math.floor(math.log10(abs(rounded)))) if rounded else decimals
+    return f"{rounded:,.{decimals}f}"
+
+
+def ms(seconds: float | None) -> str:
+    """Seconds as milliseconds, without the unit."""
+    return number(seconds, scale=1e3)
+
+
+def setting(value: float | None) -> str:
+    """A number that somebody chose, as they wrote it."""
+    return DASH if value is None else f"{value:,.10g}"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 as a percentage; whole above 10 %."""
+    if share is None:
+        return DASH
+    value = share * 100
+    return f"{value:.0f} %" if abs(value) >= 10 or math.isclose(value, round(value)) else f"{value:.1f} %"
+
+
+def ratio(value: float | None) -> str:
+    """A quotient of two runs: 0.48×, 4.70×, 12.3×."""
+    if value is None:
+        return DASH
+    return f"{value:.2f}×" if value < 10 else f"{value:,.1f}×" if value < 100 else f"{value:,.0f}×"
+
+
+def whole(value: int | None) -> str:
+    """A count."""
+    return DASH if value is None else f"{value:,}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """a, b and c."""
+    words = list(items)
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """1 request, 2 requests."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
