@@ -1,0 +1,279 @@
+"""From a body to what shall be generated: vLLM 0.23's rules for `/v1/completions` and `/v1/chat/completions`, and its refusals.
+
+The output is greedy whatever the sampling parameters say; they are accepted. What would change the shape of the answer and is not
+simulated (log-probabilities, echo, beam search, suffix) is refused, never ignored.
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from pd_simulator.errors import ApiError, invalid, unknown_model
+from pd_simulator.tokenizer import VOCABULARY_SIZE, Tokenizer
+
+_MAX_CHOICES = 1024
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = False
+    continuous_usage_stats: bool | None = False
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: str | list[_Part] | None = None
+
+
+class _Body(msgspec.Struct, kw_only=True):
+    model: str | None = None
+    stream: bool | None = False
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = 0
+    ignore_eos: bool | None = False
+    n: int | None = 1
+    stop: str | list[str] | None = None
+    temperature: float | None = None
+    return_token_ids: bool | None = False
+    kv_transfer_params: dict[str, Any] | None = None
+    request_id: str | None = None
+    echo: bool | None = False
+    logprobs: Any = None
+    prompt_logprobs: int | None = None
+    use_beam_search: bool | None = False
+    suffix: str | None = None
+
+
+class CompletionBody(_Body, kw_only=True):
+    """Body of `/v1/completions`. `prompt` is a text, texts, token ids, or lists of token ids."""
+
+    prompt: Any = None
+
+
+class ChatBody(_Body, kw_only=True):
+    """Body of `/v1/chat/completions`."""
+
+    messages: list[_Message]
+    max_completion_tokens: int | None = None
+    add_generation_prompt: bool | None = True
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A checked request. `n` outputs a prompt; `request_id` is the body's, if it has one."""
+
+    prompts: list[list[int]]
+    max_tokens: int
+    min_tokens: int
+    n: int
+    ignore_eos: bool
+    stop: tuple[str, ...]
+    stream: bool
+    include_usage: bool
+    continuous_usage: bool
+    return_token_ids: bool
+    kv_transfer_params: dict[str, Any]
+    request_id: str | None
+    chat: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Prompt tokens as usage counts them: once a prompt, whatever `n` is."""
+        return sum(map(len, self.prompts))
+
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What this engine serves."""
+
+    model: str
+    max_model_len: int
+    tokenizer: Tokenizer
+
+    def completion(self, data: bytes) -> Generation:
+        """Read a body of `/v1/completions`.
+
+        Raises:
+            ApiError: if it cannot be served.
+        """
+        body = parse(data, CompletionBody)
+        self._check(body)
+        if body.prompt is None or body.prompt in ("", []):
+            msg = "Either prompt or prompt_embeds must be provided and non-empty."
+            raise invalid(msg, "prompt")
+        prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
+        limit = 16 if body.max_tokens is None else body.max_tokens
+        return self._generation(body, prompts, limit, chat=False)
+
+    def chat(self, data: bytes) -> Generation:
+        """Read a body of `/v1/chat/completions`.
+
+        Raises:
+            ApiError: if it cannot be served.
+        """
+        body = parse(data, ChatBody)
+        self._check(body)
+        prompt = self.chat_tokens(body)
+        limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        if limit is None:
+            limit = max(1, self.max_model_len - len(prompt))
+        return self._generation(body, [prompt], limit, chat=True)
+
+    def chat_tokens(self, body: ChatBody) -> list[int]:
+        """The prompt of a conversation."""
+        messages = [(message.role, _text(message)) for message in body.messages]
+        if not messages:
+            msg = "messages must not be empty"
+            raise invalid(msg, "messages")
+        return self.tokenizer.chat(messages, add_generation_prompt=body.add_generation_prompt is not False)
+
+    def check_model(self, name: str | None) -> None:
+        """Refuse another model's name; none at all is fine, as in vLLM.
+
+        Raises:
+            ApiError: with status 404.
+        """
+        if name and name != self.model:
+            raise unknown_model(name)
+
+    @staticmethod
+    def check_tokens(tokens: list[int]) -> None:
+        """Refuse ids that are no tokens (one of them kills a vLLM engine that does not check).
+
+        Raises:
+            ApiError: with status 400.
+        """
+        if tokens and max(tokens) >= VOCABULARY_SIZE:
+            msg = f"Token id {max(tokens)} is out of vocabulary"
+            raise ApiError(msg, param="prompt")
+        if tokens and min(tokens) < 0:
+            msg = f"token ids must not be negative, got {min(tokens)}"
+            raise invalid(msg, "prompt")
+
+    def _check(self, body: _Body) -> None:
+        if body.stream_options is not None and not body.stream:
+            msg = "Stream options can only be defined when `stream=True`."
+            raise invalid(msg, "stream_options")
+        self.check_model(body.model)
+        refused = {
+            "echo": body.echo,
+            "suffix": body.suffix,
+            "use_beam_search": body.use_beam_search,
+            "logprobs": body.logprobs is not None and body.logprobs is not False,
+            "prompt_logprobs": body.prompt_logprobs is not None,
+        }
+        for name, wanted in refused.items():
+            if wanted:
+                msg = f"`{name}` is not simulated."
+                raise ApiError(msg, param=name)
+        if body.temperature is not None and body.temperature < 0:
+            msg = f"temperature must be non-negative, got {body.temperature}."
+            raise ApiError(msg, param="temperature")
+
+    def _tokens(self, prompt: str | list[int]) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        self.check_tokens(prompt)
+        return prompt
+
+    def _generation(self, body: _Body, prompts: list[list[int]], max_tokens: int, *, chat: bool) -> Generation:
+        n, min_tokens = (1 if body.n is None else body.n), body.min_tokens or 0
+        _check_counts(n, max_tokens, min_tokens)
+        for prompt in prompts:
+            self._check_length(len(prompt), max_tokens)
+        stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+        if "" in stop:
+            msg = "stop cannot contain an empty string."
+            raise ApiError(msg, param="stop")
+        options = body.stream_options or _StreamOptions()
+        return Generation(
+            prompts=prompts,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            n=n,
+            ignore_eos=bool(body.ignore_eos),
+            stop=stop,
+            stream=bool(body.stream),
+            include_usage=bool(options.include_usage),
+            continuous_usage=bool(options.include_usage and options.continuous_usage_stats),
+            return_token_ids=bool(body.return_token_ids),
+            kv_transfer_params=body.kv_transfer_params or {},
+            request_id=body.request_id,
+            chat=chat,
+        )
+
+    def _check_length(self, tokens: int, max_tokens: int) -> None:
+        if tokens == 0:
+            msg = "The decoder prompt cannot be empty"
+            raise ApiError(msg, param="prompt")
+        if tokens + max_tokens > self.max_model_len:
+            msg = (
+                f"This model's maximum context length is {self.max_model_len} tokens. However, you requested {max_tokens} output "
+                f"tokens and your prompt contains {tokens} input tokens, for a total of {tokens + max_tokens} tokens. "
+                "Please reduce the length of the input prompt or the number of requested output tokens."
+            )
+            raise ApiError(msg, param="input_tokens")
+
+
+def parse(data: bytes, type_: type[B]) -> B:
+    """Read a JSON body; unknown fields are ignored, as vLLM does.
+
+    Raises:
+        ApiError: if it is no JSON, or a field has the wrong type.
+    """
+    try:
+        return msgspec.json.decode(data, type=type_)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid(str(error)) from error
+
+
+def _check_counts(n: int, max_tokens: int, min_tokens: int) -> None:
+    if not 1 <= n <= _MAX_CHOICES:
+        msg = f"n must be at least 1 and at most {_MAX_CHOICES}, got {n}."
+        raise ApiError(msg, param="n")
+    if max_tokens < 1:
+        msg = f"max_tokens must be at least 1, got {max_tokens}."
+        raise ApiError(msg, param="max_tokens")
+    if min_tokens < 0:
+        msg = f"min_tokens must be greater than or equal to 0, got {min_tokens}."
+        raise ApiError(msg, param="min_tokens")
+    if min_tokens > max_tokens:
+        msg = f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}."
+        raise ApiError(msg, param="min_tokens")
+
+
+def _prompts(prompt: Any) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if isinstance(prompt, list):
+        if _are_ids(prompt):
+            return [prompt]
+        if all(isinstance(item, str) for item in prompt) or all(
+            isinstance(item, list) and _are_ids(item) for item in prompt
+        ):
+            return prompt
+    msg = "prompt: expected a string, a list of strings, a list of token ids, or a list of lists of token ids"
+    raise invalid(msg, "prompt")
+
+
+def _are_ids(items: list[Any]) -> bool:
+    return all(type(item) is int for item in items)  # not isinstance: true is no token
+
+
+def _text(message: _Message) -> str:
+    if message.content is None or isinstance(message.content, str):
+        return message.content or ""
+    for part in message.content:
+        if part.type != "text" or part.text is None:
+            msg = f"messages: this model reads text, but a part is of type {part.type!r}"
+            raise invalid(msg, "messages")
+    return "\n".join(part.text or "" for part in message.content)

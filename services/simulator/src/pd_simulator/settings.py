@@ -1,0 +1,81 @@
+"""What can be set, with every default in sight."""
+
+from typing import Annotated
+
+import msgspec
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.ports import Port, Ports
+
+_PortOr0 = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Settings(Ports, frozen=True, kw_only=True):
+    """One simulated engine. The base ports are inherited from `Ports`; names that vLLM has mean what they mean there."""
+
+    pd_role: Annotated[Role, msgspec.Meta(description="What this engine does")] = Role.COMBINED
+    instance: Annotated[int, msgspec.Meta(description="Number of this engine among those of its role", ge=0)] = 0
+    http_port: Annotated[_PortOr0, msgspec.Meta(description="HTTP port; 0 for the role's base port plus INSTANCE")] = 0
+    kv_port: Annotated[
+        _PortOr0, msgspec.Meta(description="KV port; 0 for the role's base port plus 100 times INSTANCE")
+    ] = 0
+    bind_host: Annotated[str, msgspec.Meta(description="Address to listen on")] = "0.0.0.0"
+    vllm_host_ip: Annotated[
+        str, msgspec.Meta(description="Address to announce, where proxy and peers reach this engine; found if unset")
+    ] = ""
+    proxy_host: Annotated[str, msgspec.Meta(description="Where to announce itself")] = "127.0.0.1"
+    proxy_port: Annotated[Port, msgspec.Meta(description="Discovery port of the proxy")] = 30001
+    model: Annotated[str, msgspec.Meta(description="Model name to serve; other names give other outputs")] = (
+        "sim-llama3-8b"
+    )
+    kv_connector: Annotated[Connector, msgspec.Meta(description="How KV travels from prefill to decode")] = (
+        Connector.P2P_NCCL
+    )
+    kv_shared_path: Annotated[
+        str, msgspec.Meta(description="ExampleConnector: shared folder; empty for one in the temporary folder")
+    ] = ""
+    kv_lease_s: Annotated[
+        float, msgspec.Meta(description="NixlConnector: seconds until unfetched KV is freed", gt=0)
+    ] = 30.0
+    max_model_len: Annotated[int, msgspec.Meta(description="Most tokens of a prompt and its output", ge=2)] = 8192
+    max_num_seqs: Annotated[int, msgspec.Meta(description="Most sequences in a step", ge=1)] = 256
+    max_num_batched_tokens: Annotated[int, msgspec.Meta(description="Most tokens in a step", ge=1)] = 8192
+    log_level: Annotated[str, msgspec.Meta(description="Least level of what is logged")] = "INFO"
+    sim_profile: Annotated[str, msgspec.Meta(description="Shipped profile's name, or path of a TOML file")] = (
+        "h200-llama3-8b"
+    )
+    sim_gpu: Annotated[int, msgspec.Meta(description="Index of the simulated board", ge=0)] = 0
+    sim_corrupt_kv: Annotated[bool, msgspec.Meta(description="Flip a bit in all KV that leaves this engine")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse what vLLM's P2pNcclConnector cannot do: it needs a prompt to be computed in one step."""
+        if self.sends_whole_prompts and self.max_num_batched_tokens < self.max_model_len:
+            msg = "MAX_NUM_BATCHED_TOKENS must be at least MAX_MODEL_LEN on a prefill engine with P2pNcclConnector"
+            raise ValueError(msg)
+
+    @property
+    def sends_whole_prompts(self) -> bool:
+        """True if prompts may not be spread over steps (vLLM: `--no-enable-chunked-prefill`)."""
+        return self.pd_role is Role.PREFILL and self.kv_connector is Connector.P2P_NCCL
+
+    @property
+    def connector(self) -> Connector | None:
+        """The connector in use; a combined engine has none."""
+        return None if self.pd_role is Role.COMBINED else self.kv_connector
+
+    @property
+    def name(self) -> str:
+        """Role and number, "prefill-0"."""
+        return f"{self.pd_role.value}-{self.instance}"
+
+    @property
+    def listen_http_port(self) -> int:
+        """Port of the HTTP API."""
+        return self.http_port or self.http(self.pd_role, self.instance)
+
+    @property
+    def listen_kv_port(self) -> int:
+        """Port on which KV is taken or fetched; a combined engine announces its HTTP port instead."""
+        if self.pd_role is Role.COMBINED:
+            return self.listen_http_port
+        return self.kv_port or self.kv(self.pd_role, self.instance)

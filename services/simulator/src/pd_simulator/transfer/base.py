@@ -1,0 +1,104 @@
+"""What a connector is asked at each point of a request's life. The base class is an engine without a connector."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pd_contracts.names import Role
+from pd_simulator.books import Books
+from pd_simulator.faults import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where this engine stands: its role, its addresses, and what its transfer shares with the rest of it."""
+
+    role: Role
+    name: str
+    model: str
+    host: str
+    bind_host: str
+    kv_port: int
+    shared_path: str = ""
+    lease_s: float = 30.0
+    faults: Faults = field(default_factory=Faults)
+    books: Books = field(default_factory=Books)
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A request, as far as its KV is concerned. `params` is the body's `kv_transfer_params`."""
+
+    request_id: str
+    prompt: list[int]
+    max_tokens: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will happen to a request's KV.
+
+    Attributes:
+        external: so many prompt tokens' KV comes from elsewhere.
+        fetches: it is fetched before the request may join the batch (else: loaded inside its first step).
+        sends: it leaves inside the step that completes the prompt.
+        keeps: it stays here when the request ends, for a peer to fetch.
+    """
+
+    external: int = 0
+    fetches: bool = False
+    sends: bool = False
+    keeps: bool = False
+
+
+class Transfer:
+    """No connector: every engine computes its own KV."""
+
+    def __init__(self, site: Site) -> None:
+        """Remember where this engine stands."""
+        self.site = site
+        self.books = site.books
+
+    async def start(self) -> None:
+        """Open what must be open before the first request."""
+
+    async def close(self) -> None:
+        """Close it again."""
+
+    def plan(self, move: Move) -> Plan:  # noqa: ARG002 - the interface
+        """Decide about a new request.
+
+        Raises:
+            ApiError: if this engine cannot run it.
+        """
+        return Plan()
+
+    async def fetch(self, move: Move) -> bytes:  # noqa: ARG002 - the interface
+        """Bring the KV here, outside the step.
+
+        Raises:
+            ApiError: if it cannot be had; the request fails.
+        """
+        return b""
+
+    async def load(self, move: Move) -> tuple[bytes, float]:  # noqa: ARG002 - the interface
+        """Bring the KV here, inside the request's first step; the whole batch waits for it.
+
+        Returns:
+            The entries, and the monotonic time since when they could be had: the step cannot have begun before.
+        """
+        return b"", 0.0
+
+    async def save(self, move: Move, entries: bytes) -> None:
+        """Send the KV of a whole prompt away, inside the step that computed its end; the whole batch waits for it."""
+
+    def finished(self, move: Move, entries: bytes | None) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
+        """Let go of a request's KV. `entries` is the prompt's KV if the request ended by itself and its plan keeps it.
+
+        Returns:
+            The `kv_transfer_params` of its response, if any.
+        """
+        return None
+
+    def rejected(self, params: dict[str, Any]) -> None:
+        """A body with these `kv_transfer_params` was refused before it became a request."""

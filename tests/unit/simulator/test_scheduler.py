@@ -1,0 +1,189 @@
+"""Which tokens a step computes, in virtual time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_simulator.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
+
+ROOMY = Limits(max_num_seqs=256, max_num_batched_tokens=8192, kv_tokens=1_000_000)
+
+
+def scheduler(*jobs: Job, limits: Limits = ROOMY) -> Scheduler:
+    made = Scheduler(limits)
+    for number, job in enumerate(jobs):
+        made.add(job, ready_at=float(number) / 1e3)
+    return made
+
+
+def run_step(made: Scheduler, now: float = 1.0) -> list[Slot]:
+    slots = made.plan(now)
+    for slot in slots:
+        complete(slot)
+    return slots
+
+
+def test_a_prompt_is_computed_in_one_step_and_yields_the_first_token() -> None:
+    job = Job(prompt_tokens=500, max_tokens=3)
+
+    (slot,) = run_step(scheduler(job))
+
+    assert (slot.tokens, slot.first, slot.emits) == (500, True, True)
+    assert (job.computed, job.generated) == (500, 1)
+
+
+def test_then_each_step_computes_one_token() -> None:
+    made = scheduler(Job(500, 3))
+    run_step(made)
+
+    (slot,) = run_step(made)
+
+    assert (slot.tokens, slot.first, slot.emits) == (1, False, True)
+
+
+def test_a_job_is_not_seen_before_it_is_ready() -> None:
+    made = Scheduler(ROOMY)
+    made.add(Job(10, 1), ready_at=5.0)
+
+    assert made.next_start(1.0) == 5.0
+    assert made.plan(4.999) == []
+    assert len(made.plan(5.0)) == 1
+
+
+def test_the_next_step_follows_at_once_while_there_is_work() -> None:
+    made = scheduler(Job(10, 5))
+    run_step(made)
+
+    assert made.next_start(7.0) == 7.0
+
+
+def test_without_work_there_is_no_next_step() -> None:
+    assert Scheduler(ROOMY).next_start(0.0) is None
+
+
+def test_waiting_jobs_come_in_the_order_in_which_they_were_ready() -> None:
+    limits = Limits(max_num_seqs=1, max_num_batched_tokens=8192, kv_tokens=10_000)
+    late, early = Job(10, 1), Job(20, 1)
+    made = Scheduler(limits)
+    made.add(late, 0.2)
+    made.add(early, 0.1)
+
+    (slot,) = made.plan(1.0)
+
+    assert slot.job is early
+    assert (made.running, made.waiting) == (1, 1)
+
+
+def test_running_jobs_take_their_token_before_a_new_prompt_takes_the_rest() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=100, kv_tokens=10_000)
+    made = scheduler(Job(50, 9), limits=limits)
+    run_step(made)
+    made.add(Job(300, 9), 0.5)
+
+    running, chunk = run_step(made)
+
+    assert (running.tokens, chunk.tokens) == (1, 99)
+    assert not chunk.emits
+
+
+def test_a_long_prompt_is_spread_over_steps_and_emits_at_its_end() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=100, kv_tokens=10_000)
+    made = scheduler(Job(250, 2), limits=limits)
+
+    steps = [run_step(made)[0] for _ in range(4)]
+
+    assert [slot.tokens for slot in steps] == [100, 100, 50, 1]
+    assert [slot.emits for slot in steps] == [False, False, True, True]
+    assert [slot.first for slot in steps] == [True, False, False, False]
+
+
+def test_without_chunks_a_prompt_waits_for_a_step_of_its_own() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=100, kv_tokens=10_000, chunked=False)
+    made = scheduler(Job(60, 1), Job(60, 1), limits=limits)
+
+    assert [slot.tokens for slot in run_step(made)] == [60]
+    assert made.waiting == 1
+
+
+def test_a_job_is_admitted_only_if_all_its_kv_fits() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=1000)
+    first, second = Job(400, 200), Job(400, 200)
+    made = scheduler(first, second, limits=limits)
+    assert [slot.job for slot in run_step(made)] == [first]
+
+    made.remove(first)
+
+    assert [slot.job for slot in run_step(made)] == [second]
+
+
+def test_external_tokens_are_not_computed() -> None:
+    job = Job(prompt_tokens=500, max_tokens=2, external=499, stall_s=0.03)
+
+    (slot,) = run_step(scheduler(job))
+
+    assert slot.tokens == 1
+    assert job.computed == 500
+
+
+def test_a_prompt_whose_last_token_alone_is_computed_counts_as_a_decode() -> None:
+    made = scheduler(Job(500, 2, external=499, stall_s=0.03), Job(300, 2, sends=True))
+
+    work = work_of(made.plan(1.0))
+
+    assert (work.prefill_tokens, work.decodes, work.context_tokens) == (300, 1, 499)
+    assert work.stall_s == 0.03
+    assert work.sent_tokens == (300,)
+
+
+def test_kv_is_loaded_and_sent_once() -> None:
+    made = scheduler(Job(500, 3, external=499, stall_s=0.03), Job(300, 3, sends=True))
+    run_step(made)
+
+    work = work_of(made.plan(2.0))
+
+    assert (work.stall_s, work.sent_tokens) == (0.0, ())
+
+
+@pytest.mark.parametrize("moment", ["arriving", "waiting", "running"])
+def test_a_removed_job_is_gone_wherever_it_was(moment: str) -> None:
+    limits = Limits(max_num_seqs=1, max_num_batched_tokens=8192, kv_tokens=10_000)
+    blocker, job = Job(10, 5), Job(10, 5)
+    made = scheduler(*([job] if moment == "running" else [blocker, job]), limits=limits)
+    if moment != "arriving":
+        run_step(made)
+
+    made.remove(job)
+
+    made.remove(blocker) if moment != "running" else None
+    assert (made.running, made.waiting, made.kv_reserved) == (0, 0, 0)
+    assert made.next_start(9.0) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 700), st.integers(1, 20), st.floats(0, 3)), min_size=1, max_size=12),
+    st.integers(1, 5),
+    st.integers(16, 400),
+)
+def test_every_job_gets_exactly_its_tokens_and_no_step_breaks_a_limit(
+    shapes: list[tuple[int, int, float]], seqs: int, budget: int
+) -> None:
+    limits = Limits(max_num_seqs=seqs, max_num_batched_tokens=budget, kv_tokens=1500)
+    made = Scheduler(limits)
+    jobs = [Job(prompt, output) for prompt, output, _ in shapes]
+    for job, (_, _, at) in zip(jobs, shapes, strict=True):
+        made.add(job, at)
+    now = 0.0
+
+    while (start := made.next_start(now)) is not None:
+        slots = made.plan(start)
+        assert 0 < sum(slot.tokens for slot in slots) <= budget
+        assert made.running <= seqs
+        assert made.kv_used <= made.kv_reserved <= limits.kv_tokens
+        for slot in slots:
+            complete(slot)
+            if slot.emits and slot.job.generated == slot.job.max_tokens:
+                made.remove(slot.job)
+        now = start + 0.1
+
+    assert [(job.computed, job.generated) for job in jobs] == [(p + o - 1, o) for p, o, _ in shapes]
+    assert made.kv_reserved == 0

@@ -1,0 +1,78 @@
+"""The step model's arithmetic, on round numbers."""
+
+import msgspec
+import pytest
+
+from pd_contracts.names import Connector
+from pd_simulator.profile import Handoff, Mixed, Profile, load_profile
+from pd_simulator.steptime import StepModel, StepWork
+
+
+@pytest.fixture(name="profile")
+def _profile() -> Profile:
+    return load_profile("slow-exact")
+
+
+def seconds(profile: Profile, work: StepWork, connector: Connector | None = None) -> float:
+    return StepModel(profile, connector).step(work).seconds
+
+
+def test_prompt_tokens_cost_a_base_and_their_number(profile: Profile) -> None:
+    assert seconds(profile, StepWork(prefill_tokens=512)) == pytest.approx(0.150 + 0.0001 * 512)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 64])
+def test_decodes_cost_a_base_and_their_number(profile: Profile, batch: int) -> None:
+    assert seconds(profile, StepWork(decodes=batch)) == pytest.approx(0.018 + 0.002 * batch)
+
+
+def test_decodes_cost_what_they_look_back_on(profile: Profile) -> None:
+    decode = msgspec.structs.replace(profile.decode, per_context_token_ms=0.01)
+    longer = msgspec.structs.replace(profile, decode=decode)
+
+    assert seconds(longer, StepWork(decodes=2, context_tokens=3000)) == pytest.approx(0.022 + 0.030)
+
+
+def test_a_step_with_both_takes_their_sum(profile: Profile) -> None:
+    assert seconds(profile, StepWork(prefill_tokens=1000, decodes=4)) == pytest.approx(0.250 + 0.026)
+
+
+def test_what_a_mixed_step_saves_is_saved_only_in_a_mixed_step(profile: Profile) -> None:
+    saving = msgspec.structs.replace(profile, mixed=Mixed(overlap_ms=10, prefill_token_share=0.5))
+
+    assert seconds(saving, StepWork(prefill_tokens=1000, decodes=4)) == pytest.approx(0.200 + 0.026 - 0.010)
+    assert seconds(saving, StepWork(prefill_tokens=1000)) == pytest.approx(0.250)
+
+
+def test_an_empty_step_takes_no_time(profile: Profile) -> None:
+    assert seconds(profile, StepWork()) == 0
+
+
+def test_loading_kv_holds_the_step_up(profile: Profile) -> None:
+    assert seconds(profile, StepWork(decodes=1, stall_s=0.5)) == pytest.approx(0.520)
+
+
+def test_hand_shakes_cost_only_what_the_compute_does_not_cover(profile: Profile) -> None:
+    handoff = Handoff(send_floor_ms=200, send_tail_ms=5, send_tail_per_token_ms=0.01)
+    sending = msgspec.structs.replace(profile, handoff={Connector.P2P_NCCL: handoff})
+
+    short = seconds(sending, StepWork(prefill_tokens=100, sent_tokens=(100,)), Connector.P2P_NCCL)
+    long = seconds(sending, StepWork(prefill_tokens=1000, sent_tokens=(1000,)), Connector.P2P_NCCL)
+    two = seconds(sending, StepWork(prefill_tokens=200, sent_tokens=(100, 100)), Connector.P2P_NCCL)
+
+    assert short == pytest.approx(0.200 + 0.005 + 0.001)
+    assert long == pytest.approx(0.250 + 0.005 + 0.010)
+    assert two == pytest.approx(0.400 + 0.010 + 0.002)
+
+
+def test_an_engine_without_a_connector_hands_nothing_over(profile: Profile) -> None:
+    model = StepModel(profile, None)
+
+    assert model.stall_s(1000) == model.wait_s(1000) == 0
+
+
+def test_the_board_is_told_how_much_of_a_step_is_prompt_work(profile: Profile) -> None:
+    step = StepModel(profile, None).step(StepWork(prefill_tokens=1000, decodes=4, stall_s=0.1))
+
+    assert (step.prefill_s, step.decode_s) == pytest.approx((0.250, 0.026))
+    assert step.seconds == pytest.approx(step.prefill_s + step.decode_s + 0.1)
