@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from pd_contracts.address import own_address
 from pd_contracts.health import probe
 from pd_contracts.settings import SettingsError, load
-from pd_engine.address import own_address
 from pd_engine.announcer import ping_of
 from pd_engine.plan import Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host

@@ -1,0 +1,145 @@
+"""An engine's answer, opened: either whole, or a stream whose first events are here. Nothing is answered 200 before that."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from pd_proxy import rewrite
+from pd_proxy.errors import BrokenReplyError, DisconnectedError, ProxyError
+from pd_proxy.flights import Flight
+from pd_proxy.transfer import Leg
+from pd_proxy.upstream import Upstream, translated
+
+SETTLE_S = 1.0
+
+
+class Whole:
+    """An answer in one piece, rewritten."""
+
+    def __init__(self, body: bytes) -> None:
+        """Take the body that the client gets."""
+        self.body = body
+
+
+class Stream:
+    """A stream of events; `close` may be called at any time and any number of times."""
+
+    def __init__(
+        self, flight: Flight, response: aiohttp.ClientResponse, rewriter: rewrite.StreamRewriter, first: bytes
+    ) -> None:
+        """`first` are the events that came already."""
+        self._flight = flight
+        self._response = response
+        self._rewriter = rewriter
+        self._first = first
+
+    async def next(self) -> bytes:
+        """The next whole events, without the end mark; empty once that has come.
+
+        Raises:
+            UpstreamError: if the stream ends without it, stands still, or says what is no event.
+        """
+        # The hot path: no task, no timer and no context manager a chunk. Ending a flight closes the response instead.
+        flight, content, rewriter = self._flight, self._response.content, self._rewriter
+        block, self._first = self._first, b""
+        while not block and not rewriter.done:
+            flight.waits()
+            try:
+                data = await content.readany()
+            except (aiohttp.ClientError, ConnectionError):
+                raise flight.failure or cut(flight) from None
+            flight.moved()
+            if not data:
+                raise flight.failure or cut(flight)
+            block = rewriter.feed(data)
+        return block
+
+    @property
+    def failed(self) -> bool:
+        """True if the engine reported an error in the stream."""
+        return self._rewriter.failed
+
+    @property
+    def settled(self) -> bool:
+        """True if the engine has ended its answer, so that the connection can serve again."""
+        return self._response.content.at_eof()
+
+    async def settle(self) -> None:
+        """Wait a moment for the end that follows the end mark, for the sake of the connection; then let go."""
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await self._response.content.read()
+        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+            pass  # the answer is complete; only the connection is not worth keeping
+        finally:
+            self.close()
+
+    def close(self, *, failed: bool = False) -> None:
+        """Let go of the engine; before the end of the answer this aborts the request there."""
+        self._flight.land(failed=failed)
+
+
+Answer = Whole | Stream
+
+
+def cut(flight: Flight) -> DisconnectedError:
+    """The error for an answer that ends too early."""
+    return DisconnectedError(f"{flight.instance.name} closed the connection before its answer was complete")
+
+
+async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> bytes:
+    """Send a request and read the body of its 200.
+
+    Raises:
+        UpstreamError: for anything else.
+    """
+    async with landing(flight):
+        response = await upstream.post(flight, path, leg)
+        async with translated(flight):
+            body = await response.read()
+        flight.moved()
+    flight.land()
+    return body
+
+
+async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, secret: bytes) -> Stream:
+    """Send a request and wait for the first events of its answer.
+
+    Raises:
+        RefusedInStreamError: if the first event is an error.
+        UpstreamError: if no event comes.
+    """
+    instance = flight.instance
+    rewriter = rewrite.StreamRewriter(secret, (instance.http_address, instance.zmq_address))
+    async with landing(flight):
+        response = await upstream.post(flight, path, leg)
+        first = await _first_events(flight, response, rewriter)
+    return Stream(flight, response, rewriter, first)
+
+
+@asynccontextmanager
+async def landing(flight: Flight) -> AsyncIterator[None]:
+    """End the flight if its request fails or is cancelled; the engine is to blame for what is not the request's fault."""
+    try:
+        yield
+    except BaseException as error:
+        flight.land(failed=isinstance(error, ProxyError) and error.status >= 500)
+        raise
+
+
+async def _first_events(flight: Flight, response: aiohttp.ClientResponse, rewriter: rewrite.StreamRewriter) -> bytes:
+    async with translated(flight):
+        while True:
+            flight.waits()
+            data = await response.content.readany()
+            flight.moved()
+            if not data:
+                raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
+            first = rewriter.feed(data)
+            if first:
+                rewrite.raise_error(first)
+                return first
+            if rewriter.done:
+                raise BrokenReplyError(f"{flight.instance.name} answered 200 with an empty stream")

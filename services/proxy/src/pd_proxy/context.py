@@ -1,0 +1,114 @@
+"""Everything that lives as long as the proxy, in one place."""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Iterable
+from time import monotonic
+
+from pd_contracts.names import Role
+from pd_contracts.ping import Ping
+from pd_proxy.errors import RestartedError, ShuttingDownError, StalledError
+from pd_proxy.flights import Flights
+from pd_proxy.metrics import Metrics
+from pd_proxy.registry import Change, Instance, Registry, State
+from pd_proxy.settings import Settings
+from pd_proxy.tasks import Tasks
+from pd_proxy.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+
+class Context:
+    """Settings, state and connections of one proxy."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build everything that needs no event loop."""
+        self.settings = settings
+        self.registry = Registry(
+            ping_ttl_s=settings.ping_ttl_s,
+            health_failures=settings.health_failures,
+            default_connector=settings.kv_connector,
+        )
+        self.flights = Flights()
+        self.metrics = Metrics(self.registry.view)
+        self.tasks = Tasks()
+        self.upstream = Upstream(settings.connect_timeout_s)
+        self.turns = itertools.count()
+        self.started = monotonic()
+        self.stopping = False
+        self.alive = True
+        self._joined = asyncio.Event()
+
+    def guard(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
+        """If a loop that should run for ever ends, the proxy is no longer healthy and says so."""
+        loop.add_done_callback(self._loop_ended)
+        return loop
+
+    def _loop_ended(self, loop: asyncio.Task[None]) -> None:
+        if not loop.cancelled():
+            self.alive = False
+            logger.critical("a background loop has died", exc_info=loop.exception())
+
+    def ping(self, ping: Ping) -> None:
+        """Take in a ping; raises PingRefusedError."""
+        self.noted(self.registry.ping(ping, monotonic()))
+
+    def noted(self, changes: Iterable[Change]) -> None:
+        """Act on what the registry says has changed."""
+        for change in changes:
+            _log(change)
+            if change.gone is not None:
+                self.flights.abort(change.gone, RestartedError(f"{change.gone.name} restarted"))
+            if change.gone is change.instance:
+                self.flights.forget(change.instance)
+            if change.instance.state is State.JOINING:
+                self._joined.set()
+
+    def suspect(self, instance: Instance, reason: str) -> None:
+        """Give an instance no more requests, and end those that it keeps waiting.
+
+        Prefill is never ended half-way: what it still pushes must be consumed, and its clients have a timeout of their own.
+        """
+        self.noted(self.registry.suspect(instance, reason))
+        if instance.role is not Role.PREFILL:
+            self.flights.abort(instance, StalledError(f"{instance.name} stands still"))
+
+    async def next_check(self) -> None:
+        """Sleep until health checks are due: an interval, or less if somebody joins."""
+        try:
+            async with asyncio.timeout(self.settings.health_interval_s):
+                await self._joined.wait()
+        except TimeoutError:
+            pass  # the interval is over
+        self._joined.clear()
+
+    def stop_soon(self) -> None:
+        """Take no more requests; when the time to drain is over, streams still open get an error event."""
+        self.stopping = True
+        reason = ShuttingDownError("the proxy is shutting down")
+        asyncio.get_running_loop().call_later(self.settings.drain_timeout_s, self.flights.abort_all, reason)
+
+
+def _log(change: Change) -> None:
+    instance = change.instance
+    extra = {
+        "instance": instance.name,
+        "state": instance.state.value,
+        "before": change.before.value if change.before is not None else "",
+        "reason": instance.reason,
+    }
+    if change.gone is instance:
+        logger.info("instance forgotten", extra=extra)
+    elif change.gone is not None:
+        logger.warning("instance restarted", extra=extra)
+    else:
+        logger.log(_LEVELS[instance.state], "instance changed", extra=extra)
+
+
+_LEVELS = {
+    State.JOINING: logging.INFO,
+    State.READY: logging.INFO,
+    State.SUSPECT: logging.WARNING,
+    State.LOST: logging.WARNING,
+}

@@ -1,0 +1,184 @@
+"""Failures of a request, each with the status and the OpenAI error body that its client gets.
+
+`cause` is the label under which `/metrics` counts it. No message may hold an address: engines are called by their names.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+RETRY_AFTER_S: Final = 3
+
+
+class ProxyError(Exception):
+    """A request fails; subclasses say how."""
+
+    status: int = 500
+    type: Any = "internal_server_error"
+    code: Any = None
+    param: Any = None
+    cause: str = "internal"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Take the sentence that the client reads."""
+        super().__init__(message)
+        self.message = message
+        self.param = param if param is not None else type(self).param
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers beside the body: clients may come back after a 503."""
+        return {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
+
+    def body(self) -> bytes:
+        """`{"error": {"message", "type", "param", "code"}}`."""
+        return error_body(self.message, self.type, self.param, self.code)
+
+
+def error_body(message: str, type_: Any, param: Any, code: Any) -> bytes:
+    """Write OpenAI's error shape."""
+    return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
+
+
+class BadRequestError(ProxyError):
+    """The client sent what cannot be served; no engine heard of it."""
+
+    status = 400
+    type = "invalid_request_error"
+    cause = "bad_request"
+
+
+class NotDisaggregableError(BadRequestError):
+    """Right in itself, but prefill and decode cannot share it, and no combined engine is there."""
+
+    code = "not_disaggregable"
+    cause = "not_disaggregable"
+
+
+class UnknownModelError(BadRequestError):
+    """No admitted engine serves the model."""
+
+    status = 404
+    code = "model_not_found"
+    param = "model"
+    cause = "unknown_model"
+
+
+class HttpError(BadRequestError):
+    """What the HTTP layer refuses: wrong route, wrong method, too large, too slow."""
+
+    cause = "http"
+
+    def __init__(self, status: int, message: str) -> None:
+        """Take the status that the HTTP layer chose."""
+        super().__init__(message)
+        self.status = status
+        if status >= 500:
+            self.type, self.cause = ProxyError.type, ProxyError.cause
+        self.code = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}.get(status)
+
+
+class NoInstanceError(ProxyError):
+    """Nobody is there to serve it now."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "no_engine_ready"
+    cause = "no_instance"
+
+
+class ShuttingDownError(ProxyError):
+    """The proxy is about to stop."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "shutting_down"
+    cause = "shutdown"
+
+
+class UpstreamError(ProxyError):
+    """An engine failed."""
+
+    status = 502
+    type = "upstream_error"
+    code: Any = "bad_gateway"
+    cause = "upstream"
+
+
+class UnreachableError(UpstreamError):
+    """The connection to the engine was never made, so it cannot have heard of the request."""
+
+    cause = "unreachable"
+
+
+class ConnectTimeoutError(UnreachableError):
+    """The engine did not take the connection in time."""
+
+    status = 504
+    code = "timeout"
+    cause = "connect_timeout"
+
+
+class PrefillTimeoutError(UpstreamError):
+    """Prefill took longer than PREFILL_TIMEOUT_S."""
+
+    status = 504
+    code = "timeout"
+    cause = "prefill_timeout"
+
+
+class DisconnectedError(UpstreamError):
+    """The engine closed the connection before its answer was whole."""
+
+    cause = "disconnected"
+
+
+class BrokenReplyError(UpstreamError):
+    """The engine answered 200 with something that is no answer."""
+
+    cause = "broken_reply"
+
+
+class StalledError(UpstreamError):
+    """The engine stands still."""
+
+    status = 504
+    code = "engine_stalled"
+    cause = "stalled"
+
+
+class NotAskedError(StalledError):
+    """The engine stands still, so the request was not sent to it."""
+
+    status = 503
+
+
+class RestartedError(UpstreamError):
+    """The engine that had the request is gone; another process answers at its address, or none."""
+
+    code = "engine_restarted"
+    cause = "restarted"
+
+
+class RefusedError(UpstreamError):
+    """The engine answered with an error status instead of running the request.
+
+    A 4xx is about the request and goes to the client as the engine put it; a 5xx is ours to answer for, as 502.
+    """
+
+    cause = "refused"
+
+    def __init__(self, status: int, message: str, *, fields: dict[str, Any] | None = None) -> None:
+        """Take the engine's status and, of a 4xx, the fields of its error object."""
+        super().__init__(message)
+        if fields is not None and 400 <= status < 500:
+            self.status = status
+            self.type = str(fields.get("type") or BadRequestError.type)
+            self.param = fields.get("param")
+            self.code = fields.get("code")
+
+
+class RefusedInStreamError(RefusedError):
+    """As `RefusedError`, but said in the first event of a stream: the engine had taken the request."""
+
+    cause = "refused_in_stream"

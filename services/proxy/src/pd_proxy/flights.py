@@ -1,0 +1,145 @@
+"""Requests that are at engines now, and whether an engine stands still.
+
+A wedged vLLM answers its health check and goes on pinging, so only its streams can tell (vLLM 0.23 waits for missing KV
+without a timeout inside the model step). Standing still means: somebody waits for the engine, and nobody at that engine
+got anything for too long. What a slow client has not yet taken does not count as waiting.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import aiohttp
+
+from pd_proxy.errors import ProxyError
+from pd_proxy.registry import Instance
+
+
+class Verdict(Enum):
+    """What the waiting requests say about an engine."""
+
+    MOVING = auto()
+    STALLED = auto()
+    # Only answers that come in one piece are awaited, which shows no progress however healthy the engine is.
+    DOUBTFUL = auto()
+
+
+def verdict(waits: Iterable[tuple[float, bool]], last_progress: float, now: float, limit: float) -> Verdict:
+    """Judge an engine from `(waiting since, in one piece)` of each request that waits for it; all in seconds."""
+    pending = list(waits)
+    if not pending or now - max(last_progress, min(since for since, _ in pending)) < limit:
+        return Verdict.MOVING
+    return Verdict.DOUBTFUL if any(whole for _, whole in pending) else Verdict.STALLED
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What became of the requests that went to one address."""
+
+    requests: int = 0
+    failures: int = 0
+    last_progress: float = 0.0
+    flights: "set[Flight]" = field(default_factory=set)
+
+
+class Flight:
+    """One request at one engine; it can be ended from outside, with the reason its client gets."""
+
+    __slots__ = ("_deadline", "_loop", "_response", "_tally", "failure", "instance", "since", "whole")
+
+    def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
+        """`whole`: the answer comes in one piece after a time that only the request knows."""
+        self.instance = instance
+        self.whole = whole
+        self.failure: ProxyError | None = None
+        self.since: float | None = None
+        self._tally = tally
+        self._loop = asyncio.get_running_loop()
+        self._response: aiohttp.ClientResponse | None = None
+        self._deadline: asyncio.Timeout | None = None
+        tally.flights.add(self)
+        tally.requests += 1
+
+    def waits(self) -> None:
+        """The engine's turn."""
+        self.since = self._loop.time()
+
+    def moved(self) -> None:
+        """The engine sent something; now it is the client's turn."""
+        self.since = None
+        self._tally.last_progress = self._loop.time()
+
+    def opening(self, deadline: asyncio.Timeout) -> None:
+        """There is no response yet; ending the flight means making this deadline pass."""
+        self._deadline = deadline
+        self.waits()
+
+    def attach(self, response: aiohttp.ClientResponse) -> None:
+        """From here on, ending the flight means closing this response."""
+        self._response = response
+
+    def abort(self, failure: ProxyError) -> None:
+        """End it: whoever waits for the engine gets an error, and the connection is closed."""
+        if self.failure is None and self in self._tally.flights:
+            self.failure = failure
+            if self._response is not None:
+                self._response.close()
+            elif self._deadline is not None:
+                self._deadline.reschedule(self._loop.time())
+
+    def land(self, *, failed: bool = False) -> None:
+        """It is over; later calls change nothing.
+
+        A response that was read to its end gives its connection back; another one is closed, which aborts it at the engine.
+        """
+        if self not in self._tally.flights:
+            return
+        self._tally.flights.discard(self)
+        self._tally.failures += failed
+        if self._response is not None and self._response.content.at_eof():
+            self._response.release()
+        elif self._response is not None:
+            self._response.close()
+
+
+class Flights:
+    """All flights, by HTTP address of the engine."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._tallies: dict[str, Tally] = {}
+
+    def open(self, instance: Instance, *, whole: bool = False) -> Flight:
+        """Count a request that is about to go to `instance`."""
+        return Flight(instance, self.tally(instance), whole=whole)
+
+    def tally(self, instance: Instance) -> Tally:
+        """The counts of an instance."""
+        return self._tallies.setdefault(instance.http_address, Tally())
+
+    def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
+        """Whether the instance stands still; see `verdict`."""
+        tally = self._tallies.get(instance.http_address)
+        if tally is None:
+            return Verdict.MOVING
+        waits = ((flight.since, flight.whole) for flight in tally.flights if flight.since is not None)
+        return verdict(waits, tally.last_progress, now, limit)
+
+    def abort(self, instance: Instance, failure: ProxyError) -> int:
+        """End all flights to one process and say how many there were."""
+        tally = self._tallies.get(instance.http_address)
+        mine = [f for f in tally.flights if f.instance.incarnation == instance.incarnation] if tally else []
+        for flight in mine:
+            flight.abort(failure)
+        return len(mine)
+
+    def abort_all(self, failure: ProxyError) -> None:
+        """End everything."""
+        for tally in self._tallies.values():
+            for flight in list(tally.flights):
+                flight.abort(failure)
+
+    def forget(self, instance: Instance) -> None:
+        """Drop the counts of an engine that the registry forgot."""
+        self._tallies.pop(instance.http_address, None)

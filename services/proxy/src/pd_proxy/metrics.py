@@ -1,0 +1,95 @@
+"""What `/metrics` shows. Series are declared once, in a registry of this proxy's own."""
+
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from pd_contracts.names import Role
+from pd_contracts.timing import Stages
+from pd_proxy.registry import Instance, State
+
+# Seconds: from what the proxy itself takes to what a queue in front of a busy prefill takes.
+BUCKETS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250,
+)  # fmt: skip
+
+
+class _Instances(Collector):
+    """Counts instances when they are asked for, so that no state change can be missed."""
+
+    def __init__(self, view: Callable[[], Sequence[Instance]]) -> None:
+        self._view = view
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = GaugeMetricFamily("pd_proxy_instances", "Engines by role and state", labels=["role", "state"])
+        counts = Tally((instance.role, instance.state) for instance in self._view())
+        for role in Role:
+            for state in State:
+                family.add_metric([role.value, state.value], counts[role, state])
+        yield family
+
+
+class Metrics:
+    """The proxy's counters; the ones that `/stats` shows too are kept as plain numbers beside."""
+
+    def __init__(self, view: Callable[[], Sequence[Instance]]) -> None:
+        """`view` returns the instances."""
+        self._registry = CollectorRegistry()
+        self._registry.register(_Instances(view))
+        self.in_flight = 0
+        self.total = 0
+        self.failures = 0
+        self.drains = 0
+        self.rejected_pings = 0
+        self._requests = self._counter("requests", "Requests by endpoint and status", "endpoint", "status")
+        self._causes = self._counter("failures", "Requests that failed, by cause", "cause")
+        self._rejected = self._counter("rejected_pings", "Pings refused, by reason", "reason")
+        self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
+        self._stages = Histogram(
+            "pd_proxy_stage_seconds",
+            "Time of completed requests in each stage",
+            ["stage"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+        gauge = Gauge("pd_proxy_requests_in_flight", "Requests that clients wait for", registry=self._registry)
+        gauge.set_function(lambda: self.in_flight)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"pd_proxy_{name}", text, labels, registry=self._registry)
+
+    def started(self) -> None:
+        """A request for tokens arrived."""
+        self.in_flight += 1
+        self.total += 1
+
+    def ended(self, endpoint: str, status: int, cause: str, *, fault: bool) -> None:
+        """It ended; `cause` is empty if it went well, `fault` says that the client was not to blame."""
+        self.in_flight -= 1
+        self._requests.labels(endpoint, str(status)).inc()
+        self.failures += fault
+        if cause:
+            self._causes.labels(cause).inc()
+
+    def staged(self, stages: Stages) -> None:
+        """Where a completed request's time went."""
+        for name in ("queue", "prefill", "kv_and_first_decode", "decode"):
+            self._stages.labels(name).observe(getattr(stages, name) / 1e3)
+
+    def ping_rejected(self, reason: str) -> None:
+        """A ping was refused."""
+        self.rejected_pings += 1
+        self._rejected.labels(reason).inc()
+
+    def drained(self, result: str) -> None:
+        """A drain ended: "done" or "failed"."""
+        self.drains += result == "done"
+        self._drained.labels(result).inc()
+
+    def render(self) -> bytes:
+        """Prometheus' text format."""
+        return generate_latest(self._registry)

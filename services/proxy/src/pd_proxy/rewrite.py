@@ -1,0 +1,185 @@
+"""What is changed in an engine's answer on its way to a client, and nothing else is. Pure.
+
+Three things: the part of the engine's request id that holds addresses, `kv_transfer_params`, and addresses in error
+messages. What the model says stays as it is, byte for byte. Streams are not parsed: an id is cut out by `bytes.replace`
+within whole events, and only an event that names `kv_transfer_params` or an error is looked into.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
+
+MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
+DONE_EVENT: Final = b"data: [DONE]\n\n"
+
+# In JSON a quote inside text is escaped, so these match keys (or a text that is exactly the word), never a part of a text.
+_KV_KEY: Final = b'"kv_transfer_params"'
+_ERROR_KEY: Final = b'"error"'
+_DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
+_BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
+
+_P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
+_IP_ADDRESS: Final = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b(?::\d{1,5})?")
+
+_object_decoder = msgspec.json.Decoder(dict[str, Raw])
+
+
+def scrub(text: str, addresses: Iterable[str] = ()) -> str:
+    """Take request ids with addresses, numeric addresses and the given `host:port` addresses out of a message."""
+    text = _P2P_ID.sub("[request]", text)
+    for address in addresses:
+        text = text.replace(address, "[engine]")
+        host = address.rpartition(":")[0]
+        if "." in host:
+            text = text.replace(host, "[engine]")
+    return _IP_ADDRESS.sub("[address]", text)
+
+
+def reply(body: bytes, secret: bytes) -> bytes:
+    """An answer in one piece, as the client may see it.
+
+    Raises:
+        BrokenReplyError: if it is no JSON object.
+    """
+    try:
+        fields = _object_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        msg = "the engine's answer is empty" if not body.strip() else "the engine's answer is not valid JSON"
+        raise BrokenReplyError(msg) from None
+    if _without_params(fields):
+        body = msgspec.json.encode(fields)
+    return body.replace(secret, b"") if secret else body
+
+
+def error_fields(body: bytes) -> dict[str, Any]:
+    """The error object of an engine's error answer, whichever of the shapes that vLLM's servers have used; maybe empty."""
+    try:
+        answer = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    if not isinstance(answer, dict):
+        return {}
+    inner = answer.get("error", answer)
+    if isinstance(inner, str):
+        return {"message": inner}
+    if not isinstance(inner, dict):
+        return {}
+    return {**inner, "message": inner.get("message", inner.get("detail", ""))}
+
+
+class StreamRewriter:
+    """Turns an engine's stream, split anywhere, into whole events that a client may see.
+
+    The end mark is held back (`done` says that it came), because the proxy's timing goes before it; what follows it is dropped.
+    `failed` says that the engine reported an error in an event.
+    """
+
+    def __init__(self, secret: bytes, addresses: Iterable[str] = ()) -> None:
+        """`secret` is cut out of every event, `addresses` out of error messages."""
+        self.done = False
+        self.failed = False
+        self._secret = secret
+        self._addresses = tuple(addresses)
+        self._rest = b""
+
+    @property
+    def incomplete(self) -> bool:
+        """True inside an event: a stream that ends here was cut."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> bytes:
+        """The events that `data` completes, rewritten; empty if it completes none.
+
+        Raises:
+            BrokenReplyError: for an event that is too long, or that must be looked into and is not JSON.
+        """
+        if self.done:
+            return b""
+        if self._rest:
+            data = self._rest + data
+        if data.endswith(b"\n\n"):
+            self._rest = b""
+        else:
+            data = self._hold_back(data)
+        if self._secret:
+            data = data.replace(self._secret, b"")
+        if _KV_KEY in data or _ERROR_KEY in data:
+            data = self._look_into(data)
+        if b"[DONE]" in data:
+            data = self._hold_back_done(data)
+        return data
+
+    def _hold_back(self, data: bytes) -> bytes:
+        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
+        end = 0 if end <= 2 else end
+        self._rest = data[end:]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise BrokenReplyError("an event of the engine's stream is too long")
+        return data[:end]
+
+    def _hold_back_done(self, data: bytes) -> bytes:
+        found = _DONE.search(data)
+        if found is None:
+            return data
+        self.done, self._rest = True, b""
+        return data[: found.start()]
+
+    def _look_into(self, data: bytes) -> bytes:
+        blocks = _BLOCK_END.split(data)
+        return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
+
+    def _clean(self, block: bytes) -> bytes:
+        if _KV_KEY not in block and _ERROR_KEY not in block:
+            return block
+        head, mark, payload = block.partition(b"data:")
+        if not mark:
+            return block
+        try:
+            fields = _object_decoder.decode(payload)
+            _without_params(fields)
+            if "error" in fields:
+                self.failed = True
+                fields["error"] = self._scrubbed(fields["error"])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
+        return head + mark + b" " + msgspec.json.encode(fields)
+
+    def _scrubbed(self, error: Raw) -> Raw:
+        value = msgspec.json.decode(error)
+        if isinstance(value, dict) and isinstance(value.get("message"), str):
+            value["message"] = scrub(value["message"], self._addresses)
+        elif isinstance(value, str):
+            value = scrub(value, self._addresses)
+        return Raw(msgspec.json.encode(value))
+
+
+def raise_error(first: bytes) -> None:
+    """An engine that fails before its first token says so in a 200 stream; there is still time to give it a status.
+
+    Raises:
+        RefusedInStreamError: if the first event is an error.
+    """
+    payload = first.removeprefix(b"data:").split(b"\n", 1)[0]
+    if _ERROR_KEY not in payload or "error" not in _object_decoder.decode(payload):
+        return
+    fields = error_fields(payload)
+    code = fields.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    raise RefusedInStreamError(status, str(fields.get("message") or "the engine refused the request"), fields=fields)
+
+
+def _without_params(fields: dict[str, Raw]) -> bool:
+    """Remove the connector's parameters from an answer, at the top and in choices; True if there were any."""
+    found = fields.pop("kv_transfer_params", None) is not None
+    if "choices" in fields and _KV_KEY in bytes(fields["choices"]):
+        choices = msgspec.json.decode(fields["choices"], type=list[dict[str, Raw]])
+        removed = [choice.pop("kv_transfer_params", None) for choice in choices]
+        if any(params is not None for params in removed):
+            fields["choices"] = Raw(msgspec.json.encode(choices))
+            found = True
+    return found

@@ -1,0 +1,198 @@
+"""What clients can call."""
+
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from pd_contracts import sse, timing
+from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER, Role
+from pd_contracts.stats import InstanceStats, ProxyStats
+from pd_proxy import __version__
+from pd_proxy.answers import Stream
+from pd_proxy.context import Context
+from pd_proxy.errors import NoInstanceError, ProxyError, ShuttingDownError
+from pd_proxy.exchange import attempt
+from pd_proxy.generation import Endpoint, parse
+from pd_proxy.pairing import POLICY, Needs, choose, is_ready
+from pd_proxy.registry import Instance, State
+from pd_proxy.rewrite import DONE_EVENT
+from pd_proxy.trace import Trace, attach
+from pd_proxy.transfer import PASSED_HEADERS
+
+JSON = "application/json"
+MAX_CLIENT_ID = 200
+
+
+class Routes:
+    """Handlers, bound to one proxy's context."""
+
+    def __init__(self, context: Context) -> None:
+        """Take what the handlers work on."""
+        self._context = context
+
+    def blueprint(self) -> Blueprint:
+        """All routes."""
+        blueprint = Blueprint("proxy", __name__)
+        for endpoint in Endpoint:
+            blueprint.add_url_rule(
+                endpoint.value, endpoint.name.lower(), self.generate, methods=["POST"], provide_automatic_options=False
+            )
+        for path, handler in {
+            "/v1/models": self.models,
+            "/version": self.version,
+            "/health": self.health,
+            "/ready": self.ready,
+            "/stats": self.stats,
+            "/metrics": self.metrics,
+        }.items():
+            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
+        return blueprint
+
+    async def generate(self) -> Response:
+        """Serve a completion or chat completion."""
+        trace = self._begin()
+        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        if self._context.stopping:
+            raise ShuttingDownError("the proxy is shutting down")
+        generation = parse(Endpoint(request.path), body)
+        trace.stream = generation.stream
+        needs = Needs(generation.model, generation.sequences, generation.combined_only)
+        route = choose(self._context.registry.view(), needs, next(self._context.turns))
+        headers = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
+        answer = await attempt(self._context, generation, headers, route, trace)
+        trace.first_byte = monotonic()
+        trace.status = 200
+        if isinstance(answer, Stream):
+            # Quart may never come to iterate the body if the client leaves now; the connection closes it in any case.
+            trace.answer = answer
+            return self._streamed(answer, trace)
+        return self._whole(answer.body, trace)
+
+    def _begin(self) -> Trace:
+        trace = Trace(
+            endpoint=request.path,
+            client_id=request.headers.get(REQUEST_ID_HEADER, "")[:MAX_CLIENT_ID],
+            wants_timing=request.headers.get(TIMING_HEADER) == "1",
+        )
+        self._context.metrics.started()
+        attach(request, trace)
+        return trace
+
+    def _whole(self, body: bytes, trace: Trace) -> Response:
+        response = Response(body, content_type=JSON, headers=response_headers(trace))
+        trace.complete = True
+        if trace.wants_timing:
+            response.headers[TIMING_HEADER] = timing.encode(trace.stages(monotonic()))
+        return response
+
+    def _streamed(self, stream: Stream, trace: Trace) -> Response:
+        response = Response(
+            self._events(stream, trace),
+            content_type="text/event-stream; charset=utf-8",
+            headers=response_headers(trace),
+        )
+        response.headers["Cache-Control"] = "no-cache"
+        response.timeout = None
+        return response
+
+    async def _events(self, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
+        try:
+            while block := await stream.next():
+                yield block
+        except ProxyError as error:
+            trace.fail(error)
+            yield sse.encode_event(error.body())
+            return
+        trace.complete = not stream.failed
+        trace.cause = "error_in_stream" if stream.failed else ""
+        if trace.wants_timing:
+            yield sse.encode_comment(timing.PREFIX + timing.encode(trace.stages(monotonic()))) + DONE_EVENT
+        else:
+            yield DONE_EVENT
+
+    async def models(self) -> Response:
+        """Every model of every ready engine, as the engines describe them."""
+        found: dict[str, object] = {}
+        for instance in self._context.registry.view():
+            if instance.state is State.READY:
+                found |= {model["id"]: model for model in self._context.registry.models(instance)}
+        if not found:
+            raise NoInstanceError("no engine is ready")
+        return _json({"object": "list", "data": list(found.values())})
+
+    async def version(self) -> Response:
+        """This proxy's version."""
+        return _json({"version": __version__})
+
+    async def health(self) -> Response:
+        """200 while the proxy and its own loops run."""
+        alive = self._context.alive
+        return _json({"status": "ok" if alive else "a background loop has died"}, 200 if alive else 500)
+
+    async def ready(self) -> Response:
+        """200 while a request could be served."""
+        ready = self._is_ready()
+        return _json({"ready": ready, "instances": self._states()}, 200 if ready else 503)
+
+    async def stats(self) -> Response:
+        """`pd_contracts.stats.ProxyStats`."""
+        return _json(self._stats())
+
+    async def metrics(self) -> Response:
+        """Prometheus' text format."""
+        return Response(self._context.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _is_ready(self) -> bool:
+        return not self._context.stopping and is_ready(self._context.registry.view())
+
+    def _states(self) -> dict[str, dict[str, int]]:
+        counts: dict[str, dict[str, int]] = {role.value: {} for role in Role}
+        for instance in self._context.registry.view():
+            of_role = counts[instance.role.value]
+            of_role[instance.state.value] = of_role.get(instance.state.value, 0) + 1
+        return counts
+
+    def _stats(self) -> ProxyStats:
+        metrics, now = self._context.metrics, monotonic()
+        return ProxyStats(
+            ready=self._is_ready(),
+            instances=[self._instance(instance, now) for instance in self._context.registry.view()],
+            version=__version__,
+            policy=POLICY,
+            in_flight=metrics.in_flight,
+            requests=metrics.total,
+            failures=metrics.failures,
+            rejected_pings=metrics.rejected_pings,
+            drained=metrics.drains,
+            uptime_s=round(now - self._context.started, 3),
+        )
+
+    def _instance(self, instance: Instance, now: float) -> InstanceStats:
+        tally = self._context.flights.tally(instance)
+        return InstanceStats(
+            name=instance.name,
+            role=instance.role,
+            state=instance.state.value,
+            connector=instance.connector,
+            model=instance.model or next(iter(instance.models), ""),
+            engine=instance.engine,
+            version=instance.version,
+            boot_id=instance.boot_id,
+            reason=instance.reason,
+            in_flight=len(tally.flights),
+            requests=tally.requests,
+            failures=tally.failures,
+            last_ping_s=round(now - self._context.registry.last_ping(instance), 3),
+        )
+
+
+def response_headers(trace: Trace) -> dict[str, str]:
+    """The client's own id, or the one in the answer; no header of an engine is passed on."""
+    request_id = trace.client_id or trace.uuid
+    return {REQUEST_ID_HEADER: request_id} if request_id else {}
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type=JSON)

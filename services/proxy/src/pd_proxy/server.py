@@ -1,0 +1,48 @@
+"""Serving: Hypercorn around the application."""
+
+import asyncio
+import logging
+
+import hypercorn.asyncio
+from hypercorn.config import Config
+
+from pd_proxy.app import create_app, running
+from pd_proxy.settings import Settings
+
+# After the time to drain is over, streams get an error event; this is what they have to send it.
+LAST_WORDS_S = 2.0
+BACKLOG = 4096
+
+
+def configure(settings: Settings) -> Config:
+    """Hypercorn's settings.
+
+    No access log (the proxy writes one structured line a request), and connections that live as long as they are used: a
+    load generator's are, and closing them at 1000 requests would only cost new ones.
+    """
+    config = Config()
+    config.bind = f"{settings.bind_host}:{settings.http_proxy_port}"
+    config.backlog = BACKLOG
+    config.accesslog = None
+    config.errorlog = logging.getLogger("pd_proxy.server")
+    config.keep_alive_timeout = settings.keep_alive_s
+    config.keep_alive_max_requests = 10_000_000
+    config.graceful_timeout = settings.drain_timeout_s + LAST_WORDS_S
+    config.include_server_header = False
+    return config
+
+
+async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
+    """Serve until `shutdown` is set, then let running requests end.
+
+    Raises:
+        OSError: if a port cannot be opened.
+    """
+    app = create_app(settings)
+
+    async def trigger() -> None:
+        await shutdown.wait()
+        app.context.stop_soon()
+
+    async with running(app.context):
+        await hypercorn.asyncio.serve(app, configure(settings), shutdown_trigger=trigger)

@@ -1,0 +1,146 @@
+"""HTTP towards engines: one session, one way to turn what goes wrong into an error with a name.
+
+Messages call engines by name. What aiohttp says stays out of them, because it says addresses.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+from pd_proxy import rewrite
+from pd_proxy.errors import ConnectTimeoutError, DisconnectedError, RefusedError, UnreachableError, UpstreamError
+from pd_proxy.flights import Flight
+from pd_proxy.registry import Instance
+from pd_proxy.transfer import Leg
+
+logger = logging.getLogger(__name__)
+
+# vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that meets that close may or may not have
+# been read, and must not be repeated under its id; so idle connections are given up well before.
+ENGINE_KEEP_ALIVE_S: Final = 2.0
+MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+
+
+class Upstream:
+    """The client session; use as an async context manager."""
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        """Nothing is opened yet."""
+        self._connect_timeout_s = connect_timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the session; it has no limit of its own on connections, because each stream needs one."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=ENGINE_KEEP_ALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "pd-proxy"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The open session."""
+        if self._session is None:
+            msg = "the session is opened by `async with`"
+            raise RuntimeError(msg)
+        return self._session
+
+    async def post(self, flight: Flight, path: str, leg: Leg) -> aiohttp.ClientResponse:
+        """Send a request and return its 200 with the body still to come; the caller closes it.
+
+        Raises:
+            RefusedError: if the engine answers with another status.
+            UpstreamError: if it does not answer, or the flight is aborted.
+        """
+        url = f"http://{flight.instance.http_address}{path}"
+        async with translated(flight), asyncio.timeout(None) as deadline:
+            flight.opening(deadline)
+            response = await self.session.post(url, data=leg.body, headers=leg.headers, allow_redirects=False)
+        flight.attach(response)
+        if response.status != 200:
+            raise await _refusal(flight, response)
+        return response
+
+    async def get(self, instance: Instance, path: str, timeout_s: float) -> bytes:
+        """GET a small document.
+
+        Raises:
+            UpstreamError: if it does not answer 200 in time.
+        """
+        url = f"http://{instance.http_address}{path}"
+        try:
+            async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
+                body = await _read_document(response)
+        except TimeoutError:
+            raise ConnectTimeoutError(f"{path} does not answer") from None
+        except aiohttp.ClientConnectorError:
+            raise UnreachableError(f"{path} refuses the connection") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+            raise DisconnectedError(f"{path} breaks off ({type(error).__name__})") from None
+        if response.status != 200:
+            raise RefusedError(response.status, f"{path} answers {response.status}")
+        return body
+
+
+async def _read_document(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body that may come from anybody who pinged, so only up to a size.
+
+    Raises:
+        ValueError: if it is larger.
+    """
+    body = b""
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > MAX_DOCUMENT_BYTES:
+            msg = "the document is too large"
+            raise ValueError(msg)
+    return body
+
+
+@asynccontextmanager
+async def translated(flight: Flight) -> AsyncIterator[None]:
+    """Turn aiohttp's exceptions into ours; the reason of an aborted flight wins over its symptom."""
+    name = flight.instance.name
+    try:
+        yield
+    except aiohttp.ServerTimeoutError:
+        raise flight.failure or ConnectTimeoutError(f"{name} did not take the connection in time") from None
+    except aiohttp.ClientConnectorError:
+        raise flight.failure or UnreachableError(f"{name} refuses connections") from None
+    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+        logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
+        raise flight.failure or DisconnectedError(
+            f"{name} closed the connection before its answer was complete"
+        ) from None
+
+
+async def _refusal(flight: Flight, response: aiohttp.ClientResponse) -> UpstreamError:
+    """Read an error answer, free its message of addresses, and make of it what the client gets."""
+    instance = flight.instance
+    async with translated(flight):
+        body = await response.read()
+    fields = rewrite.error_fields(body)
+    message = rewrite.scrub(str(fields.get("message", "")), (instance.http_address, instance.zmq_address))
+    logger.warning(
+        "engine refused a request",
+        extra={"instance": instance.name, "status": response.status, "detail": message[:500]},
+    )
+    if 400 <= response.status < 500:
+        return RefusedError(response.status, message or f"{instance.name} answered {response.status}", fields=fields)
+    return RefusedError(response.status, f"{instance.name} answered {response.status}")

@@ -1,0 +1,128 @@
+"""`pd-proxy` as a process: options, uvloop, signals."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from support.proxy import MODEL, RawClient, RunningProxy, listening, settings, until
+
+from pd_contracts.names import Role
+from pd_proxy.server import configure
+
+STREAM = {"model": MODEL, "prompt": "one two three", "max_tokens": 1000000, "stream": True}
+
+
+async def start(*options: str) -> Process:
+    """Run `pd-proxy`."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pd_proxy", *options, stdout=PIPE, stderr=PIPE, env={"PATH": os.environ["PATH"]}
+    )
+
+
+@contextlib.asynccontextmanager
+async def process(drain_timeout_s: float) -> AsyncIterator[tuple[RunningProxy, Process]]:
+    """A proxy process that serves, and a client of it; killed if it does not end by itself."""
+    chosen = settings(drain_timeout_s=drain_timeout_s)
+    names = ("http_proxy_port", "proxy_port", "bind_host", "health_interval_s", "drain_timeout_s")
+    options = [part for name in names for part in ("--" + name.replace("_", "-"), str(getattr(chosen, name)))]
+    child = await start(*options)
+    ended = asyncio.create_task(_ended(child))
+    try:
+        async with contextlib.AsyncExitStack() as stack, aiohttp.ClientSession() as session:
+            await listening(chosen.http_proxy_port, ended)
+            yield RunningProxy(chosen, session, stack, asyncio.Event(), ended), child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await ended
+
+
+async def _ended(child: Process) -> None:
+    await child.wait()
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def log_lines(child: Process) -> list[dict[str, object]]:
+    """What it logged until its end."""
+    assert child.stderr is not None
+    return [json.loads(line) for line in (await child.stderr.read()).splitlines()]
+
+
+async def test_sigterm_lets_running_streams_end_and_takes_no_more() -> None:
+    async with process(drain_timeout_s=20) as (proxy, child):
+        engine = await proxy.engine(Role.COMBINED)
+        engine.gate.clear()
+        running = asyncio.create_task(proxy.post(STREAM | {"max_tokens": 3}))
+        await until(lambda: engine.calls)
+        child.send_signal(signal.SIGTERM)
+        await until(lambda: not listens(proxy.settings.http_proxy_port))
+        engine.gate.set()
+        reply = await running
+        assert reply.events[-1] == "[DONE]"
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+        lines = await log_lines(child)
+    requests = [line for line in lines if line["message"] == "request"]
+    assert [(line["status"], line["stream"], line["decode"]) for line in requests] == [(200, True, "combined-0")]
+
+
+async def test_streams_that_outlive_the_time_to_drain_get_an_error_event() -> None:
+    async with process(drain_timeout_s=0.3) as (proxy, child):
+        engine = await proxy.engine(Role.COMBINED)
+        client = await RawClient.send(proxy, STREAM)
+        await client.read_until(b"t5 ")
+        engine.gate.clear()
+        child.send_signal(signal.SIGTERM)
+        await client.read_until(b'"shutting_down"')
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+
+
+async def test_kv_is_not_left_behind_by_a_shutdown() -> None:
+    async with process(drain_timeout_s=20) as (proxy, child):
+        prefill, decode = await proxy.pair()
+        prefill.gate.clear()
+        client = await RawClient.send(proxy, STREAM)
+        await until(lambda: prefill.calls)
+        await client.leave()
+        child.send_signal(signal.SIGTERM)
+        await until(lambda: not listens(proxy.settings.http_proxy_port))
+        await asyncio.sleep(0.3)
+        assert not prefill.calls[0].aborted
+        prefill.gate.set()
+        await until(lambda: decode.calls and decode.calls[0].finished)
+        assert decode.calls[0].body["max_tokens"] == 1
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+
+
+def test_the_server_waits_longer_than_the_streams_may_take() -> None:
+    chosen = settings(drain_timeout_s=30.0)
+    assert configure(chosen).graceful_timeout > chosen.drain_timeout_s
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "says"),
+    [
+        (["--http-proxy-port", "0"], 2, "HTTP_PROXY_PORT='0'"),
+        (["--kv-connector", "Carrier"], 2, "KV_CONNECTOR='Carrier'"),
+        (["--log-level", "LOUD"], 2, "LOG_LEVEL"),
+        (["--bind-host", "203.0.113.1"], 1, "cannot start"),
+    ],
+)
+async def test_what_cannot_work_is_refused_at_start_with_a_sentence(options: list[str], status: int, says: str) -> None:
+    child = await start(*options)
+    _, stderr = await asyncio.wait_for(child.communicate(), 20)
+    assert child.returncode == status
+    assert says in stderr.decode()
+    assert "Traceback" not in stderr.decode()

@@ -1,0 +1,449 @@
+"""A proxy under test and engines that it can talk to: real sockets, real ZMQ, no model.
+
+`FakeEngine` pings like vLLM, answers like vLLM (a word a token), records every request with what became of it, and
+misbehaves as a test tells it to.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import aiohttp
+import msgspec
+import zmq
+import zmq.asyncio
+from aiohttp import web
+from multidict import CIMultiDict
+
+from pd_contracts import sse
+from pd_contracts.names import Connector, Role
+from pd_contracts.ping import Ping, PingType, encode_ping
+from pd_contracts.stats import InstanceStats, ProxyStats
+from pd_proxy.server import serve
+from pd_proxy.settings import Settings
+
+MODEL = "fake-model"
+TICK_S = 0.004
+PING_S = 0.1
+# Engines write without pause; this is what a client may have to read past to find what it looks for.
+BUFFER_BYTES = 64 * 1024 * 1024
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, all different, and none that an outgoing connection may be given before it is bound."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(range(12_000, 32_000), 2000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    msg = "not enough free ports between 12000 and 32000"
+    raise OSError(msg)
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Wait for something to become true; fail if it does not."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event to wait on
+            await asyncio.sleep(TICK_S)
+
+
+@dataclass(eq=False)
+class Call:
+    """One request for tokens at an engine."""
+
+    path: str
+    headers: CIMultiDict[str]
+    body: dict[str, Any]
+    aborted: bool = False
+    finished: bool = False
+
+    @property
+    def engine_id(self) -> str:
+        """The id that the proxy gave it."""
+        return self.headers["X-Request-Id"]
+
+
+Answer = Callable[["FakeEngine", Call, web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(eq=False)
+class FakeEngine:
+    """One engine; `answer` is how it serves, `gate` holds its answers back while it is cleared."""
+
+    role: Role
+    connector: Connector | None = None
+    boot_id: str = "boot-1"
+    models: list[str] = field(default_factory=lambda: [MODEL])
+    answer: Answer | None = None
+    health: int = 200
+    health_answer: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+    pings: bool = True
+    calls: list[Call] = field(default_factory=list)
+    other_gets: list[str] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    http_port: int = 0
+    kv_port: int = 0
+
+    def __post_init__(self) -> None:
+        """Take ports, open the gate."""
+        self.http_port, self.kv_port = free_ports(2)
+        self.gate.set()
+
+    @property
+    def http_address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.http_port}"
+
+    @property
+    def zmq_address(self) -> str:
+        """Where KV would be sent."""
+        return f"127.0.0.1:{self.kv_port}"
+
+    def ping(self) -> Ping:
+        """What it announces."""
+        return Ping(
+            type=PingType[self.role.name],
+            http_address=self.http_address,
+            zmq_address=self.zmq_address,
+            connector=self.connector,
+            boot_id=self.boot_id,
+            engine="fake",
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self, proxy_port: int) -> AsyncIterator[Self]:
+        """Serve and ping."""
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/{kind:.*}", self._generate)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.http_port).start()
+        pinger = asyncio.create_task(self._ping_for_ever(proxy_port))
+        try:
+            yield self
+        finally:
+            self.gate.set()
+            pinger.cancel()
+            await asyncio.gather(pinger, return_exceptions=True)
+            await runner.cleanup()
+
+    async def _ping_for_ever(self, proxy_port: int) -> None:
+        while True:
+            identity = self.zmq_address
+            async with Dealer(proxy_port, identity.encode()) as dealer:
+                while self.zmq_address == identity:
+                    if self.pings:
+                        await dealer.send(encode_ping(self.ping()))
+                    await asyncio.sleep(PING_S)
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        self.other_gets.append(request.path)
+        if self.health_answer is not None:
+            return await self.health_answer(request)
+        return web.Response(status=self.health)
+
+    async def _models(self, request: web.Request) -> web.Response:
+        self.other_gets.append(request.path)
+        data = [
+            {"id": model, "object": "model", "owned_by": "fake", "root": f"/models/{model}"} for model in self.models
+        ]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        call = Call(request.path, request.headers.copy(), await request.json())
+        self.calls.append(call)
+        try:
+            response = await (self.answer or generate)(self, call, request)
+        except (asyncio.CancelledError, ConnectionResetError):
+            call.aborted = True
+            raise
+        call.finished = True
+        return response
+
+
+class Dealer:
+    """A ZMQ DEALER to the proxy's port for pings."""
+
+    def __init__(self, port: int, identity: bytes) -> None:
+        """Nothing is opened yet."""
+        self._port = port
+        self._identity = identity
+
+    async def __aenter__(self) -> zmq.asyncio.Socket:
+        """Connect."""
+        self._context = zmq.asyncio.Context()
+        dealer = self._context.socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, self._identity)
+        dealer.setsockopt(zmq.LINGER, 500)
+        dealer.connect(f"tcp://127.0.0.1:{self._port}")
+        self._dealer = dealer
+        return dealer
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+        self._dealer.close()
+        self._context.term()
+
+
+def document(engine: FakeEngine, call: Call, tokens: int) -> dict[str, Any]:
+    """A whole answer, as vLLM writes it."""
+    chat = call.path.endswith("chat/completions")
+    texts = " ".join(f"t{i}" for i in range(tokens))
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+    choice |= {"message": {"role": "assistant", "content": texts}} if chat else {"text": texts}
+    params = None
+    if engine.connector is Connector.NIXL and engine.role is Role.PREFILL:
+        params = {"do_remote_prefill": True, "remote_host": "10.1.2.3", "remote_block_ids": [1, 2], "tp_size": 1}
+    return {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.engine_id}",
+        "object": "chat.completion" if chat else "text_completion",
+        "model": MODEL,
+        "choices": [choice],
+        "usage": {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": 3 + tokens},
+        "kv_transfer_params": params,
+    }
+
+
+def chunk(call: Call, text: str) -> bytes:
+    """One event of a stream, as vLLM writes it."""
+    chat = call.path.endswith("chat/completions")
+    choice: dict[str, Any] = {"index": 0, "finish_reason": None}
+    choice |= {"delta": {"content": text}} if chat else {"text": text}
+    name = "chatcmpl" if chat else "cmpl"
+    return sse.encode_event(json.dumps({"id": f"{name}-{call.engine_id}", "model": MODEL, "choices": [choice]}))
+
+
+async def generate(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+    """Behave: `max_tokens` words, as a stream with a pause between chunks, or in one piece."""
+    tokens = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 16
+    if not call.body.get("stream"):
+        await engine.gate.wait()
+        return web.json_response(document(engine, call, tokens))
+    response = await start_stream(request)
+    for number in range(tokens):
+        await engine.gate.wait()
+        await response.write(chunk(call, f"t{number} "))
+        await asyncio.sleep(0)
+    await response.write(sse.encode_event(sse.DONE))
+    return response
+
+
+async def start_stream(request: web.Request) -> web.StreamResponse:
+    """The head of an SSE answer."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    return response
+
+
+def failing(status: int, body: bytes = b"", content_type: str = "application/json") -> Answer:
+    """An answer with an error status."""
+
+    async def answer(_engine: FakeEngine, _call: Call, _request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, body=body, content_type=content_type)
+
+    return answer
+
+
+@dataclass
+class Reply:
+    """What a client got."""
+
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """OpenAI's error object, which must be complete."""
+        error: dict[str, Any] = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+    @property
+    def items(self) -> list[sse.Event | sse.Comment]:
+        """The body as server-sent events and comments."""
+        decoder = sse.Decoder()
+        items = list(decoder.feed(self.body))
+        assert not decoder.incomplete
+        return items
+
+    @property
+    def events(self) -> list[str]:
+        """The data of its events."""
+        return [item.data for item in self.items if isinstance(item, sse.Event)]
+
+
+@dataclass
+class RunningProxy:
+    """A proxy that serves on free ports, and a client of it."""
+
+    settings: Settings
+    session: aiohttp.ClientSession
+    engines: contextlib.AsyncExitStack
+    shutdown: asyncio.Event
+    serving: "asyncio.Task[None]"
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return f"http://127.0.0.1:{self.settings.http_proxy_port}"
+
+    async def engine(self, role: Role, connector: Connector | None = Connector.P2P_NCCL, **fields: Any) -> FakeEngine:
+        """Start an engine and wait until the proxy has admitted it."""
+        engine = await self.start(FakeEngine(role, None if role is Role.COMBINED else connector, **fields))
+        await self.state_of(engine, "ready")
+        return engine
+
+    async def pair(self, connector: Connector = Connector.P2P_NCCL) -> tuple[FakeEngine, FakeEngine]:
+        """A prefill and a decode, both admitted."""
+        prefill = await self.engine(Role.PREFILL, connector)
+        return prefill, await self.engine(Role.DECODE, connector)
+
+    async def start(self, engine: FakeEngine) -> FakeEngine:
+        """Start an engine that may never be admitted."""
+        return await self.engines.enter_async_context(engine.running(self.settings.proxy_port))
+
+    async def get(self, path: str) -> Reply:
+        """GET."""
+        async with self.session.get(self.url + path) as response:
+            return Reply(response.status, response.headers.copy(), await response.read())
+
+    async def post(self, body: Any, path: str = "/v1/completions", **headers: str) -> Reply:
+        """POST a body; anything but bytes is written as JSON."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        async with self.session.post(self.url + path, data=data, headers=headers) as response:
+            return Reply(response.status, response.headers.copy(), await response.read())
+
+    async def stats(self) -> ProxyStats:
+        """What /stats says."""
+        return msgspec.json.decode((await self.get("/stats")).body, type=ProxyStats)
+
+    async def stats_where(self, condition: Callable[[ProxyStats], object], timeout_s: float = 10.0) -> ProxyStats:
+        """Wait until /stats is as it should be."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                stats = await self.stats()
+                if condition(stats):
+                    return stats
+                await asyncio.sleep(TICK_S)
+
+    async def settled(self) -> ProxyStats:
+        """Wait until no client waits and no engine has a request any more."""
+        return await self.stats_where(lambda s: not s.in_flight and not any(i.in_flight for i in s.instances))
+
+    async def instance(self, engine: FakeEngine) -> InstanceStats | None:
+        """What /stats says about an engine; engines of one role are told apart by their boot id."""
+        found = [i for i in (await self.stats()).instances if i.role is engine.role and i.boot_id == engine.boot_id]
+        return found[0] if found else None
+
+    async def checked(self, engine: FakeEngine) -> InstanceStats:
+        """Wait until an engine's health has been checked once."""
+        await until(lambda: engine.other_gets)
+        await self.stats_where(
+            lambda stats: any(i.boot_id == engine.boot_id and "first health" not in i.reason for i in stats.instances)
+        )
+        return await self.state_of(engine, "joining")
+
+    async def state_of(self, engine: FakeEngine, state: str, timeout_s: float = 10.0) -> InstanceStats:
+        """Wait until an engine is in this state."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                instance = await self.instance(engine)
+                if instance is not None and instance.state == state:
+                    return instance
+                await asyncio.sleep(TICK_S)
+
+
+def settings(**fields: Any) -> Settings:
+    """Settings for tests: free ports, everything fast."""
+    http_port, zmq_port = free_ports(2)
+    fast: dict[str, Any] = {
+        "http_proxy_port": http_port,
+        "proxy_port": zmq_port,
+        "bind_host": "127.0.0.1",
+        "ping_ttl_s": 1.0,
+        "health_interval_s": 0.1,
+        "health_timeout_s": 1.0,
+        "probe_interval_s": 0.1,
+        "abort_grace_s": 0.3,
+        "drain_timeout_s": 1.0,
+    }
+    return Settings(**fast | fields)
+
+
+@contextlib.asynccontextmanager
+async def running_proxy(**fields: Any) -> AsyncIterator[RunningProxy]:
+    """Serve a proxy in this event loop; at the end its shutdown must be clean."""
+    chosen = settings(**fields)
+    shutdown = asyncio.Event()
+    serving = asyncio.create_task(serve(chosen, shutdown))
+    async with contextlib.AsyncExitStack() as stack, aiohttp.ClientSession() as session:
+        proxy = RunningProxy(chosen, session, stack, shutdown, serving)
+        await listening(chosen.http_proxy_port, serving)
+        try:
+            yield proxy
+        finally:
+            shutdown.set()
+            await asyncio.wait_for(serving, 10)
+
+
+async def listening(port: int, serving: "asyncio.Task[None]", timeout_s: float = 10.0) -> None:
+    """Wait until somebody accepts connections on the port."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            if serving.done():
+                serving.result()
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(TICK_S)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                return
+
+
+class RawClient:
+    """A client that sends one request over a plain socket, reads what it likes, and can just go away."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Use `connect`."""
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def send(
+        cls, proxy: RunningProxy, body: Any, path: str = "/v1/completions", buffer_bytes: int = BUFFER_BYTES
+    ) -> Self:
+        """Connect and send; what has not been read yet is buffered up to twice `buffer_bytes`."""
+        data = json.dumps(body).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port, limit=buffer_bytes)
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        await writer.drain()
+        client = cls(reader, writer)
+        proxy.engines.push_async_callback(client.leave)
+        return client
+
+    async def read_until(self, mark: bytes) -> bytes:
+        """Read up to and with a mark."""
+        return await asyncio.wait_for(self._reader.readuntil(mark), 10)
+
+    async def leave(self) -> None:
+        """Close the connection, if it is not closed yet."""
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()

@@ -1,0 +1,34 @@
+"""Judging from waiting requests whether an engine stands still."""
+
+import pytest
+
+from pd_proxy.flights import Verdict, verdict
+
+LIMIT = 10.0
+
+
+@pytest.mark.parametrize(
+    ("waits", "last_progress", "expected"),
+    [
+        ([], 0.0, Verdict.MOVING),
+        ([(95.0, False)], 0.0, Verdict.MOVING),
+        ([(90.0, False)], 0.0, Verdict.STALLED),
+        ([(10.0, False)], 91.0, Verdict.MOVING),
+        ([(10.0, False), (99.0, False)], 85.0, Verdict.STALLED),
+        ([(10.0, True)], 0.0, Verdict.DOUBTFUL),
+        ([(10.0, True), (10.0, False)], 0.0, Verdict.DOUBTFUL),
+        ([(95.0, True)], 0.0, Verdict.MOVING),
+    ],
+    ids=[
+        "nobody waits",
+        "one waits, not for long",
+        "one waits for too long",
+        "one waits for long, but another moved",
+        "nobody moved for too long",
+        "an answer in one piece takes long",
+        "beside one in one piece a stream proves nothing",
+        "one in one piece has just begun",
+    ],
+)
+def test_verdict(waits: list[tuple[float, bool]], last_progress: float, expected: Verdict) -> None:
+    assert verdict(waits, last_progress, 100.0, LIMIT) is expected

@@ -1,0 +1,263 @@
+"""Who is there, from pings, health and the clock."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.ping import Ping, PingType
+from pd_proxy.registry import FORGET_AFTER_S, Change, Instance, PingRefusedError, Registry, State
+
+MODELS = ({"id": "m"},)
+
+
+def registry(capacity: int = 1024) -> Registry:
+    return Registry(ping_ttl_s=10.0, health_failures=2, default_connector=Connector.P2P_NCCL, capacity=capacity)
+
+
+def ping(
+    number: int = 0, type_: PingType = PingType.DECODE, *, kv: int | None = None, boot: str = "b", **rest: str
+) -> Ping:
+    return Ping(
+        type=type_,
+        http_address=f"10.0.0.{number}:8000",
+        zmq_address=f"10.0.0.{number}:{21001 if kv is None else kv}",
+        boot_id=boot,
+        **rest,  # type: ignore[arg-type]
+    )
+
+
+def only(registry: Registry) -> Instance:
+    (instance,) = registry.view()
+    return instance
+
+
+def admitted(registry: Registry, announcement: Ping, now: float = 0.0) -> Instance:
+    registry.ping(announcement, now)
+    instance = registry.view()[-1]
+    registry.healthy(instance, MODELS)
+    return registry.view()[-1]
+
+
+def test_a_ping_joins_and_health_admits() -> None:
+    table = registry()
+    (change,) = table.ping(ping(), 0.0)
+    assert (change.before, change.instance.state, change.instance.name) == (None, State.JOINING, "decode-0")
+    (change,) = table.healthy(only(table), MODELS)
+    assert (change.before, change.instance.state) == (State.JOINING, State.READY)
+    assert only(table).models == ("m",)
+
+
+def test_names_count_by_role_in_order_of_joining() -> None:
+    table = registry()
+    for number, type_ in enumerate("PDPC"):
+        table.ping(ping(number, PingType(type_)), 0.0)
+    assert [i.name for i in table.view()] == ["prefill-0", "decode-0", "prefill-1", "combined-0"]
+
+
+def test_repeated_pings_and_checks_change_nothing() -> None:
+    table = registry()
+    instance = admitted(table, ping())
+    view = table.view()
+    assert table.ping(ping(), 3.0) == []
+    assert table.healthy(instance, MODELS) == []
+    assert table.expire(12.0) == []
+    assert table.view()[0] == view[0]
+
+
+def test_the_connector_is_the_pings_own_or_the_configured_one_and_combined_has_none() -> None:
+    table = registry()
+    table.ping(ping(0, connector=Connector.NIXL), 0.0)
+    table.ping(ping(1), 0.0)
+    table.ping(ping(2, PingType.COMBINED), 0.0)
+    assert [i.connector for i in table.view()] == [Connector.NIXL, Connector.P2P_NCCL, None]
+
+
+def test_silence_loses_an_instance_by_the_clock_alone() -> None:
+    table = registry()
+    admitted(table, ping())
+    assert table.expire(10.0) == []
+    (change,) = table.expire(10.1)
+    assert (change.before, change.instance.state) == (State.READY, State.LOST)
+    assert table.expire(11.0) == []
+
+
+def test_a_lost_instance_rejoins_through_health_as_the_same_process() -> None:
+    table = registry()
+    before = admitted(table, ping())
+    table.expire(20.0)
+    assert table.healthy(before, MODELS) == [], "health without pings admits nobody"
+    (change,) = table.ping(ping(), 21.0)
+    assert change.instance.state is State.JOINING
+    assert change.gone is None
+    assert table.current(before) is not None
+    table.healthy(only(table), MODELS)
+    assert only(table).state is State.READY
+
+
+def test_who_stays_lost_is_forgotten() -> None:
+    table = registry()
+    instance = admitted(table, ping())
+    table.expire(20.0)
+    assert table.expire(10.0 + FORGET_AFTER_S) == []
+    (change,) = table.expire(11.0 + FORGET_AFTER_S)
+    assert change.gone is change.instance
+    assert table.view() == ()
+    assert table.current(instance) is None
+
+
+@pytest.mark.parametrize(
+    "successor", [ping(boot="other"), ping(kv=5), ping(type_=PingType.PREFILL), ping(connector=Connector.NIXL)]
+)
+def test_another_process_at_the_same_address_must_join_anew(successor: Ping) -> None:
+    table = registry()
+    old = admitted(table, ping())
+    (change,) = table.ping(successor, 1.0)
+    assert change.gone == old
+    assert change.instance.state is State.JOINING
+    assert table.current(old) is None
+    assert table.healthy(old, MODELS) == [], "a late answer about the old process says nothing about the new one"
+    assert only(table).state is State.JOINING
+
+
+def test_late_pings_of_a_replaced_process_are_refused() -> None:
+    table = registry()
+    admitted(table, ping(boot="1"))
+    table.ping(ping(boot="2"), 1.0)
+    with pytest.raises(PingRefusedError) as caught:
+        table.ping(ping(boot="1"), 2.0)
+    assert caught.value.reason == "stale"
+    assert only(table).boot_id == "2"
+    assert table.expire(11.1), "the late ping did not keep the new process alive"
+    table.ping(ping(boot="1"), 12.0)
+    assert only(table).boot_id == "1", "unless the new process is gone"
+
+
+def test_what_a_ping_does_not_say_does_not_contradict() -> None:
+    table = registry()
+    admitted(table, ping(boot=""))
+    table.ping(ping(boot="b", engine="e", connector=Connector.P2P_NCCL), 1.0)
+    table.ping(ping(boot=""), 2.0)
+    assert (only(table).state, only(table).boot_id, only(table).engine) == (State.READY, "b", "e")
+
+
+def test_failed_checks_take_an_instance_out_after_some_and_refusals_at_once() -> None:
+    table = registry()
+    instance = admitted(table, ping())
+    assert table.unhealthy(instance, "late") == []
+    table.healthy(instance, MODELS)
+    assert table.unhealthy(instance, "late") == []
+    (change,) = table.unhealthy(instance, "late again")
+    assert (change.instance.state, change.instance.reason) == (State.JOINING, "late again")
+    table.healthy(instance, MODELS)
+    (change,) = table.unhealthy(instance, "refuses", certain=True)
+    assert change.instance.state is State.JOINING
+
+
+def test_suspicion_survives_health_and_silence_but_neither_restart_nor_proof() -> None:
+    table = registry()
+    instance = admitted(table, ping())
+    (change,) = table.suspect(instance, "stands still")
+    assert (change.instance.state, change.instance.reason) == (State.SUSPECT, "stands still")
+    assert table.healthy(instance, MODELS) == []
+    table.expire(20.0)
+    (change,) = table.ping(ping(), 21.0)
+    assert change.instance.state is State.SUSPECT
+    table.healthy(instance, MODELS)
+    (change,) = table.clear(instance)
+    assert change.instance.state is State.READY
+    table.suspect(instance, "again")
+    table.ping(ping(boot="new"), 22.0)
+    table.healthy(only(table), MODELS)
+    assert only(table).state is State.READY
+
+
+def test_a_kv_address_belongs_to_one_live_engine() -> None:
+    table = registry()
+    admitted(table, ping(0))
+    thief = Ping(type=PingType.DECODE, http_address="10.0.0.9:1", zmq_address="10.0.0.0:21001")
+    with pytest.raises(PingRefusedError) as caught:
+        table.ping(thief, 1.0)
+    assert caught.value.reason == "conflict"
+    table.expire(20.0)
+    table.ping(thief, 20.0)
+    with pytest.raises(PingRefusedError):
+        table.ping(ping(0), 21.0)
+
+
+def test_strangers_cannot_fill_memory() -> None:
+    table = registry(capacity=3)
+    for number in range(3):
+        table.ping(ping(number), float(number))
+    with pytest.raises(PingRefusedError) as caught:
+        table.ping(ping(3), 3.0)
+    assert caught.value.reason == "full"
+    table.expire(10.5)
+    forgotten, joined = table.ping(ping(3), 10.6)
+    assert forgotten.gone is not None
+    assert forgotten.gone.http_address == "10.0.0.0:8000"
+    assert joined.instance.http_address == "10.0.0.3:8000"
+    assert len(table.view()) == 3
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["ping", "healthy", "unhealthy", "certain", "suspect", "clear", "expire"]),
+        st.integers(0, 3),
+        st.sampled_from(["a", "b", ""]),
+        st.floats(0, 15),
+    ),
+    max_size=40,
+)
+
+
+@given(ACTIONS)
+def test_whatever_happens_changes_tell_it_and_ready_means_pinging_healthy_and_unsuspected(
+    actions: list[tuple[str, int, str, float]],
+) -> None:
+    table = registry(capacity=3)
+    now = 0.0
+    states: dict[int, State] = {}
+    for action, number, boot, pause in actions:
+        now += pause
+        for change in act(table, action, number, boot, now):
+            if change.gone is not None:
+                states.pop(change.gone.incarnation)
+            if change.gone is not change.instance:
+                states[change.instance.incarnation] = change.instance.state
+        assert states == {i.incarnation: i.state for i in table.view()}
+        assert len(table.view()) <= 3
+        table_now = {i.zmq_address for i in table.view() if i.state is not State.LOST}
+        assert len(table_now) == len([i for i in table.view() if i.state is not State.LOST])
+        for instance in table.view():
+            if instance.state is State.READY:
+                assert instance.models == ("m",)
+                assert table.current(instance) is instance
+
+
+def act(table: Registry, action: str, number: int, boot: str, now: float) -> list[Change]:
+    if action == "expire":
+        return table.expire(now)
+    if action == "ping":
+        try:
+            return table.ping(ping(number, boot=boot), now)
+        except PingRefusedError:
+            return []
+    known = [i for i in table.view() if i.http_address == f"10.0.0.{number}:8000"]
+    does: dict[str, Callable[[Instance], list[Change]]] = {
+        "healthy": lambda i: table.healthy(i, MODELS),
+        "unhealthy": lambda i: table.unhealthy(i, "late"),
+        "certain": lambda i: table.unhealthy(i, "refuses", certain=True),
+        "suspect": lambda i: table.suspect(i, "stands still"),
+        "clear": table.clear,
+    }
+    return [change for instance in known for change in does[action](instance)]
+
+
+def test_roles_follow_the_pings_letter() -> None:
+    table = registry()
+    for number, type_ in enumerate(PingType):
+        table.ping(ping(number, type_), 0.0)
+    assert {i.role for i in table.view()} == set(Role)

@@ -1,0 +1,191 @@
+"""What is changed in an answer, and that nothing else is, wherever the network cuts it."""
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_contracts import sse
+from pd_proxy import rewrite
+from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
+from pd_proxy.rewrite import StreamRewriter, scrub
+
+SECRET = b"___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_"
+UUID = "0123456789abcdef0123456789abcdef"
+ENGINE_ID = "cmpl-" + SECRET.decode() + UUID
+
+# Things that a model may say and a proxy may stumble over.
+TRAPS = [
+    "",
+    "hé€𝄞",
+    "data: [DONE]",
+    "\n\n",
+    "\r\n\r\n",
+    '"kv_transfer_params"',
+    '"error"',
+    "error",
+    "[DONE]",
+    "a\u2028b",
+]
+
+
+def event(text: str, **fields: Any) -> bytes:
+    return sse.encode_event(json.dumps({"id": ENGINE_ID, "choices": [{"text": text}]} | fields, ensure_ascii=False))
+
+
+def clean(text: str, **fields: Any) -> dict[str, Any]:
+    return {"id": f"cmpl-{UUID}", "choices": [{"text": text}]} | fields
+
+
+def events(data: bytes) -> list[Any]:
+    decoder = sse.Decoder()
+    found = [json.loads(item.data) for item in decoder.feed(data) if isinstance(item, sse.Event)]
+    assert not decoder.incomplete
+    return found
+
+
+STREAM = (
+    b": hello\n\n"
+    + b"".join(event(text) for text in TRAPS)
+    + event("last", kv_transfer_params={"remote_host": "10.0.0.1"})
+    + sse.encode_event(json.dumps({"error": {"message": f"lost {ENGINE_ID} at 10.0.0.2:8000", "code": 500}}))
+    + b"data: [DONE]\n\n"
+)
+EXPECTED = [
+    *map(clean, TRAPS),
+    clean("last"),
+    {"error": {"message": f"lost cmpl-{UUID} at [address]", "code": 500}},
+]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 1_000_000])
+def test_a_stream_in_pieces_of_any_size_comes_out_the_same(size: int, end: bytes) -> None:
+    stream = STREAM.replace(b"\n", end)
+    rewriter = StreamRewriter(SECRET)
+    out = b"".join(rewriter.feed(stream[i : i + size]) for i in range(0, len(stream), size))
+    assert events(out) == EXPECTED
+    assert rewriter.done
+    assert rewriter.failed
+    assert not rewriter.incomplete
+
+
+def test_a_stream_split_at_every_byte_comes_out_the_same() -> None:
+    for cut in range(len(STREAM) + 1):
+        rewriter = StreamRewriter(SECRET)
+        out = rewriter.feed(STREAM[:cut]) + rewriter.feed(STREAM[cut:])
+        assert events(out) == EXPECTED
+        assert rewriter.done
+
+
+@given(st.lists(st.text(), max_size=5), st.lists(st.integers(0, 2000), max_size=5))
+def test_what_the_model_says_is_never_touched(texts: list[str], cuts: list[int]) -> None:
+    stream = b"".join(map(event, texts))
+    rewriter = StreamRewriter(SECRET)
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    out = b"".join(rewriter.feed(stream[a:b]) for a, b in itertools.pairwise(edges))
+    assert events(out) == [clean(text) for text in texts]
+    assert not rewriter.done
+
+
+def test_without_a_secret_plain_events_pass_as_the_same_bytes() -> None:
+    stream = event("x") + event("y")
+    assert StreamRewriter(b"").feed(stream) == stream
+
+
+def test_every_output_ends_at_an_event_so_that_an_error_event_can_follow() -> None:
+    rewriter = StreamRewriter(SECRET)
+    assert rewriter.feed(b'data: {"id":') == b""
+    assert rewriter.incomplete
+    assert rewriter.feed(b"1}\n\ndata: half") == b'data: {"id":1}\n\n'
+    assert rewriter.incomplete
+
+
+def test_nothing_follows_the_end_mark() -> None:
+    rewriter = StreamRewriter(b"")
+    assert rewriter.feed(event("x") + b"data: [DONE]\n\ndata: more\n\n") == event("x")
+    assert rewriter.feed(b"data: more\n\n") == b""
+
+
+def test_parameters_in_choices_are_removed_too() -> None:
+    choices = [{"text": "x", "kv_transfer_params": {"h": "10.0.0.1"}}, {"text": "y"}]
+    out = StreamRewriter(b"").feed(sse.encode_event(json.dumps({"choices": choices})))
+    assert events(out) == [{"choices": [{"text": "x"}, {"text": "y"}]}]
+
+
+def test_an_event_with_parameters_that_cannot_be_read_is_not_passed_on() -> None:
+    with pytest.raises(BrokenReplyError):
+        StreamRewriter(b"").feed(b'data: {"kv_transfer_params": {\n\n')
+
+
+def test_an_event_without_end_does_not_fill_memory() -> None:
+    rewriter = StreamRewriter(b"")
+    rewriter.feed(b"x" * rewrite.MAX_EVENT_BYTES)
+    with pytest.raises(BrokenReplyError):
+        rewriter.feed(b"x")
+
+
+def test_a_whole_answer_loses_address_and_parameters_and_nothing_else() -> None:
+    body = json.dumps(
+        {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é"}
+    ).encode()
+    assert json.loads(rewrite.reply(body, SECRET)) == {"id": f"cmpl-{UUID}", "x": 1.10, "u": "é"}
+
+
+def test_a_whole_answer_without_either_passes_as_the_same_bytes() -> None:
+    body = b'{ "id" : "cmpl-1",\n "a": [1.0, 2e5] }'
+    assert rewrite.reply(body, b"") == body
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b"[]", b"null", b"{", b"\xff"])
+def test_what_is_no_answer_is_broken(body: bytes) -> None:
+    with pytest.raises(BrokenReplyError):
+        rewrite.reply(body, SECRET)
+
+
+@pytest.mark.parametrize(
+    ("text", "scrubbed"),
+    [
+        ("Request id chatcmpl-___prefill_addr_h:1___decode_addr_10.0.0.2:2_ab-0 failed", "Request id [request] failed"),
+        ("cannot reach 10.1.2.3:8000, sorry", "cannot reach [address], sorry"),
+        ("from 10.1.2.3.", "from [address]."),
+        ("from prefill-0.cluster.local:20003!", "from [engine]!"),
+        ("host prefill-0.cluster.local is down", "host [engine] is down"),
+        ("the prefill at decode:20005 failed in version 1.2", "the prefill at [engine] failed in version 1.2"),
+        ("maximum context length is 4096 tokens", "maximum context length is 4096 tokens"),
+    ],
+)
+def test_messages_lose_addresses_and_ids(text: str, scrubbed: str) -> None:
+    assert scrub(text, ("prefill-0.cluster.local:20003", "decode:20005")) == scrubbed
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":{"message":"m","code":1}}', "m"),
+        (b'{"object":"error","message":"m","code":400}', "m"),
+        (b'{"error":"m"}', "m"),
+        (b'{"detail":"m"}', "m"),
+        (b"nonsense", None),
+        (b"[1]", None),
+        (b'{"error":[1]}', None),
+    ],
+)
+def test_error_objects_of_every_shape_are_understood(body: bytes, message: str | None) -> None:
+    assert rewrite.error_fields(body).get("message") == message
+
+
+@pytest.mark.parametrize(("code", "status"), [(400, 400), (404, 404), (500, 502), ("x", 502), (None, 502), (200, 502)])
+def test_an_error_in_the_first_event_becomes_a_status(code: Any, status: int) -> None:
+    first = sse.encode_event(json.dumps({"object": "error", "error": {"message": "m", "code": code}}))
+    with pytest.raises(RefusedInStreamError) as caught:
+        rewrite.raise_error(first)
+    assert (caught.value.status, caught.value.message) == (status, "m")
+
+
+def test_an_answer_about_errors_is_no_error() -> None:
+    rewrite.raise_error(event('"error"'))
+    rewrite.raise_error(event("x", finish_reason="error"))

@@ -1,0 +1,153 @@
+"""The hand-over: ids as vLLM's patterns read them, and the bodies of both legs."""
+
+import json
+import re
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.ping import Ping, PingType
+from pd_proxy.errors import BrokenReplyError
+from pd_proxy.generation import Endpoint, parse
+from pd_proxy.pairing import Pair
+from pd_proxy.registry import Instance
+from pd_proxy.transfer import Leg, Plan, one_token, p2p_request_id, plain, plan
+
+# vLLM 0.23.0, kv_connector/v1/p2p/p2p_nccl_connector.py, parse_request_id: the producer's and the consumer's pattern.
+PRODUCER = r"___decode_addr_(.*):(\d+)"
+CONSUMER = r"___prefill_addr_(.*):(\d+)___"
+
+PORTS = st.integers(1, 65535)
+HOSTS = st.tuples(*[st.integers(0, 255)] * 4).map(lambda parts: ".".join(map(str, parts))) | st.from_regex(
+    r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,20}[A-Za-z0-9])?", fullmatch=True
+)
+# What vLLM makes of the id: prefixes and suffixes of the endpoints, of n > 1, and of its own randomisation.
+PREFIXES = st.sampled_from(["", "cmpl-", "chatcmpl-", "0_cmpl-", "generate-tokens-", "3_chatcmpl-"])
+SUFFIXES = st.sampled_from(["", "-0", "-1", "-0-1a2b3c4d", "_2"])
+
+
+@given(HOSTS, PORTS, HOSTS, PORTS, st.tuples(PREFIXES, st.uuids(), SUFFIXES))
+def test_vllm_finds_both_addresses_in_the_id(
+    p_host: str, p_port: int, d_host: str, d_port: int, rest: tuple[str, UUID, str]
+) -> None:
+    for address in (f"{p_host}:{p_port}", f"{d_host}:{d_port}"):
+        Ping(type=PingType.DECODE, http_address=address, zmq_address=address)  # such an address may ping
+    prefix, uuid, suffix = rest
+    request_id = prefix + p2p_request_id(f"{p_host}:{p_port}", f"{d_host}:{d_port}", uuid.hex) + suffix
+    producer, consumer = re.search(PRODUCER, request_id), re.search(CONSUMER, request_id)
+    assert producer is not None
+    assert consumer is not None
+    assert producer.groups() == (d_host, str(d_port))
+    assert consumer.groups() == (p_host, str(p_port))
+
+
+def pair(connector: Connector) -> Pair:
+    def engine(role: Role, host: str) -> Instance:
+        return Instance(
+            name=f"{role}-0", role=role, http_address=f"{host}:8000", zmq_address=f"{host}:21001",
+            connector=connector, incarnation=1,
+        )  # fmt: skip
+
+    return Pair(engine(Role.PREFILL, "10.0.0.1"), engine(Role.DECODE, "10.0.0.2"))
+
+
+def planned(connector: Connector, headers: dict[str, str] | None = None, **fields: Any) -> Plan:
+    generation = parse(Endpoint.COMPLETIONS, json.dumps({"prompt": "x", "max_tokens": 9} | fields).encode())
+    return plan(pair(connector), generation.fields, headers or {})
+
+
+def body(leg: Leg) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(leg.body)
+    return decoded
+
+
+@pytest.mark.parametrize("connector", list(Connector))
+def test_every_plan_has_a_fresh_id_that_both_legs_and_the_drain_share(connector: Connector) -> None:
+    one, two = planned(connector), planned(connector)
+    assert one.engine_id != two.engine_id
+    handover = one.receive(b'{"kv_transfer_params":{"a":1}}')
+    for leg in (one.prefill, handover.decode(), handover.drain()):
+        assert leg.headers["X-Request-Id"] == one.engine_id
+
+
+@pytest.mark.parametrize("connector", list(Connector))
+def test_cutting_the_secret_out_of_an_answer_leaves_the_public_id(connector: Connector) -> None:
+    attempt = planned(connector)
+    answered = f"cmpl-{attempt.engine_id}".encode()
+    assert answered.replace(attempt.secret, b"") == f"cmpl-{attempt.uuid}".encode()
+    assert re.fullmatch(r"[0-9a-f]{32}", attempt.uuid)
+    assert bool(attempt.secret) is (connector is Connector.P2P_NCCL)
+
+
+def test_p2p_puts_the_kv_addresses_into_the_id() -> None:
+    attempt = planned(Connector.P2P_NCCL)
+    assert attempt.engine_id.startswith("___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:21001_")
+
+
+@pytest.mark.parametrize("connector", list(Connector))
+def test_prefill_writes_one_token_and_decode_gets_the_request(connector: Connector) -> None:
+    asked: dict[str, Any] = {
+        "n": 2,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "min_tokens": 5,
+        "seed": 1,
+    }
+    attempt = planned(connector, **asked)
+    first = body(attempt.prefill)
+    first.pop("kv_transfer_params", None)
+    assert first == {"prompt": "x", "max_tokens": 1, "n": 2, "stream": False, "seed": 1}
+    assert body(attempt.receive(b"{}").decode()) == {"prompt": "x", "max_tokens": 9} | asked
+
+
+def test_chat_prefill_sets_both_limits() -> None:
+    generation = parse(Endpoint.CHAT, b'{"messages":[],"max_completion_tokens":50}')
+    short = one_token(generation.fields)
+    assert (bytes(short["max_tokens"]), bytes(short["max_completion_tokens"])) == (b"1", b"1")
+    assert "max_completion_tokens" not in one_token(parse(Endpoint.CHAT, b'{"messages":[]}').fields)
+
+
+def test_nixl_passes_parameters_on_verbatim() -> None:
+    params = b'{"remote_engine_id": "e", "remote_block_ids":[[1,2]], "new_field":1.50}'
+    attempt = planned(Connector.NIXL)
+    assert body(attempt.prefill)["kv_transfer_params"]["do_remote_decode"] is True
+    handover = attempt.receive(b'{"id":"x","kv_transfer_params":' + params + b"}")
+    assert params in handover.decode().body
+    assert params in handover.drain().body
+    assert body(handover.drain())["max_tokens"] == 1
+    assert handover.pushed
+
+
+@pytest.mark.parametrize("answer", [b"{}", b'{"kv_transfer_params":null}'])
+def test_nixl_without_parameters_has_nothing_to_hand_over(answer: bytes) -> None:
+    handover = planned(Connector.NIXL).receive(answer)
+    assert not handover.pushed
+    assert "kv_transfer_params" not in body(handover.decode())
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]", b"nonsense", b'{"kv_transfer_params":', b"\xff"])
+def test_nixl_does_not_accept_an_answer_that_is_none(answer: bytes) -> None:
+    with pytest.raises(BrokenReplyError):
+        planned(Connector.NIXL).receive(answer)
+
+
+def test_only_p2p_and_nixl_leave_kv_that_somebody_must_consume() -> None:
+    answer = b'{"kv_transfer_params":{}}'
+    assert {c: planned(c).receive(answer).pushed for c in Connector} == {
+        Connector.P2P_NCCL: True,
+        Connector.NIXL: True,
+        Connector.EXAMPLE: False,
+    }
+
+
+def test_headers_that_may_go_on_reach_every_engine() -> None:
+    headers = {"traceparent": "00-1-2-01"}
+    attempt = planned(Connector.P2P_NCCL, headers)
+    assert attempt.prefill.headers["traceparent"] == "00-1-2-01"
+    assert attempt.receive(b"").decode().headers["traceparent"] == "00-1-2-01"
+    _, leg = plain({}, headers)
+    assert leg.headers["traceparent"] == "00-1-2-01"
