@@ -1,0 +1,45 @@
+"""The command `pd-loadgen`."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from pd_contracts import log
+from pd_contracts.settings import SettingsError
+from pd_loadgen import __version__, options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit statuses are in the help of `run`."""
+    given = _parser().parse_args(arguments)
+    try:
+        read = options.load(options.given(given))
+        log.set_up(os.environ.get("LOG_LEVEL") or "INFO")
+    except (SettingsError, ValueError) as error:
+        sys.stderr.write(f"pd-loadgen: {error}\n")
+        return 2
+    logging.getLogger("locust").setLevel(logging.WARNING)  # it reports users and ramps, of which there are none
+    # Importing Locust patches this process's sockets, threads and signals: only a process that sends load may do that.
+    from pd_loadgen.live import headless  # noqa: PLC0415
+
+    return headless.execute(read, ["pd-loadgen", *(sys.argv[1:] if arguments is None else arguments)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pd-loadgen", description="Open-loop streaming load for LLM servers.")
+    parser.add_argument("--version", action="version", version=f"pd-loadgen {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="offer one load and write a run folder",
+        epilog="Exit status: 0 complete and valid; 2 bad options, or the server cannot be used; 3 the client was late, so the "
+        "run is INVALID; 4 every request failed; 130 stopped early (the records are kept).",
+    )
+    options.add_arguments(run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""What is sent: prompts that follow from (seed, index) alone, so that both topologies get the same ones in the same order.
+
+Random draws use `Random.random()` only: it is the one method whose sequence Python promises to keep.
+"""
+
+import math
+import random
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+
+# The lowest ids are often special tokens (end of text, padding).
+FIRST_TOKEN_ID = 10
+# English text has about this many tokens a word in the vocabularies of current models.
+TOKENS_A_WORD = 1.3
+
+Prompt = list[int] | str
+
+
+class Dataset(StrEnum):
+    """Where prompts come from."""
+
+    RANDOM = "random"
+    TEXT = "text"
+
+
+def prompt(dataset: Dataset, *, seed: int, name: str, input_tokens: int, vocab_size: int) -> Prompt:
+    """One prompt. `name` tells it from the others of the run: the index, or the warm-up's own."""
+    rng = random.Random(f"prompt:{seed}:{name}")
+    if dataset is Dataset.RANDOM:
+        return random_ids(rng, input_tokens, vocab_size)
+    return text_prompt(rng, name, input_tokens)
+
+
+def random_ids(rng: random.Random, count: int, vocab_size: int) -> list[int]:
+    """Exactly `count` token ids from FIRST_TOKEN_ID up to, not including, `vocab_size`.
+
+    An id outside a model's vocabulary kills a vLLM engine, hence the bound is the caller's and small by default.
+    """
+    span = vocab_size - FIRST_TOKEN_ID
+    draw = rng.random
+    return [FIRST_TOKEN_ID + int(draw() * span) for _ in range(count)]
+
+
+def text_prompt(rng: random.Random, name: str, input_tokens: int) -> str:
+    """A short instruction and a window of the shipped text, of about `input_tokens` tokens.
+
+    The instruction starts with `name`, so that no two prompts share their first block of tokens and a prefix cache finds nothing.
+    """
+    instruction = f"{name}: continue this passage in the same style.\n\n"
+    words = text_words()
+    count = max(1, round(input_tokens / TOKENS_A_WORD) - len(instruction.split()))
+    start = int(rng.random() * len(words))
+    turns = math.ceil((start + count) / len(words))
+    return instruction + " ".join((words * turns)[start : start + count])
+
+
+@cache
+def text_words() -> tuple[str, ...]:
+    """The words of the shipped text."""
+    return tuple((files("pd_loadgen") / "data" / "text.txt").read_text("utf-8").split())

@@ -1,0 +1,82 @@
+"""Turns finished exchanges into records while other streams are running: in small slices, and only when no socket waits."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import gevent
+from gevent.queue import Queue
+
+from pd_contracts.records import RequestRecord, encode_line
+from pd_loadgen.backends import Backend
+from pd_loadgen.exchange import Exchange
+from pd_loadgen.folder import RunFolder
+from pd_loadgen.live.turns import when_idle
+from pd_loadgen.plan import Planned
+from pd_loadgen.stream import Reading, record, streamed
+
+# About 0.1 ms of parsing.
+SLICE_READS: Final = 32
+WRITE_EVERY_S: Final = 1.0
+
+
+class Recorder:
+    """One greenlet that parses, and one that writes each second; `put` never waits."""
+
+    def __init__(
+        self, folder: RunFolder, backend: Backend, run_id: str, observe: Callable[[RequestRecord], None]
+    ) -> None:
+        """Start both. `observe` sees each record of the window once, for live figures."""
+        self._folder, self._backend, self._run_id, self._observe = folder, backend, run_id, observe
+        self._queue: Queue[tuple[Planned, Exchange] | None] = Queue()
+        self._unwritten: list[bytes] = []
+        self._parser = gevent.spawn(self._parse)
+        self._writer = gevent.spawn(self._write)
+
+    def put(self, planned: Planned, exchange: Exchange) -> None:
+        """Hand over a request that has ended, however it did."""
+        self._queue.put_nowait((planned, exchange))
+
+    def close(self) -> None:
+        """Parse and write everything that was put."""
+        self._queue.put_nowait(None)
+        self._parser.get()
+        self._writer.kill()
+        self._flush()
+
+    def _parse(self) -> None:
+        while (item := self._queue.get()) is not None:
+            when_idle()
+            planned, exchange = item
+            made = self._record(planned, exchange)
+            self._unwritten.append(encode_line(made))
+            if not planned.warmup:
+                self._observe(made)
+
+    def _record(self, planned: Planned, exchange: Exchange) -> RequestRecord:
+        reading = Reading(self._backend)
+        if streamed(exchange):
+            for number, (t, data) in enumerate(exchange.reads, 1):
+                reading.feed(t, data)
+                if number % SLICE_READS == 0:
+                    when_idle()
+        kind = "w" if planned.warmup else "r"
+        return record(
+            exchange,
+            reading,
+            index=planned.index,
+            id_=f"{self._run_id}/{kind}{planned.index}",
+            output_tokens=planned.output_tokens,
+            warmup=planned.warmup,
+        )
+
+    def _write(self) -> None:
+        begin = time.monotonic()
+        while True:
+            gevent.sleep(WRITE_EVERY_S - (time.monotonic() - begin) % WRITE_EVERY_S)
+            when_idle()
+            self._flush()
+
+    def _flush(self) -> None:
+        self._folder.append(self._unwritten)
+        self._unwritten.clear()

@@ -1,0 +1,122 @@
+"""Sends planned requests when they are due, each in a greenlet of its own: an open loop, whatever the server does."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import gevent
+from gevent import GreenletExit
+from gevent.event import Event
+from gevent.pool import Group
+from gevent.pool import Pool as Crowd
+
+from pd_contracts.records import Failure
+from pd_loadgen.exchange import Exchange
+from pd_loadgen.http1 import Target
+from pd_loadgen.live.transport import Pool, TransportError
+from pd_loadgen.live.turns import after_a_look
+from pd_loadgen.plan import Planned
+
+# The loop's timers overshoot by up to 1 ms, so the last part of a wait is spent looking at the clock and at the sockets in turn.
+SPIN_S: Final = 0.0015
+WARMUP_CONCURRENCY: Final = 4
+
+
+class Sender:
+    """Sends, and hands every request that ended to `done`, once.
+
+    Attributes:
+        started, ended, failed: requests of the window so far; failed counts what failed below the stream or has a bad status.
+        lags: how late each of them was sent, in seconds.
+        last_end: when the last of them ended.
+    """
+
+    def __init__(self, target: Target, timeout: float, done: Callable[[Planned, Exchange], None]) -> None:
+        """Resolve the target's name.
+
+        Raises:
+            TransportError: if it has no address.
+        """
+        self.started = self.ended = self.failed = 0
+        self.lags: list[float] = []
+        self.last_end: float | None = None
+        self._pool, self._timeout, self._done = Pool(target), timeout, done
+        self._group = Group()
+        self._stopping = Event()
+
+    def warm_up(self, requests: Sequence[Planned]) -> None:
+        """Send warm-ups, a few at a time, and wait for all."""
+        crowd = Crowd(WARMUP_CONCURRENCY)
+        for planned in requests:
+            if not self._stopping.is_set():
+                crowd.spawn(lambda planned=planned: self._one(planned, time.monotonic()))
+        self._group = crowd
+        crowd.join()
+        self._group = Group()
+
+    def offer(self, requests: Sequence[Planned], start: float) -> bool:
+        """Send each request at start + its offset, then wait for the answers; False if it was stopped before all had ended."""
+        for planned in requests:
+            due = start + planned.offset
+            if not self._wait_until(due):
+                break
+            self.started += 1
+            self._group.spawn(self._one, planned, due)
+        self._group.join()
+        return not self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Send nothing more and end what is in flight as aborted."""
+        self._stopping.set()
+        gevent.sleep(0)  # a greenlet killed before its first step would leave no record
+        self._group.kill(block=False)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.close()
+
+    def _wait_until(self, due: float) -> bool:
+        while (left := due - time.monotonic()) > SPIN_S:
+            self._stopping.wait(left - SPIN_S)
+            if self._stopping.is_set():
+                return False
+        while time.monotonic() < due:
+            after_a_look()
+        return not self._stopping.is_set()
+
+    def _one(self, planned: Planned, due: float) -> None:
+        exchange = Exchange(due)
+        try:
+            with self._pool.connection() as connection:
+                connection.run(planned.wire, exchange, self._timeout)
+        except TransportError as error:
+            exchange.failure = error.failure
+        except GreenletExit:
+            # the run was stopped: this request ends here and is recorded as such
+            exchange.failure = Failure(kind="aborted", message="the run was stopped before the answer was complete")
+        exchange.end = time.monotonic()
+        if not planned.warmup:
+            self._count(exchange)
+        self._done(planned, exchange)
+
+    def _count(self, exchange: Exchange) -> None:
+        self.ended += 1
+        self.failed += exchange.failure is not None or exchange.head is None or exchange.head.status != 200
+        self.last_end = exchange.end
+        if exchange.sent is not None:
+            self.lags.append(exchange.sent - exchange.scheduled)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector away: a full collection stops the loop for tens of milliseconds."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -1,0 +1,149 @@
+"""What a person sees while a run goes on and when it is over."""
+
+from typing import Any, Final, Protocol, TextIO
+
+from rich.console import Console, Group
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from pd_contracts.records import Manifest
+
+PERCENTILES: Final = ("p50", "p90", "p95", "p99")
+LINE_EVERY_S: Final = 5.0
+
+
+class Standing(Protocol):
+    """Where a run stands."""
+
+    @property
+    def phase(self) -> str: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def ended(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def left_s(self) -> float: ...
+
+
+def status_line(standing: Standing, ttft_ms: float | None, tpot_ms: float | None) -> str:
+    """One line: what is done, what failed, what is under way, how fast, how long still."""
+    if not standing.total:
+        return standing.phase
+    latencies = [f"{name} p50 {value:.1f} ms" for name, value in (("TTFT", ttft_ms), ("TPOT", tpot_ms)) if value]
+    left = f"{standing.left_s:.0f} s left" if standing.left_s > 0 else "waiting for the last answers"
+    counts = f"{standing.failed} failed, {standing.in_flight} in flight"
+    return ", ".join([counts, *latencies, left if standing.phase == "measuring" else standing.phase])
+
+
+class Bar:
+    """A progress bar on a terminal. Drawn only when told, because drawing takes time from the loop that stamps."""
+
+    def __init__(self, console: Console) -> None:
+        """Show it."""
+        self._progress = RichProgress(
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            auto_refresh=False,
+        )
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+
+    def show(self, standing: Standing, line: str, _now: float) -> None:
+        """Draw the present state."""
+        self._progress.update(self._task, total=standing.total or None, completed=standing.ended, description=line)
+        self._progress.refresh()
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._progress.stop()
+
+
+class Lines:
+    """A plain line every few seconds, and one at each new phase, where nobody looks at a terminal."""
+
+    def __init__(self, stream: TextIO, now: float) -> None:
+        """Nothing is printed yet: a run that cannot begin says so in one sentence."""
+        self._stream, self._phase, self._printed = stream, "", now
+
+    def show(self, standing: Standing, line: str, now: float) -> None:
+        """Print, if it is time."""
+        changed = self._phase not in (standing.phase, "")
+        self._phase = standing.phase
+        if changed or now - self._printed >= LINE_EVERY_S:
+            self._printed = now
+            counted = f"{standing.ended}/{standing.total} done, " if standing.total else ""
+            self._stream.write(f"pd-loadgen: {counted}{line}\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing to leave behind."""
+
+
+def closing(manifest: Manifest, summary: dict[str, Any]) -> Group:
+    """Latencies of one run, in milliseconds, and under them what was served."""
+    table = Table()
+    table.add_column("ms")
+    for name in PERCENTILES:
+        table.add_column(name, justify="right")
+    for metric, values in summary["pdstack"]["latencies_ms"].items():
+        table.add_row(metric, *(_number(values[name]) for name in PERCENTILES))
+    return Group(Text(_title(manifest)), table, Text("\n".join(_lines(manifest, summary))))
+
+
+def _title(manifest: Manifest) -> str:
+    deployment, load = manifest.deployment, manifest.workload
+    name = manifest.title or deployment.label or str(deployment.topology or "") or manifest.url
+    offered = f"{load.dataset} {load.input_tokens}/{load.output_tokens}, {load.rate:g} requests/s ({load.arrival})"
+    return ("SIMULATED " if deployment.simulated else "") + f"{name}: {offered}, seed {load.seed}"
+
+
+def _lines(manifest: Manifest, summary: dict[str, Any]) -> list[str]:
+    ours = summary["pdstack"]
+    lines = [
+        _served(summary),
+        f"{_number(summary['request_throughput'])} requests/s, {_number(summary['output_throughput'])} output tokens/s",
+    ]
+    if ours["goodput_limits_ms"]:
+        limits = " ".join(f"{key}:{value:g}" for key, value in ours["goodput_limits_ms"].items())
+        share = f" ({ours['attainment']['all']:.1%} of all)" if ours["attainment"] else ""
+        lines.append(f"goodput {_number(summary['request_goodput'])} requests/s within {limits}{share}")
+    if manifest.client is not None:
+        lines.append(_client(manifest))
+    lines.extend(["the run was stopped early: its numbers are partial"] if not manifest.complete else [])
+    return [*lines, *manifest.notes]
+
+
+def _served(summary: dict[str, Any]) -> str:
+    ours = summary["pdstack"]
+    served = f"{summary['completed']} of {ours['scheduled']} requests served in {summary['duration']:.1f} s"
+    return f"{served}, {summary['failed']} failed{_failures(ours['failures'])}"
+
+
+def _client(manifest: Manifest) -> str:
+    client = manifest.client
+    if client is None:
+        return ""
+    if not client.valid:
+        return f"INVALID: {client.remedy}"
+    return (
+        f"client in time: p99 dispatch lag {_number(client.dispatch_lag_ms.get('p99'))} ms"
+        f", receive lag {_number(client.receive_lag_ms.get('p99'))} ms"
+    )
+
+
+def _failures(kinds: dict[str, int]) -> str:
+    return f" ({', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items()))})" if kinds else ""
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"

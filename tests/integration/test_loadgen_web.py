@@ -1,0 +1,250 @@
+"""Locust's web page and Locust's own command: the same run, started over HTTP."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.loadgen import REPOSITORY, StampedServer, environment
+
+from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
+
+LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py")]
+FORM = {
+    "user_count": "1",
+    "spawn_rate": "1",
+    "rate": "20",
+    "duration": "1",
+    "input_tokens": "16",
+    "output_tokens": "8",
+    "model": "steady",
+}
+
+
+class Page:
+    """Locust's page, as a browser uses it."""
+
+    def __init__(self, port: int) -> None:
+        self.base = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.base + path, timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def swarm(self, **form: str) -> dict[str, Any]:
+        data = urllib.parse.urlencode({**FORM, **form}).encode()
+        with urllib.request.urlopen(self.base + "/swarm", data=data, timeout=10) as answer:
+            answered: dict[str, Any] = json.loads(answer.read())
+            return answered
+
+    def stop(self) -> None:
+        with urllib.request.urlopen(self.base + "/stop", data=b"", timeout=20):
+            pass
+
+    def stats(self) -> dict[str, Any]:
+        stats: dict[str, Any] = json.loads(self.get("/stats/requests"))
+        return stats
+
+    def wait_for_end(self, out: Path) -> dict[str, Any]:
+        """Wait until the run is on disk and Locust shows all of it; its statistics may be two seconds old."""
+        wait_for(lambda: ended(out))
+        requests = read_json(out / "manifest.json", Manifest).workload.requests
+        wait_for(
+            lambda: rows(self.stats())["Aggregated"]["num_requests"] == requests and self.stats()["state"] == "stopped"
+        )
+        return self.stats()
+
+
+def ended(out: Path) -> bool:
+    path = out / "manifest.json"
+    return path.exists() and read_json(path, Manifest).window is not None
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture(name="server", scope="module")
+def _server() -> Iterator[StampedServer]:
+    with StampedServer(ttft=0.2, tpot=0.02).running() as server:
+        yield server
+
+
+@pytest.fixture(name="page", scope="module")
+def _page(server: StampedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with locust(server.url, tmp_path_factory.mktemp("locust")) as page:
+        yield page
+
+
+@contextmanager
+def locust(url: str, folder: Path) -> Iterator[Page]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*LOCUST, "--web-host", "127.0.0.1", "--web-port", str(port), "--host", url, "--lag-limit-ms", "5000"]
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        page = Page(port)
+        wait_for(lambda: answers(page))
+        yield page
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def answers(page: Page) -> bool:
+    try:
+        return bool(page.get("/"))
+    except urllib.error.URLError:
+        return False
+
+
+def rows(stats: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in stats["stats"]}
+
+
+def test_the_start_form_has_the_workloads_fields(page: Page, server: StampedServer) -> None:
+    html = page.get("/")
+
+    for name in ("model", "dataset", "input_tokens", "output_tokens", "rate", "duration", "seed", "goodput", "out"):
+        assert f'"{name}": {{"choices"' in html
+    assert '"choices": ["random", "text"]' in html
+    assert server.url in html
+
+
+def test_a_run_started_on_the_page_ends_by_itself_and_is_on_disk(page: Page, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert page.swarm(out=str(out))["success"]
+    stats = page.wait_for_end(out)
+
+    made = read_json(out / "manifest.json", Manifest)
+    records = list(read_lines(out / "requests.jsonl", RequestRecord))
+    assert made.complete
+    assert (made.workload.rate, made.workload.output_tokens) == (20, 8)
+    assert len(records) == made.workload.requests
+    shown = rows(stats)
+    # a row for each latency, and totals that count requests only
+    assert {"/v1/completions", "TTFT", "TPOT", "ITL", "Aggregated"} == set(shown)
+    assert (
+        shown["TTFT"]["num_requests"]
+        == shown["TPOT"]["num_requests"]
+        == shown["Aggregated"]["num_requests"]
+        == len(records)
+    )
+    assert shown["ITL"]["num_requests"] == 7 * len(records)
+    assert shown["TTFT"]["median_response_time"] == pytest.approx(200, rel=0.1)
+    assert shown["TPOT"]["avg_response_time"] == pytest.approx(20, rel=0.1)
+
+
+def test_a_second_run_gets_a_folder_of_its_own_and_more_users_change_nothing(
+    page: Page, server: StampedServer, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    sizes = []
+    for users, folder in (("1", out), ("5", tmp_path / "run-2")):
+        before = len(server.served)
+        assert page.swarm(out=str(out), user_count=users, spawn_rate=users, duration="0.5")["success"]
+        page.wait_for_end(folder)
+        sizes.append(len(server.served) - before)
+
+    manifests = [read_json(path / "manifest.json", Manifest) for path in (out, tmp_path / "run-2")]
+    assert manifests[0].schedule_hash == manifests[1].schedule_hash
+    assert sizes == [manifests[0].workload.requests] * 2
+
+
+def test_stopping_on_the_page_keeps_the_records(page: Page, server: StampedServer, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    before = len(server.served)
+    assert page.swarm(out=str(out), duration="60")["success"]
+    wait_for(lambda: len(server.served) - before >= 5)
+    page.stop()
+
+    assert not read_json(out / "manifest.json", Manifest).complete
+    assert len(list(read_lines(out / "requests.jsonl", RequestRecord))) == len(server.served) - before
+
+
+def test_a_bad_form_is_answered_with_a_sentence_and_starts_nothing(page: Page, server: StampedServer) -> None:
+    before = len(server.served)
+
+    for bad, sentence in [
+        ({"rate": "fast"}, "RATE='fast'"),
+        ({"host": "nowhere"}, "http://host:port"),
+        ({"endpoint": "chat"}, "dataset text"),
+    ]:
+        answer = page.swarm(**bad)
+        assert not answer["success"]
+        assert sentence in answer["message"]
+    assert page.stats()["state"] in ("ready", "stopped")
+    assert len(server.served) == before
+
+
+def test_a_run_that_cannot_begin_says_why_on_the_page(page: Page, tmp_path: Path) -> None:
+    assert page.swarm(out=str(tmp_path / "run"), model="absent")["success"]
+
+    wait_for(lambda: "does not serve 'absent'" in page.get("/exceptions") and page.stats()["state"] == "stopped")
+
+
+def test_failures_are_shown_with_their_reason(page: Page, tmp_path: Path) -> None:
+    assert page.swarm(out=str(tmp_path / "run"), model="error500", duration="0.3")["success"]
+    stats = page.wait_for_end(tmp_path / "run")
+
+    assert "status: 500: the engine is on fire" in stats["errors"][0]["error"]
+    assert rows(stats)["Aggregated"]["num_failures"] == rows(stats)["Aggregated"]["num_requests"] > 0
+    assert "TTFT" not in rows(stats)
+
+
+def command(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LOCUST, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=40, check=False
+    )
+
+
+def test_locusts_own_command_runs_headless_to_its_end(server: StampedServer, tmp_path: Path) -> None:
+    words = [
+        "--headless",
+        "--only-summary",
+        "--host",
+        server.url,
+        "--model",
+        "steady",
+        "--rate",
+        "20",
+        "--duration",
+        "0.5",
+    ]
+    done = command(tmp_path, *words, "--output-tokens", "4", "--out", "run", "--lag-limit-ms", "5000")
+
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "run" / "manifest.json", Manifest).complete
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--processes", "2"], "runs in one process"),
+        (["--master"], "runs in one process"),
+        (["--rate", "fast"], "RATE='fast'"),
+    ],
+)
+def test_locusts_own_command_refuses_what_it_cannot_do(
+    server: StampedServer, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    done = command(tmp_path, "--headless", "--host", server.url, *words)
+
+    assert done.returncode == 2
+    assert sentence in done.stderr

@@ -1,0 +1,106 @@
+"""Request bodies, and which chunks of a stream are tokens."""
+
+import json
+
+import msgspec
+import pytest
+
+from pd_loadgen.backends import BACKENDS, Chat, Completions, Delta, Endpoint
+
+
+def completions(**choice: object) -> Delta:
+    return Completions().read(json.dumps({"choices": [{"index": 0, **choice}]}))
+
+
+def chat(finish_reason: str | None = None, **delta: object) -> Delta:
+    return Chat().read(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}))
+
+
+def test_a_completions_body_asks_for_a_greedy_stream_with_usage() -> None:
+    body = json.loads(Completions().body([1, 2], model="m", output_tokens=9, ignore_eos=True, return_token_ids=True))
+
+    assert body == {
+        "model": "m",
+        "prompt": [1, 2],
+        "max_tokens": 9,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+
+
+def test_a_chat_body_has_one_message_and_no_option_that_only_vllm_knows() -> None:
+    body = json.loads(Chat().body("hello", model="m", output_tokens=9, ignore_eos=False, return_token_ids=False))
+
+    assert body["messages"] == [{"role": "user", "content": "hello"}]
+    assert not {"prompt", "ignore_eos", "return_token_ids"} & set(body)
+
+
+def test_every_endpoint_has_its_path() -> None:
+    assert BACKENDS[Endpoint.COMPLETIONS].path == "/v1/completions"
+    assert BACKENDS[Endpoint.CHAT].path == "/v1/chat/completions"
+
+
+def test_text_is_one_token_and_ids_are_counted() -> None:
+    assert completions(text=" a").tokens == 1
+    assert completions(text=" a b c", token_ids=[5, 6, 7]).tokens == 3
+    assert completions(text=" a b c", token_ids=[5, 6, 7]).token_ids == (5, 6, 7)
+
+
+def test_an_empty_text_is_a_token_whose_bytes_are_no_character_yet() -> None:
+    assert completions(text="", finish_reason=None).tokens == 1
+
+
+def test_an_empty_last_chunk_may_be_a_token() -> None:
+    delta = completions(text="", finish_reason="stop")
+
+    assert (delta.tokens, delta.blank, delta.finish_reason) == (0, True, "stop")
+
+
+@pytest.mark.parametrize("content", ["", None])
+def test_a_chunk_that_only_names_the_role_is_no_token(content: str | None) -> None:
+    delta = chat(role="assistant", content=content)
+
+    assert (delta.tokens, delta.blank) == (0, False)
+
+
+def test_a_role_with_text_is_a_token() -> None:
+    assert chat(role="assistant", content="Hi").tokens == 1
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [{"content": "x"}, {"reasoning": "x"}, {"reasoning_content": "x"}, {"tool_calls": [{"index": 0}]}],
+)
+def test_text_reasoning_and_tool_calls_are_tokens(delta: dict[str, object]) -> None:
+    assert chat(**delta).tokens == 1
+
+
+def test_a_finish_reason_alone_is_no_token() -> None:
+    delta = chat("stop")
+
+    assert (delta.tokens, delta.blank, delta.finish_reason) == (0, False, "stop")
+
+
+def test_a_usage_chunk_is_no_token() -> None:
+    delta = Completions().read(
+        '{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}'
+    )
+
+    assert (delta.tokens, delta.prompt_tokens, delta.output_tokens) == (0, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [({"message": "lost", "code": 502}, "lost"), ("lost", "lost"), ({"code": 502}, "{'code': 502}")],
+)
+def test_an_error_chunk_carries_its_message(error: object, message: str) -> None:
+    assert Completions().read(json.dumps({"error": error})).error == message
+
+
+@pytest.mark.parametrize("data", ["", "{", "[]", '{"choices": 3}', '{"choices": [{"text": 7}]}'])
+def test_what_is_no_chunk_is_refused(data: str) -> None:
+    with pytest.raises(msgspec.MsgspecError):
+        Completions().read(data)

@@ -1,0 +1,43 @@
+"""The verdict on the client itself."""
+
+from pd_loadgen.health import verdict
+
+
+def test_a_client_in_time_is_valid_and_needs_no_remedy() -> None:
+    judged = verdict(dispatch=[0.001] * 100, receive=[0.0005] * 100, cpu_fraction=0.3, limit_ms=10)
+
+    assert judged.valid
+    assert judged.remedy == ""
+    assert judged.dispatch_lag_ms == {"p50": 1.0, "p90": 1.0, "p99": 1.0, "max": 1.0}
+    assert (judged.cpu_fraction, judged.limit_ms) == (0.3, 10)
+
+
+def test_late_sends_make_a_run_invalid_with_the_number_and_a_remedy() -> None:
+    judged = verdict(dispatch=[0.001] * 90 + [0.02] * 10, receive=[0.001], cpu_fraction=None, limit_ms=10)
+
+    assert not judged.valid
+    assert "sent requests 20.0 ms late" in judged.remedy
+    assert "looked at sockets" not in judged.remedy
+    assert "limit 10 ms" in judged.remedy
+    assert "--lag-limit-ms" in judged.remedy
+
+
+def test_a_late_loop_makes_a_run_invalid_whatever_the_sends_say() -> None:
+    judged = verdict(dispatch=[0.001], receive=[0.03] * 5, cpu_fraction=0.2, limit_ms=10)
+
+    assert not judged.valid
+    assert "looked at sockets 30.0 ms late" in judged.remedy
+
+
+def test_one_slow_moment_in_a_thousand_is_forgiven() -> None:
+    judged = verdict(dispatch=[0.001] * 999 + [0.5], receive=[0.001] * 10, cpu_fraction=None, limit_ms=10)
+
+    assert judged.valid
+    assert judged.dispatch_lag_ms["max"] == 500.0
+
+
+def test_without_any_send_nothing_is_held_against_the_client() -> None:
+    judged = verdict(dispatch=[], receive=[0.001], cpu_fraction=None, limit_ms=10)
+
+    assert judged.valid
+    assert judged.dispatch_lag_ms == {}

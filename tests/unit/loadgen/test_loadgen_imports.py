@@ -1,0 +1,18 @@
+"""Only what sends may touch gevent: importing it patches the whole process."""
+
+import subprocess
+import sys
+
+
+def test_nothing_outside_live_imports_gevent_or_locust() -> None:
+    code = (
+        "import importlib, pkgutil, sys, pd_loadgen\n"
+        "for module in pkgutil.iter_modules(pd_loadgen.__path__):\n"
+        "    if module.name not in ('live', 'locustfile'):\n"
+        "        importlib.import_module(f'pd_loadgen.{module.name}')\n"
+        "print(sorted({'gevent', 'locust'} & set(sys.modules)))\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

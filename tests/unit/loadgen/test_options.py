@@ -1,0 +1,124 @@
+"""Options from the command line, from the environment, and what is refused."""
+
+import argparse
+
+import pytest
+
+from pd_contracts.settings import SettingsError, fields
+from pd_loadgen import options
+from pd_loadgen.backends import Endpoint
+from pd_loadgen.datasets import Dataset
+from pd_loadgen.options import Options
+
+
+def parse(*words: str, **environment: str) -> Options:
+    parser = argparse.ArgumentParser()
+    options.add_arguments(parser)
+    return options.load(options.given(parser.parse_args(words)), environment)
+
+
+def test_everything_has_a_default() -> None:
+    assert parse() == Options()
+
+
+def test_the_command_line_of_the_demo_is_understood() -> None:
+    read = parse(
+        *("--url", "http://h:1", "--model", "m", "--dataset", "text", "--input-tokens", "64", "--output-tokens", "16"),
+        *(
+            "--rate",
+            "2.5",
+            "--duration",
+            "20",
+            "--seed",
+            "7",
+            "--warmup",
+            "3",
+            "--goodput",
+            "ttft:200 tpot:50",
+            "--out",
+            "d",
+        ),
+        *("--label", "l", "--title", "a title", "--deployment", "f", "--monitor", "http://m:2", "--endpoint", "chat"),
+        "--no-ignore-eos",
+    )
+
+    assert (read.url, read.model, read.dataset, read.input_tokens, read.output_tokens) == (
+        "http://h:1",
+        "m",
+        Dataset.TEXT,
+        64,
+        16,
+    )
+    assert (read.rate, read.duration, read.seed, read.warmup, read.goodput) == (2.5, 20, 7, 3, "ttft:200 tpot:50")
+    assert (read.label, read.title, read.deployment, read.monitor, read.endpoint) == (
+        "l",
+        "a title",
+        "f",
+        "http://m:2",
+        Endpoint.CHAT,
+    )
+    assert (read.out, read.ignore_eos, parse("--ignore-eos").ignore_eos) == ("d", False, True)
+
+
+def test_goodput_may_be_several_words() -> None:
+    assert parse("--goodput", "ttft:200", "tpot:50").goodput == "ttft:200 tpot:50"
+
+
+def test_variables_fill_what_the_command_line_leaves_open() -> None:
+    read = parse("--rate", "5", LOADGEN_RATE="3", LOADGEN_SEED="9", MODEL="m", LOADGEN_IGNORE_EOS="off")
+
+    assert (read.rate, read.seed, read.model, read.ignore_eos) == (5, 9, "m", False)
+
+
+def test_variables_of_other_services_are_not_ours() -> None:
+    assert parse(RATE="99", SEED="99", URL="x", OUT="x") == Options()
+
+
+def test_the_proxys_port_is_the_default_target() -> None:
+    assert parse(HTTP_PROXY_PORT="123").url == "http://127.0.0.1:123"
+    assert parse(HTTP_PROXY_PORT="123", LOADGEN_URL="http://h:1").url == "http://h:1"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--rate", "0"], "RATE='0'"),
+        (["--rate", "fast"], "RATE='fast'"),
+        (["--duration", "-1"], "DURATION='-1'"),
+        (["--input-tokens", "0"], "INPUT_TOKENS='0'"),
+        (["--output-tokens", "1.5"], "OUTPUT_TOKENS='1.5'"),
+        (["--vocab-size", "10"], "VOCAB_SIZE='10'"),
+        (["--dataset", "sonnet"], "random|text"),
+        (["--goodput", "ttft"], "number of milliseconds"),
+        (["--goodput", "latency:5"], "must be ttft, tpot or e2el"),
+        (["--url", "localhost:8000"], "http://host:port"),
+        (["--monitor", "localhost"], "http://host:port"),
+        (["--endpoint", "chat"], "use dataset text or endpoint completions"),
+        (["--burstiness", "0.5"], "needs arrival gamma"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(*words)
+
+    assert sentence in str(caught.value)
+
+
+def test_a_form_can_hold_every_option_as_text() -> None:
+    chosen = Options(rate=1.5, ignore_eos=False, dataset=Dataset.TEXT, seed=-3)
+    texts = {field.name: options.text_of(getattr(chosen, field.name)) for field in fields(Options)}
+
+    assert options.load(texts, {}) == chosen
+
+
+def test_a_form_can_list_what_is_accepted() -> None:
+    choices = {field.name: options.choices_of(field) for field in fields(Options)}
+
+    assert choices["dataset"] == ["random", "text"]
+    assert choices["arrival"] == ["poisson", "gamma", "constant"]
+    assert choices["ignore_eos"] == ["on", "off"]
+    assert choices["rate"] is None
+
+
+def test_every_option_is_described() -> None:
+    assert all(field.description for field in fields(Options))

@@ -1,0 +1,80 @@
+"""The run folder: nothing is lost, nothing is overwritten unasked."""
+
+from pathlib import Path
+
+import pytest
+
+from pd_contracts.records import RequestRecord, encode_line
+from pd_loadgen.folder import FolderError, RunFolder, make_run_id, new_path, next_free
+
+
+def line(index: int = 0) -> bytes:
+    return encode_line(RequestRecord(index=index, id=str(index), scheduled=float(index)))
+
+
+def test_records_are_appended_and_read_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "deep" / "run")
+    folder.append([line(0)])
+    folder.append([line(1), line(2)])
+
+    assert [record.index for record in folder.read()] == [0, 1, 2]
+
+
+def test_a_line_that_a_kill_cut_is_left_out(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append([line(0), line(1)])
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(path.read_bytes()[:-3])
+
+    assert [record.index for record in folder.read()] == [0]
+
+
+def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
+    RunFolder(tmp_path).append([line()])
+
+    with pytest.raises(FolderError, match="--overwrite"):
+        RunFolder(tmp_path)
+    assert RunFolder(tmp_path, overwrite=True).read() == []
+
+
+def test_overwriting_leaves_other_files_alone(tmp_path: Path) -> None:
+    RunFolder(tmp_path).append([line()])
+    (tmp_path / "deployment.json").write_text("{}")
+    (tmp_path / "gpu.jsonl").write_text("old")
+
+    RunFolder(tmp_path, overwrite=True)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"deployment.json", "requests.jsonl"}
+
+
+def test_an_attempt_that_sent_nothing_may_be_repeated(tmp_path: Path) -> None:
+    RunFolder(tmp_path)
+
+    RunFolder(tmp_path)
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(FolderError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_the_next_free_folder_is_numbered(tmp_path: Path) -> None:
+    assert next_free(tmp_path / "run") == tmp_path / "run"
+    RunFolder(tmp_path / "run").append([line()])
+    RunFolder(tmp_path / "run-2").append([line()])
+
+    assert next_free(tmp_path / "run") == tmp_path / "run-3"
+
+
+def test_run_ids_are_file_names_and_differ() -> None:
+    ids = {make_run_id("1P1D (H200)/x") for _ in range(20)}
+
+    assert len(ids) > 15
+    assert all(name.startswith("1P1D--H200--x-2") and "/" not in name for name in ids)
+
+
+def test_a_run_without_a_folder_goes_below_the_results() -> None:
+    assert new_path("r", {}) == Path("results/r")
+    assert new_path("r", {"RESULTS_DIR": "/results"}) == Path("/results/r")
