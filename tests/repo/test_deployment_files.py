@@ -31,7 +31,7 @@ PROFILES = [
 ]
 SETTINGS = [EngineSettings, ProxySettings, SimulatorSettings, MonitorSettings]
 # Read by compose or pdctl themselves rather than by a service.
-FOR_COMPOSE_ALONE = {"SIM_BOARDS"}
+FOR_COMPOSE_ALONE = {"LOADGEN_MONITOR"}
 
 
 def dotenv() -> dict[str, str]:

@@ -1,0 +1,58 @@
+# Everything here works on a fresh clone with Python 3.11 or later, git and make: each target installs what it needs
+# into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format unit integration e2e up down status smoke lock-check clean venv
+
+BIN := .venv/bin
+BOOTSTRAP := sh services/control/bootstrap.sh
+ARGS :=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: venv ## compare both topologies with simulated engines: no GPU, no Docker, report in results/demo
+	@$(BIN)/pdctl demo $(ARGS)
+
+test: lint ## lint, then all tests; those that need Docker run where it answers
+	$(BIN)/pytest $(ARGS)
+
+lint: venv lock-check ## ruff, mypy, lock file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: venv ## write what ruff can put right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+unit: venv ## unit tests, and those that compare the repository's files with each other
+	$(BIN)/pytest tests/unit tests/repo $(ARGS)
+
+integration: venv ## real processes and sockets, simulated engines
+	$(BIN)/pytest tests/integration $(ARGS)
+
+e2e: venv ## containers with real vLLM on the CPU; needs Docker
+	$(BIN)/pytest tests/e2e $(ARGS)
+
+up: venv ## start a deployment, e.g. make up ARGS="--engine sim"
+	@$(BIN)/pdctl up $(ARGS)
+
+down: venv ## stop it
+	@$(BIN)/pdctl down $(ARGS)
+
+status: venv ## what runs
+	@$(BIN)/pdctl status
+
+smoke: venv ## try it
+	@$(BIN)/pdctl smoke $(ARGS)
+
+lock-check: venv ## uv.lock fits the pyproject files
+	@$(BOOTSTRAP) lock --check -q
+
+clean: ## remove what tools and demos wrote; .venv, .tools and results stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist results/demo
+	find . -name __pycache__ -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
+
+venv:
+	@$(BOOTSTRAP)

@@ -1,0 +1,67 @@
+"""`pdctl`: read the command line, run the subcommand, turn every expected failure into one sentence and a status."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from pd_contracts.records import RecordError
+from pd_contracts.settings import SettingsError
+from pd_control import commands
+from pd_control.client import ClientError
+from pd_control.context import Context, open_context
+from pd_control.demo_command import demo, demo_context
+from pd_control.gpus import PlanError
+from pd_control.load import LoadError
+from pd_control.options import parser
+from pd_control.stack import ContainerError
+from pd_control.state import StateError
+from pd_control.supervisor import StartError
+from pd_control.terminal import Terminal
+
+COMMANDS = {
+    "up": commands.up,
+    "down": commands.down,
+    "status": commands.status,
+    "logs": commands.logs,
+    "smoke": commands.run_smoke,
+    "demo": demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command."""
+    options = parser().parse_args(arguments)
+    # A terminated pdctl clears up as an interrupted one does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        return COMMANDS[options.command](_context(options), options)
+    except (SettingsError, PlanError) as error:
+        Terminal().error(str(error))
+        return 2
+    except (StartError, ContainerError) as error:
+        Terminal().error(str(error), error.lines)
+        return 1
+    except (StateError, ClientError, LoadError, RecordError) as error:
+        Terminal().error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        Terminal().say("interrupted")
+        return 130
+
+
+def _context(options: argparse.Namespace) -> Context:
+    start, own = Path.cwd(), dict(os.environ)
+    return demo_context(start, own, options) if options.command == "demo" else open_context(start, own)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""What every command works with, made once at the start."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pd_contracts.settings import load
+from pd_control.settings import ControlSettings, environment, find_root
+from pd_control.state import Store
+from pd_control.terminal import Terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """The repository, the variables in force, the settings made of them, the state on disk and the terminal."""
+
+    root: Path
+    environment: Mapping[str, str]
+    settings: ControlSettings
+    store: Store
+    terminal: Terminal
+
+
+def open_context(start: Path, own: Mapping[str, str], *, dotenv: bool = True, folder: str = "") -> Context:
+    """Read settings around `start`, with or without the repository's `.env`; state goes into `folder` of the state folder.
+
+    Raises:
+        SettingsError: for a variable that cannot be used.
+    """
+    root = find_root(start)
+    variables = environment(root, own) if dotenv else dict(own)
+    settings = load(ControlSettings, variables)
+    return Context(
+        root=root,
+        environment=variables,
+        settings=settings,
+        store=Store(root / settings.state_dir / folder),
+        terminal=Terminal(),
+    )

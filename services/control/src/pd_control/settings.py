@@ -1,0 +1,78 @@
+"""What pdctl reads from the environment and from `.env`: the same variables that compose and the services read."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from pd_contracts.names import Connector
+from pd_contracts.ports import Port, Ports
+
+_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)")
+_REFERENCE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}")
+
+
+class ControlSettings(Ports, frozen=True, kw_only=True):
+    """Addresses, GPUs and the model of a deployment on this machine."""
+
+    http_proxy_port: Annotated[Port, Meta(description="port on which clients reach the proxy")] = 10001
+    proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
+    monitor_port: Annotated[Port, Meta(description="port of the GPU monitor")] = 9835
+    prefill_gpu: Annotated[int, Meta(ge=0, description="GPU of the one prefill engine")] = 0
+    decode_gpu: Annotated[int, Meta(ge=0, description="GPU of the one decode engine")] = 1
+    prefill_gpus: Annotated[tuple[int, ...], Meta(description="GPUs of several prefill engines")] = ()
+    decode_gpus: Annotated[tuple[int, ...], Meta(description="GPUs of several decode engines")] = ()
+    combined_gpus: Annotated[
+        tuple[int, ...], Meta(description="GPUs of combined engines; all of the above if unset")
+    ] = ()
+    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs an engine")] = 1
+    model: Annotated[str, Meta(description="model to serve; a simulator serves any name")] = ""
+    kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P_NCCL
+    vllm_host_ip: Annotated[str, Meta(description="numeric address that engines announce")] = "127.0.0.1"
+    bind_host: Annotated[str, Meta(description="address that processes listen on")] = "0.0.0.0"
+    engine_python: Annotated[str, Meta(description="Python that has vLLM, for --engine vllm as processes")] = "python3"
+    state_dir: Annotated[str, Meta(description="folder for the state file, process ids and logs")] = ".pdstack"
+
+
+def find_root(start: Path) -> Path:
+    """The repository around `start`, known by its compose file and its services; `start` itself if there is none."""
+    for folder in (start, *start.parents):
+        if (folder / "docker-compose.yml").exists() and (folder / "services").is_dir():
+            return folder
+    return start
+
+
+def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables in force: `.env`, over it `.env.local`, over both the process's own; as compose does it."""
+    merged: dict[str, str] = {}
+    for name in (".env", ".env.local"):
+        path = root / name
+        if path.exists():
+            merged.update(parse_dotenv(path.read_text(), merged))
+    merged.update(os.environ if own is None else own)
+    return merged
+
+
+def parse_dotenv(text: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Read `NAME=value` lines; comments, quotes and `${NAME}` or `${NAME:-default}` as compose reads them."""
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        match = _LINE.match(line)
+        if match:
+            values[match[1]] = _value(match[2].strip(), {**(known or {}), **values})
+    return values
+
+
+def _value(text: str, known: Mapping[str, str]) -> str:
+    if text[:1] == "'":
+        return text[1:].partition("'")[0]
+    if text[:1] == '"':
+        return _expand(text[1:].partition('"')[0], known)
+    return _expand(re.sub(r"(^|\s+)#.*", "", text), known)
+
+
+def _expand(text: str, known: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda match: known.get(match[1]) or match[2] or "", text)

@@ -1,0 +1,147 @@
+"""One short completion, plain and streamed, and one chat, as a client would send them; each told with a sentence."""
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from pd_contracts import sse, timing
+from pd_contracts.names import TIMING_HEADER
+from pd_control.client import ClientError, Reply, events, post
+
+PROMPT = "The capital of France is"
+TOKENS = 8
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """How one request went. `tokens` are ids where the server gives them, else pieces of text."""
+
+    name: str
+    ok: bool
+    sentence: str
+    text: str = ""
+    tokens: list[int] = msgspec.field(default_factory=list)
+    stages: timing.Stages | None = None
+    elapsed_s: float = 0.0
+
+
+def run(url: str, model: str, timeout_s: float) -> Iterator[Check]:
+    """Yield the checks as they are done; the last one compares the plain answer with the streamed one."""
+    body = {"model": model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "return_token_ids": True}
+    plain = _completion(url, body, timeout_s)
+    yield plain
+    streamed = _stream(url, body, timeout_s)
+    yield streamed
+    messages = [{"role": "user", "content": PROMPT}]
+    yield _chat(url, {"model": model, "messages": messages, "max_tokens": TOKENS, "temperature": 0}, timeout_s)
+    if plain.ok and streamed.ok:
+        yield compare(plain, streamed)
+
+
+def compare(plain: Check, streamed: Check) -> Check:
+    """Greedy answers to one prompt must be the same."""
+    same = (plain.tokens, plain.text) == (streamed.tokens, streamed.text)
+    sentence = "the streamed answer equals the plain one" if same else "the streamed answer differs from the plain one"
+    return Check(name="same answer", ok=same, sentence=sentence)
+
+
+def _completion(url: str, body: Mapping[str, Any], timeout_s: float) -> Check:
+    return _plain("completion", f"{url}/v1/completions", body, timeout_s, lambda choice: choice["text"])
+
+
+def _chat(url: str, body: Mapping[str, Any], timeout_s: float) -> Check:
+    return _plain("chat", f"{url}/v1/chat/completions", body, timeout_s, lambda choice: choice["message"]["content"])
+
+
+def _plain(name: str, url: str, body: Mapping[str, Any], timeout_s: float, text_of: Any) -> Check:
+    try:
+        reply = post(url, body, {TIMING_HEADER: "1"}, timeout_s)
+        refuse_error(reply)
+        answer = reply.json()
+        choice = answer["choices"][0]
+        return judge(
+            name,
+            text=text_of(choice) or "",
+            tokens=choice.get("token_ids") or [],
+            count=answer["usage"]["completion_tokens"],
+            stages=timing.decode(reply.headers.get(TIMING_HEADER.lower(), "")),
+            elapsed_s=reply.elapsed_s,
+        )
+    except ClientError as error:
+        return Check(name=name, ok=False, sentence=str(error))
+    except (KeyError, IndexError, TypeError) as error:
+        return Check(name=name, ok=False, sentence=f"the answer is not of OpenAI's form: {error!r} is missing")
+
+
+def _stream(url: str, body: Mapping[str, Any], timeout_s: float) -> Check:
+    name = "streamed completion"
+    begin = time.monotonic()
+    try:
+        streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        reply = post(f"{url}/v1/completions", streamed, {TIMING_HEADER: "1"}, timeout_s)
+        refuse_error(reply)
+        return judge_stream(name, reply.body, time.monotonic() - begin)
+    except ClientError as error:
+        return Check(name=name, ok=False, sentence=str(error))
+    except (KeyError, IndexError, TypeError, msgspec.MsgspecError) as error:
+        return Check(name=name, ok=False, sentence=f"a chunk is not of OpenAI's form: {error!r}")
+
+
+def judge_stream(name: str, body: bytes, elapsed_s: float) -> Check:
+    """Read a whole stream.
+
+    Raises:
+        ClientError: if it was cut or carries an error.
+    """
+    text, tokens, count, done = "", list[int](), 0, False
+    stages: timing.Stages | None = None
+    for item in events(body):
+        if isinstance(item, sse.Comment):
+            stages = timing.decode(item.text) or stages
+        elif item.done:
+            done = True
+        else:
+            chunk = msgspec.json.decode(item.data)
+            if "error" in chunk:
+                raise ClientError(str(chunk["error"].get("message", chunk["error"])))
+            for choice in chunk["choices"]:
+                text += choice["text"]
+                tokens += choice.get("token_ids") or []
+            count = (chunk.get("usage") or {}).get("completion_tokens", count)
+    if not done:
+        msg = "the stream ended without [DONE]"
+        raise ClientError(msg)
+    return judge(name, text=text, tokens=tokens, count=count, stages=stages, elapsed_s=elapsed_s)
+
+
+def judge(
+    name: str, *, text: str, tokens: list[int], count: int, stages: timing.Stages | None, elapsed_s: float
+) -> Check:
+    """Ok if tokens came."""
+    ok = count > 0 and bool(text or tokens)
+    sentence = f"{count} tokens in {elapsed_s * 1e3:.0f} ms" if ok else "status 200 without a single token"
+    return Check(name=name, ok=ok, sentence=sentence, text=text, tokens=tokens, stages=stages, elapsed_s=elapsed_s)
+
+
+def refuse_error(reply: Reply) -> None:
+    """Turn a status other than 200 into an error with the server's own message.
+
+    Raises:
+        ClientError: always then.
+    """
+    if reply.status == 200:
+        return
+    try:
+        message = reply.json()["error"]["message"]
+    except (ClientError, KeyError, TypeError):
+        message = reply.body[:200].decode("utf-8", "replace")
+    msg = f"status {reply.status}: {message}"
+    raise ClientError(msg)
+
+
+def stages_line(stages: timing.Stages) -> str:
+    """The stages as one line, in milliseconds."""
+    route = " → ".join(filter(None, (stages.prefill_instance, stages.decode_instance)))
+    parts = f"queue {stages.queue:.1f}, prefill {stages.prefill:.1f}, KV + first token {stages.kv_and_first_decode:.1f}"
+    return f"{route}: {parts}, decode {stages.decode:.1f} ms"

@@ -1,0 +1,83 @@
+"""pdctl with containers: compose starts and stops them, the Docker API says what they are."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.control import pdctl
+from support.stack import ROOT, free_ports
+
+from pd_contracts.names import Role
+from pd_control.containers import engine_infos
+from pd_control.stack import Stack
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+PATIENT = 500
+
+
+@pytest.fixture(name="env", scope="module")
+def _env(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    proxy, monitor = map(str, free_ports(2))
+    folder = tmp_path_factory.mktemp("pdctl")
+    env = {
+        **os.environ,
+        "COMPOSE_PROJECT_NAME": "pdstack-e2e-pdctl",
+        "STATE_DIR": str(folder),
+        "HTTP_PROXY_PORT": proxy,
+        "MONITOR_PORT": monitor,
+    }
+    up = pdctl("up", "--containers", "--engine", "sim", env=env, cwd=ROOT, timeout=PATIENT)
+    assert up.returncode == 0, up.stdout + up.stderr
+    yield env
+    down = pdctl("down", env=env, cwd=ROOT, timeout=PATIENT)
+    assert down.returncode == 0, down.stdout + down.stderr
+    assert "nothing runs" in pdctl("status", env=env, cwd=ROOT).stdout
+
+
+def test_status_tells_of_every_container(env: dict[str, str]) -> None:
+    status = pdctl("status", env=env, cwd=ROOT)
+
+    assert status.returncode == 0, status.stdout
+    for service, state in (
+        ("proxy", "ready"),
+        ("prefill-sim", "ready"),
+        ("decode-sim", "ready"),
+        ("monitor-sim", "up"),
+    ):
+        line = next(line for line in status.stdout.splitlines() if line.startswith(service))
+        assert state in line
+        assert f"pdstack-e2e-pdctl-{service}-1" in line
+
+
+def test_smoke_finds_the_published_proxy(env: dict[str, str]) -> None:
+    smoke = pdctl("smoke", env=env, cwd=ROOT)
+
+    assert smoke.returncode == 0, smoke.stdout
+    assert "prefill-0 → decode-0" in smoke.stdout
+
+
+def test_logs_are_the_containers(env: dict[str, str]) -> None:
+    logs = pdctl("logs", "decode-sim", "-n", "5", env=env, cwd=ROOT)
+
+    assert "decode-0" in logs.stdout
+    assert len(logs.stdout.splitlines()) <= 5
+
+
+def test_the_other_topology_does_not_join_the_same_proxy(env: dict[str, str]) -> None:
+    second = pdctl("up", "combined", "--containers", "--engine", "sim", env=env, cwd=ROOT, timeout=PATIENT)
+
+    assert second.returncode == 1
+    assert "`pdctl down` first" in second.stdout
+
+
+def test_images_have_a_digest_for_the_manifest(env: dict[str, str]) -> None:
+    engines = engine_infos(Stack(Path(ROOT), env).containers())
+
+    assert [(engine.name, engine.role) for engine in engines] == [
+        ("prefill-0", Role.PREFILL),
+        ("decode-0", Role.DECODE),
+    ]
+    for engine in engines:
+        assert engine.image == "pdstack/simulator"
+        assert engine.image_digest.startswith("sha256:")

@@ -1,0 +1,95 @@
+"""What the whole chain measures is what the profile says: simulator, proxy, load generator and clock add at most 2 %."""
+
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.control import environment, pdctl
+
+from pd_contracts.latency import itl, tpot, ttft_from_send
+from pd_contracts.records import REQUESTS, RequestRecord, read_lines
+
+# Slow enough that 2 % of it is far above what sockets cost, and nothing that depends on load.
+PROFILE = """
+description = "A fixed profile for a test"
+board = "Fixed"
+
+[prefill]
+base_ms = 200
+per_token_ms = 0.5
+
+[decode]
+base_ms = 80
+per_sequence_ms = 0
+
+[power]
+idle_w = 80
+prefill_w = 600
+decode_min_w = 400
+decode_max_w = 500
+decode_full_batch = 64
+limit_w = 700
+idle_clock_mhz = 345
+clock_mhz = 1980
+memory_clock_mhz = 3201
+
+[memory]
+total_bytes = 150000000000
+weights_bytes = 16000000000
+kv_bytes_per_token = 131072
+kv_tokens = 400000
+"""
+PROMPT, OUTPUT = 200, 9
+PREFILL_S = (200 + 0.5 * PROMPT) / 1e3
+STEP_S = 0.080
+
+
+def measured(tmp_path: Path, *topology: str) -> list[RequestRecord]:
+    """A few requests, one at a time."""
+    profile = tmp_path / "fixed.toml"
+    profile.write_text(PROFILE)
+    env = environment(tmp_path / "state", SIM_PROFILE=str(profile), LOADGEN_LAG_LIMIT_MS="1000")
+    up = pdctl("up", *topology, "--engine", "sim", env=env, cwd=tmp_path)
+    assert up.returncode == 0, up.stdout + up.stderr
+    try:
+        options = {
+            "url": f"http://127.0.0.1:{env['HTTP_PROXY_PORT']}",
+            "dataset": "random",
+            "input-tokens": PROMPT,
+            "output-tokens": OUTPUT,
+            "rate": 0.7,
+            "arrival": "constant",
+            "duration": 6,
+            "warmup": 1,
+            "out": tmp_path / "run",
+        }
+        words = [word for option, value in options.items() for word in (f"--{option}", str(value))]
+        done = subprocess.run(
+            [sys.executable, "-m", "pd_loadgen", "run", *words],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        pdctl("down", env=env, cwd=tmp_path)
+    return [r for r in read_lines(tmp_path / "run" / REQUESTS, RequestRecord) if not r.warmup]
+
+
+@pytest.mark.parametrize("topology", ["combined", "disagg"])
+def test_first_token_and_step_times_are_the_profiles(tmp_path: Path, topology: str) -> None:
+    records = measured(tmp_path, topology)
+
+    assert len(records) >= 4
+    first = statistics.median(value for record in records if (value := ttft_from_send(record)) is not None)
+    step = statistics.median(value for record in records if (value := tpot(record)) is not None)
+    gap = statistics.median(value for record in records for value in itl(record))
+    # A decode engine computes the first token itself, from the KV that it received: one step more.
+    expected = PREFILL_S + (STEP_S if topology == "disagg" else 0)
+    assert first == pytest.approx(expected, rel=0.02)
+    assert step == pytest.approx(STEP_S, rel=0.02)
+    assert gap == pytest.approx(STEP_S, rel=0.02)

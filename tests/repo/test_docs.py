@@ -1,0 +1,51 @@
+"""What the documentation says of settings, files and commands is so."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(part.startswith(".") or part == "results" for part in path.relative_to(ROOT).parts)
+)
+
+
+def test_the_configuration_page_is_what_the_services_read() -> None:
+    check = subprocess.run([sys.executable, ROOT / "docs/write_configuration.py", "--check"], check=False)
+
+    assert check.returncode == 0, "run python docs/write_configuration.py"
+
+
+def test_every_setting_says_what_it_is() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
+
+    assert rows
+    assert [name for name, meaning in rows if not meaning] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)", page.read_text())
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_the_readme_maps_every_top_level_folder() -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}
+    readme = (ROOT / "README.md").read_text()
+
+    assert [folder for folder in sorted(folders) if f"`{folder}/`" not in readme] == []
+
+
+def test_the_readmes_commands_are_targets_of_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    used = set(re.findall(r"^\$ make ([a-z0-9-]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+
+    assert used
+    assert used <= targets

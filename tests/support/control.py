@@ -1,0 +1,79 @@
+"""Running pdctl in a test: free ports, a state folder of its own, and a look at what it leaves behind."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from pd_contracts.names import Role, Topology
+from pd_control import freeports, supervisor
+from pd_control.plan import Engine, Listen, Plan, ProcessSpec, plan, port_needs
+from pd_control.settings import ControlSettings
+
+
+def settings(**changes: object) -> ControlSettings:
+    """Settings without any environment."""
+    return msgspec.convert({**msgspec.to_builtins(ControlSettings()), **changes}, ControlSettings)
+
+
+def free_variables(prefill: int = 2, decode: int = 2) -> dict[str, str]:
+    """Environment variables that move every port of pdstack to free ones, for as many engines."""
+    counts = {Role.PREFILL: prefill, Role.DECODE: decode, Role.COMBINED: prefill + decode}
+    plans = [plan(settings(), topology, Engine.SIM, counts) for topology in Topology]
+    needs = dict(need for planned in plans for need in port_needs(planned))
+    moved = freeports.choose(needs, lambda port: port > 23000 and supervisor.is_free(port))
+    return {field.upper(): str(port) for field, port in moved.items()}
+
+
+def environment(state_dir: Path, **more: str) -> dict[str, str]:
+    """What a test gives to pdctl: the machine's own variables without pdstack's, free ports, its own state folder."""
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PREFILL_", "DECODE_", "COMBINED_", "SIM_"))
+    }
+    return {**own, **free_variables(), "BIND_HOST": "127.0.0.1", "STATE_DIR": str(state_dir), **more}
+
+
+def pdctl(*arguments: str, env: Mapping[str, str], cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run pdctl to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "pd_control", *arguments],
+        env={**env, "COLUMNS": "160"},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def script(name: str, code: str, role: Role | None = None) -> ProcessSpec:
+    """A process that runs a line of Python."""
+    return ProcessSpec(name=name, role=role, argv=[sys.executable, "-c", code], env={}, listens=[Listen(1, "NO_PORT")])
+
+
+def replaced(planned: Plan, *processes: ProcessSpec) -> Plan:
+    """The plan with other processes in place of its own."""
+    return msgspec.structs.replace(planned, processes=list(processes))
+
+
+def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not come true within {timeout} s"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """True if a process with this id runs and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False

@@ -1,0 +1,123 @@
+"""What pdctl makes of `docker inspect`."""
+
+import time
+from typing import Any
+
+from pd_contracts.names import Role, Topology
+from pd_contracts.stats import InstanceStats, ProxyStats
+from pd_control.containers import Container, container_of, engine_infos, expected, rows, url_of
+from pd_control.deployment import of_containers
+
+IMAGE = {"Id": "sha256:1234", "RepoDigests": []}
+
+
+def inspected(service: str, *, env: tuple[str, ...] = (), **state: Any) -> dict[str, Any]:
+    return {
+        "Id": "f00",
+        "Name": f"/pdstack-{service}-1",
+        "RestartCount": state.pop("restarts", 0),
+        "State": {"Status": "running", "ExitCode": 0, "StartedAt": "2026-01-02T03:04:05.123456789Z", **state},
+        "Config": {
+            "Env": ["PATH=/bin", *env],
+            "Image": f"pdstack/{service}",
+            "Labels": {"com.docker.compose.service": service},
+        },
+        "HostConfig": {"DeviceRequests": None},
+        "NetworkSettings": {"Networks": {"pdstack_default": {"IPAddress": "172.18.0.5"}}},
+    }
+
+
+def test_an_engine_is_read_with_its_role_number_address_and_image() -> None:
+    env = ("INSTANCE=1", "COMBINED_HTTP_PORT=8000")
+
+    container = container_of(inspected("combined-cpu-1", env=env), IMAGE)
+
+    assert (container.role, container.number, container.name) == (Role.COMBINED, 1, "pdstack-combined-cpu-1-1")
+    assert container.address == "http://172.18.0.5:8001"
+    assert (container.image, container.image_digest) == ("pdstack/combined-cpu-1", "sha256:1234")
+
+
+def test_the_digest_of_a_pulled_image_is_its_registrys() -> None:
+    image = {"Id": "sha256:1234", "RepoDigests": ["vllm/vllm-openai@sha256:abcd"]}
+
+    assert container_of(inspected("prefill"), image).image_digest == "sha256:abcd"
+
+
+def test_a_helper_from_an_engines_image_is_no_engine() -> None:
+    container = container_of(inspected("tiny-model", env=("PD_ROLE=prefill",), Status="exited"), IMAGE)
+
+    assert container.role is None
+    assert not container.failed
+    assert expected([container]) == {}
+
+
+def test_gpus_come_from_the_device_request() -> None:
+    read = inspected("decode")
+    read["HostConfig"]["DeviceRequests"] = [{"Driver": "nvidia", "DeviceIDs": ["3", "4"]}]
+
+    assert container_of(read, IMAGE).gpus == (3, 4)
+
+
+def test_ending_badly_and_starting_over_are_failures() -> None:
+    assert container_of(inspected("prefill", Status="exited", ExitCode=2), IMAGE).failed
+    assert container_of(inspected("prefill", restarts=1), IMAGE).failed
+    assert not container_of(inspected("prefill"), IMAGE).failed
+
+
+def containers() -> list[Container]:
+    ports = ("HTTP_PROXY_PORT=10001", "PREFILL_HTTP_PORT=20003", "DECODE_HTTP_PORT=20005")
+    return [container_of(inspected(name, env=ports), IMAGE) for name in ("proxy", "prefill-sim", "decode-sim")]
+
+
+def test_the_published_proxy_is_found() -> None:
+    assert url_of(containers(), {}) == "http://127.0.0.1:10001"
+    assert url_of(containers(), {"PUBLISH_HOST": "0.0.0.0"}) == "http://127.0.0.1:10001"
+    assert url_of(containers()[1:], {}) is None
+
+
+def test_status_joins_what_docker_and_the_proxy_say() -> None:
+    stats = ProxyStats(
+        ready=False,
+        instances=[
+            InstanceStats(name="prefill-0", role=Role.PREFILL, state="ready"),
+            InstanceStats(name="decode-0", role=Role.DECODE, state="lost", reason="stopped pinging"),
+        ],
+    )
+
+    told = {row.name: row for row in rows(containers(), stats)}
+
+    assert [(row.state, row.ok) for row in told.values()] == [
+        ("waits for engines", False),
+        ("ready", True),
+        ("lost (stopped pinging)", False),
+    ]
+    assert told["prefill-sim"].where == "pdstack-prefill-sim-1"
+    assert told["prefill-sim"].up_since.startswith(time.strftime("%Y-%m-%d", time.localtime(1767323045)))
+
+
+def test_the_manifest_gets_images_and_counts_an_engine_without_a_gpu_as_one() -> None:
+    # Without a port they have no address, so nobody is asked for a version.
+    found = [container_of(inspected(name), IMAGE) for name in ("proxy", "prefill-cpu", "decode-cpu")]
+
+    stats = ProxyStats(
+        ready=True,
+        instances=[InstanceStats(name="decode-0", role=Role.DECODE, state="ready", version="0.32.0", model="tiny")],
+    )
+
+    described = of_containers(Topology.DISAGG, engine_infos(found), stats, "20.10")
+
+    assert (described.label, described.gpus, described.simulated) == ("disagg 1P1D", 2, False)
+    assert [(engine.name, engine.image_digest) for engine in described.engines] == [
+        ("prefill-0", "sha256:1234"),
+        ("decode-0", "sha256:1234"),
+    ]
+    assert [(engine.version, engine.model) for engine in described.engines] == [("", ""), ("0.32.0", "tiny")]
+    assert described.software["docker"] == "20.10"
+
+
+def test_a_port_of_its_own_wins_over_counting() -> None:
+    env = ("INSTANCE=1", "COMBINED_HTTP_PORT=8000", "HTTP_PORT=8000")
+
+    container = container_of(inspected("combined-sim-1", env=env), IMAGE)
+
+    assert (container.number, container.address) == (1, "http://172.18.0.5:8000")

@@ -1,0 +1,47 @@
+"""The command line."""
+
+import pytest
+
+from pd_control.__main__ import COMMANDS, main
+from pd_control.demo_command import LOADS, load_of
+from pd_control.options import parser
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+
+    assert end.value.code == 0
+    assert f"usage: pdctl {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["up", "logs", "smoke", "demo"])
+def test_help_shows_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+
+    _, _, examples = capsys.readouterr().out.partition("examples:\n")
+    # An example ends where its explanation begins, two spaces on.
+    entries = [line.strip().split("  ")[0].split() for line in examples.splitlines()]
+    lines = [words for words in entries if words[:1] == ["pdctl"]]
+    assert lines
+    for words in lines:
+        assert parser().parse_args(words[1:]).command == command
+
+
+@pytest.mark.parametrize(
+    "words", [["up", "both"], ["up", "--decode", "0"], ["demo", "--rate", "0"], ["demo", "--rate", "inf"], []]
+)
+def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        parser().parse_args(words)
+
+    assert end.value.code == 2
+
+
+def test_the_users_load_changes_only_what_was_given() -> None:
+    load = load_of(parser().parse_args(["demo", "--rate", "3", "--seed", "9"]))
+
+    assert (load.rate, load.seed) == (3, 9)
+    assert (load.input_tokens, load.duration_s) == (LOADS["sim"].input_tokens, LOADS["sim"].duration_s)

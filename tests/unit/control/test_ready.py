@@ -1,0 +1,64 @@
+"""Waiting for a deployment on its progress, not on a clock."""
+
+from pd_contracts.names import Role
+from pd_contracts.stats import InstanceStats, ProxyStats
+from pd_control.processes import engine_state
+from pd_control.ready import Patience, progress
+
+EXPECTED = {Role.PREFILL: 1, Role.DECODE: 2}
+
+
+def stats(*instances: tuple[str, Role, str]) -> ProxyStats:
+    return ProxyStats(
+        ready=False,
+        instances=[
+            InstanceStats(name=name, role=role, state=state, reason="loading" if state == "joining" else "")
+            for name, role, state in instances
+        ],
+    )
+
+
+def test_it_waits_for_the_proxy_first() -> None:
+    assert progress(None, EXPECTED).waiting == "the proxy to answer"
+    assert not progress(None, EXPECTED).done
+
+
+def test_it_tells_which_engines_are_awaited_and_why() -> None:
+    seen = progress(stats(("prefill-0", Role.PREFILL, "ready"), ("decode-0", Role.DECODE, "joining")), EXPECTED)
+
+    assert seen.waiting == "decode-0 is joining (loading), 1 decode not announced yet"
+    assert not seen.done
+
+
+def test_it_is_done_when_every_engine_is_ready() -> None:
+    ready = [
+        ("prefill-0", Role.PREFILL, "ready"),
+        ("decode-0", Role.DECODE, "ready"),
+        ("decode-1", Role.DECODE, "ready"),
+    ]
+
+    assert progress(stats(*ready), EXPECTED).done
+    assert not progress(stats(*ready[:2]), EXPECTED).done
+
+
+def test_patience_lasts_as_long_as_something_changes() -> None:
+    times = iter([0.0, 1.0, 1.0, 10.5, 10.9, 10.9, 20.0, 21.0])
+    patience = Patience(10, clock=lambda: next(times))
+
+    looks = [patience.lasts(seen) for seen in ("a", "a", "b", "b", "b")]
+
+    assert looks == [True, True, True, True, False]
+
+
+def test_the_state_of_an_engine_is_what_the_proxy_says() -> None:
+    seen = stats(("decode-0", Role.DECODE, "joining"))
+
+    assert engine_state(Role.DECODE, seen, 1) == "joining (loading)"
+    assert engine_state(Role.PREFILL, seen, 1) == "not announced"
+    assert engine_state(Role.DECODE, None, 1) == "unknown (no proxy)"
+
+
+def test_engines_that_cannot_be_told_apart_share_a_count() -> None:
+    seen = stats(("decode-0", Role.DECODE, "ready"), ("decode-1", Role.DECODE, "lost"))
+
+    assert engine_state(Role.DECODE, seen, 2) == "1 of 2 decode ready"

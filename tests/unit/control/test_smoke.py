@@ -1,0 +1,74 @@
+"""How the smoke test judges what comes back."""
+
+import msgspec
+import pytest
+
+from pd_contracts import sse, timing
+from pd_control.client import ClientError, Reply
+from pd_control.smoke import Check, compare, judge, judge_stream, refuse_error
+
+STAGES = timing.Stages(queue=0.1, prefill=20, kv_and_first_decode=5, decode=35, decode_instance="decode-0")
+
+
+def chunk(text: str, tokens: list[int] | None = None, usage: dict[str, int] | None = None) -> bytes:
+    choices = [{"index": 0, "text": text, "token_ids": tokens}] if usage is None else []
+    return sse.encode_event(msgspec.json.encode({"choices": choices, "usage": usage}))
+
+
+def test_a_stream_is_read_to_its_tokens_and_stages() -> None:
+    body = b"".join(
+        [
+            chunk("a", [1]),
+            chunk("b", [2]),
+            chunk("", usage={"completion_tokens": 2}),
+            sse.encode_comment(timing.PREFIX + timing.encode(STAGES)),
+            sse.encode_event(sse.DONE),
+        ]
+    )
+
+    check = judge_stream("stream", body, 0.06)
+
+    assert (check.ok, check.text, check.tokens, check.stages) == (True, "ab", [1, 2], STAGES)
+    assert check.sentence == "2 tokens in 60 ms"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (chunk("a", [1]), "without \\[DONE\\]"),
+        (chunk("a", [1])[:-1], "cut in the middle"),
+        (sse.encode_event('{"error":{"message":"decode-0 is gone"}}', "error"), "decode-0 is gone"),
+    ],
+)
+def test_a_broken_stream_is_a_failure(body: bytes, sentence: str) -> None:
+    with pytest.raises(ClientError, match=sentence):
+        judge_stream("stream", body, 0.1)
+
+
+def test_an_empty_answer_is_a_failure_whatever_its_status() -> None:
+    check = judge("completion", text="", tokens=[], count=0, stages=None, elapsed_s=0.1)
+
+    assert not check.ok
+    assert "without a single token" in check.sentence
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b'{"error":{"message":"no decode engine is ready"}}', "status 503: no decode engine is ready"),
+        (b"<html>", "status 503: <html>"),
+    ],
+)
+def test_an_error_is_told_in_the_servers_words(body: bytes, sentence: str) -> None:
+    with pytest.raises(ClientError) as error:
+        refuse_error(Reply(status=503, headers={}, body=body, elapsed_s=0))
+
+    assert str(error.value) == sentence
+
+
+def test_streamed_and_plain_answers_must_be_equal() -> None:
+    plain = Check(name="a", ok=True, sentence="", text="x", tokens=[1])
+    other = Check(name="b", ok=True, sentence="", text="x", tokens=[2])
+
+    assert compare(plain, plain).ok
+    assert not compare(plain, other).ok
