@@ -1,6 +1,7 @@
 """pdctl with containers: compose starts and stops them, the Docker API says what they are."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,28 @@ def test_images_have_a_digest_for_the_manifest(env: dict[str, str]) -> None:
     for engine in engines:
         assert engine.image == "pdstack/simulator"
         assert engine.image_digest.startswith("sha256:")
+
+
+def test_a_container_run_by_hand_from_our_image_is_not_ours(env: dict[str, str]) -> None:
+    # compose labels the images that it builds, and containers inherit their image's labels
+    project = ["--label", f"com.docker.compose.project={env['COMPOSE_PROJECT_NAME']}"]
+    service = ["--label", "com.docker.compose.service=decode-sim"]
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        "--detach",
+        *project,
+        *service,
+        "--entrypoint",
+        "sleep",
+        "pdstack/simulator",
+        "60",
+    ]
+    started = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        status = pdctl("status", env=env, cwd=ROOT)
+    finally:
+        subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
+
+    assert sum(line.startswith("decode-sim") for line in status.stdout.splitlines()) == 1

@@ -133,7 +133,10 @@ class Stack:
             ContainerError: if Docker does not answer.
         """
         with self._client() as client:
-            found = client.containers.list(all=True, filters={"label": f"{LABEL}.project={self._project}"})
+            # Images built by compose carry its project label too, and with it every container that is run from them by
+            # hand; only containers that compose made have a number.
+            labels = [f"{LABEL}.project={self._project}", f"{LABEL}.container-number"]
+            found = client.containers.list(all=True, filters={"label": labels})
             read = [container_of(each.attrs, client.images.get(each.attrs["Image"]).attrs) for each in found]
         return sorted(read, key=_rank)
 
