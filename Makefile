@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e up down status smoke lock-check clean venv
+.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -34,6 +34,19 @@ integration: venv ## real processes and sockets, simulated engines
 
 e2e: venv ## containers with real vLLM on the CPU; needs Docker
 	$(BIN)/pytest tests/e2e $(ARGS)
+
+chart: venv ## tests of the Helm chart; their container part needs Docker
+	$(BIN)/pytest tests/chart tests/repo/test_chart_agreement.py $(ARGS)
+
+k8s-render: venv ## plain manifests of every example, into dist/k8s
+	@mkdir -p dist/k8s
+	@for e in k8s/examples/*.yaml; do $(BIN)/helm template pdstack k8s/chart -f $$e >dist/k8s/$$(basename $$e) || exit 1; done
+
+k8s-values: venv ## schema and table of values from k8s/chart/values.yaml
+	$(BIN)/python k8s/write_values.py
+
+docs: venv ## docs/configuration.md from the services' settings
+	$(BIN)/python docs/write_configuration.py
 
 up: venv ## start a deployment, e.g. make up ARGS="--engine sim"
 	@$(BIN)/pdctl up $(ARGS)

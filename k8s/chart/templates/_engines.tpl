@@ -1,0 +1,287 @@
+{{/* Which pods of engines there are, as YAML: `workloads` is a list of {name, replicas, boards, engines}, `engines` a list of
+     {name, role, number, http, kv, board}.
+
+     One pod holds all prefill and decode engines (topology pod), or each engine has a pod of its own. An engine alone in its pod
+     has the role's base ports, because its address is its own; engines of one pod share an address and count upwards from the
+     base ports. `board` is the first simulated board's index; the n-th pod's are n × `boards` further. */}}
+{{- define "pdstack.workloads" -}}
+{{- $values := .Values }}
+{{- $together := and (eq $values.engine.topology "pod") (gt (int $values.prefill.count) 0) }}
+{{- $first := 0 }}
+workloads:
+{{- if $together }}
+{{- $pairs := add $values.prefill.count $values.decode.count }}
+- name: engines
+  replicas: {{ $values.engine.podReplicas }}
+  boards: {{ $pairs }}
+  engines:
+  {{- range $role := list "prefill" "decode" }}
+  {{- range $number := until (int (index $values $role).count) }}
+  - name: {{ $role }}-{{ $number }}
+    role: {{ $role }}
+    number: {{ $number }}
+    http: {{ add (index $values.ports (print $role "Http")) $number }}
+    kv: {{ add (index $values.ports (print $role "Kv")) (mul 100 $number) }}
+    board: {{ ternary $number (add $values.prefill.count $number) (eq $role "prefill") }}
+  {{- end }}
+  {{- end }}
+{{- $first = mul $pairs $values.engine.podReplicas }}
+{{- end }}
+{{- range $role := ternary (list "combined") (list "prefill" "decode" "combined") $together }}
+{{- $count := (index $values $role).count }}
+{{- if gt (int $count) 0 }}
+- name: {{ $role }}
+  replicas: {{ $count }}
+  boards: 1
+  engines:
+  - name: {{ $role }}
+    role: {{ $role }}
+    number: 0
+    http: {{ index $values.ports (print $role "Http") }}
+    {{- /* a combined engine has no KV port and announces its HTTP port instead */}}
+    kv: {{ ternary $values.ports.combinedHttp (index $values.ports (print $role "Kv")) (eq $role "combined") }}
+    board: {{ $first }}
+{{- $first = add $first $count }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "pdstack.engineProbe" -}}
+{{- if eq .root.Values.engine.kind "sim" -}}
+[python, -m, pd_contracts.health, "http://127.0.0.1:{{ .engine.http }}/health"]
+{{- else -}}
+[python3, -m, pd_engine, probe]
+{{- end }}
+{{- end }}
+
+{{/* The command, where the image's own does not do.
+
+     P2pNcclConnector: a prefill keeps its connection to a decode's address and never opens it again, so a container that starts
+     again in the same pod would hang every prefill. /tmp outlives a container but not its pod, whose successor has another
+     address; so the starts are counted there, and each takes KV ports of its own from the 100 that belong to an engine. The proxy
+     sees another KV port as another process, too.
+
+     Simulated engines: each board needs an index of its own. */}}
+{{- define "pdstack.engineCommand" -}}
+{{- $values := .root.Values }}
+{{- if eq $values.engine.kind "sim" }}
+command:
+  - sh
+  - -c
+  - export SIM_GPU=$((SIM_GPU + POD_INDEX * {{ .workload.boards }})); exec service
+{{- else if and (eq $values.engine.kvConnector "P2pNcclConnector") (ne .engine.role "combined") }}
+{{- $ranks := int $values.engine.tensorParallelSize }}
+{{- $variable := printf "%s_KV_PORT" (upper .engine.role) }}
+command:
+  - sh
+  - -c
+  - |
+    starts=$(cat /tmp/starts 2>/dev/null || echo 0)
+    echo $((starts + 1)) > /tmp/starts
+    export {{ $variable }}=$(({{ $variable }} + starts % {{ div 100 $ranks }} * {{ $ranks }}))
+    exec python3 -m pd_engine start
+{{- end }}
+{{- end }}
+
+{{- define "pdstack.engineEnvironment" -}}
+{{- $values := .root.Values }}
+{{- $engine := $values.engine }}
+{{- $role := index $values .engine.role }}
+{{- $sim := eq $engine.kind "sim" }}
+{{- $alone := eq (len .workload.engines) 1 }}
+{{- $arguments := compact (list $engine.args $role.args) }}
+{{- if gt (int $engine.stepTimeoutSeconds) 0 }}{{ $arguments = append $arguments "--distributed-executor-backend mp" }}{{ end }}
+- {name: PD_ROLE, value: {{ .engine.role }}}
+{{- if and $sim $alone }}
+- {name: INSTANCE, valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}}
+- {name: HTTP_PORT, value: {{ .engine.http | quote }}}
+- {name: KV_PORT, value: {{ .engine.kv | quote }}}
+{{- else }}
+- {name: INSTANCE, value: {{ .engine.number | quote }}}
+{{- end }}
+- {name: VLLM_HOST_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+- {name: PROXY_HOST, value: {{ include "pdstack.fullname" .root }}-discovery}
+- {name: PROXY_PORT, value: {{ $values.ports.discovery | quote }}}
+- {name: PREFILL_HTTP_PORT, value: {{ $values.ports.prefillHttp | quote }}}
+- {name: DECODE_HTTP_PORT, value: {{ $values.ports.decodeHttp | quote }}}
+- {name: COMBINED_HTTP_PORT, value: {{ $values.ports.combinedHttp | quote }}}
+- {name: PREFILL_KV_PORT, value: {{ $values.ports.prefillKv | quote }}}
+- {name: DECODE_KV_PORT, value: {{ $values.ports.decodeKv | quote }}}
+- {name: MODEL, value: {{ $values.model.name | quote }}}
+- {name: KV_CONNECTOR, value: {{ $engine.kvConnector }}}
+- {name: MAX_MODEL_LEN, value: {{ int64 $engine.maxModelLen | quote }}}
+{{- with $engine.maxNumSeqs }}
+- {name: MAX_NUM_SEQS, value: {{ int64 . | quote }}}
+{{- end }}
+{{- with $engine.maxNumBatchedTokens }}
+- {name: MAX_NUM_BATCHED_TOKENS, value: {{ int64 . | quote }}}
+{{- end }}
+{{- if eq $engine.kvConnector "ExampleConnector" }}
+- {name: KV_SHARED_PATH, value: /kv}
+{{- end }}
+{{- if $sim }}
+- {name: POD_INDEX, valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}}
+- {name: SIM_GPU, value: {{ .engine.board | quote }}}
+- {name: SIM_PROFILE, value: {{ $engine.simProfile | quote }}}
+- {name: LOG_LEVEL, value: {{ $values.logLevel }}}
+{{- else }}
+- {name: SERVED_MODEL_NAME, value: {{ $values.model.servedName | quote }}}
+- {name: ENGINE_DEVICE, value: {{ $engine.device }}}
+- {name: TENSOR_PARALLEL_SIZE, value: {{ $engine.tensorParallelSize | quote }}}
+- {name: DTYPE, value: {{ $engine.dtype | quote }}}
+- {name: PREFIX_CACHING, value: {{ $engine.prefixCaching | quote }}}
+{{- with $role.gpuMemoryUtilization }}
+- {name: GPU_MEMORY_UTILIZATION, value: {{ . | quote }}}
+{{- end }}
+- {name: ENGINE_ARGS, value: {{ join " " $arguments | quote }}}
+{{- if gt (int $engine.stepTimeoutSeconds) 0 }}
+- {name: VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, value: {{ $engine.stepTimeoutSeconds | quote }}}
+{{- end }}
+{{- include "pdstack.modelEnvironment" .root }}
+{{- if $values.model.download }}
+- {name: HF_HUB_OFFLINE, value: "1"}
+{{- end }}
+{{- end }}
+{{- range $name, $value := merge (dict) $role.env $engine.env }}
+- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* vLLM, Triton and torch write caches below HOME; the root file system is read-only. */}}
+{{- define "pdstack.modelEnvironment" }}
+- {name: HOME, value: /tmp}
+- {name: HF_HOME, value: /models/huggingface}
+{{- with .Values.model.tokenSecret }}
+- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.model.tokenKey }}}}}
+{{- end }}
+{{- end }}
+
+{{- define "pdstack.engineContainer" -}}
+{{- $values := .root.Values }}
+{{- $sim := eq $values.engine.kind "sim" }}
+{{- $probe := include "pdstack.engineProbe" . }}
+- name: {{ .engine.name }}
+  image: {{ include "pdstack.image" (list .root (ternary "simulator" .engine.role $sim)) }}
+  imagePullPolicy: {{ $values.images.pullPolicy }}
+  {{- with include "pdstack.engineCommand" . }}
+  {{- trim . | nindent 2 }}
+  {{- end }}
+  env:
+    {{- include "pdstack.engineEnvironment" . | trim | nindent 4 }}
+  ports:
+    - {name: {{ .engine.name }}, containerPort: {{ .engine.http }}}
+    {{- if ne .engine.role "combined" }}
+    - {name: kv-{{ .engine.name }}, containerPort: {{ .engine.kv }}}
+    {{- end }}
+  {{- /* Until the model is loaded nothing else is asked; then one probe that fails for a minute starts the engine again. */}}
+  startupProbe:
+    exec: {command: {{ $probe }}}
+    periodSeconds: 10
+    timeoutSeconds: 10
+    failureThreshold: {{ div (add $values.engine.startupSeconds 9) 10 }}
+  readinessProbe:
+    exec: {command: {{ $probe }}}
+    periodSeconds: 5
+    timeoutSeconds: 10
+    failureThreshold: 2
+  livenessProbe:
+    exec: {command: {{ $probe }}}
+    periodSeconds: 10
+    timeoutSeconds: 10
+    failureThreshold: 6
+  resources:
+    {{- include "pdstack.engineResources" . | trim | nindent 4 }}
+  securityContext:
+    {{- include "pdstack.securityContext" .root | nindent 4 }}
+    {{- if and $values.gpu.lockMemory (not $sim) }}
+      add: [IPC_LOCK]
+    {{- end }}
+  volumeMounts:
+    - {name: tmp-{{ .engine.name }}, mountPath: /tmp}
+    {{- if not $sim }}
+    - {name: shm, mountPath: /dev/shm}
+    - {name: models, mountPath: /models, readOnly: {{ $values.model.volume.readOnly }}}
+    {{- end }}
+    {{- if eq $values.engine.kvConnector "ExampleConnector" }}
+    - {name: kv, mountPath: /kv}
+    {{- end }}
+{{- end }}
+
+{{- define "pdstack.engineResources" -}}
+{{- $values := .root.Values }}
+{{- $resources := deepCopy (index $values .engine.role).resources }}
+{{- if and (eq $values.engine.kind "vllm") (eq $values.engine.device "gpu") }}
+{{- $devices := merge (dict $values.gpu.resource ($values.engine.tensorParallelSize | toString)) }}
+{{- range $name, $count := $values.gpu.extraResources }}{{ $_ := set $devices $name ($count | toString) }}{{ end }}
+{{- $_ := set $resources "limits" (merge $devices (default (dict) $resources.limits)) }}
+{{- end }}
+{{- toYaml $resources }}
+{{- end }}
+
+{{- define "pdstack.enginePlacement" -}}
+{{- $values := .root.Values }}
+{{- $selector := include "pdstack.selectorLabels" .root }}
+{{- with $values.placement.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.placement.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.placement.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- if and $values.gpu.runtimeClassName (eq $values.engine.kind "vllm") (eq $values.engine.device "gpu") }}
+runtimeClassName: {{ $values.gpu.runtimeClassName }}
+{{- end }}
+{{- if eq $values.placement.engines "together" }}
+affinity:
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            {{- $selector | nindent 12 }}
+            pdstack/engine: "true"
+{{- end }}
+{{- if or (eq $values.placement.engines "spread") (and (eq .workload.name "engines") (gt (int .workload.replicas) 1) $values.placement.spreadPods) }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- $selector | nindent 8 }}
+        app.kubernetes.io/component: {{ .workload.name }}
+{{- end }}
+{{- end }}
+
+{{- define "pdstack.engineVolumes" -}}
+{{- $values := .root.Values }}
+{{- $volume := $values.model.volume }}
+{{- range .workload.engines }}
+- {name: tmp-{{ .name }}, emptyDir: {}}
+{{- end }}
+{{- if eq $values.engine.kind "vllm" }}
+- name: shm
+  emptyDir: {medium: Memory, sizeLimit: {{ $values.engine.sharedMemory }}}
+- name: models
+  {{- if eq $volume.type "emptyDir" }}
+  emptyDir: {sizeLimit: {{ $volume.size }}}
+  {{- else if eq $volume.type "hostPath" }}
+  hostPath: {path: {{ $volume.path }}, type: Directory}
+  {{- else }}
+  persistentVolumeClaim:
+    claimName: {{ ternary $volume.claim (print (include "pdstack.fullname" .root) "-models") (eq $volume.type "claim") }}
+  {{- end }}
+{{- end }}
+{{- if eq $values.engine.kvConnector "ExampleConnector" }}
+- name: kv
+  {{- if and (ne .workload.name "engines") $values.engine.kvClaim }}
+  persistentVolumeClaim: {claimName: {{ $values.engine.kvClaim }}}
+  {{- else }}
+  emptyDir: {medium: Memory, sizeLimit: {{ $values.engine.kvMemory }}}
+  {{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,76 @@
+{{- define "pdstack.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* 40 characters: names of pods, services and hosts get endings and must stay below 63. */}}
+{{- define "pdstack.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "pdstack.name" .) .Release.Name }}
+{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "pdstack.name" .) | trunc 40 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "pdstack.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "pdstack.selectorLabels" . }}
+{{- end }}
+
+{{/* Pods carry these alone: with the chart's version in their labels, every upgrade would load every model again. */}}
+{{- define "pdstack.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "pdstack.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "pdstack.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "pdstack.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* Image of one service: list of context and name. */}}
+{{- define "pdstack.image" -}}
+{{- $root := index . 0 }}{{ $name := index . 1 }}
+{{- $tag := default $root.Chart.AppVersion $root.Values.images.tag }}
+{{- if has $name (list "prefill" "decode" "combined") }}{{ $tag = default $tag $root.Values.images.engineTag }}{{ end }}
+{{- printf "%s/%s:%s" $root.Values.images.repository $name $tag }}
+{{- end }}
+
+{{/* What every pod has: an account without its token, the images' user, no variables made of service names (a service called
+     "proxy" would set PROXY_PORT to an address, one called "vllm" would set VLLM_PORT). */}}
+{{- define "pdstack.podSettings" -}}
+serviceAccountName: {{ include "pdstack.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "pdstack.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{- define "pdstack.resultsClaim" -}}
+{{- default (printf "%s-results" (include "pdstack.fullname" .)) .Values.results.claim }}
+{{- end }}

@@ -1,0 +1,352 @@
+"""What the engines of a release are told, and where they run."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.chart import (
+    EXAMPLES,
+    FULLNAME,
+    Manifest,
+    Values,
+    engines,
+    environment,
+    load,
+    of_kind,
+    pod_specs,
+    render,
+    the,
+)
+
+from pd_contracts.ports import KV_PORT_STEP
+
+SEPARATE: Values = {"engine": {"topology": "separate", "kvConnector": "NixlConnector"}}
+SIM: Values = {"engine": {"kind": "sim", "topology": "separate"}}
+
+
+def deep(*values: Values) -> Values:
+    merged: Values = {}
+    for value in values:
+        for key, item in value.items():
+            merged[key] = {**merged[key], **item} if isinstance(item, dict) and key in merged else item
+    return merged
+
+
+def run_command(container: Manifest, tmp_path: Path, program: str, **variables: str) -> dict[str, str]:
+    """Run a container's shell command with a `program` that shows its environment, and /tmp in `tmp_path`."""
+    shown = tmp_path / "environment"
+    (tmp_path / program).write_text(f"#!/bin/sh\nenv > {shown}\n")
+    (tmp_path / program).chmod(0o755)
+    script = container["command"][-1].replace("/tmp/", f"{tmp_path}/")  # noqa: S108  the container's own
+    own = {name: value for name, value in environment(container).items() if not value.startswith("{")}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", script], env={**own, **variables, "PATH": path}, check=True, timeout=10)
+    return dict(line.split("=", 1) for line in shown.read_text().splitlines())
+
+
+def simulated_boards(manifests: list[Manifest], tmp_path: Path) -> list[int]:
+    """SIM_GPU of every simulated engine of the release."""
+    return [
+        int(run_command(container, tmp_path, "service", POD_INDEX=str(index))["SIM_GPU"])
+        for item in of_kind(manifests, "StatefulSet")
+        for container in item["spec"]["template"]["spec"]["containers"]
+        for index in range(item["spec"]["replicas"])
+    ]
+
+
+# --- one pod or many ---------------------------------------------------------------------------------------------------------
+
+
+def test_engines_that_use_nvlink_are_containers_of_one_pod_with_one_shared_memory() -> None:
+    manifests = render({"decode": {"count": 3}})
+    [pod] = [item["spec"]["template"]["spec"] for item in of_kind(manifests, "StatefulSet")]
+
+    assert [container["name"] for container in pod["containers"]] == ["prefill-0", "decode-0", "decode-1", "decode-2"]
+    [shared] = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
+    assert shared["emptyDir"]["medium"] == "Memory"
+    for container in pod["containers"]:
+        assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]  # noqa: S108  the container's own
+
+
+def test_no_pod_asks_for_the_hosts_namespaces_or_privileges() -> None:
+    for example in EXAMPLES:
+        for name, spec in pod_specs(render(load(example))).items():
+            assert not {"hostIPC", "hostPID", "hostNetwork"} & set(spec), name
+            for container in spec["containers"]:
+                assert "privileged" not in container["securityContext"], name
+
+
+def test_engines_of_one_pod_have_different_ports_and_separate_ones_the_base_ports() -> None:
+    together = engines(render({"decode": {"count": 2}}))
+    apart = engines(render(deep(SEPARATE, {"decode": {"count": 2}})))
+
+    assert [environment(item)["INSTANCE"] for item in together.values()] == ["0", "0", "1"]
+    ports = [port["containerPort"] for item in together.values() for port in item["ports"]]
+    assert ports == [20003, 21001, 20005, 22001, 20006, 22101]
+    assert {item["ports"][0]["containerPort"] for item in apart.values()} == {20003, 20005}
+
+
+def test_combined_engines_have_pods_of_their_own_whatever_the_topology() -> None:
+    manifests = render({"combined": {"count": 2}})
+
+    assert the(manifests, "StatefulSet", "combined")["spec"]["replicas"] == 2
+    assert len(the(manifests, "StatefulSet", "engines")["spec"]["template"]["spec"]["containers"]) == 2
+
+
+def test_engines_are_replaced_in_place_and_start_at_once() -> None:
+    for item in of_kind(render(deep(SEPARATE, {"prefill": {"count": 2}})), "StatefulSet"):
+        assert item["spec"]["podManagementPolicy"] == "Parallel"
+        assert item["spec"]["updateStrategy"] == {"type": "RollingUpdate"}
+
+
+def test_a_new_chart_version_alone_restarts_no_engine() -> None:
+    for item in of_kind(render(), "StatefulSet"):
+        labels = item["spec"]["template"]["metadata"]["labels"]
+        assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(labels)
+
+
+# --- GPUs and nodes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("resource", "connector"), [("nvidia.com/gpu", "P2pNcclConnector"), ("amd.com/gpu", "NixlConnector")]
+)
+def test_each_engine_gets_as_many_gpus_as_it_has_ranks(resource: str, connector: str) -> None:
+    values = {"gpu": {"resource": resource}, "engine": {"tensorParallelSize": 2, "kvConnector": connector}}
+
+    for container in engines(render(values)).values():
+        assert container["resources"]["limits"] == {resource: "2"}
+        assert environment(container)["TENSOR_PARALLEL_SIZE"] == "2"
+
+
+def test_resources_that_are_given_do_not_displace_gpus() -> None:
+    values = {"prefill": {"resources": {"limits": {"memory": "64Gi"}}}, "gpu": {"extraResources": {"rdma/ib": 2}}}
+    container = engines(render(values))["engines/prefill-0"]
+
+    assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": "1", "rdma/ib": "2"}
+
+
+@pytest.mark.parametrize("engine", [{"kind": "sim"}, {"device": "cpu", "kvConnector": "NixlConnector"}])
+def test_engines_without_gpus_ask_for_none(engine: dict[str, str]) -> None:
+    manifests = render({"engine": engine, "gpu": {"runtimeClassName": "nvidia"}, "monitor": {"enabled": True}})
+
+    assert all("limits" not in container["resources"] for container in engines(manifests).values())
+    assert "runtimeClassName" not in pod_specs(manifests)[f"{FULLNAME}-engines"]
+
+
+def test_together_puts_all_engines_on_one_node_and_spread_each_role_over_nodes() -> None:
+    together = the(render(deep(SEPARATE, {"placement": {"engines": "together"}})), "StatefulSet", "prefill")
+    spread = the(render(deep(SEPARATE, {"placement": {"engines": "spread"}})), "StatefulSet", "prefill")
+
+    [term] = together["spec"]["template"]["spec"]["affinity"]["podAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"]["pdstack/engine"] == "true"
+    [constraint] = spread["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert constraint["labelSelector"]["matchLabels"]["app.kubernetes.io/component"] == "prefill"
+
+
+def test_rdma_gets_the_one_capability_that_it_needs() -> None:
+    container = engines(render({"gpu": {"lockMemory": True}}))["engines/prefill-0"]
+
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+
+
+# --- identity ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_engine_announces_its_pods_address_to_the_service_that_answers_before_the_proxy_is_ready() -> None:
+    manifests = render()
+    variables = environment(engines(manifests)["engines/decode-0"])
+
+    assert json.loads(variables["VLLM_HOST_IP"]) == {"fieldRef": {"fieldPath": "status.podIP"}}
+    discovery = the(manifests, "Service", "discovery")
+    assert variables["PROXY_HOST"] == discovery["metadata"]["name"]
+    assert discovery["spec"]["publishNotReadyAddresses"] is True
+    assert variables["PROXY_PORT"] == str(discovery["spec"]["ports"][0]["port"])
+    assert "publishNotReadyAddresses" not in the(manifests, "Service", "proxy")["spec"]
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_each_start_of_a_p2p_nccl_engine_has_kv_ports_of_its_own(role: str, tmp_path: Path) -> None:
+    values = {"engine": {"tensorParallelSize": 8}, "decode": {"count": 2}}
+    container = engines(render(values))[f"engines/{role}-0"]
+    name = f"{role.upper()}_KV_PORT"
+    base = int(environment(container)[name])
+
+    ports = [int(run_command(container, tmp_path, "python3")[name]) for _ in range(14)]
+
+    assert ports[:3] == [base, base + 8, base + 16]
+    assert max(ports) + 8 <= base + KV_PORT_STEP
+    assert ports[12] == base, "the ports of one engine do not run into its neighbour's"
+
+
+def test_kubernetes_leaves_the_shell_commands_as_they_are() -> None:
+    # It puts a variable's value in place of $(NAME), and only of that.
+    for values in ({}, SIM):
+        for container in engines(render(values)).values():
+            assert re.search(r"\$\(\w+\)", container["command"][-1]) is None
+
+
+def test_other_connectors_and_combined_engines_start_as_their_image_says() -> None:
+    for values in [SEPARATE, {"prefill": {"count": 0}, "decode": {"count": 0}, "combined": {"count": 1}}]:
+        for container in engines(render(values)).values():
+            assert "command" not in container
+
+
+def test_simulated_boards_have_indices_of_their_own_and_the_monitor_asks_each(tmp_path: Path) -> None:
+    values = deep(SIM, {"prefill": {"count": 2}, "decode": {"count": 3}, "monitor": {"enabled": True}})
+    manifests = render(values)
+    boards = simulated_boards(manifests, tmp_path)
+    monitor = the(manifests, "Deployment", "monitor")["spec"]["template"]["spec"]["containers"][0]
+
+    assert sorted(boards) == list(range(5))
+    urls = environment(monitor)["SIM_BOARDS"].split(",")
+    assert urls[:2] == [f"http://{FULLNAME}-prefill-{n}.{FULLNAME}-prefill:20003/sim/board" for n in (0, 1)]
+    assert len(set(urls)) == 5
+
+
+def test_simulated_boards_of_several_shared_pods_have_indices_of_their_own(tmp_path: Path) -> None:
+    values = {"engine": {"kind": "sim", "podReplicas": 2}, "decode": {"count": 2}, "combined": {"count": 1}}
+    assert sorted(simulated_boards(render(values), tmp_path)) == list(range(7))
+
+
+# --- probes ------------------------------------------------------------------------------------------------------------------
+
+
+def test_engines_are_probed_with_their_images_own_command() -> None:
+    for container in engines(render()).values():
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["exec"]["command"] == ["python3", "-m", "pd_engine", "probe"]
+
+
+def test_loading_may_take_as_long_as_the_value_says() -> None:
+    container = engines(render({"engine": {"startupSeconds": 3601}}))["engines/prefill-0"]
+
+    assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 3601
+
+
+def test_a_step_time_out_ends_an_engine_that_stands_still() -> None:
+    variables = environment(engines(render({"engine": {"stepTimeoutSeconds": 90}}))["engines/decode-0"])
+
+    assert variables["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == "90"
+    assert "--distributed-executor-backend mp" in variables["ENGINE_ARGS"]
+
+
+def test_the_proxy_is_ready_with_engines_and_alive_without() -> None:
+    [container] = the(render(), "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert "startupProbe" not in container
+
+
+def test_there_is_never_more_than_one_proxy_and_it_has_time_to_drain() -> None:
+    proxy = the(render({"proxy": {"drainSeconds": 120}}), "Deployment", "proxy")["spec"]
+
+    assert proxy["replicas"] == 1
+    assert proxy["strategy"] == {"type": "Recreate"}
+    assert proxy["template"]["spec"]["terminationGracePeriodSeconds"] >= 5 + 120 + 2
+
+
+# --- security ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_every_container_runs_as_a_user_on_a_read_only_root(example: Path) -> None:
+    for name, spec in pod_specs(render(load(example))).items():
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] == 10001, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in [*spec.get("initContainers", []), *spec["containers"]]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False, name
+            assert context["capabilities"]["drop"] == ["ALL"], name
+
+
+def test_pods_fit_the_restricted_pod_security_level() -> None:
+    allowed = {"emptyDir", "persistentVolumeClaim"}
+    for example in EXAMPLES:
+        for name, spec in pod_specs(render(load(example))).items():
+            sources = {key for volume in spec.get("volumes", []) for key in volume if key != "name"}
+            assert sources <= allowed, name
+            ports = [port for container in spec["containers"] for port in container.get("ports", [])]
+            assert not any("hostPort" in port for port in ports), name
+
+
+def test_no_pod_has_an_api_token_or_variables_made_of_service_names() -> None:
+    # A service called "proxy" would set PROXY_PORT=tcp://…, which is the name of a setting.
+    for name, spec in pod_specs(render({"monitor": {"enabled": True}, "loadgen": {"enabled": True}})).items():
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["enableServiceLinks"] is False, name
+
+
+def test_the_token_comes_from_a_secret_and_is_in_no_object() -> None:
+    values = {"model": {"tokenSecret": "hf", "tokenKey": "key", "download": True}}
+    [spec] = [spec for name, spec in pod_specs(render(values)).items() if name.endswith("-engines")]
+
+    for container in [*spec["initContainers"], *spec["containers"]]:
+        [token] = [item for item in container["env"] if item["name"] == "HF_TOKEN"]
+        assert token["valueFrom"] == {"secretKeyRef": {"name": "hf", "key": "key"}}
+
+
+# --- models and KV -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("volume", "source"),
+    [
+        ({"type": "emptyDir", "size": "50Gi"}, {"emptyDir": {"sizeLimit": "50Gi"}}),
+        ({"type": "hostPath", "path": "/data"}, {"hostPath": {"path": "/data", "type": "Directory"}}),
+        ({"type": "claim", "claim": "mine"}, {"persistentVolumeClaim": {"claimName": "mine"}}),
+        ({"type": "newClaim"}, {"persistentVolumeClaim": {"claimName": f"{FULLNAME}-models"}}),
+    ],
+)
+def test_models_lie_on_the_volume_that_was_asked_for(volume: dict[str, Any], source: dict[str, Any]) -> None:
+    manifests = render({"model": {"volume": volume}})
+    volumes = pod_specs(manifests)[f"{FULLNAME}-engines"]["volumes"]
+
+    assert {"name": "models", **source} in volumes
+    assert len(of_kind(manifests, "PersistentVolumeClaim", "models")) == (volume["type"] == "newClaim")
+
+
+def test_claims_outlive_the_release() -> None:
+    manifests = render({"model": {"volume": {"type": "newClaim"}}, "loadgen": {"enabled": True}})
+
+    for claim in of_kind(manifests, "PersistentVolumeClaim"):
+        assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_a_downloaded_model_is_fetched_once_before_the_engines_start_offline() -> None:
+    manifests = render({"model": {"name": "org/model", "download": True}})
+    spec = pod_specs(manifests)[f"{FULLNAME}-engines"]
+
+    [download] = spec["initContainers"]
+    assert {"name": "MODEL", "value": "org/model"} in download["env"]
+    assert all(environment(container)["HF_HUB_OFFLINE"] == "1" for container in spec["containers"])
+
+
+def test_example_connector_shares_a_folder_in_memory_or_on_a_claim() -> None:
+    together = pod_specs(render({"engine": {"kvConnector": "ExampleConnector"}}))[f"{FULLNAME}-engines"]
+    values = {"engine": {"kvConnector": "ExampleConnector", "topology": "separate", "kvClaim": "kv"}}
+    apart = pod_specs(render(values))[f"{FULLNAME}-decode"]
+
+    assert {"name": "kv", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in together["volumes"]
+    assert {"name": "kv", "persistentVolumeClaim": {"claimName": "kv"}} in apart["volumes"]
+
+
+def test_arguments_and_variables_of_a_role_come_after_those_of_all_engines() -> None:
+    values = {
+        "engine": {"args": "--seed 1", "env": {"A": "all", "B": "all"}},
+        "decode": {"args": "--swap-space 0", "env": {"B": "decode"}},
+    }
+    variables = environment(engines(render(values))["engines/decode-0"])
+
+    assert variables["ENGINE_ARGS"] == "--seed 1 --swap-space 0"
+    assert (variables["A"], variables["B"]) == ("all", "decode")

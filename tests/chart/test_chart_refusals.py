@@ -1,0 +1,112 @@
+"""Values that cannot work are refused with a sentence that says what to change."""
+
+from typing import Any
+
+import pytest
+from support.chart import EXAMPLES, Values, load, refusal, render
+
+NIXL = {"kvConnector": "NixlConnector", "topology": "separate"}
+
+REFUSED: dict[str, tuple[Values, str]] = {
+    "no engine": ({"prefill": {"count": 0}, "decode": {"count": 0}}, "nothing would serve"),
+    "prefill alone": ({"decode": {"count": 0}}, "prefill.count=1 and decode.count=0"),
+    "decode alone": ({"prefill": {"count": 0}}, "prefill.count=0 and decode.count=1"),
+    "no model": ({"model": {"name": ""}}, "model.name is not set"),
+    "P2pNccl after 0.23": ({"images": {"vllmVersion": "0.24.1"}}, "build the engine images from vllm/vllm-openai:v0.23.0"),
+    "P2pNccl on the CPU": ({"engine": {"device": "cpu"}}, "needs NVIDIA GPUs"),
+    "P2pNccl on AMD": ({"gpu": {"resource": "amd.com/gpu"}}, "use NixlConnector"),
+    "a prompt in two steps": ({"engine": {"maxNumBatchedTokens": 2048}}, "a whole prompt must fit into one step"),
+    "simulated, too": (
+        {"engine": {"kind": "sim", "maxNumBatchedTokens": 2048}},
+        "a whole prompt must fit into one step",
+    ),
+    "no room for KV": ({"decode": {"gpuMemoryUtilization": 0.9}}, "0.7 is the default"),
+    "V2 model runner": ({"decode": {"env": {"VLLM_USE_V2_MODEL_RUNNER": "1"}}}, "decode.env.VLLM_USE_V2_MODEL_RUNNER must be 0"),
+    "random request ids": (
+        {"engine": {"env": {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "0"}}},
+        "KV is keyed by the request id",
+    ),
+    "no shared folder": (
+        {"engine": {"kvConnector": "ExampleConnector", "topology": "separate"}},
+        "set engine.kvClaim to a ReadWriteMany claim",
+    ),
+    "folders in two pods": (
+        {"engine": {"kvConnector": "ExampleConnector", "podReplicas": 2}},
+        "they share no folder",
+    ),
+    "a variable of the chart": ({"engine": {"env": {"MODEL": "x"}}}, "engine.env.MODEL is what the chart sets itself"),
+    "a variable of the chart's proxy": ({"proxy": {"env": {"PROXY_PORT": "1"}}}, "proxy.env.PROXY_PORT is what the chart sets"),
+    "two engines on one port": ({"prefill": {"count": 3}}, "prefill-2 and decode-0 of one pod would both need port 20005"),
+    "KV ports that run into others": ({"prefill": {"count": 2}, "ports": {"decodeKv": 21050}}, "both need port"),
+    "a port above the last": ({"ports": {"decodeKv": 65500}}, "above 65535"),
+    "one port for clients and engines": ({"ports": {"discovery": 10001}}, "ports.proxy and ports.discovery are both 10001"),
+    "hostPath without a path": ({"model": {"volume": {"type": "hostPath"}}}, "needs model.volume.path"),
+    "claim without a name": ({"model": {"volume": {"type": "claim"}}}, "newClaim makes one"),
+    "download of a path": ({"model": {"name": "/models/x", "download": True}}, "a model.name that is no path"),
+    "an empty read-only volume": ({"model": {"volume": {"readOnly": True}}}, "the volume starts empty"),
+    "scaling one pod": (
+        {"autoscaling": {"enabled": True, "prometheus": "http://p"}},
+        "set engine.topology=separate",
+    ),
+    "scaling by nothing": ({"engine": NIXL, "autoscaling": {"enabled": True}}, "needs autoscaling.prometheus"),
+    "scaling below the least": (
+        {"engine": NIXL, "decode": {"count": 6}, "autoscaling": {"enabled": True, "prometheus": "http://p"}},
+        "autoscaling.decode.maximum=4 is less than decode.count=6",
+    ),
+    "ingress for all hosts": ({"ingress": {"enabled": True}}, "needs ingress.host"),
+    "a route to nowhere": ({"gateway": {"enabled": True}}, "needs gateway.parents"),
+    "power without a monitor": ({"loadgen": {"enabled": True, "recordPower": True}}, "needs monitor.enabled"),
+    "a second name of a simulator": ({"engine": {"kind": "sim"}, "model": {"servedName": "x"}}, "serve model.name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_the_chart_refuses(values: Values, sentence: str) -> None:
+    message = refusal(values)
+
+    assert sentence in message
+    assert message.count("requirements.yaml") <= 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"images": {"vllmVersion": "0.23.0"}},
+        {"images": {"vllmVersion": "0.24.0"}, "engine": {"kvConnector": "NixlConnector"}},
+        {"images": {"vllmVersion": "0.24.0"}, "prefill": {"count": 0}, "decode": {"count": 0}, "combined": {"count": 1}},
+        {"engine": {"maxNumBatchedTokens": 8192}},
+        {"decode": {"gpuMemoryUtilization": 0.8}},
+        {"prefill": {"gpuMemoryUtilization": 0.95}},
+        {"prefill": {"count": 3}, "ports": {"decodeHttp": 20105}},
+        {"prefill": {"count": 3}, "engine": NIXL},
+    ],
+)  # fmt: skip
+def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
+    assert render(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"engine": {"knd": "sim"}},
+        {"unknown": 1},
+        {"engine": {"kind": "tpu"}},
+        {"prefill": {"count": -1}},
+        {"prefill": {"count": "2"}},
+        {"ports": {"proxy": 70000}},
+        {"decode": {"gpuMemoryUtilization": 1.5}},
+        {"prefill": {"resources": {"limit": {"memory": "1Gi"}}}},
+        {"engine": {"env": {"A": 1}}},
+        {"placement": {"tolerations": [{"operater": "Exists"}]}},
+        {"model": {"volume": {"size": "50 GB"}}},
+        {"gpu": {"resource": "nvidia.com/gpus"}},
+        {"networkPolicy": {"clients": [{}]}},
+    ],
+    ids=str,
+)
+def test_the_schema_refuses_what_no_value_is_called_and_what_no_value_can_be(values: Any) -> None:
+    assert "schema" in refusal(values)
+
+
+def test_examples_are_not_refused() -> None:
+    assert all(render(load(example)) for example in EXAMPLES)

@@ -1,0 +1,67 @@
+"""The schema is closed, and it and the table in the README say what values.yaml says."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from support.chart import CHART, ROOT
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+
+def objects(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema of an object."""
+    if isinstance(node, dict):
+        if node.get("type") == "object":
+            yield path, node
+        for key, value in node.items():
+            yield from objects(value, f"{path}/{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from objects(value, f"{path}/{index}")
+
+
+def test_schema_and_table_are_written_from_values_yaml() -> None:
+    check = subprocess.run(
+        [sys.executable, ROOT / "k8s/write_values.py", "--check"], check=False, capture_output=True, text=True
+    )
+
+    assert check.returncode == 0, f"{check.stderr}run python k8s/write_values.py"
+
+
+def test_no_object_takes_unknown_keys() -> None:
+    found = dict(objects(SCHEMA))
+
+    assert len(found) > 20
+    assert [path for path, node in found.items() if "additionalProperties" not in node] == []
+    # Maps, whose keys are the user's, say what their values are.
+    free = [path for path, node in found.items() if node["additionalProperties"] is not False]
+    assert all(
+        "type" in found[path]["additionalProperties"] or "$ref" in found[path]["additionalProperties"] for path in free
+    )
+
+
+def test_the_schema_knows_exactly_the_keys_of_values_yaml() -> None:
+    def keys(schema: dict[str, Any], values: Any, path: str) -> None:
+        if "properties" in schema:
+            assert set(schema["properties"]) == set(values), path
+            for key, node in schema["properties"].items():
+                keys(node, values[key], f"{path}.{key}")
+
+    keys(SCHEMA, yaml.safe_load((CHART / "values.yaml").read_text()), "")
+
+
+def test_every_value_is_used_by_a_template() -> None:
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
+
+    def names(schema: dict[str, Any]) -> Iterator[str]:
+        for key, node in schema.get("properties", {}).items():
+            yield key
+            yield from names(node)
+
+    # prefillHttp and the like are put together from the role.
+    together = {"prefillHttp", "decodeHttp", "combinedHttp", "prefillKv", "decodeKv"}
+    assert [name for name in names(SCHEMA) if name not in together and f".{name}" not in templates] == []

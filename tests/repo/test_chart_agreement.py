@@ -1,0 +1,231 @@
+"""The chart, docker-compose.yml, `.env` and the services' settings say the same."""
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from support.chart import (
+    CHART,
+    EXAMPLES,
+    FULLNAME,
+    ROOT,
+    Manifest,
+    engines,
+    environment,
+    pod_specs,
+    refusal,
+    render,
+    the,
+)
+from support.chart import (
+    load as load_values,
+)
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.settings import fields, load
+from pd_engine.plan import plan
+from pd_engine.refusals import DECODE_MEMORY_LIMIT, LAST_WITH_P2P_NCCL
+from pd_engine.settings import EngineSettings, Host
+from pd_monitor.settings import Settings as MonitorSettings
+from pd_proxy.settings import Settings as ProxySettings
+from pd_simulator.settings import Settings as SimulatorSettings
+
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+# Read by libraries, by vLLM, by the NVIDIA runtime, or by the shell command of the chart itself.
+ELSEWHERE = {
+    "HOME",
+    "HF_HOME",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "POD_INDEX",
+    "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS",
+}
+HOST = Host(vllm_version=(0, 23), address="10.0.0.1")
+
+
+def dotenv() -> dict[str, str]:
+    lines = (ROOT / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def filled(container: Manifest) -> dict[str, str]:
+    """The container's variables, with something in place of what the cluster fills in."""
+    cluster = {"VLLM_HOST_IP": "10.0.0.7", "INSTANCE": "3", "POD_INDEX": "3", "HF_TOKEN": "secret"}
+    return {name: cluster[name] if value.startswith("{") else value for name, value in environment(container).items()}
+
+
+def names(container: Manifest) -> set[str]:
+    return {item["name"] for item in container["env"]}
+
+
+def test_ports_are_those_of_dotenv() -> None:
+    variables = {
+        "proxy": "HTTP_PROXY_PORT",
+        "discovery": "PROXY_PORT",
+        "prefillHttp": "PREFILL_HTTP_PORT",
+        "decodeHttp": "DECODE_HTTP_PORT",
+        "combinedHttp": "COMBINED_HTTP_PORT",
+        "prefillKv": "PREFILL_KV_PORT",
+        "decodeKv": "DECODE_KV_PORT",
+        "monitor": "MONITOR_PORT",
+    }
+
+    assert {key: str(port) for key, port in VALUES["ports"].items()} == {
+        key: dotenv()[variable] for key, variable in variables.items()
+    }
+
+
+def test_other_defaults_are_those_of_dotenv() -> None:
+    engine, values = VALUES["engine"], dotenv()
+
+    assert VALUES["model"]["name"] == values["MODEL"]
+    assert engine["kvConnector"] == values["KV_CONNECTOR"]
+    assert str(engine["maxModelLen"]) == values["MAX_MODEL_LEN"]
+    assert str(engine["tensorParallelSize"]) == values["TENSOR_PARALLEL_SIZE"]
+    assert engine["simProfile"] == values["SIM_PROFILE"]
+    assert engine["sharedMemory"].removesuffix("i").lower() == values["SHM_SIZE"]
+    assert VALUES["logLevel"] == values["LOG_LEVEL"]
+    assert values["VLLM_IMAGE"].endswith(f":v{VALUES['images']['vllmVersion']}")
+
+
+def test_the_proxys_time_to_drain_is_its_own_default() -> None:
+    assert ProxySettings().drain_timeout_s == VALUES["proxy"]["drainSeconds"]
+
+
+def test_images_are_those_that_compose_builds() -> None:
+    built = {
+        service["image"].split(":")[0]
+        for service in SERVICES.values()
+        if service.get("image", "").startswith("pdstack/")
+    }
+    everything = {
+        "monitor": {"enabled": True},
+        "loadgen": {"enabled": True},
+        "analysis": {"enabled": True},
+        "combined": {"count": 1},
+    }
+    used = {
+        container["image"].rsplit(":", 1)[0]
+        for values in (everything, {"engine": {"kind": "sim"}})
+        for spec in pod_specs(render(values)).values()
+        for container in spec["containers"]
+    }
+
+    assert used == built
+
+
+def test_containers_run_as_the_user_of_their_images() -> None:
+    users = {
+        re.findall(r"^USER (\S+)", path.read_text(), re.MULTILINE)[-1] for path in ROOT.glob("services/**/*Dockerfile")
+    }
+    [user] = users
+    context = pod_specs(render())[f"{FULLNAME}-engines"]["securityContext"]
+
+    assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
+
+
+@pytest.mark.parametrize(
+    ("values", "settings"),
+    [
+        ({"engine": {"stepTimeoutSeconds": 60}, "model": {"tokenSecret": "hf", "download": True}}, EngineSettings),
+        ({"engine": {"kvConnector": "ExampleConnector", "maxNumSeqs": 8}, "combined": {"count": 1}}, EngineSettings),
+        ({"engine": {"kind": "sim"}, "combined": {"count": 1}}, SimulatorSettings),
+        ({"engine": {"kind": "sim", "topology": "separate"}, "combined": {"count": 1}}, SimulatorSettings),
+    ],
+    ids=["vllm", "vllm-example", "sim", "sim-separate"],
+)
+def test_engines_are_told_nothing_that_they_do_not_read_and_accept_all_of_it(
+    values: dict[str, Any], settings: type[msgspec.Struct]
+) -> None:
+    known = {field.variable for field in fields(settings)} | ELSEWHERE
+    for name, container in engines(render(values)).items():
+        assert names(container) <= known, name
+        load(settings, filled(container))
+
+
+@pytest.mark.parametrize("topology", ["pod", "separate"])
+def test_simulated_engines_listen_on_the_ports_that_their_pods_show(topology: str) -> None:
+    values = {"engine": {"kind": "sim", "topology": topology}, "decode": {"count": 2}, "combined": {"count": 1}}
+    for name, container in engines(render(values)).items():
+        read = load(SimulatorSettings, filled(container))
+        listening = [read.listen_http_port, *([] if read.pd_role is Role.COMBINED else [read.listen_kv_port])]
+        assert [port["containerPort"] for port in container["ports"]] == listening, name
+
+
+def test_proxy_and_monitor_are_told_nothing_that_they_do_not_read() -> None:
+    for values in ({}, {"engine": {"kind": "sim"}}):
+        manifests = render({"monitor": {"enabled": True, "prefillGpus": [0], "decodeGpus": [1, 2]}, **values})
+        kind = "Deployment" if values else "DaemonSet"
+        told: list[tuple[Manifest, type[msgspec.Struct]]] = [
+            (the(manifests, "Deployment", "proxy"), ProxySettings),
+            (the(manifests, kind, "monitor"), MonitorSettings),
+        ]
+        for manifest, settings in told:
+            [container] = manifest["spec"]["template"]["spec"]["containers"]
+            assert names(container) <= {field.variable for field in fields(settings)} | ELSEWHERE
+            load(settings, filled(container))
+
+
+REAL = [path for path in EXAMPLES if load_values(path).get("engine", {}).get("kind") != "sim"]
+
+
+@pytest.mark.parametrize("example", REAL, ids=lambda path: path.stem)
+def test_engines_of_every_example_start_rather_than_refuse(example: Any) -> None:
+    values = load_values(example)
+    for name, container in engines(render(values)).items():
+        variables = filled(container)
+        connector = Connector(variables["KV_CONNECTOR"])
+        version = (0, 23) if connector is Connector.P2P_NCCL else (0, 32)
+        launch = plan(load(EngineSettings, variables), msgspec.structs.replace(HOST, vllm_version=version), variables)
+        listening = launch.arguments[launch.arguments.index("--port") + 1]
+        assert container["ports"][0]["containerPort"] == int(listening), name
+
+
+def test_the_chart_and_the_engines_refuse_at_the_same_limits() -> None:
+    major, minor = LAST_WITH_P2P_NCCL
+    over = DECODE_MEMORY_LIMIT + 0.01
+
+    assert render({"images": {"vllmVersion": f"{major}.{minor}.9"}})
+    assert f"{major}.{minor + 1}" in refusal({"images": {"vllmVersion": f"{major}.{minor + 1}.0"}})
+    assert render({"decode": {"gpuMemoryUtilization": DECODE_MEMORY_LIMIT}})
+    assert f"set {DECODE_MEMORY_LIMIT} or less" in refusal({"decode": {"gpuMemoryUtilization": over}})
+
+
+def test_the_chart_knows_every_role_and_connector() -> None:
+    schema = msgspec.json.decode((CHART / "values.schema.json").read_bytes())["properties"]
+
+    assert set(Role) <= set(schema)
+    assert schema["engine"]["properties"]["kvConnector"]["enum"] == [connector.value for connector in Connector]
+
+
+def test_variables_that_the_chart_sets_cannot_be_set_beside_it() -> None:
+    text = (CHART / "templates/requirements.yaml").read_text()
+    everything = {
+        "engine": {
+            "stepTimeoutSeconds": 1,
+            "maxNumSeqs": 1,
+            "maxNumBatchedTokens": 8192,
+            "kvConnector": "ExampleConnector",
+        }
+    }
+    used: set[str] = set()
+    for values in (
+        everything,
+        {"engine": {"kind": "sim", "topology": "separate"}},
+        {"model": {"tokenSecret": "x", "download": True}},
+    ):
+        for container in engines(render(values)).values():
+            used |= names(container)
+
+    assert [name for name in sorted(used) if f'"{name}"' not in text] == []
+
+
+def test_the_charts_version_is_the_repositorys() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+
+    assert f'version = "{chart["appVersion"]}"' in (ROOT / "pyproject.toml").read_text()
