@@ -239,3 +239,25 @@ async def test_a_back_end_that_stands_still_leaves_no_stale_series_and_comes_bac
     assert healthy == 200
     assert set(pick(fresh, "pd_gpu_power_watts", kind="instant")) == {"0"}
     assert pick(fresh, "pd_exporter_missed_ticks_total")[""] >= 10
+
+
+async def test_a_roles_file_can_be_had_while_the_recording_runs_and_ends_nothing() -> None:
+    async with running(WaveBoards([0, 1]), SETTINGS) as (client, _):
+        async with client.post("/recordings", json={"name": "files", "interval_s": 0.05}) as started:
+            id_ = (await started.json())["id"]
+        await asyncio.sleep(0.3)
+        async with client.get(f"/recordings/{id_}/decode_gpu_data.json") as answer:
+            assert (answer.status, answer.content_type) == (200, "application/json")
+            file = await answer.json()
+        async with client.get(f"/recordings/{id_}/other_gpu_data.json") as answer:
+            unknown = answer.status, await answer.json()
+        async with client.delete(f"/recordings/{id_}") as answer:
+            _, samples = recorded(await answer.read())
+
+    ours = of_gpu(samples, 1)
+    assert file["role"] == "decode"
+    assert {one["index"] for one in file["samples"]} == {1}
+    assert 2 <= len(file["samples"]) <= len(ours)
+    assert [one["t"] for one in file["samples"]] == [sample.t for sample in ours[: len(file["samples"])]]
+    assert unknown[0] == 404
+    assert "decode_gpu_data.json" in unknown[1]["error"]

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,47 @@ def recorded(body: bytes) -> tuple[GpuHeader, list[GpuSample]]:
     return msgspec.json.decode(header, type=GpuHeader), [msgspec.json.decode(line, type=GpuSample) for line in lines]
 
 
+class Parameters(msgspec.Struct, frozen=True):
+    """What h200.json says of a real board: measured in its capture, and assumed where the capture shows nothing."""
+
+    idle_w: float
+    busy_w: float
+    energy_update_s: float
+    instant_window_s: float
+    average_window_s: float
+    power_limit_w: float
+    power_cap_min_w: float
+    memory_power_w: float
+    sm_clock_mhz: int
+    idle_sm_clock_mhz: int
+    memory_clock_mhz: int
+
+    def options(self) -> list[str]:
+        """For the compiler."""
+        names = {
+            "IDLE_W": self.idle_w,
+            "BUSY_W": self.busy_w,
+            "UPDATE_S": self.energy_update_s,
+            "INSTANT_WINDOW_S": self.instant_window_s,
+            "AVERAGE_WINDOW_S": self.average_window_s,
+            "LIMIT_W": int(self.power_limit_w),
+            "LIMIT_MIN_W": int(self.power_cap_min_w),
+            "MEMORY_W": self.memory_power_w,
+            "SM_MHZ": self.sm_clock_mhz,
+            "SM_IDLE_MHZ": self.idle_sm_clock_mhz,
+            "MEMORY_MHZ": self.memory_clock_mhz,
+        }
+        return [f"-D{name}={value}" for name, value in names.items()]
+
+
+def read_parameters() -> Parameters:
+    file = json.loads(Path(__file__).with_name("h200.json").read_text())
+    return msgspec.convert({**file["measured"], **file["assumed"]}, Parameters)
+
+
+H200 = read_parameters()
+
+
 @dataclass(frozen=True)
 class FakeTruth:
     """What fake_nvml.c makes true, written a second time: boards whose power is a square wave of CLOCK_MONOTONIC."""
@@ -86,11 +127,11 @@ class FakeTruth:
 
     @property
     def idle_w(self) -> float:
-        return 80.0 + 10 * self.board
+        return H200.idle_w + 10 * self.board
 
     @property
     def busy_w(self) -> float:
-        return 600.0 + 20 * self.board
+        return H200.busy_w + 20 * self.board
 
     def joules(self, begun: float, ended: float) -> float:
         """Energy between two moments: idle power all the time, and the rest of busy power while busy."""
@@ -104,18 +145,22 @@ class FakeTruth:
         return whole * self.half_period_s + min(t - whole * 2 * self.half_period_s, self.half_period_s)
 
 
-def build_fake_nvml(folder: Path) -> Path:
-    """Compile the fake library into `folder`; skips where there is no C compiler."""
+def build_library(folder: Path, source: str, name: str, options: Sequence[str] = ()) -> Path:
+    """Compile one of the C libraries beside this file into `folder`; skips where there is no C compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler to build the fake libnvidia-ml.so.1 with")
-    library = folder / "libnvidia-ml.so.1"
-    source = Path(__file__).with_name("fake_nvml.c")
-    options = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1"]
-    subprocess.run(
-        [compiler, *options, "-o", str(library), str(source), "-lm"], check=True, capture_output=True, text=True
-    )
+        pytest.skip(f"no C compiler to build the fake {name} with")
+    library = folder / name
+    path = Path(__file__).with_name(source)
+    always = ["-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-Wl,-soname,{name}"]
+    command = [compiler, *always, *options, "-o", str(library), str(path), "-lm"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     return library
+
+
+def build_fake_nvml(folder: Path) -> Path:
+    """The library with the numbers of a real board."""
+    return build_library(folder, "fake_nvml.c", "libnvidia-ml.so.1", H200.options())
 
 
 def free_port() -> int:
@@ -204,3 +249,77 @@ def monitor_process(**environment: str) -> Iterator[MonitorProcess]:
         yield process
     finally:
         process.stop()
+
+
+class ClockHost:
+    """A host with the fake library whose setters work: `pd-monitor clocks` as users start it, and what it did."""
+
+    def __init__(self, library: Path, folder: Path) -> None:
+        self.folder = folder
+        self.state = folder / "set"
+        self.journal = folder / "journal" / "clocks.json"
+        self.faults = folder / "faults"
+        self.faults.write_text("")
+        self.environment = {
+            "LD_LIBRARY_PATH": str(library.parent),
+            "FAKE_NVML_CONTROL": str(self.faults),
+            "FAKE_NVML_STATE": str(self.state),
+            "FAKE_NVML_JOURNAL": str(self.journal),
+            "CLOCKS_STATE_DIR": str(self.journal.parent),
+            "PREFILL_GPUS": "0",
+            "DECODE_GPUS": "1",
+            "ALLOW_CLOCK_CONTROL": "on",
+        }
+
+    def fail(self, *lines: str) -> None:
+        new = self.faults.with_suffix(".new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.replace(self.faults)
+
+    def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+        clean = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "TMPDIR", "LANG"}}
+        return subprocess.Popen(
+            [sys.executable, "-m", "pd_monitor", "clocks", *arguments],
+            env=clean | self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        """Run it to its end: status and what it said."""
+        process = self.start(*arguments, **environment)
+        said, _ = process.communicate(timeout=60)
+        return process.returncode, said
+
+    @property
+    def setters(self) -> list[str]:
+        """Every setter call so far, as the library saw it."""
+        log = Path(f"{self.state}.log")
+        return log.read_text().splitlines() if log.exists() else []
+
+    @property
+    def now(self) -> dict[int, tuple[int, int]]:
+        """Lock in MHz and limit in mW by board; 0 is unchanged."""
+        if not self.state.exists():
+            return {0: (0, 0), 1: (0, 0)}
+        rows = [line.split() for line in self.state.read_text().splitlines()]
+        return {int(row[0]): (int(row[1]), int(row[2])) for row in rows[:2]}
+
+    def guard_of(self, process: "subprocess.Popen[str]") -> int:
+        """The guard's process id."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (guard,) = [int(pid) for pid in children if "pd_monitor.clocks.guard" in _command(int(pid))]
+        return guard
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def until(what: Callable[[], bool], seconds: float = 20) -> None:
+    """Poll until something holds."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "not reached"
+        time.sleep(0.05)

@@ -9,7 +9,9 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from pd_contracts.names import Role
 from pd_monitor.errors import ApiError
+from pd_monitor.files import file_name, role_file
 from pd_monitor.metrics import Metrics
 from pd_monitor.reading import Backend
 from pd_monitor.recordings import Recording, Recordings, Started, StartRequest
@@ -59,6 +61,7 @@ def make_app(monitor: Monitor) -> web.Application:
         web.get("/recordings", _list_recordings),
         web.post("/recordings", _start_recording),
         web.delete("/recordings/{id}", _end_recording),
+        web.get("/recordings/{id}/{role}_gpu_data.json", _role_file),
     ])  # fmt: skip
     return app
 
@@ -131,6 +134,26 @@ async def _end_recording(request: web.Request) -> web.StreamResponse:
         monitor.recordings.drop(recording)
     finally:
         # If the client left half-way, the recording can be fetched again.
+        recording.fetching = False
+    return response
+
+
+async def _role_file(request: web.Request) -> web.StreamResponse:
+    """What a recording has so far of one role's GPUs; unlike DELETE it neither ends nor drops it."""
+    recording = request.app[MONITOR].recordings.find(request.match_info["id"])
+    try:
+        role = Role(request.match_info["role"])
+    except ValueError as error:
+        raise ApiError(404, f"the files are {', '.join(map(file_name, Role))}") from error
+    recording.fetching = True
+    try:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        pieces = role_file(recording.lines(), role)
+        while piece := await asyncio.to_thread(next, pieces, b""):
+            await response.write(piece)
+        await response.write_eof()
+    finally:
         recording.fetching = False
     return response
 

@@ -4,15 +4,16 @@ A GPU's series are made from the last sample at each scrape, so a reading that f
 all instead of an old value.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pd_monitor import __version__
-from pd_monitor.catalog import GPU_LABELS, SERIES, Series
-from pd_monitor.reading import Tick, answered
+from pd_monitor.catalog import GPU_LABELS, SERIES, Seen, Series
+from pd_monitor.closure import Closure
+from pd_monitor.reading import Details, Tick, answered
 from pd_monitor.sampler import Sampler
 
 _INTERVALS = (
@@ -68,7 +69,8 @@ class Metrics:
             ["field"],
             registry=self.registry,
         )
-        self.registry.register(_GpuCollector(sampler))
+        self._closures: dict[int, Closure] = {}
+        self.registry.register(_GpuCollector(sampler, self._closures))
         self.registry.register(_ExporterCollector(sampler, active_recordings))
         ProcessCollector(registry=self.registry)
 
@@ -79,9 +81,10 @@ class Metrics:
         self._last_begun = tick.begun
         self._call.observe(tick.ended - tick.begun)
         self._missed.inc(tick.missed)
+        for name in tick.reading.failures:
+            self._read_errors.labels(name).inc()
         for sample in tick.reading.samples:
-            for field in sample.errors:
-                self._read_errors.labels(field).inc()
+            self._closures.setdefault(sample.index, Closure()).add(sample)
 
     def text(self) -> bytes:
         """The exposition in Prometheus's text format."""
@@ -89,12 +92,14 @@ class Metrics:
 
 
 class _GpuCollector(Collector):
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: Sampler, closures: Mapping[int, Closure]) -> None:
         self._sampler = sampler
+        self._closures = closures
 
     def collect(self) -> Iterator[Metric]:
         tick = self._sampler.current
-        yield from (_family(series, tick) for series in SERIES)
+        gpus = [] if tick is None else list(_seen(tick, self._closures))
+        yield from (_family(series, gpus) for series in SERIES)
 
 
 class _ExporterCollector(Collector):
@@ -121,17 +126,21 @@ class _ExporterCollector(Collector):
         yield success
 
 
-def _family(series: Series, tick: Tick | None) -> Metric:
+def _seen(tick: Tick, closures: Mapping[int, Closure]) -> Iterator[Seen]:
+    reading = tick.reading
+    samples = {sample.index: sample for sample in reading.samples}
+    for info in reading.gpus:
+        sample = samples.get(info.index)
+        if sample is not None and answered(sample):
+            closure = closures.get(info.index)
+            yield Seen(info, sample, reading.details.get(info.index, Details()), closure.ratios if closure else {})
+
+
+def _family(series: Series, gpus: Iterable[Seen]) -> Metric:
     kind = CounterMetricFamily if series.counter else GaugeMetricFamily
     family = kind(series.name, series.help, labels=[*GPU_LABELS, *series.labels])
-    if tick is None:
-        return family
-    samples = {sample.index: sample for sample in tick.reading.samples}
-    for info in tick.reading.gpus:
-        sample = samples.get(info.index)
-        if sample is None or not answered(sample):
-            continue
-        for labels, value in series.values(info, sample):
+    for gpu in gpus:
+        for labels, value in series.values(gpu):
             if value is not None:
-                family.add_metric([str(info.index), info.uuid, sample.role or "", *labels], value)
+                family.add_metric([str(gpu.info.index), gpu.info.uuid, gpu.sample.role or "", *labels], value)
     return family

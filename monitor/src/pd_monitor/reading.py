@@ -1,6 +1,7 @@
 """What a back end gives, and what the sampler makes of it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pd_contracts.records import GpuInfo, GpuSample
@@ -10,12 +11,48 @@ WHOLE_GPU = "gpu"
 
 
 @dataclass(frozen=True, slots=True)
+class Details:
+    """What a GPU tells that is read too rarely, or matters too little, for every line of a recording; None is unknown.
+
+    Attributes:
+        power_limit_w: the limit in force now.
+        memory_power_w: the memory's share of the power, where the board tells it.
+        throttled_s: seconds, since the driver was loaded, with the clocks lowered for each reason.
+        processes: bytes of GPU memory by process id, as the host numbers it; a process may not tell.
+        pcie_tx_bytes, pcie_rx_bytes, nvlink_tx_bytes, nvlink_rx_bytes: the board's counters, which may wrap.
+    """
+
+    power_limit_w: float | None = None
+    memory_power_w: float | None = None
+    graphics_clock_mhz: int | None = None
+    throttled_s: Mapping[str, float] = field(default_factory=dict)
+    processes: Mapping[int, int | None] | None = None
+    pcie_tx_bytes: int | None = None
+    pcie_rx_bytes: int | None = None
+    nvlink_tx_bytes: int | None = None
+    nvlink_rx_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
-    """All GPUs at one moment. `problem` says in a sentence what the samples cannot: why there are none, or who is missing."""
+    """All GPUs at one moment. `problem` says in a sentence what the samples cannot: why there are none, or who is missing.
+
+    `details` has what some back ends tell beside the samples, by index. `failed` names the readings that failed this time, where a
+    sample's errors may be from an earlier one; None means that they are all of this one.
+    """
 
     gpus: tuple[GpuInfo, ...] = ()
     samples: tuple[GpuSample, ...] = ()
     problem: str = ""
+    details: Mapping[int, Details] = field(default_factory=dict)
+    failed: tuple[str, ...] | None = None
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The readings that failed this time, one entry a failure."""
+        if self.failed is not None:
+            return self.failed
+        return tuple(name for sample in self.samples for name in sample.errors)
 
 
 @dataclass(frozen=True, slots=True)

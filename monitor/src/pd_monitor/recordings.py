@@ -5,10 +5,11 @@ runs, and nothing is left behind. Its content is the future gpu.jsonl: a `GpuHea
 """
 
 import logging
+import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Annotated
 
 import msgspec
@@ -23,7 +24,9 @@ from pd_monitor.settings import GpuIndex, Interval
 
 # Recordings kept at once, running or waiting to be fetched; an open file each.
 MOST_RECORDINGS = 16
+READ_BYTES = 256 << 10
 
+_encoder = msgspec.json.Encoder()
 _log = logging.getLogger(__name__)
 
 
@@ -97,7 +100,9 @@ class Recording:
         if early < self._due.deadline and not self._last_wanted:
             return
         self._due, _ = self._due.after(early)
-        lines = b"".join(encode_line(self._as_recorded(sample)) for sample in tick.reading.samples)
+        lines = _encoder.encode_lines(
+            list(map(self._as_recorded, tick.reading.samples) if self._roles else tick.reading.samples)
+        )
         try:
             written = self.file.write(lines)
         except OSError as error:
@@ -106,6 +111,14 @@ class Recording:
         if written != len(lines):
             self.end("cannot write: the disk is full")
         self.samples += len(tick.reading.samples)
+
+    def lines(self) -> Iterator[bytes]:
+        """Its whole lines so far, read beside the writer."""
+        offset, rest = 0, b""
+        while piece := os.pread(self.file.fileno(), READ_BYTES, offset):
+            offset += len(piece)
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
 
     def end(self, reason: str) -> None:
         """Take no more samples."""

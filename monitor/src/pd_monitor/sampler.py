@@ -4,17 +4,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
 import msgspec
 
 from pd_contracts.names import Role
-from pd_contracts.records import GpuInfo
+from pd_contracts.records import GpuInfo, GpuSample
 from pd_monitor.reading import WHOLE_GPU, Backend, Reading, Tick
 from pd_monitor.schedule import Schedule
 
 # A sample is shown until so many intervals (but no less than a second) have passed without a new one.
 STALE_INTERVALS = 3
 LEAST_STALE_S = 1.0
+
+R = TypeVar("R", GpuInfo, GpuSample)
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +34,8 @@ class Sampler:
         self.watchers: list[Callable[[Tick], None]] = []
         self._roles = roles
         self._interval = interval
-        self._changed = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._change_wanted = False
         self._ticked = asyncio.Condition()
         self._told: dict[int | None, str] = {}
 
@@ -60,7 +65,8 @@ class Sampler:
 
     def change(self) -> None:
         """Say that the interval may have changed: the next tick is now."""
-        self._changed.set()
+        self._change_wanted = True
+        self._wake.set()
 
     async def tick_begun_after(self, moment: float, timeout: float) -> bool:
         """Wait until a tick that began after `moment` (monotonic) is complete; False if none came in time."""
@@ -85,14 +91,16 @@ class Sampler:
                 schedule, missed = Schedule(time.monotonic(), self._interval()), 0
 
     async def _changed_before(self, deadline: float) -> bool:
-        # The event loop's clock is time.monotonic, so the deadline needs no conversion.
+        # The event loop's clock is time.monotonic, so the deadline needs no conversion. A timer that sets the event costs a
+        # fraction of a time-out that cancels the wait, ten times a second.
+        timer = asyncio.get_running_loop().call_at(deadline, self._wake.set)
         try:
-            async with asyncio.timeout_at(deadline):
-                await self._changed.wait()
-        except TimeoutError:
-            return False
-        self._changed.clear()
-        return True
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+        changed, self._change_wanted = self._change_wanted, False
+        return changed
 
     async def _tick(self, missed: int) -> None:
         begun = time.monotonic()
@@ -120,10 +128,14 @@ class Sampler:
 
 def with_roles(reading: Reading, roles: Mapping[int, Role]) -> Reading:
     """Give each GPU its role: what the board says about itself, else what the settings say about its index."""
-    return Reading(
-        tuple(msgspec.structs.replace(info, role=info.role or roles.get(info.index)) for info in reading.gpus),
-        tuple(
-            msgspec.structs.replace(sample, role=sample.role or roles.get(sample.index)) for sample in reading.samples
-        ),
-        reading.problem,
+    return replace(
+        reading,
+        gpus=tuple(_with_role(info, roles) for info in reading.gpus),
+        samples=tuple(_with_role(sample, roles) for sample in reading.samples),
     )
+
+
+def _with_role(record: R, roles: Mapping[int, Role]) -> R:
+    if record.role is not None or record.index not in roles:
+        return record
+    return msgspec.structs.replace(record, role=roles[record.index])

@@ -7,6 +7,7 @@ import msgspec
 
 from pd_contracts.names import Role
 from pd_contracts.ports import Port
+from pd_monitor.pods import parse_patterns
 from pd_monitor.roles import roles_of
 
 GpuIndex = Annotated[int, msgspec.Meta(ge=0)]
@@ -41,11 +42,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         GpuIndex | None, msgspec.Meta(description="the one decode GPU, where DECODE_GPUS is unset")
     ] = None
     monitor_backend: Annotated[
-        Literal["auto", "nvml", "simulated"],
+        Literal["auto", "nvml", "rocm", "simulated"],
         msgspec.Meta(
-            description="auto: NVML if it finds a GPU, else SIM_BOARDS if set; simulated without SIM_BOARDS: built-in boards with a square wave"
+            description="auto: NVML if it finds a GPU, else ROCm SMI if it does, else SIM_BOARDS if set; simulated without SIM_BOARDS: built-in boards with a square wave"
         ),
     ] = "auto"
+    rocm_smi_library: Annotated[
+        str, msgspec.Meta(description="path of librocm_smi64 (AMD, Hygon), where it is not found by itself")
+    ] = ""
     sim_boards: Annotated[
         tuple[str, ...],
         msgspec.Meta(description="board addresses of simulators, like http://127.0.0.1:20003/sim/board"),
@@ -53,6 +57,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     nvml_retry_s: Annotated[
         float, msgspec.Meta(gt=0, description="seconds until NVML is opened again after a loss; doubles up to a minute")
     ] = 5.0
+    pod_resources_socket: Annotated[
+        str,
+        msgspec.Meta(
+            description="the kubelet's socket (/var/lib/kubelet/pod-resources/kubelet.sock), to name the pod of each GPU"
+        ),
+    ] = ""
+    pod_role_patterns: Annotated[
+        tuple[str, ...], msgspec.Meta(description="role of a GPU by its pod's name, where no list gives it one")
+    ] = ("prefill=*prefill*", "decode=*decode*", "combined=*combined*")
     log_level: Annotated[
         str,
         msgspec.Meta(
@@ -61,7 +74,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "INFO"
 
     def __post_init__(self) -> None:
-        """Refuse board addresses that could never be polled."""
+        """Refuse board addresses that could never be polled, and patterns that are none."""
+        parse_patterns(self.pod_role_patterns)
         for url in self.sim_boards:
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:

@@ -6,8 +6,8 @@ import pytest
 from pd_contracts.names import Role
 from pd_contracts.records import GpuInfo, GpuSample
 from pd_contracts.settings import fields
-from pd_monitor.catalog import CLOCK_EVENTS, SERIES
-from pd_monitor.reading import Reading
+from pd_monitor.catalog import CLOCK_EVENTS, SERIES, Seen
+from pd_monitor.reading import Details, Reading
 from pd_monitor.sampler import with_roles
 from pd_monitor.settings import Settings
 
@@ -28,11 +28,11 @@ FULL = GpuSample(
 )
 
 
-def values(info: GpuInfo, sample: GpuSample) -> dict[tuple[str, ...], float]:
+def values(info: GpuInfo, sample: GpuSample, details: Details | None = None) -> dict[tuple[str, ...], float]:
     return {
         (series.name, *labels): value
         for series in SERIES
-        for labels, value in series.values(info, sample)
+        for labels, value in series.values(Seen(info, sample, details or Details()))
         if value is not None
     }
 
