@@ -115,7 +115,7 @@ def test_a_run_without_power_is_whole(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     loaded = load_tree([tmp_path / "nowhere"])
 
-    assert [problem.sentence for problem in loaded.problems] == ["there is no such folder"]
+    assert [problem.sentence for problem in loaded.problems] == ["there is no such file or folder"]
 
 
 def test_fewer_requests_than_the_workload_names_are_a_partial_run(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from pd_analysis.frames import requests_of, samples_of
-from pd_analysis.load import Run
 from pd_analysis.results import Group, evaluate, together
+from pd_analysis.runs import Run
 from pd_contracts.names import SIMULATED_ENGINE, Connector, Role, Topology
 from pd_contracts.records import (
     GPU,
@@ -62,6 +62,7 @@ def request(
         "prompt_tokens": 100,
         "output_tokens": len(times),
         "status": 200,
+        "output_hash": f"{index:064x}",
     }
     return RequestRecord(**fields | changes)
 
@@ -78,6 +79,7 @@ def failed(
         "prompt_tokens": None,
         "output_tokens": None,
         "status": 502,
+        "output_hash": None,
         "error": Failure(kind=kind, message=message),
     }
     return request(index, scheduled, **fields | changes)

@@ -1,4 +1,4 @@
-"""`pd-analysis report` renders run folders; `pd-analysis compare` prints their closing table."""
+"""`pd-analysis report` renders run folders, `compare` prints their closing table, `export` writes their numbers for other programs."""
 
 import argparse
 import sys
@@ -7,9 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pd_analysis.doubts import Level, doubts
-from pd_analysis.load import Loaded, load_tree
-from pd_analysis.results import evaluate, grouped, together
+from pd_analysis import export, regression
+from pd_analysis.doubt import Level
+from pd_analysis.doubts import doubts
+from pd_analysis.export import FORMATS
+from pd_analysis.language import LANGUAGES
+from pd_analysis.load import load_tree
+from pd_analysis.results import Result, evaluate, grouped, together, with_repeats_pooled
+from pd_analysis.runs import Loaded
 from pd_analysis.settings import Settings
 from pd_analysis.terminal import COLUMNS, table_of
 from pd_analysis.verdict import verdict
@@ -17,12 +22,14 @@ from pd_contracts import log, settings
 from pd_contracts.records import MANIFEST
 
 _STYLES = {Level.STOP: "red", Level.CARE: "yellow"}
+WORSE = 1  # exit status: worse than the baseline
 NOTHING = 2  # exit status: bad options, or no run to show
 REPORT_FOLDER = "report"
+EXPORT_FOLDER = "export"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one of the commands; the exit status is 0, or 2 if there was nothing to show."""
+    """Run one of the commands; the exit status is 0, 1 after a regression, or 2 if there was nothing to show."""
     parser = _parser()
     options = parser.parse_args(arguments)
     overrides = {name: value for name in ("results_dir", "log_level") if (value := getattr(options, name)) is not None}
@@ -31,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.set_up(read.log_level)
     except ValueError as error:
         parser.exit(NOTHING, f"pd-analysis: {error}\n")
-    return _report(options, read) if options.command == "report" else _compare(options, read)
+    return {"report": _report, "compare": _compare, "export": _export}[options.command](options, read)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,15 +55,47 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", metavar="DIR", help="where the report goes (default: RESULTS_DIR/report)")
     report.add_argument("--title", metavar="TEXT", default="", help="title of the report (default: what is compared)")
+    report.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the report (default en)")
     compare = commands.add_parser("compare", parents=[shared], add_help=False, help="print the closing table of runs")
     compare.add_argument("runs", nargs="*", metavar="RUN", help="run folders or trees of them (default: RESULTS_DIR)")
+    compare.add_argument(
+        "--baseline", metavar="RUN_OR_TREE", help="runs that were good enough; exit status 1 if these are worse"
+    )
+    compare.add_argument(
+        "--tolerance", metavar="PERCENT", type=_percent, default=0.05, help="how much worse is accepted (default 5)"
+    )
+    exported = commands.add_parser(
+        "export", parents=[shared], add_help=False, help="write the numbers as CSV or Parquet"
+    )
+    exported.add_argument("runs", nargs="*", metavar="RUN_OR_TREE", help="run folders or trees (default: RESULTS_DIR)")
+    exported.add_argument("--out", metavar="DIR", help="where the tables go (default: RESULTS_DIR/export)")
+    exported.add_argument("--format", choices=FORMATS, default="csv", help="csv (default) or parquet")
+    for command in (report, compare, exported):
+        command.add_argument(
+            "--cut",
+            metavar="SECONDS",
+            type=_seconds,
+            default=0.0,
+            help="count the first seconds of each measured window as warm-up",
+        )
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return seconds
+
+
+def _percent(text: str) -> float:
+    return _seconds(text) / 100
 
 
 def _load(options: argparse.Namespace, read: Settings) -> Loaded | None:
     """Read the runs and say what was left out; None, after a sentence, if there is none."""
     paths = options.runs or [read.results_dir]
-    loaded = load_tree(paths)
+    loaded = load_tree(paths, options.cut)
     for problem in loaded.problems:
         sys.stderr.write(f"pd-analysis: {problem.path}: {problem.sentence}\n")
     if loaded.runs:
@@ -75,7 +114,7 @@ def _report(options: argparse.Namespace, read: Settings) -> int:
     if loaded is None:
         return NOTHING
     out = Path(options.out or Path(read.results_dir) / REPORT_FOLDER)
-    written = write_report(loaded, out, options.title)
+    written = write_report(loaded, out, options.title, options.lang)
     print(written.html)
     print(written.markdown)
     return 0
@@ -86,6 +125,8 @@ def _compare(options: argparse.Namespace, read: Settings) -> int:
     if loaded is None:
         return NOTHING
     results = evaluate(loaded.runs)
+    if options.baseline:
+        return _check(options, results)
     console = Console(width=None if sys.stdout.isatty() else COLUMNS)
     named = bool(options.runs) and all((Path(run) / MANIFEST).is_file() for run in options.runs)
     for group in [together(results)] if named else grouped(results):
@@ -100,6 +141,34 @@ def _compare(options: argparse.Namespace, read: Settings) -> int:
                 highlight=False,
                 markup=False,
             )
+    return 0
+
+
+def _check(options: argparse.Namespace, results: Sequence[Result]) -> int:
+    known = load_tree([options.baseline], options.cut)
+    for problem in known.problems:
+        sys.stderr.write(f"pd-analysis: {problem.path}: {problem.sentence}\n")
+    pooled = with_repeats_pooled(results)
+    checked = regression.check(pooled, with_repeats_pooled(evaluate(known.runs)), options.tolerance)
+    for result in checked.unmatched:
+        sys.stderr.write(f"pd-analysis: {result.run.path}: the baseline has no run of {result.label} under this load\n")
+    if len(checked.unmatched) == len(pooled):
+        sys.stderr.write(f"pd-analysis: nothing below {options.baseline} can be compared with these runs\n")
+        return NOTHING
+    for comparison in checked.worse:
+        print(regression.sentence(comparison))
+    print(regression.summary(checked, options.tolerance))
+    return WORSE if checked.worse else 0
+
+
+def _export(options: argparse.Namespace, read: Settings) -> int:
+    loaded = _load(options, read)
+    if loaded is None:
+        return NOTHING
+    out = Path(options.out or Path(read.results_dir) / EXPORT_FOLDER)
+    results = [result for group in grouped(evaluate(loaded.runs)) for result in group.results]
+    for path in export.write(results, out, options.format):
+        print(path)
     return 0
 
 

@@ -1,35 +1,19 @@
 """Why the numbers may be wrong or mean something else: each doubt is a sentence with its remedy, printed before any number."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
-from pd_analysis.energy import Energy, GpuEnergy
-from pd_analysis.load import Problem
+from pd_analysis.doubt import Doubt, Level
+from pd_analysis.doubts_power import power
 from pd_analysis.metrics import ENOUGH_FOR_P99
+from pd_analysis.parity import parity
 from pd_analysis.results import Group, Result, gpus
-from pd_analysis.texts import listed, ms, number, percent, plural, setting
+from pd_analysis.runs import Problem
+from pd_analysis.steady import steadiness
+from pd_analysis.texts import listed, ms, number, plural, ratio, setting
 
-CLOSURE_LIMIT: Final = 0.03
 TOKENS_LIMIT: Final = 0.01  # runs that wrote output of lengths further apart than this did not do the same work
-COUNTER_LEAST_S: Final = 5.0  # about 50 updates of a board's counter: below, its steps are more than 2 % of the window
-
-
-class Level(StrEnum):
-    """How much a doubt weighs."""
-
-    STOP = "do not decide on this"
-    CARE = "read with care"
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """One reason to doubt, and what to do about it."""
-
-    level: Level
-    sentence: str
-    remedy: str
 
 
 def doubts(group: Group, problems: Sequence[Problem] = ()) -> list[Doubt]:
@@ -58,8 +42,15 @@ def _simulated(group: Group) -> Iterable[Doubt]:
 
 
 def _schedules(group: Group) -> Iterable[Doubt]:
-    hashes = {result.run.manifest.schedule_hash for result in group.results}
-    if len(hashes) > 1:
+    schedules = [{run.manifest.schedule_hash for run in result.runs} for result in group.results]
+    hashes = set().union(*schedules)
+    if "" in hashes:
+        yield Doubt(
+            Level.CARE,
+            "It is not known whether the runs were offered the same schedule.",
+            "Measure both with pd-loadgen, which writes the schedule's hash.",
+        )
+    elif any(each != schedules[0] for each in schedules):
         yield Doubt(
             Level.STOP,
             f"The runs were offered {len(hashes)} different schedules ({listed(sorted(hashes))}), so their difference is not the deployment's alone.",
@@ -105,8 +96,43 @@ def _work(group: Group) -> Iterable[Doubt]:
         )
 
 
+def _parity(group: Group) -> Iterable[Doubt]:
+    for other in group.others:
+        found = parity(group.baseline, other)
+        pair = f"{group.baseline.name} and {other.name}"
+        if not found.compared and group.baseline.metrics.successes and other.metrics.successes:
+            yield Doubt(
+                Level.CARE,
+                f"The outputs of {pair} were not compared, so it is not known that both served the same tokens.",
+                "Offer both the same schedule with a load generator that records the outputs' hashes (pd-loadgen does).",
+            )
+        elif found.different:
+            yield Doubt(
+                Level.CARE,
+                f"{found.different:,} of {found.compared:,} outputs of {pair} differ, though both were asked at temperature 0.",
+                "Batches of other sizes round differently, which changes some; if most differ, or the first tokens do, look for broken KV.",
+            )
+
+
+def _steady(result: Result) -> Iterable[Doubt]:
+    found = steadiness(result)
+    if found.saturated:
+        yield Doubt(
+            Level.STOP,
+            f"{result.name} was saturated: from the first third to the last its median TTFT grew {ratio(found.ttft_drift)} and the requests in flight {ratio(found.flight_drift)}, so its latencies depend on how long was measured.",
+            "Offer less (--rate), or give it more GPUs; compare only throughput at this rate.",
+        )
+    elif found.settle_s:
+        yield Doubt(
+            Level.CARE,
+            f"{result.name}: the first {number(found.settle_s)} s differ from the rest, as a warm-up does.",
+            f"Leave them out with --cut {math.ceil(found.settle_s)}, or measure with a longer --warmup.",
+        )
+
+
 def _client(result: Result) -> Iterable[Doubt]:
-    client = result.run.manifest.client
+    clients = [run.manifest.client for run in result.runs]
+    client = next((each for each in clients if each is None or not each.valid), clients[0])
     if client is None:
         yield Doubt(
             Level.CARE,
@@ -164,75 +190,6 @@ def _gpus_unknown(result: Result) -> Iterable[Doubt]:
         )
 
 
-def _power(result: Result) -> Iterable[Doubt]:
-    energy = result.energy
-    if energy is None:
-        yield Doubt(
-            Level.CARE,
-            f"{result.name}: no power was recorded, so energy is unknown.",
-            "Start pd-monitor and give its address to pd-loadgen with --monitor.",
-        )
-    elif energy.uncovered_s:
-        yield Doubt(
-            Level.CARE,
-            f"{result.name}: power was not recorded for {number(energy.uncovered_s)} s of the measured window, so energy is unknown.",
-            "Let the recording begin before the load and end after it; if it ran on another host, set both clocks by NTP.",
-        )
-    else:
-        yield from _boards(result, energy)
-        yield from _readings(result.name, energy.serving)
-
-
-def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
-    serving, expected = len(energy.serving), result.metrics.gpus
-    if not serving:
-        yield Doubt(
-            Level.CARE,
-            f"{result.name}: no recorded GPU has a role, so energy is not divided by role.",
-            "Tell pd-monitor the roles: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS.",
-        )
-    elif expected and serving != expected:
-        yield Doubt(
-            Level.CARE,
-            f"{result.name}: power was recorded for {plural(serving, 'GPU')} with a role, but the deployment has {expected}.",
-            "Give every GPU of the deployment its role: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS.",
-        )
-    if energy.window_s < COUNTER_LEAST_S:
-        yield Doubt(
-            Level.CARE,
-            f"{result.name}: the measured window of {number(energy.window_s)} s is short for an energy counter that moves about every 100 ms.",
-            f"Measure for {COUNTER_LEAST_S:.0f} s or more (--duration).",
-        )
-
-
-def _readings(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:
-    integrated = [f"GPU {gpu.index}" for gpu in gpus if gpu.method == "integral"]
-    if integrated:
-        yield Doubt(
-            Level.CARE,
-            f"{name}: {listed(integrated)} had no usable energy counter; the energy is the integral of power.",
-            "Compare it only with runs on the same board and by the same method.",
-        )
-    open_ = [f"GPU {gpu.index} {percent(gpu.closure)}" for gpu in gpus if abs(gpu.closure or 0) > CLOSURE_LIMIT]
-    if open_:
-        yield Doubt(
-            Level.CARE,
-            f"{name}: neither power reading agrees with the energy counter ({listed(open_)}; limit {percent(CLOSURE_LIMIT)}).",
-            "Trust the counter, and look at the power timeline for holes; a longer window makes the edges matter less.",
-        )
-    slowed = [
-        f"GPU {gpu.index} {reason} in {percent(share)} of samples"
-        for gpu in gpus
-        for reason, share in gpu.throttled.items()
-    ]
-    if slowed:
-        yield Doubt(
-            Level.CARE,
-            f"{name}: GPUs ran slower than their clocks allow ({listed(slowed)}).",
-            "Check cooling and power limit (nvidia-smi -q -d PERFORMANCE); compare runs with the same limits.",
-        )
-
-
 def _lag(result: Result) -> Iterable[Doubt]:
     """Latency counts from the schedule, so that a client that sends late makes the server look slow."""
     ttft, from_send = (result.metrics.latencies[name].at(99) for name in ("TTFT", "TTFT (from send)"))
@@ -251,13 +208,15 @@ _OF_GROUP: Final[tuple[Callable[[Group], Iterable[Doubt]], ...]] = (
     _models,
     _limits,
     _work,
+    _parity,
 )
 _OF_RESULT: Final[tuple[Callable[[Result], Iterable[Doubt]], ...]] = (
     _client,
     _lag,
+    _steady,
     _failures,
     _too_few,
     _tokens,
     _gpus_unknown,
-    _power,
+    power,
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pd_analysis.frames import Floats
-from pd_analysis.load import Run
+from pd_analysis.runs import Run
 from pd_contracts.names import Role
 from pd_contracts.records import Clock, GpuHeader
 
@@ -51,6 +51,7 @@ class GpuEnergy:
         average_j: under the board's own average of power.
         idle_w: its lowest median power over stretches without a request; None if the recording has none.
         throttled: share of the window's samples with a throttling bit, by reason.
+        busy: mean share of the window in which a kernel ran.
     """
 
     index: int
@@ -65,6 +66,7 @@ class GpuEnergy:
     peak_w: float | None
     idle_w: float | None
     throttled: Mapping[str, float]
+    busy: float | None = None
 
     @property
     def closure(self) -> float | None:
@@ -206,6 +208,7 @@ def _gpu(
         peak_w=_peak(inside),
         idle_w=_idle_w(samples, idle),
         throttled=_throttled(inside),
+        busy=None if inside["utilization"].isna().all() else float(inside["utilization"].mean()),
     )
 
 

@@ -1,29 +1,31 @@
 """Records to columns: one row a request, and every gap between token chunks in one array.
 
-The definitions are `pd_contracts.latency`'s; this module only applies them, a record at a time, so that raw records need not stay
-in memory.
+The definitions are `pd_contracts.latency`'s, a request at a time; this module applies them to whole columns, because a run may
+have a million requests of a hundred chunks (a test compares the two). Records come in batches and need not stay in memory.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from pd_contracts import latency
 from pd_contracts.records import GpuHeader, GpuSample, RequestRecord
 
 Floats = npt.NDArray[np.float64]
+Gaps = npt.NDArray[np.float32]  # seven digits of a duration are more than a clock has, at half the memory
+Flags = npt.NDArray[np.bool_]
 
 # The stages that the proxy reports, in the order in which a request passes them; `pd_contracts.timing.Stages` says what each is.
 STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
 
 EMPTY_KIND: Final = "empty"  # a request without an error that wrote no token: served by nobody's measure
 
-_TEXT: Final = ("failure", "failure_message")
-_FLAGS: Final = ("warmup", "ok", "good")
+_ALWAYS: Final = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True)
@@ -32,70 +34,203 @@ class Requests:
 
     Attributes:
         rows: one row a request in schedule order. Durations and times are seconds (times on the client's monotonic clock), stages
-            milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "".
-        gaps: every gap between token chunks of successful measured requests, pooled, in seconds.
+            milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
+            `output_hash` a number that is equal for equal output, 0 if unknown;
+            `warmup` is what counts as such, `preheat` what was sent as such.
+        gaps: every gap between token chunks of successful measured requests, pooled, in seconds, the shortest first.
+        excerpt: the gaps of a part of the run with the time at which each ended: columns index, t, gap.
     """
 
     rows: pd.DataFrame
-    gaps: Floats
+    gaps: Gaps
+    excerpt: pd.DataFrame
 
-    @property
+    @cached_property
     def measured(self) -> pd.DataFrame:
         """The rows of the measured window: all but warm-up."""
-        return self.rows[~self.rows["warmup"]]
+        return _only(self.rows, ~self.rows["warmup"])
 
-    @property
+    @cached_property
     def served(self) -> pd.DataFrame:
         """The measured rows that succeeded."""
-        measured = self.measured
-        return measured[measured["ok"]]
+        return _only(self.measured, self.measured["ok"])
+
+    @cached_property
+    def _sorted(self) -> dict[str, Floats]:
+        return {}
+
+    def ordered(self, column: str) -> Floats | Gaps:
+        """Known values of a column over `served`, or all gaps for "itl", the smallest first."""
+        if column == "itl":
+            return self.gaps
+        if column not in self._sorted:
+            self._sorted[column] = np.sort(self.served[column].dropna().to_numpy(dtype=np.float64))
+        return self._sorted[column]
 
 
-def requests_of(records: Iterable[RequestRecord], limits_ms: Mapping[str, float]) -> Requests:
-    """Apply every definition to every record; `limits_ms` are the goodput limits of `latency.meets`."""
-    rows: list[dict[str, Any]] = []
-    gaps: list[Floats] = []
-    for record in records:
-        itl = np.array(latency.itl(record), dtype=np.float64)
-        rows.append(_row(record, itl, limits_ms))
-        if latency.succeeded(record) and not record.warmup:
-            gaps.append(itl)
-    return Requests(rows=_frame(rows), gaps=np.concatenate(gaps) if gaps else np.empty(0))
+def _only(rows: pd.DataFrame, kept: "pd.Series[bool]") -> pd.DataFrame:
+    """The rows that are kept; the same frame, not a copy, if all are."""
+    return rows if kept.all() else rows[kept]
 
 
-def _row(record: RequestRecord, itl: Floats, limits_ms: Mapping[str, float]) -> dict[str, Any]:
-    ok = latency.succeeded(record)
-    return {
-        "index": record.index,
-        "warmup": record.warmup,
-        "ok": ok,
-        "good": latency.meets(record, limits_ms),
-        "failure": "" if ok else (record.error.kind if record.error else EMPTY_KIND),
-        "failure_message": _failure_message(record, ok=ok),
-        "scheduled": record.scheduled,
-        "sent": record.sent,
-        "end": record.end,
-        "ttft": latency.ttft(record),
-        "ttft_from_send": latency.ttft_from_send(record),
-        "tpot": latency.tpot(record),
-        "e2el": latency.e2el(record),
-        "longest_gap": itl.max() if itl.size else None,
-        "prompt_tokens": record.prompt_tokens,
-        "output_tokens": record.output_tokens,
-        **{stage: getattr(record.stages, stage, None) for stage in STAGES},
+def pooled(parts: Sequence[Requests]) -> Requests:
+    """Requests of several runs of one load as if they were one run; times stay each run's own, and the excerpt is the first's."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = pd.concat([part.rows for part in parts], ignore_index=True)
+    return Requests(rows=rows, gaps=np.sort(np.concatenate([part.gaps for part in parts])), excerpt=parts[0].excerpt)
+
+
+def quantiles(ordered: Floats | Gaps, percents: Sequence[float] | Floats) -> Floats:
+    """Percentiles of values that are sorted already, with linear interpolation as `latency.percentile`."""
+    position = (ordered.size - 1) * np.asarray(percents, dtype=np.float64) / 100
+    low = np.floor(position).astype(np.int64)
+    high = np.minimum(low + 1, ordered.size - 1)
+    below, above = ordered[low].astype(np.float64), ordered[high].astype(np.float64)
+    return np.asarray(below + (above - below) * (position - low))
+
+
+def requests_of(
+    records: Iterable[RequestRecord],
+    limits_ms: Mapping[str, float],
+    *,
+    cut: float = -np.inf,
+    excerpt: tuple[float, float] = _ALWAYS,
+) -> Requests:
+    """Columns of records that are all at hand; see `Collector`."""
+    collector = Collector(limits_ms, cut=cut, excerpt=excerpt)
+    collector.add(list(records))
+    return collector.finish()
+
+
+class Collector:
+    """Takes records in batches and keeps columns.
+
+    `limits_ms` are the goodput limits of `latency.meets`; requests that were due before `cut` count as warm-up; `excerpt` is the
+    part of the run whose gaps are kept with their times.
+    """
+
+    def __init__(
+        self, limits_ms: Mapping[str, float], *, cut: float = -np.inf, excerpt: tuple[float, float] = _ALWAYS
+    ) -> None:
+        """Begin with nothing."""
+        self._limits = limits_ms
+        self._cut = cut
+        self._span = excerpt
+        self._rows: list[pd.DataFrame] = []
+        self._gaps: Gaps = np.empty(0, dtype=np.float32)
+        self._used = 0
+        self._excerpts: list[pd.DataFrame] = []
+
+    def add(self, batch: Sequence[RequestRecord]) -> None:
+        """Put a batch into columns; the records are not kept."""
+        if not batch:
+            return
+        counts = np.fromiter((len(record.chunks) for record in batch), np.int64, len(batch))
+        flat = chain.from_iterable(chain.from_iterable(record.chunks for record in batch))
+        times = np.fromiter(flat, np.float64, 2 * int(counts.sum()))[::2]
+        ends = counts.cumsum()
+        rows = _columns(batch)
+        rows["warmup"] = rows["preheat"] | (rows["scheduled"] < self._cut)
+        rows["ok"] = (counts > 0) & (rows["failure"] == "")
+        rows.loc[~rows["ok"] & (rows["failure"] == ""), ["failure", "failure_message"]] = [EMPTY_KIND, _EMPTY_MESSAGE]
+        _add_latencies(rows, times, counts, ends)
+        rows["good"] = rows["ok"] & _meets(rows, self._limits)
+        # The gap before a request's first chunk leads to another request's last one, and is none.
+        gaps = np.diff(times, prepend=0.0)
+        first = (ends - counts)[counts > 0]
+        gaps[first] = 0.0
+        rows["longest_gap"] = _longest(gaps, first, counts)
+        counted = np.repeat((rows["ok"] & ~rows["warmup"]).to_numpy(), counts)
+        counted[first] = False
+        index = np.repeat(rows["index"].to_numpy(), counts)
+        shown = (times >= self._span[0]) & (times <= self._span[1])
+        self._keep(gaps[counted])
+        self._excerpts.append(_excerpt(index, times, gaps, counted & shown))
+        self._rows.append(rows)
+
+    def finish(self) -> Requests:
+        """Everything that was added."""
+        rows = pd.concat(self._rows, ignore_index=True) if self._rows else _columns([])
+        self._rows.clear()
+        if not rows["scheduled"].is_monotonic_increasing or rows["scheduled"].duplicated().any():
+            rows = rows.sort_values(["scheduled", "index"], ignore_index=True, kind="stable")
+        excerpt = pd.concat(self._excerpts, ignore_index=True) if self._excerpts else _NO_EXCERPT
+        self._gaps.resize(self._used, refcheck=False)
+        self._gaps.sort()
+        return Requests(rows=rows, gaps=self._gaps, excerpt=excerpt.sort_values(["t", "index"], ignore_index=True))
+
+    def _keep(self, gaps: Floats) -> None:
+        """Append. The array grows in place, because a second one for a moment would be half of all memory."""
+        end = self._used + gaps.size
+        if end > self._gaps.size:
+            self._gaps.resize(max(end, int(self._gaps.size * _GROWTH)), refcheck=False)
+        self._gaps[self._used : end] = gaps
+        self._used = end
+
+
+_GROWTH: Final = 1.15
+_EMPTY_MESSAGE: Final = "the stream ended without an error and without a token"
+_NO_EXCERPT: Final = pd.DataFrame({"index": np.empty(0, np.int64), "t": np.empty(0), "gap": np.empty(0)})
+
+
+def _columns(batch: Sequence[RequestRecord]) -> pd.DataFrame:
+    """What records say without their chunks."""
+    columns: dict[str, Any] = {
+        "index": np.array([record.index for record in batch], dtype=np.int64),
+        "preheat": np.array([record.warmup for record in batch], dtype=bool),
+        "failure": [record.error.kind if record.error else "" for record in batch],
+        "failure_message": [record.error.message if record.error else "" for record in batch],
+        "output_hash": _hashes(batch),
     }
+    for name in ("scheduled", "sent", "end", "prompt_tokens", "output_tokens"):
+        columns[name] = np.array([getattr(record, name) for record in batch], dtype=np.float64)
+    for stage in STAGES:
+        columns[stage] = np.array([getattr(record.stages, stage, None) for record in batch], dtype=np.float64)
+    return pd.DataFrame(columns)
 
 
-def _failure_message(record: RequestRecord, *, ok: bool) -> str:
-    if ok:
-        return ""
-    return record.error.message if record.error else "the stream ended without an error and without a token"
+def _hashes(batch: Sequence[RequestRecord]) -> npt.NDArray[np.uint64]:
+    known = np.array([record.output_hash is not None for record in batch], dtype=bool)
+    hashed = pd.util.hash_array(
+        np.array([record.output_hash or "" for record in batch], dtype=object), categorize=False
+    )
+    return np.where(known, hashed, np.uint64(0))
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows).sort_values("index", ignore_index=True)
-    numbers = [name for name in frame.columns if name not in {*_TEXT, *_FLAGS, "index"}]
-    return frame.astype(dict.fromkeys(numbers, "float64") | dict.fromkeys(_FLAGS, "bool"))
+def _add_latencies(
+    rows: pd.DataFrame, times: Floats, counts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> None:
+    some = counts > 0
+    rows["first"], rows["last"] = np.nan, np.nan
+    rows.loc[some, "first"] = times[(ends - counts)[some]]
+    rows.loc[some, "last"] = times[ends[some] - 1]
+    rows["ttft"] = rows["first"] - rows["scheduled"]
+    rows["ttft_from_send"] = rows["first"] - rows["sent"]
+    rows["e2el"] = rows["last"] - rows["scheduled"]
+    several = (rows["output_tokens"] >= 2) & (counts >= 2)
+    rows["tpot"] = ((rows["last"] - rows["first"]) / (rows["output_tokens"] - 1)).where(several)
+
+
+def _meets(rows: pd.DataFrame, limits_ms: Mapping[str, float]) -> "pd.Series[bool]":
+    """Every limit is met; a request without the value, as one of a single token has no TPOT, meets any limit on it."""
+    met = pd.Series(data=True, index=rows.index)
+    for name in ("ttft", "tpot", "e2el"):
+        if name in limits_ms:
+            met &= ~(rows[name] * 1e3 > limits_ms[name])
+    return met
+
+
+def _longest(gaps: Floats, first: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Floats:
+    longest = np.full(len(counts), np.nan)
+    if first.size:
+        longest[counts > 0] = np.maximum.reduceat(gaps, first)
+    return np.where(counts > 1, longest, np.nan)
+
+
+def _excerpt(index: npt.NDArray[np.int64], times: Floats, gaps: Floats, kept: Flags) -> pd.DataFrame:
+    index, times, gaps = index[kept], times[kept], gaps[kept]
+    return pd.DataFrame({"index": index, "t": times, "gap": gaps})
 
 
 SAMPLE_COLUMNS: Final = (

@@ -1,65 +1,28 @@
 """Find runs and read them; what is broken, partial or of another format is reported with its reason, and never averaged in."""
 
+import gc
 import logging
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+import msgspec
+import numpy as np
 import pandas as pd
 
-from pd_analysis.frames import Requests, requests_of, samples_of
+from pd_analysis import vllm_bench
+from pd_analysis.frames import Collector, Requests, samples_of
+from pd_analysis.runs import Loaded, Problem, Run
 from pd_contracts import records
-from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.records import GpuHeader, GpuSample, Manifest, RecordError, RequestRecord
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Problem:
-    """What could not be used, and why, as a sentence that names the remedy."""
-
-    path: Path
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run that may be counted.
-
-    Attributes:
-        gpu, samples: what the monitor wrote; None and an empty frame where no power was recorded.
-    """
-
-    path: Path
-    manifest: Manifest
-    requests: Requests
-    gpu: GpuHeader | None
-    samples: pd.DataFrame
-
-    @property
-    def simulated(self) -> bool:
-        """True if an engine or a board of the run is simulated: then every number of it is."""
-        deployment = self.manifest.deployment
-        engines = any(engine.engine == SIMULATED_ENGINE for engine in deployment.engines)
-        return deployment.simulated or engines or (self.gpu is not None and self.gpu.simulated)
-
-    @property
-    def window(self) -> tuple[float, float]:
-        """The measured window on the client's clock: the manifest's, else first scheduled send to last end."""
-        if self.manifest.window is not None:
-            return self.manifest.window
-        measured = self.requests.measured
-        return float(measured["scheduled"].min()), float(measured[["end", "scheduled"]].max().max())
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a tree holds: the runs that may be counted, and what may not."""
-
-    runs: list[Run]
-    problems: list[Problem]
+_BLOCK: Final = 8 << 20  # bytes of records that are objects at one time
+_EXCERPT_GAPS: Final = 100_000  # about as many gaps are kept with their times …
+_EXCERPT_S: Final = 20.0  # … of at most this part of a run
 
 
 def load_runs(paths: Sequence[Path | str]) -> list[Run]:
@@ -70,31 +33,36 @@ def load_runs(paths: Sequence[Path | str]) -> list[Run]:
     return loaded.runs
 
 
-def load_tree(paths: Sequence[Path | str]) -> Loaded:
-    """Read every run folder at or below `paths`, each once, in the order of their paths."""
+def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
+    """Read every run folder and every result of `vllm bench serve` at or below `paths`, each once, in the order of their paths.
+
+    The first `cut_s` seconds of each measured window count as warm-up.
+    """
     runs: list[Run] = []
-    problems = [Problem(path, "there is no such folder") for path in map(Path, paths) if not path.exists()]
-    for folder in _folders(map(Path, paths)):
+    problems = [Problem(path, "there is no such file or folder") for path in map(Path, paths) if not path.exists()]
+    for path in _found(map(Path, paths)):
         try:
-            run, remarks = _read(folder)
+            run, remarks = _read(path, cut_s) if path.is_dir() else (vllm_bench.read(path, cut_s), [])
         except RecordError as error:
-            problems.append(Problem(folder, f"left out: {error}"))
+            problems.append(Problem(path, f"left out: {error}"))
             continue
         runs.append(run)
         problems.extend(remarks)
     return Loaded(runs=runs, problems=problems)
 
 
-def _folders(paths: Iterable[Path]) -> list[Path]:
-    found = {manifest.parent.resolve(): manifest.parent for path in paths for manifest in _manifests(path)}
+def _found(paths: Iterable[Path]) -> list[Path]:
+    """Run folders, and files of other programs."""
+    found = {each.resolve(): each for path in paths for each in (*_folders(path), *vllm_bench.files(path))}
     return sorted(found.values())
 
 
-def _manifests(path: Path) -> list[Path]:
-    return [path] if path.is_file() and path.name == records.MANIFEST else sorted(path.rglob(records.MANIFEST))
+def _folders(path: Path) -> list[Path]:
+    manifests = [path] if path.is_file() and path.name == records.MANIFEST else sorted(path.rglob(records.MANIFEST))
+    return [manifest.parent for manifest in manifests]
 
 
-def _read(folder: Path) -> tuple[Run, list[Problem]]:
+def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
     """Read one folder.
 
     Raises:
@@ -104,16 +72,24 @@ def _read(folder: Path) -> tuple[Run, list[Problem]]:
     if not manifest.complete:
         msg = "the run did not finish (its manifest says complete: false); measure it again"
         raise RecordError(msg)
-    requests = _read_requests(folder / records.REQUESTS, manifest)
+    requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
     gpu, samples, problems = _read_gpu(folder)
-    return Run(path=folder, manifest=manifest, requests=requests, gpu=gpu, samples=samples), problems
+    return Run(path=folder, manifest=manifest, requests=requests, gpu=gpu, samples=samples, cut_s=cut_s), problems
 
 
-def _read_requests(path: Path, manifest: Manifest) -> Requests:
+def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
     _refuse_cut(path)
-    requests = requests_of(records.read_lines(path, RequestRecord), manifest.workload.goodput)
+    start = -np.inf if manifest.window is None or not cut_s else manifest.window[0] + cut_s
+    collector = Collector(manifest.workload.goodput, cut=start, excerpt=_excerpt(manifest))
+    with _without_collection():
+        for batch in _batches(path):
+            collector.add(batch)
+    requests = collector.finish()
+    if requests.rows.empty:
+        msg = f"{path}: holds no request; measure it again"
+        raise RecordError(msg)
     # Warm-up requests may count from 0 on their own: they are no part of the schedule.
-    twice = requests.rows[requests.rows.duplicated(["warmup", "index"])]
+    twice = requests.rows[requests.rows.duplicated(["preheat", "index"])]
     if not twice.empty:
         msg = f"{path}: request {twice['index'].iloc[0]} is there twice; measure it again into an empty folder"
         raise RecordError(msg)
@@ -126,6 +102,46 @@ def _read_requests(path: Path, manifest: Manifest) -> Requests:
         msg = f"{path}: every request is warm-up, so nothing was measured; offer more requests"
         raise RecordError(msg)
     return requests
+
+
+def _excerpt(manifest: Manifest) -> tuple[float, float]:
+    """The middle of the window, as long as its gaps fit."""
+    if manifest.window is None:
+        return -np.inf, np.inf
+    start, end = manifest.window
+    gaps = manifest.workload.requests * (manifest.workload.output_tokens or 1000)
+    length = min(_EXCERPT_S, (end - start) * min(1.0, _EXCERPT_GAPS / max(gaps, 1)))
+    return (start + end - length) / 2, (start + end + length) / 2
+
+
+def _batches(path: Path) -> Iterator[list[RequestRecord]]:
+    """All records, as many at a time as fit into a block."""
+    decoder = msgspec.json.Decoder(RequestRecord)
+    rest = b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            block = rest + block
+            end = block.rfind(b"\n") + 1
+            rest = block[end:]
+            try:
+                batch = decoder.decode_lines(block[:end])
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                # The slow way finds the line, and says it in the words that every reader of records uses.
+                yield from ([record] for record in records.read_lines(path, RequestRecord))
+                return
+            yield batch
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Records hold no cycles, and looking for some among millions of chunks takes as long as reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_gpu(folder: Path) -> tuple[GpuHeader | None, pd.DataFrame, list[Problem]]:

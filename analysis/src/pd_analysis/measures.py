@@ -8,6 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
+from pd_analysis import noise
+from pd_analysis.metrics import COLUMNS
 from pd_analysis.results import Result
 from pd_analysis.texts import number
 
@@ -28,6 +32,7 @@ class Measure:
         small: ratios within 1 ± this are called equal.
         benefit: what the better run gives, in the verdict's words; empty if the verdict does not rest on it.
         formula: the key of `latency.FORMULAS` or `formulas.ENERGY` that defines it.
+        draws: where the value might have been, in base units; None where a run cannot say.
     """
 
     title: str
@@ -38,6 +43,7 @@ class Measure:
     small: float = SMALL
     benefit: str = ""
     formula: str = ""
+    draws: noise.Draws = lambda _: None
 
     @property
     def phrase(self) -> str:
@@ -58,22 +64,37 @@ def _latency(name: str, percentile: int, *, benefit: str = "") -> Measure:
         small=SMALL if percentile == 50 else SMALL_TAIL,
         benefit=benefit,
         formula=name,
+        draws=noise.of_percentile(COLUMNS[name], percentile),
     )
 
 
 def _per_gpu(title: str, unit: str, rate: Get, *, benefit: str = "", formula: str = "Throughput") -> Measure:
+    def get(result: Result) -> float | None:
+        return result.metrics.per_gpu(rate(result))
+
     return Measure(
         title=f"{title} per GPU",
         unit=unit,
-        get=lambda result: result.metrics.per_gpu(rate(result)),
+        get=get,
         less_is_better=False,
         benefit=benefit,
         formula=formula,
+        draws=noise.of_rate("good", _good_per_gpu) if formula == "Goodput" else noise.of_repeats(get),
     )
 
 
+def _good_per_gpu(result: Result) -> float | None:
+    """Goodput per GPU that one good request makes."""
+    metrics = result.metrics
+    return None if metrics.goodput is None or metrics.window_s <= 0 else metrics.per_gpu(1 / metrics.window_s)
+
+
+def _of_measured(result: Result) -> float | None:
+    return 1 / result.metrics.requests if result.metrics.attainment is not None else None
+
+
 def _joules(title: str, get: Get, *, benefit: str = "") -> Measure:
-    return Measure(title=title, unit="J", get=get, benefit=benefit, formula=title)
+    return Measure(title=title, unit="J", get=get, benefit=benefit, formula=title, draws=noise.of_repeats(get))
 
 
 def mean_power_w(result: Result) -> float | None:
@@ -121,6 +142,7 @@ COMPARED: Final[tuple[Measure, ...]] = (
         scale=1e2,
         less_is_better=False,
         formula="Requests within all limits",
+        draws=noise.of_rate("good", _of_measured),
     ),
     JOULES,
     _joules("Energy per token", lambda result: result.tokens.per_token if result.tokens else None),
@@ -144,6 +166,7 @@ class Comparison:
         ratio: other / baseline; None if either is unknown or the baseline is 0.
         winner: the run that is better by more than `measure.small`; None if neither is, or neither can be.
         known: both runs have the number.
+        interval: where the ratio lies in `noise.LEVEL` per cent of the draws; None where the runs cannot say.
     """
 
     measure: Measure
@@ -152,6 +175,7 @@ class Comparison:
     ratio: float | None
     winner: Result | None
     known: bool
+    interval: tuple[float, float] | None = None
 
     @property
     def equal(self) -> bool:
@@ -165,10 +189,12 @@ class Comparison:
 
 
 def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
-    """Divide, and name a winner where the difference is not small."""
+    """Divide, and name a winner where the difference is neither small nor within the noise."""
     ours, theirs = measure.get(baseline), measure.get(other)
+    interval = _ratio_interval(measure, baseline, other) if ours and theirs is not None else None
+    noisy = interval is not None and interval[0] <= 1 <= interval[1]
     winner = None
-    if ours is not None and theirs is not None and measure.less_is_better is not None:
+    if ours is not None and theirs is not None and measure.less_is_better is not None and not noisy:
         better = baseline if (ours < theirs) == measure.less_is_better else other
         winner = None if _close(ours, theirs, measure.small) else better
     return Comparison(
@@ -178,7 +204,15 @@ def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
         ratio=theirs / ours if ours and theirs is not None else None,
         winner=winner,
         known=ours is not None and theirs is not None,
+        interval=interval,
     )
+
+
+def _ratio_interval(measure: Measure, baseline: Result, other: Result) -> tuple[float, float] | None:
+    ours, theirs = measure.draws(baseline), measure.draws(other)
+    if ours is None or theirs is None or not np.all(ours > 0):
+        return None
+    return noise.interval(theirs / ours)
 
 
 def _close(one: float, two: float, small: float) -> bool:

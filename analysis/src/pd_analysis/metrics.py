@@ -1,14 +1,14 @@
 """One run's latencies and rates. Percentiles are over the measured window's successes; failures are counted apart, by kind."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from pd_analysis.frames import STAGES, Floats
-from pd_analysis.load import Run
+from pd_analysis.frames import STAGES, Floats, Gaps, Requests, quantiles
+from pd_analysis.runs import Run
 from pd_contracts.latency import PERCENTILES
 
 # A percentile needs this many values to be more than one of the largest ones.
@@ -78,26 +78,31 @@ class Metrics:
 
 def measure(run: Run) -> Metrics:
     """Derive every number of one run from its columns."""
-    measured, served = run.requests.measured, run.requests.served
-    start, end = run.window
-    seconds = end - start
+    return measure_all([run], run.requests)
+
+
+def measure_all(runs: Sequence[Run], requests: Requests) -> Metrics:
+    """The same of runs of one load, whose requests were pooled and whose windows follow each other."""
+    measured, served = requests.measured, requests.served
+    seconds = sum(end - start for start, end in (run.window for run in runs))
+    workload, deployment = runs[0].manifest.workload, runs[0].manifest.deployment
     prompt, output = _tokens(served, "prompt_tokens"), _tokens(served, "output_tokens")
-    good = int(measured["good"].sum()) if run.manifest.workload.goodput else None
+    good = int(measured["good"].sum()) if workload.goodput else None
     return Metrics(
         window_s=seconds,
-        gpus=run.manifest.deployment.gpus,
+        gpus=deployment.gpus,
         requests=len(measured),
         successes=len(served),
         failures=_failures(measured),
         prompt_tokens=prompt,
         output_tokens=output,
-        latencies=_latencies(served, run.requests.gaps),
+        latencies=_latencies(requests),
         request_rate=_rate(len(served), seconds),
         output_rate=_rate(output, seconds),
         token_rate=_rate(None if prompt is None or output is None else prompt + output, seconds),
         goodput=_rate(good, seconds),
         attainment=None if good is None else good / len(measured),
-        stages={stage: distribution(_values(served, stage) / 1e3) for stage in STAGES},
+        stages={stage: distribution(requests.ordered(stage) / 1e3) for stage in STAGES},
         stage_means=_stage_means(served),
     )
 
@@ -108,29 +113,28 @@ def _failures(measured: pd.DataFrame) -> dict[str, int]:
     return {str(kind): int(count) for kind, count in counts.items()}
 
 
-def _latencies(served: pd.DataFrame, gaps: Floats) -> dict[str, Distribution]:
+COLUMNS: Final[Mapping[str, str]] = {
+    "TTFT": "ttft",
+    "TTFT (from send)": "ttft_from_send",
+    "TPOT": "tpot",
+    "ITL": "itl",
+    "Longest gap": "longest_gap",
+    "E2EL": "e2el",
+}
+
+
+def _latencies(requests: Requests) -> dict[str, Distribution]:
     """By the names of `latency.FORMULAS`."""
-    return {
-        "TTFT": distribution(_values(served, "ttft")),
-        "TTFT (from send)": distribution(_values(served, "ttft_from_send")),
-        "TPOT": distribution(_values(served, "tpot")),
-        "ITL": distribution(gaps),
-        "Longest gap": distribution(_values(served, "longest_gap")),
-        "E2EL": distribution(_values(served, "e2el")),
-    }
+    return {name: distribution(requests.ordered(column)) for name, column in COLUMNS.items()}
 
 
-def distribution(values: Floats) -> Distribution:
-    """Mean and percentiles, with linear interpolation as `latency.percentile`; all None of nothing."""
-    if not values.size:
+def distribution(ordered: Floats | Gaps) -> Distribution:
+    """Mean and percentiles of sorted values, with linear interpolation as `latency.percentile`; all None of nothing."""
+    if not ordered.size:
         return Distribution(count=0, mean=None, percentiles=dict.fromkeys(PERCENTILES))
-    found = np.percentile(values, PERCENTILES)
+    found = quantiles(ordered, PERCENTILES)
     percentiles = {percentile: float(value) for percentile, value in zip(PERCENTILES, found, strict=True)}
-    return Distribution(count=values.size, mean=float(values.mean()), percentiles=percentiles)
-
-
-def _values(frame: pd.DataFrame, column: str) -> Floats:
-    return frame[column].dropna().to_numpy(dtype=np.float64)
+    return Distribution(count=ordered.size, mean=float(ordered.mean(dtype=np.float64)), percentiles=percentiles)
 
 
 def _tokens(served: pd.DataFrame, column: str) -> int | None:

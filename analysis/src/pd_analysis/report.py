@@ -8,12 +8,15 @@ from typing import Final
 import jinja2
 
 import pd_contracts
-from pd_analysis import plots, setup_table, tables
-from pd_analysis.doubts import Doubt, doubts
-from pd_analysis.load import Loaded, Problem
+from pd_analysis import checks, explore, language, plots, setup_table, tables
+from pd_analysis.conclusion import Conclusion, of_group, of_lengths, of_sweep, rate_table
+from pd_analysis.doubt import Doubt, Level
+from pd_analysis.doubts import doubts
 from pd_analysis.measures import Comparison
 from pd_analysis.plots import Drawn, style
 from pd_analysis.results import Group, evaluate, grouped
+from pd_analysis.runs import Loaded, Problem
+from pd_analysis.sweep import Sweep, sweeps
 from pd_analysis.tables import Table
 from pd_analysis.texts import listed, percent
 from pd_analysis.verdict import Pair, Verdict, difference, sentence, verdict
@@ -21,6 +24,22 @@ from pd_analysis.verdict import Pair, Verdict, difference, sentence, verdict
 HTML: Final = "report.html"
 MARKDOWN: Final = "report.md"
 PLOTS: Final = "plots"
+
+# What the page's own script says.
+WORDS: Final = {
+    "filter": "Filter",
+    "percentiles": "Latency by percentile",
+    "time": "Requests along the run",
+    "rate": "Against the rate per GPU",
+    "goodput": "Goodput per GPU, req/s",
+    "attainment": "Requests within all limits, %",
+    "joules": "Energy per output token, J",
+    "all": "All rates",
+    "percentile": "Percentile",
+    "seconds": "Seconds since the first measured request was due",
+    "per_gpu": "Requests per second and GPU",
+    "broken": "This browser cannot unpack the chart:",
+}
 
 
 @dataclass(frozen=True)
@@ -69,12 +88,29 @@ class Section:
     comparison: Table
     setup: Table
     commands: dict[str, str]
+    conclusion: Conclusion
+    checks: list[Table]
 
 
-def write_report(loaded: Loaded, out: Path, title: str = "") -> Written:
-    """Render what was loaded (at least one run) into `out`, which is made if need be."""
-    groups = grouped(evaluate(loaded.runs))
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep says: findings, figures, and a table a deployment."""
+
+    anchor: str
+    sweep: Sweep
+    findings: tuple[str, ...]
+    plots: list[Drawn]
+    tables: list[Table]
+
+
+def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en") -> Written:
+    """Render what was loaded (at least one run) into `out`, which is made if need be, in one of `language.LANGUAGES`."""
+    results = evaluate(loaded.runs)
+    groups = grouped(results)
     out.mkdir(parents=True, exist_ok=True)
+    plots.clear(out / PLOTS)
+    found = sweeps(results)
+    swept = [_swept(number, each, out, alone=len(found) == 1) for number, each in enumerate(found, 1)]
     sections = [
         _section(number, group, loaded.problems, out, alone=len(groups) == 1) for number, group in enumerate(groups, 1)
     ]
@@ -82,6 +118,14 @@ def write_report(loaded: Loaded, out: Path, title: str = "") -> Written:
         "title": title or default_title(groups),
         "simulated": any(group.simulated for group in groups),
         "sections": sections,
+        "sweeps": swept,
+        "heat": plots.draw_heat(found, out / PLOTS) if found else [],
+        "lengths": of_lengths(results),
+        "explore": explore.data(groups),
+        "plotly": explore.library(),
+        "words": {key: language.said(text, lang) for key, text in WORDS.items()},
+        "lang": lang,
+        "heavy": _heavy(sections),
         "overview": tables.overview(groups),
         "left_out": tables.left_out(loaded.problems),
         "definitions": tables.definitions(),
@@ -92,8 +136,15 @@ def write_report(loaded: Loaded, out: Path, title: str = "") -> Written:
     environment = _environment()
     for name in (HTML, MARKDOWN):
         text = environment.get_template(f"{name}.j2").render(facts)
-        (out / name).write_text(text, encoding="utf-8")
-    drawn = tuple(plot.path for section in sections for plot in section.plots.values())
+        translate = language.html if name == HTML else language.markdown
+        (out / name).write_text(translate(text, lang), encoding="utf-8")
+    drawn = tuple(
+        plot.path
+        for plot in (
+            *(plot for section in sections for plot in section.plots.values()),
+            *(plot for each in swept for plot in each.plots),
+        )
+    )
     return Written(html=out / HTML, markdown=out / MARKDOWN, plots=drawn)
 
 
@@ -131,7 +182,25 @@ def _section(number: int, group: Group, problems: Sequence[Problem], out: Path, 
         comparison=tables.comparison(group),
         setup=setup_table.setup(group),
         commands=setup_table.commands(group),
+        conclusion=of_group(group),
+        checks=_there(checks.steady(group), checks.repeats(group)),
     )
+
+
+def _swept(number: int, sweep: Sweep, out: Path, *, alone: bool) -> Swept:
+    folder = out / PLOTS if alone else out / PLOTS / f"sweep-{number}"
+    return Swept(
+        anchor="" if alone else f"-{number}",
+        sweep=sweep,
+        findings=of_sweep(sweep),
+        plots=plots.draw_sweep(sweep, folder),
+        tables=[rate_table(series) for series in sweep.series],
+    )
+
+
+def _heavy(sections: Sequence[Section]) -> list[Doubt]:
+    """The doubts of all workloads that weigh most, each once: they stand before any number."""
+    return list(dict.fromkeys(doubt for section in sections for doubt in section.doubts if doubt.level is Level.STOP))
 
 
 def _there(*found: Table | None) -> list[Table]:

@@ -1,25 +1,45 @@
 """Runs with their numbers and names, put in groups that may be compared."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from pd_analysis.energy import Energy, TokenEnergy, energy_of, per_token
-from pd_analysis.load import Run
-from pd_analysis.metrics import Metrics, measure
+from pd_analysis.energy_sum import summed
+from pd_analysis.frames import Requests, pooled
+from pd_analysis.metrics import Metrics, measure, measure_all
+from pd_analysis.runs import Run
 from pd_analysis.texts import plural, setting
 from pd_contracts.names import Topology
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run, measured; `name` is unique in its group."""
+    """One load on one deployment, measured; `name` is unique in its group.
+
+    Attributes:
+        run: the run, or the first of several that repeat the load with other seeds.
+        requests: those of all repeats; the metrics are over them, and energy and tokens are sums over the repeats.
+        repeats: each repeat on its own; empty of a load that was offered once.
+    """
 
     name: str
     run: Run
+    requests: Requests
     metrics: Metrics
     energy: Energy | None
     tokens: TokenEnergy | None
+    repeats: tuple["Result", ...] = ()
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run behind the numbers."""
+        return tuple(each.run for each in self.repeats) or (self.run,)
+
+    @property
+    def label(self) -> str:
+        """What the deployment is called, whatever the load."""
+        return _label(self.run)
 
     @property
     def topology(self) -> Topology | None:
@@ -57,21 +77,71 @@ def evaluate(runs: Sequence[Run]) -> list[Result]:
 
 def grouped(results: Sequence[Result]) -> list[Group]:
     """One group a workload. If no two runs share one, all of the same shape are compared over their rates."""
+    results = with_repeats_pooled(results)
     exact = _split(results, with_rate=True)
     return exact if any(group.others for group in exact) else _split(results, with_rate=False)
 
 
 def together(results: Sequence[Result]) -> Group:
     """All in one group, because someone asked for exactly these."""
+    results = with_repeats_pooled(results)
     with_rate = len({result.run.manifest.workload.rate for result in results}) == 1
-    workloads = dict.fromkeys(_workload(result.run, with_rate=with_rate) for result in results)
+    workloads = dict.fromkeys(workload_words(result.run, with_rate=with_rate) for result in results)
     return _group("; ".join(workloads), results)
 
 
 def _result(run: Run) -> Result:
     metrics, energy = measure(run), energy_of(run)
-    tokens = None if energy is None else per_token(energy, metrics.prompt_tokens, metrics.output_tokens)
-    return Result(name=_label(run), run=run, metrics=metrics, energy=energy, tokens=tokens)
+    return Result(
+        name=_label(run),
+        run=run,
+        requests=run.requests,
+        metrics=metrics,
+        energy=energy,
+        tokens=_token_energy(energy, metrics),
+    )
+
+
+def _token_energy(energy: Energy | None, metrics: Metrics) -> TokenEnergy | None:
+    return None if energy is None else per_token(energy, metrics.prompt_tokens, metrics.output_tokens)
+
+
+def with_repeats_pooled(results: Sequence[Result]) -> list[Result]:
+    """Runs that repeat one load on one deployment with other seeds become one result; others stay as they are."""
+    cells: dict[Hashable, list[Result]] = {}
+    for result in results:
+        cells.setdefault(_cell(result.run), []).append(result)
+    return [
+        pooled_result
+        for members in cells.values()
+        for pooled_result in ([_pool(members)] if _are_repeats(members) else members)
+    ]
+
+
+def _cell(run: Run) -> Hashable:
+    deployment, load = run.manifest.deployment, run.manifest.workload
+    limits = tuple(sorted(load.goodput.items()))
+    return _label(run), deployment.topology, deployment.gpus, workload_words(run, with_rate=True), load.model, limits
+
+
+def _are_repeats(members: Sequence[Result]) -> bool:
+    """Each seed once; the same seed twice is two measurements of one schedule, which a reader wants to see apart."""
+    seeds = {member.run.manifest.workload.seed for member in members}
+    return len(members) > 1 and len(seeds) == len(members)
+
+
+def _pool(members: Sequence[Result]) -> Result:
+    requests = pooled([member.requests for member in members])
+    metrics = measure_all([member.run for member in members], requests)
+    energy = summed([member.energy for member in members])
+    return replace(
+        members[0],
+        requests=requests,
+        metrics=metrics,
+        energy=energy,
+        tokens=_token_energy(energy, metrics),
+        repeats=tuple(members),
+    )
 
 
 def _order(run: Run) -> tuple[bool, str, float, str]:
@@ -105,11 +175,11 @@ def _label(run: Run) -> str:
 def _split(results: Sequence[Result], *, with_rate: bool) -> list[Group]:
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(_workload(result.run, with_rate=with_rate), []).append(result)
+        groups.setdefault(workload_words(result.run, with_rate=with_rate), []).append(result)
     return [_group(workload, members) for workload, members in groups.items()]
 
 
-def _workload(run: Run, *, with_rate: bool) -> str:
+def workload_words(run: Run, *, with_rate: bool) -> str:
     """What was offered, in words; two runs with the same words may be compared. Seeds and durations are not in it: doubts are."""
     load = run.manifest.workload
     tokens = f"{_tokens(load.input_tokens)} → {_tokens(load.output_tokens)} tokens"

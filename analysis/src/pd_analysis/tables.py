@@ -7,10 +7,10 @@ from typing import Final
 from pd_analysis import formulas
 from pd_analysis.energy import Energy, GpuEnergy, TokenEnergy, closure, total_of
 from pd_analysis.frames import STAGES
-from pd_analysis.load import Problem
 from pd_analysis.measures import COMPARED, DECIDING, Comparison, compared
 from pd_analysis.metrics import Distribution, StageMeans
 from pd_analysis.results import Group, Result
+from pd_analysis.runs import Problem
 from pd_analysis.texts import DASH, ms, number, percent, ratio, whole
 from pd_contracts.latency import FORMULAS, PERCENTILES
 from pd_contracts.names import Role
@@ -53,7 +53,7 @@ class Table:
     merge: bool = False
 
 
-def _table(
+def table(
     title: str, header: Sequence[str], rows: Iterable[Sequence[str | Cell]], words: Iterable[int], caption: str = ""
 ) -> Table:
     cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
@@ -62,16 +62,25 @@ def _table(
 
 def comparison(group: Group) -> Table:
     """Key numbers of every run, with the ratio to the baseline."""
-    pairs = [name for other in group.others for name in (other.name, f"÷ {group.baseline.name}")]
     defined = len(group.results) <= _DEFINED_TO
+    pairs = [
+        name
+        for other in group.others
+        for name in (other.name, f"÷ {group.baseline.name}", *(["95 % of ratios"] if defined else []))
+    ]
     header = ["", "Unit", group.baseline.name, *pairs, *(["Definition"] if defined else [])]
     rows = []
     for measure in COMPARED:
         cells: list[str | Cell] = [measure.title, measure.unit, measure.text(group.baseline)]
         for other in group.others:
-            cells += [measure.text(other), ratio_cell(compared(measure, group.baseline, other))]
+            pair = compared(measure, group.baseline, other)
+            cells += [measure.text(other), ratio_cell(pair), *([_interval(pair)] if defined else [])]
         rows.append([*cells, *([formulas.ALL[measure.formula]] if defined else [])])
-    return _table("Key numbers", header, rows, {0, 1, len(header) - 1} if defined else {0, 1})
+    return table("Key numbers", header, rows, {0, 1, len(header) - 1} if defined else {0, 1})
+
+
+def _interval(pair: Comparison) -> str:
+    return "" if pair.interval is None else f"{ratio(pair.interval[0])} to {ratio(pair.interval[1])}"
 
 
 def overview(groups: Sequence[Group]) -> Table:
@@ -87,7 +96,7 @@ def overview(groups: Sequence[Group]) -> Table:
         for group in groups
         for result in group.results
     ]
-    return _table("Every run", header, rows, {0, 1})
+    return table("Every run", header, rows, {0, 1})
 
 
 def ratio_cell(pair: Comparison) -> Cell:
@@ -104,7 +113,7 @@ def percentiles(result: Result) -> Table:
     """Every latency of one run, with its definition beside it."""
     header = ["ms", "Values", "Mean", *_PERCENTILE_HEADS, "Definition"]
     rows = [[name, *_spread(values), FORMULAS[name]] for name, values in result.metrics.latencies.items()]
-    return _table(f"{result.name}: latency", header, rows, {0, len(header) - 1})
+    return table(f"{result.name}: latency", header, rows, {0, len(header) - 1})
 
 
 def _spread(values: Distribution) -> list[str]:
@@ -129,7 +138,7 @@ def rates(group: Group) -> Table:
         ]
         rows.append([name, unit, *values])
     caption = f"Throughput: {FORMULAS['Throughput']}. Per GPU: {formulas.PER_GPU}. Goodput: {FORMULAS['Goodput']}."
-    return _table("Throughput and goodput", header, rows, {0, 1}, caption)
+    return table("Throughput and goodput", header, rows, {0, 1}, caption)
 
 
 def stages(group: Group) -> Table | None:
@@ -151,7 +160,7 @@ def stages(group: Group) -> Table | None:
             ]
             rows += [_stage_row(f"{result.name}, mean of the slowest 1 %", means["slowest"])]
     caption = f"Stages: {formulas.COUNTING['Stages']}. Percentiles of stages do not sum to a percentile of the whole. A combined engine hides its prefill in the first decode."
-    return _table("Stages of a request", header, rows, {0}, caption) if rows else None
+    return table("Stages of a request", header, rows, {0}, caption) if rows else None
 
 
 def _stage_row(name: str, means: StageMeans) -> list[str]:
@@ -174,7 +183,7 @@ def energy_by_role(group: Group) -> Table | None:
         f"Energy: {formulas.ENERGY['Energy']}. Closure: {formulas.ENERGY['Closure']}. Static part: {formulas.ENERGY['Static part']}. "
         "A role's joules are divided by the tokens that are its work; those of all GPUs by output tokens and by both, end to end."
     )
-    return _table("Energy by role", header, rows, {0, len(header) - 1}, caption) if rows else None
+    return table("Energy by role", header, rows, {0, len(header) - 1}, caption) if rows else None
 
 
 def _role_rows(name: str, energy: Energy, tokens: TokenEnergy) -> Iterable[list[str]]:
@@ -230,7 +239,7 @@ def boards(group: Group) -> Table | None:
         "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its "
         "closure. Slowed: throttling seen, as a share of samples."
     )
-    return _table("Energy by GPU", header, rows, {0, 1, 2, 9}, caption) if rows else None
+    return table("Energy by GPU", header, rows, {0, 1, 2, 9}, caption) if rows else None
 
 
 def _board_row(name: str, gpu: GpuEnergy) -> list[str]:
@@ -258,7 +267,7 @@ def failures(group: Group) -> Table:
     """What failed, by kind, with the first message of each."""
     rows = []
     for result in group.results:
-        measured = result.run.requests.measured
+        measured = result.requests.measured
         failed = measured[~measured["ok"]]
         for kind, part in failed.groupby("failure", sort=False):
             rows.append(
@@ -272,15 +281,15 @@ def failures(group: Group) -> Table:
             )
         if failed.empty:
             rows.append([result.name, "none", "0", "0 %", ""])
-    return _table("Failures", ["", "Kind", "Requests", "Share", "First message"], rows, {0, 1, 4})
+    return table("Failures", ["", "Kind", "Requests", "Share", "First message"], rows, {0, 1, 4})
 
 
 def left_out(problems: Sequence[Problem]) -> Table | None:
     """Folders that could not be used, with the reason; None if there are none."""
     rows = [[str(problem.path), problem.sentence] for problem in problems]
-    return _table("Left out", ["Folder", "Reason"], rows, {0, 1}) if rows else None
+    return table("Left out", ["Folder", "Reason"], rows, {0, 1}) if rows else None
 
 
 def definitions() -> Table:
     """Every formula, once."""
-    return _table("Definitions", ["Number", "Formula"], formulas.ALL.items(), {0, 1})
+    return table("Definitions", ["Number", "Formula"], formulas.ALL.items(), {0, 1})

@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pd_analysis.load import Run
 from pd_analysis.measures import COMPARED, DECIDING, Comparison, compared
 from pd_analysis.results import Group, evaluate, together
+from pd_analysis.runs import Run
 from pd_analysis.tables import ratio_cell
 from pd_analysis.texts import whole
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pd_analysis.doubts import Doubt, Level
+from pd_analysis import noise
+from pd_analysis.doubt import Doubt, Level
 from pd_analysis.measures import DECIDING, SMALL, SMALL_TAIL, Comparison, compared
 from pd_analysis.results import Group, Result, gpus
 from pd_analysis.texts import listed, percent, ratio
@@ -50,8 +51,19 @@ def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
         caveat=f"{heavy} more than these numbers: do not decide on them." if stops else "",
         setting=_setting(group),
         pairs=tuple(_pair(group.baseline, other) for other in group.others),
-        rule=f"Ratios within {percent(SMALL)} (p99: {percent(SMALL_TAIL)}) are called equal: a pair of single runs cannot show less.",
+        rule=(
+            f"Ratios within {percent(SMALL)} (p99: {percent(SMALL_TAIL)}) are called equal, and so are those whose "
+            f"{noise.LEVEL:.0f} % interval holds 1. {_noise(group)}"
+        ),
     )
+
+
+def _noise(group: Group) -> str:
+    """What the intervals rest on."""
+    counts = sorted({len(result.runs) for result in group.results})
+    if counts[0] > 1:
+        return f"Intervals are bootstrapped over {listed(map(str, counts))} repeats with other seeds and over their requests."
+    return "Intervals are bootstrapped over requests; joules of a single run have none. Repeat with other seeds to have firmer ones."
 
 
 def _setting(group: Group) -> str:

@@ -5,9 +5,9 @@ import pytest
 from support.analysis import constant, deployment, group, manifest, power_log, request, run, workload
 
 from pd_analysis.doubts import doubts
-from pd_analysis.load import Run
 from pd_analysis.measures import GAP_P99, GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure, compared
 from pd_analysis.results import evaluate, grouped
+from pd_analysis.runs import Run
 from pd_analysis.tables import comparison, rates
 from pd_analysis.verdict import sentence, verdict
 from pd_contracts.names import Role, Topology

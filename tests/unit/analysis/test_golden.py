@@ -176,6 +176,7 @@ def test_the_order_of_records_changes_nothing(seed: int) -> None:
 
 
 @given(gpus=st.integers(1, 64), rate=st.floats(0, 1e6))
+@hypothesis_settings(deadline=None)
 def test_per_gpu_is_the_total_divided_by_gpus(gpus: int, rate: float) -> None:
     metrics = measure(run([request(0)], manifest(deployment=deployment(gpus=gpus))))
 
@@ -183,8 +184,9 @@ def test_per_gpu_is_the_total_divided_by_gpus(gpus: int, rate: float) -> None:
 
 
 @given(values=st.lists(st.floats(0, 1e6), min_size=1, max_size=60))
+@hypothesis_settings(deadline=None)
 def test_percentiles_are_the_contracts_own(values: list[float]) -> None:
-    found = distribution(np.array(values))
+    found = distribution(np.sort(values))
 
     for percentile in latency.PERCENTILES:
         assert found.at(percentile) == pytest.approx(latency.percentile(values, percentile))

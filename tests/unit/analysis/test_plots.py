@@ -5,18 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.analysis import deployment, failed, group, manifest, request, run, write_pair
+from support.analysis import deployment, failed, group, manifest, request, run, write_pair, write_realistic
 
 from pd_analysis import plots
 from pd_analysis.frames import requests_of
 from pd_analysis.load import load_runs
 from pd_analysis.plots import style
 from pd_analysis.plots.curves import headline
-from pd_analysis.plots.timeline import in_flight
-from pd_analysis.results import Group
+from pd_analysis.plots.timeline import phases
+from pd_analysis.results import Group, evaluate
+from pd_analysis.sweep import sweeps
 from pd_contracts.names import Topology
 
-ALL = {"ttft", "tpot", "gaps", "latency_breakdown", "energy", "power_timeline"}
+ALL = {
+    *("ttft", "tpot", "gaps", "latency_breakdown", "ttft_breakdown", "kv_handoff_cdf", "slo_scale_attainment"),
+    *("interference_timeline", "energy", "power_timeline"),
+}
+OF_LATENCY = {"ttft", "tpot", "gaps", "slo_scale_attainment", "interference_timeline"}
+SWEPT = {
+    *(f"latency_rps_per_gpu_comparison_p{percentile}" for percentile in (90, 95, 99)),
+    *("slo_attainment_rps_per_gpu_comparison", "goodput_per_gpu", "throughput_interactivity_pareto"),
+    *("energy_per_token_by_role", "energy_slo"),
+}
 
 
 @pytest.fixture(name="pair", scope="module")
@@ -68,7 +78,7 @@ def test_what_was_not_measured_is_not_drawn_and_an_older_figure_goes(tmp_path: P
 
     names = {plot.name for plot in plots.draw(group(run([request(0), request(1)])), tmp_path)}
 
-    assert names == {"ttft", "tpot", "gaps"}
+    assert names == OF_LATENCY
     assert not (tmp_path / "energy.png").exists()
 
 
@@ -82,7 +92,7 @@ def test_many_runs_are_drawn(tmp_path: Path) -> None:
         for number in range(9)
     ]
 
-    assert {plot.name for plot in plots.draw(group(*runs), tmp_path)} == {"ttft", "tpot", "gaps"}
+    assert {plot.name for plot in plots.draw(group(*runs), tmp_path)} == OF_LATENCY
     assert headline(group(*runs), "TTFT").startswith("TTFT p99 of 9 runs: ")
 
 
@@ -93,11 +103,43 @@ def test_a_label_cannot_break_out_of_a_figure(tmp_path: Path) -> None:
     assert "<script" not in "".join(plot.svg for plot in drawn)
 
 
-def test_requests_in_flight_are_counted_between_send_and_end() -> None:
-    rows = requests_of([request(0, 0.0, gaps=[9.9]), request(1, 5.0, gaps=[0.9]), failed(2, 2.0, sent=None)], {}).rows
+def test_requests_wait_until_their_first_token_and_write_until_their_end() -> None:
+    rows = requests_of(
+        [request(0, 0.0, gaps=[9.9]), request(1, 5.0, ttft=0.3, gaps=[0.9]), failed(2, 2.0, sent=None)], {}
+    ).rows
 
-    times, counts = in_flight(rows)
+    times, waiting, writing = phases(rows)
 
-    assert counts[np.searchsorted(times, 1.0)] == 1
-    assert counts[np.searchsorted(times, 5.5)] == 2
-    assert counts[-1] == 0
+    def at(when: float) -> tuple[float, float]:
+        position = int(np.searchsorted(times, when))
+        return float(waiting[position]), float(writing[position])
+
+    assert at(1.0) == (0, 1)
+    assert at(5.2) == (1, 1)
+    assert at(5.6) == (0, 2)
+    assert (waiting[-1], writing[-1]) == (0, 0)
+
+
+def test_a_sweep_has_every_figure_under_its_fixed_name(tmp_path: Path) -> None:
+    for rate in (8.0, 16.0):
+        for topology in Topology:
+            write_realistic(tmp_path / f"{rate:g}" / topology, topology, rate=rate, requests=40, tokens=8)
+    found = sweeps(evaluate(load_runs([tmp_path])))
+
+    drawn = [*plots.draw_sweep(found[0], tmp_path / "plots"), *plots.draw_heat(found, tmp_path / "plots")]
+
+    assert {plot.name for plot in drawn} == {*SWEPT, "sweep_heat_map"}
+    for plot in drawn:
+        assert plot.path.is_file()
+        assert plot.path.with_suffix(".svg").is_file()
+        assert set(re.findall(r"#[0-9a-f]{6}\b", plot.svg)) <= {style.ON_BAR}
+
+
+def test_figures_of_an_earlier_report_go(tmp_path: Path) -> None:
+    for name in ("sweep_heat_map.png", "2/ttft.svg", "mine.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"old")
+
+    plots.clear(tmp_path)
+
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["mine.png"]

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from support.analysis import deployment, failed, manifest, request, run, workload
 
-from pd_analysis.load import Run
+from pd_analysis.runs import Run
 from pd_analysis.terminal import closing_table
 from pd_contracts.names import Topology
 

@@ -11,9 +11,10 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pd_analysis.energy import TokenEnergy
 from pd_analysis.frames import STAGES
 from pd_analysis.plots import style
-from pd_analysis.results import Group
+from pd_analysis.results import Group, Result
 from pd_analysis.tables import STAGE_NAMES
-from pd_analysis.texts import number
+from pd_analysis.texts import ms, number
+from pd_contracts.latency import PERCENTILES
 from pd_contracts.names import Role
 
 _ROW_IN: Final = 0.36
@@ -44,6 +45,55 @@ def latency_breakdown(group: Group) -> Figure | None:
     _stacked(right, bars, style.STAGE_COLOURS, "ms of the whole request")
     style.key(figure, _patches({STAGE_NAMES[stage]: style.STAGE_COLOURS[stage] for stage in STAGES}))
     return figure
+
+
+def ttft_breakdown(group: Group) -> Figure | None:
+    """Stages up to the first token at each percentile's neighbourhood: the requests around p50, p90, p95 and p99 of TTFT."""
+    bars = [
+        (f"{style.elided(result.name, 18)}\naround p{percentile}", stages)
+        for result in group.results
+        for percentile, stages in around_percentiles(result).items()
+    ]
+    if not bars:
+        return None
+    subtitle = f"Mean stages of the {AROUND} % of requests whose TTFT is nearest to the percentile; before the proxy: client and network."
+    words = ", ".join(
+        f"{style.elided(result.name)} {ms(result.metrics.latencies['TTFT'].at(99))} ms" for result in group.results[:3]
+    )
+    figure = style.canvas(
+        f"Where the time to first token goes; p99: {words}",
+        subtitle,
+        _ROW_IN * len(bars) + 0.2,
+        simulated=group.simulated,
+        left=1.35,
+        entries=4,
+    )
+    axes = figure.subplots()
+    _stacked(axes, bars, _EARLY_COLOURS, "ms up to the first token")
+    style.key(figure, _patches({_EARLY_NAMES[stage]: colour for stage, colour in _EARLY_COLOURS.items()}))
+    return figure
+
+
+AROUND: Final = 2  # per cent of requests, so that a bar is more than one request's luck
+_EARLY_COLOURS: Final = {"before": style.SKY, **{stage: style.STAGE_COLOURS[stage] for stage in STAGES[:-1]}}
+_EARLY_NAMES: Final = {"before": "Before the proxy", **STAGE_NAMES}
+
+
+def around_percentiles(result: Result) -> dict[int, dict[str, float]]:
+    """Mean ms of each stage up to the first token, by percentile of TTFT; empty if the proxy told no stages."""
+    timed = result.requests.served.dropna(subset=[*STAGES, "ttft"]).sort_values("ttft")
+    if timed.empty:
+        return {}
+    width = max(1, round(len(timed) * AROUND / 100))
+    found = {}
+    for percentile in PERCENTILES:
+        middle = round((len(timed) - 1) * percentile / 100)
+        first = min(max(0, middle - width // 2), len(timed) - width)
+        part = timed.iloc[first : first + width]
+        stages = {stage: float(part[stage].mean()) for stage in STAGES[:-1]}
+        before = float(part["ttft"].mean()) * 1e3 - sum(stages.values())
+        found[percentile] = {"before": max(before, 0.0), **stages}
+    return found
 
 
 _WHICH: Final = {"all": "mean", "slowest": "slowest 1 %"}

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pd_analysis.frames import Floats
+from pd_analysis.frames import Floats, Gaps, quantiles
 from pd_analysis.measures import SMALL
 from pd_analysis.plots import style
 from pd_analysis.results import Group, Result
@@ -24,7 +24,7 @@ _LABELLED_RUNS: Final = 2  # with more, values would lie on each other: the tabl
 _NAMED_RUNS: Final = 3  # as many fit into a title
 _LOG_FROM: Final = 25.0  # spread, p99 over p50 of all runs, from which the axis is logarithmic
 
-Values = Callable[[Result], Floats]
+Values = Callable[[Result], Floats | Gaps]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Curve:
 
 
 def _column(name: str) -> Values:
-    return lambda result: result.run.requests.served[name].dropna().to_numpy(dtype=np.float64)
+    return lambda result: result.requests.ordered(name)
 
 
 TTFT: Final = Curve("TTFT", "Time to first token, ms", _column("ttft"), "ttft")
 TPOT: Final = Curve("TPOT", "Time per output token, ms", _column("tpot"), "tpot")
-ITL: Final = Curve("ITL", "Gap between token chunks, ms", lambda result: result.run.requests.gaps)
+ITL: Final = Curve("ITL", "Gap between token chunks, ms", _column("itl"))
 GAP: Final = Curve("Longest gap", "Longest gap of a request, ms", _column("longest_gap"))
 
 
@@ -129,21 +129,21 @@ def _stretch(percentile: float | Floats) -> Floats:
     return np.asarray(-np.log10(1 - np.asarray(percentile, dtype=np.float64) / 100))
 
 
-def _last(values: Floats) -> float:
+def _last(values: Floats | Gaps) -> float:
     """The highest percentile that so many values can show."""
     return min(_END, 100 * (1 - 1 / max(values.size, 2)))
 
 
-def _draw(axes: Axes, position: int, values: Floats) -> None:
+def _draw(axes: Axes, position: int, values: Floats | Gaps) -> None:
     x = np.linspace(0, _stretch(_last(values)), _POINTS)
-    y = np.percentile(values, 100 * (1 - 10.0**-x))
+    y = quantiles(values, 100 * (1 - 10.0**-x))
     axes.plot(
         x, y, color=style.run_colour(position), linestyle=style.run_line(position), solid_capstyle="round", zorder=3
     )
     marked = [percentile for percentile in _MARKED if percentile <= _last(values)]
     axes.plot(
         _stretch(np.array(marked, dtype=np.float64)),
-        np.percentile(values, marked),
+        quantiles(values, marked),
         style.run_marker(position),
         color=style.run_colour(position),
         markeredgecolor=style.PAPER,
@@ -152,7 +152,7 @@ def _draw(axes: Axes, position: int, values: Floats) -> None:
     )
 
 
-def _scales(axes: Axes, runs: Sequence[Floats], label: str) -> None:
+def _scales(axes: Axes, runs: Sequence[Floats | Gaps], label: str) -> None:
     style.quiet(axes)
     end = max(_last(values) for values in runs)
     ticks = [tick for tick in _TICKS if tick <= end + 1e-9]
@@ -160,14 +160,14 @@ def _scales(axes: Axes, runs: Sequence[Floats], label: str) -> None:
     axes.set_xlim(-0.04, float(_stretch(end)) + 0.1)
     axes.xaxis.grid(visible=True)
     axes.set_ylabel(label)
-    tails = [float(np.percentile(values, 99)) for values in runs]
-    middle = min(float(np.percentile(values, 50)) for values in runs)
+    tails = [float(quantiles(values, [99])[0]) for values in runs]
+    middle = min(float(quantiles(values, [50])[0]) for values in runs)
     if middle > 0 and max(tails) / middle > _LOG_FROM:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylabel(f"{label} (log scale)")
     else:
-        axes.set_ylim(0, max(float(np.percentile(values, _last(values))) for values in runs) * 1.12)
+        axes.set_ylim(0, max(float(quantiles(values, [_last(values)])[0]) for values in runs) * 1.12)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
@@ -191,11 +191,11 @@ def _limit(axes: Axes, limit: float | None) -> None:
         )
 
 
-def _value_labels(axes: Axes, runs: Sequence[tuple[int, Floats]], percentiles: Sequence[float]) -> None:
+def _value_labels(axes: Axes, runs: Sequence[tuple[int, Floats | Gaps]], percentiles: Sequence[float]) -> None:
     """Values at percentiles: the highest above its curve, the others below, where a rising curve leaves room."""
     for percentile in percentiles:
         there = [
-            (float(np.percentile(values, percentile)), position)
+            (float(quantiles(values, [percentile])[0]), position)
             for position, values in runs
             if percentile <= _last(values)
         ]

@@ -19,7 +19,7 @@ from pd_contracts.names import Role
 
 _ACROSS: Final = 2
 _CELL_IN: Final = 3.5
-_POINTS: Final = 1200  # more than a panel has pixels: longer recordings are thinned to this
+_POINTS: Final = 700  # more than a panel has pixels: longer recordings are thinned to this
 _FLIGHT_POINTS: Final = 600
 _GPU_LINES: Final = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 
@@ -31,20 +31,31 @@ def power_timeline(group: Group) -> Figure | None:
         return None
     across = min(_ACROSS, len(recorded))
     down = -(-len(recorded) // across)
-    subtitle = "Thin: every sample. Thick: mean of 1 s. Shaded: the measured window. Below: requests in flight."
-    figure = style.canvas(_title(recorded), subtitle, _CELL_IN * down, simulated=group.simulated, top=1.0)
+    subtitle = "Thin: every sample. Thick: mean of 1 s. Shaded: the measured window. Below: SM clock (mean of 1 s), and requests by phase."
+    clocks = any(result.run.samples["sm_clock_mhz"].notna().any() for result, _ in recorded)
+    figure = style.canvas(
+        _title(recorded), subtitle, (_CELL_IN + 0.7 * clocks) * down, simulated=group.simulated, top=1.0
+    )
     outer = figure.add_gridspec(down, across, wspace=0.16, hspace=0.3)
     top = max(_top(result) for result, _ in recorded)
-    flights = [in_flight(result.run.requests.rows) for result, _ in recorded]
-    most = max(float(counts.max(initial=1)) for _, counts in flights)
+    flights = [phases(result.run.requests.rows) for result, _ in recorded]
+    most = max(float((waiting + writing).max(initial=1)) for _, waiting, writing in flights)
+    fastest = max(float(result.run.samples["sm_clock_mhz"].max()) for result, _ in recorded) if clocks else 0.0
     for number_, (result, energy) in enumerate(recorded):
         cell = GridSpecFromSubplotSpec(
-            2, 1, subplot_spec=outer[number_ // across, number_ % across], height_ratios=(3, 1), hspace=0.12
+            2 + clocks,
+            1,
+            subplot_spec=outer[number_ // across, number_ % across],
+            height_ratios=(3, *([0.7] if clocks else []), 1),
+            hspace=0.12,
         )
         power = figure.add_subplot(cell[0])
-        flight = figure.add_subplot(cell[1], sharex=power)
+        flight = figure.add_subplot(cell[1 + clocks], sharex=power)
         _power(power, result, energy, top)
         _flight(flight, result, flights[number_], most)
+        if clocks:
+            clock = figure.add_subplot(cell[1], sharex=power)
+            _clock(clock, result, energy, fastest, named=number_ % across == 0)
         if number_ % across == 0:
             power.set_ylabel("Power, W")
             flight.set_ylabel("In flight")
@@ -104,29 +115,71 @@ def _mean_of_a_second(own: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series
     """The board's own average, put where it belongs; of a board without one, the mean of its samples, which see less."""
     if own["power_average_w"].notna().any():
         return own["t"] - AVERAGE_LAG_S, own["power_average_w"]
+    return own["t"], own["power_w"].rolling(_samples_a_second(own), center=True, min_periods=1).mean()
+
+
+def _samples_a_second(own: pd.DataFrame) -> int:
     every = float(own["t"].diff().median())
-    width = max(1, round(2 * AVERAGE_LAG_S / every)) if every > 0 else 1
-    return own["t"], own["power_w"].rolling(width, center=True, min_periods=1).mean()
+    return max(1, round(2 * AVERAGE_LAG_S / every)) if every > 0 else 1
 
 
-def _flight(axes: Axes, result: Result, under_way: tuple[Floats, Floats], most: float) -> None:
+def _clock(axes: Axes, result: Result, energy: Energy, fastest: float, *, named: bool) -> None:
     start, end = result.run.window
-    times, counts = under_way
     axes.axvspan(0, end - start, color=style.SHADE, linewidth=0, zorder=0)
-    axes.fill_between(times - start, counts, step="post", color=style.GREY, alpha=0.55, linewidth=0, zorder=2)
+    for position, gpu in enumerate(energy.serving):
+        own = result.run.samples[result.run.samples["index"] == gpu.index]
+        step = max(1, len(own) // _POINTS)
+        clock = own["sm_clock_mhz"].rolling(_samples_a_second(own), center=True, min_periods=1).mean()
+        axes.plot(
+            own["t"].iloc[::step] + energy.shift_s - start,
+            clock.iloc[::step],
+            color=style.GREY if gpu.role is None else style.ROLE_COLOURS[gpu.role],
+            linestyle=_GPU_LINES[position % len(_GPU_LINES)],
+            linewidth=1.3,
+            zorder=3,
+        )
     style.quiet(axes)
-    axes.set_ylim(0, most * 1.15)
+    axes.set_ylim(0, fastest * 1.15)
+    axes.yaxis.set_major_locator(MaxNLocator(2, integer=True))
+    axes.tick_params(labelbottom=False)
+    if named:
+        axes.set_ylabel("MHz")
+
+
+def _flight(axes: Axes, result: Result, under_way: tuple[Floats, Floats, Floats], most: float) -> None:
+    start, end = result.run.window
+    times, waiting, writing = under_way
+    axes.axvspan(0, end - start, color=style.SHADE, linewidth=0, zorder=0)
+    layers = (
+        (np.zeros_like(writing), writing, style.GREEN, "writing"),
+        (writing, writing + waiting, style.AMBER, "waiting"),
+    )
+    for low, high, colour, name in layers:
+        axes.fill_between(
+            times - start, low, high, step="post", color=colour, alpha=0.7, linewidth=0, zorder=2, label=name
+        )
+    axes.legend(loc="upper left", ncols=2, fontsize=8, handlelength=1, borderaxespad=0.1, columnspacing=1)
+    style.quiet(axes)
+    axes.set_ylim(0, most * 1.5)
     axes.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     axes.set_xlabel("Seconds since the first measured request was due")
 
 
-def in_flight(rows: pd.DataFrame) -> tuple[Floats, Floats]:
-    """Evenly spaced times, and how many requests were under way at each: as many points for a long run as for a short one."""
+def phases(rows: pd.DataFrame) -> tuple[Floats, Floats, Floats]:
+    """Evenly spaced times, and how many requests waited for their first token or wrote tokens at each: as many points for a
+    long run as for a short one.
+    """
     sent = rows[rows["sent"].notna()]
-    begun = np.sort(sent["sent"].to_numpy(dtype=np.float64))
-    ended = np.sort(sent["end"].dropna().to_numpy(dtype=np.float64))
-    if not begun.size:
-        return np.empty(0), np.empty(0)
-    times = np.linspace(begun[0], max(begun[-1], ended[-1] if ended.size else begun[-1]), _FLIGHT_POINTS)
-    under_way = np.searchsorted(begun, times, side="right") - np.searchsorted(ended, times, side="right")
-    return times, under_way.astype(np.float64)
+    if sent.empty:
+        return np.empty(0), np.empty(0), np.empty(0)
+    begun, ended = _ascending(sent["sent"]), _ascending(sent["end"].fillna(np.inf))
+    finite = ended[np.isfinite(ended)]
+    times = np.linspace(begun[0], max(begun[-1], finite[-1] if finite.size else begun[-1]), _FLIGHT_POINTS)
+    # A request that failed without a token waited until its end.
+    first = _ascending(sent["first"].fillna(sent["end"]).fillna(np.inf))
+    started, served, gone = (np.searchsorted(column, times, side="right") for column in (begun, first, ended))
+    return times, (started - served).astype(np.float64), (served - gone).astype(np.float64)
+
+
+def _ascending(column: "pd.Series[float]") -> Floats:
+    return np.sort(column.to_numpy(dtype=np.float64))

@@ -1,0 +1,104 @@
+"""The page in a real browser: it draws, sorts, filters and changes its theme without an error and without a network."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.analysis import write_realistic
+
+from pd_analysis.load import load_tree
+from pd_analysis.report import write_report
+from pd_contracts.names import Topology
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on the path (Debian, Ubuntu: apt-get install chromium)"
+)
+
+# Goes into the page after its own script: uses what a reader uses, and writes what it saw where --dump-dom shows it.
+DRIVER = """
+<script>
+(async () => {
+  const until = async (what) => { for (let n = 0; n < 400 && !what(); n++) await new Promise((go) => setTimeout(go, 25)); return what(); };
+  const seen = {};
+  const chart = document.getElementById("chart");
+  seen.drawn = await until(() => chart.dataset.drawn);
+  seen.lines = chart.querySelectorAll(".scatterlayer .trace").length;
+  const choose = (name, value) => { const pick = document.getElementById(`pick-${name}`); pick.value = value; pick.dispatchEvent(new Event("change", { bubbles: true })); };
+  for (const kind of ["time", "rate"]) { choose("kind", kind); seen[kind] = chart.dataset.drawn; }
+  choose("metric", "goodput");
+  seen.goodput = document.querySelector(".ytitle").textContent;
+  choose("kind", "percentiles"); choose("rate", "8");
+  seen.filtered = chart.dataset.drawn;
+  document.querySelector("#pick-runs input").click();
+  seen.one = chart.dataset.drawn;
+  const table = [...document.querySelectorAll("figure.table")].find((each) => each.querySelector("h3").textContent === "Key numbers");
+  const firsts = () => [...table.querySelectorAll("tbody tr:not([hidden]) th")].map((cell) => cell.textContent);
+  table.querySelector("thead button").click();
+  seen.sorted = firsts().join() === [...firsts()].sort((a, b) => a.localeCompare(b)).join();
+  const box = table.querySelector("input");
+  box.value = "goodput"; box.dispatchEvent(new Event("input"));
+  seen.rows = firsts();
+  const paper = () => getComputedStyle(document.body).backgroundColor;
+  const before = paper();
+  document.getElementById("theme").click();
+  seen.themes = before !== paper();
+  const wide = document.documentElement.scrollWidth <= innerWidth;
+  document.title = JSON.stringify({ ...seen, wide });
+})().catch((error) => { console.error(String(error)); });
+</script>
+"""
+
+
+@pytest.fixture(name="page", scope="module")
+def _page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sweep")
+    for rate in (8.0, 16.0):
+        for topology in Topology:
+            write_realistic(root / f"{rate:g}" / topology, topology, rate=rate, requests=40, tokens=8, simulated=True)
+    return write_report(load_tree([root]), root / "report").html
+
+
+def browse(page: Path, *options: str) -> tuple[str, str]:
+    """The page's elements after its scripts, and what the browser logged."""
+    command = [
+        *(str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+        *("--enable-logging=stderr", "--v=0", "--window-size=1200,900", "--virtual-time-budget=20000"),
+        *(f"--user-data-dir={page.parent / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"),
+    ]
+    done = subprocess.run([*command, *options, page.as_uri()], capture_output=True, text=True, timeout=90, check=True)
+    return done.stdout, done.stderr
+
+
+def test_the_page_works_in_a_browser(page: Path) -> None:
+    driven = page.with_name("driven.html")
+    driven.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{DRIVER}</body>"), encoding="utf-8")
+
+    dom, log = browse(driven, "--dump-dom")
+
+    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+    title = re.search(r"<title>(.*?)</title>", dom)
+    assert title is not None
+    assert title[1] == (
+        '{"drawn":"4","lines":4,"time":"4","rate":"2","goodput":"Goodput per GPU, req/s","filtered":"2","one":"1",'
+        '"sorted":true,"rows":["Goodput per GPU"],"themes":true,"wide":true}'
+    )
+
+
+def test_an_error_in_the_page_would_be_seen(page: Path) -> None:
+    broken = page.with_name("broken.html")
+    broken.write_text("<script>console.error('seen')</script>", encoding="utf-8")
+
+    _, log = browse(broken, "--dump-dom")
+
+    assert [line for line in log.splitlines() if "CONSOLE" in line]
+
+
+def test_the_page_prints(page: Path, tmp_path: Path) -> None:
+    browse(page, f"--print-to-pdf={tmp_path / 'report.pdf'}")
+
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")

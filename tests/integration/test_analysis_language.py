@@ -1,0 +1,99 @@
+"""The report in Chinese: the same numbers and files, with the words of the catalogue."""
+
+import re
+import tomllib
+from importlib import resources
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from support.analysis import failed, request, write_pair, write_realistic, write_run
+
+from pd_analysis.__main__ import main
+from pd_analysis.doubts import doubts
+from pd_analysis.language import said
+from pd_analysis.load import load_tree
+from pd_analysis.results import evaluate, together
+from pd_contracts.names import Topology
+
+ENGLISH = re.compile(r"\b[a-z]{3,} [a-z]{2,} [a-z]{2,}\b")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def rendered(tmp_path: Path, *options: str) -> tuple[str, str]:
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "report"), *options]) == 0
+    return tuple((tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))  # type: ignore[return-value]
+
+
+@pytest.fixture(name="sweep")
+def _sweep(tmp_path: Path) -> Path:
+    for rate in (8.0, 16.0):
+        for topology in Topology:
+            write_realistic(
+                tmp_path / f"{rate:g}" / topology, topology, rate=rate, requests=30, tokens=4, simulated=True
+            )
+    return tmp_path
+
+
+def test_no_english_sentence_is_left(sweep: Path) -> None:
+    text, page = rendered(sweep, "--lang", "zh")
+
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert [line for line in prose.splitlines() if ENGLISH.search(line)] == []
+    assert '<html lang="zh">' in page
+    body = re.sub(r"<(script|style|svg|pre)\b.*?</\1>", "", page, flags=re.DOTALL)
+    assert [node for node in re.findall(r">([^<>]+)<", body) if ENGLISH.search(node)] == []
+
+
+def test_the_numbers_are_the_same_in_both(tmp_path: Path) -> None:
+    write_pair(tmp_path, requests=120, tokens=8)
+    english, _ = rendered(tmp_path)
+    chinese, _ = rendered(tmp_path, "--lang", "zh")
+
+    def cells(text: str) -> list[list[str]]:
+        rows = [line.split("|") for line in text.splitlines() if line.startswith("|")]
+        return [re.findall(r"\d[\d.,]*", " ".join(row[2:])) for row in rows if "−" not in "".join(row)]
+
+    assert [len(row) for row in cells(english)] == [len(row) for row in cells(chinese)]
+    assert sorted(chain.from_iterable(cells(english))) == sorted(chain.from_iterable(cells(chinese)))
+
+
+def test_doubts_are_translated_with_their_numbers(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [*(request(n, n / 10) for n in range(20)), failed(20)])
+    found = doubts(together(evaluate(load_tree([tmp_path]).runs)))
+
+    assert len(found) >= 2
+    for doubt in found:
+        for text in (doubt.sentence, doubt.remedy):
+            translated = said(text, "zh")
+            assert CHINESE.search(translated), text
+            assert set(re.findall(r"\d+", text)) <= set(re.findall(r"\d+", translated))
+
+
+def test_english_is_left_alone(tmp_path: Path) -> None:
+    assert said("Doubts", "en") == "Doubts"
+    assert said("a sentence that nobody translated", "zh") == "a sentence that nobody translated"
+
+
+def test_names_with_words_of_the_catalogue_cannot_break_the_page(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [request(0), failed(1, message="<b>Doubts</b> & {a}")])
+
+    _, page = rendered(tmp_path, "--lang", "zh", "--title", "<i>Energy</i>")
+
+    assert "<i>" not in page
+    assert "<b>Doubts" not in page
+
+
+def test_templates_have_the_same_holes_on_both_sides() -> None:
+    source = resources.files("pd_analysis").joinpath("templates", "zh.toml").read_text(encoding="utf-8")
+
+    for english, chinese in tomllib.loads(source).items():
+        assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", chinese)), english
+        assert CHINESE.search(chinese) or "{" in chinese, english
+
+
+def test_another_language_is_refused() -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["report", "--lang", "xx"])
+
+    assert refused.value.code == 2
