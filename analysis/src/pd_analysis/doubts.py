@@ -41,6 +41,23 @@ def _simulated(group: Group) -> Iterable[Doubt]:
         )
 
 
+def _without_gpus(group: Group) -> Iterable[Doubt]:
+    names = [result.name for result in group.results if _on_the_cpu(result)]
+    if names:
+        yield Doubt(
+            Level.STOP,
+            f"{listed(names)} ran without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do.",
+            "Use them to see how the report works; measure on the hardware that you would buy before you decide.",
+        )
+
+
+def _on_the_cpu(result: Result) -> bool:
+    deployment = result.run.manifest.deployment
+    counted = deployment.gpus is not None and bool(deployment.engines)
+    boards = result.run.gpu is not None or any(engine.gpus for engine in deployment.engines)
+    return counted and not boards and not result.run.simulated
+
+
 def _schedules(group: Group) -> Iterable[Doubt]:
     schedules = [{run.manifest.schedule_hash for run in result.runs} for result in group.results]
     hashes = set().union(*schedules)
@@ -203,6 +220,7 @@ def _lag(result: Result) -> Iterable[Doubt]:
 
 _OF_GROUP: Final[tuple[Callable[[Group], Iterable[Doubt]], ...]] = (
     _simulated,
+    _without_gpus,
     _schedules,
     _gpu_counts,
     _models,

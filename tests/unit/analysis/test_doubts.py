@@ -193,6 +193,14 @@ def _renamed(run_: Run, name: str) -> Run:
     return Run(path=Path(name), manifest=run_.manifest, requests=run_.requests, gpu=run_.gpu, samples=run_.samples)
 
 
+def test_engines_without_gpus_are_not_to_be_decided_on() -> None:
+    engines = [EngineInfo(name="combined-0", role=Role.COMBINED, engine="vllm")]
+    on_the_cpu = run(hundred(), manifest(deployment=deployment(engines=engines)), None)
+
+    assert any(found.startswith("STOP") for found in _about(group(on_the_cpu), "ran without GPUs"))
+    assert _about(group(good()), "ran without GPUs") == []
+
+
 def test_what_was_left_out_is_a_doubt_and_the_heavy_ones_come_first() -> None:
     about = msgspec.structs.replace(manifest(), client=LATE)
 

@@ -63,7 +63,7 @@ def command(load: Load, target: Target, out: Path) -> list[str]:
         "--lag-limit-ms": f"{load.lag_limit_ms:g}" if load.lag_limit_ms else "",
         "--out": str(out),
         "--label": target.label,
-        "--deployment": str(target.deployment),
+        "--deployment": _short(target.deployment),
         "--monitor": target.monitor,
     }
     given = [part for option, value in options.items() if value for part in (option, value)]
@@ -83,3 +83,8 @@ def refuse_unequal(folders: list[Path]) -> str:
         msg = f"the runs were not offered the same schedule ({found}): no comparison"
         raise LoadError(msg)
     return next(iter(hashes.values()))
+
+
+def _short(path: Path) -> str:
+    # The command is kept in the manifest and printed in the report, where nobody else has this machine's folders.
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
