@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs up down status smoke lock-check clean venv
+.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-monitor up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -44,6 +44,12 @@ k8s-render: venv ## plain manifests of every example, into dist/k8s
 
 k8s-values: venv ## schema and table of values from k8s/chart/values.yaml
 	$(BIN)/python k8s/write_values.py
+
+bench-analysis: venv ## time and memory of a report against the size of a run
+	$(BIN)/python benchmarks/analysis $(ARGS)
+
+bench-monitor: venv ## what the exporter costs, with eight simulated boards
+	$(BIN)/python benchmarks/monitor/cost.py $(ARGS)
 
 docs: venv ## docs/configuration.md from the services' settings
 	$(BIN)/python docs/write_configuration.py
