@@ -2,14 +2,14 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-monitor up down status smoke lock-check clean venv
+.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
 ARGS :=
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: venv ## compare both topologies with simulated engines: no GPU, no Docker, report in results/demo
 	@$(BIN)/pdctl demo $(ARGS)
@@ -47,6 +47,9 @@ k8s-values: venv ## schema and table of values from k8s/chart/values.yaml
 
 bench-analysis: venv ## time and memory of a report against the size of a run
 	$(BIN)/python benchmarks/analysis $(ARGS)
+
+bench-loadgen: venv ## how late clients stamp tokens: this one, aiohttp, httpx
+	$(BIN)/python benchmarks/loadgen/bench.py $(ARGS)
 
 bench-monitor: venv ## what the exporter costs, with eight simulated boards
 	$(BIN)/python benchmarks/monitor/cost.py $(ARGS)

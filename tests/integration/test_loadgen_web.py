@@ -123,7 +123,7 @@ def test_the_start_form_has_the_workloads_fields(page: Page, server: StampedServ
 
     for name in ("model", "dataset", "input_tokens", "output_tokens", "rate", "duration", "seed", "goodput", "out"):
         assert f'"{name}": {{"choices"' in html
-    assert '"choices": ["random", "text"]' in html
+    assert '"choices": ["random", "text", "jsonl", "sharegpt"]' in html
     assert server.url in html
 
 

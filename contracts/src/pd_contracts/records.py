@@ -175,7 +175,10 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What was offered. Rates are requests a second over the whole deployment."""
+    """What was offered. Rates are requests a second over the whole deployment.
+
+    Where answers set the pace (arrival closed, batch or phase-split), rate and duration are what came of it, and 0 until the end.
+    """
 
     dataset: str
     arrival: str
@@ -190,6 +193,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = "/v1/completions"
     goodput: dict[str, float] = msgspec.field(default_factory=dict)
     warmup_requests: int = 0
+    max_concurrency: int | None = None
+    batch_sizes: list[int] = msgspec.field(default_factory=list)
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):

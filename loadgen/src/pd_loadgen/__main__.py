@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pd_contracts import log
 from pd_contracts.settings import SettingsError
 from pd_loadgen import __version__, options
+from pd_loadgen.commands import add as add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit statuses are in the help of `run`."""
     given = _parser().parse_args(arguments)
+    if given.execute is not None:
+        return int(given.execute(given))
     try:
         read = options.load(options.given(given))
         log.set_up(os.environ.get("LOG_LEVEL") or "INFO")
@@ -38,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         "run is INVALID; 4 every request failed; 130 stopped early (the records are kept).",
     )
     options.add_arguments(run)
+    run.set_defaults(execute=None)
+    add_commands(commands)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What is sent: prompts that follow from (seed, index) alone, so that both topologies get the same ones in the same order.
+"""Made prompts: they follow from (seed, name) alone, so that both topologies get the same ones in the same order.
 
 Random draws use `Random.random()` only: it is the one method whose sequence Python promises to keep.
 """
@@ -8,13 +8,16 @@ import random
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 # The lowest ids are often special tokens (end of text, padding).
 FIRST_TOKEN_ID = 10
 # English text has about this many tokens a word in the vocabularies of current models.
 TOKENS_A_WORD = 1.3
 
-Prompt = list[int] | str
+# Token ids, a text, or a chat's messages.
+Prompt = list[int] | str | list[dict[str, Any]]
+Made = list[int] | str
 
 
 class Dataset(StrEnum):
@@ -22,10 +25,12 @@ class Dataset(StrEnum):
 
     RANDOM = "random"
     TEXT = "text"
+    JSONL = "jsonl"
+    SHAREGPT = "sharegpt"
 
 
-def prompt(dataset: Dataset, *, seed: int, name: str, input_tokens: int, vocab_size: int) -> Prompt:
-    """One prompt. `name` tells it from the others of the run: the index, or the warm-up's own."""
+def prompt(dataset: Dataset, *, seed: int, name: str, input_tokens: int, vocab_size: int) -> Made:
+    """One prompt of random ids or, for every other data set, of text. `name` tells it from the others of the run: the index, or the warm-up's own."""
     rng = random.Random(f"prompt:{seed}:{name}")
     if dataset is Dataset.RANDOM:
         return random_ids(rng, input_tokens, vocab_size)
@@ -40,6 +45,11 @@ def random_ids(rng: random.Random, count: int, vocab_size: int) -> list[int]:
     span = vocab_size - FIRST_TOKEN_ID
     draw = rng.random
     return [FIRST_TOKEN_ID + int(draw() * span) for _ in range(count)]
+
+
+def estimated_tokens(text: str) -> int:
+    """About how many tokens a text has; nothing here knows the model's vocabulary."""
+    return max(1, round(len(text.split()) * TOKENS_A_WORD))
 
 
 def text_prompt(rng: random.Random, name: str, input_tokens: int) -> str:

@@ -12,6 +12,8 @@ import msgspec
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import ClientHealth, Clock, Deployment, Manifest, Workload
 from pd_loadgen.backends import BACKENDS
+from pd_loadgen.datasets import Dataset
+from pd_loadgen.modes import Mode
 from pd_loadgen.options import Options
 from pd_loadgen.plan import Plan
 from pd_loadgen.schedule import Arrival
@@ -50,9 +52,14 @@ def begin(
 
 
 def end(manifest: Manifest, outcome: Outcome) -> Manifest:
-    """The manifest of a run that is over."""
+    """The manifest of a run that is over. Where answers set the pace, the rate is known only now."""
+    workload = manifest.workload
+    if workload.rate == 0:
+        seconds = max(outcome.window[1] - outcome.window[0], 1e-9)
+        workload = msgspec.structs.replace(workload, rate=round(workload.requests / seconds, 6), duration_s=seconds)
     return msgspec.structs.replace(
         manifest,
+        workload=workload,
         complete=outcome.complete,
         window=outcome.window,
         client=outcome.client,
@@ -70,21 +77,37 @@ def exit_status(manifest: Manifest, served: int) -> int:
 
 
 def _workload(options: Options, model: str, plan: Plan) -> Workload:
+    serve = options.mode is Mode.SERVE
+    drawn = options.arrival in (Arrival.POISSON, Arrival.GAMMA)
     return Workload(
         dataset=str(options.dataset),
-        arrival=str(options.arrival),
-        rate=options.rate,
-        duration_s=options.duration,
+        arrival=str(options.arrival if serve else options.mode),
+        rate=_rate(options, plan),
+        duration_s=0.0 if plan.paced else options.duration,
         requests=len(plan.requests),
         seed=options.seed,
         model=model,
-        burstiness=None if options.arrival is Arrival.CONSTANT else options.burstiness,
-        input_tokens=options.input_tokens,
-        output_tokens=options.output_tokens,
-        endpoint=BACKENDS[options.endpoint].path,
+        burstiness=options.burstiness if serve and drawn else None,
+        input_tokens=options.input_tokens + options.prefix_tokens if _known(options) else None,
+        output_tokens=options.output_tokens if _known(options) else None,
+        endpoint=options.path or BACKENDS[options.endpoint].path,
         goodput=parse_goodput([options.goodput]),
         warmup_requests=len(plan.warmups),
+        max_concurrency=options.max_concurrency or None,
+        batch_sizes=list(options.batch_sizes) if options.mode is Mode.BATCH else [],
     )
+
+
+def _rate(options: Options, plan: Plan) -> float:
+    if plan.paced:
+        return 0.0
+    return len(plan.requests) / options.duration if options.arrival is Arrival.REPLAY else options.rate
+
+
+def _known(options: Options) -> bool:
+    """Whether all requests have the lengths of the options, on average."""
+    made = options.dataset in (Dataset.RANDOM, Dataset.TEXT)
+    return made and options.arrival is not Arrival.REPLAY and options.turns == 1
 
 
 def _host() -> dict[str, str]:

@@ -5,7 +5,7 @@ MODEL, HTTP_PROXY_PORT and RESULTS_DIR are read under the names that the whole s
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Annotated, Any, Final
 
@@ -14,13 +14,16 @@ import msgspec
 from pd_contracts import settings
 from pd_contracts.latency import parse_goodput
 from pd_contracts.settings import Field, fields
+from pd_loadgen.access import parse_extra, parse_headers
 from pd_loadgen.backends import Endpoint
 from pd_loadgen.datasets import FIRST_TOKEN_ID, Dataset
 from pd_loadgen.http1 import parse_url
+from pd_loadgen.modes import Mode
 from pd_loadgen.schedule import Arrival
 
 _SHARED: Final = frozenset({"MODEL"})
 _PREFIX: Final = "LOADGEN_"
+_TAKE_IDS: Final = frozenset({Endpoint.COMPLETIONS, Endpoint.SGLANG})
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,21 +31,71 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     url: Annotated[str, msgspec.Meta(description="base URL of the server")] = "http://127.0.0.1:10001"
     model: Annotated[str, msgspec.Meta(description="model name; empty takes the first that the server lists")] = ""
-    dataset: Annotated[Dataset, msgspec.Meta(description="random: token ids, exact counts; text: natural language")] = (
-        Dataset.RANDOM
-    )
+    mode: Annotated[
+        Mode,
+        msgspec.Meta(
+            description="serve: by arrival; batch: identical requests at once; phase-split: 1 token, then all, one at a time"
+        ),
+    ] = Mode.SERVE
+    dataset: Annotated[
+        Dataset,
+        msgspec.Meta(description="random: token ids, exact counts; text: natural language; jsonl, sharegpt: a file"),
+    ] = Dataset.RANDOM
+    dataset_path: Annotated[str, msgspec.Meta(description="the file of dataset jsonl or sharegpt")] = ""
     input_tokens: Annotated[int, msgspec.Meta(description="prompt length (text: about)", ge=1)] = 512
     output_tokens: Annotated[int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1)] = 64
-    rate: Annotated[float, msgspec.Meta(description="requests a second", gt=0)] = 2.0
+    range_ratio: Annotated[
+        float, msgspec.Meta(description="lengths vary evenly by this part of themselves, both ways", ge=0, lt=1)
+    ] = 0.0
+    prefix_tokens: Annotated[
+        int, msgspec.Meta(description="tokens before each made prompt that requests share", ge=0)
+    ] = 0
+    prefixes: Annotated[int, msgspec.Meta(description="different prefixes, used in turn", ge=1)] = 1
+    turns: Annotated[
+        int, msgspec.Meta(description="turns of a conversation: each prompt begins with the one before", ge=1)
+    ] = 1
+    requests: Annotated[
+        int, msgspec.Meta(description="how many; with an open arrival at most so many (0: as many as come)", ge=0)
+    ] = 0
+    batch_sizes: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1)], ...],
+        msgspec.Meta(description="mode batch: requests at once, each list entry in turn"),
+    ] = (1, 2, 4, 8)
+    rate: Annotated[float, msgspec.Meta(description="requests a second (ramp, step: at the end)", gt=0)] = 2.0
     duration: Annotated[float, msgspec.Meta(description="seconds over which requests are sent", gt=0)] = 30.0
     arrival: Annotated[Arrival, msgspec.Meta(description="gaps between requests")] = Arrival.POISSON
     burstiness: Annotated[
         float, msgspec.Meta(description="shape of gamma gaps: 1 is Poisson, below it bursty", gt=0)
     ] = 1.0
+    start_rate: Annotated[float, msgspec.Meta(description="ramp, step: requests a second at the start", ge=0)] = 0.0
+    steps: Annotated[int, msgspec.Meta(description="step: rates from start_rate to rate", ge=2)] = 4
+    max_concurrency: Annotated[
+        int, msgspec.Meta(description="requests in flight at most; arrival closed keeps so many (0: no limit)", ge=0)
+    ] = 0
+    trace: Annotated[str, msgspec.Meta(description="arrival replay: file of Mooncake, BurstGPT or Azure")] = ""
+    time_scale: Annotated[
+        float, msgspec.Meta(description="replay: factor on its times, 0.5 is twice as fast", gt=0)
+    ] = 1.0
     seed: Annotated[int, msgspec.Meta(description="equal seeds give equal schedules and prompts")] = 0
     warmup: Annotated[int, msgspec.Meta(description="requests before the window, with prompts of their own", ge=0)] = 0
     goodput: Annotated[str, msgspec.Meta(description='limits in ms, "ttft:200 tpot:50 e2el:5000"')] = ""
+    percentiles: Annotated[
+        tuple[Annotated[float, msgspec.Meta(ge=0, le=100)], ...],
+        msgspec.Meta(description="percentiles of the summary besides 50, 90, 95 and 99"),
+    ] = ()
+    save_detailed: Annotated[
+        bool, msgspec.Meta(description="add vLLM's arrays, one entry a request, to the summary")
+    ] = False
     endpoint: Annotated[Endpoint, msgspec.Meta(description="API to speak")] = Endpoint.COMPLETIONS
+    path: Annotated[str, msgspec.Meta(description="path of the API; empty takes the endpoint's own")] = ""
+    headers: Annotated[str, msgspec.Meta(description="JSON object of headers; never a key, see api_key_file")] = ""
+    api_key_file: Annotated[str, msgspec.Meta(description="file with the key; or the key in LOADGEN_API_KEY")] = ""
+    temperature: Annotated[float, msgspec.Meta(description="sampling; 0 is greedy", ge=0)] = 0.0
+    top_p: Annotated[float, msgspec.Meta(description="sampling", gt=0, le=1)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(description="sampling; 0 is off", ge=0)] = 0
+    min_p: Annotated[float, msgspec.Meta(description="sampling; 0 is off", ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(description="sampling; 1 is off", gt=0)] = 1.0
+    extra_body: Annotated[str, msgspec.Meta(description="JSON object to add to every request's body")] = ""
     ignore_eos: Annotated[bool, msgspec.Meta(description="generate all output tokens (vLLM's option)")] = True
     return_token_ids: Annotated[bool, msgspec.Meta(description="ask for token ids (vLLM's option)")] = False
     vocab_size: Annotated[
@@ -76,14 +129,64 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         """
         parse_goodput([self.goodput])
         parse_url(self.url)
+        parse_headers(self.headers)
+        parse_extra(self.extra_body)
         if self.monitor:
             parse_url(self.monitor)
-        if self.dataset is Dataset.RANDOM and self.endpoint is Endpoint.CHAT:
-            msg = "dataset random sends token ids, which the chat endpoint does not take: use dataset text or endpoint completions"
-            raise ValueError(msg)
-        if self.burstiness != 1 and self.arrival is not Arrival.GAMMA:
-            msg = f"burstiness {self.burstiness:g} needs arrival gamma"
-            raise ValueError(msg)
+        problem = next((sentence for impossible, sentence in _conflicts(self) if impossible), "")
+        if problem:
+            raise ValueError(problem)
+
+
+def _conflicts(chosen: Options) -> Iterator[tuple[bool, str]]:
+    """Combinations that cannot work, each with its sentence."""
+    files = chosen.dataset in (Dataset.JSONL, Dataset.SHAREGPT)
+    rising = chosen.arrival in (Arrival.RAMP, Arrival.STEP)
+    serve = chosen.mode is Mode.SERVE
+    yield (
+        chosen.dataset is Dataset.RANDOM and chosen.endpoint not in _TAKE_IDS,
+        f"dataset random sends token ids, which the {chosen.endpoint} endpoint does not take: use dataset text or endpoint completions",
+    )
+    yield (
+        chosen.burstiness != 1 and chosen.arrival is not Arrival.GAMMA,
+        f"burstiness {chosen.burstiness:g} needs arrival gamma",
+    )
+    yield files and not chosen.dataset_path, f"dataset {chosen.dataset} needs its file: --dataset-path"
+    yield bool(chosen.dataset_path) and not files, f"dataset {chosen.dataset} reads no file: leave --dataset-path out"
+    yield (
+        files and bool(chosen.range_ratio or chosen.prefix_tokens or chosen.turns > 1),
+        "range-ratio, prefix-tokens and turns are for made prompts: use dataset random or text",
+    )
+    yield (
+        chosen.turns > 1 and bool(chosen.range_ratio or chosen.prefix_tokens or chosen.trace),
+        "turns have lengths and prefixes of their own: leave range-ratio, prefix-tokens and trace out",
+    )
+    yield chosen.prefixes > 1 and not chosen.prefix_tokens, "prefixes need --prefix-tokens"
+    yield chosen.start_rate > 0 and not rising, f"start-rate is for arrival ramp or step, not {chosen.arrival}"
+    yield (chosen.arrival is Arrival.REPLAY) != bool(chosen.trace), "arrival replay and --trace need each other"
+    yield chosen.time_scale != 1 and not chosen.trace, "time-scale needs a trace"
+    yield (
+        bool(chosen.trace) and bool(chosen.range_ratio or chosen.prefix_tokens),
+        "a trace has the lengths: leave range-ratio and prefix-tokens out",
+    )
+    yield (
+        serve and chosen.arrival is Arrival.CLOSED and not (chosen.requests and chosen.max_concurrency),
+        "arrival closed needs --max-concurrency and --requests",
+    )
+    yield (
+        chosen.mode is Mode.PHASE_SPLIT and not chosen.requests,
+        "mode phase-split needs --requests: how many prompts to send twice",
+    )
+    yield (
+        chosen.mode is Mode.PHASE_SPLIT and chosen.output_tokens < 2,
+        "mode phase-split needs at least 2 output tokens",
+    )
+    yield (
+        not serve and bool(chosen.trace or chosen.max_concurrency or chosen.turns > 1),
+        f"mode {chosen.mode} has an order of its own: leave trace, max-concurrency and turns out",
+    )
+    yield chosen.mode is Mode.BATCH and not chosen.batch_sizes, "mode batch needs --batch-sizes"
+    yield bool(chosen.path) and not chosen.path.startswith("/"), f"path {chosen.path!r} must begin with /"
 
 
 def variable_of(field: Field) -> str:
@@ -135,6 +238,8 @@ def text_of(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, list):
         return " ".join(value)
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
     if isinstance(value, float):
         return f"{value:g}"
     return str(value.value if isinstance(value, Enum) else value)
@@ -150,4 +255,4 @@ def choices_of(field: Field) -> list[str] | None:
 def _metavar(default: Any) -> str:
     if isinstance(default, Enum):
         return "|".join(str(member.value) for member in type(default))
-    return {int: "N", float: "X"}.get(type(default), "TEXT")
+    return {int: "N", float: "X", tuple: "N,…"}.get(type(default), "TEXT")

@@ -5,7 +5,7 @@ Plain blocking HTTP of the standard library; under Locust gevent makes it cooper
 
 import http.client
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +18,7 @@ from pd_loadgen.http1 import parse_url
 
 POLL_S: Final = 0.25
 REQUEST_TIMEOUT_S: Final = 5.0
+MODELS_PATH: Final = "/v1/models"
 
 T = TypeVar("T")
 
@@ -42,40 +43,46 @@ class _Recording(msgspec.Struct):
 
 
 def wait_ready(
-    url: str, timeout: float, sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
+    url: str,
+    timeout: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    headers: Mapping[str, str] | None = None,
+    ready_path: str = MODELS_PATH,
 ) -> None:
-    """Wait until the server can serve: `/ready` says so or, where there is no such page, `/v1/models` answers.
+    """Wait until the server can serve: `/ready` says so or, where there is no such page, `ready_path` answers.
 
     Raises:
         ServerError: if it does not within `timeout` seconds.
     """
     deadline = clock() + timeout
-    while (reason := not_ready(url)) is not None:
+    while (reason := not_ready(url, headers, ready_path)) is not None:
         if clock() >= deadline:
             msg = f"{url} is not ready after {timeout:g} s: {reason}"
             raise ServerError(msg)
         sleep(POLL_S)
 
 
-def not_ready(url: str) -> str | None:
+def not_ready(url: str, headers: Mapping[str, str] | None = None, ready_path: str = MODELS_PATH) -> str | None:
     """Why the server cannot serve now; None if it can."""
     try:
-        status, _ = _request(url, "GET", "/ready")
+        status, _ = _request(url, "GET", "/ready", headers=headers)
         if status in (404, 405):
-            status, _ = _request(url, "GET", "/v1/models")
-            return None if status == 200 else f"GET /v1/models answers {status}"
+            status, _ = _request(url, "GET", ready_path, headers=headers)
+            return None if status == 200 else f"GET {ready_path} answers {status}"
     except (OSError, http.client.HTTPException) as error:
         return _reason(error)
     return None if status == 200 else f"GET /ready answers {status}"
 
 
-def choose_model(url: str, wanted: str) -> Model:
+def choose_model(url: str, wanted: str, headers: Mapping[str, str] | None = None) -> Model:
     """The served model of that name, or the first one if none is wanted.
 
     Raises:
         ServerError: if it is not served; the sentence names those that are.
     """
-    models = _models(url)
+    models = _models(url, headers)
     if models is None and wanted:
         return Model(wanted)  # a server without the list may still serve it
     served = {model.id: model for model in models or []}
@@ -88,9 +95,9 @@ def choose_model(url: str, wanted: str) -> Model:
     return served[wanted] if wanted else next(iter(served.values()))
 
 
-def proxy_stats(url: str) -> ProxyStats | None:
+def proxy_stats(url: str, headers: Mapping[str, str] | None = None) -> ProxyStats | None:
     """What our proxy says about the deployment; None from any other server."""
-    return _get(url, "/stats", ProxyStats)
+    return _get(url, "/stats", ProxyStats, headers)
 
 
 def is_simulator(model: Model) -> bool:
@@ -141,33 +148,35 @@ def end_recording(monitor: str, recording: str, path: Path) -> None:
     temporary.replace(path)
 
 
-def _models(url: str) -> list[Model] | None:
-    models = _get(url, "/v1/models", _Models)
+def _models(url: str, headers: Mapping[str, str] | None) -> list[Model] | None:
+    models = _get(url, MODELS_PATH, _Models, headers)
     return None if models is None else models.data
 
 
-def _get(url: str, path: str, type_: type[T]) -> T | None:
+def _get(url: str, path: str, type_: type[T], headers: Mapping[str, str] | None) -> T | None:
     try:
-        status, body = _request(url, "GET", path)
+        status, body = _request(url, "GET", path, headers=headers)
         return msgspec.json.decode(body, type=type_) if status == 200 else None
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
         return None  # a server without the page, or with another meaning of it
 
 
-def _request(url: str, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    with _response(url, method, path, body, timeout=REQUEST_TIMEOUT_S) as response:
+def _request(
+    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    with _response(url, method, path, body, timeout=REQUEST_TIMEOUT_S, headers=headers) as response:
         return response.status, response.read()
 
 
 @contextmanager
 def _response(
-    url: str, method: str, path: str, body: bytes | None, *, timeout: float
+    url: str, method: str, path: str, body: bytes | None, *, timeout: float, headers: Mapping[str, str] | None = None
 ) -> Iterator[http.client.HTTPResponse]:
     target = parse_url(url)
     connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout)
-    headers = {"Connection": "close", **({"Content-Type": "application/json"} if body else {})}
+    every = {"Connection": "close", **({"Content-Type": "application/json"} if body else {}), **(headers or {})}
     try:
-        connection.request(method, target.base + path, body, headers)
+        connection.request(method, target.base + path, body, every)
         yield connection.getresponse()
     finally:
         connection.close()

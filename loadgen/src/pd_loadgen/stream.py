@@ -30,7 +30,7 @@ class Reading:
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
         self.done = False
-        self._backend = backend
+        self._reader, self._end_mark = backend.reader(), backend.end_mark
         self._decoder = Decoder()
         self._blank_at: float | None = None
         self._text: list[str] = []
@@ -50,8 +50,8 @@ class Reading:
         counted = sum(tokens for _, tokens in self.chunks)
         if self._blank_at is not None and self.output_tokens is not None and counted < self.output_tokens:
             self.chunks.append((self._blank_at, 1))
-        if self.failure is None and not self.done:
-            where = "inside an event" if self._decoder.incomplete else "without its end mark [DONE]"
+        if self.failure is None and not self.done and (self._end_mark or self._decoder.incomplete):
+            where = "inside an event" if self._decoder.incomplete else "without its end mark"
             self.failure = Failure(kind="truncated", message=f"the stream ended {where}")
         if self.failure is None and not self.chunks:
             self.failure = Failure(kind="protocol", message="the stream ended without a token")
@@ -68,7 +68,7 @@ class Reading:
             self.done = True
             return
         try:
-            delta = self._backend.read(event.data)
+            delta = self._reader.read(event.data)
         except msgspec.MsgspecError as error:
             self.failure = Failure(kind="protocol", message=f"an event is no chunk ({error}): {event.data[:80]!r}")
             return
@@ -89,6 +89,7 @@ class Reading:
         if delta.output_tokens is not None:
             self.output_tokens = delta.output_tokens
         self.finish_reason = delta.finish_reason or self.finish_reason
+        self.done = self.done or delta.last
 
 
 def record(

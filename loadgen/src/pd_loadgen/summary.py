@@ -7,13 +7,14 @@ vLLM counts from the actual send, so its keys do too; "pdstack" counts from the 
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pd_contracts import latency
 from pd_contracts.latency import FORMULAS, PERCENTILES, percentile
 from pd_contracts.records import Manifest, RequestRecord
+from pd_loadgen import detail, modes
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,29 @@ class _Measured:
         return [value for record in self.served if (value := metric(record)) is not None]
 
 
-def summarize(manifest: Manifest, records: Sequence[RequestRecord]) -> dict[str, Any]:
-    """The summary of one run; durations in milliseconds, throughput per second of the measured window."""
+def summarize(
+    manifest: Manifest, records: Sequence[RequestRecord], *, percentiles: Iterable[float] = (), detailed: bool = False
+) -> dict[str, Any]:
+    """The summary of one run; durations in milliseconds, throughput per second of the measured window.
+
+    Args:
+        manifest: of the run; without a window (it was killed) the records' own is taken.
+        records: warm-ups among them.
+        percentiles: besides those that every summary has.
+        detailed: add the arrays of `vllm bench serve --save-detailed`.
+    """
+    marks = sorted({*PERCENTILES, *percentiles})
     every = [record for record in records if not record.warmup]
     measured = _Measured(every, [record for record in every if latency.succeeded(record)])
-    duration = manifest.window[1] - manifest.window[0] if manifest.window else 0.0
+    window = manifest.window or _span(every)
+    duration = window[1] - window[0] if window else 0.0
     return {
         **_identity(manifest),
         **_totals(measured, duration, manifest.workload.goodput),
-        **_peaks(measured, manifest.window),
-        **_vllm_latencies(measured),
-        "pdstack": _ours(manifest, measured, duration),
+        **_peaks(measured, window),
+        **_vllm_latencies(measured, marks),
+        **(detail.arrays(every) if detailed else {}),
+        "pdstack": _ours(manifest, measured, duration, marks),
     }
 
 
@@ -45,16 +58,31 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
     workload = manifest.workload
     return {
         "date": time.strftime("%Y%m%d-%H%M%S", time.gmtime(manifest.clock.wall)),
-        "endpoint_type": "openai-chat" if workload.endpoint.endswith("/chat/completions") else "openai",
-        "backend": "openai-chat" if workload.endpoint.endswith("/chat/completions") else "openai",
+        "endpoint_type": _kind_of(workload.endpoint),
+        "backend": _kind_of(workload.endpoint),
         "label": manifest.deployment.label or None,
         "model_id": workload.model,
         "tokenizer_id": None,  # nothing is tokenised: counts are the server's
         "num_prompts": workload.requests,
         "request_rate": workload.rate,
         "burstiness": workload.burstiness,
-        "max_concurrency": None,
+        "max_concurrency": workload.max_concurrency,
     }
+
+
+def _kind_of(path: str) -> str:
+    """vLLM's name for what is spoken."""
+    if path.endswith("/chat/completions"):
+        return "openai-chat"
+    if path.endswith("/generate_stream"):
+        return "tensorrt-llm" if "/v2/models/" in path else "tgi"
+    return "sglang" if path.endswith("/generate") else "openai"
+
+
+def _span(records: Sequence[RequestRecord]) -> tuple[float, float] | None:
+    """First scheduled send to last end; None of nothing that ended."""
+    ends = [record.end for record in records if record.end is not None]
+    return (min(record.scheduled for record in records), max(ends)) if ends else None
 
 
 def _totals(measured: _Measured, duration: float, limits: Mapping[str, float]) -> dict[str, Any]:
@@ -99,22 +127,22 @@ def _peak_concurrency(records: Sequence[RequestRecord]) -> int:
     return peak
 
 
-def _vllm_latencies(measured: _Measured) -> dict[str, float | None]:
+def _vllm_latencies(measured: _Measured, marks: Sequence[float]) -> dict[str, float | None]:
     values = {
         "ttft": measured.values(latency.ttft_from_send),
         "tpot": measured.values(latency.tpot),
         "itl": [gap for record in measured.served for gap in latency.itl(record)],
         "e2el": measured.values(_e2el_from_send),
     }
-    return {key: number for name, seconds in values.items() for key, number in _spread(name, seconds).items()}
+    return {key: number for name, seconds in values.items() for key, number in _spread(name, seconds, marks).items()}
 
 
-def _spread(name: str, seconds: Sequence[float]) -> dict[str, float | None]:
+def _spread(name: str, seconds: Sequence[float], marks: Sequence[float]) -> dict[str, float | None]:
     return {
         f"mean_{name}_ms": _ms(statistics.fmean(seconds) if seconds else None),
         f"median_{name}_ms": _ms(percentile(seconds, 50)),
         f"std_{name}_ms": _ms(statistics.pstdev(seconds) if seconds else None),
-        **{f"p{q}_{name}_ms": _ms(percentile(seconds, q)) for q in PERCENTILES},
+        **{f"p{q:g}_{name}_ms": _ms(percentile(seconds, q)) for q in marks},
     }
 
 
@@ -123,7 +151,7 @@ def _e2el_from_send(record: RequestRecord) -> float | None:
     return None if whole is None or record.sent is None else whole - (record.sent - record.scheduled)
 
 
-def _ours(manifest: Manifest, measured: _Measured, duration: float) -> dict[str, Any]:
+def _ours(manifest: Manifest, measured: _Measured, duration: float, marks: Sequence[float]) -> dict[str, Any]:
     limits = manifest.workload.goodput
     every = len(measured.all)
     return {
@@ -135,24 +163,32 @@ def _ours(manifest: Manifest, measured: _Measured, duration: float) -> dict[str,
         "simulated": manifest.deployment.simulated,
         "scheduled": manifest.workload.requests,
         "sent_rate": _rate(sum(record.sent is not None for record in measured.all), manifest.workload.duration_s),
-        "latencies_ms": _latencies(measured),
+        "latencies_ms": _latencies(measured, marks),
         "goodput_limits_ms": limits,
         "attainment": _attainment(measured, limits) if limits and every else None,
         "failures": Counter(_kind(record) for record in measured.all if not latency.succeeded(record)),
         "gpus": manifest.deployment.gpus,
         "per_gpu": _per_gpu(measured, duration, manifest.deployment.gpus),
         "formulas": FORMULAS,
+        **_groups(manifest, measured),
     }
 
 
-def _latencies(measured: _Measured) -> dict[str, dict[str, float | None]]:
+def _groups(manifest: Manifest, measured: _Measured) -> dict[str, Any]:
+    """What the modes besides serve are about."""
+    if manifest.workload.arrival == modes.Mode.BATCH:
+        return {"batches": modes.batches(measured.all, manifest.workload.batch_sizes)}
+    return {"phases": modes.phases(measured.all)} if manifest.workload.arrival == modes.Mode.PHASE_SPLIT else {}
+
+
+def _latencies(measured: _Measured, marks: Sequence[float]) -> dict[str, dict[str, float | None]]:
     values = {
         "TTFT": measured.values(latency.ttft),
         "TPOT": measured.values(latency.tpot),
         "ITL": [gap for record in measured.served for gap in latency.itl(record)],
         "E2EL": measured.values(latency.e2el),
     }
-    return {name: {f"p{q}": _ms(percentile(seconds, q)) for q in PERCENTILES} for name, seconds in values.items()}
+    return {name: {f"p{q:g}": _ms(percentile(seconds, q)) for q in marks} for name, seconds in values.items()}
 
 
 def _attainment(measured: _Measured, limits: Mapping[str, float]) -> dict[str, float]:

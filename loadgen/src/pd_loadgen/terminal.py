@@ -101,7 +101,8 @@ def closing(manifest: Manifest, summary: dict[str, Any]) -> Group:
 def _title(manifest: Manifest) -> str:
     deployment, load = manifest.deployment, manifest.workload
     name = manifest.title or deployment.label or str(deployment.topology or "") or manifest.url
-    offered = f"{load.dataset} {load.input_tokens}/{load.output_tokens}, {load.rate:g} requests/s ({load.arrival})"
+    tokens = f" {load.input_tokens}/{load.output_tokens}" if load.input_tokens else ""
+    offered = f"{load.dataset}{tokens}, {load.rate:g} requests/s ({load.arrival})"
     return ("SIMULATED " if deployment.simulated else "") + f"{name}: {offered}, seed {load.seed}"
 
 

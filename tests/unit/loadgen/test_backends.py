@@ -5,19 +5,19 @@ import json
 import msgspec
 import pytest
 
-from pd_loadgen.backends import BACKENDS, Chat, Completions, Delta, Endpoint
+from pd_loadgen.backends import BACKENDS, Ask, Chat, Completions, Delta, Endpoint, Sampling, UnsuitableError
 
 
 def completions(**choice: object) -> Delta:
-    return Completions().read(json.dumps({"choices": [{"index": 0, **choice}]}))
+    return Completions().reader().read(json.dumps({"choices": [{"index": 0, **choice}]}))
 
 
 def chat(finish_reason: str | None = None, **delta: object) -> Delta:
-    return Chat().read(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}))
+    return Chat().reader().read(json.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}))
 
 
 def test_a_completions_body_asks_for_a_greedy_stream_with_usage() -> None:
-    body = json.loads(Completions().body([1, 2], model="m", output_tokens=9, ignore_eos=True, return_token_ids=True))
+    body = json.loads(Completions().body([1, 2], Ask("m", 9, ignore_eos=True, return_token_ids=True)))
 
     assert body == {
         "model": "m",
@@ -32,7 +32,7 @@ def test_a_completions_body_asks_for_a_greedy_stream_with_usage() -> None:
 
 
 def test_a_chat_body_has_one_message_and_no_option_that_only_vllm_knows() -> None:
-    body = json.loads(Chat().body("hello", model="m", output_tokens=9, ignore_eos=False, return_token_ids=False))
+    body = json.loads(Chat().body("hello", Ask("m", 9)))
 
     assert body["messages"] == [{"role": "user", "content": "hello"}]
     assert not {"prompt", "ignore_eos", "return_token_ids"} & set(body)
@@ -85,8 +85,10 @@ def test_a_finish_reason_alone_is_no_token() -> None:
 
 
 def test_a_usage_chunk_is_no_token() -> None:
-    delta = Completions().read(
-        '{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}'
+    delta = (
+        Completions()
+        .reader()
+        .read('{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}')
     )
 
     assert (delta.tokens, delta.prompt_tokens, delta.output_tokens) == (0, 3, 4)
@@ -97,10 +99,28 @@ def test_a_usage_chunk_is_no_token() -> None:
     [({"message": "lost", "code": 502}, "lost"), ("lost", "lost"), ({"code": 502}, "{'code': 502}")],
 )
 def test_an_error_chunk_carries_its_message(error: object, message: str) -> None:
-    assert Completions().read(json.dumps({"error": error})).error == message
+    assert Completions().reader().read(json.dumps({"error": error})).error == message
 
 
 @pytest.mark.parametrize("data", ["", "{", "[]", '{"choices": 3}', '{"choices": [{"text": 7}]}'])
 def test_what_is_no_chunk_is_refused(data: str) -> None:
     with pytest.raises(msgspec.MsgspecError):
-        Completions().read(data)
+        Completions().reader().read(data)
+
+
+def test_sampling_and_extra_members_go_into_the_body_and_neutral_values_do_not() -> None:
+    ask = Ask("m", 9, sampling=Sampling(temperature=0.5, top_k=20), extra={"priority": 3, "max_tokens": 4})
+    body = json.loads(Completions().body("x", ask))
+
+    assert (body["temperature"], body["top_k"], body["priority"], body["max_tokens"]) == (0.5, 20, 3, 4)
+    assert not {"top_p", "min_p", "repetition_penalty"} & set(body)
+
+
+def test_messages_are_for_the_chat_endpoint_and_token_ids_for_the_others() -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+
+    assert json.loads(Chat().body(messages, Ask("m", 9)))["messages"] == messages
+    with pytest.raises(UnsuitableError, match="endpoint chat"):
+        Completions().body(messages, Ask("m", 9))
+    with pytest.raises(UnsuitableError, match="token ids"):
+        Chat().body([1, 2], Ask("m", 9))

@@ -94,7 +94,7 @@ def test_on_a_terminal_the_bar_shows_count_and_line() -> None:
 def test_the_closing_table_has_latencies_throughput_goodput_and_failures() -> None:
     shown = text(manifest())
 
-    assert "disagg: random None/None, 2 requests/s (poisson), seed 1" in shown
+    assert "disagg: random, 2 requests/s (poisson), seed 1" in shown
     assert "│ TTFT │ 250.0 │" in shown
     assert "1 of 2 requests served in 2.0 s, 1 failed (1 timeout)" in shown
     assert "goodput 0.50 requests/s within ttft:500 (50.0% of all)" in shown

@@ -88,13 +88,39 @@ def test_the_proxys_port_is_the_default_target() -> None:
         (["--input-tokens", "0"], "INPUT_TOKENS='0'"),
         (["--output-tokens", "1.5"], "OUTPUT_TOKENS='1.5'"),
         (["--vocab-size", "10"], "VOCAB_SIZE='10'"),
-        (["--dataset", "sonnet"], "random|text"),
+        (["--dataset", "sonnet"], "random|text|jsonl|sharegpt"),
         (["--goodput", "ttft"], "number of milliseconds"),
         (["--goodput", "latency:5"], "must be ttft, tpot or e2el"),
         (["--url", "localhost:8000"], "http://host:port"),
         (["--monitor", "localhost"], "http://host:port"),
         (["--endpoint", "chat"], "use dataset text or endpoint completions"),
         (["--burstiness", "0.5"], "needs arrival gamma"),
+        (["--dataset", "jsonl"], "--dataset-path"),
+        (["--dataset-path", "x"], "reads no file"),
+        (["--dataset", "sharegpt", "--dataset-path", "x", "--turns", "2"], "made prompts"),
+        (["--turns", "2", "--prefix-tokens", "8"], "leave range-ratio"),
+        (["--range-ratio", "1"], "RANGE_RATIO='1'"),
+        (["--prefixes", "2"], "--prefix-tokens"),
+        (["--start-rate", "1"], "ramp or step"),
+        (["--arrival", "step", "--steps", "1"], "STEPS='1'"),
+        (["--arrival", "replay"], "need each other"),
+        (["--trace", "x"], "need each other"),
+        (["--time-scale", "2"], "needs a trace"),
+        (["--arrival", "replay", "--trace", "x", "--range-ratio", "0.5"], "a trace has the lengths"),
+        (["--arrival", "closed"], "--max-concurrency and --requests"),
+        (["--arrival", "closed", "--requests", "4"], "--max-concurrency and --requests"),
+        (["--mode", "phase-split"], "--requests"),
+        (["--mode", "phase-split", "--requests", "2", "--output-tokens", "1"], "2 output tokens"),
+        (["--mode", "batch", "--max-concurrency", "2"], "order of its own"),
+        (["--batch-sizes", "1,0"], "BATCH_SIZES='1,0'"),
+        (["--percentiles", "101"], "PERCENTILES='101'"),
+        (["--path", "generate"], "begin with /"),
+        (["--endpoint", "tgi"], "use dataset text"),
+        (["--headers", "X: y"], "JSON object"),
+        (["--headers", '{"Authorization": "Bearer x"}'], "--api-key-file"),
+        (["--headers", '{"Content-Length": "1"}'], "client's own"),
+        (["--headers", '{"X-A": "a\\r\\nX-B: b"}'], "cannot carry"),
+        (["--extra-body", "[1]"], "JSON object"),
     ],
 )
 def test_what_cannot_work_is_refused_with_a_sentence(words: list[str], sentence: str) -> None:
@@ -105,7 +131,9 @@ def test_what_cannot_work_is_refused_with_a_sentence(words: list[str], sentence:
 
 
 def test_a_form_can_hold_every_option_as_text() -> None:
-    chosen = Options(rate=1.5, ignore_eos=False, dataset=Dataset.TEXT, seed=-3)
+    chosen = Options(
+        rate=1.5, ignore_eos=False, dataset=Dataset.TEXT, seed=-3, percentiles=(50.0, 99.9), batch_sizes=(3,)
+    )
     texts = {field.name: options.text_of(getattr(chosen, field.name)) for field in fields(Options)}
 
     assert options.load(texts, {}) == chosen
@@ -114,8 +142,8 @@ def test_a_form_can_hold_every_option_as_text() -> None:
 def test_a_form_can_list_what_is_accepted() -> None:
     choices = {field.name: options.choices_of(field) for field in fields(Options)}
 
-    assert choices["dataset"] == ["random", "text"]
-    assert choices["arrival"] == ["poisson", "gamma", "constant"]
+    assert choices["dataset"] == ["random", "text", "jsonl", "sharegpt"]
+    assert choices["arrival"] == ["poisson", "gamma", "constant", "ramp", "step", "closed", "replay"]
     assert choices["ignore_eos"] == ["on", "off"]
     assert choices["rate"] is None
 

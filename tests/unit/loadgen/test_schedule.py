@@ -26,7 +26,7 @@ def test_poisson_has_the_rate_and_the_spread_of_a_poisson_process() -> None:
 
 
 def test_offsets_are_sorted_and_inside_the_duration() -> None:
-    for arrival in Arrival:
+    for arrival in set(Arrival) - {Arrival.CLOSED, Arrival.REPLAY}:
         offsets = arrivals(
             rate=7, duration=30, seed=2, arrival=arrival, burstiness=2.0 if arrival is Arrival.GAMMA else 1.0
         )
@@ -82,3 +82,46 @@ def test_shards_together_are_the_schedule_each_item_once(count: int) -> None:
 def test_a_worker_that_does_not_exist_is_refused(index: int, count: int) -> None:
     with pytest.raises(ValueError, match="no worker"):
         shard([1, 2, 3], index, count)
+
+
+def in_parts(offsets: list[float], parts: int, duration: float) -> list[int]:
+    return [sum(part <= offset * parts / duration < part + 1 for offset in offsets) for part in range(parts)]
+
+
+def test_a_ramp_grows_in_a_line_from_its_start_to_its_rate() -> None:
+    offsets = arrivals(rate=40, duration=400, seed=1, arrival=Arrival.RAMP, start_rate=20)
+
+    # 30 a second on average; each fifth of 80 s has a rate of 22, 26, 30, 34, 38, with a standard deviation of about 50
+    assert in_parts(offsets, 5, 400) == [pytest.approx(80 * rate, abs=200) for rate in (22, 26, 30, 34, 38)]
+
+
+def test_a_ramp_may_fall() -> None:
+    offsets = arrivals(rate=5, duration=400, seed=1, arrival=Arrival.RAMP, start_rate=25)
+
+    assert in_parts(offsets, 2, 400) == [pytest.approx(4000, abs=250), pytest.approx(2000, abs=180)]
+    assert offsets == sorted(offsets)
+    assert offsets[-1] < 400
+
+
+def test_a_ramp_without_a_slope_is_the_poisson_process_of_the_rate() -> None:
+    ramp = arrivals(rate=5, duration=20, seed=7, arrival=Arrival.RAMP, start_rate=5)
+
+    assert ramp == pytest.approx(arrivals(rate=5, duration=20, seed=7, arrival=Arrival.POISSON))
+
+
+def test_steps_have_equal_lengths_and_rates_from_the_start_to_the_end() -> None:
+    offsets = arrivals(rate=40, duration=400, seed=1, arrival=Arrival.STEP, start_rate=10, steps=4)
+
+    assert in_parts(offsets, 4, 400) == [pytest.approx(100 * rate, abs=250) for rate in (10, 20, 30, 40)]
+
+
+def test_a_first_step_of_nothing_is_silent() -> None:
+    offsets = arrivals(rate=40, duration=40, seed=1, arrival=Arrival.STEP, steps=2)
+
+    assert in_parts(offsets, 2, 40) == [0, len(offsets)]
+
+
+@pytest.mark.parametrize("arrival", [Arrival.CLOSED, Arrival.REPLAY])
+def test_what_has_no_schedule_of_a_rate_is_refused(arrival: Arrival) -> None:
+    with pytest.raises(ValueError, match="no schedule"):
+        arrivals(rate=1, duration=1, seed=0, arrival=arrival)

@@ -15,7 +15,7 @@ import gevent
 from gevent.event import Event
 
 from pd_contracts.records import Deployment, Manifest, RequestRecord
-from pd_loadgen import deployment, health, manifests, plan, server
+from pd_loadgen import access, deployment, health, manifests, plan, server
 from pd_loadgen.backends import BACKENDS
 from pd_loadgen.deployment import DeploymentError
 from pd_loadgen.folder import RunFolder, make_run_id, new_path
@@ -144,16 +144,18 @@ class Run:
     def _execute(self) -> None:
         options = self._options
         served_by = deployment.read(Path(options.deployment)) if options.deployment else None
-        server.wait_ready(options.url, options.ready_timeout, self._pause)
-        model = server.choose_model(options.url, options.model)
+        headers = access.headers(options.headers, options.api_key_file)
+        probe_path = BACKENDS[options.endpoint].ready_path
+        server.wait_ready(options.url, options.ready_timeout, self._pause, headers=headers, ready_path=probe_path)
+        model = server.choose_model(options.url, options.model, headers)
         described = deployment.describe(
             served_by,
-            server.proxy_stats(options.url),
+            server.proxy_stats(options.url, headers),
             label=options.label,
             simulated=server.is_simulator(model),
         )
         self._phase = "writing the requests"
-        planned = plan.make(options, model.id)
+        planned = plan.make(options, model.id, headers)
         path = Path(options.out) if options.out else new_path(self._run_id)
         folder = RunFolder(path, overwrite=options.overwrite)
         manifest = manifests.begin(
@@ -187,7 +189,7 @@ class Run:
             start = time.monotonic() + LEAD_S
             self._ends = start + planned.requests[-1].offset
             try:
-                complete = sender.offer(requests, start)
+                complete = sender.offer(requests, start, paced=planned.paced, at_most=self._options.max_concurrency)
             finally:
                 looking.close()
         window = (start + planned.requests[0].offset, sender.last_end or time.monotonic())
@@ -222,7 +224,9 @@ class Run:
 
     def _finish(self, folder: RunFolder, manifest: Manifest, outcome: Outcome) -> None:
         over = manifests.end(manifest, outcome)
-        summary = summarize(over, folder.read())
+        summary = summarize(
+            over, folder.read(), percentiles=self._options.percentiles, detailed=self._options.save_detailed
+        )
         folder.write_summary(summary)
         folder.write_manifest(over)
         self.result = Result(folder.path, over, summary)

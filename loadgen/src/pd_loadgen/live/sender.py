@@ -1,4 +1,7 @@
-"""Sends planned requests when they are due, each in a greenlet of its own: an open loop, whatever the server does."""
+"""Sends planned requests when they are due, each in a greenlet of its own: an open loop, whatever the server does.
+
+Where the plan is paced by answers (a closed loop, batches), a request is due when its turn has come.
+"""
 
 import gc
 import time
@@ -9,6 +12,7 @@ from typing import Final
 import gevent
 from gevent import GreenletExit
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from gevent.pool import Group
 from gevent.pool import Pool as Crowd
 
@@ -51,20 +55,40 @@ class Sender:
         crowd = Crowd(WARMUP_CONCURRENCY)
         for planned in requests:
             if not self._stopping.is_set():
-                crowd.spawn(lambda planned=planned: self._one(planned, time.monotonic()))
+                crowd.spawn(lambda planned=planned: self._one(planned, now := time.monotonic(), now))
         self._group = crowd
         crowd.join()
         self._group = Group()
 
-    def offer(self, requests: Sequence[Planned], start: float) -> bool:
-        """Send each request at start + its offset, then wait for the answers; False if it was stopped before all had ended."""
+    def offer(self, requests: Sequence[Planned], start: float, *, paced: bool = False, at_most: int = 0) -> bool:
+        """Send each request at start + its offset, then wait for the answers; False if it was stopped before all had ended.
+
+        Args:
+            requests: in the order of their offsets.
+            start: monotonic seconds.
+            paced: requests are due once the group before has ended and a place is free, and not at an offset.
+            at_most: places: requests in flight at a time; 0 is no limit. A request of an open loop that waits for a place was
+                scheduled all the same, so the wait is part of its latency, but not of the client's lag.
+        """
+        places = BoundedSemaphore(at_most) if at_most else None
+        group = 0
         for planned in requests:
-            due = start + planned.offset
-            if not self._wait_until(due):
+            if planned.group != group:
+                self._group.join()
+                group = planned.group
+            if not self._wait_until(start + planned.offset) or not self._take(places):
                 break
+            now = time.monotonic()
+            due = now if paced else start + planned.offset
             self.started += 1
-            self._group.spawn(self._one, planned, due)
+            self._group.spawn(self._one, planned, due, now if places else due, places)
         self._group.join()
+        return not self._stopping.is_set()
+
+    def _take(self, places: BoundedSemaphore | None) -> bool:
+        """Wait for a place; false if the run is being stopped, which frees them all."""
+        if places is not None:
+            places.acquire()
         return not self._stopping.is_set()
 
     def stop(self) -> None:
@@ -86,7 +110,8 @@ class Sender:
             after_a_look()
         return not self._stopping.is_set()
 
-    def _one(self, planned: Planned, due: float) -> None:
+    def _one(self, planned: Planned, due: float, free: float, places: BoundedSemaphore | None = None) -> None:
+        """Send one request that was due, and could go from `free` on; its place is given back however it ends."""
         exchange = Exchange(due)
         try:
             with self._pool.connection() as connection:
@@ -97,16 +122,18 @@ class Sender:
             # the run was stopped: this request ends here and is recorded as such
             exchange.failure = Failure(kind="aborted", message="the run was stopped before the answer was complete")
         exchange.end = time.monotonic()
+        if places is not None:
+            places.release()
         if not planned.warmup:
-            self._count(exchange)
+            self._count(exchange, free)
         self._done(planned, exchange)
 
-    def _count(self, exchange: Exchange) -> None:
+    def _count(self, exchange: Exchange, free: float) -> None:
         self.ended += 1
         self.failed += exchange.failure is not None or exchange.head is None or exchange.head.status != 200
         self.last_end = exchange.end
         if exchange.sent is not None:
-            self.lags.append(exchange.sent - exchange.scheduled)
+            self.lags.append(exchange.sent - free)
 
 
 @contextmanager

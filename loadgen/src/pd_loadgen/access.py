@@ -1,0 +1,92 @@
+"""Headers of every request, and the key: read when needed, and kept out of options, manifest and log."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+KEY_VARIABLE: Final = "LOADGEN_API_KEY"
+_SECRET: Final = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+# These say how the body is framed, and the client frames it.
+_OURS: Final = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"}
+)
+
+
+class AccessError(OSError):
+    """The key cannot be read; the message is one sentence."""
+
+
+def parse_headers(text: str) -> dict[str, str]:
+    """Headers from a JSON object of texts.
+
+    Raises:
+        ValueError: with a sentence; also for headers that carry secrets, because options are written to the manifest.
+    """
+    if not text:
+        return {}
+    try:
+        headers = msgspec.json.decode(text, type=dict[str, str])
+    except msgspec.MsgspecError as error:
+        msg = f'headers {text!r}: expected a JSON object of texts, {{"X-Name": "value"}} ({error})'
+        raise ValueError(msg) from None
+    for name, value in headers.items():
+        _check(name, value)
+    return headers
+
+
+def parse_extra(text: str) -> dict[str, Any]:
+    """Members to add to every request's body, from a JSON object.
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
+    except msgspec.MsgspecError as error:
+        msg = f"extra_body {text!r}: expected a JSON object ({error})"
+        raise ValueError(msg) from None
+
+
+def headers(text: str, key_file: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The given headers and, with a key in the file or in LOADGEN_API_KEY, `Authorization: Bearer`.
+
+    Raises:
+        AccessError: if the file cannot be read, or the key is none.
+    """
+    key = _key(key_file, os.environ if environment is None else environment)
+    if not all(33 <= ord(char) < 127 for char in key):
+        msg = f"the key in {key_file or KEY_VARIABLE} has characters that a header cannot carry"
+        raise AccessError(msg)
+    return {**parse_headers(text), **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
+def _key(key_file: str, environment: Mapping[str, str]) -> str:
+    if not key_file:
+        return environment.get(KEY_VARIABLE, "").strip()
+    try:
+        key = Path(key_file).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"the key file {key_file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise AccessError(msg) from error
+    if not key:
+        msg = f"the key file {key_file} is empty"
+        raise AccessError(msg)
+    return key
+
+
+def _check(name: str, value: str) -> None:
+    if name.lower() in _SECRET:
+        msg = f"header {name}: options are written to the manifest; give a key in {KEY_VARIABLE} or with --api-key-file"
+        raise ValueError(msg)
+    if name.lower() in _OURS:
+        msg = f"header {name} is the client's own"
+        raise ValueError(msg)
+    if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or not value.isprintable():
+        msg = f"header {name!r} has characters that a header cannot carry"
+        raise ValueError(msg)
+    if not all(ord(char) < 256 for char in value):
+        msg = f"header {name!r} has characters that a header cannot carry"
+        raise ValueError(msg)

@@ -1,0 +1,92 @@
+"""The subcommands besides `run`: none sends anything itself, so none imports gevent."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pd_contracts.latency import parse_goodput
+from pd_contracts.records import encode_line
+from pd_loadgen import aggregate, foreign, searching, sweep
+from pd_loadgen.folder import RunFolder, make_run_id
+from pd_loadgen.manifests import EXIT_BAD, EXIT_COMPLETE
+from pd_loadgen.series import Series
+from pd_loadgen.summary import summarize
+
+_REFUSED: Final = (ValueError, OSError)
+
+
+def add(commands: Any) -> None:
+    """Add them to the command line; each sets `execute`, which takes the parsed arguments and returns the exit status."""
+    sweeping = commands.add_parser(
+        "sweep", help="do the runs of a YAML file, each in a folder of its own; goes on where it stopped"
+    )
+    sweeping.add_argument("file", type=Path)
+    sweeping.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
+    sweeping.add_argument("--dry-run", action="store_true", help="only list the runs")
+    sweeping.set_defaults(execute=_guarded(_sweep))
+    gathering = commands.add_parser("aggregate", help="write one CSV with a row a run, killed ones among them")
+    gathering.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    gathering.add_argument("--out", type=Path, metavar="FILE", help="CSV file; without it, standard output")
+    gathering.set_defaults(execute=_guarded(_aggregate))
+    importing = commands.add_parser(
+        "import", help="make a run folder from a result of vllm bench serve --save-detailed"
+    )
+    importing.add_argument("file", type=Path)
+    importing.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
+    importing.add_argument("--label", default="", help="short name of the deployment")
+    importing.add_argument("--gpus", type=int, help="GPUs of the deployment, for numbers per GPU")
+    importing.add_argument("--goodput", nargs="+", default=[], metavar="METRIC:MS", help="limits in ms, as in run")
+    importing.set_defaults(execute=_guarded(_import))
+    searching.add(commands, _guarded)
+
+
+def _guarded(execute: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    def run(given: argparse.Namespace) -> int:
+        try:
+            return execute(given)
+        except _REFUSED as error:  # our own errors of files, folders and options are all of these two kinds
+            sys.stderr.write(f"pd-loadgen: {error}\n")
+            return EXIT_BAD
+
+    return run
+
+
+def _sweep(given: argparse.Namespace) -> int:
+    points = sweep.read(given.file)
+    if given.dry_run:
+        for point in points:
+            sys.stdout.write(" ".join([point.name, *sweep.arguments(point, given.out)]) + "\n")
+        return EXIT_COMPLETE
+    return Series(given.out, sys.stderr).all(points)
+
+
+def _aggregate(given: argparse.Namespace) -> int:
+    table = list(aggregate.rows(given.paths))
+    if given.out is None:
+        aggregate.write_csv(table, sys.stdout)
+        return EXIT_COMPLETE
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    with given.out.open("w", encoding="utf-8", newline="") as file:
+        count = aggregate.write_csv(table, file)
+    sys.stderr.write(f"pd-loadgen: {count} runs in {given.out}\n")
+    return EXIT_COMPLETE
+
+
+def _import(given: argparse.Namespace) -> int:
+    result = foreign.read(given.file.read_bytes())
+    chosen = {name: value for name, value in (("label", given.label), ("gpus", given.gpus)) if value}
+    run_id = make_run_id(given.label or "imported")
+    made = foreign.records(result, run_id)
+    manifest = foreign.manifest(result, made, run_id, **chosen)
+    workload = msgspec.structs.replace(manifest.workload, goodput=parse_goodput(given.goodput))
+    manifest = msgspec.structs.replace(manifest, workload=workload)
+    folder = RunFolder(given.out)
+    folder.append(map(encode_line, made))
+    folder.write_summary(summarize(manifest, made))
+    folder.write_manifest(manifest)
+    sys.stderr.write(f"pd-loadgen: {len(made)} requests in {given.out}\n")
+    return EXIT_COMPLETE

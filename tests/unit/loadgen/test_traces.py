@@ -1,0 +1,103 @@
+"""Traces: three formats, time scale, and broken lines with their place."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pd_loadgen import traces
+from pd_loadgen.contents import draw
+from pd_loadgen.options import Options
+from pd_loadgen.plan import PlanError, make
+from pd_loadgen.schedule import Arrival
+from pd_loadgen.traces import Arrived, TraceError
+
+MOONCAKE = [
+    {"timestamp": 27000, "input_length": 700, "output_length": 5, "hash_ids": [1, 2]},
+    {"timestamp": 30000, "input_length": 600, "output_length": 7, "hash_ids": [1, 9]},
+    {"timestamp": 29000, "input_length": 10, "output_length": 1, "hash_ids": [4]},
+]
+BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
+5,ChatGPT,472,18,490,Conversation log
+45,ChatGPT,1087,0,1087,Conversation log
+118,GPT-4,417,276,693,API log
+"""
+AZURE = """TIMESTAMP,ContextTokens,GeneratedTokens
+2023-11-16 18:15:46.6805900,374,44
+2023-11-16 18:15:50.9951690,396,109
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "trace"
+    path.write_text(text)
+    return path
+
+
+def mooncake(folder: Path) -> Path:
+    return write(folder, "".join(json.dumps(row) + "\n" for row in MOONCAKE))
+
+
+def test_mooncake_is_read_in_order_of_time_from_its_first_request(tmp_path: Path) -> None:
+    assert traces.read(mooncake(tmp_path)) == [
+        Arrived(0.0, 700, 5, (1, 2)),
+        Arrived(2.0, 10, 1, (4,)),
+        Arrived(3.0, 600, 7, (1, 9)),
+    ]
+
+
+def test_burstgpt_is_read_without_the_requests_that_failed(tmp_path: Path) -> None:
+    assert traces.read(write(tmp_path, BURSTGPT)) == [Arrived(0.0, 472, 18), Arrived(113.0, 417, 276)]
+
+
+def test_azure_has_times_of_day_with_seven_digits(tmp_path: Path) -> None:
+    first, second = traces.read(write(tmp_path, AZURE))
+
+    assert (first.input_tokens, first.output_tokens, second.input_tokens) == (374, 44, 396)
+    assert second.offset == pytest.approx(4.314579, abs=1e-5)
+
+
+def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
+    assert [row.offset for row in traces.read(mooncake(tmp_path), scale=0.5)] == [0.0, 1.0, 1.5]
+    assert [row.offset for row in traces.read(mooncake(tmp_path), duration=2.5)] == [0.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("", ":1: neither"),
+        ("a,b\n1,2\n", ":1: neither"),
+        ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n{"timestamp"\n', ":2:"),
+        ('{"timestamp": 1, "input_length": 0, "output_length": 2}\n', ":1:"),
+        ('{"timestamp": 1, "input_length": 600, "output_length": 2, "hash_ids": [1]}\n', ":1: 1 hash_ids are too few"),
+        (BURSTGPT + "130,GPT-4,1,two,3,API log\n", ":5:"),
+        (BURSTGPT + "130,GPT-4\n", ":5: 2 columns"),
+        (BURSTGPT + "130,GPT-4,0,2,2,API log\n", ":5: 0 prompt tokens"),
+        (AZURE + "yesterday,1,2\n", ":4:"),
+        (BURSTGPT.splitlines()[0] + "\n", ":1: the trace has no request"),
+    ],
+)
+def test_a_broken_trace_is_refused_with_file_and_line(text: str, place: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(TraceError) as caught:
+        traces.read(path)
+
+    assert str(caught.value).startswith(f"{path}{place}")
+
+
+def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
+    options = Options(arrival=Arrival.REPLAY, trace=str(tmp_path / "none"))
+    with pytest.raises(PlanError, match="none"):
+        make(options, "m")
+
+
+def test_a_replay_has_the_traces_offsets_and_lengths_and_shares_its_blocks(tmp_path: Path) -> None:
+    options = Options(arrival=Arrival.REPLAY, trace=str(mooncake(tmp_path)))
+    plan = make(options, "m")
+    first, _, third = (content.prompt for content in draw(options, 3, traces.read(Path(options.trace))))
+
+    assert [planned.offset for planned in plan.requests] == [0.0, 2.0, 3.0]
+    assert [planned.output_tokens for planned in plan.requests] == [5, 1, 7]
+    assert (len(first), len(third)) == (700, 600)
+    assert first[:512] == third[:512]
+    assert first[512:600] != third[512:600]
