@@ -1,9 +1,13 @@
 """Waiting for a deployment on its progress, not on a clock."""
 
+import pytest
+
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, ProxyStats
+from pd_control.client import Reply
 from pd_control.processes import engine_state
-from pd_control.ready import Patience, progress
+from pd_control.ready import Patience, progress, until_boards
+from pd_control.supervisor import StartError
 
 EXPECTED = {Role.PREFILL: 1, Role.DECODE: 2}
 
@@ -62,3 +66,27 @@ def test_engines_that_cannot_be_told_apart_share_a_count() -> None:
     seen = stats(("decode-0", Role.DECODE, "ready"), ("decode-1", Role.DECODE, "lost"))
 
     assert engine_state(Role.DECODE, seen, 2) == "1 of 2 decode ready"
+
+
+def test_a_monitor_that_sees_one_board_of_two_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([b"[]", b"[{}]", b"[{}, {}]"])
+    asked: list[str] = []
+
+    def gpus(url: str, timeout_s: float) -> Reply:
+        asked.append(url)
+        return Reply(status=200, headers={}, body=next(answers), elapsed_s=timeout_s)
+
+    monkeypatch.setattr("pd_control.ready.get", gpus)
+
+    until_boards("http://monitor", 2, limit_s=5, poll_s=0)
+
+    assert asked == ["http://monitor/gpus"] * 3
+
+
+def test_boards_that_never_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pd_control.ready.get", lambda _, timeout_s: Reply(status=200, headers={}, body=b"[{}]", elapsed_s=timeout_s)
+    )
+
+    with pytest.raises(StartError, match="1 of 2 boards"):
+        until_boards("http://monitor", 2, limit_s=0, poll_s=0)

@@ -107,7 +107,7 @@ def process_stage(context: Context, stall_s: float) -> Stage:
         monitor = f"http://127.0.0.1:{planned.settings.monitor_port}"
         try:
             with context.terminal.step("monitor sees every board"):
-                ready.until_ready(f"{monitor}/readyz", "monitor", MONITOR_LIMIT_S)
+                ready.until_boards(monitor, planned.gpus, MONITOR_LIMIT_S)
             described = deployment.of_processes(planned, proxy_stats(state.url))
             yield Target(
                 url=state.url,

@@ -97,26 +97,27 @@ class Patience:
         return self._clock() - self._since < self._stall_s
 
 
-def until_ready(url: str, name: str, limit_s: float, poll_s: float = POLL_S) -> None:
-    """Wait until a service's readiness page at `url` answers 200.
+def until_boards(monitor: str, count: int, limit_s: float, poll_s: float = POLL_S) -> None:
+    """Wait until the monitor at `monitor` has read `count` boards; its readiness page is content with one.
 
     Raises:
-        StartError: with the page's words, if it does not within `limit_s`.
+        StartError: with what it has instead, if it does not within `limit_s`.
     """
     deadline = time.monotonic() + limit_s
-    while (complaint := _complaint(url)) is not None:
+    while (complaint := _missing_boards(monitor, count)) is not None:
         if time.monotonic() > deadline:
-            msg = f"{name} is not ready after {limit_s:.0f} s: {complaint}"
+            msg = f"monitor is not ready after {limit_s:.0f} s: {complaint}"
             raise StartError(msg)
         time.sleep(poll_s)
 
 
-def _complaint(url: str) -> str | None:
+def _missing_boards(monitor: str, count: int) -> str | None:
     try:
-        reply = get(url, timeout_s=2.0)
+        reply = get(f"{monitor}/gpus", timeout_s=2.0)
+        boards = len(reply.json()) if reply.status == 200 else 0
     except ClientError as error:
         return str(error)
-    return None if reply.status == 200 else f"status {reply.status}, {reply.body[:200].decode('utf-8', 'replace')}"
+    return None if boards >= count else f"it sees {boards} of {count} boards"
 
 
 def process_traces(processes: Sequence[Running]) -> Callable[[], object]:
