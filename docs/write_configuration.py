@@ -1,13 +1,12 @@
 """Writes docs/configuration.md from the services' own settings; `--check` only says whether it is up to date."""
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pd_contracts.settings import fields
+from pd_contracts.settings import fields, shown
 from pd_control.settings import ControlSettings
 from pd_engine.settings import EngineSettings
 from pd_monitor.settings import Settings as MonitorSettings
@@ -30,24 +29,18 @@ SERVICES: list[tuple[str, type[msgspec.Struct]]] = [
 ]
 
 
-def shown(default: Any) -> str:
-    """A default as one would type it."""
+def cell(default: Any) -> str:
+    """A default in the table: nothing for what is unset, large numbers short."""
     if default is None or default in ((), ""):
         return ""
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    if isinstance(default, tuple):
-        return ",".join(map(str, default))
-    if isinstance(default, float):
-        return f"{default:g}"
-    return str(default.value if isinstance(default, Enum) else default)
+    return f"{default:g}" if isinstance(default, float) else shown(default)
 
 
 def page() -> str:
     """The whole page."""
     parts = [HEAD]
     for title, settings in SERVICES:
-        rows = [f"| `{field.variable}` | {shown(field.default)} | {field.description} |" for field in fields(settings)]
+        rows = [f"| `{field.variable}` | {cell(field.default)} | {field.description} |" for field in fields(settings)]
         parts.append("\n".join([f"## {title}\n", "| variable | default | meaning |", "| --- | --- | --- |", *rows]))
     return "\n".join([parts[0], "\n\n".join(parts[1:])]) + "\n"
 

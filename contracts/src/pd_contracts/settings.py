@@ -73,7 +73,7 @@ def parser_for(type_: type[msgspec.Struct], prog: str, description: str) -> argp
     """An option parser with one option a setting; what it returns feeds `load(overrides=…)`."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     for field in fields(type_):
-        default = "" if field.default in (None, "", ()) else f" (default {_show(field.default)})"
+        default = "" if field.default in (None, "", ()) else f" (default {shown(field.default)})"
         parser.add_argument(
             field.option,
             metavar=_metavar(field.type),
@@ -134,7 +134,8 @@ def _description(hint: Any) -> str:
     return ""
 
 
-def _show(default: Any) -> str:
+def shown(default: Any) -> str:
+    """A default as one would type it."""
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
