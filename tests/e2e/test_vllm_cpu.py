@@ -81,6 +81,24 @@ def test_prefill_and_decode_write_what_plain_vllm_writes(stack: Stack, length: i
     assert transferred(stack) - before == (length - 1) // BLOCK * BLOCK
 
 
+def test_the_pair_passed_its_canary_before_it_got_requests(stack: Stack) -> None:
+    [pair] = json.loads(urllib.request.urlopen(f"{stack.url}/stats", timeout=30).read())["pairs"]
+
+    assert (pair["prefill"], pair["decode"], pair["canary"]) == ("prefill-0", "decode-0", "passed")
+
+
+def test_a_prompt_may_continue_another_by_the_one_token_that_completes_a_block(stack: Stack) -> None:
+    # vLLM's own ExampleConnector finds the shorter prompt's blocks, loads files of the longer one, and dies.
+    shorter = prompt(3 * BLOCK)
+    for tokens_in in (shorter, [*shorter, 7]):
+        body = {"model": "tiny", "prompt": tokens_in, "max_tokens": 4, "temperature": 0, "return_token_ids": True}
+        both = [
+            post(f"{url}/v1/completions", body) for url in (stack.url, f"http://{stack.address('combined-cpu')}:8000")
+        ]
+        disaggregated, plain = [json.loads(answer)["choices"][0]["token_ids"] for answer in both]
+        assert disaggregated == plain
+
+
 def test_vllm_bench_serve_runs_unchanged(stack: Stack) -> None:
     command = [
         "docker",

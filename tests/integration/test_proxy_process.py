@@ -33,7 +33,7 @@ async def process(drain_timeout_s: float) -> AsyncIterator[tuple[RunningProxy, P
     chosen = settings(drain_timeout_s=drain_timeout_s)
     names = ("http_proxy_port", "proxy_port", "bind_host", "health_interval_s", "drain_timeout_s")
     options = [part for name in names for part in ("--" + name.replace("_", "-"), str(getattr(chosen, name)))]
-    child = await start(*options)
+    child = await start(*options, "--canary", "off")  # these engines have no token ids
     ended = asyncio.create_task(_ended(child))
     try:
         async with contextlib.AsyncExitStack() as stack, aiohttp.ClientSession() as session:

@@ -16,6 +16,7 @@ from support.simulator import fast_profile, free_port, running, settings_for, sp
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType, decode_ping
+from pd_simulator.faults import Faults
 from pd_simulator.pinger import Pinger
 
 COMMAND = str(Path(sys.executable).with_name("pd-simulator"))
@@ -62,7 +63,7 @@ async def test_an_engine_announces_itself(role: Role, kind: PingType, connector:
 async def test_pings_go_on_and_survive_a_proxy_that_comes_back() -> None:
     ping = Ping(PingType.PREFILL, "127.0.0.1:1", "127.0.0.1:2")
     port = free_port()
-    task = asyncio.create_task(Pinger(ping, "127.0.0.1", port, interval_s=0.02).run())
+    task = asyncio.create_task(Pinger(ping, "127.0.0.1", port, Faults(), interval_s=0.02).run())
     for _ in range(2):
         with ear(port) as (receiver, _):
             assert [await hear(receiver) for _ in range(3)] == [("127.0.0.1:2", ping)] * 3

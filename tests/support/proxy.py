@@ -381,6 +381,7 @@ def settings(**fields: Any) -> Settings:
         "probe_interval_s": 0.1,
         "abort_grace_s": 0.3,
         "drain_timeout_s": 1.0,
+        "canary": False,
     }
     return Settings(**fast | fields)
 

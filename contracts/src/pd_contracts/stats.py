@@ -10,11 +10,12 @@ class InstanceStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: role and number in order of joining, "prefill-0".
-        state: "joining" (pings, not yet healthy), "ready", "suspect" (stands still) or "lost" (stopped pinging).
+        state: "joining" (pings, not yet healthy), "ready", "draining" (gets no new requests), "suspect" (stands still) or "lost" (stopped pinging).
         reason: a sentence, where the state needs one.
         in_flight: requests at the engine now.
         requests: requests sent to it since it joined.
         failures: those of them that failed.
+        kv_bytes: KV on its way there, in bytes as estimated from the prompts.
         last_ping_s: seconds since its last ping.
     """
 
@@ -30,7 +31,21 @@ class InstanceStats(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
+    kv_bytes: int = 0
     last_ping_s: float = 0.0
+
+
+class PairStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Two ready engines that could serve together.
+
+    Attributes:
+        canary: "passed", "wrong" (gets no requests; `reason` says what it answered), "unknown" (not asked yet) or "off".
+    """
+
+    prefill: str
+    decode: str
+    canary: str
+    reason: str = ""
 
 
 class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +53,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
 
     ready: bool
     instances: list[InstanceStats]
+    pairs: list[PairStats] = []
     version: str = ""
     policy: str = "round_robin"
     in_flight: int = 0
@@ -45,4 +61,5 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     rejected_pings: int = 0
     drained: int = 0
+    retries: int = 0
     uptime_s: float = 0.0

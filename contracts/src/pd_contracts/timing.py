@@ -14,7 +14,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Stages of one request in milliseconds; they sum to the time from arrival at the proxy to the last byte.
 
     Attributes:
-        queue: from arrival until the request went to its first engine.
+        queue: from arrival until the request went to an engine; with retries, until the last attempt did.
         prefill: the prefill engine's answer; 0 for a combined engine, which hides it in the next stage.
         kv_and_first_decode: from prefill's answer (or dispatch) to decode's first body byte.
         decode: from there to the last byte.

@@ -65,7 +65,7 @@ def test_every_alert_is_tested_and_says_what_to_do(rules: list[dict[str, Any]]) 
 
 def test_every_metric_of_a_rule_exists(rules: list[dict[str, Any]]) -> None:
     monitor = Monitor(Settings(), WaveBoards([0]))
-    pages = monitor.metrics.text().decode() + ProxyMetrics(lambda: ()).render().decode()
+    pages = monitor.metrics.text().decode() + ProxyMetrics(lambda: (), kv_bytes=lambda _: 0).render().decode()
     existing = VLLM | {"up"}
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", pages, re.MULTILINE):
         existing |= {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if kind == "histogram" else {name}

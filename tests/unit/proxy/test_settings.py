@@ -28,4 +28,5 @@ def test_every_setting_is_described_and_stands_in_the_readme_with_its_default() 
         assert field.description, field.name
         (row,) = [index for index, cell in enumerate(cells) if cell.startswith(f"`{field.variable}`")]
         default = field.default.value if isinstance(field.default, Enum) else field.default or "any"
+        default = "on" if default is True else default
         assert cells[row + 1] == (f"{default:g}" if isinstance(default, float) else str(default)), field.name

@@ -13,10 +13,13 @@ from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 
 from pd_contracts.timing import Stages
+from pd_proxy.admin import Admin
 from pd_proxy.admission import Admission
+from pd_proxy.canary import Canary
 from pd_proxy.context import Context
 from pd_proxy.discovery import Discovery
 from pd_proxy.errors import HttpError, ProxyError
+from pd_proxy.passthrough import Passthrough
 from pd_proxy.routes import JSON, Routes, response_headers
 from pd_proxy.settings import Settings
 from pd_proxy.trace import Trace, attached
@@ -75,6 +78,7 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
         "endpoint": trace.endpoint,
         "status": trace.status,
         "cause": trace.cause,
+        "retries": trace.retries,
         "stream": trace.stream,
         "id": trace.uuid,
         "client_id": trace.client_id,
@@ -94,6 +98,8 @@ def create_app(settings: Settings) -> Proxy:
     app.asgi_http_class = Connection
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.register_blueprint(Routes(context).blueprint())
+    app.register_blueprint(Admin(context).blueprint())
+    app.register_blueprint(Passthrough(context).blueprint())
     app.register_error_handler(ProxyError, on_proxy_error)
     app.register_error_handler(HTTPException, on_http_exception)
     return app
@@ -131,6 +137,8 @@ async def running(context: Context) -> AsyncIterator[None]:
         discovery.bind()
         async with context.upstream:
             loops = [discovery.run(), Admission(context).run(), Watchdog(context).run()]
+            if context.settings.canary:
+                loops.append(Canary(context).run())
             tasks = [context.guard(asyncio.create_task(loop)) for loop in loops]
             try:
                 yield

@@ -8,12 +8,16 @@ from time import monotonic
 
 from pd_contracts.names import Role
 from pd_contracts.ping import Ping
+from pd_proxy.access import check_networks, read_keys
+from pd_proxy.budget import Budget
 from pd_proxy.errors import RestartedError, ShuttingDownError, StalledError
 from pd_proxy.flights import Flights
 from pd_proxy.metrics import Metrics
+from pd_proxy.pairing import Rules
 from pd_proxy.registry import Change, Instance, Registry, State
 from pd_proxy.settings import Settings
 from pd_proxy.tasks import Tasks
+from pd_proxy.trust import Trust
 from pd_proxy.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -23,22 +27,35 @@ class Context:
     """Settings, state and connections of one proxy."""
 
     def __init__(self, settings: Settings) -> None:
-        """Build everything that needs no event loop."""
+        """Build everything that needs no event loop.
+
+        Raises:
+            OSError: if the file of keys cannot be read.
+        """
         self.settings = settings
         self.registry = Registry(
             ping_ttl_s=settings.ping_ttl_s,
             health_failures=settings.health_failures,
             default_connector=settings.kv_connector,
         )
+        self.keys = read_keys(settings.api_keys_file)
+        self._networks = settings.networks()
         self.flights = Flights()
-        self.metrics = Metrics(self.registry.view)
+        self.trust = Trust(needed=settings.canary)
+        self.budget = Budget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token)
+        self.metrics = Metrics(self.shown, self.budget.claimed)
         self.tasks = Tasks()
         self.upstream = Upstream(settings.connect_timeout_s)
         self.turns = itertools.count()
+        self.rules = Rules(settings.policy, self.trust, lambda instance: len(self.flights.tally(instance).flights))
         self.started = monotonic()
         self.stopping = False
         self.alive = True
         self._joined = asyncio.Event()
+
+    def shown(self) -> list[Instance]:
+        """The instances as `/stats` and `/metrics` show them."""
+        return self.trust.shown(self.registry.view())
 
     def guard(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
         """If a loop that should run for ever ends, the proxy is no longer healthy and says so."""
@@ -52,6 +69,7 @@ class Context:
 
     def ping(self, ping: Ping) -> None:
         """Take in a ping; raises PingRefusedError."""
+        check_networks(ping, self._networks)
         self.noted(self.registry.ping(ping, monotonic()))
 
     def noted(self, changes: Iterable[Change]) -> None:
@@ -59,6 +77,7 @@ class Context:
         for change in changes:
             _log(change)
             if change.gone is not None:
+                self.trust.forget(change.gone)
                 self.flights.abort(change.gone, RestartedError(f"{change.gone.name} restarted"))
             if change.gone is change.instance:
                 self.flights.forget(change.instance)
@@ -109,6 +128,7 @@ def _log(change: Change) -> None:
 _LEVELS = {
     State.JOINING: logging.INFO,
     State.READY: logging.INFO,
+    State.DRAINING: logging.INFO,
     State.SUSPECT: logging.WARNING,
     State.LOST: logging.WARNING,
 }

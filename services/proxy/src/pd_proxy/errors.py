@@ -27,8 +27,8 @@ class ProxyError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers beside the body: clients may come back after a 503."""
-        return {"Retry-After": str(RETRY_AFTER_S)} if self.status == 503 else {}
+        """Headers beside the body: clients may come back after a 429 or 503."""
+        return {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
 
     def body(self) -> bytes:
         """`{"error": {"message", "type", "param", "code"}}`."""
@@ -53,6 +53,23 @@ class NotDisaggregableError(BadRequestError):
 
     code = "not_disaggregable"
     cause = "not_disaggregable"
+
+
+class UnauthorizedError(BadRequestError):
+    """The client has no key."""
+
+    status = 401
+    code = "invalid_api_key"
+    cause = "unauthorized"
+
+
+class ForbiddenError(BadRequestError):
+    """Not with that key."""
+
+    status = 403
+    type = "permission_error"
+    code = "forbidden"
+    cause = "forbidden"
 
 
 class UnknownModelError(BadRequestError):
@@ -85,6 +102,33 @@ class NoInstanceError(ProxyError):
     type = "service_unavailable"
     code = "no_engine_ready"
     cause = "no_instance"
+
+
+class TooManyRequestsError(ProxyError):
+    """MAX_IN_FLIGHT requests are being served."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_requests"
+    cause = "too_many_requests"
+
+
+class QueuedTooLongError(ProxyError):
+    """There was no room for the request's KV within QUEUE_TIMEOUT_S."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "overloaded"
+    cause = "queue_timeout"
+
+
+class SlowClientError(ProxyError):
+    """The client did not take what it was sent; its request was ended at the engine, which others need."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "client_too_slow"
+    cause = "slow_client"
 
 
 class ShuttingDownError(ProxyError):

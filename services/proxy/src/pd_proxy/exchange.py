@@ -14,9 +14,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
+from typing import Any, Final
 
 from pd_proxy import rewrite
 from pd_proxy.answers import Answer, Stream, Whole, fetch, open_stream
+from pd_proxy.budget import Claim
 from pd_proxy.context import Context
 from pd_proxy.errors import (
     BrokenReplyError,
@@ -36,18 +38,21 @@ from pd_proxy.transfer import HandOver, Leg, Plan, plain, plan
 
 logger = logging.getLogger(__name__)
 
+# An engine that turns down even a request for one token for so many probe intervals will not get better by being asked.
+DRAIN_ATTEMPTS: Final = 60
+
 
 async def attempt(
-    context: Context, generation: Generation, headers: Mapping[str, str], route: Route, trace: Trace
+    context: Context, generation: Generation, headers: Mapping[str, str], route: Route, trace: Trace, *, claim: Claim
 ) -> Answer:
-    """Serve a request over one route, under an id of its own; a retry is another call.
+    """Serve a request over one route, under an id of its own; a retry is another call. `claim` is given back when KV is there.
 
     Raises:
         ProxyError: if it fails before the client could be sent a byte.
     """
     if isinstance(route, Solo):
         return await _solo(context, generation, headers, route.engine, trace)
-    return await _pair(context, generation, plan(route, generation.fields, headers), route, trace)
+    return await _pair(context, generation, plan(route, generation.fields, headers), route, trace, claim=claim)
 
 
 async def _solo(
@@ -59,13 +64,16 @@ async def _solo(
     return await _open(context, generation, engine, leg, b"")
 
 
-async def _pair(context: Context, generation: Generation, plan: Plan, pair: Pair, trace: Trace) -> Answer:
+async def _pair(
+    context: Context, generation: Generation, plan: Plan, pair: Pair, trace: Trace, *, claim: Claim
+) -> Answer:
     trace.uuid, trace.prefill, trace.decode = plan.uuid, pair.prefill.name, pair.decode.name
     trace.dispatched = monotonic()
-    handover = plan.receive(await prefill(context, generation.endpoint, plan, pair))
+    handover = await _prefilled(context, generation, plan, pair, claim)
     # No await between here and the next task: a client that leaves now must not leave KV behind.
     trace.prefilled = monotonic()
     opening = context.tasks.spawn(_decode(context, generation, plan, handover, pair.decode))
+    opening.add_done_callback(lambda _: claim.release())
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -73,8 +81,20 @@ async def _pair(context: Context, generation: Generation, plan: Plan, pair: Pair
         raise
 
 
-async def prefill(context: Context, path: str, plan: Plan, pair: Pair) -> bytes:
+async def _prefilled(context: Context, generation: Generation, plan: Plan, pair: Pair, claim: Claim) -> HandOver:
+    try:
+        return plan.receive(await prefill(context, generation.endpoint, plan, pair, claim))
+    except PrefillTimeoutError:
+        raise  # it still pushes; the claim is given back after the drain
+    except ProxyError:
+        claim.release()
+        raise
+
+
+async def prefill(context: Context, path: str, plan: Plan, pair: Pair, claim: Claim | None = None) -> bytes:
     """Run prefill and return the body of its 200. If nobody waits for it to the end, decode consumes what it pushes.
+
+    `claim` is given back in that case only.
 
     Raises:
         PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself goes on.
@@ -85,19 +105,30 @@ async def prefill(context: Context, path: str, plan: Plan, pair: Pair) -> bytes:
         async with asyncio.timeout(context.settings.prefill_timeout_s):
             return await asyncio.shield(task)
     except TimeoutError:
-        _drain_later(context, path, plan, pair.decode, task)
+        _drain_later(context, path, plan, pair.decode, task, claim=claim)
         raise PrefillTimeoutError(f"{pair.prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
     except asyncio.CancelledError:
-        _drain_later(context, path, plan, pair.decode, task)
+        _drain_later(context, path, plan, pair.decode, task, claim=claim)
         raise
 
 
-def _drain_later(context: Context, path: str, plan: Plan, decode: Instance, prefilling: "asyncio.Task[bytes]") -> None:
+def _drain_later(
+    context: Context,
+    path: str,
+    plan: Plan,
+    decode: Instance,
+    prefilling: "asyncio.Task[bytes]",
+    *,
+    claim: Claim | None,
+) -> None:
     """Nobody waits for this prefill any more; what it will have pushed is consumed when it is done."""
 
     def drain_if_pushed(task: "asyncio.Task[bytes]") -> None:
+        work: asyncio.Task[Any] = task
         if not task.cancelled() and task.exception() is None:
-            context.tasks.spawn(_drain_answer(context, path, plan, decode, task.result()))
+            work = context.tasks.spawn(_drain_answer(context, path, plan, decode, task.result()))
+        if claim is not None:
+            work.add_done_callback(lambda _: claim.release())
 
     prefilling.add_done_callback(drain_if_pushed)
 
@@ -177,13 +208,26 @@ async def _drain_answer(context: Context, path: str, plan: Plan, decode: Instanc
 
 
 async def _drain(context: Context, path: str, handover: HandOver, decode: Instance) -> None:
-    """Have decode consume what prefill pushed; tried once, because a second try could meet an engine that did."""
-    if not handover.pushed or context.registry.current(decode) is None:
-        return  # nothing waits, or it went with the process that had it
-    try:
-        await ask(context, decode, path, handover.drain())
-    except ProxyError as error:
-        context.metrics.drained("failed")
-        logger.warning("drain failed", extra={"instance": decode.name, "cause": error.cause})
-    else:
-        context.metrics.drained("done")
+    """Have decode consume what prefill pushed.
+
+    Tried again only where decode cannot have run it, that is, turned it down or was not reached; a second try could meet an
+    engine that has consumed it. Nothing is left to do if nothing waits, or if it went with the process that had it.
+    """
+    for _ in range(DRAIN_ATTEMPTS):
+        if not handover.pushed or context.registry.current(decode) is None:
+            return
+        try:
+            await ask(context, decode, path, handover.drain())
+        except ProxyError as error:
+            if not _turned_down(error):
+                break
+            await asyncio.sleep(context.settings.probe_interval_s)
+        else:
+            context.metrics.drained("done")
+            return
+    context.metrics.drained("failed")
+    logger.warning("drain failed", extra={"instance": decode.name})
+
+
+def _turned_down(error: ProxyError) -> bool:
+    return isinstance(error, UnreachableError) or (isinstance(error, RefusedError) and error.status >= 500)

@@ -46,7 +46,7 @@ class Tally:
 class Flight:
     """One request at one engine; it can be ended from outside, with the reason its client gets."""
 
-    __slots__ = ("_deadline", "_loop", "_response", "_tally", "failure", "instance", "since", "whole")
+    __slots__ = ("_deadline", "_loop", "_response", "_tally", "failure", "instance", "moved_at", "since", "whole")
 
     def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
         """`whole`: the answer comes in one piece after a time that only the request knows."""
@@ -54,6 +54,7 @@ class Flight:
         self.whole = whole
         self.failure: ProxyError | None = None
         self.since: float | None = None
+        self.moved_at = 0.0
         self._tally = tally
         self._loop = asyncio.get_running_loop()
         self._response: aiohttp.ClientResponse | None = None
@@ -68,7 +69,7 @@ class Flight:
     def moved(self) -> None:
         """The engine sent something; now it is the client's turn."""
         self.since = None
-        self._tally.last_progress = self._loop.time()
+        self.moved_at = self._tally.last_progress = self._loop.time()
 
     def opening(self, deadline: asyncio.Timeout) -> None:
         """There is no response yet; ending the flight means making this deadline pass."""
@@ -133,6 +134,18 @@ class Flights:
         for flight in mine:
             flight.abort(failure)
         return len(mine)
+
+    def abort_unread(self, before: float, failure: ProxyError) -> int:
+        """End the flights whose clients have not taken since `before` what the engine sent; say how many there were."""
+        unread = [
+            flight
+            for tally in self._tallies.values()
+            for flight in tally.flights
+            if flight.since is None and 0 < flight.moved_at < before
+        ]
+        for flight in unread:
+            flight.abort(failure)
+        return len(unread)
 
     def abort_all(self, failure: ProxyError) -> None:
         """End everything."""

@@ -21,6 +21,8 @@ Fields = Mapping[str, Raw]
 FORBIDDEN: Final = ("kv_transfer_params", "request_id")
 
 _decoder = msgspec.json.Decoder(dict[str, Raw])
+# English text with the tokenizers of current models; only used where an estimate will do.
+CHARACTERS_PER_TOKEN: Final = 4
 _NULL: Final = b"null"
 
 
@@ -39,7 +41,8 @@ class Generation:
         fields: the body, without what a client must not set.
         model: the model's name, or None where the client leaves it to the engine.
         stream: whether the answer is a stream of events.
-        sequences: how many sequences it makes: prompts times n.
+        sequences: how many sequences it makes: prompts times copies.
+        copies: `n`, the sequences a prompt.
         combined_only: a sentence, if prefill and decode cannot share this request.
     """
 
@@ -48,6 +51,7 @@ class Generation:
     model: str | None = None
     stream: bool = False
     sequences: int = 1
+    copies: int = 1
     combined_only: str | None = None
 
 
@@ -64,14 +68,30 @@ def parse(endpoint: Endpoint, body: bytes) -> Generation:
     stream = _value(fields, "stream", bool) or False
     fields["stream"] = Raw(b"true" if stream else b"false")
     n = _value(fields, "n", int)
+    copies = max(1, 1 if n is None else n)
     return Generation(
         endpoint=endpoint,
         fields=fields,
         model=_value(fields, "model", str) or None,
         stream=stream,
-        sequences=prompts * max(1, 1 if n is None else n),
+        sequences=prompts * copies,
+        copies=copies,
         combined_only=_combined_only(fields),
     )
+
+
+def prompt(generation: Generation) -> bytes:
+    """The prompts or messages as the client wrote them; empty if it sent embeddings."""
+    name = "messages" if generation.endpoint is Endpoint.CHAT else "prompt"
+    return bytes(generation.fields.get(name, b""))
+
+
+def approximate_tokens(generation: Generation) -> int:
+    """Tokens of all prompts: exact for token ids, for text a token every CHARACTERS_PER_TOKEN bytes."""
+    text = prompt(generation)
+    if b'"' in text:
+        return max(1, len(text) // CHARACTERS_PER_TOKEN)
+    return text.count(b",") + 1
 
 
 def encode(fields: Fields) -> bytes:

@@ -21,8 +21,9 @@ BUCKETS: Final = (
 class _Instances(Collector):
     """Counts instances when they are asked for, so that no state change can be missed."""
 
-    def __init__(self, view: Callable[[], Sequence[Instance]]) -> None:
+    def __init__(self, view: Callable[[], Sequence[Instance]], kv_bytes: Callable[[Instance], int]) -> None:
         self._view = view
+        self._kv_bytes = kv_bytes
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         family = GaugeMetricFamily("pd_proxy_instances", "Engines by role and state", labels=["role", "state"])
@@ -31,23 +32,31 @@ class _Instances(Collector):
             for state in State:
                 family.add_metric([role.value, state.value], counts[role, state])
         yield family
+        family = GaugeMetricFamily("pd_proxy_kv_in_flight_bytes", "KV on its way to a decode", labels=["instance"])
+        for instance in self._view():
+            if instance.role is Role.DECODE:
+                family.add_metric([instance.name], self._kv_bytes(instance))
+        yield family
 
 
 class Metrics:
     """The proxy's counters; the ones that `/stats` shows too are kept as plain numbers beside."""
 
-    def __init__(self, view: Callable[[], Sequence[Instance]]) -> None:
-        """`view` returns the instances."""
+    def __init__(self, view: Callable[[], Sequence[Instance]], kv_bytes: Callable[[Instance], int]) -> None:
+        """`view` returns the instances, `kv_bytes` what is on its way to one."""
         self._registry = CollectorRegistry()
-        self._registry.register(_Instances(view))
+        self._registry.register(_Instances(view, kv_bytes))
         self.in_flight = 0
         self.total = 0
         self.failures = 0
         self.drains = 0
+        self.retries = 0
         self.rejected_pings = 0
         self._requests = self._counter("requests", "Requests by endpoint and status", "endpoint", "status")
         self._causes = self._counter("failures", "Requests that failed, by cause", "cause")
         self._rejected = self._counter("rejected_pings", "Pings refused, by reason", "reason")
+        self._retried = self._counter("retries", "Attempts after a failed one, by what had failed", "cause")
+        self._canaries = self._counter("canaries", "Canaries of pairs, by verdict", "verdict")
         self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
         self._stages = Histogram(
             "pd_proxy_stage_seconds",
@@ -79,6 +88,15 @@ class Metrics:
         """Where a completed request's time went."""
         for name in ("queue", "prefill", "kv_and_first_decode", "decode"):
             self._stages.labels(name).observe(getattr(stages, name) / 1e3)
+
+    def retried(self, cause: str) -> None:
+        """A request is tried once more."""
+        self.retries += 1
+        self._retried.labels(cause).inc()
+
+    def canary(self, verdict: str) -> None:
+        """A pair's canary ended."""
+        self._canaries.labels(verdict).inc()
 
     def ping_rejected(self, reason: str) -> None:
         """A ping was refused."""

@@ -1,18 +1,18 @@
-"""Which engines serve a request: round robin over prefill × decode, or over combined engines. Pure.
+"""Which engines serve a request: a prefill and a decode, or a combined engine, as the policy says. Pure.
 
-Only a prefill and a decode with the same connector and the same model make a pair. Pairs come before combined engines.
+Only a prefill and a decode with the same connector and the same model make a pair. Pairs come before combined engines, but for
+prompts so short that handing over their KV is not worth it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import lcm
 from typing import Final
 
 from pd_contracts.names import Connector, Role
 from pd_proxy.errors import NoInstanceError, NotDisaggregableError, UnknownModelError
+from pd_proxy.policy import Load, Policy, pick
 from pd_proxy.registry import Instance, State
-
-POLICY: Final = "round_robin"
 
 # Their hand-over is keyed by one request id on each side; NIXL's parameters describe the blocks of one sequence only.
 ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
@@ -20,11 +20,13 @@ ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a request asks of its engines; see `generation.Generation`."""
+    """What a request asks of its engines; see `generation.Generation`. `short` prompts rather go to a combined engine."""
 
     model: str | None = None
     sequences: int = 1
     combined_only: str | None = None
+    short: bool = False
+    prefix: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,28 @@ class Solo:
 
 
 Route = Pair | Solo
+Trusted = Callable[[Instance, Instance], bool]
 
 
-def choose(instances: Sequence[Instance], needs: Needs, turn: int) -> Route:
-    """The route of the `turn`-th request.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to choose among those who can."""
+
+    policy: Policy
+    trusted: Trusted
+    load: Load
+
+
+def trust_all(_prefill: Instance, _decode: Instance) -> bool:
+    """Every pair will do."""
+    return True
+
+
+DEFAULT_RULES: Final = Rules(Policy.ROUND_ROBIN, trust_all, lambda _: 0)
+
+
+def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules = DEFAULT_RULES) -> Route:
+    """The route of the `turn`-th request; only pairs that are trusted get any.
 
     Raises:
         UnknownModelError: if no engine, not even a suspect one, serves the model.
@@ -56,14 +76,16 @@ def choose(instances: Sequence[Instance], needs: Needs, turn: int) -> Route:
     _check_model(instances, needs.model)
     able = [i for i in instances if i.state is State.READY and (needs.model is None or needs.model in i.models)]
     refusal, candidates = _candidates(able, needs)
-    pairs = _Pairs(candidates)
-    if pairs.prefills:
-        return pairs.take(turn)
+    pairs = _Pairs(candidates, rules.trusted)
     combined = [i for i in able if i.role is Role.COMBINED]
+    if pairs.prefills and not (needs.short and combined):
+        return pairs.take(needs, turn, rules)
     if combined:
-        return Solo(combined[turn % len(combined)])
-    if refusal is not None and _Pairs(able).prefills:
+        return Solo(pick(rules.policy, combined, turn, rules.load, needs.prefix))
+    if refusal is not None and _Pairs(able, rules.trusted).prefills:
         raise NotDisaggregableError(f"{refusal}, and no combined engine is ready")
+    if _Pairs(able, trust_all).prefills and not _Pairs(able, rules.trusted).prefills:
+        raise NoInstanceError("no pair of prefill and decode has passed its canary, and no combined engine is ready")
     raise NoInstanceError(_missing(able))
 
 
@@ -72,26 +94,30 @@ def compatible(one: Instance, other: Instance) -> bool:
     return one.connector == other.connector and not set(one.models).isdisjoint(other.models)
 
 
-def is_ready(instances: Sequence[Instance]) -> bool:
+def is_ready(instances: Sequence[Instance], trusted: Trusted = trust_all) -> bool:
     """Whether some request could be served now."""
     able = [i for i in instances if i.state is State.READY]
-    return any(i.role is Role.COMBINED for i in able) or bool(_Pairs(able).prefills)
+    return any(i.role is Role.COMBINED for i in able) or bool(_Pairs(able, trusted).prefills)
 
 
 class _Pairs:
     """Prefill engines that have a partner, and their partners."""
 
-    def __init__(self, able: Sequence[Instance]) -> None:
+    def __init__(self, able: Sequence[Instance], trusted: Trusted) -> None:
+        self._trusted = trusted
         self._decodes = [i for i in able if i.role is Role.DECODE]
         self.prefills = [i for i in able if i.role is Role.PREFILL and self._partners(i)]
 
     def _partners(self, prefill: Instance) -> list[Instance]:
-        return [i for i in self._decodes if compatible(prefill, i)]
+        return [i for i in self._decodes if compatible(prefill, i) and self._trusted(prefill, i)]
 
-    def take(self, turn: int) -> Pair:
-        """Both sides take turns; a step aside after each full cycle makes every prefill meet every decode."""
-        prefill = self.prefills[turn % len(self.prefills)]
+    def take(self, needs: Needs, turn: int, rules: Rules) -> Pair:
+        """As the policy says."""
+        prefill = pick(rules.policy, self.prefills, turn, rules.load, needs.prefix)
         partners = self._partners(prefill)
+        if rules.policy is not Policy.ROUND_ROBIN:
+            return Pair(prefill, pick(rules.policy, partners, turn, rules.load))
+        # Both sides take turns; a step aside after each full cycle makes every prefill meet every decode.
         cycle = lcm(len(self.prefills), len(partners))
         return Pair(prefill, partners[(turn + turn // cycle) % len(partners)])
 

@@ -28,6 +28,7 @@ class State(StrEnum):
 
     JOINING = "joining"
     READY = "ready"
+    DRAINING = "draining"
     SUSPECT = "suspect"
     LOST = "lost"
 
@@ -81,6 +82,7 @@ class _Entry:
     lost: bool = False
     complaint: str = "waits for its first health check"
     suspicion: str = ""
+    draining: bool = False
     predecessors: tuple[Instance, ...] = ()
 
     def state(self) -> tuple[State, str]:
@@ -88,6 +90,8 @@ class _Entry:
             return State.LOST, "stopped pinging"
         if self.suspicion:
             return State.SUSPECT, self.suspicion
+        if self.draining:
+            return State.DRAINING, "drained by the operator"
         return (State.READY, "") if self.healthy else (State.JOINING, self.complaint)
 
 
@@ -198,6 +202,14 @@ class Registry:
         if entry is None:
             return []
         entry.suspicion = ""
+        return self._settle(entry)
+
+    def drain(self, instance: Instance, *, on: bool) -> list[Change]:
+        """The operator wants it to get no more requests, or to get some again; its successor starts without this."""
+        entry = self._entry(instance)
+        if entry is None:
+            return []
+        entry.draining = on
         return self._settle(entry)
 
     def _entry(self, instance: Instance) -> _Entry | None:

@@ -8,15 +8,17 @@ from quart import Blueprint, Response, request
 
 from pd_contracts import sse, timing
 from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER, Role
-from pd_contracts.stats import InstanceStats, ProxyStats
+from pd_contracts.stats import InstanceStats, PairStats, ProxyStats
 from pd_proxy import __version__
+from pd_proxy.access import allowed
 from pd_proxy.answers import Stream
+from pd_proxy.canary import pairs
 from pd_proxy.context import Context
-from pd_proxy.errors import NoInstanceError, ProxyError, ShuttingDownError
-from pd_proxy.exchange import attempt
+from pd_proxy.errors import NoInstanceError, ProxyError, ShuttingDownError, TooManyRequestsError, UnauthorizedError
 from pd_proxy.generation import Endpoint, parse
-from pd_proxy.pairing import POLICY, Needs, choose, is_ready
+from pd_proxy.pairing import Pair, is_ready
 from pd_proxy.registry import Instance, State
+from pd_proxy.retry import serve
 from pd_proxy.rewrite import DONE_EVENT
 from pd_proxy.trace import Trace, attach
 from pd_proxy.transfer import PASSED_HEADERS
@@ -35,6 +37,7 @@ class Routes:
     def blueprint(self) -> Blueprint:
         """All routes."""
         blueprint = Blueprint("proxy", __name__)
+        blueprint.before_request(self._check_key)
         for endpoint in Endpoint:
             blueprint.add_url_rule(
                 endpoint.value, endpoint.name.lower(), self.generate, methods=["POST"], provide_automatic_options=False
@@ -50,18 +53,21 @@ class Routes:
             blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
         return blueprint
 
+    async def _check_key(self) -> None:
+        if request.path.startswith("/v1/"):
+            check_key(self._context)
+
     async def generate(self) -> Response:
         """Serve a completion or chat completion."""
         trace = self._begin()
         body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
         if self._context.stopping:
             raise ShuttingDownError("the proxy is shutting down")
+        self._check_load()
         generation = parse(Endpoint(request.path), body)
         trace.stream = generation.stream
-        needs = Needs(generation.model, generation.sequences, generation.combined_only)
-        route = choose(self._context.registry.view(), needs, next(self._context.turns))
         headers = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
-        answer = await attempt(self._context, generation, headers, route, trace)
+        answer = await serve(self._context, generation, headers, trace)
         trace.first_byte = monotonic()
         trace.status = 200
         if isinstance(answer, Stream):
@@ -69,6 +75,11 @@ class Routes:
             trace.answer = answer
             return self._streamed(answer, trace)
         return self._whole(answer.body, trace)
+
+    def _check_load(self) -> None:
+        limit = self._context.settings.max_in_flight
+        if limit and self._context.metrics.in_flight > limit:
+            raise TooManyRequestsError(f"{limit} requests are in flight already")
 
     def _begin(self) -> Trace:
         trace = Trace(
@@ -145,11 +156,11 @@ class Routes:
         return Response(self._context.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _is_ready(self) -> bool:
-        return not self._context.stopping and is_ready(self._context.registry.view())
+        return not self._context.stopping and is_ready(self._context.registry.view(), self._context.trust)
 
     def _states(self) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = {role.value: {} for role in Role}
-        for instance in self._context.registry.view():
+        for instance in self._context.shown():
             of_role = counts[instance.role.value]
             of_role[instance.state.value] = of_role.get(instance.state.value, 0) + 1
         return counts
@@ -158,16 +169,22 @@ class Routes:
         metrics, now = self._context.metrics, monotonic()
         return ProxyStats(
             ready=self._is_ready(),
-            instances=[self._instance(instance, now) for instance in self._context.registry.view()],
+            instances=[self._instance(instance, now) for instance in self._context.shown()],
             version=__version__,
-            policy=POLICY,
+            policy=self._context.settings.policy,
             in_flight=metrics.in_flight,
             requests=metrics.total,
             failures=metrics.failures,
             rejected_pings=metrics.rejected_pings,
             drained=metrics.drains,
+            retries=metrics.retries,
+            pairs=[self._pair(pair) for pair in pairs(self._context)],
             uptime_s=round(now - self._context.started, 3),
         )
+
+    def _pair(self, pair: Pair) -> PairStats:
+        verdict, reason = self._context.trust.says(pair.prefill, pair.decode)
+        return PairStats(prefill=pair.prefill.name, decode=pair.decode.name, canary=verdict, reason=reason)
 
     def _instance(self, instance: Instance, now: float) -> InstanceStats:
         tally = self._context.flights.tally(instance)
@@ -184,8 +201,19 @@ class Routes:
             in_flight=len(tally.flights),
             requests=tally.requests,
             failures=tally.failures,
+            kv_bytes=self._context.budget.claimed(instance),
             last_ping_s=round(now - self._context.registry.last_ping(instance), 3),
         )
+
+
+def check_key(context: Context) -> None:
+    """Let only clients with a key through, if there are keys.
+
+    Raises:
+        UnauthorizedError: for the others.
+    """
+    if context.keys and not allowed(request.headers.get("Authorization", ""), context.keys):
+        raise UnauthorizedError("this needs an API key as a bearer token")
 
 
 def response_headers(trace: Trace) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Every knob of the proxy with its default and unit; read once at start."""
 
+import ipaddress
 from typing import Annotated
 
 import msgspec
@@ -7,6 +8,7 @@ from msgspec import Meta
 
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port
+from pd_proxy.policy import Policy
 
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -38,13 +40,68 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="an engine none of whose streams moved for so long is suspect, s")
     ] = 60.0
     probe_interval_s: Annotated[Seconds, Meta(description="time between probes of a suspect engine, s")] = 5.0
+    retries: Annotated[
+        int, Meta(ge=0, description="attempts with other engines after one that failed before the first byte")
+    ] = 2
+    retry_budget_s: Annotated[
+        float, Meta(ge=0, description="no attempt begins later than this after the request came, s")
+    ] = 60.0
+    policy: Annotated[
+        Policy, Meta(description="how engines are chosen; prefix_affinity: same prompt beginnings to the same prefill")
+    ] = Policy.ROUND_ROBIN
+    disagg_min_tokens: Annotated[
+        int, Meta(ge=0, description="prompts estimated shorter rather go to a combined engine, if one is ready, tokens")
+    ] = 0
+    max_in_flight: Annotated[
+        int, Meta(ge=0, description="requests served or queued at once, more get 429; 0: no bound")
+    ] = 0
+    kv_in_flight_bytes: Annotated[
+        int, Meta(ge=0, description="KV on its way to one decode engine, bytes; more waits; 0: no bound")
+    ] = 0
+    kv_bytes_per_token: Annotated[
+        int, Meta(ge=1, description="KV of one prompt token, bytes (131072: Llama 3 8B in 16 bits)")
+    ] = 131072
+    queue_timeout_s: Annotated[
+        Seconds, Meta(description="time a request waits for room for its KV before it gets 503, s")
+    ] = 30.0
+    client_stall_timeout_s: Annotated[
+        Seconds, Meta(description="a stream whose client takes nothing for so long is ended, s")
+    ] = 120.0
     abort_grace_s: Annotated[
         float,
         Meta(ge=0, description="a decode request is not aborted before its first byte or before this age, s"),
     ] = 2.0
+
+    canary: Annotated[
+        bool, Meta(description="a pair gets requests only after it answered a fixed prompt rightly; off: at once")
+    ] = True
+    api_keys_file: Annotated[
+        str,
+        Meta(description="file of keys, one a line, of which clients of /v1 need one as a bearer token; empty: nobody"),
+    ] = ""
+    ping_networks: Annotated[
+        tuple[str, ...], Meta(description="networks (10.0.0.0/8,…) in which engines may announce addresses; empty: any")
+    ] = ()
+    admin_key: Annotated[str, Meta(description="key for /admin, sent as a bearer token; empty: nobody may")] = ""
 
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest request body, bytes")] = 32 * 1024 * 1024
     keep_alive_s: Annotated[Seconds, Meta(description="an idle client connection is closed after this, s")] = 65.0
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="time that running requests have to end after SIGTERM, s")
     ] = 30.0
+
+    def __post_init__(self) -> None:
+        """Refuse networks that are none."""
+        self.networks()
+
+    def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """PING_NETWORKS, read.
+
+        Raises:
+            ValueError: naming the variable.
+        """
+        try:
+            return tuple(ipaddress.ip_network(network) for network in self.ping_networks)
+        except ValueError as error:
+            msg = f"PING_NETWORKS: {error}"
+            raise ValueError(msg) from error

@@ -48,8 +48,8 @@ class Trace:
 
     @property
     def server_fault(self) -> bool:
-        """True if it failed, and neither for what the client sent nor because the client left."""
-        return self.cause not in ("", "client_left") and (self.status >= 500 or self.status == 200)
+        """True if it failed, and neither for what the client sent or did not take nor because it left."""
+        return self.cause not in ("", "client_left", "slow_client") and (self.status >= 500 or self.status == 200)
 
     def stages(self, now: float) -> Stages:
         """Where the time went until `now`; the stages sum to `now - arrived`."""

@@ -76,6 +76,30 @@ class Upstream:
             raise await _refusal(flight, response)
         return response
 
+    async def call(self, instance: Instance, path: str, body: bytes, timeout_s: float) -> bytes:
+        """POST what makes no tokens, and read the body of its 200.
+
+        Raises:
+            UpstreamError: if it does not answer 200 in time; a 4xx with what the engine said.
+        """
+        url, name = f"http://{instance.http_address}{path}", instance.name
+        headers = {"Content-Type": "application/json"}
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self.session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                answer = await response.read()
+        except TimeoutError:
+            raise ConnectTimeoutError(f"{name} does not answer") from None
+        except aiohttp.ClientConnectorError:
+            raise UnreachableError(f"{name} refuses connections") from None
+        except (aiohttp.ClientError, ValueError):
+            raise DisconnectedError(f"{name} closed the connection before its answer was complete") from None
+        if response.status != 200:
+            raise refusal(instance, response.status, answer)
+        return answer
+
     async def get(self, instance: Instance, path: str, timeout_s: float) -> bytes:
         """GET a small document.
 
@@ -131,16 +155,19 @@ async def translated(flight: Flight) -> AsyncIterator[None]:
 
 
 async def _refusal(flight: Flight, response: aiohttp.ClientResponse) -> UpstreamError:
-    """Read an error answer, free its message of addresses, and make of it what the client gets."""
-    instance = flight.instance
     async with translated(flight):
         body = await response.read()
+    return refusal(flight.instance, response.status, body)
+
+
+def refusal(instance: Instance, status: int, body: bytes) -> RefusedError:
+    """Free an error answer's message of addresses, and make of it what the client gets."""
     fields = rewrite.error_fields(body)
     message = rewrite.scrub(str(fields.get("message", "")), (instance.http_address, instance.zmq_address))
     logger.warning(
         "engine refused a request",
-        extra={"instance": instance.name, "status": response.status, "detail": message[:500]},
+        extra={"instance": instance.name, "status": status, "detail": message[:500]},
     )
-    if 400 <= response.status < 500:
-        return RefusedError(response.status, message or f"{instance.name} answered {response.status}", fields=fields)
-    return RefusedError(response.status, f"{instance.name} answered {response.status}")
+    if 400 <= status < 500:
+        return RefusedError(status, message or f"{instance.name} answered {status}", fields=fields)
+    return RefusedError(status, f"{instance.name} answered {status}")

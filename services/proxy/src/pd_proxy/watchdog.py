@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from pd_contracts.names import Role
 from pd_proxy.context import Context
-from pd_proxy.errors import ProxyError
+from pd_proxy.errors import ProxyError, SlowClientError
 from pd_proxy.exchange import ask, prefill
 from pd_proxy.flights import Verdict
 from pd_proxy.generation import Endpoint, Fields
@@ -43,7 +43,9 @@ class Watchdog:
         self._context = context
         self._due: dict[int, float] = {}
         settings = context.settings
-        self._period = min(PERIOD_S, settings.ping_ttl_s / 4, settings.decode_stall_timeout_s / 4)
+        self._period = min(
+            PERIOD_S, settings.ping_ttl_s / 4, settings.decode_stall_timeout_s / 4, settings.client_stall_timeout_s / 4
+        )
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -51,9 +53,17 @@ class Watchdog:
         async with asyncio.TaskGroup() as group:
             while True:
                 context.noted(context.registry.expire(monotonic()))
+                self._end_unread()
                 for instance in context.registry.view():
                     self._judge(instance, group)
                 await asyncio.sleep(self._period)
+
+    def _end_unread(self) -> None:
+        limit = self._context.settings.client_stall_timeout_s
+        error = SlowClientError(f"the client took nothing for {limit:g} s")
+        ended = self._context.flights.abort_unread(asyncio.get_running_loop().time() - limit, error)
+        if ended:
+            logger.warning("streams of slow clients ended", extra={"streams": ended})
 
     def limit(self, instance: Instance) -> float:
         """Seconds without progress that are too many; prefill answers in one piece, however long its prompts are."""

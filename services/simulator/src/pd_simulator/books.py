@@ -15,7 +15,9 @@ class Books(msgspec.Struct, kw_only=True):
         freed: arrived here or was kept for a peer, and was dropped unused.
         expired: those of the freed whose lease ran out.
         held: lies here now, for a request that still runs, for a peer, or for nobody any more.
+        leaked: those of the held whose request has gone, or has not come for SIM_LEAK_S.
         waiting: requests that stand still until their KV comes.
+        waited: requests that had to, since the start.
     """
 
     sent: int = 0
@@ -26,7 +28,9 @@ class Books(msgspec.Struct, kw_only=True):
     freed: int = 0
     expired: int = 0
     held: int = 0
+    leaked: int = 0
     waiting: int = 0
+    waited: int = 0
 
     def arrive(self, entries: bytes) -> None:
         """Count KV that came in."""

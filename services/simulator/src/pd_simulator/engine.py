@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pd_simulator.board import SimulatedBoard
 from pd_simulator.clock import sleep_until
@@ -20,6 +20,9 @@ from pd_simulator.stats import Stats
 from pd_simulator.steptime import StepModel
 from pd_simulator.tokenizer import END_OF_TEXT
 from pd_simulator.transfer.base import Move, Plan, Transfer
+
+# How often an engine that stands still on purpose looks whether it still has to.
+HOLD_S: Final = 0.02
 
 
 class Sink(Protocol):
@@ -187,7 +190,7 @@ class Engine:
         slots = self.scheduler.plan(start)
         if not slots:
             return False
-        start = await self._load(slots, start)
+        start = await self._load(slots, await self._held_up(slots, start))
         work = work_of(slots)
         step = self.machine.steps.step(work)
         self.machine.board.step(start, step, work.decodes)
@@ -203,6 +206,14 @@ class Engine:
         for slot in slots:
             self._emit(slot, now)
         return True
+
+    async def _held_up(self, slots: list[Slot], start: float) -> float:
+        """Stand still for as long as the faults say; returns when the step could really begin."""
+        faults = self.machine.transfer.site.faults
+        while faults.stands_still(slot.job.generated for slot in slots):
+            await asyncio.sleep(HOLD_S)
+            start = time.monotonic()
+        return start
 
     async def _load(self, slots: list[Slot], start: float) -> float:
         """Bring in the KV that this step's new jobs need from elsewhere; returns when the step could really begin."""

@@ -1,20 +1,73 @@
-"""What can go wrong on purpose. Everything that misbehaves is decided here; the rest of the simulator is well-behaved."""
+"""What can go wrong on purpose. Everything that misbehaves is decided here; the rest of the simulator is well-behaved.
 
-from dataclasses import dataclass
+`SIM_FAULTS` sets the faults of the start and `POST /sim/faults` those from now on, both as a JSON object of `Faults`' fields;
+what it does not name is off.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """Switches, all off by default.
+class FaultsError(ValueError):
+    """A description of faults that cannot be read."""
+
+
+class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Switches, all off by default; shared by all parts of an engine and changed in place.
 
     Attributes:
         corrupt_kv: the KV that leaves this engine has one bit flipped, as a broken link or a wrong copy would leave it.
+        drop_kv: the KV that arrives is acknowledged and lost, so that its request waits for ever.
+        out_of_memory: the KV that arrives is acknowledged and stored as nothing; its request answers wrongly (vLLM 0.23).
+        slow_kv_s: so many seconds pass before KV that arrives is taken, in which its sender stands still.
+        refuse: the engine takes no HTTP connection and answers on none.
+        hang: HTTP requests, health checks too, are taken and not answered; pings go on.
+        mute: no pings; everything else goes on.
+        status: requests for tokens get this status.
+        swallow: requests for tokens are taken and never run; their KV comes and stays.
+        stall: no step begins in which a sequence is at that point, so all of them stand still; health and pings go on.
+        die_mid_stream: an answer's connection is reset after its first token, one in a single piece instead of it.
     """
 
     corrupt_kv: bool = False
+    drop_kv: bool = False
+    out_of_memory: bool = False
+    slow_kv_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    refuse: bool = False
+    hang: bool = False
+    mute: bool = False
+    status: Annotated[int, msgspec.Meta(ge=400, le=599)] | None = None
+    swallow: bool = False
+    stall: Literal["before_first_token", "after_first_token"] | None = None
+    die_mid_stream: bool = False
+
+    def become(self, other: "Faults") -> None:
+        """Take over the switches of `other`."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(other, name))
 
     def outgoing_kv(self, entries: bytes) -> bytes:
         """The entries as they really leave."""
         if not self.corrupt_kv or not entries:
             return entries
         return bytes([entries[0] ^ 1]) + entries[1:]
+
+    def stands_still(self, generated: Iterable[int]) -> bool:
+        """Whether a step may not begin whose sequences have written so many tokens."""
+        if self.stall is None:
+            return False
+        return any((count > 0) == (self.stall == "after_first_token") for count in generated)
+
+
+def read(text: bytes | str) -> Faults:
+    """Read a JSON object.
+
+    Raises:
+        FaultsError: if it is none, or names a fault that there is not.
+    """
+    try:
+        return msgspec.json.decode(text, type=Faults)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise FaultsError(str(error)) from error

@@ -6,6 +6,7 @@ import logging
 import zmq
 
 from pd_contracts.ping import PING_INTERVAL_S, Ping, encode_ping
+from pd_simulator.faults import Faults
 
 log = logging.getLogger(__name__)
 
@@ -13,8 +14,9 @@ log = logging.getLogger(__name__)
 class Pinger:
     """A DEALER whose identity is the ping's KV address."""
 
-    def __init__(self, ping: Ping, host: str, port: int, interval_s: float = PING_INTERVAL_S) -> None:
-        """`host` may be a name that resolves later."""
+    def __init__(self, ping: Ping, host: str, port: int, faults: Faults, interval_s: float = PING_INTERVAL_S) -> None:
+        """`host` may be a name that resolves later; nothing is sent while the faults say so."""
+        self._faults = faults
         self._data = encode_ping(ping)
         self._identity = ping.zmq_address
         self._endpoint = f"tcp://{host}:{port}"
@@ -29,7 +31,8 @@ class Pinger:
             socket.setsockopt(zmq.LINGER, 0)
             socket.connect(self._endpoint)
             while True:
-                self._send(socket)
+                if not self._faults.mute:
+                    self._send(socket)
                 await asyncio.sleep(self._interval_s)
         finally:
             socket.close()

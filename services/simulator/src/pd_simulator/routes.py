@@ -9,9 +9,10 @@ import msgspec
 from aiohttp import web
 
 from pd_contracts.names import REQUEST_ID_HEADER, SIMULATED_ENGINE
-from pd_simulator import __version__
+from pd_simulator import __version__, misbehave
 from pd_simulator.engine import Engine, Request
 from pd_simulator.errors import ApiError, invalid
+from pd_simulator.faults import Faults, FaultsError, read
 from pd_simulator.generation import ChatBody, Generation, Rules, parse
 from pd_simulator.metrics import CONTENT_TYPE, registry_of, render
 from pd_simulator.replies import Reply, StreamReply, WholeReply
@@ -42,12 +43,14 @@ class Api:
         self._engine = engine
         self._rules = rules
         self._pieces = rules.tokenizer.output_json()
+        self._faults = engine.machine.transfer.site.faults
         self._registry = registry_of(engine)
         self._created = int(time.time())
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(middlewares=[_openai_errors], client_max_size=MAX_BODY_BYTES)
+        layers = [_openai_errors, misbehave.middleware(self._faults)]
+        app = web.Application(middlewares=layers, client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._models)
@@ -58,6 +61,8 @@ class Api:
         app.router.add_post("/detokenize", self._detokenize)
         app.router.add_get("/sim/board", self._board)
         app.router.add_get("/sim/books", self._books)
+        app.router.add_get("/sim/faults", self._show_faults)
+        app.router.add_post("/sim/faults", self._set_faults)
         return app
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
@@ -83,8 +88,11 @@ class Api:
             raise
         try:
             if isinstance(reply, StreamReply):
-                return await _stream(request, reply)
-            return web.Response(body=await reply.body(), content_type=_JSON)
+                return await _stream(request, reply, self._faults)
+            body = await reply.body()
+            if self._faults.die_mid_stream:
+                misbehave.cut(request)
+            return web.Response(body=body, content_type=_JSON)
         finally:
             for sequence in reply.requests:
                 self._engine.abort(sequence)  # the client may have left; for finished requests this does nothing
@@ -153,7 +161,17 @@ class Api:
         return web.Response(body=msgspec.json.encode(board), content_type=_JSON)
 
     async def _books(self, _: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(self._engine.machine.transfer.books), content_type=_JSON)
+        return web.Response(body=msgspec.json.encode(self._engine.machine.transfer.report()), content_type=_JSON)
+
+    async def _show_faults(self, _: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(self._faults), content_type=_JSON)
+
+    async def _set_faults(self, request: web.Request) -> web.Response:
+        try:
+            self._faults.become(read(await request.read()))
+        except FaultsError as error:
+            raise invalid(str(error)) from error
+        return await self._show_faults(request)
 
 
 def _requests(reply: Reply, arrival: float) -> list[Request]:
@@ -177,12 +195,14 @@ def _requests(reply: Reply, arrival: float) -> list[Request]:
     return requests
 
 
-async def _stream(request: web.Request, reply: StreamReply) -> web.StreamResponse:
+async def _stream(request: web.Request, reply: StreamReply, faults: Faults) -> web.StreamResponse:
     response = web.StreamResponse(headers=_SSE_HEADERS)
     try:
         await response.prepare(request)
         while events := await reply.events():
             await response.write(events)
+            if faults.die_mid_stream:
+                misbehave.cut(request)
     except ConnectionResetError:
         pass  # the client left before a write; the caller aborts the request
     return response

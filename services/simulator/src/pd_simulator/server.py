@@ -16,7 +16,6 @@ from pd_contracts.ping import Ping, PingType
 from pd_simulator import __version__
 from pd_simulator.board import SimulatedBoard
 from pd_simulator.engine import Engine, Machine
-from pd_simulator.faults import Faults
 from pd_simulator.generation import Rules
 from pd_simulator.pinger import Pinger
 from pd_simulator.profile import Profile
@@ -71,7 +70,8 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         kv_port=settings.listen_kv_port,
         shared_path=settings.kv_shared_path,
         lease_s=settings.kv_lease_s,
-        faults=Faults(corrupt_kv=settings.sim_corrupt_kv),
+        leak_s=settings.sim_leak_s,
+        faults=settings.faults(),
     )
     limits = Limits(
         max_num_seqs=settings.max_num_seqs,
@@ -104,7 +104,8 @@ async def serving(settings: Settings, profile: Profile) -> AsyncIterator[Engine]
     settings = announced(settings)
     tokenizer = Tokenizer()
     engine = make_engine(settings, profile, tokenizer)
-    pinger = Pinger(ping_of(settings), settings.proxy_host, settings.proxy_port)
+    faults = engine.machine.transfer.site.faults
+    pinger = Pinger(ping_of(settings), settings.proxy_host, settings.proxy_port, faults)
     api = Api(engine, Rules(settings.model, settings.max_model_len, tokenizer))
     # Handlers are cancelled when their client leaves: that is how a request is aborted.
     runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_S)

@@ -6,6 +6,7 @@ import msgspec
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ports import Port, Ports
+from pd_simulator.faults import Faults, FaultsError, read
 
 _PortOr0 = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
@@ -45,6 +46,12 @@ class Settings(Ports, frozen=True, kw_only=True):
         "h200-llama3-8b"
     )
     sim_gpu: Annotated[int, msgspec.Meta(description="Index of the simulated board", ge=0)] = 0
+    sim_faults: Annotated[
+        str, msgspec.Meta(description="Faults from the start, a JSON object as for POST /sim/faults")
+    ] = ""
+    sim_leak_s: Annotated[
+        float, msgspec.Meta(description="P2pNcclConnector: KV without a request counts as leaked after this, s", ge=0)
+    ] = 10.0
     sim_corrupt_kv: Annotated[bool, msgspec.Meta(description="Flip a bit in all KV that leaves this engine")] = False
 
     def __post_init__(self) -> None:
@@ -52,6 +59,21 @@ class Settings(Ports, frozen=True, kw_only=True):
         if self.sends_whole_prompts and self.max_num_batched_tokens < self.max_model_len:
             msg = "MAX_NUM_BATCHED_TOKENS must be at least MAX_MODEL_LEN on a prefill engine with P2pNcclConnector"
             raise ValueError(msg)
+        self.faults()
+
+    def faults(self) -> Faults:
+        """What goes wrong from the start.
+
+        Raises:
+            ValueError: if SIM_FAULTS cannot be read.
+        """
+        try:
+            faults = read(self.sim_faults or "{}")
+        except FaultsError as error:
+            msg = f"SIM_FAULTS: {error}"
+            raise ValueError(msg) from error
+        faults.corrupt_kv |= self.sim_corrupt_kv
+        return faults
 
     @property
     def sends_whole_prompts(self) -> bool:

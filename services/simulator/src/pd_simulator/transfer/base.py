@@ -20,6 +20,7 @@ class Site:
     kv_port: int
     shared_path: str = ""
     lease_s: float = 30.0
+    leak_s: float = 10.0
     faults: Faults = field(default_factory=Faults)
     books: Books = field(default_factory=Books)
 
@@ -99,6 +100,10 @@ class Transfer:
             The `kv_transfer_params` of its response, if any.
         """
         return None
+
+    def report(self) -> Books:
+        """The books as of now."""
+        return self.books
 
     def rejected(self, params: dict[str, Any]) -> None:
         """A body with these `kv_transfer_params` was refused before it became a request."""

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from pd_contracts.names import Role
+from pd_simulator.books import Books
 from pd_simulator.errors import ApiError
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.wire import Address, Frame, KvLinks, KvServer
@@ -62,6 +63,7 @@ class P2pTransfer(Transfer):
         self._links = KvLinks()
         self._store: dict[str, tuple[bytes, float]] = {}
         self._loaded: set[str] = set()
+        self._wanted: set[str] = set()
         self._arrival = asyncio.Condition()
 
     async def start(self) -> None:
@@ -77,6 +79,7 @@ class P2pTransfer(Transfer):
         """Prefill sends; decode loads all but the last token's KV, so that a prompt of one token needs nothing."""
         if self.site.role is Role.DECODE:
             prefill_address(move.request_id)
+            self._wanted.add(move.request_id)
             return Plan(external=len(move.prompt) - 1)
         decode_address(move.request_id)
         if move.max_tokens != 1:
@@ -90,6 +93,7 @@ class P2pTransfer(Transfer):
         async with self._arrival:
             if move.request_id not in self._store:
                 self.books.waiting += 1
+                self.books.waited += 1
                 try:
                     await self._arrival.wait_for(lambda: move.request_id in self._store)
                 finally:
@@ -125,12 +129,27 @@ class P2pTransfer(Transfer):
             else:
                 self.books.freed += 1
         self._loaded.discard(move.request_id)
+        self._wanted.discard(move.request_id)
         return None
+
+    def report(self) -> Books:
+        """The books; KV that lies here without a request, and has for long, is leaked: the engine never drops it."""
+        before = time.monotonic() - self.site.leak_s
+        stale = (request_id for request_id, (_, since) in self._store.items() if since <= before)
+        self.books.leaked = sum(request_id not in self._wanted for request_id in stale)
+        return self.books
 
     async def _answer(self, frame: Frame, payload: bytes) -> tuple[Frame, bytes]:
         if frame.command != "put":
             return Frame("missing"), b""
+        faults = self.site.faults
+        await asyncio.sleep(faults.slow_kv_s)
         self.books.arrive(payload)
+        if faults.drop_kv:
+            self.books.freed += 1
+            return Frame("ok"), b""
+        if faults.out_of_memory:
+            payload = b""
         if frame.request_id in self._store:
             self.books.freed += 1
         else:

@@ -1,0 +1,78 @@
+"""KV on its way to each decode engine, in bytes as estimated from the prompts, and the queue of those that wait for room.
+
+A P2pNccl decode takes what prefill pushes into a buffer of limited size, whose overflow ends in pinned host memory and then in
+a decode that stands still for ever. So the proxy lets no more go out than fits: a request counts from its dispatch to prefill
+until decode has answered, or consumed what nobody waits for any more.
+"""
+
+import asyncio
+from collections import Counter
+
+from pd_proxy.generation import Generation, approximate_tokens
+from pd_proxy.registry import Instance
+
+
+class Claim:
+    """Room for one request's KV; given back once, however often it is released."""
+
+    __slots__ = ("_budget", "_incarnation", "_size")
+
+    def __init__(self, budget: "Budget", incarnation: int, size: int) -> None:
+        """Use `Budget.claim`."""
+        self._budget = budget
+        self._incarnation = incarnation
+        self._size = size
+
+    def release(self) -> None:
+        """The KV has arrived, or there is none."""
+        size, self._size = self._size, 0
+        if size:
+            self._budget.give_back(self._incarnation, size)
+
+
+class Budget:
+    """What is claimed at every decode; `limit` is in bytes a decode, 0 for none."""
+
+    def __init__(self, limit: int, bytes_per_token: int) -> None:
+        """Nothing is claimed."""
+        self.limit = limit
+        # A lock lets its waiters in one by one in the order in which they came.
+        self.turn = asyncio.Lock()
+        self._bytes_per_token = bytes_per_token
+        self._claimed: Counter[int] = Counter()
+        self._released = asyncio.Event()
+
+    def size(self, generation: Generation) -> int:
+        """Bytes of KV that a request will have; every sequence of `n` hands over its own."""
+        return approximate_tokens(generation) * generation.copies * self._bytes_per_token
+
+    def claimed(self, instance: Instance) -> int:
+        """Bytes on their way to an engine."""
+        return self._claimed[instance.incarnation]
+
+    def fits(self, instance: Instance, size: int) -> bool:
+        """Whether so much more may go there; what is larger than the limit may go alone."""
+        claimed = self._claimed[instance.incarnation]
+        return not self.limit or not claimed or claimed + size <= self.limit
+
+    def claim(self, instance: Instance, size: int) -> Claim:
+        """Take room, whether or not there is enough."""
+        if size:
+            self._claimed[instance.incarnation] += size
+        return Claim(self, instance.incarnation, size)
+
+    def give_back(self, incarnation: int, size: int) -> None:
+        """Room is free again."""
+        self._claimed[incarnation] -= size
+        if not self._claimed[incarnation]:
+            del self._claimed[incarnation]
+        self._released.set()
+
+    async def released(self) -> None:
+        """Wait until somebody gives room back, or a moment: an engine may have joined."""
+        self._released.clear()
+        try:
+            async with asyncio.timeout(0.5):
+                await self._released.wait()
+        except TimeoutError:
+            pass  # look again in any case

@@ -1,0 +1,282 @@
+"""The fault matrix: two simulated prefills and decodes behind a proxy, one of them faulty, and what comes of it.
+
+`SCENARIOS` says what must come of each fault; `run` lets it happen and reports what did. docs/reliability.md is written from
+the reports, and the tests compare them with the scenarios and with that page.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from support.proxy import Reply, RunningProxy, running_proxy
+from support.simulator import Simulator, fast_profile, running, settings_for
+
+from pd_contracts.names import Role
+from pd_simulator.settings import Settings
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+REQUESTS = 8
+PROMPTS = [list(range(10 * number, 10 * number + 40)) for number in range(REQUESTS)]
+PROXY = {"ping_ttl_s": 3.5, "prefill_timeout_s": 1.0, "decode_stall_timeout_s": 1.0, "health_timeout_s": 0.3}
+PATIENCE_S = 15.0
+RESTART_S = 0.3
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One fault at one of two engines of a role, and the proxy's promise.
+
+    Attributes:
+        name: as in the page.
+        faults: for `POST /sim/faults`; None: the process is killed, and another one starts at its address.
+        clients: what clients may get: "answered", "refused" (a status), "told" (an error event), "wrong".
+        retried: whether requests are tried again.
+        state: the faulty engine's state while the fault lasts.
+        leaks: whether KV stays at the engine for ever.
+        restarts: whether only a restart brings it back.
+        streams: whether all requests are streams; otherwise half of them are.
+    """
+
+    name: str
+    role: Role
+    faults: dict[str, Any] | None
+    state: str
+    clients: tuple[str, ...] = ("answered",)
+    retried: bool = True
+    leaks: bool = False
+    restarts: bool = False
+    streams: bool = False
+
+
+SCENARIOS = [
+    Scenario("resets connections", Role.PREFILL, {"refuse": True}, "joining"),
+    Scenario("resets connections", Role.DECODE, {"refuse": True}, "joining", leaks=True),
+    Scenario("answers 500", Role.PREFILL, {"status": 500}, "ready"),
+    Scenario("answers 500", Role.DECODE, {"status": 500}, "ready"),
+    Scenario("stalls before the first token", Role.PREFILL, {"stall": "before_first_token"}, "suspect"),
+    Scenario("stalls before the first token", Role.DECODE, {"stall": "before_first_token"}, "suspect"),
+    Scenario(
+        "stalls after the first token", Role.DECODE, {"stall": "after_first_token"}, "suspect", ("answered", "told"), streams=True
+    ),
+    Scenario("dies mid-stream", Role.DECODE, {"die_mid_stream": True}, "ready", ("answered", "told")),
+    Scenario("stops pinging, but serves", Role.PREFILL, {"mute": True}, "lost", retried=False),
+    Scenario("stops pinging, but serves", Role.DECODE, {"mute": True}, "lost", retried=False),
+    Scenario("pings, but hangs", Role.PREFILL, {"hang": True}, "suspect"),
+    Scenario("pings, but hangs", Role.DECODE, {"hang": True}, "suspect", leaks=True),
+    Scenario("takes requests and KV, runs nothing", Role.DECODE, {"swallow": True}, "suspect", leaks=True),
+    Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "suspect", restarts=True),
+    Scenario("takes KV slowly", Role.DECODE, {"slow_kv_s": 0.1}, "ready", retried=False),
+    Scenario("has no memory for KV", Role.DECODE, {"out_of_memory": True}, "ready", ("answered", "wrong"), retried=False),
+    Scenario("is killed and restarts at its address", Role.PREFILL, None, "ready"),
+    Scenario("is killed and restarts at its address", Role.DECODE, None, "ready", leaks=True),
+]  # fmt: skip
+
+
+@dataclass
+class Report:
+    """What came of a scenario; as in `Scenario`."""
+
+    clients: set[str] = field(default_factory=set)
+    retried: bool = False
+    state: str = ""
+    leaks: bool = False
+    restarts: bool = False
+    wrong_later: int = 0
+
+    def row(self, scenario: Scenario) -> str:
+        """The page's row."""
+        words = {
+            "answered": "answered",
+            "refused": "an error status",
+            "told": "an error event",
+            "wrong": "a wrong answer",
+        }
+        return " | ".join(
+            [
+                f"| {scenario.role.value}",
+                scenario.name,
+                " or ".join(words[kind] for kind in words if kind in self.clients),
+                "yes" if self.retried else "no",
+                self.state,
+                "yes" if self.leaks else "none",
+                "a restart" if self.restarts else "the end of the fault" if scenario.faults else "its restart",
+                "",
+            ]
+        ).rstrip()
+
+
+class Deployment:
+    """Two prefills, two decodes and their proxy; the first of each role is the one that fails."""
+
+    def __init__(self, proxy: RunningProxy) -> None:
+        """Nothing runs yet."""
+        self.proxy = proxy
+        self.engines: dict[str, Simulator] = {}
+        self._stacks: dict[str, contextlib.AsyncExitStack] = {}
+        self._settings: dict[str, Settings] = {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def started(cls, **fields: Any) -> AsyncIterator[Self]:
+        """Everything, ready."""
+        async with running_proxy(**PROXY | fields) as proxy:
+            deployment = cls(proxy)
+            try:
+                for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
+                    role = Role(name.partition("-")[0])
+                    deployment._settings[name] = settings_for(
+                        role, proxy_port=proxy.settings.proxy_port, sim_leak_s=0.2
+                    )
+                    await deployment.start(name)
+                    assert await deployment.state(name, "ready") == "ready"
+                yield deployment
+            finally:
+                for name in running_names(deployment):
+                    await deployment.stop(name)
+
+    async def start(self, name: str) -> None:
+        """Start an engine, always at the same address."""
+        stack = self._stacks[name] = contextlib.AsyncExitStack()
+        self.engines[name] = await stack.enter_async_context(running(self._settings[name], fast_profile(step_ms=5.0)))
+
+    async def stop(self, name: str) -> None:
+        """Stop an engine."""
+        await self._stacks.pop(name).aclose()
+        del self.engines[name]
+
+    async def state(self, name: str, wanted: str) -> str:
+        """The state of an engine, once it is the wanted one, or after a while."""
+        with contextlib.suppress(TimeoutError):
+            await self.proxy.stats_where(
+                lambda s: any(i.name == name and i.state == wanted for i in s.instances), PATIENCE_S
+            )
+        return next(i.state for i in (await self.proxy.stats()).instances if i.name == name)
+
+    async def faults(self, name: str, faults: dict[str, Any]) -> None:
+        """Switch an engine's faults."""
+        assert (await self.engines[name].post("/sim/faults", faults)).status == 200
+
+    async def ask(self, number: int, *, stream: bool) -> Reply:
+        """One request."""
+        body = {"prompt": PROMPTS[number], "max_tokens": 6, "ignore_eos": True, "stream": stream}
+        return await asyncio.wait_for(self.proxy.post(body), PATIENCE_S)
+
+    async def books(self, entry: str) -> int:
+        """One entry of all engines' books."""
+        return sum([(await engine.books())[entry] for engine in self.engines.values()])
+
+
+def running_names(deployment: Deployment) -> list[str]:
+    """The engines that run, the latest first."""
+    return list(reversed(deployment.engines))
+
+
+def text_of(reply: Reply) -> str:
+    """What the model said."""
+    if reply.headers["Content-Type"].startswith("application/json"):
+        return str(reply.json["choices"][0]["text"])
+    chunks = [json.loads(data) for data in reply.events if data != "[DONE]"]
+    return "".join(choice["text"] for chunk in chunks for choice in chunk.get("choices", ()))
+
+
+def kind_of(reply: Reply, right: str) -> str:
+    """What a client got; fails for what no client may get: a 200 that ends without a word about it."""
+    if reply.status != 200:
+        assert reply.status in (502, 503, 504), reply.body
+        assert reply.error["message"]
+        return "refused"
+    if not reply.headers["Content-Type"].startswith("application/json"):
+        if '"error"' in reply.events[-1]:
+            return "told"
+        assert reply.events[-1] == "[DONE]", "cut silently"
+    return "answered" if text_of(reply) == right else "wrong"
+
+
+async def run(scenario: Scenario) -> Report:
+    """Let the fault happen under load, end it, and look at what is left."""
+    report = Report()
+    async with Deployment.started() as deployment:
+        right = [text_of(await deployment.ask(number, stream=False)) for number in range(REQUESTS)]
+        faulty = f"{scenario.role.value}-0"
+        await _fail(deployment, scenario, faulty)
+        replies = await _load(deployment, scenario, faulty)
+        report.clients = {kind_of(reply, said) for reply, said in zip(replies, right, strict=True)}
+        report.retried = (await deployment.proxy.stats()).retries > 0
+        report.state = await deployment.state(faulty, scenario.state)
+        report.restarts = not await _recovers(deployment, scenario, faulty)
+        report.leaks = await _leaks(deployment)
+        if report.restarts:
+            await deployment.stop(faulty)
+            await deployment.start(faulty)
+            assert await deployment.state(faulty, "ready") == "ready"
+        again = await _load(deployment, scenario)
+        report.wrong_later = sum(kind_of(reply, said) != "answered" for reply, said in zip(again, right, strict=True))
+    return report
+
+
+async def _load(deployment: Deployment, scenario: Scenario, faulty: str = "") -> list[Reply]:
+    """All requests at once; an engine that was killed comes back meanwhile."""
+    load = [
+        asyncio.create_task(deployment.ask(number, stream=scenario.streams or number % 2 == 1))
+        for number in range(REQUESTS)
+    ]
+    if faulty and scenario.faults is None:
+        await asyncio.sleep(RESTART_S)
+        await deployment.start(faulty)
+    return await asyncio.gather(*load)
+
+
+async def _fail(deployment: Deployment, scenario: Scenario, faulty: str) -> None:
+    if scenario.faults is None:
+        await deployment.stop(faulty)
+        return
+    await deployment.faults(faulty, scenario.faults)
+    if "mute" in scenario.faults:
+        await deployment.state(faulty, "lost")
+
+
+async def _recovers(deployment: Deployment, scenario: Scenario, faulty: str) -> bool:
+    if scenario.faults is not None:
+        await deployment.faults(faulty, {})
+    if scenario.restarts:
+        await asyncio.sleep(0.5)
+        return await deployment.state(faulty, scenario.state) == "ready"
+    return await deployment.state(faulty, "ready") == "ready"
+
+
+async def _leaks(deployment: Deployment) -> bool:
+    await deployment.proxy.settled()
+    await asyncio.sleep(0.3)  # longer than sim_leak_s
+    return await deployment.books("leaked") > 0
+
+
+HEAD = """# What the proxy promises when engines fail
+
+Written by `python docs/write_reliability.py` from runs of the fault matrix: two simulated prefill and two decode engines with
+P2pNcclConnector (real KV bytes, kept in books), of which one of a role is faulty while eight requests come at once, streamed and whole.
+`tests/integration/test_proxy_matrix.py` runs the same and fails if a promise or this page is no longer true. No client ever waits for
+ever, gets an answer that is cut without a word, or a 200 with nothing in it.
+
+| at | the engine | clients get | tried again | the engine is meanwhile | KV left for ever | what brings it back |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+TAIL = """
+- An error event comes only after the first byte, when a second attempt could repeat what the client has already read.
+- KV left for ever is KV that was pushed to a decode which then neither ran its request nor took the drain for it. No request can
+  free it: vLLM's P2pNcclConnector has no time limit, and asking twice for KV that may have been consumed would make decode stand still
+  for ever. It goes with the engine's restart.
+- Decode that loses acknowledged KV stands still as a whole, with health checks and pings in order. Nothing but a restart ends that;
+  the proxy sees that no stream moves, tells its clients or tries again elsewhere, and keeps everybody away from it.
+- An engine without memory for KV answers wrongly and says nothing. No proxy can see that in one answer: the canary of its admission
+  finds it if it is so from the start, and `POST /admin/canary` when asked; the pair then gets no more requests.
+- A prefill that stands still is never cancelled, because what it pushes later must be consumed. Its clients are served by another one.
+"""
+
+
+def page(rows: list[str]) -> str:
+    """docs/reliability.md."""
+    return HEAD + "\n".join(rows) + "\n" + TAIL

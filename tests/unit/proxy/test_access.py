@@ -1,0 +1,63 @@
+"""Keys of clients and networks of engines."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_contracts.ping import Ping, PingType
+from pd_contracts.settings import SettingsError, load
+from pd_proxy.access import allowed, check_networks, read_keys
+from pd_proxy.registry import PingRefusedError
+from pd_proxy.settings import Settings
+
+
+def test_keys_are_lines(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\nkey-one \n\nkey-two\n")
+    assert read_keys(str(path)) == (b"key-one", b"key-two")
+    assert read_keys("") == ()
+
+
+def test_a_file_without_keys_does_not_open_the_proxy_to_all(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# none yet\n")
+    with pytest.raises(OSError, match="holds no key"):
+        read_keys(str(tmp_path / "keys"))
+    with pytest.raises(OSError, match="missing"):
+        read_keys(str(tmp_path / "missing"))
+
+
+@given(st.binary(min_size=1).filter(lambda key: key == key.strip()))
+def test_only_a_key_is_allowed(key: bytes) -> None:
+    header = f"Bearer {key.decode('latin-1')}"
+    assert allowed(header, [b"other key", key])
+    assert not allowed(header + "x", [key])
+    assert not allowed(header, [])
+
+
+@pytest.mark.parametrize(
+    ("host", "network", "believed"),
+    [
+        ("10.1.2.3", "10.0.0.0/8", True),
+        ("10.1.2.3", "192.168.0.0/16,10.0.0.0/8", True),
+        ("11.1.2.3", "10.0.0.0/8", False),
+        ("engine", "10.0.0.0/8", False),
+        ("engine", "", True),
+    ],
+)
+def test_engines_announce_addresses_in_the_networks(host: str, network: str, believed: bool) -> None:
+    networks = load(Settings, {"PING_NETWORKS": network}).networks()
+    for http, kv in ((host, "10.0.0.1"), ("10.0.0.1", host)):
+        ping = Ping(PingType.DECODE, f"{http}:8000", f"{kv}:21001")
+        if believed:
+            check_networks(ping, networks)
+        else:
+            with pytest.raises(PingRefusedError) as caught:
+                check_networks(ping, networks)
+            assert caught.value.reason == "network"
+
+
+def test_a_network_that_is_none_is_refused_at_the_start() -> None:
+    with pytest.raises(SettingsError, match="PING_NETWORKS"):
+        load(Settings, {"PING_NETWORKS": "10.0.0.1/8"})
