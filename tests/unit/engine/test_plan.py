@@ -65,6 +65,15 @@ def test_p2p_nccl_decode_keeps_graphs_and_leaves_room_for_arriving_kv() -> None:
     assert transfer(result)["kv_buffer_size"] == 8e9
 
 
+def test_the_guard_against_the_v2_model_runner_goes_only_by_its_own_name() -> None:
+    bare = settings("decode", GUARD_MODEL_RUNNER="off")
+
+    for environment in ({}, {"VLLM_USE_V2_MODEL_RUNNER": "1"}):
+        result = plan(bare, GPU, environment)
+        assert "VLLM_USE_V2_MODEL_RUNNER" not in result.environment  # vLLM sees what the user has set, or nothing
+        assert result.environment["VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"] == "1"
+
+
 def test_prefix_caching_stays_off_with_p2p_nccl_even_if_asked_for() -> None:
     assert "--enable-prefix-caching" not in launch("decode", PREFIX_CACHING="on").arguments
     assert "--enable-prefix-caching" in launch("combined", PREFIX_CACHING="on").arguments

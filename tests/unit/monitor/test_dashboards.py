@@ -61,7 +61,11 @@ def default_of(settings: Any, name: str) -> Any:
 
 def test_every_metric_of_the_dashboard_exists(dashboard: dict[str, Any]) -> None:
     monitor = Monitor(Settings(), WaveBoards([0]))
-    existing = declared(monitor.metrics.text().decode()) | declared(ProxyMetrics(lambda: (), kv_bytes=lambda _: 0).render().decode()) | VLLM
+    existing = (
+        declared(monitor.metrics.text().decode())
+        | declared(ProxyMetrics(lambda: (), kv_bytes=lambda _: 0).render().decode())
+        | VLLM
+    )
 
     used = {name for expr in expressions(dashboard) for name in re.findall(r"\b(?:pd_|vllm:)\w+", expr)}
 

@@ -149,7 +149,8 @@ def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, st
     if settings.pd_role is Role.COMBINED:
         return
     if settings.kv_connector is Connector.P2P_NCCL:
-        yield "VLLM_USE_V2_MODEL_RUNNER", "0"  # V2 makes decode ignore the KV and answer with garbage
+        if settings.guard_model_runner:
+            yield "VLLM_USE_V2_MODEL_RUNNER", "0"  # V2 makes decode ignore the KV and answer with garbage
         yield "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1"  # KV is keyed by the id: both sides must see the same one
     elif settings.kv_connector is Connector.NIXL:
         yield "VLLM_NIXL_SIDE_CHANNEL_HOST", address  # "localhost" unless set, which the other container cannot reach

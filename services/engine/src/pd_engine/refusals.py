@@ -21,7 +21,7 @@ def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str
     yield from _address(settings, host)
     if settings.kv_connector is Connector.P2P_NCCL:
         yield from _p2p_nccl(settings, host)
-        yield from _p2p_nccl_environment(environment)
+        yield from _p2p_nccl_environment(settings, environment)
     elif settings.kv_connector is Connector.NIXL and not host.has_nixl:
         yield "KV_CONNECTOR=NixlConnector, but this image has no nixl package: use an image that brings it, or another connector."
     elif settings.kv_connector is Connector.EXAMPLE and not host.kv_path_writable:
@@ -74,8 +74,8 @@ def _p2p_nccl(settings: EngineSettings, host: Host) -> Iterator[str]:
         )
 
 
-def _p2p_nccl_environment(environment: Mapping[str, str]) -> Iterator[str]:
-    if environment.get("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
+def _p2p_nccl_environment(settings: EngineSettings, environment: Mapping[str, str]) -> Iterator[str]:
+    if settings.guard_model_runner and environment.get("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
         yield (
             "VLLM_USE_V2_MODEL_RUNNER must be 0 with P2pNcclConnector: the V2 model runner makes decode ignore the KV it "
             "received and answer 200 with garbage."

@@ -41,6 +41,9 @@ class EngineSettings(Ports, frozen=True, kw_only=True):
     load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
     prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
     enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs eager")] = False
+    guard_model_runner: Annotated[
+        bool, Meta(description="P2pNccl: keep away vLLM's V2 model runner; off only to see what the canary makes of it")
+    ] = True
     engine_args: Annotated[str, Meta(description="further vllm serve arguments, quoted as in a shell")] = ""
 
     @property

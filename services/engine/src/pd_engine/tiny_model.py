@@ -6,6 +6,7 @@ vLLM's dummy weights, it would not). The tokenizer is a byte-level BPE of the gi
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 VOCABULARY = 1024
@@ -66,19 +67,19 @@ def make_weights(directory: Path, layers: int, hidden: int) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def main() -> int:
-    """Make the model unless the directory holds one already."""
+def run(make: Callable[[Path, int, int], int], default: tuple[str, str]) -> int:
+    """Make the model that the command line asks for, with `make` for its weights, unless the directory holds one already."""
     directory, text = map(Path, sys.argv[1:3])
-    layers, hidden = map(int, sys.argv[3:] or ("4", "192"))
+    layers, hidden = map(int, sys.argv[3:] or default)
     if (directory / "model.safetensors").exists():
         sys.stderr.write(f"{directory} holds a model already\n")
         return 0
     directory.mkdir(parents=True, exist_ok=True)
     make_tokenizer(directory, text)
-    parameters = make_weights(directory, layers, hidden)
+    parameters = make(directory, layers, hidden)
     sys.stderr.write(f"made a model of {parameters:,} parameters in {directory}\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(make_weights, ("4", "192")))
