@@ -29,6 +29,7 @@ def main() -> int:
     parser.add_argument("--sim-profile", default="h200-llama3-8b", help="of simulated engines")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no run that would end later than this")
     parser.add_argument("--faster", type=float, default=1.0, help="divide all durations by this, to rehearse")
+    parser.add_argument("--clients", type=int, default=1, help="processes of the load generator")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     plan = read(options.plan)
@@ -52,6 +53,7 @@ def main() -> int:
         ends=ends,
         simulated=options.simulated,
         faster=options.faster,
+        clients=options.clients,
     )
     return 0 if runs.all() else 3
 

@@ -33,7 +33,10 @@ WARMUP = ["--output-tokens", "16", "--requests", "24", "--rate", "8", "--duratio
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """What is measured and where its records go. `ends` is monotonic seconds; `faster` divides all durations, to rehearse."""
+    """What is measured and where its records go. `ends` is monotonic seconds; `faster` divides all durations, to rehearse.
+
+    `clients` is the number of processes of the load generator, for each lane.
+    """
 
     plan: Plan
     work: Path
@@ -41,6 +44,7 @@ class Runs:
     ends: float
     simulated: bool = False
     faster: float = 1.0
+    clients: int = 1
     left: list[Point] = field(default_factory=list)
 
     def all(self) -> bool:
@@ -124,6 +128,8 @@ class Runs:
 
     def _loadgen(self, url: str, topology: str, *arguments: str) -> int:
         command = [sys.executable, "-m", "pd_loadgen", "run", "--url", url, "--timeout", "90", *arguments]
+        if self.clients > 1:
+            command += ["--processes", str(self.clients)]
         with (self.work / f"loadgen-{topology}.log").open("ab") as log:
             return subprocess.run(command, stdout=log, stderr=log, check=False).returncode
 

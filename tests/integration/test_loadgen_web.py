@@ -236,9 +236,8 @@ def test_locusts_own_command_runs_headless_to_its_end(server: StampedServer, tmp
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--processes", "2"], "runs in one process"),
-        (["--master"], "runs in one process"),
         (["--rate", "fast"], "RATE='fast'"),
+        (["--burstiness", "2"], "needs arrival gamma"),
     ],
 )
 def test_locusts_own_command_refuses_what_it_cannot_do(

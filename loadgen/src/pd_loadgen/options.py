@@ -104,6 +104,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             description="random token ids stay below it; keep it within the model's vocabulary", gt=FIRST_TOKEN_ID
         ),
     ] = 1000
+    processes: Annotated[
+        int, msgspec.Meta(description="worker processes that share the schedule; 1 sends from this process", ge=1)
+    ] = 1
     timeout: Annotated[float, msgspec.Meta(description="seconds until a request counts as failed", gt=0)] = 600.0
     ready_timeout: Annotated[float, msgspec.Meta(description="seconds to wait for the server at the start", ge=0)] = (
         10.0
@@ -184,6 +187,14 @@ def _conflicts(chosen: Options) -> Iterator[tuple[bool, str]]:
     yield (
         not serve and bool(chosen.trace or chosen.max_concurrency or chosen.turns > 1),
         f"mode {chosen.mode} has an order of its own: leave trace, max-concurrency and turns out",
+    )
+    yield (
+        chosen.processes > 1 and not serve,
+        f"mode {chosen.mode} has an order that only one process can keep: leave processes out",
+    )
+    yield (
+        0 < chosen.max_concurrency < chosen.processes,
+        f"max-concurrency {chosen.max_concurrency} leaves some of {chosen.processes} processes without a place",
     )
     yield chosen.mode is Mode.BATCH and not chosen.batch_sizes, "mode batch needs --batch-sizes"
     yield bool(chosen.path) and not chosen.path.startswith("/"), f"path {chosen.path!r} must begin with /"

@@ -118,6 +118,23 @@ def record(
     )
 
 
+def shifted(made: RequestRecord, seconds: float) -> RequestRecord:
+    """The same record on a clock that is ahead by so many seconds."""
+
+    def moved(moment: float | None) -> float | None:
+        return None if moment is None else moment + seconds
+
+    return msgspec.structs.replace(
+        made,
+        scheduled=made.scheduled + seconds,
+        sent=moved(made.sent),
+        headers=moved(made.headers),
+        first_byte=moved(made.first_byte),
+        chunks=[(at + seconds, tokens) for at, tokens in made.chunks],
+        end=moved(made.end),
+    )
+
+
 def streamed(exchange: Exchange) -> bool:
     """True if the body is an event stream and not an error or something else."""
     head = exchange.head

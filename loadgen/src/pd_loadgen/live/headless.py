@@ -1,36 +1,108 @@
-"""`pd-loadgen run`: Locust without its page, in this process, with a progress bar and a closing table."""
+"""`pd-loadgen run`: Locust without its page, with a progress bar and a closing table, in this process or with workers of its own."""
 
+import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import Final
 
 import gevent
 from locust.env import Environment
+from locust.runners import MasterRunner
 from rich.console import Console
 
+from pd_loadgen.live.form import connect
+from pd_loadgen.live.host import free_port, orphaned
+from pd_loadgen.live.rows import METHOD, TPOT, TTFT
 from pd_loadgen.live.run import Run
-from pd_loadgen.live.user import METHOD, TPOT, TTFT, LoadUser, Shell
+from pd_loadgen.live.user import LoadUser, Shell
+from pd_loadgen.manifests import EXIT_BAD
 from pd_loadgen.options import Options
 from pd_loadgen.terminal import Bar, Lines, closing, status_line
 
 # Each drawing keeps the loop busy for about a millisecond; twice a second that is far below one in a hundred stamps.
 REDRAW_S: Final = 0.5
+WORKERS_TIMEOUT_S: Final = 60.0
+_LOOPBACK: Final = "127.0.0.1"
 
 
 def execute(read: Options, command: list[str]) -> int:
     """Do one run; returns the exit status."""
+    if read.processes == 1:
+        return _lead(read, command, 0, [])
+    port = free_port()
+    children = _fork(read.processes, port)
+    try:
+        return _lead(read, command, port, children)
+    finally:
+        _end(children)
+
+
+def _fork(count: int, port: int) -> list[int]:
+    """Start workers, as Locust's --processes does: before anything runs in this process that a copy could not use."""
+    children = []
+    parent = os.getpid()
+    for _ in range(count):
+        child = gevent.fork()
+        if child == 0:
+            _work(port, parent)
+            os._exit(0)
+        children.append(child)
+    return children
+
+
+def _work(port: int, parent: int) -> None:
+    """Be a worker until the master says quit, or is gone."""
+    # a terminal's Ctrl-C reaches the whole group; the master tells what to do about it
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     environment = Environment(user_classes=[LoadUser])
-    shell = Shell(environment, lambda: read, command)
-    runner = environment.create_local_runner()
+    runner = environment.create_worker_runner(_LOOPBACK, port)
+    connect(environment, [])
+    while not runner.greenlet.join(timeout=1) and len(runner.greenlet):
+        if orphaned(parent):
+            return
+
+
+def _lead(read: Options, command: list[str], port: int, children: list[int]) -> int:
+    environment = Environment(user_classes=[LoadUser])
+    runner = environment.create_master_runner(_LOOPBACK, port) if port else environment.create_local_runner()
+    shell = connect(environment, command, read)
+    if shell is None or (isinstance(runner, MasterRunner) and not _gathered(runner, len(children))):
+        sys.stderr.write("pd-loadgen: the worker processes did not start\n")
+        return EXIT_BAD
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, _stop, shell, number)
-    runner.start(1, spawn_rate=1)
+    runner.start(max(1, len(children)), spawn_rate=max(1, len(children)))
     while (run := shell.run) is None:
         gevent.sleep(0.01)
     _watch(run, environment)
     runner.quit()
     return _close(run)
+
+
+def _gathered(runner: MasterRunner, count: int) -> bool:
+    deadline = time.monotonic() + WORKERS_TIMEOUT_S
+    while runner.worker_count < count:
+        if time.monotonic() > deadline:
+            return False
+        gevent.sleep(0.02)
+    return True
+
+
+def _end(children: list[int]) -> None:
+    """Wait for the workers, which were told to quit; one that does not is killed."""
+    deadline = time.monotonic() + 5
+    while children:
+        for child in children[:]:
+            with suppress(ChildProcessError):
+                ended, _ = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    children.remove(child)
+        if children and time.monotonic() > deadline:
+            os.kill(children[0], signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _stop(shell: Shell, number: int) -> None:

@@ -10,10 +10,9 @@ from gevent.queue import Queue
 from pd_contracts.records import RequestRecord, encode_line
 from pd_loadgen.backends import Backend
 from pd_loadgen.exchange import Exchange
-from pd_loadgen.folder import RunFolder
 from pd_loadgen.live.turns import when_idle
 from pd_loadgen.plan import Planned
-from pd_loadgen.stream import Reading, record, streamed
+from pd_loadgen.stream import Reading, record, shifted, streamed
 
 # About 0.1 ms of parsing.
 SLICE_READS: Final = 32
@@ -24,10 +23,19 @@ class Recorder:
     """One greenlet that parses, and one that writes each second; `put` never waits."""
 
     def __init__(
-        self, folder: RunFolder, backend: Backend, run_id: str, observe: Callable[[RequestRecord], None]
+        self,
+        backend: Backend,
+        run_id: str,
+        write: Callable[[list[bytes]], None],
+        observe: Callable[[RequestRecord], None],
+        shift: float = 0.0,
     ) -> None:
-        """Start both. `observe` sees each record of the window once, for live figures."""
-        self._folder, self._backend, self._run_id, self._observe = folder, backend, run_id, observe
+        """Start both. `write` takes encoded records, `observe` sees each record of the window once, for live figures.
+
+        Records are on a clock that is `shift` seconds behind this process's: that of the master, where there is one.
+        """
+        self._backend, self._run_id, self._write_lines, self._observe = backend, run_id, write, observe
+        self._shift = shift
         self._queue: Queue[tuple[Planned, Exchange] | None] = Queue()
         self._unwritten: list[bytes] = []
         self._parser = gevent.spawn(self._parse)
@@ -49,7 +57,7 @@ class Recorder:
             when_idle()
             planned, exchange = item
             made = self._record(planned, exchange)
-            self._unwritten.append(encode_line(made))
+            self._unwritten.append(encode_line(shifted(made, -self._shift) if self._shift else made))
             if not planned.warmup:
                 self._observe(made)
 
@@ -78,5 +86,5 @@ class Recorder:
             self._flush()
 
     def _flush(self) -> None:
-        self._folder.append(self._unwritten)
-        self._unwritten.clear()
+        lines, self._unwritten = self._unwritten, []
+        self._write_lines(lines)

@@ -5,7 +5,7 @@ still writes down what it has.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +14,20 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from pd_contracts.records import Deployment, Manifest, RequestRecord
-from pd_loadgen import access, deployment, health, manifests, plan, server
+from pd_contracts.records import Deployment, Manifest
+from pd_loadgen import access, deployment, health, manifests, server, shares
 from pd_loadgen.backends import BACKENDS
 from pd_loadgen.deployment import DeploymentError
 from pd_loadgen.folder import RunFolder, make_run_id, new_path
-from pd_loadgen.http1 import parse_url
-from pd_loadgen.live import probe
-from pd_loadgen.live.recorder import Recorder
-from pd_loadgen.live.sender import Sender, no_collection
+from pd_loadgen.live.part import planned
+from pd_loadgen.live.team import Team
 from pd_loadgen.manifests import Outcome
 from pd_loadgen.options import Options
 from pd_loadgen.plan import Plan, PlanError
-from pd_loadgen.schedule import shard
 from pd_loadgen.server import ServerError
+from pd_loadgen.shares import Job
 from pd_loadgen.summary import summarize
 
-# From the decision to start until the first request may be due: the collector has run and the probe is armed by then.
-LEAD_S: Final = 0.2
 # The recording goes on for some samples after the last answer, so that it covers the window.
 TAIL_S: Final = 0.4
 
@@ -72,26 +68,17 @@ class Run:
     Args:
         options: what to do.
         command: how it was asked for, for the manifest.
-        observe: sees each record of the window.
-        worker: index and number of the workers that share the schedule.
+        team: who sends.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        *,
-        command: Sequence[str],
-        observe: Callable[[RequestRecord], None],
-        worker: tuple[int, int] = (0, 1),
-    ) -> None:
+    def __init__(self, options: Options, *, command: Sequence[str], team: Team) -> None:
         """Prepare nothing yet: `start` does everything."""
         self.result: Result | None = None
         self.error = ""
-        self._options, self._command, self._observe, self._worker = options, command, observe, worker
+        self._options, self._command, self._team = options, command, team
         self._run_id = make_run_id(options.label)
         self._phase, self._ends = "waiting for the server", 0.0
-        self._total = 0
-        self._sender: Sender | None = None
+        self._total, self._engaged = 0, False
         self._stopping, self._over = Event(), Event()
 
     def start(self) -> None:
@@ -103,8 +90,8 @@ class Run:
         if self._over.is_set():
             return
         self._stopping.set()
-        if self._sender is not None:
-            self._sender.stop()
+        if self._engaged:
+            self._team.stop()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the run is over and on disk; True if it is."""
@@ -112,14 +99,15 @@ class Run:
 
     def progress(self) -> Progress:
         """Where it stands now."""
-        if (sender := self._sender) is None:
+        if not self._engaged:
             return Progress(self._phase)
+        tally = self._team.tally
         return Progress(
             self._phase,
             total=self._total,
-            ended=sender.ended,
-            failed=sender.failed,
-            in_flight=sender.started - sender.ended,
+            ended=tally.ended,
+            failed=tally.failed,
+            in_flight=tally.started - tally.ended,
             left_s=max(0.0, self._ends - time.monotonic()),
         )
 
@@ -155,53 +143,43 @@ class Run:
             simulated=server.is_simulator(model),
         )
         self._phase = "writing the requests"
-        planned = plan.make(options, model.id, headers)
+        job = Job(run_id=self._run_id, options=options, model=model.id)
+        whole = planned(job)
         path = Path(options.out) if options.out else new_path(self._run_id)
         folder = RunFolder(path, overwrite=options.overwrite)
-        manifest = manifests.begin(
-            self._run_id, options, model.id, planned, deployment=described, command=self._command
-        )
+        manifest = manifests.begin(self._run_id, options, model.id, whole, deployment=described, command=self._command)
         folder.write_manifest(manifest)
-        self._finish(folder, manifest, self._measure(folder, planned, described))
+        self._finish(folder, manifest, self._measure(folder, job, whole, described))
 
-    def _measure(self, folder: RunFolder, planned: Plan, described: Deployment) -> Outcome:
-        options = self._options
+    def _measure(self, folder: RunFolder, job: Job, whole: Plan, described: Deployment) -> Outcome:
         notes: list[str] = []
-        recorder = Recorder(folder, BACKENDS[options.endpoint], self._run_id, self._observe)
-        try:
-            self._sender = Sender(parse_url(options.url), options.timeout, recorder.put)
-            self._phase = "warming up"
-            self._sender.warm_up(planned.warmups)
-            with self._power(folder.gpu, described, notes):
-                outcome = self._window(self._sender, planned)
-        finally:
-            recorder.close()
-            if self._sender is not None:
-                self._sender.close()
-        return Outcome(outcome.complete, outcome.window, outcome.client, notes)
-
-    def _window(self, sender: Sender, planned: Plan) -> Outcome:
         self._pause(0)
-        requests = shard(planned.requests, *self._worker)
-        self._phase, self._total = "measuring", len(requests)
-        with no_collection():
-            looking, cpu = probe.start(), time.process_time()
-            start = time.monotonic() + LEAD_S
-            self._ends = start + planned.requests[-1].offset
-            try:
-                complete = sender.offer(requests, start, paced=planned.paced, at_most=self._options.max_concurrency)
-            finally:
-                looking.close()
-        window = (start + planned.requests[0].offset, sender.last_end or time.monotonic())
-        spent = time.process_time() - cpu
+        self._engaged = True
+        try:
+            self._phase = "warming up"
+            self._team.prepare(job, whole, folder.append)
+            with self._power(folder.gpu, described, notes):
+                outcome = self._window(whole)
+        finally:
+            self._team.close()
+        return Outcome(outcome.complete, outcome.window, outcome.client, [*outcome.notes, *notes])
+
+    def _window(self, whole: Plan) -> Outcome:
+        self._pause(0)
+        self._phase, self._total = "measuring", len(whole.requests)
+        start = time.monotonic() + self._team.lead_s
+        self._ends = start + whole.requests[-1].offset
+        reports = self._team.offer(start)
+        self._phase = "writing the records"
+        report = shares.joined(reports)
+        window = (start + whole.requests[0].offset, report.last_end or time.monotonic())
         verdict = health.verdict(
-            dispatch=sender.lags,
-            receive=looking.lags,
-            cpu_fraction=round(spent / (time.monotonic() - start + LEAD_S), 4),
+            dispatch=report.dispatch,
+            receive=report.receive,
+            cpu_fraction=shares.cpu_fraction(reports),
             limit_ms=self._options.lag_limit_ms,
         )
-        self._phase = "writing the records"
-        return Outcome(complete, window, verdict)
+        return Outcome(report.complete, window, verdict, report.notes)
 
     @contextmanager
     def _power(self, path: Path, described: Deployment, notes: list[str]) -> Iterator[None]:

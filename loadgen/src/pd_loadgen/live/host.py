@@ -1,0 +1,29 @@
+"""What tells machines, and processes of one machine, apart."""
+
+import os
+import socket
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def boot_id() -> str:
+    """Equal for processes whose monotonic clocks are one; empty where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        # a time namespace moves the monotonic clock of a container
+        return f"{boot} {Path('/proc/self/ns/time').readlink()}"
+    except OSError:
+        return ""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody uses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def orphaned(parent: int) -> bool:
+    """True once the process that started this one is gone."""
+    return os.getppid() != parent

@@ -1,0 +1,196 @@
+"""One load from several processes: one schedule, one record set, whatever happens to one of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.loadgen import REPOSITORY, StampedServer, environment, run, start
+
+from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
+
+LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py"), "--headless"]
+
+
+@pytest.fixture(name="server")
+def _server() -> Iterator[StampedServer]:
+    with StampedServer(ttft=0.1, tpot=0.01).running() as server:
+        yield server
+
+
+def manifest(folder: Path) -> Manifest:
+    return read_json(folder / "manifest.json", Manifest)
+
+
+def records(folder: Path) -> list[RequestRecord]:
+    return list(read_lines(folder / "requests.jsonl", RequestRecord))
+
+
+def children_of(parent: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+def wait_until_served(server: StampedServer, count: int) -> None:
+    deadline = time.monotonic() + 30
+    while len(server.served) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_processes_share_one_schedule_and_their_records_are_one_set(server: StampedServer, tmp_path: Path) -> None:
+    for count in (1, 3):
+        done = run(server.url, tmp_path / str(count), processes=count, warmup=4, rate=30)
+        assert done.returncode == 0, done.stderr
+    alone, shared = (manifest(tmp_path / str(count)) for count in (1, 3))
+
+    assert shared.complete
+    assert shared.schedule_hash == alone.schedule_hash
+    made = records(tmp_path / "3")
+    measured = [record for record in made if not record.warmup]
+    assert sorted(record.index for record in measured) == list(range(shared.workload.requests))
+    assert len(made) - len(measured) == shared.workload.warmup_requests == 4
+    # all sent what was due, when it was due on one clock
+    offsets = [
+        [
+            record.scheduled - whole.window[0]
+            for record in sorted(records(tmp_path / str(count)), key=lambda one: one.index)
+            if not record.warmup
+        ]
+        for count, whole in ((1, alone), (3, shared))
+        if whole.window
+    ]
+    assert offsets[0] == pytest.approx(offsets[1], abs=1e-6)
+    assert json.loads((tmp_path / "3" / "summary.json").read_text())["completed"] == len(measured)
+    assert shared.client is not None
+    assert set(shared.client.dispatch_lag_ms) == set(shared.client.receive_lag_ms) == {"p50", "p90", "p99", "max"}
+
+
+def test_places_in_flight_are_shared_out(tmp_path: Path) -> None:
+    with StampedServer(ttft=0.3, tpot=0.01).running() as server:
+        options = {"arrival": "closed", "requests": 9, "max_concurrency": 3, "processes": 2}
+        assert run(server.url, tmp_path / "run", **options).returncode == 0
+
+        spans = [(one.received, one.tokens[-1]) for one in server.served]
+        assert len(spans) == 9
+        assert max(sum(begin <= at < end for begin, end in spans) for at, _ in spans) <= 3
+
+
+def test_ctrl_c_keeps_the_records_of_all(server: StampedServer, tmp_path: Path) -> None:
+    process = start(server.url, tmp_path / "run", processes=2, duration=60)
+    workers = []
+    try:
+        wait_until_served(server, 6)
+        workers = children_of(process.pid)
+        for pid in (process.pid, *workers):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+        process.communicate(timeout=30)
+    finally:
+        process.kill()
+
+    assert process.returncode == 130
+    assert not manifest(tmp_path / "run").complete
+    assert len(records(tmp_path / "run")) == len(server.served)
+    assert len(workers) == 2
+    assert all(map(gone, workers))
+
+
+def test_a_worker_that_is_killed_ends_the_run_and_is_named_in_it(server: StampedServer, tmp_path: Path) -> None:
+    process = start(server.url, tmp_path / "run", processes=2, duration=60)
+    try:
+        wait_until_served(server, 8)
+        time.sleep(1.2)  # so that each has handed over records
+        os.kill(children_of(process.pid)[0], signal.SIGKILL)
+        process.communicate(timeout=40)
+    finally:
+        process.kill()
+
+    made = manifest(tmp_path / "run")
+    assert not made.complete
+    assert any("worker process was lost" in note for note in made.notes)
+    assert {record.index % 2 for record in records(tmp_path / "run")} == {0, 1}
+
+
+def test_workers_do_not_outlive_a_killed_master(server: StampedServer, tmp_path: Path) -> None:
+    process = start(server.url, tmp_path / "run", processes=2, duration=60)
+    try:
+        wait_until_served(server, 4)
+        workers = children_of(process.pid)
+        time.sleep(1.2)
+    finally:
+        process.kill()
+        process.communicate()
+
+    deadline = time.monotonic() + 10
+    while not all(map(gone, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert len(records(tmp_path / "run")) >= 1
+    assert not manifest(tmp_path / "run").complete
+
+
+def test_a_load_that_a_process_cannot_make_is_one_sentence(server: StampedServer, tmp_path: Path) -> None:
+    done = run(server.url, tmp_path / "run", processes=2, rate=0.001, duration=1)
+
+    assert done.returncode == 2
+    assert "no request falls into 1 s" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def words(url: str, out: Path) -> list[str]:
+    load = ["--rate", "20", "--duration", "1", "--seed", "3", "--input-tokens", "16", "--output-tokens", "8"]
+    return ["--host", url, "--model", "steady", *load, "--out", str(out), "--lag-limit-ms", "5000"]
+
+
+def test_locusts_own_processes_share_the_schedule(server: StampedServer, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*LOCUST, "--processes", "2", *words(server.url, tmp_path / "run")],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    made = manifest(tmp_path / "run")
+    assert made.complete
+    assert sorted(record.index for record in records(tmp_path / "run")) == list(range(made.workload.requests))
+
+
+def test_locusts_own_master_and_workers_make_one_run(server: StampedServer, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    workers = [
+        subprocess.Popen(
+            [*LOCUST, "--worker", "--master-port", port], cwd=tmp_path, env=environment(),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*LOCUST, "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2",
+             *words(server.url, tmp_path / "run")],
+            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        for worker in workers:
+            worker.wait(15)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+    assert done.returncode == 0, done.stderr
+    made = manifest(tmp_path / "run")
+    assert made.complete
+    assert sorted(record.index for record in records(tmp_path / "run")) == list(range(made.workload.requests))
+    assert len({json.dumps(one.body["prompt"]) for one in server.served}) == made.workload.requests
