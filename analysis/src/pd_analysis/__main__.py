@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", metavar="DIR", help="where the report goes (default: RESULTS_DIR/report)")
     report.add_argument("--title", metavar="TEXT", default="", help="title of the report (default: what is compared)")
     report.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the report (default en)")
+    report.add_argument("--every-load", action="store_true", help="a chapter for each load, also where there are many")
     compare = commands.add_parser("compare", parents=[shared], add_help=False, help="print the closing table of runs")
     compare.add_argument("runs", nargs="*", metavar="RUN", help="run folders or trees of them (default: RESULTS_DIR)")
     compare.add_argument(
@@ -114,7 +115,7 @@ def _report(options: argparse.Namespace, read: Settings) -> int:
     if loaded is None:
         return NOTHING
     out = Path(options.out or Path(read.results_dir) / REPORT_FOLDER)
-    written = write_report(loaded, out, options.title, options.lang)
+    written = write_report(loaded, out, options.title, options.lang, every_load=options.every_load)
     print(written.html)
     print(written.markdown)
     return 0

@@ -38,12 +38,20 @@ def of_group(group: Group) -> Conclusion:
 
 def of_sweep(sweep: Sweep) -> tuple[str, ...]:
     """What several rates tell: the highest rate within the limits, where two deployments cross, and the best ratio of GPUs."""
-    sentences = [*_best_rates(sweep)]
-    baseline = sweep.series[0]
-    for other in sweep.series[1:]:
-        sentences += [_crossed(measure, baseline, other) for measure in _CROSSED]
-    ratio = _best_ratio(sweep)
-    return tuple(sentence for sentence in (*sentences, ratio) if sentence)
+    sentences = [*_best_rates(sweep), _best_ratio(sweep)]
+    for baseline, other in pairs(sweep):
+        found = [text for measure in _CROSSED if (text := _crossed(measure, baseline, other))]
+        if found:
+            sentences.append(f"{other.name} against {baseline.name}: {'; '.join(found)}.")
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def pairs(sweep: Sweep) -> list[tuple[Series, Series]]:
+    """Each disaggregated deployment with plain serving on as many GPUs, or on the nearest number of them."""
+    first = sweep.series[0]
+    plain = [series for series in sweep.series if series.topology is Topology.COMBINED] or [first]
+    others = [series for series in sweep.series if series not in plain]
+    return [(min(plain, key=lambda one: abs((one.gpus or 0) - (other.gpus or 0))), other) for other in others]
 
 
 def of_lengths(results: Sequence[Result]) -> tuple[str, ...]:
@@ -188,14 +196,20 @@ def _crossed(measure: Measure, one: Series, two: Series) -> str:
         return ""
     ahead = [one if pair.winner is pair.baseline else two for pair in known if pair.winner is not None]
     if not ahead:
-        return f"No difference to call in {measure.phrase} at any rate that both were offered."
+        return f"{measure.phrase}, no difference to call at any rate"
     if one in ahead and two in ahead:
         crossings = break_even(one.points(measure.get), two.points(measure.get))
-        at = listed(f"{number(rate)} req/s" for rate in crossings[:3])
-        return f"Break-even in {measure.phrase}: {one.name} and {two.name} cross at {at} per GPU."
+        at = listed(f"{number(rate)}" for rate in crossings[:3])
+        return (
+            f"{measure.phrase}, break-even at {at} req/s per GPU"
+            if at
+            else f"{measure.phrase}, now one ahead and now the other"
+        )
     if len(ahead) == len(known):
-        return f"No break-even in {measure.phrase}: {ahead[0].name} is ahead at every measured rate."
-    return f"No break-even in {measure.phrase}: {ahead[0].name} is ahead at {len(ahead)} of {len(known)} rates, and the others are equal."
+        return f"{measure.phrase}, {ahead[0].name} ahead at every rate"
+    return (
+        f"{measure.phrase}, {ahead[0].name} ahead at {len(ahead)} of {len(known)} rates and no difference at the others"
+    )
 
 
 def _best_ratio(sweep: Sweep) -> str:

@@ -13,8 +13,13 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Doubt:
-    """One reason to doubt, and what to do about it."""
+    """One reason to doubt, and what to do about it.
+
+    Attributes:
+        general: the sentence without names and numbers, for a report in which it holds for many loads; they are listed after it.
+    """
 
     level: Level
     sentence: str
     remedy: str
+    general: str = ""

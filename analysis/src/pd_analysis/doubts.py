@@ -19,11 +19,21 @@ TOKENS_LIMIT: Final = 0.01  # runs that wrote output of lengths further apart th
 def doubts(group: Group, problems: Sequence[Problem] = ()) -> list[Doubt]:
     """Everything that is doubtful about a group, the heaviest first."""
     found = [
-        *(doubt for check in _OF_GROUP for doubt in check(group)),
-        *(doubt for check in _OF_RESULT for result in group.results for doubt in check(result)),
+        *of_group(group),
+        *(doubt for result in group.results for doubt in of_result(result)),
         *map(of_problem, problems),
     ]
     return sorted(dict.fromkeys(found), key=lambda doubt: doubt.level is not Level.STOP)
+
+
+def of_group(group: Group) -> list[Doubt]:
+    """What is doubtful about comparing its runs."""
+    return [doubt for check in _OF_GROUP for doubt in check(group)]
+
+
+def of_result(result: Result) -> list[Doubt]:
+    """What is doubtful about one run."""
+    return [doubt for check in _OF_RESULT for doubt in check(result)]
 
 
 def of_problem(problem: Problem) -> Doubt:
@@ -38,6 +48,7 @@ def _simulated(group: Group) -> Iterable[Doubt]:
             Level.STOP,
             f"{listed(names)} {'is' if len(names) == 1 else 'are'} SIMULATED: these numbers come from a model of GPUs, not from GPUs.",
             "Use them to see how the report works; measure on the hardware that you would buy before you decide.",
+            "SIMULATED: these numbers come from a model of GPUs, not from GPUs",
         )
 
 
@@ -48,6 +59,7 @@ def _without_gpus(group: Group) -> Iterable[Doubt]:
             Level.STOP,
             f"{listed(names)} ran without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do.",
             "Use them to see how the report works; measure on the hardware that you would buy before you decide.",
+            "Without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do",
         )
 
 
@@ -66,12 +78,14 @@ def _schedules(group: Group) -> Iterable[Doubt]:
             Level.CARE,
             "It is not known whether the runs were offered the same schedule.",
             "Measure both with pd-loadgen, which writes the schedule's hash.",
+            "It is not known whether the runs were offered the same schedule",
         )
     elif any(each != schedules[0] for each in schedules):
         yield Doubt(
             Level.STOP,
             f"The runs were offered {len(hashes)} different schedules ({listed(sorted(hashes))}), so their difference is not the deployment's alone.",
             "Repeat the load with the same options and --seed; equal schedules have equal hashes.",
+            "Different schedules, so that the difference is not the deployment's alone",
         )
 
 
@@ -83,6 +97,7 @@ def _gpu_counts(group: Group) -> Iterable[Doubt]:
             Level.STOP,
             f"The runs do not use the same number of GPUs: {each}. Latencies at one load then favour the larger one.",
             "Compare the rows per GPU only, or run both on equally many GPUs (two combined replicas against 1P1D).",
+            "Not the same number of GPUs, which favours the larger deployment",
         )
 
 
@@ -110,6 +125,7 @@ def _work(group: Group) -> Iterable[Doubt]:
             Level.CARE,
             f"The runs did not write equally many output tokens: {each}.",
             "Fix the output's length with --ignore-eos, so that both do the same work.",
+            "Not equally many output tokens",
         )
 
 
@@ -122,12 +138,14 @@ def _parity(group: Group) -> Iterable[Doubt]:
                 Level.CARE,
                 f"The outputs of {pair} were not compared, so it is not known that both served the same tokens.",
                 "Offer both the same schedule with a load generator that records the outputs' hashes (pd-loadgen does).",
+                "Outputs were not compared, so it is not known that all served the same tokens",
             )
         elif found.different:
             yield Doubt(
                 Level.CARE,
                 f"{found.different:,} of {found.compared:,} outputs of {pair} differ, though both were asked at temperature 0.",
                 "Batches of other sizes round differently, which changes some; if most differ, or the first tokens do, look for broken KV.",
+                "Outputs of one request differ between deployments, though asked at temperature 0",
             )
 
 
@@ -138,12 +156,14 @@ def _steady(result: Result) -> Iterable[Doubt]:
             Level.STOP,
             f"{result.name} was saturated: from the first third to the last its median TTFT grew {ratio(found.ttft_drift)} and the requests in flight {ratio(found.flight_drift)}, so its latencies depend on how long was measured.",
             "Offer less (--rate), or give it more GPUs; compare only throughput at this rate.",
+            "Saturated, so that latencies depend on how long was measured",
         )
     elif found.settle_s:
         yield Doubt(
             Level.CARE,
             f"{result.name}: the first {number(found.settle_s)} s differ from the rest, as a warm-up does.",
             f"Leave them out with --cut {math.ceil(found.settle_s)}, or measure with a longer --warmup.",
+            "The first seconds differ from the rest, as a warm-up does",
         )
 
 
@@ -155,6 +175,7 @@ def _client(result: Result) -> Iterable[Doubt]:
             Level.CARE,
             f"{result.name}: the load generator did not say whether it kept up.",
             "Measure again with this version of pd-loadgen.",
+            "The load generator did not say whether it kept up",
         )
     elif not client.valid:
         lag = ", ".join(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
@@ -162,6 +183,7 @@ def _client(result: Result) -> Iterable[Doubt]:
             Level.STOP,
             f"{result.name} is INVALID: the load generator itself was late (dispatch lag {lag}; limit {setting(client.limit_ms)} ms).",
             client.remedy or "Give it more processor cores, or offer less.",
+            "INVALID: the load generator itself was late",
         )
 
 
@@ -185,6 +207,7 @@ def _too_few(result: Result) -> Iterable[Doubt]:
             Level.CARE,
             f"{result.name}: a p99 of {plural(served, 'request')} is nearly its slowest request; {ENOUGH_FOR_P99} are the least, and 1,000 are steady.",
             "Offer the load for longer (--duration).",
+            f"A p99 of fewer than {ENOUGH_FOR_P99} requests is nearly the slowest of them",
         )
 
 
@@ -195,6 +218,7 @@ def _tokens(result: Result) -> Iterable[Doubt]:
             Level.CARE,
             f"{result.name}: the server did not report the tokens of every request, so token rates and joules a token are unknown.",
             "Use a server that answers stream_options.include_usage.",
+            "The server did not report the tokens of every request",
         )
 
 
@@ -204,6 +228,7 @@ def _gpus_unknown(result: Result) -> Iterable[Doubt]:
             Level.CARE,
             f"{result.name}: the number of GPUs is unknown, so nothing of it is given per GPU.",
             "Name them in the file that --deployment reads; pdctl writes it.",
+            "The number of GPUs is unknown",
         )
 
 
@@ -215,6 +240,7 @@ def _lag(result: Result) -> Iterable[Doubt]:
             Level.CARE,
             f"{result.name}: TTFT p99 is {ms(ttft)} ms from the schedule but {ms(from_send)} ms from the send; the difference is the client's.",
             "Give the load generator more processor cores, away from the engines'.",
+            "TTFT p99 counted from the schedule is longer than from the send; the difference is the client's",
         )
 
 

@@ -10,14 +10,16 @@ import jinja2
 import pd_contracts
 from pd_analysis import checks, explore, language, plots, setup_table, tables
 from pd_analysis.conclusion import Conclusion, of_group, of_lengths, of_sweep, rate_table
-from pd_analysis.doubt import Doubt, Level
+from pd_analysis.doubt import Doubt
 from pd_analysis.doubts import doubts
+from pd_analysis.doubts_overall import overall
 from pd_analysis.measures import Comparison
 from pd_analysis.plots import Drawn, style
 from pd_analysis.results import Group, evaluate, grouped
 from pd_analysis.runs import Loaded, Problem
 from pd_analysis.sweep import Sweep, sweeps
 from pd_analysis.tables import Table
+from pd_analysis.telling import telling
 from pd_analysis.texts import listed, percent
 from pd_analysis.verdict import Pair, Verdict, difference, sentence, verdict
 
@@ -103,16 +105,20 @@ class Swept:
     tables: list[Table]
 
 
-def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en") -> Written:
-    """Render what was loaded (at least one run) into `out`, which is made if need be, in one of `language.LANGUAGES`."""
+def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *, every_load: bool = False) -> Written:
+    """Render what was loaded (at least one run) into `out`, which is made if need be, in one of `language.LANGUAGES`.
+
+    Of many loads only the telling ones have a chapter of their own, unless `every_load` asks for all; tables, curves and doubts are over all.
+    """
     results = evaluate(loaded.runs)
     groups = grouped(results)
     out.mkdir(parents=True, exist_ok=True)
     plots.clear(out / PLOTS)
     found = sweeps(results)
     swept = [_swept(number, each, out, alone=len(found) == 1) for number, each in enumerate(found, 1)]
+    chosen = groups if every_load else telling(groups)
     sections = [
-        _section(number, group, loaded.problems, out, alone=len(groups) == 1) for number, group in enumerate(groups, 1)
+        _section(number, group, loaded.problems, out, alone=len(groups) == 1) for number, group in enumerate(chosen, 1)
     ]
     facts = {
         "title": title or default_title(groups),
@@ -125,7 +131,8 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en") -
         "plotly": explore.library(),
         "words": {key: language.said(text, lang) for key, text in WORDS.items()},
         "lang": lang,
-        "heavy": _heavy(sections),
+        "overall": overall(groups) if len(groups) > 1 else [],
+        "chapters": f"{len(chosen)} of {len(groups)} loads" if len(chosen) < len(groups) else "",
         "overview": tables.overview(groups),
         "left_out": tables.left_out(loaded.problems),
         "definitions": tables.definitions(),
@@ -196,11 +203,6 @@ def _swept(number: int, sweep: Sweep, out: Path, *, alone: bool) -> Swept:
         plots=plots.draw_sweep(sweep, folder),
         tables=[rate_table(series) for series in sweep.series],
     )
-
-
-def _heavy(sections: Sequence[Section]) -> list[Doubt]:
-    """The doubts of all workloads that weigh most, each once: they stand before any number."""
-    return list(dict.fromkeys(doubt for section in sections for doubt in section.doubts if doubt.level is Level.STOP))
 
 
 def _there(*found: Table | None) -> list[Table]:

@@ -76,7 +76,10 @@ def evaluate(runs: Sequence[Run]) -> list[Result]:
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
-    """One group a workload. If no two runs share one, all of the same shape are compared over their rates."""
+    """One group a workload, and a number of GPUs where each has several deployments.
+
+    If no two runs share a workload, all of the same shape are compared over their rates.
+    """
     results = with_repeats_pooled(results)
     exact = _split(results, with_rate=True)
     return exact if any(group.others for group in exact) else _split(results, with_rate=False)
@@ -176,7 +179,19 @@ def _split(results: Sequence[Result], *, with_rate: bool) -> list[Group]:
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(workload_words(result.run, with_rate=with_rate), []).append(result)
-    return [_group(workload, members) for workload, members in groups.items()]
+    return [
+        _group(words, fellows) for workload, members in groups.items() for words, fellows in _by_gpus(workload, members)
+    ]
+
+
+def _by_gpus(workload: str, members: list[Result]) -> list[tuple[str, list[Result]]]:
+    """Deployments of two GPUs and of four are compared among themselves, if each has somebody to be compared with."""
+    counts: dict[int | None, list[Result]] = {}
+    for member in members:
+        counts.setdefault(member.metrics.gpus, []).append(member)
+    if len(counts) < 2 or any(len({fellow.label for fellow in fellows}) < 2 for fellows in counts.values()):
+        return [(workload, members)]
+    return [(f"{workload}, on {plural(count or 0, 'GPU')}", fellows) for count, fellows in sorted(counts.items())]
 
 
 def workload_words(run: Run, *, with_rate: bool) -> str:

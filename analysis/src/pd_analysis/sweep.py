@@ -29,6 +29,11 @@ class Series:
         """GPUs of the deployment."""
         return self.results[0].metrics.gpus
 
+    @property
+    def topology(self) -> Topology | None:
+        """How the deployment uses its GPUs."""
+        return self.results[0].topology
+
     def points(self, get: Get) -> list[tuple[float, float]]:
         """(rate per GPU, value) of every result that has the value."""
         found = [(rate_per_gpu(result), get(result)) for result in self.results]

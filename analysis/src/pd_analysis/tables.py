@@ -11,9 +11,9 @@ from pd_analysis.measures import COMPARED, DECIDING, Comparison, compared
 from pd_analysis.metrics import Distribution, StageMeans
 from pd_analysis.results import Group, Result
 from pd_analysis.runs import Problem
-from pd_analysis.texts import DASH, ms, number, percent, ratio, whole
+from pd_analysis.texts import DASH, ms, number, percent, ratio, setting, whole
 from pd_contracts.latency import FORMULAS, PERCENTILES
-from pd_contracts.names import Role
+from pd_contracts.names import Role, Topology
 
 STAGE_NAMES: Final = {
     "queue": "Proxy queue",
@@ -84,19 +84,44 @@ def _interval(pair: Comparison) -> str:
 
 
 def overview(groups: Sequence[Group]) -> Table:
-    """Every run of every workload in the numbers that decide."""
-    header = ["", "Run", "Failed", *(f"{measure.title}, {measure.unit}" for measure in DECIDING)]
+    """Every run of every workload in the numbers that decide, in the order of request sizes, GPUs and rates."""
+    results = sorted((result for group in groups for result in group.results), key=_place)
+    workloads = [result.run.manifest.workload for result in results]
+    kinds = dict.fromkeys(f"{load.dataset} data, {load.arrival} arrivals, {load.endpoint}" for load in workloads)
+    columns = ["Data, arrivals and API"] if len(kinds) > 1 else []
+    header = ["Tokens", "Run", "Requests/s", "per GPU", "Requests", "Failed", *columns]
+    header += [f"{measure.title}, {measure.unit}" for measure in DECIDING]
     rows = [
         [
-            group.workload,
-            result.name,
+            f"{_count(load.input_tokens)} → {_count(load.output_tokens)}",
+            result.label,
+            setting(load.rate),
+            number(result.metrics.per_gpu(load.rate)),
+            whole(result.metrics.requests),
             whole(sum(result.metrics.failures.values())),
+            *([f"{load.dataset} data, {load.arrival} arrivals, {load.endpoint}"] if columns else []),
             *(measure.text(result) for measure in DECIDING),
         ]
-        for group in groups
-        for result in group.results
+        for result, load in zip(results, workloads, strict=True)
     ]
-    return table("Every run", header, rows, {0, 1})
+    caption = "" if columns else f"{next(iter(kinds))}."
+    return table("Every run", header, rows, {0, 1, 6} if columns else {0, 1}, caption[:1].upper() + caption[1:])
+
+
+def _place(result: Result) -> tuple[int, int, int, bool, str, float]:
+    load = result.run.manifest.workload
+    return (
+        load.input_tokens or 0,
+        load.output_tokens or 0,
+        result.metrics.gpus or 0,
+        result.topology is not Topology.COMBINED,
+        result.label,
+        load.rate,
+    )
+
+
+def _count(tokens: int | None) -> str:
+    return "any" if tokens is None else f"{tokens:,}"
 
 
 def ratio_cell(pair: Comparison) -> Cell:
