@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor up down status smoke lock-check clean venv
+.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -53,6 +53,9 @@ bench-loadgen: venv ## how late clients stamp tokens: this one, aiohttp, httpx
 
 bench-monitor: venv ## what the exporter costs, with eight simulated boards
 	$(BIN)/python benchmarks/monitor/cost.py $(ARGS)
+
+bench-proxy: venv ## what a relayed chunk and a request cost: this proxy, nginx and vllm-router in one run
+	$(BIN)/python benchmarks/proxy $(ARGS)
 
 docs: venv ## docs/configuration.md from the services' settings
 	$(BIN)/python docs/write_configuration.py

@@ -1,18 +1,19 @@
 """An engine's answer, opened: either whole, or a stream whose first events are here. Nothing is answered 200 before that."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-
-import aiohttp
+from typing import Final
 
 from pd_proxy import rewrite
-from pd_proxy.errors import BrokenReplyError, DisconnectedError, ProxyError
+from pd_proxy.connections import BrokenOffError, Reply
+from pd_proxy.errors import BrokenReplyError, ProxyError
 from pd_proxy.flights import Flight
+from pd_proxy.relay import Relay, Rest, cut
 from pd_proxy.transfer import Leg
 from pd_proxy.upstream import Upstream, translated
 
-SETTLE_S = 1.0
+SETTLE_S: Final = 1.0
 
 
 class Whole:
@@ -26,12 +27,10 @@ class Whole:
 class Stream:
     """A stream of events; `close` may be called at any time and any number of times."""
 
-    def __init__(
-        self, flight: Flight, response: aiohttp.ClientResponse, rewriter: rewrite.StreamRewriter, first: bytes
-    ) -> None:
+    def __init__(self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, first: bytes) -> None:
         """`first` are the events that came already."""
         self._flight = flight
-        self._response = response
+        self._reply = reply
         self._rewriter = rewriter
         self._first = first
 
@@ -42,13 +41,13 @@ class Stream:
             UpstreamError: if the stream ends without it, stands still, or says what is no event.
         """
         # The hot path: no task, no timer and no context manager a chunk. Ending a flight closes the response instead.
-        flight, content, rewriter = self._flight, self._response.content, self._rewriter
+        flight, reply, rewriter = self._flight, self._reply, self._rewriter
         block, self._first = self._first, b""
         while not block and not rewriter.done:
             flight.waits()
             try:
-                data = await content.readany()
-            except (aiohttp.ClientError, ConnectionError):
+                data = await reply.readany()
+            except BrokenOffError:
                 raise flight.failure or cut(flight) from None
             flight.moved()
             if not data:
@@ -61,20 +60,20 @@ class Stream:
         """True if the engine reported an error in the stream."""
         return self._rewriter.failed
 
-    @property
-    def settled(self) -> bool:
-        """True if the engine has ended its answer, so that the connection can serve again."""
-        return self._response.content.at_eof()
+    def relay(self, write: Callable[[bytes], None]) -> Relay:
+        """Give everything to `write` in the callback in which it comes, instead of `next`; what has come already at once."""
+        block, self._first = self._first, b""
+        relay = Relay(self._flight, self._reply, self._rewriter, write)
+        relay.begin(block)
+        return relay
 
-    async def settle(self) -> None:
-        """Wait a moment for the end that follows the end mark, for the sake of the connection; then let go."""
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                await self._response.content.read()
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            pass  # the answer is complete; only the connection is not worth keeping
-        finally:
+    def settle(self) -> None:
+        """Let go; an engine that has said its end mark has a moment to end its answer, for the sake of the connection."""
+        if self._reply.finished:
             self.close()
+            return
+        timer = asyncio.get_running_loop().call_later(SETTLE_S, self.close)
+        self._reply.connect(Rest(self.close, timer))
 
     def close(self, *, failed: bool = False) -> None:
         """Let go of the engine; before the end of the answer this aborts the request there."""
@@ -84,11 +83,6 @@ class Stream:
 Answer = Whole | Stream
 
 
-def cut(flight: Flight) -> DisconnectedError:
-    """The error for an answer that ends too early."""
-    return DisconnectedError(f"{flight.instance.name} closed the connection before its answer was complete")
-
-
 async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> bytes:
     """Send a request and read the body of its 200.
 
@@ -96,9 +90,9 @@ async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> byte
         UpstreamError: for anything else.
     """
     async with landing(flight):
-        response = await upstream.post(flight, path, leg)
+        reply = await upstream.post(flight, path, leg)
         async with translated(flight):
-            body = await response.read()
+            body = await reply.read()
         flight.moved()
     flight.land()
     return body
@@ -114,9 +108,9 @@ async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, s
     instance = flight.instance
     rewriter = rewrite.StreamRewriter(secret, (instance.http_address, instance.zmq_address))
     async with landing(flight):
-        response = await upstream.post(flight, path, leg)
-        first = await _first_events(flight, response, rewriter)
-    return Stream(flight, response, rewriter, first)
+        reply = await upstream.post(flight, path, leg)
+        first = await _first_events(flight, reply, rewriter)
+    return Stream(flight, reply, rewriter, first)
 
 
 @asynccontextmanager
@@ -129,11 +123,11 @@ async def landing(flight: Flight) -> AsyncIterator[None]:
         raise
 
 
-async def _first_events(flight: Flight, response: aiohttp.ClientResponse, rewriter: rewrite.StreamRewriter) -> bytes:
+async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter) -> bytes:
     async with translated(flight):
         while True:
             flight.waits()
-            data = await response.content.readany()
+            data = await reply.readany()
             flight.moved()
             if not data:
                 raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")

@@ -20,7 +20,8 @@ from pd_proxy.context import Context
 from pd_proxy.discovery import Discovery
 from pd_proxy.errors import HttpError, ProxyError
 from pd_proxy.passthrough import Passthrough
-from pd_proxy.routes import JSON, Routes, response_headers
+from pd_proxy.routes import Routes
+from pd_proxy.serving import JSON, response_headers
 from pd_proxy.settings import Settings
 from pd_proxy.trace import Trace, attached
 from pd_proxy.watchdog import Watchdog
@@ -61,8 +62,8 @@ def end(context: Context, trace: Trace) -> None:
     """Let go of the engine, count the request, log one line."""
     trace.left()
     stream = trace.answer
-    if stream is not None and trace.complete and not stream.settled:
-        context.tasks.spawn(stream.settle())
+    if stream is not None and trace.complete:
+        stream.settle()
     elif stream is not None:
         stream.close(failed=trace.server_fault)
     context.metrics.ended(trace.endpoint, trace.status, trace.cause, fault=trace.server_fault)

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-import aiohttp
-
+from pd_proxy.connections import Reply
 from pd_proxy.errors import ProxyError
 from pd_proxy.registry import Instance
 
@@ -46,7 +45,7 @@ class Tally:
 class Flight:
     """One request at one engine; it can be ended from outside, with the reason its client gets."""
 
-    __slots__ = ("_deadline", "_loop", "_response", "_tally", "failure", "instance", "moved_at", "since", "whole")
+    __slots__ = ("_deadline", "_loop", "_reply", "_tally", "failure", "instance", "moved_at", "since", "whole")
 
     def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
         """`whole`: the answer comes in one piece after a time that only the request knows."""
@@ -57,7 +56,7 @@ class Flight:
         self.moved_at = 0.0
         self._tally = tally
         self._loop = asyncio.get_running_loop()
-        self._response: aiohttp.ClientResponse | None = None
+        self._reply: Reply | None = None
         self._deadline: asyncio.Timeout | None = None
         tally.flights.add(self)
         tally.requests += 1
@@ -71,37 +70,40 @@ class Flight:
         self.since = None
         self.moved_at = self._tally.last_progress = self._loop.time()
 
+    def progressed(self) -> None:
+        """The engine sent something that went straight on, and it is its turn again."""
+        self.since = self.moved_at = self._tally.last_progress = self._loop.time()
+
+    def held_up(self) -> None:
+        """The client takes no more for now, so nobody waits for the engine."""
+        self.since = None
+
     def opening(self, deadline: asyncio.Timeout) -> None:
         """There is no response yet; ending the flight means making this deadline pass."""
         self._deadline = deadline
         self.waits()
 
-    def attach(self, response: aiohttp.ClientResponse) -> None:
-        """From here on, ending the flight means closing this response."""
-        self._response = response
+    def attach(self, reply: Reply) -> None:
+        """From here on, ending the flight means closing this answer."""
+        self._reply = reply
 
     def abort(self, failure: ProxyError) -> None:
         """End it: whoever waits for the engine gets an error, and the connection is closed."""
         if self.failure is None and self in self._tally.flights:
             self.failure = failure
-            if self._response is not None:
-                self._response.close()
+            if self._reply is not None:
+                self._reply.close()
             elif self._deadline is not None:
                 self._deadline.reschedule(self._loop.time())
 
     def land(self, *, failed: bool = False) -> None:
-        """It is over; later calls change nothing.
-
-        A response that was read to its end gives its connection back; another one is closed, which aborts it at the engine.
-        """
+        """It is over; later calls change nothing. An answer that has not ended is aborted at the engine."""
         if self not in self._tally.flights:
             return
         self._tally.flights.discard(self)
         self._tally.failures += failed
-        if self._response is not None and self._response.content.at_eof():
-            self._response.release()
-        elif self._response is not None:
-            self._response.close()
+        if self._reply is not None:
+            self._reply.close()
 
 
 class Flights:

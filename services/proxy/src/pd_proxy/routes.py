@@ -6,25 +6,28 @@ from time import monotonic
 import msgspec
 from quart import Blueprint, Response, request
 
-from pd_contracts import sse, timing
-from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER, Role
+from pd_contracts import sse
+from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, PairStats, ProxyStats
 from pd_proxy import __version__
-from pd_proxy.access import allowed
 from pd_proxy.answers import Stream
 from pd_proxy.canary import pairs
 from pd_proxy.context import Context
-from pd_proxy.errors import NoInstanceError, ProxyError, ShuttingDownError, TooManyRequestsError, UnauthorizedError
-from pd_proxy.generation import Endpoint, parse
+from pd_proxy.errors import NoInstanceError, ProxyError
+from pd_proxy.generation import Endpoint
 from pd_proxy.pairing import Pair, is_ready
 from pd_proxy.registry import Instance, State
-from pd_proxy.retry import serve
-from pd_proxy.rewrite import DONE_EVENT
+from pd_proxy.serving import (
+    EVENTS,
+    JSON,
+    answer,
+    begin,
+    check_authorization,
+    last_events,
+    stream_headers,
+    whole_headers,
+)
 from pd_proxy.trace import Trace, attach
-from pd_proxy.transfer import PASSED_HEADERS
-
-JSON = "application/json"
-MAX_CLIENT_ID = 200
 
 
 class Routes:
@@ -59,54 +62,16 @@ class Routes:
 
     async def generate(self) -> Response:
         """Serve a completion or chat completion."""
-        trace = self._begin()
-        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-        if self._context.stopping:
-            raise ShuttingDownError("the proxy is shutting down")
-        self._check_load()
-        generation = parse(Endpoint(request.path), body)
-        trace.stream = generation.stream
-        headers = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
-        answer = await serve(self._context, generation, headers, trace)
-        trace.first_byte = monotonic()
-        trace.status = 200
-        if isinstance(answer, Stream):
-            # Quart may never come to iterate the body if the client leaves now; the connection closes it in any case.
-            trace.answer = answer
-            return self._streamed(answer, trace)
-        return self._whole(answer.body, trace)
-
-    def _check_load(self) -> None:
-        limit = self._context.settings.max_in_flight
-        if limit and self._context.metrics.in_flight > limit:
-            raise TooManyRequestsError(f"{limit} requests are in flight already")
-
-    def _begin(self) -> Trace:
-        trace = Trace(
-            endpoint=request.path,
-            client_id=request.headers.get(REQUEST_ID_HEADER, "")[:MAX_CLIENT_ID],
-            wants_timing=request.headers.get(TIMING_HEADER) == "1",
-        )
-        self._context.metrics.started()
+        trace = begin(self._context, request.path, header)
         attach(request, trace)
-        return trace
-
-    def _whole(self, body: bytes, trace: Trace) -> Response:
-        response = Response(body, content_type=JSON, headers=response_headers(trace))
-        trace.complete = True
-        if trace.wants_timing:
-            response.headers[TIMING_HEADER] = timing.encode(trace.stages(monotonic()))
-        return response
-
-    def _streamed(self, stream: Stream, trace: Trace) -> Response:
-        response = Response(
-            self._events(stream, trace),
-            content_type="text/event-stream; charset=utf-8",
-            headers=response_headers(trace),
-        )
-        response.headers["Cache-Control"] = "no-cache"
-        response.timeout = None
-        return response
+        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        # Quart may never come to iterate a stream if the client leaves now; the connection closes it in any case.
+        found = await answer(self._context, trace, header, body)
+        if isinstance(found, Stream):
+            response = Response(self._events(found, trace), content_type=EVENTS, headers=stream_headers(trace))
+            response.timeout = None
+            return response
+        return Response(found.body, content_type=JSON, headers=whole_headers(trace))
 
     async def _events(self, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
         try:
@@ -116,12 +81,7 @@ class Routes:
             trace.fail(error)
             yield sse.encode_event(error.body())
             return
-        trace.complete = not stream.failed
-        trace.cause = "error_in_stream" if stream.failed else ""
-        if trace.wants_timing:
-            yield sse.encode_comment(timing.PREFIX + timing.encode(trace.stages(monotonic()))) + DONE_EVENT
-        else:
-            yield DONE_EVENT
+        yield last_events(stream, trace)
 
     async def models(self) -> Response:
         """Every model of every ready engine, as the engines describe them."""
@@ -206,20 +166,14 @@ class Routes:
         )
 
 
+def header(name: str) -> str:
+    """A header of the request that is served; empty if there is none."""
+    return request.headers.get(name, "")
+
+
 def check_key(context: Context) -> None:
-    """Let only clients with a key through, if there are keys.
-
-    Raises:
-        UnauthorizedError: for the others.
-    """
-    if context.keys and not allowed(request.headers.get("Authorization", ""), context.keys):
-        raise UnauthorizedError("this needs an API key as a bearer token")
-
-
-def response_headers(trace: Trace) -> dict[str, str]:
-    """The client's own id, or the one in the answer; no header of an engine is passed on."""
-    request_id = trace.client_id or trace.uuid
-    return {REQUEST_ID_HEADER: request_id} if request_id else {}
+    """As `check_authorization`, for the request that is served."""
+    check_authorization(context, header("Authorization"))
 
 
 def _json(value: object, status: int = 200) -> Response:

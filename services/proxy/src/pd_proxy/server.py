@@ -1,12 +1,12 @@
-"""Serving: Hypercorn around the application."""
+"""Serving: a front for requests for tokens, Hypercorn around the application for everything else."""
 
 import asyncio
 import logging
 
-import hypercorn.asyncio
 from hypercorn.config import Config
 
 from pd_proxy.app import create_app, running
+from pd_proxy.front import serve_front
 from pd_proxy.settings import Settings
 
 # After the time to drain is over, streams get an error event; this is what they have to send it.
@@ -45,4 +45,4 @@ async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
         app.context.stop_soon()
 
     async with running(app.context):
-        await hypercorn.asyncio.serve(app, configure(settings), shutdown_trigger=trigger)
+        await serve_front(app, configure(settings), trigger)

@@ -1,4 +1,5 @@
-"""HTTP towards engines: one session, one way to turn what goes wrong into an error with a name.
+"""HTTP towards engines: requests for tokens over connections of our own, the rest through aiohttp's session, and one way to turn
+what goes wrong into an error with a name.
 
 Messages call engines by name. What aiohttp says stays out of them, because it says addresses.
 """
@@ -13,6 +14,7 @@ from typing import Final, Self
 import aiohttp
 
 from pd_proxy import rewrite
+from pd_proxy.connections import KEEP_ALIVE_S, ConnectTimedOutError, NotConnectedError, Pool, Reply
 from pd_proxy.errors import ConnectTimeoutError, DisconnectedError, RefusedError, UnreachableError, UpstreamError
 from pd_proxy.flights import Flight
 from pd_proxy.registry import Instance
@@ -20,9 +22,6 @@ from pd_proxy.transfer import Leg
 
 logger = logging.getLogger(__name__)
 
-# vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that meets that close may or may not have
-# been read, and must not be repeated under its id; so idle connections are given up well before.
-ENGINE_KEEP_ALIVE_S: Final = 2.0
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 
 
@@ -33,11 +32,12 @@ class Upstream:
         """Nothing is opened yet."""
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool(connect_timeout_s)
 
     async def __aenter__(self) -> Self:
         """Open the session; it has no limit of its own on connections, because each stream needs one."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=ENGINE_KEEP_ALIVE_S),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             auto_decompress=False,
@@ -49,6 +49,7 @@ class Upstream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close every connection."""
+        self._pool.close()
         if self._session is not None:
             await self._session.close()
 
@@ -60,21 +61,20 @@ class Upstream:
             raise RuntimeError(msg)
         return self._session
 
-    async def post(self, flight: Flight, path: str, leg: Leg) -> aiohttp.ClientResponse:
-        """Send a request and return its 200 with the body still to come; the caller closes it.
+    async def post(self, flight: Flight, path: str, leg: Leg) -> Reply:
+        """Send a request and return its 200 with the body still to come; the flight closes it.
 
         Raises:
             RefusedError: if the engine answers with another status.
             UpstreamError: if it does not answer, or the flight is aborted.
         """
-        url = f"http://{flight.instance.http_address}{path}"
         async with translated(flight), asyncio.timeout(None) as deadline:
             flight.opening(deadline)
-            response = await self.session.post(url, data=leg.body, headers=leg.headers, allow_redirects=False)
-        flight.attach(response)
-        if response.status != 200:
-            raise await _refusal(flight, response)
-        return response
+            reply = await self._pool.post(flight.instance.http_address, path, leg.headers, leg.body)
+        flight.attach(reply)
+        if reply.status != 200:
+            raise await _refusal(flight, reply)
+        return reply
 
     async def call(self, instance: Instance, path: str, body: bytes, timeout_s: float) -> bytes:
         """POST what makes no tokens, and read the body of its 200.
@@ -139,25 +139,25 @@ async def _read_document(response: aiohttp.ClientResponse) -> bytes:
 
 @asynccontextmanager
 async def translated(flight: Flight) -> AsyncIterator[None]:
-    """Turn aiohttp's exceptions into ours; the reason of an aborted flight wins over its symptom."""
+    """Turn a connection's exceptions into ours; the reason of an aborted flight wins over its symptom."""
     name = flight.instance.name
     try:
         yield
-    except aiohttp.ServerTimeoutError:
+    except ConnectTimedOutError:
         raise flight.failure or ConnectTimeoutError(f"{name} did not take the connection in time") from None
-    except aiohttp.ClientConnectorError:
+    except NotConnectedError:
         raise flight.failure or UnreachableError(f"{name} refuses connections") from None
-    except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+    except (TimeoutError, ConnectionError) as error:
         logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
         raise flight.failure or DisconnectedError(
             f"{name} closed the connection before its answer was complete"
         ) from None
 
 
-async def _refusal(flight: Flight, response: aiohttp.ClientResponse) -> UpstreamError:
+async def _refusal(flight: Flight, reply: Reply) -> UpstreamError:
     async with translated(flight):
-        body = await response.read()
-    return refusal(flight.instance, response.status, body)
+        body = await reply.read()
+    return refusal(flight.instance, reply.status, body)
 
 
 def refusal(instance: Instance, status: int, body: bytes) -> RefusedError:

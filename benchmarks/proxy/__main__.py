@@ -1,0 +1,186 @@
+"""What a proxy costs: CPU a relayed chunk, CPU a request, added lag and errors, of nginx, vllm-router and this one in one run.
+
+The proxy has one core for itself, engines and clients share another one. CPU time is the process's own, so other work on the
+machine changes it little; lags are not to be believed on a busy machine. Every figure is the median of `--rounds` rounds, in
+each of which all are measured in turn.
+"""
+
+# ruff: noqa: INP001  a script
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from targets import CORE_REST, HERE, ROUTER, Target, pinned, router, running
+
+NAMES = ("direct", "nginx", "vllm-router", "pd-proxy", "vllm-router, 2 legs", "pd-proxy, 2 legs")
+COLUMNS = (
+    ("cpu_chunk_us", "CPU a chunk, µs", "cpu_chunk_ratio"),
+    ("cpu_request_ms", "CPU a request at 300/s, ms", "cpu_request_ratio"),
+    ("cpu_busy_request_ms", "CPU a request without pause, ms", "cpu_busy_request_ratio"),
+    ("lag_p50_ms", "added lag p50, ms", ""),
+    ("lag_p99_ms", "added lag p99, ms", ""),
+    ("many_errors", "errors", ""),
+)
+
+
+def load(target: Target, *options: str) -> dict[str, Any]:
+    """Run a load; returns its result with the CPU seconds that the proxy used between its two marks."""
+    words = [sys.executable, str(HERE / "load.py"), *options, "--port", str(target.port)]
+    marks: dict[str, float] = {}
+    result: dict[str, Any] = {}
+    with subprocess.Popen(pinned(CORE_REST, words), stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            said = json.loads(line)
+            if said["word"] == "result":
+                result = said
+            marks[said["word"]] = target.cpu_s()
+    if not result:
+        msg = f"the load on {target.name} ended without a result"
+        raise RuntimeError(msg)
+    return {**result, "cpu_s": marks["end"] - marks["begin"]}
+
+
+def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
+    """All figures of one target."""
+    seconds = ["--seconds", str(options.seconds)]
+    chunks = load(target, "streams", "--count", "256", "--pace", "20", *seconds)
+    requests = load(target, "requests", "--count", "16", "--rate", str(options.rate), *seconds)
+    busy = load(target, "requests", "--count", "16", *seconds)
+    found = {
+        "cpu_chunk_us": chunks["cpu_s"] / max(1, chunks["chunks"]) * 1e6,
+        "cpu_request_ms": requests["cpu_s"] / max(1, requests["requests"]) * 1e3,
+        "cpu_busy_request_ms": busy["cpu_s"] / max(1, busy["requests"]) * 1e3,
+        "lag_p50_ms": chunks["lag_p50_ms"],
+        "lag_p99_ms": chunks["lag_p99_ms"],
+        "chunks_per_s": chunks["chunks"] / options.seconds,
+        "requests_per_s": requests["requests"] / options.seconds,
+        "busy_requests_per_s": busy["requests"] / options.seconds,
+        "errors": float(chunks["errors"] + requests["errors"] + busy["errors"]),
+    }
+    if options.many:
+        many = load(target, "streams", "--count", str(options.many), "--pace", "1000", *seconds)
+        found |= {"many_errors": many["errors"] + options.many - many["finished"], "many_rss_mb": target.rss_mb()}
+        found["many_lag_p99_ms"] = many["lag_p99_ms"]
+    return found
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """The median of every figure; errors add up."""
+    found = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+    return found | {key: sum(one[key] for one in rounds) for key in found if key.endswith("errors")}
+
+
+def compared(results: dict[str, dict[str, float]]) -> None:
+    """Add what is relative to others: lag to none in between, CPU to vllm-router."""
+    for name, one in results.items():
+        for key in ("lag_p50_ms", "lag_p99_ms"):
+            one["own_" + key] = one[key]
+        if "direct" in results and name != "direct":
+            for key in ("lag_p50_ms", "lag_p99_ms"):
+                one[key] -= results["direct"]["own_" + key]
+        if "vllm-router" in results and name != "direct":
+            for key in ("cpu_chunk", "cpu_request", "cpu_busy_request"):
+                unit = "_us" if key == "cpu_chunk" else "_ms"
+                one[key + "_ratio"] = one[key + unit] / results["vllm-router"][key + unit]
+
+
+def table(results: dict[str, dict[str, float]], many: int) -> Iterator[str]:
+    """Markdown."""
+    heads = [label for _, label, _ in COLUMNS]
+    heads[-1] = f"errors at {many} streams"
+    yield "| | " + " | ".join(heads) + " |"
+    yield "| --- |" + " ---: |" * len(heads)
+    for name, one in results.items():
+        cells = []
+        for key, _, ratio in COLUMNS:
+            text = "" if key not in one or (name == "direct" and key.startswith("cpu")) else f"{one[key]:.3g}"
+            if key == "many_errors" and key in one:
+                text = str(int(one[key]))
+            cells.append(text + (f" ({one[ratio]:.2f} ×)" if ratio in one else ""))
+        yield f"| {name} | " + " | ".join(cells) + " |"
+
+
+def machine() -> dict[str, str]:
+    """Where this was measured."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return {
+        "cpu": f"{model}, {os.cpu_count()} cores",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "uvloop": version("uvloop"),
+        "load_average": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+        "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def main() -> int:
+    """Measure, print, and write to a folder if one is named."""
+    parser = argparse.ArgumentParser(prog="bench-proxy", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of each measured window")
+    parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the paced load")
+    parser.add_argument(
+        "--nice", type=int, default=0, help="of all processes measured; below 0 keeps others' work out of the lags"
+    )
+    parser.add_argument("--many", type=int, default=4000, help="streams at once in the last load; 0: without it")
+    parser.add_argument("--only", default="", help="part of these, separated by semicolons: " + "; ".join(NAMES))
+    parser.add_argument("--out", type=Path, help="folder for table and JSON")
+    options = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        sys.stderr.write("bench-proxy: needs two cores, one of them for the proxy alone\n")
+        return 2
+    if options.nice:
+        os.nice(options.nice)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    wanted = [name.strip() for name in options.only.split(";") if name.strip()]
+    names = [name for name in NAMES if not wanted or name in wanted]
+    if shutil.which("nginx") is None and "nginx" in names:
+        names.remove("nginx")
+        print("nginx is not installed, so it is left out (Debian: nginx-light)")
+    with tempfile.TemporaryDirectory(prefix="bench-proxy-") as folder:
+        program = router(Path(tempfile.gettempdir()) / "bench-router")
+        if program is None:
+            names = [name for name in names if not name.startswith("vllm-router")]
+            print(f"{ROUTER} could not be installed, so it is left out")
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        before = machine()
+        for number in range(options.rounds):
+            for name in names:
+                with running(name, Path(folder), program) as target:
+                    rounds[name].append(measure(target, options))
+                print(f"round {number + 1}: {name}: {json.dumps(rounds[name][-1])}", file=sys.stderr)
+    results = {name: medians(found) for name, found in rounds.items()}
+    compared(results)
+    text = "\n".join(table(results, options.many))
+    print(text)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        document = {
+            "machine": before,
+            "router": ROUTER,
+            "options": {"rounds": options.rounds, "seconds": options.seconds},
+        }
+        document |= {"results": results, "rounds": rounds}
+        (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+        (options.out / "table.md").write_text(text + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""What is compared: nothing at all, nginx, vllm-router and this proxy; how each is started, and what it has used of the CPU."""
+
+# ruff: noqa: INP001  a script that starts programs
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+HERE = Path(__file__).parent
+ROUTER = "vllm-router==0.1.17"
+CORE_PROXY, CORE_REST = 1, 0
+
+NGINX = """
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+events {{ worker_connections 20000; }}
+http {{
+  access_log off; keepalive_requests 10000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/temp;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream engine {{ server 127.0.0.1:{engine}; keepalive 1024; keepalive_requests 10000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=8192;
+    location / {{ proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }}
+  }}
+}}
+"""
+
+
+@dataclass
+class Target:
+    """One way to the engines, running; `pid` is None if there is nothing in between."""
+
+    name: str
+    port: int
+    processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    pid: int | None = None
+
+    def cpu_s(self) -> float:
+        """CPU time of the process and its children so far, s, to the nanosecond where the kernel tells."""
+        if self.pid is None:
+            return 0.0
+        parent = psutil.Process(self.pid)
+        return sum(_cpu_s(process) for process in [parent, *parent.children(recursive=True)])
+
+    def rss_mb(self) -> float:
+        """Its memory, MB."""
+        if self.pid is None:
+            return 0.0
+        parent = psutil.Process(self.pid)
+        return sum(process.memory_info().rss for process in [parent, *parent.children(recursive=True)]) / 1e6
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+    except OSError:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, below those of outgoing connections."""
+    found: list[int] = []
+    for port in range(12_000 + int(time.time() * 7) % 6_000, 22_000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+        if len(found) == count:
+            return found
+    msg = "no free ports"
+    raise OSError(msg)
+
+
+def pinned(core: int, words: list[str]) -> list[str]:
+    """The command, kept on one core."""
+    return ["taskset", "-c", str(core), *words]
+
+
+def router(folder: Path) -> Path | None:
+    """`vllm-router` in a place of its own, made now if need be; None if it cannot be had."""
+    program = folder / "venv" / "bin" / "vllm-router"
+    uv = shutil.which("uv", path=".tools/bin") or shutil.which("uv")
+    if program.exists() or uv is None:
+        return program if program.exists() else None
+    for words in (
+        ["venv", "-q", str(folder / "venv")],
+        ["pip", "install", "-q", "--python", str(folder / "venv"), ROUTER],
+    ):
+        if subprocess.run([uv, *words], check=False).returncode:
+            return None
+    return program
+
+
+@contextmanager
+def running(name: str, folder: Path, program: Path | None) -> Iterator[Target]:
+    """Start engines and one way to them; everything is ended afterwards."""
+    ports = free_ports(7)
+    engines, (port, zmq, extra) = ports[:3], ports[3:6]
+    target = Target(name, port)
+    words = [sys.executable, str(HERE / "engine.py"), "--roles", "combined,prefill,decode"]
+    announced = {"pd-proxy": [zmq, 0, 0], "pd-proxy, 2 legs": [0, zmq, zmq]}.get(name, [0, 0, 0])
+    words += ["--ports", ",".join(map(str, engines)), "--proxy-ports", ",".join(map(str, announced))]
+    log = (folder / "log.txt").open("ab")
+    try:
+        target.processes.append(subprocess.Popen(pinned(CORE_REST, words), stderr=log))
+        command = _command(name, folder, program, engines, (port, zmq, extra))
+        if command is None:
+            target.port = engines[0]
+        else:
+            process = subprocess.Popen(pinned(CORE_PROXY, command), stdout=log, stderr=log)
+            target.processes.append(process)
+            target.pid = process.pid
+        _wait_ready(target, "/ready" if name.startswith("pd-proxy") else "/health")
+        yield target
+    finally:
+        for process in reversed(target.processes):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        log.close()
+
+
+def _command(
+    name: str, folder: Path, program: Path | None, engines: list[int], ports: tuple[int, int, int]
+) -> list[str] | None:
+    port, zmq, extra = ports
+    urls = [f"http://127.0.0.1:{engine}" for engine in engines]
+    if name == "direct":
+        return None
+    if name == "nginx":
+        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, engine=engines[0], port=port))
+        return ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    if name.startswith("vllm-router"):
+        words = [str(program), "--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(extra)]
+        words += ["--policy", "round_robin", "--worker-startup-check-interval", "1"]
+        if "2 legs" in name:
+            words += ["--vllm-pd-disaggregation", "--kv-connector", "nixl", "--prefill", urls[1], "--decode", urls[2]]
+            return words
+        return [*words, "--worker-urls", urls[0]]
+    words = [sys.executable, "-m", "pd_proxy", "--http-proxy-port", str(port), "--proxy-port", str(zmq)]
+    return [*words, "--bind-host", "127.0.0.1", "--canary", "off", "--health-interval-s", "1"]
+
+
+def _wait_ready(target: Target, path: str) -> None:
+    for _ in range(400):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{target.port}{path}", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+        if any(process.poll() is not None for process in target.processes):
+            break
+    msg = f"{target.name} did not start"
+    raise RuntimeError(msg)

@@ -1,0 +1,153 @@
+"""Connections to engines, with engines that are sockets: what is kept, what is given up, and what a cut answer is."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from support.proxy import until
+
+import pd_proxy.connections
+from pd_proxy.connections import BrokenOffError, ConnectTimedOutError, NotConnectedError, Pool, Reply
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+Engine = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@pytest.fixture(name="pool")
+async def _pool() -> AsyncIterator[Pool]:
+    pool = Pool(5.0)
+    yield pool
+    pool.close()
+    await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def engine(*answers: bytes, hold: bool = True) -> AsyncIterator[tuple[str, list[int]]]:
+    """An engine that gives these answers, one a request; yields its address and the connection of each request."""
+    connections: list[int] = []
+    left = list(answers)
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while left:
+                await reader.readuntil(b"\r\n\r\n{}")
+                connections.append(writer.get_extra_info("peername")[1])
+                writer.write(left.pop(0))
+                if not hold and not left:
+                    break
+        if not hold:
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", connections
+        for writer in writers:
+            writer.close()
+
+
+async def ask(pool: Pool, address: str) -> Reply:
+    """A request."""
+    return await asyncio.wait_for(pool.post(address, "/x", {"X-Request-Id": "1"}, b"{}"), 10)
+
+
+async def test_a_connection_serves_the_next_request(pool: Pool) -> None:
+    async with engine(OK, OK, OK) as (address, connections):
+        for _ in range(3):
+            assert await (await ask(pool, address)).read() == b"ok"
+        assert len(set(connections)) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"more",
+        OK.replace(b"Content", b"Connection: close\r\nContent"),
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nmore",
+    ],
+)
+async def test_a_connection_that_is_not_clean_serves_no_other(pool: Pool, answer: bytes) -> None:
+    async with engine(answer, OK) as (address, connections):
+        for _ in range(2):
+            assert await (await ask(pool, address)).read() == b"ok"
+        assert len(set(connections)) == 2
+
+
+async def test_idle_connections_are_given_up_before_the_engine_does(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pd_proxy.connections, "KEEP_ALIVE_S", 0.1)
+    async with engine(OK, OK) as (address, connections):
+        await (await ask(pool, address)).read()
+        await asyncio.sleep(0.25)
+        await (await ask(pool, address)).read()
+        assert len(set(connections)) == 2
+
+
+async def test_a_body_that_ends_with_the_connection_is_whole(pool: Pool) -> None:
+    async with engine(b"HTTP/1.1 200 OK\r\n\r\nok", hold=False) as (address, _):
+        assert await (await ask(pool, address)).read() == b"ok"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nno size\r\n",
+    ],
+)
+async def test_a_cut_body_is_no_body(pool: Pool, answer: bytes) -> None:
+    async with engine(answer, hold=False) as (address, _):
+        reply = await ask(pool, address)
+        with pytest.raises(BrokenOffError):
+            await asyncio.wait_for(reply.read(), 10)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"nonsense\r\n\r\n"])
+async def test_a_cut_head_is_no_answer(pool: Pool, answer: bytes) -> None:
+    async with engine(answer, hold=False) as (address, _):
+        with pytest.raises(BrokenOffError):
+            await ask(pool, address)
+
+
+async def test_whoever_stops_waiting_closes_the_connection(pool: Pool) -> None:
+    async with engine(b"", OK) as (address, connections):
+        waiting = asyncio.create_task(pool.post(address, "/x", {}, b"{}"))
+        await until(lambda: connections)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert await (await ask(pool, address)).read() == b"ok"
+        assert len(set(connections)) == 2
+
+
+async def test_nobody_there(pool: Pool) -> None:
+    async with engine() as (address, _):
+        pass
+    for place in (address, "a..b:80", "127.0.0.1:port"):
+        with pytest.raises(NotConnectedError):
+            await ask(pool, place)
+
+
+async def test_nobody_takes_the_connection() -> None:
+    pool = Pool(1e-9)
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectTimedOutError):
+        await ask(pool, f"127.0.0.1:{listener.getsockname()[1]}")
+    pool.close()
+
+
+async def test_a_reader_that_is_slow_makes_the_engine_wait(pool: Pool) -> None:
+    size = 50_000_000
+    async with engine(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)) as (address, _):
+        reply = await ask(pool, address)
+        await asyncio.sleep(0.3)
+        first = len(await reply.readany())
+        assert first < size / 10
+        rest = 0
+        while data := await asyncio.wait_for(reply.readany(), 10):
+            rest += len(data)
+        assert first + rest == size
+        assert reply.finished

@@ -1,0 +1,213 @@
+"""The socket that clients connect to, byte by byte: what is served at once, what becomes Hypercorn's, and what nobody serves."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from support.proxy import BUFFER_BYTES, MODEL, Call, FakeEngine, RunningProxy, chunk, running_proxy, start_stream, until
+
+import pd_proxy.front
+from pd_contracts.names import Role
+from pd_proxy.wire import ChunkedBody
+
+BODY = json.dumps({"model": MODEL, "prompt": "one two three", "max_tokens": 2}).encode()
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+PLAIN = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(name="proxy")
+async def _proxy() -> AsyncIterator[RunningProxy]:
+    async with running_proxy(keep_alive_s=1.0) as proxy:
+        yield proxy
+
+
+class Raw:
+    """A connection on which a test writes what it likes and reads answers."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self.writer = writer
+
+    async def answer(self) -> tuple[int, bytes, bytes]:
+        """Status, head and body of the next answer."""
+        async with asyncio.timeout(10):
+            head = await self._reader.readuntil(b"\r\n\r\n")
+            body = b""
+            for line in head.lower().split(b"\r\n"):
+                if line.startswith(b"content-length:"):
+                    body = await self._reader.readexactly(int(line.partition(b":")[2]))
+                if line == b"transfer-encoding: chunked":
+                    body = await self._reader.readuntil(b"0\r\n\r\n")
+            return int(head.split(b" ")[1]), head, body
+
+    async def closed(self) -> bool:
+        """Wait until the proxy closes; True if it said nothing more."""
+        async with asyncio.timeout(10):
+            try:
+                return not await self._reader.read()
+            except ConnectionResetError:
+                return True
+
+
+@pytest.fixture(name="raw")
+async def _raw(proxy: RunningProxy) -> AsyncIterator[Raw]:
+    limit = BUFFER_BYTES  # the reader's own, for one answer
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port, limit=limit)
+    yield Raw(reader, writer)
+    writer.close()
+
+
+async def test_one_connection_serves_many_requests(proxy: RunningProxy, raw: Raw) -> None:
+    engine = await proxy.engine(Role.COMBINED)
+    for _ in range(3):
+        raw.writer.write(PLAIN)
+        status, head, body = await raw.answer()
+        assert status == 200
+        assert b"t0 t1" in body
+        assert b"\r\nDate: " in head
+    assert len(engine.calls) == 3
+
+
+async def test_a_request_may_come_byte_by_byte(proxy: RunningProxy, raw: Raw) -> None:
+    await proxy.engine(Role.COMBINED)
+    for number in range(len(PLAIN)):
+        raw.writer.write(PLAIN[number : number + 1])
+        await asyncio.sleep(0)
+    assert (await raw.answer())[0] == 200
+
+
+async def test_requests_that_are_sent_ahead_are_answered_in_order(proxy: RunningProxy, raw: Raw) -> None:
+    engine = await proxy.engine(Role.COMBINED)
+    engine.gate.clear()
+    one, two = (PLAIN.replace(b"Host: x", b"Host: x\r\nX-Request-Id: %b" % name) for name in (b"one", b"two"))
+    raw.writer.write(one + two + HEALTH)
+    await until(lambda: engine.calls)
+    await asyncio.sleep(0.05)
+    assert len(engine.calls) == 1, "one at a time"
+    engine.gate.set()
+    for name in (b"one", b"two"):
+        status, head, _ = await raw.answer()
+        assert (status, b"\r\nX-Request-Id: %b\r\n" % name in head) == (200, True)
+    assert b'"ok"' in (await raw.answer())[2]
+
+
+@pytest.mark.parametrize("first", [HEALTH, IN_CHUNKS, PLAIN.replace(b"Host: x", b"Host: x\r\nExpect: 100-continue")])
+async def test_after_anything_else_the_connection_serves_requests_for_tokens_too(
+    proxy: RunningProxy, raw: Raw, first: bytes
+) -> None:
+    engine = await proxy.engine(Role.COMBINED)
+    for request in (PLAIN, first):
+        raw.writer.write(request)
+        status, _, _ = await raw.answer()
+        if status == 100:
+            status, _, _ = await raw.answer()
+        assert status == 200
+    raw.writer.write(PLAIN)
+    assert b"t0 t1" in (await raw.answer())[2]
+    assert len(engine.calls) == 2 + (first is not HEALTH)
+
+
+async def test_hypercorn_streams_the_same_events(proxy: RunningProxy, raw: Raw) -> None:
+    await proxy.engine(Role.COMBINED)
+    stream = PLAIN.replace(b'"max_tokens": 2', b'"stream":  true')
+    slow = stream.replace(b"POST /v1/completions", b"POST /v1/completions?hypercorn=1")
+    bodies = []
+    for request in (stream, slow):
+        raw.writer.write(request)
+        status, head, body = await raw.answer()
+        assert status == 200
+        assert b"text/event-stream; charset=utf-8" in head
+        bodies.append(re.sub(rb"cmpl-[0-9a-f]{32}", b"", ChunkedBody().feed(body)))
+    assert bodies[0] == bodies[1]
+    assert bodies[0].endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        HEAD + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"Content-Length: +%d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"Transfer-Encoding : chunked\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        HEAD + b"X: a\nContent-Length: %d\r\nX: \0\r\n\r\n" % len(BODY) + BODY,
+        b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY,
+        b"POST /v1/completions HTTP/1.1\n\nHost: x",
+    ],
+)
+async def test_requests_with_two_meanings_are_refused_and_end_the_connection(
+    proxy: RunningProxy, raw: Raw, request_: bytes
+) -> None:
+    engine = await proxy.engine(Role.COMBINED)
+    raw.writer.write(request_ + PLAIN)
+    status, _, _ = await raw.answer()
+    assert 400 <= status < 500
+    assert await raw.closed()
+    assert not engine.calls
+
+
+async def test_a_client_may_ask_for_the_connection_to_be_closed(proxy: RunningProxy, raw: Raw) -> None:
+    await proxy.engine(Role.COMBINED)
+    raw.writer.write(PLAIN.replace(b"Host: x", b"Host: x\r\nConnection: close"))
+    status, head, _ = await raw.answer()
+    assert (status, b"\r\nConnection: close\r\n" in head) == (200, True)
+    assert await raw.closed()
+
+
+async def test_idle_connections_and_half_requests_are_closed(
+    proxy: RunningProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pd_proxy.front, "BODY_TIMEOUT_S", 0.1)
+    assert await raw.closed()
+    for start, status in ((HEAD, None), (PLAIN[:-3], 408)):
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+        other = Raw(reader, writer)
+        writer.write(start)
+        if status is not None:
+            assert (await other.answer())[0] == status
+        assert await other.closed()
+        writer.close()
+
+
+async def test_a_shutdown_closes_idle_connections_and_lets_busy_ones_end(proxy: RunningProxy, raw: Raw) -> None:
+    engine = await proxy.engine(Role.COMBINED)
+    _, idle = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+    engine.gate.clear()
+    raw.writer.write(PLAIN)
+    await until(lambda: engine.calls)
+    proxy.shutdown.set()
+    await asyncio.wait_for(idle.wait_closed(), 10) if idle.is_closing() else idle.close()
+    engine.gate.set()
+    assert (await raw.answer())[0] == 200
+    assert await raw.closed()
+
+
+async def test_a_fast_engine_does_not_fill_memory_for_a_slow_client(proxy: RunningProxy) -> None:
+    written = 0
+
+    async def flood(_engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        nonlocal written
+        response = await start_stream(request)
+        for _ in range(400):
+            await response.write(chunk(call, "x" * 100_000))
+            written += 1
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    await proxy.engine(Role.COMBINED, answer=flood)
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+    writer.write(PLAIN.replace(b'"max_tokens": 2', b'"stream":  true'))
+    await until(lambda: written)
+    before = 0
+    while before != written:
+        before = written
+        await asyncio.sleep(0.3)
+    assert written < 200, "the rest waits at the engine"
+    tail = b""
+    while not tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
+        tail = (tail + await asyncio.wait_for(reader.read(100_000), 10))[-100:]
+    assert written == 400
+    writer.close()
