@@ -27,6 +27,7 @@ DISCOVERY = (
 )
 CLIENTS = 10101
 ADMITTED_S = 30.0
+UNUSABLE = 2  # the load generator's exit status for options or a server that it cannot use
 OVERHEAD_S = 6.0  # of a run: its process, its warm-up, and the answers that are still to come after the last request
 WARMUP = ["--output-tokens", "16", "--requests", "24", "--rate", "8", "--duration", "30", "--overwrite"]
 
@@ -46,6 +47,7 @@ class Runs:
     faster: float = 1.0
     clients: int = 1
     left: list[Point] = field(default_factory=list)
+    broken: threading.Event = field(default_factory=threading.Event)
 
     def all(self) -> bool:
         """Measure what is not there yet; True if nothing is left."""
@@ -84,7 +86,8 @@ class Runs:
                         self.left.append(point)
 
     def _time_for(self, point: Point) -> bool:
-        return time.monotonic() + point.seconds / self.faster + OVERHEAD_S < self.ends
+        # What the load generator refuses once it refuses at every point, and a rented machine's minutes would be gone.
+        return not self.broken.is_set() and time.monotonic() + point.seconds / self.faster + OVERHEAD_S < self.ends
 
     @contextmanager
     def _serving(self, topology: str, lane: int) -> Iterator[str | None]:
@@ -125,6 +128,9 @@ class Runs:
         began = time.monotonic()
         status = self._loadgen(url, point.topology, *arguments)
         print(row(point, self.out / point.folder, status, time.monotonic() - began), flush=True)
+        if status == UNUSABLE:
+            print(last_words(self.work / f"loadgen-{point.topology}.log"), flush=True)
+            self.broken.set()
 
     def _loadgen(self, url: str, topology: str, *arguments: str) -> int:
         command = [sys.executable, "-m", "pd_loadgen", "run", "--url", url, "--timeout", "90", *arguments]

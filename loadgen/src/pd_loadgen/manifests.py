@@ -9,6 +9,7 @@ from importlib.metadata import version
 
 import msgspec
 
+import pd_contracts
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import ClientHealth, Clock, Deployment, Manifest, Workload
 from pd_loadgen.backends import BACKENDS
@@ -36,7 +37,7 @@ def begin(
 ) -> Manifest:
     """The manifest of a run that has not begun; `clock` ties the records' monotonic clock to the wall."""
     clock = Clock.now()
-    software = {**deployment.software, "pd-loadgen": version("pd-loadgen"), "locust": version("locust")}
+    software = {**deployment.software, "pd-loadgen": pd_contracts.__version__, "locust": version("locust")}
     return Manifest(
         run_id=run_id,
         created=_utc(clock.wall),
