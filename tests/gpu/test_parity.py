@@ -32,7 +32,8 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if gpus() < 2:
         pytest.skip("needs two NVIDIA GPUs")
     selected = {item.callspec.params.get("deployment") for item in request.session.items if hasattr(item, "callspec")}
-    fleet = Fleet(Path(os.environ.get("OUT") or tmp_path_factory.mktemp("gpu")))
+    scratch = tmp_path_factory.mktemp("gpu")
+    fleet = Fleet(Path(os.environ.get("OUT") or scratch), scratch)
     try:
         fleet.start(name for name in CASES if name in selected and missing(CASES[name]) is None)
         yield fleet

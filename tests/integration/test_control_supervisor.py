@@ -12,10 +12,10 @@ import pytest
 from support.control import alive, script, until
 
 from pd_contracts.names import Topology
-from pd_control import foreground, supervisor
+from pd_control import foreground, processes, supervisor
 from pd_control.plan import Engine
 from pd_control.ready import process_traces
-from pd_control.state import Running, State, StateError, Store, is_alive
+from pd_control.state import Running, State, StateError, Store, birth_of, is_alive
 from pd_control.supervisor import StartError
 
 SLEEP = "import time; time.sleep(60)"
@@ -163,3 +163,39 @@ def test_a_broken_state_file_is_told_with_its_remedy(tmp_path: Path) -> None:
 def test_only_one_command_at_a_time_starts_or_stops(tmp_path: Path) -> None:
     with Store(tmp_path).lock(), pytest.raises(StateError, match="another pdctl"), Store(tmp_path).lock():
         pass
+
+
+def test_children_of_what_was_killed_in_a_terminal_are_ended_with_the_next_command(tmp_path: Path) -> None:
+    code = (
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True); {SLEEP}"
+    )
+    store = Store(tmp_path / "state")
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, process_group=0) as terminal:
+        assert terminal.stdout is not None
+        child = int(terminal.stdout.readline())
+        birth = birth_of(terminal.pid) or 0
+        running = Running(name="prefill-0", pid=terminal.pid, birth=birth, started=0, log="", listens=[])
+        store.record(running)
+        assert processes.in_terminals(store) == [running]
+        terminal.kill()
+    assert alive(child)
+
+    processes.clear_terminals(store)
+
+    assert not alive(child)
+    assert store.terminals() == []
+
+
+def test_what_shares_a_group_with_others_is_ended_alone(start: Starter) -> None:
+    leader = start(
+        "shell",
+        f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True); {SLEEP}",
+    )
+    until(lambda: logged(leader))
+    pid = int(logged(leader)[0])
+    job = msgspec.structs.replace(leader, pid=pid, birth=birth_of(pid) or 0)
+
+    supervisor.stop([job], wait_s=0.5)
+
+    assert not alive(pid)
+    assert is_alive(leader)

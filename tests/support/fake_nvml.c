@@ -14,6 +14,7 @@
  *   deny CODE         every setter fails                ignore SETTER   lock, cap: the setter succeeds and changes nothing
  *   mig BOARD         MIG is on                         vgpu MODE       virtualisation mode of all boards
  *   process PID       it uses every board
+ *   p2p CODE          status of every way between boards: 0 is well                  linkdown BOARD   two of its NVLinks are down
  *
  * FAKE_NVML_STATE: a file that holds what setters changed, so that processes see each other's locks as they do on real boards.
  * FAKE_NVML_STATE.log has a line a setter call, which ends in "journal" if the file FAKE_NVML_JOURNAL existed at that moment.
@@ -303,5 +304,23 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *length, Proc
     if (pid <= 0) return OK;
     if (have < 1 || !list) return INSUFFICIENT_SIZE;
     list[0] = (Process){(unsigned)pid, 1ull << 30, 0xFFFFFFFF, 0xFFFFFFFF};
+    return OK;
+}
+
+/* What joins the boards, as on two H200: 18 NVLinks each, nothing but the processors in between otherwise. */
+#define LINKS 18
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13000; return OK; }
+int nvmlDeviceGetPowerManagementDefaultLimit(void *handle, unsigned *mw) { DEVICE(handle); *mw = LIMIT_W * 1000; return OK; }
+int nvmlDeviceGetP2PStatus(void *handle, void *other, int index, int *status) {
+    DEVICE(handle);
+    (void)other, (void)index;
+    *status = fault("p2p", NULL) > 0 ? fault("p2p", NULL) : 0;
+    return OK;
+}
+int nvmlDeviceGetTopologyCommonAncestor(void *handle, void *other, int *level) { DEVICE(handle); (void)other; *level = 50; return OK; }
+int nvmlDeviceGetNvLinkState(void *handle, unsigned link, int *active) {
+    DEVICE(handle);
+    if (link >= LINKS) return INVALID;
+    *active = link >= 2 || fault_of("linkdown", board) < 0;
     return OK;
 }

@@ -6,19 +6,21 @@ With REHEARSE=1 simulators stand in for vLLM, so that everything but the engines
 
 import json
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from support.stack import ROOT, free_ports
+from support.stack import ROOT
 
 from pd_contracts.names import Connector
 
@@ -99,17 +101,30 @@ def gpus() -> int:
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout.count("GPU ")
 
 
+def free_ports() -> Iterator[int]:
+    """Ports that nobody listens on, each given once.
+
+    Below the range from which the kernel takes ports for outgoing connections: minutes pass before an engine binds its own.
+    """
+    start = random.randrange(20100, 31000)
+    for port in (*range(start, 31900), *range(20100, start)):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                yield port
+
+
 class Processes:
     """Local processes with their logs; the group of each is ended at the end."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
+        self.scratch = scratch
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str, **variables: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
             # vLLM's compiled graphs in a folder of their own: two engines that write the same one at once get in each other's way.
-            environment = {**os.environ, "VLLM_CACHE_ROOT": str(self.folder / "cache" / name), **variables}
+            environment = {**os.environ, "VLLM_CACHE_ROOT": str(self.scratch / "cache" / name), **variables}
             self.running[name] = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -136,10 +151,10 @@ class Processes:
 class Deployment:
     """The processes of one case."""
 
-    def __init__(self, case: Case, model: Path, folder: Path) -> None:
+    def __init__(self, case: Case, model: Path, processes: Processes, free: Iterator[int]) -> None:
         self.case = case
-        self.processes = Processes(folder)
-        ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
+        self.processes = processes
+        ports = {name: str(next(free)) for name in PORTS}
         self.proxy = f"http://127.0.0.1:{ports['HTTP_PROXY_PORT']}"
         self.engines = [f"http://127.0.0.1:{ports[name]}" for name in ("PREFILL_HTTP_PORT", "DECODE_HTTP_PORT")]
         common = {**engine_variables(model), **ports, "KV_CONNECTOR": case.connector.value, **case.engines}
@@ -189,11 +204,13 @@ def engine_variables(model: Path) -> dict[str, str]:
 
 
 class Fleet:
-    """Everything that runs, and the folder with models and logs."""
+    """Everything that runs, with a folder for logs and another one for models and compiled graphs, which nobody wants to keep."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scratch: Path) -> None:
         self.folder = folder
+        self.scratch = scratch
         self.deployments: dict[str, Deployment] = {}
+        self._free = free_ports()
         self._references: dict[tuple[str, str], tuple[Processes, str]] = {}
 
     def start(self, names: Iterable[str]) -> None:
@@ -201,7 +218,7 @@ class Fleet:
         cases = [CASES[name] for name in names]
         models = {kind: self._model(kind) for kind in sorted({case.model for case in cases})}
         for case in cases:
-            self.deployments[case.name] = Deployment(case, models[case.model], self.folder)
+            self.deployments[case.name] = Deployment(case, models[case.model], self._processes(), self._free)
             if case.reference is not None and self._key(case) not in self._references:
                 self._references[self._key(case)] = self._plain(case, models[case.model], case.reference)
 
@@ -217,8 +234,11 @@ class Fleet:
         for processes, _ in self._references.values():
             processes.stop()
 
+    def _processes(self) -> Processes:
+        return Processes(self.folder, self.scratch)
+
     def _model(self, kind: str) -> Path:
-        path = self.folder / "models" / kind
+        path = self.scratch / "models" / kind
         if not REHEARSAL:
             module, *size = MODELS[kind]
             text = ROOT / "README.md"  # prompts are token ids: any text makes a tokenizer
@@ -229,8 +249,8 @@ class Fleet:
         return case.model, json.dumps(case.reference, sort_keys=True)
 
     def _plain(self, case: Case, model: Path, variables: Mapping[str, str]) -> tuple[Processes, str]:
-        processes = Processes(self.folder)
-        port, discovery = map(str, free_ports(2))
+        processes = self._processes()
+        port, discovery = str(next(self._free)), str(next(self._free))
         arguments = f"{CACHE} {variables.get('ENGINE_ARGS', '')}".strip()
         told = {**engine_variables(model), **variables, "ENGINE_ARGS": arguments, "PD_ROLE": "combined"}
         pinned = {"CUDA_VISIBLE_DEVICES": "0", "COMBINED_HTTP_PORT": port, "PROXY_PORT": discovery}

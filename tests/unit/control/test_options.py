@@ -16,7 +16,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"usage: pdctl {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["up", "logs", "smoke", "demo"])
+@pytest.mark.parametrize("command", ["up", "all", "prefill", "combined", "proxy", "doctor", "logs", "smoke", "demo"])
 def test_help_shows_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])

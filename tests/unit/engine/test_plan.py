@@ -103,6 +103,23 @@ def test_nixl_on_the_cpu_goes_over_tcp() -> None:
     assert transfer(result)["kv_buffer_device"] == "cpu"
 
 
+def test_the_way_between_hosts_is_handed_on_and_an_empty_one_taken_away() -> None:
+    told = {"NCCL_SOCKET_IFNAME": "eth1", "UCX_NET_DEVICES": "mlx5_0:1", "UCX_TLS": "", "GLOO_SOCKET_IFNAME": ""}
+
+    result = plan(settings("prefill", KV_CONNECTOR="NixlConnector", **told), GPU, told)
+
+    assert result.environment["NCCL_SOCKET_IFNAME"] == "eth1"
+    assert result.environment["UCX_NET_DEVICES"] == "mlx5_0:1"
+    # NCCL and UCX take an empty variable for a choice of nothing.
+    assert sorted(result.unset) == ["GLOO_SOCKET_IFNAME", "UCX_TLS"]
+
+
+def test_transports_that_were_chosen_win_over_the_ones_for_the_cpu() -> None:
+    assert launch("decode", CPU, KV_CONNECTOR="NixlConnector", ENGINE_DEVICE="cpu", UCX_TLS="tcp,sm").environment[
+        "UCX_TLS"
+    ] == ("tcp,sm")
+
+
 @pytest.mark.parametrize(("role", "cleans"), [("prefill", True), ("decode", False)])
 def test_the_example_connector_shares_a_folder_that_prefill_cleans(role: str, cleans: bool) -> None:
     result = launch(role, CPU, KV_CONNECTOR="ExampleConnector", ENGINE_DEVICE="cpu", KV_SHARED_PATH="/kv")
@@ -144,6 +161,7 @@ def test_further_arguments_come_last_and_are_split_as_in_a_shell() -> None:
         ("prefill", {}, GPU, {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "0"}, "RANDOMIZATION must be 1"),
         ("prefill", {}, GPU, {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "true"}, "RANDOMIZATION must be 1"),
         ("combined", {"MODEL": ""}, GPU, {}, "MODEL is not set"),
+        ("combined", {"ENGINE_ARGS": "--served 'a"}, GPU, {}, "ENGINE_ARGS=.* is not quoted as in a shell: No closing"),
         ("prefill", {"VLLM_HOST_IP": "decode"}, GPU, {}, "no numeric IPv4 address"),
         ("prefill", {"VLLM_HOST_IP": "0.0.0.0"}, GPU, {}, "no numeric IPv4 address"),
         ("prefill", {"ENGINE_DEVICE": "cpu"}, GPU, {}, "needs NVIDIA GPUs"),

@@ -10,10 +10,11 @@ from types import FrameType
 
 from pd_contracts.records import RecordError
 from pd_contracts.settings import SettingsError
-from pd_control import commands
+from pd_control import commands, configuration, menu, standalone
 from pd_control.client import ClientError
 from pd_control.context import Context, open_context
 from pd_control.demo_command import demo, demo_context
+from pd_control.doctor.command import doctor
 from pd_control.gpus import PlanError
 from pd_control.load import LoadError
 from pd_control.options import parser
@@ -24,10 +25,18 @@ from pd_control.terminal import Terminal
 
 COMMANDS = {
     "up": commands.up,
+    "all": commands.up,
+    "prefill": standalone.run,
+    "decode": standalone.run,
+    "combined": standalone.run,
+    "proxy": standalone.run,
     "down": commands.down,
     "status": commands.status,
     "logs": commands.logs,
     "smoke": commands.run_smoke,
+    "doctor": doctor,
+    "config": configuration.show,
+    "menu": menu.run,
     "demo": demo,
 }
 

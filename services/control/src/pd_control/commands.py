@@ -8,18 +8,18 @@ from pathlib import Path
 
 from rich.text import Text
 
-from pd_contracts.names import Role
 from pd_control import containers, processes, ready, smoke
 from pd_control.client import proxy_stats, served_models
 from pd_control.containers import Container
 from pd_control.context import Context
 from pd_control.deployment import label
+from pd_control.doctor.command import admits
 from pd_control.gpus import PlanError
-from pd_control.plan import Engine, Plan, plan
+from pd_control.plan import planned_by
 from pd_control.processes import Row
 from pd_control.stack import PROFILES, ContainerError, Stack
 from pd_control.state import Running, State, StateError, is_alive
-from pd_control.supervisor import last_lines
+from pd_control.supervisor import death, last_lines
 from pd_control.terminal import Terminal, table_of
 
 COLUMNS = ("name", "role", "state", "pid or container", "port", "up since")
@@ -30,29 +30,20 @@ def up(context: Context, options: argparse.Namespace) -> int:
     """Start a deployment and wait until it serves."""
     if options.containers or options.profile or options.engine == "vllm-cpu":
         return _up_containers(context, options)
-    planned = _planned(context, options)
+    planned = planned_by(context.settings, options)
     with context.store.lock():
-        running = processes.refuse_second(context.store, planned)
+        running = processes.refuse_second(context, planned)
         if running is not None:
             context.terminal.say(
                 f"{label(running.topology, running.shape)} already runs at {running.url}; nothing to do"
             )
+        elif not (options.skip_doctor or admits(context, planned.processes, planned.engine, force=options.force)):
+            return 1
         else:
             running = processes.launch(context, planned, stall_s=options.patience)
-    _show(context.terminal, processes.rows(running))
+    _show(context.terminal, processes.rows(running.processes, running.url))
     _hint(context.terminal)
     return 0
-
-
-def _planned(context: Context, options: argparse.Namespace) -> Plan:
-    counts = {role: getattr(options, role) for role in Role}
-    unused = [
-        role for role, count in counts.items() if count and (role is Role.COMBINED) == (options.topology == "disagg")
-    ]
-    if unused:
-        msg = f"--{unused[0]} does not belong to topology {options.topology}"
-        raise PlanError(msg)
-    return plan(context.settings, options.topology, Engine(options.engine), counts)
 
 
 def _up_containers(context: Context, options: argparse.Namespace) -> int:
@@ -107,7 +98,9 @@ def status(context: Context, _options: argparse.Namespace) -> int:
     """Everything that runs; 0 if all of it is well, 1 if not or if nothing runs."""
     state = context.store.load()
     found = _containers(Stack(context.root, context.environment))
-    rows: list[Row] = processes.rows(state) if state else []
+    here = [*(state.processes if state else []), *processes.in_terminals(context.store)]
+    proxy = state.url if state else context.settings.proxy_url
+    rows: list[Row] = processes.rows(here, proxy)
     if found:
         url = containers.url_of(found, context.environment)
         rows += containers.rows(found, proxy_stats(url) if url else None)
@@ -122,7 +115,8 @@ def status(context: Context, _options: argparse.Namespace) -> int:
 
 def _explain(terminal: Terminal, process: Running) -> None:
     if not is_alive(process):
-        terminal.error(f"{process.name} ended; its log is {process.log}", last_lines(Path(process.log), 5))
+        told = death(process)
+        terminal.error(str(told), told.lines[-5:])
 
 
 def _containers(stack: Stack) -> list[Container]:
@@ -141,7 +135,7 @@ def _show(terminal: Terminal, rows: Iterable[Row]) -> None:
 
 
 def _hint(terminal: Terminal) -> None:
-    terminal.note("pdctl smoke tries it, pdctl logs NAME -f shows what it does, pdctl down ends it")
+    terminal.note("pdctl smoke tries it, pdctl logs NAME -f shows its log, pdctl down ends it")
 
 
 def logs(context: Context, options: argparse.Namespace) -> int:
@@ -230,4 +224,4 @@ def _url(context: Context) -> str:
     if state is not None:
         return state.url
     url = containers.url_of(_containers(Stack(context.root, context.environment)), context.environment)
-    return url or f"http://127.0.0.1:{context.settings.http_proxy_port}"
+    return url or context.settings.proxy_url

@@ -12,9 +12,10 @@ from pd_control.terminal import Terminal
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The repository, the variables in force, the settings made of them, the state on disk and the terminal."""
+    """The repository, pdctl's own variables, those in force, the settings made of them, the state on disk and the terminal."""
 
     root: Path
+    own: Mapping[str, str]
     environment: Mapping[str, str]
     settings: ControlSettings
     store: Store
@@ -32,6 +33,7 @@ def open_context(start: Path, own: Mapping[str, str], *, dotenv: bool = True, fo
     settings = load(ControlSettings, variables)
     return Context(
         root=root,
+        own=own,
         environment=variables,
         settings=settings,
         store=Store(root / settings.state_dir / folder),

@@ -23,21 +23,36 @@ def allocate(
     Raises:
         PlanError: if a list does not divide into engines, has a GPU twice, or contradicts a count.
     """
-    listed = {
-        Role.PREFILL: settings.prefill_gpus or _first(settings.prefill_gpu, settings),
-        Role.DECODE: settings.decode_gpus or _first(settings.decode_gpu, settings),
-    }
+    listed = _listed(settings)
     explicit = {
         Role.PREFILL: settings.prefill_gpus,
         Role.DECODE: settings.decode_gpus,
         Role.COMBINED: settings.combined_gpus,
     }
-    listed[Role.COMBINED] = settings.combined_gpus or (*listed[Role.PREFILL], *listed[Role.DECODE])
     if any(counts.get(role) for role in ROLES[topology]):
         return _counted(settings, topology, counts, explicit)
     allocation = {role: _grouped(role, listed[role], settings.tensor_parallel_size) for role in ROLES[topology]}
     _refuse_doubles(allocation)
     return allocation
+
+
+def gpus_of(settings: ControlSettings, role: Role) -> list[list[int]]:
+    """GPUs of every engine of one role; what the others have is not looked at, since they may be on another host.
+
+    Raises:
+        PlanError: if the list does not divide into engines.
+    """
+    return _grouped(role, _listed(settings)[role], settings.tensor_parallel_size)
+
+
+def _listed(settings: ControlSettings) -> dict[Role, tuple[int, ...]]:
+    prefill = settings.prefill_gpus or _first(settings.prefill_gpu, settings)
+    decode = settings.decode_gpus or _first(settings.decode_gpu, settings)
+    return {
+        Role.PREFILL: prefill,
+        Role.DECODE: decode,
+        Role.COMBINED: settings.combined_gpus or (*prefill, *decode),
+    }
 
 
 def _first(gpu: int, settings: ControlSettings) -> tuple[int, ...]:

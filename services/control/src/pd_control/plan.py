@@ -1,5 +1,6 @@
 """Topology, counts and settings to the list of processes to run. No I/O: what is decided here can be tested and printed."""
 
+import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -12,7 +13,7 @@ import pd_contracts
 import pd_engine
 from pd_contracts.names import Role, Topology
 from pd_contracts.ports import KV_PORT_STEP
-from pd_control.gpus import ROLES, PlanError, allocate
+from pd_control.gpus import ROLES, PlanError, allocate, gpus_of
 from pd_control.settings import ControlSettings
 
 
@@ -106,9 +107,42 @@ def plan(
         ]
     except ValueError as error:  # a port counted up beyond the last one
         raise PlanError(str(error)) from error
-    processes = [_proxy(settings), *engines, _monitor(settings, engine, engines)]
+    processes = [proxy_spec(settings), *engines, _monitor(settings, engine, engines)]
     _refuse_shared_ports(processes)
     return Plan(topology=topology, engine=engine, processes=processes, settings=settings)
+
+
+def planned_by(settings: ControlSettings, options: argparse.Namespace) -> Plan:
+    """The plan that topology, engine and counts of a command line ask for.
+
+    Raises:
+        PlanError: for GPUs, ports or counts that cannot be.
+    """
+    counts = {role: getattr(options, role) for role in Role}
+    unused = [
+        role for role, count in counts.items() if count and (role is Role.COMBINED) == (options.topology == "disagg")
+    ]
+    if unused:
+        msg = f"--{unused[0]} does not belong to topology {options.topology}"
+        raise PlanError(msg)
+    return plan(settings, options.topology, Engine(options.engine), counts)
+
+
+def plan_one(settings: ControlSettings, engine: Engine, role: Role, number: int) -> ProcessSpec:
+    """Decide how one engine runs that is started by itself, on the GPUs that its role has.
+
+    Raises:
+        PlanError: for GPUs or ports that cannot be.
+    """
+    groups = gpus_of(settings, role)
+    if number >= len(groups):
+        room = f"has room for {len(groups)} engine{'s' * (len(groups) > 1)}, counted from 0"
+        msg = f"{role}-{number} has no GPU: {role.upper()}_GPUS {room}"
+        raise PlanError(msg)
+    try:
+        return _engine(settings, engine, role, number, groups[number])
+    except ValueError as error:  # a port counted up beyond the last one
+        raise PlanError(str(error)) from error
 
 
 def _refuse_shared_ports(processes: Sequence[ProcessSpec]) -> None:
@@ -127,7 +161,7 @@ def _common(settings: ControlSettings) -> dict[str, str]:
     return {
         "HTTP_PROXY_PORT": str(settings.http_proxy_port),
         "PROXY_PORT": str(settings.proxy_port),
-        "PROXY_HOST": "127.0.0.1",
+        "PROXY_HOST": settings.proxy_host,
         "MONITOR_PORT": str(settings.monitor_port),
         "BIND_HOST": settings.bind_host,
         "KV_CONNECTOR": settings.kv_connector.value,
@@ -135,7 +169,8 @@ def _common(settings: ControlSettings) -> dict[str, str]:
     }
 
 
-def _proxy(settings: ControlSettings) -> ProcessSpec:
+def proxy_spec(settings: ControlSettings) -> ProcessSpec:
+    """The proxy, which runs alike under every deployment."""
     listens = [Listen(settings.http_proxy_port, "HTTP_PROXY_PORT"), Listen(settings.proxy_port, "PROXY_PORT")]
     # Not MODEL: the engines of one plan serve the same, and with their own name for it (SERVED_MODEL_NAME) they would be refused.
     env = {**_common(settings), "MODEL": ""}
@@ -150,7 +185,7 @@ def _engine(settings: ControlSettings, engine: Engine, role: Role, number: int, 
         **_common(settings),
         "PD_ROLE": role.value,
         "INSTANCE": str(number),
-        "VLLM_HOST_IP": settings.vllm_host_ip,
+        "VLLM_HOST_IP": settings.announced_address,
         **({"MODEL": settings.model} if settings.model else {}),
     }
     spec = ProcessSpec(
@@ -161,7 +196,8 @@ def _engine(settings: ControlSettings, engine: Engine, role: Role, number: int, 
     return msgspec.structs.replace(
         spec,
         argv=[settings.engine_python, "-m", "pd_engine"],
-        env={**env, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))},
+        # Numbered as the monitor and nvidia-smi number them; CUDA by itself puts the fastest first.
+        env={**env, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
         python_path=[str(Path(package.__file__ or "").parents[1]) for package in (pd_contracts, pd_engine)],
     )
 

@@ -1,8 +1,7 @@
 """A deployment as processes of this machine: up, down and who is there."""
 
-import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +12,7 @@ from pd_control import ready, supervisor
 from pd_control.client import ClientError, get, proxy_stats
 from pd_control.context import Context
 from pd_control.deployment import label
-from pd_control.plan import Engine, Plan
+from pd_control.plan import Plan, ProcessSpec
 from pd_control.state import Running, State, StateError, Store, is_alive
 from pd_control.supervisor import StartError
 from pd_control.terminal import age
@@ -42,12 +41,12 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
     Raises:
         StartError: if something cannot start, ends early, or stands still for `stall_s`.
     """
-    refuse_taken_ports(planned)
-    refuse_without_vllm(planned, context.environment)
+    refuse_taken_ports(planned.processes)
     store = context.store
-    url = f"http://127.0.0.1:{planned.settings.http_proxy_port}"
+    url = url_of(planned)
     state = State(topology=planned.topology, engine=planned.engine, shape=planned.shape, url=url)
     try:
+        store.save(state)
         with context.terminal.step(label(planned.topology, planned.shape)) as step:
             for spec in planned.processes:
                 log = store.log(spec.name)
@@ -56,15 +55,16 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
             for seen in ready.watch(url, planned.expected, ready.process_traces(state.processes), stall_s):
                 step.waiting_for(seen.waiting)
             step.text += f" is ready at {url}"
+        state = msgspec.structs.replace(state, complete=True)
+        store.save(state)
     except BaseException:
         # Also Ctrl-C and a terminating signal: half a deployment is of no use to anybody.
-        supervisor.stop(state.processes)
-        store.forget()
+        clear_up(store, state)
         raise
     return state
 
 
-def refuse_taken_ports(planned: Plan) -> None:
+def refuse_taken_ports(specs: Iterable[ProcessSpec]) -> None:
     """Look before anything starts, because an engine tells of a taken port only after minutes of loading.
 
     Raises:
@@ -72,75 +72,96 @@ def refuse_taken_ports(planned: Plan) -> None:
     """
     taken = [
         f"port {listen.port} of {process.name} is taken: set {listen.variable}"
-        for process in planned.processes
+        for process in specs
         for listen in supervisor.taken(process.listens)
     ]
     if taken:
         raise StartError("; ".join(taken) + " to another port, or end what listens there")
 
 
-def refuse_without_vllm(planned: Plan, environment: Mapping[str, str]) -> None:
-    """Ask the engines' interpreter whether it has vLLM, because the traceback of one that has not explains nothing.
-
-    Raises:
-        StartError: naming the ways out.
-    """
-    if planned.engine is not Engine.VLLM:
-        return
-    python = planned.settings.engine_python
-    question = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
-    try:
-        found = subprocess.run([python, "-c", question], env=dict(environment), check=False, capture_output=True)
-    except OSError as error:
-        msg = f"ENGINE_PYTHON={python}: {error.strerror}"
-        raise StartError(msg) from error
-    if found.returncode != 0:
-        msg = f"{python} has no vLLM: set ENGINE_PYTHON to one that has, or use --containers, or --engine sim"
-        raise StartError(msg)
-
-
-def refuse_second(store: Store, planned: Plan) -> State | None:
-    """The running deployment if it is the wanted one; None if nothing runs.
+def refuse_second(context: Context, planned: Plan) -> State | None:
+    """The running deployment if it is the wanted one; None if nothing runs, after what a killed pdctl left was ended.
 
     Raises:
         StateError: if another one runs, or only a part of one.
     """
-    state = store.load()
-    if state is None or not any(map(is_alive, state.processes)):
+    clear_terminals(context.store)
+    state = context.store.load()
+    if state is None:
         return None
     what = f"{label(state.topology, state.shape)} with {state.engine} engines"
+    if not state.complete or not any(map(is_alive, state.processes)):
+        # Whoever starts things holds the lock, and we hold it: nobody is at work on these any more.
+        clear_up(context.store, state)
+        if not state.complete:
+            context.terminal.say(f"ended what an interrupted start of {what} had left")
+        return None
     ended = [process.name for process in state.processes if not is_alive(process)]
     if ended:
         msg = f"a part of {what} still runs, and {', '.join(ended)} ended: `pdctl logs {ended[0]}` says why, `pdctl down` clears up"
         raise StateError(msg)
-    if (state.topology, state.engine, state.shape) != (planned.topology, planned.engine, planned.shape):
-        msg = f"{what} already runs at {state.url}: `pdctl down` first"
+    wanted = planned.topology, planned.engine, planned.shape, url_of(planned)
+    if (state.topology, state.engine, state.shape, state.url) != wanted:
+        msg = (
+            f"{what} already runs at {state.url}: `pdctl down` first, or give this one ports and a STATE_DIR of its own"
+        )
         raise StateError(msg)
     return state
 
 
+def url_of(planned: Plan) -> str:
+    """Where the proxy of a plan answers on this machine."""
+    return f"http://127.0.0.1:{planned.settings.http_proxy_port}"
+
+
+def in_terminals(store: Store) -> list[Running]:
+    """What runs in terminals."""
+    return [process for process in store.terminals() if is_alive(process)]
+
+
+def clear_terminals(store: Store) -> None:
+    """Forget what ended in terminals, and end the children that it may have left, as a killed engine does."""
+    for process in store.terminals():
+        if not is_alive(process):
+            supervisor.stop([process])
+            store.forget_terminal(process)
+
+
+def clear_up(store: Store, state: State) -> list[str]:
+    """End all that was started for a deployment, and forget it. Returns the names of those that had to be killed."""
+    killed = supervisor.stop(state.processes)
+    supervisor.end_strays(store.logs)
+    store.forget()
+    return killed
+
+
 def down(context: Context) -> bool:
-    """Stop what runs; False if nothing did."""
-    state = context.store.load()
+    """Stop what runs, in the background and in terminals; False if nothing did."""
+    state, foreground = context.store.load(), in_terminals(context.store)
+    clear_terminals(context.store)
+    if foreground:
+        names = ", ".join(process.name for process in foreground)
+        with context.terminal.step(f"stop {names}, in other terminals"):
+            supervisor.stop(foreground)
+            clear_terminals(context.store)
     if state is None:
-        return False
+        return bool(foreground)
     with context.terminal.step(f"stop {label(state.topology, state.shape)}") as step:
-        killed = supervisor.stop(state.processes)
-        context.store.forget()
+        killed = clear_up(context.store, state)
         if killed:
             step.text += f" ({', '.join(killed)} had to be killed)"
     return True
 
 
-def rows(state: State) -> list[Row]:
-    """Every process with its state."""
-    stats = proxy_stats(state.url)
-    return [_row(process, state, stats) for process in state.processes]
+def rows(processes: Sequence[Running], url: str) -> list[Row]:
+    """Every process with its state, as the proxy at `url` tells it."""
+    stats = proxy_stats(url) if processes else None
+    return [_row(process, processes, stats) for process in processes]
 
 
-def _row(process: Running, state: State, stats: ProxyStats | None) -> Row:
+def _row(process: Running, all_: Sequence[Running], stats: ProxyStats | None) -> Row:
     alive = is_alive(process)
-    text = _state_of(process, state, stats) if alive else "ended"
+    text = _state_of(process, all_, stats) if alive else "ended"
     return Row(
         name=process.name,
         role=process.role or "",
@@ -159,9 +180,9 @@ def up_since(started: float) -> str:
     return f"{time.strftime(shown, time.localtime(started))} ({age(seconds)})"
 
 
-def _state_of(process: Running, state: State, stats: ProxyStats | None) -> str:
+def _state_of(process: Running, all_: Sequence[Running], stats: ProxyStats | None) -> str:
     if process.role is not None:
-        return engine_state(process.role, stats, len([p for p in state.processes if p.role is process.role]))
+        return engine_state(process.role, stats, len([p for p in all_ if p.role is process.role]))
     if process.name == PROXY:
         return proxy_state(stats)
     return _answers(f"http://127.0.0.1:{process.port}/healthz")

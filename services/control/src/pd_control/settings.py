@@ -11,6 +11,7 @@ from msgspec import Meta
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port, Ports
 
+LOOPBACK = ("127.0.0.1", "localhost")
 _LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)")
 _REFERENCE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}")
 
@@ -31,10 +32,28 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs an engine")] = 1
     model: Annotated[str, Meta(description="model to serve; a simulator serves any name")] = ""
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P_NCCL
-    vllm_host_ip: Annotated[str, Meta(description="numeric address that engines announce")] = "127.0.0.1"
+    proxy_host: Annotated[str, Meta(description="where engines announce themselves; this machine unless set")] = (
+        "127.0.0.1"
+    )
+    vllm_host_ip: Annotated[
+        str, Meta(description="numeric address that engines announce; with a PROXY_HOST elsewhere found if unset")
+    ] = ""
+    instance: Annotated[int, Meta(ge=0, description="which engine of its role `pdctl prefill` and the like start")] = 0
     bind_host: Annotated[str, Meta(description="address that processes listen on")] = "0.0.0.0"
     engine_python: Annotated[str, Meta(description="Python that has vLLM, for --engine vllm as processes")] = "python3"
-    state_dir: Annotated[str, Meta(description="folder for the state file, process ids and logs")] = ".pdstack"
+    state_dir: Annotated[
+        str, Meta(description="folder for the state file, process ids and logs; one of its own for each deployment")
+    ] = ".pdstack"
+
+    @property
+    def proxy_url(self) -> str:
+        """Where clients reach the proxy."""
+        return f"http://{self.proxy_host}:{self.http_proxy_port}"
+
+    @property
+    def announced_address(self) -> str:
+        """What engines announce; empty if they shall find it, which they do by the way to the proxy."""
+        return self.vllm_host_ip or ("127.0.0.1" if self.proxy_host in LOOPBACK else "")
 
 
 def find_root(start: Path) -> Path:

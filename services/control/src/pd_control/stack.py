@@ -4,10 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Final
-
-import docker
-from docker.errors import DockerException
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from pd_contracts.names import Role, Topology
 from pd_control.containers import LABEL, Container, container_of
@@ -22,7 +19,9 @@ PROFILES: Final = {
     ("sim", Topology.DISAGG): "sim",
     ("sim", Topology.COMBINED): "sim-combined",
 }
-_TROUBLES = (DockerException, OSError)  # the latter: requests' own errors, which docker lets through
+
+if TYPE_CHECKING:
+    import docker
 
 
 class ContainerError(RuntimeError):
@@ -37,6 +36,15 @@ class ContainerError(RuntimeError):
 def _rank(container: Container) -> tuple[int, int, str]:
     role = -1 if container.role is None else list(Role).index(container.role)
     return role, container.number, container.service
+
+
+def _docker() -> Any:
+    try:
+        import docker  # noqa: PLC0415  a GPU node that runs processes need not have it
+    except ImportError as error:
+        msg = "Python's package docker is not installed here: use processes (without --containers)"
+        raise ContainerError(msg) from error
+    return docker
 
 
 class Stack:
@@ -169,14 +177,18 @@ class Stack:
             yield from client.containers.get(container.id).logs(stream=True, follow=True, tail=lines)
 
     @contextmanager
-    def _client(self) -> Iterator[docker.DockerClient]:
+    def _client(self) -> "Iterator[docker.DockerClient]":
+        module = _docker()
         try:
-            client = docker.from_env(environment=dict(self._environment))
+            client = module.from_env(environment=dict(self._environment))
             try:
                 yield client
             finally:
                 client.close()
-        except _TROUBLES as error:
+        except (
+            module.errors.DockerException,
+            OSError,
+        ) as error:  # the latter: requests' own errors, which docker lets through
             msg = f"Docker does not answer ({error}): start it, or use processes (without --containers)"
             raise ContainerError(msg) from error
 

@@ -2,7 +2,7 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -12,6 +12,7 @@ from pd_contracts.records import write_json
 from pd_control.plan import Engine, Listen
 
 STATE_FILE = "state.json"
+FOREGROUND = "foreground-"
 
 
 class StateError(RuntimeError):
@@ -37,13 +38,14 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment of local processes."""
+    """A deployment of local processes; `complete` once it was ready, so that a killed `up` is told from a deployment."""
 
     topology: Topology
     engine: Engine
     shape: str
     url: str
     processes: list[Running] = msgspec.field(default_factory=list)
+    complete: bool = False
 
     def adding(self, process: Running) -> "State":
         """The same with one more process."""
@@ -88,6 +90,25 @@ class Store:
     def forget(self) -> None:
         """Remove the state file; logs stay."""
         (self.folder / STATE_FILE).unlink(missing_ok=True)
+
+    def record(self, process: Running) -> None:
+        """Remember a process that somebody runs in a terminal."""
+        write_json(self._foreground(process.name), process)
+
+    def terminals(self) -> list[Running]:
+        """What was started in terminals, running or ended."""
+        found = []
+        for path in sorted(self.folder.glob(f"{FOREGROUND}*.json")):
+            with suppress(OSError, msgspec.MsgspecError):  # another pdctl forgets it just now
+                found.append(msgspec.json.decode(path.read_bytes(), type=Running))
+        return found
+
+    def forget_terminal(self, process: Running) -> None:
+        """No longer remember it."""
+        self._foreground(process.name).unlink(missing_ok=True)
+
+    def _foreground(self, name: str) -> Path:
+        return self.folder / f"{FOREGROUND}{name}.json"
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -10,11 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pd_control import tether
+from pd_control.lastwords import culprit
 from pd_control.plan import Listen, ProcessSpec
 from pd_control.state import Running, birth_of, is_alive
 
 STOP_WAIT_S = 10.0
 POLL_S = 0.05
+FAR_LINES = 1000  # how far back an error may lie behind the messages that follow from it
+SHOWN_LINES = 12
+MARK = "PDCTL_LOGS"  # what every process in the background carries in its environment
 
 
 class StartError(RuntimeError):
@@ -42,7 +46,8 @@ def start(spec: ProcessSpec, log: Path, environment: Mapping[str, str], *, tethe
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     try:
-        pid = os.posix_spawnp(argv[0], argv, _environment(spec, environment), file_actions=files, setsid=True)
+        marked = {**environment_of(spec, environment), MARK: str(log.parent.resolve())}
+        pid = os.posix_spawnp(argv[0], argv, marked, file_actions=files, setsid=True)
     except OSError as error:
         msg = f"{spec.name}: {spec.argv[0]}: {error.strerror}"
         raise StartError(msg) from error
@@ -59,7 +64,8 @@ def start(spec: ProcessSpec, log: Path, environment: Mapping[str, str], *, tethe
     )
 
 
-def _environment(spec: ProcessSpec, environment: Mapping[str, str]) -> dict[str, str]:
+def environment_of(spec: ProcessSpec, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process: those in force, over them its own."""
     merged = {**environment, **spec.env, "PYTHONUNBUFFERED": "1"}
     if spec.python_path:
         merged["PYTHONPATH"] = os.pathsep.join(filter(None, (*spec.python_path, environment.get("PYTHONPATH", ""))))
@@ -85,7 +91,19 @@ def stop(processes: Iterable[Running], wait_s: float = STOP_WAIT_S) -> list[str]
 def _signal_group(process: Running, number: signal.Signals) -> None:
     if _group_lives(process):
         with contextlib.suppress(ProcessLookupError):  # it ended between the look and the signal
-            os.killpg(process.pid, number)
+            # What a script started in the foreground leads no group: others of that group are not ours to end.
+            ours = not birth_of(process.pid) or os.getpgid(process.pid) == process.pid
+            (os.killpg if ours else os.kill)(process.pid, number)
+
+
+def end_strays(logs: Path) -> None:
+    """Kill what a killed pdctl had started with its log in `logs` and not yet written down."""
+    mark = f"{MARK}={logs.resolve()}".encode()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # ended while we looked, or another user's
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 def _group_lives(process: Running) -> bool:
@@ -118,9 +136,11 @@ def dead(processes: Iterable[Running]) -> list[Running]:
 
 
 def death(process: Running) -> StartError:
-    """What to tell about a process that ended."""
-    lines = last_lines(Path(process.log), 12)
-    return StartError(f"{process.name} ended; its log is {process.log}", lines)
+    """What to tell about a process that ended: the error that it wrote last, its log, and the log's end."""
+    lines = last_lines(Path(process.log), FAR_LINES)
+    cause = culprit(lines)
+    said = f": {cause}" if cause else ""
+    return StartError(f"{process.name} ended{said}; its log is {process.log}", lines[-SHOWN_LINES:])
 
 
 def last_lines(path: Path, count: int, most_bytes: int = 256 * 1024) -> list[str]:

@@ -89,6 +89,8 @@ def main() -> int:
         return 0
     for companion in companions(settings, host, launch):
         subprocess.Popen([sys.executable, "-m", *companion], stdin=subprocess.DEVNULL)
+    for name in launch.unset:
+        del os.environ[name]
     os.environ.update(launch.environment)
     return os.execvp(arguments[0], arguments)  # noqa: S606  the engine replaces us and gets our signals; never returns
 

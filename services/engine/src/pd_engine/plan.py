@@ -14,6 +14,9 @@ from pd_engine.settings import EngineSettings, Host
 # vLLM's default on the CPU is 128, and shorter prompts would travel without any KV; its attention takes multiples of 32.
 CPU_BLOCK_SIZE = 32
 
+# Which way KV takes between hosts: read by NCCL, torch and UCX themselves.
+NETWORK = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "UCX_NET_DEVICES", "UCX_TLS")
+
 
 class RefusedError(ValueError):
     """This engine must not start; the message is one sentence a line."""
@@ -25,12 +28,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         arguments: those of `vllm serve`.
         environment: variables to add.
+        unset: variables to take away: empty ones, which NCCL and UCX would take for a choice of nothing.
         announce: whether an announcer must ping in the engine's stead.
         clean_shared_path: whether a cleaner must keep the shared KV folder from filling up.
     """
 
     arguments: list[str]
     environment: dict[str, str]
+    unset: list[str]
     announce: bool
     clean_shared_path: bool
 
@@ -49,6 +54,7 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     return Launch(
         arguments=[*_arguments(settings), *shlex.split(settings.engine_args)],
         environment=dict(_environment(settings, host)),
+        unset=[name for name in NETWORK if environment.get(name) == ""],
         announce=not pings_itself,
         # One cleaner is enough, and prefill is what fills the folder.
         clean_shared_path=settings.pd_role is Role.PREFILL and settings.kv_connector is Connector.EXAMPLE,
@@ -146,6 +152,9 @@ def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, st
         )  # the default sampler, absent here, would stop the engine at its first request
     if settings.engine_device == "cpu":
         yield from _cpu()
+    for name in NETWORK:
+        if value := getattr(settings, name.lower()):
+            yield name, value
     if settings.pd_role is Role.COMBINED:
         return
     if settings.kv_connector is Connector.P2P_NCCL:
@@ -155,7 +164,7 @@ def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, st
     elif settings.kv_connector is Connector.NIXL:
         yield "VLLM_NIXL_SIDE_CHANNEL_HOST", address  # "localhost" unless set, which the other container cannot reach
         yield "VLLM_NIXL_SIDE_CHANNEL_PORT", str(settings.kv_port)
-        if settings.engine_device == "cpu":
+        if settings.engine_device == "cpu" and not settings.ucx_tls:
             yield "UCX_TLS", "tcp"  # shared-memory transports need a shared IPC namespace
 
 

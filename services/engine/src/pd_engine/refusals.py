@@ -4,6 +4,7 @@ All were met for real: the first two let decode answer 200 with tokens that have
 """
 
 import ipaddress
+import shlex
 from collections.abc import Iterator, Mapping
 
 from pd_contracts.names import Connector, Role
@@ -16,6 +17,7 @@ DECODE_MEMORY_LIMIT = 0.8
 def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for everything that must not start."""
     yield from _model(settings, host)
+    yield from _arguments(settings)
     if settings.pd_role is Role.COMBINED:
         return
     yield from _address(settings, host)
@@ -36,6 +38,13 @@ def _model(settings: EngineSettings, host: Host) -> Iterator[str]:
         yield "MODEL is not set: give a Hugging Face name or the path of a model directory."
     elif not host.model_exists:
         yield f"MODEL={settings.model} is a path, and nothing is there: mount the model directory, or give a Hugging Face name."
+
+
+def _arguments(settings: EngineSettings) -> Iterator[str]:
+    try:
+        shlex.split(settings.engine_args)
+    except ValueError as error:
+        yield f"ENGINE_ARGS={settings.engine_args!r} is not quoted as in a shell: {error}."
 
 
 def _address(settings: EngineSettings, host: Host) -> Iterator[str]:

@@ -24,6 +24,16 @@ class EngineSettings(Ports, frozen=True, kw_only=True):
     vllm_host_ip: Annotated[str, Meta(description="numeric address that the others reach; found if unset")] = ""
     proxy_host: Annotated[str, Meta(description="host of the proxy's discovery port")] = "127.0.0.1"
     proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
+    nccl_socket_ifname: Annotated[
+        str, Meta(description="interface over which NCCL joins engines on different hosts; NCCL's choice unless set")
+    ] = ""
+    gloo_socket_ifname: Annotated[
+        str, Meta(description="interface for torch.distributed between the parts of an engine")
+    ] = ""
+    ucx_net_devices: Annotated[
+        str, Meta(description="NIXL: devices for KV between hosts, mlx5_0:1 or eth0; all unless set")
+    ] = ""
+    ucx_tls: Annotated[str, Meta(description="NIXL: UCX transports; UCX's choice unless set, tcp on the CPU")] = ""
     kv_shared_path: Annotated[str, Meta(description="folder that both roles see, for ExampleConnector")] = "/kv"
     kv_shared_max_age_s: Annotated[
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
