@@ -8,7 +8,7 @@ import msgspec
 
 from pd_contracts.settings import fields, shown
 from pd_control.settings import ControlSettings
-from pd_engine.settings import EngineSettings
+from pd_engine.settings import CheckSettings, EngineSettings
 from pd_monitor.settings import Settings as MonitorSettings
 from pd_proxy.settings import Settings as ProxySettings
 from pd_simulator.settings import Settings as SimulatorSettings
@@ -22,6 +22,7 @@ written from the code by `python docs/write_configuration.py`.
 """
 SERVICES: list[tuple[str, type[msgspec.Struct]]] = [
     ("Engines: prefill, decode, combined", EngineSettings),
+    ("Probes and draining of engines", CheckSettings),
     ("Proxy", ProxySettings),
     ("Simulator", SimulatorSettings),
     ("Monitor", MonitorSettings),

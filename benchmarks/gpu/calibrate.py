@@ -32,7 +32,7 @@ NUMBERS = (
     ("mixed", "overlap_ms"),
     ("mixed", "prefill_token_share"),
     *((f"handoff.{connector}", name) for connector in (Connector.P2P_NCCL, Connector.NIXL) for name in (
-        "send_floor_ms", "send_tail_ms", "send_tail_per_token_ms", "wait_ms", "wait_per_token_ms", "stall_ms", "stall_per_token_ms",
+        "send_floor_ms", "send_tail_ms", "send_tail_per_token_ms", "wait_ms", "wait_per_token_ms", "stall_ms", "stall_per_token_ms", "receive_ms", "receive_per_token_ms",
     )),
 )  # fmt: skip
 STEPS = (1.3, 1.1, 1.03)

@@ -3,16 +3,36 @@
 import inspect
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
-from support.chart import CHART, FULLNAME, ROOT, Manifest, Values, of_kind, render, the
+from support.chart import (
+    CHART,
+    FULLNAME,
+    ROOT,
+    Manifest,
+    Values,
+    engines,
+    environment,
+    of_kind,
+    pod_specs,
+    render,
+    run_command,
+    the,
+)
 
 import pd_monitor.metrics
+import pd_monitor.pods as monitored
+from pd_contracts.names import Connector, Role
 from pd_loadgen.options import Options
+from pd_monitor.pods import parse_patterns
+from pd_proxy.kube_discovery import ENGINE_PODS, ENGINE_SLICES
 from pd_proxy.metrics import Metrics
 from pd_proxy.registry import State
+from pd_proxy.slices import Pod, Slice, announcements
 
 SEPARATE: Values = {"engine": {"topology": "separate", "kvConnector": "NixlConnector"}}
 WATCHED: Values = {
@@ -80,6 +100,118 @@ def test_target_ports_are_names_of_container_ports() -> None:
             for port in container["ports"]
         }
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= names
+
+
+# --- discovery by Kubernetes' API --------------------------------------------------------------------------------------------
+
+
+BY_API: Values = {"proxy": {"discovery": "kubernetes"}}
+
+
+def slices_of(manifests: list[Manifest]) -> list[Slice]:
+    """What Kubernetes makes of the services of engines: their labels, the ports, an endpoint a pod."""
+    found = []
+    for service in of_kind(manifests, "Service"):
+        if "pdstack/engine-kind" not in service["metadata"]["labels"]:
+            continue
+        name = service["metadata"]["name"]
+        written = {
+            "metadata": {"name": f"{name}-abc", "labels": service["metadata"]["labels"]},
+            "endpoints": [{"addresses": ["10.0.0.7"], "targetRef": {"kind": "Pod", "name": f"{name}-0", "uid": name}}],
+            "ports": [{"name": port["name"], "port": port["port"]} for port in service["spec"]["ports"]],
+        }
+        found.append(msgspec.convert(written, Slice))
+    return found
+
+
+def pods_of(manifests: list[Manifest], restarts: int = 0) -> dict[str, Pod]:
+    """The first pod of each set, with containers that were started again so often."""
+    found = {}
+    for item in of_kind(manifests, "StatefulSet"):
+        containers = item["spec"]["template"]["spec"]["containers"]
+        written = {
+            "metadata": {"name": f"{item['metadata']['name']}-0", "uid": item["metadata"]["name"]},
+            "status": {
+                "containerStatuses": [{"name": container["name"], "restartCount": restarts} for container in containers]
+            },
+        }
+        found[written["metadata"]["name"]] = msgspec.convert(written, Pod)
+    return found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"decode": {"count": 3}}, SEPARATE, {"engine": {"kind": "sim"}}, {"combined": {"count": 1}}],
+    ids=["pod", "separate", "sim", "combined"],
+)
+def test_the_proxy_finds_every_engine_by_the_endpoints_of_its_service(values: Values) -> None:
+    manifests = render({**values, **BY_API})
+    pings = announcements(slices_of(manifests), pods_of(manifests))
+
+    assert sorted((ping.type.role, int(ping.http_address.split(":")[1])) for ping in pings) == sorted(
+        (Role(environment(item)["PD_ROLE"]), item["ports"][0]["containerPort"]) for item in engines(manifests).values()
+    )
+    kinds = {"pd-simulator"} if values.get("engine", {}).get("kind") == "sim" else {"vllm"}
+    assert {ping.engine for ping in pings} == kinds
+    connectors = {ping.connector for ping in pings if ping.connector}
+    assert connectors == {Connector(environment(item)["KV_CONNECTOR"]) for item in engines(manifests).values()}
+
+
+@pytest.mark.parametrize("starts", [0, 1, 11, 12, 13])
+def test_the_proxy_and_the_engines_count_kv_ports_alike(starts: int, tmp_path: Path) -> None:
+    manifests = render({"engine": {"tensorParallelSize": 8}, "gpu": {"perNode": 16}, **BY_API})
+    container = engines(manifests)["engines/prefill-0"]
+    (tmp_path / "starts").write_text(str(starts))
+    taken = run_command(container, tmp_path, "python3")["PREFILL_KV_PORT"]
+
+    pings = announcements(slices_of(manifests), pods_of(manifests, starts))
+    [prefill] = [ping for ping in pings if ping.type.role is Role.PREFILL]
+    assert prefill.zmq_address == f"10.0.0.7:{taken}"
+
+
+def test_the_proxys_selector_finds_this_releases_services_and_pods_alone() -> None:
+    manifests = render(BY_API)
+    [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+    selector = dict(part.split("=") for part in environment(proxy)["DISCOVERY_SELECTOR"].split(","))
+
+    assert selector == {"app.kubernetes.io/name": "pdstack", "app.kubernetes.io/instance": "demo"}
+    assert environment(proxy)["DISCOVERY"] == "kubernetes"
+    for item in of_kind(manifests, "StatefulSet"):
+        labels = item["spec"]["template"]["metadata"]["labels"]
+        assert selects(selector | dict([ENGINE_PODS.split("=")]), labels)
+    services = [
+        item["metadata"]["labels"]
+        for item in of_kind(manifests, "Service")
+        if ENGINE_SLICES in item["metadata"]["labels"]
+    ]
+    assert services
+    assert all(selects(selector, labels) for labels in services)
+
+
+def test_only_the_proxy_may_ask_and_only_look_and_only_where_it_must() -> None:
+    manifests = render(BY_API)
+    role, binding = the(manifests, "Role", "proxy"), the(manifests, "RoleBinding", "proxy")
+    specs = pod_specs(manifests)
+
+    assert {(*rule["apiGroups"], *rule["resources"]) for rule in role["rules"]} == {
+        ("discovery.k8s.io", "endpointslices"),
+        ("", "pods"),
+    }
+    assert all(rule["verbs"] == ["list", "watch"] for rule in role["rules"])
+    [subject] = binding["subjects"]
+    assert subject["name"] == specs[f"{FULLNAME}-proxy"]["serviceAccountName"]
+    assert len(of_kind(manifests, "ServiceAccount", "proxy")) == 1
+    others = {name: spec for name, spec in specs.items() if name != f"{FULLNAME}-proxy"}
+    assert specs[f"{FULLNAME}-proxy"]["automountServiceAccountToken"] is True
+    assert all(spec["automountServiceAccountToken"] is False for spec in others.values())
+    assert subject["name"] not in {spec["serviceAccountName"] for spec in others.values()}
+
+
+def test_with_pings_nobody_may_ask_the_api_server() -> None:
+    manifests = render()
+
+    assert not {"Role", "RoleBinding"} & {item["kind"] for item in manifests}
+    assert the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
 # --- network -----------------------------------------------------------------------------------------------------------------
@@ -170,6 +302,36 @@ def test_the_monitor_sees_all_gpus_and_takes_none() -> None:
     assert "resources" not in container
 
 
+def test_the_monitor_learns_from_the_kubelet_whose_gpu_is_whose() -> None:
+    values = {
+        "monitor": {"enabled": True, "podResources": True, "podResourcesPath": "/var/lib/k0s/kubelet/pod-resources"}
+    }
+    manifests = render({**values, "combined": {"count": 1}})
+    spec = the(manifests, "DaemonSet", "monitor")["spec"]["template"]["spec"]
+    [container] = spec["containers"]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "pod-resources"]
+    [volume] = [volume for volume in spec["volumes"] if volume["name"] == "pod-resources"]
+
+    assert mount["readOnly"] is True
+    assert environment(container)["POD_RESOURCES_SOCKET"] == f"{mount['mountPath']}/kubelet.sock"
+    assert volume["hostPath"] == {"path": "/var/lib/k0s/kubelet/pod-resources", "type": "Directory"}
+    assert (container["securityContext"]["runAsUser"], container["securityContext"]["runAsNonRoot"]) == (0, False)
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    patterns = parse_patterns(environment(container)["POD_ROLE_PATTERNS"].split(","))
+    for name, engine in engines(manifests).items():
+        workload, called = name.split("/")
+        # whatever the release is called
+        pod = monitored.Pod("here", f"prefill-of-decode-pdstack-{workload}-0", called)
+        assert monitored.role_of(pod, patterns) == environment(engine)["PD_ROLE"]
+
+
+def test_without_the_kubelet_the_monitor_is_no_root_and_sees_nothing_of_the_node() -> None:
+    spec = the(render({"monitor": {"enabled": True}}), "DaemonSet", "monitor")["spec"]["template"]["spec"]
+
+    assert [volume["name"] for volume in spec["volumes"]] == ["tmp"]
+    assert "runAsUser" not in spec["containers"][0]["securityContext"]
+
+
 def test_prometheus_gives_targets_the_labels_that_it_has_under_compose() -> None:
     compose = yaml.safe_load((ROOT / "monitor/prometheus/prometheus.yml").read_text())
     manifests = render(WATCHED)
@@ -254,10 +416,34 @@ def test_prefill_grows_with_its_queue_and_decode_with_kv_and_step_time() -> None
     assert f'service="{FULLNAME}-decode"' in queries("decode")
 
 
-def test_helm_leaves_the_count_of_scaled_engines_alone() -> None:
-    values = {**SEPARATE, "autoscaling": {"enabled": True, "prometheus": "http://p:9090"}}
+@pytest.mark.parametrize("scaling", [{"prometheus": "http://p:9090"}, {"by": "hpa"}], ids=["keda", "hpa"])
+def test_helm_leaves_the_count_of_scaled_engines_alone(scaling: Values) -> None:
+    values = {**SEPARATE, "autoscaling": {"enabled": True, **scaling}}
 
     assert all("replicas" not in item["spec"] for item in of_kind(render(values), "StatefulSet"))
+
+
+def test_plain_autoscalers_ask_for_what_the_adapter_makes_and_keda_asks_for_the_same() -> None:
+    values = {**SEPARATE, "decode": {"count": 2}, "combined": {"count": 1}}
+    plain = render({**values, "autoscaling": {"enabled": True, "by": "hpa", "decode": {"tokenSeconds": 0.0125}}})
+    keda = render({**values, "autoscaling": {"enabled": True, "prometheus": "http://p:9090"}})
+    rules = {
+        rule["name"]["as"]: rule
+        for rule in yaml.safe_load((ROOT / "k8s/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    }
+    assert of_kind(plain, "ScaledObject") == []
+
+    for role in ("prefill", "decode", "combined"):
+        spec = the(plain, "HorizontalPodAutoscaler", role)["spec"]
+        triggers = the(keda, "ScaledObject", role)["spec"]["triggers"]
+        asked = [metric["pods"]["metric"]["name"] for metric in spec["metrics"]]
+        series = {name for metric in asked for name in re.findall(r"vllm:\w+", rules[metric]["metricsQuery"])}
+        assert series == {name for item in triggers for name in re.findall(r"vllm:\w+", item["metadata"]["query"])}
+        assert spec["scaleTargetRef"]["name"] == f"{FULLNAME}-{role}"
+    decode = the(plain, "HorizontalPodAutoscaler", "decode")["spec"]
+    assert (decode["minReplicas"], decode["maxReplicas"]) == (2, 4)
+    limits = {m["pods"]["metric"]["name"]: m["pods"]["target"]["averageValue"] for m in decode["metrics"]}
+    assert limits == {"pdstack_kv_usage": "700m", "pdstack_token_seconds": "13m"}
 
 
 # --- jobs --------------------------------------------------------------------------------------------------------------------
@@ -298,6 +484,44 @@ def test_the_load_uses_options_that_the_load_generator_has() -> None:
     assert given["--url"] == f"http://{FULLNAME}-proxy:10001"
     assert given["--monitor"] == f"http://{FULLNAME}-monitor:9835"
     assert given["--rate"] == "0.5"
+
+
+def test_the_page_alone_sends_itself() -> None:
+    manifests = render({"loadgen": {"page": {"enabled": True}, "recordPower": True}, "monitor": {"enabled": True}})
+    [container] = the(manifests, "Deployment", "loadgen-page")["spec"]["template"]["spec"]["containers"]
+    service = the(manifests, "Service", "loadgen")
+
+    assert "--master" not in container["args"]
+    assert [port["name"] for port in service["spec"]["ports"]] == ["http"]
+    assert environment(container)["LOADGEN_MONITOR"] == f"http://{FULLNAME}-monitor:9835"
+    assert of_kind(manifests, "Deployment", "loadgen-worker") == []
+    assert "Ingress" not in {item["kind"] for item in manifests}
+
+
+def test_workers_find_the_page_before_it_is_ready() -> None:
+    manifests = render({"loadgen": {"page": {"enabled": True, "workers": 3}}})
+    page = the(manifests, "Deployment", "loadgen-page")["spec"]["template"]
+    worker = the(manifests, "Deployment", "loadgen-worker")["spec"]
+    service = the(manifests, "Service", "loadgen")
+    [sender] = worker["template"]["spec"]["containers"]
+
+    assert "--master" in page["spec"]["containers"][0]["args"]
+    assert worker["replicas"] == 3
+    assert sender["args"][:3] == ["--worker", "--master-host", service["metadata"]["name"]]
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert selects(service["spec"]["selector"], page["metadata"]["labels"])
+    assert not selects(service["spec"]["selector"], worker["template"]["metadata"]["labels"])
+    assert {port["port"] for port in service["spec"]["ports"]} == {8089, 5557}
+    # Locust's own file of the package, wherever the image's Python has it.
+    assert "pd_loadgen/locustfile.py" in sender["command"][2]
+    assert (ROOT / "loadgen/src/pd_loadgen/locustfile.py").exists()
+
+
+def test_a_page_beside_it_makes_no_new_job() -> None:
+    before = render({"loadgen": {"enabled": True}})
+    after = render({"loadgen": {"enabled": True, "page": {"enabled": True, "workers": 2}}})
+
+    assert job(before, "loadgen") == job(after, "loadgen")
 
 
 def test_load_and_analysis_share_one_volume() -> None:

@@ -113,12 +113,13 @@ def eventually(condition: Any, seconds: float = 60) -> bool:
     return True
 
 
+@pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 @pytest.mark.parametrize("role", ["prefill", "decode"])
-def test_engines_pass_their_probe(cluster: Cluster, role: str) -> None:
+def test_engines_pass_their_probes(cluster: Cluster, role: str, probe: str) -> None:
     [item] = of_kind(render(VALUES), "StatefulSet", role)
     [container] = item["spec"]["template"]["spec"]["containers"]
 
-    assert eventually(lambda: cluster.probe(role, container["startupProbe"]["exec"]["command"]))
+    assert eventually(lambda: cluster.probe(role, container[probe]["exec"]["command"]))
 
 
 def test_the_releases_own_tests_pass(cluster: Cluster) -> None:

@@ -1,9 +1,8 @@
 """What the engines of a release are told, and where they run."""
 
+import base64
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from support.chart import (
     of_kind,
     pod_specs,
     render,
+    run_command,
     the,
 )
 
 from pd_contracts.ports import KV_PORT_STEP
+from pd_engine.checks import COMMANDS, SLACK_S, TIMEOUT_S
 
 SEPARATE: Values = {"engine": {"topology": "separate", "kvConnector": "NixlConnector"}}
 SIM: Values = {"engine": {"kind": "sim", "topology": "separate"}}
@@ -34,18 +35,6 @@ def deep(*values: Values) -> Values:
         for key, item in value.items():
             merged[key] = {**merged[key], **item} if isinstance(item, dict) and key in merged else item
     return merged
-
-
-def run_command(container: Manifest, tmp_path: Path, program: str, **variables: str) -> dict[str, str]:
-    """Run a container's shell command with a `program` that shows its environment, and /tmp in `tmp_path`."""
-    shown = tmp_path / "environment"
-    (tmp_path / program).write_text(f"#!/bin/sh\nenv > {shown}\n")
-    (tmp_path / program).chmod(0o755)
-    script = container["command"][-1].replace("/tmp/", f"{tmp_path}/")  # noqa: S108  the container's own
-    own = {name: value for name, value in environment(container).items() if not value.startswith("{")}
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    subprocess.run(["sh", "-c", script], env={**own, **variables, "PATH": path}, check=True, timeout=10)
-    return dict(line.split("=", 1) for line in shown.read_text().splitlines())
 
 
 def simulated_boards(manifests: list[Manifest], tmp_path: Path) -> list[int]:
@@ -157,6 +146,29 @@ def test_rdma_gets_the_one_capability_that_it_needs() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
 
 
+def test_the_network_that_was_named_is_what_engines_are_told() -> None:
+    network = {"interface": "eth1", "ncclHca": "mlx5_0", "ucxNetDevices": "mlx5_0:1", "ucxTls": "rc,tcp"}
+    told = environment(engines(render({"network": network}))["engines/decode-0"])
+
+    assert {name: told[name] for name in told if name.startswith(("NCCL_", "GLOO_", "UCX_"))} == {
+        "NCCL_SOCKET_IFNAME": "eth1",
+        "GLOO_SOCKET_IFNAME": "eth1",
+        "NCCL_IB_HCA": "mlx5_0",
+        "UCX_NET_DEVICES": "mlx5_0:1",
+        "UCX_TLS": "rc,tcp",
+    }
+    plain = environment(engines(render())["engines/decode-0"])
+    assert not [name for name in plain if name.startswith(("NCCL_", "GLOO_", "UCX_"))]
+
+
+def test_on_the_nodes_network_services_are_still_found_and_only_engines_are_there() -> None:
+    specs = pod_specs(render(deep(SEPARATE, {"network": {"hostNetwork": True}, "monitor": {"enabled": True}})))
+    on_host = {name: spec for name, spec in specs.items() if spec.get("hostNetwork")}
+
+    assert set(on_host) == {f"{FULLNAME}-prefill", f"{FULLNAME}-decode"}
+    assert {spec["dnsPolicy"] for spec in on_host.values()} == {"ClusterFirstWithHostNet"}
+
+
 # --- identity ----------------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +186,7 @@ def test_an_engine_announces_its_pods_address_to_the_service_that_answers_before
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 def test_each_start_of_a_p2p_nccl_engine_has_kv_ports_of_its_own(role: str, tmp_path: Path) -> None:
-    values = {"engine": {"tensorParallelSize": 8}, "decode": {"count": 2}}
+    values = {"engine": {"tensorParallelSize": 8}, "decode": {"count": 2}, "gpu": {"perNode": 24}}
     container = engines(render(values))[f"engines/{role}-0"]
     name = f"{role.upper()}_KV_PORT"
     base = int(environment(container)[name])
@@ -219,10 +231,86 @@ def test_simulated_boards_of_several_shared_pods_have_indices_of_their_own(tmp_p
 # --- probes ------------------------------------------------------------------------------------------------------------------
 
 
-def test_engines_are_probed_with_their_images_own_command() -> None:
-    for container in engines(render()).values():
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert container[probe]["exec"]["command"] == ["python3", "-m", "pd_engine", "probe"]
+@pytest.mark.parametrize("values", [{}, SIM, {**SEPARATE, "combined": {"count": 1}}], ids=["vllm", "sim", "separate"])
+def test_ready_is_what_the_proxy_admitted_and_alive_is_what_makes_progress(values: Values) -> None:
+    for container in engines(render(values)).values():
+        commands = {
+            name: container[name]["exec"]["command"] for name in ("startupProbe", "readinessProbe", "livenessProbe")
+        }
+        assert commands == {
+            "startupProbe": ["python3", "-m", "pd_engine", "probe"],
+            "readinessProbe": ["python3", "-m", "pd_engine", "probe", "--admitted"],
+            "livenessProbe": ["python3", "-m", "pd_engine", "probe", "--alive"],
+        }
+        assert all(command[3:] in COMMANDS for command in commands.values())
+
+
+def test_probes_have_more_time_than_what_they_ask_may_take() -> None:
+    [first, *_] = engines(render()).values()
+
+    assert first["readinessProbe"]["timeoutSeconds"] > 2 * TIMEOUT_S
+    assert first["livenessProbe"]["timeoutSeconds"] > 4 * TIMEOUT_S, "three questions, and one connection to the proxy"
+
+
+def test_engines_ask_the_proxy_by_a_service_that_answers_before_it_is_ready() -> None:
+    manifests = render()
+    variables = environment(engines(manifests)["engines/prefill-0"])
+    discovery = the(manifests, "Service", "discovery")
+
+    assert discovery["spec"]["publishNotReadyAddresses"] is True
+    assert int(variables["HTTP_PROXY_PORT"]) in [port["port"] for port in discovery["spec"]["ports"]]
+
+
+def test_an_engine_is_drained_with_the_proxys_own_key_before_it_is_stopped() -> None:
+    manifests = render({"engine": {"drainSeconds": 90, "terminationGracePeriodSeconds": 100}})
+    [pod] = [item["spec"]["template"]["spec"] for item in of_kind(manifests, "StatefulSet")]
+    [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+    [secret] = of_kind(manifests, "Secret")
+
+    for container in pod["containers"]:
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["python3", "-m", "pd_engine", "drain"]
+        variables = environment(container)
+        assert variables["DRAIN_WAIT_S"] == "90"
+        assert variables["ADMIN_KEY"] == environment(proxy)["ADMIN_KEY"]
+        assert pod["terminationGracePeriodSeconds"] > 90 + TIMEOUT_S + SLACK_S
+    key = json.loads(environment(proxy)["ADMIN_KEY"])["secretKeyRef"]
+    assert key == {"name": secret["metadata"]["name"], "key": "admin-key"}
+    assert len(base64.b64decode(secret["data"]["admin-key"])) >= 32
+
+
+def test_an_existing_secret_takes_the_place_of_the_one_that_is_made() -> None:
+    manifests = render({"proxy": {"adminSecret": "mine", "adminSecretKey": "key"}})
+    [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+
+    assert of_kind(manifests, "Secret") == []
+    for container in [proxy, *engines(manifests).values()]:
+        assert json.loads(environment(container)["ADMIN_KEY"]) == {"secretKeyRef": {"name": "mine", "key": "key"}}
+
+
+def test_without_time_to_drain_engines_have_no_key_and_are_stopped_at_once() -> None:
+    for container in engines(render({"engine": {"drainSeconds": 0, "terminationGracePeriodSeconds": 5}})).values():
+        assert "lifecycle" not in container
+        assert "ADMIN_KEY" not in environment(container)
+
+
+def test_client_keys_are_a_file_from_a_secret_and_those_of_the_release_know_one() -> None:
+    values = {"proxy": {"apiKeysSecret": "clients"}, "loadgen": {"enabled": True}}
+    manifests = render(values)
+    pod = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]
+    [proxy] = pod["containers"]
+    [mount] = [mount for mount in proxy["volumeMounts"] if mount["name"] == "keys"]
+    [volume] = [volume for volume in pod["volumes"] if volume["name"] == "keys"]
+
+    assert environment(proxy)["API_KEYS_FILE"] == f"{mount['mountPath']}/api-keys"
+    assert volume["secret"]["secretName"] == "clients"
+    assert volume["secret"]["items"] == [{"key": "api-keys", "path": "api-keys"}]
+    one = {"secretKeyRef": {"name": "clients", "key": "client-key"}}
+    [job] = of_kind(manifests, "Job")
+    assert json.loads(environment(job["spec"]["template"]["spec"]["containers"][0])["LOADGEN_API_KEY"]) == one
+    test = pod_specs(manifests)[f"{FULLNAME}-test-first-token"]["containers"][0]
+    assert json.loads(environment(test)["API_KEY"]) == one
+    # Engines never see a client's key.
+    assert not any("clients" in json.dumps(container) for container in engines(manifests).values())
 
 
 def test_loading_may_take_as_long_as_the_value_says() -> None:

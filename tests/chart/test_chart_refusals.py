@@ -35,6 +35,16 @@ REFUSED: dict[str, tuple[Values, str]] = {
         "they share no folder",
     ),
     "a variable of the chart": ({"engine": {"env": {"MODEL": "x"}}}, "engine.env.MODEL is what the chart sets itself"),
+    "no time left to drain": (
+        {"engine": {"drainSeconds": 60}},
+        "Give at least 70 seconds of grace",
+    ),
+    "a value of the proxy as a variable": ({"proxy": {"env": {"POLICY": "least_loaded"}}}, "proxy.env.POLICY is what the chart sets"),
+    "the admin key in plain": ({"proxy": {"env": {"ADMIN_KEY": "x"}}}, "proxy.env.ADMIN_KEY is what the chart sets"),
+    "API access for every pod": (
+        {"proxy": {"discovery": "kubernetes"}, "serviceAccount": {"create": False}},
+        "set serviceAccount.name, or serviceAccount.create=true",
+    ),
     "a variable of the chart's proxy": ({"proxy": {"env": {"PROXY_PORT": "1"}}}, "proxy.env.PROXY_PORT is what the chart sets"),
     "two engines on one port": ({"prefill": {"count": 3}}, "prefill-2 and decode-0 of one pod would both need port 20005"),
     "KV ports that run into others": ({"prefill": {"count": 2}, "ports": {"decodeKv": 21050}}, "both need port"),
@@ -48,10 +58,31 @@ REFUSED: dict[str, tuple[Values, str]] = {
         {"autoscaling": {"enabled": True, "prometheus": "http://p"}},
         "set engine.topology=separate",
     ),
-    "scaling by nothing": ({"engine": NIXL, "autoscaling": {"enabled": True}}, "needs autoscaling.prometheus"),
+    "scaling by nothing": ({"engine": NIXL, "autoscaling": {"enabled": True}}, "autoscaling.by=keda needs autoscaling.prometheus"),
     "scaling below the least": (
         {"engine": NIXL, "decode": {"count": 6}, "autoscaling": {"enabled": True, "prometheus": "http://p"}},
         "autoscaling.decode.maximum=4 is less than decode.count=6",
+    ),
+    "an engine on several nodes": (
+        {"engine": {"tensorParallelSize": 16, **NIXL}},
+        "one engine over several nodes is not supported",
+    ),
+    "a pod larger than a node": ({"decode": {"count": 8}}, "9 engines of one pod need 9 GPUs, and a node has 8"),
+    "policies that do not reach": (
+        {"network": {"hostNetwork": True}, "networkPolicy": {"enabled": True}},
+        "engines would be open while the policy says they are not",
+    ),
+    "an interface named twice": (
+        {"network": {"interface": "eth0"}, "decode": {"env": {"NCCL_SOCKET_IFNAME": "eth1"}}},
+        "decode.env.NCCL_SOCKET_IFNAME and the value below `network`",
+    ),
+    "the kubelet on simulated boards": (
+        {"engine": {"kind": "sim"}, "monitor": {"enabled": True, "podResources": True}},
+        "simulated boards are no devices",
+    ),
+    "power on the page without a monitor": (
+        {"loadgen": {"page": {"enabled": True}, "recordPower": True}},
+        "needs monitor.enabled",
     ),
     "ingress for all hosts": ({"ingress": {"enabled": True}}, "needs ingress.host"),
     "a route to nowhere": ({"gateway": {"enabled": True}}, "needs gateway.parents"),
@@ -79,6 +110,12 @@ def test_the_chart_refuses(values: Values, sentence: str) -> None:
         {"prefill": {"gpuMemoryUtilization": 0.95}},
         {"prefill": {"count": 3}, "ports": {"decodeHttp": 20105}},
         {"prefill": {"count": 3}, "engine": NIXL},
+        {"decode": {"count": 7}},
+        {"decode": {"count": 9}, "gpu": {"perNode": 16}},
+        {"decode": {"count": 9}, "engine": NIXL},
+        {"decode": {"count": 9}, "engine": {"kind": "sim"}},
+        {"engine": NIXL, "autoscaling": {"enabled": True, "by": "hpa"}},
+        {"network": {"interface": "eth0"}, "decode": {"env": {"NCCL_DEBUG": "INFO"}}},
     ],
 )  # fmt: skip
 def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
@@ -101,6 +138,10 @@ def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
         {"model": {"volume": {"size": "50 GB"}}},
         {"gpu": {"resource": "nvidia.com/gpus"}},
         {"networkPolicy": {"clients": [{}]}},
+        {"proxy": {"policy": "random"}},
+        {"proxy": {"pingNetworks": ["10.0.0.1"]}},
+        {"proxy": {"kvBytesPerToken": 0}},
+        {"proxy": {"adminSecretKey": ""}},
     ],
     ids=str,
 )

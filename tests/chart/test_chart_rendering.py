@@ -40,8 +40,10 @@ EVERYTHING: Values = {
     "prefill": {"count": 2, "resources": {"requests": {"cpu": "4", "memory": "32Gi"}}},
     "decode": {"count": 2},
     "combined": {"count": 2},
-    "monitor": {"enabled": True},
-    "loadgen": {"enabled": True, "recordPower": True},
+    "monitor": {"enabled": True, "podResources": True},
+    "loadgen": {"enabled": True, "recordPower": True, "page": {"enabled": True, "workers": 2}},
+    "proxy": {"discovery": "kubernetes", "apiKeysSecret": "clients", "pingNetworks": ["10.0.0.0/8"]},
+    "network": {"interface": "eth0", "ncclHca": "mlx5", "ucxNetDevices": "all", "ucxTls": "rc"},
     "analysis": {"enabled": True, "title": "All of it"},
     "networkPolicy": {"enabled": True, "clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
     "ingress": {"enabled": True, "host": "llm.example.org", "tlsSecret": "tls", "className": "nginx"},
@@ -90,6 +92,14 @@ def test_everything_at_once_is_valid() -> None:
     assert {manifest["kind"] for manifest in manifests} >= FOREIGN
 
 
+def test_plain_autoscalers_are_valid() -> None:
+    values = {"engine": {"topology": "separate"}, "autoscaling": {"enabled": True, "by": "hpa"}}
+    manifests = render(values)
+
+    check(manifests)
+    assert len(of_kind(manifests, "HorizontalPodAutoscaler")) == 2
+
+
 def test_no_two_objects_have_one_name() -> None:
     names = [(manifest["kind"], manifest["metadata"]["name"]) for manifest in render(EVERYTHING)]
 
@@ -99,7 +109,7 @@ def test_no_two_objects_have_one_name() -> None:
 def test_nothing_that_needs_more_than_a_bare_cluster_is_on_by_itself() -> None:
     kinds = {manifest["kind"] for manifest in render()}
 
-    assert kinds == {"ServiceAccount", "Service", "Deployment", "StatefulSet", "Pod"}
+    assert kinds == {"ServiceAccount", "Secret", "Service", "Deployment", "StatefulSet", "Pod"}
 
 
 @st.composite
@@ -119,8 +129,20 @@ def combinations(draw: st.DrawFn) -> Values:
             "maxNumSeqs": draw(st.sampled_from([None, 16])),
             "stepTimeoutSeconds": draw(st.sampled_from([0, 90])),
             "env": draw(
-                st.dictionaries(st.sampled_from(["NCCL_DEBUG", "UCX_TLS"]), st.text(AWKWARD, max_size=8), max_size=2)
+                st.dictionaries(
+                    st.sampled_from(["NCCL_DEBUG", "UCX_LOG_LEVEL"]), st.text(AWKWARD, max_size=8), max_size=2
+                )
             ),
+        },
+        "gpu": {"perNode": 80},
+        "network": {
+            "interface": draw(st.sampled_from(["", "eth0"])),
+            "ucxNetDevices": draw(st.sampled_from(["", "all"])),
+        },
+        "proxy": {
+            "discovery": draw(st.sampled_from(["ping", "kubernetes"])),
+            "apiKeysSecret": draw(st.sampled_from(["", "clients"])),
+            "pingNetworks": draw(st.sampled_from([[], ["10.0.0.0/8"]])),
         },
         "placement": {"engines": draw(st.sampled_from(["none", "together", "spread"]))},
         "ports": {"decodeHttp": 20105},

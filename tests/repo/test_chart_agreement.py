@@ -27,8 +27,9 @@ from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
 from pd_engine.plan import plan
 from pd_engine.refusals import DECODE_MEMORY_LIMIT, LAST_WITH_P2P_NCCL
-from pd_engine.settings import EngineSettings, Host
+from pd_engine.settings import CheckSettings, EngineSettings, Host
 from pd_monitor.settings import Settings as MonitorSettings
+from pd_proxy.policy import Policy
 from pd_proxy.settings import Settings as ProxySettings
 from pd_simulator.settings import Settings as SimulatorSettings
 
@@ -55,7 +56,13 @@ def dotenv() -> dict[str, str]:
 
 def filled(container: Manifest) -> dict[str, str]:
     """The container's variables, with something in place of what the cluster fills in."""
-    cluster = {"VLLM_HOST_IP": "10.0.0.7", "INSTANCE": "3", "POD_INDEX": "3", "HF_TOKEN": "secret"}
+    cluster = {
+        "VLLM_HOST_IP": "10.0.0.7",
+        "INSTANCE": "3",
+        "POD_INDEX": "3",
+        "HF_TOKEN": "secret",
+        "ADMIN_KEY": "secret",
+    }
     return {name: cluster[name] if value.startswith("{") else value for name, value in environment(container).items()}
 
 
@@ -93,8 +100,50 @@ def test_other_defaults_are_those_of_dotenv() -> None:
     assert values["VLLM_IMAGE"].endswith(f":v{VALUES['images']['vllmVersion']}")
 
 
-def test_the_proxys_time_to_drain_is_its_own_default() -> None:
-    assert ProxySettings().drain_timeout_s == VALUES["proxy"]["drainSeconds"]
+def proxy_container(values: dict[str, Any]) -> Manifest:
+    [container] = the(render(values), "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+    return container  # type: ignore[no-any-return]  # YAML
+
+
+def test_the_proxys_values_are_its_own_defaults() -> None:
+    variables = filled(proxy_container({}))
+    told = load(ProxySettings, {**variables, "ADMIN_KEY": ""})
+
+    assert told == ProxySettings()
+    assert len(variables) > 15
+
+
+def test_the_proxys_values_reach_its_settings() -> None:
+    values = {
+        "proxy": {
+            "policy": "least_loaded",
+            "canary": False,
+            "kvInFlightBytes": 64_000_000_000,
+            "maxInFlight": 1_000_000,
+            "queueTimeoutSeconds": 1.5,
+            "pingNetworks": ["10.0.0.0/8", "fd00::/8"],
+            "apiKeysSecret": "clients",
+        }
+    }
+    told = load(ProxySettings, filled(proxy_container(values)))
+
+    assert (told.policy.value, told.canary, told.queue_timeout_s) == ("least_loaded", False, 1.5)
+    assert (told.kv_in_flight_bytes, told.max_in_flight) == (64_000_000_000, 1_000_000)
+    assert [str(network) for network in told.networks()] == ["10.0.0.0/8", "fd00::/8"]
+    assert told.api_keys_file == "/etc/pdstack/keys/api-keys"
+    assert told.admin_key == "secret"
+
+
+def test_the_chart_knows_every_policy() -> None:
+    schema = msgspec.json.decode((CHART / "values.schema.json").read_bytes())["properties"]["proxy"]["properties"]
+
+    assert schema["policy"]["enum"] == [policy.value for policy in Policy]
+
+
+def test_how_engines_are_checked_and_drained_is_by_default_as_they_do_it_themselves() -> None:
+    engine, default = VALUES["engine"], CheckSettings()
+
+    assert (engine["stallSeconds"], engine["drainSeconds"]) == (default.engine_stall_s, default.drain_wait_s)
 
 
 def test_images_are_those_that_compose_builds() -> None:
@@ -142,10 +191,11 @@ def test_containers_run_as_the_user_of_their_images() -> None:
 def test_engines_are_told_nothing_that_they_do_not_read_and_accept_all_of_it(
     values: dict[str, Any], settings: type[msgspec.Struct]
 ) -> None:
-    known = {field.variable for field in fields(settings)} | ELSEWHERE
+    known = {field.variable for kind in (settings, CheckSettings) for field in fields(kind)} | ELSEWHERE
     for name, container in engines(render(values)).items():
         assert names(container) <= known, name
         load(settings, filled(container))
+        load(CheckSettings, filled(container))
 
 
 @pytest.mark.parametrize("topology", ["pod", "separate"])
@@ -155,6 +205,8 @@ def test_simulated_engines_listen_on_the_ports_that_their_pods_show(topology: st
         read = load(SimulatorSettings, filled(container))
         listening = [read.listen_http_port, *([] if read.pd_role is Role.COMBINED else [read.listen_kv_port])]
         assert [port["containerPort"] for port in container["ports"]] == listening, name
+        checked = load(CheckSettings, filled(container))
+        assert (checked.pd_role, checked.listen_http_port) == (read.pd_role, read.listen_http_port), name
 
 
 def test_proxy_and_monitor_are_told_nothing_that_they_do_not_read() -> None:
@@ -184,6 +236,7 @@ def test_engines_of_every_example_start_rather_than_refuse(example: Any) -> None
         launch = plan(load(EngineSettings, variables), msgspec.structs.replace(HOST, vllm_version=version), variables)
         listening = launch.arguments[launch.arguments.index("--port") + 1]
         assert container["ports"][0]["containerPort"] == int(listening), name
+        assert load(CheckSettings, variables).listen_http_port == int(listening), name
 
 
 def test_the_chart_and_the_engines_refuse_at_the_same_limits() -> None:

@@ -106,3 +106,15 @@ def environment(container: Manifest) -> dict[str, str]:
     return {
         item["name"]: item["value"] if "value" in item else json.dumps(item["valueFrom"]) for item in container["env"]
     }
+
+
+def run_command(container: Manifest, tmp_path: Path, program: str, **variables: str) -> dict[str, str]:
+    """Run a container's shell command with a `program` that shows its environment, and /tmp in `tmp_path`."""
+    shown = tmp_path / "environment"
+    (tmp_path / program).write_text(f"#!/bin/sh\nenv > {shown}\n")
+    (tmp_path / program).chmod(0o755)
+    script = container["command"][-1].replace("/tmp/", f"{tmp_path}/")  # noqa: S108  the container's own
+    own = {name: value for name, value in environment(container).items() if not value.startswith("{")}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["sh", "-c", script], env={**own, **variables, "PATH": path}, check=True, timeout=10)
+    return dict(line.split("=", 1) for line in shown.read_text().splitlines())

@@ -46,14 +46,6 @@ workloads:
 {{- end }}
 {{- end }}
 
-{{- define "pdstack.engineProbe" -}}
-{{- if eq .root.Values.engine.kind "sim" -}}
-[python, -m, pd_contracts.health, "http://127.0.0.1:{{ .engine.http }}/health"]
-{{- else -}}
-[python3, -m, pd_engine, probe]
-{{- end }}
-{{- end }}
-
 {{/* The command, where the image's own does not do.
 
      P2pNcclConnector: a prefill keeps its connection to a decode's address and never opens it again, so a container that starts
@@ -102,6 +94,12 @@ command:
 - {name: VLLM_HOST_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
 - {name: PROXY_HOST, value: {{ include "pdstack.fullname" .root }}-discovery}
 - {name: PROXY_PORT, value: {{ $values.ports.discovery | quote }}}
+- {name: HTTP_PROXY_PORT, value: {{ $values.ports.proxy | quote }}}
+- {name: ENGINE_STALL_S, value: {{ $engine.stallSeconds | quote }}}
+{{- if gt (int $engine.drainSeconds) 0 }}
+- {name: DRAIN_WAIT_S, value: {{ $engine.drainSeconds | quote }}}
+- {name: ADMIN_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.adminSecret" .root }}, key: {{ $values.proxy.adminSecretKey }}}}}
+{{- end }}
 - {name: PREFILL_HTTP_PORT, value: {{ $values.ports.prefillHttp | quote }}}
 - {name: DECODE_HTTP_PORT, value: {{ $values.ports.decodeHttp | quote }}}
 - {name: COMBINED_HTTP_PORT, value: {{ $values.ports.combinedHttp | quote }}}
@@ -142,8 +140,25 @@ command:
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}
 {{- end }}
-{{- range $name, $value := merge (dict) $role.env $engine.env }}
+{{- range $name, $value := merge (dict) $role.env $engine.env (include "pdstack.networkSettings" .root | fromYaml) }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* Which ways traffic between engines takes: variable to value. */}}
+{{- define "pdstack.networkSettings" -}}
+{{- with .Values.network.interface }}
+NCCL_SOCKET_IFNAME: {{ . | quote }}
+GLOO_SOCKET_IFNAME: {{ . | quote }}
+{{- end }}
+{{- with .Values.network.ncclHca }}
+NCCL_IB_HCA: {{ . | quote }}
+{{- end }}
+{{- with .Values.network.ucxNetDevices }}
+UCX_NET_DEVICES: {{ . | quote }}
+{{- end }}
+{{- with .Values.network.ucxTls }}
+UCX_TLS: {{ . | quote }}
 {{- end }}
 {{- end }}
 
@@ -159,7 +174,6 @@ command:
 {{- define "pdstack.engineContainer" -}}
 {{- $values := .root.Values }}
 {{- $sim := eq $values.engine.kind "sim" }}
-{{- $probe := include "pdstack.engineProbe" . }}
 - name: {{ .engine.name }}
   image: {{ include "pdstack.image" (list .root (ternary "simulator" .engine.role $sim)) }}
   imagePullPolicy: {{ $values.images.pullPolicy }}
@@ -173,22 +187,27 @@ command:
     {{- if ne .engine.role "combined" }}
     - {name: kv-{{ .engine.name }}, containerPort: {{ .engine.kv }}}
     {{- end }}
-  {{- /* Until the model is loaded nothing else is asked; then one probe that fails for a minute starts the engine again. */}}
+  {{- /* Until the model is loaded nothing else is asked. Then: ready is what the proxy gives requests, alive is what computes. */}}
   startupProbe:
-    exec: {command: {{ $probe }}}
+    exec: {command: [python3, -m, pd_engine, probe]}
     periodSeconds: 10
     timeoutSeconds: 10
     failureThreshold: {{ div (add $values.engine.startupSeconds 9) 10 }}
   readinessProbe:
-    exec: {command: {{ $probe }}}
+    exec: {command: [python3, -m, pd_engine, probe, --admitted]}
     periodSeconds: 5
     timeoutSeconds: 10
     failureThreshold: 2
   livenessProbe:
-    exec: {command: {{ $probe }}}
+    exec: {command: [python3, -m, pd_engine, probe, --alive]}
     periodSeconds: 10
-    timeoutSeconds: 10
-    failureThreshold: 6
+    timeoutSeconds: 15
+    failureThreshold: 3
+  {{- if gt (int $values.engine.drainSeconds) 0 }}
+  lifecycle:
+    preStop:
+      exec: {command: [python3, -m, pd_engine, drain]}
+  {{- end }}
   resources:
     {{- include "pdstack.engineResources" . | trim | nindent 4 }}
   securityContext:
@@ -221,6 +240,11 @@ command:
 {{- define "pdstack.enginePlacement" -}}
 {{- $values := .root.Values }}
 {{- $selector := include "pdstack.selectorLabels" .root }}
+{{- if $values.network.hostNetwork }}
+hostNetwork: true
+{{- /* else services' names are looked up where the node looks, which knows none */}}
+dnsPolicy: ClusterFirstWithHostNet
+{{- end }}
 {{- with $values.placement.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}

@@ -42,11 +42,15 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- printf "%s/%s:%s" $root.Values.images.repository $name $tag }}
 {{- end }}
 
-{{/* What every pod has: an account without its token, the images' user, no variables made of service names (a service called
+{{/* What every pod has: an account without its token (the proxy may have one), the images' user, no variables made of service names (a service called
      "proxy" would set PROXY_PORT to an address, one called "vllm" would set VLLM_PORT). */}}
 {{- define "pdstack.podSettings" -}}
 serviceAccountName: {{ include "pdstack.serviceAccountName" . }}
 automountServiceAccountToken: false
+{{ include "pdstack.podSecurity" . }}
+{{- end }}
+
+{{- define "pdstack.podSecurity" -}}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
@@ -69,6 +73,51 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{- define "pdstack.adminSecret" -}}
+{{- default (printf "%s-admin" (include "pdstack.fullname" .)) .Values.proxy.adminSecret }}
+{{- end }}
+
+{{/* The proxy alone may ask the API server, and only where it discovers by it. */}}
+{{- define "pdstack.proxyAccountName" -}}
+{{- if and (eq .Values.proxy.discovery "kubernetes") .Values.serviceAccount.create }}
+{{- include "pdstack.fullname" . }}-proxy
+{{- else }}
+{{- include "pdstack.serviceAccountName" . }}
+{{- end }}
+{{- end }}
+
+{{/* The proxy's settings that have a value of their own: variable to value. What is unset (empty) is left out. */}}
+{{- define "pdstack.proxySettings" -}}
+{{- $proxy := .Values.proxy }}
+HTTP_PROXY_PORT: {{ .Values.ports.proxy | quote }}
+PROXY_PORT: {{ .Values.ports.discovery | quote }}
+KV_CONNECTOR: {{ .Values.engine.kvConnector }}
+LOG_LEVEL: {{ .Values.logLevel }}
+DRAIN_TIMEOUT_S: {{ $proxy.drainSeconds | quote }}
+POLICY: {{ $proxy.policy }}
+CANARY: {{ ternary "on" "off" $proxy.canary | quote }}
+DISAGG_MIN_TOKENS: {{ int64 $proxy.disaggMinTokens | quote }}
+MAX_IN_FLIGHT: {{ int64 $proxy.maxInFlight | quote }}
+KV_IN_FLIGHT_BYTES: {{ int64 $proxy.kvInFlightBytes | quote }}
+KV_BYTES_PER_TOKEN: {{ int64 $proxy.kvBytesPerToken | quote }}
+QUEUE_TIMEOUT_S: {{ $proxy.queueTimeoutSeconds | quote }}
+PREFILL_TIMEOUT_S: {{ $proxy.prefillTimeoutSeconds | quote }}
+DECODE_STALL_TIMEOUT_S: {{ $proxy.decodeStallTimeoutSeconds | quote }}
+CLIENT_STALL_TIMEOUT_S: {{ $proxy.clientStallTimeoutSeconds | quote }}
+RETRIES: {{ $proxy.retries | quote }}
+RETRY_BUDGET_S: {{ $proxy.retryBudgetSeconds | quote }}
+{{- with $proxy.pingNetworks }}
+PING_NETWORKS: {{ join "," . | quote }}
+{{- end }}
+{{- if $proxy.apiKeysSecret }}
+API_KEYS_FILE: /etc/pdstack/keys/{{ $proxy.apiKeysSecretKey }}
+{{- end }}
+{{- if eq $proxy.discovery "kubernetes" }}
+DISCOVERY: kubernetes
+DISCOVERY_SELECTOR: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/instance=%s" (include "pdstack.name" .) .Release.Name | quote }}
+{{- end }}
 {{- end }}
 
 {{- define "pdstack.resultsClaim" -}}

@@ -71,8 +71,9 @@ def _text(fields: Iterable[tuple[int, bytes]], wanted: int) -> str:
 
 
 def role_of(pod: Pod, patterns: Sequence[tuple[Role, str]]) -> Role | None:
-    """The role of the first pattern that the pod's name fits."""
-    return next((role for role, pattern in patterns if fnmatch.fnmatchcase(pod.name, pattern)), None)
+    """The role of the first pattern that the pod's name fits, or name/container: one pod may hold engines of several roles."""
+    names = (pod.name, f"{pod.name}/{pod.container}")
+    return next((role for role, pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)), None)
 
 
 def parse_patterns(texts: Iterable[str]) -> list[tuple[Role, str]]:

@@ -64,7 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     pod_role_patterns: Annotated[
-        tuple[str, ...], msgspec.Meta(description="role of a GPU by its pod's name, where no list gives it one")
+        tuple[str, ...],
+        msgspec.Meta(description="role of a GPU by its pod's name, or name/container, where no list gives it one"),
     ] = ("prefill=*prefill*", "decode=*decode*", "combined=*combined*")
     log_level: Annotated[
         str,

@@ -1,98 +1,35 @@
-"""Entry point of the engine images: `python3 -m pd_engine` starts the engine, `… probe` is its health check, `… plan` prints."""
+"""Entry point of the engine images: `python3 -m pd_engine` starts the engine, `… plan` prints how.
 
-import importlib.metadata
-import importlib.util
-import os
-import shlex
-import shutil
-import subprocess
+`… probe` says whether a running one answers, `… probe --admitted` whether the proxy gives it requests, `… probe --alive` whether it
+makes progress; `… drain` lets its requests end before it is stopped.
+"""
+
 import sys
-import uuid
-from pathlib import Path
 
-import msgspec
-
-from pd_contracts.address import own_address
-from pd_contracts.health import probe
 from pd_contracts.settings import SettingsError, load
-from pd_engine.announcer import ping_of
-from pd_engine.plan import Launch, RefusedError, plan
-from pd_engine.settings import EngineSettings, Host
+from pd_engine import checks
+from pd_engine.settings import CheckSettings
 
-
-def look_around(settings: EngineSettings) -> Host:
-    """Find out what the plan needs to know of this machine.
-
-    Raises:
-        importlib.metadata.PackageNotFoundError: if vLLM is not installed here.
-    """
-    major, minor = importlib.metadata.version("vllm").split(".")[:2]
-    path = Path(settings.model)
-    return Host(
-        vllm_version=(int(major), int(minor)),
-        address=own_address(settings.proxy_host, settings.proxy_port),
-        model_exists=path.exists() or not settings.model.startswith(("/", ".", "~")),
-        kv_path_writable=os.access(settings.kv_shared_path, os.W_OK) and Path(settings.kv_shared_path).is_dir(),
-        has_flashinfer=importlib.util.find_spec("flashinfer") is not None,
-        has_nixl=importlib.util.find_spec("nixl") is not None,
-    )
-
-
-def command(launch: Launch) -> list[str]:
-    """`vllm serve …`, through the module where the script is not installed."""
-    script = shutil.which("vllm")
-    start = [script] if script else [sys.executable, "-m", "vllm.entrypoints.cli.main"]
-    return [*start, "serve", *launch.arguments]
-
-
-def companions(settings: EngineSettings, host: Host, launch: Launch) -> list[list[str]]:
-    """Modules to run beside the engine, with their arguments; exec keeps our process id, so the engine becomes their parent."""
-    parent = str(os.getpid())
-    commands = []
-    if launch.announce:
-        ping = msgspec.json.encode(ping_of(settings, host, uuid.uuid4().hex)).decode()
-        commands.append(["pd_engine.announcer", parent, f"tcp://{settings.proxy_host}:{settings.proxy_port}", ping])
-    if launch.clean_shared_path:
-        commands.append(["pd_engine.cleaner", parent, settings.kv_shared_path, str(settings.kv_shared_max_age_s)])
-    return commands
-
-
-def _probe(port: int) -> int:
-    reason = probe(f"http://127.0.0.1:{port}/health")
-    if reason is not None:
-        sys.stderr.write(reason + "\n")
-    return int(reason is not None)
+USAGE = (
+    "usage: python3 -m pd_engine [start|plan|probe [--admitted|--alive]|drain]; settings come from the environment\n"
+)
 
 
 def main() -> int:
-    """Start, probe or print, as the first argument says."""
-    action = sys.argv[1] if len(sys.argv) > 1 else "start"
-    if action not in {"start", "probe", "plan"}:
-        sys.stderr.write("usage: python3 -m pd_engine [start|probe|plan]; settings come from the environment\n")
+    """Start, print, probe or drain, as the arguments say."""
+    arguments = sys.argv[1:] or ["start"]
+    if arguments not in (["start"], ["plan"], *checks.COMMANDS):
+        sys.stderr.write(USAGE)
         return 2
     try:
-        settings = load(EngineSettings)
-        if action == "probe":
-            return _probe(settings.http_port)
-        host = look_around(settings)
-        launch = plan(settings, host, os.environ)
-    except importlib.metadata.PackageNotFoundError:
-        sys.stderr.write("pd-engine: vLLM is not installed here; this program belongs into a vLLM image\n")
+        if arguments in checks.COMMANDS:
+            return checks.run(arguments, load(CheckSettings))
+        from pd_engine.start import start  # noqa: PLC0415  probes run every few seconds; what a start needs doubles their cost
+
+        return start(print_only=arguments == ["plan"])
+    except SettingsError as error:
+        sys.stderr.write(f"pd-engine: {error}\n")
         return 2
-    except (SettingsError, RefusedError) as error:
-        sys.stderr.write("".join(f"pd-engine: {line}\n" for line in str(error).splitlines()))
-        return 2
-    arguments = command(launch)
-    variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in launch.environment.items())
-    sys.stderr.write(f"pd-engine: {variables} {shlex.join(arguments)}\n")
-    if action == "plan":
-        return 0
-    for companion in companions(settings, host, launch):
-        subprocess.Popen([sys.executable, "-m", *companion], stdin=subprocess.DEVNULL)
-    for name in launch.unset:
-        del os.environ[name]
-    os.environ.update(launch.environment)
-    return os.execvp(arguments[0], arguments)  # noqa: S606  the engine replaces us and gets our signals; never returns
 
 
 if __name__ == "__main__":

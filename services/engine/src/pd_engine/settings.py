@@ -72,6 +72,36 @@ class EngineSettings(Ports, frozen=True, kw_only=True):
         return self.served_model_name or self.model
 
 
+class CheckSettings(Ports, frozen=True, kw_only=True):
+    """What a probe or the draining of a running engine, real or simulated, must know; the names that an engine has mean the same."""
+
+    pd_role: Annotated[Role, Meta(description="what this engine does")] = Role.COMBINED
+    instance: Annotated[int, Meta(ge=0, description="number of this engine among those of its role, from 0")] = 0
+    http_port: Annotated[
+        int, Meta(ge=0, le=65535, description="HTTP port of the engine; 0 for the role's base port plus INSTANCE")
+    ] = 0
+    vllm_host_ip: Annotated[str, Meta(description="numeric address that the engine announces; found if unset")] = ""
+    proxy_host: Annotated[str, Meta(description="host of the proxy")] = "127.0.0.1"
+    proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
+    http_proxy_port: Annotated[Port, Meta(description="HTTP port of the proxy")] = 10001
+    admin_key: Annotated[str, Meta(description="the proxy's ADMIN_KEY; without it an engine cannot be drained")] = ""
+    drain_wait_s: Annotated[
+        float, Meta(gt=0, le=3600, description="longest time that draining waits for running requests, s")
+    ] = 40.0
+    engine_stall_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="an engine that computes nothing for so long though requests run is not alive, s; 0: never",
+        ),
+    ] = 120.0
+
+    @property
+    def listen_http_port(self) -> int:
+        """Port of the engine's API."""
+        return self.http_port or self.http(self.pd_role, self.instance)
+
+
 class Host(msgspec.Struct, frozen=True, kw_only=True):
     """What the container turned out to be; found once at start, so that planning needs no I/O.
 

@@ -17,8 +17,8 @@ from pd_proxy.admin import Admin
 from pd_proxy.admission import Admission
 from pd_proxy.canary import Canary
 from pd_proxy.context import Context
-from pd_proxy.discovery import Discovery
 from pd_proxy.errors import HttpError, ProxyError
+from pd_proxy.kube_discovery import source_of
 from pd_proxy.passthrough import Passthrough
 from pd_proxy.routes import Routes
 from pd_proxy.serving import JSON, response_headers
@@ -127,13 +127,12 @@ async def on_http_exception(error: HTTPException) -> Response:
 
 @asynccontextmanager
 async def running(context: Context) -> AsyncIterator[None]:
-    """Listen for pings, check, watch; at the end let background work finish first, so that no KV is left behind.
+    """Listen for pings (or read Kubernetes' API), check, watch; at the end let background work finish first, so that no KV is left behind.
 
     Raises:
-        OSError: if the port for pings cannot be opened.
+        OSError: if the port for pings cannot be opened, or the pod's account not be read.
     """
-    address = f"tcp://{context.settings.bind_host}:{context.settings.proxy_port}"
-    discovery = Discovery(address, context.ping, context.metrics.ping_rejected)
+    discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected)
     try:
         discovery.bind()
         async with context.upstream:

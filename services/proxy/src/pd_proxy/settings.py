@@ -1,7 +1,7 @@
 """Every knob of the proxy with its default and unit; read once at start."""
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Connector, Meta(description="connector of engines whose ping names none, as vLLM's own pings do")
     ] = Connector.P2P_NCCL
     log_level: Annotated[str, Meta(description="DEBUG, INFO, WARNING or ERROR")] = "INFO"
+
+    discovery: Annotated[
+        Literal["ping", "kubernetes"],
+        Meta(description="how engines are found: by their pings, or by EndpointSlices and pods of Kubernetes' API"),
+    ] = "ping"
+    discovery_selector: Annotated[
+        str, Meta(description="labels of these slices and pods, a=b,c=d; beside what the chart labels engines with")
+    ] = ""
+    discovery_namespace: Annotated[str, Meta(description="namespace of these; the pod's own unless set")] = ""
+    kubernetes_service_host: Annotated[str, Meta(description="the API server; every pod has it set")] = (
+        "kubernetes.default"
+    )
+    kubernetes_service_port: Annotated[Port, Meta(description="its HTTPS port; every pod has it set")] = 443
+    service_account_dir: Annotated[
+        str, Meta(description="folder with token, ca.crt and namespace of the pod's account")
+    ] = "/var/run/secrets/kubernetes.io/serviceaccount"
 
     ping_ttl_s: Annotated[Seconds, Meta(description="an engine without a ping for so long is lost, s")] = 10.0
     health_interval_s: Annotated[Seconds, Meta(description="time between two health checks of an engine, s")] = 1.0

@@ -58,6 +58,8 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wait_ms, wait_per_token_ms: from the moment that decode may fetch the bytes until the request may join the batch; only this
             request waits.
         stall_ms, stall_per_token_ms: loading that happens inside decode's step, so that the whole batch stands still.
+        receive_ms, receive_per_token_ms: P2pNcclConnector alone: decode's listener takes one request's KV after another, whoever sends it,
+            from the moment that prefill computes it; prefill's step does not end before its KV is taken.
     """
 
     send_floor_ms: Milliseconds = 0.0
@@ -67,6 +69,8 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wait_per_token_ms: Milliseconds = 0.0
     stall_ms: Milliseconds = 0.0
     stall_per_token_ms: Milliseconds = 0.0
+    receive_ms: Milliseconds = 0.0
+    receive_per_token_ms: Milliseconds = 0.0
 
 
 class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

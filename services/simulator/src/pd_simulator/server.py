@@ -61,6 +61,7 @@ def ping_of(settings: Settings) -> Ping:
 
 def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> Engine:
     """An engine of the settings' role; it does nothing until it is run."""
+    steps = StepModel(profile, settings.connector)
     site = Site(
         role=settings.pd_role,
         name=settings.name,
@@ -72,6 +73,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         lease_s=settings.kv_lease_s,
         leak_s=settings.sim_leak_s,
         faults=settings.faults(),
+        receive_s=steps.receive_s,
     )
     limits = Limits(
         max_num_seqs=settings.max_num_seqs,
@@ -85,7 +87,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
     machine = Machine(
         profile=profile,
         limits=limits,
-        steps=StepModel(profile, settings.connector),
+        steps=steps,
         board=board,
         transfer=make_transfer(settings.connector, site),
         model=settings.model,

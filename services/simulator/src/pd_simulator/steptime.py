@@ -63,6 +63,10 @@ class StepModel:
         """Seconds for which loading that KV holds up the step that admits the request."""
         return (self._handoff.stall_ms + self._handoff.stall_per_token_ms * tokens) / 1e3
 
+    def receive_s(self, tokens: int) -> float:
+        """Seconds for which decode's listener is busy with the KV of one request."""
+        return (self._handoff.receive_ms + self._handoff.receive_per_token_ms * tokens) / 1e3
+
     def _prefill_ms(self, work: StepWork) -> float:
         if not work.prefill_tokens:
             return 0.0

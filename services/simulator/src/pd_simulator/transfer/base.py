@@ -1,5 +1,6 @@
 """What a connector is asked at each point of a request's life. The base class is an engine without a connector."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +9,17 @@ from pd_simulator.books import Books
 from pd_simulator.faults import Faults
 
 
+def _at_once(tokens: int) -> float:  # noqa: ARG001 - the interface
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where this engine stands: its role, its addresses, and what its transfer shares with the rest of it."""
+    """Where this engine stands: its role, its addresses, and what its transfer shares with the rest of it.
+
+    Attributes:
+        receive_s: seconds for which the listener of this engine is busy with KV of so many tokens.
+    """
 
     role: Role
     name: str
@@ -23,6 +32,7 @@ class Site:
     leak_s: float = 10.0
     faults: Faults = field(default_factory=Faults)
     books: Books = field(default_factory=Books)
+    receive_s: Callable[[int], float] = _at_once
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,9 @@ from typing import Any
 
 from pd_contracts.names import Role
 from pd_simulator.books import Books
+from pd_simulator.clock import sleep_until
 from pd_simulator.errors import ApiError
+from pd_simulator.kv import ENTRY_BYTES
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.wire import Address, Frame, KvLinks, KvServer
 
@@ -65,6 +67,7 @@ class P2pTransfer(Transfer):
         self._loaded: set[str] = set()
         self._wanted: set[str] = set()
         self._arrival = asyncio.Condition()
+        self._listener_free_at = 0.0
 
     async def start(self) -> None:
         """Listen on the KV port."""
@@ -139,11 +142,19 @@ class P2pTransfer(Transfer):
         self.books.leaked = sum(request_id not in self._wanted for request_id in stale)
         return self.books
 
+    async def _take_turn(self, tokens: int) -> None:
+        """Wait until the listener has taken what came before, and this."""
+        busy = self.site.receive_s(tokens)
+        if busy:
+            self._listener_free_at = max(time.monotonic(), self._listener_free_at) + busy
+            await sleep_until(self._listener_free_at)
+
     async def _answer(self, frame: Frame, payload: bytes) -> tuple[Frame, bytes]:
         if frame.command != "put":
             return Frame("missing"), b""
         faults = self.site.faults
         await asyncio.sleep(faults.slow_kv_s)
+        await self._take_turn(len(payload) // ENTRY_BYTES)
         self.books.arrive(payload)
         if faults.drop_kv:
             self.books.freed += 1

@@ -1,0 +1,179 @@
+"""Probes of a running engine, as Docker's health check and the kubelet call them, and its draining before it is stopped.
+
+Each call is a short process of its own, so what must be remembered lies in files in the temporary folder, written whole. The
+engine may be vLLM or a simulated one. Only this host and the proxy are asked, over plain HTTP, each within seconds.
+"""
+
+import contextlib
+import http.client
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from pd_contracts.address import own_address
+from pd_contracts.health import probe
+from pd_engine.settings import CheckSettings
+from pd_engine.vitals import Answer, Seen, Standing, Watch, complaint, read_metrics, standing, watch
+
+# Three questions must fit into the time that the kubelet gives a probe (10 s in the chart).
+TIMEOUT_S: Final = 3.0
+# What the proxy may take beyond the time that it was asked to wait.
+SLACK_S: Final = 5.0
+# vLLM goes on saying that a request runs whose client left while nothing else did.
+STILL_S: Final = 5.0
+POLL_S: Final = 0.5
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Checks:
+    """One engine, seen from beside it."""
+
+    def __init__(self, settings: CheckSettings, folder: Path | None = None, process: int = 1) -> None:
+        """`process` is the engine's, 1 in a container; `folder` is where the files lie."""
+        self._settings = settings
+        self._folder = folder or Path(tempfile.gettempdir())
+        self._process = process
+
+    def health(self) -> str:
+        """Why the engine does not answer; empty if it does."""
+        return probe(f"http://127.0.0.1:{self._settings.listen_http_port}/health", TIMEOUT_S) or ""
+
+    def admitted(self) -> str:
+        """Why the proxy gives the engine no requests; empty if it does."""
+        path = self._folder / "pd-engine-admitted.json"
+        now = standing(_read(path, Standing), self._ask_proxy(), self._boot())
+        _write(path, now)
+        return "" if now.admitted else now.reason
+
+    def alive(self) -> str:
+        """Why the engine should be started again; empty if it works, or has nothing to do."""
+        problem = self.health()
+        if problem:
+            return problem
+        path = self._folder / "pd-engine-progress.json"
+        answer = self._ask_proxy()
+        suspect = answer is not None and answer.state == "suspect"
+        now = time.monotonic()
+        watched = watch(_read(path, Watch), self._look(suspect=suspect), now)
+        _write(path, watched)
+        return complaint(watched, now, self._settings.engine_stall_s)
+
+    def drain(self) -> str:
+        """Let the proxy give the engine nothing new, and wait until nothing runs there; says what came of it.
+
+        It takes DRAIN_WAIT_S and a few seconds more at most, and never fails: an engine is stopped whether it could be drained or not.
+        A proxy that is being stopped itself takes no connections, but still has streams: then the engine's own counters say when they
+        have ended.
+        """
+        settings = self._settings
+        if not settings.admin_key:
+            return "not drained: ADMIN_KEY is not set"
+        target = f"/admin/instances/{self._address()}/drain?wait_s={settings.drain_wait_s:g}"
+        begun = time.monotonic()
+        limit = settings.drain_wait_s + SLACK_S
+        answer = _ask(
+            settings.proxy_host,
+            settings.http_proxy_port,
+            target,
+            method="POST",
+            timeout_s=limit,
+            key=settings.admin_key,
+        )
+        if answer is None:
+            self._wait_until_idle(begun + settings.drain_wait_s)
+            return f"not drained: the proxy does not answer; what ran had {time.monotonic() - begun:.0f} s to end"
+        return f"drain: status {answer[0]}, {answer[1][:500].decode(errors='replace')}"
+
+    def _wait_until_idle(self, deadline: float) -> None:
+        """Return when nothing runs, when what seems to run stands still (its client is gone), or at the deadline."""
+        kept: Watch | None = None
+        while (now := time.monotonic()) < deadline:
+            seen = self._look(suspect=False)
+            kept = watch(kept, seen, now)
+            if seen.running == 0 or now - kept.moved_at > STILL_S:
+                return
+            time.sleep(POLL_S)
+
+    def _look(self, *, suspect: bool) -> Seen:
+        told = _ask("127.0.0.1", self._settings.listen_http_port, "/metrics")
+        text = told[1].decode(errors="replace") if told is not None and told[0] == 200 else ""
+        return read_metrics(text, self._boot(), suspect=suspect)
+
+    def _ask_proxy(self) -> Answer | None:
+        settings = self._settings
+        target = f"/admitted?http_address={self._address()}"
+        answer = _ask(settings.proxy_host, settings.http_proxy_port, target)
+        if answer is None or answer[0] not in (200, 503):
+            return None
+        try:
+            return msgspec.json.decode(answer[1], type=Answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None  # a 503 of something between us and the proxy
+
+    def _address(self) -> str:
+        settings = self._settings
+        host = settings.vllm_host_ip or own_address(settings.proxy_host, settings.proxy_port)
+        return f"{host}:{settings.listen_http_port}"
+
+    def _boot(self) -> str:
+        """When the engine's process was started, in ticks since the machine was: /tmp outlives a container in its pod."""
+        try:
+            stat = Path(f"/proc/{self._process}/stat").read_text()
+        except OSError:
+            return ""  # no /proc: one process for ever
+        return stat.rpartition(")")[2].split()[19]
+
+
+def _ask(
+    host: str, port: int, target: str, *, method: str = "GET", timeout_s: float = TIMEOUT_S, key: str = ""
+) -> tuple[int, bytes] | None:
+    """Status and body, or None if there is no answer."""
+    headers = {"Connection": "close"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)) as connection:
+            connection.connect()
+            connection.sock.settimeout(timeout_s)
+            connection.request(method, target, headers=headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+
+
+def _read(path: Path, type_: type[S]) -> S | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=type_)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None  # nothing was kept yet, or by another version
+
+
+def _write(path: Path, value: msgspec.Struct) -> None:
+    """Replace the file at once: a probe that is killed half-way leaves the old one."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        new.write_bytes(msgspec.json.encode(value))
+        new.replace(path)
+    except OSError as error:
+        # A full disk must not end an engine that works; without memory every look is the first one.
+        sys.stderr.write(f"pd-engine: {path}: {error.strerror}\n")
+
+
+def run(arguments: list[str], settings: CheckSettings) -> int:
+    """`probe`, `probe --admitted`, `probe --alive` or `drain`; a probe's exit status is 1 with the reason on stderr."""
+    checks = Checks(settings)
+    if arguments == ["drain"]:
+        sys.stderr.write(f"pd-engine: {checks.drain()}\n")
+        return 0
+    reason = {"": checks.health, "--admitted": checks.admitted, "--alive": checks.alive}["".join(arguments[1:])]()
+    if reason:
+        sys.stderr.write(reason + "\n")
+    return int(bool(reason))
+
+
+COMMANDS: Final = (["probe"], ["probe", "--admitted"], ["probe", "--alive"], ["drain"])

@@ -1,0 +1,85 @@
+"""Becoming vLLM: look at the machine, refuse or plan, start what runs beside the engine, and be replaced by it."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from pd_contracts.address import own_address
+from pd_contracts.settings import load
+from pd_engine.announcer import ping_of
+from pd_engine.plan import Launch, RefusedError, plan
+from pd_engine.settings import EngineSettings, Host
+
+
+def look_around(settings: EngineSettings) -> Host:
+    """Find out what the plan needs to know of this machine.
+
+    Raises:
+        importlib.metadata.PackageNotFoundError: if vLLM is not installed here.
+    """
+    major, minor = importlib.metadata.version("vllm").split(".")[:2]
+    path = Path(settings.model)
+    return Host(
+        vllm_version=(int(major), int(minor)),
+        address=own_address(settings.proxy_host, settings.proxy_port),
+        model_exists=path.exists() or not settings.model.startswith(("/", ".", "~")),
+        kv_path_writable=os.access(settings.kv_shared_path, os.W_OK) and Path(settings.kv_shared_path).is_dir(),
+        has_flashinfer=importlib.util.find_spec("flashinfer") is not None,
+        has_nixl=importlib.util.find_spec("nixl") is not None,
+    )
+
+
+def command(launch: Launch) -> list[str]:
+    """`vllm serve …`, through the module where the script is not installed."""
+    script = shutil.which("vllm")
+    program = [script] if script else [sys.executable, "-m", "vllm.entrypoints.cli.main"]
+    return [*program, "serve", *launch.arguments]
+
+
+def companions(settings: EngineSettings, host: Host, launch: Launch) -> list[list[str]]:
+    """Modules to run beside the engine, with their arguments; exec keeps our process id, so the engine becomes their parent."""
+    parent = str(os.getpid())
+    commands = []
+    if launch.announce:
+        ping = msgspec.json.encode(ping_of(settings, host, uuid.uuid4().hex)).decode()
+        commands.append(["pd_engine.announcer", parent, f"tcp://{settings.proxy_host}:{settings.proxy_port}", ping])
+    if launch.clean_shared_path:
+        commands.append(["pd_engine.cleaner", parent, settings.kv_shared_path, str(settings.kv_shared_max_age_s)])
+    return commands
+
+
+def start(*, print_only: bool) -> int:
+    """Refuse with what to change (status 2), or become vLLM and never return.
+
+    Raises:
+        SettingsError: for a setting that is none.
+    """
+    settings = load(EngineSettings)
+    try:
+        host = look_around(settings)
+        launch = plan(settings, host, os.environ)
+    except importlib.metadata.PackageNotFoundError:
+        sys.stderr.write("pd-engine: vLLM is not installed here; this program belongs into a vLLM image\n")
+        return 2
+    except RefusedError as error:
+        sys.stderr.write("".join(f"pd-engine: {line}\n" for line in str(error).splitlines()))
+        return 2
+    arguments = command(launch)
+    variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in launch.environment.items())
+    sys.stderr.write(f"pd-engine: {variables} {shlex.join(arguments)}\n")
+    if print_only:
+        return 0
+    for companion in companions(settings, host, launch):
+        subprocess.Popen([sys.executable, "-m", *companion], stdin=subprocess.DEVNULL)
+    for name in launch.unset:
+        del os.environ[name]
+    os.environ.update(launch.environment)
+    return os.execvp(arguments[0], arguments)  # noqa: S606  the engine replaces us and gets our signals; never returns

@@ -1,0 +1,143 @@
+"""From EndpointSlices and pods to what engines would say in a ping. Pure.
+
+A slice's ports have names: `prefill-0` is the HTTP port of a prefill engine, `kv-prefill-0` the port on which it exchanges KV,
+and the engine runs in the container `prefill-0`. Labels of the service, which Kubernetes copies to its slices, say the rest.
+
+A container that starts again keeps its pod, address and UID, yet is another process; only the pod's status counts its starts. And an
+engine with P2pNcclConnector takes other KV ports at each start, because its peers never open a connection to the old ones
+again: `pdstack/kv-step` says how many at a time, out of the 100 that belong to an engine.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.ping import Ping, PingType
+from pd_contracts.ports import KV_PORT_STEP
+
+CONNECTOR_LABEL: Final = "pdstack/connector"
+ENGINE_LABEL: Final = "pdstack/engine-kind"
+STEP_LABEL: Final = "pdstack/kv-step"
+_HTTP_PORT: Final = re.compile(rf"({'|'.join(Role)})(-\d+)?")
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
+
+class Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    """Of any object."""
+
+    name: str
+    uid: str = ""
+    labels: dict[str, str] | None = None
+    resource_version: str = ""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """The pod behind an endpoint."""
+
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+
+
+class Endpoint(msgspec.Struct, frozen=True, rename="camel"):
+    """One address of a service."""
+
+    addresses: list[str]
+    target_ref: Target | None = None
+
+
+class EndpointPort(msgspec.Struct, frozen=True):
+    """A port that all endpoints of a slice have."""
+
+    name: str | None = None
+    port: Number | None = None
+
+
+class Slice(msgspec.Struct, frozen=True):
+    """`discovery.k8s.io/v1` EndpointSlice."""
+
+    metadata: Metadata
+    endpoints: list[Endpoint] | None = None
+    ports: list[EndpointPort] | None = None
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """How often a container was started again."""
+
+    name: str
+    restart_count: int = 0
+
+
+class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What the kubelet says of a pod."""
+
+    container_statuses: list[ContainerStatus] | None = None
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """`v1` Pod."""
+
+    metadata: Metadata
+    status: PodStatus = PodStatus()
+
+
+def announcements(slices: Iterable[Slice], pods: Mapping[str, Pod]) -> list[Ping]:
+    """What every engine would announce of itself; `pods` by name. Whoever cannot be told apart yet is left out."""
+    found = {ping.http_address: ping for piece in slices for ping in _of_slice(piece, pods)}
+    return list(found.values())
+
+
+def _of_slice(piece: Slice, pods: Mapping[str, Pod]) -> Iterator[Ping]:
+    ports = {port.name: port.port for port in piece.ports or [] if port.name and port.port}
+    for name in ports:
+        if _HTTP_PORT.fullmatch(name):
+            for endpoint in piece.endpoints or []:
+                yield from _of_engine(name, ports, endpoint, piece.metadata.labels or {}, pods)
+
+
+def _of_engine(
+    name: str, ports: Mapping[str, int], endpoint: Endpoint, labels: Mapping[str, str], pods: Mapping[str, Pod]
+) -> Iterator[Ping]:
+    """At most one ping; `name` is that of the HTTP port."""
+    role = Role(name.partition("-")[0])
+    target = endpoint.target_ref
+    starts = _starts(pods.get(target.name), target.uid, name) if target is not None else None
+    kv_port = ports[name] if role is Role.COMBINED else ports.get(f"kv-{name}")
+    if target is None or starts is None or kv_port is None:
+        return
+    known: dict[str, Any] = {"engine": labels.get(ENGINE_LABEL, ""), "boot_id": f"{target.uid}.{starts}"}
+    if role is not Role.COMBINED:
+        kv_port += _shift(starts, labels.get(STEP_LABEL, ""))
+        known["connector"] = _connector(labels.get(CONNECTOR_LABEL, ""))
+    try:
+        yield Ping(
+            type=PingType[role.name],
+            http_address=f"{endpoint.addresses[0]}:{ports[name]}",
+            zmq_address=f"{endpoint.addresses[0]}:{kv_port}",
+            **known,
+        )
+    except (ValueError, IndexError):
+        return  # no address, or one that no engine can have (IPv6: engines give each other host:port)
+
+
+def _starts(pod: Pod | None, uid: str, container: str) -> int | None:
+    """How often the engine's container was started again; None while the pod's status is not that of this pod."""
+    if pod is None or pod.metadata.uid != uid:
+        return None
+    counts = {status.name: status.restart_count for status in pod.status.container_statuses or []}
+    return counts.get(container)
+
+
+def _shift(starts: int, step: str) -> int:
+    """As the container's own command counts (`pdstack.engineCommand` in the chart)."""
+    if not step.isdecimal() or not 0 < int(step) <= KV_PORT_STEP:
+        return 0
+    return starts % (KV_PORT_STEP // int(step)) * int(step)
+
+
+def _connector(label: str) -> Connector | None:
+    return Connector(label) if label in set(Connector) else None
