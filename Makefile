@@ -49,7 +49,7 @@ bench-analysis: venv ## time and memory of a report against the size of a run
 	$(BIN)/python benchmarks/analysis $(ARGS)
 
 bench-loadgen: venv ## how late clients stamp tokens: this one, aiohttp, httpx
-	$(BIN)/python benchmarks/loadgen/bench.py $(ARGS)
+	$(BOOTSTRAP) run --no-sync --with 'httpx[http2]' --with uvloop python benchmarks/loadgen/bench.py $(ARGS)
 
 bench-monitor: venv ## what the exporter costs, with eight simulated boards
 	$(BIN)/python benchmarks/monitor/cost.py $(ARGS)

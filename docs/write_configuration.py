@@ -9,6 +9,7 @@ import msgspec
 from pd_contracts.settings import fields, shown
 from pd_control.settings import ControlSettings
 from pd_engine.settings import CheckSettings, EngineSettings
+from pd_monitor.clocks.settings import ClockSettings
 from pd_monitor.settings import Settings as MonitorSettings
 from pd_proxy.settings import Settings as ProxySettings
 from pd_simulator.settings import Settings as SimulatorSettings
@@ -26,6 +27,7 @@ SERVICES: list[tuple[str, type[msgspec.Struct]]] = [
     ("Proxy", ProxySettings),
     ("Simulator", SimulatorSettings),
     ("Monitor", MonitorSettings),
+    ("Clock control: pd-monitor clocks", ClockSettings),
     ("pdctl", ControlSettings),
 ]
 

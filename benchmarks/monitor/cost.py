@@ -89,6 +89,24 @@ class Process:
         return 100 * (self.cpu_s() - cpu) / (time.monotonic() - begun)
 
 
+def bare_percent(interval_s: float, seconds: float) -> float:
+    """What a Python process costs here that sleeps an interval, hands nothing to a thread, and sleeps again: the floor of this machine."""
+    program = (
+        "import asyncio, concurrent.futures, sys, time\n"
+        "async def main(interval, end):\n"
+        "    loop, thread = asyncio.get_running_loop(), concurrent.futures.ThreadPoolExecutor(1)\n"
+        "    await loop.run_in_executor(thread, time.monotonic)\n"
+        "    begun, cpu = time.monotonic(), time.process_time()\n"
+        "    while time.monotonic() - begun < end:\n"
+        "        await asyncio.sleep(interval)\n"
+        "        await loop.run_in_executor(thread, time.monotonic)\n"
+        "    print(100 * (time.process_time() - cpu) / (time.monotonic() - begun))\n"
+        "asyncio.run(main(float(sys.argv[1]), float(sys.argv[2])))\n"
+    )
+    command = [sys.executable, "-c", program, str(interval_s), str(seconds)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def measure(monitor: Process, interval_s: float, pairs: int, seconds: float) -> dict[str, Any]:
     """Alternate windows; the recordings are fetched outside of them."""
     off, on, samples = [], [], 0
@@ -100,6 +118,7 @@ def measure(monitor: Process, interval_s: float, pairs: int, seconds: float) -> 
         samples += body.count(b"\n") - 1
     extra = [b - a for a, b in zip(off, on, strict=True)]
     return {
+        "percent_of_a_core_bare": bare_percent(interval_s, seconds),
         "percent_of_a_core_off": off,
         "percent_of_a_core_on": on,
         "mean_off": statistics.mean(off),

@@ -1,5 +1,6 @@
 """The page in a real browser: it draws, sorts, filters and changes its theme without an error and without a network."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -87,6 +88,36 @@ def test_the_page_works_in_a_browser(page: Path) -> None:
         '{"drawn":"4","lines":4,"time":"4","rate":"2","goodput":"Goodput per GPU, req/s","filtered":"2","one":"1",'
         '"sorted":true,"rows":["Goodput per GPU"],"themes":true,"wide":true}'
     )
+
+
+# What a reader of the Chinese page sees of the interactive chart.
+LOOKER = """
+<script>
+(async () => {
+  const chart = document.getElementById("chart");
+  for (let n = 0; n < 400 && !chart.dataset.drawn; n++) await new Promise((go) => setTimeout(go, 25));
+  const pick = document.getElementById("pick-metric");
+  pick.value = "Longest gap"; pick.dispatchEvent(new Event("change", { bubbles: true }));
+  await new Promise((go) => setTimeout(go, 200));
+  document.title = JSON.stringify([...document.querySelectorAll("#explore option, #explore label, #chart text")].map((each) => each.textContent.trim()));
+})().catch((error) => { console.error(String(error)); });
+</script>
+"""
+
+
+def test_the_interactive_chart_is_in_the_pages_language(page: Path, tmp_path: Path) -> None:
+    written = write_report(load_tree([page.parents[1] / "8"]), tmp_path, lang="zh").html
+    written.write_text(written.read_text(encoding="utf-8").replace("</body>", f"{LOOKER}</body>"), encoding="utf-8")
+
+    dom, log = browse(written, "--dump-dom")
+
+    assert [line for line in log.splitlines() if "CONSOLE" in line] == []
+    title = re.search(r"<title>(.*?)</title>", dom)
+    assert title is not None
+    texts = set(json.loads(title[1]))
+    assert {"最长间隔", "最长间隔, ms", "模拟数据", "合并部署", "分离部署"} <= texts
+    # Units, latencies' short names and ticks are the same in every language.
+    assert [text for text in texts if re.search(r"[a-z]{4,}", text)] == []
 
 
 def test_an_error_in_the_page_would_be_seen(page: Path) -> None:

@@ -13,6 +13,7 @@ from pd_analysis.__main__ import main
 from pd_analysis.doubts import doubts
 from pd_analysis.language import said
 from pd_analysis.load import load_tree
+from pd_analysis.plots import script
 from pd_analysis.results import evaluate, together
 from pd_contracts.names import Topology
 
@@ -97,3 +98,57 @@ def test_another_language_is_refused() -> None:
         main(["report", "--lang", "xx"])
 
     assert refused.value.code == 2
+
+
+# --- figures -------------------------------------------------------------------------------------------------------------------
+
+
+def words_of(folder: Path) -> dict[str, list[str]]:
+    """The texts of every figure."""
+    return {path.stem: re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text()) for path in folder.rglob("*.svg")}
+
+
+@pytest.mark.skipif(
+    script.chinese_font() is None,
+    reason="no font with Chinese characters (Debian, Ubuntu: apt-get install fonts-wqy-microhei)",
+)
+def test_figures_are_translated_where_there_is_a_font(sweep: Path) -> None:
+    text, page = rendered(sweep, "--lang", "zh")
+    figures = words_of(sweep / "report")
+
+    assert len(figures) > 12
+    assert {name: words for name, words in figures.items() if not any(map(CHINESE.search, words))} == {}
+    left = [words for texts in figures.values() for words in texts if ENGLISH.search(words)]
+    assert left == []
+    assert "模拟数据" in chain.from_iterable(figures.values())
+    assert "没有含中文字符的字体" not in text + page
+
+
+def test_without_a_font_figures_stay_english_and_the_report_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "chinese_font", lambda: None)
+    write_pair(tmp_path, requests=60, tokens=4)
+
+    text, page = rendered(tmp_path, "--lang", "zh")
+
+    assert not any(map(CHINESE.search, chain.from_iterable(words_of(tmp_path / "report").values())))
+    assert "没有含中文字符的字体" in text
+    assert "没有含中文字符的字体" in page
+
+
+def test_english_figures_need_no_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "chinese_font", lambda: None)
+    write_pair(tmp_path, requests=60, tokens=4)
+
+    text, page = rendered(tmp_path)
+
+    assert "Chinese characters" not in text + page
+
+
+def test_long_chinese_titles_break_within_the_figure() -> None:
+    lines = script._wrapped("每请求焦耳数" * 12 + " combined 94.7 ms", narrow=True)
+
+    assert len(lines) == 3
+    assert "".join(lines).replace(" ", "") == "每请求焦耳数" * 12 + "combined94.7ms"
+    assert max(sum(1 + (not character.isascii()) for character in line) for line in lines) <= 68 + len("combined")

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -166,31 +168,73 @@ def test_locusts_own_processes_share_the_schedule(server: StampedServer, tmp_pat
     assert sorted(record.index for record in records(tmp_path / "run")) == list(range(made.workload.requests))
 
 
-def test_locusts_own_master_and_workers_make_one_run(server: StampedServer, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    workers = [
+@contextmanager
+def workers(folder: Path, port: str, prefixes: Sequence[Sequence[str]]) -> Iterator[None]:
+    """One of Locust's workers for each prefix of its command; all have ended when the block has."""
+    started = [
         subprocess.Popen(
-            [*LOCUST, "--worker", "--master-port", port], cwd=tmp_path, env=environment(),
+            [*prefix, *LOCUST, "--worker", "--master-port", port], cwd=folder, env=environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
-        for _ in range(2)
+        for prefix in prefixes
     ]  # fmt: skip
     try:
-        done = subprocess.run(
-            [*LOCUST, "--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2",
-             *words(server.url, tmp_path / "run")],
-            cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        for worker in workers:
-            worker.wait(15)
+        yield
+        for worker in started:
+            worker.wait(30)
     finally:
-        for worker in workers:
+        for worker in started:
             worker.kill()
+            worker.wait()
+
+
+def master(url: str, folder: Path, port: str) -> subprocess.CompletedProcess[str]:
+    listening = ["--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port, "--expect-workers", "2"]
+    return subprocess.run(
+        [*LOCUST, *listening, *words(url, folder / "run")],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_locusts_own_master_and_workers_make_one_run(server: StampedServer, tmp_path: Path) -> None:
+    port = free_port()
+    with workers(tmp_path, port, [[], []]):
+        done = master(server.url, tmp_path, port)
 
     assert done.returncode == 0, done.stderr
     made = manifest(tmp_path / "run")
     assert made.complete
     assert sorted(record.index for record in records(tmp_path / "run")) == list(range(made.workload.requests))
     assert len({json.dumps(one.body["prompt"]) for one in server.served}) == made.workload.requests
+
+
+def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: StampedServer, tmp_path: Path) -> None:
+    elsewhere = ["unshare", "--time", "--monotonic", "5000"]  # as another machine, booted hours before
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*elsewhere, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("time namespaces need Linux and root")
+    port = free_port()
+    with workers(tmp_path, port, [[], elsewhere]):
+        done = master(server.url, tmp_path, port)
+
+    assert done.returncode == 0, done.stderr
+    made = manifest(tmp_path / "run")
+    assert any("clock of its own" in note for note in made.notes)
+    account = {one.output_hash: one for one in server.served}
+    kept = records(tmp_path / "run")
+    assert len(kept) == made.workload.requests
+    for record in kept:  # the server's clock is the master's
+        one = account[record.output_hash or ""]
+        assert record.sent == pytest.approx(one.received, abs=0.5)
+        assert [at for at, _ in record.chunks] == pytest.approx(one.tokens, abs=0.5)
+    assert made.window == pytest.approx(
+        (min(one.scheduled for one in kept), max(one.end or 0 for one in kept)), abs=1e-6
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])

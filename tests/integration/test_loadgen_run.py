@@ -78,7 +78,21 @@ def test_every_request_is_recorded_once_as_the_server_saw_it(done: Done) -> None
         assert record.stages is not None
 
 
-def test_known_times_are_measured_within_two_per_cent(done: Done) -> None:
+def test_known_times_are_measured_within_half_a_per_cent(done: Done) -> None:
+    # What the server really did is the truth, because a busy machine makes it late. Medians, because a moment without
+    # the processor between the server's stamp and its write is nobody's error.
+    account = {one.output_hash: one for one in done.server.served}
+    first_ms, pace = [], []
+    for record in done.measured:
+        wrote = account[record.output_hash or ""].tokens
+        first_ms.append(1e3 * abs(record.chunks[0][0] - wrote[0]))
+        pace.append(abs((latency.tpot(record) or 0) / ((wrote[-1] - wrote[0]) / (OUTPUTS - 1)) - 1))
+
+    assert (latency.percentile(first_ms, 50) or 0) < 0.5
+    assert (latency.percentile(pace, 50) or 0) < 0.005
+
+
+def test_the_medians_are_those_that_the_server_was_told(done: Done) -> None:
     ttft = latency.percentile([value for record in done.measured if (value := latency.ttft_from_send(record))], 50)
     tpot = latency.percentile([value for record in done.measured if (value := latency.tpot(record))], 50)
 

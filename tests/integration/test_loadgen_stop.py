@@ -10,6 +10,7 @@ import pytest
 from support.loadgen import StampedServer, start
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
+from pd_loadgen import aggregate
 
 
 @pytest.fixture(name="server")
@@ -80,3 +81,7 @@ def test_a_kill_loses_the_last_second_at_most(server: StampedServer, tmp_path: P
     assert made.schedule_hash
     assert len(records) >= 20
     assert all(record.error is None for record in records)
+    # half a line at the end is left out, and the table has the rest
+    with (out / "requests.jsonl").open("ab") as file:
+        file.write(b'{"index": 9')
+    assert [row["completed"] for row in aggregate.rows([out])] == [len(records)]

@@ -125,6 +125,21 @@ def test_a_killed_run_is_aggregated_from_its_records(server: StampedServer, tmp_
     assert row["completed"] == "2"
 
 
+def test_the_table_is_also_written_as_parquet(server: StampedServer, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "combos.yaml").write_text(SWEEP.format(url=server.url))
+    out = tmp_path / "out"
+    assert command("sweep", tmp_path / "combos.yaml", "--out", out).returncode == 0
+    done = command("aggregate", out, "--out", tmp_path / "t" / "runs.csv", "--parquet", tmp_path / "t" / "runs.parquet")
+
+    assert done.returncode == 0, done.stderr
+    written = parquet.read_table(tmp_path / "t" / "runs.parquet").to_pylist()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "t" / "runs.csv").read_text("utf-8"))))
+    assert [row["path"] for row in written] == [row["path"] for row in rows]
+    assert [row["input_tokens"] for row in written] == [16, 32]
+    assert [row["p99_ttft_ms"] for row in written] == [float(row["p99_ttft_ms"]) for row in rows]
+
+
 def test_aggregate_says_that_there_is_nothing(tmp_path: Path) -> None:
     done = command("aggregate", tmp_path)
 

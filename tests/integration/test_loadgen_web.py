@@ -17,6 +17,8 @@ import pytest
 from support.loadgen import REPOSITORY, StampedServer, environment
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
+from pd_contracts.settings import fields
+from pd_loadgen.options import Options
 
 LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py")]
 FORM = {
@@ -89,12 +91,27 @@ def _page(server: StampedServer, tmp_path_factory: pytest.TempPathFactory) -> It
         yield page
 
 
-@contextmanager
-def locust(url: str, folder: Path) -> Iterator[Page]:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*LOCUST, "--web-host", "127.0.0.1", "--web-port", str(port), "--host", url, "--lag-limit-ms", "5000"]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def locust(url: str, folder: Path, *more: str) -> Iterator[Page]:
+    port = free_port()
+    command = [
+        *LOCUST,
+        "--web-host",
+        "127.0.0.1",
+        "--web-port",
+        str(port),
+        "--host",
+        url,
+        "--lag-limit-ms",
+        "5000",
+        *more,
+    ]
     process = subprocess.Popen(
         command, cwd=folder, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -123,7 +140,7 @@ def test_the_start_form_has_the_workloads_fields(page: Page, server: StampedServ
 
     for name in ("model", "dataset", "input_tokens", "output_tokens", "rate", "duration", "seed", "goodput", "out"):
         assert f'"{name}": {{"choices"' in html
-    assert '"choices": ["random", "text", "jsonl", "sharegpt"]' in html
+    assert '"choices": ["random", "text", "jsonl", "sharegpt", "huggingface"]' in html
     assert server.url in html
 
 
@@ -139,7 +156,7 @@ def test_a_run_started_on_the_page_ends_by_itself_and_is_on_disk(page: Page, tmp
     assert len(records) == made.workload.requests
     shown = rows(stats)
     # a row for each latency, and totals that count requests only
-    assert {"/v1/completions", "TTFT", "TPOT", "ITL", "Aggregated"} == set(shown)
+    assert {"/v1/completions", "TTFT", "TPOT", "ITL", "E2EL", "Aggregated"} == set(shown)
     assert (
         shown["TTFT"]["num_requests"]
         == shown["TPOT"]["num_requests"]
@@ -149,6 +166,33 @@ def test_a_run_started_on_the_page_ends_by_itself_and_is_on_disk(page: Page, tmp
     assert shown["ITL"]["num_requests"] == 7 * len(records)
     assert shown["TTFT"]["median_response_time"] == pytest.approx(200, rel=0.1)
     assert shown["TPOT"]["avg_response_time"] == pytest.approx(20, rel=0.1)
+
+
+def test_the_page_of_our_own_shows_the_run_and_is_linked_from_locusts(page: Page, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert page.swarm(out=str(out), goodput="ttft:5000 tpot:1", duration="0.5")["success"]
+    page.wait_for_end(out)
+    shown = json.loads(page.get("/llm/figures"))
+
+    records = list(read_lines(out / "requests.jsonl", RequestRecord))
+    made = read_json(out / "manifest.json", Manifest)
+    assert (shown["total"], shown["ended"], shown["figures"]["served"]) == (len(records),) * 3
+    assert shown["folder"] == str(out)
+    assert shown["light"]["colour"] == ("green" if made.client and made.client.valid else "red")
+    assert shown["figures"]["totals"]["TTFT"]["p50"] == pytest.approx(200, rel=0.1)
+    assert shown["figures"]["attainment"] == 0  # no token came within 1 ms of the one before
+    assert sum(one["served"] for one in shown["figures"]["bins"]) == len(records)
+    assert 'href="/llm/"' in page.get("/")
+    assert "<title>LLM load</title>" in page.get("/llm/")
+
+
+def test_the_page_of_our_own_has_every_field_once_and_keeps_what_was_given(page: Page) -> None:
+    form = json.loads(page.get("/llm/fields"))
+    names = [field["name"] for group in form["groups"] for field in group["fields"]]
+
+    assert sorted(names) == sorted({field.name for field in fields(Options)} - {"url", "overwrite", "processes"})
+    kept = {field["name"]: field["value"] for group in form["groups"] for field in group["fields"]}
+    assert kept["lag_limit_ms"] == "5000"
 
 
 def test_a_second_run_gets_a_folder_of_its_own_and_more_users_change_nothing(
@@ -191,6 +235,15 @@ def test_a_bad_form_is_answered_with_a_sentence_and_starts_nothing(page: Page, s
         assert sentence in answer["message"]
     assert page.stats()["state"] in ("ready", "stopped")
     assert len(server.served) == before
+
+
+def test_a_master_without_workers_says_so_instead_of_starting(server: StampedServer, tmp_path: Path) -> None:
+    listening = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", str(free_port()))
+    with locust(server.url, tmp_path, *listening) as page:
+        answer = page.swarm(out=str(tmp_path / "run"))
+
+    assert not answer["success"]
+    assert "no worker is connected" in answer["message"]
 
 
 def test_a_run_that_cannot_begin_says_why_on_the_page(page: Page, tmp_path: Path) -> None:

@@ -309,7 +309,11 @@ def test_a_sweep_gives_latency_against_joules_a_token_by_role(host: ClockHost) -
         assert point["joules"]["decode"] == pytest.approx(true, abs=2 * H200.energy_update_s * busy)
         assert point["joules_per_token"]["decode"] == pytest.approx(point["joules"]["decode"] / 100)
         assert point["joules_per_token"]["prefill"] == pytest.approx(point["joules"]["prefill"] / 1000)
-    assert "| decode 1200 MHz | 1200 | held | 12.5 |" in (out / "sweep.md").read_text()
+    page = (out / "sweep.md").read_text()
+    assert "| decode 1200 MHz | 1200 | held | 12.5 |" in page
+    steps = [line.split(" | ")[0] for line in page.splitlines() if line.startswith(("| free", "| decode"))]
+    assert steps == ["| free", "| decode 1200 MHz", "| decode 900 MHz", "| free"]
+    assert "Smaller differences mean nothing" in page
     assert host.now == {0: (0, 0), 1: (0, 0)}
     assert not host.journal.exists()
 
@@ -321,7 +325,8 @@ def test_a_sweep_whose_command_fails_says_so_and_leaves_no_lock(host: ClockHost)
     status, said = host.run("sweep", *options, "--", sys.executable, "-c", "raise SystemExit(7)")
 
     assert status == 1
-    assert said.count("failed (7)") == 3
+    assert said.count("the command ended with 7 |") == 3
+    assert "measured nothing to be relied on" in said
     assert host.now == {0: (0, 0), 1: (0, 0)}
 
 

@@ -3,12 +3,14 @@
 import contextlib
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.board_fit import fit
 from support.monitor import H200, FakeTruth, MonitorProcess, build_fake_nvml, monitor_process, pick
 
 from pd_contracts.names import Role
@@ -16,6 +18,7 @@ from pd_contracts.records import GpuSample
 from pd_monitor.catalog import SERIES
 
 UPDATE_S = H200.energy_update_s  # how often the fake's readings change, as real boards' do
+OFFSET_S = H200.power_offset_s
 WHOLE = "gpu"
 
 
@@ -60,9 +63,11 @@ def readiness(process: MonitorProcess) -> tuple[int, str]:
     return status, json.loads(body)["reason"]
 
 
-def close_to_an_update(value: float | None, truth: Callable[[float], float], t: float, tolerance: float) -> bool:
+def close_to_an_update(
+    value: float | None, truth: Callable[[float], float], t: float, tolerance: float, offset_s: float = 0.0
+) -> bool:
     """True if a reading that was complete at `t` is the truth at the last update before it, or, if one came in between, the one before."""
-    last = int(t / UPDATE_S) * UPDATE_S
+    last = math.floor((t - offset_s) / UPDATE_S) * UPDATE_S + offset_s
     return value is not None and any(abs(value - truth(moment)) <= tolerance for moment in (last, last - UPDATE_S))
 
 
@@ -87,8 +92,8 @@ def check_against_truth(truth: FakeTruth, samples: list[GpuSample]) -> None:
     assert len(samples) >= 20
     for sample in samples:
         assert sample.errors == {}
-        assert close_to_an_update(sample.power_w, lambda t: truth.mean_w(t, 0.025), sample.t, 0.01)
-        assert close_to_an_update(sample.power_average_w, lambda t: truth.mean_w(t, 1.0), sample.t, 0.01)
+        assert close_to_an_update(sample.power_w, lambda t: truth.mean_w(t, 0.025), sample.t, 0.01, OFFSET_S)
+        assert close_to_an_update(sample.power_average_w, lambda t: truth.mean_w(t, 1.0), sample.t, 0.01, OFFSET_S)
         assert close_to_an_update(sample.energy_mj, lambda t: truth.joules(0, t) * 1e3, sample.t, 2.0)
         assert (sample.memory_clock_mhz, sample.utilization, sample.memory_utilization) == (3201, 0.75, 0.25)
         assert (sample.temperature_c, sample.memory_used_bytes) == (45.0, 100 << 30)
@@ -105,6 +110,27 @@ def check_against_truth(truth: FakeTruth, samples: list[GpuSample]) -> None:
     assert counted == pytest.approx(truth.joules(first.t, last.t), abs=UPDATE_S * truth.busy_w)
     integral = sum((b.t - a.t) * ((a.power_w or 0) + (b.power_w or 0)) / 2 for a, b in itertools.pairwise(samples))
     assert integral == pytest.approx(counted, abs=2 * UPDATE_S * truth.busy_w)
+
+
+def test_a_recording_of_the_fake_shows_what_one_of_a_real_board_shows(host: FakeHost) -> None:
+    """The same look at both (test_capture.py has the real board's): periods, phases and windows come out alike."""
+    # 0.53 s instead of 0.5: the edges then fall everywhere between the updates.
+    with host.monitor(FAKE_NVML_HALF_PERIOD_MS="530") as monitor:
+        monitor.wait_ready()
+        id_ = monitor.record(name="fast", interval_s=0.02)
+        time.sleep(7)
+        _, samples = monitor.fetch(id_)
+
+    found = fit([sample for sample in samples if sample.index == 0])
+    assert found.energy_period_s == pytest.approx(H200.energy_update_s, abs=0.005)
+    assert found.power_period_s == pytest.approx(H200.energy_update_s, abs=0.005)
+    assert found.power_offset_s == pytest.approx(H200.power_offset_s, abs=0.02)
+    assert found.average_window_s == pytest.approx(H200.average_window_s, abs=0.05)
+    assert found.average_error < 0.05
+    assert found.instant_least_s <= H200.instant_window_s + 0.01
+    assert H200.instant_window_s - 0.01 <= found.instant_most_s < 0.08
+    assert found.idle_w == pytest.approx(H200.idle_w, rel=0.02)
+    assert found.busy_w == pytest.approx(H200.busy_w, rel=0.02)
 
 
 def test_a_field_that_fails_is_absent_and_named_although_the_call_succeeds(host: FakeHost) -> None:

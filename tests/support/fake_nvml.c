@@ -2,8 +2,8 @@
  *
  * Board g draws busy_w(g) for half a period and idle_w(g) for the other half of CLOCK_MONOTONIC, so the energy up to any moment has
  * a closed form and needs no state. What a board tells is what real boards were seen to tell: values change every UPDATE_S
- * only; the instant power is the mean of the 25 ms before an update, the average that of the second before it; the energy
- * counter is exact at an update.
+ * only, the power readings POWER_OFFSET_S after the counter; the instant power is the mean of the 25 ms before its update, the average
+ * that of the second before it; the energy counter is exact at an update.
  *
  * FAKE_NVML_GPUS, FAKE_NVML_HALF_PERIOD_MS: boards and wave. FAKE_NVML_CONTROL: a file that is read at every call, one fault a
  * line, so that a test can change a board's mind while a process runs:
@@ -34,8 +34,9 @@
 #define MOST 16
 #ifndef IDLE_W
 #define IDLE_W 80
-#define BUSY_W 600
+#define BUSY_W 720
 #define UPDATE_S 0.1
+#define POWER_OFFSET_S 0.06
 #define INSTANT_WINDOW_S 0.025
 #define AVERAGE_WINDOW_S 1.0
 #define LIMIT_W 700
@@ -113,7 +114,9 @@ static double busy_w_of(int board, Set set) {
 }
 static double half_period(void) { return setting("FAKE_NVML_HALF_PERIOD_MS", 500) / 1e3; }
 static double wave_joules(int board, Set set, double t) {
-    double half = half_period(), busy_s = floor(t / (2 * half)) * half + fmin(fmod(t, 2 * half), half);
+    /* Not fmod(): where t is a whole number of periods, it and the quotient may round to different sides. */
+    double half = half_period(), whole = floor(t / (2 * half));
+    double busy_s = whole * half + fmin(fmax(t - whole * 2 * half, 0), half);
     return idle_w(board) * t + (busy_w_of(board, set) - idle_w(board)) * busy_s;
 }
 /* Before the last change the present power stands in for the one before it: a window that reaches across is wrong, the counter is not. */
@@ -122,7 +125,11 @@ static double joules(int board, double t) {
     return set.joules + wave_joules(board, set, t) - wave_joules(board, set, set.since);
 }
 static double update(void) { return floor(now() / UPDATE_S) * UPDATE_S; }
-static double mean_w(int board, double window) { return (joules(board, update()) - joules(board, update() - window)) / window; }
+static double power_update(void) { return floor((now() - POWER_OFFSET_S) / UPDATE_S) * UPDATE_S + POWER_OFFSET_S; }
+static double mean_w(int board, double window) {
+    double end = power_update();
+    return (joules(board, end) - joules(board, end - window)) / window;
+}
 
 static int setter(int board, const char *name, int value) {
     Set sets[MOST], *set = &sets[board];

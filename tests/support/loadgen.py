@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -56,7 +57,10 @@ class StampedServer:
     served: list[Served] = field(default_factory=list)
     recordings: list[dict[str, Any]] = field(default_factory=list)
     ended_recordings: int = 0
+    can_profile: bool = True
+    profiles: list[tuple[str, float]] = field(default_factory=list)
     wanted_port: int = 0
+    tls: ssl.SSLContext | None = None
     port: int = 0
     connections: int = 0
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -64,7 +68,7 @@ class StampedServer:
     @property
     def url(self) -> str:
         """The base URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @contextlib.contextmanager
     def running(self) -> Iterator["StampedServer"]:
@@ -99,7 +103,7 @@ class StampedServer:
         self._loop.close()
 
     async def _serve(self, ready: threading.Event) -> None:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self.wanted_port, backlog=512)
+        server = await asyncio.start_server(self._connection, "127.0.0.1", self.wanted_port, backlog=512, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         ready.set()
         async with server:
@@ -138,6 +142,9 @@ class StampedServer:
         if method == "DELETE" and path == "/recordings/rec-1":
             self.ended_recordings += 1
             return 200, b'{"recorded": true}\n'
+        if method == "POST" and path in ("/start_profile", "/stop_profile") and self.can_profile:
+            self.profiles.append((path, time.monotonic()))
+            return 200, b""
         return 404, b'{"error": {"message": "no such page"}}'
 
     @staticmethod

@@ -83,6 +83,7 @@ class Parameters(msgspec.Struct, frozen=True):
     idle_w: float
     busy_w: float
     energy_update_s: float
+    power_offset_s: float
     instant_window_s: float
     average_window_s: float
     power_limit_w: float
@@ -98,6 +99,7 @@ class Parameters(msgspec.Struct, frozen=True):
             "IDLE_W": self.idle_w,
             "BUSY_W": self.busy_w,
             "UPDATE_S": self.energy_update_s,
+            "POWER_OFFSET_S": self.power_offset_s,
             "INSTANT_WINDOW_S": self.instant_window_s,
             "AVERAGE_WINDOW_S": self.average_window_s,
             "LIMIT_W": int(self.power_limit_w),

@@ -9,6 +9,7 @@ from pd_analysis.results import Result
 from pd_analysis.texts import listed, number, percent, plural
 
 CLOSURE_LIMIT: Final = 0.03
+FIT_LEAST: Final = 0.5
 COUNTER_LEAST_S: Final = 5.0  # about 50 updates of a board's counter: below, its steps are more than 2 % of the window
 
 
@@ -32,6 +33,7 @@ def power(result: Result) -> Iterable[Doubt]:
     else:
         yield from _boards(result, energy)
         yield from _readings(result.name, energy.serving)
+        yield from _split(result)
 
 
 def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
@@ -57,6 +59,16 @@ def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
             f"Measure for {COUNTER_LEAST_S:.0f} s or more (--duration).",
             "A short window for an energy counter that moves about every 100 ms",
         )
+
+
+def _split(result: Result) -> Iterable[Doubt]:
+    for role in result.attribution:
+        if role.r2 is not None and role.r2 < FIT_LEAST:
+            yield Doubt(
+                Level.CARE,
+                f"{result.name}: the fit explains only {percent(max(role.r2, 0.0))} of what the energy of combined GPUs did, so its split between prefill and decode is a guess.",
+                "Offer a load that varies, for longer; the energy of both together is measured.",
+            )
 
 
 def _readings(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from pd_analysis import language
 from pd_analysis.frames import quantiles
 from pd_analysis.measures import GOODPUT, JOULES
 from pd_analysis.metrics import COLUMNS
@@ -23,10 +24,12 @@ _DOTS: Final = 1500  # requests a result, of which each is a dot: more make the 
 _DIGITS: Final = 5
 
 
-def data(groups: Sequence[Group]) -> str:
-    """JSON that is safe inside a script element."""
+def data(groups: Sequence[Group], lang: str = "en") -> str:
+    """JSON that is safe inside a script element; runs are called what the page around calls them."""
     labels = list(dict.fromkeys(result.label for group in groups for result in group.results))
     runs = [_run(result, labels) for group in groups for result in group.results]
+    for run in runs:
+        run |= {key: language.said(run[key], lang) for key in ("name", "label")}
     facts = {
         "percents": _PERCENTS,
         "percentiles": PERCENTILES,

@@ -16,6 +16,20 @@ ENERGY: Final[dict[str, str]] = {
     "J per prompt and output token (combined)": "energy of the combined GPUs / (prompt + output tokens)",
     "Mean power per GPU": "energy of all serving GPUs / measured window / their number",
     "Static part": "lowest median power without a request × measured window; unknown if the recording has no idle second",
+    "Dynamic part": "energy − static part",
+    "J per computed prompt token": (
+        "energy of the prefill GPUs (of combined ones: of their prefill) / prompt tokens that the engines computed in the measured window, "
+        "by their own counters: prompt tokens − those that a cache or another engine had"
+    ),
+    "Joules of a request": (
+        "each 0.2 s of a role's energy is divided among the requests in that phase then, by their tokens spread evenly over the phase; "
+        "prefill: until it answered, or the first token; decode: from then to the last token"
+    ),
+    "Nobody's joules": "energy of the 0.2 s in which no request was in work; with the joules of all requests it sums to the energy",
+    "Phases of combined GPUs": (
+        "energy of a second = idle + a × prompt tokens + b × output tokens + c × seconds with a decode, fitted without negative terms; "
+        "each 0.2 s is divided as a × prompt tokens is to the rest"
+    ),
 }
 
 COUNTING: Final[dict[str, str]] = {

@@ -1,7 +1,7 @@
 """The report in another language: sentences are translated where they are written out, by templates with holes for their numbers.
 
 English is what the code says. `zh.toml` holds pairs; `{a}` in both is a hole, whose content is translated too. What has no pair stays
-English, as do figures, whose fonts have no other script, and what users and engines wrote.
+English, as does what users and engines wrote, and figures where this host has no font for the script (`plots.script`).
 """
 
 import html as escapes

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from pd_analysis import vllm_bench
 from pd_analysis.frames import Collector, Requests, samples_of
 from pd_analysis.runs import Loaded, Problem, Run
 from pd_contracts import records
-from pd_contracts.records import GpuHeader, GpuSample, Manifest, RecordError, RequestRecord
+from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, RecordError, RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,17 @@ def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
         msg = "the run did not finish (its manifest says complete: false); measure it again"
         raise RecordError(msg)
     requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
-    gpu, samples, problems = _read_gpu(folder)
-    return Run(path=folder, manifest=manifest, requests=requests, gpu=gpu, samples=samples, cut_s=cut_s), problems
+    power, problems = _read_gpu(folder)
+    run = Run(
+        path=folder,
+        manifest=manifest,
+        requests=requests,
+        gpu=power.header,
+        samples=power.samples,
+        cut_s=cut_s,
+        engines=power.engines,
+    )
+    return run, problems
 
 
 def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
@@ -144,18 +154,33 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_gpu(folder: Path) -> tuple[GpuHeader | None, pd.DataFrame, list[Problem]]:
+@dataclass(frozen=True)
+class _Power:
+    header: GpuHeader | None = None
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    engines: tuple[EngineTokens, ...] = ()
+
+
+def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
     """Power is worth having, but a run is whole without it: what is broken here costs the run its energy and nothing else."""
     path = folder / records.GPU
-    nothing = pd.DataFrame()
     if not path.exists():
-        return None, nothing, []
+        return _Power(), []
     try:
         _refuse_cut(path)
         header = _header(path)
-        return header, samples_of(records.read_lines(path, GpuSample, skip=1), header), []
+        engines: list[EngineTokens] = []
+        samples = samples_of(_noting(records.read_lines(path, GpuSample, skip=1), engines), header)
+        return _Power(header, samples, tuple(engines)), []
     except RecordError as error:
-        return None, nothing, [Problem(folder, f"kept without its power: {error}")]
+        return _Power(), [Problem(folder, f"kept without its power: {error}")]
+
+
+def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterator[GpuSample]:
+    """The samples, one after the other; what they carry of the engines is kept aside."""
+    for sample in samples:
+        engines.extend(sample.engines)
+        yield sample
 
 
 def _header(path: Path) -> GpuHeader:

@@ -13,6 +13,7 @@ from pd_analysis.conclusion import Conclusion, of_group, of_lengths, of_sweep, r
 from pd_analysis.doubt import Doubt
 from pd_analysis.doubts import doubts
 from pd_analysis.doubts_overall import overall
+from pd_analysis.energy_tables import energy_by_phase
 from pd_analysis.measures import Comparison
 from pd_analysis.plots import Drawn, style
 from pd_analysis.results import Group, evaluate, grouped
@@ -41,6 +42,8 @@ WORDS: Final = {
     "seconds": "Seconds since the first measured request was due",
     "per_gpu": "Requests per second and GPU",
     "broken": "This browser cannot unpack the chart:",
+    "simulated": "SIMULATED",
+    "Longest gap": "Longest gap",
 }
 
 
@@ -115,24 +118,26 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *
     out.mkdir(parents=True, exist_ok=True)
     plots.clear(out / PLOTS)
     found = sweeps(results)
-    swept = [_swept(number, each, out, alone=len(found) == 1) for number, each in enumerate(found, 1)]
+    swept = [_swept(number, each, out, lang, alone=len(found) == 1) for number, each in enumerate(found, 1)]
     chosen = groups if every_load else telling(groups)
     sections = [
-        _section(number, group, loaded.problems, out, alone=len(groups) == 1) for number, group in enumerate(chosen, 1)
+        _section(number, group, (out, lang), loaded.problems, alone=len(groups) == 1)
+        for number, group in enumerate(chosen, 1)
     ]
     facts = {
         "title": title or default_title(groups),
         "simulated": any(group.simulated for group in groups),
         "sections": sections,
         "sweeps": swept,
-        "heat": plots.draw_heat(found, out / PLOTS) if found else [],
+        "heat": plots.draw_heat(found, out / PLOTS, lang) if found else [],
         "lengths": of_lengths(results),
-        "explore": explore.data(groups),
+        "explore": explore.data(groups, lang),
         "plotly": explore.library(),
         "words": {key: language.said(text, lang) for key, text in WORDS.items()},
         "lang": lang,
         "overall": overall(groups) if len(groups) > 1 else [],
         "chapters": f"{len(chosen)} of {len(groups)} loads" if len(chosen) < len(groups) else "",
+        "fontless": not plots.readable(lang),
         "overview": tables.overview(groups),
         "left_out": tables.left_out(loaded.problems),
         "definitions": tables.definitions(),
@@ -172,7 +177,10 @@ def cards(pair: Pair, group: Group) -> list[Card]:
     return [_card(comparison, colours) for comparison in pair.comparisons]
 
 
-def _section(number: int, group: Group, problems: Sequence[Problem], out: Path, *, alone: bool) -> Section:
+def _section(
+    number: int, group: Group, target: tuple[Path, str], problems: Sequence[Problem], *, alone: bool
+) -> Section:
+    out, lang = target
     found = doubts(group, problems if alone else ())
     folder = out / PLOTS if alone else out / PLOTS / str(number)
     return Section(
@@ -180,11 +188,11 @@ def _section(number: int, group: Group, problems: Sequence[Problem], out: Path, 
         group=group,
         doubts=found,
         verdict=verdict(group, found),
-        plots={plot.name: plot for plot in plots.draw(group, folder)},
+        plots={plot.name: plot for plot in plots.draw(group, folder, lang)},
         latency=_there(
             *(tables.percentiles(result) for result in group.results), tables.rates(group), tables.stages(group)
         ),
-        energy=_there(tables.energy_by_role(group), tables.boards(group)),
+        energy=_there(tables.energy_by_role(group), energy_by_phase(group), tables.boards(group)),
         failures=tables.failures(group),
         comparison=tables.comparison(group),
         setup=setup_table.setup(group),
@@ -194,13 +202,13 @@ def _section(number: int, group: Group, problems: Sequence[Problem], out: Path, 
     )
 
 
-def _swept(number: int, sweep: Sweep, out: Path, *, alone: bool) -> Swept:
+def _swept(number: int, sweep: Sweep, out: Path, lang: str, *, alone: bool) -> Swept:
     folder = out / PLOTS if alone else out / PLOTS / f"sweep-{number}"
     return Swept(
         anchor="" if alone else f"-{number}",
         sweep=sweep,
         findings=of_sweep(sweep),
-        plots=plots.draw_sweep(sweep, folder),
+        plots=plots.draw_sweep(sweep, folder, lang),
         tables=[rate_table(series) for series in sweep.series],
     )
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
+from pd_analysis.attribution import RoleEnergy, attribution_of, summed_attribution
 from pd_analysis.energy import Energy, TokenEnergy, energy_of, per_token
 from pd_analysis.energy_sum import summed
 from pd_analysis.frames import Requests, pooled
@@ -21,6 +22,7 @@ class Result:
         run: the run, or the first of several that repeat the load with other seeds.
         requests: those of all repeats; the metrics are over them, and energy and tokens are sums over the repeats.
         repeats: each repeat on its own; empty of a load that was offered once.
+        attribution: the energy by role, phase and request; empty without power.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Result:
     energy: Energy | None
     tokens: TokenEnergy | None
     repeats: tuple["Result", ...] = ()
+    attribution: tuple[RoleEnergy, ...] = ()
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -102,6 +105,7 @@ def _result(run: Run) -> Result:
         metrics=metrics,
         energy=energy,
         tokens=_token_energy(energy, metrics),
+        attribution=attribution_of(run, energy),
     )
 
 
@@ -144,6 +148,7 @@ def _pool(members: Sequence[Result]) -> Result:
         energy=energy,
         tokens=_token_energy(energy, metrics),
         repeats=tuple(members),
+        attribution=summed_attribution([member.attribution for member in members]),
     )
 
 

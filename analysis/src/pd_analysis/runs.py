@@ -7,7 +7,7 @@ import pandas as pd
 
 from pd_analysis.frames import Requests
 from pd_contracts.names import SIMULATED_ENGINE
-from pd_contracts.records import GpuHeader, Manifest
+from pd_contracts.records import EngineTokens, GpuHeader, Manifest
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Run:
 
     Attributes:
         gpu, samples: what the monitor wrote; None and an empty frame where no power was recorded.
+        engines: the engines' token counters, where the monitor was told of the engines.
         cut_s: seconds at the start of the measured window that were asked to count as warm-up.
     """
 
@@ -33,6 +34,7 @@ class Run:
     gpu: GpuHeader | None
     samples: pd.DataFrame
     cut_s: float = 0.0
+    engines: tuple[EngineTokens, ...] = ()
 
     @property
     def simulated(self) -> bool:

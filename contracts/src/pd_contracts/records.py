@@ -114,6 +114,31 @@ class GpuHeader(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
+class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An engine's token counters at one moment, as its /metrics told them; only differences mean something. None: it does not tell.
+
+    Attributes:
+        t: monotonic seconds, when they were read.
+        name: role and number, the same in every reading of a recording.
+        prompt: prompt tokens of the requests that it took (vllm:prompt_tokens_total).
+        computed: those of them that it computed itself (vllm:prompt_tokens_by_source_total, source local_compute).
+        cache_hits: prompt tokens that its prefix cache had (vllm:prefix_cache_hits_total).
+        external_hits: those that a KV connector had (vllm:external_prefix_cache_hits_total).
+        output: tokens that it made (vllm:generation_tokens_total); a prefill engine's one a request is not output.
+        error: why there are none; empty if there are.
+    """
+
+    t: float
+    name: str
+    role: Role
+    prompt: float | None = None
+    computed: float | None = None
+    cache_hits: float | None = None
+    external_hits: float | None = None
+    output: float | None = None
+    error: str = ""
+
+
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One board at one moment; a reading that failed is absent and named in `errors` with the reason.
 
@@ -124,6 +149,7 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         energy_mj: the board's energy counter in millijoules; only differences mean something.
         utilization: share of the last sample period with a kernel running, 0 to 1.
         throttle_reasons: NVML clock-event bits.
+        engines: the engines' token counters, in the first sample after they were read.
     """
 
     t: float
@@ -140,6 +166,7 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory_used_bytes: int | None = None
     throttle_reasons: int | None = None
     errors: dict[str, str] = msgspec.field(default_factory=dict)
+    engines: tuple[EngineTokens, ...] = ()
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -161,7 +188,8 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         dispatch_lag_ms: percentile name to send time minus scheduled time.
-        receive_lag_ms: percentile name to how late the client's loop looked at a socket that was ready, by probe.
+        receive_lag_ms: percentile name to how late the client looked at a socket that was ready.
+        stamps: whose clock reading a chunk's time is: "kernel" (taken as the packet came) or "process" (taken after the read).
         cpu_fraction: CPU seconds of the client processes per second of the window and process.
         remedy: what to do about it; empty when valid.
     """
@@ -171,6 +199,7 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
     receive_lag_ms: dict[str, float]
     cpu_fraction: float | None = None
     limit_ms: float = 0.0
+    stamps: str = ""
     remedy: str = ""
 
 

@@ -1,7 +1,12 @@
-"""Headers of every request, and the key: read when needed, and kept out of options, manifest and log."""
+"""What it takes to be let in: headers, the key, and whose certificates are trusted.
+
+The key is read when needed, and kept out of options, manifest and log.
+"""
 
 import os
+import ssl
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,8 +20,37 @@ _OURS: Final = frozenset(
 )
 
 
+INSECURE: Final = "the server's certificate was not checked (--insecure): anybody may have answered"
+
+
 class AccessError(OSError):
-    """The key cannot be read; the message is one sentence."""
+    """The key or the certificates cannot be read; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What every request carries, and the trust that every https connection needs."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    context: ssl.SSLContext | None = None
+
+
+def context(ca_file: str, *, insecure: bool) -> ssl.SSLContext:
+    """Trust the system's authorities, only those of a PEM file, or everybody.
+
+    Raises:
+        AccessError: if the file holds no certificates.
+    """
+    try:
+        made = ssl.create_default_context(cafile=ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        msg = f"the file {ca_file} holds no certificates: {error.strerror or error}"
+        raise AccessError(msg) from error
+    if insecure:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    made.set_alpn_protocols(["http/1.1"])
+    return made
 
 
 def parse_headers(text: str) -> dict[str, str]:

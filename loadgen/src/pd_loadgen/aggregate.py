@@ -57,6 +57,33 @@ def write_csv(table: Iterable[Row], file: TextIO) -> int:
     return len(kept)
 
 
+def write_parquet(table: Iterable[Row], path: Path) -> int:
+    """The same table as a Parquet file; returns how many rows there were.
+
+    Raises:
+        RecordError: if pyarrow, which writes it, is not there.
+    """
+    try:
+        import pyarrow as pa  # noqa: PLC0415  an extra, which only this needs
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        msg = "Parquet needs pyarrow: install pd-loadgen[parquet], or leave --parquet out"
+        raise RecordError(msg) from None
+    kept = list(table)
+    columns = list(dict.fromkeys(name for one in kept for name in one))
+    parquet.write_table(pa.table({name: _column(kept, name) for name in columns}), path)
+    return len(kept)
+
+
+def _column(kept: list[Row], name: str) -> list[Any]:
+    """One column; a number that is whole in one run and not in another is a number."""
+    values = [one.get(name) for one in kept]
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return values if len(kinds) <= 1 else [None if value is None else str(value) for value in values]
+
+
 def _summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
     path = folder / SUMMARY
     if path.exists():

@@ -31,6 +31,9 @@ def add(commands: Any) -> None:
     gathering = commands.add_parser("aggregate", help="write one CSV with a row a run, killed ones among them")
     gathering.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     gathering.add_argument("--out", type=Path, metavar="FILE", help="CSV file; without it, standard output")
+    gathering.add_argument(
+        "--parquet", type=Path, metavar="FILE", help="Parquet file with the same table (needs pyarrow)"
+    )
     gathering.set_defaults(execute=_guarded(_aggregate))
     importing = commands.add_parser(
         "import", help="make a run folder from a result of vllm bench serve --save-detailed"
@@ -66,6 +69,11 @@ def _sweep(given: argparse.Namespace) -> int:
 
 def _aggregate(given: argparse.Namespace) -> int:
     table = list(aggregate.rows(given.paths))
+    if given.parquet is not None:
+        given.parquet.parent.mkdir(parents=True, exist_ok=True)
+        aggregate.write_parquet(table, given.parquet)
+    if given.out is None and given.parquet is not None:
+        return EXIT_COMPLETE
     if given.out is None:
         aggregate.write_csv(table, sys.stdout)
         return EXIT_COMPLETE

@@ -4,9 +4,12 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from pd_loadgen import corpora, datasets
+from pd_loadgen import corpora, datasets, hub, media
+from pd_loadgen.backends import Endpoint
+from pd_loadgen.corpora import Entry
 from pd_loadgen.datasets import Dataset, Made, Prompt
 from pd_loadgen.options import Options
 from pd_loadgen.traces import BLOCK_TOKENS, Arrived
@@ -27,7 +30,7 @@ def draw(options: Options, count: int, trace: Sequence[Arrived] = (), *, warmup:
     Raises:
         CorpusError: if the data set's file cannot be used.
     """
-    if options.dataset in (Dataset.JSONL, Dataset.SHAREGPT):
+    if options.dataset in (Dataset.JSONL, Dataset.SHAREGPT, Dataset.HUGGINGFACE):
         return _from_file(options, count, trace)
     kind = "Warm-up" if warmup else "Excerpt"
     if trace and not warmup:
@@ -38,13 +41,50 @@ def draw(options: Options, count: int, trace: Sequence[Arrived] = (), *, warmup:
 
 
 def _from_file(options: Options, count: int, trace: Sequence[Arrived]) -> list[Content]:
-    entries = corpora.read(options.dataset, Path(options.dataset_path))
+    entries = _entries(options, count)
     contents = []
     for index in range(count):
         entry = entries[index % len(entries)]
         outputs = trace[index].output_tokens if trace else entry.output_tokens or options.output_tokens
         contents.append(Content(entry.prompt, entry.input_tokens, outputs))
     return contents
+
+
+def _entries(options: Options, count: int) -> list[Entry]:
+    if options.dataset is Dataset.HUGGINGFACE:
+        return hub.read(options.dataset_path, options.dataset_split, options.dataset_column, count)
+    return corpora.read(options.dataset, Path(options.dataset_path))
+
+
+def threads(options: Options, count: int) -> list[list[Made]]:
+    """What is asked in each of `count` conversations whose answers only the server knows."""
+    return [
+        [_prompt(options, f"Conversation {number} turn {turn}", options.input_tokens) for turn in range(options.turns)]
+        for number in range(count)
+    ]
+
+
+def dialogue(options: Options, asked: Sequence[Made], answers: Sequence[str]) -> Prompt:
+    """What has been said so far, as the endpoint takes it; the last word is a question."""
+    said = [str(one) for pair in zip_longest(asked, answers) for one in pair if one is not None]
+    if options.endpoint is not Endpoint.CHAT:
+        return "\n\n".join(said)
+    return [{"role": "assistant" if number % 2 else "user", "content": text} for number, text in enumerate(said)]
+
+
+def with_media(options: Options, name: str, prompt: Prompt) -> Prompt:
+    """The prompt as a message that also shows pictures and plays sounds, if some are wanted."""
+    if not (options.images or options.audios) or not isinstance(prompt, str):
+        return prompt
+    more = media.parts(
+        options.seed,
+        name,
+        images=options.images,
+        size=media.parse_size(options.image_size),
+        audios=options.audios,
+        seconds=options.audio_seconds,
+    )
+    return [{"role": "user", "content": [{"type": "text", "text": prompt}, *more]}]
 
 
 def _made(options: Options, kind: str, index: int) -> Content:
@@ -55,7 +95,7 @@ def _made(options: Options, kind: str, index: int) -> Content:
     if options.prefix_tokens:
         prefix = _prompt(options, f"{kind} prefix {index % options.prefixes}", options.prefix_tokens)
         prompt = _joined([prefix, prompt])
-    return Content(prompt, inputs + options.prefix_tokens, outputs)
+    return Content(with_media(options, f"{kind} {index}", prompt), inputs + options.prefix_tokens, outputs)
 
 
 def _length(rng: random.Random, mean: int, ratio: float) -> int:

@@ -1,5 +1,6 @@
 """Prompts from files: JSON lines of one's own, and ShareGPT's conversations. A broken entry is reported with file and line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -34,13 +35,15 @@ class _Line(msgspec.Struct):
     output_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
-class _Turn(msgspec.Struct):
+class Speech(msgspec.Struct):
+    """What somebody says in a conversation, with ShareGPT's names."""
+
     speaker: str = msgspec.field(name="from")
     value: str
 
 
 class _Conversation(msgspec.Struct):
-    conversations: list[_Turn] = []
+    conversations: list[Speech] = []
 
 
 def read(dataset: Dataset, path: Path) -> list[Entry]:
@@ -92,16 +95,16 @@ def _sharegpt(path: Path, data: bytes) -> list[Entry]:
             line = data.count(b"\n", 0, start) + 1
             msg = f"{path}:{line}: {error}"
             raise CorpusError(msg) from error
-        if (entry := _first_exchange(conversation)) is not None:
+        if (entry := first_exchange(conversation.conversations)) is not None:
             entries.append(entry)
     return entries
 
 
-def _first_exchange(conversation: _Conversation) -> Entry | None:
+def first_exchange(said: Sequence[Speech]) -> Entry | None:
     """A conversation's first question, with the length of its answer; None if it has none or vLLM would leave it out."""
-    if len(conversation.conversations) < 2 or conversation.conversations[0].speaker not in _ASKS:
+    if len(said) < 2 or said[0].speaker not in _ASKS:
         return None
-    question, answer = conversation.conversations[0].value, conversation.conversations[1].value
+    question, answer = said[0].value, said[1].value
     asked, answered = estimated_tokens(question), estimated_tokens(answer)
     fits = min(asked, answered) >= LEAST_TOKENS and asked <= MOST_PROMPT_TOKENS and asked + answered <= MOST_TOKENS
     return Entry(question, None, answered) if fits else None

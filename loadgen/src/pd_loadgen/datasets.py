@@ -27,6 +27,14 @@ class Dataset(StrEnum):
     TEXT = "text"
     JSONL = "jsonl"
     SHAREGPT = "sharegpt"
+    HUGGINGFACE = "huggingface"
+
+
+class Answers(StrEnum):
+    """What stands between the turns of a conversation."""
+
+    MADE = "made"
+    SERVED = "served"
 
 
 def prompt(dataset: Dataset, *, seed: int, name: str, input_tokens: int, vocab_size: int) -> Made:

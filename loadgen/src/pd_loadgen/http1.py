@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_LINE_BYTES: Final = 8 * 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: [^\r\n]*)?")
+_PORTS: Final = {"http": 80, "https": 443}
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
@@ -28,11 +29,12 @@ class TruncatedError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where requests go; `base` is the URL's path without a slash at its end."""
+    """Where requests go; `base` is the URL's path without a slash at its end, and `secure` is true for https."""
 
     host: str
     port: int
     base: str = ""
+    secure: bool = False
 
     @property
     def authority(self) -> str:
@@ -49,14 +51,14 @@ def parse_url(url: str) -> Target:
     """
     parts = urlsplit(url)
     try:
-        port = parts.port or 80
+        port = parts.port or _PORTS.get(parts.scheme, 0)
     except ValueError:
         msg = f"{url!r} has no usable port"
         raise ValueError(msg) from None
-    if parts.scheme != "http" or not parts.hostname:
+    if parts.scheme not in _PORTS or not parts.hostname:
         msg = f"{url!r} is no address of the form http://host:port"
         raise ValueError(msg)
-    return Target(parts.hostname, port, parts.path.rstrip("/"))
+    return Target(parts.hostname, port, parts.path.rstrip("/"), parts.scheme == "https")
 
 
 def request_bytes(target: Target, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:

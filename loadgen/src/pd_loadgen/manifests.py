@@ -85,7 +85,7 @@ def _workload(options: Options, model: str, plan: Plan) -> Workload:
         arrival=str(options.arrival if serve else options.mode),
         rate=_rate(options, plan),
         duration_s=0.0 if plan.paced else options.duration,
-        requests=len(plan.requests),
+        requests=plan.total,
         seed=options.seed,
         model=model,
         burstiness=options.burstiness if serve and drawn else None,

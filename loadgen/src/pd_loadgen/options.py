@@ -5,7 +5,7 @@ MODEL, HTTP_PROXY_PORT and RESULTS_DIR are read under the names that the whole s
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Annotated, Any, Final
 
@@ -16,14 +16,17 @@ from pd_contracts.latency import parse_goodput
 from pd_contracts.settings import Field, fields
 from pd_loadgen.access import parse_extra, parse_headers
 from pd_loadgen.backends import Endpoint
-from pd_loadgen.datasets import FIRST_TOKEN_ID, Dataset
+from pd_loadgen.conflicts import conflicts
+from pd_loadgen.datasets import FIRST_TOKEN_ID, Answers, Dataset
 from pd_loadgen.http1 import parse_url
+from pd_loadgen.media import parse_size
 from pd_loadgen.modes import Mode
 from pd_loadgen.schedule import Arrival
 
 _SHARED: Final = frozenset({"MODEL"})
 _PREFIX: Final = "LOADGEN_"
-_TAKE_IDS: Final = frozenset({Endpoint.COMPLETIONS, Endpoint.SGLANG})
+# vLLM's name; Locust has an option of that name for itself.
+_ALIASES: Final = {"engine_profile": ("--profile",)}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,9 +42,18 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ] = Mode.SERVE
     dataset: Annotated[
         Dataset,
-        msgspec.Meta(description="random: token ids, exact counts; text: natural language; jsonl, sharegpt: a file"),
+        msgspec.Meta(
+            description="random: token ids, exact counts; text: natural language; jsonl, sharegpt: a file; huggingface: from there"
+        ),
     ] = Dataset.RANDOM
-    dataset_path: Annotated[str, msgspec.Meta(description="the file of dataset jsonl or sharegpt")] = ""
+    dataset_path: Annotated[
+        str,
+        msgspec.Meta(description="the file of dataset jsonl or sharegpt; OWNER/NAME[:CONFIGURATION] of huggingface"),
+    ] = ""
+    dataset_split: Annotated[str, msgspec.Meta(description="huggingface: the split")] = "train"
+    dataset_column: Annotated[
+        str, msgspec.Meta(description="huggingface: column of the prompts; empty looks for a usual name")
+    ] = ""
     input_tokens: Annotated[int, msgspec.Meta(description="prompt length (text: about)", ge=1)] = 512
     output_tokens: Annotated[int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1)] = 64
     range_ratio: Annotated[
@@ -54,6 +66,16 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     turns: Annotated[
         int, msgspec.Meta(description="turns of a conversation: each prompt begins with the one before", ge=1)
     ] = 1
+    answers: Annotated[
+        Answers, msgspec.Meta(description="turns: made answers between them, or those that the server gave")
+    ] = Answers.MADE
+    think_time: Annotated[
+        float, msgspec.Meta(description="answers served: seconds from an answer to the next turn", ge=0)
+    ] = 0.0
+    images: Annotated[int, msgspec.Meta(description="pictures in each message (dataset text, endpoint chat)", ge=0)] = 0
+    image_size: Annotated[str, msgspec.Meta(description="their size, WIDTHxHEIGHT")] = "256x256"
+    audios: Annotated[int, msgspec.Meta(description="sounds in each message (dataset text, endpoint chat)", ge=0)] = 0
+    audio_seconds: Annotated[float, msgspec.Meta(description="their length", gt=0, le=600)] = 2.0
     requests: Annotated[
         int, msgspec.Meta(description="how many; with an open arrival at most so many (0: as many as come)", ge=0)
     ] = 0
@@ -90,6 +112,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     path: Annotated[str, msgspec.Meta(description="path of the API; empty takes the endpoint's own")] = ""
     headers: Annotated[str, msgspec.Meta(description="JSON object of headers; never a key, see api_key_file")] = ""
     api_key_file: Annotated[str, msgspec.Meta(description="file with the key; or the key in LOADGEN_API_KEY")] = ""
+    ca_file: Annotated[
+        str, msgspec.Meta(description="https: PEM file of the authorities to trust; empty trusts the system's")
+    ] = ""
+    insecure: Annotated[bool, msgspec.Meta(description="https: trust any certificate, which the run then notes")] = (
+        False
+    )
     temperature: Annotated[float, msgspec.Meta(description="sampling; 0 is greedy", ge=0)] = 0.0
     top_p: Annotated[float, msgspec.Meta(description="sampling", gt=0, le=1)] = 1.0
     top_k: Annotated[int, msgspec.Meta(description="sampling; 0 is off", ge=0)] = 0
@@ -117,6 +145,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     idle: Annotated[
         float, msgspec.Meta(description="seconds without load before the window when power is recorded", ge=0)
     ] = 2.0
+    engine_profile: Annotated[
+        bool, msgspec.Meta(description="have the engines profile the window (POST /start_profile, /stop_profile)")
+    ] = False
+    profile_urls: Annotated[
+        tuple[str, ...], msgspec.Meta(description="profile: addresses of the engines; empty asks the server itself")
+    ] = ()
     monitor: Annotated[str, msgspec.Meta(description="base URL of pd-monitor; empty records no power")] = ""
     deployment: Annotated[str, msgspec.Meta(description="JSON file that describes what serves (written by pdctl)")] = ""
     label: Annotated[str, msgspec.Meta(description="short name of the deployment in tables and plots")] = ""
@@ -134,70 +168,13 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         parse_url(self.url)
         parse_headers(self.headers)
         parse_extra(self.extra_body)
-        if self.monitor:
-            parse_url(self.monitor)
-        problem = next((sentence for impossible, sentence in _conflicts(self) if impossible), "")
+        parse_size(self.image_size)
+        for url in (self.monitor, *self.profile_urls):
+            if url:
+                parse_url(url)
+        problem = next((sentence for impossible, sentence in conflicts(self) if impossible), "")
         if problem:
             raise ValueError(problem)
-
-
-def _conflicts(chosen: Options) -> Iterator[tuple[bool, str]]:
-    """Combinations that cannot work, each with its sentence."""
-    files = chosen.dataset in (Dataset.JSONL, Dataset.SHAREGPT)
-    rising = chosen.arrival in (Arrival.RAMP, Arrival.STEP)
-    serve = chosen.mode is Mode.SERVE
-    yield (
-        chosen.dataset is Dataset.RANDOM and chosen.endpoint not in _TAKE_IDS,
-        f"dataset random sends token ids, which the {chosen.endpoint} endpoint does not take: use dataset text or endpoint completions",
-    )
-    yield (
-        chosen.burstiness != 1 and chosen.arrival is not Arrival.GAMMA,
-        f"burstiness {chosen.burstiness:g} needs arrival gamma",
-    )
-    yield files and not chosen.dataset_path, f"dataset {chosen.dataset} needs its file: --dataset-path"
-    yield bool(chosen.dataset_path) and not files, f"dataset {chosen.dataset} reads no file: leave --dataset-path out"
-    yield (
-        files and bool(chosen.range_ratio or chosen.prefix_tokens or chosen.turns > 1),
-        "range-ratio, prefix-tokens and turns are for made prompts: use dataset random or text",
-    )
-    yield (
-        chosen.turns > 1 and bool(chosen.range_ratio or chosen.prefix_tokens or chosen.trace),
-        "turns have lengths and prefixes of their own: leave range-ratio, prefix-tokens and trace out",
-    )
-    yield chosen.prefixes > 1 and not chosen.prefix_tokens, "prefixes need --prefix-tokens"
-    yield chosen.start_rate > 0 and not rising, f"start-rate is for arrival ramp or step, not {chosen.arrival}"
-    yield (chosen.arrival is Arrival.REPLAY) != bool(chosen.trace), "arrival replay and --trace need each other"
-    yield chosen.time_scale != 1 and not chosen.trace, "time-scale needs a trace"
-    yield (
-        bool(chosen.trace) and bool(chosen.range_ratio or chosen.prefix_tokens),
-        "a trace has the lengths: leave range-ratio and prefix-tokens out",
-    )
-    yield (
-        serve and chosen.arrival is Arrival.CLOSED and not (chosen.requests and chosen.max_concurrency),
-        "arrival closed needs --max-concurrency and --requests",
-    )
-    yield (
-        chosen.mode is Mode.PHASE_SPLIT and not chosen.requests,
-        "mode phase-split needs --requests: how many prompts to send twice",
-    )
-    yield (
-        chosen.mode is Mode.PHASE_SPLIT and chosen.output_tokens < 2,
-        "mode phase-split needs at least 2 output tokens",
-    )
-    yield (
-        not serve and bool(chosen.trace or chosen.max_concurrency or chosen.turns > 1),
-        f"mode {chosen.mode} has an order of its own: leave trace, max-concurrency and turns out",
-    )
-    yield (
-        chosen.processes > 1 and not serve,
-        f"mode {chosen.mode} has an order that only one process can keep: leave processes out",
-    )
-    yield (
-        0 < chosen.max_concurrency < chosen.processes,
-        f"max-concurrency {chosen.max_concurrency} leaves some of {chosen.processes} processes without a place",
-    )
-    yield chosen.mode is Mode.BATCH and not chosen.batch_sizes, "mode batch needs --batch-sizes"
-    yield bool(chosen.path) and not chosen.path.startswith("/"), f"path {chosen.path!r} must begin with /"
 
 
 def variable_of(field: Field) -> str:
@@ -227,7 +204,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         elif field.name == "goodput":
             extra = {"nargs": "+", "metavar": "METRIC:MS"}
         parser.add_argument(
-            field.option, dest=field.name, default=None, help=help_of(field).replace("%", "%%"), **extra
+            field.option,
+            *_ALIASES.get(field.name, ()),
+            dest=field.name,
+            default=None,
+            help=help_of(field).replace("%", "%%"),
+            **extra,
         )
 
 

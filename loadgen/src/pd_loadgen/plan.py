@@ -1,6 +1,6 @@
 """The whole load before the first request: who is sent when, as the bytes that go to the socket."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,6 +14,7 @@ from pd_loadgen.access import parse_extra
 from pd_loadgen.backends import BACKENDS, Ask, Sampling, UnsuitableError
 from pd_loadgen.contents import Content
 from pd_loadgen.corpora import CorpusError
+from pd_loadgen.datasets import Answers, Made
 from pd_loadgen.http1 import parse_url, request_bytes
 from pd_loadgen.modes import Mode
 from pd_loadgen.options import Options
@@ -27,7 +28,10 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One request; `offset` counts from the start of the window (0 for a warm-up). A group waits for the end of the one before."""
+    """One request; `offset` counts from the start of the window (0 for a warm-up). A group waits for the end of the one before.
+
+    `then` makes the next turn of a conversation from this one's answer; `follow` is how many turns are still to come.
+    """
 
     index: int
     offset: float
@@ -35,6 +39,8 @@ class Planned:
     output_tokens: int
     warmup: bool = False
     group: int = 0
+    follow: int = 0
+    then: "Callable[[str], Planned] | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,18 @@ class Plan:
     """All requests. Equal hashes mean equal arrivals, lengths and prompts, whatever the target.
 
     `paced` is true if answers decide when requests are sent: a closed loop, batches, phases. Their offsets mean nothing.
+    `requests` holds the first turns only, where the next ones need their answers.
     """
 
     requests: list[Planned]
     warmups: list[Planned]
     hash: str
     paced: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many requests there will be."""
+        return sum(1 + one.follow for one in self.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +78,24 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
         PlanError: if the schedule has no request, a file cannot be used, or the endpoint does not take the prompts.
     """
     try:
-        slots = _slots(options)
-        warmups = contents.draw(options, options.warmup, warmup=True)
         wire = _Wire(options, model, headers or {})
-        return Plan(
-            requests=[
+        warmups = contents.draw(options, options.warmup, warmup=True)
+        if options.answers is Answers.SERVED:
+            requests, fingerprint = _dialogues(options, wire)
+        else:
+            slots = _slots(options)
+            fingerprint = _hash(options, slots)
+            requests = [
                 Planned(index, slot.offset, wire.of(slot.content), slot.content.output_tokens, group=slot.group)
                 for index, slot in enumerate(slots)
-            ],
+            ]
+        return Plan(
+            requests=requests,
             warmups=[
                 Planned(index, 0.0, wire.of(content), content.output_tokens, warmup=True)
                 for index, content in enumerate(warmups)
             ],
-            hash=_hash(options, slots),
+            hash=fingerprint,
             paced=options.mode is not Mode.SERVE or options.arrival is Arrival.CLOSED,
         )
     except (CorpusError, TraceError, UnsuitableError) as error:
@@ -94,11 +111,52 @@ def _slots(options: Options) -> list[_Slot]:
     offsets = [arrived.offset for arrived in trace] if trace else _offsets(options)
     if options.requests:
         offsets, trace = offsets[: options.requests], trace[: options.requests]
+    _refuse_none(options, offsets)
+    made = contents.draw(options, len(offsets), trace)
+    return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
+
+
+def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
     if not offsets:
         msg = f"no request falls into {options.duration:g} s at {options.rate:g} requests a second: raise rate or duration, or change the seed"
         raise PlanError(msg)
-    made = contents.draw(options, len(offsets), trace)
-    return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
+
+
+def _dialogues(options: Options, wire: "_Wire") -> tuple[list[Planned], str]:
+    """Conversations whose answers only the server knows: an arrival is the beginning of one. Also their fingerprint."""
+    offsets = _offsets(options)[: options.requests or None]
+    _refuse_none(options, offsets)
+    threads = contents.threads(options, len(offsets))
+    slots = [
+        _Slot(offset, 0, Content(said, options.input_tokens, options.output_tokens))
+        for offset, thread in zip(offsets, threads, strict=True)
+        for said in thread
+    ]
+    fingerprint = _hash(options, slots, (f"answers served, {options.think_time:g} s".encode(),))
+    requests = [
+        _turn(wire, options, thread, [], first=number * options.turns, offset=offset)
+        for number, (offset, thread) in enumerate(zip(offsets, threads, strict=True))
+    ]
+    return requests, fingerprint
+
+
+def _turn(
+    wire: "_Wire", options: Options, thread: Sequence[Made], answers: list[str], *, first: int, offset: float
+) -> Planned:
+    """The turn of a conversation that follows so many answers."""
+    turn = len(answers)
+    left = len(thread) - turn - 1
+    prompt = contents.dialogue(options, thread[: turn + 1], answers)
+    return Planned(
+        first + turn,
+        offset,
+        wire.of(Content(prompt, None, options.output_tokens)),
+        options.output_tokens,
+        follow=left,
+        then=(lambda answer: _turn(wire, options, thread, [*answers, answer], first=first, offset=offset))
+        if left
+        else None,
+    )
 
 
 def _offsets(options: Options) -> list[float]:
@@ -138,12 +196,12 @@ def _phases(options: Options) -> list[_Slot]:
     return [_Slot(0.0, group, content) for group, content in enumerate([*first, *made])]
 
 
-def _hash(options: Options, slots: Sequence[_Slot]) -> str:
+def _hash(options: Options, slots: Sequence[_Slot], more: Sequence[bytes] = ()) -> str:
     parts = [(slot.offset, slot.content.input_tokens or 0, slot.content.output_tokens) for slot in slots]
     prompts: Iterable[bytes] = (msgspec.json.encode(slot.content.prompt) for slot in slots)
     limits = [f"at most {options.max_concurrency}".encode()] if options.max_concurrency else []
     grouped = [str(slots[-1].group).encode()] if slots[-1].group else []
-    return schedule_hash(parts, options.seed, chain(prompts, limits, grouped))
+    return schedule_hash(parts, options.seed, chain(prompts, limits, grouped, more))
 
 
 class _Wire:

@@ -4,8 +4,9 @@ Plain blocking HTTP of the standard library; under Locust gevent makes it cooper
 """
 
 import http.client
+import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -14,10 +15,14 @@ import msgspec
 
 from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.stats import ProxyStats
+from pd_loadgen.access import Access
 from pd_loadgen.http1 import parse_url
 
 POLL_S: Final = 0.25
 REQUEST_TIMEOUT_S: Final = 5.0
+PROFILE_TIMEOUT_S: Final = 600.0
+# No headers, and the system's trust: what the monitor is asked with.
+OPEN: Final = Access()
 MODELS_PATH: Final = "/v1/models"
 
 T = TypeVar("T")
@@ -48,7 +53,7 @@ def wait_ready(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
     *,
-    headers: Mapping[str, str] | None = None,
+    access: Access = OPEN,
     ready_path: str = MODELS_PATH,
 ) -> None:
     """Wait until the server can serve: `/ready` says so or, where there is no such page, `ready_path` answers.
@@ -57,32 +62,32 @@ def wait_ready(
         ServerError: if it does not within `timeout` seconds.
     """
     deadline = clock() + timeout
-    while (reason := not_ready(url, headers, ready_path)) is not None:
+    while (reason := not_ready(url, access, ready_path)) is not None:
         if clock() >= deadline:
             msg = f"{url} is not ready after {timeout:g} s: {reason}"
             raise ServerError(msg)
         sleep(POLL_S)
 
 
-def not_ready(url: str, headers: Mapping[str, str] | None = None, ready_path: str = MODELS_PATH) -> str | None:
+def not_ready(url: str, access: Access = OPEN, ready_path: str = MODELS_PATH) -> str | None:
     """Why the server cannot serve now; None if it can."""
     try:
-        status, _ = _request(url, "GET", "/ready", headers=headers)
+        status, _ = _request(url, "GET", "/ready", access=access)
         if status in (404, 405):
-            status, _ = _request(url, "GET", ready_path, headers=headers)
+            status, _ = _request(url, "GET", ready_path, access=access)
             return None if status == 200 else f"GET {ready_path} answers {status}"
     except (OSError, http.client.HTTPException) as error:
         return _reason(error)
     return None if status == 200 else f"GET /ready answers {status}"
 
 
-def choose_model(url: str, wanted: str, headers: Mapping[str, str] | None = None) -> Model:
+def choose_model(url: str, wanted: str, access: Access = OPEN) -> Model:
     """The served model of that name, or the first one if none is wanted.
 
     Raises:
         ServerError: if it is not served; the sentence names those that are.
     """
-    models = _models(url, headers)
+    models = _models(url, access)
     if models is None and wanted:
         return Model(wanted)  # a server without the list may still serve it
     served = {model.id: model for model in models or []}
@@ -95,9 +100,9 @@ def choose_model(url: str, wanted: str, headers: Mapping[str, str] | None = None
     return served[wanted] if wanted else next(iter(served.values()))
 
 
-def proxy_stats(url: str, headers: Mapping[str, str] | None = None) -> ProxyStats | None:
+def proxy_stats(url: str, access: Access = OPEN) -> ProxyStats | None:
     """What our proxy says about the deployment; None from any other server."""
-    return _get(url, "/stats", ProxyStats, headers)
+    return _get(url, "/stats", ProxyStats, access)
 
 
 def is_simulator(model: Model) -> bool:
@@ -148,33 +153,66 @@ def end_recording(monitor: str, recording: str, path: Path) -> None:
     temporary.replace(path)
 
 
-def _models(url: str, headers: Mapping[str, str] | None) -> list[Model] | None:
-    models = _get(url, MODELS_PATH, _Models, headers)
+def start_profile(url: str, access: Access = OPEN) -> None:
+    """Have an engine start its profiler.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    _profile(url, "/start_profile", REQUEST_TIMEOUT_S, access)
+
+
+def stop_profile(url: str, access: Access = OPEN) -> None:
+    """Have it stop, and write its trace, which takes it minutes.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    _profile(url, "/stop_profile", PROFILE_TIMEOUT_S, access)
+
+
+def _profile(url: str, path: str, timeout: float, access: Access) -> None:
+    try:
+        with _response(url, "POST", path, b"", timeout=timeout, access=access) as response:
+            status = response.status
+            response.read()
+    except (OSError, http.client.HTTPException) as error:
+        msg = f"{url} does not answer POST {path}: {_reason(error)}"
+        raise ServerError(msg) from error
+    if status != 200:
+        msg = f"{url} cannot profile: POST {path} answers {status} (vLLM needs --profiler-config)"
+        raise ServerError(msg)
+
+
+def _models(url: str, access: Access) -> list[Model] | None:
+    models = _get(url, MODELS_PATH, _Models, access)
     return None if models is None else models.data
 
 
-def _get(url: str, path: str, type_: type[T], headers: Mapping[str, str] | None) -> T | None:
+def _get(url: str, path: str, type_: type[T], access: Access) -> T | None:
     try:
-        status, body = _request(url, "GET", path, headers=headers)
+        status, body = _request(url, "GET", path, access=access)
         return msgspec.json.decode(body, type=type_) if status == 200 else None
     except (OSError, http.client.HTTPException, msgspec.MsgspecError):
         return None  # a server without the page, or with another meaning of it
 
 
-def _request(
-    url: str, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-) -> tuple[int, bytes]:
-    with _response(url, method, path, body, timeout=REQUEST_TIMEOUT_S, headers=headers) as response:
+def _request(url: str, method: str, path: str, body: bytes | None = None, access: Access = OPEN) -> tuple[int, bytes]:
+    with _response(url, method, path, body, timeout=REQUEST_TIMEOUT_S, access=access) as response:
         return response.status, response.read()
 
 
 @contextmanager
 def _response(
-    url: str, method: str, path: str, body: bytes | None, *, timeout: float, headers: Mapping[str, str] | None = None
+    url: str, method: str, path: str, body: bytes | None, *, timeout: float, access: Access = OPEN
 ) -> Iterator[http.client.HTTPResponse]:
     target = parse_url(url)
-    connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout)
-    every = {"Connection": "close", **({"Content-Type": "application/json"} if body else {}), **(headers or {})}
+    connection = (
+        http.client.HTTPSConnection(target.host, target.port, timeout=timeout, context=access.context)
+        if target.secure
+        else http.client.HTTPConnection(target.host, target.port, timeout=timeout)
+    )
+    every = {"Connection": "close", **({"Content-Type": "application/json"} if body else {}), **access.headers}
     try:
         connection.request(method, target.base + path, body, every)
         yield connection.getresponse()
@@ -183,4 +221,6 @@ def _response(
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {getattr(error, 'verify_message', '') or error.reason}"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -4,11 +4,13 @@ The master knows the schedule, writes the run folder and decides when to begin. 
 options and sends every n-th request of it. Times in messages and records are the master's monotonic clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 
+from pd_loadgen import lags
+from pd_loadgen.health import KERNEL, PROCESS
 from pd_loadgen.options import Options
 
 # Names of the messages, as Locust carries them; master to workers, then workers to master.
@@ -27,11 +29,25 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a worker is: requests of the window, as in `Progress`."""
+    """How far a worker is, in numbers of the window so far.
+
+    Attributes:
+        started, ended, failed: requests.
+        late: requests that were sent later than the limit allows a p99.
+        reads, late_reads: reads of sockets, and those so late.
+        chunks, merged: as in `Report`.
+        kernel: the stamps are the kernel's.
+    """
 
     started: int = 0
     ended: int = 0
     failed: int = 0
+    late: int = 0
+    reads: int = 0
+    late_reads: int = 0
+    chunks: int = 0
+    merged: int = 0
+    kernel: bool = True
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +56,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         complete: all of it was sent and had ended.
         last_end: when its last request ended; None if it had none.
-        dispatch, receive: the client's lags in seconds, as `health.verdict` takes them.
+        dispatch, receive, stamps: as `health.verdict` takes them.
+        chunks, merged: token chunks in all, and those that were found in one read with others.
         cpu_s: CPU seconds spent while the window was open.
         seconds: how long that was.
         notes: what a reader of the run should know.
@@ -49,7 +66,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
     last_end: float | None = None
     dispatch: list[float] = []
-    receive: list[float] = []
+    receive: dict[int, int] = {}
+    stamps: str = PROCESS
+    chunks: int = 0
+    merged: int = 0
     cpu_s: float = 0.0
     seconds: float = 0.0
     notes: list[str] = []
@@ -74,6 +94,13 @@ def places(at_most: int, index: int, count: int) -> int:
     return at_most // count + (index < at_most % count)
 
 
+def added(tallies: Iterable[Tally]) -> Tally:
+    """All workers as one."""
+    every = list(tallies)
+    counts = {name: sum(getattr(one, name) for one in every) for name in Tally.__struct_fields__ if name != "kernel"}
+    return Tally(**counts, kernel=all(one.kernel for one in every))
+
+
 def cpu_fraction(reports: Sequence[Report]) -> float | None:
     """CPU seconds a second and process; None if nothing was measured."""
     seconds = sum(report.seconds for report in reports)
@@ -87,7 +114,10 @@ def joined(reports: Sequence[Report]) -> Report:
         complete=all(report.complete for report in reports),
         last_end=max(ends, default=None),
         dispatch=[lag for report in reports for lag in report.dispatch],
-        receive=[lag for report in reports for lag in report.receive],
+        receive=lags.pooled(report.receive for report in reports),
+        stamps=KERNEL if all(report.stamps == KERNEL for report in reports) else PROCESS,
+        chunks=sum(report.chunks for report in reports),
+        merged=sum(report.merged for report in reports),
         cpu_s=sum(report.cpu_s for report in reports),
         seconds=sum(report.seconds for report in reports),
         notes=[note for report in reports for note in report.notes],

@@ -57,11 +57,16 @@ class Reading:
             self.failure = Failure(kind="protocol", message="the stream ended without a token")
 
     @property
+    def text(self) -> str:
+        """What was generated so far."""
+        return "".join(self._text)
+
+    @property
     def output_hash(self) -> str | None:
         """SHA-256 over the token ids or, without them, the text; None without output."""
         if self._ids:
             return hashlib.sha256(",".join(map(str, self._ids)).encode()).hexdigest()
-        return hashlib.sha256("".join(self._text).encode()).hexdigest() if self.chunks else None
+        return hashlib.sha256(self.text.encode()).hexdigest() if self.chunks else None
 
     def _event(self, t: float, event: Event) -> None:
         if event.done:

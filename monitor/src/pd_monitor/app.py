@@ -10,9 +10,12 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from pd_contracts.names import Role
+from pd_monitor.backends.boards import SimulatedBoards
+from pd_monitor.engines import Engines
 from pd_monitor.errors import ApiError
 from pd_monitor.files import file_name, role_file
 from pd_monitor.metrics import Metrics
+from pd_monitor.pages import parse_pages
 from pd_monitor.reading import Backend
 from pd_monitor.recordings import Recording, Recordings, Started, StartRequest
 from pd_monitor.sampler import Sampler
@@ -39,11 +42,21 @@ class Monitor:
         )
         self.metrics = Metrics(self.sampler, lambda: self.recordings.active)
         self.sampler.watchers += [self.metrics.observe, self.recordings.take]
+        pages = parse_pages(settings.engine_metrics)
+        self.engines = Engines(
+            lambda: pages or _simulated_engines(backend), settings.engine_metrics_interval_s, self.recordings.tell
+        )
 
     async def close(self) -> None:
         """Give everything back."""
+        await self.engines.close()
         self.recordings.close()
         await self.sampler.backend.close()
+
+
+def _simulated_engines(backend: Backend) -> list[tuple[Role, str]]:
+    """A simulated board lies behind its engine's own address, so that nobody needs to be told of it twice."""
+    return backend.engines if isinstance(backend, SimulatedBoards) else []
 
 
 MONITOR = web.AppKey("monitor", Monitor)
@@ -114,7 +127,8 @@ async def _start_recording(request: web.Request) -> web.Response:
     begun = time.monotonic()
     backend = monitor.sampler.backend
     recording = monitor.recordings.start(start, monitor.sampler.gpus, backend.name, simulated=backend.simulated)
-    await monitor.sampler.tick_begun_after(begun, EDGE_WAIT_S)
+    await asyncio.gather(monitor.engines.read(), monitor.sampler.tick_begun_after(begun, EDGE_WAIT_S))
+    monitor.engines.poll_while(lambda: monitor.recordings.active > 0)
     return _json(Started(recording.id, recording.interval_s), 201)
 
 
@@ -125,6 +139,7 @@ async def _end_recording(request: web.Request) -> web.StreamResponse:
     recording.fetching = True
     try:
         if recording.active:
+            await monitor.engines.read()
             recording.want_last()
             if recording.interval_s > EDGE_WAIT_S / 2:
                 monitor.sampler.change()

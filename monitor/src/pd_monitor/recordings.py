@@ -15,7 +15,7 @@ from typing import IO, Annotated
 import msgspec
 
 from pd_contracts.names import Role
-from pd_contracts.records import Clock, GpuHeader, GpuInfo, GpuSample, encode_line
+from pd_contracts.records import Clock, EngineTokens, GpuHeader, GpuInfo, GpuSample, encode_line
 from pd_monitor.errors import ApiError
 from pd_monitor.reading import Tick
 from pd_monitor.roles import unknown_gpus
@@ -72,6 +72,7 @@ class Recording:
         self._roles = request.roles
         self._due: Schedule | None = None
         self._last_wanted = False
+        self._engines: tuple[EngineTokens, ...] = ()
         self.file.write(encode_line(header))
 
     @property
@@ -88,6 +89,10 @@ class Recording:
         """Take the next tick even if it is not due, so that the samples reach past the end of what is measured."""
         self._last_wanted = True
 
+    def tell(self, engines: tuple[EngineTokens, ...]) -> None:
+        """Put the engines' counters into the next sample; their times are their own, so that it may be a later one."""
+        self._engines += engines
+
     def take(self, tick: Tick) -> None:
         """Write the tick's samples if one is due.
 
@@ -100,9 +105,11 @@ class Recording:
         if early < self._due.deadline and not self._last_wanted:
             return
         self._due, _ = self._due.after(early)
-        lines = _encoder.encode_lines(
-            list(map(self._as_recorded, tick.reading.samples) if self._roles else tick.reading.samples)
-        )
+        samples = list(map(self._as_recorded, tick.reading.samples) if self._roles else tick.reading.samples)
+        if self._engines and samples:
+            samples[0] = msgspec.structs.replace(samples[0], engines=self._engines)
+            self._engines = ()
+        lines = _encoder.encode_lines(samples)
         try:
             written = self.file.write(lines)
         except OSError as error:
@@ -207,6 +214,12 @@ class Recordings:
         """Drop all."""
         for recording in list(self._all.values()):
             self.drop(recording)
+
+    def tell(self, engines: tuple[EngineTokens, ...]) -> None:
+        """Give the engines' counters to every active recording."""
+        for recording in self._all.values():
+            if recording.active:
+                recording.tell(engines)
 
     def take(self, tick: Tick) -> None:
         """Give a tick to every active recording; end those that ran too long or could not write."""

@@ -7,6 +7,7 @@ import msgspec
 
 from pd_contracts.names import Role
 from pd_contracts.ports import Port
+from pd_monitor.pages import parse_pages
 from pd_monitor.pods import parse_patterns
 from pd_monitor.roles import roles_of
 
@@ -54,6 +55,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         msgspec.Meta(description="board addresses of simulators, like http://127.0.0.1:20003/sim/board"),
     ] = ()
+    engine_metrics: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(
+            description="the engines' metrics pages, prefill=http://127.0.0.1:20003/metrics,…: a recording has their token counters; unset: those of SIM_BOARDS"
+        ),
+    ] = ()
+    engine_metrics_interval_s: Annotated[
+        float,
+        msgspec.Meta(ge=0.1, description="seconds between readings of the engines' pages while something is recorded"),
+    ] = 2.0
     nvml_retry_s: Annotated[
         float, msgspec.Meta(gt=0, description="seconds until NVML is opened again after a loss; doubles up to a minute")
     ] = 5.0
@@ -77,6 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse board addresses that could never be polled, and patterns that are none."""
         parse_patterns(self.pod_role_patterns)
+        parse_pages(self.engine_metrics)
         for url in self.sim_boards:
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:

@@ -1,6 +1,31 @@
 """The verdict on the client itself."""
 
-from pd_loadgen.health import verdict
+from collections.abc import Sequence
+
+import pytest
+
+from pd_contracts.records import ClientHealth
+from pd_loadgen import health, lags
+from pd_loadgen.health import KERNEL, PROCESS
+
+
+def verdict(
+    dispatch: Sequence[float],
+    receive: Sequence[float],
+    *,
+    cpu_fraction: float | None = None,
+    limit_ms: float = 10,
+    merged: float = 0.0,
+    stamps: str = PROCESS,
+) -> ClientHealth:
+    return health.verdict(
+        dispatch=dispatch,
+        receive=lags.count(receive),
+        merged=merged,
+        stamps=stamps,
+        cpu_fraction=cpu_fraction,
+        limit_ms=limit_ms,
+    )
 
 
 def test_a_client_in_time_is_valid_and_needs_no_remedy() -> None:
@@ -41,3 +66,24 @@ def test_without_any_send_nothing_is_held_against_the_client() -> None:
 
     assert judged.valid
     assert judged.dispatch_lag_ms == {}
+
+
+def test_late_reads_do_no_harm_to_the_kernels_stamps_unless_chunks_were_merged() -> None:
+    late = [0.03] * 5
+
+    assert verdict(dispatch=[0.001], receive=late, stamps=KERNEL).valid
+    assert not verdict(dispatch=[0.001], receive=late, stamps=KERNEL, merged=0.02).valid
+    assert not verdict(dispatch=[0.001], receive=late, stamps=PROCESS).valid
+    assert not verdict(dispatch=[0.03], receive=[], stamps=KERNEL).valid
+
+
+def test_counted_lags_have_the_percentiles_of_the_lags_to_a_step() -> None:
+    values = [number / 10_000 for number in range(1000)]  # 0 to 99.9 ms
+    halves = [lags.count(values[::2]), lags.count(values[1::2])]
+
+    counted = lags.pooled(halves)
+
+    assert sum(counted.values()) == 1000
+    for q, expected in ((50, 0.05), (99, 0.099), (100, 0.0999)):
+        assert lags.percentile(counted, q) == pytest.approx(expected, abs=0.00015)
+    assert lags.percentile({}, 99) is None

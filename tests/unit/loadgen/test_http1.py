@@ -160,13 +160,14 @@ def test_repeated_headers_are_joined() -> None:
         ("http://host", Target("host", 80)),
         ("http://host:1/base/", Target("host", 1, "/base")),
         ("http://[::1]:8000", Target("::1", 8000)),
+        ("https://host/b", Target("host", 443, "/b", secure=True)),
     ],
 )
 def test_a_base_url_becomes_a_target(url: str, target: Target) -> None:
     assert parse_url(url) == target
 
 
-@pytest.mark.parametrize("url", ["host:8000", "https://host", "http://", "http://host:99999", "http://host:x", ""])
+@pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://", "http://host:99999", "http://host:x", ""])
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"no address|no usable port"):
         parse_url(url)

@@ -1,4 +1,9 @@
-"""Streams as SGLang, TGI, TensorRT-LLM and DeepSpeed-MII send them, read to records."""
+"""Streams as SGLang, TGI, TensorRT-LLM and DeepSpeed-MII send them, read to records.
+
+Where their public documentation shows a stream as it came over the wire, the bytes here have that form: TGI's (the answers to curl in
+its README and in deployments' guides: no space after `data:`) and TensorRT-LLM's (Triton's guides to `generate_stream`: log
+probabilities that grow from event to event, and a sequence that never ends). The others follow the servers' sources.
+"""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +21,12 @@ HEAD = Head(200, {"content-type": "text/event-stream"})
 
 
 def read(endpoint: Endpoint, events: Sequence[str], failure: Failure | None = None) -> RequestRecord:
-    reads = [(float(number), f"data: {event}\n\n".encode()) for number, event in enumerate(events, 2)]
+    space = "" if endpoint is Endpoint.TGI else " "
+    return read_wire(endpoint, [f"data:{space}{event}\n\n" for event in events], failure)
+
+
+def read_wire(endpoint: Endpoint, blocks: Sequence[str], failure: Failure | None = None) -> RequestRecord:
+    reads = [(float(number), block.encode()) for number, block in enumerate(blocks, 2)]
     exchange = Exchange(1.0, sent=1.0, headers_at=1.5, head=HEAD, reads=reads, end=9.0, failure=failure)
     reading = Reading(BACKENDS[endpoint])
     for t, data in reads:
@@ -50,8 +60,23 @@ TGI = [
     ),
 ]
 TRTLLM = [
-    json.dumps({"model_name": "ensemble", "model_version": "1", "sequence_end": False, "text_output": text})
-    for text in (" a", "", " c")
+    json.dumps(
+        {
+            "context_logits": 0.0,
+            "cum_log_probs": 0.0,
+            "generation_logits": 0.0,
+            "model_name": "ensemble",
+            "model_version": "1",
+            # a number at first, a list of as many as there are tokens from the second on
+            "output_log_probs": 0.0 if number == 1 else [0.0] * number,
+            "sequence_end": False,
+            "sequence_id": 0,
+            "sequence_start": False,
+            "text_output": text,
+        },
+        separators=(",", ":"),
+    )
+    for number, text in enumerate((" a", "", " c"), 1)
 ]
 MII = [
     (
@@ -99,6 +124,13 @@ def test_tgi_ends_with_its_generated_text() -> None:
     assert made.error is None
     assert made.chunks == [(2.0, 1), (3.0, 1), (4.0, 1)]
     assert (made.prompt_tokens, made.output_tokens, made.finish_reason) == (5, 3, "eos_token")
+
+
+def test_tgi_behind_a_gateway_that_names_its_events_is_the_same() -> None:
+    made = read_wire(Endpoint.TGI, [f"event:response\ndata:{event}\n\n" for event in TGI])
+
+    assert made.output_hash == read(Endpoint.TGI, TGI).output_hash
+    assert made.error is None
 
 
 def test_tgi_is_asked_greedily_without_a_temperature() -> None:

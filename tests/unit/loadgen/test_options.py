@@ -142,7 +142,7 @@ def test_a_form_can_hold_every_option_as_text() -> None:
 def test_a_form_can_list_what_is_accepted() -> None:
     choices = {field.name: options.choices_of(field) for field in fields(Options)}
 
-    assert choices["dataset"] == ["random", "text", "jsonl", "sharegpt"]
+    assert choices["dataset"] == ["random", "text", "jsonl", "sharegpt", "huggingface"]
     assert choices["arrival"] == ["poisson", "gamma", "constant", "ramp", "step", "closed", "replay"]
     assert choices["ignore_eos"] == ["on", "off"]
     assert choices["rate"] is None

@@ -30,13 +30,25 @@ def test_a_clock_is_known_best_from_the_quickest_answer() -> None:
 def test_one_part_that_was_late_or_stopped_is_not_hidden_by_the_others() -> None:
     whole = shares.joined(
         [
-            Report(complete=True, last_end=5.0, dispatch=[0.1], receive=[0.2], cpu_s=1, seconds=4, notes=["a"]),
-            Report(complete=False, dispatch=[0.3], receive=[], cpu_s=3, seconds=4),
+            Report(
+                complete=True,
+                last_end=5.0,
+                dispatch=[0.1],
+                receive={5: 1, 7: 2},
+                stamps="kernel",
+                chunks=8,
+                merged=1,
+                cpu_s=1,
+                seconds=4,
+                notes=["a"],
+            ),
+            Report(complete=False, dispatch=[0.3], receive={7: 1}, chunks=2, merged=2, cpu_s=3, seconds=4),
         ]
     )
 
     assert not whole.complete
-    assert (whole.last_end, whole.dispatch, whole.receive, whole.notes) == (5.0, [0.1, 0.3], [0.2], ["a"])
+    assert (whole.last_end, whole.dispatch, whole.receive, whole.notes) == (5.0, [0.1, 0.3], {5: 1, 7: 3}, ["a"])
+    assert (whole.chunks, whole.merged, whole.stamps) == (10, 3, "process")
 
 
 def test_cpu_is_per_process_and_unknown_if_nothing_ran() -> None:

@@ -26,6 +26,9 @@ VLLM = {
     "vllm:kv_cache_usage_perc",
     "vllm:time_to_first_token_seconds_bucket",
     "vllm:inter_token_latency_seconds_bucket",
+    "vllm:inter_token_latency_seconds_sum",
+    "vllm:inter_token_latency_seconds_count",
+    "vllm:prompt_tokens_by_source_total",
     "vllm:prompt_tokens_total",
     "vllm:generation_tokens_total",
 }

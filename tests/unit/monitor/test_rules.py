@@ -22,6 +22,7 @@ VLLM = {
     "vllm:num_requests_waiting",
     "vllm:kv_cache_usage_perc",
     "vllm:prompt_tokens_total",
+    "vllm:prompt_tokens_by_source_total",
     "vllm:generation_tokens_total",
 }
 

@@ -8,7 +8,8 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from pd_analysis.plots import attainment, bars, curves, heat, interference, style, sweep, timeline
+from pd_analysis import language
+from pd_analysis.plots import attainment, bars, curves, heat, interference, script, style, sweep, timeline
 from pd_analysis.results import Group
 from pd_analysis.sweep import Sweep
 
@@ -79,19 +80,19 @@ SWEEP_PLOTS: Final = (
 HEAT: Final = "sweep_heat_map"
 
 
-def draw(group: Group, folder: Path) -> list[Drawn]:
+def draw(group: Group, folder: Path, lang: str = "en") -> list[Drawn]:
     """Draw what the group has into `folder`, as PNG and SVG; an older figure of what it has not is removed."""
-    return _drawn([(plot.name, plot.alt, partial(plot.draw, group)) for plot in PLOTS], folder)
+    return _drawn([(plot.name, plot.alt, partial(plot.draw, group)) for plot in PLOTS], folder, lang)
 
 
-def draw_sweep(swept: Sweep, folder: Path) -> list[Drawn]:
+def draw_sweep(swept: Sweep, folder: Path, lang: str = "en") -> list[Drawn]:
     """The same for a sweep."""
-    return _drawn([(plot.name, plot.alt, partial(plot.draw, swept)) for plot in SWEEP_PLOTS], folder)
+    return _drawn([(plot.name, plot.alt, partial(plot.draw, swept)) for plot in SWEEP_PLOTS], folder, lang)
 
 
-def draw_heat(swept: Sequence[Sweep], folder: Path) -> list[Drawn]:
+def draw_heat(swept: Sequence[Sweep], folder: Path, lang: str = "en") -> list[Drawn]:
     """The heat map over all sweeps, or nothing."""
-    return _drawn([(HEAT, "Throughput and latency of every rate", partial(heat.heat_map, swept))], folder)
+    return _drawn([(HEAT, "Throughput and latency of every rate", partial(heat.heat_map, swept))], folder, lang)
 
 
 def clear(folder: Path) -> None:
@@ -102,15 +103,23 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folder: Path) -> list[Drawn]:
+def readable(lang: str) -> bool:
+    """True if this host has a font for figures in that language."""
+    return lang == "en" or script.chinese_font() is not None
+
+
+def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folder: Path, lang: str) -> list[Drawn]:
     drawn = []
-    with style.apply():
+    font = None if lang == "en" else script.chinese_font()
+    with style.apply(font), script.without_remarks():
         for name, alt, make in wanted:
             path = folder / f"{name}.png"
             figure = make()
             if figure is None:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".svg").unlink(missing_ok=True)
-            else:
-                drawn.append(Drawn(name=name, alt=alt, path=path, svg=style.save(figure, path)))
+                continue
+            if font is not None:
+                script.translate(figure, partial(language.said, lang=lang))
+            drawn.append(Drawn(name=name, alt=alt, path=path, svg=style.save(figure, path)))
     return drawn

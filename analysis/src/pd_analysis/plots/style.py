@@ -17,6 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from pd_contracts.names import Role
 
@@ -102,11 +103,15 @@ def canvas(title: str, subtitle: str, height: float, *, simulated: bool, entries
         bottom=room["bottom"] / full,
     )
     figure.text(0.16 / WIDTH, 1 - 0.14 / full, "\n".join(lines), size=12, weight="bold", va="top", linespacing=1.25)
-    below = 0.14 + 0.235 * len(lines)
-    figure.text(0.16 / WIDTH, 1 - below / full, subtitle, size=9, color=MUTED, va="top")
+    put_subtitle(figure, figure.text(0.16 / WIDTH, 1, subtitle, size=9, color=MUTED, va="top"), len(lines))
     if simulated:
         _mark(figure)
     return figure
+
+
+def put_subtitle(figure: Figure, subtitle: Text, title_lines: int) -> None:
+    """Below a title of so many lines."""
+    subtitle.set_y(1 - (0.14 + 0.235 * title_lines) / figure.get_figheight())
 
 
 def _mark(figure: Figure) -> None:
@@ -232,6 +237,7 @@ def theme_css(*, dark: bool) -> str:
     return "".join(f"--plot-{name}:{pair[dark]};" for name, pair in COLOURS.items())
 
 
-def apply() -> AbstractContextManager[None]:
-    """The style as a context; nothing outside it changes."""
-    return mpl.rc_context(RC)  # type: ignore[arg-type]
+def apply(font: str | None = None) -> AbstractContextManager[None]:
+    """The style as a context; nothing outside it changes. `font` has the characters that the usual one lacks."""
+    family = {} if font is None else {"font.family": [*mpl.rcParams["font.sans-serif"][:1], font]}
+    return mpl.rc_context(RC | family)  # type: ignore[arg-type]

@@ -73,7 +73,7 @@
   }));
   const metrics = () => {
     const kind = pick("kind").value, before = pick("metric").value;
-    const usable = data.metrics.filter((name) => kind !== "time" || name !== "ITL").map((name) => [name, name]);
+    const usable = data.metrics.filter((name) => kind !== "time" || name !== "ITL").map((name) => [name, WORDS[name] ?? name]);
     options(pick("metric"), kind === "rate" ? [...usable, ...Object.entries(numbers)] : usable);
     if ([...pick("metric").options].some((option) => option.value === before)) pick("metric").value = before;
     pick("percentile").parentElement.hidden = kind !== "rate" || pick("metric").value in numbers;
@@ -122,9 +122,9 @@
       hoverlabel: { bgcolor: css("paper"), bordercolor: css("grey"), font: { color: css("ink") } },
       showlegend: true,
       xaxis: { ...axis, title: { text: x }, ...(ticks ? { tickvals: ticks.map(stretch), ticktext: ticks.map((p) => p ? `p${p}` : "min") } : {}) },
-      yaxis: { ...axis, title: { text: metric in numbers ? numbers[metric] : `${metric}${kind === "rate" ? ` p${data.percentiles[Number(pick("percentile").value)]}` : ""}, ms` }, rangemode: "tozero" },
+      yaxis: { ...axis, title: { text: metric in numbers ? numbers[metric] : `${WORDS[metric] ?? metric}${kind === "rate" ? ` p${data.percentiles[Number(pick("percentile").value)]}` : ""}, ms` }, rangemode: "tozero" },
       shapes: limit ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: limit, y1: limit, line: { color: css("ink"), width: 1, dash: "dot" } }] : [],
-      annotations: data.simulated ? [{ text: "SIMULATED", xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, textangle: -14,
+      annotations: data.simulated ? [{ text: WORDS.simulated, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, textangle: -14,
         font: { size: 56, color: css("grey") }, opacity: 0.16 }] : [],
     };
     window.Plotly.react(chart, list, layout, { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });

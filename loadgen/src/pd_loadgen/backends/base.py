@@ -110,6 +110,21 @@ def error_text(error: Any) -> str:
     return str(message or error)[:500]
 
 
+def no_messages(prompt: Prompt, name: str) -> list[int] | str:
+    """The prompt, if it is a text or token ids.
+
+    Raises:
+        UnsuitableError: if it is messages.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    ids = [part for part in prompt if isinstance(part, int)]
+    if len(ids) < len(prompt):
+        msg = f"{name} takes no messages: use endpoint chat"
+        raise UnsuitableError(msg)
+    return ids
+
+
 def only_text(prompt: Prompt, name: str) -> str:
     """The prompt, if it is a text.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pd_loadgen.backends.base import Ask, Delta, Reader, UnsuitableError, error_text, only_text
+from pd_loadgen.backends.base import Ask, Delta, Reader, error_text, no_messages, only_text
 from pd_loadgen.datasets import Prompt
 
 
@@ -60,10 +60,9 @@ class Completions:
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""
-        if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):
-            msg = "the completions endpoint takes no messages: use endpoint chat"
-            raise UnsuitableError(msg)
-        return msgspec.json.encode({**_common(ask), "prompt": prompt, **ask.extra})
+        return msgspec.json.encode(
+            {**_common(ask), "prompt": no_messages(prompt, "the completions endpoint"), **ask.extra}
+        )
 
     def reader(self) -> Reader:
         """A reader for one stream."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pd_loadgen.backends.base import Ask, Delta, Reader, UnsuitableError, error_text
+from pd_loadgen.backends.base import Ask, Delta, Reader, error_text, no_messages
 from pd_loadgen.datasets import Prompt
 
 
@@ -71,9 +71,7 @@ class Sglang:
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""
-        if isinstance(prompt, list) and any(isinstance(part, dict) for part in prompt):
-            msg = "SGLang's /generate takes no messages: use endpoint chat"
-            raise UnsuitableError(msg)
+        asked = no_messages(prompt, "SGLang's /generate")
         sampling: dict[str, Any] = {
             "temperature": ask.sampling.temperature,
             "max_new_tokens": ask.output_tokens,
@@ -81,7 +79,7 @@ class Sglang:
             **({"ignore_eos": True} if ask.ignore_eos else {}),
         }
         key = "text" if isinstance(prompt, str) else "input_ids"
-        return msgspec.json.encode({key: prompt, "sampling_params": sampling, "stream": True, **ask.extra})
+        return msgspec.json.encode({key: asked, "sampling_params": sampling, "stream": True, **ask.extra})
 
     def reader(self) -> Reader:
         """A reader for one stream."""

@@ -9,6 +9,7 @@ import msgspec
 from gevent.event import AsyncResult, Event
 from locust.runners import STATE_MISSING, MasterRunner
 
+from pd_contracts.records import RequestRecord
 from pd_loadgen import shares
 from pd_loadgen.live.host import boot_id
 from pd_loadgen.live.team import Write
@@ -19,6 +20,9 @@ CLOCK_QUESTIONS: Final = 8
 CLOCK_TIMEOUT_S: Final = 5.0
 # A worker that is gone shows in Locust's heartbeats after some seconds; until then nothing is to be seen of it.
 LOOK_EVERY_S: Final = 0.2
+
+
+_decoder = msgspec.json.Decoder(RequestRecord)
 
 
 class CrewError(OSError):
@@ -40,9 +44,9 @@ class Crew:
 
     lead_s: Final = 1.0
 
-    def __init__(self, runner: MasterRunner) -> None:
-        """Listen to the workers."""
-        self._runner, self._run_id = runner, ""
+    def __init__(self, runner: MasterRunner, observe: Callable[[RequestRecord], None] | None = None) -> None:
+        """Listen to the workers. `observe`, if anybody wants to, sees each record of the window as it comes."""
+        self._runner, self._run_id, self._observe = runner, "", observe
         self._members: dict[str, _Member] = {}
         self._answer: AsyncResult[tuple[float, str]] = AsyncResult()
         self._write: Write = _nowhere
@@ -64,12 +68,7 @@ class Crew:
     @property
     def tally(self) -> Tally:
         """How far all of them are."""
-        tallies = [member.tally for member in self._members.values()]
-        return Tally(
-            started=sum(one.started for one in tallies),
-            ended=sum(one.ended for one in tallies),
-            failed=sum(one.failed for one in tallies),
-        )
+        return shares.added(member.tally for member in self._members.values())
 
     def prepare(self, job: Job, planned: Plan, write: Write) -> None:
         """Give each worker its part, and wait until all have sent their warm-ups.
@@ -172,6 +171,10 @@ class Crew:
         if (member := self._member(msg)) is not None:
             member.tally = msgspec.convert(msg.data["tally"], Tally)
             self._write([msg.data["lines"]])
+            if self._observe is not None:
+                for record in _decoder.decode_lines(msg.data["lines"]):
+                    if not record.warmup:
+                        self._observe(record)
 
     def _on_report(self, msg: Any, **_: Any) -> None:
         if (member := self._member(msg)) is not None:

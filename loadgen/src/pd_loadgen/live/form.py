@@ -10,10 +10,13 @@ from flask import Response, jsonify, request
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
+from pd_contracts.records import RequestRecord
 from pd_contracts.settings import SettingsError, fields
 from pd_loadgen import options
 from pd_loadgen.folder import next_free
+from pd_loadgen.live import page
 from pd_loadgen.live.crew import Crew
+from pd_loadgen.live.page import View
 from pd_loadgen.live.rows import Rows
 from pd_loadgen.live.team import Alone
 from pd_loadgen.live.user import Shell, WorkerShell
@@ -66,14 +69,29 @@ def connect(environment: Environment, command: list[str], read: Options | None =
         Worker(runner, rows.begin, rows.observe)
         WorkerShell()
         return None
-    crew = Crew(runner) if isinstance(runner, MasterRunner) else None
-    return Shell(
+    view = View()
+    watched = environment.web_ui is not None
+    crew = Crew(runner, view.observe if watched else None) if isinstance(runner, MasterRunner) else None
+
+    def observe(record: RequestRecord) -> None:
+        rows.observe(record)
+        if watched:
+            view.observe(record)
+
+    def begin(options: Options) -> None:
+        rows.begin(options)
+        view.begin(options)
+
+    shell = Shell(
         environment,
         lambda: read or _from_form(environment),
         command,
-        rows=rows,
-        team=lambda: crew or Alone(rows.observe),
+        begin=begin,
+        team=lambda: crew or Alone(observe),
     )
+    if environment.web_ui is not None and environment.web_ui.app is not None:
+        page.add(environment, shell, view, lambda: _named(environment))
+    return shell
 
 
 def _from_form(environment: Environment) -> Options:
@@ -91,11 +109,14 @@ def _refuse_bad_form(environment: Environment) -> Response | None:
         **{name: request.form[name] for name in _texts(environment) if name in request.form},
     }
     texts["url"] = request.form.get("host") or texts["url"]
+    problem = ""
+    if isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
+        problem = "no worker is connected yet: a master sends nothing itself"
     try:
         options.load(texts, {})
     except SettingsError as error:
-        return jsonify({"success": False, "message": str(error), "host": environment.host})
-    return None
+        problem = str(error)
+    return jsonify({"success": False, "message": problem, "host": environment.host}) if problem else None
 
 
 def _texts(environment: Environment) -> dict[str, str]:
@@ -107,6 +128,12 @@ def _texts(environment: Environment) -> dict[str, str]:
         "url": environment.host or "",
         "processes": str(_senders(environment)),
     }
+
+
+def _named(environment: Environment) -> dict[str, str]:
+    """The fields of the form, with what they hold."""
+    texts = _texts(environment)
+    return {name: text for name, text in texts.items() if name not in _NOT_IN_FORM}
 
 
 def _senders(environment: Environment) -> int:

@@ -12,6 +12,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from rich.console import Console
 
+from pd_loadgen.access import INSECURE
 from pd_loadgen.live.form import connect
 from pd_loadgen.live.host import free_port, orphaned
 from pd_loadgen.live.rows import METHOD, TPOT, TTFT
@@ -29,6 +30,8 @@ _LOOPBACK: Final = "127.0.0.1"
 
 def execute(read: Options, command: list[str]) -> int:
     """Do one run; returns the exit status."""
+    if read.insecure:
+        sys.stderr.write(f"pd-loadgen: warning: {INSECURE}\n")
     if read.processes == 1:
         return _lead(read, command, 0, [])
     port = free_port()

@@ -1,7 +1,9 @@
 """What tells machines, and processes of one machine, apart."""
 
 import os
+import resource
 import socket
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +17,14 @@ def boot_id() -> str:
         return f"{boot} {Path('/proc/self/ns/time').readlink()}"
     except OSError:
         return ""
+
+
+def allow_many_connections() -> None:
+    """Raise this process's limit of open files, each connection being one, as far as it may be raised."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # some systems know a limit that they do not grant, and keep the one before
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def free_port() -> int:

@@ -8,15 +8,32 @@ from gevent.hub import get_hub
 
 from pd_contracts.records import RequestRecord
 from pd_loadgen import access, plan
+from pd_loadgen.access import Access
 from pd_loadgen.backends import BACKENDS
+from pd_loadgen.health import KERNEL, PROCESS
 from pd_loadgen.http1 import parse_url
+from pd_loadgen.lags import count
 from pd_loadgen.live import probe
+from pd_loadgen.live.host import allow_many_connections
 from pd_loadgen.live.recorder import Recorder
 from pd_loadgen.live.sender import Sender, no_collection
 from pd_loadgen.options import Options
 from pd_loadgen.plan import Plan, PlanError
 from pd_loadgen.schedule import shard
 from pd_loadgen.shares import Job, Report, Tally, places
+
+
+def access_of(options: Options) -> Access:
+    """What this process needs for being let in.
+
+    Raises:
+        AccessError: if the key or the certificates cannot be read.
+    """
+    secure = parse_url(options.url).secure
+    return Access(
+        access.headers(options.headers, options.api_key_file),
+        access.context(options.ca_file, insecure=options.insecure) if secure else None,
+    )
 
 
 def planned(job: Job) -> Plan:
@@ -63,6 +80,7 @@ class Part:
         Raises:
             TransportError: if the target's name has no address.
         """
+        allow_many_connections()
         options = job.options
         self.requests = shard(whole.requests, job.index, job.count)
         self._warmups = shard(whole.warmups, job.index, job.count)
@@ -70,12 +88,32 @@ class Part:
         self._quiet = ExitStack()
         self._places = places(options.max_concurrency, job.index, job.count)
         self._recorder = Recorder(BACKENDS[options.endpoint], job.run_id, write, observe, shift)
-        self._sender = Sender(parse_url(options.url), options.timeout, self._recorder.put)
+        self._limit_s = options.lag_limit_ms / 1e3
+        self._sender = Sender(
+            parse_url(options.url),
+            self._recorder.put,
+            timeout=options.timeout,
+            limit_s=self._limit_s,
+            think_s=options.think_time,
+            answer=self._recorder.answer,
+            context=access_of(options).context,
+        )
 
     @property
     def tally(self) -> Tally:
         """How far it is."""
-        return Tally(started=self._sender.started, ended=self._sender.ended, failed=self._sender.failed)
+        sender, stamps = self._sender, self._sender.stamps
+        return Tally(
+            started=sender.started,
+            ended=sender.ended,
+            failed=sender.failed,
+            late=sender.late,
+            reads=stamps.lags.total,
+            late_reads=stamps.lags.above(self._limit_s),
+            chunks=self._recorder.chunks,
+            merged=self._recorder.merged,
+            kernel=stamps.trusted or not sender.ended,
+        )
 
     def warm_up(self) -> None:
         """Send the warm-ups, wait for them, and collect garbage for the last time before the window."""
@@ -84,19 +122,27 @@ class Part:
 
     def offer(self, start: float) -> Report:
         """Send everything from `start` on, on this process's clock, and wait for the answers."""
+        self._sender.stamps.begin()
         looking, cpu, began = probe.start(), time.process_time(), time.monotonic()
         try:
             complete = self._sender.offer(self.requests, start, paced=self._paced, at_most=self._places)
         finally:
             looking.close()
+        seconds = time.monotonic() - began
+        cpu_s = time.process_time() - cpu
+        self._recorder.drain()
+        kernel = self._sender.stamps
         last_end = self._sender.last_end
         return Report(
             complete=complete,
             last_end=None if last_end is None else last_end - self._shift,
             dispatch=self._sender.lags,
-            receive=looking.lags,
-            cpu_s=time.process_time() - cpu,
-            seconds=time.monotonic() - began,
+            receive=kernel.lags.counts if kernel.trusted else count(looking.lags),
+            stamps=KERNEL if kernel.trusted else PROCESS,
+            chunks=self._recorder.chunks,
+            merged=self._recorder.merged,
+            cpu_s=cpu_s,
+            seconds=seconds,
         )
 
     def stop(self) -> None:

@@ -20,7 +20,11 @@ WRITE_EVERY_S: Final = 1.0
 
 
 class Recorder:
-    """One greenlet that parses, and one that writes each second; `put` never waits."""
+    """One greenlet that parses, and one that writes each second; `put` never waits.
+
+    Attributes:
+        chunks, merged: token chunks of the window's requests so far, and those that shared a read with the one before.
+    """
 
     def __init__(
         self,
@@ -36,6 +40,7 @@ class Recorder:
         """
         self._backend, self._run_id, self._write_lines, self._observe = backend, run_id, write, observe
         self._shift = shift
+        self.chunks = self.merged = 0
         self._queue: Queue[tuple[Planned, Exchange] | None] = Queue()
         self._unwritten: list[bytes] = []
         self._parser = gevent.spawn(self._parse)
@@ -45,10 +50,14 @@ class Recorder:
         """Hand over a request that has ended, however it did."""
         self._queue.put_nowait((planned, exchange))
 
-    def close(self) -> None:
-        """Parse and write everything that was put."""
+    def drain(self) -> None:
+        """Parse everything that was put; nothing may be put any more."""
         self._queue.put_nowait(None)
         self._parser.get()
+
+    def close(self) -> None:
+        """Parse and write everything that was put."""
+        self.drain()
         self._writer.kill()
         self._flush()
 
@@ -59,15 +68,21 @@ class Recorder:
             made = self._record(planned, exchange)
             self._unwritten.append(encode_line(shifted(made, -self._shift) if self._shift else made))
             if not planned.warmup:
+                self._count(made)
                 self._observe(made)
 
+    def _count(self, made: RequestRecord) -> None:
+        self.chunks += len(made.chunks)
+        self.merged += sum(one[0] == other[0] for one, other in zip(made.chunks, made.chunks[1:], strict=False))
+
+    def answer(self, exchange: Exchange) -> str | None:
+        """The text of an answer that was complete; None if there is none."""
+        reading = self._read(exchange)
+        reading.finish()
+        return reading.text if streamed(exchange) and reading.failure is None else None
+
     def _record(self, planned: Planned, exchange: Exchange) -> RequestRecord:
-        reading = Reading(self._backend)
-        if streamed(exchange):
-            for number, (t, data) in enumerate(exchange.reads, 1):
-                reading.feed(t, data)
-                if number % SLICE_READS == 0:
-                    when_idle()
+        reading = self._read(exchange)
         kind = "w" if planned.warmup else "r"
         return record(
             exchange,
@@ -77,6 +92,15 @@ class Recorder:
             output_tokens=planned.output_tokens,
             warmup=planned.warmup,
         )
+
+    def _read(self, exchange: Exchange) -> Reading:
+        reading = Reading(self._backend)
+        if streamed(exchange):
+            for number, (t, data) in enumerate(exchange.reads, 1):
+                reading.feed(t, data)
+                if number % SLICE_READS == 0:
+                    when_idle()
+        return reading
 
     def _write(self) -> None:
         begin = time.monotonic()

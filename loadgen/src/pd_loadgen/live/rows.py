@@ -1,4 +1,4 @@
-"""What Locust shows of each request: a row with its end-to-end latency, and rows for its token latencies."""
+"""What Locust shows of each request: its own row, which counts in the totals, and rows for its latencies, which do not."""
 
 import time
 from typing import Any, Final
@@ -9,12 +9,13 @@ from locust.env import Environment
 from pd_contracts import latency
 from pd_contracts.records import RequestRecord
 from pd_loadgen.backends import BACKENDS
+from pd_loadgen.figures import METRICS
 from pd_loadgen.live.turns import when_idle
 from pd_loadgen.options import Options
 
 METHOD: Final = "LLM"
 # Rows that are logged without being requests, so that Locust's totals stay totals of requests.
-TTFT, TPOT, ITL = "TTFT", "TPOT", "ITL"
+TTFT, TPOT, ITL, E2EL = METRICS
 _SAMPLES_A_TURN: Final = 64
 
 
@@ -54,7 +55,8 @@ class Rows:
 
     def _log_tokens(self, record: RequestRecord) -> None:
         entries: Any = self._environment.stats.entries
-        for name, value in ((TTFT, latency.ttft(record)), (TPOT, latency.tpot(record))):
+        values = ((TTFT, latency.ttft(record)), (TPOT, latency.tpot(record)), (E2EL, latency.e2el(record)))
+        for name, value in values:
             if value is not None:
                 entries[name, METHOD].log(value * 1e3, 0)
         for number, gap in enumerate(latency.itl(record), 1):

@@ -15,17 +15,18 @@ import gevent
 from gevent.event import Event
 
 from pd_contracts.records import Deployment, Manifest
-from pd_loadgen import access, deployment, health, manifests, server, shares
+from pd_loadgen import deployment, health, manifests, server, shares
+from pd_loadgen.access import INSECURE
 from pd_loadgen.backends import BACKENDS
 from pd_loadgen.deployment import DeploymentError
 from pd_loadgen.folder import RunFolder, make_run_id, new_path
-from pd_loadgen.live.part import planned
+from pd_loadgen.live.part import access_of, planned
 from pd_loadgen.live.team import Team
 from pd_loadgen.manifests import Outcome
 from pd_loadgen.options import Options
 from pd_loadgen.plan import Plan, PlanError
 from pd_loadgen.server import ServerError
-from pd_loadgen.shares import Job
+from pd_loadgen.shares import Job, Tally
 from pd_loadgen.summary import summarize
 
 # The recording goes on for some samples after the last answer, so that it covers the window.
@@ -101,7 +102,7 @@ class Run:
         """Where it stands now."""
         if not self._engaged:
             return Progress(self._phase)
-        tally = self._team.tally
+        tally = self.tally
         return Progress(
             self._phase,
             total=self._total,
@@ -110,6 +111,16 @@ class Run:
             in_flight=tally.started - tally.ended,
             left_s=max(0.0, self._ends - time.monotonic()),
         )
+
+    @property
+    def tally(self) -> Tally:
+        """How far the sending is, and how late the client was."""
+        return self._team.tally if self._engaged else Tally()
+
+    @property
+    def lag_limit_ms(self) -> float:
+        """What a p99 of the client's lags may be."""
+        return self._options.lag_limit_ms
 
     @property
     def exit_status(self) -> int:
@@ -132,13 +143,13 @@ class Run:
     def _execute(self) -> None:
         options = self._options
         served_by = deployment.read(Path(options.deployment)) if options.deployment else None
-        headers = access.headers(options.headers, options.api_key_file)
+        granted = access_of(options)
         probe_path = BACKENDS[options.endpoint].ready_path
-        server.wait_ready(options.url, options.ready_timeout, self._pause, headers=headers, ready_path=probe_path)
-        model = server.choose_model(options.url, options.model, headers)
+        server.wait_ready(options.url, options.ready_timeout, self._pause, access=granted, ready_path=probe_path)
+        model = server.choose_model(options.url, options.model, granted)
         described = deployment.describe(
             served_by,
-            server.proxy_stats(options.url, headers),
+            server.proxy_stats(options.url, granted),
             label=options.label,
             simulated=server.is_simulator(model),
         )
@@ -152,13 +163,13 @@ class Run:
         self._finish(folder, manifest, self._measure(folder, job, whole, described))
 
     def _measure(self, folder: RunFolder, job: Job, whole: Plan, described: Deployment) -> Outcome:
-        notes: list[str] = []
+        notes: list[str] = [INSECURE] if self._options.insecure else []
         self._pause(0)
         self._engaged = True
         try:
             self._phase = "warming up"
             self._team.prepare(job, whole, folder.append)
-            with self._power(folder.gpu, described, notes):
+            with self._profile(notes), self._power(folder.gpu, described, notes):
                 outcome = self._window(whole)
         finally:
             self._team.close()
@@ -166,7 +177,7 @@ class Run:
 
     def _window(self, whole: Plan) -> Outcome:
         self._pause(0)
-        self._phase, self._total = "measuring", len(whole.requests)
+        self._phase, self._total = "measuring", whole.total
         start = time.monotonic() + self._team.lead_s
         self._ends = start + whole.requests[-1].offset
         reports = self._team.offer(start)
@@ -176,10 +187,33 @@ class Run:
         verdict = health.verdict(
             dispatch=report.dispatch,
             receive=report.receive,
+            merged=report.merged / report.chunks if report.chunks else 0.0,
+            stamps=report.stamps,
             cpu_fraction=shares.cpu_fraction(reports),
             limit_ms=self._options.lag_limit_ms,
         )
         return Outcome(report.complete, window, verdict, report.notes)
+
+    @contextmanager
+    def _profile(self, notes: list[str]) -> Iterator[None]:
+        """Have the engines profile the window; whoever started is stopped, however the run ends."""
+        options = self._options
+        granted = access_of(options) if options.engine_profile else None
+        urls = list(options.profile_urls or (options.url,)) if options.engine_profile else []
+        started: list[str] = []
+        try:
+            for url in urls:
+                server.start_profile(url, granted or server.OPEN)
+                started.append(url)
+            yield
+        finally:
+            for url in started:
+                self._phase = "waiting for the profiler's trace"
+                try:
+                    server.stop_profile(url, granted or server.OPEN)
+                except ServerError as error:
+                    notes.append(str(error))  # the requests were measured all the same
+            notes.extend(["the engines were profiled, which costs them time"] if started else [])
 
     @contextmanager
     def _power(self, path: Path, described: Deployment, notes: list[str]) -> Iterator[None]:

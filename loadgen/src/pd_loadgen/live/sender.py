@@ -4,6 +4,8 @@ Where the plan is paced by answers (a closed loop, batches), a request is due wh
 """
 
 import gc
+import math
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from gevent.pool import Pool as Crowd
 from pd_contracts.records import Failure
 from pd_loadgen.exchange import Exchange
 from pd_loadgen.http1 import Target
+from pd_loadgen.live.stamps import Stamps
 from pd_loadgen.live.transport import Pool, TransportError
 from pd_loadgen.live.turns import after_a_look
 from pd_loadgen.plan import Planned
@@ -33,22 +36,40 @@ class Sender:
 
     Attributes:
         started, ended, failed: requests of the window so far; failed counts what failed below the stream or has a bad status.
+        late: those that were sent later than the limit.
         lags: how late each of them was sent, in seconds.
         last_end: when the last of them ended.
     """
 
-    def __init__(self, target: Target, timeout: float, done: Callable[[Planned, Exchange], None]) -> None:
-        """Resolve the target's name.
+    def __init__(
+        self,
+        target: Target,
+        done: Callable[[Planned, Exchange], None],
+        *,
+        timeout: float,
+        limit_s: float = math.inf,
+        think_s: float = 0.0,
+        answer: Callable[[Exchange], str | None] = lambda _: None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        """Resolve the target's name. `context` is there for https, and what is sent later than `limit_s` counts as late.
+        The next turn of a conversation is due `think_s` seconds after the end of the one before, whose text `answer` reads.
 
         Raises:
             TransportError: if it has no address.
         """
-        self.started = self.ended = self.failed = 0
+        self.started = self.ended = self.failed = self.late = 0
+        self._limit_s, self._think_s, self._answer = limit_s, think_s, answer
         self.lags: list[float] = []
         self.last_end: float | None = None
-        self._pool, self._timeout, self._done = Pool(target), timeout, done
+        self._pool, self._timeout, self._done = Pool(target, context), timeout, done
         self._group = Group()
         self._stopping = Event()
+
+    @property
+    def stamps(self) -> Stamps:
+        """How late reads were."""
+        return self._pool.stamps
 
     def warm_up(self, requests: Sequence[Planned]) -> None:
         """Send warm-ups, a few at a time, and wait for all."""
@@ -82,6 +103,8 @@ class Sender:
             due = now if paced else start + planned.offset
             self.started += 1
             self._group.spawn(self._one, planned, due, now if places else due, places)
+            if paced:
+                after_a_look()  # it leaves before the next one becomes due, and sockets are served in between
         self._group.join()
         return not self._stopping.is_set()
 
@@ -111,22 +134,53 @@ class Sender:
         return not self._stopping.is_set()
 
     def _one(self, planned: Planned, due: float, free: float, places: BoundedSemaphore | None = None) -> None:
-        """Send one request that was due, and could go from `free` on; its place is given back however it ends."""
-        exchange = Exchange(due)
+        """Send one request that was due, and could go from `free` on, and the turns after it; then give its place back."""
+        try:
+            exchange = self._exchange(planned, due, free)
+            while planned.then is not None and not self._stopping.is_set():
+                answer = self._answer(exchange) if exchange.failure is None else None
+                if answer is None:
+                    self._give_up(planned)
+                    break
+                planned = planned.then(answer)
+                due = (exchange.end or due) + self._think_s
+                if not self._wait_until(due):
+                    break
+                self.started += 1
+                exchange = self._exchange(planned, due, due)
+        finally:
+            if places is not None:
+                places.release()
+
+    def _exchange(self, planned: Planned, due: float, free: float) -> Exchange:
+        exchange, began = Exchange(due), time.monotonic()
         try:
             with self._pool.connection() as connection:
+                # a new connection takes the network's time and the peer's, which is no lateness of the client
+                free += time.monotonic() - began
                 connection.run(planned.wire, exchange, self._timeout)
         except TransportError as error:
             exchange.failure = error.failure
         except GreenletExit:
             # the run was stopped: this request ends here and is recorded as such
             exchange.failure = Failure(kind="aborted", message="the run was stopped before the answer was complete")
-        exchange.end = time.monotonic()
-        if places is not None:
-            places.release()
+        if exchange.end is None:  # there was no last byte
+            exchange.end = time.monotonic()
         if not planned.warmup:
             self._count(exchange, free)
         self._done(planned, exchange)
+        return exchange
+
+    def _give_up(self, planned: Planned) -> None:
+        """Without an answer the conversation cannot go on: its other turns have failed, and count."""
+        while planned.then is not None:
+            planned = planned.then("")
+            now = time.monotonic()
+            failure = Failure(kind="aborted", message="the turn before it was not answered")
+            exchange = Exchange(now, end=now, failure=failure)
+            self.started += 1
+            self._count(exchange, now)
+            self._done(planned, exchange)
 
     def _count(self, exchange: Exchange, free: float) -> None:
         self.ended += 1
@@ -134,6 +188,7 @@ class Sender:
         self.last_end = exchange.end
         if exchange.sent is not None:
             self.lags.append(exchange.sent - free)
+            self.late += self.lags[-1] > self._limit_s
 
 
 @contextmanager

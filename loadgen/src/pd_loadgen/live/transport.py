@@ -1,13 +1,14 @@
 """Sockets that stamp bytes the moment they arrive.
 
-A read is handled in the event loop's own callback: one system call, one stamp, no greenlet switch, no parsing beyond the
-framing. That is what keeps the stamps of some hundred streams, which an engine writes in one burst a step, apart by microseconds.
-Reads are stamped with `time.monotonic`, the clock of every record.
+A read is handled in the event loop's own callback: one system call, no greenlet switch, no parsing beyond the framing. Its stamp
+is the kernel's, taken as the packet came (`stamps`), or else the clock's right after the call. That is what keeps the stamps of some
+hundred streams, which an engine writes in one burst a step, apart by microseconds.
 """
 
 import errno
 import os
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from gevent.hub import get_hub
 from pd_contracts.records import Failure
 from pd_loadgen.exchange import Exchange
 from pd_loadgen.http1 import ProtocolError, Response, Target, TruncatedError
+from pd_loadgen.live.stamps import ANCILLARY_BYTES, Stamps, ask
+from pd_loadgen.live.tls import Secured
 
 READ_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 10.0
@@ -44,11 +47,12 @@ class TransportError(OSError):
 class Connection:
     """One connection, one request at a time."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Take over a connected, non-blocking socket."""
+    def __init__(self, sock: socket.socket, stamps: Stamps, secured: Secured | None = None) -> None:
+        """Take over a connected, non-blocking socket, and the TLS that was agreed upon."""
         self.idle_since = 0.0
-        self._sock = sock
-        self._recv = sock.recv
+        self._sock, self._stamps, self._secured = sock, stamps, secured
+        self._receive = self._stamped if ask(sock) else self._plain
+        self._before = 0.0
         self._watcher = get_hub().loop.io(sock.fileno(), _READ)
         self._ended = Event()
         self._response = Response()
@@ -94,43 +98,61 @@ class Connection:
         self._sock.close()
 
     def _send(self, request: bytes) -> None:
-        view = memoryview(request)
-        self._exchange.sent = time.monotonic()
+        view = memoryview(request if self._secured is None else self._secured.wrap(request))
+        self._exchange.sent = self._before = time.monotonic()
         while view and not self._ended.is_set():
             try:
                 view = view[self._sock.send(view) :]
             except BlockingIOError:
-                _wait_writable(self._sock)
+                _wait(self._sock, _WRITE)
             except OSError:
                 # The server stopped reading. It may have said why (413, 400): the read side finds the answer or the end.
                 return
 
+    def _stamped(self) -> tuple[float, bytes]:
+        """Read, with the kernel's stamp: recvmsg costs half a microsecond more than recv."""
+        data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, ANCILLARY_BYTES)
+        now = time.monotonic()
+        if not data:
+            return now, data
+        self._before = self._stamps.of(ancillary, now, self._before)
+        return self._before, data
+
+    def _plain(self) -> tuple[float, bytes]:
+        data = self._sock.recv(READ_BYTES)
+        return time.monotonic(), data
+
     def _on_readable(self) -> None:
         try:
-            data = self._recv(READ_BYTES)
+            at, data = self._receive()
         except BlockingIOError:
             return
         except OSError as error:
             self._fail("truncated", f"the connection broke: {error.strerror}")
             return
-        now = time.monotonic()
-        response = self._response
         try:
-            if data:
-                body = response.feed(data)
-                if body:
-                    self._exchange.reads.append((now, body))
-            else:
-                response.eof()
+            self._take(at, data)
         except ProtocolError as error:
             self._fail("protocol", str(error))
         except TruncatedError as error:
             self._fail("truncated", str(error))
-        if self._exchange.headers_at is None and response.head is not None:
-            self._exchange.headers_at, self._exchange.head = now, response.head
-        if response.complete:
+        except ssl.SSLError as error:
+            self._fail("truncated", f"TLS broke: {error.reason}")
+        if self._exchange.headers_at is None and self._response.head is not None:
+            self._exchange.headers_at, self._exchange.head = at, self._response.head
+        if self._response.complete:
+            self._exchange.end = at
             self._watcher.stop()
             self._ended.set()
+
+    def _take(self, at: float, data: bytes) -> None:
+        """Hand on what was read; nothing is the end of the connection."""
+        if not data:
+            self._response.eof()
+            return
+        plain = data if self._secured is None else self._secured.unwrap(data)
+        if plain and (body := self._response.feed(plain)):
+            self._exchange.reads.append((at, body))
 
     def _fail(self, kind: str, message: str) -> None:
         self._exchange.failure = Failure(kind=kind, message=message)
@@ -139,15 +161,20 @@ class Connection:
 
 
 class Pool:
-    """Connections to one address; the one used last is taken first, so that few stay idle."""
+    """Connections to one address; the one used last is taken first, so that few stay idle.
 
-    def __init__(self, target: Target) -> None:
-        """Resolve the address once, so that no request waits for a name server.
+    Attributes:
+        stamps: how late reads were, over all connections.
+    """
+
+    def __init__(self, target: Target, context: ssl.SSLContext | None = None) -> None:
+        """Resolve the address once, so that no request waits for a name server. `context` is there for https.
 
         Raises:
             TransportError: if the name has no address.
         """
-        self._target = target
+        self.stamps = Stamps()
+        self._target, self._context = target, context
         self._idle: list[Connection] = []
         try:
             self._addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -183,7 +210,17 @@ class Pool:
             if not connection.stale(now):
                 return connection
             connection.close()
-        return Connection(self._connect())
+        sock = self._connect()
+        if self._context is None:
+            return Connection(sock, self.stamps)
+        try:
+            return Connection(sock, self.stamps, secure(sock, self._context, self._target.host))
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            raise TransportError("connect", f"no TLS with {self._target.authority}: {_why(error)}") from error
+        except BaseException:
+            sock.close()  # killed meanwhile
+            raise
 
     def _connect(self) -> socket.socket:
         problem = ""
@@ -213,15 +250,41 @@ def connect(sock: socket.socket, address: Any) -> None:
     code = sock.connect_ex(address)
     if code == errno.EINPROGRESS:
         with gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))):
-            _wait_writable(sock)
+            _wait(sock, _WRITE)
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if code:
         raise OSError(code, os.strerror(code))
 
 
-def _wait_writable(sock: socket.socket) -> None:
+def secure(sock: socket.socket, context: ssl.SSLContext, host: str) -> Secured:
+    """Agree on TLS over a connected socket.
+
+    Raises:
+        OSError: if the peer does not, or its certificate is not to be trusted (`ssl.SSLError` is one).
+    """
+    secured = Secured(context, host)
+    over, answer = secured.handshake(b"")
+    with gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))):
+        while True:
+            if answer:
+                sock.send(answer)  # a few hundred bytes into an empty buffer
+            if over:
+                return secured
+            _wait(sock, _READ)
+            data = sock.recv(READ_BYTES)
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
+            over, answer = secured.handshake(data)
+
+
+def _why(error: OSError) -> str:
+    message = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror
+    return str(message or error)
+
+
+def _wait(sock: socket.socket, what: int) -> None:
     hub = get_hub()
-    watcher = hub.loop.io(sock.fileno(), _WRITE)
+    watcher = hub.loop.io(sock.fileno(), what)
     try:
         hub.wait(watcher)
     finally:

@@ -15,7 +15,6 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner
 
-from pd_loadgen.live.rows import Rows
 from pd_loadgen.live.run import Run
 from pd_loadgen.live.team import Team
 from pd_loadgen.options import Options
@@ -64,13 +63,13 @@ class Shell:
         read_options: Callable[[], Options],
         command: list[str],
         *,
-        rows: Rows,
+        begin: Callable[[Options], None],
         team: Callable[[], Team],
     ) -> None:
-        """Listen to the environment's events. `team` gives who sends the next run."""
+        """Listen to the environment's events. `begin` is told of each run, `team` gives who sends it."""
         self.run: Run | None = None
         self._environment, self._read_options, self._command = environment, read_options, command
-        self._rows, self._team = rows, team
+        self._begin, self._team = begin, team
         self._offered = False
         events: Any = environment.events  # Locust's hooks carry no types
         events.test_start.add_listener(self._on_start)
@@ -91,7 +90,7 @@ class Shell:
     def _on_start(self, **_: Any) -> None:
         self._offered, self.run = False, None
         read = self._read_options()
-        self._rows.begin(read)
+        self._begin(read)
         self.run = Run(read, command=self._command, team=self._team())
 
     def _on_spawned(self, **_: Any) -> None:

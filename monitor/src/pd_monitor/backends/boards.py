@@ -8,11 +8,13 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urljoin
 
 import aiohttp
 import msgspec
 
 from pd_contracts.board import Board
+from pd_contracts.names import Role
 from pd_contracts.records import GpuInfo, GpuSample
 from pd_monitor.reading import Reading, answered, lost
 
@@ -50,6 +52,12 @@ class SimulatedBoards:
         self._timeout_s = timeout_s
         self._retry_s = retry_s
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def engines(self) -> list[tuple[Role, str]]:
+        """Role and metrics page of the engines whose boards were found."""
+        known = [(source.info.role, source.url) for source in self._sources if source.info is not None]
+        return [(role, urljoin(url, "/metrics")) for role, url in known if role is not None]
 
     async def sample(self) -> Reading:
         """Poll every board now."""

@@ -1,7 +1,7 @@
 """One NVIDIA board through its NVML handle: which readings exist, and which of them are due.
 
 Every call takes the driver's lock, and some take milliseconds, so only what a recording needs at its own rate is read at every
-sample: power, the energy counter and the clocks. What changes slowly is read every second, what only the exporter shows every
+sample: power, the energy counter and the SM clock. What changes slowly is read every second, what only the exporter shows every
 ten; in between a sample repeats the last value. `nvmlDeviceGetPcieThroughput` is never called: it stands for 20 ms and direction.
 
 What NVML does not say loudly, and what follows from it here:
@@ -114,10 +114,7 @@ _FAST: Final = _group(
         _Field("power_average_w", pynvml.NVML_FI_DEV_POWER_AVERAGE, factor=1e-3),
         _Field("energy_mj", pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION),
     ),
-    (
-        _Call(("sm_clock_mhz",), lambda handle: (pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),)),
-        _Call(("memory_clock_mhz",), lambda handle: (pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),)),
-    ),
+    (_Call(("sm_clock_mhz",), lambda handle: (pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),)),),
 )
 _THROTTLED: Final = "throttled_s."
 _MEDIUM: Final = _group(
@@ -134,6 +131,7 @@ _MEDIUM: Final = _group(
         _Call(("utilization", "memory_utilization"), _utilization),
         _Call(("temperature_c",), _temperature),
         _Call(("memory_used_bytes",), lambda handle: (pynvml.nvmlDeviceGetMemoryInfo(handle).used,)),
+        _Call(("memory_clock_mhz",), lambda handle: (pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),)),
         _Call(("throttle_reasons",), lambda handle: (pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),)),
         _Call(
             ("graphics_clock_mhz",), lambda handle: (pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_GRAPHICS),)

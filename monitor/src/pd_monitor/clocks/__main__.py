@@ -21,7 +21,8 @@ from pd_monitor.clocks.plan import ClockError, Plan, Wish, describe, make_plan
 from pd_monitor.clocks.processes import with_children
 from pd_monitor.clocks.readback import judge
 from pd_monitor.clocks.settings import ClockSettings
-from pd_monitor.clocks.sweep import Bench, Point, sweep, table, wish_of
+from pd_monitor.clocks.sweep import Bench, Point, sweep, wish_of
+from pd_monitor.clocks.sweep_table import page
 
 USAGE: Final = """usage: pd-monitor clocks plan|apply|restore|sweep [options] [-- command of the sweep with {out}]
 
@@ -166,10 +167,10 @@ def _sweep(settings: ClockSettings, command: Sequence[str]) -> int:
             _refuse(make_plan(states, settings.roles, wishes, with_children(settings.clocks_allow_pids)).refusals)
         boards = [(state, settings.roles[state.index]) for state in states if state.index in settings.roles]
         points = sweep(Bench(hold, boards, settings, command, lambda: stop.wanted), lambda points: _write(out, points))
-    print(table(points), end="")
+    print(page(points), end="")
     return 0 if all(point.status == 0 for point in points) else 1
 
 
 def _write(out: Path, points: list[Point]) -> None:
     write_json(out / "sweep.json", msgspec.to_builtins(points))
-    (out / "sweep.md").write_text(table(points))
+    (out / "sweep.md").write_text(page(points))

@@ -177,30 +177,3 @@ def _summary(folder: Path) -> dict[str, Any]:
 def _per_token(role: Role, spent: float | None, summary: Mapping[str, Any]) -> float | None:
     tokens = summary.get("total_input_tokens" if role is Role.PREFILL else "total_output_tokens")
     return spent / tokens if spent is not None and tokens else None
-
-
-def table(points: Sequence[Point]) -> str:
-    """The points as a Markdown table."""
-    roles = sorted({role for point in points for role in point.joules})
-    head = [
-        "step",
-        "achieved MHz",
-        "verdict",
-        *(name.removesuffix("_ms").replace("_", " ") + ", ms" for name in LATENCIES),
-    ]
-    head += [f"{role}, J a token" for role in roles]
-    rows = [head, ["---"] * len(head), *(_row(point, roles) for point in points)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _row(point: Point, roles: Sequence[Role]) -> list[str]:
-    unit = "MHz" if point.actuator == "lock" else "W"
-    step = "free" if point.requested is None else f"{point.role} {point.requested:g} {unit}"
-    verdict = point.verdict if point.status == 0 else f"failed ({point.status})"
-    numbers = [point.latencies_ms.get(name) for name in LATENCIES]
-    energies = [point.joules_per_token.get(role) for role in roles]
-    return [step, _shown(point.achieved_mhz), verdict, *map(_shown, numbers), *map(_shown, energies)]
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"

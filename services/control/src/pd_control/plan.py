@@ -208,6 +208,7 @@ def _monitor(settings: ControlSettings, engine: Engine, engines: Sequence[Proces
     for role in Role:
         gpus = [gpu for process in engines if process.role is role for gpu in process.gpus]
         env[f"{role.upper()}_GPUS"] = ",".join(map(str, gpus))
+    env["ENGINE_METRICS"] = ",".join(f"{process.role}=http://127.0.0.1:{process.port}/metrics" for process in engines)
     if engine is Engine.SIM:
         env["MONITOR_BACKEND"] = "simulated"
         env["SIM_BOARDS"] = ",".join(f"http://127.0.0.1:{process.port}/sim/board" for process in engines)

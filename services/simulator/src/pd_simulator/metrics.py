@@ -67,6 +67,9 @@ class EngineCollector(Collector):
         )
         yield self._counter("vllm:generation_tokens", "Tokens generated.", stats.generation_tokens)
         yield self._counters_by("vllm:prompt_tokens_by_source", "Prompt tokens by source.", "source", sources)
+        # There is no prefix cache here, and vLLM has these counters where it is off, too.
+        yield self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", 0)
+        yield self._counter("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had.", 0)
         finished = {reason: stats.finished[reason] for reason in _REASONS}
         yield self._counters_by("vllm:request_success", "Requests that ended, by reason.", "finished_reason", finished)
         moved = {name: getattr(books, name) for name in ("sent", "received", "consumed", "freed", "expired")}

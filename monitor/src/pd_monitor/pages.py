@@ -1,0 +1,66 @@
+"""What an engine's metrics page says about tokens. Joules a computed token need the engine's own count: clients cannot see a cache."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from pd_contracts.names import Role
+from pd_contracts.records import EngineTokens
+
+# vLLM's counters (v1/metrics/loggers.py) by the field that they become; a series counts for every label set that has this text.
+COUNTERS: Final = {
+    "prompt": ("vllm:prompt_tokens_total", ""),
+    "computed": ("vllm:prompt_tokens_by_source_total", 'source="local_compute"'),
+    "cache_hits": ("vllm:prefix_cache_hits_total", ""),
+    "external_hits": ("vllm:external_prefix_cache_hits_total", ""),
+    "output": ("vllm:generation_tokens_total", ""),
+}
+
+
+def tokens_of(page: str, *, t: float, name: str, role: Role) -> EngineTokens:
+    """The counters of a page, summed over its data-parallel engines; one that it does not have is None.
+
+    Raises:
+        ValueError: if a counter is no number.
+    """
+    sums: dict[str, float] = {}
+    for line in page.splitlines():
+        if not line.startswith("vllm:"):
+            continue
+        series, _, value = line.rpartition(" ")
+        metric, _, labels = series.partition("{")
+        for field, (wanted, text) in COUNTERS.items():
+            if metric == wanted and text in labels:
+                sums[field] = sums.get(field, 0.0) + float(value)
+    if not sums:
+        return EngineTokens(t=t, name=name, role=role, error="its page has no token counter")
+    return msgspec.structs.replace(EngineTokens(t=t, name=name, role=role), **sums)
+
+
+def parse_pages(texts: Sequence[str]) -> list[tuple[Role, str]]:
+    """Role and address of each `role=http://host:port/metrics`.
+
+    Raises:
+        ValueError: for one that is none; the message shows what is expected.
+    """
+    pages = []
+    for text in texts:
+        role, _, url = text.partition("=")
+        parts = urlsplit(url)
+        if role not in set(Role) or parts.scheme not in {"http", "https"} or not parts.hostname:
+            msg = f"ENGINE_METRICS: {text!r} is no engine's page; expected something like prefill=http://127.0.0.1:20003/metrics"
+            raise ValueError(msg)
+        pages.append((Role(role), url))
+    return pages
+
+
+def named(pages: Iterable[tuple[Role, str]]) -> list[tuple[str, Role, str]]:
+    """A name for each page: its role and its number among those of the role."""
+    counts = dict.fromkeys(Role, 0)
+    found = []
+    for role, url in pages:
+        found.append((f"{role.value}-{counts[role]}", role, url))
+        counts[role] += 1
+    return found
