@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy up down status smoke lock-check clean venv
+.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -59,6 +59,9 @@ bench-proxy: venv ## what a relayed chunk and a request cost: this proxy, nginx 
 
 docs: venv ## docs/configuration.md from the services' settings
 	$(BIN)/python docs/write_configuration.py
+
+soak: venv ## ten minutes of random faults and rude clients; ARGS="--seconds 60" for less
+	@$(BIN)/python tests/soak $(ARGS)
 
 up: venv ## start a deployment, e.g. make up ARGS="--engine sim"
 	@$(BIN)/pdctl up $(ARGS)

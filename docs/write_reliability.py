@@ -7,6 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.faults import PAGE, SCENARIOS, page, run
+from support.rolling import section
 
 
 async def main() -> None:
@@ -15,7 +16,7 @@ async def main() -> None:
     for scenario in SCENARIOS:
         rows.append((await run(scenario)).row(scenario))
         sys.stderr.write(rows[-1] + "\n")
-    PAGE.write_text(page(rows))
+    PAGE.write_text(page(rows, await section()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from support.control import pdctl
-from support.stack import ROOT, free_ports
+from support.ports import free_ports
+from support.stack import ROOT
 
 from pd_contracts.names import Role
 from pd_control.containers import engine_infos

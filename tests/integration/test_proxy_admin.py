@@ -29,7 +29,7 @@ async def test_an_instance_is_drained_without_losing_what_it_has() -> None:
             await stream.read_until(b"t0 ")
         name = (await proxy.state_of(one, "ready")).name
         reply = await proxy.post({}, f"/admin/instances/{name}/drain", **KEY)
-        assert reply.json == {"instance": name, "state": "draining", "in_flight": 1}
+        assert reply.json == {"instance": name, "state": "draining", "in_flight": 1, "drained": False}
         for _ in range(4):
             assert (await proxy.post(TEXT)).status == 200
         assert (len(one.calls), len(other.calls)) == (1, 5)

@@ -7,20 +7,24 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.crowd import MANNERS, Crowd
 from support.proxy import RawClient, RunningProxy, running_proxy
 from support.simulator import Simulator, fast_profile, running, settings_for
 
 from pd_contracts.names import Connector, Role
 
 REQUESTS = 60
+CLIENTS = 1000
 
 
 @contextlib.asynccontextmanager
-async def simulated(connector: Connector, shared: Path) -> AsyncIterator[tuple[RunningProxy, Simulator, Simulator]]:
+async def simulated(
+    connector: Connector, shared: Path, **fields: float
+) -> AsyncIterator[tuple[RunningProxy, Simulator, Simulator]]:
     """A proxy with a simulated prefill and decode."""
     async with contextlib.AsyncExitStack() as stack:
         # real pings come every 3 s
-        proxy = await stack.enter_async_context(running_proxy(ping_ttl_s=10.0))
+        proxy = await stack.enter_async_context(running_proxy(ping_ttl_s=10.0, **fields))
         engines = [
             await stack.enter_async_context(
                 running(
@@ -63,3 +67,47 @@ async def test_clients_that_leave_at_random_leave_no_kv_behind(connector: Connec
         assert (await prefill.books())["held"] == 0
         if connector is not Connector.EXAMPLE:
             assert books["received"] == REQUESTS == books["consumed"] + books["freed"]
+
+
+async def test_a_decode_that_loses_kv_for_long_recovers_when_it_no_longer_does(tmp_path: Path) -> None:
+    async with simulated(Connector.P2P_NCCL, tmp_path, decode_stall_timeout_s=0.3, give_up_s=2.0) as (proxy, _, decode):
+        await decode.post("/sim/faults", {"drop_kv": True})
+        body = {"prompt": list(range(40)), "max_tokens": 2, "stream": True}
+        assert [(await proxy.post(body)).status for _ in range(2)] == [504, 503]
+        await asyncio.sleep(
+            2.0
+        )  # what probes and repayments push is lost as well, and one of them may be waited for now
+        await decode.post("/sim/faults", {})
+        await proxy.stats_where(lambda stats: all(i.state == "ready" for i in stats.instances), 20.0)
+        assert (await proxy.post(body)).status == 200
+        async with asyncio.timeout(20):
+            while (books := await decode.books())["held"] + books["waiting"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+
+async def test_a_thousand_clients_that_leave_at_any_stage_leave_nothing(tmp_path: Path) -> None:
+    """`make soak` does the same to tens of thousands, with faults."""
+    async with simulated(Connector.P2P_NCCL, tmp_path) as (proxy, prefill, decode):
+        model = (await proxy.get("/v1/models")).json["data"][0]["id"]
+        rude = {manner: often for manner, often in MANNERS.items() if manner != "stays"}
+        crowd = Crowd(proxy.settings.http_proxy_port, seed=5, patience_s=30.0, model=model, manners=rude)
+        left = iter(range(CLIENTS))
+
+        async def one_after_the_other() -> None:
+            for _ in left:
+                await crowd.one()
+
+        await crowd.learn(proxy.session)
+        await asyncio.gather(*(one_after_the_other() for _ in range(40)))
+        stats = await proxy.settled()
+        tally = crowd.tally
+        assert (tally.stuck, tally.broken, tally.wrong) == ([], [], [])
+        assert tally.outcomes["left"] > CLIENTS * 0.8
+        assert (sum(tally.outcomes.values()), stats.failures) == (CLIENTS, 0)
+        await proxy.stats_where(lambda stats: not stats.in_flight)
+        async with asyncio.timeout(20):
+            while (books := await decode.books())["held"] + books["waiting"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert books["received"] == books["consumed"] + books["freed"]
+        assert (await prefill.books())["sent"] == books["received"]
+        assert b"pd_proxy_kv_owed 0.0" in (await proxy.get("/metrics")).body

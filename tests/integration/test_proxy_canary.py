@@ -19,10 +19,14 @@ KEY = {"Authorization": "Bearer secret"}
 
 
 @contextlib.asynccontextmanager
-async def guarded(*engines: tuple[Role, dict[str, Any]]) -> AsyncIterator[tuple[RunningProxy, list[Simulator]]]:
+async def guarded(
+    *engines: tuple[Role, dict[str, Any]], stall_s: float = 60.0
+) -> AsyncIterator[tuple[RunningProxy, list[Simulator]]]:
     """A proxy that examines its pairs, and simulated engines, all healthy."""
     async with contextlib.AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(running_proxy(canary=True, admin_key="secret", ping_ttl_s=10.0))
+        proxy = await stack.enter_async_context(
+            running_proxy(canary=True, admin_key="secret", ping_ttl_s=10.0, decode_stall_timeout_s=stall_s)
+        )
         simulators = []
         for role, fields in engines:
             settings = settings_for(role, proxy_port=proxy.settings.proxy_port, sim_leak_s=0.0, **fields)
@@ -105,6 +109,21 @@ async def test_a_pair_that_goes_wrong_later_is_found_on_demand() -> None:
         await decode.post("/sim/faults", {})
         (found,) = (await proxy.post({}, "/admin/canary", **KEY)).json["pairs"]
         assert found["verdict"] == "passed"
+        assert (await proxy.post(BODY)).status == 200
+
+
+async def test_a_decode_that_stood_still_gets_no_request_before_a_canary_has_passed_again() -> None:
+    async with guarded((Role.PREFILL, {}), (Role.DECODE, {}), stall_s=0.4) as (proxy, (_, decode)):
+        assert [pair.canary for pair in await examined(proxy)] == ["passed"]
+        await decode.post("/sim/faults", {"stall": "after_first_token"})
+        assert '"engine_stalled"' in (await proxy.post(BODY | {"stream": True})).events[-1]
+        await proxy.stats_where(lambda stats: any(i.state == "suspect" for i in stats.instances))
+        await decode.post("/sim/faults", {"out_of_memory": True})  # it moves again, but what it writes is wrong
+        stats = await proxy.stats_where(lambda stats: [pair.canary for pair in stats.pairs] == ["wrong"])
+        assert [i.state for i in stats.instances if i.role is Role.DECODE] == ["joining"]
+        assert (await proxy.post(BODY)).status == 503
+        await decode.post("/sim/faults", {})
+        await proxy.post({}, "/admin/canary", **KEY)
         assert (await proxy.post(BODY)).status == 200
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from support.ports import free_ports
 from support.proxy import (
     MODEL,
     Answer,
@@ -24,6 +25,7 @@ from support.proxy import (
 
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
+from pd_proxy.debts import TRIES
 
 TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
 STREAM = TEXT | {"stream": True}
@@ -119,8 +121,10 @@ async def test_prefill_that_is_too_slow_ends_in_504_and_is_drained_when_it_is_do
         assert decode.calls[0].engine_id == prefill.calls[0].engine_id
 
 
-@pytest.mark.parametrize("status", [400, 500, 503])
-@pytest.mark.parametrize("connector", list(Connector))
+@pytest.mark.parametrize(
+    ("connector", "status"),
+    [(connector, 400) for connector in Connector] + [(Connector.NIXL, 500), (Connector.NIXL, 503)],
+)
 @BODIES
 async def test_kv_that_decode_turned_down_is_drained_once(
     proxy: RunningProxy, body: dict[str, Any], connector: Connector, status: int
@@ -138,15 +142,76 @@ async def test_kv_that_decode_turned_down_is_drained_once(
         assert drain.body.get("kv_transfer_params") == decode.calls[0].body.get("kv_transfer_params")
 
 
+def asked_for(engine: FakeEngine, engine_id: str) -> list[Any]:
+    """The prompts that came under an id."""
+    return [call.body.get("prompt", call.body.get("messages")) for call in engine.calls if call.engine_id == engine_id]
+
+
+@pytest.mark.parametrize("answer", [drop, failing(500), failing(503)], ids=["dies", "500", "503"])
+@pytest.mark.parametrize("prompt", ["one two three", ["one", "two"]], ids=["one prompt", "two prompts"])
 @BODIES
-async def test_a_decode_that_died_with_the_request_is_not_asked_again(
-    proxy: RunningProxy, body: dict[str, Any]
+async def test_kv_that_decode_may_have_used_up_is_pushed_again_and_consumed_when_it_serves(
+    proxy: RunningProxy, body: dict[str, Any], answer: Answer, prompt: Any
 ) -> None:
+    prefill, decode = await proxy.pair()
+    decode.answer = answer
+    assert (await proxy.post(body | {"prompt": prompt})).status == 502
+    old = decode.calls[0].engine_id
+    await until(lambda: len(decode.calls) > 1)  # the probe of an engine that still fails
+    assert asked_for(decode, old) == asked_for(prefill, old) == [prompt]
+    decode.answer = None
+    # all that failed is used up in the end, and only the probe that succeeded needed no second time
+    await proxy.stats_where(lambda stats: stats.drained == len({call.engine_id for call in decode.calls}) - 1)
+    ids = [call.engine_id for call in decode.calls]
+    probes = [i for i in ids[1 : ids.index(old, 1)] if ids.count(i) == 1]
+    assert len(probes) == 1, "one that succeeded went first, so what had come before it is over at the engine"
+    first, last = asked_for(decode, old)
+    assert asked_for(prefill, old) == [first, last], "asked for as often as pushed"
+    assert first == prompt
+    assert isinstance(last, str) or len(last) == len(prompt), "as many sequences, so the same ids within"
+    assert all("seventeen" in text for text in ([last] if isinstance(last, str) else last))
+
+
+async def test_a_decode_that_stays_away_is_not_bothered_about_old_kv(proxy: RunningProxy) -> None:
+    prefill, decode = await proxy.pair()
+    decode.answer, decode.health = drop, 500
+    assert (await proxy.post(TEXT)).status == 502
+    await proxy.state_of(decode, "joining")
+    await asyncio.sleep(0.3)
+    asked = len(prefill.calls), len(decode.calls)
+    await asyncio.sleep(0.4)
+    assert (len(prefill.calls), len(decode.calls)) == asked
+    decode.answer, decode.health = None, 200
+    await proxy.stats_where(lambda stats: stats.drained >= 1)
+
+
+async def test_old_kv_that_an_engine_never_takes_is_given_up(proxy: RunningProxy) -> None:
     _, decode = await proxy.pair()
+
+    async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        if call.engine_id == decode.calls[0].engine_id:
+            return await drop(engine, call, request)
+        return await generate(engine, call, request)
+
+    decode.answer = answer
+    assert (await proxy.post(TEXT)).status == 502
+    await until(lambda: len(asked_for(decode, decode.calls[0].engine_id)) == 1 + TRIES)
+    await asyncio.sleep(0.3)
+    assert len(asked_for(decode, decode.calls[0].engine_id)) == 1 + TRIES
+    assert b'pd_proxy_drains_total{result="failed"} 1.0' in (await proxy.get("/metrics")).body
+
+
+async def test_kv_goes_with_the_process_that_had_it(proxy: RunningProxy) -> None:
+    prefill, decode = await proxy.pair()
     decode.answer = drop
-    assert (await proxy.post(body)).status == 502
-    await asyncio.sleep(0.1)
-    assert len(decode.calls) == 1
+    assert (await proxy.post(TEXT)).status == 502
+    decode.answer, decode.boot_id, (decode.kv_port,) = None, "boot-2", free_ports(1)
+    await proxy.state_of(decode, "ready")
+    assert (await proxy.post(TEXT)).status == 200
+    await proxy.settled()
+    asked = len(prefill.calls)
+    await asyncio.sleep(0.3)
+    assert len(prefill.calls) == asked, "nothing is pushed to an address that nobody has"
 
 
 async def test_an_engine_that_refuses_connections_is_taken_out_at_once() -> None:

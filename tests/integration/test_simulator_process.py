@@ -12,7 +12,8 @@ import aiohttp
 import pytest
 import zmq
 import zmq.asyncio
-from support.simulator import fast_profile, free_port, running, settings_for, spawned
+from support.ports import free_port
+from support.simulator import fast_profile, running, settings_for, spawned
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType, decode_ping

@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
+from support.ports import free_port
 
 from pd_contracts.records import GpuHeader, GpuSample
 from pd_monitor.app import Monitor, make_app
@@ -163,12 +163,6 @@ def build_library(folder: Path, source: str, name: str, options: Sequence[str] =
 def build_fake_nvml(folder: Path) -> Path:
     """The library with the numbers of a real board."""
     return build_library(folder, "fake_nvml.c", "libnvidia-ml.so.1", H200.options())
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class MonitorProcess:

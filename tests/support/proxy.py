@@ -7,8 +7,6 @@ misbehaves as a test tells it to.
 import asyncio
 import contextlib
 import json
-import random
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -19,6 +17,7 @@ import zmq
 import zmq.asyncio
 from aiohttp import web
 from multidict import CIMultiDict
+from support.ports import free_ports
 
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
@@ -32,19 +31,6 @@ TICK_S = 0.004
 PING_S = 0.1
 # Engines write without pause; this is what a client may have to read past to find what it looks for.
 BUFFER_BYTES = 64 * 1024 * 1024
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different, and none that an outgoing connection may be given before it is bound."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(range(12_000, 32_000), 2000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    msg = "not enough free ports between 12000 and 32000"
-    raise OSError(msg)
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -302,6 +288,14 @@ class RunningProxy:
         """Where it serves."""
         return f"http://127.0.0.1:{self.settings.http_proxy_port}"
 
+    async def restart(self) -> None:
+        """Shut it down as SIGTERM does, and start another one on the same ports, which knows nothing."""
+        self.shutdown.set()
+        await self.serving
+        self.shutdown = asyncio.Event()
+        self.serving = asyncio.create_task(serve(self.settings, self.shutdown))
+        await listening(self.settings.http_proxy_port, self.serving)
+
     async def engine(self, role: Role, connector: Connector | None = Connector.P2P_NCCL, **fields: Any) -> FakeEngine:
         """Start an engine and wait until the proxy has admitted it."""
         engine = await self.start(FakeEngine(role, None if role is Role.COMBINED else connector, **fields))
@@ -344,6 +338,13 @@ class RunningProxy:
     async def settled(self) -> ProxyStats:
         """Wait until no client waits and no engine has a request any more."""
         return await self.stats_where(lambda s: not s.in_flight and not any(i.in_flight for i in s.instances))
+
+    async def paid(self) -> None:
+        """Wait until, besides, no KV is owed to any decode."""
+        async with asyncio.timeout(10):
+            while b"pd_proxy_kv_owed 0.0" not in (await self.get("/metrics")).body:  # noqa: ASYNC110
+                await asyncio.sleep(TICK_S)
+        await self.settled()
 
     async def instance(self, engine: FakeEngine) -> InstanceStats | None:
         """What /stats says about an engine; engines of one role are told apart by their boot id."""
@@ -398,8 +399,8 @@ async def running_proxy(**fields: Any) -> AsyncIterator[RunningProxy]:
         try:
             yield proxy
         finally:
-            shutdown.set()
-            await asyncio.wait_for(serving, 10)
+            proxy.shutdown.set()
+            await asyncio.wait_for(proxy.serving, 10)
 
 
 async def listening(port: int, serving: "asyncio.Task[None]", timeout_s: float = 10.0) -> None:

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from support.ports import free_port
 
 from pd_contracts import sse
 from pd_contracts.names import REQUEST_ID_HEADER, Connector, Role
@@ -24,17 +23,6 @@ from pd_simulator.scheduler import Job, Limits, Scheduler, complete, work_of
 from pd_simulator.server import serving
 from pd_simulator.settings import Settings
 from pd_simulator.steptime import StepModel
-
-
-def free_port() -> int:
-    """A port that nobody uses at the moment, and that no outgoing connection will be given before it is bound."""
-    for _ in range(100):
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    msg = "no free port between 12000 and 32000"
-    raise OSError(msg)
 
 
 def fast_profile(step_ms: float = 0.5, **changes: Any) -> Profile:

@@ -9,6 +9,7 @@ from pd_proxy.access import allowed
 from pd_proxy.canary import examine, pairs
 from pd_proxy.context import Context
 from pd_proxy.errors import ForbiddenError, HttpError
+from pd_proxy.membership import idle, named, wait_s
 from pd_proxy.passthrough import everywhere
 
 
@@ -52,13 +53,14 @@ class Admin:
 
     async def drain(self, name: str) -> Response:
         """POST: give an instance no new requests, those it has may end. DELETE: give it requests again."""
-        registry = self._context.registry
-        found = [i for i in registry.view() if i.name == name]
-        if not found:
-            raise HttpError(404, "there is no instance of that name")
-        self._context.noted(registry.drain(found[0], on=request.method == "POST"))
-        now = registry.current(found[0]) or found[0]
-        body = {"instance": now.name, "state": now.state, "in_flight": len(self._context.flights.tally(now).flights)}
+        context, patience = self._context, wait_s(request.args.get("wait_s", ""))
+        found = named(context, name)
+        if found is None:
+            raise HttpError(404, "there is no such instance")
+        context.noted(context.registry.drain(found, on=request.method == "POST"))
+        busy = await idle(context, found, patience)
+        now = context.registry.current(found) or found
+        body = {"instance": now.name, "state": now.state, "in_flight": busy, "drained": not busy}
         return Response(msgspec.json.encode(body), content_type="application/json")
 
     async def _check_key(self) -> None:

@@ -17,9 +17,11 @@ from pd_proxy.admin import Admin
 from pd_proxy.admission import Admission
 from pd_proxy.canary import Canary
 from pd_proxy.context import Context
-from pd_proxy.errors import HttpError, ProxyError
+from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError
 from pd_proxy.kube_discovery import source_of
+from pd_proxy.membership import Membership
 from pd_proxy.passthrough import Passthrough
+from pd_proxy.repay import Repayment
 from pd_proxy.routes import Routes
 from pd_proxy.serving import JSON, response_headers
 from pd_proxy.settings import Settings
@@ -100,10 +102,22 @@ def create_app(settings: Settings) -> Proxy:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.register_blueprint(Routes(context).blueprint())
     app.register_blueprint(Admin(context).blueprint())
+    app.register_blueprint(Membership(context).blueprint())
     app.register_blueprint(Passthrough(context).blueprint())
+    app.before_request(refuse_two_lengths)
     app.register_error_handler(ProxyError, on_proxy_error)
     app.register_error_handler(HTTPException, on_http_exception)
     return app
+
+
+async def refuse_two_lengths() -> None:
+    """A request with two kinds of length may be two requests to somebody before us: refuse it, and end its connection (RFC 9112, 6.1).
+
+    Raises:
+        AmbiguousLengthError: for such a request.
+    """
+    if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
+        raise AmbiguousLengthError("a request has either a Content-Length or a Transfer-Encoding")
 
 
 async def on_proxy_error(error: ProxyError) -> Response:
@@ -132,6 +146,7 @@ async def running(context: Context) -> AsyncIterator[None]:
     Raises:
         OSError: if the port for pings cannot be opened, or the pod's account not be read.
     """
+    Repayment(context)
     discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected)
     try:
         discovery.bind()

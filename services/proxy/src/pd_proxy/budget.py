@@ -9,25 +9,27 @@ import asyncio
 from collections import Counter
 
 from pd_proxy.generation import Generation, approximate_tokens
+from pd_proxy.pairing import Route, Solo
 from pd_proxy.registry import Instance
 
 
 class Claim:
     """Room for one request's KV; given back once, however often it is released."""
 
-    __slots__ = ("_budget", "_incarnation", "_size")
+    __slots__ = ("_budget", "_size", "decode", "prefill")
 
-    def __init__(self, budget: "Budget", incarnation: int, size: int) -> None:
-        """Use `Budget.claim`."""
+    def __init__(self, budget: "Budget", prefill: int, decode: int, size: int) -> None:
+        """Use `Budget.claim`; engines are incarnations, and without a size nothing is claimed."""
         self._budget = budget
-        self._incarnation = incarnation
         self._size = size
+        self.prefill = prefill
+        self.decode = decode
 
     def release(self) -> None:
         """The KV has arrived, or there is none."""
         size, self._size = self._size, 0
         if size:
-            self._budget.give_back(self._incarnation, size)
+            self._budget.give_back(self, size)
 
 
 class Budget:
@@ -40,6 +42,7 @@ class Budget:
         self.turn = asyncio.Lock()
         self._bytes_per_token = bytes_per_token
         self._claimed: Counter[int] = Counter()
+        self._handovers: Counter[int] = Counter()
         self._released = asyncio.Event()
 
     def size(self, generation: Generation) -> int:
@@ -55,17 +58,28 @@ class Budget:
         claimed = self._claimed[instance.incarnation]
         return not self.limit or not claimed or claimed + size <= self.limit
 
-    def claim(self, instance: Instance, size: int) -> Claim:
-        """Take room, whether or not there is enough."""
-        if size:
-            self._claimed[instance.incarnation] += size
-        return Claim(self, instance.incarnation, size)
+    def handovers(self, instance: Instance) -> int:
+        """Claims in which an engine, a prefill or a decode, has a part: it must not be stopped while there are any."""
+        return self._handovers[instance.incarnation]
 
-    def give_back(self, incarnation: int, size: int) -> None:
+    def claim(self, route: Route, size: int) -> Claim:
+        """Take room at the route's decode, whether or not there is enough; an engine that does both needs none."""
+        if isinstance(route, Solo):
+            return Claim(self, 0, 0, 0)
+        claim = Claim(self, route.prefill.incarnation, route.decode.incarnation, size)
+        if size:
+            self._claimed[claim.decode] += size
+            self._handovers.update((claim.prefill, claim.decode))
+        return claim
+
+    def give_back(self, claim: Claim, size: int) -> None:
         """Room is free again."""
-        self._claimed[incarnation] -= size
-        if not self._claimed[incarnation]:
-            del self._claimed[incarnation]
+        self._claimed[claim.decode] -= size
+        self._handovers.subtract((claim.prefill, claim.decode))
+        for counter in (self._claimed, self._handovers):
+            for incarnation in (claim.prefill, claim.decode):
+                if not counter[incarnation]:
+                    del counter[incarnation]
         self._released.set()
 
     async def released(self) -> None:

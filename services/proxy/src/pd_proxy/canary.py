@@ -17,7 +17,7 @@ from msgspec import Raw
 from pd_contracts.names import Role
 from pd_proxy.context import Context
 from pd_proxy.errors import BrokenReplyError, ProxyError
-from pd_proxy.exchange import ask, prefill
+from pd_proxy.exchange import ask, owing, prefill
 from pd_proxy.generation import Endpoint, Fields
 from pd_proxy.pairing import Pair, compatible
 from pd_proxy.registry import State
@@ -135,8 +135,10 @@ async def _exchange(context: Context, pair: Pair, fields: Fields) -> tuple[_Choi
     attempt = plan(pair, fields, {})
     answer = await prefill(context, Endpoint.COMPLETIONS, attempt, pair)
     handover = attempt.receive(answer)
-    async with asyncio.timeout(context.settings.decode_stall_timeout_s):
-        decoded = await ask(context, pair.decode, Endpoint.COMPLETIONS, handover.decode())
+    limit = context.settings.decode_stall_timeout_s
+    with owing(context, Endpoint.COMPLETIONS, handover, pair.decode):
+        async with asyncio.timeout(limit):
+            decoded = await ask(context, pair.decode, Endpoint.COMPLETIONS, handover.decode())
     return _choice(answer), _choice(decoded)
 
 

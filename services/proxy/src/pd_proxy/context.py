@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from time import monotonic
 
 from pd_contracts.names import Role
 from pd_contracts.ping import Ping
 from pd_proxy.access import check_networks, read_keys
 from pd_proxy.budget import Budget
+from pd_proxy.debts import Debt, Debts
 from pd_proxy.errors import RestartedError, ShuttingDownError, StalledError
 from pd_proxy.flights import Flights
 from pd_proxy.metrics import Metrics
@@ -43,8 +44,10 @@ class Context:
         self.flights = Flights()
         self.trust = Trust(needed=settings.canary)
         self.budget = Budget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token)
-        self.metrics = Metrics(self.shown, self.budget.claimed)
+        self.debts = Debts()
+        self.metrics = Metrics(self.shown, self.budget.claimed, self.debts.__len__)
         self.tasks = Tasks()
+        self.collect: Callable[[str], None] = lambda _: None
         self.upstream = Upstream(settings.connect_timeout_s)
         self.turns = itertools.count()
         self.rules = Rules(settings.policy, self.trust, lambda instance: len(self.flights.tally(instance).flights))
@@ -85,11 +88,12 @@ class Context:
                 self._joined.set()
 
     def suspect(self, instance: Instance, reason: str) -> None:
-        """Give an instance no more requests, and end those that it keeps waiting.
+        """Give an instance no more requests, and end those that it keeps waiting. What its canaries said does not count any more.
 
         Prefill is never ended half-way: what it still pushes must be consumed, and its clients have a timeout of their own.
         """
         self.noted(self.registry.suspect(instance, reason))
+        self.trust.forget(instance)
         if instance.role is not Role.PREFILL:
             self.flights.abort(instance, StalledError(f"{instance.name} stands still"))
 
@@ -101,6 +105,14 @@ class Context:
         except TimeoutError:
             pass  # the interval is over
         self._joined.clear()
+
+    def owe(self, debt: Debt) -> None:
+        """Remember KV that has to be used up at a decode, and begin to see to it."""
+        if self.debts.add(debt):
+            self.collect(debt.address)
+        else:
+            self.metrics.drained("failed")
+            logger.warning("KV may be left for ever at a decode", extra={"tries": debt.tries})
 
     def stop_soon(self) -> None:
         """Take no more requests; when the time to drain is over, streams still open get an error event."""

@@ -48,6 +48,15 @@ class BadRequestError(ProxyError):
     cause = "bad_request"
 
 
+class AmbiguousLengthError(BadRequestError):
+    """Nobody can say where this request ends, so nothing that follows it on its connection is believed."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Ends the connection."""
+        return {"Connection": "close"}
+
+
 class NotDisaggregableError(BadRequestError):
     """Right in itself, but prefill and decode cannot share it, and no combined engine is there."""
 

@@ -1,10 +1,11 @@
 """One attempt at a request: prefill, hand-over, decode, with the rules that keep KV safe.
 
 1. Decode hears of a request only after prefill answered 200, and only if it is still the process that got the KV.
-2. Prefill and the opening of decode run in tasks of their own, so the client's leaving cannot cancel them half-way.
+2. Prefill and the opening of decode run in tasks of their own, so the client's leaving cannot cancel them half-way. Prefill
+   is ended only after GIVE_UP_S, and what it may have pushed by then, or before it failed, is a debt (see 3).
 3. KV that prefill pushed is consumed: if nobody waits any more, or decode turned the request down before running it, decode
-   gets the same request for one token. Not so if decode may have run it: a P2pNccl decode that has consumed its KV would
-   wait for it a second time, for ever.
+   gets the same request for one token. If decode may have run it, that is a debt (`debts`): a P2pNccl decode that has consumed
+   its KV would wait for it a second time, for ever. Decode is never asked for KV more often than it was pushed.
 4. A decode request is aborted (its connection closed) only after its first byte or a grace time, when the engine itself
    knows it and frees its KV; closed earlier, it may be dropped by the HTTP server with the KV still there.
 """
@@ -14,12 +15,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Final
+from typing import Any
 
 from pd_proxy import rewrite
 from pd_proxy.answers import Answer, Stream, Whole, fetch, open_stream
 from pd_proxy.budget import Claim
 from pd_proxy.context import Context
+from pd_proxy.debts import Debt
 from pd_proxy.errors import (
     BrokenReplyError,
     NotAskedError,
@@ -29,6 +31,7 @@ from pd_proxy.errors import (
     RefusedInStreamError,
     RestartedError,
     UnreachableError,
+    UpstreamError,
 )
 from pd_proxy.generation import Generation
 from pd_proxy.pairing import Pair, Route, Solo
@@ -37,9 +40,6 @@ from pd_proxy.trace import Trace
 from pd_proxy.transfer import HandOver, Leg, Plan, plain, plan
 
 logger = logging.getLogger(__name__)
-
-# An engine that turns down even a request for one token for so many probe intervals will not get better by being asked.
-DRAIN_ATTEMPTS: Final = 60
 
 
 async def attempt(
@@ -100,7 +100,7 @@ async def prefill(context: Context, path: str, plan: Plan, pair: Pair, claim: Cl
         PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself goes on.
         UpstreamError: if it fails.
     """
-    task = context.tasks.spawn(ask(context, pair.prefill, path, plan.prefill))
+    task = context.tasks.spawn(_prefill(context, path, plan, pair))
     try:
         async with asyncio.timeout(context.settings.prefill_timeout_s):
             return await asyncio.shield(task)
@@ -109,6 +109,18 @@ async def prefill(context: Context, path: str, plan: Plan, pair: Pair, claim: Cl
         raise PrefillTimeoutError(f"{pair.prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
     except asyncio.CancelledError:
         _drain_later(context, path, plan, pair.decode, task, claim=claim)
+        raise
+
+
+async def _prefill(context: Context, path: str, plan: Plan, pair: Pair) -> bytes:
+    try:
+        return await ask(context, pair.prefill, path, plan.prefill)
+    except (UnreachableError, RefusedError):
+        raise
+    except UpstreamError:
+        # It may have pushed before it failed, and decode will not hear of this request otherwise.
+        if plan.stand_in is not None:
+            context.owe(Debt(pair.decode.zmq_address, path, plan.engine_id, plan.stand_in(), asked=False))
         raise
 
 
@@ -134,14 +146,46 @@ def _drain_later(
 
 
 async def _decode(context: Context, generation: Generation, plan: Plan, handover: HandOver, decode: Instance) -> Answer:
-    try:
+    with owing(context, generation.endpoint, handover, decode):
         engine = _still_there(context, decode)
         return await _open(context, generation, engine, handover.decode(), plan.secret)
-    except RefusedInStreamError:
-        raise  # decode ran it
-    except (NotAskedError, RefusedError, UnreachableError):
-        context.tasks.spawn(_drain(context, generation.endpoint, handover, decode))
+
+
+@contextmanager
+def owing(context: Context, path: str, handover: HandOver, decode: Instance, *, tries: int = 0) -> Iterator[None]:
+    """See to the KV that decode was handed, if decode fails here or nobody waits for its first byte.
+
+    It is drained if decode surely did not run the request, or would only fail if it did (NIXL); otherwise it is a debt. After the
+    first try (`tries` 0) it is a debt in any case.
+    """
+    try:
+        yield
+    except (ProxyError, TimeoutError, asyncio.CancelledError) as error:
+        stand_in = handover.stand_in
+        if isinstance(error, RefusedInStreamError):
+            pass  # decode ran it
+        elif stand_in is not None and (tries or not _never_ran(error)):
+            context.owe(Debt(decode.zmq_address, path, handover.engine_id, stand_in(), tries=tries))
+        elif not tries and isinstance(error, ProxyError):
+            context.tasks.spawn(_drain(context, path, handover, decode))
         raise
+
+
+def _never_ran(error: BaseException) -> bool:
+    """Decode refused the request for what it is; it still has the KV, and its wits."""
+    return isinstance(error, RefusedError) and error.status < 500
+
+
+def _any_state(context: Context, decode: Instance) -> Instance:
+    """The process that prefill pushed to.
+
+    Raises:
+        RestartedError: if another one took its place; it would wait for KV that its predecessor got.
+    """
+    now = context.registry.current(decode)
+    if now is None:
+        raise RestartedError(f"{decode.name} restarted while prefill ran")
+    return now
 
 
 def _still_there(context: Context, decode: Instance) -> Instance:
@@ -151,9 +195,7 @@ def _still_there(context: Context, decode: Instance) -> Instance:
         RestartedError: if another one took its place; it would wait for KV that its predecessor got.
         NotAskedError: if it stands still, which one more request would not mend.
     """
-    now = context.registry.current(decode)
-    if now is None:
-        raise RestartedError(f"{decode.name} restarted while prefill ran")
+    now = _any_state(context, decode)
     if now.state is State.SUSPECT:
         raise NotAskedError(f"{decode.name} stands still")
     return now
@@ -208,26 +250,13 @@ async def _drain_answer(context: Context, path: str, plan: Plan, decode: Instanc
 
 
 async def _drain(context: Context, path: str, handover: HandOver, decode: Instance) -> None:
-    """Have decode consume what prefill pushed.
-
-    Tried again only where decode cannot have run it, that is, turned it down or was not reached; a second try could meet an
-    engine that has consumed it. Nothing is left to do if nothing waits, or if it went with the process that had it.
-    """
-    for _ in range(DRAIN_ATTEMPTS):
-        if not handover.pushed or context.registry.current(decode) is None:
-            return
-        try:
-            await ask(context, decode, path, handover.drain())
-        except ProxyError as error:
-            if not _turned_down(error):
-                break
-            await asyncio.sleep(context.settings.probe_interval_s)
-        else:
-            context.metrics.drained("done")
-            return
-    context.metrics.drained("failed")
-    logger.warning("drain failed", extra={"instance": decode.name})
-
-
-def _turned_down(error: ProxyError) -> bool:
-    return isinstance(error, UnreachableError) or (isinstance(error, RefusedError) and error.status >= 500)
+    """Have decode consume what prefill pushed and decode never ran. NIXL's KV that is not consumed has a lease, which ends."""
+    if not handover.pushed:
+        return
+    try:
+        with owing(context, path, handover, decode, tries=1):
+            await ask(context, _any_state(context, decode), path, handover.drain())
+    except ProxyError:
+        pass  # that is a debt now
+    else:
+        context.metrics.drained("done")

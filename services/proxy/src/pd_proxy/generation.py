@@ -94,6 +94,11 @@ def approximate_tokens(generation: Generation) -> int:
     return text.count(b",") + 1
 
 
+def encoded(value: Any) -> Raw:
+    """A field's value, written."""
+    return Raw(msgspec.json.encode(value))
+
+
 def encode(fields: Fields) -> bytes:
     """Write a body."""
     return msgspec.json.encode(fields)
@@ -133,10 +138,10 @@ def _prompts(endpoint: Endpoint, fields: Fields) -> int:
         return 1
     if not _present(fields, "prompt"):
         raise BadRequestError("you must provide a `prompt`", param="prompt")
-    return _count(fields["prompt"])
+    return count(fields["prompt"])
 
 
-def _count(prompt: Raw) -> int:
+def count(prompt: Raw) -> int:
     """Prompts in a string, a list of strings, a list of token ids, or a list of such lists."""
     text = bytes(prompt)
     inner = text[1:].lstrip()

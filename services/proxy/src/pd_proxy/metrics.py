@@ -42,8 +42,13 @@ class _Instances(Collector):
 class Metrics:
     """The proxy's counters; the ones that `/stats` shows too are kept as plain numbers beside."""
 
-    def __init__(self, view: Callable[[], Sequence[Instance]], kv_bytes: Callable[[Instance], int]) -> None:
-        """`view` returns the instances, `kv_bytes` what is on its way to one."""
+    def __init__(
+        self,
+        view: Callable[[], Sequence[Instance]],
+        kv_bytes: Callable[[Instance], int],
+        owed: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`view` returns the instances, `kv_bytes` what is on its way to one, `owed` how many debts there are."""
         self._registry = CollectorRegistry()
         self._registry.register(_Instances(view, kv_bytes))
         self.in_flight = 0
@@ -65,6 +70,8 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        gauge = Gauge("pd_proxy_kv_owed", "Requests whose KV decode may still have to use up", registry=self._registry)
+        gauge.set_function(owed)
         gauge = Gauge("pd_proxy_requests_in_flight", "Requests that clients wait for", registry=self._registry)
         gauge.set_function(lambda: self.in_flight)
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from quart import Blueprint, Response, request
 
-from pd_proxy import rewrite
+from pd_proxy import __version__, rewrite
 from pd_proxy.context import Context
 from pd_proxy.errors import NoInstanceError, RefusedError, ShuttingDownError, UnknownModelError, UpstreamError
 from pd_proxy.registry import Instance, State
@@ -21,19 +21,45 @@ class _Body(msgspec.Struct):
     model: str | None = None
 
 
+class _Version(msgspec.Struct):
+    version: str
+
+
 class Passthrough:
     """Handlers, bound to one proxy's context."""
 
     def __init__(self, context: Context) -> None:
         """Take what the handlers work on."""
         self._context = context
+        self._versions: dict[int, str | None] = {}
 
     def blueprint(self) -> Blueprint:
         """All routes."""
         blueprint = Blueprint("passthrough", __name__)
         for path in PATHS:
             blueprint.add_url_rule(path, path[1:], self.any_engine, methods=["POST"], provide_automatic_options=False)
+        blueprint.add_url_rule("/version", "version", self.version, methods=["GET"])
         return blueprint
+
+    async def version(self) -> Response:
+        """This proxy's version and, by name, those that the ready engines say; null for one that does not."""
+        engines = [i for i in self._context.registry.view() if i.state is State.READY]
+        # A process has one version, so each is asked once, however often clients ask.
+        known = {i.incarnation: self._versions[i.incarnation] for i in engines if i.incarnation in self._versions}
+        asked = [i for i in engines if i.incarnation not in known]
+        said = await asyncio.gather(*(self._version(engine) for engine in asked))
+        self._versions = known | {i.incarnation: version for i, version in zip(asked, said, strict=True)}
+        versions = {i.name: self._versions.get(i.incarnation) for i in engines}
+        return Response(
+            msgspec.json.encode({"version": __version__, "engines": versions}), content_type="application/json"
+        )
+
+    async def _version(self, engine: Instance) -> str | None:
+        try:
+            body = await self._context.upstream.get(engine, "/version", self._context.settings.health_timeout_s)
+            return msgspec.json.decode(body, type=_Version).version
+        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return engine.version or None  # what its ping says
 
     async def any_engine(self) -> Response:
         """The answer of some ready engine that serves the model; of another one if that is not reached."""

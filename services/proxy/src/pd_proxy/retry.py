@@ -18,7 +18,7 @@ from pd_proxy.context import Context
 from pd_proxy.errors import NoInstanceError, PrefillTimeoutError, ProxyError, QueuedTooLongError, UpstreamError
 from pd_proxy.exchange import attempt
 from pd_proxy.generation import Generation, approximate_tokens, prompt
-from pd_proxy.pairing import Needs, Pair, Route, choose
+from pd_proxy.pairing import Needs, Pair, Route, choose, is_ready
 from pd_proxy.registry import Instance
 from pd_proxy.trace import Trace
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # What of a prompt decides its prefill with prefix affinity: a system prompt, but not the question after it.
 PREFIX_BYTES: Final = 512
+LOOK_S: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -80,6 +81,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         prefix=prompt(generation)[:PREFIX_BYTES],
     )
     failures = Failures()
+    await _engines_known(context)
     while True:
         route, claim = await _admitted(context, generation, needs, failures)
         _begin(context, trace, failures.last)
@@ -89,6 +91,13 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
             if not worth_another(error) or _spent(context, trace):
                 raise
             failures.add(error, route, prefilled=trace.prefilled is not None)
+
+
+async def _engines_known(context: Context) -> None:
+    """A proxy that has just started knows no engine before it pings; who asks meanwhile waits, but not longer than pings take."""
+    end = context.started + context.settings.ping_ttl_s
+    while monotonic() < end and not context.stopping and not is_ready(context.registry.view(), context.trust):  # noqa: ASYNC110
+        await asyncio.sleep(LOOK_S)
 
 
 def _spent(context: Context, trace: Trace) -> bool:
@@ -147,4 +156,4 @@ def _decode(route: Route) -> Instance:
 
 
 def _claimed(context: Context, route: Route, size: int) -> tuple[Route, Claim]:
-    return route, context.budget.claim(_decode(route), size if isinstance(route, Pair) else 0)
+    return route, context.budget.claim(route, size)

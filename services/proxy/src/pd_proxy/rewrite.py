@@ -6,7 +6,7 @@ within whole events, and only an event that names `kv_transfer_params` or an err
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -24,19 +24,19 @@ _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
 _BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
 _P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
-_IP_ADDRESS: Final = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b(?::\d{1,5})?")
+_IP_ADDRESS: Final = re.compile(r"\[?\b(?:\d{1,3}\.){3}\d{1,3}\b\]?(?::\d{1,5})?")
 
 _object_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
-def scrub(text: str, addresses: Iterable[str] = ()) -> str:
+def scrub(text: str, addresses: Collection[str] = ()) -> str:
     """Take request ids with addresses, numeric addresses and the given `host:port` addresses out of a message."""
     text = _P2P_ID.sub("[request]", text)
     for address in addresses:
         text = text.replace(address, "[engine]")
-        host = address.rpartition(":")[0]
+    for host in {address.rpartition(":")[0] for address in addresses}:
         if "." in host:
-            text = text.replace(host, "[engine]")
+            text = re.sub(rf"\[?{re.escape(host)}\]?(?::\d{{1,5}})?", "[engine]", text)
     return _IP_ADDRESS.sub("[address]", text)
 
 
@@ -150,12 +150,8 @@ class StreamRewriter:
         return head + mark + b" " + msgspec.json.encode(fields)
 
     def _scrubbed(self, error: Raw) -> Raw:
-        value = msgspec.json.decode(error)
-        if isinstance(value, dict) and isinstance(value.get("message"), str):
-            value["message"] = scrub(value["message"], self._addresses)
-        elif isinstance(value, str):
-            value = scrub(value, self._addresses)
-        return Raw(msgspec.json.encode(value))
+        # Nothing that takes an address's place needs escaping in JSON.
+        return Raw(scrub(bytes(error).decode(), self._addresses).encode())
 
 
 def raise_error(first: bytes) -> None:

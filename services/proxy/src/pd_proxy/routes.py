@@ -47,7 +47,6 @@ class Routes:
             )
         for path, handler in {
             "/v1/models": self.models,
-            "/version": self.version,
             "/health": self.health,
             "/ready": self.ready,
             "/stats": self.stats,
@@ -92,10 +91,6 @@ class Routes:
         if not found:
             raise NoInstanceError("no engine is ready")
         return _json({"object": "list", "data": list(found.values())})
-
-    async def version(self) -> Response:
-        """This proxy's version."""
-        return _json({"version": __version__})
 
     async def health(self) -> Response:
         """200 while the proxy and its own loops run."""

@@ -55,6 +55,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decode_stall_timeout_s: Annotated[
         Seconds, Meta(description="an engine none of whose streams moved for so long is suspect, s")
     ] = 60.0
+    give_up_s: Annotated[
+        Seconds,
+        Meta(
+            description="a request is given up at an engine that for so long has not begun (in one piece: ended) its answer, s"
+        ),
+    ] = 1800.0
     probe_interval_s: Annotated[Seconds, Meta(description="time between probes of a suspect engine, s")] = 5.0
     retries: Annotated[
         int, Meta(ge=0, description="attempts with other engines after one that failed before the first byte")

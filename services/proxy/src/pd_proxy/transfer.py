@@ -11,6 +11,7 @@ ExampleConnector keys KV by the tokens themselves in a shared folder, so both en
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -18,12 +19,19 @@ import msgspec
 from msgspec import Raw
 
 from pd_contracts.names import REQUEST_ID_HEADER, Connector
+from pd_proxy.debts import Debt
 from pd_proxy.errors import BrokenReplyError
-from pd_proxy.generation import Fields, encode
+from pd_proxy.generation import Fields, count, encode, encoded
 from pd_proxy.pairing import Pair
 
 # What of a client's request headers an engine may see. Credentials are the proxy's business, ids are ours to choose.
 PASSED_HEADERS: Final = ("traceparent", "tracestate")
+
+# Long enough for at least one block of KV (16 tokens) to be handed over.
+SHORT_PROMPT: Final = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
+ONE_TOKEN: Final = {"max_tokens": Raw(b"1"), "stream": Raw(b"false")}
 
 NIXL_PREFILL_PARAMS: Final = Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
@@ -46,12 +54,14 @@ class HandOver:
     Attributes:
         fields: the body for decode.
         pushed: whether KV now waits that somebody must consume.
+        stand_in: where KV waits at decode under the id, for ever, writes what can be pushed in its place; see `debts`.
     """
 
     engine_id: str
     headers: Mapping[str, str]
     fields: Fields
     pushed: bool
+    stand_in: Callable[[], Fields] | None = None
 
     def decode(self) -> Leg:
         """The request for decode."""
@@ -71,12 +81,14 @@ class Plan:
         engine_id: the id that both engines get.
         prefill: the request for prefill.
         receive: takes the body of prefill's 200; raises BrokenReplyError if that is no answer.
+        stand_in: as in `HandOver`.
     """
 
     uuid: str
     engine_id: str
     prefill: Leg
     receive: Callable[[bytes], HandOver]
+    stand_in: Callable[[], Fields] | None = None
 
     @property
     def secret(self) -> bytes:
@@ -120,6 +132,20 @@ def one_token(fields: Fields) -> dict[str, Raw]:
     return short
 
 
+def stand_in(fields: Fields) -> dict[str, Raw]:
+    """A body that makes as many sequences under the same ids, each of a short prompt and for one token."""
+    body = {name: fields[name] for name in ("model", "n") if name in fields} | ONE_TOKEN
+    if "messages" in fields:
+        return body | {"messages": encoded([{"role": "user", "content": SHORT_PROMPT}])}
+    prompts = count(fields["prompt"]) if "prompt" in fields else 1
+    return body | {"prompt": encoded([SHORT_PROMPT] * prompts if prompts > 1 else SHORT_PROMPT)}
+
+
+def again(debt: Debt) -> Plan:
+    """The exchange that repays a debt, under the id of the one that failed."""
+    return _pushed(debt.engine_id, "", debt.fields, {})
+
+
 def leg(engine_id: str, fields: Fields, headers: Mapping[str, str]) -> Leg:
     """One request, with the id that its engine must use."""
     return Leg({**headers, "Content-Type": "application/json", REQUEST_ID_HEADER: engine_id}, encode(fields))
@@ -127,12 +153,17 @@ def leg(engine_id: str, fields: Fields, headers: Mapping[str, str]) -> Leg:
 
 def _p2p(pair: Pair, fields: Fields, headers: Mapping[str, str]) -> Plan:
     uuid = uuid4().hex
-    engine_id = p2p_request_id(pair.prefill.zmq_address, pair.decode.zmq_address, uuid)
+    return _pushed(p2p_request_id(pair.prefill.zmq_address, pair.decode.zmq_address, uuid), uuid, fields, headers)
+
+
+def _pushed(engine_id: str, uuid: str, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    short = partial(stand_in, fields)
     return Plan(
         uuid=uuid,
         engine_id=engine_id,
         prefill=leg(engine_id, one_token(fields), headers),
-        receive=lambda _: HandOver(engine_id, headers, fields, pushed=True),
+        receive=lambda _: HandOver(engine_id, headers, fields, pushed=True, stand_in=short),
+        stand_in=short,
     )
 
 

@@ -54,5 +54,5 @@ class Trust:
         return msgspec.structs.replace(instance, state=State.JOINING, reason=reason)
 
     def forget(self, gone: Instance) -> None:
-        """The process is no more."""
+        """The process is no more, or must prove itself again."""
         self._verdicts = {key: said for key, said in self._verdicts.items() if gone.incarnation not in key}

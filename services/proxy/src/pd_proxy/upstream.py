@@ -161,9 +161,10 @@ async def _refusal(flight: Flight, reply: Reply) -> UpstreamError:
 
 
 def refusal(instance: Instance, status: int, body: bytes) -> RefusedError:
-    """Free an error answer's message of addresses, and make of it what the client gets."""
-    fields = rewrite.error_fields(body)
-    message = rewrite.scrub(str(fields.get("message", "")), (instance.http_address, instance.zmq_address))
+    """Free an error answer of addresses, and make of it what the client gets."""
+    text = rewrite.scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
+    fields = rewrite.error_fields(text.encode())
+    message = str(fields.get("message", ""))
     logger.warning(
         "engine refused a request",
         extra={"instance": instance.name, "status": status, "detail": message[:500]},

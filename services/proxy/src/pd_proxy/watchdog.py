@@ -7,32 +7,28 @@ are awaited, a probe decides. A suspect engine is probed until a probe succeeds,
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from enum import Enum, auto
 from time import monotonic
 from typing import Final
 
-import msgspec
 from msgspec import Raw
 
 from pd_contracts.names import Role
 from pd_proxy.context import Context
-from pd_proxy.errors import ProxyError, SlowClientError
-from pd_proxy.exchange import ask, prefill
+from pd_proxy.errors import ProxyError, SlowClientError, StalledError
+from pd_proxy.exchange import ask, owing, prefill
 from pd_proxy.flights import Verdict
-from pd_proxy.generation import Endpoint, Fields
+from pd_proxy.generation import Endpoint, Fields, encoded
 from pd_proxy.pairing import Pair, compatible
 from pd_proxy.registry import Instance, State
-from pd_proxy.transfer import Leg, plain, plan
+from pd_proxy.transfer import HandOver, Leg, plain, plan, stand_in
 
 logger = logging.getLogger(__name__)
 
 PERIOD_S: Final = 1.0
 # A probe that hangs is given up after so many probe intervals, in case the engine has lost it.
 PROBE_PATIENCE: Final = 4
-# Long enough for at least one block of KV (16 tokens) to be handed over.
-PROBE_PROMPT: Final = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
 
 
 class Watchdog:
@@ -65,12 +61,21 @@ class Watchdog:
         if ended:
             logger.warning("streams of slow clients ended", extra={"streams": ended})
 
+    def _end_overdue(self, instance: Instance) -> None:
+        """An engine whose other requests move may have lost one; who waits for it must not wait for ever."""
+        limit = self._context.settings.give_up_s
+        error = StalledError(f"{instance.name} began no answer for {limit:g} s")
+        ended = self._context.flights.abort_unanswered(instance, asyncio.get_running_loop().time() - limit, error)
+        if ended:
+            logger.warning("requests ended that an engine does not answer", extra={"requests": ended})
+
     def limit(self, instance: Instance) -> float:
         """Seconds without progress that are too many; prefill answers in one piece, however long its prompts are."""
         settings = self._context.settings
         return settings.prefill_timeout_s if instance.role is Role.PREFILL else settings.decode_stall_timeout_s
 
     def _judge(self, instance: Instance, group: asyncio.TaskGroup) -> None:
+        self._end_overdue(instance)
         if instance.state is State.SUSPECT:
             self._probe_with(self._readmit, instance, group)
             return
@@ -127,15 +132,20 @@ class Watchdog:
             return Outcome.FAILED if instance is pair.prefill else Outcome.UNKNOWN
         if self._context.registry.current(pair.decode) is None:
             return Outcome.UNKNOWN
-        outcome = await self._finish(pair.decode, handover.decode(), timeout_s)
+        outcome = await self._finish(pair.decode, handover.decode(), timeout_s, handover)
         if outcome is Outcome.SERVED:
             self._context.noted(self._context.registry.clear(pair.prefill))
         return outcome if instance is pair.decode else Outcome.UNKNOWN
 
-    async def _finish(self, engine: Instance, leg: Leg, timeout_s: float) -> "Outcome":
+    async def _finish(
+        self, engine: Instance, leg: Leg, timeout_s: float, handover: HandOver | None = None
+    ) -> "Outcome":
+        path = Endpoint.COMPLETIONS
+        owed = owing(self._context, path, handover, engine) if handover else nullcontext()
         try:
-            async with asyncio.timeout(timeout_s):
-                await ask(self._context, engine, Endpoint.COMPLETIONS, leg)
+            with owed:
+                async with asyncio.timeout(timeout_s):
+                    await ask(self._context, engine, path, leg)
         except (ProxyError, TimeoutError) as error:
             logger.debug("probe failed", extra={"instance": engine.name, "error": repr(error)})
             return Outcome.FAILED
@@ -163,5 +173,4 @@ class Outcome(Enum):
 
 
 def _body(model: str) -> Fields:
-    body = {"model": model, "prompt": PROBE_PROMPT, "max_tokens": 1, "temperature": 0, "stream": False}
-    return {name: Raw(msgspec.json.encode(value)) for name, value in body.items()}
+    return stand_in({"model": encoded(model)}) | {"temperature": Raw(b"0")}

@@ -1,0 +1,165 @@
+"""Engines that put addresses into everything they say, and that nothing of it reaches a client, on any path that ends in an error."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from support.proxy import MODEL, Answer, Call, FakeEngine, Reply, RunningProxy, chunk, running_proxy, start_stream
+
+from pd_contracts import sse
+from pd_contracts.names import Connector, Role
+
+TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
+CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+KEY = {"Authorization": "Bearer secret"}
+
+
+def talk(engine: FakeEngine, call: Call | None = None) -> str:
+    """A sentence full of addresses."""
+    host, _, port = engine.http_address.partition(":")
+    kv = engine.zmq_address
+    an_id = call.engine_id if call else "x"
+    return (
+        f"cmpl-{an_id} failed at http://{engine.http_address}/v1, {host} port [{host}]:{port}, kv {kv} (10.1.2.3:22001)"
+    )
+
+
+def refuses(status: int, shape: str) -> Answer:
+    """An error status, whose body is as one of vLLM's servers, or of something before it, writes it."""
+
+    async def answer(engine: FakeEngine, call: Call, _request: web.Request) -> web.StreamResponse:
+        said = talk(engine, call)
+        bodies: dict[str, Any] = {
+            "openai": {"error": {"message": said, "type": said, "param": said, "code": said}},
+            "flat": {"object": "error", "message": said, "type": said, "param": said, "code": 400},
+            "detail": {"detail": said},
+            "list": {"detail": [{"loc": [said], "msg": said}]},
+        }
+        text = json.dumps(bodies[shape]) if shape in bodies else f"<html>{said}</html>"
+        headers = {"X-Engine": said, "Location": f"http://{engine.http_address}/", "Server": said}
+        return web.Response(status=status, text=text, headers=headers)
+
+    return answer
+
+
+async def breaks(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+    """An answer that ends in the middle."""
+    response = await start_stream(request)
+    await response.write(chunk(call, "t0 ")[:-5])
+    if request.transport is not None:
+        request.transport.abort()
+    return response
+
+
+async def no_answer(engine: FakeEngine, call: Call, _request: web.Request) -> web.StreamResponse:
+    """A 200 with something else in it."""
+    return web.Response(text=talk(engine, call), headers={"X-Engine": talk(engine, call)})
+
+
+def says_in_stream(before: int) -> Answer:
+    """An error event, after so many tokens."""
+
+    async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        for number in range(before):
+            await response.write(chunk(call, f"t{number} "))
+            await asyncio.sleep(0.02)
+        said = talk(engine, call)
+        await response.write(sse.encode_event(json.dumps({"error": {"message": said, "type": said, "code": 500}})))
+        await response.write(sse.encode_event(sse.DONE))
+        return response
+
+    return answer
+
+
+ANSWERS = {
+    **{f"{status} {shape}": refuses(status, shape) for status in (400, 422, 500) for shape in ("openai", "flat", "detail")},
+    "400 list": refuses(400, "list"),
+    "307": refuses(307, "html"),
+    "503 html": refuses(503, "html"),
+    "breaks": breaks,
+    "no answer": no_answer,
+    "error first": says_in_stream(0),
+    "error later": says_in_stream(2),
+}  # fmt: skip
+
+
+@pytest.fixture(name="proxy")
+async def _proxy() -> AsyncIterator[RunningProxy]:
+    async with running_proxy(admin_key="secret", prefill_timeout_s=1.0, decode_stall_timeout_s=1.0) as proxy:
+        yield proxy
+
+
+def clean(reply: Reply, *engines: FakeEngine) -> None:
+    """No header and no byte of the body names an engine's address, in whole or in part."""
+    everything = reply.body.decode() + "".join(f"{name}: {value}\n" for name, value in reply.headers.items())
+    for engine in engines:
+        for part in (engine.http_address, engine.zmq_address, str(engine.http_port), str(engine.kv_port)):
+            assert part not in everything, everything
+    for part in ("127.0.0.1", "10.1.2.3", "prefill_addr", "decode_addr"):
+        assert part not in everything, everything
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("role", list(Role))
+async def test_no_error_of_an_engine_names_an_address(proxy: RunningProxy, role: Role, answer: str) -> None:
+    engines = [await proxy.engine(Role.COMBINED)] if role is Role.COMBINED else [*await proxy.pair()]
+    faulty = next(engine for engine in engines if engine.role is role)
+    faulty.answer = ANSWERS[answer]
+    for body, path in ((TEXT, "/v1/completions"), (CHAT, "/v1/chat/completions")):
+        for stream in (False, True):
+            reply = await proxy.post(body | {"stream": stream}, path, **{"X-PD-Timing": "1"})
+            clean(reply, *engines)
+            if reply.status >= 400:
+                assert reply.error["message"]
+    for path in ("/stats", "/ready", "/health", "/v1/models", "/version"):
+        clean(await proxy.get(path), *engines)
+
+
+@pytest.mark.parametrize("connector", list(Connector))
+async def test_no_answer_of_a_pair_names_an_address(proxy: RunningProxy, connector: Connector) -> None:
+    engines = await proxy.pair(connector)
+    for stream in (False, True):
+        reply = await proxy.post(TEXT | {"stream": stream})
+        assert reply.status == 200
+        clean(reply, *engines)
+
+
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
+async def test_neither_do_engines_that_are_away_or_stand_still(proxy: RunningProxy, role: Role) -> None:
+    engines = await proxy.pair()
+    faulty = next(engine for engine in engines if engine.role is role)
+    faulty.gate.clear()
+    clean(await proxy.post(TEXT), *engines)
+    faulty.health = 500
+    await proxy.stats_where(lambda stats: any(i.state != "ready" for i in stats.instances))
+    reply = await proxy.post(TEXT)
+    assert reply.status >= 500
+    clean(reply, *engines)
+    for path in ("/stats", "/ready", "/v1/models"):
+        clean(await proxy.get(path), *engines)
+    clean(await proxy.post({}, "/admin/canary", **KEY), *engines)
+    clean(await proxy.post({}, "/admin/start_profile", **KEY), *engines)
+    clean(await proxy.post({"prompt": "x"}, "/tokenize"), *engines)
+    clean(await proxy.get(f"/admitted?zmq_address={faulty.zmq_address}"), *engines)
+    faulty.gate.set()
+
+
+async def test_the_log_of_a_request_names_engines_not_addresses(
+    proxy: RunningProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines = await proxy.pair()
+    with caplog.at_level(logging.INFO, "pd_proxy.requests"):
+        await proxy.post(TEXT, **{"X-Request-Id": "mine"})
+        await proxy.settled()
+    (line,) = [record for record in caplog.records if record.name == "pd_proxy.requests"]
+    fields = {name: value for name, value in vars(line).items() if name not in vars(logging.makeLogRecord({}))}
+    assert (fields["endpoint"], fields["status"], fields["cause"], fields["retries"]) == ("/v1/completions", 200, "", 0)
+    assert (fields["prefill"], fields["decode"], fields["client_id"]) == ("prefill-0", "decode-0", "mine")
+    assert fields["id"] in engines[0].calls[0].engine_id
+    assert all(fields[f"{stage}_ms"] >= 0 for stage in ("queue", "prefill", "kv_and_first_decode", "decode"))
+    assert "127.0.0.1" not in str(fields)
