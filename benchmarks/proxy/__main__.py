@@ -23,9 +23,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from targets import CORE_REST, HERE, ROUTER, Target, pinned, router, running
+from targets import CORE_REST, HERE, PRIORITY, ROUTER, Target, pinned, prefer, router, running
 
-NAMES = ("direct", "nginx", "vllm-router", "pd-proxy", "vllm-router, 2 legs", "pd-proxy, 2 legs")
+NAMES = (
+    "direct",
+    "nginx",
+    "vllm-router",
+    "pd-proxy",
+    "vllm-router, 2 legs",
+    "pd-proxy, 2 legs",
+    "pd-proxy, 2 legs, through Hypercorn",
+)
 COLUMNS = (
     ("cpu_chunk_us", "CPU a chunk, µs", "cpu_chunk_ratio"),
     ("cpu_request_ms", "CPU a request at 300/s, ms", "cpu_request_ratio"),
@@ -36,17 +44,21 @@ COLUMNS = (
 )
 
 
-def load(target: Target, *options: str) -> dict[str, Any]:
+def load(target: Target, *options: str, realtime: bool = False) -> dict[str, Any]:
     """Run a load; returns its result with the CPU seconds that the proxy used between its two marks."""
-    words = [sys.executable, str(HERE / "load.py"), *options, "--port", str(target.port)]
+    words = [sys.executable, str(HERE / "load.py"), *options, "--port", str(target.port), "--path", target.path]
     marks: dict[str, float] = {}
     result: dict[str, Any] = {}
     with subprocess.Popen(pinned(CORE_REST, words), stdout=subprocess.PIPE, text=True) as process:
+        for pid in (process.pid, *target.pids()) if realtime else ():
+            prefer(pid, on=True)
         for line in process.stdout or ():
             said = json.loads(line)
             if said["word"] == "result":
                 result = said
             marks[said["word"]] = target.cpu_s()
+    for pid in target.pids() if realtime else ():
+        prefer(pid, on=False)
     if not result:
         msg = f"the load on {target.name} ended without a result"
         raise RuntimeError(msg)
@@ -56,13 +68,16 @@ def load(target: Target, *options: str) -> dict[str, Any]:
 def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
     """All figures of one target."""
     seconds = ["--seconds", str(options.seconds)]
-    chunks = load(target, "streams", "--count", "256", "--pace", "20", *seconds)
-    requests = load(target, "requests", "--count", "16", "--rate", str(options.rate), *seconds)
+    chunks = load(target, "streams", "--count", "256", "--pace", "20", *seconds, realtime=options.realtime)
+    requests = load(
+        target, "requests", "--count", "16", "--rate", str(options.rate), *seconds, realtime=options.realtime
+    )
     busy = load(target, "requests", "--count", "16", *seconds)
     found = {
         "cpu_chunk_us": chunks["cpu_s"] / max(1, chunks["chunks"]) * 1e6,
         "cpu_request_ms": requests["cpu_s"] / max(1, requests["requests"]) * 1e3,
         "cpu_busy_request_ms": busy["cpu_s"] / max(1, busy["requests"]) * 1e3,
+        "chunks_a_read": chunks["chunks"] / max(1, chunks["reads"]),
         "lag_p50_ms": chunks["lag_p50_ms"],
         "lag_p99_ms": chunks["lag_p99_ms"],
         "chunks_per_s": chunks["chunks"] / options.seconds,
@@ -136,7 +151,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measured window")
     parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the paced load")
     parser.add_argument(
-        "--nice", type=int, default=0, help="of all processes measured; below 0 keeps others' work out of the lags"
+        "--realtime", action="store_true", help="run what is paced before other work on the machine; needs root"
     )
     parser.add_argument("--many", type=int, default=4000, help="streams at once in the last load; 0: without it")
     parser.add_argument("--only", default="", help="part of these, separated by semicolons: " + "; ".join(NAMES))
@@ -145,8 +160,8 @@ def main() -> int:
     if len(os.sched_getaffinity(0)) < 2:
         sys.stderr.write("bench-proxy: needs two cores, one of them for the proxy alone\n")
         return 2
-    if options.nice:
-        os.nice(options.nice)
+    if options.realtime:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(PRIORITY + 1))
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     wanted = [name.strip() for name in options.only.split(";") if name.strip()]
     names = [name for name in NAMES if not wanted or name in wanted]
@@ -154,7 +169,7 @@ def main() -> int:
         names.remove("nginx")
         print("nginx is not installed, so it is left out (Debian: nginx-light)")
     with tempfile.TemporaryDirectory(prefix="bench-proxy-") as folder:
-        program = router(Path(tempfile.gettempdir()) / "bench-router")
+        program = router(HERE.parents[1] / ".tools" / "bench-router")
         if program is None:
             names = [name for name in names if not name.startswith("vllm-router")]
             print(f"{ROUTER} could not be installed, so it is left out")

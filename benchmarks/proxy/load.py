@@ -30,6 +30,7 @@ class Tally:
         """Nothing yet."""
         self.open = False
         self.chunks = 0
+        self.reads = 0
         self.lags: list[float] = []
         self.finished = 0
         self.errors: list[str] = []
@@ -60,6 +61,7 @@ class Client(asyncio.Protocol):
         if self._tally.open:
             found = STAMP.findall(data)
             self._tally.chunks += len(found)
+            self._tally.reads += bool(found)
             self._tally.lags += [now - float(stamp) for stamp in found]
         if not self._tail and not data.startswith(b"HTTP/1.1 200"):
             self._end(data[:200].decode("latin-1"))
@@ -82,11 +84,11 @@ class Client(asyncio.Protocol):
         self._done(self, error)
 
 
-def request(prompt: str, chunks: int, host: str) -> bytes:
+def request(prompt: str, chunks: int, options: argparse.Namespace) -> bytes:
     """A streamed completion."""
     body = {"model": "mock", "prompt": prompt, "max_tokens": chunks, "stream": True, "temperature": 0}
     data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nAccept: */*\r\n"
+    head = f"POST {options.path} HTTP/1.1\r\nHost: 127.0.0.1:{options.port}\r\nContent-Type: application/json\r\nAccept: */*\r\n"
     return f"{head}User-Agent: bench\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
 
 
@@ -115,7 +117,7 @@ async def streams(options: argparse.Namespace) -> None:
         clients += await asyncio.gather(*group)
     chunks = int((options.seconds + 4) * 1000 / options.pace)
     for number, client in enumerate(clients):
-        client.ask(request(f"pace={options.pace} phase={number % options.pace}", chunks, f"127.0.0.1:{options.port}"))
+        client.ask(request(f"pace={options.pace} phase={number % options.pace}", chunks, options))
         if number % 64 == 63:
             await asyncio.sleep(0.02)
     await asyncio.sleep(2)
@@ -131,6 +133,7 @@ async def streams(options: argparse.Namespace) -> None:
     say(
         "result",
         chunks=tally.chunks,
+        reads=tally.reads,
         finished=tally.finished,
         errors=len(tally.errors),
         first_errors=tally.errors[:3],
@@ -142,7 +145,7 @@ async def streams(options: argparse.Namespace) -> None:
 async def requests(options: argparse.Namespace) -> None:
     """One after the other on each connection; with a rate, at that rate in all, whoever is free."""
     tally = Tally()
-    payload = request("no clock", 1, f"127.0.0.1:{options.port}")
+    payload = request("no clock", 1, options)
     running = True
     free: list[Client] = []
 
@@ -183,6 +186,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["streams", "requests"])
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", default="/v1/completions")
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--pace", type=int, default=20, help="ms between chunks of a stream")

@@ -2,6 +2,7 @@
 
 # ruff: noqa: INP001  a script that starts programs
 
+import os
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import psutil
 HERE = Path(__file__).parent
 ROUTER = "vllm-router==0.1.17"
 CORE_PROXY, CORE_REST = 1, 0
+PRIORITY = 5
 
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
@@ -41,6 +43,7 @@ class Target:
 
     name: str
     port: int
+    path: str
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     pid: int | None = None
 
@@ -51,12 +54,24 @@ class Target:
         parent = psutil.Process(self.pid)
         return sum(_cpu_s(process) for process in [parent, *parent.children(recursive=True)])
 
+    def pids(self) -> list[int]:
+        """All its processes and the engines'."""
+        children = (psutil.Process(one.pid).children(recursive=True) for one in self.processes)
+        return [*(one.pid for one in self.processes), *(child.pid for family in children for child in family)]
+
     def rss_mb(self) -> float:
         """Its memory, MB."""
         if self.pid is None:
             return 0.0
         parent = psutil.Process(self.pid)
         return sum(process.memory_info().rss for process in [parent, *parent.children(recursive=True)]) / 1e6
+
+
+def prefer(pid: int, *, on: bool) -> None:
+    """Let the kernel run a process before other work on the machine, or as everything else."""
+    policy, priority = (os.SCHED_FIFO, PRIORITY) if on else (os.SCHED_OTHER, 0)
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        os.sched_setscheduler(int(task.name), policy, os.sched_param(priority))
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -92,7 +107,7 @@ def pinned(core: int, words: list[str]) -> list[str]:
 def router(folder: Path) -> Path | None:
     """`vllm-router` in a place of its own, made now if need be; None if it cannot be had."""
     program = folder / "venv" / "bin" / "vllm-router"
-    uv = shutil.which("uv", path=".tools/bin") or shutil.which("uv")
+    uv = shutil.which("uv", path=str(HERE.parents[1] / ".tools" / "bin")) or shutil.which("uv")
     if program.exists() or uv is None:
         return program if program.exists() else None
     for words in (
@@ -109,9 +124,12 @@ def running(name: str, folder: Path, program: Path | None) -> Iterator[Target]:
     """Start engines and one way to them; everything is ended afterwards."""
     ports = free_ports(7)
     engines, (port, zmq, extra) = ports[:3], ports[3:6]
-    target = Target(name, port)
+    # A query is all it takes to make this proxy leave a request to Hypercorn and Quart.
+    target = Target(name, port, "/v1/completions" + ("?by=hypercorn" if "Hypercorn" in name else ""))
     words = [sys.executable, str(HERE / "engine.py"), "--roles", "combined,prefill,decode"]
-    announced = {"pd-proxy": [zmq, 0, 0], "pd-proxy, 2 legs": [0, zmq, zmq]}.get(name, [0, 0, 0])
+    announced = [0, 0, 0]
+    if name.startswith("pd-proxy"):
+        announced = [0, zmq, zmq] if "2 legs" in name else [zmq, 0, 0]
     words += ["--ports", ",".join(map(str, engines)), "--proxy-ports", ",".join(map(str, announced))]
     log = (folder / "log.txt").open("ab")
     try:

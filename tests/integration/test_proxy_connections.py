@@ -9,7 +9,8 @@ import pytest
 from support.proxy import until
 
 import pd_proxy.connections
-from pd_proxy.connections import BrokenOffError, ConnectTimedOutError, NotConnectedError, Pool, Reply
+from pd_proxy.connections import Pool
+from pd_proxy.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Engine = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -50,7 +51,14 @@ async def engine(*answers: bytes, hold: bool = True) -> AsyncIterator[tuple[str,
 
 async def ask(pool: Pool, address: str) -> Reply:
     """A request."""
-    return await asyncio.wait_for(pool.post(address, "/x", {"X-Request-Id": "1"}, b"{}"), 10)
+    async with asyncio.timeout(10):
+        connection = pool.take(address) or await pool.connect(address)
+        answered = connection.request("/x", {"X-Request-Id": "1"}, b"{}")
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            connection.give_up(answered)
+            raise
 
 
 async def test_a_connection_serves_the_next_request(pool: Pool) -> None:
@@ -116,7 +124,7 @@ async def test_a_cut_head_is_no_answer(pool: Pool, answer: bytes) -> None:
 
 async def test_whoever_stops_waiting_closes_the_connection(pool: Pool) -> None:
     async with engine(b"", OK) as (address, connections):
-        waiting = asyncio.create_task(pool.post(address, "/x", {}, b"{}"))
+        waiting = asyncio.create_task(ask(pool, address))
         await until(lambda: connections)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -104,6 +105,13 @@ async def test_kv_is_not_left_behind_by_a_shutdown() -> None:
         await until(lambda: decode.calls and decode.calls[0].finished)
         assert decode.calls[0].body["max_tokens"] == 1
         assert await asyncio.wait_for(child.wait(), 10) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a limit of another process")
+async def test_it_may_hold_as_many_connections_as_the_system_allows() -> None:
+    async with process(drain_timeout_s=1) as (_, child):
+        soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
+        assert soft == hard or soft > 1_000_000
 
 
 def test_the_server_waits_longer_than_the_streams_may_take() -> None:

@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+import msgspec
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -28,7 +30,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        try:
+            return msgspec.json.encode(entry, enc_hook=str).decode()
+        except UnicodeEncodeError:  # half a character, say from a file's name, which only an escape can write
+            return json.dumps(entry, default=str)
 
 
 class TextFormatter(logging.Formatter):

@@ -52,6 +52,10 @@ def test_json_writes_what_it_does_not_know_as_text() -> None:
     assert "prefill" in json.loads(log.JsonFormatter().format(record("x", path={"prefill"})))["path"]
 
 
+def test_json_escapes_half_a_character() -> None:
+    assert json.loads(log.JsonFormatter().format(record("x", path="\udcff")))["path"] == "\udcff"
+
+
 def test_json_carries_the_traceback() -> None:
     assert "IndexError: pop from empty list" in json.loads(log.JsonFormatter().format(failed()))["traceback"]
 

@@ -1,15 +1,14 @@
 """An engine's answer, opened: either whole, or a stream whose first events are here. Nothing is answered 200 before that."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Final
 
 from pd_proxy import rewrite
-from pd_proxy.connections import BrokenOffError, Reply
 from pd_proxy.errors import BrokenReplyError, ProxyError
 from pd_proxy.flights import Flight
 from pd_proxy.relay import Relay, Rest, cut
+from pd_proxy.replies import BrokenOffError, Reply
 from pd_proxy.transfer import Leg
 from pd_proxy.upstream import Upstream, translated
 
@@ -60,11 +59,11 @@ class Stream:
         """True if the engine reported an error in the stream."""
         return self._rewriter.failed
 
-    def relay(self, write: Callable[[bytes], None]) -> Relay:
-        """Give everything to `write` in the callback in which it comes, instead of `next`; what has come already at once."""
+    def relay(self, write: Callable[[bytes], None], head: bytes) -> Relay:
+        """Write everything as chunks in the callback in which it comes, instead of `next`; what has come already with `head`."""
         block, self._first = self._first, b""
         relay = Relay(self._flight, self._reply, self._rewriter, write)
-        relay.begin(block)
+        relay.begin(head, block)
         return relay
 
     def settle(self) -> None:
@@ -89,11 +88,16 @@ async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> byte
     Raises:
         UpstreamError: for anything else.
     """
-    async with landing(flight):
+    try:
         reply = await upstream.post(flight, path, leg)
-        async with translated(flight):
+        try:
             body = await reply.read()
+        except BrokenOffError as error:
+            raise translated(flight, error) from None
         flight.moved()
+    except BaseException as error:
+        land(flight, error)
+        raise
     flight.land()
     return body
 
@@ -107,33 +111,33 @@ async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, s
     """
     instance = flight.instance
     rewriter = rewrite.StreamRewriter(secret, (instance.http_address, instance.zmq_address))
-    async with landing(flight):
+    try:
         reply = await upstream.post(flight, path, leg)
         first = await _first_events(flight, reply, rewriter)
+    except BaseException as error:
+        land(flight, error)
+        raise
     return Stream(flight, reply, rewriter, first)
 
 
-@asynccontextmanager
-async def landing(flight: Flight) -> AsyncIterator[None]:
-    """End the flight if its request fails or is cancelled; the engine is to blame for what is not the request's fault."""
-    try:
-        yield
-    except BaseException as error:
-        flight.land(failed=isinstance(error, ProxyError) and error.status >= 500)
-        raise
+def land(flight: Flight, error: BaseException) -> None:
+    """End the flight of a request that failed or was cancelled; the engine is to blame for what is not the request's fault."""
+    flight.land(failed=isinstance(error, ProxyError) and error.status >= 500)
 
 
 async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter) -> bytes:
-    async with translated(flight):
-        while True:
-            flight.waits()
+    while True:
+        flight.waits()
+        try:
             data = await reply.readany()
-            flight.moved()
-            if not data:
-                raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
-            first = rewriter.feed(data)
-            if first:
-                rewrite.raise_error(first)
-                return first
-            if rewriter.done:
-                raise BrokenReplyError(f"{flight.instance.name} answered 200 with an empty stream")
+        except BrokenOffError as error:
+            raise translated(flight, error) from None
+        flight.moved()
+        if not data:
+            raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
+        first = rewriter.feed(data)
+        if first:
+            rewrite.raise_error(first)
+            return first
+        if rewriter.done:
+            raise BrokenReplyError(f"{flight.instance.name} answered 200 with an empty stream")

@@ -1,152 +1,20 @@
-"""Connections to engines: one request at a time on each, kept a moment for the next, and answers that say when bytes come.
-
-An answer is read by `read`, `readany`, or, where every microsecond a chunk counts, by a sink that gets the bytes in the very
-callback in which they arrive.
-"""
+"""Connections to engines: one request at a time on each, kept a moment for the next."""
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
-from typing import Final, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Final, cast
 
-from pd_proxy.wire import Body, EndlessBody, FramingError, answer_head, write_head
+from pd_proxy.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply, Sink
+from pd_proxy.wire import Body, ChunkedBody, EndlessBody, FramingError, answer_head, write_head
 
 # vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that meets that close may or may not have
 # been read, and must not be repeated under its id; so idle connections are given up well before.
 KEEP_ALIVE_S: Final = 2.0
-READ_AHEAD_BYTES: Final = 256 * 1024
 
 
-class BrokenOffError(ConnectionError):
-    """The connection ended before the answer did, or what came is no answer."""
-
-
-class NotConnectedError(ConnectionError):
-    """There never was a connection."""
-
-
-class ConnectTimedOutError(NotConnectedError):
-    """Nobody took the connection in time."""
-
-
-class Sink(Protocol):
-    """Takes the body of an answer as it comes; `ended` is called once, with False if the body was cut."""
-
-    def feed(self, data: bytes) -> None:
-        """Some bytes."""
-
-    def ended(self, *, whole: bool) -> None:
-        """No more."""
-
-
-class Reply:
-    """An answer of which the head is here; `finished` says that all of it has come."""
-
-    __slots__ = ("_connection", "_parts", "_sink", "_size", "_waiter", "broken", "finished", "status")
-
-    def __init__(self, connection: "Connection", status: int) -> None:
-        """Made by the connection."""
-        self.status = status
-        self.finished = False
-        self.broken = False
-        self._connection: Connection | None = connection
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._sink: Sink | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def read(self) -> bytes:
-        """The whole body.
-
-        Raises:
-            BrokenOffError: if it is cut.
-        """
-        while not self.finished:
-            if self.broken:
-                raise BrokenOffError
-            await self._wait()
-        return self._take()
-
-    async def readany(self) -> bytes:
-        """Some of the body; empty at its end.
-
-        Raises:
-            BrokenOffError: if it is cut.
-        """
-        while not self._parts:
-            if self.broken:
-                raise BrokenOffError
-            if self.finished:
-                return b""
-            self.resume()
-            await self._wait()
-        data = self._take()
-        self.resume()
-        return data
-
-    def connect(self, sink: Sink) -> None:
-        """Give everything that came and comes to `sink`."""
-        self._sink = sink
-        if self._parts:
-            sink.feed(self._take())
-        self.resume()
-        if self.finished or self.broken:
-            sink.ended(whole=self.finished)
-
-    def pause(self) -> None:
-        """Let the engine wait: nobody takes what it sends."""
-        if self._connection is not None:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        """Take more again."""
-        if self._connection is not None:
-            self._connection.resume()
-
-    def close(self) -> None:
-        """Let go; before the end of the answer this closes the connection, which aborts the request at the engine."""
-        connection, self._connection = self._connection, None
-        if connection is not None and not self.finished:
-            connection.abort()
-            self.end(whole=False)
-
-    def feed(self, data: bytes) -> None:
-        """The connection got some of the body."""
-        if self._sink is not None:
-            self._sink.feed(data)
-            return
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > READ_AHEAD_BYTES:
-            self.pause()
-        self._wake()
-
-    def end(self, *, whole: bool) -> None:
-        """The connection got the end of it, or its own."""
-        if self.finished or self.broken:
-            return
-        self.finished, self.broken = whole, not whole
-        self._connection = None
-        if self._sink is not None:
-            self._sink.ended(whole=whole)
-        self._wake()
-
-    def _take(self) -> bytes:
-        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._size = 0
-        return data
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+def _drop(data: bytes) -> None:
+    """Before there is an answer nobody takes its body."""
 
 
 class Connection(asyncio.Protocol):
@@ -161,33 +29,33 @@ class Connection(asyncio.Protocol):
         self._answered: asyncio.Future[Reply] | None = None
         self._head = b""
         self._reply: Reply | None = None
+        self._deliver: Callable[[bytes], None] = _drop
+        self._shortcut: Callable[[bytes], bool] | None = None
         self._body: Body | None = None
         self._keep = True
         self._paused = False
 
-    async def request(self, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """Send a POST and wait for the head of its answer; whoever stops waiting closes the connection.
+    def request(self, path: str, headers: Mapping[str, str], body: bytes) -> "asyncio.Future[Reply]":
+        """Send a POST; the future is for the head of its answer, or BrokenOffError. Whoever stops waiting calls `give_up`.
 
         Raises:
-            BrokenOffError: if the connection ends first.
+            BrokenOffError: if the connection has ended already.
         """
         lines = {"Host": self._address, "Accept-Encoding": "identity", "User-Agent": "pd-proxy", **headers}
         lines["Content-Length"] = str(len(body))
         head = write_head(f"POST {path} HTTP/1.1", lines)
         if self._transport is None or self._transport.is_closing():
             raise BrokenOffError
-        answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._answered = answered
+        self._answered = asyncio.get_running_loop().create_future()
         self._transport.write(head + body)
-        try:
-            return await answered
-        except asyncio.CancelledError:
-            # Once the head is here, this connection may serve somebody else already; only the reply knows.
-            if answered.cancelled():
-                self.abort()
-            else:
-                answered.result().close()
-            raise
+        return self._answered
+
+    def give_up(self, answered: "asyncio.Future[Reply]") -> None:
+        """Close the connection, unless the answer has come; then it may serve somebody else already, and only the reply knows."""
+        if answered is self._answered:
+            self.abort()
+        elif not answered.cancelled() and answered.exception() is None:
+            answered.result().close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is open."""
@@ -195,22 +63,33 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The engine sent something."""
+        body, shortcut = self._body, self._shortcut
+        if shortcut is not None and shortcut(data):
+            return
         try:
-            if self._body is not None:
-                self._read_body(data)
-            elif self._answered is not None:
+            if body is None:
                 self._read_head(data)
-            else:
-                self.abort()  # nobody asked
+                return
+            data = body.feed(data)
         except FramingError:
             self.abort()
             self._end(whole=False)
+            return
+        if data:
+            self._deliver(data)
+        if body.done:
+            self._over(reusable=self._keep and body.reusable)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed."""
         self._pool.forget(self._address, self)
         self._transport = None
         self._end(whole=exc is None and isinstance(self._body, EndlessBody))
+
+    @property
+    def open(self) -> bool:
+        """Whether a request may be written to it."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def pause(self) -> None:
         """Read no more for now."""
@@ -229,44 +108,44 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def deliver_to(self, sink: Sink) -> None:
+        """Whom the body goes to from now on; as it came, as long as its sink likes that and chunks come whole."""
+        self._deliver = sink.feed
+        if isinstance(self._body, ChunkedBody):
+            self._shortcut = sink.shortcut(self._body)
+
     def _read_head(self, data: bytes) -> None:
         self._head += data
-        head = answer_head(self._head)
+        head = answer_head(self._head) if self._answered is not None else None
         if head is None:
+            if self._answered is None:
+                self.abort()  # nobody asked
             return
         rest, self._head = self._head[head.size :], b""
-        self._body, self._keep = head.body, head.keep_alive
-        self._reply = Reply(self, head.status)
         answered, self._answered = self._answered, None
         if answered is None or answered.done():
             self.abort()  # whoever asked has just left
             return
-        answered.set_result(self._reply)
-        if rest or head.body.done:
-            self._read_body(rest)
+        reply = self._reply = Reply(self, head.status)
+        self._body, self._keep, self._deliver = head.body, head.keep_alive, reply.feed
+        answered.set_result(reply)
+        if rest:
+            self.data_received(rest)
+        elif head.body.done:
+            self._over(reusable=self._keep)
 
-    def _read_body(self, data: bytes) -> None:
-        body, reply = self._body, self._reply
-        if body is None or reply is None:
-            return
-        if not body.done:
-            data = body.feed(data)
-            if data:
-                reply.feed(data)
-        if body.done:
-            self._over(reply, reusable=self._keep and body.reusable)
-
-    def _over(self, reply: Reply, *, reusable: bool) -> None:
-        self._reply = self._body = None
+    def _over(self, *, reusable: bool) -> None:
+        reply, self._reply, self._body, self._shortcut = self._reply, None, None, None
         self.resume()
         if reusable:
             self._pool.give_back(self._address, self)
         else:
             self.abort()
-        reply.end(whole=True)
+        if reply is not None:
+            reply.end(whole=True)
 
     def _end(self, *, whole: bool) -> None:
-        reply, self._reply, self._body = self._reply, None, None
+        reply, self._reply, self._body, self._shortcut = self._reply, None, None, None
         answered, self._answered = self._answered, None
         if reply is not None:
             reply.end(whole=whole)
@@ -284,15 +163,6 @@ class Pool:
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
-
-    async def post(self, address: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """Send a request and wait for the head of its answer.
-
-        Raises:
-            NotConnectedError: if the engine cannot be reached.
-            BrokenOffError: if it closes the connection instead.
-        """
-        return await (self._take(address) or await self._connect(address)).request(path, headers, body)
 
     def close(self) -> None:
         """Close everything."""
@@ -320,17 +190,23 @@ class Pool:
         if free is not None and connection in free:
             free.remove(connection)
 
-    def _take(self, address: str) -> Connection | None:
+    def take(self, address: str) -> Connection | None:
+        """A connection that is free."""
         free = self._free.get(address)
-        if not free:
-            return None
-        connection = free.pop()
-        if asyncio.get_running_loop().time() - connection.idle_since < KEEP_ALIVE_S:
-            return connection
-        connection.abort()
+        now = asyncio.get_running_loop().time()
+        while free:
+            connection = free.pop()
+            if connection.open and now - connection.idle_since < KEEP_ALIVE_S:
+                return connection
+            connection.abort()
         return None
 
-    async def _connect(self, address: str) -> Connection:
+    async def connect(self, address: str) -> Connection:
+        """A new connection.
+
+        Raises:
+            NotConnectedError: if the engine cannot be reached.
+        """
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         try:

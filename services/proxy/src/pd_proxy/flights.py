@@ -6,13 +6,13 @@ got anything for too long. What a slow client has not yet taken does not count a
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from pd_proxy.connections import Reply
 from pd_proxy.errors import ProxyError
 from pd_proxy.registry import Instance
+from pd_proxy.replies import Reply
 
 
 class Verdict(Enum):
@@ -45,7 +45,7 @@ class Tally:
 class Flight:
     """One request at one engine; it can be ended from outside, with the reason its client gets."""
 
-    __slots__ = ("_deadline", "_loop", "_reply", "_tally", "failure", "instance", "moved_at", "since", "whole")
+    __slots__ = ("_give_up", "_loop", "_reply", "failure", "instance", "moved_at", "since", "tally", "whole")
 
     def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
         """`whole`: the answer comes in one piece after a time that only the request knows."""
@@ -54,10 +54,10 @@ class Flight:
         self.failure: ProxyError | None = None
         self.since: float | None = None
         self.moved_at = 0.0
-        self._tally = tally
+        self.tally = tally
         self._loop = asyncio.get_running_loop()
         self._reply: Reply | None = None
-        self._deadline: asyncio.Timeout | None = None
+        self._give_up: Callable[[], None] | None = None
         tally.flights.add(self)
         tally.requests += 1
 
@@ -68,19 +68,19 @@ class Flight:
     def moved(self) -> None:
         """The engine sent something; now it is the client's turn."""
         self.since = None
-        self.moved_at = self._tally.last_progress = self._loop.time()
+        self.moved_at = self.tally.last_progress = self._loop.time()
 
     def progressed(self) -> None:
         """The engine sent something that went straight on, and it is its turn again."""
-        self.since = self.moved_at = self._tally.last_progress = self._loop.time()
+        self.since = self.moved_at = self.tally.last_progress = self._loop.time()
 
     def held_up(self) -> None:
         """The client takes no more for now, so nobody waits for the engine."""
         self.since = None
 
-    def opening(self, deadline: asyncio.Timeout) -> None:
-        """There is no response yet; ending the flight means making this deadline pass."""
-        self._deadline = deadline
+    def opening(self, give_up: Callable[[], None]) -> None:
+        """There is no answer yet; ending the flight means calling this."""
+        self._give_up = give_up
         self.waits()
 
     def attach(self, reply: Reply) -> None:
@@ -89,19 +89,19 @@ class Flight:
 
     def abort(self, failure: ProxyError) -> None:
         """End it: whoever waits for the engine gets an error, and the connection is closed."""
-        if self.failure is None and self in self._tally.flights:
+        if self.failure is None and self in self.tally.flights:
             self.failure = failure
             if self._reply is not None:
                 self._reply.close()
-            elif self._deadline is not None:
-                self._deadline.reschedule(self._loop.time())
+            elif self._give_up is not None:
+                self._give_up()
 
     def land(self, *, failed: bool = False) -> None:
         """It is over; later calls change nothing. An answer that has not ended is aborted at the engine."""
-        if self not in self._tally.flights:
+        if self not in self.tally.flights:
             return
-        self._tally.flights.discard(self)
-        self._tally.failures += failed
+        self.tally.flights.discard(self)
+        self.tally.failures += failed
         if self._reply is not None:
             self._reply.close()
 

@@ -16,6 +16,7 @@ from pd_proxy.registry import Instance, State
 BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250,
 )  # fmt: skip
+STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
 
 
 class _Instances(Collector):
@@ -72,6 +73,8 @@ class Metrics:
         )
         gauge = Gauge("pd_proxy_kv_owed", "Requests whose KV decode may still have to use up", registry=self._registry)
         gauge.set_function(owed)
+        # Looked up once, because that costs more than to observe.
+        self._by_stage = {name: self._stages.labels(name) for name in STAGES}
         gauge = Gauge("pd_proxy_requests_in_flight", "Requests that clients wait for", registry=self._registry)
         gauge.set_function(lambda: self.in_flight)
 
@@ -93,8 +96,8 @@ class Metrics:
 
     def staged(self, stages: Stages) -> None:
         """Where a completed request's time went."""
-        for name in ("queue", "prefill", "kv_and_first_decode", "decode"):
-            self._stages.labels(name).observe(getattr(stages, name) / 1e3)
+        for name, histogram in self._by_stage.items():
+            histogram.observe(getattr(stages, name) / 1e3)
 
     def retried(self, cause: str) -> None:
         """A request is tried once more."""

@@ -16,10 +16,11 @@ from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
+DONE: Final = b"[DONE]"
 
 # In JSON a quote inside text is escaped, so these match keys (or a text that is exactly the word), never a part of a text.
-_KV_KEY: Final = b'"kv_transfer_params"'
-_ERROR_KEY: Final = b'"error"'
+KV_KEY: Final = b'"kv_transfer_params"'
+ERROR_KEY: Final = b'"error"'
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
 _BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
@@ -76,21 +77,21 @@ class StreamRewriter:
     """Turns an engine's stream, split anywhere, into whole events that a client may see.
 
     The end mark is held back (`done` says that it came), because the proxy's timing goes before it; what follows it is dropped.
-    `failed` says that the engine reported an error in an event.
+    `failed` says that the engine reported an error in an event, `rest` is what came of an event that is not over.
     """
 
     def __init__(self, secret: bytes, addresses: Iterable[str] = ()) -> None:
         """`secret` is cut out of every event, `addresses` out of error messages."""
         self.done = False
         self.failed = False
-        self._secret = secret
+        self.secret = secret
         self._addresses = tuple(addresses)
-        self._rest = b""
+        self.rest = b""
 
     @property
     def incomplete(self) -> bool:
         """True inside an event: a stream that ends here was cut."""
-        return bool(self._rest)
+        return bool(self.rest)
 
     def feed(self, data: bytes) -> bytes:
         """The events that `data` completes, rewritten; empty if it completes none.
@@ -100,25 +101,25 @@ class StreamRewriter:
         """
         if self.done:
             return b""
-        if self._rest:
-            data = self._rest + data
+        if self.rest:
+            data = self.rest + data
         if data.endswith(b"\n\n"):
-            self._rest = b""
+            self.rest = b""
         else:
             data = self._hold_back(data)
-        if self._secret:
-            data = data.replace(self._secret, b"")
-        if _KV_KEY in data or _ERROR_KEY in data:
+        if self.secret:
+            data = data.replace(self.secret, b"")
+        if KV_KEY in data or ERROR_KEY in data:
             data = self._look_into(data)
-        if b"[DONE]" in data:
+        if DONE in data:
             data = self._hold_back_done(data)
         return data
 
     def _hold_back(self, data: bytes) -> bytes:
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
         end = 0 if end <= 2 else end
-        self._rest = data[end:]
-        if len(self._rest) > MAX_EVENT_BYTES:
+        self.rest = data[end:]
+        if len(self.rest) > MAX_EVENT_BYTES:
             raise BrokenReplyError("an event of the engine's stream is too long")
         return data[:end]
 
@@ -126,7 +127,7 @@ class StreamRewriter:
         found = _DONE.search(data)
         if found is None:
             return data
-        self.done, self._rest = True, b""
+        self.done, self.rest = True, b""
         return data[: found.start()]
 
     def _look_into(self, data: bytes) -> bytes:
@@ -134,7 +135,7 @@ class StreamRewriter:
         return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
 
     def _clean(self, block: bytes) -> bytes:
-        if _KV_KEY not in block and _ERROR_KEY not in block:
+        if KV_KEY not in block and ERROR_KEY not in block:
             return block
         head, mark, payload = block.partition(b"data:")
         if not mark:
@@ -161,7 +162,7 @@ def raise_error(first: bytes) -> None:
         RefusedInStreamError: if the first event is an error.
     """
     payload = first.removeprefix(b"data:").split(b"\n", 1)[0]
-    if _ERROR_KEY not in payload or "error" not in _object_decoder.decode(payload):
+    if ERROR_KEY not in payload or "error" not in _object_decoder.decode(payload):
         return
     fields = error_fields(payload)
     code = fields.get("code")
@@ -172,7 +173,7 @@ def raise_error(first: bytes) -> None:
 def _without_params(fields: dict[str, Raw]) -> bool:
     """Remove the connector's parameters from an answer, at the top and in choices; True if there were any."""
     found = fields.pop("kv_transfer_params", None) is not None
-    if "choices" in fields and _KV_KEY in bytes(fields["choices"]):
+    if "choices" in fields and KV_KEY in bytes(fields["choices"]):
         choices = msgspec.json.decode(fields["choices"], type=list[dict[str, Raw]])
         removed = [choice.pop("kv_transfer_params", None) for choice in choices]
         if any(params is not None for params in removed):

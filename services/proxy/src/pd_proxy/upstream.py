@@ -6,18 +6,24 @@ Messages call engines by name. What aiohttp says stays out of them, because it s
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
 
 from pd_proxy import rewrite
-from pd_proxy.connections import KEEP_ALIVE_S, ConnectTimedOutError, NotConnectedError, Pool, Reply
-from pd_proxy.errors import ConnectTimeoutError, DisconnectedError, RefusedError, UnreachableError, UpstreamError
+from pd_proxy.connections import KEEP_ALIVE_S, Connection, Pool
+from pd_proxy.errors import (
+    ConnectTimeoutError,
+    DisconnectedError,
+    ProxyError,
+    RefusedError,
+    UnreachableError,
+)
 from pd_proxy.flights import Flight
 from pd_proxy.registry import Instance
+from pd_proxy.replies import ConnectTimedOutError, NotConnectedError, Reply
 from pd_proxy.transfer import Leg
 
 logger = logging.getLogger(__name__)
@@ -68,13 +74,24 @@ class Upstream:
             RefusedError: if the engine answers with another status.
             UpstreamError: if it does not answer, or the flight is aborted.
         """
-        async with translated(flight), asyncio.timeout(None) as deadline:
-            flight.opening(deadline)
-            reply = await self._pool.post(flight.instance.http_address, path, leg.headers, leg.body)
+        try:
+            reply = await _answered(await self._connection(flight), flight, path, leg)
+        except (TimeoutError, ConnectionError) as error:
+            raise translated(flight, error) from None
         flight.attach(reply)
         if reply.status != 200:
             raise await _refusal(flight, reply)
         return reply
+
+    async def _connection(self, flight: Flight) -> Connection:
+        address = flight.instance.http_address
+        connection = self._pool.take(address)
+        if connection is not None:
+            return connection
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as deadline:
+            flight.opening(lambda: deadline.reschedule(loop.time()))
+            return await self._pool.connect(address)
 
     async def call(self, instance: Instance, path: str, body: bytes, timeout_s: float) -> bytes:
         """POST what makes no tokens, and read the body of its 200.
@@ -122,6 +139,17 @@ class Upstream:
         return body
 
 
+async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg) -> Reply:
+    answered = connection.request(path, leg.headers, leg.body)
+    give_up = partial(connection.give_up, answered)
+    flight.opening(give_up)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        give_up()
+        raise
+
+
 async def _read_document(response: aiohttp.ClientResponse) -> bytes:
     """Read a body that may come from anybody who pinged, so only up to a size.
 
@@ -137,26 +165,24 @@ async def _read_document(response: aiohttp.ClientResponse) -> bytes:
     return body
 
 
-@asynccontextmanager
-async def translated(flight: Flight) -> AsyncIterator[None]:
-    """Turn a connection's exceptions into ours; the reason of an aborted flight wins over its symptom."""
+def translated(flight: Flight, error: Exception) -> ProxyError:
+    """What a connection's exception means; the reason of an aborted flight wins over its symptom."""
     name = flight.instance.name
+    if flight.failure is not None:
+        return flight.failure
+    if isinstance(error, ConnectTimedOutError):
+        return ConnectTimeoutError(f"{name} did not take the connection in time")
+    if isinstance(error, NotConnectedError):
+        return UnreachableError(f"{name} refuses connections")
+    logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
+    return DisconnectedError(f"{name} closed the connection before its answer was complete")
+
+
+async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
     try:
-        yield
-    except ConnectTimedOutError:
-        raise flight.failure or ConnectTimeoutError(f"{name} did not take the connection in time") from None
-    except NotConnectedError:
-        raise flight.failure or UnreachableError(f"{name} refuses connections") from None
-    except (TimeoutError, ConnectionError) as error:
-        logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
-        raise flight.failure or DisconnectedError(
-            f"{name} closed the connection before its answer was complete"
-        ) from None
-
-
-async def _refusal(flight: Flight, reply: Reply) -> UpstreamError:
-    async with translated(flight):
         body = await reply.read()
+    except ConnectionError as error:
+        return translated(flight, error)
     return refusal(flight.instance, reply.status, body)
 
 

@@ -1,0 +1,120 @@
+"""What a relay does with a stream is the same however its bytes are cut, and whichever way they take."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_contracts.names import Role
+from pd_proxy.errors import DisconnectedError
+from pd_proxy.flights import Flight, Flights
+from pd_proxy.registry import Instance
+from pd_proxy.relay import Relay
+from pd_proxy.replies import Reply, Sink
+from pd_proxy.rewrite import StreamRewriter
+from pd_proxy.wire import ChunkedBody, write_chunk
+
+SECRET = b"___prefill_addr_127.0.0.1:21001___decode_addr_127.0.0.1:22001_"
+TOKEN = b'data: {"id":"cmpl-' + SECRET + b'1","choices":[{"text":"a"}]}\n\n'
+PARAMS = b'data: {"id":"1","choices":[{"text":"a"}],"kv_transfer_params":{"remote_host":"10.0.0.1"}}\n\n'
+ERROR = b'data: {"error":{"message":"lost 10.0.0.1:80"}}\n\n'
+TEXT = b'data: {"id":"1","choices":[{"text":"say [DONE] or \\"error\\""}]}\n\n'
+WINDOWS = b'data: {"id":"1"}\r\n\r\n'
+END = b"data: [DONE]\n\n"
+
+
+class Engine:
+    """A connection that hands its bytes to a sink as `connections.Connection` does."""
+
+    def __init__(self) -> None:
+        self.body = ChunkedBody()
+        self.paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def abort(self) -> None:
+        """Nothing to close."""
+
+    def deliver_to(self, sink: Sink) -> None:
+        self._sink = sink
+        self._shortcut = sink.shortcut(self.body)
+
+    def send(self, data: bytes) -> None:
+        if (self._shortcut is None or not self._shortcut(data)) and (block := self.body.feed(data)):
+            self._sink.feed(block)
+
+
+def flight() -> Flight:
+    instance = Instance(
+        name="decode-0", role=Role.DECODE, http_address="h:1", zmq_address="h:2", connector=None, incarnation=1
+    )
+    return Flights().open(instance)
+
+
+def relay(secret: bytes) -> tuple[Engine, Relay, list[bytes], Flight]:
+    """A relay from an engine into a list of what was written."""
+    engine, written, one = Engine(), [], flight()
+    found = Relay(one, Reply(engine, 200), StreamRewriter(secret, ("h:1",)), written.append)
+    found.begin(b"", b"")
+    return engine, found, written, one
+
+
+def body(written: list[bytes]) -> bytes:
+    """What the client reads."""
+    chunks = ChunkedBody()
+    return b"".join(chunks.feed(part) for part in written if part)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([TOKEN, PARAMS, ERROR, TEXT, WINDOWS]), min_size=1, max_size=3), max_size=6),
+    st.lists(st.integers(0, 2000), max_size=10),
+    st.sampled_from([b"", SECRET]),
+)
+async def test_the_way_of_the_bytes_does_not_matter(parts: list[list[bytes]], cuts: list[int], secret: bytes) -> None:
+    blocks = [b"".join(part) for part in parts] + [END]
+    data = b"".join(write_chunk(block) for block in blocks)
+    edges = sorted({0, len(data), *(min(cut, len(data)) for cut in cuts)})
+    plain = StreamRewriter(secret, ("h:1",))
+    expected = b"".join(plain.feed(block) for block in blocks)
+
+    for pieces in ([write_chunk(block) for block in blocks], [data[a:b] for a, b in pairwise(edges)]):
+        engine, one, written, _ = relay(secret)
+        for piece in pieces:
+            engine.send(piece)
+        # An event that is looked into ends with LF, and so do those that were read with it.
+        assert body(written).replace(b"\r\n", b"\n") == expected.replace(b"\r\n", b"\n")
+        assert one.done.done()
+        assert secret not in expected or not secret
+
+
+async def test_a_chunk_counts_as_progress_and_the_next_is_waited_for() -> None:
+    engine, _, _, one = relay(SECRET)
+    one.held_up()
+    engine.send(write_chunk(TOKEN))
+    assert one.since is not None
+    assert one.moved_at > 0
+
+
+async def test_a_client_that_takes_nothing_keeps_the_engine_waiting_and_nobody_waits_for_the_engine() -> None:
+    engine, one, written, one_flight = relay(b"")
+    one.pause()
+    assert engine.paused
+    engine.send(write_chunk(TOKEN))  # what had been read already
+    assert one_flight.since is None
+    assert written
+    one.resume()
+    assert not engine.paused
+    assert one_flight.since is not None
+
+
+async def test_without_its_end_mark_a_stream_is_cut() -> None:
+    engine, one, _, _ = relay(b"")
+    engine.send(write_chunk(TOKEN))
+    one.ended(whole=True)
+    with pytest.raises(DisconnectedError):
+        await one.done
