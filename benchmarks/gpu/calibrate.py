@@ -16,14 +16,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from virtual import Arrival, Shape, predict
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.records import MANIFEST, REQUESTS, Manifest, RequestRecord
 from pd_simulator.profile import Profile, load_profile
+from pd_simulator.virtual import Arrival, Engines, token_times
 
 NUMBERS = (
-    ("api_ms",),
     ("prefill", "base_ms"),
     ("prefill", "per_token_ms"),
     ("decode", "base_ms"),
@@ -49,7 +48,7 @@ class Measured:
     rate: float
     size: str
     arrivals: tuple[Arrival, ...]
-    shape: Shape
+    engines: Engines
     values: tuple[float, ...]
     requests: int
 
@@ -98,7 +97,7 @@ def read(root: Path, kv_tokens: int) -> Iterator[Measured]:
             rate=work.rate / (manifest.deployment.gpus or 1),
             size=f"{size[0]}/{size[1]}",
             arrivals=tuple(Arrival(r.scheduled - start, *size) for r in sorted(good, key=lambda r: r.scheduled)),
-            shape=Shape(
+            engines=Engines(
                 prefills=roles.count(Role.PREFILL),
                 others=len(roles) - roles.count(Role.PREFILL),
                 connector=next(iter(connectors), None),
@@ -123,8 +122,9 @@ def held_out(runs: Sequence[Measured], labels: Sequence[str]) -> Iterator[str]:
 
 def modelled(profile: Profile, run: Measured) -> tuple[float, ...]:
     """What a profile gives for a run."""
-    results = predict(profile, run.shape, run.arrivals)
-    return quantiles([result.ttft for result in results], [result.tpot for result in results])
+    times = token_times(profile, run.engines, run.arrivals)
+    ttft = [(each[0] - arrival.at) * 1e3 for each, arrival in zip(times, run.arrivals, strict=True)]
+    return quantiles(ttft, [(each[-1] - each[0]) * 1e3 / (len(each) - 1) for each in times])
 
 
 def badness(profile: Profile, runs: Sequence[Measured]) -> float:

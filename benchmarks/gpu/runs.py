@@ -21,7 +21,8 @@ from fanout import Fanout
 from plan import Plan, Point
 from web import document
 
-MONITOR = "http://127.0.0.1:9835"
+MONITOR_PORT = 19835
+MONITOR = f"http://127.0.0.1:{MONITOR_PORT}"
 DISCOVERY = (
     30100  # where engines ping; the proxy of lane n listens on DISCOVERY + 1 + n, and for clients on CLIENTS + n
 )
@@ -143,11 +144,12 @@ class Runs:
         return self.work / f"{topology}.json"
 
     def _boards(self) -> dict[str, str]:
+        listening = {"MONITOR_PORT": str(MONITOR_PORT)}
         if not self.simulated:
-            return {"MONITOR_BACKEND": "nvml"}
+            return {**listening, "MONITOR_BACKEND": "nvml"}
         first = {engine.gpu: engine for engine in self.plan.engines}
         boards = ",".join(f"http://127.0.0.1:{port(engine)}/sim/board" for engine in first.values())
-        return {"MONITOR_BACKEND": "simulated", "SIM_BOARDS": boards}
+        return {**listening, "MONITOR_BACKEND": "simulated", "SIM_BOARDS": boards}
 
     def _software(self) -> dict[str, str]:
         found = {}

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,9 @@ from pd_contracts import sse
 from pd_contracts.names import REQUEST_ID_HEADER, Connector, Role
 from pd_simulator.engine import Engine
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.scheduler import Job, Limits, Scheduler, complete, work_of
 from pd_simulator.server import serving
 from pd_simulator.settings import Settings
-from pd_simulator.steptime import StepModel
+from pd_simulator.virtual import Arrival, Engines, token_times
 
 
 def fast_profile(step_ms: float = 0.5, **changes: Any) -> Profile:
@@ -205,58 +204,7 @@ async def disaggregated(
     return first, await decode.complete(prompt, request_id=request_id, **body, **give)
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """One request of a virtual run."""
-
-    at: float
-    prompt_tokens: int
-    output_tokens: int
-
-
 def virtual_run(profile: Profile, connector: Connector | None, arrivals: Sequence[Arrival]) -> list[list[float]]:
     """Token times of each request in virtual time: one combined engine, or one prefill and one decode engine with a connector."""
-    api_s = profile.api_ms / 1e3
-    limits = Limits(256, 8192, profile.memory.kv_tokens, chunked=connector is not Connector.P2P_NCCL)
-    model = StepModel(profile, connector)
-    if connector is None:
-        jobs = [(Job(a.prompt_tokens, a.output_tokens), a.at + api_s) for a in arrivals]
-        return _drain(Scheduler(limits), model, jobs)
-    sends = connector is not Connector.NIXL
-    first = _drain(Scheduler(limits), model, [(Job(a.prompt_tokens, 1, sends=sends), a.at + api_s) for a in arrivals])
-    waits = connector is Connector.NIXL
-    decodes = [
-        (
-            Job(
-                a.prompt_tokens,
-                a.output_tokens,
-                external=a.prompt_tokens - 1,
-                stall_s=model.stall_s(a.prompt_tokens - 1),
-            ),
-            times[0] + api_s + (model.wait_s(a.prompt_tokens - 1) if waits else 0.0),
-        )
-        for a, times in zip(arrivals, first, strict=True)
-    ]
-    return _drain(Scheduler(limits), model, decodes)
-
-
-def _drain(scheduler: Scheduler, model: StepModel, jobs: list[tuple[Job, float]]) -> list[list[float]]:
-    times: dict[Job, list[float]] = {job: [] for job, _ in jobs}
-    for job, ready_at in jobs:
-        scheduler.add(job, ready_at)
-    for end, emitting in _steps(scheduler, model):
-        for job in emitting:
-            times[job].append(end)
-    return list(times.values())
-
-
-def _steps(scheduler: Scheduler, model: StepModel) -> Iterator[tuple[float, list[Job]]]:
-    end = 0.0
-    while (start := scheduler.next_start(end)) is not None:
-        slots = scheduler.plan(start)
-        end = start + model.step(work_of(slots)).seconds
-        for slot in slots:
-            complete(slot)
-            if slot.emits and slot.job.generated == slot.job.max_tokens:
-                scheduler.remove(slot.job)
-        yield end, [slot.job for slot in slots if slot.emits]
+    engines = Engines(0 if connector is None else 1, 1, connector, profile.memory.kv_tokens)
+    return token_times(profile, engines, arrivals)

@@ -5,28 +5,31 @@ import statistics
 from pathlib import Path
 
 import pytest
-from support.simulator import Arrival, virtual_run
+from support.simulator import virtual_run
 
 from pd_contracts.names import Connector
 from pd_simulator.profile import ProfileError, load_profile, shipped
+from pd_simulator.virtual import Arrival, Engines, token_times
 
 P2P, NIXL = Connector.P2P_NCCL, Connector.NIXL
 
-# Medians with one stream on H200, in ms: plain vLLM 0.23.0, P2pNcclConnector, NixlConnector.
+# Medians in ms from docs/results/h200: at the lowest rate, where requests hardly meet, by connector (None: plain) and prompt tokens.
 MEASURED_TTFT = {
-    (None, 512): 19.1,
-    (None, 4096): 105.0,
-    (P2P, 512): 45.8,
-    (P2P, 4096): 130.8,
-    (NIXL, 512): 52.6,
-    (NIXL, 4096): 185.3,
+    (None, 512): 18.6,
+    (None, 2048): 51.7,
+    (P2P, 512): 45.6,
+    (P2P, 2048): 75.3,
+    (NIXL, 512): 50.7,
+    (NIXL, 2048): 96.9,
 }
-# Median TPOT under an open-loop load, in ms, by connector and (input, output, requests a second and GPU).
+# Median TPOT under load, by connector and (input, output, requests a second at one decoding engine).
 MEASURED_TPOT = {
-    (None, (512, 64, 30)): 7.0,
-    (None, (2048, 128, 10)): 10.5,
-    (P2P, (512, 64, 30)): 6.4,
-    (P2P, (2048, 128, 10)): 7.3,
+    (None, (512, 64, 32)): 7.2,
+    (None, (2048, 128, 11)): 9.9,
+    (P2P, (512, 64, 48)): 5.8,
+    (P2P, (2048, 128, 16)): 6.1,
+    (NIXL, (512, 64, 48)): 6.0,
+    (NIXL, (2048, 128, 16)): 9.0,
 }
 
 
@@ -45,8 +48,8 @@ def tpot_ms(times: list[float]) -> float:
 def test_one_stream_gets_its_first_token_when_it_did_on_the_hardware(connector: Connector | None, prompt: int) -> None:
     (times,) = virtual_run(load_profile("h200-llama3-8b"), connector, [Arrival(0.0, prompt, 64)])
 
-    assert times[0] * 1e3 == pytest.approx(MEASURED_TTFT[connector, prompt], rel=0.01)
-    assert 4.8 <= tpot_ms(times) <= 5.3
+    assert times[0] * 1e3 == pytest.approx(MEASURED_TTFT[connector, prompt], rel=0.15)
+    assert 4.7 <= tpot_ms(times) <= 5.3
 
 
 @pytest.mark.parametrize(("connector", "load"), list(MEASURED_TPOT))
@@ -61,19 +64,20 @@ def test_tpot_under_load_is_what_it_was_on_the_hardware(
         for seed in range(5)
     ]
 
-    assert statistics.median(medians) == pytest.approx(MEASURED_TPOT[connector, load], rel=0.10)
+    # other arrivals than the measured ones, and longer: loads near saturation differ by that alone
+    assert statistics.median(medians) == pytest.approx(MEASURED_TPOT[connector, load], rel=0.25)
 
 
-def test_a_saturated_prefill_engine_queues_as_it_did_on_the_hardware() -> None:
-    profile = load_profile("h200-llama3-8b")
-    arrivals = poisson(30, 512, 64, seed=1)
+def test_three_senders_saturate_one_listener_and_not_themselves() -> None:
+    # Measured with 512 prompt tokens and 96 requests a second: 156 ms at the median with 2P2D, 2,387 ms with 3P1D.
+    profile, arrivals = load_profile("h200-llama3-8b"), poisson(96, 512, 64, seed=1, duration=6.0)
 
-    waits = [
-        times[0] - arrival.at for times, arrival in zip(virtual_run(profile, P2P, arrivals), arrivals, strict=True)
-    ]
+    def median_ttft(prefills: int, decodes: int) -> float:
+        times = token_times(profile, Engines(prefills, decodes, P2P, 152_000), arrivals)
+        return statistics.median(each[0] - arrival.at for each, arrival in zip(times, arrivals, strict=True))
 
-    # Measured: 550 ms at the median, against 45.8 with one stream; the order of magnitude is what the model must give.
-    assert statistics.median(waits) > 0.15
+    assert median_ttft(3, 1) > 1.0
+    assert median_ttft(3, 1) > 3 * median_ttft(2, 2)
 
 
 def test_the_demo_profile_is_the_default_one_four_times_slower() -> None:

@@ -187,3 +187,29 @@ def test_every_job_gets_exactly_its_tokens_and_no_step_breaks_a_limit(
 
     assert [(job.computed, job.generated) for job in jobs] == [(p + o - 1, o) for p, o, _ in shapes]
     assert made.kv_reserved == 0
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(False, 1), (True, 2)])
+def test_with_async_scheduling_a_request_waits_for_the_step_after_the_next(*, ahead: bool, waits: int) -> None:
+    scheduler = Scheduler(Limits(8, 100, 1000, async_scheduling=ahead))
+    first, second = Job(10, 50), Job(10, 50)
+    scheduler.add(first, 0.0)
+    scheduler.add(second, 0.5)  # comes while the first step runs
+    steps = 0
+    for start in (0.0, 1.0, 2.0, 3.0):
+        slots = scheduler.plan(start)
+        if second in [slot.job for slot in slots]:
+            break
+        steps += 1
+        for slot in slots:
+            complete(slot)
+
+    assert steps == waits
+
+
+def test_an_idle_engine_does_not_let_a_request_wait_for_a_plan() -> None:
+    scheduler = Scheduler(Limits(8, 100, 1000, async_scheduling=True))
+    scheduler.add(Job(10, 5), 3.0)
+
+    assert scheduler.next_start(1.0) == 3.0
+    assert len(scheduler.plan(3.0)) == 1

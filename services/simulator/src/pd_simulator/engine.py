@@ -157,6 +157,8 @@ class Engine:
         )
         self._by_job[request.job] = request
         ready_at = request.arrival + self.machine.profile.api_ms / 1e3
+        if external and not request.plan.fetches:
+            ready_at += self.machine.steps.wait_s(external)
         if request.plan.fetches:
             request.task = self._spawn(self._fetch(request, ready_at))
         else:

@@ -56,12 +56,17 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The engine's limits, as vLLM's options of the same names; `chunked` lets a prompt be spread over several steps."""
+    """The engine's limits, as vLLM's options of the same names; `chunked` lets a prompt be spread over several steps.
+
+    With `async_scheduling` a step is planned while the one before it runs, as vLLM does by default: a request that comes meanwhile
+    waits for the step after the next.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
     kv_tokens: int
     chunked: bool = True
+    async_scheduling: bool = False
 
 
 class Scheduler:
@@ -74,6 +79,7 @@ class Scheduler:
         self._arriving: list[tuple[float, int, Job]] = []
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, None] = {}
+        self._began = 0.0
         self.kv_reserved = 0
 
     @property
@@ -114,7 +120,9 @@ class Scheduler:
 
     def plan(self, now: float) -> list[Slot]:
         """Choose what the step that begins at `now` computes, and admit waiting jobs into the batch."""
-        while self._arriving and self._arriving[0][0] <= now:
+        planned_at = self._began if self._limits.async_scheduling and self._running else now
+        self._began = now
+        while self._arriving and self._arriving[0][0] <= planned_at:
             self._waiting.append(heapq.heappop(self._arriving)[2])
         budget = self._limits.max_num_batched_tokens
         slots = []

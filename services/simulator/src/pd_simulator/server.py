@@ -80,6 +80,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         max_num_batched_tokens=settings.max_num_batched_tokens,
         kv_tokens=max(profile.memory.kv_tokens, settings.max_model_len),
         chunked=not settings.sends_whole_prompts,
+        async_scheduling=profile.async_scheduling,
     )
     board = SimulatedBoard(
         profile, index=settings.sim_gpu, role=settings.pd_role, instance=settings.name, now=time.monotonic()
