@@ -545,3 +545,16 @@ def test_tests_of_a_release_ask_for_what_the_proxy_promises() -> None:
     for path in ("/ready", "/v1/models", "/metrics", "/v1/completions"):
         assert f"http://{FULLNAME}-proxy:10001{path}" in asked
     assert all(pod["metadata"]["annotations"]["helm.sh/hook"] == "test" for pod in of_kind(manifests, "Pod"))
+
+
+def test_the_monitor_reads_the_token_counters_of_every_engine_unless_their_number_may_change() -> None:
+    def pages(values: Values) -> str | None:
+        manifests = render({"monitor": {"enabled": True}, **values})
+        [container] = the(manifests, "DaemonSet", "monitor")["spec"]["template"]["spec"]["containers"]
+        return {item["name"]: item.get("value") for item in container["env"]}.get("ENGINE_METRICS")
+
+    assert pages({"decode": {"count": 2}}) == ",".join(
+        f"{role}=http://{FULLNAME}-engines-0.{FULLNAME}-engines:{port}/metrics"
+        for role, port in (("prefill", 20003), ("decode", 20005), ("decode", 20006))
+    )
+    assert pages({**SEPARATE, "autoscaling": {"enabled": True, "by": "hpa"}}) is None
