@@ -13,6 +13,8 @@ from pd_control.plan import Engine, ProcessSpec, plan_one, proxy_spec
 from pd_control.state import Running, StateError, birth_of, is_alive
 from pd_control.supervisor import StartError, environment_of
 
+TOGETHER_S = 10.0  # parts are often started in several terminals at once, and each holds the folder for a moment
+
 
 def run(context: Context, options: argparse.Namespace) -> int:
     """Start one process in the foreground; returns only by an error, since the process takes pdctl's place and its signals.
@@ -23,7 +25,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
         StartError: if its program is not there.
     """
     spec = spec_of(context, options)
-    with context.store.lock():
+    with context.store.lock(TOGETHER_S):
         processes.clear_terminals(context.store)
     refuse_running(context, spec.name)
     engine = Engine(getattr(options, "engine", Engine.SIM))
@@ -31,7 +33,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
         return 1
     context.terminal.say(f"{spec.name} on port {spec.port}; Ctrl-C ends it")
     context.terminal.note(shlex.join(spec.argv))
-    with context.store.lock():
+    with context.store.lock(TOGETHER_S):
         context.store.record(_this_process(spec))
     try:
         return os.execvpe(spec.argv[0], spec.argv, environment_of(spec, context.environment))  # noqa: S606  a list, no shell

@@ -1,9 +1,11 @@
 """What runs, on disk: one JSON file that `up` writes and every other command reads, and a lock so that two `up` do not mix."""
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -13,6 +15,7 @@ from pd_control.plan import Engine, Listen
 
 STATE_FILE = "state.json"
 FOREGROUND = "foreground-"
+LOCK_POLL_S = 0.05
 
 
 class StateError(RuntimeError):
@@ -111,20 +114,29 @@ class Store:
         return self.folder / f"{FOREGROUND}{name}.json"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for one command that starts or stops.
+    def lock(self, patience_s: float = 0.0) -> Iterator[None]:
+        """Hold the folder for one command that starts or stops; wait up to `patience_s` for a command that holds it.
 
         Raises:
-            StateError: if another command holds it.
+            StateError: if another command holds it for longer.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + patience_s
         with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                msg = f"another pdctl is starting or stopping things in {self.folder}: wait for it, or end it"
-                raise StateError(msg) from None
+            while not _taken(file):
+                if time.monotonic() >= deadline:
+                    msg = f"another pdctl is starting or stopping things in {self.folder}: wait for it, or end it"
+                    raise StateError(msg)
+                time.sleep(LOCK_POLL_S)
             yield
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def birth_of(pid: int) -> int | None:
