@@ -28,6 +28,10 @@ def main() -> int:
     parser.add_argument("--simulated", action="store_true", help="simulated engines in place of vLLM")
     parser.add_argument("--sim-profile", default="h200-llama3-8b", help="of simulated engines")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no run that would end later than this")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TOPOLOGY", help="run these alone, in the plan's order"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="in place of the plan's")
     parser.add_argument("--faster", type=float, default=1.0, help="divide all durations by this, to rehearse")
     parser.add_argument("--clients", type=int, default=1, help="processes of the load generator")
     options = parser.parse_args()
@@ -47,7 +51,7 @@ def main() -> int:
         return 0
     ends = time.monotonic() + options.seconds
     runs = Runs(
-        plan=plan,
+        plan=plan.part(options.only, options.seeds),
         work=options.work,
         out=options.out,
         ends=ends,

@@ -86,6 +86,7 @@ class Engines:
             "PROXY_HOST": "127.0.0.1",
             "PROXY_PORT": str(self.discovery),
             "KV_CONNECTOR": str(engine.connector or "P2pNcclConnector"),
+            "KV_BATCHED": "on" if engine.batched else "off",
             "MODEL": model,
             "SERVED_MODEL_NAME": MODEL_NAME,
             "MAX_MODEL_LEN": "4096",

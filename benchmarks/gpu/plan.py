@@ -12,12 +12,13 @@ from pd_contracts.records import Deployment, EngineInfo
 
 
 class EnginePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine on one GPU; several share a GPU, and only those of the topology in turn get requests."""
+    """One engine on one GPU; several share a GPU, and only those of the topology in turn get requests. `batched` is KV_BATCHED."""
 
     role: Role
     instance: int
     gpu: int
     connector: Connector | None = None
+    batched: bool = False
     kv_cache_bytes: int
 
     @property
@@ -72,6 +73,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shapes: list[ShapePlan]
     phases: list[list[list[str]]]
     seeds: list[int]
+
+    def part(self, topologies: list[str], seeds: list[int]) -> "Plan":
+        """The same with these topologies and seeds alone; all of them where a list is empty."""
+        phases = [
+            [[name for name in lane if name in (topologies or [name])] for lane in phase] for phase in self.phases
+        ]
+        return msgspec.structs.replace(self, phases=phases, seeds=seeds or self.seeds)
 
     def members(self, topology: str) -> list[EnginePlan]:
         """The engines of a topology."""

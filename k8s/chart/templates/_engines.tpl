@@ -126,6 +126,7 @@ command:
 - {name: SERVED_MODEL_NAME, value: {{ $values.model.servedName | quote }}}
 - {name: ENGINE_DEVICE, value: {{ $engine.device }}}
 - {name: TENSOR_PARALLEL_SIZE, value: {{ $engine.tensorParallelSize | quote }}}
+- {name: KV_BATCHED, value: {{ $engine.kvBatched | quote }}}
 - {name: DTYPE, value: {{ $engine.dtype | quote }}}
 - {name: PREFIX_CACHING, value: {{ $engine.prefixCaching | quote }}}
 {{- with $role.gpuMemoryUtilization }}

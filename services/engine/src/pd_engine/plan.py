@@ -87,7 +87,7 @@ def _arguments(settings: EngineSettings) -> Iterator[str]:
 
 def _prefix_caching(settings: EngineSettings) -> bool:
     # With P2pNccl a local hit on decode leaves pushed KV unreceived, which is never freed.
-    return settings.prefix_caching and not _p2p_nccl(settings)
+    return settings.prefix_caching and (settings.kv_batched or not _p2p_nccl(settings))
 
 
 def _memory(settings: EngineSettings) -> Iterator[str]:
@@ -104,8 +104,11 @@ def _steps(settings: EngineSettings) -> Iterator[str]:
         # A chunked prompt trips an assertion in the connector, so a prompt is never cut …
         yield "--no-enable-chunked-prefill"
         batched = batched or settings.max_model_len
-        # … and a step replayed from a full CUDA graph never runs the hook that sends a layer's KV: decode would wait for ever.
-        yield "--enforce-eager"
+        if settings.kv_batched and not settings.enforce_eager:
+            yield from ("--compilation-config", '{"cudagraph_mode":"PIECEWISE"}')
+        else:
+            # … and a step replayed from a full CUDA graph never runs the hook that sends a layer's KV: decode would wait for ever.
+            yield "--enforce-eager"
     elif settings.enforce_eager or settings.engine_device == "cpu":
         yield "--enforce-eager"
     elif _p2p_nccl(settings):
@@ -138,7 +141,10 @@ def _kv_transfer(settings: EngineSettings) -> dict[str, Any]:
     }
     # Prefill sends and keeps nothing; decode's buffer bounds what may arrive before it is read.
     size = 1e1 if settings.pd_role is Role.PREFILL else settings.kv_buffer_bytes
-    return {**base, "kv_buffer_size": size, "kv_port": settings.kv_port, "kv_connector_extra_config": extra}
+    base |= {"kv_buffer_size": size, "kv_port": settings.kv_port, "kv_connector_extra_config": extra}
+    if settings.kv_batched:
+        base |= {"kv_connector_module_path": "pd_engine.batched_connector", "kv_load_failure_policy": "recompute"}
+    return base
 
 
 def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, str]]:

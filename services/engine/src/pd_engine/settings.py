@@ -39,6 +39,10 @@ class EngineSettings(Ports, frozen=True, kw_only=True):
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
     ] = 300
     kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory for KV on its way to decode")] = 8e9
+    kv_batched: Annotated[
+        bool,
+        Meta(description="P2pNccl: a request's KV in one piece, loaded beside other requests; alike on both roles"),
+    ] = False
     max_model_len: Annotated[Positive | None, Meta(description="longest prompt plus output, tokens")] = None
     max_num_seqs: Annotated[Positive | None, Meta(description="most requests in one batch")] = None
     max_num_batched_tokens: Annotated[Positive | None, Meta(description="most tokens in one step")] = None
@@ -50,7 +54,9 @@ class EngineSettings(Ports, frozen=True, kw_only=True):
     dtype: Annotated[str, Meta(description="weights' type, as vLLM names it")] = "auto"
     load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
     prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
-    enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs eager")] = False
+    enforce_eager: Annotated[
+        bool, Meta(description="no CUDA graphs; P2pNccl's prefill runs eager unless KV_BATCHED")
+    ] = False
     guard_model_runner: Annotated[
         bool, Meta(description="P2pNccl: keep away vLLM's V2 model runner; off only to see what the canary makes of it")
     ] = True
