@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from pd_contracts import latency
 from pd_contracts.names import Connector, Role
-from pd_contracts.records import MANIFEST, REQUESTS, Manifest, RequestRecord
+from pd_contracts.records import MANIFEST, REQUESTS, Manifest, RequestRecord, read_json, read_lines
 from pd_simulator.profile import Profile, load_profile
 from pd_simulator.virtual import Arrival, Engines, token_times
 
@@ -77,20 +78,19 @@ def main() -> int:
 
 def read(root: Path, kv_tokens: int) -> Iterator[Measured]:
     """Complete runs below a folder."""
-    lines = msgspec.json.Decoder(RequestRecord)
     for path in root.rglob(MANIFEST):
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-        records = [lines.decode(line) for line in (path.parent / REQUESTS).read_bytes().splitlines()]
-        good = [r for r in records if not r.warmup and r.error is None and len(r.chunks) > 1]
-        if not manifest.complete or not good:
+        manifest = read_json(path, Manifest)
+        if not manifest.complete:
+            continue
+        records = read_lines(path.parent / REQUESTS, RequestRecord)
+        good = [r for r in records if not r.warmup and latency.succeeded(r) and latency.tpot(r) is not None]
+        if not good:
             continue
         start = min(r.scheduled for r in good)
         work = manifest.workload
         size = (work.input_tokens or 0, work.output_tokens or 0)
         roles = [engine.role for engine in manifest.deployment.engines]
         connectors = {engine.connector for engine in manifest.deployment.engines if engine.role is Role.PREFILL}
-        ttft = [(r.chunks[0][0] - r.scheduled) * 1e3 for r in good]
-        tpot = [(r.chunks[-1][0] - r.chunks[0][0]) * 1e3 / ((r.output_tokens or len(r.chunks)) - 1) for r in good]
         yield Measured(
             name=str(path.parent),
             label=manifest.deployment.label,
@@ -103,14 +103,18 @@ def read(root: Path, kv_tokens: int) -> Iterator[Measured]:
                 connector=next(iter(connectors), None),
                 kv_tokens=kv_tokens,
             ),
-            values=quantiles(ttft, tpot),
+            values=quantiles(good),
             requests=len(good),
         )
 
 
-def quantiles(ttft: Sequence[float], tpot: Sequence[float]) -> tuple[float, ...]:
-    """TTFT p50 and p99, TPOT p50 and p99."""
-    return tuple(float(np.percentile(values, q)) for values in (ttft, tpot) for q in QUANTILES)
+def quantiles(records: Sequence[RequestRecord]) -> tuple[float, ...]:
+    """TTFT p50 and p99, TPOT p50 and p99, in milliseconds, of requests that have both."""
+    columns = (
+        [value for record in records if (value := metric(record)) is not None]
+        for metric in (latency.ttft, latency.tpot)
+    )
+    return tuple(float(np.percentile(column, q)) * 1e3 for column in columns for q in QUANTILES)
 
 
 def held_out(runs: Sequence[Measured], labels: Sequence[str]) -> Iterator[str]:
@@ -123,8 +127,13 @@ def held_out(runs: Sequence[Measured], labels: Sequence[str]) -> Iterator[str]:
 def modelled(profile: Profile, run: Measured) -> tuple[float, ...]:
     """What a profile gives for a run."""
     times = token_times(profile, run.engines, run.arrivals)
-    ttft = [(each[0] - arrival.at) * 1e3 for each, arrival in zip(times, run.arrivals, strict=True)]
-    return quantiles(ttft, [(each[-1] - each[0]) * 1e3 / (len(each) - 1) for each in times])
+    return quantiles([simulated(*each) for each in zip(run.arrivals, times, strict=True)])
+
+
+def simulated(arrival: Arrival, times: Sequence[float]) -> RequestRecord:
+    """A simulated request as a client would have recorded it; of its tokens only the first and the last count here."""
+    chunks = [(times[0], 1), (times[-1], len(times) - 1)]
+    return RequestRecord(index=0, id="", scheduled=arrival.at, chunks=chunks, output_tokens=len(times))
 
 
 def badness(profile: Profile, runs: Sequence[Measured]) -> float:

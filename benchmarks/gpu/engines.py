@@ -12,8 +12,8 @@ from pathlib import Path
 
 import shape
 from plan import EnginePlan, Plan
-from web import answers
 
+from pd_contracts.health import probe
 from pd_contracts.ports import Port, Ports
 
 PORTS = Ports(prefill_http_port=20100, decode_http_port=20200, combined_http_port=20300)
@@ -45,7 +45,7 @@ class Engines:
                     print(f"{name} did not start in {took:.0f} s:\n{last_words(self.work / f'{name}.log')}")
                     self.stop()
                     return False
-                if answers(f"http://127.0.0.1:{port(engine)}/health"):
+                if probe(f"http://127.0.0.1:{port(engine)}/health") is None:
                     print(f"{name} ready after {took:.0f} s", flush=True)
                     del waiting[name]
             time.sleep(0.5)

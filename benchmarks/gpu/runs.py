@@ -19,7 +19,9 @@ import msgspec
 from engines import MODEL_NAME, last_words, port
 from fanout import Fanout
 from plan import Plan, Point
-from web import document
+
+from pd_contracts.records import MANIFEST, Manifest, read_json
+from pd_control.client import proxy_stats
 
 MONITOR_PORT = 19835
 MONITOR = f"http://127.0.0.1:{MONITOR_PORT}"
@@ -181,10 +183,8 @@ class Runs:
 
 def done(folder: Path) -> bool:
     """Whether a run lies there complete."""
-    try:
-        return bool(json.loads((folder / "manifest.json").read_text())["complete"])
-    except FileNotFoundError:
-        return False
+    path = folder / MANIFEST
+    return path.exists() and read_json(path, Manifest).complete
 
 
 def row(point: Point, folder: Path, status: int, took: float) -> str:
@@ -199,5 +199,5 @@ def row(point: Point, folder: Path, status: int, took: float) -> str:
 
 
 def _admitted(url: str, count: int) -> bool:
-    stats = document(f"{url}/stats")
-    return stats is not None and sum(instance["state"] == "ready" for instance in stats["instances"]) == count
+    stats = proxy_stats(url)
+    return stats is not None and sum(instance.state == "ready" for instance in stats.instances) == count
