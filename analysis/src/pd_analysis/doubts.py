@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from pd_analysis.doubt import Doubt, Level
@@ -16,24 +17,35 @@ from pd_analysis.texts import listed, ms, number, plural, ratio, setting
 TOKENS_LIMIT: Final = 0.01  # runs that wrote output of lengths further apart than this did not do the same work
 
 
+@dataclass(frozen=True)
+class Case:
+    """A doubt, and the results that it is about."""
+
+    doubt: Doubt
+    results: tuple[Result, ...]
+
+
 def doubts(group: Group, problems: Sequence[Problem] = ()) -> list[Doubt]:
     """Everything that is doubtful about a group, the heaviest first."""
-    found = [
-        *of_group(group),
-        *(doubt for result in group.results for doubt in of_result(result)),
-        *map(of_problem, problems),
+    return of_cases(cases(group), problems)
+
+
+def of_cases(found: Iterable[Case], problems: Iterable[Problem] = ()) -> list[Doubt]:
+    """The doubts alone, with those about runs that were left out."""
+    return weighed([*(case.doubt for case in found), *map(of_problem, problems)])
+
+
+def cases(group: Group) -> list[Case]:
+    """What is doubtful about comparing a group's runs, and then about each of them."""
+    return [
+        *(Case(doubt, group.results) for check in _OF_GROUP for doubt in check(group)),
+        *(Case(doubt, (result,)) for result in group.results for check in _OF_RESULT for doubt in check(result)),
     ]
+
+
+def weighed(found: Iterable[Doubt]) -> list[Doubt]:
+    """Each doubt once, the heaviest first."""
     return sorted(dict.fromkeys(found), key=lambda doubt: doubt.level is not Level.STOP)
-
-
-def of_group(group: Group) -> list[Doubt]:
-    """What is doubtful about comparing its runs."""
-    return [doubt for check in _OF_GROUP for doubt in check(group)]
-
-
-def of_result(result: Result) -> list[Doubt]:
-    """What is doubtful about one run."""
-    return [doubt for check in _OF_RESULT for doubt in check(result)]
 
 
 def of_problem(problem: Problem) -> Doubt:

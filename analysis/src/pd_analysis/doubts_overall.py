@@ -2,42 +2,31 @@
 
 from collections.abc import Iterable, Sequence
 
-from pd_analysis import doubts
 from pd_analysis.doubt import Doubt, Level
+from pd_analysis.doubts import Case, weighed
 from pd_analysis.results import Group, Result
 from pd_analysis.sweep import rate_per_gpu
-from pd_analysis.texts import listed, setting
+from pd_analysis.texts import listed, setting, sizes
 
 
-def overall(groups: Sequence[Group]) -> list[Doubt]:
+def overall(groups: Sequence[Group], cases: Iterable[Case]) -> list[Doubt]:
     """Every doubt of every group, those of one kind together, the heaviest first."""
-    kinds: dict[tuple[Level, str], list[tuple[Doubt, Sequence[Result]]]] = {}
-    for doubt, results in _all(groups):
-        kinds.setdefault((doubt.level, doubt.general or doubt.sentence), []).append((doubt, results))
+    kinds: dict[tuple[Level, str], list[Case]] = {}
+    for case in cases:
+        kinds.setdefault((case.doubt.level, case.doubt.general or case.doubt.sentence), []).append(case)
     everything = [result for group in groups for result in group.results]
-    merged = [_merged(cases, everything) for cases in kinds.values()]
-    return sorted(merged, key=lambda doubt: doubt.level is not Level.STOP)
+    return weighed(_merged(alike, everything) for alike in kinds.values())
 
 
-def _all(groups: Sequence[Group]) -> Iterable[tuple[Doubt, Sequence[Result]]]:
-    for group in groups:
-        for doubt in doubts.of_group(group):
-            yield doubt, group.results
-        for result in group.results:
-            for doubt in doubts.of_result(result):
-                yield doubt, (result,)
-
-
-def _merged(cases: Sequence[tuple[Doubt, Sequence[Result]]], everything: Sequence[Result]) -> Doubt:
-    first = cases[0][0]
+def _merged(cases: Sequence[Case], everything: Sequence[Result]) -> Doubt:
+    first = cases[0].doubt
     if len(cases) == 1 or not first.general:
         return first
-    results = list({id(result): result for _, members in cases for result in members}.values())
-    remedies = {doubt.remedy for doubt, _ in cases}
+    results = list({id(result): result for case in cases for result in case.results}.values())
     return Doubt(
         level=first.level,
         sentence=f"{first.general}: {_places(results, everything)}.",
-        remedy=first.remedy if len(remedies) == 1 else max(remedies, key=len),
+        remedy=max((case.doubt.remedy for case in cases), key=len),
         general=first.general,
     )
 
@@ -69,6 +58,6 @@ def _cells(results: Sequence[Result]) -> dict[str, dict[str, set[float]]]:
     cells: dict[str, dict[str, set[float]]] = {}
     for result in results:
         load = result.run.manifest.workload
-        size = f"{load.input_tokens or 'any'} → {load.output_tokens or 'any'} tokens"
+        size = f"{sizes(load)} tokens"
         cells.setdefault(size, {}).setdefault(result.label, set()).add(rate_per_gpu(result) or load.rate)
     return cells

@@ -16,6 +16,7 @@ from pd_analysis.metrics import COLUMNS
 from pd_analysis.plots import style
 from pd_analysis.results import Group, Result
 from pd_analysis.sweep import rate_per_gpu
+from pd_analysis.texts import sizes
 from pd_contracts.latency import PERCENTILES
 
 SHOWN: Final = ("TTFT", "TPOT", "ITL", "Longest gap", "E2EL")
@@ -56,7 +57,7 @@ def _run(result: Result, labels: Sequence[str]) -> dict[str, Any]:
         "colour": style.run_colour_name(labels.index(result.label)),
         "rate": load.rate if np.isfinite(load.rate) else None,
         "per_gpu": rate_per_gpu(result),
-        "shape": f"{load.input_tokens or 'any'} → {load.output_tokens or 'any'}",
+        "shape": sizes(load),
         "curves": {name: _curve(result, COLUMNS[name]) for name in SHOWN},
         "at": {name: [_ms(result.metrics.latencies[name].at(p)) for p in PERCENTILES] for name in SHOWN},
         "dots": _dots(result),

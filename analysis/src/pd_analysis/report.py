@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +12,13 @@ import pd_contracts
 from pd_analysis import checks, explore, language, plots, setup_table, tables
 from pd_analysis.conclusion import Conclusion, of_group, of_lengths, of_sweep, rate_table
 from pd_analysis.doubt import Doubt
-from pd_analysis.doubts import doubts
+from pd_analysis.doubts import cases, of_cases
 from pd_analysis.doubts_overall import overall
 from pd_analysis.energy_tables import energy_by_phase
 from pd_analysis.measures import Comparison
 from pd_analysis.plots import Drawn, style
 from pd_analysis.results import Group, evaluate, grouped
-from pd_analysis.runs import Loaded, Problem
+from pd_analysis.runs import Loaded
 from pd_analysis.sweep import Sweep, sweeps
 from pd_analysis.tables import Table
 from pd_analysis.telling import telling
@@ -117,11 +118,14 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *
     groups = grouped(results)
     out.mkdir(parents=True, exist_ok=True)
     plots.clear(out / PLOTS)
-    found = sweeps(results)
-    swept = [_swept(number, each, out, lang, alone=len(found) == 1) for number, each in enumerate(found, 1)]
+    series = sweeps(results)
+    swept = [_swept(number, each, out, lang, alone=len(series) == 1) for number, each in enumerate(series, 1)]
     chosen = groups if every_load else telling(groups)
+    alone = len(groups) == 1
+    found = {id(group): cases(group) for group in groups}  # a group holds frames, and so has no hash
+    left_out = loaded.problems if alone else ()
     sections = [
-        _section(number, group, (out, lang), loaded.problems, alone=len(groups) == 1)
+        _section(number, group, of_cases(found[id(group)], left_out), (out, lang), alone=alone)
         for number, group in enumerate(chosen, 1)
     ]
     facts = {
@@ -129,13 +133,13 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *
         "simulated": any(group.simulated for group in groups),
         "sections": sections,
         "sweeps": swept,
-        "heat": plots.draw_heat(found, out / PLOTS, lang) if found else [],
+        "heat": plots.draw_heat(series, out / PLOTS, lang) if series else [],
         "lengths": of_lengths(results),
         "explore": explore.data(groups, lang),
         "plotly": explore.library(),
         "words": {key: language.said(text, lang) for key, text in WORDS.items()},
         "lang": lang,
-        "overall": overall(groups) if len(groups) > 1 else [],
+        "overall": [] if alone else overall(groups, chain.from_iterable(found.values())),
         "chapters": f"{len(chosen)} of {len(groups)} loads" if len(chosen) < len(groups) else "",
         "fontless": not plots.readable(lang),
         "overview": tables.overview(groups),
@@ -177,17 +181,14 @@ def cards(pair: Pair, group: Group) -> list[Card]:
     return [_card(comparison, colours) for comparison in pair.comparisons]
 
 
-def _section(
-    number: int, group: Group, target: tuple[Path, str], problems: Sequence[Problem], *, alone: bool
-) -> Section:
+def _section(number: int, group: Group, doubts: list[Doubt], target: tuple[Path, str], *, alone: bool) -> Section:
     out, lang = target
-    found = doubts(group, problems if alone else ())
     folder = out / PLOTS if alone else out / PLOTS / str(number)
     return Section(
         anchor="" if alone else f"-{number}",
         group=group,
-        doubts=found,
-        verdict=verdict(group, found),
+        doubts=doubts,
+        verdict=verdict(group, doubts),
         plots={plot.name: plot for plot in plots.draw(group, folder, lang)},
         latency=_there(
             *(tables.percentiles(result) for result in group.results), tables.rates(group), tables.stages(group)

@@ -10,7 +10,7 @@ from pd_analysis.energy_sum import summed
 from pd_analysis.frames import Requests, pooled
 from pd_analysis.metrics import Metrics, measure, measure_all
 from pd_analysis.runs import Run
-from pd_analysis.texts import plural, setting
+from pd_analysis.texts import plural, setting, sizes
 from pd_contracts.names import Topology
 
 
@@ -202,17 +202,13 @@ def _by_gpus(workload: str, members: list[Result]) -> list[tuple[str, list[Resul
 def workload_words(run: Run, *, with_rate: bool) -> str:
     """What was offered, in words; two runs with the same words may be compared. Seeds and durations are not in it: doubts are."""
     load = run.manifest.workload
-    tokens = f"{_tokens(load.input_tokens)} → {_tokens(load.output_tokens)} tokens"
+    tokens = f"{sizes(load)} tokens"
     amount = (
         f"{setting(load.rate)} request{'' if load.rate == 1 else 's'}/s of {tokens}"
         if with_rate
         else f"requests of {tokens}"
     )
     return f"{amount} ({load.dataset} data, {load.arrival} arrivals, {load.endpoint})"
-
-
-def _tokens(count: int | None) -> str:
-    return "any" if count is None else f"{count:,}"
 
 
 def gpus(result: Result) -> str:

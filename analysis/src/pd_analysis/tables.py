@@ -11,7 +11,7 @@ from pd_analysis.measures import COMPARED, DECIDING, Comparison, compared
 from pd_analysis.metrics import Distribution, StageMeans
 from pd_analysis.results import Group, Result
 from pd_analysis.runs import Problem
-from pd_analysis.texts import DASH, ms, number, percent, ratio, setting, whole
+from pd_analysis.texts import DASH, ms, number, percent, ratio, setting, sizes, whole
 from pd_contracts.latency import FORMULAS, PERCENTILES
 from pd_contracts.names import Role, Topology
 
@@ -93,7 +93,7 @@ def overview(groups: Sequence[Group]) -> Table:
     header += [f"{measure.title}, {measure.unit}" for measure in DECIDING]
     rows = [
         [
-            f"{_count(load.input_tokens)} → {_count(load.output_tokens)}",
+            sizes(load),
             result.label,
             setting(load.rate),
             number(result.metrics.per_gpu(load.rate)),
@@ -118,10 +118,6 @@ def _place(result: Result) -> tuple[int, int, int, bool, str, float]:
         result.label,
         load.rate,
     )
-
-
-def _count(tokens: int | None) -> str:
-    return "any" if tokens is None else f"{tokens:,}"
 
 
 def ratio_cell(pair: Comparison) -> Cell:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
+from pd_contracts.records import Workload
+
 DASH: Final = "–"
 
 
@@ -60,3 +62,8 @@ def listed(items: Iterable[str]) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """1 request, 2 requests."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def sizes(load: Workload) -> str:
+    """Prompt and answer of each request in tokens, 2,048 → 128; "any" where they vary."""
+    return " → ".join("any" if count is None else whole(count) for count in (load.input_tokens, load.output_tokens))

@@ -3,7 +3,8 @@
 import msgspec
 from support.analysis import deployment, manifest, request, run, workload
 
-from pd_analysis.doubt import Level
+from pd_analysis.doubt import Doubt, Level
+from pd_analysis.doubts import cases
 from pd_analysis.doubts_overall import overall
 from pd_analysis.results import Group, evaluate, grouped
 from pd_analysis.runs import Run
@@ -66,8 +67,12 @@ def test_where_plain_serving_keeps_no_limit_the_lowest_load_is_told() -> None:
     assert chosen.baseline.run.manifest.workload.rate == 1.0
 
 
+def doubts_of(groups: list[Group]) -> list[Doubt]:
+    return overall(groups, [case for group in groups for case in cases(group)])
+
+
 def test_a_doubt_about_every_run_is_said_once() -> None:
-    found = overall(groups_of(*(run for rate in RATES for run in both(rate))))
+    found = doubts_of(groups_of(*(run for rate in RATES for run in both(rate))))
 
     few = [doubt for doubt in found if doubt.sentence.startswith("A p99 of fewer than 100 requests")]
     assert [doubt.sentence.rsplit(": ", 1)[1] for doubt in few] == ["every run."]
@@ -77,7 +82,7 @@ def test_a_doubt_about_every_run_is_said_once() -> None:
 def test_a_doubt_names_the_rates_at_which_it_holds() -> None:
     fine = [run for rate in (2.0, 4.0) for run in both(rate, requests=120)]
     short = [run for rate in (6.0, 8.0) for run in both(rate)]
-    [doubt] = [each for each in overall(groups_of(*fine, *short)) if each.sentence.startswith("A p99 of fewer")]
+    [doubt] = [each for each in doubts_of(groups_of(*fine, *short)) if each.sentence.startswith("A p99 of fewer")]
 
     assert "2 combined at 3 and 4, 2 disagg at 3 and 4 req/s per GPU" in doubt.sentence
 

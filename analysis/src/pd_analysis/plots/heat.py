@@ -12,7 +12,7 @@ from pd_analysis.measures import TTFT_P99
 from pd_analysis.plots import style
 from pd_analysis.results import Result
 from pd_analysis.sweep import Get, Sweep, rate_per_gpu
-from pd_analysis.texts import number
+from pd_analysis.texts import number, sizes
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def heat_map(sweeps: Sequence[Sweep]) -> Figure | None:
 def _row_name(sweeps: Sequence[Sweep], sweep: Sweep, series: str) -> str:
     if len(sweeps) == 1:
         return series
-    load = sweep.series[0].results[0].run.manifest.workload
-    return f"{series}, {load.input_tokens or 'any'} → {load.output_tokens or 'any'}"
+    return f"{series}, {sizes(sweep.series[0].results[0].run.manifest.workload)}"
 
 
 def _panel(
