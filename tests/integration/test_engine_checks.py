@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.ports import free_port
 from support.proxy import listening
-from support.simulator import Simulator, free_port, settings_for, spawned
+from support.simulator import Simulator, settings_for, spawned
 
 from pd_contracts.names import Role
 from pd_engine.checks import Checks

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.loadgen import REPOSITORY, StampedServer, environment, run, start
+from support.ports import free_port
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 
@@ -197,7 +197,7 @@ def master(url: str, folder: Path, port: str) -> subprocess.CompletedProcess[str
 
 
 def test_locusts_own_master_and_workers_make_one_run(server: StampedServer, tmp_path: Path) -> None:
-    port = free_port()
+    port = str(free_port())
     with workers(tmp_path, port, [[], []]):
         done = master(server.url, tmp_path, port)
 
@@ -215,7 +215,7 @@ def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: 
         or subprocess.run([*elsewhere, "true"], capture_output=True, check=False).returncode
     ):
         pytest.skip("time namespaces need Linux and root")
-    port = free_port()
+    port = str(free_port())
     with workers(tmp_path, port, [[], elsewhere]):
         done = master(server.url, tmp_path, port)
 
@@ -232,9 +232,3 @@ def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: 
     assert made.window == pytest.approx(
         (min(one.scheduled for one in kept), max(one.end or 0 for one in kept)), abs=1e-6
     )
-
-
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])

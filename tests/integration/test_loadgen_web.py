@@ -1,7 +1,6 @@
 """Locust's web page and Locust's own command: the same run, started over HTTP."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.loadgen import REPOSITORY, StampedServer, environment
+from support.ports import free_port
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 from pd_contracts.settings import fields
@@ -89,12 +89,6 @@ def _server() -> Iterator[StampedServer]:
 def _page(server: StampedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with locust(server.url, tmp_path_factory.mktemp("locust")) as page:
         yield page
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

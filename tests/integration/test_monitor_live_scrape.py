@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import yaml
 from support.live import Live, live_stack
-from support.monitor import free_port
+from support.ports import free_port
 
 MONITOR = Path(__file__).parents[2] / "monitor"
 NAME = re.compile(r"\b(?:pd_|vllm:)\w+")

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pytest
-from support.proxy import MODEL, FakeEngine, running_proxy
+from support.proxy import TEXT, FakeEngine, running_proxy
 
 from pd_contracts.names import Role
-
-TEXT = {"model": MODEL, "prompt": "one", "max_tokens": 2}
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Bearer ", "key-one-and-more"])

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from support.proxy import MODEL, Answer, Call, FakeEngine, Reply, RunningProxy, chunk, running_proxy, start_stream
+from support.proxy import MODEL, TEXT, Answer, Call, FakeEngine, Reply, RunningProxy, chunk, running_proxy, start_stream
 
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
 
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 KEY = {"Authorization": "Bearer secret"}
 

@@ -3,12 +3,11 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-from support.proxy import MODEL, RawClient, RunningProxy, running_proxy
+from support.proxy import TEXT, RawClient, RunningProxy, running_proxy
 from support.simulator import fast_profile, running, settings_for
 
 from pd_contracts.names import Role
 
-TEXT = {"model": MODEL, "prompt": "one", "max_tokens": 2}
 KEY = {"Authorization": "Bearer secret"}
 
 

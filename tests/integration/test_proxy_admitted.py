@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from support.proxy import MODEL, FakeEngine, RawClient, RunningProxy, running_proxy, until
+from support.proxy import TEXT, FakeEngine, RawClient, RunningProxy, running_proxy, until
 
 from pd_contracts.names import Connector, Role
 
-TEXT = {"model": MODEL, "prompt": "one", "max_tokens": 2}
 KEY = {"Authorization": "Bearer secret"}
 
 

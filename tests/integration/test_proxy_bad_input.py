@@ -6,11 +6,10 @@ from typing import Any
 
 import openai
 import pytest
-from support.proxy import MODEL, RunningProxy, running_proxy
+from support.proxy import MODEL, TEXT, RunningProxy, running_proxy
 
 from pd_contracts.names import Role
 
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 

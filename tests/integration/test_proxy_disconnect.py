@@ -2,27 +2,19 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from support.proxy import MODEL, RawClient, RunningProxy, running_proxy, until
+from support.proxy import STREAM, TEXT, RawClient, RunningProxy, running_proxy, until, whole_and_streamed
 
 from pd_contracts.names import Connector, Role
 
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 1000}
-STREAM = TEXT | {"stream": True}
-BODIES = pytest.mark.parametrize("body", [TEXT, STREAM], ids=["whole", "stream"])
-
-
-@pytest.fixture(name="proxy")
-async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy() as proxy:
-        yield proxy
+LONG_STREAM = STREAM | {"max_tokens": 1000}
+LONG_BODIES = whole_and_streamed(TEXT | {"max_tokens": 1000})
 
 
 @pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL])
-@BODIES
+@LONG_BODIES
 async def test_a_client_that_leaves_during_prefill_leaves_no_kv_behind(
     proxy: RunningProxy, connector: Connector, body: dict[str, Any]
 ) -> None:
@@ -47,7 +39,7 @@ async def test_a_client_that_leaves_during_prefill_leaves_no_kv_behind(
 async def test_example_has_nothing_to_drain(proxy: RunningProxy) -> None:
     prefill, decode = await proxy.pair(Connector.EXAMPLE)
     prefill.gate.clear()
-    client = await RawClient.send(proxy, STREAM)
+    client = await RawClient.send(proxy, LONG_STREAM)
     await until(lambda: prefill.calls)
     await client.leave()
     await asyncio.sleep(0.1)
@@ -60,7 +52,7 @@ async def test_example_has_nothing_to_drain(proxy: RunningProxy) -> None:
 async def test_nothing_is_drained_after_a_prefill_that_failed_with_nobody_waiting(proxy: RunningProxy) -> None:
     prefill, decode = await proxy.pair()
     prefill.gate.clear()
-    client = await RawClient.send(proxy, STREAM)
+    client = await RawClient.send(proxy, LONG_STREAM)
     await until(lambda: prefill.calls)
     await client.leave()
     await asyncio.sleep(0.1)
@@ -89,7 +81,7 @@ async def test_a_client_that_leaves_during_decode_aborts_it_at_the_engine(proxy:
     assert 'pd_proxy_failures_total{cause="client_left"} 1.0' in (await proxy.get("/metrics")).body.decode()
 
 
-@BODIES
+@LONG_BODIES
 async def test_decode_is_not_aborted_before_it_surely_knows_the_request(
     proxy: RunningProxy, body: dict[str, Any]
 ) -> None:
@@ -120,7 +112,7 @@ async def test_decode_is_aborted_after_its_first_byte_without_waiting_out_the_gr
         await until(lambda: decode.calls[0].aborted)
 
 
-@BODIES
+@LONG_BODIES
 async def test_a_combined_engine_is_aborted_at_once(body: dict[str, Any]) -> None:
     async with running_proxy(abort_grace_s=60.0) as proxy:
         engine = await proxy.engine(Role.COMBINED)

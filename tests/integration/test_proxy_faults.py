@@ -9,7 +9,9 @@ import pytest
 from aiohttp import web
 from support.ports import free_ports
 from support.proxy import (
-    MODEL,
+    BODIES,
+    STREAM,
+    TEXT,
     Answer,
     Call,
     FakeEngine,
@@ -18,6 +20,7 @@ from support.proxy import (
     chunk,
     failing,
     generate,
+    hang_up,
     running_proxy,
     start_stream,
     until,
@@ -26,16 +29,6 @@ from support.proxy import (
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
 from pd_proxy.debts import TRIES
-
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
-STREAM = TEXT | {"stream": True}
-BODIES = pytest.mark.parametrize("body", [TEXT, STREAM], ids=["whole", "stream"])
-
-
-@pytest.fixture(name="proxy")
-async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy() as proxy:
-        yield proxy
 
 
 def first_then(tail: bytes, *, cut: bool = False) -> Answer:
@@ -51,13 +44,6 @@ def first_then(tail: bytes, *, cut: bool = False) -> Answer:
         return response
 
     return answer
-
-
-async def drop(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
-    """Close the connection without an answer."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
 
 
 def refusing(status: int) -> Answer:
@@ -78,7 +64,7 @@ def refusing(status: int) -> Answer:
         (failing(503), 502, "refused"),
         (failing(429), 429, "refused"),
         (failing(302), 502, "refused"),
-        (drop, 502, "disconnected"),
+        (hang_up, 502, "disconnected"),
     ],
 )
 @BODIES
@@ -147,7 +133,7 @@ def asked_for(engine: FakeEngine, engine_id: str) -> list[Any]:
     return [call.body.get("prompt", call.body.get("messages")) for call in engine.calls if call.engine_id == engine_id]
 
 
-@pytest.mark.parametrize("answer", [drop, failing(500), failing(503)], ids=["dies", "500", "503"])
+@pytest.mark.parametrize("answer", [hang_up, failing(500), failing(503)], ids=["dies", "500", "503"])
 @pytest.mark.parametrize("prompt", ["one two three", ["one", "two"]], ids=["one prompt", "two prompts"])
 @BODIES
 async def test_kv_that_decode_may_have_used_up_is_pushed_again_and_consumed_when_it_serves(
@@ -174,7 +160,7 @@ async def test_kv_that_decode_may_have_used_up_is_pushed_again_and_consumed_when
 
 async def test_a_decode_that_stays_away_is_not_bothered_about_old_kv(proxy: RunningProxy) -> None:
     prefill, decode = await proxy.pair()
-    decode.answer, decode.health = drop, 500
+    decode.answer, decode.health = hang_up, 500
     assert (await proxy.post(TEXT)).status == 502
     await proxy.state_of(decode, "joining")
     await asyncio.sleep(0.3)
@@ -190,7 +176,7 @@ async def test_old_kv_that_an_engine_never_takes_is_given_up(proxy: RunningProxy
 
     async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
         if call.engine_id == decode.calls[0].engine_id:
-            return await drop(engine, call, request)
+            return await hang_up(engine, call, request)
         return await generate(engine, call, request)
 
     decode.answer = answer
@@ -203,7 +189,7 @@ async def test_old_kv_that_an_engine_never_takes_is_given_up(proxy: RunningProxy
 
 async def test_kv_goes_with_the_process_that_had_it(proxy: RunningProxy) -> None:
     prefill, decode = await proxy.pair()
-    decode.answer = drop
+    decode.answer = hang_up
     assert (await proxy.post(TEXT)).status == 502
     decode.answer, decode.boot_id, (decode.kv_port,) = None, "boot-2", free_ports(1)
     await proxy.state_of(decode, "ready")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from support.kubernetes import PODS, SLICES, ApiServer, account, certificate, settings_of
-from support.proxy import MODEL, FakeEngine, RunningProxy, free_ports, running_proxy, until
+from support.ports import free_port
+from support.proxy import MODEL, FakeEngine, RunningProxy, running_proxy, until
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.stats import InstanceStats
@@ -38,7 +39,7 @@ class Cluster:
     async def engine(self, role: Role, pod: str, uid: str, connector: Connector = Connector.NIXL) -> FakeEngine:
         """Start an engine that does not ping, and let Kubernetes know of it."""
         engine = FakeEngine(role, connector, pings=False)
-        [nobody] = free_ports(1)
+        nobody = free_port()
         await self.engines.enter_async_context(engine.running(nobody))
         await self.started(engine, pod, uid)
         ports = [{"name": role.value, "port": engine.http_port}]

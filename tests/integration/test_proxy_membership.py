@@ -4,23 +4,14 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
 
 import msgpack
 import pytest
 from aiohttp import web
-from support.proxy import MODEL, Dealer, FakeEngine, RawClient, RunningProxy, running_proxy, until
+from support.proxy import TEXT, Dealer, FakeEngine, RawClient, RunningProxy, running_proxy, until
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import encode_ping
-
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
-
-
-@pytest.fixture(name="proxy")
-async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy() as proxy:
-        yield proxy
 
 
 async def test_a_ping_without_health_admits_nobody(proxy: RunningProxy) -> None:

@@ -1,13 +1,14 @@
 """Requests that fail before their first byte are saved by other engines, and what they leave behind is consumed."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
 from support.proxy import (
-    MODEL,
+    BODIES,
+    STREAM,
+    TEXT,
     Answer,
     Call,
     FakeEngine,
@@ -16,6 +17,7 @@ from support.proxy import (
     chunk,
     failing,
     generate,
+    hang_up,
     running_proxy,
     start_stream,
     until,
@@ -25,26 +27,9 @@ from pd_contracts import timing
 from pd_contracts.names import Connector, Role
 from pd_proxy.transfer import SHORT_PROMPT
 
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
-STREAM = TEXT | {"stream": True}
-BODIES = pytest.mark.parametrize("body", [TEXT, STREAM], ids=["whole", "stream"])
-
-
-@pytest.fixture(name="proxy")
-async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy() as proxy:
-        yield proxy
-
 
 async def several(proxy: RunningProxy, role: Role, count: int) -> list[FakeEngine]:
     return [await proxy.engine(role, boot_id=f"{role.value}-{number}") for number in range(count)]
-
-
-async def die(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
-    """Close the connection without an answer."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
 
 
 def ids(engines: list[FakeEngine]) -> list[str]:
@@ -57,7 +42,7 @@ def ids(engines: list[FakeEngine]) -> list[str]:
     [
         (failing(500), "refused"),
         (failing(429), "refused"),
-        (die, "disconnected"),
+        (hang_up, "disconnected"),
         (failing(200, b"{broken"), "broken_reply"),
     ],
 )
@@ -102,7 +87,7 @@ async def test_a_prefill_that_is_too_slow_is_replaced_and_drained_when_it_is_don
         assert [call.body["max_tokens"] for call in drains] == [1] * len(late)
 
 
-@pytest.mark.parametrize("answer", [failing(503), die, failing(200, b"data: [DONE]\n\n")])
+@pytest.mark.parametrize("answer", [failing(503), hang_up, failing(200, b"data: [DONE]\n\n")])
 @BODIES
 async def test_a_decode_that_fails_before_its_first_byte_is_replaced_with_a_new_prefill(
     proxy: RunningProxy, body: dict[str, Any], answer: Answer

@@ -3,12 +3,22 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiohttp import web
-from support.proxy import MODEL, Call, FakeEngine, RunningProxy, chunk, generate, running_proxy, start_stream, until
+from support.proxy import (
+    MODEL,
+    TEXT,
+    Call,
+    FakeEngine,
+    RunningProxy,
+    chunk,
+    generate,
+    running_proxy,
+    start_stream,
+    until,
+)
 
 import pd_proxy.server
 from pd_contracts import sse, timing
@@ -19,15 +29,8 @@ from pd_proxy.settings import Settings
 P2P_ID = re.compile(r"___prefill_addr_(.*):(\d+)___decode_addr_(.*):(\d+)_[0-9a-f]{32}")
 PUBLIC_ID = re.compile(r"(?:chat)?cmpl-[0-9a-f]{32}")
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_completion_tokens": 4}
-TEXT = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
 ENDPOINTS = pytest.mark.parametrize(("path", "body"), [("/v1/completions", TEXT), ("/v1/chat/completions", CHAT)])
 CONNECTORS = pytest.mark.parametrize("connector", list(Connector))
-
-
-@pytest.fixture(name="proxy")
-async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy() as proxy:
-        yield proxy
 
 
 def text_of(events: list[str]) -> str:

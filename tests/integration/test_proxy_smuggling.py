@@ -4,10 +4,9 @@ is: it reads one request or none, and an engine gets a body only if its length w
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-from support.proxy import MODEL, FakeEngine, RunningProxy, running_proxy
+from support.proxy import MODEL, FakeEngine, RunningProxy
 
 from pd_contracts.names import Role
 
@@ -19,12 +18,6 @@ SECOND = HEAD + b"Content-Length: %d\r\n\r\n" % len(EVIL) + EVIL
 
 def chunked(body: bytes) -> bytes:
     return b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-
-
-@pytest.fixture(name="proxy")
-async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy() as proxy:
-        yield proxy
 
 
 async def exchange(proxy: RunningProxy, data: bytes) -> list[bytes]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support.stack import free_ports
+from support.ports import free_port, free_ports
 
 Manifest = dict[str, Any]
 ADMIN = "operator-of-the-test"
@@ -147,7 +147,7 @@ def control_plane(folder: Path) -> Iterator[ControlPlane]:
 def controllers(plane: ControlPlane) -> Iterator[None]:
     """Run what makes pods of sets and endpoints of services; skips where there is no such program."""
     programs = assets("kube-controller-manager")
-    [port] = free_ports(1)
+    port = free_port()
     command = [programs / "kube-controller-manager", "--kubeconfig", plane.kubeconfig, "--leader-elect=false"]
     command += ["--controllers", "statefulset,deployment,replicaset,endpointslice", "--secure-port", str(port)]
     command += ["--bind-address", "127.0.0.1", "--cert-dir", plane.folder / "controllers"]

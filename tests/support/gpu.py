@@ -6,10 +6,8 @@ With REHEARSE=1 simulators stand in for vLLM, so that everything but the engines
 
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from support.ports import free_ports
 from support.stack import ROOT
 
+from pd_contracts.health import probe
 from pd_contracts.names import Connector
 
 REHEARSAL = bool(os.environ.get("REHEARSE"))
@@ -116,18 +116,6 @@ def gpus() -> int:
     return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout.count("GPU ")
 
 
-def free_ports() -> Iterator[int]:
-    """Ports that nobody listens on, each given once.
-
-    Below the range from which the kernel takes ports for outgoing connections: minutes pass before an engine binds its own.
-    """
-    start = random.randrange(20100, 31000)
-    for port in (*range(start, 31900), *range(20100, start)):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                yield port
-
-
 class Processes:
     """Local processes with their logs; the group of each is ended at the end."""
 
@@ -147,7 +135,7 @@ class Processes:
     def wait_for(self, url: str) -> None:
         """Until `url` answers 200; fails with the end of its log as soon as one of the processes ends."""
         deadline = time.monotonic() + START_S
-        while not answers(url):
+        while probe(url) is not None:
             for name, process in self.running.items():
                 assert process.poll() is None, f"{name} ended:\n{self.log(name)[-3000:]}"
             assert time.monotonic() < deadline, f"{url} did not answer within {START_S} s"
@@ -202,6 +190,7 @@ PORTS = (
     "DECODE_KV_PORT",
     "COMBINED_HTTP_PORT",
 )
+MOST_PORTS = len(CASES) * (len(PORTS) + 2)  # of all deployments, and of the plain engines that they are compared with
 ENGINE = (sys.executable, "-m", "pd_simulator" if REHEARSAL else "pd_engine")
 
 
@@ -225,7 +214,7 @@ class Fleet:
         self.folder = folder
         self.scratch = scratch
         self.deployments: dict[str, Deployment] = {}
-        self._free = free_ports()
+        self._free = iter(free_ports(MOST_PORTS))  # asked for at once: minutes pass before an engine binds its own
         self._references: dict[tuple[str, str], tuple[Processes, str]] = {}
 
     def start(self, names: Iterable[str]) -> None:
@@ -271,15 +260,6 @@ class Fleet:
         pinned = {"CUDA_VISIBLE_DEVICES": "0", "COMBINED_HTTP_PORT": port, "PROXY_PORT": discovery}
         processes.start(f"plain-{case.model}-{len(self._references)}", *ENGINE, **{**told, **pinned})
         return processes, f"http://127.0.0.1:{port}"
-
-
-def answers(url: str) -> bool:
-    """True if `url` answers 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return bool(reply.status == 200)
-    except OSError:
-        return False
 
 
 def post(url: str, prompt: list[int], tokens: int, **extra: Any) -> tuple[int, dict[str, Any]]:

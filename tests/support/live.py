@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import aiohttp
-from support.monitor import MonitorProcess, free_port, monitor_process
+from support.monitor import MonitorProcess, monitor_process
+from support.ports import free_port
 from support.simulator import settings_for, spawned
 
 from pd_contracts.names import Role

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import aiohttp
 import msgspec
+import pytest
 import zmq
 import zmq.asyncio
 from aiohttp import web
@@ -27,10 +28,20 @@ from pd_proxy.server import serve
 from pd_proxy.settings import Settings
 
 MODEL = "fake-model"
+TEXT: dict[str, Any] = {"model": MODEL, "prompt": "one two three", "max_tokens": 4}
+STREAM = TEXT | {"stream": True}
 TICK_S = 0.004
 PING_S = 0.1
 # Engines write without pause; this is what a client may have to read past to find what it looks for.
 BUFFER_BYTES = 64 * 1024 * 1024
+
+
+def whole_and_streamed(body: dict[str, Any]) -> pytest.MarkDecorator:
+    """Run a test with a request's answer in one piece, and as a stream."""
+    return pytest.mark.parametrize("body", [body, body | {"stream": True}], ids=["whole", "stream"])
+
+
+BODIES = whole_and_streamed(TEXT)
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
@@ -237,6 +248,13 @@ def failing(status: int, body: bytes = b"", content_type: str = "application/jso
         return web.Response(status=status, body=body, content_type=content_type)
 
     return answer
+
+
+async def hang_up(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+    """Close the connection without an answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
 
 
 @dataclass
