@@ -157,12 +157,12 @@ class Engine:
         )
         self._by_job[request.job] = request
         ready_at = request.arrival + self.machine.profile.api_ms / 1e3
-        if external and not request.plan.fetches:
-            ready_at += self.machine.steps.wait_s(external)
         if request.plan.fetches:
             request.task = self._spawn(self._fetch(request, ready_at))
-        else:
-            self._queue(request, ready_at)
+            return
+        if external:
+            ready_at += self.machine.steps.wait_s(external)
+        self._queue(request, ready_at)
 
     def _queue(self, request: Request, ready_at: float) -> None:
         self.scheduler.add(request.job, ready_at)
