@@ -3,7 +3,7 @@
 `cause` is the label under which `/metrics` counts it. No message may hold an address: engines are called by their names.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -184,6 +184,11 @@ class DisconnectedError(UpstreamError):
     """The engine closed the connection before its answer was whole."""
 
     cause = "disconnected"
+
+    @classmethod
+    def by(cls, name: str) -> Self:
+        """The error for an answer of the engine `name` that ends too early."""
+        return cls(f"{name} closed the connection before its answer was complete")
 
 
 class BrokenReplyError(UpstreamError):

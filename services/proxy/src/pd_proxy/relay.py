@@ -137,4 +137,4 @@ class Relay:
 
 def cut(flight: Flight) -> DisconnectedError:
     """The error for an answer that ends too early."""
-    return DisconnectedError(f"{flight.instance.name} closed the connection before its answer was complete")
+    return DisconnectedError.by(flight.instance.name)

@@ -6,6 +6,8 @@ Messages call engines by name. What aiohttp says stays out of them, because it s
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -101,18 +103,12 @@ class Upstream:
         """
         url, name = f"http://{instance.http_address}{path}", instance.name
         headers = {"Content-Type": "application/json"}
-        try:
+        with _translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name)):
             async with (
                 asyncio.timeout(timeout_s),
                 self.session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
                 answer = await response.read()
-        except TimeoutError:
-            raise ConnectTimeoutError(f"{name} does not answer") from None
-        except aiohttp.ClientConnectorError:
-            raise UnreachableError(f"{name} refuses connections") from None
-        except (aiohttp.ClientError, ValueError):
-            raise DisconnectedError(f"{name} closed the connection before its answer was complete") from None
         if response.status != 200:
             raise refusal(instance, response.status, answer)
         return answer
@@ -124,19 +120,34 @@ class Upstream:
             UpstreamError: if it does not answer 200 in time.
         """
         url = f"http://{instance.http_address}{path}"
-        try:
+        with _translating(
+            path,
+            f"{path} refuses the connection",
+            lambda error: DisconnectedError(f"{path} breaks off ({type(error).__name__})"),
+        ):
             async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
                 body = await _read_document(response)
-        except TimeoutError:
-            raise ConnectTimeoutError(f"{path} does not answer") from None
-        except aiohttp.ClientConnectorError:
-            raise UnreachableError(f"{path} refuses the connection") from None
-        except (aiohttp.ClientError, ValueError) as error:
-            # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
-            raise DisconnectedError(f"{path} breaks off ({type(error).__name__})") from None
         if response.status != 200:
             raise RefusedError(response.status, f"{path} answers {response.status}")
         return body
+
+
+@contextmanager
+def _translating(asked: str, refused: str, broken: Callable[[Exception], DisconnectedError]) -> Iterator[None]:
+    """What aiohttp raises, as errors with names; `asked` is whom or what the messages are about.
+
+    Raises:
+        UpstreamError: for each of them.
+    """
+    try:
+        yield
+    except TimeoutError:
+        raise ConnectTimeoutError(f"{asked} does not answer") from None
+    except aiohttp.ClientConnectorError:
+        raise UnreachableError(refused) from None
+    except (aiohttp.ClientError, ValueError) as error:
+        # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+        raise broken(error) from None
 
 
 async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg) -> Reply:
@@ -175,7 +186,7 @@ def translated(flight: Flight, error: Exception) -> ProxyError:
     if isinstance(error, NotConnectedError):
         return UnreachableError(f"{name} refuses connections")
     logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
-    return DisconnectedError(f"{name} closed the connection before its answer was complete")
+    return DisconnectedError.by(name)
 
 
 async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
