@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
-from support.live import Live, live_stack
+from support.live import Live, answering, live_stack
 from support.ports import free_port
 
 MONITOR = Path(__file__).parents[2] / "monitor"
@@ -93,23 +92,12 @@ async def prometheus(live: Live, folder: Path) -> AsyncIterator[str]:
         "--log.level=error",
     )
     try:
-        await _until_ready(live.session, f"http://127.0.0.1:{port}", process)
+        await answering(live.session, f"http://127.0.0.1:{port}/-/ready", process)
         yield f"http://127.0.0.1:{port}"
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-async def _until_ready(session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            assert process.returncode is None, "prometheus ended"
-            with contextlib.suppress(aiohttp.ClientError):  # it may not listen yet
-                async with session.get(f"{url}/-/ready") as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.2)
 
 
 async def ask(live: Live, url: str, path: str, **parameters: str) -> Any:

@@ -79,7 +79,7 @@ async def live_stack() -> AsyncIterator[Live]:
             await asyncio.to_thread(monitor.wait_ready)
             session = await stack.enter_async_context(aiohttp.ClientSession())
             url = f"http://127.0.0.1:{http}"
-            await _ready(session, url, proxy)
+            await answering(session, f"{url}/ready", proxy)
             yield Live(url, engines[Role.PREFILL].url, engines[Role.DECODE].url, monitor, session)
     finally:
         if proxy.returncode is None:
@@ -87,12 +87,13 @@ async def live_stack() -> AsyncIterator[Live]:
         await proxy.wait()
 
 
-async def _ready(session: aiohttp.ClientSession, url: str, proxy: asyncio.subprocess.Process) -> None:
+async def answering(session: aiohttp.ClientSession, url: str, process: asyncio.subprocess.Process) -> None:
+    """Wait until an address of a process answers 200; fail if the process ends before."""
     async with asyncio.timeout(READY_S):
         while True:
-            assert proxy.returncode is None, "the proxy ended before it was ready"
+            assert process.returncode is None, f"ended before {url} answered"
             with contextlib.suppress(aiohttp.ClientError):  # it may not listen yet
-                async with session.get(f"{url}/ready") as answer:
+                async with session.get(url) as answer:
                     if answer.status == 200:
                         return
             await asyncio.sleep(0.1)

@@ -16,6 +16,11 @@ def roles_of(*, prefill: Collection[int], decode: Collection[int], combined: Col
     return {index: role for index, role in roles.items() if not (index in prefill and index in decode)}
 
 
+def listed(gpus: tuple[int, ...], gpu: int | None) -> tuple[int, ...]:
+    """The GPUs of a role, from their list or, where that is unset, from its single form."""
+    return gpus or (() if gpu is None else (gpu,))
+
+
 def unknown_gpus(roles: Mapping[int, Role], known: Collection[int]) -> list[int]:
     """Indices that a request gave a role though no such GPU exists."""
     return sorted(set(roles) - set(known))

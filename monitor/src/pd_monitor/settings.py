@@ -9,9 +9,15 @@ from pd_contracts.names import Role
 from pd_contracts.ports import Port
 from pd_monitor.pages import parse_pages
 from pd_monitor.pods import parse_patterns
-from pd_monitor.roles import roles_of
+from pd_monitor.roles import listed, roles_of
 
 GpuIndex = Annotated[int, msgspec.Meta(ge=0)]
+Gpus = tuple[GpuIndex, ...]
+# What `pd-monitor clocks` is told by the same variables.
+PrefillGpus = Annotated[Gpus, msgspec.Meta(description="GPUs of prefill engines")]
+DecodeGpus = Annotated[Gpus, msgspec.Meta(description="GPUs of decode engines")]
+PrefillGpu = Annotated[GpuIndex | None, msgspec.Meta(description="the one prefill GPU, where PREFILL_GPUS is unset")]
+DecodeGpu = Annotated[GpuIndex | None, msgspec.Meta(description="the one decode GPU, where DECODE_GPUS is unset")]
 # A sensor refreshes every 100 ms or so and a call is not free, so nothing below 20 ms is worth asking for.
 Interval = Annotated[float, msgspec.Meta(ge=0.02, le=60)]
 
@@ -30,18 +36,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_recording_s: Annotated[
         float, msgspec.Meta(gt=0, description="a recording that nobody ends stops after so many seconds")
     ] = 4 * 3600.0
-    prefill_gpus: Annotated[tuple[GpuIndex, ...], msgspec.Meta(description="GPUs of prefill engines")] = ()
-    decode_gpus: Annotated[tuple[GpuIndex, ...], msgspec.Meta(description="GPUs of decode engines")] = ()
+    prefill_gpus: PrefillGpus = ()
+    decode_gpus: DecodeGpus = ()
     combined_gpus: Annotated[
-        tuple[GpuIndex, ...],
+        Gpus,
         msgspec.Meta(description="GPUs of combined engines; a GPU that is also in another list has that list's role"),
     ] = ()
-    prefill_gpu: Annotated[
-        GpuIndex | None, msgspec.Meta(description="the one prefill GPU, where PREFILL_GPUS is unset")
-    ] = None
-    decode_gpu: Annotated[
-        GpuIndex | None, msgspec.Meta(description="the one decode GPU, where DECODE_GPUS is unset")
-    ] = None
+    prefill_gpu: PrefillGpu = None
+    decode_gpu: DecodeGpu = None
     monitor_backend: Annotated[
         Literal["auto", "nvml", "rocm", "simulated"],
         msgspec.Meta(
@@ -99,11 +101,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def roles(self) -> dict[int, Role]:
         """GPU index to role, from the lists or their single forms."""
         return roles_of(
-            prefill=self.prefill_gpus or _one(self.prefill_gpu),
-            decode=self.decode_gpus or _one(self.decode_gpu),
+            prefill=listed(self.prefill_gpus, self.prefill_gpu),
+            decode=listed(self.decode_gpus, self.decode_gpu),
             combined=self.combined_gpus,
         )
-
-
-def _one(index: int | None) -> tuple[int, ...]:
-    return () if index is None else (index,)

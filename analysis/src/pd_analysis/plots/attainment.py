@@ -2,7 +2,6 @@
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pd_analysis.frames import quantiles
@@ -63,7 +62,7 @@ def slo_scale(group: Group) -> Figure | None:
     axes.set_ylim(0, 104)
     axes.set_xlabel("Limits, times the given ones")
     axes.set_ylabel("Requests within all limits, %")
-    style.key(figure, _handles(group))
+    style.key(figure, style.handles((result.name for result in group.results), markers=False))
     return figure
 
 
@@ -112,18 +111,12 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
     axes.set_xlabel("ms")
     axes.set_ylabel("Requests, %")
     kept = {position for position, _, _ in handed}
-    style.key(figure, [handle for position, handle in enumerate(_handles(group)) if position in kept])
+    style.key(
+        figure,
+        [
+            handle
+            for position, handle in enumerate(style.handles((result.name for result in group.results), markers=False))
+            if position in kept
+        ],
+    )
     return figure
-
-
-def _handles(group: Group) -> list[Line2D]:
-    return [
-        Line2D(
-            [],
-            [],
-            color=style.run_colour(position),
-            linestyle=style.run_line(position),
-            label=style.elided(result.name),
-        )
-        for position, result in enumerate(group.results)
-    ]

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pd_analysis.frames import Floats, Gaps, quantiles
@@ -75,7 +74,7 @@ def gaps(group: Group) -> Figure | None:
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.24})
     _panel(left, group, ITL, labels=(99,))
     _panel(right, group, GAP, labels=_MARKED)
-    style.key(figure, _handles(group))
+    style.key(figure, style.handles(result.name for result in group.results))
     return figure
 
 
@@ -105,7 +104,7 @@ def _single(group: Group, curve: Curve, definition: str) -> Figure | None:
     )
     axes = figure.subplots()
     _panel(axes, group, curve, labels=_MARKED)
-    style.key(figure, _handles(group))
+    style.key(figure, style.handles(result.name for result in group.results))
     return figure
 
 
@@ -214,18 +213,3 @@ def _value_labels(axes: Axes, runs: Sequence[tuple[int, Floats | Gaps]], percent
                 zorder=5,
                 bbox={"facecolor": style.PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.6},
             )
-
-
-def _handles(group: Group) -> list[Line2D]:
-    """Lines for the key."""
-    return [
-        Line2D(
-            [],
-            [],
-            color=style.run_colour(position),
-            linestyle=style.run_line(position),
-            marker=style.run_marker(position),
-            label=style.elided(result.name),
-        )
-        for position, result in enumerate(group.results)
-    ]

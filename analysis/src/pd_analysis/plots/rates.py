@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from pd_analysis.noise import Draws, interval
@@ -115,16 +115,6 @@ def rise(axes: Axes, label: str, limit: float | None) -> None:
     rates(axes)
 
 
-def handles(sweep: Sweep) -> list[Line2D]:
+def handles(sweep: Sweep) -> list[Artist]:
     """Lines for the key."""
-    return [
-        Line2D(
-            [],
-            [],
-            color=style.run_colour(position),
-            linestyle=style.run_line(position),
-            marker=style.run_marker(position),
-            label=style.elided(series.name),
-        )
-        for position, series in enumerate(sweep.series)
-    ]
+    return style.handles(series.name for series in sweep.series)

@@ -7,7 +7,7 @@ each by a CSS variable, so that plots follow the reader's dark or light theme. m
 import io
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Literal
@@ -17,6 +17,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from pd_contracts.names import Role
@@ -169,6 +170,21 @@ def run_line(position: int) -> LineStyle:
 def run_marker(position: int) -> str:
     """Marker of the n-th run of a group."""
     return RUN_MARKERS[position % len(RUN_MARKERS)]
+
+
+def handles(names: Iterable[str], *, markers: bool = True) -> list[Artist]:
+    """A group's runs for the key, each with its colour, line and marker."""
+    return [
+        Line2D(
+            [],
+            [],
+            color=run_colour(position),
+            linestyle=run_line(position),
+            marker=run_marker(position) if markers else "none",
+            label=elided(name),
+        )
+        for position, name in enumerate(names)
+    ]
 
 
 def key(figure: Figure, handles: Sequence[Artist]) -> None:

@@ -7,12 +7,11 @@ import msgspec
 
 from pd_contracts.names import Role
 from pd_monitor.clocks.plan import Wish
-from pd_monitor.roles import roles_of
-from pd_monitor.settings import GpuIndex
+from pd_monitor.roles import listed, roles_of
+from pd_monitor.settings import DecodeGpu, DecodeGpus, Gpus, PrefillGpu, PrefillGpus
 
 Megahertz = Annotated[int, msgspec.Meta(gt=0)]
 Watts = Annotated[float, msgspec.Meta(gt=0)]
-Gpus = tuple[GpuIndex, ...]
 
 
 def _mhz(role: str) -> msgspec.Meta:
@@ -29,15 +28,11 @@ class ClockSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_clock_control: Annotated[
         bool, msgspec.Meta(description="on: apply, restore and sweep may change clocks and power limits")
     ] = False
-    prefill_gpus: Annotated[Gpus, msgspec.Meta(description="GPUs of prefill engines")] = ()
-    decode_gpus: Annotated[Gpus, msgspec.Meta(description="GPUs of decode engines")] = ()
+    prefill_gpus: PrefillGpus = ()
+    decode_gpus: DecodeGpus = ()
     combined_gpus: Annotated[Gpus, msgspec.Meta(description="GPUs of combined engines")] = ()
-    prefill_gpu: Annotated[
-        GpuIndex | None, msgspec.Meta(description="the one prefill GPU, where PREFILL_GPUS is unset")
-    ] = None
-    decode_gpu: Annotated[
-        GpuIndex | None, msgspec.Meta(description="the one decode GPU, where DECODE_GPUS is unset")
-    ] = None
+    prefill_gpu: PrefillGpu = None
+    decode_gpu: DecodeGpu = None
     prefill_lock_mhz: Annotated[Megahertz | None, _mhz("prefill")] = None
     decode_lock_mhz: Annotated[Megahertz | None, _mhz("decode")] = None
     combined_lock_mhz: Annotated[Megahertz | None, _mhz("combined")] = None
@@ -77,8 +72,8 @@ class ClockSettings(msgspec.Struct, frozen=True, kw_only=True):
     def roles(self) -> dict[int, Role]:
         """GPU index to role; a GPU of two roles has none and cannot be set."""
         return roles_of(
-            prefill=self.prefill_gpus or (() if self.prefill_gpu is None else (self.prefill_gpu,)),
-            decode=self.decode_gpus or (() if self.decode_gpu is None else (self.decode_gpu,)),
+            prefill=listed(self.prefill_gpus, self.prefill_gpu),
+            decode=listed(self.decode_gpus, self.decode_gpu),
             combined=self.combined_gpus,
         )
 

@@ -3,14 +3,13 @@
 import argparse
 import os
 import shlex
-import time
 
 from pd_contracts.names import Role
 from pd_control import processes
 from pd_control.context import Context
 from pd_control.doctor.command import admits
 from pd_control.plan import Engine, ProcessSpec, plan_one, proxy_spec
-from pd_control.state import Running, StateError, birth_of, is_alive
+from pd_control.state import StateError, begun, is_alive
 from pd_control.supervisor import StartError, environment_of
 
 TOGETHER_S = 10.0  # parts are often started in several terminals at once, and each holds the folder for a moment
@@ -34,7 +33,8 @@ def run(context: Context, options: argparse.Namespace) -> int:
     context.terminal.say(f"{spec.name} on port {spec.port}; Ctrl-C ends it")
     context.terminal.note(shlex.join(spec.argv))
     with context.store.lock(TOGETHER_S):
-        context.store.record(_this_process(spec))
+        # Process id and start time stay what they are when the process becomes another program.
+        context.store.record(begun(spec, os.getpid(), log=""))
     try:
         return os.execvpe(spec.argv[0], spec.argv, environment_of(spec, context.environment))  # noqa: S606  a list, no shell
     except OSError as error:
@@ -66,18 +66,3 @@ def refuse_running(context: Context, name: str) -> None:
         if process.name == name and is_alive(process):
             msg = f"{name} already runs as process {process.pid}: `pdctl down` ends it; --instance starts another"
             raise StateError(msg)
-
-
-def _this_process(spec: ProcessSpec) -> Running:
-    # Process id and start time stay what they are when the process becomes another program.
-    pid = os.getpid()
-    return Running(
-        name=spec.name,
-        role=spec.role,
-        gpus=spec.gpus,
-        pid=pid,
-        birth=birth_of(pid) or 0,
-        started=time.time(),
-        log="",
-        listens=spec.listens,
-    )

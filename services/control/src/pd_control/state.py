@@ -11,7 +11,7 @@ import msgspec
 
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import write_json
-from pd_control.plan import Engine, Listen
+from pd_control.plan import Engine, Listen, ProcessSpec
 
 STATE_FILE = "state.json"
 FOREGROUND = "foreground-"
@@ -148,6 +148,20 @@ def birth_of(pid: int) -> int | None:
     # The name in parentheses may hold anything, so fields are counted from its end.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else int(fields[19])
+
+
+def begun(spec: ProcessSpec, pid: int, log: str) -> Running:
+    """The record of a process that was started just now; one that ended at once has the birth 0, which no living one has."""
+    return Running(
+        name=spec.name,
+        role=spec.role,
+        gpus=spec.gpus,
+        pid=pid,
+        birth=birth_of(pid) or 0,
+        started=time.time(),
+        log=log,
+        listens=spec.listens,
+    )
 
 
 def is_alive(process: Running) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pd_control import tether
 from pd_control.lastwords import culprit
 from pd_control.plan import Listen, ProcessSpec
-from pd_control.state import Running, birth_of, is_alive
+from pd_control.state import Running, begun, birth_of, is_alive
 
 STOP_WAIT_S = 10.0
 POLL_S = 0.05
@@ -52,16 +52,7 @@ def start(spec: ProcessSpec, log: Path, environment: Mapping[str, str], *, tethe
         msg = f"{spec.name}: {spec.argv[0]}: {error.strerror}"
         raise StartError(msg) from error
     # A process that ended within these microseconds is a zombie of ours and counts as dead from the start.
-    return Running(
-        name=spec.name,
-        role=spec.role,
-        gpus=spec.gpus,
-        pid=pid,
-        birth=birth_of(pid) or 0,
-        started=time.time(),
-        log=str(log),
-        listens=spec.listens,
-    )
+    return begun(spec, pid, str(log))
 
 
 def environment_of(spec: ProcessSpec, environment: Mapping[str, str]) -> dict[str, str]:

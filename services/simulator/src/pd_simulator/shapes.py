@@ -103,6 +103,22 @@ class Shape(ABC):
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.head.response_id, "object": kind, "created": self.head.created, "model": self.head.model}
 
+    def _whole(
+        self, rows: list[dict[str, Any]], usage: dict[str, Any], more: dict[str, Any], params: dict[str, Any] | None
+    ) -> bytes:
+        """A response that is not streamed; `more` stands between usage and the KV's parameters."""
+        return dumps(
+            {
+                **self._head(self.full_object),
+                "choices": rows,
+                "service_tier": None,
+                "system_fingerprint": FINGERPRINT,
+                "usage": {**usage, "prompt_tokens_details": None},
+                **more,
+                "kv_transfer_params": params,
+            }
+        )
+
     def _cut(self, choice: dict[str, Any]) -> tuple[bytes, bytes]:
         """Cut a chunk whose text is a mark in two."""
         before, _, behind = self.chunk(choice).partition(b'"\x7f"')
@@ -150,16 +166,7 @@ class CompletionShape(Shape):
             }
             for index, choice in enumerate(choices)
         ]
-        return dumps(
-            {
-                **self._head(self.full_object),
-                "choices": rows,
-                "service_tier": None,
-                "system_fingerprint": FINGERPRINT,
-                "usage": {**usage, "prompt_tokens_details": None},
-                "kv_transfer_params": params,
-            }
-        )
+        return self._whole(rows, usage, {}, params)
 
 
 class ChatShape(Shape):
@@ -220,16 +227,9 @@ class ChatShape(Shape):
             }
             for index, choice in enumerate(choices)
         ]
-        return dumps(
-            {
-                **self._head(self.full_object),
-                "choices": rows,
-                "service_tier": None,
-                "system_fingerprint": FINGERPRINT,
-                "usage": {**usage, "prompt_tokens_details": None},
-                "prompt_logprobs": None,
-                "prompt_token_ids": choices[0].prompt_token_ids if ids else None,
-                "prompt_text": None,
-                "kv_transfer_params": params,
-            }
-        )
+        prompt = {
+            "prompt_logprobs": None,
+            "prompt_token_ids": choices[0].prompt_token_ids if ids else None,
+            "prompt_text": None,
+        }
+        return self._whole(rows, usage, prompt, params)
