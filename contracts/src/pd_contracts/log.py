@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,19 +16,22 @@ def _extras(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
+def _entry(created: float, level: str, logger: str, message: str, extras: dict[str, Any]) -> dict[str, Any]:
+    stamp = f"{_to_the_second(int(created))}.{int(created % 1 * 1e3):03d}Z"
+    return {"time": stamp, "level": level, "logger": logger, "message": message, **extras}
+
+
+@lru_cache(maxsize=4)
+def _to_the_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line; what a call passes as `extra` becomes keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write time (UTC), level, logger, message, extras and, if any, the traceback."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        entry = {
-            "time": f"{stamp}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_extras(record),
-        }
+        entry = _entry(record.created, record.levelname.lower(), record.name, record.getMessage(), _extras(record))
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
         try:
@@ -46,6 +50,42 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Append extras as key=value; to the message, so that a traceback stays below them."""
         return " ".join([super().formatMessage(record), *(f"{key}={value}" for key, value in _extras(record).items())])
+
+
+class Event:
+    """One kind of line at level INFO that is written thousands of times a second: `logging` says it in the same words at thrice the cost."""
+
+    def __init__(self, logger: str, message: str) -> None:
+        """`message` is always the same; what differs is in the extras."""
+        self._logger = logging.getLogger(logger)
+        self._message = message
+
+    def __call__(self, extras: dict[str, Any]) -> None:
+        """Write a line."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        handler = _json_handler()
+        try:
+            if handler is not None:
+                line = msgspec.json.encode(_entry(time.time(), "info", self._logger.name, self._message, extras))
+                handler.stream.write(line.decode() + handler.terminator)
+                handler.flush()
+                return
+        except (OSError, ValueError, TypeError):
+            pass  # nobody reads, or there is what only an escape can write: `logging` knows what to do
+        self._logger.info(self._message, extra=extras)
+
+
+def _json_handler() -> "logging.StreamHandler[Any] | None":
+    """The handler that `set_up` made, if it writes JSON and nobody added another."""
+    handlers = logging.root.handlers
+    if (
+        len(handlers) == 1
+        and isinstance(handlers[0], logging.StreamHandler)
+        and type(handlers[0].formatter) is JsonFormatter
+    ):
+        return handlers[0]
+    return None
 
 
 def set_up(level: str = "INFO") -> None:

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import sys
@@ -92,3 +93,56 @@ def test_services_log_json_where_nobody_watches(root: logging.Logger, capsys: py
 def test_an_unknown_level_is_refused(root: logging.Logger) -> None:
     with pytest.raises(ValueError, match="LOUD"):
         log.set_up("loud")
+
+
+EXTRAS = {"status": 200, "id": "é", "prefill_ms": 1.5}
+
+
+def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+@pytest.fixture(name="written")
+def _written(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    log.set_up("INFO")
+    return stream
+
+
+def test_an_event_is_written_as_logging_would(written: io.StringIO) -> None:
+    log.Event("pd_test", "request")(EXTRAS)
+    logging.getLogger("pd_test").info("request", extra=EXTRAS)
+
+    quick, usual = lines_of(written)
+    assert quick.pop("time").startswith(usual.pop("time")[:17])
+    assert quick == usual == {"level": "info", "logger": "pd_test", "message": "request", **EXTRAS}
+
+
+def test_an_event_obeys_the_level(written: io.StringIO) -> None:
+    logging.getLogger().setLevel("WARNING")
+
+    log.Event("pd_test", "request")(EXTRAS)
+
+    assert written.getvalue() == ""
+
+
+def test_an_event_reaches_handlers_of_others(written: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        logging.getLogger().addHandler(caplog.handler)
+        log.Event("pd_test", "request")(EXTRAS)
+
+    assert [one.message for one in caplog.records][-1] == "request"
+    assert lines_of(written)[-1]["status"] == 200
+
+
+def test_an_event_with_half_a_character_is_escaped(written: io.StringIO) -> None:
+    log.Event("pd_test", "request")({"id": "\udcff"})
+
+    assert lines_of(written)[0]["id"] == "\udcff"
+
+
+def test_an_event_that_nobody_reads_does_no_harm(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    written.close()
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+
+    log.Event("pd_test", "request")(EXTRAS)

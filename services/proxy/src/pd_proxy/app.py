@@ -1,7 +1,6 @@
 """Wiring: the Quart application around one context."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -12,6 +11,7 @@ from quart import Quart, Request, Response, request
 from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 
+from pd_contracts import log
 from pd_contracts.timing import Stages
 from pd_proxy.admin import Admin
 from pd_proxy.admission import Admission
@@ -28,8 +28,7 @@ from pd_proxy.settings import Settings
 from pd_proxy.trace import Trace, attached
 from pd_proxy.watchdog import Watchdog
 
-logger = logging.getLogger(__name__)
-requests_logger = logging.getLogger("pd_proxy.requests")
+request_ended = log.Event("pd_proxy.requests", "request")
 
 
 class Proxy(Quart):
@@ -72,7 +71,7 @@ def end(context: Context, trace: Trace) -> None:
     stages = trace.stages(monotonic())
     if trace.complete:
         context.metrics.staged(stages)
-    requests_logger.info("request", extra=summary(trace, stages))
+    request_ended(summary(trace, stages))
 
 
 def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
