@@ -4,6 +4,7 @@ import json
 import random
 import re
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
 LENGTHS = (1, 15, 16, 17, 200, 700)
 BLOCK = 32  # tokens a KV block on the CPU; only whole blocks travel
 OUTPUT_TOKENS = 12
+# Greedy in all but name: vLLM refuses several copies with a temperature of 0.
+LIKELIEST = {"temperature": 1, "top_k": 1}
 
 
 @pytest.fixture(scope="module")
@@ -39,23 +42,29 @@ def prompt(length: int) -> list[int]:
     return [generator.randrange(10, 1000) for _ in range(length)]
 
 
-def tokens(url: str, length: int, *, stream: bool) -> list[int]:
+def choices(url: str, *, stream: bool, **fields: Any) -> dict[int, list[int]]:
+    """Output tokens of a completion by the index of the choice."""
     body = {
         "model": "tiny",
-        "prompt": prompt(length),
         "max_tokens": OUTPUT_TOKENS,
         "temperature": 0,
         "ignore_eos": True,
         "return_token_ids": True,
         "stream": stream,
     }
-    data = post(f"{url}/v1/completions", body)
-    if not stream:
-        found: list[int] = json.loads(data)["choices"][0]["token_ids"]
-        return found
-    events = re.findall(rb"^data: (\{.*\})$", data, re.MULTILINE)
-    assert data.rstrip().endswith(b"data: [DONE]")
-    return [token for event in events for choice in json.loads(event)["choices"] for token in choice["token_ids"] or []]
+    data = post(f"{url}/v1/completions", body | fields)
+    answers = [data]
+    if stream:
+        assert data.rstrip().endswith(b"data: [DONE]")
+        answers = re.findall(rb"^data: (\{.*\})$", data, re.MULTILINE)
+    found: dict[int, list[int]] = {}
+    for choice in (choice for answer in answers for choice in json.loads(answer)["choices"]):
+        found.setdefault(choice["index"], []).extend(choice["token_ids"] or [])
+    return found
+
+
+def tokens(url: str, length: int, *, stream: bool) -> list[int]:
+    return choices(url, stream=stream, prompt=prompt(length))[0]
 
 
 def transferred(stack: Stack) -> float:
@@ -79,6 +88,81 @@ def test_prefill_and_decode_write_what_plain_vllm_writes(stack: Stack, length: i
     assert disaggregated == tokens(f"http://{stack.address('combined-cpu')}:8000", length, stream=stream)
     # Decode took the prompt's whole blocks from the transfer, vLLM's own count says so; its last token is always computed.
     assert transferred(stack) - before == (length - 1) // BLOCK * BLOCK
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"n": 2, **LIKELIEST}, {"n": 2, "temperature": 1, "seed": 11}], ids=["greedy", "n=2", "n=2, seed"]
+)
+@pytest.mark.parametrize("lengths", [(200,), (200, 17, 96)], ids=["1 prompt", "3 prompts"])
+def test_several_sequences_of_one_request_keep_their_places(
+    stack: Stack, lengths: tuple[int, ...], sampling: dict[str, Any], *, stream: bool
+) -> None:
+    before = transferred(stack)
+    asked = {"prompt": [prompt(length) for length in lengths], **sampling}
+
+    disaggregated = choices(stack.url, stream=stream, **asked)
+
+    assert disaggregated == choices(f"http://{stack.address('combined-cpu')}:8000", stream=stream, **asked)
+    assert transferred(stack) > before
+    copies = sampling.get("n", 1)
+    assert sorted(disaggregated) == list(range(len(lengths) * copies))
+    different = len(lengths) * (copies if "seed" in sampling else 1)
+    assert len({tuple(found) for found in disaggregated.values()}) == different, "places must be told apart"
+    if "seed" not in sampling:
+        alone = [tokens(stack.url, length, stream=False) for length in lengths for _ in range(copies)]
+        assert [disaggregated[index] for index in sorted(disaggregated)] == alone
+
+
+def test_vllm_itself_refuses_two_greedy_copies_and_the_client_hears_why(stack: Stack) -> None:
+    said = []
+    for url in (stack.url, f"http://{stack.address('combined-cpu')}:8000"):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            choices(url, stream=False, prompt=prompt(17), n=2)
+        said.append((caught.value.code, json.loads(caught.value.read())["error"]["message"]))
+    assert said[0] == said[1]
+    assert said[0][0] == 400
+
+
+def responded(url: str, text: str, *, stream: bool) -> tuple[str, list[int], int]:
+    """Text, output tokens and the number of the prompt's tokens of a response, as the openai client reads it."""
+    extra = {"ignore_eos": True, "enable_response_messages": True}
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=120, max_retries=0) as client:
+        asked = {"model": "tiny", "input": text, "max_output_tokens": OUTPUT_TOKENS, "temperature": 0}
+        found = client.responses.create(**asked, stream=stream, extra_body=extra)
+        if stream:
+            events = list(found)
+            assert [event.type for event in (*events[:2], events[-1])] == [
+                "response.created",
+                "response.in_progress",
+                "response.completed",
+            ]
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+            written = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+            assert {event.response.id for event in (*events[:2], events[-1])} == {events[0].response.id}
+            found = events[-1].response
+            assert found.output_text == written
+    assert re.fullmatch(r"resp_[0-9a-f]{32}", found.id) or "proxy" not in url
+    return (
+        found.output_text,
+        [token for said in found.output_messages for token in said["tokens"]],
+        found.usage.input_tokens,
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("words", [1, 60, 300])
+def test_a_response_is_what_plain_vllm_writes(stack: Stack, words: int, *, stream: bool) -> None:
+    before = transferred(stack)
+    text = " ".join(f"lamp {number}" for number in range(words))
+
+    text_of, tokens_of, prompt_tokens = responded(stack.url, text, stream=stream)
+
+    assert (text_of, tokens_of, prompt_tokens) == responded(
+        f"http://{stack.address('combined-cpu')}:8000", text, stream=stream
+    )
+    assert len(tokens_of) == OUTPUT_TOKENS
+    assert transferred(stack) - before == (prompt_tokens - 1) // BLOCK * BLOCK
 
 
 def test_the_pair_passed_its_canary_before_it_got_requests(stack: Stack) -> None:

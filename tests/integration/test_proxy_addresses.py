@@ -8,12 +8,27 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from support.proxy import MODEL, TEXT, Answer, Call, FakeEngine, Reply, RunningProxy, chunk, running_proxy, start_stream
+from support.proxy import (
+    MODEL,
+    TEXT,
+    Answer,
+    Call,
+    FakeEngine,
+    Reply,
+    RunningProxy,
+    chunk,
+    document,
+    opening,
+    running_proxy,
+    start_stream,
+    typed,
+)
 
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+RESPONSE = {"model": MODEL, "input": "hi", "max_output_tokens": 4}
 KEY = {"Authorization": "Bearer secret"}
 
 
@@ -109,7 +124,7 @@ async def test_no_error_of_an_engine_names_an_address(proxy: RunningProxy, role:
     engines = [await proxy.engine(Role.COMBINED)] if role is Role.COMBINED else [*await proxy.pair()]
     faulty = next(engine for engine in engines if engine.role is role)
     faulty.answer = ANSWERS[answer]
-    for body, path in ((TEXT, "/v1/completions"), (CHAT, "/v1/chat/completions")):
+    for body, path in ((TEXT, "/v1/completions"), (CHAT, "/v1/chat/completions"), (RESPONSE, "/v1/responses")):
         for stream in (False, True):
             reply = await proxy.post(body | {"stream": stream}, path, **{"X-PD-Timing": "1"})
             clean(reply, *engines)
@@ -122,10 +137,35 @@ async def test_no_error_of_an_engine_names_an_address(proxy: RunningProxy, role:
 @pytest.mark.parametrize("connector", list(Connector))
 async def test_no_answer_of_a_pair_names_an_address(proxy: RunningProxy, connector: Connector) -> None:
     engines = await proxy.pair(connector)
-    for stream in (False, True):
-        reply = await proxy.post(TEXT | {"stream": stream})
-        assert reply.status == 200
-        clean(reply, *engines)
+    for body, path in ((TEXT, "/v1/completions"), (CHAT, "/v1/chat/completions"), (RESPONSE, "/v1/responses")):
+        for stream in (False, True):
+            reply = await proxy.post(body | {"stream": stream}, path)
+            assert reply.status == 200
+            assert b"t0 " in reply.body
+            clean(reply, *engines)
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+async def test_no_event_of_a_response_names_one_however_it_is_cut(proxy: RunningProxy, size: int) -> None:
+    async def in_pieces(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        done = typed("response.completed", response=document(engine, call, 2), sequence_number=3)
+        stream = opening(call) + chunk(call, "t0 ") + done
+        for start in range(0, len(stream), size):
+            await response.write(stream[start : start + size])
+            await asyncio.sleep(0)
+        return response
+
+    engines = await proxy.pair()
+    engines[1].answer = in_pieces
+    reply = await proxy.post(RESPONSE | {"stream": True}, "/v1/responses")
+    assert [json.loads(event)["type"].rpartition(".")[2] for event in reply.events] == [
+        "created",
+        "in_progress",
+        "delta",
+        "completed",
+    ]
+    clean(reply, *engines)
 
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])

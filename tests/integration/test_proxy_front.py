@@ -13,7 +13,8 @@ import pd_proxy.client
 from pd_contracts.names import Role
 from pd_proxy.wire import ChunkedBody
 
-BODY = json.dumps({"model": MODEL, "prompt": "one two three", "max_tokens": 2}).encode()
+TEXT = "one two three"
+BODY = json.dumps({"model": MODEL, "prompt": TEXT, "input": TEXT, "max_tokens": 2}).encode()
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
 PLAIN = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -73,10 +74,12 @@ async def test_one_connection_serves_many_requests(proxy: RunningProxy, raw: Raw
     assert len(engine.calls) == 3
 
 
-async def test_a_request_may_come_byte_by_byte(proxy: RunningProxy, raw: Raw) -> None:
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/v1/responses"])
+async def test_a_request_may_come_byte_by_byte(proxy: RunningProxy, raw: Raw, path: bytes) -> None:
     await proxy.engine(Role.COMBINED)
-    for number in range(len(PLAIN)):
-        raw.writer.write(PLAIN[number : number + 1])
+    request = PLAIN.replace(b"/v1/completions", path)
+    for number in range(len(request)):
+        raw.writer.write(request[number : number + 1])
         await asyncio.sleep(0)
     assert (await raw.answer())[0] == 200
 

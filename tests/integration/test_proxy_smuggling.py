@@ -10,8 +10,8 @@ from support.proxy import MODEL, FakeEngine, RunningProxy
 
 from pd_contracts.names import Role
 
-BODY = json.dumps({"model": MODEL, "prompt": "honest", "max_tokens": 1}).encode()
-EVIL = json.dumps({"model": MODEL, "prompt": "smuggled", "max_tokens": 1}).encode()
+BODY = json.dumps({"model": MODEL, "prompt": "honest", "input": "honest", "max_tokens": 1}).encode()
+EVIL = json.dumps({"model": MODEL, "prompt": "smuggled", "input": "smuggled", "max_tokens": 1}).encode()
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
 SECOND = HEAD + b"Content-Length: %d\r\n\r\n" % len(EVIL) + EVIL
 
@@ -55,9 +55,11 @@ def prompts(engine: FakeEngine) -> list[str]:
         b"X: y\nContent-Length: %d\r\n\x0b: z\r\n" % len(BODY),
     ],
 )
-async def test_a_length_that_is_in_doubt_is_refused(proxy: RunningProxy, framing: bytes) -> None:
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/v1/responses"])
+async def test_a_length_that_is_in_doubt_is_refused(proxy: RunningProxy, path: bytes, framing: bytes) -> None:
     engine = await proxy.engine(Role.COMBINED)
-    statuses = await exchange(proxy, HEAD + framing + b"\r\n" + BODY + SECOND)
+    data = HEAD + framing + b"\r\n" + BODY + SECOND
+    statuses = await exchange(proxy, data.replace(b"/v1/completions", path))
     assert not engine.calls
     assert len(statuses) <= 1
     assert all(status in (b"400", b"411", b"501") for status in statuses)
@@ -101,10 +103,11 @@ async def test_a_folded_header_is_refused_or_one_line(proxy: RunningProxy) -> No
         assert all("\r" not in value and "\n" not in value for value in call.headers.values())
 
 
-async def test_an_honest_pipeline_is_two_requests(proxy: RunningProxy) -> None:
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/v1/responses"])
+async def test_an_honest_pipeline_is_two_requests(proxy: RunningProxy, path: bytes) -> None:
     engine = await proxy.engine(Role.COMBINED)
     first = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)
-    statuses = await exchange(proxy, first + SECOND)
+    statuses = await exchange(proxy, (first + SECOND).replace(b"/v1/completions", path))
     assert statuses == [b"200", b"200"]
     assert prompts(engine) == ["honest", "smuggled"]
 

@@ -214,7 +214,12 @@ async def test_a_stop_string_ends_the_output_before_it(simulator: Simulator, str
         ("/v1/completions", {"prompt": "x", "logprobs": 1}, 400),
         ("/v1/chat/completions", {"messages": []}, 400),
         ("/v1/chat/completions", {"prompt": "x"}, 400),
-        ("/v1/responses", {"input": "x"}, 404),
+        ("/v1/responses", {"prompt": "x"}, 400),
+        ("/v1/responses", {"input": "x", "background": True}, 400),
+        ("/v1/responses", {"input": "x", "include": ["message.output_text.logprobs"]}, 400),
+        ("/v1/responses", {"input": "x", "previous_response_id": "resp_1"}, 404),
+        ("/v1/responses/resp_1/cancel", {}, 404),
+        ("/v1/embeddings", {"input": "x"}, 404),
         ("/v1/models", {}, 405),
     ],
 )

@@ -63,8 +63,14 @@ class Call:
 
     @property
     def engine_id(self) -> str:
-        """The id that the proxy gave it."""
-        return self.headers["X-Request-Id"]
+        """The id that the proxy gave it, where vLLM looks for it."""
+        engine_id: str = self.body["request_id"] if self.is_response else self.headers["X-Request-Id"]
+        return engine_id
+
+    @property
+    def is_response(self) -> bool:
+        """Whether it is one for `/v1/responses`."""
+        return self.path.endswith("/responses")
 
 
 Answer = Callable[["FakeEngine", Call, web.Request], Awaitable[web.StreamResponse]]
@@ -195,11 +201,20 @@ def document(engine: FakeEngine, call: Call, tokens: int) -> dict[str, Any]:
     """A whole answer, as vLLM writes it."""
     chat = call.path.endswith("chat/completions")
     texts = " ".join(f"t{i}" for i in range(tokens))
-    choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
-    choice |= {"message": {"role": "assistant", "content": texts}} if chat else {"text": texts}
     params = None
     if engine.connector is Connector.NIXL and engine.role is Role.PREFILL:
         params = {"do_remote_prefill": True, "remote_host": "10.1.2.3", "remote_block_ids": [1, 2], "tp_size": 1}
+    if call.is_response:
+        return {
+            "id": call.engine_id,
+            "object": "response",
+            "status": "completed",
+            "output": [{"type": "message", "content": [{"type": "output_text", "text": texts}]}],
+            "usage": {"input_tokens": 3, "output_tokens": tokens, "total_tokens": 3 + tokens},
+            "kv_transfer_params": params,
+        }
+    choice: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+    choice |= {"message": {"role": "assistant", "content": texts}} if chat else {"text": texts}
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{call.engine_id}",
         "object": "chat.completion" if chat else "text_completion",
@@ -212,6 +227,8 @@ def document(engine: FakeEngine, call: Call, tokens: int) -> dict[str, Any]:
 
 def chunk(call: Call, text: str) -> bytes:
     """One event of a stream, as vLLM writes it."""
+    if call.is_response:
+        return typed("response.output_text.delta", delta=text, item_id="msg_1", sequence_number=2)
     chat = call.path.endswith("chat/completions")
     choice: dict[str, Any] = {"index": 0, "finish_reason": None}
     choice |= {"delta": {"content": text}} if chat else {"text": text}
@@ -221,17 +238,33 @@ def chunk(call: Call, text: str) -> bytes:
 
 async def generate(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
     """Behave: `max_tokens` words, as a stream with a pause between chunks, or in one piece."""
-    tokens = call.body.get("max_completion_tokens") or call.body.get("max_tokens") or 16
+    limits = ("max_output_tokens", "max_completion_tokens", "max_tokens")
+    tokens = next((call.body[name] for name in limits if call.body.get(name)), 16)
     if not call.body.get("stream"):
         await engine.gate.wait()
         return web.json_response(document(engine, call, tokens))
     response = await start_stream(request)
+    if call.is_response:
+        await response.write(opening(call))
     for number in range(tokens):
         await engine.gate.wait()
         await response.write(chunk(call, f"t{number} "))
         await asyncio.sleep(0)
-    await response.write(sse.encode_event(sse.DONE))
+    last = typed("response.completed", response=document(engine, call, tokens), sequence_number=3 + tokens)
+    await response.write(last if call.is_response else sse.encode_event(sse.DONE))
     return response
+
+
+def typed(kind: str, **fields: Any) -> bytes:
+    """One event of a response's stream."""
+    return sse.encode_event(json.dumps({"type": kind, **fields}), kind)
+
+
+def opening(call: Call) -> bytes:
+    """What vLLM says of a response before its engine knows of it."""
+    response = {"id": call.engine_id, "object": "response", "status": "in_progress", "output": []}
+    kinds = ("response.created", "response.in_progress")
+    return b"".join(typed(kind, response=response, sequence_number=number) for number, kind in enumerate(kinds))
 
 
 async def start_stream(request: web.Request) -> web.StreamResponse:

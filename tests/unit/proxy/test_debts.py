@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pd_proxy.debts import TRIES, Debt, Debts
-from pd_proxy.generation import encoded
+from pd_proxy.generation import Endpoint, Fields, encoded
 from pd_proxy.transfer import again, stand_in
 
 
@@ -49,14 +49,14 @@ def test_each_has_its_turn() -> None:
 )
 def test_what_stands_in_for_a_request_makes_as_many_sequences(prompt: object, prompts: int) -> None:
     fields = {"model": "m", "prompt": prompt, "n": 3, "max_tokens": 500, "stream": True, "logprobs": 5}
-    body = json.loads(again_body({name: encoded(value) for name, value in fields.items()}))
+    body = json.loads(again_body(Endpoint.COMPLETIONS, {name: encoded(value) for name, value in fields.items()}))
     assert (body["model"], body["n"], body["max_tokens"], body["stream"]) == ("m", 3, 1, False)
     assert "logprobs" not in body
     assert (1 if isinstance(body["prompt"], str) else len(body["prompt"])) == prompts
 
 
-def again_body(fields: dict[str, object]) -> bytes:
-    plan = again(Debt("10.0.0.2:22001", "/v1/completions", "the-id", stand_in(fields)))  # type: ignore[arg-type]
+def again_body(endpoint: Endpoint, fields: Fields) -> bytes:
+    plan = again(Debt("10.0.0.2:22001", endpoint, "the-id", stand_in(endpoint, fields)))
     assert plan.prefill.headers["X-Request-Id"] == "the-id"
     handover = plan.receive(b"{}")
     assert (handover.decode().headers["X-Request-Id"], handover.decode().body) == ("the-id", plan.prefill.body)
@@ -64,5 +64,6 @@ def again_body(fields: dict[str, object]) -> bytes:
 
 
 def test_what_stands_in_for_a_conversation_is_one() -> None:
-    body = json.loads(again_body({"messages": encoded([{"role": "user", "content": "hi"}]), "n": encoded(2)}))
+    fields = {"messages": encoded([{"role": "user", "content": "hi"}]), "n": encoded(2)}
+    body = json.loads(again_body(Endpoint.CHAT, fields))
     assert (len(body["messages"]), body["n"], "prompt" in body) == (1, 2, False)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_proxy.errors import BadRequestError
+from pd_proxy.errors import BadRequestError, NotStoredError
 from pd_proxy.generation import Endpoint, Generation, encode, parse
+from pd_proxy.generation import prompt as prompt_of
 
 
 def text(**fields: Any) -> Generation:
@@ -27,7 +28,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 KNOWN: set[str] = {
     "prompt", "messages", "model", "stream", "n", "best_of", "echo", "suffix", "prompt_logprobs", "prompt_embeds",
-    "use_beam_search", "kv_transfer_params", "request_id",
+    "use_beam_search", "kv_transfer_params", "ec_transfer_params", "request_id", "truncate_prompt_tokens", "truncation",
 }  # fmt: skip
 OTHERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.text().filter(lambda name: name not in KNOWN), JSON, max_size=4
@@ -90,6 +91,7 @@ def test_the_last_of_two_equal_keys_counts_for_us_and_for_the_engine() -> None:
         {"use_beam_search": True},
         {"suffix": "end"},
         {"prompt_embeds": "abc", "prompt": None},
+        {"truncate_prompt_tokens": -1},
     ],
 )
 def test_what_cannot_be_shared_says_so(fields: dict[str, Any]) -> None:
@@ -107,10 +109,60 @@ def test_what_cannot_be_shared_says_so(fields: dict[str, Any]) -> None:
         {"suffix": ""},
         {"n": 4},
         {"logprobs": 2},
+        {"truncate_prompt_tokens": 100},
+        {"truncation": "disabled"},
     ],
 )
 def test_what_can_be_shared_is_not_kept_from_it(fields: dict[str, Any]) -> None:
     assert text(**fields).combined_only is None
+
+
+def response(**fields: Any) -> Generation:
+    return parse(Endpoint.RESPONSES, json.dumps({"input": "x"} | fields).encode())
+
+
+@pytest.mark.parametrize("fields", [{"background": True}, {"background": "true"}, {"previous_response_id": "resp_1"}])
+def test_a_response_that_needs_a_stored_one_is_refused_with_the_reason(fields: dict[str, Any]) -> None:
+    with pytest.raises(NotStoredError) as caught:
+        response(**fields)
+    assert (caught.value.status, caught.value.param) == (400, next(iter(fields)))
+    assert "no response is stored here" in caught.value.message
+
+
+@pytest.mark.parametrize("fields", [{}, {"store": True}, {"background": False}, {"previous_response_id": None}])
+def test_a_response_that_needs_none_is_not_stored_either(fields: dict[str, Any]) -> None:
+    assert bytes(response(**fields).fields["store"]) == b"false"
+
+
+@pytest.mark.parametrize("kind", ["web_search_preview", "code_interpreter", "mcp", "container"])
+def test_tools_that_the_engine_runs_keep_a_response_from_being_shared(kind: str) -> None:
+    reason = response(tools=[{"type": "function", "name": "f"}, {"type": kind}]).combined_only
+    assert reason is not None
+    assert f"`{kind}`" in reason
+    assert "function" not in reason
+
+
+def test_a_prompt_cut_to_what_fits_keeps_a_response_from_being_shared() -> None:
+    assert response(truncation="auto").combined_only
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "c"}]},
+        {"tools": [], "truncation": "disabled"},
+        {"tools": "nonsense"},
+        {"n": 3, "echo": True},
+    ],
+)
+def test_other_responses_are_shared_as_one_sequence(fields: dict[str, Any]) -> None:
+    generation = response(**fields)
+    assert (generation.combined_only, generation.sequences) == (None, 1)
+
+
+def test_a_response_is_told_from_others_by_its_instructions_first() -> None:
+    assert prompt_of(response(instructions="be brief")) == b'"be brief""x"'
 
 
 def test_an_empty_model_is_none() -> None:

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType
+from pd_proxy.debts import Debt
 from pd_proxy.errors import BrokenReplyError
 from pd_proxy.generation import Endpoint, parse
 from pd_proxy.pairing import Pair
 from pd_proxy.registry import Instance
-from pd_proxy.transfer import Leg, Plan, one_token, p2p_request_id, plain, plan
+from pd_proxy.transfer import Leg, Plan, again, one_token, p2p_request_id, plain, plan, stand_in
 
 # vLLM 0.23.0, kv_connector/v1/p2p/p2p_nccl_connector.py, parse_request_id: the producer's and the consumer's pattern.
 PRODUCER = r"___decode_addr_(.*):(\d+)"
@@ -57,7 +58,13 @@ def pair(connector: Connector) -> Pair:
 
 def planned(connector: Connector, headers: dict[str, str] | None = None, **fields: Any) -> Plan:
     generation = parse(Endpoint.COMPLETIONS, json.dumps({"prompt": "x", "max_tokens": 9} | fields).encode())
-    return plan(pair(connector), generation.fields, headers or {})
+    return plan(pair(connector), generation.endpoint, generation.fields, headers or {})
+
+
+def response(connector: Connector, **fields: Any) -> Plan:
+    asked = {"input": "x", "max_output_tokens": 9} | fields
+    generation = parse(Endpoint.RESPONSES, json.dumps(asked).encode())
+    return plan(pair(connector), generation.endpoint, generation.fields, {})
 
 
 def body(leg: Leg) -> dict[str, Any]:
@@ -106,9 +113,9 @@ def test_prefill_writes_one_token_and_decode_gets_the_request(connector: Connect
 
 def test_chat_prefill_sets_both_limits() -> None:
     generation = parse(Endpoint.CHAT, b'{"messages":[],"max_completion_tokens":50}')
-    short = one_token(generation.fields)
+    short = one_token(Endpoint.CHAT, generation.fields)
     assert (bytes(short["max_tokens"]), bytes(short["max_completion_tokens"])) == (b"1", b"1")
-    assert "max_completion_tokens" not in one_token(parse(Endpoint.CHAT, b'{"messages":[]}').fields)
+    assert "max_completion_tokens" not in one_token(Endpoint.CHAT, parse(Endpoint.CHAT, b'{"messages":[]}').fields)
 
 
 def test_nixl_passes_parameters_on_verbatim() -> None:
@@ -149,5 +156,58 @@ def test_headers_that_may_go_on_reach_every_engine() -> None:
     attempt = planned(Connector.P2P_NCCL, headers)
     assert attempt.prefill.headers["traceparent"] == "00-1-2-01"
     assert attempt.receive(b"").decode().headers["traceparent"] == "00-1-2-01"
-    _, leg = plain({}, headers)
+    _, leg = plain(Endpoint.COMPLETIONS, {}, headers)
     assert leg.headers["traceparent"] == "00-1-2-01"
+
+
+@pytest.mark.parametrize("connector", list(Connector))
+def test_a_response_has_its_id_in_the_body_where_vllm_looks_for_it(connector: Connector) -> None:
+    attempt = response(connector)
+    handover = attempt.receive(b'{"kv_transfer_params":{"a":1}}')
+    for leg in (attempt.prefill, handover.decode(), handover.drain(), plain_response()):
+        assert body(leg)["request_id"] == leg.headers["X-Request-Id"]
+    assert body(attempt.prefill)["request_id"] == body(handover.decode())["request_id"] == attempt.engine_id
+    assert attempt.engine_id.encode().replace(attempt.secret, b"") == attempt.uuid.encode()
+    assert re.fullmatch(r"resp_[0-9a-f]{32}", attempt.uuid)
+
+
+def plain_response() -> Leg:
+    return plain(Endpoint.RESPONSES, parse(Endpoint.RESPONSES, b'{"input":"x"}').fields, {})[1]
+
+
+def test_vllm_finds_both_addresses_in_a_responses_id() -> None:
+    # The engine's own id is this one with the number of the generation.
+    request_id = response(Connector.P2P_NCCL).engine_id + "_0"
+    producer, consumer = re.search(PRODUCER, request_id), re.search(CONSUMER, request_id)
+    assert producer is not None
+    assert consumer is not None
+    assert (producer.groups(), consumer.groups()) == (("10.0.0.2", "21001"), ("10.0.0.1", "21001"))
+
+
+@pytest.mark.parametrize("connector", list(Connector))
+def test_prefill_of_a_response_writes_one_token_and_nobody_stores_it(connector: Connector) -> None:
+    attempt = response(connector, stream=True, store=True, seed=1)
+    first, second = body(attempt.prefill), body(attempt.receive(b"{}").decode())
+    for sent in (first, second):
+        del sent["request_id"]
+        sent.pop("kv_transfer_params", None)
+    assert first == {"input": "x", "max_output_tokens": 1, "stream": False, "store": False, "seed": 1}
+    assert second == {"input": "x", "max_output_tokens": 9, "stream": True, "store": False, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "prompt"),
+    [
+        (Endpoint.COMPLETIONS, {"prompt": "x", "messages": [], "input": "y"}, "prompt"),
+        (Endpoint.CHAT, {"messages": [], "prompt": ["a", "b"]}, "messages"),
+        (Endpoint.RESPONSES, {"input": "x", "prompt": None}, "input"),
+    ],
+)
+def test_what_stands_in_for_a_request_goes_by_its_endpoint_whatever_else_it_holds(
+    endpoint: Endpoint, asked: dict[str, Any], prompt: str
+) -> None:
+    short = stand_in(endpoint, parse(endpoint, json.dumps(asked).encode()).fields)
+    assert {"prompt", "messages", "input"} & short.keys() == {prompt}
+    assert b"seventeen" in bytes(short[prompt])
+    again_for = again(Debt("10.0.0.2:21001", endpoint, "the-id", short))
+    assert b"the-id" in again_for.prefill.body + json.dumps(dict(again_for.prefill.headers)).encode()

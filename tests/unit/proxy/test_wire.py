@@ -43,6 +43,17 @@ def test_a_plain_request_is_read() -> None:
     assert found.headers["authorization"] == "Bearer a:b"
 
 
+def test_so_is_one_for_a_response_but_not_about_one() -> None:
+    data = head(*LINES, start="POST /v1/responses HTTP/1.1")
+    found = request_head(data, len(data))
+    assert found is not None
+    assert found.path == "/v1/responses"
+    for start in (b"POST /v1/resp", b"POST /v1/", b"PO"):
+        assert may_become_ours(start)
+    for path in ("responses/resp_1/cancel", "responses/", "responses?x=1"):
+        assert read(head(*LINES, start=f"POST /v1/{path} HTTP/1.1")) is None
+
+
 @pytest.mark.parametrize(("value", "keep_alive"), [("close", False), ("Keep-Alive", True)])
 def test_the_client_says_whether_the_connection_stays(value: str, keep_alive: bool) -> None:
     found = request_head(data := head(*LINES, f"Connection: {value}"), len(data))

@@ -7,9 +7,11 @@ from typing import Final
 from pd_proxy import rewrite
 from pd_proxy.errors import BrokenReplyError, ProxyError
 from pd_proxy.flights import Flight
+from pd_proxy.generation import Endpoint
 from pd_proxy.relay import Relay, Rest, cut
 from pd_proxy.replies import BrokenOffError, Reply
 from pd_proxy.transfer import Leg
+from pd_proxy.typed import TypedRewriter
 from pd_proxy.upstream import Upstream, translated
 
 SETTLE_S: Final = 1.0
@@ -32,6 +34,15 @@ class Stream:
         self._reply = reply
         self._rewriter = rewriter
         self._first = first
+
+    @property
+    def end(self) -> bytes:
+        """What ends the stream for the client, once its end mark has come."""
+        return self._rewriter.end
+
+    def error_event(self, error: ProxyError) -> bytes:
+        """What ends the stream for the client, if it fails."""
+        return self._rewriter.error_event(error)
 
     async def next(self) -> bytes:
         """The next whole events, without the end mark; empty once that has come.
@@ -110,7 +121,8 @@ async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, s
         UpstreamError: if no event comes.
     """
     instance = flight.instance
-    rewriter = rewrite.StreamRewriter(secret, (instance.http_address, instance.zmq_address))
+    kind = TypedRewriter if path == Endpoint.RESPONSES else rewrite.StreamRewriter
+    rewriter = kind(secret, (instance.http_address, instance.zmq_address))
     try:
         reply = await upstream.post(flight, path, leg)
         first = await _first_events(flight, reply, rewriter)
@@ -126,18 +138,17 @@ def land(flight: Flight, error: BaseException) -> None:
 
 
 async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter) -> bytes:
+    flight.waits()
     while True:
-        flight.waits()
         try:
             data = await reply.readany()
         except BrokenOffError as error:
             raise translated(flight, error) from None
-        flight.moved()
         if not data:
             raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
         first = rewriter.feed(data)
-        if first:
-            rewrite.raise_error(first)
+        if first or rewriter.done:
+            # Not before: what is held back shows that the server lives, not that the engine moves.
+            flight.moved()
+            rewriter.check_first(first)
             return first
-        if rewriter.done:
-            raise BrokenReplyError(f"{flight.instance.name} answered 200 with an empty stream")

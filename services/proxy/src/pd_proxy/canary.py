@@ -132,7 +132,7 @@ async def _ask_both(context: Context, pair: Pair) -> Result:
 
 
 async def _exchange(context: Context, pair: Pair, fields: Fields) -> tuple[_Choice, _Choice]:
-    attempt = plan(pair, fields, {})
+    attempt = plan(pair, Endpoint.COMPLETIONS, fields, {})
     answer = await prefill(context, Endpoint.COMPLETIONS, attempt, pair)
     handover = attempt.receive(answer)
     limit = context.settings.decode_stall_timeout_s

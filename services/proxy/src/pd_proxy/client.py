@@ -6,7 +6,6 @@ from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
-from pd_contracts import sse
 from pd_proxy.answers import Stream
 from pd_proxy.app import end
 from pd_proxy.errors import HttpError, ProxyError
@@ -186,7 +185,7 @@ class Client(asyncio.Protocol):
             await relay.done
         except ProxyError as error:
             trace.fail(error)
-            last = sse.encode_event(error.body())
+            last = stream.error_event(error)
             self._keep_alive = self._keep_alive and not self._write_paused
         else:
             last = last_events(stream, trace)

@@ -64,6 +64,20 @@ class NotDisaggregableError(BadRequestError):
     cause = "not_disaggregable"
 
 
+class NotStoredError(BadRequestError):
+    """It needs a response that was stored, or is to be; an engine stores it in its own memory, where no other one finds it."""
+
+    code = "responses_not_stored"
+    cause = "not_stored"
+
+
+class NoSuchResponseError(NotStoredError):
+    """Somebody asks for a stored response; there never is one."""
+
+    status = 404
+    param = "response_id"
+
+
 class UnauthorizedError(BadRequestError):
     """The client has no key."""
 
@@ -216,6 +230,12 @@ class RestartedError(UpstreamError):
 
     code = "engine_restarted"
     cause = "restarted"
+
+
+class FailedResponseError(UpstreamError):
+    """The engine ended a response before its first token; whether it had begun to run it, it does not say."""
+
+    cause = "failed_response"
 
 
 class RefusedError(UpstreamError):

@@ -52,13 +52,15 @@ async def attempt(
     """
     if isinstance(route, Solo):
         return await _solo(context, generation, headers, route.engine, trace)
-    return await _pair(context, generation, plan(route, generation.fields, headers), route, trace, claim=claim)
+    return await _pair(
+        context, generation, plan(route, generation.endpoint, generation.fields, headers), route, trace, claim=claim
+    )
 
 
 async def _solo(
     context: Context, generation: Generation, headers: Mapping[str, str], engine: Instance, trace: Trace
 ) -> Answer:
-    trace.uuid, leg = plain(generation.fields, headers)
+    trace.uuid, leg = plain(generation.endpoint, generation.fields, headers)
     trace.decode = engine.name
     trace.dispatched = monotonic()
     return await _open(context, generation, engine, leg, b"")

@@ -12,13 +12,15 @@ from typing import Any, Final, TypeVar
 import msgspec
 from msgspec import Raw
 
-from pd_proxy.errors import BadRequestError
+from pd_proxy.errors import BadRequestError, NotStoredError
 
 T = TypeVar("T")
 Fields = Mapping[str, Raw]
 
-# A client that could set these would choose where KV goes, or an id that breaks the connector's grammar.
-FORBIDDEN: Final = ("kv_transfer_params", "request_id")
+# A client that could set these would choose where KV goes or comes from, or an id that breaks the connector's grammar.
+FORBIDDEN: Final = ("kv_transfer_params", "ec_transfer_params", "request_id")
+# Tools that the client runs. Every other kind is run by the engine, between two generations of one response.
+CLIENT_TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
 _decoder = msgspec.json.Decoder(dict[str, Raw])
 # English text with the tokenizers of current models; only used where an estimate will do.
@@ -31,6 +33,15 @@ class Endpoint(StrEnum):
 
     COMPLETIONS = "/v1/completions"
     CHAT = "/v1/chat/completions"
+    RESPONSES = "/v1/responses"
+
+
+# The field that holds what the model reads.
+PROMPT: Final = {Endpoint.COMPLETIONS: "prompt", Endpoint.CHAT: "messages", Endpoint.RESPONSES: "input"}
+
+
+class _Tool(msgspec.Struct):
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,8 @@ def parse(endpoint: Endpoint, body: bytes) -> Generation:
     """Read a client's body.
 
     Raises:
-        BadRequestError: if it is no JSON object, has neither prompt nor messages, or a field has a type that no engine takes.
+        BadRequestError: if it is no JSON object, has nothing for the model to read, or a field has a type that no engine takes.
+        NotStoredError: if it needs a stored response.
     """
     fields = _object(body)
     for name in FORBIDDEN:
@@ -67,8 +79,14 @@ def parse(endpoint: Endpoint, body: bytes) -> Generation:
     prompts = _prompts(endpoint, fields)
     stream = _value(fields, "stream", bool) or False
     fields["stream"] = Raw(b"true" if stream else b"false")
-    n = _value(fields, "n", int)
-    copies = max(1, 1 if n is None else n)
+    copies = 1
+    if endpoint is Endpoint.RESPONSES:
+        _check_stores_nothing(fields)
+        fields["store"] = Raw(b"false")
+        not_shared = _engines_own(fields)
+    else:
+        copies = max(1, _value(fields, "n", int) or 1)
+        not_shared = _combined_only(fields)
     return Generation(
         endpoint=endpoint,
         fields=fields,
@@ -76,14 +94,16 @@ def parse(endpoint: Endpoint, body: bytes) -> Generation:
         stream=stream,
         sequences=prompts * copies,
         copies=copies,
-        combined_only=_combined_only(fields),
+        combined_only=not_shared or _cut_by_limit(fields),
     )
 
 
 def prompt(generation: Generation) -> bytes:
-    """The prompts or messages as the client wrote them; empty if it sent embeddings."""
-    name = "messages" if generation.endpoint is Endpoint.CHAT else "prompt"
-    return bytes(generation.fields.get(name, b""))
+    """What the model reads, as the client wrote it, the instructions of a response first; empty if it sent embeddings."""
+    found = bytes(generation.fields.get(PROMPT[generation.endpoint], b""))
+    if generation.endpoint is Endpoint.RESPONSES:
+        return bytes(generation.fields.get("instructions", b"")) + found
+    return found
 
 
 def approximate_tokens(generation: Generation) -> int:
@@ -130,9 +150,10 @@ def _value(fields: Fields, name: str, type_: type[T]) -> T | None:
 
 
 def _prompts(endpoint: Endpoint, fields: Fields) -> int:
-    if endpoint is Endpoint.CHAT:
-        if not _present(fields, "messages"):
-            raise BadRequestError("you must provide `messages`", param="messages")
+    if endpoint is not Endpoint.COMPLETIONS:
+        name = PROMPT[endpoint]
+        if not _present(fields, name):
+            raise BadRequestError(f"you must provide `{name}`", param=name)
         return 1
     if _present(fields, "prompt_embeds"):
         return 1
@@ -153,6 +174,47 @@ def count(prompt: Raw) -> int:
         raise BadRequestError(
             "`prompt` must be a string, a list of strings or lists of token ids", param="prompt"
         ) from None
+
+
+def _check_stores_nothing(fields: Fields) -> None:
+    if _value(fields, "background", bool):
+        raise NotStoredError(
+            "`background` is not served: no response is stored here that you could ask for", param="background"
+        )
+    if _present(fields, "previous_response_id"):
+        reason = "no response is stored here: send what came before in `input`"
+        raise NotStoredError(f"`previous_response_id` is not served, because {reason}", param="previous_response_id")
+
+
+def _engines_own(fields: Fields) -> str | None:
+    """As `_combined_only`, of a request for a response."""
+    kinds = _tool_kinds(fields)
+    if kinds - CLIENT_TOOLS:
+        names = ", ".join(f"`{kind[:50]}`" for kind in sorted(kinds - CLIENT_TOOLS))
+        return f"tools that the engine runs ({names}) begin generations of which prefill has handed over no KV"
+    return None
+
+
+def _cut_by_limit(fields: Fields) -> str | None:
+    """As `_combined_only`: prefill would read more of a prompt that is too long than decode does."""
+    kept = _value(fields, "truncate_prompt_tokens", int)
+    for name, cut in {
+        "truncate_prompt_tokens": kept is not None and kept < 0,
+        "truncation": _value(fields, "truncation", str) not in (None, "disabled"),
+    }.items():
+        if cut:
+            return f"`{name}` cuts the prompt by the limit of output tokens, and prefill has another one than decode"
+    return None
+
+
+def _tool_kinds(fields: Fields) -> set[str]:
+    """The tools' types; what is no list of tools has none, and engines refuse it."""
+    if not _present(fields, "tools"):
+        return set()
+    try:
+        return {tool.type for tool in msgspec.json.decode(fields["tools"], type=list[_Tool])}
+    except msgspec.MsgspecError:
+        return set()
 
 
 def _combined_only(fields: Fields) -> str | None:

@@ -76,12 +76,14 @@ class Relay:
         elif self._held_up:
             self._flight.held_up()
 
-    def shortcut(self, body: ChunkedBody) -> Callable[[bytes], bool]:
+    def shortcut(self, body: ChunkedBody) -> Callable[[bytes], bool] | None:
         """Takes what nearly every read is: one whole chunk that is one or more whole events, in which nothing needs a closer look.
 
         It does to them what `body` and the rewriter would do, in one function and without a copy that is not needed.
         """
         flight, rewriter, write = self._flight, self._rewriter, self._write
+        if not rewriter.by_chunks:
+            return None
         tally, secret, time = flight.tally, rewriter.secret, asyncio.get_running_loop().time
 
         def take(data: bytes) -> bool:

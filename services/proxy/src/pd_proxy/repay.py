@@ -96,8 +96,9 @@ class Repayment:
 
     async def _probe(self, pair: Pair) -> bool:
         model = next(model for model in pair.prefill.models if model in pair.decode.models)
+        path = Endpoint.COMPLETIONS
         try:
-            return await self._through(pair, Endpoint.COMPLETIONS, plan(pair, stand_in({"model": encoded(model)}), {}))
+            return await self._through(pair, path, plan(pair, path, stand_in(path, {"model": encoded(model)}), {}))
         except ProxyError:
             return False
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
+from pd_contracts import sse
+from pd_proxy.errors import BrokenReplyError, ProxyError, RefusedInStreamError
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -22,12 +23,12 @@ DONE: Final = b"[DONE]"
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
-_BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
+BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
 _P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
 _IP_ADDRESS: Final = re.compile(r"\[?\b(?:\d{1,3}\.){3}\d{1,3}\b\]?(?::\d{1,5})?")
 
-_object_decoder = msgspec.json.Decoder(dict[str, Raw])
+object_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
 def scrub(text: str, addresses: Collection[str] = ()) -> str:
@@ -48,11 +49,11 @@ def reply(body: bytes, secret: bytes) -> bytes:
         BrokenReplyError: if it is no JSON object.
     """
     try:
-        fields = _object_decoder.decode(body)
+        fields = object_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         msg = "the engine's answer is empty" if not body.strip() else "the engine's answer is not valid JSON"
         raise BrokenReplyError(msg) from None
-    if _without_params(fields):
+    if without_params(fields):
         body = msgspec.json.encode(fields)
     return body.replace(secret, b"") if secret else body
 
@@ -77,8 +78,12 @@ class StreamRewriter:
     """Turns an engine's stream, split anywhere, into whole events that a client may see.
 
     The end mark is held back (`done` says that it came), because the proxy's timing goes before it; what follows it is dropped.
-    `failed` says that the engine reported an error in an event, `rest` is what came of an event that is not over.
+    `failed` says that the engine reported an error in an event, `rest` is what came of an event that is not over. `end` is what
+    ends the stream for the client. `by_chunks` says that events may pass unread that hold no mark and no key of this module.
     """
+
+    by_chunks = True
+    end = DONE_EVENT
 
     def __init__(self, secret: bytes, addresses: Iterable[str] = ()) -> None:
         """`secret` is cut out of every event, `addresses` out of error messages."""
@@ -92,6 +97,21 @@ class StreamRewriter:
     def incomplete(self) -> bool:
         """True inside an event: a stream that ends here was cut."""
         return bool(self.rest)
+
+    def check_first(self, first: bytes) -> None:
+        """Look at the first events, or at the end of a stream without any.
+
+        Raises:
+            RefusedInStreamError: if the engine fails before its first token; it says so in a 200 stream.
+            BrokenReplyError: if there is nothing.
+        """
+        if not first:
+            raise BrokenReplyError("the engine answered 200 with an empty stream")
+        raise_error(first)
+
+    def error_event(self, error: ProxyError) -> bytes:
+        """What ends a stream that cannot go on."""
+        return sse.encode_event(error.body())
 
     def feed(self, data: bytes) -> bytes:
         """The events that `data` completes, rewritten; empty if it completes none.
@@ -131,7 +151,7 @@ class StreamRewriter:
         return data[: found.start()]
 
     def _look_into(self, data: bytes) -> bytes:
-        blocks = _BLOCK_END.split(data)
+        blocks = BLOCK_END.split(data)
         return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
 
     def _clean(self, block: bytes) -> bytes:
@@ -141,16 +161,17 @@ class StreamRewriter:
         if not mark:
             return block
         try:
-            fields = _object_decoder.decode(payload)
-            _without_params(fields)
+            fields = object_decoder.decode(payload)
+            without_params(fields)
             if "error" in fields:
                 self.failed = True
-                fields["error"] = self._scrubbed(fields["error"])
+                fields["error"] = self.scrubbed(fields["error"])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
         return head + mark + b" " + msgspec.json.encode(fields)
 
-    def _scrubbed(self, error: Raw) -> Raw:
+    def scrubbed(self, error: Raw) -> Raw:
+        """JSON of an error, without addresses."""
         # Nothing that takes an address's place needs escaping in JSON.
         return Raw(scrub(bytes(error).decode(), self._addresses).encode())
 
@@ -162,7 +183,7 @@ def raise_error(first: bytes) -> None:
         RefusedInStreamError: if the first event is an error.
     """
     payload = first.removeprefix(b"data:").split(b"\n", 1)[0]
-    if ERROR_KEY not in payload or "error" not in _object_decoder.decode(payload):
+    if ERROR_KEY not in payload or "error" not in object_decoder.decode(payload):
         return
     fields = error_fields(payload)
     code = fields.get("code")
@@ -170,7 +191,7 @@ def raise_error(first: bytes) -> None:
     raise RefusedInStreamError(status, str(fields.get("message") or "the engine refused the request"), fields=fields)
 
 
-def _without_params(fields: dict[str, Raw]) -> bool:
+def without_params(fields: dict[str, Raw]) -> bool:
     """Remove the connector's parameters from an answer, at the top and in choices; True if there were any."""
     found = fields.pop("kv_transfer_params", None) is not None
     if "choices" in fields and KV_KEY in bytes(fields["choices"]):

@@ -6,14 +6,13 @@ from time import monotonic
 import msgspec
 from quart import Blueprint, Response, request
 
-from pd_contracts import sse
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, PairStats, ProxyStats
 from pd_proxy import __version__
 from pd_proxy.answers import Stream
 from pd_proxy.canary import pairs
 from pd_proxy.context import Context
-from pd_proxy.errors import NoInstanceError, ProxyError
+from pd_proxy.errors import NoInstanceError, NoSuchResponseError, ProxyError
 from pd_proxy.generation import Endpoint
 from pd_proxy.pairing import Pair, is_ready
 from pd_proxy.registry import Instance, State
@@ -45,6 +44,9 @@ class Routes:
             blueprint.add_url_rule(
                 endpoint.value, endpoint.name.lower(), self.generate, methods=["POST"], provide_automatic_options=False
             )
+        stored = f"{Endpoint.RESPONSES.value}/<response_id>"
+        blueprint.add_url_rule(stored, "stored", self.stored_response, methods=["GET", "DELETE"])
+        blueprint.add_url_rule(f"{stored}/cancel", "cancel", self.stored_response, methods=["POST"])
         for path, handler in {
             "/v1/models": self.models,
             "/health": self.health,
@@ -60,7 +62,7 @@ class Routes:
             check_key(self._context)
 
     async def generate(self) -> Response:
-        """Serve a completion or chat completion."""
+        """Serve a completion, a chat completion or a response."""
         trace = begin(self._context, request.path, header)
         attach(request, trace)
         body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
@@ -78,9 +80,17 @@ class Routes:
                 yield block
         except ProxyError as error:
             trace.fail(error)
-            yield sse.encode_event(error.body())
+            yield stream.error_event(error)
             return
         yield last_events(stream, trace)
+
+    async def stored_response(self, response_id: str) -> Response:  # noqa: ARG002  there is none under any id
+        """A response that somebody believes to be stored.
+
+        Raises:
+            NoSuchResponseError: always, because the proxy has engines store none.
+        """
+        raise NoSuchResponseError("no response is stored here: send what came before in `input`")
 
     async def models(self) -> Response:
         """Every model of every ready engine, as the engines describe them."""

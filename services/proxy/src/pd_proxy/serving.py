@@ -12,7 +12,6 @@ from pd_proxy.context import Context
 from pd_proxy.errors import ShuttingDownError, TooManyRequestsError, UnauthorizedError
 from pd_proxy.generation import Endpoint, parse
 from pd_proxy.retry import serve
-from pd_proxy.rewrite import DONE_EVENT
 from pd_proxy.trace import Trace
 from pd_proxy.transfer import PASSED_HEADERS
 
@@ -90,5 +89,5 @@ def last_events(stream: Stream, trace: Trace) -> bytes:
     trace.complete = not stream.failed
     trace.cause = "error_in_stream" if stream.failed else ""
     if trace.wants_timing:
-        return sse.encode_comment(timing.PREFIX + timing.encode(trace.stages(monotonic()))) + DONE_EVENT
-    return DONE_EVENT
+        return sse.encode_comment(timing.PREFIX + timing.encode(trace.stages(monotonic()))) + stream.end
+    return stream.end

@@ -21,7 +21,7 @@ from msgspec import Raw
 from pd_contracts.names import REQUEST_ID_HEADER, Connector
 from pd_proxy.debts import Debt
 from pd_proxy.errors import BrokenReplyError
-from pd_proxy.generation import Fields, count, encode, encoded
+from pd_proxy.generation import PROMPT, Endpoint, Fields, count, encode, encoded
 from pd_proxy.pairing import Pair
 
 # What of a client's request headers an engine may see. Credentials are the proxy's business, ids are ours to choose.
@@ -31,7 +31,6 @@ PASSED_HEADERS: Final = ("traceparent", "tracestate")
 SHORT_PROMPT: Final = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 )
-ONE_TOKEN: Final = {"max_tokens": Raw(b"1"), "stream": Raw(b"false")}
 
 NIXL_PREFILL_PARAMS: Final = Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
@@ -52,11 +51,12 @@ class HandOver:
     """What prefill's answer makes possible.
 
     Attributes:
-        fields: the body for decode.
+        fields: the body for decode; how it is written depends on the endpoint.
         pushed: whether KV now waits that somebody must consume.
         stand_in: where KV waits at decode under the id, for ever, writes what can be pushed in its place; see `debts`.
     """
 
+    endpoint: Endpoint
     engine_id: str
     headers: Mapping[str, str]
     fields: Fields
@@ -65,11 +65,11 @@ class HandOver:
 
     def decode(self) -> Leg:
         """The request for decode."""
-        return leg(self.engine_id, self.fields, self.headers)
+        return leg(self.endpoint, self.engine_id, self.fields, self.headers)
 
     def drain(self) -> Leg:
         """The same for one token: makes decode consume KV that nobody waits for any more."""
-        return leg(self.engine_id, one_token(self.fields), self.headers)
+        return leg(self.endpoint, self.engine_id, one_token(self.endpoint, self.fields), self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,99 +97,111 @@ class Plan:
 
 
 def p2p_request_id(prefill_zmq: str, decode_zmq: str, uuid: str) -> str:
-    """Write the id in which P2pNcclConnector finds both addresses; `uuid` is 32 hexadecimal digits."""
+    """Write the id in which P2pNcclConnector finds both addresses; `uuid` is what `fresh_id` gives."""
     return f"___prefill_addr_{prefill_zmq}___decode_addr_{decode_zmq}_{uuid}"
 
 
-def plan(pair: Pair, fields: Fields, headers: Mapping[str, str]) -> Plan:
+def fresh_id(endpoint: Endpoint) -> str:
+    """32 hexadecimal digits; of a response with the prefix that vLLM would choose, because there the id is the answer's."""
+    return f"resp_{uuid4().hex}" if endpoint is Endpoint.RESPONSES else uuid4().hex
+
+
+def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
     """Plan one attempt, with a fresh id; `headers` are the client's headers that may go on to engines."""
     match pair.decode.connector:
         case Connector.NIXL:
-            return _nixl(fields, headers)
+            return _nixl(endpoint, fields, headers)
         case Connector.EXAMPLE:
-            return _example(fields, headers)
+            return _example(endpoint, fields, headers)
         case _:
-            return _p2p(pair, fields, headers)
+            return _p2p(pair, endpoint, fields, headers)
 
 
-def plain(fields: Fields, headers: Mapping[str, str]) -> tuple[str, Leg]:
+def plain(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> tuple[str, Leg]:
     """A fresh id and the one request that a combined engine gets."""
-    uuid = uuid4().hex
-    return uuid, leg(uuid, fields, headers)
+    uuid = fresh_id(endpoint)
+    return uuid, leg(endpoint, uuid, fields, headers)
 
 
-def one_token(fields: Fields) -> dict[str, Raw]:
+def one_token(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
     """The same request for a single token in one piece: what prefill and a drain get.
 
     `n` and the prompts stay, because each sequence hands over KV of its own. Chat prefers max_completion_tokens, so one that
     stayed above 1 would let prefill go on decoding, which crashes P2pNcclConnector.
     """
     short = {name: value for name, value in fields.items() if name not in ("min_tokens", "stream_options")}
-    short["max_tokens"] = Raw(b"1")
+    short["max_output_tokens" if endpoint is Endpoint.RESPONSES else "max_tokens"] = Raw(b"1")
     if "max_completion_tokens" in short:
         short["max_completion_tokens"] = Raw(b"1")
     short["stream"] = Raw(b"false")
     return short
 
 
-def stand_in(fields: Fields) -> dict[str, Raw]:
+def stand_in(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
     """A body that makes as many sequences under the same ids, each of a short prompt and for one token."""
-    body = {name: fields[name] for name in ("model", "n") if name in fields} | ONE_TOKEN
-    if "messages" in fields:
-        return body | {"messages": encoded([{"role": "user", "content": SHORT_PROMPT}])}
-    prompts = count(fields["prompt"]) if "prompt" in fields else 1
-    return body | {"prompt": encoded([SHORT_PROMPT] * prompts if prompts > 1 else SHORT_PROMPT)}
+    body = one_token(endpoint, {name: fields[name] for name in ("model", "n", "store") if name in fields})
+    prompt: object = SHORT_PROMPT
+    if endpoint is Endpoint.CHAT:
+        prompt = [{"role": "user", "content": SHORT_PROMPT}]
+    elif endpoint is Endpoint.COMPLETIONS and "prompt" in fields and (prompts := count(fields["prompt"])) > 1:
+        prompt = [SHORT_PROMPT] * prompts
+    return body | {PROMPT[endpoint]: encoded(prompt)}
 
 
 def again(debt: Debt) -> Plan:
     """The exchange that repays a debt, under the id of the one that failed."""
-    return _pushed(debt.engine_id, "", debt.fields, {})
+    return _pushed(Endpoint(debt.path), debt.engine_id, "", debt.fields, {})
 
 
-def leg(engine_id: str, fields: Fields, headers: Mapping[str, str]) -> Leg:
-    """One request, with the id that its engine must use."""
+def leg(endpoint: Endpoint, engine_id: str, fields: Fields, headers: Mapping[str, str]) -> Leg:
+    """One request, with the id that its engine must use; vLLM reads that of a response in the body, of all others in a header."""
+    if endpoint is Endpoint.RESPONSES:
+        fields = {**fields, "request_id": encoded(engine_id)}
     return Leg({**headers, "Content-Type": "application/json", REQUEST_ID_HEADER: engine_id}, encode(fields))
 
 
-def _p2p(pair: Pair, fields: Fields, headers: Mapping[str, str]) -> Plan:
-    uuid = uuid4().hex
-    return _pushed(p2p_request_id(pair.prefill.zmq_address, pair.decode.zmq_address, uuid), uuid, fields, headers)
+def _p2p(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    uuid = fresh_id(endpoint)
+    engine_id = p2p_request_id(pair.prefill.zmq_address, pair.decode.zmq_address, uuid)
+    return _pushed(endpoint, engine_id, uuid, fields, headers)
 
 
-def _pushed(engine_id: str, uuid: str, fields: Fields, headers: Mapping[str, str]) -> Plan:
-    short = partial(stand_in, fields)
+def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    short = partial(stand_in, endpoint, fields)
     return Plan(
         uuid=uuid,
         engine_id=engine_id,
-        prefill=leg(engine_id, one_token(fields), headers),
-        receive=lambda _: HandOver(engine_id, headers, fields, pushed=True, stand_in=short),
+        prefill=leg(endpoint, engine_id, one_token(endpoint, fields), headers),
+        receive=lambda _: HandOver(endpoint, engine_id, headers, fields, pushed=True, stand_in=short),
         stand_in=short,
     )
 
 
-def _example(fields: Fields, headers: Mapping[str, str]) -> Plan:
-    uuid = uuid4().hex
+def _example(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    uuid = fresh_id(endpoint)
     return Plan(
         uuid=uuid,
         engine_id=uuid,
-        prefill=leg(uuid, one_token(fields), headers),
-        receive=lambda _: HandOver(uuid, headers, fields, pushed=False),
+        prefill=leg(endpoint, uuid, one_token(endpoint, fields), headers),
+        receive=lambda _: HandOver(endpoint, uuid, headers, fields, pushed=False),
     )
 
 
-def _nixl(fields: Fields, headers: Mapping[str, str]) -> Plan:
-    uuid = uuid4().hex
+def _nixl(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    uuid = fresh_id(endpoint)
 
     def receive(answer: bytes) -> HandOver:
         params = nixl_params(answer)
         if params is None:
-            return HandOver(uuid, headers, fields, pushed=False)
-        return HandOver(uuid, headers, {**fields, "kv_transfer_params": params}, pushed=True)
+            return HandOver(endpoint, uuid, headers, fields, pushed=False)
+        return HandOver(endpoint, uuid, headers, {**fields, "kv_transfer_params": params}, pushed=True)
 
     return Plan(
         uuid=uuid,
         engine_id=uuid,
-        prefill=leg(uuid, {**one_token(fields), "kv_transfer_params": NIXL_PREFILL_PARAMS}, headers),
+        prefill=leg(
+            endpoint, uuid, {**one_token(endpoint, fields), "kv_transfer_params": NIXL_PREFILL_PARAMS}, headers
+        ),
         receive=receive,
     )
 

@@ -120,12 +120,14 @@ class Watchdog:
     async def _probe(self, instance: Instance, timeout_s: float) -> "Outcome":
         """Send one tiny request through the instance, with a partner if it needs one."""
         if instance.role is Role.COMBINED:
-            return await self._finish(instance, plain(_body(instance.models[0]), {})[1], timeout_s)
+            return await self._finish(
+                instance, plain(Endpoint.COMPLETIONS, _body(instance.models[0]), {})[1], timeout_s
+            )
         pair = self._pair(instance)
         if pair is None:
             return Outcome.UNKNOWN
         model = next(model for model in pair.prefill.models if model in pair.decode.models)
-        attempt = plan(pair, _body(model), {})
+        attempt = plan(pair, Endpoint.COMPLETIONS, _body(model), {})
         try:
             handover = attempt.receive(await prefill(self._context, Endpoint.COMPLETIONS, attempt, pair))
         except ProxyError:
@@ -173,4 +175,4 @@ class Outcome(Enum):
 
 
 def _body(model: str) -> Fields:
-    return stand_in({"model": encoded(model)}) | {"temperature": Raw(b"0")}
+    return stand_in(Endpoint.COMPLETIONS, {"model": encoded(model)}) | {"temperature": Raw(b"0")}

@@ -14,7 +14,8 @@ MAX_ANSWER_HEAD_BYTES: Final = 64 * 1024
 CHUNK: Final = b"%x\r\n%b\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_TARGET: Final = re.compile(rb"POST (/v1/(?:chat/)?completions) HTTP/1\.1\r\n")
+_TARGET: Final = re.compile(rb"POST (/v1/(?:(?:chat/)?completions|responses)) HTTP/1\.1\r\n")
+_BEGINNINGS: Final = (b"POST /v1/c", b"POST /v1/r")
 _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)*\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,12}")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?\r\n")
@@ -41,7 +42,7 @@ class RequestHead:
 
 def may_become_ours(data: bytes | bytearray) -> bool:
     """Whether bytes without the end of a head may still become one that `request_head` reads."""
-    return len(data) < MAX_HEAD_BYTES and (data.startswith(b"POST /v1/c") or b"POST /v1/c".startswith(data))
+    return len(data) < MAX_HEAD_BYTES and any(data.startswith(b) or b.startswith(data) for b in _BEGINNINGS)
 
 
 def request_head(data: bytes | bytearray, end: int) -> RequestHead | None:

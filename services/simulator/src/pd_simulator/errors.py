@@ -31,6 +31,12 @@ def unknown_model(name: str) -> ApiError:
     return ApiError(f"The model `{name}` does not exist.", status=404, kind="NotFoundError", param="model")
 
 
+def unknown_response(response_id: str) -> ApiError:
+    """None is ever stored."""
+    msg = f"Response with id '{response_id}' not found."
+    return ApiError(msg, status=404, kind="invalid_request_error", param="response_id")
+
+
 def internal(message: str = "Internal server error") -> ApiError:
     """The engine failed after it had accepted the request."""
     return ApiError(message, status=500, kind="InternalServerError")

@@ -1,18 +1,19 @@
-"""From a body to what shall be generated: vLLM 0.23's rules for `/v1/completions` and `/v1/chat/completions`, and its refusals.
+"""From a body to what shall be generated: vLLM 0.23's rules for completions, chat completions and responses, and its refusals.
 
 The output is greedy whatever the sampling parameters say; they are accepted. What would change the shape of the answer and is not
 simulated (log-probabilities, echo, beam search, suffix) is refused, never ignored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import msgspec
 
-from pd_simulator.errors import ApiError, invalid, unknown_model
+from pd_simulator.errors import ApiError, invalid, unknown_model, unknown_response
 from pd_simulator.tokenizer import VOCABULARY_SIZE, Tokenizer
 
 _MAX_CHOICES = 1024
+_TEXTS = ("text", "input_text", "output_text")
 
 
 class _StreamOptions(msgspec.Struct):
@@ -64,9 +65,28 @@ class ChatBody(_Body, kw_only=True):
     add_generation_prompt: bool | None = True
 
 
+class ResponseBody(msgspec.Struct, kw_only=True):
+    """Body of `/v1/responses`. `input` is a text, or messages."""
+
+    input: str | list[_Message]
+    model: str | None = None
+    stream: bool | None = False
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    ignore_eos: bool | None = False
+    stop: str | list[str] | None = None
+    background: bool | None = False
+    previous_response_id: str | None = None
+    include: list[str] | None = None
+    enable_response_messages: bool = False
+    kv_transfer_params: dict[str, Any] | None = None
+    request_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A checked request. `n` outputs a prompt; `request_id` is the body's, if it has one."""
+    """A checked request. `n` outputs a prompt; `request_id` is the body's, if it has one; `echo` as in `shapes.Head`."""
 
     prompts: list[list[int]]
     max_tokens: int
@@ -80,7 +100,7 @@ class Generation:
     return_token_ids: bool
     kv_transfer_params: dict[str, Any]
     request_id: str | None
-    chat: bool
+    echo: dict[str, Any] = field(default_factory=dict)
 
     @property
     def prompt_tokens(self) -> int:
@@ -112,7 +132,7 @@ class Rules:
             raise invalid(msg, "prompt")
         prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
         limit = 16 if body.max_tokens is None else body.max_tokens
-        return self._generation(body, prompts, limit, chat=False)
+        return self._generation(body, prompts, limit)
 
     def chat(self, data: bytes) -> Generation:
         """Read a body of `/v1/chat/completions`.
@@ -126,7 +146,33 @@ class Rules:
         limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         if limit is None:
             limit = max(1, self.max_model_len - len(prompt))
-        return self._generation(body, [prompt], limit, chat=True)
+        return self._generation(body, [prompt], limit)
+
+    def response(self, data: bytes) -> Generation:
+        """Read a body of `/v1/responses`.
+
+        Raises:
+            ApiError: if it cannot be served.
+        """
+        body = parse(data, ResponseBody)
+        shared = {name: getattr(body, name) for name in body.__struct_fields__ if name in _Body.__struct_fields__}
+        common = _Body(**shared, return_token_ids=body.enable_response_messages)
+        self._check(common)
+        if body.background:
+            msg = "This vLLM engine does not support `store=True` and therefore does not support the background mode."
+            raise ApiError(msg, kind="invalid_request_error", param="background")
+        if body.previous_response_id is not None:
+            raise unknown_response(body.previous_response_id)
+        if body.include:
+            msg = "`include` is not simulated."
+            raise ApiError(msg, param="include")
+        messages = [_Message("user", body.input)] if isinstance(body.input, str) else body.input
+        if body.instructions is not None:
+            messages = [_Message("system", body.instructions), *messages]
+        prompt = self.chat_tokens(ChatBody(messages=messages))
+        limit = max(1, self.max_model_len - len(prompt)) if body.max_output_tokens is None else body.max_output_tokens
+        echo = {"instructions": body.instructions, "max_output_tokens": limit}
+        return replace(self._generation(common, [prompt], limit), echo=echo)
 
     def chat_tokens(self, body: ChatBody) -> list[int]:
         """The prompt of a conversation."""
@@ -185,7 +231,7 @@ class Rules:
         self.check_tokens(prompt)
         return prompt
 
-    def _generation(self, body: _Body, prompts: list[list[int]], max_tokens: int, *, chat: bool) -> Generation:
+    def _generation(self, body: _Body, prompts: list[list[int]], max_tokens: int) -> Generation:
         n, min_tokens = (1 if body.n is None else body.n), body.min_tokens or 0
         _check_counts(n, max_tokens, min_tokens)
         for prompt in prompts:
@@ -208,7 +254,6 @@ class Rules:
             return_token_ids=bool(body.return_token_ids),
             kv_transfer_params=body.kv_transfer_params or {},
             request_id=body.request_id,
-            chat=chat,
         )
 
     def _check_length(self, tokens: int, max_tokens: int) -> None:
@@ -273,7 +318,7 @@ def _text(message: _Message) -> str:
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     for part in message.content:
-        if part.type != "text" or part.text is None:
+        if part.type not in _TEXTS or part.text is None:
             msg = f"messages: this model reads text, but a part is of type {part.type!r}"
             raise invalid(msg, "messages")
     return "\n".join(part.text or "" for part in message.content)

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from pd_contracts.sse import DONE, encode_event
 from pd_simulator.engine import Request
 from pd_simulator.errors import ApiError
 from pd_simulator.generation import Generation
 from pd_simulator.output import Output, StopStrings
-from pd_simulator.shapes import FINGERPRINT, Choice, Delta, Shape, usage_of
+from pd_simulator.shapes import FINGERPRINT, Choice, ChunkShape, Delta, Shape, usage_of
 from pd_simulator.tokenizer import Tokenizer
 
 Abort = Callable[[Request], None]
@@ -33,6 +34,24 @@ class Reply:
     def completion_tokens(self) -> int:
         """Tokens written so far, over all choices."""
         return sum(len(output.token_ids) for output in self.outputs)
+
+    @property
+    def handover(self) -> dict[str, Any] | None:
+        """What the answer says about KV that is kept."""
+        return self.requests[0].handover
+
+    def choices(self) -> list[Choice]:
+        """All outputs, finished."""
+        return [
+            Choice(
+                "".join(output.text),
+                output.token_ids,
+                self.prompt_of(index),
+                output.finish_reason or "",
+                output.stop_reason,
+            )
+            for index, output in enumerate(self.outputs)
+        ]
 
     @property
     def complete(self) -> bool:
@@ -116,36 +135,22 @@ class WholeReply(Reply):
         if self.error is not None:
             raise self.error
         generation = self.generation
-        choices = [
-            Choice(
-                "".join(output.text),
-                output.token_ids,
-                self.prompt_of(index),
-                output.finish_reason or "",
-                output.stop_reason,
-            )
-            for index, output in enumerate(self.outputs)
-        ]
         return self.shape.full(
-            choices,
+            self.choices(),
             usage_of(generation.prompt_tokens, self.completion_tokens),
             ids=generation.return_token_ids,
-            params=self.requests[0].handover,
+            params=self.handover,
         )
 
 
-class StreamReply(Reply):
-    """A response as server-sent events."""
+class EventReply(Reply):
+    """A response as server-sent events; `torn` says that it ends without an end."""
 
-    def __init__(
-        self, generation: Generation, shape: Shape, tokenizer: Tokenizer, abort: Abort, pieces: list[bytes]
-    ) -> None:
-        """`pieces` is the JSON of every token's text."""
+    torn = False
+
+    def __init__(self, generation: Generation, shape: Shape, tokenizer: Tokenizer, abort: Abort) -> None:
+        """Nothing is due yet."""
         super().__init__(generation, shape, tokenizer, abort)
-        self._pieces = pieces
-        self._plain = not (generation.stop or generation.return_token_ids or generation.continuous_usage)
-        self._frames = [shape.frame(index) for index in range(len(self.outputs))]
-        self._begun = False
         self._pending: list[bytes] = []
         self._more = asyncio.Event()
 
@@ -158,6 +163,26 @@ class StreamReply(Reply):
         self._pending.clear()
         return data
 
+    def push(self, data: bytes) -> None:
+        """Something is due."""
+        self._pending.append(data)
+        self._more.set()
+
+
+class StreamReply(EventReply):
+    """A response as chunks of choices."""
+
+    def __init__(
+        self, generation: Generation, shape: ChunkShape, tokenizer: Tokenizer, abort: Abort, pieces: list[bytes]
+    ) -> None:
+        """`pieces` is the JSON of every token's text."""
+        super().__init__(generation, shape, tokenizer, abort)
+        self._shape = shape
+        self._pieces = pieces
+        self._plain = not (generation.stop or generation.return_token_ids or generation.continuous_usage)
+        self._frames = [shape.frame(index) for index in range(len(self.outputs))]
+        self._begun = False
+
     def take(self, index: int, token: int, finish_reason: str | None) -> None:
         """Add one token; the common chunk is written without looking at it twice."""
         if not (self._plain and self._begun and finish_reason is None):
@@ -165,7 +190,7 @@ class StreamReply(Reply):
             return
         self.outputs[index].token_ids.append(token)
         before, behind = self._frames[index]
-        self._push(before + self._pieces[token] + behind)
+        self.push(before + self._pieces[token] + behind)
 
     def show(self, index: int, text: str) -> None:
         """Write the chunk of a choice's last token, after what precedes it, and before what ends the stream."""
@@ -183,29 +208,25 @@ class StreamReply(Reply):
         )
         last = output.finish_reason is not None and not self.generation.include_usage
         fingerprint = FINGERPRINT if last else None
-        self._push(self.shape.chunk(self.shape.delta(delta), usage=self._usage(index), system_fingerprint=fingerprint))
+        self.push(self._shape.chunk(self._shape.delta(delta), usage=self._usage(index), system_fingerprint=fingerprint))
         if self.complete:
             self.close()
 
     def close(self) -> None:
         """Write the end: usage if asked for, or the error; then the end mark."""
         if self.error is not None:
-            self._push(encode_event(self.error.body()))
+            self.push(encode_event(self.error.body()))
         elif self.generation.include_usage:
-            self._push(self.shape.usage(usage_of(self.generation.prompt_tokens, self.completion_tokens)))
-        self._push(encode_event(DONE))
+            self.push(self._shape.usage(usage_of(self.generation.prompt_tokens, self.completion_tokens)))
+        self.push(encode_event(DONE))
 
     def _begin(self) -> None:
         self._begun = True
         for index in range(len(self.outputs)):
             ids = self.prompt_of(index) if self.generation.return_token_ids else None
-            self._push(self.shape.opening(index, ids, self._usage(index)))
+            self.push(self._shape.opening(index, ids, self._usage(index)))
 
     def _usage(self, index: int) -> dict[str, int] | None:
         if not self.generation.continuous_usage:
             return None
         return usage_of(len(self.prompt_of(index)), len(self.outputs[index].token_ids))
-
-    def _push(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._more.set()

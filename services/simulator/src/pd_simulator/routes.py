@@ -1,7 +1,6 @@
 """The HTTP API."""
 
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -11,12 +10,13 @@ from aiohttp import web
 from pd_contracts.names import REQUEST_ID_HEADER, SIMULATED_ENGINE
 from pd_simulator import __version__, misbehave
 from pd_simulator.engine import Engine, Request
-from pd_simulator.errors import ApiError, invalid
+from pd_simulator.errors import ApiError, invalid, unknown_response
 from pd_simulator.faults import Faults, FaultsError, read
 from pd_simulator.generation import ChatBody, Generation, Rules, parse
 from pd_simulator.metrics import CONTENT_TYPE, registry_of, render
-from pd_simulator.replies import Reply, StreamReply, WholeReply
-from pd_simulator.shapes import ChatShape, CompletionShape, Head, Shape, dumps
+from pd_simulator.replies import EventReply, Reply, StreamReply, WholeReply
+from pd_simulator.responses import ResponseShape, ResponseStream
+from pd_simulator.shapes import ChatShape, ChunkShape, CompletionShape, Head, Shape, dumps
 
 MAX_BODY_BYTES = 64 << 20
 _JSON = "application/json"
@@ -53,6 +53,9 @@ class Api:
         app = web.Application(middlewares=layers, client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/responses", self._responses)
+        app.router.add_get("/v1/responses/{id}", self._stored)
+        app.router.add_post("/v1/responses/{id}/cancel", self._stored)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         app.router.add_get("/version", self._version)
@@ -66,28 +69,35 @@ class Api:
         return app
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._generate(request, self._rules.completion, CompletionShape, "cmpl")
+        return await self._generate(request, self._rules.completion, CompletionShape)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._generate(request, self._rules.chat, ChatShape, "chatcmpl")
+        return await self._generate(request, self._rules.chat, ChatShape)
+
+    async def _responses(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, self._rules.response, ResponseShape)
+
+    async def _stored(self, request: web.Request) -> web.StreamResponse:
+        raise unknown_response(request.match_info["id"])
 
     async def _generate(
-        self, request: web.Request, read: Callable[[bytes], Generation], shape: type[Shape], prefix: str
+        self, request: web.Request, read: Callable[[bytes], Generation], shape: type[Shape]
     ) -> web.StreamResponse:
         arrival = time.monotonic()
         data = await _json_body(request)
         try:
             generation = read(data)
-            base = request.headers.get(REQUEST_ID_HEADER) or generation.request_id or uuid.uuid4().hex
-            head = Head(f"{prefix}-{base}", int(time.time()), self._rules.model)
-            reply = self._reply(generation, shape(head))
+            response_id = shape.response_id(request.headers.get(REQUEST_ID_HEADER), generation.request_id)
+            reply = self._reply(
+                generation, shape(Head(response_id, int(time.time()), self._rules.model, generation.echo))
+            )
             reply.requests = _requests(reply, arrival)
             self._engine.submit(reply.requests)
         except ApiError:
             self._give_back(data)
             raise
         try:
-            if isinstance(reply, StreamReply):
+            if isinstance(reply, EventReply):
                 return await _stream(request, reply, self._faults)
             body = await reply.body()
             if self._faults.die_mid_stream:
@@ -97,9 +107,11 @@ class Api:
             for sequence in reply.requests:
                 self._engine.abort(sequence)  # the client may have left; for finished requests this does nothing
 
-    def _reply(self, generation: Generation, shape: Shape) -> StreamReply | WholeReply:
+    def _reply(self, generation: Generation, shape: Shape) -> EventReply | WholeReply:
         tokenizer = self._rules.tokenizer
-        if generation.stream:
+        if generation.stream and isinstance(shape, ResponseShape):
+            return ResponseStream(generation, shape, tokenizer, self._engine.abort)
+        if generation.stream and isinstance(shape, ChunkShape):
             return StreamReply(generation, shape, tokenizer, self._engine.abort, self._pieces)
         return WholeReply(generation, shape, tokenizer, self._engine.abort)
 
@@ -176,10 +188,10 @@ class Api:
 
 def _requests(reply: Reply, arrival: float) -> list[Request]:
     """One request a choice, with the engine's ids: `-i` for the prompt on `/v1/completions`, `k_` before it for the k-th of n."""
-    generation, base = reply.generation, reply.shape.head.response_id
+    generation = reply.generation
     requests: list[Request] = []
     for number, prompt in enumerate(generation.prompts):
-        parent = base if generation.chat else f"{base}-{number}"
+        parent = reply.shape.engine_id(number)
         for child in range(generation.n):
             request = Request(
                 request_id=parent if generation.n == 1 else f"{child}_{parent}",
@@ -195,14 +207,16 @@ def _requests(reply: Reply, arrival: float) -> list[Request]:
     return requests
 
 
-async def _stream(request: web.Request, reply: StreamReply, faults: Faults) -> web.StreamResponse:
+async def _stream(request: web.Request, reply: EventReply, faults: Faults) -> web.StreamResponse:
     response = web.StreamResponse(headers=_SSE_HEADERS)
     try:
         await response.prepare(request)
         while events := await reply.events():
             await response.write(events)
-            if faults.die_mid_stream:
+            if faults.die_mid_stream and reply.completion_tokens:
                 misbehave.cut(request)
+        if reply.torn:
+            misbehave.cut(request)
     except ConnectionResetError:
         pass  # the client left before a write; the caller aborts the request
     return response

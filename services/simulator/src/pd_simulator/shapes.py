@@ -5,8 +5,10 @@ A stream writes thousands of chunks that differ in one string, so the parts arou
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from pd_contracts.sse import encode_event
 from pd_simulator import __version__
@@ -30,11 +32,12 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all chunks of a response have in common."""
+    """What all chunks of a response have in common; `echo` is what it repeats of its request."""
 
     response_id: str
     created: int
     model: str
+    echo: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,35 @@ class Delta:
 class Shape(ABC):
     """One endpoint's way to say things."""
 
-    chunk_object: str
-    full_object: str
-
     def __init__(self, head: Head) -> None:
         """Bind what does not change."""
         self.head = head
+
+    @staticmethod
+    @abstractmethod
+    def response_id(header: str | None, body: str | None) -> str:
+        """The answer's id, by those in the request's header and body."""
+
+    @abstractmethod
+    def engine_id(self, prompt: int) -> str:
+        """What the engine calls the sequence of the request's `prompt`-th prompt."""
+
+    @abstractmethod
+    def full(self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None) -> bytes:
+        """The whole response at once."""
+
+
+class ChunkShape(Shape):
+    """An endpoint whose streams are chunks of choices."""
+
+    chunk_object: str
+    full_object: str
+    prefix: str
+
+    @classmethod
+    def response_id(cls, header: str | None, body: str | None) -> str:
+        """The header's comes first."""
+        return f"{cls.prefix}-{header or body or uuid4().hex}"
 
     @abstractmethod
     def opening(self, index: int, prompt_token_ids: list[int] | None, usage: dict[str, Any] | None) -> bytes:
@@ -81,10 +107,6 @@ class Shape(ABC):
     @abstractmethod
     def frame(self, index: int) -> tuple[bytes, bytes]:
         """What stands before and behind the text's JSON in a chunk without finish reason, ids and usage."""
-
-    @abstractmethod
-    def full(self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None) -> bytes:
-        """The whole response at once."""
 
     def chunk(self, choice: dict[str, Any], **rest: Any) -> bytes:
         """One SSE event with one choice; fields of `rest` that are None are left out."""
@@ -125,10 +147,15 @@ class Shape(ABC):
         return before, behind
 
 
-class CompletionShape(Shape):
+class CompletionShape(ChunkShape):
     """`/v1/completions`."""
 
     chunk_object = full_object = "text_completion"
+    prefix = "cmpl"
+
+    def engine_id(self, prompt: int) -> str:
+        """With its number, also of the only one."""
+        return f"{self.head.response_id}-{prompt}"
 
     def opening(self, index: int, prompt_token_ids: list[int] | None, usage: dict[str, Any] | None) -> bytes:  # noqa: ARG002
         """Completions begin with the first token."""
@@ -169,11 +196,16 @@ class CompletionShape(Shape):
         return self._whole(rows, usage, {}, params)
 
 
-class ChatShape(Shape):
+class ChatShape(ChunkShape):
     """`/v1/chat/completions`."""
 
     chunk_object = "chat.completion.chunk"
     full_object = "chat.completion"
+    prefix = "chatcmpl"
+
+    def engine_id(self, prompt: int) -> str:  # noqa: ARG002  there is only one
+        """The answer's."""
+        return self.head.response_id
 
     def opening(self, index: int, prompt_token_ids: list[int] | None, usage: dict[str, Any] | None) -> bytes:
         """The chunk that says who speaks; it carries no token."""

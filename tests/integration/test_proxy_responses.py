@@ -1,0 +1,338 @@
+"""`/v1/responses` through a proxy to simulated engines: the same words as from plain vLLM, nothing stored, nothing left behind."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from support.proxy import RawClient, Reply, RunningProxy, running_proxy
+from support.simulator import Simulator, fast_profile, running, settings_for
+
+from pd_contracts import sse, timing
+from pd_contracts.names import Connector, Role
+
+PATH = "/v1/responses"
+RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
+CONNECTORS = pytest.mark.parametrize("connector", list(Connector))
+STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+EXTERNAL = 'vllm:prompt_tokens_by_source_total{engine="0",model_name="sim-llama3-8b",source="external_kv_transfer"'
+LAST = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+@dataclass
+class Deployment:
+    """A proxy and simulated engines, and one plain engine that the proxy does not know."""
+
+    proxy: RunningProxy
+    plain: Simulator
+    engines: AsyncExitStack
+    connector: Connector
+    shared: str
+    step_ms: float = 0.5
+
+    async def engine(self, role: Role) -> Simulator:
+        """Start an engine, and wait until it is admitted."""
+        port = self.proxy.settings.proxy_port
+        settings = settings_for(
+            role,
+            proxy_port=port,
+            kv_connector=self.connector,
+            kv_shared_path=self.shared,
+            kv_lease_s=1.0,
+            sim_leak_s=0.2,
+        )
+        before = len((await self.proxy.stats()).instances)
+        engine = await self.engines.enter_async_context(running(settings, fast_profile(self.step_ms)))
+        await self.proxy.stats_where(
+            lambda stats: len(stats.instances) > before and all(i.state == "ready" for i in stats.instances)
+        )
+        return engine
+
+    async def pair(self) -> tuple[Simulator, Simulator]:
+        """A prefill and a decode."""
+        return await self.engine(Role.PREFILL), await self.engine(Role.DECODE)
+
+
+@pytest.fixture(name="connector")
+def _connector() -> Connector:
+    return Connector.P2P_NCCL
+
+
+@pytest.fixture(name="deployment")
+async def _deployment(connector: Connector, tmp_path: Path) -> AsyncIterator[Deployment]:
+    async with AsyncExitStack() as engines:
+        plain = await engines.enter_async_context(running(settings_for(), fast_profile()))
+        proxy = await engines.enter_async_context(
+            running_proxy(ping_ttl_s=3.5, prefill_timeout_s=2.0, decode_stall_timeout_s=1.0)
+        )
+        yield Deployment(proxy, plain, engines, connector, str(tmp_path))
+
+
+def asked(words: int = 40, **fields: Any) -> dict[str, Any]:
+    """A request whose answer says its token ids."""
+    text = " ".join(f"lamp {number}" for number in range(words))
+    return {
+        "input": text,
+        "max_output_tokens": 6,
+        "ignore_eos": True,
+        "enable_response_messages": True,
+        **fields,
+    }
+
+
+def kinds(reply: Reply) -> list[str]:
+    """The events' names, which are their types, too."""
+    events = [item for item in reply.items if isinstance(item, sse.Event)]
+    assert all(json.loads(event.data)["type"] == event.name for event in events)
+    return [event.name for event in events]
+
+
+def response_of(reply: Reply) -> dict[str, Any]:
+    """The response, streamed or not; a stream must be whole and say the same all through."""
+    assert reply.status == 200, reply.body
+    response: dict[str, Any]
+    if reply.headers["Content-Type"] == "application/json":
+        response = reply.json
+        return response
+    events = [json.loads(event) for event in reply.events]
+    assert kinds(reply)[:2] == ["response.created", "response.in_progress"]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    response = events[-1]["response"]
+    written = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    assert written == response["output"][0]["content"][0]["text"]
+    assert {event["response"]["id"] for event in events if "response" in event} == {response["id"]}
+    return response
+
+
+def said(response: dict[str, Any]) -> tuple[str, list[int], list[int], str, int]:
+    """What must not depend on who served it: text, tokens written and read, status, tokens as counted."""
+    return (
+        response["output"][0]["content"][0]["text"],
+        response["output_messages"][0]["tokens"],
+        response["input_messages"][0]["tokens"],
+        response["status"],
+        response["usage"]["total_tokens"],
+    )
+
+
+async def books(entry: str, *engines: Simulator) -> int:
+    """One entry of the engines' books, added up."""
+    return sum([(await engine.books())[entry] for engine in engines])
+
+
+async def nothing_is_left(*engines: Simulator) -> None:
+    async with asyncio.timeout(8):
+        while await books("held", *engines) + await books("waiting", *engines) + await books("leaked", *engines):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@CONNECTORS
+@STREAMS
+@pytest.mark.parametrize("words", [1, 60])
+async def test_a_pair_writes_what_a_plain_engine_writes(deployment: Deployment, words: int, *, stream: bool) -> None:
+    prefill, decode = await deployment.pair()
+    body = asked(words, stream=stream, instructions="be brief")
+    plain = (await deployment.plain.post(PATH, body | {"stream": False})).body
+    reply = await deployment.proxy.post(body, PATH)
+    assert said(response_of(reply)) == said(plain)
+    if words > 1:
+        assert await decode.metric(EXTERNAL) > 0, "decode must not have computed it all again"
+    await nothing_is_left(prefill, decode)
+
+
+@CONNECTORS
+@STREAMS
+async def test_the_id_is_the_apis_own_and_nothing_names_an_address(deployment: Deployment, *, stream: bool) -> None:
+    prefill, _ = await deployment.pair()
+    reply = await deployment.proxy.post(asked(stream=stream), PATH)
+    response = response_of(reply)
+    assert RESPONSE_ID.fullmatch(response["id"])
+    assert reply.headers["X-Request-Id"] == response["id"]
+    for secret in ("127.0.0.1", "_addr_", str(prefill.settings.kv_port), "kv_transfer_params"):
+        assert secret not in reply.body.decode()
+
+
+@STREAMS
+async def test_the_openai_client_reads_it(deployment: Deployment, *, stream: bool) -> None:
+    await deployment.pair()
+    client = openai.AsyncOpenAI(base_url=f"{deployment.proxy.url}/v1", api_key="none", max_retries=0)
+    async with client:
+        if stream:
+            async with client.responses.stream(
+                model="sim-llama3-8b", input="who lit the lamp?", max_output_tokens=5
+            ) as events:
+                deltas = [event.delta async for event in events if event.type == "response.output_text.delta"]
+                text = (await events.get_final_response()).output_text
+            assert "".join(deltas) == text
+        else:
+            text = (
+                await client.responses.create(model="sim-llama3-8b", input="who lit the lamp?", max_output_tokens=5)
+            ).output_text
+        assert len(text.split()) == 5
+
+
+async def test_a_combined_engine_gets_the_request_and_its_id(deployment: Deployment) -> None:
+    await deployment.engine(Role.COMBINED)
+    reply = await deployment.proxy.post(asked(stream=True), PATH)
+    assert said(response_of(reply)) == said((await deployment.plain.post(PATH, asked())).body)
+    assert response_of(reply)["id"] == reply.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("fields", [{"background": True}, {"previous_response_id": "resp_1"}])
+async def test_what_needs_a_stored_response_is_refused_with_the_reason(
+    deployment: Deployment, fields: dict[str, Any]
+) -> None:
+    engine = await deployment.engine(Role.COMBINED)
+    reply = await deployment.proxy.post(asked(**fields), PATH)
+    assert (reply.status, reply.error["param"], reply.error["code"]) == (
+        400,
+        next(iter(fields)),
+        "responses_not_stored",
+    )
+    assert "no response is stored here" in reply.error["message"]
+    assert await engine.metric("vllm:prompt_tokens_total") == 0
+
+
+async def test_nobody_finds_a_stored_response(deployment: Deployment) -> None:
+    proxy = deployment.proxy
+    found = [
+        await proxy.get(f"{PATH}/resp_1"),
+        await proxy.get(f"{PATH}/resp_1?stream=true"),
+        await proxy.post({}, f"{PATH}/resp_1/cancel"),
+    ]
+    async with proxy.session.delete(f"{proxy.url}{PATH}/resp_1") as response:
+        found.append(Reply(response.status, response.headers.copy(), await response.read()))
+    for reply in found:
+        assert (reply.status, reply.error["param"]) == (404, "response_id")
+        assert "no response is stored here" in reply.error["message"]
+
+
+async def test_tools_that_the_engine_runs_go_to_a_combined_engine_or_nowhere(deployment: Deployment) -> None:
+    prefill, _ = await deployment.pair()
+    body = asked(tools=[{"type": "web_search_preview"}])
+    refused = await deployment.proxy.post(body, PATH)
+    assert (refused.status, refused.error["code"]) == (400, "not_disaggregable")
+    assert "web_search_preview" in refused.error["message"]
+    await deployment.engine(Role.COMBINED)
+    assert (await deployment.proxy.post(body, PATH)).status == 200
+    assert await prefill.metric("vllm:prompt_tokens_total") == 0
+
+
+async def test_timing_comes_right_before_the_last_event(deployment: Deployment) -> None:
+    await deployment.pair()
+    reply = await deployment.proxy.post(asked(stream=True), PATH, **{"X-PD-Timing": "1"})
+    comment, last = reply.items[-2:]
+    assert isinstance(last, sse.Event)
+    assert last.name == "response.completed"
+    assert isinstance(comment, sse.Comment)
+    stages = timing.decode(comment.text)
+    assert stages is not None
+    assert (stages.prefill_instance, stages.decode_instance) == ("prefill-0", "decode-0")
+
+
+async def test_a_stream_is_the_same_through_the_other_server(deployment: Deployment) -> None:
+    await deployment.pair()
+    proxy, body = deployment.proxy, json.dumps(asked(stream=True)).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body  # without a length, which only Hypercorn reads
+
+    async with proxy.session.post(proxy.url + PATH, data=pieces()) as response:
+        other = Reply(response.status, response.headers.copy(), await response.read())
+    assert said(response_of(other)) == said(response_of(await proxy.post(body, PATH)))
+
+
+async def test_a_stream_whose_engine_dies_ends_with_this_apis_error_event(deployment: Deployment) -> None:
+    _, decode = await deployment.pair()
+    assert (await decode.post("/sim/faults", {"die_mid_stream": True})).status == 200
+    reply = await deployment.proxy.post(asked(stream=True), PATH)
+    assert reply.status == 200
+    assert kinds(reply)[:2] == ["response.created", "response.in_progress"]
+    assert "response.output_text.delta" in kinds(reply)
+    assert [kind for kind in kinds(reply) if kind in LAST] == ["error"]
+    events = [json.loads(event) for event in reply.events]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert set(events[-1]) == {"type", "code", "message", "param", "sequence_number"}
+    assert "decode-0" in events[-1]["message"]
+    assert b"127.0.0.1" not in reply.body
+    assert 'cause="disconnected"' in (await deployment.proxy.get("/metrics")).body.decode()
+
+
+@STREAMS
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
+@pytest.mark.parametrize("fault", [{"refuse": True}, {"status": 500}])
+async def test_a_request_that_got_no_byte_is_tried_again_and_leaves_no_kv(
+    deployment: Deployment, role: Role, fault: dict[str, Any], *, stream: bool
+) -> None:
+    engines = [*await deployment.pair(), *await deployment.pair()]
+    right = said((await deployment.plain.post(PATH, asked())).body)
+    faulty = next(engine for engine in engines if engine.settings.pd_role is role)
+    await faulty.post("/sim/faults", fault)
+    for _ in range(2):
+        assert said(response_of(await deployment.proxy.post(asked(stream=stream), PATH))) == right
+    assert (await deployment.proxy.stats()).retries > 0
+    await faulty.post("/sim/faults", {})
+    await deployment.proxy.paid()
+    await nothing_is_left(*engines)
+
+
+async def test_an_engine_that_stands_still_is_found_out_although_it_opens_every_stream(deployment: Deployment) -> None:
+    # Its server goes on to say response.created, which is no sign of the engine's life.
+    engines = [*await deployment.pair(), *await deployment.pair()]
+    await engines[1].post("/sim/faults", {"stall": "before_first_token"})
+
+    async def ask_again_and_again() -> None:
+        while True:
+            await asyncio.gather(*(deployment.proxy.post(asked(stream=True), PATH) for _ in range(2)))
+            await asyncio.sleep(0.1)
+
+    asking = asyncio.create_task(ask_again_and_again())
+    try:
+        await deployment.proxy.stats_where(lambda stats: any(i.state == "suspect" for i in stats.instances))
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+    await engines[1].post("/sim/faults", {})
+    await deployment.proxy.paid()
+    await nothing_is_left(*engines)
+
+
+@CONNECTORS
+@pytest.mark.parametrize("seen", [b"HTTP/1.1 200", None], ids=["after the first byte", "before the first byte"])
+async def test_a_client_that_leaves_leaves_no_kv_behind(deployment: Deployment, seen: bytes | None) -> None:
+    deployment.step_ms = 20.0
+    prefill, decode = await deployment.pair()
+    client = await RawClient.send(deployment.proxy, asked(stream=True, max_output_tokens=2000), PATH)
+    if seen is None:
+        await prefill.until("vllm:num_requests_running", lambda count: count > 0)
+    else:
+        await client.read_until(seen)
+    await client.leave()
+    for engine in (prefill, decode):
+        await engine.until("vllm:num_requests_running", lambda count: count == 0)
+    await deployment.proxy.settled()
+    await nothing_is_left(prefill, decode)
+    assert await decode.metric("vllm:generation_tokens_total") < 2000
+
+
+async def test_nothing_is_sent_before_the_engine_has_made_something(deployment: Deployment) -> None:
+    _, decode = await deployment.pair()
+    await decode.post("/sim/faults", {"stall": "before_first_token"})
+    asking = asyncio.create_task(deployment.proxy.post(asked(stream=True), PATH))
+    await decode.until("vllm:num_requests_running", lambda count: count > 0)
+    await asyncio.sleep(0.2)
+    await decode.post("/sim/faults", {})
+    assert said(response_of(await asking)) == said((await deployment.plain.post(PATH, asked())).body)
+
+
+async def test_requests_are_counted_by_their_endpoint(deployment: Deployment) -> None:
+    await deployment.pair()
+    await deployment.proxy.post(asked(), PATH)
+    metrics = (await deployment.proxy.get("/metrics")).body.decode()
+    assert 'pd_proxy_requests_total{endpoint="/v1/responses",status="200"} 1.0' in metrics
