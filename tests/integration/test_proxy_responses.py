@@ -11,7 +11,20 @@ from typing import Any
 
 import openai
 import pytest
-from support.proxy import RawClient, Reply, RunningProxy, running_proxy
+from aiohttp import web
+from support.proxy import (
+    MODEL,
+    Call,
+    FakeEngine,
+    RawClient,
+    Reply,
+    RunningProxy,
+    generate,
+    opening,
+    running_proxy,
+    start_stream,
+    until,
+)
 from support.simulator import Simulator, fast_profile, running, settings_for
 
 from pd_contracts import sse, timing
@@ -288,13 +301,14 @@ async def test_an_engine_that_stands_still_is_found_out_although_it_opens_every_
     await engines[1].post("/sim/faults", {"stall": "before_first_token"})
 
     async def ask_again_and_again() -> None:
-        while True:
-            await asyncio.gather(*(deployment.proxy.post(asked(stream=True), PATH) for _ in range(2)))
-            await asyncio.sleep(0.1)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(deployment.proxy.post(asked(stream=True), PATH))
+                await asyncio.sleep(0.1)
 
     asking = asyncio.create_task(ask_again_and_again())
     try:
-        await deployment.proxy.stats_where(lambda stats: any(i.state == "suspect" for i in stats.instances))
+        await deployment.proxy.stats_where(lambda stats: any(i.state == "suspect" for i in stats.instances), 6)
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
@@ -321,14 +335,45 @@ async def test_a_client_that_leaves_leaves_no_kv_behind(deployment: Deployment, 
     assert await decode.metric("vllm:generation_tokens_total") < 2000
 
 
-async def test_nothing_is_sent_before_the_engine_has_made_something(deployment: Deployment) -> None:
-    _, decode = await deployment.pair()
-    await decode.post("/sim/faults", {"stall": "before_first_token"})
-    asking = asyncio.create_task(deployment.proxy.post(asked(stream=True), PATH))
-    await decode.until("vllm:num_requests_running", lambda count: count > 0)
-    await asyncio.sleep(0.2)
-    await decode.post("/sim/faults", {})
-    assert said(response_of(await asking)) == said((await deployment.plain.post(PATH, asked())).body)
+async def open_and_die(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+    """Open a stream, as vLLM's server does before its engine hears of the request, and break off."""
+    if not call.body.get("stream"):
+        return await generate(engine, call, request)
+    response = await start_stream(request)
+    await response.write(opening(call))
+    await asyncio.sleep(0.05)  # so that it is read
+    if request.transport is not None:
+        request.transport.abort()
+    return response
+
+
+FAKE = {"model": MODEL, "input": "one two three", "max_output_tokens": 4, "stream": True}
+
+
+async def test_an_engine_that_dies_after_the_opening_has_sent_the_client_nothing(deployment: Deployment) -> None:
+    proxy = deployment.proxy
+    _, decode = await proxy.pair()
+    decode.answer = open_and_die
+    reply = await proxy.post(FAKE, PATH)
+    assert (reply.status, reply.error["code"]) == (502, "bad_gateway")
+    await proxy.pair()
+    reply = await proxy.post(FAKE, PATH)
+    assert (reply.status, kinds(reply)[-1]) == (200, "response.completed")
+
+
+async def test_a_client_that_leaves_after_the_opening_is_not_believed_to_have_had_a_first_byte() -> None:
+    # Closed now, the request might be dropped before the engine heard of it, and the KV would stay.
+    async with running_proxy(abort_grace_s=60.0) as proxy:
+        _, decode = await proxy.pair()
+        decode.gate.clear()  # the opening comes all the same
+        client = await RawClient.send(proxy, FAKE | {"max_output_tokens": 1000000}, PATH)
+        await until(lambda: decode.calls)
+        await asyncio.sleep(0.1)
+        await client.leave()
+        await asyncio.sleep(0.1)
+        assert not decode.calls[0].aborted
+        decode.gate.set()
+        await until(lambda: decode.calls[0].aborted)
 
 
 async def test_requests_are_counted_by_their_endpoint(deployment: Deployment) -> None:

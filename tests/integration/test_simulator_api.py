@@ -4,10 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from support.simulator import Simulator, fast_profile, running, settings_for
 
+from pd_contracts.names import Connector, Role
 from pd_simulator.shapes import FINGERPRINT
 
 PROMPT = [300, 400, 500, 600, 700]
@@ -348,3 +350,49 @@ async def test_the_openai_client_reads_everything(simulator: Simulator) -> None:
     assert chat.choices[0].message.content == spoken
     assert usage is not None
     assert usage.completion_tokens == 5
+
+
+async def test_a_response_has_vllms_shape_and_the_bodys_id(simulator: Simulator) -> None:
+    asked = {"input": "hello", "instructions": "be brief", "max_output_tokens": 3, "ignore_eos": True}
+    body = (await simulator.post("/v1/responses", asked | {"request_id": "resp_mine"}, request_id="header")).body
+
+    assert (body["id"], body["object"], body["status"]) == ("resp_mine", "response", "incomplete")
+    assert (body["instructions"], body["max_output_tokens"]) == ("be brief", 3)
+    assert body["incomplete_details"] == {"reason": "max_output_tokens"}
+    [message] = body["output"]
+    assert (message["role"], len(message["content"][0]["text"].split())) == ("assistant", 3)
+    assert body["usage"]["output_tokens"] == 3
+    assert body["input_messages"] is body["output_messages"] is None
+
+
+async def test_a_responses_stream_is_typed_numbered_and_ends_with_the_response(simulator: Simulator) -> None:
+    asked = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "hello"}]}], "max_output_tokens": 3}
+    answer = await simulator.post("/v1/responses", asked | {"ignore_eos": True, "stream": True})
+
+    assert [event["type"].removeprefix("response.") for event in answer.chunks] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        *["output_text.delta"] * 3,
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert [event["sequence_number"] for event in answer.chunks] == list(range(11))
+    assert not answer.done, "there is no [DONE]"
+    said = "".join(event["delta"] for event in answer.chunks if "delta" in event)
+    whole = (await simulator.post("/v1/responses", asked | {"ignore_eos": True})).body
+    assert answer.chunks[-1]["response"]["output"][0]["content"][0]["text"] == said
+    assert whole["output"][0]["content"][0]["text"] == said
+
+
+async def test_a_response_whose_engine_fails_breaks_off_without_an_event() -> None:
+    async with running(settings_for(Role.DECODE, kv_connector=Connector.NIXL), fast_profile()) as decode:
+        nobody = {"do_remote_prefill": True, "remote_host": "127.0.0.1", "remote_port": 1, "remote_request_id": "x"}
+        body = {"input": "hello " * 40, "stream": True, "kv_transfer_params": nobody | {"remote_engine_id": "e"}}
+        async with decode.session.post(f"{decode.url}/v1/responses", json=body) as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
