@@ -14,7 +14,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for
 from pd_contracts.names import Connector, Role
 
 REQUESTS = 60
-CLIENTS = 1000
+CLIENTS = 10_000
 
 
 @contextlib.asynccontextmanager
@@ -87,9 +87,10 @@ async def test_a_decode_that_loses_kv_for_long_recovers_when_it_no_longer_does(t
                 await asyncio.sleep(0.1)
 
 
-async def test_a_thousand_clients_that_leave_at_any_stage_leave_nothing(tmp_path: Path) -> None:
-    """`make soak` does the same to tens of thousands, with faults."""
-    async with simulated(Connector.P2P_NCCL, tmp_path) as (proxy, prefill, decode):
+@pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL])
+async def test_ten_thousand_clients_that_leave_at_any_stage_leave_nothing(connector: Connector, tmp_path: Path) -> None:
+    """`make soak` does the same with faults."""
+    async with simulated(connector, tmp_path) as (proxy, prefill, decode):
         model = (await proxy.get("/v1/models")).json["data"][0]["id"]
         rude = {manner: often for manner, often in MANNERS.items() if manner != "stays"}
         crowd = Crowd(proxy.settings.http_proxy_port, seed=5, patience_s=30.0, model=model, manners=rude)
