@@ -232,3 +232,33 @@ def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: 
     assert made.window == pytest.approx(
         (min(one.scheduled for one in kept), max(one.end or 0 for one in kept)), abs=1e-6
     )
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the table is Linux's")
+@pytest.mark.parametrize("load", [{"rate": 300}, {"arrival": "closed", "requests": 300, "max_concurrency": 300}])
+def test_the_table_of_open_files_does_not_grow_while_requests_are_due(tmp_path: Path, load: dict[str, object]) -> None:
+    """Growing it stops the process until every processor has let go of the old one."""
+    sizes = []
+    with StampedServer(ttft=4, tpot=0.001).running() as server:
+        process = start(server.url, tmp_path / "run", duration=1, **load)
+        try:
+            for count in (1, 260):
+                wait_until_served(server, count)
+                sizes.append(table_of_files(process.pid))
+            process.communicate(timeout=30)
+        finally:
+            process.kill()
+
+    assert process.returncode == 0
+    assert sizes[0] == sizes[1] > 260
+
+
+def table_of_files(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("FDSize:"))

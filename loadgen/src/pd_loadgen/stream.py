@@ -167,13 +167,15 @@ class _Inner(msgspec.Struct):
 
 
 class _ErrorBody(msgspec.Struct):
-    error: _Inner | str
+    error: _Inner | str | None = None
+    message: str | None = None
 
 
 def _body_message(exchange: Exchange) -> str:
     body = b"".join(data for _, data in exchange.reads)
     try:
-        error = msgspec.json.decode(body, type=_ErrorBody).error
+        said = msgspec.json.decode(body, type=_ErrorBody)
     except msgspec.MsgspecError:
-        return body[:MAX_MESSAGE].decode("utf-8", "replace").strip() or "no body"
+        said = _ErrorBody()
+    error = said.error or said.message or body[:MAX_MESSAGE].decode("utf-8", "replace").strip() or "no body"
     return (error if isinstance(error, str) else error.message)[:MAX_MESSAGE]

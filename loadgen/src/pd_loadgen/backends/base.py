@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from pd_loadgen.datasets import Prompt
+
+# An engine that gives a request up may end its stream in good order and say so only in the finish reason.
+ABORTED: Final = "abort"
+GIVEN_UP: Final = "the engine aborted the request"
 
 
 class UnsuitableError(ValueError):

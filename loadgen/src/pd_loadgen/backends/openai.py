@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pd_loadgen.backends.base import Ask, Delta, Reader, error_text, no_messages, only_text
+from pd_loadgen.backends.base import ABORTED, GIVEN_UP, Ask, Delta, Reader, error_text, no_messages, only_text
 from pd_loadgen.datasets import Prompt
 
 
@@ -145,10 +145,12 @@ def _delta(data: str) -> Delta:
     if not chunk.choices:
         return Delta(prompt_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
     choice = chunk.choices[0]
+    if choice.finish_reason == ABORTED:
+        return Delta(error=GIVEN_UP)
     text, output, only_role = _output(choice)
     ids = tuple(choice.token_ids or ())
     blank = not text and not output and not ids and not only_role and _has_field(choice)
-    last = choice.finish_reason is not None
+    last = bool(choice.finish_reason)  # SGLang sends an empty one with every chunk but the last
     return Delta(
         tokens=len(ids) or int(output or (blank and not last)),
         blank=blank and last,

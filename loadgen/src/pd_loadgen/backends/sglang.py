@@ -1,7 +1,8 @@
 """SGLang's own `/generate`; no I/O.
 
 Each event has the whole text so far (only the new part with the server's `--incremental-streaming-output`), and in `meta_info` the
-number of tokens so far: the tokens of a chunk are the growth of that number. The stream ends with `[DONE]`.
+number of tokens so far: the tokens of a chunk are the growth of that number. The stream ends with `[DONE]`, also after a request that
+the server gave up: that is said as the finish reason `abort`. Before 0.2 the finish reason was a plain text.
 """
 
 from dataclasses import dataclass
@@ -9,22 +10,24 @@ from typing import Any
 
 import msgspec
 
-from pd_loadgen.backends.base import Ask, Delta, Reader, error_text, no_messages
+from pd_loadgen.backends.base import ABORTED, GIVEN_UP, Ask, Delta, Reader, error_text, no_messages
 from pd_loadgen.datasets import Prompt
 
 
 class _Finish(msgspec.Struct):
     type: str
+    message: str | None = None
 
 
 class _Meta(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    finish_reason: _Finish | None = None
+    finish_reason: _Finish | str | None = None
 
 
 class _Event(msgspec.Struct):
     text: str = ""
+    output_ids: list[int] | None = None
     meta_info: _Meta | None = None
     error: Any = None
 
@@ -48,8 +51,10 @@ class SglangReader:
             msg = "an event without meta_info"
             raise msgspec.ValidationError(msg)
         meta = event.meta_info
-        new = event.text.removeprefix(self._text)
-        self._text = event.text if event.text.startswith(self._text) else self._text + event.text
+        finish = _Finish(meta.finish_reason) if isinstance(meta.finish_reason, str) else meta.finish_reason
+        if finish is not None and finish.type == ABORTED:
+            return Delta(error=finish.message or GIVEN_UP)
+        new = self._new_text(event, meta)
         counted = self._tokens + bool(new) if meta.completion_tokens is None else meta.completion_tokens
         grown, self._tokens = max(0, counted - self._tokens), max(counted, self._tokens)
         return Delta(
@@ -57,8 +62,17 @@ class SglangReader:
             text=new,
             prompt_tokens=meta.prompt_tokens,
             output_tokens=meta.completion_tokens,
-            finish_reason=meta.finish_reason.type if meta.finish_reason else None,
+            finish_reason=finish.type if finish else None,
         )
+
+    def _new_text(self, event: _Event, meta: _Meta) -> str:
+        """What an event adds; where it has fewer ids than there are tokens so far, all its text is new."""
+        parts = event.output_ids is not None and len(event.output_ids) < (meta.completion_tokens or 0)
+        if parts or not event.text.startswith(self._text):
+            self._text += event.text
+            return event.text
+        new, self._text = event.text[len(self._text) :], event.text
+        return new
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,13 +80,13 @@ class Part:
         Raises:
             TransportError: if the target's name has no address.
         """
-        allow_many_connections()
         options = job.options
         self.requests = shard(whole.requests, job.index, job.count)
         self._warmups = shard(whole.warmups, job.index, job.count)
         self._paced, self._shift = whole.paced, shift
         self._quiet = ExitStack()
         self._places = places(options.max_concurrency, job.index, job.count)
+        allow_many_connections(self._places or len(self.requests))
         self._recorder = Recorder(BACKENDS[options.endpoint], job.run_id, write, observe, shift)
         self._limit_s = options.lag_limit_ms / 1e3
         self._sender = Sender(
