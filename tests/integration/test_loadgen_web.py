@@ -18,7 +18,7 @@ from support.ports import free_port
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 from pd_contracts.settings import fields
-from pd_loadgen.options import Options
+from pd_loadgen.options import Options, load, text_of
 
 LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py")]
 FORM = {
@@ -294,3 +294,61 @@ def test_locusts_own_command_refuses_what_it_cannot_do(
 
     assert done.returncode == 2
     assert sentence in done.stderr
+
+
+# What Locust has itself: the address, the processes; and its runs are never written over others.
+LOCUSTS = {"url", "overwrite", "processes"}
+
+
+def test_locust_takes_every_option_at_once_with_its_default(server: StampedServer, tmp_path: Path) -> None:
+    defaults = load({}, {})
+    texts = {one.name: text_of(getattr(defaults, one.name)) for one in fields(Options) if one.name not in LOCUSTS}
+    texts |= {
+        "model": "steady",
+        "duration": "0.5",
+        "rate": "20",
+        "input_tokens": "8",
+        "output_tokens": "4",
+        "idle": "0",
+    }
+    texts |= {
+        "out": str(tmp_path / "run"),
+        "engine_profile": "on",
+        "lag_limit_ms": "5000",
+        "goodput": "ttft:300 tpot:40",
+    }
+    words = [word for one in fields(Options) if one.name in texts for word in (one.option, texts[one.name])]
+    done = subprocess.run(
+        [*LOCUST, "--headless", "--host", server.url, *words],
+        capture_output=True, text=True, timeout=60, check=False, env=environment(), cwd=tmp_path,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "run" / "manifest.json", Manifest).complete
+    assert [path for path, _ in server.profiles][-2:] == ["/start_profile", "/stop_profile"]
+
+
+def test_our_own_way_to_start_locust_helps_with_all_options_and_runs(server: StampedServer, tmp_path: Path) -> None:
+    """Locust's own help is printed before it loads a locustfile, and so without these."""
+    ours = [sys.executable, "-m", "pd_loadgen", "locust"]
+    told = subprocess.run([*ours, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    words = [
+        "--headless",
+        "--host",
+        server.url,
+        "--model",
+        "steady",
+        "--duration",
+        "0.5",
+        "--rate",
+        "20",
+        "--lag-limit-ms",
+        "5000",
+    ]
+    run = subprocess.run([*ours, *words, "--out", "run"], timeout=60, check=False, env=environment(), cwd=tmp_path)
+
+    listed = set(told.split())
+    assert {one.option for one in fields(Options) if one.name not in LOCUSTS} <= listed
+    assert {"--headless", "--web-port", "--expect-workers"} <= listed
+    assert run.returncode == 0
+    assert read_json(tmp_path / "run" / "manifest.json", Manifest).complete

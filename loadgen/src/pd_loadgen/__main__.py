@@ -5,16 +5,23 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
 
 from pd_contracts import log
 from pd_contracts.settings import SettingsError
 from pd_loadgen import __version__, options
 from pd_loadgen.commands import add as add_commands
 
+LOCUST: Final = "locust"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit statuses are in the help of `run`."""
-    given = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == [LOCUST]:
+        return _locust(words[1:])
+    given = _parser().parse_args(words)
     if given.execute is not None:
         return int(given.execute(given))
     try:
@@ -27,7 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Importing Locust patches this process's sockets, threads and signals: only a process that sends load may do that.
     from pd_loadgen.live import headless  # noqa: PLC0415
 
-    return headless.execute(read, ["pd-loadgen", *(sys.argv[1:] if arguments is None else arguments)])
+    return headless.execute(read, ["pd-loadgen", *words])
+
+
+def _locust(words: list[str]) -> int:
+    """Be Locust, with the locustfile of this package: for its page, and for its help, which Locust alone prints without a locustfile."""
+    import locust  # noqa: PLC0415  it patches the process, as above
+    import locust.main  # noqa: PLC0415
+
+    if {"-h", "--help"}.intersection(words):
+        from pd_loadgen.live.form import listen  # noqa: PLC0415
+
+        listen(locust.events)
+    sys.argv = [LOCUST, "-f", str(Path(__file__).with_name("locustfile.py")), *words]
+    locust.main.main()  # type: ignore[no-untyped-call]
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     options.add_arguments(run)
     run.set_defaults(execute=None)
     add_commands(commands)
+    commands.add_parser(
+        LOCUST, help="start Locust's page, or Locust with any option of its own and of run", add_help=False
+    )
     return parser
 
 

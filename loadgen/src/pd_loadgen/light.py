@@ -23,8 +23,11 @@ def light(tally: Tally, limit_ms: float, client: ClientHealth | None) -> tuple[s
             RED,
             f"{tally.late} of {tally.started} requests left more than {limit_ms:g} ms late: this run will be INVALID",
         )
-    if tally.late_reads <= tally.reads * _MOST_LATE:
+    stamped = tally.kernel and tally.merged <= tally.chunks * MOST_MERGED
+    late_reads = tally.kernel and tally.late_reads > tally.reads * _MOST_LATE
+    late_looks = not stamped and tally.late_looks > tally.looks * _MOST_LATE
+    if not late_reads and not late_looks:
         return GREEN, "client in time"
-    if tally.kernel and tally.merged <= tally.chunks * MOST_MERGED:
+    if stamped:
         return AMBER, f"reads are more than {limit_ms:g} ms late; times are the kernel's and stay right"
     return RED, f"reads are more than {limit_ms:g} ms late: this run will be INVALID"

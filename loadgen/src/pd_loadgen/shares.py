@@ -34,7 +34,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         started, ended, failed: requests.
         late: requests that were sent later than the limit allows a p99.
-        reads, late_reads: reads of sockets, and those so late.
+        reads, late_reads: reads of sockets that the kernel stamped, and those so late.
+        looks, late_looks: the probe's looks at the loop, and those so late.
         chunks, merged: as in `Report`.
         kernel: the stamps are the kernel's.
     """
@@ -45,6 +46,8 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     late: int = 0
     reads: int = 0
     late_reads: int = 0
+    looks: int = 0
+    late_looks: int = 0
     chunks: int = 0
     merged: int = 0
     kernel: bool = True
@@ -56,7 +59,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         complete: all of it was sent and had ended.
         last_end: when its last request ended; None if it had none.
-        dispatch, receive, stamps: as `health.verdict` takes them.
+        dispatch, receive, looked, stamps: as `health.verdict` takes them.
         chunks, merged: token chunks in all, and those that were found in one read with others.
         cpu_s: CPU seconds spent while the window was open.
         seconds: how long that was.
@@ -67,6 +70,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     last_end: float | None = None
     dispatch: list[float] = []
     receive: dict[int, int] = {}
+    looked: dict[int, int] = {}
     stamps: str = PROCESS
     chunks: int = 0
     merged: int = 0
@@ -115,6 +119,7 @@ def joined(reports: Sequence[Report]) -> Report:
         last_end=max(ends, default=None),
         dispatch=[lag for report in reports for lag in report.dispatch],
         receive=lags.pooled(report.receive for report in reports),
+        looked=lags.pooled(report.looked for report in reports),
         stamps=KERNEL if all(report.stamps == KERNEL for report in reports) else PROCESS,
         chunks=sum(report.chunks for report in reports),
         merged=sum(report.merged for report in reports),

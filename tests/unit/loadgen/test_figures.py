@@ -65,7 +65,9 @@ def test_a_long_run_gets_wider_bins_and_loses_nothing() -> None:
         (Tally(started=100, late=2, reads=100), "red"),
         (Tally(started=100, reads=100, late_reads=5, chunks=100), "amber"),
         (Tally(started=100, reads=100, late_reads=5, chunks=100, merged=5), "red"),
-        (Tally(started=100, reads=100, late_reads=5, chunks=100, kernel=False), "red"),
+        (Tally(started=100, looks=100, late_looks=5, chunks=100, kernel=False), "red"),
+        (Tally(started=100, reads=100, looks=100, late_looks=5, chunks=100), "green"),
+        (Tally(started=100, reads=100, looks=100, late_looks=5, chunks=100, merged=5), "red"),
     ],
 )
 def test_the_light_says_what_the_verdict_will_be(tally: Tally, colour: str) -> None:

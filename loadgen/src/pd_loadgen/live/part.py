@@ -12,7 +12,7 @@ from pd_loadgen.access import Access
 from pd_loadgen.backends import BACKENDS
 from pd_loadgen.health import KERNEL, PROCESS
 from pd_loadgen.http1 import parse_url
-from pd_loadgen.lags import count
+from pd_loadgen.lags import Counted
 from pd_loadgen.live import probe
 from pd_loadgen.live.host import allow_many_connections
 from pd_loadgen.live.recorder import Recorder
@@ -85,6 +85,7 @@ class Part:
         self._warmups = shard(whole.warmups, job.index, job.count)
         self._paced, self._shift = whole.paced, shift
         self._quiet = ExitStack()
+        self._looks = Counted()
         self._places = places(options.max_concurrency, job.index, job.count)
         allow_many_connections(self._places or len(self.requests))
         self._recorder = Recorder(BACKENDS[options.endpoint], job.run_id, write, observe, shift)
@@ -110,6 +111,8 @@ class Part:
             late=sender.late,
             reads=stamps.lags.total,
             late_reads=stamps.lags.above(self._limit_s),
+            looks=self._looks.total,
+            late_looks=self._looks.above(self._limit_s),
             chunks=self._recorder.chunks,
             merged=self._recorder.merged,
             kernel=stamps.trusted or not sender.ended,
@@ -124,6 +127,7 @@ class Part:
         """Send everything from `start` on, on this process's clock, and wait for the answers."""
         self._sender.stamps.begin()
         looking, cpu, began = probe.start(), time.process_time(), time.monotonic()
+        self._looks = looking.lags
         try:
             complete = self._sender.offer(self.requests, start, paced=self._paced, at_most=self._places)
         finally:
@@ -137,7 +141,8 @@ class Part:
             complete=complete,
             last_end=None if last_end is None else last_end - self._shift,
             dispatch=self._sender.lags,
-            receive=kernel.lags.counts if kernel.trusted else count(looking.lags),
+            receive=kernel.lags.counts,
+            looked=self._looks.counts,
             stamps=KERNEL if kernel.trusted else PROCESS,
             chunks=self._recorder.chunks,
             merged=self._recorder.merged,

@@ -13,15 +13,17 @@ from typing import Final, Protocol
 
 from gevent.hub import get_hub
 
+from pd_loadgen.lags import Counted
+
 PERIOD_S: Final = 0.005
 _READ: Final = 1
 _NONBLOCK_CLOEXEC: Final = os.O_NONBLOCK | getattr(os, "O_CLOEXEC", 0)
 
 
 class Probe(Protocol):
-    """A running probe; `lags` grows while it runs, in seconds."""
+    """A running probe; `lags` grows while it runs."""
 
-    lags: list[float]
+    lags: Counted
 
     def close(self) -> None:
         """Stop it."""
@@ -50,7 +52,7 @@ class KernelProbe:
         Raises:
             OSError: if the kernel refuses.
         """
-        self.lags: list[float] = []
+        self.lags = Counted()
         self._fd = _timer()
         self._due = time.monotonic() + PERIOD_S
         _arm(self._fd, self._due)
@@ -66,7 +68,7 @@ class KernelProbe:
         count = int.from_bytes(os.read(self._fd, 8), sys.byteorder)
         now = time.monotonic()
         for _ in range(count):  # a stall of ten periods is ten late looks, not one
-            self.lags.append(now - self._due)
+            self.lags.add(now - self._due)
             self._due += PERIOD_S
 
 
@@ -75,7 +77,7 @@ class LoopProbe:
 
     def __init__(self) -> None:
         """Start it."""
-        self.lags: list[float] = []
+        self.lags = Counted()
         self._due = time.monotonic() + PERIOD_S
         self._timer = get_hub().loop.timer(PERIOD_S, PERIOD_S)
         self._timer.start(self._on_time)
@@ -87,7 +89,7 @@ class LoopProbe:
     def _on_time(self) -> None:
         now = time.monotonic()
         while self._due <= now:
-            self.lags.append(now - self._due)
+            self.lags.add(now - self._due)
             self._due += PERIOD_S
 
 

@@ -187,6 +187,7 @@ class Run:
         verdict = health.verdict(
             dispatch=report.dispatch,
             receive=report.receive,
+            looked=report.looked,
             merged=report.merged / report.chunks if report.chunks else 0.0,
             stamps=report.stamps,
             cpu_fraction=shares.cpu_fraction(reports),

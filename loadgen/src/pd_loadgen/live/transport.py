@@ -176,9 +176,13 @@ class Pool:
         self.stamps = Stamps()
         self._target, self._context = target, context
         self._idle: list[Connection] = []
+        # the kernel begins to stamp some time after the first socket asked it to, and ends with the last
+        self._asking: socket.socket = _Socket()
+        ask(self._asking)
         try:
             self._addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         except OSError as error:
+            self._asking.close()
             raise TransportError("connect", f"{target.host} has no address: {error.strerror}") from error
 
     @contextmanager
@@ -200,6 +204,7 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle."""
+        self._asking.close()
         while self._idle:
             self._idle.pop().close()
 
