@@ -11,6 +11,7 @@ import pytest
 # The loop is kept busy for 50 ms in the middle of 150 ms; the probe looks every 5 ms.
 CODE = """
 import sys, time, gevent
+from pd_loadgen.lags import STEPS_A_SECOND
 from pd_loadgen.live import probe
 running = getattr(probe, sys.argv[1])()
 gevent.sleep(0.05)
@@ -18,9 +19,9 @@ end = time.monotonic() + 0.05
 while time.monotonic() < end: pass
 gevent.sleep(0.05)
 running.close()
-taken = len(running.lags)
+taken, lags = running.lags.total, running.lags
 gevent.sleep(0.02)
-print(taken, len(running.lags), max(running.lags), sum(lag > 0.02 for lag in running.lags), min(running.lags))
+print(taken, lags.total, max(lags.counts) / STEPS_A_SECOND, lags.above(0.02), min(lags.counts))
 """
 
 

@@ -30,14 +30,6 @@ class Counted:
         return sum(number for step, number in self.counts.items() if step > limit)
 
 
-def count(lags: Iterable[float]) -> dict[int, int]:
-    """Count lags in seconds."""
-    counted = Counted()
-    for lag in lags:
-        counted.add(lag)
-    return counted.counts
-
-
 def pooled(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
     """All counts as one."""
     whole: dict[int, int] = {}

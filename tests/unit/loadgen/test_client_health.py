@@ -9,6 +9,13 @@ from pd_loadgen import health, lags
 from pd_loadgen.health import KERNEL, PROCESS
 
 
+def count(seconds: Sequence[float]) -> dict[int, int]:
+    counted = lags.Counted()
+    for one in seconds:
+        counted.add(one)
+    return counted.counts
+
+
 def verdict(
     dispatch: Sequence[float],
     receive: Sequence[float],
@@ -21,8 +28,8 @@ def verdict(
 ) -> ClientHealth:
     return health.verdict(
         dispatch=dispatch,
-        receive=lags.count(receive),
-        looked=lags.count(looked),
+        receive=count(receive),
+        looked=count(looked),
         merged=merged,
         stamps=stamps,
         cpu_fraction=cpu_fraction,
@@ -95,7 +102,7 @@ def test_a_late_loop_counts_where_a_stamp_is_shared_or_the_processs_own() -> Non
 
 def test_counted_lags_have_the_percentiles_of_the_lags_to_a_step() -> None:
     values = [number / 10_000 for number in range(1000)]  # 0 to 99.9 ms
-    halves = [lags.count(values[::2]), lags.count(values[1::2])]
+    halves = [count(values[::2]), count(values[1::2])]
 
     counted = lags.pooled(halves)
 
