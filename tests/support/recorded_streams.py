@@ -1,4 +1,6 @@
-"""Bodies of streamed answers as real servers wrote them. Each says where it was recorded; «…» there marks events that were left out.
+"""Bodies of streamed answers as real servers wrote them. Each says where it was recorded, and what of it is not.
+
+Events in the middle of long answers are left out. A version after a date is what was current then, where the source names none.
 
 They are facts of wire formats, kept byte for byte: the space after `data:` or none, the order of the members, empty texts, line ends.
 """
@@ -29,7 +31,6 @@ def _tgi(*events: str) -> bytes:
 
 
 # TGI 1.4.0 with google/flan-t5-small: what curl printed, from a walkthrough of Red Hat OpenShift AI (February 2024); without `details`.
-# Deep | learning | … | . | </s>
 TGI_END_OF_TEXT = Recorded(
     "TGI 1.4",
     Endpoint.TGI,
@@ -43,7 +44,7 @@ TGI_END_OF_TEXT = Recorded(
     tokens=(1, 1, 1, 1),
     text=" Deep learning.",
 )
-# TGI 2.0: what curl printed, from a Japanese introduction to it (May 2024); events are numbered, and characters have three bytes.
+# TGI, May 2024 (2.0): what curl printed, from a Japanese introduction to it; events are numbered, and characters have three bytes.
 TGI_NUMBERED = Recorded(
     "TGI 2.0",
     Endpoint.TGI,
@@ -57,7 +58,8 @@ TGI_NUMBERED = Recorded(
     tokens=(1, 1, 1, 1),
     text="\n日本サー。",
 )
-# TGI 0.9 with `details`: events that an OpenAI gateway in Go logged and keeps in a comment of its source (July 2023). Whole but for its first two.
+# TGI with `details`, July 2023 (0.9): events that an OpenAI gateway in Go logged and keeps in a comment of its source. Whole but for its
+# first two.
 TGI_DETAILS = Recorded(
     "TGI 0.9 with details",
     Endpoint.TGI,
@@ -108,7 +110,7 @@ def _triton(events: list[tuple[int, str]]) -> bytes:
     )
 
 
-# TensorRT-LLM behind Triton 24.0x, the ensemble with Llama 3: what curl printed, from a guide to serving it (2024). Nothing marks the end.
+# TensorRT-LLM behind Triton, the ensemble with Llama 3 (2024): what curl printed, from a guide to serving it. Nothing marks the end.
 TRTLLM = Recorded(
     "TensorRT-LLM ensemble",
     Endpoint.TRTLLM,
@@ -117,7 +119,7 @@ TRTLLM = Recorded(
     text="Counting toà!<|eot_id|>",
     end_mark=False,
 )
-# The same by Triton 24.09 as its command line sets it up: what curl printed in triton_cli, issue 86 (October 2024).
+# The same as Triton's command line sets it up: what curl printed in triton_cli, issue 86 (October 2024).
 TRTLLM_CLI = Recorded(
     "TensorRT-LLM of triton_cli",
     Endpoint.TRTLLM,
@@ -150,7 +152,7 @@ SGLANG_OLD = Recorded(
     + _sglang_old("!" * 11, 9, "null")
     + _sglang_old("!" * 20, 17, "null")
     + _sglang_old("!" * 20, 20, '"length"')
-    + b"\ndata: [DONE]\n\n",
+    + b"data: [DONE]\n\n",
     tokens=(1, 8, 8, 3),
     text="!" * 20,
     usage=(6, 20),
@@ -172,8 +174,8 @@ def _sglang(text: str, ids: list[int], tokens: int, *, last: bool = False) -> by
 
 
 _IDS = [4170, 220, 17, 343, 4365, 1126, 13664, 378]
-# SGLang 0.5: the last event is the whole answer that curl printed in a report on its `/generate` (April 2026). The earlier ones are made from
-# it: in the server's source (0.5.23) each event is that object as it stands then, in full or, with the server's
+# SGLang 0.5: the last event is the whole answer that curl printed in a report on its `/generate` (April 2026). The earlier ones are
+# made from it: in the server's source (0.5.23) each event is that object as it stands then, in full or, with the server's
 # `--incremental-streaming-output`, with what is new.
 SGLANG = Recorded(
     "SGLang 0.5",
@@ -208,8 +210,9 @@ def _mii(text: str, finish: str = "null") -> bytes:
     ).encode()
 
 
-# DeepSpeed-MII 0.3.3: its OpenAI server (`mii.entrypoints.openai_api_server`, pydantic 2.14) run for this with, for an engine, a gRPC service
-# that replies as `mii.batching` does: a reply a token, without text while a character is not whole, and at the end one without a token.
+# DeepSpeed-MII 0.3.3: its OpenAI server (`mii.entrypoints.openai_api_server`, pydantic 2.14) run for this with, for an engine, a gRPC
+# service that replies as `mii.batching` does: a reply a token, without text while a character is not whole, and at the end one without
+# a token.
 MII = Recorded(
     "DeepSpeed-MII 0.3.3",
     Endpoint.DEEPSPEED_MII,
@@ -247,7 +250,7 @@ STREAMS = (
     SGLANG_CHAT,
 )  # fmt: skip
 
-# What servers write into a stream that fails, after the 200, and the words that a record has to keep.
+# What servers write into a stream that fails, after the 200, in the shape that the named place shows, and words that a record has to keep.
 FAILURES: tuple[tuple[str, Endpoint, bytes, str], ...] = (
     (
         "TGI's router: ErrorResponse of InferError, 3.x",
@@ -265,8 +268,8 @@ FAILURES: tuple[tuple[str, Endpoint, bytes, str], ...] = (
         "Triton: tensorrtllm_backend, issue 335 (February 2024)",
         Endpoint.TRTLLM,
         (
-            b'data: {"error":"in ensemble \'ensemble\', [request id: <id_unknown>] unexpected deadlock, at least one output is not set while no '
-            b'more ensemble steps can be made"}\n\n'
+            b'data: {"error":"in ensemble \'ensemble\', [request id: <id_unknown>] unexpected deadlock, at least one output is not set '
+            b'while no more ensemble steps can be made"}\n\n'
         ),
         "unexpected deadlock",
     ),
@@ -292,16 +295,18 @@ FAILURES: tuple[tuple[str, Endpoint, bytes, str], ...] = (
         "SGLang 0.5.23, schedule_batch: FINISH_ABORT after tokens",
         Endpoint.SGLANG,
         _sglang("  \n", _IDS[:2], 2)
-        + b'data: {"text":"  \\n","output_ids":[4170,220],"meta_info":{"id":"e18ffe3f57ae4b52b7a75bd65a2110ba","finish_reason":{"type":"abort",'
-        b'"message":"Aborted","status_code":503,"err_type":null},"prompt_tokens":8,"completion_tokens":2}}\n\ndata: [DONE]\n\n',
+        + b'data: {"text":"  \\n","output_ids":[4170,220],"meta_info":{"id":"e18ffe3f57ae4b52b7a75bd65a2110ba","finish_reason":'
+        b'{"type":"abort","message":"Aborted","status_code":503,"err_type":null},"prompt_tokens":8,"completion_tokens":2}}\n\ndata: [DONE]\n\n',
         "Aborted",
     ),
     (
         "vLLM's chat: issue 57082 (September 2026), an engine that stops ends its streams in good order",
         Endpoint.CHAT,
         (
-            b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" Deep"},"finish_reason":null}]}\n\n'
-            b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
+            b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,'
+            b'"delta":{"content":" Deep"},"finish_reason":null}]}\n\n'
+            b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,'
+            b'"delta":{"content":""},"finish_reason":"abort"}]}\n\n'
             b"data: [DONE]\n\n"
         ),
         "aborted",
