@@ -6,9 +6,13 @@ In processes of their own, because they need gevent.
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.loadgen import StampedServer, run
+
+from pd_contracts.records import Manifest, read_json
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's stamps are Linux's")
 
@@ -90,3 +94,15 @@ def test_a_wall_clock_that_was_set_is_noticed() -> None:
     assert all(-0.0001 < late < 0.05 for late in found["late"])
     assert found["unknown"] >= 1
     assert not found["trusted"]
+
+
+@linux
+def test_a_run_of_a_few_requests_without_warm_ups_has_the_kernels_stamps(tmp_path: Path) -> None:
+    """The kernel begins to stamp some time after the first socket asked it to, so one asks before the first request."""
+    with StampedServer(ttft=0.02, tpot=0.005).running() as server:
+        done = run(server.url, tmp_path / "run", rate=10, duration=0.5)
+
+    client = read_json(tmp_path / "run" / "manifest.json", Manifest).client
+    assert done.returncode == 0, done.stderr
+    assert client is not None
+    assert client.stamps == "kernel"
