@@ -234,12 +234,6 @@ def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: 
     )
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="the table is Linux's")
 @pytest.mark.parametrize("load", [{"rate": 300}, {"arrival": "closed", "requests": 300, "max_concurrency": 300}])
 def test_the_table_of_open_files_does_not_grow_while_requests_are_due(tmp_path: Path, load: dict[str, object]) -> None:

@@ -175,6 +175,26 @@ async def test_idle_connections_and_half_requests_are_closed(
         writer.close()
 
 
+async def test_requests_whose_body_never_comes_are_counted(
+    proxy: RunningProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw.writer.write(PLAIN[:-3])
+    await asyncio.sleep(0.05)
+    raw.writer.close()
+    await proxy.stats_where(lambda stats: stats.requests == 1)
+
+    monkeypatch.setattr(pd_proxy.client, "BODY_TIMEOUT_S", 0.1)
+    _, late = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+    late.write(PLAIN[:-3])
+    stats = await proxy.stats_where(lambda stats: stats.requests == 2)
+    late.close()
+
+    page = (await proxy.get("/metrics")).body.decode()
+    assert stats.in_flight == 0
+    for status in ("499", "408"):
+        assert f'pd_proxy_requests_total{{endpoint="/v1/completions",status="{status}"}} 1.0' in page
+
+
 async def test_a_shutdown_closes_idle_connections_and_lets_busy_ones_end(proxy: RunningProxy, raw: Raw) -> None:
     engine = await proxy.engine(Role.COMBINED)
     _, idle = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)

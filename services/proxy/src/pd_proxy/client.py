@@ -80,6 +80,8 @@ class Client(asyncio.Protocol):
         self._transport = None
         if self._task is not None:
             self._task.cancel()
+        elif self._head is not None:
+            self._give_up(None)
 
     def pause_writing(self) -> None:
         """It takes less than it is sent."""
@@ -99,8 +101,8 @@ class Client(asyncio.Protocol):
         """End it if nothing came for too long and nothing is being served."""
         if self._task is None and now > self._deadline and self._transport is not None:
             if self._head is not None and not self._transport.is_closing():
-                self._refuse(HttpError(408, "the request body did not come in time"), None)
-                self._head, self._buffer = None, bytearray()
+                self._give_up(HttpError(408, "the request body did not come in time"))
+                self._buffer = bytearray()
                 self.close()
             else:
                 self._transport.abort()
@@ -151,6 +153,15 @@ class Client(asyncio.Protocol):
         self._head, self._arrived = head, monotonic()
         self._wait(BODY_TIMEOUT_S)
         return True
+
+    def _give_up(self, error: ProxyError | None) -> None:
+        """Count a request whose body will not come, and say so, with `error`, to a client that is still there."""
+        head, self._head = cast("RequestHead", self._head), None
+        trace = begin(self._front.context, head.path, lambda name: head.headers.get(name, ""))
+        trace.arrived = self._arrived
+        if error is not None:
+            self._refuse(error, trace)
+        end(self._front.context, trace)
 
     async def _serve(self, head: RequestHead, body: bytes) -> None:
         context = self._front.context
