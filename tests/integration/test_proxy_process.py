@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 from support.proxy import MODEL, RawClient, RunningProxy, listening, settings, until
+from support.workers import MANY, WORKERS, spread, workers
+from support.workers import listening as listening_workers
 
 from pd_contracts.names import Role
 from pd_proxy.server import configure
@@ -29,10 +31,10 @@ async def start(*options: str) -> Process:
 
 
 @contextlib.asynccontextmanager
-async def process(drain_timeout_s: float) -> AsyncIterator[tuple[RunningProxy, Process]]:
+async def process(drain_timeout_s: float, workers: int = 1) -> AsyncIterator[tuple[RunningProxy, Process]]:
     """A proxy process that serves, and a client of it; killed if it does not end by itself."""
-    chosen = settings(drain_timeout_s=drain_timeout_s)
-    names = ("http_proxy_port", "proxy_port", "bind_host", "health_interval_s", "drain_timeout_s")
+    chosen = settings(drain_timeout_s=drain_timeout_s, proxy_workers=workers)
+    names = ("http_proxy_port", "proxy_port", "bind_host", "health_interval_s", "drain_timeout_s", "proxy_workers")
     options = [part for name in names for part in ("--" + name.replace("_", "-"), str(getattr(chosen, name)))]
     child = await start(*options, "--canary", "off")  # these engines have no token ids
     ended = asyncio.create_task(_ended(child))
@@ -107,6 +109,38 @@ async def test_kv_is_not_left_behind_by_a_shutdown() -> None:
         assert await asyncio.wait_for(child.wait(), 10) == 0
 
 
+async def test_sigterm_lets_the_streams_of_all_workers_end() -> None:
+    async with process(drain_timeout_s=20, workers=WORKERS) as (proxy, child):
+        engine = await proxy.engine(Role.COMBINED)
+        engine.gate.clear()
+        await until(lambda: len(listening_workers(proxy, child.pid)) == WORKERS, 30)
+        streams = await spread(proxy, STREAM | {"max_tokens": 3}, child.pid)
+        await until(lambda: len(engine.calls) == MANY)
+        started = workers(child.pid)
+        child.send_signal(signal.SIGTERM)
+        await until(lambda: not listens(proxy.settings.http_proxy_port))
+        engine.gate.set()
+        for stream in streams:
+            await stream.read_until(b"[DONE]")
+        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert not any(worker.is_running() for worker in started)
+
+
+async def test_workers_end_with_their_parent() -> None:
+    async with process(drain_timeout_s=20, workers=WORKERS) as (proxy, child):
+        engine = await proxy.engine(Role.COMBINED)
+        await until(lambda: len(listening_workers(proxy, child.pid)) == WORKERS, 30)
+        engine.gate.clear()
+        streams = await spread(proxy, STREAM, child.pid)
+        await until(lambda: len(engine.calls) == MANY)
+        started = workers(child.pid)
+        child.kill()
+        for stream in streams:
+            await stream.read_until(b'"shutting_down"')
+        await until(lambda: not any(worker.is_running() for worker in started))
+        assert not listens(proxy.settings.http_proxy_port)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a limit of another process")
 async def test_it_may_hold_as_many_connections_as_the_system_allows() -> None:
     async with process(drain_timeout_s=1) as (_, child):
@@ -123,6 +157,8 @@ def test_the_server_waits_longer_than_the_streams_may_take() -> None:
     ("options", "status", "says"),
     [
         (["--http-proxy-port", "0"], 2, "HTTP_PROXY_PORT='0'"),
+        (["--proxy-workers", "0"], 2, "PROXY_WORKERS='0'"),
+        (["--proxy-workers", "2", "--bind-host", "203.0.113.1"], 1, "cannot start"),
         (["--kv-connector", "Carrier"], 2, "KV_CONNECTOR='Carrier'"),
         (["--log-level", "LOUD"], 2, "LOG_LEVEL"),
         (["--bind-host", "203.0.113.1"], 1, "cannot start"),

@@ -293,6 +293,11 @@ TAIL = """
   tells its clients or tries again elsewhere, keeps everybody away from it, and pushes the KV that it may lack once more.
 - What no proxy can avoid: KV at a P2pNccl decode that never serves again goes only with its process, and so does what was owed when the
   proxy itself was killed, because only the proxy knew the ids. A decode whose KV listener has died takes nothing any more.
+- With PROXY_WORKERS above 1, a worker that is killed cuts its own clients off, and no others. Which KV it had let go out stands in memory
+  that outlives it, so the parent has it used up like any other of which nobody knows whether it is still there. The bound on KV on its
+  way does not count it any more, so that for a moment more than KV_IN_FLIGHT_BYTES may be there. What that memory has no room for stays at
+  the decode: more than 4,096 hand-overs of one worker at once, or a request of more than some thirty prompts. A parent that is killed
+  leaves what a proxy of one process leaves, and its workers end with it.
 - KV for NixlConnector has a lease at prefill, whose end frees what nobody fetched. ExampleConnector's is in files; the engines' images
   delete the old ones.
 - An engine without memory for KV, or one that sends damaged KV, answers wrongly and says nothing. No proxy can see that in one answer:

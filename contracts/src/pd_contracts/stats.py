@@ -49,7 +49,13 @@ class PairStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
-    """The proxy's view of the deployment. `ready` is what `GET /ready` answers."""
+    """The proxy's view of the deployment.
+
+    Attributes:
+        ready: what `GET /ready` answers.
+        workers: processes that serve requests.
+        worker_restarts: how many of them ended and were replaced.
+    """
 
     ready: bool
     instances: list[InstanceStats]
@@ -62,4 +68,6 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     rejected_pings: int = 0
     drained: int = 0
     retries: int = 0
+    workers: int = 1
+    worker_restarts: int = 0
     uptime_s: float = 0.0

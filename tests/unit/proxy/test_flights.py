@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_proxy.flights import Verdict, verdict
+from pd_proxy.flights import Verdict, earliest, verdict
 
 LIMIT = 10.0
 
@@ -32,3 +32,5 @@ LIMIT = 10.0
 )
 def test_verdict(waits: list[tuple[float, bool]], last_progress: float, expected: Verdict) -> None:
     assert verdict(waits, last_progress, 100.0, LIMIT) is expected
+    assert verdict(earliest(waits), last_progress, 100.0, LIMIT) is expected
+    assert len(earliest(waits * 3)) <= 2

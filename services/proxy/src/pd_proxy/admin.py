@@ -58,6 +58,7 @@ class Admin:
         if found is None:
             raise HttpError(404, "there is no such instance")
         context.noted(context.registry.drain(found, on=request.method == "POST"))
+        await context.heard()
         busy = await idle(context, found, patience)
         now = context.registry.current(found) or found
         body = {"instance": now.name, "state": now.state, "in_flight": busy, "drained": not busy}

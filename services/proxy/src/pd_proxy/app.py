@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from hypercorn.typing import ASGISendCallable
-from quart import Quart, Request, Response, request
+from quart import Blueprint, Quart, Request, Response, request
 from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 
@@ -95,14 +95,23 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
 
 def create_app(settings: Settings) -> Proxy:
     """The application; it knows no engines until it is served within `running(app.context)`."""
-    context = Context(settings)
+    return whole_app(Context(settings))
+
+
+def whole_app(context: Context) -> Proxy:
+    """Everything that clients can call, in one process."""
+    routes = Routes(context)
+    parts = (routes.generating(), routes.showing(), Admin(context).blueprint(), Membership(context).blueprint())
+    return app_of(context, *parts, Passthrough(context).blueprint())
+
+
+def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
+    """An application of these routes."""
     app = Proxy(context)
     app.asgi_http_class = Connection
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.register_blueprint(Routes(context).blueprint())
-    app.register_blueprint(Admin(context).blueprint())
-    app.register_blueprint(Membership(context).blueprint())
-    app.register_blueprint(Passthrough(context).blueprint())
+    app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
     app.before_request(refuse_two_lengths)
     app.register_error_handler(ProxyError, on_proxy_error)
     app.register_error_handler(HTTPException, on_http_exception)

@@ -9,8 +9,9 @@ import asyncio
 from collections import Counter
 
 from pd_proxy.generation import Generation, approximate_tokens
-from pd_proxy.pairing import Route, Solo
+from pd_proxy.pairing import Pair, Route, Solo
 from pd_proxy.registry import Instance
+from pd_proxy.transfer import Plan
 
 
 class Claim:
@@ -24,6 +25,9 @@ class Claim:
         self._size = size
         self.prefill = prefill
         self.decode = decode
+
+    def covers(self, pair: Pair, path: str, plan: Plan) -> None:
+        """What it is for; nobody needs to know as long as no other process could have to see to it."""
 
     def release(self) -> None:
         """The KV has arrived, or there is none."""
@@ -55,12 +59,17 @@ class Budget:
 
     def fits(self, instance: Instance, size: int) -> bool:
         """Whether so much more may go there; what is larger than the limit may go alone."""
-        claimed = self._claimed[instance.incarnation]
+        claimed = self.claimed(instance) if self.limit else 0
         return not self.limit or not claimed or claimed + size <= self.limit
 
     def handovers(self, instance: Instance) -> int:
         """Claims in which an engine, a prefill or a decode, has a part: it must not be stopped while there are any."""
         return self._handovers[instance.incarnation]
+
+    def take(self, route: Route, size: int) -> Claim | None:
+        """Room at the route's decode, if there is enough."""
+        engine = route.engine if isinstance(route, Solo) else route.decode
+        return self.claim(route, size) if self.fits(engine, size) else None
 
     def claim(self, route: Route, size: int) -> Claim:
         """Take room at the route's decode, whether or not there is enough; an engine that does both needs none."""

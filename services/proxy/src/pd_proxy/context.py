@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
 from pd_contracts.names import Role
@@ -49,12 +49,16 @@ class Context:
         self.tasks = Tasks()
         self.collect: Callable[[str], None] = lambda _: None
         self.upstream = Upstream(settings.connect_timeout_s)
-        self.turns = itertools.count()
-        self.rules = Rules(settings.policy, self.trust, lambda instance: len(self.flights.tally(instance).flights))
+        self.turns: Iterator[int] = itertools.count()
+        self.rules = Rules(settings.policy, self.trust, self.load)
         self.started = monotonic()
         self.stopping = False
         self.alive = True
         self._joined = asyncio.Event()
+
+    def load(self, instance: Instance) -> int:
+        """Requests at an engine now, for the policies."""
+        return self.flights.load(instance)
 
     def shown(self) -> list[Instance]:
         """The instances as `/stats` and `/metrics` show them."""
@@ -62,10 +66,11 @@ class Context:
 
     def guard(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
         """If a loop that should run for ever ends, the proxy is no longer healthy and says so."""
-        loop.add_done_callback(self._loop_ended)
+        loop.add_done_callback(self.loop_ended)
         return loop
 
-    def _loop_ended(self, loop: asyncio.Task[None]) -> None:
+    def loop_ended(self, loop: asyncio.Task[None]) -> None:
+        """Such a loop ended; it may only have been cancelled."""
         if not loop.cancelled():
             self.alive = False
             logger.critical("a background loop has died", exc_info=loop.exception())
@@ -96,6 +101,9 @@ class Context:
         self.trust.forget(instance)
         if instance.role is not Role.PREFILL:
             self.flights.abort(instance, StalledError(f"{instance.name} stands still"))
+
+    async def heard(self) -> None:
+        """Wait until everybody who chooses engines knows what the registry says; here that is nobody else."""
 
     async def next_check(self) -> None:
         """Sleep until health checks are due: an interval, or less if somebody joins."""

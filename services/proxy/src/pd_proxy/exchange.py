@@ -71,6 +71,7 @@ async def _pair(
 ) -> Answer:
     trace.uuid, trace.prefill, trace.decode = plan.uuid, pair.prefill.name, pair.decode.name
     trace.dispatched = monotonic()
+    claim.covers(pair, generation.endpoint, plan)
     handover = await _prefilled(context, generation, plan, pair, claim)
     # No await between here and the next task: a client that leaves now must not leave KV behind.
     trace.prefilled = monotonic()

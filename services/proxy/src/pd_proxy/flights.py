@@ -6,7 +6,7 @@ got anything for too long. What a slow client has not yet taken does not count a
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -30,6 +30,22 @@ def verdict(waits: Iterable[tuple[float, bool]], last_progress: float, now: floa
     if not pending or now - max(last_progress, min(since for since, _ in pending)) < limit:
         return Verdict.MOVING
     return Verdict.DOUBTFUL if any(whole for _, whole in pending) else Verdict.STALLED
+
+
+def earliest(waits: Iterable[tuple[float, bool]]) -> list[tuple[float, bool]]:
+    """The two waits at most that `verdict` needs: of streams and of answers in one piece, the longest."""
+    found: dict[bool, float] = {}
+    for since, whole in waits:
+        found[whole] = min(since, found.get(whole, since))
+    return [(since, whole) for whole, since in found.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What `verdict` is about: `(waiting since, in one piece)` of each request that waits, and when anybody last got anything."""
+
+    waits: Sequence[tuple[float, bool]] = ()
+    last_progress: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -121,13 +137,31 @@ class Flights:
         """The counts of an instance."""
         return self._tallies.setdefault(instance.http_address, Tally())
 
+    def load(self, instance: Instance) -> int:
+        """Requests at an instance now."""
+        return len(self.tally(instance).flights)
+
+    def counts(self, address: str) -> tuple[int, int]:
+        """Requests ever sent to an address, and those of them that failed."""
+        tally = self._tallies.get(address)
+        return (tally.requests, tally.failures) if tally is not None else (0, 0)
+
+    def addresses(self) -> list[str]:
+        """Everybody who ever got a request, by HTTP address."""
+        return list(self._tallies)
+
+    def evidence(self, address: str) -> Evidence:
+        """What there is to judge the engine at an address by."""
+        tally = self._tallies.get(address)
+        if tally is None:
+            return Evidence()
+        waits = [(flight.since, flight.whole) for flight in tally.flights if flight.since is not None]
+        return Evidence(waits, tally.last_progress)
+
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
         """Whether the instance stands still; see `verdict`."""
-        tally = self._tallies.get(instance.http_address)
-        if tally is None:
-            return Verdict.MOVING
-        waits = ((flight.since, flight.whole) for flight in tally.flights if flight.since is not None)
-        return verdict(waits, tally.last_progress, now, limit)
+        found = self.evidence(instance.http_address)
+        return verdict(found.waits, found.last_progress, now, limit)
 
     def abort(self, instance: Instance, failure: ProxyError) -> int:
         """End all flights to one process and say how many there were."""

@@ -7,7 +7,8 @@ connection to its end. What both do with a request is in `serving`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from typing import Final, cast
 
@@ -22,8 +23,12 @@ from pd_proxy.client import Client
 SWEEP_S: Final = 1.0
 
 
-async def serve_front(app: Proxy, config: Config, shutdown: Callable[[], Awaitable[None]]) -> None:
+async def serve_front(
+    app: Proxy, config: Config, shutdown: Callable[[], Awaitable[None]], sockets: Sequence[socket.socket] = ()
+) -> None:
     """Serve until `shutdown` returns, then let running requests end within the configuration's graceful timeout.
+
+    Without `sockets`, which are bound already, the configuration's are opened.
 
     Raises:
         OSError: if the port cannot be opened.
@@ -32,7 +37,7 @@ async def serve_front(app: Proxy, config: Config, shutdown: Callable[[], Awaitab
     loop = front.loop
     servers = [
         await loop.create_server(lambda: Client(front), sock=sock, backlog=config.backlog)
-        for sock in config.create_sockets().insecure_sockets
+        for sock in sockets or config.create_sockets().insecure_sockets
     ]
     await app.startup()
     sweeping = loop.create_task(front.sweep())

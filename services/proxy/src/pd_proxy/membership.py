@@ -59,8 +59,7 @@ def named(context: Context, name: str) -> Instance | None:
 
 def occupation(context: Context, instance: Instance) -> int:
     """Requests at an engine, or on their way: whose prefill runs for it, or whose KV decode has to fetch from it. At least so many."""
-    at_it = len(context.flights.tally(instance).flights)
-    return max(at_it, context.budget.handovers(instance))
+    return max(context.flights.load(instance), context.budget.handovers(instance))
 
 
 def wait_s(text: str) -> float:

@@ -4,8 +4,10 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pd_contracts.names import Role
@@ -17,6 +19,35 @@ BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250,
 )  # fmt: skip
 STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
+
+
+# What adds up over processes, by kind of family the suffixes of its samples. When a series began ("_created") does not.
+ADDITIVE: Final = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+class Numbers(msgspec.Struct, frozen=True):
+    """What `/stats` shows of the requests."""
+
+    in_flight: int = 0
+    total: int = 0
+    failures: int = 0
+    drains: int = 0
+    retries: int = 0
+    rejected_pings: int = 0
+    worker_restarts: int = 0
+
+    def __add__(self, other: "Numbers") -> "Numbers":
+        """Each added to each."""
+        ours, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
+        return Numbers(*map(sum, zip(ours, theirs, strict=True)))
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """A number of a family whose numbers add up over processes."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
 
 
 class _Instances(Collector):
@@ -40,7 +71,7 @@ class _Instances(Collector):
         yield family
 
 
-class Metrics:
+class Metrics(Collector):
     """The proxy's counters; the ones that `/stats` shows too are kept as plain numbers beside."""
 
     def __init__(
@@ -58,12 +89,16 @@ class Metrics:
         self.drains = 0
         self.retries = 0
         self.rejected_pings = 0
+        self.worker_restarts = 0
         self._requests = self._counter("requests", "Requests by endpoint and status", "endpoint", "status")
         self._causes = self._counter("failures", "Requests that failed, by cause", "cause")
         self._rejected = self._counter("rejected_pings", "Pings refused, by reason", "reason")
         self._retried = self._counter("retries", "Attempts after a failed one, by what had failed", "cause")
         self._canaries = self._counter("canaries", "Canaries of pairs, by verdict", "verdict")
         self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
+        self._restarts = self._counter(
+            "worker_restarts", "Workers that ended and were replaced (PROXY_WORKERS above 1)"
+        )
         self._stages = Histogram(
             "pd_proxy_stage_seconds",
             "Time of completed requests in each stage",
@@ -76,7 +111,7 @@ class Metrics:
         # Looked up once, because that costs more than to observe.
         self._by_stage = {name: self._stages.labels(name) for name in STAGES}
         gauge = Gauge("pd_proxy_requests_in_flight", "Requests that clients wait for", registry=self._registry)
-        gauge.set_function(lambda: self.in_flight)
+        gauge.set_function(lambda: self.numbers().in_flight)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"pd_proxy_{name}", text, labels, registry=self._registry)
@@ -118,6 +153,42 @@ class Metrics:
         self.drains += result == "done"
         self._drained.labels(result).inc()
 
+    def worker_ended(self, in_flight: int) -> None:
+        """A worker ended that should not have, with so many requests, and will be replaced."""
+        self.worker_restarts += 1
+        self._restarts.inc()
+        if in_flight:
+            self._causes.labels("worker_ended").inc(in_flight)
+
+    def at_once(self) -> int:
+        """Requests that count against MAX_IN_FLIGHT."""
+        return self.in_flight
+
+    def numbers(self) -> Numbers:
+        """For `/stats`."""
+        return Numbers(
+            in_flight=self.in_flight,
+            total=self.total,
+            failures=self.failures,
+            drains=self.drains,
+            retries=self.retries,
+            rejected_pings=self.rejected_pings,
+            worker_restarts=self.worker_restarts,
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """All families."""
+        return self._registry.collect()
+
+    def samples(self) -> list[Sample]:
+        """What adds up over processes."""
+        return [
+            Sample(sample.name, tuple(sorted(sample.labels.items())), sample.value)
+            for family in self.collect()
+            for sample in family.samples
+            if sample.name.endswith(ADDITIVE.get(family.type, ()))
+        ]
+
     def render(self) -> bytes:
         """Prometheus' text format."""
-        return generate_latest(self._registry)
+        return generate_latest(self)

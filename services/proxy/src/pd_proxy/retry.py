@@ -123,13 +123,15 @@ async def _admitted(context: Context, generation: Generation, needs: Needs, fail
     """
     size = context.budget.size(generation)
     if not context.budget.limit:
-        return _claimed(context, _route(context, needs, failures), size)
+        route = _route(context, needs, failures)
+        return route, context.budget.claim(route, size)
     try:
         async with asyncio.timeout(context.settings.queue_timeout_s), context.budget.turn:
             while True:
                 route = _route(context, needs, failures, size)
-                if context.budget.fits(_decode(route), size):
-                    return _claimed(context, route, size)
+                claim = context.budget.take(route, size)
+                if claim is not None:
+                    return route, claim
                 await context.budget.released()
     except TimeoutError:
         raise failures.last or QueuedTooLongError(
@@ -149,11 +151,3 @@ def _route(context: Context, needs: Needs, failures: Failures, size: int = 0) ->
             except ProxyError as refusal:
                 error = refusal
     raise failures.last or error or NoInstanceError("no engine is ready")
-
-
-def _decode(route: Route) -> Instance:
-    return route.decode if isinstance(route, Pair) else route.engine
-
-
-def _claimed(context: Context, route: Route, size: int) -> tuple[Route, Claim]:
-    return route, context.budget.claim(route, size)

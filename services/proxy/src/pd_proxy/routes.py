@@ -36,9 +36,9 @@ class Routes:
         """Take what the handlers work on."""
         self._context = context
 
-    def blueprint(self) -> Blueprint:
-        """All routes."""
-        blueprint = Blueprint("proxy", __name__)
+    def generating(self) -> Blueprint:
+        """What makes tokens."""
+        blueprint = Blueprint("generating", __name__)
         blueprint.before_request(self._check_key)
         for endpoint in Endpoint:
             blueprint.add_url_rule(
@@ -47,6 +47,12 @@ class Routes:
         stored = f"{Endpoint.RESPONSES.value}/<response_id>"
         blueprint.add_url_rule(stored, "stored", self.stored_response, methods=["GET", "DELETE"])
         blueprint.add_url_rule(f"{stored}/cancel", "cancel", self.stored_response, methods=["POST"])
+        return blueprint
+
+    def showing(self) -> Blueprint:
+        """What tells about the proxy and its engines."""
+        blueprint = Blueprint("showing", __name__)
+        blueprint.before_request(self._check_key)
         for path, handler in {
             "/v1/models": self.models,
             "/health": self.health,
@@ -131,18 +137,20 @@ class Routes:
         return counts
 
     def _stats(self) -> ProxyStats:
-        metrics, now = self._context.metrics, monotonic()
+        numbers, now = self._context.metrics.numbers(), monotonic()
         return ProxyStats(
             ready=self._is_ready(),
             instances=[self._instance(instance, now) for instance in self._context.shown()],
             version=__version__,
             policy=self._context.settings.policy,
-            in_flight=metrics.in_flight,
-            requests=metrics.total,
-            failures=metrics.failures,
-            rejected_pings=metrics.rejected_pings,
-            drained=metrics.drains,
-            retries=metrics.retries,
+            in_flight=numbers.in_flight,
+            requests=numbers.total,
+            failures=numbers.failures,
+            rejected_pings=numbers.rejected_pings,
+            drained=numbers.drains,
+            retries=numbers.retries,
+            workers=self._context.settings.proxy_workers,
+            worker_restarts=numbers.worker_restarts,
             pairs=[self._pair(pair) for pair in pairs(self._context)],
             uptime_s=round(now - self._context.started, 3),
         )
@@ -152,7 +160,8 @@ class Routes:
         return PairStats(prefill=pair.prefill.name, decode=pair.decode.name, canary=verdict, reason=reason)
 
     def _instance(self, instance: Instance, now: float) -> InstanceStats:
-        tally = self._context.flights.tally(instance)
+        flights = self._context.flights
+        requests, failures = flights.counts(instance.http_address)
         return InstanceStats(
             name=instance.name,
             role=instance.role,
@@ -163,9 +172,9 @@ class Routes:
             version=instance.version,
             boot_id=instance.boot_id,
             reason=instance.reason,
-            in_flight=len(tally.flights),
-            requests=tally.requests,
-            failures=tally.failures,
+            in_flight=flights.load(instance),
+            requests=requests,
+            failures=failures,
             kv_bytes=self._context.budget.claimed(instance),
             last_ping_s=round(now - self._context.registry.last_ping(instance), 3),
         )

@@ -5,9 +5,13 @@ import logging
 
 from hypercorn.config import Config
 
-from pd_proxy.app import create_app, running
+from pd_proxy.app import create_app, running, whole_app
+from pd_proxy.crew import Crew
 from pd_proxy.front import serve_front
+from pd_proxy.ledger import Ledger
+from pd_proxy.parent import ParentContext
 from pd_proxy.settings import Settings
+from pd_proxy.spawn import listeners
 
 # After the time to drain is over, streams get an error event; this is what they have to send it.
 LAST_WORDS_S = 2.0
@@ -38,6 +42,9 @@ async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
     Raises:
         OSError: if a port cannot be opened.
     """
+    if settings.proxy_workers > 1:
+        await _serve_with_workers(settings, shutdown)
+        return
     app = create_app(settings)
 
     async def trigger() -> None:
@@ -46,3 +53,17 @@ async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
 
     async with running(app.context):
         await serve_front(app, configure(settings), trigger)
+
+
+async def _serve_with_workers(settings: Settings, shutdown: asyncio.Event) -> None:
+    """Likewise, but let others serve; this process is their parent."""
+    ledger = Ledger.create(settings.proxy_workers + 1)
+    try:
+        context = ParentContext(settings, ledger)
+        sockets = listeners(settings.bind_host, settings.http_proxy_port, settings.proxy_workers)
+        crew = Crew(whole_app(context), context, sockets)
+        async with running(context), crew.working(shutdown):
+            await shutdown.wait()
+            context.stop_soon()
+    finally:
+        ledger.close()

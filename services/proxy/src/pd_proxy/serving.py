@@ -51,7 +51,7 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
     if context.stopping:
         raise ShuttingDownError("the proxy is shutting down")
     limit = context.settings.max_in_flight
-    if limit and context.metrics.in_flight > limit:
+    if limit and context.metrics.at_once() > limit:
         raise TooManyRequestsError(f"{limit} requests are in flight already")
     generation = parse(Endpoint(trace.endpoint), body)
     trace.stream = generation.stream

@@ -19,6 +19,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http_proxy_port: Annotated[Port, Meta(description="port that clients talk to")] = 10001
     proxy_port: Annotated[Port, Meta(description="ZMQ port that engines announce themselves to")] = 30001
     bind_host: Annotated[str, Meta(description="numeric address that both ports listen on")] = "0.0.0.0"
+    proxy_workers: Annotated[
+        int, Meta(ge=1, le=64, description="processes that serve clients, on one port; 1: no other process is started")
+    ] = 1
     model: Annotated[str, Meta(description="admit only engines that serve this model; empty: any")] = ""
     kv_connector: Annotated[
         Connector, Meta(description="connector of engines whose ping names none, as vLLM's own pings do")

@@ -1,6 +1,6 @@
 """Which pairs have proved that they answer rightly. Pure; `canary` does the asking."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -28,6 +28,14 @@ class Trust:
     def judge(self, prefill: Instance, decode: Instance, *, right: bool, reason: str) -> None:
         """Remember a verdict, instead of the one before."""
         self._verdicts[prefill.incarnation, decode.incarnation] = right, reason
+
+    def verdicts(self) -> tuple[tuple[int, int, bool, str], ...]:
+        """All of them: prefill's and decode's incarnation, whether it is good, and its reason."""
+        return tuple((*pair, *said) for pair, said in self._verdicts.items())
+
+    def adopt(self, verdicts: Iterable[tuple[int, int, bool, str]]) -> None:
+        """Believe exactly these."""
+        self._verdicts = {(prefill, decode): (right, reason) for prefill, decode, right, reason in verdicts}
 
     def says(self, prefill: Instance, decode: Instance) -> tuple[str, str]:
         """The verdict in a word, and its reason."""

@@ -16,7 +16,8 @@ from msgspec import Raw
 
 from pd_contracts.names import Role
 from pd_proxy.context import Context
-from pd_proxy.errors import ProxyError, SlowClientError, StalledError
+from pd_proxy.deadlines import Deadlines
+from pd_proxy.errors import ProxyError
 from pd_proxy.exchange import ask, owing, prefill
 from pd_proxy.flights import Verdict
 from pd_proxy.generation import Endpoint, Fields, encoded
@@ -26,7 +27,6 @@ from pd_proxy.transfer import HandOver, Leg, plain, plan, stand_in
 
 logger = logging.getLogger(__name__)
 
-PERIOD_S: Final = 1.0
 # A probe that hangs is given up after so many probe intervals, in case the engine has lost it.
 PROBE_PATIENCE: Final = 4
 
@@ -38,10 +38,8 @@ class Watchdog:
         """Nothing is judged before `run`."""
         self._context = context
         self._due: dict[int, float] = {}
-        settings = context.settings
-        self._period = min(
-            PERIOD_S, settings.ping_ttl_s / 4, settings.decode_stall_timeout_s / 4, settings.client_stall_timeout_s / 4
-        )
+        self._deadlines = Deadlines(context)
+        self._period = min(self._deadlines.period_s, context.settings.ping_ttl_s / 4)
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -49,25 +47,10 @@ class Watchdog:
         async with asyncio.TaskGroup() as group:
             while True:
                 context.noted(context.registry.expire(monotonic()))
-                self._end_unread()
+                self._deadlines.enforce()
                 for instance in context.registry.view():
                     self._judge(instance, group)
                 await asyncio.sleep(self._period)
-
-    def _end_unread(self) -> None:
-        limit = self._context.settings.client_stall_timeout_s
-        error = SlowClientError(f"the client took nothing for {limit:g} s")
-        ended = self._context.flights.abort_unread(asyncio.get_running_loop().time() - limit, error)
-        if ended:
-            logger.warning("streams of slow clients ended", extra={"streams": ended})
-
-    def _end_overdue(self, instance: Instance) -> None:
-        """An engine whose other requests move may have lost one; who waits for it must not wait for ever."""
-        limit = self._context.settings.give_up_s
-        error = StalledError(f"{instance.name} began no answer for {limit:g} s")
-        ended = self._context.flights.abort_unanswered(instance, asyncio.get_running_loop().time() - limit, error)
-        if ended:
-            logger.warning("requests ended that an engine does not answer", extra={"requests": ended})
 
     def limit(self, instance: Instance) -> float:
         """Seconds without progress that are too many; prefill answers in one piece, however long its prompts are."""
@@ -75,7 +58,6 @@ class Watchdog:
         return settings.prefill_timeout_s if instance.role is Role.PREFILL else settings.decode_stall_timeout_s
 
     def _judge(self, instance: Instance, group: asyncio.TaskGroup) -> None:
-        self._end_overdue(instance)
         if instance.state is State.SUSPECT:
             self._probe_with(self._readmit, instance, group)
             return

@@ -1,0 +1,191 @@
+"""Numbers that all processes of one proxy share, in memory that outlives each of them.
+
+Every process has a row that nobody else writes while it lives, so that counting needs no lock: what all of them have is the sum of a
+column. A bound is checked and claimed under a lock, which the kernel takes back from a process that dies with it. Beside its row a
+process keeps a journal of the KV that it has let go out; `crew` settles both for a process that died.
+
+A row begins with `Head`. Then come the columns of every engine (`Cell`), in the order of their seats. Seat 0 is nobody's: what
+belongs to an engine that is gone is counted there.
+"""
+
+import fcntl
+import mmap
+import os
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Final
+
+SEATS: Final = 4096
+RECORDS: Final = 4096
+# A page: room for the debt of a request with some thirty prompts. What does not fit is not in the journal.
+RECORD_BYTES: Final = 4096
+_CELL_BYTES: Final = 8
+_LENGTHS_BYTES: Final = 4 * RECORDS
+
+
+class Head(IntEnum):
+    """What a row begins with: requests in flight, requests ever, turns taken, and the place in the queue for room (times, ns)."""
+
+    IN_FLIGHT = 0
+    REQUESTS = 1
+    TURNS = 2
+    QUEUED_SINCE = 3
+    LOOKED_AT = 4
+
+
+class Cell(IntEnum):
+    """What a row has for each engine."""
+
+    FLIGHTS = 0
+    CLAIMED = 1
+    HANDOVERS = 2
+
+
+_ROW_CELLS: Final = len(Head) + SEATS * len(Cell)
+_ROW_BYTES: Final = -(-_ROW_CELLS * _CELL_BYTES // RECORD_BYTES) * RECORD_BYTES
+_PROCESS_BYTES: Final = _ROW_BYTES + _LENGTHS_BYTES + RECORDS * RECORD_BYTES
+
+
+def column(seat: int, cell: Cell) -> int:
+    """Where an engine's number stands in every row."""
+    return len(Head) + seat * len(Cell) + cell
+
+
+class Seats:
+    """Which columns are whose: a seat an incarnation."""
+
+    def __init__(self, count: int = SEATS) -> None:
+        """Nobody sits."""
+        self._seats: dict[int, int] = {}
+        self._free = list(range(count - 1, 0, -1))
+
+    def of(self, incarnation: int) -> int:
+        """Its seat; 0 if it has none (any more)."""
+        return self._seats.get(incarnation, 0)
+
+    def assign(self, incarnations: Collection[int], idle: Callable[[int], bool]) -> Mapping[int, int]:
+        """Give a seat to everybody who is there; one of somebody who is gone becomes free once nothing is counted there."""
+        gone = [one for one, seat in self._seats.items() if one not in incarnations and idle(seat)]
+        self._free += [self._seats.pop(one) for one in gone]
+        for one in incarnations:
+            if one not in self._seats and self._free:
+                self._seats[one] = self._free.pop()
+        return {one: self.of(one) for one in incarnations}
+
+    def adopt(self, seats: Mapping[int, int]) -> None:
+        """Sit as another process has decided."""
+        self._seats = dict(seats)
+
+
+class Journal:
+    """Records of one process, each in one piece; what was written stays when the process is killed."""
+
+    def __init__(self, memory: memoryview) -> None:
+        """Over memory that is all zero or was a journal before. All lengths come first, so that looking at them touches little."""
+        self._lengths = memory[:_LENGTHS_BYTES].cast("I")
+        self._records = memory[_LENGTHS_BYTES:]
+        self._free = list(range(RECORDS - 1, -1, -1))
+
+    def write(self, entry: bytes) -> int | None:
+        """Keep an entry and return where; None if it is too large or there is no room."""
+        if len(entry) > RECORD_BYTES or not self._free:
+            return None
+        number = self._free.pop()
+        start = number * RECORD_BYTES
+        self._records[start : start + len(entry)] = entry
+        # The length comes last: until then there is no entry, whenever the process is killed.
+        self._lengths[number] = len(entry)
+        return number
+
+    def erase(self, number: int) -> None:
+        """Its matter is settled."""
+        self._lengths[number] = 0
+        self._free.append(number)
+
+    def entries(self) -> list[bytes]:
+        """What is not settled."""
+        starts = [(number * RECORD_BYTES, length) for number, length in enumerate(self._lengths) if length]
+        return [bytes(self._records[start : start + length]) for start, length in starts]
+
+    def clear(self) -> None:
+        """All is settled."""
+        for number in range(RECORDS):
+            self._lengths[number] = 0
+
+
+class Ledger:
+    """The rows and journals of all processes; row 0 is the parent's.
+
+    A row is a view of 64-bit cells, indexed by `Head` or what `column` says. Only the process whose row it is writes there; it stores one
+    aligned cell at a time, which others see whole.
+    """
+
+    def __init__(self, descriptor: int, rows: int) -> None:
+        """Map the memory behind an open file; the descriptor belongs to the ledger from now on."""
+        self.descriptor = descriptor
+        self._map = mmap.mmap(descriptor, rows * _PROCESS_BYTES)
+        self._memory = memoryview(self._map)
+        self.rows = [self._row(number) for number in range(rows)]
+
+    @classmethod
+    def create(cls, rows: int) -> "Ledger":
+        """New memory, all zero."""
+        descriptor = _anonymous_file()
+        os.ftruncate(descriptor, rows * _PROCESS_BYTES)
+        return cls(descriptor, rows)
+
+    def journal(self, row: int) -> Journal:
+        """One process's journal."""
+        start = row * _PROCESS_BYTES
+        return Journal(self._memory[start + _ROW_BYTES : start + _PROCESS_BYTES])
+
+    def total(self, index: int) -> int:
+        """What all processes have together."""
+        return sum(row[index] for row in self.rows)
+
+    def clear(self, row: int) -> None:
+        """All its numbers are zero and its journal is empty; for the successor of a process that died."""
+        start = row * _PROCESS_BYTES
+        self._memory[start : start + _ROW_BYTES] = bytes(_ROW_BYTES)
+        self.journal(row).clear()
+
+    def idle(self, seat: int) -> bool:
+        """Whether nothing is counted for whoever sits there."""
+        return not any(self.total(column(seat, cell)) for cell in Cell)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While a bound is checked and claimed; microseconds. A record lock: it belongs to the process, and ends with it."""
+        fcntl.lockf(self.descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give the memory back; rows and journals are of no use any more."""
+        os.close(self.descriptor)
+
+    def _row(self, number: int) -> memoryview:
+        start = number * _PROCESS_BYTES
+        return self._memory[start : start + _ROW_CELLS * _CELL_BYTES].cast("q")
+
+
+def ahead(rows: Iterable[memoryview], mine: memoryview, patience_ns: int) -> bool:
+    """Whether another process has queued for longer; one that has not looked for `patience_ns` does not count: it may stand still."""
+    since, now = mine[Head.QUEUED_SINCE], mine[Head.LOOKED_AT]
+    return any(
+        0 < row[Head.QUEUED_SINCE] < since and now - row[Head.LOOKED_AT] < patience_ns
+        for row in rows
+        if row is not mine
+    )
+
+
+def _anonymous_file() -> int:
+    # No file system needs to be writable for it where there is such a call (Linux).
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("pd-proxy-ledger")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,103 @@
+"""What processes share: seats, rows, the queue and the journal, seen as another process that maps the same memory sees it."""
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from pd_proxy.debts import Debt
+from pd_proxy.ledger import RECORD_BYTES, RECORDS, Cell, Head, Journal, Ledger, Seats, ahead, column
+from pd_proxy.transfer import ONE_TOKEN
+
+
+@pytest.fixture(name="ledger")
+def _ledger() -> Iterator[Ledger]:
+    ledger = Ledger.create(3)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture(name="other")
+def _other(ledger: Ledger) -> Iterator[Ledger]:
+    """The same memory in another process."""
+    other = Ledger(os.dup(ledger.descriptor), 3)
+    yield other
+    other.close()
+
+
+def test_what_one_process_counts_another_one_adds_up(ledger: Ledger, other: Ledger) -> None:
+    mine, theirs = column(7, Cell.CLAIMED), column(8, Cell.CLAIMED)
+    ledger.rows[1][mine] += 1 << 40
+    other.rows[2][mine] += 5
+    assert (ledger.total(mine), other.total(mine), other.total(theirs)) == ((1 << 40) + 5, (1 << 40) + 5, 0)
+    assert not ledger.idle(7)
+    assert ledger.idle(8)
+    ledger.clear(1)
+    assert other.total(mine) == 5
+
+
+def test_no_two_numbers_share_a_place() -> None:
+    places = [*Head, *(column(seat, cell) for seat in range(50) for cell in Cell)]
+    assert sorted(places) == list(range(len(places)))
+
+
+def test_a_seat_is_free_again_when_its_engine_is_gone_and_nothing_is_counted_there() -> None:
+    seats, busy = Seats(count=4), set[int]()
+    first = seats.assign([10, 11], idle=lambda seat: seat not in busy)
+    assert len({*first.values()} - {0}) == 2
+    busy.add(first[10])
+    second = seats.assign([11, 12], idle=lambda seat: seat not in busy)
+    assert second[11] == first[11]
+    assert second[12] not in first.values()
+    assert seats.of(10) == first[10], "something is still counted there"
+    assert seats.assign([11, 12, 13], idle=lambda seat: seat not in busy)[13] == 0, "there is no seat left"
+    busy.clear()
+    assert seats.assign([11, 12, 13], idle=lambda seat: seat not in busy)[13] == first[10]
+
+
+def test_an_adopted_seat_is_as_good() -> None:
+    seats = Seats()
+    seats.adopt({5: 3})
+    assert (seats.of(5), seats.of(6)) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "expected"),
+    [
+        ((100, 1000), (0, 1000), False),
+        ((100, 1000), (99, 1000), True),
+        ((100, 1000), (101, 1000), False),
+        ((100, 1000), (99, 900), False),
+    ],
+    ids=["nobody else waits", "somebody came before", "somebody came after", "who came before looks no more"],
+)
+def test_who_goes_first(ledger: Ledger, mine: tuple[int, int], theirs: tuple[int, int], expected: bool) -> None:
+    for row, (since, looked) in zip(ledger.rows, (mine, theirs), strict=False):
+        row[Head.QUEUED_SINCE], row[Head.LOOKED_AT] = since, looked
+    assert ahead(ledger.rows, ledger.rows[0], patience_ns=100) is expected
+
+
+def test_the_journal_of_a_process_can_be_read_after_its_end(ledger: Ledger, other: Ledger) -> None:
+    debt = Debt("10.0.0.1:21001", "/v1/completions", "___prefill_addr_x", {**ONE_TOKEN, "model": msgspec.Raw(b'"m"')})
+    journal = ledger.journal(1)
+    first, second = journal.write(b"settled"), journal.write(msgspec.json.encode(debt))
+    assert first is not None
+    assert second is not None
+    journal.erase(first)
+    (entry,) = other.journal(1).entries()
+    assert msgspec.json.decode(entry, type=Debt) == debt
+    assert not other.journal(2).entries()
+    other.journal(1).clear()
+    assert not journal.entries()
+
+
+def test_the_journal_takes_what_it_has_room_for() -> None:
+    journal = Journal(memoryview(bytearray(RECORDS * (4 + RECORD_BYTES))))
+    assert journal.write(b"x" * (RECORD_BYTES + 1)) is None
+    numbers = [journal.write(b"x" * RECORD_BYTES) for _ in range(RECORDS)]
+    assert None not in numbers
+    assert journal.write(b"one more") is None
+    journal.erase(numbers[17] or 0)
+    assert journal.write(b"one more") == numbers[17]
+    assert len(journal.entries()) == RECORDS

@@ -1,0 +1,143 @@
+"""How the parts of a proxy of several processes judge and choose, without any process."""
+
+import asyncio
+
+from pd_contracts.names import Role
+from pd_proxy.channel import EngineReport, News, Report
+from pd_proxy.errors import RestartedError, StalledError
+from pd_proxy.flights import Verdict
+from pd_proxy.ledger import Cell, Ledger
+from pd_proxy.metrics import Numbers
+from pd_proxy.mirror import WorkerContext
+from pd_proxy.pairing import Pair
+from pd_proxy.parent import CrewFlights
+from pd_proxy.registry import Instance, State
+from pd_proxy.settings import Settings
+from pd_proxy.shared import Place, SharedBudget, Turns
+from pd_proxy.totals import Totals
+
+LIMIT = 10.0
+
+
+def engine(number: int, role: Role = Role.COMBINED, state: State = State.READY) -> Instance:
+    """An engine of its own address."""
+    return Instance(
+        name=f"{role}-{number}",
+        role=role,
+        http_address=f"10.0.0.{number}:8000",
+        zmq_address=f"10.0.0.{number}:21001",
+        connector=None,
+        incarnation=number,
+        state=state,
+        models=("m",),
+    )
+
+
+def report(at: float, last_progress: float, *waits: tuple[float, bool]) -> Report:
+    """Of a worker with these requests at engine 1."""
+    one = EngineReport(
+        address=engine(1).http_address, requests=1, failures=0, last_progress=last_progress, waits=list(waits)
+    )
+    return Report(at=at, numbers=Numbers(), engines=[one], samples=[])
+
+
+def judged(*reports: Report) -> Verdict:
+    """What the parent makes of its workers' reports at time 100."""
+    ledger, totals = Ledger.create(3), Totals()
+    for number, one in enumerate(reports, start=1):
+        totals.take(number, one)
+    found = CrewFlights(Place(ledger, 0), totals).verdict(engine(1), 100.0, LIMIT)
+    ledger.close()
+    return found
+
+
+def test_an_engine_stands_still_only_if_no_worker_sees_it_move() -> None:
+    stuck = (20.0, False)
+    assert judged() is Verdict.MOVING
+    assert judged(report(100.0, 0.0, stuck)) is Verdict.STALLED
+    assert judged(report(100.0, 0.0, stuck), report(100.0, 95.0)) is Verdict.MOVING
+    assert judged(report(100.0, 0.0, stuck), report(100.0, 80.0, stuck)) is Verdict.STALLED
+    assert judged(report(100.0, 0.0, stuck), report(100.0, 0.0, (20.0, True))) is Verdict.DOUBTFUL
+
+
+def test_what_a_worker_has_not_reported_yet_speaks_for_the_engine() -> None:
+    waits = (85.0, False)
+    assert judged(report(100.0, 0.0, waits)) is Verdict.STALLED
+    assert judged(report(94.0, 0.0, waits)) is Verdict.MOVING
+
+
+def places() -> tuple[Ledger, Place, Place]:
+    """Two processes that know the same engines."""
+    ledger = Ledger.create(3)
+    one, other = Place(ledger, 1), Place(ledger, 2)
+    for place in (one, other):
+        place.seats.adopt({1: 1, 2: 2})
+    return ledger, one, other
+
+
+def test_room_is_taken_from_all_and_given_back_to_all() -> None:
+    ledger, one, other = places()
+    mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
+    prefill, decode = engine(1, Role.PREFILL), engine(2, Role.DECODE)
+    claim = mine.take(Pair(prefill, decode), 100)
+    assert claim is not None
+    assert theirs.take(Pair(prefill, decode), 100) is None
+    assert (theirs.claimed(decode), theirs.claimed(prefill)) == (100, 0)
+    assert (theirs.handovers(decode), theirs.handovers(prefill)) == (1, 1)
+    claim.release()
+    claim.release()
+    assert theirs.take(Pair(prefill, decode), 100) is not None
+    assert mine.claimed(decode) == 100
+    ledger.close()
+
+
+async def test_who_waits_for_room_in_one_process_goes_before_who_came_later_in_another() -> None:
+    ledger, one, other = places()
+    mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
+    pair = Pair(engine(1, Role.PREFILL), engine(2, Role.DECODE))
+    running = mine.claim(pair, 100)
+    async with mine.turn:
+        assert mine.take(pair, 100) is None
+        async with theirs.turn:
+            assert theirs.take(pair, 10) is None, "there is room, but somebody waits already"
+            running.release()
+            assert mine.take(pair, 100) is not None
+    async with theirs.turn:
+        assert theirs.take(pair, 10) is not None
+    ledger.close()
+
+
+def test_turns_go_round_over_processes() -> None:
+    ledger, one, other = places()
+    mine, theirs = Turns(one), Turns(other)
+    assert [next(mine), next(theirs), next(theirs), next(mine)] == [0, 1, 2, 3]
+    ledger.close()
+
+
+async def test_news_end_what_the_parent_has_given_up() -> None:
+    ledger, place, _ = places()
+    context = WorkerContext(Settings(), place, lambda _: None, 0.0)
+    both = (engine(1), engine(2))
+    context.take(News(instances=both, verdicts=(), seats={1: 1, 2: 2}))
+    flights = [context.flights.open(one) for one in both]
+    assert [context.load(one) for one in both] == [1, 1]
+    wedged = engine(1, state=State.SUSPECT)
+    context.take(News(instances=(wedged,), verdicts=(), seats={1: 1}))
+    assert [type(flight.failure) for flight in flights] == [StalledError, RestartedError]
+    assert context.registry.current(engine(1)) == wedged
+    assert context.registry.current(engine(2)) is None
+    flights[0].land()
+    flights[0].land()
+    assert ledger.total(place.column(wedged, Cell.FLIGHTS)) == 0
+    await asyncio.sleep(0)
+    ledger.close()
+
+
+async def test_news_that_a_prefill_stands_still_do_not_cut_it_off() -> None:
+    ledger, place, _ = places()
+    context = WorkerContext(Settings(), place, lambda _: None, 0.0)
+    context.take(News(instances=(engine(1, Role.PREFILL),), verdicts=(), seats={1: 1}))
+    flight = context.flights.open(engine(1, Role.PREFILL))
+    context.take(News(instances=(engine(1, Role.PREFILL, State.SUSPECT),), verdicts=(), seats={1: 1}))
+    assert flight.failure is None
+    ledger.close()
