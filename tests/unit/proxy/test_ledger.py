@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from pd_proxy.debts import Debt
+from pd_proxy.generation import Endpoint
 from pd_proxy.ledger import RECORD_BYTES, RECORDS, Cell, Head, Journal, Ledger, Seats, ahead, column
-from pd_proxy.transfer import ONE_TOKEN
+from pd_proxy.transfer import stand_in
 
 
 @pytest.fixture(name="ledger")
@@ -79,7 +80,12 @@ def test_who_goes_first(ledger: Ledger, mine: tuple[int, int], theirs: tuple[int
 
 
 def test_the_journal_of_a_process_can_be_read_after_its_end(ledger: Ledger, other: Ledger) -> None:
-    debt = Debt("10.0.0.1:21001", "/v1/completions", "___prefill_addr_x", {**ONE_TOKEN, "model": msgspec.Raw(b'"m"')})
+    debt = Debt(
+        "10.0.0.1:21001",
+        "/v1/completions",
+        "___prefill_addr_x",
+        stand_in(Endpoint.COMPLETIONS, {"model": msgspec.Raw(b'"m"')}),
+    )
     journal = ledger.journal(1)
     first, second = journal.write(b"settled"), journal.write(msgspec.json.encode(debt))
     assert first is not None
