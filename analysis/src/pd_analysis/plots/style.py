@@ -46,10 +46,11 @@ PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, GRE
 
 ROLE_COLOURS: Final = {Role.PREFILL: AMBER, Role.DECODE: GREEN, Role.COMBINED: BLUE}
 STAGE_COLOURS: Final = {"queue": GREY, "prefill": AMBER, "kv_and_first_decode": PURPLE, "decode": GREEN}
-# Runs differ in colour, line and marker, so that they differ in print as well.
+# Runs differ in colour, line and marker, so that they differ in print as well. No two of the first 66 share colour and marker, and no two
+# of the first 12 colour and line: a figure may need one of them for something else.
 RUN_COLOURS: Final = ("blue", "vermillion", "green", "purple", "amber", "sky")
 RUN_LINES: Final[tuple[LineStyle, ...]] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
-RUN_MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+RUN_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">")
 
 WIDTH: Final = 8.8
 PNG_DPI: Final = 200  # twice the 100 at which the report shows a figure

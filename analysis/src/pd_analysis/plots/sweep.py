@@ -47,7 +47,7 @@ def slo_attainment(sweep: Sweep) -> Figure | None:
     best = {series.name: best_rate(series) for series in sweep.series}
     words = [
         f"{style.elided(series.name)} {'≥ ' if beyond(series) else ''}{number(best[series.name]) if best[series.name] else 'none'}"
-        for series in sweep.series[:3]
+        for series in sorted(sweep.series, key=lambda series: best[series.name] or 0, reverse=True)[:3]
     ]
     limits = ", ".join(f"{name.upper()} ≤ {limit:g} ms" for name, limit in sweep.limits.items())
     title = f"Highest rate per GPU with {percent(ATTAINMENT)} of requests within the limits: {', '.join(words)} req/s"
