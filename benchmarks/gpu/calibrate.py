@@ -31,7 +31,7 @@ NUMBERS = (
     ("decode", "per_context_token_ms"),
     ("mixed", "overlap_ms"),
     ("mixed", "prefill_token_share"),
-    *((f"handoff.{connector}", name) for connector in (Connector.P2P_NCCL, Connector.NIXL) for name in (
+    *((place, name) for place in (f"handoff.{Connector.P2P_NCCL}", f"handoff.{Connector.NIXL}", "batched") for name in (
         "send_floor_ms", "send_tail_ms", "send_tail_per_token_ms", "wait_ms", "wait_per_token_ms", "stall_ms", "stall_per_token_ms", "receive_ms", "receive_per_token_ms",
     )),
 )  # fmt: skip
@@ -61,22 +61,31 @@ def main() -> int:
     parser.add_argument("--start", default="h200-llama3-8b", help="profile to begin with")
     parser.add_argument("--kv-tokens", type=int, default=152_000, help="KV cache of an engine, tokens")
     parser.add_argument("--hold-out", nargs="*", default=["disagg 1P3D"], metavar="LABEL")
+    parser.add_argument(
+        "--batched", nargs="*", default=[], metavar="LABEL", help="deployments whose engines have KV_BATCHED"
+    )
+    parser.add_argument(
+        "--fit", nargs="*", default=[], metavar="PART", help="walk the numbers of these parts alone, e.g. batched"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True, help="the fitted numbers, JSON")
     parser.add_argument("--report", type=Path, required=True, help="the table, Markdown")
     options = parser.parse_args()
-    runs = sorted(read(options.results, options.kv_tokens), key=lambda run: (run.label, run.size, run.rate))
+    runs = sorted(
+        read(options.results, options.kv_tokens, options.batched), key=lambda run: (run.label, run.size, run.rate)
+    )
     if not runs:
         print(f"{options.results}: no complete runs")
         return 2
     held = set(held_out(runs, options.hold_out))
-    fitted = fit(load_profile(options.start), [run for run in runs if run.name not in held], options.rounds)
+    numbers = [number for number in NUMBERS if number[0] in (options.fit or [number[0]])]
+    fitted = fit(load_profile(options.start), [run for run in runs if run.name not in held], numbers, options.rounds)
     options.out.write_bytes(msgspec.json.format(msgspec.json.encode(fitted)))
     options.report.write_text("\n".join(table(fitted, runs, held)) + "\n")
     return 0
 
 
-def read(root: Path, kv_tokens: int) -> Iterator[Measured]:
+def read(root: Path, kv_tokens: int, batched: Sequence[str]) -> Iterator[Measured]:
     """Complete runs below a folder."""
     for path in root.rglob(MANIFEST):
         manifest = read_json(path, Manifest)
@@ -102,6 +111,7 @@ def read(root: Path, kv_tokens: int) -> Iterator[Measured]:
                 others=len(roles) - roles.count(Role.PREFILL),
                 connector=next(iter(connectors), None),
                 kv_tokens=kv_tokens,
+                batched=manifest.deployment.label in batched,
             ),
             values=quantiles(good),
             requests=len(good),
@@ -146,13 +156,13 @@ def badness(profile: Profile, runs: Sequence[Measured]) -> float:
     return sum(ratios) / len(ratios)
 
 
-def fit(profile: Profile, runs: Sequence[Measured], rounds: int) -> Profile:
-    """Walk every number up and down by ever smaller factors, and keep what helps."""
+def fit(profile: Profile, runs: Sequence[Measured], numbers: Sequence[tuple[str, str]], rounds: int) -> Profile:
+    """Walk each of the numbers up and down by ever smaller factors, and keep what helps."""
     best, least = profile, badness(profile, runs)
     print(f"before: off by {math.sqrt(least):.1%}", flush=True)
     for step in STEPS[:rounds]:
         for _ in range(2):
-            for number in NUMBERS:
+            for number in numbers:
                 for change in (step, 1 / step):
                     while True:
                         tried = changed(best, number, change)

@@ -19,7 +19,7 @@ CLIENTS = 10_000
 
 @contextlib.asynccontextmanager
 async def simulated(
-    connector: Connector, shared: Path, **fields: float
+    connector: Connector, shared: Path, *, batched: bool = False, **fields: float
 ) -> AsyncIterator[tuple[RunningProxy, Simulator, Simulator]]:
     """A proxy with a simulated prefill and decode."""
     async with contextlib.AsyncExitStack() as stack:
@@ -31,6 +31,8 @@ async def simulated(
                     settings_for(
                         role,
                         kv_connector=connector,
+                        kv_batched=batched,
+                        kv_load_timeout_s=1.0,
                         proxy_port=proxy.settings.proxy_port,
                         kv_shared_path=str(shared),
                     ),
@@ -87,10 +89,14 @@ async def test_a_decode_that_loses_kv_for_long_recovers_when_it_no_longer_does(t
                 await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL])
-async def test_ten_thousand_clients_that_leave_at_any_stage_leave_nothing(connector: Connector, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("connector", "batched"), [(Connector.P2P_NCCL, False), (Connector.P2P_NCCL, True), (Connector.NIXL, False)]
+)
+async def test_ten_thousand_clients_that_leave_at_any_stage_leave_nothing(
+    connector: Connector, tmp_path: Path, *, batched: bool
+) -> None:
     """`make soak` does the same with faults."""
-    async with simulated(connector, tmp_path) as (proxy, prefill, decode):
+    async with simulated(connector, tmp_path, batched=batched) as (proxy, prefill, decode):
         model = (await proxy.get("/v1/models")).json["data"][0]["id"]
         rude = {manner: often for manner, often in MANNERS.items() if manner != "stays"}
         crowd = Crowd(proxy.settings.http_proxy_port, seed=5, patience_s=30.0, model=model, manners=rude)

@@ -81,6 +81,7 @@ class Plan:
     decodes: int = 2
     seed: int = 1
     connector: Connector = Connector.P2P_NCCL
+    batched: bool = False
     healthy_s: float = 8.0
     faulty_s: float = 4.0
     pause_s: float = 0.1
@@ -344,6 +345,8 @@ async def soak(plan: Plan) -> Outcome:
                 sim_profile=str(PROFILE),
                 model=MODEL,
                 kv_connector=plan.connector,
+                kv_batched=plan.batched,
+                kv_load_timeout_s=1.0,
                 vllm_host_ip="127.0.0.1",
                 proxy_host="127.0.0.1",
                 sim_leak_s=5.0,

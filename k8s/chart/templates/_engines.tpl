@@ -107,6 +107,7 @@ command:
 - {name: DECODE_KV_PORT, value: {{ $values.ports.decodeKv | quote }}}
 - {name: MODEL, value: {{ $values.model.name | quote }}}
 - {name: KV_CONNECTOR, value: {{ $engine.kvConnector }}}
+- {name: KV_BATCHED, value: {{ $engine.kvBatched | quote }}}
 - {name: MAX_MODEL_LEN, value: {{ int64 $engine.maxModelLen | quote }}}
 {{- with $engine.maxNumSeqs }}
 - {name: MAX_NUM_SEQS, value: {{ int64 . | quote }}}
@@ -126,7 +127,6 @@ command:
 - {name: SERVED_MODEL_NAME, value: {{ $values.model.servedName | quote }}}
 - {name: ENGINE_DEVICE, value: {{ $engine.device }}}
 - {name: TENSOR_PARALLEL_SIZE, value: {{ $engine.tensorParallelSize | quote }}}
-- {name: KV_BATCHED, value: {{ $engine.kvBatched | quote }}}
 - {name: DTYPE, value: {{ $engine.dtype | quote }}}
 - {name: PREFIX_CACHING, value: {{ $engine.prefixCaching | quote }}}
 {{- with $role.gpuMemoryUtilization }}

@@ -69,6 +69,20 @@ def test_a_request_that_ends_while_its_kv_is_here_is_not_given_blocks_that_are_f
     assert (outcome.arrived, outcome.unwanted, outcome.abandoned) == ([], ["a"], {"a"})
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+def test_an_id_that_is_used_again_gets_its_kv(loads: Loads, *, at_once: bool) -> None:
+    loads.expect(load("a"), now=0)
+    loads.look({}, {"a"}, now=1)
+
+    if at_once:  # it is here already: the engine takes it without asking
+        loads.use("a")
+        assert loads.look({"a"}, set(), now=2).unwanted == []
+    else:
+        loads.expect(load("a"), now=2)
+        again = loads.look({"a"}, set(), now=3)
+        assert (again.arrived, again.unwanted) == ([load("a")], [])
+
+
 def test_kv_that_nobody_needs_is_dropped_once(loads: Loads) -> None:
     loads.decline("a")
 

@@ -270,6 +270,7 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
             self._loads.decline(request_id)
         for load in meta.loads:
             if load.ready:
+                self._loads.use(load.request_id)
                 self._unpack(load)
             else:
                 self._loads.expect(load, time.monotonic())

@@ -53,7 +53,12 @@ class Loads:
 
     def expect(self, load: Load, now: float) -> None:
         """The KV of this request will come, or is here."""
+        self.use(load.request_id)
         self._expected[load.request_id] = (load, now + self._timeout_s)
+
+    def use(self, request_id: str) -> None:
+        """What comes or is here under this id is for a request of now, whatever became of an earlier one with the same id."""
+        self._unwanted.discard(request_id)
 
     def decline(self, request_id: str) -> None:
         """The KV of this request may come, and nobody needs it."""

@@ -171,11 +171,16 @@ class Engine:
     async def _fetch(self, request: Request, ready_at: float) -> None:
         await sleep_until(ready_at)
         try:
-            request.entries = await self.machine.transfer.fetch(request.move)
+            entries = await self.machine.transfer.fetch(request.move)
         except ApiError as error:
             self._forget(request, "error")
             request.sink.fail(error)
             return
+        if entries is None:
+            request.job.external, request.job.stall_s = 0, 0.0
+            self._queue(request, time.monotonic())
+            return
+        request.entries = entries
         ready_at = max(ready_at, time.monotonic()) + self.machine.steps.wait_s(request.job.external)
         await sleep_until(ready_at)
         self._queue(request, ready_at)

@@ -111,6 +111,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         description: where the numbers come from, in a sentence.
         board: the board's name, without the word "simulated".
         api_ms: from a request's arrival until the scheduler sees it (parsing, tokenising, crossing to the engine process).
+        batched: P2pNcclConnector with KV_BATCHED, in place of its entry in `handoff`; prefill's step does not wait for the listener.
         eos_one_in: one token in so many ends the output by itself; 0 for never.
         async_scheduling: a step is planned while the one before it runs.
     """
@@ -123,6 +124,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory
     mixed: Mixed = Mixed()
     handoff: dict[Connector, Handoff] = {}
+    batched: Handoff = Handoff()
     async_scheduling: bool = False
     api_ms: Milliseconds = 0.0
     eos_one_in: Annotated[int, msgspec.Meta(ge=0)] = 0

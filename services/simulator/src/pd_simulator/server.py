@@ -61,7 +61,7 @@ def ping_of(settings: Settings) -> Ping:
 
 def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> Engine:
     """An engine of the settings' role; it does nothing until it is run."""
-    steps = StepModel(profile, settings.connector)
+    steps = StepModel(profile, settings.connector, batched=settings.kv_batched)
     site = Site(
         role=settings.pd_role,
         name=settings.name,
@@ -71,6 +71,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         kv_port=settings.listen_kv_port,
         shared_path=settings.kv_shared_path,
         lease_s=settings.kv_lease_s,
+        load_timeout_s=settings.kv_load_timeout_s,
         leak_s=settings.sim_leak_s,
         faults=settings.faults(),
         receive_s=steps.receive_s,
@@ -90,7 +91,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         limits=limits,
         steps=steps,
         board=board,
-        transfer=make_transfer(settings.connector, site),
+        transfer=make_transfer(settings.connector, site, batched=settings.kv_batched),
         model=settings.model,
         words=tokenizer.words,
     )

@@ -32,6 +32,13 @@ class Settings(Ports, frozen=True, kw_only=True):
     kv_connector: Annotated[Connector, msgspec.Meta(description="How KV travels from prefill to decode")] = (
         Connector.P2P_NCCL
     )
+    kv_batched: Annotated[
+        bool, msgspec.Meta(description="P2pNcclConnector: a request's KV in one piece, loaded beside other requests")
+    ] = False
+    kv_load_timeout_s: Annotated[
+        float,
+        msgspec.Meta(description="With KV_BATCHED: seconds until a prompt is computed whose KV did not come", gt=0),
+    ] = 30.0
     kv_shared_path: Annotated[
         str, msgspec.Meta(description="ExampleConnector: shared folder; empty for one in the temporary folder")
     ] = ""

@@ -37,10 +37,12 @@ class StepTime:
 class StepModel:
     """The profile's formulas for one connector."""
 
-    def __init__(self, profile: Profile, connector: Connector | None) -> None:
-        """Bind the profile; `connector` is None for an engine that hands nothing over."""
+    def __init__(self, profile: Profile, connector: Connector | None, *, batched: bool = False) -> None:
+        """Bind the profile; `connector` is None for an engine that hands nothing over, `batched` is KV_BATCHED."""
         self._profile = profile
         self._handoff = profile.handoff.get(connector, Handoff()) if connector else Handoff()
+        if batched and connector is Connector.P2P_NCCL:
+            self._handoff = profile.batched
 
     def step(self, work: StepWork) -> StepTime:
         """Time of one step."""

@@ -24,7 +24,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """Engines of a deployment; `prefills` 0 means plain ones, `others` are those that decode.
+    """Engines of a deployment; `prefills` 0 means plain ones, `others` are those that decode, `batched` is KV_BATCHED.
 
     Limits are vLLM's options of the same names; `kv_tokens` is the room of one engine's KV cache.
     """
@@ -33,6 +33,7 @@ class Engines:
     others: int
     connector: Connector | None
     kv_tokens: int
+    batched: bool = False
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
 
@@ -44,17 +45,17 @@ class Engines:
 def token_times(profile: Profile, engines: Engines, arrivals: Sequence[Arrival]) -> list[list[float]]:
     """When each output token of each request is written, seconds; engines are taken in turn, as round_robin does."""
     api_s = profile.api_ms / 1e3
-    model = StepModel(profile, engines.connector)
+    model = StepModel(profile, engines.connector, batched=engines.batched)
     if not engines.prefills:
         jobs = [(Job(a.prompt_tokens, a.output_tokens), a.at + api_s) for a in arrivals]
         return _decode(jobs, model, engines.limits(profile), engines.others)
     jobs = [(Job(a.prompt_tokens, 1, sends=True), a.at + api_s) for a in arrivals]
     prefilled = _prefill(jobs, model, profile, engines)
     jobs = []
-    for arrival, done in zip(arrivals, prefilled, strict=True):
+    for arrival, (done, here) in zip(arrivals, prefilled, strict=True):
         external = arrival.prompt_tokens - 1
         job = Job(arrival.prompt_tokens, arrival.output_tokens, external=external, stall_s=model.stall_s(external))
-        jobs.append((job, done + api_s + model.wait_s(external)))
+        jobs.append((job, max(done + api_s, here) + model.wait_s(external)))
     return _decode(jobs, model, engines.limits(profile), engines.others)
 
 
@@ -83,8 +84,10 @@ def _steps(scheduler: Scheduler, model: StepModel) -> Iterator[tuple[float, list
         yield end, [slot.job for slot in slots if slot.emits]
 
 
-def _prefill(jobs: list[tuple[Job, float]], model: StepModel, profile: Profile, engines: Engines) -> list[float]:
-    """When prefill answers each job; engines meet at the listeners of the decodes, so their steps are taken in order of time."""
+def _prefill(
+    jobs: list[tuple[Job, float]], model: StepModel, profile: Profile, engines: Engines
+) -> list[tuple[float, float]]:
+    """When prefill answers each job and when decode has its KV; engines meet at the listeners, so their steps are taken in order of time."""
     limits = engines.limits(profile, chunked=engines.connector is not Connector.P2P_NCCL)
     schedulers = [Scheduler(limits) for _ in range(engines.prefills)]
     listener_free = [0.0] * engines.others
@@ -92,21 +95,24 @@ def _prefill(jobs: list[tuple[Job, float]], model: StepModel, profile: Profile, 
     for number, (job, ready) in enumerate(jobs):
         schedulers[number % len(schedulers)].add(job, ready)
         listener[job] = number % engines.others
-    free, done = [0.0] * len(schedulers), {}
+    free, done = [0.0] * len(schedulers), dict[Job, tuple[float, float]]()
     while starts := [(at, n) for n, one in enumerate(schedulers) if (at := one.next_start(free[n])) is not None]:
         start, number = min(starts)
         slots = schedulers[number].plan(start)
         end = start + model.step(work_of(slots)).seconds
         finished = [slot.job for slot in slots if slot.emits]
+        here = dict.fromkeys(finished, end)
         for job in finished:
             if busy := model.receive_s(job.prompt_tokens):
                 at = listener[job]
-                listener_free[at] = max(start, listener_free[at]) + busy
-                end = max(end, listener_free[at])
+                # One after the other, layer by layer as they are computed, which the step waits for; or whole, after it.
+                listener_free[at] = here[job] = max(end if engines.batched else start, listener_free[at]) + busy
+        if not engines.batched:
+            end = max(end, *here.values()) if here else end
         for slot in slots:
             complete(slot)
         for job in finished:
             schedulers[number].remove(job)
-            done[job] = end
+            done[job] = end, here[job]
         free[number] = end
     return [done[job] for job, _ in jobs]

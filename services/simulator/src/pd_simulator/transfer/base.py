@@ -30,6 +30,7 @@ class Site:
     shared_path: str = ""
     lease_s: float = 30.0
     leak_s: float = 10.0
+    load_timeout_s: float = 30.0
     faults: Faults = field(default_factory=Faults)
     books: Books = field(default_factory=Books)
     receive_s: Callable[[int], float] = _at_once
@@ -84,8 +85,8 @@ class Transfer:
         """
         return Plan()
 
-    async def fetch(self, move: Move) -> bytes:  # noqa: ARG002 - the interface
-        """Bring the KV here, outside the step.
+    async def fetch(self, move: Move) -> bytes | None:  # noqa: ARG002 - the interface
+        """Bring the KV here, outside the step; None if the engine has to compute the prompt itself.
 
         Raises:
             ApiError: if it cannot be had; the request fails.

@@ -125,15 +125,19 @@ class P2pTransfer(Transfer):
 
     def finished(self, move: Move, entries: bytes | None) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
         """Drop what was received for this id."""
-        if self._store.pop(move.request_id, None) is not None:
-            self.books.held -= 1
-            if move.request_id in self._loaded:
-                self.books.consumed += 1
-            else:
-                self.books.freed += 1
+        self._drop(move.request_id)
         self._loaded.discard(move.request_id)
         self._wanted.discard(move.request_id)
         return None
+
+    def _drop(self, request_id: str) -> None:
+        """Give back the room of what came for an id."""
+        if self._store.pop(request_id, None) is not None:
+            self.books.held -= 1
+            if request_id in self._loaded:
+                self.books.consumed += 1
+            else:
+                self.books.freed += 1
 
     def report(self) -> Books:
         """The books; KV that lies here without a request, and has for long, is leaked: the engine never drops it."""
@@ -141,6 +145,9 @@ class P2pTransfer(Transfer):
         stale = (request_id for request_id, (_, since) in self._store.items() if since <= before)
         self.books.leaked = sum(request_id not in self._wanted for request_id in stale)
         return self.books
+
+    def _stored(self) -> None:
+        """Something came; upstream's connector keeps it until a request with its id ends."""
 
     async def _take_turn(self, tokens: int) -> None:
         """Wait until the listener has taken what came before, and this."""
@@ -167,5 +174,6 @@ class P2pTransfer(Transfer):
             self.books.held += 1
         async with self._arrival:
             self._store[frame.request_id] = (payload, time.monotonic())
+            self._stored()
             self._arrival.notify_all()
         return Frame("ok"), b""
