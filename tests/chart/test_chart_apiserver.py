@@ -12,10 +12,10 @@ from support.control_plane import ControlPlane, Refused, control_plane, controll
 from support.kubernetes import account
 from support.proxy import until
 
-import pd_proxy.kube_discovery
+import pd_proxy.discovery.kubernetes
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping
-from pd_proxy.kube_discovery import KubernetesDiscovery
+from pd_proxy.discovery.kubernetes import KubernetesDiscovery
 from pd_proxy.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)
@@ -171,7 +171,7 @@ def _slices_api(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> str:
     """EndpointSlices' version there: v1 since Kubernetes 1.21, v1beta1 with the same fields before."""
     version = "v1" if ("discovery.k8s.io/v1", "EndpointSlice") in plane.resources else "v1beta1"
     path = f"/apis/discovery.k8s.io/{version}"
-    monkeypatch.setattr(pd_proxy.kube_discovery, "SLICES_API", path)
+    monkeypatch.setattr(pd_proxy.discovery.kubernetes, "SLICES_API", path)
     return path
 
 

@@ -29,10 +29,10 @@ import pd_monitor.pods as monitored
 from pd_contracts.names import Connector, Role
 from pd_loadgen.options import Options
 from pd_monitor.pods import parse_patterns
-from pd_proxy.kube_discovery import ENGINE_PODS, ENGINE_SLICES
+from pd_proxy.discovery.kubernetes import ENGINE_PODS, ENGINE_SLICES
+from pd_proxy.discovery.slices import Pod, Slice, announcements
+from pd_proxy.engines.registry import State
 from pd_proxy.metrics import Metrics
-from pd_proxy.registry import State
-from pd_proxy.slices import Pod, Slice, announcements
 
 SEPARATE: Values = {"engine": {"topology": "separate", "kvConnector": "NixlConnector"}}
 WATCHED: Values = {

@@ -12,7 +12,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.stats import PairStats, ProxyStats
-from pd_proxy.canary import Verdict, judge
+from pd_proxy.background.canary import Verdict, judge
 
 BODY = {"prompt": list(range(40)), "max_tokens": 4, "ignore_eos": True}
 KEY = {"Authorization": "Bearer secret"}

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from support.proxy import until
 
-import pd_proxy.connections
-from pd_proxy.connections import Pool
-from pd_proxy.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply
+import pd_proxy.upstream.connections
+from pd_proxy.upstream.connections import Pool
+from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Engine = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -87,7 +87,7 @@ async def test_a_connection_that_is_not_clean_serves_no_other(pool: Pool, answer
 async def test_idle_connections_are_given_up_before_the_engine_does(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pd_proxy.connections, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(pd_proxy.upstream.connections, "KEEP_ALIVE_S", 0.1)
     async with engine(OK, OK) as (address, connections):
         await (await ask(pool, address)).read()
         await asyncio.sleep(0.25)

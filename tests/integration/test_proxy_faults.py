@@ -28,7 +28,7 @@ from support.proxy import (
 
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
-from pd_proxy.debts import TRIES
+from pd_proxy.kv.debts import TRIES
 
 
 def first_then(tail: bytes, *, cut: bool = False) -> Answer:

@@ -9,9 +9,9 @@ import pytest
 from aiohttp import web
 from support.proxy import BUFFER_BYTES, MODEL, Call, FakeEngine, RunningProxy, chunk, running_proxy, start_stream, until
 
-import pd_proxy.client
+import pd_proxy.api.client
 from pd_contracts.names import Role
-from pd_proxy.wire import ChunkedBody
+from pd_proxy.protocol.wire import ChunkedBody
 
 TEXT = "one two three"
 BODY = json.dumps({"model": MODEL, "prompt": TEXT, "input": TEXT, "max_tokens": 2}).encode()
@@ -163,7 +163,7 @@ async def test_a_client_may_ask_for_the_connection_to_be_closed(proxy: RunningPr
 async def test_idle_connections_and_half_requests_are_closed(
     proxy: RunningProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pd_proxy.client, "BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(pd_proxy.api.client, "BODY_TIMEOUT_S", 0.1)
     assert await raw.closed()
     for start, status in ((HEAD, None), (PLAIN[:-3], 408)):
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
@@ -183,7 +183,7 @@ async def test_requests_whose_body_never_comes_are_counted(
     raw.writer.close()
     await proxy.stats_where(lambda stats: stats.requests == 1)
 
-    monkeypatch.setattr(pd_proxy.client, "BODY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(pd_proxy.api.client, "BODY_TIMEOUT_S", 0.1)
     _, late = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
     late.write(PLAIN[:-3])
     stats = await proxy.stats_where(lambda stats: stats.requests == 2)

@@ -6,7 +6,7 @@ import pytest
 from support.proxy import MODEL, running_proxy, until
 
 from pd_contracts.names import Role
-from pd_proxy.policy import Policy
+from pd_proxy.engines.policy import Policy
 
 
 @pytest.mark.parametrize("policy", list(Policy))

@@ -18,7 +18,7 @@ from support.workers import MANY, WORKERS, spread, workers
 from support.workers import listening as listening_workers
 
 from pd_contracts.names import Role
-from pd_proxy.server import configure
+from pd_proxy.processes.server import configure
 
 STREAM = {"model": MODEL, "prompt": "one two three", "max_tokens": 1000000, "stream": True}
 

@@ -25,7 +25,7 @@ from support.proxy import (
 
 from pd_contracts import timing
 from pd_contracts.names import Connector, Role
-from pd_proxy.transfer import SHORT_PROMPT
+from pd_proxy.kv.transfer import SHORT_PROMPT
 
 
 async def several(proxy: RunningProxy, role: Role, count: int) -> list[FakeEngine]:

@@ -20,10 +20,10 @@ from support.proxy import (
     until,
 )
 
-import pd_proxy.server
+import pd_proxy.processes.server
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
-from pd_proxy.app import Proxy, create_app
+from pd_proxy.api.app import Proxy, create_app
 from pd_proxy.settings import Settings
 
 P2P_ID = re.compile(r"___prefill_addr_(.*):(\d+)___decode_addr_(.*):(\d+)_[0-9a-f]{32}")
@@ -263,7 +263,7 @@ async def test_streams_may_last_longer_than_other_responses(monkeypatch: pytest.
         await response.write(sse.encode_event(sse.DONE))
         return response
 
-    monkeypatch.setattr(pd_proxy.server, "create_app", impatient)
+    monkeypatch.setattr(pd_proxy.processes.server, "create_app", impatient)
     async with running_proxy() as proxy:
         await proxy.engine(Role.COMBINED, answer=answer)
         assert (await proxy.post(TEXT | {"stream": True})).events[-1] == sse.DONE

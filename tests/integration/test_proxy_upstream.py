@@ -8,9 +8,9 @@ import pytest
 from support.ports import free_port
 
 from pd_contracts.names import Role
+from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import ConnectTimeoutError, DisconnectedError, UnreachableError, UpstreamError
-from pd_proxy.registry import Instance
-from pd_proxy.upstream import MAX_DOCUMENT_BYTES, Upstream
+from pd_proxy.upstream.http import MAX_DOCUMENT_BYTES, Upstream
 
 NOTHING = b""
 CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"

@@ -13,7 +13,7 @@ from support.workers import MANY, WORKERS, clients, listening, running_workers, 
 
 from pd_contracts.names import Role
 from pd_contracts.stats import ProxyStats
-from pd_proxy import crew
+from pd_proxy.processes import crew
 
 TEXT = {"model": MODEL, "prompt": [1] * 100, "max_tokens": 4}
 STREAM = TEXT | {"stream": True, "max_tokens": 1_000_000}

@@ -29,7 +29,7 @@ from pd_engine.plan import plan
 from pd_engine.refusals import DECODE_MEMORY_LIMIT, LAST_WITH_P2P_NCCL
 from pd_engine.settings import CheckSettings, EngineSettings, Host
 from pd_monitor.settings import Settings as MonitorSettings
-from pd_proxy.policy import Policy
+from pd_proxy.engines.policy import Policy
 from pd_proxy.settings import Settings as ProxySettings
 from pd_simulator.settings import Settings as SimulatorSettings
 

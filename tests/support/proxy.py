@@ -24,7 +24,7 @@ from pd_contracts import sse
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType, encode_ping
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_proxy.server import serve
+from pd_proxy.processes.server import serve
 from pd_proxy.settings import Settings
 
 MODEL = "fake-model"

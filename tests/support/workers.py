@@ -41,7 +41,7 @@ def workers(parent: int = 0) -> list[psutil.Process]:
 
 def _is_worker(process: psutil.Process) -> bool:
     try:
-        return "pd_proxy.worker" in process.cmdline()
+        return "pd_proxy.processes.worker" in process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return False  # it ended meanwhile
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pd_contracts.ping import Ping, PingType
 from pd_contracts.settings import SettingsError, load
 from pd_proxy.access import allowed, check_networks, read_keys
-from pd_proxy.registry import PingRefusedError
+from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
 
 

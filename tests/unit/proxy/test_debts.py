@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pd_proxy.debts import TRIES, Debt, Debts
-from pd_proxy.generation import Endpoint, Fields, encoded
-from pd_proxy.transfer import again, stand_in
+from pd_proxy.kv.debts import TRIES, Debt, Debts
+from pd_proxy.kv.transfer import again, stand_in
+from pd_proxy.protocol.generation import Endpoint, Fields, encoded
 
 
 def debt(number: int = 0, address: str = "10.0.0.2:22001", **fields: int) -> Debt:

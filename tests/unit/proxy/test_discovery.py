@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_proxy.discovery import MAX_LOGGED_SOURCES, Discovery, Refusals, read_ping
-from pd_proxy.registry import PingRefusedError
+from pd_proxy.discovery.pings import MAX_LOGGED_SOURCES, Discovery, Refusals, read_ping
+from pd_proxy.engines.registry import PingRefusedError
 
 PING = msgpack.dumps({"type": "P", "http_address": "10.0.0.1:8000", "zmq_address": "10.0.0.1:21001"})
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_proxy.flights import Verdict, earliest, verdict
+from pd_proxy.upstream.flights import Verdict, earliest, verdict
 
 LIMIT = 10.0
 

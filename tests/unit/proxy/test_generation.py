@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_proxy.errors import BadRequestError, NotStoredError
-from pd_proxy.generation import Endpoint, Generation, encode, parse
-from pd_proxy.generation import prompt as prompt_of
+from pd_proxy.protocol.generation import Endpoint, Generation, encode, parse
+from pd_proxy.protocol.generation import prompt as prompt_of
 
 
 def text(**fields: Any) -> Generation:

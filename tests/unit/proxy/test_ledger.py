@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from pd_proxy.debts import Debt
-from pd_proxy.generation import Endpoint
-from pd_proxy.ledger import RECORD_BYTES, RECORDS, Cell, Head, Journal, Ledger, Seats, ahead, column
-from pd_proxy.transfer import stand_in
+from pd_proxy.kv.debts import Debt
+from pd_proxy.kv.transfer import stand_in
+from pd_proxy.processes.ledger import RECORD_BYTES, RECORDS, Cell, Head, Journal, Ledger, Seats, ahead, column
+from pd_proxy.protocol.generation import Endpoint
 
 
 @pytest.fixture(name="ledger")

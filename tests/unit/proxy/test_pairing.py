@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
+from pd_proxy.engines.pairing import Needs, Pair, Solo, choose, is_ready
+from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import NoInstanceError, NotDisaggregableError, UnknownModelError
-from pd_proxy.pairing import Needs, Pair, Solo, choose, is_ready
-from pd_proxy.registry import Instance, State
 
 
 def engine(role: Role, number: int = 0, connector: Connector | None = Connector.P2P_NCCL, **fields: Any) -> Instance:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
-from pd_proxy.pairing import Needs, Pair, Rules, Solo, choose, trust_all
-from pd_proxy.policy import AFFINITY_SLACK, Policy, pick
-from pd_proxy.registry import Instance, State
+from pd_proxy.engines.pairing import Needs, Pair, Rules, Solo, choose, trust_all
+from pd_proxy.engines.policy import AFFINITY_SLACK, Policy, pick
+from pd_proxy.engines.registry import Instance, State
 
 
 def engines(count: int, role: Role = Role.PREFILL) -> list[Instance]:

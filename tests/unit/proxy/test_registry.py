@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType
-from pd_proxy.registry import FORGET_AFTER_S, Change, Instance, PingRefusedError, Registry, State
+from pd_proxy.engines.registry import FORGET_AFTER_S, Change, Instance, PingRefusedError, Registry, State
 
 MODELS = ({"id": "m"},)
 

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Role
+from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import DisconnectedError
-from pd_proxy.flights import Flight, Flights
-from pd_proxy.registry import Instance
-from pd_proxy.relay import Relay
-from pd_proxy.replies import Reply, Sink
-from pd_proxy.rewrite import StreamRewriter
-from pd_proxy.wire import ChunkedBody, write_chunk
+from pd_proxy.protocol.rewrite import StreamRewriter
+from pd_proxy.protocol.wire import ChunkedBody, write_chunk
+from pd_proxy.upstream.flights import Flight, Flights
+from pd_proxy.upstream.relay import Relay
+from pd_proxy.upstream.replies import Reply, Sink
 
 SECRET = b"___prefill_addr_127.0.0.1:21001___decode_addr_127.0.0.1:22001_"
 TOKEN = b'data: {"id":"cmpl-' + SECRET + b'1","choices":[{"text":"a"}]}\n\n'

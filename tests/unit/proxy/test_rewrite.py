@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts import sse
-from pd_proxy import rewrite
 from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
-from pd_proxy.rewrite import StreamRewriter, scrub
+from pd_proxy.protocol import rewrite
+from pd_proxy.protocol.rewrite import StreamRewriter, scrub
 
 SECRET = b"___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_"
 UUID = "0123456789abcdef0123456789abcdef"

@@ -7,7 +7,7 @@ import pytest
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping
-from pd_proxy.slices import Pod, Slice, announcements
+from pd_proxy.discovery.slices import Pod, Slice, announcements
 
 LABELS = {"pdstack/connector": "P2pNcclConnector", "pdstack/engine-kind": "vllm"}
 

@@ -7,11 +7,11 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from pd_contracts.timing import Stages
-from pd_proxy.channel import EngineReport, Report
-from pd_proxy.crew import MAX_PAUSE_S, pause_s
-from pd_proxy.flights import Evidence
 from pd_proxy.metrics import Metrics, Numbers
-from pd_proxy.totals import Totals
+from pd_proxy.processes.channel import EngineReport, Report
+from pd_proxy.processes.crew import MAX_PAUSE_S, pause_s
+from pd_proxy.processes.totals import Totals
+from pd_proxy.upstream.flights import Evidence
 
 ENGINE = "10.0.0.1:8000"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_proxy.errors import BadRequestError, DisconnectedError, NoInstanceError
-from pd_proxy.trace import Trace
+from pd_proxy.request.trace import Trace
 
 TIMES = st.lists(st.floats(0, 1000), min_size=5, max_size=5).map(sorted)
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType
-from pd_proxy.debts import Debt
+from pd_proxy.engines.pairing import Pair
+from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import BrokenReplyError
-from pd_proxy.generation import Endpoint, parse
-from pd_proxy.pairing import Pair
-from pd_proxy.registry import Instance
-from pd_proxy.transfer import Leg, Plan, again, one_token, p2p_request_id, plain, plan, stand_in
+from pd_proxy.kv.debts import Debt
+from pd_proxy.kv.transfer import Leg, Plan, again, one_token, p2p_request_id, plain, plan, stand_in
+from pd_proxy.protocol.generation import Endpoint, parse
 
 # vLLM 0.23.0, kv_connector/v1/p2p/p2p_nccl_connector.py, parse_request_id: the producer's and the consumer's pattern.
 PRODUCER = r"___decode_addr_(.*):(\d+)"

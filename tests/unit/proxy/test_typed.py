@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, DisconnectedError, FailedResponseError
-from pd_proxy.typed import TypedRewriter
+from pd_proxy.protocol.typed import TypedRewriter
 
 SECRET = b"___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_"
 UUID = "resp_0123456789abcdef0123456789abcdef"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_proxy.wire import (
+from pd_proxy.protocol.wire import (
     MAX_HEAD_BYTES,
     ChunkedBody,
     EndlessBody,

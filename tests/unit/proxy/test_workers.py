@@ -3,18 +3,18 @@
 import asyncio
 
 from pd_contracts.names import Role
-from pd_proxy.channel import EngineReport, News, Report
+from pd_proxy.engines.pairing import Pair
+from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import RestartedError, StalledError
-from pd_proxy.flights import Verdict
-from pd_proxy.ledger import Cell, Ledger
 from pd_proxy.metrics import Numbers
-from pd_proxy.mirror import WorkerContext
-from pd_proxy.pairing import Pair
-from pd_proxy.parent import CrewFlights
-from pd_proxy.registry import Instance, State
+from pd_proxy.processes.channel import EngineReport, News, Report
+from pd_proxy.processes.ledger import Cell, Ledger
+from pd_proxy.processes.mirror import WorkerContext
+from pd_proxy.processes.parent import CrewFlights
+from pd_proxy.processes.shared import Place, SharedBudget, Turns
+from pd_proxy.processes.totals import Totals
 from pd_proxy.settings import Settings
-from pd_proxy.shared import Place, SharedBudget, Turns
-from pd_proxy.totals import Totals
+from pd_proxy.upstream.flights import Verdict
 
 LIMIT = 10.0
 

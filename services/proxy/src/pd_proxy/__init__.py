@@ -1,7 +1,7 @@
 """KV-safe proxy in front of prefill, decode and combined engines.
 
-Pure decisions (registry, pairing, generation, transfer, rewrite) are in modules without I/O; discovery, admission, upstream
-and routes are the edges; exchange holds the rules that keep KV safe.
+Decisions without I/O are in `engines`, `kv` and `protocol`; `api`, `upstream` and `discovery` are the edges; `request` holds the rules
+that keep KV safe. The README tells the way through the folders.
 """
 
 __version__ = "0.1.0"

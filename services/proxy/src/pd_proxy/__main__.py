@@ -8,8 +8,8 @@ import uvloop
 
 from pd_contracts import log
 from pd_contracts.settings import from_command_line
-from pd_proxy.process import prepare
-from pd_proxy.server import serve
+from pd_proxy.processes.prepare import prepare
+from pd_proxy.processes.server import serve
 from pd_proxy.settings import Settings
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pd_contracts.ping import Ping
-from pd_proxy.registry import PingRefusedError
+from pd_proxy.engines.registry import PingRefusedError
 
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 

@@ -9,17 +9,17 @@ from time import monotonic
 from pd_contracts.names import Role
 from pd_contracts.ping import Ping
 from pd_proxy.access import check_networks, read_keys
-from pd_proxy.budget import Budget
-from pd_proxy.debts import Debt, Debts
+from pd_proxy.engines.pairing import Rules
+from pd_proxy.engines.registry import Change, Instance, Registry, State
+from pd_proxy.engines.trust import Trust
 from pd_proxy.errors import RestartedError, ShuttingDownError, StalledError
-from pd_proxy.flights import Flights
+from pd_proxy.kv.budget import Budget
+from pd_proxy.kv.debts import Debt, Debts
 from pd_proxy.metrics import Metrics
-from pd_proxy.pairing import Rules
-from pd_proxy.registry import Change, Instance, Registry, State
 from pd_proxy.settings import Settings
 from pd_proxy.tasks import Tasks
-from pd_proxy.trust import Trust
-from pd_proxy.upstream import Upstream
+from pd_proxy.upstream.flights import Flights
+from pd_proxy.upstream.http import Upstream
 
 logger = logging.getLogger(__name__)
 

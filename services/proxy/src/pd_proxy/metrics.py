@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from pd_contracts.names import Role
 from pd_contracts.timing import Stages
-from pd_proxy.registry import Instance, State
+from pd_proxy.engines.registry import Instance, State
 
 # Seconds: from what the proxy itself takes to what a queue in front of a busy prefill takes.
 BUCKETS: Final = (

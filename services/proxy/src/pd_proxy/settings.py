@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port
-from pd_proxy.policy import Policy
+from pd_proxy.engines.policy import Policy
 
 Seconds = Annotated[float, Meta(gt=0)]
 

@@ -1,0 +1,1 @@
+"""What can be called over HTTP, and the sockets on which it is."""

@@ -1,0 +1,174 @@
+"""Wiring: the Quart application around one context."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+from hypercorn.typing import ASGISendCallable
+from quart import Blueprint, Quart, Request, Response, request
+from quart.asgi import ASGIHTTPConnection
+from werkzeug.exceptions import HTTPException
+
+from pd_contracts import log
+from pd_contracts.timing import Stages
+from pd_proxy.api.admin import Admin
+from pd_proxy.api.membership import Membership
+from pd_proxy.api.passthrough import Passthrough
+from pd_proxy.api.routes import Routes
+from pd_proxy.background.admission import Admission
+from pd_proxy.background.canary import Canary
+from pd_proxy.background.repay import Repayment
+from pd_proxy.background.watchdog import Watchdog
+from pd_proxy.context import Context
+from pd_proxy.discovery.kubernetes import source_of
+from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError
+from pd_proxy.request.serving import JSON, response_headers
+from pd_proxy.request.trace import Trace, attached
+from pd_proxy.settings import Settings
+
+request_ended = log.Event("pd_proxy.requests", "request")
+
+
+class Proxy(Quart):
+    """A Quart application that knows its context."""
+
+    def __init__(self, context: Context) -> None:
+        """Serve nothing but the proxy's own routes."""
+        super().__init__("pd_proxy", static_folder=None)
+        self.context = context
+
+
+class Connection(ASGIHTTPConnection):
+    """Ends a request's trace when its response is over, however that came about.
+
+    A client that leaves cancels the handler wherever it stands, even before Quart has begun to iterate a streamed body; only
+    here is it certain that the engine's stream gets closed.
+    """
+
+    app: Proxy
+
+    async def handle_request(self, request: Request, send: ASGISendCallable) -> None:
+        """Handle it, then clean up."""
+        try:
+            await super().handle_request(request, send)
+        finally:
+            trace = attached(request)
+            if trace is not None:
+                end(self.app.context, trace)
+
+
+def end(context: Context, trace: Trace) -> None:
+    """Let go of the engine, count the request, log one line."""
+    trace.left()
+    stream = trace.answer
+    if stream is not None and trace.complete:
+        stream.settle()
+    elif stream is not None:
+        stream.close(failed=trace.server_fault)
+    context.metrics.ended(trace.endpoint, trace.status, trace.cause, fault=trace.server_fault)
+    stages = trace.stages(monotonic())
+    if trace.complete:
+        context.metrics.staged(stages)
+    request_ended(summary(trace, stages))
+
+
+def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
+    """The fields of a request's log line."""
+    return {
+        "endpoint": trace.endpoint,
+        "status": trace.status,
+        "cause": trace.cause,
+        "retries": trace.retries,
+        "stream": trace.stream,
+        "id": trace.uuid,
+        "client_id": trace.client_id,
+        "prefill": stages.prefill_instance,
+        "decode": stages.decode_instance,
+        "queue_ms": stages.queue,
+        "prefill_ms": stages.prefill,
+        "kv_and_first_decode_ms": stages.kv_and_first_decode,
+        "decode_ms": stages.decode,
+    }
+
+
+def create_app(settings: Settings) -> Proxy:
+    """The application; it knows no engines until it is served within `running(app.context)`."""
+    return whole_app(Context(settings))
+
+
+def whole_app(context: Context) -> Proxy:
+    """Everything that clients can call, in one process."""
+    routes = Routes(context)
+    parts = (routes.generating(), routes.showing(), Admin(context).blueprint(), Membership(context).blueprint())
+    return app_of(context, *parts, Passthrough(context).blueprint())
+
+
+def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
+    """An application of these routes."""
+    app = Proxy(context)
+    app.asgi_http_class = Connection
+    app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
+    app.before_request(refuse_two_lengths)
+    app.register_error_handler(ProxyError, on_proxy_error)
+    app.register_error_handler(HTTPException, on_http_exception)
+    return app
+
+
+async def refuse_two_lengths() -> None:
+    """A request with two kinds of length may be two requests to somebody before us: refuse it, and end its connection (RFC 9112, 6.1).
+
+    Raises:
+        AmbiguousLengthError: for such a request.
+    """
+    if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
+        raise AmbiguousLengthError("a request has either a Content-Length or a Transfer-Encoding")
+
+
+async def on_proxy_error(error: ProxyError) -> Response:
+    """The error as OpenAI's clients expect it."""
+    trace = attached(request)
+    headers = dict(error.headers)
+    if trace is not None:
+        trace.fail(error)
+        headers |= response_headers(trace)
+    return Response(error.body(), error.status, content_type=JSON, headers=headers)
+
+
+async def on_http_exception(error: HTTPException) -> Response:
+    """Likewise for what the HTTP layer refuses, and for exceptions that nobody expected (500, logged by Quart)."""
+    status = error.code or 500
+    response = await on_proxy_error(HttpError(status, error.description or error.name))
+    if isinstance(methods := getattr(error, "valid_methods", None), list):
+        response.headers["Allow"] = ", ".join(methods)
+    return response
+
+
+@asynccontextmanager
+async def running(context: Context) -> AsyncIterator[None]:
+    """Listen for pings (or read Kubernetes' API), check, watch; at the end let background work finish first, so that no KV is left behind.
+
+    Raises:
+        OSError: if the port for pings cannot be opened, or the pod's account not be read.
+    """
+    Repayment(context)
+    discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected)
+    try:
+        discovery.bind()
+        async with context.upstream:
+            loops = [discovery.run(), Admission(context).run(), Watchdog(context).run()]
+            if context.settings.canary:
+                loops.append(Canary(context).run())
+            tasks = [context.guard(asyncio.create_task(loop)) for loop in loops]
+            try:
+                yield
+                await context.tasks.finish(context.settings.drain_timeout_s)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        discovery.close()

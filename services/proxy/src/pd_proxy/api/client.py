@@ -1,0 +1,250 @@
+"""One client's connection, as long as it asks for nothing but tokens; `front` says why there is such a thing."""
+
+import asyncio
+import logging
+from http import HTTPStatus
+from time import monotonic
+from typing import TYPE_CHECKING, Final, cast
+
+from pd_proxy.api.app import end
+from pd_proxy.errors import HttpError, ProxyError
+from pd_proxy.protocol.wire import LAST_CHUNK, RequestHead, may_become_ours, request_head, write_chunk, write_head
+from pd_proxy.request.serving import (
+    EVENTS,
+    JSON,
+    answer,
+    begin,
+    check_authorization,
+    last_events,
+    response_headers,
+    stream_headers,
+    whole_headers,
+)
+from pd_proxy.request.trace import Trace
+from pd_proxy.upstream.answers import Stream
+from pd_proxy.upstream.relay import Relay
+
+if TYPE_CHECKING:
+    from pd_proxy.api.front import Front
+
+logger = logging.getLogger(__name__)
+
+# As Quart: a body that is still not here then will not come.
+BODY_TIMEOUT_S: Final = 60.0
+# What a client may send ahead while its request is served.
+PIPELINED_BYTES: Final = 64 * 1024
+PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
+
+
+class Client(asyncio.Protocol):
+    """The protocol of the connection."""
+
+    def __init__(self, front: "Front") -> None:
+        """Not connected yet."""
+        self._front = front
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._head: RequestHead | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
+        self._keep_alive = True
+        self._answering = False
+        self._write_paused = False
+        self._read_paused = False
+        self._deadline = 0.0
+        self._arrived = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._front.clients.add(self)
+        self._wait(self._front.config.keep_alive_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """It sent something."""
+        self._buffer += data
+        if self._task is None:
+            self._advance()
+        elif len(self._buffer) > PIPELINED_BYTES and self._transport is not None:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        """It will send no more; as for Hypercorn, that means that it left."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  it left, whatever the reason
+        """It left."""
+        self._front.clients.discard(self)
+        self._transport = None
+        if self._task is not None:
+            self._task.cancel()
+        elif self._head is not None:
+            self._give_up(None)
+
+    def pause_writing(self) -> None:
+        """It takes less than it is sent."""
+        self._write_paused = True
+        if self._relay is not None:
+            self._relay.pause()
+
+    def resume_writing(self) -> None:
+        """It has taken what it was sent."""
+        self._write_paused = False
+        if self._relay is not None:
+            self._relay.resume()
+        elif self._task is None:
+            self._advance()
+
+    def expire(self, now: float) -> None:
+        """End it if nothing came for too long and nothing is being served."""
+        if self._task is None and now > self._deadline and self._transport is not None:
+            if self._head is not None and not self._transport.is_closing():
+                self._give_up(HttpError(408, "the request body did not come in time"))
+                self._buffer = bytearray()
+                self.close()
+            else:
+                self._transport.abort()
+
+    def stop(self) -> None:
+        """Take no more requests; one whose head is here still gets its answer."""
+        if self._task is None and self._head is None:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection after what was written."""
+        if self._transport is not None:
+            self._transport.close()
+            self._wait(self._front.config.keep_alive_timeout)
+
+    def _wait(self, timeout_s: float) -> None:
+        self._deadline = self._front.loop.time() + timeout_s
+
+    def _advance(self) -> None:
+        """Serve the next request if it is here; let Hypercorn see what is no request for tokens."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._write_paused or not self._buffer:
+            return
+        if self._head is None and not self._read_head(transport):
+            return
+        head = cast("RequestHead", self._head)
+        size = head.size + head.length
+        if len(self._buffer) < size:
+            return
+        body = bytes(memoryview(self._buffer)[head.size : size])
+        del self._buffer[:size]
+        self._head = None
+        self._answering, self._keep_alive = False, head.keep_alive
+        self._task = self._front.loop.create_task(self._serve(head, body))
+        self._front.tasks.add(self._task)
+        self._task.add_done_callback(self._served)
+
+    def _read_head(self, transport: asyncio.Transport) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 and may_become_ours(self._buffer):
+            return False
+        head = request_head(self._buffer, end + 4) if end >= 0 else None
+        if head is None or head.length > self._front.context.settings.max_body_bytes:
+            self._front.clients.discard(self)
+            self._transport = None
+            self._front.hand_over(transport, bytes(self._buffer))
+            return False
+        self._head, self._arrived = head, monotonic()
+        self._wait(BODY_TIMEOUT_S)
+        return True
+
+    def _give_up(self, error: ProxyError | None) -> None:
+        """Count a request whose body will not come, and say so, with `error`, to a client that is still there."""
+        head, self._head = cast("RequestHead", self._head), None
+        trace = begin(self._front.context, head.path, lambda name: head.headers.get(name, ""))
+        trace.arrived = self._arrived
+        if error is not None:
+            self._refuse(error, trace)
+        end(self._front.context, trace)
+
+    async def _serve(self, head: RequestHead, body: bytes) -> None:
+        context = self._front.context
+        trace: Trace | None = None
+
+        def header(name: str) -> str:
+            return head.headers.get(name, "")
+
+        try:
+            check_authorization(context, header("authorization"))
+            trace = begin(context, head.path, header)
+            trace.arrived = self._arrived
+            found = await answer(context, trace, header, body)
+            if isinstance(found, Stream):
+                await self._stream(found, trace)
+            else:
+                headers = {"Content-Type": JSON, **whole_headers(trace), "Content-Length": str(len(found.body))}
+                self._write(self._response(200, headers) + found.body)
+        except ProxyError as error:
+            self._refuse(error, trace)
+        finally:
+            if trace is not None:
+                end(context, trace)
+
+    async def _stream(self, stream: Stream, trace: Trace) -> None:
+        headers = {"Content-Type": EVENTS, **stream_headers(trace), "Transfer-Encoding": "chunked"}
+        write = self._write if self._transport is None else self._transport.write
+        relay = self._relay = stream.relay(write, self._response(200, headers))
+        if self._write_paused:
+            relay.pause()
+        try:
+            await relay.done
+        except ProxyError as error:
+            trace.fail(error)
+            last = stream.error_event(error)
+            self._keep_alive = self._keep_alive and not self._write_paused
+        else:
+            last = last_events(stream, trace)
+        finally:
+            self._relay = None
+        self._write(write_chunk(last) + LAST_CHUNK)
+
+    def _served(self, task: "asyncio.Task[None]") -> None:
+        """A request is over, one way or another."""
+        self._front.tasks.discard(task)
+        self._task = None
+        transport = self._transport
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("a request failed for no known reason", exc_info=error)
+            if not self._answering:
+                self._refuse(HttpError(500, "internal server error"), None)
+            self._keep_alive = False
+        if transport is None:
+            return
+        if task.cancelled() or (error is not None and self._answering):
+            transport.abort()
+        elif not self._keep_alive or self._front.stopping:
+            self.close()
+        else:
+            self._wait(self._front.config.keep_alive_timeout)
+            if self._read_paused:
+                self._read_paused = False
+                transport.resume_reading()
+            self._advance()
+
+    def _refuse(self, error: ProxyError, trace: Trace | None) -> None:
+        headers = {"Content-Type": JSON, **error.headers}
+        if trace is not None:
+            trace.fail(error)
+            headers |= response_headers(trace)
+        body = error.body()
+        headers["Content-Length"] = str(len(body))
+        self._write(self._response(error.status, headers) + body)
+
+    def _response(self, status: int, headers: dict[str, str]) -> bytes:
+        self._answering = True
+        phrase = PHRASES.get(status, "")  # an engine may have statuses of its own
+        headers["Date"] = self._front.date()
+        if not self._keep_alive:
+            headers["Connection"] = "close"
+        return write_head(f"HTTP/1.1 {status} {phrase}", headers)
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)

@@ -1,0 +1,116 @@
+"""Requests that any engine, or all of them, can answer without making tokens."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from pd_proxy import __version__
+from pd_proxy.api.routes import check_key
+from pd_proxy.context import Context
+from pd_proxy.engines.registry import Instance, State
+from pd_proxy.errors import NoInstanceError, RefusedError, ShuttingDownError, UnknownModelError, UpstreamError
+from pd_proxy.protocol import rewrite
+
+PATHS: Final = ("/tokenize", "/detokenize")
+TIMEOUT_S: Final = 30.0
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+
+
+class _Version(msgspec.Struct):
+    version: str
+
+
+class Passthrough:
+    """Handlers, bound to one proxy's context."""
+
+    def __init__(self, context: Context) -> None:
+        """Take what the handlers work on."""
+        self._context = context
+        self._versions: dict[int, str | None] = {}
+
+    def blueprint(self) -> Blueprint:
+        """All routes."""
+        blueprint = Blueprint("passthrough", __name__)
+        for path in PATHS:
+            blueprint.add_url_rule(path, path[1:], self.any_engine, methods=["POST"], provide_automatic_options=False)
+        blueprint.add_url_rule("/version", "version", self.version, methods=["GET"])
+        return blueprint
+
+    async def version(self) -> Response:
+        """This proxy's version and, by name, those that the ready engines say; null for one that does not."""
+        engines = [i for i in self._context.registry.view() if i.state is State.READY]
+        # A process has one version, so each is asked once, however often clients ask.
+        known = {i.incarnation: self._versions[i.incarnation] for i in engines if i.incarnation in self._versions}
+        asked = [i for i in engines if i.incarnation not in known]
+        said = await asyncio.gather(*(self._version(engine) for engine in asked))
+        self._versions = known | {i.incarnation: version for i, version in zip(asked, said, strict=True)}
+        versions = {i.name: self._versions.get(i.incarnation) for i in engines}
+        return Response(
+            msgspec.json.encode({"version": __version__, "engines": versions}), content_type="application/json"
+        )
+
+    async def _version(self, engine: Instance) -> str | None:
+        try:
+            body = await self._context.upstream.get(engine, "/version", self._context.settings.health_timeout_s)
+            return msgspec.json.decode(body, type=_Version).version
+        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return engine.version or None  # what its ping says
+
+    async def any_engine(self) -> Response:
+        """The answer of some ready engine that serves the model; of another one if that is not reached."""
+        check_key(self._context)
+        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        if self._context.stopping:
+            raise ShuttingDownError("the proxy is shutting down")
+        engines = _able(self._context, _model(body))
+        turn = next(self._context.turns)
+        failure: UpstreamError | None = None
+        for number in range(len(engines)):
+            engine = engines[(turn + number) % len(engines)]
+            try:
+                answer = await self._context.upstream.call(engine, request.path, body, TIMEOUT_S)
+            except RefusedError as error:
+                if error.status < 500:
+                    raise
+                failure = error
+            except UpstreamError as error:
+                failure = error
+            else:
+                return Response(answer, content_type="application/json")
+        raise failure or NoInstanceError("no engine is ready")
+
+
+async def everywhere(context: Context, path: str) -> dict[str, str]:
+    """POST to every ready engine; by its name "ok", or the sentence that says what went wrong."""
+
+    async def one(engine: Instance) -> str:
+        try:
+            await context.upstream.call(engine, path, b"", TIMEOUT_S)
+        except UpstreamError as error:
+            return rewrite.scrub(error.message, (engine.http_address, engine.zmq_address))
+        return "ok"
+
+    engines = [i for i in context.registry.view() if i.state is State.READY]
+    said = await asyncio.gather(*(one(engine) for engine in engines))
+    return {engine.name: answer for engine, answer in zip(engines, said, strict=True)}
+
+
+def _model(body: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(body, type=_Body).model
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None  # the engine will say what is wrong with it
+
+
+def _able(context: Context, model: str | None) -> Sequence[Instance]:
+    ready = [i for i in context.registry.view() if i.state is State.READY]
+    able = [i for i in ready if model is None or model in i.models]
+    if ready and not able:
+        raise UnknownModelError(f"The model `{(model or '')[:200]}` does not exist.")
+    return able

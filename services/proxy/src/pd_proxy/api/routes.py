@@ -1,0 +1,194 @@
+"""What clients can call."""
+
+from collections.abc import AsyncIterator
+from time import monotonic
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from pd_contracts.names import Role
+from pd_contracts.stats import InstanceStats, PairStats, ProxyStats
+from pd_proxy import __version__
+from pd_proxy.background.canary import pairs
+from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Pair, is_ready
+from pd_proxy.engines.registry import Instance, State
+from pd_proxy.errors import NoInstanceError, NoSuchResponseError, ProxyError
+from pd_proxy.protocol.generation import Endpoint
+from pd_proxy.request.serving import (
+    EVENTS,
+    JSON,
+    answer,
+    begin,
+    check_authorization,
+    last_events,
+    stream_headers,
+    whole_headers,
+)
+from pd_proxy.request.trace import Trace, attach
+from pd_proxy.upstream.answers import Stream
+
+
+class Routes:
+    """Handlers, bound to one proxy's context."""
+
+    def __init__(self, context: Context) -> None:
+        """Take what the handlers work on."""
+        self._context = context
+
+    def generating(self) -> Blueprint:
+        """What makes tokens."""
+        blueprint = Blueprint("generating", __name__)
+        blueprint.before_request(self._check_key)
+        for endpoint in Endpoint:
+            blueprint.add_url_rule(
+                endpoint.value, endpoint.name.lower(), self.generate, methods=["POST"], provide_automatic_options=False
+            )
+        stored = f"{Endpoint.RESPONSES.value}/<response_id>"
+        blueprint.add_url_rule(stored, "stored", self.stored_response, methods=["GET", "DELETE"])
+        blueprint.add_url_rule(f"{stored}/cancel", "cancel", self.stored_response, methods=["POST"])
+        return blueprint
+
+    def showing(self) -> Blueprint:
+        """What tells about the proxy and its engines."""
+        blueprint = Blueprint("showing", __name__)
+        blueprint.before_request(self._check_key)
+        for path, handler in {
+            "/v1/models": self.models,
+            "/health": self.health,
+            "/ready": self.ready,
+            "/stats": self.stats,
+            "/metrics": self.metrics,
+        }.items():
+            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
+        return blueprint
+
+    async def _check_key(self) -> None:
+        if request.path.startswith("/v1/"):
+            check_key(self._context)
+
+    async def generate(self) -> Response:
+        """Serve a completion, a chat completion or a response."""
+        trace = begin(self._context, request.path, header)
+        attach(request, trace)
+        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        # Quart may never come to iterate a stream if the client leaves now; the connection closes it in any case.
+        found = await answer(self._context, trace, header, body)
+        if isinstance(found, Stream):
+            response = Response(self._events(found, trace), content_type=EVENTS, headers=stream_headers(trace))
+            response.timeout = None
+            return response
+        return Response(found.body, content_type=JSON, headers=whole_headers(trace))
+
+    async def _events(self, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
+        try:
+            while block := await stream.next():
+                yield block
+        except ProxyError as error:
+            trace.fail(error)
+            yield stream.error_event(error)
+            return
+        yield last_events(stream, trace)
+
+    async def stored_response(self, response_id: str) -> Response:  # noqa: ARG002  there is none under any id
+        """A response that somebody believes to be stored.
+
+        Raises:
+            NoSuchResponseError: always, because the proxy has engines store none.
+        """
+        raise NoSuchResponseError("no response is stored here: send what came before in `input`")
+
+    async def models(self) -> Response:
+        """Every model of every ready engine, as the engines describe them."""
+        found: dict[str, object] = {}
+        for instance in self._context.registry.view():
+            if instance.state is State.READY:
+                found |= {model["id"]: model for model in self._context.registry.models(instance)}
+        if not found:
+            raise NoInstanceError("no engine is ready")
+        return _json({"object": "list", "data": list(found.values())})
+
+    async def health(self) -> Response:
+        """200 while the proxy and its own loops run."""
+        alive = self._context.alive
+        return _json({"status": "ok" if alive else "a background loop has died"}, 200 if alive else 500)
+
+    async def ready(self) -> Response:
+        """200 while a request could be served."""
+        ready = self._is_ready()
+        return _json({"ready": ready, "instances": self._states()}, 200 if ready else 503)
+
+    async def stats(self) -> Response:
+        """`pd_contracts.stats.ProxyStats`."""
+        return _json(self._stats())
+
+    async def metrics(self) -> Response:
+        """Prometheus' text format."""
+        return Response(self._context.metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    def _is_ready(self) -> bool:
+        return not self._context.stopping and is_ready(self._context.registry.view(), self._context.trust)
+
+    def _states(self) -> dict[str, dict[str, int]]:
+        counts: dict[str, dict[str, int]] = {role.value: {} for role in Role}
+        for instance in self._context.shown():
+            of_role = counts[instance.role.value]
+            of_role[instance.state.value] = of_role.get(instance.state.value, 0) + 1
+        return counts
+
+    def _stats(self) -> ProxyStats:
+        numbers, now = self._context.metrics.numbers(), monotonic()
+        return ProxyStats(
+            ready=self._is_ready(),
+            instances=[self._instance(instance, now) for instance in self._context.shown()],
+            version=__version__,
+            policy=self._context.settings.policy,
+            in_flight=numbers.in_flight,
+            requests=numbers.total,
+            failures=numbers.failures,
+            rejected_pings=numbers.rejected_pings,
+            drained=numbers.drains,
+            retries=numbers.retries,
+            workers=self._context.settings.proxy_workers,
+            worker_restarts=numbers.worker_restarts,
+            pairs=[self._pair(pair) for pair in pairs(self._context)],
+            uptime_s=round(now - self._context.started, 3),
+        )
+
+    def _pair(self, pair: Pair) -> PairStats:
+        verdict, reason = self._context.trust.says(pair.prefill, pair.decode)
+        return PairStats(prefill=pair.prefill.name, decode=pair.decode.name, canary=verdict, reason=reason)
+
+    def _instance(self, instance: Instance, now: float) -> InstanceStats:
+        flights = self._context.flights
+        requests, failures = flights.counts(instance.http_address)
+        return InstanceStats(
+            name=instance.name,
+            role=instance.role,
+            state=instance.state.value,
+            connector=instance.connector,
+            model=instance.model or next(iter(instance.models), ""),
+            engine=instance.engine,
+            version=instance.version,
+            boot_id=instance.boot_id,
+            reason=instance.reason,
+            in_flight=flights.load(instance),
+            requests=requests,
+            failures=failures,
+            kv_bytes=self._context.budget.claimed(instance),
+            last_ping_s=round(now - self._context.registry.last_ping(instance), 3),
+        )
+
+
+def header(name: str) -> str:
+    """A header of the request that is served; empty if there is none."""
+    return request.headers.get(name, "")
+
+
+def check_key(context: Context) -> None:
+    """As `check_authorization`, for the request that is served."""
+    check_authorization(context, header("Authorization"))
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type=JSON)

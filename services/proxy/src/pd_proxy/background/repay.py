@@ -1,0 +1,131 @@
+"""Has decode use up KV of which nobody knows whether it is still there; see `debts`.
+
+1. While a decode stands still, the KV that it may lack is pushed once more: that can end the standstill.
+2. Once decode is ready, a probe goes through it. What was closed before the probe began is over at the engine when the probe is
+   through, so that a request under an old id meets no older one.
+3. Then each debt's id is prefilled with a short prompt and decoded for one token: asked for as often as it was pushed.
+"""
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Final
+
+from pd_contracts.names import Role
+from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Pair, compatible
+from pd_proxy.engines.registry import Instance, State
+from pd_proxy.errors import PrefillTimeoutError, ProxyError
+from pd_proxy.kv.debts import Debt
+from pd_proxy.kv.transfer import Plan, again, plan, stand_in
+from pd_proxy.protocol.generation import Endpoint, encoded
+from pd_proxy.request.exchange import ask, owing, prefill
+
+logger = logging.getLogger(__name__)
+
+# So many debts are repaid at once: enough not to take long, too few to hold clients up.
+AT_ONCE: Final = 8
+# Of what a decode may be waiting for, so much is pushed before it is looked at again.
+A_ROUND: Final = 64
+# An engine that nothing helps is left alone for longer and longer, in probe intervals: each attempt leaves KV there, too.
+PAUSES: Final = (1, 2, 4, 8, 12)
+
+
+class Repayment:
+    """Repays an engine's debts in a task of its own, from the first one on until there are none."""
+
+    def __init__(self, context: Context) -> None:
+        """From now on, the context's debts are repaid."""
+        self._context = context
+        self._at_work: set[str] = set()
+        context.collect = self.begin
+
+    def begin(self, address: str) -> None:
+        """There is a debt at this KV address."""
+        if address not in self._at_work:
+            self._at_work.add(address)
+            self._context.tasks.spawn(self._repay(address))
+
+    async def _repay(self, address: str) -> None:
+        debts, rounds, before = self._context.debts, 0, State.LOST
+        try:
+            while debts.at(address):
+                await asyncio.sleep(self._context.settings.probe_interval_s * PAUSES[min(rounds, len(PAUSES) - 1)])
+                decode = self._at(address)
+                if decode is None:
+                    debts.forget(address)
+                    return
+                rounds = rounds if decode.state is before else 0
+                before = decode.state
+                if (pair := self._pair(decode)) is not None:
+                    rounds = 0 if await self._round(pair, debts.at(address)) else rounds + 1
+        finally:
+            self._at_work.discard(address)
+
+    async def _round(self, pair: Pair, owed: list[Debt]) -> bool:
+        """Do what can be done now; False if that did not help."""
+        if pair.decode.state is State.SUSPECT:
+            # What is pushed may be lost again, so that the turn of each comes round again.
+            for debt in [debt for debt in owed if debt.asked][:A_ROUND]:
+                await self._push(pair, debt)
+            return False
+        if pair.decode.state is not State.READY:
+            return True
+        if not await self._probe(pair):
+            return False
+        for start in range(0, len(owed), AT_ONCE):
+            await asyncio.gather(*(self._settle(pair, debt) for debt in owed[start : start + AT_ONCE]))
+        return True
+
+    def _at(self, address: str) -> Instance | None:
+        found = [i for i in self._context.registry.view() if i.role is Role.DECODE and i.zmq_address == address]
+        return found[-1] if found else None
+
+    def _pair(self, decode: Instance) -> Pair | None:
+        view = self._context.registry.view()
+        able = [i for i in view if i.role is Role.PREFILL and i.state is State.READY and compatible(i, decode)]
+        return Pair(able[next(self._context.turns) % len(able)], decode) if able else None
+
+    async def _push(self, pair: Pair, debt: Debt) -> None:
+        """Give a decode that stands still what it may be waiting for; what it does with it is settled later."""
+        self._context.debts.later(debt)
+        try:
+            await prefill(self._context, debt.path, again(debt), pair)
+        except ProxyError as error:
+            logger.debug("KV could not be pushed again", extra={"instance": pair.decode.name, "error": repr(error)})
+
+    async def _probe(self, pair: Pair) -> bool:
+        model = next(model for model in pair.prefill.models if model in pair.decode.models)
+        path = Endpoint.COMPLETIONS
+        try:
+            return await self._through(pair, path, plan(pair, path, stand_in(path, {"model": encoded(model)}), {}))
+        except ProxyError:
+            return False
+
+    async def _settle(self, pair: Pair, debt: Debt) -> None:
+        self._context.debts.take(debt)
+        tried = replace(debt, tries=debt.tries + 1)
+        try:
+            if await self._through(pair, debt.path, again(debt), tries=tried.tries):
+                self._context.metrics.drained("done")
+        except PrefillTimeoutError:
+            pass  # what it still pushes is drained when it is done
+        except ProxyError:
+            self._context.owe(tried)
+
+    async def _through(self, pair: Pair, path: str, plan: Plan, *, tries: int = 0) -> bool:
+        """One exchange; False if decode failed, which is then a debt.
+
+        Raises:
+            ProxyError: if prefill failed.
+        """
+        context = self._context
+        handover = plan.receive(await prefill(context, path, plan, pair))
+        try:
+            with owing(context, path, handover, pair.decode, tries=tries):
+                async with asyncio.timeout(context.settings.decode_stall_timeout_s):
+                    await ask(context, pair.decode, path, handover.decode())
+        except (ProxyError, TimeoutError) as error:
+            logger.debug("KV could not be used up", extra={"instance": pair.decode.name, "error": repr(error)})
+            return False
+        return True

@@ -1,0 +1,160 @@
+"""Finds engines that stand still, and readmits them after a real request went through.
+
+The evidence is in `flights`. Streams that all stand still make an engine suspect at once. Where only answers in one piece
+are awaited, a probe decides. A suspect engine is probed until a probe succeeds, each probe in its own task.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from enum import Enum, auto
+from time import monotonic
+from typing import Final
+
+from msgspec import Raw
+
+from pd_contracts.names import Role
+from pd_proxy.background.deadlines import Deadlines
+from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Pair, compatible
+from pd_proxy.engines.registry import Instance, State
+from pd_proxy.errors import ProxyError
+from pd_proxy.kv.transfer import HandOver, Leg, plain, plan, stand_in
+from pd_proxy.protocol.generation import Endpoint, Fields, encoded
+from pd_proxy.request.exchange import ask, owing, prefill
+from pd_proxy.upstream.flights import Verdict
+
+logger = logging.getLogger(__name__)
+
+# A probe that hangs is given up after so many probe intervals, in case the engine has lost it.
+PROBE_PATIENCE: Final = 4
+
+
+class Watchdog:
+    """Judges every engine periodically."""
+
+    def __init__(self, context: Context) -> None:
+        """Nothing is judged before `run`."""
+        self._context = context
+        self._due: dict[int, float] = {}
+        self._deadlines = Deadlines(context)
+        self._period = min(self._deadlines.period_s, context.settings.ping_ttl_s / 4)
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        context = self._context
+        async with asyncio.TaskGroup() as group:
+            while True:
+                context.noted(context.registry.expire(monotonic()))
+                self._deadlines.enforce()
+                for instance in context.registry.view():
+                    self._judge(instance, group)
+                await asyncio.sleep(self._period)
+
+    def limit(self, instance: Instance) -> float:
+        """Seconds without progress that are too many; prefill answers in one piece, however long its prompts are."""
+        settings = self._context.settings
+        return settings.prefill_timeout_s if instance.role is Role.PREFILL else settings.decode_stall_timeout_s
+
+    def _judge(self, instance: Instance, group: asyncio.TaskGroup) -> None:
+        if instance.state is State.SUSPECT:
+            self._probe_with(self._readmit, instance, group)
+            return
+        limit = self.limit(instance)
+        match self._context.flights.verdict(instance, asyncio.get_running_loop().time(), limit):
+            case Verdict.STALLED:
+                self._context.suspect(instance, f"no stream moved for {limit:g} s")
+            case Verdict.DOUBTFUL:
+                self._probe_with(self._examine, instance, group)
+            case Verdict.MOVING:
+                pass
+
+    def _probe_with(
+        self, conclude: Callable[[Instance], Awaitable[None]], instance: Instance, group: asyncio.TaskGroup
+    ) -> None:
+        """Start a probe unless one runs; they start PROBE_INTERVAL_S apart."""
+        now = monotonic()
+        due = self._due.get(instance.incarnation, 0.0)
+        if now < due:
+            return
+
+        async def run() -> None:
+            self._due[instance.incarnation] = float("inf")
+            await conclude(instance)
+            self._due[instance.incarnation] = monotonic() + self._context.settings.probe_interval_s
+
+        self._due = {key: value for key, value in self._due.items() if value > now}
+        group.create_task(run())
+
+    async def _readmit(self, instance: Instance) -> None:
+        """A suspect: a probe that succeeds clears everybody who took part in it."""
+        timeout_s = min(self.limit(instance), PROBE_PATIENCE * self._context.settings.probe_interval_s)
+        if await self._probe(instance, timeout_s) is Outcome.SERVED:
+            logger.info("probe succeeded", extra={"instance": instance.name})
+
+    async def _examine(self, instance: Instance) -> None:
+        """A doubtful one: a probe that succeeds is progress; one that fails at this very engine is the evidence."""
+        limit = self.limit(instance)
+        if await self._probe(instance, limit) is Outcome.FAILED:
+            self._context.suspect(instance, f"neither its requests nor a probe moved for {limit:g} s")
+
+    async def _probe(self, instance: Instance, timeout_s: float) -> "Outcome":
+        """Send one tiny request through the instance, with a partner if it needs one."""
+        if instance.role is Role.COMBINED:
+            return await self._finish(
+                instance, plain(Endpoint.COMPLETIONS, _body(instance.models[0]), {})[1], timeout_s
+            )
+        pair = self._pair(instance)
+        if pair is None:
+            return Outcome.UNKNOWN
+        model = next(model for model in pair.prefill.models if model in pair.decode.models)
+        attempt = plan(pair, Endpoint.COMPLETIONS, _body(model), {})
+        try:
+            handover = attempt.receive(await prefill(self._context, Endpoint.COMPLETIONS, attempt, pair))
+        except ProxyError:
+            return Outcome.FAILED if instance is pair.prefill else Outcome.UNKNOWN
+        if self._context.registry.current(pair.decode) is None:
+            return Outcome.UNKNOWN
+        outcome = await self._finish(pair.decode, handover.decode(), timeout_s, handover)
+        if outcome is Outcome.SERVED:
+            self._context.noted(self._context.registry.clear(pair.prefill))
+        return outcome if instance is pair.decode else Outcome.UNKNOWN
+
+    async def _finish(
+        self, engine: Instance, leg: Leg, timeout_s: float, handover: HandOver | None = None
+    ) -> "Outcome":
+        path = Endpoint.COMPLETIONS
+        owed = owing(self._context, path, handover, engine) if handover else nullcontext()
+        try:
+            with owed:
+                async with asyncio.timeout(timeout_s):
+                    await ask(self._context, engine, path, leg)
+        except (ProxyError, TimeoutError) as error:
+            logger.debug("probe failed", extra={"instance": engine.name, "error": repr(error)})
+            return Outcome.FAILED
+        self._context.noted(self._context.registry.clear(engine))
+        return Outcome.SERVED
+
+    def _pair(self, instance: Instance) -> Pair | None:
+        """A partner, ready if possible; if both sides are suspect they must prove themselves together."""
+        partner_role = Role.DECODE if instance.role is Role.PREFILL else Role.PREFILL
+        view = self._context.registry.view()
+        partners = [i for i in view if i.role is partner_role and compatible(i, instance)]
+        for state in (State.READY, State.SUSPECT):
+            for partner in partners:
+                if partner.state is state:
+                    return Pair(instance, partner) if instance.role is Role.PREFILL else Pair(partner, instance)
+        return None
+
+
+class Outcome(Enum):
+    """What a probe tells about the engine that it was for."""
+
+    SERVED = auto()
+    FAILED = auto()
+    UNKNOWN = auto()
+
+
+def _body(model: str) -> Fields:
+    return stand_in(Endpoint.COMPLETIONS, {"model": encoded(model)}) | {"temperature": Raw(b"0")}

@@ -1,0 +1,1 @@
+"""Where announcements of engines come from: pings, or Kubernetes."""

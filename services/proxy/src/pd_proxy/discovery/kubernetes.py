@@ -1,0 +1,108 @@
+"""Discovery without pings: what engines would announce, read from Kubernetes' API (DISCOVERY=kubernetes).
+
+For networks in which engines cannot reach the proxy's ZMQ port. The registry hears of every engine as often as it would from a
+ping, for as long as its endpoint exists, so everything behind it is the same.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from pd_contracts.ping import PING_INTERVAL_S
+from pd_proxy.discovery.kube_api import Api, Reflector
+from pd_proxy.discovery.pings import Discovery, Refusals, Reject, TakePing
+from pd_proxy.discovery.slices import Pod, Slice, announcements
+from pd_proxy.engines.registry import PingRefusedError
+from pd_proxy.settings import Settings
+
+# What the chart gives engines' pods, beside the release's own labels.
+ENGINE_PODS: Final = "pdstack/engine=true"
+ENGINE_SLICES: Final = "pdstack/engine-kind"
+SLICES_API: Final = "/apis/discovery.k8s.io/v1"
+PODS_API: Final = "/api/v1"
+
+T = TypeVar("T", Slice, Pod)
+
+
+class Source(Protocol):
+    """Where announcements come from."""
+
+    def bind(self) -> None:
+        """Open what can fail.
+
+        Raises:
+            OSError: if it does.
+        """
+
+    async def run(self) -> None:
+        """Announce for ever."""
+
+    def close(self) -> None:
+        """Give back what `bind` opened."""
+
+
+def source_of(settings: Settings, take: TakePing, reject: Reject) -> Source:
+    """What DISCOVERY says."""
+    if settings.discovery == "kubernetes":
+        return KubernetesDiscovery(settings, take, reject)
+    return Discovery(f"tcp://{settings.bind_host}:{settings.proxy_port}", take, reject)
+
+
+class KubernetesDiscovery:
+    """Announces every engine that has an endpoint."""
+
+    def __init__(self, settings: Settings, take: TakePing, reject: Reject, interval_s: float = PING_INTERVAL_S) -> None:
+        """Nothing is asked before `run`."""
+        host = settings.kubernetes_service_host
+        shown = f"[{host}]" if ":" in host else host
+        self._api = Api(f"https://{shown}:{settings.kubernetes_service_port}", Path(settings.service_account_dir))
+        self._selector = settings.discovery_selector
+        self._namespace = settings.discovery_namespace
+        self._take = take
+        self._refused = Refusals(reject)
+        self._interval_s = interval_s
+        self._news = asyncio.Event()
+
+    def bind(self) -> None:
+        """Read the account's files.
+
+        Raises:
+            OSError: if this is no pod with an account's token.
+        """
+        own = self._api.check()
+        self._namespace = self._namespace or own
+
+    async def run(self) -> None:
+        """Announce what is there, at once when it changes and every 3 s."""
+        slices = self._reflector(SLICES_API, "endpointslices", ENGINE_SLICES, Slice)
+        pods = self._reflector(PODS_API, "pods", ENGINE_PODS, Pod)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(slices.run())
+            group.create_task(pods.run())
+            while True:
+                if slices.synced and pods.synced:
+                    self._announce(slices, pods)
+                await self._pause()
+
+    def close(self) -> None:
+        """Nothing is held: `run` closes its connections when it is cancelled."""
+
+    def _announce(self, slices: Reflector[Slice], pods: Reflector[Pod]) -> None:
+        for ping in announcements(slices.objects.values(), pods.objects):
+            try:
+                self._take(ping)
+            except PingRefusedError as refusal:
+                self._refused(ping.zmq_address.encode(), refusal)
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._interval_s):
+                await self._news.wait()
+        except TimeoutError:
+            pass  # nothing changed
+        self._news.clear()
+
+    def _reflector(self, group: str, kind: str, label: str, type_: type[T]) -> Reflector[T]:
+        path = f"{group}/namespaces/{self._namespace}/{kind}"
+        selector = ",".join(part for part in (self._selector, label) if part)
+        return Reflector(self._api, path, selector, type_, self._news.set)

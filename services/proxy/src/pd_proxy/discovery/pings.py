@@ -1,0 +1,117 @@
+"""The socket that engines ping: a ZMQ ROUTER that feeds the registry and survives whatever else arrives.
+
+Anybody who can reach the port can send anything, so each message is judged alone, refusals are counted by reason, and a
+refusal is logged once for each source and reason, in bounded memory.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+import zmq.asyncio
+
+from pd_contracts.ping import Ping, PingError, decode_ping
+from pd_proxy.engines.registry import PingRefusedError
+
+# One name in the log, whatever this file is called.
+logger = logging.getLogger("pd_proxy.discovery")
+
+# Larger messages never reach us: libzmq drops the connection that sends them.
+MAX_FRAME_BYTES: Final = 64 * 1024
+# zmq.asyncio answers at once while messages are waiting; without a pause a flood would starve every request.
+MESSAGES_PER_TURN: Final = 64
+MAX_LOGGED_SOURCES: Final = 1024
+
+TakePing = Callable[[Ping], None]
+Reject = Callable[[str], None]
+
+
+def read_ping(frames: Sequence[bytes]) -> Ping:
+    """Judge one message: `[identity, ping]`, where the identity is the ping's zmq_address.
+
+    Raises:
+        PingRefusedError: with the reason, for anything else.
+    """
+    if len(frames) != 2:
+        raise PingRefusedError("frames", f"{len(frames)} frames instead of an identity and a ping")
+    identity, payload = frames
+    try:
+        ping = decode_ping(payload)
+    except PingError as error:
+        raise PingRefusedError("malformed", str(error)) from error
+    if identity != ping.zmq_address.encode():
+        raise PingRefusedError("identity", "the sender's identity is not its zmq_address")
+    return ping
+
+
+class Refusals:
+    """Counts every refused ping, logs each source and reason once."""
+
+    def __init__(self, reject: Reject) -> None:
+        """`reject` counts one refusal under its reason."""
+        self._reject = reject
+        self._logged: set[tuple[bytes, str]] = set()
+
+    def __call__(self, identity: bytes, refusal: PingRefusedError) -> None:
+        """Take note of one refusal."""
+        self._reject(refusal.reason)
+        key = (identity[:64], refusal.reason)
+        if key in self._logged or len(self._logged) >= MAX_LOGGED_SOURCES:
+            return
+        self._logged.add(key)
+        logger.warning(
+            "ping refused; not logged again for this source and reason",
+            extra={"source": repr(key[0]), "reason": refusal.reason, "detail": str(refusal)[:200]},
+        )
+
+
+class Discovery:
+    """Receives pings until it is closed."""
+
+    def __init__(self, address: str, take: TakePing, reject: Reject) -> None:
+        """`address` is tcp://host:port; `take` gets each believable ping and may raise `PingRefusedError`."""
+        self._address = address
+        self._take = take
+        self._refused = Refusals(reject)
+        self._zmq = zmq.asyncio.Context()
+        self._socket: zmq.asyncio.Socket | None = None
+
+    def bind(self) -> None:
+        """Open the socket.
+
+        Raises:
+            OSError: if the address is taken or is none.
+        """
+        self._socket = self._zmq.socket(zmq.ROUTER)
+        # A restarted engine comes back under the identity of its dead predecessor and must take over from it.
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        try:
+            self._socket.bind(self._address)
+        except zmq.ZMQError as error:
+            raise OSError(f"{error.strerror}") from error
+
+    async def run(self) -> None:
+        """Receive for ever."""
+        if self._socket is None:
+            msg = "bind comes first"
+            raise RuntimeError(msg)
+        while True:
+            for _ in range(MESSAGES_PER_TURN):
+                self._judge(await self._socket.recv_multipart())
+            await asyncio.sleep(0)
+
+    def _judge(self, frames: Sequence[bytes]) -> None:
+        try:
+            self._take(read_ping(frames))
+        except PingRefusedError as refusal:
+            self._refused(frames[0], refusal)
+
+    def close(self) -> None:
+        """Give the port back."""
+        if self._socket is not None:
+            self._socket.close()
+        self._zmq.term()

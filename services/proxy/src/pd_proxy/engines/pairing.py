@@ -1,0 +1,149 @@
+"""Which engines serve a request: a prefill and a decode, or a combined engine, as the policy says. Pure.
+
+Only a prefill and a decode with the same connector and the same model make a pair. Pairs come before combined engines, but for
+prompts so short that handing over their KV is not worth it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import Final
+
+from pd_contracts.names import Connector, Role
+from pd_proxy.engines.policy import Load, Policy, pick
+from pd_proxy.engines.registry import Instance, State
+from pd_proxy.errors import NoInstanceError, NotDisaggregableError, UnknownModelError
+
+# Their hand-over is keyed by one request id on each side; NIXL's parameters describe the blocks of one sequence only.
+ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a request asks of its engines; see `generation.Generation`. `short` prompts rather go to a combined engine."""
+
+    model: str | None = None
+    sequences: int = 1
+    combined_only: str | None = None
+    short: bool = False
+    prefix: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A prefill and a decode that can hand KV over."""
+
+    prefill: Instance
+    decode: Instance
+
+
+@dataclass(frozen=True, slots=True)
+class Solo:
+    """One engine that does both."""
+
+    engine: Instance
+
+
+Route = Pair | Solo
+Trusted = Callable[[Instance, Instance], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How to choose among those who can."""
+
+    policy: Policy
+    trusted: Trusted
+    load: Load
+
+
+def trust_all(_prefill: Instance, _decode: Instance) -> bool:
+    """Every pair will do."""
+    return True
+
+
+DEFAULT_RULES: Final = Rules(Policy.ROUND_ROBIN, trust_all, lambda _: 0)
+
+
+def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules = DEFAULT_RULES) -> Route:
+    """The route of the `turn`-th request; only pairs that are trusted get any.
+
+    Raises:
+        UnknownModelError: if no engine, not even a suspect one, serves the model.
+        NotDisaggregableError: if only a combined engine could serve it and none is ready.
+        NoInstanceError: if nobody can, with the role that is missing.
+    """
+    _check_model(instances, needs.model)
+    able = [i for i in instances if i.state is State.READY and (needs.model is None or needs.model in i.models)]
+    refusal, candidates = _candidates(able, needs)
+    pairs = _Pairs(candidates, rules.trusted)
+    combined = [i for i in able if i.role is Role.COMBINED]
+    if pairs.prefills and not (needs.short and combined):
+        return pairs.take(needs, turn, rules)
+    if combined:
+        return Solo(pick(rules.policy, combined, turn, rules.load, needs.prefix))
+    if refusal is not None and _Pairs(able, rules.trusted).prefills:
+        raise NotDisaggregableError(f"{refusal}, and no combined engine is ready")
+    if _Pairs(able, trust_all).prefills and not _Pairs(able, rules.trusted).prefills:
+        raise NoInstanceError("no pair of prefill and decode has passed its canary, and no combined engine is ready")
+    raise NoInstanceError(_missing(able))
+
+
+def compatible(one: Instance, other: Instance) -> bool:
+    """Whether one can hand KV to the other."""
+    return one.connector == other.connector and not set(one.models).isdisjoint(other.models)
+
+
+def is_ready(instances: Sequence[Instance], trusted: Trusted = trust_all) -> bool:
+    """Whether some request could be served now."""
+    able = [i for i in instances if i.state is State.READY]
+    return any(i.role is Role.COMBINED for i in able) or bool(_Pairs(able, trusted).prefills)
+
+
+class _Pairs:
+    """Prefill engines that have a partner, and their partners."""
+
+    def __init__(self, able: Sequence[Instance], trusted: Trusted) -> None:
+        self._trusted = trusted
+        self._decodes = [i for i in able if i.role is Role.DECODE]
+        self.prefills = [i for i in able if i.role is Role.PREFILL and self._partners(i)]
+
+    def _partners(self, prefill: Instance) -> list[Instance]:
+        return [i for i in self._decodes if compatible(prefill, i) and self._trusted(prefill, i)]
+
+    def take(self, needs: Needs, turn: int, rules: Rules) -> Pair:
+        """As the policy says."""
+        prefill = pick(rules.policy, self.prefills, turn, rules.load, needs.prefix)
+        partners = self._partners(prefill)
+        if rules.policy is not Policy.ROUND_ROBIN:
+            return Pair(prefill, pick(rules.policy, partners, turn, rules.load))
+        # Both sides take turns; a step aside after each full cycle makes every prefill meet every decode.
+        cycle = lcm(len(self.prefills), len(partners))
+        return Pair(prefill, partners[(turn + turn // cycle) % len(partners)])
+
+
+def _check_model(instances: Sequence[Instance], model: str | None) -> None:
+    known = {name for i in instances if i.state in (State.READY, State.SUSPECT) for name in i.models}
+    if model is not None and known and model not in known:
+        raise UnknownModelError(f"The model `{model[:200]}` does not exist.")
+
+
+def _candidates(able: Sequence[Instance], needs: Needs) -> tuple[str | None, Sequence[Instance]]:
+    """Engines that may form a pair for this request, and the sentence that explains why others may not."""
+    if needs.combined_only is not None:
+        return needs.combined_only, ()
+    if needs.sequences == 1:
+        return None, able
+    refusal = "several sequences in one request (`n` above 1, several prompts) cannot be handed over by NixlConnector"
+    return refusal, [i for i in able if i.connector not in ONE_SEQUENCE_ONLY]
+
+
+def _missing(able: Sequence[Instance]) -> str:
+    roles = {i.role for i in able}
+    if Role.PREFILL in roles and Role.DECODE in roles:
+        return "no ready prefill and decode engine have the same connector and model; no combined engine is ready"
+    if Role.PREFILL in roles:
+        return "no decode engine is ready, and no combined engine"
+    if Role.DECODE in roles:
+        return "no prefill engine is ready, and no combined engine"
+    return "no engine is ready: neither prefill and decode nor a combined one"

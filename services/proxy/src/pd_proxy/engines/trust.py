@@ -1,0 +1,66 @@
+"""Which pairs have proved that they answer rightly. Pure; `canary` does the asking."""
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from pd_contracts.names import Role
+from pd_proxy.engines.registry import Instance, State
+
+
+class Trust:
+    """Verdicts by the processes of both engines, so that a restart begins anew."""
+
+    def __init__(self, *, needed: bool) -> None:
+        """`needed`: a pair without a good verdict gets no requests."""
+        self._needed = needed
+        self._verdicts: dict[tuple[int, int], tuple[bool, str]] = {}
+
+    def __call__(self, prefill: Instance, decode: Instance) -> bool:
+        """Whether clients may get answers from the pair."""
+        right, _ = self._verdicts.get((prefill.incarnation, decode.incarnation), (not self._needed, ""))
+        return right
+
+    def judged(self, prefill: Instance, decode: Instance) -> bool:
+        """Whether there is a verdict."""
+        return (prefill.incarnation, decode.incarnation) in self._verdicts
+
+    def judge(self, prefill: Instance, decode: Instance, *, right: bool, reason: str) -> None:
+        """Remember a verdict, instead of the one before."""
+        self._verdicts[prefill.incarnation, decode.incarnation] = right, reason
+
+    def verdicts(self) -> tuple[tuple[int, int, bool, str], ...]:
+        """All of them: prefill's and decode's incarnation, whether it is good, and its reason."""
+        return tuple((*pair, *said) for pair, said in self._verdicts.items())
+
+    def adopt(self, verdicts: Iterable[tuple[int, int, bool, str]]) -> None:
+        """Believe exactly these."""
+        self._verdicts = {(prefill, decode): (right, reason) for prefill, decode, right, reason in verdicts}
+
+    def says(self, prefill: Instance, decode: Instance) -> tuple[str, str]:
+        """The verdict in a word, and its reason."""
+        if not self.judged(prefill, decode):
+            return "unknown" if self._needed else "off", ""
+        right, reason = self._verdicts[prefill.incarnation, decode.incarnation]
+        return "passed" if right else "wrong", reason
+
+    def shown(self, view: Sequence[Instance]) -> list[Instance]:
+        """The instances as others see them: who is healthy but in no trusted pair has not joined yet, and says why."""
+        if not self._needed:
+            return list(view)
+        ready = [i for i in view if i.state is State.READY]
+        return [self._as_seen(i, ready) if i in ready and i.role is not Role.COMBINED else i for i in view]
+
+    def _as_seen(self, instance: Instance, ready: Sequence[Instance]) -> Instance:
+        one = instance.role is Role.PREFILL
+        others = [i for i in ready if i.role is (Role.DECODE if one else Role.PREFILL)]
+        mine = [(instance, other) if one else (other, instance) for other in others]
+        if any(self(*pair) for pair in mine):
+            return instance
+        said = [self.says(*pair)[1] for pair in mine if self.judged(*pair)]
+        reason = f"canary: {said[0]}" if said else "waits for the canary of a pair with it"
+        return msgspec.structs.replace(instance, state=State.JOINING, reason=reason)
+
+    def forget(self, gone: Instance) -> None:
+        """The process is no more, or must prove itself again."""
+        self._verdicts = {key: said for key, said in self._verdicts.items() if gone.incarnation not in key}

@@ -1,0 +1,226 @@
+"""How KV gets from prefill to decode, connector by connector: ids, headers and bodies. Pure.
+
+P2pNcclConnector reads both engines' KV addresses out of the request id (vLLM 0.23.0, `p2p_nccl_connector.py`): the producer
+searches `___decode_addr_(.*):(\\d+)`, the consumer `___prefill_addr_(.*):(\\d+)___`. Both patterns are greedy and
+unanchored, so nothing that a client chose may stand in the id, and after decode's address no colon with digits may follow.
+Tensors are keyed by the id: it is the same on both sides, and never used twice.
+
+NixlConnector returns from prefill the parameters with which decode fetches the KV; they go to decode verbatim.
+ExampleConnector keys KV by the tokens themselves in a shared folder, so both engines just get the same prompt.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+import msgspec
+from msgspec import Raw
+
+from pd_contracts.names import REQUEST_ID_HEADER, Connector
+from pd_proxy.engines.pairing import Pair
+from pd_proxy.errors import BrokenReplyError
+from pd_proxy.kv.debts import Debt
+from pd_proxy.protocol.generation import PROMPT, Endpoint, Fields, count, encode, encoded
+
+# What of a client's request headers an engine may see. Credentials are the proxy's business, ids are ours to choose.
+PASSED_HEADERS: Final = ("traceparent", "tracestate")
+
+# Long enough for at least one block of KV (16 tokens) to be handed over.
+SHORT_PROMPT: Final = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
+
+NIXL_PREFILL_PARAMS: Final = Raw(
+    b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
+    b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One request to one engine."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """What prefill's answer makes possible.
+
+    Attributes:
+        fields: the body for decode; how it is written depends on the endpoint.
+        pushed: whether KV now waits that somebody must consume.
+        stand_in: where KV waits at decode under the id, for ever, writes what can be pushed in its place; see `debts`.
+    """
+
+    endpoint: Endpoint
+    engine_id: str
+    headers: Mapping[str, str]
+    fields: Fields
+    pushed: bool
+    stand_in: Callable[[], Fields] | None = None
+
+    def decode(self) -> Leg:
+        """The request for decode."""
+        return leg(self.endpoint, self.engine_id, self.fields, self.headers)
+
+    def drain(self) -> Leg:
+        """The same for one token: makes decode consume KV that nobody waits for any more."""
+        return leg(self.endpoint, self.engine_id, one_token(self.endpoint, self.fields), self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One attempt with one pair.
+
+    Attributes:
+        uuid: what the client sees of the id.
+        engine_id: the id that both engines get.
+        prefill: the request for prefill.
+        receive: takes the body of prefill's 200; raises BrokenReplyError if that is no answer.
+        stand_in: as in `HandOver`.
+    """
+
+    uuid: str
+    engine_id: str
+    prefill: Leg
+    receive: Callable[[bytes], HandOver]
+    stand_in: Callable[[], Fields] | None = None
+
+    @property
+    def secret(self) -> bytes:
+        """What must be cut out of an answer to leave the public id: the part of the engine's id with addresses in it."""
+        return self.engine_id.removesuffix(self.uuid).encode()
+
+
+def p2p_request_id(prefill_zmq: str, decode_zmq: str, uuid: str) -> str:
+    """Write the id in which P2pNcclConnector finds both addresses; `uuid` is what `fresh_id` gives."""
+    return f"___prefill_addr_{prefill_zmq}___decode_addr_{decode_zmq}_{uuid}"
+
+
+def fresh_id(endpoint: Endpoint) -> str:
+    """32 hexadecimal digits; of a response with the prefix that vLLM would choose, because there the id is the answer's."""
+    return f"resp_{uuid4().hex}" if endpoint is Endpoint.RESPONSES else uuid4().hex
+
+
+def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    """Plan one attempt, with a fresh id; `headers` are the client's headers that may go on to engines."""
+    match pair.decode.connector:
+        case Connector.NIXL:
+            return _nixl(endpoint, fields, headers)
+        case Connector.EXAMPLE:
+            return _example(endpoint, fields, headers)
+        case _:
+            return _p2p(pair, endpoint, fields, headers)
+
+
+def plain(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> tuple[str, Leg]:
+    """A fresh id and the one request that a combined engine gets."""
+    uuid = fresh_id(endpoint)
+    return uuid, leg(endpoint, uuid, fields, headers)
+
+
+def one_token(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
+    """The same request for a single token in one piece: what prefill and a drain get.
+
+    `n` and the prompts stay, because each sequence hands over KV of its own. Chat prefers max_completion_tokens, so one that
+    stayed above 1 would let prefill go on decoding, which crashes P2pNcclConnector.
+    """
+    short = {name: value for name, value in fields.items() if name not in ("min_tokens", "stream_options")}
+    short["max_output_tokens" if endpoint is Endpoint.RESPONSES else "max_tokens"] = Raw(b"1")
+    if "max_completion_tokens" in short:
+        short["max_completion_tokens"] = Raw(b"1")
+    short["stream"] = Raw(b"false")
+    return short
+
+
+def stand_in(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
+    """A body that makes as many sequences under the same ids, each of a short prompt and for one token."""
+    body = one_token(endpoint, {name: fields[name] for name in ("model", "n", "store") if name in fields})
+    prompt: object = SHORT_PROMPT
+    if endpoint is Endpoint.CHAT:
+        prompt = [{"role": "user", "content": SHORT_PROMPT}]
+    elif endpoint is Endpoint.COMPLETIONS and "prompt" in fields and (prompts := count(fields["prompt"])) > 1:
+        prompt = [SHORT_PROMPT] * prompts
+    return body | {PROMPT[endpoint]: encoded(prompt)}
+
+
+def again(debt: Debt) -> Plan:
+    """The exchange that repays a debt, under the id of the one that failed."""
+    return _pushed(Endpoint(debt.path), debt.engine_id, "", debt.fields, {})
+
+
+def leg(endpoint: Endpoint, engine_id: str, fields: Fields, headers: Mapping[str, str]) -> Leg:
+    """One request, with the id that its engine must use; vLLM reads that of a response in the body, of all others in a header."""
+    if endpoint is Endpoint.RESPONSES:
+        fields = {**fields, "request_id": encoded(engine_id)}
+    return Leg({**headers, "Content-Type": "application/json", REQUEST_ID_HEADER: engine_id}, encode(fields))
+
+
+def _p2p(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    uuid = fresh_id(endpoint)
+    engine_id = p2p_request_id(pair.prefill.zmq_address, pair.decode.zmq_address, uuid)
+    return _pushed(endpoint, engine_id, uuid, fields, headers)
+
+
+def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    short = partial(stand_in, endpoint, fields)
+    return Plan(
+        uuid=uuid,
+        engine_id=engine_id,
+        prefill=leg(endpoint, engine_id, one_token(endpoint, fields), headers),
+        receive=lambda _: HandOver(endpoint, engine_id, headers, fields, pushed=True, stand_in=short),
+        stand_in=short,
+    )
+
+
+def _example(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    uuid = fresh_id(endpoint)
+    return Plan(
+        uuid=uuid,
+        engine_id=uuid,
+        prefill=leg(endpoint, uuid, one_token(endpoint, fields), headers),
+        receive=lambda _: HandOver(endpoint, uuid, headers, fields, pushed=False),
+    )
+
+
+def _nixl(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    uuid = fresh_id(endpoint)
+
+    def receive(answer: bytes) -> HandOver:
+        params = nixl_params(answer)
+        if params is None:
+            return HandOver(endpoint, uuid, headers, fields, pushed=False)
+        return HandOver(endpoint, uuid, headers, {**fields, "kv_transfer_params": params}, pushed=True)
+
+    return Plan(
+        uuid=uuid,
+        engine_id=uuid,
+        prefill=leg(
+            endpoint, uuid, {**one_token(endpoint, fields), "kv_transfer_params": NIXL_PREFILL_PARAMS}, headers
+        ),
+        receive=receive,
+    )
+
+
+class _NixlAnswer(msgspec.Struct):
+    kv_transfer_params: Raw = Raw(b"null")
+
+
+_nixl_decoder = msgspec.json.Decoder(_NixlAnswer)
+
+
+def nixl_params(answer: bytes) -> Raw | None:
+    """The parameters in prefill's answer, verbatim; None if it keeps no KV for decode (a prompt below one block).
+
+    Raises:
+        BrokenReplyError: if prefill's 200 is no JSON object.
+    """
+    try:
+        params = _nixl_decoder.decode(answer).kv_transfer_params
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise BrokenReplyError("prefill's answer is not valid JSON") from None
+    return None if bytes(params) == b"null" else params

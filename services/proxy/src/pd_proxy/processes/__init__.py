@@ -1,0 +1,1 @@
+"""The processes that serve: one alone, or a parent and its workers."""

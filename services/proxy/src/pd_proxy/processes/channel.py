@@ -1,0 +1,137 @@
+"""What a proxy's parent and its workers say to each other: JSON frames over a socket that the parent opens before it starts a worker."""
+
+import asyncio
+import socket
+from typing import Any, Final
+
+import msgspec
+
+from pd_proxy.engines.registry import Instance
+from pd_proxy.kv.debts import Debt
+from pd_proxy.metrics import Numbers, Sample
+from pd_proxy.settings import Settings
+
+_LENGTH_BYTES: Final = 4
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Any of them; it comes whole, in order and once."""
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """The first to a worker: what it is, and where the ledger and its listening socket are among its descriptors."""
+
+    settings: Settings
+    number: int
+    ledger: int
+    listener: int
+    started: float
+
+
+class News(Message, frozen=True, kw_only=True):
+    """To a worker, whenever something changed: all engines, the canaries' verdicts and everybody's seat in the ledger."""
+
+    instances: tuple[Instance, ...]
+    verdicts: tuple[tuple[int, int, bool, str], ...]
+    seats: dict[int, int]
+
+
+class Ask(Message, frozen=True, kw_only=True):
+    """To a worker: report. What was said before has been heard when it does."""
+
+    number: int
+
+
+class Stop(Message, frozen=True, kw_only=True):
+    """To a worker: take no more requests, let those that run end, and end."""
+
+
+class Forwarded(Message, frozen=True, kw_only=True):
+    """To the parent: a client's request that is about the whole proxy; none of these has a body that matters."""
+
+    number: int
+    method: str
+    path: str
+    query: bytes
+    headers: dict[str, str]
+
+
+class Answered(Message, frozen=True, kw_only=True):
+    """To a worker: what the client gets."""
+
+    number: int
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Ready(Message, frozen=True, kw_only=True):
+    """To the parent: clients can connect."""
+
+
+class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker knows of the requests that it sent to one address; see `flights.Evidence`."""
+
+    address: str
+    requests: int
+    failures: int
+    last_progress: float
+    waits: list[tuple[float, bool]]
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """To the parent: how it goes at time `at`; `answers` is the number of the last `Ask`."""
+
+    at: float
+    answers: int = 0
+    numbers: Numbers
+    engines: list[EngineReport]
+    samples: list[Sample]
+
+
+class Owed(Message, frozen=True, kw_only=True):
+    """To the parent: KV that has to be used up."""
+
+    debt: Debt
+
+
+class Unreachable(Message, frozen=True, kw_only=True):
+    """To the parent: an engine refuses connections."""
+
+    incarnation: int
+    reason: str
+
+
+AnyMessage = Welcome | News | Ask | Stop | Forwarded | Answered | Ready | Report | Owed | Unreachable
+_decoder = msgspec.json.Decoder(AnyMessage)
+
+
+class Channel:
+    """One end of the socket."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Use `open`."""
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, end: socket.socket) -> "Channel":
+        """Take over a connected socket."""
+        return cls(*await asyncio.open_unix_connection(sock=end))
+
+    def send(self, message: Message) -> None:
+        """Say something; nobody hears it if the other end is gone, which `receive` tells."""
+        data = msgspec.json.encode(message)
+        self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "little") + data)
+
+    async def receive(self) -> Any:
+        """The next message; None once the other end is gone."""
+        try:
+            length = int.from_bytes(await self._reader.readexactly(_LENGTH_BYTES), "little")
+            return _decoder.decode(await self._reader.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        """Say and hear no more."""
+        self._writer.close()

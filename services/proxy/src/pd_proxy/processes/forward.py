@@ -1,0 +1,106 @@
+"""Requests that are about the whole proxy, which a worker lets its parent answer."""
+
+import asyncio
+from typing import Any, Final
+
+from quart import Blueprint, Response, request
+
+from pd_proxy.api.app import Proxy
+from pd_proxy.errors import ShuttingDownError
+from pd_proxy.processes.channel import Answered, Forwarded
+from pd_proxy.processes.mirror import Tell
+
+PATHS: Final = ("/v1/models", "/health", "/ready", "/stats", "/metrics", "/admitted")
+# Of the headers of a request and an answer, what these routes look at or say.
+_ASKED: Final = ("Authorization",)
+_SAID: Final = ("Content-Type", "Retry-After", "Allow")
+
+
+class Forward:
+    """A worker's side: asks the parent over the channel."""
+
+    def __init__(self, tell: Tell) -> None:
+        """`tell` sends a message to the parent."""
+        self._tell = tell
+        self._waiting: dict[int, asyncio.Future[Answered]] = {}
+        self._last = 0
+
+    def blueprint(self) -> Blueprint:
+        """All routes; the parent says which methods they have."""
+        blueprint = Blueprint("forward", __name__)
+        methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+        for path in (*PATHS, "/admin/<path:rest>"):
+            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), self.forward, methods=methods)
+        return blueprint
+
+    async def forward(self, rest: str = "") -> Response:  # noqa: ARG002  the whole path goes on
+        """Ask the parent and answer what it says."""
+        self._last += 1
+        number = self._last
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._tell(
+            Forwarded(
+                number=number,
+                method=request.method,
+                path=request.path,
+                query=request.query_string,
+                headers={name: request.headers[name] for name in _ASKED if name in request.headers},
+            )
+        )
+        try:
+            said = await answer
+        finally:
+            del self._waiting[number]
+        return Response(said.body, said.status, headers=said.headers)
+
+    def answered(self, said: Answered) -> None:
+        """The parent answers."""
+        if said.number in self._waiting and not self._waiting[said.number].done():
+            self._waiting[said.number].set_result(said)
+
+    def abandon(self) -> None:
+        """The parent is gone."""
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(ShuttingDownError("the proxy is shutting down"))
+
+
+async def answer(app: Proxy, asked: Forwarded) -> Answered:
+    """The parent's side: have the application serve it, as a server would."""
+    said: dict[str, Any] = {}
+    parts: list[bytes] = []
+    body: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        # The client is the worker's to watch; this one never leaves.
+        return body.pop() if body else await asyncio.get_running_loop().create_future()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "http.response.start":
+            said.update(event)
+        elif event["type"] == "http.response.body":
+            parts.append(event.get("body", b""))
+
+    await app(_scope(asked), receive, send)  # type: ignore[arg-type]  # the dict is hypercorn's HTTPScope
+    found = {name.decode("latin-1").title(): value.decode("latin-1") for name, value in said["headers"]}
+    headers = {name: found[name] for name in _SAID if name in found}
+    return Answered(number=asked.number, status=said["status"], headers=headers, body=b"".join(parts))
+
+
+def _scope(asked: Forwarded) -> dict[str, Any]:
+    headers = {"host": "proxy", **asked.headers}
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": asked.method,
+        "scheme": "http",
+        "path": asked.path,
+        "query_string": asked.query,
+        "root_path": "",
+        "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
+        "client": None,
+        "server": None,
+        "state": {},
+        "extensions": {},
+    }

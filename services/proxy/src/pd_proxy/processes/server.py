@@ -1,0 +1,69 @@
+"""Serving: a front for requests for tokens, Hypercorn around the application for everything else."""
+
+import asyncio
+import logging
+
+from hypercorn.config import Config
+
+from pd_proxy.api.app import create_app, running, whole_app
+from pd_proxy.api.front import serve_front
+from pd_proxy.processes.crew import Crew
+from pd_proxy.processes.ledger import Ledger
+from pd_proxy.processes.parent import ParentContext
+from pd_proxy.processes.spawn import listeners
+from pd_proxy.settings import Settings
+
+# After the time to drain is over, streams get an error event; this is what they have to send it.
+LAST_WORDS_S = 2.0
+BACKLOG = 4096
+
+
+def configure(settings: Settings) -> Config:
+    """Hypercorn's settings.
+
+    No access log (the proxy writes one structured line a request), and connections that live as long as they are used: a
+    load generator's are, and closing them at 1000 requests would only cost new ones.
+    """
+    config = Config()
+    config.bind = f"{settings.bind_host}:{settings.http_proxy_port}"
+    config.backlog = BACKLOG
+    config.accesslog = None
+    config.errorlog = logging.getLogger("pd_proxy.server")
+    config.keep_alive_timeout = settings.keep_alive_s
+    config.keep_alive_max_requests = 10_000_000
+    config.graceful_timeout = settings.drain_timeout_s + LAST_WORDS_S
+    config.include_server_header = False
+    return config
+
+
+async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
+    """Serve until `shutdown` is set, then let running requests end.
+
+    Raises:
+        OSError: if a port cannot be opened.
+    """
+    if settings.proxy_workers > 1:
+        await _serve_with_workers(settings, shutdown)
+        return
+    app = create_app(settings)
+
+    async def trigger() -> None:
+        await shutdown.wait()
+        app.context.stop_soon()
+
+    async with running(app.context):
+        await serve_front(app, configure(settings), trigger)
+
+
+async def _serve_with_workers(settings: Settings, shutdown: asyncio.Event) -> None:
+    """Likewise, but let others serve; this process is their parent."""
+    ledger = Ledger.create(settings.proxy_workers + 1)
+    try:
+        context = ParentContext(settings, ledger)
+        sockets = listeners(settings.bind_host, settings.http_proxy_port, settings.proxy_workers)
+        crew = Crew(whole_app(context), context, sockets)
+        async with running(context), crew.working(shutdown):
+            await shutdown.wait()
+            context.stop_soon()
+    finally:
+        ledger.close()

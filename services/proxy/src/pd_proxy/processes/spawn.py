@@ -1,0 +1,51 @@
+"""What a worker is started with: its listening socket, and its end of the socket to its parent.
+
+All workers listen on one port (SO_REUSEPORT), each on a socket of its own, among which the kernel spreads connections evenly; one socket
+for all would give most of them to whoever happens to be quick.
+"""
+
+import asyncio
+import socket
+import sys
+
+
+def listeners(host: str, port: int, count: int) -> list[socket.socket]:
+    """A socket a worker, bound to one port; the worker will listen.
+
+    Raises:
+        OSError: if the port cannot be opened, or somebody else listens there, even if they would share it.
+    """
+    _bound(host, port, shared=False).close()
+    return [_bound(host, port, shared=True) for _ in range(count)]
+
+
+def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
+        found.bind((host, port))
+    except OSError:
+        found.close()
+        raise
+    return found
+
+
+async def spawned(descriptors: tuple[int, ...]) -> tuple[asyncio.subprocess.Process, socket.socket]:
+    """A new worker process that inherits the descriptors, and this end of the socket to it.
+
+    Raises:
+        OSError: if the system has no room for it.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        # -P: what lies in the current folder is not imported.
+        command = (sys.executable, "-P", "-m", "pd_proxy.processes.worker", str(theirs.fileno()))
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=asyncio.subprocess.DEVNULL, pass_fds=(theirs.fileno(), *descriptors)
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, ours

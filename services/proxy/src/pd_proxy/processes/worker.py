@@ -1,0 +1,127 @@
+"""A process that serves clients, one of several: `python -m pd_proxy.processes.worker DESCRIPTOR`, which only `crew` starts.
+
+It chooses engines, forwards requests and relays streams by itself. Who the engines are it hears from its parent, over the socket with
+that descriptor; when the socket ends, so does the worker. Signals are for the parent, which tells its workers.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+
+import uvloop
+
+from pd_contracts import log
+from pd_proxy.api.app import app_of
+from pd_proxy.api.front import serve_front
+from pd_proxy.api.passthrough import Passthrough
+from pd_proxy.api.routes import Routes
+from pd_proxy.background.deadlines import Deadlines
+from pd_proxy.errors import ShuttingDownError
+from pd_proxy.processes.channel import Answered, Ask, Channel, News, Ready, Stop, Welcome
+from pd_proxy.processes.forward import Forward
+from pd_proxy.processes.ledger import Ledger
+from pd_proxy.processes.mirror import WorkerContext
+from pd_proxy.processes.prepare import prepare
+from pd_proxy.processes.server import LAST_WORDS_S, configure
+from pd_proxy.processes.shared import Place
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """What the messages of the parent work on."""
+
+    def __init__(self, channel: Channel, welcome: Welcome) -> None:
+        """Nothing is served before `run`.
+
+        Raises:
+            OSError: if the file of keys cannot be read.
+        """
+        settings = welcome.settings
+        place = Place(Ledger(welcome.ledger, settings.proxy_workers + 1), welcome.number)
+        self._channel = channel
+        self._listener = socket.socket(fileno=welcome.listener)
+        self._context = WorkerContext(settings, place, channel.send, welcome.started)
+        self._forward = Forward(channel.send)
+        self._shutdown = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until the parent says that it is enough, or is gone."""
+        context = self._context
+        routes, passthrough = Routes(context).generating(), Passthrough(context).blueprint()
+        app = app_of(context, routes, passthrough, self._forward.blueprint())
+        first = await self._channel.receive()
+        if not isinstance(first, News):
+            return  # the parent is gone already
+        context.take(first)
+        async with context.upstream, asyncio.TaskGroup() as group:
+            loops = [group.create_task(self._listen()), group.create_task(self._report())]
+            await serve_front(app, configure(context.settings), self._until_stopped, [self._listener])
+            await context.tasks.finish(context.settings.drain_timeout_s)
+            for loop in loops:
+                loop.cancel()
+
+    async def _until_stopped(self) -> None:
+        self._channel.send(Ready())
+        await self._shutdown.wait()
+        self._context.stop_soon()
+
+    async def _listen(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            match message:
+                case News():
+                    self._context.take(message)
+                case Ask(number=number):
+                    self._channel.send(self._context.report(asyncio.get_running_loop().time(), number))
+                case Answered():
+                    self._forward.answered(message)
+                case Stop():
+                    self._shutdown.set()
+        self._orphaned()
+
+    def _orphaned(self) -> None:
+        """Nobody knows any more which engines there are: say so to whoever waits, and end."""
+        logger.critical("the parent is gone")
+        self._context.flights.abort_all(ShuttingDownError("the proxy is shutting down"))
+        self._forward.abandon()
+        self._shutdown.set()
+        asyncio.get_running_loop().call_later(LAST_WORDS_S, os._exit, 1)
+
+    async def _report(self) -> None:
+        deadlines = Deadlines(self._context)
+        while True:
+            deadlines.enforce()
+            self._channel.send(self._context.report(asyncio.get_running_loop().time()))
+            await asyncio.sleep(deadlines.period_s)
+
+
+async def work(descriptor: int) -> int:
+    """Serve as the parent says; returns the exit status."""
+    channel = await Channel.open(socket.socket(fileno=descriptor))
+    welcome = await channel.receive()
+    if not isinstance(welcome, Welcome):
+        return 1  # the parent is gone already
+    log.set_up(welcome.settings.log_level)
+    try:
+        worker = Worker(channel, welcome)
+        await worker.run()
+    except (OSError, ExceptionGroup):
+        logger.critical("the worker cannot go on", exc_info=True)
+        return 1
+    return 0
+
+
+def main() -> int:
+    """Read the descriptor and serve."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    prepare()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

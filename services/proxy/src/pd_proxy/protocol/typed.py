@@ -1,0 +1,118 @@
+"""Streams of `/v1/responses`, whose events have types and which end with one that holds the whole response. Pure.
+
+vLLM says `response.created` and `response.in_progress` before its engine has heard of the request. They are held back until
+something follows, so that here too the first bytes mean that decode has the request: until then it is tried again elsewhere, or
+refused with a status, and only from then on aborted at once. The event that ends a stream is held back as `[DONE]` is elsewhere.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_contracts import sse
+from pd_proxy.errors import BrokenReplyError, FailedResponseError, ProxyError
+from pd_proxy.protocol.rewrite import BLOCK_END, ERROR_KEY, StreamRewriter, error_fields, object_decoder, without_params
+
+OPENING: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
+FAILED: Final = frozenset({"response.failed", "error"})
+LAST: Final = frozenset({"response.completed", "response.incomplete"}) | FAILED
+
+# Only events that open or end a stream hold a response; inside a text the quotes are escaped.
+_RESPONSE_KEY: Final = b'"response":'
+_SEQUENCE_NUMBER: Final = re.compile(rb'"sequence_number": ?(\d+)')
+
+
+class TypedRewriter(StreamRewriter):
+    """As its base; what ends the stream is an event of one of the types in LAST, and nothing else."""
+
+    by_chunks = False
+    end = b""
+
+    _begun = False
+    _opening = b""
+    _newest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """As its base.
+
+        Raises:
+            BrokenReplyError: also for a stream that says `[DONE]` before it has said how it ended.
+        """
+        data = super().feed(data)
+        if self.end:
+            return b""
+        if data and (not self._begun or _RESPONSE_KEY in data or ERROR_KEY in data):
+            blocks = [block + b"\n\n" for block in BLOCK_END.split(data) if block]
+            data = b"".join(map(self._event, blocks))
+        self._newest = data or self._newest
+        if self.done and not self.end:
+            raise BrokenReplyError("the engine's stream does not say how it ended")
+        return data
+
+    def check_first(self, first: bytes) -> None:
+        """As its base; but a response without a word is an answer, too."""
+        if self.failed and not first:
+            payload = self.end.partition(b"data:")[2]
+            message = error_fields(object_decoder.decode(payload).get("response", payload)).get("message")
+            raise FailedResponseError(str(message or "the engine failed"))
+
+    def error_event(self, error: ProxyError) -> bytes:
+        """OpenAI's `error` event, numbered as the next one."""
+        numbers = _SEQUENCE_NUMBER.findall(self._newest)
+        body = {
+            "type": "error",
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "sequence_number": int(numbers[-1]) + 1 if numbers else 0,
+        }
+        return sse.encode_event(msgspec.json.encode(body), "error")
+
+    def _event(self, block: bytes) -> bytes:
+        """What may go to the client now that this event has come."""
+        if self.end:
+            return b""
+        kind, block = self._cleaned(block)
+        if kind in LAST:
+            self.done, self.rest, self.end = True, b"", block
+            self.failed = kind in FAILED
+            block = b""
+        elif not self._begun and (not kind or kind in OPENING):
+            self._opening += block
+            return b""
+        if self.failed and not self._begun:
+            return b""  # there is still time for a status
+        self._begun = True
+        opening, self._opening = self._opening, b""
+        return opening + block
+
+    def _cleaned(self, block: bytes) -> tuple[str, bytes]:
+        """An event's type, and itself without transfer parameters and addresses; no type if it has no data."""
+        head, mark, payload = block.partition(b"data:")
+        if not mark:
+            return "", block
+        try:
+            fields = object_decoder.decode(payload)
+            # An error in the shape of other endpoints: some server in between may write it.
+            kind = "error" if "error" in fields else msgspec.json.decode(fields.get("type", b'""'), type=str)
+            changed = "response" in fields and self._clean_response(fields)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
+        if kind == "error":
+            return kind, head + mark + b" " + bytes(self.scrubbed(Raw(payload.strip()))) + b"\n\n"
+        if changed:
+            block = head + mark + b" " + msgspec.json.encode(fields) + b"\n\n"
+        return kind, block
+
+    def _clean_response(self, fields: dict[str, Raw]) -> bool:
+        """Take out of a response what the client must not see; True if there was anything."""
+        response = object_decoder.decode(fields["response"])
+        changed = without_params(response)
+        error = response.get("error")
+        if error is not None and bytes(error) != b"null":
+            response["error"], changed = self.scrubbed(error), True
+        if changed:
+            fields["response"] = Raw(msgspec.json.encode(response))
+        return changed

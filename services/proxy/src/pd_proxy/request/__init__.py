@@ -1,0 +1,1 @@
+"""The way of one request for tokens: checked, tried until it is served, prefilled, handed over, decoded."""

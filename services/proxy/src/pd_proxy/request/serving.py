@@ -1,0 +1,93 @@
+"""What serving a request for tokens means, whichever server has read it: `routes` under Hypercorn or `front` beside it."""
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from pd_contracts import sse, timing
+from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER
+from pd_proxy.access import allowed
+from pd_proxy.context import Context
+from pd_proxy.errors import ShuttingDownError, TooManyRequestsError, UnauthorizedError
+from pd_proxy.kv.transfer import PASSED_HEADERS
+from pd_proxy.protocol.generation import Endpoint, parse
+from pd_proxy.request.retry import serve
+from pd_proxy.request.trace import Trace
+from pd_proxy.upstream.answers import Answer, Stream
+
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream; charset=utf-8"
+MAX_CLIENT_ID: Final = 200
+
+# A request's header by its name in lower case; empty if there is none.
+Header = Callable[[str], str]
+
+_CLIENT_ID: Final = REQUEST_ID_HEADER.lower()
+_TIMING: Final = TIMING_HEADER.lower()
+
+
+def check_authorization(context: Context, authorization: str) -> None:
+    """Let only clients with a key through, if there are keys.
+
+    Raises:
+        UnauthorizedError: for the others.
+    """
+    if context.keys and not allowed(authorization, context.keys):
+        raise UnauthorizedError("this needs an API key as a bearer token")
+
+
+def begin(context: Context, path: str, header: Header) -> Trace:
+    """Count a request that has arrived; `app.end` must follow."""
+    context.metrics.started()
+    return Trace(endpoint=path, client_id=header(_CLIENT_ID)[:MAX_CLIENT_ID], wants_timing=header(_TIMING) == "1")
+
+
+async def answer(context: Context, trace: Trace, header: Header, body: bytes) -> Answer:
+    """Have engines serve a request; a stream belongs to the trace, whose end closes it.
+
+    Raises:
+        ProxyError: if it fails before the client could be sent a byte.
+    """
+    if context.stopping:
+        raise ShuttingDownError("the proxy is shutting down")
+    limit = context.settings.max_in_flight
+    if limit and context.metrics.at_once() > limit:
+        raise TooManyRequestsError(f"{limit} requests are in flight already")
+    generation = parse(Endpoint(trace.endpoint), body)
+    trace.stream = generation.stream
+    headers = {name: value for name in PASSED_HEADERS if (value := header(name))}
+    found = await serve(context, generation, headers, trace)
+    trace.first_byte = monotonic()
+    trace.status = 200
+    if isinstance(found, Stream):
+        trace.answer = found
+    return found
+
+
+def response_headers(trace: Trace) -> dict[str, str]:
+    """The client's own id, or the one in the answer; no header of an engine is passed on."""
+    request_id = trace.client_id or trace.uuid
+    return {REQUEST_ID_HEADER: request_id} if request_id else {}
+
+
+def whole_headers(trace: Trace) -> dict[str, str]:
+    """Headers of an answer in one piece, which is complete with them."""
+    trace.complete = True
+    headers = response_headers(trace)
+    if trace.wants_timing:
+        headers[TIMING_HEADER] = timing.encode(trace.stages(monotonic()))
+    return headers
+
+
+def stream_headers(trace: Trace) -> dict[str, str]:
+    """Headers of a stream."""
+    return {**response_headers(trace), "Cache-Control": "no-cache"}
+
+
+def last_events(stream: Stream, trace: Trace) -> bytes:
+    """What ends a stream that came to its end mark."""
+    trace.complete = not stream.failed
+    trace.cause = "error_in_stream" if stream.failed else ""
+    if trace.wants_timing:
+        return sse.encode_comment(timing.PREFIX + timing.encode(trace.stages(monotonic()))) + stream.end
+    return stream.end

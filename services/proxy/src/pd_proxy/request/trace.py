@@ -1,0 +1,81 @@
+"""What happened to one request: times, engines, outcome. It ends in the timing stages, the metrics and one log line."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from quart import Request
+
+from pd_contracts.timing import Stages
+from pd_proxy.errors import ProxyError
+from pd_proxy.upstream.answers import Stream
+
+CLIENT_LEFT: Final = 499  # as nginx logs it; nobody receives it
+_KEY: Final = "pd_proxy.trace"
+
+
+@dataclass(slots=True)
+class Trace:
+    """Times are seconds on the monotonic clock; None where the request did not get so far."""
+
+    endpoint: str
+    client_id: str = ""
+    wants_timing: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+    dispatched: float | None = None
+    prefilled: float | None = None
+    first_byte: float | None = None
+    uuid: str = ""
+    stream: bool = False
+    prefill: str = ""
+    decode: str = ""
+    retries: int = 0
+    status: int = 0
+    cause: str = ""
+    complete: bool = False
+    answer: Stream | None = None
+
+    def fail(self, error: ProxyError) -> None:
+        """The request ends with this error; a status that went out already stays."""
+        self.cause = error.cause
+        self.status = self.status or error.status
+
+    def left(self) -> None:
+        """The client went away before the end, if the request has no other end."""
+        if not self.complete and not self.cause:
+            self.cause = "client_left"
+            self.status = self.status or CLIENT_LEFT
+
+    @property
+    def server_fault(self) -> bool:
+        """True if it failed, and neither for what the client sent or did not take nor because it left."""
+        return self.cause not in ("", "client_left", "slow_client") and (self.status >= 500 or self.status == 200)
+
+    def stages(self, now: float) -> Stages:
+        """Where the time went until `now`; the stages sum to `now - arrived`."""
+        dispatched = now if self.dispatched is None else self.dispatched
+        prefilled = dispatched if self.prefilled is None else self.prefilled
+        first = now if self.first_byte is None else self.first_byte
+        return Stages(
+            queue=_ms(dispatched - self.arrived),
+            prefill=_ms(prefilled - dispatched),
+            kv_and_first_decode=_ms(first - prefilled),
+            decode=_ms(now - first),
+            prefill_instance=self.prefill,
+            decode_instance=self.decode,
+            retries=self.retries,
+        )
+
+
+def attach(request: Request, trace: Trace) -> None:
+    """Keep the trace where error handlers and the connection find it."""
+    cast("dict[str, Any]", request.scope)[_KEY] = trace
+
+
+def attached(request: Request) -> Trace | None:
+    """The request's trace, if it is one for tokens."""
+    return cast("dict[str, Any]", request.scope).get(_KEY)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)

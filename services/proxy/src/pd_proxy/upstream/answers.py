@@ -1,0 +1,154 @@
+"""An engine's answer, opened: either whole, or a stream whose first events are here. Nothing is answered 200 before that."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from pd_proxy.errors import BrokenReplyError, ProxyError
+from pd_proxy.kv.transfer import Leg
+from pd_proxy.protocol import rewrite
+from pd_proxy.protocol.generation import Endpoint
+from pd_proxy.protocol.typed import TypedRewriter
+from pd_proxy.upstream.flights import Flight
+from pd_proxy.upstream.http import Upstream, translated
+from pd_proxy.upstream.relay import Relay, Rest, cut
+from pd_proxy.upstream.replies import BrokenOffError, Reply
+
+SETTLE_S: Final = 1.0
+
+
+class Whole:
+    """An answer in one piece, rewritten."""
+
+    def __init__(self, body: bytes) -> None:
+        """Take the body that the client gets."""
+        self.body = body
+
+
+class Stream:
+    """A stream of events; `close` may be called at any time and any number of times."""
+
+    def __init__(self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, first: bytes) -> None:
+        """`first` are the events that came already."""
+        self._flight = flight
+        self._reply = reply
+        self._rewriter = rewriter
+        self._first = first
+
+    @property
+    def end(self) -> bytes:
+        """What ends the stream for the client, once its end mark has come."""
+        return self._rewriter.end
+
+    def error_event(self, error: ProxyError) -> bytes:
+        """What ends the stream for the client, if it fails."""
+        return self._rewriter.error_event(error)
+
+    async def next(self) -> bytes:
+        """The next whole events, without the end mark; empty once that has come.
+
+        Raises:
+            UpstreamError: if the stream ends without it, stands still, or says what is no event.
+        """
+        # The hot path: no task, no timer and no context manager a chunk. Ending a flight closes the response instead.
+        flight, reply, rewriter = self._flight, self._reply, self._rewriter
+        block, self._first = self._first, b""
+        while not block and not rewriter.done:
+            flight.waits()
+            try:
+                data = await reply.readany()
+            except BrokenOffError:
+                raise flight.failure or cut(flight) from None
+            flight.moved()
+            if not data:
+                raise flight.failure or cut(flight)
+            block = rewriter.feed(data)
+        return block
+
+    @property
+    def failed(self) -> bool:
+        """True if the engine reported an error in the stream."""
+        return self._rewriter.failed
+
+    def relay(self, write: Callable[[bytes], None], head: bytes) -> Relay:
+        """Write everything as chunks in the callback in which it comes, instead of `next`; what has come already with `head`."""
+        block, self._first = self._first, b""
+        relay = Relay(self._flight, self._reply, self._rewriter, write)
+        relay.begin(head, block)
+        return relay
+
+    def settle(self) -> None:
+        """Let go; an engine that has said its end mark has a moment to end its answer, for the sake of the connection."""
+        if self._reply.finished:
+            self.close()
+            return
+        timer = asyncio.get_running_loop().call_later(SETTLE_S, self.close)
+        self._reply.connect(Rest(self.close, timer))
+
+    def close(self, *, failed: bool = False) -> None:
+        """Let go of the engine; before the end of the answer this aborts the request there."""
+        self._flight.land(failed=failed)
+
+
+Answer = Whole | Stream
+
+
+async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> bytes:
+    """Send a request and read the body of its 200.
+
+    Raises:
+        UpstreamError: for anything else.
+    """
+    try:
+        reply = await upstream.post(flight, path, leg)
+        try:
+            body = await reply.read()
+        except BrokenOffError as error:
+            raise translated(flight, error) from None
+        flight.moved()
+    except BaseException as error:
+        land(flight, error)
+        raise
+    flight.land()
+    return body
+
+
+async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, secret: bytes) -> Stream:
+    """Send a request and wait for the first events of its answer.
+
+    Raises:
+        RefusedInStreamError: if the first event is an error.
+        UpstreamError: if no event comes.
+    """
+    instance = flight.instance
+    kind = TypedRewriter if path == Endpoint.RESPONSES else rewrite.StreamRewriter
+    rewriter = kind(secret, (instance.http_address, instance.zmq_address))
+    try:
+        reply = await upstream.post(flight, path, leg)
+        first = await _first_events(flight, reply, rewriter)
+    except BaseException as error:
+        land(flight, error)
+        raise
+    return Stream(flight, reply, rewriter, first)
+
+
+def land(flight: Flight, error: BaseException) -> None:
+    """End the flight of a request that failed or was cancelled; the engine is to blame for what is not the request's fault."""
+    flight.land(failed=isinstance(error, ProxyError) and error.status >= 500)
+
+
+async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter) -> bytes:
+    flight.waits()
+    while True:
+        try:
+            data = await reply.readany()
+        except BrokenOffError as error:
+            raise translated(flight, error) from None
+        if not data:
+            raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
+        first = rewriter.feed(data)
+        if first or rewriter.done:
+            # Not before: what is held back shows that the server lives, not that the engine moves.
+            flight.moved()
+            rewriter.check_first(first)
+            return first

@@ -1,0 +1,202 @@
+"""Requests that are at engines now, and whether an engine stands still.
+
+A wedged vLLM answers its health check and goes on pinging, so only its streams can tell (vLLM 0.23 waits for missing KV
+without a timeout inside the model step). Standing still means: somebody waits for the engine, and nobody at that engine
+got anything for too long. What a slow client has not yet taken does not count as waiting.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import ProxyError
+from pd_proxy.upstream.replies import Reply
+
+
+class Verdict(Enum):
+    """What the waiting requests say about an engine."""
+
+    MOVING = auto()
+    STALLED = auto()
+    # Only answers that come in one piece are awaited, which shows no progress however healthy the engine is.
+    DOUBTFUL = auto()
+
+
+def verdict(waits: Iterable[tuple[float, bool]], last_progress: float, now: float, limit: float) -> Verdict:
+    """Judge an engine from `(waiting since, in one piece)` of each request that waits for it; all in seconds."""
+    pending = list(waits)
+    if not pending or now - max(last_progress, min(since for since, _ in pending)) < limit:
+        return Verdict.MOVING
+    return Verdict.DOUBTFUL if any(whole for _, whole in pending) else Verdict.STALLED
+
+
+def earliest(waits: Iterable[tuple[float, bool]]) -> list[tuple[float, bool]]:
+    """The two waits at most that `verdict` needs: of streams and of answers in one piece, the longest."""
+    found: dict[bool, float] = {}
+    for since, whole in waits:
+        found[whole] = min(since, found.get(whole, since))
+    return [(since, whole) for whole, since in found.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What `verdict` is about: `(waiting since, in one piece)` of each request that waits, and when anybody last got anything."""
+
+    waits: Sequence[tuple[float, bool]] = ()
+    last_progress: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Tally:
+    """What became of the requests that went to one address."""
+
+    requests: int = 0
+    failures: int = 0
+    last_progress: float = 0.0
+    flights: "set[Flight]" = field(default_factory=set)
+
+
+class Flight:
+    """One request at one engine; it can be ended from outside, with the reason its client gets."""
+
+    __slots__ = ("_give_up", "_loop", "_reply", "failure", "instance", "moved_at", "since", "tally", "whole")
+
+    def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
+        """`whole`: the answer comes in one piece after a time that only the request knows."""
+        self.instance = instance
+        self.whole = whole
+        self.failure: ProxyError | None = None
+        self.since: float | None = None
+        self.moved_at = 0.0
+        self.tally = tally
+        self._loop = asyncio.get_running_loop()
+        self._reply: Reply | None = None
+        self._give_up: Callable[[], None] | None = None
+        tally.flights.add(self)
+        tally.requests += 1
+
+    def waits(self) -> None:
+        """The engine's turn."""
+        self.since = self._loop.time()
+
+    def moved(self) -> None:
+        """The engine sent something; now it is the client's turn."""
+        self.since = None
+        self.moved_at = self.tally.last_progress = self._loop.time()
+
+    def progressed(self) -> None:
+        """The engine sent something that went straight on, and it is its turn again."""
+        self.since = self.moved_at = self.tally.last_progress = self._loop.time()
+
+    def held_up(self) -> None:
+        """The client takes no more for now, so nobody waits for the engine."""
+        self.since = None
+
+    def opening(self, give_up: Callable[[], None]) -> None:
+        """There is no answer yet; ending the flight means calling this."""
+        self._give_up = give_up
+        self.waits()
+
+    def attach(self, reply: Reply) -> None:
+        """From here on, ending the flight means closing this answer."""
+        self._reply = reply
+
+    def abort(self, failure: ProxyError) -> None:
+        """End it: whoever waits for the engine gets an error, and the connection is closed."""
+        if self.failure is None and self in self.tally.flights:
+            self.failure = failure
+            if self._reply is not None:
+                self._reply.close()
+            elif self._give_up is not None:
+                self._give_up()
+
+    def land(self, *, failed: bool = False) -> None:
+        """It is over; later calls change nothing. An answer that has not ended is aborted at the engine."""
+        if self not in self.tally.flights:
+            return
+        self.tally.flights.discard(self)
+        self.tally.failures += failed
+        if self._reply is not None:
+            self._reply.close()
+
+
+class Flights:
+    """All flights, by HTTP address of the engine."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._tallies: dict[str, Tally] = {}
+
+    def open(self, instance: Instance, *, whole: bool = False) -> Flight:
+        """Count a request that is about to go to `instance`."""
+        return Flight(instance, self.tally(instance), whole=whole)
+
+    def tally(self, instance: Instance) -> Tally:
+        """The counts of an instance."""
+        return self._tallies.setdefault(instance.http_address, Tally())
+
+    def load(self, instance: Instance) -> int:
+        """Requests at an instance now."""
+        return len(self.tally(instance).flights)
+
+    def counts(self, address: str) -> tuple[int, int]:
+        """Requests ever sent to an address, and those of them that failed."""
+        tally = self._tallies.get(address)
+        return (tally.requests, tally.failures) if tally is not None else (0, 0)
+
+    def addresses(self) -> list[str]:
+        """Everybody who ever got a request, by HTTP address."""
+        return list(self._tallies)
+
+    def evidence(self, address: str) -> Evidence:
+        """What there is to judge the engine at an address by."""
+        tally = self._tallies.get(address)
+        if tally is None:
+            return Evidence()
+        waits = [(flight.since, flight.whole) for flight in tally.flights if flight.since is not None]
+        return Evidence(waits, tally.last_progress)
+
+    def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
+        """Whether the instance stands still; see `verdict`."""
+        found = self.evidence(instance.http_address)
+        return verdict(found.waits, found.last_progress, now, limit)
+
+    def abort(self, instance: Instance, failure: ProxyError) -> int:
+        """End all flights to one process and say how many there were."""
+        tally = self._tallies.get(instance.http_address)
+        mine = [f for f in tally.flights if f.instance.incarnation == instance.incarnation] if tally else []
+        for flight in mine:
+            flight.abort(failure)
+        return len(mine)
+
+    def abort_unanswered(self, instance: Instance, before: float, failure: ProxyError) -> int:
+        """End the flights to one engine that have waited since before that time and got nothing, and say how many there were."""
+        flights = self.tally(instance).flights
+        waiting = [f for f in flights if not f.moved_at and f.since is not None and f.since < before]
+        for flight in waiting:
+            flight.abort(failure)
+        return len(waiting)
+
+    def abort_unread(self, before: float, failure: ProxyError) -> int:
+        """End the flights whose clients have not taken since `before` what the engine sent; say how many there were."""
+        unread = [
+            flight
+            for tally in self._tallies.values()
+            for flight in tally.flights
+            if flight.since is None and 0 < flight.moved_at < before
+        ]
+        for flight in unread:
+            flight.abort(failure)
+        return len(unread)
+
+    def abort_all(self, failure: ProxyError) -> None:
+        """End everything."""
+        for tally in self._tallies.values():
+            for flight in list(tally.flights):
+                flight.abort(failure)
+
+    def forget(self, instance: Instance) -> None:
+        """Drop the counts of an engine that the registry forgot."""
+        self._tallies.pop(instance.http_address, None)

@@ -1,0 +1,211 @@
+"""HTTP towards engines: requests for tokens over connections of our own, the rest through aiohttp's session, and one way to turn
+what goes wrong into an error with a name.
+
+Messages call engines by name. What aiohttp says stays out of them, because it says addresses.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import (
+    ConnectTimeoutError,
+    DisconnectedError,
+    ProxyError,
+    RefusedError,
+    UnreachableError,
+)
+from pd_proxy.kv.transfer import Leg
+from pd_proxy.protocol import rewrite
+from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
+from pd_proxy.upstream.flights import Flight
+from pd_proxy.upstream.replies import ConnectTimedOutError, NotConnectedError, Reply
+
+logger = logging.getLogger(__name__)
+
+MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+
+
+class Upstream:
+    """The client session; use as an async context manager."""
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        """Nothing is opened yet."""
+        self._connect_timeout_s = connect_timeout_s
+        self._session: aiohttp.ClientSession | None = None
+        self._pool = Pool(connect_timeout_s)
+
+    async def __aenter__(self) -> Self:
+        """Open the session; it has no limit of its own on connections, because each stream needs one."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "pd-proxy"},
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every connection."""
+        self._pool.close()
+        if self._session is not None:
+            await self._session.close()
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The open session."""
+        if self._session is None:
+            msg = "the session is opened by `async with`"
+            raise RuntimeError(msg)
+        return self._session
+
+    async def post(self, flight: Flight, path: str, leg: Leg) -> Reply:
+        """Send a request and return its 200 with the body still to come; the flight closes it.
+
+        Raises:
+            RefusedError: if the engine answers with another status.
+            UpstreamError: if it does not answer, or the flight is aborted.
+        """
+        try:
+            reply = await _answered(await self._connection(flight), flight, path, leg)
+        except (TimeoutError, ConnectionError) as error:
+            raise translated(flight, error) from None
+        flight.attach(reply)
+        if reply.status != 200:
+            raise await _refusal(flight, reply)
+        return reply
+
+    async def _connection(self, flight: Flight) -> Connection:
+        address = flight.instance.http_address
+        connection = self._pool.take(address)
+        if connection is not None:
+            return connection
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as deadline:
+            flight.opening(lambda: deadline.reschedule(loop.time()))
+            return await self._pool.connect(address)
+
+    async def call(self, instance: Instance, path: str, body: bytes, timeout_s: float) -> bytes:
+        """POST what makes no tokens, and read the body of its 200.
+
+        Raises:
+            UpstreamError: if it does not answer 200 in time; a 4xx with what the engine said.
+        """
+        url, name = f"http://{instance.http_address}{path}", instance.name
+        headers = {"Content-Type": "application/json"}
+        with _translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name)):
+            async with (
+                asyncio.timeout(timeout_s),
+                self.session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                answer = await response.read()
+        if response.status != 200:
+            raise refusal(instance, response.status, answer)
+        return answer
+
+    async def get(self, instance: Instance, path: str, timeout_s: float) -> bytes:
+        """GET a small document.
+
+        Raises:
+            UpstreamError: if it does not answer 200 in time.
+        """
+        url = f"http://{instance.http_address}{path}"
+        with _translating(
+            path,
+            f"{path} refuses the connection",
+            lambda error: DisconnectedError(f"{path} breaks off ({type(error).__name__})"),
+        ):
+            async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
+                body = await _read_document(response)
+        if response.status != 200:
+            raise RefusedError(response.status, f"{path} answers {response.status}")
+        return body
+
+
+@contextmanager
+def _translating(asked: str, refused: str, broken: Callable[[Exception], DisconnectedError]) -> Iterator[None]:
+    """What aiohttp raises, as errors with names; `asked` is whom or what the messages are about.
+
+    Raises:
+        UpstreamError: for each of them.
+    """
+    try:
+        yield
+    except TimeoutError:
+        raise ConnectTimeoutError(f"{asked} does not answer") from None
+    except aiohttp.ClientConnectorError:
+        raise UnreachableError(refused) from None
+    except (aiohttp.ClientError, ValueError) as error:
+        # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+        raise broken(error) from None
+
+
+async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg) -> Reply:
+    answered = connection.request(path, leg.headers, leg.body)
+    give_up = partial(connection.give_up, answered)
+    flight.opening(give_up)
+    try:
+        return await answered
+    except asyncio.CancelledError:
+        give_up()
+        raise
+
+
+async def _read_document(response: aiohttp.ClientResponse) -> bytes:
+    """Read a body that may come from anybody who pinged, so only up to a size.
+
+    Raises:
+        ValueError: if it is larger.
+    """
+    body = b""
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) > MAX_DOCUMENT_BYTES:
+            msg = "the document is too large"
+            raise ValueError(msg)
+    return body
+
+
+def translated(flight: Flight, error: Exception) -> ProxyError:
+    """What a connection's exception means; the reason of an aborted flight wins over its symptom."""
+    name = flight.instance.name
+    if flight.failure is not None:
+        return flight.failure
+    if isinstance(error, ConnectTimedOutError):
+        return ConnectTimeoutError(f"{name} did not take the connection in time")
+    if isinstance(error, NotConnectedError):
+        return UnreachableError(f"{name} refuses connections")
+    logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
+    return DisconnectedError.by(name)
+
+
+async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
+    try:
+        body = await reply.read()
+    except ConnectionError as error:
+        return translated(flight, error)
+    return refusal(flight.instance, reply.status, body)
+
+
+def refusal(instance: Instance, status: int, body: bytes) -> RefusedError:
+    """Free an error answer of addresses, and make of it what the client gets."""
+    text = rewrite.scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
+    fields = rewrite.error_fields(text.encode())
+    message = str(fields.get("message", ""))
+    logger.warning(
+        "engine refused a request",
+        extra={"instance": instance.name, "status": status, "detail": message[:500]},
+    )
+    if 400 <= status < 500:
+        return RefusedError(status, message or f"{instance.name} answered {status}", fields=fields)
+    return RefusedError(status, f"{instance.name} answered {status}")

@@ -1,0 +1,142 @@
+"""From an engine to a client without a stop: what is done with the bytes of a stream in the callback in which they come."""
+
+import asyncio
+from collections.abc import Callable
+
+from pd_proxy.errors import DisconnectedError, ProxyError
+from pd_proxy.protocol import rewrite
+from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, KV_KEY
+from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES, ChunkedBody
+from pd_proxy.upstream.flights import Flight
+from pd_proxy.upstream.replies import Reply
+
+
+class Rest:
+    """What comes after the end mark, which nobody wants to know."""
+
+    def __init__(self, close: Callable[[], None], timer: asyncio.TimerHandle) -> None:
+        """`close` is called when it is over, unless `timer` did that before."""
+        self._close = close
+        self._timer = timer
+
+    def feed(self, data: bytes) -> None:
+        """Drop it."""
+
+    def shortcut(self, body: ChunkedBody) -> None:
+        """There is no hurry."""
+
+    def ended(self, *, whole: bool) -> None:  # noqa: ARG002  the answer was complete before
+        """The connection is free."""
+        self._timer.cancel()
+        self._close()
+
+
+class Relay:
+    """Passes a stream on as it comes, as chunks of HTTP/1.1; no task wakes up a chunk.
+
+    `done` is what to wait for; it raises UpstreamError.
+    """
+
+    def __init__(
+        self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, write: Callable[[bytes], None]
+    ) -> None:
+        """Use `Stream.relay`."""
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flight = flight
+        self._reply = reply
+        self._rewriter = rewriter
+        self._write = write
+        self._held_up = False
+        self._over = False
+
+    def begin(self, head: bytes, block: bytes) -> None:
+        """Write a response's head and the first events, then whatever comes."""
+        self._write(head + CHUNK % (len(block), block) if block else head)
+        if self._rewriter.done:
+            self._end()
+            return
+        if not self._held_up:
+            self._flight.waits()
+        self._reply.connect(self)
+
+    def feed(self, data: bytes) -> None:
+        """Some of the stream: this runs once a chunk, so every call in it counts."""
+        if self._over:
+            return
+        self._flight.progressed()
+        try:
+            block = self._rewriter.feed(data)
+        except ProxyError as error:
+            self._end(error)
+            return
+        if block:
+            self._write(CHUNK % (len(block), block))
+        if self._rewriter.done:
+            self._end()
+        elif self._held_up:
+            self._flight.held_up()
+
+    def shortcut(self, body: ChunkedBody) -> Callable[[bytes], bool] | None:
+        """Takes what nearly every read is: one whole chunk that is one or more whole events, in which nothing needs a closer look.
+
+        It does to them what `body` and the rewriter would do, in one function and without a copy that is not needed.
+        """
+        flight, rewriter, write = self._flight, self._rewriter, self._write
+        if not rewriter.by_chunks:
+            return None
+        tally, secret, time = flight.tally, rewriter.secret, asyncio.get_running_loop().time
+
+        def take(data: bytes) -> bool:
+            start = data.find(b"\r\n", 0, 8) + 2
+            if (
+                len(data) - start - 2 != CHUNK_SIZES.get(data[: start - 2])
+                or not data.endswith(b"\n\n\r\n")
+                or not body.whole
+                or rewriter.rest
+                or self._over
+                or self._held_up
+                or DONE in data
+                or ERROR_KEY in data
+                or KV_KEY in data
+            ):
+                return False
+            flight.since = flight.moved_at = tally.last_progress = time()
+            if secret:
+                block = data[start:-2].replace(secret, b"")
+                data = CHUNK % (len(block), block)
+            write(data)
+            return True
+
+        return take
+
+    def ended(self, *, whole: bool) -> None:  # noqa: ARG002  without the end mark it is cut in any case
+        """The answer is over."""
+        if not self._over:
+            self._end(self._flight.failure or cut(self._flight))
+
+    def pause(self) -> None:
+        """The client does not take what it was sent; then neither do we."""
+        self._held_up = True
+        self._flight.held_up()
+        self._reply.pause()
+
+    def resume(self) -> None:
+        """It takes more."""
+        self._held_up = False
+        if not self._over:
+            self._flight.waits()
+        self._reply.resume()
+
+    def _end(self, error: ProxyError | None = None) -> None:
+        self._over = True
+        if self.done.done():
+            return  # nobody waits for it any more
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
+
+
+def cut(flight: Flight) -> DisconnectedError:
+    """The error for an answer that ends too early."""
+    return DisconnectedError.by(flight.instance.name)
