@@ -5,11 +5,12 @@ import pytest
 from pd_engine.kv_loads import Load, Loads
 
 TIMEOUT_S = 30.0
+ORPHAN_S = 60.0
 
 
 @pytest.fixture
 def loads() -> Loads:
-    return Loads(TIMEOUT_S)
+    return Loads(TIMEOUT_S, ORPHAN_S)
 
 
 def load(name: str) -> Load:
@@ -81,6 +82,22 @@ def test_an_id_that_is_used_again_gets_its_kv(loads: Loads, *, at_once: bool) ->
         loads.expect(load("a"), now=2)
         again = loads.look({"a"}, set(), now=3)
         assert (again.arrived, again.unwanted) == ([load("a")], [])
+
+
+def test_kv_of_which_nobody_hears_is_dropped_in_the_end(loads: Loads) -> None:
+    assert loads.look({"a"}, set(), now=0).unwanted == []
+    assert loads.look({"a"}, set(), now=ORPHAN_S).unwanted == []
+    assert loads.look({"a"}, set(), now=ORPHAN_S + 1).unwanted == ["a"]
+    assert loads.look({"a"}, set(), now=ORPHAN_S + 2).unwanted == []
+
+
+def test_kv_of_a_request_that_queues_is_kept(loads: Loads) -> None:
+    loads.know("a")
+
+    assert loads.look({"a"}, set(), now=0).unwanted == []
+    assert loads.look({"a"}, set(), now=10 * ORPHAN_S).unwanted == []
+    loads.expect(load("a"), now=10 * ORPHAN_S)
+    assert loads.look({"a"}, set(), now=10 * ORPHAN_S).arrived == [load("a")]
 
 
 def test_kv_that_nobody_needs_is_dropped_once(loads: Loads) -> None:

@@ -39,6 +39,7 @@ class Metadata(upstream.P2pNcclConnectorMetadata):  # type: ignore[misc]  # vLLM
     def __init__(self) -> None:
         """Nothing to do."""
         super().__init__()
+        self.known: list[str] = []
         self.loads: list[Load] = []
         self.declined: list[str] = []
 
@@ -164,10 +165,12 @@ class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not i
     def _answer(self, sender: bytes, answer: bytes) -> None:
         self.router_socket.send_multipart([sender, answer])
 
-    def pop(self, request_id: str) -> torch.Tensor:
-        """What came for a request; the caller uses it on the current stream."""
+    def pop(self, request_id: str) -> torch.Tensor | None:
+        """What came for a request, if it is still here; the caller uses it on the current stream."""
         with self.recv_store_cv:
-            tensor: torch.Tensor = self.recv_store.pop(request_id)
+            tensor: torch.Tensor | None = self.recv_store.pop(request_id, None)
+            if tensor is None:
+                return None
             self.buffer_size -= tensor.nbytes
         tensor.record_stream(torch.cuda.current_stream())
         return tensor
@@ -208,6 +211,11 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
             P2pNcclConnector._beside = self.p2p_nccl_engine
 
     # Scheduler's side
+
+    def on_new_request(self, request: Any) -> None:
+        """Decode has heard of a request, which may wait for a place."""
+        if not self.is_producer and self._address(request.request_id) is not None:
+            self._next.known.append(request.request_id)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int, bool]:
         """Tokens that prefill computed, but for the last, and whether they are still on their way."""
@@ -266,6 +274,8 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002  upstream's signature
         """Put KV that is here into its blocks before the step, and expect the rest."""
         meta = self._get_connector_metadata()
+        for request_id in meta.known:
+            self._loads.know(request_id)
         for request_id in meta.declined:
             self._loads.decline(request_id)
         for load in meta.loads:
@@ -291,7 +301,7 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
         """Requests whose KV is in its blocks, or that wait for none any more."""
         if self.is_producer:
             return None, None
-        outcome = self._loads.look(self._transport.recv_store, finished_req_ids, time.monotonic())
+        outcome = self._loads.look(list(self._transport.recv_store), finished_req_ids, time.monotonic())
         for load in outcome.arrived:
             self._unpack(load)
         for load in outcome.overdue:
@@ -326,6 +336,9 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
 
     def _unpack(self, load: Load) -> None:
         packed = self._transport.pop(load.request_id)
+        if packed is None:  # dropped after the scheduler saw it, as that of an earlier request with this id
+            self._invalid.update(load.block_ids[load.skip :])
+            return
         sent = packed.nbytes // sum(layer[:1].nbytes for layer in self._layers)
         # Decode may not have a block yet for the prompt's last token, which it computes itself.
         end = min(sent, len(load.block_ids))

@@ -1,11 +1,13 @@
 """Which KV a decode engine expects, has, or does not want any more: the bookkeeping of `batched_connector`, without GPUs."""
 
-from collections.abc import Container
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 # Longer than any backlog of sends; then the prompt is computed here instead.
 LOAD_TIMEOUT_S: Final = 30.0
+# KV of which no request has been heard for so long is nobody's: its decode was restarted, or the proxy that knew of it.
+ORPHAN_S: Final = 2 * LOAD_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,18 @@ class Outcome:
 class Loads:
     """The loads of one engine; a request is expected, then unwanted or gone."""
 
-    def __init__(self, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+    def __init__(self, timeout_s: float = LOAD_TIMEOUT_S, orphan_s: float = ORPHAN_S) -> None:
         """Nothing is expected."""
         self._timeout_s = timeout_s
+        self._orphan_s = orphan_s
+        self._known: set[str] = set()
         self._expected: dict[str, tuple[Load, float]] = {}
         self._unwanted: set[str] = set()
+        self._nobodys: dict[str, float] = {}
+
+    def know(self, request_id: str) -> None:
+        """There is such a request; it may still queue for long before it is expected or declined."""
+        self._known.add(request_id)
 
     def expect(self, load: Load, now: float) -> None:
         """The KV of this request will come, or is here."""
@@ -58,13 +67,15 @@ class Loads:
 
     def use(self, request_id: str) -> None:
         """What comes or is here under this id is for a request of now, whatever became of an earlier one with the same id."""
+        self._known.discard(request_id)
         self._unwanted.discard(request_id)
 
     def decline(self, request_id: str) -> None:
         """The KV of this request may come, and nobody needs it."""
+        self._known.discard(request_id)
         self._unwanted.add(request_id)
 
-    def look(self, here: Container[str], ended: set[str], now: float) -> Outcome:
+    def look(self, here: Collection[str], ended: set[str], now: float) -> Outcome:
         """Judge all by the requests whose KV is `here` and those that `ended`; what is reported is reported once."""
         outcome = Outcome()
         for request_id in ended & self._expected.keys():
@@ -80,6 +91,16 @@ class Loads:
             else:
                 continue
             del self._expected[request_id]
+        taken = {load.request_id for load in outcome.arrived}
+        self._note_orphans([request_id for request_id in here if request_id not in taken], now)
         outcome.unwanted = [request_id for request_id in self._unwanted if request_id in here]
         self._unwanted.difference_update(outcome.unwanted)
         return outcome
+
+    def _note_orphans(self, left: list[str], now: float) -> None:
+        self._nobodys = {
+            request_id: self._nobodys.get(request_id, now) for request_id in left if request_id not in self._known
+        }
+        for request_id in [one for one, since in self._nobodys.items() if now - since > self._orphan_s]:
+            del self._nobodys[request_id]
+            self._unwanted.add(request_id)

@@ -76,5 +76,11 @@ class BatchedTransfer(P2pTransfer):
             self._declined.discard(request_id)
             self._drop(request_id)
 
-    def _stored(self) -> None:
+    def _stored(self, request_id: str) -> None:
         self._drop_declined()
+        # Its decode was restarted, or the proxy that knew of it: nobody will ask.
+        asyncio.get_running_loop().call_later(2 * self.site.load_timeout_s, self._drop_orphan, request_id)
+
+    def _drop_orphan(self, request_id: str) -> None:
+        if request_id not in self._wanted:
+            self._drop(request_id)

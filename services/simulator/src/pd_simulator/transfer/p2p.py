@@ -146,8 +146,8 @@ class P2pTransfer(Transfer):
         self.books.leaked = sum(request_id not in self._wanted for request_id in stale)
         return self.books
 
-    def _stored(self) -> None:
-        """Something came; upstream's connector keeps it until a request with its id ends."""
+    def _stored(self, request_id: str) -> None:
+        """KV came; upstream's connector keeps it until a request with its id ends."""
 
     async def _take_turn(self, tokens: int) -> None:
         """Wait until the listener has taken what came before, and this."""
@@ -174,6 +174,6 @@ class P2pTransfer(Transfer):
             self.books.held += 1
         async with self._arrival:
             self._store[frame.request_id] = (payload, time.monotonic())
-            self._stored()
+            self._stored(frame.request_id)
             self._arrival.notify_all()
         return Frame("ok"), b""
