@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 from gevent.hub import get_hub
 
+from pd_contracts.descriptors import allow_many_connections
 from pd_contracts.records import RequestRecord
 from pd_loadgen import access, plan
 from pd_loadgen.access import Access
@@ -14,7 +15,6 @@ from pd_loadgen.health import KERNEL, PROCESS
 from pd_loadgen.http1 import parse_url
 from pd_loadgen.lags import Counted
 from pd_loadgen.live import probe
-from pd_loadgen.live.host import allow_many_connections
 from pd_loadgen.live.recorder import Recorder
 from pd_loadgen.live.sender import Sender, no_collection
 from pd_loadgen.options import Options
