@@ -130,12 +130,19 @@ class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not i
         # A sender that had to begin anew comes under the name of its old connection.
         self.router_socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         while True:
-            sender, message = self.router_socket.recv_multipart()
-            data = msgpack.loads(message)
-            if data["cmd"] == "NEW":
-                self._join(sender.decode(), bytes(data["unique_id"]))
-            else:
-                self._take(sender, data["request_id"], data["bytes"])
+            sender, *parts = self.router_socket.recv_multipart()
+            try:
+                self._hear(sender, msgpack.loads(b"".join(parts)))
+            except (RuntimeError, ValueError, KeyError, TypeError):
+                # A peer that broke off, or no peer at all: this thread serves all others, and whoever it was may join anew.
+                logger.exception("a message of %r could not be served", sender)
+                self.comms.pop(sender.decode(errors="replace"), None)
+
+    def _hear(self, sender: bytes, data: Any) -> None:
+        if data["cmd"] == "NEW":
+            self._join(sender.decode(), bytes(data["unique_id"]))
+        else:
+            self._take(sender, data["request_id"], data["bytes"])
 
     def _join(self, remote_address: str, unique_id: bytes) -> None:
         with torch.accelerator.device_index(self.device.index), transport.set_p2p_nccl_context(self.nccl_num_channels):
@@ -159,7 +166,8 @@ class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not i
             comm, rank = self.comms[sender.decode()]
             self.recv(comm, tensor, rank ^ 1, self.recv_stream)
             with self.recv_store_cv:
-                self.buffer_size += size
+                before = self.recv_store.get(request_id)  # of an earlier request with this id
+                self.buffer_size += size - (before.nbytes if before is not None else 0)
                 self.recv_store[request_id] = tensor
 
     def _answer(self, sender: bytes, answer: bytes) -> None:
