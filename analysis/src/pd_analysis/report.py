@@ -172,7 +172,7 @@ def default_title(groups: Sequence[Group]) -> str:
     if len(groups) == 1 and groups[0].others:
         return f"{listed(result.name for result in groups[0].others)} against {groups[0].baseline.name}"
     names = dict.fromkeys(result.name for group in groups for result in group.results)
-    return f"Measured: {listed(names)}" if len(names) <= 4 else f"{len(names)} runs of {len(groups)} workloads"
+    return f"Measured: {listed(names)}" if len(names) <= 4 else f"{len(names)} deployments under {len(groups)} loads"
 
 
 def cards(pair: Pair, group: Group) -> list[Card]:
