@@ -118,5 +118,8 @@ async def test_ten_thousand_clients_that_leave_at_any_stage_leave_nothing(
             while (books := await decode.books())["held"] + books["waiting"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert books["received"] == books["consumed"] + books["freed"]
-        assert (await prefill.books())["sent"] == books["received"]
+        sent = await prefill.books()
+        assert sent["held"] == 0
+        # What decode fetches, and its client leaves while the bytes come, prefill has sent and decode has not taken.
+        assert sent["sent"] >= books["received"] if connector is Connector.NIXL else sent["sent"] == books["received"]
         assert b"pd_proxy_kv_owed 0.0" in (await proxy.get("/metrics")).body
