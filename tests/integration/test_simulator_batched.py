@@ -31,6 +31,12 @@ async def settled(decode: Simulator) -> dict[str, int]:
     return books
 
 
+async def some(decode: Simulator, entry: str) -> None:
+    async with asyncio.timeout(20):
+        while not (await decode.books())[entry]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_decode_writes_what_a_combined_engine_writes(*, stream: bool) -> None:
     async with running(settings_for(), fast_profile()) as combined, pair() as (prefill, decode):
@@ -59,9 +65,7 @@ async def test_a_request_without_kv_holds_up_nobody() -> None:
         lost = asyncio.create_task(
             decode.complete(prompt(200), max_tokens=4, request_id=pair_id(prefill, decode, "0" * 32))
         )
-        async with asyncio.timeout(20):
-            while not (await decode.books())["waiting"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await some(decode, "waiting")
 
         _, answer = await disaggregated(prefill, decode, prompt(50), unique="1" * 32, max_tokens=4)
 
@@ -77,18 +81,14 @@ async def test_kv_of_a_request_that_has_left_is_dropped_and_its_id_can_be_used_a
     async with pair() as (prefill, decode):
         request_id = pair_id(prefill, decode, "2" * 32)
         left = asyncio.create_task(decode.complete(prompt(200), max_tokens=4, request_id=request_id))
-        async with asyncio.timeout(20):
-            while not (await decode.books())["waiting"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await some(decode, "waiting")
         left.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await left
         await settled(decode)
 
         await prefill.complete(prompt(200), max_tokens=1, request_id=request_id)
-        async with asyncio.timeout(20):
-            while not (await decode.books())["freed"]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await some(decode, "freed")
         _, answer = await disaggregated(prefill, decode, prompt(200), unique="2" * 32, max_tokens=4)
 
         assert len(answer.token_ids) == 4

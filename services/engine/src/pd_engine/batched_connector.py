@@ -203,6 +203,7 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
         self._next = Metadata()
         self._loads = Loads()
         self._layers: list[torch.Tensor] = []
+        self._block_bytes = 0  # of all layers
         self._invalid: set[int] = set()
         self._rank = 0
         self.p2p_nccl_engine: Transport | None = None
@@ -278,6 +279,7 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """The layers, in an order that both sides have."""
         self._layers = [kv_caches[name] for name in sorted(kv_caches)]
+        self._block_bytes = sum(layer[:1].nbytes for layer in self._layers)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002  upstream's signature
         """Put KV that is here into its blocks before the step, and expect the rest."""
@@ -335,9 +337,7 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
 
     def _pack(self, block_ids: torch.Tensor) -> torch.Tensor:
         index = block_ids.to(self._layers[0].device)
-        packed = torch.empty(
-            sum(layer[:1].nbytes for layer in self._layers) * len(index), dtype=torch.uint8, device=index.device
-        )
+        packed = torch.empty(self._block_bytes * len(index), dtype=torch.uint8, device=index.device)
         for layer, piece in self._pieces(packed, len(index)):
             torch.index_select(layer, 0, index, out=piece)
         return packed
@@ -347,7 +347,7 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
         if packed is None:  # dropped after the scheduler saw it, as that of an earlier request with this id
             self._invalid.update(load.block_ids[load.skip :])
             return
-        sent = packed.nbytes // sum(layer[:1].nbytes for layer in self._layers)
+        sent = packed.nbytes // self._block_bytes
         # Decode may not have a block yet for the prompt's last token, which it computes itself.
         end = min(sent, len(load.block_ids))
         index = torch.tensor(load.block_ids[load.skip : end], device=packed.device)

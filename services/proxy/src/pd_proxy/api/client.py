@@ -157,7 +157,7 @@ class Client(asyncio.Protocol):
     def _give_up(self, error: ProxyError | None) -> None:
         """Count a request whose body will not come, and say so, with `error`, to a client that is still there."""
         head, self._head = cast("RequestHead", self._head), None
-        trace = begin(self._front.context, head.path, lambda name: head.headers.get(name, ""))
+        trace = begin(self._front.context, head.path, head.header)
         trace.arrived = self._arrived
         if error is not None:
             self._refuse(error, trace)
@@ -167,14 +167,11 @@ class Client(asyncio.Protocol):
         context = self._front.context
         trace: Trace | None = None
 
-        def header(name: str) -> str:
-            return head.headers.get(name, "")
-
         try:
-            check_authorization(context, header("authorization"))
-            trace = begin(context, head.path, header)
+            check_authorization(context, head.header("authorization"))
+            trace = begin(context, head.path, head.header)
             trace.arrived = self._arrived
-            found = await answer(context, trace, header, body)
+            found = await answer(context, trace, head.header, body)
             if isinstance(found, Stream):
                 await self._stream(found, trace)
             else:

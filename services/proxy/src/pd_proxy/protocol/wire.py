@@ -39,6 +39,10 @@ class RequestHead:
     keep_alive: bool
     size: int
 
+    def header(self, name: str) -> str:
+        """A header by its name in lower case; empty if there is none."""
+        return self.headers.get(name, "")
+
 
 def may_become_ours(data: bytes | bytearray) -> bool:
     """Whether bytes without the end of a head may still become one that `request_head` reads."""
