@@ -27,7 +27,7 @@ from support.chart import (
 import pd_monitor.metrics
 import pd_monitor.pods as monitored
 from pd_contracts.names import Connector, Role
-from pd_loadgen.options import Options
+from pd_loadgen.workload.options import Options
 from pd_monitor.pods import parse_patterns
 from pd_proxy.discovery.kubernetes import ENGINE_PODS, ENGINE_SLICES
 from pd_proxy.discovery.slices import Pod, Slice, announcements

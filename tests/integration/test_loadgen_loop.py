@@ -11,7 +11,7 @@ import pytest
 # The loop is kept busy for 50 ms in the middle of 150 ms; the probe looks every 5 ms.
 CODE = """
 import sys, time, gevent
-from pd_loadgen.lags import STEPS_A_SECOND
+from pd_loadgen.verdict.lag_histogram import STEPS_A_SECOND
 from pd_loadgen.live import probe
 running = getattr(probe, sys.argv[1])()
 gevent.sleep(0.05)

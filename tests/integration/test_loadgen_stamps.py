@@ -22,8 +22,8 @@ import json, sys, time
 from gevent import monkey
 plain = monkey.get_original("socket", "socket")
 import gevent
-from pd_loadgen.exchange import Exchange
-from pd_loadgen.http1 import parse_url
+from pd_loadgen.client.exchange import Exchange
+from pd_loadgen.client.http1 import parse_url
 from pd_loadgen.live import transport
 if sys.argv[1] == "process":
     transport.ask = lambda sock: False

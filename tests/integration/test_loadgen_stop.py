@@ -10,7 +10,7 @@ import pytest
 from support.loadgen import StampedServer, start
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
-from pd_loadgen import aggregate
+from pd_loadgen.results import aggregate
 
 
 @pytest.fixture(name="server")

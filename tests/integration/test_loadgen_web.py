@@ -18,7 +18,7 @@ from support.ports import free_port
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 from pd_contracts.settings import fields
-from pd_loadgen.options import Options, load, text_of
+from pd_loadgen.workload.options import Options, load, text_of
 
 LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py")]
 FORM = {

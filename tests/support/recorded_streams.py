@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pd_loadgen.backends import Endpoint
+from pd_loadgen.client.backends import Endpoint
 
 
 @dataclass(frozen=True)

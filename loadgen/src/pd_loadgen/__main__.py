@@ -10,8 +10,9 @@ from typing import Final
 
 from pd_contracts import log
 from pd_contracts.settings import SettingsError
-from pd_loadgen import __version__, options
+from pd_loadgen import __version__
 from pd_loadgen.commands import add as add_commands
+from pd_loadgen.workload import options
 
 LOCUST: Final = "locust"
 
@@ -43,7 +44,7 @@ def _locust(words: list[str]) -> int:
     import locust.main  # noqa: PLC0415
 
     if {"-h", "--help"}.intersection(words):
-        from pd_loadgen.live.form import listen  # noqa: PLC0415
+        from pd_loadgen.live.ui.form import listen  # noqa: PLC0415
 
         listen(locust.events)
     sys.argv = [LOCUST, "-f", str(Path(__file__).with_name("locustfile.py")), *words]

@@ -10,11 +10,12 @@ import msgspec
 
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import encode_line
-from pd_loadgen import aggregate, foreign, searching, sweep
-from pd_loadgen.folder import RunFolder, make_run_id
-from pd_loadgen.manifests import EXIT_BAD, EXIT_COMPLETE
-from pd_loadgen.series import Series
-from pd_loadgen.summary import summarize
+from pd_loadgen.results import aggregate, vllm_import
+from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE
+from pd_loadgen.results.run_folder import RunFolder, make_run_id
+from pd_loadgen.results.summary import summarize
+from pd_loadgen.series import search_command, sweep
+from pd_loadgen.series.runner import Series
 
 _REFUSED: Final = (ValueError, OSError)
 
@@ -44,7 +45,7 @@ def add(commands: Any) -> None:
     importing.add_argument("--gpus", type=int, help="GPUs of the deployment, for numbers per GPU")
     importing.add_argument("--goodput", nargs="+", default=[], metavar="METRIC:MS", help="limits in ms, as in run")
     importing.set_defaults(execute=_guarded(_import))
-    searching.add(commands, _guarded)
+    search_command.add(commands, _guarded)
 
 
 def _guarded(execute: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
@@ -85,11 +86,11 @@ def _aggregate(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    result = foreign.read(given.file.read_bytes())
+    result = vllm_import.read(given.file.read_bytes())
     chosen = {name: value for name, value in (("label", given.label), ("gpus", given.gpus)) if value}
     run_id = make_run_id(given.label or "imported")
-    made = foreign.records(result, run_id)
-    manifest = foreign.manifest(result, made, run_id, **chosen)
+    made = vllm_import.records(result, run_id)
+    manifest = vllm_import.manifest(result, made, run_id, **chosen)
     workload = msgspec.structs.replace(manifest.workload, goodput=parse_goodput(given.goodput))
     manifest = msgspec.structs.replace(manifest, workload=workload)
     folder = RunFolder(given.out)

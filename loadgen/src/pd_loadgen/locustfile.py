@@ -5,7 +5,7 @@ All options of `pd-loadgen run` are fields of the start form; Host is the server
 
 import locust
 
-from pd_loadgen.live.form import listen
+from pd_loadgen.live.ui.form import listen
 from pd_loadgen.live.user import LoadUser
 
 listen(locust.events)

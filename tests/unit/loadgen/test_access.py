@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pd_loadgen.access import AccessError, headers
+from pd_loadgen.client.access import AccessError, headers
 
 
 def test_without_a_key_there_are_only_the_given_headers() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pd_contracts.records import RecordError
-from pd_loadgen import aggregate
+from pd_loadgen.results import aggregate
 
 TABLE: list[aggregate.Row] = [{"path": "a", "rate": 1, "note": None}, {"path": "b", "rate": 2.5, "valid": True}]
 

@@ -5,7 +5,7 @@ import json
 import msgspec
 import pytest
 
-from pd_loadgen.backends import BACKENDS, Ask, Chat, Completions, Delta, Endpoint, Sampling, UnsuitableError
+from pd_loadgen.client.backends import BACKENDS, Ask, Chat, Completions, Delta, Endpoint, Sampling, UnsuitableError
 
 
 def completions(**choice: object) -> Delta:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import pytest
 
 from pd_contracts.records import ClientHealth
-from pd_loadgen import health, lags
-from pd_loadgen.health import KERNEL, PROCESS
+from pd_loadgen.verdict import client_health, lag_histogram
+from pd_loadgen.verdict.client_health import KERNEL, PROCESS
 
 
 def count(seconds: Sequence[float]) -> dict[int, int]:
-    counted = lags.Counted()
+    counted = lag_histogram.LagHistogram()
     for one in seconds:
         counted.add(one)
     return counted.counts
@@ -26,7 +26,7 @@ def verdict(
     merged: float = 0.0,
     stamps: str = PROCESS,
 ) -> ClientHealth:
-    return health.verdict(
+    return client_health.verdict(
         dispatch=dispatch,
         receive=count(receive),
         looked=count(looked),
@@ -104,9 +104,9 @@ def test_counted_lags_have_the_percentiles_of_the_lags_to_a_step() -> None:
     values = [number / 10_000 for number in range(1000)]  # 0 to 99.9 ms
     halves = [count(values[::2]), count(values[1::2])]
 
-    counted = lags.pooled(halves)
+    counted = lag_histogram.pooled(halves)
 
     assert sum(counted.values()) == 1000
     for q, expected in ((50, 0.05), (99, 0.099), (100, 0.0999)):
-        assert lags.percentile(counted, q) == pytest.approx(expected, abs=0.00015)
-    assert lags.percentile({}, 99) is None
+        assert lag_histogram.percentile(counted, q) == pytest.approx(expected, abs=0.00015)
+    assert lag_histogram.percentile({}, 99) is None

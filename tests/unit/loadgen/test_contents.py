@@ -6,11 +6,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pd_loadgen import corpora
-from pd_loadgen.contents import draw
-from pd_loadgen.corpora import CorpusError
-from pd_loadgen.datasets import Dataset
-from pd_loadgen.options import Options
+from pd_loadgen.prompts import corpora
+from pd_loadgen.prompts.corpora import CorpusError
+from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.workload.contents import draw
+from pd_loadgen.workload.options import Options
 
 OPTIONS = Options(input_tokens=100, output_tokens=20)
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pd_loadgen.datasets import FIRST_TOKEN_ID, Dataset, prompt, random_ids, text_words
+from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, Dataset, prompt, random_ids, text_words
 
 
 def ids(name: str = "Excerpt 0", *, seed: int = 0, tokens: int = 64, vocab_size: int = 1000) -> list[int]:
@@ -43,7 +43,7 @@ def test_prompts_differ_between_requests_and_seeds() -> None:
 
 def test_prompts_are_the_same_in_another_process() -> None:
     code = (
-        "from pd_loadgen.datasets import *;"
+        "from pd_loadgen.prompts.datasets import *;"
         "print(prompt(Dataset.RANDOM, seed=5, name='Excerpt 3', input_tokens=8, vocab_size=1000));"
         "print(prompt(Dataset.TEXT, seed=5, name='Excerpt 3', input_tokens=40, vocab_size=1000))"
     )

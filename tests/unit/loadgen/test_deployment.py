@@ -7,7 +7,7 @@ import pytest
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.records import Deployment, EngineInfo
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_loadgen.deployment import DeploymentError, describe, gpu_roles, read
+from pd_loadgen.target.deployment import DeploymentError, describe, gpu_roles, read
 
 
 def stats(*roles: Role, engine: str = "vllm", state: str = "ready") -> ProxyStats:

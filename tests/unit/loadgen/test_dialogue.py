@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from pd_loadgen import plan
-from pd_loadgen.backends import Endpoint
-from pd_loadgen.datasets import Answers, Dataset
-from pd_loadgen.options import Options
-from pd_loadgen.plan import Planned
+from pd_loadgen.client.backends import Endpoint
+from pd_loadgen.prompts.datasets import Answers, Dataset
+from pd_loadgen.workload import plan
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.plan import Planned
 
 
 def options(**given: Any) -> Options:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_loadgen.http1 import ProtocolError, Response, Target, TruncatedError, parse_url, request_bytes
+from pd_loadgen.client.http1 import ProtocolError, Response, Target, TruncatedError, parse_url, request_bytes
 
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pd_loadgen.backends import Endpoint
-from pd_loadgen.datasets import Dataset
-from pd_loadgen.modes import Mode
-from pd_loadgen.options import Options
-from pd_loadgen.plan import PlanError, Planned, make
-from pd_loadgen.schedule import Arrival
+from pd_loadgen.client.backends import Endpoint
+from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.workload.modes import Mode
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.plan import PlanError, Planned, make
+from pd_loadgen.workload.schedule import Arrival
 
 OPTIONS = Options(rate=5, duration=4, seed=1, input_tokens=20, output_tokens=6, warmup=2, url="http://one:1")
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from pd_contracts.records import ClientHealth, Clock, Deployment, Failure, Manifest, RequestRecord, Workload
-from pd_loadgen import manifests
-from pd_loadgen.summary import summarize
-from pd_loadgen.terminal import Bar, Lines, closing, status_line
+from pd_loadgen.live.terminal import Bar, Lines, closing, status_line
+from pd_loadgen.results import manifests
+from pd_loadgen.results.summary import summarize
 
 
 @dataclass

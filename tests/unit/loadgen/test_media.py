@@ -9,10 +9,11 @@ import zlib
 
 import pytest
 
-from pd_loadgen import contents, media, plan
-from pd_loadgen.backends import Endpoint
-from pd_loadgen.datasets import Dataset
-from pd_loadgen.options import Options
+from pd_loadgen.client.backends import Endpoint
+from pd_loadgen.prompts import media
+from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.workload import contents, plan
+from pd_loadgen.workload.options import Options
 
 SHOW = Options(
     dataset=Dataset.TEXT, endpoint=Endpoint.CHAT, images=2, image_size="8x4", audios=1, audio_seconds=0.5, requests=2

@@ -5,10 +5,10 @@ import argparse
 import pytest
 
 from pd_contracts.settings import SettingsError, fields
-from pd_loadgen import options
-from pd_loadgen.backends import Endpoint
-from pd_loadgen.datasets import Dataset
-from pd_loadgen.options import Options
+from pd_loadgen.client.backends import Endpoint
+from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.workload import options
+from pd_loadgen.workload.options import Options
 
 
 def parse(*words: str, **environment: str) -> Options:

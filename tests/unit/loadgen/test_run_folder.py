@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pd_contracts.records import RequestRecord, encode_line
-from pd_loadgen.folder import FolderError, RunFolder, make_run_id, new_path, next_free
+from pd_loadgen.results.run_folder import FolderError, RunFolder, make_run_id, new_path, next_free
 
 
 def line(index: int = 0) -> bytes:

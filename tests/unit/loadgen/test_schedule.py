@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from pd_loadgen.schedule import Arrival, arrivals, shard
+from pd_loadgen.workload.schedule import Arrival, arrivals, shard
 
 
 def gaps(offsets: list[float]) -> list[float]:

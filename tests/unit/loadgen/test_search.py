@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_loadgen.search import Answer, Goal, Probe, answer, next_rate
+from pd_loadgen.series.rate_search import Answer, Goal, Probe, answer, next_rate
 
 GOAL = Goal(attainment=0.9, low=1.0, high=16.0, tolerance=0.05, most=12)
 

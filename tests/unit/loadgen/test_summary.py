@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pd_contracts.records import ClientHealth, Clock, Deployment, Failure, Manifest, RequestRecord, Workload
-from pd_loadgen.summary import summarize
+from pd_loadgen.results.summary import summarize
 
 
 def manifest(**changes: object) -> Manifest:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pd_loadgen import sweep
-from pd_loadgen.sweep import SweepError
+from pd_loadgen.series import sweep
+from pd_loadgen.series.sweep import SweepError
 
 FILE = """
 model: m

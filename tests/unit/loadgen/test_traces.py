@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pd_loadgen import traces
-from pd_loadgen.contents import draw
-from pd_loadgen.options import Options
-from pd_loadgen.plan import PlanError, make
-from pd_loadgen.schedule import Arrival
-from pd_loadgen.traces import Arrived, TraceError
+from pd_loadgen.prompts import traces
+from pd_loadgen.prompts.traces import Arrived, TraceError
+from pd_loadgen.workload.contents import draw
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.plan import PlanError, make
+from pd_loadgen.workload.schedule import Arrival
 
 MOONCAKE = [
     {"timestamp": 27000, "input_length": 700, "output_length": 5, "hash_ids": [1, 2]},

@@ -12,15 +12,15 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from rich.console import Console
 
-from pd_loadgen.access import INSECURE
-from pd_loadgen.live.form import connect
-from pd_loadgen.live.host import free_port, orphaned
-from pd_loadgen.live.rows import METHOD, TPOT, TTFT
+from pd_loadgen.client.access import INSECURE
+from pd_loadgen.live.processes.host import free_port, orphaned
 from pd_loadgen.live.run import Run
+from pd_loadgen.live.terminal import Bar, Lines, closing, status_line
+from pd_loadgen.live.ui.form import connect
+from pd_loadgen.live.ui.locust_stats import METHOD, TPOT, TTFT
 from pd_loadgen.live.user import LoadUser, Shell
-from pd_loadgen.manifests import EXIT_BAD
-from pd_loadgen.options import Options
-from pd_loadgen.terminal import Bar, Lines, closing, status_line
+from pd_loadgen.results.manifests import EXIT_BAD
+from pd_loadgen.workload.options import Options
 
 # Each drawing keeps the loop busy for about a millisecond; twice a second that is far below one in a hundred stamps.
 REDRAW_S: Final = 0.5

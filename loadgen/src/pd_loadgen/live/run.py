@@ -15,19 +15,22 @@ import gevent
 from gevent.event import Event
 
 from pd_contracts.records import Deployment, Manifest
-from pd_loadgen import deployment, health, manifests, server, shares
-from pd_loadgen.access import INSECURE
-from pd_loadgen.backends import BACKENDS
-from pd_loadgen.deployment import DeploymentError
-from pd_loadgen.folder import RunFolder, make_run_id, new_path
-from pd_loadgen.live.part import access_of, planned
-from pd_loadgen.live.team import Team
-from pd_loadgen.manifests import Outcome
-from pd_loadgen.options import Options
-from pd_loadgen.plan import Plan, PlanError
-from pd_loadgen.server import ServerError
-from pd_loadgen.shares import Job, Tally
-from pd_loadgen.summary import summarize
+from pd_loadgen.client.access import INSECURE
+from pd_loadgen.client.backends import BACKENDS
+from pd_loadgen.live.processes import messages
+from pd_loadgen.live.processes.messages import Job, Tally
+from pd_loadgen.live.processes.senders import Senders
+from pd_loadgen.live.processes.shard import access_of, planned
+from pd_loadgen.results import manifests
+from pd_loadgen.results.manifests import Outcome
+from pd_loadgen.results.run_folder import RunFolder, make_run_id, new_path
+from pd_loadgen.results.summary import summarize
+from pd_loadgen.target import deployment, server
+from pd_loadgen.target.deployment import DeploymentError
+from pd_loadgen.target.server import ServerError
+from pd_loadgen.verdict import client_health
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.plan import Plan, PlanError
 
 # The recording goes on for some samples after the last answer, so that it covers the window.
 TAIL_S: Final = 0.4
@@ -69,14 +72,14 @@ class Run:
     Args:
         options: what to do.
         command: how it was asked for, for the manifest.
-        team: who sends.
+        senders: who sends.
     """
 
-    def __init__(self, options: Options, *, command: Sequence[str], team: Team) -> None:
+    def __init__(self, options: Options, *, command: Sequence[str], senders: Senders) -> None:
         """Prepare nothing yet: `start` does everything."""
         self.result: Result | None = None
         self.error = ""
-        self._options, self._command, self._team = options, command, team
+        self._options, self._command, self._senders = options, command, senders
         self._run_id = make_run_id(options.label)
         self._phase, self._ends = "waiting for the server", 0.0
         self._total, self._engaged = 0, False
@@ -92,7 +95,7 @@ class Run:
             return
         self._stopping.set()
         if self._engaged:
-            self._team.stop()
+            self._senders.stop()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the run is over and on disk; True if it is."""
@@ -115,7 +118,7 @@ class Run:
     @property
     def tally(self) -> Tally:
         """How far the sending is, and how late the client was."""
-        return self._team.tally if self._engaged else Tally()
+        return self._senders.tally if self._engaged else Tally()
 
     @property
     def lag_limit_ms(self) -> float:
@@ -168,29 +171,29 @@ class Run:
         self._engaged = True
         try:
             self._phase = "warming up"
-            self._team.prepare(job, whole, folder.append)
+            self._senders.prepare(job, whole, folder.append)
             with self._profile(notes), self._power(folder.gpu, described, notes):
                 outcome = self._window(whole)
         finally:
-            self._team.close()
+            self._senders.close()
         return Outcome(outcome.complete, outcome.window, outcome.client, [*outcome.notes, *notes])
 
     def _window(self, whole: Plan) -> Outcome:
         self._pause(0)
         self._phase, self._total = "measuring", whole.total
-        start = time.monotonic() + self._team.lead_s
+        start = time.monotonic() + self._senders.lead_s
         self._ends = start + whole.requests[-1].offset
-        reports = self._team.offer(start)
+        reports = self._senders.offer(start)
         self._phase = "writing the records"
-        report = shares.joined(reports)
+        report = messages.joined(reports)
         window = (start + whole.requests[0].offset, report.last_end or time.monotonic())
-        verdict = health.verdict(
+        verdict = client_health.verdict(
             dispatch=report.dispatch,
             receive=report.receive,
             looked=report.looked,
             merged=report.merged / report.chunks if report.chunks else 0.0,
             stamps=report.stamps,
-            cpu_fraction=shares.cpu_fraction(reports),
+            cpu_fraction=messages.cpu_fraction(reports),
             limit_ms=self._options.lag_limit_ms,
         )
         return Outcome(report.complete, window, verdict, report.notes)

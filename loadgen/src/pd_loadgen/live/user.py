@@ -15,9 +15,9 @@ from locust.env import Environment
 from locust.exception import StopUser
 from locust.runners import LocalRunner
 
+from pd_loadgen.live.processes.senders import Senders
 from pd_loadgen.live.run import Run
-from pd_loadgen.live.team import Team
-from pd_loadgen.options import Options
+from pd_loadgen.workload.options import Options
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ class Shell:
         command: list[str],
         *,
         begin: Callable[[Options], None],
-        team: Callable[[], Team],
+        senders: Callable[[], Senders],
     ) -> None:
-        """Listen to the environment's events. `begin` is told of each run, `team` gives who sends it."""
+        """Listen to the environment's events. `begin` is told of each run, `senders` gives who sends it."""
         self.run: Run | None = None
         self._environment, self._read_options, self._command = environment, read_options, command
-        self._begin, self._team = begin, team
+        self._begin, self._senders = begin, senders
         self._offered = False
         events: Any = environment.events  # Locust's hooks carry no types
         events.test_start.add_listener(self._on_start)
@@ -91,7 +91,7 @@ class Shell:
         self._offered, self.run = False, None
         read = self._read_options()
         self._begin(read)
-        self.run = Run(read, command=self._command, team=self._team())
+        self.run = Run(read, command=self._command, senders=self._senders())
 
     def _on_spawned(self, **_: Any) -> None:
         # a master has no users that could begin

@@ -1,0 +1,296 @@
+"""Sockets that stamp bytes the moment they arrive.
+
+A read is handled in the event loop's own callback: one system call, no greenlet switch, no parsing beyond the framing. Its stamp
+is the kernel's, taken as the packet came (`kernel_stamps`), or else the clock's right after the call. That is what keeps the stamps of some
+hundred streams, which an engine writes in one burst a step, apart by microseconds.
+"""
+
+import errno
+import os
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.event import Event
+from gevent.hub import get_hub
+
+from pd_contracts.records import Failure
+from pd_loadgen.client.exchange import Exchange
+from pd_loadgen.client.http1 import ProtocolError, Response, Target, TruncatedError
+from pd_loadgen.live.sending.kernel_stamps import ANCILLARY_BYTES, Stamps, ask
+from pd_loadgen.live.sending.tls import Secured
+
+READ_BYTES = 64 * 1024
+CONNECT_TIMEOUT_S = 10.0
+# Servers close idle connections after 5 s or more; a connection is not taken up again so late that both could meet.
+MAX_IDLE_S = 2.0
+_READ, _WRITE = 1, 2
+
+# gevent's sockets add a Python layer to each call; waiting is done here, so the plain ones serve.
+_Socket = monkey.get_original("socket", "socket")
+
+
+class TransportError(OSError):
+    """No response came; carries what goes into the record."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        """Kinds are those of `pd_contracts.records.Failure`."""
+        super().__init__(message)
+        self.failure = Failure(kind=kind, message=message)
+
+
+class Connection:
+    """One connection, one request at a time."""
+
+    def __init__(self, sock: socket.socket, stamps: Stamps, secured: Secured | None = None) -> None:
+        """Take over a connected, non-blocking socket, and the TLS that was agreed upon."""
+        self.idle_since = 0.0
+        self._sock, self._stamps, self._secured = sock, stamps, secured
+        self._receive = self._stamped if ask(sock) else self._plain
+        self._before = 0.0
+        self._watcher = get_hub().loop.io(sock.fileno(), _READ)
+        self._ended = Event()
+        self._response = Response()
+        self._exchange = Exchange(0.0)
+
+    def run(self, request: bytes, exchange: Exchange, timeout: float) -> None:
+        """Send a request and stamp its response into `exchange`; on return the response is complete or `failure` is set."""
+        self._ended.clear()
+        self._response, self._exchange = Response(), exchange
+        self._watcher.start(self._on_readable)
+        alarm = gevent.Timeout.start_new(timeout)
+        try:
+            self._send(request)
+            self._ended.wait()
+        except gevent.Timeout as rung:
+            if rung is not alarm:
+                raise
+            exchange.failure = Failure(kind="timeout", message=f"no complete answer within {timeout:g} s")
+        finally:
+            alarm.close()
+            self._watcher.stop()
+
+    @property
+    def reusable(self) -> bool:
+        """True if the last response leaves the connection fit for another request."""
+        return self._response.reusable and self._exchange.failure is None
+
+    def stale(self, now: float) -> bool:
+        """True if an idle connection was closed by the server, or may be soon."""
+        if now - self.idle_since > MAX_IDLE_S:
+            return True
+        try:
+            self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True  # reset while idle: as good as closed
+        return True  # closed, or bytes that nobody asked for
+
+    def close(self) -> None:
+        """Close it; the watcher goes first, because the loop must not watch a number that may be given to another file."""
+        self._watcher.close()
+        self._sock.close()
+
+    def _send(self, request: bytes) -> None:
+        view = memoryview(request if self._secured is None else self._secured.wrap(request))
+        self._exchange.sent = self._before = time.monotonic()
+        while view and not self._ended.is_set():
+            try:
+                view = view[self._sock.send(view) :]
+            except BlockingIOError:
+                _wait(self._sock, _WRITE)
+            except OSError:
+                # The server stopped reading. It may have said why (413, 400): the read side finds the answer or the end.
+                return
+
+    def _stamped(self) -> tuple[float, bytes]:
+        """Read, with the kernel's stamp: recvmsg costs half a microsecond more than recv."""
+        data, ancillary, _, _ = self._sock.recvmsg(READ_BYTES, ANCILLARY_BYTES)
+        now = time.monotonic()
+        if not data:
+            return now, data
+        self._before = self._stamps.of(ancillary, now, self._before)
+        return self._before, data
+
+    def _plain(self) -> tuple[float, bytes]:
+        data = self._sock.recv(READ_BYTES)
+        return time.monotonic(), data
+
+    def _on_readable(self) -> None:
+        try:
+            at, data = self._receive()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._fail("truncated", f"the connection broke: {error.strerror}")
+            return
+        try:
+            self._take(at, data)
+        except ProtocolError as error:
+            self._fail("protocol", str(error))
+        except TruncatedError as error:
+            self._fail("truncated", str(error))
+        except ssl.SSLError as error:
+            self._fail("truncated", f"TLS broke: {error.reason}")
+        if self._exchange.headers_at is None and self._response.head is not None:
+            self._exchange.headers_at, self._exchange.head = at, self._response.head
+        if self._response.complete:
+            self._exchange.end = at
+            self._watcher.stop()
+            self._ended.set()
+
+    def _take(self, at: float, data: bytes) -> None:
+        """Hand on what was read; nothing is the end of the connection."""
+        if not data:
+            self._response.eof()
+            return
+        plain = data if self._secured is None else self._secured.unwrap(data)
+        if plain and (body := self._response.feed(plain)):
+            self._exchange.reads.append((at, body))
+
+    def _fail(self, kind: str, message: str) -> None:
+        self._exchange.failure = Failure(kind=kind, message=message)
+        self._watcher.stop()
+        self._ended.set()
+
+
+class Pool:
+    """Connections to one address; the one used last is taken first, so that few stay idle.
+
+    Attributes:
+        stamps: how late reads were, over all connections.
+    """
+
+    def __init__(self, target: Target, context: ssl.SSLContext | None = None) -> None:
+        """Resolve the address once, so that no request waits for a name server. `context` is there for https.
+
+        Raises:
+            TransportError: if the name has no address.
+        """
+        self.stamps = Stamps()
+        self._target, self._context = target, context
+        self._idle: list[Connection] = []
+        # the kernel begins to stamp some time after the first socket asked it to, and ends with the last
+        self._asking: socket.socket = _Socket()
+        ask(self._asking)
+        try:
+            self._addresses = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            self._asking.close()
+            raise TransportError("connect", f"{target.host} has no address: {error.strerror}") from error
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """Lend a connection, and keep it if its last response allows.
+
+        Raises:
+            TransportError: if none can be made.
+        """
+        connection = self._take()
+        try:
+            yield connection
+        finally:
+            if connection.reusable:
+                connection.idle_since = time.monotonic()
+                self._idle.append(connection)
+            else:
+                connection.close()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        self._asking.close()
+        while self._idle:
+            self._idle.pop().close()
+
+    def _take(self) -> Connection:
+        now = time.monotonic()
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.stale(now):
+                return connection
+            connection.close()
+        sock = self._connect()
+        if self._context is None:
+            return Connection(sock, self.stamps)
+        try:
+            return Connection(sock, self.stamps, secure(sock, self._context, self._target.host))
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            raise TransportError("connect", f"no TLS with {self._target.authority}: {_why(error)}") from error
+        except BaseException:
+            sock.close()  # killed meanwhile
+            raise
+
+    def _connect(self) -> socket.socket:
+        problem = ""
+        for family, kind, protocol, _, address in self._addresses:
+            sock: socket.socket = _Socket(family, kind, protocol)
+            try:
+                connect(sock, address)
+            except OSError as error:
+                sock.close()
+                problem = error.strerror or str(error)
+            except BaseException:
+                sock.close()  # killed while connecting
+                raise
+            else:
+                return sock
+        raise TransportError("connect", f"cannot connect to {self._target.authority}: {problem}")
+
+
+def connect(sock: socket.socket, address: Any) -> None:
+    """Connect a socket without blocking the loop, and make it non-blocking and prompt.
+
+    Raises:
+        OSError: if the peer refuses, cannot be reached or does not answer.
+    """
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        with gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))):
+            _wait(sock, _WRITE)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def secure(sock: socket.socket, context: ssl.SSLContext, host: str) -> Secured:
+    """Agree on TLS over a connected socket.
+
+    Raises:
+        OSError: if the peer does not, or its certificate is not to be trusted (`ssl.SSLError` is one).
+    """
+    secured = Secured(context, host)
+    over, answer = secured.handshake(b"")
+    with gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))):
+        while True:
+            if answer:
+                sock.send(answer)  # a few hundred bytes into an empty buffer
+            if over:
+                return secured
+            _wait(sock, _READ)
+            data = sock.recv(READ_BYTES)
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
+            over, answer = secured.handshake(data)
+
+
+def _why(error: OSError) -> str:
+    message = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror
+    return str(message or error)
+
+
+def _wait(sock: socket.socket, what: int) -> None:
+    hub = get_hub()
+    watcher = hub.loop.io(sock.fileno(), what)
+    try:
+        hub.wait(watcher)
+    finally:
+        watcher.close()

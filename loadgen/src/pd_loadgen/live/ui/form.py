@@ -1,0 +1,149 @@
+"""The options of a run on Locust's command line and start form, and the way from there to a run."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from flask import Response, jsonify, request
+from locust.env import Environment
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+
+from pd_contracts.records import RequestRecord
+from pd_contracts.settings import SettingsError, fields
+from pd_loadgen.live.processes.master import Workers
+from pd_loadgen.live.processes.senders import Alone
+from pd_loadgen.live.processes.worker import Worker
+from pd_loadgen.live.ui import page
+from pd_loadgen.live.ui.locust_stats import Rows
+from pd_loadgen.live.ui.page import View
+from pd_loadgen.live.user import Shell, WorkerShell
+from pd_loadgen.results.run_folder import next_free
+from pd_loadgen.workload import options
+from pd_loadgen.workload.options import Options
+
+# The command's; Locust has the address as its Host field and its own --processes, and always makes a new folder.
+_NOT_IN_FORM = frozenset({"url", "overwrite", "processes"})
+
+
+def listen(events: Any) -> None:
+    """Connect Locust's own events, which a locustfile shares with Locust's command."""
+    events.init_command_line_parser.add_listener(add_fields)
+    events.init.add_listener(attach)
+
+
+def add_fields(parser: argparse.ArgumentParser, **_: Any) -> None:
+    """Listener of Locust's `init_command_line_parser`: the options as texts, so that the start form shows and keeps them."""
+    defaults = _load_or_exit({}, None)
+    for field in fields(Options):
+        if field.name not in _NOT_IN_FORM:
+            parser.add_argument(
+                field.option,
+                dest=field.name,
+                default=options.text_of(getattr(defaults, field.name)),
+                choices=options.choices_of(field),
+                help=options.help_of(field).replace("%", "%%"),
+            )
+
+
+def attach(environment: Environment, **_: Any) -> None:
+    """Listener of Locust's `init`: connect the environment with runs, and refuse at once what cannot work."""
+    environment.host = environment.host or _load_or_exit({}, None).url
+    _load_or_exit(_texts(environment), {})
+    connect(environment, sys.argv)
+    if environment.web_ui is not None and environment.web_ui.app is not None:
+        environment.web_ui.app.before_request(lambda: _refuse_bad_form(environment))
+
+
+def connect(environment: Environment, command: list[str], read: Options | None = None) -> Shell | None:
+    """Give an environment's runner its part in runs; None for a worker, which only follows.
+
+    Args:
+        environment: with its runner made.
+        command: how runs were asked for, for the manifest.
+        read: the options, if not those that Locust's command or form holds.
+    """
+    rows, runner = Rows(environment), environment.runner
+    if isinstance(runner, WorkerRunner):
+        Worker(runner, rows.begin, rows.observe)
+        WorkerShell()
+        return None
+    view = View()
+    watched = environment.web_ui is not None
+    workers = Workers(runner, view.observe if watched else None) if isinstance(runner, MasterRunner) else None
+
+    def observe(record: RequestRecord) -> None:
+        rows.observe(record)
+        if watched:
+            view.observe(record)
+
+    def begin(options: Options) -> None:
+        rows.begin(options)
+        view.begin(options)
+
+    shell = Shell(
+        environment,
+        lambda: read or _from_form(environment),
+        command,
+        begin=begin,
+        senders=lambda: workers or Alone(observe),
+    )
+    if environment.web_ui is not None and environment.web_ui.app is not None:
+        page.add(environment, shell, view, lambda: _named(environment))
+    return shell
+
+
+def _from_form(environment: Environment) -> Options:
+    read = options.load(_texts(environment), {})
+    # the form keeps its values from run to run, and no run may overwrite another
+    return msgspec.structs.replace(read, out=str(next_free(Path(read.out)))) if read.out else read
+
+
+def _refuse_bad_form(environment: Environment) -> Response | None:
+    """Answer a bad start form with a sentence, which Locust's page shows, instead of starting a test that cannot run."""
+    if not (request.method == "POST" and request.path.endswith("/swarm")):
+        return None
+    texts = {
+        **_texts(environment),
+        **{name: request.form[name] for name in _texts(environment) if name in request.form},
+    }
+    texts["url"] = request.form.get("host") or texts["url"]
+    problem = ""
+    if isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
+        problem = "no worker is connected yet: a master sends nothing itself"
+    try:
+        options.load(texts, {})
+    except SettingsError as error:
+        problem = str(error)
+    return jsonify({"success": False, "message": problem, "host": environment.host}) if problem else None
+
+
+def _texts(environment: Environment) -> dict[str, str]:
+    """The options as Locust holds them: what its command line or its form gave, and its host."""
+    parsed = vars(environment.parsed_options) if environment.parsed_options else {}
+    names = {field.name for field in fields(Options)} - _NOT_IN_FORM
+    return {
+        **{name: str(parsed[name]) for name in names if name in parsed},
+        "url": environment.host or "",
+        "processes": str(_senders(environment)),
+    }
+
+
+def _named(environment: Environment) -> dict[str, str]:
+    """The fields of the form, with what they hold."""
+    texts = _texts(environment)
+    return {name: text for name, text in texts.items() if name not in _NOT_IN_FORM}
+
+
+def _senders(environment: Environment) -> int:
+    runner = environment.runner
+    return 1 if runner is None or isinstance(runner, LocalRunner) else max(1, getattr(runner, "worker_count", 1))
+
+
+def _load_or_exit(texts: dict[str, str], source: dict[str, str] | None) -> Options:
+    try:
+        return options.load(texts, source)
+    except SettingsError as error:
+        sys.stderr.write(f"pd-loadgen: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""Many runs: sweeps, and the search for the highest rate that meets the limits."""

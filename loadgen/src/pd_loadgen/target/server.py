@@ -1,0 +1,226 @@
+"""What is asked of the server and the monitor outside the measured stream: is it ready, what is it, record its power.
+
+Plain blocking HTTP of the standard library; under Locust gevent makes it cooperative.
+"""
+
+import http.client
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from pd_contracts.names import SIMULATED_ENGINE
+from pd_contracts.stats import ProxyStats
+from pd_loadgen.client.access import Access
+from pd_loadgen.client.http1 import parse_url
+
+POLL_S: Final = 0.25
+REQUEST_TIMEOUT_S: Final = 5.0
+PROFILE_TIMEOUT_S: Final = 600.0
+# No headers, and the system's trust: what the monitor is asked with.
+OPEN: Final = Access()
+MODELS_PATH: Final = "/v1/models"
+
+T = TypeVar("T")
+
+
+class ServerError(OSError):
+    """The server or the monitor cannot be used; the message is one sentence."""
+
+
+class Model(msgspec.Struct, frozen=True):
+    """One entry of `GET /v1/models`."""
+
+    id: str
+    owned_by: str = ""
+
+
+class _Models(msgspec.Struct):
+    data: list[Model]
+
+
+class _Recording(msgspec.Struct):
+    id: str
+
+
+def wait_ready(
+    url: str,
+    timeout: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    access: Access = OPEN,
+    ready_path: str = MODELS_PATH,
+) -> None:
+    """Wait until the server can serve: `/ready` says so or, where there is no such page, `ready_path` answers.
+
+    Raises:
+        ServerError: if it does not within `timeout` seconds.
+    """
+    deadline = clock() + timeout
+    while (reason := not_ready(url, access, ready_path)) is not None:
+        if clock() >= deadline:
+            msg = f"{url} is not ready after {timeout:g} s: {reason}"
+            raise ServerError(msg)
+        sleep(POLL_S)
+
+
+def not_ready(url: str, access: Access = OPEN, ready_path: str = MODELS_PATH) -> str | None:
+    """Why the server cannot serve now; None if it can."""
+    try:
+        status, _ = _request(url, "GET", "/ready", access=access)
+        if status in (404, 405):
+            status, _ = _request(url, "GET", ready_path, access=access)
+            return None if status == 200 else f"GET {ready_path} answers {status}"
+    except (OSError, http.client.HTTPException) as error:
+        return _reason(error)
+    return None if status == 200 else f"GET /ready answers {status}"
+
+
+def choose_model(url: str, wanted: str, access: Access = OPEN) -> Model:
+    """The served model of that name, or the first one if none is wanted.
+
+    Raises:
+        ServerError: if it is not served; the sentence names those that are.
+    """
+    models = _models(url, access)
+    if models is None and wanted:
+        return Model(wanted)  # a server without the list may still serve it
+    served = {model.id: model for model in models or []}
+    if not served:
+        msg = f"{url} lists no model: name one with --model"
+        raise ServerError(msg)
+    if wanted and wanted not in served:
+        msg = f"{url} does not serve {wanted!r}, but {', '.join(served)}"
+        raise ServerError(msg)
+    return served[wanted] if wanted else next(iter(served.values()))
+
+
+def proxy_stats(url: str, access: Access = OPEN) -> ProxyStats | None:
+    """What our proxy says about the deployment; None from any other server."""
+    return _get(url, "/stats", ProxyStats, access)
+
+
+def is_simulator(model: Model) -> bool:
+    """True if the server itself says that it simulates."""
+    return model.owned_by == SIMULATED_ENGINE
+
+
+def start_recording(monitor: str, name: str, roles: dict[str, str]) -> str:
+    """Tell the monitor to record power; returns the recording's id.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    body: dict[str, Any] = {"name": name, **({"roles": roles} if roles else {})}
+    try:
+        status, answer = _request(monitor, "POST", "/recordings", msgspec.json.encode(body))
+        if status == 201:
+            return msgspec.json.decode(answer, type=_Recording).id
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        msg = f"the monitor at {monitor} cannot be used: {_reason(error)}"
+        raise ServerError(msg) from error
+    msg = f"the monitor at {monitor} does not record: status {status}, {answer[:200].decode('utf-8', 'replace')}"
+    raise ServerError(msg)
+
+
+def end_recording(monitor: str, recording: str, path: Path) -> None:
+    """End a recording and write it to `path`, whole or not at all.
+
+    Raises:
+        ServerError: if the monitor does not hand it over.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with (
+            _response(monitor, "DELETE", f"/recordings/{recording}", None, timeout=60.0) as response,
+            temporary.open("wb") as file,
+        ):
+            while data := response.read(64 * 1024):
+                file.write(data)
+            status = response.status
+    except (OSError, http.client.HTTPException) as error:
+        msg = f"the monitor at {monitor} did not hand over its recording: {_reason(error)}"
+        raise ServerError(msg) from error
+    if status != 200:
+        temporary.unlink()
+        msg = f"the monitor at {monitor} did not hand over its recording: status {status}"
+        raise ServerError(msg)
+    temporary.replace(path)
+
+
+def start_profile(url: str, access: Access = OPEN) -> None:
+    """Have an engine start its profiler.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    _profile(url, "/start_profile", REQUEST_TIMEOUT_S, access)
+
+
+def stop_profile(url: str, access: Access = OPEN) -> None:
+    """Have it stop, and write its trace, which takes it minutes.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    _profile(url, "/stop_profile", PROFILE_TIMEOUT_S, access)
+
+
+def _profile(url: str, path: str, timeout: float, access: Access) -> None:
+    try:
+        with _response(url, "POST", path, b"", timeout=timeout, access=access) as response:
+            status = response.status
+            response.read()
+    except (OSError, http.client.HTTPException) as error:
+        msg = f"{url} does not answer POST {path}: {_reason(error)}"
+        raise ServerError(msg) from error
+    if status != 200:
+        msg = f"{url} cannot profile: POST {path} answers {status} (vLLM needs --profiler-config)"
+        raise ServerError(msg)
+
+
+def _models(url: str, access: Access) -> list[Model] | None:
+    models = _get(url, MODELS_PATH, _Models, access)
+    return None if models is None else models.data
+
+
+def _get(url: str, path: str, type_: type[T], access: Access) -> T | None:
+    try:
+        status, body = _request(url, "GET", path, access=access)
+        return msgspec.json.decode(body, type=type_) if status == 200 else None
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        return None  # a server without the page, or with another meaning of it
+
+
+def _request(url: str, method: str, path: str, body: bytes | None = None, access: Access = OPEN) -> tuple[int, bytes]:
+    with _response(url, method, path, body, timeout=REQUEST_TIMEOUT_S, access=access) as response:
+        return response.status, response.read()
+
+
+@contextmanager
+def _response(
+    url: str, method: str, path: str, body: bytes | None, *, timeout: float, access: Access = OPEN
+) -> Iterator[http.client.HTTPResponse]:
+    target = parse_url(url)
+    connection = (
+        http.client.HTTPSConnection(target.host, target.port, timeout=timeout, context=access.context)
+        if target.secure
+        else http.client.HTTPConnection(target.host, target.port, timeout=timeout)
+    )
+    every = {"Connection": "close", **({"Content-Type": "application/json"} if body else {}), **access.headers}
+    try:
+        connection.request(method, target.base + path, body, every)
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {getattr(error, 'verify_message', '') or error.reason}"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Whether the load generator itself kept up."""

@@ -1,0 +1,1 @@
+"""What a run is asked to do, and the whole load that follows from it before the first request."""

@@ -1,0 +1,140 @@
+"""Every option of a run, with its default and its description. What they may not be together is in `conflicts`."""
+
+from typing import Annotated
+
+import msgspec
+
+from pd_loadgen.client.backends import Endpoint
+from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, Answers, Dataset
+from pd_loadgen.workload.modes import Mode
+from pd_loadgen.workload.schedule import Arrival
+
+
+class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. Rates are requests a second over the whole deployment; tokens are per request."""
+
+    url: Annotated[str, msgspec.Meta(description="base URL of the server")] = "http://127.0.0.1:10001"
+    model: Annotated[str, msgspec.Meta(description="model name; empty takes the first that the server lists")] = ""
+    mode: Annotated[
+        Mode,
+        msgspec.Meta(
+            description="serve: by arrival; batch: identical requests at once; phase-split: 1 token, then all, one at a time"
+        ),
+    ] = Mode.SERVE
+    dataset: Annotated[
+        Dataset,
+        msgspec.Meta(
+            description="random: token ids, exact counts; text: natural language; jsonl, sharegpt: a file; huggingface: from there"
+        ),
+    ] = Dataset.RANDOM
+    dataset_path: Annotated[
+        str,
+        msgspec.Meta(description="the file of dataset jsonl or sharegpt; OWNER/NAME[:CONFIGURATION] of huggingface"),
+    ] = ""
+    dataset_split: Annotated[str, msgspec.Meta(description="huggingface: the split")] = "train"
+    dataset_column: Annotated[
+        str, msgspec.Meta(description="huggingface: column of the prompts; empty looks for a usual name")
+    ] = ""
+    input_tokens: Annotated[int, msgspec.Meta(description="prompt length (text: about)", ge=1)] = 512
+    output_tokens: Annotated[int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1)] = 64
+    range_ratio: Annotated[
+        float, msgspec.Meta(description="lengths vary evenly by this part of themselves, both ways", ge=0, lt=1)
+    ] = 0.0
+    prefix_tokens: Annotated[
+        int, msgspec.Meta(description="tokens before each made prompt that requests share", ge=0)
+    ] = 0
+    prefixes: Annotated[int, msgspec.Meta(description="different prefixes, used in turn", ge=1)] = 1
+    turns: Annotated[
+        int, msgspec.Meta(description="turns of a conversation: each prompt begins with the one before", ge=1)
+    ] = 1
+    answers: Annotated[
+        Answers, msgspec.Meta(description="turns: made answers between them, or those that the server gave")
+    ] = Answers.MADE
+    think_time: Annotated[
+        float, msgspec.Meta(description="answers served: seconds from an answer to the next turn", ge=0)
+    ] = 0.0
+    images: Annotated[int, msgspec.Meta(description="pictures in each message (dataset text, endpoint chat)", ge=0)] = 0
+    image_size: Annotated[str, msgspec.Meta(description="their size, WIDTHxHEIGHT")] = "256x256"
+    audios: Annotated[int, msgspec.Meta(description="sounds in each message (dataset text, endpoint chat)", ge=0)] = 0
+    audio_seconds: Annotated[float, msgspec.Meta(description="their length", gt=0, le=600)] = 2.0
+    requests: Annotated[
+        int, msgspec.Meta(description="how many; with an open arrival at most so many (0: as many as come)", ge=0)
+    ] = 0
+    batch_sizes: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=1)], ...],
+        msgspec.Meta(description="mode batch: requests at once, each list entry in turn"),
+    ] = (1, 2, 4, 8)
+    rate: Annotated[float, msgspec.Meta(description="requests a second (ramp, step: at the end)", gt=0)] = 2.0
+    duration: Annotated[float, msgspec.Meta(description="seconds over which requests are sent", gt=0)] = 30.0
+    arrival: Annotated[Arrival, msgspec.Meta(description="gaps between requests")] = Arrival.POISSON
+    burstiness: Annotated[
+        float, msgspec.Meta(description="shape of gamma gaps: 1 is Poisson, below it bursty", gt=0)
+    ] = 1.0
+    start_rate: Annotated[float, msgspec.Meta(description="ramp, step: requests a second at the start", ge=0)] = 0.0
+    steps: Annotated[int, msgspec.Meta(description="step: rates from start_rate to rate", ge=2)] = 4
+    max_concurrency: Annotated[
+        int, msgspec.Meta(description="requests in flight at most; arrival closed keeps so many (0: no limit)", ge=0)
+    ] = 0
+    trace: Annotated[str, msgspec.Meta(description="arrival replay: file of Mooncake, BurstGPT or Azure")] = ""
+    time_scale: Annotated[
+        float, msgspec.Meta(description="replay: factor on its times, 0.5 is twice as fast", gt=0)
+    ] = 1.0
+    seed: Annotated[int, msgspec.Meta(description="equal seeds give equal schedules and prompts")] = 0
+    warmup: Annotated[int, msgspec.Meta(description="requests before the window, with prompts of their own", ge=0)] = 0
+    goodput: Annotated[str, msgspec.Meta(description='limits in ms, "ttft:200 tpot:50 e2el:5000"')] = ""
+    percentiles: Annotated[
+        tuple[Annotated[float, msgspec.Meta(ge=0, le=100)], ...],
+        msgspec.Meta(description="percentiles of the summary besides 50, 90, 95 and 99"),
+    ] = ()
+    save_detailed: Annotated[
+        bool, msgspec.Meta(description="add vLLM's arrays, one entry a request, to the summary")
+    ] = False
+    endpoint: Annotated[Endpoint, msgspec.Meta(description="API to speak")] = Endpoint.COMPLETIONS
+    path: Annotated[str, msgspec.Meta(description="path of the API; empty takes the endpoint's own")] = ""
+    headers: Annotated[str, msgspec.Meta(description="JSON object of headers; never a key, see api_key_file")] = ""
+    api_key_file: Annotated[str, msgspec.Meta(description="file with the key; or the key in LOADGEN_API_KEY")] = ""
+    ca_file: Annotated[
+        str, msgspec.Meta(description="https: PEM file of the authorities to trust; empty trusts the system's")
+    ] = ""
+    insecure: Annotated[bool, msgspec.Meta(description="https: trust any certificate, which the run then notes")] = (
+        False
+    )
+    temperature: Annotated[float, msgspec.Meta(description="sampling; 0 is greedy", ge=0)] = 0.0
+    top_p: Annotated[float, msgspec.Meta(description="sampling", gt=0, le=1)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(description="sampling; 0 is off", ge=0)] = 0
+    min_p: Annotated[float, msgspec.Meta(description="sampling; 0 is off", ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(description="sampling; 1 is off", gt=0)] = 1.0
+    extra_body: Annotated[str, msgspec.Meta(description="JSON object to add to every request's body")] = ""
+    ignore_eos: Annotated[bool, msgspec.Meta(description="generate all output tokens (vLLM's option)")] = True
+    return_token_ids: Annotated[bool, msgspec.Meta(description="ask for token ids (vLLM's option)")] = False
+    vocab_size: Annotated[
+        int,
+        msgspec.Meta(
+            description="random token ids stay below it; keep it within the model's vocabulary", gt=FIRST_TOKEN_ID
+        ),
+    ] = 1000
+    processes: Annotated[
+        int, msgspec.Meta(description="worker processes that share the schedule; 1 sends from this process", ge=1)
+    ] = 1
+    timeout: Annotated[float, msgspec.Meta(description="seconds until a request counts as failed", gt=0)] = 600.0
+    ready_timeout: Annotated[float, msgspec.Meta(description="seconds to wait for the server at the start", ge=0)] = (
+        10.0
+    )
+    lag_limit_ms: Annotated[
+        float, msgspec.Meta(description="the run is INVALID if the client's own p99 lag is above this", gt=0)
+    ] = 10.0
+    idle: Annotated[
+        float, msgspec.Meta(description="seconds without load before the window when power is recorded", ge=0)
+    ] = 2.0
+    engine_profile: Annotated[
+        bool, msgspec.Meta(description="have the engines profile the window (POST /start_profile, /stop_profile)")
+    ] = False
+    profile_urls: Annotated[
+        tuple[str, ...], msgspec.Meta(description="profile: addresses of the engines; empty asks the server itself")
+    ] = ()
+    monitor: Annotated[str, msgspec.Meta(description="base URL of pd-monitor; empty records no power")] = ""
+    deployment: Annotated[str, msgspec.Meta(description="JSON file that describes what serves (written by pdctl)")] = ""
+    label: Annotated[str, msgspec.Meta(description="short name of the deployment in tables and plots")] = ""
+    title: Annotated[str, msgspec.Meta(description="title of the run")] = ""
+    out: Annotated[str, msgspec.Meta(description="run folder; empty makes a new one below RESULTS_DIR (results)")] = ""
+    overwrite: Annotated[bool, msgspec.Meta(description="replace an earlier run in the folder")] = False

@@ -1,0 +1,120 @@
+"""What a run is asked to do, filled from the command line, the environment or Locust's start form.
+
+MODEL, HTTP_PROXY_PORT and RESULTS_DIR are read under the names that the whole stack knows; every other variable has the prefix LOADGEN_.
+"""
+
+import argparse
+import os
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from pd_contracts import settings
+from pd_contracts.latency import parse_goodput
+from pd_contracts.settings import Field, fields
+from pd_loadgen.client.access import parse_extra, parse_headers
+from pd_loadgen.client.http1 import parse_url
+from pd_loadgen.prompts.media import parse_size
+from pd_loadgen.workload.conflicts import conflicts
+from pd_loadgen.workload.option_fields import OptionFields
+
+_SHARED: Final = frozenset({"MODEL"})
+_PREFIX: Final = "LOADGEN_"
+# vLLM's name; Locust has an option of that name for itself.
+_ALIASES: Final = {"engine_profile": ("--profile",)}
+
+
+class Options(OptionFields, frozen=True, kw_only=True):
+    """The options of one run, which fit together."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together.
+
+        Raises:
+            ValueError: with a sentence.
+        """
+        parse_goodput([self.goodput])
+        parse_url(self.url)
+        parse_headers(self.headers)
+        parse_extra(self.extra_body)
+        parse_size(self.image_size)
+        for url in (self.monitor, *self.profile_urls):
+            if url:
+                parse_url(url)
+        problem = next((sentence for impossible, sentence in conflicts(self) if impossible), "")
+        if problem:
+            raise ValueError(problem)
+
+
+def variable_of(field: Field) -> str:
+    """The environment variable of an option."""
+    return field.variable if field.variable in _SHARED else _PREFIX + field.variable
+
+
+def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Options:
+    """Make the options from what was given by hand (texts, by field name), then from variables.
+
+    Raises:
+        SettingsError: with one sentence about the first thing that does not fit.
+    """
+    source = os.environ if environment is None else environment
+    values = {field.variable: source.get(variable_of(field), "") for field in fields(Options)}
+    if not values["URL"] and source.get("HTTP_PROXY_PORT"):
+        values["URL"] = f"http://127.0.0.1:{source['HTTP_PROXY_PORT']}"
+    return settings.load(Options, values, given)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option a field; `given` turns what they parse into texts for `load`."""
+    for field in fields(Options):
+        extra: dict[str, Any] = {"metavar": _metavar(field.default)}
+        if isinstance(field.default, bool):
+            extra = {"action": argparse.BooleanOptionalAction}
+        elif field.name == "goodput":
+            extra = {"nargs": "+", "metavar": "METRIC:MS"}
+        parser.add_argument(
+            field.option,
+            *_ALIASES.get(field.name, ()),
+            dest=field.name,
+            default=None,
+            help=help_of(field).replace("%", "%%"),
+            **extra,
+        )
+
+
+def given(arguments: argparse.Namespace) -> dict[str, str]:
+    """What was given on the command line, as texts by field name."""
+    values = {field.name: getattr(arguments, field.name) for field in fields(Options)}
+    return {name: text_of(value) for name, value in values.items() if value is not None}
+
+
+def help_of(field: Field) -> str:
+    """The description with variable and default."""
+    default = text_of(field.default)
+    return f"{field.description} [{variable_of(field)}]" + (f" (default {default})" if default else "")
+
+
+def text_of(value: Any) -> str:
+    """A value as a variable or a form would hold it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return " ".join(value)
+    if isinstance(value, tuple):
+        return ",".join(map(text_of, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value.value if isinstance(value, Enum) else value)
+
+
+def choices_of(field: Field) -> list[str] | None:
+    """The accepted texts, where they can be listed."""
+    if isinstance(field.default, bool):
+        return ["on", "off"]
+    return [str(member.value) for member in type(field.default)] if isinstance(field.default, Enum) else None
+
+
+def _metavar(default: Any) -> str:
+    if isinstance(default, Enum):
+        return "|".join(str(member.value) for member in type(default))
+    return {int: "N", float: "X", tuple: "N,…"}.get(type(default), "TEXT")

@@ -1,0 +1,236 @@
+"""The whole load before the first request: who is sent when, as the bytes that go to the socket."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+
+from pd_contracts.names import TIMING_HEADER
+from pd_contracts.records import schedule_hash
+from pd_loadgen.client.access import parse_extra
+from pd_loadgen.client.backends import BACKENDS, Ask, Sampling, UnsuitableError
+from pd_loadgen.client.http1 import parse_url, request_bytes
+from pd_loadgen.prompts import traces
+from pd_loadgen.prompts.corpora import CorpusError
+from pd_loadgen.prompts.datasets import Answers, Made
+from pd_loadgen.prompts.traces import Arrived, TraceError
+from pd_loadgen.workload import contents, schedule
+from pd_loadgen.workload.contents import Content
+from pd_loadgen.workload.modes import Mode
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.schedule import Arrival
+
+
+class PlanError(ValueError):
+    """The options make no load; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One request; `offset` counts from the start of the window (0 for a warm-up). A group waits for the end of the one before.
+
+    `then` makes the next turn of a conversation from this one's answer; `follow` is how many turns are still to come.
+    """
+
+    index: int
+    offset: float
+    wire: bytes
+    output_tokens: int
+    warmup: bool = False
+    group: int = 0
+    follow: int = 0
+    then: "Callable[[str], Planned] | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All requests. Equal hashes mean equal arrivals, lengths and prompts, whatever the target.
+
+    `paced` is true if answers decide when requests are sent: a closed loop, batches, phases. Their offsets mean nothing.
+    `requests` holds the first turns only, where the next ones need their answers.
+    """
+
+    requests: list[Planned]
+    warmups: list[Planned]
+    hash: str
+    paced: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many requests there will be."""
+        return sum(1 + one.follow for one in self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """When, in which group, and what."""
+
+    offset: float
+    group: int
+    content: Content
+
+
+def make(options: Options, model: str, headers: Mapping[str, str] | None = None) -> Plan:
+    """Draw schedule and prompts and write every request, so that nothing is computed while the window is open.
+
+    Raises:
+        PlanError: if the schedule has no request, a file cannot be used, or the endpoint does not take the prompts.
+    """
+    try:
+        wire = _Wire(options, model, headers or {})
+        warmups = contents.draw(options, options.warmup, warmup=True)
+        if options.answers is Answers.SERVED:
+            requests, fingerprint = _dialogues(options, wire)
+        else:
+            slots = _slots(options)
+            fingerprint = _hash(options, slots)
+            requests = [
+                Planned(index, slot.offset, wire.of(slot.content), slot.content.output_tokens, group=slot.group)
+                for index, slot in enumerate(slots)
+            ]
+        return Plan(
+            requests=requests,
+            warmups=[
+                Planned(index, 0.0, wire.of(content), content.output_tokens, warmup=True)
+                for index, content in enumerate(warmups)
+            ],
+            hash=fingerprint,
+            paced=options.mode is not Mode.SERVE or options.arrival is Arrival.CLOSED,
+        )
+    except (CorpusError, TraceError, UnsuitableError) as error:
+        raise PlanError(str(error)) from error
+
+
+def _slots(options: Options) -> list[_Slot]:
+    if options.mode is Mode.BATCH:
+        return _batches(options)
+    if options.mode is Mode.PHASE_SPLIT:
+        return _phases(options)
+    trace = _trace(options)
+    offsets = [arrived.offset for arrived in trace] if trace else _offsets(options)
+    if options.requests:
+        offsets, trace = offsets[: options.requests], trace[: options.requests]
+    _refuse_none(options, offsets)
+    made = contents.draw(options, len(offsets), trace)
+    return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
+
+
+def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
+    if not offsets:
+        msg = f"no request falls into {options.duration:g} s at {options.rate:g} requests a second: raise rate or duration, or change the seed"
+        raise PlanError(msg)
+
+
+def _dialogues(options: Options, wire: "_Wire") -> tuple[list[Planned], str]:
+    """Conversations whose answers only the server knows: an arrival is the beginning of one. Also their fingerprint."""
+    offsets = _offsets(options)[: options.requests or None]
+    _refuse_none(options, offsets)
+    threads = contents.threads(options, len(offsets))
+    slots = [
+        _Slot(offset, 0, Content(said, options.input_tokens, options.output_tokens))
+        for offset, thread in zip(offsets, threads, strict=True)
+        for said in thread
+    ]
+    fingerprint = _hash(options, slots, (f"answers served, {options.think_time:g} s".encode(),))
+    requests = [
+        _turn(wire, options, thread, [], first=number * options.turns, offset=offset)
+        for number, (offset, thread) in enumerate(zip(offsets, threads, strict=True))
+    ]
+    return requests, fingerprint
+
+
+def _turn(
+    wire: "_Wire", options: Options, thread: Sequence[Made], answers: list[str], *, first: int, offset: float
+) -> Planned:
+    """The turn of a conversation that follows so many answers."""
+    turn = len(answers)
+    left = len(thread) - turn - 1
+    prompt = contents.dialogue(options, thread[: turn + 1], answers)
+    return Planned(
+        first + turn,
+        offset,
+        wire.of(Content(prompt, None, options.output_tokens)),
+        options.output_tokens,
+        follow=left,
+        then=(lambda answer: _turn(wire, options, thread, [*answers, answer], first=first, offset=offset))
+        if left
+        else None,
+    )
+
+
+def _offsets(options: Options) -> list[float]:
+    if options.arrival is Arrival.CLOSED:
+        return [0.0] * options.requests
+    return schedule.arrivals(
+        rate=options.rate,
+        duration=options.duration,
+        seed=options.seed,
+        arrival=options.arrival,
+        burstiness=options.burstiness,
+        start_rate=options.start_rate,
+        steps=options.steps,
+    )
+
+
+def _trace(options: Options) -> list[Arrived]:
+    if options.arrival is not Arrival.REPLAY:
+        return []
+    return traces.read(Path(options.trace), scale=options.time_scale, duration=options.duration)
+
+
+def _batches(options: Options) -> list[_Slot]:
+    """Each batch holds one prompt as often as its size; batches have prompts of their own."""
+    made = contents.draw(options, len(options.batch_sizes))
+    return [
+        _Slot(0.0, group, content)
+        for group, (size, content) in enumerate(zip(options.batch_sizes, made, strict=True))
+        for _ in range(size)
+    ]
+
+
+def _phases(options: Options) -> list[_Slot]:
+    """All prompts with one output token, then all with theirs, one at a time: two spans of time, each with its energy."""
+    made = contents.draw(options, options.requests)
+    first = [Content(content.prompt, content.input_tokens, 1) for content in made]
+    return [_Slot(0.0, group, content) for group, content in enumerate([*first, *made])]
+
+
+def _hash(options: Options, slots: Sequence[_Slot], more: Sequence[bytes] = ()) -> str:
+    parts = [(slot.offset, slot.content.input_tokens or 0, slot.content.output_tokens) for slot in slots]
+    prompts: Iterable[bytes] = (msgspec.json.encode(slot.content.prompt) for slot in slots)
+    limits = [f"at most {options.max_concurrency}".encode()] if options.max_concurrency else []
+    grouped = [str(slots[-1].group).encode()] if slots[-1].group else []
+    return schedule_hash(parts, options.seed, chain(prompts, limits, grouped, more))
+
+
+class _Wire:
+    """Writes requests; what they share is made once."""
+
+    def __init__(self, options: Options, model: str, headers: Mapping[str, str]) -> None:
+        self._options, self._model = options, model
+        self._backend, self._target = BACKENDS[options.endpoint], parse_url(options.url)
+        self._extra = parse_extra(options.extra_body)
+        self._headers = {TIMING_HEADER: "1", "Accept": "text/event-stream", **headers}
+        self._sampling = Sampling(
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            min_p=options.min_p,
+            repetition_penalty=options.repetition_penalty,
+        )
+
+    def of(self, content: Content) -> bytes:
+        """The bytes of one request."""
+        options = self._options
+        ask = Ask(
+            model=self._model,
+            output_tokens=content.output_tokens,
+            ignore_eos=options.ignore_eos,
+            return_token_ids=options.return_token_ids,
+            sampling=self._sampling,
+            extra=self._extra,
+        )
+        body = self._backend.body(content.prompt, ask)
+        return request_bytes(self._target, options.path or self._backend.path, body, self._headers)
