@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.analysis import write_realistic
 
-from pd_analysis.load import load_tree
-from pd_analysis.report import write_report
+from pd_analysis.records.reader import load_tree
+from pd_analysis.report.writer import write_report
 from pd_contracts.names import Topology
 
 CHROMIUM = next(

@@ -9,8 +9,8 @@ import pytest
 from support.analysis import deployment, manifest, request, workload, write_pair, write_run
 
 from pd_analysis.__main__ import main
-from pd_analysis.load import load_tree
-from pd_analysis.metrics import measure
+from pd_analysis.numbers.metrics import measure
+from pd_analysis.records.reader import load_tree
 from pd_contracts.names import Topology
 
 # Three requests sent at 0, 1 and 2 s; the last failed. TTFT 100 and 200 ms; gaps of 10 and 30 ms.

@@ -10,11 +10,11 @@ import pytest
 from support.analysis import failed, request, write_pair, write_realistic, write_run
 
 from pd_analysis.__main__ import main
-from pd_analysis.doubts import doubts
-from pd_analysis.language import said
-from pd_analysis.load import load_tree
-from pd_analysis.plots import script
-from pd_analysis.results import evaluate, together
+from pd_analysis.doubts.one_load import doubts
+from pd_analysis.numbers.evaluation import evaluate, together
+from pd_analysis.plots import fonts
+from pd_analysis.records.reader import load_tree
+from pd_analysis.words.translation import said
 from pd_contracts.names import Topology
 
 ENGLISH = re.compile(r"\b[a-z]{3,} [a-z]{2,} [a-z]{2,}\b")
@@ -86,7 +86,7 @@ def test_names_with_words_of_the_catalogue_cannot_break_the_page(tmp_path: Path)
 
 
 def test_templates_have_the_same_holes_on_both_sides() -> None:
-    source = resources.files("pd_analysis").joinpath("templates", "zh.toml").read_text(encoding="utf-8")
+    source = resources.files("pd_analysis.words").joinpath("zh.toml").read_text(encoding="utf-8")
 
     for english, chinese in tomllib.loads(source).items():
         assert sorted(re.findall(r"\{\w+\}", english)) == sorted(re.findall(r"\{\w+\}", chinese)), english
@@ -109,7 +109,7 @@ def words_of(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.skipif(
-    script.chinese_font() is None,
+    fonts.chinese_font() is None,
     reason="no font with Chinese characters (Debian, Ubuntu: apt-get install fonts-wqy-microhei)",
 )
 def test_figures_are_translated_where_there_is_a_font(sweep: Path) -> None:
@@ -127,7 +127,7 @@ def test_figures_are_translated_where_there_is_a_font(sweep: Path) -> None:
 def test_without_a_font_figures_stay_english_and_the_report_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "chinese_font", lambda: None)
+    monkeypatch.setattr(fonts, "chinese_font", lambda: None)
     write_pair(tmp_path, requests=60, tokens=4)
 
     text, page = rendered(tmp_path, "--lang", "zh")
@@ -138,7 +138,7 @@ def test_without_a_font_figures_stay_english_and_the_report_says_so(
 
 
 def test_english_figures_need_no_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "chinese_font", lambda: None)
+    monkeypatch.setattr(fonts, "chinese_font", lambda: None)
     write_pair(tmp_path, requests=60, tokens=4)
 
     text, page = rendered(tmp_path)
@@ -147,7 +147,7 @@ def test_english_figures_need_no_font(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_long_chinese_titles_break_within_the_figure() -> None:
-    lines = script._wrapped("每请求焦耳数" * 12 + " combined 94.7 ms", narrow=True)
+    lines = fonts._wrapped("每请求焦耳数" * 12 + " combined 94.7 ms", narrow=True)
 
     assert len(lines) == 3
     assert "".join(lines).replace(" ", "") == "每请求焦耳数" * 12 + "combined94.7ms"

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from support.analysis import constant, manifest, power_log, request, workload, write_run
 
-from pd_analysis.load import load_runs, load_tree
+from pd_analysis.records.reader import load_runs, load_tree
 from pd_contracts.names import Role
 from pd_contracts.records import GPU, MANIFEST, REQUESTS, Manifest, read_json, write_json
 

@@ -8,8 +8,8 @@ import pytest
 from support.analysis import deployment, failed, manifest, request, write_pair, write_realistic, write_run
 
 from pd_analysis.__main__ import main
-from pd_analysis.load import load_tree
-from pd_analysis.report import Written, write_report
+from pd_analysis.records.reader import load_tree
+from pd_analysis.report.writer import Written, write_report
 from pd_contracts.names import Topology
 
 

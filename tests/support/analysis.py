@@ -13,9 +13,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from pd_analysis.frames import requests_of, samples_of
-from pd_analysis.results import Group, evaluate, together
-from pd_analysis.runs import Run
+from pd_analysis.numbers.evaluation import Group, evaluate, together
+from pd_analysis.records.columns import requests_of, samples_of
+from pd_analysis.records.run import Run
 from pd_contracts.names import SIMULATED_ENGINE, Connector, Role, Topology
 from pd_contracts.records import (
     GPU,

@@ -1,6 +1,6 @@
 """Run folders to tables, plots and the report that decides.
 
-The way of a number: `load` reads and refuses, `frames` puts records into columns, `metrics` and `energy` measure one run,
-`compare` sets runs of the same workload side by side, `doubts` says why not to believe it, `tables` and `plots` show it, and
-`report` and `terminal` write it down. Everything between `load` and `report` is without I/O.
+The way of a number: `records` reads, refuses, and puts what is read into columns; `energy` and `numbers` measure each run and set runs of the
+same workload side by side; `doubts` says why not to believe it; `tables` and `plots` show it; `conclusions` says what it means; and
+`report` writes it down. Everything between `records` and `report` is without I/O.
 """

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pd_analysis import export, regression
-from pd_analysis.doubt import Level
-from pd_analysis.doubts import doubts
-from pd_analysis.export import FORMATS
-from pd_analysis.language import LANGUAGES
-from pd_analysis.load import load_tree
-from pd_analysis.results import Result, evaluate, grouped, together, with_repeats_pooled
-from pd_analysis.runs import Loaded
+from pd_analysis.conclusions.verdict import verdict
+from pd_analysis.doubts.doubt import Level
+from pd_analysis.doubts.one_load import doubts
+from pd_analysis.numbers import regression
+from pd_analysis.numbers.evaluation import Result, evaluate, grouped, together, with_repeats_pooled
+from pd_analysis.records.reader import load_tree
+from pd_analysis.records.run import Loaded
+from pd_analysis.report import export
+from pd_analysis.report.export import FORMATS
+from pd_analysis.report.terminal import COLUMNS, table_of
 from pd_analysis.settings import Settings
-from pd_analysis.terminal import COLUMNS, table_of
-from pd_analysis.verdict import verdict
+from pd_analysis.words.translation import LANGUAGES
 from pd_contracts import log, settings
 from pd_contracts.records import MANIFEST
 
@@ -109,7 +110,7 @@ def _load(options: argparse.Namespace, read: Settings) -> Loaded | None:
 
 
 def _report(options: argparse.Namespace, read: Settings) -> int:
-    from pd_analysis.report import write_report  # noqa: PLC0415 - matplotlib takes a second that `compare` need not wait for
+    from pd_analysis.report.writer import write_report  # noqa: PLC0415 - matplotlib takes a second that `compare` need not wait for
 
     loaded = _load(options, read)
     if loaded is None:

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.analysis import PowerLog, constant, failed, group, manifest, power_log, request, run
 
-from pd_analysis.attribution import RoleEnergy, attribution_of, spans_of, summed_attribution
-from pd_analysis.doubts import doubts
-from pd_analysis.energy import energy_of
-from pd_analysis.energy_tables import energy_by_phase
-from pd_analysis.phases import fit, least
-from pd_analysis.runs import Run
-from pd_analysis.sharing import Slices, Spans, covered
+from pd_analysis.doubts.one_load import doubts
+from pd_analysis.energy.attribution import RoleEnergy, attribution_of, spans_of, summed_attribution
+from pd_analysis.energy.phase_fit import fit, least
+from pd_analysis.energy.time_slices import Slices, Spans, covered
+from pd_analysis.energy.window import energy_of
+from pd_analysis.records.run import Run
+from pd_analysis.tables.energy_by_phase import energy_by_phase
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import EngineTokens, Manifest, RequestRecord
 from pd_contracts.timing import Stages

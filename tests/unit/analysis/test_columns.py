@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.analysis import failed, request, run
 
-from pd_analysis.frames import Collector, pooled, quantiles, requests_of
+from pd_analysis.records.columns import Collector, pooled, quantiles, requests_of
 from pd_contracts import latency
 from pd_contracts.records import RequestRecord
 

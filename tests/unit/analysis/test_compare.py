@@ -4,12 +4,13 @@ import msgspec
 import pytest
 from support.analysis import constant, deployment, group, manifest, power_log, request, run, workload
 
-from pd_analysis.doubts import doubts
-from pd_analysis.measures import GAP_P99, GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure, compared
-from pd_analysis.results import evaluate, grouped
-from pd_analysis.runs import Run
-from pd_analysis.tables import comparison, rates
-from pd_analysis.verdict import sentence, verdict
+from pd_analysis.conclusions.verdict import sentence, verdict
+from pd_analysis.doubts.one_load import doubts
+from pd_analysis.numbers.evaluation import evaluate, grouped
+from pd_analysis.numbers.measures import GAP_P99, GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure, compared
+from pd_analysis.records.run import Run
+from pd_analysis.tables.comparison import comparison
+from pd_analysis.tables.performance import rates
 from pd_contracts.names import Role, Topology
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from support.analysis import PowerLog, constant, deployment, failed, group, manifest, power_log, request, run, workload
 
-from pd_analysis.doubt import Level
-from pd_analysis.doubts import doubts
-from pd_analysis.results import Group
-from pd_analysis.runs import Problem, Run
+from pd_analysis.doubts.doubt import Level
+from pd_analysis.doubts.one_load import doubts
+from pd_analysis.numbers.evaluation import Group
+from pd_analysis.records.run import Problem, Run
 from pd_contracts.names import SIMULATED_ENGINE, Role, Topology
 from pd_contracts.records import ClientHealth, EngineInfo, RequestRecord
 

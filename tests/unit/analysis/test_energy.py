@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from support.analysis import CLOCK, WALL, PowerLog, constant, manifest, power_log, request, run
 
-from pd_analysis.energy import Energy, clock_shift, energy_of, idle_stretches, per_token
-from pd_analysis.frames import requests_of
-from pd_analysis.results import evaluate
+from pd_analysis.energy.window import Energy, clock_shift, energy_of, idle_stretches, per_token
+from pd_analysis.numbers.evaluation import evaluate
+from pd_analysis.records.columns import requests_of
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import Clock, Manifest, RequestRecord
 

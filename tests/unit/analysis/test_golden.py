@@ -10,7 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.analysis import deployment, failed, manifest, request, run, workload
 
-from pd_analysis.metrics import Metrics, distribution, measure
+from pd_analysis.numbers.metrics import Metrics, distribution, measure
 from pd_contracts import latency
 from pd_contracts.records import Manifest, RequestRecord
 from pd_contracts.timing import Stages

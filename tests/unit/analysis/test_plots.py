@@ -8,13 +8,13 @@ import pytest
 from support.analysis import deployment, failed, group, manifest, request, run, write_pair, write_realistic
 
 from pd_analysis import plots
-from pd_analysis.frames import requests_of
-from pd_analysis.load import load_runs
+from pd_analysis.numbers.evaluation import Group, evaluate
+from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.plots import style
 from pd_analysis.plots.curves import headline
 from pd_analysis.plots.timeline import phases
-from pd_analysis.results import Group, evaluate
-from pd_analysis.sweep import sweeps
+from pd_analysis.records.columns import requests_of
+from pd_analysis.records.reader import load_runs
 from pd_contracts.names import Topology
 
 ALL = {

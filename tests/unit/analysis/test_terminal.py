@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 from support.analysis import deployment, failed, manifest, request, run, workload
 
-from pd_analysis.runs import Run
-from pd_analysis.terminal import closing_table
+from pd_analysis.records.run import Run
+from pd_analysis.report.terminal import closing_table
 from pd_contracts.names import Topology
 
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from matplotlib.figure import Figure
 
-from pd_analysis import language
-from pd_analysis.plots import attainment, bars, curves, heat, interference, script, style, sweep, timeline
-from pd_analysis.results import Group
-from pd_analysis.sweep import Sweep
+from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.sweep import Sweep
+from pd_analysis.plots import attainment, bars, curves, fonts, heat, interference, style, sweep, timeline
+from pd_analysis.words import translation
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def clear(folder: Path) -> None:
 
 def readable(lang: str) -> bool:
     """True if this host has a font for figures in that language."""
-    return lang == "en" or script.chinese_font() is not None
+    return lang == "en" or fonts.chinese_font() is not None
 
 
 def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folder: Path, lang: str) -> list[Drawn]:
     drawn = []
-    font = None if lang == "en" else script.chinese_font()
-    with style.apply(font), script.without_remarks():
+    font = None if lang == "en" else fonts.chinese_font()
+    with style.apply(font), fonts.without_remarks():
         for name, alt, make in wanted:
             path = folder / f"{name}.png"
             figure = make()
@@ -120,6 +120,6 @@ def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folde
                 path.with_suffix(".svg").unlink(missing_ok=True)
                 continue
             if font is not None:
-                script.translate(figure, partial(language.said, lang=lang))
+                fonts.translate(figure, partial(translation.said, lang=lang))
             drawn.append(Drawn(name=name, alt=alt, path=path, svg=style.save(figure, path)))
     return drawn

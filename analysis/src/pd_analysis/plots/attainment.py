@@ -4,12 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pd_analysis.frames import quantiles
+from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.slo_attainment import attainment, scales
+from pd_analysis.numbers.sweep import ATTAINMENT
 from pd_analysis.plots import style
-from pd_analysis.results import Group
-from pd_analysis.slo import attainment, scales
-from pd_analysis.sweep import ATTAINMENT
-from pd_analysis.texts import number, percent
+from pd_analysis.records.columns import quantiles
+from pd_analysis.words.formatting import number, percent
 from pd_contracts.names import Topology
 
 _STEPS = 200

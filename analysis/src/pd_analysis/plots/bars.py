@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pd_analysis.energy import TokenEnergy
-from pd_analysis.frames import STAGES
+from pd_analysis.energy.window import TokenEnergy
+from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.plots import style
-from pd_analysis.results import Group, Result
-from pd_analysis.tables import STAGE_NAMES
-from pd_analysis.texts import ms, number
+from pd_analysis.records.columns import STAGES
+from pd_analysis.tables.performance import STAGE_NAMES
+from pd_analysis.words.formatting import ms, number
 from pd_contracts.latency import PERCENTILES
 from pd_contracts.names import Role
 

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from pd_analysis.frames import Floats, Gaps, quantiles
-from pd_analysis.measures import SMALL
+from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.measures import SMALL
 from pd_analysis.plots import style
-from pd_analysis.results import Group, Result
-from pd_analysis.texts import ms, ratio, setting
+from pd_analysis.records.columns import Floats, Gaps, quantiles
+from pd_analysis.words.formatting import ms, ratio, setting
 
 _TICKS: Final = (0, 50, 75, 90, 95, 99, 99.9)
 _MARKED: Final = (50, 90, 99)

@@ -8,11 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pd_analysis.measures import TTFT_P99
+from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.measures import TTFT_P99
+from pd_analysis.numbers.sweep import Get, Sweep, rate_per_gpu
 from pd_analysis.plots import style
-from pd_analysis.results import Result
-from pd_analysis.sweep import Get, Sweep, rate_per_gpu
-from pd_analysis.texts import number, sizes
+from pd_analysis.words.formatting import number, sizes
 
 
 @dataclass(frozen=True)

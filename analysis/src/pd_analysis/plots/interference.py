@@ -10,11 +10,11 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pd_analysis.frames import Floats
-from pd_analysis.interference import Interference, interference
+from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.interference import Interference, interference
 from pd_analysis.plots import style
-from pd_analysis.results import Group, Result
-from pd_analysis.texts import ms
+from pd_analysis.records.columns import Floats
+from pd_analysis.words.formatting import ms
 
 _PANELS: Final = 4
 _DOTS: Final = 900  # gaps of a kind and panel: more would hide each other and make the page heavy

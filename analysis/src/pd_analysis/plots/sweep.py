@@ -6,13 +6,13 @@ from typing import Final
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pd_analysis.noise import of_percentile, of_rate
+from pd_analysis.numbers.bootstrap import of_percentile, of_rate
+from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.slo_attainment import attainment
+from pd_analysis.numbers.sweep import ATTAINMENT, Get, Sweep, best_rate, beyond, joules, label_of
 from pd_analysis.plots import style
-from pd_analysis.plots.rates import canvas, handles, labelled, lines, rates, rise, short, xy
-from pd_analysis.results import Result
-from pd_analysis.slo import attainment
-from pd_analysis.sweep import ATTAINMENT, Get, Sweep, best_rate, beyond, joules, label_of
-from pd_analysis.texts import number, percent
+from pd_analysis.plots.rate_axes import canvas, handles, labelled, lines, rates, rise, short, xy
+from pd_analysis.words.formatting import number, percent
 from pd_contracts.names import Role
 
 _LINES: Final[dict[str, style.LineStyle]] = {"both": "-", "ttft": (0, (1.2, 1.4)), "tpot": (0, (5, 1.6))}

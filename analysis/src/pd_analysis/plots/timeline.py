@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.ticker import MaxNLocator
 
-from pd_analysis.energy import AVERAGE_LAG_S, Energy, GpuEnergy
-from pd_analysis.frames import Floats
+from pd_analysis.energy.window import AVERAGE_LAG_S, Energy, GpuEnergy
+from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.plots import style
-from pd_analysis.results import Group, Result
-from pd_analysis.texts import number
+from pd_analysis.records.columns import Floats
+from pd_analysis.words.formatting import number
 from pd_contracts.names import Role
 
 _ACROSS: Final = 2

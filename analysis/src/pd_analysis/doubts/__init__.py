@@ -1,0 +1,1 @@
+"""Why the numbers may be wrong or mean something else."""

@@ -1,0 +1,283 @@
+"""Joules of the measured window, by GPU and by role.
+
+Energy is the difference of the board's own counter, interpolated between the two samples around each edge of the window. The
+integrals of both power readings stand beside it: instantaneous power misses what lies between samples and the board's average blurs
+the edges, but where neither comes near the counter, the board is not to be believed. A board without a counter has the integral of
+its average in its place, and says so.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+
+from pd_analysis.records.columns import Floats
+from pd_analysis.records.run import Run
+from pd_contracts.names import Role
+from pd_contracts.records import Clock, GpuHeader
+
+Method = Literal["counter", "integral"]
+
+# Clocks of one host agree to this: what is less apart than the drift of two wall-clock readings is the same clock.
+SAME_CLOCK_S: Final = 0.1
+# Samples may miss an edge of the window by this many intervals, for which the last reading then stands.
+EDGE_INTERVALS: Final = 2.5
+# NVML's average is that of the last second (Ampere and later), so a value belongs to half a second before it was read.
+AVERAGE_LAG_S: Final = 0.5
+# A board is idle from this long after the last request (its power settles, and averages reach back 1 s) …
+SETTLE_S: Final = 1.0
+# … if it stays so for this long.
+IDLE_LEAST_S: Final = 1.0
+
+# NVML's clock-event bits that mean "slower than asked for"; idle, application clocks, sync boost and display do not.
+THROTTLING: Final[Mapping[int, str]] = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "thermal (software)",
+    0x40: "thermal (hardware)",
+    0x80: "power brake",
+}
+
+
+@dataclass(frozen=True)
+class GpuEnergy:
+    """One board over the measured window; None is unknown.
+
+    Attributes:
+        method: how `energy_j` was found; None with it.
+        integral_j: under instantaneous power.
+        average_j: under the board's own average of power.
+        idle_w: its lowest median power over stretches without a request; None if the recording has none.
+        throttled: share of the window's samples with a throttling bit, by reason.
+        busy: mean share of the window in which a kernel ran.
+    """
+
+    index: int
+    name: str
+    role: Role | None
+    method: Method | None
+    energy_j: float | None
+    counter_j: float | None
+    integral_j: float | None
+    average_j: float | None
+    mean_w: float | None
+    peak_w: float | None
+    idle_w: float | None
+    throttled: Mapping[str, float]
+    busy: float | None = None
+
+    @property
+    def closure(self) -> float | None:
+        """Integral / counter − 1, of the power reading that comes nearer to the counter; None without a counter or power."""
+        closures = [
+            found
+            for joules in (self.integral_j, self.average_j)
+            if (found := closure(joules, self.counter_j)) is not None
+        ]
+        return min(closures, key=abs, default=None)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """All boards of a run over its measured window.
+
+    Attributes:
+        uncovered_s: seconds of the window without samples; if not 0, no energy is given.
+        shift_s: what maps the recorder's clock to the client's.
+    """
+
+    window_s: float
+    gpus: tuple[GpuEnergy, ...]
+    uncovered_s: float
+    shift_s: float
+
+    @property
+    def roles(self) -> list[Role]:
+        """The roles that have a board."""
+        return [role for role in Role if any(gpu.role is role for gpu in self.gpus)]
+
+    def of(self, role: Role) -> float | None:
+        """Joules of a role; None if it has no board or one of its boards is unknown."""
+        return total_of([gpu.energy_j for gpu in self.gpus if gpu.role is role])
+
+    @property
+    def serving(self) -> tuple[GpuEnergy, ...]:
+        """The boards with a role; others were recorded and served nothing."""
+        return tuple(gpu for gpu in self.gpus if gpu.role is not None)
+
+    @property
+    def total_j(self) -> float | None:
+        """Joules of all boards that serve."""
+        return total_of([gpu.energy_j for gpu in self.serving])
+
+    def idle_j(self, roles: Collection[Role]) -> float | None:
+        """The static part: what the roles' boards would have drawn idle; None if one was never seen idle."""
+        idle = total_of([gpu.idle_w for gpu in self.gpus if gpu.role in roles])
+        return None if idle is None else idle * self.window_s
+
+
+@dataclass(frozen=True)
+class TokenEnergy:
+    """Joules a token. A role's tokens are those it works for: prompt for prefill, output for decode, both for combined."""
+
+    prefill_per_prompt: float | None
+    decode_per_output: float | None
+    combined_per_token: float | None
+    per_output: float | None
+    per_token: float | None
+    parts_per_output: Mapping[Role, float]
+
+
+def energy_of(run: Run) -> Energy | None:
+    """Energy of a run's boards; None if no power was recorded."""
+    if run.gpu is None or run.samples.empty:
+        return None
+    shift = clock_shift(run.gpu.clock, run.manifest.clock)
+    samples = run.samples.assign(t=run.samples["t"] + shift)
+    window = run.window
+    uncovered = _uncovered(samples, window, run.gpu.interval_s)
+    idle = idle_stretches(run.requests.rows, float(samples["t"].min()), float(samples["t"].max()))
+    gpus = [
+        _gpu(run.gpu, int(str(index)), own, window, idle, covered=not uncovered)
+        for index, own in samples.groupby("index")
+    ]
+    return Energy(window_s=window[1] - window[0], gpus=tuple(gpus), uncovered_s=uncovered, shift_s=shift)
+
+
+def clock_shift(recorder: Clock, client: Clock) -> float:
+    """Seconds to add to the recorder's monotonic times to have the client's; 0 where both run on one host."""
+    shift = (recorder.wall - recorder.monotonic) - (client.wall - client.monotonic)
+    return 0.0 if abs(shift) < SAME_CLOCK_S else shift
+
+
+def per_token(energy: Energy, prompt_tokens: int | None, output_tokens: int | None) -> TokenEnergy:
+    """Divide by tokens of successful requests; None where either side is unknown."""
+    both = None if prompt_tokens is None or output_tokens is None else prompt_tokens + output_tokens
+    parts = {role: _share(energy.of(role), output_tokens) for role in energy.roles}
+    return TokenEnergy(
+        prefill_per_prompt=_share(energy.of(Role.PREFILL), prompt_tokens),
+        decode_per_output=_share(energy.of(Role.DECODE), output_tokens),
+        combined_per_token=_share(energy.of(Role.COMBINED), both),
+        per_output=_share(energy.total_j, output_tokens),
+        per_token=_share(energy.total_j, both),
+        parts_per_output={role: part for role, part in parts.items() if part is not None},
+    )
+
+
+def idle_stretches(rows: pd.DataFrame, start: float, end: float) -> list[tuple[float, float]]:
+    """Parts of [start, end] in which no request was under way for a while; a request without an end blocks all that follows."""
+    sent = rows.loc[rows["sent"].notna(), ["sent", "end"]].fillna({"end": np.inf}).sort_values("sent")
+    stretches = []
+    free_from = start
+    for begun, ended in sent.itertuples(index=False):
+        stretches.append((free_from, min(begun, end)))
+        free_from = max(free_from, ended + SETTLE_S)
+    stretches.append((free_from, end))
+    return [(a, b) for a, b in stretches if b - a >= IDLE_LEAST_S]
+
+
+def _gpu(
+    header: GpuHeader,
+    index: int,
+    samples: pd.DataFrame,
+    window: tuple[float, float],
+    idle: list[tuple[float, float]],
+    *,
+    covered: bool,
+) -> GpuEnergy:
+    info = next((gpu for gpu in header.gpus if gpu.index == index), None)
+    inside = samples[samples["t"].between(*window)]
+    counter = counter_j(samples, window) if covered else None
+    integral = integral_j(samples, "power_w", window) if covered else None
+    average = integral_j(samples, "power_average_w", window, lag=AVERAGE_LAG_S) if covered else None
+    energy, method = _chosen(counter, integral if average is None else average)
+    role = str(samples["role"].iloc[0])
+    seconds = window[1] - window[0]
+    return GpuEnergy(
+        index=index,
+        name=info.name if info else "",
+        role=Role(role) if role else None,
+        method=method,
+        energy_j=energy,
+        counter_j=counter,
+        integral_j=integral,
+        average_j=average,
+        mean_w=None if energy is None or seconds <= 0 else energy / seconds,
+        peak_w=_peak(inside),
+        idle_w=_idle_w(samples, idle),
+        throttled=_throttled(inside),
+        busy=None if inside["utilization"].isna().all() else float(inside["utilization"].mean()),
+    )
+
+
+def counter_j(samples: pd.DataFrame, window: tuple[float, float]) -> float | None:
+    """Difference of the energy counter over the window; None if it is missing or went backwards (the driver was reloaded)."""
+    known = samples.loc[samples["energy_mj"].notna(), ["t", "energy_mj"]]
+    if len(known) < 2 or not known["energy_mj"].is_monotonic_increasing:
+        return None
+    first, last = np.interp(window, known["t"], known["energy_mj"])
+    return float(last - first) / 1e3
+
+
+def integral_j(samples: pd.DataFrame, column: str, window: tuple[float, float], *, lag: float = 0.0) -> float | None:
+    """Trapezoids under a power reading that belongs to `lag` seconds before it was read; None with fewer than two samples."""
+    known = samples.loc[samples[column].notna(), ["t", column]]
+    if len(known) < 2:
+        return None
+    return _area(known["t"].to_numpy(dtype=np.float64) - lag, known[column].to_numpy(dtype=np.float64), window)
+
+
+def closure(integral: float | None, counter: float | None) -> float | None:
+    """How far an integral of power is from the counter, as a share of the counter; None without both."""
+    return None if integral is None or not counter else integral / counter - 1
+
+
+def _area(t: Floats, power: Floats, window: tuple[float, float]) -> float:
+    inside = (t > window[0]) & (t < window[1])
+    at_edges = np.interp(window, t, power)
+    times = np.concatenate(([window[0]], t[inside], [window[1]]))
+    return float(np.trapezoid(np.concatenate((at_edges[:1], power[inside], at_edges[1:])), times))
+
+
+def _chosen(counter: float | None, integral: float | None) -> tuple[float | None, Method | None]:
+    if counter is not None:
+        return counter, "counter"
+    return integral, None if integral is None else "integral"
+
+
+def _uncovered(samples: pd.DataFrame, window: tuple[float, float], interval_s: float) -> float:
+    """Seconds of the window's edges that a serving board's samples do not reach, beyond what an interval or two explains."""
+    serving = samples[samples["role"] != ""]
+    spans = (samples if serving.empty else serving).groupby("index")["t"].agg(["min", "max"])
+    missing = max(float(spans["min"].max()) - window[0], 0.0), max(window[1] - float(spans["max"].min()), 0.0)
+    return sum(seconds for seconds in missing if seconds > EDGE_INTERVALS * interval_s)
+
+
+def _peak(inside: pd.DataFrame) -> float | None:
+    power = inside["power_w"].fillna(inside["power_average_w"]).dropna()
+    return None if power.empty else float(power.max())
+
+
+def _idle_w(samples: pd.DataFrame, idle: list[tuple[float, float]]) -> float | None:
+    power = samples["power_w"].fillna(samples["power_average_w"])
+    medians = [float(power[samples["t"].between(*stretch)].median()) for stretch in idle]
+    known = [median for median in medians if not np.isnan(median)]
+    return min(known, default=None)
+
+
+def _throttled(inside: pd.DataFrame) -> dict[str, float]:
+    bits = inside["throttle_reasons"].dropna().astype("int64")
+    shares = {reason: float(((bits & bit) != 0).mean()) for bit, reason in THROTTLING.items()} if len(bits) else {}
+    return {reason: share for reason, share in shares.items() if share > 0}
+
+
+def total_of(values: Sequence[float | None]) -> float | None:
+    """The sum; None of nothing, and None rather than a sum that leaves one out."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known and len(known) == len(values) else None
+
+
+def _share(joules: float | None, tokens: int | None) -> float | None:
+    return None if joules is None or not tokens else joules / tokens

@@ -1,0 +1,1 @@
+"""What the columns say: latencies, rates, intervals, comparisons, sweeps."""

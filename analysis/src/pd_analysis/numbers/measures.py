@@ -1,0 +1,220 @@
+"""The numbers on which a choice rests, each with its unit, its better direction, and what difference in it is called small.
+
+A single pair of runs shows no smaller difference than these: board power readings alone differ by about 5 % (arXiv 2312.02741),
+and a 99th percentile of a few hundred requests rests on a handful of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from pd_analysis.numbers import bootstrap
+from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.metrics import COLUMNS
+from pd_analysis.words.formatting import number
+
+SMALL: Final = 0.05
+SMALL_TAIL: Final = 0.10
+
+Get = Callable[[Result], float | None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of a run.
+
+    Attributes:
+        get: the value in base units, or None.
+        scale: base units to `unit`.
+        less_is_better: None where neither direction is better.
+        small: ratios within 1 ± this are called equal.
+        benefit: what the better run gives, in the verdict's words; empty if the verdict does not rest on it.
+        formula: the key of `latency.FORMULAS` or `formulas.ENERGY` that defines it.
+        draws: where the value might have been, in base units; None where a run cannot say.
+    """
+
+    title: str
+    unit: str
+    get: Get
+    scale: float = 1.0
+    less_is_better: bool | None = True
+    small: float = SMALL
+    benefit: str = ""
+    formula: str = ""
+    draws: bootstrap.Draws = lambda _: None
+
+    @property
+    def phrase(self) -> str:
+        """The title inside a sentence."""
+        return self.title if self.title[1].isupper() else self.title[0].lower() + self.title[1:]
+
+    def text(self, result: Result) -> str:
+        """The value in `unit`, without it."""
+        return number(self.get(result), scale=self.scale)
+
+
+def _latency(name: str, percentile: int, *, benefit: str = "") -> Measure:
+    return Measure(
+        title=f"{name} p{percentile}",
+        unit="ms",
+        get=lambda result: result.metrics.latencies[name].at(percentile),
+        scale=1e3,
+        small=SMALL if percentile == 50 else SMALL_TAIL,
+        benefit=benefit,
+        formula=name,
+        draws=bootstrap.of_percentile(COLUMNS[name], percentile),
+    )
+
+
+def _per_gpu(title: str, unit: str, rate: Get, *, benefit: str = "", formula: str = "Throughput") -> Measure:
+    def get(result: Result) -> float | None:
+        return result.metrics.per_gpu(rate(result))
+
+    return Measure(
+        title=f"{title} per GPU",
+        unit=unit,
+        get=get,
+        less_is_better=False,
+        benefit=benefit,
+        formula=formula,
+        draws=bootstrap.of_rate("good", _good_per_gpu) if formula == "Goodput" else bootstrap.of_repeats(get),
+    )
+
+
+def _good_per_gpu(result: Result) -> float | None:
+    """Goodput per GPU that one good request makes."""
+    metrics = result.metrics
+    return None if metrics.goodput is None or metrics.window_s <= 0 else metrics.per_gpu(1 / metrics.window_s)
+
+
+def _of_measured(result: Result) -> float | None:
+    return 1 / result.metrics.requests if result.metrics.attainment is not None else None
+
+
+def _joules(title: str, get: Get, *, benefit: str = "") -> Measure:
+    return Measure(title=title, unit="J", get=get, benefit=benefit, formula=title, draws=bootstrap.of_repeats(get))
+
+
+def mean_power_w(result: Result) -> float | None:
+    """Mean power of the boards that serve."""
+    energy = result.energy
+    if energy is None or energy.total_j is None or energy.window_s <= 0:
+        return None
+    return energy.total_j / energy.window_s / len(energy.serving)
+
+
+TTFT_P99: Final = _latency("TTFT", 99, benefit="a sooner first token")
+TPOT_P99: Final = _latency("TPOT", 99, benefit="faster tokens")
+GAP_P99: Final = _latency("Longest gap", 99, benefit="shorter stalls")
+GOODPUT: Final = _per_gpu(
+    "Goodput",
+    "req/s",
+    lambda result: result.metrics.goodput,
+    benefit="more requests within the limits",
+    formula="Goodput",
+)
+JOULES: Final = _joules(
+    "Energy per output token", lambda result: result.tokens.per_output if result.tokens else None, benefit="less energy"
+)
+
+COMPARED: Final[tuple[Measure, ...]] = (
+    _latency("TTFT", 50),
+    _latency("TTFT", 90),
+    TTFT_P99,
+    _latency("TPOT", 50),
+    _latency("TPOT", 90),
+    TPOT_P99,
+    _latency("Longest gap", 50),
+    GAP_P99,
+    _latency("ITL", 99),
+    _latency("E2EL", 50),
+    _latency("E2EL", 99),
+    _per_gpu("Requests", "req/s", lambda result: result.metrics.request_rate, formula="Request rate"),
+    _per_gpu("Output tokens", "tok/s", lambda result: result.metrics.output_rate),
+    _per_gpu("All tokens", "tok/s", lambda result: result.metrics.token_rate),
+    GOODPUT,
+    Measure(
+        title="Requests within all limits",
+        unit="%",
+        get=lambda result: result.metrics.attainment,
+        scale=1e2,
+        less_is_better=False,
+        formula="Requests within all limits",
+        draws=bootstrap.of_rate("good", _of_measured),
+    ),
+    JOULES,
+    _joules("Energy per token", lambda result: result.tokens.per_token if result.tokens else None),
+    Measure(
+        title="Mean power per GPU",
+        unit="W",
+        get=mean_power_w,
+        less_is_better=None,
+        formula="Mean power per GPU",
+    ),
+)
+
+DECIDING: Final = tuple(measure for measure in COMPARED if measure.benefit)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One measure of two runs.
+
+    Attributes:
+        ratio: other / baseline; None if either is unknown or the baseline is 0.
+        winner: the run that is better by more than `measure.small`; None if neither is, or neither can be.
+        known: both runs have the number.
+        interval: where the ratio lies in `noise.LEVEL` per cent of the draws; None where the runs cannot say.
+    """
+
+    measure: Measure
+    baseline: Result
+    other: Result
+    ratio: float | None
+    winner: Result | None
+    known: bool
+    interval: tuple[float, float] | None = None
+
+    @property
+    def equal(self) -> bool:
+        """True if a winner was looked for and the difference is too small to name one."""
+        return self.known and self.winner is None and self.measure.less_is_better is not None
+
+    @property
+    def factor(self) -> float | None:
+        """The larger divided by the smaller; None where one is 0 or unknown."""
+        return max(self.ratio, 1 / self.ratio) if self.ratio else None
+
+
+def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
+    """Divide, and name a winner where the difference is neither small nor within the noise."""
+    ours, theirs = measure.get(baseline), measure.get(other)
+    interval = _ratio_interval(measure, baseline, other) if ours and theirs is not None else None
+    noisy = interval is not None and interval[0] <= 1 <= interval[1]
+    winner = None
+    if ours is not None and theirs is not None and measure.less_is_better is not None and not noisy:
+        better = baseline if (ours < theirs) == measure.less_is_better else other
+        winner = None if _close(ours, theirs, measure.small) else better
+    return Comparison(
+        measure=measure,
+        baseline=baseline,
+        other=other,
+        ratio=theirs / ours if ours and theirs is not None else None,
+        winner=winner,
+        known=ours is not None and theirs is not None,
+        interval=interval,
+    )
+
+
+def _ratio_interval(measure: Measure, baseline: Result, other: Result) -> tuple[float, float] | None:
+    ours, theirs = measure.draws(baseline), measure.draws(other)
+    if ours is None or theirs is None or not np.all(ours > 0):
+        return None
+    return bootstrap.interval(theirs / ours)
+
+
+def _close(one: float, two: float, small: float) -> bool:
+    """The larger is at most (1 + small) times the smaller."""
+    return max(one, two) <= min(one, two) * (1 + small)

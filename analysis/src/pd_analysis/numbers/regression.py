@@ -1,0 +1,57 @@
+"""Is a run worse than the one that was good enough: for a pipeline that must stop when it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pd_analysis.numbers.evaluation import Result, workload_words
+from pd_analysis.numbers.measures import DECIDING, Comparison, compared
+from pd_analysis.words.formatting import percent, ratio
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was compared with the baseline.
+
+    Attributes:
+        worse: measures that are worse beyond noise and tolerance.
+        unmatched: results of which the baseline has no run on the same deployment under the same load.
+    """
+
+    worse: tuple[Comparison, ...]
+    unmatched: tuple[Result, ...]
+    compared: int
+
+
+def check(results: Sequence[Result], baseline: Sequence[Result], tolerance: float) -> Checked:
+    """Compare every deciding number of each result with the baseline's run of the same label, GPUs and load."""
+    known = {_key(result): result for result in baseline}
+    pairs = [(known[_key(result)], result) for result in results if _key(result) in known]
+    comparisons = [compared(measure, before, now) for before, now in pairs for measure in DECIDING]
+    worse = [each for each in comparisons if each.winner is each.baseline and _beyond(each, tolerance)]
+    return Checked(
+        worse=tuple(worse),
+        unmatched=tuple(result for result in results if _key(result) not in known),
+        compared=sum(comparison.known for comparison in comparisons),
+    )
+
+
+def sentence(comparison: Comparison) -> str:
+    """What became worse, and by how much."""
+    measure, before, now = comparison.measure, comparison.baseline, comparison.other
+    factor = f" ({ratio(comparison.ratio)})" if comparison.ratio is not None else ""
+    return f"{now.name}: {measure.title} is {measure.text(now)} {measure.unit}, was {measure.text(before)} {measure.unit}{factor}"
+
+
+def summary(checked: Checked, tolerance: float) -> str:
+    """The outcome in one line."""
+    if checked.worse:
+        return f"{len(checked.worse)} of {checked.compared} numbers are worse by more than {percent(tolerance)} and the noise."
+    return f"None of {checked.compared} numbers is worse by more than {percent(tolerance)} and the noise."
+
+
+def _beyond(comparison: Comparison, tolerance: float) -> bool:
+    return comparison.factor is None or comparison.factor > 1 + tolerance
+
+
+def _key(result: Result) -> tuple[str, int | None, str]:
+    return result.label, result.metrics.gpus, workload_words(result.run, with_rate=True)

@@ -1,0 +1,206 @@
+"""Find runs and read them; what is broken, partial or of another format is reported with its reason, and never averaged in."""
+
+import gc
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from pd_analysis.records import vllm_bench
+from pd_analysis.records.columns import Collector, Requests, samples_of
+from pd_analysis.records.run import Loaded, Problem, Run
+from pd_contracts import records
+from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, RecordError, RequestRecord
+
+log = logging.getLogger(__name__)
+
+_BLOCK: Final = 8 << 20  # bytes of records that are objects at one time
+_EXCERPT_GAPS: Final = 100_000  # about as many gaps are kept with their times …
+_EXCERPT_S: Final = 20.0  # … of at most this part of a run
+
+
+def load_runs(paths: Sequence[Path | str]) -> list[Run]:
+    """The usable runs below `paths`; each problem is logged as a warning. `load_tree` returns the problems too."""
+    loaded = load_tree(paths)
+    for problem in loaded.problems:
+        log.warning("%s: %s", problem.path, problem.sentence)
+    return loaded.runs
+
+
+def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
+    """Read every run folder and every result of `vllm bench serve` at or below `paths`, each once, in the order of their paths.
+
+    The first `cut_s` seconds of each measured window count as warm-up.
+    """
+    runs: list[Run] = []
+    problems = [Problem(path, "there is no such file or folder") for path in map(Path, paths) if not path.exists()]
+    for path in _found(map(Path, paths)):
+        try:
+            run, remarks = _read(path, cut_s) if path.is_dir() else (vllm_bench.read(path, cut_s), [])
+        except RecordError as error:
+            problems.append(Problem(path, f"left out: {error}"))
+            continue
+        runs.append(run)
+        problems.extend(remarks)
+    return Loaded(runs=runs, problems=problems)
+
+
+def _found(paths: Iterable[Path]) -> list[Path]:
+    """Run folders, and files of other programs."""
+    found = {each.resolve(): each for path in paths for each in (*_folders(path), *vllm_bench.files(path))}
+    return sorted(found.values())
+
+
+def _folders(path: Path) -> list[Path]:
+    manifests = [path] if path.is_file() and path.name == records.MANIFEST else sorted(path.rglob(records.MANIFEST))
+    return [manifest.parent for manifest in manifests]
+
+
+def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
+    """Read one folder.
+
+    Raises:
+        RecordError: if it may not be counted; the message is the reason.
+    """
+    manifest = records.read_json(folder / records.MANIFEST, Manifest)
+    if not manifest.complete:
+        msg = "the run did not finish (its manifest says complete: false); measure it again"
+        raise RecordError(msg)
+    requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
+    power, problems = _read_gpu(folder)
+    run = Run(
+        path=folder,
+        manifest=manifest,
+        requests=requests,
+        gpu=power.header,
+        samples=power.samples,
+        cut_s=cut_s,
+        engines=power.engines,
+    )
+    return run, problems
+
+
+def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
+    _refuse_cut(path)
+    start = -np.inf if manifest.window is None or not cut_s else manifest.window[0] + cut_s
+    collector = Collector(manifest.workload.goodput, cut=start, excerpt=_excerpt(manifest))
+    with _without_collection():
+        for batch in _batches(path):
+            collector.add(batch)
+    requests = collector.finish()
+    if requests.rows.empty:
+        msg = f"{path}: holds no request; measure it again"
+        raise RecordError(msg)
+    # Warm-up requests may count from 0 on their own: they are no part of the schedule.
+    twice = requests.rows[requests.rows.duplicated(["preheat", "index"])]
+    if not twice.empty:
+        msg = f"{path}: request {twice['index'].iloc[0]} is there twice; measure it again into an empty folder"
+        raise RecordError(msg)
+    found = len(requests.rows)
+    offered = max(manifest.workload.requests + manifest.workload.warmup_requests, int(requests.rows["index"].max()) + 1)
+    if found < offered:
+        msg = f"{path}: holds {found} of {offered} requests; measure it again"
+        raise RecordError(msg)
+    if requests.measured.empty:
+        msg = f"{path}: every request is warm-up, so nothing was measured; offer more requests"
+        raise RecordError(msg)
+    return requests
+
+
+def _excerpt(manifest: Manifest) -> tuple[float, float]:
+    """The middle of the window, as long as its gaps fit."""
+    if manifest.window is None:
+        return -np.inf, np.inf
+    start, end = manifest.window
+    gaps = manifest.workload.requests * (manifest.workload.output_tokens or 1000)
+    length = min(_EXCERPT_S, (end - start) * min(1.0, _EXCERPT_GAPS / max(gaps, 1)))
+    return (start + end - length) / 2, (start + end + length) / 2
+
+
+def _batches(path: Path) -> Iterator[list[RequestRecord]]:
+    """All records, as many at a time as fit into a block."""
+    decoder = msgspec.json.Decoder(RequestRecord)
+    rest = b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            block = rest + block
+            end = block.rfind(b"\n") + 1
+            rest = block[end:]
+            try:
+                batch = decoder.decode_lines(block[:end])
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                # The slow way finds the line, and says it in the words that every reader of records uses.
+                yield from ([record] for record in records.read_lines(path, RequestRecord))
+                return
+            yield batch
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Records hold no cycles, and looking for some among millions of chunks takes as long as reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class _Power:
+    header: GpuHeader | None = None
+    samples: pd.DataFrame = field(default_factory=pd.DataFrame)
+    engines: tuple[EngineTokens, ...] = ()
+
+
+def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
+    """Power is worth having, but a run is whole without it: what is broken here costs the run its energy and nothing else."""
+    path = folder / records.GPU
+    if not path.exists():
+        return _Power(), []
+    try:
+        _refuse_cut(path)
+        header = _header(path)
+        engines: list[EngineTokens] = []
+        samples = samples_of(_noting(records.read_lines(path, GpuSample, skip=1), engines), header)
+        return _Power(header, samples, tuple(engines)), []
+    except RecordError as error:
+        return _Power(), [Problem(folder, f"kept without its power: {error}")]
+
+
+def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterator[GpuSample]:
+    """The samples, one after the other; what they carry of the engines is kept aside."""
+    for sample in samples:
+        engines.extend(sample.engines)
+        yield sample
+
+
+def _header(path: Path) -> GpuHeader:
+    header = next(iter(records.read_lines(path, GpuHeader)))
+    if header.schema_version > records.SCHEMA_VERSION:
+        msg = f"{path}: schema version {header.schema_version} is newer than {records.SCHEMA_VERSION}; update pdstack to read it"
+        raise RecordError(msg)
+    return header
+
+
+def _refuse_cut(path: Path) -> None:
+    """A JSONL file whose writer was killed is partial, even if the lines that it has are good."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            last = file.read()
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise RecordError(msg) from error
+    if last != b"\n":
+        msg = f"{path}: {'is cut in its last line' if last else 'is empty'}; measure it again"
+        raise RecordError(msg)

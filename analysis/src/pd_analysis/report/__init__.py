@@ -1,0 +1,1 @@
+"""The report as one HTML page, as Markdown and as a closing table; the numbers for other programs."""

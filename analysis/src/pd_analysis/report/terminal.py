@@ -1,0 +1,100 @@
+"""The closing table of a terminal session: the key numbers of some runs, within 100 columns."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pd_analysis.numbers.evaluation import Group, evaluate, together
+from pd_analysis.numbers.measures import COMPARED, DECIDING, Comparison, compared
+from pd_analysis.records.run import Run
+from pd_analysis.tables.comparison import ratio_cell
+from pd_analysis.words.formatting import whole
+
+COLUMNS: Final = 100
+_NAME: Final = 14  # longer names of runs are cut in the middle of a word rather than making the table wider
+_RATIOS_TO: Final = 2  # runs, up to which the second has a ratio beside it
+_SIDE_BY_SIDE: Final = 4  # runs, up to which each is a column; with more, each is a row
+_TITLES: Final = (
+    *("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "Longest gap p99", "E2EL p99"),
+    *("Requests per GPU", "Output tokens per GPU", "Goodput per GPU", "Energy per output token", "Mean power per GPU"),
+)
+_ROWS: Final = tuple(measure for measure in COMPARED if measure.title in _TITLES)
+_STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "": ""}
+
+
+def closing_table(runs: Sequence[Run]) -> Table:
+    """One column a run, the ratio to plain serving beside it, units with every number; many runs are rows instead."""
+    return table_of(together(evaluate(runs)))
+
+
+def table_of(group: Group) -> Table:
+    """The same of runs that are measured already."""
+    return _beside(group) if len(group.results) <= _SIDE_BY_SIDE else _below(group)
+
+
+def _title(group: Group) -> Text:
+    text = Text(group.workload, style="bold")
+    return Text("SIMULATED  ", style="bold red") + text if group.simulated else text
+
+
+def _new(group: Group) -> Table:
+    return Table(title=_title(group), title_justify="left", header_style="bold", width=None)
+
+
+def _beside(group: Group) -> Table:
+    table = _new(group)
+    with_ratios = len(group.results) <= _RATIOS_TO
+    table.add_column("", no_wrap=True)
+    table.add_column(_cut(group.baseline.name), justify="right", no_wrap=True)
+    for other in group.others:
+        table.add_column(_cut(other.name), justify="right", no_wrap=True)
+        if with_ratios:
+            table.add_column(f"÷ {_cut(group.baseline.name)}", justify="right", no_wrap=True)
+    table.add_row(
+        "Requests (failed)", *_spread(group, [_counts(group, position) for position in range(len(group.results))])
+    )
+    for measure in _ROWS:
+        pairs = [compared(measure, group.baseline, other) for other in group.others] if with_ratios else []
+        values = [measure.text(result) for result in group.results]
+        table.add_row(f"{measure.title}, {measure.unit}", *_spread(group, values, pairs))
+    return table
+
+
+def _below(group: Group) -> Table:
+    table = _new(group)
+    table.add_column("", no_wrap=True)
+    table.add_column("Failed", justify="right")
+    for measure in DECIDING:
+        table.add_column(f"{measure.title}, {measure.unit}", justify="right")
+    for result in group.results:
+        failed = whole(sum(result.metrics.failures.values()))
+        table.add_row(_cut(result.name, 2 * _NAME), failed, *(measure.text(result) for measure in DECIDING))
+    return table
+
+
+def _counts(group: Group, position: int) -> str:
+    metrics = group.results[position].metrics
+    return f"{whole(metrics.requests)} ({whole(sum(metrics.failures.values()))})"
+
+
+def _spread(group: Group, values: Sequence[str], pairs: Sequence[Comparison] = ()) -> list[Text | str]:
+    """Values with a ratio behind each but the first, or with an empty cell where the row has none."""
+    if len(group.results) > _RATIOS_TO:
+        return list(values)
+    cells: list[Text | str] = [values[0]]
+    for number, value in enumerate(values[1:]):
+        cells += [value, _ratio(pairs[number]) if pairs else ""]
+    return cells
+
+
+def _ratio(pair: Comparison) -> Text:
+    cell = ratio_cell(pair)
+    return Text(cell.text, style=_STYLES[cell.tone])
+
+
+def _cut(name: str, most: int = _NAME) -> str:
+    """A name that fits, and in which rich finds no markup."""
+    return escape(name if len(name) <= most else name[: most - 1] + "…")

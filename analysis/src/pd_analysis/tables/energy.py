@@ -1,0 +1,106 @@
+"""Joules and watts, by role and by GPU."""
+
+from collections.abc import Iterable, Sequence
+
+from pd_analysis.energy.window import Energy, GpuEnergy, TokenEnergy, closure, total_of
+from pd_analysis.numbers.evaluation import Group
+from pd_analysis.tables.table import Table, table
+from pd_analysis.words import formulas
+from pd_analysis.words.formatting import DASH, number, percent
+from pd_contracts.names import Role
+
+
+def energy_by_role(group: Group) -> Table | None:
+    """Joules by role; None if no run has power."""
+    header = [
+        *("", "GPUs", "Energy", "Mean power a GPU", "Static part"),
+        *("J / prompt token", "J / output token", "J / token, both", "Closure, instant", "Closure, average", "Method"),
+    ]
+    rows = [
+        row
+        for result in group.results
+        if result.energy is not None and result.tokens is not None
+        for row in _role_rows(result.name, result.energy, result.tokens)
+    ]
+    caption = (
+        f"Energy: {formulas.ENERGY['Energy']}. Closure: {formulas.ENERGY['Closure']}. Static part: {formulas.ENERGY['Static part']}. "
+        "A role's joules are divided by the tokens that are its work; those of all GPUs by output tokens and by both, end to end."
+    )
+    return table("Energy by role", header, rows, {0, len(header) - 1}, caption) if rows else None
+
+
+def _role_rows(name: str, energy: Energy, tokens: TokenEnergy) -> Iterable[list[str]]:
+    work = {
+        Role.PREFILL: (tokens.prefill_per_prompt, None, None),
+        Role.DECODE: (None, tokens.decode_per_output, None),
+        Role.COMBINED: (None, None, tokens.combined_per_token),
+    }
+    if len(energy.roles) > 1:
+        for role in energy.roles:
+            gpus = [gpu for gpu in energy.gpus if gpu.role is role]
+            yield _energy_row(f"{name}, {role.value}", gpus, energy.window_s, energy.idle_j([role]), work[role])
+    if energy.serving:
+        whole_ = (None, tokens.per_output, tokens.per_token)
+        yield _energy_row(f"{name}, all", energy.serving, energy.window_s, energy.idle_j(energy.roles), whole_)
+
+
+def _energy_row(
+    name: str, gpus: Sequence[GpuEnergy], seconds: float, static: float | None, per_token: Sequence[float | None]
+) -> list[str]:
+    total = total_of([gpu.energy_j for gpu in gpus])
+    power = None if total is None or seconds <= 0 else total / seconds / len(gpus)
+    return [
+        name,
+        str(len(gpus)),
+        _with_unit(total, "J"),
+        _with_unit(power, "W"),
+        f"{number(static)} J ({percent(static / total)})" if total and static is not None else DASH,
+        *("" if joules is None and total is not None else number(joules) for joules in per_token),
+        *_closures(gpus),
+        ", ".join(sorted({gpu.method or DASH for gpu in gpus})),
+    ]
+
+
+def _closures(gpus: Sequence[GpuEnergy]) -> list[str]:
+    """Of the boards together, by instantaneous power and by the boards' averages."""
+    counter = total_of([gpu.counter_j for gpu in gpus])
+    integrals = total_of([gpu.integral_j for gpu in gpus]), total_of([gpu.average_j for gpu in gpus])
+    found = [closure(integral, counter) for integral in integrals]
+    return [DASH if share is None else f"{share * 100:+z.1f} %" for share in found]
+
+
+def boards(group: Group) -> Table | None:
+    """Every board that serves; None if no run has power."""
+    header = ["", "Board", "Role", "Mean", "Peak", "Idle", "Counter", "Instant", "Average", "Slowed"]
+    rows = [
+        _board_row(result.name, gpu)
+        for result in group.results
+        if result.energy is not None
+        for gpu in result.energy.serving
+    ]
+    caption = (
+        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its "
+        "closure. Slowed: throttling seen, as a share of samples."
+    )
+    return table("Energy by GPU", header, rows, {0, 1, 2, 9}, caption) if rows else None
+
+
+def _board_row(name: str, gpu: GpuEnergy) -> list[str]:
+    return [
+        f"{name}, GPU {gpu.index}",
+        gpu.name or DASH,
+        gpu.role.value if gpu.role else DASH,
+        _with_unit(gpu.mean_w, "W"),
+        _with_unit(gpu.peak_w, "W"),
+        _with_unit(gpu.idle_w, "W"),
+        _with_unit(gpu.counter_j, "J"),
+        *(
+            f"{_with_unit(joules, 'J')} ({share})"
+            for joules, share in zip((gpu.integral_j, gpu.average_j), _closures([gpu]), strict=True)
+        ),
+        ", ".join(f"{reason} {percent(share)}" for reason, share in gpu.throttled.items()) or "no",
+    ]
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return DASH if value is None else f"{number(value)} {unit}"

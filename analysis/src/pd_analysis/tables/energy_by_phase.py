@@ -1,0 +1,106 @@
+"""The table of joules by phase and by request; `energy` has those of roles and boards."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from pd_analysis.energy.attribution import PhaseEnergy, RoleEnergy
+from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.records.columns import Floats
+from pd_analysis.tables.table import Table, table
+from pd_analysis.words import formulas
+from pd_analysis.words.formatting import DASH, number, percent, whole
+from pd_contracts.names import Role
+
+_DEFINED: Final = ("J per computed prompt token", "Dynamic part", "Joules of a request", "Nobody's joules")
+_HEADER: Final = (
+    *("", "Energy", "Static", "Dynamic", "Tokens", "J / token"),
+    *("Requests", "Failed, warm-up", "Nobody", "J / request, p50", "p99", "Split"),
+)
+
+
+def energy_by_phase(group: Group) -> Table | None:
+    """What prefill, decode and single requests cost; None if no run has power."""
+    rows = [row for result in group.results for row in _rows(result)]
+    known = (*_DEFINED, "Phases of combined GPUs") if any(_fitted(result) for result in group.results) else _DEFINED
+    caption = " ".join(f"{name}: {formulas.ENERGY[name]}." for name in known)
+    return table("Energy by phase and request", _HEADER, rows, {0, len(_HEADER) - 1}, caption) if rows else None
+
+
+def _fitted(result: Result) -> bool:
+    return any(role.r2 is not None for role in result.attribution)
+
+
+def _rows(result: Result) -> Iterable[list[str]]:
+    for role in result.attribution:
+        yield from _role_rows(result.name, role)
+    shares = [phase.requests_j for role in result.attribution for phase in role.phases]
+    if len(shares) > 1:
+        yield _whole_row(result, np.sum(shares, axis=0))
+
+
+def _role_rows(name: str, role: RoleEnergy) -> Iterable[list[str]]:
+    parts = [_joules(role.energy_j), *_split(role)]
+    if len(role.phases) == 1:
+        (phase,) = role.phases
+        kind = "by GPU" if role.role is not Role.COMBINED else "phases cannot be told apart"
+        yield [f"{name}, {role.role.value}", *parts, *_phase_cells(role, phase, _joules(role.residual_j)), kind]
+        return
+    yield [f"{name}, {role.role.value}", *parts, *[""] * 4, _joules(role.residual_j), "", "", ""]
+    for phase in role.phases:
+        kind = f"fitted, R² {number(role.r2)}"
+        yield [f"{name}, its {phase.phase}", _joules(phase.energy_j), "", "", *_phase_cells(role, phase, ""), kind]
+
+
+def _phase_cells(role: RoleEnergy, phase: PhaseEnergy, nobody: str) -> list[str]:
+    return [
+        _tokens(phase),
+        number(role.per_token(phase)),
+        _joules(float(phase.requests_j.sum())),
+        _joules(phase.others_j),
+        nobody,
+        *_spread(phase.requests_j),
+    ]
+
+
+def _tokens(phase: PhaseEnergy) -> str:
+    if phase.tokens is None:
+        return DASH
+    kinds = {"prefill": "computed" if phase.computed else "prompt", "decode": "output", "both": "both"}
+    return f"{whole(round(phase.tokens))} {kinds[phase.phase]}"
+
+
+def _whole_row(result: Result, requests_j: Floats) -> list[str]:
+    roles = result.attribution
+    others = sum(phase.others_j for role in roles for phase in role.phases)
+    static = [role.static_j for role in roles if role.static_j is not None]
+    energy = sum(role.energy_j for role in roles)
+    parts = (sum(static), energy - sum(static)) if len(static) == len(roles) else (None, None)
+    return [
+        f"{result.name}, all",
+        _joules(energy),
+        *(_share(part, energy) for part in parts),
+        *("", ""),
+        _joules(float(requests_j.sum())),
+        _joules(others),
+        _joules(sum(role.residual_j for role in roles)),
+        *_spread(requests_j),
+        "",
+    ]
+
+
+def _split(role: RoleEnergy) -> Sequence[str]:
+    return _share(role.static_j, role.energy_j), _share(role.dynamic_j, role.energy_j)
+
+
+def _share(joules: float | None, total: float) -> str:
+    return DASH if joules is None or not total else f"{number(joules)} J ({percent(joules / total)})"
+
+
+def _spread(joules: Floats) -> list[str]:
+    return [DASH if not joules.size else number(float(np.percentile(joules, each))) for each in (50, 99)]
+
+
+def _joules(value: float) -> str:
+    return f"{number(value)} J"

@@ -1,0 +1,47 @@
+"""Tables about the measurement itself: whether runs stood still, and what each repeat says."""
+
+from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.measures import DECIDING
+from pd_analysis.numbers.steadiness import steadiness
+from pd_analysis.tables.table import Table, table
+from pd_analysis.words.formatting import number, percent, ratio, whole
+
+
+def steady(group: Group) -> Table | None:
+    """Whether each run stood still; None where all are too short to tell."""
+    found = [(result.name, steadiness(result)) for result in group.results]
+    rows = [
+        [
+            name,
+            percent(each.achieved),
+            ratio(each.ttft_drift),
+            ratio(each.flight_drift),
+            f"{number(each.settle_s)} s",
+            "saturated" if each.saturated else "steady",
+        ]
+        for name, each in found
+        if each.ttft_drift is not None
+    ]
+    header = ["", "Served / offered", "TTFT drift", "In-flight drift", "Settled after", "State"]
+    caption = (
+        "Served / offered: requests that ended over those that were due, in the second half. Drifts: median TTFT and mean requests "
+        "in flight of the last third over the first."
+    )
+    return table("Steady state", header, rows, {0, 5}, caption) if rows else None
+
+
+def repeats(group: Group) -> Table | None:
+    """Every seed's own numbers; None unless a load was repeated."""
+    header = ["", "Seed", "Requests", *(f"{measure.title}, {measure.unit}" for measure in DECIDING)]
+    rows = [
+        [
+            result.name,
+            str(repeat.run.manifest.workload.seed),
+            whole(repeat.metrics.requests),
+            *(measure.text(repeat) for measure in DECIDING),
+        ]
+        for result in group.results
+        for repeat in result.repeats
+    ]
+    caption = "The other numbers are over all repeats of a load together."
+    return table("Repeats with other seeds", header, rows, {0}, caption) if rows else None

@@ -1,0 +1,41 @@
+"""A table as data; `report` writes the same ones as HTML and as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+TONES: Final = ("better", "worse", "equal")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text; `tone` is one of TONES or "", and is said in words too, so that no colour carries a meaning alone."""
+
+    text: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table.
+
+    Attributes:
+        header: one a column; the first column names the row.
+        words: columns (from 0) that hold words, to be set left; the others hold numbers, to be set right.
+        caption: a sentence under the title, or "".
+        merge: cells of a row that all say the same may be shown as one.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    words: frozenset[int] = frozenset({0})
+    caption: str = ""
+    merge: bool = False
+
+
+def table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[str | Cell]], words: Iterable[int], caption: str = ""
+) -> Table:
+    cells = tuple(tuple(cell if isinstance(cell, Cell) else Cell(cell) for cell in row) for row in rows)
+    return Table(title=title, header=tuple(header), rows=cells, words=frozenset(words), caption=caption)

@@ -1,0 +1,1 @@
+"""How numbers, definitions and sentences are written."""
