@@ -21,7 +21,7 @@ from pd_contracts import latency
 from pd_contracts.names import Connector, Role
 from pd_contracts.records import MANIFEST, REQUESTS, Manifest, RequestRecord, read_json, read_lines
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.virtual import Arrival, Engines, token_times
+from pd_simulator.steps.virtual_time import Arrival, Engines, token_times
 
 NUMBERS = (
     ("prefill", "base_ms"),

@@ -11,8 +11,8 @@ from support.ports import free_ports
 from support.stack import ROOT
 
 from pd_contracts.names import Role
-from pd_control.containers import engine_infos
-from pd_control.stack import Stack
+from pd_control.docker.compose import Stack
+from pd_control.docker.containers import engine_infos
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 PATIENT = 500

@@ -15,7 +15,7 @@ from support.monitor import build_fake_nvml
 from pd_contracts.names import Topology
 from pd_control.doctor import gather, models
 from pd_control.doctor.facts import Facts, Nvml
-from pd_control.plan import Engine, plan
+from pd_control.planning.plan import Engine, plan
 
 
 @pytest.fixture(scope="module", name="library")

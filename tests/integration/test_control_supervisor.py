@@ -12,11 +12,12 @@ import pytest
 from support.control import alive, script, until
 
 from pd_contracts.names import Topology
-from pd_control import foreground, processes, supervisor
-from pd_control.plan import Engine
-from pd_control.ready import process_traces
-from pd_control.state import Running, State, StateError, Store, birth_of, is_alive
-from pd_control.supervisor import StartError
+from pd_control.local import processes
+from pd_control.local.readiness import process_traces
+from pd_control.planning.plan import Engine
+from pd_control.supervision import attached_command, supervisor
+from pd_control.supervision.state import Running, State, StateError, Store, birth_of, is_alive
+from pd_control.supervision.supervisor import StartError
 
 SLEEP = "import time; time.sleep(60)"
 
@@ -138,7 +139,7 @@ def test_a_tethered_process_dies_with_its_parent_however_that_dies(tmp_path: Pat
 
 
 def test_a_command_in_the_foreground_gives_its_status() -> None:
-    assert foreground.run([sys.executable, "-c", "raise SystemExit(3)"], os.environ) == 3
+    assert attached_command.run([sys.executable, "-c", "raise SystemExit(3)"], os.environ) == 3
 
 
 def test_the_state_file_outlives_the_command_that_wrote_it(start: Starter, tmp_path: Path) -> None:

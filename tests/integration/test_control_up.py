@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from support.control import alive, environment, pdctl, until
 
-from pd_control.state import State, Store
+from pd_control.supervision.state import State, Store
 
 
 @pytest.fixture(name="env")

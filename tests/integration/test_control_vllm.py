@@ -12,7 +12,7 @@ import pytest
 from support.control import alive, environment, pdctl
 from support.monitor import build_fake_nvml
 
-from pd_control.state import Store
+from pd_control.supervision.state import Store
 
 PLAYER = """\
 import json, os, pathlib, sys

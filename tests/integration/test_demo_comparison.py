@@ -21,7 +21,7 @@ from pd_contracts.records import (
     read_json,
     read_lines,
 )
-from pd_control.state import Store
+from pd_control.supervision.state import Store
 
 TINY = ("--rate", "6", "--duration", "3", "--input-tokens", "256", "--output-tokens", "8", "--seed", "5")
 

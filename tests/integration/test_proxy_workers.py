@@ -13,7 +13,7 @@ from support.workers import MANY, WORKERS, clients, listening, running_workers, 
 
 from pd_contracts.names import Role
 from pd_contracts.stats import ProxyStats
-from pd_proxy.processes import crew
+from pd_proxy.processes import worker_pool
 
 TEXT = {"model": MODEL, "prompt": [1] * 100, "max_tokens": 4}
 STREAM = TEXT | {"stream": True, "max_tokens": 1_000_000}
@@ -242,7 +242,7 @@ async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_success
 
 
 async def test_a_worker_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "SILENT_S", 4)
+    monkeypatch.setattr(worker_pool, "SILENT_S", 4)
     async with running_workers() as proxy:
         await proxy.engine(Role.COMBINED)
         frozen = workers()[0]

@@ -10,7 +10,7 @@ import pytest
 from support.simulator import Simulator, fast_profile, running, settings_for
 
 from pd_contracts.names import Connector, Role
-from pd_simulator.shapes import FINGERPRINT
+from pd_simulator.api.shapes import FINGERPRINT
 
 PROMPT = [300, 400, 500, 600, 700]
 HELLO = [{"role": "user", "content": "hello"}]

@@ -17,8 +17,8 @@ from support.simulator import fast_profile, running, settings_for, spawned
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType, decode_ping
+from pd_simulator.engine.pinger import Pinger
 from pd_simulator.faults import Faults
-from pd_simulator.pinger import Pinger
 
 COMMAND = str(Path(sys.executable).with_name("pd-simulator"))
 

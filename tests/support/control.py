@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from pd_contracts.names import Role, Topology
-from pd_control import freeports, supervisor
-from pd_control.plan import Engine, Listen, Plan, ProcessSpec, plan, port_needs
+from pd_control.planning import free_ports
+from pd_control.planning.plan import Engine, Listen, Plan, ProcessSpec, plan, port_needs
 from pd_control.settings import ControlSettings
+from pd_control.supervision import supervisor
 
 
 def settings(**changes: object) -> ControlSettings:
@@ -25,7 +26,7 @@ def free_variables(prefill: int = 2, decode: int = 2) -> dict[str, str]:
     counts = {Role.PREFILL: prefill, Role.DECODE: decode, Role.COMBINED: prefill + decode}
     plans = [plan(settings(), topology, Engine.SIM, counts) for topology in Topology]
     needs = dict(need for planned in plans for need in port_needs(planned))
-    moved = freeports.choose(needs, lambda port: port > 23000 and supervisor.is_free(port))
+    moved = free_ports.choose(needs, lambda port: port > 23000 and supervisor.is_free(port))
     return {field.upper(): str(port) for field, port in moved.items()}
 
 

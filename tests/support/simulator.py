@@ -17,11 +17,11 @@ from support.ports import free_port
 
 from pd_contracts import sse
 from pd_contracts.names import REQUEST_ID_HEADER, Connector, Role
-from pd_simulator.engine import Engine
+from pd_simulator.engine.loop import Engine
 from pd_simulator.profile import Profile, load_profile
 from pd_simulator.server import serving
 from pd_simulator.settings import Settings
-from pd_simulator.virtual import Arrival, Engines, token_times
+from pd_simulator.steps.virtual_time import Arrival, Engines, token_times
 
 
 def fast_profile(step_ms: float = 0.5, **changes: Any) -> Profile:

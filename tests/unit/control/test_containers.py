@@ -5,8 +5,8 @@ from typing import Any
 
 from pd_contracts.names import Role, Topology
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_control.containers import Container, container_of, engine_infos, expected, rows, url_of
-from pd_control.deployment import of_containers
+from pd_control.docker.containers import Container, container_of, engine_infos, expected, rows, url_of
+from pd_control.planning.manifest_facts import of_containers
 
 IMAGE = {"Id": "sha256:1234", "RepoDigests": []}
 

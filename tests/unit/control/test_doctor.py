@@ -15,7 +15,7 @@ from pd_control.doctor.checks_gpu import exchanging
 from pd_control.doctor.checks_machine import chosen
 from pd_control.doctor.command import diagnose
 from pd_control.doctor.facts import Facts
-from pd_control.plan import Engine, plan
+from pd_control.planning.plan import Engine, plan
 
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "tests/support/facts/h200x2.json"

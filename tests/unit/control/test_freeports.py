@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pd_control.freeports import FIRST, LAST, choose
+from pd_control.planning.free_ports import FIRST, LAST, choose
 
 
 def test_free_ports_stay_as_they_are() -> None:

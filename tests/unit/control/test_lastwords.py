@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_control.lastwords import culprit
+from pd_control.supervision.death_cause import culprit
 
 OUT_OF_MEMORY = """\
 (EngineCore pid=812) INFO 11-20 23:58:01 [gpu_model_runner.py:4203] Starting to load model /models/llama...

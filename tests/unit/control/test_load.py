@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pd_contracts.records import MANIFEST, Clock, Deployment, Manifest, Workload, write_json
-from pd_control.load import Load, LoadError, Target, command, refuse_unequal
+from pd_control.demo.load import Load, LoadError, Target, command, refuse_unequal
 
 LOAD = Load(rate=10, duration_s=2.5, input_tokens=64, output_tokens=8, seed=3, goodput="ttft:200 tpot:50")
 

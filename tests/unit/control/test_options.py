@@ -3,8 +3,8 @@
 import pytest
 
 from pd_control.__main__ import COMMANDS, main
-from pd_control.demo_command import LOADS, load_of
-from pd_control.options import parser
+from pd_control.cli.options import parser
+from pd_control.demo.command import LOADS, load_of
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,8 +4,8 @@ import pytest
 from support.control import settings
 
 from pd_contracts.names import Role, Topology
-from pd_control.gpus import PlanError
-from pd_control.plan import Engine, Plan, plan
+from pd_control.planning.gpus import PlanError
+from pd_control.planning.plan import Engine, Plan, plan
 
 
 def names(planned: Plan) -> list[str]:

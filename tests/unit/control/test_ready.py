@@ -5,9 +5,9 @@ import pytest
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, ProxyStats
 from pd_control.client import Reply
-from pd_control.processes import engine_state
-from pd_control.ready import Patience, progress, until_boards
-from pd_control.supervisor import StartError
+from pd_control.local.processes import engine_state
+from pd_control.local.readiness import Patience, progress, until_boards
+from pd_control.supervision.supervisor import StartError
 
 EXPECTED = {Role.PREFILL: 1, Role.DECODE: 2}
 
@@ -76,7 +76,7 @@ def test_a_monitor_that_sees_one_board_of_two_is_not_ready(monkeypatch: pytest.M
         asked.append(url)
         return Reply(status=200, headers={}, body=next(answers), elapsed_s=timeout_s)
 
-    monkeypatch.setattr("pd_control.ready.get", gpus)
+    monkeypatch.setattr("pd_control.local.readiness.get", gpus)
 
     until_boards("http://monitor", 2, limit_s=5, poll_s=0)
 
@@ -85,7 +85,8 @@ def test_a_monitor_that_sees_one_board_of_two_is_not_ready(monkeypatch: pytest.M
 
 def test_boards_that_never_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "pd_control.ready.get", lambda _, timeout_s: Reply(status=200, headers={}, body=b"[{}]", elapsed_s=timeout_s)
+        "pd_control.local.readiness.get",
+        lambda _, timeout_s: Reply(status=200, headers={}, body=b"[{}]", elapsed_s=timeout_s),
     )
 
     with pytest.raises(StartError, match="1 of 2 boards"):

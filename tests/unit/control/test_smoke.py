@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from pd_contracts import sse, timing
+from pd_control.cli.smoke import Check, compare, judge, judge_stream, refuse_error
 from pd_control.client import ClientError, Reply
-from pd_control.smoke import Check, compare, judge, judge_stream, refuse_error
 
 STAGES = timing.Stages(queue=0.1, prefill=20, kv_and_first_decode=5, decode=35, decode_instance="decode-0")
 

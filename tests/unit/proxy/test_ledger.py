@@ -1,4 +1,4 @@
-"""What processes share: seats, rows, the queue and the journal, seen as another process that maps the same memory sees it."""
+"""What processes share: slots, rows, the queue and the journal, seen as another process that maps the same memory sees it."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import stand_in
-from pd_proxy.processes.ledger import RECORD_BYTES, RECORDS, Cell, Head, Journal, Ledger, Seats, ahead, column
+from pd_proxy.processes.ledger import RECORD_BYTES, RECORDS, Cell, EngineSlots, Head, KvJournal, Ledger, ahead, column
 from pd_proxy.protocol.generation import Endpoint
 
 
@@ -39,28 +39,28 @@ def test_what_one_process_counts_another_one_adds_up(ledger: Ledger, other: Ledg
 
 
 def test_no_two_numbers_share_a_place() -> None:
-    places = [*Head, *(column(seat, cell) for seat in range(50) for cell in Cell)]
+    places = [*Head, *(column(slot, cell) for slot in range(50) for cell in Cell)]
     assert sorted(places) == list(range(len(places)))
 
 
 def test_a_seat_is_free_again_when_its_engine_is_gone_and_nothing_is_counted_there() -> None:
-    seats, busy = Seats(count=4), set[int]()
-    first = seats.assign([10, 11], idle=lambda seat: seat not in busy)
+    slots, busy = EngineSlots(count=4), set[int]()
+    first = slots.assign([10, 11], idle=lambda slot: slot not in busy)
     assert len({*first.values()} - {0}) == 2
     busy.add(first[10])
-    second = seats.assign([11, 12], idle=lambda seat: seat not in busy)
+    second = slots.assign([11, 12], idle=lambda slot: slot not in busy)
     assert second[11] == first[11]
     assert second[12] not in first.values()
-    assert seats.of(10) == first[10], "something is still counted there"
-    assert seats.assign([11, 12, 13], idle=lambda seat: seat not in busy)[13] == 0, "there is no seat left"
+    assert slots.of(10) == first[10], "something is still counted there"
+    assert slots.assign([11, 12, 13], idle=lambda slot: slot not in busy)[13] == 0, "there is no slot left"
     busy.clear()
-    assert seats.assign([11, 12, 13], idle=lambda seat: seat not in busy)[13] == first[10]
+    assert slots.assign([11, 12, 13], idle=lambda slot: slot not in busy)[13] == first[10]
 
 
 def test_an_adopted_seat_is_as_good() -> None:
-    seats = Seats()
-    seats.adopt({5: 3})
-    assert (seats.of(5), seats.of(6)) == (3, 0)
+    slots = EngineSlots()
+    slots.adopt({5: 3})
+    assert (slots.of(5), slots.of(6)) == (3, 0)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_journal_of_a_process_can_be_read_after_its_end(ledger: Ledger, othe
 
 
 def test_the_journal_takes_what_it_has_room_for() -> None:
-    journal = Journal(memoryview(bytearray(RECORDS * (4 + RECORD_BYTES))))
+    journal = KvJournal(memoryview(bytearray(RECORDS * (4 + RECORD_BYTES))))
     assert journal.write(b"x" * (RECORD_BYTES + 1)) is None
     numbers = [journal.write(b"x" * RECORD_BYTES) for _ in range(RECORDS)]
     assert None not in numbers

@@ -9,10 +9,10 @@ from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.metrics import Numbers
 from pd_proxy.processes.channel import EngineReport, News, Report
 from pd_proxy.processes.ledger import Cell, Ledger
+from pd_proxy.processes.metric_sums import MetricSums
 from pd_proxy.processes.mirror import WorkerContext
-from pd_proxy.processes.parent import CrewFlights
-from pd_proxy.processes.shared import Place, SharedBudget, Turns
-from pd_proxy.processes.totals import Totals
+from pd_proxy.processes.parent import PoolFlights
+from pd_proxy.processes.shared import LedgerShare, SharedBudget, Turns
 from pd_proxy.settings import Settings
 from pd_proxy.upstream.flights import Verdict
 
@@ -43,10 +43,10 @@ def report(at: float, last_progress: float, *waits: tuple[float, bool]) -> Repor
 
 def judged(*reports: Report) -> Verdict:
     """What the parent makes of its workers' reports at time 100."""
-    ledger, totals = Ledger.create(3), Totals()
+    ledger, sums = Ledger.create(3), MetricSums()
     for number, one in enumerate(reports, start=1):
-        totals.take(number, one)
-    found = CrewFlights(Place(ledger, 0), totals).verdict(engine(1), 100.0, LIMIT)
+        sums.take(number, one)
+    found = PoolFlights(LedgerShare(ledger, 0), sums).verdict(engine(1), 100.0, LIMIT)
     ledger.close()
     return found
 
@@ -66,12 +66,12 @@ def test_what_a_worker_has_not_reported_yet_speaks_for_the_engine() -> None:
     assert judged(report(94.0, 0.0, waits)) is Verdict.MOVING
 
 
-def places() -> tuple[Ledger, Place, Place]:
+def places() -> tuple[Ledger, LedgerShare, LedgerShare]:
     """Two processes that know the same engines."""
     ledger = Ledger.create(3)
-    one, other = Place(ledger, 1), Place(ledger, 2)
-    for place in (one, other):
-        place.seats.adopt({1: 1, 2: 2})
+    one, other = LedgerShare(ledger, 1), LedgerShare(ledger, 2)
+    for share in (one, other):
+        share.slots.adopt({1: 1, 2: 2})
     return ledger, one, other
 
 
@@ -115,29 +115,29 @@ def test_turns_go_round_over_processes() -> None:
 
 
 async def test_news_end_what_the_parent_has_given_up() -> None:
-    ledger, place, _ = places()
-    context = WorkerContext(Settings(), place, lambda _: None, 0.0)
+    ledger, share, _ = places()
+    context = WorkerContext(Settings(), share, lambda _: None, 0.0)
     both = (engine(1), engine(2))
-    context.take(News(instances=both, verdicts=(), seats={1: 1, 2: 2}))
+    context.take(News(instances=both, verdicts=(), slots={1: 1, 2: 2}))
     flights = [context.flights.open(one) for one in both]
     assert [context.load(one) for one in both] == [1, 1]
     wedged = engine(1, state=State.SUSPECT)
-    context.take(News(instances=(wedged,), verdicts=(), seats={1: 1}))
+    context.take(News(instances=(wedged,), verdicts=(), slots={1: 1}))
     assert [type(flight.failure) for flight in flights] == [StalledError, RestartedError]
     assert context.registry.current(engine(1)) == wedged
     assert context.registry.current(engine(2)) is None
     flights[0].land()
     flights[0].land()
-    assert ledger.total(place.column(wedged, Cell.FLIGHTS)) == 0
+    assert ledger.total(share.column(wedged, Cell.FLIGHTS)) == 0
     await asyncio.sleep(0)
     ledger.close()
 
 
 async def test_news_that_a_prefill_stands_still_do_not_cut_it_off() -> None:
-    ledger, place, _ = places()
-    context = WorkerContext(Settings(), place, lambda _: None, 0.0)
-    context.take(News(instances=(engine(1, Role.PREFILL),), verdicts=(), seats={1: 1}))
+    ledger, share, _ = places()
+    context = WorkerContext(Settings(), share, lambda _: None, 0.0)
+    context.take(News(instances=(engine(1, Role.PREFILL),), verdicts=(), slots={1: 1}))
     flight = context.flights.open(engine(1, Role.PREFILL))
-    context.take(News(instances=(engine(1, Role.PREFILL, State.SUSPECT),), verdicts=(), seats={1: 1}))
+    context.take(News(instances=(engine(1, Role.PREFILL, State.SUSPECT),), verdicts=(), slots={1: 1}))
     assert flight.failure is None
     ledger.close()

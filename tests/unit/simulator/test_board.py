@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Role
-from pd_simulator.board import EnergyMeter, SimulatedBoard, step_watts
+from pd_simulator.engine.board import EnergyMeter, SimulatedBoard, step_watts
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.steptime import StepTime
+from pd_simulator.steps.step_time import StepTime
 
 # Pauses and lengths of steps in seconds, and what each draws above idle in watts.
 SEGMENTS = st.lists(st.tuples(st.floats(0, 0.5), st.floats(0.001, 0.5), st.floats(0, 600)), min_size=1, max_size=30)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from pd_simulator.api.generation import Generation, Rules
 from pd_simulator.errors import ApiError
-from pd_simulator.generation import Generation, Rules
 from pd_simulator.tokenizer import VOCABULARY_SIZE, Tokenizer
 
 RULES = Rules("m", 100, Tokenizer())

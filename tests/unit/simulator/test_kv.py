@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pd_simulator.faults import Faults
-from pd_simulator.kv import ENTRY_BYTES, KvCache, next_token
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token
 
 WORDS = range(300, 4000)
 TOKENS = st.lists(st.integers(0, 31_999), min_size=2, max_size=60)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_simulator.output import Output, StopStrings
+from pd_simulator.api.output import Output, StopStrings
 from pd_simulator.tokenizer import Tokenizer
 
 PIECES = st.lists(st.text("abc", min_size=0, max_size=4), min_size=1, max_size=12)

@@ -9,7 +9,7 @@ from support.simulator import virtual_run
 
 from pd_contracts.names import Connector
 from pd_simulator.profile import ProfileError, load_profile, shipped
-from pd_simulator.virtual import Arrival, Engines, token_times
+from pd_simulator.steps.virtual_time import Arrival, Engines, token_times
 
 P2P, NIXL = Connector.P2P_NCCL, Connector.NIXL
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_simulator.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
+from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
 
 ROOMY = Limits(max_num_seqs=256, max_num_batched_tokens=8192, kv_tokens=1_000_000)
 

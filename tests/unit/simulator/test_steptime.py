@@ -5,7 +5,7 @@ import pytest
 
 from pd_contracts.names import Connector
 from pd_simulator.profile import Handoff, Mixed, Profile, load_profile
-from pd_simulator.steptime import StepModel, StepWork
+from pd_simulator.steps.step_time import StepModel, StepWork
 
 
 @pytest.fixture(name="profile")

@@ -10,26 +10,27 @@ from types import FrameType
 
 from pd_contracts.records import RecordError
 from pd_contracts.settings import SettingsError
-from pd_control import commands, configuration, menu, standalone
+from pd_control.cli import commands, configuration, menu
+from pd_control.cli.options import parser
 from pd_control.client import ClientError
 from pd_control.context import Context, open_context
-from pd_control.demo_command import demo, demo_context
+from pd_control.demo.command import demo, demo_context
+from pd_control.demo.load import LoadError
+from pd_control.docker.compose import ContainerError
 from pd_control.doctor.command import doctor
-from pd_control.gpus import PlanError
-from pd_control.load import LoadError
-from pd_control.options import parser
-from pd_control.stack import ContainerError
-from pd_control.state import StateError
-from pd_control.supervisor import StartError
+from pd_control.local import single_process
+from pd_control.planning.gpus import PlanError
+from pd_control.supervision.state import StateError
+from pd_control.supervision.supervisor import StartError
 from pd_control.terminal import Terminal
 
 COMMANDS = {
     "up": commands.up,
     "all": commands.up,
-    "prefill": standalone.run,
-    "decode": standalone.run,
-    "combined": standalone.run,
-    "proxy": standalone.run,
+    "prefill": single_process.run,
+    "decode": single_process.run,
+    "combined": single_process.run,
+    "proxy": single_process.run,
     "down": commands.down,
     "status": commands.status,
     "logs": commands.logs,

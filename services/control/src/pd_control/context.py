@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pd_contracts.settings import load
 from pd_control.settings import ControlSettings, environment, find_root
-from pd_control.state import Store
+from pd_control.supervision.state import Store
 from pd_control.terminal import Terminal
 
 

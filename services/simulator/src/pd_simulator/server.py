@@ -14,15 +14,15 @@ from pd_contracts.address import own_address
 from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.ping import Ping, PingType
 from pd_simulator import __version__
-from pd_simulator.board import SimulatedBoard
-from pd_simulator.engine import Engine, Machine
-from pd_simulator.generation import Rules
-from pd_simulator.pinger import Pinger
+from pd_simulator.api.generation import Rules
+from pd_simulator.api.routes import Api
+from pd_simulator.engine.board import SimulatedBoard
+from pd_simulator.engine.loop import Engine, Machine
+from pd_simulator.engine.pinger import Pinger
 from pd_simulator.profile import Profile
-from pd_simulator.routes import Api
-from pd_simulator.scheduler import Limits
 from pd_simulator.settings import Settings
-from pd_simulator.steptime import StepModel
+from pd_simulator.steps.scheduler import Limits
+from pd_simulator.steps.step_time import StepModel
 from pd_simulator.tokenizer import Tokenizer
 from pd_simulator.transfer import make_transfer
 from pd_simulator.transfer.base import Site

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pd_contracts.settings import SettingsError, load
 from pd_control.doctor.catalogue import Finding, found, well
 from pd_control.doctor.facts import Facts, Model, Software
-from pd_control.plan import ProcessSpec
+from pd_control.planning.plan import ProcessSpec
 from pd_engine.refusals import refusals
 from pd_engine.settings import EngineSettings, Host
 

@@ -6,7 +6,7 @@ from itertools import product
 from pd_contracts.names import Connector, Role
 from pd_control.doctor.catalogue import Finding, found, well
 from pd_control.doctor.facts import Facts, Gpu, Link, Nvml
-from pd_control.plan import ProcessSpec
+from pd_control.planning.plan import ProcessSpec
 
 GIB = 1024**3
 # vLLM 0.23's own share, and the engine entry point's for a decode that P2pNcclConnector sends KV to.

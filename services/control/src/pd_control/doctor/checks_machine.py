@@ -9,7 +9,7 @@ from pd_contracts.names import Connector
 from pd_control.doctor.catalogue import Finding, found, well
 from pd_control.doctor.checks_gpu import GIB
 from pd_control.doctor.facts import Facts, Machine
-from pd_control.plan import ProcessSpec
+from pd_control.planning.plan import ProcessSpec
 
 MIB = 1024**2
 # Docker gives 64 MiB unless told, and a vLLM engine on the CPU was seen to take 160 MB of it; NCCL takes more for every

@@ -16,8 +16,8 @@ from pd_control.doctor.checks_gpu import gpu_findings
 from pd_control.doctor.checks_machine import machine_findings
 from pd_control.doctor.facts import Facts
 from pd_control.doctor.gather import gather
-from pd_control.plan import Engine, ProcessSpec, planned_by
-from pd_control.state import is_alive
+from pd_control.planning.plan import Engine, ProcessSpec, planned_by
+from pd_control.supervision.state import is_alive
 
 MARKS: Final = {
     Level.OK: Text("✓", "bold green"),

@@ -12,12 +12,12 @@ import msgspec
 
 from pd_contracts.address import own_address
 from pd_contracts.settings import fields
-from pd_control import supervisor
 from pd_control.doctor import models
 from pd_control.doctor.facts import Facts, Gpu, Machine, Nvml, Software
-from pd_control.plan import ProcessSpec
+from pd_control.planning.plan import ProcessSpec
 from pd_control.settings import ControlSettings
-from pd_control.state import Running
+from pd_control.supervision import supervisor
+from pd_control.supervision.state import Running
 from pd_engine.settings import EngineSettings
 
 PREFIXES: Final = ("NCCL_", "UCX_", "GLOO_", "CUDA_", "VLLM_")

@@ -4,9 +4,12 @@ import asyncio
 import logging
 from http import HTTPStatus
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
+
+from hypercorn.config import Config
 
 from pd_proxy.api.app import end
+from pd_proxy.context import Context
 from pd_proxy.errors import HttpError, ProxyError
 from pd_proxy.protocol.wire import LAST_CHUNK, RequestHead, may_become_ours, request_head, write_chunk, write_head
 from pd_proxy.request.serving import (
@@ -24,9 +27,6 @@ from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Stream
 from pd_proxy.upstream.relay import Relay
 
-if TYPE_CHECKING:
-    from pd_proxy.api.front import Front
-
 logger = logging.getLogger(__name__)
 
 # As Quart: a body that is still not here then will not come.
@@ -36,10 +36,29 @@ PIPELINED_BYTES: Final = 64 * 1024
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
+class Front(Protocol):
+    """What the connections share, as far as one of them needs it; `front` has it."""
+
+    loop: asyncio.AbstractEventLoop
+    context: Context
+    config: Config
+    clients: "set[Client]"
+    tasks: set[asyncio.Task[None]]
+    stopping: bool
+
+    def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
+        """Make Hypercorn serve a connection, beginning with `data`."""
+        ...
+
+    def date(self) -> str:
+        """The time as HTTP writes it, in whole seconds."""
+        ...
+
+
 class Client(asyncio.Protocol):
     """The protocol of the connection."""
 
-    def __init__(self, front: "Front") -> None:
+    def __init__(self, front: Front) -> None:
         """Not connected yet."""
         self._front = front
         self._transport: asyncio.Transport | None = None

@@ -33,25 +33,25 @@ async def serve_front(
     Raises:
         OSError: if the port cannot be opened.
     """
-    front = Front(app, config)
-    loop = front.loop
+    connections = Connections(app, config)
+    loop = connections.loop
     servers = [
-        await loop.create_server(lambda: Client(front), sock=sock, backlog=config.backlog)
+        await loop.create_server(lambda: Client(connections), sock=sock, backlog=config.backlog)
         for sock in sockets or config.create_sockets().insecure_sockets
     ]
     await app.startup()
-    sweeping = loop.create_task(front.sweep())
+    sweeping = loop.create_task(connections.sweep())
     try:
         await shutdown()
     finally:
         for server in servers:
             server.close()
         sweeping.cancel()
-        await front.finish()
+        await connections.finish()
         await app.shutdown()
 
 
-class Front:
+class Connections:
     """What the connections share."""
 
     def __init__(self, app: Proxy, config: Config) -> None:

@@ -29,11 +29,11 @@ class Welcome(Message, frozen=True, kw_only=True):
 
 
 class News(Message, frozen=True, kw_only=True):
-    """To a worker, whenever something changed: all engines, the canaries' verdicts and everybody's seat in the ledger."""
+    """To a worker, whenever something changed: all engines, the canaries' verdicts and everybody's slot in the ledger."""
 
     instances: tuple[Instance, ...]
     verdicts: tuple[tuple[int, int, bool, str], ...]
-    seats: dict[int, int]
+    slots: dict[int, int]
 
 
 class Ask(Message, frozen=True, kw_only=True):

@@ -2,9 +2,9 @@
 
 Every process has a row that nobody else writes while it lives, so that counting needs no lock: what all of them have is the sum of a
 column. A bound is checked and claimed under a lock, which the kernel takes back from a process that dies with it. Beside its row a
-process keeps a journal of the KV that it has let go out; `crew` settles both for a process that died.
+process keeps a journal of the KV that it has let go out; `worker_pool` settles both for a process that died.
 
-A row begins with `Head`. Then come the columns of every engine (`Cell`), in the order of their seats. Seat 0 is nobody's: what
+A row begins with `Head`. Then come the columns of every engine (`Cell`), in the order of their slots. Slot 0 is nobody's: what
 belongs to an engine that is gone is counted there.
 """
 
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final
 
-SEATS: Final = 4096
+SLOTS: Final = 4096
 RECORDS: Final = 4096
 # A page: room for the debt of a request with some thirty prompts. What does not fit is not in the journal.
 RECORD_BYTES: Final = 4096
@@ -43,43 +43,43 @@ class Cell(IntEnum):
     HANDOVERS = 2
 
 
-_ROW_CELLS: Final = len(Head) + SEATS * len(Cell)
+_ROW_CELLS: Final = len(Head) + SLOTS * len(Cell)
 _ROW_BYTES: Final = -(-_ROW_CELLS * _CELL_BYTES // RECORD_BYTES) * RECORD_BYTES
 _PROCESS_BYTES: Final = _ROW_BYTES + _LENGTHS_BYTES + RECORDS * RECORD_BYTES
 
 
-def column(seat: int, cell: Cell) -> int:
+def column(slot: int, cell: Cell) -> int:
     """Where an engine's number stands in every row."""
-    return len(Head) + seat * len(Cell) + cell
+    return len(Head) + slot * len(Cell) + cell
 
 
-class Seats:
-    """Which columns are whose: a seat an incarnation."""
+class EngineSlots:
+    """Which columns are whose: each incarnation of an engine has a slot."""
 
-    def __init__(self, count: int = SEATS) -> None:
-        """Nobody sits."""
-        self._seats: dict[int, int] = {}
+    def __init__(self, count: int = SLOTS) -> None:
+        """Every slot is free."""
+        self._slots: dict[int, int] = {}
         self._free = list(range(count - 1, 0, -1))
 
     def of(self, incarnation: int) -> int:
-        """Its seat; 0 if it has none (any more)."""
-        return self._seats.get(incarnation, 0)
+        """Its slot; 0 if it has none (any more)."""
+        return self._slots.get(incarnation, 0)
 
     def assign(self, incarnations: Collection[int], idle: Callable[[int], bool]) -> Mapping[int, int]:
-        """Give a seat to everybody who is there; one of somebody who is gone becomes free once nothing is counted there."""
-        gone = [one for one, seat in self._seats.items() if one not in incarnations and idle(seat)]
-        self._free += [self._seats.pop(one) for one in gone]
+        """Give a slot to every engine that is there; the slot of one that is gone becomes free once nothing is counted in it."""
+        gone = [one for one, slot in self._slots.items() if one not in incarnations and idle(slot)]
+        self._free += [self._slots.pop(one) for one in gone]
         for one in incarnations:
-            if one not in self._seats and self._free:
-                self._seats[one] = self._free.pop()
+            if one not in self._slots and self._free:
+                self._slots[one] = self._free.pop()
         return {one: self.of(one) for one in incarnations}
 
-    def adopt(self, seats: Mapping[int, int]) -> None:
-        """Sit as another process has decided."""
-        self._seats = dict(seats)
+    def adopt(self, slots: Mapping[int, int]) -> None:
+        """Take the slots that another process has assigned."""
+        self._slots = dict(slots)
 
 
-class Journal:
+class KvJournal:
     """Records of one process, each in one piece; what was written stays when the process is killed."""
 
     def __init__(self, memory: memoryview) -> None:
@@ -136,10 +136,10 @@ class Ledger:
         os.ftruncate(descriptor, rows * _PROCESS_BYTES)
         return cls(descriptor, rows)
 
-    def journal(self, row: int) -> Journal:
+    def journal(self, row: int) -> KvJournal:
         """One process's journal."""
         start = row * _PROCESS_BYTES
-        return Journal(self._memory[start + _ROW_BYTES : start + _PROCESS_BYTES])
+        return KvJournal(self._memory[start + _ROW_BYTES : start + _PROCESS_BYTES])
 
     def total(self, index: int) -> int:
         """What all processes have together."""
@@ -151,9 +151,9 @@ class Ledger:
         self._memory[start : start + _ROW_BYTES] = bytes(_ROW_BYTES)
         self.journal(row).clear()
 
-    def idle(self, seat: int) -> bool:
-        """Whether nothing is counted for whoever sits there."""
-        return not any(self.total(column(seat, cell)) for cell in Cell)
+    def idle(self, slot: int) -> bool:
+        """Whether nothing is counted in a slot."""
+        return not any(self.total(column(slot, cell)) for cell in Cell)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

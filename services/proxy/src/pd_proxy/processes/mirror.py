@@ -8,7 +8,7 @@ from pd_proxy.engines.registry import Change, Instance, Registry, State
 from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.kv.debts import Debt
 from pd_proxy.processes.channel import EngineReport, Message, News, Owed, Report, Unreachable
-from pd_proxy.processes.shared import Place, SharedBudget, SharedFlights, SharedMetrics, Turns
+from pd_proxy.processes.shared import LedgerShare, SharedBudget, SharedFlights, SharedMetrics, Turns
 from pd_proxy.settings import Settings
 from pd_proxy.upstream.flights import earliest
 
@@ -51,26 +51,26 @@ class Mirror(Registry):
 class WorkerContext(Context):
     """Everything that lives as long as a worker."""
 
-    def __init__(self, settings: Settings, place: Place, tell: Tell, started: float) -> None:
+    def __init__(self, settings: Settings, share: LedgerShare, tell: Tell, started: float) -> None:
         """`tell` sends a message to the parent, which has served since `started`.
 
         Raises:
             OSError: if the file of keys cannot be read.
         """
         super().__init__(settings)
-        self._place = place
+        self._share = share
         self._tell = tell
         self.started = started
-        self.turns = Turns(place)
+        self.turns = Turns(share)
         self.registry: Mirror = Mirror(settings, tell)
-        self.flights = SharedFlights(place)
-        self.budget = SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, place)
-        self.metrics = SharedMetrics(place)
+        self.flights = SharedFlights(share)
+        self.budget = SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, share)
+        self.metrics = SharedMetrics(share)
 
     def take(self, news: News) -> None:
         """Know what the parent knows, and end what it has given up, as `Context.noted` and `suspect` do there."""
         before = self.registry.view()
-        self._place.seats.adopt(news.seats)
+        self._share.slots.adopt(news.slots)
         self.trust.adopt(news.verdicts)
         self.registry.show(news.instances)
         addresses = {instance.http_address for instance in news.instances}

@@ -7,10 +7,10 @@ from hypercorn.config import Config
 
 from pd_proxy.api.app import create_app, running, whole_app
 from pd_proxy.api.front import serve_front
-from pd_proxy.processes.crew import Crew
 from pd_proxy.processes.ledger import Ledger
 from pd_proxy.processes.parent import ParentContext
 from pd_proxy.processes.spawn import listeners
+from pd_proxy.processes.worker_pool import WorkerPool
 from pd_proxy.settings import Settings
 
 # After the time to drain is over, streams get an error event; this is what they have to send it.
@@ -61,8 +61,8 @@ async def _serve_with_workers(settings: Settings, shutdown: asyncio.Event) -> No
     try:
         context = ParentContext(settings, ledger)
         sockets = listeners(settings.bind_host, settings.http_proxy_port, settings.proxy_workers)
-        crew = Crew(whole_app(context), context, sockets)
-        async with running(context), crew.working(shutdown):
+        pool = WorkerPool(whole_app(context), context, sockets)
+        async with running(context), pool.working(shutdown):
             await shutdown.wait()
             context.stop_soon()
     finally:

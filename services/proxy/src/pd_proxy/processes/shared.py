@@ -13,7 +13,7 @@ from pd_proxy.kv.budget import Budget, Claim
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import Plan
 from pd_proxy.metrics import Metrics
-from pd_proxy.processes.ledger import Cell, Head, Ledger, Seats, ahead, column
+from pd_proxy.processes.ledger import Cell, EngineSlots, Head, Ledger, ahead, column
 from pd_proxy.upstream.flights import Flight, Flights, Tally
 
 # Other processes give room back without a word, so whoever waits for room looks that often.
@@ -22,7 +22,7 @@ LOOK_S: Final = 0.005
 PATIENCE_NS: Final = 250_000_000
 
 
-class Place:
+class LedgerShare:
     """One process's part of the ledger."""
 
     def __init__(self, ledger: Ledger, number: int) -> None:
@@ -30,11 +30,11 @@ class Place:
         self.ledger = ledger
         self.row = ledger.rows[number]
         self.journal = ledger.journal(number)
-        self.seats = Seats()
+        self.slots = EngineSlots()
 
     def column(self, instance: Instance, cell: Cell) -> int:
         """Where an engine's number stands."""
-        return column(self.seats.of(instance.incarnation), cell)
+        return column(self.slots.of(instance.incarnation), cell)
 
     def total(self, instance: Instance, cell: Cell) -> int:
         """An engine's number, of all processes."""
@@ -44,84 +44,84 @@ class Place:
 class Turns(Iterator[int]):
     """Numbers of turns for the policies. Two processes may get the same one if they ask at the same moment, which does no harm."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, share: LedgerShare) -> None:
         """This process has taken none."""
-        self._place = place
+        self._share = share
 
     def __next__(self) -> int:
         """The next one."""
-        turn = self._place.ledger.total(Head.TURNS)
-        self._place.row[Head.TURNS] += 1
+        turn = self._share.ledger.total(Head.TURNS)
+        self._share.row[Head.TURNS] += 1
         return turn
 
 
 class SharedFlight(Flight):
     """A flight that others count too."""
 
-    __slots__ = ("_column", "_place")
+    __slots__ = ("_column", "_share")
 
-    def __init__(self, instance: Instance, tally: Tally, place: Place, *, whole: bool) -> None:
+    def __init__(self, instance: Instance, tally: Tally, share: LedgerShare, *, whole: bool) -> None:
         """As `Flight`."""
         super().__init__(instance, tally, whole=whole)
-        self._place = place
-        self._column = place.column(instance, Cell.FLIGHTS)
-        place.row[self._column] += 1
+        self._share = share
+        self._column = share.column(instance, Cell.FLIGHTS)
+        share.row[self._column] += 1
 
     def land(self, *, failed: bool = False) -> None:
         """As `Flight.land`."""
         if self in self.tally.flights:
-            self._place.row[self._column] -= 1
+            self._share.row[self._column] -= 1
         super().land(failed=failed)
 
 
 class SharedFlights(Flights):
     """Own flights, and how many all processes have."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, share: LedgerShare) -> None:
         """Start empty."""
         super().__init__()
-        self._place = place
+        self._share = share
 
     def open(self, instance: Instance, *, whole: bool = False) -> Flight:
         """As `Flights.open`."""
-        return SharedFlight(instance, self.tally(instance), self._place, whole=whole)
+        return SharedFlight(instance, self.tally(instance), self._share, whole=whole)
 
     def load(self, instance: Instance) -> int:
         """Requests that all processes have at an engine."""
-        return self._place.total(instance, Cell.FLIGHTS)
+        return self._share.total(instance, Cell.FLIGHTS)
 
 
 class SharedClaim(Claim):
     """Room that the ledger knows of; engines are columns. What is covered by it is in the journal until it is released."""
 
-    __slots__ = ("_place", "_record")
+    __slots__ = ("_record", "_share")
 
-    def __init__(self, budget: Budget, prefill: int, decode: int, size: int, place: Place) -> None:
+    def __init__(self, budget: Budget, prefill: int, decode: int, size: int, share: LedgerShare) -> None:
         """Use `Budget.claim`."""
         super().__init__(budget, prefill, decode, size)
-        self._place = place
+        self._share = share
         self._record: int | None = None
 
     def covers(self, pair: Pair, path: str, plan: Plan) -> None:
         """Write down what would be owed if this process died now."""
         if plan.stand_in is not None:
             debt = Debt(pair.decode.zmq_address, path, plan.engine_id, plan.stand_in())
-            self._record = self._place.journal.write(msgspec.json.encode(debt))
+            self._record = self._share.journal.write(msgspec.json.encode(debt))
 
     def release(self) -> None:
         """As `Claim.release`."""
         super().release()
         record, self._record = self._record, None
         if record is not None:
-            self._place.journal.erase(record)
+            self._share.journal.erase(record)
 
 
 class _Turn(asyncio.Lock):
     """Whose turn it is in this process, and in the ledger since when."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, share: LedgerShare) -> None:
         super().__init__()
-        self._row = place.row
+        self._row = share.row
 
     async def acquire(self) -> bool:  # type: ignore[override]  # typeshed: Literal[True]
         await super().acquire()
@@ -136,25 +136,25 @@ class _Turn(asyncio.Lock):
 class SharedBudget(Budget):
     """One bound for all processes; each has a queue, and of those in front the one that came there first goes first."""
 
-    def __init__(self, limit: int, bytes_per_token: int, place: Place) -> None:
+    def __init__(self, limit: int, bytes_per_token: int, share: LedgerShare) -> None:
         """Nothing is claimed by this process."""
         super().__init__(limit, bytes_per_token)
-        self.turn = _Turn(place)
-        self._place = place
+        self.turn = _Turn(share)
+        self._share = share
 
     def claimed(self, instance: Instance) -> int:
         """Bytes on their way to an engine, from whomever."""
-        return self._place.total(instance, Cell.CLAIMED)
+        return self._share.total(instance, Cell.CLAIMED)
 
     def handovers(self, instance: Instance) -> int:
         """Claims in which an engine has a part, whosever."""
-        return self._place.total(instance, Cell.HANDOVERS)
+        return self._share.total(instance, Cell.HANDOVERS)
 
     def take(self, route: Route, size: int) -> Claim | None:
         """As `Budget.take`; nobody else can take the room in between."""
-        with self._place.ledger.locked():
-            self._place.row[Head.LOOKED_AT] = monotonic_ns()
-            if ahead(self._place.ledger.rows, self._place.row, PATIENCE_NS):
+        with self._share.ledger.locked():
+            self._share.row[Head.LOOKED_AT] = monotonic_ns()
+            if ahead(self._share.ledger.rows, self._share.row, PATIENCE_NS):
                 return None
             return super().take(route, size)
 
@@ -162,16 +162,16 @@ class SharedBudget(Budget):
         """As `Budget.claim`."""
         if isinstance(route, Solo):
             return Claim(self, 0, 0, 0)
-        seats, row = self._place.seats, self._place.row
-        prefill, decode = seats.of(route.prefill.incarnation), seats.of(route.decode.incarnation)
+        slots, row = self._share.slots, self._share.row
+        prefill, decode = slots.of(route.prefill.incarnation), slots.of(route.decode.incarnation)
         row[column(decode, Cell.CLAIMED)] += size
         row[column(prefill, Cell.HANDOVERS)] += 1
         row[column(decode, Cell.HANDOVERS)] += 1
-        return SharedClaim(self, prefill, decode, size, self._place)
+        return SharedClaim(self, prefill, decode, size, self._share)
 
     def give_back(self, claim: Claim, size: int) -> None:
         """As `Budget.give_back`."""
-        row = self._place.row
+        row = self._share.row
         row[column(claim.decode, Cell.CLAIMED)] -= size
         row[column(claim.prefill, Cell.HANDOVERS)] -= 1
         row[column(claim.decode, Cell.HANDOVERS)] -= 1
@@ -184,23 +184,23 @@ class SharedBudget(Budget):
 class SharedMetrics(Metrics):
     """A process's own metrics, whose requests are in the ledger too."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, share: LedgerShare) -> None:
         """Nothing is shown by this process, so it needs nothing to show."""
         super().__init__(tuple, lambda _: 0)
-        self._place = place
+        self._share = share
 
     def started(self) -> None:
         """As `Metrics.started`."""
         super().started()
-        self._place.row[Head.IN_FLIGHT] = self.in_flight
-        self._place.row[Head.REQUESTS] = self.total
+        self._share.row[Head.IN_FLIGHT] = self.in_flight
+        self._share.row[Head.REQUESTS] = self.total
 
     def ended(self, endpoint: str, status: int, cause: str, *, fault: bool) -> None:
         """As `Metrics.ended`."""
         super().ended(endpoint, status, cause, fault=fault)
-        self._place.row[Head.IN_FLIGHT] = self.in_flight
+        self._share.row[Head.IN_FLIGHT] = self.in_flight
 
     def at_once(self) -> int:
         """Requests in flight in all processes. Of two that come at once the later sees both, which the lock is for."""
-        with self._place.ledger.locked():
-            return self._place.ledger.total(Head.IN_FLIGHT)
+        with self._share.ledger.locked():
+            return self._share.ledger.total(Head.IN_FLIGHT)

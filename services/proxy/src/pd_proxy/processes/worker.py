@@ -1,4 +1,4 @@
-"""A process that serves clients, one of several: `python -m pd_proxy.processes.worker DESCRIPTOR`, which only `crew` starts.
+"""A process that serves clients, one of several: `python -m pd_proxy.processes.worker DESCRIPTOR`, which only `worker_pool` starts.
 
 It chooses engines, forwards requests and relays streams by itself. Who the engines are it hears from its parent, over the socket with
 that descriptor; when the socket ends, so does the worker. Signals are for the parent, which tells its workers.
@@ -26,7 +26,7 @@ from pd_proxy.processes.ledger import Ledger
 from pd_proxy.processes.mirror import WorkerContext
 from pd_proxy.processes.prepare import prepare
 from pd_proxy.processes.server import LAST_WORDS_S, configure
-from pd_proxy.processes.shared import Place
+from pd_proxy.processes.shared import LedgerShare
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class Worker:
             OSError: if the file of keys cannot be read.
         """
         settings = welcome.settings
-        place = Place(Ledger(welcome.ledger, settings.proxy_workers + 1), welcome.number)
+        share = LedgerShare(Ledger(welcome.ledger, settings.proxy_workers + 1), welcome.number)
         self._channel = channel
         self._listener = socket.socket(fileno=welcome.listener)
-        self._context = WorkerContext(settings, place, channel.send, welcome.started)
+        self._context = WorkerContext(settings, share, channel.send, welcome.started)
         self._forward = Forward(channel.send)
         self._shutdown = asyncio.Event()
 

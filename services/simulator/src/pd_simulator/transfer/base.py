@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pd_contracts.names import Role
-from pd_simulator.books import Books
 from pd_simulator.faults import Faults
+from pd_simulator.transfer.kv_accounting import Books
 
 
 def _at_once(tokens: int) -> float:  # noqa: ARG001 - the interface

@@ -11,8 +11,8 @@ from array import array
 from hashlib import blake2b
 from pathlib import Path
 
-from pd_simulator.kv import ENTRY_BYTES
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 from pd_simulator.transfer.nixl import BLOCK_TOKENS
 
 

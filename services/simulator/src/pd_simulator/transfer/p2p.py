@@ -12,11 +12,11 @@ import time
 from typing import Any
 
 from pd_contracts.names import Role
-from pd_simulator.books import Books
 from pd_simulator.clock import sleep_until
 from pd_simulator.errors import ApiError
-from pd_simulator.kv import ENTRY_BYTES
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
+from pd_simulator.transfer.kv_accounting import Books
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 from pd_simulator.transfer.wire import Address, Frame, KvLinks, KvServer
 
 # The connector's own patterns (`parse_request_id`), greedy and unanchored as they are.

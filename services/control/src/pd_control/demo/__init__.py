@@ -1,0 +1,1 @@
+"""The comparison: each topology in turn gets the same load."""

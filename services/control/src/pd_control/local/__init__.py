@@ -1,0 +1,1 @@
+"""A deployment as processes of this machine."""

@@ -1,0 +1,239 @@
+"""Topology, counts and settings to the list of processes to run. No I/O: what is decided here can be tested and printed."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+import pd_contracts
+import pd_engine
+from pd_contracts.names import Role, Topology
+from pd_contracts.ports import KV_PORT_STEP
+from pd_control.planning.gpus import ROLES, PlanError, allocate, gpus_of
+from pd_control.settings import ControlSettings
+
+
+class Engine(StrEnum):
+    """What computes."""
+
+    SIM = "sim"
+    VLLM = "vllm"
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """A port that a process opens, and the variable that moves it."""
+
+    port: int
+    variable: str
+
+
+class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One process.
+
+    Attributes:
+        env: added to the environment in force; an empty value stands for unset, as everywhere here.
+        listens: ports that it opens; the first is its HTTP port.
+        python_path: folders in front of PYTHONPATH, for an interpreter that does not know pdstack.
+    """
+
+    name: str
+    argv: list[str]
+    env: dict[str, str]
+    listens: list[Listen]
+    role: Role | None = None
+    gpus: list[int] = msgspec.field(default_factory=list)
+    python_path: list[str] = msgspec.field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        """Where it answers HTTP."""
+        return self.listens[0].port
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment as processes, in no particular order: they start together and find each other through the proxy."""
+
+    topology: Topology
+    engine: Engine
+    processes: list[ProcessSpec]
+    settings: ControlSettings
+
+    @property
+    def engines(self) -> list[ProcessSpec]:
+        """The processes that compute."""
+        return [process for process in self.processes if process.role is not None]
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in use, real or simulated: what numbers per GPU are divided by."""
+        return sum(len(process.gpus) for process in self.engines)
+
+    @property
+    def expected(self) -> dict[Role, int]:
+        """How many engines of each role must join."""
+        roles = [process.role for process in self.engines]
+        return {role: roles.count(role) for role in ROLES[self.topology]}
+
+    @property
+    def shape(self) -> str:
+        """What it is called: "1P1D", "2 combined"."""
+        counts = self.expected
+        if self.topology is Topology.COMBINED:
+            return f"{counts[Role.COMBINED]} combined"
+        return f"{counts[Role.PREFILL]}P{counts[Role.DECODE]}D"
+
+
+def plan(
+    settings: ControlSettings,
+    topology: Topology,
+    engine: Engine,
+    counts: Mapping[Role, int | None] | None = None,
+) -> Plan:
+    """Decide what runs.
+
+    Raises:
+        PlanError: for GPUs or ports that cannot be.
+    """
+    allocation = allocate(settings, topology, counts or {})
+    try:
+        engines = [
+            _engine(settings, engine, role, number, gpus)
+            for role, groups in allocation.items()
+            for number, gpus in enumerate(groups)
+        ]
+    except ValueError as error:  # a port counted up beyond the last one
+        raise PlanError(str(error)) from error
+    processes = [proxy_spec(settings), *engines, _monitor(settings, engine, engines)]
+    _refuse_shared_ports(processes)
+    return Plan(topology=topology, engine=engine, processes=processes, settings=settings)
+
+
+def planned_by(settings: ControlSettings, options: argparse.Namespace) -> Plan:
+    """The plan that topology, engine and counts of a command line ask for.
+
+    Raises:
+        PlanError: for GPUs, ports or counts that cannot be.
+    """
+    counts = {role: getattr(options, role) for role in Role}
+    unused = [
+        role for role, count in counts.items() if count and (role is Role.COMBINED) == (options.topology == "disagg")
+    ]
+    if unused:
+        msg = f"--{unused[0]} does not belong to topology {options.topology}"
+        raise PlanError(msg)
+    return plan(settings, options.topology, Engine(options.engine), counts)
+
+
+def plan_one(settings: ControlSettings, engine: Engine, role: Role, number: int) -> ProcessSpec:
+    """Decide how one engine runs that is started by itself, on the GPUs that its role has.
+
+    Raises:
+        PlanError: for GPUs or ports that cannot be.
+    """
+    groups = gpus_of(settings, role)
+    if number >= len(groups):
+        room = f"has room for {len(groups)} engine{'s' * (len(groups) > 1)}, counted from 0"
+        msg = f"{role}-{number} has no GPU: {role.upper()}_GPUS {room}"
+        raise PlanError(msg)
+    try:
+        return _engine(settings, engine, role, number, groups[number])
+    except ValueError as error:  # a port counted up beyond the last one
+        raise PlanError(str(error)) from error
+
+
+def _refuse_shared_ports(processes: Sequence[ProcessSpec]) -> None:
+    used: dict[int, tuple[str, str]] = {}
+    for process in processes:
+        for listen in process.listens:
+            if listen.port in used:
+                name, variable = used[listen.port]
+                both = f"both {name} ({variable}) and {process.name} ({listen.variable})"
+                msg = f"port {listen.port} would be used by {both}: give one of them another base port"
+                raise PlanError(msg)
+            used[listen.port] = (process.name, listen.variable)
+
+
+def _common(settings: ControlSettings) -> dict[str, str]:
+    return {
+        "HTTP_PROXY_PORT": str(settings.http_proxy_port),
+        "PROXY_PORT": str(settings.proxy_port),
+        "PROXY_HOST": settings.proxy_host,
+        "MONITOR_PORT": str(settings.monitor_port),
+        "BIND_HOST": settings.bind_host,
+        "KV_CONNECTOR": settings.kv_connector.value,
+        **{name.upper(): str(getattr(settings, name)) for name in BASES},
+    }
+
+
+def proxy_spec(settings: ControlSettings) -> ProcessSpec:
+    """The proxy, which runs alike under every deployment."""
+    listens = [Listen(settings.http_proxy_port, "HTTP_PROXY_PORT"), Listen(settings.proxy_port, "PROXY_PORT")]
+    # Not MODEL: the engines of one plan serve the same, and with their own name for it (SERVED_MODEL_NAME) they would be refused.
+    env = {**_common(settings), "MODEL": ""}
+    return ProcessSpec(name="proxy", argv=_module("pd_proxy"), env=env, listens=listens)
+
+
+def _engine(settings: ControlSettings, engine: Engine, role: Role, number: int, gpus: list[int]) -> ProcessSpec:
+    listens = [Listen(settings.http(role, number), f"{role.upper()}_HTTP_PORT")]
+    if role is not Role.COMBINED:
+        listens.append(Listen(settings.kv(role, number), f"{role.upper()}_KV_PORT"))
+    env = {
+        **_common(settings),
+        "PD_ROLE": role.value,
+        "INSTANCE": str(number),
+        "VLLM_HOST_IP": settings.announced_address,
+        **({"MODEL": settings.model} if settings.model else {}),
+    }
+    spec = ProcessSpec(
+        name=f"{role}-{number}", role=role, argv=_module("pd_simulator"), env=env, listens=listens, gpus=gpus
+    )
+    if engine is Engine.SIM:
+        return msgspec.structs.replace(spec, env={**env, "SIM_GPU": str(gpus[0])})
+    return msgspec.structs.replace(
+        spec,
+        argv=[settings.engine_python, "-m", "pd_engine"],
+        # Numbered as the monitor and nvidia-smi number them; CUDA by itself puts the fastest first.
+        env={**env, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+        python_path=[str(Path(package.__file__ or "").parents[1]) for package in (pd_contracts, pd_engine)],
+    )
+
+
+def _monitor(settings: ControlSettings, engine: Engine, engines: Sequence[ProcessSpec]) -> ProcessSpec:
+    # The lists of this plan are the truth; PREFILL_GPU and DECODE_GPU of a combined plan would contradict them.
+    env = {**_common(settings), "PREFILL_GPU": "", "DECODE_GPU": ""}
+    for role in Role:
+        gpus = [gpu for process in engines if process.role is role for gpu in process.gpus]
+        env[f"{role.upper()}_GPUS"] = ",".join(map(str, gpus))
+    env["ENGINE_METRICS"] = ",".join(f"{process.role}=http://127.0.0.1:{process.port}/metrics" for process in engines)
+    if engine is Engine.SIM:
+        env["MONITOR_BACKEND"] = "simulated"
+        env["SIM_BOARDS"] = ",".join(f"http://127.0.0.1:{process.port}/sim/board" for process in engines)
+    listens = [Listen(settings.monitor_port, "MONITOR_PORT")]
+    return ProcessSpec(name="monitor", argv=_module("pd_monitor"), env=env, listens=listens)
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
+
+
+# Base port fields and the distance between the ports of two engines.
+BASES: Final = {
+    "prefill_http_port": 1,
+    "decode_http_port": 1,
+    "combined_http_port": 1,
+    "prefill_kv_port": KV_PORT_STEP,
+    "decode_kv_port": KV_PORT_STEP,
+}
+
+
+def port_needs(planned: Plan) -> Iterator[tuple[str, list[int]]]:
+    """Every settings field that names ports of this plan, with the ports it leads to."""
+    needs: dict[str, list[int]] = {}
+    for process in planned.processes:
+        for listen in process.listens:
+            needs.setdefault(listen.variable.lower(), []).append(listen.port)
+    yield from needs.items()

@@ -1,0 +1,1 @@
+"""Processes of this machine: started, watched, stopped, and remembered on disk."""

@@ -1,0 +1,90 @@
+"""What all workers of a proxy have counted, those that have ended included. Pure."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client.metrics_core import Metric
+
+from pd_proxy.metrics import ADDITIVE, Numbers, Sample
+from pd_proxy.processes.channel import EngineReport, Report
+from pd_proxy.upstream.flights import Evidence
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
+
+
+class MetricSums:
+    """Each worker's last report, and the sums of those whose worker has ended."""
+
+    def __init__(self) -> None:
+        """Nobody has reported."""
+        self._reports: dict[int, Report] = {}
+        self._past = Numbers()
+        self._past_engines: dict[str, Counter[str]] = {}
+        self._past_samples: defaultdict[Key, float] = defaultdict(float)
+
+    def take(self, worker: int, report: Report) -> None:
+        """A worker said how it goes."""
+        self._reports[worker] = report
+
+    def bury(self, worker: int, requests: int, in_flight: int) -> None:
+        """It has ended, with so many requests in its time, of which those in flight have failed; what it counted stays."""
+        report = self._reports.pop(worker, None)
+        self._past += Numbers(total=requests, failures=in_flight)
+        if report is None:
+            return
+        self._past += _settled(report)
+        for engine in report.engines:
+            past = self._past_engines.setdefault(engine.address, Counter())
+            past.update(requests=engine.requests, failures=engine.failures)
+        _add(self._past_samples, report.samples)
+
+    def forget(self, address: str) -> None:
+        """The registry forgot the engine."""
+        self._past_engines.pop(address, None)
+
+    def numbers(self) -> Numbers:
+        """Sums. Of workers that have not ended the ledger knows better how many requests they had, so these are left out."""
+        return sum(map(_settled, self._reports.values()), self._past)
+
+    def counts(self, address: str) -> tuple[int, int]:
+        """Requests that workers sent to an engine, and those of them that failed."""
+        past = self._past_engines.get(address, Counter())
+        engines = [engine for _, engine in self._about(address)]
+        requests = past["requests"] + sum(engine.requests for engine in engines)
+        return requests, past["failures"] + sum(engine.failures for engine in engines)
+
+    def evidence(self, address: str) -> list[tuple[float, Evidence]]:
+        """What each worker knows of an engine, and as of when."""
+        return [(at, Evidence(engine.waits, engine.last_progress)) for at, engine in self._about(address)]
+
+    def merged(self, families: Iterable[Metric]) -> Iterator[Metric]:
+        """A process's own metrics, with what workers counted added to all that adds up."""
+        counted = self._past_samples.copy()
+        for report in self._reports.values():
+            _add(counted, report.samples)
+        for family in families:
+            yield _summed(family, counted) if family.type in ADDITIVE else family
+
+    def _about(self, address: str) -> Iterator[tuple[float, EngineReport]]:
+        for report in self._reports.values():
+            yield from ((report.at, engine) for engine in report.engines if engine.address == address)
+
+
+def _settled(report: Report) -> Numbers:
+    """What is over and can only grow."""
+    said = report.numbers
+    return Numbers(failures=said.failures, drains=said.drains, retries=said.retries)
+
+
+def _add(counted: defaultdict[Key, float], samples: Iterable[Sample]) -> None:
+    for sample in samples:
+        counted[sample.name, sample.labels] += sample.value
+
+
+def _summed(family: Metric, counted: Mapping[Key, float]) -> Metric:
+    names = tuple(family.name + suffix for suffix in ADDITIVE[family.type])
+    own = {(s.name, tuple(sorted(s.labels.items()))): s.value for s in family.samples if s.name in names}
+    found = Metric(family.name, family.documentation, family.type)
+    for key in own | {key: 0.0 for key in counted if key[0] in names}:
+        found.add_sample(key[0], dict(key[1]), own.get(key, 0.0) + counted.get(key, 0.0))
+    return found

@@ -1,0 +1,1 @@
+"""The engine: requests in, steps in time, tokens out; its power and its counters."""

@@ -1,0 +1,1 @@
+"""Continuous batching and how long a step takes. Pure."""

@@ -1,0 +1,171 @@
+"""Continuous batching: which tokens the next step computes. Pure: time is an argument, so tests run it in virtual time.
+
+As vLLM's V1 scheduler: sequences that run come first, one token each (or the next chunk of a long prompt); then waiting ones,
+first come first served, while there are tokens, places and KV room left. There is no pre-emption: a sequence is admitted only if
+its prompt and all its output fit.
+"""
+
+import heapq
+import itertools
+from collections import deque
+from dataclasses import dataclass
+
+from pd_simulator.steps.step_time import StepWork
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One sequence as the scheduler sees it.
+
+    Attributes:
+        external: prompt tokens whose KV comes from elsewhere and need no compute.
+        stall_s: for how long loading that KV holds up the first step.
+        sends: the KV leaves this engine when the prompt is computed.
+        computed: tokens whose KV exists here, prompt and output together.
+        generated: output tokens so far.
+    """
+
+    prompt_tokens: int
+    max_tokens: int
+    external: int = 0
+    stall_s: float = 0.0
+    sends: bool = False
+    computed: int = 0
+    generated: int = 0
+
+    @property
+    def kv_tokens(self) -> int:
+        """KV room that the job may come to need."""
+        return self.prompt_tokens + self.max_tokens
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to compute before the next output token is known."""
+        return self.prompt_tokens + self.generated - self.computed
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A job's share of a step: how many tokens, whether they are its first, and whether the step ends with an output token of it."""
+
+    job: Job
+    tokens: int
+    first: bool
+    emits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The engine's limits, as vLLM's options of the same names; `chunked` lets a prompt be spread over several steps.
+
+    With `async_scheduling` a step is planned while the one before it runs, as vLLM does by default: a request that comes meanwhile
+    waits for the step after the next.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    kv_tokens: int
+    chunked: bool = True
+    async_scheduling: bool = False
+
+
+class Scheduler:
+    """Queues and the running batch."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Start empty."""
+        self._limits = limits
+        self._order = itertools.count()
+        self._arriving: list[tuple[float, int, Job]] = []
+        self._waiting: deque[Job] = deque()
+        self._running: dict[Job, None] = {}
+        self._began = 0.0
+        self.kv_reserved = 0
+
+    @property
+    def running(self) -> int:
+        """Jobs in the batch."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that are not in the batch yet."""
+        return len(self._waiting) + len(self._arriving)
+
+    @property
+    def kv_used(self) -> int:
+        """Tokens whose KV lies in the cache now."""
+        return sum(job.computed for job in self._running)
+
+    def add(self, job: Job, ready_at: float) -> None:
+        """Queue a job; no step before `ready_at` sees it."""
+        heapq.heappush(self._arriving, (ready_at, next(self._order), job))
+
+    def remove(self, job: Job) -> None:
+        """Forget a job, wherever it is: it finished, or its client left."""
+        if job in self._running:
+            del self._running[job]
+            self.kv_reserved -= job.kv_tokens
+        elif job in self._waiting:
+            self._waiting.remove(job)
+        else:
+            self._arriving = [entry for entry in self._arriving if entry[2] is not job]
+            heapq.heapify(self._arriving)
+
+    def next_start(self, now: float) -> float | None:
+        """When the next step can begin: `now` if there is work, the next arrival's time if there will be, else None."""
+        if self._running or self._waiting:
+            return now
+        return max(now, self._arriving[0][0]) if self._arriving else None
+
+    def plan(self, now: float) -> list[Slot]:
+        """Choose what the step that begins at `now` computes, and admit waiting jobs into the batch."""
+        planned_at = self._began if self._limits.async_scheduling and self._running else now
+        self._began = now
+        while self._arriving and self._arriving[0][0] <= planned_at:
+            self._waiting.append(heapq.heappop(self._arriving)[2])
+        budget = self._limits.max_num_batched_tokens
+        slots = []
+        for job in self._running:
+            tokens = min(job.remaining, budget)
+            if tokens:
+                slots.append(Slot(job, tokens, first=False, emits=tokens == job.remaining))
+                budget -= tokens
+        while self._waiting and (tokens := self._admissible(self._waiting[0], budget)):
+            job = self._waiting.popleft()
+            job.computed = job.external
+            self._running[job] = None
+            self.kv_reserved += job.kv_tokens
+            slots.append(Slot(job, tokens, first=True, emits=tokens == job.remaining))
+            budget -= tokens
+        return slots
+
+    def _admissible(self, job: Job, budget: int) -> int:
+        limits = self._limits
+        if len(self._running) >= limits.max_num_seqs or self.kv_reserved + job.kv_tokens > limits.kv_tokens:
+            return 0
+        needed = job.prompt_tokens - job.external
+        if needed > budget and not limits.chunked:
+            return 0
+        return min(needed, budget)
+
+
+def complete(slot: Slot) -> None:
+    """Book a slot's tokens as computed, and its output token if it has one."""
+    slot.job.computed += slot.tokens
+    slot.job.generated += slot.emits
+
+
+def work_of(slots: list[Slot]) -> StepWork:
+    """What the step model needs to know about a step."""
+    prompts = [slot for slot in slots if slot.tokens > 1]
+    singles = [slot for slot in slots if slot.tokens == 1]
+    return StepWork(
+        prefill_tokens=sum(slot.tokens for slot in prompts),
+        decodes=len(singles),
+        context_tokens=sum(slot.job.computed for slot in singles),
+        stall_s=sum(slot.job.stall_s for slot in slots if slot.first),
+        sent_tokens=tuple(
+            slot.job.prompt_tokens for slot in slots if slot.job.sends and slot.emits and not slot.job.generated
+        ),
+    )
