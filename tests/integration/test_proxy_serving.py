@@ -23,8 +23,8 @@ from support.proxy import (
 import pd_proxy.processes.server
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
-from pd_proxy.api.app import Proxy, create_app
-from pd_proxy.settings import Settings
+from pd_proxy.api.app import Proxy, whole_app
+from pd_proxy.supervisor import Supervisor
 
 P2P_ID = re.compile(r"___prefill_addr_(.*):(\d+)___decode_addr_(.*):(\d+)_[0-9a-f]{32}")
 PUBLIC_ID = re.compile(r"(?:chat)?cmpl-[0-9a-f]{32}")
@@ -250,8 +250,8 @@ async def test_timing_of_an_answer_in_one_piece_is_a_header(proxy: RunningProxy)
 
 
 async def test_streams_may_last_longer_than_other_responses(monkeypatch: pytest.MonkeyPatch) -> None:
-    def impatient(settings: Settings) -> Proxy:
-        app = create_app(settings)
+    def impatient(context: Supervisor) -> Proxy:
+        app = whole_app(context)
         app.config["RESPONSE_TIMEOUT"] = 0.05
         return app
 
@@ -263,7 +263,7 @@ async def test_streams_may_last_longer_than_other_responses(monkeypatch: pytest.
         await response.write(sse.encode_event(sse.DONE))
         return response
 
-    monkeypatch.setattr(pd_proxy.processes.server, "create_app", impatient)
+    monkeypatch.setattr(pd_proxy.processes.server, "whole_app", impatient)
     async with running_proxy() as proxy:
         await proxy.engine(Role.COMBINED, answer=answer)
         assert (await proxy.post(TEXT | {"stream": True})).events[-1] == sse.DONE

@@ -19,7 +19,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"processes"},
         {"api"},
         {"background"},
-        {"request"},
+        {"request", "supervisor"},
         {"context"},
         {"upstream", "discovery"},
         {"kv"},

@@ -8,11 +8,11 @@ from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.metrics import Numbers
 from pd_proxy.processes.channel import EngineReport, News, Report
-from pd_proxy.processes.ledger import Cell, Ledger
-from pd_proxy.processes.metric_sums import MetricSums
-from pd_proxy.processes.mirror import WorkerContext
-from pd_proxy.processes.parent import PoolFlights
-from pd_proxy.processes.shared import LedgerShare, SharedBudget, Turns
+from pd_proxy.processes.parent import PooledFlights
+from pd_proxy.processes.shared_counters import Cell, SharedCounters
+from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, Turns
+from pd_proxy.processes.worker_context import worker_context
+from pd_proxy.processes.worker_reports import WorkerReports
 from pd_proxy.settings import Settings
 from pd_proxy.upstream.flights import Verdict
 
@@ -43,11 +43,11 @@ def report(at: float, last_progress: float, *waits: tuple[float, bool]) -> Repor
 
 def judged(*reports: Report) -> Verdict:
     """What the parent makes of its workers' reports at time 100."""
-    ledger, sums = Ledger.create(3), MetricSums()
+    shared, reported = SharedCounters.create(3), WorkerReports()
     for number, one in enumerate(reports, start=1):
-        sums.take(number, one)
-    found = PoolFlights(LedgerShare(ledger, 0), sums).verdict(engine(1), 100.0, LIMIT)
-    ledger.close()
+        reported.take(number, one)
+    found = PooledFlights(ProcessCounters(shared, 0), reported).verdict(engine(1), 100.0, LIMIT)
+    shared.close()
     return found
 
 
@@ -66,17 +66,17 @@ def test_what_a_worker_has_not_reported_yet_speaks_for_the_engine() -> None:
     assert judged(report(94.0, 0.0, waits)) is Verdict.MOVING
 
 
-def places() -> tuple[Ledger, LedgerShare, LedgerShare]:
+def two_processes() -> tuple[SharedCounters, ProcessCounters, ProcessCounters]:
     """Two processes that know the same engines."""
-    ledger = Ledger.create(3)
-    one, other = LedgerShare(ledger, 1), LedgerShare(ledger, 2)
-    for share in (one, other):
-        share.slots.adopt({1: 1, 2: 2})
-    return ledger, one, other
+    shared = SharedCounters.create(3)
+    one, other = ProcessCounters(shared, 1), ProcessCounters(shared, 2)
+    for counters in (one, other):
+        counters.slots.adopt({1: 1, 2: 2})
+    return shared, one, other
 
 
 def test_room_is_taken_from_all_and_given_back_to_all() -> None:
-    ledger, one, other = places()
+    shared, one, other = two_processes()
     mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
     prefill, decode = engine(1, Role.PREFILL), engine(2, Role.DECODE)
     claim = mine.take(Pair(prefill, decode), 100)
@@ -88,11 +88,11 @@ def test_room_is_taken_from_all_and_given_back_to_all() -> None:
     claim.release()
     assert theirs.take(Pair(prefill, decode), 100) is not None
     assert mine.claimed(decode) == 100
-    ledger.close()
+    shared.close()
 
 
 async def test_who_waits_for_room_in_one_process_goes_before_who_came_later_in_another() -> None:
-    ledger, one, other = places()
+    shared, one, other = two_processes()
     mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
     pair = Pair(engine(1, Role.PREFILL), engine(2, Role.DECODE))
     running = mine.claim(pair, 100)
@@ -104,23 +104,23 @@ async def test_who_waits_for_room_in_one_process_goes_before_who_came_later_in_a
             assert mine.take(pair, 100) is not None
     async with theirs.turn:
         assert theirs.take(pair, 10) is not None
-    ledger.close()
+    shared.close()
 
 
 def test_turns_go_round_over_processes() -> None:
-    ledger, one, other = places()
+    shared, one, other = two_processes()
     mine, theirs = Turns(one), Turns(other)
     assert [next(mine), next(theirs), next(theirs), next(mine)] == [0, 1, 2, 3]
-    ledger.close()
+    shared.close()
 
 
 async def test_news_end_what_the_parent_has_given_up() -> None:
-    ledger, share, _ = places()
-    context = WorkerContext(Settings(), share, lambda _: None, 0.0)
+    shared, counters, _ = two_processes()
+    context = worker_context(Settings(), counters, lambda _: None, 0.0)
     both = (engine(1), engine(2))
     context.take(News(instances=both, verdicts=(), slots={1: 1, 2: 2}))
     flights = [context.flights.open(one) for one in both]
-    assert [context.load(one) for one in both] == [1, 1]
+    assert [context.flights.load(one) for one in both] == [1, 1]
     wedged = engine(1, state=State.SUSPECT)
     context.take(News(instances=(wedged,), verdicts=(), slots={1: 1}))
     assert [type(flight.failure) for flight in flights] == [StalledError, RestartedError]
@@ -128,16 +128,16 @@ async def test_news_end_what_the_parent_has_given_up() -> None:
     assert context.registry.current(engine(2)) is None
     flights[0].land()
     flights[0].land()
-    assert ledger.total(share.column(wedged, Cell.FLIGHTS)) == 0
+    assert shared.total(counters.column(wedged, Cell.FLIGHTS)) == 0
     await asyncio.sleep(0)
-    ledger.close()
+    shared.close()
 
 
 async def test_news_that_a_prefill_stands_still_do_not_cut_it_off() -> None:
-    ledger, share, _ = places()
-    context = WorkerContext(Settings(), share, lambda _: None, 0.0)
+    shared, counters, _ = two_processes()
+    context = worker_context(Settings(), counters, lambda _: None, 0.0)
     context.take(News(instances=(engine(1, Role.PREFILL),), verdicts=(), slots={1: 1}))
     flight = context.flights.open(engine(1, Role.PREFILL))
     context.take(News(instances=(engine(1, Role.PREFILL, State.SUSPECT),), verdicts=(), slots={1: 1}))
     assert flight.failure is None
-    ledger.close()
+    shared.close()

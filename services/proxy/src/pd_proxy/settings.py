@@ -102,7 +102,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = True
     api_keys_file: Annotated[
         str,
-        Meta(description="file of keys, one a line, of which clients of /v1 need one as a bearer token; empty: nobody"),
+        Meta(
+            description="file of keys, one a line; clients of /v1 must send one as a bearer token; empty: they need none"
+        ),
     ] = ""
     ping_networks: Annotated[
         tuple[str, ...], Meta(description="networks (10.0.0.0/8,…) in which engines may announce addresses; empty: any")

@@ -9,14 +9,14 @@ from pd_proxy.access import allowed
 from pd_proxy.api.membership import idle, named, wait_s
 from pd_proxy.api.passthrough import everywhere
 from pd_proxy.background.canary import examine, pairs
-from pd_proxy.context import Context
 from pd_proxy.errors import ForbiddenError, HttpError
+from pd_proxy.supervisor import Supervisor
 
 
 class Admin:
     """Handlers, bound to one proxy's context."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Supervisor) -> None:
         """Take what the handlers work on."""
         self._context = context
 

@@ -16,7 +16,7 @@ from pd_contracts.timing import Stages
 from pd_proxy.api.admin import Admin
 from pd_proxy.api.membership import Membership
 from pd_proxy.api.passthrough import Passthrough
-from pd_proxy.api.routes import Routes
+from pd_proxy.api.routes import Generating, Showing
 from pd_proxy.background.admission import Admission
 from pd_proxy.background.canary import Canary
 from pd_proxy.background.repay import Repayment
@@ -26,7 +26,7 @@ from pd_proxy.discovery.kubernetes import source_of
 from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError
 from pd_proxy.request.serving import JSON, response_headers
 from pd_proxy.request.trace import Trace, attached
-from pd_proxy.settings import Settings
+from pd_proxy.supervisor import Supervisor
 
 request_ended = log.Event("pd_proxy.requests", "request")
 
@@ -93,16 +93,10 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
     }
 
 
-def create_app(settings: Settings) -> Proxy:
-    """The application; it knows no engines until it is served within `running(app.context)`."""
-    return whole_app(Context(settings))
-
-
-def whole_app(context: Context) -> Proxy:
-    """Everything that clients can call, in one process."""
-    routes = Routes(context)
-    parts = (routes.generating(), routes.showing(), Admin(context).blueprint(), Membership(context).blueprint())
-    return app_of(context, *parts, Passthrough(context).blueprint())
+def whole_app(context: Supervisor) -> Proxy:
+    """Everything that clients can call, in one process; it knows no engines until it is served within `running(context)`."""
+    parts = (Generating(context), Showing(context), Admin(context), Membership(context), Passthrough(context))
+    return app_of(context, *(part.blueprint() for part in parts))
 
 
 def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
@@ -148,18 +142,17 @@ async def on_http_exception(error: HTTPException) -> Response:
 
 
 @asynccontextmanager
-async def running(context: Context) -> AsyncIterator[None]:
+async def running(context: Supervisor) -> AsyncIterator[None]:
     """Listen for pings (or read Kubernetes' API), check, watch; at the end let background work finish first, so that no KV is left behind.
 
     Raises:
         OSError: if the port for pings cannot be opened, or the pod's account not be read.
     """
-    Repayment(context)
     discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected)
     try:
         discovery.bind()
         async with context.upstream:
-            loops = [discovery.run(), Admission(context).run(), Watchdog(context).run()]
+            loops = [discovery.run(), Admission(context).run(), Watchdog(context).run(), Repayment(context).run()]
             if context.settings.canary:
                 loops.append(Canary(context).run())
             tasks = [context.guard(asyncio.create_task(loop)) for loop in loops]

@@ -6,9 +6,9 @@ from typing import Final
 import msgspec
 from quart import Blueprint, Response, request
 
-from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import BadRequestError
+from pd_proxy.supervisor import Supervisor
 
 # By what an engine can name itself. Who asks with an address knows it already, and reads none here.
 KEYS: Final = ("zmq_address", "http_address", "boot_id")
@@ -19,7 +19,7 @@ LOOK_S: Final = 0.05
 class Membership:
     """Handlers, bound to one proxy's context."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Supervisor) -> None:
         """Take what the handlers work on."""
         self._context = context
 
@@ -52,12 +52,12 @@ def latest(found: list[Instance]) -> Instance | None:
     return next(reversed(alive or found), None)
 
 
-def named(context: Context, name: str) -> Instance | None:
+def named(context: Supervisor, name: str) -> Instance | None:
     """The engine that an operator means, by its name or as it names itself."""
     return latest([i for i in context.registry.view() if name in (i.name, *(getattr(i, key) for key in KEYS))])
 
 
-def occupation(context: Context, instance: Instance) -> int:
+def occupation(context: Supervisor, instance: Instance) -> int:
     """Requests at an engine, or on their way: whose prefill runs for it, or whose KV decode has to fetch from it. At least so many."""
     return max(context.flights.load(instance), context.budget.handovers(instance))
 
@@ -77,7 +77,7 @@ def wait_s(text: str) -> float:
     return seconds
 
 
-async def idle(context: Context, instance: Instance, timeout_s: float) -> int:
+async def idle(context: Supervisor, instance: Instance, timeout_s: float) -> int:
     """Wait until nothing is in flight at an engine; returns what still is after the time."""
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout_s

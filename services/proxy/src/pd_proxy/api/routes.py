@@ -26,18 +26,19 @@ from pd_proxy.request.serving import (
     whole_headers,
 )
 from pd_proxy.request.trace import Trace, attach
+from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.answers import Stream
 
 
-class Routes:
-    """Handlers, bound to one proxy's context."""
+class Generating:
+    """Handlers of what makes tokens, bound to one process's context."""
 
     def __init__(self, context: Context) -> None:
         """Take what the handlers work on."""
         self._context = context
 
-    def generating(self) -> Blueprint:
-        """What makes tokens."""
+    def blueprint(self) -> Blueprint:
+        """All routes."""
         blueprint = Blueprint("generating", __name__)
         blueprint.before_request(self._check_key)
         for endpoint in Endpoint:
@@ -49,23 +50,8 @@ class Routes:
         blueprint.add_url_rule(f"{stored}/cancel", "cancel", self.stored_response, methods=["POST"])
         return blueprint
 
-    def showing(self) -> Blueprint:
-        """What tells about the proxy and its engines."""
-        blueprint = Blueprint("showing", __name__)
-        blueprint.before_request(self._check_key)
-        for path, handler in {
-            "/v1/models": self.models,
-            "/health": self.health,
-            "/ready": self.ready,
-            "/stats": self.stats,
-            "/metrics": self.metrics,
-        }.items():
-            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
-        return blueprint
-
     async def _check_key(self) -> None:
-        if request.path.startswith("/v1/"):
-            check_key(self._context)
+        check_key(self._context)
 
     async def generate(self) -> Response:
         """Serve a completion, a chat completion or a response."""
@@ -98,8 +84,30 @@ class Routes:
         """
         raise NoSuchResponseError("no response is stored here: send what came before in `input`")
 
+
+class Showing:
+    """Handlers of what tells about the proxy and its engines, bound to the context of the process that judges them."""
+
+    def __init__(self, context: Supervisor) -> None:
+        """Take what the handlers work on."""
+        self._context = context
+
+    def blueprint(self) -> Blueprint:
+        """All routes."""
+        blueprint = Blueprint("showing", __name__)
+        for path, handler in {
+            "/v1/models": self.models,
+            "/health": self.health,
+            "/ready": self.ready,
+            "/stats": self.stats,
+            "/metrics": self.metrics,
+        }.items():
+            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
+        return blueprint
+
     async def models(self) -> Response:
         """Every model of every ready engine, as the engines describe them."""
+        check_key(self._context)
         found: dict[str, object] = {}
         for instance in self._context.registry.view():
             if instance.state is State.READY:

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import BrokenReplyError, ConnectTimeoutError, RefusedError, UnreachableError, UpstreamError
+from pd_proxy.supervisor import Supervisor
 
 
 class _Models(msgspec.Struct):
@@ -23,7 +23,7 @@ _decoder = msgspec.json.Decoder(_Models)
 class Admission:
     """Checks every engine that pings, each on its own, so that a slow one keeps nobody waiting."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Supervisor) -> None:
         """Nothing is checked before `run`."""
         self._context = context
         self._checking: set[int] = set()

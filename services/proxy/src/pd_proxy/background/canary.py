@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Raw
 
 from pd_contracts.names import Role
-from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import State
 from pd_proxy.errors import BrokenReplyError, ProxyError
 from pd_proxy.kv.transfer import plan
 from pd_proxy.protocol.generation import Endpoint, Fields
-from pd_proxy.request.exchange import ask, owing, prefill
+from pd_proxy.request.exchange import Exchange
+from pd_proxy.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def judge(first: int, second: int, decoded: list[int]) -> Result:
 class Canary:
     """Examines pairs when both engines are ready, and all of them on demand."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Supervisor) -> None:
         """Nothing is examined before `run`."""
         self._context = context
         self._due: dict[tuple[int, int], float] = {}
@@ -88,14 +88,14 @@ class Canary:
         self._due[_key(pair)] = again
 
 
-def pairs(context: Context) -> list[Pair]:
+def pairs(context: Supervisor) -> list[Pair]:
     """All pairs of ready engines that could hand KV over, whatever their canaries said."""
     ready = [i for i in context.registry.view() if i.state is State.READY]
     decodes = [i for i in ready if i.role is Role.DECODE]
     return [Pair(p, d) for p in ready if p.role is Role.PREFILL for d in decodes if compatible(p, d)]
 
 
-async def examine(context: Context, pair: Pair) -> Result:
+async def examine(context: Supervisor, pair: Pair) -> Result:
     """Run one pair's canary and remember its verdict."""
     try:
         result = await _ask_both(context, pair)
@@ -120,7 +120,7 @@ async def examine(context: Context, pair: Pair) -> Result:
     return result
 
 
-async def _ask_both(context: Context, pair: Pair) -> Result:
+async def _ask_both(context: Supervisor, pair: Pair) -> Result:
     model = next(model for model in pair.prefill.models if model in pair.decode.models)
     before, decoded = await _exchange(context, pair, _body(model, PROMPT, TOKENS))
     first = before.token_ids[0]
@@ -131,15 +131,11 @@ async def _ask_both(context: Context, pair: Pair) -> Result:
     return judge(first, after.token_ids[0], decoded.token_ids)
 
 
-async def _exchange(context: Context, pair: Pair, fields: Fields) -> tuple[_Choice, _Choice]:
-    attempt = plan(pair, Endpoint.COMPLETIONS, fields, {})
-    answer = await prefill(context, Endpoint.COMPLETIONS, attempt, pair)
-    handover = attempt.receive(answer)
-    limit = context.settings.decode_stall_timeout_s
-    with owing(context, Endpoint.COMPLETIONS, handover, pair.decode):
-        async with asyncio.timeout(limit):
-            decoded = await ask(context, pair.decode, Endpoint.COMPLETIONS, handover.decode())
-    return _choice(answer), _choice(decoded)
+async def _exchange(context: Supervisor, pair: Pair, fields: Fields) -> tuple[_Choice, _Choice]:
+    exchange = Exchange(context, pair, plan(pair, Endpoint.COMPLETIONS, fields, {}))
+    handover = await exchange.prefill()
+    decoded = await exchange.decode(handover, context.settings.decode_stall_timeout_s)
+    return _choice(exchange.prefilled), _choice(decoded)
 
 
 def _choice(answer: bytes) -> _Choice:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import Final
 
 from pd_contracts.names import Role
-from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import PrefillTimeoutError, ProxyError
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import Plan, again, plan, stand_in
 from pd_proxy.protocol.generation import Endpoint, encoded
-from pd_proxy.request.exchange import ask, owing, prefill
+from pd_proxy.request.exchange import Exchange
+from pd_proxy.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +34,20 @@ PAUSES: Final = (1, 2, 4, 8, 12)
 class Repayment:
     """Repays an engine's debts in a task of its own, from the first one on until there are none."""
 
-    def __init__(self, context: Context) -> None:
-        """From now on, the context's debts are repaid."""
+    def __init__(self, context: Supervisor) -> None:
+        """Nothing is repaid before `run`."""
         self._context = context
         self._at_work: set[str] = set()
-        context.collect = self.begin
 
-    def begin(self, address: str) -> None:
-        """There is a debt at this KV address."""
-        if address not in self._at_work:
-            self._at_work.add(address)
-            self._context.tasks.spawn(self._repay(address))
+    async def run(self) -> None:
+        """Begin wherever there is a new debt, for ever. What has begun is among the context's tasks, which outlive this one."""
+        context = self._context
+        while True:
+            await context.new_debt.wait()
+            context.new_debt.clear()
+            for address in context.debts.addresses() - self._at_work:
+                self._at_work.add(address)
+                context.tasks.spawn(self._repay(address))
 
     async def _repay(self, address: str) -> None:
         debts, rounds, before = self._context.debts, 0, State.LOST
@@ -90,7 +93,7 @@ class Repayment:
         """Give a decode that stands still what it may be waiting for; what it does with it is settled later."""
         self._context.debts.later(debt)
         try:
-            await prefill(self._context, debt.path, again(debt), pair)
+            await Exchange(self._context, pair, again(debt)).prefill()
         except ProxyError as error:
             logger.debug("KV could not be pushed again", extra={"instance": pair.decode.name, "error": repr(error)})
 
@@ -98,7 +101,7 @@ class Repayment:
         model = next(model for model in pair.prefill.models if model in pair.decode.models)
         path = Endpoint.COMPLETIONS
         try:
-            return await self._through(pair, path, plan(pair, path, stand_in(path, {"model": encoded(model)}), {}))
+            return await self._through(pair, plan(pair, path, stand_in(path, {"model": encoded(model)}), {}))
         except ProxyError:
             return False
 
@@ -106,25 +109,23 @@ class Repayment:
         self._context.debts.take(debt)
         tried = replace(debt, tries=debt.tries + 1)
         try:
-            if await self._through(pair, debt.path, again(debt), tries=tried.tries):
+            if await self._through(pair, again(debt), tries=tried.tries):
                 self._context.metrics.drained("done")
         except PrefillTimeoutError:
             pass  # what it still pushes is drained when it is done
         except ProxyError:
             self._context.owe(tried)
 
-    async def _through(self, pair: Pair, path: str, plan: Plan, *, tries: int = 0) -> bool:
+    async def _through(self, pair: Pair, plan: Plan, *, tries: int = 0) -> bool:
         """One exchange; False if decode failed, which is then a debt.
 
         Raises:
             ProxyError: if prefill failed.
         """
-        context = self._context
-        handover = plan.receive(await prefill(context, path, plan, pair))
+        exchange = Exchange(self._context, pair, plan, tries=tries)
+        handover = await exchange.prefill()
         try:
-            with owing(context, path, handover, pair.decode, tries=tries):
-                async with asyncio.timeout(context.settings.decode_stall_timeout_s):
-                    await ask(context, pair.decode, path, handover.decode())
+            await exchange.decode(handover, self._context.settings.decode_stall_timeout_s)
         except (ProxyError, TimeoutError) as error:
             logger.debug("KV could not be used up", extra={"instance": pair.decode.name, "error": repr(error)})
             return False

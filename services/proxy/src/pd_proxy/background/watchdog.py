@@ -7,7 +7,6 @@ are awaited, a probe decides. A suspect engine is probed until a probe succeeds,
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from enum import Enum, auto
 from time import monotonic
 from typing import Final
@@ -16,13 +15,14 @@ from msgspec import Raw
 
 from pd_contracts.names import Role
 from pd_proxy.background.deadlines import Deadlines
-from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import ProxyError
-from pd_proxy.kv.transfer import HandOver, Leg, plain, plan, stand_in
+from pd_proxy.kv.transfer import plain, plan, stand_in
 from pd_proxy.protocol.generation import Endpoint, Fields, encoded
-from pd_proxy.request.exchange import ask, owing, prefill
+from pd_proxy.request.ask import ask
+from pd_proxy.request.exchange import Exchange
+from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.flights import Verdict
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ PROBE_PATIENCE: Final = 4
 class Watchdog:
     """Judges every engine periodically."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Supervisor) -> None:
         """Nothing is judged before `run`."""
         self._context = context
         self._due: dict[int, float] = {}
@@ -102,34 +102,31 @@ class Watchdog:
     async def _probe(self, instance: Instance, timeout_s: float) -> "Outcome":
         """Send one tiny request through the instance, with a partner if it needs one."""
         if instance.role is Role.COMBINED:
-            return await self._finish(
-                instance, plain(Endpoint.COMPLETIONS, _body(instance.models[0]), {})[1], timeout_s
-            )
+            return await self._outcome(instance, self._ask_combined(instance, timeout_s))
         pair = self._pair(instance)
         if pair is None:
             return Outcome.UNKNOWN
         model = next(model for model in pair.prefill.models if model in pair.decode.models)
-        attempt = plan(pair, Endpoint.COMPLETIONS, _body(model), {})
+        exchange = Exchange(self._context, pair, plan(pair, Endpoint.COMPLETIONS, _body(model), {}))
         try:
-            handover = attempt.receive(await prefill(self._context, Endpoint.COMPLETIONS, attempt, pair))
+            handover = await exchange.prefill()
         except ProxyError:
             return Outcome.FAILED if instance is pair.prefill else Outcome.UNKNOWN
         if self._context.registry.current(pair.decode) is None:
             return Outcome.UNKNOWN
-        outcome = await self._finish(pair.decode, handover.decode(), timeout_s, handover)
+        outcome = await self._outcome(pair.decode, exchange.decode(handover, timeout_s))
         if outcome is Outcome.SERVED:
             self._context.noted(self._context.registry.clear(pair.prefill))
         return outcome if instance is pair.decode else Outcome.UNKNOWN
 
-    async def _finish(
-        self, engine: Instance, leg: Leg, timeout_s: float, handover: HandOver | None = None
-    ) -> "Outcome":
-        path = Endpoint.COMPLETIONS
-        owed = owing(self._context, path, handover, engine) if handover else nullcontext()
+    async def _ask_combined(self, engine: Instance, timeout_s: float) -> bytes:
+        _, leg = plain(Endpoint.COMPLETIONS, _body(engine.models[0]), {})
+        async with asyncio.timeout(timeout_s):
+            return await ask(self._context, engine, Endpoint.COMPLETIONS, leg)
+
+    async def _outcome(self, engine: Instance, answered: Awaitable[bytes]) -> "Outcome":
         try:
-            with owed:
-                async with asyncio.timeout(timeout_s):
-                    await ask(self._context, engine, path, leg)
+            await answered
         except (ProxyError, TimeoutError) as error:
             logger.debug("probe failed", extra={"instance": engine.name, "error": repr(error)})
             return Outcome.FAILED

@@ -26,7 +26,7 @@ class Claim:
         self.prefill = prefill
         self.decode = decode
 
-    def covers(self, pair: Pair, path: str, plan: Plan) -> None:
+    def covers(self, pair: Pair, plan: Plan) -> None:
         """What it is for; nobody needs to know as long as no other process could have to see to it."""
 
     def release(self) -> None:
@@ -39,11 +39,10 @@ class Claim:
 class Budget:
     """What is claimed at every decode; `limit` is in bytes a decode, 0 for none."""
 
-    def __init__(self, limit: int, bytes_per_token: int) -> None:
-        """Nothing is claimed."""
+    def __init__(self, limit: int, bytes_per_token: int, turn: asyncio.Lock | None = None) -> None:
+        """`turn` lets those that wait for room in one by one, in the order in which they came."""
         self.limit = limit
-        # A lock lets its waiters in one by one in the order in which they came.
-        self.turn = asyncio.Lock()
+        self.turn = turn or asyncio.Lock()
         self._bytes_per_token = bytes_per_token
         self._claimed: Counter[int] = Counter()
         self._handovers: Counter[int] = Counter()

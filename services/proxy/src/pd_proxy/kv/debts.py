@@ -52,6 +52,10 @@ class Debts:
         owed[debt.engine_id] = debt
         return True
 
+    def addresses(self) -> set[str]:
+        """Where something is owed."""
+        return {address for address, owed in self._owed.items() if owed}
+
     def at(self, address: str) -> list[Debt]:
         """What is owed there, the oldest first."""
         return list(self._owed.get(address, {}).values())

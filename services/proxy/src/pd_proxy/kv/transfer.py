@@ -77,6 +77,7 @@ class Plan:
     """One attempt with one pair.
 
     Attributes:
+        endpoint: the path at both engines.
         uuid: what the client sees of the id.
         engine_id: the id that both engines get.
         prefill: the request for prefill.
@@ -84,6 +85,7 @@ class Plan:
         stand_in: as in `HandOver`.
     """
 
+    endpoint: Endpoint
     uuid: str
     engine_id: str
     prefill: Leg
@@ -169,6 +171,7 @@ def _p2p(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, s
 def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, headers: Mapping[str, str]) -> Plan:
     short = partial(stand_in, endpoint, fields)
     return Plan(
+        endpoint=endpoint,
         uuid=uuid,
         engine_id=engine_id,
         prefill=leg(endpoint, engine_id, one_token(endpoint, fields), headers),
@@ -180,6 +183,7 @@ def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, heade
 def _example(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
     uuid = fresh_id(endpoint)
     return Plan(
+        endpoint=endpoint,
         uuid=uuid,
         engine_id=uuid,
         prefill=leg(endpoint, uuid, one_token(endpoint, fields), headers),
@@ -197,6 +201,7 @@ def _nixl(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Pla
         return HandOver(endpoint, uuid, headers, {**fields, "kv_transfer_params": params}, pushed=True)
 
     return Plan(
+        endpoint=endpoint,
         uuid=uuid,
         engine_id=uuid,
         prefill=leg(

@@ -19,17 +19,17 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The first to a worker: what it is, and where the ledger and its listening socket are among its descriptors."""
+    """The first to a worker: its settings and number, and which of its descriptors are the shared counters and the listening socket."""
 
     settings: Settings
     number: int
-    ledger: int
+    counters: int
     listener: int
     started: float
 
 
 class News(Message, frozen=True, kw_only=True):
-    """To a worker, whenever something changed: all engines, the canaries' verdicts and everybody's slot in the ledger."""
+    """To a worker, whenever something changed: all engines, the canaries' verdicts and every engine's slot in the shared counters."""
 
     instances: tuple[Instance, ...]
     verdicts: tuple[tuple[int, int, bool, str], ...]

@@ -8,7 +8,7 @@ from quart import Blueprint, Response, request
 from pd_proxy.api.app import Proxy
 from pd_proxy.errors import ShuttingDownError
 from pd_proxy.processes.channel import Answered, Forwarded
-from pd_proxy.processes.mirror import Tell
+from pd_proxy.processes.worker_context import Tell
 
 PATHS: Final = ("/v1/models", "/health", "/ready", "/stats", "/metrics", "/admitted")
 # Of the headers of a request and an answer, what these routes look at or say.

@@ -1,36 +1,45 @@
 """The context of a parent: it serves no requests for tokens, but judges engines and answers for all its workers."""
 
-from collections.abc import Awaitable, Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from time import monotonic
 
 import msgspec
 from prometheus_client.metrics_core import Metric
 
-from pd_proxy.context import Context
+from pd_proxy.access import read_keys
 from pd_proxy.engines.registry import Instance
+from pd_proxy.engines.trust import Trust
+from pd_proxy.kv.debts import Debts
 from pd_proxy.metrics import Metrics, Numbers
-from pd_proxy.processes.ledger import Head, Ledger
-from pd_proxy.processes.metric_sums import MetricSums
-from pd_proxy.processes.shared import LedgerShare, SharedBudget, SharedFlights
+from pd_proxy.processes.briefing import Briefing
+from pd_proxy.processes.shared_counters import Head, SharedCounters
+from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, SharedFlights
+from pd_proxy.processes.worker_process import WorkerProcess
+from pd_proxy.processes.worker_reports import WorkerReports
 from pd_proxy.settings import Settings
+from pd_proxy.supervisor import Supervisor, registry_of
 from pd_proxy.upstream.flights import Verdict, verdict
+from pd_proxy.upstream.http import Upstream
 
 
-class PoolFlights(SharedFlights):
+class PooledFlights(SharedFlights):
     """The parent's own flights (probes, canaries), and what workers report of theirs."""
 
-    def __init__(self, share: LedgerShare, sums: MetricSums) -> None:
-        """Start empty."""
-        super().__init__(share)
-        self._sums = sums
+    def __init__(self, counters: ProcessCounters, reports: WorkerReports) -> None:
+        """Nothing is in flight."""
+        super().__init__(counters)
+        self._reports = reports
 
     def counts(self, address: str) -> tuple[int, int]:
-        """As `Flights.counts`, of everybody."""
-        own, theirs = super().counts(address), self._sums.counts(address)
+        """As `Flights.counts`, of all processes."""
+        own, theirs = super().counts(address), self._reports.counts(address)
         return own[0] + theirs[0], own[1] + theirs[1]
 
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
         """As `Flights.verdict`: an engine stands still only if nobody sees it move. What is not known yet speaks for the engine."""
-        reports = self._sums.evidence(instance.http_address)
+        reports = self._reports.evidence(instance.http_address)
         found = [self.evidence(instance.http_address), *(evidence for _, evidence in reports)]
         known = min([now, *(at for at, evidence in reports if evidence.waits)])
         waits = [wait for evidence in found for wait in evidence.waits]
@@ -39,48 +48,78 @@ class PoolFlights(SharedFlights):
     def forget(self, instance: Instance) -> None:
         """As `Flights.forget`."""
         super().forget(instance)
-        self._sums.forget(instance.http_address)
+        self._reports.forget(instance.http_address)
 
 
-class PoolMetrics(Metrics):
-    """The parent's own counts with everybody's."""
+class PooledMetrics(Metrics):
+    """The parent's own counts, and those of all workers."""
 
-    def __init__(self, context: Context, ledger: Ledger, sums: MetricSums) -> None:
-        """Shows the context's instances and debts."""
-        super().__init__(context.shown, context.budget.claimed, context.debts.__len__)
-        self._ledger = ledger
-        self._sums = sums
+    def __init__(
+        self,
+        view: Callable[[], Sequence[Instance]],
+        kv_bytes: Callable[[Instance], int],
+        owed: Callable[[], int],
+        shared: SharedCounters,
+        reports: WorkerReports,
+    ) -> None:
+        """The first three as in `Metrics`."""
+        super().__init__(view, kv_bytes, owed)
+        self._shared = shared
+        self._reports = reports
 
     def numbers(self) -> Numbers:
         """As `Metrics.numbers`."""
-        found = super().numbers() + self._sums.numbers()
-        requests = found.total + self._ledger.total(Head.REQUESTS)
-        return msgspec.structs.replace(found, total=requests, in_flight=self._ledger.total(Head.IN_FLIGHT))
+        found = super().numbers() + self._reports.numbers()
+        requests = found.total + self._shared.total(Head.REQUESTS)
+        return msgspec.structs.replace(found, total=requests, in_flight=self._shared.total(Head.IN_FLIGHT))
 
     def collect(self) -> Iterable[Metric]:
         """As `Metrics.collect`."""
-        return self._sums.merged(super().collect())
+        return self._reports.merged(super().collect())
 
 
-class ParentContext(Context):
-    """Everything that exists once, however many workers there are."""
+@dataclass(kw_only=True, eq=False)
+class Parent(Supervisor):
+    """Everything that exists once, however many workers there are.
 
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        """Build everything that needs no event loop.
+    Attributes:
+        shared: the memory that all processes share.
+        reports: what workers have counted.
+        briefing: tells workers what the registry says.
+        workers: the processes that serve.
+    """
 
-        Raises:
-            OSError: if the file of keys cannot be read.
-        """
-        super().__init__(settings)
-        self.ledger = ledger
-        self.share = LedgerShare(ledger, 0)
-        self.sums = MetricSums()
-        self.flights = PoolFlights(self.share, self.sums)
-        self.budget = SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, self.share)
-        self.metrics = PoolMetrics(self, ledger, self.sums)
-        self.tell_all: Callable[[], Awaitable[None]] | None = None
+    shared: SharedCounters
+    reports: WorkerReports
+    briefing: Briefing
+    workers: Sequence[WorkerProcess]
 
-    async def heard(self) -> None:
-        """As `Context.heard`: all workers have what the registry says now, and have reported since."""
-        if self.tell_all is not None:
-            await self.tell_all()
+
+def parent(settings: Settings, shared: SharedCounters, workers: Sequence[WorkerProcess]) -> Parent:
+    """The context of the parent of these workers.
+
+    Raises:
+        OSError: if the file of keys cannot be read.
+    """
+    registry, trust, debts = registry_of(settings), Trust(needed=settings.canary), Debts()
+    counters, reports = ProcessCounters(shared, 0), WorkerReports()
+    budget = SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, counters)
+    briefing = Briefing(registry, trust, counters, workers)
+    return Parent(
+        settings=settings,
+        registry=registry,
+        trust=trust,
+        debts=debts,
+        flights=PooledFlights(counters, reports),
+        budget=budget,
+        metrics=PooledMetrics(lambda: trust.shown(registry.view()), budget.claimed, debts.__len__, shared, reports),
+        upstream=Upstream(settings.connect_timeout_s),
+        turns=itertools.count(),
+        keys=read_keys(settings.api_keys_file),
+        started=monotonic(),
+        heard=briefing.heard,
+        shared=shared,
+        reports=reports,
+        briefing=briefing,
+        workers=workers,
+    )

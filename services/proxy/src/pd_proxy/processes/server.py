@@ -5,13 +5,15 @@ import logging
 
 from hypercorn.config import Config
 
-from pd_proxy.api.app import create_app, running, whole_app
+from pd_proxy.api.app import running, whole_app
 from pd_proxy.api.front import serve_front
-from pd_proxy.processes.ledger import Ledger
-from pd_proxy.processes.parent import ParentContext
+from pd_proxy.processes.parent import parent
+from pd_proxy.processes.shared_counters import SharedCounters
 from pd_proxy.processes.spawn import listeners
 from pd_proxy.processes.worker_pool import WorkerPool
+from pd_proxy.processes.worker_process import WorkerProcess
 from pd_proxy.settings import Settings
+from pd_proxy.supervisor import alone
 
 # After the time to drain is over, streams get an error event; this is what they have to send it.
 LAST_WORDS_S = 2.0
@@ -45,25 +47,26 @@ async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
     if settings.proxy_workers > 1:
         await _serve_with_workers(settings, shutdown)
         return
-    app = create_app(settings)
+    context = alone(settings)
 
     async def trigger() -> None:
         await shutdown.wait()
-        app.context.stop_soon()
+        context.stop_soon()
 
-    async with running(app.context):
-        await serve_front(app, configure(settings), trigger)
+    async with running(context):
+        await serve_front(whole_app(context), configure(settings), trigger)
 
 
 async def _serve_with_workers(settings: Settings, shutdown: asyncio.Event) -> None:
     """Likewise, but let others serve; this process is their parent."""
-    ledger = Ledger.create(settings.proxy_workers + 1)
+    shared = SharedCounters.create(settings.proxy_workers + 1)
     try:
-        context = ParentContext(settings, ledger)
         sockets = listeners(settings.bind_host, settings.http_proxy_port, settings.proxy_workers)
-        pool = WorkerPool(whole_app(context), context, sockets)
+        workers = [WorkerProcess(number, listener) for number, listener in enumerate(sockets, start=1)]
+        context = parent(settings, shared, workers)
+        pool = WorkerPool(whole_app(context), context)
         async with running(context), pool.working(shutdown):
             await shutdown.wait()
             context.stop_soon()
     finally:
-        ledger.close()
+        shared.close()

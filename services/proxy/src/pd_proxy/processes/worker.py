@@ -17,16 +17,16 @@ from pd_contracts import log
 from pd_proxy.api.app import app_of
 from pd_proxy.api.front import serve_front
 from pd_proxy.api.passthrough import Passthrough
-from pd_proxy.api.routes import Routes
+from pd_proxy.api.routes import Generating
 from pd_proxy.background.deadlines import Deadlines
 from pd_proxy.errors import ShuttingDownError
 from pd_proxy.processes.channel import Answered, Ask, Channel, News, Ready, Stop, Welcome
 from pd_proxy.processes.forward import Forward
-from pd_proxy.processes.ledger import Ledger
-from pd_proxy.processes.mirror import WorkerContext
 from pd_proxy.processes.prepare import prepare
 from pd_proxy.processes.server import LAST_WORDS_S, configure
-from pd_proxy.processes.shared import LedgerShare
+from pd_proxy.processes.shared_counters import SharedCounters
+from pd_proxy.processes.shared_parts import ProcessCounters
+from pd_proxy.processes.worker_context import worker_context
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +41,19 @@ class Worker:
             OSError: if the file of keys cannot be read.
         """
         settings = welcome.settings
-        share = LedgerShare(Ledger(welcome.ledger, settings.proxy_workers + 1), welcome.number)
+        counters = ProcessCounters(SharedCounters(welcome.counters, settings.proxy_workers + 1), welcome.number)
         self._channel = channel
         self._listener = socket.socket(fileno=welcome.listener)
-        self._context = WorkerContext(settings, share, channel.send, welcome.started)
+        self._context = worker_context(settings, counters, channel.send, welcome.started)
         self._forward = Forward(channel.send)
         self._shutdown = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until the parent says that it is enough, or is gone."""
         context = self._context
-        routes, passthrough = Routes(context).generating(), Passthrough(context).blueprint()
-        app = app_of(context, routes, passthrough, self._forward.blueprint())
+        app = app_of(
+            context, *(part.blueprint() for part in (Generating(context), Passthrough(context), self._forward))
+        )
         first = await self._channel.receive()
         if not isinstance(first, News):
             return  # the parent is gone already

@@ -18,7 +18,7 @@ from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import NoInstanceError, PrefillTimeoutError, ProxyError, QueuedTooLongError, UpstreamError
 from pd_proxy.kv.budget import Claim
 from pd_proxy.protocol.generation import Generation, approximate_tokens, prompt
-from pd_proxy.request.exchange import attempt
+from pd_proxy.request.attempt import Attempt
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer
 
@@ -86,7 +86,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         route, claim = await _admitted(context, generation, needs, failures)
         _begin(context, trace, failures.last)
         try:
-            return await attempt(context, generation, headers, route, trace, claim=claim)
+            return await Attempt(context, generation, headers, trace, claim).answer(route)
         except ProxyError as error:
             if not worth_another(error) or _spent(context, trace):
                 raise

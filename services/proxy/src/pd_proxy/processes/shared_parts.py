@@ -1,4 +1,4 @@
-"""Flights, room for KV and counts of a process that serves a proxy together with others: as without them, and in the ledger too."""
+"""Flights, room for KV and counts of one process of several: kept as by a single one, and in the shared counters too."""
 
 import asyncio
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from pd_proxy.kv.budget import Budget, Claim
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import Plan
 from pd_proxy.metrics import Metrics
-from pd_proxy.processes.ledger import Cell, EngineSlots, Head, Ledger, ahead, column
+from pd_proxy.processes.shared_counters import Cell, EngineSlots, Head, SharedCounters, ahead, column
 from pd_proxy.upstream.flights import Flight, Flights, Tally
 
 # Other processes give room back without a word, so whoever waits for room looks that often.
@@ -22,106 +22,106 @@ LOOK_S: Final = 0.005
 PATIENCE_NS: Final = 250_000_000
 
 
-class LedgerShare:
-    """One process's part of the ledger."""
+class ProcessCounters:
+    """What one process writes of the shared memory, and what all have together."""
 
-    def __init__(self, ledger: Ledger, number: int) -> None:
+    def __init__(self, shared: SharedCounters, number: int) -> None:
         """`number` is that of its row."""
-        self.ledger = ledger
-        self.row = ledger.rows[number]
-        self.journal = ledger.journal(number)
+        self.shared = shared
+        self.row = shared.rows[number]
+        self.debt_log = shared.debt_log(number)
         self.slots = EngineSlots()
 
     def column(self, instance: Instance, cell: Cell) -> int:
-        """Where an engine's number stands."""
+        """Where an engine's number stands in every row."""
         return column(self.slots.of(instance.incarnation), cell)
 
     def total(self, instance: Instance, cell: Cell) -> int:
         """An engine's number, of all processes."""
-        return self.ledger.total(self.column(instance, cell))
+        return self.shared.total(self.column(instance, cell))
 
 
 class Turns(Iterator[int]):
     """Numbers of turns for the policies. Two processes may get the same one if they ask at the same moment, which does no harm."""
 
-    def __init__(self, share: LedgerShare) -> None:
+    def __init__(self, counters: ProcessCounters) -> None:
         """This process has taken none."""
-        self._share = share
+        self._counters = counters
 
     def __next__(self) -> int:
         """The next one."""
-        turn = self._share.ledger.total(Head.TURNS)
-        self._share.row[Head.TURNS] += 1
+        turn = self._counters.shared.total(Head.TURNS)
+        self._counters.row[Head.TURNS] += 1
         return turn
 
 
 class SharedFlight(Flight):
     """A flight that others count too."""
 
-    __slots__ = ("_column", "_share")
+    __slots__ = ("_column", "_counters")
 
-    def __init__(self, instance: Instance, tally: Tally, share: LedgerShare, *, whole: bool) -> None:
+    def __init__(self, instance: Instance, tally: Tally, counters: ProcessCounters, *, whole: bool) -> None:
         """As `Flight`."""
         super().__init__(instance, tally, whole=whole)
-        self._share = share
-        self._column = share.column(instance, Cell.FLIGHTS)
-        share.row[self._column] += 1
+        self._counters = counters
+        self._column = counters.column(instance, Cell.FLIGHTS)
+        counters.row[self._column] += 1
 
     def land(self, *, failed: bool = False) -> None:
         """As `Flight.land`."""
         if self in self.tally.flights:
-            self._share.row[self._column] -= 1
+            self._counters.row[self._column] -= 1
         super().land(failed=failed)
 
 
 class SharedFlights(Flights):
     """Own flights, and how many all processes have."""
 
-    def __init__(self, share: LedgerShare) -> None:
+    def __init__(self, counters: ProcessCounters) -> None:
         """Start empty."""
         super().__init__()
-        self._share = share
+        self._counters = counters
 
     def open(self, instance: Instance, *, whole: bool = False) -> Flight:
         """As `Flights.open`."""
-        return SharedFlight(instance, self.tally(instance), self._share, whole=whole)
+        return SharedFlight(instance, self.tally(instance), self._counters, whole=whole)
 
     def load(self, instance: Instance) -> int:
         """Requests that all processes have at an engine."""
-        return self._share.total(instance, Cell.FLIGHTS)
+        return self._counters.total(instance, Cell.FLIGHTS)
 
 
 class SharedClaim(Claim):
-    """Room that the ledger knows of; engines are columns. What is covered by it is in the journal until it is released."""
+    """Room that all processes know of; engines are slots. What it covers is in the debt log until it is released."""
 
-    __slots__ = ("_record", "_share")
+    __slots__ = ("_counters", "_record")
 
-    def __init__(self, budget: Budget, prefill: int, decode: int, size: int, share: LedgerShare) -> None:
+    def __init__(self, budget: Budget, prefill: int, decode: int, size: int, counters: ProcessCounters) -> None:
         """Use `Budget.claim`."""
         super().__init__(budget, prefill, decode, size)
-        self._share = share
+        self._counters = counters
         self._record: int | None = None
 
-    def covers(self, pair: Pair, path: str, plan: Plan) -> None:
+    def covers(self, pair: Pair, plan: Plan) -> None:
         """Write down what would be owed if this process died now."""
         if plan.stand_in is not None:
-            debt = Debt(pair.decode.zmq_address, path, plan.engine_id, plan.stand_in())
-            self._record = self._share.journal.write(msgspec.json.encode(debt))
+            debt = Debt(pair.decode.zmq_address, plan.endpoint, plan.engine_id, plan.stand_in())
+            self._record = self._counters.debt_log.write(msgspec.json.encode(debt))
 
     def release(self) -> None:
         """As `Claim.release`."""
         super().release()
         record, self._record = self._record, None
         if record is not None:
-            self._share.journal.erase(record)
+            self._counters.debt_log.erase(record)
 
 
 class _Turn(asyncio.Lock):
-    """Whose turn it is in this process, and in the ledger since when."""
+    """Whose turn it is in this process, and in the shared counters since when."""
 
-    def __init__(self, share: LedgerShare) -> None:
+    def __init__(self, counters: ProcessCounters) -> None:
         super().__init__()
-        self._row = share.row
+        self._row = counters.row
 
     async def acquire(self) -> bool:  # type: ignore[override]  # typeshed: Literal[True]
         await super().acquire()
@@ -136,25 +136,24 @@ class _Turn(asyncio.Lock):
 class SharedBudget(Budget):
     """One bound for all processes; each has a queue, and of those in front the one that came there first goes first."""
 
-    def __init__(self, limit: int, bytes_per_token: int, share: LedgerShare) -> None:
+    def __init__(self, limit: int, bytes_per_token: int, counters: ProcessCounters) -> None:
         """Nothing is claimed by this process."""
-        super().__init__(limit, bytes_per_token)
-        self.turn = _Turn(share)
-        self._share = share
+        super().__init__(limit, bytes_per_token, _Turn(counters))
+        self._counters = counters
 
     def claimed(self, instance: Instance) -> int:
         """Bytes on their way to an engine, from whomever."""
-        return self._share.total(instance, Cell.CLAIMED)
+        return self._counters.total(instance, Cell.CLAIMED)
 
     def handovers(self, instance: Instance) -> int:
         """Claims in which an engine has a part, whosever."""
-        return self._share.total(instance, Cell.HANDOVERS)
+        return self._counters.total(instance, Cell.HANDOVERS)
 
     def take(self, route: Route, size: int) -> Claim | None:
         """As `Budget.take`; nobody else can take the room in between."""
-        with self._share.ledger.locked():
-            self._share.row[Head.LOOKED_AT] = monotonic_ns()
-            if ahead(self._share.ledger.rows, self._share.row, PATIENCE_NS):
+        with self._counters.shared.locked():
+            self._counters.row[Head.LOOKED_AT] = monotonic_ns()
+            if ahead(self._counters.shared.rows, self._counters.row, PATIENCE_NS):
                 return None
             return super().take(route, size)
 
@@ -162,16 +161,16 @@ class SharedBudget(Budget):
         """As `Budget.claim`."""
         if isinstance(route, Solo):
             return Claim(self, 0, 0, 0)
-        slots, row = self._share.slots, self._share.row
+        slots, row = self._counters.slots, self._counters.row
         prefill, decode = slots.of(route.prefill.incarnation), slots.of(route.decode.incarnation)
         row[column(decode, Cell.CLAIMED)] += size
         row[column(prefill, Cell.HANDOVERS)] += 1
         row[column(decode, Cell.HANDOVERS)] += 1
-        return SharedClaim(self, prefill, decode, size, self._share)
+        return SharedClaim(self, prefill, decode, size, self._counters)
 
     def give_back(self, claim: Claim, size: int) -> None:
         """As `Budget.give_back`."""
-        row = self._share.row
+        row = self._counters.row
         row[column(claim.decode, Cell.CLAIMED)] -= size
         row[column(claim.prefill, Cell.HANDOVERS)] -= 1
         row[column(claim.decode, Cell.HANDOVERS)] -= 1
@@ -182,25 +181,25 @@ class SharedBudget(Budget):
 
 
 class SharedMetrics(Metrics):
-    """A process's own metrics, whose requests are in the ledger too."""
+    """A process's own metrics, whose requests are in the shared counters too."""
 
-    def __init__(self, share: LedgerShare) -> None:
+    def __init__(self, counters: ProcessCounters) -> None:
         """Nothing is shown by this process, so it needs nothing to show."""
         super().__init__(tuple, lambda _: 0)
-        self._share = share
+        self._counters = counters
 
     def started(self) -> None:
         """As `Metrics.started`."""
         super().started()
-        self._share.row[Head.IN_FLIGHT] = self.in_flight
-        self._share.row[Head.REQUESTS] = self.total
+        self._counters.row[Head.IN_FLIGHT] = self.in_flight
+        self._counters.row[Head.REQUESTS] = self.total
 
     def ended(self, endpoint: str, status: int, cause: str, *, fault: bool) -> None:
         """As `Metrics.ended`."""
         super().ended(endpoint, status, cause, fault=fault)
-        self._share.row[Head.IN_FLIGHT] = self.in_flight
+        self._counters.row[Head.IN_FLIGHT] = self.in_flight
 
     def at_once(self) -> int:
         """Requests in flight in all processes. Of two that come at once the later sees both, which the lock is for."""
-        with self._share.ledger.locked():
-            return self._share.ledger.total(Head.IN_FLIGHT)
+        with self._counters.shared.locked():
+            return self._counters.shared.total(Head.IN_FLIGHT)

@@ -1,4 +1,4 @@
-"""What all workers of a proxy have counted, those that have ended included. Pure."""
+"""What workers report: each one's latest report, and the sums of those that have ended. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,11 +12,11 @@ from pd_proxy.upstream.flights import Evidence
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
-class MetricSums:
-    """Each worker's last report, and the sums of those whose worker has ended."""
+class WorkerReports:
+    """Adds up what all workers of a proxy have counted since it started."""
 
     def __init__(self) -> None:
-        """Nobody has reported."""
+        """No worker has reported yet."""
         self._reports: dict[int, Report] = {}
         self._past = Numbers()
         self._past_engines: dict[str, Counter[str]] = {}
@@ -26,8 +26,8 @@ class MetricSums:
         """A worker said how it goes."""
         self._reports[worker] = report
 
-    def bury(self, worker: int, requests: int, in_flight: int) -> None:
-        """It has ended, with so many requests in its time, of which those in flight have failed; what it counted stays."""
+    def ended(self, worker: int, requests: int, in_flight: int) -> None:
+        """A worker has ended after so many requests, of which those in flight have failed. What it counted stays in the sums."""
         report = self._reports.pop(worker, None)
         self._past += Numbers(total=requests, failures=in_flight)
         if report is None:
@@ -43,7 +43,7 @@ class MetricSums:
         self._past_engines.pop(address, None)
 
     def numbers(self) -> Numbers:
-        """Sums. Of workers that have not ended the ledger knows better how many requests they had, so these are left out."""
+        """Sums. How many requests the workers had that still run is in the shared counters, so it is left out here."""
         return sum(map(_settled, self._reports.values()), self._past)
 
     def counts(self, address: str) -> tuple[int, int]:

@@ -1,11 +1,11 @@
 """Numbers that all processes of one proxy share, in memory that outlives each of them.
 
 Every process has a row that nobody else writes while it lives, so that counting needs no lock: what all of them have is the sum of a
-column. A bound is checked and claimed under a lock, which the kernel takes back from a process that dies with it. Beside its row a
-process keeps a journal of the KV that it has let go out; `worker_pool` settles both for a process that died.
+column. A bound is checked and claimed under a lock, which the kernel takes back from a process that dies with it. Behind its row a
+process has a `DebtLog`; `worker_pool` settles both for a process that died.
 
-A row begins with `Head`. Then come the columns of every engine (`Cell`), in the order of their slots. Slot 0 is nobody's: what
-belongs to an engine that is gone is counted there.
+A row begins with `Head`. Then come the columns of every engine (`Cell`), in the order of their slots. Slot 0 belongs to no engine:
+what belongs to an engine that is gone is counted there.
 """
 
 import fcntl
@@ -17,16 +17,15 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Final
 
+from pd_proxy.processes.debt_log import LOG_BYTES, DebtLog
+
 SLOTS: Final = 4096
-RECORDS: Final = 4096
-# A page: room for the debt of a request with some thirty prompts. What does not fit is not in the journal.
-RECORD_BYTES: Final = 4096
 _CELL_BYTES: Final = 8
-_LENGTHS_BYTES: Final = 4 * RECORDS
+_PAGE_BYTES: Final = 4096
 
 
 class Head(IntEnum):
-    """What a row begins with: requests in flight, requests ever, turns taken, and the place in the queue for room (times, ns)."""
+    """What a row begins with: requests in flight, requests ever, turns taken, and since when it queues for room (times, ns)."""
 
     IN_FLIGHT = 0
     REQUESTS = 1
@@ -44,8 +43,8 @@ class Cell(IntEnum):
 
 
 _ROW_CELLS: Final = len(Head) + SLOTS * len(Cell)
-_ROW_BYTES: Final = -(-_ROW_CELLS * _CELL_BYTES // RECORD_BYTES) * RECORD_BYTES
-_PROCESS_BYTES: Final = _ROW_BYTES + _LENGTHS_BYTES + RECORDS * RECORD_BYTES
+_ROW_BYTES: Final = -(-_ROW_CELLS * _CELL_BYTES // _PAGE_BYTES) * _PAGE_BYTES
+_PROCESS_BYTES: Final = _ROW_BYTES + LOG_BYTES
 
 
 def column(slot: int, cell: Cell) -> int:
@@ -54,10 +53,10 @@ def column(slot: int, cell: Cell) -> int:
 
 
 class EngineSlots:
-    """Which columns are whose: each incarnation of an engine has a slot."""
+    """Which columns belong to which engine: a slot for each incarnation."""
 
     def __init__(self, count: int = SLOTS) -> None:
-        """Every slot is free."""
+        """All slots are free."""
         self._slots: dict[int, int] = {}
         self._free = list(range(count - 1, 0, -1))
 
@@ -66,7 +65,7 @@ class EngineSlots:
         return self._slots.get(incarnation, 0)
 
     def assign(self, incarnations: Collection[int], idle: Callable[[int], bool]) -> Mapping[int, int]:
-        """Give a slot to every engine that is there; the slot of one that is gone becomes free once nothing is counted in it."""
+        """Give every engine a slot. The slot of an engine that is gone becomes free once nothing is counted there."""
         gone = [one for one, slot in self._slots.items() if one not in incarnations and idle(slot)]
         self._free += [self._slots.pop(one) for one in gone]
         for one in incarnations:
@@ -75,81 +74,45 @@ class EngineSlots:
         return {one: self.of(one) for one in incarnations}
 
     def adopt(self, slots: Mapping[int, int]) -> None:
-        """Take the slots that another process has assigned."""
+        """Use the slots that another process has assigned."""
         self._slots = dict(slots)
 
 
-class KvJournal:
-    """Records of one process, each in one piece; what was written stays when the process is killed."""
-
-    def __init__(self, memory: memoryview) -> None:
-        """Over memory that is all zero or was a journal before. All lengths come first, so that looking at them touches little."""
-        self._lengths = memory[:_LENGTHS_BYTES].cast("I")
-        self._records = memory[_LENGTHS_BYTES:]
-        self._free = list(range(RECORDS - 1, -1, -1))
-
-    def write(self, entry: bytes) -> int | None:
-        """Keep an entry and return where; None if it is too large or there is no room."""
-        if len(entry) > RECORD_BYTES or not self._free:
-            return None
-        number = self._free.pop()
-        start = number * RECORD_BYTES
-        self._records[start : start + len(entry)] = entry
-        # The length comes last: until then there is no entry, whenever the process is killed.
-        self._lengths[number] = len(entry)
-        return number
-
-    def erase(self, number: int) -> None:
-        """Its matter is settled."""
-        self._lengths[number] = 0
-        self._free.append(number)
-
-    def entries(self) -> list[bytes]:
-        """What is not settled."""
-        starts = [(number * RECORD_BYTES, length) for number, length in enumerate(self._lengths) if length]
-        return [bytes(self._records[start : start + length]) for start, length in starts]
-
-    def clear(self) -> None:
-        """All is settled."""
-        for number in range(RECORDS):
-            self._lengths[number] = 0
-
-
-class Ledger:
-    """The rows and journals of all processes; row 0 is the parent's.
+class SharedCounters:
+    """The rows and debt logs of all processes; row 0 is the parent's.
 
     A row is a view of 64-bit cells, indexed by `Head` or what `column` says. Only the process whose row it is writes there; it stores one
     aligned cell at a time, which others see whole.
     """
 
     def __init__(self, descriptor: int, rows: int) -> None:
-        """Map the memory behind an open file; the descriptor belongs to the ledger from now on."""
+        """Map the memory behind an open file; the descriptor belongs to this object from now on."""
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, rows * _PROCESS_BYTES)
         self._memory = memoryview(self._map)
         self.rows = [self._row(number) for number in range(rows)]
 
     @classmethod
-    def create(cls, rows: int) -> "Ledger":
+    def create(cls, rows: int) -> "SharedCounters":
         """New memory, all zero."""
         descriptor = _anonymous_file()
         os.ftruncate(descriptor, rows * _PROCESS_BYTES)
         return cls(descriptor, rows)
 
-    def journal(self, row: int) -> KvJournal:
-        """One process's journal."""
+    def debt_log(self, row: int) -> DebtLog:
+        """One process's log of debts."""
         start = row * _PROCESS_BYTES
-        return KvJournal(self._memory[start + _ROW_BYTES : start + _PROCESS_BYTES])
+        return DebtLog(self._memory[start + _ROW_BYTES : start + _PROCESS_BYTES])
 
     def total(self, index: int) -> int:
         """What all processes have together."""
         return sum(row[index] for row in self.rows)
 
     def clear(self, row: int) -> None:
-        """All its numbers are zero and its journal is empty; for the successor of a process that died."""
+        """Set all its numbers to zero and empty its log; for the successor of a process that died."""
         start = row * _PROCESS_BYTES
         self._memory[start : start + _ROW_BYTES] = bytes(_ROW_BYTES)
-        self.journal(row).clear()
+        self.debt_log(row).clear()
 
     def idle(self, slot: int) -> bool:
         """Whether nothing is counted in a slot."""
@@ -165,7 +128,7 @@ class Ledger:
             fcntl.lockf(self.descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Give the memory back; rows and journals are of no use any more."""
+        """Give the memory back; rows and logs cannot be used any more."""
         os.close(self.descriptor)
 
     def _row(self, number: int) -> memoryview:
@@ -186,6 +149,6 @@ def ahead(rows: Iterable[memoryview], mine: memoryview, patience_ns: int) -> boo
 def _anonymous_file() -> int:
     # No file system needs to be writable for it where there is such a call (Linux).
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("pd-proxy-ledger")
+        return os.memfd_create("pd-proxy-counters")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

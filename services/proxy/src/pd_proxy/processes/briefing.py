@@ -1,0 +1,70 @@
+"""How workers hear who the engines are: every change within NEWS_S, and at once for whoever waits until all have heard it."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from pd_proxy.engines.registry import Registry
+from pd_proxy.engines.trust import Trust
+from pd_proxy.processes.channel import Ask, News
+from pd_proxy.processes.shared_parts import ProcessCounters
+from pd_proxy.processes.worker_process import WorkerProcess
+
+NEWS_S: Final = 0.02
+# A worker that does not answer is not waited for any longer than that.
+HEARD_S: Final = 0.5
+
+
+class Briefing:
+    """Tells all workers what the registry and the canaries say."""
+
+    def __init__(
+        self, registry: Registry, trust: Trust, counters: ProcessCounters, workers: Sequence[WorkerProcess]
+    ) -> None:
+        """`counters` are the parent's, whose slots for engines are everybody's."""
+        self._registry = registry
+        self._trust = trust
+        self._counters = counters
+        self._workers = workers
+        self._told: News | None = None
+        self._asked = 0
+
+    async def run(self) -> None:
+        """Tell what changes, for ever."""
+        while True:
+            self.tell()
+            await asyncio.sleep(NEWS_S)
+
+    async def heard(self) -> None:
+        """Wait until all workers know what the registry says now, and have reported since; for HEARD_S at most."""
+        self.tell()
+        self._asked += 1
+        futures = []
+        for worker in self._workers:
+            if worker.channel is not None and worker.ready.is_set():
+                futures.append(worker.asks(self._asked))
+                worker.channel.send(Ask(number=self._asked))
+        if futures:
+            await asyncio.wait(futures, timeout=HEARD_S)
+
+    def ended(self, worker: WorkerProcess) -> None:
+        """A worker has ended; nobody needs to wait for its answers."""
+        worker.answered(self._asked)
+
+    def changed(self) -> bool:
+        """Whether there is anything that workers have not been told."""
+        told = self._told
+        return told is None or told.instances is not self._registry.view() or told.verdicts != self._trust.verdicts()
+
+    def tell(self) -> News:
+        """Let all workers know what has changed, if anything; returns what they know now."""
+        if self._told is not None and not self.changed():
+            return self._told
+        view = self._registry.view()
+        counters = self._counters
+        slots = counters.slots.assign({instance.incarnation for instance in view}, counters.shared.idle)
+        self._told = told = News(instances=view, verdicts=self._trust.verdicts(), slots=dict(slots))
+        for worker in self._workers:
+            if worker.channel is not None:
+                worker.channel.send(told)
+        return told

@@ -1,0 +1,46 @@
+"""A worker as its parent sees it: a process, and after its end its successor, always with the same number and listening socket."""
+
+import asyncio
+import contextlib
+import socket
+
+from pd_proxy.processes.channel import Channel
+
+
+class WorkerProcess:
+    """A worker and its successors.
+
+    Attributes:
+        number: of its row in the shared counters, from 1 on.
+        ready: set while clients can connect.
+        silent_s: seconds since it said something.
+    """
+
+    def __init__(self, number: int, listener: socket.socket) -> None:
+        """Nothing runs yet."""
+        self.number = number
+        self.listener = listener
+        self.ready = asyncio.Event()
+        self.silent_s = 0
+        self.process: asyncio.subprocess.Process | None = None
+        self.channel: Channel | None = None
+        self._asked: list[tuple[int, asyncio.Future[None]]] = []
+
+    def asks(self, number: int) -> "asyncio.Future[None]":
+        """A future for the answer to the `number`-th question."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked.append((number, future))
+        return future
+
+    def answered(self, number: int) -> None:
+        """It has heard everything up to the `number`-th question."""
+        for asked, future in self._asked:
+            if asked <= number and not future.done():
+                future.set_result(None)
+        self._asked = [(asked, future) for asked, future in self._asked if asked > number]
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                self.process.kill()

@@ -1,0 +1,42 @@
+"""One request to one engine, and what is noted when the engine cannot be reached."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pd_proxy.context import Context
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import UnreachableError
+from pd_proxy.kv.transfer import Leg
+from pd_proxy.upstream.answers import Stream, fetch, open_stream
+
+
+async def ask(context: Context, engine: Instance, path: str, leg: Leg, *, whole: bool = False) -> bytes:
+    """Send an engine one request and return the body of its 200; `whole` as in `Flight`.
+
+    Raises:
+        UpstreamError: for anything else.
+    """
+    flight = context.flights.open(engine, whole=whole)
+    with _unreachable_noted(context, engine):
+        return await fetch(context.upstream, flight, path, leg)
+
+
+async def ask_for_stream(context: Context, engine: Instance, path: str, leg: Leg, secret: bytes) -> Stream:
+    """Send an engine one request and wait for the first events of its answer; `secret` is cut out of all of them.
+
+    Raises:
+        UpstreamError: if no event comes, or the first one is an error.
+    """
+    flight = context.flights.open(engine)
+    with _unreachable_noted(context, engine):
+        return await open_stream(context.upstream, flight, path, leg, secret)
+
+
+@contextmanager
+def _unreachable_noted(context: Context, engine: Instance) -> Iterator[None]:
+    """An engine that refuses connections gets no further request until its next good health check."""
+    try:
+        yield
+    except UnreachableError as error:
+        context.unreachable(engine, error.message)
+        raise

@@ -1,0 +1,94 @@
+"""One attempt at a client's request: with a pair of engines, or with one that does both.
+
+The opening of decode runs in a task of its own, as prefill does, so the client's leaving cannot cancel it half-way. A decode request is
+aborted (its connection closed) only after its first byte or a grace time, when the engine itself knows it and frees its KV; closed
+earlier, it may be dropped by the HTTP server with the KV still there.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic
+
+from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Pair, Route, Solo
+from pd_proxy.engines.registry import Instance, State
+from pd_proxy.errors import NotAskedError
+from pd_proxy.kv.budget import Claim
+from pd_proxy.kv.transfer import HandOver, Leg, plain, plan
+from pd_proxy.protocol import rewrite
+from pd_proxy.protocol.generation import Generation
+from pd_proxy.request.ask import ask, ask_for_stream
+from pd_proxy.request.exchange import Exchange
+from pd_proxy.request.trace import Trace
+from pd_proxy.upstream.answers import Answer, Stream, Whole
+
+
+class Attempt:
+    """A request on one route, under an id of its own; a retry is another attempt."""
+
+    def __init__(
+        self, context: Context, generation: Generation, headers: Mapping[str, str], trace: Trace, claim: Claim
+    ) -> None:
+        """`claim` is room for its KV at decode, given back when the KV is there."""
+        self._context = context
+        self._generation = generation
+        self._headers = headers
+        self._trace = trace
+        self._claim = claim
+
+    async def answer(self, route: Route) -> Answer:
+        """Have the engines of this route serve it.
+
+        Raises:
+            ProxyError: if it fails before the client could be sent a byte.
+        """
+        self._trace.dispatched = monotonic()
+        if isinstance(route, Solo):
+            return await self._by_one(route.engine)
+        return await self._by_pair(route)
+
+    async def _by_one(self, engine: Instance) -> Answer:
+        self._trace.uuid, leg = plain(self._generation.endpoint, self._generation.fields, self._headers)
+        self._trace.decode = engine.name
+        return await self._open(engine, leg, b"")
+
+    async def _by_pair(self, pair: Pair) -> Answer:
+        context, trace, generation = self._context, self._trace, self._generation
+        planned = plan(pair, generation.endpoint, generation.fields, self._headers)
+        trace.uuid, trace.prefill, trace.decode = planned.uuid, pair.prefill.name, pair.decode.name
+        self._claim.covers(pair, planned)
+        exchange = Exchange(context, pair, planned, claim=self._claim)
+        handover = await exchange.prefill()
+        # No await between here and the next task: a client that leaves now must not leave KV behind.
+        trace.prefilled = monotonic()
+        opening = context.tasks.spawn(self._decode(exchange, handover))
+        opening.add_done_callback(lambda _: exchange.release())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            context.tasks.spawn(_let_go(opening, context.settings.abort_grace_s if handover.pushed else 0))
+            raise
+
+    async def _decode(self, exchange: Exchange, handover: HandOver) -> Answer:
+        with exchange.owing(handover):
+            engine = exchange.receiver()
+            if engine.state is State.SUSPECT:
+                raise NotAskedError(f"{engine.name} stands still")  # which one more request would not mend
+            return await self._open(engine, handover.decode(), exchange.plan.secret)
+
+    async def _open(self, engine: Instance, leg: Leg, secret: bytes) -> Answer:
+        context, path = self._context, self._generation.endpoint
+        if self._generation.stream:
+            return await ask_for_stream(context, engine, path, leg, secret)
+        return Whole(rewrite.reply(await ask(context, engine, path, leg, whole=True), secret))
+
+
+async def _let_go(opening: "asyncio.Task[Answer]", grace_s: float) -> None:
+    """End a decode request whose client has left, once its first byte or the grace time has come."""
+    await asyncio.wait({opening}, timeout=grace_s)
+    if not opening.done():
+        opening.cancel()
+    elif not opening.cancelled() and opening.exception() is None:
+        answer = opening.result()
+        if isinstance(answer, Stream):
+            answer.close()
