@@ -36,7 +36,7 @@ OWN_CLOCK = "own clock"
 # As on a system whose kernel does not stamp.
 WITHOUT_KERNEL = """
 import sys, locust
-from pd_loadgen.live import transport
+from pd_loadgen.live.sending import transport
 transport.ask = lambda sock: False
 from pd_loadgen.__main__ import main
 sys.exit(main())

@@ -120,7 +120,7 @@ def test_a_tethered_process_dies_with_its_parent_however_that_dies(tmp_path: Pat
     code = (
         "import os, pathlib, sys, time\n"
         "from support.control import script\n"
-        "from pd_control import supervisor\n"
+        "from pd_control.supervision import supervisor\n"
         f"process = supervisor.start(script('child', {SLEEP!r}), pathlib.Path({str(tmp_path / 'log')!r}), os.environ, tethered=True)\n"
         "print(process.pid, flush=True)\n"
         "time.sleep(60)\n"

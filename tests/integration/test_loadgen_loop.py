@@ -12,8 +12,8 @@ import pytest
 CODE = """
 import sys, time, gevent
 from pd_loadgen.verdict.lag_histogram import STEPS_A_SECOND
-from pd_loadgen.live import probe
-running = getattr(probe, sys.argv[1])()
+from pd_loadgen.live.sending import loop_probe
+running = getattr(loop_probe, sys.argv[1])()
 gevent.sleep(0.05)
 end = time.monotonic() + 0.05
 while time.monotonic() < end: pass
@@ -41,7 +41,7 @@ def test_a_stall_is_seen_by_every_look_that_it_delayed(name: str) -> None:
 TURNS = """
 import os, sys, gevent
 from gevent.hub import get_hub
-from pd_loadgen.live import turns
+from pd_loadgen.live.sending import yielding
 reading, writing = os.pipe()
 os.write(writing, b"x")
 served = 0
@@ -53,7 +53,7 @@ def serve():
 watcher = get_hub().loop.io(reading, 1)
 watcher.start(serve)
 for turn in range(int(sys.argv[2])):
-    getattr(turns, sys.argv[1])()
+    getattr(yielding, sys.argv[1])()
 print(served)
 """
 

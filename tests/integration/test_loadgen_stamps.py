@@ -24,7 +24,7 @@ plain = monkey.get_original("socket", "socket")
 import gevent
 from pd_loadgen.client.exchange import Exchange
 from pd_loadgen.client.http1 import parse_url
-from pd_loadgen.live import transport
+from pd_loadgen.live.sending import transport
 if sys.argv[1] == "process":
     transport.ask = lambda sock: False
 real = time.time_ns
