@@ -159,5 +159,7 @@ def test_secrets_are_no_facts() -> None:
     told = {"VLLM_API_KEY": "x", "HF_TOKEN": "x", "NCCL_DEBUG": "INFO", "DTYPE": "auto", "PATH": "/bin", "UCX_TLS": ""}
 
     assert gather.relevant(told) == {"NCCL_DEBUG": "INFO", "DTYPE": "auto"}
-    assert gather.relevant({"ENGINE_ARGS": "--seed 7"}) == {"ENGINE_ARGS": "--seed 7"}
-    assert gather.relevant({"ENGINE_ARGS": "--seed 7 --api-key x"}) == {}
+    for plain in ("--seed 7", "--max-num-batched-tokens 9"):
+        assert gather.relevant({"ENGINE_ARGS": plain}) == {"ENGINE_ARGS": plain}
+    for secret in ("--api-key x", "--api-k x", "--hf_token=x", "--hf-tok x"):
+        assert gather.relevant({"ENGINE_ARGS": f"--seed 7 {secret}"}) == {}

@@ -193,7 +193,7 @@ def test_what_runs_already_does_not_take_its_own_ports_and_memory() -> None:
 
 
 def test_arguments_for_vllm_itself_count_as_their_variables_do() -> None:
-    told = "--load-format dummy --gpu-memory-utilization=0.5 --seed 1"
+    told = "--load_format dummy --gpu-mem=0.5 --seed 1"
     changed = {"variables__ENGINE_ARGS": told, "model__weights": 0, "nvml__gpus__0__free_bytes": 80 * 1024**3}
 
     assert set(bad(findings(facts(**changed)))) == {"model-dummy"}

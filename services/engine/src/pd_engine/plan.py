@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 
 from pd_contracts.names import Connector, Role
+from pd_engine.commandline import CommandLineError, config_path, parse
+from pd_engine.guards import Command, guards
 from pd_engine.refusals import refusals
 from pd_engine.settings import EngineSettings, Host
 
@@ -46,19 +48,36 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     Raises:
         RefusedError: if it could not work.
     """
-    sentences = list(refusals(settings, host, environment))
+    own = list(_arguments(settings))
+    sentences = [*refusals(settings, host, environment), *_command_refusals(settings, host, own)]
     if sentences:
         raise RefusedError("\n".join(sentences))
     # P2pNcclConnector pings by itself; nothing else in vLLM does, and a combined engine has no connector at all.
     pings_itself = settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
     return Launch(
-        arguments=[*_arguments(settings), *shlex.split(settings.engine_args)],
+        arguments=[*own, *shlex.split(settings.engine_args)],
         environment=dict(_environment(settings, host)),
         unset=[name for name in NETWORK if environment.get(name) == ""],
         announce=not pings_itself,
         # One cleaner is enough, and prefill is what fills the folder.
         clean_shared_path=settings.pd_role is Role.PREFILL and settings.kv_connector is Connector.EXAMPLE,
     )
+
+
+def _command_refusals(settings: EngineSettings, host: Host, own: list[str]) -> Iterator[str]:
+    try:
+        added = shlex.split(settings.engine_args)
+    except ValueError:
+        return  # a sentence of its own already
+    if host.config_problem:
+        yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
+        return
+    try:
+        line = parse([*own, *added], host.config)
+    except CommandLineError as error:
+        yield f"ENGINE_ARGS={settings.engine_args!r} cannot be read as options of vllm serve: {error}; write them in full."
+        return
+    yield from guards(Command(line=line, own=parse(own), settings=settings))
 
 
 def announced_address(settings: EngineSettings, host: Host) -> str:

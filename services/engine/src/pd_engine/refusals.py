@@ -11,13 +11,13 @@ from pd_contracts.names import Connector, Role
 from pd_engine.settings import EngineSettings, Host
 
 LAST_WITH_P2P_NCCL = (0, 23)
-DECODE_MEMORY_LIMIT = 0.8
 
 
 def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield a sentence for everything that must not start."""
+    """Yield a sentence for every setting and variable that must not start; guards.py looks at the command that comes of them."""
     yield from _model(settings, host)
     yield from _arguments(settings)
+    yield from _environment(environment)
     if settings.pd_role is Role.COMBINED:
         return
     yield from _address(settings, host)
@@ -47,6 +47,13 @@ def _arguments(settings: EngineSettings) -> Iterator[str]:
         yield f"ENGINE_ARGS={settings.engine_args!r} is not quoted as in a shell: {error}."
 
 
+def _environment(environment: Mapping[str, str]) -> Iterator[str]:
+    if environment.get("VLLM_API_KEY"):
+        yield "VLLM_API_KEY is a key that the proxy does not have: it would never admit this engine. Use the proxy's API_KEYS."
+    if environment.get("VLLM_DP_SIZE", "1") not in ("", "1"):
+        yield "VLLM_DP_SIZE: the proxy balances between engines; start several instances instead."
+
+
 def _address(settings: EngineSettings, host: Host) -> Iterator[str]:
     address = settings.vllm_host_ip or host.address
     try:
@@ -68,18 +75,6 @@ def _p2p_nccl(settings: EngineSettings, host: Host) -> Iterator[str]:
         yield (
             f"KV_CONNECTOR=P2pNcclConnector was removed after vLLM 0.23, and this image has {found}: "
             "set VLLM_IMAGE to vllm/vllm-openai:v0.23.0, or KV_CONNECTOR=NixlConnector."
-        )
-    batched, longest = settings.max_num_batched_tokens, settings.max_model_len
-    if settings.pd_role is Role.PREFILL and batched is not None and longest is not None and batched < longest:
-        yield (
-            f"MAX_NUM_BATCHED_TOKENS={batched} is less than MAX_MODEL_LEN={longest}: a prompt cut into chunks "
-            "crashes P2pNcclConnector's prefill, so a whole prompt must fit into one step."
-        )
-    memory = settings.gpu_memory_utilization
-    if settings.pd_role is Role.DECODE and memory is not None and memory > DECODE_MEMORY_LIMIT:
-        yield (
-            f"GPU_MEMORY_UTILIZATION={memory} leaves decode no room for KV that arrives over P2P NCCL (it then runs out of "
-            f"memory and answers with garbage): set {DECODE_MEMORY_LIMIT} or less, 0.7 is the default."
         )
 
 

@@ -1,6 +1,6 @@
 """What an engine container can be told; the defaults are what was measured to work (docs/engines.md)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -117,6 +117,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         model_exists: False if MODEL is a path that is not there.
         kv_path_writable: whether KV_SHARED_PATH is a folder that this user may write.
         has_flashinfer, has_nixl: whether these packages can be imported.
+        config: what the file that ENGINE_ARGS name by `--config` says.
+        config_problem: why it could not be read.
     """
 
     vllm_version: tuple[int, int]
@@ -125,3 +127,5 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     kv_path_writable: bool = True
     has_flashinfer: bool = True
     has_nixl: bool = True
+    config: dict[str, Any] = {}
+    config_problem: str = ""

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from pd_contracts.address import own_address
 from pd_contracts.settings import load
 from pd_engine.announcer import ping_of
+from pd_engine.commandline import config_path
 from pd_engine.plan import Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
 
@@ -27,6 +29,7 @@ def look_around(settings: EngineSettings) -> Host:
     """
     major, minor = importlib.metadata.version("vllm").split(".")[:2]
     path = Path(settings.model)
+    config, problem = _config(settings)
     return Host(
         vllm_version=(int(major), int(minor)),
         address=own_address(settings.proxy_host, settings.proxy_port),
@@ -34,7 +37,26 @@ def look_around(settings: EngineSettings) -> Host:
         kv_path_writable=os.access(settings.kv_shared_path, os.W_OK) and Path(settings.kv_shared_path).is_dir(),
         has_flashinfer=importlib.util.find_spec("flashinfer") is not None,
         has_nixl=importlib.util.find_spec("nixl") is not None,
+        config=config,
+        config_problem=problem,
     )
+
+
+def _config(settings: EngineSettings) -> tuple[dict[str, Any], str]:
+    """What the file says that ENGINE_ARGS name by --config, and why it cannot be read."""
+    try:
+        path = config_path(shlex.split(settings.engine_args))
+    except ValueError:
+        return {}, ""  # refused for its quotes
+    if path is None:
+        return {}, ""
+    import yaml  # noqa: PLC0415  vLLM brings it; nothing else here needs it
+
+    try:
+        found = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return {}, str(error)
+    return (found, "") if isinstance(found, dict) else ({}, "it holds no mapping of options to values")
 
 
 def command(launch: Launch) -> list[str]:

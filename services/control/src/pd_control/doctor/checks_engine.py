@@ -67,7 +67,7 @@ def _refusals(facts: Facts, software: Software, engine: ProcessSpec) -> Iterator
 
 
 def _model(facts: Facts, model: Model, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
-    dummy = facts.option("--load-format", "LOAD_FORMAT") == "dummy"
+    dummy = facts.option("load_format", "LOAD_FORMAT") == "dummy"
     if dummy:
         yield found("model-dummy", "MODEL", "its weights are made up")
     if model.name and not model.local:
@@ -96,7 +96,7 @@ def _vocabulary(model: Model) -> Iterator[Finding]:
 
 
 def _shape(facts: Facts, model: Model, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
-    longest = facts.option("--max-model-len", "MAX_MODEL_LEN")
+    longest = facts.option("max_model_len", "MAX_MODEL_LEN")
     if model.longest and longest.isdigit() and int(longest) > model.longest:
         yield found("model-length", "MODEL", f"MAX_MODEL_LEN={longest}, and the model has {model.longest} positions")
     size = len(engines[0].gpus)

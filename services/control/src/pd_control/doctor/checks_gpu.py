@@ -71,7 +71,7 @@ def _of(size: int | None) -> str:
 
 
 def _memory(facts: Facts, engine: ProcessSpec, gpu: Gpu) -> Iterator[Finding]:
-    if gpu.free_bytes is None or gpu.memory_bytes is None or facts.option("--kv-cache-memory-bytes", ""):
+    if gpu.free_bytes is None or gpu.memory_bytes is None or facts.option("kv_cache_memory_bytes", ""):
         return  # with a cache of a given size vLLM takes no share
     share = share_of(facts, engine)
     free, total = gpu.free_bytes / GIB, gpu.memory_bytes / GIB
@@ -82,7 +82,7 @@ def _memory(facts: Facts, engine: ProcessSpec, gpu: Gpu) -> Iterator[Finding]:
 
 def share_of(facts: Facts, engine: ProcessSpec) -> float:
     """Part of a GPU's memory that an engine takes at start."""
-    told = facts.option("--gpu-memory-utilization", "GPU_MEMORY_UTILIZATION")
+    told = facts.option("gpu_memory_utilization", "GPU_MEMORY_UTILIZATION")
     try:
         return float(told)
     except ValueError:  # unset, or no number, which the engine's own settings complain of

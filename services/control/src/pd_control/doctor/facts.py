@@ -4,6 +4,8 @@ import shlex
 
 import msgspec
 
+from pd_engine.commandline import parse
+
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """A process that uses a GPU."""
@@ -140,11 +142,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     model: Model | None = None
 
     def option(self, name: str, variable: str) -> str:
-        """What an engine is told by `name` among ENGINE_ARGS, which come last and win, or by `variable`; empty if neither."""
+        """What an engine is told by vLLM's option `name` among ENGINE_ARGS, which win, or by `variable`; empty if neither."""
         try:
-            words = shlex.split(self.variables.get("ENGINE_ARGS", "").replace("=", " "))
+            line = parse(["", *shlex.split(self.variables.get("ENGINE_ARGS", ""))])
         except ValueError:
-            words = []  # quoted wrongly, which the engine refuses by itself
-        if name in words[:-1]:
-            return words[len(words) - words[::-1].index(name)]
-        return self.variables.get(variable, "")
+            return self.variables.get(variable, "")  # the engine refuses such arguments by itself
+        told = line.text(name)
+        return self.variables.get(variable, "") if told is None else told

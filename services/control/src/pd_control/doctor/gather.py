@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shlex
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from pd_control.planning.plan import ProcessSpec
 from pd_control.settings import ControlSettings
 from pd_control.supervision import supervisor
 from pd_control.supervision.state import Running
+from pd_engine.commandline import parse
 from pd_engine.settings import EngineSettings
 
 PREFIXES: Final = ("NCCL_", "UCX_", "GLOO_", "CUDA_", "VLLM_")
@@ -70,13 +72,21 @@ def gather(
 def relevant(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that the checks read; nothing that might be a secret. Empty ones count as unset."""
     named = {field.variable for field in fields(EngineSettings)} | {"HF_HUB_OFFLINE"}
-    if "key" in environment.get("ENGINE_ARGS", "").lower():
-        named.remove("ENGINE_ARGS")  # --api-key
+    if _tells_secrets(environment.get("ENGINE_ARGS", "")):
+        named.remove("ENGINE_ARGS")
     return {
         name: value
         for name, value in sorted(environment.items())
         if value and (name in named or name.startswith(PREFIXES)) and not any(word in name for word in SECRET)
     }
+
+
+def _tells_secrets(arguments: str) -> bool:
+    try:
+        given = parse(["", *shlex.split(arguments)]).given
+    except ValueError:
+        return any(word in arguments.upper() for word in SECRET)  # the engine will refuse them; until then who knows
+    return bool(given.keys() & {"api_key", "hf_token"})
 
 
 def _nvml() -> Nvml:

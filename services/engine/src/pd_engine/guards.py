@@ -1,0 +1,248 @@
+"""What must hold of the final command, whether a setting says it, ENGINE_ARGS, or a file that ENGINE_ARGS names.
+
+Each rule yields the sentence with which it refuses. ENGINE_ARGS come last and win, so every rule looks at what vLLM will make of the
+whole command line (commandline.py) and never at the settings alone.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from pd_contracts.names import Connector, Role
+from pd_engine.commandline import CommandLine
+from pd_engine.settings import EngineSettings
+
+DECODE_MEMORY_LIMIT: Final = 0.8
+# Instead of one HTTP server on one port of this host they make something that the proxy does not talk to.
+NO_HTTP: Final = ("uds", "grpc", "headless")
+SEVERAL_HOSTS: Final = ("nnodes", "node_rank", "master_addr", "master_port", "data_parallel_address")
+RANKS: Final = (
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "data_parallel_size_local",
+    "prefill_context_parallel_size",
+    "decode_context_parallel_size",
+)
+BALANCED_OUTSIDE: Final = (
+    "data_parallel_rank",
+    "data_parallel_start_rank",
+    "data_parallel_external_lb",
+    "data_parallel_hybrid_lb",
+    "data_parallel_multi_port_external_lb",
+)
+# Which CUDA graphs leave the connector's hooks running, by whether KV goes in one piece.
+GRAPHS: Final = {
+    (Role.PREFILL, False): ("NONE",),
+    (Role.PREFILL, True): ("NONE", "PIECEWISE"),
+    (Role.DECODE, False): ("NONE", "FULL_DECODE_ONLY"),
+    (Role.DECODE, True): ("NONE", "FULL_DECODE_ONLY"),
+}
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """The final command.
+
+    Attributes:
+        line: what vLLM makes of it.
+        own: what it would be without ENGINE_ARGS.
+        settings: where it comes from.
+    """
+
+    line: CommandLine
+    own: CommandLine
+    settings: EngineSettings
+
+    def said(self, name: str, variable: str = "") -> str:
+        """The value as the reader wrote it: by the setting's variable, or as an option in ENGINE_ARGS."""
+        value = self.line.given.get(name)
+        if variable and value == self.own.given.get(name):
+            return f"{variable}={self.line.text(name)}"
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            return f"ENGINE_ARGS: {option if value else option.replace('--', '--no-', 1)}"
+        return f"ENGINE_ARGS: {option} {self.line.text(name)}"
+
+    def changed(self, name: str) -> bool:
+        """Whether ENGINE_ARGS say something else than the settings."""
+        return self.line.given.get(name) != self.own.given.get(name)
+
+
+def guards(command: Command) -> Iterator[str]:
+    """Yield a sentence for everything in the final command that must not start."""
+    settings = command.settings
+    yield from _reached(command)
+    yield from _one_host(command)
+    if settings.pd_role is Role.COMBINED:
+        yield from _plain(command)
+        return
+    yield from _ranks(command)
+    yield from _transfer(command)
+    yield from _generates(command)
+    if settings.kv_connector is Connector.P2P_NCCL:
+        yield from _p2p_nccl(command)
+
+
+def _reached(command: Command) -> Iterator[str]:
+    """The proxy, the probes and the monitor reach the engine where the settings say."""
+    settings, role = command.settings, command.settings.pd_role.value.upper()
+    if command.changed("port"):
+        yield (
+            f"{command.said('port')}, but this engine is announced, probed and scraped on {settings.http_port}: "
+            f"set {role}_HTTP_PORT (plus INSTANCE) instead."
+        )
+    if command.changed("host"):
+        yield f"{command.said('host')}: probes and the proxy reach an engine at all its addresses; leave --host away."
+    yield from _named(command)
+    yield from _http(command)
+
+
+def _named(command: Command) -> Iterator[str]:
+    for name in ("model", "model_tag"):
+        if command.changed(name):
+            yield f"{command.said(name)} is another model than is announced: set MODEL instead."
+    if command.settings.name not in command.line.words("served_model_name"):
+        yield f"{command.said('served_model_name')} is another name than is announced: set SERVED_MODEL_NAME instead."
+
+
+def _http(command: Command) -> Iterator[str]:
+    for name in NO_HTTP:
+        if command.line.given.get(name):
+            yield f"{command.said(name)}: the proxy speaks HTTP over TCP to engines; leave it away."
+    for name in ("ssl_keyfile", "ssl_certfile"):
+        if command.line.given.get(name):
+            yield f"{command.said(name)}: the proxy speaks plain HTTP to engines; leave TLS to what stands before the proxy."
+    if command.line.given.get("api_key"):
+        yield "ENGINE_ARGS: --api-key is a key that the proxy does not have: it would never admit this engine. Use the proxy's API_KEYS."
+
+
+def _one_host(command: Command) -> Iterator[str]:
+    if command.changed("tensor_parallel_size"):
+        yield (
+            f"{command.said('tensor_parallel_size')} and TENSOR_PARALLEL_SIZE={command.settings.tensor_parallel_size}: GPUs are "
+            "handed out by the setting, and prefill and decode need the same. Set TENSOR_PARALLEL_SIZE alone."
+        )
+    for name in SEVERAL_HOSTS:
+        if command.line.given.get(name) not in (None, "1" if name == "nnodes" else None):
+            yield f"{command.said(name)}: one engine over several hosts is not supported; leave it away."
+    for name in BALANCED_OUTSIDE:
+        if command.line.given.get(name) not in (None, False):
+            yield f"{command.said(name)}: the proxy balances between engines; start several instances instead."
+
+
+def _plain(command: Command) -> Iterator[str]:
+    connector = command.line.object("kv_transfer_config").get("kv_connector")
+    if connector in [known.value for known in Connector]:
+        yield (
+            f"ENGINE_ARGS: --kv-transfer-config with {connector} in a combined engine, which has nobody to send KV to: "
+            "leave it away, or start prefill and decode engines."
+        )
+
+
+def _ranks(command: Command) -> Iterator[str]:
+    for name in RANKS:
+        if command.line.given.get(name, "1") != "1":
+            yield (
+                f"{command.said(name)}: ranks of one engine would share a KV port, and prefill and decode must be split alike: "
+                "use TENSOR_PARALLEL_SIZE, or several instances."
+            )
+
+
+def _transfer(command: Command) -> Iterator[str]:
+    wanted, found = (line.object("kv_transfer_config") for line in (command.own, command.line))
+    if missing := list(_unlike(wanted, found)):
+        yield (
+            f"ENGINE_ARGS: --kv-transfer-config replaces what KV_CONNECTOR and its settings say, and lacks {', '.join(missing)}: "
+            "repeat all of it beside what you add; without ENGINE_ARGS, `python3 -m pd_engine plan` prints it."
+        )
+    if command.line.given.get("kv_offloading_size"):
+        yield (
+            f"{command.said('kv_offloading_size')}: vLLM then puts another connector in the place of "
+            f"{command.settings.kv_connector.value}; leave it away."
+        )
+    if command.changed("block_size"):
+        yield f"{command.said('block_size')}: KV travels in blocks that must be alike on both roles: set BLOCK_SIZE instead."
+
+
+def _unlike(wanted: Mapping[str, Any], found: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in wanted.items():
+        other = found.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from _unlike(value, other, f"{above}{key}.")
+        elif other != value:
+            yield f"{above}{key}={json.dumps(value)}"
+
+
+def _generates(command: Command) -> Iterator[str]:
+    pooling = command.line.text("runner") == "pooling" or command.line.text("convert") not in (None, "auto", "none")
+    if pooling or command.line.given.get("mm_encoder_only"):
+        name = next(name for name in ("runner", "convert", "mm_encoder_only") if name in command.line.given)
+        yield f"{command.said(name)}: only a model that generates has KV to hand on; start it as a combined engine."
+
+
+def _p2p_nccl(command: Command) -> Iterator[str]:
+    settings, line = command.settings, command.line
+    yield from _graphs(command)
+    if line.on("enable_prefix_caching") is not False and not settings.kv_batched:
+        yield (
+            f"{command.said('enable_prefix_caching')} with P2pNcclConnector: a local hit leaves pushed KV that nobody ever frees; "
+            "set KV_BATCHED=on with PREFIX_CACHING=on instead."
+        )
+    if settings.pd_role is Role.PREFILL:
+        yield from _whole_prompts(command)
+    else:
+        yield from _room(command)
+
+
+def _graphs(command: Command) -> Iterator[str]:
+    line, settings = command.line, command.settings
+    if line.on("enforce_eager"):
+        return
+    role, batched = settings.pd_role, settings.kv_batched
+    # vLLM's own choice, if none is named, replays full graphs.
+    mode = str(line.object("compilation_config").get("cudagraph_mode") or "FULL").upper()
+    if mode in GRAPHS[role, batched]:
+        return
+    name = "enforce_eager" if command.changed("enforce_eager") else "compilation_config"
+    reason = (
+        "a step replayed from a CUDA graph never sends its KV, and decode would wait for ever"
+        if role is Role.PREFILL
+        else "graphs over prefill-shaped steps skip loading KV, and the answer is garbage"
+    )
+    allowed = " or ".join(GRAPHS[role, batched])
+    yield (
+        f"{command.said(name)} with P2pNcclConnector's {role.value}: {reason}. Leave it away, or give cudagraph_mode {allowed}."
+    )
+
+
+def _whole_prompts(command: Command) -> Iterator[str]:
+    line = command.line
+    cut = "a prompt cut into chunks crashes P2pNcclConnector's prefill"
+    if line.on("enable_chunked_prefill") is not False:
+        yield f"{command.said('enable_chunked_prefill')}: {cut}; leave it away."
+    threshold = line.number("long_prefill_token_threshold")
+    if "long_prefill_token_threshold" in line.given and threshold != 0:
+        yield f"{command.said('long_prefill_token_threshold')}: {cut}; leave it away."
+    batched, longest = line.number("max_num_batched_tokens"), line.number("max_model_len")
+    if batched is not None and longest is not None and batched < longest:
+        yield (
+            f"{command.said('max_num_batched_tokens', 'MAX_NUM_BATCHED_TOKENS')} is less than "
+            f"{command.said('max_model_len', 'MAX_MODEL_LEN')}: {cut}, so a whole prompt must fit into one step."
+        )
+
+
+def _room(command: Command) -> Iterator[str]:
+    line = command.line
+    memory = line.number("gpu_memory_utilization")
+    if "gpu_memory_utilization" in line.given and (memory is None or memory > DECODE_MEMORY_LIMIT):
+        yield (
+            f"{command.said('gpu_memory_utilization', 'GPU_MEMORY_UTILIZATION')} leaves decode no room for KV that arrives over "
+            "P2P NCCL (it then runs out of memory and answers with garbage): "
+            f"set {DECODE_MEMORY_LIMIT} or less, 0.7 is the default."
+        )
+    if "num_gpu_blocks_override" in line.given:
+        yield (
+            f"{command.said('num_gpu_blocks_override')} takes memory without a bound, and decode needs room for KV that arrives over "
+            "P2P NCCL: set GPU_MEMORY_UTILIZATION, or --kv-cache-memory-bytes."
+        )

@@ -1,0 +1,164 @@
+"""What ENGINE_ARGS must not undo, however it is spelt."""
+
+from typing import Any
+
+import pytest
+
+from pd_contracts.settings import load
+from pd_engine.plan import RefusedError, plan
+from pd_engine.settings import EngineSettings, Host
+
+GPU = Host(vllm_version=(0, 23), address="10.0.0.5")
+NIXL = {"KV_CONNECTOR": "NixlConnector"}
+BATCHED = {"KV_BATCHED": "on"}
+
+
+def start(role: str, arguments: str, host: Host = GPU, **values: str) -> None:
+    given = {"PD_ROLE": role, "MODEL": "org/model", "MAX_MODEL_LEN": "8192", "ENGINE_ARGS": arguments, **values}
+    plan(load(EngineSettings, given), host, {})
+
+
+REFUSED: list[tuple[str, str, dict[str, str], str]] = [
+    # where the engine is reached
+    *[(role, "--port 9000", {}, "announced, probed and scraped on") for role in ("prefill", "decode", "combined")],
+    ("decode", "--port=9000", NIXL, "set DECODE_HTTP_PORT"),
+    ("combined", "--host 127.0.0.1", {}, "leave --host away"),
+    ("decode", "--uds /tmp/x", {}, "the proxy speaks HTTP over TCP"),
+    ("combined", "--grpc", {}, "the proxy speaks HTTP over TCP"),
+    ("combined", "--headless", {}, "the proxy speaks HTTP over TCP"),
+    ("decode", "--ssl-keyfile k --ssl-certfile c", {}, "TLS"),
+    ("combined", "--ssl_certfile=c", {}, "TLS"),
+    ("combined", "--api-key secret", {}, "a key that the proxy does not have"),
+    ("prefill", "--api_key secret other", NIXL, "a key that the proxy does not have"),
+    ("decode", "--api-k=secret", {}, "a key that the proxy does not have"),
+    ("combined", "--model other", {}, "set MODEL instead"),
+    ("combined", "--served-model-name other", {}, "set SERVED_MODEL_NAME"),
+    # how many GPUs and hosts
+    ("decode", "--tensor-parallel-size 2", {}, "prefill and decode need the same"),
+    ("decode", "-tp 2", NIXL, "prefill and decode need the same"),
+    ("decode", "-tp=2", NIXL, "prefill and decode need the same"),
+    ("combined", "--tensor_parallel_size 2", {}, "Set TENSOR_PARALLEL_SIZE alone"),
+    ("prefill", "-tp 1", {"TENSOR_PARALLEL_SIZE": "2"}, "prefill and decode need the same"),
+    ("decode", "--data-parallel-size 2", {}, "share a KV port"),
+    ("decode", "-dp 2", NIXL, "share a KV port"),
+    ("decode", "--pipeline-parallel-size 2", {}, "share a KV port"),
+    ("prefill", "-pp 2", NIXL, "share a KV port"),
+    ("decode", "-dcp 2", {}, "share a KV port"),
+    ("prefill", "-pcp 2", {}, "share a KV port"),
+    ("combined", "--nnodes 2 --node-rank 0", {}, "over several hosts"),
+    ("combined", "--data-parallel-rank 0", {}, "start several instances"),
+    ("decode", "--data-parallel-hybrid-lb", {}, "start several instances"),
+    # how KV travels
+    ("decode", '--kv-transfer-config \'{"kv_connector": "NixlConnector"}\'', {}, "repeat all of it"),
+    ("decode", "--kv-transfer-config.kv_role=kv_producer", {}, 'lacks kv_connector="P2pNcclConnector", kv_role="kv_consumer"'),
+    ("prefill", "--kv-tr.kv_port=1", NIXL, "repeat all of it"),
+    ("decode", "--kv-transfer-config nonsense", NIXL, "repeat all of it"),
+    ("combined", '--kv-transfer-config \'{"kv_connector": "NixlConnector", "kv_role": "kv_both"}\'', {}, "nobody to send KV to"),
+    ("decode", "--kv-offloading-size 10", NIXL, "another connector"),
+    ("decode", "--block-size 64", NIXL, "set BLOCK_SIZE"),
+    ("decode", "--runner pooling", NIXL, "only a model that generates"),
+    ("prefill", "--convert embed", {}, "only a model that generates"),
+    # P2pNccl's prefill
+    ("prefill", "--enable-chunked-prefill --max-num-batched-tokens 2048", {}, "a prompt cut into chunks crashes"),
+    ("prefill", "--enable-chunked-prefill", BATCHED, "a prompt cut into chunks crashes"),
+    ("prefill", "--enable_chunked_prefill", {}, "a prompt cut into chunks crashes"),
+    ("prefill", "--enable-chunked-pre", {}, "a prompt cut into chunks crashes"),
+    ("prefill", "--no-disable-chunked-mm-input --enable-chunked-p", {}, "a prompt cut into chunks crashes"),
+    ("prefill", "--max-num-batched-tokens 2048", {}, "a whole prompt must fit into one step"),
+    ("prefill", "--max-num-batched-tokens=2k", {}, "a whole prompt must fit into one step"),
+    ("prefill", "--max-model-len 16K", {"MAX_NUM_BATCHED_TOKENS": "8192"}, "MAX_NUM_BATCHED_TOKENS=8192 is less than ENGINE_ARGS: --max-model-len 16K"),
+    ("prefill", "--long-prefill-token-threshold 512", {}, "a prompt cut into chunks crashes"),
+    ("prefill", "--no-enforce-eager", {}, "never sends its KV"),
+    ("prefill", "--no_enforce_eager", {}, "never sends its KV"),
+    ("prefill", "--no-enforce", {}, "never sends its KV"),
+    ("prefill", "-cc.cudagraph_mode=FULL", BATCHED, "never sends its KV"),
+    ("prefill", "--compilation-config '{\"mode\": 3}'", BATCHED, "never sends its KV"),
+    ("prefill", "--enable-prefix-caching", {}, "nobody ever frees"),
+    # P2pNccl's decode
+    ("decode", "--enable-prefix-caching", {}, "nobody ever frees"),
+    ("decode", "--no-disable-hybrid-kv-cache-manager --enable-prefix-c", {}, "nobody ever frees"),
+    ("decode", "--compilation-config.cudagraph_mode=full_and_piecewise", {}, "skip loading KV"),
+    ("decode", "-cc '{}'", {}, "skip loading KV"),
+    ("decode", "--gpu-memory-utilization 0.95", {}, "leaves decode no room"),
+    ("decode", "--gpu_memory_utilization=.95", BATCHED, "leaves decode no room"),
+    ("decode", "--gpu-mem 0.95", {}, "leaves decode no room"),
+    ("decode", "--gpu-memory-utilization 0.5 --gpu-memory-utilization 0.95", {}, "leaves decode no room"),
+    ("decode", "--device-memory-utilization 0.95", {}, "leaves decode no room"),
+    ("decode", "--num-gpu-blocks-override 100000", {}, "leaves decode no room|needs room for KV"),
+    # what vLLM would not understand
+    ("combined", "--data-parallel-s 2", {}, "cannot be read as options of vllm serve"),
+    ("combined", "--port", {}, "cannot be read as options of vllm serve"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("role", "arguments", "values", "sentence"), REFUSED)
+def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[str, str], sentence: str) -> None:
+    with pytest.raises(RefusedError, match=sentence):
+        start(role, arguments, **values)
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments", "values"),
+    [
+        ("combined", "--enable-prefix-caching --enable-chunked-prefill --gpu-memory-utilization 0.95", {}),
+        ("combined", "--no-enforce-eager -cc.cudagraph_mode=FULL", {}),
+        ("combined", "--pipeline-parallel-size 2 --data-parallel-size 2", {}),
+        ("combined", "--kv-offloading-size 10 --block-size 64 --runner pooling", {}),
+        ("decode", "--enable-chunked-prefill --gpu-memory-utilization 0.95 --enable-prefix-caching", NIXL),
+        ("decode", "--enable-prefix-caching", {"KV_BATCHED": "on", "PREFIX_CACHING": "on"}),
+        ("decode", "--enable-prefix-caching", BATCHED),
+        ("decode", "--gpu-memory-utilization 0.95 --gpu-memory-utilization 0.6", {}),
+        ("decode", "--kv-cache-memory-bytes 3221225472", {}),
+        ("decode", "-cc.cudagraph_mode=full_decode_only", {}),
+        ("decode", "--enforce-eager", {}),
+        ("decode", "--enable-chunked-prefill", {}),
+        ("prefill", "--gpu-memory-utilization 0.95 --seed 7 --no-disable-chunked-mm-input", {}),
+        ("prefill", "--max-num-batched-tokens 16k", {}),
+        ("prefill", "-cc.cudagraph_mode=NONE --no-enforce-eager", {}),
+        ("decode", "--port 20005 --host 0.0.0.0 -tp 1 -dp 1 -pp=1 --nnodes 1", {}),
+        ("decode", "--served-model-name org/model other", NIXL),
+        ("decode", "--kv-transfer-config '{\"kv_connector\": \"NixlConnector\", \"kv_role\": \"kv_consumer\", \"kv_buffer_device\": \"cpu\"}'", NIXL),
+        ("decode", "--option-of-a-later-vllm 5 --hf-overrides '{\"a\": 1}' --lora-modules a=b c=d", NIXL),
+    ],
+)  # fmt: skip
+def test_what_is_only_next_to_it_starts(role: str, arguments: str, values: dict[str, str]) -> None:
+    start(role, arguments, **values)
+
+
+def config(**values: Any) -> Host:
+    return Host(vllm_version=(0, 23), address="10.0.0.5", config={k.replace("_", "-"): v for k, v in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("role", "host", "sentence"),
+    [
+        ("combined", config(api_key="secret"), "a key that the proxy does not have"),
+        ("decode", config(pipeline_parallel_size=2), "share a KV port"),
+        ("prefill", config(long_prefill_token_threshold=512), "a prompt cut into chunks crashes"),
+        ("decode", config(kv_offloading_size=4), "another connector"),
+        ("combined", config(ssl_keyfile="k", ssl_certfile="c"), "TLS"),
+    ],
+)
+def test_a_config_file_undoes_no_guard(role: str, host: Host, sentence: str) -> None:
+    with pytest.raises(RefusedError, match=sentence):
+        start(role, "--config vllm.yaml", host)
+
+
+def test_a_config_file_cannot_win_over_what_the_settings_say() -> None:
+    start("decode", "--config vllm.yaml", config(port=9000, gpu_memory_utilization=0.95, enable_prefix_caching=True))
+
+
+def test_a_config_file_that_cannot_be_read_is_said_to_be_so() -> None:
+    host = Host(vllm_version=(0, 23), address="10.0.0.5", config_problem="No such file")
+
+    with pytest.raises(RefusedError, match=r"--config vllm\.yaml cannot be read: No such file"):
+        start("decode", "--config vllm.yaml", host)
+
+
+@pytest.mark.parametrize("variable", [{"VLLM_API_KEY": "secret"}, {"VLLM_DP_SIZE": "2"}])
+def test_vllms_own_variables_undo_nothing_either(variable: dict[str, str]) -> None:
+    settings = load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "m"})
+
+    with pytest.raises(RefusedError, match=next(iter(variable))):
+        plan(settings, GPU, variable)
+    plan(settings, GPU, dict.fromkeys(variable, ""))
