@@ -129,6 +129,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("engine-refused", {"variables__VLLM_USE_V2_MODEL_RUNNER": "1"}, {}, "VLLM_USE_V2_MODEL_RUNNER must be 0"),
     ("engine-refused", {"software__has_nixl": False}, {"kv_connector": "NixlConnector"}, "no nixl package"),
     ("engine-refused", {"variables__ENGINE_ARGS": "--a 'b"}, {}, "is not quoted as in a shell"),
+    ("engine-refused", {"variables__ENGINE_ARGS": "--no-enforce-eager"}, {}, "decode would wait for ever"),
     ("engine-refused", {"variables__DTYPE": "auto", "variables__BLOCK_SIZE": "x"}, {}, "BLOCK_SIZE='x'"),
     ("engine-refused", {f"model__{key}": value for key, value in NO_MODEL.items()}, {}, "nothing is there"),
     ("model-fetch", {"model__local": False, "variables__HF_HUB_OFFLINE": ""}, {}, "is not on this machine"),

@@ -48,14 +48,13 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     Raises:
         RefusedError: if it could not work.
     """
-    own = list(_arguments(settings))
-    sentences = [*refusals(settings, host, environment), *_command_refusals(settings, host, own)]
+    sentences = complaints(settings, host, environment)
     if sentences:
         raise RefusedError("\n".join(sentences))
     # P2pNcclConnector pings by itself; nothing else in vLLM does, and a combined engine has no connector at all.
     pings_itself = settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
     return Launch(
-        arguments=[*own, *shlex.split(settings.engine_args)],
+        arguments=[*_arguments(settings), *shlex.split(settings.engine_args)],
         environment=dict(_environment(settings, host)),
         unset=[name for name in NETWORK if environment.get(name) == ""],
         announce=not pings_itself,
@@ -64,7 +63,12 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     )
 
 
-def _command_refusals(settings: EngineSettings, host: Host, own: list[str]) -> Iterator[str]:
+def complaints(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> list[str]:
+    """A sentence for everything in the settings, the variables and the final command that must not start."""
+    return [*refusals(settings, host, environment), *_command_refusals(settings, host)]
+
+
+def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
     try:
         added = shlex.split(settings.engine_args)
     except ValueError:
@@ -72,6 +76,7 @@ def _command_refusals(settings: EngineSettings, host: Host, own: list[str]) -> I
     if host.config_problem:
         yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
         return
+    own = list(_arguments(settings))
     try:
         line = parse([*own, *added], host.config)
     except CommandLineError as error:

@@ -7,7 +7,7 @@ from pd_contracts.settings import SettingsError, load
 from pd_control.doctor.catalogue import Finding, found, well
 from pd_control.doctor.facts import Facts, Model, Software
 from pd_control.planning.plan import ProcessSpec
-from pd_engine.refusals import refusals
+from pd_engine.plan import complaints
 from pd_engine.settings import EngineSettings, Host
 
 
@@ -63,7 +63,7 @@ def _refusals(facts: Facts, software: Software, engine: ProcessSpec) -> Iterator
         has_flashinfer=software.has_flashinfer,
         has_nixl=software.has_nixl or not software.vllm,
     )
-    yield from refusals(settings, host, variables)
+    yield from complaints(settings, host, variables)
 
 
 def _model(facts: Facts, model: Model, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
