@@ -26,8 +26,8 @@ from support.chart import (
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
 from pd_engine.guards import DECODE_MEMORY_LIMIT
-from pd_engine.refusals import LAST_WITH_P2P_NCCL
 from pd_engine.plan import plan
+from pd_engine.refusals import LAST_WITH_P2P_NCCL
 from pd_engine.settings import CheckSettings, EngineSettings, Host
 from pd_monitor.settings import Settings as MonitorSettings
 from pd_proxy.engines.policy import Policy
