@@ -29,6 +29,9 @@ def closed(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
+LIST = {"type": "array"}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 SELECTOR = closed(matchLabels={"$ref": "#/definitions/strings"})
 DEFINITIONS: dict[str, Any] = {
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
@@ -45,6 +48,11 @@ DEFINITIONS: dict[str, Any] = {
             tolerationSeconds={"type": "integer"},
         ),
     },
+    "affinity": closed(
+        nodeAffinity=closed(**{REQUIRED: closed(nodeSelectorTerms=LIST), PREFERRED: LIST}),
+        podAffinity=closed(**{REQUIRED: LIST, PREFERRED: LIST}),
+        podAntiAffinity=closed(**{REQUIRED: LIST, PREFERRED: LIST}),
+    ),
     "peers": {
         "type": "array",
         "items": {

@@ -38,6 +38,7 @@ SEPARATE: Values = {"engine": {"topology": "separate", "kvConnector": "NixlConne
 WATCHED: Values = {
     "monitor": {"enabled": True},
     "combined": {"count": 1},
+    "networkPolicy": {"scrapers": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]},
     "prometheus": {"serviceMonitors": {"enabled": True, "labels": {"release": "p"}}, "rules": {"enabled": True}},
 }
 
@@ -230,7 +231,7 @@ def allowed(policy: Manifest, labels: dict[str, str]) -> list[Any]:
 
 
 def test_engines_are_reached_by_the_proxy_the_monitor_and_each_other_only() -> None:
-    values = {**WATCHED, "networkPolicy": {"enabled": True}, "loadgen": {"enabled": True}}
+    values = {**WATCHED, "loadgen": {"enabled": True}}
     manifests = render(values)
     pods = pod_labels(manifests)
     policy = the(manifests, "NetworkPolicy", "engines")
@@ -241,10 +242,12 @@ def test_engines_are_reached_by_the_proxy_the_monitor_and_each_other_only() -> N
     assert allowed(policy, pods["engines"]) == ["any"]
     [load] = [name for name in pods if name.startswith("loadgen")]
     assert allowed(policy, pods[load]) == []
+    assert allowed(policy, {"app": "prometheus"}) == ["prefill-0", "decode-0", "combined"]
+    assert allowed(policy, {"app": "something else"}) == []
 
 
 def test_only_engines_reach_discovery() -> None:
-    manifests = render({**WATCHED, "networkPolicy": {"enabled": True}})
+    manifests = render(WATCHED)
     pods = pod_labels(manifests)
     policy = the(manifests, "NetworkPolicy", "proxy")
 
@@ -255,7 +258,7 @@ def test_only_engines_reach_discovery() -> None:
 
 def test_clients_can_be_limited() -> None:
     client = {"podSelector": {"matchLabels": {"app": "chat"}}}
-    manifests = render({"networkPolicy": {"enabled": True, "clients": [client]}})
+    manifests = render({"networkPolicy": {"clients": [client]}})
     policy = the(manifests, "NetworkPolicy", "proxy")
 
     assert allowed(policy, {"app": "chat"}) == ["http"]

@@ -102,7 +102,13 @@ def test_a_new_chart_version_alone_restarts_no_engine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resource", "connector"), [("nvidia.com/gpu", "P2pNcclConnector"), ("amd.com/gpu", "NixlConnector")]
+    ("resource", "connector"),
+    [
+        ("nvidia.com/gpu", "P2pNcclConnector"),
+        ("amd.com/gpu", "NixlConnector"),
+        ("gpu.intel.com/xe", "NixlConnector"),
+        ("example.org/H100_NVL", "P2pNcclConnector"),
+    ],
 )
 def test_each_engine_gets_as_many_gpus_as_it_has_ranks(resource: str, connector: str) -> None:
     values = {"gpu": {"resource": resource}, "engine": {"tensorParallelSize": 2, "kvConnector": connector}}
@@ -110,6 +116,13 @@ def test_each_engine_gets_as_many_gpus_as_it_has_ranks(resource: str, connector:
     for container in engines(render(values)).values():
         assert container["resources"]["limits"] == {resource: "2"}
         assert environment(container)["TENSOR_PARALLEL_SIZE"] == "2"
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/mig-3g.40gb", "nvidia.com/gpu.shared", "nvidia.com/mig-1g.10gb.me"])
+def test_parts_of_gpus_are_asked_for_by_their_names(resource: str) -> None:
+    found = engines(render({"gpu": {"resource": resource}, "engine": {"kvConnector": "NixlConnector"}}))
+
+    assert [container["resources"]["limits"] for container in found.values()] == [{resource: "1"}] * 2
 
 
 def test_resources_that_are_given_do_not_displace_gpus() -> None:
@@ -125,6 +138,71 @@ def test_engines_without_gpus_ask_for_none(engine: dict[str, str]) -> None:
 
     assert all("limits" not in container["resources"] for container in engines(manifests).values())
     assert "runtimeClassName" not in pod_specs(manifests)[f"{FULLNAME}-engines"]
+
+
+TAINT = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+ALL_PODS: Values = {
+    "combined": {"count": 1},
+    "monitor": {"enabled": True},
+    "loadgen": {"enabled": True, "page": {"enabled": True, "workers": 1}},
+    "analysis": {"enabled": True},
+}
+ZONE = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+        }
+    }
+}
+
+
+def test_placement_reaches_every_pod() -> None:
+    values = {**ALL_PODS, "placement": {"tolerations": [TAINT], "affinity": ZONE, "priorityClassName": "high"}}
+
+    specs = pod_specs(render(values))
+
+    assert len(specs) == 11
+    for name, spec in specs.items():
+        assert spec["tolerations"] == [TAINT], name
+        assert spec["affinity"] == ZONE, name
+        assert spec["priorityClassName"] == "high", name
+
+
+@pytest.mark.parametrize("component", ["engine", "proxy", "monitor", "loadgen", "analysis"])
+def test_a_component_may_be_placed_by_itself(component: str) -> None:
+    own = {"key": "own", "operator": "Exists"}
+    told: dict[str, Any] = {"tolerations": [own], "affinity": ZONE, "priorityClassName": "low"}
+    values: dict[str, Any] = {**ALL_PODS, "placement": {"tolerations": [TAINT], "priorityClassName": "high"}}
+    values[component] = {**values.get(component, {}), **told}
+
+    placed = {name: spec for name, spec in pod_specs(render(values)).items() if own in spec["tolerations"]}
+
+    expected = {"engine": {"engines", "combined"}, "loadgen": {"loadgen-page", "loadgen-worker", "loadgen"}}
+    found = {name.removeprefix(f"{FULLNAME}-") for name in placed}
+    assert {re.sub("-[0-9a-f]{8}$", "", name) for name in found} == expected.get(component, {component})
+    for spec in placed.values():
+        assert (spec["tolerations"], spec["affinity"], spec["priorityClassName"]) == ([TAINT, own], ZONE, "low")
+
+
+def test_a_job_that_is_placed_elsewhere_is_another_job() -> None:
+    def jobs(values: Values) -> set[str]:
+        return {job["metadata"]["name"] for job in of_kind(render(values), "Job")}
+
+    moved = {**ALL_PODS, "placement": {"tolerations": [TAINT]}}
+    assert len(jobs(ALL_PODS)) == 2
+    assert jobs(ALL_PODS).isdisjoint(jobs(moved))
+
+
+def test_engines_together_keep_the_affinity_that_they_were_given() -> None:
+    own = {"topologyKey": "rack", "labelSelector": {"matchLabels": {"a": "b"}}}
+    affinity = {**ZONE, "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [own]}}
+    values = {"engine": {"topology": "separate", "affinity": affinity}, "placement": {"engines": "together"}}
+
+    for name in ("prefill", "decode"):
+        found = pod_specs(render(values))[f"{FULLNAME}-{name}"]["affinity"]
+        terms = found["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert found["nodeAffinity"] == ZONE["nodeAffinity"]
+        assert [term["topologyKey"] for term in terms] == ["rack", "kubernetes.io/hostname"]
 
 
 def test_together_puts_all_engines_on_one_node_and_spread_each_role_over_nodes() -> None:
@@ -162,7 +240,8 @@ def test_the_network_that_was_named_is_what_engines_are_told() -> None:
 
 
 def test_on_the_nodes_network_services_are_still_found_and_only_engines_are_there() -> None:
-    specs = pod_specs(render(deep(SEPARATE, {"network": {"hostNetwork": True}, "monitor": {"enabled": True}})))
+    on_the_node: Values = {"network": {"hostNetwork": True}, "networkPolicy": {"enabled": False}}
+    specs = pod_specs(render(deep(SEPARATE, {**on_the_node, "monitor": {"enabled": True}})))
     on_host = {name: spec for name, spec in specs.items() if spec.get("hostNetwork")}
 
     assert set(on_host) == {f"{FULLNAME}-prefill", f"{FULLNAME}-decode"}

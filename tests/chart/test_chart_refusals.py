@@ -14,6 +14,12 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "no model": ({"model": {"name": ""}}, "model.name is not set"),
     "P2pNccl after 0.23": ({"images": {"vllmVersion": "0.24.1"}}, "build the engine images from vllm/vllm-openai:v0.23.0"),
     "P2pNccl on the CPU": ({"engine": {"device": "cpu"}}, "needs NVIDIA GPUs"),
+    "P2pNccl on MIG slices": ({"gpu": {"resource": "nvidia.com/mig-3g.40gb"}}, "NCCL refuses two ranks on one GPU"),
+    "P2pNccl on shared GPUs": ({"gpu": {"resource": "nvidia.com/gpu.shared"}}, "Use NixlConnector"),
+    "ranks on MIG slices": (
+        {"gpu": {"resource": "nvidia.com/mig-1g.10gb"}, "engine": {"tensorParallelSize": 2, **NIXL}},
+        "a process sees one MIG slice only",
+    ),
     "P2pNccl on AMD": ({"gpu": {"resource": "amd.com/gpu"}}, "use NixlConnector"),
     "a prompt in two steps": ({"engine": {"maxNumBatchedTokens": 2048}}, "a whole prompt must fit into one step"),
     "simulated, too": (
@@ -80,6 +86,10 @@ REFUSED: dict[str, tuple[Values, str]] = {
         {"engine": {"kind": "sim"}, "monitor": {"enabled": True, "podResources": True}},
         "simulated boards are no devices",
     ),
+    "a Prometheus that reaches nobody": (
+        {"prometheus": {"serviceMonitors": {"enabled": True}}},
+        "needs networkPolicy.scrapers",
+    ),
     "power on the page without a monitor": (
         {"loadgen": {"page": {"enabled": True}, "recordPower": True}},
         "needs monitor.enabled",
@@ -99,6 +109,38 @@ def test_the_chart_refuses(values: Values, sentence: str) -> None:
     assert message.count("requirements.yaml") <= 1
 
 
+ARGUMENTS = [
+    ("engine", "--port 9000", {}, "ports are values below `ports`"),
+    ("combined", "--port=9000", {}, "ports are values below `ports`"),
+    ("prefill", "--api_key secret", {}, "without a key"),
+    ("decode", "--ssl-keyf k", {}, "without a key"),
+    ("decode", "-tp 2", NIXL, "use engine.tensorParallelSize"),
+    ("decode", "-tp=2", NIXL, "use engine.tensorParallelSize"),
+    ("combined", "--tensor_parallel_size=2", {}, "use engine.tensorParallelSize"),
+    ("decode", "-dp 2", NIXL, "share a KV port"),
+    ("engine", "--pipeline-par 2", {}, "share a KV port"),
+    ("prefill", "--enable-chunked-prefill", {}, "a prompt cut into chunks"),
+    ("prefill", "--enable-chunked-prefill", {"kvBatched": True}, "a prompt cut into chunks"),
+    ("engine", "--max-num-batched-tokens 2k", {}, "a whole prompt must fit into one step"),
+    ("prefill", "--seed 1 --no-enforce-eager", {}, "leave KV unsent"),
+    ("decode", "-cc.cudagraph_mode=FULL", {}, "leave KV unsent"),
+    ("decode", "--enable-prefix-c", {}, "nobody ever frees"),
+    ("decode", "--device-memory-utilization .95", {}, "use decode.gpuMemoryUtilization"),
+    ("decode", "'--gpu-memory-utilization' 0.95", {}, "use decode.gpuMemoryUtilization"),
+]
+
+
+@pytest.mark.parametrize(("where", "arguments", "engine", "sentence"), ARGUMENTS)
+def test_arguments_undo_no_guard(where: str, arguments: str, engine: dict[str, Any], sentence: str) -> None:
+    values: Values = {"engine": dict(engine)}
+    values.setdefault(where, {})["args"] = arguments
+
+    message = refusal(values)
+
+    assert f"{where}.args: -" in message
+    assert sentence in message
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -116,6 +158,12 @@ def test_the_chart_refuses(values: Values, sentence: str) -> None:
         {"decode": {"count": 9}, "engine": {"kind": "sim"}},
         {"engine": NIXL, "autoscaling": {"enabled": True, "by": "hpa"}},
         {"network": {"interface": "eth0"}, "decode": {"env": {"NCCL_DEBUG": "INFO"}}},
+        {"network": {"hostNetwork": True}, "networkPolicy": {"enabled": False}},
+        {"engine": {"args": "--seed 7 --max-num-seqs 64 --hf-overrides '{\"port\": 1}'"}},
+        {"combined": {"count": 1, "args": "--enable-prefix-caching -pp 2 --enable-chunked-prefill"}},
+        {"decode": {"args": "--enable-prefix-caching"}, "engine": {"kvBatched": True}},
+        {"decode": {"args": "--enable-prefix-caching --gpu-memory-utilization 0.9"}, "engine": NIXL},
+        {"decode": {"args": "--port 9000"}, "engine": {"kind": "sim"}},
     ],
 )  # fmt: skip
 def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
@@ -136,7 +184,11 @@ def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
         {"engine": {"env": {"A": 1}}},
         {"placement": {"tolerations": [{"operater": "Exists"}]}},
         {"model": {"volume": {"size": "50 GB"}}},
-        {"gpu": {"resource": "nvidia.com/gpus"}},
+        {"gpu": {"resource": "gpu"}},
+        {"gpu": {"resource": "nvidia.com/"}},
+        {"gpu": {"resource": "NVIDIA.com/gpu"}},
+        {"proxy": {"tolerations": [{"operator": "Exist"}]}},
+        {"placement": {"affinity": {"nodeAffinty": {}}}},
         {"networkPolicy": {"clients": [{}]}},
         {"proxy": {"policy": "random"}},
         {"proxy": {"pingNetworks": ["10.0.0.1"]}},

@@ -45,7 +45,10 @@ EVERYTHING: Values = {
     "proxy": {"discovery": "kubernetes", "apiKeysSecret": "clients", "pingNetworks": ["10.0.0.0/8"]},
     "network": {"interface": "eth0", "ncclHca": "mlx5", "ucxNetDevices": "all", "ucxTls": "rc"},
     "analysis": {"enabled": True, "title": "All of it"},
-    "networkPolicy": {"enabled": True, "clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
+    "networkPolicy": {
+        "clients": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+        "scrapers": [{"namespaceSelector": {"matchLabels": {"team": "monitoring"}}}],
+    },
     "ingress": {"enabled": True, "host": "llm.example.org", "tlsSecret": "tls", "className": "nginx"},
     "gateway": {
         "enabled": True,
@@ -109,7 +112,7 @@ def test_no_two_objects_have_one_name() -> None:
 def test_nothing_that_needs_more_than_a_bare_cluster_is_on_by_itself() -> None:
     kinds = {manifest["kind"] for manifest in render()}
 
-    assert kinds == {"ServiceAccount", "Secret", "Service", "Deployment", "StatefulSet", "Pod"}
+    assert kinds == {"ServiceAccount", "Secret", "Service", "Deployment", "StatefulSet", "Pod", "NetworkPolicy"}
 
 
 @st.composite
@@ -151,7 +154,7 @@ def combinations(draw: st.DrawFn) -> Values:
         "combined": {"count": draw(st.integers(0 if pairs else 1, 3))},
         "monitor": {"enabled": draw(st.booleans())},
         "loadgen": {"enabled": draw(st.booleans()), "rate": draw(st.sampled_from([1, 0.5, 1000]))},
-        "networkPolicy": {"enabled": draw(st.booleans())},
+        "networkPolicy": {"enabled": draw(st.booleans()), "scrapers": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
         "prometheus": {"serviceMonitors": {"enabled": draw(st.booleans())}},
     }
 

@@ -26,7 +26,7 @@ from support.chart import (
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
 from pd_engine.guards import DECODE_MEMORY_LIMIT
-from pd_engine.plan import plan
+from pd_engine.plan import complaints, plan
 from pd_engine.refusals import LAST_WITH_P2P_NCCL
 from pd_engine.settings import CheckSettings, EngineSettings, Host
 from pd_monitor.settings import Settings as MonitorSettings
@@ -47,6 +47,11 @@ ELSEWHERE = {
     "POD_INDEX",
     "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS",
 }
+OPTIONS = [
+    line
+    for line in (ROOT / "services/engine/src/pd_engine/vllm_options.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
 HOST = Host(vllm_version=(0, 23), address="10.0.0.1")
 
 
@@ -248,6 +253,43 @@ def test_the_chart_and_the_engines_refuse_at_the_same_limits() -> None:
     assert f"{major}.{minor + 1}" in refusal({"images": {"vllmVersion": f"{major}.{minor + 1}.0"}})
     assert render({"decode": {"gpuMemoryUtilization": DECODE_MEMORY_LIMIT}})
     assert f"set {DECODE_MEMORY_LIMIT} or less" in refusal({"decode": {"gpuMemoryUtilization": over}})
+
+
+ENGINES: dict[str, dict[str, str]] = {
+    "all": {"PD_ROLE": "combined"},
+    "pairs": {"PD_ROLE": "decode", "KV_CONNECTOR": "NixlConnector"},
+    "p2p": {"KV_CONNECTOR": "P2pNcclConnector"},
+    "p2p-prefill": {"PD_ROLE": "prefill", "KV_CONNECTOR": "P2pNcclConnector"},
+    "p2p-decode": {"PD_ROLE": "decode", "KV_CONNECTOR": "P2pNcclConnector"},
+}
+WRONG = {
+    "--runner": "pooling",
+    "--convert": "embed",
+    "--compilation-config": "{}",
+    "-cc": "{}",
+    "--max-model-len": "99999",
+}
+
+
+def refused_arguments() -> list[tuple[str, str]]:
+    """Where and what the chart refuses in `args`."""
+    text = (CHART / "templates/_arguments.tpl").read_text()
+    [body] = re.findall(r'define "pdstack.refusedArguments" -}}(.*?){{- end }}', text, re.DOTALL)
+    return [(rule["for"], option) for rule in yaml.safe_load(body) for option in rule["options"]]
+
+
+@pytest.mark.parametrize(("scope", "option"), refused_arguments())
+def test_arguments_that_the_chart_refuses_are_refused_by_the_engines(scope: str, option: str) -> None:
+    switch = any(option in row.split()[2:] and row.split()[1] == "0" for row in OPTIONS)
+    assert any(option in row.split()[2:] for row in OPTIONS), "no option of vLLM"
+    told = option if switch else f"{option} {WRONG.get(option, '2')}"
+    variables = {"MODEL": "m", "MAX_MODEL_LEN": "8192", "MAX_NUM_BATCHED_TOKENS": "8192", "ENGINE_ARGS": told}
+
+    def refused(role: str) -> bool:
+        settings = load(EngineSettings, {**variables, "PD_ROLE": role, **ENGINES[scope]})
+        return bool(complaints(settings, HOST, {}))
+
+    assert any(map(refused, ("prefill", "decode")))
 
 
 def test_the_chart_knows_every_role_and_connector() -> None:

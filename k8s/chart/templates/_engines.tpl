@@ -246,29 +246,14 @@ hostNetwork: true
 {{- /* else services' names are looked up where the node looks, which knows none */}}
 dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
-{{- with $values.placement.nodeSelector }}
-nodeSelector:
-  {{- toYaml . | nindent 2 }}
+{{- $beside := list }}
+{{- if eq $values.placement.engines "together" }}
+{{- $labels := merge (dict "pdstack/engine" "true") ($selector | fromYaml) }}
+{{- $beside = list (dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" $labels)) }}
 {{- end }}
-{{- with $values.placement.tolerations }}
-tolerations:
-  {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $values.placement.priorityClassName }}
-priorityClassName: {{ . }}
-{{- end }}
+{{- include "pdstack.scheduling" (dict "root" .root "own" $values.engine "nodeSelector" $values.placement.nodeSelector "beside" $beside) }}
 {{- if and $values.gpu.runtimeClassName (eq $values.engine.kind "vllm") (eq $values.engine.device "gpu") }}
 runtimeClassName: {{ $values.gpu.runtimeClassName }}
-{{- end }}
-{{- if eq $values.placement.engines "together" }}
-affinity:
-  podAffinity:
-    requiredDuringSchedulingIgnoredDuringExecution:
-      - topologyKey: kubernetes.io/hostname
-        labelSelector:
-          matchLabels:
-            {{- $selector | nindent 12 }}
-            pdstack/engine: "true"
 {{- end }}
 {{- if or (eq $values.placement.engines "spread") (and (eq .workload.name "engines") (gt (int .workload.replicas) 1) $values.placement.spreadPods) }}
 topologySpreadConstraints:

@@ -50,6 +50,34 @@ automountServiceAccountToken: false
 {{ include "pdstack.podSecurity" . }}
 {{- end }}
 
+{{/* On which nodes a pod may be and how urgent it is: dict of root, own (the component's values, or none) and optionally nodeSelector
+     and beside (affinity terms to pods that are added). */}}
+{{- define "pdstack.scheduling" -}}
+{{- $placement := .root.Values.placement }}
+{{- $own := default (dict) .own }}
+{{- with default $own.nodeSelector .nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with concat $placement.tolerations (default (list) $own.tolerations) }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with default $placement.priorityClassName $own.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- $affinity := deepCopy (default $placement.affinity $own.affinity) }}
+{{- with .beside }}
+{{- $pods := default (dict) $affinity.podAffinity }}
+{{- $required := concat (default (list) $pods.requiredDuringSchedulingIgnoredDuringExecution) . }}
+{{- $_ := set $affinity "podAffinity" (set (deepCopy $pods) "requiredDuringSchedulingIgnoredDuringExecution" $required) }}
+{{- end }}
+{{- with $affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{- define "pdstack.podSecurity" -}}
 enableServiceLinks: false
 securityContext:

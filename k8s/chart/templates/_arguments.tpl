@@ -1,0 +1,39 @@
+{{/* What no `args` may say, as the engines refuse it at their start (services/engine/src/pd_engine/guards.py): `for` is all, pairs
+     (prefill and decode), or with P2pNcclConnector p2p, p2p-prefill, p2p-decode. A file that `--config` names is read by the engine alone. */}}
+{{- define "pdstack.refusedArguments" -}}
+- {for: all, options: [--port, --host], instead: ports are values below `ports`}
+- {for: all, options: [--uds, --grpc, --headless], instead: the proxy speaks HTTP over TCP to engines; leave it away}
+- {for: all, options: [--api-key, --ssl-keyfile, --ssl-certfile], instead: "the proxy speaks plain HTTP to engines, without a key; use proxy.apiKeysSecret and networkPolicy"}
+- {for: all, options: [--model, --served-model-name], instead: use model.name and model.servedName}
+- {for: all, options: [--tensor-parallel-size, -tp], instead: "prefill and decode need the same, and GPUs are requested by it; use engine.tensorParallelSize"}
+- {for: all, options: [--nnodes, -n, --node-rank, -r, --master-addr, --master-port, --data-parallel-address, -dpa], instead: one engine over several nodes is not supported}
+- {for: all, options: [--data-parallel-rank, -dpn, --data-parallel-start-rank, -dpr, --data-parallel-external-lb, -dpe, --data-parallel-hybrid-lb, -dph, --data-parallel-multi-port-external-lb, -dpm], instead: the proxy balances between engines; use the role's count}
+- {for: pairs, options: [--pipeline-parallel-size, -pp, --data-parallel-size, -dp, --data-parallel-size-local, -dpl, --prefill-context-parallel-size, -pcp, --decode-context-parallel-size, -dcp], instead: "ranks of one engine would share a KV port, and prefill and decode must be split alike; use engine.tensorParallelSize, or the role's count"}
+- {for: pairs, options: [--kv-offloading-size], instead: vLLM would put another connector in the place of engine.kvConnector}
+- {for: pairs, options: [--block-size], instead: "KV travels in blocks that must be alike on both roles; use engine.env.BLOCK_SIZE"}
+- {for: pairs, options: [--runner, --convert, --mm-encoder-only], instead: only a model that generates has KV to hand on; use combined engines}
+- {for: p2p, options: [--enable-prefix-caching], instead: a local hit leaves pushed KV that nobody ever frees; use engine.kvBatched with engine.prefixCaching}
+- {for: p2p, options: [--no-enforce-eager, --compilation-config, -cc], instead: "CUDA graphs that skip the connector leave KV unsent or unread; leave it away"}
+- {for: p2p-prefill, options: [--enable-chunked-prefill, --long-prefill-token-threshold], instead: a prompt cut into chunks crashes P2pNcclConnector's prefill; leave it away}
+- {for: p2p-prefill, options: [--max-num-batched-tokens, --max-model-len], instead: "a whole prompt must fit into one step; use engine.maxNumBatchedTokens and engine.maxModelLen"}
+- {for: p2p-decode, options: [--gpu-memory-utilization, --device-memory-utilization, --num-gpu-blocks-override], instead: "decode needs room for KV that arrives over P2P NCCL; use decode.gpuMemoryUtilization"}
+{{- end }}
+
+{{/* Refuses what `args` of one place may not say: dict of where (engine, prefill, …), text and scopes (the `for`s that hold there). An
+     option may be written with underscores, shortened, with its value after an equals sign, or as a part of its JSON after a dot. */}}
+{{- define "pdstack.checkArguments" -}}
+{{- $refused := include "pdstack.refusedArguments" . | fromYamlArray }}
+{{- range $word := regexSplit "[\\s'\"]+" .text -1 }}
+{{- $name := regexFind "^--?[A-Za-z][-_A-Za-z0-9]*" $word | replace "_" "-" }}
+{{- range $rule := $refused }}
+{{- if and $name (has $rule.for $.scopes) }}
+{{- range $option := $rule.options }}
+{{- $short := and (hasPrefix "--" $name) (gt (len $name) 3) (hasPrefix $name $option) }}
+{{- if or (eq $name $option) $short }}
+{{- fail (printf "%s.args: %s is refused: %s." $.where $option $rule.instead) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
