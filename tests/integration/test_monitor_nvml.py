@@ -180,7 +180,7 @@ def test_a_gpu_lost_mid_run_is_an_error_until_it_is_back_and_the_other_reads_on(
         _, samples = monitor.fetch(id_)
 
     zero, one = ([sample for sample in samples if sample.index == index] for index in (0, 1))
-    assert ready == (200, "")
+    assert ready == (200, "GPU 1: GPU is lost")
     assert all(not sample.errors for sample in zero)
     failed = [sample for sample in one if sample.errors]
     assert failed
@@ -240,6 +240,76 @@ def test_without_the_library_the_monitor_runs_says_so_and_finds_it_later(host: F
     assert gpus == (200, b"[]")
     assert refusal[0] == 409
     assert "no GPU" in json.loads(refusal[1])["error"]
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param(["fail 999"], id="every call"),
+        pytest.param(["field 186 999", "field 185 999", "field 83 999"], id="every reading of power and energy"),
+        pytest.param(["call fields 999"], id="the call for them"),
+        pytest.param(["lost 0", "lost 1"], id="every GPU lost"),
+    ],
+)
+def test_a_monitor_that_can_read_no_power_is_not_ready_and_says_so(host: FakeHost, faults: list[str]) -> None:
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        host.fail(*faults)
+        monitor.wait_for(lambda: readiness(monitor)[0] == 503)
+        _, reason = readiness(monitor)
+        page = monitor.page()
+        host.fail()
+        monitor.wait_ready()
+        log = monitor.stop()
+
+    assert "Unknown Error" in reason or "GPU is lost" in reason
+    assert pick(page, "pd_exporter_backend_up") == {"": 0.0}
+    assert pick(page, "pd_exporter_gpu_readable") == {"0": 0.0, "1": 0.0}
+    assert pick(page, "pd_gpu_power_watts", kind="instant") == {}
+    told = [line for line in log.splitlines() if "reading failed" in line]
+    assert 1 <= len(told) <= 8, log  # a few lines, not ten a second
+    assert "reading works again" in log
+
+
+def test_a_monitor_that_never_could_read_is_not_ready(host: FakeHost) -> None:
+    host.fail("field 186 999", "field 185 999", "field 83 999")
+    with host.monitor() as monitor:
+        monitor.wait_for(lambda: "Unknown Error" in readiness(monitor)[1])
+        status, _ = readiness(monitor)
+        time.sleep(0.3)
+
+        assert (status, readiness(monitor)[0]) == (503, 503)
+
+
+def test_readings_that_cannot_be_true_are_counted_and_kept_off_the_page_but_recorded(host: FakeHost) -> None:
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        id_ = monitor.record(name="jump", interval_s=0.05)
+        host.fail("adds 0 5000000", "power 1 0")
+        monitor.wait_for(lambda: implausible(monitor, "0", "energy_mj") >= 1)
+        monitor.wait_for(lambda: implausible(monitor, "1", "power_w") >= 3)
+        page = monitor.page()
+        _, samples = monitor.fetch(id_)
+        log = monitor.stop()
+
+    for kind in ("instant", "average"):
+        assert set(pick(page, "pd_gpu_power_watts", kind=kind)) == {"0"}
+    assert any(sample.power_w == 0.0 for sample in samples)  # records are raw
+    assert "jumped by 5,000," in log
+    assert "0.0 W of a board that answers" in log
+
+
+def test_a_counter_that_stands_still_is_told(host: FakeHost) -> None:
+    with host.monitor() as monitor:
+        monitor.wait_ready()
+        host.fail("counter 1 123456")
+        monitor.wait_for(lambda: implausible(monitor, "1", "energy_mj") >= 2)
+
+        assert implausible(monitor, "0", "energy_mj") == 0
+
+
+def implausible(process: MonitorProcess, gpu: str, field: str) -> float:
+    return pick(process.page(), "pd_exporter_implausible_readings_total", gpu=gpu, field=field).get(gpu, 0.0)
 
 
 def test_calls_that_block_skip_ticks_and_count_them(host: FakeHost) -> None:

@@ -14,6 +14,8 @@
  *   deny CODE         every setter fails                ignore SETTER   lock, cap: the setter succeeds and changes nothing
  *   mig BOARD         MIG is on                         vgpu MODE       virtualisation mode of all boards
  *   process PID       it uses every board
+ *   fail CODE         every call on a board fails       counter GPU J     its energy counter says this, and moves no more
+ *   power GPU W       its power readings say this       adds GPU J        its energy counter says so much more
  *   p2p CODE          status of every way between boards: 0 is well                  linkdown BOARD   two of its NVLinks are down
  *
  * FAKE_NVML_STATE: a file that holds what setters changed, so that processes see each other's locks as they do on real boards.
@@ -161,6 +163,7 @@ static int busy(void) { return fmod(now(), 2 * half_period()) < half_period(); }
 static int usable(void *handle, int *board) {
     *board = (int)(intptr_t)handle - 1;
     if (!opened || (fault("driver", NULL) > 0 && fault("driver", NULL) != epoch)) return UNINITIALIZED;
+    if (fault("fail", NULL) > 0) return fault("fail", NULL);
     if (fault_of("lost", *board) >= 0) stale[*board] = 1;
     return stale[*board] ? IS_LOST : OK;
 }
@@ -243,9 +246,14 @@ int nvmlDeviceGetFieldValues(void *handle, int length, Field *fields) {
         else if (field->field == 190) field->value.ui = set_of(board).cap_mw ? set_of(board).cap_mw : LIMIT_W * 1000;
         else if (field->field == 74 || (field->field >= 269 && field->field <= 271)) { field->type = 3; field->value.ull = 1500000000ull * (field->field == 74); }
         else if (field->field == 197 || field->field == 198) field->value.ui = 1000u * field->field;
+        else if ((field->field == 185 || field->field == 186) && fault_of("power", board) >= 0) field->value.ui = (uint32_t)fault_of("power", board) * 1000u;
         else if (field->field == 186) field->value.ui = (uint32_t)(mean_w(board, INSTANT_WINDOW_S) * 1e3);
         else if (field->field == 185) field->value.ui = (uint32_t)(mean_w(board, AVERAGE_WINDOW_S) * 1e3);
-        else if (field->field == 83) { field->type = 3; field->value.ull = (uint64_t)(joules(board, update()) * 1e3); }
+        else if (field->field == 83) {
+            int fixed = fault_of("counter", board), more = fault_of("adds", board);
+            field->type = 3;
+            field->value.ull = fixed >= 0 ? fixed * 1000ull : (uint64_t)((joules(board, update()) + (more > 0 ? more : 0)) * 1e3);
+        }
         else field->result = NOT_SUPPORTED;
     }
     return OK;

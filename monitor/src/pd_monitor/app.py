@@ -101,7 +101,12 @@ async def _healthz(_: web.Request) -> web.Response:
 async def _readyz(request: web.Request) -> web.Response:
     sampler = request.app[MONITOR].sampler
     problem = sampler.problem
-    answer = {"ready": not problem, "reason": problem, "backend": sampler.backend.name, "gpus": len(sampler.gpus)}
+    answer = {
+        "ready": not problem,
+        "reason": problem or sampler.unreadable,
+        "backend": sampler.backend.name,
+        "gpus": len(sampler.gpus),
+    }
     return _json(answer, 503 if problem else 200)
 
 

@@ -6,6 +6,7 @@ all instead of an old value.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -69,6 +70,12 @@ class Metrics:
             ["field"],
             registry=self.registry,
         )
+        self._implausible = Counter(
+            "pd_exporter_implausible_readings",
+            "Readings that cannot be true: beyond the board's limit, 0 W, a counter that jumps, goes back or stands still",
+            ["gpu", "field"],
+            registry=self.registry,
+        )
         self._closures: dict[int, Closure] = {}
         self.registry.register(_GpuCollector(sampler, self._closures))
         self.registry.register(_ExporterCollector(sampler, active_recordings))
@@ -83,6 +90,9 @@ class Metrics:
         self._missed.inc(tick.missed)
         for name in tick.reading.failures:
             self._read_errors.labels(name).inc()
+        for index, doubts in tick.implausible.items():
+            for name in doubts:
+                self._implausible.labels(str(index), name).inc()
         for sample in tick.reading.samples:
             self._closures.setdefault(sample.index, Closure()).add(sample)
 
@@ -118,6 +128,14 @@ class _ExporterCollector(Collector):
         )
         info.add_metric([sampler.backend.name, str(sampler.backend.simulated).lower(), __version__], 1.0)
         yield info
+        readable = GaugeMetricFamily(
+            "pd_exporter_gpu_readable", "1 if the GPU tells its power or energy now", labels=["gpu", "uuid"]
+        )
+        silent = sampler.silent
+        for gpu in sampler.gpus:
+            told = sampler.current is not None and gpu.index not in silent
+            readable.add_metric([str(gpu.index), gpu.uuid], float(told))
+        yield readable
         success = GaugeMetricFamily(
             "pd_exporter_last_success_timestamp_seconds", "When a GPU was last read, in seconds since the epoch"
         )
@@ -133,7 +151,8 @@ def _seen(tick: Tick, closures: Mapping[int, Closure]) -> Iterator[Seen]:
         sample = samples.get(info.index)
         if sample is not None and answered(sample):
             closure = closures.get(info.index)
-            yield Seen(info, sample, reading.details.get(info.index, Details()), closure.ratios if closure else {})
+            believed = msgspec.structs.replace(sample, **dict.fromkeys(tick.implausible.get(info.index, ())))
+            yield Seen(info, believed, reading.details.get(info.index, Details()), closure.ratios if closure else {})
 
 
 def _family(series: Series, gpus: Iterable[Seen]) -> Metric:

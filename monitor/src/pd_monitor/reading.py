@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from pd_contracts.records import GpuInfo, GpuSample
 
 # The key of `GpuSample.errors` that stands for all readings of a GPU: the board as a whole did not answer.
 WHOLE_GPU = "gpu"
+# What the monitor is for: a GPU that gives none of these cannot be recorded, whatever else it tells.
+POWER_READINGS: Final = ("power_w", "power_average_w", "energy_mj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Reading:
 class Tick:
     """One reading with its times: monotonic seconds before and after the call, and the wall's at its end.
 
-    `missed` counts the ticks before it that were due but skipped.
+    `missed` counts the ticks before it that were due but skipped; `implausible` names readings that cannot be true, by GPU.
     """
 
     begun: float
@@ -67,11 +69,12 @@ class Tick:
     wall: float
     reading: Reading
     missed: int = 0
+    implausible: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def readable(self) -> bool:
-        """True if at least one GPU answered."""
-        return any(answered(sample) for sample in self.reading.samples)
+        """True if at least one GPU tells its power or energy."""
+        return any(not silence(sample) for sample in self.reading.samples)
 
 
 class Backend(Protocol):
@@ -95,6 +98,14 @@ class Backend(Protocol):
 def answered(sample: GpuSample) -> bool:
     """True if the board gave at least some of its readings."""
     return WHOLE_GPU not in sample.errors
+
+
+def silence(sample: GpuSample) -> str:
+    """Why a GPU tells neither power nor energy; empty if it tells one of them."""
+    if any(getattr(sample, name) is not None for name in POWER_READINGS):
+        return ""
+    reasons = dict.fromkeys(sample.errors.get(name, "") for name in (WHOLE_GPU, *POWER_READINGS))
+    return ", ".join(filter(None, reasons)) or "no power and no energy"
 
 
 def lost(index: int, t: float, reason: str) -> GpuSample:

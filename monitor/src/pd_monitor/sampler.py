@@ -11,7 +11,8 @@ import msgspec
 
 from pd_contracts.names import Role
 from pd_contracts.records import GpuInfo, GpuSample
-from pd_monitor.reading import WHOLE_GPU, Backend, Reading, Tick
+from pd_monitor.plausibility import Plausibility
+from pd_monitor.reading import POWER_READINGS, WHOLE_GPU, Backend, Reading, Tick, silence
 from pd_monitor.schedule import Schedule
 
 # A sample is shown until so many intervals (but no less than a second) have passed without a new one.
@@ -37,7 +38,8 @@ class Sampler:
         self._wake = asyncio.Event()
         self._change_wanted = False
         self._ticked = asyncio.Condition()
-        self._told: dict[int | None, str] = {}
+        self._told: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._plausibility: dict[int, Plausibility] = {}
 
     @property
     def gpus(self) -> tuple[GpuInfo, ...]:
@@ -59,9 +61,18 @@ class Sampler:
             return f"the last sample is {time.monotonic() - self.latest.ended:.1f} s old: the back end stands still"
         if self.latest.readable:
             return ""
-        reading = self.latest.reading
-        reasons = [f"GPU {sample.index}: {sample.errors[WHOLE_GPU]}" for sample in reading.samples]
-        return reading.problem or "; ".join(reasons) or "there is no GPU"
+        return self.latest.reading.problem or self.unreadable or "there is no GPU"
+
+    @property
+    def silent(self) -> dict[int, str]:
+        """Which GPUs told neither power nor energy at the last tick, with the reason."""
+        samples = self.latest.reading.samples if self.latest else ()
+        return {sample.index: reason for sample in samples if (reason := silence(sample))}
+
+    @property
+    def unreadable(self) -> str:
+        """The same as a sentence; empty if all GPUs tell."""
+        return "; ".join(f"GPU {index}: {reason}" for index, reason in self.silent.items())
 
     def change(self) -> None:
         """Say that the interval may have changed: the next tick is now."""
@@ -105,25 +116,49 @@ class Sampler:
     async def _tick(self, missed: int) -> None:
         begun = time.monotonic()
         reading = await self.backend.sample()
-        tick = Tick(begun, time.monotonic(), time.time(), with_roles(reading, self._roles), missed)
+        ended = time.monotonic()
+        reading = with_roles(reading, self._roles)
+        tick = Tick(begun, ended, time.time(), reading, missed, self._implausible(reading))
         self.latest = tick
         if tick.readable:
             self.last_success = tick
-        self._report(tick.reading)
+        self._report(tick)
         for watcher in self.watchers:
             watcher(tick)
         async with self._ticked:
             self._ticked.notify_all()
 
-    def _report(self, reading: Reading) -> None:
+    def _implausible(self, reading: Reading) -> dict[int, Mapping[str, str]]:
+        limits = {info.index: info.power_limit_w for info in reading.gpus}
+        found = {
+            sample.index: self._plausibility.setdefault(sample.index, Plausibility()).doubts(
+                sample, limits.get(sample.index)
+            )
+            for sample in reading.samples
+        }
+        return {index: doubts for index, doubts in found.items() if doubts}
+
+    def _report(self, tick: Tick) -> None:
         """Log what changed since the last tick, so that a lasting failure is one line and not ten a second."""
-        now: dict[int | None, str] = {None: reading.problem} if reading.problem else {}
-        now |= {sample.index: sample.errors[WHOLE_GPU] for sample in reading.samples if WHOLE_GPU in sample.errors}
-        for index in now.keys() - self._told.keys():
-            _log.warning("reading failed", extra={"gpu": "all" if index is None else index, "reason": now[index]})
-        for index in self._told.keys() - now.keys():
-            _log.info("reading works again", extra={"gpu": "all" if index is None else index})
+        now = failures(tick)
+        for gpu, names in now.keys() - self._told.keys():
+            _log.warning("reading failed", extra={"gpu": gpu, "readings": ", ".join(names), "reason": now[gpu, names]})
+        for gpu in {gpu for gpu, _ in self._told} - {gpu for gpu, _ in now}:
+            _log.info("reading works again", extra={"gpu": gpu})
         self._told = now
+
+
+def failures(tick: Tick) -> dict[tuple[str, tuple[str, ...]], str]:
+    """Why power or energy is missing or not believed, by GPU ("all" for the back end) and the readings that it is about."""
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    if tick.reading.problem:
+        found["all", (WHOLE_GPU,)] = tick.reading.problem
+    for sample in tick.reading.samples:
+        failed = {name: sample.errors[name] for name in (WHOLE_GPU, *POWER_READINGS) if name in sample.errors}
+        for reasons in (failed, tick.implausible.get(sample.index, {})):
+            if reasons:
+                found[str(sample.index), tuple(reasons)] = ", ".join(dict.fromkeys(reasons.values()))
+    return found
 
 
 def with_roles(reading: Reading, roles: Mapping[int, Role]) -> Reading:

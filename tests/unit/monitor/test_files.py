@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pd_contracts.names import Role
 from pd_contracts.records import Clock, GpuHeader, GpuInfo, GpuSample, encode_line
 from pd_monitor.files import role_file, write_role_files
@@ -47,6 +49,26 @@ def test_energy_is_the_counters_difference() -> None:
 
 def test_a_counter_that_went_back_makes_the_energy_unknown_and_not_negative() -> None:
     assert made(Role.PREFILL, sample(10.5, 0, 7000.0), sample(11.5, 0, 10.0))["energy_j"] is None
+
+
+@pytest.mark.parametrize(
+    ("readings", "reason"),
+    [
+        pytest.param([7000.0, 8000.0, None, None, None, None], "could not be read for 0.4 s", id="readings that stop"),
+        pytest.param([None, None, None, None, 8000.0, 9000.0], "could not be read for 0.4 s", id="that begin late"),
+        pytest.param([7000.0, 8000.0, 5e9, 5e9, 5e9, 5e9], "jumped by", id="a jump"),
+        pytest.param([7000.0, 8000.0, 9000.0, 1.0, 2.0, 3.0], "went backwards", id="a counter that began anew"),
+        pytest.param([7000.0] * 30, "has not moved", id="a counter that stands still"),
+        pytest.param([None] * 6, "tells no energy", id="no counter"),
+    ],
+)
+def test_an_energy_that_is_not_all_of_it_is_unknown_with_the_reason(readings: list[float | None], reason: str) -> None:
+    samples = [sample(10 + number / 10, 0, reading) for number, reading in enumerate(readings)]
+
+    file = made(Role.PREFILL, *samples)
+
+    assert file["energy_j"] is None
+    assert reason in file["energy_unknown"]["0"]
 
 
 def test_a_role_without_samples_is_an_empty_list() -> None:

@@ -147,6 +147,7 @@ _SLOW: Final = _group(
     ),
     (_Call(("processes",), _processes),),
 )
+_NOT_SUPPORTED: Final = str(pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED))
 # What a sample has; the other readings are details.
 _IN_SAMPLE: Final = frozenset(GpuSample.__struct_fields__)
 
@@ -171,6 +172,9 @@ class Board:
         """
         now = clock()
         values, errors = _read(self._handle, _FAST)
+        if not values and _NOT_SUPPORTED not in errors.values():
+            # One call may fail; that none of them works, though the board has these readings, is a driver that is gone.
+            raise BoardLostError(", ".join(dict.fromkeys(errors.values())))
         failed = list(errors)
         for slower in (self._medium, self._slow):
             if slower.read_if_due(self._handle, now):
