@@ -47,7 +47,7 @@ LAYERS: dict[str, list[set[str]]] = {
     "pd_control": [
         {"__main__"},
         {"cli"},
-        {"demo"},
+        {"compare"},
         {"docker"},
         {"local"},
         {"doctor"},

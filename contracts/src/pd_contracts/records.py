@@ -25,6 +25,7 @@ MANIFEST: Final = "manifest.json"
 REQUESTS: Final = "requests.jsonl"
 GPU: Final = "gpu.jsonl"
 SUMMARY: Final = "summary.json"
+NOT_MEASURED: Final = "not-measured.json"
 
 
 class RecordError(ValueError):
@@ -255,6 +256,20 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     host: dict[str, str] = msgspec.field(default_factory=dict)
     url: str = ""
     notes: list[str] = msgspec.field(default_factory=list)
+
+
+class NotMeasured(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a comparison that has no records: what it is, and why, in a sentence for the report."""
+
+    what: str
+    reason: str
+
+
+class Missing(msgspec.Struct, frozen=True, kw_only=True):
+    """`not-measured.json`, beside the run folders of a comparison."""
+
+    parts: list[NotMeasured]
+    schema_version: int = SCHEMA_VERSION
 
 
 T = TypeVar("T")

@@ -4,7 +4,6 @@ import pytest
 
 from pd_control.__main__ import COMMANDS, main
 from pd_control.cli.options import parser
-from pd_control.demo.command import LOADS, load_of
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -16,7 +15,9 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
     assert f"usage: pdctl {command}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["up", "all", "prefill", "combined", "proxy", "doctor", "logs", "smoke", "demo"])
+@pytest.mark.parametrize(
+    "command", ["up", "all", "prefill", "combined", "proxy", "doctor", "logs", "smoke", "demo", "compare"]
+)
 def test_help_shows_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([command, "--help"])
@@ -24,24 +25,25 @@ def test_help_shows_examples_that_parse(command: str, capsys: pytest.CaptureFixt
     _, _, examples = capsys.readouterr().out.partition("examples:\n")
     # An example ends where its explanation begins, two spaces on.
     entries = [line.strip().split("  ")[0].split() for line in examples.splitlines()]
-    lines = [words for words in entries if words[:1] == ["pdctl"]]
+    lines = [words[words.index("pdctl") :] for words in entries if "pdctl" in words[:2]]
     assert lines
     for words in lines:
         assert parser().parse_args(words[1:]).command == command
 
 
 @pytest.mark.parametrize(
-    "words", [["up", "both"], ["up", "--decode", "0"], ["demo", "--rate", "0"], ["demo", "--rate", "inf"], []]
+    "words",
+    [
+        ["up", "both"],
+        ["up", "--decode", "0"],
+        ["demo", "--duration", "0"],
+        ["demo", "--duration", "inf"],
+        ["compare", "--attainment", "2"],
+        [],
+    ],
 )
 def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         parser().parse_args(words)
 
     assert end.value.code == 2
-
-
-def test_the_users_load_changes_only_what_was_given() -> None:
-    load = load_of(parser().parse_args(["demo", "--rate", "3", "--seed", "9"]))
-
-    assert (load.rate, load.seed) == (3, 9)
-    assert (load.input_tokens, load.duration_s) == (LOADS["sim"].input_tokens, LOADS["sim"].duration_s)

@@ -17,7 +17,7 @@ from pd_analysis.records import vllm_bench
 from pd_analysis.records.columns import Collector, Requests, samples_of
 from pd_analysis.records.run import Loaded, Problem, Run
 from pd_contracts import records
-from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, RecordError, RequestRecord
+from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, Missing, RecordError, RequestRecord
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,21 @@ def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
             continue
         runs.append(run)
         problems.extend(remarks)
+    for path in map(Path, paths):
+        problems.extend(_not_measured(path))
     return Loaded(runs=runs, problems=problems)
+
+
+def _not_measured(path: Path) -> Iterator[Problem]:
+    """What a comparison could not measure, as it wrote it down."""
+    for listed in sorted(path.rglob(records.NOT_MEASURED)):
+        try:
+            parts = records.read_json(listed, Missing).parts
+        except RecordError as error:
+            yield Problem(listed, str(error))
+            continue
+        for part in parts:
+            yield Problem(listed.parent, f"{part.what} was not measured: {part.reason}")
 
 
 def _found(paths: Iterable[Path]) -> list[Path]:

@@ -13,9 +13,10 @@ from pd_contracts.settings import SettingsError
 from pd_control.cli import commands, configuration, menu
 from pd_control.cli.options import parser
 from pd_control.client import ClientError
+from pd_control.compare.command import compare
+from pd_control.compare.command import context as comparison_context
+from pd_control.compare.folder import FolderError
 from pd_control.context import Context, open_context
-from pd_control.demo.command import demo, demo_context
-from pd_control.demo.load import LoadError
 from pd_control.docker.compose import ContainerError
 from pd_control.doctor.command import doctor
 from pd_control.local import single_process
@@ -38,8 +39,12 @@ COMMANDS = {
     "doctor": doctor,
     "config": configuration.show,
     "menu": menu.run,
-    "demo": demo,
+    "compare": compare,
+    "demo": compare,
 }
+
+# These bring up deployments of their own beside the one that `up` started.
+APART = ("compare", "demo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StartError, ContainerError) as error:
         Terminal().error(str(error), error.lines)
         return 1
-    except (StateError, ClientError, LoadError, RecordError) as error:
+    except (StateError, ClientError, FolderError, RecordError) as error:
         Terminal().error(str(error))
         return 1
     except KeyboardInterrupt:
@@ -66,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _context(options: argparse.Namespace) -> Context:
     start, own = Path.cwd(), dict(os.environ)
-    return demo_context(start, own, options) if options.command == "demo" else open_context(start, own)
+    return comparison_context(start, own, options) if options.command in APART else open_context(start, own)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -47,13 +47,25 @@ examples:
 
 `pdctl up` and `pdctl all` look first, too; docs/operating.md lists every finding."""
 
+_COMPARE = """\
+examples:
+  MODEL=Qwen/Qwen3-4B pdctl compare                    plain vLLM against every XpYd that fits, on all GPUs of this machine
+  pdctl compare --engine sim                           the same with simulated engines, without a GPU
+  pdctl compare --deployments combined,1p1d,1p1d:nixl --input-output 512:64 --rates 2,8,16 --duration 300
+  pdctl compare --deployments 1c --modes serve,phase-split,batch          one plain engine: the classic single-instance tests
+  pdctl compare --trace azure.csv -- --time-scale 0.5  a recorded trace, twice as fast; after -- come options of pd-loadgen run
+  pdctl compare --dry-run                              only say what would be done, and how long it takes
+
+Every deployment is started once, on the same GPUs, and gets the same seeded schedules. Ctrl-C keeps what was measured; the same
+command goes on from there."""
+
 _DEMO = """\
 examples:
   pdctl demo                                       simulated engines: no GPU, no Docker, under 2 minutes
-  pdctl demo --rate 14 --input-tokens 1024         another load
+  pdctl demo --rates 7 --input-output 1024:64      another load
   pdctl demo --engine vllm-cpu --out results/cpu   real vLLM on the CPU, in containers; takes many minutes
 
-Both topologies are offered the same seeded schedule; the report says so with its hash."""
+The shortest form of pdctl compare: one load, measured anew each time."""
 
 _LOGS = """\
 examples:
@@ -94,7 +106,15 @@ def parser() -> argparse.ArgumentParser:
     _command(commands, "config", "the variables in force, and where each comes from")
     menu = _command(commands, "menu", "do these things by number, and learn the commands for it")
     menu.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="what computes (default: vllm)")
-    _demo(_command(commands, "demo", "compare both topologies under the same load and render the report", _DEMO))
+    _compare(
+        _command(
+            commands, "compare", "measure several deployments under the same loads, and render the report", _COMPARE
+        ),
+        ENGINES_UP,
+    )
+    demo = _command(commands, "demo", "a comparison of two minutes with simulated engines, and its report", _DEMO)
+    _compare(demo, ENGINES_DEMO)
+    demo.set_defaults(engine="sim", out="results/demo", restart=True)
     return root
 
 
@@ -171,23 +191,79 @@ def _smoke(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="for each request (60)")
 
 
-def _demo(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--engine", choices=ENGINES_DEMO, default="sim", help="simulated, or real vLLM on the CPU (default: sim)")
-    add("--out", default="results/demo", metavar="DIR", help="where runs and report go (results/demo)")
-    add("--rate", type=_positive, metavar="R", help="requests a second over the whole deployment")
-    add("--duration", type=_positive, metavar="S", help="seconds of load for each topology")
-    add("--input-tokens", type=_count, metavar="N", help="tokens a prompt")
-    add("--output-tokens", type=_count, metavar="N", help="tokens an answer")
-    add("--seed", type=int, default=0, metavar="N", help="seed of schedule and prompts (0)")
-    add("--dataset", choices=("random", "text"), help="random tokens, or the natural-language text that is shipped")
-    add(
+def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
+    what = parser.add_argument_group("what is compared").add_argument
+    what("--engine", choices=engines, default="vllm", help="what computes (default: %(default)s)")
+    what("--containers", action="store_true", help="through docker compose; vllm-cpu always is")
+    what(
+        "--gpus",
+        metavar="N,…",
+        help="GPUs to use, or how many simulated ones (default: all of this machine; simulated: 2)",
+    )
+    what(
+        "--deployments",
+        metavar="D,…",
+        help="combined (plain engines on all GPUs), 2c, 1p1d, 1p3d:nixl, … (default: combined and every XpYd that fits)",
+    )
+    load = parser.add_argument_group("what is offered").add_argument
+    load("--input-output", metavar="I:O,…", help="prompt and answer lengths in tokens, 512:64,2048:128")
+    load("--trace", metavar="FILE", help="arrivals and lengths of a recorded trace, in place of lengths and rates")
+    load(
+        "--rates",
+        metavar="R,…",
+        help="requests a second per GPU, or find (which is the default unless the engine says otherwise)",
+    )
+    load("--start-rate", type=_positive, metavar="R", help="where finding begins, requests a second per GPU")
+    load(
+        "--duration", type=_positive, metavar="S", help="seconds a point (default: as long as its p99 needs, 60 to 300)"
+    )
+    load("--seeds", default="0", metavar="N,…", help="every point once with each (default: 0)")
+    load("--goodput", metavar="LIMITS", help='limits in ms that requests should meet, "ttft:500 tpot:20"')
+    load(
+        "--attainment",
+        type=_share,
+        default=0.9,
+        metavar="X",
+        help="share of requests that must meet them (default: 0.9)",
+    )
+    load(
+        "--modes",
+        default="serve",
+        metavar="M,…",
+        help="serve, phase-split, batch; the last two on one plain engine (default: serve)",
+    )
+    load("--batch-sizes", metavar="N,…", help="mode batch: requests at once, one batch after the other")
+    load("loadgen", nargs="*", metavar="-- OPTION", help="after --: options of pd-loadgen run, for every point")
+    run = parser.add_argument_group("how it is done").add_argument
+    run("--out", default="results/compare", metavar="DIR", help="where runs and report go (default: results/compare)")
+    run("--title", default="", metavar="TEXT", help="title of the report")
+    run("--dry-run", action="store_true", help="only say what would be done, and how long it takes")
+    run("--restart", action="store_true", help="throw away what an earlier comparison left in --out")
+    run(
+        "--stop-after",
+        type=_positive,
+        metavar="S",
+        help="begin no point that would end later than this; go on another time",
+    )
+    run(
+        "--no-report", dest="report", action="store_false", help="only measure; pd-analysis report DIR renders it later"
+    )
+    run("--force", action="store_true", help="start in spite of errors that pdctl doctor finds")
+    run(
         "--patience",
         type=_positive,
         default=600.0,
         metavar="S",
-        help="give up when nothing has moved for S seconds (600)",
+        help="give up on engines when nothing has moved for S seconds (600)",
     )
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        msg = f"{text} is more than 1: write a share such as 0.9"
+        raise argparse.ArgumentTypeError(msg)
+    return value
 
 
 def _count(text: str) -> int:

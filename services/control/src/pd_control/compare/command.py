@@ -1,0 +1,224 @@
+"""`pdctl compare` and `pdctl demo`: say what will be done, do it, and end with the verdict and the report."""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pd_control.compare import request, stages
+from pd_control.compare.deployments import Spec
+from pd_control.compare.folder import Results
+from pd_control.compare.plan import Comparison, seconds
+from pd_control.compare.presets import COMPARE, DEMO, TITLES
+from pd_control.compare.runner import CLIENT_LATE, Runner, Tally, Work
+from pd_control.context import Context, open_context
+from pd_control.docker.compose import Stack
+from pd_control.doctor import nvml
+from pd_control.planning import free_ports
+from pd_control.planning.gpus import PlanError
+from pd_control.planning.plan import Engine
+from pd_control.supervision import attached_command, supervisor
+from pd_control.terminal import age, table_of
+
+PROJECT: Final = "pdstack-compare"
+INCOMPLETE: Final = 1
+# Above as many loads a table for each is no summary; then the sentences stand alone.
+_TABLES: Final = 2
+
+
+def context(start: Path, own: Mapping[str, str], options: argparse.Namespace) -> Context:
+    """A context apart from the deployment of `pdctl up`.
+
+    A comparison of simulated engines leaves `.env` out: its numbers must not depend on what somebody serves on this machine. Its
+    processes listen on the loopback only.
+    """
+    folder = f"compare-{Path(options.out).name}"
+    if options.engine == "sim":
+        return open_context(start, {"BIND_HOST": "127.0.0.1", **own}, dotenv=False, folder=folder)
+    opened = open_context(start, own, folder=folder)
+    if not (options.containers or options.engine == "vllm-cpu"):
+        return opened
+    moved = free_ports.choose({"http_proxy_port": [opened.settings.http_proxy_port]}, supervisor.is_free)
+    return open_context(start, {**own, **{key.upper(): str(port) for key, port in moved.items()}}, folder=folder)
+
+
+def compare(context_: Context, options: argparse.Namespace) -> int:
+    """Measure every deployment; 0 if all is there, 1 if something is missing, 3 if the client was late somewhere."""
+    begin = time.monotonic()
+    asked = _asked(context_, options)
+    _announce(context_, asked, Path(options.out))
+    if options.dry_run:
+        return 0
+    results = Results(Path(options.out))
+    results.prepare(_identity(context_, asked), restart=options.restart)
+    ends = float("inf") if options.stop_after is None else begin + options.stop_after
+    work = Work(context=context_, comparison=asked, results=results, ends=ends)
+    runner = Runner(work, _stage(context_, asked, options))
+    with context_.store.lock():
+        runner.run()
+    shown = _render(context_, asked, results.root) if options.report else None
+    return _conclude(context_, runner.tally, results.root, begin, shown=shown)
+
+
+def _asked(context_: Context, options: argparse.Namespace) -> Comparison:
+    preset = (DEMO if options.command == "demo" else COMPARE)[options.engine]
+    settings = context_.settings
+    if options.engine == "vllm" and not settings.model:
+        msg = "MODEL is not set: name the model to serve, for example MODEL=Qwen/Qwen3-4B pdctl compare"
+        raise PlanError(msg)
+    options.containers = options.containers or options.engine == "vllm-cpu"
+    size = settings.tensor_parallel_size
+    more = request.pass_through(options.loadgen)
+    asked = request.comparison(
+        options, preset, _gpus(context_, options), size=size, more=more, title=TITLES[options.engine]
+    )
+    if asked.containers:
+        stages.refuse_unfit_for_containers(asked.stages)
+    return asked
+
+
+def _gpus(context_: Context, options: argparse.Namespace) -> list[int]:
+    """Those of --gpus, or of the settings' lists, or all of this machine; two where they are simulated or there are none to have."""
+    if options.gpus:
+        return _listed(options.gpus, simulated=options.engine != "vllm")
+    settings = context_.settings
+    chosen = settings.combined_gpus or (*settings.prefill_gpus, *settings.decode_gpus)
+    if chosen:
+        return sorted(set(chosen))
+    if options.engine != "vllm" or options.containers:
+        return [0, 1]
+    found = nvml.read()
+    if not found.gpus:
+        msg = (
+            f"no GPU was found ({found.problem or 'NVML lists none'}): pdctl doctor says more; --engine sim needs none"
+        )
+        raise PlanError(msg)
+    return [gpu.index for gpu in found.gpus]
+
+
+def _listed(text: str, *, simulated: bool) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
+        msg = f"--gpus {text!r}: write GPU numbers with commas, each once, for example 0,1"
+        raise PlanError(msg)
+    if simulated and len(parts) == 1 and int(parts[0]) > 0:
+        return list(range(int(parts[0])))  # a number of simulated GPUs
+    return [int(part) for part in parts]
+
+
+def _announce(context_: Context, asked: Comparison, out: Path) -> None:
+    """What will be done, and about how long it takes."""
+    terminal, offer = context_.terminal, asked.offer
+    terminal.title(asked.title)
+    rows = [(spec.label, str(asked.gpus_of(spec)), _role_of(asked, spec)) for spec in asked.stages]
+    terminal.table(table_of(rows, ("deployment", "GPUs", "measured")))
+    loads = ", ".join(load.name.replace("x", " → ", 1) if load.paced else load.name for load in offer.loads)
+    terminal.say(f"  loads      {loads}{' tokens' if any(load.paced for load in offer.loads) else ''}")
+    terminal.say(f"  rates      {_rates(asked)}")
+    terminal.say(
+        f"  each point {_duration(asked)}, seed{'s' * (len(offer.seeds) > 1)} {', '.join(map(str, offer.seeds))}"
+    )
+    if offer.goodput:
+        terminal.say(f"  limits     {offer.goodput} (ms)")
+    terminal.say(f"  results    {out}; Ctrl-C keeps what was measured, and the same command goes on from there")
+    terminal.say(f"  time       about {age(seconds(asked))}")
+    if asked.engine == "sim":
+        terminal.note(
+            "SIMULATED: the engines only behave like vLLM on H200; none of these numbers was measured on a GPU"
+        )
+
+
+def _role_of(asked: Comparison, spec: Spec) -> str:
+    modes = [mode for mode in asked.offer.modes if mode == "serve"] if spec in asked.deployments else []
+    if spec == asked.alone:
+        modes += [mode for mode in asked.offer.modes if mode != "serve"]
+    return ", ".join(modes)
+
+
+def _rates(asked: Comparison) -> str:
+    offer = asked.offer
+    if offer.rates_per_gpu:
+        return f"{', '.join(f'{rate:g}' for rate in offer.rates_per_gpu)} requests/s per GPU"
+    if not offer.searches:
+        return "as the load has them"
+    return (
+        f"found for each deployment: doubled from {offer.start_rate:g} requests/s per GPU until fewer than "
+        f"{offer.attainment:.0%} meet the limits, then three around the knee"
+    )
+
+
+def _duration(asked: Comparison) -> str:
+    if asked.offer.duration_s is not None:
+        return f"{asked.offer.duration_s:g} s"
+    return (
+        "60 to 300 s, until about 1,000 requests"
+        if any(load.paced for load in asked.offer.loads)
+        else "as long as it is"
+    )
+
+
+def _identity(context_: Context, asked: Comparison) -> dict[str, str]:
+    """What must be the same when a comparison goes on; the points' own options are checked one by one."""
+    settings = context_.settings
+    return {
+        "engine": asked.engine,
+        "MODEL": settings.model,
+        "TENSOR_PARALLEL_SIZE": str(asked.size),
+        "KV_CONNECTOR": settings.kv_connector.value,
+        "ENGINE_ARGS": context_.environment.get("ENGINE_ARGS", ""),
+    }
+
+
+def _stage(context_: Context, asked: Comparison, options: argparse.Namespace) -> stages.Stage:
+    if asked.containers:
+        log = context_.store.log("compose")
+        context_.terminal.note(f"what docker compose says goes to {log}; building images takes minutes the first time")
+        stack = Stack(context_.root, context_.environment, PROJECT, log)
+        return stages.containers(context_, stack, asked.engine, stall_s=options.patience)
+    engine = Engine(asked.engine)
+    return stages.processes(context_, engine, asked.gpus, stall_s=options.patience, force=options.force)
+
+
+def _render(context_: Context, asked: Comparison, root: Path) -> bool:
+    """Write report.html, report.md and plots, and the verdict to the terminal; False, after a sentence, if there is nothing to show."""
+    runs = sorted({path.parents[1].name for path in root.glob("*/*/manifest.json")})
+    if not runs:
+        return False
+    terminal = context_.terminal
+    analysis = [sys.executable, "-m", "pd_analysis"]
+    # Plotting libraries tell of their font caches at INFO, in the middle of the steps.
+    environment = {**context_.environment, "LOG_LEVEL": context_.environment.get("LOG_LEVEL") or "WARNING"}
+    terminal.title("Report")
+    with terminal.step(f"report in {root}") as step:
+        words = [*analysis, "report", str(root), "--out", str(root), "--title", asked.title]
+        status = attached_command.run(words, environment, quiet=True)
+        step.text = (
+            f"report.html, report.md and plots in {root}"
+            if status == 0
+            else "no report: nothing was measured completely"
+        )
+    if status == 0:
+        attached_command.run([*analysis, "compare", str(root), *_brief(asked)], environment)
+    return status == 0
+
+
+def _brief(asked: Comparison) -> Sequence[str]:
+    rates = len(asked.offer.rates_per_gpu) or _TABLES + 1
+    return () if len(asked.offer.loads) * rates <= _TABLES and asked.offer.modes == ["serve"] else ("--brief",)
+
+
+def _conclude(context_: Context, tally: Tally, root: Path, begin: float, *, shown: bool | None) -> int:
+    terminal = context_.terminal
+    for missing in tally.missing:
+        terminal.error(f"not measured: {missing.what}: {missing.reason}")
+    if tally.late:
+        names = "; ".join(tally.late)
+        terminal.error(f"the client was late in {names}: these runs are INVALID; lower --rates or free some cores")
+    terminal.note(f"all of it took {age(time.monotonic() - begin)}")
+    if shown:
+        terminal.say(str(root / "report.html"))
+    if tally.missing or shown is False:
+        return INCOMPLETE
+    return CLIENT_LATE if tally.late else 0

@@ -1,0 +1,144 @@
+"""The results folder of a comparison: which points are done, what they gave, and what could not be measured."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from pd_contracts.records import (
+    MANIFEST,
+    NOT_MEASURED,
+    SUMMARY,
+    Manifest,
+    Missing,
+    NotMeasured,
+    RecordError,
+    read_json,
+    write_json,
+)
+from pd_control.compare.rates import Outcome
+
+IDENTITY: Final = "comparison.json"
+# Where a run is sent changes from start to start; the model is in comparison.json.
+_PLACE: Final = ("--url", "--model", "--monitor", "--deployment", "--out", "--overwrite")
+
+
+class FolderError(RuntimeError):
+    """The results folder cannot take this comparison; the message says what to do."""
+
+
+class Results:
+    """`DIR/DEPLOYMENT/POINT` are run folders; `DIR/not-measured.json` lists what is missing and why."""
+
+    def __init__(self, root: Path) -> None:
+        """Use `root`; nothing is written yet."""
+        self.root = root
+
+    def prepare(self, identity: Mapping[str, str], *, restart: bool) -> None:
+        """Make the folder, or with `restart` make it anew; `identity` is what a comparison must share with one that it goes on with.
+
+        Raises:
+            FolderError: if it cannot be written, holds something that no comparison wrote, or holds another comparison.
+        """
+        strange = [path.name for path in self.root.glob("*") if not _ours(path)] if self.root.is_dir() else []
+        if strange:
+            msg = f"{self.root} holds {strange[0]}, which no comparison wrote: choose another --out"
+            raise FolderError(msg)
+        try:
+            if restart and self.root.is_dir():
+                shutil.rmtree(self.root)
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".writable"
+            probe.touch()
+            probe.unlink()
+            self._refuse_other(identity)
+            write_json(self.root / IDENTITY, dict(identity))
+        except OSError as error:
+            msg = f"{self.root} cannot be written ({error.strerror}): choose another --out, or give it to yourself with chown"
+            raise FolderError(msg) from error
+
+    def _refuse_other(self, identity: Mapping[str, str]) -> None:
+        path = self.root / IDENTITY
+        if not path.exists():
+            return
+        known = read_json(path, dict[str, str])
+        for name, value in identity.items():
+            if known.get(name, "") != value:
+                was = known.get(name) or "not set"
+                msg = f"{self.root} holds a comparison with {name}={was}, and now it is {value or 'not set'}: choose another --out, or --restart"
+                raise FolderError(msg)
+
+    def run(self, deployment: str, point: str) -> Path:
+        """The run folder of a point."""
+        return self.root / deployment / point
+
+    def done(self, deployment: str, point: str, words: Sequence[str]) -> bool:
+        """Whether the point lies there, complete and with a client in time.
+
+        Raises:
+            FolderError: if a complete run of other options lies there, which must neither be lost nor taken for this one.
+        """
+        folder = self.run(deployment, point)
+        if not (folder / MANIFEST).exists():
+            return False
+        try:
+            manifest = read_json(folder / MANIFEST, Manifest)
+        except RecordError as error:
+            raise FolderError(str(error)) from error
+        if not manifest.complete or (manifest.client is not None and not manifest.client.valid):
+            return False
+        if _identity(manifest.command) != _identity(["pd-loadgen", "run", *words]):
+            msg = f"{folder} holds a run with other options: choose another --out, or --restart to measure all of it again"
+            raise FolderError(msg)
+        return True
+
+    def outcome(self, deployment: str, point: str) -> Outcome | None:
+        """What a point gave; None if it left no summary."""
+        folder = self.run(deployment, point)
+        try:
+            manifest = read_json(folder / MANIFEST, Manifest)
+        except RecordError:
+            return None
+        numbers = self.summary(deployment, point)
+        if not manifest.complete or not numbers:
+            return None
+        attained = (numbers["pdstack"].get("attainment") or {}).get("all")
+        share = (
+            attained
+            if attained is not None
+            else 1.0 - numbers["failed"] / max(1, numbers["failed"] + numbers["completed"])
+        )
+        return Outcome(attainment=share, client_in_time=manifest.client is None or manifest.client.valid)
+
+    def summary(self, deployment: str, point: str) -> dict[str, Any]:
+        """The run's summary; empty if it has none."""
+        try:
+            found = msgspec.json.decode((self.run(deployment, point) / SUMMARY).read_bytes())
+        except (OSError, msgspec.MsgspecError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def explain(self, missing: Sequence[NotMeasured]) -> None:
+        """Write down what is missing, for the report; nothing missing leaves no file."""
+        path = self.root / NOT_MEASURED
+        if missing:
+            write_json(path, Missing(parts=list(missing)))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _ours(path: Path) -> bool:
+    if path.is_dir():
+        return (
+            path.name in {"plots", "logs", "data"}
+            or not any(path.iterdir())
+            or any(path.glob(f"*/{MANIFEST}"))
+            or any(path.glob("*/*.jsonl"))
+        )
+    return path.name in {IDENTITY, NOT_MEASURED, "report.html", "report.md"} or path.name.startswith(".")
+
+
+def _identity(command: Sequence[str]) -> list[str]:
+    return sorted(word for word in command if word.partition("=")[0] not in _PLACE)

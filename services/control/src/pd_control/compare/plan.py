@@ -1,0 +1,80 @@
+"""What a comparison does: its deployments, its offer, and how long that takes. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from pd_control.compare.deployments import Spec, single
+from pd_control.compare.loads import Offer, Point, classic, fixed
+
+# Of a point: the load generator's start, its warm-up, idle power before the window, and the answers after the last request.
+OVERHEAD_S: Final = 8.0
+# Until engines serve: measured for simulators, vLLM on two CPU cores, and vLLM with an 8B model on H200.
+STARTS_S: Final = {"sim": 5.0, "vllm-cpu": 60.0, "vllm": 150.0}
+# A search doubles from the start rate to about 64 times of it and adds three rates around the knee.
+_SEARCHED_RATES: Final = 9
+_CLASSIC_S: Final = 60.0
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that `pdctl compare` was asked for.
+
+    Attributes:
+        gpus: those that it may use; simulated ones count from 0 too.
+        size: GPUs an engine (tensor parallel size).
+    """
+
+    engine: str
+    deployments: list[Spec]
+    offer: Offer
+    gpus: list[int]
+    size: int = 1
+    title: str = ""
+    containers: bool = False
+
+    def gpus_of(self, spec: Spec) -> int:
+        """GPUs of a deployment, which numbers per GPU are divided by."""
+        return spec.engines * self.size
+
+    def points(self, spec: Spec) -> list[Point]:
+        """What is known beforehand of a deployment's points; rates to be found are not."""
+        wanted: list[Point] = []
+        if "serve" in self.offer.modes and spec in self.deployments and not self.offer.searches:
+            wanted += fixed(self.offer, self.gpus_of(spec))
+        if spec == self.alone:
+            wanted += classic(self.offer)
+        return wanted
+
+    @property
+    def alone(self) -> Spec | None:
+        """The one plain engine that modes other than serve are measured on; None if there are none."""
+        if not any(mode != "serve" for mode in self.offer.modes):
+            return None
+        return single(self.deployments) or Spec(combined=1)
+
+    @property
+    def stages(self) -> list[Spec]:
+        """Every deployment that is brought up, in order."""
+        if self.alone is None or self.alone in self.deployments:
+            return self.deployments
+        serving = self.deployments if "serve" in self.offer.modes else []
+        return [*serving, self.alone]
+
+
+def seconds(comparison: Comparison) -> float:
+    """About how long all of it takes."""
+    return sum(STARTS_S[comparison.engine] + _measuring(comparison, spec) for spec in comparison.stages)
+
+
+def _measuring(comparison: Comparison, spec: Spec) -> float:
+    known = sum((point.duration_s or _CLASSIC_S) + OVERHEAD_S for point in comparison.points(spec))
+    offer = comparison.offer
+    if not offer.searches or spec not in comparison.deployments:
+        return known
+    gpus = comparison.gpus_of(spec)
+    rates: Sequence[float] = [offer.start_rate * 2**power for power in range(_SEARCHED_RATES - 3)] + [
+        offer.start_rate * 2.0 ** (_SEARCHED_RATES - 4)
+    ] * 3
+    each = sum(offer.seconds(rate * gpus) + OVERHEAD_S for rate in rates)
+    return known + each * len(offer.loads) * len(offer.seeds)

@@ -1,0 +1,153 @@
+"""From the command line to a comparison: what is given, the presets for the rest, and every combination that cannot work refused. Pure."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pd_contracts.latency import parse_goodput
+from pd_contracts.settings import SettingsError
+from pd_control.compare import loads
+from pd_control.compare.deployments import Spec, default, parse
+from pd_control.compare.loads import MODES, SERVE, Load, Offer, Point, arguments
+from pd_control.compare.plan import Comparison
+from pd_control.compare.presets import Preset
+from pd_control.planning.gpus import PlanError
+from pd_loadgen.workload import options as loadgen
+
+# What pdctl decides itself for every point, so that it cannot be passed through to the load generator.
+_OWN: Final = {
+    "url": "--engine chooses what serves",
+    "model": "set MODEL",
+    "out": "use --out before the --",
+    "overwrite": "use --restart before the --",
+    "label": "the deployments name themselves",
+    "deployment": "the deployments describe themselves",
+    "monitor": "power is recorded by itself",
+    "rate": "use --rates, per GPU",
+    "duration": "use --duration before the --",
+    "seed": "use --seeds",
+    "goodput": "use --goodput before the --",
+    "mode": "use --modes",
+    "input_tokens": "use --input-output",
+    "output_tokens": "use --input-output",
+    "trace": "use --trace before the --",
+}
+_BATCHES: Final = "1,1,1,1,2,2,4,4,8,8,16,16,32,32,64,64,128,128,256,256"
+_BATCHES_SMALL: Final = "1,1,2,2,4,4,8,8"
+
+
+def comparison(
+    given: argparse.Namespace, preset: Preset, gpus: Sequence[int], *, size: int, more: Mapping[str, str], title: str
+) -> Comparison:
+    """Everything that is asked for, with one point tried on the load generator's own checks.
+
+    Raises:
+        PlanError: with the first thing that cannot work.
+    """
+    room = len(gpus) // size
+    if room < 1:
+        msg = f"{len(gpus)} GPUs make no engine of TENSOR_PARALLEL_SIZE={size}: give more GPUs (--gpus) or lower it"
+        raise PlanError(msg)
+    asked = Comparison(
+        engine=given.engine,
+        containers=given.containers,
+        deployments=parse(given.deployments, room) if given.deployments else _fitting(room),
+        offer=_offer(given, preset, more),
+        gpus=list(gpus),
+        size=size,
+        title=given.title or title,
+    )
+    _try_points(asked)
+    return asked
+
+
+def _fitting(room: int) -> list[Spec]:
+    return default(room) if room > 1 else [Spec(combined=1)]
+
+
+def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -> Offer:
+    common = dict(preset.common)
+    if more.get("dataset", common.get("dataset")) != common.get("dataset"):
+        common.pop("dataset", None)
+    modes = _modes(given.modes)
+    seeds = [int(seed) for seed in loads.numbers(given.seeds, "--seeds", zero=True)]
+    if given.trace and (given.rates or given.input_output):
+        msg = "--trace has its own times and lengths: leave --rates and --input-output out"
+        raise PlanError(msg)
+    goodput = preset.goodput if given.goodput is None else given.goodput
+    try:
+        parse_goodput([goodput])
+    except ValueError as error:
+        raise PlanError(str(error)) from error
+    rates = given.rates or ("" if given.trace else preset.rates)
+    found = Offer(
+        loads=[_trace(given.trace)] if given.trace else loads.shapes(given.input_output or preset.input_output),
+        modes=modes,
+        rates_per_gpu=sorted(loads.numbers(rates, "--rates")) if rates and rates != "find" else [],
+        start_rate=given.start_rate or preset.start_rate,
+        attainment=given.attainment,
+        seeds=seeds,
+        duration_s=given.duration if given.duration is not None else preset.duration_s,
+        goodput=goodput,
+        batch_sizes=given.batch_sizes or (_BATCHES if given.engine != "vllm-cpu" else _BATCHES_SMALL),
+        common={**common, **more},
+    )
+    if found.searches and not goodput:
+        msg = 'rates can only be found against limits: give --goodput, for example "ttft:500 tpot:20", or --rates'
+        raise PlanError(msg)
+    return found
+
+
+def _modes(text: str) -> list[str]:
+    modes = [mode.strip() for mode in text.split(",") if mode.strip()]
+    for mode in modes or [""]:
+        if mode not in MODES:
+            msg = f"--modes {mode!r}: choose from {', '.join(MODES)}, several with commas"
+            raise PlanError(msg)
+    return list(dict.fromkeys(modes))
+
+
+def _trace(path: str) -> Load:
+    stem = path.rpartition("/")[2].rpartition(".")[0] or path
+    name = "trace-" + "".join(char if char.isalnum() else "_" for char in stem)
+    return Load(name=name, options={"arrival": "replay", "trace": path}, paced=False)
+
+
+def pass_through(words: Sequence[str]) -> dict[str, str]:
+    """Options of `pd-loadgen run` after `--`, as texts by field name.
+
+    Raises:
+        PlanError: for an option that pdctl sets itself, or that pd-loadgen does not have.
+    """
+    parser = argparse.ArgumentParser(prog="pd-loadgen", exit_on_error=False, add_help=False)
+    loadgen.add_arguments(parser)
+    try:
+        known, unknown = parser.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        msg = f"after --: {error}"
+        raise PlanError(msg) from error
+    if unknown:
+        msg = f"after --: pd-loadgen run has no option {unknown[0]}"
+        raise PlanError(msg)
+    chosen = loadgen.given(known)
+    for name, instead in _OWN.items():
+        if name in chosen:
+            msg = f"after --: --{name.replace('_', '-')} is pdctl's: {instead}"
+            raise PlanError(msg)
+    return chosen
+
+
+def _try_points(asked: Comparison) -> None:
+    """Refuse now what the load generator would refuse at every point, minutes later."""
+    for load in asked.offer.loads:
+        for mode in asked.offer.modes:
+            if mode != SERVE and not load.paced:
+                msg = f"--modes {mode} needs lengths: use --input-output in place of --trace"
+                raise PlanError(msg)
+            rate = 1.0 if load.paced and mode == SERVE else None
+            point = Point(load=load, mode=mode, rate_per_gpu=rate, duration_s=1.0)
+            try:
+                loadgen.load(arguments(point, asked.offer, 1), {})
+            except SettingsError as error:
+                msg = f"the load generator would refuse this load: {error}"
+                raise PlanError(msg) from error

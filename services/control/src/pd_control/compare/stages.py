@@ -1,0 +1,156 @@
+"""Bringing up one deployment after the other, as processes or containers, and taking each down again whatever happens."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from pd_contracts.records import Deployment, write_json
+from pd_control.client import proxy_stats, served_models
+from pd_control.compare.deployments import Spec, placed
+from pd_control.context import Context
+from pd_control.docker.compose import PROFILES, Stack
+from pd_control.docker.containers import engine_infos, expected, url_of
+from pd_control.doctor.command import admits
+from pd_control.local import readiness
+from pd_control.local.processes import launch
+from pd_control.planning import free_ports, manifest_facts
+from pd_control.planning.gpus import PlanError
+from pd_control.planning.plan import Engine, Plan, plan, port_needs
+from pd_control.supervision import supervisor
+from pd_control.supervision.state import Running, is_alive
+from pd_control.supervision.supervisor import StartError
+
+MONITOR_LIMIT_S = 20.0  # it looks for boards every few seconds
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment that waits for load.
+
+    Attributes:
+        description: the file with what the manifest is told of it.
+        monitor: where power is read; empty without GPUs.
+        check: raises StartError if a part of it has died.
+    """
+
+    url: str
+    model: str
+    label: str
+    description: Path
+    check: Callable[[], object]
+    monitor: str = ""
+
+
+Stage = Callable[[Spec], AbstractContextManager[Target]]
+
+
+def planned(context: Context, engine: Engine, spec: Spec, gpus: list[int]) -> Plan:
+    """The processes of one deployment, at free ports drawn at random: the usual ones belong to `pdctl up`, and another comparison draws others.
+
+    Raises:
+        PlanError: for GPUs or ports that cannot be.
+    """
+    settings = placed(context.settings, spec, gpus)
+    needs = dict(port_needs(plan(settings, spec.topology, engine)))
+    usual = {port for ports in needs.values() for port in ports}
+    moved = free_ports.choose(needs, lambda port: port not in usual and supervisor.is_free(port))
+    return plan(msgspec.structs.replace(settings, **moved), spec.topology, engine)
+
+
+def processes(context: Context, engine: Engine, gpus: list[int], *, stall_s: float, force: bool = False) -> Stage:
+    """Engines, proxy and monitor as processes that die with this one."""
+
+    @contextmanager
+    def stage(spec: Spec) -> Iterator[Target]:
+        made = planned(context, engine, spec, gpus)
+        simulated = engine is Engine.SIM
+        context.terminal.title(f"{spec.label}{' (SIMULATED)' if simulated else ''}")
+        if not simulated and not admits(context, made.processes, engine, force=force):
+            msg = f"{spec.label}: this machine cannot run it, for the reasons above"
+            raise StartError(msg)
+        state = launch(context, made, stall_s=stall_s, tethered=True)
+        monitor = f"http://127.0.0.1:{made.settings.monitor_port}"
+        try:
+            with context.terminal.step("monitor sees every board"):
+                readiness.until_boards(monitor, made.gpus, MONITOR_LIMIT_S)
+            described = manifest_facts.of_processes(made, proxy_stats(state.url))
+            yield Target(
+                url=state.url,
+                model=served_models(state.url)[0],
+                label=spec.label,
+                description=_written(context, spec, described),
+                check=lambda: _refuse_dead(state.processes),
+                monitor=monitor,
+            )
+        finally:
+            with context.terminal.step(f"stop {spec.label}"):
+                supervisor.stop(state.processes)
+                context.store.forget()
+
+    return stage
+
+
+def _refuse_dead(running: list[Running]) -> None:
+    for process in running:
+        if not is_alive(process):
+            raise supervisor.death(process)
+
+
+def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -> Stage:
+    """The same through docker compose, whose profiles have one prefill and one decode engine, or two combined ones."""
+
+    @contextmanager
+    def stage(spec: Spec) -> Iterator[Target]:
+        profile = PROFILES[engine, spec.topology]
+        context.terminal.title(f"{spec.label} (containers, profile {profile})")
+        try:
+            with context.terminal.step(f"containers of profile {profile}"):
+                stack.up([profile])
+            found = stack.containers()
+            url = url_of(found, context.environment)
+            if url is None:
+                msg = f"compose profile {profile} has no proxy"
+                raise StartError(msg)
+            traces = stack.traces()
+            with context.terminal.step("engines") as step:
+                for seen in readiness.watch(url, expected(found), traces, stall_s, poll_s=1.0):
+                    step.waiting_for(seen.waiting)
+                step.text = f"engines are ready at {url}"
+            engines = engine_infos(stack.containers())
+            described = manifest_facts.of_containers(spec.topology, engines, proxy_stats(url), stack.engine_version())
+            yield Target(
+                url=url,
+                model=served_models(url)[0],
+                label=spec.label,
+                description=_written(context, spec, described),
+                check=traces,
+                monitor=_monitor(context) if engine == "vllm" else "",
+            )
+        finally:
+            with context.terminal.step(f"remove containers of profile {profile}"):
+                stack.down(volumes=True)
+
+    return stage
+
+
+def refuse_unfit_for_containers(specs: list[Spec]) -> None:
+    """Compose's profiles are fixed.
+
+    Raises:
+        PlanError: for a deployment that no profile has.
+    """
+    for spec in specs:
+        if spec not in (Spec(combined=2), Spec(prefill=1, decode=1)):
+            msg = f"containers run 1p1d and 2c, not {spec.name}: leave --containers out, or name these in --deployments"
+            raise PlanError(msg)
+
+
+def _monitor(context: Context) -> str:
+    return f"http://127.0.0.1:{context.settings.monitor_port}"
+
+
+def _written(context: Context, spec: Spec, described: Deployment) -> Path:
+    path = context.store.folder / f"deployment-{spec.name}.json"
+    write_json(path, msgspec.structs.replace(described, label=spec.label))
+    return path.resolve()

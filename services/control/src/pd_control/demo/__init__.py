@@ -1,1 +1,0 @@
-"""The comparison: each topology in turn gets the same load."""

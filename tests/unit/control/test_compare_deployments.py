@@ -1,0 +1,78 @@
+"""Which deployments are compared."""
+
+import pytest
+
+from pd_contracts.names import Connector, Role, Topology
+from pd_control.compare.deployments import Spec, default, parse, placed, single
+from pd_control.planning.gpus import PlanError
+from pd_control.settings import ControlSettings
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("combined,1p1d", ["4c", "1p1d"]),
+        ("2c, 1P3D", ["2c", "1p3d"]),
+        ("plain", ["4c"]),
+        ("1p1d:nixl,1p1d", ["1p1d-nixl", "1p1d"]),
+        ("1p1d:ExampleConnector", ["1p1d-example"]),
+    ],
+)
+def test_a_list_is_read(text: str, names: list[str]) -> None:
+    assert [spec.name for spec in parse(text, 4)] == names
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "empty"),
+        ("1p", "no deployment"),
+        ("0p1d", "no deployment"),
+        ("0c", "no deployment"),
+        ("combined:nixl", "no deployment"),
+        ("1p1d:smoke", "no connector is called 'smoke'"),
+        ("3p2d", "needs 5 engines, and there is room for 4"),
+        ("1p1d,1P1D", "twice"),
+        ("combined,4c", "twice"),
+    ],
+)
+def test_what_is_none_is_refused_with_its_reason(text: str, words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        parse(text, 4)
+
+
+@pytest.mark.parametrize(
+    ("engines", "names"),
+    [
+        (2, ["2c", "1p1d"]),
+        (3, ["3c", "1p2d", "2p1d"]),
+        (4, ["4c", "1p3d", "2p2d", "3p1d"]),
+        (8, ["8c", "2p6d", "4p4d", "6p2d"]),
+    ],
+)
+def test_without_a_list_it_is_plain_and_every_xpyd_that_fits(engines: int, names: list[str]) -> None:
+    found = default(engines)
+
+    assert [spec.name for spec in found] == names
+    assert {spec.engines for spec in found} == {engines}
+
+
+def test_engines_are_placed_on_the_given_gpus_in_order() -> None:
+    settings = ControlSettings(tensor_parallel_size=2)
+
+    separate = placed(settings, Spec(prefill=1, decode=2, connector=Connector.NIXL), [7, 6, 5, 4, 3, 2])
+    plain = placed(settings, Spec(combined=2), [7, 6, 5, 4, 3, 2])
+
+    assert (separate.prefill_gpus, separate.decode_gpus) == ((7, 6), (5, 4, 3, 2))
+    assert separate.kv_connector is Connector.NIXL
+    assert plain.combined_gpus == (7, 6, 5, 4)
+    assert plain.kv_connector is settings.kv_connector
+
+
+def test_a_spec_says_what_it_is() -> None:
+    spec = Spec(prefill=1, decode=3, connector=Connector.NIXL)
+
+    assert (spec.topology, spec.engines, spec.label) == (Topology.DISAGG, 4, "disagg 1P3D nixl")
+    assert spec.counts == {Role.PREFILL: 1, Role.DECODE: 3, Role.COMBINED: None}
+    assert single([spec, Spec(combined=1)]) == Spec(combined=1)
+    assert single([spec, Spec(combined=2)]) is None

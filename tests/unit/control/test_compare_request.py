@@ -1,0 +1,139 @@
+"""From the command line to a comparison."""
+
+import argparse
+
+import pytest
+
+from pd_control.cli.options import parser
+from pd_control.compare import loads, request
+from pd_control.compare.deployments import Spec
+from pd_control.compare.loads import Offer, Point, arguments, command_line
+from pd_control.compare.plan import Comparison, seconds
+from pd_control.compare.presets import COMPARE, DEMO
+from pd_control.planning.gpus import PlanError
+
+
+def asked(*words: str, gpus: int = 2, size: int = 1) -> Comparison:
+    given: argparse.Namespace = parser().parse_args(["compare", "--engine", "sim", *words])
+    more = request.pass_through(given.loadgen)
+    return request.comparison(given, COMPARE["sim"], range(gpus), size=size, more=more, title="T")
+
+
+def test_the_shortest_command_compares_plain_with_what_fits_and_finds_rates() -> None:
+    found = asked()
+
+    assert [spec.name for spec in found.deployments] == ["2c", "1p1d"]
+    assert found.offer.searches
+    assert [load.name for load in found.offer.loads] == ["512x64", "2048x128"]
+    assert found.points(Spec(combined=2)) == []
+
+
+def test_given_rates_are_per_gpu_and_lengths_and_seeds_multiply_them() -> None:
+    found = asked("--rates", "4,2", "--seeds", "0,1", "--input-output", "64:8", "--duration", "7")
+
+    points = found.points(Spec(combined=2))
+    assert [(point.rate_per_gpu, point.seed) for point in points] == [(2, 0), (2, 1), (4, 0), (4, 1)]
+    options = arguments(points[-1], found.offer, 2)
+    assert (options["rate"], options["duration"], options["seed"]) == ("8", "7", "1")
+    assert (options["input_tokens"], options["output_tokens"]) == ("64", "8")
+    assert options["goodput"] == COMPARE["sim"].goodput
+
+
+def test_a_point_is_as_long_as_its_p99_needs_unless_told() -> None:
+    offer = Offer(loads=loads.shapes("512:64"))
+
+    assert [offer.seconds(rate) for rate in (0.5, 10, 100)] == [300, 100, 60]
+    assert Offer(loads=loads.shapes("512:64"), duration_s=7).seconds(100) == 7
+
+
+def test_classic_modes_are_measured_on_one_plain_engine() -> None:
+    found = asked("--modes", "serve,phase-split,batch", "--rates", "1", "--input-output", "512:64")
+
+    assert [spec.name for spec in found.stages] == ["2c", "1p1d", "1c"]
+    assert [point.mode for point in found.points(Spec(combined=1))] == ["phase-split", "batch"]
+    assert [point.mode for point in found.points(Spec(combined=2))] == ["serve"]
+
+
+def test_one_engine_serves_all_modes_at_once() -> None:
+    found = asked("--modes", "serve,batch", "--rates", "1", "--input-output", "512:64", gpus=1)
+
+    assert [spec.name for spec in found.stages] == ["1c"]
+    assert [point.mode for point in found.points(Spec(combined=1))] == ["serve", "batch"]
+
+
+def test_modes_alone_bring_up_one_engine_alone() -> None:
+    found = asked("--modes", "phase-split")
+
+    assert [spec.name for spec in found.stages] == ["1c"]
+
+
+def test_a_trace_has_its_own_times(tmp_path_factory: pytest.TempPathFactory) -> None:
+    trace = tmp_path_factory.mktemp("t") / "azure day.csv"
+    found = asked("--trace", str(trace), "--", "--time-scale", "0.5")
+
+    (point,) = found.points(Spec(combined=2))
+    assert point.name == "trace-azure_day-seed0"
+    options = arguments(point, found.offer, 2)
+    assert (options["arrival"], options["trace"], options["time_scale"]) == ("replay", str(trace), "0.5")
+    assert "rate" not in options
+
+
+def test_options_of_the_load_generator_pass_through() -> None:
+    found = asked("--rates", "1", "--", "--temperature", "0.7", "--no-ignore-eos", "--processes=2")
+
+    options = arguments(found.points(Spec(combined=2))[0], found.offer, 2)
+    assert (options["temperature"], options["ignore_eos"], options["processes"]) == ("0.7", "off", "2")
+    assert "--no-ignore-eos" in command_line(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--rates", "0"], "--rates '0'"),
+        (["--rates", "abc"], "--rates 'abc'"),
+        (["--rates", "inf"], "--rates 'inf'"),
+        (["--rates", "1,1"], "twice"),
+        (["--seeds", "x"], "--seeds 'x'"),
+        (["--input-output", "512"], "512:64"),
+        (["--input-output", "0:4"], "512:64"),
+        (["--modes", "burst"], "choose from serve"),
+        (["--goodput", "ttft:fast"], "ttft"),
+        (["--goodput", ""], "limits"),
+        (["--trace", "t.csv", "--rates", "1"], "leave --rates"),
+        (["--trace", "t.csv", "--modes", "batch"], "--modes batch needs lengths"),
+        (["--", "--url", "http://x"], "--url is pdctl's"),
+        (["--", "--rate", "3"], "use --rates"),
+        (["--", "--nonsense", "3"], "no option --nonsense"),
+        (["--", "--processes", "x"], "would refuse this load: PROCESSES"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(words: list[str], sentence: str) -> None:
+    with pytest.raises(PlanError, match=sentence):
+        asked(*words)
+
+
+def test_too_few_gpus_for_one_engine_are_refused() -> None:
+    with pytest.raises(PlanError, match="2 GPUs make no engine of TENSOR_PARALLEL_SIZE=4"):
+        asked(size=4)
+
+
+def test_the_time_grows_with_what_is_asked_for() -> None:
+    short = asked("--rates", "1", "--duration", "10", "--input-output", "64:8")
+    long = asked("--rates", "1,2", "--duration", "10", "--input-output", "64:8")
+
+    assert 2 * (10 + 5) < seconds(short) < seconds(long) < seconds(asked())
+
+
+def test_the_demo_is_one_load_at_one_rate() -> None:
+    given = parser().parse_args(["demo", "--rates", "3"])
+    found = request.comparison(given, DEMO["sim"], [0, 1], size=1, more={}, title="T")
+
+    assert len(found.points(Spec(combined=2))) == 1
+    assert found.points(Spec(combined=2))[0].rate_per_gpu == 3
+    assert given.restart
+
+
+def test_a_points_words_are_for_people() -> None:
+    point = Point(load=loads.shapes("512:64")[0], rate_per_gpu=2.5, seed=1)
+
+    assert point.words == "512 → 64, 2.5 requests/s per GPU, seed 1"
