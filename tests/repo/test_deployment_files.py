@@ -145,7 +145,7 @@ def test_every_environment_name_in_compose_is_a_setting_of_its_service() -> None
         "combined-cpu": EngineSettings,
     }
     # For the Hugging Face library, the NVIDIA runtime, and knobs that only one kind of engine has.
-    elsewhere = {"HF_HOME", "HF_HUB_OFFLINE", "NVIDIA_DRIVER_CAPABILITIES"}
+    elsewhere = {"HOME", "HF_HOME", "HF_HUB_OFFLINE", "NVIDIA_DRIVER_CAPABILITIES"}
     engine_only = {field.variable for field in fields(EngineSettings)}
 
     for name, settings in known.items():
@@ -189,3 +189,23 @@ def test_every_serving_container_has_a_health_probe() -> None:
     assert without == engines | {f"{name.removesuffix('-1')}-cpu{'-1' if '-1' in name else ''}" for name in engines} | {
         "analysis"
     }
+
+
+def test_no_container_writes_to_its_image_nor_takes_the_whole_machine() -> None:
+    for name, service in yaml.safe_load(compose_config(*PROFILES))["services"].items():
+        assert service["read_only"], name
+        assert service["tmpfs"][0].startswith("/tmp:"), name  # noqa: S108  a mount point
+        assert int(service["pids_limit"]) > 0, name
+        assert int(service["mem_limit"]) > 0, name
+
+
+def test_what_engines_compile_below_tmp_may_be_run() -> None:
+    for name, service in yaml.safe_load(compose_config("disagg", "combined", "cpu", "cpu-combined"))[
+        "services"
+    ].items():
+        real = (
+            service["build"]["dockerfile"].split("/")[1] in ("prefill", "decode", "combined")
+            if "build" in service
+            else False
+        )
+        assert (",exec," in service["tmpfs"][0]) is real, name
