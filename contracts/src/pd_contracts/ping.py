@@ -4,11 +4,16 @@ A msgpack map over a ZMQ DEALER whose identity is `zmq_address`, every 3 s, to t
 `{"type": "P"|"D", "http_address": "ip:port", "zmq_address": "ip:port"}`
 (vLLM 0.23.0, `kv_connector/v1/p2p/p2p_nccl_engine.py`). pdstack adds type "C" for engines that do both phases, and optional
 keys that vLLM does not send. Unknown keys are ignored, so either side may be the older one.
+
+Whoever has the deployment's PING_KEY signs its pings: `time` is the sender's clock (seconds since 1970), and `mac` the HMAC-SHA256 of
+the map without `mac`, written as msgpack with sorted keys. Keys that a reader does not know are signed with the rest.
 """
 
+import hashlib
+import hmac
 import re
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -39,7 +44,24 @@ class PingType(StrEnum):
 
 
 class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One announcement. `zmq_address` is where KV is sent; for engines without a KV port it is any unique host:port."""
+    """One announcement.
+
+    Attributes:
+        type: the role.
+        http_address: where the engine's API answers.
+        zmq_address: where KV is sent; for engines without a KV port any unique host:port.
+        connector: how KV travels; None for combined engines, and for vLLM's own pings, which do not say.
+        boot_id: another one at each start of the engine.
+        model: the name under which it is served.
+        engine, version: what the engine is.
+        gpus: UUIDs of the GPUs that it computes on, as NVML writes them.
+        gpu_model: what these are, as NVML calls them.
+        versions: of whatever matters besides, by name: torch, driver, connector.
+        transport: the way that the connector's KV takes, where there are several.
+        image: the container image that the engine runs in.
+        deployment: whose engine it is.
+        time, mac: see `sign_ping`.
+    """
 
     type: PingType
     http_address: str
@@ -49,6 +71,14 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str = ""
     engine: str = ""
     version: str = ""
+    gpus: tuple[str, ...] = ()
+    gpu_model: str = ""
+    versions: dict[str, str] = {}
+    transport: str = ""
+    image: str = ""
+    deployment: str = ""
+    time: float = 0.0
+    mac: bytes = b""
 
     def __post_init__(self) -> None:
         """Refuse addresses that could not be dialled, or that would break the request-id grammar."""
@@ -61,6 +91,8 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
 
 _decoder = msgspec.msgpack.Decoder(Ping)
 _encoder = msgspec.msgpack.Encoder()
+_map_decoder = msgspec.msgpack.Decoder(dict[str, Any])
+_signed_encoder = msgspec.msgpack.Encoder(order="sorted")
 
 
 def decode_ping(data: bytes) -> Ping:
@@ -81,3 +113,22 @@ def decode_ping(data: bytes) -> Ping:
 def encode_ping(ping: Ping) -> bytes:
     """Write one ping."""
     return _encoder.encode(ping)
+
+
+def sign_ping(ping: Ping, key: str, now: float) -> bytes:
+    """Write one ping as the deployment's own; unsigned if `key` is empty. `now` is the time since 1970, s."""
+    if not key:
+        return encode_ping(ping)
+    fields = _map_decoder.decode(encode_ping(msgspec.structs.replace(ping, time=now, mac=b"")))
+    return _encoder.encode({**fields, "mac": _mac(fields, key)})
+
+
+def is_signed(data: bytes, key: str) -> bool:
+    """Whether these bytes, which are a ping, were signed with the key, and nothing was changed since."""
+    fields = _map_decoder.decode(data)
+    mac = fields.pop("mac", b"")
+    return isinstance(mac, bytes) and hmac.compare_digest(mac, _mac(fields, key))
+
+
+def _mac(fields: dict[str, Any], key: str) -> bytes:
+    return hmac.new(key.encode(), _signed_encoder.encode(fields), hashlib.sha256).digest()

@@ -1,3 +1,6 @@
+import hashlib
+import hmac
+
 import msgpack
 import msgspec
 import pytest
@@ -5,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
-from pd_contracts.ping import MAX_PING_BYTES, Ping, PingError, PingType, decode_ping, encode_ping
+from pd_contracts.ping import MAX_PING_BYTES, Ping, PingError, PingType, decode_ping, encode_ping, is_signed, sign_ping
 
 VALID = {"type": "P", "http_address": "10.0.0.1:20003", "zmq_address": "10.0.0.1:21001"}
 
@@ -165,3 +168,48 @@ def test_a_missing_key_is_refused_by_name(key: str) -> None:
 def test_a_ping_may_not_be_long() -> None:
     with pytest.raises(PingError, match=str(MAX_PING_BYTES)):
         decode_ping(msgpack.dumps(VALID | {"model": "m" * MAX_PING_BYTES}))
+
+
+FULL = Ping(
+    PingType.DECODE,
+    "10.0.0.1:20005",
+    "10.0.0.1:22001",
+    Connector.NIXL,
+    boot_id="b",
+    gpus=("GPU-1", "GPU-2"),
+    gpu_model="NVIDIA H200",
+    versions={"torch": "2.11.0", "driver": "575.57"},
+    deployment="mine",
+)
+
+
+def test_a_signed_ping_is_read_like_any_other_and_known_by_its_key_alone() -> None:
+    data = sign_ping(FULL, "secret", 1000.5)
+
+    read = decode_ping(data)
+
+    assert msgspec.structs.replace(read, mac=b"") == msgspec.structs.replace(FULL, time=1000.5)
+    assert is_signed(data, "secret")
+    assert not is_signed(data, "secret2")
+    assert not is_signed(encode_ping(FULL), "secret")
+
+
+def test_without_a_key_nothing_is_signed() -> None:
+    assert sign_ping(FULL, "", 1.0) == encode_ping(FULL)
+
+
+@pytest.mark.parametrize("key", ["type", "http_address", "zmq_address", "boot_id", "time", "deployment", "colour"])
+def test_whatever_is_changed_or_added_is_no_longer_signed(key: str) -> None:
+    fields = msgpack.loads(sign_ping(FULL, "secret", 1000.5))
+
+    assert is_signed(msgpack.dumps(fields), "secret")
+    assert not is_signed(msgpack.dumps({**fields, key: "C"}), "secret")
+    assert not is_signed(msgpack.dumps({name: value for name, value in fields.items() if name != "gpus"}), "secret")
+
+
+def test_keys_of_a_newer_engine_are_signed_with_the_rest() -> None:
+    fields = {**VALID, "colour": ["red", 1], "time": 5}
+    order = dict(sorted(fields.items()))
+    mac = hmac.new(b"secret", msgpack.dumps(order), hashlib.sha256).digest()
+
+    assert is_signed(msgpack.dumps({**fields, "mac": mac}), "secret")

@@ -14,8 +14,10 @@ import zmq
 from pd_contracts.names import Connector
 from pd_contracts.ping import PingType, decode_ping
 from pd_contracts.settings import load
-from pd_engine.announcer import ping_of
+from pd_engine.announcer import identity_of, ping_of
 from pd_engine.cleaner import clean
+from pd_engine.gpus import Gpus
+from pd_engine.plan import plan
 from pd_engine.settings import EngineSettings, Host
 
 HOST = Host(vllm_version=(0, 32), address="127.0.0.1")
@@ -91,3 +93,43 @@ def test_the_cleaner_never_takes_what_decode_may_be_about_to_read(
 
     assert clean(tmp_path, max_age_s=1000) == 0
     assert young.exists()
+
+
+def test_what_an_engine_announces_says_where_it_runs_and_whose_it_is() -> None:
+    told = {
+        "PD_ROLE": "prefill",
+        "MODEL": "m",
+        "KV_CONNECTOR": "NixlConnector",
+        "UCX_TLS": "tcp",
+        "DEPLOYMENT": "d",
+        "ENGINE_IMAGE": "i",
+    }
+    host = msgspec.structs.replace(
+        HOST, gpus=Gpus(uuids=("GPU-1",), model="NVIDIA H200"), versions={"vllm": "0.32.1", "torch": "2.11"}
+    )
+
+    ping = ping_of(load(EngineSettings, told), host, "boot")
+
+    assert (ping.gpus, ping.gpu_model, ping.deployment, ping.image) == (("GPU-1",), "NVIDIA H200", "d", "i")
+    assert (ping.version, ping.versions, ping.transport) == ("0.32.1", {"torch": "2.11"}, "ucx:tcp")
+    named = ping_of(load(EngineSettings, {**told, "ENGINE_GPUS": "A,B", "ENGINE_GPU_MODEL": "M"}), host, "boot")
+    assert (named.gpus, named.gpu_model) == (("A", "B"), "M")
+
+
+@pytest.mark.parametrize(
+    ("variables", "announces", "identity"),
+    [
+        ({}, False, "127.0.0.1:22001/announcer"),
+        ({"PING_KEY": "secret"}, True, "127.0.0.1:22001/announcer"),
+        ({"PING_KEY_FILE": "/run/key"}, True, "127.0.0.1:22001/announcer"),
+        ({"KV_CONNECTOR": "NixlConnector"}, True, "127.0.0.1:22001"),
+    ],
+)
+def test_vllms_own_pings_are_not_enough_where_pings_are_signed(
+    variables: dict[str, str], announces: bool, identity: str
+) -> None:
+    settings = load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", **variables})
+    host = msgspec.structs.replace(HOST, vllm_version=(0, 23))
+
+    assert plan(settings, host, {}).announce is announces
+    assert identity_of(settings, host) == identity

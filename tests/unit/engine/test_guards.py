@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from pd_contracts.settings import load
+from pd_engine.gpus import Gpus
 from pd_engine.plan import RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
 
@@ -123,6 +125,15 @@ def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[
 )  # fmt: skip
 def test_what_is_only_next_to_it_starts(role: str, arguments: str, values: dict[str, str]) -> None:
     start(role, arguments, **values)
+
+
+def test_a_cache_of_a_fixed_size_must_leave_room_on_the_gpu_that_is_there() -> None:
+    small = msgspec.structs.replace(GPU, gpus=Gpus(memory_bytes=40 * 10**9))
+
+    start("decode", "--kv-cache-memory-bytes 20g", small)
+    start("prefill", "--kv-cache-memory-bytes 36g", small)
+    with pytest.raises(RefusedError, match=r"more than 0\.8 of the GPU's"):
+        start("decode", "--kv-cache-memory-bytes 36g", small)
 
 
 def config(**values: Any) -> Host:

@@ -48,11 +48,13 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         line: what vLLM makes of it.
         own: what it would be without ENGINE_ARGS.
         settings: where it comes from.
+        gpu_memory_bytes: of each of the engine's GPUs; None if nobody knows.
     """
 
     line: CommandLine
     own: CommandLine
     settings: EngineSettings
+    gpu_memory_bytes: int | None = None
 
     def said(self, name: str, variable: str = "") -> str:
         """The value as the reader wrote it: by the setting's variable, or as an option in ENGINE_ARGS."""
@@ -240,6 +242,12 @@ def _room(command: Command) -> Iterator[str]:
             f"{command.said('gpu_memory_utilization', 'GPU_MEMORY_UTILIZATION')} leaves decode no room for KV that arrives over "
             "P2P NCCL (it then runs out of memory and answers with garbage): "
             f"set {DECODE_MEMORY_LIMIT} or less, 0.7 is the default."
+        )
+    cache, total = line.number("kv_cache_memory_bytes"), command.gpu_memory_bytes
+    if cache is not None and total is not None and cache > DECODE_MEMORY_LIMIT * total:
+        yield (
+            f"{command.said('kv_cache_memory_bytes')} is more than {DECODE_MEMORY_LIMIT} of the GPU's {total} bytes, and decode needs "
+            "room for its weights and for KV that arrives over P2P NCCL: give it less."
         )
     if "num_gpu_blocks_override" in line.given:
         yield (

@@ -31,7 +31,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         arguments: those of `vllm serve`.
         environment: variables to add.
         unset: variables to take away: empty ones, which NCCL and UCX would take for a choice of nothing.
-        announce: whether an announcer must ping in the engine's stead.
+        announce: whether an announcer must ping, in the engine's stead or beside it.
         clean_shared_path: whether a cleaner must keep the shared KV folder from filling up.
     """
 
@@ -51,16 +51,19 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     sentences = complaints(settings, host, environment)
     if sentences:
         raise RefusedError("\n".join(sentences))
-    # P2pNcclConnector pings by itself; nothing else in vLLM does, and a combined engine has no connector at all.
-    pings_itself = settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
     return Launch(
         arguments=[*_arguments(settings), *shlex.split(settings.engine_args)],
         environment=dict(_environment(settings, host)),
         unset=[name for name in NETWORK if environment.get(name) == ""],
-        announce=not pings_itself,
+        announce=not pings_itself(settings) or settings.has_key,
         # One cleaner is enough, and prefill is what fills the folder.
         clean_shared_path=settings.pd_role is Role.PREFILL and settings.kv_connector is Connector.EXAMPLE,
     )
+
+
+def pings_itself(settings: EngineSettings) -> bool:
+    """Whether vLLM announces itself, as its P2pNcclConnector does; it neither signs nor says whose engine it is."""
+    return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
 
 
 def complaints(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> list[str]:
@@ -82,7 +85,8 @@ def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
     except CommandLineError as error:
         yield f"ENGINE_ARGS={settings.engine_args!r} cannot be read as options of vllm serve: {error}; write them in full."
         return
-    yield from guards(Command(line=line, own=parse(own), settings=settings))
+    command = Command(line=line, own=parse(own), settings=settings, gpu_memory_bytes=host.gpus.memory_bytes)
+    yield from guards(command)
 
 
 def announced_address(settings: EngineSettings, host: Host) -> str:

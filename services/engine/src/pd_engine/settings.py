@@ -5,14 +5,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from pd_contracts.deployment import Member
 from pd_contracts.names import Connector, Role
 from pd_contracts.ports import Port, Ports
+from pd_engine.gpus import Gpus
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 
-class EngineSettings(Ports, frozen=True, kw_only=True):
+class EngineSettings(Member, frozen=True, kw_only=True):
     """One engine. Unset numbers (None) leave the choice to vLLM."""
 
     pd_role: Annotated[Role, Meta(description="what this engine does")]
@@ -117,6 +119,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         model_exists: False if MODEL is a path that is not there.
         kv_path_writable: whether KV_SHARED_PATH is a folder that this user may write.
         has_flashinfer, has_nixl: whether these packages can be imported.
+        versions: of packages that matter for what is measured, by name.
+        gpus: those that the engine will compute on.
         config: what the file that ENGINE_ARGS name by `--config` says.
         config_problem: why it could not be read.
     """
@@ -127,5 +131,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     kv_path_writable: bool = True
     has_flashinfer: bool = True
     has_nixl: bool = True
+    versions: dict[str, str] = {}
+    gpus: Gpus = Gpus()
     config: dict[str, Any] = {}
     config_problem: str = ""

@@ -1,5 +1,6 @@
 """Becoming vLLM: look at the machine, refuse or plan, start what runs beside the engine, and be replaced by it."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -9,16 +10,19 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from pd_contracts.address import own_address
 from pd_contracts.settings import load
-from pd_engine.announcer import ping_of
+from pd_engine.announcer import identity_of, ping_of
 from pd_engine.commandline import config_path
+from pd_engine.gpus import listing, of_engine
 from pd_engine.plan import Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
+
+PACKAGES: Final = ("vllm", "torch", "nixl")
 
 
 def look_around(settings: EngineSettings) -> Host:
@@ -30,6 +34,9 @@ def look_around(settings: EngineSettings) -> Host:
     major, minor = importlib.metadata.version("vllm").split(".")[:2]
     path = Path(settings.model)
     config, problem = _config(settings)
+    on_gpu = settings.engine_device == "gpu"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = of_engine(listing() if on_gpu else "", visible, settings.tensor_parallel_size)
     return Host(
         vllm_version=(int(major), int(minor)),
         address=own_address(settings.proxy_host, settings.proxy_port),
@@ -37,9 +44,20 @@ def look_around(settings: EngineSettings) -> Host:
         kv_path_writable=os.access(settings.kv_shared_path, os.W_OK) and Path(settings.kv_shared_path).is_dir(),
         has_flashinfer=importlib.util.find_spec("flashinfer") is not None,
         has_nixl=importlib.util.find_spec("nixl") is not None,
+        versions={**_versions(), **({"driver": gpus.driver} if gpus.driver else {})},
+        gpus=gpus,
         config=config,
         config_problem=problem,
     )
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that decide what is measured; those that are not here are left out."""
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _config(settings: EngineSettings) -> tuple[dict[str, Any], str]:
@@ -72,7 +90,8 @@ def companions(settings: EngineSettings, host: Host, launch: Launch) -> list[lis
     commands = []
     if launch.announce:
         ping = msgspec.json.encode(ping_of(settings, host, uuid.uuid4().hex)).decode()
-        commands.append(["pd_engine.announcer", parent, f"tcp://{settings.proxy_host}:{settings.proxy_port}", ping])
+        endpoint = f"tcp://{settings.proxy_host}:{settings.proxy_port}"
+        commands.append(["pd_engine.announcer", parent, endpoint, ping, identity_of(settings, host)])
     if launch.clean_shared_path:
         commands.append(["pd_engine.cleaner", parent, settings.kv_shared_path, str(settings.kv_shared_max_age_s)])
     return commands
@@ -86,10 +105,14 @@ def start(*, print_only: bool) -> int:
     """
     settings = load(EngineSettings)
     try:
+        settings.key()
         host = look_around(settings)
         launch = plan(settings, host, os.environ)
     except importlib.metadata.PackageNotFoundError:
         sys.stderr.write("pd-engine: vLLM is not installed here; this program belongs into a vLLM image\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"pd-engine: {error}\n")
         return 2
     except RefusedError as error:
         sys.stderr.write("".join(f"pd-engine: {line}\n" for line in str(error).splitlines()))

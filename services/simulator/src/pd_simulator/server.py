@@ -56,7 +56,17 @@ def ping_of(settings: Settings) -> Ping:
         model=settings.model,
         engine=SIMULATED_ENGINE,
         version=__version__,
+        gpus=settings.engine_gpus,
+        gpu_model=settings.engine_gpu_model,
+        image=settings.engine_image,
+        deployment=settings.deployment,
     )
+
+
+def _with_board(ping: Ping, engine: Engine) -> Ping:
+    """The ping with the simulated board, unless other GPUs were named."""
+    board = engine.machine.board.info
+    return msgspec.structs.replace(ping, gpus=ping.gpus or (board.uuid,), gpu_model=ping.gpu_model or board.name)
 
 
 def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> Engine:
@@ -103,13 +113,13 @@ async def serving(settings: Settings, profile: Profile) -> AsyncIterator[Engine]
     """Run an engine with everything around it while the context lasts.
 
     Raises:
-        OSError: if a port is taken, or the address to announce cannot be found.
+        OSError: if a port is taken, or the address to announce or the key of pings cannot be found.
     """
-    settings = announced(settings)
+    settings, key = announced(settings), settings.key()
     tokenizer = Tokenizer()
     engine = make_engine(settings, profile, tokenizer)
     faults = engine.machine.transfer.site.faults
-    pinger = Pinger(ping_of(settings), settings.proxy_host, settings.proxy_port, faults)
+    pinger = Pinger(_with_board(ping_of(settings), engine), settings.proxy_host, settings.proxy_port, faults, key=key)
     api = Api(engine, Rules(settings.model, settings.max_model_len, tokenizer))
     # Handlers are cancelled when their client leaves: that is how a request is aborted.
     runner = web.AppRunner(api.application(), access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_S)

@@ -4,15 +4,16 @@ from typing import Annotated
 
 import msgspec
 
+from pd_contracts.deployment import Member
 from pd_contracts.names import Connector, Role
-from pd_contracts.ports import Port, Ports
+from pd_contracts.ports import Port
 from pd_simulator.faults import Faults, FaultsError, read
 
 _PortOr0 = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
-class Settings(Ports, frozen=True, kw_only=True):
-    """One simulated engine. The base ports are inherited from `Ports`; names that vLLM has mean what they mean there."""
+class Settings(Member, frozen=True, kw_only=True):
+    """One simulated engine. The base ports and the deployment are inherited; names that vLLM has mean what they mean there."""
 
     pd_role: Annotated[Role, msgspec.Meta(description="What this engine does")] = Role.COMBINED
     instance: Annotated[int, msgspec.Meta(description="Number of this engine among those of its role", ge=0)] = 0

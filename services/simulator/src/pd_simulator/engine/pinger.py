@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import time
 
 import zmq
 
-from pd_contracts.ping import PING_INTERVAL_S, Ping, encode_ping
+from pd_contracts.ping import PING_INTERVAL_S, Ping, sign_ping
 from pd_simulator.faults import Faults
 
 log = logging.getLogger(__name__)
@@ -14,10 +15,13 @@ log = logging.getLogger(__name__)
 class Pinger:
     """A DEALER whose identity is the ping's KV address."""
 
-    def __init__(self, ping: Ping, host: str, port: int, faults: Faults, interval_s: float = PING_INTERVAL_S) -> None:
-        """`host` may be a name that resolves later; nothing is sent while the faults say so."""
+    def __init__(
+        self, ping: Ping, host: str, port: int, faults: Faults, interval_s: float = PING_INTERVAL_S, *, key: str = ""
+    ) -> None:
+        """`host` may be a name that resolves later; nothing is sent while the faults say so. `key` signs, if there is one."""
         self._faults = faults
-        self._data = encode_ping(ping)
+        self._ping = ping
+        self._key = key
         self._identity = ping.zmq_address
         self._endpoint = f"tcp://{host}:{port}"
         self._interval_s = interval_s
@@ -40,7 +44,7 @@ class Pinger:
 
     def _send(self, socket: zmq.Socket[bytes]) -> None:
         try:
-            socket.send(self._data, zmq.NOBLOCK)
+            socket.send(sign_ping(self._ping, self._key, time.time()), zmq.NOBLOCK)
         except zmq.Again:
             # The proxy has been away for as long as the queue is deep; it gets the queued pings when it is back.
             log.debug("ping not sent, the queue is full")

@@ -1,0 +1,106 @@
+"""Whose engines these are: what an engine is told of its deployment, and what the proxy's `GET /deployment` says of all of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.ports import Ports
+
+
+class Member(Ports, frozen=True, kw_only=True):
+    """What an engine, real or simulated, is told of the deployment that it belongs to."""
+
+    deployment: Annotated[
+        str, Meta(max_length=200, description="identity of the deployment; a proxy admits engines of its own only")
+    ] = ""
+    ping_key: Annotated[
+        str, Meta(description="key with which the deployment's pings are signed; unsigned unless set")
+    ] = ""
+    ping_key_file: Annotated[str, Meta(description="file that holds this key")] = ""
+    engine_image: Annotated[str, Meta(description="container image of the engine, as records should name it")] = ""
+    engine_gpus: Annotated[
+        tuple[str, ...], Meta(description="UUIDs of the engine's GPUs; found by nvidia-smi unless set")
+    ] = ()
+    engine_gpu_model: Annotated[str, Meta(description="what these GPUs are; found likewise")] = ""
+
+    @property
+    def has_key(self) -> bool:
+        """Whether pings are signed."""
+        return bool(self.ping_key or self.ping_key_file)
+
+    def key(self) -> str:
+        """The key of pings; empty if there is none.
+
+        Raises:
+            OSError: if the file cannot be read, or holds none.
+        """
+        return read_key(self.ping_key, self.ping_key_file)
+
+
+def read_key(key: str, path: str) -> str:
+    """A key that is given itself, or by a file; empty if neither is set.
+
+    Raises:
+        OSError: naming the variable, if the file cannot be read or holds none.
+    """
+    if key or not path:
+        return key
+    try:
+        found = Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"PING_KEY_FILE={path}: {error}"
+        raise OSError(msg) from error
+    if not found:
+        msg = f"PING_KEY_FILE={path} holds no key"
+        raise OSError(msg)
+    return found
+
+
+class DeployedEngine(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine, as it told of itself; what it did not say is empty.
+
+    Attributes:
+        name: the proxy's name for it, as in `/stats` and in `X-PD-Timing`.
+        state: as in `/stats`.
+        models: names that clients may use; the first is the base model's.
+        gpus: UUIDs, as NVML writes them.
+        versions: of torch, driver and connector, by name.
+        transport: the way that KV takes, where the connector has several.
+    """
+
+    name: str
+    role: Role
+    state: str
+    engine: str = ""
+    version: str = ""
+    versions: dict[str, str] = {}
+    models: list[str] = []
+    connector: Connector | None = None
+    transport: str = ""
+    image: str = ""
+    gpus: list[str] = []
+    gpu_model: str = ""
+
+
+class DeploymentDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """What `GET /deployment` answers. Holds names, never addresses.
+
+    Attributes:
+        name: the deployment's identity; empty if nobody gave it one.
+        shape: how many of each role: "1P3D", "2C", "1P1D1C".
+        ready: what `GET /ready` answers.
+        simulated: some engine is simulated, so no number says anything about a GPU.
+        gpus: GPUs of all engines together, each counted once; None if some engine did not say which it has.
+        proxy_version: the proxy's.
+    """
+
+    name: str
+    shape: str
+    ready: bool
+    simulated: bool
+    gpus: int | None
+    instances: list[DeployedEngine]
+    proxy_version: str = ""
