@@ -1,7 +1,6 @@
 """What a real API server says of the chart. No node runs here: objects are checked, stored, watched and made of each other, not run."""
 
 import asyncio
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,16 +88,6 @@ def test_a_wrong_object_would_have_been_refused(plane: ControlPlane) -> None:
         plane.accept(deployment, "default")
 
 
-@pytest.fixture(name="chart", scope="module")
-def _chart(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The chart without the version of Kubernetes that it asks for: older servers serve here, where no pod runs."""
-    copy = tmp_path_factory.mktemp("chart") / "pdstack"
-    shutil.copytree(CHART, copy)
-    about = copy / "Chart.yaml"
-    about.write_text("\n".join(line for line in about.read_text().splitlines() if not line.startswith("kubeVersion")))
-    return str(copy)
-
-
 # --- helm --------------------------------------------------------------------------------------------------------------------
 
 
@@ -109,22 +98,16 @@ def run_helm(plane: ControlPlane, namespace: str, *arguments: str, values: Value
     return result.stdout
 
 
-def values_for(plane: ControlPlane, values: Values) -> Values:
-    """Without the budget where the server is too old for it."""
-    serves = ("policy/v1", "PodDisruptionBudget") in plane.resources
-    return {**values, "podDisruptionBudget": {"enabled": serves}}
-
-
 def get(plane: ControlPlane, namespace: str, path: str) -> Any:
     group, kind_and_name = path.rsplit(" ", 1)
     return plane.ask("GET", f"{group}/namespaces/{namespace}/{kind_and_name}")
 
 
-def test_an_upgrade_keeps_the_admin_key_and_changes_what_was_asked_for(plane: ControlPlane, chart: str) -> None:
+def test_an_upgrade_keeps_the_admin_key_and_changes_what_was_asked_for(plane: ControlPlane) -> None:
     namespace = plane.namespace("upgraded")
 
     def upgrade(command: str, **values: Any) -> tuple[str, dict[str, Any]]:
-        run_helm(plane, namespace, command, RELEASE, chart, values=values_for(plane, values))
+        run_helm(plane, namespace, command, RELEASE, str(CHART), values=values)
         secret = get(plane, namespace, f"/api/v1 secrets/{FULLNAME}-admin")
         return secret["data"]["admin-key"], get(plane, namespace, f"/apis/apps/v1 statefulsets/{FULLNAME}-engines")
 
@@ -143,10 +126,10 @@ def test_an_upgrade_keeps_the_admin_key_and_changes_what_was_asked_for(plane: Co
     assert get(plane, namespace, f"/api/v1 secrets/{FULLNAME}-admin")["data"]["admin-key"] == first
 
 
-def test_uninstalling_leaves_claims_and_nothing_else(plane: ControlPlane, chart: str) -> None:
+def test_uninstalling_leaves_claims_and_nothing_else(plane: ControlPlane) -> None:
     namespace = plane.namespace("uninstalled")
     values = {"model": {"volume": {"type": "newClaim"}}, "loadgen": {"enabled": True}}
-    run_helm(plane, namespace, "install", RELEASE, chart, values=values_for(plane, values))
+    run_helm(plane, namespace, "install", RELEASE, str(CHART), values=values)
     run_helm(plane, namespace, "uninstall", RELEASE)
 
     claims = get(plane, namespace, "/api/v1 persistentvolumeclaims")["items"]
@@ -154,6 +137,21 @@ def test_uninstalling_leaves_claims_and_nothing_else(plane: ControlPlane, chart:
     for kinds in ("/apis/apps/v1 statefulsets", "/apis/apps/v1 deployments", "/api/v1 secrets", "/api/v1 services"):
         names = [item["metadata"]["name"] for item in get(plane, namespace, kinds)["items"]]
         assert [name for name in names if name.startswith(FULLNAME)] == []
+
+
+def test_budgets_and_autoscalers_are_made_in_the_version_that_the_server_has(plane: ControlPlane) -> None:
+    namespace = plane.namespace("versions")
+    values: Values = {
+        "engine": {"topology": "separate"},
+        "decode": {"count": 2},
+        "autoscaling": {"enabled": True, "by": "hpa"},
+    }
+    run_helm(plane, namespace, "install", RELEASE, str(CHART), values=values)
+
+    for group, kind in (("policy", "poddisruptionbudgets"), ("autoscaling", "horizontalpodautoscalers")):
+        version = plane.ask("GET", f"/apis/{group}")["preferredVersion"]["groupVersion"]
+        names = [item["metadata"]["name"] for item in get(plane, namespace, f"/apis/{version} {kind}")["items"]]
+        assert f"{FULLNAME}-decode" in names
 
 
 # --- the proxy's account and its discovery -----------------------------------------------------------------------------------
@@ -175,11 +173,9 @@ def _slices_api(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> str:
     return path
 
 
-def test_the_proxys_account_may_look_at_engines_here_and_at_nothing_else(
-    plane: ControlPlane, chart: str, slices_api: str
-) -> None:
+def test_the_proxys_account_may_look_at_engines_here_and_at_nothing_else(plane: ControlPlane, slices_api: str) -> None:
     namespace = plane.namespace("allowed")
-    run_helm(plane, namespace, "install", RELEASE, chart, values=values_for(plane, BY_API))
+    run_helm(plane, namespace, "install", RELEASE, str(CHART), values=BY_API)
     token = plane.token_of(namespace, f"{FULLNAME}-proxy")
 
     for path in (f"{slices_api}/namespaces/{namespace}/endpointslices", f"/api/v1/namespaces/{namespace}/pods"):
@@ -232,10 +228,10 @@ class Kubelet:
 
 
 async def test_the_proxy_finds_what_controllers_make_of_the_release(
-    plane: ControlPlane, chart: str, slices_api: str, tmp_path: Path
+    plane: ControlPlane, slices_api: str, tmp_path: Path
 ) -> None:
     namespace = plane.namespace("found")
-    run_helm(plane, namespace, "install", RELEASE, chart, values=values_for(plane, BY_API))
+    run_helm(plane, namespace, "install", RELEASE, str(CHART), values=BY_API)
     folder = account(tmp_path / "account", plane.token_of(namespace, f"{FULLNAME}-proxy"), plane.authority)
     settings = Settings(
         kubernetes_service_host="127.0.0.1",

@@ -1,6 +1,5 @@
 """The pods of the sim example, run by Docker as the chart describes them: commands, variables, user, read-only root."""
 
-import json
 import subprocess
 import time
 import uuid
@@ -54,8 +53,8 @@ class Cluster:
         for item in container.get("env", []):
             if "value" in item:
                 options += ["--env", f"{item['name']}={item['value']}"]
-            elif "pod-index" in json.dumps(item):
-                options += ["--env", f"{item['name']}={index}"]
+            elif item["name"] == "POD_NAME":
+                options += ["--env", f"POD_NAME=engine-{index}"]
         command = [*container.get("command", []), *container.get("args", [])]
         if "command" in container:
             options += ["--entrypoint", command.pop(0)]

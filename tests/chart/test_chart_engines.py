@@ -40,7 +40,7 @@ def deep(*values: Values) -> Values:
 def simulated_boards(manifests: list[Manifest], tmp_path: Path) -> list[int]:
     """SIM_GPU of every simulated engine of the release."""
     return [
-        int(run_command(container, tmp_path, "service", POD_INDEX=str(index))["SIM_GPU"])
+        int(run_command(container, tmp_path, "service", POD_NAME=f"{item['metadata']['name']}-{index}")["SIM_GPU"])
         for item in of_kind(manifests, "StatefulSet")
         for container in item["spec"]["template"]["spec"]["containers"]
         for index in range(item["spec"]["replicas"])

@@ -44,7 +44,7 @@ ELSEWHERE = {
     "HF_HUB_OFFLINE",
     "NVIDIA_VISIBLE_DEVICES",
     "NVIDIA_DRIVER_CAPABILITIES",
-    "POD_INDEX",
+    "POD_NAME",
     "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS",
 }
 OPTIONS = [
@@ -65,7 +65,7 @@ def filled(container: Manifest) -> dict[str, str]:
     cluster = {
         "VLLM_HOST_IP": "10.0.0.7",
         "INSTANCE": "3",
-        "POD_INDEX": "3",
+        "POD_NAME": "demo-pdstack-prefill-3",
         "HF_TOKEN": "secret",
         "ADMIN_KEY": "secret",
     }

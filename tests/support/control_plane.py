@@ -1,7 +1,8 @@
-"""A real Kubernetes API server with its etcd and, where there is one, its controllers: no node, so pods are made and never run.
+"""A real Kubernetes API server with its etcd and, where there is one, its controllers. Without a node pods are made and never run.
 
 `KUBEBUILDER_ASSETS` names the folder with the programs `etcd` and `kube-apiserver` (and `kube-controller-manager`), as other
 projects' tests have it; without it whatever needs them is skipped. Any version does: what it does not serve is said.
+A node to run pods on: support/cluster.
 """
 
 import contextlib
@@ -34,17 +35,35 @@ class Refused(Exception):  # noqa: N818  the server's word for it
         self.status = status
 
 
+@dataclass(frozen=True)
+class Site:
+    """Where an API server runs, and for whom."""
+
+    address: str = "127.0.0.1"
+    # What commands begin with, to run in another network namespace.
+    enter: tuple[str, ...] = ()
+    services: str = "10.96.0.0/16"
+    # As elsewhere where no controller makes the accounts' tokens.
+    server: tuple[str, ...] = ("--disable-admission-plugins", "ServiceAccount")
+
+
 @dataclass
 class ControlPlane:
     """A running API server; the administrator's token is `ADMIN`."""
 
     folder: Path
     port: int
+    site: Site = Site()
     resources: dict[tuple[str, str], tuple[str, bool]] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://{self.site.address}:{self.port}"
+
+    @property
+    def account_key(self) -> Path:
+        """Signs the tokens of ServiceAccounts."""
+        return self.folder / "account.key"
 
     @property
     def authority(self) -> Path:
@@ -113,34 +132,37 @@ def assets(*programs: str) -> Path:
 
 
 @contextlib.contextmanager
-def control_plane(folder: Path) -> Iterator[ControlPlane]:
+def control_plane(folder: Path, programs: Path | None = None, site: Site | None = None) -> Iterator[ControlPlane]:
     """Start etcd and the API server on free ports; they end with the block."""
-    programs = assets("etcd", "kube-apiserver")
+    programs = programs or assets("etcd", "kube-apiserver")
     client, peer, port = free_ports(3)
-    key = folder / "account.key"
-    subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True, timeout=60)
+    plane = ControlPlane(folder, port, site or Site())
+    key = str(plane.account_key)
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True, timeout=60)
     (folder / "tokens").write_text(f'{ADMIN},admin,1,"system:masters"\n')
-    etcd = [programs / "etcd", "--data-dir", folder / "etcd", "--unsafe-no-fsync"]
-    etcd += [
-        "--listen-client-urls",
-        f"http://127.0.0.1:{client}",
-        "--advertise-client-urls",
-        f"http://127.0.0.1:{client}",
-    ]
-    etcd += ["--listen-peer-urls", f"http://127.0.0.1:{peer}"]
-    server = [programs / "kube-apiserver", "--etcd-servers", f"http://127.0.0.1:{client}"]
-    server += ["--cert-dir", folder / "certs", "--bind-address", "127.0.0.1", "--secure-port", str(port)]
-    server += ["--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", key]
-    server += ["--service-account-signing-key-file", key, "--token-auth-file", folder / "tokens"]
-    server += ["--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.96.0.0/16"]
-    # As elsewhere where no controller makes the accounts' tokens.
-    server += ["--disable-admission-plugins", "ServiceAccount"]
-    with _process(etcd, folder / "etcd.log"), _process(server, folder / "apiserver.log") as process:
-        plane = ControlPlane(folder, port)
-        _wait(lambda: _ready(plane, process))
+    etcd = [*plane.site.enter, programs / "etcd", *_etcd(folder, client, peer)]
+    server = [*plane.site.enter, programs / "kube-apiserver", *_server(plane, client)]
+    with process(etcd, folder / "etcd.log"), process(server, folder / "apiserver.log") as running:
+        _wait(lambda: _ready(plane, running))
         plane.resources.update(_resources(plane))
         plane.kubeconfig.write_text(yaml.safe_dump(_kubeconfig(plane)))
         yield plane
+
+
+def _etcd(folder: Path, client: int, peer: int) -> list[Any]:
+    here = f"http://127.0.0.1:{client}"
+    options = ["--data-dir", folder / "etcd", "--unsafe-no-fsync"]
+    options += ["--listen-client-urls", here, "--advertise-client-urls", here]
+    return [*options, "--listen-peer-urls", f"http://127.0.0.1:{peer}"]
+
+
+def _server(plane: ControlPlane, etcd: int) -> list[Any]:
+    key, site = plane.account_key, plane.site
+    options = ["--etcd-servers", f"http://127.0.0.1:{etcd}", "--cert-dir", plane.folder / "certs"]
+    options += ["--bind-address", site.address, "--secure-port", str(plane.port)]
+    options += ["--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", key]
+    options += ["--service-account-signing-key-file", key, "--token-auth-file", plane.folder / "tokens"]
+    return [*options, "--authorization-mode", "RBAC", "--service-cluster-ip-range", site.services, *site.server]
 
 
 @contextlib.contextmanager
@@ -151,27 +173,28 @@ def controllers(plane: ControlPlane) -> Iterator[None]:
     command = [programs / "kube-controller-manager", "--kubeconfig", plane.kubeconfig, "--leader-elect=false"]
     command += ["--controllers", "statefulset,deployment,replicaset,endpointslice", "--secure-port", str(port)]
     command += ["--bind-address", "127.0.0.1", "--cert-dir", plane.folder / "controllers"]
-    with _process(command, plane.folder / "controllers.log"):
+    with process(command, plane.folder / "controllers.log"):
         yield
 
 
 @contextlib.contextmanager
-def _process(command: list[Any], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: list[Any], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command until the end of the block, with what it says in a file."""
     with log.open("wb") as output:
-        process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output)
+        running = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output)
         try:
-            yield process
+            yield running
         finally:
-            process.terminate()
+            running.terminate()
             try:
-                process.wait(15)
+                running.wait(15)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                running.kill()
+                running.wait()
 
 
-def _ready(plane: ControlPlane, process: subprocess.Popen[bytes]) -> bool:
-    assert process.poll() is None, (plane.folder / "apiserver.log").read_text()[-2000:]
+def _ready(plane: ControlPlane, running: subprocess.Popen[bytes]) -> bool:
+    assert running.poll() is None, (plane.folder / "apiserver.log").read_text()[-2000:]
     try:
         plane.ask("GET", "/api/v1/namespaces/default")
         # RBAC's own roles are made a moment later.

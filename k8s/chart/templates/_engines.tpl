@@ -53,14 +53,21 @@ workloads:
      address; so the starts are counted there, and each takes KV ports of its own from the 100 that belong to an engine. The proxy
      sees another KV port as another process, too.
 
-     Simulated engines: each board needs an index of its own. */}}
+     Simulated engines: the number at the end of the pod's name numbers the engine and its board. The label pod-index has it only
+     since Kubernetes 1.28. */}}
 {{- define "pdstack.engineCommand" -}}
 {{- $values := .root.Values }}
 {{- if eq $values.engine.kind "sim" }}
 command:
   - sh
   - -c
-  - export SIM_GPU=$((SIM_GPU + POD_INDEX * {{ .workload.boards }})); exec service
+  - |
+    index=${POD_NAME##*-}
+    export SIM_GPU=$((SIM_GPU + index * {{ .workload.boards }}))
+    {{- if eq (len .workload.engines) 1 }}
+    export INSTANCE=$index
+    {{- end }}
+    exec service
 {{- else if and (eq $values.engine.kvConnector "P2pNcclConnector") (ne .engine.role "combined") }}
 {{- $ranks := int $values.engine.tensorParallelSize }}
 {{- $variable := printf "%s_KV_PORT" (upper .engine.role) }}
@@ -85,7 +92,6 @@ command:
 {{- if gt (int $engine.stepTimeoutSeconds) 0 }}{{ $arguments = append $arguments "--distributed-executor-backend mp" }}{{ end }}
 - {name: PD_ROLE, value: {{ .engine.role }}}
 {{- if and $sim $alone }}
-- {name: INSTANCE, valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}}
 - {name: HTTP_PORT, value: {{ .engine.http | quote }}}
 - {name: KV_PORT, value: {{ .engine.kv | quote }}}
 {{- else }}
@@ -119,7 +125,7 @@ command:
 - {name: KV_SHARED_PATH, value: /kv}
 {{- end }}
 {{- if $sim }}
-- {name: POD_INDEX, valueFrom: {fieldRef: {fieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}}}
+- {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: SIM_GPU, value: {{ .engine.board | quote }}}
 - {name: SIM_PROFILE, value: {{ $engine.simProfile | quote }}}
 - {name: LOG_LEVEL, value: {{ $values.logLevel }}}

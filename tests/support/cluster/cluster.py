@@ -1,0 +1,121 @@
+"""A Kubernetes of one node on this machine, from nothing, and nothing of it afterwards."""
+
+import contextlib
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from support.cluster.names import names
+from support.cluster.network import INSIDE, NODE, SERVICES, network
+from support.cluster.node import NAME, node
+from support.cluster.programs import Programs, programs
+from support.control_plane import ControlPlane, Refused, Site, control_plane, process
+
+SITE: Final = Site(address=NODE, enter=INSIDE, services=SERVICES, server=("--allow-privileged", "--kubelet-preferred-address-types", "InternalIP"))
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What an operator has: a kubeconfig and kubectl."""
+
+    plane: ControlPlane
+    programs: Programs
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of commands that use it."""
+        path = f"{self.programs.folder}{os.pathsep}{os.environ.get('PATH', '')}"
+        return {**os.environ, "KUBECONFIG": str(self.plane.kubeconfig), "PATH": path}
+
+    def kubectl(self, *arguments: str, check: bool = True, timeout: float = 120) -> str:
+        """What kubectl prints.
+
+        Raises:
+            RuntimeError: with what it complains of, if it fails and `check`.
+        """
+        result = subprocess.run(
+            ["kubectl", *arguments],
+            env=self.environment,
+            executable=self.programs["kubectl"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=timeout,
+        )
+        if check and result.returncode != 0:
+            msg = f"kubectl {' '.join(arguments)}: {result.stderr.strip()}"
+            raise RuntimeError(msg)
+        return result.stdout
+
+    def get(self, namespace: str, *what: str) -> Any:
+        """An object, or a list's items."""
+        answer = json.loads(self.kubectl("get", "--namespace", namespace, "--output", "json", *what))
+        return answer["items"] if answer["kind"] == "List" else answer
+
+
+def eventually(condition: Callable[[], object], seconds: float, what: str, period_s: float = 0.5) -> None:
+    """Wait until it holds.
+
+    Raises:
+        TimeoutError: saying what did not become so.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            msg = f"not within {seconds:g} s: {what}"
+            raise TimeoutError(msg)
+        time.sleep(period_s)
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[Cluster]:
+    """Start everything; it ends with the block, and takes its containers, mounts, interfaces and control groups with it.
+
+    Raises:
+        CannotRunError: if this machine cannot run a node.
+    """
+    built = programs()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pdstack-cluster-")))
+        # Pods' volumes lie in it, and their users must get there.
+        folder.chmod(0o755)
+        stack.enter_context(network(folder))
+        plane = stack.enter_context(control_plane(folder, built.folder, SITE))
+        for command in (_controllers(plane, built), _scheduler(plane, built)):
+            stack.enter_context(process(command, folder / f"{Path(command[len(INSIDE)]).name}.log"))
+        stack.enter_context(names(plane))
+        stack.enter_context(node(plane, built))
+        made = Cluster(plane, built)
+        eventually(lambda: _ready(made), 120, f"the node is ready (its log is in {folder}/kubelet.log)")
+        yield made
+
+
+def _controllers(plane: ControlPlane, built: Programs) -> list[Any]:
+    command = [*INSIDE, built["kube-controller-manager"], "--kubeconfig", plane.kubeconfig, "--leader-elect=false"]
+    command += ["--service-account-private-key-file", plane.account_key, "--root-ca-file", plane.authority]
+    return [*command, "--cert-dir", plane.folder / "controllers", "--bind-address", "127.0.0.1"]
+
+
+def _scheduler(plane: ControlPlane, built: Programs) -> list[Any]:
+    command = [*INSIDE, built["kube-scheduler"], "--kubeconfig", plane.kubeconfig, "--leader-elect=false"]
+    return [*command, "--cert-dir", plane.folder / "scheduler", "--bind-address", "127.0.0.1"]
+
+
+def _ready(made: Cluster) -> bool:
+    try:
+        found = made.plane.ask("GET", f"/api/v1/nodes/{NAME}")
+        made.plane.ask("GET", "/api/v1/namespaces/default/serviceaccounts/default")
+    except (Refused, OSError):
+        return False
+    return {"type": "Ready", "status": "True"}.items() <= _condition(found, "Ready").items()
+
+
+def _condition(thing: dict[str, Any], kind: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = thing["status"].get("conditions", [])
+    return next((condition for condition in found if condition["type"] == kind), {})
