@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e chart k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
+.PHONY: help demo test lint format unit integration e2e chart cluster k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -37,6 +37,10 @@ e2e: venv ## containers with real vLLM on the CPU; needs Docker
 
 chart: venv ## tests of the Helm chart; their container part needs Docker
 	$(BIN)/pytest tests/chart tests/repo/test_chart_agreement.py $(ARGS)
+
+cluster: venv ## the chart on a real node: kubelet, scheduler and all; builds them once from Debian's source, needs root and Docker
+	sh tests/cluster/build.sh
+	$(BIN)/pytest tests/cluster -m cluster $(ARGS)
 
 k8s-render: venv ## plain manifests of every example, into dist/k8s
 	@mkdir -p dist/k8s

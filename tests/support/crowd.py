@@ -5,7 +5,7 @@ import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -59,11 +59,21 @@ class Crowd:
     """Makes requests after a seed, sends them and keeps count."""
 
     def __init__(
-        self, port: int, seed: int, *, patience_s: float, model: str = MODEL, manners: Mapping[str, int] = MANNERS
+        self,
+        port: int,
+        seed: int,
+        *,
+        patience_s: float,
+        model: str = MODEL,
+        manners: Mapping[str, int] = MANNERS,
+        host: str = "127.0.0.1",
+        lengths: Sequence[int] = (1, 4, 16, 48),
     ) -> None:
-        """`patience_s` is what a request may take before it counts as stuck."""
+        """`patience_s` is what a request may take before it counts as stuck, `lengths` are the answers' in tokens."""
         self._manners = manners
+        self._lengths = lengths
         self.tally = Tally()
+        self._host = host
         self._port = port
         self._chance = random.Random(seed)
         self._patience_s = patience_s
@@ -78,8 +88,8 @@ class Crowd:
         """Have each prompt answered at length while all is well; every later answer must begin like that."""
 
         async def ask(number: int, prompt: list[int]) -> None:
-            body = {"model": self._model, "prompt": prompt, "max_tokens": 48, "ignore_eos": True}
-            async with session.post(f"http://127.0.0.1:{self._port}{COMPLETIONS}", json=body) as response:
+            body = {"model": self._model, "prompt": prompt, "max_tokens": max(self._lengths), "ignore_eos": True}
+            async with session.post(f"http://{self._host}:{self._port}{COMPLETIONS}", json=body) as response:
                 assert response.status == 200, await response.text()
                 self._said[number] = (await response.json())["choices"][0]["text"]
 
@@ -90,7 +100,7 @@ class Crowd:
         chance = self._chance
         (manner,) = chance.choices(list(self._manners), list(self._manners.values()))
         number = chance.randrange(len(self._prompts))
-        body = {"model": self._model, "max_tokens": chance.choice([1, 4, 16, 48]), "stream": chance.random() < 0.6}
+        body = {"model": self._model, "max_tokens": chance.choice(self._lengths), "stream": chance.random() < 0.6}
         body["ignore_eos"] = True
         if chance.random() < 0.2:
             return -1, Request(CHAT, body | {"messages": [{"role": "user", "content": f"say {number}"}]}, manner)
@@ -116,7 +126,7 @@ class Crowd:
 
     async def _behave(self, number: int, request: Request) -> str:
         # Room for whole answers: a client that does not read on must be so because it is slow, not because it is full.
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)
+        reader, writer = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
         self.tally.seen += 1
         try:
             if request.manner == "sends half":

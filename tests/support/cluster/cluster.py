@@ -10,14 +10,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+import yaml
 from support.cluster.names import names
 from support.cluster.network import INSIDE, NODE, SERVICES, network
 from support.cluster.node import NAME, node
 from support.cluster.programs import Programs, programs
 from support.control_plane import ControlPlane, Refused, Site, control_plane, process
 
-SITE: Final = Site(address=NODE, enter=INSIDE, services=SERVICES, server=("--allow-privileged", "--kubelet-preferred-address-types", "InternalIP"))
+# Names the folder of a cluster that runs, for tests that are started inside of `python tests/cluster`.
+RUNNING: Final = "PDSTACK_CLUSTER"
+SITE: Final = Site(
+    address=NODE,
+    enter=INSIDE,
+    services=SERVICES,
+    server=("--allow-privileged", "--kubelet-preferred-address-types", "InternalIP"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,7 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """Of commands that use it."""
         path = f"{self.programs.folder}{os.pathsep}{os.environ.get('PATH', '')}"
-        return {**os.environ, "KUBECONFIG": str(self.plane.kubeconfig), "PATH": path}
+        return {**os.environ, "KUBECONFIG": str(self.plane.kubeconfig), "PATH": path, RUNNING: str(self.plane.folder)}
 
     def kubectl(self, *arguments: str, check: bool = True, timeout: float = 120) -> str:
         """What kubectl prints.
@@ -71,6 +80,16 @@ def eventually(condition: Callable[[], object], seconds: float, what: str, perio
             msg = f"not within {seconds:g} s: {what}"
             raise TimeoutError(msg)
         time.sleep(period_s)
+
+
+def running() -> Cluster | None:
+    """The one that RUNNING names."""
+    if RUNNING not in os.environ:
+        return None
+    folder = Path(os.environ[RUNNING])
+    config = yaml.safe_load((folder / "kubeconfig").read_text())
+    port = urlsplit(config["clusters"][0]["cluster"]["server"]).port
+    return Cluster(ControlPlane(folder, port or 0, SITE), programs())
 
 
 @contextlib.contextmanager

@@ -97,7 +97,16 @@ def _configuration(folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _kube_proxy(plane: ControlPlane, programs: Programs) -> Iterator[None]:
     command = [*INSIDE, programs["kube-proxy"], "--kubeconfig", plane.kubeconfig, "--hostname-override", NAME]
-    command += ["--oom-score-adj", "0", "--proxy-mode", "iptables", "--cluster-cidr", PODS, "--iptables-min-sync-period", "0s"]
+    command += [
+        "--oom-score-adj",
+        "0",
+        "--proxy-mode",
+        "iptables",
+        "--cluster-cidr",
+        PODS,
+        "--iptables-min-sync-period",
+        "0s",
+    ]
     # The table of connections is the whole machine's: its size stays.
     command += ["--conntrack-max-per-core", "0", "--conntrack-min", "0"]
     command += ["--conntrack-tcp-timeout-established", "0", "--conntrack-tcp-timeout-close-wait", "0"]

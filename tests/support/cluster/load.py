@@ -1,0 +1,92 @@
+"""Clients outside the cluster that ask the proxy's service without pause while something happens to the release."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import aiohttp
+from support.cluster.release import PROXY_PORT, Release
+from support.crowd import Crowd
+from support.rolling import Result
+
+from pd_control.client import ClientError, get
+
+CLIENTS: Final = 6
+# With the profile's 7 ms a token: up to 3 s, so that something is always half-way.
+LENGTHS: Final = (1, 16, 128, 400)
+PATIENCE_S: Final = 60.0
+
+
+class Asking:
+    """Clients in a thread of their own."""
+
+    def __init__(self, release: Release, lengths: Sequence[int] = LENGTHS) -> None:
+        """Nobody asks before `begin`."""
+        model = get(f"{release.url}/v1/models", 10).json()["data"][0]["id"]
+        self._crowd = Crowd(
+            PROXY_PORT,
+            seed=3,
+            patience_s=PATIENCE_S,
+            model=model,
+            manners={"stays": 1},
+            host=release.host,
+            lengths=lengths,
+        )
+        self._over = threading.Event()
+        self._learned = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def begin(self) -> None:
+        """Learn what is right while all is well, then ask."""
+        self._thread.start()
+        if not self._learned.wait(PATIENCE_S):
+            msg = "not even before anything happened were requests answered"
+            raise TimeoutError(msg)
+
+    def end(self) -> Crowd:
+        """Let running requests end; what became of all."""
+        self._over.set()
+        self._thread.join(2 * PATIENCE_S)
+        return self._crowd
+
+    async def _run(self) -> None:
+        async with aiohttp.ClientSession() as session:
+            await self._crowd.learn(session)
+        self._learned.set()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        while not self._over.is_set():
+            await self._crowd.one()
+            await asyncio.sleep(0.05)  # or the same moment without a proxy would be counted a thousand times
+
+
+@contextlib.contextmanager
+def asking(release: Release, lengths: Sequence[int] = LENGTHS) -> Iterator[list[Result]]:
+    """Clients for as long as the block; afterwards the list holds what they got."""
+    clients = Asking(release, lengths)
+    results: list[Result] = []
+    clients.begin()
+    try:
+        yield results
+    finally:
+        results.append(Result(clients.end().tally, kv_left(release)))
+
+
+def kv_left(release: Release) -> int:
+    """KV that lies at simulated engines, or is waited for, once nothing runs."""
+    return sum(_occupied(release, component) for component in ("prefill", "decode"))
+
+
+def _occupied(release: Release, component: str) -> int:
+    ports = {"prefill": 20003, "decode": 20005}
+    left = 0
+    for pod in release.pods(component):
+        with contextlib.suppress(ClientError):  # it has none if it does not answer
+            books = get(f"http://{pod['status'].get('podIP')}:{ports[component]}/sim/books", 5).json()
+            left += books["held"] + books["waiting"] + books["leaked"]
+    return left
