@@ -61,8 +61,9 @@ bench-monitor: venv ## what the exporter costs, with eight simulated boards
 bench-proxy: venv ## what a relayed chunk and a request cost: this proxy, nginx and vllm-router in one run
 	$(BIN)/python benchmarks/proxy $(ARGS)
 
-docs: venv ## docs/configuration.md from the services' settings
+docs: venv ## docs/configuration.md from the services' settings, and the report's catalogues from its sentences
 	$(BIN)/python docs/write_configuration.py
+	$(BIN)/python docs/write_catalogue.py
 
 soak: venv ## ten minutes of random faults and rude clients; ARGS="--seconds 60" for less
 	@$(BIN)/python tests/soak $(ARGS)

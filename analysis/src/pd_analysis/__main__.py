@@ -18,7 +18,7 @@ from pd_analysis.report import export
 from pd_analysis.report.export import FORMATS
 from pd_analysis.report.terminal import COLUMNS, table_of
 from pd_analysis.settings import Settings
-from pd_analysis.words.translation import LANGUAGES
+from pd_analysis.words.language import LANGUAGES
 from pd_contracts import log, settings
 from pd_contracts.records import MANIFEST
 

@@ -6,18 +6,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from pd_analysis.numbers.bootstrap import interval, of_rate
-from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.numbers.measures import GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure, compared
 from pd_analysis.numbers.slo_attainment import attainment, round_limits
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyond, break_even, rate_per_gpu
 from pd_analysis.records.columns import STAGES
 from pd_analysis.tables.table import Cell, Table
-from pd_analysis.words.formatting import DASH, listed, number, percent, setting
+from pd_analysis.words.formatting import DASH, clauses, joined, listed, number, percent, setting
+from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role, Topology
 
 BUSY: Final = 0.9  # share of the time with a kernel running, from which a GPU is called busy
 _CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
+_SPENT: Final = {
+    "queue": mark("{share} waiting in the proxy"),
+    "prefill": mark("{share} prefill"),
+    "kv_and_first_decode": mark("{share} the KV hand-off and first decode step"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,14 @@ def of_sweep(sweep: Sweep) -> tuple[str, ...]:
     for baseline, other in pairs(sweep):
         found = [text for measure in _CROSSED if (text := _crossed(measure, baseline, other))]
         if found:
-            sentences.append(f"{other.name} against {baseline.name}: {'; '.join(found)}.")
+            sentences.append(
+                tr(
+                    "{other} against {baseline}: {findings}.",
+                    other=other.name,
+                    baseline=baseline.name,
+                    findings=clauses(found),
+                )
+            )
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -73,7 +86,7 @@ def of_lengths(results: Sequence[Result]) -> tuple[str, ...]:
 def bottleneck(result: Result) -> str:
     """What limits a deployment at this rate: where the time to first token goes, and which GPUs are busy."""
     parts = [text for text in (_first_token(result), _busy(result)) if text]
-    return f"{result.name}: {'; '.join(parts)}." if parts else ""
+    return tr("{run}: {findings}.", run=result.name, findings=clauses(parts)) if parts else ""
 
 
 def _first_token(result: Result) -> str:
@@ -83,16 +96,16 @@ def _first_token(result: Result) -> str:
     if not total:
         return ""
     if not early["prefill"]:
-        return f"{number(total)} ms to the first token, which plain serving does not divide into prefill and decode"
-    words = {
-        "queue": "waiting in the proxy",
-        "prefill": "prefill",
-        "kv_and_first_decode": "the KV hand-off and first decode step",
-    }
+        return tr(
+            "{total} ms to the first token, which plain serving does not divide into prefill and decode",
+            total=number(total),
+        )
     shares = [
-        f"{percent(early[stage] / total)} {word}" for stage, word in words.items() if early[stage] / total >= 0.01
+        tr(message, share=percent(early[stage] / total))
+        for stage, message in _SPENT.items()
+        if early[stage] / total >= 0.01
     ]
-    return f"of {number(total)} ms to the first token, {listed(shares)}"
+    return tr("of {total} ms to the first token, {shares}", total=number(total), shares=listed(shares))
 
 
 def _busy(result: Result) -> str:
@@ -105,19 +118,26 @@ def _busy(result: Result) -> str:
     means = {role: sum(values) / len(values) for role, values in shares.items() if values}
     if not means:
         return ""
-    words = listed(f"{role.value} GPUs busy {percent(share)} of the time" for role, share in means.items())
+    words = listed(
+        tr("{role} GPUs busy {share} of the time", role=tr(ROLES[role]), share=percent(share))
+        for role, share in means.items()
+    )
     full = [role for role, share in means.items() if share >= BUSY]
-    return f"{words}, so {_limited(result, full)}"
+    return tr("{busy}, so {limit}", busy=words, limit=_limited(result, full))
 
 
 def _limited(result: Result, full: Sequence[Role]) -> str:
     saturated = steadiness(result).saturated
     if not full:
-        return (
-            "requests queue for something else than its GPUs" if saturated else "nothing is at its limit at this rate"
-        )
-    who = listed(f"the {role.value} GPUs" for role in full)
-    return f"{who} {'limit it' if saturated else 'come first to their limit, and hold at this rate'}"
+        if saturated:
+            return tr("requests queue for something else than its GPUs")
+        return tr("nothing is at its limit at this rate")
+    message = (
+        mark("the {roles} GPUs limit it")
+        if saturated
+        else mark("the {roles} GPUs come first to their limit, and hold at this rate")
+    )
+    return tr(message, roles=listed(tr(ROLES[role]) for role in full))
 
 
 def limits_table(group: Group) -> Table | None:
@@ -132,12 +152,11 @@ def limits_table(group: Group) -> Table | None:
         for ttft in rows_ms
     )
     header = ("", *(f"TPOT ≤ {setting(tpot)} ms" for tpot in columns_ms))
-    caption = (
-        "The deployment that keeps both limits for more requests, with the share that it keeps and the next best's; equal where "
-        "the difference is within the noise."
+    caption = tr(
+        "The deployment that keeps both limits for more requests, with the share that it keeps and the next best's; equal where the difference is within the noise."
     )
     return Table(
-        title="Which wins for which limits",
+        title=tr("Which wins for which limits"),
         header=header,
         rows=rows,
         words=frozenset(range(len(header))),
@@ -148,13 +167,13 @@ def limits_table(group: Group) -> Table | None:
 def _cell(group: Group, limits: dict[str, float]) -> Cell:
     shares = sorted(((attainment(result, limits), -place) for place, result in enumerate(group.results)), reverse=True)
     (best, place), (second, next_place) = shares[:2]
-    texts = f"{percent(round(best, 3))}, {percent(round(second, 3))}"
+    texts = joined((percent(round(best, 3)), percent(round(second, 3))))
     if best < 0.005:
-        return Cell("none", "equal")
+        return Cell(tr("none"), "equal")
     winner, runner_up = group.results[-place], group.results[-next_place]
     if not _apart(winner, runner_up, best, second):
-        return Cell(f"equal: {texts}", "equal")
-    return Cell(f"{winner.name}: {texts}", "better" if winner is not group.baseline else "")
+        return Cell(tr("equal: {shares}", shares=texts), "equal")
+    return Cell(tr("{run}: {shares}", run=winner.name, shares=texts), "better" if winner is not group.baseline else "")
 
 
 def _apart(one: Result, two: Result, best: float, second: float) -> bool:
@@ -168,21 +187,28 @@ def _apart(one: Result, two: Result, best: float, second: float) -> bool:
 def _best_rates(sweep: Sweep) -> list[str]:
     if not sweep.limits:
         return []
-    what = ", ".join(f"{name.upper()} ≤ {setting(limit)} ms" for name, limit in sweep.limits.items())
+    what = joined(f"{name.upper()} ≤ {setting(limit)} ms" for name, limit in sweep.limits.items())
     found = [(series, best_rate(series)) for series in sweep.series]
-    words = [f"{series.name} {_up_to(series, rate)}" for series, rate in found]
-    sentence = f"Within {what} for {percent(ATTAINMENT)} of requests, each GPU serves: {listed(words)}."
+    words = listed(_up_to(series, rate) for series, rate in found)
+    sentence = tr(
+        "Within {limits} for {share} of requests, each GPU serves: {rates}.",
+        limits=what,
+        share=percent(ATTAINMENT),
+        rates=words,
+    )
     known = sorted(((rate, series.name) for series, rate in found if rate is not None), reverse=True)
     open_ended = any(beyond(series) for series in sweep.series)
     if len(known) > 1 and known[0][0] > known[1][0] * 1.05 and not open_ended:
-        sentence += f" {known[0][1]} carries {number(known[0][0] / known[1][0])}× as much."
+        more = tr("{run} carries {factor}× as much.", run=known[0][1], factor=number(known[0][0] / known[1][0]))
+        return [tr("{sentence} {next}", sentence=sentence, next=more)]
     return [sentence]
 
 
 def _up_to(series: Series, rate: float | None) -> str:
     if rate is None:
-        return "less than the lowest rate that was offered"
-    return f"{'at least ' if beyond(series) else ''}{number(rate)} req/s"
+        return tr("{run} less than the lowest rate that was offered", run=series.name)
+    message = mark("{run} at least {rate} req/s") if beyond(series) else mark("{run} {rate} req/s")
+    return tr(message, run=series.name, rate=number(rate))
 
 
 def _crossed(measure: Measure, one: Series, two: Series) -> str:
@@ -196,19 +222,21 @@ def _crossed(measure: Measure, one: Series, two: Series) -> str:
         return ""
     ahead = [one if pair.winner is pair.baseline else two for pair in known if pair.winner is not None]
     if not ahead:
-        return f"{measure.phrase}, no difference to call at any rate"
+        return tr("{measure}, no difference to call at any rate", measure=measure.phrase)
     if one in ahead and two in ahead:
         crossings = break_even(one.points(measure.get), two.points(measure.get))
         at = listed(f"{number(rate)}" for rate in crossings[:3])
-        return (
-            f"{measure.phrase}, break-even at {at} req/s per GPU"
-            if at
-            else f"{measure.phrase}, now one ahead and now the other"
-        )
+        if not at:
+            return tr("{measure}, now one ahead and now the other", measure=measure.phrase)
+        return tr("{measure}, break-even at {rates} req/s per GPU", measure=measure.phrase, rates=at)
     if len(ahead) == len(known):
-        return f"{measure.phrase}, {ahead[0].name} ahead at every rate"
-    return (
-        f"{measure.phrase}, {ahead[0].name} ahead at {len(ahead)} of {len(known)} rates and no difference at the others"
+        return tr("{measure}, {run} ahead at every rate", measure=measure.phrase, run=ahead[0].name)
+    return tr(
+        "{measure}, {run} ahead at {some} of {all} rates and no difference at the others",
+        measure=measure.phrase,
+        run=ahead[0].name,
+        some=len(ahead),
+        all=len(known),
     )
 
 
@@ -223,9 +251,12 @@ def _best_ratio(sweep: Sweep) -> str:
     if len(peaks) < 2:
         return ""
     (best, (most, _)), (next_, (less, _)) = sorted(peaks.items(), key=lambda item: -item[1][0])[:2]
-    return (
-        f"Of the measured ratios of prefill to decode, {best} gives the most goodput per GPU ({number(most)} req/s; "
-        f"{next_}: {number(less)} req/s)."
+    return tr(
+        "Of the measured ratios of prefill to decode, {best} gives the most goodput per GPU ({most} req/s; {next}: {less} req/s).",
+        best=best,
+        most=number(most),
+        next=next_,
+        less=number(less),
     )
 
 
@@ -242,9 +273,16 @@ def _crossed_lengths(rate: float, one: tuple[str, list[Result]], two: tuple[str,
         ours, theirs = _by_length(one[1], measure), _by_length(two[1], measure)
         crossings = break_even(ours, theirs)
         if crossings:
-            at = listed(f"{number(length)} tokens" for length in crossings[:3])
+            at = listed(tr("{sizes} tokens", sizes=number(length)) for length in crossings[:3])
             sentences.append(
-                f"Break-even in {measure.phrase} at {setting(rate)} req/s: {one[0]} and {two[0]} cross at prompts of {at}."
+                tr(
+                    "Break-even in {measure} at {rate} req/s: {one} and {two} cross at prompts of {lengths}.",
+                    measure=measure.phrase,
+                    rate=setting(rate),
+                    one=one[0],
+                    two=two[0],
+                    lengths=at,
+                )
             )
     return sentences
 
@@ -256,8 +294,12 @@ def _by_length(results: Sequence[Result], measure: Measure) -> list[tuple[float,
 
 def rate_table(series: Series) -> Table:
     """Rate to TTFT and TPOT percentiles of one deployment."""
-    header = ["Rate, req/s", "per GPU", *(f"{name} p{p}, ms" for name in ("TTFT", "TPOT") for p in (90, 95, 99))]
-    header += ["Within limits", "Goodput per GPU", "J / output token", "Failed"]
+    header = [
+        tr("Rate, req/s"),
+        tr("per GPU"),
+        *(f"{name} p{p}, ms" for name in ("TTFT", "TPOT") for p in (90, 95, 99)),
+    ]
+    header += [tr("Within limits"), tr("Goodput per GPU"), tr("J / output token"), tr("Failed")]
     rows = []
     for result in series.results:
         metrics = result.metrics
@@ -269,7 +311,9 @@ def rate_table(series: Series) -> Table:
         ]
         cells += [_attained(result), number(GOODPUT.get(result)), number(JOULES.get(result))]
         rows.append((*map(Cell, cells), Cell(str(sum(metrics.failures.values())))))
-    return Table(title=f"{series.name}: over rates", header=tuple(header), rows=tuple(rows), words=frozenset())
+    return Table(
+        title=tr("{run}: over rates", run=series.name), header=tuple(header), rows=tuple(rows), words=frozenset()
+    )
 
 
 def _attained(result: Result) -> str:
@@ -280,4 +324,4 @@ def _attained(result: Result) -> str:
     if draws is None:
         return percent(share)
     low, high = interval(draws)
-    return f"{percent(share)} ({low * 100:.0f} to {high * 100:.0f} %)"
+    return tr("{share} ({low} to {high} %)", share=percent(share), low=f"{low * 100:.0f}", high=f"{high * 100:.0f}")

@@ -7,7 +7,8 @@ from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.numbers import bootstrap
 from pd_analysis.numbers.evaluation import Group, Result, gpus
 from pd_analysis.numbers.measures import DECIDING, SMALL, SMALL_TAIL, Comparison, compared
-from pd_analysis.words.formatting import listed, percent, ratio
+from pd_analysis.words.formatting import joined, listed, percent, ratio
+from pd_analysis.words.language import mark, ntr, tr
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,23 @@ class Verdict:
 def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
     """Compare every run of a group with its baseline."""
     stops = sum(doubt.level is Level.STOP for doubt in doubts)
-    heavy = "A doubt above weighs" if stops == 1 else f"{stops} doubts above weigh"
+    caveat = ntr(
+        "A doubt above weighs more than these numbers: do not decide on them.",
+        "{count} doubts above weigh more than these numbers: do not decide on them.",
+        stops,
+    )
     return Verdict(
-        caveat=f"{heavy} more than these numbers: do not decide on them." if stops else "",
+        caveat=caveat if stops else "",
         setting=_setting(group),
         pairs=tuple(_pair(group.baseline, other) for other in group.others),
         rule=(
-            f"Ratios within {percent(SMALL)} (p99: {percent(SMALL_TAIL)}) are called equal, and so are those whose "
-            f"{bootstrap.LEVEL:.0f} % interval holds 1. {_noise(group)}"
+            tr(
+                "Ratios within {small} (p99: {tail}) are called equal, and so are those whose {level} % interval holds 1. {noise}",
+                small=percent(SMALL),
+                tail=percent(SMALL_TAIL),
+                level=f"{bootstrap.LEVEL:.0f}",
+                noise=_noise(group),
+            )
         ),
     )
 
@@ -62,15 +72,24 @@ def _noise(group: Group) -> str:
     """What the intervals rest on."""
     counts = sorted({len(result.runs) for result in group.results})
     if counts[0] > 1:
-        return f"Intervals are bootstrapped over {listed(map(str, counts))} repeats with other seeds and over their requests."
-    return "Intervals are bootstrapped over requests; joules of a single run have none. Repeat with other seeds to have firmer ones."
+        return tr(
+            "Intervals are bootstrapped over {counts} repeats with other seeds and over their requests.",
+            counts=listed(map(str, counts)),
+        )
+    return tr(
+        "Intervals are bootstrapped over requests; joules of a single run have none. Repeat with other seeds to have firmer ones."
+    )
 
 
 def _setting(group: Group) -> str:
-    each = listed(f"{result.name} on {gpus(result)}" for result in group.results)
+    each = listed(tr("{run} on {gpus}", run=result.name, gpus=gpus(result)) for result in group.results)
     if not group.others:
-        return f"{each}: {group.workload}. One run has nothing to be compared with: offer the same schedule to the other topology."
-    return f"{each}, offered {group.workload}."
+        return tr(
+            "{runs}: {workload}. One run has nothing to be compared with: offer the same schedule to the other topology.",
+            runs=each,
+            workload=group.workload,
+        )
+    return tr("{runs}, offered {workload}.", runs=each, workload=group.workload)
 
 
 def _pair(baseline: Result, other: Result) -> Pair:
@@ -87,37 +106,67 @@ def _pair(baseline: Result, other: Result) -> Pair:
 
 def _lead(baseline: Result, other: Result, known: Sequence[Comparison]) -> str:
     if not known:
-        return f"Nothing that decides between {baseline.name} and {other.name} was measured."
+        return tr(
+            "Nothing that decides between {baseline} and {other} was measured.",
+            baseline=baseline.name,
+            other=other.name,
+        )
     ours = [_benefit(comparison) for comparison in known if comparison.winner is baseline]
     theirs = [_benefit(comparison) for comparison in known if comparison.winner is other]
     if not ours and not theirs:
         same = listed(comparison.measure.phrase for comparison in known)
-        return f"{other.name} and {baseline.name} differ too little to call on {same}."
+        return tr(
+            "{other} and {baseline} differ too little to call on {measures}.",
+            other=other.name,
+            baseline=baseline.name,
+            measures=same,
+        )
     if not ours or not theirs:
         better, worse, gives = (other, baseline, theirs) if theirs else (baseline, other, ours)
-        return f"{better.name} gives {listed(gives)}; nothing that decides here speaks for {worse.name}."
-    return f"It depends on what you promise: {other.name} gives {listed(theirs)}; {baseline.name} gives {listed(ours)}."
+        return tr(
+            "{better} gives {gives}; nothing that decides here speaks for {worse}.",
+            better=better.name,
+            gives=listed(gives),
+            worse=worse.name,
+        )
+    return tr(
+        "It depends on what you promise: {other} gives {theirs}; {baseline} gives {ours}.",
+        other=other.name,
+        theirs=listed(theirs),
+        baseline=baseline.name,
+        ours=listed(ours),
+    )
 
 
 def _benefit(comparison: Comparison) -> str:
     """What the winner gives, with the number that shows it."""
     measure = comparison.measure
-    return f"{measure.benefit} ({measure.phrase}{difference(comparison)})"
+    by = difference(comparison)
+    what = tr("{measure} {difference}", measure=measure.phrase, difference=by) if by else measure.phrase
+    return tr("{benefit} ({what})", benefit=tr(measure.benefit), what=what)
 
 
 def difference(comparison: Comparison) -> str:
     """By what factor the winner is lower or higher; empty where one side is 0."""
-    direction = "lower" if comparison.measure.less_is_better else "higher"
-    return f" {ratio(comparison.factor)} {direction}" if comparison.factor else ""
+    if not comparison.factor:
+        return ""
+    message = mark("{factor} lower") if comparison.measure.less_is_better else mark("{factor} higher")
+    return tr(message, factor=ratio(comparison.factor))
 
 
 def sentence(comparison: Comparison) -> str:
     """One finding: values, winner and factor, or that there is none."""
     measure, baseline, other = comparison.measure, comparison.baseline, comparison.other
-    values = (
-        f"{baseline.name} {measure.text(baseline)} {measure.unit}, {other.name} {measure.text(other)} {measure.unit}"
-    )
+    values = joined(f"{result.name} {measure.text(result)} {measure.unit}" for result in (baseline, other))
     if comparison.winner is None:
-        return f"{measure.title}: {values}; no difference to call."
-    by = difference(comparison)
-    return f"{measure.title}: {values}; {comparison.winner.name} is better{',' if by else ''}{by}."
+        return tr("{measure}: {values}; no difference to call.", measure=measure.title, values=values)
+    winner, by = comparison.winner.name, difference(comparison)
+    if not by:
+        return tr("{measure}: {values}; {winner} is better.", measure=measure.title, values=values, winner=winner)
+    return tr(
+        "{measure}: {values}; {winner} is better, {difference}.",
+        measure=measure.title,
+        values=values,
+        winner=winner,
+        difference=by,
+    )

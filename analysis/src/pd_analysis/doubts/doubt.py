@@ -3,12 +3,19 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pd_analysis.words.language import mark, tr
+
 
 class Level(StrEnum):
     """How much a doubt weighs."""
 
-    STOP = "do not decide on this"
-    CARE = "read with care"
+    STOP = mark("do not decide on this")
+    CARE = mark("read with care")
+
+    @property
+    def words(self) -> str:
+        """The same in the language that is spoken."""
+        return tr(self.value)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.one_load import Case, weighed
 from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.sweep import rate_per_gpu
-from pd_analysis.words.formatting import listed, setting, sizes
+from pd_analysis.words.formatting import clauses, joined, listed, setting, sizes
+from pd_analysis.words.language import mark, tr
 
 
 def overall(groups: Sequence[Group], cases: Iterable[Case]) -> list[Doubt]:
@@ -25,7 +26,7 @@ def _merged(cases: Sequence[Case], everything: Sequence[Result]) -> Doubt:
     results = list({id(result): result for case in cases for result in case.results}.values())
     return Doubt(
         level=first.level,
-        sentence=f"{first.general}: {_places(results, everything)}.",
+        sentence=tr("{sentence}: {places}.", sentence=first.general, places=_places(results, everything)),
         remedy=max((case.doubt.remedy for case in cases), key=len),
         general=first.general,
     )
@@ -34,23 +35,24 @@ def _merged(cases: Sequence[Case], everything: Sequence[Result]) -> Doubt:
 def _places(results: Sequence[Result], everything: Sequence[Result]) -> str:
     """Deployments, with the rates at which it holds and the size of the requests; as short as can be."""
     if len(results) == len(everything):
-        return "every run"
+        return tr("every run")
     offered, found = _cells(everything), _cells(results)
     sizes = []
     for size, labels in found.items():
         if labels == offered[size]:
-            sizes.append(f"{size}: every run")
+            sizes.append(tr("{size}: {places}", size=size, places=tr("every run")))
             continue
-        each = [
-            f"{label} at {'every rate' if rates == offered[size][label] else listed(map(setting, sorted(rates)))}"
-            for label, rates in labels.items()
-        ]
-        sizes.append(f"{size}: {', '.join(each)}{'' if _only_words(each) else ' req/s per GPU'}")
-    return "; ".join(sizes)
+        places = joined(_at(label, rates, offered[size][label]) for label, rates in labels.items())
+        words = all(rates == offered[size][label] for label, rates in labels.items())
+        message = mark("{size}: {places}") if words else mark("{size}: {places} req/s per GPU")
+        sizes.append(tr(message, size=size, places=places))
+    return clauses(sizes)
 
 
-def _only_words(places: Sequence[str]) -> bool:
-    return all(place.endswith("every rate") for place in places)
+def _at(label: str, rates: set[float], offered: set[float]) -> str:
+    if rates == offered:
+        return tr("{run} at every rate", run=label)
+    return tr("{run} at {rates}", run=label, rates=listed(map(setting, sorted(rates))))
 
 
 def _cells(results: Sequence[Result]) -> dict[str, dict[str, set[float]]]:
@@ -58,6 +60,6 @@ def _cells(results: Sequence[Result]) -> dict[str, dict[str, set[float]]]:
     cells: dict[str, dict[str, set[float]]] = {}
     for result in results:
         load = result.run.manifest.workload
-        size = f"{sizes(load)} tokens"
+        size = tr("{sizes} tokens", sizes=sizes(load))
         cells.setdefault(size, {}).setdefault(result.label, set()).add(rate_per_gpu(result) or load.rate)
     return cells

@@ -12,7 +12,8 @@ from pd_analysis.numbers.metrics import ENOUGH_FOR_P99
 from pd_analysis.numbers.parity import parity
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.records.run import Problem
-from pd_analysis.words.formatting import listed, ms, number, plural, ratio, setting
+from pd_analysis.words.formatting import joined, listed, ms, number, ratio, setting
+from pd_analysis.words.language import ntr, tr
 
 TOKENS_LIMIT: Final = 0.01  # runs that wrote output of lengths further apart than this did not do the same work
 
@@ -50,7 +51,11 @@ def weighed(found: Iterable[Doubt]) -> list[Doubt]:
 
 def of_problem(problem: Problem) -> Doubt:
     """A run that was left out is a doubt too: the comparison may have lost its other side."""
-    return Doubt(Level.CARE, f"{problem.path}: {problem.sentence}.", "Nothing of it is in the numbers below.")
+    return Doubt(
+        Level.CARE,
+        tr("{path}: {sentence}.", path=problem.path, sentence=problem.sentence),
+        tr("Nothing of it is in the numbers below."),
+    )
 
 
 def _simulated(group: Group) -> Iterable[Doubt]:
@@ -58,9 +63,14 @@ def _simulated(group: Group) -> Iterable[Doubt]:
     if names:
         yield Doubt(
             Level.STOP,
-            f"{listed(names)} {'is' if len(names) == 1 else 'are'} SIMULATED: these numbers come from a model of GPUs, not from GPUs.",
-            "Use them to see how the report works; measure on the hardware that you would buy before you decide.",
-            "SIMULATED: these numbers come from a model of GPUs, not from GPUs",
+            ntr(
+                "{names} is SIMULATED: these numbers come from a model of GPUs, not from GPUs.",
+                "{names} are SIMULATED: these numbers come from a model of GPUs, not from GPUs.",
+                len(names),
+                names=listed(names),
+            ),
+            tr("Use them to see how the report works; measure on the hardware that you would buy before you decide."),
+            tr("SIMULATED: these numbers come from a model of GPUs, not from GPUs"),
         )
 
 
@@ -69,9 +79,12 @@ def _without_gpus(group: Group) -> Iterable[Doubt]:
     if names:
         yield Doubt(
             Level.STOP,
-            f"{listed(names)} ran without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do.",
-            "Use them to see how the report works; measure on the hardware that you would buy before you decide.",
-            "Without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do",
+            tr(
+                "{names} ran without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do.",
+                names=listed(names),
+            ),
+            tr("Use them to see how the report works; measure on the hardware that you would buy before you decide."),
+            tr("Without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do"),
         )
 
 
@@ -88,28 +101,35 @@ def _schedules(group: Group) -> Iterable[Doubt]:
     if "" in hashes:
         yield Doubt(
             Level.CARE,
-            "It is not known whether the runs were offered the same schedule.",
-            "Measure both with pd-loadgen, which writes the schedule's hash.",
-            "It is not known whether the runs were offered the same schedule",
+            tr("It is not known whether the runs were offered the same schedule."),
+            tr("Measure both with pd-loadgen, which writes the schedule's hash."),
+            tr("It is not known whether the runs were offered the same schedule"),
         )
     elif any(each != schedules[0] for each in schedules):
         yield Doubt(
             Level.STOP,
-            f"The runs were offered {len(hashes)} different schedules ({listed(sorted(hashes))}), so their difference is not the deployment's alone.",
-            "Repeat the load with the same options and --seed; equal schedules have equal hashes.",
-            "Different schedules, so that the difference is not the deployment's alone",
+            tr(
+                "The runs were offered {count} different schedules ({hashes}), so their difference is not the deployment's alone.",
+                count=len(hashes),
+                hashes=listed(sorted(hashes)),
+            ),
+            tr("Repeat the load with the same options and --seed; equal schedules have equal hashes."),
+            tr("Different schedules, so that the difference is not the deployment's alone"),
         )
 
 
 def _gpu_counts(group: Group) -> Iterable[Doubt]:
     counts = {result.metrics.gpus for result in group.results} - {None}
     if len(counts) > 1:
-        each = listed(f"{result.name} has {gpus(result)}" for result in group.results)
+        each = listed(tr("{run} has {gpus}", run=result.name, gpus=gpus(result)) for result in group.results)
         yield Doubt(
             Level.STOP,
-            f"The runs do not use the same number of GPUs: {each}. Latencies at one load then favour the larger one.",
-            "Compare the rows per GPU only, or run both on equally many GPUs (two combined replicas against 1P1D).",
-            "Not the same number of GPUs, which favours the larger deployment",
+            tr(
+                "The runs do not use the same number of GPUs: {each}. Latencies at one load then favour the larger one.",
+                each=each,
+            ),
+            tr("Compare the rows per GPU only, or run both on equally many GPUs (two combined replicas against 1P1D)."),
+            tr("Not the same number of GPUs, which favours the larger deployment"),
         )
 
 
@@ -117,14 +137,16 @@ def _models(group: Group) -> Iterable[Doubt]:
     models = {result.run.manifest.workload.model for result in group.results} - {""}
     if len(models) > 1:
         yield Doubt(
-            Level.STOP, f"The runs serve different models: {listed(sorted(models))}.", "Compare runs of one model."
+            Level.STOP,
+            tr("The runs serve different models: {models}.", models=listed(sorted(models))),
+            tr("Compare runs of one model."),
         )
 
 
 def _limits(group: Group) -> Iterable[Doubt]:
     limits = {tuple(sorted(result.run.manifest.workload.goodput.items())) for result in group.results}
     if len(limits) > 1:
-        yield Doubt(Level.CARE, "The runs have different goodput limits.", "Repeat them with one --goodput.")
+        yield Doubt(Level.CARE, tr("The runs have different goodput limits."), tr("Repeat them with one --goodput."))
 
 
 def _work(group: Group) -> Iterable[Doubt]:
@@ -132,32 +154,46 @@ def _work(group: Group) -> Iterable[Doubt]:
     known = [tokens for tokens in written.values() if tokens]
     complete = not any(result.metrics.failures for result in group.results)
     if complete and known and max(known) > min(known) * (1 + TOKENS_LIMIT):
-        each = listed(f"{name} wrote {tokens:,}" for name, tokens in written.items() if tokens)
+        each = listed(
+            tr("{name} wrote {tokens}", name=name, tokens=f"{tokens:,}") for name, tokens in written.items() if tokens
+        )
         yield Doubt(
             Level.CARE,
-            f"The runs did not write equally many output tokens: {each}.",
-            "Fix the output's length with --ignore-eos, so that both do the same work.",
-            "Not equally many output tokens",
+            tr("The runs did not write equally many output tokens: {each}.", each=each),
+            tr("Fix the output's length with --ignore-eos, so that both do the same work."),
+            tr("Not equally many output tokens"),
         )
 
 
 def _parity(group: Group) -> Iterable[Doubt]:
     for other in group.others:
         found = parity(group.baseline, other)
-        pair = f"{group.baseline.name} and {other.name}"
+        pair = listed((group.baseline.name, other.name))
         if not found.compared and group.baseline.metrics.successes and other.metrics.successes:
             yield Doubt(
                 Level.CARE,
-                f"The outputs of {pair} were not compared, so it is not known that both served the same tokens.",
-                "Offer both the same schedule with a load generator that records the outputs' hashes (pd-loadgen does).",
-                "Outputs were not compared, so it is not known that all served the same tokens",
+                tr(
+                    "The outputs of {pair} were not compared, so it is not known that both served the same tokens.",
+                    pair=pair,
+                ),
+                tr(
+                    "Offer both the same schedule with a load generator that records the outputs' hashes (pd-loadgen does)."
+                ),
+                tr("Outputs were not compared, so it is not known that all served the same tokens"),
             )
         elif found.different:
             yield Doubt(
                 Level.CARE,
-                f"{found.different:,} of {found.compared:,} outputs of {pair} differ, though both were asked at temperature 0.",
-                "Batches of other sizes round differently, which changes some; if most differ, or the first tokens do, look for broken KV.",
-                "Outputs of one request differ between deployments, though asked at temperature 0",
+                tr(
+                    "{different} of {compared} outputs of {pair} differ, though both were asked at temperature 0.",
+                    different=f"{found.different:,}",
+                    compared=f"{found.compared:,}",
+                    pair=pair,
+                ),
+                tr(
+                    "Batches of other sizes round differently, which changes some; if most differ, or the first tokens do, look for broken KV."
+                ),
+                tr("Outputs of one request differ between deployments, though asked at temperature 0"),
             )
 
 
@@ -166,16 +202,28 @@ def _steady(result: Result) -> Iterable[Doubt]:
     if found.saturated:
         yield Doubt(
             Level.STOP,
-            f"{result.name} was saturated: from the first third to the last its median TTFT grew {ratio(found.ttft_drift)} and the requests in flight {ratio(found.flight_drift)}, so its latencies depend on how long was measured.",
-            "Offer less (--rate), or give it more GPUs; compare only throughput at this rate.",
-            "Saturated, so that latencies depend on how long was measured",
+            tr(
+                "{run} was saturated: from the first third to the last its median TTFT grew {ttft_drift} and the requests in flight {flight_drift}, so its latencies depend on how long was measured.",
+                run=result.name,
+                ttft_drift=ratio(found.ttft_drift),
+                flight_drift=ratio(found.flight_drift),
+            ),
+            tr("Offer less (--rate), or give it more GPUs; compare only throughput at this rate."),
+            tr("Saturated, so that latencies depend on how long was measured"),
         )
     elif found.settle_s:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: the first {number(found.settle_s)} s differ from the rest, as a warm-up does.",
-            f"Leave them out with --cut {math.ceil(found.settle_s)}, or measure with a longer --warmup.",
-            "The first seconds differ from the rest, as a warm-up does",
+            tr(
+                "{run}: the first {settle_s} s differ from the rest, as a warm-up does.",
+                run=result.name,
+                settle_s=number(found.settle_s),
+            ),
+            tr(
+                "Leave them out with --cut {settle_s}, or measure with a longer --warmup.",
+                settle_s=math.ceil(found.settle_s),
+            ),
+            tr("The first seconds differ from the rest, as a warm-up does"),
         )
 
 
@@ -185,17 +233,24 @@ def _client(result: Result) -> Iterable[Doubt]:
     if client is None:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: the load generator did not say whether it kept up.",
-            "Measure again with this version of pd-loadgen.",
-            "The load generator did not say whether it kept up",
+            tr("{run}: the load generator did not say whether it kept up.", run=result.name),
+            tr("Measure again with this version of pd-loadgen."),
+            tr("The load generator did not say whether it kept up"),
         )
     elif not client.valid:
-        lag = ", ".join(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
+        lag = joined(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
         yield Doubt(
             Level.STOP,
-            f"{result.name} is INVALID: the load generator itself was late (dispatch lag {lag}; limit {setting(client.limit_ms)} ms).",
-            client.remedy or "Give it more processor cores, or offer less.",
-            "INVALID: the load generator itself was late",
+            tr(
+                "{run} is INVALID: the load generator itself was late (dispatch lag {lag}; limit {limit_ms} ms).",
+                run=result.name,
+                lag=lag,
+                limit_ms=setting(client.limit_ms),
+            ),
+            tr(
+                "Share the load out among processes (--processes), give the load generator processor cores of its own, or offer less."
+            ),
+            tr("INVALID: the load generator itself was late"),
         )
 
 
@@ -207,8 +262,14 @@ def _failures(result: Result) -> Iterable[Doubt]:
     kinds = listed(f"{count:,} {kind}" for kind, count in failures.items())
     yield Doubt(
         Level.STOP if failed == offered else Level.CARE,
-        f"{result.name}: {failed:,} of {offered:,} requests failed ({kinds}). Percentiles are over the others, and look better for it.",
-        "See the table of failures and the engines' logs; a fair comparison has none.",
+        tr(
+            "{run}: {failed} of {offered} requests failed ({kinds}). Percentiles are over the others, and look better for it.",
+            run=result.name,
+            failed=f"{failed:,}",
+            offered=f"{offered:,}",
+            kinds=kinds,
+        ),
+        tr("See the table of failures and the engines' logs; a fair comparison has none."),
     )
 
 
@@ -217,9 +278,15 @@ def _too_few(result: Result) -> Iterable[Doubt]:
     if 0 < served < ENOUGH_FOR_P99:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: a p99 of {plural(served, 'request')} is nearly its slowest request; {ENOUGH_FOR_P99} are the least, and 1,000 are steady.",
-            "Offer the load for longer (--duration).",
-            f"A p99 of fewer than {ENOUGH_FOR_P99} requests is nearly the slowest of them",
+            ntr(
+                "{run}: a p99 of {count} request is nearly its slowest request; {least} are the least, and 1,000 are steady.",
+                "{run}: a p99 of {count} requests is nearly its slowest request; {least} are the least, and 1,000 are steady.",
+                served,
+                run=result.name,
+                least=ENOUGH_FOR_P99,
+            ),
+            tr("Offer the load for longer (--duration)."),
+            tr("A p99 of fewer than {least} requests is nearly the slowest of them", least=ENOUGH_FOR_P99),
         )
 
 
@@ -228,9 +295,12 @@ def _tokens(result: Result) -> Iterable[Doubt]:
     if metrics.successes and (metrics.output_tokens is None or metrics.prompt_tokens is None):
         yield Doubt(
             Level.CARE,
-            f"{result.name}: the server did not report the tokens of every request, so token rates and joules a token are unknown.",
-            "Use a server that answers stream_options.include_usage.",
-            "The server did not report the tokens of every request",
+            tr(
+                "{run}: the server did not report the tokens of every request, so token rates and joules a token are unknown.",
+                run=result.name,
+            ),
+            tr("Use a server that answers stream_options.include_usage."),
+            tr("The server did not report the tokens of every request"),
         )
 
 
@@ -238,9 +308,9 @@ def _gpus_unknown(result: Result) -> Iterable[Doubt]:
     if not result.metrics.gpus:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: the number of GPUs is unknown, so nothing of it is given per GPU.",
-            "Name them in the file that --deployment reads; pdctl writes it.",
-            "The number of GPUs is unknown",
+            tr("{run}: the number of GPUs is unknown, so nothing of it is given per GPU.", run=result.name),
+            tr("Name them in the file that --deployment reads; pdctl writes it."),
+            tr("The number of GPUs is unknown"),
         )
 
 
@@ -250,9 +320,14 @@ def _lag(result: Result) -> Iterable[Doubt]:
     if ttft is not None and from_send is not None and ttft > from_send * 1.1:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: TTFT p99 is {ms(ttft)} ms from the schedule but {ms(from_send)} ms from the send; the difference is the client's.",
-            "Give the load generator more processor cores, away from the engines'.",
-            "TTFT p99 counted from the schedule is longer than from the send; the difference is the client's",
+            tr(
+                "{run}: TTFT p99 is {ttft} ms from the schedule but {from_send} ms from the send; the difference is the client's.",
+                run=result.name,
+                ttft=ms(ttft),
+                from_send=ms(from_send),
+            ),
+            tr("Give the load generator more processor cores, away from the engines'."),
+            tr("TTFT p99 counted from the schedule is longer than from the send; the difference is the client's"),
         )
 
 

@@ -5,8 +5,9 @@ from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.energy.window import Energy, GpuEnergy
-from pd_analysis.numbers.evaluation import Result
-from pd_analysis.words.formatting import listed, number, percent, plural
+from pd_analysis.numbers.evaluation import Result, gpus_words
+from pd_analysis.words.formatting import listed, number, percent
+from pd_analysis.words.language import tr
 
 CLOSURE_LIMIT: Final = 0.03
 FIT_LEAST: Final = 0.5
@@ -19,16 +20,22 @@ def power(result: Result) -> Iterable[Doubt]:
     if energy is None:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: no power was recorded, so energy is unknown.",
-            "Start pd-monitor and give its address to pd-loadgen with --monitor.",
-            "No power was recorded, so energy is unknown",
+            tr("{run}: no power was recorded, so energy is unknown.", run=result.name),
+            tr("Start pd-monitor and give its address to pd-loadgen with --monitor."),
+            tr("No power was recorded, so energy is unknown"),
         )
     elif energy.uncovered_s:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: power was not recorded for {number(energy.uncovered_s)} s of the measured window, so energy is unknown.",
-            "Let the recording begin before the load and end after it; if it ran on another host, set both clocks by NTP.",
-            "Power was not recorded for all of the measured window, so energy is unknown",
+            tr(
+                "{run}: power was not recorded for {missing} s of the measured window, so energy is unknown.",
+                run=result.name,
+                missing=number(energy.uncovered_s),
+            ),
+            tr(
+                "Let the recording begin before the load and end after it; if it ran on another host, set both clocks by NTP."
+            ),
+            tr("Power was not recorded for all of the measured window, so energy is unknown"),
         )
     else:
         yield from _boards(result, energy)
@@ -41,23 +48,32 @@ def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
     if not serving:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: no recorded GPU has a role, so energy is not divided by role.",
-            "Tell pd-monitor the roles: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS.",
-            "No recorded GPU has a role, so energy is not divided by role",
+            tr("{run}: no recorded GPU has a role, so energy is not divided by role.", run=result.name),
+            tr("Tell pd-monitor the roles: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
+            tr("No recorded GPU has a role, so energy is not divided by role"),
         )
     elif expected and serving != expected:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: power was recorded for {plural(serving, 'GPU')} with a role, but the deployment has {expected}.",
-            "Give every GPU of the deployment its role: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS.",
-            "Power was recorded for another number of GPUs than the deployment has",
+            tr(
+                "{run}: power was recorded for {recorded} with a role, but the deployment has {expected}.",
+                run=result.name,
+                recorded=gpus_words(serving),
+                expected=expected,
+            ),
+            tr("Give every GPU of the deployment its role: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
+            tr("Power was recorded for another number of GPUs than the deployment has"),
         )
     if energy.window_s < COUNTER_LEAST_S:
         yield Doubt(
             Level.CARE,
-            f"{result.name}: the measured window of {number(energy.window_s)} s is short for an energy counter that moves about every 100 ms.",
-            f"Measure for {COUNTER_LEAST_S:.0f} s or more (--duration).",
-            "A short window for an energy counter that moves about every 100 ms",
+            tr(
+                "{run}: the measured window of {window} s is short for an energy counter that moves about every 100 ms.",
+                run=result.name,
+                window=number(energy.window_s),
+            ),
+            tr("Measure for {least} s or more (--duration).", least=f"{COUNTER_LEAST_S:.0f}"),
+            tr("A short window for an energy counter that moves about every 100 ms"),
         )
 
 
@@ -66,8 +82,12 @@ def _split(result: Result) -> Iterable[Doubt]:
         if role.r2 is not None and role.r2 < FIT_LEAST:
             yield Doubt(
                 Level.CARE,
-                f"{result.name}: the fit explains only {percent(max(role.r2, 0.0))} of what the energy of combined GPUs did, so its split between prefill and decode is a guess.",
-                "Offer a load that varies, for longer; the energy of both together is measured.",
+                tr(
+                    "{run}: the fit explains only {share} of what the energy of combined GPUs did, so its split between prefill and decode is a guess.",
+                    run=result.name,
+                    share=percent(max(role.r2, 0.0)),
+                ),
+                tr("Offer a load that varies, for longer; the energy of both together is measured."),
             )
 
 
@@ -76,27 +96,38 @@ def _readings(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:
     if integrated:
         yield Doubt(
             Level.CARE,
-            f"{name}: {listed(integrated)} had no usable energy counter; the energy is the integral of power.",
-            "Compare it only with runs on the same board and by the same method.",
-            "No usable energy counter; the energy is the integral of power",
+            tr(
+                "{run}: {integrated} had no usable energy counter; the energy is the integral of power.",
+                run=name,
+                integrated=listed(integrated),
+            ),
+            tr("Compare it only with runs on the same board and by the same method."),
+            tr("No usable energy counter; the energy is the integral of power"),
         )
     open_ = [f"GPU {gpu.index} {percent(gpu.closure)}" for gpu in gpus if abs(gpu.closure or 0) > CLOSURE_LIMIT]
     if open_:
         yield Doubt(
             Level.CARE,
-            f"{name}: neither power reading agrees with the energy counter ({listed(open_)}; limit {percent(CLOSURE_LIMIT)}).",
-            "Trust the counter, and look at the power timeline for holes; a longer window makes the edges matter less.",
-            "Neither power reading agrees with the energy counter",
+            tr(
+                "{run}: neither power reading agrees with the energy counter ({open}; limit {limit}).",
+                run=name,
+                open=listed(open_),
+                limit=percent(CLOSURE_LIMIT),
+            ),
+            tr(
+                "Trust the counter, and look at the power timeline for holes; a longer window makes the edges matter less."
+            ),
+            tr("Neither power reading agrees with the energy counter"),
         )
     slowed = [
-        f"GPU {gpu.index} {reason} in {percent(share)} of samples"
+        tr("GPU {index} {reason} in {share} of samples", index=gpu.index, reason=tr(reason), share=percent(share))
         for gpu in gpus
         for reason, share in gpu.throttled.items()
     ]
     if slowed:
         yield Doubt(
             Level.CARE,
-            f"{name}: GPUs ran slower than their clocks allow ({listed(slowed)}).",
-            "Check cooling and power limit (nvidia-smi -q -d PERFORMANCE); compare runs with the same limits.",
-            "GPUs ran slower than their clocks allow",
+            tr("{run}: GPUs ran slower than their clocks allow ({slowed}).", run=name, slowed=listed(slowed)),
+            tr("Check cooling and power limit (nvidia-smi -q -d PERFORMANCE); compare runs with the same limits."),
+            tr("GPUs ran slower than their clocks allow"),
         )

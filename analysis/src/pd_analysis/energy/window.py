@@ -15,6 +15,7 @@ import pandas as pd
 
 from pd_analysis.records.columns import Floats
 from pd_analysis.records.run import Run
+from pd_analysis.words.language import mark
 from pd_contracts.names import Role
 from pd_contracts.records import Clock, GpuHeader
 
@@ -33,11 +34,11 @@ IDLE_LEAST_S: Final = 1.0
 
 # NVML's clock-event bits that mean "slower than asked for"; idle, application clocks, sync boost and display do not.
 THROTTLING: Final[Mapping[int, str]] = {
-    0x04: "power cap",
-    0x08: "hardware slowdown",
-    0x20: "thermal (software)",
-    0x40: "thermal (hardware)",
-    0x80: "power brake",
+    0x04: mark("power cap"),
+    0x08: mark("hardware slowdown"),
+    0x20: mark("thermal (software)"),
+    0x40: mark("thermal (hardware)"),
+    0x80: mark("power brake"),
 }
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from pd_analysis.energy.attribution import RoleEnergy, attribution_of, summed_attribution
 from pd_analysis.energy.repeats import summed
@@ -10,8 +11,12 @@ from pd_analysis.energy.window import Energy, TokenEnergy, energy_of, per_token
 from pd_analysis.numbers.metrics import Metrics, measure, measure_all
 from pd_analysis.records.columns import Requests, pooled
 from pd_analysis.records.run import Run
-from pd_analysis.words.formatting import plural, setting, sizes
-from pd_contracts.names import Topology
+from pd_analysis.words.formatting import clauses, setting, sizes
+from pd_analysis.words.language import mark, ntr, tr
+from pd_contracts.names import Role, Topology
+
+ROLES: Final = {Role.PREFILL: mark("prefill"), Role.DECODE: mark("decode"), Role.COMBINED: mark("combined")}
+TOPOLOGIES: Final = {Topology.COMBINED: mark("combined"), Topology.DISAGG: mark("disagg")}
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,13 @@ class Result:
     """One load on one deployment, measured; `name` is unique in its group.
 
     Attributes:
+        distinction: what the name says besides the label, because another result of the group has the same label.
         run: the run, or the first of several that repeat the load with other seeds.
         requests: those of all repeats; the metrics are over them, and energy and tokens are sums over the repeats.
         repeats: each repeat on its own; empty of a load that was offered once.
         attribution: the energy by role, phase and request; empty without power.
     """
 
-    name: str
     run: Run
     requests: Requests
     metrics: Metrics
@@ -33,6 +38,12 @@ class Result:
     tokens: TokenEnergy | None
     repeats: tuple["Result", ...] = ()
     attribution: tuple[RoleEnergy, ...] = ()
+    distinction: str = ""
+
+    @property
+    def name(self) -> str:
+        """The label, with what tells it from the others of its group."""
+        return f"{self.label}{self.distinction}"
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -52,10 +63,24 @@ class Result:
 
 @dataclass(frozen=True)
 class Group:
-    """Results of one workload; the first is the baseline that the others are divided by."""
+    """Results of one workload; the first is the baseline that the others are divided by.
 
-    workload: str
+    Attributes:
+        with_rate: all were offered the same rate, so that it is part of the workload.
+        gpus: of each deployment, where deployments of other sizes have a group of their own.
+    """
+
     results: tuple[Result, ...]
+    with_rate: bool = True
+    gpus: int | None = None
+
+    @property
+    def workload(self) -> str:
+        """What was offered, in words."""
+        words = clauses(dict.fromkeys(workload_words(result.run, with_rate=self.with_rate) for result in self.results))
+        if self.gpus is None:
+            return words
+        return tr("{workload}, on {gpus}", workload=words, gpus=gpus_words(self.gpus))
 
     @property
     def baseline(self) -> Result:
@@ -92,14 +117,12 @@ def together(results: Sequence[Result]) -> Group:
     """All in one group, because someone asked for exactly these."""
     results = with_repeats_pooled(results)
     with_rate = len({result.run.manifest.workload.rate for result in results}) == 1
-    workloads = dict.fromkeys(workload_words(result.run, with_rate=with_rate) for result in results)
-    return _group("; ".join(workloads), results)
+    return _group(results, with_rate=with_rate)
 
 
 def _result(run: Run) -> Result:
     metrics, energy = measure(run), energy_of(run)
     return Result(
-        name=_label(run),
         run=run,
         requests=run.requests,
         metrics=metrics,
@@ -157,27 +180,30 @@ def _order(run: Run) -> tuple[bool, str, float, str]:
     return topology is not Topology.COMBINED, run.manifest.deployment.label, run.manifest.workload.rate, str(run.path)
 
 
-def _group(workload: str, results: Sequence[Result]) -> Group:
+def _group(results: Sequence[Result], *, with_rate: bool, gpus: int | None = None) -> Group:
     """Namesakes are told apart by their rate, and if that does not do it by their folder."""
-    rates = [f"{setting(result.run.manifest.workload.rate)} req/s" for result in results]
-    names = _distinct([result.name for result in results], rates)
-    names = _distinct(names, [result.run.path.name for result in results])
-    members = [replace(result, name=name) for result, name in zip(results, names, strict=True)]
-    return Group(workload=workload, results=tuple(members))
+    members = _distinct(results, [f"{setting(result.run.manifest.workload.rate)} req/s" for result in results])
+    members = _distinct(members, [result.run.path.name for result in results])
+    return Group(results=tuple(members), with_rate=with_rate, gpus=gpus)
 
 
-def _distinct(names: Sequence[str], more: Sequence[str]) -> list[str]:
+def _distinct(results: Sequence[Result], more: Sequence[str]) -> list[Result]:
     """Add what tells namesakes apart, to those that have one and where it does."""
+    names = [result.name for result in results]
     uses, helps = Counter(names), Counter(zip(names, more, strict=True))
     return [
-        f"{name} ({extra})" if uses[name] > 1 and helps[name, extra] < uses[name] else name
-        for name, extra in zip(names, more, strict=True)
+        replace(result, distinction=f"{result.distinction} ({extra})")
+        if uses[name] > 1 and helps[name, extra] < uses[name]
+        else result
+        for result, name, extra in zip(results, names, more, strict=True)
     ]
 
 
 def _label(run: Run) -> str:
     deployment = run.manifest.deployment
-    return deployment.label or (deployment.topology.value if deployment.topology else run.path.name)
+    if deployment.topology and deployment.label in ("", deployment.topology.value):
+        return tr(TOPOLOGIES[deployment.topology])
+    return deployment.label or run.path.name
 
 
 def _split(results: Sequence[Result], *, with_rate: bool) -> list[Group]:
@@ -185,33 +211,43 @@ def _split(results: Sequence[Result], *, with_rate: bool) -> list[Group]:
     for result in results:
         groups.setdefault(workload_words(result.run, with_rate=with_rate), []).append(result)
     return [
-        _group(words, fellows) for workload, members in groups.items() for words, fellows in _by_gpus(workload, members)
+        _group(fellows, with_rate=with_rate, gpus=count)
+        for members in groups.values()
+        for count, fellows in _by_gpus(members)
     ]
 
 
-def _by_gpus(workload: str, members: list[Result]) -> list[tuple[str, list[Result]]]:
+def _by_gpus(members: list[Result]) -> list[tuple[int | None, list[Result]]]:
     """Deployments of two GPUs and of four are compared among themselves, if each has somebody to be compared with."""
     counts: dict[int | None, list[Result]] = {}
     for member in members:
         counts.setdefault(member.metrics.gpus, []).append(member)
     if len(counts) < 2 or any(len({fellow.label for fellow in fellows}) < 2 for fellows in counts.values()):
-        return [(workload, members)]
-    return [(f"{workload}, on {plural(count or 0, 'GPU')}", fellows) for count, fellows in sorted(counts.items())]
+        return [(None, members)]
+    return [(count or 0, fellows) for count, fellows in sorted(counts.items(), key=lambda item: item[0] or 0)]
 
 
 def workload_words(run: Run, *, with_rate: bool) -> str:
     """What was offered, in words; two runs with the same words may be compared. Seeds and durations are not in it: doubts are."""
     load = run.manifest.workload
-    tokens = f"{sizes(load)} tokens"
-    amount = (
-        f"{setting(load.rate)} request{'' if load.rate == 1 else 's'}/s of {tokens}"
-        if with_rate
-        else f"requests of {tokens}"
+    what = {"sizes": sizes(load), "dataset": load.dataset, "arrival": load.arrival, "endpoint": load.endpoint}
+    if not with_rate:
+        return tr("requests of {sizes} tokens ({dataset} data, {arrival} arrivals, {endpoint})", **what)
+    return ntr(
+        "{rate} request/s of {sizes} tokens ({dataset} data, {arrival} arrivals, {endpoint})",
+        "{rate} requests/s of {sizes} tokens ({dataset} data, {arrival} arrivals, {endpoint})",
+        1 if load.rate == 1 else 2,
+        rate=setting(load.rate),
+        **what,
     )
-    return f"{amount} ({load.dataset} data, {load.arrival} arrivals, {load.endpoint})"
 
 
 def gpus(result: Result) -> str:
     """Its GPUs in words."""
     count = result.metrics.gpus
-    return "unknown GPUs" if count is None else plural(count, "GPU")
+    return tr("an unknown number of GPUs") if count is None else gpus_words(count)
+
+
+def gpus_words(count: int) -> str:
+    """1 GPU, 2 GPUs."""
+    return ntr("{count} GPU", "{count} GPUs", count)

@@ -14,6 +14,7 @@ from pd_analysis.numbers import bootstrap
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.metrics import COLUMNS
 from pd_analysis.words.formatting import number
+from pd_analysis.words.language import mark, tr
 
 SMALL: Final = 0.05
 SMALL_TAIL: Final = 0.10
@@ -26,6 +27,8 @@ class Measure:
     """One number of a run.
 
     Attributes:
+        name: the title in English, by which it is known.
+        percentile: of a latency, whose title is that of the latency with it.
         get: the value in base units, or None.
         scale: base units to `unit`.
         less_is_better: None where neither direction is better.
@@ -35,15 +38,31 @@ class Measure:
         draws: where the value might have been, in base units; None where a run cannot say.
     """
 
-    title: str
+    name: str
     unit: str
     get: Get
+    percentile: int | None = None
     scale: float = 1.0
     less_is_better: bool | None = True
     small: float = SMALL
     benefit: str = ""
     formula: str = ""
     draws: bootstrap.Draws = lambda _: None
+
+    @property
+    def key(self) -> str:
+        """The title in English, which tells it from the others."""
+        return self.name if self.percentile is None else f"{self.name} p{self.percentile}"
+
+    @property
+    def title(self) -> str:
+        """What it is called in the language that is spoken."""
+        return tr(self.name) if self.percentile is None else f"{tr(self.name)} p{self.percentile}"
+
+    @property
+    def head(self) -> str:
+        """Title and unit, as the head of a column."""
+        return tr("{measure}, {unit}", measure=self.title, unit=self.unit)
 
     @property
     def phrase(self) -> str:
@@ -57,7 +76,8 @@ class Measure:
 
 def _latency(name: str, percentile: int, *, benefit: str = "") -> Measure:
     return Measure(
-        title=f"{name} p{percentile}",
+        name=name,
+        percentile=percentile,
         unit="ms",
         get=lambda result: result.metrics.latencies[name].at(percentile),
         scale=1e3,
@@ -68,12 +88,12 @@ def _latency(name: str, percentile: int, *, benefit: str = "") -> Measure:
     )
 
 
-def _per_gpu(title: str, unit: str, rate: Get, *, benefit: str = "", formula: str = "Throughput") -> Measure:
+def _per_gpu(name: str, unit: str, rate: Get, *, benefit: str = "", formula: str = "Throughput") -> Measure:
     def get(result: Result) -> float | None:
         return result.metrics.per_gpu(rate(result))
 
     return Measure(
-        title=f"{title} per GPU",
+        name=name,
         unit=unit,
         get=get,
         less_is_better=False,
@@ -93,8 +113,8 @@ def _of_measured(result: Result) -> float | None:
     return 1 / result.metrics.requests if result.metrics.attainment is not None else None
 
 
-def _joules(title: str, get: Get, *, benefit: str = "") -> Measure:
-    return Measure(title=title, unit="J", get=get, benefit=benefit, formula=title, draws=bootstrap.of_repeats(get))
+def _joules(name: str, get: Get, *, benefit: str = "") -> Measure:
+    return Measure(name=name, unit="J", get=get, benefit=benefit, formula=name, draws=bootstrap.of_repeats(get))
 
 
 def mean_power_w(result: Result) -> float | None:
@@ -105,18 +125,20 @@ def mean_power_w(result: Result) -> float | None:
     return energy.total_j / energy.window_s / len(energy.serving)
 
 
-TTFT_P99: Final = _latency("TTFT", 99, benefit="a sooner first token")
-TPOT_P99: Final = _latency("TPOT", 99, benefit="faster tokens")
-GAP_P99: Final = _latency("Longest gap", 99, benefit="shorter stalls")
+TTFT_P99: Final = _latency("TTFT", 99, benefit=mark("a sooner first token"))
+TPOT_P99: Final = _latency("TPOT", 99, benefit=mark("faster tokens"))
+GAP_P99: Final = _latency(mark("Longest gap"), 99, benefit=mark("shorter stalls"))
 GOODPUT: Final = _per_gpu(
-    "Goodput",
+    mark("Goodput per GPU"),
     "req/s",
     lambda result: result.metrics.goodput,
-    benefit="more requests within the limits",
+    benefit=mark("more requests within the limits"),
     formula="Goodput",
 )
 JOULES: Final = _joules(
-    "Energy per output token", lambda result: result.tokens.per_output if result.tokens else None, benefit="less energy"
+    mark("Energy per output token"),
+    lambda result: result.tokens.per_output if result.tokens else None,
+    benefit=mark("less energy"),
 )
 
 COMPARED: Final[tuple[Measure, ...]] = (
@@ -131,12 +153,12 @@ COMPARED: Final[tuple[Measure, ...]] = (
     _latency("ITL", 99),
     _latency("E2EL", 50),
     _latency("E2EL", 99),
-    _per_gpu("Requests", "req/s", lambda result: result.metrics.request_rate, formula="Request rate"),
-    _per_gpu("Output tokens", "tok/s", lambda result: result.metrics.output_rate),
-    _per_gpu("All tokens", "tok/s", lambda result: result.metrics.token_rate),
+    _per_gpu(mark("Requests per GPU"), "req/s", lambda result: result.metrics.request_rate, formula="Request rate"),
+    _per_gpu(mark("Output tokens per GPU"), "tok/s", lambda result: result.metrics.output_rate),
+    _per_gpu(mark("All tokens per GPU"), "tok/s", lambda result: result.metrics.token_rate),
     GOODPUT,
     Measure(
-        title="Requests within all limits",
+        name=mark("Requests within all limits"),
         unit="%",
         get=lambda result: result.metrics.attainment,
         scale=1e2,
@@ -145,9 +167,9 @@ COMPARED: Final[tuple[Measure, ...]] = (
         draws=bootstrap.of_rate("good", _of_measured),
     ),
     JOULES,
-    _joules("Energy per token", lambda result: result.tokens.per_token if result.tokens else None),
+    _joules(mark("Energy per token"), lambda result: result.tokens.per_token if result.tokens else None),
     Measure(
-        title="Mean power per GPU",
+        name=mark("Mean power per GPU"),
         unit="W",
         get=mean_power_w,
         less_is_better=None,
@@ -166,7 +188,7 @@ class Comparison:
         ratio: other / baseline; None if either is unknown or the baseline is 0.
         winner: the run that is better by more than `measure.small`; None if neither is, or neither can be.
         known: both runs have the number.
-        interval: where the ratio lies in `noise.LEVEL` per cent of the draws; None where the runs cannot say.
+        interval: where the ratio lies in `bootstrap.LEVEL` per cent of the draws; None where the runs cannot say.
     """
 
     measure: Measure

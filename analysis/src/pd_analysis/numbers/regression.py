@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pd_analysis.numbers.evaluation import Result, workload_words
 from pd_analysis.numbers.measures import DECIDING, Comparison, compared
 from pd_analysis.words.formatting import percent, ratio
+from pd_analysis.words.language import tr
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,23 @@ def sentence(comparison: Comparison) -> str:
     """What became worse, and by how much."""
     measure, before, now = comparison.measure, comparison.baseline, comparison.other
     factor = f" ({ratio(comparison.ratio)})" if comparison.ratio is not None else ""
-    return f"{now.name}: {measure.title} is {measure.text(now)} {measure.unit}, was {measure.text(before)} {measure.unit}{factor}"
+    return tr(
+        "{run}: {measure} is {now} {unit}, was {before} {unit}{factor}",
+        run=now.name,
+        measure=measure.title,
+        now=measure.text(now),
+        before=measure.text(before),
+        unit=measure.unit,
+        factor=factor,
+    )
 
 
 def summary(checked: Checked, tolerance: float) -> str:
     """The outcome in one line."""
+    holes = {"worse": len(checked.worse), "compared": checked.compared, "tolerance": percent(tolerance)}
     if checked.worse:
-        return f"{len(checked.worse)} of {checked.compared} numbers are worse by more than {percent(tolerance)} and the noise."
-    return f"None of {checked.compared} numbers is worse by more than {percent(tolerance)} and the noise."
+        return tr("{worse} of {compared} numbers are worse by more than {tolerance} and the noise.", **holes)
+    return tr("None of {compared} numbers is worse by more than {tolerance} and the noise.", **holes)
 
 
 def _beyond(comparison: Comparison, tolerance: float) -> bool:

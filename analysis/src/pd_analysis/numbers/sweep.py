@@ -10,6 +10,7 @@ import numpy as np
 from pd_analysis.energy.window import TokenEnergy
 from pd_analysis.numbers.evaluation import Result, with_repeats_pooled, workload_words
 from pd_analysis.words.formatting import setting
+from pd_analysis.words.language import tr
 from pd_contracts.names import Topology
 
 ATTAINMENT: Final = 0.9  # the share of requests within all limits that a deployment must keep, as DistServe has it
@@ -19,10 +20,16 @@ Get = Callable[[Result], float | None]
 
 @dataclass(frozen=True)
 class Series:
-    """One deployment over rising rates."""
+    """One deployment over rising rates; `with_gpus` where another of the same label has another number of them."""
 
-    name: str
     results: tuple[Result, ...]
+    with_gpus: bool = False
+
+    @property
+    def name(self) -> str:
+        """What the deployment is called."""
+        label = self.results[0].label
+        return tr("{label} ({count} GPUs)", label=label, count=self.gpus) if self.with_gpus else label
 
     @property
     def gpus(self) -> int | None:
@@ -44,8 +51,12 @@ class Series:
 class Sweep:
     """Series over one shape of requests; the first is plain serving if it was measured."""
 
-    shape: str
     series: tuple[Series, ...]
+
+    @property
+    def shape(self) -> str:
+        """What was offered at all rates, in words."""
+        return workload_words(self.series[0].results[0].run, with_rate=False)
 
     @property
     def simulated(self) -> bool:
@@ -71,7 +82,7 @@ def sweeps(results: Sequence[Result]) -> list[Sweep]:
         if rate_per_gpu(result) is not None:
             series = shapes.setdefault(workload_words(result.run, with_rate=False), {})
             series.setdefault((result.label, result.metrics.gpus), []).append(result)
-    found = [Sweep(shape=shape, series=_named(series)) for shape, series in shapes.items()]
+    found = [Sweep(series=_named(series)) for series in shapes.values()]
     return [sweep for sweep in found if any(len(set(series.points(_rate))) > 1 for series in sweep.series)]
 
 
@@ -83,15 +94,7 @@ def _named(cells: dict[Hashable, list[Result]]) -> tuple[Series, ...]:
     ordered = [tuple(sorted(members, key=_rate)) for members in cells.values()]
     ordered.sort(key=lambda members: (members[0].topology is not Topology.COMBINED, members[0].label))
     labels = [members[0].label for members in ordered]
-    return tuple(
-        Series(
-            name=members[0].label
-            if labels.count(members[0].label) == 1
-            else f"{members[0].label} ({members[0].metrics.gpus} GPUs)",
-            results=members,
-        )
-        for members in ordered
-    )
+    return tuple(Series(results=members, with_gpus=labels.count(members[0].label) > 1) for members in ordered)
 
 
 def crossing(points: Sequence[tuple[float, float]], level: float) -> float | None:

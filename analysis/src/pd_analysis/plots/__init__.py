@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.sweep import Sweep
 from pd_analysis.plots import attainment, bars, curves, fonts, heat, interference, style, sweep, timeline
-from pd_analysis.words import translation
+from pd_analysis.words.language import mark, speaking, tr
 
 
 @dataclass(frozen=True)
@@ -43,39 +43,44 @@ class SweepPlot:
 
 
 PLOTS: Final = (
-    Plot("ttft", "Time to first token by percentile", curves.ttft),
-    Plot("tpot", "Time per output token by percentile", curves.tpot),
-    Plot("gaps", "Gaps between token chunks, and the longest of each request, by percentile", curves.gaps),
-    Plot("latency_breakdown", "Stages of the mean request and of the slowest 1 %", bars.latency_breakdown),
-    Plot("ttft_breakdown", "Stages up to the first token around each percentile", bars.ttft_breakdown),
-    Plot("kv_handoff_cdf", "Share of requests by the time of their KV hand-off", attainment.kv_handoff_cdf),
-    Plot("slo_scale_attainment", "Share of requests within limits that are scaled", attainment.slo_scale),
+    Plot("ttft", mark("Time to first token by percentile"), curves.ttft),
+    Plot("tpot", mark("Time per output token by percentile"), curves.tpot),
+    Plot("gaps", mark("Gaps between token chunks, and the longest of each request, by percentile"), curves.gaps),
+    Plot("latency_breakdown", mark("Stages of the mean request and of the slowest 1 %"), bars.latency_breakdown),
+    Plot("ttft_breakdown", mark("Stages up to the first token around each percentile"), bars.ttft_breakdown),
+    Plot("kv_handoff_cdf", mark("Share of requests by the time of their KV hand-off"), attainment.kv_handoff_cdf),
+    Plot("slo_scale_attainment", mark("Share of requests within limits that are scaled"), attainment.slo_scale),
     Plot(
         "interference_timeline",
-        "Gaps of running requests along a few seconds, beside prefills of others",
+        mark("Gaps of running requests along a few seconds, beside prefills of others"),
         interference.interference_timeline,
     ),
-    Plot("energy", "Joules per token by role", bars.energy),
+    Plot("energy", mark("Joules per token by role"), bars.energy),
     Plot(
-        "power_timeline", "Power and clock of every GPU along the run, with requests by phase", timeline.power_timeline
+        "power_timeline",
+        mark("Power and clock of every GPU along the run, with requests by phase"),
+        timeline.power_timeline,
     ),
 )
 
 
 SWEEP_PLOTS: Final = (
-    *(
-        SweepPlot(
-            f"latency_rps_per_gpu_comparison_p{percentile}",
-            f"TTFT and TPOT p{percentile} against the rate per GPU",
-            sweep.latency(percentile),
-        )
-        for percentile in (90, 95, 99)
+    SweepPlot(
+        "latency_rps_per_gpu_comparison_p90", mark("TTFT and TPOT p90 against the rate per GPU"), sweep.latency(90)
     ),
-    SweepPlot("slo_attainment_rps_per_gpu_comparison", "Attainment against the rate per GPU", sweep.slo_attainment),
-    SweepPlot("goodput_per_gpu", "Goodput per GPU against the rate per GPU", sweep.goodput),
-    SweepPlot("throughput_interactivity_pareto", "Tokens per GPU against tokens of one reader", sweep.pareto),
-    SweepPlot("energy_per_token_by_role", "Joules per token against the rate per GPU", sweep.energy_by_role),
-    SweepPlot("energy_slo", "Joules per token against attainment", sweep.energy_against_slo),
+    SweepPlot(
+        "latency_rps_per_gpu_comparison_p95", mark("TTFT and TPOT p95 against the rate per GPU"), sweep.latency(95)
+    ),
+    SweepPlot(
+        "latency_rps_per_gpu_comparison_p99", mark("TTFT and TPOT p99 against the rate per GPU"), sweep.latency(99)
+    ),
+    SweepPlot(
+        "slo_attainment_rps_per_gpu_comparison", mark("Attainment against the rate per GPU"), sweep.slo_attainment
+    ),
+    SweepPlot("goodput_per_gpu", mark("Goodput per GPU against the rate per GPU"), sweep.goodput),
+    SweepPlot("throughput_interactivity_pareto", mark("Tokens per GPU against tokens of one reader"), sweep.pareto),
+    SweepPlot("energy_per_token_by_role", mark("Joules per token against the rate per GPU"), sweep.energy_by_role),
+    SweepPlot("energy_slo", mark("Joules per token against attainment"), sweep.energy_against_slo),
 )
 HEAT: Final = "sweep_heat_map"
 
@@ -92,7 +97,7 @@ def draw_sweep(swept: Sweep, folder: Path, lang: str = "en") -> list[Drawn]:
 
 def draw_heat(swept: Sequence[Sweep], folder: Path, lang: str = "en") -> list[Drawn]:
     """The heat map over all sweeps, or nothing."""
-    return _drawn([(HEAT, "Throughput and latency of every rate", partial(heat.heat_map, swept))], folder, lang)
+    return _drawn([(HEAT, mark("Throughput and latency of every rate"), partial(heat.heat_map, swept))], folder, lang)
 
 
 def clear(folder: Path) -> None:
@@ -111,15 +116,14 @@ def readable(lang: str) -> bool:
 def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folder: Path, lang: str) -> list[Drawn]:
     drawn = []
     font = None if lang == "en" else fonts.chinese_font()
-    with style.apply(font), fonts.without_remarks():
-        for name, alt, make in wanted:
+    titles = [tr(alt) for _, alt, _ in wanted]
+    with style.apply(font), fonts.without_remarks(), speaking("en" if font is None else lang):
+        for (name, _, make), alt in zip(wanted, titles, strict=True):
             path = folder / f"{name}.png"
             figure = make()
             if figure is None:
                 path.unlink(missing_ok=True)
                 path.with_suffix(".svg").unlink(missing_ok=True)
                 continue
-            if font is not None:
-                fonts.translate(figure, partial(translation.said, lang=lang))
             drawn.append(Drawn(name=name, alt=alt, path=path, svg=style.save(figure, path)))
     return drawn

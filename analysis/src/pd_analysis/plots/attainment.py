@@ -9,7 +9,8 @@ from pd_analysis.numbers.slo_attainment import attainment, scales
 from pd_analysis.numbers.sweep import ATTAINMENT
 from pd_analysis.plots import style
 from pd_analysis.records.columns import quantiles
-from pd_analysis.words.formatting import number, percent
+from pd_analysis.words.formatting import joined, number, percent
+from pd_analysis.words.language import tr
 from pd_contracts.names import Topology
 
 _STEPS = 200
@@ -27,14 +28,14 @@ def slo_scale(group: Group) -> Figure | None:
         next((factor for factor, share in zip(factors, curve, strict=True) if share >= ATTAINMENT), None)
         for curve in curves
     ]
-    words = ", ".join(
+    words = joined(
         f"{style.elided(result.name)} {number(factor)}"
         for result, factor in list(zip(group.results, tightest, strict=True))[:3]
     )
-    what = ", ".join(f"{name.upper()} ≤ {limit:g} ms" for name, limit in limits.items())
+    what = joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in limits.items())
     figure = style.canvas(
-        f"Tightest limits that {percent(ATTAINMENT)} of requests meet, as a factor: {words}",
-        f"1 is the given limits: {what}. Failures never meet one. Tighter limits are to the right.",
+        tr("Tightest limits that {share} of requests meet, as a factor: {runs}", share=percent(ATTAINMENT), runs=words),
+        tr("1 is the given limits: {limits}. Failures never meet one. Tighter limits are to the right.", limits=what),
         3.0,
         simulated=group.simulated,
         entries=len(group.results),
@@ -60,8 +61,8 @@ def slo_scale(group: Group) -> Figure | None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, 104)
-    axes.set_xlabel("Limits, times the given ones")
-    axes.set_ylabel("Requests within all limits, %")
+    axes.set_xlabel(tr("Limits, times the given ones"))
+    axes.set_ylabel(tr("Requests within all limits, %"))
     style.key(figure, style.handles((result.name for result in group.results), markers=False))
     return figure
 
@@ -75,13 +76,20 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
     ]
     if not handed:
         return None
-    words = ", ".join(
-        f"{style.elided(result.name)} p50 {number(float(quantiles(values, [50])[0]))} ms, p99 {number(float(quantiles(values, [99])[0]))} ms"
+    words = joined(
+        tr(
+            "{run} p50 {median} ms, p99 {tail} ms",
+            run=style.elided(result.name),
+            median=number(float(quantiles(values, [50])[0])),
+            tail=number(float(quantiles(values, [99])[0])),
+        )
         for _, result, values in handed[:2]
     )
     figure = style.canvas(
-        f"KV hand-off and first decode step: {words}",
-        "From prefill's answer to decode's first byte, as the proxy timed it: share of requests that wait at most so long.",
+        tr("KV hand-off and first decode step: {runs}", runs=words),
+        tr(
+            "From prefill's answer to decode's first byte, as the proxy timed it: share of requests that wait at most so long."
+        ),
         2.7,
         simulated=group.simulated,
         entries=len(handed),
@@ -109,7 +117,7 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.set_ylim(0, 102)
     axes.set_xlabel("ms")
-    axes.set_ylabel("Requests, %")
+    axes.set_ylabel(tr("Requests, %"))
     kept = {position for position, _, _ in handed}
     style.key(
         figure,

@@ -9,11 +9,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pd_analysis.energy.window import TokenEnergy
-from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.plots import style
 from pd_analysis.records.columns import STAGES
 from pd_analysis.tables.performance import STAGE_NAMES
-from pd_analysis.words.formatting import ms, number
+from pd_analysis.words.formatting import joined, ms, number
+from pd_analysis.words.language import mark, tr
 from pd_contracts.latency import PERCENTILES
 from pd_contracts.names import Role
 
@@ -29,39 +30,42 @@ def latency_breakdown(group: Group) -> Figure | None:
     for result in group.results:
         means = result.metrics.stage_means
         bars += [
-            (f"{style.elided(result.name, 18)}\n{words}", means[key].stages)
+            (f"{style.elided(result.name, 18)}\n{tr(words)}", means[key].stages)
             for key, words in _WHICH.items()
             if key in means
         ]
     if not bars:
         return None
-    subtitle = "Mean stages as the proxy timed them. A combined engine hides its prefill in the first decode step."
+    subtitle = tr("Mean stages as the proxy timed them. A combined engine hides its prefill in the first decode step.")
     figure = style.canvas(
         _breakdown_title(group), subtitle, _ROW_IN * len(bars) + 0.2, simulated=group.simulated, left=1.35, entries=4
     )
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.12})
     early = [(name, {stage: stages[stage] for stage in STAGES[:-1]}) for name, stages in bars]
-    _stacked(left, early, style.STAGE_COLOURS, "ms up to the first token")
-    _stacked(right, bars, style.STAGE_COLOURS, "ms of the whole request")
-    style.key(figure, _patches({STAGE_NAMES[stage]: style.STAGE_COLOURS[stage] for stage in STAGES}))
+    _stacked(left, early, style.STAGE_COLOURS, tr("ms up to the first token"))
+    _stacked(right, bars, style.STAGE_COLOURS, tr("ms of the whole request"))
+    style.key(figure, _patches({tr(STAGE_NAMES[stage]): style.STAGE_COLOURS[stage] for stage in STAGES}))
     return figure
 
 
 def ttft_breakdown(group: Group) -> Figure | None:
     """Stages up to the first token at each percentile's neighbourhood: the requests around p50, p90, p95 and p99 of TTFT."""
     bars = [
-        (f"{style.elided(result.name, 18)}\naround p{percentile}", stages)
+        (f"{style.elided(result.name, 18)}\n{tr('around p{percentile}', percentile=percentile)}", stages)
         for result in group.results
         for percentile, stages in around_percentiles(result).items()
     ]
     if not bars:
         return None
-    subtitle = f"Mean stages of the {AROUND} % of requests whose TTFT is nearest to the percentile; before the proxy: client and network."
-    words = ", ".join(
+    subtitle = tr(
+        "Mean stages of the {share} % of requests whose TTFT is nearest to the percentile; before the proxy: client and network.",
+        share=AROUND,
+    )
+    words = joined(
         f"{style.elided(result.name)} {ms(result.metrics.latencies['TTFT'].at(99))} ms" for result in group.results[:3]
     )
     figure = style.canvas(
-        f"Where the time to first token goes; p99: {words}",
+        tr("Where the time to first token goes; p99: {runs}", runs=words),
         subtitle,
         _ROW_IN * len(bars) + 0.2,
         simulated=group.simulated,
@@ -69,14 +73,14 @@ def ttft_breakdown(group: Group) -> Figure | None:
         entries=4,
     )
     axes = figure.subplots()
-    _stacked(axes, bars, _EARLY_COLOURS, "ms up to the first token")
-    style.key(figure, _patches({_EARLY_NAMES[stage]: colour for stage, colour in _EARLY_COLOURS.items()}))
+    _stacked(axes, bars, _EARLY_COLOURS, tr("ms up to the first token"))
+    style.key(figure, _patches({tr(_EARLY_NAMES[stage]): colour for stage, colour in _EARLY_COLOURS.items()}))
     return figure
 
 
 AROUND: Final = 2  # per cent of requests, so that a bar is more than one request's luck
 _EARLY_COLOURS: Final = {"before": style.SKY, **{stage: style.STAGE_COLOURS[stage] for stage in STAGES[:-1]}}
-_EARLY_NAMES: Final = {"before": "Before the proxy", **STAGE_NAMES}
+_EARLY_NAMES: Final = {"before": mark("Before the proxy"), **STAGE_NAMES}
 
 
 def around_percentiles(result: Result) -> dict[int, dict[str, float]]:
@@ -96,7 +100,7 @@ def around_percentiles(result: Result) -> dict[int, dict[str, float]]:
     return found
 
 
-_WHICH: Final = {"all": "mean", "slowest": "slowest 1 %"}
+_WHICH: Final = {"all": mark("mean"), "slowest": mark("slowest 1 %")}
 
 
 def _breakdown_title(group: Group) -> str:
@@ -105,9 +109,8 @@ def _breakdown_title(group: Group) -> str:
         for result in group.results[:3]
         if (means := result.metrics.stage_means)
     }
-    return "Mean time to the first token, at the proxy: " + ", ".join(
-        f"{name} {number(time)} ms" for name, time in early.items()
-    )
+    runs = joined(f"{name} {number(time)} ms" for name, time in early.items())
+    return tr("Mean time to the first token, at the proxy: {runs}", runs=runs)
 
 
 def energy(group: Group) -> Figure | None:
@@ -124,25 +127,29 @@ def energy(group: Group) -> Figure | None:
     own = [bar for name, tokens in with_tokens for bar in _own_work(style.elided(name, 18), tokens)]
     rows = max(len(whole), len(own))
     colours = {role.value: colour for role, colour in style.ROLE_COLOURS.items()}
-    used = {f"{role} GPUs": colour for role, colour in colours.items() if any(role in parts for _, parts in whole)}
-    subtitle = (
+    used = {
+        tr("{role} GPUs", role=tr(ROLES[role])): colour
+        for role, colour in style.ROLE_COLOURS.items()
+        if any(role.value in parts for _, parts in whole)
+    }
+    subtitle = tr(
         "Left: all GPUs over output tokens, end to end. Right: each role's GPUs over the tokens that are their work."
     )
     figure = style.canvas(
         _energy_title(group), subtitle, 0.42 * rows + 0.3, simulated=group.simulated, left=1.35, entries=4
     )
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.55})
-    _stacked(left, whole, colours, "J per output token")
-    _stacked(right, own, colours, "J per token of the role's own work")
+    _stacked(left, whole, colours, tr("J per output token"))
+    _stacked(right, own, colours, tr("J per token of the role's own work"))
     style.key(figure, _patches(used))
     return figure
 
 
 def _own_work(name: str, tokens: TokenEnergy) -> list[Bar]:
     parts = {
-        (Role.PREFILL, "per prompt token"): tokens.prefill_per_prompt,
-        (Role.DECODE, "per output token"): tokens.decode_per_output,
-        (Role.COMBINED, "per token, both"): tokens.combined_per_token,
+        (Role.PREFILL, tr("per prompt token")): tokens.prefill_per_prompt,
+        (Role.DECODE, tr("per output token")): tokens.decode_per_output,
+        (Role.COMBINED, tr("per token, both")): tokens.combined_per_token,
     }
     return [
         (f"{style.with_role(name, role)}\n{over}", {role.value: joules})
@@ -153,7 +160,8 @@ def _own_work(name: str, tokens: TokenEnergy) -> list[Bar]:
 
 def _energy_title(group: Group) -> str:
     values = [(style.elided(result.name), result.tokens.per_output) for result in group.results[:3] if result.tokens]
-    return "Energy per output token: " + ", ".join(f"{name} {number(value)} J" for name, value in values)
+    runs = joined(f"{name} {number(value)} J" for name, value in values)
+    return tr("Energy per output token: {runs}", runs=runs)
 
 
 def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label: str) -> None:

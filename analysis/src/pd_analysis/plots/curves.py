@@ -13,7 +13,8 @@ from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.measures import SMALL
 from pd_analysis.plots import style
 from pd_analysis.records.columns import Floats, Gaps, quantiles
-from pd_analysis.words.formatting import ms, ratio, setting
+from pd_analysis.words.formatting import joined, ms, ratio, setting
+from pd_analysis.words.language import mark, tr
 
 _TICKS: Final = (0, 50, 75, 90, 95, 99, 99.9)
 _MARKED: Final = (50, 90, 99)
@@ -40,27 +41,27 @@ def _column(name: str) -> Values:
     return lambda result: result.requests.ordered(name)
 
 
-TTFT: Final = Curve("TTFT", "Time to first token, ms", _column("ttft"), "ttft")
-TPOT: Final = Curve("TPOT", "Time per output token, ms", _column("tpot"), "tpot")
-ITL: Final = Curve("ITL", "Gap between token chunks, ms", _column("itl"))
-GAP: Final = Curve("Longest gap", "Longest gap of a request, ms", _column("longest_gap"))
+TTFT: Final = Curve("TTFT", mark("Time to first token, ms"), _column("ttft"), "ttft")
+TPOT: Final = Curve("TPOT", mark("Time per output token, ms"), _column("tpot"), "tpot")
+ITL: Final = Curve("ITL", mark("Gap between token chunks, ms"), _column("itl"))
+GAP: Final = Curve("Longest gap", mark("Longest gap of a request, ms"), _column("longest_gap"))
 
 
 def ttft(group: Group) -> Figure | None:
     """Time to first token by percentile."""
-    return _single(group, TTFT, "first token chunk − scheduled send")
+    return _single(group, TTFT, tr("first token chunk − scheduled send"))
 
 
 def tpot(group: Group) -> Figure | None:
     """Time per output token by percentile."""
-    return _single(group, TPOT, "(last token − first token) / (output tokens − 1)")
+    return _single(group, TPOT, tr("(last token − first token) / (output tokens − 1)"))
 
 
 def gaps(group: Group) -> Figure | None:
     """Gaps between token chunks, pooled, beside the longest of each request."""
     if not _has(group, GAP):
         return None
-    subtitle = (
+    subtitle = tr(
         "Left: every gap between token chunks. Right: the longest gap of each request, the stall a reader notices."
     )
     figure = style.canvas(
@@ -80,25 +81,37 @@ def gaps(group: Group) -> Figure | None:
 
 def headline(group: Group, key: str, percentile: int = 99) -> str:
     """What is seen, from the numbers: the values of all runs, and the factor between two."""
+    measure = f"{tr(key)} p{percentile}"
     values = [(result.name, result.metrics.latencies[key].at(percentile)) for result in group.results]
-    text = ", ".join(f"{style.elided(name)} {ms(value)} ms" for name, value in values[:_NAMED_RUNS])
+    text = joined(f"{style.elided(name)} {ms(value)} ms" for name, value in values[:_NAMED_RUNS])
     known = [value for _, value in values if value]
     if len(values) > _NAMED_RUNS:
-        return f"{key} p{percentile} of {len(values)} runs: {ms(min(known, default=None))} to {ms(max(known, default=None))} ms"
+        return tr(
+            "{measure} of {count} runs: {min} to {max} ms",
+            measure=measure,
+            count=len(values),
+            min=ms(min(known, default=None)),
+            max=ms(max(known, default=None)),
+        )
     factor = (
         f" ({ratio(max(known) / min(known))})"
         if len(values) == len(known) == 2 and max(known) > min(known) * (1 + SMALL)
         else ""
     )
-    return f"{key} p{percentile}: {text}{factor}"
+    return tr("{measure}: {runs}", measure=measure, runs=f"{text}{factor}")
 
 
 def _single(group: Group, curve: Curve, definition: str) -> Figure | None:
     if not _has(group, curve):
         return None
     counts = sorted({result.metrics.latencies[curve.key].count for result in group.results})
-    requests = " to ".join(f"{count:,}" for count in (counts[0], counts[-1])[: len(counts)])
-    subtitle = f"{definition}; {requests} requests a run, by percentile, stretched towards the slowest"
+    low, high = f"{counts[0]:,}", f"{counts[-1]:,}"
+    requests = low if low == high else tr("{low} to {high}", low=low, high=high)
+    subtitle = tr(
+        "{definition}; {requests} requests a run, by percentile, stretched towards the slowest",
+        definition=definition,
+        requests=requests,
+    )
     figure = style.canvas(
         headline(group, curve.key), subtitle, 3.1, simulated=group.simulated, entries=len(group.results), bottom=0.34
     )
@@ -117,7 +130,7 @@ def _panel(axes: Axes, group: Group, curve: Curve, *, labels: Sequence[float]) -
     runs = [(position, values) for position, values in runs if values.size]
     for position, values in runs:
         _draw(axes, position, values)
-    _scales(axes, [values for _, values in runs], curve.label)
+    _scales(axes, [values for _, values in runs], tr(curve.label))
     _limit(axes, _limits(group).get(curve.limit))
     if len(runs) <= _LABELLED_RUNS:
         _value_labels(axes, runs, labels)
@@ -164,7 +177,7 @@ def _scales(axes: Axes, runs: Sequence[Floats | Gaps], label: str) -> None:
     if middle > 0 and max(tails) / middle > _LOG_FROM:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylabel(f"{label} (log scale)")
+        axes.set_ylabel(tr("{label} (log scale)", label=label))
     else:
         axes.set_ylim(0, max(float(quantiles(values, [_last(values)])[0]) for values in runs) * 1.12)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
@@ -180,7 +193,7 @@ def _limit(axes: Axes, limit: float | None) -> None:
         axes.axhline(limit, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
         right = axes.get_xlim()[1]
         axes.annotate(
-            f"limit {setting(limit)} ms",
+            tr("limit {limit} ms", limit=setting(limit)),
             (right, limit),
             (0, 3),
             textcoords="offset points",

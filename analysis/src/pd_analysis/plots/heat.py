@@ -12,7 +12,8 @@ from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.measures import TTFT_P99
 from pd_analysis.numbers.sweep import Get, Sweep, rate_per_gpu
 from pd_analysis.plots import style
-from pd_analysis.words.formatting import number, sizes
+from pd_analysis.words.formatting import joined, number, sizes
+from pd_analysis.words.language import mark, tr
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def _slow_ms(result: Result) -> float | None:
 
 
 _TOKENS: Final = Shown(
-    "Output tokens per GPU, tok/s", style.BLUE, lambda result: result.metrics.per_gpu(result.metrics.output_rate)
+    mark("Output tokens per GPU, tok/s"), style.BLUE, lambda result: result.metrics.per_gpu(result.metrics.output_rate)
 )
 _SLOW: Final = Shown("TTFT p99, ms", style.VERMILLION, _slow_ms)
 
@@ -47,8 +48,8 @@ def heat_map(sweeps: Sequence[Sweep]) -> Figure | None:
     if not rows or len(rates) < 2:
         return None
     figure = style.canvas(
-        "Throughput and latency over the whole sweep",
-        "Left: darker is more. Right: darker is slower. Empty: not measured.",
+        tr("Throughput and latency over the whole sweep"),
+        tr("Left: darker is more. Right: darker is slower. Empty: not measured."),
         0.36 * len(rows) + 0.2,
         simulated=any(sweep.simulated for sweep in sweeps),
         left=1.9,
@@ -64,7 +65,7 @@ def heat_map(sweeps: Sequence[Sweep]) -> Figure | None:
 def _row_name(sweeps: Sequence[Sweep], sweep: Sweep, series: str) -> str:
     if len(sweeps) == 1:
         return series
-    return f"{series}, {sizes(sweep.series[0].results[0].run.manifest.workload)}"
+    return joined((series, sizes(sweep.series[0].results[0].run.manifest.workload)))
 
 
 def _panel(
@@ -101,8 +102,8 @@ def _panel(
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(shown.title, loc="left", size=10, weight="bold")
+    axes.set_title(tr(shown.title), loc="left", size=10, weight="bold")
     axes.set_xlim(-0.5, len(rates) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xticks(range(len(rates)), [number(rate) for rate in rates])
-    axes.set_xlabel("Requests per second and GPU")
+    axes.set_xlabel(tr("Requests per second and GPU"))

@@ -14,7 +14,8 @@ from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.interference import Interference, interference
 from pd_analysis.plots import style
 from pd_analysis.records.columns import Floats
-from pd_analysis.words.formatting import ms
+from pd_analysis.words.formatting import joined, ms
+from pd_analysis.words.language import tr
 
 _PANELS: Final = 4
 _DOTS: Final = 900  # gaps of a kind and panel: more would hide each other and make the page heavy
@@ -30,7 +31,9 @@ def interference_timeline(group: Group) -> Figure | None:
         return None
     figure = style.canvas(
         _title([(result, seen) for _, result, seen in found]),
-        "Each dot is a gap between two token chunks; the usual ones are thinned out. Bars: from the send of a request to its first token.",
+        tr(
+            "Each dot is a gap between two token chunks; the usual ones are thinned out. Bars: from the send of a request to its first token."
+        ),
         1.75 * len(found),
         simulated=group.simulated,
         entries=3,
@@ -44,13 +47,13 @@ def interference_timeline(group: Group) -> Figure | None:
         dots = figure.add_subplot(cell[0])
         spans = figure.add_subplot(cell[1], sharex=dots)
         _panel(dots, spans, result, seen, top)
-    spans.set_xlabel("Seconds since the first measured request was due")
+    spans.set_xlabel(tr("Seconds since the first measured request was due"))
     style.key(
         figure,
         [
-            Line2D([], [], color=style.VERMILLION, marker="o", linestyle="none", label="gap beside a first token"),
-            Line2D([], [], color=style.GREY, marker="o", linestyle="none", label="other gap"),
-            Patch(facecolor=style.AMBER, label="waiting for its first token"),
+            Line2D([], [], color=style.VERMILLION, marker="o", linestyle="none", label=tr("gap beside a first token")),
+            Line2D([], [], color=style.GREY, marker="o", linestyle="none", label=tr("other gap")),
+            Patch(facecolor=style.AMBER, label=tr("waiting for its first token")),
         ],
     )
     return figure
@@ -58,10 +61,15 @@ def interference_timeline(group: Group) -> Figure | None:
 
 def _title(found: list[tuple[Result, Interference]]) -> str:
     parts = [
-        f"{style.elided(result.name)} {ms(seen.median(beside=True))} ms against {ms(seen.median(beside=False))} ms"
+        tr(
+            "{run} {beside} ms against {others} ms",
+            run=style.elided(result.name),
+            beside=ms(seen.median(beside=True)),
+            others=ms(seen.median(beside=False)),
+        )
         for result, seen in found[:3]
     ]
-    return "Median gap beside another request's first token, against the other gaps: " + ", ".join(parts)
+    return tr("Median gap beside another request's first token, against the other gaps: {runs}", runs=joined(parts))
 
 
 def _panel(dots: Axes, spans: Axes, result: Result, seen: Interference, top: float) -> None:
@@ -85,7 +93,7 @@ def _panel(dots: Axes, spans: Axes, result: Result, seen: Interference, top: flo
     dots.set_title(style.elided(result.name, 40), loc="right", size=10, weight="bold")
     dots.set_ylim(0, top * 1.15)
     dots.set_xlim(low - start, high - start)
-    dots.set_ylabel("Gap, ms")
+    dots.set_ylabel(tr("Gap, ms"))
     dots.tick_params(labelbottom=False)
     _spans(spans, result, low, high)
 

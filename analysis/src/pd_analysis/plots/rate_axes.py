@@ -12,15 +12,16 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from pd_analysis.numbers.bootstrap import Draws, interval
 from pd_analysis.numbers.sweep import Get, Series, Sweep
 from pd_analysis.plots import style
+from pd_analysis.words.formatting import sizes
+from pd_analysis.words.language import tr
 
-_RATE: Final = "Requests per second and GPU"
 _LOG_FROM: Final = 25.0  # spread from which an axis is logarithmic
 
 
 def short(sweep: Sweep) -> str:
     """The shape of the requests, as a sentence begins."""
-    shape = sweep.shape.partition(" (")[0]
-    return shape[0].upper() + shape[1:]
+    load = sweep.series[0].results[0].run.manifest.workload
+    return tr("Requests of {sizes} tokens", sizes=sizes(load))
 
 
 def canvas(sweep: Sweep, title: str, subtitle: str, height: float, entries: int = 0) -> Figure:
@@ -91,7 +92,7 @@ def labelled(axes: Axes, points: Sequence[tuple[float, float, str]], position: i
 
 def rates(axes: Axes) -> None:
     """The axis of rates."""
-    axes.set_xlabel(_RATE)
+    axes.set_xlabel(tr("Requests per second and GPU"))
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(7))
 
@@ -105,7 +106,7 @@ def rise(axes: Axes, label: str, limit: float | None) -> None:
     if values.size and values.min() > 0 and values.max() / values.min() > _LOG_FROM:
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylabel(f"{label} (log scale)")
+        axes.set_ylabel(tr("{label} (log scale)", label=label))
     else:
         axes.set_ylim(0, float(values.max(initial=0.0)) * 1.15 or 1)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))

@@ -7,6 +7,7 @@ each by a CSS variable, so that plots follow the reader's dark or light theme. m
 import io
 import re
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,8 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 
+from pd_analysis.numbers.evaluation import ROLES
+from pd_analysis.words.language import tr
 from pd_contracts.names import Role
 
 LineStyle = Literal["-"] | tuple[float, Sequence[float]]
@@ -92,7 +94,7 @@ def canvas(title: str, subtitle: str, height: float, *, simulated: bool, entries
 
     `height` is the axes', `margins` are around them (inches, by side); `entries` are those of a `key` that will be drawn.
     """
-    lines = textwrap.wrap(title, _TITLE_CHARACTERS - simulated * _BADGE_CHARACTERS) or [""]
+    lines = wrapped(title, _TITLE_CHARACTERS - simulated * _BADGE_CHARACTERS)
     room = _MARGINS | margins
     room["top"] += 0.2 * (len(lines) - 1) + (key_room(entries) if entries else 0)
     full = height + room["top"] + room["bottom"]
@@ -105,15 +107,30 @@ def canvas(title: str, subtitle: str, height: float, *, simulated: bool, entries
         bottom=room["bottom"] / full,
     )
     figure.text(0.16 / WIDTH, 1 - 0.14 / full, "\n".join(lines), size=12, weight="bold", va="top", linespacing=1.25)
-    put_subtitle(figure, figure.text(0.16 / WIDTH, 1, subtitle, size=9, color=MUTED, va="top"), len(lines))
+    below = 1 - (0.14 + 0.235 * len(lines)) / full
+    figure.text(0.16 / WIDTH, below, subtitle, size=9, color=MUTED, va="top")
     if simulated:
         _mark(figure)
     return figure
 
 
-def put_subtitle(figure: Figure, subtitle: Text, title_lines: int) -> None:
-    """Below a title of so many lines."""
-    subtitle.set_y(1 - (0.14 + 0.235 * title_lines) / figure.get_figheight())
+def wrapped(text: str, most: int) -> list[str]:
+    """Lines of at most so many columns; Chinese characters take two, and a line may end at any of them, for there are no spaces."""
+    if text.isascii() or not any(map(_is_wide, text)):
+        return textwrap.wrap(text, most) or [""]
+    lines, width = [""], 0
+    for character in text:
+        columns = 1 + _is_wide(character)
+        if width + columns > most and not (character.isascii() and character.isalnum()):
+            lines.append("")
+            width = 0
+        lines[-1] += character
+        width += columns
+    return [line.strip() for line in lines]
+
+
+def _is_wide(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in "WF"
 
 
 def _mark(figure: Figure) -> None:
@@ -121,7 +138,7 @@ def _mark(figure: Figure) -> None:
     figure.text(
         0.53,
         0.45,
-        "SIMULATED",
+        tr("SIMULATED"),
         size=58,
         weight="bold",
         color=GREY,
@@ -136,7 +153,7 @@ def _mark(figure: Figure) -> None:
     figure.text(
         1 - 0.2 / WIDTH,
         1 - 0.17 / height,
-        "SIMULATED",
+        tr("SIMULATED"),
         size=8,
         weight="bold",
         color=PAPER,
@@ -214,7 +231,8 @@ def elided(name: str, most: int = 26) -> str:
 
 def with_role(name: str, role: Role) -> str:
     """A run's name and one of its roles, which is not said twice."""
-    return name if role.value in name.lower() else f"{name}, {role.value}"
+    words = tr(ROLES[role])
+    return name if words in name.lower() else tr("{run}, {role}", run=name, role=words)
 
 
 def save(figure: Figure, path: Path) -> str:

@@ -12,7 +12,8 @@ from pd_analysis.numbers.slo_attainment import attainment
 from pd_analysis.numbers.sweep import ATTAINMENT, Get, Sweep, best_rate, beyond, joules, label_of
 from pd_analysis.plots import style
 from pd_analysis.plots.rate_axes import canvas, handles, labelled, lines, rates, rise, short, xy
-from pd_analysis.words.formatting import number, percent
+from pd_analysis.words.formatting import joined, number, percent
+from pd_analysis.words.language import tr
 from pd_contracts.names import Role
 
 _LINES: Final[dict[str, style.LineStyle]] = {"both": "-", "ttft": (0, (1.2, 1.4)), "tpot": (0, (5, 1.6))}
@@ -22,8 +23,8 @@ def latency(percentile: int) -> Callable[[Sweep], Figure | None]:
     """TTFT and TPOT at a percentile, side by side."""
 
     def draw(sweep: Sweep) -> Figure | None:
-        title = f"TTFT and TPOT p{percentile} against the rate per GPU"
-        subtitle = f"{short(sweep)}. Shaded: 95 % bootstrap interval. Dotted: the limit."
+        title = tr("TTFT and TPOT p{percentile} against the rate per GPU", percentile=percentile)
+        subtitle = tr("{requests}. Shaded: 95 % bootstrap interval. Dotted: the limit.", requests=short(sweep))
         figure = canvas(sweep, title, subtitle, 3.1)
         for axes, name in zip(figure.subplots(1, 2, gridspec_kw={"wspace": 0.22}), ("ttft", "tpot"), strict=True):
             lines(
@@ -46,12 +47,22 @@ def slo_attainment(sweep: Sweep) -> Figure | None:
         return None
     best = {series.name: best_rate(series) for series in sweep.series}
     words = [
-        f"{style.elided(series.name)} {'≥ ' if beyond(series) else ''}{number(best[series.name]) if best[series.name] else 'none'}"
+        f"{style.elided(series.name)} {'≥ ' if beyond(series) else ''}{number(best[series.name]) if best[series.name] else tr('none')}"
         for series in sorted(sweep.series, key=lambda series: best[series.name] or 0, reverse=True)[:3]
     ]
-    limits = ", ".join(f"{name.upper()} ≤ {limit:g} ms" for name, limit in sweep.limits.items())
-    title = f"Highest rate per GPU with {percent(ATTAINMENT)} of requests within the limits: {', '.join(words)} req/s"
-    figure = canvas(sweep, title, f"{limits}; failures never meet one. {short(sweep)}.", 3.2, entries=3)
+    limits = joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in sweep.limits.items())
+    title = tr(
+        "Highest rate per GPU with {share} of requests within the limits: {runs} req/s",
+        share=percent(ATTAINMENT),
+        runs=joined(words),
+    )
+    figure = canvas(
+        sweep,
+        title,
+        tr("{limits}; failures never meet one. {requests}.", limits=limits, requests=short(sweep)),
+        3.2,
+        entries=3,
+    )
     axes = figure.subplots()
     for position, series in enumerate(sweep.series):
         for name, line in _LINES.items():
@@ -73,11 +84,11 @@ def slo_attainment(sweep: Sweep) -> Figure | None:
     axes.axhline(ATTAINMENT * 100, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     style.quiet(axes)
     axes.set_ylim(0, 104)
-    axes.set_ylabel("Requests within the limits, %")
+    axes.set_ylabel(tr("Requests within the limits, %"))
     rates(axes)
-    kinds = [Line2D([], [], color=style.INK, linestyle=_LINES["both"], label="all limits")]
+    kinds = [Line2D([], [], color=style.INK, linestyle=_LINES["both"], label=tr("all limits"))]
     kinds += [
-        Line2D([], [], color=style.INK, linestyle=_LINES[name], label=f"{name.upper()} alone")
+        Line2D([], [], color=style.INK, linestyle=_LINES[name], label=tr("{limit} alone", limit=name.upper()))
         for name in ("ttft", "tpot")
         if name in sweep.limits
     ]
@@ -98,13 +109,18 @@ def goodput(sweep: Sweep) -> Figure | None:
     peaks = {series.name: max((y for _, y in series.points(_goodput)), default=None) for series in sweep.series}
     if not any(peak is not None for peak in peaks.values()):
         return None
-    words = ", ".join(f"{style.elided(name)} {number(peak)}" for name, peak in list(peaks.items())[:3])
-    figure = canvas(sweep, f"Most goodput per GPU: {words} req/s", f"{short(sweep)}. Grey: all that was offered.", 3.1)
+    words = joined(f"{style.elided(name)} {number(peak)}" for name, peak in list(peaks.items())[:3])
+    figure = canvas(
+        sweep,
+        tr("Most goodput per GPU: {runs} req/s", runs=words),
+        tr("{requests}. Grey: all that was offered.", requests=short(sweep)),
+        3.1,
+    )
     axes = figure.subplots()
     lines(axes, sweep, _goodput, draws=of_rate("good", _good_per_gpu))
     end = max(x for series in sweep.series for x, _ in series.points(_goodput))
     axes.plot([0, end], [0, end], color=style.GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    rise(axes, "Goodput per GPU, req/s", None)
+    rise(axes, tr("Goodput per GPU, req/s"), None)
     style.key(figure, handles(sweep))
     return figure
 
@@ -121,8 +137,8 @@ def pareto(sweep: Sweep) -> Figure | None:
     """Output tokens a second and GPU against those of one reader: further up and right is better."""
     figure = canvas(
         sweep,
-        "Throughput against interactivity: further up and to the right is better",
-        f"One point a rate; a reader's tokens a second are 1 / median TPOT. {short(sweep)}.",
+        tr("Throughput against interactivity: further up and to the right is better"),
+        tr("One point a rate; a reader's tokens a second are 1 / median TPOT. {requests}.", requests=short(sweep)),
         3.4,
     )
     axes = figure.subplots()
@@ -138,8 +154,8 @@ def pareto(sweep: Sweep) -> Figure | None:
         labelled(axes, points, position)
     style.quiet(axes)
     axes.grid(visible=True)
-    axes.set_xlabel("Output tokens a second of one reader")
-    axes.set_ylabel("Output tokens a second and GPU")
+    axes.set_xlabel(tr("Output tokens a second of one reader"))
+    axes.set_ylabel(tr("Output tokens a second and GPU"))
     axes.margins(0.1, 0.12)
     style.key(figure, handles(sweep))
     return figure if drawn else None
@@ -152,14 +168,17 @@ def energy_by_role(sweep: Sweep) -> Figure | None:
         return None
     figure = canvas(
         sweep,
-        "Joules per token against the rate per GPU",
-        f"Left: all GPUs, per output token. Right: each role's GPUs, per token of its own work. {short(sweep)}.",
+        tr("Joules per token against the rate per GPU"),
+        tr(
+            "Left: all GPUs, per output token. Right: each role's GPUs, per token of its own work. {requests}.",
+            requests=short(sweep),
+        ),
         3.1,
         entries=3,
     )
     left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.22})
     lines(left, sweep, whole)
-    rise(left, "J per output token", None)
+    rise(left, tr("J per output token"), None)
     own: dict[Role, Get] = {
         Role.PREFILL: joules(lambda tokens: tokens.prefill_per_prompt),
         Role.DECODE: joules(lambda tokens: tokens.decode_per_output),
@@ -176,10 +195,10 @@ def energy_by_role(sweep: Sweep) -> Figure | None:
                 markeredgecolor=style.PAPER,
                 zorder=3,
             )
-    rise(right, "J per token of the role's own work", None)
-    work = {Role.PREFILL: "prefill, per prompt token", Role.DECODE: "decode, per output token"}
+    rise(right, tr("J per token of the role's own work"), None)
+    work = {Role.PREFILL: tr("prefill, per prompt token"), Role.DECODE: tr("decode, per output token")}
     roles = [
-        Line2D([], [], color=style.ROLE_COLOURS[role], label=work.get(role, "combined, per token, both"))
+        Line2D([], [], color=style.ROLE_COLOURS[role], label=work.get(role, tr("combined, per token, both")))
         for role in used
     ]
     style.key(figure, [*handles(sweep), *roles])
@@ -193,8 +212,8 @@ def energy_against_slo(sweep: Sweep) -> Figure | None:
         return None
     figure = canvas(
         sweep,
-        "Energy against attainment: further down and to the right is better",
-        f"One point a rate. {short(sweep)}.",
+        tr("Energy against attainment: further down and to the right is better"),
+        tr("One point a rate. {requests}.", requests=short(sweep)),
         3.4,
     )
     axes = figure.subplots()
@@ -208,8 +227,8 @@ def energy_against_slo(sweep: Sweep) -> Figure | None:
     axes.axvline(ATTAINMENT * 100, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     style.quiet(axes)
     axes.grid(visible=True)
-    axes.set_xlabel("Requests within all limits, %")
-    axes.set_ylabel("J per output token")
+    axes.set_xlabel(tr("Requests within all limits, %"))
+    axes.set_ylabel(tr("J per output token"))
     axes.set_ylim(bottom=0)
     axes.margins(0.1, 0.15)
     style.key(figure, handles(sweep))

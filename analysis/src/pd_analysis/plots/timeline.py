@@ -11,10 +11,11 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.ticker import MaxNLocator
 
 from pd_analysis.energy.window import AVERAGE_LAG_S, Energy, GpuEnergy
-from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.plots import style
 from pd_analysis.records.columns import Floats
-from pd_analysis.words.formatting import number
+from pd_analysis.words.formatting import clauses, number
+from pd_analysis.words.language import tr
 from pd_contracts.names import Role
 
 _ACROSS: Final = 2
@@ -31,7 +32,9 @@ def power_timeline(group: Group) -> Figure | None:
         return None
     across = min(_ACROSS, len(recorded))
     down = -(-len(recorded) // across)
-    subtitle = "Thin: every sample. Thick: mean of 1 s. Shaded: the measured window. Below: SM clock (mean of 1 s), and requests by phase."
+    subtitle = tr(
+        "Thin: every sample. Thick: mean of 1 s. Shaded: the measured window. Below: SM clock (mean of 1 s), and requests by phase."
+    )
     clocks = any(result.run.samples["sm_clock_mhz"].notna().any() for result, _ in recorded)
     figure = style.canvas(
         _title(recorded), subtitle, (_CELL_IN + 0.7 * clocks) * down, simulated=group.simulated, top=1.0
@@ -57,8 +60,8 @@ def power_timeline(group: Group) -> Figure | None:
             clock = figure.add_subplot(cell[1], sharex=power)
             _clock(clock, result, energy, fastest, named=number_ % across == 0)
         if number_ % across == 0:
-            power.set_ylabel("Power, W")
-            flight.set_ylabel("In flight")
+            power.set_ylabel(tr("Power, W"))
+            flight.set_ylabel(tr("In flight"))
     return figure
 
 
@@ -68,7 +71,7 @@ def _title(recorded: Sequence[tuple[Result, Energy]]) -> str:
         for role in energy.roles:
             who = style.with_role(style.elided(result.name), role)
             parts.append(f"{who} {number(_mean_w(energy, role))} W")
-    return "Mean power of a GPU: " + "; ".join(parts)
+    return tr("Mean power of a GPU: {runs}", runs=clauses(parts))
 
 
 def _mean_w(energy: Energy, role: Role) -> float | None:
@@ -106,7 +109,7 @@ def _line(axes: Axes, own: pd.DataFrame, gpu: GpuEnergy, position: int) -> None:
         color=colour,
         linestyle=_GPU_LINES[position % len(_GPU_LINES)],
         linewidth=1.8,
-        label=f"GPU {gpu.index}, {gpu.role.value if gpu.role else 'no role'}",
+        label=tr("GPU {index}, {role}", index=gpu.index, role=tr(ROLES[gpu.role]) if gpu.role else tr("no role")),
         zorder=3,
     )
 
@@ -151,8 +154,8 @@ def _flight(axes: Axes, result: Result, under_way: tuple[Floats, Floats, Floats]
     times, waiting, writing = under_way
     axes.axvspan(0, end - start, color=style.SHADE, linewidth=0, zorder=0)
     layers = (
-        (np.zeros_like(writing), writing, style.GREEN, "writing"),
-        (writing, writing + waiting, style.AMBER, "waiting"),
+        (np.zeros_like(writing), writing, style.GREEN, tr("writing")),
+        (writing, writing + waiting, style.AMBER, tr("waiting")),
     )
     for low, high, colour, name in layers:
         axes.fill_between(
@@ -162,7 +165,7 @@ def _flight(axes: Axes, result: Result, under_way: tuple[Floats, Floats, Floats]
     style.quiet(axes)
     axes.set_ylim(0, most * 1.5)
     axes.yaxis.set_major_locator(MaxNLocator(2, integer=True))
-    axes.set_xlabel("Seconds since the first measured request was due")
+    axes.set_xlabel(tr("Seconds since the first measured request was due"))
 
 
 def phases(rows: pd.DataFrame) -> tuple[Floats, Floats, Floats]:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pd_analysis.words.language import mark
 from pd_contracts.records import GpuHeader, GpuSample, RequestRecord
 
 Floats = npt.NDArray[np.float64]
@@ -170,7 +171,7 @@ class Collector:
 
 
 _GROWTH: Final = 1.15
-_EMPTY_MESSAGE: Final = "the stream ended without an error and without a token"
+_EMPTY_MESSAGE: Final = mark("the stream ended without an error and without a token")
 _NO_EXCERPT: Final = pd.DataFrame({"index": np.empty(0, np.int64), "t": np.empty(0), "gap": np.empty(0)})
 
 

@@ -15,7 +15,8 @@ import pandas as pd
 
 from pd_analysis.records import vllm_bench
 from pd_analysis.records.columns import Collector, Requests, samples_of
-from pd_analysis.records.run import Loaded, Problem, Run
+from pd_analysis.records.run import Loaded, Problem, RefusedError, Run
+from pd_analysis.words.language import Sentence, mark
 from pd_contracts import records
 from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, Missing, RecordError, RequestRecord
 
@@ -40,12 +41,14 @@ def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
     The first `cut_s` seconds of each measured window count as warm-up.
     """
     runs: list[Run] = []
-    problems = [Problem(path, "there is no such file or folder") for path in map(Path, paths) if not path.exists()]
+    problems = [
+        Problem(path, Sentence("there is no such file or folder")) for path in map(Path, paths) if not path.exists()
+    ]
     for path in _found(map(Path, paths)):
         try:
             run, remarks = _read(path, cut_s) if path.is_dir() else (vllm_bench.read(path, cut_s), [])
         except RecordError as error:
-            problems.append(Problem(path, f"left out: {error}"))
+            problems.append(Problem(path, Sentence("left out: {reason}", reason=error)))
             continue
         runs.append(run)
         problems.extend(remarks)
@@ -85,8 +88,7 @@ def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
     """
     manifest = records.read_json(folder / records.MANIFEST, Manifest)
     if not manifest.complete:
-        msg = "the run did not finish (its manifest says complete: false); measure it again"
-        raise RecordError(msg)
+        raise RefusedError("the run did not finish (its manifest says complete: false); measure it again")
     requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
     power, problems = _read_gpu(folder)
     run = Run(
@@ -110,21 +112,22 @@ def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
             collector.add(batch)
     requests = collector.finish()
     if requests.rows.empty:
-        msg = f"{path}: holds no request; measure it again"
-        raise RecordError(msg)
+        raise RefusedError("{path}: holds no request; measure it again", path=path)
     # Warm-up requests may count from 0 on their own: they are no part of the schedule.
     twice = requests.rows[requests.rows.duplicated(["preheat", "index"])]
     if not twice.empty:
-        msg = f"{path}: request {twice['index'].iloc[0]} is there twice; measure it again into an empty folder"
-        raise RecordError(msg)
+        number = twice["index"].iloc[0]
+        raise RefusedError(
+            "{path}: request {number} is there twice; measure it again into an empty folder", path=path, number=number
+        )
     found = len(requests.rows)
     offered = max(manifest.workload.requests + manifest.workload.warmup_requests, int(requests.rows["index"].max()) + 1)
     if found < offered:
-        msg = f"{path}: holds {found} of {offered} requests; measure it again"
-        raise RecordError(msg)
+        raise RefusedError(
+            "{path}: holds {found} of {offered} requests; measure it again", path=path, found=found, offered=offered
+        )
     if requests.measured.empty:
-        msg = f"{path}: every request is warm-up, so nothing was measured; offer more requests"
-        raise RecordError(msg)
+        raise RefusedError("{path}: every request is warm-up, so nothing was measured; offer more requests", path=path)
     return requests
 
 
@@ -187,7 +190,7 @@ def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
         samples = samples_of(_noting(records.read_lines(path, GpuSample, skip=1), engines), header)
         return _Power(header, samples, tuple(engines)), []
     except RecordError as error:
-        return _Power(), [Problem(folder, f"kept without its power: {error}")]
+        return _Power(), [Problem(folder, Sentence("kept without its power: {reason}", reason=error))]
 
 
 def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterator[GpuSample]:
@@ -200,8 +203,12 @@ def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterat
 def _header(path: Path) -> GpuHeader:
     header = next(iter(records.read_lines(path, GpuHeader)))
     if header.schema_version > records.SCHEMA_VERSION:
-        msg = f"{path}: schema version {header.schema_version} is newer than {records.SCHEMA_VERSION}; update pdstack to read it"
-        raise RecordError(msg)
+        raise RefusedError(
+            "{path}: schema version {version} is newer than {known}; update pdstack to read it",
+            path=path,
+            version=header.schema_version,
+            known=records.SCHEMA_VERSION,
+        )
     return header
 
 
@@ -216,5 +223,9 @@ def _refuse_cut(path: Path) -> None:
         msg = f"{path}: {error.strerror}"
         raise RecordError(msg) from error
     if last != b"\n":
-        msg = f"{path}: {'is cut in its last line' if last else 'is empty'}; measure it again"
-        raise RecordError(msg)
+        message = (
+            mark("{path}: is cut in its last line; measure it again")
+            if last
+            else mark("{path}: is empty; measure it again")
+        )
+        raise RefusedError(message, path=path)

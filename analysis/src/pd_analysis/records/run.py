@@ -6,8 +6,20 @@ from pathlib import Path
 import pandas as pd
 
 from pd_analysis.records.columns import Requests
+from pd_analysis.words.language import Sentence
 from pd_contracts.names import SIMULATED_ENGINE
-from pd_contracts.records import EngineTokens, GpuHeader, Manifest
+from pd_contracts.records import EngineTokens, GpuHeader, Manifest, RecordError
+
+
+class RefusedError(RecordError):
+    """A run that may not be counted; the text is the reason, in the language in which it is read."""
+
+    def __init__(self, message: str, /, **holes: object) -> None:
+        super().__init__(message)
+        self._reason = Sentence(message, **holes)
+
+    def __str__(self) -> str:
+        return str(self._reason)
 
 
 @dataclass(frozen=True)
@@ -15,7 +27,12 @@ class Problem:
     """What could not be used, and why, as a sentence that names the remedy."""
 
     path: Path
-    sentence: str
+    reason: object
+
+    @property
+    def sentence(self) -> str:
+        """The reason, in the language that is spoken."""
+        return str(self.reason)
 
 
 @dataclass(frozen=True)

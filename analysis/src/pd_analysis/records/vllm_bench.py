@@ -13,7 +13,7 @@ import msgspec
 import pandas as pd
 
 from pd_analysis.records.columns import requests_of
-from pd_analysis.records.run import Run
+from pd_analysis.records.run import RefusedError, Run
 from pd_contracts.latency import parse_goodput
 from pd_contracts.names import Topology
 from pd_contracts.records import (
@@ -80,11 +80,14 @@ def read(path: Path, cut_s: float = 0.0) -> Run:
     if not count or {len(each) for each in (result.ttfts, result.itls, result.input_lens, result.output_lens)} != {
         count
     }:
-        msg = f"{path}: holds no single requests; measure again with --save-detailed"
-        raise RecordError(msg)
+        raise RefusedError("{path}: holds no single requests; measure again with --save-detailed", path=path)
     if count < result.num_prompts:
-        msg = f"{path}: holds {count} of {result.num_prompts} requests; measure it again"
-        raise RecordError(msg)
+        raise RefusedError(
+            "{path}: holds {found} of {offered} requests; measure it again",
+            path=path,
+            found=count,
+            offered=result.num_prompts,
+        )
     requests = [_record(result, index) for index in range(count)]
     window = min(result.start_times), max(record.end or record.scheduled for record in requests)
     return Run(

@@ -15,7 +15,6 @@ from pd_analysis.numbers.metrics import COLUMNS
 from pd_analysis.numbers.sweep import rate_per_gpu
 from pd_analysis.plots import style
 from pd_analysis.records.columns import quantiles
-from pd_analysis.words import translation
 from pd_analysis.words.formatting import sizes
 from pd_contracts.latency import PERCENTILES
 
@@ -25,12 +24,10 @@ _DOTS: Final = 1500  # requests a result, of which each is a dot: more make the 
 _DIGITS: Final = 5
 
 
-def data(groups: Sequence[Group], lang: str = "en") -> str:
-    """JSON that is safe inside a script element; runs are called what the page around calls them."""
+def data(groups: Sequence[Group]) -> str:
+    """JSON that is safe inside a script element."""
     labels = list(dict.fromkeys(result.label for group in groups for result in group.results))
     runs = [_run(result, labels) for group in groups for result in group.results]
-    for run in runs:
-        run |= {key: translation.said(run[key], lang) for key in ("name", "label")}
     facts = {
         "percents": _PERCENTS,
         "percentiles": PERCENTILES,

@@ -21,7 +21,7 @@ _TITLES: Final = (
     *("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "Longest gap p99", "E2EL p99"),
     *("Requests per GPU", "Output tokens per GPU", "Goodput per GPU", "Energy per output token", "Mean power per GPU"),
 )
-_ROWS: Final = tuple(measure for measure in COMPARED if measure.title in _TITLES)
+_ROWS: Final = tuple(measure for measure in COMPARED if measure.key in _TITLES)
 _STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "": ""}
 
 
@@ -59,7 +59,7 @@ def _beside(group: Group) -> Table:
     for measure in _ROWS:
         pairs = [compared(measure, group.baseline, other) for other in group.others] if with_ratios else []
         values = [measure.text(result) for result in group.results]
-        table.add_row(f"{measure.title}, {measure.unit}", *_spread(group, values, pairs))
+        table.add_row(measure.head, *_spread(group, values, pairs))
     return table
 
 
@@ -68,7 +68,7 @@ def _below(group: Group) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("Failed", justify="right")
     for measure in DECIDING:
-        table.add_column(f"{measure.title}, {measure.unit}", justify="right")
+        table.add_column(measure.head, justify="right")
     for result in group.results:
         failed = whole(sum(result.metrics.failures.values()))
         table.add_row(_cut(result.name, 2 * _NAME), failed, *(measure.text(result) for measure in DECIDING))

@@ -29,8 +29,8 @@ from pd_analysis.tables.measurement_checks import repeats, steady
 from pd_analysis.tables.performance import failures, percentiles, rates, stages
 from pd_analysis.tables.setup import commands, definitions, left_out, setup
 from pd_analysis.tables.table import Table
-from pd_analysis.words import translation
-from pd_analysis.words.formatting import listed, percent
+from pd_analysis.words.formatting import joined, listed, percent
+from pd_analysis.words.language import mark, speaking, tr
 
 HTML: Final = "report.html"
 MARKDOWN: Final = "report.md"
@@ -38,20 +38,20 @@ PLOTS: Final = "plots"
 
 # What the page's own script says.
 WORDS: Final = {
-    "filter": "Filter",
-    "percentiles": "Latency by percentile",
-    "time": "Requests along the run",
-    "rate": "Against the rate per GPU",
-    "goodput": "Goodput per GPU, req/s",
-    "attainment": "Requests within all limits, %",
-    "joules": "Energy per output token, J",
-    "all": "All rates",
-    "percentile": "Percentile",
-    "seconds": "Seconds since the first measured request was due",
-    "per_gpu": "Requests per second and GPU",
-    "broken": "This browser cannot unpack the chart:",
-    "simulated": "SIMULATED",
-    "Longest gap": "Longest gap",
+    "filter": mark("Filter"),
+    "percentiles": mark("Latency by percentile"),
+    "time": mark("Requests along the run"),
+    "rate": mark("Against the rate per GPU"),
+    "goodput": mark("Goodput per GPU, req/s"),
+    "attainment": mark("Requests within all limits, %"),
+    "joules": mark("Energy per output token, J"),
+    "all": mark("All rates"),
+    "percentile": mark("Percentile"),
+    "seconds": mark("Seconds since the first measured request was due"),
+    "per_gpu": mark("Requests per second and GPU"),
+    "broken": mark("This browser cannot unpack the chart:"),
+    "simulated": mark("SIMULATED"),
+    "Longest gap": mark("Longest gap"),
 }
 
 
@@ -121,6 +121,11 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *
 
     Of many loads only the telling ones have a chapter of their own, unless `every_load` asks for all; tables, curves and doubts are over all.
     """
+    with speaking(lang):
+        return _write(loaded, out, title, lang, every_load=every_load)
+
+
+def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool) -> Written:
     results = evaluate(loaded.runs)
     groups = grouped(results)
     out.mkdir(parents=True, exist_ok=True)
@@ -142,12 +147,12 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *
         "sweeps": swept,
         "heat": plots.draw_heat(series, out / PLOTS, lang) if series else [],
         "lengths": of_lengths(results),
-        "explore": interactive.data(groups, lang),
+        "explore": interactive.data(groups),
         "plotly": interactive.library(),
-        "words": {key: translation.said(text, lang) for key, text in WORDS.items()},
+        "words": {key: tr(text) for key, text in WORDS.items()},
         "lang": lang,
         "overall": [] if alone else overall(groups, chain.from_iterable(found.values())),
-        "chapters": f"{len(chosen)} of {len(groups)} loads" if len(chosen) < len(groups) else "",
+        "chapters": (len(chosen), len(groups)) if len(chosen) < len(groups) else (),
         "fontless": not plots.readable(lang),
         "overview": overview(groups),
         "left_out": left_out(loaded.problems),
@@ -158,9 +163,7 @@ def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *
     }
     environment = _environment()
     for name in (HTML, MARKDOWN):
-        text = environment.get_template(f"{name}.j2").render(facts)
-        translate = translation.html if name == HTML else translation.markdown
-        (out / name).write_text(translate(text, lang), encoding="utf-8")
+        (out / name).write_text(environment.get_template(f"{name}.j2").render(facts), encoding="utf-8")
     drawn = tuple(
         plot.path
         for plot in (
@@ -177,9 +180,12 @@ def default_title(groups: Sequence[Group]) -> str:
     if len(given) == 1 and (title := given.pop()):
         return title
     if len(groups) == 1 and groups[0].others:
-        return f"{listed(result.name for result in groups[0].others)} against {groups[0].baseline.name}"
+        others = listed(result.name for result in groups[0].others)
+        return tr("{others} against {baseline}", others=others, baseline=groups[0].baseline.name)
     names = dict.fromkeys(result.name for group in groups for result in group.results)
-    return f"Measured: {listed(names)}" if len(names) <= 4 else f"{len(names)} deployments under {len(groups)} loads"
+    if len(names) <= 4:
+        return tr("Measured: {runs}", runs=listed(names))
+    return tr("{deployments} deployments under {loads} loads", deployments=len(names), loads=len(groups))
 
 
 def cards(pair: Pair, group: Group) -> list[Card]:
@@ -230,8 +236,10 @@ def _card(comparison: Comparison, colours: Mapping[str, str]) -> Card:
     return Card(
         title=measure.title,
         unit=measure.unit,
-        outcome=winner.name if winner else "equal",
-        detail=(difference(comparison).strip() or "better") if winner else f"within {percent(measure.small)}",
+        outcome=winner.name if winner else tr("equal"),
+        detail=(difference(comparison) or tr("better"))
+        if winner
+        else tr("within {small}", small=percent(measure.small)),
         colour=colours[winner.name] if winner else "muted",
         sides=tuple(
             Side(
@@ -254,7 +262,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe}
+    environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe, "joined": joined}
+    environment.globals |= {"tr": tr}
     return environment
 
 

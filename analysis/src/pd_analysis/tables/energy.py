@@ -1,20 +1,24 @@
 """Joules and watts, by role and by GPU."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from pd_analysis.energy.window import Energy, GpuEnergy, TokenEnergy, closure, total_of
-from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.tables.table import Table, table
-from pd_analysis.words import formulas
-from pd_analysis.words.formatting import DASH, number, percent
+from pd_analysis.words.formatting import DASH, joined, number, percent
+from pd_analysis.words.formulas import defined
+from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
+
+_METHODS: Final = {"counter": mark("counter"), "integral": mark("integral")}
 
 
 def energy_by_role(group: Group) -> Table | None:
     """Joules by role; None if no run has power."""
     header = [
-        *("", "GPUs", "Energy", "Mean power a GPU", "Static part"),
-        *("J / prompt token", "J / output token", "J / token, both", "Closure, instant", "Closure, average", "Method"),
+        *("", tr("GPUs"), tr("Energy"), tr("Mean power a GPU"), tr("Static part"), tr("J / prompt token")),
+        *(tr("J / output token"), tr("J / token, both"), tr("Closure, instant"), tr("Closure, average"), tr("Method")),
     ]
     rows = [
         row
@@ -22,11 +26,11 @@ def energy_by_role(group: Group) -> Table | None:
         if result.energy is not None and result.tokens is not None
         for row in _role_rows(result.name, result.energy, result.tokens)
     ]
-    caption = (
-        f"Energy: {formulas.ENERGY['Energy']}. Closure: {formulas.ENERGY['Closure']}. Static part: {formulas.ENERGY['Static part']}. "
-        "A role's joules are divided by the tokens that are its work; those of all GPUs by output tokens and by both, end to end."
+    caption = tr(
+        "{definitions} A role's joules are divided by the tokens that are its work; those of all GPUs by output tokens and by both, end to end.",
+        definitions=defined(("Energy", "Closure", "Static part")),
     )
-    return table("Energy by role", header, rows, {0, len(header) - 1}, caption) if rows else None
+    return table(tr("Energy by role"), header, rows, {0, len(header) - 1}, caption) if rows else None
 
 
 def _role_rows(name: str, energy: Energy, tokens: TokenEnergy) -> Iterable[list[str]]:
@@ -38,10 +42,18 @@ def _role_rows(name: str, energy: Energy, tokens: TokenEnergy) -> Iterable[list[
     if len(energy.roles) > 1:
         for role in energy.roles:
             gpus = [gpu for gpu in energy.gpus if gpu.role is role]
-            yield _energy_row(f"{name}, {role.value}", gpus, energy.window_s, energy.idle_j([role]), work[role])
+            yield _energy_row(
+                tr("{run}, {role}", run=name, role=tr(ROLES[role])),
+                gpus,
+                energy.window_s,
+                energy.idle_j([role]),
+                work[role],
+            )
     if energy.serving:
         whole_ = (None, tokens.per_output, tokens.per_token)
-        yield _energy_row(f"{name}, all", energy.serving, energy.window_s, energy.idle_j(energy.roles), whole_)
+        yield _energy_row(
+            tr("{run}, all", run=name), energy.serving, energy.window_s, energy.idle_j(energy.roles), whole_
+        )
 
 
 def _energy_row(
@@ -57,7 +69,7 @@ def _energy_row(
         f"{number(static)} J ({percent(static / total)})" if total and static is not None else DASH,
         *("" if joules is None and total is not None else number(joules) for joules in per_token),
         *_closures(gpus),
-        ", ".join(sorted({gpu.method or DASH for gpu in gpus})),
+        joined(sorted({tr(_METHODS[gpu.method]) if gpu.method else DASH for gpu in gpus})),
     ]
 
 
@@ -71,25 +83,35 @@ def _closures(gpus: Sequence[GpuEnergy]) -> list[str]:
 
 def boards(group: Group) -> Table | None:
     """Every board that serves; None if no run has power."""
-    header = ["", "Board", "Role", "Mean", "Peak", "Idle", "Counter", "Instant", "Average", "Slowed"]
+    header = [
+        "",
+        tr("Board"),
+        tr("Role"),
+        tr("Mean"),
+        tr("Peak"),
+        tr("Idle"),
+        tr("Counter"),
+        tr("Instant"),
+        tr("Average"),
+        tr("Slowed"),
+    ]
     rows = [
         _board_row(result.name, gpu)
         for result in group.results
         if result.energy is not None
         for gpu in result.energy.serving
     ]
-    caption = (
-        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its "
-        "closure. Slowed: throttling seen, as a share of samples."
+    caption = tr(
+        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its closure. Slowed: throttling seen, as a share of samples."
     )
-    return table("Energy by GPU", header, rows, {0, 1, 2, 9}, caption) if rows else None
+    return table(tr("Energy by GPU"), header, rows, {0, 1, 2, 9}, caption) if rows else None
 
 
 def _board_row(name: str, gpu: GpuEnergy) -> list[str]:
     return [
-        f"{name}, GPU {gpu.index}",
+        tr("{run}, GPU {index}", run=name, index=gpu.index),
         gpu.name or DASH,
-        gpu.role.value if gpu.role else DASH,
+        tr(ROLES[gpu.role]) if gpu.role else DASH,
         _with_unit(gpu.mean_w, "W"),
         _with_unit(gpu.peak_w, "W"),
         _with_unit(gpu.idle_w, "W"),
@@ -98,7 +120,7 @@ def _board_row(name: str, gpu: GpuEnergy) -> list[str]:
             f"{_with_unit(joules, 'J')} ({share})"
             for joules, share in zip((gpu.integral_j, gpu.average_j), _closures([gpu]), strict=True)
         ),
-        ", ".join(f"{reason} {percent(share)}" for reason, share in gpu.throttled.items()) or "no",
+        joined(f"{tr(reason)} {percent(share)}" for reason, share in gpu.throttled.items()) or tr("no"),
     ]
 
 

@@ -6,17 +6,18 @@ from typing import Final
 import numpy as np
 
 from pd_analysis.energy.attribution import PhaseEnergy, RoleEnergy
-from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.records.columns import Floats
 from pd_analysis.tables.table import Table, table
-from pd_analysis.words import formulas
 from pd_analysis.words.formatting import DASH, number, percent, whole
+from pd_analysis.words.formulas import defined
+from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
 _DEFINED: Final = ("J per computed prompt token", "Dynamic part", "Joules of a request", "Nobody's joules")
 _HEADER: Final = (
-    *("", "Energy", "Static", "Dynamic", "Tokens", "J / token"),
-    *("Requests", "Failed, warm-up", "Nobody", "J / request, p50", "p99", "Split"),
+    *("", mark("Energy"), mark("Static"), mark("Dynamic"), mark("Tokens"), mark("J / token"), mark("Requests")),
+    *(mark("Failed, warm-up"), mark("Nobody"), mark("J / request, p50"), "p99", mark("Split")),
 )
 
 
@@ -24,8 +25,9 @@ def energy_by_phase(group: Group) -> Table | None:
     """What prefill, decode and single requests cost; None if no run has power."""
     rows = [row for result in group.results for row in _rows(result)]
     known = (*_DEFINED, "Phases of combined GPUs") if any(_fitted(result) for result in group.results) else _DEFINED
-    caption = " ".join(f"{name}: {formulas.ENERGY[name]}." for name in known)
-    return table("Energy by phase and request", _HEADER, rows, {0, len(_HEADER) - 1}, caption) if rows else None
+    header = [tr(head) if head else "" for head in _HEADER]
+    caption = defined(known)
+    return table(tr("Energy by phase and request"), header, rows, {0, len(header) - 1}, caption) if rows else None
 
 
 def _fitted(result: Result) -> bool:
@@ -42,15 +44,17 @@ def _rows(result: Result) -> Iterable[list[str]]:
 
 def _role_rows(name: str, role: RoleEnergy) -> Iterable[list[str]]:
     parts = [_joules(role.energy_j), *_split(role)]
+    whole_name = tr("{run}, {role}", run=name, role=tr(ROLES[role.role]))
     if len(role.phases) == 1:
         (phase,) = role.phases
-        kind = "by GPU" if role.role is not Role.COMBINED else "phases cannot be told apart"
-        yield [f"{name}, {role.role.value}", *parts, *_phase_cells(role, phase, _joules(role.residual_j)), kind]
+        kind = tr("by GPU") if role.role is not Role.COMBINED else tr("phases cannot be told apart")
+        yield [whole_name, *parts, *_phase_cells(role, phase, _joules(role.residual_j)), kind]
         return
-    yield [f"{name}, {role.role.value}", *parts, *[""] * 4, _joules(role.residual_j), "", "", ""]
+    yield [whole_name, *parts, *[""] * 4, _joules(role.residual_j), "", "", ""]
     for phase in role.phases:
-        kind = f"fitted, R² {number(role.r2)}"
-        yield [f"{name}, its {phase.phase}", _joules(phase.energy_j), "", "", *_phase_cells(role, phase, ""), kind]
+        kind = tr("fitted, R² {r2}", r2=number(role.r2))
+        part = tr("{run}, its {phase}", run=name, phase=tr(phase.phase))
+        yield [part, _joules(phase.energy_j), "", "", *_phase_cells(role, phase, ""), kind]
 
 
 def _phase_cells(role: RoleEnergy, phase: PhaseEnergy, nobody: str) -> list[str]:
@@ -67,8 +71,9 @@ def _phase_cells(role: RoleEnergy, phase: PhaseEnergy, nobody: str) -> list[str]
 def _tokens(phase: PhaseEnergy) -> str:
     if phase.tokens is None:
         return DASH
-    kinds = {"prefill": "computed" if phase.computed else "prompt", "decode": "output", "both": "both"}
-    return f"{whole(round(phase.tokens))} {kinds[phase.phase]}"
+    prompt = mark("{count} computed") if phase.computed else mark("{count} prompt")
+    kinds = {"prefill": prompt, "decode": mark("{count} output"), "both": mark("{count} both")}
+    return tr(kinds[phase.phase], count=whole(round(phase.tokens)))
 
 
 def _whole_row(result: Result, requests_j: Floats) -> list[str]:
@@ -78,7 +83,7 @@ def _whole_row(result: Result, requests_j: Floats) -> list[str]:
     energy = sum(role.energy_j for role in roles)
     parts = (sum(static), energy - sum(static)) if len(static) == len(roles) else (None, None)
     return [
-        f"{result.name}, all",
+        tr("{run}, all", run=result.name),
         _joules(energy),
         *(_share(part, energy) for part in parts),
         *("", ""),

@@ -5,6 +5,7 @@ from pd_analysis.numbers.measures import DECIDING
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.tables.table import Table, table
 from pd_analysis.words.formatting import number, percent, ratio, whole
+from pd_analysis.words.language import tr
 
 
 def steady(group: Group) -> Table | None:
@@ -17,22 +18,21 @@ def steady(group: Group) -> Table | None:
             ratio(each.ttft_drift),
             ratio(each.flight_drift),
             f"{number(each.settle_s)} s",
-            "saturated" if each.saturated else "steady",
+            tr("saturated") if each.saturated else tr("steady"),
         ]
         for name, each in found
         if each.ttft_drift is not None
     ]
-    header = ["", "Served / offered", "TTFT drift", "In-flight drift", "Settled after", "State"]
-    caption = (
-        "Served / offered: requests that ended over those that were due, in the second half. Drifts: median TTFT and mean requests "
-        "in flight of the last third over the first."
+    header = ["", tr("Served / offered"), tr("TTFT drift"), tr("In-flight drift"), tr("Settled after"), tr("State")]
+    caption = tr(
+        "Served / offered: requests that ended over those that were due, in the second half. Drifts: median TTFT and mean requests in flight of the last third over the first."
     )
-    return table("Steady state", header, rows, {0, 5}, caption) if rows else None
+    return table(tr("Steady state"), header, rows, {0, 5}, caption) if rows else None
 
 
 def repeats(group: Group) -> Table | None:
     """Every seed's own numbers; None unless a load was repeated."""
-    header = ["", "Seed", "Requests", *(f"{measure.title}, {measure.unit}" for measure in DECIDING)]
+    header = ["", tr("Seed"), tr("Requests"), *(measure.head for measure in DECIDING)]
     rows = [
         [
             result.name,
@@ -43,5 +43,5 @@ def repeats(group: Group) -> Table | None:
         for result in group.results
         for repeat in result.repeats
     ]
-    caption = "The other numbers are over all repeats of a load together."
-    return table("Repeats with other seeds", header, rows, {0}, caption) if rows else None
+    caption = tr("The other numbers are over all repeats of a load together.")
+    return table(tr("Repeats with other seeds"), header, rows, {0}, caption) if rows else None

@@ -6,24 +6,25 @@ from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.metrics import Distribution, StageMeans
 from pd_analysis.records.columns import STAGES
 from pd_analysis.tables.table import Table, table
-from pd_analysis.words import formulas
 from pd_analysis.words.formatting import ms, number, percent, whole
-from pd_contracts.latency import FORMULAS, PERCENTILES
+from pd_analysis.words.formulas import defined, formula
+from pd_analysis.words.language import mark, tr
+from pd_contracts.latency import PERCENTILES
 
 STAGE_NAMES: Final = {
-    "queue": "Proxy queue",
-    "prefill": "Prefill",
-    "kv_and_first_decode": "KV + first decode",
-    "decode": "Decode",
+    "queue": mark("Proxy queue"),
+    "prefill": mark("Prefill"),
+    "kv_and_first_decode": mark("KV + first decode"),
+    "decode": mark("Decode"),
 }
 _PERCENTILE_HEADS: Final = tuple(f"p{percentile}" for percentile in PERCENTILES)
 
 
 def percentiles(result: Result) -> Table:
     """Every latency of one run, with its definition beside it."""
-    header = ["ms", "Values", "Mean", *_PERCENTILE_HEADS, "Definition"]
-    rows = [[name, *_spread(values), FORMULAS[name]] for name, values in result.metrics.latencies.items()]
-    return table(f"{result.name}: latency", header, rows, {0, len(header) - 1})
+    header = ["ms", tr("Values"), tr("Mean"), *_PERCENTILE_HEADS, tr("Definition")]
+    rows = [[tr(name), *_spread(values), formula(name)] for name, values in result.metrics.latencies.items()]
+    return table(tr("{run}: latency", run=result.name), header, rows, {0, len(header) - 1})
 
 
 def _spread(values: Distribution) -> list[str]:
@@ -32,8 +33,8 @@ def _spread(values: Distribution) -> list[str]:
 
 def rates(group: Group) -> Table:
     """What was served a second, by the deployment and by each of its GPUs."""
-    header = ["", "Unit", *(head for result in group.results for head in (result.name, "per GPU"))]
-    names = ("Requests", "Output tokens", "All tokens", "Goodput")
+    header = ["", tr("Unit"), *(head for result in group.results for head in (result.name, tr("per GPU")))]
+    names = (tr("Requests"), tr("Output tokens"), tr("All tokens"), tr("Goodput"))
     units = ("req/s", "tok/s", "tok/s", "req/s")
     columns = [
         (metrics.request_rate, metrics.output_rate, metrics.token_rate, metrics.goodput)
@@ -47,30 +48,33 @@ def rates(group: Group) -> Table:
             for text in (number(column[number_]), number(result.metrics.per_gpu(column[number_])))
         ]
         rows.append([name, unit, *values])
-    caption = f"Throughput: {FORMULAS['Throughput']}. Per GPU: {formulas.PER_GPU}. Goodput: {FORMULAS['Goodput']}."
-    return table("Throughput and goodput", header, rows, {0, 1}, caption)
+    caption = defined(("Throughput", "Per GPU", "Goodput"))
+    return table(tr("Throughput and goodput"), header, rows, {0, 1}, caption)
 
 
 def stages(group: Group) -> Table | None:
     """Where time went, as the proxy saw it; None if no run has it."""
-    header = ["ms", "Requests", *STAGE_NAMES.values(), "Sum"]
+    header = ["ms", tr("Requests"), *map(tr, STAGE_NAMES.values()), tr("Sum")]
     rows = []
     for result in group.results:
         means = result.metrics.stage_means
         if means:
-            rows += [_stage_row(f"{result.name}, mean", means["all"])]
+            rows += [_stage_row(tr("{run}, mean", run=result.name), means["all"])]
             rows += [
                 [
-                    f"{result.name}, p{percentile} of each stage",
+                    tr("{run}, p{percentile} of each stage", run=result.name, percentile=percentile),
                     "",
                     *(ms(result.metrics.stages[stage].at(percentile)) for stage in STAGES),
                     "",
                 ]
                 for percentile in PERCENTILES
             ]
-            rows += [_stage_row(f"{result.name}, mean of the slowest 1 %", means["slowest"])]
-    caption = f"Stages: {formulas.COUNTING['Stages']}. Percentiles of stages do not sum to a percentile of the whole. A combined engine hides its prefill in the first decode."
-    return table("Stages of a request", header, rows, {0}, caption) if rows else None
+            rows += [_stage_row(tr("{run}, mean of the slowest 1 %", run=result.name), means["slowest"])]
+    caption = tr(
+        "{definition} Percentiles of stages do not sum to a percentile of the whole. A combined engine hides its prefill in the first decode.",
+        definition=defined(("Stages",)),
+    )
+    return table(tr("Stages of a request"), header, rows, {0}, caption) if rows else None
 
 
 def _stage_row(name: str, means: StageMeans) -> list[str]:
@@ -90,9 +94,9 @@ def failures(group: Group) -> Table:
                     str(kind),
                     whole(len(part)),
                     percent(len(part) / len(measured)),
-                    str(part["failure_message"].iloc[0]),
+                    tr(str(part["failure_message"].iloc[0])),
                 ]
             )
         if failed.empty:
-            rows.append([result.name, "none", "0", "0 %", ""])
-    return table("Failures", ["", "Kind", "Requests", "Share", "First message"], rows, {0, 1, 4})
+            rows.append([result.name, tr("none"), "0", "0 %", ""])
+    return table(tr("Failures"), ["", tr("Kind"), tr("Requests"), tr("Share"), tr("First message")], rows, {0, 1, 4})

@@ -4,11 +4,12 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.evaluation import ROLES, TOPOLOGIES, Group, Result
 from pd_analysis.records.run import Problem
 from pd_analysis.tables.table import Cell, Table, table
-from pd_analysis.words import formulas
-from pd_analysis.words.formatting import DASH, listed, number, setting, whole
+from pd_analysis.words.formatting import DASH, clauses, joined, listed, number, setting, whole
+from pd_analysis.words.formulas import ALL, formula
+from pd_analysis.words.language import tr
 from pd_contracts.records import EngineInfo, GpuHeader, Workload
 
 
@@ -22,7 +23,7 @@ def setup(group: Group) -> Table:
         if any(each.get(name) for each in facts)
     )
     header = ("", *(result.name for result in group.results))
-    return Table(title="Set-up", header=header, rows=rows, words=frozenset(range(len(header))), merge=True)
+    return Table(title=tr("Set-up"), header=header, rows=rows, words=frozenset(range(len(header))), merge=True)
 
 
 def commands(group: Group) -> dict[str, str]:
@@ -35,38 +36,53 @@ def _facts(result: Result) -> dict[str, str]:
     manifest = result.run.manifest
     deployment = manifest.deployment
     return {
-        "Measured": manifest.created,
-        "Topology": deployment.topology.value if deployment.topology else "",
-        "GPUs": whole(deployment.gpus),
-        "Engines": _engines(deployment.engines),
-        "Hardware": _boards(result.run.gpu),
-        "Power recorder": _recorder(result.run.gpu),
+        tr("Measured"): manifest.created,
+        tr("Topology"): tr(TOPOLOGIES[deployment.topology]) if deployment.topology else "",
+        tr("GPUs"): whole(deployment.gpus),
+        tr("Engines"): _engines(deployment.engines),
+        tr("Hardware"): _boards(result.run.gpu),
+        tr("Power recorder"): _recorder(result.run.gpu),
         **_workload(manifest.workload),
-        "Schedule hash": manifest.schedule_hash,
-        "Load generator": _client(result),
-        "Software": _pairs(deployment.software),
-        "Host": _pairs(manifest.host),
-        "Notes": "; ".join(manifest.notes),
+        tr("Schedule hash"): manifest.schedule_hash,
+        tr("Load generator"): _client(result),
+        tr("Software"): _pairs(deployment.software),
+        tr("Host"): _pairs(manifest.host),
+        tr("Notes"): clauses(manifest.notes),
     }
 
 
 def _pairs(facts: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items())
+    return joined(f"{name} {value}" for name, value in facts.items())
 
 
 def _workload(load: Workload) -> dict[str, str]:
-    burstiness = "" if load.burstiness is None else f" (burstiness {setting(load.burstiness)})"
-    limits = ", ".join(f"{name} {setting(limit)} ms" for name, limit in load.goodput.items())
+    limits = joined(f"{name} {setting(limit)} ms" for name, limit in load.goodput.items())
     return {
-        "Data": load.dataset,
-        "Tokens": f"{whole(load.input_tokens)} in, {whole(load.output_tokens)} out",
-        "Model": load.model,
-        "Arrivals": f"{load.arrival}{burstiness}, {setting(load.rate)} requests/s for {setting(load.duration_s)} s",
-        "Requests": f"{load.requests:,}, after {load.warmup_requests:,} of warm-up",
-        "Endpoint": load.endpoint,
-        "Goodput limits": limits,
-        "Seed": str(load.seed),
+        tr("Data"): load.dataset,
+        tr("Tokens"): tr(
+            "{prompt} in, {output} out", prompt=whole(load.input_tokens), output=whole(load.output_tokens)
+        ),
+        tr("Model"): load.model,
+        tr("Arrivals"): _arrivals(load),
+        tr("Requests"): tr(
+            "{count}, after {warmup} of warm-up", count=f"{load.requests:,}", warmup=f"{load.warmup_requests:,}"
+        ),
+        tr("Endpoint"): load.endpoint,
+        tr("Goodput limits"): limits,
+        tr("Seed"): str(load.seed),
     }
+
+
+def _arrivals(load: Workload) -> str:
+    kind = load.arrival
+    if load.burstiness is not None:
+        kind = tr("{arrival} (burstiness {value})", arrival=load.arrival, value=setting(load.burstiness))
+    return tr(
+        "{kind}, {rate} requests/s for {seconds} s",
+        kind=kind,
+        rate=setting(load.rate),
+        seconds=setting(load.duration_s),
+    )
 
 
 def _engines(engines: Sequence[EngineInfo]) -> str:
@@ -77,17 +93,19 @@ def _engines(engines: Sequence[EngineInfo]) -> str:
         kind = _engine(engine)
         counts[kind] += 1
         kinds.setdefault(kind, []).extend(engine.gpus)
-    return "; ".join(f"{counts[kind]} × {kind}{_on(gpus)}" for kind, gpus in kinds.items())
+    return clauses(f"{counts[kind]} × {kind}{_on(gpus)}" for kind, gpus in kinds.items())
 
 
 def _engine(engine: EngineInfo) -> str:
     software = " ".join(filter(None, (engine.engine, engine.version)))
     connector = engine.connector.value if engine.connector else ""
-    return ", ".join(
+    return joined(
         filter(
             None,
             (
-                f"{engine.role.value}: {software}".rstrip(": "),
+                tr("{role}: {software}", role=tr(ROLES[engine.role]), software=software)
+                if software
+                else tr(ROLES[engine.role]),
                 engine.model,
                 connector,
                 engine.image,
@@ -98,7 +116,7 @@ def _engine(engine: EngineInfo) -> str:
 
 
 def _on(gpus: Sequence[int]) -> str:
-    return f" (GPU {listed(map(str, gpus))})" if gpus else ""
+    return tr(" (GPU {gpus})", gpus=listed(map(str, gpus))) if gpus else ""
 
 
 def _boards(header: GpuHeader | None) -> str:
@@ -106,30 +124,34 @@ def _boards(header: GpuHeader | None) -> str:
         return ""
     kinds: dict[str, list[int]] = {}
     for gpu in header.gpus:
-        limit = "" if gpu.power_limit_w is None else f", limit {setting(gpu.power_limit_w)} W"
-        driver = f", driver {gpu.driver}" if gpu.driver else ""
-        kinds.setdefault(f"{gpu.name}{limit}{driver}", []).append(gpu.index)
-    return "; ".join(f"{len(indexes)} × {kind}" for kind, indexes in kinds.items())
+        limit = "" if gpu.power_limit_w is None else tr("limit {watts} W", watts=setting(gpu.power_limit_w))
+        driver = tr("driver {version}", version=gpu.driver) if gpu.driver else ""
+        kinds.setdefault(joined(filter(None, (gpu.name, limit, driver))), []).append(gpu.index)
+    return clauses(f"{len(indexes)} × {kind}" for kind, indexes in kinds.items())
 
 
 def _recorder(header: GpuHeader | None) -> str:
-    return "" if header is None else f"{header.backend}, every {setting(header.interval_s * 1e3)} ms"
+    return (
+        ""
+        if header is None
+        else tr("{backend}, every {interval} ms", backend=header.backend, interval=setting(header.interval_s * 1e3))
+    )
 
 
 def _client(result: Result) -> str:
     client = result.run.manifest.client
     if client is None:
         return ""
-    lag = ", ".join(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
-    return f"{'kept up' if client.valid else 'INVALID'}, dispatch lag {lag}"
+    lag = joined(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
+    return tr("kept up, dispatch lag {lag}", lag=lag) if client.valid else tr("INVALID, dispatch lag {lag}", lag=lag)
 
 
 def left_out(problems: Sequence[Problem]) -> Table | None:
     """Folders that could not be used, with the reason; None if there are none."""
     rows = [[str(problem.path), problem.sentence] for problem in problems]
-    return table("Left out", ["Folder", "Reason"], rows, {0, 1}) if rows else None
+    return table(tr("Left out"), [tr("Folder"), tr("Reason")], rows, {0, 1}) if rows else None
 
 
 def definitions() -> Table:
     """Every formula, once."""
-    return table("Definitions", ["Number", "Formula"], formulas.ALL.items(), {0, 1})
+    return table(tr("Definitions"), [tr("Number"), tr("Formula")], [(tr(name), formula(name)) for name in ALL], {0, 1})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
+from pd_analysis.words.language import tr
 from pd_contracts.records import Workload
 
 DASH: Final = "–"
@@ -56,14 +57,21 @@ def whole(value: int | None) -> str:
 def listed(items: Iterable[str]) -> str:
     """a, b and c."""
     words = list(items)
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    if len(words) < 2:
+        return "".join(words)
+    return tr("{items} and {last}", items=joined(words[:-1]), last=words[-1])
 
 
-def plural(count: int, one: str, many: str = "") -> str:
-    """1 request, 2 requests."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def joined(items: Iterable[str]) -> str:
+    """a, b, c."""
+    return tr(", ").join(items)
+
+
+def clauses(items: Iterable[str]) -> str:
+    """a; b; c."""
+    return tr("; ").join(items)
 
 
 def sizes(load: Workload) -> str:
     """Prompt and answer of each request in tokens, 2,048 → 128; "any" where they vary."""
-    return " → ".join("any" if count is None else whole(count) for count in (load.input_tokens, load.output_tokens))
+    return " → ".join(tr("any") if count is None else whole(count) for count in (load.input_tokens, load.output_tokens))

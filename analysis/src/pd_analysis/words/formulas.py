@@ -1,7 +1,9 @@
 """Every definition that the report prints beside a number: latency's from the contracts, and what this package adds."""
 
+from collections.abc import Iterable
 from typing import Final
 
+from pd_analysis.words.language import tr
 from pd_contracts.latency import FORMULAS
 
 PER_GPU: Final = "the rate / GPUs of the deployment"
@@ -48,3 +50,13 @@ COUNTING: Final[dict[str, str]] = {
 }
 
 ALL: Final[dict[str, str]] = {**FORMULAS, **COUNTING, **ENERGY}
+
+
+def formula(name: str) -> str:
+    """One definition in the language that is spoken."""
+    return tr(ALL[name])
+
+
+def defined(names: Iterable[str]) -> str:
+    """Several, each after its name, as sentences."""
+    return "".join(tr("{name}: {formula}. ", name=tr(name), formula=formula(name)) for name in names).rstrip()

@@ -1,0 +1,74 @@
+"""The language of a report: a sentence is translated where it is made, by the gettext catalogue of that language.
+
+The message is the English sentence with named holes, `tr("{run}: no power was recorded.", run=name)`, so that a catalogue may move the
+holes. What stands in a constant is marked with `mark` and translated by `tr` where it is shown. `python docs/write_catalogue.py` brings the
+catalogues up to date with the code; a sentence that a catalogue lacks stays English, and fails a test.
+"""
+
+import gettext
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib import resources
+from typing import Final
+
+LANGUAGES: Final = ("en", "zh")
+_spoken: Final[ContextVar[str]] = ContextVar("spoken", default="en")
+
+
+@contextmanager
+def speaking(lang: str) -> Iterator[None]:
+    """Whatever is said within is said in one of `LANGUAGES`."""
+    token = _spoken.set(lang)
+    try:
+        yield
+    finally:
+        _spoken.reset(token)
+
+
+def tr(message: str, /, **holes: object) -> str:
+    """A sentence or word in the language that is spoken."""
+    if not message:
+        return ""  # the empty message is the catalogue's head
+    return _filled(catalogue(_spoken.get()).gettext(message), holes)
+
+
+def ntr(one: str, many: str, count: int, /, **holes: object) -> str:
+    """The same for a sentence that depends on a number, which is `{count}` in it."""
+    return _filled(catalogue(_spoken.get()).ngettext(one, many, count), {"count": f"{count:,}", **holes})
+
+
+class Sentence:
+    """A sentence that is translated when it is read, which may be in another language than the one in which it was made."""
+
+    def __init__(self, message: str, /, **holes: object) -> None:
+        self._message, self._holes = message, holes
+
+    def __str__(self) -> str:
+        return tr(self._message, **self._holes)
+
+
+def mark(message: str, /) -> str:
+    """The message itself: it is in the catalogues, and `tr` translates it later."""
+    return message
+
+
+@cache
+def catalogue(lang: str) -> gettext.NullTranslations:
+    """The translations of a language; English has none."""
+    if lang == "en":
+        return gettext.NullTranslations()
+    from babel.messages import mofile, pofile  # noqa: PLC0415  an English report need not wait for it
+
+    with resources.files(__package__).joinpath(f"{lang}.po").open("rb") as source:
+        found = pofile.read_po(source, locale=lang)
+    compiled = io.BytesIO()
+    mofile.write_mo(compiled, found)
+    compiled.seek(0)
+    return gettext.GNUTranslations(compiled)
+
+
+def _filled(text: str, holes: dict[str, object]) -> str:
+    return text.format(**holes) if holes else text

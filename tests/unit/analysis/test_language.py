@@ -1,0 +1,174 @@
+"""Every sentence of the report goes through the catalogues, and every catalogue has all of them."""
+
+import ast
+import gettext
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from babel.messages.catalog import Catalog, Message
+from support.analysis import failed, request, write_realistic, write_run
+
+import pd_analysis
+from pd_analysis.records.reader import load_tree
+from pd_analysis.report.writer import write_report
+from pd_analysis.words import language
+from pd_analysis.words.language import LANGUAGES, Sentence, ntr, speaking, tr
+from pd_contracts.names import Topology
+
+PACKAGE = Path(pd_analysis.__file__).parent
+WRITER = runpy.run_path(str(Path(__file__).parents[3] / "docs/write_catalogue.py"))
+OTHERS = LANGUAGES[1:]
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+HOLE = re.compile(r"\{\w*\}")
+TRANSLATED = {"tr", "ntr", "mark", "Sentence", "RefusedError"}
+# Two words and more, of which one is no name or unit: what a reader would read as a sentence.
+WORDS = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
+
+
+@pytest.fixture(name="catalogue", params=OTHERS)
+def _catalogue(request: pytest.FixtureRequest) -> Catalog:
+    catalogue: Catalog = WRITER["updated"](request.param)
+    return catalogue
+
+
+def messages(catalogue: Catalog) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for message in catalogue:
+        if message.id:
+            yield ids_of(message)[-1], WRITER["strings_of"](message)
+
+
+def ids_of(message: Message) -> tuple[str, ...]:
+    return message.id if isinstance(message.id, tuple) else (message.id,)
+
+
+def test_every_sentence_has_its_translation(catalogue: Catalog) -> None:
+    assert len(list(messages(catalogue))) > 400
+    assert [message.id for message in WRITER["untranslated"](catalogue)] == [], "run make docs, and write them"
+
+
+def test_the_catalogues_are_up_to_date(catalogue: Catalog) -> None:
+    path: Path = WRITER["path_of"](str(catalogue.locale))
+
+    assert path.read_text(encoding="utf-8") == WRITER["text_of"](catalogue), "run make docs"
+
+
+def test_a_sentence_and_its_translation_have_the_same_holes(catalogue: Catalog) -> None:
+    wrong = [
+        (english, other)
+        for english, others in messages(catalogue)
+        for other in others
+        if set(HOLE.findall(english)) != set(HOLE.findall(other))
+    ]
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_sentence_is_rendered(lang: str) -> None:
+    catalogue: Catalog = WRITER["extracted"]()
+    with speaking(lang):
+        for message in catalogue:
+            if not message.id:
+                continue
+            ids = ids_of(message)
+            holes = {hole[1:-1]: f"<{hole[1:-1]}>" for hole in HOLE.findall(ids[-1])}
+            text = ntr(*ids, 2, **holes) if len(ids) > 1 else tr(ids[0], **holes)
+            assert "{" not in text
+            assert all(value in text for value in holes.values()), text
+            if lang != "en" and WORDS.search(ids[0]):
+                assert CHINESE.search(text), text
+
+
+def test_a_number_chooses_the_form() -> None:
+    with speaking("en"):
+        assert [ntr("{count} GPU", "{count} GPUs", count) for count in (1, 2000)] == ["1 GPU", "2,000 GPUs"]
+
+
+def test_a_kept_sentence_speaks_the_language_in_which_it_is_read() -> None:
+    kept = Sentence("{path}: is empty; measure it again", path="x")
+
+    assert str(kept) == "x: is empty; measure it again"
+    with speaking("zh"):
+        assert str(kept) == "x：为空；请重新测量"
+    assert tr("a sentence that nobody translated") == "a sentence that nobody translated"
+
+
+class Marking(gettext.NullTranslations):
+    """A language in which every message stands in brackets."""
+
+    def gettext(self, message: str) -> str:
+        return f"⟦{message}⟧"
+
+    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
+        return f"⟦{msgid1 if n == 1 else msgid2}⟧"
+
+
+def unmarked(text: str) -> list[str]:
+    """What stands outside all brackets."""
+    depth, outside = 0, [""]
+    for character in text:
+        depth += {"⟦": 1, "⟧": -1}.get(character, 0)
+        if character in "⟦⟧":
+            outside.append("")
+        elif not depth:
+            outside[-1] += character
+    return outside
+
+
+def test_no_sentence_of_the_report_goes_past_the_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rate in (8.0, 16.0):
+        for topology in Topology:
+            folder = tmp_path / f"{rate:g}" / topology
+            write_realistic(folder, topology, rate=rate, requests=30, tokens=4, simulated=True)
+    write_run(tmp_path / "failing", [request(0), failed(1, message="x")])
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/manifest.json").write_text("{}")
+    monkeypatch.setattr(language, "catalogue", lambda _: Marking())
+
+    written = write_report(load_tree([tmp_path]), tmp_path / "report", "", "zh")
+
+    prose = re.sub(r"```.*?```", "", written.markdown.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert prose.count("⟦") > 500
+    assert [part for part in unmarked(prose) if WORDS.search(part)] == []
+    body = re.sub(r"<(script|style|pre|svg)\b.*?</\1>", "", written.html.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert [part for part in unmarked(re.sub(r"<[^>]*>", "\n", body)) if WORDS.search(part)] == []
+    svgs = [path.read_text(encoding="utf-8") for path in (tmp_path / "report").rglob("*.svg")]
+    texts = ["\n".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)) for svg in svgs]
+    assert len(texts) > 20
+    assert [part for text in texts for part in unmarked(text) if WORDS.search(part)] == []
+
+
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    """Every sentence in the code that is neither translated nor a docstring nor an error's."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr | ast.Raise)
+        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TRANSLATED)
+        for inner in ast.walk(node)
+        if not (isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant))
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+            yield node.lineno, node.value
+
+
+# Words of matplotlib's and of SVG, which no reader sees.
+MATPLOTLIB = {"offset points", "upper left", "lower left", r'<svg viewBox="\1" role="presentation">'}
+
+
+@pytest.mark.parametrize("folder", ["doubts", "tables", "conclusions", "plots", "numbers"])
+def test_no_sentence_in_the_code_goes_past_the_catalogues(folder: str) -> None:
+    known = {english for message in WRITER["extracted"]() if message.id for english in ids_of(message)}
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {text}"
+        for path in sorted((PACKAGE / folder).rglob("*.py"))
+        for line, text in strings(path)
+        if WORDS.search(text) and text not in MATPLOTLIB | known
+    ]
+
+    assert found == []
