@@ -15,9 +15,11 @@ from babel.messages.pofile import read_po, write_po
 
 from pd_analysis.words import formulas
 from pd_analysis.words.language import LANGUAGES
+from pd_contracts import records
 
 PACKAGE = Path(formulas.__file__).parents[1]
-KEYWORDS = {"tr": None, "mark": None, "Sentence": None, "RefusedError": None, "ntr": (1, 2)}
+CONTRACTS = Path(records.__file__).parent
+KEYWORDS = {"tr": None, "mark": None, "Sentence": None, "RecordError": None, "ntr": (1, 2)}
 METHODS = [("**.py", "python"), ("**/templates/**.j2", "jinja2")]
 # Templates end blocks as the report's own environment does.
 OPTIONS = {"**/templates/**.j2": {"trim_blocks": "true", "lstrip_blocks": "true", "silent": "false"}}
@@ -27,12 +29,16 @@ def extracted() -> Catalog:
     """Every message of the code, in the order of the files; places go without line numbers, so that a moved line changes nothing."""
     catalogue = Catalog(project="pdstack")
     with redirect_stderr(io.StringIO()):  # Babel warns of f-strings, also of those that fill a hole
-        found = list(extract_from_dir(PACKAGE, METHODS, OPTIONS, keywords=KEYWORDS))
-    for file, _, message, _, _ in sorted(found, key=lambda each: (each[0], each[1])):
+        found = [
+            (f"{folder.name}/{file}", line, message)
+            for folder in (PACKAGE, CONTRACTS)
+            for file, line, message, _, _ in extract_from_dir(folder, METHODS, OPTIONS, keywords=KEYWORDS)
+        ]
+    for file, _, message in sorted(found, key=lambda each: each[:2]):
         catalogue.add(message, locations=[(file, 0)])
     for name, formula in formulas.ALL.items():
-        catalogue.add(name, locations=[("words/formulas.py", 0)])
-        catalogue.add(formula, locations=[("words/formulas.py", 0)])
+        catalogue.add(name, locations=[("pd_analysis/words/formulas.py", 0)])
+        catalogue.add(formula, locations=[("pd_analysis/words/formulas.py", 0)])
     return catalogue
 
 

@@ -29,7 +29,14 @@ NOT_MEASURED: Final = "not-measured.json"
 
 
 class RecordError(ValueError):
-    """A run folder cannot be read; the message names the file, the line and the remedy."""
+    """A run cannot be read; the text names the file, the line and the remedy.
+
+    The message and what fills its holes are kept, so that a report can say it in another language.
+    """
+
+    def __init__(self, message: str, /, **holes: object) -> None:
+        super().__init__(message.format(**holes) if holes else message)
+        self.message, self.holes = message, holes
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
@@ -305,8 +312,7 @@ def read_lines(path: Path, type_: type[T], *, skip: int = 0) -> Iterator[T]:
             try:
                 yield decoder.decode(line)
             except _UNREADABLE as error:
-                msg = f"{path}:{number}: {error}"
-                raise RecordError(msg) from error
+                raise RecordError("{path}:{number}: {reason}", path=path, number=number, reason=error) from error
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -326,17 +332,19 @@ def read_json(path: Path, type_: type[T]) -> T:
     try:
         data = path.read_bytes()
     except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise RecordError(msg) from error
+        raise RecordError("{path}: {reason}", path=path, reason=error.strerror) from error
     try:
         version = msgspec.json.decode(data, type=_Versioned).schema_version
         if version > SCHEMA_VERSION:
-            msg = f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update pdstack to read it"
-            raise RecordError(msg)
+            raise RecordError(
+                "{path}: schema version {version} is newer than {known}; update pdstack to read it",
+                path=path,
+                version=version,
+                known=SCHEMA_VERSION,
+            )
         return msgspec.json.decode(data, type=type_)
     except _UNREADABLE as error:
-        msg = f"{path}: {error}"
-        raise RecordError(msg) from error
+        raise RecordError("{path}: {reason}", path=path, reason=error) from error
 
 
 class _Versioned(msgspec.Struct):

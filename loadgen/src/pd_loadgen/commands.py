@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
+from pd_contracts import vllm_bench
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import encode_line
-from pd_loadgen.results import aggregate, vllm_import
+from pd_loadgen.results import aggregate
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE
 from pd_loadgen.results.run_folder import RunFolder, make_run_id
 from pd_loadgen.results.summary import summarize
@@ -86,13 +87,15 @@ def _aggregate(given: argparse.Namespace) -> int:
 
 
 def _import(given: argparse.Namespace) -> int:
-    result = vllm_import.read(given.file.read_bytes())
-    chosen = {name: value for name, value in (("label", given.label), ("gpus", given.gpus)) if value}
+    result = vllm_bench.read(given.file.read_bytes())
     run_id = make_run_id(given.label or "imported")
-    made = vllm_import.records(result, run_id)
-    manifest = vllm_import.manifest(result, made, run_id, **chosen)
-    workload = msgspec.structs.replace(manifest.workload, goodput=parse_goodput(given.goodput))
-    manifest = msgspec.structs.replace(manifest, workload=workload)
+    made = vllm_bench.records(result, run_id)
+    manifest = vllm_bench.manifest(result, made, run_id)
+    chosen = {name: value for name, value in (("label", given.label), ("gpus", given.gpus)) if value}
+    deployment = msgspec.structs.replace(manifest.deployment, **chosen)
+    goodput = parse_goodput(given.goodput) if given.goodput else manifest.workload.goodput
+    workload = msgspec.structs.replace(manifest.workload, goodput=goodput)
+    manifest = msgspec.structs.replace(manifest, deployment=deployment, workload=workload)
     folder = RunFolder(given.out)
     folder.append(map(encode_line, made))
     folder.write_summary(summarize(manifest, made))

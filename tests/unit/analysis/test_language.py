@@ -23,7 +23,7 @@ WRITER = runpy.run_path(str(Path(__file__).parents[3] / "docs/write_catalogue.py
 OTHERS = LANGUAGES[1:]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 HOLE = re.compile(r"\{\w*\}")
-TRANSLATED = {"tr", "ntr", "mark", "Sentence", "RefusedError"}
+TRANSLATED = {"tr", "ntr", "mark", "Sentence", "RecordError"}
 # Two words and more, of which one is no name or unit: what a reader would read as a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
 

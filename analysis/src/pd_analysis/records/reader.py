@@ -15,7 +15,7 @@ import pandas as pd
 
 from pd_analysis.records import vllm_bench
 from pd_analysis.records.columns import Collector, Requests, samples_of
-from pd_analysis.records.run import Loaded, Problem, RefusedError, Run
+from pd_analysis.records.run import Loaded, Problem, Run
 from pd_analysis.words.language import Sentence, mark
 from pd_contracts import records
 from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, Missing, RecordError, RequestRecord
@@ -48,7 +48,7 @@ def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
         try:
             run, remarks = _read(path, cut_s) if path.is_dir() else (vllm_bench.read(path, cut_s), [])
         except RecordError as error:
-            problems.append(Problem(path, Sentence("left out: {reason}", reason=error)))
+            problems.append(Problem(path, Sentence("left out: {reason}", reason=_said(error))))
             continue
         runs.append(run)
         problems.extend(remarks)
@@ -67,6 +67,11 @@ def _not_measured(path: Path) -> Iterator[Problem]:
             continue
         for part in parts:
             yield Problem(listed.parent, f"{part.what} was not measured: {part.reason}")
+
+
+def _said(error: RecordError) -> Sentence:
+    """Why a run cannot be read, in the language in which it is read."""
+    return Sentence(error.message, **error.holes)
 
 
 def _found(paths: Iterable[Path]) -> list[Path]:
@@ -88,7 +93,7 @@ def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
     """
     manifest = records.read_json(folder / records.MANIFEST, Manifest)
     if not manifest.complete:
-        raise RefusedError("the run did not finish (its manifest says complete: false); measure it again")
+        raise RecordError("the run did not finish (its manifest says complete: false); measure it again")
     requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
     power, problems = _read_gpu(folder)
     run = Run(
@@ -112,22 +117,22 @@ def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
             collector.add(batch)
     requests = collector.finish()
     if requests.rows.empty:
-        raise RefusedError("{path}: holds no request; measure it again", path=path)
+        raise RecordError("{path}: holds no request; measure it again", path=path)
     # Warm-up requests may count from 0 on their own: they are no part of the schedule.
     twice = requests.rows[requests.rows.duplicated(["preheat", "index"])]
     if not twice.empty:
         number = twice["index"].iloc[0]
-        raise RefusedError(
+        raise RecordError(
             "{path}: request {number} is there twice; measure it again into an empty folder", path=path, number=number
         )
     found = len(requests.rows)
     offered = max(manifest.workload.requests + manifest.workload.warmup_requests, int(requests.rows["index"].max()) + 1)
     if found < offered:
-        raise RefusedError(
+        raise RecordError(
             "{path}: holds {found} of {offered} requests; measure it again", path=path, found=found, offered=offered
         )
     if requests.measured.empty:
-        raise RefusedError("{path}: every request is warm-up, so nothing was measured; offer more requests", path=path)
+        raise RecordError("{path}: every request is warm-up, so nothing was measured; offer more requests", path=path)
     return requests
 
 
@@ -190,7 +195,7 @@ def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
         samples = samples_of(_noting(records.read_lines(path, GpuSample, skip=1), engines), header)
         return _Power(header, samples, tuple(engines)), []
     except RecordError as error:
-        return _Power(), [Problem(folder, Sentence("kept without its power: {reason}", reason=error))]
+        return _Power(), [Problem(folder, Sentence("kept without its power: {reason}", reason=_said(error)))]
 
 
 def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterator[GpuSample]:
@@ -203,7 +208,7 @@ def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterat
 def _header(path: Path) -> GpuHeader:
     header = next(iter(records.read_lines(path, GpuHeader)))
     if header.schema_version > records.SCHEMA_VERSION:
-        raise RefusedError(
+        raise RecordError(
             "{path}: schema version {version} is newer than {known}; update pdstack to read it",
             path=path,
             version=header.schema_version,
@@ -220,12 +225,11 @@ def _refuse_cut(path: Path) -> None:
             file.seek(max(size - 1, 0))
             last = file.read()
     except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise RecordError(msg) from error
+        raise RecordError("{path}: {reason}", path=path, reason=error.strerror) from error
     if last != b"\n":
         message = (
             mark("{path}: is cut in its last line; measure it again")
             if last
             else mark("{path}: is empty; measure it again")
         )
-        raise RefusedError(message, path=path)
+        raise RecordError(message, path=path)

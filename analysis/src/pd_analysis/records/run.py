@@ -6,20 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from pd_analysis.records.columns import Requests
-from pd_analysis.words.language import Sentence
 from pd_contracts.names import SIMULATED_ENGINE
-from pd_contracts.records import EngineTokens, GpuHeader, Manifest, RecordError
-
-
-class RefusedError(RecordError):
-    """A run that may not be counted; the text is the reason, in the language in which it is read."""
-
-    def __init__(self, message: str, /, **holes: object) -> None:
-        super().__init__(message)
-        self._reason = Sentence(message, **holes)
-
-    def __str__(self) -> str:
-        return str(self._reason)
+from pd_contracts.records import EngineTokens, GpuHeader, Manifest
 
 
 @dataclass(frozen=True)
