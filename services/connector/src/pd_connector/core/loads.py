@@ -1,0 +1,208 @@
+"""The scheduler's half of decode: which requests wait for KV, which may go on, and what becomes of those whose KV does not come.
+
+A request that waits holds no blocks and is looked at in every scheduling round, so it runs in the first step after its KV came. Only while
+landing memory is short it gets its blocks before, and its KV is put there as it comes.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from pd_connector.core.orders import Drain, Drop, Event, Expect, Failed, Forget, Landing, Load, Order, Pressed, Ready
+
+# Decode on the engine that also prefills may hear of a request before prefill does, but not for long.
+LOCAL_GRACE_S: Final = 1.0
+
+
+class Verdict(Enum):
+    """What the scheduler does with a request now."""
+
+    PLAIN = "compute what no cache has"
+    WAIT = "ask again in the next round"
+    LOAD = "its KV is here: run it in this step"
+    DRAIN = "give it blocks, and wait until the workers report it"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A verdict, and the number of tokens whose KV comes from prefill."""
+
+    verdict: Verdict
+    tokens: int = 0
+
+
+PLAIN: Final = Found(Verdict.PLAIN)
+WAIT: Final = Found(Verdict.WAIT)
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A request whose KV comes from elsewhere, until it is over.
+
+    Attributes:
+        prompt: number of its prompt tokens.
+        tokens: so many of them prefill has.
+        local: when this engine is its own prefill: until when it may be waited for.
+        shared: another request has the same key, and takes the KV.
+        outcome: what became of it; empty as long as it waits.
+    """
+
+    request_id: str
+    key: str
+    prompt: int
+    tokens: int
+    follows: bool
+    local: float | None
+    shared: bool = False
+    ready: set[int] = field(default_factory=set)
+    landing: bool = False
+    token: int | None = None
+    failed: str = ""
+    outcome: str = ""
+
+
+class Loads:
+    """The requests of one decode engine that wait for KV.
+
+    `inbox` takes what the workers report, as pairs of rank and event; other threads may append to it.
+    """
+
+    def __init__(self, ranks: int, *, fail: bool) -> None:
+        """`fail`: a request whose KV does not come fails, instead of being computed here."""
+        self.inbox: deque[tuple[int, Event]] = deque()
+        self._ranks = ranks
+        self._fail = fail
+        self._waits: dict[str, _Wait] = {}
+        self._of_key: dict[str, _Wait] = {}
+        self._pressed: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._waits)
+
+    def add(
+        self, request_id: str, key: str, *, source: str, prompt: int, tokens: int, follows: bool, now: float
+    ) -> list[Order]:
+        """A request came, whose prompt has `prompt` tokens; prefill has the first `tokens`. An empty `source` is this engine itself."""
+        if request_id in self._waits:
+            return []
+        wait = _Wait(request_id, key, prompt, tokens, follows, local=None if source else now + LOCAL_GRACE_S)
+        self._waits[request_id] = wait
+        if key in self._of_key:
+            # Several answers to one prompt: the first one takes the KV; the others find it in the prefix cache, or compute it.
+            wait.shared, wait.failed = True, "another request takes this KV"
+            return []
+        self._of_key[key] = wait
+        return [Expect(key, source, follows)] if source else []
+
+    def read(self) -> None:
+        """Take in what was reported."""
+        while self.inbox:
+            rank, event = self.inbox.popleft()
+            if isinstance(event, Pressed):
+                (self._pressed.add if event.pressed else self._pressed.discard)(rank)
+            elif (wait := self._of_key.get(event.key)) is not None:
+                self._note(wait, rank, event)
+
+    def _note(self, wait: _Wait, rank: int, event: Landing | Ready | Failed) -> None:
+        if isinstance(event, Landing):
+            wait.landing = True
+        elif isinstance(event, Ready):
+            wait.ready.add(rank)
+            wait.token = event.token if event.token is not None else wait.token
+        else:
+            wait.failed = wait.failed or event.reason
+
+    def computed_here(self, key: str, token: int | None) -> None:
+        """This engine's own prefill of a key is over; without a token it was aborted."""
+        wait = self._of_key.get(key)
+        if wait is None or wait.local is None:
+            return
+        wait.ready.add(0)
+        wait.token = token
+        if token is None:
+            wait.failed = "prefill was aborted"
+
+    def verdict(
+        self, request_id: str, cached: int, now: float, *, computing: bool = False, kept: bool = False
+    ) -> Found:
+        """What to do with a request of which the prefix cache has `cached` tokens.
+
+        `computing`, `kept`: what this engine's own prefill says of the key.
+        """
+        wait = self._waits.get(request_id)
+        if wait is None or wait.outcome:
+            return PLAIN
+        self.read()
+        if wait.local is not None:
+            return self._verdict_here(wait, now, computing=computing, kept=kept)
+        return self._verdict_there(wait, min(wait.tokens, wait.prompt - 1) - cached)
+
+    def _verdict_there(self, wait: _Wait, usable: int) -> Found:
+        if wait.failed:
+            # Blocks of which the workers say that they stayed empty make vLLM fail the request.
+            return Found(Verdict.DRAIN, usable) if self._fail and usable > 0 and not wait.shared else PLAIN
+        if usable <= 0 and not wait.follows:
+            return PLAIN
+        if len(wait.ready) == self._ranks:
+            return Found(Verdict.LOAD, usable) if usable > 0 else PLAIN
+        if self._pressed and wait.landing and usable > 0:
+            return Found(Verdict.DRAIN, usable)
+        return WAIT
+
+    @staticmethod
+    def _verdict_here(wait: _Wait, now: float, *, computing: bool, kept: bool) -> Found:
+        if wait.ready or wait.failed:
+            return PLAIN
+        if computing:
+            return WAIT
+        if kept and not wait.follows:
+            return PLAIN
+        if wait.local is not None and now < wait.local:
+            return WAIT
+        wait.failed = "prefill did not come"
+        return PLAIN
+
+    def key_of(self, request_id: str) -> str | None:
+        """The key of a request that still waits for KV."""
+        wait = self._waits.get(request_id)
+        return wait.key if wait is not None and not wait.outcome else None
+
+    def allocated(self, request_id: str, blocks: tuple[int, ...], skip: int, external: int) -> list[Order]:
+        """The scheduler gave a request its blocks, `external` of whose tokens come from prefill; the first `skip` blocks are cached."""
+        wait = self._waits.get(request_id)
+        if wait is None or wait.outcome:
+            return []
+        if external > 0:
+            ready = len(wait.ready) == self._ranks and not wait.failed
+            wait.outcome = "loaded" if ready else "drained"
+            return [(Load if ready else Drain)(request_id, wait.key, blocks, skip)]
+        wait.outcome = "recomputed" if wait.failed else "cached"
+        if wait.shared:
+            return []
+        if wait.local is not None:
+            return [Forget(wait.key, "decode runs here")]
+        return [Drop(wait.key, wait.outcome)]
+
+    def token(self, request_id: str) -> tuple[int | None, str]:
+        """The token that followed, for a request that goes on now; or why there is none although the request cannot do without."""
+        wait = self._waits.get(request_id)
+        if wait is None or not wait.follows:
+            return None, ""
+        self.read()
+        if wait.token is None:
+            return None, wait.failed or "prefill's token did not come"
+        return wait.token, ""
+
+    def finished(self, request_id: str) -> tuple[list[Order], str]:
+        """A request is over; its outcome is `aborted` if it still waited."""
+        wait = self._waits.pop(request_id, None)
+        if wait is None:
+            return [], ""
+        if self._of_key.get(wait.key) is wait:
+            del self._of_key[wait.key]
+        if wait.outcome or wait.shared:
+            return [], wait.outcome
+        if wait.local is not None:
+            return [Forget(wait.key, "its decode ended")], "aborted"
+        return [Drop(wait.key, "aborted")], "aborted"

@@ -1,0 +1,136 @@
+"""What the scheduler's half of the connector tells the workers' half, and what comes back. They may be different processes: all of it pickles."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+# Prefill: to the sender
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A request came whose KV is for decode; it may still queue. `total` counts the prompt's blocks."""
+
+    request_id: str
+    key: str
+    to: str | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The coming step computes these blocks of a prompt; `first` is the index of the first of them."""
+
+    key: str
+    first: int
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Preempted:
+    """The engine takes a request's blocks away before its prompt is whole; what was not gathered is computed again."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request is over.
+
+    Attributes:
+        token: the first token of its answer; None if it has none, because it was aborted.
+        stopped: the answer ends with that token.
+        held: its blocks stay until the sender releases the request.
+    """
+
+    request_id: str
+    key: str
+    token: int | None
+    stopped: bool = False
+    held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """KV that is kept for whoever asks is not needed any more, or takes too much room."""
+
+    key: str
+    reason: str
+
+
+# Decode: to the receiver
+
+
+@dataclass(frozen=True, slots=True)
+class Expect:
+    """A request came that goes on where `source` ends; `follows`: it also waits for prefill's token."""
+
+    key: str
+    source: str
+    follows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Put KV, all of which is here, into these blocks before the step; the first `skip` of them have theirs already."""
+
+    request_id: str
+    key: str
+    blocks: tuple[int, ...]
+    skip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Put KV into these blocks as it comes, between the steps, because landing memory is short; then report the request."""
+
+    request_id: str
+    key: str
+    blocks: tuple[int, ...]
+    skip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Nobody wants this KV; `outcome` counts why."""
+
+    key: str
+    outcome: str
+
+
+Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Drop
+
+
+# Back to the scheduler's half
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """The first part of an expected key is here."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """All of an expected key is here, and the token if it was to follow."""
+
+    key: str
+    token: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An expected key will not come."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pressed:
+    """Landing memory is full and more KV waits to come, or no longer so."""
+
+    pressed: bool
+
+
+Event: TypeAlias = Landing | Ready | Failed | Pressed

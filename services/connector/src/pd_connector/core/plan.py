@@ -1,0 +1,117 @@
+"""The scheduler's half of prefill: which blocks of which request are computed when, and whose blocks the engine must keep."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from pd_connector.core.orders import Begin, Computed, Ended, Forget, Order, Preempted
+
+
+@dataclass(slots=True)
+class _Prompt:
+    key: str
+    to: str | None
+    tokens: int
+    total: int
+    blocks: list[int] = field(default_factory=list)
+    told: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What happens when a request is over: `hold` keeps its blocks until `Plan.released`; `blocks` counts those of its prompt."""
+
+    orders: list[Order]
+    hold: bool
+    blocks: int
+
+
+class Plan:
+    """The prompts of one prefill engine."""
+
+    def __init__(self, block_size: int, keep_blocks: int) -> None:
+        """`keep_blocks`: so many blocks may be held for KV whose decode is not known yet."""
+        self._block_size = block_size
+        self._keep_blocks = keep_blocks
+        self._prompts: dict[str, _Prompt] = {}
+        self._held: dict[str, _Prompt] = {}  # by request, the oldest first
+        self._owner: dict[str, str] = {}  # request by key
+
+    def __len__(self) -> int:
+        return len(self._prompts) + len(self._held)
+
+    def add(self, request_id: str, key: str, to: str | None, tokens: int) -> list[Order]:
+        """A request came. A key that another request has is not sent twice: several answers to one prompt share it."""
+        if key in self._owner or request_id in self._prompts:
+            return []
+        total = -(-tokens // self._block_size)
+        self._prompts[request_id] = _Prompt(key, to, tokens, total)
+        self._owner[key] = request_id
+        return [Begin(request_id, key, to, total)]
+
+    def scheduled(self, request_id: str, blocks: Iterable[int], computed: int, *, anew: bool) -> list[Order]:
+        """The coming step brings a request to `computed` tokens. `blocks` are new ones, or all of them if it begins `anew`.
+
+        Only whole blocks are told of; at the end of the prompt the last one, too, however full it is.
+        """
+        prompt = self._prompts.get(request_id)
+        if prompt is None:
+            return []
+        orders = self._restart(prompt) if anew else []
+        prompt.blocks += blocks
+        upto = prompt.total if computed >= prompt.tokens else computed // self._block_size
+        if upto > prompt.told:
+            orders.append(Computed(prompt.key, prompt.told, tuple(prompt.blocks[prompt.told : upto])))
+            prompt.told = upto
+        return orders
+
+    def preempted(self, request_id: str) -> list[Order]:
+        """Its blocks are taken away; if it is not over, it begins anew."""
+        prompt = self._prompts.get(request_id)
+        return [] if prompt is None else self._restart(prompt)
+
+    def _restart(self, prompt: _Prompt) -> list[Order]:
+        known = bool(prompt.blocks)
+        prompt.blocks, prompt.told = [], 0
+        return [Preempted(prompt.key)] if known else []
+
+    def finished(self, request_id: str, token: int | None, *, stopped: bool, settled: bool) -> Finish | None:
+        """A request is over, with its first `token` or without. `settled`: all its KV is copied out of its blocks already."""
+        prompt = self._prompts.pop(request_id, None)
+        if prompt is None:
+            return None
+        whole = token is not None and prompt.told == prompt.total
+        hold = whole and not settled
+        orders: list[Order] = [Ended(request_id, prompt.key, token if whole else None, stopped=stopped, held=hold)]
+        if hold:
+            self._held[request_id] = prompt
+            orders += self._shed()
+        else:
+            del self._owner[prompt.key]
+        return Finish(orders, hold, prompt.total if whole else 0)
+
+    def _shed(self) -> list[Order]:
+        """Forget the oldest KV that nobody has asked for, if there is too much."""
+        waiting = [prompt for prompt in self._held.values() if prompt.to is None]
+        excess = sum(prompt.total for prompt in waiting) - self._keep_blocks
+        orders: list[Order] = []
+        for prompt in waiting:
+            if excess <= 0:
+                break
+            orders.append(Forget(prompt.key, "newer KV needed its room"))
+            excess -= prompt.total
+        return orders
+
+    def released(self, request_ids: Collection[str]) -> None:
+        """The blocks of these requests are the engine's again."""
+        for request_id in request_ids:
+            prompt = self._held.pop(request_id, None)
+            if prompt is not None:
+                del self._owner[prompt.key]
+
+    def computes(self, key: str) -> bool:
+        """Whether this engine is to compute this key, and has not yet."""
+        return self._owner.get(key) in self._prompts
+
+    def keeps(self, key: str) -> bool:
+        """Whether this engine has this key in blocks of a finished request."""
+        return self._owner.get(key) in self._held

@@ -1,0 +1,130 @@
+"""The `pd` map of `kv_transfer_params`: how a router tells two engines of one request, and what prefill answers.
+
+Prefill's request:  {"pd": {"key": "<hex>", "to": ["10.0.0.2:22001"]}}     `to` may be left out: decode then asks for the KV
+Prefill's answer:   {"pd": {"key": "<hex>", "blocks": 33, "tokens": 512}}
+Decode's request:   {"pd": {"key": "<hex>", "from": "10.0.0.1:21001"}}     optional: "tokens", "token": "follows"
+"""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+FIELD: Final = "pd"
+FOLLOWS: Final = "follows"
+
+
+class ParamsError(ValueError):
+    """The `pd` map cannot be used; the message says why."""
+
+
+class Prefill(msgspec.Struct, frozen=True):
+    """Compute a prompt's KV for a decode engine.
+
+    Attributes:
+        key: names this prompt's KV; used once.
+        to: where decode listens; None if it is not chosen yet.
+    """
+
+    key: str
+    to: str | None = None
+
+
+class Decode(msgspec.Struct, frozen=True):
+    """Go on where prefill ended.
+
+    Attributes:
+        key: as prefill was told.
+        source: where prefill listens.
+        tokens: so many prompt tokens prefill has; None for all of this prompt (but a token that follows).
+        follows: the last prompt token is a place holder for the one that prefill samples, which prefill sends beside the KV.
+    """
+
+    key: str
+    source: str
+    tokens: int | None = None
+    follows: bool = False
+
+
+class _Map(msgspec.Struct):
+    key: str
+    to: str | list[str] | None = None
+    source: str | None = msgspec.field(default=None, name="from")
+    tokens: int | None = None
+    token: str | None = None
+
+
+def parse(kv_transfer_params: Mapping[str, Any] | None) -> Prefill | Decode | None:
+    """What a request's `kv_transfer_params` ask for; None if they do not concern this connector.
+
+    Raises:
+        ParamsError: if they do, and cannot be used.
+    """
+    if not kv_transfer_params or kv_transfer_params.get(FIELD) is None:
+        return None
+    try:
+        found = msgspec.convert(kv_transfer_params[FIELD], _Map)
+    except msgspec.ValidationError as error:
+        raise ParamsError(str(error)) from error
+    if not found.key or len(found.key) > 200:
+        msg = "`key` must have 1 to 200 characters"
+        raise ParamsError(msg)
+    if found.source is None:
+        to = found.to[0] if isinstance(found.to, list) and found.to else found.to or None
+        return Prefill(found.key, address(to) if isinstance(to, str) else None)
+    if found.token not in (None, FOLLOWS):
+        msg = f"`token` may be {FOLLOWS!r}, not {found.token!r}"
+        raise ParamsError(msg)
+    if found.tokens is not None and found.tokens < 1:
+        msg = f"`tokens` is {found.tokens}"
+        raise ParamsError(msg)
+    return Decode(found.key, address(found.source), found.tokens, follows=found.token is not None)
+
+
+def address(text: str) -> str:
+    """`host:port`, checked.
+
+    Raises:
+        ParamsError: for anything else.
+    """
+    host, colon, port = text.rpartition(":")
+    if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
+        msg = f"an address is host:port, not {text!r}"
+        raise ParamsError(msg)
+    return text
+
+
+def of_rank(base: str, rank: int) -> str:
+    """Where a rank of an engine listens: each at the engine's port plus its number."""
+    host, _, port = base.rpartition(":")
+    return f"{host}:{int(port) + rank}"
+
+
+def split(text: str) -> tuple[str, int]:
+    """Host and port; an IPv6 address loses its brackets."""
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def kv_key(key: str, token_ids: Iterable[int], extras: Iterable[str] = ()) -> str:
+    """The name of a prompt's KV between engines: the router's key, and a digest of the prompt.
+
+    With the digest, KV is never used for another prompt than the one it was computed for, whatever a router mixes up, and the prompts of
+    one request with several have names of their own. `extras` is what else the KV depends on, such as images and the LoRA adapter.
+    """
+    digest = hashlib.blake2b(array("q", token_ids).tobytes(), digest_size=8)
+    for extra in extras:
+        digest.update(b"\0" + extra.encode())
+    return f"{key}.{digest.hexdigest()}"
+
+
+def base_key(kv: str) -> str:
+    """The router's key in the name of a prompt's KV."""
+    return kv.rpartition(".")[0]
+
+
+def answer(key: str, **found: Any) -> dict[str, Any]:
+    """The `kv_transfer_params` of a response."""
+    return {FIELD: {"key": key, **found}}
