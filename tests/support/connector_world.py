@@ -258,7 +258,8 @@ class Network:
 
     def find(self, opener: Any, acceptor: Any, purpose: str) -> Connection | None:
         for found in self.connections:
-            if found.opener is opener and found.acceptor is acceptor and found.purpose == purpose:
+            same = found.opener is opener and found.acceptor is acceptor and found.purpose == purpose
+            if same and not found.opener_knows:
                 return found
         return None
 

@@ -134,7 +134,7 @@ class Sender:
             return
         self._remember_since(order.key, now)
         self._jobs[order.key] = job = Job(order.key, order.request_id, None, order.total, now)
-        job.failed = False  # decode said already that it does not want it
+        job.failed = order.key in self._over  # decode said already that it does not want it
         if job.failed:
             return
         wanted = self._wanted.pop(order.key, None)
