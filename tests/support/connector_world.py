@@ -11,7 +11,7 @@ from typing import Any
 from pd_connector.core.loads import Loads, Verdict
 from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Expect, Forget, Load, Order, Preempted
 from pd_connector.core.plan import Plan
-from pd_connector.core.receiver import LIMBO, LOADING, Receiver
+from pd_connector.core.receiver import LOADING, Receiver
 from pd_connector.core.sender import MOVING, Piece, Put, Sender
 from pd_connector.settings import Settings
 from pd_connector.wire.messages import Message
@@ -194,6 +194,8 @@ class DecodeEngine:
 
     def schedule(self, request_id: str) -> None:
         """One scheduling round for a request that waits."""
+        if request_id in self.outcome or request_id in self.draining:
+            return
         self.feed()
         found = self.loads.verdict(request_id, 0, self.clock)
         if found.verdict is Verdict.WAIT:
@@ -386,37 +388,45 @@ class Network:
     def run(self, rounds: int = 400) -> None:
         """Let everything happen that is on its way, until nothing is left to happen."""
         for _ in range(rounds):
-            busy = False
             self.collect()
-            for connection in list(self.connections):
-                for back in (False, True):
-                    while self.deliver(connection, back=back):
-                        busy = True
-                for opener in (False, True):
-                    if not connection.open:
-                        self.notice(connection, opener=opener)
-                        busy = True
+            busy = self._deliver_all()
             for prefill in self.prefills:
-                prefill.begin_beside()
-                busy |= bool(prefill.beside)
-                prefill.finish_beside()
-                self.begin_puts(prefill)
-                busy |= bool(prefill.moving)
-                self.finish_put(prefill, len(prefill.moving))
-                busy |= bool(prefill.sender.released)
-                prefill.collect()
+                busy |= self._copy_all(prefill)
             for decode in self.decodes:
-                busy |= bool(decode.loading) or bool(decode.receiver.events)
-                while decode.loading:
-                    decode.release_one()
-                decode.feed()
-                decode.drain()
+                busy |= self._land_all(decode)
             self.collect()
-            busy |= any(connection.there or connection.back for connection in self.connections)
-            if not busy:
+            if not busy and not any(connection.there or connection.back for connection in self.connections):
                 return
         msg = "it never comes to rest"
         raise AssertionError(msg)
 
-    def limbo(self) -> int:
-        return sum(decode.receiver.counts()[LIMBO] for decode in self.decodes)
+    def _deliver_all(self) -> bool:
+        busy = False
+        for connection in list(self.connections):
+            for back in (False, True):
+                while self.deliver(connection, back=back):
+                    busy = True
+            if not connection.open:
+                busy = True
+                self.notice(connection, opener=False)
+                self.notice(connection, opener=True)
+        return busy
+
+    def _copy_all(self, prefill: PrefillEngine) -> bool:
+        prefill.begin_beside()
+        busy = bool(prefill.beside)
+        prefill.finish_beside()
+        self.begin_puts(prefill)
+        busy |= bool(prefill.moving) or bool(prefill.sender.released)
+        self.finish_put(prefill, len(prefill.moving))
+        prefill.collect()
+        return busy
+
+    @staticmethod
+    def _land_all(decode: DecodeEngine) -> bool:
+        busy = bool(decode.loading) or bool(decode.receiver.events)
+        while decode.loading:
+            decode.release_one()
+        decode.feed()
+        decode.drain()
+        return busy

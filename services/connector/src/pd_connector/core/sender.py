@@ -194,7 +194,7 @@ class Sender:
         share = max(1, len(self.pages) // max(1, sum(peer.up for peer in self._peers.values())))
         for job in self._jobs.values() if keys is None else [self._jobs[key] for key in keys if key in self._jobs]:
             peer = self._peers.get(job.to or "")
-            if peer is None or not peer.up or job.failed or (keys is not None and job.taken > job.gathered):
+            if peer is None or not peer.up or job.failed:
                 continue
             found += self._pieces(job, peer, share, beside=keys is None)
         return found

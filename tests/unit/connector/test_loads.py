@@ -1,0 +1,186 @@
+"""What decode's scheduler does with requests whose KV comes from elsewhere."""
+
+import pytest
+
+from pd_connector.core.loads import LOCAL_GRACE_S, PLAIN, WAIT, Found, Loads, Verdict
+from pd_connector.core.orders import Drain, Drop, Expect, Failed, Forget, Landing, Load, Order, Pressed, Ready
+
+
+def loads(*, ranks: int = 1, fail: bool = False) -> Loads:
+    return Loads(ranks, fail=fail)
+
+
+def add(
+    found: Loads, name: str = "r", *, source: str = "p:1", prompt: int = 40, tokens: int = 40, **extra: bool
+) -> list[Order]:
+    return found.add(
+        name, "k", source=source, prompt=prompt, tokens=tokens, follows=extra.get("follows", False), now=0.0
+    )
+
+
+def test_a_request_waits_and_runs_in_the_round_after_its_kv_came() -> None:
+    waiting = loads()
+    assert add(waiting) == [Expect("k", "p:1", follows=False)]
+    assert waiting.verdict("r", 0, 0.0) == WAIT
+    waiting.inbox.append((0, Landing("k")))
+    assert waiting.verdict("r", 0, 0.0) == WAIT
+    waiting.inbox.append((0, Ready("k")))
+
+    assert waiting.verdict("r", 16, 0.0) == Found(Verdict.LOAD, 23)  # the last token is always computed here
+    assert waiting.allocated("r", (3, 4, 5), 1, 23) == [Load("r", "k", (3, 4, 5), 1)]
+    assert waiting.verdict("r", 0, 0.0) == PLAIN  # preempted later: computed like any other
+    assert waiting.finished("r") == ([], "loaded")
+    assert len(waiting) == 0
+
+
+def test_every_rank_must_have_it() -> None:
+    waiting = loads(ranks=2)
+    add(waiting)
+    waiting.inbox.append((1, Ready("k")))
+    assert waiting.verdict("r", 0, 0.0) == WAIT
+    waiting.inbox.append((0, Ready("k")))
+    assert waiting.verdict("r", 0, 0.0).verdict is Verdict.LOAD
+
+
+def test_what_the_prefix_cache_has_is_not_waited_for() -> None:
+    waiting = loads()
+    add(waiting, prompt=41, tokens=41)
+
+    assert waiting.verdict("r", 40, 0.0) == PLAIN
+    assert waiting.allocated("r", (1, 2, 3), 2, 0) == [Drop("k", "cached")]
+    assert waiting.finished("r") == ([], "cached")
+
+
+def test_a_lost_key_is_computed_here() -> None:
+    waiting = loads()
+    add(waiting)
+    waiting.inbox.append((0, Failed("k", "prefill is gone")))
+
+    assert waiting.verdict("r", 0, 0.0) == PLAIN
+    assert waiting.allocated("r", (1, 2, 3), 0, 0) == [Drop("k", "recomputed")]
+    assert waiting.finished("r") == ([], "recomputed")
+
+
+def test_or_fails_by_the_policy() -> None:
+    waiting = loads(fail=True)
+    add(waiting)
+    waiting.inbox.append((0, Failed("k", "prefill is gone")))
+
+    assert waiting.verdict("r", 0, 0.0) == Found(Verdict.DRAIN, 39)
+    assert waiting.allocated("r", (1, 2, 3), 0, 39) == [Drain("r", "k", (1, 2, 3), 0)]
+
+
+def test_while_landing_memory_is_short_requests_take_their_blocks_early() -> None:
+    waiting = loads()
+    add(waiting)
+    waiting.inbox.append((0, Pressed(pressed=True)))
+    assert waiting.verdict("r", 0, 0.0) == WAIT, "nothing of it has come: blocks would not help"
+    waiting.inbox.append((0, Landing("k")))
+    assert waiting.verdict("r", 0, 0.0) == Found(Verdict.DRAIN, 39)
+    waiting.inbox.append((0, Pressed(pressed=False)))
+    assert waiting.verdict("r", 0, 0.0) == WAIT
+
+
+def test_a_token_that_follows_is_waited_for_even_if_all_else_is_cached() -> None:
+    waiting = loads()
+    assert add(waiting, prompt=41, follows=True) == [Expect("k", "p:1", follows=True)]
+    assert waiting.verdict("r", 40, 0.0) == WAIT
+    waiting.inbox.append((0, Ready("k", 99)))
+
+    assert waiting.verdict("r", 40, 0.0) == PLAIN
+    assert waiting.token("r") == (99, "")
+
+
+def test_the_place_holder_of_a_lost_token_is_never_taken_for_the_token() -> None:
+    waiting = loads()
+    add(waiting, prompt=41, follows=True)
+    waiting.inbox.append((0, Failed("k", "prefill is gone")))
+
+    assert waiting.verdict("r", 0, 0.0) == PLAIN
+    assert waiting.token("r") == (None, "prefill is gone")
+
+
+def test_requests_without_a_token_to_follow_need_none() -> None:
+    waiting = loads()
+    add(waiting)
+
+    assert waiting.token("r") == (None, "")
+    assert waiting.token("a stranger") == (None, "")
+
+
+def test_a_client_that_leaves_frees_its_key() -> None:
+    waiting = loads()
+    add(waiting)
+
+    assert waiting.finished("r") == ([Drop("k", "aborted")], "aborted")
+    waiting.inbox.append((0, Ready("k")))
+    waiting.read()
+    assert len(waiting) == 0
+
+
+def test_of_several_answers_to_one_prompt_the_first_takes_the_kv() -> None:
+    waiting = loads(fail=True)
+    add(waiting, "first")
+
+    assert add(waiting, "second") == []
+    assert waiting.verdict("second", 0, 0.0) == PLAIN
+    assert waiting.allocated("second", (1,), 0, 0) == []
+    assert waiting.finished("second") == ([], "recomputed")
+    assert waiting.verdict("first", 0, 0.0) == WAIT
+
+
+class TestOnTheSameEngine:
+    def test_it_waits_until_its_prefill_is_over(self) -> None:
+        waiting = loads()
+        assert add(waiting, source="") == []
+        assert waiting.verdict("r", 0, 0.0, computing=True) == WAIT
+        assert waiting.verdict("r", 0, 1000.0, computing=True) == WAIT
+        waiting.computed_here("k", 7)
+
+        assert waiting.verdict("r", 32, 1000.0) == PLAIN
+        assert waiting.allocated("r", (1, 2, 3), 2, 0) == [Forget("k", "decode runs here")]
+
+    def test_kept_kv_is_found_in_the_prefix_cache(self) -> None:
+        waiting = loads()
+        add(waiting, source="")
+
+        assert waiting.verdict("r", 32, 0.0, kept=True) == PLAIN
+
+    def test_the_token_follows_here_too(self) -> None:
+        waiting = loads()
+        add(waiting, source="", prompt=41, follows=True)
+        assert waiting.verdict("r", 0, 0.0, computing=True) == WAIT
+        waiting.computed_here("k", 7)
+
+        assert waiting.token("r") == (7, "")
+
+    def test_a_prefill_that_does_not_come_is_not_waited_for_long(self) -> None:
+        waiting = loads()
+        add(waiting, source="")
+        assert waiting.verdict("r", 0, LOCAL_GRACE_S - 0.1) == WAIT
+
+        assert waiting.verdict("r", 0, LOCAL_GRACE_S + 0.1) == PLAIN
+        assert waiting.allocated("r", (1,), 0, 0) == [Forget("k", "decode runs here")]
+
+    def test_an_aborted_prefill_is_computed_again(self) -> None:
+        waiting = loads()
+        add(waiting, source="", prompt=41, follows=True)
+        waiting.computed_here("k", None)
+
+        assert waiting.verdict("r", 0, 0.0) == PLAIN
+        assert waiting.token("r") == (None, "prefill was aborted")
+
+    def test_a_client_that_leaves_lets_its_kv_go(self) -> None:
+        waiting = loads()
+        add(waiting, source="")
+
+        assert waiting.finished("r") == ([Forget("k", "its decode ended")], "aborted")
+
+
+@pytest.mark.parametrize("name", ["plain", "r"])
+def test_requests_of_nobody_are_plain(name: str) -> None:
+    waiting = loads()
+
+    assert waiting.verdict(name, 0, 0.0) == PLAIN
+    assert waiting.allocated(name, (1,), 0, 0) == []
+    assert waiting.finished(name) == ([], "")
