@@ -35,6 +35,12 @@ install_uv() { # into .tools: through a virtual environment, or with pip alone w
     fi
 }
 
+# The scripts of a virtual environment hold its path, so that a clone that was moved or copied needs a new one.
+if [ -e .venv/bin/pdctl ] && ! head -n 3 .venv/bin/pdctl | grep -qF -e "$(pwd)/.venv/" -e "$(pwd -P)/.venv/"; then
+    say "this clone was moved: making .venv anew"
+    rm -rf .venv
+fi
+
 python=$(find_python)
 if right_uv uv; then
     uv=uv

@@ -103,8 +103,48 @@ def _convert(field: Field, text: str) -> Any:
     try:
         return msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as error:
-        msg = f"{field.variable}={text!r}: {error}; expected {_metavar(field.type)}"
+        msg = f"{field.variable}={text!r} cannot be used: write {accepted(field.type)}"
         raise SettingsError(msg) from error
+
+
+def accepted(hint: Any) -> str:
+    """What a setting takes, in words: "a whole number of at least 1"."""
+    plain = _plain(hint)
+    if typing.get_origin(plain) is tuple:
+        item = typing.get_args(plain)[0]
+        example = {int: "0,1", float: "1,2.5"}.get(_plain(item), "a,b")
+        return f"a list with commas, as in {example}, of which each is {accepted(item)}"
+    if typing.get_origin(plain) is Literal or (isinstance(plain, type) and issubclass(plain, Enum)):
+        return f"one of {_metavar(plain).replace('|', ', ')}"
+    kind = {int: "a whole number", float: "a number", bool: "on or off", str: "text"}.get(plain, "another value")
+    return kind + _limits(hint)
+
+
+_LIMITS = {
+    "ge": "of at least {}",
+    "gt": "above {}",
+    "le": "up to {}",
+    "lt": "below {}",
+    "pattern": "like {}",
+    "min_length": "of at least {} characters",
+}
+
+
+def _limits(hint: Any) -> str:
+    """The bounds of an annotated type."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return "".join(_limits(arg) for arg in typing.get_args(hint))
+    if typing.get_origin(hint) is not typing.Annotated:
+        return ""
+    inner, *metas = typing.get_args(hint)
+    found = [
+        words.format(f"{value:g}" if isinstance(value, float) else value)
+        for meta in metas
+        if isinstance(meta, msgspec.Meta)
+        for name, words in _LIMITS.items()
+        if (value := getattr(meta, name)) is not None
+    ]
+    return _limits(inner) + (" " + " and ".join(found) if found else "")
 
 
 def _plain(hint: Any) -> Any:

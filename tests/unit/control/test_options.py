@@ -39,7 +39,6 @@ def test_help_shows_examples_that_parse(command: str, capsys: pytest.CaptureFixt
         ["demo", "--duration", "0"],
         ["demo", "--duration", "inf"],
         ["compare", "--attainment", "2"],
-        [],
     ],
 )
 def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
@@ -47,3 +46,34 @@ def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
         parser().parse_args(words)
 
     assert end.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["up", "--engnie", "sim"], "there is no option --engnie (did you mean --engine?)"),
+        (["uo"], "there is no command 'uo'"),
+        (["stauts"], "did you mean status?"),
+        (["up", "--engine", "vlm"], "did you mean vllm?"),
+        (["up", "diagg"], "'diagg' is no topology"),
+        (["compare", "--duration", "abc"], "'abc' is no number above 0"),
+        (["up", "--prefill", "two"], "'two' is no whole number from 1 on"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_a_sentence(
+    words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words)
+
+    told = capsys.readouterr().err
+    assert end.value.code == 2
+    assert sentence in told
+    assert len(told.splitlines()) == 2
+
+
+def test_alone_it_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+
+    told = capsys.readouterr().out
+    assert all(command in told for command in COMMANDS)

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from pd_contracts import sse, timing
+from pd_control.cli import smoke
 from pd_control.cli.smoke import Check, compare, judge, judge_stream, refuse_error
 from pd_control.client import ClientError, Reply
 
@@ -43,6 +44,18 @@ def test_a_stream_is_read_to_its_tokens_and_stages() -> None:
 def test_a_broken_stream_is_a_failure(body: bytes, sentence: str) -> None:
     with pytest.raises(ClientError, match=sentence):
         judge_stream("stream", body, 0.1)
+
+
+def test_a_model_without_a_chat_template_fails_no_smoke_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = b'{"error":{"message":"default chat template is no longer allowed, so you must provide a chat template"}}'
+    refused = Reply(status=400, headers={}, body=told, elapsed_s=0.1)
+    monkeypatch.setattr(smoke, "post", lambda *_: refused)
+
+    checks = {check.name: check for check in smoke.run("http://x", "base-model", 1.0)}
+
+    assert checks["chat"].ok
+    assert "skipped" in checks["chat"].sentence
+    assert not checks["completion"].ok
 
 
 def test_an_empty_answer_is_a_failure_whatever_its_status() -> None:

@@ -49,7 +49,11 @@ APART = ("compare", "demo")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command."""
-    options = parser().parse_args(arguments)
+    everything = parser()
+    options = everything.parse_args(arguments)
+    if options.command is None:
+        everything.print_help()
+        return 0
     # A terminated pdctl clears up as an interrupted one does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)

@@ -19,8 +19,11 @@ ITEMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "4": ("everything, in the background", ("all",)),
     "5": ("check this machine, test what runs", ("doctor", "status", "smoke")),
     "6": ("show the configuration", ("config",)),
+    "7": ("compare plain vLLM with prefill and decode apart", ("compare",)),
+    "8": ("the last lines of every log", ("logs",)),
+    "9": ("stop everything", ("down",)),
 }
-WITH_ENGINE: Final = {"prefill", "decode", "all", "doctor"}
+WITH_ENGINE: Final = {"prefill", "decode", "all", "doctor", "compare"}
 END: Final = "0"
 
 
@@ -54,7 +57,7 @@ def _show(context: Context, engine: str) -> None:
     ]
     context.terminal.title("pdctl")
     context.terminal.table(table_of([*rows, (Text(END, "bold cyan"), "leave", "")], COLUMNS))
-    context.terminal.note("a second engine of a role: INSTANCE=1 pdctl prefill; pdctl down ends everything")
+    context.terminal.note("a second engine of a role: INSTANCE=1 pdctl prefill")
 
 
 def _ask() -> str | None:

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from pd_contracts.names import Role, Topology
+from pd_control.cli.parser import Parser
 
 _UP = """\
 examples:
@@ -84,10 +85,10 @@ ENGINES_DEMO = ("sim", "vllm-cpu")
 
 def parser() -> argparse.ArgumentParser:
     """All of it."""
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="pdctl", description="Start, watch and compare vLLM with prefill and decode apart, and plain vLLM."
     )
-    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND")
     _up(_command(commands, "up", "start a deployment in the background and wait until it serves", _UP))
     everything = _command(commands, "all", "start a deployment as processes of this machine, as up does", _ALL)
     _up(everything, containers=False)
@@ -119,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, epilog: str | None = None
+    commands: "argparse._SubParsersAction[Parser]", name: str, summary: str, epilog: str | None = None
 ) -> argparse.ArgumentParser:
     return commands.add_parser(
         name,
@@ -148,7 +149,14 @@ def _one(parser: argparse.ArgumentParser) -> None:
 
 def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     add = parser.add_argument
-    add("topology", nargs="?", type=Topology, choices=list(Topology), default=Topology.DISAGG, help="default: disagg")
+    add(
+        "topology",
+        nargs="?",
+        type=_topology,
+        default=Topology.DISAGG,
+        metavar="disagg|combined",
+        help="default: disagg",
+    )
     only = "; vllm-cpu in containers only" if "vllm-cpu" in engines else ""
     add("--engine", choices=engines, default="vllm", help=f"what computes{only} (default: vllm)")
     add("--prefill", type=_count, metavar="N", help="prefill engines, on consecutive GPUs unless PREFILL_GPUS is set")
@@ -258,32 +266,44 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     )
 
 
-def _share(text: str) -> float:
-    value = _positive(text)
-    if value > 1:
-        msg = f"{text} is more than 1: write a share such as 0.9"
-        raise argparse.ArgumentTypeError(msg)
-    return value
+def _topology(text: str) -> Topology:
+    try:
+        return Topology(text)
+    except ValueError:
+        msg = f"{text!r} is no topology: write {' or '.join(Topology)}"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def _count(text: str) -> int:
-    return _checked(int(text), least=1)
+    return _whole(text, least=1)
 
 
 def _lines(text: str) -> int:
-    return _checked(int(text), least=0)
+    return _whole(text, least=0)
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        msg = f"{text} is not more than 0"
+def _whole(text: str, least: int) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if value < least:
+        msg = f"{text!r} is no whole number from {least} on"
         raise argparse.ArgumentTypeError(msg)
     return value
 
 
-def _checked(value: int, least: int) -> int:
-    if value < least:
-        msg = f"{value} is less than {least}"
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        msg = f"{text!r} is no number above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def _share(text: str) -> float:
+    value = _positive(text)
+    if value > 1:
+        msg = f"{text!r} is more than 1: write a share such as 0.9"
         raise argparse.ArgumentTypeError(msg)
     return value

@@ -1,0 +1,49 @@
+"""argparse with errors for people: an unknown option or command is answered with the nearest one that exists."""
+
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, without the usage of every option before it."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Look for unknown options first: what follows one would be taken for something else, and the complaint would be about that."""
+        if args is not None:
+            self._refuse_unknown(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and where help is; exit status 2."""
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what there is\n")
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        if self._subparsers is not None:
+            return  # the words belong to the command
+        known = self._option_string_actions
+        for word in words:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                self.error(f"there is no option {name}{nearest(name, known)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices and isinstance(value, str):
+            known = [str(choice) for choice in action.choices]
+            what = (
+                action.metavar.lower()
+                if isinstance(action.metavar, str)
+                else f"{'/'.join(action.option_strings) or action.dest} value"
+            )
+            msg = f"there is no {what} {value!r}{nearest(value, known)}"
+            raise argparse.ArgumentError(None, f"{msg or ''}; there are: {', '.join(known)}")
+        super()._check_value(action, value)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A question with the most similar known word; empty if none is similar."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
