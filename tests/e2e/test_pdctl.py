@@ -20,7 +20,7 @@ PATIENT = 500
 
 @pytest.fixture(name="env", scope="module")
 def _env(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    proxy, monitor = map(str, free_ports(2))
+    proxy, monitor, locust = map(str, free_ports(3))
     folder = tmp_path_factory.mktemp("pdctl")
     env = {
         **os.environ,
@@ -28,6 +28,7 @@ def _env(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         "STATE_DIR": str(folder),
         "HTTP_PROXY_PORT": proxy,
         "MONITOR_PORT": monitor,
+        "LOCUST_PORT": locust,
     }
     up = pdctl("up", "--containers", "--engine", "sim", env=env, cwd=ROOT, timeout=PATIENT)
     assert up.returncode == 0, up.stdout + up.stderr
@@ -108,3 +109,10 @@ def test_a_container_run_by_hand_from_our_image_is_not_ours(env: dict[str, str])
         subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
 
     assert sum(line.startswith("decode-sim") for line in status.stdout.splitlines()) == 1
+
+
+def test_a_mistyped_profile_is_answered_with_the_nearest(env: dict[str, str]) -> None:
+    up = pdctl("up", "--containers", "--profile", "disag", env=env, cwd=ROOT)
+
+    assert up.returncode == 1
+    assert "there is no compose profile 'disag' (did you mean disagg?)" in up.stdout

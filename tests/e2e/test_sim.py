@@ -22,7 +22,7 @@ def get(url: str) -> Any:
 @pytest.fixture(scope="module")
 def stack(docker: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     results = tmp_path_factory.mktemp("results")
-    with running("pdstack-e2e-sim", "sim", "load", variables={"RESULTS_DIR": str(results)}) as stack:
+    with running("pdstack-e2e-sim", "sim", variables={"RESULTS_DIR": str(results)}) as stack:
         yield stack
 
 

@@ -174,7 +174,8 @@ def test_dockerfiles_start_from_the_pinned_images_and_end_as_a_user(dockerfile: 
 def test_only_the_proxy_the_monitor_and_the_pages_are_published() -> None:
     published = {name for name, service in services().items() if "ports" in service}
 
-    assert published == {"proxy", "monitor", "monitor-combined", "monitor-sim", "loadgen", "prometheus", "grafana"}
+    pages = {"loadgen", "loadgen-cpu"}
+    assert published == {"proxy", "monitor", "monitor-combined", "monitor-sim", *pages, "prometheus", "grafana"}
 
 
 def test_every_serving_container_has_a_health_probe() -> None:

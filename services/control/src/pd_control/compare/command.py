@@ -40,7 +40,8 @@ def context(start: Path, own: Mapping[str, str], options: argparse.Namespace) ->
     opened = open_context(start, own, folder=folder)
     if not (options.containers or options.engine == "vllm-cpu"):
         return opened
-    moved = free_ports.choose({"http_proxy_port": [opened.settings.http_proxy_port]}, supervisor.is_free)
+    published = {name: [getattr(opened.settings, name)] for name in ("http_proxy_port", "monitor_port")}
+    moved = free_ports.choose(published, supervisor.is_free)
     return open_context(start, {**own, **{key.upper(): str(port) for key, port in moved.items()}}, folder=folder)
 
 

@@ -10,7 +10,7 @@ from pd_contracts.records import Deployment, write_json
 from pd_control.client import proxy_stats, served_models
 from pd_control.compare.deployments import Spec, placed
 from pd_control.context import Context
-from pd_control.docker.compose import PROFILES, Stack
+from pd_control.docker.compose import PAGES, PROFILES, Stack
 from pd_control.docker.containers import engine_infos, expected, url_of
 from pd_control.doctor.command import admits
 from pd_control.local import readiness
@@ -106,7 +106,7 @@ def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -
         context.terminal.title(f"{spec.label} (containers, profile {profile})")
         try:
             with context.terminal.step(f"containers of profile {profile}"):
-                stack.up([profile])
+                stack.up([profile], leave_out=PAGES)
             found = stack.containers()
             url = url_of(found, context.environment)
             if url is None:

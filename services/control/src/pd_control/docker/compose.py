@@ -1,7 +1,8 @@
 """Doing things with containers: compose starts and stops them, the Docker API tells of them."""
 
+import difflib
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
@@ -11,6 +12,8 @@ from pd_control.docker.containers import LABEL, Container, container_of
 from pd_control.supervision.supervisor import StartError, last_lines
 
 PROJECT: Final = "pdstack"
+# Locust's page, which comes with every serving profile.
+PAGES: Final = ("loadgen", "loadgen-cpu")
 PROFILES: Final = {
     ("vllm", Topology.DISAGG): "disagg",
     ("vllm", Topology.COMBINED): "combined",
@@ -62,12 +65,14 @@ class Stack:
         self._project = project or environment.get("COMPOSE_PROJECT_NAME") or PROJECT
         self._log = log
 
-    def up(self, profiles: Sequence[str]) -> None:
-        """Build what is missing and start.
+    def up(self, profiles: Sequence[str], *, leave_out: Collection[str] = ()) -> None:
+        """Build what is missing and start all services of some profiles but those in `leave_out`.
 
         Raises:
-            ContainerError: if compose fails, or if engines of another profile run: they would join the same proxy.
+            ContainerError: for a profile that is not there, if compose fails, or if engines of another profile run: they
+                would join the same proxy.
         """
+        self._refuse_unknown(profiles)
         wanted = self._services(profiles)
         others = [
             container.name for container in self.containers() if container.role and container.service not in wanted
@@ -75,7 +80,8 @@ class Stack:
         if others:
             msg = f"{', '.join(others)} of another profile already runs: `pdctl down` first"
             raise ContainerError(msg)
-        self._compose(profiles, "up", "--detach", "--build", "--remove-orphans")
+        services = sorted(wanted.difference(leave_out)) if leave_out else []
+        self._compose(profiles, "up", "--detach", "--build", "--remove-orphans", *services)
 
     def down(self, *, volumes: bool = False) -> None:
         """Stop and remove the containers of every profile.
@@ -84,6 +90,16 @@ class Stack:
             ContainerError: if compose fails.
         """
         self._compose(["*"], "down", "--remove-orphans", *(["--volumes"] if volumes else []))
+
+    def _refuse_unknown(self, profiles: Sequence[str]) -> None:
+        """Compose itself only says "no service selected"."""
+        known = sorted(self._run([], ["config", "--profiles"], stdout=subprocess.PIPE).stdout.decode().split())
+        for profile in profiles:
+            if profile not in known:
+                similar = difflib.get_close_matches(profile, known, n=1)
+                meant = f" (did you mean {similar[0]}?)" if similar else ""
+                msg = f"there is no compose profile {profile!r}{meant}; there are: {', '.join(known)}"
+                raise ContainerError(msg)
 
     def _services(self, profiles: Sequence[str]) -> set[str]:
         done = self._run(profiles, ["config", "--services"], stdout=subprocess.PIPE)
