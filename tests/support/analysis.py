@@ -195,6 +195,17 @@ def constant(watts: float) -> PowerModel:
     return lambda t: np.full_like(t, watts)
 
 
+def on_boards(about: Manifest, power: PowerLog) -> Manifest:
+    """The same manifest of a deployment that has exactly the recorded boards with a role."""
+    engines = [
+        EngineInfo(name=f"{gpu.role.value}-{gpu.index}", role=gpu.role, engine="vllm", gpus=[gpu.index])
+        for gpu in power[0].gpus
+        if gpu.role is not None
+    ]
+    served = msgspec.structs.replace(about.deployment, engines=engines, gpus=len(engines))
+    return msgspec.structs.replace(about, deployment=served)
+
+
 def write_run(
     folder: Path, records: Sequence[RequestRecord], about: Manifest | None = None, power: PowerLog | None = None
 ) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.analysis import PowerLog, constant, failed, group, manifest, power_log, request, run
+from support.analysis import PowerLog, constant, failed, group, manifest, on_boards, power_log, request, run
 
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.energy.attribution import RoleEnergy, attribution_of, spans_of, summed_attribution
@@ -185,7 +185,8 @@ def combined(rows: list[tuple[float, float, float]], model: object, window: tupl
         )
         for number, (start, prefill, decode) in enumerate(rows)
     ]
-    return run(records, manifest(window=window), power_log({0: (Role.COMBINED, model)}, end=70.0))  # type: ignore[dict-item]
+    power = power_log({0: (Role.COMBINED, model)}, end=70.0)  # type: ignore[dict-item]
+    return run(records, on_boards(manifest(window=window), power), power)
 
 
 @pytest.mark.parametrize(("prefill_w", "decode_w"), [(300.0, 60.0), (100.0, 100.0), (40.0, 90.0)])

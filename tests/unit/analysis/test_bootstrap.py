@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.analysis import constant, failed, group, manifest, power_log, request, run, workload
+from support.analysis import constant, failed, group, manifest, on_boards, power_log, request, run, workload
 
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers import bootstrap
@@ -19,7 +19,8 @@ def noisy(topology: Topology = Topology.COMBINED, *, count: int = 400, shift: fl
     records = [request(index, index / 40, ttft=float(value)) for index, value in enumerate(values)]
     about = manifest(topology, workload=workload(seed=seed), run_id=f"{topology}-{seed}", schedule_hash=f"s{seed}")
     role = Role.COMBINED if topology is Topology.COMBINED else Role.DECODE
-    return run(records, about, power_log({0: (role, constant(300.0 + seed))}))
+    power = power_log({0: (role, constant(300.0 + seed))})
+    return run(records, on_boards(about, power), power)
 
 
 def test_the_interval_of_a_median_covers_what_a_bootstrap_of_requests_covers() -> None:

@@ -25,8 +25,9 @@ def served(
     **changes: object,
 ) -> Run:
     about = manifest(topology, workload=workload(rate=rate), run_id=name or topology.value, **changes)
-    role = Role.DECODE if topology is Topology.DISAGG else Role.COMBINED
-    power = None if watts is None else power_log({0: (role, constant(watts))})
+    roles = (Role.PREFILL, Role.DECODE) if topology is Topology.DISAGG else (Role.COMBINED, Role.COMBINED)
+    boards = {index: (role, constant(watts / 2)) for index, role in enumerate(roles)} if watts else {}
+    power = power_log(boards) if boards else None
     return run([request(index, index / 20, ttft=ttft, gaps=[gap, gap]) for index in range(100)], about, power)
 
 

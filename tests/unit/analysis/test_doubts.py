@@ -94,7 +94,11 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
         ),
         pytest.param(run(hundred(), manifest()), "CARE", "no power was recorded", "--monitor", id="no power"),
         pytest.param(
-            run(hundred(), manifest(), power(end=8.0)), "CARE", "not recorded for 2.00 s", "NTP", id="power cut short"
+            run(hundred(), manifest(), power(end=8.0)),
+            "CARE",
+            "GPU 0 could not be read for 2.00 s",
+            "NTP",
+            id="power cut short",
         ),
         pytest.param(
             run(hundred(), manifest(window=(0.0, 4.0)), power()),
@@ -120,7 +124,7 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
         pytest.param(
             run(hundred(), manifest(), power_log({0: (Role.COMBINED, constant(300.0))})),
             "CARE",
-            "1 GPU with a role, but the deployment has 2",
+            "1 GPU with a role, but not for exactly the 2",
             "COMBINED_GPUS",
             id="a GPU not recorded",
         ),
@@ -142,7 +146,7 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
             ),
             "CARE",
             "neither power reading agrees",
-            "Trust the counter",
+            "timeline",
             id="closure",
         ),
         pytest.param(

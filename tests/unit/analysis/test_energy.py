@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from support.analysis import CLOCK, WALL, PowerLog, constant, manifest, power_log, request, run
+from support.analysis import CLOCK, WALL, PowerLog, constant, manifest, on_boards, power_log, request, run
 
+from pd_analysis.energy.checks import Check, Fault
 from pd_analysis.energy.window import Energy, clock_shift, energy_of, idle_stretches, per_token
 from pd_analysis.numbers.evaluation import evaluate
 from pd_analysis.records.columns import requests_of
@@ -12,7 +13,8 @@ from pd_contracts.records import Clock, Manifest, RequestRecord
 
 
 def _energy(power: PowerLog, about: Manifest | None = None, records: list[RequestRecord] | None = None) -> Energy:
-    energy = energy_of(run(records or [request(0)], about or manifest(Topology.DISAGG, window=(2.0, 8.0)), power))
+    about = about or manifest(Topology.DISAGG, window=(2.0, 8.0))
+    energy = energy_of(run(records or [request(0)], on_boards(about, power), power))
     assert energy is not None
     return energy
 
@@ -111,13 +113,13 @@ def test_readings_of_one_hosts_clocks_that_differ_by_a_hair_are_one_clock() -> N
 def test_a_window_that_samples_do_not_cover_has_no_energy() -> None:
     energy = _energy(power_log({0: (Role.DECODE, constant(100.0))}, end=7.0))
 
-    assert energy.uncovered_s == pytest.approx(1.0)
+    assert energy.gpus[0].faults == (Fault(Check.UNREAD, pytest.approx(1.0)),)
     assert energy.total_j is None
     assert energy.gpus[0].mean_w is None
 
 
 def test_samples_that_end_within_an_interval_of_the_window_cover_it() -> None:
-    assert _energy(power_log({0: (Role.DECODE, constant(100.0))}, end=7.9)).uncovered_s == 0
+    assert _energy(power_log({0: (Role.DECODE, constant(100.0))}, end=7.9)).total_j == pytest.approx(590.0)
 
 
 def test_boards_without_a_role_are_not_counted() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
+from pd_analysis.doubts.readings import unbelieved
 from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import Result, gpus_words
 from pd_analysis.words.formatting import listed, number, percent
@@ -24,21 +25,9 @@ def power(result: Result) -> Iterable[Doubt]:
             tr("Start pd-monitor and give its address to pd-loadgen with --monitor."),
             tr("No power was recorded, so energy is unknown"),
         )
-    elif energy.uncovered_s:
-        yield Doubt(
-            Level.CARE,
-            tr(
-                "{run}: power was not recorded for {missing} s of the measured window, so energy is unknown.",
-                run=result.name,
-                missing=number(energy.uncovered_s),
-            ),
-            tr(
-                "Let the recording begin before the load and end after it; if it ran on another host, set both clocks by NTP."
-            ),
-            tr("Power was not recorded for all of the measured window, so energy is unknown"),
-        )
     else:
         yield from _boards(result, energy)
+        yield from unbelieved(result.name, energy.serving)
         yield from _readings(result.name, energy.serving)
         yield from _split(result)
 
@@ -52,17 +41,17 @@ def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
             tr("Tell pd-monitor the roles: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
             tr("No recorded GPU has a role, so energy is not divided by role"),
         )
-    elif expected and serving != expected:
+    elif energy.astray:
         yield Doubt(
             Level.CARE,
             tr(
-                "{run}: power was recorded for {recorded} with a role, but the deployment has {expected}.",
+                "{run}: power was recorded for {recorded} with a role, but not for exactly the {expected} of the deployment, so its energy is unknown.",
                 run=result.name,
                 recorded=gpus_words(serving),
-                expected=expected,
+                expected=expected or "?",
             ),
-            tr("Give every GPU of the deployment its role: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
-            tr("Power was recorded for another number of GPUs than the deployment has"),
+            tr("Record every GPU of the deployment, each with its role: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
+            tr("Power was not recorded for exactly the GPUs of the deployment, so energy is unknown"),
         )
     if energy.window_s < COUNTER_LEAST_S:
         yield Doubt(
@@ -114,9 +103,7 @@ def _readings(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:
                 open=listed(open_),
                 limit=percent(CLOSURE_LIMIT),
             ),
-            tr(
-                "Trust the counter, and look at the power timeline for holes; a longer window makes the edges matter less."
-            ),
+            tr("Look at the power timeline for holes; a longer window makes its ends matter less."),
             tr("Neither power reading agrees with the energy counter"),
         )
     slowed = [

@@ -17,7 +17,7 @@ def summed(parts: Sequence[Energy | None]) -> Energy | None:
         known[0],
         window_s=sum(part.window_s for part in known),
         gpus=tuple(_summed_gpu(repeats) for repeats in gpus),
-        uncovered_s=sum(part.uncovered_s for part in known),
+        astray=max(part.astray for part in known),
     )
 
 
@@ -34,5 +34,6 @@ def _summed_gpu(repeats: Sequence[GpuEnergy]) -> GpuEnergy:
         mean_w=energy / seconds if energy and seconds else None,
         peak_w=max((gpu.peak_w for gpu in repeats if gpu.peak_w is not None), default=None),
         idle_w=min((gpu.idle_w for gpu in repeats if gpu.idle_w is not None), default=None),
+        faults=tuple({fault.check: fault for gpu in repeats for fault in gpu.faults}.values()),
         throttled={reason: sum(gpu.throttled.get(reason, 0.0) for gpu in repeats) / len(repeats) for reason in reasons},
     )

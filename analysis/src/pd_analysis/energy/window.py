@@ -2,8 +2,8 @@
 
 Energy is the difference of the board's own counter, interpolated between the two samples around each edge of the window. The
 integrals of both power readings stand beside it: instantaneous power misses what lies between samples and the board's average blurs
-the edges, but where neither comes near the counter, the board is not to be believed. A board without a counter has the integral of
-its average in its place, and says so.
+the edges, but where neither comes near the counter, the board is not to be believed (`checks`): it has no energy. A board without a
+counter has the integral of its average in its place, and says so.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,20 +13,17 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from pd_analysis.records.columns import Floats
+from pd_analysis.energy.checks import Fault, believable, faults_of
+from pd_analysis.energy.readings import AVERAGE_LAG_S, Window, closure, counter_j, integral_j
 from pd_analysis.records.run import Run
 from pd_analysis.words.language import mark
 from pd_contracts.names import Role
-from pd_contracts.records import Clock, GpuHeader
+from pd_contracts.records import Clock
 
 Method = Literal["counter", "integral"]
 
 # Clocks of one host agree to this: what is less apart than the drift of two wall-clock readings is the same clock.
 SAME_CLOCK_S: Final = 0.1
-# Samples may miss an edge of the window by this many intervals, for which the last reading then stands.
-EDGE_INTERVALS: Final = 2.5
-# NVML's average is that of the last second (Ampere and later), so a value belongs to half a second before it was read.
-AVERAGE_LAG_S: Final = 0.5
 # A board is idle from this long after the last request (its power settles, and averages reach back 1 s) …
 SETTLE_S: Final = 1.0
 # … if it stays so for this long.
@@ -53,6 +50,7 @@ class GpuEnergy:
         idle_w: its lowest median power over stretches without a request; None if the recording has none.
         throttled: share of the window's samples with a throttling bit, by reason.
         busy: mean share of the window in which a kernel ran.
+        faults: checks that its readings failed; it then has no energy.
     """
 
     index: int
@@ -68,6 +66,7 @@ class GpuEnergy:
     idle_w: float | None
     throttled: Mapping[str, float]
     busy: float | None = None
+    faults: tuple[Fault, ...] = ()
 
     @property
     def closure(self) -> float | None:
@@ -85,14 +84,15 @@ class Energy:
     """All boards of a run over its measured window.
 
     Attributes:
-        uncovered_s: seconds of the window without samples; if not 0, no energy is given.
         shift_s: what maps the recorder's clock to the client's.
+        astray: boards of the deployment that were not recorded, and recorded ones with a role that are not the deployment's; if not 0, the
+            recorded joules are not the deployment's, and no sum of them is given.
     """
 
     window_s: float
     gpus: tuple[GpuEnergy, ...]
-    uncovered_s: float
     shift_s: float
+    astray: int = 0
 
     @property
     def roles(self) -> list[Role]:
@@ -100,8 +100,8 @@ class Energy:
         return [role for role in Role if any(gpu.role is role for gpu in self.gpus)]
 
     def of(self, role: Role) -> float | None:
-        """Joules of a role; None if it has no board or one of its boards is unknown."""
-        return total_of([gpu.energy_j for gpu in self.gpus if gpu.role is role])
+        """Joules of a role; None if it has no board, one of its boards is unknown, or boards are astray."""
+        return None if self.astray else total_of([gpu.energy_j for gpu in self.gpus if gpu.role is role])
 
     @property
     def serving(self) -> tuple[GpuEnergy, ...]:
@@ -110,8 +110,8 @@ class Energy:
 
     @property
     def total_j(self) -> float | None:
-        """Joules of all boards that serve."""
-        return total_of([gpu.energy_j for gpu in self.serving])
+        """Joules of all boards that serve; None as in `of`."""
+        return None if self.astray else total_of([gpu.energy_j for gpu in self.serving])
 
     def idle_j(self, roles: Collection[Role]) -> float | None:
         """The static part: what the roles' boards would have drawn idle; None if one was never seen idle."""
@@ -131,20 +131,17 @@ class TokenEnergy:
     parts_per_output: Mapping[Role, float]
 
 
-def energy_of(run: Run) -> Energy | None:
-    """Energy of a run's boards; None if no power was recorded."""
+def energy_of(run: Run, window: Window | None = None) -> Energy | None:
+    """Energy of a run's boards, over its measured window or another one; None if no power was recorded."""
     if run.gpu is None or run.samples.empty:
         return None
     shift = clock_shift(run.gpu.clock, run.manifest.clock)
     samples = run.samples.assign(t=run.samples["t"] + shift)
-    window = run.window
-    uncovered = _uncovered(samples, window, run.gpu.interval_s)
+    window = window or run.window
     idle = idle_stretches(run.requests.rows, float(samples["t"].min()), float(samples["t"].max()))
-    gpus = [
-        _gpu(run.gpu, int(str(index)), own, window, idle, covered=not uncovered)
-        for index, own in samples.groupby("index")
-    ]
-    return Energy(window_s=window[1] - window[0], gpus=tuple(gpus), uncovered_s=uncovered, shift_s=shift)
+    gpus = tuple(_gpu(run, int(str(index)), own, window, idle) for index, own in samples.groupby("index"))
+    serving = [gpu for gpu in gpus if gpu.role is not None]
+    return Energy(window_s=window[1] - window[0], gpus=gpus, shift_s=shift, astray=_astray(run, serving) or 0)
 
 
 def clock_shift(recorder: Clock, client: Clock) -> float:
@@ -167,7 +164,7 @@ def per_token(energy: Energy, prompt_tokens: int | None, output_tokens: int | No
     )
 
 
-def idle_stretches(rows: pd.DataFrame, start: float, end: float) -> list[tuple[float, float]]:
+def idle_stretches(rows: pd.DataFrame, start: float, end: float) -> list[Window]:
     """Parts of [start, end] in which no request was under way for a while; a request without an end blocks all that follows."""
     sent = rows.loc[rows["sent"].notna(), ["sent", "end"]].fillna({"end": np.inf}).sort_values("sent")
     stretches = []
@@ -179,21 +176,16 @@ def idle_stretches(rows: pd.DataFrame, start: float, end: float) -> list[tuple[f
     return [(a, b) for a, b in stretches if b - a >= IDLE_LEAST_S]
 
 
-def _gpu(
-    header: GpuHeader,
-    index: int,
-    samples: pd.DataFrame,
-    window: tuple[float, float],
-    idle: list[tuple[float, float]],
-    *,
-    covered: bool,
-) -> GpuEnergy:
-    info = next((gpu for gpu in header.gpus if gpu.index == index), None)
+def _gpu(run: Run, index: int, samples: pd.DataFrame, window: Window, idle: list[Window]) -> GpuEnergy:
+    header = run.gpu
+    info = next((gpu for gpu in header.gpus if gpu.index == index), None) if header else None
+    interval_s, limit_w = header.interval_s if header else 0.0, info.power_limit_w if info else None
     inside = samples[samples["t"].between(*window)]
-    counter = counter_j(samples, window) if covered else None
-    integral = integral_j(samples, "power_w", window) if covered else None
-    average = integral_j(samples, "power_average_w", window, lag=AVERAGE_LAG_S) if covered else None
-    energy, method = _chosen(counter, integral if average is None else average)
+    counter = counter_j(samples, window, interval_s)
+    integral = integral_j(samples, "power_w", window, interval_s)
+    average = integral_j(samples, "power_average_w", window, interval_s, lag=AVERAGE_LAG_S)
+    faults = faults_of(samples, window, interval_s, limit_w)
+    energy, method = (None, None) if faults else _chosen(counter, integral if average is None else average)
     role = str(samples["role"].iloc[0])
     seconds = window[1] - window[0]
     return GpuEnergy(
@@ -207,39 +199,11 @@ def _gpu(
         average_j=average,
         mean_w=None if energy is None or seconds <= 0 else energy / seconds,
         peak_w=_peak(inside),
-        idle_w=_idle_w(samples, idle),
+        idle_w=_idle_w(samples, idle, limit_w),
         throttled=_throttled(inside),
         busy=None if inside["utilization"].isna().all() else float(inside["utilization"].mean()),
+        faults=faults,
     )
-
-
-def counter_j(samples: pd.DataFrame, window: tuple[float, float]) -> float | None:
-    """Difference of the energy counter over the window; None if it is missing or went backwards (the driver was reloaded)."""
-    known = samples.loc[samples["energy_mj"].notna(), ["t", "energy_mj"]]
-    if len(known) < 2 or not known["energy_mj"].is_monotonic_increasing:
-        return None
-    first, last = np.interp(window, known["t"], known["energy_mj"])
-    return float(last - first) / 1e3
-
-
-def integral_j(samples: pd.DataFrame, column: str, window: tuple[float, float], *, lag: float = 0.0) -> float | None:
-    """Trapezoids under a power reading that belongs to `lag` seconds before it was read; None with fewer than two samples."""
-    known = samples.loc[samples[column].notna(), ["t", column]]
-    if len(known) < 2:
-        return None
-    return _area(known["t"].to_numpy(dtype=np.float64) - lag, known[column].to_numpy(dtype=np.float64), window)
-
-
-def closure(integral: float | None, counter: float | None) -> float | None:
-    """How far an integral of power is from the counter, as a share of the counter; None without both."""
-    return None if integral is None or not counter else integral / counter - 1
-
-
-def _area(t: Floats, power: Floats, window: tuple[float, float]) -> float:
-    inside = (t > window[0]) & (t < window[1])
-    at_edges = np.interp(window, t, power)
-    times = np.concatenate(([window[0]], t[inside], [window[1]]))
-    return float(np.trapezoid(np.concatenate((at_edges[:1], power[inside], at_edges[1:])), times))
 
 
 def _chosen(counter: float | None, integral: float | None) -> tuple[float | None, Method | None]:
@@ -248,12 +212,13 @@ def _chosen(counter: float | None, integral: float | None) -> tuple[float | None
     return integral, None if integral is None else "integral"
 
 
-def _uncovered(samples: pd.DataFrame, window: tuple[float, float], interval_s: float) -> float:
-    """Seconds of the window's edges that a serving board's samples do not reach, beyond what an interval or two explains."""
-    serving = samples[samples["role"] != ""]
-    spans = (samples if serving.empty else serving).groupby("index")["t"].agg(["min", "max"])
-    missing = max(float(spans["min"].max()) - window[0], 0.0), max(window[1] - float(spans["max"].min()), 0.0)
-    return sum(seconds for seconds in missing if seconds > EDGE_INTERVALS * interval_s)
+def _astray(run: Run, serving: Collection[GpuEnergy]) -> int | None:
+    """Boards of the deployment that were not recorded, or recorded ones that are not its own; None if its boards are unknown."""
+    deployment = run.manifest.deployment
+    if deployment.engines and all(engine.gpus for engine in deployment.engines):
+        own = {index for engine in deployment.engines for index in engine.gpus}
+        return len(own ^ {gpu.index for gpu in serving})
+    return None if deployment.gpus is None else abs(deployment.gpus - len(serving))
 
 
 def _peak(inside: pd.DataFrame) -> float | None:
@@ -261,8 +226,9 @@ def _peak(inside: pd.DataFrame) -> float | None:
     return None if power.empty else float(power.max())
 
 
-def _idle_w(samples: pd.DataFrame, idle: list[tuple[float, float]]) -> float | None:
-    power = samples["power_w"].fillna(samples["power_average_w"])
+def _idle_w(samples: pd.DataFrame, idle: list[Window], limit_w: float | None) -> float | None:
+    power = samples["power_w"].where(believable(samples, "power_w", limit_w))
+    power = power.fillna(samples["power_average_w"].where(believable(samples, "power_average_w", limit_w)))
     medians = [float(power[samples["t"].between(*stretch)].median()) for stretch in idle]
     known = [median for median in medians if not np.isnan(median)]
     return min(known, default=None)

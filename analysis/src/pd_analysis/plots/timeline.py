@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.ticker import MaxNLocator
 
-from pd_analysis.energy.window import AVERAGE_LAG_S, Energy, GpuEnergy
+from pd_analysis.energy.readings import AVERAGE_LAG_S
+from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.plots import style
 from pd_analysis.records.columns import Floats

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from pd_analysis.energy.window import Energy, GpuEnergy, TokenEnergy, closure, total_of
+from pd_analysis.energy.checks import Check
+from pd_analysis.energy.readings import closure
+from pd_analysis.energy.window import Energy, GpuEnergy, TokenEnergy, total_of
 from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.tables.table import Table, table
 from pd_analysis.words.formatting import DASH, joined, number, percent
@@ -12,6 +14,13 @@ from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
 _METHODS: Final = {"counter": mark("counter"), "integral": mark("integral")}
+_FAULTS: Final = {
+    Check.UNREAD: mark("readings missing"),
+    Check.IMPOSSIBLE: mark("impossible power"),
+    Check.JUMP: mark("counter jumped"),
+    Check.STILL: mark("counter stood still"),
+    Check.DISAGREE: mark("counter and power disagree"),
+}
 
 
 def energy_by_role(group: Group) -> Table | None:
@@ -94,6 +103,7 @@ def boards(group: Group) -> Table | None:
         tr("Instant"),
         tr("Average"),
         tr("Slowed"),
+        tr("Checks"),
     ]
     rows = [
         _board_row(result.name, gpu)
@@ -102,9 +112,9 @@ def boards(group: Group) -> Table | None:
         for gpu in result.energy.serving
     ]
     caption = tr(
-        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its closure. Slowed: throttling seen, as a share of samples."
+        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its closure. Slowed: throttling seen, as a share of samples. Checks: whether the readings can be believed; without that there is no energy."
     )
-    return table(tr("Energy by GPU"), header, rows, {0, 1, 2, 9}, caption) if rows else None
+    return table(tr("Energy by GPU"), header, rows, {0, 1, 2, 9, 10}, caption) if rows else None
 
 
 def _board_row(name: str, gpu: GpuEnergy) -> list[str]:
@@ -121,6 +131,7 @@ def _board_row(name: str, gpu: GpuEnergy) -> list[str]:
             for joules, share in zip((gpu.integral_j, gpu.average_j), _closures([gpu]), strict=True)
         ),
         joined(f"{tr(reason)} {percent(share)}" for reason, share in gpu.throttled.items()) or tr("no"),
+        joined(tr(_FAULTS[fault.check]) for fault in gpu.faults) or tr("passed"),
     ]
 
 

@@ -1,0 +1,56 @@
+"""Boards whose readings failed a check: what is wrong, in the check's own numbers, and what to do."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from pd_analysis.doubts.doubt import Doubt, Level
+from pd_analysis.energy.checks import Check, Fault
+from pd_analysis.energy.window import GpuEnergy
+from pd_analysis.words.formatting import listed, number
+from pd_analysis.words.language import mark, tr
+
+_MEASURE_AGAIN: Final = mark("See the monitor's log, and measure again once the driver tells the truth.")
+# What is wrong with a board, what to do, and the same without numbers.
+_WORDS: Final = {
+    Check.UNREAD: (
+        mark("GPU {index} could not be read for {value} s of the measured window"),
+        mark(
+            "See the monitor's log. Let the recording begin before the load and end after it; if it ran on another host, set both clocks by NTP."
+        ),
+        mark("GPUs could not be read for all of the measured window, so energy is unknown"),
+    ),
+    Check.IMPOSSIBLE: (
+        mark("GPU {index} told a power of {value} W, which it cannot draw (at most {bound} W)"),
+        _MEASURE_AGAIN,
+        mark("GPUs told a power that they cannot draw, so energy is unknown"),
+    ),
+    Check.JUMP: (
+        mark("the energy counter of GPU {index} jumped by {value} J in {bound} s"),
+        _MEASURE_AGAIN,
+        mark("The energy counter of a GPU jumped, so energy is unknown"),
+    ),
+    Check.STILL: (
+        mark("the energy counter of GPU {index} did not move for {value} s"),
+        _MEASURE_AGAIN,
+        mark("The energy counter of a GPU stood still, so energy is unknown"),
+    ),
+    Check.DISAGREE: (
+        mark("the energy counter of GPU {index} says {value} J where its power says {bound} J"),
+        mark("One of the two is wrong, and nothing tells which: look at the power timeline, and measure again."),
+        mark("Energy counter and power of a GPU disagree, so energy is unknown"),
+    ),
+}
+
+
+def unbelieved(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:
+    """One doubt for each kind of fault, with the boards that have it."""
+    for check, (_, remedy, general) in _WORDS.items():
+        found = [_said(gpu, fault) for gpu in gpus for fault in gpu.faults if fault.check is check]
+        if found:
+            what = tr("{run}: {faults}, so energy is unknown.", run=name, faults=listed(found))
+            yield Doubt(Level.CARE, what, tr(remedy), tr(general))
+
+
+def _said(gpu: GpuEnergy, fault: Fault) -> str:
+    words, _, _ = _WORDS[fault.check]
+    return tr(words, index=gpu.index, value=number(fault.value), bound=number(fault.bound))

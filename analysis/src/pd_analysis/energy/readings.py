@@ -1,0 +1,76 @@
+"""Joules between two moments, from the readings of one board: by its counter, and as the integral of its power.
+
+Both are given only where readings reach both moments. The counter may have holes in between, for it counts through them; an integral
+may not, for a straight line over a hole is nobody's measurement.
+"""
+
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from pd_analysis.records.columns import Floats
+from pd_contracts.plausible import EDGE_INTERVALS
+
+# NVML's average is that of the last second (Ampere and later), so a value belongs to half a second before it was read.
+AVERAGE_LAG_S: Final = 0.5
+# A hole in power readings up to which a straight line stands for it, in intervals and at least in seconds.
+HOLE_INTERVALS: Final = 5.0
+HOLE_LEAST_S: Final = 1.0
+
+Window = tuple[float, float]
+
+
+def known(samples: pd.DataFrame, column: str, *, lag: float = 0.0) -> tuple[Floats, Floats]:
+    """Times and values of a reading where the board gave it; a time is when the value held, `lag` before it was read."""
+    there = samples[column].notna()
+    times = samples.loc[there, "t"].to_numpy(dtype=np.float64) - lag
+    return times, samples.loc[there, column].to_numpy(dtype=np.float64)
+
+
+def counter_j(samples: pd.DataFrame, window: Window, interval_s: float) -> float | None:
+    """Difference of the energy counter; None if it does not reach both ends, or went backwards (the driver was reloaded)."""
+    times, millijoules = known(samples, "energy_mj")
+    if times.size < 2 or (np.diff(millijoules) < 0).any() or _misses(times, window, EDGE_INTERVALS * interval_s):
+        return None
+    first, last = np.interp(window, times, millijoules)
+    return float(last - first) / 1e3
+
+
+def integral_j(
+    samples: pd.DataFrame, column: str, window: Window, interval_s: float, *, lag: float = 0.0
+) -> float | None:
+    """Trapezoids under a power reading; None with fewer than two readings, if they do not reach both ends, or with a hole."""
+    times, watts = known(samples, column, lag=lag)
+    longest = max(HOLE_LEAST_S, HOLE_INTERVALS * interval_s)
+    if times.size < 2 or _misses(times, window, EDGE_INTERVALS * interval_s + lag):
+        return None
+    near = (times >= window[0] - longest) & (times <= window[1] + longest)
+    if near.sum() < 2 or float(np.diff(times[near]).max()) > longest:
+        return None
+    return area(times, watts, window)
+
+
+def area(times: Floats, watts: Floats, window: Window) -> float:
+    """Trapezoids between two moments; beyond the readings the nearest one stands."""
+    inside = (times > window[0]) & (times < window[1])
+    at_edges = np.interp(window, times, watts)
+    grid = np.concatenate(([window[0]], times[inside], [window[1]]))
+    return float(np.trapezoid(np.concatenate((at_edges[:1], watts[inside], at_edges[1:])), grid))
+
+
+def _misses(times: Floats, window: Window, most_s: float) -> bool:
+    """True if the nearest reading is too far from one of a window's ends."""
+    return any(float(np.abs(times - edge).min()) > most_s for edge in window)
+
+
+def unread_s(times: Floats, window: Window, interval_s: float) -> float:
+    """Seconds of a window in which there was no reading, at its ends and in between, beyond what an interval or two explains."""
+    inside = times[(times > window[0]) & (times < window[1])]
+    gaps = np.diff(np.concatenate(([window[0]], inside, [window[1]])))
+    return float(gaps[gaps > EDGE_INTERVALS * interval_s].sum())
+
+
+def closure(integral: float | None, counter: float | None) -> float | None:
+    """How far an integral of power is from the counter, as a share of the counter; None without both."""
+    return None if integral is None or not counter else integral / counter - 1

@@ -1,0 +1,190 @@
+"""An energy whose readings cannot be believed is none, and so names no winner; what real boards told is believed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from support.analysis import PowerLog, constant, deployment, group, manifest, power_log, request, run
+
+from pd_analysis.doubts.one_load import doubts
+from pd_analysis.energy.checks import Check
+from pd_analysis.energy.window import Energy, energy_of
+from pd_analysis.numbers.measures import JOULES, compared
+from pd_analysis.records.run import Run
+from pd_contracts.names import Role, Topology
+from pd_contracts.records import GpuSample
+
+WINDOW = (0.5, 10.4)
+Change = Callable[[GpuSample], GpuSample]
+
+
+def recorded(*, watts: float = 300.0, interval: float = 0.1) -> PowerLog:
+    boards = {0: (Role.COMBINED, constant(watts)), 1: (Role.COMBINED, constant(watts))}
+    return power_log(boards, end=12.0, interval=interval)
+
+
+def changed(power: PowerLog, change: Change, *boards: int, since: float = 4.6, until: float = 99.0) -> PowerLog:
+    header, samples = power
+    return header, [
+        change(sample) if sample.index in boards and since <= sample.t < until else sample for sample in samples
+    ]
+
+
+def having(**readings: float | None) -> Change:
+    return lambda sample: msgspec.structs.replace(sample, **readings)
+
+
+def unreadable(sample: GpuSample) -> GpuSample:
+    """What a lost GPU, and one whose calls all fail, leave: a sample without a reading."""
+    return GpuSample(t=sample.t, index=sample.index, role=sample.role, errors={"gpu": "Unknown Error"})
+
+
+def jumping(joules: float) -> Change:
+    return lambda sample: msgspec.structs.replace(sample, energy_mj=(sample.energy_mj or 0.0) + joules * 1e3)
+
+
+def slowed(share: float) -> Change:
+    """A counter that counts only a share of what is drawn; it starts at 5 MJ."""
+    return lambda sample: msgspec.structs.replace(sample, energy_mj=5e6 + ((sample.energy_mj or 0.0) - 5e6) * share)
+
+
+def measured(power: PowerLog, topology: Topology = Topology.COMBINED) -> Run:
+    records = [request(index, 0.5 + index * 0.09) for index in range(100)]
+    return run(records, manifest(topology, window=WINDOW), power)
+
+
+def energy(power: PowerLog) -> Energy:
+    found = energy_of(measured(power))
+    assert found is not None
+    return found
+
+
+NOTHING = having(energy_mj=None, power_w=None, power_average_w=None)
+FAULTS = [
+    pytest.param(unreadable, (0, 1), {}, Check.UNREAD, id="every call answers 999 until the end"),
+    pytest.param(unreadable, (1,), {}, Check.UNREAD, id="one GPU is lost"),
+    pytest.param(unreadable, (1,), {"until": 11.0}, Check.UNREAD, id="one comes back only after the window"),
+    pytest.param(NOTHING, (0,), {}, Check.UNREAD, id="a GPU that answers and tells no power"),
+    pytest.param(unreadable, (0,), {"since": 0.0, "until": 3.0}, Check.UNREAD, id="readings that begin late"),
+    pytest.param(having(energy_mj=6.5e6), (0, 1), {}, Check.STILL, id="a frozen counter"),
+    pytest.param(having(energy_mj=5e6), (1,), {"since": 0.0}, Check.STILL, id="a counter frozen from the start"),
+    pytest.param(having(energy_mj=0.0), (1,), {"since": 0.0}, Check.STILL, id="a counter of zeros"),
+    pytest.param(jumping(5e6), (0,), {}, Check.JUMP, id="a jump of 5 MJ"),
+    pytest.param(jumping(5e3), (0,), {}, Check.JUMP, id="a jump of 5 kJ"),
+    pytest.param(having(power_w=0.0), (0,), {}, Check.IMPOSSIBLE, id="instant powers of 0 W"),
+    pytest.param(having(power_w=0.0, power_average_w=0.0), (1,), {"until": 4.8}, Check.IMPOSSIBLE, id="two zeros"),
+    pytest.param(having(power_average_w=422_579.0), (1,), {"until": 4.7}, Check.IMPOSSIBLE, id="a power of 422 kW"),
+    pytest.param(having(power_w=-5.0), (1,), {"until": 4.7}, Check.IMPOSSIBLE, id="a negative power"),
+    pytest.param(slowed(0.8), (0,), {"since": 0.0}, Check.DISAGREE, id="a counter that counts too little"),
+    pytest.param(slowed(1.25), (0,), {"since": 0.0}, Check.DISAGREE, id="a counter that counts too much"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "boards", "when", "check"), FAULTS)
+def test_an_energy_that_fails_a_check_is_unknown_names_no_winner_and_is_doubted(
+    change: Change, boards: Sequence[int], when: dict[str, float], check: Check
+) -> None:
+    found = energy(changed(recorded(), change, *boards, **when))
+
+    assert found.total_j is None
+    assert {gpu.index for gpu in found.gpus if check in {fault.check for fault in gpu.faults}} == set(boards)
+
+    # The other deployment draws three times as much: on honest readings it would lose.
+    faulty = replace(measured(changed(recorded(), change, *boards, **when)), path=Path("faulty"))
+    honest = replace(measured(recorded(watts=600.0), Topology.DISAGG), path=Path("honest"))
+    pair = group(honest, faulty)
+    assert compared(JOULES, pair.baseline, pair.results[1]).winner is None
+    assert any("so energy is unknown" in doubt.sentence for doubt in doubts(pair))
+
+
+def test_honest_readings_are_believed_and_decide() -> None:
+    pair = group(measured(recorded()), measured(recorded(watts=600.0), Topology.DISAGG))
+
+    comparison = compared(JOULES, pair.baseline, pair.others[0])
+
+    assert comparison.winner is pair.baseline
+    assert comparison.ratio == pytest.approx(2.0)
+    assert not any("energy" in doubt.sentence for doubt in doubts(pair))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda sample: unreadable(sample) if 3 < sample.t < 5 else sample, id="a hole in the middle"),
+        pytest.param(having(power_w=None), id="no instant power"),
+        pytest.param(having(power_average_w=None), id="no average power"),
+        pytest.param(having(power_w=1390.0), id="a peak of the instant power below twice the limit"),
+    ],
+)
+def test_what_the_counter_alone_can_tell_is_its_energy(change: Change) -> None:
+    until = 4.7 if change(recorded()[1][0]).power_w == 1390.0 else 99.0
+    found = energy(changed(recorded(), change, 0, since=0.0 if until > 90 else 4.6, until=until))
+
+    assert found.total_j == pytest.approx(2 * 300.0 * 9.9, rel=1e-6)
+
+
+def test_a_counter_that_stops_being_read_is_replaced_by_the_power_which_reaches_the_end() -> None:
+    found = energy(changed(recorded(), having(energy_mj=None), 0, 1))
+
+    assert {gpu.method for gpu in found.gpus} == {"integral"}
+    assert found.total_j == pytest.approx(2 * 300.0 * 9.9, rel=0.01)
+
+
+def test_a_power_with_a_hole_is_no_energy() -> None:
+    power = changed(recorded(), having(energy_mj=None), 0, 1, since=0.0)
+
+    found = energy(changed(power, unreadable, 0, since=3.0, until=5.0))
+
+    assert [fault.check for gpu in found.gpus for fault in gpu.faults] == [Check.UNREAD]
+
+
+def test_readings_that_stop_say_for_how_long() -> None:
+    # the last reading is at 4.5 s, the window ends at 10.4 s
+    found = energy(changed(recorded(), unreadable, 0, 1))
+
+    assert [fault.value for gpu in found.gpus for fault in gpu.faults] == pytest.approx([5.9, 5.9])
+
+
+@pytest.mark.parametrize(
+    ("boards", "astray"),
+    [
+        pytest.param({0: Role.COMBINED}, 1, id="one of two is missing"),
+        pytest.param({0: Role.COMBINED, 1: Role.COMBINED, 2: Role.COMBINED}, 1, id="a third joins"),
+        pytest.param({0: Role.COMBINED, 5: Role.COMBINED}, 2, id="another one was recorded"),
+        pytest.param({0: Role.COMBINED, 1: Role.COMBINED, 2: None}, 0, id="one without a role is nobody's"),
+    ],
+)
+def test_joules_are_the_deployments_only_if_exactly_its_gpus_were_recorded(
+    boards: dict[int, Role | None], astray: int
+) -> None:
+    power = power_log({index: (role, constant(300.0)) for index, role in boards.items()}, end=12.0)
+
+    found = energy(power)
+
+    assert found.astray == astray
+    assert (found.total_j is None) == bool(astray)
+    assert (found.of(Role.COMBINED) is None) == bool(astray)
+
+
+def test_a_deployment_that_names_no_gpus_is_held_to_their_number() -> None:
+    records = [request(index, 0.5 + index * 0.09) for index in range(100)]
+    about = manifest(window=WINDOW, deployment=deployment(engines=[], gpus=4))
+
+    found = energy_of(run(records, about, recorded()))
+
+    assert found is not None
+    assert found.astray == 2
+
+
+def test_a_fast_recording_of_a_counter_that_moves_in_steps_is_believed() -> None:
+    """Every 0.1 s the counter moves by all of 0.1 s; readings every 20 ms see five times the power in one of five intervals."""
+    header, samples = recorded(watts=690.0, interval=0.02)
+    steps = [
+        msgspec.structs.replace(sample, energy_mj=5e6 + np.floor(sample.t * 10 + 1e-6) / 10 * 690e3)
+        for sample in samples
+    ]
+
+    assert energy((header, steps)).total_j == pytest.approx(2 * 690.0 * 9.9, rel=0.01)
