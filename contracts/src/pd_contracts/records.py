@@ -28,6 +28,10 @@ SUMMARY: Final = "summary.json"
 NOT_MEASURED: Final = "not-measured.json"
 
 
+# A simulated step that ends later than this was not the simulator's doing: steps of a large model take 5 to 50 ms.
+LATE_STEP_S: Final = 0.005
+
+
 class RecordError(ValueError):
     """A run cannot be read; the text names the file, the line and the remedy.
 
@@ -133,6 +137,7 @@ class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         cache_hits: prompt tokens that its prefix cache had (vllm:prefix_cache_hits_total).
         external_hits: those that a KV connector had (vllm:external_prefix_cache_hits_total).
         output: tokens that it made (vllm:generation_tokens_total); a prefill engine's one a request is not output.
+        steps, late_steps: of a simulated engine, its steps, and those that ended more than `LATE_STEP_S` late because its process had no processor.
         error: why there are none; empty if there are.
     """
 
@@ -144,6 +149,8 @@ class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     cache_hits: float | None = None
     external_hits: float | None = None
     output: float | None = None
+    steps: float | None = None
+    late_steps: float | None = None
     error: str = ""
 
 
@@ -215,6 +222,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """What was offered. Rates are requests a second over the whole deployment.
 
     Where answers set the pace (arrival closed, batch or phase-split), rate and duration are what came of it, and 0 until the end.
+
+    Attributes:
+        arrival: how requests follow each other; "batch" without `batch_sizes` is all at once.
+        options: everything else that makes the load, by the load generator's name of it (temperature, prefix_tokens, trace, …); what is at its
+            default is left out. Two loads are the same only if these are equal too.
     """
 
     dataset: str
@@ -232,6 +244,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     warmup_requests: int = 0
     max_concurrency: int | None = None
     batch_sizes: list[int] = msgspec.field(default_factory=list)
+    options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):

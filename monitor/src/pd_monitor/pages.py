@@ -7,15 +7,18 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pd_contracts.names import Role
-from pd_contracts.records import EngineTokens
+from pd_contracts.records import LATE_STEP_S, EngineTokens
 
-# vLLM's counters (v1/metrics/loggers.py) by the field that they become; a series counts for every label set that has this text.
+# Counters of vLLM (v1/metrics/loggers.py) and of the simulator, by the field that they become; a series counts for every label set that has
+# this text.
 COUNTERS: Final = {
     "prompt": ("vllm:prompt_tokens_total", ""),
     "computed": ("vllm:prompt_tokens_by_source_total", 'source="local_compute"'),
     "cache_hits": ("vllm:prefix_cache_hits_total", ""),
     "external_hits": ("vllm:external_prefix_cache_hits_total", ""),
     "output": ("vllm:generation_tokens_total", ""),
+    "steps": ("sim:step_lateness_seconds_count", ""),
+    "on_time": ("sim:step_lateness_seconds_bucket", f'le="{LATE_STEP_S}"'),
 }
 
 
@@ -27,7 +30,7 @@ def tokens_of(page: str, *, t: float, name: str, role: Role) -> EngineTokens:
     """
     sums: dict[str, float] = {}
     for line in page.splitlines():
-        if not line.startswith("vllm:"):
+        if not line.startswith(("vllm:", "sim:")):
             continue
         series, _, value = line.rpartition(" ")
         metric, _, labels = series.partition("{")
@@ -36,7 +39,9 @@ def tokens_of(page: str, *, t: float, name: str, role: Role) -> EngineTokens:
                 sums[field] = sums.get(field, 0.0) + float(value)
     if not sums:
         return EngineTokens(t=t, name=name, role=role, error="its page has no token counter")
-    return msgspec.structs.replace(EngineTokens(t=t, name=name, role=role), **sums)
+    on_time = sums.pop("on_time", None)
+    late = sums["steps"] - on_time if on_time is not None and "steps" in sums else None
+    return msgspec.structs.replace(EngineTokens(t=t, name=name, role=role), **sums, late_steps=late)
 
 
 def parse_pages(texts: Sequence[str]) -> list[tuple[Role, str]]:

@@ -33,6 +33,21 @@ def test_counters_are_summed_over_data_parallel_engines() -> None:
     assert tokens.error == ""
 
 
+def test_a_simulators_late_steps_are_counted() -> None:
+    page = (
+        'vllm:generation_tokens_total{engine="0"} 42.0\n'
+        'sim:step_lateness_seconds_bucket{engine="0",le="0.002"} 60.0\n'
+        'sim:step_lateness_seconds_bucket{engine="0",le="0.005"} 70.0\n'
+        'sim:step_lateness_seconds_bucket{engine="0",le="0.01"} 90.0\n'
+        'sim:step_lateness_seconds_count{engine="0"} 100.0\n'
+    )
+
+    tokens = tokens_of(page, t=1.0, name="decode-0", role=Role.DECODE)
+
+    assert (tokens.steps, tokens.late_steps, tokens.output) == (100.0, 30.0, 42.0)
+    assert tokens_of(PAGE, t=1.0, name="prefill-0", role=Role.PREFILL).late_steps is None
+
+
 def test_a_page_without_token_counters_says_so_instead_of_zero() -> None:
     tokens = tokens_of("python_info 1.0\n", t=1.0, name="decode-0", role=Role.DECODE)
 
