@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     exported.add_argument("runs", nargs="*", metavar="RUN_OR_TREE", help="run folders or trees (default: RESULTS_DIR)")
     exported.add_argument("--out", metavar="DIR", help="where the tables go (default: RESULTS_DIR/export)")
     exported.add_argument("--format", choices=FORMATS, default="csv", help="csv (default) or parquet")
+    exported.add_argument(
+        "--classic",
+        action="store_true",
+        help="one disaggregated run as disaggregated_results.json, prefill_gpu_data.json, decode_gpu_data.json and a figure",
+    )
     for command in (report, compare, exported):
         command.add_argument(
             "--cut",
@@ -169,7 +174,28 @@ def _export(options: argparse.Namespace, read: Settings) -> int:
         return NOTHING
     out = Path(options.out or Path(read.results_dir) / EXPORT_FOLDER)
     results = [result for group in grouped(evaluate(loaded.runs)) for result in group.results]
+    if options.classic:
+        return _export_classic(results, out)
     for path in export.write(results, out, options.format):
+        print(path)
+    return 0
+
+
+def _export_classic(results: Sequence[Result], out: Path) -> int:
+    from pd_analysis.report import classic  # noqa: PLC0415 - matplotlib, as above
+
+    if len(results) != 1:
+        names = ", ".join(result.name for result in results)
+        sys.stderr.write(
+            f"pd-analysis: --classic takes one run, and these are {len(results)} ({names}): name one run folder\n"
+        )
+        return NOTHING
+    try:
+        written = classic.write(results[0], out)
+    except classic.ClassicError as error:
+        sys.stderr.write(f"pd-analysis: {error}\n")
+        return NOTHING
+    for path in written:
         print(path)
     return 0
 

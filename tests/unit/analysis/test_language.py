@@ -158,7 +158,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 
 # Words of matplotlib's and of SVG, which no reader sees.
-MATPLOTLIB = {"offset points", "upper left", "lower left", r'<svg viewBox="\1" role="presentation">'}
+MATPLOTLIB = {"offset points", "upper left", "upper right", "lower left", r'<svg viewBox="\1" role="presentation">'}
 
 
 @pytest.mark.parametrize("folder", ["doubts", "tables", "conclusions", "plots", "numbers"])
