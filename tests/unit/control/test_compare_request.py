@@ -39,6 +39,14 @@ def test_given_rates_are_per_gpu_and_lengths_and_seeds_multiply_them() -> None:
     assert options["goodput"] == COMPARE["sim"].goodput
 
 
+def test_each_load_can_have_rates_of_its_own() -> None:
+    found = asked("--rates", "1,2/find", "--input-output", "64:8,128:8")
+
+    assert [load.rates for load in found.offer.loads] == [[1, 2], []]
+    assert found.offer.searches
+    assert [point.load.name for point in found.points(Spec(combined=2))] == ["64x8", "64x8"]
+
+
 def test_a_point_is_as_long_as_its_p99_needs_unless_told() -> None:
     offer = Offer(loads=loads.shapes("512:64"))
 
@@ -58,7 +66,7 @@ def test_one_engine_serves_all_modes_at_once() -> None:
     found = asked("--modes", "serve,batch", "--rates", "1", "--input-output", "512:64", gpus=1)
 
     assert [spec.name for spec in found.stages] == ["1c"]
-    assert [point.mode for point in found.points(Spec(combined=1))] == ["serve", "batch"]
+    assert [point.mode for point in found.points(Spec(combined=1))] == ["batch", "serve"]
 
 
 def test_modes_alone_bring_up_one_engine_alone() -> None:
@@ -93,6 +101,7 @@ def test_options_of_the_load_generator_pass_through() -> None:
         (["--rates", "abc"], "--rates 'abc'"),
         (["--rates", "inf"], "--rates 'inf'"),
         (["--rates", "1,1"], "twice"),
+        (["--rates", "1/2/3"], "3 lists for 2 loads"),
         (["--seeds", "x"], "--seeds 'x'"),
         (["--input-output", "512"], "512:64"),
         (["--input-output", "0:4"], "512:64"),

@@ -219,7 +219,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     load(
         "--rates",
         metavar="R,…",
-        help="requests a second per GPU, or find (which is the default unless the engine says otherwise)",
+        help="requests a second per GPU; 2,8/1,4 for each of two loads; find looks for them (which is the default on GPUs)",
     )
     load("--start-rate", type=_positive, metavar="R", help="where finding begins, requests a second per GPU")
     load(

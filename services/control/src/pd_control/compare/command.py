@@ -140,10 +140,12 @@ def _role_of(asked: Comparison, spec: Spec) -> str:
 
 def _rates(asked: Comparison) -> str:
     offer = asked.offer
-    if offer.rates_per_gpu:
-        return f"{', '.join(f'{rate:g}' for rate in offer.rates_per_gpu)} requests/s per GPU"
-    if not offer.searches:
+    if not any(load.paced for load in offer.loads):
         return "as the load has them"
+    lists = [", ".join(f"{rate:g}" for rate in load.rates) or "found" for load in offer.loads]
+    known = " / ".join(dict.fromkeys(lists))
+    if any(load.rates for load in offer.loads):
+        return f"{known} requests/s per GPU"
     return (
         f"found for each deployment: doubled from {offer.start_rate:g} requests/s per GPU until fewer than "
         f"{offer.attainment:.0%} meet the limits, then three around the knee"
@@ -206,8 +208,8 @@ def _render(context_: Context, asked: Comparison, root: Path) -> bool:
 
 
 def _brief(asked: Comparison) -> Sequence[str]:
-    rates = len(asked.offer.rates_per_gpu) or _TABLES + 1
-    return () if len(asked.offer.loads) * rates <= _TABLES and asked.offer.modes == ["serve"] else ("--brief",)
+    points = sum(len(load.rates) or _TABLES + 1 for load in asked.offer.loads)
+    return () if points <= _TABLES and asked.offer.modes == ["serve"] else ("--brief",)
 
 
 def _conclude(context_: Context, tally: Tally, root: Path, begin: float, *, shown: bool | None) -> int:

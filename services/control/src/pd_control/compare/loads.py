@@ -21,14 +21,24 @@ _PHASE_SPLIT_REQUESTS: Final = "16"
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of traffic: the folder part that names it, and pd-loadgen's options (texts, by field name).
+    """One kind of traffic.
 
-    `paced` is true if a rate can be chosen; a trace has its own times.
+    Attributes:
+        name: its part of a run folder's name.
+        options: pd-loadgen's, as texts by field name.
+        rates: requests a second per GPU; empty if they are to be found, or if the load has its own times.
+        paced: whether a rate can be chosen; a trace has its own times.
     """
 
     name: str
     options: dict[str, str]
+    rates: list[float] = msgspec.field(default_factory=list)
     paced: bool = True
+
+    @property
+    def searches(self) -> bool:
+        """Whether its rates are to be found."""
+        return self.paced and not self.rates
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +72,6 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is offered to each deployment.
 
     Attributes:
-        rates_per_gpu: requests a second per GPU; empty if they are to be found.
         start_rate: where the search for rates begins, requests a second per GPU.
         attainment: share of requests that must meet the limits for a rate to count as carried.
         duration_s: of each point; None makes each as long as its percentiles need.
@@ -71,7 +80,6 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     loads: list[Load]
     modes: list[str] = msgspec.field(default_factory=lambda: [SERVE])
-    rates_per_gpu: list[float] = msgspec.field(default_factory=list)
     start_rate: float = 1.0
     attainment: float = 0.9
     seeds: list[int] = msgspec.field(default_factory=lambda: [0])
@@ -83,7 +91,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def searches(self) -> bool:
         """Whether rates are to be found."""
-        return SERVE in self.modes and not self.rates_per_gpu and any(load.paced for load in self.loads)
+        return SERVE in self.modes and any(load.searches for load in self.loads)
 
     def seconds(self, rate: float) -> float:
         """How long a point of `rate` requests a second lasts."""
@@ -111,6 +119,24 @@ def shapes(text: str) -> list[Load]:
         raise PlanError(msg)
     _refuse_twice([load.name for load in found], "--input-output")
     return found
+
+
+def with_rates(loads: Sequence[Load], text: str) -> list[Load]:
+    """Each load with its rates: one list for all, or lists separated by / in the order of the loads; `find` leaves them to be found.
+
+    Raises:
+        PlanError: if a list cannot be read, or there are fewer or more lists than loads.
+    """
+    lists = text.split("/")
+    if len(lists) not in {1, len(loads)}:
+        msg = (
+            f"--rates has {len(lists)} lists for {len(loads)} loads: write one for all, or one for each, separated by /"
+        )
+        raise PlanError(msg)
+    read = [[] if part.strip() in {"", "find"} else sorted(numbers(part, "--rates")) for part in lists]
+    return [
+        msgspec.structs.replace(load, rates=read[number if len(read) > 1 else 0]) for number, load in enumerate(loads)
+    ]
 
 
 def numbers(text: str, option: str, *, zero: bool = False) -> list[float]:
@@ -146,7 +172,7 @@ def _refuse_twice(names: Sequence[str], option: str) -> None:
 def fixed(offer: Offer, gpus: int) -> Iterator[Point]:
     """The points in mode serve that are known beforehand, for a deployment of so many GPUs; lengths, rates, seeds, the last changes first."""
     for load in offer.loads:
-        rates: list[float | None] = [*offer.rates_per_gpu] if load.paced else [None]
+        rates: list[float | None] = [*load.rates] if load.paced else [None]
         for rate in rates:
             yield from repeats(offer, load, rate, gpus)
 

@@ -40,10 +40,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def points(self, spec: Spec) -> list[Point]:
         """What is known beforehand of a deployment's points; rates to be found are not."""
         wanted: list[Point] = []
-        if "serve" in self.offer.modes and spec in self.deployments and not self.offer.searches:
-            wanted += fixed(self.offer, self.gpus_of(spec))
         if spec == self.alone:
-            wanted += classic(self.offer)
+            wanted += classic(self.offer)  # first, because they are short
+        if "serve" in self.offer.modes and spec in self.deployments:
+            wanted += fixed(self.offer, self.gpus_of(spec))
         return wanted
 
     @property
@@ -77,4 +77,4 @@ def _measuring(comparison: Comparison, spec: Spec) -> float:
         offer.start_rate * 2.0 ** (_SEARCHED_RATES - 4)
     ] * 3
     each = sum(offer.seconds(rate * gpus) + OVERHEAD_S for rate in rates)
-    return known + each * len(offer.loads) * len(offer.seeds)
+    return known + each * sum(load.searches for load in offer.loads) * len(offer.seeds)

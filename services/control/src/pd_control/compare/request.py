@@ -79,11 +79,14 @@ def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -
         parse_goodput([goodput])
     except ValueError as error:
         raise PlanError(str(error)) from error
-    rates = given.rates or ("" if given.trace else preset.rates)
+    if given.trace:
+        offered = [_trace(given.trace)]
+    else:
+        shapes = loads.shapes(given.input_output or preset.input_output)
+        offered = loads.with_rates(shapes, given.rates or preset.rates)
     found = Offer(
-        loads=[_trace(given.trace)] if given.trace else loads.shapes(given.input_output or preset.input_output),
+        loads=offered,
         modes=modes,
-        rates_per_gpu=sorted(loads.numbers(rates, "--rates")) if rates and rates != "find" else [],
         start_rate=given.start_rate or preset.start_rate,
         attainment=given.attainment,
         seeds=seeds,

@@ -130,7 +130,7 @@ class _Deployment:
             or self._spec not in self._work.comparison.deployments
         ):
             return found
-        for load in self._work.comparison.offer.loads:
+        for load in filter(lambda load: load.searches, self._work.comparison.offer.loads):
             if (point := self._searched(load, set(others.get(load.name, ())))) is not None:
                 return point
         return None
