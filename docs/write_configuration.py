@@ -36,7 +36,7 @@ def cell(default: Any) -> str:
     """A default in the table: nothing for what is unset, large numbers short."""
     if default is None or default in ((), ""):
         return ""
-    return f"{default:g}" if isinstance(default, float) else shown(default)
+    return shown(default)
 
 
 def page() -> str:

@@ -17,8 +17,8 @@ from support.loadgen import REPOSITORY, StampedServer, environment
 from support.ports import free_port
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
-from pd_contracts.settings import fields
-from pd_loadgen.workload.options import Options, load, text_of
+from pd_contracts.settings import fields, shown
+from pd_loadgen.workload.options import Options, load
 
 LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py")]
 FORM = {
@@ -304,7 +304,7 @@ LOCUSTS = {"url", "overwrite", "processes"}
 
 def test_locust_takes_every_option_at_once_with_its_default(server: StampedServer, tmp_path: Path) -> None:
     defaults = load({}, {})
-    texts = {one.name: text_of(getattr(defaults, one.name)) for one in fields(Options) if one.name not in LOCUSTS}
+    texts = {one.name: shown(getattr(defaults, one.name)) for one in fields(Options) if one.name not in LOCUSTS}
     texts |= {
         "model": "steady",
         "duration": "0.5",

@@ -73,14 +73,16 @@ def parser_for(type_: type[msgspec.Struct], prog: str, description: str) -> argp
     """An option parser with one option a setting; what it returns feeds `load(overrides=…)`."""
     parser = argparse.ArgumentParser(prog=prog, description=description)
     for field in fields(type_):
-        default = "" if field.default in (None, "", ()) else f" (default {shown(field.default)})"
         parser.add_argument(
-            field.option,
-            metavar=_metavar(field.type),
-            dest=field.name,
-            help=f"{field.description} [{field.variable}]{default}".replace("%", "%%"),
+            field.option, metavar=metavar(field.type), dest=field.name, help=help_of(field, field.variable)
         )
     return parser
+
+
+def help_of(field: Field, variable: str) -> str:
+    """An option's help: the description, its variable and its default."""
+    default = "" if field.default in (None, "", ()) else f" (default {shown(field.default)})"
+    return f"{field.description} [{variable}]{default}".replace("%", "%%")
 
 
 def from_command_line(type_: type[S], prog: str, description: str, arguments: Sequence[str] | None = None) -> S:
@@ -115,7 +117,7 @@ def accepted(hint: Any) -> str:
         example = {int: "0,1", float: "1,2.5"}.get(_plain(item), "a,b")
         return f"a list with commas, as in {example}, of which each is {accepted(item)}"
     if typing.get_origin(plain) is Literal or (isinstance(plain, type) and issubclass(plain, Enum)):
-        return f"one of {_metavar(plain).replace('|', ', ')}"
+        return f"one of {metavar(plain).replace('|', ', ')}"
     kind = {int: "a whole number", float: "a number", bool: "on or off", str: "text"}.get(plain, "another value")
     return kind + _limits(hint)
 
@@ -155,10 +157,11 @@ def _plain(hint: Any) -> Any:
     return hint
 
 
-def _metavar(hint: Any) -> str:
+def metavar(hint: Any) -> str:
+    """What stands for a value of the type in help and errors: INTEGER, TEXT,…, on|off."""
     plain = _plain(hint)
     if typing.get_origin(plain) is tuple:
-        return f"{_metavar(typing.get_args(plain)[0])},…"
+        return f"{metavar(typing.get_args(plain)[0])},…"
     if typing.get_origin(plain) is Literal:
         return "|".join(map(str, typing.get_args(plain)))
     if isinstance(plain, type) and issubclass(plain, Enum):
@@ -179,5 +182,14 @@ def shown(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return ",".join(map(str, default))
+        return ",".join(map(shown, default))
+    if isinstance(default, float):
+        return f"{default:g}"
     return str(default.value if isinstance(default, Enum) else default)
+
+
+def choices(field: Field) -> list[str] | None:
+    """The accepted texts, where they can be listed."""
+    if isinstance(field.default, bool):
+        return ["on", "off"]
+    return [str(member.value) for member in type(field.default)] if isinstance(field.default, Enum) else None

@@ -4,10 +4,11 @@ import argparse
 
 import pytest
 
-from pd_contracts.settings import SettingsError, fields
+from pd_contracts.settings import SettingsError, choices, fields, shown
 from pd_loadgen.client.backends import Endpoint
 from pd_loadgen.prompts.datasets import Dataset
 from pd_loadgen.workload import options
+from pd_loadgen.workload.conflicts import RULES
 from pd_loadgen.workload.options import Options
 
 
@@ -134,19 +135,36 @@ def test_a_form_can_hold_every_option_as_text() -> None:
     chosen = Options(
         rate=1.5, ignore_eos=False, dataset=Dataset.TEXT, seed=-3, percentiles=(50.0, 99.9), batch_sizes=(3,)
     )
-    texts = {field.name: options.text_of(getattr(chosen, field.name)) for field in fields(Options)}
+    texts = {field.name: shown(getattr(chosen, field.name)) for field in fields(Options)}
 
     assert options.load(texts, {}) == chosen
 
 
 def test_a_form_can_list_what_is_accepted() -> None:
-    choices = {field.name: options.choices_of(field) for field in fields(Options)}
+    accepted = {field.name: choices(field) for field in fields(Options)}
 
-    assert choices["dataset"] == ["random", "text", "jsonl", "sharegpt", "huggingface"]
-    assert choices["arrival"] == ["poisson", "gamma", "constant", "ramp", "step", "closed", "replay"]
-    assert choices["ignore_eos"] == ["on", "off"]
-    assert choices["rate"] is None
+    assert accepted["dataset"] == ["random", "text", "jsonl", "sharegpt", "huggingface"]
+    assert accepted["arrival"] == ["poisson", "gamma", "constant", "ramp", "step", "closed", "replay"]
+    assert accepted["ignore_eos"] == ["on", "off"]
+    assert accepted["rate"] is None
 
 
 def test_every_option_is_described() -> None:
     assert all(field.description for field in fields(Options))
+
+
+def test_the_help_shows_the_options_by_subject_and_each_once() -> None:
+    parser = argparse.ArgumentParser(prog="run")
+    options.add_arguments(parser)
+    text = parser.format_help()
+
+    titles = ["Load:", "Prompts:", "Pace:", "Sampling:", "Server:", "Results:"]
+    assert [line for line in text.splitlines() if line in titles] == titles
+    assert all(text.count(f"\n  {field.option} ") == 1 or f"{field.option}, " in text for field in fields(Options))
+    assert "--profile-urls TEXT,…" in text
+    assert "--rate NUMBER" in text
+
+
+def test_every_rule_can_be_broken_and_says_what_to_do() -> None:
+    for _, sentence in RULES:
+        assert "{" not in sentence.format(Options())

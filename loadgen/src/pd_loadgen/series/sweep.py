@@ -23,7 +23,7 @@ import msgspec
 import yaml
 
 from pd_contracts.records import MANIFEST, Manifest, RecordError, read_json
-from pd_contracts.settings import SettingsError, fields
+from pd_contracts.settings import SettingsError, fields, shown
 from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
 
@@ -171,7 +171,7 @@ def _texts(values: dict[str, Any]) -> dict[str, str]:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return msgspec.json.encode(value).decode()
-    return ",".join(map(options.text_of, value)) if isinstance(value, list) else options.text_of(value)
+    return ",".join(map(shown, value)) if isinstance(value, list) else shown(value)
 
 
 def _safe(name: str) -> str:

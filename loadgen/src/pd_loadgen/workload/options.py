@@ -6,17 +6,17 @@ MODEL, HTTP_PROXY_PORT and RESULTS_DIR are read under the names that the whole s
 import argparse
 import os
 from collections.abc import Mapping
-from enum import Enum
 from typing import Any, Final
 
 from pd_contracts import settings
 from pd_contracts.latency import parse_goodput
-from pd_contracts.settings import Field, fields
+from pd_contracts.settings import Field, fields, shown
 from pd_loadgen.client.access import parse_extra, parse_headers
 from pd_loadgen.client.http1 import parse_url
 from pd_loadgen.prompts.media import parse_size
-from pd_loadgen.workload.conflicts import conflicts
+from pd_loadgen.workload.conflicts import conflict
 from pd_loadgen.workload.option_fields import OptionFields
+from pd_loadgen.workload.option_groups import by_subject
 
 _SHARED: Final = frozenset({"MODEL"})
 _PREFIX: Final = "LOADGEN_"
@@ -41,8 +41,7 @@ class Options(OptionFields, frozen=True, kw_only=True):
         for url in (self.monitor, *self.profile_urls):
             if url:
                 parse_url(url)
-        problem = next((sentence for impossible, sentence in conflicts(self) if impossible), "")
-        if problem:
+        if problem := conflict(self):
             raise ValueError(problem)
 
 
@@ -65,56 +64,33 @@ def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One option a field; `given` turns what they parse into texts for `load`."""
-    for field in fields(Options):
-        extra: dict[str, Any] = {"metavar": _metavar(field.default)}
-        if isinstance(field.default, bool):
-            extra = {"action": argparse.BooleanOptionalAction}
-        elif field.name == "goodput":
-            extra = {"nargs": "+", "metavar": "METRIC:MS"}
-        parser.add_argument(
-            field.option,
-            *_ALIASES.get(field.name, ()),
-            dest=field.name,
-            default=None,
-            help=help_of(field).replace("%", "%%"),
-            **extra,
-        )
+    """One option a field, by subject; `given` turns what they parse into texts for `load`."""
+    for title, chosen in by_subject(fields(Options)).items():
+        group = parser.add_argument_group(title)
+        for field in chosen:
+            _add(group, field)
+
+
+def _add(group: Any, field: Field) -> None:
+    extra: dict[str, Any] = {"metavar": settings.metavar(field.type)}
+    if isinstance(field.default, bool):
+        extra = {"action": argparse.BooleanOptionalAction}
+    elif field.name == "goodput":
+        extra = {"nargs": "+", "metavar": "METRIC:MS"}
+    names = (field.option, *_ALIASES.get(field.name, ()))
+    group.add_argument(*names, dest=field.name, default=None, help=help_of(field), **extra)
 
 
 def given(arguments: argparse.Namespace) -> dict[str, str]:
     """What was given on the command line, as texts by field name."""
     values = {field.name: getattr(arguments, field.name) for field in fields(Options)}
-    return {name: text_of(value) for name, value in values.items() if value is not None}
+    return {name: _text(value) for name, value in values.items() if value is not None}
 
 
 def help_of(field: Field) -> str:
     """The description with variable and default."""
-    default = text_of(field.default)
-    return f"{field.description} [{variable_of(field)}]" + (f" (default {default})" if default else "")
+    return settings.help_of(field, variable_of(field))
 
 
-def text_of(value: Any) -> str:
-    """A value as a variable or a form would hold it."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, list):
-        return " ".join(value)
-    if isinstance(value, tuple):
-        return ",".join(map(text_of, value))
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value.value if isinstance(value, Enum) else value)
-
-
-def choices_of(field: Field) -> list[str] | None:
-    """The accepted texts, where they can be listed."""
-    if isinstance(field.default, bool):
-        return ["on", "off"]
-    return [str(member.value) for member in type(field.default)] if isinstance(field.default, Enum) else None
-
-
-def _metavar(default: Any) -> str:
-    if isinstance(default, Enum):
-        return "|".join(str(member.value) for member in type(default))
-    return {int: "N", float: "X", tuple: "N,…"}.get(type(default), "TEXT")
+def _text(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else shown(value)

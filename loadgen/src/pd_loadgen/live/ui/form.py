@@ -11,7 +11,7 @@ from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from pd_contracts.records import RequestRecord
-from pd_contracts.settings import SettingsError, fields
+from pd_contracts.settings import SettingsError, choices, fields, shown
 from pd_loadgen.live.processes.master import Workers
 from pd_loadgen.live.processes.senders import Alone
 from pd_loadgen.live.processes.worker import Worker
@@ -41,9 +41,9 @@ def add_fields(parser: argparse.ArgumentParser, **_: Any) -> None:
             parser.add_argument(
                 field.option,
                 dest=field.name,
-                default=options.text_of(getattr(defaults, field.name)),
-                choices=options.choices_of(field),
-                help=options.help_of(field).replace("%", "%%"),
+                default=shown(getattr(defaults, field.name)),
+                choices=choices(field),
+                help=options.help_of(field),
             )
 
 

@@ -13,34 +13,14 @@ from locust.runners import MasterRunner
 
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import RequestRecord
-from pd_contracts.settings import fields
+from pd_contracts.settings import choices, fields
 from pd_loadgen.live.ui.latency_curves import LatencyCurves
 from pd_loadgen.live.ui.traffic_light import light
 from pd_loadgen.live.user import Shell
-from pd_loadgen.workload import options
+from pd_loadgen.workload.option_groups import MAIN, by_subject
 from pd_loadgen.workload.options import Options
 
 PATH: Final = "/llm"
-# What most runs are told; the other fields are folded away by subject.
-MAIN: Final = (
-    "model", "endpoint", "dataset", "input_tokens", "output_tokens", "arrival", "rate", "duration", "warmup", "seed",
-    "goodput", "label",
-)  # fmt: skip
-_SUBJECTS: Final = {
-    "Prompts": (
-        "dataset_path", "dataset_split", "dataset_column", "range_ratio", "prefix_tokens", "prefixes", "turns", "answers", "think_time", "images",
-        "image_size", "audios", "audio_seconds", "vocab_size",
-    ),
-    "Pace": (
-        "mode", "requests", "max_concurrency", "burstiness", "start_rate", "steps", "trace", "time_scale", "batch_sizes",
-        "timeout",
-    ),
-    "Sampling": (
-        "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "ignore_eos", "return_token_ids", "extra_body",
-    ),
-    "Server": ("path", "headers", "api_key_file", "ca_file", "insecure", "ready_timeout", "engine_profile", "profile_urls"),
-}  # fmt: skip
-_REST: Final = "Results"
 
 
 class View:
@@ -82,25 +62,17 @@ def add(environment: Environment, shell: Shell, view: View, named: Callable[[], 
 
 
 def _groups(values: dict[str, str]) -> list[dict[str, Any]]:
-    """The form's fields by subject, those that most runs need first."""
-    known = {field.name: field for field in fields(Options) if field.name in values}
-    listed = {"": MAIN, **_SUBJECTS}
-    rest = tuple(name for name in known if not any(name in names for names in listed.values()))
+    """The form's fields by subject; those that most runs need come first and are not folded away."""
+    groups = by_subject(field for field in fields(Options) if field.name in values)
     return [
         {
-            "title": title,
+            "title": "" if title == MAIN else title,
             "fields": [
-                {
-                    "name": name,
-                    "value": values[name],
-                    "help": known[name].description,
-                    "choices": options.choices_of(known[name]),
-                }
-                for name in names
-                if name in known
+                {"name": field.name, "value": values[field.name], "help": field.description, "choices": choices(field)}
+                for field in found
             ],
         }
-        for title, names in {**listed, _REST: rest}.items()
+        for title, found in groups.items()
     ]
 
 
