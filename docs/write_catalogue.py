@@ -16,6 +16,7 @@ from babel.messages.pofile import read_po, write_po
 from pd_analysis.words import formulas
 from pd_analysis.words.language import LANGUAGES
 from pd_contracts import records
+from pd_contracts.clock_events import SLOWDOWNS
 
 PACKAGE = Path(formulas.__file__).parents[1]
 CONTRACTS = Path(records.__file__).parent
@@ -36,9 +37,10 @@ def extracted() -> Catalog:
         ]
     for file, _, message in sorted(found, key=lambda each: each[:2]):
         catalogue.add(message, locations=[(file, 0)])
-    for name, formula in formulas.ALL.items():
-        catalogue.add(name, locations=[("pd_analysis/words/formulas.py", 0)])
-        catalogue.add(formula, locations=[("pd_analysis/words/formulas.py", 0)])
+    for text in (*formulas.ALL, *formulas.ALL.values()):
+        catalogue.add(text, locations=[("pd_analysis/words/formulas.py", 0)])
+    for text in SLOWDOWNS.values():
+        catalogue.add(text, locations=[("pd_contracts/clock_events.py", 0)])
     return catalogue
 
 

@@ -3,8 +3,8 @@
 `FORMULAS` is printed beside the numbers. All durations are seconds; None where a request cannot have the value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from pd_contracts.records import RequestRecord
 
@@ -62,7 +62,14 @@ def meets(record: RequestRecord, limits_ms: Mapping[str, float]) -> bool:
     if not succeeded(record):
         return False
     values = {"ttft": ttft(record), "tpot": tpot(record), "e2el": e2el(record)}
-    return all(value is None or value * 1e3 <= limits_ms[key] for key, value in values.items() if key in limits_ms)
+    return not any(
+        value is not None and above(value, limits_ms[key]) for key, value in values.items() if key in limits_ms
+    )
+
+
+def above(seconds: Any, limit_ms: float) -> Any:
+    """Whether a latency misses its limit; of an array, for each. A latency that a request cannot have (NaN) misses none."""
+    return seconds * 1e3 > limit_ms
 
 
 def parse_goodput(items: Iterable[str]) -> dict[str, float]:
@@ -90,10 +97,14 @@ def parse_goodput(items: Iterable[str]) -> dict[str, float]:
 
 def percentile(values: Sequence[float], q: float) -> float | None:
     """The q-th percentile (0 to 100) with linear interpolation, as numpy's default; None of nothing."""
-    if not values:
+    return ranked(sorted(values).__getitem__, len(values), q)
+
+
+def ranked(at: Callable[[int], float], count: int, q: float) -> float | None:
+    """The same of `count` values of which `at` gives the n-th smallest, from 0."""
+    if not count:
         return None
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * q / 100
+    position = (count - 1) * q / 100
     low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    first, second = at(low), at(min(low + 1, count - 1))
+    return first + (second - first) * (position - low)

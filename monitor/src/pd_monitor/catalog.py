@@ -4,21 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pd_contracts.clock_events import CLOCK_EVENTS
 from pd_contracts.records import GpuInfo, GpuSample
 from pd_monitor.reading import Details
 
-# NVML's clock-event bits (`nvmlClocksEventReasons`); a name is the label `reason`.
-CLOCK_EVENTS: Final = {
-    "gpu_idle": 0x1,
-    "applications_clocks": 0x2,
-    "sw_power_cap": 0x4,
-    "hw_slowdown": 0x8,
-    "sync_boost": 0x10,
-    "sw_thermal": 0x20,
-    "hw_thermal": 0x40,
-    "hw_power_brake": 0x80,
-    "display": 0x100,
-}
 GPU_LABELS: Final = ("gpu", "uuid", "role")
 
 Values = Iterable[tuple[tuple[str, ...], float | None]]

@@ -192,7 +192,7 @@ def test_throttling_bits_are_counted_by_reason_and_idle_is_not_one() -> None:
     # 0x1 idle, 0x4 power cap, 0x40 hardware thermal
     energy = _energy(power_log({0: (Role.DECODE, constant(300.0))}, throttle=0x45))
 
-    assert energy.gpus[0].throttled == {"power cap": 1.0, "thermal (hardware)": 1.0}
+    assert energy.gpus[0].throttled == {"power cap": 1.0, "thermal slowdown (hardware)": 1.0}
 
 
 def test_a_run_without_power_has_no_energy() -> None:

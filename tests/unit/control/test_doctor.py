@@ -78,7 +78,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ),
     ("gpu-mig", {"nvml__gpus__0__mig": True}, {}, "divided by MIG"),
     ("gpu-unlike", {"nvml__gpus__1__name": "NVIDIA H100"}, {}, "NVIDIA H100 and NVIDIA H200"),
-    ("gpu-throttled", {"nvml__gpus__0__throttled": ["heat (driver)"]}, {}, "heat (driver)"),
+    ("gpu-throttled", {"nvml__gpus__0__throttled": ["thermal slowdown (software)"]}, {}, "thermal slowdown (software)"),
     ("gpu-capped", {"nvml__gpus__0__power_limit_w": 500.0}, {}, "500 W of 700 W"),
     ("driver-old", {"nvml__cuda": [12, 8]}, {}, "torch 2.11.0+cu130 wants CUDA 13.0, and the driver runs 12.8"),
     (

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from pd_contracts.latency import percentile
 from pd_contracts.records import ClientHealth
 from pd_loadgen.verdict import client_health, lag_histogram
 from pd_loadgen.verdict.client_health import KERNEL, PROCESS
@@ -110,3 +111,21 @@ def test_counted_lags_have_the_percentiles_of_the_lags_to_a_step() -> None:
     for q, expected in ((50, 0.05), (99, 0.099), (100, 0.0999)):
         assert lag_histogram.percentile(counted, q) == pytest.approx(expected, abs=0.00015)
     assert lag_histogram.percentile({}, 99) is None
+
+
+@pytest.mark.parametrize("q", [0, 50, 90, 99, 99.9, 100])
+def test_counted_lags_have_the_percentiles_of_the_lags(q: float) -> None:
+    lags = [0.001 * n * n for n in range(1, 38)]
+
+    counted, exact = lag_histogram.percentile(count(lags), q), percentile(lags, q)
+
+    assert counted == pytest.approx(exact, abs=1.01 / lag_histogram.STEPS_A_SECOND)  # rounded up to a step
+    assert lag_histogram.percentile({}, q) is None
+
+
+def test_lags_of_the_send_and_of_the_read_have_one_percentile() -> None:
+    lags = [0.0001] * 98 + [0.004, 0.02]
+
+    judged = verdict(dispatch=lags, receive=[], looked=lags)
+
+    assert judged.dispatch_lag_ms == pytest.approx(judged.receive_lag_ms, abs=0.02)

@@ -36,9 +36,9 @@ def test_requests_fall_into_the_second_in_which_they_ended() -> None:
     assert [(one["served"], one["failed"]) for one in shown["bins"]] == [(2, 0), (0, 0), (0, 0), (0, 1)]
     assert shown["totals"]["TPOT"]["p99"] == pytest.approx(20, abs=0.02)
     assert shown["totals"]["TTFT"] == {
-        "p50": pytest.approx(100, abs=0.02),
-        "p90": pytest.approx(400, abs=0.02),
-        "p99": pytest.approx(400, abs=0.02),
+        "p50": pytest.approx(250, abs=0.02),
+        "p90": pytest.approx(370, abs=0.02),
+        "p99": pytest.approx(397, abs=0.02),
     }
     assert shown["bins"][1]["ITL"] == {"p50": None, "p90": None, "p99": None}
     assert (shown["attainment"], shown["goodput"]) == (pytest.approx(1 / 3), pytest.approx(1 / 4))

@@ -16,7 +16,7 @@ import pandas as pd
 from pd_analysis.energy.checks import Fault, believable, faults_of
 from pd_analysis.energy.readings import AVERAGE_LAG_S, Window, closure, counter_j, integral_j
 from pd_analysis.records.run import Run
-from pd_analysis.words.language import mark
+from pd_contracts.clock_events import CLOCK_EVENTS, SLOWDOWNS
 from pd_contracts.names import Role
 from pd_contracts.records import Clock
 
@@ -28,15 +28,6 @@ SAME_CLOCK_S: Final = 0.1
 SETTLE_S: Final = 1.0
 # … if it stays so for this long.
 IDLE_LEAST_S: Final = 1.0
-
-# NVML's clock-event bits that mean "slower than asked for"; idle, application clocks, sync boost and display do not.
-THROTTLING: Final[Mapping[int, str]] = {
-    0x04: mark("power cap"),
-    0x08: mark("hardware slowdown"),
-    0x20: mark("thermal (software)"),
-    0x40: mark("thermal (hardware)"),
-    0x80: mark("power brake"),
-}
 
 
 @dataclass(frozen=True)
@@ -236,7 +227,11 @@ def _idle_w(samples: pd.DataFrame, idle: list[Window], limit_w: float | None) ->
 
 def _throttled(inside: pd.DataFrame) -> dict[str, float]:
     bits = inside["throttle_reasons"].dropna().astype("int64")
-    shares = {reason: float(((bits & bit) != 0).mean()) for bit, reason in THROTTLING.items()} if len(bits) else {}
+    shares = (
+        {words: float(((bits & CLOCK_EVENTS[name]) != 0).mean()) for name, words in SLOWDOWNS.items()}
+        if len(bits)
+        else {}
+    )
     return {reason: share for reason, share in shares.items() if share > 0}
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.records.columns import Floats
+from pd_analysis.records.columns import Floats, meeting
 from pd_contracts.latency import PERCENTILES
 
 _STEPS: Final = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0)  # round numbers in a decade
@@ -14,12 +14,8 @@ _MOST: Final = 5  # limits along each side of the table
 
 
 def attainment(result: Result, limits_ms: Mapping[str, float], scale: float = 1.0) -> float:
-    """Share of all measured requests that meet every limit times `scale`; as `latency.meets`, failures never do."""
-    measured = result.requests.measured
-    met = measured["ok"].to_numpy(dtype=bool)
-    for name, limit in limits_ms.items():
-        # NaN compares as False: a request of one token has no TPOT and meets any limit on it.
-        met = met & ~(measured[name].to_numpy(dtype=np.float64) * 1e3 > limit * scale)
+    """Share of all measured requests that meet every limit times `scale`; failures never do."""
+    met = meeting(result.requests.measured, limits_ms, scale)
     return float(met.mean()) if met.size else 0.0
 
 

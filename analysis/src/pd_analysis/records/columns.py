@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pd_analysis.words.language import mark
+from pd_contracts.latency import above
 from pd_contracts.records import GpuHeader, GpuSample, RequestRecord
 
 Floats = npt.NDArray[np.float64]
@@ -136,7 +137,7 @@ class Collector:
         rows["ok"] = (counts > 0) & (rows["failure"] == "")
         rows.loc[~rows["ok"] & (rows["failure"] == ""), ["failure", "failure_message"]] = [EMPTY_KIND, _EMPTY_MESSAGE]
         _add_latencies(rows, times, counts, ends)
-        rows["good"] = rows["ok"] & _meets(rows, self._limits)
+        rows["good"] = meeting(rows, self._limits)
         # The gap before a request's first chunk leads to another request's last one, and is none.
         gaps = np.diff(times, prepend=0.0)
         first = (ends - counts)[counts > 0]
@@ -213,12 +214,11 @@ def _add_latencies(
     rows["tpot"] = ((rows["last"] - rows["first"]) / (rows["output_tokens"] - 1)).where(several)
 
 
-def _meets(rows: pd.DataFrame, limits_ms: Mapping[str, float]) -> "pd.Series[bool]":
-    """Every limit is met; a request without the value, as one of a single token has no TPOT, meets any limit on it."""
-    met = pd.Series(data=True, index=rows.index)
-    for name in ("ttft", "tpot", "e2el"):
-        if name in limits_ms:
-            met &= ~(rows[name] * 1e3 > limits_ms[name])
+def meeting(rows: pd.DataFrame, limits_ms: Mapping[str, float], scale: float = 1.0) -> Flags:
+    """`latency.meets` for each row, the limits times `scale`."""
+    met = rows["ok"].to_numpy(dtype=bool)
+    for name, limit in limits_ms.items():
+        met = met & ~above(rows[name].to_numpy(dtype=np.float64), limit * scale)
     return met
 
 

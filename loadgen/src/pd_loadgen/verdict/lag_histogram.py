@@ -1,9 +1,12 @@
 """Lags counted in steps of 10 µs: a run of an hour has millions, and each process hands its own to the master."""
 
-import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
+
+from pd_contracts.latency import ranked
 
 STEPS_A_SECOND: Final = 100_000
 
@@ -40,11 +43,7 @@ def pooled(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
 
 
 def percentile(counts: Mapping[int, int], q: float) -> float | None:
-    """The smallest lag in seconds that q % of all do not exceed, rounded up to a step; None without any."""
-    rank = math.ceil(sum(counts.values()) * q / 100)
-    seen = 0
-    for step in sorted(counts):
-        seen += counts[step]
-        if seen >= rank:
-            return (step + 1) / STEPS_A_SECOND
-    return None
+    """`latency.percentile` of the lags in seconds, each rounded up to a step; None without any."""
+    steps = sorted(counts)
+    seen = list(accumulate(counts[step] for step in steps))
+    return ranked(lambda rank: (steps[bisect_right(seen, rank)] + 1) / STEPS_A_SECOND, seen[-1] if seen else 0, q)

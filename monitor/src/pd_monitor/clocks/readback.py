@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pd_contracts.clock_events import CLOCK_EVENTS
 from pd_contracts.records import GpuSample
-from pd_monitor.catalog import CLOCK_EVENTS
 from pd_monitor.clocks.plan import Wish
 
 # Clocks come in steps of 15 MHz.

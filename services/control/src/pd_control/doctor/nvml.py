@@ -7,12 +7,14 @@ from typing import Any, Final
 
 import pynvml
 
+from pd_contracts.clock_events import slowdowns
 from pd_control.doctor.facts import Gpu, Link, Nvml, Tenant
 
 _UNREADABLE: Final = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
 _READ, _NVLINK = 0, 2  # NVML_P2P_CAPS_INDEX_*; pynvml has one of them as a tuple
 # Reasons that somebody must look at; idleness, the power cap under load and clocks chosen by hand are none.
-_REASONS: Final = {0x8: "hardware slowdown", 0x20: "heat (driver)", 0x40: "heat (hardware)", 0x80: "power brake"}
+# A power cap is how boards run at full load: no finding.
+_NORMAL: Final = "sw_power_cap"
 _PATHS: Final = {
     0: "one board",
     10: "one PCIe switch",
@@ -66,7 +68,7 @@ def _gpu(index: int, handle: Any) -> Gpu:
         memory_bytes=memory and memory.total,
         free_bytes=memory and memory.free,
         mig=None if mig is None else bool(mig[0]),
-        throttled=[name for bit, name in _REASONS.items() if reasons & bit],
+        throttled=[words for name, words in slowdowns(reasons).items() if name != _NORMAL],
         power_limit_w=_watts(_try(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
         power_default_w=_watts(_try(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)),
         links_up=sum(states),
