@@ -4,7 +4,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from pd_contracts.free_ports import free_ports
 
 HERE = Path(__file__).parent
 ROUTER = "vllm-router==0.1.17"
@@ -81,22 +82,6 @@ def _cpu_s(process: psutil.Process) -> float:
     except OSError:
         times = process.cpu_times()
         return float(times.user + times.system)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, below those of outgoing connections."""
-    found: list[int] = []
-    for port in range(12_000 + int(time.time() * 7) % 6_000, 22_000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found.append(port)
-        if len(found) == count:
-            return found
-    msg = "no free ports"
-    raise OSError(msg)
 
 
 def pinned(core: int, words: list[str]) -> list[str]:

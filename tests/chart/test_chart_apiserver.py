@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.aio import until
 from support.chart import CHART, EXAMPLES, FULLNAME, RELEASE, Values, helm, load, render
 from support.control_plane import ControlPlane, Refused, control_plane, controllers
 from support.kubernetes import account
-from support.proxy import until
 
 import pd_proxy.discovery.kubernetes
 from pd_contracts.names import Connector, Role

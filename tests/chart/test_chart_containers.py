@@ -1,13 +1,12 @@
 """The pods of the sim example, run by Docker as the chart describes them: commands, variables, user, read-only root."""
 
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from support.chart import EXAMPLES, FULLNAME, ROOT, Manifest, Values, load, of_kind, render
+from support.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -103,27 +102,18 @@ def cluster(images: None) -> Iterator[Cluster]:
         cluster.close()
 
 
-def eventually(condition: Any, seconds: float = 60) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
-
-
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 def test_engines_pass_their_probes(cluster: Cluster, role: str, probe: str) -> None:
     [item] = of_kind(render(VALUES), "StatefulSet", role)
     [container] = item["spec"]["template"]["spec"]["containers"]
 
-    assert eventually(lambda: cluster.probe(role, container[probe]["exec"]["command"]))
+    until(lambda: cluster.probe(role, container[probe]["exec"]["command"]), 60, period_s=0.5)
 
 
 def test_the_releases_own_tests_pass(cluster: Cluster) -> None:
     pods = {pod["metadata"]["name"]: pod["spec"]["containers"][0] for pod in of_kind(render(VALUES), "Pod")}
-    assert eventually(lambda: cluster.run(pods[f"{FULLNAME}-test-ready"]).returncode == 0)
+    until(lambda: cluster.run(pods[f"{FULLNAME}-test-ready"]).returncode == 0, 60, period_s=0.5)
 
     results = {name: cluster.run(container) for name, container in pods.items()}
 

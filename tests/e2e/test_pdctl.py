@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.control import pdctl
-from support.ports import free_ports
 from support.stack import ROOT
 
+from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Role
 from pd_control.docker.compose import Stack
 from pd_control.docker.containers import engine_infos

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.control import alive, environment, pdctl, until
+from support.control import alive, environment, pdctl
+from support.waiting import until
 
 from pd_contracts.names import SIMULATED_ENGINE, Topology
 from pd_contracts.records import (
@@ -175,7 +176,7 @@ def test_what_was_measured_before_an_interruption_is_kept_and_the_rest_follows(t
     first = tmp_path / "results/1c/256x8-rate2-seed5"
     second = tmp_path / "results/1c/256x8-rate3-seed5"
     with started(tmp_path, *words) as running:
-        until((second / MANIFEST).exists, timeout=60)
+        until((second / MANIFEST).exists, 60)
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does
         assert running.wait(30) == 130
     assert processes_with(f"STATE_DIR={tmp_path / 'state'}") == []

@@ -8,8 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.control import environment, until
+from support.control import environment
 from support.hosts import Host, hosts
+from support.waiting import until
 
 from pd_contracts.names import Connector
 
@@ -35,7 +36,7 @@ def test_three_hosts_make_one_deployment(connector: Connector, tmp_path: Path) -
                 log = tmp_path / f"{name}.log"
                 started.append(host.start(*words, env=envs[name], cwd=tmp_path, log=log))
             # A user of the decode host, which knows where the proxy is.
-            until(lambda: decode.pdctl("smoke", env=envs["decode"], cwd=tmp_path).returncode == 0, timeout=60)
+            until(lambda: decode.pdctl("smoke", env=envs["decode"], cwd=tmp_path).returncode == 0, 60)
             takes, peer, port = (
                 (decode, prefill, DECODE_KV_PORT)
                 if connector is Connector.P2P_NCCL

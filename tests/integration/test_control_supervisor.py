@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.control import alive, script, until
+from support.control import alive, script
+from support.waiting import until
 
 from pd_contracts.names import Topology
 from pd_control.local import processes

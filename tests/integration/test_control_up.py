@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.control import alive, environment, pdctl, until
+from support.control import alive, environment, pdctl
+from support.waiting import until
 
 from pd_control.supervision.state import State, Store
 
@@ -199,7 +200,7 @@ def test_parts_in_terminals_make_a_deployment(env: dict[str, str], tmp_path: Pat
     words = [["proxy"], ["prefill", "--engine", "sim"], ["decode", "--engine", "sim"]]
     terminals = [subprocess.Popen([*command, *one], env=env, cwd=tmp_path, stdout=subprocess.DEVNULL) for one in words]
     try:
-        until(lambda: pdctl("smoke", env=env, cwd=tmp_path).returncode == 0, timeout=30)
+        until(lambda: pdctl("smoke", env=env, cwd=tmp_path).returncode == 0, 30)
         status = pdctl("status", env=env, cwd=tmp_path)
         again = pdctl("prefill", "--engine", "sim", env=env, cwd=tmp_path)
         terminals[0].send_signal(signal.SIGINT)
@@ -247,7 +248,7 @@ def test_a_node_without_docker_and_without_the_tools_of_reports_runs_processes(
     env: dict[str, str], tmp_path: Path
 ) -> None:
     # As on a GPU node where only vLLM's packages are: what is not there is made impossible to import.
-    missing = ("docker", "locust", "gevent", "pandas", "matplotlib", "psutil", "yaml")
+    missing = ("docker", "locust", "gevent", "pandas", "matplotlib", "yaml")
     bare = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); from pd_control.__main__ import main; "
     for words in (["all", "--engine", "sim"], ["status"], ["smoke"], ["down"]):
         done = subprocess.run(

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.ports import free_port
 from support.proxy import listening
 from support.simulator import Simulator, settings_for, spawned
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.names import Role
 from pd_engine.checks import Checks
 from pd_engine.settings import CheckSettings

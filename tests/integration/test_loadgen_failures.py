@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.loadgen import StampedServer, run, start
+from support.waiting import until
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 
@@ -70,7 +71,7 @@ def test_a_server_that_dies_in_the_middle_is_accounted_for(tmp_path: Path) -> No
     out = tmp_path / "run"
     with StampedServer(ttft=0.3, tpot=0.01).running() as server:
         process = start(server.url, out, duration=3, arrival="constant")
-        wait_for(lambda: len(server.served) >= 10)
+        until(lambda: len(server.served) >= 10)
     process.communicate(timeout=20)
 
     assert process.returncode == 0
@@ -146,11 +147,3 @@ def test_a_run_is_not_overwritten_unasked(server: StampedServer, tmp_path: Path)
     assert "already holds a run" in done.stderr
     assert (tmp_path / "run" / "requests.jsonl").read_bytes() == b"{}\n"
     assert server.served == []
-
-
-def wait_for(condition: object) -> None:
-    deadline = time.monotonic() + 15
-    assert callable(condition)
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.control import alive
 from support.loadgen import REPOSITORY, StampedServer, environment, run, start
-from support.ports import free_port
+from support.waiting import until
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 
 LOCUST = [sys.executable, "-m", "locust", "-f", str(REPOSITORY / "loadgen" / "locustfile.py"), "--headless"]
@@ -39,17 +41,11 @@ def children_of(parent: int) -> list[int]:
 
 
 def wait_until_served(server: StampedServer, count: int) -> None:
-    deadline = time.monotonic() + 30
-    while len(server.served) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: len(server.served) >= count, 30)
 
 
 def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    return not alive(pid)
 
 
 def test_processes_share_one_schedule_and_their_records_are_one_set(server: StampedServer, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.loadgen import StampedServer, start
+from support.waiting import until
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 from pd_loadgen.results import aggregate
@@ -20,12 +21,8 @@ def _server() -> Iterator[StampedServer]:
 
 
 def wait_for_lines(process: subprocess.Popen[str], folder: Path, lines: int) -> None:
-    deadline = time.monotonic() + 20
     path = folder / "requests.jsonl"
-    while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    until(lambda: path.exists() and path.read_bytes().count(b"\n") >= lines, while_=lambda: process.poll() is None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,19 +3,19 @@
 import json
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.loadgen import REPOSITORY, StampedServer, environment
-from support.ports import free_port
+from support.waiting import until
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 from pd_contracts.settings import fields, shown
 from pd_loadgen.workload.options import Options, load
@@ -59,9 +59,9 @@ class Page:
 
     def wait_for_end(self, out: Path) -> dict[str, Any]:
         """Wait until the run is on disk and Locust shows all of it; its statistics may be two seconds old."""
-        wait_for(lambda: ended(out))
+        until(lambda: ended(out))
         requests = read_json(out / "manifest.json", Manifest).workload.requests
-        wait_for(
+        until(
             lambda: rows(self.stats())["Aggregated"]["num_requests"] == requests and self.stats()["state"] == "stopped"
         )
         return self.stats()
@@ -70,13 +70,6 @@ class Page:
 def ended(out: Path) -> bool:
     path = out / "manifest.json"
     return path.exists() and read_json(path, Manifest).window is not None
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture(name="server", scope="module")
@@ -111,7 +104,7 @@ def locust(url: str, folder: Path, *more: str) -> Iterator[Page]:
     )
     try:
         page = Page(port)
-        wait_for(lambda: answers(page))
+        until(lambda: answers(page))
         yield page
     finally:
         process.terminate()
@@ -209,13 +202,13 @@ def test_stopping_on_the_page_keeps_the_records(page: Page, server: StampedServe
     out = tmp_path / "run"
     before = len(server.served)
     assert page.swarm(out=str(out), duration="60")["success"]
-    wait_for(lambda: len(server.served) - before >= 5)
+    until(lambda: len(server.served) - before >= 5)
     page.stop()
 
     assert not read_json(out / "manifest.json", Manifest).complete
     kept = len(list(read_lines(out / "requests.jsonl", RequestRecord)))
     # The server may still have to read the last request that was sent.
-    wait_for(lambda: len(server.served) - before == kept)
+    until(lambda: len(server.served) - before == kept)
 
 
 def test_a_bad_form_is_answered_with_a_sentence_and_starts_nothing(page: Page, server: StampedServer) -> None:
@@ -245,7 +238,7 @@ def test_a_master_without_workers_says_so_instead_of_starting(server: StampedSer
 def test_a_run_that_cannot_begin_says_why_on_the_page(page: Page, tmp_path: Path) -> None:
     assert page.swarm(out=str(tmp_path / "run"), model="absent")["success"]
 
-    wait_for(lambda: "does not serve 'absent'" in page.get("/exceptions") and page.stats()["state"] == "stopped")
+    until(lambda: "does not serve 'absent'" in page.get("/exceptions") and page.stats()["state"] == "stopped")
 
 
 def test_failures_are_shown_with_their_reason(page: Page, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.monitor import H200, ClockHost, MonitorProcess, build_fake_nvml, until
+from support.monitor import H200, ClockHost, MonitorProcess, build_fake_nvml
+from support.waiting import until
 
 LOCKS = ("--prefill-lock-mhz", "1980", "--decode-lock-mhz", "1200", "--decode-cap-w", "400")
 SET = {0: (1830, 0), 1: (1200, 400_000)}  # the library clamps 1980 MHz

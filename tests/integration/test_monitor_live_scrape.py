@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from support.live import Live, answering, live_stack
-from support.ports import free_port
+
+from pd_contracts.free_ports import free_port
 
 MONITOR = Path(__file__).parents[2] / "monitor"
 NAME = re.compile(r"\b(?:pd_|vllm:)\w+")

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import h2.config
 import h2.connection
 import h2.events
 import pytest
+from support.aio import until
 from support.monitor import pick, running, series
 
 from pd_contracts.names import Role
@@ -182,14 +183,6 @@ async def test_a_recordings_header_names_the_pod(kubelet: Kubelet) -> None:
         (gpu,) = await answer.json()
 
     assert (gpu["instance"], gpu["role"]) == ("serving/llm-prefill-0/vllm", Role.PREFILL)
-
-
-async def until(what: Callable[[], bool]) -> None:
-    for _ in range(250):
-        if what():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("not reached")
 
 
 async def test_without_a_kubelet_the_gpus_are_read_all_the_same_and_found_again_later(tmp_path: Path) -> None:

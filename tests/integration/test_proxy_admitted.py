@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from support.proxy import TEXT, FakeEngine, RawClient, RunningProxy, running_proxy, until
+from support.aio import until
+from support.proxy import TEXT, FakeEngine, RawClient, RunningProxy, running_proxy
 
 from pd_contracts.names import Connector, Role
 

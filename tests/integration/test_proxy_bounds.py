@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from support.proxy import MODEL, Call, FakeEngine, RawClient, chunk, running_proxy, start_stream, until
+from support.aio import until
+from support.proxy import MODEL, Call, FakeEngine, RawClient, chunk, running_proxy, start_stream
 
 from pd_contracts.names import Role
 

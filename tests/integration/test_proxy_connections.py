@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from support.proxy import until
+from support.aio import until
 
 import pd_proxy.upstream.connections
 from pd_proxy.upstream.connections import Pool

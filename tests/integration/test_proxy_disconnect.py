@@ -5,7 +5,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from support.proxy import STREAM, TEXT, RawClient, RunningProxy, running_proxy, until, whole_and_streamed
+from support.aio import until
+from support.proxy import STREAM, TEXT, RawClient, RunningProxy, running_proxy, whole_and_streamed
 
 from pd_contracts.names import Connector, Role
 

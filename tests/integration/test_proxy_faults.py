@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from support.ports import free_ports
+from support.aio import until
 from support.proxy import (
     BODIES,
     STREAM,
@@ -23,10 +23,10 @@ from support.proxy import (
     hang_up,
     running_proxy,
     start_stream,
-    until,
 )
 
 from pd_contracts import sse
+from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
 from pd_proxy.kv.debts import TRIES
 

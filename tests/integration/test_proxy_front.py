@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
-from support.proxy import BUFFER_BYTES, MODEL, Call, FakeEngine, RunningProxy, chunk, running_proxy, start_stream, until
+from support.aio import until
+from support.proxy import BUFFER_BYTES, MODEL, Call, FakeEngine, RunningProxy, chunk, running_proxy, start_stream
 
 import pd_proxy.api.client
 from pd_contracts.names import Role

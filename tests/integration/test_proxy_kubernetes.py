@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.aio import until
 from support.kubernetes import PODS, SLICES, ApiServer, account, certificate, settings_of
-from support.ports import free_port
-from support.proxy import MODEL, FakeEngine, RunningProxy, running_proxy, until
+from support.proxy import MODEL, FakeEngine, RunningProxy, running_proxy
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.names import Connector, Role
 from pd_contracts.stats import InstanceStats
 

@@ -8,7 +8,8 @@ import socket
 import msgpack
 import pytest
 from aiohttp import web
-from support.proxy import TEXT, Dealer, FakeEngine, RawClient, RunningProxy, running_proxy, until
+from support.aio import until
+from support.proxy import TEXT, Dealer, FakeEngine, RawClient, RunningProxy, running_proxy
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import encode_ping

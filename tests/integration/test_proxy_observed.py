@@ -4,7 +4,8 @@ import asyncio
 import re
 
 import pytest
-from support.proxy import MODEL, FakeEngine, RawClient, RunningProxy, failing, running_proxy, until
+from support.aio import until
+from support.proxy import MODEL, FakeEngine, RawClient, RunningProxy, failing, running_proxy
 from support.simulator import fast_profile, running, settings_for
 
 from pd_contracts.names import Connector, Role

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from support.proxy import MODEL, running_proxy, until
+from support.aio import until
+from support.proxy import MODEL, running_proxy
 
 from pd_contracts.names import Role
 from pd_proxy.engines.policy import Policy

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from support.proxy import MODEL, RawClient, RunningProxy, listening, settings, until
+from support.aio import until
+from support.proxy import MODEL, RawClient, RunningProxy, listening, settings
 from support.workers import MANY, WORKERS, spread, workers
 from support.workers import listening as listening_workers
 

@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 from aiohttp import web
+from support.aio import until
 from support.proxy import (
     MODEL,
     Call,
@@ -23,7 +24,6 @@ from support.proxy import (
     opening,
     running_proxy,
     start_stream,
-    until,
 )
 from support.simulator import Simulator, fast_profile, running, settings_for
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from support.aio import until
 from support.proxy import (
     BODIES,
     STREAM,
@@ -20,7 +21,6 @@ from support.proxy import (
     hang_up,
     running_proxy,
     start_stream,
-    until,
 )
 
 from pd_contracts import timing

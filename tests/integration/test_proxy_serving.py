@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from support.aio import until
 from support.proxy import (
     MODEL,
     TEXT,
@@ -17,7 +18,6 @@ from support.proxy import (
     generate,
     running_proxy,
     start_stream,
-    until,
 )
 
 import pd_proxy.processes.server

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from support.ports import free_port
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.names import Role
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import ConnectTimeoutError, DisconnectedError, UnreachableError, UpstreamError

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 from aiohttp import web
+from support.aio import until
 from support.crowd import text_of
-from support.proxy import MODEL, Call, FakeEngine, RawClient, RunningProxy, generate, running_proxy, until
+from support.proxy import MODEL, Call, FakeEngine, RawClient, RunningProxy, generate, running_proxy
 from support.simulator import fast_profile, running, settings_for
 from support.workers import MANY, WORKERS, clients, listening, running_workers, series, spread, workers
 

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 import zmq
 import zmq.asyncio
-from support.ports import free_port
 from support.simulator import fast_profile, running, settings_for, spawned
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType, decode_ping
 from pd_simulator.engine.pinger import Pinger

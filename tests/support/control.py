@@ -3,17 +3,17 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import psutil
 
+from pd_contracts.free_ports import is_free
 from pd_contracts.names import Role, Topology
 from pd_control.planning import free_ports
 from pd_control.planning.plan import Engine, Listen, Plan, ProcessSpec, plan, port_needs
 from pd_control.settings import ControlSettings
-from pd_control.supervision import supervisor
 
 
 def settings(**changes: object) -> ControlSettings:
@@ -26,7 +26,7 @@ def free_variables(prefill: int = 2, decode: int = 2) -> dict[str, str]:
     counts = {Role.PREFILL: prefill, Role.DECODE: decode, Role.COMBINED: prefill + decode}
     plans = [plan(settings(), topology, Engine.SIM, counts) for topology in Topology]
     needs = dict(need for planned in plans for need in port_needs(planned))
-    moved = free_ports.choose(needs, lambda port: port > 23000 and supervisor.is_free(port))
+    moved = free_ports.choose(needs, lambda port: port > 23000 and is_free(port))
     return {field.upper(): str(port) for field, port in moved.items()}
 
 
@@ -64,17 +64,9 @@ def replaced(planned: Plan, *processes: ProcessSpec) -> Plan:
     return msgspec.structs.replace(planned, processes=list(processes))
 
 
-def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{condition} did not come true within {timeout} s"
-        time.sleep(0.02)
-
-
 def alive(pid: int) -> bool:
     """True if a process with this id runs and is no zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
+        return bool(psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+    except psutil.NoSuchProcess:
         return False

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 import yaml
-from support.ports import free_port, free_ports
+
+from pd_contracts.free_ports import free_port, free_ports
 
 Manifest = dict[str, Any]
 ADMIN = "operator-of-the-test"

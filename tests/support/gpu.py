@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from support.ports import free_ports
 from support.stack import ROOT
+from support.waiting import until
 
+from pd_contracts.free_ports import free_ports
 from pd_contracts.health import probe
 from pd_contracts.names import Connector
 
@@ -134,12 +134,12 @@ class Processes:
 
     def wait_for(self, url: str) -> None:
         """Until `url` answers 200; fails with the end of its log as soon as one of the processes ends."""
-        deadline = time.monotonic() + START_S
-        while probe(url) is not None:
-            for name, process in self.running.items():
-                assert process.poll() is None, f"{name} ended:\n{self.log(name)[-3000:]}"
-            assert time.monotonic() < deadline, f"{url} did not answer within {START_S} s"
-            time.sleep(0.5)
+        until(lambda: probe(url) is None, START_S, f"an answer of {url}", period_s=0.5, while_=self._all_run)
+
+    def _all_run(self) -> bool:
+        for name, process in self.running.items():
+            assert process.poll() is None, f"{name} ended:\n{self.log(name)[-3000:]}"
+        return True
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text(errors="replace")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import aiohttp
 from support.monitor import MonitorProcess, monitor_process
-from support.ports import free_port
 from support.simulator import settings_for, spawned
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.names import Role
 
 MODEL = "live-model"

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
-from support.ports import free_port
+from support.waiting import until
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.records import GpuHeader, GpuSample
 from pd_monitor.app import Monitor, make_app
 from pd_monitor.reading import Backend
@@ -204,14 +204,12 @@ class MonitorProcess:
 
     def wait_for(self, what: Callable[[], bool], seconds: float = 10) -> None:
         """Poll until something holds; fails if the process ends before it does."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            assert self._process.poll() is None, self._process.communicate()[1]
-            with contextlib.suppress(OSError, http.client.HTTPException):  # it may not listen yet
-                if what():
-                    return
-            time.sleep(0.05)
-        pytest.fail(f"not reached within {seconds} s")
+        # It may not listen yet.
+        until(what, seconds, while_=self._runs, ignoring=(OSError, http.client.HTTPException))
+
+    def _runs(self) -> bool:
+        assert self._process.poll() is None, self._process.communicate()[1]
+        return True
 
     def wait_healthy(self) -> None:
         self.wait_for(lambda: self.request("GET", "/healthz")[0] == 200)
@@ -311,11 +309,3 @@ class ClockHost:
 
 def _command(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def until(what: Callable[[], bool], seconds: float = 20) -> None:
-    """Poll until something holds."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.05)

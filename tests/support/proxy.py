@@ -18,9 +18,10 @@ import zmq
 import zmq.asyncio
 from aiohttp import web
 from multidict import CIMultiDict
-from support.ports import free_ports
+from support.aio import until
 
 from pd_contracts import sse
+from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType, encode_ping
 from pd_contracts.stats import InstanceStats, ProxyStats
@@ -42,13 +43,6 @@ def whole_and_streamed(body: dict[str, Any]) -> pytest.MarkDecorator:
 
 
 BODIES = whole_and_streamed(TEXT)
-
-
-async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Wait for something to become true; fail if it does not."""
-    async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  # what is waited for has no event to wait on
-            await asyncio.sleep(TICK_S)
 
 
 @dataclass(eq=False)

@@ -13,9 +13,9 @@ from typing import Any
 
 import aiohttp
 import msgspec
-from support.ports import free_port
 
 from pd_contracts import sse
+from pd_contracts.free_ports import free_port
 from pd_contracts.names import REQUEST_ID_HEADER, Connector, Role
 from pd_simulator.engine.loop import Engine
 from pd_simulator.profile import Profile, load_profile
@@ -126,11 +126,9 @@ class Simulator:
         Raises:
             TimeoutError: if that takes more than some seconds.
         """
-        for _ in range(500):
-            if reached(await self.metric(name)):
-                return
-            await asyncio.sleep(0.01)
-        raise TimeoutError(name)
+        async with asyncio.timeout(5):
+            while not reached(await self.metric(name)):  # noqa: ASYNC110  a page has no event
+                await asyncio.sleep(0.01)
 
     async def metric(self, name: str) -> float:
         """Value of the one series whose line starts with `name` (with its labels, as Prometheus writes them)."""

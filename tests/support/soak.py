@@ -19,10 +19,10 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 from support.crowd import Crowd
-from support.ports import free_ports
 from support.proxy import listening
 from support.simulator import Simulator, settings_for, spawned
 
+from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
 from pd_contracts.stats import ProxyStats
 from pd_proxy.settings import Settings as ProxySettings

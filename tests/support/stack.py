@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.ports import free_ports
+from pd_contracts.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 

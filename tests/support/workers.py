@@ -9,7 +9,8 @@ from typing import Any
 
 import aiohttp
 import psutil
-from support.proxy import RawClient, RunningProxy, running_proxy, until
+from support.aio import until
+from support.proxy import RawClient, RunningProxy, running_proxy
 
 WORKERS = 2
 # The kernel spreads connections by a hash: so many never all meet the same one of two workers, but once in 10,000 times.

@@ -3,23 +3,17 @@
 Exit status 0 if the address answers 200 within the time (5 s unless a second argument says otherwise), else 1 with the reason on stderr.
 """
 
-import contextlib
-import http.client
 import sys
-from urllib.parse import urlsplit
+
+from pd_contracts.http_call import CallError, call
 
 
 def probe(url: str, timeout: float = 5.0) -> str | None:
-    """GET `url` without following redirects or proxies; None if it answers 200, else the reason it does not."""
+    """GET `url`; None if it answers 200, else the reason it does not."""
     try:
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout)
-        with contextlib.closing(connection):
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("GET", target, headers={"Connection": "close"})
-            status = connection.getresponse().status
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
+        status = call(url, timeout_s=timeout).status
+    except CallError as error:
+        return str(error)
     return None if status == 200 else f"status {status}"
 
 

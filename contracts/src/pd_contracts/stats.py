@@ -1,7 +1,11 @@
 """What the proxy's `GET /stats` says; read by pdctl and by the load generator. Holds names, never addresses."""
 
+import ssl
+from collections.abc import Mapping
+
 import msgspec
 
+from pd_contracts.http_call import CallError, call
 from pd_contracts.names import Connector, Role
 
 
@@ -71,3 +75,14 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     worker_restarts: int = 0
     uptime_s: float = 0.0
+
+
+def ask(
+    url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = 5.0, context: ssl.SSLContext | None = None
+) -> ProxyStats | None:
+    """What the proxy at `url` says; None if it does not answer, or if another server does."""
+    try:
+        reply = call(f"{url}/stats", headers=headers or {}, timeout_s=timeout_s, context=context)
+        return msgspec.json.decode(reply.body, type=ProxyStats) if reply.status == 200 else None
+    except (CallError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None

@@ -1,25 +1,26 @@
 """What an engine's metrics page says about tokens. Joules a computed token need the engine's own count: clients cannot see a cache."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from pd_contracts.names import Role
 from pd_contracts.records import LATE_STEP_S, EngineTokens
 
-# Counters of vLLM (v1/metrics/loggers.py) and of the simulator, by the field that they become; a series counts for every label set that has
-# this text.
-COUNTERS: Final = {
-    "prompt": ("vllm:prompt_tokens_total", ""),
-    "computed": ("vllm:prompt_tokens_by_source_total", 'source="local_compute"'),
-    "cache_hits": ("vllm:prefix_cache_hits_total", ""),
-    "external_hits": ("vllm:external_prefix_cache_hits_total", ""),
-    "output": ("vllm:generation_tokens_total", ""),
-    "steps": ("sim:step_lateness_seconds_count", ""),
-    "on_time": ("sim:step_lateness_seconds_bucket", f'le="{LATE_STEP_S}"'),
+# Counters of vLLM (v1/metrics/loggers.py) and of the simulator by the field that they become, with the labels that a series must have.
+COUNTERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
+    "prompt": ("vllm:prompt_tokens_total", {}),
+    "computed": ("vllm:prompt_tokens_by_source_total", {"source": "local_compute"}),
+    "cache_hits": ("vllm:prefix_cache_hits_total", {}),
+    "external_hits": ("vllm:external_prefix_cache_hits_total", {}),
+    "output": ("vllm:generation_tokens_total", {}),
+    "steps": ("sim:step_lateness_seconds_count", {}),
+    "on_time": ("sim:step_lateness_seconds_bucket", {"le": f"{LATE_STEP_S}"}),
 }
+_WANTED: Final = tuple(name for name, _ in COUNTERS.values())
 
 
 def tokens_of(page: str, *, t: float, name: str, role: Role) -> EngineTokens:
@@ -28,15 +29,14 @@ def tokens_of(page: str, *, t: float, name: str, role: Role) -> EngineTokens:
     Raises:
         ValueError: if a counter is no number.
     """
+    # Pages have thousands of series, of which these few are read often.
+    lines = [line for line in page.splitlines() if line.startswith(_WANTED)]
     sums: dict[str, float] = {}
-    for line in page.splitlines():
-        if not line.startswith(("vllm:", "sim:")):
-            continue
-        series, _, value = line.rpartition(" ")
-        metric, _, labels = series.partition("{")
-        for field, (wanted, text) in COUNTERS.items():
-            if metric == wanted and text in labels:
-                sums[field] = sums.get(field, 0.0) + float(value)
+    for family in text_string_to_metric_families("\n".join(lines)):
+        for sample in family.samples:
+            for field, (wanted, labels) in COUNTERS.items():
+                if sample.name == wanted and labels.items() <= sample.labels.items():
+                    sums[field] = sums.get(field, 0.0) + sample.value
     if not sums:
         return EngineTokens(t=t, name=name, role=role, error="its page has no token counter")
     on_time = sums.pop("on_time", None)

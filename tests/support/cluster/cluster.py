@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from support.cluster.network import INSIDE, NODE, SERVICES, network
 from support.cluster.node import NAME, node
 from support.cluster.programs import Programs, programs
 from support.control_plane import ControlPlane, Refused, Site, control_plane, process
+from support.waiting import until
 
 # Names the folder of a cluster that runs, for tests that are started inside of `python tests/cluster`.
 RUNNING: Final = "PDSTACK_CLUSTER"
@@ -69,17 +69,8 @@ class Cluster:
 
 
 def eventually(condition: Callable[[], object], seconds: float, what: str, period_s: float = 0.5) -> None:
-    """Wait until it holds.
-
-    Raises:
-        TimeoutError: saying what did not become so.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            msg = f"not within {seconds:g} s: {what}"
-            raise TimeoutError(msg)
-        time.sleep(period_s)
+    """Wait for what a cluster does in its own time."""
+    until(condition, seconds, what, period_s=period_s)
 
 
 def running() -> Cluster | None:

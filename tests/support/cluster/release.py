@@ -11,7 +11,8 @@ from support.chart import CHART, EXAMPLES, FULLNAME, RELEASE, Manifest, Values, 
 from support.cluster import images
 from support.cluster.cluster import Cluster, eventually
 
-from pd_control.client import Reply, get, post
+from pd_contracts.http_call import Reply
+from pd_control.client import get, post
 
 PROXY_PORT = 10001
 IMAGES: Values = {"repository": images.REPOSITORY, "tag": images.TAG, "pullPolicy": "Never"}

@@ -2,9 +2,9 @@
 
 import pytest
 
+from pd_contracts.http_call import Reply
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_control.client import Reply
 from pd_control.local.processes import engine_state
 from pd_control.local.readiness import Patience, progress, until_boards
 from pd_control.supervision.supervisor import StartError

@@ -4,9 +4,10 @@ import msgspec
 import pytest
 
 from pd_contracts import sse, timing
+from pd_contracts.http_call import Reply
 from pd_control.cli import smoke
 from pd_control.cli.smoke import Check, compare, judge, judge_stream, refuse_error
-from pd_control.client import ClientError, Reply
+from pd_control.client import ClientError
 
 STAGES = timing.Stages(queue=0.1, prefill=20, kv_and_first_decode=5, decode=35, decode_instance="decode-0")
 

@@ -12,8 +12,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 from rich.console import Console
 
+from pd_contracts.free_ports import free_port
 from pd_loadgen.client.access import INSECURE
-from pd_loadgen.live.processes.host import free_port, orphaned
+from pd_loadgen.live.processes.host import orphaned
 from pd_loadgen.live.run import Run
 from pd_loadgen.live.terminal import Bar, Lines, closing, status_line
 from pd_loadgen.live.ui.form import connect

@@ -3,20 +3,18 @@
 Plain blocking HTTP of the standard library; under Locust gevent makes it cooperative.
 """
 
-import http.client
-import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from pd_contracts import stats
+from pd_contracts.http_call import CallError, Reply, answering, call
 from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.stats import ProxyStats
 from pd_loadgen.client.access import Access
-from pd_loadgen.client.http1 import parse_url
 
 POLL_S: Final = 0.25
 REQUEST_TIMEOUT_S: Final = 5.0
@@ -72,12 +70,12 @@ def wait_ready(
 def not_ready(url: str, access: Access = OPEN, ready_path: str = MODELS_PATH) -> str | None:
     """Why the server cannot serve now; None if it can."""
     try:
-        status, _ = _request(url, "GET", "/ready", access=access)
+        status = _ask(url, "/ready", access=access).status
         if status in (404, 405):
-            status, _ = _request(url, "GET", ready_path, access=access)
+            status = _ask(url, ready_path, access=access).status
             return None if status == 200 else f"GET {ready_path} answers {status}"
-    except (OSError, http.client.HTTPException) as error:
-        return _reason(error)
+    except CallError as error:
+        return str(error)
     return None if status == 200 else f"GET /ready answers {status}"
 
 
@@ -102,7 +100,7 @@ def choose_model(url: str, wanted: str, access: Access = OPEN) -> Model:
 
 def proxy_stats(url: str, access: Access = OPEN) -> ProxyStats | None:
     """What our proxy says about the deployment; None from any other server."""
-    return _get(url, "/stats", ProxyStats, access)
+    return stats.ask(url.rstrip("/"), access.headers, context=access.context)
 
 
 def is_simulator(model: Model) -> bool:
@@ -118,13 +116,14 @@ def start_recording(monitor: str, name: str, roles: dict[str, str]) -> str:
     """
     body: dict[str, Any] = {"name": name, **({"roles": roles} if roles else {})}
     try:
-        status, answer = _request(monitor, "POST", "/recordings", msgspec.json.encode(body))
-        if status == 201:
-            return msgspec.json.decode(answer, type=_Recording).id
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-        msg = f"the monitor at {monitor} cannot be used: {_reason(error)}"
+        reply = _ask(monitor, "/recordings", "POST", msgspec.json.encode(body))
+        if reply.status == 201:
+            return msgspec.json.decode(reply.body, type=_Recording).id
+    except (CallError, msgspec.MsgspecError) as error:
+        msg = f"the monitor at {monitor} cannot be used: {error}"
         raise ServerError(msg) from error
-    msg = f"the monitor at {monitor} does not record: status {status}, {answer[:200].decode('utf-8', 'replace')}"
+    said = reply.body[:200].decode("utf-8", "replace")
+    msg = f"the monitor at {monitor} does not record: status {reply.status}, {said}"
     raise ServerError(msg)
 
 
@@ -137,14 +136,14 @@ def end_recording(monitor: str, recording: str, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.part")
     try:
         with (
-            _response(monitor, "DELETE", f"/recordings/{recording}", None, timeout=60.0) as response,
+            answering(_at(monitor, f"/recordings/{recording}"), "DELETE", timeout_s=60.0) as response,
             temporary.open("wb") as file,
         ):
             while data := response.read(64 * 1024):
                 file.write(data)
             status = response.status
-    except (OSError, http.client.HTTPException) as error:
-        msg = f"the monitor at {monitor} did not hand over its recording: {_reason(error)}"
+    except CallError as error:
+        msg = f"the monitor at {monitor} did not hand over its recording: {error}"
         raise ServerError(msg) from error
     if status != 200:
         temporary.unlink()
@@ -173,11 +172,9 @@ def stop_profile(url: str, access: Access = OPEN) -> None:
 
 def _profile(url: str, path: str, timeout: float, access: Access) -> None:
     try:
-        with _response(url, "POST", path, b"", timeout=timeout, access=access) as response:
-            status = response.status
-            response.read()
-    except (OSError, http.client.HTTPException) as error:
-        msg = f"{url} does not answer POST {path}: {_reason(error)}"
+        status = _ask(url, path, "POST", b"", access=access, timeout_s=timeout).status
+    except CallError as error:
+        msg = f"{url} does not answer POST {path}: {error}"
         raise ServerError(msg) from error
     if status != 200:
         msg = f"{url} cannot profile: POST {path} answers {status} (vLLM needs --profiler-config)"
@@ -191,36 +188,23 @@ def _models(url: str, access: Access) -> list[Model] | None:
 
 def _get(url: str, path: str, type_: type[T], access: Access) -> T | None:
     try:
-        status, body = _request(url, "GET", path, access=access)
-        return msgspec.json.decode(body, type=type_) if status == 200 else None
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
+        reply = _ask(url, path, access=access)
+        return msgspec.json.decode(reply.body, type=type_) if reply.status == 200 else None
+    except (CallError, msgspec.MsgspecError):
         return None  # a server without the page, or with another meaning of it
 
 
-def _request(url: str, method: str, path: str, body: bytes | None = None, access: Access = OPEN) -> tuple[int, bytes]:
-    with _response(url, method, path, body, timeout=REQUEST_TIMEOUT_S, access=access) as response:
-        return response.status, response.read()
+def _ask(
+    url: str,
+    path: str,
+    method: str = "GET",
+    body: bytes | None = None,
+    *,
+    access: Access = OPEN,
+    timeout_s: float = REQUEST_TIMEOUT_S,
+) -> Reply:
+    return call(_at(url, path), method, body, access.headers, timeout_s=timeout_s, context=access.context)
 
 
-@contextmanager
-def _response(
-    url: str, method: str, path: str, body: bytes | None, *, timeout: float, access: Access = OPEN
-) -> Iterator[http.client.HTTPResponse]:
-    target = parse_url(url)
-    connection = (
-        http.client.HTTPSConnection(target.host, target.port, timeout=timeout, context=access.context)
-        if target.secure
-        else http.client.HTTPConnection(target.host, target.port, timeout=timeout)
-    )
-    every = {"Connection": "close", **({"Content-Type": "application/json"} if body else {}), **access.headers}
-    try:
-        connection.request(method, target.base + path, body, every)
-        yield connection.getresponse()
-    finally:
-        connection.close()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"no TLS: {getattr(error, 'verify_message', '') or error.reason}"
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+def _at(url: str, path: str) -> str:
+    return url.rstrip("/") + path

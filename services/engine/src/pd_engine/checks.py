@@ -4,8 +4,6 @@ Each call is a short process of its own, so what must be remembered lies in file
 engine may be vLLM or a simulated one. Only this host and the proxy are asked, over plain HTTP, each within seconds.
 """
 
-import contextlib
-import http.client
 import os
 import sys
 import tempfile
@@ -14,9 +12,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+import psutil
 
 from pd_contracts.address import own_address
 from pd_contracts.health import probe
+from pd_contracts.http_call import CallError, call
 from pd_engine.settings import CheckSettings
 from pd_engine.vitals import Answer, Seen, Standing, Watch, complaint, read_metrics, standing, watch
 
@@ -77,18 +77,13 @@ class Checks:
         target = f"/admin/instances/{self._address()}/drain?wait_s={settings.drain_wait_s:g}"
         begun = time.monotonic()
         limit = settings.drain_wait_s + SLACK_S
-        answer = _ask(
-            settings.proxy_host,
-            settings.http_proxy_port,
-            target,
-            method="POST",
-            timeout_s=limit,
-            key=settings.admin_key,
-        )
-        if answer is None:
+        key = {"Authorization": f"Bearer {settings.admin_key}"}
+        try:
+            reply = call(self._proxy(target), "POST", None, key, timeout_s=limit, connect_timeout_s=TIMEOUT_S)
+        except CallError:
             self._wait_until_idle(begun + settings.drain_wait_s)
             return f"not drained: the proxy does not answer; what ran had {time.monotonic() - begun:.0f} s to end"
-        return f"drain: status {answer[0]}, {answer[1][:500].decode(errors='replace')}"
+        return f"drain: status {reply.status}, {reply.body[:500].decode(errors='replace')}"
 
     def _wait_until_idle(self, deadline: float) -> None:
         """Return when nothing runs, when what seems to run stands still (its client is gone), or at the deadline."""
@@ -101,20 +96,23 @@ class Checks:
             time.sleep(POLL_S)
 
     def _look(self, *, suspect: bool) -> Seen:
-        told = _ask("127.0.0.1", self._settings.listen_http_port, "/metrics")
-        text = told[1].decode(errors="replace") if told is not None and told[0] == 200 else ""
+        try:
+            reply = call(f"http://127.0.0.1:{self._settings.listen_http_port}/metrics", timeout_s=TIMEOUT_S)
+            text = reply.body.decode(errors="replace") if reply.status == 200 else ""
+        except CallError:
+            text = ""  # an engine that does not answer shows no progress
         return read_metrics(text, self._boot(), suspect=suspect)
 
     def _ask_proxy(self) -> Answer | None:
-        settings = self._settings
         target = f"/admitted?http_address={self._address()}"
-        answer = _ask(settings.proxy_host, settings.http_proxy_port, target)
-        if answer is None or answer[0] not in (200, 503):
-            return None
         try:
-            return msgspec.json.decode(answer[1], type=Answer)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None  # a 503 of something between us and the proxy
+            reply = call(self._proxy(target), timeout_s=TIMEOUT_S)
+            return msgspec.json.decode(reply.body, type=Answer) if reply.status in (200, 503) else None
+        except (CallError, msgspec.MsgspecError, UnicodeDecodeError):
+            return None  # no proxy, or a 503 of something between us and it
+
+    def _proxy(self, target: str) -> str:
+        return f"http://{self._settings.proxy_host}:{self._settings.http_proxy_port}{target}"
 
     def _address(self) -> str:
         settings = self._settings
@@ -122,28 +120,11 @@ class Checks:
         return f"{host}:{settings.listen_http_port}"
 
     def _boot(self) -> str:
-        """When the engine's process was started, in ticks since the machine was: /tmp outlives a container in its pod."""
+        """When the engine's process was started, in seconds since the machine was: /tmp outlives a container in its pod."""
         try:
-            stat = Path(f"/proc/{self._process}/stat").read_text()
-        except OSError:
-            return ""  # no /proc: one process for ever
-        return stat.rpartition(")")[2].split()[19]
-
-
-def _ask(
-    host: str, port: int, target: str, *, method: str = "GET", timeout_s: float = TIMEOUT_S, key: str = ""
-) -> tuple[int, bytes] | None:
-    """Status and body, or None if there is no answer."""
-    headers = {"Connection": "close"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    try:
-        with contextlib.closing(http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)) as connection:
-            connection.connect()
-            connection.sock.settimeout(timeout_s)
-            connection.request(method, target, headers=headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-    except (OSError, http.client.HTTPException, ValueError):
-        return None
+            return f"{psutil.Process(self._process).create_time() - psutil.boot_time():.2f}"
+        except psutil.Error:
+            return ""  # what cannot be told apart is one process for ever
 
 
 def _read(path: Path, type_: type[S]) -> S | None:

@@ -6,10 +6,10 @@ that it forwards. The second is needed because vLLM publishes its counters after
 idle time still reports that nothing runs.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 RUNNING: Final = "vllm:num_requests_running"
 # A prompt in chunks moves none of the token counters before its first token, but it fills the cache.
@@ -64,9 +64,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_metrics(text: str, boot: str, *, suspect: bool = False) -> Seen:
     """Make a look of Prometheus' text format."""
-    lines = [line for line in text.splitlines() if line.startswith("vllm:")]
-    running = _total(lines, RUNNING)
-    work = [_total(lines, name) for name in WORK]
+    totals = _totals(text)
+    running = totals.get(RUNNING)
+    work = [totals.get(name) for name in WORK]
     if running is None or all(value is None for value in work):
         return Seen(boot=boot, suspect=suspect)  # an engine that counts otherwise is not called dead for it
     return Seen(boot=boot, running=running, work=tuple(value or 0.0 for value in work), suspect=suspect)
@@ -109,6 +109,11 @@ def standing(kept: Standing | None, answer: Answer | None, boot: str) -> Standin
     return Standing(boot=boot, admitted=False, reason="the proxy has not answered yet")
 
 
-def _total(lines: Iterable[str], name: str) -> float | None:
-    values = [float(line.rpartition(" ")[2]) for line in lines if line.startswith((name + "{", name + " "))]
-    return sum(values) if values else None
+def _totals(text: str) -> dict[str, float]:
+    """The values of the series that are watched, each summed over its labels; pages have thousands of others."""
+    wanted = [line for line in text.splitlines() if line.startswith((RUNNING, *WORK))]
+    totals: dict[str, float] = {}
+    for family in text_string_to_metric_families("\n".join(wanted)):
+        for sample in family.samples:
+            totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    return totals

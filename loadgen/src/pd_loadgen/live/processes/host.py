@@ -1,7 +1,6 @@
 """What tells machines, and processes of one machine, apart."""
 
 import os
-import socket
 from functools import cache
 from pathlib import Path
 
@@ -15,13 +14,6 @@ def boot_id() -> str:
         return f"{boot} {Path('/proc/self/ns/time').readlink()}"
     except OSError:
         return ""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody uses."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def orphaned(parent: int) -> bool:

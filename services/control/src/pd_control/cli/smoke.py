@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 
 from pd_contracts import sse, timing
+from pd_contracts.http_call import Reply
 from pd_contracts.names import TIMING_HEADER
-from pd_control.client import ClientError, Reply, events, post
+from pd_control.client import ClientError, events, json_of, post
 
 PROMPT = "The capital of France is"
 TOKENS = 8
@@ -66,7 +67,7 @@ def _plain(name: str, url: str, body: Mapping[str, Any], timeout_s: float, text_
     try:
         reply = post(url, body, {TIMING_HEADER: "1"}, timeout_s)
         refuse_error(reply)
-        answer = reply.json()
+        answer = json_of(reply)
         choice = answer["choices"][0]
         return judge(
             name,
@@ -141,7 +142,7 @@ def refuse_error(reply: Reply) -> None:
     if reply.status == 200:
         return
     try:
-        message = reply.json()["error"]["message"]
+        message = json_of(reply)["error"]["message"]
     except (ClientError, KeyError, TypeError):
         message = reply.body[:200].decode("utf-8", "replace")
     msg = f"status {reply.status}: {message}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from pd_contracts.free_ports import is_free
 from pd_control.compare import request, stages
 from pd_control.compare.deployments import Spec
 from pd_control.compare.folder import Results
@@ -19,7 +20,7 @@ from pd_control.doctor import nvml
 from pd_control.planning import free_ports
 from pd_control.planning.gpus import PlanError
 from pd_control.planning.plan import Engine
-from pd_control.supervision import attached_command, supervisor
+from pd_control.supervision import attached_command
 from pd_control.terminal import age, table_of
 
 PROJECT: Final = "pdstack-compare"
@@ -41,7 +42,7 @@ def context(start: Path, own: Mapping[str, str], options: argparse.Namespace) ->
     if not (options.containers or options.engine == "vllm-cpu"):
         return opened
     published = {name: [getattr(opened.settings, name)] for name in ("http_proxy_port", "monitor_port")}
-    moved = free_ports.choose(published, supervisor.is_free)
+    moved = free_ports.choose(published, is_free)
     return open_context(start, {**own, **{key.upper(): str(port) for key, port in moved.items()}}, folder=folder)
 
 

@@ -9,7 +9,7 @@ import msgspec
 from pd_contracts.names import Role
 from pd_contracts.records import EngineInfo
 from pd_contracts.stats import ProxyStats
-from pd_control.client import ClientError, get
+from pd_control.client import ClientError, get, json_of
 from pd_control.local.processes import Row, engine_state, proxy_state, up_since
 
 LABEL: Final = "com.docker.compose"
@@ -159,6 +159,6 @@ def engine_infos(containers: Sequence[Container]) -> list[EngineInfo]:
 
 def _version(container: Container) -> str:
     try:
-        return str(get(f"{container.address}/version").json()["version"]) if container.address else ""
+        return str(json_of(get(f"{container.address}/version"))["version"]) if container.address else ""
     except (ClientError, KeyError, TypeError):
         return ""  # unknown stays empty; simulators have no such page

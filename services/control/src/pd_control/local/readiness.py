@@ -12,7 +12,7 @@ import msgspec
 
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_control.client import ClientError, get, proxy_stats
+from pd_control.client import ClientError, get, json_of, proxy_stats
 from pd_control.supervision.state import Running
 from pd_control.supervision.supervisor import StartError, dead, death
 
@@ -114,7 +114,7 @@ def until_boards(monitor: str, count: int, limit_s: float, poll_s: float = POLL_
 def _missing_boards(monitor: str, count: int) -> str | None:
     try:
         reply = get(f"{monitor}/gpus", timeout_s=2.0)
-        boards = len(reply.json()) if reply.status == 200 else 0
+        boards = len(json_of(reply)) if reply.status == 200 else 0
     except ClientError as error:
         return str(error)
     return None if boards >= count else f"it sees {boards} of {count} boards"

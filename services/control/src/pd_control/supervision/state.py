@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+import psutil
 
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import write_json
@@ -140,14 +141,14 @@ def _taken(file: IO[str]) -> bool:
 
 
 def birth_of(pid: int) -> int | None:
-    """Start time of a living process in clock ticks since boot; None if it is gone or a zombie."""
+    """Start time of a living process in hundredths of a second since boot; None if it is gone or a zombie."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        process = psutil.Process(pid)
+        if process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}:
+            return None
+        return round((process.create_time() - psutil.boot_time()) * 100)
+    except psutil.Error:
         return None
-    # The name in parentheses may hold anything, so fields are counted from its end.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def begun(spec: ProcessSpec, pid: int, log: str) -> Running:

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pd_contracts.free_ports import is_free
 from pd_control.planning.plan import Listen, ProcessSpec
 from pd_control.supervision import die_with_parent
 from pd_control.supervision.death_cause import culprit
@@ -150,15 +150,3 @@ def last_lines(path: Path, count: int, most_bytes: int = 256 * 1024) -> list[str
 def taken(listens: Iterable[Listen]) -> list[Listen]:
     """Those ports that something else already listens on."""
     return [listen for listen in listens if not is_free(listen.port)]
-
-
-def is_free(port: int) -> bool:
-    """True if `port` can be bound now, on every interface."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: a connection that still lingers is no reason to refuse, a listener is.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return False
-    return True
