@@ -89,7 +89,7 @@ def test_the_proxys_port_is_the_default_target() -> None:
         (["--input-tokens", "0"], "INPUT_TOKENS='0'"),
         (["--output-tokens", "1.5"], "OUTPUT_TOKENS='1.5'"),
         (["--vocab-size", "10"], "VOCAB_SIZE='10'"),
-        (["--dataset", "sonnet"], "random|text|jsonl|sharegpt"),
+        (["--dataset", "sonnet"], "random, text, jsonl, sharegpt"),
         (["--goodput", "ttft"], "number of milliseconds"),
         (["--goodput", "latency:5"], "must be ttft, tpot or e2el"),
         (["--url", "localhost:8000"], "http://host:port"),

@@ -41,7 +41,7 @@ def test_roles_of_gpus_that_do_not_exist_are_named() -> None:
     [
         ("MONITOR_INTERVAL_S", "0", "MONITOR_INTERVAL_S"),
         ("RECORDING_INTERVAL_S", "0.001", "RECORDING_INTERVAL_S"),
-        ("MONITOR_BACKEND", "cuda", "auto|nvml|rocm|simulated"),
+        ("MONITOR_BACKEND", "cuda", "auto, nvml, rocm, simulated"),
         ("POD_ROLE_PATTERNS", "prefill:*", "prefill=*-prefill-*"),
         ("PREFILL_GPUS", "0,-1", "PREFILL_GPUS"),
         ("DECODE_GPUS", "GPU-1", "DECODE_GPUS"),
