@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 
 import msgpack
 import pytest
@@ -12,7 +13,7 @@ from support.aio import until
 from support.proxy import TEXT, Dealer, FakeEngine, RawClient, RunningProxy, running_proxy
 
 from pd_contracts.names import Connector, Role
-from pd_contracts.ping import encode_ping
+from pd_contracts.ping import Ping, PingType, encode_ping, sign_ping
 
 
 async def test_a_ping_without_health_admits_nobody(proxy: RunningProxy) -> None:
@@ -34,8 +35,8 @@ async def test_a_ping_for_an_address_where_nobody_listens_admits_nobody(proxy: R
 
 
 async def test_vllms_own_ping_is_understood(proxy: RunningProxy) -> None:
-    async with Dealer(proxy.settings.proxy_port, b"10.0.0.1:21001") as dealer:
-        ping = {"type": "P", "http_address": "127.0.0.1:9", "zmq_address": "10.0.0.1:21001"}
+    async with Dealer(proxy.settings.proxy_port, b"127.0.0.1:21001") as dealer:
+        ping = {"type": "P", "http_address": "127.0.0.1:9", "zmq_address": "127.0.0.1:21001"}
         await dealer.send(msgpack.dumps(ping))
         (found,) = (await proxy.stats_where(lambda stats: stats.instances)).instances
     assert (found.name, found.connector) == ("prefill-0", Connector.P2P_NCCL)
@@ -182,16 +183,14 @@ async def test_bytes_that_are_not_zmq_do_no_harm(proxy: RunningProxy) -> None:
 
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 70, "nosuchhost.invalid", "0.0.0.0", "1.2.3.4.5"])
-async def test_an_address_that_cannot_be_dialled_does_not_stop_the_health_checks(
-    proxy: RunningProxy, host: str
-) -> None:
-    async with Dealer(proxy.settings.proxy_port, b"h:1") as dealer:
-        await dealer.send(msgpack.dumps({"type": "C", "http_address": f"{host}:9", "zmq_address": "h:1"}))
+async def test_an_address_that_cannot_be_dialled_does_not_stop_the_health_checks(host: str) -> None:
+    async with running_proxy(ping_key="key") as proxy, Dealer(proxy.settings.proxy_port, b"h:1") as dealer:
+        await dealer.send(sign_ping(Ping(PingType.COMBINED, f"{host}:9", "h:1"), "key", time.time()))
         await proxy.stats_where(
             lambda stats: any("refuses" in i.reason or "breaks" in i.reason for i in stats.instances)
         )
-    await proxy.engine(Role.COMBINED)
-    assert (await proxy.get("/health")).status == 200
+        await proxy.engine(Role.COMBINED)
+        assert (await proxy.get("/health")).status == 200
 
 
 async def test_a_health_check_is_not_led_elsewhere_or_flooded(proxy: RunningProxy) -> None:

@@ -7,6 +7,7 @@ misbehaves as a test tells it to.
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -23,7 +24,7 @@ from support.aio import until
 from pd_contracts import sse
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
-from pd_contracts.ping import Ping, PingType, encode_ping
+from pd_contracts.ping import Ping, PingType, sign_ping
 from pd_contracts.stats import InstanceStats, ProxyStats
 from pd_proxy.processes.server import serve
 from pd_proxy.settings import Settings
@@ -82,6 +83,11 @@ class FakeEngine:
     health: int = 200
     health_answer: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     pings: bool = True
+    key: str = ""
+    deployment: str = ""
+    bare: bool = False
+    adapters: list[str] = field(default_factory=list)
+    told: dict[str, Any] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     other_gets: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,15 +110,23 @@ class FakeEngine:
         return f"127.0.0.1:{self.kv_port}"
 
     def ping(self) -> Ping:
-        """What it announces."""
-        return Ping(
+        """What it announces; `bare`: no more than vLLM's own pings say."""
+        if self.bare:
+            return Ping(PingType[self.role.name], self.http_address, self.zmq_address)
+        ping = Ping(
             type=PingType[self.role.name],
             http_address=self.http_address,
             zmq_address=self.zmq_address,
             connector=self.connector,
             boot_id=self.boot_id,
             engine="fake",
+            deployment=self.deployment,
         )
+        return msgspec.structs.replace(ping, **self.told)
+
+    def announcement(self) -> bytes:
+        """What it sends: signed if there is a key."""
+        return sign_ping(self.ping(), "" if self.bare else self.key, time.time())
 
     @contextlib.asynccontextmanager
     async def running(self, proxy_port: int) -> AsyncIterator[Self]:
@@ -139,7 +153,7 @@ class FakeEngine:
             async with Dealer(proxy_port, identity.encode()) as dealer:
                 while self.zmq_address == identity:
                     if self.pings:
-                        await dealer.send(encode_ping(self.ping()))
+                        await dealer.send(self.announcement())
                     await asyncio.sleep(PING_S)
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
@@ -152,6 +166,10 @@ class FakeEngine:
         self.other_gets.append(request.path)
         data = [
             {"id": model, "object": "model", "owned_by": "fake", "root": f"/models/{model}"} for model in self.models
+        ]
+        data += [
+            {"id": name, "object": "model", "root": f"/loras/{name}", "parent": self.models[0]}
+            for name in self.adapters
         ]
         return web.json_response({"object": "list", "data": data})
 
@@ -353,7 +371,9 @@ class RunningProxy:
         return prefill, await self.engine(Role.DECODE, connector)
 
     async def start(self, engine: FakeEngine) -> FakeEngine:
-        """Start an engine that may never be admitted."""
+        """Start an engine that may never be admitted; it belongs to the proxy's deployment."""
+        engine.key = engine.key or self.settings.ping_key
+        engine.deployment = engine.deployment or self.settings.deployment
         return await self.engines.enter_async_context(engine.running(self.settings.proxy_port))
 
     async def get(self, path: str) -> Reply:

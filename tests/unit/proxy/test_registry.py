@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping, PingType
-from pd_proxy.engines.registry import FORGET_AFTER_S, Change, Instance, PingRefusedError, Registry, State
+from pd_proxy.engines.registry import (
+    CAPACITY_A_PEER,
+    FORGET_AFTER_S,
+    Change,
+    Instance,
+    PingRefusedError,
+    Registry,
+    State,
+)
 
 MODELS = ({"id": "m"},)
 
@@ -261,3 +270,133 @@ def test_roles_follow_the_pings_letter() -> None:
     for number, type_ in enumerate(PingType):
         table.ping(ping(number, type_), 0.0)
     assert {i.role for i in table.view()} == set(Role)
+
+
+# --- whoever cannot prove who he is --------------------------------------------------------------------------------------------
+
+
+def stranger(table: Registry, announcement: Ping, now: float, peer: str = "10.0.0.9") -> list[Change]:
+    return table.ping(announcement, now, trusted=False, peer=peer)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_stranger_takes_no_live_engines_place(trusted: bool) -> None:
+    table = registry()
+    table.ping(ping(), 0.0, trusted=trusted)
+    table.healthy(only(table), MODELS)
+    for claim in (ping(kv=1), ping(boot="other"), ping(type_=PingType.PREFILL)):
+        with pytest.raises(PingRefusedError) as caught:
+            stranger(table, claim, 4.0)
+        assert caught.value.reason == "conflict"
+    assert only(table).state is State.READY
+
+
+def test_a_stranger_is_believed_once_the_engine_is_silent_or_refuses_connections() -> None:
+    for refuses, now in ((False, 4.6), (True, 0.1)):
+        table = registry()
+        stranger(table, ping(), 0.0)
+        table.healthy(only(table), MODELS)
+        if refuses:
+            table.unhealthy(only(table), "refuses", refuses=True)
+        (change,) = stranger(table, ping(boot="next"), now)
+        assert change.gone is not None
+
+
+def test_an_engine_that_answers_503_still_lives() -> None:
+    table = registry()
+    stranger(table, ping(), 0.0)
+    table.unhealthy(only(table), "503", certain=True)
+    with pytest.raises(PingRefusedError):
+        stranger(table, ping(boot="next"), 0.1)
+
+
+def test_vllms_own_pings_beside_signed_ones_change_nothing_and_keep_nobody_alive() -> None:
+    table = registry()
+    table.ping(ping(), 0.0)
+    assert [stranger(table, ping(boot=""), now) for now in (1.0, 4.0)] == [[], []]
+    assert [change.instance.state for change in table.expire(10.1)] == [State.LOST]
+
+
+def test_who_proves_himself_takes_his_place_at_once() -> None:
+    table = registry()
+    stranger(table, ping(0, PingType.PREFILL), 0.0)
+    stranger(table, Ping(PingType.DECODE, "10.0.0.5:1", "10.0.0.1:21001"), 0.0)
+    table.ping(ping(0), 0.1)
+    table.ping(ping(1), 0.1)
+    assert [(i.http_address, i.role) for i in table.view()] == [
+        ("10.0.0.0:8000", Role.DECODE),
+        ("10.0.0.1:8000", Role.DECODE),
+    ]
+
+
+def test_a_signed_ping_that_was_sent_before_another_is_a_recording() -> None:
+    table = registry()
+    table.ping(msgspec.structs.replace(ping(), time=100.0), 0.0)
+    table.ping(msgspec.structs.replace(ping(boot="next"), time=103.0), 3.0)
+    for recorded in (ping(), ping(boot="next")):
+        with pytest.raises(PingRefusedError) as caught:
+            table.ping(msgspec.structs.replace(recorded, time=100.0), 4.0)
+        assert caught.value.reason == "replayed"
+    assert only(table).boot_id == "next"
+
+
+def test_a_stranger_cannot_make_signed_pings_look_old() -> None:
+    table = registry()
+    stranger(table, msgspec.structs.replace(ping(), time=1e12), 0.0)
+    table.ping(msgspec.structs.replace(ping(), time=100.0), 1.0)
+
+
+def test_invented_engines_of_one_address_are_few_and_make_room_for_each_other() -> None:
+    table = registry()
+    served = [Ping(PingType.DECODE, f"10.0.0.9:{number}", f"10.0.0.9:{number + 1}") for number in range(1, 21, 2)]
+    for announcement in served:
+        stranger(table, announcement, 0.0)
+        table.healthy(table.view()[-1], MODELS)
+    for number in range(100, 2300, 2):
+        stranger(table, Ping(PingType.DECODE, f"10.0.0.9:{number}", f"10.0.0.9:{number + 1}"), 1.0)
+    assert len(table.view()) == CAPACITY_A_PEER
+    assert [i.http_address for i in table.view()[: len(served)]] == [a.http_address for a in served]
+    assert len(stranger(table, ping(7), 1.0, peer="10.0.0.7")) == 1
+
+
+def test_engines_that_have_served_are_not_forgotten_for_others() -> None:
+    table = registry()
+    for number in range(1, 2 * CAPACITY_A_PEER, 2):
+        stranger(table, Ping(PingType.DECODE, f"10.0.0.9:{number}", f"10.0.0.9:{number + 1}"), 0.0)
+        table.healthy(table.view()[-1], MODELS)
+    with pytest.raises(PingRefusedError) as caught:
+        stranger(table, Ping(PingType.DECODE, "10.0.0.9:9000", "10.0.0.9:9001"), 0.0)
+    assert caught.value.reason == "full"
+
+
+def test_strangers_make_room_for_who_proves_himself() -> None:
+    table = registry(capacity=2)
+    for number in range(2):
+        stranger(table, ping(number), 0.0, peer=f"10.0.0.{number}")
+    table.ping(ping(5), 0.0)
+    assert [i.http_address for i in table.view()] == ["10.0.0.1:8000", "10.0.0.5:8000"]
+
+
+# --- models --------------------------------------------------------------------------------------------------------------------
+
+
+def test_adapters_come_and_go_and_the_engine_stays() -> None:
+    table = registry()
+    before = admitted(table, ping())
+    adapter = {"id": "a", "parent": "m"}
+    assert table.healthy(before, (*MODELS, adapter)) == []
+    assert only(table).models == ("m", "a")
+    assert table.healthy(only(table), MODELS) == []
+    assert (only(table).models, only(table).incarnation) == (("m",), before.incarnation)
+
+
+@pytest.mark.parametrize("models", [[{"id": "other"}], [{"id": "m", "root": "/elsewhere"}], [{"id": "m"}, {"id": "n"}]])
+def test_other_models_are_another_process(models: list[dict[str, str]]) -> None:
+    table = registry()
+    before = admitted(table, ping(boot=""))
+    (change,) = table.healthy(before, models)
+    assert change.gone is not None
+    assert change.gone.incarnation == before.incarnation
+    assert only(table).state is State.JOINING
+    table.healthy(only(table), models)
+    assert only(table).models == tuple(model["id"] for model in models)

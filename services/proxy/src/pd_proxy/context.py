@@ -65,6 +65,10 @@ class Context(ABC):
     def owe(self, debt: Debt) -> None:
         """There is KV that has to be used up at a decode."""
 
+    @abstractmethod
+    async def look_again(self) -> None:
+        """Have the engines asked which models they serve, unless that was just done; returns when it is known, or after a while."""
+
     def stop_soon(self) -> None:
         """Take no more requests; when the time to drain is over, streams still open get an error event."""
         self.stopping = True

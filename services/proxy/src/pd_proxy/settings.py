@@ -18,7 +18,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     http_proxy_port: Annotated[Port, Meta(description="port that clients talk to")] = 10001
     proxy_port: Annotated[Port, Meta(description="ZMQ port that engines announce themselves to")] = 30001
-    bind_host: Annotated[str, Meta(description="numeric address that both ports listen on")] = "0.0.0.0"
+    bind_host: Annotated[str, Meta(description="numeric address on which clients are served")] = "0.0.0.0"
+    discovery_host: Annotated[
+        str, Meta(description="numeric address on which engines are heard; 0.0.0.0 for engines on other hosts")
+    ] = "127.0.0.1"
+    deployment: Annotated[
+        str, Meta(max_length=200, description="identity of the deployment; engines of another are not admitted")
+    ] = ""
+    ping_key: Annotated[str, Meta(description="key with which engines sign their pings; they need not unless set")] = ""
+    ping_key_file: Annotated[str, Meta(description="file that holds this key")] = ""
+    unsigned_pings: Annotated[
+        bool,
+        Meta(
+            description="believe vLLM's own pings, which nobody signs, from the address that they announce; off: never"
+        ),
+    ] = True
     proxy_workers: Annotated[
         int, Meta(ge=1, le=64, description="processes that serve clients, on one port; 1: no other process is started")
     ] = 1
@@ -47,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ping_ttl_s: Annotated[Seconds, Meta(description="an engine without a ping for so long is lost, s")] = 10.0
     health_interval_s: Annotated[Seconds, Meta(description="time between two health checks of an engine, s")] = 1.0
     health_timeout_s: Annotated[Seconds, Meta(description="time an engine has to answer a health check, s")] = 5.0
+    models_interval_s: Annotated[
+        Seconds, Meta(description="time after which an engine is asked again which models it serves, s")
+    ] = 10.0
     health_failures: Annotated[
         int, Meta(ge=1, description="failed health checks in a row that take a ready engine out")
     ] = 3

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import Final
 
 from pd_contracts.names import Role
-from pd_contracts.ping import Ping
-from pd_proxy.access import check_networks, read_keys
+from pd_proxy.access import read_keys
 from pd_proxy.context import Context
+from pd_proxy.discovery.belief import Announcement
 from pd_proxy.engines.registry import Change, Instance, Registry, State
 from pd_proxy.engines.trust import Trust
 from pd_proxy.errors import RestartedError, StalledError
@@ -20,8 +21,13 @@ from pd_proxy.metrics import Metrics
 from pd_proxy.settings import Settings
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
+from pd_proxy.upstream.models import ask_models
 
 logger = logging.getLogger(__name__)
+
+# Clients that ask for models that do not exist make the engines be asked no more often than this, and wait no longer than that.
+LOOK_INTERVAL_S: Final = 1.0
+LOOK_TIMEOUT_S: Final = 2.0
 
 
 async def nobody_else() -> None:
@@ -47,8 +53,9 @@ class Supervisor(Context):
     def __post_init__(self) -> None:
         """What follows from the parts."""
         super().__post_init__()
-        self._networks = self.settings.networks()
         self._joined = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = 0.0
 
     def shown(self) -> list[Instance]:
         """The instances as `/stats` and `/metrics` show them."""
@@ -65,10 +72,9 @@ class Supervisor(Context):
             self.alive = False
             logger.critical("a background loop has died", exc_info=loop.exception())
 
-    def ping(self, ping: Ping) -> None:
-        """Take in a ping; raises PingRefusedError."""
-        check_networks(ping, self._networks)
-        self.noted(self.registry.ping(ping, monotonic()))
+    def ping(self, said: Announcement) -> None:
+        """Take in a ping that is believed; raises PingRefusedError."""
+        self.noted(self.registry.ping(said.ping, monotonic(), trusted=said.trusted, peer=said.peer))
 
     def noted(self, changes: Iterable[Change]) -> None:
         """Act on what the registry says has changed."""
@@ -84,7 +90,7 @@ class Supervisor(Context):
 
     def unreachable(self, instance: Instance, reason: str) -> None:
         """As `Context.unreachable`."""
-        self.noted(self.registry.unhealthy(instance, reason, certain=True))
+        self.noted(self.registry.unhealthy(instance, reason, refuses=True))
 
     def suspect(self, instance: Instance, reason: str) -> None:
         """Give an instance no more requests, and end those that it keeps waiting. What its canaries said does not count any more.
@@ -95,6 +101,22 @@ class Supervisor(Context):
         self.trust.forget(instance)
         if instance.role is not Role.PREFILL:
             self.flights.abort(instance, StalledError(f"{instance.name} stands still"))
+
+    async def look_again(self) -> None:
+        """As `Context.look_again`."""
+        now = monotonic()
+        if self._looking is None or (self._looking.done() and now - self._looked_at >= LOOK_INTERVAL_S):
+            self._looked_at = now
+            self._looking = self.tasks.spawn(self._look())
+        await asyncio.wait([self._looking], timeout=LOOK_TIMEOUT_S)
+
+    async def _look(self) -> None:
+        """Ask all ready engines at once. What one that does not answer serves is left as it is: health checks judge it."""
+        ready = [instance for instance in self.registry.view() if instance.state is State.READY]
+        asked = (ask_models(self.upstream, i, LOOK_TIMEOUT_S, self.settings.model) for i in ready)
+        for instance, models in zip(ready, await asyncio.gather(*asked, return_exceptions=True), strict=True):
+            if not isinstance(models, BaseException):
+                self.noted(self.registry.healthy(instance, models))
 
     async def next_check(self) -> None:
         """Sleep until health checks are due: an interval, or less if somebody joins."""

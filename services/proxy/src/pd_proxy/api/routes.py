@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, PairStats, ProxyStats
 from pd_proxy import __version__
+from pd_proxy.api.deployment import describe
 from pd_proxy.background.canary import pairs
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair, is_ready
@@ -28,6 +29,7 @@ from pd_proxy.request.serving import (
 from pd_proxy.request.trace import Trace, attach
 from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.answers import Stream
+from pd_proxy.upstream.models import SERVICE
 
 
 class Generating:
@@ -101,6 +103,7 @@ class Showing:
             "/ready": self.ready,
             "/stats": self.stats,
             "/metrics": self.metrics,
+            "/deployment": self.deployment,
         }.items():
             blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
         return blueprint
@@ -119,7 +122,8 @@ class Showing:
     async def health(self) -> Response:
         """200 while the proxy and its own loops run."""
         alive = self._context.alive
-        return _json({"status": "ok" if alive else "a background loop has died"}, 200 if alive else 500)
+        status = "ok" if alive else "a background loop has died"
+        return _json({"status": status, "service": SERVICE}, 200 if alive else 500)
 
     async def ready(self) -> Response:
         """200 while a request could be served."""
@@ -129,6 +133,10 @@ class Showing:
     async def stats(self) -> Response:
         """`pd_contracts.stats.ProxyStats`."""
         return _json(self._stats())
+
+    async def deployment(self) -> Response:
+        """`pd_contracts.deployment.DeploymentDocument`: what is deployed, for the records of whoever measures it."""
+        return _json(describe(self._context.settings.deployment, self._context.shown(), ready=self._is_ready()))
 
     async def metrics(self) -> Response:
         """Prometheus' text format."""

@@ -1,23 +1,16 @@
 """Health checks: what turns an engine that pings into one that gets requests, and back.
 
-vLLM starts to ping before it has loaded its weights, so a ping says only where to ask.
+vLLM starts to ping before it has loaded its weights, so a ping says only where to ask. What an engine serves is asked again and again:
+adapters come and go, and vLLM's own pings do not tell that another process answers at an address.
 """
 
 import asyncio
-from typing import Any
-
-import msgspec
+from time import monotonic
 
 from pd_proxy.engines.registry import Instance, State
-from pd_proxy.errors import BrokenReplyError, ConnectTimeoutError, RefusedError, UnreachableError, UpstreamError
+from pd_proxy.errors import ConnectTimeoutError, RefusedError, UnreachableError, UpstreamError
 from pd_proxy.supervisor import Supervisor
-
-
-class _Models(msgspec.Struct):
-    data: list[dict[str, Any]]
-
-
-_decoder = msgspec.json.Decoder(_Models)
+from pd_proxy.upstream.models import ask_models, check_health
 
 
 class Admission:
@@ -27,46 +20,40 @@ class Admission:
         """Nothing is checked before `run`."""
         self._context = context
         self._checking: set[int] = set()
+        self._asked: dict[int, float] = {}
 
     async def run(self) -> None:
         """Check for ever."""
         async with asyncio.TaskGroup() as group:
             while True:
-                for instance in self._context.registry.view():
+                view = self._context.registry.view()
+                for instance in view:
                     if instance.state is not State.LOST and instance.incarnation not in self._checking:
                         self._checking.add(instance.incarnation)
                         group.create_task(self._check(instance))
+                known = {instance.incarnation for instance in view}
+                self._asked = {number: at for number, at in self._asked.items() if number in known}
                 await self._context.next_check()
 
     async def _check(self, instance: Instance) -> None:
-        registry = self._context.registry
+        registry, settings = self._context.registry, self._context.settings
+        began = asyncio.get_running_loop().time()
         try:
-            await self._get(instance, "/health")
+            await check_health(self._context.upstream, instance, settings.health_timeout_s)
             if registry.current(instance) is None:
                 return  # it restarted meanwhile; its successor has a check of its own
-            models = registry.models(instance) or await self._models(instance)
+            models = registry.models(instance)
+            if instance.state is State.JOINING or monotonic() >= self._asked.get(instance.incarnation, 0.0):
+                models = await ask_models(self._context.upstream, instance, settings.health_timeout_s, settings.model)
+                self._asked[instance.incarnation] = monotonic() + settings.models_interval_s
             changes = registry.healthy(instance, models)
         except UpstreamError as error:
-            # A refusal is an answer; being late is not, and may pass.
-            certain = isinstance(error, RefusedError | UnreachableError) and not isinstance(error, ConnectTimeoutError)
-            changes = registry.unhealthy(instance, error.message, certain=certain)
+            refuses = isinstance(error, UnreachableError) and not isinstance(error, ConnectTimeoutError)
+            # A refusal is an answer; being late is not, and says nothing of an engine whose streams flow meanwhile.
+            certain = refuses or isinstance(error, RefusedError)
+            if not certain and self._context.flights.moved_since(instance, began):
+                return
+            changes = registry.unhealthy(instance, error.message, certain=certain, refuses=refuses)
         finally:
             self._checking.discard(instance.incarnation)
         self._context.noted(changes)
-
-    async def _get(self, instance: Instance, path: str) -> bytes:
-        return await self._context.upstream.get(instance, path, self._context.settings.health_timeout_s)
-
-    async def _models(self, instance: Instance) -> tuple[dict[str, Any], ...]:
-        """Ask once for each process which models it serves."""
-        try:
-            models = tuple(_decoder.decode(await self._get(instance, "/v1/models")).data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise BrokenReplyError("/v1/models is not a list of models") from None
-        wanted = self._context.settings.model
-        if not models or not all(isinstance(model.get("id"), str) for model in models):
-            raise BrokenReplyError("/v1/models names no model")
-        # `root` is the path behind a served name, and MODEL may be either
-        if wanted and not any(wanted in (model["id"], model.get("root")) for model in models):
-            raise BrokenReplyError(f"does not serve MODEL, but {models[0]['id'][:200]}")
-        return models

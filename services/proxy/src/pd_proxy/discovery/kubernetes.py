@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from pd_contracts.ping import PING_INTERVAL_S
+from pd_proxy.access import check_networks
+from pd_proxy.discovery.belief import Announcement
 from pd_proxy.discovery.kube_api import Api, Reflector
-from pd_proxy.discovery.pings import Discovery, Refusals, Reject, TakePing
+from pd_proxy.discovery.pings import Discovery, Refusals, Reject, Take, believer_of
 from pd_proxy.discovery.slices import Pod, Slice, announcements
 from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
@@ -41,23 +43,29 @@ class Source(Protocol):
         """Give back what `bind` opened."""
 
 
-def source_of(settings: Settings, take: TakePing, reject: Reject) -> Source:
-    """What DISCOVERY says."""
+def source_of(settings: Settings, take: Take, reject: Reject) -> Source:
+    """What DISCOVERY says.
+
+    Raises:
+        OSError: if the file of the pings' key cannot be read.
+    """
     if settings.discovery == "kubernetes":
         return KubernetesDiscovery(settings, take, reject)
-    return Discovery(f"tcp://{settings.bind_host}:{settings.proxy_port}", take, reject)
+    endpoint = f"tcp://{settings.discovery_host}:{settings.proxy_port}"
+    return Discovery(endpoint, believer_of(settings), take, reject)
 
 
 class KubernetesDiscovery:
     """Announces every engine that has an endpoint."""
 
-    def __init__(self, settings: Settings, take: TakePing, reject: Reject, interval_s: float = PING_INTERVAL_S) -> None:
+    def __init__(self, settings: Settings, take: Take, reject: Reject, interval_s: float = PING_INTERVAL_S) -> None:
         """Nothing is asked before `run`."""
         host = settings.kubernetes_service_host
         shown = f"[{host}]" if ":" in host else host
         self._api = Api(f"https://{shown}:{settings.kubernetes_service_port}", Path(settings.service_account_dir))
         self._selector = settings.discovery_selector
         self._namespace = settings.discovery_namespace
+        self._networks = settings.networks()
         self._take = take
         self._refused = Refusals(reject)
         self._interval_s = interval_s
@@ -90,7 +98,8 @@ class KubernetesDiscovery:
     def _announce(self, slices: Reflector[Slice], pods: Reflector[Pod]) -> None:
         for ping in announcements(slices.objects.values(), pods.objects):
             try:
-                self._take(ping)
+                check_networks(ping, self._networks)
+                self._take(Announcement(ping=ping, trusted=True))
             except PingRefusedError as refusal:
                 self._refused(ping.zmq_address.encode(), refusal)
 

@@ -5,15 +5,20 @@ refusal is logged once for each source and reason, in bounded memory.
 """
 
 import asyncio
+import ipaddress
 import logging
+import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 import zmq
 import zmq.asyncio
 
-from pd_contracts.ping import Ping, PingError, decode_ping
+from pd_contracts.deployment import read_key
+from pd_proxy.discovery.belief import Announcement, Believer
 from pd_proxy.engines.registry import PingRefusedError
+from pd_proxy.settings import Settings
 
 # One name in the log, whatever this file is called.
 logger = logging.getLogger("pd_proxy.discovery")
@@ -24,26 +29,46 @@ MAX_FRAME_BYTES: Final = 64 * 1024
 MESSAGES_PER_TURN: Final = 64
 MAX_LOGGED_SOURCES: Final = 1024
 
-TakePing = Callable[[Ping], None]
+Take = Callable[[Announcement], None]
 Reject = Callable[[str], None]
 
 
-def read_ping(frames: Sequence[bytes]) -> Ping:
-    """Judge one message: `[identity, ping]`, where the identity is the ping's zmq_address.
+def sender(frame: zmq.Frame) -> str:
+    """The numeric address from which a message came; empty if it came over no network."""
+    try:
+        return str(frame.get("Peer-Address"))
+    except zmq.ZMQError:
+        return ""
+
+
+def is_own(host: str) -> bool:
+    """Whether a numeric address is one of this host's; names are not looked up."""
+    if host == "localhost":
+        return True
+    try:
+        ipaddress.ip_address(host)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def believer_of(settings: Settings) -> Believer:
+    """What the settings say of whom to believe.
 
     Raises:
-        PingRefusedError: with the reason, for anything else.
+        OSError: if the file of the key cannot be read.
     """
-    if len(frames) != 2:
-        raise PingRefusedError("frames", f"{len(frames)} frames instead of an identity and a ping")
-    identity, payload = frames
-    try:
-        ping = decode_ping(payload)
-    except PingError as error:
-        raise PingRefusedError("malformed", str(error)) from error
-    if identity != ping.zmq_address.encode():
-        raise PingRefusedError("identity", "the sender's identity is not its zmq_address")
-    return ping
+    key = read_key(settings.ping_key, settings.ping_key_file)
+    return Believer(
+        deployment=settings.deployment,
+        key=key,
+        unsigned=settings.unsigned_pings or not key,  # without a key nobody could sign
+        networks=settings.networks(),
+        own_ports=frozenset({settings.http_proxy_port, settings.proxy_port}),
+        is_own=is_own,
+    )
 
 
 class Refusals:
@@ -70,9 +95,10 @@ class Refusals:
 class Discovery:
     """Receives pings until it is closed."""
 
-    def __init__(self, address: str, take: TakePing, reject: Reject) -> None:
-        """`address` is tcp://host:port; `take` gets each believable ping and may raise `PingRefusedError`."""
+    def __init__(self, address: str, believer: Believer, take: Take, reject: Reject) -> None:
+        """`address` is tcp://host:port; `take` gets each ping that is believed and may raise `PingRefusedError`."""
         self._address = address
+        self._believer = believer
         self._take = take
         self._refused = Refusals(reject)
         self._zmq = zmq.asyncio.Context()
@@ -101,14 +127,20 @@ class Discovery:
             raise RuntimeError(msg)
         while True:
             for _ in range(MESSAGES_PER_TURN):
-                self._judge(await self._socket.recv_multipart())
+                self._judge(await self._socket.recv_multipart(copy=False))
             await asyncio.sleep(0)
 
-    def _judge(self, frames: Sequence[bytes]) -> None:
+    def _judge(self, frames: Sequence[zmq.Frame]) -> None:
         try:
-            self._take(read_ping(frames))
+            self._take(self._said(frames))
         except PingRefusedError as refusal:
-            self._refused(frames[0], refusal)
+            self._refused(frames[0].bytes, refusal)
+
+    def _said(self, frames: Sequence[zmq.Frame]) -> Announcement:
+        if len(frames) != 2:
+            raise PingRefusedError("frames", f"{len(frames)} frames instead of an identity and a ping")
+        identity, payload = frames
+        return self._believer.judge(identity.bytes, payload.bytes, sender(payload), time.time())
 
     def close(self) -> None:
         """Give the port back."""

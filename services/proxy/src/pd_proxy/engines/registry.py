@@ -3,7 +3,9 @@
 Theory of operation. An engine is known by its HTTP address. Its first ping makes it `joining`; a health check that answers
 200 and a list of models make it `ready`; silence longer than the TTL makes it `lost`, and a ping after that sends it through
 `joining` again. Another boot id, KV port, role or connector at the same address is another process: a new incarnation, which
-must join like anybody else and to which nothing that was said to the old one applies. `suspect` is a mark set from outside (the
+must join like anybody else and to which nothing that was said to the old one applies. Whoever cannot prove to be of the deployment
+(`trusted`: a signed ping, or the API server) is believed to be another process only once the old one is silent or refuses
+connections: a stranger cannot stop a live engine's pings, so he can take nobody's place. `suspect` is a mark set from outside (the
 engine's streams stand still). It survives silence, because a wedged vLLM goes on pinging from its own thread and a hiccup
 of the network must not wash it clean; only a new incarnation or `clear` takes it away.
 """
@@ -19,6 +21,12 @@ from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping
 
 CAPACITY: Final = 1024
+# Of engines that cannot prove who they are, from one address; a host has fewer.
+CAPACITY_A_PEER: Final = 64
+# An engine that pinged within this share of the TTL, and does not refuse connections, lives.
+LIVE_SHARE: Final = 0.45
+# What is taken over from a ping as it is.
+TOLD: Final = ("boot_id", "model", "engine", "version", "gpus", "gpu_model", "versions", "transport", "image")
 FORGET_AFTER_S: Final = 600.0
 MAX_PREDECESSORS: Final = 4
 
@@ -34,7 +42,10 @@ class State(StrEnum):
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine at one moment. `incarnation` is another number for every process ever seen; `models` are ids."""
+    """One engine at one moment. `incarnation` is another number for every process ever seen; `models` are ids.
+
+    From `boot_id` to `image` it is what the engine's ping says (pd_contracts.ping).
+    """
 
     name: str
     role: Role
@@ -48,6 +59,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     engine: str = ""
     version: str = ""
+    gpus: tuple[str, ...] = ()
+    gpu_model: str = ""
+    versions: dict[str, str] = {}
+    transport: str = ""
+    image: str = ""
     models: tuple[str, ...] = ()
 
 
@@ -76,6 +92,10 @@ class PingRefusedError(ValueError):
 class _Entry:
     instance: Instance
     last_ping: float
+    trusted: bool
+    peer: str
+    sent_at: float = 0.0
+    refuses: bool = False
     models: tuple[dict[str, Any], ...] = ()
     healthy: bool = False
     failures: int = 0
@@ -132,21 +152,43 @@ class Registry:
         """When it pinged last, on the clock of `ping(now)`."""
         return self._entries[instance.http_address].last_ping
 
-    def ping(self, ping: Ping, now: float) -> list[Change]:
-        """Take in one announcement.
+    def ping(self, ping: Ping, now: float, *, trusted: bool = True, peer: str = "") -> list[Change]:
+        """Take in one announcement; `trusted` as said above, `peer` is where one that is not came from.
 
         Raises:
-            PingRefusedError: if the table is full of live instances, another live instance has that KV address, or the
-                process was replaced.
+            PingRefusedError: if the table is full of live instances, another live instance has that address or KV address, the
+                process was replaced, or a signed ping was sent before another that came already.
         """
         entry = self._entries.get(ping.http_address)
-        owner = self._by_zmq.get(ping.zmq_address, ping.http_address)
-        if owner != ping.http_address and not self._entries[owner].lost:
-            raise PingRefusedError("conflict", "another live engine announces the same zmq_address")
+        if entry is not None and not trusted and self._live(entry, now):
+            if not self._matches(entry.instance, ping):
+                raise PingRefusedError("conflict", "a live engine has announced this http_address")
+            if entry.trusted:
+                return []  # vLLM's own ping beside the signed one; it must not keep alive what signs no more
+        if entry is not None and trusted and ping.time and ping.time <= entry.sent_at:
+            raise PingRefusedError("replayed", "was sent before one that came already")
+        changes = self._claim(ping, trusted=trusted)
         if entry is None:
-            return self._join(ping, now)
-        if not self._matches(entry.instance, ping):
-            return [self._restart(entry, ping, now)]
+            return changes + self._join(ping, now, trusted=trusted, peer=peer)
+        changes += [] if self._matches(entry.instance, ping) else [self._restart(entry, ping, now)]
+        entry = self._entries[ping.http_address]
+        entry.trusted, entry.peer = trusted, peer
+        entry.sent_at = ping.time if trusted else entry.sent_at
+        return changes + self._seen(entry, ping, now)
+
+    def _live(self, entry: _Entry, now: float) -> bool:
+        return not entry.lost and not entry.refuses and now - entry.last_ping <= LIVE_SHARE * self._ttl
+
+    def _claim(self, ping: Ping, *, trusted: bool) -> list[Change]:
+        """Make the KV address free for the ping's sender, if it is another's who is gone, or who could not prove to own it."""
+        owner = self._entries.get(self._by_zmq.get(ping.zmq_address, ""))
+        if owner is None or owner.instance.http_address == ping.http_address or owner.lost:
+            return []
+        if trusted and not owner.trusted:
+            return [self._forget(owner)]
+        raise PingRefusedError("conflict", "another live engine announces the same zmq_address")
+
+    def _seen(self, entry: _Entry, ping: Ping, now: float) -> list[Change]:
         entry.last_ping = now
         self._learn(entry, ping)
         if entry.lost:
@@ -171,20 +213,35 @@ class Registry:
         entry = self._entry(instance)
         if entry is None or entry.lost:
             return []
-        entry.healthy, entry.failures, entry.models = True, 0, tuple(models)
+        if entry.models and _bases(entry.models) != _bases(models):
+            return [self._replaced(entry)]
+        entry.healthy, entry.failures, entry.models, entry.refuses = True, 0, tuple(models), False
         ids = tuple(model["id"] for model in models)
         if ids != entry.instance.models:
             self._replace(entry, models=ids)
         return self._settle(entry)
 
-    def unhealthy(self, instance: Instance, reason: str, *, certain: bool = False) -> list[Change]:
-        """A health check failed, or (`certain`) the engine refuses connections."""
+    def _replaced(self, entry: _Entry) -> Change:
+        """Another process answers, whose pings do not say so: it must join like anybody else."""
+        old = entry.instance
+        self._incarnations += 1
+        entry.models, entry.healthy, entry.complaint = (), False, "serves other models than before"
+        entry.suspicion, entry.draining = "", False
+        self._replace(entry, incarnation=self._incarnations, models=(), model="")
+        self._settle(entry)
+        return Change(entry.instance, old.state, gone=old)
+
+    def unhealthy(
+        self, instance: Instance, reason: str, *, certain: bool = False, refuses: bool = False
+    ) -> list[Change]:
+        """A health check failed; `certain`: the engine said so itself; `refuses`: nobody takes connections there."""
         entry = self._entry(instance)
         if entry is None:
             return []
         entry.failures += 1
         entry.complaint = reason
-        if certain or entry.failures >= self._tolerated:
+        entry.refuses = refuses
+        if certain or refuses or entry.failures >= self._tolerated:
             entry.healthy = False
         return self._settle(entry)
 
@@ -225,8 +282,7 @@ class Registry:
         )
 
     def _learn(self, entry: _Entry, ping: Ping) -> None:
-        names = ("boot_id", "model", "engine", "version")
-        news = {name: getattr(ping, name) for name in names if getattr(ping, name) != getattr(entry.instance, name)}
+        news = {name: getattr(ping, name) for name in TOLD if getattr(ping, name) != getattr(entry.instance, name)}
         news = {name: value for name, value in news.items() if value}
         if news:
             self._replace(entry, **news)
@@ -243,15 +299,13 @@ class Registry:
             zmq_address=ping.zmq_address,
             connector=self._connector(ping),
             incarnation=self._incarnations,
-            boot_id=ping.boot_id,
-            model=ping.model,
-            engine=ping.engine,
-            version=ping.version,
+            **{name: getattr(ping, name) for name in TOLD},
         )
 
-    def _join(self, ping: Ping, now: float) -> list[Change]:
-        changes = self._make_room()
-        entry = _Entry(self._instance(ping, self._name(ping.type.role)), now)
+    def _join(self, ping: Ping, now: float, *, trusted: bool, peer: str) -> list[Change]:
+        changes = self._make_room(trusted=trusted, peer=peer)
+        entry = _Entry(self._instance(ping, self._name(ping.type.role)), now, trusted, peer)
+        entry.sent_at = ping.time if trusted else 0.0
         self._entries[ping.http_address] = entry
         self._by_zmq[ping.zmq_address] = ping.http_address
         self._settle(entry)
@@ -265,19 +319,25 @@ class Registry:
         self._unlink(old)
         self._by_zmq[ping.zmq_address] = ping.http_address
         name = old.name if old.role is ping.type.role else self._name(ping.type.role)
-        new = _Entry(self._instance(ping, name), now)
+        new = _Entry(self._instance(ping, name), now, entry.trusted, entry.peer)
         new.predecessors = (*entry.predecessors, old)[-MAX_PREDECESSORS:]
         self._entries[ping.http_address] = new
         self._settle(new)
         return Change(new.instance, old.state, gone=old)
 
-    def _make_room(self) -> list[Change]:
+    def _make_room(self, *, trusted: bool, peer: str) -> list[Change]:
+        """Forget somebody if there is no room for another; whoever has ever served is forgotten last."""
+        strangers = [entry for entry in self._entries.values() if not entry.trusted]
+        mates = [entry for entry in strangers if entry.peer == peer]
+        if not trusted and len(mates) >= CAPACITY_A_PEER:
+            return [
+                self._forget(_first(mates, f"{CAPACITY_A_PEER} engines that sign nothing are known at this address"))
+            ]
         if len(self._entries) < self._capacity:
             return []
         lost = [entry for entry in self._entries.values() if entry.lost]
-        if not lost:
-            raise PingRefusedError("full", f"{self._capacity} engines are known already")
-        return [self._forget(min(lost, key=lambda entry: entry.last_ping))]
+        candidates = lost or (strangers if trusted else [])
+        return [self._forget(_first(candidates, f"{self._capacity} engines are known already"))]
 
     def _forget(self, entry: _Entry) -> Change:
         instance = entry.instance
@@ -305,3 +365,17 @@ class Registry:
     def _replace(self, entry: _Entry, **fields: Any) -> None:
         entry.instance = msgspec.structs.replace(entry.instance, **fields)
         self._view = None
+
+
+def _first(entries: Sequence[_Entry], otherwise: str) -> _Entry:
+    """Who is forgotten first: the longest silent of those that are lost, else the oldest of those that never served."""
+    lost = [entry for entry in entries if entry.lost]
+    never = [entry for entry in entries if not entry.models]
+    if not lost and not never:
+        raise PingRefusedError("full", otherwise)
+    return min(lost, key=lambda entry: entry.last_ping) if lost else never[0]
+
+
+def _bases(models: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Names and paths of an engine's own models, which do not change while it lives; adapters come and go."""
+    return {(str(model["id"]), str(model.get("root", ""))) for model in models if not model.get("parent")}

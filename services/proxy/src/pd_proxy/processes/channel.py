@@ -102,7 +102,21 @@ class Unreachable(Message, frozen=True, kw_only=True):
     reason: str
 
 
-AnyMessage = Welcome | News | Ask | Stop | Forwarded | Answered | Ready | Report | Owed | Unreachable
+class LookAgain(Message, frozen=True, kw_only=True):
+    """To the parent: somebody asks for a model that no engine serves; have the engines asked."""
+
+    number: int
+
+
+class Looked(Message, frozen=True, kw_only=True):
+    """To a worker: they were asked, and all that was said before has been told."""
+
+    number: int
+
+
+AnyMessage = (
+    Welcome | News | Ask | Stop | Forwarded | Answered | Ready | Report | Owed | Unreachable | LookAgain | Looked
+)
 _decoder = msgspec.json.Decoder(AnyMessage)
 
 

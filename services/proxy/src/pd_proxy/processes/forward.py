@@ -10,7 +10,7 @@ from pd_proxy.errors import ShuttingDownError
 from pd_proxy.processes.channel import Answered, Forwarded
 from pd_proxy.processes.worker_context import Tell
 
-PATHS: Final = ("/v1/models", "/health", "/ready", "/stats", "/metrics", "/admitted")
+PATHS: Final = ("/v1/models", "/health", "/ready", "/stats", "/metrics", "/admitted", "/deployment")
 # Of the headers of a request and an answer, what these routes look at or say.
 _ASKED: Final = ("Authorization",)
 _SAID: Final = ("Content-Type", "Retry-After", "Allow")

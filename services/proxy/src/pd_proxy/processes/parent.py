@@ -37,6 +37,11 @@ class PooledFlights(SharedFlights):
         own, theirs = super().counts(address), self._reports.counts(address)
         return own[0] + theirs[0], own[1] + theirs[1]
 
+    def moved_since(self, instance: Instance, then: float) -> bool:
+        """As `Flights.moved_since`, for anybody's requests."""
+        reports = self._reports.evidence(instance.http_address)
+        return super().moved_since(instance, then) or any(found.last_progress > then for _, found in reports)
+
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
         """As `Flights.verdict`: an engine stands still only if nobody sees it move. What is not known yet speaks for the engine."""
         reports = self._reports.evidence(instance.http_address)

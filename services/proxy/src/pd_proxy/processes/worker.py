@@ -20,7 +20,7 @@ from pd_proxy.api.passthrough import Passthrough
 from pd_proxy.api.routes import Generating
 from pd_proxy.background.deadlines import Deadlines
 from pd_proxy.errors import ShuttingDownError
-from pd_proxy.processes.channel import Answered, Ask, Channel, News, Ready, Stop, Welcome
+from pd_proxy.processes.channel import Answered, Ask, Channel, Looked, News, Ready, Stop, Welcome
 from pd_proxy.processes.forward import Forward
 from pd_proxy.processes.prepare import prepare
 from pd_proxy.processes.server import LAST_WORDS_S, configure
@@ -79,6 +79,8 @@ class Worker:
                     self._channel.send(self._context.report(asyncio.get_running_loop().time(), number))
                 case Answered():
                     self._forward.answered(message)
+                case Looked(number=number):
+                    self._context.looked(number)
                 case Stop():
                     self._shutdown.set()
         self._orphaned()

@@ -1,5 +1,6 @@
 """A worker's context: it knows of engines what its parent tells it, and tells the parent what must outlive the worker."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from pd_proxy.engines.registry import Instance, State
 from pd_proxy.engines.trust import Trust
 from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.kv.debts import Debt
-from pd_proxy.processes.channel import EngineReport, Message, News, Owed, Report, Unreachable
+from pd_proxy.processes.channel import EngineReport, LookAgain, Message, News, Owed, Report, Unreachable
 from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, SharedFlights, SharedMetrics, Turns
 from pd_proxy.settings import Settings
+from pd_proxy.supervisor import LOOK_TIMEOUT_S
 from pd_proxy.upstream.flights import earliest
 from pd_proxy.upstream.http import Upstream
 
@@ -54,6 +56,12 @@ class WorkerContext(Context):
     counters: ProcessCounters
     tell: Tell
 
+    def __post_init__(self) -> None:
+        """What follows from the parts."""
+        super().__post_init__()
+        self._looking: asyncio.Future[None] | None = None
+        self._looks = 0
+
     def take(self, news: News) -> None:
         """Know what the parent knows, and end what it has given up, as `Supervisor.noted` and `suspect` do there."""
         before = self.registry.view()
@@ -73,6 +81,21 @@ class WorkerContext(Context):
     def unreachable(self, instance: Instance, reason: str) -> None:
         """As `Context.unreachable`; the parent judges."""
         self.tell(Unreachable(incarnation=instance.incarnation, reason=reason))
+
+    async def look_again(self) -> None:
+        """As `Context.look_again`; the parent asks, and once for all who wait meanwhile."""
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().create_future()
+            self._looks += 1
+            self.tell(LookAgain(number=self._looks))
+        # Longer than the parent takes: if it hangs, the client is told what was known before.
+        await asyncio.wait([self._looking], timeout=2 * LOOK_TIMEOUT_S)
+
+    def looked(self, number: int) -> None:
+        """The parent has had the engines asked."""
+        if self._looking is not None and number == self._looks:
+            self._looking.set_result(None)
+            self._looking = None
 
     def owe(self, debt: Debt) -> None:
         """As `Context.owe`; the parent sees to it, whatever becomes of this worker."""

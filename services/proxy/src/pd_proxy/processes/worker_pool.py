@@ -17,7 +17,18 @@ import msgspec
 
 from pd_proxy.api.app import Proxy
 from pd_proxy.kv.debts import Debt
-from pd_proxy.processes.channel import Channel, Forwarded, Owed, Ready, Report, Stop, Unreachable, Welcome
+from pd_proxy.processes.channel import (
+    Channel,
+    Forwarded,
+    LookAgain,
+    Looked,
+    Owed,
+    Ready,
+    Report,
+    Stop,
+    Unreachable,
+    Welcome,
+)
 from pd_proxy.processes.forward import answer
 from pd_proxy.processes.parent import Parent
 from pd_proxy.processes.shared_counters import Head
@@ -164,6 +175,8 @@ class WorkerPool:
                     worker.answered(message.answers)
                 case Forwarded():
                     context.tasks.spawn(self._answer(channel, message))
+                case LookAgain(number=number):
+                    context.tasks.spawn(self._look(channel, number))
                 case Owed(debt=debt):
                     context.owe(debt)
                 case Unreachable(incarnation=incarnation, reason=reason):
@@ -200,6 +213,12 @@ class WorkerPool:
         if not probe and briefing.changed():
             await briefing.heard()
         channel.send(answered)
+
+    async def _look(self, channel: Channel, number: int) -> None:
+        """A worker's client asks for a model that nobody serves; the answer comes after the news."""
+        await self._context.look_again()
+        self._context.briefing.tell()
+        channel.send(Looked(number=number))
 
     async def _listen_for_silence(self) -> None:
         """A worker whose loop stands still serves nobody, and does not end by itself."""

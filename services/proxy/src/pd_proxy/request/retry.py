@@ -82,6 +82,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
     )
     failures = Failures()
     await _engines_known(context)
+    await _model_known(context, generation.model)
     while True:
         route, claim = await _admitted(context, generation, needs, failures)
         _begin(context, trace, failures.last)
@@ -98,6 +99,12 @@ async def _engines_known(context: Context) -> None:
     end = context.started + context.settings.ping_ttl_s
     while monotonic() < end and not context.stopping and not is_ready(context.registry.view(), context.trust):  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
+
+
+async def _model_known(context: Context, model: str | None) -> None:
+    """An adapter may have been loaded since the engines were asked what they serve."""
+    if model is not None and not any(model in instance.models for instance in context.registry.view()):
+        await context.look_again()
 
 
 def _spent(context: Context, trace: Trace) -> bool:

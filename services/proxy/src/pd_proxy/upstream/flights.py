@@ -158,6 +158,10 @@ class Flights:
         waits = [(flight.since, flight.whole) for flight in tally.flights if flight.since is not None]
         return Evidence(waits, tally.last_progress)
 
+    def moved_since(self, instance: Instance, then: float) -> bool:
+        """Whether the instance sent anybody anything after that time."""
+        return self.evidence(instance.http_address).last_progress > then
+
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
         """Whether the instance stands still; see `verdict`."""
         found = self.evidence(instance.http_address)

@@ -1,0 +1,54 @@
+"""What `GET /deployment` says: the engines as they told of themselves, by name and without addresses. Pure."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pd_contracts.deployment import DeployedEngine, DeploymentDocument
+from pd_contracts.names import SIMULATED_ENGINE, Role
+from pd_proxy import __version__
+from pd_proxy.engines.registry import Instance, State
+
+_LETTERS: Final = {Role.PREFILL: "P", Role.DECODE: "D", Role.COMBINED: "C"}
+
+
+def describe(name: str, instances: Sequence[Instance], *, ready: bool) -> DeploymentDocument:
+    """The document. Engines that stopped pinging are no part of the deployment any more."""
+    present = [instance for instance in instances if instance.state is not State.LOST]
+    return DeploymentDocument(
+        name=name,
+        shape=_shape(present),
+        ready=ready,
+        simulated=any(instance.engine == SIMULATED_ENGINE for instance in present),
+        gpus=_gpus(present),
+        instances=[_engine(instance) for instance in present],
+        proxy_version=__version__,
+    )
+
+
+def _shape(instances: Sequence[Instance]) -> str:
+    roles = [instance.role for instance in instances]
+    return "".join(f"{roles.count(role)}{letter}" for role, letter in _LETTERS.items() if role in roles)
+
+
+def _gpus(instances: Sequence[Instance]) -> int | None:
+    """GPUs of all of them, each counted once; None if there are none, or if some engine did not say."""
+    if not instances or not all(instance.gpus for instance in instances):
+        return None
+    return len({uuid for instance in instances for uuid in instance.gpus})
+
+
+def _engine(instance: Instance) -> DeployedEngine:
+    return DeployedEngine(
+        name=instance.name,
+        role=instance.role,
+        state=instance.state.value,
+        engine=instance.engine,
+        version=instance.version,
+        versions=instance.versions,
+        models=list(instance.models),
+        connector=instance.connector,
+        transport=instance.transport,
+        image=instance.image,
+        gpus=list(instance.gpus),
+        gpu_model=instance.gpu_model,
+    )

@@ -1,0 +1,118 @@
+"""Which pings are believed. Pure, but for the question whether an address is this host's own, which is passed in.
+
+A ping is a claim that anybody can make who reaches the port. One that is signed with the deployment's key is believed whatever it
+says, as long as it is fresh. One that is not is vLLM's own (three keys, from its P2pNcclConnector), or that of an engine started
+without a key: it may speak for its own host only, and never against an engine that lives (engines/registry.py).
+"""
+
+import ipaddress
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from pd_contracts.ping import Ping, PingError, decode_ping, is_signed
+from pd_proxy.access import Networks, check_networks
+from pd_proxy.engines.registry import PingRefusedError
+
+# How far two hosts' clocks may be apart, and so how long a ping that somebody has recorded can be sent again.
+MAX_SKEW_S: Final = 60.0
+
+IsOwn = Callable[[str], bool]
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """A ping that is believed. `trusted`: it is signed, or the API server's word; `peer` is the address that it came from."""
+
+    ping: Ping
+    trusted: bool
+    peer: str = ""
+
+
+class Believer(msgspec.Struct, frozen=True, kw_only=True):
+    """What pings are judged by.
+
+    Attributes:
+        deployment: whose engines are admitted; empty: of those that belong to none.
+        key: the deployment's; empty: nothing is signed.
+        unsigned: whether vLLM's own pings are believed beside signed ones.
+        networks: in which engines may announce addresses; empty: any.
+        own_ports: ports on which this proxy listens.
+        is_own: whether an address is this host's.
+    """
+
+    deployment: str
+    key: str
+    unsigned: bool
+    networks: Networks
+    own_ports: frozenset[int]
+    is_own: IsOwn
+
+    def judge(self, identity: bytes, payload: bytes, peer: str, now: float) -> Announcement:
+        """One message; `peer` is the numeric address of its sender, `now` the time since 1970, s.
+
+        Raises:
+            PingRefusedError: with the reason.
+        """
+        try:
+            ping = decode_ping(payload)
+        except PingError as error:
+            raise PingRefusedError("malformed", str(error)) from error
+        signed = bool(self.key and ping.mac)
+        if signed:
+            self._check_signature(ping, payload, now)
+        else:
+            self._check_unsigned(ping, identity)
+        self._check_deployment(ping, signed=signed)
+        if not signed:
+            self._check_sender(ping, peer)
+        self._check_addresses(ping)
+        return Announcement(ping=ping, trusted=signed, peer=peer)
+
+    def _check_signature(self, ping: Ping, payload: bytes, now: float) -> None:
+        if not is_signed(payload, self.key):
+            raise PingRefusedError("signature", "is not signed with this deployment's PING_KEY")
+        if abs(now - ping.time) > MAX_SKEW_S:
+            raise PingRefusedError(
+                "clock", f"the sender's clock differs by {now - ping.time:.0f} s from this host's: synchronise both"
+            )
+
+    def _check_unsigned(self, ping: Ping, identity: bytes) -> None:
+        if identity != ping.zmq_address.encode():
+            raise PingRefusedError("identity", "the sender's identity is not its zmq_address")
+        if self.key and not _is_bare(ping):
+            raise PingRefusedError("unsigned", "is not signed: the engine needs this deployment's PING_KEY")
+        if not self.unsigned:
+            raise PingRefusedError("unsigned", "is not signed, and UNSIGNED_PINGS is off")
+
+    def _check_deployment(self, ping: Ping, *, signed: bool) -> None:
+        if ping.deployment == self.deployment or (not signed and _is_bare(ping)):
+            return
+        theirs = f"deployment {ping.deployment!r}" if ping.deployment else "no deployment"
+        ours = f"of {self.deployment!r}" if self.deployment else "of none"
+        raise PingRefusedError("deployment", f"belongs to {theirs}, and this proxy is {ours} (DEPLOYMENT)")
+
+    def _check_sender(self, ping: Ping, peer: str) -> None:
+        for address in (ping.http_address, ping.zmq_address):
+            host = address.rpartition(":")[0]
+            if host != peer and not (_is_loopback(peer) and self.is_own(host)):
+                raise PingRefusedError("sender", "is not signed, and announces another address than it comes from")
+
+    def _check_addresses(self, ping: Ping) -> None:
+        for address in (ping.http_address, ping.zmq_address):
+            host, _, port = address.rpartition(":")
+            if int(port) in self.own_ports and self.is_own(host):
+                raise PingRefusedError("own", "announces this proxy's own address")
+        check_networks(ping, self.networks)
+
+
+def _is_bare(ping: Ping) -> bool:
+    """Whether it says no more than vLLM's own pings do."""
+    return ping == Ping(ping.type, ping.http_address, ping.zmq_address)
+
+
+def _is_loopback(peer: str) -> bool:
+    try:
+        return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False

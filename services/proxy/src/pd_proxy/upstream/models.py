@@ -1,0 +1,59 @@
+"""What an engine says of itself: whether it is one, and which models it serves."""
+
+from typing import Any, Final
+
+import msgspec
+
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import BrokenReplyError
+from pd_proxy.upstream.http import Upstream
+
+# What this proxy's own /health says of itself.
+SERVICE: Final = "pd-proxy"
+
+
+class _Models(msgspec.Struct):
+    data: list[dict[str, Any]]
+
+
+class _Health(msgspec.Struct):
+    service: str = ""
+
+
+_models = msgspec.json.Decoder(_Models)
+_health = msgspec.json.Decoder(_Health)
+
+
+async def check_health(upstream: Upstream, instance: Instance, timeout_s: float) -> None:
+    """Ask whether the engine is healthy.
+
+    Raises:
+        UpstreamError: if it is not, or if a proxy answers, which would send requests round in circles.
+    """
+    body = await upstream.get(instance, "/health", timeout_s)
+    try:
+        service = _health.decode(body).service
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return  # vLLM says nothing, others what they like
+    if service == SERVICE:
+        raise BrokenReplyError("a proxy answers there, and no engine")
+
+
+async def ask_models(
+    upstream: Upstream, instance: Instance, timeout_s: float, wanted: str
+) -> tuple[dict[str, Any], ...]:
+    """The entries of the engine's `/v1/models`; `wanted` must be among them, or the path behind one, unless it is empty.
+
+    Raises:
+        UpstreamError: if it does not say, or does not serve it.
+    """
+    try:
+        models = tuple(_models.decode(await upstream.get(instance, "/v1/models", timeout_s)).data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise BrokenReplyError("/v1/models is not a list of models") from None
+    if not models or not all(isinstance(model.get("id"), str) for model in models):
+        raise BrokenReplyError("/v1/models names no model")
+    # `root` is the path behind a served name, and MODEL may be either
+    if wanted and not any(wanted in (model["id"], model.get("root")) for model in models):
+        raise BrokenReplyError(f"does not serve MODEL, but {models[0]['id'][:200]}")
+    return models
