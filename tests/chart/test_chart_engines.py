@@ -344,7 +344,7 @@ def test_an_engine_is_drained_with_the_proxys_own_key_before_it_is_stopped() -> 
     manifests = render({"engine": {"drainSeconds": 90, "terminationGracePeriodSeconds": 100}})
     [pod] = [item["spec"]["template"]["spec"] for item in of_kind(manifests, "StatefulSet")]
     [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
-    [secret] = of_kind(manifests, "Secret")
+    secret = the(manifests, "Secret", "admin")
 
     for container in pod["containers"]:
         assert container["lifecycle"]["preStop"]["exec"]["command"] == ["python3", "-m", "pd_engine", "drain"]
@@ -358,12 +358,27 @@ def test_an_engine_is_drained_with_the_proxys_own_key_before_it_is_stopped() -> 
 
 
 def test_an_existing_secret_takes_the_place_of_the_one_that_is_made() -> None:
-    manifests = render({"proxy": {"adminSecret": "mine", "adminSecretKey": "key"}})
+    named = {"adminSecret": "mine", "adminSecretKey": "key", "pingSecret": "ours", "pingSecretKey": "p"}
+    manifests = render({"proxy": named})
     [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
 
     assert of_kind(manifests, "Secret") == []
     for container in [proxy, *engines(manifests).values()]:
         assert json.loads(environment(container)["ADMIN_KEY"]) == {"secretKeyRef": {"name": "mine", "key": "key"}}
+        assert json.loads(environment(container)["PING_KEY"]) == {"secretKeyRef": {"name": "ours", "key": "p"}}
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sim"])
+def test_engines_and_proxy_are_told_alike_whose_they_are_and_the_key_with_which_they_say_so(kind: str) -> None:
+    manifests = render({"engine": {"kind": kind}})
+    [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+    told = environment(proxy)
+
+    assert (told["DEPLOYMENT"], told["DISCOVERY_HOST"], told["UNSIGNED_PINGS"]) == ("here/demo", "0.0.0.0", "off")
+    assert len(base64.b64decode(the(manifests, "Secret", "ping")["data"]["ping-key"])) >= 32
+    for container in engines(manifests).values():
+        variables = environment(container)
+        assert (variables["DEPLOYMENT"], variables["PING_KEY"]) == (told["DEPLOYMENT"], told["PING_KEY"])
 
 
 def test_without_time_to_drain_engines_have_no_key_and_are_stopped_at_once() -> None:

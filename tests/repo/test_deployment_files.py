@@ -31,7 +31,7 @@ PROFILES = [
 ]
 SETTINGS = [EngineSettings, ProxySettings, SimulatorSettings, MonitorSettings]
 # Read by compose or pdctl themselves rather than by a service.
-FOR_COMPOSE_ALONE = {"LOADGEN_MONITOR"}
+FOR_COMPOSE_ALONE = {"LOADGEN_MONITOR", "COMPOSE_PROJECT_NAME"}
 
 
 def dotenv() -> dict[str, str]:

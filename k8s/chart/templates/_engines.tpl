@@ -101,6 +101,8 @@ command:
 - {name: PROXY_HOST, value: {{ include "pdstack.fullname" .root }}-discovery}
 - {name: PROXY_PORT, value: {{ $values.ports.discovery | quote }}}
 - {name: HTTP_PROXY_PORT, value: {{ $values.ports.proxy | quote }}}
+{{ include "pdstack.identity" .root }}
+- {name: ENGINE_IMAGE, value: {{ include "pdstack.image" (list .root (ternary "simulator" .engine.role $sim)) | quote }}}
 - {name: ENGINE_STALL_S, value: {{ $engine.stallSeconds | quote }}}
 {{- if gt (int $engine.drainSeconds) 0 }}
 - {name: DRAIN_WAIT_S, value: {{ $engine.drainSeconds | quote }}}

@@ -107,6 +107,16 @@ capabilities:
 {{- default (printf "%s-admin" (include "pdstack.fullname" .)) .Values.proxy.adminSecret }}
 {{- end }}
 
+{{- define "pdstack.pingSecret" -}}
+{{- default (printf "%s-ping" (include "pdstack.fullname" .)) .Values.proxy.pingSecret }}
+{{- end }}
+
+{{/* Whose engines these are, as engines and proxy are told alike. */}}
+{{- define "pdstack.identity" -}}
+- {name: DEPLOYMENT, value: {{ printf "%s/%s" .Release.Namespace .Release.Name | quote }}}
+- {name: PING_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.pingSecret" . }}, key: {{ .Values.proxy.pingSecretKey }}}}}
+{{- end }}
+
 {{/* The proxy alone may ask the API server, and only where it discovers by it. */}}
 {{- define "pdstack.proxyAccountName" -}}
 {{- if and (eq .Values.proxy.discovery "kubernetes") .Values.serviceAccount.create }}
@@ -121,6 +131,8 @@ capabilities:
 {{- $proxy := .Values.proxy }}
 HTTP_PROXY_PORT: {{ .Values.ports.proxy | quote }}
 PROXY_PORT: {{ .Values.ports.discovery | quote }}
+DISCOVERY_HOST: "0.0.0.0"
+UNSIGNED_PINGS: {{ ternary "on" "off" $proxy.unsignedPings | quote }}
 KV_CONNECTOR: {{ .Values.engine.kvConnector }}
 LOG_LEVEL: {{ .Values.logLevel }}
 DRAIN_TIMEOUT_S: {{ $proxy.drainSeconds | quote }}

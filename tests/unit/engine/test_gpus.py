@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_engine.gpus import Gpus, of_engine
+from pd_engine.gpus import Gpus, of_engine, visible_devices
 
 A, B, C = "GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbbb3333"
 LIST = "".join(f"{uuid}, NVIDIA H200, 143771, 575.57.08\n" for uuid in (A, B, C))
@@ -27,6 +27,21 @@ LIST = "".join(f"{uuid}, NVIDIA H200, 143771, 575.57.08\n" for uuid in (A, B, C)
 )
 def test_an_engine_has_the_first_of_the_gpus_that_it_sees(visible: str, ranks: int, uuids: tuple[str, ...]) -> None:
     assert of_engine(LIST, visible, ranks).uuids == uuids
+
+
+@pytest.mark.parametrize(
+    ("environment", "visible"),
+    [
+        ({}, ""),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "1"),
+        ({"NVIDIA_VISIBLE_DEVICES": "all"}, ""),
+        ({"NVIDIA_VISIBLE_DEVICES": "0"}, ""),  # the runtime's index; in the container it is the first
+        ({"NVIDIA_VISIBLE_DEVICES": "MIG-1"}, "MIG-1"),
+        ({"NVIDIA_VISIBLE_DEVICES": A, "CUDA_VISIBLE_DEVICES": "0"}, "0"),
+    ],
+)
+def test_which_devices_an_engine_sees(environment: dict[str, str], visible: str) -> None:
+    assert visible_devices(environment) == visible
 
 
 def test_what_the_gpus_are_is_known_with_them() -> None:

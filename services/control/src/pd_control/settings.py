@@ -1,5 +1,6 @@
 """What pdctl reads from the environment and from `.env`: the same variables that compose and the services read."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -35,6 +36,9 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     proxy_host: Annotated[str, Meta(description="where engines announce themselves; this machine unless set")] = (
         "127.0.0.1"
     )
+    discovery_host: Annotated[
+        str, Meta(description="numeric address on which the proxy hears engines; PROXY_HOST's unless set")
+    ] = ""
     vllm_host_ip: Annotated[
         str, Meta(description="numeric address that engines announce; with a PROXY_HOST elsewhere found if unset")
     ] = ""
@@ -49,6 +53,16 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     def proxy_url(self) -> str:
         """Where clients reach the proxy."""
         return f"http://{self.proxy_host}:{self.http_proxy_port}"
+
+    @property
+    def heard_on(self) -> str:
+        """Where the proxy listens for engines: on this machine alone, unless PROXY_HOST says that others come from elsewhere."""
+        if self.discovery_host or self.proxy_host in LOOPBACK:
+            return self.discovery_host or LOOPBACK[0]
+        try:
+            return str(ipaddress.IPv4Address(self.proxy_host))
+        except ValueError:
+            return "0.0.0.0"  # a name, whose address may be another one here
 
     @property
     def announced_address(self) -> str:

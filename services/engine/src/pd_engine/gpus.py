@@ -1,7 +1,7 @@
 """Which GPUs an engine computes on, as nvidia-smi lists them. Reading the list is pure; asking for it is not."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -35,8 +35,16 @@ def listing() -> str:
         return ""  # no NVIDIA driver here, or none that this container may ask: then nobody knows
 
 
+def visible_devices(environment: Mapping[str, str]) -> str:
+    """The devices that CUDA may use: as it is told, or as a device plugin tells the container runtime; empty: all that are here."""
+    handed_out = environment.get("NVIDIA_VISIBLE_DEVICES", "")
+    return environment.get("CUDA_VISIBLE_DEVICES", "") or (
+        handed_out if handed_out.startswith(("GPU-", "MIG-")) else ""
+    )
+
+
 def of_engine(text: str, visible: str, ranks: int) -> Gpus:
-    """The GPUs of an engine with so many ranks; `visible` is CUDA_VISIBLE_DEVICES: indices or UUIDs, all if empty."""
+    """The GPUs of an engine with so many ranks; `visible` are indices or UUIDs, all if empty."""
     rows = [row for row in (_row(line) for line in text.splitlines()) if row is not None]
     chosen = _chosen([row[0] for row in rows], visible)[:ranks]
     known = [row for row in rows if row[0] in chosen]

@@ -18,7 +18,7 @@ from pd_contracts.address import own_address
 from pd_contracts.settings import load
 from pd_engine.announcer import identity_of, ping_of
 from pd_engine.commandline import config_path
-from pd_engine.gpus import listing, of_engine
+from pd_engine.gpus import listing, of_engine, visible_devices
 from pd_engine.plan import Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
 
@@ -35,8 +35,7 @@ def look_around(settings: EngineSettings) -> Host:
     path = Path(settings.model)
     config, problem = _config(settings)
     on_gpu = settings.engine_device == "gpu"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    gpus = of_engine(listing() if on_gpu else "", visible, settings.tensor_parallel_size)
+    gpus = of_engine(listing() if on_gpu else "", visible_devices(os.environ), settings.tensor_parallel_size)
     return Host(
         vllm_version=(int(major), int(minor)),
         address=own_address(settings.proxy_host, settings.proxy_port),

@@ -13,7 +13,7 @@ from pd_control.context import Context
 from pd_control.local import readiness
 from pd_control.planning.manifest_facts import label
 from pd_control.planning.plan import Plan, ProcessSpec
-from pd_control.supervision import supervisor
+from pd_control.supervision import identity, supervisor
 from pd_control.supervision.state import Running, State, StateError, Store, is_alive
 from pd_control.supervision.supervisor import StartError
 from pd_control.terminal import age
@@ -45,13 +45,14 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
     refuse_taken_ports(planned.processes)
     store = context.store
     url = url_of(planned)
+    environment = {**context.environment, **identity.told(store.folder, planned.settings, context.environment)}
     state = State(topology=planned.topology, engine=planned.engine, shape=planned.shape, url=url)
     try:
         store.save(state)
         with context.terminal.step(label(planned.topology, planned.shape)) as step:
             for spec in planned.processes:
                 log = store.log(spec.name)
-                state = state.adding(supervisor.start(spec, log, context.environment, tethered=tethered))
+                state = state.adding(supervisor.start(spec, log, environment, tethered=tethered))
                 store.save(state)
             for seen in readiness.watch(url, planned.expected, readiness.process_traces(state.processes), stall_s):
                 step.waiting_for(seen.waiting)

@@ -9,6 +9,7 @@ from pd_control.context import Context
 from pd_control.doctor.command import admits
 from pd_control.local import processes
 from pd_control.planning.plan import Engine, ProcessSpec, plan_one, proxy_spec
+from pd_control.supervision import identity
 from pd_control.supervision.state import StateError, begun, is_alive
 from pd_control.supervision.supervisor import StartError, environment_of
 
@@ -36,7 +37,11 @@ def run(context: Context, options: argparse.Namespace) -> int:
         # Process id and start time stay what they are when the process becomes another program.
         context.store.record(begun(spec, os.getpid(), log=""))
     try:
-        return os.execvpe(spec.argv[0], spec.argv, environment_of(spec, context.environment))  # noqa: S606  a list, no shell
+        variables = {
+            **context.environment,
+            **identity.told(context.store.folder, context.settings, context.environment),
+        }
+        return os.execvpe(spec.argv[0], spec.argv, environment_of(spec, variables))  # noqa: S606  a list, no shell
     except OSError as error:
         msg = f"{spec.name}: {spec.argv[0]}: {error.strerror}"
         raise StartError(msg) from error

@@ -173,7 +173,7 @@ def proxy_spec(settings: ControlSettings) -> ProcessSpec:
     """The proxy, which runs alike under every deployment."""
     listens = [Listen(settings.http_proxy_port, "HTTP_PROXY_PORT"), Listen(settings.proxy_port, "PROXY_PORT")]
     # Not MODEL: the engines of one plan serve the same, and with their own name for it (SERVED_MODEL_NAME) they would be refused.
-    env = {**_common(settings), "MODEL": ""}
+    env = {**_common(settings), "MODEL": "", "DISCOVERY_HOST": settings.heard_on}
     return ProcessSpec(name="proxy", argv=_module("pd_proxy"), env=env, listens=listens)
 
 
