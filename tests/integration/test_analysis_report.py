@@ -104,7 +104,7 @@ def test_both_say_simulated_from_the_title_on(html: str, text: str) -> None:
         "Steady state",
         "Definitions",
         "first token chunk − scheduled send",
-        "(last token − first token) / (output tokens − 1)",
+        "(last token − first token) / (output tokens − those of the first chunk)",
         "Schedule hash",
         "P2pNcclConnector",
         "2 × NVIDIA H200, limit 700 W, driver 580.65.06",

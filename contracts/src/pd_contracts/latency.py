@@ -3,6 +3,7 @@
 `FORMULAS` is printed beside the numbers. All durations are seconds; None where a request cannot have the value.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -13,11 +14,11 @@ PERCENTILES: Final = (50, 90, 95, 99)
 FORMULAS: Final[dict[str, str]] = {
     "TTFT": "first token chunk − scheduled send",
     "TTFT (from send)": "first token chunk − actual send",
-    "TPOT": "(last token − first token) / (output tokens − 1), tokens from the server's usage",
+    "TPOT": "(last token − first token) / (output tokens − those of the first chunk), tokens from the server's usage",
     "ITL": "gap between consecutive token chunks, pooled over requests",
     "Longest gap": "the longest ITL of each request",
     "E2EL": "last token chunk − scheduled send",
-    "Goodput": "requests that meet every given limit, a second; failures never meet one",
+    "Goodput": "requests that meet every given limit, a second; failures and unknown values never meet one",
     "Throughput": "tokens of successful requests / measured window",
 }
 
@@ -43,10 +44,14 @@ def e2el(record: RequestRecord) -> float | None:
 
 
 def tpot(record: RequestRecord) -> float | None:
-    """Time per output token after the first; None with one token, or without usage."""
-    if record.output_tokens is None or record.output_tokens < 2 or len(record.chunks) < 2:
+    """Time per output token after the first chunk's; None if no token came after them, or without usage.
+
+    The first chunk may hold several tokens (speculative decoding, a proxy that bundles): they took no time after it.
+    """
+    if record.output_tokens is None or len(record.chunks) < 2:
         return None
-    return (record.chunks[-1][0] - record.chunks[0][0]) / (record.output_tokens - 1)
+    later = record.output_tokens - record.chunks[0][1]
+    return (record.chunks[-1][0] - record.chunks[0][0]) / later if later > 0 else None
 
 
 def itl(record: RequestRecord) -> list[float]:
@@ -57,19 +62,20 @@ def itl(record: RequestRecord) -> list[float]:
 def meets(record: RequestRecord, limits_ms: Mapping[str, float]) -> bool:
     """True if a successful request meets every limit; keys are ttft, tpot and e2el, in milliseconds.
 
-    A request with one output token has no TPOT and meets any limit on it.
+    What is unknown meets no limit. A request of one output token has no TPOT to be known, and meets any limit on it.
     """
     if not succeeded(record):
         return False
     values = {"ttft": ttft(record), "tpot": tpot(record), "e2el": e2el(record)}
-    return not any(
-        value is not None and above(value, limits_ms[key]) for key, value in values.items() if key in limits_ms
-    )
+    known = {key: math.nan if value is None else value for key, value in values.items()}
+    outputs = math.nan if record.output_tokens is None else record.output_tokens
+    return all(within(key, value, outputs, limits_ms[key]) for key, value in known.items() if key in limits_ms)
 
 
-def above(seconds: Any, limit_ms: float) -> Any:
-    """Whether a latency misses its limit; of an array, for each. A latency that a request cannot have (NaN) misses none."""
-    return seconds * 1e3 > limit_ms
+def within(metric: str, seconds: Any, output_tokens: Any, limit_ms: float) -> Any:
+    """Whether a latency is known to keep its limit; of arrays, for each. Unknown is NaN and keeps none, but for the TPOT of a single token."""
+    kept = seconds * 1e3 <= limit_ms
+    return kept | (output_tokens == 1) if metric == "tpot" else kept
 
 
 def parse_goodput(items: Iterable[str]) -> dict[str, float]:

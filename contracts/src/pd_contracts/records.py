@@ -73,8 +73,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         sent: when its first byte was handed to the socket; None if that never happened.
         headers: when the status line had come.
         first_byte: when the first body byte was read.
-        chunks: (time, tokens) of each chunk that carried tokens; a role-only or usage chunk is none. Tokens are counted from
-            token ids where the server sends them, else one a chunk.
+        chunks: (time, tokens) of each chunk that carried tokens; a role-only, an empty or a usage chunk is none. Tokens are counted
+            from token ids or from each chunk's usage where the server sends them; else the answer's usage is shared out by text.
         end: when the stream ended or failed.
         prompt_tokens, output_tokens: from the server's usage; None if it sent none.
         requested_output_tokens: max_tokens of the request.

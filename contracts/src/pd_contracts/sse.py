@@ -5,6 +5,7 @@ with a colon is a comment (WHATWG HTML, "Server-sent events"). Unlike a browser,
 pdstack carries its timing in one (see `pd_contracts.timing`).
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ class Event:
 
     @property
     def done(self) -> bool:
-        """True for OpenAI's end mark."""
-        return self.data == DONE
+        """True for OpenAI's end mark; some servers put blanks around it."""
+        return self.data.strip() == DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Decoder:
     def __init__(self) -> None:
         """Start at the beginning of a stream."""
         self._rest = b""
+        self._begun = False
         self._after_cr = False
         self._data: list[str] = []
         self._name = ""
@@ -48,12 +50,23 @@ class Decoder:
         """True if the stream stands inside an event: ending here means that it was cut."""
         return bool(self._rest or self._data or self._name)
 
+    @property
+    def pending(self) -> str:
+        """The data of the event that the stream stands inside; the end of a stream may have cut it, or only its empty line."""
+        name, _, value = self._rest.decode("utf-8", "replace").partition(":")
+        return "\n".join([*self._data, value.removeprefix(" ")] if name == "data" else self._data)
+
     def feed(self, data: bytes) -> Iterator[Event | Comment]:
         """Yield what `data` completes; must be exhausted before the next call."""
         if self._after_cr and data:  # this LF belongs to the line end before it
             data = data.removeprefix(b"\n")
             self._after_cr = False
         buffer = self._rest + data
+        if not self._begun:
+            if codecs.BOM_UTF8.startswith(buffer):  # all of it, or its beginning, which says nothing yet
+                self._rest = buffer
+                return
+            self._begun, buffer = True, buffer.removeprefix(codecs.BOM_UTF8)
         self._after_cr = self._after_cr or buffer.endswith(b"\r")
         start = 0
         for match in _LINE_END.finditer(buffer):

@@ -1,5 +1,6 @@
 """The formulas against numbers worked out by hand: one request, scheduled at 10.0 s."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -90,6 +91,25 @@ def test_success_needs_a_token_and_no_error() -> None:
 )
 def test_goodput_wants_every_limit_met(limits: dict[str, float], met: bool) -> None:
     assert meets(SERVED, limits) is met
+
+
+def test_tokens_of_the_first_chunk_took_no_time_after_it() -> None:
+    bundled = RequestRecord(
+        index=0, id="r", scheduled=0.0, chunks=[(1.0, 16), *((1.0 + 0.02 * n, 1) for n in range(1, 17))]
+    )
+
+    assert tpot(msgspec.structs.replace(bundled, output_tokens=32)) == pytest.approx(0.02)
+    assert tpot(msgspec.structs.replace(bundled, output_tokens=16)) is None
+
+
+def test_what_is_unknown_meets_no_limit() -> None:
+    without_usage = RequestRecord(index=0, id="r", scheduled=0.0, sent=0.0, chunks=[(0.1, 1), (0.2, 1)])
+    in_one_chunk = RequestRecord(index=0, id="r", scheduled=0.0, sent=0.0, chunks=[(0.1, 32)], output_tokens=32)
+
+    for record in (without_usage, in_one_chunk):
+        assert meets(record, {"ttft": 101.0})
+        assert not meets(record, {"tpot": 1e6})
+        assert not meets(record, {"ttft": 101.0, "tpot": 1e6})
 
 
 def test_a_failure_meets_no_limit_and_a_single_token_meets_any_tpot() -> None:

@@ -107,7 +107,8 @@ def test_a_stream_that_ends_inside_an_event_is_incomplete(cut_short: bytes) -> N
 
 def test_the_end_mark_is_recognised() -> None:
     assert Event(DONE).done
-    assert not Event("[DONE] ").done
+    assert Event(" [DONE] ").done
+    assert not Event("[DONE]!").done
 
 
 @given(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])), st.sampled_from([None, "error"]))
@@ -115,3 +116,28 @@ def test_what_is_encoded_is_decoded(text: str, name: str | None) -> None:
     assert decode([encode_event(text, name)]) == [Event(text, name or "message")]
     assert decode([encode_event(text.encode(), name)]) == [Event(text, name or "message")]
     assert decode([encode_comment(text)]) == [Comment(text)]
+
+
+def test_a_byte_order_mark_before_the_stream_is_no_part_of_it() -> None:
+    data = b"\xef\xbb\xbf" + STREAM.encode()
+
+    for cut in range(6):
+        assert decode([data[:cut], data[cut:]]) == ITEMS, f"cut at {cut}"
+
+
+@pytest.mark.parametrize(
+    ("data", "pending"),
+    [
+        (b"data: [DONE]", "[DONE]"),
+        (b"data: [DONE]\n", "[DONE]"),
+        (b"data:[DO", "[DO"),
+        (b"data: a\ndata: b", "a\nb"),
+        (b"data: a\n\nevent: x", ""),
+        (b"data: a\n\n", ""),
+    ],
+)
+def test_what_the_stream_ended_inside_of_can_be_asked_for(data: bytes, pending: str) -> None:
+    decoder = Decoder()
+    list(decoder.feed(data))
+
+    assert decoder.pending == pending

@@ -49,8 +49,10 @@ def test_text_is_one_token_and_ids_are_counted() -> None:
     assert completions(text=" a b c", token_ids=[5, 6, 7]).token_ids == (5, 6, 7)
 
 
-def test_an_empty_text_is_a_token_whose_bytes_are_no_character_yet() -> None:
-    assert completions(text="", finish_reason=None).tokens == 1
+def test_an_empty_text_may_be_a_token_whose_bytes_are_no_character_yet() -> None:
+    delta = completions(text="", finish_reason=None)
+
+    assert (delta.tokens, delta.blank) == (0, True)
 
 
 def test_an_empty_last_chunk_may_be_a_token() -> None:
@@ -100,6 +102,90 @@ def test_a_usage_chunk_is_no_token() -> None:
 )
 def test_an_error_chunk_carries_its_message(error: object, message: str) -> None:
     assert Completions().reader().read(json.dumps({"error": error})).error == message
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"object": "error", "message": "EngineDeadError", "type": "InternalServerError", "code": 500},
+            "EngineDeadError",
+        ),
+        ({"detail": "Internal error"}, "Internal error"),
+        ({"error_code": 336000, "error_msg": "Internal error"}, "Internal error"),
+        ({"errors": [{"message": "no"}]}, "[{'message': 'no'}]"),
+        (
+            {"choices": [{"delta": {}, "finish_reason": "error"}]},
+            "the engine aborted the request (finish reason error)",
+        ),
+        ({"choices": [{"text": "", "finish_reason": "abort"}]}, "the engine aborted the request (finish reason abort)"),
+        ({"choices": [{"delta": {"content": ""}, "error": {"message": "lost"}}]}, "lost"),
+    ],
+)
+def test_an_error_is_found_under_any_name(data: object, message: str) -> None:
+    assert Chat().reader().read(json.dumps(data)).error == message
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"type": "ping"}, {"choices": []}, {"choices": [], "prompt_filter_results": [{}]}]
+)
+def test_an_event_that_says_nothing_is_no_chunk_and_no_error(data: object) -> None:
+    assert Chat().reader().read(json.dumps(data)) == Delta()
+
+
+def test_counts_may_be_written_as_fractions_and_texts_and_nan_may_stand_beside_them() -> None:
+    counted = Chat().reader().read('{"choices": [], "usage": {"prompt_tokens": 5.0, "completion_tokens": "8"}}')
+    beside = Chat().reader().read('{"choices": [{"delta": {"content": "a"}, "logprobs": NaN}]}')
+
+    assert (counted.prompt_tokens, counted.output_tokens) == (5, 8)
+    assert (beside.tokens, beside.text) == (1, "a")
+
+
+@pytest.mark.parametrize(
+    ("delta", "text"),
+    [
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "a"}]}]}, "a"),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "ab"),
+        ({"refusal": "no"}, "no"),
+        ({"function_call": {"arguments": "a"}}, ""),
+        ({"role": "assistant", "content": "a"}, "a"),
+    ],
+)
+def test_output_of_every_kind_is_a_token(delta: dict[str, object], text: str) -> None:
+    read = chat(**delta)
+
+    assert (read.tokens, read.text) == (1, text)
+
+
+@pytest.mark.parametrize("delta", [{"content": "", "tool_calls": []}, {"content": "", "function_call": None}])
+def test_lists_and_calls_that_are_empty_are_no_output(delta: dict[str, object]) -> None:
+    read = chat(**delta)
+
+    assert (read.tokens, read.blank) == (0, True)
+
+
+def test_where_the_server_counts_with_each_chunk_the_growth_is_what_a_chunk_carries() -> None:
+    reader = Chat().reader()
+    seen = [
+        reader.read(
+            json.dumps({"choices": [{"delta": delta}], "usage": {"prompt_tokens": 5, "completion_tokens": count}})
+        )
+        for delta, count in (
+            ({"role": "assistant", "content": ""}, 1),
+            ({"content": ""}, 1),
+            ({"content": " a b c"}, 4),
+            ({"content": ""}, 5),
+            ({"content": " d"}, 6),
+        )
+    ]
+
+    assert [(one.tokens, one.exact, one.blank) for one in seen] == [
+        (0, False, False),
+        (1, True, False),
+        (3, True, False),
+        (1, True, False),
+        (1, True, False),
+    ]
 
 
 @pytest.mark.parametrize("data", ["", "{", "[]", '{"choices": 3}', '{"choices": [{"text": 7}]}'])

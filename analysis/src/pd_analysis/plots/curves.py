@@ -54,7 +54,7 @@ def ttft(group: Group) -> Figure | None:
 
 def tpot(group: Group) -> Figure | None:
     """Time per output token by percentile."""
-    return _single(group, TPOT, tr("(last token − first token) / (output tokens − 1)"))
+    return _single(group, TPOT, tr("(last token − first token) / (output tokens − those of the first chunk)"))
 
 
 def gaps(group: Group) -> Figure | None:

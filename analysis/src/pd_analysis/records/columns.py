@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pd_analysis.words.language import mark
-from pd_contracts.latency import above
+from pd_contracts.latency import within
 from pd_contracts.records import GpuHeader, GpuSample, RequestRecord
 
 Floats = npt.NDArray[np.float64]
@@ -130,13 +130,14 @@ class Collector:
             return
         counts = np.fromiter((len(record.chunks) for record in batch), np.int64, len(batch))
         flat = chain.from_iterable(chain.from_iterable(record.chunks for record in batch))
-        times = np.fromiter(flat, np.float64, 2 * int(counts.sum()))[::2]
+        pairs = np.fromiter(flat, np.float64, 2 * int(counts.sum()))
+        times, tokens = pairs[::2], pairs[1::2]
         ends = counts.cumsum()
         rows = _columns(batch)
         rows["warmup"] = rows["preheat"] | (rows["scheduled"] < self._cut)
         rows["ok"] = (counts > 0) & (rows["failure"] == "")
         rows.loc[~rows["ok"] & (rows["failure"] == ""), ["failure", "failure_message"]] = [EMPTY_KIND, _EMPTY_MESSAGE]
-        _add_latencies(rows, times, counts, ends)
+        _add_latencies(rows, times, tokens, counts, ends)
         rows["good"] = meeting(rows, self._limits)
         # The gap before a request's first chunk leads to another request's last one, and is none.
         gaps = np.diff(times, prepend=0.0)
@@ -201,24 +202,26 @@ def _hashes(batch: Sequence[RequestRecord]) -> npt.NDArray[np.uint64]:
 
 
 def _add_latencies(
-    rows: pd.DataFrame, times: Floats, counts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    rows: pd.DataFrame, times: Floats, tokens: Floats, counts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> None:
     some = counts > 0
     rows["first"], rows["last"] = np.nan, np.nan
+    at_first = np.zeros(len(counts))
+    at_first[some] = tokens[(ends - counts)[some]]
     rows.loc[some, "first"] = times[(ends - counts)[some]]
     rows.loc[some, "last"] = times[ends[some] - 1]
     rows["ttft"] = rows["first"] - rows["scheduled"]
     rows["ttft_from_send"] = rows["first"] - rows["sent"]
     rows["e2el"] = rows["last"] - rows["scheduled"]
-    several = (rows["output_tokens"] >= 2) & (counts >= 2)
-    rows["tpot"] = ((rows["last"] - rows["first"]) / (rows["output_tokens"] - 1)).where(several)
+    later = rows["output_tokens"] - at_first
+    rows["tpot"] = ((rows["last"] - rows["first"]) / later.where(later > 0)).where(counts >= 2)
 
 
 def meeting(rows: pd.DataFrame, limits_ms: Mapping[str, float], scale: float = 1.0) -> Flags:
     """`latency.meets` for each row, the limits times `scale`."""
     met = rows["ok"].to_numpy(dtype=bool)
     for name, limit in limits_ms.items():
-        met = met & ~above(rows[name].to_numpy(dtype=np.float64), limit * scale)
+        met = met & within(name, rows[name].to_numpy(dtype=np.float64), rows["output_tokens"].to_numpy(), limit * scale)
     return met
 
 

@@ -4,6 +4,7 @@ Feed a `Reading` in slices where other streams are running: the reads are indepe
 """
 
 import hashlib
+import re
 from typing import Final
 
 import msgspec
@@ -14,52 +15,59 @@ from pd_contracts.sse import Comment, Decoder, Event
 from pd_contracts.timing import Stages
 from pd_loadgen.client.backends import Backend, Delta
 from pd_loadgen.client.exchange import Exchange
+from pd_loadgen.client.token_chunks import Mark, settle
 
 MAX_MESSAGE: Final = 300
 
 
 class Reading:
-    """Reads the body of one streamed answer."""
+    """Reads the body of one streamed answer, of which `asked` tokens were wanted (0: not known)."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Start at the beginning of a body."""
-        self.chunks: list[tuple[float, int]] = []
+    def __init__(self, backend: Backend, asked: int = 0) -> None:
         self.stages: Stages | None = None
         self.prompt_tokens: int | None = None
         self.output_tokens: int | None = None
         self.finish_reason: str | None = None
         self.failure: Failure | None = None
         self.done = False
-        self._reader, self._end_mark = backend.reader(), backend.end_mark
+        self._reader, self._backend, self._asked = backend.reader(), backend, asked
         self._decoder = Decoder()
-        self._blank_at: float | None = None
-        self._text: list[str] = []
+        self._marks: list[Mark] = []
+        self._closed = False
         self._ids: list[int] = []
 
     def feed(self, t: float, data: bytes) -> None:
-        """Take one read; all its events share the stamp. Nothing counts after the end mark or an error."""
+        """Take one read; all its events share the stamp. After the end mark only usage counts, and after an error nothing."""
         for item in self._decoder.feed(data):
             if isinstance(item, Comment):
                 if item.text.startswith(timing.PREFIX):
                     self.stages = timing.decode(item.text) or self.stages
-            elif not (self.done or self.failure):
+            elif not self.failure:
                 self._event(t, item)
 
     def finish(self) -> None:
-        """Take the end of the body: settle what only the usage can tell, and find out whether the end mark is missing."""
-        counted = sum(tokens for _, tokens in self.chunks)
-        if self._blank_at is not None and self.output_tokens is not None and counted < self.output_tokens:
-            self.chunks.append((self._blank_at, 1))
-        if self.failure is None and not self.done and (self._end_mark or self._decoder.incomplete):
+        """Take the end of the body: find out whether the end mark is missing, or an answer that was cut before it."""
+        if self.failure is not None:
+            return
+        self.done = self.done or Event(self._decoder.pending).done
+        if not self.done and (self._backend.end_mark or self._decoder.incomplete):
             where = "inside an event" if self._decoder.incomplete else "without its end mark"
             self.failure = Failure(kind="truncated", message=f"the stream ended {where}")
-        if self.failure is None and not self.chunks:
+        elif not self.chunks:
             self.failure = Failure(kind="protocol", message="the stream ended without a token")
+        elif self._cut:
+            told = "the stream ended with neither a finish reason nor the whole answer"
+            self.failure = Failure(kind="truncated", message=told)
+
+    @property
+    def chunks(self) -> list[tuple[float, int]]:
+        """(time, tokens) of each chunk that was a token, as far as is known by now."""
+        return settle(self._marks, self.output_tokens, stopped=self.finish_reason == "stop")
 
     @property
     def text(self) -> str:
         """What was generated so far."""
-        return "".join(self._text)
+        return "".join(mark.text for mark in self._marks)
 
     @property
     def output_hash(self) -> str | None:
@@ -68,6 +76,13 @@ class Reading:
             return hashlib.sha256(",".join(map(str, self._ids)).encode()).hexdigest()
         return hashlib.sha256(self.text.encode()).hexdigest() if self.chunks else None
 
+    @property
+    def _cut(self) -> bool:
+        if self._closed or not self._backend.closes:
+            return False
+        found = sum(tokens for _, tokens in self.chunks) if self.output_tokens is None else self.output_tokens
+        return found < self._asked
+
     def _event(self, t: float, event: Event) -> None:
         if event.done:
             self.done = True
@@ -75,26 +90,34 @@ class Reading:
         try:
             delta = self._reader.read(event.data)
         except msgspec.MsgspecError as error:
-            self.failure = Failure(kind="protocol", message=f"an event is no chunk ({error}): {event.data[:80]!r}")
+            delta = Delta(error=event.data) if event.name == "error" else Delta()
+            if delta.error is None and not self.done:
+                self.failure = Failure(kind="protocol", message=f"an event is no chunk ({error}): {event.data[:80]!r}")
+        if self.failure is not None:
             return
-        if delta.error is not None or event.name == "error":
-            self.failure = Failure(kind="stream_error", message=(delta.error or event.data)[:MAX_MESSAGE])
-            return
-        self._take(t, delta)
+        if event.name == "error" and delta.error is None:
+            delta = Delta(error=event.data)
+        if self.done:
+            self._count(delta)
+        elif delta.error is not None:
+            self.failure = Failure(kind="stream_error", message=delta.error[:MAX_MESSAGE])
+        else:
+            self._take(t, delta)
 
     def _take(self, t: float, delta: Delta) -> None:
-        if delta.tokens:
-            self.chunks.append((t, delta.tokens))
-        elif delta.blank:
-            self._blank_at = t
-        self._text.append(delta.text)
+        if delta.tokens or delta.blank or delta.text:
+            self._marks.append(Mark(t, delta.tokens, delta.exact, delta.text, ends=bool(delta.finish_reason)))
         self._ids.extend(delta.token_ids)
+        self._count(delta)
+        self._closed = self._closed or delta.closing
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.done = self.done or delta.last
+
+    def _count(self, delta: Delta) -> None:
         if delta.prompt_tokens is not None:
             self.prompt_tokens = delta.prompt_tokens
         if delta.output_tokens is not None:
             self.output_tokens = delta.output_tokens
-        self.finish_reason = delta.finish_reason or self.finish_reason
-        self.done = self.done or delta.last
 
 
 def record(
@@ -141,11 +164,16 @@ def shifted(made: RequestRecord, seconds: float) -> RequestRecord:
 
 
 def streamed(exchange: Exchange) -> bool:
-    """True if the body is an event stream and not an error or something else."""
+    """True if the body is an event stream and not an error or something else; some servers call theirs text/plain."""
     head = exchange.head
-    return (
-        head is not None and head.status == 200 and head.headers.get("content-type", "").startswith("text/event-stream")
-    )
+    if head is None or head.status != 200:
+        return False
+    kind = head.headers.get("content-type", "").lower()
+    begin = exchange.reads[0][1] if exchange.reads else b""
+    return kind.startswith("text/event-stream") or _EVENTS.match(begin) is not None
+
+
+_EVENTS: Final = re.compile(rb"(\xef\xbb\xbf)?\s*(data|event|id|retry)?:")
 
 
 def _failure(exchange: Exchange, reading: Reading) -> Failure | None:

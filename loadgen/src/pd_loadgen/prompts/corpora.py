@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from pd_loadgen.prompts.datasets import Dataset, Prompt, estimated_tokens
+from pd_loadgen.prompts.datasets import Dataset, Prompt
+from pd_loadgen.prompts.token_estimate import estimated_tokens
 
 T = TypeVar("T")
 

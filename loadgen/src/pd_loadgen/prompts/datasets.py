@@ -55,11 +55,6 @@ def random_ids(rng: random.Random, count: int, vocab_size: int) -> list[int]:
     return [FIRST_TOKEN_ID + int(draw() * span) for _ in range(count)]
 
 
-def estimated_tokens(text: str) -> int:
-    """About how many tokens a text has; nothing here knows the model's vocabulary."""
-    return max(1, round(len(text.split()) * TOKENS_A_WORD))
-
-
 def text_prompt(rng: random.Random, name: str, input_tokens: int) -> str:
     """A short instruction and a window of the shipped text, of about `input_tokens` tokens.
 

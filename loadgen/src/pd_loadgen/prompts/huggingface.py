@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from pd_loadgen.prompts.corpora import CorpusError, Entry, Speech, first_exchange
-from pd_loadgen.prompts.datasets import estimated_tokens
+from pd_loadgen.prompts.token_estimate import estimated_tokens
 
 # A text, in the order of preference; the next ones hold the answer.
 ASKS: Final = ("prompt", "question", "instruction", "problem", "query", "text", "article", "input")

@@ -1,14 +1,16 @@
 """What every server protocol has: how a request is written, and a reader a stream. Pure."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgspec
+
 from pd_loadgen.prompts.datasets import Prompt
 
 # An engine that gives a request up may end its stream in good order and say so only in the finish reason.
-ABORTED: Final = "abort"
-GIVEN_UP: Final = "the engine aborted the request"
+_GIVEN_UP: Final = frozenset({"abort", "aborted", "error", "cancelled", "canceled"})
 
 
 class UnsuitableError(ValueError):
@@ -55,14 +57,17 @@ class Delta:
 
     Attributes:
         tokens: how many tokens it certainly carries.
-        blank: output without text that ends the stream; whether it is a token shows in the usage (an end-of-text token is).
+        exact: the server itself told this number.
+        blank: output without text; whether it is a token shows only in the usage.
         text: generated text.
         token_ids: ids of the tokens, where the server sends them.
         error: the server's message, if the chunk reports one.
         last: the chunk is the stream's end mark.
+        closing: the chunk says that the answer is over: it has a finish reason, or it is the usage alone.
     """
 
     tokens: int = 0
+    exact: bool = False
     blank: bool = False
     text: str = ""
     token_ids: tuple[int, ...] = ()
@@ -71,6 +76,7 @@ class Delta:
     finish_reason: str | None = None
     error: str | None = None
     last: bool = False
+    closing: bool = False
 
 
 class Reader(Protocol):
@@ -99,6 +105,11 @@ class Backend(Protocol):
         """Whether a whole stream ends with a mark; without one, the end of the HTTP body is all there is."""
         ...
 
+    @property
+    def closes(self) -> bool:
+        """Whether a whole answer says that it is over (`Delta.closing`) before the end mark, which a proxy may send after a cut."""
+        ...
+
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request. Raises UnsuitableError."""
         ...
@@ -106,6 +117,25 @@ class Backend(Protocol):
     def reader(self) -> Reader:
         """A reader for one stream."""
         ...
+
+
+def given_up(reason: str | None) -> str:
+    """What is wrong with an answer that ended for this reason; empty if nothing is."""
+    if reason is None or reason.lower() not in _GIVEN_UP:
+        return ""
+    return f"the engine aborted the request (finish reason {reason})"
+
+
+def lenient(text: str) -> Any:
+    """JSON as servers in Python write it, which may have NaN and Infinity.
+
+    Raises:
+        msgspec.DecodeError: if it is none.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def error_text(error: Any) -> str:

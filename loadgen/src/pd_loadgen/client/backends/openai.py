@@ -1,15 +1,16 @@
 """OpenAI's completions and chat, as vLLM, SGLang, DeepSpeed-MII and many others serve them; no I/O.
 
 A chunk is a token chunk if it carries generated output. Servers also send chunks that are none: the role of a chat answer, usage, a
-finish reason alone. And vLLM sends chunks with empty text for tokens whose bytes are no whole character yet: these are tokens.
+finish reason alone, signs of life. And vLLM sends chunks with empty text for tokens whose bytes are no whole character yet. Which of the
+chunks without text were tokens shows when the usage has come (`token_chunks`).
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from pd_loadgen.client.backends.base import ABORTED, GIVEN_UP, Ask, Delta, Reader, error_text, no_messages, only_text
+from pd_loadgen.client.backends.base import Ask, Delta, Reader, error_text, given_up, lenient, no_messages, only_text
 from pd_loadgen.prompts.datasets import Prompt
 
 
@@ -20,10 +21,12 @@ class _Usage(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     role: str | None = None
-    content: str | None = None
+    content: Any = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
+    function_call: Any = None
 
 
 class _Choice(msgspec.Struct):
@@ -31,6 +34,7 @@ class _Choice(msgspec.Struct):
     delta: _Message | None = None
     finish_reason: str | None = None
     token_ids: list[int] | None = None
+    error: Any = None
 
 
 class _Chunk(msgspec.Struct):
@@ -39,15 +43,57 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-_decoder = msgspec.json.Decoder(_Chunk)
+# Servers write counts as 8.0 and "8", too.
+_decoder = msgspec.json.Decoder(_Chunk, strict=False)
+# Members under which servers report an error in an event that is no chunk: FastAPI, vLLM, and vendors of their own.
+_TELL_ERRORS: Final = ("error", "errors", "detail", "message", "msg", "error_msg", "error_message", "err_msg")
 
 
 class OpenAIReader:
-    """Reads chunks of both APIs; each stands for itself."""
+    """Reads chunks of both APIs; remembers how many tokens the server has counted, if it tells with each chunk."""
+
+    def __init__(self) -> None:
+        self._counted = 0
 
     def read(self, data: str) -> Delta:
         """Read one event's data."""
-        return _delta(data)
+        try:
+            chunk = _decoder.decode(data)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            chunk = msgspec.convert(lenient(data), _Chunk, strict=False)
+        if chunk.error is not None:
+            return Delta(error=error_text(chunk.error))
+        if chunk.choices:
+            return self._delta(chunk.choices[0], chunk.usage or _Usage())
+        if chunk.usage is not None:
+            used = chunk.usage
+            return Delta(prompt_tokens=used.prompt_tokens, output_tokens=used.completion_tokens, closing=True)
+        return Delta() if chunk.choices is not None else _stranger(data)
+
+    def _delta(self, choice: _Choice, usage: _Usage) -> Delta:
+        error = error_text(choice.error) if choice.error is not None else given_up(choice.finish_reason)
+        if error:
+            return Delta(error=error)
+        text, output = _output(choice)
+        ids = tuple(choice.token_ids or ())
+        # what a server counts with the chunk of the role comes with the next one
+        grown = 0 if _only_role(choice) and not output else max(0, (usage.completion_tokens or 0) - self._counted)
+        self._counted += grown
+        tokens = len(ids) or grown or int(output)
+        return Delta(
+            tokens=tokens,
+            exact=bool(ids or grown),
+            # where the server counts with each chunk, one that adds nothing is no token
+            blank=not tokens and usage.completion_tokens is None and _may_be_token(choice),
+            text=text,
+            token_ids=ids,
+            prompt_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            finish_reason=choice.finish_reason,
+            closing=bool(choice.finish_reason),  # SGLang sends an empty one with every chunk but the last
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +103,7 @@ class Completions:
     path: str = "/v1/completions"
     ready_path: str = "/v1/models"
     end_mark: bool = True
+    closes: bool = True
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""
@@ -76,6 +123,7 @@ class Chat:
     path: str = "/v1/chat/completions"
     ready_path: str = "/v1/models"
     end_mark: bool = True
+    closes: bool = True
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""
@@ -100,6 +148,7 @@ class DeepSpeedMii:
     path: str = "/v1/completions"
     ready_path: str = "/health"
     end_mark: bool = True
+    closes: bool = False
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""
@@ -137,39 +186,39 @@ def _common(ask: Ask) -> dict[str, Any]:
     return body
 
 
-def _delta(data: str) -> Delta:
-    chunk = _decoder.decode(data)
-    usage = chunk.usage or _Usage()
-    if chunk.error is not None:
-        return Delta(error=error_text(chunk.error))
-    if not chunk.choices:
-        return Delta(prompt_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens)
-    choice = chunk.choices[0]
-    if choice.finish_reason == ABORTED:
-        return Delta(error=GIVEN_UP)
-    text, output, only_role = _output(choice)
-    ids = tuple(choice.token_ids or ())
-    blank = not text and not output and not ids and not only_role and _has_field(choice)
-    last = bool(choice.finish_reason)  # SGLang sends an empty one with every chunk but the last
-    return Delta(
-        tokens=len(ids) or int(output or (blank and not last)),
-        blank=blank and last,
-        text=text,
-        token_ids=ids,
-        prompt_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        finish_reason=choice.finish_reason,
-    )
+def _stranger(data: str) -> Delta:
+    """An event without choices and usage: an error in somebody's own form, or something that is none of ours, like a ping."""
+    body = msgspec.convert(lenient(data), dict[str, Any])
+    told = next((body[name] for name in _TELL_ERRORS if body.get(name)), None)
+    return Delta() if told is None else Delta(error=error_text(told))
 
 
-def _output(choice: _Choice) -> tuple[str, bool, bool]:
-    """Generated text, whether there is output at all (a tool call has no text), and whether the chunk only names the role."""
+def _output(choice: _Choice) -> tuple[str, bool]:
+    """Generated text, and whether there is output at all: a tool call has none of the text."""
     message = choice.delta
     if message is None:
-        return choice.text or "", bool(choice.text), False
-    text = (message.reasoning or message.reasoning_content or "") + (message.content or "")
-    return text, bool(text or message.tool_calls), message.role is not None
+        return choice.text or "", bool(choice.text)
+    told = (message.reasoning or message.reasoning_content, message.refusal, _text_of(message.content))
+    text = "".join(part or "" for part in told)
+    return text, bool(text or message.tool_calls or message.function_call)
 
 
-def _has_field(choice: _Choice) -> bool:
-    return choice.text is not None or (choice.delta is not None and choice.delta.content is not None)
+def _text_of(content: Any) -> str:
+    """A content's text; Mistral's servers send a list of parts, which hold lists again."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, dict):
+        return "".join(_text_of(content[name]) for name in ("text", "thinking") if content.get(name))
+    return "".join(map(_text_of, content)) if isinstance(content, list) else ""
+
+
+def _may_be_token(choice: _Choice) -> bool:
+    """True if a chunk without text has a place for it and does not just name the role."""
+    if choice.delta is None:
+        return choice.text is not None
+    return choice.delta.content is not None and not _only_role(choice)
+
+
+def _only_role(choice: _Choice) -> bool:
+    """True if all that a chunk without text says is whose turn it is."""
+    return choice.delta is not None and choice.delta.role is not None and not choice.finish_reason

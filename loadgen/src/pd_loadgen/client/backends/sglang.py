@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pd_loadgen.client.backends.base import ABORTED, GIVEN_UP, Ask, Delta, Reader, error_text, no_messages
+from pd_loadgen.client.backends.base import Ask, Delta, Reader, error_text, given_up, no_messages
 from pd_loadgen.prompts.datasets import Prompt
 
 
@@ -52,17 +52,19 @@ class SglangReader:
             raise msgspec.ValidationError(msg)
         meta = event.meta_info
         finish = _Finish(meta.finish_reason) if isinstance(meta.finish_reason, str) else meta.finish_reason
-        if finish is not None and finish.type == ABORTED:
-            return Delta(error=finish.message or GIVEN_UP)
+        if finish is not None and (problem := given_up(finish.type)):
+            return Delta(error=finish.message or problem)
         new = self._new_text(event, meta)
         counted = self._tokens + bool(new) if meta.completion_tokens is None else meta.completion_tokens
         grown, self._tokens = max(0, counted - self._tokens), max(counted, self._tokens)
         return Delta(
             tokens=grown,
+            exact=meta.completion_tokens is not None,
             text=new,
             prompt_tokens=meta.prompt_tokens,
             output_tokens=meta.completion_tokens,
             finish_reason=finish.type if finish else None,
+            closing=finish is not None,
         )
 
     def _new_text(self, event: _Event, meta: _Meta) -> str:
@@ -82,6 +84,7 @@ class Sglang:
     path: str = "/generate"
     ready_path: str = "/health"
     end_mark: bool = True
+    closes: bool = True
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""

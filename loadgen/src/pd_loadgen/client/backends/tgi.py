@@ -49,6 +49,7 @@ class TgiReader:
         details = event.details or _Details()
         return Delta(
             tokens=1,
+            exact=True,
             text="" if event.token.special else event.token.text,
             token_ids=(event.token.id,),
             prompt_tokens=details.input_length,
@@ -65,6 +66,7 @@ class Tgi:
     path: str = "/generate_stream"
     ready_path: str = "/health"
     end_mark: bool = True
+    closes: bool = False
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""

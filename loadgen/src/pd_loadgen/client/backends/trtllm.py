@@ -1,7 +1,7 @@
 """TensorRT-LLM behind Triton: `generate_stream` of the ensemble; no I/O.
 
 Asked not to accumulate, it sends one event a token, whose text may be empty. There is no usage and no end mark: a whole answer is
-one whose HTTP body ended properly.
+one whose HTTP body ended properly, and nothing tells an empty token from a sign of life, so that neither counts.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class TrtLlmReader:
         if event.text_output is None:
             msg = "an event without text_output"
             raise msgspec.ValidationError(msg)
-        return Delta(tokens=1, text=event.text_output)
+        return Delta(tokens=int(bool(event.text_output)), blank=not event.text_output, text=event.text_output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class TrtLlm:
     path: str = "/v2/models/ensemble/generate_stream"
     ready_path: str = "/v2/health/ready"
     end_mark: bool = False
+    closes: bool = False
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
         """The JSON of one streamed request."""

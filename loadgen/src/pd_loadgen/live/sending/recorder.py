@@ -82,7 +82,7 @@ class Recorder:
         return reading.text if streamed(exchange) and reading.failure is None else None
 
     def _record(self, planned: Planned, exchange: Exchange) -> RequestRecord:
-        reading = self._read(exchange)
+        reading = self._read(exchange, planned.output_tokens)
         kind = "w" if planned.warmup else "r"
         return record(
             exchange,
@@ -93,8 +93,8 @@ class Recorder:
             warmup=planned.warmup,
         )
 
-    def _read(self, exchange: Exchange) -> Reading:
-        reading = Reading(self._backend)
+    def _read(self, exchange: Exchange, asked: int = 0) -> Reading:
+        reading = Reading(self._backend, asked)
         if streamed(exchange):
             for number, (t, data) in enumerate(exchange.reads, 1):
                 reading.feed(t, data)
