@@ -126,8 +126,8 @@ def test_sharegpt_gives_first_questions_with_the_length_of_their_answers(tmp_pat
     others = [
         conversation(1, 100),
         conversation(10, 1),
-        conversation(900, 100),
-        conversation(10, 2000),
+        conversation(1100, 100),
+        conversation(10, 2100),
         conversation(10, 100, first="gpt"),
         {"id": "empty", "conversations": []},
     ]
@@ -135,7 +135,7 @@ def test_sharegpt_gives_first_questions_with_the_length_of_their_answers(tmp_pat
 
     entry = corpora.read(Dataset.SHAREGPT, path)
 
-    assert [(one.prompt, one.output_tokens) for one in entry] == [("ask " * 10, 130)]
+    assert [(one.prompt, one.output_tokens) for one in entry] == [("ask " * 10, 100)]
 
 
 def test_a_broken_conversation_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -22,18 +22,18 @@ LONG = "one two three four five six"
     ("row", "column", "entry"),
     [
         ({"prompt": LONG}, "", Entry(LONG, None, None)),
-        ({"question": LONG, "answer": "a b c d e f g h i j"}, "", Entry(LONG, None, 13)),
+        ({"question": LONG, "answer": "a b c d e f g h i j"}, "", Entry(LONG, None, 10)),
         ({"instruction": LONG, "output": ""}, "", Entry(LONG, None, None)),
         ({"prompt": "not this", "body": LONG}, "body", Entry(LONG, None, None)),
         (
             {"conversations": [{"from": "human", "value": LONG}, {"from": "gpt", "value": LONG}]},
             "",
-            Entry(LONG, None, 8),
+            Entry(LONG, None, 6),
         ),
         (
             {"messages": [{"role": "user", "content": LONG}, {"role": "assistant", "content": LONG}]},
             "",
-            Entry(LONG, None, 8),
+            Entry(LONG, None, 6),
         ),
         ({"messages": [{"role": "assistant", "content": LONG}]}, "", None),
         ({"prompt": "  ", "id": 3}, "", None),
