@@ -74,6 +74,7 @@ def test_the_api_server_accepts_plain_autoscalers_and_the_nodes_network(plane: C
         "decode": {"count": 3},
         "autoscaling": {"enabled": True, "by": "hpa", "decode": {"tokenSeconds": 0.0125}},
         "network": {"hostNetwork": True, "interface": "eth0"},
+        "networkPolicy": {"enabled": False},
         "placement": {"engines": "spread"},
     }
 

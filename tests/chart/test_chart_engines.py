@@ -425,7 +425,17 @@ def test_the_proxy_is_ready_with_engines_and_alive_without() -> None:
 
     assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
     assert container["livenessProbe"]["httpGet"]["path"] == "/health"
-    assert "startupProbe" not in container
+
+
+@pytest.mark.parametrize("name", ["proxy", "monitor"])
+def test_what_starts_slowly_on_a_busy_node_is_not_ended_for_it(name: str) -> None:
+    [container] = the(
+        render({"engine": {"kind": "sim", "topology": "separate"}, "monitor": {"enabled": True}}), "Deployment", name
+    )["spec"]["template"]["spec"]["containers"]
+    startup = container["startupProbe"]
+
+    assert startup["failureThreshold"] * startup["periodSeconds"] >= 120
+    assert startup["httpGet"] == container["livenessProbe"]["httpGet"]
 
 
 def test_there_is_never_more_than_one_proxy_and_it_has_time_to_drain() -> None:

@@ -66,12 +66,14 @@ EOF
     # The sample device plugin, as that of a node with two GPUs.
     plugin=test/images/sample-device-plugin
     sed -i -e 's#"example.com/resource"#"nvidia.com/gpu"#' \
-        -e 's/"Dev-1"/"GPU-00000000-0000-0000-0000-000000000001"/' \
-        -e 's/"Dev-2"/"GPU-00000000-0000-0000-0000-000000000002"/' $plugin/sampledeviceplugin.go
+        -e 's/"Dev-1"/"GPU-fake-0"/' \
+        -e 's/"Dev-2"/"GPU-fake-1"/' $plugin/sampledeviceplugin.go
     # Pods' own containers and guaranteed ones are to be killed last when memory runs out, which root may ask for only with
     # CAP_SYS_RESOURCE; in a virtual machine without it no pod would start. A test needs no such order.
     sed -i 's/\(defaultSandboxOOMAdj *int = \)-998/\10/' pkg/kubelet/dockershim/docker_sandbox.go
     sed -i 's/\(guaranteedOOMScoreAdj *int = \)-997/\10/' pkg/kubelet/qos/policy.go
+    # A pod is gone when its dead containers are, which this kubelet looks after once a minute and newer ones at once.
+    sed -i 's/\(ContainerGCPeriod = \)time.Minute/\12 * time.Second/' pkg/kubelet/kubelet.go
     export HOME="$home/build/home" GOPATH="$PWD/.go" GOCACHE="$home/build/cache" CGO_ENABLED=0
     export GOFLAGS="-p=${GO_PROCESSES:-2}" GOMAXPROCS="${GO_PROCESSES:-2}" KUBE_GIT_VERSION_FILE="$PWD/version.sh"
     mkdir -p "$HOME"

@@ -182,7 +182,9 @@ def controllers(plane: ControlPlane) -> Iterator[None]:
 def process(command: list[Any], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the end of the block, with what it says in a file."""
     with log.open("wb") as output:
-        running = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output)
+        # It ends with this process even if that is killed.
+        whole = ["setpriv", "--pdeathsig", "TERM", "--", *(str(part) for part in command)]
+        running = subprocess.Popen(whole, stdout=output, stderr=output)
         try:
             yield running
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import random
 from collections import Counter
@@ -119,7 +120,9 @@ class Crowd:
         except TimeoutError:
             outcome = "stuck"
             self.tally.stuck.append(f"{request.manner}: {request.path} {str(request.body)[:80]}")
-        except ConnectionRefusedError:
+        except OSError as error:
+            if error.errno not in {errno.ECONNREFUSED, errno.EHOSTUNREACH}:
+                raise
             outcome = "no connection"
         self.tally.outcomes[outcome] += 1
         self.tally.longest_s = max(self.tally.longest_s, loop.time() - began)

@@ -1,6 +1,7 @@
 """A Kubernetes of one node on this machine, from nothing, and nothing of it afterwards."""
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -15,12 +16,14 @@ import yaml
 from support.cluster.names import names
 from support.cluster.network import INSIDE, NODE, SERVICES, network
 from support.cluster.node import NAME, node
-from support.cluster.programs import Programs, programs
+from support.cluster.policy import policies
+from support.cluster.programs import CannotRunError, Programs, programs
 from support.control_plane import ControlPlane, Refused, Site, control_plane, process
 from support.waiting import until
 
 # Names the folder of a cluster that runs, for tests that are started inside of `python tests/cluster`.
 RUNNING: Final = "PDSTACK_CLUSTER"
+LOCK: Final = Path("/run/pdstack-cluster.lock")
 SITE: Final = Site(
     address=NODE,
     enter=INSIDE,
@@ -92,6 +95,7 @@ def cluster() -> Iterator[Cluster]:
     """
     built = programs()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pdstack-cluster-")))
         # Pods' volumes lie in it, and their users must get there.
         folder.chmod(0o755)
@@ -101,9 +105,22 @@ def cluster() -> Iterator[Cluster]:
             stack.enter_context(process(command, folder / f"{Path(command[len(INSIDE)]).name}.log"))
         stack.enter_context(names(plane))
         stack.enter_context(node(plane, built))
+        stack.enter_context(policies(plane))
         made = Cluster(plane, built)
         eventually(lambda: _ready(made), 120, f"the node is ready (its log is in {folder}/kubelet.log)")
         yield made
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """There is one node to a machine."""
+    with LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            msg = "another one of these tests runs here"
+            raise CannotRunError(msg) from None
+        yield
 
 
 def _controllers(plane: ControlPlane, built: Programs) -> list[Any]:

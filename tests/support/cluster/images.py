@@ -1,6 +1,9 @@
 """The project's images for the node, built from its Dockerfiles as k8s/README.md says; the engine that runs them is the node's."""
 
 import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from support.chart import ROOT
@@ -41,6 +44,20 @@ def _build(name: str, dockerfile: str, argument: str) -> str:
     image = f"{REPOSITORY}/{name}:{TAG}"
     command = ["docker", "build", "--quiet", "--file", dockerfile, "--build-arg", argument, "--tag", image, "."]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
+    if built.returncode != 0:
+        msg = f"{image} could not be built: {built.stderr[-3000:]}"
+        raise RuntimeError(msg)
+    return image
+
+
+def derived(name: str, tag: str, recipe: str, files: Mapping[str, bytes]) -> str:
+    """Build an image from a recipe and files beside it, under the name of one of the project's; its name."""
+    image = f"{REPOSITORY}/{name}:{tag}"
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in {"Dockerfile": recipe.encode(), **files}.items():
+            Path(folder, path).write_bytes(content)
+        command = ["docker", "build", "--quiet", "--tag", image, folder]
+        built = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if built.returncode != 0:
         msg = f"{image} could not be built: {built.stderr[-3000:]}"
         raise RuntimeError(msg)

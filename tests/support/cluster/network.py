@@ -45,6 +45,8 @@ def network(folder: Path) -> Iterator[None]:
         run(*INSIDE, "ip", "link", "set", "eth0", "up")
         run(*INSIDE, "ip", "link", "set", "lo", "up")
         run(*INSIDE, "ip", "route", "add", "default", "via", HOST)
+        for addresses in (PODS, SERVICES):  # what nobody has is said to be so, instead of sent around
+            run(*INSIDE, "ip", "route", "add", "unreachable", addresses)
         run(*INSIDE, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         _configure_pods(folder)
         yield

@@ -20,8 +20,15 @@ LOGS: Final = (Path("/var/log/pods"), Path("/var/log/containers"))
 DOCKERSHIM: Final = Path("/var/lib/dockershim")
 CGROUPS: Final = "pdstack-node"
 # The kubelet sets these for the whole machine.
-KERNEL: Final = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
-KERNEL_KEYS: Final = ("kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes")
+KERNEL: Final = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+)
+MEMORY: Final = Path("/run/pdstack-cluster.json")
 POD_LABEL: Final = "io.kubernetes.pod.uid"
 
 
@@ -32,25 +39,41 @@ def node(plane: ControlPlane, programs: Programs) -> Iterator[None]:
     Raises:
         CannotRunError: if the machine is a node already.
     """
+    sweep()
     if KUBELET.exists() and any(KUBELET.iterdir()):
         msg = f"{KUBELET} is not empty: this machine is, or was, a node of another cluster"
         raise CannotRunError(msg)
-    before = {name: Path("/proc/sys", name).read_text() for name in (*KERNEL, *KERNEL_KEYS)}
-    ours = [folder for folder in (*LOGS, DOCKERSHIM, KUBELET) if not folder.exists()]
+    _remember()
     _make_pause_image(programs)
     _make_cgroups()
     try:
         with _kubelet(plane, programs), _kube_proxy(plane, programs):
             yield
     finally:
-        _remove_containers()
-        _unmount(KUBELET)
-        for folder in ours:
-            shutil.rmtree(folder, ignore_errors=True)
-        _remove_cgroups()
-        for name, value in before.items():
-            Path("/proc/sys", name).write_text(value)
-        _docker("rmi", "--force", PAUSE)
+        sweep()
+
+
+def sweep() -> None:
+    """Put the machine back as it was, also after a run that was killed; nothing, if no run left anything."""
+    if not MEMORY.exists():
+        return
+    before = json.loads(MEMORY.read_text())
+    _remove_containers()
+    _unmount(KUBELET)
+    for folder in before["folders"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    _remove_cgroups()
+    for name, value in before["kernel"].items():
+        Path("/proc/sys", name).write_text(value)
+    _docker("rmi", "--force", PAUSE)
+    MEMORY.unlink()
+
+
+def _remember() -> None:
+    """Keep what must be put back in a file, which outlives this process."""
+    kernel = {name: Path("/proc/sys", name).read_text() for name in KERNEL}
+    folders = [str(folder) for folder in (*LOGS, DOCKERSHIM, KUBELET) if not folder.exists()]
+    MEMORY.write_text(json.dumps({"kernel": kernel, "folders": folders}))
 
 
 @contextlib.contextmanager

@@ -10,12 +10,17 @@ from typing import Any
 from support.chart import CHART, EXAMPLES, FULLNAME, RELEASE, Manifest, Values, helm, load
 from support.cluster import images
 from support.cluster.cluster import Cluster, eventually
+from support.cluster.network import HOST
 
 from pd_contracts.http_call import Reply
 from pd_control.client import get, post
 
 PROXY_PORT = 10001
-IMAGES: Values = {"repository": images.REPOSITORY, "tag": images.TAG, "pullPolicy": "Never"}
+# The images that were built here; tests look at engines as a Prometheus outside of the cluster would.
+OURS: Values = {
+    "images": {"repository": images.REPOSITORY, "tag": images.TAG, "pullPolicy": "Never"},
+    "networkPolicy": {"scrapers": [{"ipBlock": {"cidr": f"{HOST}/32"}}]},
+}
 
 
 def example(name: str) -> Values:
@@ -56,7 +61,7 @@ class Release:
 
     def install(self, values: Values) -> None:
         """`helm upgrade --install` with the images that were built here."""
-        self.helm("upgrade", "--install", RELEASE, str(CHART), values=merged({"images": IMAGES}, values))
+        self.helm("upgrade", "--install", RELEASE, str(CHART), values=merged(OURS, values))
 
     def kubectl(self, *arguments: str, check: bool = True, timeout: float = 180) -> str:
         """kubectl in the release's namespace."""

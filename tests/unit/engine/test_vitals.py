@@ -97,5 +97,15 @@ def test_while_the_proxy_is_away_its_last_word_stands(before: bool) -> None:
     assert standing(kept, None, "b").admitted is False, "it was said of another process"
 
 
+def test_a_new_proxy_that_has_not_heard_of_an_engine_does_not_take_back_what_the_one_before_said() -> None:
+    kept = Standing(boot="a", admitted=True)
+    unknown = Answer(admitted=False, state="unknown", reason="no such engine has announced itself")
+
+    assert standing(kept, unknown, "a") is kept
+    assert standing(kept, unknown, "b").admitted is False, "it was said of another process"
+    assert standing(None, unknown, "a").reason.startswith("unknown: ")
+    assert standing(kept, Answer(admitted=False, state="lost", reason="stopped pinging"), "a").admitted is False
+
+
 def test_an_engine_of_which_the_proxy_never_spoke_is_not_admitted() -> None:
     assert standing(None, None, "a") == Standing(boot="a", admitted=False, reason="the proxy has not answered yet")

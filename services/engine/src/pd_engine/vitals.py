@@ -11,6 +11,8 @@ from typing import Final
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+# What the proxy says of an engine that it has not heard of.
+UNKNOWN: Final = "unknown"
 RUNNING: Final = "vllm:num_requests_running"
 # A prompt in chunks moves none of the token counters before its first token, but it fills the cache.
 WORK: Final = (
@@ -99,9 +101,10 @@ def complaint(watched: Watch, now: float, limit_s: float) -> str:
 def standing(kept: Standing | None, answer: Answer | None, boot: str) -> Standing:
     """The proxy's last word: without an answer, what it said of this process before stands.
 
-    A proxy that is being replaced must not make every engine unready at once: disruption budgets would let all of them go.
+    A proxy that is being replaced must not make every engine unready at once: disruption budgets would let all of them go. The new
+    one answers before it has heard of them; one that knows an engine never calls it unknown while that runs.
     """
-    if answer is not None:
+    if answer is not None and not (answer.state == UNKNOWN and kept is not None and kept.boot == boot):
         reason = "" if answer.admitted else f"{answer.state}: {answer.reason}" if answer.reason else answer.state
         return Standing(boot=boot, admitted=answer.admitted, reason=reason)
     if kept is not None and kept.boot == boot:
