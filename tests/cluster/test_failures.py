@@ -58,17 +58,37 @@ def serves(release: Release) -> bool:
         return False
 
 
-def test_engines_without_a_gpu_node_are_pending_and_the_reason_is_in_the_readme(fresh: Release) -> None:
-    fresh.install(example("1p1d"))
+# The first example, for nodes that have no RuntimeClass and nobody who provides volumes.
+BARE: Values = merged(
+    example("1p1d"), {"gpu": {"runtimeClassName": ""}, "model": {"download": False, "volume": {"type": "emptyDir"}}}
+)
 
-    eventually(lambda: unscheduled(fresh.pod("engines-0")), 30, "the scheduler has an opinion")
-    reason = unscheduled(fresh.pod("engines-0"))
-    assert "Insufficient nvidia.com/gpu" in reason
+
+def test_engines_without_a_gpu_node_are_pending_and_the_reason_is_in_the_readme(fresh: Release) -> None:
+    fresh.install(BARE)
+
+    def reasons() -> str:
+        return " ".join(unscheduled(pod) for pod in fresh.pods("engines"))
+
+    eventually(lambda: "Insufficient nvidia.com/gpu" in reasons(), 30, "the scheduler says why")
     assert "Insufficient nvidia.com/gpu" in README
 
 
+def test_a_runtime_class_that_is_not_there_lets_no_engine_be_made_and_the_reason_is_in_the_readme(
+    fresh: Release,
+) -> None:
+    fresh.install(merged(BARE, {"gpu": {"runtimeClassName": "nvidia"}}))
+
+    def said() -> str:
+        return " ".join(fresh.events(f"{FULLNAME}-engines"))
+
+    eventually(lambda: 'RuntimeClass "nvidia" not found' in said(), 30, "the set says why it makes no pod")
+    assert fresh.pods("engines") == []
+    assert 'RuntimeClass "nvidia" not found' in README
+
+
 def test_a_claim_that_nobody_provides_for_keeps_the_load_pending_and_the_service_runs(fresh: Release) -> None:
-    fresh.install(merged(SIM, {"loadgen": {"enabled": True}}))
+    fresh.install(merged(SIM, {"loadgen": {"enabled": True, "recordPower": False}}))
     fresh.ready()
 
     [pod] = fresh.pods("loadgen")

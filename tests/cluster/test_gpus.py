@@ -4,7 +4,7 @@ beside it. Engines are stand-ins that say what they were started with: what is t
 from collections.abc import Iterator
 
 import pytest
-from support.chart import FULLNAME, ROOT, Values
+from support.chart import FULLNAME, Values
 from support.cluster import images
 from support.cluster.changes import kill_process
 from support.cluster.cluster import Cluster, eventually
@@ -31,14 +31,20 @@ RECIPE = "FROM python:3.11-slim\nCOPY pd_engine.py /opt/\nENV PYTHONPATH=/opt\n"
 MONITOR = f"FROM {images.REPOSITORY}/monitor:{images.TAG}\nCOPY libnvidia-ml.so.1 /usr/lib/x86_64-linux-gnu/\n"
 VALUES: Values = merged(
     example("1p1d"),
-    {"images": {"tag": TAG}, "monitor": {"enabled": True, "podResources": True}, "engine": {"drainSeconds": 0}},
+    {
+        "images": {"tag": TAG},
+        "gpu": {"runtimeClassName": ""},
+        "model": {"download": False, "volume": {"type": "emptyDir"}},
+        "monitor": {"podResources": True, "nodeSelector": None},
+        "engine": {"drainSeconds": 0},
+    },
 )
 
 
 @pytest.fixture(name="boards", scope="module")
 def _boards(node: Cluster) -> Iterator[None]:
     """The node offers two GPUs."""
-    folder = KUBELET / "device-plugins"
+    folder = KUBELET / "plugins_registry"
     command = [*INSIDE, "env", f"PLUGIN_SOCK_DIR={folder}", node.programs["device-plugin"]]
     with process(command, node.plane.folder / "device-plugin.log"):
         eventually(lambda: allocatable(node) == "2", 60, "the node offers what the device plugin has")
@@ -63,7 +69,7 @@ def _installed(release: Release, boards: None, tmp_path_factory: pytest.TempPath
 
 
 def running(release: Release) -> set[str]:
-    statuses = release.pod("engines-0")["status"].get("containerStatuses", [])
+    statuses = [item for pod in release.pods("engines") for item in pod["status"].get("containerStatuses", [])]
     return {status["name"] for status in statuses if "running" in status["state"]}
 
 
@@ -83,7 +89,7 @@ def test_what_finds_no_free_gpu_is_pending_and_says_so(installed: Release, node:
         second.install(merged(VALUES, {"monitor": {"enabled": False}}))
 
         def reason() -> str:
-            conditions = second.pod("engines-0")["status"].get("conditions", [])
+            conditions = [item for pod in second.pods("engines") for item in pod["status"].get("conditions", [])]
             return " ".join(condition.get("message", "") for condition in conditions)
 
         eventually(lambda: "Insufficient nvidia.com/gpu" in reason(), 30, "the scheduler says why")
@@ -131,7 +137,3 @@ def test_an_engine_that_starts_again_in_its_pod_takes_another_kv_port(installed:
     installed.kubectl("delete", "pod", pod, "--grace-period=1")
     eventually(lambda: said() == "KV ports 21001 22001", 90, "a new pod begins with the first port, at another address")
     assert installed.pod("engines-0")["status"]["podIP"] != address
-
-
-def test_the_readme_names_the_reason() -> None:
-    assert "Insufficient nvidia.com/gpu" in (ROOT / "k8s/README.md").read_text()

@@ -1,7 +1,6 @@
 """A release of the chart on the node, as an operator installs and changes it."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from support.chart import CHART, EXAMPLES, FULLNAME, RELEASE, Manifest, Values, helm, load
 from support.cluster import images
-from support.cluster.cluster import Cluster, eventually
+from support.cluster.cluster import Cluster
 from support.cluster.network import HOST
 
 from pd_contracts.http_call import Reply
@@ -151,11 +150,10 @@ def _at(event: dict[str, Any]) -> str:
     return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
-def wait_for(condition: Any, seconds: float, what: str) -> float:
-    """Wait until it holds; seconds that it took."""
-    began = time.monotonic()
-    eventually(condition, seconds, what)
-    return time.monotonic() - began
+def ready(pod: Manifest) -> bool:
+    """Whether it takes part in its service."""
+    conditions = pod["status"].get("conditions", [])
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
 
 
 def describe(pod: Manifest) -> str:
