@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from dotenv import dotenv_values
 from support.chart import (
     CHART,
     EXAMPLES,
@@ -56,8 +57,7 @@ HOST = Host(vllm_version=(0, 23), address="10.0.0.1")
 
 
 def dotenv() -> dict[str, str]:
-    lines = (ROOT / ".env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name: value or "" for name, value in dotenv_values(ROOT / ".env", interpolate=False).items()}
 
 
 def filled(container: Manifest) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
 from pd_contracts.ports import Ports
 from pd_contracts.settings import fields, load
@@ -35,8 +36,7 @@ FOR_COMPOSE_ALONE = {"LOADGEN_MONITOR", "COMPOSE_PROJECT_NAME"}
 
 
 def dotenv() -> dict[str, str]:
-    lines = (ROOT / ".env").read_text().splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {name: value or "" for name, value in dotenv_values(ROOT / ".env", interpolate=False).items()}
 
 
 def services() -> dict[str, Any]:

@@ -54,7 +54,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"context"},
         {"supervision"},
         {"planning"},
-        {"settings", "client", "terminal"},
+        {"settings", "env_files", "client", "terminal"},
     ],
     "pd_simulator": [
         {"__main__"},

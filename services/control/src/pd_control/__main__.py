@@ -19,6 +19,7 @@ from pd_control.compare.folder import FolderError
 from pd_control.context import Context, open_context
 from pd_control.docker.compose import ContainerError
 from pd_control.doctor.command import doctor
+from pd_control.env_files import complaints
 from pd_control.local import single_process
 from pd_control.planning.gpus import PlanError
 from pd_control.supervision.state import StateError
@@ -45,6 +46,8 @@ COMMANDS = {
 
 # These bring up deployments of their own beside the one that `up` started.
 APART = ("compare", "demo")
+# These use settings, and so say which lines of `.env` and `.env.local` are none.
+SETTING = ("up", "all", "prefill", "decode", "combined", "proxy", "doctor", "config", *APART)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _context(options: argparse.Namespace) -> Context:
     start, own = Path.cwd(), dict(os.environ)
-    return comparison_context(start, own, options) if options.command in APART else open_context(start, own)
+    context = comparison_context(start, own, options) if options.command in APART else open_context(start, own)
+    if options.command in SETTING:
+        for sentence in complaints(context.root, own):
+            context.terminal.warn(sentence)
+    return context
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

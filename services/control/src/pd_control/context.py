@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pd_contracts.settings import load
-from pd_control.settings import ControlSettings, environment, find_root
+from pd_control.env_files import environment
+from pd_control.settings import ControlSettings, find_root
 from pd_control.supervision.state import Store
 from pd_control.terminal import Terminal
 

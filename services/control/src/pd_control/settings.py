@@ -1,9 +1,6 @@
 """What pdctl reads from the environment and from `.env`: the same variables that compose and the services read."""
 
 import ipaddress
-import os
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +10,6 @@ from pd_contracts.names import Connector
 from pd_contracts.ports import Port, Ports
 
 LOOPBACK = ("127.0.0.1", "localhost")
-_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_]\w*)=(.*)")
-_REFERENCE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}")
 
 
 class ControlSettings(Ports, frozen=True, kw_only=True):
@@ -76,36 +71,3 @@ def find_root(start: Path) -> Path:
         if (folder / "docker-compose.yml").exists() and (folder / "services").is_dir():
             return folder
     return start
-
-
-def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables in force: `.env`, over it `.env.local`, over both the process's own; as compose does it."""
-    merged: dict[str, str] = {}
-    for name in (".env", ".env.local"):
-        path = root / name
-        if path.exists():
-            merged.update(parse_dotenv(path.read_text(), merged))
-    merged.update(os.environ if own is None else own)
-    return merged
-
-
-def parse_dotenv(text: str, known: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Read `NAME=value` lines; comments, quotes and `${NAME}` or `${NAME:-default}` as compose reads them."""
-    values: dict[str, str] = {}
-    for line in text.splitlines():
-        match = _LINE.match(line)
-        if match:
-            values[match[1]] = _value(match[2].strip(), {**(known or {}), **values})
-    return values
-
-
-def _value(text: str, known: Mapping[str, str]) -> str:
-    if text[:1] == "'":
-        return text[1:].partition("'")[0]
-    if text[:1] == '"':
-        return _expand(text[1:].partition('"')[0], known)
-    return _expand(re.sub(r"(^|\s+)#.*", "", text), known)
-
-
-def _expand(text: str, known: Mapping[str, str]) -> str:
-    return _REFERENCE.sub(lambda match: known.get(match[1]) or match[2] or "", text)

@@ -44,6 +44,10 @@ class Terminal:
         for line in lines:
             self.console.print(f"  [red]│[/] {escape(line)}", soft_wrap=True)
 
+    def warn(self, sentence: str) -> None:
+        """What may be a mistake; on stderr, so that what a program reads stays as it is."""
+        Console(stderr=True, highlight=False).print(f"[yellow]![/] {escape(sentence)}", soft_wrap=True)
+
     @contextmanager
     def step(self, text: str, *, spinner: bool = True) -> Iterator["Step"]:
         """A step; its line stays with a check mark, or with a cross if it raised.

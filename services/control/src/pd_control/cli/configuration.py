@@ -2,14 +2,14 @@
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 from rich.text import Text
 
 from pd_contracts.settings import fields, shown
 from pd_control.context import Context
-from pd_control.settings import ControlSettings, parse_dotenv
+from pd_control.env_files import FILES, values_of
+from pd_control.settings import ControlSettings
 from pd_control.terminal import table_of
 from pd_engine.settings import EngineSettings
 
@@ -46,7 +46,7 @@ def _setting(name: str, default: str, own: Mapping[str, str], files: Mapping[str
 
 def show(context: Context, _options: argparse.Namespace) -> int:
     """Print them."""
-    found = settings_in_force(context.own, {name: _read(context.root / name) for name in (".env.local", ".env")})
+    found = settings_in_force(context.own, {name: values_of(context.root / name) for name in reversed(FILES)})
     rows = [
         (one.variable, one.value, Text(one.source, "dim" if one.source == "default" else "cyan"))
         for one in found
@@ -57,7 +57,3 @@ def show(context: Context, _options: argparse.Namespace) -> int:
         "the environment wins over .env.local, and that over .env; docs/configuration.md explains each"
     )
     return 0
-
-
-def _read(path: Path) -> dict[str, str]:
-    return parse_dotenv(path.read_text()) if path.exists() else {}

@@ -1,0 +1,138 @@
+"""`.env` and `.env.local` as compose reads them, and which of their names no setting has.
+
+python-dotenv reads the lines. A name that pdstack does not know is no error, for engines and libraries have variables of their own; but a
+mistyped one would leave a default in force unseen, so each is told with the nearest name that is known.
+"""
+
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from dotenv.parser import parse_stream
+from dotenv.variables import parse_variables
+
+from pd_contracts.settings import SettingsError, fields
+
+FILES: Final = (".env", ".env.local")
+# Variables of others that deployments set: NCCL's, vLLM's, Hugging Face's and the like.
+_FOREIGN: Final = re.compile(
+    r"(NCCL|UCX|GLOO|VLLM|HF|HUGGING_FACE|CUDA|NVIDIA|TORCH|PYTORCH|TRITON|OMP|MKL|RAY|NIXL|LMCACHE|OTEL|FLASHINFER|COMPOSE|DOCKER"
+    r"|PYTHON|PIP|UV|LOCUST|GF|PD)_\w+|(HTTPS?|NO|ALL)_PROXY|TZ|LANG|LC_\w+|PATH|HOME|TMPDIR|LD_LIBRARY_PATH",
+    re.IGNORECASE,
+)
+_IN_COMPOSE: Final = re.compile(r"\$\{([A-Za-z_]\w*)")
+_SINGLE_QUOTED: Final = re.compile(r"=\s*'")
+_NEAR: Final = 0.75
+# An environment has names of everybody; only those that differ by a letter or two are told.
+_NEARLY_THE_SAME: Final = 0.9
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line that sets something, or that cannot be read: then its name is empty."""
+
+    number: int
+    name: str
+    value: str
+
+
+def read(text: str, known: Mapping[str, str] | None = None) -> Iterator[Line]:
+    """The lines of a file; `${NAME}` and `${NAME:-default}` take earlier lines and `known`, single quotes keep them as they are."""
+    values = dict(known or {})
+    for binding in parse_stream(io.StringIO(text)):
+        original = binding.original.string
+        number = binding.original.line + len(original) - len(original.lstrip("\n"))
+        if binding.error:
+            yield Line(number, "", original.strip())
+        elif binding.key is not None and binding.value is not None:
+            literal = _SINGLE_QUOTED.search(original)
+            there = {name: value for name, value in values.items() if value}
+            atoms = [] if literal else parse_variables(binding.value)
+            values[binding.key] = binding.value if literal else "".join(atom.resolve(there) for atom in atoms)
+            yield Line(number, binding.key, values[binding.key])
+
+
+def values_of(path: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a file sets; nothing if it is not there."""
+    return {line.name: line.value for line in read(_text(path), known) if line.name}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        msg = f"{path.name} cannot be read: {reason}"
+        raise SettingsError(msg) from error
+
+
+def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables in force: `.env`, over it `.env.local`, over both the process's own; as compose does it."""
+    merged: dict[str, str] = {}
+    for name in FILES:
+        merged.update(values_of(root / name, merged))
+    merged.update(os.environ if own is None else own)
+    return merged
+
+
+def complaints(root: Path, own: Mapping[str, str]) -> list[str]:
+    """A sentence for each line of the files that sets nothing that is known, and for each name of the environment that is nearly one."""
+    known = known_names(root)
+    in_files = [
+        sentence
+        for name in FILES
+        for line in read(_text(root / name))
+        if (sentence := _complaint(f"{name}:{line.number}", line, known))
+    ]
+    return in_files + [
+        f"environment: no setting is called {name}; did you mean {near[0]}?"
+        for name in sorted(own)
+        if "_" in name and name not in known and not _FOREIGN.fullmatch(name)
+        if (near := difflib.get_close_matches(name, known, 1, _NEARLY_THE_SAME))
+    ]
+
+
+def _complaint(place: str, line: Line, known: Iterable[str]) -> str:
+    if not line.name:
+        return f"{place}: {line.value[:60]!r} is no NAME=value and sets nothing"
+    if line.name in known or _FOREIGN.fullmatch(line.name):
+        return ""
+    near = difflib.get_close_matches(line.name.upper(), known, 1, _NEAR)
+    return f"{place}: no setting is called {line.name}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+@cache
+def known_names(root: Path) -> frozenset[str]:
+    """Every variable of pdstack's programs, and those that compose fills in."""
+    compose = root / "docker-compose.yml"
+    used = _IN_COMPOSE.findall(compose.read_text(encoding="utf-8")) if compose.exists() else []
+    return frozenset({*used, *(field.variable for struct in _structs() for field in fields(struct)), *_of_loadgen()})
+
+
+def _structs() -> list[type[msgspec.Struct]]:
+    # Imported only where a file is looked at: these are the programs that pdctl starts.
+    from pd_analysis.settings import Settings as AnalysisSettings  # noqa: PLC0415
+    from pd_control.settings import ControlSettings  # noqa: PLC0415
+    from pd_engine.settings import CheckSettings, EngineSettings  # noqa: PLC0415
+    from pd_monitor.clocks.settings import ClockSettings  # noqa: PLC0415
+    from pd_monitor.settings import Settings as MonitorSettings  # noqa: PLC0415
+    from pd_proxy.settings import Settings as ProxySettings  # noqa: PLC0415
+    from pd_simulator.settings import Settings as SimulatorSettings  # noqa: PLC0415
+
+    return [
+        *(ControlSettings, EngineSettings, CheckSettings, ProxySettings),
+        *(SimulatorSettings, MonitorSettings, ClockSettings, AnalysisSettings),
+    ]
+
+
+def _of_loadgen() -> Iterator[str]:
+    from pd_loadgen.client.access import KEY_VARIABLE  # noqa: PLC0415
+    from pd_loadgen.workload.options import Options, variable_of  # noqa: PLC0415
+
+    yield KEY_VARIABLE
+    yield from (variable_of(field) for field in fields(Options))
