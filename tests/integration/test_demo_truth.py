@@ -25,11 +25,9 @@ base_ms = 80
 per_sequence_ms = 0
 
 [power]
-idle_w = 80
-prefill_w = 600
-decode_min_w = 400
-decode_max_w = 500
-decode_full_batch = 64
+prefill = {idle_w = 80, prefill_w = 520}
+decode = {idle_w = 80, decode_w = 320}
+combined = {idle_w = 80, prefill_w = 520, decode_w = 320}
 limit_w = 700
 idle_clock_mhz = 345
 clock_mhz = 1980

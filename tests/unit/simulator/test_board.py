@@ -2,13 +2,14 @@
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts.names import Role
 from pd_simulator.engine.board import EnergyMeter, SimulatedBoard, step_watts
-from pd_simulator.profile import Profile, load_profile
+from pd_simulator.profile import Draw, Profile, load_profile
 from pd_simulator.steps.step_time import StepTime
 
 # Pauses and lengths of steps in seconds, and what each draws above idle in watts.
@@ -79,14 +80,55 @@ def test_a_day_of_steps_keeps_only_the_last_seconds() -> None:
     assert meter.read(50.0)[0] == pytest.approx(25 * 300 + 25 * IDLE_W)
 
 
-def test_prompt_work_draws_its_own_power_and_decoding_grows_with_the_batch(profile: Profile) -> None:
-    power = profile.power
+def test_prompts_and_decodes_add_to_idle_for_as_long_as_they_take(profile: Profile) -> None:
+    draw = profile.power.combined
 
-    assert step_watts(power, StepTime(1.0, 1.0, 0.0), 0) == pytest.approx(600)
-    assert step_watts(power, StepTime(1.0, 0.0, 1.0), 1) == pytest.approx(300)
-    assert step_watts(power, StepTime(1.0, 0.0, 1.0), 6) == pytest.approx(350)
-    assert step_watts(power, StepTime(1.0, 0.0, 1.0), 500) == pytest.approx(400)
-    assert step_watts(power, StepTime(1.0, 0.25, 0.75), 1) == pytest.approx(0.25 * 600 + 0.75 * 300)
+    assert step_watts(draw, StepTime(1.0, 1.0, 0.0), 0) == pytest.approx(600)
+    assert step_watts(draw, StepTime(1.0, 0.0, 1.0), 1) == pytest.approx(300)
+    assert step_watts(draw, StepTime(1.0, 0.0, 1.0), 6) == pytest.approx(350)
+    assert step_watts(draw, StepTime(1.0, 0.25, 0.75), 1) == pytest.approx(100 + 0.25 * 500 + 0.75 * 200)
+    # waiting for KV to come or go is neither
+    assert step_watts(draw, StepTime(2.0, 1.0, 0.0), 0) == pytest.approx(100 + 250)
+
+
+def test_roles_draw_differently(profile: Profile) -> None:
+    power = msgspec.structs.replace(profile.power, prefill=Draw(idle_w=90.0, prefill_w=550.0))
+    prefill = SimulatedBoard(
+        msgspec.structs.replace(profile, power=power), index=0, role=Role.PREFILL, instance="prefill-0", now=0.0
+    )
+    prefill.step(1.0, StepTime(1.0, 1.0, 0.0), 0)
+
+    assert prefill.read(0.5, 0).sample.power_w == pytest.approx(90)
+    assert prefill.read(1.5, 0).sample.power_w == pytest.approx(640)
+
+
+def test_a_board_may_pass_its_limit_for_a_moment_but_not_for_a_second() -> None:
+    meter = EnergyMeter(100.0, 0.0, limit_w=700.0)
+    meter.busy(0.0, 0.05, 900.0)
+    assert meter.watts(0.01) == pytest.approx(900)
+
+    for number in range(1, 100):
+        meter.busy(number * 0.05, 0.05, 900.0)
+    assert meter.watts(4.97) == pytest.approx(700, abs=1)
+    assert meter.read(5.0)[0] - meter.read(4.0)[0] == pytest.approx(700, rel=0.001)
+
+
+def test_a_board_that_works_less_than_its_limit_allows_draws_all_that_it_wants() -> None:
+    meter = EnergyMeter(100.0, 0.0, limit_w=700.0)
+    for number in range(50):
+        meter.busy(number * 0.1, 0.05, 900.0)
+
+    assert meter.read(5.0)[0] == pytest.approx(50 * 0.05 * (900 + 100))
+
+
+@given(SEGMENTS)
+def test_no_limit_is_below_idle(segments: list[tuple[float, float, float]]) -> None:
+    meter, now = EnergyMeter(IDLE_W, 0.0, limit_w=300.0), 0.0
+    for pause, seconds, extra in segments:
+        before = meter.read(now)[0]
+        meter.busy(now + pause, seconds, IDLE_W + extra)
+        now += pause + seconds
+        assert meter.read(now)[0] - before >= (pause + seconds) * IDLE_W - 1e-9
 
 
 def test_an_idle_board(profile: Profile) -> None:

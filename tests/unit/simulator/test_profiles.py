@@ -107,7 +107,9 @@ def test_an_unknown_profile_is_refused_with_the_names_of_those_that_exist() -> N
         (("base_ms = 150.0", "base_ms = -1"), r">= 0\.0.*prefill\.base_ms"),
         (("api_ms", "apy_ms"), "apy_ms"),
         (("[handoff.NixlConnector]", "[handoff.Nixl]"), "Nixl"),
-        (("idle_w = 100.0", "idle_w = 500.0"), "idle_w <= prefill_w"),
+        (("limit_w = 700.0", "limit_w = 50.0"), "idle_w <= limit_w"),
+        (("description", 'base = "none"\ndescription'), "base 'none': expected one of demo"),
+        (("description", 'base = "demo"\nslower = -1\ndescription'), "slower: expected a number above 0"),
         (("[memory]", "[memory"), "line"),
     ],
 )

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
+from pd_simulator.steps.step_time import Sent
 
 ROOMY = Limits(max_num_seqs=256, max_num_batched_tokens=8192, kv_tokens=1_000_000)
 
@@ -132,7 +133,7 @@ def test_a_prompt_whose_last_token_alone_is_computed_counts_as_a_decode() -> Non
 
     assert (work.prefill_tokens, work.decodes, work.context_tokens) == (300, 1, 499)
     assert work.stall_s == 0.03
-    assert work.sent_tokens == (300,)
+    assert work.sent == (Sent(300),)
 
 
 def test_kv_is_loaded_and_sent_once() -> None:
@@ -141,7 +142,7 @@ def test_kv_is_loaded_and_sent_once() -> None:
 
     work = work_of(made.plan(2.0))
 
-    assert (work.stall_s, work.sent_tokens) == (0.0, ())
+    assert (work.stall_s, work.sent) == (0.0, ())
 
 
 @pytest.mark.parametrize("moment", ["arriving", "waiting", "running"])

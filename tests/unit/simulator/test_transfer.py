@@ -59,7 +59,8 @@ def test_an_id_without_addresses_is_refused_where_vllm_would_die(request_id: str
 
 
 def test_p2p_loads_all_but_the_last_token() -> None:
-    assert plan(Connector.P2P_NCCL, Role.PREFILL, 17) == Plan(sends=True)
+    sending = plan(Connector.P2P_NCCL, Role.PREFILL, 17)
+    assert (sending.sends, sending.external, sending.fetches) == (True, 0, False)
     assert plan(Connector.P2P_NCCL, Role.DECODE, 17, max_tokens=9) == Plan(external=16)
     assert plan(Connector.P2P_NCCL, Role.DECODE, 1, max_tokens=9) == Plan(external=0)
 

@@ -1,16 +1,17 @@
 """A profile: every number of the model of one GPU, one engine and one network, read from a TOML file.
 
-All times are milliseconds, all powers watts. Shipped profiles lie in `profiles/`; each says where its numbers come from.
+All times are milliseconds unless a name says otherwise, all powers watts. Shipped profiles lie in `profiles/`; each says where its numbers
+come from. `pd-plan calibrate` writes one from run folders.
 """
 
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
-from pd_contracts.names import Connector
+from pd_contracts.names import Connector, Role
 
 _SUFFIX = ".toml"
 
@@ -24,14 +25,18 @@ class ProfileError(ValueError):
     """A profile cannot be used; the message names it and what is wrong."""
 
 
-class Prefill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Part of a step that has prompt tokens in it: `base + per_token · tokens`."""
+class Prefill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Part of a step that has prompt tokens in it: `base + per_token · tokens + per_pair · pairs`.
+
+    A pair is a prompt token and one that it looks back on: attention's part, which grows with the square of a prompt's length.
+    """
 
     base_ms: Milliseconds
     per_token_ms: Milliseconds
+    per_pair_ns: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
-class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Part of a step that decodes: `base + per_sequence · batch + per_context_token · tokens the batch looks back on`."""
 
     base_ms: Milliseconds
@@ -39,7 +44,7 @@ class Decode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_context_token_ms: Milliseconds = 0.0
 
 
-class Mixed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Mixed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a step with both parts saves: weights are read and kernels launched once, and decodes fill up the prompt's matrices.
 
     The mixed step takes `prefill + decode − overlap`, where a prompt token costs `prefill_token_share` of its normal time.
@@ -49,38 +54,58 @@ class Mixed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefill_token_share: Share = 1.0
 
 
-class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What moving the KV of one request costs.
 
     Attributes:
         send_floor_ms: prefill's step takes at least this long a request that it sends; the transfer's hand-shakes run beside the compute.
-        send_tail_ms, send_tail_per_token_ms: what comes after the compute, still inside prefill's step.
-        wait_ms, wait_per_token_ms: from the moment that decode may fetch the bytes until the request may join the batch; only this
-            request waits.
-        stall_ms, stall_per_token_ms: loading that happens inside decode's step, so that the whole batch stands still.
-        receive_ms, receive_per_token_ms: P2pNcclConnector alone: decode's listener takes one request's KV after another, whoever sends it,
-            from the moment that prefill computes it; prefill's step does not end before its KV is taken.
+        send_floor_per_peer_ms: so much more a request for every further decode engine that the same step sends to.
+        send_tail_ms: what a step that sends takes after the compute; send_tail_per_token_ms: and for every token that it sends.
+        late_answers: launching a step waits for what the connector does in it, so the answers of a step come when the next one has ended,
+            if there is one at once.
+        wait_ms, wait_per_token_ms: from the moment that decode has the bytes, or may fetch them, until the request may join the batch;
+            only this request waits.
+        stall_ms, stall_per_token_ms: loading that happens inside decode's step, so that the whole batch stands still;
+            stall_free_tokens: as many tokens load beside the step.
+        receive_ms, receive_per_token_ms: a decode engine takes one request's KV after another, whoever sends it. P2pNcclConnector: from the
+            moment that prefill computes it, and prefill's step does not end before. NixlConnector: from the moment that decode asks for it.
     """
 
     send_floor_ms: Milliseconds = 0.0
+    send_floor_per_peer_ms: Milliseconds = 0.0
     send_tail_ms: Milliseconds = 0.0
     send_tail_per_token_ms: Milliseconds = 0.0
+    late_answers: bool = False
     wait_ms: Milliseconds = 0.0
     wait_per_token_ms: Milliseconds = 0.0
     stall_ms: Milliseconds = 0.0
     stall_per_token_ms: Milliseconds = 0.0
+    stall_free_tokens: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     receive_ms: Milliseconds = 0.0
     receive_per_token_ms: Milliseconds = 0.0
 
 
-class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the board draws: idle, while it computes prompts, and while it decodes (linear in the batch up to `decode_full_batch`)."""
+class Draw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the board of one role draws.
+
+    Attributes:
+        idle_w: with the engine's memory and context, doing nothing.
+        prefill_w: more than that while it computes prompts.
+        decode_w, per_sequence_w: more than that while it decodes, and for every sequence of the batch.
+    """
 
     idle_w: Watts
-    prefill_w: Watts
-    decode_min_w: Watts
-    decode_max_w: Watts
-    decode_full_batch: Count
+    prefill_w: Watts = 0.0
+    decode_w: Watts = 0.0
+    per_sequence_w: Watts = 0.0
+
+
+class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The board's power: by role, and what its limit and clocks are."""
+
+    prefill: Draw
+    decode: Draw
+    combined: Draw
     limit_w: Watts
     idle_clock_mhz: int
     clock_mhz: int
@@ -89,27 +114,80 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     degrees_per_watt: float = 0.06
 
     def __post_init__(self) -> None:
-        """Idle must be the lowest state: a reading between two steps counts as idle until the next step is known (see `board`)."""
-        if self.idle_w > min(self.prefill_w, self.decode_min_w) or self.decode_min_w > self.decode_max_w:
-            msg = "power: expected idle_w <= prefill_w and idle_w <= decode_min_w <= decode_max_w"
+        """The limit holds for every state."""
+        if max(self.of(role).idle_w for role in Role) > self.limit_w:
+            msg = "power: expected idle_w <= limit_w for every role"
             raise ValueError(msg)
 
+    def of(self, role: Role) -> Draw:
+        """The draw of an engine of this role."""
+        return {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.COMBINED: self.combined}[role]
 
-class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The board's memory in bytes, and what a token's KV takes of it in the model that is simulated."""
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The board's memory in bytes, and what the model that is simulated takes of it.
+
+    `operations_per_token` is what a prompt token takes, floating-point; 0 if it is not known.
+    """
 
     total_bytes: Count
     weights_bytes: Count
     kv_bytes_per_token: Count
     kv_tokens: Count
+    operations_per_token: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Median relative errors over runs of one deployment that a fit did not see; `runs` of them."""
+
+    runs: Count
+    ttft_p50: float | None = None
+    ttft_p99: float | None = None
+    tpot_p50: float | None = None
+    tpot_p99: float | None = None
+    joules_per_token: float | None = None
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where a profile's numbers come from.
+
+    Attributes:
+        kind: measured, or analytic (computed from the model's shape and the board's data sheet).
+        model, engine: of the runs.
+        runs, requests: how many the numbers were fitted to.
+        fitted: labels of their deployments.
+        held_out: by deployment, what came of predicting runs that the fit did not see.
+    """
+
+    kind: str = "measured"
+    model: str = ""
+    engine: str = ""
+    runs: int = 0
+    requests: int = 0
+    fitted: list[str] = []
+    held_out: dict[str, HeldOut] = {}
+
+
+class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How well the numbers are known: dotted names, and the covariance of their logarithms."""
+
+    names: list[str]
+    covariance: list[list[float]]
+
+    def __post_init__(self) -> None:
+        """Square, and as large as there are names."""
+        if {len(row) for row in self.covariance} | {len(self.covariance)} != {len(self.names)}:
+            msg = "spread: expected one row and one column of covariance a name"
+            raise ValueError(msg)
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A whole profile.
 
     Attributes:
         description: where the numbers come from, in a sentence.
         board: the board's name, without the word "simulated".
+        decode: of an engine that takes KV over; `combined`: of an engine that computes its prompts itself, if it differs.
         api_ms: from a request's arrival until the scheduler sees it (parsing, tokenising, crossing to the engine process).
         batched: P2pNcclConnector with KV_BATCHED, in place of its entry in `handoff`; prefill's step does not wait for the listener.
         eos_one_in: one token in so many ends the output by itself; 0 for never.
@@ -122,12 +200,25 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decode: Decode
     power: Power
     memory: Memory
+    combined: Decode | None = None
     mixed: Mixed = Mixed()
     handoff: dict[Connector, Handoff] = {}
     batched: Handoff = Handoff()
     async_scheduling: bool = False
     api_ms: Milliseconds = 0.0
     eos_one_in: Annotated[int, msgspec.Meta(ge=0)] = 0
+    provenance: Provenance | None = None
+    spread: Spread | None = None
+
+    def decode_of(self, role: Role) -> Decode:
+        """The decode numbers of an engine of this role."""
+        return self.decode if self.combined is None or role is not Role.COMBINED else self.combined
+
+    def handoff_of(self, connector: Connector | None, *, batched: bool = False) -> Handoff:
+        """The hand-over of this connector; of none, one that costs nothing."""
+        if batched and connector is Connector.P2P_NCCL:
+            return self.batched
+        return self.handoff.get(connector, Handoff()) if connector else Handoff()
 
 
 def shipped() -> list[str]:
@@ -139,6 +230,8 @@ def shipped() -> list[str]:
 def load_profile(name: str) -> Profile:
     """Read a shipped profile by name, or any profile by path (anything that ends in `.toml`).
 
+    A file with `base = "NAME"` is that profile but for the keys beside it; with `slower = N` every time of it is multiplied.
+
     Raises:
         ProfileError: if there is none, or a value in it does not fit.
     """
@@ -146,11 +239,41 @@ def load_profile(name: str) -> Profile:
         msg = f"no profile {name!r}: expected one of {', '.join(shipped())}, or the path of a TOML file"
         raise ProfileError(msg)
     try:
-        if name.endswith(_SUFFIX):
-            text = Path(name).read_text(encoding="utf-8")
-        else:
-            text = (resources.files(__package__) / "profiles" / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
-        return msgspec.convert(tomllib.loads(text), Profile)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(_document(name), Profile)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         msg = f"profile {name}: {error}"
         raise ProfileError(msg) from error
+
+
+def _document(name: str) -> dict[str, Any]:
+    if name.endswith(_SUFFIX):
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        text = (resources.files(__package__) / "profiles" / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    document = tomllib.loads(text)
+    if "base" not in document:
+        return document
+    base = str(document.pop("base"))
+    if base not in shipped():
+        msg = f"base {base!r}: expected one of {', '.join(shipped())}"
+        raise msgspec.ValidationError(msg)
+    slower = document.pop("slower", 1)
+    if not isinstance(slower, int | float) or not slower > 0:
+        msg = f"slower: expected a number above 0, got {slower!r}"
+        raise msgspec.ValidationError(msg)
+    inherited = _slowed(_document(base), slower)
+    if slower != 1:
+        inherited.pop("provenance", None)  # nobody measured it
+    return {**inherited, **document}
+
+
+def _slowed(table: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A table with all its times multiplied, nanoseconds too."""
+    return {
+        key: _slowed(value, factor)
+        if isinstance(value, dict)
+        else value * factor
+        if key.endswith(("_ms", "_ns"))
+        else value
+        for key, value in table.items()
+    }

@@ -71,7 +71,7 @@ def _with_board(ping: Ping, engine: Engine) -> Ping:
 
 def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> Engine:
     """An engine of the settings' role; it does nothing until it is run."""
-    steps = StepModel(profile, settings.connector, batched=settings.kv_batched)
+    steps = StepModel(profile, settings.connector, role=settings.pd_role, batched=settings.kv_batched)
     site = Site(
         role=settings.pd_role,
         name=settings.name,

@@ -5,6 +5,7 @@ form. A reading after the last known step counts the time since then as idle; th
 are planned on absolute deadlines), which then only adds energy, because no state draws less than idle: the counter never falls.
 """
 
+import math
 import uuid
 from collections import deque
 from dataclasses import dataclass
@@ -12,20 +13,20 @@ from dataclasses import dataclass
 from pd_contracts.board import Board
 from pd_contracts.names import Role
 from pd_contracts.records import GpuInfo, GpuSample
-from pd_simulator.profile import Power, Profile
+from pd_simulator.profile import Draw, Profile
 from pd_simulator.steps.step_time import StepTime
 
 AVERAGE_S = 1.0  # the window of NVML's power average, and of the utilisation
+LIMIT_S = 0.2  # how soon a board that draws more than its limit lowers its clocks: a step may draw more, the average over this may not
 _KEEP_S = 3.0
 _CLOCKS_GPU_IDLE = 0x1  # nvmlClocksEventReasonGpuIdle
 
 
-def step_watts(power: Power, step: StepTime, batch: int) -> float:
-    """Average draw during a step: prompt work at `prefill_w`, all other time at what decoding this batch draws."""
-    filled = min(1.0, max(0, batch - 1) / max(1, power.decode_full_batch - 1))
-    decode_w = power.decode_min_w + (power.decode_max_w - power.decode_min_w) * filled
-    share = step.prefill_s / step.seconds if step.seconds else 0.0
-    return share * power.prefill_w + (1 - share) * decode_w
+def step_watts(draw: Draw, step: StepTime, batch: int) -> float:
+    """Average draw during a step, before the board's limit: idle, and what prompts and decodes add for as long as they take."""
+    decode_w = draw.decode_w + draw.per_sequence_w * batch
+    joules = draw.prefill_w * step.prefill_s + decode_w * step.decode_s
+    return draw.idle_w + (joules / step.seconds if step.seconds else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,32 @@ class _Node:
 class EnergyMeter:
     """Integrates power over time, from the moment it is made."""
 
-    def __init__(self, idle_w: float, now: float) -> None:
+    def __init__(self, idle_w: float, now: float, limit_w: float = math.inf) -> None:
         """Start at zero."""
-        self._idle_w = idle_w
+        self._idle_w, self._limit_w = idle_w, limit_w
+        self._average_w = idle_w
         self._nodes = deque([_Node(now, 0.0, 0.0)])
 
     def busy(self, start: float, seconds: float, watts: float) -> None:
-        """Add a segment; it begins no earlier than the last one ended."""
+        """Add a segment; it begins no earlier than the last one ended, and draws what the limit leaves of `watts`."""
         last = self._nodes[-1]
         begin = max(start, last.t)
         joules = last.joules + (begin - last.t) * self._idle_w
+        watts = self._limited(begin - last.t, seconds, watts)
         if begin > last.t:
             self._nodes.append(_Node(begin, joules, last.busy_s))
         self._nodes.append(_Node(begin + seconds, joules + seconds * watts, last.busy_s + seconds))
         while len(self._nodes) > 2 and self._nodes[1].t < begin - _KEEP_S:
             self._nodes.popleft()
+
+    def _limited(self, pause: float, seconds: float, watts: float) -> float:
+        """`watts`, or what keeps the exponential average over `LIMIT_S` at the limit."""
+        self._average_w = self._idle_w + (self._average_w - self._idle_w) * math.exp(-pause / LIMIT_S)
+        rest = math.exp(-seconds / LIMIT_S)
+        if rest < 1:
+            watts = min(watts, (self._limit_w - self._average_w * rest) / (1 - rest))
+        self._average_w = watts + (self._average_w - watts) * rest
+        return watts
 
     def read(self, now: float) -> tuple[float, float]:
         """Joules and busy seconds from the beginning until `now` (not longer ago than a few seconds before the last segment)."""
@@ -87,7 +99,8 @@ class SimulatedBoard:
         self._profile = profile
         self._index = index
         self._role = role
-        self.meter = EnergyMeter(profile.power.idle_w, now)
+        self._draw = profile.power.of(role)
+        self.meter = EnergyMeter(self._draw.idle_w, now, profile.power.limit_w)
         self.info = GpuInfo(
             index=index,
             name=f"{profile.board} (simulated)",
@@ -101,7 +114,7 @@ class SimulatedBoard:
 
     def step(self, start: float, step: StepTime, batch: int) -> None:
         """Draw power for a step."""
-        self.meter.busy(start, step.seconds, step_watts(self._profile.power, step, batch))
+        self.meter.busy(start, step.seconds, step_watts(self._draw, step, batch))
 
     def read(self, now: float, kv_tokens: int) -> Board:
         """One reading."""
@@ -110,9 +123,9 @@ class SimulatedBoard:
         then = max(now - AVERAGE_S, self.meter.began)
         past_joules, past_busy_s = self.meter.read(then)
         window = max(now - then, 1e-6)
-        average = (joules - past_joules) / window if now > then else power.idle_w
+        average = (joules - past_joules) / window if now > then else self._draw.idle_w
         watts = self.meter.watts(now)
-        idle = watts <= power.idle_w
+        idle = watts <= self._draw.idle_w
         return Board(
             info=self.info,
             sample=GpuSample(

@@ -6,8 +6,9 @@ ready), not when this process got round to it, so lateness of the event loop sho
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 from pd_simulator.clock import sleep_until
@@ -93,6 +94,7 @@ class Engine:
         self._by_job: dict[Job, Request] = {}
         self._caches: dict[Job, KvCache] = {}
         self._leaving: list[Request] = []
+        self._held: Sequence[Callable[[], None]] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._free_at = time.monotonic()
@@ -135,6 +137,7 @@ class Engine:
                 self._dismiss()
                 start = self.scheduler.next_start(self._free_at)
                 if start is None or not await self._step(start):
+                    self._hand_out(())  # the step that these waited for does not come
                     self._wake.clear()
                     await self._wake.wait()
         finally:
@@ -154,6 +157,7 @@ class Engine:
             external=external,
             stall_s=self.machine.steps.stall_s(external) if external else 0.0,
             sends=request.plan.sends,
+            peer=request.plan.peer,
         )
         self._by_job[request.job] = request
         ready_at = request.arrival + self.machine.profile.api_ms / 1e3
@@ -210,9 +214,16 @@ class Engine:
         self._free_at = end
         now = time.monotonic()
         self._book(slots, now - end)
-        for slot in slots:
-            self._emit(slot, now)
+        answers = [answer for slot in slots if (answer := self._emit(slot, now))]
+        late = self.machine.steps.late_answers and bool(work.sent) and self.scheduler.next_start(end) == end
+        self._hand_out(() if late else answers, held=answers if late else ())
         return True
+
+    def _hand_out(self, answers: Sequence[Callable[[], None]], held: Sequence[Callable[[], None]] = ()) -> None:
+        """Hand out what was held back from the step before, and `answers`; hold `held` back until the next step has ended."""
+        for answer in (*self._held, *answers):
+            answer()
+        self._held = held
 
     async def _held_up(self, slots: list[Slot], start: float) -> float:
         """Stand still for as long as the faults say; returns when the step could really begin."""
@@ -254,10 +265,11 @@ class Engine:
         self.stats.iteration_tokens.observe(sum(slot.tokens for slot in slots))
         self.stats.lateness.observe(max(0.0, late))
 
-    def _emit(self, slot: Slot, now: float) -> None:
+    def _emit(self, slot: Slot, now: float) -> Callable[[], None] | None:
+        """Book a slot's token; returns what hands it out."""
         complete(slot)
         if not slot.emits:
-            return
+            return None
         job, request = slot.job, self._by_job[slot.job]
         token = next_token(
             self._caches[job],
@@ -271,7 +283,7 @@ class Engine:
         reason = "stop" if token == END_OF_TEXT else "length" if job.generated >= request.max_tokens else None
         if reason is not None:
             self._forget(request, reason)
-        request.sink.token(token, reason)
+        return partial(request.sink.token, token, reason)
 
     def _count(self, request: Request, now: float) -> None:
         self.stats.generation_tokens += 1

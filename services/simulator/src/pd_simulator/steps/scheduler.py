@@ -10,7 +10,7 @@ import itertools
 from collections import deque
 from dataclasses import dataclass
 
-from pd_simulator.steps.step_time import StepWork
+from pd_simulator.steps.step_time import Sent, StepWork
 
 
 @dataclass(slots=True, eq=False)
@@ -18,9 +18,9 @@ class Job:
     """One sequence as the scheduler sees it.
 
     Attributes:
-        external: prompt tokens whose KV comes from elsewhere and need no compute.
+        external: prompt tokens whose KV comes from elsewhere, or lies in the prefix cache, and need no compute.
         stall_s: for how long loading that KV holds up the first step.
-        sends: the KV leaves this engine when the prompt is computed.
+        sends: the KV leaves this engine when the prompt is computed; `peer` is the engine that it goes to.
         computed: tokens whose KV exists here, prompt and output together.
         generated: output tokens so far.
     """
@@ -30,6 +30,7 @@ class Job:
     external: int = 0
     stall_s: float = 0.0
     sends: bool = False
+    peer: int = 0
     computed: int = 0
     generated: int = 0
 
@@ -162,10 +163,13 @@ def work_of(slots: list[Slot]) -> StepWork:
     singles = [slot for slot in slots if slot.tokens == 1]
     return StepWork(
         prefill_tokens=sum(slot.tokens for slot in prompts),
+        prefill_pairs=sum(slot.tokens * (slot.job.computed + slot.tokens / 2) for slot in prompts),
         decodes=len(singles),
         context_tokens=sum(slot.job.computed for slot in singles),
         stall_s=sum(slot.job.stall_s for slot in slots if slot.first),
-        sent_tokens=tuple(
-            slot.job.prompt_tokens for slot in slots if slot.job.sends and slot.emits and not slot.job.generated
+        sent=tuple(
+            Sent(slot.job.prompt_tokens, slot.job.peer)
+            for slot in slots
+            if slot.job.sends and slot.emits and not slot.job.generated
         ),
     )

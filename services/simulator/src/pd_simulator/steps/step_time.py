@@ -2,8 +2,16 @@
 
 from dataclasses import dataclass
 
-from pd_contracts.names import Connector
-from pd_simulator.profile import Handoff, Profile
+from pd_contracts.names import Connector, Role
+from pd_simulator.profile import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A sequence whose KV leaves the engine at the end of a step: its prompt's tokens, and which engine it goes to."""
+
+    tokens: int
+    peer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,22 +20,24 @@ class StepWork:
 
     Attributes:
         prefill_tokens: prompt tokens, over all sequences with more than one token in this step.
+        prefill_pairs: pairs of one of these tokens and one that it looks back on.
         decodes: sequences with one token in this step: a decode, or a prompt whose other tokens came from elsewhere.
         context_tokens: tokens that these look back on, together.
         stall_s: time for which KV that is being loaded keeps the whole step waiting.
-        sent_tokens: prompt length of each sequence whose KV leaves the engine at the end of this step.
+        sent: sequences whose KV leaves the engine at the end of this step.
     """
 
     prefill_tokens: int = 0
+    prefill_pairs: float = 0.0
     decodes: int = 0
     context_tokens: int = 0
     stall_s: float = 0.0
-    sent_tokens: tuple[int, ...] = ()
+    sent: tuple[Sent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """A step's duration in seconds, and how much of it is prompt work (the board draws more for that)."""
+    """A step's duration in seconds, and how much of it the board computes prompts or decodes; it waits for the rest."""
 
     seconds: float
     prefill_s: float
@@ -35,14 +45,20 @@ class StepTime:
 
 
 class StepModel:
-    """The profile's formulas for one connector."""
+    """The profile's formulas for one role and connector."""
 
-    def __init__(self, profile: Profile, connector: Connector | None, *, batched: bool = False) -> None:
+    def __init__(
+        self, profile: Profile, connector: Connector | None, *, role: Role | None = None, batched: bool = False
+    ) -> None:
         """Bind the profile; `connector` is None for an engine that hands nothing over, `batched` is KV_BATCHED."""
         self._profile = profile
-        self._handoff = profile.handoff.get(connector, Handoff()) if connector else Handoff()
-        if batched and connector is Connector.P2P_NCCL:
-            self._handoff = profile.batched
+        self._decode = profile.decode_of(role or (Role.DECODE if connector else Role.COMBINED))
+        self._handoff = profile.handoff_of(connector, batched=batched)
+
+    @property
+    def late_answers(self) -> bool:
+        """Whether the answers of a step that sends come when the next one, if it follows at once, has ended."""
+        return self._handoff.late_answers
 
     def step(self, work: StepWork) -> StepTime:
         """Time of one step."""
@@ -50,9 +66,9 @@ class StepModel:
         decode = self._decode_ms(work)
         if prefill and decode:
             prefill = max(0.0, prefill - self._profile.mixed.overlap_ms)
-        prefill += self._send_ms(work, prefill)
+        sending = self._send_ms(work, prefill + decode)
         return StepTime(
-            seconds=(prefill + decode) / 1e3 + work.stall_s,
+            seconds=(prefill + decode + sending) / 1e3 + work.stall_s,
             prefill_s=prefill / 1e3,
             decode_s=decode / 1e3,
         )
@@ -63,27 +79,35 @@ class StepModel:
 
     def stall_s(self, tokens: int) -> float:
         """Seconds for which loading that KV holds up the step that admits the request."""
-        return (self._handoff.stall_ms + self._handoff.stall_per_token_ms * tokens) / 1e3
+        noticed = max(0.0, tokens - self._handoff.stall_free_tokens)
+        return (self._handoff.stall_ms + self._handoff.stall_per_token_ms * noticed) / 1e3
 
     def receive_s(self, tokens: int) -> float:
-        """Seconds for which decode's listener is busy with the KV of one request."""
+        """Seconds for which a decode engine is busy with taking the KV of one request."""
         return (self._handoff.receive_ms + self._handoff.receive_per_token_ms * tokens) / 1e3
 
     def _prefill_ms(self, work: StepWork) -> float:
         if not work.prefill_tokens:
             return 0.0
+        cost = self._profile.prefill
         share = self._profile.mixed.prefill_token_share if work.decodes else 1.0
-        return self._profile.prefill.base_ms + self._profile.prefill.per_token_ms * share * work.prefill_tokens
+        return (
+            cost.base_ms
+            + cost.per_token_ms * share * work.prefill_tokens
+            + cost.per_pair_ns * 1e-6 * work.prefill_pairs
+        )
 
     def _decode_ms(self, work: StepWork) -> float:
         if not work.decodes:
             return 0.0
-        cost = self._profile.decode
+        cost = self._decode
         return cost.base_ms + cost.per_sequence_ms * work.decodes + cost.per_context_token_ms * work.context_tokens
 
     def _send_ms(self, work: StepWork, computing_ms: float) -> float:
-        """What sending adds to the step: the hand-shakes that the compute does not cover, then each request's tail."""
-        handoff = self._handoff
-        uncovered = max(0.0, handoff.send_floor_ms * len(work.sent_tokens) - computing_ms)
-        tails = sum(handoff.send_tail_ms + handoff.send_tail_per_token_ms * tokens for tokens in work.sent_tokens)
-        return uncovered + tails
+        """What sending adds to the step: the hand-shakes that the compute does not cover, then the tail."""
+        if not work.sent:
+            return 0.0
+        handoff, further = self._handoff, len({sent.peer for sent in work.sent}) - 1
+        floor = (handoff.send_floor_ms + handoff.send_floor_per_peer_ms * further) * len(work.sent)
+        tail = handoff.send_tail_ms + handoff.send_tail_per_token_ms * sum(sent.tokens for sent in work.sent)
+        return max(0.0, floor - computing_ms) + tail

@@ -6,8 +6,9 @@ model: the proxy, and the client.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import lcm
 
-from pd_contracts.names import Connector
+from pd_contracts.names import Connector, Role
 from pd_simulator.profile import Profile
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, complete, work_of
 from pd_simulator.steps.step_time import StepModel
@@ -15,11 +16,12 @@ from pd_simulator.steps.step_time import StepModel
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request: seconds, tokens."""
+    """A request: seconds, tokens; `cached` prompt tokens lie in the prefix cache of the engine that computes the prompt."""
 
     at: float
     prompt_tokens: int
     output_tokens: int
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,35 +39,103 @@ class Engines:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
 
+    def __post_init__(self) -> None:
+        """As vLLM: every sequence gets its token in every step."""
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            msg = f"max_num_batched_tokens ({self.max_num_batched_tokens}) is below max_num_seqs ({self.max_num_seqs})"
+            raise ValueError(msg)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a prefill engine may spread a prompt over several steps; P2pNcclConnector sends it from one."""
+        return self.connector is not Connector.P2P_NCCL
+
+    @property
+    def boards(self) -> dict[Role, int]:
+        """How many engines there are of each role."""
+        if not self.prefills:
+            return {Role.COMBINED: self.others}
+        return {Role.PREFILL: self.prefills, Role.DECODE: self.others}
+
     def limits(self, profile: Profile, *, chunked: bool = True) -> Limits:
         """Those of each engine."""
         return Limits(self.max_num_seqs, self.max_num_batched_tokens, self.kv_tokens, chunked, profile.async_scheduling)
 
+    def turn(self, number: int) -> tuple[int, int]:
+        """Which prefill and which other engine serve the request of this number, as the proxy's round robin has it."""
+        if not self.prefills:
+            return 0, number % self.others
+        return number % self.prefills, (number + number // lcm(self.prefills, self.others)) % self.others
+
+    def refusal(self, prompt_tokens: int, output_tokens: int) -> str:
+        """Why a request of these lengths could never be served; empty if it can be."""
+        if prompt_tokens + output_tokens > self.kv_tokens:
+            return f"{prompt_tokens} + {output_tokens} tokens do not fit into the KV cache of {self.kv_tokens} tokens"
+        if self.prefills and not self.chunked and prompt_tokens > self.max_num_batched_tokens:
+            return (
+                f"P2pNcclConnector computes a prompt in one step, and {prompt_tokens} tokens are more than "
+                f"max_num_batched_tokens ({self.max_num_batched_tokens})"
+            )
+        return ""
+
 
 def token_times(profile: Profile, engines: Engines, arrivals: Sequence[Arrival]) -> list[list[float]]:
-    """When each output token of each request is written, seconds; engines are taken in turn, as round_robin does."""
+    """When each output token of each request is written, seconds; engines are taken in turn.
+
+    Raises:
+        ValueError: if a request could never be served.
+    """
+    for refusal in (engines.refusal(arrival.prompt_tokens, arrival.output_tokens) for arrival in arrivals):
+        if refusal:
+            raise ValueError(refusal)
     api_s = profile.api_ms / 1e3
     model = StepModel(profile, engines.connector, batched=engines.batched)
     if not engines.prefills:
-        jobs = [(Job(a.prompt_tokens, a.output_tokens), a.at + api_s) for a in arrivals]
-        return _decode(jobs, model, engines.limits(profile), engines.others)
-    jobs = [(Job(a.prompt_tokens, 1, sends=True), a.at + api_s) for a in arrivals]
-    prefilled = _prefill(jobs, model, profile, engines)
-    jobs = []
-    for arrival, (done, here) in zip(arrivals, prefilled, strict=True):
+        jobs = [(Job(a.prompt_tokens, a.output_tokens, external=a.cached), a.at + api_s) for a in arrivals]
+        return _decode(jobs, model, engines.limits(profile), engines)
+    return _decode(_handed_over(profile, engines, arrivals, model), model, engines.limits(profile), engines)
+
+
+def _handed_over(
+    profile: Profile, engines: Engines, arrivals: Sequence[Arrival], model: StepModel
+) -> list[tuple[Job, float]]:
+    """The requests as the decode engines see them, and when each is ready."""
+    api_s = profile.api_ms / 1e3
+    jobs = [
+        (
+            Job(a.prompt_tokens, 1, external=a.cached, sends=True, peer=engines.turn(number)[1]),
+            a.at + api_s,
+        )
+        for number, a in enumerate(arrivals)
+    ]
+    asked = [max(done + api_s, here) for done, here in _prefill(jobs, model, profile, engines)]
+    if engines.connector is Connector.NIXL:
+        asked = _fetched(asked, arrivals, model, engines)
+    handed = []
+    for arrival, ready in zip(arrivals, asked, strict=True):
         external = arrival.prompt_tokens - 1
         job = Job(arrival.prompt_tokens, arrival.output_tokens, external=external, stall_s=model.stall_s(external))
-        jobs.append((job, max(done + api_s, here) + model.wait_s(external)))
-    return _decode(jobs, model, engines.limits(profile), engines.others)
+        handed.append((job, ready + model.wait_s(external)))
+    return handed
 
 
-def _decode(jobs: list[tuple[Job, float]], model: StepModel, limits: Limits, engines: int) -> list[list[float]]:
+def _fetched(asked: list[float], arrivals: Sequence[Arrival], model: StepModel, engines: Engines) -> list[float]:
+    """When decode has fetched each request's KV: one after another, in the order in which it asks for them."""
+    free, fetched = [0.0] * engines.others, list(asked)
+    for number in sorted(range(len(asked)), key=lambda index: asked[index]):
+        decode = engines.turn(number)[1]
+        free[decode] = max(free[decode], asked[number]) + model.receive_s(arrivals[number].prompt_tokens)
+        fetched[number] = free[decode]
+    return fetched
+
+
+def _decode(jobs: list[tuple[Job, float]], model: StepModel, limits: Limits, engines: Engines) -> list[list[float]]:
     times: dict[Job, list[float]] = {job: [] for job, _ in jobs}
-    order = sorted(range(len(jobs)), key=lambda index: jobs[index][1])
-    for engine in range(engines):
+    for engine in range(engines.others):
         scheduler = Scheduler(limits)
-        for index in order[engine::engines]:
-            scheduler.add(*jobs[index])
+        for number, (job, ready) in enumerate(jobs):
+            if engines.turn(number)[1] == engine:
+                scheduler.add(job, ready)
         for end, emitting in _steps(scheduler, model):
             for job in emitting:
                 times[job].append(end)
@@ -84,35 +154,56 @@ def _steps(scheduler: Scheduler, model: StepModel) -> Iterator[tuple[float, list
         yield end, [slot.job for slot in slots if slot.emits]
 
 
+class _PrefillEngine:
+    """One prefill engine: its queue, when it is free, and answers that wait for the end of the next step."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.scheduler = Scheduler(limits)
+        self.free = 0.0
+        self.held: list[Job] = []
+
+
 def _prefill(
     jobs: list[tuple[Job, float]], model: StepModel, profile: Profile, engines: Engines
 ) -> list[tuple[float, float]]:
     """When prefill answers each job and when decode has its KV; engines meet at the listeners, so their steps are taken in order of time."""
-    limits = engines.limits(profile, chunked=engines.connector is not Connector.P2P_NCCL)
-    schedulers = [Scheduler(limits) for _ in range(engines.prefills)]
-    listener_free = [0.0] * engines.others
-    listener: dict[Job, int] = {}
+    limits = engines.limits(profile, chunked=engines.chunked)
+    sites = [_PrefillEngine(limits) for _ in range(engines.prefills)]
     for number, (job, ready) in enumerate(jobs):
-        schedulers[number % len(schedulers)].add(job, ready)
-        listener[job] = number % engines.others
-    free, done = [0.0] * len(schedulers), dict[Job, tuple[float, float]]()
-    while starts := [(at, n) for n, one in enumerate(schedulers) if (at := one.next_start(free[n])) is not None]:
+        sites[engines.turn(number)[0]].scheduler.add(job, ready)
+    listener_free = [0.0] * engines.others
+    answered, here = dict[Job, float](), dict[Job, float]()
+    while starts := [(at, n) for n, one in enumerate(sites) if (at := one.scheduler.next_start(one.free)) is not None]:
         start, number = min(starts)
-        slots = schedulers[number].plan(start)
+        site = sites[number]
+        slots = site.scheduler.plan(start)
         end = start + model.step(work_of(slots)).seconds
         finished = [slot.job for slot in slots if slot.emits]
-        here = dict.fromkeys(finished, end)
-        for job in finished:
-            if busy := model.receive_s(job.prompt_tokens):
-                at = listener[job]
-                # One after the other, layer by layer as they are computed, which the step waits for; or whole, after it.
-                listener_free[at] = here[job] = max(end if engines.batched else start, listener_free[at]) + busy
+        here |= _pushed(finished, (start, end), listener_free, model, engines)
         if not engines.batched:
-            end = max(end, *here.values()) if here else end
+            end = max([end, *(here[job] for job in finished)])
         for slot in slots:
             complete(slot)
         for job in finished:
-            schedulers[number].remove(job)
-            done[job] = end, here[job]
-        free[number] = end
-    return [done[job] for job, _ in jobs]
+            site.scheduler.remove(job)
+        site.free = end
+        answered |= dict.fromkeys(site.held, end)
+        site.held = finished
+        if not (model.late_answers and site.scheduler.next_start(end) == end):
+            answered |= dict.fromkeys(finished, end)
+            site.held = []
+    return [(answered[job], here[job]) for job, _ in jobs]
+
+
+def _pushed(
+    finished: Sequence[Job], step: tuple[float, float], free: list[float], model: StepModel, engines: Engines
+) -> dict[Job, float]:
+    """When each job's KV is at its decode engine: after those before it, layer by layer as they are computed, or whole after the step."""
+    start, end = step
+    here = dict.fromkeys(finished, end)
+    if engines.connector is not Connector.P2P_NCCL:
+        return here
+    for job in finished:
+        if busy := model.receive_s(job.prompt_tokens):
+            free[job.peer] = here[job] = max(end if engines.batched else start, free[job.peer]) + busy
+    return here

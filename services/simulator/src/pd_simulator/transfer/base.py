@@ -1,10 +1,12 @@
 """What a connector is asked at each point of a request's life. The base class is an engine without a connector."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pd_contracts.names import Role
+from pd_simulator.clock import sleep_until
 from pd_simulator.faults import Faults
 from pd_simulator.transfer.kv_accounting import Books
 
@@ -18,7 +20,7 @@ class Site:
     """Where this engine stands: its role, its addresses, and what its transfer shares with the rest of it.
 
     Attributes:
-        receive_s: seconds for which the listener of this engine is busy with KV of so many tokens.
+        receive_s: seconds for which this engine is busy with taking KV of so many tokens.
     """
 
     role: Role
@@ -53,13 +55,14 @@ class Plan:
     Attributes:
         external: so many prompt tokens' KV comes from elsewhere.
         fetches: it is fetched before the request may join the batch (else: loaded inside its first step).
-        sends: it leaves inside the step that completes the prompt.
+        sends: it leaves inside the step that completes the prompt; `peer` tells the engines apart that it can go to.
         keeps: it stays here when the request ends, for a peer to fetch.
     """
 
     external: int = 0
     fetches: bool = False
     sends: bool = False
+    peer: int = 0
     keeps: bool = False
 
 
@@ -70,6 +73,7 @@ class Transfer:
         """Remember where this engine stands."""
         self.site = site
         self.books = site.books
+        self._receiver_free_at = 0.0
 
     async def start(self) -> None:
         """Open what must be open before the first request."""
@@ -111,6 +115,13 @@ class Transfer:
             The `kv_transfer_params` of its response, if any.
         """
         return None
+
+    async def take_turn(self, tokens: int) -> None:
+        """Wait until this engine has taken the KV that came before, and this."""
+        busy = self.site.receive_s(tokens)
+        if busy:
+            self._receiver_free_at = max(time.monotonic(), self._receiver_free_at) + busy
+            await sleep_until(self._receiver_free_at)
 
     def report(self) -> Books:
         """The books as of now."""

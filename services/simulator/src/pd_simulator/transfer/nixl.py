@@ -12,6 +12,7 @@ from typing import Any
 
 from pd_simulator.errors import ApiError, internal
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 from pd_simulator.transfer.wire import Address, Frame, KvLinks, KvServer
 
 BLOCK_TOKENS = 16
@@ -68,6 +69,7 @@ class NixlTransfer(Transfer):
             self.books.waiting -= 1
         if frame.command != "ok":
             raise internal()
+        await self.take_turn(len(entries) // ENTRY_BYTES)
         self._fetched.add(move.request_id)
         self.books.arrive(entries)
         self.books.consumed += 1

@@ -12,7 +12,6 @@ import time
 from typing import Any
 
 from pd_contracts.names import Role
-from pd_simulator.clock import sleep_until
 from pd_simulator.errors import ApiError
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.kv_accounting import Books
@@ -67,7 +66,6 @@ class P2pTransfer(Transfer):
         self._loaded: set[str] = set()
         self._wanted: set[str] = set()
         self._arrival = asyncio.Condition()
-        self._listener_free_at = 0.0
 
     async def start(self) -> None:
         """Listen on the KV port."""
@@ -84,12 +82,12 @@ class P2pTransfer(Transfer):
             prefill_address(move.request_id)
             self._wanted.add(move.request_id)
             return Plan(external=len(move.prompt) - 1)
-        decode_address(move.request_id)
+        address = decode_address(move.request_id)
         if move.max_tokens != 1:
             # vLLM's producer asserts on a second token and the engine dies (#33092).
             msg = f"a prefill engine with P2pNcclConnector writes one token, but max_tokens is {move.max_tokens}"
             raise ApiError(msg, param="max_tokens")
-        return Plan(sends=True)
+        return Plan(sends=True, peer=hash(address))
 
     async def load(self, move: Move) -> tuple[bytes, float]:
         """Wait until prefill has pushed the KV of this id."""
@@ -149,19 +147,12 @@ class P2pTransfer(Transfer):
     def _stored(self, request_id: str) -> None:
         """KV came; upstream's connector keeps it until a request with its id ends."""
 
-    async def _take_turn(self, tokens: int) -> None:
-        """Wait until the listener has taken what came before, and this."""
-        busy = self.site.receive_s(tokens)
-        if busy:
-            self._listener_free_at = max(time.monotonic(), self._listener_free_at) + busy
-            await sleep_until(self._listener_free_at)
-
     async def _answer(self, frame: Frame, payload: bytes) -> tuple[Frame, bytes]:
         if frame.command != "put":
             return Frame("missing"), b""
         faults = self.site.faults
         await asyncio.sleep(faults.slow_kv_s)
-        await self._take_turn(len(payload) // ENTRY_BYTES)
+        await self.take_turn(len(payload) // ENTRY_BYTES)
         self.books.arrive(payload)
         if faults.drop_kv:
             self.books.freed += 1
