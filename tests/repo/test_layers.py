@@ -56,6 +56,13 @@ LAYERS: dict[str, list[set[str]]] = {
         {"planning"},
         {"settings", "env_files", "client", "terminal"},
     ],
+    "pd_planner": [
+        {"__main__"},
+        {"cli"},
+        {"calibrate"},
+        {"des"},
+        {"profile", "traffic"},
+    ],
     "pd_simulator": [
         {"__main__"},
         {"server"},

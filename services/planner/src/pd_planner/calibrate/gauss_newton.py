@@ -1,0 +1,146 @@
+"""Gauss–Newton on the logarithms of a profile's numbers: what clients saw, as ratios of quantiles, decides what tokens cannot tell."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.step_numbers import StepNumbers
+from pd_planner.des.deployment import simulate
+from pd_planner.profile.numbers import changed, is_per_token, number
+from pd_planner.traffic.load import Floats
+from pd_simulator.profile import Profile
+
+_ROUNDS: Final = 15
+_STEP: Final = 0.05  # of a number's logarithm, for the slope
+_LARGEST_STEP: Final = 0.7
+_OUTLIER: Final = 2.0  # residuals above so many times the usual one count for less
+_USUAL: Final = (0.02, 0.1)  # bounds of what is usual
+_PRIOR_SD: Final = 1.0  # of the logarithm: a factor of e
+_ENOUGH: Final = 1e-3  # of the loss
+_DAMPING: Final = (0.0, 1.0, 10.0, 100.0)
+# A number that is 0 in the start profile begins with this, or with a thousandth of it a token.
+_SEED_MS: Final = 0.5
+TTFT: Final = ((50, 1.0), (90, 0.7), (99, 0.7))  # percentile, weight
+ANSWERED: Final = ((50, 0.7), (90, 0.7))
+
+Residuals = Callable[[Profile, Measured], Floats]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Numbers, and the covariance of their logarithms in the order of `names`."""
+
+    names: tuple[str, ...]
+    values: Floats
+    covariance: Floats
+
+    def as_dict(self) -> dict[str, float]:
+        """By name."""
+        return dict(zip(self.names, map(float, self.values), strict=True))
+
+
+def residuals(profile: Profile, run: Measured) -> Floats:
+    """Logarithms of simulated over measured, weighted: time to first token, and prefill's answer where it is known."""
+    outcome = simulate(profile, run.engines, run.load, run.route)
+    found = _ratios(outcome.ttft_ms, run.ttft_ms, TTFT)
+    if np.isfinite(run.answered_ms).all():
+        answered = (outcome.answered - run.load.at) * 1e3
+        found += _ratios(answered, run.answered_ms, ANSWERED)
+    return np.array(found)
+
+
+def _ratios(simulated: Floats, measured: Floats, quantiles: Sequence[tuple[int, float]]) -> list[float]:
+    return [weight * float(np.log(np.percentile(simulated, q) / np.percentile(measured, q))) for q, weight in quantiles]
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What is to be fitted: the numbers' names, the runs, and which runs each number touches."""
+
+    names: tuple[str, ...]
+    runs: Sequence[Measured]
+    start: Profile
+    steps: StepNumbers
+
+    def profile(self, logs: Floats) -> Profile:
+        return self.steps.put(changed(self.start, dict(zip(self.names, map(float, np.exp(logs)), strict=True))))
+
+    def all(self, logs: Floats) -> list[Floats]:
+        profile = self.profile(logs)
+        return [residuals(profile, run) for run in self.runs]
+
+    def slopes(self, logs: Floats, here: Sequence[Floats]) -> Floats:
+        columns = []
+        for position, name in enumerate(self.names):
+            moved = logs.copy()
+            moved[position] += _STEP
+            profile = self.profile(moved)
+            columns.append(
+                np.concatenate(
+                    [
+                        (residuals(profile, run) - now) / _STEP if _touches(name, run) else np.zeros(len(now))
+                        for run, now in zip(self.runs, here, strict=True)
+                    ]
+                )
+            )
+        return np.column_stack(columns)
+
+
+def _touches(name: str, run: Measured) -> bool:
+    part, _, _ = name.rpartition(".")
+    return part == run.part or not part.startswith(("handoff", "batched"))
+
+
+def fit(start: Profile, steps: StepNumbers, runs: Sequence[Measured], names: Sequence[str]) -> Estimate:
+    """Fit the named numbers, beginning with the start profile's; these also count as a prior, within a factor of e."""
+    problem = _Problem(tuple(names), runs, start, steps)
+    prior = np.log([number(start, name) or _SEED_MS * (1e-3 if is_per_token(name) else 1.0) for name in names])
+    logs, here = prior, problem.all(prior)
+    precision = np.eye(len(names))
+    for _ in range(_ROUNDS):
+        flat, slopes = np.concatenate(here), problem.slopes(logs, here)
+        usual = float(np.clip(1.48 * np.median(np.abs(flat)), *_USUAL))
+        weights = np.minimum(1.0, _OUTLIER * usual / np.maximum(np.abs(flat), 1e-9)) / usual**2
+        precision = slopes.T @ (slopes * weights[:, None]) + np.eye(len(names)) / _PRIOR_SD**2
+        pull = slopes.T @ (weights * flat) + (logs - prior) / _PRIOR_SD**2
+        before = loss = _loss(here, logs - prior, usual)
+        for damping in _DAMPING:
+            step = np.linalg.solve(precision + damping * np.diag(np.diag(precision)), pull)
+            tried = logs - np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+            there = problem.all(tried)
+            if (tried_loss := _loss(there, tried - prior, usual)) < loss:
+                logs, here, loss = tried, there, tried_loss
+                break
+        if loss > before * (1 - _ENOUGH):
+            break
+    return Estimate(tuple(names), np.exp(logs), np.asarray(np.linalg.inv(precision), np.float64))
+
+
+def _loss(found: Sequence[Floats], away: Floats, usual: float) -> float:
+    """Huber's, and the prior's."""
+    size = np.abs(np.concatenate(found)) / usual
+    far = _OUTLIER * (size - _OUTLIER / 2)
+    return float(np.where(size < _OUTLIER, size**2 / 2, far).sum() + (away**2).sum() / 2 / _PRIOR_SD**2)
+
+
+def free_numbers(runs: Sequence[Measured]) -> list[str]:
+    """The numbers that these runs can tell, besides those of the steps."""
+    several = len({int(np.median(run.load.prompt)) for run in runs}) > 1
+    names = ["api_ms", "prefill.base_ms", "prefill.per_token_ms"] if several else ["api_ms", "prefill.per_token_ms"]
+    for part in sorted({run.part for run in runs if run.part}):
+        peers = any(run.engines.others > 1 for run in runs if run.part == part)
+        names += [f"{part}.{key}" for key in _HANDOFF[part] if several or not is_per_token(key)]
+        if part == "handoff.P2pNcclConnector" and peers:
+            names.append(f"{part}.send_floor_per_peer_ms")
+    return names
+
+
+_HANDOFF: Final[Mapping[str, tuple[str, ...]]] = {
+    "handoff.P2pNcclConnector": ("send_floor_ms", "send_tail_ms", "receive_ms", "receive_per_token_ms"),
+    "batched": ("send_tail_ms", "wait_ms", "receive_ms", "receive_per_token_ms"),
+    "handoff.NixlConnector": ("wait_ms", "wait_per_token_ms", "receive_ms", "receive_per_token_ms"),
+    "handoff.ExampleConnector": ("send_tail_ms", "send_tail_per_token_ms"),
+}

@@ -1,0 +1,244 @@
+"""Run folders as the fit needs them: what was offered to which engines, and what came of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from pd_analysis.energy.window import Energy, energy_of
+from pd_analysis.records.reader import load_tree
+from pd_analysis.records.run import Run
+from pd_contracts.latency import succeeded
+from pd_contracts.names import Connector, Role
+from pd_contracts.records import REQUESTS, EngineInfo, RequestRecord
+from pd_planner.des.deployment import Route, round_robin
+from pd_planner.traffic.load import Floats, Load
+from pd_simulator.steps.virtual_time import Engines
+
+# Less of the prompts than this may have come from a prefix cache; a run with more says nothing about what computing a prompt costs.
+_MOST_CACHED = 0.02
+
+
+class CalibrationError(ValueError):
+    """Runs from which no profile can be made; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One answer of one engine: prompt tokens, when it was due, and when each of its tokens came (seconds)."""
+
+    prompt: int
+    due: float
+    stamps: Floats
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        load, route: the requests that were served, as they came, and by which engines.
+        ttft_ms, tpot_ms, answered_ms: of each; `answered_ms` is prefill's answer, NaN where it is not known.
+        streams: by the name of the engine that wrote them, warm-up included.
+        watts, idle_w: mean power of a board over the measured window, and while it had nothing to do, by role; where it is known.
+        window_s: how long that window was.
+        per_gpu: requests a second and GPU that were offered; 0 where answers set the pace.
+    """
+
+    path: Path
+    label: str
+    engines: Engines
+    gpus: int
+    load: Load
+    route: Route
+    ttft_ms: Floats
+    tpot_ms: Floats
+    answered_ms: Floats
+    streams: dict[str, list[Stream]]
+    watts: dict[Role, float]
+    idle_w: dict[Role, float]
+    window_s: float
+    limit_w: float | None
+    goodput: dict[str, float]
+    per_gpu: float
+    seed: int
+    simulated: bool
+    model: str
+    engine: str
+    board: str
+
+    @property
+    def sizes(self) -> str:
+        """Prompt and answer, 512 → 64; the median where they vary."""
+        return f"{int(np.median(self.load.prompt))} → {int(np.median(self.load.output))}"
+
+    @property
+    def part(self) -> str:
+        """Where the profile has this deployment's numbers of handing over; empty for plain engines."""
+        if not self.engines.prefills or self.engines.connector is None:
+            return ""
+        return "batched" if self.engines.batched else f"handoff.{self.engines.connector}"
+
+
+def read(paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = ()) -> tuple[list[Measured], list[str]]:
+    """All runs below `paths` that can be used, and a sentence about each that cannot.
+
+    Args:
+        paths: run folders or trees of them.
+        kv_tokens: room of one engine's KV cache.
+        batched: labels of deployments whose engines had KV_BATCHED, which old manifests do not say.
+    """
+    loaded = load_tree(paths)
+    problems = [f"{problem.path}: {problem.sentence}" for problem in loaded.problems]
+    labels, runs = frozenset(batched), []
+    for run in loaded.runs:
+        refusal = _refusal(run)
+        if refusal:
+            problems.append(f"{run.path}: left out: {refusal}")
+        else:
+            runs.append(_measured(run, kv_tokens, batched=run.manifest.deployment.label in labels))
+    return sorted(runs, key=lambda run: (run.label, run.sizes, run.per_gpu, run.seed)), problems
+
+
+def _refusal(run: Run) -> str:
+    """Why a run cannot be used; empty if it can."""
+    roles = {engine.role for engine in run.manifest.deployment.engines}
+    cached = _cached_share(run)
+    reasons = (
+        (run.path.is_file(), "a result file without records of each token"),
+        (not roles, "its manifest names no engine"),
+        (Role.COMBINED in roles and len(roles) > 1, "plain engines beside prefill and decode"),
+        (roles in ({Role.PREFILL}, {Role.DECODE}), f"only {', '.join(roles)} engines"),
+        (cached > _MOST_CACHED, f"{cached:.0%} of its prompt tokens came from a prefix cache; measure with prompts of their own"),
+        (len(run.requests.served) < 2, "fewer than two requests were served"),
+    )  # fmt: skip
+    return next((sentence for applies, sentence in reasons if applies), "")
+
+
+def _cached_share(run: Run) -> float:
+    """Prompt tokens that prefix caches had, of all; 0 where the engines did not tell."""
+    hits = asked = 0.0
+    for name in {tokens.name for tokens in run.engines}:
+        own = [tokens for tokens in run.engines if tokens.name == name and tokens.prompt is not None]
+        if len(own) > 1 and own[-1].cache_hits is not None and own[0].cache_hits is not None:
+            hits += own[-1].cache_hits - own[0].cache_hits
+            asked += (own[-1].prompt or 0.0) - (own[0].prompt or 0.0)
+    return hits / asked if asked else 0.0
+
+
+def _measured(run: Run, kv_tokens: int, *, batched: bool) -> Measured:
+    lines = (run.path / REQUESTS).read_bytes()
+    records = sorted(msgspec.json.Decoder(RequestRecord).decode_lines(lines), key=lambda record: record.scheduled)
+    every = [record for record in records if succeeded(record)]
+    good = [record for record in every if not record.warmup]
+    manifest = run.manifest
+    engines = _engines(manifest.deployment.engines, kv_tokens, batched=batched)
+    sizes = (manifest.workload.input_tokens, manifest.workload.output_tokens)
+    prompts = [_prompt(record, sizes[0]) for record in good]
+    outputs = [record.output_tokens or sum(count for _, count in record.chunks) for record in good]
+    first = np.array([record.chunks[0][0] for record in good])
+    last = np.array([record.chunks[-1][0] for record in good])
+    due = np.array([record.scheduled for record in good])
+    gaps = np.array(outputs) - 1
+    energy = energy_of(run)
+    gpus = manifest.deployment.gpus or engines.prefills + engines.others
+    return Measured(
+        path=run.path,
+        label=manifest.deployment.label or f"{engines.prefills}P{engines.others}D",
+        engines=engines,
+        gpus=gpus,
+        load=Load.of(due - due[0], prompts, outputs),
+        route=_route(engines, good),
+        ttft_ms=(first - due) * 1e3,
+        tpot_ms=np.where(gaps > 0, (last - first) * 1e3 / np.maximum(gaps, 1), np.nan),
+        answered_ms=np.array([_answered(record) for record in good]),
+        streams=_streams(every, engines, sizes[0]),
+        watts=_watts(energy, engines),
+        idle_w=_idle_w(energy),
+        window_s=run.window[1] - run.window[0],
+        limit_w=run.gpu.gpus[0].power_limit_w if run.gpu and run.gpu.gpus else None,
+        goodput=manifest.workload.goodput,
+        per_gpu=manifest.workload.rate / gpus,
+        seed=manifest.workload.seed,
+        simulated=run.simulated,
+        model=manifest.workload.model,
+        engine=_engine(manifest.deployment.engines),
+        board=run.gpu.gpus[0].name if run.gpu and run.gpu.gpus else "",
+    )
+
+
+def _prompt(record: RequestRecord, stated: int | None) -> int:
+    return max(1, record.prompt_tokens or stated or 1)
+
+
+def _engine(engines: Sequence[EngineInfo]) -> str:
+    return " ".join(filter(None, (engines[0].engine, engines[0].version)))
+
+
+def _engines(infos: Sequence[EngineInfo], kv_tokens: int, *, batched: bool) -> Engines:
+    prefills = [info for info in infos if info.role is Role.PREFILL]
+    connector = prefills[0].connector if prefills else None
+    return Engines(
+        prefills=len(prefills),
+        others=len(infos) - len(prefills),
+        connector=connector,
+        kv_tokens=kv_tokens,
+        batched=batched and connector is Connector.P2P_NCCL,
+    )
+
+
+def _answered(record: RequestRecord) -> float:
+    """From the schedule to prefill's answer, milliseconds."""
+    if record.stages is None or not record.stages.prefill_instance or record.sent is None:
+        return float("nan")
+    return (record.sent - record.scheduled) * 1e3 + record.stages.queue + record.stages.prefill
+
+
+def _route(engines: Engines, records: Sequence[RequestRecord]) -> Route:
+    """As the proxy told it; else in turn."""
+    names = [record.stages for record in records]
+    if any(stages is None for stages in names):
+        return round_robin(engines, len(records))
+    prefills = sorted({stages.prefill_instance for stages in names if stages})
+    others = sorted({stages.decode_instance for stages in names if stages})
+    if len(prefills) > max(1, engines.prefills) or len(others) > engines.others:
+        return round_robin(engines, len(records))
+    return Route(
+        np.array([prefills.index(stages.prefill_instance) for stages in names if stages], np.int64),
+        np.array([others.index(stages.decode_instance) for stages in names if stages], np.int64),
+    )
+
+
+def _streams(records: Sequence[RequestRecord], engines: Engines, stated: int | None) -> dict[str, list[Stream]]:
+    """Answers that came a token at a time, by engine; none where it is not known which engine wrote what."""
+    streams: dict[str, list[Stream]] = {}
+    for record in records:
+        if record.stages is None and engines.others > 1:
+            return {}
+        name = record.stages.decode_instance if record.stages else "engine"
+        stamps = np.array([time for time, _ in record.chunks])
+        if all(count == 1 for _, count in record.chunks):
+            streams.setdefault(name, []).append(Stream(_prompt(record, stated), record.scheduled, stamps))
+    return streams
+
+
+def _watts(energy: Energy | None, engines: Engines) -> dict[Role, float]:
+    """Mean power of the boards of each role over the measured window, where the recording holds it and no other boards of that role."""
+    if energy is None:
+        return {}
+    watts = {}
+    for role, expected in engines.boards.items():
+        joules, boards = energy.of(role), sum(gpu.role is role for gpu in energy.gpus)
+        if joules is not None and boards == expected:
+            watts[role] = joules / boards / energy.window_s
+    return watts
+
+
+def _idle_w(energy: Energy | None) -> dict[Role, float]:
+    found: dict[Role, list[float]] = {}
+    for gpu in energy.gpus if energy else ():
+        if gpu.role is not None and gpu.idle_w is not None:
+            found.setdefault(gpu.role, []).append(gpu.idle_w)
+    return {role: float(np.median(watts)) for role, watts in found.items()}

@@ -1,0 +1,100 @@
+"""The profile as a TOML file that says where it comes from, and the calibration as a page that shows every run."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import tomli_w
+
+from pd_planner.calibrate.calibration import Calibration
+from pd_planner.calibrate.errors import Compared
+from pd_simulator.profile import HeldOut
+
+_DIGITS: Final = 4
+_COLUMNS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
+
+
+def profile_text(calibration: Calibration, description: str, command: str) -> str:
+    """The profile's file."""
+    found = calibration.profile.provenance
+    head = [
+        f"# Written by `{command}`",
+        f"# from {found.runs} runs with {found.requests:,} requests." if found else "",
+        "# How far it is off where it did not look: [provenance.held_out]; how well its numbers are known: [spread].",
+    ]
+    document = msgspec.to_builtins(msgspec.structs.replace(calibration.profile, description=description))
+    return "\n".join(filter(None, head)) + "\n\n" + tomli_w.dumps(_told(document), multiline_strings=False)
+
+
+def _told(value: Any) -> Any:
+    """Without what is not known, and with as many digits as were found."""
+    if isinstance(value, dict):
+        return {key: _told(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_told(each) for each in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def page(calibration: Calibration, command: str) -> str:
+    """The calibration in Markdown."""
+    return "\n".join(_page(calibration, command)) + "\n"
+
+
+def _page(calibration: Calibration, command: str) -> Iterator[str]:
+    found = calibration.profile.provenance
+    yield "# Calibration"
+    yield ""
+    yield f"`{command}`"
+    if found is None:
+        return
+    yield ""
+    yield (
+        f"{found.runs} runs with {found.requests:,} requests, {found.model}, {found.engine}. Every run below was simulated with its own "
+        "arrivals by a profile that was fitted to the other half of the rates; the profile itself is fitted to all."
+    )
+    yield ""
+    yield from held_out_table(found.held_out)
+    yield ""
+    yield from _numbers(calibration)
+    yield ""
+    yield "Every run, measured | simulated; milliseconds, and joules an output token:"
+    yield ""
+    yield from _runs(calibration.compared)
+
+
+def held_out_table(held_out: dict[str, HeldOut]) -> Iterator[str]:
+    """Median errors of the runs that the fit did not see, a deployment a line."""
+    yield "| median error, held out | runs | " + " | ".join(_COLUMNS) + " |"
+    yield "| :--- | ---: |" + " ---: |" * len(_COLUMNS)
+    for label, one in held_out.items():
+        errors = (one.ttft_p50, one.ttft_p99, one.tpot_p50, one.tpot_p99, one.joules_per_token)
+        yield f"| {label} | {one.runs} | " + " | ".join("–" if e is None else f"{e:.1%}" for e in errors) + " |"
+
+
+def _numbers(calibration: Calibration) -> Iterator[str]:
+    yield "| number | value | known to |"
+    yield "| :--- | ---: | ---: |"
+    for what, fitted in calibration.steps.fits.items():
+        yield (
+            f"| *{what} engines: {fitted.rows:,} windows of 16 steps, residual {fitted.median_error:.1%} in the median, "
+            f"{fitted.p90_error:.0%} for nine of ten* | | |"
+        )
+    spread = calibration.profile.spread
+    known = dict(zip(spread.names, np.sqrt(np.diag(spread.covariance)), strict=True)) if spread else {}
+    values = calibration.steps.values | calibration.estimate.as_dict()
+    for name, value in sorted(values.items()):
+        yield f"| {name} | {value:.4g} | {f'{known[name]:.0%}' if name in known else ''} |"
+
+
+def _runs(compared: Sequence[Compared]) -> Iterator[str]:
+    yield "| deployment | tokens | rate a GPU | n | " + " | ".join(f"{name} | sim." for name in _COLUMNS) + " |"
+    yield "| :--- | :--- | ---: | ---: |" + " ---: |" * (2 * len(_COLUMNS))
+    for each in sorted(compared, key=lambda one: (one.run.label, one.run.sizes, one.run.per_gpu, one.run.seed)):
+        run = each.run
+        pairs = " | ".join(f"{_cell(m)} | {_cell(s)}" for m, s in zip(each.measured, each.simulated, strict=True))
+        yield f"| {run.label} | {run.sizes} | {run.per_gpu:g} | {len(run.load):,} | {pairs} |"
+
+
+def _cell(value: float) -> str:
+    return "–" if not np.isfinite(value) else f"{value:,.1f}" if value >= 1 else f"{value:.3f}"

@@ -1,0 +1,86 @@
+"""`pd-plan calibrate`: run folders to a profile."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import msgspec
+
+from pd_planner.cli import profiles
+from pd_planner.cli.failure import CommandError
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="make a profile from run folders",
+        description="Fit a profile to run folders: decoding from token stamps, the rest from latencies, power from energy. "
+        "Half of the runs are held out in turn, and the errors of predicting them are printed.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help="run folders or trees of them")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.toml", help="the profile")
+    parser.add_argument("--report", type=Path, metavar="FILE.md", help="every run, measured and predicted")
+    parser.add_argument(
+        "--batched", nargs="*", default=[], metavar="LABEL", help="deployments whose engines had KV_BATCHED"
+    )
+    parser.add_argument("--kv-tokens", type=_count, metavar="N", help="room of an engine's KV cache in tokens (default: the start profile's)")  # fmt: skip
+    parser.add_argument(
+        "--board", default="", metavar="NAME", help="the board's name (default: what the recordings say)"
+    )
+    parser.add_argument("--description", default="", metavar="TEXT", help="a sentence about the profile")
+    profiles.add_arguments(parser, "what stands for what the runs do not tell")
+    parser.set_defaults(run=run)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit status 0, or an error with a sentence."""
+    from pd_planner.calibrate.calibration import calibrate  # noqa: PLC0415 - pandas takes a second that other commands need not wait for
+    from pd_planner.calibrate.runs import CalibrationError, read  # noqa: PLC0415
+    from pd_planner.calibrate.write import held_out_table, page, profile_text  # noqa: PLC0415
+
+    start = profiles.chosen(options)
+    if options.out.suffix != ".toml":
+        raise CommandError(f"--out {options.out}: a profile's file ends in .toml")
+    kv_tokens = options.kv_tokens or start.memory.kv_tokens
+    runs, problems = read(options.runs, kv_tokens=kv_tokens, batched=options.batched)
+    for problem in problems:
+        print(f"pd-plan: {problem}", file=sys.stderr)
+    try:
+        found = calibrate(start, runs, say=lambda text: print(f"pd-plan: {text}", file=sys.stderr))
+    except CalibrationError as error:
+        raise CommandError(str(error)) from error
+    board = options.board or next((run.board for run in runs if run.board), start.board)
+    profile = msgspec.structs.replace(found.profile, board=board.removesuffix(" (simulated)"))
+    found = type(found)(profile, found.estimate, found.steps, found.compared, found.odd)
+    command = "pd-plan calibrate " + shlex.join(_words(options))
+    description = options.description or f"fitted by pd-plan calibrate to {len(runs)} runs"
+    options.out.write_text(profile_text(found, description, command), encoding="utf-8")
+    if options.report:
+        options.report.write_text(page(found, command), encoding="utf-8")
+    for sentence in found.odd:
+        print(f"pd-plan: odd: {sentence}", file=sys.stderr)
+    if profile.provenance:
+        print("\n".join(held_out_table(profile.provenance.held_out)))
+    print(options.out)
+    return 0
+
+
+def _words(options: argparse.Namespace) -> list[str]:
+    """The command again, as it should be repeated."""
+    words = [str(path) for path in options.runs]
+    for name in ("profile", "model", "gpu", "kv_tokens", "out", "report"):
+        value = getattr(options, name)
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    if options.batched:
+        words += ["--batched", *options.batched]
+    return words

@@ -1,0 +1,56 @@
+"""Which profile a command works with: a measured one, or one that is computed from a model's shape and a board's data sheet."""
+
+import argparse
+
+from pd_planner.cli.failure import CommandError
+from pd_planner.profile.analytic import analytic
+from pd_planner.profile.datasheets import BOARDS, board_of
+from pd_planner.profile.shape import ShapeError, known_shapes, read_shape
+from pd_simulator.profile import Profile, ProfileError, load_profile, shipped
+
+DEFAULT = "h200-llama3-8b"
+
+
+def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """`--profile`, or `--model` with `--gpu`."""
+    group = parser.add_argument_group(what)
+    group.add_argument(
+        "--profile",
+        metavar="NAME",
+        help=f"{', '.join(shipped())}, or a TOML file of `pd-plan calibrate` (default {DEFAULT})",
+    )
+    group.add_argument(
+        "--model",
+        metavar="CONFIG",
+        help=f"instead of a profile: a model's config.json or its folder, or one of {', '.join(known_shapes())}; ANALYTIC, not measured",
+    )
+    group.add_argument("--gpu", metavar="NAME", help="with --model: the board, such as H200, H100 80GB HBM3, L40S")
+
+
+def chosen(options: argparse.Namespace) -> Profile:
+    """The profile that was asked for.
+
+    Raises:
+        CommandError: if there is none.
+    """
+    if options.model is None:
+        if options.gpu is not None:
+            raise CommandError("--gpu needs --model, whose shape says what the board has to do")
+        try:
+            return load_profile(options.profile or DEFAULT)
+        except ProfileError as error:
+            raise CommandError(str(error)) from error
+    if options.profile is not None:
+        raise CommandError("--profile and --model exclude each other: a profile is of one model already")
+    board = board_of(options.gpu or "")
+    if board is None:
+        names = ", ".join(known.name.removeprefix("NVIDIA ") for known in BOARDS)
+        raise CommandError(
+            f"--model needs --gpu, one of {names}"
+            if not options.gpu
+            else f"--gpu {options.gpu}: expected one of {names}"
+        )
+    try:
+        return analytic(read_shape(options.model), board)
+    except ShapeError as error:
+        raise CommandError(str(error)) from error

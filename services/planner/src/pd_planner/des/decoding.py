@@ -1,0 +1,179 @@
+"""One engine that writes answers, plain or decode: continuous batching from its first request to its last token.
+
+Steps that only decode are taken together: until the next sequence ends or the next request could join, each step is longer than the one
+before by the same amount, so their times are a closed form. The work is proportional to the number of requests, not of tokens.
+"""
+
+from heapq import heappop, heappush
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+from pd_planner.des.compiled import compiled
+from pd_planner.des.model import BATCH, DECODES, NOBODY, EngineLimits, Floats, Ints, Jobs, StepCosts, Times
+from pd_planner.des.steps import CONTEXT, SINGLES, STALL, WORK_COLUMNS, add_chunk, step_ms
+
+# `clock`, seconds but for the last: now, when the last step began, and the tokens that the decoding sequences look back on.
+NOW, BEGAN, BEHIND = range(3)
+# `state`: sequences that decode, requests that have come, those admitted, steps so far, KV reserved, requests done; the request whose prompt is
+# computed in part, how much of it, and how many prompts this step completes.
+DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED = range(9)
+
+
+class Engine(NamedTuple):
+    """One engine: what it has to do, and its state. `ends` is a heap: after which step which job ends."""
+
+    jobs: Jobs
+    costs: StepCosts
+    limits: EngineLimits
+    times: Times
+    busy: Floats
+    clock: Floats
+    state: Ints
+    work: Floats
+    ends: list[tuple[int, int]]
+
+
+@compiled
+def serve(jobs: Jobs, costs: StepCosts, limits: EngineLimits, times: Times, busy: Floats) -> None:
+    """Run the engine until its last job is done; fills `times` and adds to `busy`."""
+    ends = [(0, 0)]
+    ends.pop()
+    engine = Engine(jobs, costs, limits, times, busy, np.zeros(3), np.zeros(9, np.int64), np.zeros(WORK_COLUMNS), ends)
+    state = engine.state
+    state[PARTIAL] = NOBODY
+    while state[DONE] < len(jobs.ready):
+        _begin_step(engine)
+        if state[PARTIAL] == NOBODY and not _admissible(engine, limits.batched_tokens - state[DECODING]):
+            _decode_only(engine)
+        else:
+            before, partial = state[ADMITTED], state[PARTIAL]
+            _fill_step(engine)
+            engine.clock[NOW] += step_ms(costs, engine.work, busy) * 1e-3
+            engine.clock[BEHIND] += state[DECODING]
+            state[STEP] += 1
+            _start_answers(engine, before, partial)
+        _end_answers(engine)
+
+
+@compiled
+def _begin_step(engine: Engine) -> None:
+    """Take in what has come. A step is planned while the one before it runs, if there is one and the engine schedules so."""
+    clock, state, ready = engine.clock, engine.state, engine.jobs.ready
+    running = state[DECODING] > 0 or state[PARTIAL] != NOBODY
+    if not running and state[ADMITTED] == state[ARRIVED]:
+        clock[NOW] = max(clock[NOW], ready[state[ARRIVED]])
+    planned = clock[BEGAN] if running and engine.limits.async_scheduling else clock[NOW]
+    clock[BEGAN] = clock[NOW]
+    while state[ARRIVED] < len(ready) and ready[state[ARRIVED]] <= planned:
+        state[ARRIVED] += 1
+
+
+@compiled
+def _admissible(engine: Engine, left: int) -> bool:
+    """Whether the next request that waits may join a step in which so many tokens are left."""
+    state, jobs = engine.state, engine.jobs
+    job = state[ADMITTED]
+    if job == state[ARRIVED] or left <= 0 or state[DECODING] + state[COMPLETED] >= engine.limits.sequences:
+        return False
+    return bool(state[RESERVED] + jobs.prompt[job] + jobs.output[job] <= engine.limits.kv_tokens)
+
+
+@compiled
+def _decode_only(engine: Engine) -> None:
+    """All steps until an answer ends or the next request could join."""
+    clock, state, costs, ready = engine.clock, engine.state, engine.costs, engine.jobs.ready
+    batch = state[DECODING]
+    first = costs.decode_base + costs.decode_sequence * batch + costs.decode_context * clock[BEHIND]
+    growth = costs.decode_context * batch
+    steps = engine.ends[0][0] - state[STEP]
+    if state[ADMITTED] == state[ARRIVED] and state[ARRIVED] < len(ready):
+        due = (ready[state[ARRIVED]] - clock[NOW]) * 1e3
+        steps = min(steps, max(1, _steps_within(due, first, growth) + int(engine.limits.async_scheduling)))
+    took = steps * first + growth * steps * (steps - 1) / 2
+    clock[BEGAN] = clock[NOW] + (took - first - growth * (steps - 1)) * 1e-3
+    clock[NOW] += took * 1e-3
+    clock[BEHIND] += batch * steps
+    state[STEP] += steps
+    engine.busy[DECODES] += took
+    engine.busy[BATCH] += took * batch
+
+
+@compiled
+def _steps_within(due: float, first: float, growth: float) -> int:
+    """The least number of steps that together take at least `due` ms; the first takes `first`, each next one `growth` longer."""
+    if due <= 0:
+        return 0
+    slope = first - growth / 2
+    steps = int(2 * due / (slope + sqrt(slope * slope + 2 * growth * due)))
+    while steps * first + growth * steps * (steps - 1) / 2 < due:
+        steps += 1
+    return steps
+
+
+@compiled
+def _fill_step(engine: Engine) -> None:
+    """The work of a step: one token a decoding sequence, then the prompt begun before, then new ones while tokens are left."""
+    state, work, jobs = engine.state, engine.work, engine.jobs
+    work[:] = 0.0
+    work[SINGLES], work[CONTEXT] = state[DECODING], engine.clock[BEHIND]
+    left = engine.limits.batched_tokens - state[DECODING]
+    state[COMPLETED] = 0
+    if state[PARTIAL] != NOBODY:
+        left -= _chunk(engine, left)
+    while state[PARTIAL] == NOBODY and _admissible(engine, left):
+        job = state[ADMITTED]
+        state[ADMITTED] += 1
+        state[RESERVED] += jobs.prompt[job] + jobs.output[job]
+        state[PARTIAL], state[COMPUTED] = job, jobs.external[job]
+        work[STALL] += jobs.stall[job]
+        left -= _chunk(engine, left)
+
+
+@compiled
+def _chunk(engine: Engine, left: int) -> int:
+    """Compute as much of the current prompt as the step has tokens for."""
+    state = engine.state
+    prompt = engine.jobs.prompt[state[PARTIAL]]
+    tokens = min(prompt - state[COMPUTED], left)
+    add_chunk(engine.work, tokens, state[COMPUTED])
+    state[COMPUTED] += tokens
+    if state[COMPUTED] == prompt:
+        state[PARTIAL] = NOBODY
+        state[COMPLETED] += 1
+    return int(tokens)
+
+
+@compiled
+def _start_answers(engine: Engine, before: int, partial: int) -> None:
+    """First tokens of the prompts that this step completed: `partial`, begun in an earlier step, and those admitted since `before`."""
+    state = engine.state
+    if partial != NOBODY and state[PARTIAL] != partial:
+        _start(engine, partial)
+    for job in range(before, state[ADMITTED]):
+        if state[PARTIAL] != job:
+            _start(engine, job)
+    state[COMPLETED] = 0
+
+
+@compiled
+def _start(engine: Engine, job: int) -> None:
+    jobs, state = engine.jobs, engine.state
+    engine.times.first[job] = engine.clock[NOW]
+    heappush(engine.ends, (int(state[STEP] + jobs.output[job] - 1), int(job)))
+    state[DECODING] += 1
+    engine.clock[BEHIND] += jobs.prompt[job]
+
+
+@compiled
+def _end_answers(engine: Engine) -> None:
+    """Last tokens: their sequences leave the batch and give their KV back."""
+    jobs, state, ends = engine.jobs, engine.state, engine.ends
+    while len(ends) > 0 and ends[0][0] <= state[STEP]:
+        job = heappop(ends)[1]
+        engine.times.last[job] = engine.clock[NOW]
+        state[DECODING] -= 1
+        state[DONE] += 1
+        state[RESERVED] -= jobs.prompt[job] + jobs.output[job]
+        engine.clock[BEHIND] -= jobs.prompt[job] + jobs.output[job] - 1

@@ -1,0 +1,156 @@
+"""A whole deployment under a load: which engine gets which request, and the engines one after the other."""
+
+from dataclasses import dataclass
+from math import lcm
+
+import numpy as np
+
+from pd_contracts.names import Connector, Role
+from pd_planner.des.decoding import serve
+from pd_planner.des.model import BUSY_COLUMNS, EngineLimits, Floats, Ints, Jobs, SendCosts, StepCosts, Times
+from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
+from pd_planner.traffic.load import Load
+from pd_simulator.profile import Handoff, Profile
+from pd_simulator.steps.virtual_time import Engines
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which prefill engine (of none: 0) and which other engine serve each request."""
+
+    prefill: Ints
+    other: Ints
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a load, one entry a request; seconds on the load's clock.
+
+    Attributes:
+        first, last: when the first and the last token came.
+        answered: when prefill had answered; NaN on plain engines.
+        busy: one row an engine, prefill engines first: see `model.BUSY_COLUMNS`.
+    """
+
+    load: Load
+    first: Floats
+    last: Floats
+    answered: Floats
+    busy: Floats
+
+    @property
+    def ttft_ms(self) -> Floats:
+        """Time to first token, milliseconds."""
+        return (self.first - self.load.at) * 1e3
+
+    @property
+    def tpot_ms(self) -> Floats:
+        """Time per output token after the first, milliseconds; NaN for answers of one token."""
+        gaps = self.load.output - 1
+        return np.where(gaps > 0, (self.last - self.first) * 1e3 / np.maximum(gaps, 1), np.nan)
+
+    @property
+    def e2el_ms(self) -> Floats:
+        """End-to-end latency, milliseconds."""
+        return (self.last - self.load.at) * 1e3
+
+
+def round_robin(engines: Engines, count: int) -> Route:
+    """As `Engines.turn`, for `count` requests."""
+    turn = np.arange(count, dtype=np.int64)
+    if not engines.prefills:
+        return Route(np.zeros(count, np.int64), turn % engines.others)
+    cycle = lcm(engines.prefills, engines.others)
+    return Route(turn % engines.prefills, (turn + turn // cycle) % engines.others)
+
+
+def simulate(profile: Profile, engines: Engines, load: Load, route: Route | None = None) -> Outcome:
+    """Run a load of at least one request that `engines` can serve (`Engines.refusal`)."""
+    route = route or round_robin(engines, len(load))
+    busy = np.zeros((engines.prefills + engines.others, BUSY_COLUMNS))
+    handoff = profile.handoff_of(engines.connector, batched=engines.batched)
+    ready = load.at + profile.api_ms / 1e3
+    external, stall, answered = load.cached, np.zeros(len(load)), np.full(len(load), np.nan)
+    if engines.prefills:
+        handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
+        answered, external = handed.answered, load.prompt - 1
+        ready = _taken_over(profile, engines, load, route, handed) + _wait_s(handoff, external)
+        noticed = np.maximum(0.0, external - handoff.stall_free_tokens)
+        stall = handoff.stall_ms + handoff.stall_per_token_ms * noticed
+    role = Role.DECODE if engines.prefills else Role.COMBINED
+    times = Times(np.empty(len(load)), np.empty(len(load)))
+    for engine in range(engines.others):
+        mine = np.flatnonzero(route.other == engine)
+        mine = mine[np.argsort(ready[mine], kind="stable")]
+        own = Times(np.empty(len(mine)), np.empty(len(mine)))
+        part = Jobs(ready[mine], load.prompt[mine], load.output[mine], external[mine], stall[mine])
+        serve(part, step_costs(profile, role), _limits(profile, engines), own, busy[engines.prefills + engine])
+        times.first[mine], times.last[mine] = own
+    return Outcome(load, times.first, times.last, answered, busy)
+
+
+def _wait_s(handoff: Handoff, tokens: Ints) -> Floats:
+    return np.asarray((handoff.wait_ms + handoff.wait_per_token_ms * tokens) / 1e3)
+
+
+def _prefilled(profile: Profile, engines: Engines, load: Load, route: Route, busy: Floats) -> Handed:
+    queues = np.argsort(route.prefill, kind="stable")
+    begins = np.searchsorted(route.prefill[queues], np.arange(engines.prefills + 1)).astype(np.int64)
+    ready = load.at + profile.api_ms / 1e3
+    prompts = Prompts(ready, load.prompt, load.cached, route.other, queues, begins)
+    handed = Handed(np.empty(len(load)), np.empty(len(load)))
+    limits = _limits(profile, engines)._replace(chunked=engines.chunked)
+    model = PrefillModel(step_costs(profile, Role.PREFILL), _send_costs(profile, engines), limits, engines.others)
+    prefill(prompts, model, handed, busy)
+    return handed
+
+
+def _taken_over(profile: Profile, engines: Engines, load: Load, route: Route, handed: Handed) -> Floats:
+    """When each decode engine has been asked for an answer and has the KV that it needs."""
+    asked: Floats = np.maximum(handed.answered + profile.api_ms / 1e3, handed.here)
+    if engines.connector is not Connector.NIXL:
+        return asked
+    handoff = profile.handoff_of(engines.connector)
+    receive: Floats = handoff.receive_ms + handoff.receive_per_token_ms * load.prompt.astype(np.float64)
+    fetched: Floats = fetch(asked, np.argsort(asked, kind="stable"), route.other, receive, engines.others)
+    return fetched
+
+
+def step_costs(profile: Profile, role: Role) -> StepCosts:
+    """The profile's step model for one role."""
+    prompt, decode, mixed = profile.prefill, profile.decode_of(role), profile.mixed
+    return StepCosts(
+        prefill_base=prompt.base_ms,
+        prefill_token=prompt.per_token_ms,
+        prefill_pair=prompt.per_pair_ns * 1e-6,
+        decode_base=decode.base_ms,
+        decode_sequence=decode.per_sequence_ms,
+        decode_context=decode.per_context_token_ms,
+        overlap=mixed.overlap_ms,
+        mixed_share=mixed.prefill_token_share,
+    )
+
+
+def _send_costs(profile: Profile, engines: Engines) -> SendCosts:
+    handoff = profile.handoff_of(engines.connector, batched=engines.batched)
+    pushes = engines.connector is Connector.P2P_NCCL
+    return SendCosts(
+        floor=handoff.send_floor_ms,
+        floor_peer=handoff.send_floor_per_peer_ms,
+        tail=handoff.send_tail_ms,
+        tail_token=handoff.send_tail_per_token_ms,
+        receive=handoff.receive_ms if pushes else 0.0,
+        receive_token=handoff.receive_per_token_ms if pushes else 0.0,
+        beside=engines.batched,
+        late=handoff.late_answers,
+    )
+
+
+def _limits(profile: Profile, engines: Engines) -> EngineLimits:
+    return EngineLimits(
+        sequences=engines.max_num_seqs,
+        batched_tokens=engines.max_num_batched_tokens,
+        kv_tokens=engines.kv_tokens,
+        chunked=True,
+        async_scheduling=profile.async_scheduling,
+    )

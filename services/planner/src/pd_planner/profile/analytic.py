@@ -1,0 +1,114 @@
+"""A profile that nobody measured: the model's shape, the board's data sheet and a few efficiencies that vLLM reaches on large boards.
+
+Against the H200 records such a profile is off by up to a quarter in capacity (docs/planning.md); what it says is labelled ANALYTIC. The costs
+of the connectors are mostly of the CPU and are therefore taken over as rounded figures of what was measured with them.
+"""
+
+from typing import Final
+
+from pd_contracts.names import Connector
+from pd_planner.profile.datasheets import Board
+from pd_planner.profile.shape import Shape, ShapeError
+from pd_simulator.profile import Decode, Draw, Handoff, Memory, Mixed, Power, Prefill, Profile, Provenance
+
+COMPUTE: Final = 0.65  # of the peak, for prompts
+BANDWIDTH: Final = 0.75  # of the peak, for decodes
+STEP_MS: Final = 1.0  # launching and sampling, a step
+SEQUENCE_MS: Final = 0.012
+API_MS: Final = 5.0
+SHARE: Final = 0.9  # of a prompt token's cost beside decodes
+USED: Final = 0.9  # of the board's memory, vLLM's default
+KIND: Final = "analytic"
+# Shares of the power limit: idle with a context, what prompts add (short of the limit, which it may exceed for a moment), decodes, a sequence.
+DRAW: Final = (0.17, 0.93, 0.58, 0.004)
+CLOCKS_MHZ: Final = (345, 1980, 3201)
+
+
+def analytic(shape: Shape, board: Board) -> Profile:
+    """The profile of one board with one engine.
+
+    Raises:
+        ShapeError: if the weights leave no room for KV.
+    """
+    room = USED * board.memory_bytes - shape.weights_bytes
+    if room < shape.kv_bytes * 4096:
+        needed = -(-shape.weights_bytes // (USED * board.memory_bytes - shape.kv_bytes * 4096))
+        msg = (
+            f"{shape.name} has {shape.weights_bytes / 1e9:.0f} GB of weights and {board.name} {board.memory_bytes / 1e9:.0f} GB of memory: "
+            f"give an engine several boards, --tensor-parallel {max(2, int(needed))} or more"
+        )
+        raise ShapeError(msg)
+    compute, bandwidth = board.flops * COMPUTE / 1e3, board.bandwidth * BANDWIDTH / 1e3
+    weights_ms = shape.read_bytes / bandwidth
+    decode = Decode(STEP_MS + weights_ms, SEQUENCE_MS, shape.kv_bytes / bandwidth)
+    return Profile(
+        description=f"ANALYTIC: {shape.name} on {board.name}, from the model's shape and the board's data sheet; nothing was measured",
+        board=board.name,
+        prefill=Prefill(STEP_MS, shape.operations / compute, shape.pair_operations / compute * 1e6),
+        decode=decode,
+        combined=decode,
+        mixed=Mixed(overlap_ms=STEP_MS, prefill_token_share=SHARE),
+        handoff=_handoffs(shape, board),
+        batched=Handoff(
+            send_tail_ms=1.5,
+            late_answers=True,
+            stall_ms=0.5,
+            receive_ms=4.5,
+            receive_per_token_ms=_link_ms(shape, board),
+        ),
+        power=_power(board),
+        memory=Memory(
+            total_bytes=int(board.memory_bytes),
+            weights_bytes=int(shape.weights_bytes),
+            kv_bytes_per_token=shape.kv_bytes,
+            kv_tokens=int(room // shape.kv_bytes),
+            operations_per_token=shape.operations,
+        ),
+        async_scheduling=True,
+        api_ms=API_MS,
+        eos_one_in=1000,
+        provenance=Provenance(kind=KIND, model=shape.name),
+    )
+
+
+def _link_ms(shape: Shape, board: Board) -> float:
+    """The KV of a token over the link to another board of the host."""
+    return shape.kv_bytes / (board.link * BANDWIDTH) * 1e3
+
+
+def _handoffs(shape: Shape, board: Board) -> dict[Connector, Handoff]:
+    link = _link_ms(shape, board)
+    return {
+        Connector.P2P_NCCL: Handoff(
+            send_floor_ms=15.0,
+            send_floor_per_peer_ms=5.0,
+            send_tail_ms=9.0,
+            late_answers=True,
+            stall_ms=1.0,
+            receive_ms=12.0,
+            receive_per_token_ms=0.0075,
+        ),
+        Connector.NIXL: Handoff(
+            wait_ms=9.0,
+            stall_per_token_ms=0.01,
+            stall_free_tokens=250,
+            receive_ms=8.5,
+            receive_per_token_ms=link,
+        ),
+        Connector.EXAMPLE: Handoff(
+            send_tail_ms=5.0, send_tail_per_token_ms=0.065, stall_ms=5.0, stall_per_token_ms=0.065
+        ),
+    }
+
+
+def _power(board: Board) -> Power:
+    idle, prompts, decodes, sequence = (share * board.limit_w for share in DRAW)
+    return Power(
+        prefill=Draw(idle, prompts, decodes, sequence),
+        decode=Draw(idle, prompts, decodes, sequence),
+        combined=Draw(idle, prompts, decodes, sequence),
+        limit_w=board.limit_w,
+        idle_clock_mhz=CLOCKS_MHZ[0],
+        clock_mhz=CLOCKS_MHZ[1],
+        memory_clock_mhz=CLOCKS_MHZ[2],
+    )

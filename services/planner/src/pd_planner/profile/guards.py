@@ -1,0 +1,49 @@
+"""What physics forbids: no step is faster than the board's data sheet, and one at less than half of its speed is worth a look."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from pd_planner.profile.datasheets import board_of
+from pd_simulator.profile import Profile
+
+_SLOW: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """A number that cannot be (`impossible`), or is far from what the board can do."""
+
+    sentence: str
+    impossible: bool
+
+
+def remarks(profile: Profile) -> list[Remark]:
+    """What is odd about a profile's numbers; nothing where the board's data sheet is not known."""
+    board = board_of(profile.board)
+    if board is None:
+        return []
+    memory = profile.memory
+    operations_ms = memory.operations_per_token / board.flops * 1e3
+    # Of the embeddings, which can be a fifth of a small model, a step reads a row a token.
+    weights_ms = 0.8 * memory.weights_bytes / board.bandwidth * 1e3
+    context_ms = memory.kv_bytes_per_token / board.bandwidth * 1e3
+    bounds = []
+    if operations_ms:
+        bounds.append(("prefill.per_token_ms", profile.prefill.per_token_ms, operations_ms, "compute", 1e6, "ns"))
+    for name, decode in (("decode", profile.decode), ("combined", profile.combined)):
+        if decode is not None:
+            bounds += [
+                (f"{name}.base_ms", decode.base_ms, weights_ms, "memory", 1.0, "ms"),
+                (f"{name}.per_context_token_ms", decode.per_context_token_ms, context_ms, "memory", 1e6, "ns"),
+            ]
+    return list(_told(profile.board, bounds))
+
+
+def _told(name: str, bounds: list[tuple[str, float, float, str, float, str]]) -> Iterator[Remark]:
+    for number, value, least, what, scale, unit in bounds:
+        told = f"{number}: {value * scale:.3g} {unit}, and {least * scale:.3g} {unit} are what {name}'s {what} needs at full speed"
+        if value < least:
+            yield Remark(f"{told}: no board is faster than its data sheet", impossible=True)
+        elif least < _SLOW * value:
+            yield Remark(f"{told}: that is {least / value:.0%} of it", impossible=False)

@@ -1,0 +1,1 @@
+"""What is offered: when requests come and how long they are."""

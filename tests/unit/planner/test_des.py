@@ -1,0 +1,132 @@
+"""The planner's event loop says what the simulator's scheduler says, step for step, and says it fast because it skips steps, not because it guesses."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from support.planning import H200, deployments, loads, oracle, poisson
+
+from pd_contracts.names import Connector, Role
+from pd_planner.des.compiled import COMPILED
+from pd_planner.des.deployment import round_robin, simulate
+from pd_planner.des.model import BATCH, DECODES, PROMPTS, TRANSFER
+from pd_planner.des.power import shares, watts, watts_by_role
+from pd_planner.traffic.load import Load
+from pd_simulator.steps.virtual_time import Engines
+
+PLAIN = Engines(0, 1, None, 152_000)
+
+
+@given(deployments(), loads())
+@settings(max_examples=150, deadline=None)
+def test_it_equals_the_simulators_scheduler(engines: Engines, load: Load) -> None:
+    outcome = simulate(H200, engines, load)
+
+    first, last = oracle(H200, engines, load)
+    np.testing.assert_allclose(outcome.first, first, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(outcome.last, last, rtol=0, atol=1e-7)
+
+
+def test_it_equals_it_in_plain_python_too() -> None:
+    code = """
+import sys
+sys.modules["numba"] = None
+import hypothesis
+from pd_planner.des.compiled import COMPILED
+from pd_planner.des.deployment import simulate
+from support.planning import H200, deployments, loads, oracle
+assert not COMPILED
+
+@hypothesis.given(deployments(), loads())
+@hypothesis.settings(max_examples=40, deadline=None, database=None)
+def check(engines, load):
+    outcome = simulate(H200, engines, load)
+    first, last = oracle(H200, engines, load)
+    assert abs(outcome.first - first).max() < 1e-7 and abs(outcome.last - last).max() < 1e-7
+
+check()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False, cwd="tests"
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tests_have_numba() -> None:
+    assert COMPILED
+
+
+def test_late_answers_are_seen_on_a_busy_prefill_engine() -> None:
+    # KV_BATCHED sends beside the next step, and yet prefill answers later than NIXL's on the same load: its answers come a step late.
+    load = poisson(14, 30, 2048, 128)
+
+    def waited(connector: Connector, *, batched: bool = False) -> float:
+        outcome = simulate(H200, Engines(1, 1, connector, 152_000, batched=batched), load)
+        return float(np.median(outcome.answered - load.at))
+
+    assert waited(Connector.P2P_NCCL, batched=True) > 1.5 * waited(Connector.NIXL)
+
+
+def test_pairs_are_taken_as_the_proxy_takes_them() -> None:
+    engines = Engines(2, 2, Connector.NIXL, 152_000)
+
+    route = round_robin(engines, 9)
+
+    assert list(zip(route.prefill.tolist(), route.other.tolist(), strict=True)) == [
+        (0, 0), (1, 1), (0, 1), (1, 0), (0, 0), (1, 1), (0, 1), (1, 0), (0, 0),
+    ]  # fmt: skip
+    assert [engines.turn(number) for number in range(9)] == list(
+        zip(route.prefill.tolist(), route.other.tolist(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("engines", "lengths", "reason"),
+    [
+        (Engines(0, 1, None, 1000), (900, 200), "900 \\+ 200 tokens do not fit"),
+        (Engines(1, 1, Connector.P2P_NCCL, 90_000), (9000, 5), "computes a prompt in one step, and 9000 tokens"),
+        (Engines(1, 1, Connector.NIXL, 90_000), (9000, 5), "^$"),
+    ],
+)
+def test_what_could_never_be_served_is_said(engines: Engines, lengths: tuple[int, int], reason: str) -> None:
+    assert re.search(reason, engines.refusal(*lengths))
+    if engines.refusal(*lengths):
+        with pytest.raises(ValueError, match=reason):
+            oracle(H200, engines, Load.of([0.0], *lengths))
+
+
+def test_a_batch_of_sequences_without_room_for_their_tokens_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_num_batched_tokens \(100\) is below max_num_seqs \(256\)"):
+        Engines(0, 1, None, 1000, max_num_batched_tokens=100)
+
+
+def test_busy_times_are_those_of_the_steps() -> None:
+    # One request: a prompt, then 63 decode steps of a batch of one.
+    outcome = simulate(H200, PLAIN, Load.of([0.0], 512, 64))
+
+    busy = outcome.busy[0]
+    assert busy[PROMPTS] + busy[DECODES] == pytest.approx(1e3 * outcome.last[0] - H200.api_ms)
+    assert busy[BATCH] == pytest.approx(busy[DECODES])
+    assert busy[TRANSFER] == 0
+
+
+def test_power_follows_from_what_engines_did() -> None:
+    outcome = simulate(H200, PLAIN, poisson(20, 20, 512, 64))
+    seconds = float(outcome.last.max())
+
+    drawn = watts_by_role(H200.power, outcome, 0, seconds)[Role.COMBINED]
+
+    draw, share = H200.power.combined, shares(outcome.busy, seconds)[0]
+    assert 0 < share[0] < 1
+    assert 0 < share[1] < 1
+    wanted = draw.idle_w + draw.prefill_w * share[0] + draw.decode_w * share[1] + draw.per_sequence_w * share[2]
+    assert drawn == pytest.approx(wanted)
+
+
+def test_no_board_draws_more_than_its_limit_on_average() -> None:
+    assert watts(H200.power, Role.PREFILL, np.array([[1.0, 0.0, 0.0]]))[0] == H200.power.limit_w
+    assert watts(H200.power, Role.PREFILL, np.zeros((1, 3)))[0] == H200.power.prefill.idle_w
