@@ -114,7 +114,6 @@ def test_a_server_that_comes_late_is_waited_for(tmp_path: Path) -> None:
         ({"rate": "fast"}, "RATE='fast'"),
         ({"rate": 0.001}, "no request falls into 1 s"),
         ({"endpoint": "chat"}, "use dataset text"),
-        ({"deployment": "absent.json"}, "absent.json: No such file"),
         ({"monitor": "http://127.0.0.1:1"}, "the monitor at http://127.0.0.1:1 cannot be used"),
     ],
 )

@@ -166,17 +166,39 @@ def test_a_second_run_of_the_seed_offers_the_same_load_to_another_server(done: D
 
 
 def test_power_is_recorded_around_the_window_with_the_roles_of_the_gpus(server: StampedServer, tmp_path: Path) -> None:
-    engines = '[{"name": "p", "role": "prefill", "gpus": [0]}, {"name": "d", "role": "decode", "gpus": [1]}]'
-    (tmp_path / "deployment.json").write_text(f'{{"topology": "disagg", "gpus": 2, "engines": {engines}}}')
+    server.boards = [{"index": 3, "uuid": "GPU-a"}, {"index": 5, "uuid": "GPU-b"}]
+    engine = {"state": "ready", "engine": "vllm", "version": "0.33.0", "gpu_model": "NVIDIA H200"}
+    server.deployment = {
+        "name": "mine",
+        "shape": "1P1D",
+        "ready": True,
+        "simulated": False,
+        "gpus": 2,
+        "instances": [
+            {**engine, "name": "prefill-0", "role": "prefill", "gpus": ["GPU-b"]},
+            {**engine, "name": "decode-0", "role": "decode", "gpus": ["GPU-a"], "transport": "vmm"},
+        ],
+    }
     out = tmp_path / "run"
-    options = {"monitor": server.url, "deployment": tmp_path / "deployment.json", "idle": 0.1, "duration": 0.5}
+    options = {"monitor": server.url, "idle": 0.1, "duration": 0.5}
     assert run(server.url, out, **options).returncode == 0
 
     made = manifest(out)
-    assert server.recordings == [{"name": made.run_id, "roles": {"0": "prefill", "1": "decode"}}]
+    assert server.recordings == [{"name": made.run_id, "roles": {"5": "prefill", "3": "decode"}}]
     assert server.ended_recordings == 1
     assert (out / "gpu.jsonl").read_bytes() == b'{"recorded": true}\n'
-    assert (made.deployment.topology, made.deployment.gpus) == (Topology.DISAGG, 2)
+    deployment = made.deployment
+    assert (deployment.name, deployment.topology, deployment.gpus) == ("mine", Topology.DISAGG, 2)
+    assert deployment.label == "disagg 1P1D"
+    assert [(engine.gpus, engine.gpu_uuids) for engine in deployment.engines] == [([5], ["GPU-b"]), ([3], ["GPU-a"])]
+    assert deployment.software["vllm"] == "0.33.0"
+
+
+def test_the_gpus_of_a_server_that_tells_nothing_are_given_by_hand(server: StampedServer, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(server.url, out, gpus=4, label="elsewhere", duration=0.5).returncode == 0
+
+    assert (manifest(out).deployment.gpus, manifest(out).deployment.label) == (4, "elsewhere")
 
 
 def test_the_proxys_account_of_the_deployment_is_recorded(server: StampedServer, tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class StampedServer:
     models: Sequence[str] = MODELS
     owned_by: str = "tests"
     stats: dict[str, Any] | None = None
+    deployment: dict[str, Any] | None = None
+    boards: Sequence[dict[str, Any]] = ()
     served: list[Served] = field(default_factory=list)
     recordings: list[dict[str, Any]] = field(default_factory=list)
     ended_recordings: int = 0
@@ -132,10 +134,10 @@ class StampedServer:
         return headers.get("connection", "").lower() != "close"
 
     def _page(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
-        if path == "/v1/models":
-            return 200, json.dumps({"data": [{"id": name, "owned_by": self.owned_by} for name in self.models]}).encode()
-        if path == "/stats" and self.stats is not None:
-            return 200, json.dumps(self.stats).encode()
+        models = {"data": [{"id": name, "owned_by": self.owned_by} for name in self.models]}
+        told = {"/v1/models": models, "/stats": self.stats, "/deployment": self.deployment, "/gpus": list(self.boards)}
+        if told.get(path) is not None:
+            return 200, json.dumps(told[path]).encode()
         if method == "POST" and path == "/recordings":
             self.recordings.append(json.loads(body))
             return 201, json.dumps({"id": "rec-1", "interval_s": 0.1}).encode()

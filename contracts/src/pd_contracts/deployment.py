@@ -1,12 +1,13 @@
 """Whose engines these are: what an engine is told of its deployment, and what the proxy's `GET /deployment` says of all of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from pd_contracts.names import Connector, Role
+from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.ports import Ports
 
 
@@ -57,6 +58,18 @@ def read_key(key: str, path: str) -> str:
         msg = f"PING_KEY_FILE={path} holds no key"
         raise OSError(msg)
     return found
+
+
+def shape_of(roles: Sequence[Role]) -> str:
+    """How many of each role: "1P3D", "2C", "1P1D1C"."""
+    return "".join(f"{roles.count(role)}{role[0].upper()}" for role in Role if role in roles)
+
+
+def label_of(roles: Sequence[Role]) -> str:
+    """The short name in tables and plots: "disagg 1P3D", "2 combined"; empty without engines."""
+    if set(roles) == {Role.COMBINED}:
+        return f"{len(roles)} combined"
+    return f"{Topology.DISAGG} {shape_of(roles)}" if roles else ""
 
 
 class DeployedEngine(msgspec.Struct, frozen=True, kw_only=True):

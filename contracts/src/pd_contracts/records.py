@@ -185,7 +185,15 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One engine of the deployment; what nobody could say stays empty."""
+    """One engine of the deployment; what nobody could say stays empty.
+
+    Attributes:
+        name: the proxy's name for it, as in a request's stages.
+        gpus: numbers of its GPUs, as the monitor counts them.
+        gpu_uuids: the same GPUs by UUID.
+        versions: of torch, driver and connector, by name.
+        transport: the way that KV takes, where the connector has several.
+    """
 
     name: str
     role: Role
@@ -196,6 +204,10 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     image: str = ""
     image_digest: str = ""
     gpus: list[int] = msgspec.field(default_factory=list)
+    gpu_uuids: list[str] = msgspec.field(default_factory=list)
+    gpu_model: str = ""
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    transport: str = ""
 
 
 class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,8 +260,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What served the load. `gpus` is the number that the numbers per GPU are divided by."""
+    """What served the load. `gpus` is the number that the numbers per GPU are divided by; `name` is its identity."""
 
+    name: str = ""
     topology: Topology | None = None
     label: str = ""
     gpus: int | None = None

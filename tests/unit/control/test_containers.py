@@ -3,10 +3,9 @@
 import time
 from typing import Any
 
-from pd_contracts.names import Role, Topology
+from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_control.docker.containers import Container, container_of, engine_infos, expected, rows, url_of
-from pd_control.planning.manifest_facts import of_containers
+from pd_control.docker.containers import Container, container_of, expected, rows, url_of
 
 IMAGE = {"Id": "sha256:1234", "RepoDigests": []}
 
@@ -93,26 +92,6 @@ def test_status_joins_what_docker_and_the_proxy_say() -> None:
     ]
     assert told["prefill-sim"].where == "pdstack-prefill-sim-1"
     assert told["prefill-sim"].up_since.startswith(time.strftime("%Y-%m-%d", time.localtime(1767323045)))
-
-
-def test_the_manifest_gets_images_and_counts_an_engine_without_a_gpu_as_one() -> None:
-    # Without a port they have no address, so nobody is asked for a version.
-    found = [container_of(inspected(name), IMAGE) for name in ("proxy", "prefill-cpu", "decode-cpu")]
-
-    stats = ProxyStats(
-        ready=True,
-        instances=[InstanceStats(name="decode-0", role=Role.DECODE, state="ready", version="0.32.0", model="tiny")],
-    )
-
-    described = of_containers(Topology.DISAGG, engine_infos(found), stats, "20.10")
-
-    assert (described.label, described.gpus, described.simulated) == ("disagg 1P1D", 2, False)
-    assert [(engine.name, engine.image_digest) for engine in described.engines] == [
-        ("prefill-0", "sha256:1234"),
-        ("decode-0", "sha256:1234"),
-    ]
-    assert [(engine.version, engine.model) for engine in described.engines] == [("", ""), ("0.32.0", "tiny")]
-    assert described.software["docker"] == "20.10"
 
 
 def test_a_port_of_its_own_wins_over_counting() -> None:

@@ -1,13 +1,16 @@
-"""What is known of the deployment, from file, proxy and command line."""
+"""What is known of the deployment, from the proxy and the command line."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pd_contracts.deployment import DeployedEngine, DeploymentDocument, label_of, shape_of
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.records import Deployment, EngineInfo
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_loadgen.target.deployment import DeploymentError, describe, gpu_roles, read
+from pd_loadgen.target.deployment import describe, gpu_roles
+
+NOTHING: dict[str, Any] = {"boards": {}, "label": "", "gpus": None, "simulated": False}
 
 
 def stats(*roles: Role, engine: str = "vllm", state: str = "ready") -> ProxyStats:
@@ -20,63 +23,109 @@ def stats(*roles: Role, engine: str = "vllm", state: str = "ready") -> ProxyStat
     return ProxyStats(ready=True, instances=instances, version="0.1.0")
 
 
-def test_the_proxy_names_engines_and_topology() -> None:
-    described = describe(None, stats(Role.PREFILL, Role.DECODE), label="a", simulated=False)
+def document(*roles: Role, engine: str = "vllm", state: str = "ready", **changes: Any) -> DeploymentDocument:
+    instances = [
+        DeployedEngine(
+            name=f"{role}-{number}",
+            role=role,
+            state=state,
+            engine=engine,
+            version="0.33.0",
+            versions={"torch": "2.14.0"},
+            models=["m", "adapter"],
+            gpus=[f"GPU-{number}"],
+            transport="vmm",
+        )
+        for number, role in enumerate(roles)
+    ]
+    fields = {
+        "name": "mine",
+        "shape": "",
+        "ready": True,
+        "simulated": False,
+        "gpus": len(roles),
+        "instances": instances,
+    }
+    return DeploymentDocument(**{**fields, **changes})
+
+
+def test_a_deployment_describes_itself() -> None:
+    told = document(Role.PREFILL, Role.DECODE, Role.DECODE)
+    described = describe(told, stats(Role.PREFILL), **{**NOTHING, "boards": {"GPU-0": 4, "GPU-1": 0, "GPU-2": 1}})
+
+    assert (described.name, described.topology, described.gpus) == ("mine", Topology.DISAGG, 3)
+    assert described.label == "disagg 1P2D"
+    assert [engine.gpus for engine in described.engines] == [[4], [0], [1]]
+    assert described.engines[0] == EngineInfo(
+        name="prefill-0",
+        role=Role.PREFILL,
+        engine="vllm",
+        version="0.33.0",
+        versions={"torch": "2.14.0"},
+        model="m",
+        transport="vmm",
+        gpus=[4],
+        gpu_uuids=["GPU-0"],
+    )
+    assert described.software == {"vllm": "0.33.0", "torch": "2.14.0", "pd-proxy": "0.1.0"}
+
+
+def test_what_was_given_by_hand_counts_more() -> None:
+    described = describe(document(Role.COMBINED), None, **{**NOTHING, "label": "hand", "gpus": 8})
+
+    assert (described.label, described.gpus) == ("hand", 8)
+
+
+def test_an_unknown_number_of_gpus_stays_unknown() -> None:
+    assert describe(document(Role.COMBINED, gpus=None), None, **NOTHING).gpus is None
+
+
+def test_versions_that_differ_are_all_told() -> None:
+    (one,) = document(Role.COMBINED).instances
+    mixed = document(
+        instances=[one, DeployedEngine(name="c", role=Role.COMBINED, state="ready", engine="vllm", version="0.23.0")]
+    )
+
+    assert describe(mixed, None, **NOTHING).software["vllm"] == "0.33.0, 0.23.0"
+
+
+def test_engines_that_do_not_announce_themselves_are_named_by_the_proxys_stats() -> None:
+    described = describe(document(), stats(Role.PREFILL, Role.DECODE), **NOTHING)
 
     assert described.topology is Topology.DISAGG
-    assert described.label == "a"
     assert [(engine.name, engine.version) for engine in described.engines] == [
         ("prefill-0", "0.23.0"),
         ("decode-0", "0.23.0"),
     ]
-    assert described.software == {"pd-proxy": "0.1.0"}
-    assert not described.simulated
-
-
-def test_plain_engines_are_combined() -> None:
-    assert describe(None, stats(Role.COMBINED, Role.COMBINED), label="", simulated=False).topology is Topology.COMBINED
 
 
 def test_without_a_proxy_nothing_is_claimed() -> None:
-    assert describe(None, None, label="", simulated=False) == Deployment()
+    assert describe(None, None, **NOTHING) == Deployment()
 
 
-def test_a_lost_engine_takes_no_part() -> None:
-    described = describe(None, stats(Role.PREFILL, Role.DECODE, state="lost"), label="", simulated=False)
+@pytest.mark.parametrize("source", ["document", "stats"])
+def test_a_lost_engine_takes_no_part(source: str) -> None:
+    told = document(Role.COMBINED, state="lost") if source == "document" else None
+    seen = stats(Role.COMBINED, state="lost") if source == "stats" else None
+
+    described = describe(told, seen, **NOTHING)
 
     assert (described.engines, described.topology) == ([], None)
 
 
-def test_the_file_goes_before_the_proxy_and_the_label_before_the_file() -> None:
-    engines = [EngineInfo(name="c", role=Role.COMBINED, gpus=[0])]
-    file = Deployment(topology=Topology.COMBINED, label="file", gpus=2, engines=engines, software={"docker": "29"})
-
-    described = describe(file, stats(Role.PREFILL, Role.DECODE), label="hand", simulated=False)
-
-    assert (described.topology, described.label, described.gpus, described.engines) == (
-        Topology.COMBINED,
-        "hand",
-        2,
-        engines,
-    )
-    assert described.software == {"pd-proxy": "0.1.0", "docker": "29"}
-
-
 @pytest.mark.parametrize(
-    ("file", "seen", "server_says"),
+    ("told", "seen", "server_says"),
     [
-        (Deployment(simulated=True), None, False),
+        (document(Role.COMBINED, simulated=True), None, False),
+        (document(Role.COMBINED, engine="pd-simulator"), None, False),
         (None, stats(Role.COMBINED, engine="pd-simulator"), False),
         (None, None, True),
-        (
-            Deployment(engines=[EngineInfo(name="c", role=Role.COMBINED)]),
-            stats(Role.COMBINED, engine="pd-simulator"),
-            False,
-        ),
     ],
 )
-def test_one_voice_is_enough_for_simulated(file: Deployment | None, seen: ProxyStats | None, server_says: bool) -> None:
-    assert describe(file, seen, label="", simulated=server_says).simulated
+def test_one_voice_is_enough_for_simulated(
+    told: DeploymentDocument | None, seen: ProxyStats | None, server_says: bool
+) -> None:
+    assert describe(told, seen, **{**NOTHING, "simulated": server_says}).simulated
 
 
 def test_the_monitor_is_told_the_role_of_each_known_gpu() -> None:
@@ -85,18 +134,14 @@ def test_the_monitor_is_told_the_role_of_each_known_gpu() -> None:
     assert gpu_roles(Deployment(engines=engines)) == {"0": "prefill", "1": "decode", "2": "decode"}
 
 
-def test_a_deployment_file_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "d.json"
-    path.write_text('{"topology": "disagg", "gpus": 2}')
-
-    assert read(path) == Deployment(topology=Topology.DISAGG, gpus=2)
-
-
-@pytest.mark.parametrize("content", [None, "{", '{"topology": "ring"}'])
-def test_a_bad_deployment_file_is_refused_with_its_name(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "d.json"
-    if content is not None:
-        path.write_text(content)
-
-    with pytest.raises(DeploymentError, match=r"d\.json"):
-        read(path)
+@pytest.mark.parametrize(
+    ("roles", "shape", "label"),
+    [
+        ([], "", ""),
+        ([Role.COMBINED] * 2, "2C", "2 combined"),
+        ([Role.DECODE, Role.PREFILL, Role.DECODE], "1P2D", "disagg 1P2D"),
+        ([Role.PREFILL, Role.DECODE, Role.COMBINED], "1P1D1C", "disagg 1P1D1C"),
+    ],
+)
+def test_roles_have_a_shape_and_a_label(roles: list[Role], shape: str, label: str) -> None:
+    assert (shape_of(roles), label_of(roles)) == (shape, label)

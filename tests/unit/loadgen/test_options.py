@@ -39,7 +39,7 @@ def test_the_command_line_of_the_demo_is_understood() -> None:
             "--out",
             "d",
         ),
-        *("--label", "l", "--title", "a title", "--deployment", "f", "--monitor", "http://m:2", "--endpoint", "chat"),
+        *("--label", "l", "--title", "a title", "--gpus", "2", "--monitor", "http://m:2", "--endpoint", "chat"),
         "--no-ignore-eos",
     )
 
@@ -51,10 +51,10 @@ def test_the_command_line_of_the_demo_is_understood() -> None:
         16,
     )
     assert (read.rate, read.duration, read.seed, read.warmup, read.goodput) == (2.5, 20, 7, 3, "ttft:200 tpot:50")
-    assert (read.label, read.title, read.deployment, read.monitor, read.endpoint) == (
+    assert (read.label, read.title, read.gpus, read.monitor, read.endpoint) == (
         "l",
         "a title",
-        "f",
+        2,
         "http://m:2",
         Endpoint.CHAT,
     )

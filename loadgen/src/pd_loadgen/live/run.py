@@ -26,7 +26,6 @@ from pd_loadgen.results.manifests import Outcome
 from pd_loadgen.results.run_folder import RunFolder, make_run_id, new_path
 from pd_loadgen.results.summary import summarize
 from pd_loadgen.target import deployment, server
-from pd_loadgen.target.deployment import DeploymentError
 from pd_loadgen.target.server import ServerError
 from pd_loadgen.verdict import client_health
 from pd_loadgen.workload.options import Options
@@ -135,7 +134,7 @@ class Run:
     def _main(self) -> None:
         try:
             self._execute()
-        except (OSError, DeploymentError, PlanError) as error:
+        except (OSError, PlanError) as error:
             # an unreachable server or monitor, a folder that cannot be written: each is one sentence for the user
             self.error = str(error)
         except StoppedError:
@@ -145,15 +144,16 @@ class Run:
 
     def _execute(self) -> None:
         options = self._options
-        served_by = deployment.read(Path(options.deployment)) if options.deployment else None
         granted = access_of(options)
         probe_path = BACKENDS[options.endpoint].ready_path
         server.wait_ready(options.url, options.ready_timeout, self._pause, access=granted, ready_path=probe_path)
         model = server.choose_model(options.url, options.model, granted)
         described = deployment.describe(
-            served_by,
+            server.deployment_document(options.url, granted),
             server.proxy_stats(options.url, granted),
+            boards=server.boards(options.monitor) if options.monitor else {},
             label=options.label,
+            gpus=options.gpus or None,
             simulated=server.is_simulator(model),
         )
         self._phase = "writing the requests"

@@ -1,49 +1,48 @@
-"""What serves the load: what pdctl wrote into a file, what the proxy says, and what was given by hand, in this order of trust."""
+"""What serves the load: what the proxy tells of its deployment, and what was given by hand for a server that tells nothing. Pure."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-import msgspec
-
+from pd_contracts.deployment import DeployedEngine, DeploymentDocument, label_of
 from pd_contracts.names import SIMULATED_ENGINE, Role, Topology
 from pd_contracts.records import Deployment, EngineInfo
-from pd_contracts.stats import ProxyStats
+from pd_contracts.stats import InstanceStats, ProxyStats
 
 # Engines in these states take part in the run; a lost one does not.
 _SERVING: Final = frozenset({"ready", "suspect"})
 
 
-class DeploymentError(ValueError):
-    """The deployment file cannot be used; the message is one sentence."""
+def describe(
+    document: DeploymentDocument | None,
+    stats: ProxyStats | None,
+    *,
+    boards: Mapping[str, int],
+    label: str,
+    gpus: int | None,
+    simulated: bool,
+) -> Deployment:
+    """Put together what is known; what nobody said stays empty, and one voice for "simulated" is enough.
 
-
-def read(path: Path) -> Deployment:
-    """Read a deployment file.
-
-    Raises:
-        DeploymentError: if it cannot be read or is none.
+    Args:
+        document: of our proxy.
+        stats: of our proxy; they name the engines where these do not announce themselves.
+        boards: numbers of the monitor's GPUs by UUID.
+        label, gpus: given by hand, which counts more than what is announced.
+        simulated: whether the server itself says so.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Deployment)
-    except OSError as error:
-        msg = f"{path}: {error.strerror}"
-    except msgspec.MsgspecError as error:
-        msg = f"{path} describes no deployment: {error}"
-    raise DeploymentError(msg)
-
-
-def describe(file: Deployment | None, stats: ProxyStats | None, *, label: str, simulated: bool) -> Deployment:
-    """Put together what is known; what nobody said stays empty, and one voice for "simulated" is enough."""
-    base = file or Deployment()
-    engines = base.engines or (_engines(stats) if stats else [])
-    software = {**({"pd-proxy": stats.version} if stats and stats.version else {}), **base.software}
-    return msgspec.structs.replace(
-        base,
-        topology=base.topology or _topology(engines),
-        label=label or base.label,
+    told = [_told(engine, boards) for engine in document.instances if engine.state in _SERVING] if document else []
+    engines = told or [_seen(instance) for instance in (stats.instances if stats else []) if instance.state in _SERVING]
+    roles = [engine.role for engine in engines]
+    named = {engine.engine for engine in engines} | {instance.engine for instance in (stats.instances if stats else [])}
+    version = stats.version if stats else ""
+    return Deployment(
+        name=document.name if document else "",
+        topology=_topology(roles),
+        label=label or label_of(roles),
+        gpus=gpus or (document.gpus if document else None),
         engines=engines,
-        simulated=base.simulated or simulated or _simulated(engines, stats),
-        software=software,
+        simulated=simulated or SIMULATED_ENGINE in named or (document is not None and document.simulated),
+        software={**_software(engines), **({"pd-proxy": version} if version else {})},
     )
 
 
@@ -52,28 +51,45 @@ def gpu_roles(deployment: Deployment) -> dict[str, str]:
     return {str(gpu): str(engine.role) for engine in deployment.engines for gpu in engine.gpus}
 
 
-def _engines(stats: ProxyStats) -> list[EngineInfo]:
-    return [
-        EngineInfo(
-            name=instance.name,
-            role=instance.role,
-            engine=instance.engine,
-            version=instance.version,
-            model=instance.model,
-            connector=instance.connector,
-        )
-        for instance in stats.instances
-        if instance.state in _SERVING
-    ]
+def _told(engine: DeployedEngine, boards: Mapping[str, int]) -> EngineInfo:
+    return EngineInfo(
+        name=engine.name,
+        role=engine.role,
+        engine=engine.engine,
+        version=engine.version,
+        versions=engine.versions,
+        model=next(iter(engine.models), ""),
+        connector=engine.connector,
+        transport=engine.transport,
+        image=engine.image,
+        gpus=[boards[uuid] for uuid in engine.gpus if uuid in boards],
+        gpu_uuids=engine.gpus,
+        gpu_model=engine.gpu_model,
+    )
 
 
-def _topology(engines: list[EngineInfo]) -> Topology | None:
-    roles = {engine.role for engine in engines}
-    if roles == {Role.PREFILL, Role.DECODE}:
+def _seen(instance: InstanceStats) -> EngineInfo:
+    return EngineInfo(
+        name=instance.name,
+        role=instance.role,
+        engine=instance.engine,
+        version=instance.version,
+        model=instance.model,
+        connector=instance.connector,
+    )
+
+
+def _software(engines: Sequence[EngineInfo]) -> dict[str, str]:
+    """Versions that the engines told; where they differ, all of them."""
+    found: dict[str, list[str]] = {}
+    for engine in engines:
+        for name, version in {engine.engine: engine.version, **engine.versions}.items():
+            if name and version and version not in found.setdefault(name, []):
+                found[name].append(version)
+    return {name: ", ".join(versions) for name, versions in found.items()}
+
+
+def _topology(roles: Sequence[Role]) -> Topology | None:
+    if set(roles) == {Role.PREFILL, Role.DECODE}:
         return Topology.DISAGG
-    return Topology.COMBINED if roles == {Role.COMBINED} else None
-
-
-def _simulated(engines: list[EngineInfo], stats: ProxyStats | None) -> bool:
-    names = {engine.engine for engine in engines} | {instance.engine for instance in (stats.instances if stats else [])}
-    return SIMULATED_ENGINE in names
+    return Topology.COMBINED if set(roles) == {Role.COMBINED} else None

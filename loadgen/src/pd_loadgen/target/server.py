@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pd_contracts import stats
+from pd_contracts.deployment import DeploymentDocument
 from pd_contracts.http_call import CallError, Reply, answering, call
 from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.stats import ProxyStats
@@ -39,6 +40,11 @@ class Model(msgspec.Struct, frozen=True):
 
 class _Models(msgspec.Struct):
     data: list[Model]
+
+
+class _Board(msgspec.Struct):
+    index: int
+    uuid: str = ""
 
 
 class _Recording(msgspec.Struct):
@@ -101,6 +107,28 @@ def choose_model(url: str, wanted: str, access: Access = OPEN) -> Model:
 def proxy_stats(url: str, access: Access = OPEN) -> ProxyStats | None:
     """What our proxy says about the deployment; None from any other server."""
     return stats.ask(url.rstrip("/"), access.headers, context=access.context)
+
+
+def deployment_document(url: str, access: Access = OPEN) -> DeploymentDocument | None:
+    """What our proxy says is deployed; None from any other server."""
+    return _get(url, "/deployment", DeploymentDocument, access)
+
+
+def boards(monitor: str) -> dict[str, int]:
+    """The monitor's GPUs: number by UUID.
+
+    Raises:
+        ServerError: if it does not answer.
+    """
+    try:
+        reply = _ask(monitor, "/gpus")
+        if reply.status == 200:
+            return {board.uuid: board.index for board in msgspec.json.decode(reply.body, type=list[_Board])}
+    except (CallError, msgspec.MsgspecError) as error:
+        msg = f"the monitor at {monitor} cannot be used: {error}"
+        raise ServerError(msg) from error
+    msg = f"the monitor at {monitor} does not list its GPUs: status {reply.status}"
+    raise ServerError(msg)
 
 
 def is_simulator(model: Model) -> bool:

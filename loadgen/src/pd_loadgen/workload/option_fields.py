@@ -133,7 +133,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...], msgspec.Meta(description="profile: addresses of the engines; empty asks the server itself")
     ] = ()
     monitor: Annotated[str, msgspec.Meta(description="base URL of pd-monitor; empty records no power")] = ""
-    deployment: Annotated[str, msgspec.Meta(description="JSON file that describes what serves (written by pdctl)")] = ""
+    gpus: Annotated[int, msgspec.Meta(ge=0, description="GPUs of a server that does not tell; 0 asks the proxy")] = 0
     label: Annotated[str, msgspec.Meta(description="short name of the deployment in tables and plots")] = ""
     title: Annotated[str, msgspec.Meta(description="title of the run")] = ""
     out: Annotated[str, msgspec.Meta(description="run folder; empty makes a new one below RESULTS_DIR (results)")] = ""

@@ -18,8 +18,7 @@ from pd_control.doctor.command import admits
 from pd_control.local import processes, readiness
 from pd_control.local.processes import Row
 from pd_control.planning.gpus import PlanError
-from pd_control.planning.manifest_facts import label
-from pd_control.planning.plan import planned_by
+from pd_control.planning.plan import label, planned_by
 from pd_control.supervision.state import Running, State, StateError, is_alive
 from pd_control.supervision.supervisor import death, last_lines
 from pd_control.terminal import Terminal, table_of

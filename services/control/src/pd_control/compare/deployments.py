@@ -8,7 +8,7 @@ import msgspec
 
 from pd_contracts.names import Connector, Role, Topology
 from pd_control.planning.gpus import PlanError
-from pd_control.planning.manifest_facts import label
+from pd_control.planning.plan import label
 from pd_control.settings import ControlSettings
 
 _COMBINED: Final = re.compile(r"(\d*)(?:c|combined|plain)")

@@ -22,7 +22,7 @@ from pd_control.compare.rates import Outcome
 
 IDENTITY: Final = "comparison.json"
 # Where a run is sent changes from start to start; the model is in comparison.json.
-_PLACE: Final = ("--url", "--model", "--monitor", "--deployment", "--out", "--overwrite")
+_PLACE: Final = ("--url", "--model", "--monitor", "--out", "--overwrite")
 
 
 class FolderError(RuntimeError):

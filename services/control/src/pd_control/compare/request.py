@@ -21,7 +21,7 @@ _OWN: Final = {
     "out": "use --out before the --",
     "overwrite": "use --restart before the --",
     "label": "the deployments name themselves",
-    "deployment": "the deployments describe themselves",
+    "gpus": "the deployments describe themselves",
     "monitor": "power is recorded by itself",
     "rate": "use --rates, per GPU",
     "duration": "use --duration before the --",

@@ -192,7 +192,6 @@ class _Deployment:
         place = {
             "url": target.url,
             "model": target.model,
-            "deployment": _short(target.description),
             "out": str(folder),
             "overwrite": "on",
             **({"monitor": target.monitor} if target.monitor else {}),
@@ -238,8 +237,3 @@ def _ms(latencies: Mapping[str, Mapping[str, float | None]], metric: str, mark: 
 
 def _lasting(point: Point) -> str:
     return "" if point.duration_s is None else f", {point.duration_s:g} s"
-
-
-def _short(path: Path) -> str:
-    # The command is kept in the manifest and printed in the report, where nobody else has this machine's folders.
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

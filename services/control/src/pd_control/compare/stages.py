@@ -2,21 +2,19 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 
 import msgspec
 
 from pd_contracts.free_ports import is_free
-from pd_contracts.records import Deployment, write_json
-from pd_control.client import proxy_stats, served_models
+from pd_control.client import served_models
 from pd_control.compare.deployments import Spec, placed
 from pd_control.context import Context
 from pd_control.docker.compose import PAGES, PROFILES, Stack
-from pd_control.docker.containers import engine_infos, expected, url_of
+from pd_control.docker.containers import expected, url_of
 from pd_control.doctor.command import admits
 from pd_control.local import readiness
 from pd_control.local.processes import launch
-from pd_control.planning import free_ports, manifest_facts
+from pd_control.planning import free_ports
 from pd_control.planning.gpus import PlanError
 from pd_control.planning.plan import Engine, Plan, plan, port_needs
 from pd_control.supervision import supervisor
@@ -30,7 +28,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment that waits for load.
 
     Attributes:
-        description: the file with what the manifest is told of it.
         monitor: where power is read; empty without GPUs.
         check: raises StartError if a part of it has died.
     """
@@ -38,7 +35,6 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     model: str
     label: str
-    description: Path
     check: Callable[[], object]
     monitor: str = ""
 
@@ -75,12 +71,10 @@ def processes(context: Context, engine: Engine, gpus: list[int], *, stall_s: flo
         try:
             with context.terminal.step("monitor sees every board"):
                 readiness.until_boards(monitor, made.gpus, MONITOR_LIMIT_S)
-            described = manifest_facts.of_processes(made, proxy_stats(state.url))
             yield Target(
                 url=state.url,
                 model=served_models(state.url)[0],
                 label=spec.label,
-                description=_written(context, spec, described),
                 check=lambda: _refuse_dead(state.processes),
                 monitor=monitor,
             )
@@ -118,13 +112,10 @@ def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -
                 for seen in readiness.watch(url, expected(found), traces, stall_s, poll_s=1.0):
                     step.waiting_for(seen.waiting)
                 step.text = f"engines are ready at {url}"
-            engines = engine_infos(stack.containers())
-            described = manifest_facts.of_containers(spec.topology, engines, proxy_stats(url), stack.engine_version())
             yield Target(
                 url=url,
                 model=served_models(url)[0],
                 label=spec.label,
-                description=_written(context, spec, described),
                 check=traces,
                 monitor=_monitor(context) if engine == "vllm" else "",
             )
@@ -149,9 +140,3 @@ def refuse_unfit_for_containers(specs: list[Spec]) -> None:
 
 def _monitor(context: Context) -> str:
     return f"http://127.0.0.1:{context.settings.monitor_port}"
-
-
-def _written(context: Context, spec: Spec, described: Deployment) -> Path:
-    path = context.store.folder / f"deployment-{spec.name}.json"
-    write_json(path, msgspec.structs.replace(described, label=spec.label))
-    return path.resolve()

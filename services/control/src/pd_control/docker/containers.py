@@ -7,9 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from pd_contracts.names import Role
-from pd_contracts.records import EngineInfo
 from pd_contracts.stats import ProxyStats
-from pd_control.client import ClientError, get, json_of
 from pd_control.local.processes import Row, engine_state, proxy_state, up_since
 
 LABEL: Final = "com.docker.compose"
@@ -139,26 +137,3 @@ def _row(container: Container, stats: ProxyStats | None, counts: Mapping[Role, i
 def _since(started: str) -> str:
     # Docker writes nanoseconds, which datetime does not read.
     return up_since(datetime.fromisoformat(started[:19]).replace(tzinfo=UTC).timestamp())
-
-
-def engine_infos(containers: Sequence[Container]) -> list[EngineInfo]:
-    """What the manifest says of the engines: image, digest, and the version that vLLM itself answers."""
-    return [
-        EngineInfo(
-            name=f"{container.role}-{container.number}",
-            role=container.role,
-            version=_version(container),
-            image=container.image,
-            image_digest=container.image_digest,
-            gpus=list(container.gpus),
-        )
-        for container in containers
-        if container.role is not None
-    ]
-
-
-def _version(container: Container) -> str:
-    try:
-        return str(json_of(get(f"{container.address}/version"))["version"]) if container.address else ""
-    except (ClientError, KeyError, TypeError):
-        return ""  # unknown stays empty; simulators have no such page

@@ -11,8 +11,7 @@ from pd_contracts.stats import ProxyStats
 from pd_control.client import ClientError, get, proxy_stats
 from pd_control.context import Context
 from pd_control.local import readiness
-from pd_control.planning.manifest_facts import label
-from pd_control.planning.plan import Plan, ProcessSpec
+from pd_control.planning.plan import Plan, ProcessSpec, label
 from pd_control.supervision import identity, supervisor
 from pd_control.supervision.state import Running, State, StateError, Store, is_alive
 from pd_control.supervision.supervisor import StartError

@@ -87,6 +87,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return f"{counts[Role.PREFILL]}P{counts[Role.DECODE]}D"
 
 
+def label(topology: Topology, shape: str) -> str:
+    """The short name in tables and plots: "disagg 1P1D", "2 combined"."""
+    return f"{topology} {shape}" if topology is Topology.DISAGG else shape
+
+
 def plan(
     settings: ControlSettings,
     topology: Topology,

@@ -1,14 +1,11 @@
 """What `GET /deployment` says: the engines as they told of themselves, by name and without addresses. Pure."""
 
 from collections.abc import Sequence
-from typing import Final
 
-from pd_contracts.deployment import DeployedEngine, DeploymentDocument
-from pd_contracts.names import SIMULATED_ENGINE, Role
+from pd_contracts.deployment import DeployedEngine, DeploymentDocument, shape_of
+from pd_contracts.names import SIMULATED_ENGINE
 from pd_proxy import __version__
 from pd_proxy.engines.registry import Instance, State
-
-_LETTERS: Final = {Role.PREFILL: "P", Role.DECODE: "D", Role.COMBINED: "C"}
 
 
 def describe(name: str, instances: Sequence[Instance], *, ready: bool) -> DeploymentDocument:
@@ -16,18 +13,13 @@ def describe(name: str, instances: Sequence[Instance], *, ready: bool) -> Deploy
     present = [instance for instance in instances if instance.state is not State.LOST]
     return DeploymentDocument(
         name=name,
-        shape=_shape(present),
+        shape=shape_of([instance.role for instance in present]),
         ready=ready,
         simulated=any(instance.engine == SIMULATED_ENGINE for instance in present),
         gpus=_gpus(present),
         instances=[_engine(instance) for instance in present],
         proxy_version=__version__,
     )
-
-
-def _shape(instances: Sequence[Instance]) -> str:
-    roles = [instance.role for instance in instances]
-    return "".join(f"{roles.count(role)}{letter}" for role, letter in _LETTERS.items() if role in roles)
 
 
 def _gpus(instances: Sequence[Instance]) -> int | None:
