@@ -76,7 +76,7 @@ def untranslated(catalogue: Catalog) -> list[Message]:
 
 def strings_of(message: Message) -> tuple[str, ...]:
     """Its translations: one, or one a plural form."""
-    return message.string if isinstance(message.string, tuple) else (message.string or "",)
+    return tuple(map(str, message.string)) if isinstance(message.string, tuple) else (str(message.string or ""),)
 
 
 def main() -> int:

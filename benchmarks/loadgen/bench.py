@@ -177,8 +177,8 @@ def main() -> int:
         shown = "  ".join(f"{key} {value:.3f}" for key, value in numbers.items() if key != "chunks")
         sys.stdout.write(f"{name:<11} chunks {numbers['chunks']}  {shown}  p99 ratio {ratio:.1f}\n")
     if given.out:
-        numbers = {"machine": machine(), "streams": given.streams, "rate": given.rate, "clients": rows}
-        given.out.write_text(json.dumps(numbers, indent=2) + "\n")
+        kept = {"machine": machine(), "streams": given.streams, "rate": given.rate, "clients": rows}
+        given.out.write_text(json.dumps(kept, indent=2) + "\n")
     return 0 if rows[clients[0]]["best_p99_ms"] <= given.goal_ms else 1
 
 

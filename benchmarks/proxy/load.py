@@ -137,8 +137,8 @@ async def streams(options: argparse.Namespace) -> None:
         finished=tally.finished,
         errors=len(tally.errors),
         first_errors=tally.errors[:3],
-        lag_p50_ms=round(percentile(lags, 50) * 1e3, 3),
-        lag_p99_ms=round(percentile(lags, 99) * 1e3, 3),
+        lag_p50_ms=round((percentile(lags, 50) or 0.0) * 1e3, 3),
+        lag_p99_ms=round((percentile(lags, 99) or 0.0) * 1e3, 3),
     )
 
 

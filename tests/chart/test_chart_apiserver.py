@@ -242,7 +242,9 @@ async def test_the_proxy_finds_what_controllers_make_of_the_release(
         discovery_selector=f"app.kubernetes.io/name=pdstack,app.kubernetes.io/instance={RELEASE}",
     )
     heard: dict[str, Ping] = {}
-    discovery = KubernetesDiscovery(settings, lambda ping: heard.update({ping.http_address: ping}), print, 0.5)
+    discovery = KubernetesDiscovery(
+        settings, lambda said: heard.update({said.ping.http_address: said.ping}), print, 0.5
+    )
     kubelet = Kubelet(plane, namespace)
     with controllers(plane):
         running = asyncio.create_task(discovery.run())

@@ -10,7 +10,8 @@ from support.cluster.changes import states
 from support.cluster.cluster import Cluster, eventually
 from support.cluster.release import Release, example, merged
 
-from pd_control.client import ClientError, Reply, get, post
+from pd_contracts.http_call import Reply
+from pd_control.client import ClientError, get, post
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -84,7 +84,7 @@ def switches(count: int) -> list[list[str]]:
 
 def same(theirs: Any, ours: str | bool | list[str]) -> bool:
     if isinstance(theirs, (bool, list)) or isinstance(ours, bool):
-        return theirs == ours
+        return bool(theirs == ours)
     if isinstance(theirs, dict):
         return isinstance(ours, str) and theirs == json.loads(ours)
     return str(theirs) == ours or (isinstance(theirs, int | float) and theirs == number(str(ours)))

@@ -1,7 +1,9 @@
 """Run folders on disk: what is broken or partial is reported with its reason and never counted."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,7 +14,7 @@ from pd_contracts.names import Role
 from pd_contracts.records import GPU, MANIFEST, REQUESTS, Manifest, read_json, write_json
 
 
-def _run(folder: Path, **changes: object) -> Path:
+def _run(folder: Path, **changes: Any) -> Path:
     power = power_log({0: (Role.COMBINED, constant(300.0)), 1: (Role.COMBINED, constant(300.0))})
     return write_run(folder, [request(n, n / 10, warmup=n < 2) for n in range(10)], manifest(**changes), power)
 
@@ -74,7 +76,9 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
         ),
     ],
 )
-def test_a_broken_run_is_left_out_with_its_reason(tmp_path: Path, damage: object, reason: str) -> None:
+def test_a_broken_run_is_left_out_with_its_reason(
+    tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
     _run(tmp_path / "whole")
     damage(_run(tmp_path / "broken"))
 
@@ -95,7 +99,7 @@ def test_a_broken_run_is_left_out_with_its_reason(tmp_path: Path, damage: object
         pytest.param(lambda path: _replace(path, b'"schema_version":1', b'"schema_version":9'), id="newer"),
     ],
 )
-def test_broken_power_costs_a_run_its_power_only(tmp_path: Path, damage: object) -> None:
+def test_broken_power_costs_a_run_its_power_only(tmp_path: Path, damage: Callable[[Path], object]) -> None:
     damage(_run(tmp_path / "run") / GPU)
 
     loaded = load_tree([tmp_path])

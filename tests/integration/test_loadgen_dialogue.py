@@ -10,7 +10,7 @@ from support.loadgen import Served, StampedServer, run
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 
-TALK: dict[str, object] = {"dataset": "text", "endpoint": "chat", "answers": "served", "turns": 3, "think_time": 0.1}
+TALK: dict[str, Any] = {"dataset": "text", "endpoint": "chat", "answers": "served", "turns": 3, "think_time": 0.1}
 
 
 @pytest.fixture(name="server")
@@ -49,9 +49,9 @@ def test_the_answer_of_a_turn_goes_into_the_next(server: StampedServer, tmp_path
             # it was thought over before the next question
             assert after.received >= before.tokens[-1] + 0.1
     # a turn is due when its time to think is over: what the client needs for it is in its latency
-    for before, after in itertools.pairwise(kept):
-        if after.index % 3:
-            assert after.scheduled == pytest.approx((before.end or 0) + 0.1, abs=1e-6)
+    for answered, asked in itertools.pairwise(kept):
+        if asked.index % 3:
+            assert asked.scheduled == pytest.approx((answered.end or 0) + 0.1, abs=1e-6)
 
 
 def test_turns_after_a_failed_one_have_failed_and_are_not_sent(server: StampedServer, tmp_path: Path) -> None:

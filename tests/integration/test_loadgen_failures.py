@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.loadgen import StampedServer, run, start
@@ -118,7 +119,7 @@ def test_a_server_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_begin_is_one_sentence_and_exit_2(
-    server: StampedServer, tmp_path: Path, options: dict[str, object], sentence: str
+    server: StampedServer, tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
     done = run(server.url, tmp_path / "run", idle=0, **options)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.control import alive
@@ -78,7 +79,7 @@ def test_processes_share_one_schedule_and_their_records_are_one_set(server: Stam
 
 def test_places_in_flight_are_shared_out(tmp_path: Path) -> None:
     with StampedServer(ttft=0.3, tpot=0.01).running() as server:
-        options = {"arrival": "closed", "requests": 9, "max_concurrency": 3, "processes": 2}
+        options: dict[str, Any] = {"arrival": "closed", "requests": 9, "max_concurrency": 3, "processes": 2}
         assert run(server.url, tmp_path / "run", **options).returncode == 0
 
         spans = [(one.received, one.tokens[-1]) for one in server.served]

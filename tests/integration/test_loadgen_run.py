@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.loadgen import StampedServer, run
@@ -180,7 +181,7 @@ def test_power_is_recorded_around_the_window_with_the_roles_of_the_gpus(server: 
         ],
     }
     out = tmp_path / "run"
-    options = {"monitor": server.url, "idle": 0.1, "duration": 0.5}
+    options: dict[str, Any] = {"monitor": server.url, "idle": 0.1, "duration": 0.5}
     assert run(server.url, out, **options).returncode == 0
 
     made = manifest(out)

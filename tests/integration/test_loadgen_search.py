@@ -58,7 +58,7 @@ def test_a_search_without_its_limits_is_refused(tmp_path: Path) -> None:
 def test_a_detailed_summary_can_be_imported_as_a_run(tmp_path: Path) -> None:
     with StampedServer(ttft=0.05, tpot=0.005).running() as server:
         load = ["--model", "steady", "--duration", "0.5", "--rate", "20", "--idle", "0", "--lag-limit-ms", "5000"]
-        load += ["--input-tokens", "16", "--output-tokens", "4", "--save-detailed", "--out", tmp_path / "run"]
+        load += ["--input-tokens", "16", "--output-tokens", "4", "--save-detailed", "--out", str(tmp_path / "run")]
         assert command("run", "--url", server.url, *load).returncode == 0
     done = command("import", tmp_path / "run" / "summary.json", "--out", tmp_path / "imported", "--gpus", "2")
 

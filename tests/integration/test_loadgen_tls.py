@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.loadgen import StampedServer, run
@@ -92,7 +93,7 @@ def test_a_server_that_speaks_no_tls_is_a_sentence(tmp_path: Path) -> None:
         ({"ca_file": "a.pem", "insecure": True}, "checks no certificate"),
     ],
 )
-def test_what_cannot_be_trusted_is_refused(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
+def test_what_cannot_be_trusted_is_refused(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
     done = run("https://127.0.0.1:9", tmp_path / "run", **options)
 
     assert done.returncode == 2

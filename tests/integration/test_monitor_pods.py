@@ -68,7 +68,7 @@ class Kubelet:
                     return
                 for event in connection.receive_data(data):
                     if isinstance(event, h2.events.RequestReceived):
-                        self.calls.append(dict(event.headers or ())[":path"])
+                        self.calls += [str(value) for name, value in event.headers or () if str(name) == ":path"]
                     if isinstance(event, h2.events.StreamEnded) and not self.silent:
                         self.answer(connection, event.stream_id)
                 self.send(connection)

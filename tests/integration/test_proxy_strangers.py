@@ -59,7 +59,7 @@ async def test_a_stranger_cannot_take_a_live_engines_place(how: str) -> None:
     async with running_proxy(**(SIGNED if how == "keyed" else {})) as proxy:
         await proxy.engine(Role.PREFILL)
         decode = await proxy.engine(Role.DECODE, answer=slowly)
-        stolen = {"http_address": decode.http_address, "zmq_address": "127.0.0.1:9"}
+        stolen: dict[str, Any] = {"http_address": decode.http_address, "zmq_address": "127.0.0.1:9"}
         ping = Ping(PingType.DECODE, **stolen)
         if how == "unsigned":
             ping = msgspec.structs.replace(ping, connector=decode.connector, boot_id="stranger")

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sys
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -107,7 +108,7 @@ async def test_least_loaded_counts_the_requests_of_all_workers() -> None:
         engines = [await proxy.engine(Role.COMBINED, boot_id=f"boot-{number}") for number in range(2)]
         for sent in range(1, MANY + 1):
             await RawClient.send(proxy, STREAM)
-            await until(lambda sent=sent: sum(len(engine.calls) for engine in engines) == sent)
+            await until(partial(lambda all_: sum(len(engine.calls) for engine in engines) == all_, sent))
         assert [len(engine.calls) for engine in engines] == [MANY // 2, MANY // 2]
 
 

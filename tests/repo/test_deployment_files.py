@@ -30,7 +30,7 @@ PROFILES = [
     "monitoring",
     "analysis",
 ]
-SETTINGS = [EngineSettings, ProxySettings, SimulatorSettings, MonitorSettings]
+SETTINGS: list[type[Any]] = [EngineSettings, ProxySettings, SimulatorSettings, MonitorSettings]
 # Read by compose or pdctl themselves rather than by a service.
 FOR_COMPOSE_ALONE = {"LOADGEN_MONITOR", "COMPOSE_PROJECT_NAME"}
 
@@ -129,7 +129,7 @@ def test_engines_ping_the_port_on_which_the_proxy_listens() -> None:
 
 def test_every_environment_name_in_compose_is_a_setting_of_its_service() -> None:
     document = yaml.safe_load(compose_config(*PROFILES))["services"]
-    known = {
+    known: dict[str, type[Any]] = {
         "proxy": ProxySettings,
         "monitor": MonitorSettings,
         "monitor-combined": MonitorSettings,

@@ -253,7 +253,7 @@ class Network:
 
     def __init__(self, prefills: list[PrefillEngine], decodes: list[DecodeEngine]) -> None:
         self.prefills, self.decodes = prefills, decodes
-        self.by_address: dict[str, Any] = {engine.address: engine for engine in (*prefills, *decodes)}
+        self.by_address: dict[str, Any] = {one.address: one for one in prefills} | {one.address: one for one in decodes}
         self.connections: list[Connection] = []
         self.unquiet: list[Connection] = []
         self.numbers = 0
@@ -378,8 +378,10 @@ class Network:
         self.settle_writes()
 
     def advance(self, seconds: float) -> None:
-        for engine in (*self.prefills, *self.decodes):
-            engine.clock += seconds
+        for prefill in self.prefills:
+            prefill.clock += seconds
+        for decode in self.decodes:
+            decode.clock += seconds
         for prefill in self.prefills:
             prefill.sender.tick(prefill.clock)
         for decode in self.decodes:

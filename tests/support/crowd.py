@@ -195,7 +195,10 @@ def parse(data: bytes) -> Reply | None:
     if not mark:
         return None
     status, *lines = head.decode("latin-1").split("\r\n")
-    headers = CIMultiDict(line.split(": ", 1) for line in lines)
+    headers = CIMultiDict[str]()
+    for line in lines:
+        name, _, value = line.partition(": ")
+        headers.add(name, value)
     if headers.get("Transfer-Encoding", "") == "chunked":
         whole = dechunk(body)
         if whole is None:
@@ -208,7 +211,7 @@ def parse(data: bytes) -> Reply | None:
 
 def dechunk(body: bytes) -> bytes | None:
     """Chunked bytes put together; None if the last chunk is missing."""
-    parts = []
+    parts: list[bytes] = []
     while True:
         size, mark, body = body.partition(b"\r\n")
         if not mark:

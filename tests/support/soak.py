@@ -30,7 +30,7 @@ from pd_simulator.settings import Settings
 
 PROFILE: Final = Path(__file__).with_name("soak.toml")
 MODEL: Final = "soak-model"
-PROXY: Final = {
+PROXY: Final[dict[str, Any]] = {
     "ping_ttl_s": 8.0,  # engines ping every 3 s
     "health_interval_s": 0.3,
     "health_timeout_s": 1.0,
@@ -226,7 +226,7 @@ class Soak:
         return self._ending.is_set()
 
     async def _disturb(self, engine: Engine, chance: random.Random) -> None:
-        kinds = [*FAULTS[engine.settings.pd_role], RESTART]
+        kinds: list[dict[str, Any] | str] = [*FAULTS[engine.settings.pd_role], RESTART]
         while not await self._pause(chance.expovariate(1 / self.plan.healthy_s)):
             kind = chance.choice(kinds)
             name = kind if isinstance(kind, str) else "=".join(str(part) for part in next(iter(kind.items())))

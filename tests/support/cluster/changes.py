@@ -85,7 +85,11 @@ def _restart(what: str) -> Callable[[Release], None]:
 
 
 def _upgrade_and_roll_back(release: Release) -> None:
-    for step in (lambda: release.install(merged(VALUES, {"engine": {"maxNumSeqs": 128}})), lambda: _roll_back(release)):
+    steps: list[Callable[[], object]] = [
+        lambda: release.install(merged(VALUES, {"engine": {"maxNumSeqs": 128}})),
+        lambda: _roll_back(release),
+    ]
+    for step in steps:
         step()
         release.rolled_out(*(f"statefulset/{role}" for role in ROLES), seconds=300)
 

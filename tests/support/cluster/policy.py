@@ -130,7 +130,7 @@ def _matches(selector: Thing, labels: Mapping[str, str]) -> bool:
     if selector.get("matchExpressions"):
         msg = "matchExpressions are not enforced here"
         raise NotImplementedError(msg)
-    return selector.get("matchLabels", {}).items() <= dict(labels).items()
+    return bool(selector.get("matchLabels", {}).items() <= dict(labels).items())
 
 
 def _address(pod: Thing) -> str:

@@ -28,7 +28,8 @@ def some_records(draw: st.DrawFn) -> list[RequestRecord]:
         if kind == "failed":
             made = failed(index, made.scheduled, **fields)
         else:
-            fields |= {"silent": {"chunks": []}, "cut": {"error": failed(0).error}}.get(kind, {})
+            kinds: dict[str, dict[str, Any]] = {"silent": {"chunks": []}, "cut": {"error": failed(0).error}}
+            fields |= kinds.get(kind, {})
             fields |= {"output_tokens": None} if kind == "no usage" else {}
             made = RequestRecord(**{name: getattr(made, name) for name in made.__struct_fields__} | fields)
         records.append(made)
@@ -41,7 +42,7 @@ def test_columns_are_the_contracts_definitions(records: list[RequestRecord]) -> 
     found = requests_of(records, LIMITS).rows.set_index("index")
 
     for record in records:
-        row = found.loc[record.index]
+        row: Any = found.loc[record.index]
         gaps = latency.itl(record)
         expected = {
             "ttft": latency.ttft(record),

@@ -6,7 +6,7 @@ from support.analysis import constant, deployment, group, manifest, power_log, r
 
 from pd_analysis.conclusions.verdict import sentence, verdict
 from pd_analysis.doubts.one_load import doubts
-from pd_analysis.numbers.evaluation import evaluate, grouped
+from pd_analysis.numbers.evaluation import Group, evaluate, grouped
 from pd_analysis.numbers.measures import GAP_P99, GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure, compared
 from pd_analysis.records.run import Run
 from pd_analysis.tables.comparison import comparison
@@ -31,7 +31,7 @@ def served(
     return run([request(index, index / 20, ttft=ttft, gaps=[gap, gap]) for index in range(100)], about, power)
 
 
-def _cell(run_group: object, title: str, column: int) -> str:
+def _cell(run_group: Group, title: str, column: int) -> str:
     table = comparison(run_group)
     (row,) = [row for row in table.rows if row[0].text == title]
     return row[column].text

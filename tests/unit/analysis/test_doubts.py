@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,11 +17,11 @@ from pd_contracts.names import SIMULATED_ENGINE, Role, Topology
 from pd_contracts.records import ClientHealth, EngineInfo, RequestRecord
 
 
-def hundred(**changes: object) -> list[RequestRecord]:
+def hundred(**changes: Any) -> list[RequestRecord]:
     return [request(index, index * 0.09, **changes) for index in range(100)]
 
 
-def power(topology: Topology = Topology.COMBINED, **changes: object) -> PowerLog:
+def power(topology: Topology = Topology.COMBINED, **changes: Any) -> PowerLog:
     roles = (Role.PREFILL, Role.DECODE) if topology is Topology.DISAGG else (Role.COMBINED, Role.COMBINED)
     boards: dict[int, tuple[Role | None, Callable[[np.ndarray], np.ndarray]]] = {
         number: (role, constant(300.0)) for number, role in enumerate(roles)
@@ -28,7 +29,7 @@ def power(topology: Topology = Topology.COMBINED, **changes: object) -> PowerLog
     return power_log(boards, **changes)
 
 
-def good(topology: Topology = Topology.COMBINED, **changes: object) -> Run:
+def good(topology: Topology = Topology.COMBINED, **changes: Any) -> Run:
     return run(hundred(), manifest(topology, **changes), power(topology))
 
 

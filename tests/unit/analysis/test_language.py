@@ -41,7 +41,7 @@ def messages(catalogue: Catalog) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def ids_of(message: Message) -> tuple[str, ...]:
-    return message.id if isinstance(message.id, tuple) else (message.id,)
+    return tuple(map(str, message.id)) if isinstance(message.id, tuple | list) else (str(message.id),)
 
 
 def test_every_sentence_has_its_translation(catalogue: Catalog) -> None:
@@ -75,7 +75,7 @@ def test_every_sentence_is_rendered(lang: str) -> None:
                 continue
             ids = ids_of(message)
             holes = {hole[1:-1]: f"<{hole[1:-1]}>" for hole in HOLE.findall(ids[-1])}
-            text = ntr(*ids, 2, **holes) if len(ids) > 1 else tr(ids[0], **holes)
+            text = ntr(ids[0], ids[1], 2, **holes) if len(ids) > 1 else tr(ids[0], **holes)
             assert "{" not in text
             assert all(value in text for value in holes.values()), text
             if lang != "en" and WORDS.search(ids[0]):

@@ -215,7 +215,7 @@ def walk(seed: int, events: int) -> Exchange:
     def request() -> None:
         engines = {"prefill": r.randint(0, 1) * r.randint(0, 1), "decode": r.randint(0, 1)}
         likely = {"named": r.random() < 0.6, "follows": r.random() < 0.3, "first": r.random() < 0.5}
-        names.append(exchange.request(**engines, tokens=r.randint(1, 40), **likely))
+        names.append(str(exchange.request(**engines, tokens=r.randint(1, 40), **likely)))
 
     def leave() -> None:
         if names:

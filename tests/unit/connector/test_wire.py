@@ -13,7 +13,7 @@ from pd_connector.wire import params
 from pd_connector.wire.frames import LENGTH, Frames, frame
 from pd_connector.wire.messages import MAX_MESSAGE_BYTES, Credit, Hello, Part, Ping, ProtocolError, Token, decode
 
-MESSAGES = [
+MESSAGES: list[Any] = [
     Hello(purpose="push", boot="b", address="1.2.3.4:5", schema={"layers": "a"}, transports=["vmm", "tcp"]),
     Credit(pages=[1, 2, 300]),
     Part(key="k.x", first=0, count=3, total=9, pages=[4, 5], size=1 << 40),

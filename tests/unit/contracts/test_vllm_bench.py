@@ -9,7 +9,7 @@ from pd_analysis.numbers.metrics import measure
 from pd_analysis.records.reader import load_tree
 from pd_contracts import latency, vllm_bench
 from pd_contracts.names import Topology
-from pd_contracts.records import RecordError
+from pd_contracts.records import Manifest, RecordError
 from pd_loadgen.__main__ import main
 from pd_loadgen.results.summary import summarize
 
@@ -42,7 +42,7 @@ def load(**changes: object) -> vllm_bench.VllmResult:
     return vllm_bench.read(json.dumps({**RESULT, **changes}).encode())
 
 
-def made(**changes: object) -> vllm_bench.Manifest:
+def made(**changes: object) -> Manifest:
     result = load(**changes)
     return vllm_bench.manifest(result, vllm_bench.records(result, "x"), "x")
 

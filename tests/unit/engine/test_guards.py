@@ -94,7 +94,7 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
 
 
 @pytest.mark.parametrize(("role", "arguments", "values", "sentence"), REFUSED)
-def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[str, str], sentence: str) -> None:
+def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RefusedError, match=sentence):
         start(role, arguments, **values)
 
@@ -123,7 +123,7 @@ def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[
         ("decode", "--option-of-a-later-vllm 5 --hf-overrides '{\"a\": 1}' --lora-modules a=b c=d", NIXL),
     ],
 )  # fmt: skip
-def test_what_is_only_next_to_it_starts(role: str, arguments: str, values: dict[str, str]) -> None:
+def test_what_is_only_next_to_it_starts(role: str, arguments: str, values: dict[str, Any]) -> None:
     start(role, arguments, **values)
 
 
@@ -167,7 +167,7 @@ def test_a_config_file_that_cannot_be_read_is_said_to_be_so() -> None:
 
 
 @pytest.mark.parametrize("variable", [{"VLLM_API_KEY": "secret"}, {"VLLM_DP_SIZE": "2"}])
-def test_vllms_own_variables_undo_nothing_either(variable: dict[str, str]) -> None:
+def test_vllms_own_variables_undo_nothing_either(variable: dict[str, Any]) -> None:
     settings = load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "m"})
 
     with pytest.raises(RefusedError, match=next(iter(variable))):

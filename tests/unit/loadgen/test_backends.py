@@ -1,6 +1,7 @@
 """Request bodies, and which chunks of a stream are tokens."""
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
@@ -76,7 +77,7 @@ def test_a_role_with_text_is_a_token() -> None:
     "delta",
     [{"content": "x"}, {"reasoning": "x"}, {"reasoning_content": "x"}, {"tool_calls": [{"index": 0}]}],
 )
-def test_text_reasoning_and_tool_calls_are_tokens(delta: dict[str, object]) -> None:
+def test_text_reasoning_and_tool_calls_are_tokens(delta: dict[str, Any]) -> None:
     assert chat(**delta).tokens == 1
 
 
@@ -151,14 +152,14 @@ def test_counts_may_be_written_as_fractions_and_texts_and_nan_may_stand_beside_t
         ({"role": "assistant", "content": "a"}, "a"),
     ],
 )
-def test_output_of_every_kind_is_a_token(delta: dict[str, object], text: str) -> None:
+def test_output_of_every_kind_is_a_token(delta: dict[str, Any], text: str) -> None:
     read = chat(**delta)
 
     assert (read.tokens, read.text) == (1, text)
 
 
 @pytest.mark.parametrize("delta", [{"content": "", "tool_calls": []}, {"content": "", "function_call": None}])
-def test_lists_and_calls_that_are_empty_are_no_output(delta: dict[str, object]) -> None:
+def test_lists_and_calls_that_are_empty_are_no_output(delta: dict[str, Any]) -> None:
     read = chat(**delta)
 
     assert (read.tokens, read.blank) == (0, True)

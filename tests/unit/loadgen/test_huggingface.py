@@ -49,10 +49,11 @@ class Library(ModuleType):
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         super().__init__("datasets")
-        self.rows, self.asked, self.taken = rows, (), 0
+        self.rows, self.taken = rows, 0
+        self.asked: tuple[object, ...] = ()
 
     def load_dataset(self, path: str, name: str | None, *, split: str, streaming: bool) -> Any:
-        self.asked = (path, name, split, streaming)  # type: ignore[assignment]
+        self.asked = (path, name, split, streaming)
         if path == "absent":
             raise FileNotFoundError("Dataset 'absent' doesn't exist on the Hub")
         return self._walk()

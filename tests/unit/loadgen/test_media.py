@@ -6,6 +6,7 @@ import json
 import struct
 import wave
 import zlib
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_size_that_is_none_is_refused(text: str) -> None:
 
 def test_messages_show_pictures_and_play_sounds_as_data_urls() -> None:
     made = contents.draw(SHOW, 2)
-    parts = [content.prompt[0]["content"] for content in made]  # type: ignore[index,call-overload]
+    parts: list[Any] = [content.prompt[0]["content"] for content in made]  # type: ignore[index]
 
     assert [part["type"] for part in parts[0]] == ["text", "image_url", "image_url", "audio_url"]
     url = parts[0][1]["image_url"]["url"]

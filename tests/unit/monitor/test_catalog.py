@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from pd_contracts.clock_events import CLOCK_EVENTS
 from pd_contracts.names import Role
 from pd_contracts.records import GpuInfo, GpuSample
 from pd_contracts.settings import fields
-from pd_monitor.catalog import CLOCK_EVENTS, SERIES, Seen
+from pd_monitor.catalog import SERIES, Seen
 from pd_monitor.reading import Details, Reading
 from pd_monitor.sampler import with_roles
 from pd_monitor.settings import Settings

@@ -117,9 +117,12 @@ def test_a_sweep_begins_and_ends_without_a_lock_and_its_order_is_the_seeds() -> 
 def test_the_journal_is_on_the_disk_when_write_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     really = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), really(fd))
-    )
+
+    def noted(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+        really(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
     journal = Journal(tmp_path)
 
     journal.write([Step(BOARD, Role.DECODE, Wish(lock_mhz=1200, cap_w=300))])

@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ def doubts(*samples: GpuSample, limit_w: float | None = 700.0) -> list[dict[str,
     return [dict(board.doubts(sample, limit_w)) for sample in samples]
 
 
-def at(t: float, **readings: float) -> GpuSample:
+def at(t: float, **readings: Any) -> GpuSample:
     return GpuSample(t=t, index=0, **readings)
 
 

@@ -114,8 +114,8 @@ def test_prompts_beside_decodes_are_priced_from_plain_engines(runs: Sequence[Mea
 
 def test_steps_are_seen_in_the_stamps() -> None:
     # Two streams: the second begins with the third step, whose tokens come 0.1 ms apart.
-    first = Stream(10, 0.0, np.arange(6) * 0.005)
-    second = Stream(20, 0.0, np.arange(2, 6) * 0.005 + 0.0001)
+    first = Stream(10, 0.0, np.arange(6, dtype=np.float64) * 0.005)
+    second = Stream(20, 0.0, np.arange(2, 6, dtype=np.float64) * 0.005 + 0.0001)
 
     steps = steps_of([first, second])
 
@@ -128,7 +128,7 @@ def test_steps_are_seen_in_the_stamps() -> None:
 
 
 def test_an_idle_engine_makes_no_window() -> None:
-    alone = [Stream(10, 0.0, begin + np.arange(12) * 0.005) for begin in (0.0, 1.0, 2.0)]
+    alone = [Stream(10, 0.0, begin + np.arange(12, dtype=np.float64) * 0.005) for begin in (0.0, 1.0, 2.0)]
 
     assert len(windows_of(steps_of(alone), plain=True).took_ms) == 0
 

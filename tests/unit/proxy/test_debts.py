@@ -1,6 +1,7 @@
 """KV that is owed: by address and id, bounded, and repaid under the id of the request that failed."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from pd_proxy.kv.transfer import again, stand_in
 from pd_proxy.protocol.generation import Endpoint, Fields, encoded
 
 
-def debt(number: int = 0, address: str = "10.0.0.2:22001", **fields: int) -> Debt:
+def debt(number: int = 0, address: str = "10.0.0.2:22001", **fields: Any) -> Debt:
     return Debt(address, "/v1/completions", f"id-{number}", {}, **fields)
 
 

@@ -58,7 +58,8 @@ def flight() -> Flight:
 
 def relay(secret: bytes) -> tuple[Engine, Relay, list[bytes], Flight]:
     """A relay from an engine into a list of what was written."""
-    engine, written, one = Engine(), [], flight()
+    written: list[bytes] = []
+    engine, one = Engine(), flight()
     found = Relay(one, Reply(engine, 200), StreamRewriter(secret, ("h:1",)), written.append)
     found.begin(b"", b"")
     return engine, found, written, one
@@ -108,7 +109,8 @@ async def test_a_client_that_takes_nothing_keeps_the_engine_waiting_and_nobody_w
     assert one_flight.since is None
     assert written
     one.resume()
-    assert not engine.paused
+    resumed: bool = engine.paused
+    assert not resumed
     assert one_flight.since is not None
 
 
