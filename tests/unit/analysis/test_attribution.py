@@ -49,6 +49,18 @@ def test_shares_and_residual_sum_to_the_joules_of_any_requests(
     assert shares.sum() + residual == pytest.approx(joules.sum(), rel=1e-9, abs=1e-6)
 
 
+def test_a_request_without_tokens_leaves_nobody_to_pay_for_what_ran_on() -> None:
+    # The rates 1/3 and 2/3 come and go; their sums and differences need not meet at nought.
+    joules = np.ones(50)
+
+    shares, residual = Slices((0.0, 10.0), 0.2).share(joules, spans((0, 3, 1), (0, 10, 0), (0, 1.5, 1)))
+
+    assert shares == pytest.approx(
+        [7 / 3 + 0.5 + 7, 0, 14 / 3 + 0.5]
+    )  # seven slices, the one the third ends in, seven more
+    assert residual == pytest.approx(35)
+
+
 def test_a_slice_is_shared_by_the_tokens_that_are_in_work_in_it() -> None:
     # 1 s slices of 100 J. Tokens a second: the first request 10 in 0-2 s, the second 30 in 1-3 s; nobody in the last.
     shares, residual = Slices((0.0, 4.0), 1.0).share(np.full(4, 100.0), spans((0, 2, 20), (1, 3, 60)))

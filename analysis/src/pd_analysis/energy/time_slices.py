@@ -56,8 +56,8 @@ class Slices:
         return shares, float(joules[~used].sum())
 
     def _whole(self, cut: "_Cut") -> Floats:
-        """Tokens a second of the requests that were in work during all of a slice."""
-        some = cut.last > cut.first + 1
+        """Tokens a second of the requests that were in work during all of a slice. One without tokens holds no slice open."""
+        some = (cut.last > cut.first + 1) & (cut.rate > 0)
         steps, counts = np.zeros(self.count + 1), np.zeros(self.count + 1, np.int64)
         for at, sign in ((cut.first[some] + 1, 1), (cut.last[some], -1)):
             np.add.at(steps, at, sign * cut.rate[some])
