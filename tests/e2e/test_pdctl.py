@@ -12,7 +12,6 @@ from support.stack import ROOT
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Role
 from pd_control.docker.compose import Stack
-from pd_control.docker.containers import engine_infos
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 PATIENT = 500
@@ -74,8 +73,8 @@ def test_the_other_topology_does_not_join_the_same_proxy(env: dict[str, str]) ->
     assert "`pdctl down` first" in second.stdout
 
 
-def test_images_have_a_digest_for_the_manifest(env: dict[str, str]) -> None:
-    engines = engine_infos(Stack(Path(ROOT), env).containers())
+def test_engine_containers_tell_their_role_and_the_digest_of_their_image(env: dict[str, str]) -> None:
+    engines = [container for container in Stack(Path(ROOT), env).containers() if container.role]
 
     assert [(engine.name, engine.role) for engine in engines] == [
         ("prefill-0", Role.PREFILL),
