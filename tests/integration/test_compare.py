@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -175,11 +176,9 @@ def test_what_was_measured_before_an_interruption_is_kept_and_the_rest_follows(t
     words = (*LOAD, "--rates", "2,3", "--deployments", "1c", "--gpus", "1", "--no-report")
     first = tmp_path / "results/1c/256x8-rate2-seed5"
     second = tmp_path / "results/1c/256x8-rate3-seed5"
-    with started(tmp_path, *words) as running:
-        until((second / MANIFEST).exists, 60)
-        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
-        assert running.wait(30) == 130
-    assert processes_with(f"STATE_DIR={tmp_path / 'state'}") == []
+    store = Store(tmp_path / "state" / "compare-results")
+    interrupted(tmp_path, words, lambda: (state := store.load()) is not None and state.processes)
+    interrupted(tmp_path, words, (second / MANIFEST).exists)
     kept = (first / REQUESTS).stat().st_mtime_ns
     assert not read_json(second / MANIFEST, Manifest).complete
 
@@ -188,6 +187,15 @@ def test_what_was_measured_before_an_interruption_is_kept_and_the_rest_follows(t
     assert result.returncode == 0, result.stdout + result.stderr
     assert (first / REQUESTS).stat().st_mtime_ns == kept
     assert read_json(second / MANIFEST, Manifest).complete
+
+
+def interrupted(folder: Path, words: Sequence[str], when: Callable[[], object]) -> None:
+    """Ctrl-C at a moment; nothing may go on running."""
+    with started(folder, *words) as running:
+        until(when, 90)
+        os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+        assert running.wait(30) == 130
+    assert processes_with(f"STATE_DIR={folder / 'state'}") == []
 
 
 def test_rates_are_found(tmp_path: Path) -> None:

@@ -64,10 +64,11 @@ def text(made: Manifest) -> str:
 
 def test_the_line_says_what_is_going_on() -> None:
     assert (
-        status_line(Standing(), 123.44, 8.31) == "1 failed, 2 in flight, TTFT p50 123.4 ms, TPOT p50 8.3 ms, 12 s left"
+        status_line(Standing(), {"TTFT": (123.44, 200), "TPOT": (8.31, 9)})
+        == "1 failed, 2 in flight, TTFT p50 123.4 p99 200.0 ms, TPOT p50 8.3 p99 9.0 ms, 12 s left"
     )
-    assert status_line(Standing(left_s=0), None, None) == "1 failed, 2 in flight, waiting for the last answers"
-    assert status_line(Standing(phase="warming up", total=0), None, None) == "warming up"
+    assert status_line(Standing(left_s=0), {}) == "1 failed, 2 in flight, waiting for the last answers"
+    assert status_line(Standing(phase="warming up", total=0), {}) == "warming up"
 
 
 def test_without_a_terminal_there_is_a_line_at_each_phase_and_every_few_seconds() -> None:

@@ -123,7 +123,7 @@ def _watch(run: Run, environment: Environment) -> None:
         while True:
             over = run.join(0)
             standing = run.progress()
-            line = status_line(standing, _median(environment, TTFT), _median(environment, TPOT))
+            line = status_line(standing, _latencies(environment))
             shown.show(standing, line, time.monotonic())
             if over:
                 return
@@ -132,9 +132,14 @@ def _watch(run: Run, environment: Environment) -> None:
         shown.close()
 
 
-def _median(environment: Environment, name: str) -> float | None:
-    entry = environment.stats.entries.get((name, METHOD))
-    return float(entry.median_response_time) if entry is not None else None
+def _latencies(environment: Environment) -> dict[str, tuple[float, float]]:
+    """p50 and p99 so far, ms, of the metrics that have any; Locust rounds them to two digits or so."""
+    found = {name: environment.stats.entries.get((name, METHOD)) for name in (TTFT, TPOT)}
+    return {
+        name: (float(entry.median_response_time), float(entry.get_response_time_percentile(0.99)))
+        for name, entry in found.items()
+        if entry is not None and entry.num_requests
+    }
 
 
 def _close(run: Run) -> int:

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on and when it is over."""
 
+from collections.abc import Mapping
 from typing import Any, Final, Protocol, TextIO
 
 from rich.console import Console, Group
@@ -31,11 +32,11 @@ class Standing(Protocol):
     def left_s(self) -> float: ...
 
 
-def status_line(standing: Standing, ttft_ms: float | None, tpot_ms: float | None) -> str:
-    """One line: what is done, what failed, what is under way, how fast, how long still."""
+def status_line(standing: Standing, latencies_ms: Mapping[str, tuple[float, float]]) -> str:
+    """One line: what is done, what failed, what is under way, how fast (p50 and p99 by metric), how long still."""
     if not standing.total:
         return standing.phase
-    latencies = [f"{name} p50 {value:.1f} ms" for name, value in (("TTFT", ttft_ms), ("TPOT", tpot_ms)) if value]
+    latencies = [f"{name} p50 {p50:.1f} p99 {p99:.1f} ms" for name, (p50, p99) in latencies_ms.items()]
     left = f"{standing.left_s:.0f} s left" if standing.left_s > 0 else "waiting for the last answers"
     counts = f"{standing.failed} failed, {standing.in_flight} in flight"
     return ", ".join([counts, *latencies, left if standing.phase == "measuring" else standing.phase])
