@@ -23,7 +23,7 @@ from gevent import monkey
 plain = monkey.get_original("socket", "socket")
 import gevent
 from pd_loadgen.client.exchange import Exchange
-from pd_loadgen.client.http1 import parse_url
+from pd_loadgen.client.address import parse_url
 from pd_loadgen.live.sending import transport
 if sys.argv[1] == "process":
     transport.ask = lambda sock: False

@@ -11,8 +11,10 @@ from typing import Final
 from pd_contracts import log
 from pd_contracts.settings import SettingsError
 from pd_loadgen import __version__
+from pd_loadgen.client.access import keep_secret
 from pd_loadgen.commands import add as add_commands
 from pd_loadgen.workload import options
+from pd_loadgen.workload.vllm_names import ForeignOptionError, translated
 
 LOCUST: Final = "locust"
 
@@ -22,11 +24,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == [LOCUST]:
         return _locust(words[1:])
-    given = _parser().parse_args(words)
+    try:
+        given = _parser().parse_args(translated(words) if words[:1] in (["run"], ["search"]) else words)
+    except ForeignOptionError as error:
+        sys.stderr.write(f"pd-loadgen: {error}\n")
+        return 2
     if given.execute is not None:
         return int(given.execute(given))
     try:
-        read = options.load(options.given(given))
+        chosen = options.given(given)
+        read = options.load(chosen)
+        keep_secret(options.address(chosen).secret)
         log.set_up(os.environ.get("LOG_LEVEL") or "INFO")
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"pd-loadgen: {error}\n")

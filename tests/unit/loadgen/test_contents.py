@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pd_loadgen.prompts import corpora
-from pd_loadgen.prompts.corpora import CorpusError
 from pd_loadgen.prompts.datasets import Dataset
-from pd_loadgen.workload.contents import draw
+from pd_loadgen.prompts.files import FileError
+from pd_loadgen.workload import contents
+from pd_loadgen.workload.contents import Content, draw
 from pd_loadgen.workload.options import Options
 
 OPTIONS = Options(input_tokens=100, output_tokens=20)
@@ -78,14 +78,54 @@ def write(folder: Path, *lines: object) -> Options:
     return changed(dataset=Dataset.JSONL, dataset_path=str(path))
 
 
+def drawn(options: Options, count: int) -> list[Content]:
+    return draw(options, count, corpus=contents.read(options, "", count))
+
+
 def test_lines_are_sent_in_order_and_again_from_the_first(tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "three"}]
     options = write(tmp_path, {"prompt": "one", "output_tokens": 7}, "", {"prompt": [4, 5]}, {"messages": messages})
-    made = draw(options, 4)
+    made = drawn(options, 4)
 
     assert [content.prompt for content in made] == ["one", [4, 5], messages, "one"]
     assert [content.output_tokens for content in made] == [7, 20, 20, 7]
     assert [content.input_tokens for content in made] == [None, 2, None, None]
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt", "outputs"),
+    [
+        ({"prompt": "a", "output_len": 7}, "a", 7),
+        ({"prompt": "a", "expected_output_len": 7.0}, "a", 7),
+        ({"prompt": "a", "max_tokens": "7"}, "a", 7),
+        ({"text_input": "a", "output_length": 7}, "a", 7),
+        ({"text": "a", "output_tokens": None}, "a", 20),
+        ('"a"', "a", 20),
+        ('{"prompt": "a", "score": NaN}', "a", 20),
+        ('{"prompt": "a\u2028b"}', "a\u2028b", 20),
+    ],
+)
+def test_files_for_other_programs_are_read_by_the_names_that_they_use(
+    line: object, prompt: str, outputs: int, tmp_path: Path
+) -> None:
+    assert [(one.prompt, one.output_tokens) for one in drawn(write(tmp_path, line), 1)] == [(prompt, outputs)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_whatever_an_editor_puts_before_a_text_is_no_part_of_it(encoding: str, tmp_path: Path) -> None:
+    options = write(tmp_path, "")
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    Path(options.dataset_path).write_bytes((mark + '{"prompt": "你好"}\r\n{"prompt": "b"}\r\n').encode(encoding))
+
+    assert [one.prompt for one in drawn(options, 2)] == ["你好", "b"]
+
+
+def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    options = write(tmp_path, "")
+    Path(options.dataset_path).write_bytes('{"prompt": "a"}\n{"prompt": "你好"}\n'.encode("gb18030"))
+
+    with pytest.raises(FileError, match=r"jsonl:2: is no UTF-8 .*GB18030"):
+        drawn(options, 1)
 
 
 @pytest.mark.parametrize(
@@ -96,54 +136,23 @@ def test_lines_are_sent_in_order_and_again_from_the_first(tmp_path: Path) -> Non
         '{"prompt": 5}',
         '{"prompt": ""}',
         '{"prompt": [-1]}',
-        '{"text": "x"}',
+        '{"body": "x"}',
         '{"prompt": "x", "messages": [{}]}',
+        '{"prompt": "x", "output_len": 0}',
+        '{"prompt": "x", "output_len": "many"}',
+        "null",
     ],
 )
 def test_a_broken_line_is_refused_with_its_place(broken: str, tmp_path: Path) -> None:
     options = write(tmp_path, {"prompt": "one"}, broken)
-    with pytest.raises(CorpusError) as caught:
-        draw(options, 1)
+    with pytest.raises(FileError) as caught:
+        drawn(options, 1)
 
     assert str(caught.value).startswith(f"{options.dataset_path}:2: ")
 
 
 def test_a_file_without_prompts_and_a_missing_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no prompt"):
-        draw(write(tmp_path, ""), 1)
-    with pytest.raises(CorpusError, match="No such file"):
-        corpora.read(Dataset.SHAREGPT, tmp_path / "none.json")
-
-
-def conversation(asked: int, answered: int, first: str = "human") -> dict[str, object]:
-    words = [{"from": first, "value": "ask " * asked}, {"from": "gpt", "value": "say " * answered}]
-    return {"id": "x", "conversations": words}
-
-
-def test_sharegpt_gives_first_questions_with_the_length_of_their_answers(tmp_path: Path) -> None:
-    path = tmp_path / "sharegpt.json"
-    kept = conversation(10, 100)
-    others = [
-        conversation(1, 100),
-        conversation(10, 1),
-        conversation(1100, 100),
-        conversation(10, 2100),
-        conversation(10, 100, first="gpt"),
-        {"id": "empty", "conversations": []},
-    ]
-    path.write_text(json.dumps([*others, kept]))
-
-    entry = corpora.read(Dataset.SHAREGPT, path)
-
-    assert [(one.prompt, one.output_tokens) for one in entry] == [("ask " * 10, 100)]
-
-
-def test_a_broken_conversation_is_refused_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "sharegpt.json"
-    good = json.dumps(conversation(10, 10))
-    path.write_text(f'[\n{good},\n{good},\n{{"conversations": [{{"from": "human"}}]}}\n]')
-
-    with pytest.raises(CorpusError) as caught:
-        corpora.read(Dataset.SHAREGPT, path)
-
-    assert str(caught.value).startswith(f"{path}:4: ")
+    with pytest.raises(FileError, match="no prompt"):
+        drawn(write(tmp_path, ""), 1)
+    with pytest.raises(FileError, match="No such file"):
+        drawn(changed(dataset=Dataset.SHAREGPT, dataset_path=str(tmp_path / "none.json")), 1)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_loadgen.client.http1 import ProtocolError, Response, Target, TruncatedError, parse_url, request_bytes
+from pd_loadgen.client.address import Target
+from pd_loadgen.client.http1 import ProtocolError, Response, TruncatedError, request_bytes
 
 CHUNKED = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -151,26 +152,6 @@ def test_repeated_headers_are_joined() -> None:
 
     assert response.head is not None
     assert response.head.headers["a"] == "1, 2"
-
-
-@pytest.mark.parametrize(
-    ("url", "target"),
-    [
-        ("http://host:8000", Target("host", 8000)),
-        ("http://host", Target("host", 80)),
-        ("http://host:1/base/", Target("host", 1, "/base")),
-        ("http://[::1]:8000", Target("::1", 8000)),
-        ("https://host/b", Target("host", 443, "/b", secure=True)),
-    ],
-)
-def test_a_base_url_becomes_a_target(url: str, target: Target) -> None:
-    assert parse_url(url) == target
-
-
-@pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://", "http://host:99999", "http://host:x", ""])
-def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"no address|no usable port"):
-        parse_url(url)
 
 
 def test_a_request_is_complete_and_uncompressed() -> None:

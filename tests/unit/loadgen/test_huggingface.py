@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from pd_loadgen.prompts import huggingface
-from pd_loadgen.prompts.corpora import CorpusError, Entry
+from pd_loadgen.prompts.corpora import Entry
 from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.prompts.files import FileError
+from pd_loadgen.prompts.tokenizer import ESTIMATE, find
 from pd_loadgen.workload import contents
 from pd_loadgen.workload.options import Options
 
@@ -35,13 +37,13 @@ LONG = "one two three four five six"
             "",
             Entry(LONG, None, 6),
         ),
-        ({"messages": [{"role": "assistant", "content": LONG}]}, "", None),
-        ({"prompt": "  ", "id": 3}, "", None),
-        ({"prompt": LONG}, "absent", None),
+        ({"messages": [{"role": "assistant", "content": LONG}]}, "", "without a first question and its answer"),
+        ({"prompt": "  ", "id": 3}, "", "without a prompt"),
+        ({"prompt": LONG}, "absent", "without a prompt"),
     ],
 )
-def test_what_a_row_asks_is_found_by_usual_names(row: dict[str, Any], column: str, entry: Entry | None) -> None:
-    assert huggingface.entry_of(row, column) == entry
+def test_what_a_row_asks_is_found_by_usual_names(row: dict[str, Any], column: str, entry: Entry | str) -> None:
+    assert huggingface.entry_of(row, column, find(ESTIMATE, "")) == entry
 
 
 class Library(ModuleType):
@@ -71,7 +73,7 @@ def test_rows_are_taken_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> N
         dataset=Dataset.HUGGINGFACE, dataset_path="owner/name:small", dataset_split="test", output_tokens=9
     )
 
-    made = contents.draw(options, 3)
+    made = contents.draw(options, 3, corpus=contents.read(options, "", 3))
 
     assert [content.prompt for content in made] == [f"{LONG} {number}" for number in range(3)]
     assert {content.output_tokens for content in made} == {9}
@@ -82,7 +84,9 @@ def test_rows_are_taken_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_short_data_set_is_used_again_from_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", Library([{"prompt": "a b"}, {"prompt": "c d"}]))
 
-    made = contents.draw(Options(dataset=Dataset.HUGGINGFACE, dataset_path="owner/name"), 3)
+    options = Options(dataset=Dataset.HUGGINGFACE, dataset_path="owner/name")
+
+    made = contents.draw(options, 3, corpus=contents.read(options, "", 3))
 
     assert [content.prompt for content in made] == ["a b", "c d", "a b"]
 
@@ -100,8 +104,8 @@ def test_what_cannot_be_read_is_a_sentence(
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", library)
 
-    with pytest.raises(CorpusError, match=sentence):
-        huggingface.read(name, "train", "", 1)
+    with pytest.raises(FileError, match=sentence):
+        huggingface.read(name, "train", "", 1, find(ESTIMATE, ""))
 
 
 @pytest.mark.parametrize(

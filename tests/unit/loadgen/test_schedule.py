@@ -1,6 +1,8 @@
 """Arrivals: their statistics, their determinism, and how workers share them."""
 
+import math
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -125,3 +127,32 @@ def test_a_first_step_of_nothing_is_silent() -> None:
 def test_what_has_no_schedule_of_a_rate_is_refused(arrival: Arrival) -> None:
     with pytest.raises(ValueError, match="no schedule"):
         arrivals(rate=1, duration=1, seed=0, arrival=arrival)
+
+
+@pytest.mark.parametrize("arrival", [Arrival.POISSON, Arrival.GAMMA, Arrival.CONSTANT])
+def test_without_a_duration_as_many_are_drawn_as_are_wanted(arrival: Arrival) -> None:
+    bounded = arrivals(rate=5, duration=100, seed=3, arrival=arrival, burstiness=0.7)
+    endless = arrivals(rate=5, duration=math.inf, seed=3, arrival=arrival, burstiness=0.7, most=40)
+
+    assert endless == bounded[:40]
+
+
+def test_an_infinite_burstiness_has_equal_gaps() -> None:
+    offsets = arrivals(rate=4, duration=10, seed=3, arrival=Arrival.GAMMA, burstiness=math.inf)
+
+    assert {later - earlier for earlier, later in pairwise(offsets)} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("arrival", "rate", "duration", "most"),
+    [
+        (Arrival.POISSON, math.inf, 30, 40),
+        (Arrival.CONSTANT, math.inf, 30, None),
+        (Arrival.POISSON, 2, math.inf, None),
+        (Arrival.RAMP, 2, math.inf, 40),
+        (Arrival.STEP, math.inf, 30, 40),
+    ],
+)
+def test_what_has_no_end_is_no_schedule(arrival: Arrival, rate: float, duration: float, most: int | None) -> None:
+    with pytest.raises(ValueError, match="no schedule"):
+        arrivals(rate=rate, duration=duration, seed=1, arrival=arrival, most=most)

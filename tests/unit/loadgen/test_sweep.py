@@ -77,6 +77,11 @@ def test_a_points_options_become_the_command_lines(tmp_path: Path) -> None:
         ("options: {dataset: jsonl}", "point run: dataset jsonl needs its file"),
         ("request_rates: [1, 1]", "would share the folder rate1"),
         ("topologies: [{label: a}, {label: a}]", "would share the folder a"),
+        (
+            "request_rates: [.inf, 2]",
+            "point rateinf: rate inf sends all requests at once: say how many with --requests",
+        ),
+        ("options: {sharegpt_output_len: 5}", "sharegpt_output_len is no option"),
         ("- 1", "combos.yaml"),
         ("a: [", "combos.yaml"),
         ("", "combos.yaml"),
@@ -92,3 +97,23 @@ def test_what_cannot_work_is_refused_before_the_first_run(text: str, sentence: s
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="No such file"):
         sweep.read(tmp_path / "none.yaml")
+
+
+def test_vllms_names_and_an_infinite_rate_are_taken_in_files_too(tmp_path: Path) -> None:
+    text = "options: {num_prompts: 40}\nbase_url: http://h:1/v1\nrequest_rates: [.inf, inf]\n"
+    with pytest.raises(SweepError, match="share the folder rateinf"):
+        sweep.read(write(tmp_path, text))
+    (point,) = sweep.read(write(tmp_path, text.replace(", inf]", "]")))
+
+    assert (point.name, point.given["rate"], point.given["requests"]) == ("rateinf", "inf", "40")
+
+
+def test_a_password_in_the_file_is_on_no_command_line(tmp_path: Path) -> None:
+    (point,) = sweep.read(write(tmp_path, 'base_url: "http://me:pass@h:1"'))
+
+    assert point.secret == "me:pass"
+    assert not [word for word in sweep.arguments(point, tmp_path) if "pass@" in word or "me:" in word]
+
+
+def test_a_byte_order_mark_before_the_file_is_no_part_of_it(tmp_path: Path) -> None:
+    assert sweep.read(write(tmp_path, "\ufeff" + FILE)) == sweep.read(write(tmp_path, FILE))

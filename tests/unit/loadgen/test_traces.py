@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pd_loadgen.prompts import traces
-from pd_loadgen.prompts.traces import Arrived, TraceError
+from pd_loadgen.prompts.files import FileError
+from pd_loadgen.prompts.traces import Arrived
 from pd_loadgen.workload.contents import draw
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.plan import PlanError, make
@@ -39,7 +40,7 @@ def mooncake(folder: Path) -> Path:
 
 
 def test_mooncake_is_read_in_order_of_time_from_its_first_request(tmp_path: Path) -> None:
-    assert traces.read(mooncake(tmp_path)) == [
+    assert traces.read(mooncake(tmp_path)).requests == [
         Arrived(0.0, 700, 5, (1, 2)),
         Arrived(2.0, 10, 1, (4,)),
         Arrived(3.0, 600, 7, (1, 9)),
@@ -47,19 +48,77 @@ def test_mooncake_is_read_in_order_of_time_from_its_first_request(tmp_path: Path
 
 
 def test_burstgpt_is_read_without_the_requests_that_failed(tmp_path: Path) -> None:
-    assert traces.read(write(tmp_path, BURSTGPT)) == [Arrived(0.0, 472, 18), Arrived(113.0, 417, 276)]
+    failed = "50,GPT-4,0,0,0,API log\n60,GPT-4,,,,API log\n70,GPT-4,12.0,NaN,12,API log\n"
+    trace = traces.read(write(tmp_path, BURSTGPT + failed))
+
+    assert trace.requests == [Arrived(0.0, 472, 18), Arrived(113.0, 417, 276)]
+    assert trace.notes == ["trace trace: 4 requests without a response were left out"]
+
+
+def test_burstgpt_with_sessions_and_counts_as_a_spreadsheet_writes_them_is_read(tmp_path: Path) -> None:
+    text = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,1,0.1,GPT-4,472.0,18,490,x\n"
+
+    assert traces.read(write(tmp_path, text)).requests == [Arrived(0.0, 472, 18)]
+
+
+def test_qwens_traces_have_seconds_and_blocks_of_16_tokens(tmp_path: Path) -> None:
+    rows = [
+        {
+            "chat_id": 7,
+            "parent_chat_id": -1,
+            "timestamp": 61.5,
+            "input_length": 20,
+            "output_length": 4,
+            "hash_ids": [1, 2],
+        },
+        {
+            "chat_id": 8,
+            "parent_chat_id": 7,
+            "timestamp": 63.0,
+            "input_length": 33,
+            "output_length": 5,
+            "hash_ids": [1, 3, 4],
+        },
+    ]
+    path = write(tmp_path, "".join(json.dumps(row) + "\n" for row in rows))
+    first, second = traces.read(path).requests
+    prompts = [content.prompt for content in draw(Options(), 2, [first, second])]
+
+    assert (first.offset, second.offset, second.block_tokens) == (0.0, 1.5, 16)
+    assert (len(prompts[0]), len(prompts[1])) == (20, 33)
+    assert prompts[0][:16] == prompts[1][:16]
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\ufeff\n", "\n\n"])
+def test_what_stands_before_the_first_line_is_passed_over(mark: str, tmp_path: Path) -> None:
+    for text in (BURSTGPT, AZURE, "".join(json.dumps(row) + "\n" for row in MOONCAKE)):
+        assert traces.read(write(tmp_path, mark + text)).requests == traces.read(write(tmp_path, text)).requests
+
+
+def test_times_of_azure_have_their_zones(tmp_path: Path) -> None:
+    text = (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 02:00:00.0099300+02:00,2162,5\n"
+        "2024-05-10 00:00:00.5000000+00:00,2399,6\n2024-05-10T00:00:01Z,1,1\n2024-05-09 20:00:02.1-04:00,1,1\n"
+    )
+
+    assert [row.offset for row in traces.read(write(tmp_path, text)).requests] == pytest.approx(
+        [0, 0.49007, 0.99007, 2.09007]
+    )
 
 
 def test_azure_has_times_of_day_with_seven_digits(tmp_path: Path) -> None:
-    first, second = traces.read(write(tmp_path, AZURE))
+    first, second = traces.read(write(tmp_path, AZURE)).requests
 
     assert (first.input_tokens, first.output_tokens, second.input_tokens) == (374, 44, 396)
     assert second.offset == pytest.approx(4.314579, abs=1e-5)
 
 
 def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
-    assert [row.offset for row in traces.read(mooncake(tmp_path), scale=0.5)] == [0.0, 1.0, 1.5]
-    assert [row.offset for row in traces.read(mooncake(tmp_path), duration=2.5)] == [0.0, 2.0]
+    assert [row.offset for row in traces.read(mooncake(tmp_path), scale=0.5).requests] == [0.0, 1.0, 1.5]
+    assert [row.offset for row in traces.read(mooncake(tmp_path), duration=2.5).requests] == [0.0, 2.0]
+    assert traces.read(mooncake(tmp_path), duration=2.5).notes == [
+        "trace trace: 2 of 3 requests come in the first 2.5 s; --duration inf replays all"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,12 +133,16 @@ def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
         (BURSTGPT + "130,GPT-4\n", ":5: 2 columns"),
         (BURSTGPT + "130,GPT-4,0,2,2,API log\n", ":5: 0 prompt tokens"),
         (AZURE + "yesterday,1,2\n", ":4:"),
+        (BURSTGPT + "nan,GPT-4,1,2,3,API log\n", ":5: the time is no number"),
+        (BURSTGPT + "130,GPT-4,1,-2,3,API log\n", ":5: '-2' is no number"),
+        ('{"timestamp": NaN, "input_length": 5, "output_length": 2}\n', ":1: the time is no number"),
+        ('{"session_id": "a", "delay": 5, "input_length": 5, "output_length": 2}\n', ":1:"),
         (BURSTGPT.splitlines()[0] + "\n", ":1: the trace has no request"),
     ],
 )
 def test_a_broken_trace_is_refused_with_file_and_line(text: str, place: str, tmp_path: Path) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(TraceError) as caught:
+    with pytest.raises(FileError) as caught:
         traces.read(path)
 
     assert str(caught.value).startswith(f"{path}{place}")
@@ -94,7 +157,7 @@ def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
 def test_a_replay_has_the_traces_offsets_and_lengths_and_shares_its_blocks(tmp_path: Path) -> None:
     options = Options(arrival=Arrival.REPLAY, trace=str(mooncake(tmp_path)))
     plan = make(options, "m")
-    first, _, third = (content.prompt for content in draw(options, 3, traces.read(Path(options.trace))))
+    first, _, third = (content.prompt for content in draw(options, 3, traces.read(Path(options.trace)).requests))
 
     assert [planned.offset for planned in plan.requests] == [0.0, 2.0, 3.0]
     assert [planned.output_tokens for planned in plan.requests] == [5, 1, 7]

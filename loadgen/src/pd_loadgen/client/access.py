@@ -1,11 +1,12 @@
-"""What it takes to be let in: headers, the key, and whose certificates are trusted.
+"""What it takes to be let in: headers, the key or the password, and whose certificates are trusted.
 
-The key is read when needed, and kept out of options, manifest and log.
+Secrets are read when needed, and kept out of options, manifest and log. A password in a URL goes into the process's environment at once.
 """
 
+import base64
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,11 @@ from typing import Any, Final
 import msgspec
 
 KEY_VARIABLE: Final = "LOADGEN_API_KEY"
-_SECRET: Final = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+BASIC_VARIABLE: Final = "LOADGEN_BASIC_AUTH"
+# The last word of a header's name that carries a secret: X-Api-Key, X-Auth-Token, Ocp-Apim-Subscription-Key.
+_SECRET: Final = frozenset(
+    {"authorization", "auth", "key", "apikey", "token", "secret", "password", "cookie", "credential", "credentials"}
+)
 # These say how the body is framed, and the client frames it.
 _OURS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"}
@@ -85,16 +90,28 @@ def parse_extra(text: str) -> dict[str, Any]:
 
 
 def headers(text: str, key_file: str, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The given headers and, with a key in the file or in LOADGEN_API_KEY, `Authorization: Bearer`.
+    """The given headers and, with a key in the file or in LOADGEN_API_KEY, `Authorization: Bearer`; with a password, `Basic`.
 
     Raises:
-        AccessError: if the file cannot be read, or the key is none.
+        AccessError: if the file cannot be read, the key is none, or there are both.
     """
-    key = _key(key_file, os.environ if environment is None else environment)
+    source = os.environ if environment is None else environment
+    key, password = _key(key_file, source), source.get(BASIC_VARIABLE, "")
+    if key and password:
+        msg = f"there are a key and a user's password (in the URL or {BASIC_VARIABLE}): a request can carry only one"
+        raise AccessError(msg)
+    if password:
+        return {**parse_headers(text), "Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"}
     if not all(33 <= ord(char) < 127 for char in key):
         msg = f"the key in {key_file or KEY_VARIABLE} has characters that a header cannot carry"
         raise AccessError(msg)
     return {**parse_headers(text), **({"Authorization": f"Bearer {key}"} if key else {})}
+
+
+def keep_secret(secret: str, environment: MutableMapping[str, str] | None = None) -> None:
+    """Put the `user:password` of a URL where `headers` finds it, also in processes that this one starts."""
+    if secret:
+        (os.environ if environment is None else environment)[BASIC_VARIABLE] = secret
 
 
 def _key(key_file: str, environment: Mapping[str, str]) -> str:
@@ -112,7 +129,7 @@ def _key(key_file: str, environment: Mapping[str, str]) -> str:
 
 
 def _check(name: str, value: str) -> None:
-    if name.lower() in _SECRET:
+    if name.lower().replace("_", "-").rpartition("-")[2] in _SECRET and name.lower() != "idempotency-key":
         msg = f"header {name}: options are written to the manifest; give a key in {KEY_VARIABLE} or with --api-key-file"
         raise ValueError(msg)
     if name.lower() in _OURS:

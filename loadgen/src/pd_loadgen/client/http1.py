@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
-from urllib.parse import urlsplit
+
+from pd_loadgen.client.address import Target
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_LINE_BYTES: Final = 8 * 1024
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: [^\r\n]*)?")
-_PORTS: Final = {"http": 80, "https": 443}
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[^\r\n]*)?\r\n")
 
 
@@ -25,40 +25,6 @@ class ProtocolError(ValueError):
 
 class TruncatedError(ValueError):
     """The connection ended before the response did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where requests go; `base` is the URL's path without a slash at its end, and `secure` is true for https."""
-
-    host: str
-    port: int
-    base: str = ""
-    secure: bool = False
-
-    @property
-    def authority(self) -> str:
-        """The Host header."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-def parse_url(url: str) -> Target:
-    """Split a base URL.
-
-    Raises:
-        ValueError: with a sentence about what is wrong with it.
-    """
-    parts = urlsplit(url)
-    try:
-        port = parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        msg = f"{url!r} has no usable port"
-        raise ValueError(msg) from None
-    if parts.scheme not in _PORTS or not parts.hostname:
-        msg = f"{url!r} is no address of the form http://host:port"
-        raise ValueError(msg)
-    return Target(parts.hostname, port, parts.path.rstrip("/"), parts.scheme == "https")
 
 
 def request_bytes(target: Target, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:

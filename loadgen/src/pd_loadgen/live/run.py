@@ -20,7 +20,7 @@ from pd_loadgen.client.backends import BACKENDS
 from pd_loadgen.live.processes import messages
 from pd_loadgen.live.processes.messages import Job, Tally
 from pd_loadgen.live.processes.senders import Senders
-from pd_loadgen.live.processes.shard import access_of, planned
+from pd_loadgen.live.processes.shard import StoppedError, access_of, planned
 from pd_loadgen.results import manifests
 from pd_loadgen.results.manifests import Outcome
 from pd_loadgen.results.run_folder import RunFolder, make_run_id, new_path
@@ -33,10 +33,6 @@ from pd_loadgen.workload.plan import Plan, PlanError
 
 # The recording goes on for some samples after the last answer, so that it covers the window.
 TAIL_S: Final = 0.4
-
-
-class StoppedError(Exception):
-    """The run was stopped before its window opened."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,7 @@ class Run:
         )
         self._phase = "writing the requests"
         job = Job(run_id=self._run_id, options=options, model=model.id)
-        whole = planned(job)
+        whole = planned(job, self._stopping)
         path = Path(options.out) if options.out else new_path(self._run_id)
         folder = RunFolder(path, overwrite=options.overwrite)
         manifest = manifests.begin(self._run_id, options, model.id, whole, deployment=described, command=self._command)

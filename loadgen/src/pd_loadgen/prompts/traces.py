@@ -4,25 +4,32 @@ Formats, told apart by the first line:
 
 - Mooncake, JSON lines: `timestamp` in ms, `input_length`, `output_length`, and `hash_ids`, one a block of 512 prompt tokens; equal
   ids are equal blocks, so prefixes that the traffic shared are shared again.
-- BurstGPT, CSV: `Timestamp` in s, `Request tokens`, `Response tokens`. Rows without a response (failures) are left out.
-- Azure's LLM inference traces, CSV: `TIMESTAMP` as date and time, `ContextTokens`, `GeneratedTokens`.
+- Qwen's traces of Alibaba Cloud Model Studio, JSON lines with `chat_id`: as Mooncake, but seconds, and blocks of 16 tokens.
+- BurstGPT, CSV: `Timestamp` in s, `Request tokens`, `Response tokens`; with and without sessions.
+- Azure's LLM inference traces of 2023 and 2024, CSV: `TIMESTAMP` as date and time, `ContextTokens`, `GeneratedTokens`.
+
+Rows without a response are requests that failed: they are left out and counted.
 """
 
 import csv
+import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
-# Mooncake's block: 512 tokens an id.
-BLOCK_TOKENS: Final = 512
+from pd_loadgen.prompts.files import FileError, decoded, lines_of, text_of
 
-
-class TraceError(ValueError):
-    """A trace cannot be read; the message is `file:line: what is wrong`."""
+MOONCAKE_BLOCK: Final = 512
+QWEN_BLOCK: Final = 16
+# The traces have seven digits of a second, Python reads six.
+_FRACTION: Final = re.compile(r"(\.\d{6})\d+")
+_COUNT: Final = re.compile(r"\d+(?:\.0*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +40,27 @@ class Arrived:
     input_tokens: int
     output_tokens: int
     blocks: tuple[int, ...] = ()
+    block_tokens: int = MOONCAKE_BLOCK
 
 
-class _Mooncake(msgspec.Struct):
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The requests in the order of their arrival, and what of the file is not among them."""
+
+    requests: list[Arrived]
+    notes: list[str]
+
+
+class _JsonRow(msgspec.Struct):
     timestamp: float
-    input_length: Annotated[int, msgspec.Meta(ge=1)]
+    input_length: Annotated[int, msgspec.Meta(ge=0)]
     output_length: Annotated[int, msgspec.Meta(ge=0)]
-    hash_ids: list[int] = []
+    hash_ids: list[int] | None = None
+    chat_id: Any = None
 
 
-def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> list[Arrived]:
-    """The requests of a trace in the order of their arrival, those whose scaled offset is below `duration`.
+def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> Trace:
+    """The requests of a trace whose scaled offset is below `duration`.
 
     Args:
         path: the file.
@@ -51,75 +68,108 @@ def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> l
         duration: seconds of the replay.
 
     Raises:
-        TraceError: if the file cannot be read, is of no known format, or has a broken line.
+        FileError: if the file cannot be read, is of no known format, or has a broken line.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path}: {error}"
-        raise TraceError(msg) from error
-    raw = sorted(_rows(path, lines), key=lambda row: row.offset)
-    if not raw:
+    rows = sorted(_rows(path, text_of(path)), key=lambda row: row.offset)
+    if not rows:
         msg = f"{path}:1: the trace has no request"
-        raise TraceError(msg)
-    first = raw[0].offset
-    scaled = (
-        Arrived((row.offset - first) * scale, row.input_tokens, row.output_tokens, row.blocks)
-        for row in raw
-        if row.output_tokens > 0
-    )
-    return [row for row in scaled if row.offset < duration]
+        raise FileError(msg)
+    first = rows[0].offset
+    served = [row for row in rows if row.output_tokens > 0]
+    scaled = [
+        Arrived((row.offset - first) * scale, row.input_tokens, row.output_tokens, row.blocks, row.block_tokens)
+        for row in served
+    ]
+    kept = [row for row in scaled if row.offset < duration]
+    return Trace(kept, list(_notes(path.name, len(rows) - len(served), len(served), len(kept), duration)))
 
 
-def _rows(path: Path, lines: Sequence[str]) -> Iterator[Arrived]:
-    head = lines[0].lstrip("\ufeff") if lines else ""
-    columns = next(csv.reader([head]), [])
-    read_line: Callable[[str], Arrived]
-    if head.startswith("{"):
-        read_line, begin = _mooncake, 0
-    elif {"Timestamp", "Request tokens", "Response tokens"} <= set(columns):
-        read_line, begin = _table(columns, ("Timestamp", "Request tokens", "Response tokens"), float), 1
-    elif {"TIMESTAMP", "ContextTokens", "GeneratedTokens"} <= set(columns):
-        read_line, begin = _table(columns, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _seconds), 1
-    else:
-        msg = f"{path}:1: neither Mooncake's JSON lines nor a table with the columns of BurstGPT or Azure"
-        raise TraceError(msg)
-    for number, line in enumerate(lines[begin:], begin + 1):
-        if line.strip():
-            try:
-                yield read_line(line)
-            except (ValueError, IndexError, msgspec.MsgspecError) as error:
-                msg = f"{path}:{number}: {error}"
-                raise TraceError(msg) from error
+def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> Iterator[str]:
+    if failed:
+        yield f"trace {name}: {failed} requests without a response were left out"
+    if kept < served:
+        yield f"trace {name}: {kept} of {served} requests come in the first {duration:g} s; --duration inf replays all"
 
 
-def _mooncake(line: str) -> Arrived:
-    row = msgspec.json.decode(line, type=_Mooncake)
-    if row.hash_ids and len(row.hash_ids) * BLOCK_TOKENS < row.input_length:
-        msg = f"{len(row.hash_ids)} hash_ids are too few for {row.input_length} tokens in blocks of {BLOCK_TOKENS}"
+def _rows(path: Path, text: str) -> Iterator[Arrived]:
+    lines = lines_of(text)
+    head = lines[0][1] if lines else ""
+    if head.lstrip().startswith("{"):
+        for number, line in lines:
+            row = decoded(path, number, line, _JsonRow)
+            yield _placed(path, number, partial(_json, row))
+        return
+    read_cells = _table(path, [cell.strip() for cell in next(csv.reader([head]), [])])
+    for number, line in lines[1:]:
+        yield _placed(path, number, partial(read_cells, next(csv.reader([line]))))
+
+
+def _placed(path: Path, number: int, read_row: Callable[[], Arrived]) -> Arrived:
+    """A row that is a request; what is wrong with it is said with its place."""
+    try:
+        row = read_row()
+        _check(row)
+    except (ValueError, IndexError) as error:
+        msg = f"{path}:{number}: {error}"
+        raise FileError(msg) from error
+    return row
+
+
+def _check(row: Arrived) -> None:
+    if not math.isfinite(row.offset):
+        msg = "the time is no number"
         raise ValueError(msg)
-    return Arrived(row.timestamp / 1e3, row.input_length, row.output_length, tuple(row.hash_ids))
+    if row.output_tokens > 0 and row.input_tokens < 1:
+        msg = f"{row.input_tokens} prompt tokens and {row.output_tokens} output tokens are no request"
+        raise ValueError(msg)
 
 
-def _table(
+def _json(row: _JsonRow) -> Arrived:
+    qwen = row.chat_id is not None
+    block = QWEN_BLOCK if qwen else MOONCAKE_BLOCK
+    ids = tuple(row.hash_ids or ())
+    if ids and len(ids) * block < row.input_length:
+        msg = f"{len(ids)} hash_ids are too few for {row.input_length} tokens in blocks of {block}"
+        raise ValueError(msg)
+    return Arrived(row.timestamp / (1 if qwen else 1e3), row.input_length, row.output_length, ids, block)
+
+
+def _table(path: Path, columns: Sequence[str]) -> Callable[[list[str]], Arrived]:
+    for names, seconds in (
+        (("Timestamp", "Request tokens", "Response tokens"), float),
+        (("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _seconds),
+    ):
+        if set(names) <= set(columns):
+            return _reader(columns, names, seconds)
+    msg = f"{path}:1: neither JSON lines of Mooncake or Qwen nor a table with the columns of BurstGPT or Azure"
+    raise FileError(msg)
+
+
+def _reader(
     columns: Sequence[str], names: tuple[str, str, str], seconds: Callable[[str], float]
-) -> Callable[[str], Arrived]:
+) -> Callable[[list[str]], Arrived]:
     when, inputs, outputs = (columns.index(name) for name in names)
 
-    def read_line(line: str) -> Arrived:
-        cells = next(csv.reader([line]))
+    def read_row(cells: list[str]) -> Arrived:
         if len(cells) != len(columns):
             msg = f"{len(cells)} columns, where the first line names {len(columns)}"
             raise ValueError(msg)
-        row = Arrived(seconds(cells[when]), int(cells[inputs]), int(cells[outputs]))
-        if row.input_tokens < 1 or row.output_tokens < 0:
-            msg = f"{row.input_tokens} prompt tokens and {row.output_tokens} output tokens are no request"
-            raise ValueError(msg)
-        return row
+        return Arrived(seconds(cells[when].strip()), _count(cells[inputs]), _count(cells[outputs]))
 
-    return read_line
+    return read_row
+
+
+def _count(text: str) -> int:
+    """A number of tokens; spreadsheets write 472.0, and an empty cell or NaN is that of a request that failed."""
+    plain = text.strip()
+    if plain.lower() in ("", "nan", "null", "none"):
+        return 0
+    if _COUNT.fullmatch(plain) is None:
+        msg = f"{plain!r} is no number of tokens"
+        raise ValueError(msg)
+    return int(plain.partition(".")[0])
 
 
 def _seconds(text: str) -> float:
-    moment = datetime.fromisoformat(text[:26])  # the traces have seven digits of a second, Python reads six
+    moment = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

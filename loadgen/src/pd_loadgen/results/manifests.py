@@ -1,5 +1,6 @@
 """A run's manifest: as it is written before the first request, and as it ends."""
 
+import math
 import os
 import platform
 import time
@@ -12,10 +13,13 @@ import msgspec
 import pd_contracts
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import ClientHealth, Clock, Deployment, Manifest, Workload
+from pd_loadgen.client.address import without_secret
 from pd_loadgen.client.backends import BACKENDS
 from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.workload.load_options import load_options
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.pace import at_once, pace
 from pd_loadgen.workload.plan import Plan
 from pd_loadgen.workload.schedule import Arrival
 
@@ -46,9 +50,10 @@ def begin(
         workload=_workload(options, model, plan),
         schedule_hash=plan.hash,
         title=options.title,
-        command=list(command),
+        command=[without_secret(word) for word in command],
         host=_host(),
-        url=options.url,
+        url=without_secret(options.url),
+        notes=list(plan.notes),
     )
 
 
@@ -82,13 +87,13 @@ def _workload(options: Options, model: str, plan: Plan) -> Workload:
     drawn = options.arrival in (Arrival.POISSON, Arrival.GAMMA)
     return Workload(
         dataset=str(options.dataset),
-        arrival=str(options.arrival if serve else options.mode),
+        arrival=_arrival(options),
         rate=_rate(options, plan),
-        duration_s=0.0 if plan.paced else options.duration,
+        duration_s=_seconds(options, plan),
         requests=plan.total,
         seed=options.seed,
         model=model,
-        burstiness=options.burstiness if serve and drawn else None,
+        burstiness=options.burstiness if serve and drawn and not plan.paced else None,
         input_tokens=options.input_tokens + options.prefix_tokens if _known(options) else None,
         output_tokens=options.output_tokens if _known(options) else None,
         endpoint=options.path or BACKENDS[options.endpoint].path,
@@ -96,13 +101,31 @@ def _workload(options: Options, model: str, plan: Plan) -> Workload:
         warmup_requests=len(plan.warmups),
         max_concurrency=options.max_concurrency or None,
         batch_sizes=list(options.batch_sizes) if options.mode is Mode.BATCH else [],
+        options=load_options(options, known=_known(options)),
     )
 
 
 def _rate(options: Options, plan: Plan) -> float:
     if plan.paced:
         return 0.0
-    return len(plan.requests) / options.duration if options.arrival is Arrival.REPLAY else options.rate
+    return len(plan.requests) / _seconds(options, plan) if options.arrival is Arrival.REPLAY else options.rate
+
+
+def _arrival(options: Options) -> str:
+    """How requests follow each other; all at once is a batch of the records, unless some wait for others."""
+    if options.mode is not Mode.SERVE or (at_once(options) and not options.max_concurrency):
+        return str(options.mode if options.mode is not Mode.SERVE else Mode.BATCH)
+    return str(pace(options))
+
+
+def _seconds(options: Options, plan: Plan) -> float:
+    """Over how long requests are sent; 0 where answers decide it."""
+    if plan.paced:
+        return 0.0
+    if math.isfinite(options.duration):
+        return options.duration
+    last = max(plan.requests[-1].offset, 1e-3)
+    return last if options.arrival is Arrival.REPLAY else len(plan.requests) / options.rate
 
 
 def _known(options: Options) -> bool:

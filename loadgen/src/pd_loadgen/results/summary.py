@@ -13,9 +13,10 @@ from typing import Any
 
 from pd_contracts import latency
 from pd_contracts.latency import FORMULAS, PERCENTILES, percentile
-from pd_contracts.records import Manifest, RequestRecord
+from pd_contracts.records import Manifest, RequestRecord, Workload
 from pd_loadgen.results import request_arrays
 from pd_loadgen.workload import modes
+from pd_loadgen.workload.schedule import Arrival
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,15 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
         "model_id": workload.model,
         "tokenizer_id": None,  # nothing is tokenised: counts are the server's
         "num_prompts": workload.requests,
-        "request_rate": workload.rate,
+        "request_rate": "inf" if _unpaced(workload) else workload.rate,
         "burstiness": workload.burstiness,
         "max_concurrency": workload.max_concurrency,
     }
+
+
+def _unpaced(workload: Workload) -> bool:
+    """Whether vLLM would call its rate infinite: requests wait for nothing, or only for a place."""
+    return workload.arrival in (Arrival.CLOSED, modes.Mode.BATCH) and not workload.batch_sizes
 
 
 def _kind_of(path: str) -> str:
@@ -177,7 +183,7 @@ def _ours(manifest: Manifest, measured: _Measured, duration: float, marks: Seque
 
 def _groups(manifest: Manifest, measured: _Measured) -> dict[str, Any]:
     """What the modes besides serve are about."""
-    if manifest.workload.arrival == modes.Mode.BATCH:
+    if manifest.workload.batch_sizes:
         return {"batches": modes.batches(measured.all, manifest.workload.batch_sizes)}
     return {"phases": modes.phases(measured.all)} if manifest.workload.arrival == modes.Mode.PHASE_SPLIT else {}
 

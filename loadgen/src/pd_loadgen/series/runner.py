@@ -1,5 +1,6 @@
 """Runs one after the other, each in a process of its own: gevent patches a process for good, and a run should begin clean."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from pd_loadgen.client.access import keep_secret
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE, EXIT_STOPPED
 from pd_loadgen.series import sweep
 from pd_loadgen.series.sweep import Point
@@ -53,7 +55,9 @@ class Series:
         with self._signals():
             # a session of its own: a terminal's Ctrl-C reaches it through us, and once
             command = [sys.executable, "-m", "pd_loadgen", "run", *words, "--overwrite"]
-            self._child = subprocess.Popen(command, stdout=self._say, start_new_session=True)
+            environment = dict(os.environ)
+            keep_secret(point.secret, environment)
+            self._child = subprocess.Popen(command, stdout=self._say, start_new_session=True, env=environment)
             status = self._child.wait()
         if status:
             self._say.write(f"pd-loadgen: {place} {point.name}: exit status {status}\n")

@@ -1,6 +1,7 @@
 """`pd-loadgen search`: the runs of a search for the highest rate, one folder a rate and seed, and what they say."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 from pd_contracts import latency
 from pd_contracts.records import MANIFEST, REQUESTS, Manifest, RequestRecord, read_json, read_lines, write_json
+from pd_loadgen.client.access import keep_secret
+from pd_loadgen.client.address import without_secret
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE, EXIT_FAILED, EXIT_STOPPED
 from pd_loadgen.series import rate_search
 from pd_loadgen.series.rate_search import Answer, Goal, Probe
@@ -45,7 +48,9 @@ def _execute(given: argparse.Namespace) -> int:
     goal = Goal(given.attainment, given.low, given.high, given.tolerance, given.most_rates)
     _check(read, goal, given.repeats)
     folder = Path(read.out)
-    base = {name: text for name, text in chosen.items() if name not in {"out", "overwrite", "rate", "seed"}}
+    keep_secret(options.address(chosen).secret)
+    kept = {**chosen, **({"url": without_secret(chosen["url"])} if "url" in chosen else {})}
+    base = {name: text for name, text in kept.items() if name not in {"out", "overwrite", "rate", "seed"}}
     series = Series(folder, sys.stderr)
     probes: list[Probe] = []
     gpus: int | None = None
@@ -67,7 +72,7 @@ def _check(read: Options, goal: Goal, repeats: int) -> None:
     problems = (
         (not read.out, "search needs --out: the folder of its runs"),
         (not read.goodput, "search needs --goodput: the limits to meet"),
-        (not 0 < goal.low < goal.high, "--low must be above 0 and below --high"),
+        (not 0 < goal.low < goal.high < math.inf, "--low must be above 0 and below --high, which must be finite"),
         (not 0 < goal.attainment <= 1, "--attainment must be above 0 and at most 1"),
         (goal.tolerance <= 0 or repeats < 1 or goal.most < 2, "--tolerance, --repeats and --most-rates are too small"),
         (read.arrival not in (Arrival.POISSON, Arrival.GAMMA, Arrival.CONSTANT), "search needs an arrival with a rate"),

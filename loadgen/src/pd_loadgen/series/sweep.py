@@ -24,11 +24,12 @@ import yaml
 
 from pd_contracts.records import MANIFEST, Manifest, RecordError, read_json
 from pd_contracts.settings import SettingsError, fields, shown
+from pd_loadgen.client.address import understand, without_secret
 from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.vllm_names import our_name
 
 _Positive = Annotated[int, msgspec.Meta(ge=1)]
-_RENAMED = {"base_url": "url"}
 
 
 class SweepError(ValueError):
@@ -50,10 +51,11 @@ class Sweep(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run: its folder's name, and the texts of its options by name."""
+    """One run: its folder's name, the texts of its options by name, and the password of its server, which no command line shows."""
 
     name: str
     given: dict[str, str]
+    secret: str = ""
 
 
 def read(path: Path) -> list[Point]:
@@ -63,7 +65,7 @@ def read(path: Path) -> list[Point]:
         SweepError: if the file cannot be read, has unknown keys, or holds a run that cannot work.
     """
     try:
-        sweep = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), Sweep, strict=False)
+        sweep = msgspec.convert(yaml.safe_load(path.read_text("utf-8-sig")), Sweep, strict=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
         msg = f"{path}: {' '.join(str(error).split())}"
         raise SweepError(msg) from error
@@ -88,7 +90,7 @@ def points(sweep: Sweep) -> list[Point]:
         **({"base_url": sweep.base_url} if sweep.base_url else {}),
     }
     found = [
-        Point("-".join(filter(None, (name, *names))), _texts({**base, **sweep.options, **chosen, **more}))
+        _point("-".join(filter(None, (name, *names))), _texts({**base, **sweep.options, **chosen, **more}))
         for name, chosen in _topologies(sweep)
         for names, more in _loads(sweep)
     ]
@@ -97,6 +99,11 @@ def points(sweep: Sweep) -> list[Point]:
         msg = f"two points would share the folder {twice[0]}: give topologies labels of their own, and no value twice"
         raise SweepError(msg)
     return found
+
+
+def _point(name: str, given: dict[str, str]) -> Point:
+    shown = {**given, **({"url": without_secret(given["url"])} if "url" in given else {})}
+    return Point(name, shown, understand(given.get("url", "")).secret)
 
 
 def arguments(point: Point, folder: Path) -> list[str]:
@@ -160,7 +167,7 @@ def _paces(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:
-    named = {_RENAMED.get(name, name).replace("-", "_"): value for name, value in values.items()}
+    named = {our_name(name): value for name, value in values.items()}
     known = {field.name for field in fields(Options)} - {"out", "overwrite"}
     if unknown := sorted(set(named) - known):
         msg = f"{unknown[0]} is no option of a run"

@@ -1,12 +1,14 @@
 """Combinations of options that cannot work: a table of rules, each with its sentence. Pure."""
 
 from collections.abc import Callable
+from math import isinf
 from typing import Final
 
 from pd_loadgen.client.backends import Endpoint
 from pd_loadgen.prompts.datasets import Answers, Dataset
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.option_fields import OptionFields
+from pd_loadgen.workload.pace import endless, not_finite, too_many
 from pd_loadgen.workload.schedule import Arrival
 
 _TAKE_IDS: Final = frozenset({Endpoint.COMPLETIONS, Endpoint.SGLANG})
@@ -17,6 +19,8 @@ _RISING: Final = frozenset({Arrival.RAMP, Arrival.STEP})
 
 def conflict(chosen: OptionFields) -> str:
     """Why the options cannot work together, in one sentence; empty if they can."""
+    if name := not_finite(chosen):
+        return f"{name} must be a finite number"
     return next((sentence.format(chosen) for applies, sentence in RULES if applies(chosen)), "")
 
 
@@ -30,6 +34,23 @@ def _can_show(o: OptionFields) -> bool:
 
 # Whether it applies, and what it says: `{0.rate}` is the option's value.
 RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
+    (
+        lambda o: isinf(o.rate) and o.arrival in _RISING,
+        "arrival {0.arrival} rises to a rate: give one that is finite",
+    ),
+    (
+        lambda o: isinf(o.duration) and o.arrival in _RISING,
+        "arrival {0.arrival} rises over a duration: give one that is finite",
+    ),
+    (
+        lambda o: endless(o) and isinf(o.rate),
+        "rate inf sends all requests at once: say how many with --requests",
+    ),
+    (endless, "duration inf has no end: say how many with --requests"),
+    (
+        too_many,
+        "these are too many requests, or too long ones, to be held in memory: lower rate, duration or --requests",
+    ),
     (
         lambda o: o.dataset is Dataset.RANDOM and o.endpoint not in _TAKE_IDS,
         "dataset random sends token ids, which the {0.endpoint} endpoint does not take: use dataset text or endpoint completions",

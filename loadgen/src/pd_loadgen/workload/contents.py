@@ -8,10 +8,10 @@ from itertools import zip_longest
 from pathlib import Path
 
 from pd_loadgen.client.backends import Endpoint
-from pd_loadgen.prompts import corpora, datasets, huggingface, media
-from pd_loadgen.prompts.corpora import Entry
+from pd_loadgen.prompts import corpora, datasets, huggingface, media, tokenizer
+from pd_loadgen.prompts.corpora import Corpus
 from pd_loadgen.prompts.datasets import Dataset, Made, Prompt
-from pd_loadgen.prompts.traces import BLOCK_TOKENS, Arrived
+from pd_loadgen.prompts.traces import Arrived
 from pd_loadgen.workload.options import Options
 
 
@@ -24,14 +24,15 @@ class Content:
     output_tokens: int
 
 
-def draw(options: Options, count: int, trace: Sequence[Arrived] = (), *, warmup: bool = False) -> list[Content]:
+def draw(
+    options: Options, count: int, trace: Sequence[Arrived] = (), *, warmup: bool = False, corpus: Corpus | None = None
+) -> list[Content]:
     """The contents of `count` requests, or of a trace's; warm-ups have prompts of their own where they can be made.
 
-    Raises:
-        CorpusError: if the data set's file cannot be used.
+    `corpus` holds the prompts of a data set's file, as `read` gives it.
     """
-    if options.dataset in (Dataset.JSONL, Dataset.SHAREGPT, Dataset.HUGGINGFACE):
-        return _from_file(options, count, trace)
+    if corpus is not None:
+        return _from_corpus(options, count, trace, corpus)
     kind = "Warm-up" if warmup else "Excerpt"
     if trace and not warmup:
         return [_as_recorded(options, f"{kind} {index}", arrived) for index, arrived in enumerate(trace)]
@@ -40,20 +41,30 @@ def draw(options: Options, count: int, trace: Sequence[Arrived] = (), *, warmup:
     return [_made(options, kind, index) for index in range(count)]
 
 
-def _from_file(options: Options, count: int, trace: Sequence[Arrived]) -> list[Content]:
-    entries = _entries(options, count)
+def read(options: Options, model: str, count: int) -> Corpus | None:
+    """The first prompts of the data set's file, for `count` requests; None if prompts are made.
+
+    Raises:
+        FileError: if the file, or the tokenizer that was named, cannot be used.
+    """
+    if options.dataset is Dataset.JSONL:
+        return corpora.read(options.dataset, Path(options.dataset_path), tokenizer.find(tokenizer.ESTIMATE, ""), count)
+    if options.dataset is Dataset.SHAREGPT:
+        counter = tokenizer.find(options.tokenizer, model)
+        return corpora.read(options.dataset, Path(options.dataset_path), counter, count)
+    if options.dataset is Dataset.HUGGINGFACE:
+        counter = tokenizer.find(options.tokenizer, model)
+        return huggingface.read(options.dataset_path, options.dataset_split, options.dataset_column, count, counter)
+    return None
+
+
+def _from_corpus(options: Options, count: int, trace: Sequence[Arrived], corpus: Corpus) -> list[Content]:
     contents = []
     for index in range(count):
-        entry = entries[index % len(entries)]
+        entry = corpus.entries[index % len(corpus.entries)]
         outputs = trace[index].output_tokens if trace else entry.output_tokens or options.output_tokens
         contents.append(Content(entry.prompt, entry.input_tokens, outputs))
     return contents
-
-
-def _entries(options: Options, count: int) -> list[Entry]:
-    if options.dataset is Dataset.HUGGINGFACE:
-        return huggingface.read(options.dataset_path, options.dataset_split, options.dataset_column, count)
-    return corpora.read(options.dataset, Path(options.dataset_path))
 
 
 def threads(options: Options, count: int) -> list[list[Made]]:
@@ -128,7 +139,7 @@ def _as_recorded(options: Options, name: str, arrived: Arrived) -> Content:
     """A prompt of a trace's length; of its blocks, where the trace names them."""
     if not arrived.blocks or options.dataset is Dataset.TEXT:
         return Content(_prompt(options, name, arrived.input_tokens), arrived.input_tokens, arrived.output_tokens)
-    blocks = [_prompt(options, f"Block {block}", BLOCK_TOKENS) for block in arrived.blocks]
+    blocks = [_prompt(options, f"Block {block}", arrived.block_tokens) for block in arrived.blocks]
     return Content(_joined(blocks)[: arrived.input_tokens], arrived.input_tokens, arrived.output_tokens)
 
 

@@ -35,6 +35,12 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     dataset_column: Annotated[
         str, msgspec.Meta(description="huggingface: column of the prompts; empty looks for a usual name")
     ] = ""
+    tokenizer: Annotated[
+        str,
+        msgspec.Meta(
+            description="sharegpt, huggingface: file, folder or Hugging Face name of the tokenizer that counts; empty takes the model's if it is here, else estimates"
+        ),
+    ] = ""
     input_tokens: Annotated[int, msgspec.Meta(description="prompt length (text: about)", ge=1)] = 512
     output_tokens: Annotated[int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1)] = 64
     range_ratio: Annotated[
@@ -64,8 +70,16 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
         tuple[Annotated[int, msgspec.Meta(ge=1)], ...],
         msgspec.Meta(description="mode batch: requests at once, each list entry in turn"),
     ] = (1, 2, 4, 8)
-    rate: Annotated[float, msgspec.Meta(description="requests a second (ramp, step: at the end)", gt=0)] = 2.0
-    duration: Annotated[float, msgspec.Meta(description="seconds over which requests are sent", gt=0)] = 30.0
+    rate: Annotated[
+        float, msgspec.Meta(description="requests a second (ramp, step: at the end); inf sends all at once", gt=0)
+    ] = 2.0
+    duration: Annotated[
+        float,
+        msgspec.Meta(
+            description="seconds over which requests are sent; inf sends as many as --requests says, or a whole trace",
+            gt=0,
+        ),
+    ] = 30.0
     arrival: Annotated[Arrival, msgspec.Meta(description="gaps between requests")] = Arrival.POISSON
     burstiness: Annotated[
         float, msgspec.Meta(description="shape of gamma gaps: 1 is Poisson, below it bursty", gt=0)
@@ -75,7 +89,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: Annotated[
         int, msgspec.Meta(description="requests in flight at most; arrival closed keeps so many (0: no limit)", ge=0)
     ] = 0
-    trace: Annotated[str, msgspec.Meta(description="arrival replay: file of Mooncake, BurstGPT or Azure")] = ""
+    trace: Annotated[str, msgspec.Meta(description="arrival replay: file of Mooncake, Qwen, BurstGPT or Azure")] = ""
     time_scale: Annotated[
         float, msgspec.Meta(description="replay: factor on its times, 0.5 is twice as fast", gt=0)
     ] = 1.0

@@ -14,7 +14,7 @@ _SUBJECTS: Final = {
         "goodput", "label",
     ),
     "Prompts": (
-        "dataset_path", "dataset_split", "dataset_column", "range_ratio", "prefix_tokens", "prefixes", "turns", "answers", "think_time", "images",
+        "dataset_path", "dataset_split", "dataset_column", "tokenizer", "range_ratio", "prefix_tokens", "prefixes", "turns", "answers", "think_time", "images",
         "image_size", "audios", "audio_seconds", "vocab_size",
     ),
     "Pace": (

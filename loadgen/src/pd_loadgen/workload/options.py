@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pd_contracts import settings
 from pd_contracts.latency import parse_goodput
-from pd_contracts.settings import Field, fields, shown
+from pd_contracts.settings import Field, SettingsError, fields, shown
 from pd_loadgen.client.access import parse_extra, parse_headers
-from pd_loadgen.client.http1 import parse_url
+from pd_loadgen.client.address import Address, parse_url, understand, without_secret
 from pd_loadgen.prompts.media import parse_size
 from pd_loadgen.workload.conflicts import conflict
 from pd_loadgen.workload.option_fields import OptionFields
@@ -38,9 +38,11 @@ class Options(OptionFields, frozen=True, kw_only=True):
         parse_headers(self.headers)
         parse_extra(self.extra_body)
         parse_size(self.image_size)
-        for url in (self.monitor, *self.profile_urls):
-            if url:
-                parse_url(url)
+        for url in filter(None, (self.monitor, *self.profile_urls)):
+            if without_secret(url) != url:
+                msg = f"{without_secret(url)} was given with a password, which these pages do not take: leave it out"
+                raise ValueError(msg)
+            parse_url(url)
         if problem := conflict(self):
             raise ValueError(problem)
 
@@ -53,6 +55,8 @@ def variable_of(field: Field) -> str:
 def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Options:
     """Make the options from what was given by hand (texts, by field name), then from variables.
 
+    The URL may end with `/v1` or an API's path, and hold a password, which the options then have not (`address` tells it).
+
     Raises:
         SettingsError: with one sentence about the first thing that does not fit.
     """
@@ -60,7 +64,28 @@ def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None)
     values = {field.variable: source.get(variable_of(field), "") for field in fields(Options)}
     if not values["URL"] and source.get("HTTP_PROXY_PORT"):
         values["URL"] = f"http://127.0.0.1:{source['HTTP_PROXY_PORT']}"
-    return settings.load(Options, values, given)
+    return settings.load(Options, values, _addressed(given, values))
+
+
+def address(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Address:
+    """The server's address as it was given, of which `load` takes what is no secret."""
+    source = os.environ if environment is None else environment
+    return understand(given.get("url") or source.get(f"{_PREFIX}URL", ""))
+
+
+def _addressed(given: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """What was given, with the address below which the server has its pages; a path of one's own begins where the address ends."""
+    texts = dict(given)
+    found = understand(texts.get("url") or values["URL"])
+    if found.url:
+        texts["url"] = found.url
+    if found.endpoint and found.endpoint != (texts.setdefault("endpoint", values["ENDPOINT"] or found.endpoint)):
+        msg = f"the URL ends with the path of endpoint {found.endpoint}, but the endpoint is {texts['endpoint']}: choose one"
+        raise SettingsError(msg)
+    path = texts.get("path") or values["PATH"]
+    if found.version and path and not path.startswith(f"{found.version}/"):
+        texts["path"] = f"{found.version}/{path.lstrip('/')}"
+    return texts
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

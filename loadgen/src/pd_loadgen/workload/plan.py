@@ -1,7 +1,7 @@
 """The whole load before the first request: who is sent when, as the bytes that go to the socket."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -10,16 +10,20 @@ import msgspec
 from pd_contracts.names import TIMING_HEADER
 from pd_contracts.records import schedule_hash
 from pd_loadgen.client.access import parse_extra
+from pd_loadgen.client.address import parse_url
 from pd_loadgen.client.backends import BACKENDS, Ask, Sampling, UnsuitableError
-from pd_loadgen.client.http1 import parse_url, request_bytes
+from pd_loadgen.client.http1 import request_bytes
 from pd_loadgen.prompts import traces
-from pd_loadgen.prompts.corpora import CorpusError
+from pd_loadgen.prompts.corpora import Corpus
 from pd_loadgen.prompts.datasets import Answers, Made
-from pd_loadgen.prompts.traces import Arrived, TraceError
+from pd_loadgen.prompts.files import FileError
+from pd_loadgen.prompts.traces import Arrived
 from pd_loadgen.workload import contents, schedule
 from pd_loadgen.workload.contents import Content
+from pd_loadgen.workload.load_options import asked
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.pace import pace
 from pd_loadgen.workload.schedule import Arrival
 
 
@@ -49,13 +53,14 @@ class Plan:
     """All requests. Equal hashes mean equal arrivals, lengths and prompts, whatever the target.
 
     `paced` is true if answers decide when requests are sent: a closed loop, batches, phases. Their offsets mean nothing.
-    `requests` holds the first turns only, where the next ones need their answers.
+    `requests` holds the first turns only, where the next ones need their answers. `notes` says what of a file is not among them.
     """
 
     requests: list[Planned]
     warmups: list[Planned]
     hash: str
     paced: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -79,12 +84,11 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
         PlanError: if the schedule has no request, a file cannot be used, or the endpoint does not take the prompts.
     """
     try:
-        wire = _Wire(options, model, headers or {})
-        warmups = contents.draw(options, options.warmup, warmup=True)
+        wire, source = _Wire(options, model, headers or {}), _Source(options, model)
         if options.answers is Answers.SERVED:
             requests, fingerprint = _dialogues(options, wire)
         else:
-            slots = _slots(options)
+            slots = _slots(options, source)
             fingerprint = _hash(options, slots)
             requests = [
                 Planned(index, slot.offset, wire.of(slot.content), slot.content.output_tokens, group=slot.group)
@@ -94,26 +98,50 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
             requests=requests,
             warmups=[
                 Planned(index, 0.0, wire.of(content), content.output_tokens, warmup=True)
-                for index, content in enumerate(warmups)
+                for index, content in enumerate(source.draw(options.warmup, warmup=True))
             ],
             hash=fingerprint,
-            paced=options.mode is not Mode.SERVE or options.arrival is Arrival.CLOSED,
+            paced=options.mode is not Mode.SERVE or pace(options) is Arrival.CLOSED,
+            notes=source.notes,
         )
-    except (CorpusError, TraceError, UnsuitableError) as error:
+    except (FileError, UnsuitableError) as error:
         raise PlanError(str(error)) from error
 
 
-def _slots(options: Options) -> list[_Slot]:
+class _Source:
+    """Where the contents of one plan come from; a file is read once, and `notes` says what of it was left out."""
+
+    def __init__(self, options: Options, model: str) -> None:
+        self.notes: list[str] = []
+        self._options, self._model = options, model
+        self._corpus: Corpus | None = None
+
+    def draw(self, count: int, trace: Sequence[Arrived] = (), *, warmup: bool = False) -> list[Content]:
+        """The contents of `count` requests."""
+        if count and self._corpus is None:
+            self._corpus = contents.read(self._options, self._model, max(count, self._options.warmup))
+            self.notes += self._corpus.notes if self._corpus is not None else []
+        return contents.draw(self._options, count, trace, warmup=warmup, corpus=self._corpus)
+
+    def trace(self) -> list[Arrived]:
+        """The requests of the trace; none where there is no trace."""
+        options = self._options
+        if options.arrival is not Arrival.REPLAY:
+            return []
+        trace = traces.read(Path(options.trace), scale=options.time_scale, duration=options.duration)
+        self.notes += trace.notes
+        return trace.requests[: options.requests or None]
+
+
+def _slots(options: Options, source: _Source) -> list[_Slot]:
     if options.mode is Mode.BATCH:
-        return _batches(options)
+        return _batches(options, source)
     if options.mode is Mode.PHASE_SPLIT:
-        return _phases(options)
-    trace = _trace(options)
+        return _phases(options, source)
+    trace = source.trace()
     offsets = [arrived.offset for arrived in trace] if trace else _offsets(options)
-    if options.requests:
-        offsets, trace = offsets[: options.requests], trace[: options.requests]
     _refuse_none(options, offsets)
-    made = contents.draw(options, len(offsets), trace)
+    made = source.draw(len(offsets), trace)
     return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
 
 
@@ -125,7 +153,7 @@ def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
 
 def _dialogues(options: Options, wire: "_Wire") -> tuple[list[Planned], str]:
     """Conversations whose answers only the server knows: an arrival is the beginning of one. Also their fingerprint."""
-    offsets = _offsets(options)[: options.requests or None]
+    offsets = _offsets(options)
     _refuse_none(options, offsets)
     threads = contents.threads(options, len(offsets))
     slots = [
@@ -161,7 +189,7 @@ def _turn(
 
 
 def _offsets(options: Options) -> list[float]:
-    if options.arrival is Arrival.CLOSED:
+    if pace(options) is Arrival.CLOSED:
         return [0.0] * options.requests
     return schedule.arrivals(
         rate=options.rate,
@@ -171,18 +199,13 @@ def _offsets(options: Options) -> list[float]:
         burstiness=options.burstiness,
         start_rate=options.start_rate,
         steps=options.steps,
+        most=options.requests or None,
     )
 
 
-def _trace(options: Options) -> list[Arrived]:
-    if options.arrival is not Arrival.REPLAY:
-        return []
-    return traces.read(Path(options.trace), scale=options.time_scale, duration=options.duration)
-
-
-def _batches(options: Options) -> list[_Slot]:
+def _batches(options: Options, source: _Source) -> list[_Slot]:
     """Each batch holds one prompt as often as its size; batches have prompts of their own."""
-    made = contents.draw(options, len(options.batch_sizes))
+    made = source.draw(len(options.batch_sizes))
     return [
         _Slot(0.0, group, content)
         for group, (size, content) in enumerate(zip(options.batch_sizes, made, strict=True))
@@ -190,9 +213,9 @@ def _batches(options: Options) -> list[_Slot]:
     ]
 
 
-def _phases(options: Options) -> list[_Slot]:
+def _phases(options: Options, source: _Source) -> list[_Slot]:
     """All prompts with one output token, then all with theirs, one at a time: two spans of time, each with its energy."""
-    made = contents.draw(options, options.requests)
+    made = source.draw(options.requests)
     first = [Content(content.prompt, content.input_tokens, 1) for content in made]
     return [_Slot(0.0, group, content) for group, content in enumerate([*first, *made])]
 
@@ -202,7 +225,8 @@ def _hash(options: Options, slots: Sequence[_Slot], more: Sequence[bytes] = ()) 
     prompts: Iterable[bytes] = (msgspec.json.encode(slot.content.prompt) for slot in slots)
     limits = [f"at most {options.max_concurrency}".encode()] if options.max_concurrency else []
     grouped = [str(slots[-1].group).encode()] if slots[-1].group else []
-    return schedule_hash(parts, options.seed, chain(prompts, limits, grouped, more))
+    wanted = [f"{name}={value}".encode() for name, value in asked(options).items()]
+    return schedule_hash(parts, options.seed, chain(prompts, limits, grouped, wanted, more))
 
 
 class _Wire:

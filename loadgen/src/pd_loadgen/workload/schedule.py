@@ -7,8 +7,9 @@ none of these: a closed loop sends when an answer has come, and a replay has its
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from itertools import count, islice, takewhile
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -35,40 +36,62 @@ def arrivals(
     burstiness: float = 1.0,
     start_rate: float = 0.0,
     steps: int = 4,
+    most: int | None = None,
 ) -> list[float]:
-    """Offsets below `duration`.
+    """Offsets below `duration`, the first `most` of them.
 
     Args:
         rate: requests a second in the long run; of ramp and step, at the end.
-        duration: seconds.
+        duration: seconds; infinite only with `most`, and not for ramp and step.
         seed: equal seeds give equal offsets, on every machine.
         arrival: poisson has exponential gaps; constant has equal ones, the first request at 0; ramp and step are Poisson with a
             rate that grows, in a line or in `steps` equal parts of the duration, from `start_rate`.
         burstiness: shape of gamma gaps: 1 is Poisson, below it comes in bursts, far above it is constant.
         start_rate: requests a second at the start of a ramp, or in its first step.
         steps: rates of a staircase, at least 2.
+        most: how many at most.
 
     Raises:
-        ValueError: for closed and replay, which have no schedule of this kind.
+        ValueError: for closed and replay, which have no schedule of this kind, and for what has no end.
     """
-    if arrival is Arrival.CONSTANT:
-        return [number / rate for number in range(math.ceil(duration * rate)) if number / rate < duration]
-    rng = random.Random(f"arrivals:{seed}")  # text, because it seeds alike in every process
-    if arrival is Arrival.RAMP:
-        return _stretched(rng, (start_rate + rate) / 2 * duration, _ramp(start_rate, rate, duration))
-    if arrival is Arrival.STEP:
-        rates = [start_rate + (rate - start_rate) * number / (steps - 1) for number in range(steps)]
-        return _stretched(rng, sum(rates) * duration / steps, _staircase(rates, duration / steps))
-    if arrival not in (Arrival.POISSON, Arrival.GAMMA):
+    rising = arrival in (Arrival.RAMP, Arrival.STEP)
+    if math.isinf(rate) or (math.isinf(duration) and (rising or most is None)):
+        msg = f"{rate:g} requests a second for {duration:g} s are no schedule"
+        raise ValueError(msg)
+    if rising:
+        offsets = _stretched(_generator(seed), *_rise(arrival, rate, duration, start_rate=start_rate, steps=steps))
+    else:
+        offsets = takewhile(lambda offset: offset < duration, _steady(arrival, rate, seed, burstiness))
+    return list(islice(offsets, most))
+
+
+def _steady(arrival: Arrival, rate: float, seed: int, burstiness: float) -> Iterator[float]:
+    """Offsets without end at one rate."""
+    if arrival not in (Arrival.POISSON, Arrival.GAMMA, Arrival.CONSTANT):
         msg = f"arrival {arrival} has no schedule from a rate"
         raise ValueError(msg)
     shape = burstiness if arrival is Arrival.GAMMA else 1.0
-    offsets: list[float] = []
-    now = _gap(rng, rate, shape)
-    while now < duration:
-        offsets.append(now)
+    if arrival is Arrival.CONSTANT or math.isinf(shape):
+        yield from (number / rate for number in count())
+    rng = _generator(seed)
+    now = 0.0
+    while True:
         now += _gap(rng, rate, shape)
-    return offsets
+        yield now
+
+
+def _rise(
+    arrival: Arrival, rate: float, duration: float, *, start_rate: float, steps: int
+) -> tuple[float, Callable[[float], float]]:
+    """How many are expected in all, and when so many are."""
+    if arrival is Arrival.RAMP:
+        return (start_rate + rate) / 2 * duration, _ramp(start_rate, rate, duration)
+    rates = [start_rate + (rate - start_rate) * number / (steps - 1) for number in range(steps)]
+    return sum(rates) * duration / steps, _staircase(rates, duration / steps)
+
+
+def _generator(seed: int) -> random.Random:
+    return random.Random(f"arrivals:{seed}")  # text, because it seeds alike in every process
 
 
 def _gap(rng: random.Random, rate: float, shape: float) -> float:
@@ -77,14 +100,12 @@ def _gap(rng: random.Random, rate: float, shape: float) -> float:
     return rng.gammavariate(shape, 1.0 / (rate * shape))
 
 
-def _stretched(rng: random.Random, expected: float, when: Callable[[float], float]) -> list[float]:
+def _stretched(rng: random.Random, expected: float, when: Callable[[float], float]) -> Iterator[float]:
     """A Poisson process of changing rate: one of rate 1, each arrival moved to when that many are expected to have come."""
-    offsets: list[float] = []
-    count = _gap(rng, 1.0, 1.0)
-    while count < expected:
-        offsets.append(when(count))
-        count += _gap(rng, 1.0, 1.0)
-    return offsets
+    come = _gap(rng, 1.0, 1.0)
+    while come < expected:
+        yield when(come)
+        come += _gap(rng, 1.0, 1.0)
 
 
 def _ramp(start: float, end: float, duration: float) -> Callable[[float], float]:

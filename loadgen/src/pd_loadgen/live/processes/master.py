@@ -83,7 +83,7 @@ class Workers:
             raise WorkersError(msg)
         for index, client in enumerate(self._workers):
             part = msgspec.structs.replace(job, index=index, count=len(self._workers))
-            body = {"job": msgspec.json.encode(part), "hash": planned.hash, "shift": self._workers[client].offset}
+            body = {"job": msgspec.msgpack.encode(part), "hash": planned.hash, "shift": self._workers[client].offset}
             self._runner.send_message(messages.JOB, body, client)
         self._wait(lambda: self._stopping.is_set() or all(worker.ready for worker in self._workers.values()))
         if self._problem and not self._stopping.is_set():

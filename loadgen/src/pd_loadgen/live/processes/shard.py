@@ -4,14 +4,16 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 
+import gevent
+from gevent.event import Event
 from gevent.hub import get_hub
 
 from pd_contracts.descriptors import allow_many_connections
 from pd_contracts.records import RequestRecord
 from pd_loadgen.client import access
 from pd_loadgen.client.access import Access
+from pd_loadgen.client.address import parse_url
 from pd_loadgen.client.backends import BACKENDS
-from pd_loadgen.client.http1 import parse_url
 from pd_loadgen.live.processes.messages import Job, Report, Tally, places
 from pd_loadgen.live.sending import loop_probe
 from pd_loadgen.live.sending.recorder import Recorder
@@ -37,14 +39,23 @@ def access_of(options: Options) -> Access:
     )
 
 
-def planned(job: Job) -> Plan:
+class StoppedError(Exception):
+    """The run was stopped before its window opened."""
+
+
+def planned(job: Job, stopping: Event | None = None) -> Plan:
     """The whole plan of a job's options, made beside the loop so that this process goes on answering.
 
     Raises:
         PlanError, AccessError: if the options make no load here.
+        StoppedError: if `stopping` is set before the plan is made; the thread that makes it is left alone.
     """
     headers = access.headers(job.options.headers, job.options.api_key_file)
-    made: Plan | PlanError = get_hub().threadpool.apply(_attempt, (job.options, job.model, headers))
+    making = get_hub().threadpool.spawn(_attempt, job.options, job.model, headers)
+    gevent.wait([making, *([stopping] if stopping is not None else [])], count=1)
+    if not making.ready():
+        raise StoppedError
+    made: Plan | PlanError = making.get()
     if isinstance(made, PlanError):
         raise made
     return made

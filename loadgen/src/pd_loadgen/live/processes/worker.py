@@ -37,7 +37,7 @@ class Worker:
         self._runner.send_message(messages.CLOCK, {"read": time.monotonic(), "boot": boot_id()})
 
     def _on_job(self, msg: Any, **_: Any) -> None:
-        job = msgspec.json.decode(msg.data["job"], type=Job)
+        job = msgspec.msgpack.decode(msg.data["job"], type=Job)
         self._run_id, self._offering, self._stopped, self._shard = job.run_id, False, False, None
         self._begin(job.options)
         try:

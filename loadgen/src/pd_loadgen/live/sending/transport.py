@@ -20,8 +20,9 @@ from gevent.event import Event
 from gevent.hub import get_hub
 
 from pd_contracts.records import Failure
+from pd_loadgen.client.address import Target
 from pd_loadgen.client.exchange import Exchange
-from pd_loadgen.client.http1 import ProtocolError, Response, Target, TruncatedError
+from pd_loadgen.client.http1 import ProtocolError, Response, TruncatedError
 from pd_loadgen.live.sending.kernel_stamps import ANCILLARY_BYTES, Stamps, ask
 from pd_loadgen.live.sending.tls import Secured
 

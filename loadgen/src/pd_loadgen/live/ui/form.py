@@ -12,6 +12,8 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from pd_contracts.records import RequestRecord
 from pd_contracts.settings import SettingsError, choices, fields, shown
+from pd_loadgen.client.access import keep_secret
+from pd_loadgen.client.address import understand, without_secret
 from pd_loadgen.live.processes.master import Workers
 from pd_loadgen.live.processes.senders import Alone
 from pd_loadgen.live.processes.worker import Worker
@@ -49,7 +51,9 @@ def add_fields(parser: argparse.ArgumentParser, **_: Any) -> None:
 
 def attach(environment: Environment, **_: Any) -> None:
     """Listener of Locust's `init`: connect the environment with runs, and refuse at once what cannot work."""
-    environment.host = environment.host or _load_or_exit({}, None).url
+    if not environment.host:
+        environment.host = _load_or_exit({}, None).url
+        keep_secret(options.address({}).secret)
     _load_or_exit(_texts(environment), {})
     connect(environment, sys.argv)
     if environment.web_ui is not None and environment.web_ui.app is not None:
@@ -125,9 +129,17 @@ def _texts(environment: Environment) -> dict[str, str]:
     names = {field.name for field in fields(Options)} - _NOT_IN_FORM
     return {
         **{name: str(parsed[name]) for name in names if name in parsed},
-        "url": environment.host or "",
+        "url": _host(environment),
         "processes": str(_senders(environment)),
     }
+
+
+def _host(environment: Environment) -> str:
+    """The server's address, which Locust shows on its page and in its reports; a password in it is kept elsewhere."""
+    given = environment.host or ""
+    keep_secret(understand(given).secret)
+    environment.host = without_secret(given)
+    return environment.host
 
 
 def _named(environment: Environment) -> dict[str, str]:
