@@ -345,8 +345,12 @@ def write_json(path: Path, record: Any) -> None:
     """Write a whole JSON file by rename, so that readers see the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(msgspec.json.format(_encoder.encode(record), indent=2) + b"\n")
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(msgspec.json.format(_encoder.encode(record), indent=2) + b"\n")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk helps nobody
+        raise
 
 
 def read_json(path: Path, type_: type[T]) -> T:

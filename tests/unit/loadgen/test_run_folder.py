@@ -1,11 +1,22 @@
 """The run folder: nothing is lost, nothing is overwritten unasked."""
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from pd_contracts.records import RequestRecord, encode_line
-from pd_loadgen.results.run_folder import FolderError, RunFolder, make_run_id, new_path, next_free
+from pd_loadgen.results.run_folder import (
+    RESERVED_BYTES,
+    FolderError,
+    RunFolder,
+    check,
+    make_run_id,
+    new_path,
+    next_free,
+)
 
 
 def line(index: int = 0) -> bytes:
@@ -44,7 +55,7 @@ def test_overwriting_leaves_other_files_alone(tmp_path: Path) -> None:
 
     RunFolder(tmp_path, overwrite=True)
 
-    assert {path.name for path in tmp_path.iterdir()} == {"deployment.json", "requests.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"deployment.json", "requests.jsonl", ".reserve"}
 
 
 def test_an_attempt_that_sent_nothing_may_be_repeated(tmp_path: Path) -> None:
@@ -78,3 +89,50 @@ def test_run_ids_are_file_names_and_differ() -> None:
 def test_a_run_without_a_folder_goes_below_the_results() -> None:
     assert new_path("r", {}) == Path("results/r")
     assert new_path("r", {"RESULTS_DIR": "/results"}) == Path("/results/r")
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "this runs as user"),
+        (errno.EROFS, "read-only file system"),
+        (errno.ENOSPC, "free some space"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(
+    number: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(FolderError, match=remedy) as caught:
+        check(tmp_path / "deep" / "run")
+
+    assert str(caught.value).startswith(f"{tmp_path} cannot be written: {os.strerror(number)}; ")
+    if number == errno.EACCES:
+        assert f"sudo chown -R {os.getuid()}:{os.getgid()} {tmp_path}" in str(caught.value)
+        assert f"PD_UID={tmp_path.stat().st_uid}" in str(caught.value)
+
+
+def test_looking_at_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    check(tmp_path / "deep" / "run")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_run_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    RunFolder(tmp_path).append([line()])
+
+    with pytest.raises(FolderError, match="already holds a run"):
+        check(tmp_path)
+    check(tmp_path, overwrite=True)
+
+
+def test_the_room_that_was_kept_is_given_back(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    kept = sum(path.stat().st_size for path in tmp_path.iterdir())
+    folder.release()
+
+    assert kept == RESERVED_BYTES
+    assert [path.name for path in tmp_path.iterdir()] == ["requests.jsonl"]

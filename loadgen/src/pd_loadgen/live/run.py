@@ -7,7 +7,8 @@ still writes down what it has.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,9 +22,9 @@ from pd_loadgen.live.processes import messages
 from pd_loadgen.live.processes.messages import Job, Tally
 from pd_loadgen.live.processes.senders import Senders
 from pd_loadgen.live.processes.shard import StoppedError, access_of, planned
-from pd_loadgen.results import manifests
+from pd_loadgen.results import manifests, run_folder
 from pd_loadgen.results.manifests import Outcome
-from pd_loadgen.results.run_folder import RunFolder, make_run_id, new_path
+from pd_loadgen.results.run_folder import FolderError, RunFolder, make_run_id, new_path
 from pd_loadgen.results.summary import summarize
 from pd_loadgen.target import deployment, server
 from pd_loadgen.target.server import ServerError
@@ -77,7 +78,7 @@ class Run:
         self._options, self._command, self._senders = options, command, senders
         self._run_id = make_run_id(options.label)
         self._phase, self._ends = "waiting for the server", 0.0
-        self._total, self._engaged = 0, False
+        self._total, self._engaged, self._lost = 0, False, ""
         self._stopping, self._over = Event(), Event()
 
     def start(self) -> None:
@@ -125,6 +126,8 @@ class Run:
         """What the command returns once the run is over."""
         if self.result is not None:
             return self.result.exit_status
+        if self._lost:
+            return manifests.EXIT_BAD
         return manifests.EXIT_STOPPED if self._stopping.is_set() else manifests.EXIT_BAD
 
     def _main(self) -> None:
@@ -134,12 +137,14 @@ class Run:
             # an unreachable server or monitor, a folder that cannot be written: each is one sentence for the user
             self.error = str(error)
         except StoppedError:
-            self.error = "stopped before the first request"
+            self.error = self._lost or "stopped before the first request"
         finally:
             self._over.set()
 
     def _execute(self) -> None:
         options = self._options
+        path = Path(options.out) if options.out else new_path(self._run_id)
+        run_folder.check(path, overwrite=options.overwrite)
         granted = access_of(options)
         probe_path = BACKENDS[options.endpoint].ready_path
         server.wait_ready(options.url, options.ready_timeout, self._pause, access=granted, ready_path=probe_path)
@@ -155,7 +160,6 @@ class Run:
         self._phase = "writing the requests"
         job = Job(run_id=self._run_id, options=options, model=model.id)
         whole = planned(job, self._stopping)
-        path = Path(options.out) if options.out else new_path(self._run_id)
         folder = RunFolder(path, overwrite=options.overwrite)
         manifest = manifests.begin(self._run_id, options, model.id, whole, deployment=described, command=self._command)
         folder.write_manifest(manifest)
@@ -167,12 +171,22 @@ class Run:
         self._engaged = True
         try:
             self._phase = "warming up"
-            self._senders.prepare(job, whole, folder.append)
+            self._senders.prepare(job, whole, partial(self._keep, folder))
             with self._profile(notes), self._power(folder.gpu, described, notes):
                 outcome = self._window(whole)
         finally:
             self._senders.close()
         return Outcome(outcome.complete, outcome.window, outcome.client, [*outcome.notes, *notes])
+
+    def _keep(self, folder: RunFolder, lines: list[bytes]) -> None:
+        """Write records; once that fails the run ends, because what it would go on to measure could not be kept."""
+        if self._lost:
+            return
+        try:
+            folder.append(lines)
+        except FolderError as error:
+            self._lost = str(error)
+            gevent.spawn(self.stop)  # whoever hands over records must not wait for the end
 
     def _window(self, whole: Plan) -> Outcome:
         self._pause(0)
@@ -235,12 +249,24 @@ class Run:
                 notes.append(str(error))  # the requests were measured all the same
 
     def _finish(self, folder: RunFolder, manifest: Manifest, outcome: Outcome) -> None:
+        folder.release()
+        if self._lost:
+            sentence = f"the run was ended, and its records are not complete: {self._lost}"
+            outcome = replace(outcome, complete=False, notes=[*outcome.notes, sentence])
         over = manifests.end(manifest, outcome)
-        summary = summarize(
-            over, folder.read(), percentiles=self._options.percentiles, detailed=self._options.save_detailed
-        )
-        folder.write_summary(summary)
-        folder.write_manifest(over)
+        try:
+            folder.write_manifest(over)
+            summary = summarize(
+                over, folder.read(), percentiles=self._options.percentiles, detailed=self._options.save_detailed
+            )
+            folder.write_summary(summary)
+        except OSError as error:
+            self._lost = self._lost or str(error)
+            self.error = f"the run was ended, and its records are not complete: {self._lost}"
+            return
+        if self._lost:
+            self.error = sentence
+            return
         self.result = Result(folder.path, over, summary)
         self._phase = "done"
 

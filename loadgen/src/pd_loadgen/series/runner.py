@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TextIO
 
 from pd_loadgen.client.access import keep_secret
+from pd_loadgen.results import run_folder
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE, EXIT_STOPPED
 from pd_loadgen.series import sweep
 from pd_loadgen.series.sweep import Point
@@ -20,7 +21,12 @@ class Series:
     """Does points; a signal is handed to the run under way, which keeps its records, and ends the series."""
 
     def __init__(self, folder: Path, say: TextIO) -> None:
-        """Runs go below `folder`; `say`, which is a real file, gets a line a point and what the runs print."""
+        """Runs go below `folder`; `say`, which is a real file, gets a line a point and what the runs print.
+
+        Raises:
+            FolderError: if nothing can be written there.
+        """
+        run_folder.check(folder, overwrite=True)
         self.folder = folder
         self.stopped = False
         self._say = say

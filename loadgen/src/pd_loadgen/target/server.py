@@ -170,7 +170,8 @@ def end_recording(monitor: str, recording: str, path: Path) -> None:
             while data := response.read(64 * 1024):
                 file.write(data)
             status = response.status
-    except CallError as error:
+    except (CallError, OSError) as error:
+        temporary.unlink(missing_ok=True)
         msg = f"the monitor at {monitor} did not hand over its recording: {error}"
         raise ServerError(msg) from error
     if status != 200:

@@ -21,7 +21,9 @@ from pd_loadgen.live.ui import page
 from pd_loadgen.live.ui.locust_stats import Rows
 from pd_loadgen.live.ui.page import View
 from pd_loadgen.live.user import Shell, WorkerShell
-from pd_loadgen.results.run_folder import next_free
+from pd_loadgen.results import run_folder
+from pd_loadgen.results.manifests import EXIT_BAD
+from pd_loadgen.results.run_folder import FolderError, new_path, next_free
 from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
 
@@ -54,7 +56,9 @@ def attach(environment: Environment, **_: Any) -> None:
     if not environment.host:
         environment.host = _load_or_exit({}, None).url
         keep_secret(options.address({}).secret)
-    _load_or_exit(_texts(environment), {})
+    read = _load_or_exit(_texts(environment), {})
+    if not isinstance(environment.runner, WorkerRunner):
+        _warn_of_folder(read, end=environment.web_ui is None)
     connect(environment, sys.argv)
     if environment.web_ui is not None and environment.web_ui.app is not None:
         environment.web_ui.app.before_request(lambda: _refuse_bad_form(environment))
@@ -98,6 +102,21 @@ def connect(environment: Environment, command: list[str], read: Options | None =
     return shell
 
 
+def _check_folder(read: Options) -> None:
+    """Refuse a folder that no run could be written to; one that holds a run gets a number."""
+    run_folder.check(next_free(Path(read.out)) if read.out else new_path("run"))
+
+
+def _warn_of_folder(read: Options, *, end: bool) -> None:
+    """Say at the start already that no run could be written; with a page, its form says so again."""
+    try:
+        _check_folder(read)
+    except FolderError as error:
+        sys.stderr.write(f"pd-loadgen: {error}\n")
+        if end:
+            sys.exit(EXIT_BAD)
+
+
 def _from_form(environment: Environment) -> Options:
     read = options.load(_texts(environment), {})
     # the form keeps its values from run to run, and no run may overwrite another
@@ -117,8 +136,8 @@ def _refuse_bad_form(environment: Environment) -> Response | None:
     if isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
         problem = "no worker is connected yet: a master sends nothing itself"
     try:
-        options.load(texts, {})
-    except SettingsError as error:
+        _check_folder(options.load(texts, {}))
+    except (SettingsError, FolderError) as error:
         problem = str(error)
     return jsonify({"success": False, "message": problem, "host": environment.host}) if problem else None
 
