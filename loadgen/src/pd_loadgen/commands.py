@@ -6,15 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from pd_contracts import vllm_bench
-from pd_contracts.latency import parse_goodput
-from pd_contracts.records import encode_line
-from pd_loadgen.results import aggregate
+from pd_loadgen.results import aggregate, foreign
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE
-from pd_loadgen.results.run_folder import RunFolder, make_run_id
-from pd_loadgen.results.summary import summarize
 from pd_loadgen.series import search_command, sweep
 from pd_loadgen.series.runner import Series
 
@@ -38,14 +31,21 @@ def add(commands: Any) -> None:
     )
     gathering.set_defaults(execute=_guarded(_aggregate))
     importing = commands.add_parser(
-        "import", help="make a run folder from a result of vllm bench serve --save-detailed"
+        "import",
+        help="make run folders from results of vllm bench serve --save-detailed, vllm bench sweep serve, or SGLang's benchmark",
     )
-    importing.add_argument("file", type=Path)
-    importing.add_argument("--out", type=Path, required=True, metavar="DIR", help="run folder")
+    importing.add_argument("path", type=Path, help="a file, or the folder of a sweep")
+    importing.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="run folder; of several results, the folder of their runs",
+    )
     importing.add_argument("--label", default="", help="short name of the deployment")
     importing.add_argument("--gpus", type=int, help="GPUs of the deployment, for numbers per GPU")
     importing.add_argument("--goodput", nargs="+", default=[], metavar="METRIC:MS", help="limits in ms, as in run")
-    importing.set_defaults(execute=_guarded(_import))
+    importing.set_defaults(execute=_guarded(foreign.execute))
     search_command.add(commands, _guarded)
 
 
@@ -83,22 +83,4 @@ def _aggregate(given: argparse.Namespace) -> int:
     with given.out.open("w", encoding="utf-8", newline="") as file:
         count = aggregate.write_csv(table, file)
     sys.stderr.write(f"pd-loadgen: {count} runs in {given.out}\n")
-    return EXIT_COMPLETE
-
-
-def _import(given: argparse.Namespace) -> int:
-    result = vllm_bench.read(given.file.read_bytes())
-    run_id = make_run_id(given.label or "imported")
-    made = vllm_bench.records(result, run_id)
-    manifest = vllm_bench.manifest(result, made, run_id)
-    chosen = {name: value for name, value in (("label", given.label), ("gpus", given.gpus)) if value}
-    deployment = msgspec.structs.replace(manifest.deployment, **chosen)
-    goodput = parse_goodput(given.goodput) if given.goodput else manifest.workload.goodput
-    workload = msgspec.structs.replace(manifest.workload, goodput=goodput)
-    manifest = msgspec.structs.replace(manifest, deployment=deployment, workload=workload)
-    folder = RunFolder(given.out)
-    folder.append(map(encode_line, made))
-    folder.write_summary(summarize(manifest, made))
-    folder.write_manifest(manifest)
-    sys.stderr.write(f"pd-loadgen: {len(made)} requests in {given.out}\n")
     return EXIT_COMPLETE

@@ -89,7 +89,12 @@ def test_a_broken_conversation_is_refused_with_its_line(tmp_path: Path) -> None:
 
 def test_a_large_file_is_counted_only_as_far_as_it_is_needed(tmp_path: Path) -> None:
     asked: list[str] = []
-    counter = TokenCounter(lambda text: asked.append(text) or 9, "nothing")
+
+    def count(text: str) -> int:
+        asked.append(text)
+        return 9
+
+    counter = TokenCounter(count, "nothing")
     read(tmp_path, json.dumps([conversation(5, 5)] * 50), counter, count=3)
 
     assert len(asked) == 6

@@ -17,7 +17,7 @@ from pd_analysis.records import vllm_bench
 from pd_analysis.records.columns import Collector, Requests, samples_of
 from pd_analysis.records.run import Loaded, Problem, Run
 from pd_analysis.words.language import Sentence, mark
-from pd_contracts import records
+from pd_contracts import records, vllm_result
 from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, Missing, RecordError, RequestRecord
 
 log = logging.getLogger(__name__)
@@ -46,11 +46,11 @@ def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
     ]
     for path in _found(map(Path, paths)):
         try:
-            run, remarks = _read(path, cut_s) if path.is_dir() else (vllm_bench.read(path, cut_s), [])
+            found, remarks = _read(path, cut_s) if path.is_dir() else (vllm_bench.read(path, cut_s), [])
         except RecordError as error:
             problems.append(Problem(path, Sentence("left out: {reason}", reason=_said(error))))
             continue
-        runs.append(run)
+        runs.extend(found)
         problems.extend(remarks)
     for path in map(Path, paths):
         problems.extend(_not_measured(path))
@@ -75,9 +75,17 @@ def _said(error: RecordError) -> Sentence:
 
 
 def _found(paths: Iterable[Path]) -> list[Path]:
-    """Run folders, and files of other programs."""
-    found = {each.resolve(): each for path in paths for each in (*_folders(path), *vllm_bench.files(path))}
+    """Run folders, and files of other programs; a file that was named itself is one, or is said to be none."""
+    found = {
+        each.resolve(): each
+        for path in paths
+        for each in (*_folders(path), *([path] if _named(path) else vllm_result.files(path)))
+    }
     return sorted(found.values())
+
+
+def _named(path: Path) -> bool:
+    return path.is_file() and path.name != records.MANIFEST
 
 
 def _folders(path: Path) -> list[Path]:
@@ -85,7 +93,7 @@ def _folders(path: Path) -> list[Path]:
     return [manifest.parent for manifest in manifests]
 
 
-def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
+def _read(folder: Path, cut_s: float) -> tuple[list[Run], list[Problem]]:
     """Read one folder.
 
     Raises:
@@ -105,7 +113,7 @@ def _read(folder: Path, cut_s: float) -> tuple[Run, list[Problem]]:
         cut_s=cut_s,
         engines=power.engines,
     )
-    return run, problems
+    return [run], problems
 
 
 def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
