@@ -515,6 +515,18 @@ def test_claims_outlive_the_release() -> None:
         assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
+def test_a_tiny_model_is_made_before_the_engines_start_offline() -> None:
+    [pod] = [
+        item["spec"]["template"]["spec"]
+        for item in of_kind(render({"model": {"name": "/models/tiny", "tiny": True}}), "StatefulSet")
+    ]
+    [made] = pod["initContainers"]
+
+    assert {"name": "MODEL", "value": "/models/tiny"} in made["env"]
+    assert "pd_engine.tiny_model" in made["command"][-1]
+    assert {"name": "HF_HUB_OFFLINE", "value": "1"} in pod["containers"][0]["env"]
+
+
 def test_a_downloaded_model_is_fetched_once_before_the_engines_start_offline() -> None:
     manifests = render({"model": {"name": "org/model", "download": True}})
     spec = pod_specs(manifests)[f"{FULLNAME}-engines"]

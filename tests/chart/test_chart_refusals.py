@@ -58,6 +58,11 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "one port for clients and engines": ({"ports": {"discovery": 10001}}, "ports.proxy and ports.discovery are both 10001"),
     "hostPath without a path": ({"model": {"volume": {"type": "hostPath"}}}, "needs model.volume.path"),
     "claim without a name": ({"model": {"volume": {"type": "claim"}}}, "newClaim makes one"),
+    "a tiny model with a name": ({"model": {"tiny": True}}, "a path below /models"),
+    "a tiny model that is downloaded": (
+        {"model": {"name": "/models/tiny", "tiny": True, "download": True}},
+        "nothing is downloaded",
+    ),
     "download of a path": ({"model": {"name": "/models/x", "download": True}}, "a model.name that is no path"),
     "an empty read-only volume": ({"model": {"volume": {"readOnly": True}}}, "the volume starts empty"),
     "scaling one pod": (

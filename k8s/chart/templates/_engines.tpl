@@ -145,7 +145,7 @@ command:
 - {name: VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, value: {{ $engine.stepTimeoutSeconds | quote }}}
 {{- end }}
 {{- include "pdstack.modelEnvironment" .root }}
-{{- if $values.model.download }}
+{{- if or $values.model.download $values.model.tiny }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}
 {{- end }}

@@ -1,0 +1,33 @@
+"""Writes docs/kubernetes.md from changes and accidents on a real node (`tests/support/cluster`); takes a quarter of an hour."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.cluster import images
+from support.cluster.changes import CHANGES, PAGE, VALUES, page, run
+from support.cluster.cluster import cluster
+from support.cluster.release import Release
+
+
+def main() -> None:
+    """Do everything to one release, one after the other."""
+    for name in images.SERVICES:
+        images.service(name)
+    with cluster() as node:
+        release = Release(node, "changes")
+        node.kubectl("create", "namespace", release.namespace)
+        release.install(VALUES)
+        release.ready()
+        rows = []
+        for name, change in CHANGES.items():
+            rows.append(run(release, change).row(name))
+            sys.stderr.write(rows[-1] + "\n")
+        release.close()
+    images.remove()
+    PAGE.write_text(page(rows))
+
+
+if __name__ == "__main__":
+    main()
