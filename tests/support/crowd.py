@@ -16,6 +16,7 @@ from support.proxy import MODEL, Reply
 
 COMPLETIONS: Final = "/v1/completions"
 CHAT: Final = "/v1/chat/completions"
+CONNECT_S: Final = 5.0
 # How a client may behave, and how often.
 MANNERS: Final = {"stays": 8, "leaves after sending": 4, "leaves while reading": 4, "sends half": 1, "reads slowly": 1}
 
@@ -120,16 +121,18 @@ class Crowd:
         except TimeoutError:
             outcome = "stuck"
             self.tally.stuck.append(f"{request.manner}: {request.path} {str(request.body)[:80]}")
-        except OSError as error:
-            if error.errno not in {errno.ECONNREFUSED, errno.EHOSTUNREACH}:
-                raise
-            outcome = "no connection"
         self.tally.outcomes[outcome] += 1
         self.tally.longest_s = max(self.tally.longest_s, loop.time() - began)
 
     async def _behave(self, number: int, request: Request) -> str:
-        # Room for whole answers: a client that does not read on must be so because it is slow, not because it is full.
-        reader, writer = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                # Room for whole answers: a client that does not read on must be so because it is slow, not because it is full.
+                reader, writer = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
+        except OSError as error:
+            if not isinstance(error, TimeoutError) and error.errno not in {errno.ECONNREFUSED, errno.EHOSTUNREACH}:
+                raise
+            return "no connection"
         self.tally.seen += 1
         try:
             if request.manner == "sends half":

@@ -45,9 +45,11 @@ def network(folder: Path) -> Iterator[None]:
         run(*INSIDE, "ip", "link", "set", "eth0", "up")
         run(*INSIDE, "ip", "link", "set", "lo", "up")
         run(*INSIDE, "ip", "route", "add", "default", "via", HOST)
-        for addresses in (PODS, SERVICES):  # what nobody has is said to be so, instead of sent around
-            run(*INSIDE, "ip", "route", "add", "unreachable", addresses)
-        run(*INSIDE, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        # A pod's address that nobody has any more is said to be so, instead of sent around.
+        run(*INSIDE, "ip", "route", "add", "unreachable", PODS)
+        # Refusals of a service without endpoints are limited to one a second, so that many clients would wait instead.
+        for setting, value in (("ip_forward", 1), ("icmp_ratelimit", 0)):
+            run(*INSIDE, "sh", "-c", f"echo {value} > /proc/sys/net/ipv4/{setting}")
         _configure_pods(folder)
         yield
     finally:
