@@ -1,5 +1,6 @@
 """Writes docs/kubernetes.md from changes and accidents on a real node (`tests/support/cluster`); takes a quarter of an hour."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.cluster import images
 from support.cluster.changes import CHANGES, PAGE, VALUES, page, run
-from support.cluster.cluster import cluster
+from support.cluster.cluster import cluster, running
 from support.cluster.release import Release
 
 
@@ -15,7 +16,8 @@ def main() -> None:
     """Do everything to one release, one after the other."""
     for name in images.SERVICES:
         images.service(name)
-    with cluster() as node:
+    with contextlib.ExitStack() as stack:
+        node = running() or stack.enter_context(cluster())
         release = Release(node, "changes")
         node.kubectl("create", "namespace", release.namespace)
         release.install(VALUES)

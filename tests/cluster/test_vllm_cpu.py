@@ -1,11 +1,12 @@
 """Real vLLM engines on the CPU in pods of their own, KV from pod to pod, probed and restarted by a real kubelet."""
 
+import random
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.answers import plain, prompt, streamed
+from support.answers import plain, streamed
 from support.chart import FULLNAME, ROOT, Values
 from support.cluster import images
 from support.cluster.changes import kill_process
@@ -68,6 +69,12 @@ def _installed(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Re
     release.install(VALUES)
     release.rolled_out(*(f"statefulset/{role}" for role in ROLES), "deployment/proxy", seconds=900)
     return release
+
+
+def prompt(length: int) -> list[int]:
+    """Of the tiny model's 1024 tokens."""
+    generator = random.Random(length)
+    return [generator.randrange(10, 1000) for _ in range(length)]
 
 
 def make_model(folder: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cluster import changes as kubernetes
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -26,6 +27,17 @@ def test_every_setting_says_what_it_is() -> None:
 
     assert rows
     assert [name for name, meaning in rows if not meaning] == []
+
+
+def test_the_page_on_kubernetes_tells_of_every_change_and_none_lost_a_request() -> None:
+    written = kubernetes.PAGE.read_text()
+    head, rows, tail = kubernetes.HEAD, written.removeprefix(kubernetes.HEAD).partition("\n\n")[0], kubernetes.TAIL
+    cells = [row.strip("| ").split(" | ") for row in rows.splitlines()]
+
+    assert written.startswith(head)
+    assert written.endswith(tail)
+    assert [cell[0] for cell in cells] == list(kubernetes.CHANGES)
+    assert {(lost, left) for *_, lost, left in cells} == {("0", "0")}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

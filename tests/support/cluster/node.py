@@ -173,6 +173,8 @@ def _make_cgroups() -> None:
             continue
         folder = controller / CGROUPS
         folder.mkdir(exist_ok=True)
+        if controller.name == "cpu":  # all pods together would weigh as much as one process outside
+            (folder / "cpu.shares").write_text("8192")
         for name in ("cpuset.cpus", "cpuset.mems"):  # empty in a new one, which then takes no process
             if (controller / name).exists() and controller.name == "cpuset":
                 (folder / name).write_text((controller / name).read_text())
