@@ -192,7 +192,8 @@ simulated decode engines in pods of their own, P2pNcclConnector, {CLIENTS} clien
 with what the model says when all is well. `make cluster` repeats it and fails if a request is lost that could be saved.
 
 - **Told**: streams that had begun, and ended in an error event. Only a decode that ends without a word takes such streams with it.
-- **Turned away**: requests that nobody took, because there was no proxy to connect to, or one about to stop (503). Clients ask again.
+- **Turned away**: attempts that nobody took, because there was no proxy to connect to, or one about to stop (503). Each client tries again every
+  50 ms, so their number tells how long that lasted, not how many requests were lost: none was taken.
 - **Lost**: all others that were not answered, or not rightly.
 
 | what happens | answered | told | turned away | lost | KV left |
@@ -211,6 +212,8 @@ What it taught:
   taken away before its new image is known to be there.
 - **preStop costs time, not requests.** Engines and proxy end within their grace; what cannot end in `engine.drainSeconds` ends with an error event.
 - **Busy nodes start Python slowly.** Proxy and monitor have start-up probes for that; before, liveness ended a proxy that was still starting.
+- **A new pod is a new engine to the proxy.** It has another address, so another name in `/stats` (`prefill-2` after `prefill-0` was deleted); the
+  one before is listed as lost for ten minutes. A container that starts again in its pod keeps address and name.
 - **A new proxy knows nobody.** For some seconds it answers "unknown" to engines that ask whether they are admitted. They keep what the one before
   said, or every engine would be unready at once.
 """
