@@ -1,6 +1,8 @@
 """Every failure is accounted for, and what cannot begin says why in one sentence."""
 
+import http.server
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +13,9 @@ import pytest
 from support.loadgen import StampedServer, run, start
 from support.waiting import until
 
+from pd_contracts.free_ports import free_port
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
+from pd_loadgen.target import server as target
 
 
 @pytest.fixture(name="server")
@@ -147,3 +151,36 @@ def test_a_run_is_not_overwritten_unasked(server: StampedServer, tmp_path: Path)
     assert "already holds a run" in done.stderr
     assert (tmp_path / "run" / "requests.jsonl").read_bytes() == b"{}\n"
     assert server.served == []
+
+
+def test_a_monitor_that_starts_later_is_waited_for() -> None:
+    """In a cluster everything is started at once, and the load must not end because the monitor is the last."""
+    port = free_port()
+    slept: list[float] = []
+    servers: list[http.server.HTTPServer] = []
+
+    class Late(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'[{"uuid": "GPU-1", "index": 3}]')
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            servers.append(http.server.HTTPServer(("127.0.0.1", port), Late))
+            threading.Thread(target=servers[0].serve_forever, daemon=True).start()
+
+    try:
+        assert target.wait_for_boards(f"http://127.0.0.1:{port}", 30, sleep) == {"GPU-1": 3}
+        assert len(slept) == 2
+    finally:
+        for late in servers:
+            late.shutdown()
+            late.server_close()
+
+
+def test_a_monitor_that_never_starts_is_a_sentence_in_the_end() -> None:
+    times = iter([0.0, 1.0, 11.0])
+    with pytest.raises(target.ServerError, match="cannot be used"):
+        target.wait_for_boards("http://127.0.0.1:1", 10, lambda _: None, lambda: next(times))

@@ -143,11 +143,11 @@ def _kill(pod: str) -> Callable[[Release], None]:
 
 
 def _fill_memory(pod: str) -> Callable[[Release], None]:
-    """Shared memory counts as the container's, and its largest process pays: as when an engine's pools outgrow the limit."""
+    """Many small processes and shared memory fill the container, and its largest process pays: the engine."""
 
     def fill(release: Release) -> None:
-        # The kernel may take the writer first; it is tried until process 1 has been taken.
-        script = "head -c 64m /dev/zero > /dev/shm/full; head -c 300m /dev/zero | tail -c 300m"
+        holds = "head -c 25m /dev/zero | tail -c 25m | sleep 20 &"
+        script = f"head -c 60m /dev/zero > /dev/shm/full; for i in 1 2 3 4 5 6 7 8; do {holds} done; wait"
         release.kubectl("exec", f"{FULLNAME}-{pod}", "--", "sh", "-c", script, check=False)
 
     return fill
@@ -191,7 +191,8 @@ Written by `python docs/write_kubernetes.py` on one real Kubernetes node ([tests
 simulated decode engines in pods of their own, P2pNcclConnector, {CLIENTS} clients that ask without pause for answers of up to 3 s. Every answer is compared
 with what the model says when all is well. `make cluster` repeats it and fails if a request is lost that could be saved.
 
-- **Told**: streams that had begun, and ended in an error event. Only a decode that ends without a word takes such streams with it.
+- **Told**: requests that were under way and ended in an error: an event in a stream, 504 for an answer in one piece. Only a decode that ends, or
+  stands still, without a word takes them with it.
 - **Turned away**: attempts that nobody took, because there was no proxy to connect to, or one about to stop (503). Each client tries again every
   50 ms, so their number tells how long that lasted, not how many requests were lost: none was taken.
 - **Lost**: all others that were not answered, or not rightly.

@@ -152,7 +152,9 @@ class Run:
         described = deployment.describe(
             server.deployment_document(options.url, granted),
             server.proxy_stats(options.url, granted),
-            boards=server.boards(options.monitor) if options.monitor else {},
+            boards=server.wait_for_boards(options.monitor, options.ready_timeout, self._pause)
+            if options.monitor
+            else {},
             label=options.label,
             gpus=options.gpus or None,
             simulated=server.is_simulator(model),

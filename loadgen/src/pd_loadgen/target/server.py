@@ -114,6 +114,27 @@ def deployment_document(url: str, access: Access = OPEN) -> DeploymentDocument |
     return _get(url, "/deployment", DeploymentDocument, access)
 
 
+def wait_for_boards(
+    monitor: str,
+    timeout: float,
+    sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> dict[str, int]:
+    """The monitor's GPUs, as soon as it tells: where all is started at once, it may be the last.
+
+    Raises:
+        ServerError: if it does not within `timeout` seconds.
+    """
+    deadline = clock() + timeout
+    while True:
+        try:
+            return boards(monitor)
+        except ServerError:
+            if clock() >= deadline:
+                raise
+            sleep(POLL_S)
+
+
 def boards(monitor: str) -> dict[str, int]:
     """The monitor's GPUs: number by UUID.
 
