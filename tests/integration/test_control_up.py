@@ -41,6 +41,7 @@ def test_a_deployment_from_up_to_down(env: dict[str, str], tmp_path: Path) -> No
 
     status = pdctl("status", env=env, cwd=tmp_path)
     assert status.returncode == 0, status.stdout
+    assert status.stdout.startswith("SIMULATED: ")
     for name, pid in running.items():
         line = next(line for line in status.stdout.splitlines() if line.startswith(name))
         assert str(pid) in line
@@ -48,6 +49,7 @@ def test_a_deployment_from_up_to_down(env: dict[str, str], tmp_path: Path) -> No
 
     smoke = pdctl("smoke", env=env, cwd=tmp_path)
     assert smoke.returncode == 0, smoke.stdout
+    assert "\nSIMULATED: " in smoke.stdout
     for check in ("completion: 8 tokens", "streamed completion: 8 tokens", "chat: 8 tokens", "same answer"):
         assert check in smoke.stdout
     assert "prefill-0 → decode-0: queue" in smoke.stdout
@@ -213,7 +215,7 @@ def test_parts_in_terminals_make_a_deployment(env: dict[str, str], tmp_path: Pat
             terminal.wait()
 
     assert status.returncode == 0, status.stdout
-    assert [line.split()[0] for line in status.stdout.splitlines()[1:]] == ["decode-0", "prefill-0", "proxy"]
+    assert [line.split()[0] for line in status.stdout.splitlines()[2:]] == ["decode-0", "prefill-0", "proxy"]
     assert all(str(terminal.pid) in status.stdout for terminal in terminals)  # pdctl became the process
     assert "prefill-0 already runs as process" in again.stdout
     assert "stop decode-0, prefill-0, in other terminals" in down.stdout

@@ -1,13 +1,16 @@
 """Locust's web page and Locust's own command: the same run, started over HTTP."""
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +174,52 @@ def test_the_page_of_our_own_shows_the_run_and_is_linked_from_locusts(page: Page
     assert sum(one["served"] for one in shown["figures"]["bins"]) == len(records)
     assert 'href="/llm/"' in page.get("/")
     assert "<title>LLM load</title>" in page.get("/llm/")
+
+
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+
+
+def seen(url: str, width: int) -> str:
+    """A page as a browser has it after its scripts have run for some seconds."""
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--virtual-time-budget=9000", f"--window-size={width},900", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *options, url], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path (Debian, Ubuntu: apt-get install chromium)")
+@pytest.mark.parametrize("width", [1400, 400])
+def test_locusts_charts_tab_shows_ttft_and_tpot_and_our_bar_covers_nothing(
+    page: Page, tmp_path: Path, width: int
+) -> None:
+    out = tmp_path / "run"
+    assert page.swarm(out=str(out), duration="0.5")["success"]
+    page.wait_for_end(out)
+    charts, statistics = (seen(f"{page.base}/?tab={tab}", width) for tab in ("charts", "stats"))
+
+    for name in ("TTFT", "TPOT"):
+        assert f'aria-label="{name} over time"' in charts
+        assert f'aria-label="{name}' not in statistics
+    # the charts stand below the tabs and above Locust's own
+    assert charts.index('role="tablist"') < charts.index('id="pd-charts"') < charts.index("_echarts_instance_")
+    assert charts.index('id="pd-bar"') < charts.index('id="root"')
+    assert "position:fixed" not in page.get("/")
+
+
+def test_a_page_about_simulated_engines_says_so(tmp_path: Path) -> None:
+    for owner, simulated in (("pd-simulator", True), ("vllm", False)):
+        with StampedServer(owned_by=owner).running() as server, locust(f"{server.url}/v1", tmp_path) as page:
+            told = partial(says_simulated, page)
+            told()
+            until(told) if simulated else time.sleep(1.0)  # the server is asked beside the page
+            assert told() is simulated
+            assert server.connections >= 2
+
+
+def says_simulated(page: Page) -> bool:
+    return bool(json.loads(page.get("/llm/figures"))["simulated"])
 
 
 def test_the_page_of_our_own_has_every_field_once_and_keeps_what_was_given(page: Page) -> None:

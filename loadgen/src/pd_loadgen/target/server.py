@@ -152,6 +152,14 @@ def boards(monitor: str) -> dict[str, int]:
     raise ServerError(msg)
 
 
+def simulated(url: str, access: Access = OPEN) -> bool:
+    """Whether the server says that its engines are simulated."""
+    document = deployment_document(url, access)
+    if document is not None and document.instances:
+        return document.simulated
+    return any(is_simulator(model) for model in _models(url, access) or [])
+
+
 def is_simulator(model: Model) -> bool:
     """True if the server itself says that it simulates."""
     return model.owned_by == SIMULATED_ENGINE

@@ -1,15 +1,17 @@
 """HTTP to the proxy and to engines, with errors that pdctl shows as a sentence."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from pd_contracts import sse, stats
 from pd_contracts.http_call import CallError, Reply, call
+from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.stats import ProxyStats
 
 TIMEOUT_S = 5.0
+SIMULATED: Final = "SIMULATED: these engines only behave like vLLM; no time here says how a GPU would do"
 
 
 class ClientError(RuntimeError):
@@ -75,6 +77,18 @@ def served_models(url: str) -> list[str]:
         msg = f"{url}/v1/models is empty: no engine has joined"
         raise ClientError(msg)
     return names
+
+
+def simulated(url: str) -> bool:
+    """Whether an engine behind `url`, the proxy's address or an engine's own, says that it is simulated."""
+    told = proxy_stats(url)
+    if told is not None and any(instance.engine == SIMULATED_ENGINE for instance in told.instances):
+        return True
+    try:
+        models = json_of(get(f"{url}/v1/models"))["data"]
+        return any(model.get("owned_by") == SIMULATED_ENGINE for model in models)
+    except (ClientError, KeyError, TypeError, AttributeError):
+        return False  # nothing answers, or something else does: nothing is known
 
 
 def events(body: bytes) -> Iterator[sse.Event | sse.Comment]:

@@ -30,6 +30,10 @@ class Terminal:
         """A line of less weight."""
         self.console.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 2), expand=False))
 
+    def caution(self, text: str) -> None:
+        """A line that must not be overlooked."""
+        self.console.print(f"[bold yellow]{escape(text)}[/]", soft_wrap=True)
+
     def verdict(self, ok: bool, text: str) -> None:
         """A line with a check mark or a cross."""
         self.console.print(f"{_mark(ok)} {escape(text)}", soft_wrap=True)

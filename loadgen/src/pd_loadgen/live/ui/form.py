@@ -12,10 +12,11 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from pd_contracts.records import RequestRecord
 from pd_contracts.settings import SettingsError, choices, fields, shown
-from pd_loadgen.client.access import keep_secret
+from pd_loadgen.client.access import Access, keep_secret
 from pd_loadgen.client.address import understand, without_secret
 from pd_loadgen.live.processes.master import Workers
 from pd_loadgen.live.processes.senders import Alone
+from pd_loadgen.live.processes.shard import access_of
 from pd_loadgen.live.processes.worker import Worker
 from pd_loadgen.live.ui import page
 from pd_loadgen.live.ui.locust_stats import Rows
@@ -98,7 +99,7 @@ def connect(environment: Environment, command: list[str], read: Options | None =
         senders=lambda: workers or Alone(observe),
     )
     if environment.web_ui is not None and environment.web_ui.app is not None:
-        page.add(environment, shell, view, lambda: _named(environment))
+        page.add(environment, shell, view, lambda: _named(environment), lambda: _access(environment))
     return shell
 
 
@@ -165,6 +166,11 @@ def _named(environment: Environment) -> dict[str, str]:
     """The fields of the form, with what they hold."""
     texts = _texts(environment)
     return {name: text for name, text in texts.items() if name not in _NOT_IN_FORM}
+
+
+def _access(environment: Environment) -> Access:
+    """What the server of the form is asked with."""
+    return access_of(options.load(_texts(environment), {}))
 
 
 def _senders(environment: Environment) -> int:

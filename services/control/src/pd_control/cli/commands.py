@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.text import Text
 
 from pd_control.cli import smoke
-from pd_control.client import proxy_stats, served_models
+from pd_control.client import SIMULATED, proxy_stats, served_models, simulated
 from pd_control.context import Context
 from pd_control.docker import containers
 from pd_control.docker.compose import PROFILES, ContainerError, Stack
@@ -100,18 +100,27 @@ def status(context: Context, _options: argparse.Namespace) -> int:
     state = context.store.load()
     found = _containers(Stack(context.root, context.environment))
     here = [*(state.processes if state else []), *processes.in_terminals(context.store)]
-    proxy = state.url if state else context.settings.proxy_url
-    rows: list[Row] = processes.rows(here, proxy)
+    url = state.url if state else context.settings.proxy_url
+    rows: list[Row] = processes.rows(here, url)
     if found:
-        url = containers.url_of(found, context.environment)
-        rows += containers.rows(found, proxy_stats(url) if url else None)
+        outside = containers.url_of(found, context.environment)
+        rows += containers.rows(found, proxy_stats(outside) if outside else None)
+        url = outside or url
     if not rows:
         context.terminal.say("nothing runs: `pdctl up` starts a deployment")
         return 1
+    if _simulated(url, here):
+        context.terminal.caution(SIMULATED)
     _show(context.terminal, rows)
     for process in state.processes if state else []:
         _explain(context.terminal, process)
     return 0 if all(row.ok for row in rows) else 1
+
+
+def _simulated(url: str, here: Sequence[Running]) -> bool:
+    """Whether the deployment at `url`, or an engine that runs without one, is simulated."""
+    engines = (f"http://127.0.0.1:{process.port}" for process in here if process.role is not None)
+    return any(map(simulated, (url, *engines)))
 
 
 def _explain(terminal: Terminal, process: Running) -> None:
@@ -198,6 +207,8 @@ def run_smoke(context: Context, options: argparse.Namespace) -> int:
     url = (options.url or _url(context)).rstrip("/")
     model = options.model or served_models(url)[0]
     context.terminal.say(f"{model} at {url}")
+    if simulated(url):
+        context.terminal.caution(SIMULATED)
     checks = []
     for check in smoke.run(url, model, options.timeout):
         checks.append(check)
