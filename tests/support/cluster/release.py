@@ -122,7 +122,7 @@ class Release:
         """A folder of the node for one claim of this namespace; this node provisions none by itself."""
         name = f"{self.namespace}-{claim}"
         folder = self.cluster.plane.folder / "volumes" / name
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
         volume = {
             "metadata": {"name": name},
