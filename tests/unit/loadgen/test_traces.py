@@ -52,7 +52,7 @@ def test_burstgpt_is_read_without_the_requests_that_failed(tmp_path: Path) -> No
     trace = traces.read(write(tmp_path, BURSTGPT + failed))
 
     assert trace.requests == [Arrived(0.0, 472, 18), Arrived(113.0, 417, 276)]
-    assert trace.notes == ["trace trace: 4 requests without a response were left out"]
+    assert trace.notes == ["trace trace: 4 rows without a response were left out"]
 
 
 def test_burstgpt_with_sessions_and_counts_as_a_spreadsheet_writes_them_is_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from pd_loadgen.live.processes.senders import Senders
 from pd_loadgen.live.processes.shard import StoppedError, access_of, planned
 from pd_loadgen.results import manifests, run_folder
 from pd_loadgen.results.manifests import Outcome
+from pd_loadgen.results.remarks import remarks
 from pd_loadgen.results.run_folder import FolderError, RunFolder, make_run_id, new_path
 from pd_loadgen.results.summary import summarize
 from pd_loadgen.target import deployment, server
@@ -252,25 +253,25 @@ class Run:
 
     def _finish(self, folder: RunFolder, manifest: Manifest, outcome: Outcome) -> None:
         folder.release()
+        records = folder.read()
+        notes = [*outcome.notes, *remarks(records, ignore_eos=self._options.ignore_eos)]
         if self._lost:
-            sentence = f"the run was ended, and its records are not complete: {self._lost}"
-            outcome = replace(outcome, complete=False, notes=[*outcome.notes, sentence])
-        over = manifests.end(manifest, outcome)
+            notes.append(self._incomplete())
+        over = manifests.end(manifest, replace(outcome, complete=outcome.complete and not self._lost, notes=notes))
+        summary = summarize(over, records, percentiles=self._options.percentiles, detailed=self._options.save_detailed)
         try:
             folder.write_manifest(over)
-            summary = summarize(
-                over, folder.read(), percentiles=self._options.percentiles, detailed=self._options.save_detailed
-            )
             folder.write_summary(summary)
         except OSError as error:
             self._lost = self._lost or str(error)
-            self.error = f"the run was ended, and its records are not complete: {self._lost}"
-            return
         if self._lost:
-            self.error = sentence
+            self.error = self._incomplete()
             return
         self.result = Result(folder.path, over, summary)
         self._phase = "done"
+
+    def _incomplete(self) -> str:
+        return f"the run was ended, and its records are not complete: {self._lost}"
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):

@@ -86,7 +86,7 @@ def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> T
 
 def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> Iterator[str]:
     if failed:
-        yield f"trace {name}: {failed} requests without a response were left out"
+        yield f"trace {name}: {failed} rows without a response were left out"
     if kept < served:
         yield f"trace {name}: {kept} of {served} requests come in the first {duration:g} s; --duration inf replays all"
 
