@@ -2,9 +2,10 @@
 
 import pytest
 
+from pd_contracts.urls import without_secret
 from pd_loadgen.client import access
 from pd_loadgen.client.access import AccessError
-from pd_loadgen.client.address import Address, Target, parse_url, understand, without_secret
+from pd_loadgen.client.address import Address, Target, parse_url, understand
 from pd_loadgen.workload import options
 
 

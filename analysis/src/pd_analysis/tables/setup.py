@@ -11,6 +11,7 @@ from pd_analysis.words.formatting import DASH, clauses, joined, listed, number, 
 from pd_analysis.words.formulas import ALL, formula
 from pd_analysis.words.language import tr
 from pd_contracts.records import EngineInfo, GpuHeader, Workload
+from pd_contracts.urls import without_secret
 
 
 def setup(group: Group) -> Table:
@@ -28,7 +29,7 @@ def setup(group: Group) -> Table:
 
 def commands(group: Group) -> dict[str, str]:
     """The command of every run that recorded it, ready for a shell."""
-    found = {result.name: shlex.join(result.run.manifest.command) for result in group.results}
+    found = {result.name: without_secret(shlex.join(result.run.manifest.command)) for result in group.results}
     return {name: command for name, command in found.items() if command}
 
 

@@ -3,14 +3,13 @@
 Documentation of other clients names bases that end with `/v1`, and whole paths of APIs; browsers and curl take `user:password@`.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
+
+from pd_contracts.urls import secret_of, without_secret
 
 _PORTS: Final = {"http": 80, "https": 443}
-# The second form is a password that holds one of /?# (a port is digits before the path).
-_USER: Final = re.compile(r"(?i)(?<![\w+.-])([a-z][a-z0-9+.-]*://)([^/\s?#]*|[^/\s?#:]*:(?!\d*[/?#])\S*)@")
 _VERSION: Final = "/v1"
 _APIS: Final = {"/chat/completions": "chat", "/completions": "completions"}
 
@@ -72,8 +71,7 @@ def parse_url(url: str) -> Target:
 
 def understand(text: str) -> Address:
     """What an address means; it may still be none, which `parse_url` finds."""
-    match = _USER.match(text.strip())
-    secret = ":".join(map(unquote, match[2].partition(":")[::2])) if match else ""
+    secret = secret_of(text.strip())
     url = without_secret(text.strip()).rstrip("/")
     endpoint = ""
     for path, name in _APIS.items():
@@ -83,8 +81,3 @@ def understand(text: str) -> Address:
     if not url.endswith(_VERSION):
         return Address(url, secret=secret)
     return Address(url.removesuffix(_VERSION).rstrip("/"), _VERSION, endpoint, secret)
-
-
-def without_secret(text: str) -> str:
-    """A text without the `user:password@` of any URL in it."""
-    return _USER.sub(r"\1", text)

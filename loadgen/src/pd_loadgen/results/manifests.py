@@ -13,7 +13,7 @@ import msgspec
 import pd_contracts
 from pd_contracts.latency import parse_goodput
 from pd_contracts.records import ClientHealth, Clock, Deployment, Manifest, Workload
-from pd_loadgen.client.address import without_secret
+from pd_contracts.urls import without_secret
 from pd_loadgen.client.backends import BACKENDS
 from pd_loadgen.prompts.datasets import Dataset
 from pd_loadgen.workload.load_options import load_options

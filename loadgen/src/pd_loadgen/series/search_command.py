@@ -9,8 +9,8 @@ from typing import Any
 
 from pd_contracts import latency
 from pd_contracts.records import MANIFEST, REQUESTS, Manifest, RequestRecord, read_json, read_lines, write_json
+from pd_contracts.urls import without_secret
 from pd_loadgen.client.access import keep_secret
-from pd_loadgen.client.address import without_secret
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE, EXIT_FAILED, EXIT_STOPPED
 from pd_loadgen.series import rate_search
 from pd_loadgen.series.rate_search import Answer, Goal, Probe

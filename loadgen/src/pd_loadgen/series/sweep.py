@@ -24,7 +24,8 @@ import yaml
 
 from pd_contracts.records import MANIFEST, Manifest, RecordError, read_json
 from pd_contracts.settings import SettingsError, fields, shown
-from pd_loadgen.client.address import understand, without_secret
+from pd_contracts.urls import without_secret
+from pd_loadgen.client.address import understand
 from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.vllm_names import our_name

@@ -11,8 +11,9 @@ from typing import Any, Final
 from pd_contracts import settings
 from pd_contracts.latency import parse_goodput
 from pd_contracts.settings import Field, SettingsError, fields, shown
+from pd_contracts.urls import without_secret
 from pd_loadgen.client.access import parse_extra, parse_headers
-from pd_loadgen.client.address import Address, parse_url, understand, without_secret
+from pd_loadgen.client.address import Address, parse_url, understand
 from pd_loadgen.prompts.media import parse_size
 from pd_loadgen.workload.conflicts import conflict
 from pd_loadgen.workload.option_fields import OptionFields

@@ -12,8 +12,9 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
 from pd_contracts.records import RequestRecord
 from pd_contracts.settings import SettingsError, choices, fields, shown
+from pd_contracts.urls import without_secret
 from pd_loadgen.client.access import Access, keep_secret
-from pd_loadgen.client.address import understand, without_secret
+from pd_loadgen.client.address import understand
 from pd_loadgen.live.processes.master import Workers
 from pd_loadgen.live.processes.senders import Alone
 from pd_loadgen.live.processes.shard import access_of
