@@ -43,7 +43,8 @@ class PrefillEngine:
         self.address = address
         self.boot = f"boot-{address}"
         self.plan = Plan(BLOCK, keep_blocks=blocks // 2)
-        self.sender = Sender(staging, page_blocks, settings)
+        self.sender = Sender(page_blocks, settings)
+        self.sender.add_memory(KIND, staging)
         self.staging: dict[int, list[Cell]] = {}
         self.cache: dict[int, Cell] = {}
         self.free = list(range(blocks))
@@ -297,7 +298,7 @@ class Network:
         self.connections.append(connection)
         if purpose == "push":
             acceptor.receiver.link_up(connection.number, KIND)
-            opener.sender.up(acceptor.address, acceptor.boot)
+            opener.sender.up(acceptor.address, acceptor.boot, KIND)
 
     @staticmethod
     def _post(connection: Connection | None, author: Any, message: Message) -> None:
@@ -367,7 +368,7 @@ class Network:
             decode = self.by_address[put.peer.address]
             state = decode.receiver.pages(KIND).state(put.page)
             assert state not in ("free", "landed", LOADING), f"a write to a page that is {state}"
-            assert prefill.sender.pages.state(put.piece.page) == MOVING
+            assert prefill.sender.pages(KIND).state(put.piece.page) == MOVING
             decode.landing[put.page] = list(prefill.staging[put.piece.page])
         for peer in {id(put.peer): put.peer for put in puts}.values():
             mine = [put for put in puts if put.peer is peer]

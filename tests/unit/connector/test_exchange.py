@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
-from support.connector_world import DecodeEngine, Network, PrefillEngine
+from support.connector_world import KIND, DecodeEngine, Network, PrefillEngine
 
 from pd_connector.settings import Settings
 
@@ -190,7 +190,7 @@ class Exchange(RuleBasedStateMachine):
             assert p.held == set()
             assert len(p.plan) == 0
             assert len(p.sender) == 0
-            assert p.sender.pages.free == len(p.sender.pages)
+            assert p.sender.pages(KIND).free == len(p.sender.pages(KIND))
             assert all(peer.staged == 0 for peer in p.sender._peers.values())
         for d in self.decodes:
             counts = d.receiver.counts()

@@ -68,6 +68,8 @@ def test_or_fails_by_the_policy() -> None:
 
     assert waiting.verdict("r", 0, 0.0) == Found(Verdict.DRAIN, 39)
     assert waiting.allocated("r", (1, 2, 3), 0, 39) == [Drain("r", "k", (1, 2, 3), 0)]
+    waiting.drained("r")
+    assert waiting.finished("r") == ([], "recomputed")
 
 
 def test_while_landing_memory_is_short_requests_take_their_blocks_early() -> None:
@@ -79,6 +81,12 @@ def test_while_landing_memory_is_short_requests_take_their_blocks_early() -> Non
     assert waiting.verdict("r", 0, 0.0) == Found(Verdict.DRAIN, 39)
     waiting.inbox.append((0, Pressed(pressed=False)))
     assert waiting.verdict("r", 0, 0.0) == WAIT
+    waiting.inbox.append((0, Pressed(pressed=True)))
+    assert waiting.verdict("r", 0, 0.0).verdict is Verdict.DRAIN
+    assert waiting.allocated("r", (1, 2, 3), 0, 39) == [Drain("r", "k", (1, 2, 3), 0)]
+    waiting.inbox.append((0, Ready("k")))
+    waiting.drained("r")
+    assert waiting.finished("r") == ([], "loaded")
 
 
 def test_a_token_that_follows_is_waited_for_even_if_all_else_is_cached() -> None:

@@ -18,17 +18,19 @@ class SettingsError(ValueError):
 
 
 class Debug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Faults on purpose, for tests that must be able to fail.
+    """Faults on purpose, for tests that must be able to fail, and what else is too dear or too much for every day.
 
     Attributes:
         zero: send zeros instead of the KV.
         delay_s: wait before each put.
         checksum: send a CRC-32 with each part, and refuse parts whose bytes have another.
+        trace: file to which every step of every key is written, with its time.
     """
 
     zero: bool = False
     delay_s: float = 0.0
     checksum: bool = False
+    trace: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,7 +75,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     put_timeout_s: Seconds = 10.0
     ping_s: Seconds = 1.0
     dead_after_s: Seconds = 5.0
-    idle_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=20)] = 0.0
+    idle_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=20)] = 2.0
     model_tag: str = ""
     nccl_library: str = ""
     debug: Debug = Debug()

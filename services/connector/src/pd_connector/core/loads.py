@@ -168,6 +168,10 @@ class Loads:
         wait = self._waits.get(request_id)
         return wait.key if wait is not None and not wait.outcome else None
 
+    def tokens_of(self, request_id: str) -> int:
+        """How many of a request's prompt tokens prefill has."""
+        return self._waits[request_id].tokens
+
     def allocated(self, request_id: str, blocks: tuple[int, ...], skip: int, external: int) -> list[Order]:
         """The scheduler gave a request its blocks, `external` of whose tokens come from prefill; the first `skip` blocks are cached."""
         wait = self._waits.get(request_id)
@@ -183,6 +187,13 @@ class Loads:
         if wait.local is not None:
             return [Forget(wait.key, "decode runs here")]
         return [Drop(wait.key, wait.outcome)]
+
+    def drained(self, request_id: str) -> None:
+        """The workers say that a request that took its KV as it came waits no more."""
+        wait = self._waits.get(request_id)
+        if wait is not None and wait.outcome == "drained":
+            self.read()
+            wait.outcome = "recomputed" if wait.failed else "loaded"
 
     def token(self, request_id: str) -> tuple[int | None, str]:
         """The token that followed, for a request that goes on now; or why there is none although the request cannot do without."""

@@ -1,7 +1,7 @@
 """What the scheduler's half of the connector tells the workers' half, and what comes back. They may be different processes: all of it pickles."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 # Prefill: to the sender
 
@@ -97,6 +97,8 @@ class Drop:
     outcome: str
 
 
+# These belong to a step; the others may be carried out at once.
+WITH_STEP: Final = (Computed, Preempted, Load, Drain)
 Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Drop
 
 

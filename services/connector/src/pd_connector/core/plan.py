@@ -108,6 +108,11 @@ class Plan:
             if prompt is not None:
                 del self._owner[prompt.key]
 
+    def key_of(self, request_id: str) -> str | None:
+        """The key of a request that is not over yet."""
+        prompt = self._prompts.get(request_id)
+        return None if prompt is None else prompt.key
+
     def computes(self, key: str) -> bool:
         """Whether this engine is to compute this key, and has not yet."""
         return self._owner.get(key) in self._prompts

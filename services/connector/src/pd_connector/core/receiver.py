@@ -312,10 +312,10 @@ class Receiver:
         """Nobody wants this key any more."""
         arrival = self._arrivals.get(order.key)
         if arrival is None:
-            self._end(order.key, order.outcome)
+            self._end(order.key, f"it was given up here: {order.outcome}")
             return
         self._tell_drop(arrival)
-        self._remove(arrival, order.outcome)
+        self._remove(arrival, f"it was given up here: {order.outcome}")
         self.grant()
 
     def _tell_drop(self, arrival: Arrival) -> None:
@@ -331,7 +331,7 @@ class Receiver:
         if arrival is None or not arrival.complete:
             return None
         extents = self._load(arrival)
-        self._remove(arrival, "loaded")
+        self._remove(arrival, "it was used already")
         return arrival.kind, extents
 
     def drain(self, key: str) -> tuple[str, list[Extent], bool] | None:
@@ -342,7 +342,7 @@ class Receiver:
         complete = arrival.complete
         extents = self._load(arrival)
         if complete:
-            self._remove(arrival, "drained")
+            self._remove(arrival, "it was used already")
         return arrival.kind, extents, complete
 
     def _load(self, arrival: Arrival) -> list[Extent]:

@@ -77,12 +77,14 @@ class Peer:
     """One connection to a decode engine; after it broke, the next one to the same address is another peer.
 
     Attributes:
+        kind: the staging memory that its transport sends from.
         waiting: gathered pieces, which need credit.
         needed: pages beyond its credit that decode was told are wanted.
         staged: pages of staging memory that are in use for it.
     """
 
     address: str
+    kind: str = ""
     boot: str = ""
     up: bool = False
     credit: list[int] = field(default_factory=list)
@@ -107,10 +109,10 @@ class Sender:
     and `released` (requests whose blocks the engine may have back).
     """
 
-    def __init__(self, pages: int, page_blocks: int, settings: Settings) -> None:
-        """`pages` staging pages, each of `page_blocks` blocks."""
-        self.pages = Pages(pages)
+    def __init__(self, page_blocks: int, settings: Settings) -> None:
+        """A page takes `page_blocks` blocks."""
         self.page_blocks = page_blocks
+        self._staging: dict[str, Pages] = {}
         self.messages: list[tuple[str, Message]] = []
         self.answers: list[tuple[int, Message]] = []
         self.dial: list[str] = []
@@ -125,6 +127,22 @@ class Sender:
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def add_memory(self, kind: str, pages: int) -> None:
+        """There is staging memory of this kind."""
+        self._staging.setdefault(kind, Pages(pages))
+
+    def pages(self, kind: str) -> Pages:
+        """The pages of one kind of memory."""
+        return self._staging[kind]
+
+    def counts(self) -> dict[str, int]:
+        """How many pages there are in each state, all kinds together."""
+        found = dict.fromkeys((FREE, GATHERING, GATHERED, MOVING), 0)
+        for pages in self._staging.values():
+            for state, count in pages.counts().items():
+                found[state] += count
+        return found
 
     # The engine
 
@@ -170,7 +188,7 @@ class Sender:
             self._settle(job)
             return
         if order.token is None:
-            self._fail(job, "prefill was aborted")
+            self._fail(job, "prefill was aborted", "aborted")
             return
         job.token = Token(key=job.key, token=order.token, ended=order.stopped)
         self._settle(job)
@@ -179,7 +197,7 @@ class Sender:
         """Nobody needs this key any more, unless somebody has asked for it."""
         job = self._jobs.get(key)
         if job is not None and job.to is None:
-            self._fail(job, reason)
+            self._fail(job, reason, "forgotten")
 
     def is_settled(self, key: str) -> bool:
         """Whether all KV of a key has left its blocks, so that these may be used for something else."""
@@ -191,18 +209,33 @@ class Sender:
     def gather(self, keys: Iterable[str] | None = None) -> list[Piece]:
         """Pieces to copy into their pages now: those of `keys` within the step, or, for None, whatever is left, beside it."""
         found: list[Piece] = []
-        share = max(1, len(self.pages) // max(1, sum(peer.up for peer in self._peers.values())))
         for job in self._jobs.values() if keys is None else [self._jobs[key] for key in keys if key in self._jobs]:
-            peer = self._peers.get(job.to or "")
-            if peer is None or not peer.up or job.failed:
-                continue
-            found += self._pieces(job, peer, share, beside=keys is None)
+            peer = self._ready_for(job)
+            if peer is not None:
+                found += self._pieces(job, peer, beside=keys is None)
         return found
 
-    def _pieces(self, job: Job, peer: Peer, share: int, *, beside: bool) -> list[Piece]:
+    def has_backlog(self) -> bool:
+        """Whether `gather` would find something beside the steps."""
+        return any(self._ready_for(job) is not None for job in self._jobs.values())
+
+    def _ready_for(self, job: Job) -> Peer | None:
+        """The peer to which more of a job could be sent now, as far as staging memory goes."""
+        peer = self._peers.get(job.to or "")
+        if job.failed or job.taken >= len(job.blocks) or peer is None or not peer.up:
+            return None
+        return peer if self._staging[peer.kind].free and peer.staged < self._share(peer.kind) else None
+
+    def _share(self, kind: str) -> int:
+        """How many pages each peer may use, so that one that takes nothing leaves room for the others."""
+        peers = sum(peer.up and peer.kind == kind for peer in self._peers.values())
+        return max(1, len(self._staging[kind]) // max(1, peers))
+
+    def _pieces(self, job: Job, peer: Peer, *, beside: bool) -> list[Piece]:
         found: list[Piece] = []
-        while job.taken < len(job.blocks) and self.pages.free and peer.staged < share:
-            [page] = self.pages.take(1, GATHERING)
+        pages, share = self._staging[peer.kind], self._share(peer.kind)
+        while job.taken < len(job.blocks) and pages.free and peer.staged < share:
+            [page] = pages.take(1, GATHERING)
             peer.staged += 1
             blocks = job.blocks[job.taken : job.taken + self.page_blocks]
             found.append(Piece(job, peer, job.taken, blocks, page, beside))
@@ -211,14 +244,14 @@ class Sender:
 
     def _give_back(self, pieces: Iterable[Piece], state: str) -> None:
         for piece in pieces:
-            self.pages.move([piece.page], state, FREE)
+            self._staging[piece.peer.kind].move([piece.page], state, FREE)
             piece.peer.staged -= 1
 
     def gathered(self, pieces: list[Piece], mark: Any, now: float) -> None:
         """These pieces are in their pages once `mark` has passed, and nothing can change their blocks before."""
         self._give_back([piece for piece in pieces if piece.job.failed], GATHERING)
         for piece in [piece for piece in pieces if not piece.job.failed]:
-            self.pages.move([piece.page], GATHERING, GATHERED)
+            self._staging[piece.peer.kind].move([piece.page], GATHERING, GATHERED)
             piece.mark = mark
             piece.job.gathered += len(piece.blocks)
             piece.job.moved = now
@@ -231,7 +264,7 @@ class Sender:
         for peer in self._peers.values():
             while peer.waiting and peer.credit:
                 piece = peer.waiting.popleft()
-                self.pages.move([piece.page], GATHERED, MOVING)
+                self._staging[peer.kind].move([piece.page], GATHERED, MOVING)
                 found.append(Put(piece, peer, peer.credit.pop(0)))
             if len(peer.waiting) != peer.needed and peer.up:
                 peer.needed = len(peer.waiting)
@@ -269,11 +302,12 @@ class Sender:
 
     # Decode engines
 
-    def up(self, address: str, boot: str) -> None:
-        """The connection to a decode engine stands."""
+    def up(self, address: str, boot: str, kind: str) -> Peer:
+        """The connection to a decode engine stands; its transport sends from this kind of memory."""
         peer = self._peers.setdefault(address, Peer(address))
-        peer.boot, peer.up = boot, True
+        peer.boot, peer.kind, peer.up = boot, kind, True
         self._settle_all([job for job in self._jobs.values() if job.to == address])  # a token may have waited for this
+        return peer
 
     def down(self, address: str, reason: str) -> None:
         """It does not stand any more, or never did: its keys fail, and nobody else's."""
@@ -282,7 +316,7 @@ class Sender:
             return
         self._give_back(peer.waiting, GATHERED)
         for job in [job for job in self._jobs.values() if job.to == address]:
-            self._fail(job, reason)
+            self._fail(job, reason, "peer lost")
 
     def hear(self, address: str, message: Message) -> bool:
         """Take in what decode says on a push connection; False for a message that does not belong there."""
@@ -306,7 +340,7 @@ class Sender:
         if job is None:
             self._over.setdefault(key, Fail(key=key, reason="decode does not want it"))
         elif address is None or job.to == address:
-            self._fail(job, "decode does not want it", tell=False)
+            self._fail(job, "decode does not want it", "dropped", tell=False)
 
     def asked(self, channel: int, message: Message, now: float) -> bool:
         """Take in what decode says on an ask connection; False for a message that does not belong there."""
@@ -360,17 +394,17 @@ class Sender:
             if job.failed or not job.ended:
                 continue  # the engine still has it, and says when it ends
             if job.to is None and now - job.moved > self._settings.keep_s:
-                self._fail(job, "nobody asked for it in time")
+                self._fail(job, "nobody asked for it in time", "expired")
             elif job.to is not None and now - job.moved > self._settings.send_timeout_s:
-                self._fail(job, "decode had no room in time")
+                self._fail(job, "decode had no room in time", "no room")
         limit = now - self._settings.queue_timeout_s
         self._wanted = {key: entry for key, entry in self._wanted.items() if entry[2] > limit}
 
-    def _fail(self, job: Job, reason: str, *, tell: bool = True) -> None:
+    def _fail(self, job: Job, reason: str, outcome: str, *, tell: bool = True) -> None:
         if job.failed:
             return
         job.failed = True
-        self.outcomes.append("dropped" if not tell else "failed")
+        self.outcomes.append(outcome)
         last = Fail(key=job.key, reason=reason)
         peer = self._peers.get(job.to or "")
         if peer is not None:

@@ -2,7 +2,8 @@
 
 Every connection begins with `Hello` and its answer. A connection has one purpose: on a `push` connection, which prefill opens to
 decode, go `Part`, `Token`, `Fail`, `Need` and `Return` one way, and `Credit`, `Revoke` and `Drop` the other; on an `ask` connection, which decode
-opens to prefill, go `Want` and `Drop` one way, and `Have` and `Fail` the other; a `data` connection carries bytes for the TCP transport.
+opens to prefill, go `Want` and `Drop` one way, and `Have` and `Fail` the other; a `data` connection carries bytes for the TCP transport, with `Write`
+before them and `Written` in return.
 """
 
 from typing import Final, Literal, TypeAlias
@@ -125,6 +126,17 @@ class Part(_Message, frozen=True, kw_only=True):
     checksum: int | None = None
 
 
+class Write(_Message, frozen=True, kw_only=True):
+    """On a `data` connection: the bytes of these pages follow, one page after the other."""
+
+    pages: list[int]
+    sizes: list[int]
+
+
+class Written(_Message, frozen=True, kw_only=True):
+    """On a `data` connection: the bytes of the last `Write` are in their pages."""
+
+
 class Token(_Message, frozen=True, kw_only=True):
     """The first token that prefill sampled for a key.
 
@@ -175,7 +187,23 @@ class Ping(_Message, frozen=True, kw_only=True):
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Refusal | Use | Credit | Need | Revoke | Return | Part | Token | Fail | Want | Drop | Have | Ping
+    Hello
+    | Welcome
+    | Refusal
+    | Use
+    | Credit
+    | Need
+    | Revoke
+    | Return
+    | Part
+    | Write
+    | Written
+    | Token
+    | Fail
+    | Want
+    | Drop
+    | Have
+    | Ping
 )
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

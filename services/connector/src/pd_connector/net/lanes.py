@@ -1,0 +1,55 @@
+"""Threads that copy: each does one thing after the other, so that what waits on one of them delays nobody else."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(f"vllm.{__name__}")
+
+
+class Lane:
+    """One thread and the work that waits for it."""
+
+    def __init__(self, name: str, enter: Callable[[], None]) -> None:
+        """`enter` is called first in the thread."""
+        self._work: deque[Callable[[], None]] = deque()
+        self._wake = threading.Condition()
+        self._ends = False
+        self._enter = enter
+        self.busy_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Have this done after what is waiting."""
+        with self._wake:
+            self._work.append(work)
+            self._wake.notify()
+
+    def stop(self) -> None:
+        """End after what is waiting."""
+        with self._wake:
+            self._ends = True
+            self._wake.notify()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        self._enter()
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._work or self._ends)
+                if not self._work:
+                    return
+                work = self._work.popleft()
+            self.busy_since = time.monotonic()
+            try:
+                work()
+            except Exception:
+                # One peer's trouble must not end the thread that serves the others, too.
+                log.exception("P2pConnector: a copy failed")
+            self.busy_since = None

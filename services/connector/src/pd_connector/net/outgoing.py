@@ -1,0 +1,288 @@
+"""Prefill's half of a station: computed blocks go over staging memory to the decode engines that they are for."""
+
+import functools
+import logging
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from pd_connector.core.orders import Begin, Computed, Ended, Forget, Preempted
+from pd_connector.core.sender import Peer, Piece, Put, Sender
+from pd_connector.net.channel import Channel
+from pd_connector.net.lanes import Lane
+from pd_connector.net.loop import Loop
+from pd_connector.net.plant import Plant, Store
+from pd_connector.net.transport import Move, Transport, TransportError, Writer
+from pd_connector.wire.messages import Message, Ping, ProtocolError
+
+log = logging.getLogger(f"vllm.{__name__}")
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """A push connection to a decode engine. `moving` pages are being written."""
+
+    channel: Channel
+    peer: Peer
+    transport: Transport
+    writer: Writer
+    lane: Lane | None
+    moving: int = 0
+    broken: bool = False
+
+
+class Outgoing:
+    """The sender, its connections, and the threads that copy for it."""
+
+    def __init__(self, plant: Plant, loop: Loop, dial: Callable[[str], None]) -> None:
+        """`dial` opens a push connection."""
+        self._plant = plant
+        self._loop = loop
+        self._dial = dial
+        self.sender = Sender(plant.page_blocks, plant.settings)
+        self.staging = Store(plant, "staging", self.sender.add_memory)
+        self._links: dict[str, _Link] = {}
+        self._asks: dict[int, Channel] = {}
+        # What a step gathered follows the step; what is gathered beside the steps must not wait for the next one.
+        self._with_steps = Lane("pd-put", plant.copier.enter_thread)
+        self._beside = Lane("pd-put-beside", plant.copier.enter_thread)
+        self._gathers_beside = False
+
+    # The engine
+
+    def do(self, order: Begin | Ended | Forget) -> None:
+        """Carry out what needs no step."""
+        with self._plant.lock:
+            now = time.monotonic()
+            match order:
+                case Begin():
+                    self._plant.trace.note("begin", order.key)
+                    self.sender.begin(order, now)
+                case Ended():
+                    self._plant.trace.note("ended", order.key)
+                    self.sender.ended(order, now)
+                case Forget(key=key, reason=reason):
+                    self.sender.forget(key, reason)
+            self._go_on()
+
+    def preempt(self, order: Preempted) -> None:
+        """Before the step that may overwrite a request's blocks."""
+        with self._plant.lock:
+            self._plant.copier.fence()
+            self.sender.preempted(order.key)
+
+    def save(self, orders: list[Computed]) -> None:
+        """After the step's computation was launched: gather what it computes."""
+        begun = time.perf_counter()
+        plant = self._plant
+        with plant.lock:
+            now, computed = time.monotonic(), plant.copier.computed()
+            for order in orders:
+                plant.trace.note("launched", order.key)
+                self.sender.computed(order, computed, now)
+            pieces = self.sender.gather([order.key for order in orders])
+            if pieces:
+                mark = plant.copier.gather(*self._rows(pieces))
+                self.sender.gathered(pieces, mark, now)
+            self._go_on()
+        plant.stats.span("stage", "gather", time.perf_counter() - begun)
+
+    def is_settled(self, key: str) -> bool:
+        """Whether all KV of a key has left its blocks."""
+        with self._plant.lock:
+            return self.sender.is_settled(key)
+
+    def released(self) -> set[str]:
+        """Requests whose blocks are the engine's again, since the last call."""
+        with self._plant.lock:
+            found, self.sender.released = self.sender.released, set()
+            return found
+
+    def _rows(self, pieces: Iterable[Piece]) -> tuple[list[int], list[int]]:
+        blocks: list[int] = []
+        addresses: list[int] = []
+        for piece in pieces:
+            blocks += piece.blocks
+            addresses += self.staging.rows(piece.peer.kind, [piece.page], len(piece.blocks))
+        return blocks, addresses
+
+    # Copies
+
+    def _go_on(self) -> None:
+        """Begin what can begin now, and send what is to be sent. With the lock."""
+        groups: dict[tuple[_Link, Lane], list[Put]] = {}
+        for put in self.sender.puts():
+            link = self._links[put.peer.address]
+            lane = link.lane or (self._beside if put.piece.beside else self._with_steps)
+            groups.setdefault((link, lane), []).append(put)
+        for (link, lane), puts in groups.items():
+            link.moving += len(puts)
+            lane.submit(functools.partial(self._move, link, puts))
+        if not self._gathers_beside and self.sender.has_backlog():
+            self._gathers_beside = True
+            self._beside.submit(self._gather_beside)
+        self.flush()
+
+    def _gather_beside(self) -> None:
+        plant, mark = self._plant, None
+        with plant.lock:
+            self._gathers_beside = False
+            pieces = self.sender.gather()
+            for piece in pieces:
+                mark = plant.copier.gather_beside(*self._rows([piece]), piece.job.mark)
+        if not pieces:
+            return
+        plant.copier.wait(mark)
+        with plant.lock:
+            self.sender.gathered(pieces, None, time.monotonic())
+            self._go_on()
+
+    def _move(self, link: _Link, puts: list[Put]) -> None:
+        """In a lane: bring pages to decode, then tell it."""
+        plant = self._plant
+        sizes = [len(put.piece.blocks) * plant.block_bytes for put in puts]
+        moves = [Move(put.piece.page, put.page, size, put.piece.mark) for put, size in zip(puts, sizes, strict=True)]
+        checksums = self._provoke(link.transport.kind, moves)
+        try:
+            if not link.broken:
+                plant.stats.span("stage", "put", link.writer.write(moves))
+                plant.stats.count("sent_bytes", link.transport.name, sum(sizes))
+        except TransportError as error:
+            self._break(link, str(error))
+        with plant.lock:
+            parts = self.sender.moved(puts, plant.block_bytes, time.monotonic(), checksums)
+            link.channel.send(parts, time.monotonic())
+            for part in parts:
+                plant.trace.note("moved", part.key)
+            link.moving -= len(puts)
+            self._close_if_done(link)
+            self._go_on()
+
+    def _provoke(self, kind: str, moves: list[Move]) -> list[int] | None:
+        """Faults on purpose, and checksums, where they are asked for."""
+        debug, staging = self._plant.settings.debug, self.staging.of(kind)
+        if debug.delay_s:
+            time.sleep(debug.delay_s)
+        if debug.zero or debug.checksum:
+            self._plant.copier.wait(moves[-1].mark)
+        if debug.zero:
+            for move in moves:
+                staging.zero(move.source)
+        return [zlib.crc32(staging.read(move.source, move.size)) for move in moves] if debug.checksum else None
+
+    # Connections
+
+    def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
+        """Decode at this address can be sent KV."""
+        with self._plant.lock:
+            self.staging.of(transport.kind)
+            peer = self.sender.up(address, boot, transport.kind)
+            lane = Lane(f"pd-put-{address}", self._plant.copier.enter_thread) if writer.alone else None
+            link = self._links[address] = _Link(channel, peer, transport, writer, lane)
+            channel.heard = lambda _channel, message: self._heard(link, message)
+            channel.ended = lambda _channel, reason: self._break(link, reason)
+            channel.open(time.monotonic())
+            self._plant.stats.gauge("peer_up", f"{address} {transport.name}", 1)
+            log.info("P2pConnector sends to %s over %s", address, transport.name)
+            self._go_on()
+
+    def push_failed(self, address: str, reason: str) -> None:
+        """It cannot."""
+        with self._plant.lock:
+            self.sender.down(address, f"decode at {address}: {reason}")
+            log.warning("P2pConnector cannot send to %s: %s", address, reason)
+            self._go_on()
+
+    def _heard(self, link: _Link, message: Message) -> None:
+        with self._plant.lock:
+            link.channel.last_heard = time.monotonic()
+            if isinstance(message, Ping) or link.broken:
+                return
+            if not self.sender.hear(link.peer.address, message):
+                msg = f"{type(message).__name__} on a push connection"
+                raise ProtocolError(msg)
+            self._go_on()
+
+    def _break(self, link: _Link, reason: str) -> None:
+        with self._plant.lock:
+            if link.broken:
+                return
+            link.broken = True
+            del self._links[link.peer.address]
+            self._plant.stats.gauge("peer_up", f"{link.peer.address} {link.transport.name}", 0)
+            self._plant.stats.count("peer_lost", "decode")
+            log.warning("P2pConnector lost decode at %s: %s", link.peer.address, reason)
+            self.sender.down(link.peer.address, f"decode at {link.peer.address}: {reason}")
+            link.writer.abort()
+            self._close_if_done(link)
+            self._go_on()
+        self._loop.call(lambda: link.channel.close(reason))
+
+    def _close_if_done(self, link: _Link) -> None:
+        """A broken connection's memory is let go when nobody writes it any more."""
+        if link.broken and not link.moving:
+            (link.lane or self._beside).submit(link.writer.close)
+            if link.lane is not None:
+                link.lane.stop()
+
+    def ask_accepted(self, channel: Channel) -> None:
+        """A decode engine wants to ask."""
+        with self._plant.lock:
+            self._asks[channel.number] = channel
+            channel.heard = self._asked
+            channel.ended = lambda channel, _reason: self._ask_ended(channel)
+
+    def _asked(self, channel: Channel, message: Message) -> None:
+        with self._plant.lock:
+            channel.last_heard = time.monotonic()
+            if isinstance(message, Ping):
+                return
+            if not self.sender.asked(channel.number, message, time.monotonic()):
+                msg = f"{type(message).__name__} on an ask connection"
+                raise ProtocolError(msg)
+            self._go_on()
+
+    def _ask_ended(self, channel: Channel) -> None:
+        with self._plant.lock:
+            self._asks.pop(channel.number, None)
+            self.sender.gone(channel.number)
+
+    def flush(self) -> None:
+        """Send what the sender wants sent. With the lock."""
+        now = time.monotonic()
+        messages, self.sender.messages = self.sender.messages, []
+        for address, message in messages:
+            if address in self._links:
+                self._links[address].channel.send([message], now)
+        answers, self.sender.answers = self.sender.answers, []
+        for number, answer in answers:
+            if number in self._asks:
+                self._asks[number].send([answer], now)
+        dial, self.sender.dial = self.sender.dial, []
+        for address in dial:
+            self._dial(address)
+        outcomes, self.sender.outcomes = self.sender.outcomes, []
+        for outcome in outcomes:
+            self._plant.stats.count("sends", outcome)
+
+    def tick(self, now: float) -> list[Channel]:
+        """Give up what takes too long; returns the open connections. With the lock."""
+        self.sender.tick(now)
+        self._go_on()
+        for state, count in self._counts().items():
+            self._plant.stats.gauge("staging_pages", state, count)
+        return [*(link.channel for link in self._links.values()), *self._asks.values()]
+
+    def _counts(self) -> dict[str, int]:
+        return self.sender.counts()
+
+    def stop(self) -> None:
+        """The engine ends: let go of everything."""
+        for link in list(self._links.values()):
+            self._break(link, "this engine ends")
+        for channel in list(self._asks.values()):
+            self._loop.call(functools.partial(channel.close, "this engine ends"))
+        for lane in (self._with_steps, self._beside):
+            lane.stop()
+            lane.join(5)

@@ -1,0 +1,67 @@
+"""What both halves of a station work with."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pd_connector.core.orders import Event
+from pd_connector.net.handshake import Identity
+from pd_connector.net.memory import Copier, Memory
+from pd_connector.net.stats import Stats
+from pd_connector.net.trace import Trace
+from pd_connector.net.transport import Transport
+from pd_connector.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plant:
+    """One rank of an engine, as its connections see it.
+
+    Attributes:
+        block_bytes: of one block in all layers.
+        page_blocks: blocks of a page.
+        transports: the ways that this engine has, the best first.
+        memory: makes `staging` or `landing` memory of a kind.
+        report: takes what the scheduler's half must know; any thread may call it.
+        lock: whoever changes the sender or the receiver holds it.
+    """
+
+    identity: Identity
+    settings: Settings
+    block_bytes: int
+    page_blocks: int
+    copier: Copier
+    transports: tuple[Transport, ...]
+    memory: Callable[[str, str], Memory]
+    report: Callable[[Event], None]
+    trace: Trace = field(default_factory=lambda: Trace(""))
+    stats: Stats = field(default_factory=Stats)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+
+class Store:
+    """Memory of one use, a kind at a time, made when it is needed first."""
+
+    def __init__(self, plant: Plant, use: str, made: Callable[[str, int], None]) -> None:
+        """`made` hears of new memory: its kind and its number of pages."""
+        self._plant = plant
+        self._use = use
+        self._made = made
+        self._kinds: dict[str, Memory] = {}
+
+    def of(self, kind: str) -> Memory:
+        """The memory of this kind."""
+        with self._plant.lock:
+            found = self._kinds.get(kind)
+            if found is None:
+                found = self._kinds[kind] = self._plant.memory(kind, self._use)
+                self._made(kind, found.pages)
+            return found
+
+    def rows(self, kind: str, pages: list[int], count: int) -> list[int]:
+        """The addresses of `count` blocks in these pages."""
+        memory, plant = self.of(kind), self._plant
+        return [
+            memory.address(pages[index // plant.page_blocks]) + index % plant.page_blocks * plant.block_bytes
+            for index in range(count)
+        ]

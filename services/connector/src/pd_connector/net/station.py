@@ -1,0 +1,154 @@
+"""One rank of an engine on the network: `core`'s sender and receiver, with the threads, sockets and copies that they decide about."""
+
+import logging
+import time
+from collections.abc import Iterable
+
+from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Expect, Forget, Load, Order, Preempted
+from pd_connector.net.channel import Channel
+from pd_connector.net.doors import Doors
+from pd_connector.net.incoming import Incoming
+from pd_connector.net.loop import TICK_S, Loop
+from pd_connector.net.outgoing import Outgoing
+from pd_connector.net.plant import Plant
+from pd_connector.net.transport import Transport, Writer
+from pd_connector.wire.messages import Ping
+
+log = logging.getLogger(f"vllm.{__name__}")
+
+
+class Station:
+    """What a worker has: `sends` if its engine prefills for others, `takes` if it decodes for others."""
+
+    def __init__(self, plant: Plant, *, sends: bool, takes: bool) -> None:
+        """Threads begin, and nobody can connect yet."""
+        self.plant = plant
+        self._takes = takes
+        self._sends = sends
+        self._loop = Loop("pd-loop", self._tick)
+        self.outgoing = Outgoing(plant, self._loop, lambda address: self._doors.dial(address, "push"))
+        self.incoming = Incoming(plant, self._loop, lambda address: self._doors.dial(address, "ask"))
+        transports = {transport.name: transport for transport in plant.transports}
+        offers = self.incoming.offers() if takes else {}
+        staging = self.outgoing.staging.of
+        self._doors = Doors(
+            self,
+            identity=plant.identity,
+            settings=plant.settings,
+            loop=self._loop,
+            offers=offers,
+            transports=transports,
+            staging=staging,
+        )
+        self._ticked = time.monotonic()
+
+    def start(self, port: int) -> int:
+        """Open the port; returns its number.
+
+        Raises:
+            OSError: if it is taken.
+        """
+        self._loop.start()
+        return self._doors.listen(port)
+
+    def stop(self) -> None:
+        """End everything."""
+        self._doors.close()
+        self.outgoing.stop()
+        self.incoming.stop()
+        self._loop.stop()
+
+    # The engine
+
+    def do(self, order: Order) -> None:
+        """Carry out an order that needs no step: all but `Computed`, `Preempted`, `Load` and `Drain`."""
+        if isinstance(order, Begin | Ended | Forget):
+            self.outgoing.do(order)
+        elif isinstance(order, Expect | Drop):
+            self.incoming.do(order)
+        else:
+            msg = f"{order} needs a step"
+            raise TypeError(msg)
+
+    def before_step(self, orders: Iterable[Order]) -> set[int]:
+        """Carry out orders before the step that they came with. Returns blocks that were to be loaded and could not be."""
+        empty: set[int] = set()
+        for order in orders:
+            match order:
+                case Preempted():
+                    pass  # `preempt` has done it, before the step could overwrite anything
+                case Load():
+                    if not self.incoming.load(order):
+                        empty.update(order.blocks[order.skip :])
+                case Drain():
+                    self.incoming.drain(order)
+                case Computed():
+                    pass  # `after_step` does it
+                case _:
+                    self.do(order)
+        return empty
+
+    def preempt(self, orders: Iterable[Order]) -> None:
+        """Before anything of a step runs: blocks of preempted requests may be overwritten from now on."""
+        for order in orders:
+            if isinstance(order, Preempted):
+                self.outgoing.preempt(order)
+
+    def after_step(self, orders: Iterable[Order]) -> None:
+        """After the computation of a step was launched: send what it computes."""
+        computed = [order for order in orders if isinstance(order, Computed)]
+        if computed:
+            self.outgoing.save(computed)
+
+    # The loop's thread
+
+    def _tick(self, now: float) -> None:
+        late, self._ticked = now - self._ticked > 4 * TICK_S, now
+        settings = self.plant.settings
+        with self.plant.lock:
+            channels = [*self.outgoing.tick(now), *self.incoming.tick(now)]
+        self._doors.tick(now)
+        self.plant.trace.flush()
+        for channel in channels:
+            if now - channel.last_sent > settings.ping_s:
+                channel.send([Ping()], now)
+            # A process that stood still itself has not read yet what others said meanwhile.
+            if not late and now - channel.last_heard > settings.dead_after_s:
+                channel.close(f"silent for {settings.dead_after_s:g} s")
+
+    def takes(self, purpose: str) -> str:
+        """Why no connection for this purpose is wanted."""
+        if purpose == "push" and not self._takes:
+            return "this engine takes no KV: its kv_role is kv_producer"
+        if purpose == "ask" and not self._sends:
+            return "this engine sends no KV: its kv_role is kv_consumer"
+        return ""
+
+    def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
+        """Decode at this address can be sent KV."""
+        self.outgoing.push_opened(address, channel, boot, transport, writer)
+
+    def push_failed(self, address: str, reason: str) -> None:
+        """It cannot."""
+        self.outgoing.push_failed(address, reason)
+
+    def ask_opened(self, address: str, channel: Channel) -> None:
+        """Prefill at this address can be asked."""
+        self.incoming.ask_opened(address, channel)
+
+    def ask_failed(self, address: str, reason: str) -> None:
+        """It cannot."""
+        self.incoming.ask_failed(address, reason)
+
+    def push_accepted(self, channel: Channel, session: str, transport: Transport, address: str) -> None:
+        """Prefill wants to send KV."""
+        self.incoming.push_accepted(channel, session, transport, address)
+
+    def ask_accepted(self, channel: Channel) -> None:
+        """Decode wants to ask."""
+        self.outgoing.ask_accepted(channel)
+
+    def refused(self, address: str, reason: str) -> None:
+        """An engine was refused, or refused this one."""
+        log.error("P2pConnector cannot work with %s: %s", address, reason)
+        self.plant.stats.count("refused", reason.split(" is ", maxsplit=1)[0][:60])

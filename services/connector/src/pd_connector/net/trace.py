@@ -1,0 +1,36 @@
+"""Where the time goes, for whoever looks for it: one line an event, with the monotonic clock that all processes of a host share."""
+
+import threading
+import time
+from pathlib import Path
+
+FLUSH_LINES = 64
+
+
+class Trace:
+    """Writes `seconds event key` to a file, if there is one. Any thread may note."""
+
+    def __init__(self, path: str) -> None:
+        """An empty path: nothing is noted."""
+        self.on = bool(path)
+        self._path = Path(path)
+        self._lines: list[str] = []
+        self._lock = threading.Lock()
+
+    def note(self, event: str, key: str) -> None:
+        """Something happened to a key now."""
+        if not self.on:
+            return
+        with self._lock:
+            self._lines.append(f"{time.monotonic():.6f} {event} {key}\n")
+            full = len(self._lines) >= FLUSH_LINES
+        if full:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is noted."""
+        with self._lock:
+            lines, self._lines = self._lines, []
+        if lines:
+            with self._path.open("a") as file:
+                file.writelines(lines)

@@ -1,0 +1,383 @@
+"""Stations of `pd_connector` on real sockets: KV arrives whole, and who dies, hangs or restarts costs only its own keys, at once."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.connector_station import PAGE_BLOCKS, ToyEngine
+from support.ports import free_ports
+
+from pd_connector.core.orders import Failed, Ready
+from pd_connector.settings import Debug, Settings
+from pd_connector.wire.frames import frame
+from pd_connector.wire.messages import Hello, Ping
+
+QUICK = Settings(ping_s=0.1, dead_after_s=0.6, hello_timeout_s=1, load_timeout_s=5, put_timeout_s=2)
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def engine() -> Iterator[Callable[..., ToyEngine]]:
+    """Makes engines that end with the test."""
+    made: list[ToyEngine] = []
+
+    def make(**fields: Any) -> ToyEngine:
+        made.append(ToyEngine(**{"settings": QUICK, **fields}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+    left = [
+        thread.name for thread in threading.enumerate() if thread.name.startswith("pd-") and "dial" not in thread.name
+    ]
+    deadline = time.monotonic() + 5
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [name for name in left if name in {thread.name for thread in threading.enumerate()}]
+    assert left == []
+
+
+class Remote:
+    """A prefill engine in a process of its own, which can be killed or stopped."""
+
+    def __init__(self, port: int, **settings: Any) -> None:
+        values = {"ping_s": 0.1, "dead_after_s": 0.6, **settings}
+        command = [sys.executable, "-m", "support.connector_station", str(port), json.dumps(values)]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+        )
+        assert self.process.stdout is not None
+        self.address = self.process.stdout.readline().strip()
+
+    def do(self, what: str, **arguments: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": what, "with": arguments}) + "\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def remote() -> Iterator[Callable[..., Remote]]:
+    made: list[Remote] = []
+
+    def make(port: int = 0, **settings: Any) -> Remote:
+        made.append(Remote(port or free_ports(1)[0], **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.process.send_signal(signal.SIGCONT)
+        one.kill()
+
+
+def rest(*engines: ToyEngine, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not all(engine.at_rest() for engine in engines):
+        assert time.monotonic() < deadline, "something is left"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["decode asked first", "official order"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "named late"])
+@pytest.mark.parametrize("count", [1, PAGE_BLOCKS, PAGE_BLOCKS + 1, 60])
+def test_kv_arrives_whole(engine: Callable[..., ToyEngine], count: int, *, named: bool, first: bool) -> None:
+    p, d = engine(), engine()
+    source, target = list(range(count)), list(range(100, 100 + count))
+    if first:
+        d.expect("k", p.address)
+    p.prefill("k", source, d.address if named else None, held=not named)
+    if not first:
+        d.expect("k", p.address)
+
+    d.until("k", Ready)
+    assert d.load("k", target)
+    assert d.holds("k", target)
+    rest(p, d)
+    assert p.station.outgoing.released() == (set() if named else {"k"})
+
+
+def test_the_token_follows(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(), engine()
+    d.expect("k", p.address, follows=True)
+    p.begin("k", 2, d.address)
+    p.compute("k", 0, [0, 1])
+    time.sleep(0.2)
+    assert not any(isinstance(event, Ready) for event in d.events)
+    p.end("k", token=12345)
+
+    assert d.until("k", Ready).token == 12345
+
+
+def test_many_keys_between_four_engines_at_once(engine: Callable[..., ToyEngine]) -> None:
+    engines = [engine(landing=6, staging=3) for _ in range(4)]
+    generator = random.Random(5)
+    keys = [(f"k{i}", *generator.sample(engines, 2), generator.randint(1, 20)) for i in range(60)]
+    failures: list[str] = []
+
+    def decode(key: str, p: ToyEngine, d: ToyEngine, count: int) -> None:
+        blocks = slots[id(d)].pop()[:count]
+        d.expect(key, p.address)
+        if d.drain(key, blocks, seconds=30) or not d.holds(key, blocks):
+            failures.append(key)
+
+    slots = {id(one): [list(range(s, s + 20)) for s in range(0, 240, 20)] * 10 for one in engines}
+    for start in range(0, len(keys), 4):
+        batch = keys[start : start + 4]
+        for one in engines:
+            slots[id(one)] = [list(range(s, s + 20)) for s in range(100, 240, 20)]
+        threads = [threading.Thread(target=decode, args=(key, p, d, count)) for key, p, d, count in batch]
+        for thread in threads:
+            thread.start()
+        for key, p, d, count in batch:
+            own = [one[0] for one in batch if one[1] is p].index(key)
+            p.prefill(key, list(range(own * 20, own * 20 + count)), d.address, held=True)
+        for thread in threads:
+            thread.join(30)
+
+    assert failures == []
+    rest(*engines)
+
+
+def test_kv_larger_than_all_memory_on_the_way(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(staging=1), engine(landing=2)
+    blocks = list(range(100))
+    p.prefill("k", blocks, d.address, held=True)
+    d.expect("k", p.address)
+
+    assert d.drain("k", blocks) == set()
+    assert d.holds("k", blocks)
+    rest(p, d)
+
+
+def test_zeros_on_purpose_are_noticed(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(settings=Settings(debug=Debug(zero=True))), engine()
+    d.expect("k", p.address)
+    p.prefill("k", [0, 1], d.address)
+    d.until("k", Ready)
+
+    assert d.load("k", [5, 6])
+    assert not d.holds("k", [5, 6])
+
+
+def test_checksums_fit(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(settings=Settings(debug=Debug(checksum=True))), engine()
+    d.expect("k", p.address)
+    p.prefill("k", list(range(9)), d.address)
+
+    d.until("k", Ready)
+    assert d.load("k", list(range(9)))
+    assert d.holds("k", list(range(9)))
+
+
+class TestWhoDies:
+    def test_prefill_killed_in_mid_transfer(
+        self, engine: Callable[..., ToyEngine], remote: Callable[..., Remote]
+    ) -> None:
+        slow, quick, d = remote(debug={"delay_s": 0.4}), engine(), engine()
+        for key in ("lost", "also lost"):
+            d.expect(key, slow.address)
+            slow.do("prefill", key=key, blocks=list(range(40)), to=d.address)
+        d.expect("kept", quick.address)
+        time.sleep(0.3)
+        began = time.monotonic()
+        slow.kill()
+        for key in ("lost", "also lost"):
+            assert "prefill at" in d.until(key, Failed, 2).reason
+        assert time.monotonic() - began < 2, "at once, not at the deadline"
+        quick.prefill("kept", [0, 1, 2], d.address)
+
+        d.until("kept", Ready)
+        assert d.load("kept", [7, 8, 9])
+        assert d.holds("kept", [7, 8, 9])
+        rest(d)
+
+    def test_prefill_killed_before_it_sent_anything(
+        self, engine: Callable[..., ToyEngine], remote: Callable[..., Remote]
+    ) -> None:
+        p, d = remote(), engine()
+        d.expect("k", p.address)
+        p.do("begin", key="k", count=4, to=d.address)
+        time.sleep(0.3)
+        p.kill()
+
+        d.until("k", Failed, 2)
+        rest(d)
+
+    def test_decode_dies_with_kv_on_its_way(self, engine: Callable[..., ToyEngine]) -> None:
+        p, d, other = engine(staging=4), engine(landing=2), engine()
+        p.prefill("dead", list(range(40)), d.address, held=True)
+        time.sleep(0.2)
+        assert not p.at_rest(), "decode has no room"
+        d.stop()
+        p.prefill("alive", [50, 51], other.address)
+        other.expect("alive", p.address)
+
+        other.until("alive", Ready)
+        assert other.load("alive", [0, 1])
+        rest(p, other)
+        assert p.station.outgoing.released() == {"dead"}
+
+    def test_a_decode_that_is_not_there(self, engine: Callable[..., ToyEngine]) -> None:
+        p = engine()
+        p.prefill("k", [0, 1], f"127.0.0.1:{free_ports(1)[0]}", held=True)
+
+        rest(p)
+        assert p.station.outgoing.released() == {"k"}
+
+    def test_a_prefill_that_is_not_there(self, engine: Callable[..., ToyEngine]) -> None:
+        d = engine()
+        d.expect("k", f"127.0.0.1:{free_ports(1)[0]}")
+
+        assert "cannot be reached" in d.until("k", Failed, 2).reason
+        rest(d)
+
+    def test_decode_restarts_on_the_same_port(self, engine: Callable[..., ToyEngine]) -> None:
+        p, d = engine(), engine()
+        p.prefill("before", [0, 1], d.address)
+        d.expect("before", p.address)
+        d.until("before", Ready)
+        port = int(d.address.rpartition(":")[2])
+        d.stop()
+        again = engine(port=port)
+        again.expect("before", p.address)
+        assert "restart" in again.until("before", Failed, 2).reason
+        again.expect("after", p.address)
+        p.prefill("after", [2, 3], again.address)
+
+        again.until("after", Ready)
+        assert again.load("after", [4, 5])
+        assert again.holds("after", [4, 5])
+        rest(p, again)
+
+    def test_prefill_restarts_on_the_same_port(
+        self, engine: Callable[..., ToyEngine], remote: Callable[..., Remote]
+    ) -> None:
+        d, [port] = engine(), free_ports(1)
+        for key in ("before", "after"):
+            p = remote(port)
+            d.expect(key, p.address)
+            p.do("prefill", key=key, blocks=[0, 1, 2], to=d.address)
+            d.until(key, Ready)
+            assert d.load(key, [4, 5, 6])
+            assert d.holds(key, [4, 5, 6])
+            p.kill()
+        rest(d)
+
+    def test_prefill_hangs(self, engine: Callable[..., ToyEngine], remote: Callable[..., Remote]) -> None:
+        p, d = remote(), engine()
+        d.expect("k", p.address)
+        p.do("begin", key="k", count=4, to=d.address)
+        time.sleep(0.3)
+        p.process.send_signal(signal.SIGSTOP)
+
+        assert "silent" in d.until("k", Failed, 3).reason
+        p.process.send_signal(signal.SIGCONT)
+        p.do(
+            "compute", key="k", first=0, blocks=[0, 1, 2, 3]
+        )  # what it still believes to have to send costs nobody anything
+        d.expect("next", p.address)
+        p.do("prefill", key="next", blocks=[4, 5], to=d.address)
+        d.until("next", Ready)
+        assert d.load("next", [0, 1])
+        assert d.holds("next", [0, 1])
+        rest(d)
+
+
+class TestWhoLeaves:
+    def test_before_anything_came(self, engine: Callable[..., ToyEngine]) -> None:
+        p, d = engine(), engine()
+        d.expect("k", p.address)
+        p.begin("k", 4, d.address)
+        time.sleep(0.1)
+        d.drop("k")
+        time.sleep(0.1)
+        p.compute("k", 0, [0, 1, 2, 3])
+        p.end("k")
+
+        rest(p, d)
+
+    def test_in_mid_transfer(self, engine: Callable[..., ToyEngine]) -> None:
+        p, d = engine(settings=Settings(debug=Debug(delay_s=0.05)), staging=2), engine()
+        d.expect("k", p.address)
+        p.prefill("k", list(range(60)), d.address, held=True)
+        time.sleep(0.15)
+        d.drop("k")
+
+        rest(p, d)
+        assert p.station.outgoing.released() == {"k"}
+
+
+class TestWhoDoesNotFit:
+    @pytest.mark.parametrize(
+        ("fields", "reason"),
+        [
+            (
+                {"schema": {"model": "another"}},
+                "model is another there and toy here|model is toy there and another here",
+            ),
+            ({"sends": False}, "kv_consumer"),
+        ],
+    )
+    def test_decode_hears_why_it_is_refused(
+        self, engine: Callable[..., ToyEngine], fields: dict[str, Any], reason: str
+    ) -> None:
+        p, d = engine(**fields), engine()
+        d.expect("k", p.address)
+
+        failed = d.until("k", Failed, 2)
+        assert any(part in failed.reason for part in reason.split("|"))
+
+    def test_prefill_hears_why_it_is_refused(self, engine: Callable[..., ToyEngine]) -> None:
+        p, d = engine(), engine(takes=False)
+        p.prefill("k", [0], d.address, held=True)
+
+        rest(p)
+        assert p.station.outgoing.released() == {"k"}
+        assert any(name == "refused" for name, _, _ in (p.station.plant.stats.take() or {})["counts"])
+
+    @pytest.mark.parametrize(
+        "noise",
+        [
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\xff" * 100,
+            b"\0\0\0\5hello",
+            frame(Ping()),
+            frame(Hello(version=99, purpose="push", boot="x", address="x:1")),
+            frame(Hello(purpose="push", boot="x", address="x:1", rank=5, schema={"model": "toy"})),
+            frame(Hello(purpose="data", boot="x", address="x:1", session="nobody's")),
+            b"",
+        ],
+    )
+    def test_strangers_at_the_port_disturb_nobody(self, engine: Callable[..., ToyEngine], noise: bytes) -> None:
+        p, d = engine(), engine()
+        host, port = d.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=5) as sock:
+            sock.sendall(noise)
+            sock.settimeout(5)
+            while sock.recv(4096):  # until it is thrown out
+                pass
+        d.expect("k", p.address)
+        p.prefill("k", [0, 1], d.address)
+
+        d.until("k", Ready)

@@ -1,0 +1,184 @@
+"""An engine's blocks without an engine: what a station of `pd_connector.net` copies from and to, in tests without vLLM and torch.
+
+As a program: `python -m support.connector_station PORT` prefills for others until it is killed; it writes its port, then obeys lines of JSON.
+"""
+
+import ctypes
+import json
+import sys
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from support.ports import free_ports
+
+from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Event, Expect, Failed, Load, Ready
+from pd_connector.net.handshake import Identity
+from pd_connector.net.memory import HostMemory
+from pd_connector.net.plant import Plant
+from pd_connector.net.station import Station
+from pd_connector.net.tcp import TcpTransport
+from pd_connector.settings import Settings
+
+BLOCK_BYTES = 4096
+PAGE_BLOCKS = 4
+
+
+class ToyCopier:
+    """Blocks in one buffer; copies are over when they return."""
+
+    def __init__(self, blocks: int) -> None:
+        self.cache = bytearray(blocks * BLOCK_BYTES)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self.cache))
+
+    def gather(self, blocks: list[int], addresses: list[int]) -> None:
+        for block, address in zip(blocks, addresses, strict=True):
+            ctypes.memmove(address, self._base + block * BLOCK_BYTES, BLOCK_BYTES)
+
+    def scatter(self, blocks: list[int], addresses: list[int]) -> None:
+        for block, address in zip(blocks, addresses, strict=True):
+            ctypes.memmove(self._base + block * BLOCK_BYTES, address, BLOCK_BYTES)
+
+    def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
+        self.gather(blocks, addresses)
+
+    def computed(self) -> None: ...
+
+    def wait(self, mark: Any) -> None: ...
+
+    def is_over(self, mark: Any) -> bool:  # noqa: ARG002  the interface
+        return True
+
+    def fence(self) -> None: ...
+
+    def enter_thread(self) -> None: ...
+
+
+@dataclass
+class ToyEngine:
+    """A station with its own blocks. `landing` and `staging` count pages."""
+
+    settings: Settings = field(default_factory=Settings)
+    port: int = 0
+    blocks: int = 256
+    landing: int = 32
+    staging: int = 16
+    sends: bool = True
+    takes: bool = True
+    schema: dict[str, str] = field(default_factory=lambda: {"model": "toy"})
+
+    def __post_init__(self) -> None:
+        self.copier = ToyCopier(self.blocks)
+        self.events: deque[Event] = deque()
+        self.done: set[str] = set()
+        self.empty: set[int] = set()
+        boot, sizes = uuid.uuid4().hex, {"landing": self.landing, "staging": self.staging}
+        port = self.port or free_ports(1)[0]
+        self.address = f"127.0.0.1:{port}"
+        self.station = Station(
+            Plant(
+                identity=Identity(boot, self.address, 0, self.schema),
+                settings=self.settings,
+                block_bytes=BLOCK_BYTES,
+                page_blocks=PAGE_BLOCKS,
+                copier=self.copier,
+                transports=(TcpTransport(boot, self.address),),
+                memory=lambda _kind, use: HostMemory(sizes[use], PAGE_BLOCKS * BLOCK_BYTES),
+                report=self.events.append,
+            ),
+            sends=self.sends,
+            takes=self.takes,
+        )
+        self.station.start(port)
+
+    def stop(self) -> None:
+        self.station.stop()
+
+    def begin(self, key: str, count: int, to: str | None) -> None:
+        self.station.do(Begin(key, key, to, count))
+
+    def compute(self, key: str, first: int, blocks: list[int]) -> None:
+        """Fill blocks with what only this key has there, and let them go out."""
+        for index, block in enumerate(blocks, first):
+            self.copier.cache[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = content(key, index)
+        self.station.after_step([Computed(key, first, tuple(blocks))])
+
+    def end(self, key: str, *, token: int | None = 7, held: bool = False) -> None:
+        self.station.do(Ended(key, key, token, held=held))
+
+    def prefill(self, key: str, blocks: list[int], to: str | None, *, held: bool = False) -> None:
+        self.begin(key, len(blocks), to)
+        self.compute(key, 0, blocks)
+        self.end(key, held=held)
+
+    def expect(self, key: str, source: str, *, follows: bool = False) -> None:
+        self.station.do(Expect(key, source, follows))
+
+    def drop(self, key: str) -> None:
+        self.station.do(Drop(key, "aborted"))
+
+    def until(self, key: str, kind: type[Ready] | type[Failed], seconds: float = 10) -> Any:
+        """The event of this kind for a key, once it is there."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for event in list(self.events):
+                if isinstance(event, kind) and event.key == key:
+                    self.events.remove(event)
+                    return event
+            time.sleep(0.002)
+        msg = f"no {kind.__name__} of {key}: {list(self.events)}"
+        raise AssertionError(msg)
+
+    def load(self, key: str, blocks: list[int]) -> bool:
+        return not self.station.before_step([Load(key, key, tuple(blocks), 0)])
+
+    def drain(self, key: str, blocks: list[int], seconds: float = 10) -> set[int]:
+        """Put a key into blocks as it comes; returns those that stayed empty."""
+        self.station.before_step([Drain(key, key, tuple(blocks), 0)])
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            done, empty = self.station.incoming.drained(())
+            self.done |= done  # several threads may drain: each finds the others' keys, too
+            self.empty |= empty
+            if key in self.done:
+                return self.empty & set(blocks)
+            time.sleep(0.002)
+        msg = f"{key} does not come"
+        raise AssertionError(msg)
+
+    def holds(self, key: str, blocks: list[int]) -> bool:
+        """Whether these blocks have the KV of this key."""
+        return all(
+            self.copier.cache[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] == content(key, index)
+            for index, block in enumerate(blocks)
+        )
+
+    def at_rest(self) -> bool:
+        """Whether no key, and no page but granted ones, is left."""
+        sender, receiver = self.station.outgoing.sender, self.station.incoming.receiver
+        with self.station.plant.lock:
+            staging, landing = sender.counts(), receiver.counts()
+            pages = [staging[state] for state in staging if state != "free"]
+            pages += [landing[state] for state in ("landed", "loading", "limbo")]
+            return len(sender) == len(receiver) == sum(pages) == 0
+
+
+def content(key: str, index: int) -> bytes:
+    """What a block of a key holds."""
+    return (f"{key}/{index}/".encode() * BLOCK_BYTES)[:BLOCK_BYTES]
+
+
+def _serve(port: int, settings: dict[str, Any]) -> None:
+    """Obey lines: {"do": name of a method, "with": its arguments}."""
+    engine = ToyEngine(settings=msgspec.convert(settings, Settings), port=port)
+    print(engine.address, flush=True)  # noqa: T201  to whoever started it
+    for line in sys.stdin:
+        order = json.loads(line)
+        getattr(engine, order["do"])(**order["with"])
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), json.loads(sys.argv[2]))
