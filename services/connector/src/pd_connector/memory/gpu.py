@@ -1,0 +1,142 @@
+"""Copies of blocks on an NVIDIA GPU: all layers of all blocks in one kernel, in the order of the engine's own stream."""
+
+import threading
+from collections import defaultdict
+from typing import Any, Final
+
+import torch
+import triton
+import triton.language as tl
+
+from pd_connector.memory.layout import Layout, Run
+
+WORDS_A_PROGRAM: Final = 2048  # of 8 bytes
+WARPS: Final = 8
+
+
+@triton.jit  # type: ignore[untyped-decorator]  # Triton has no types
+def _copy(table, plan, words: tl.constexpr, step: tl.constexpr, aligned: tl.constexpr, gather: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0917  a kernel
+    """One program copies `step` words of one run of one block; `plan` has pairs of block and row address, `table` triples of a run."""
+    block = tl.load(plan + 2 * tl.program_id(0))
+    row = tl.load(plan + 2 * tl.program_id(0) + 1)
+    run = table + 3 * tl.program_id(1)
+    inside = tl.load(run) + block * tl.load(run + 1)
+    outside = row + tl.load(run + 2)
+    offsets = tl.program_id(2) * step + tl.arange(0, step)
+    cache = inside.to(tl.pointer_type(tl.int64)) + offsets
+    travels = outside.to(tl.pointer_type(tl.int64)) + offsets
+    if aligned:
+        cache = tl.max_contiguous(tl.multiple_of(cache, 16), step)
+        travels = tl.max_contiguous(tl.multiple_of(travels, 16), step)
+    keep = offsets < words
+    if gather:
+        tl.store(travels, tl.load(cache, mask=keep), mask=keep)
+    else:
+        tl.store(cache, tl.load(travels, mask=keep), mask=keep)
+
+
+class _Kernel:
+    """The runs of one size, which is always the same for a model, or one of two."""
+
+    def __init__(self, runs: list[Run], device: torch.device) -> None:
+        size = runs[0].size
+        self._words = size // 8
+        self._aligned = all(
+            value % 16 == 0 for run in runs for value in (run.address, run.stride, run.size, run.offset)
+        )
+        self._table = torch.tensor(
+            [[run.address, run.stride, run.offset] for run in runs], dtype=torch.int64, device=device
+        )
+        self._grid = (len(runs), triton.cdiv(self._words, WORDS_A_PROGRAM))
+
+    def launch(self, plan: torch.Tensor, *, gather: bool) -> None:
+        """Copy, in the order of the current stream."""
+        _copy[(plan.shape[0], *self._grid)](
+            self._table, plan, self._words, WORDS_A_PROGRAM, self._aligned, gather, num_warps=WARPS
+        )
+
+
+class GpuCopier:
+    """Rows from and to vLLM's tensors; marks are events."""
+
+    def __init__(self, layout: Layout, device: torch.device, keep: Any) -> None:
+        """`keep` holds the tensors, whose memory this uses.
+
+        Raises:
+            ValueError: if the bytes do not come in words.
+        """
+        if any(value % 8 for run in layout.runs for value in (run.address, run.stride, run.size, run.offset)):
+            msg = "the KV cache's layers are not made of whole words of 8 bytes"
+            raise ValueError(msg)
+        self._keep = keep
+        self._device = device
+        by_size: defaultdict[int, list[Run]] = defaultdict(list)
+        for run in layout.runs:
+            by_size[run.size].append(run)
+        self._kernels = [_Kernel(runs, device) for runs in by_size.values()]
+        # Before the model's kernels, which keep a busy GPU full.
+        self._beside = torch.cuda.Stream(device, priority=-1)
+
+    def warm_up(self, address: int) -> None:
+        """Compile the kernels, with a row of memory that nobody uses yet, before a request would wait for it."""
+        self.gather([0], [address])
+        self.scatter([0], [address])
+        # Pinned memory is slow to get and quick to get again; plans take 16 bytes a block.
+        pinned = [torch.empty(2**power, dtype=torch.uint8, pin_memory=True) for power in range(9, 18) for _ in range(4)]
+        del pinned
+        torch.cuda.current_stream(self._device).synchronize()
+
+    def _launch(self, blocks: list[int], addresses: list[int], *, gather: bool) -> torch.cuda.Event:
+        # Pinned, so that the copy waits for nothing and nothing waits for it.
+        plan = torch.tensor(list(zip(blocks, addresses, strict=True)), dtype=torch.int64, pin_memory=True)
+        on_device = plan.to(self._device, non_blocking=True)
+        for kernel in self._kernels:
+            kernel.launch(on_device, gather=gather)
+        mark = torch.cuda.Event(blocking=True)
+        mark.record()
+        return mark
+
+    def gather(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
+        """Copy blocks to addresses, behind what the engine has launched."""
+        return self._launch(blocks, addresses, gather=True)
+
+    def scatter(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
+        """Copy from addresses to blocks, before what the engine launches next."""
+        return self._launch(blocks, addresses, gather=False)
+
+    def gather_beside(self, blocks: list[int], addresses: list[int], computed: torch.cuda.Event) -> torch.cuda.Event:
+        """Copy blocks to addresses in a stream of its own."""
+        self._beside.wait_event(computed)
+        with torch.cuda.stream(self._beside):
+            return self._launch(blocks, addresses, gather=True)
+
+    def computed(self) -> torch.cuda.Event:
+        """When all is over that the engine has launched."""
+        mark = torch.cuda.Event()
+        mark.record()
+        return mark
+
+    def wait(self, mark: torch.cuda.Event | None) -> None:
+        """Sleep until a mark has passed."""
+        if mark is not None:
+            mark.synchronize()
+
+    def is_over(self, mark: torch.cuda.Event | None) -> bool:
+        """Whether a mark has passed."""
+        return mark is None or bool(mark.query())
+
+    def fence(self) -> None:
+        """What the engine launches next waits for copies beside it."""
+        torch.cuda.current_stream(self._device).wait_stream(self._beside)
+
+    def enter_thread(self) -> None:
+        """A thread's calls are for this GPU."""
+        torch.cuda.set_device(self._device)
+
+
+class Streams(threading.local):
+    """A stream for each thread that copies to other engines."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Called in each thread that looks at it first."""
+        self.stream = torch.cuda.Stream(device, priority=-1)

@@ -1,0 +1,47 @@
+"""Copies of blocks in the host's memory: for vLLM on the CPU, where a copy is over when it returns."""
+
+import ctypes
+from typing import Any
+
+from pd_connector.memory.layout import Layout
+
+
+class HostCopier:
+    """Rows from and to vLLM's tensors."""
+
+    def __init__(self, layout: Layout, keep: Any) -> None:
+        """`keep` holds the tensors, whose memory this uses."""
+        self._runs = layout.runs
+        self._keep = keep
+
+    def gather(self, blocks: list[int], addresses: list[int]) -> None:
+        """Copy blocks to addresses."""
+        for block, address in zip(blocks, addresses, strict=True):
+            for run in self._runs:
+                ctypes.memmove(address + run.offset, run.address + block * run.stride, run.size)
+
+    def scatter(self, blocks: list[int], addresses: list[int]) -> None:
+        """Copy from addresses to blocks."""
+        for block, address in zip(blocks, addresses, strict=True):
+            for run in self._runs:
+                ctypes.memmove(run.address + block * run.stride, address + run.offset, run.size)
+
+    def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
+        """Copy blocks to addresses; what a step computed is there when it is over."""
+        self.gather(blocks, addresses)
+
+    def computed(self) -> None:
+        """A step is over when the next one begins."""
+
+    def wait(self, mark: Any) -> None:
+        """Nothing to wait for."""
+
+    def is_over(self, mark: Any) -> bool:  # noqa: ARG002  the interface
+        """It is."""
+        return True
+
+    def fence(self) -> None:
+        """Nothing to wait for."""
+
+    def enter_thread(self) -> None:
+        """Nothing to prepare."""

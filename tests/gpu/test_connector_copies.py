@@ -1,0 +1,181 @@
+"""On one GPU, without vLLM: the kernel that gathers and scatters blocks, memory that processes share, and stations over it.
+
+`pytest -m gpu tests/gpu/test_connector_copies.py` where torch and Triton are; OUT gets nothing.
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pd_connector.core.orders import Begin, Computed, Ended, Expect, Load, Ready
+from pd_connector.memory.layout import Layer, Layout, layout_of
+from pd_connector.net.handshake import Identity
+from pd_connector.net.plant import Plant
+from pd_connector.net.station import Station
+from pd_connector.settings import Settings
+
+torch = pytest.importorskip("torch")
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+if not torch.cuda.is_available():
+    pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
+
+from pd_connector.engine.hardware import Gpu  # noqa: E402  needs a GPU
+from pd_connector.memory.gpu import GpuCopier  # noqa: E402
+
+DEVICE = torch.device("cuda", 0)
+BLOCKS = 64
+
+
+def cache(shape: tuple[int, ...], layers: int, order: tuple[int, ...] | None = None) -> tuple[list[Any], Layout]:
+    """Random tensors of a KV cache, and where their blocks are."""
+    order = order or tuple(range(len(shape)))
+    inverse = [order.index(axis) for axis in range(len(shape))]
+    tensors = [
+        torch.randint(-(2**15), 2**15, [shape[axis] for axis in order], dtype=torch.int16, device=DEVICE).permute(
+            inverse
+        )
+        for _ in range(layers)
+    ]
+    found = [
+        Layer(f"{i:03}", one.data_ptr(), tuple(one.shape), tuple(one.stride()), one.element_size(), str(one.dtype))
+        for i, one in enumerate(tensors)
+    ]
+    return tensors, layout_of(found, BLOCKS)
+
+
+SHAPES = {
+    "FlashAttention 0.23": ((BLOCKS, 2, 16, 8, 128), None),
+    "heads first": ((BLOCKS, 2, 16, 8, 128), (0, 1, 3, 2, 4)),
+    "0.26": ((BLOCKS, 8, 16, 256), None),
+    "MLA": ((BLOCKS, 64, 576), None),
+    "keys and values apart": ((BLOCKS, 2, 16, 8, 64), (1, 0, 2, 3, 4)),
+    "an odd size": ((BLOCKS, 3, 4, 7), None),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_blocks_arrive_in_other_blocks(name: str, count: int) -> None:
+    shape, order = SHAPES[name]
+    (ours, layout), (theirs, other) = cache(shape, 5, order), cache(shape, 5, order)
+    before = [tensor.clone() for tensor in theirs]
+    sender, receiver = GpuCopier(layout, DEVICE, ours), GpuCopier(other, DEVICE, theirs)
+    rows = torch.empty(count * layout.row_bytes + 16, dtype=torch.uint8, device=DEVICE)
+    base = -(-rows.data_ptr() // 16) * 16
+    addresses = [base + index * layout.row_bytes for index in range(count)]
+    sources, targets = torch.randperm(BLOCKS)[:count].tolist(), torch.randperm(BLOCKS)[:count].tolist()
+
+    sender.wait(sender.gather(sources, addresses))
+    receiver.wait(receiver.scatter(targets, addresses))
+
+    for mine, his, was in zip(ours, theirs, before, strict=True):
+        assert torch.equal(mine[sources], his[targets])
+        untouched = [block for block in range(BLOCKS) if block not in targets]
+        assert torch.equal(his[untouched], was[untouched])
+
+
+def test_copies_beside_the_steps_wait_for_what_is_computed() -> None:
+    tensors, layout = cache((BLOCKS, 16, 256), 4)
+    copier = GpuCopier(layout, DEVICE, tensors)
+    rows = torch.zeros(layout.row_bytes + 16, dtype=torch.uint8, device=DEVICE)
+    address = -(-rows.data_ptr() // 16) * 16
+    copier.warm_up(address)
+    torch.cuda._sleep(200_000_000)
+    for tensor in tensors:
+        tensor[3] = 7
+    mark = copier.gather_beside([3], [address], copier.computed())
+    copier.fence()
+    for tensor in tensors:
+        tensor[3] = 9
+    copier.wait(mark)
+    torch.cuda.synchronize()
+    start = address - rows.data_ptr()
+
+    assert bool((rows[start : start + layout.row_bytes].view(torch.int16) == 7).all())
+
+
+class Half:
+    """A station with a KV cache on the GPU."""
+
+    def __init__(self, port: int, folder: Path, transport: str = "vmm") -> None:
+        self.tensors, self.layout = cache((BLOCKS, 2, 16, 8, 64), 6)
+        settings = Settings(
+            transports=(transport,), socket_folder=str(folder), ping_s=0.1, dead_after_s=1, load_timeout_s=5
+        )
+        self.address, self.ready = f"127.0.0.1:{port}", threading.Event()
+        identity = Identity(uuid.uuid4().hex, self.address, 0, {"layout": self.layout.digest})
+        hardware = Gpu(self.tensors, self.layout, settings)
+        row, page_blocks = self.layout.row_bytes, 4
+        plant = Plant(
+            identity=identity,
+            settings=settings,
+            block_bytes=row,
+            page_blocks=page_blocks,
+            copier=hardware.copier,
+            transports=(hardware.transports(identity)[transport],),
+            memory=lambda kind, _use: hardware.memory(kind, 32, row * page_blocks),
+            report=lambda event: self.ready.set() if isinstance(event, Ready) else None,
+        )
+        self.station = Station(plant, sends=True, takes=True)
+        self.station.start(port)
+
+
+@pytest.mark.parametrize("transport", ["vmm", "tcp"])
+@pytest.mark.parametrize("to", [True, False], ids=["named", "named late"])
+def test_kv_of_one_station_arrives_at_another(tmp_path: Path, transport: str, *, to: bool) -> None:
+    base = 21000 + 10 * (os.getpid() % 900) + 2 * to
+    p, d = Half(base, tmp_path, transport), Half(base + 1, tmp_path, transport)
+    for number, count in itertools.product(range(3), (1, 9, 50)):
+        key, sources, targets = f"{number}-{count}.x", list(range(count)), list(range(63, 63 - count, -1))
+        d.ready.clear()
+        d.station.do(Expect(key, p.address, follows=False))
+        p.station.do(Begin(key, key, d.address if to else None, count))
+        p.station.after_step([Computed(key, 0, tuple(sources))])
+        p.station.do(Ended(key, key, 1, held=not to))
+        assert d.ready.wait(10), key
+        assert d.station.before_step([Load(key, key, tuple(targets), 0)]) == set()
+        torch.cuda.synchronize()
+        for mine, his in zip(p.tensors, d.tensors, strict=True):
+            assert torch.equal(mine[sources], his[targets])
+    d.station.stop()
+    p.station.stop()
+    assert not list(tmp_path.glob("*.sock"))
+
+
+CHILD = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from test_connector_copies import Half, Begin, Computed, Path
+p = Half(int(sys.argv[2]), Path(sys.argv[3]))
+p.station.do(Begin("k.x", "k.x", sys.argv[4], 60))
+p.station.after_step([Computed("k.x", 0, tuple(range(30)))])
+print("half", flush=True)
+time.sleep(60)
+"""
+
+
+def test_memory_of_a_killed_prefill_is_free_again(tmp_path: Path) -> None:
+    base = 21000 + 10 * (os.getpid() % 900) + 6
+    d = Half(base + 1, tmp_path)
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(base), str(tmp_path), d.address]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "half\n"
+    deadline = time.monotonic() + 20
+    while not d.station.incoming.receiver.counts()["landed"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    while d.station.incoming.receiver.counts()["free"] < 32:
+        assert time.monotonic() < deadline + 10, d.station.incoming.receiver.counts()
+        time.sleep(0.01)
+    d.station.stop()
