@@ -1,0 +1,198 @@
+"""`P2pConnector`, as vLLM loads it: glue between vLLM's interface and the two halves in `engine`."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1 import base, metrics
+
+from pd_connector import settings as connector_settings
+from pd_connector.core.orders import Order
+from pd_connector.engine import compat, local
+from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, merge, summary
+from pd_connector.engine.scheduler import SchedulerHalf
+from pd_connector.engine.worker import WorkerHalf
+from pd_connector.net.stats import BUCKETS
+
+
+@dataclass
+class Metadata(base.KVConnectorMetadata):  # type: ignore[misc]  # vLLM is not installed where types are checked
+    """What the scheduler tells the workers with a step."""
+
+    orders: list[Order] = field(default_factory=list)
+
+
+@dataclass
+class WorkerMetadata(base.KVConnectorWorkerMetadata):  # type: ignore[misc]
+    """What the workers tell a scheduler in another process."""
+
+    mailed: list[local.Mailed] = field(default_factory=list)
+
+    def aggregate(self, other: "WorkerMetadata") -> "WorkerMetadata":
+        """Both."""
+        return WorkerMetadata(self.mailed + other.mailed)
+
+
+@dataclass
+class P2pStats(metrics.KVConnectorStats):  # type: ignore[misc]
+    """What happened since the last step, as `Stats.take` gives it."""
+
+    def reset(self) -> None:
+        """Forget it."""
+        self.data.clear()
+
+    def aggregate(self, other: metrics.KVConnectorStats) -> metrics.KVConnectorStats:
+        """Two workers', or two steps'."""
+        return P2pStats(merge(self.data, other.data))
+
+    def reduce(self) -> dict[str, int | float]:
+        """For the log."""
+        return summary(self.data)
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing to log; gauges alone are nothing."""
+        return not (self.data.get("counts") or self.data.get("spans"))
+
+
+class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
+    """The series of `engine.metrics`, on vLLM's /metrics."""
+
+    def __init__(self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any) -> None:
+        """Declare them."""
+        super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        self._series: dict[str, Any] = {}
+        for table, make, options in (
+            (COUNTERS, self._counter_cls, {}),
+            (GAUGES, self._gauge_cls, {"multiprocess_mode": "mostrecent"}),
+            (HISTOGRAMS, self._histogram_cls, {"buckets": BUCKETS}),
+        ):
+            for name, (series, text, label) in table.items():
+                labels = [*labelnames, label] if label else labelnames
+                self._series[name] = (make(name=series, documentation=text, labelnames=labels, **options), bool(label))
+
+    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+        """Add what one step reported."""
+        for name, label, value in transfer_stats_data.get("counts", ()):
+            self._of(name, label, engine_idx).inc(value)
+        for name, label, value in transfer_stats_data.get("gauges", ()):
+            self._of(name, label, engine_idx).set(value)
+        for name, label, values in transfer_stats_data.get("spans", ()):
+            histogram = self._of(name, label, engine_idx)
+            for value in values:
+                histogram.observe(value)
+
+    def _of(self, name: str, label: str, engine: int) -> Any:
+        series, labelled = self._series[name]
+        values = self.per_engine_labelvalues[engine]
+        return series.labels(*values, label) if labelled else series.labels(*values)
+
+
+class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
+    """KV from prefill to decode, pushed while the prompt is computed."""
+
+    def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
+        """Refuse what cannot work, before anything runs."""
+        super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
+        config = connector_settings.load(self._kv_transfer_config.kv_connector_extra_config)
+        facts = compat.read(vllm_config, kv_cache_config, config.model_tag)
+        self._scheduler: Any = None
+        self._worker: Any = None
+        if role == base.KVConnectorRole.SCHEDULER:
+            address = f"{config.host or compat.own_host()}:{facts.port}"
+            self._scheduler = SchedulerHalf(facts, config, address, local.find(facts.engine_id))
+        else:
+            self._worker = WorkerHalf(facts, config)
+
+    # Scheduler
+
+    def on_new_request(self, request: Any) -> None:
+        """See `SchedulerHalf`."""
+        self._scheduler.on_new_request(request)
+
+    def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
+        """See `SchedulerHalf.matched`."""
+        found: tuple[int | None, bool] = self._scheduler.matched(request, num_computed_tokens)
+        return found
+
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
+        """See `SchedulerHalf.allocated`."""
+        self._scheduler.allocated(request, tuple(blocks.get_block_ids()[0]), num_external_tokens)
+
+    def build_connector_meta(self, scheduler_output: Any) -> Metadata:
+        """See `SchedulerHalf.build`."""
+        return Metadata(self._scheduler.build(scheduler_output))
+
+    def update_connector_output(self, connector_output: Any) -> None:
+        """See `SchedulerHalf.output`."""
+        meta = connector_output.kv_connector_worker_meta
+        self._scheduler.output(
+            connector_output.finished_sending or (),
+            connector_output.finished_recving or (),
+            meta.mailed if meta else [],
+        )
+
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, dict[str, Any] | None]:  # noqa: ARG002  vLLM's interface
+        """See `SchedulerHalf.finished`."""
+        found: tuple[bool, dict[str, Any] | None] = self._scheduler.finished(request)
+        return found
+
+    # Workers
+
+    def register_kv_caches(self, kv_caches: dict[str, Any]) -> None:
+        """See `WorkerHalf.register`."""
+        self._worker.register(kv_caches)
+
+    def handle_preemptions(self, kv_connector_metadata: Metadata) -> None:
+        """Before anything of a step can overwrite blocks."""
+        self._worker.before_overwriting(kv_connector_metadata.orders)
+
+    def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002  vLLM's interface
+        """Loads that the step needs, and all other orders."""
+        self._worker.before_step(self._get_connector_metadata().orders)
+
+    def wait_for_layer_load(self, layer_name: str) -> None:
+        """Nothing: KV is in all layers before the step."""
+
+    def save_kv_layer(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: all layers go together, after the last."""
+
+    def wait_for_save(self) -> None:
+        """Gather what the step computes; nobody waits here."""
+        self._worker.after_step(self._get_connector_metadata().orders)
+
+    def get_finished(self, finished_req_ids: set[str], **kwargs: Any) -> tuple[set[str] | None, set[str] | None]:  # noqa: ARG002  vLLM's interface
+        """Requests whose blocks are free, and requests that wait no more."""
+        sent, received = self._worker.finished(finished_req_ids)
+        return sent or None, received or None
+
+    def get_block_ids_with_load_errors(self) -> set[int]:
+        """Blocks that stayed empty."""
+        found: set[int] = self._worker.empty_blocks()
+        return found
+
+    def build_connector_worker_meta(self) -> WorkerMetadata | None:
+        """Events for a scheduler in another process."""
+        mailed = self._worker.mailed()
+        return WorkerMetadata(mailed) if mailed else None
+
+    def get_kv_connector_stats(self) -> P2pStats | None:
+        """What happened since the last call, on either side."""
+        half = self._worker or self._scheduler
+        data = half.counted()
+        return P2pStats(data) if data else None
+
+    def shutdown(self) -> None:
+        """The engine ends."""
+        if self._worker is not None:
+            self._worker.stop()
+
+    # Metrics
+
+    @classmethod
+    def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> P2pStats:
+        """What the workers counted, in the process that serves /metrics."""
+        return P2pStats(data or {})
+
+    @classmethod
+    def build_prom_metrics(cls, *args: Any) -> P2pMetrics:
+        """The series."""
+        return P2pMetrics(*args)

@@ -1,0 +1,175 @@
+"""What differs between vLLM's versions, and what is reached into although it is no interface. Found by capability, never by version number."""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+# A request that cannot go on ends with this in front of the reason, as its `stop_reason`.
+STOP_REASON: Final = "pd: "
+_VOLATILE: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+
+
+class RefusalError(ValueError):
+    """The connector cannot work with this engine; the message says why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the connector must know of an engine.
+
+    Attributes:
+        block_size: tokens of a block.
+        blocks: blocks of the KV cache.
+        ranks: tensor-parallel workers.
+        port: where rank 0 listens.
+        schema: what must be equal on both ends, but for the layout, which only the workers know.
+        fails: a request whose KV does not come fails, instead of being computed.
+        step_tokens: most tokens of one step.
+    """
+
+    engine_id: str
+    block_size: int
+    blocks: int
+    ranks: int
+    port: int
+    sends: bool
+    takes: bool
+    fails: bool
+    step_tokens: int
+    schema: dict[str, str]
+
+
+def read(vllm_config: Any, kv_cache_config: Any, model_tag: str) -> Facts:
+    """Look at an engine's configuration.
+
+    Raises:
+        RefusalError: if the connector cannot work with it.
+    """
+    parallel, transfer = vllm_config.parallel_config, vllm_config.kv_transfer_config
+    _refuse(parallel, kv_cache_config)
+    group = kv_cache_config.kv_cache_groups[0]
+    schema = {
+        "model": _model(vllm_config.model_config) + (f" {model_tag}" if model_tag else ""),
+        "KV cache dtype": str(vllm_config.cache_config.cache_dtype),
+        "block size": str(group.kv_cache_spec.block_size),
+        "tensor parallel size": str(parallel.tensor_parallel_size),
+    }
+    return Facts(
+        engine_id=str(transfer.engine_id),
+        block_size=int(group.kv_cache_spec.block_size),
+        blocks=int(kv_cache_config.num_blocks),
+        ranks=int(parallel.tensor_parallel_size),
+        port=int(transfer.kv_port),
+        sends=bool(transfer.is_kv_producer),
+        takes=bool(transfer.is_kv_consumer),
+        fails=transfer.kv_load_failure_policy == "fail",
+        step_tokens=int(vllm_config.scheduler_config.max_num_batched_tokens),
+        schema=schema,
+    )
+
+
+def _refuse(parallel: Any, kv_cache_config: Any) -> None:
+    sizes = {
+        "pipeline_parallel_size": "run the model with tensor parallelism alone",
+        "data_parallel_size": "start one engine for each copy of the model",
+        "decode_context_parallel_size": "leave it at 1",
+        "prefill_context_parallel_size": "leave it at 1",
+    }
+    for name, advice in sizes.items():
+        value = getattr(parallel, name, 1)
+        if value > 1:
+            msg = f"P2pConnector does not work with {name}={value}: {advice}"
+            raise RefusalError(msg)
+    groups = kv_cache_config.kv_cache_groups
+    specs = {type(group.kv_cache_spec).__name__ for group in groups}
+    if len(groups) != 1 or any("Mamba" in name for name in specs):
+        msg = (
+            f"P2pConnector moves the KV of models with one kind of attention; this one has {len(groups)} groups of layers "
+            f"({', '.join(sorted(specs)) or 'none'})"
+        )
+        raise RefusalError(msg)
+
+
+def _model(model_config: Any) -> str:
+    """A digest of the model's shape: engines may have it under different names."""
+    found = model_config.hf_config.to_dict()
+    text = json.dumps({k: v for k, v in found.items() if k not in _VOLATILE}, sort_keys=True, default=str)
+    names = found.get("architectures") or ["unknown"]
+    return f"{names[0]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def own_host() -> str:
+    """The address of this host, as vLLM finds it."""
+    configured = os.environ.get("VLLM_HOST_IP", "")
+    if configured:
+        return configured
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))  # nothing is sent: the system says which address it would use
+        except OSError:
+            return "127.0.0.1"
+        return str(sock.getsockname()[0])
+
+
+def tensor_rank() -> int:
+    """This worker's number among those that share the model."""
+    from vllm.distributed import get_tensor_model_parallel_rank  # noqa: PLC0415  the scheduler's half needs no vLLM
+
+    return int(get_tensor_model_parallel_rank())
+
+
+# Requests, as the scheduler has them
+
+
+def prompt_of(request: Any) -> list[int] | None:
+    """A request's prompt; None if it has none that can be compared."""
+    if request.prompt_token_ids is None or getattr(request, "prompt_embeds", None) is not None:
+        return None
+    return request.prompt_token_ids  # type: ignore[no-any-return]
+
+
+def extras_of(request: Any) -> Iterable[str]:
+    """What else than the prompt's tokens a request's KV depends on."""
+    lora = getattr(request, "lora_request", None)
+    if lora is not None:
+        yield f"lora {lora.lora_name}"
+    for feature in getattr(request, "mm_features", None) or ():
+        yield f"mm {feature.identifier} {feature.mm_position.offset}"
+
+
+def needs_whole_prompt(request: Any) -> bool:
+    """Whether the prompt must be computed here, because something is asked of its tokens."""
+    return getattr(request.sampling_params, "prompt_logprobs", None) is not None
+
+
+def first_token(request: Any) -> int | None:
+    """The first token of a finished request's answer; None if it was aborted or failed."""
+    if str(request.status) not in ("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED", "FINISHED_REPETITION"):
+        return None
+    return int(request.output_token_ids[0]) if len(request.output_token_ids) else None
+
+
+def stopped(request: Any) -> bool:
+    """Whether the answer ended by itself, and not because it was long enough."""
+    return str(request.status) == "FINISHED_STOPPED"
+
+
+def set_last_prompt_token(request: Any, token: int) -> None:
+    """Replace the last token of a prompt before the request is scheduled first."""
+    request.prompt_token_ids[-1] = token
+    request._all_token_ids[-1] = token  # noqa: SLF001  its read-only view is what everybody else reads
+    if request.block_hashes:
+        # The last hash may cover the token; it is computed again.
+        request.block_hashes.pop()
+        request.update_block_hashes()
+
+
+def end_early(request: Any, reason: str) -> None:
+    """Have a request end with its next token, and say why; there is no way to fail it from here."""
+    request.max_tokens = 1
+    request.sampling_params.min_tokens = 0
+    request.stop_reason = STOP_REASON + reason

@@ -1,0 +1,120 @@
+"""What a worker copies with: decided by where vLLM's KV cache is."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pd_connector.engine.compat import RefusalError
+from pd_connector.memory.host import HostCopier
+from pd_connector.memory.layout import Layout
+from pd_connector.net.handshake import Identity
+from pd_connector.net.memory import HOST, Copier, HostMemory, Memory
+from pd_connector.net.tcp import TcpTransport
+from pd_connector.net.transport import Transport
+from pd_connector.settings import GIB, Settings
+
+log = logging.getLogger(f"vllm.{__name__}")
+
+
+class Hardware(Protocol):
+    """Where the KV cache is, and how it is left."""
+
+    copier: Copier
+
+    def transports(self, identity: Identity) -> dict[str, Transport]:
+        """The ways to other engines that exist here, by name."""
+        ...
+
+    def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:
+        """Pages for KV on its way.
+
+        Raises:
+            RefusalError: if there is no memory for them.
+        """
+        ...
+
+
+def hardware_of(kv_caches: Mapping[str, Any], layout: Layout, settings: Settings) -> Hardware:
+    """The hardware of vLLM's tensors."""
+    tensors = list(kv_caches.values())
+    if tensors[0].device.type == "cuda":
+        return Gpu(tensors, layout, settings)
+    return Cpu(tensors, layout)
+
+
+class Cpu:
+    """vLLM on the CPU."""
+
+    def __init__(self, tensors: list[Any], layout: Layout) -> None:
+        """Nothing to prepare."""
+        self.copier: Copier = HostCopier(layout, tensors)
+
+    def transports(self, identity: Identity) -> dict[str, Transport]:
+        """TCP."""
+        return {"tcp": TcpTransport(identity.boot, identity.address)}
+
+    def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:  # noqa: ARG002  there is one kind
+        """Ordinary memory."""
+        return HostMemory(pages, page_bytes)
+
+
+class Gpu:
+    """vLLM on an NVIDIA GPU."""
+
+    def __init__(self, tensors: list[Any], layout: Layout, settings: Settings) -> None:
+        """Compile the kernels.
+
+        Raises:
+            RefusalError: if the KV cache cannot be copied by them.
+        """
+        # Only here is there a GPU, and what goes with it.
+        import torch  # noqa: PLC0415
+
+        from pd_connector.memory.cumem import Driver  # noqa: PLC0415
+        from pd_connector.memory.gpu import GpuCopier  # noqa: PLC0415
+
+        self._torch = torch
+        self._settings = settings
+        self._device = tensors[0].device
+        self._driver = Driver()
+        try:
+            copier = GpuCopier(layout, self._device, tensors)
+        except ValueError as error:
+            msg = f"P2pConnector cannot move this model's KV: {error}"
+            raise RefusalError(msg) from error
+        scratch = torch.empty(layout.row_bytes + 16, dtype=torch.uint8, device=self._device)
+        copier.warm_up(-(-scratch.data_ptr() // 16) * 16)
+        self.copier: Copier = copier
+
+    def transports(self, identity: Identity) -> dict[str, Transport]:
+        """The same node's GPUs, and TCP."""
+        from pd_connector.net.vmm import VmmTransport  # noqa: PLC0415  needs a GPU
+
+        vmm = VmmTransport(identity.boot, identity.rank, self._settings.socket_folder, self._device)
+        return {"vmm": vmm, "tcp": TcpTransport(identity.boot, identity.address)}
+
+    def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:
+        """The GPU's memory, or the host's in a form that the GPU reaches."""
+        if kind == HOST:
+            # As a way out, this is never fast: no more of it than what keeps it going.
+            return self._pinned(min(pages, max(2, GIB // page_bytes)), page_bytes)
+        from pd_connector.memory.cumem import CudaError, DeviceMemory  # noqa: PLC0415  needs a GPU
+
+        free, _ = self._torch.cuda.mem_get_info(self._device)
+        try:
+            return DeviceMemory(self._driver, self._device.index or 0, pages, page_bytes)
+        except CudaError as error:
+            msg = (
+                f"P2pConnector needs {pages * page_bytes / GIB:.1f} GiB of the GPU's memory for KV on its way ({error}); {free / GIB:.1f} GiB "
+                "are free. Lower --gpu-memory-utilization, or `landing_bytes` and `staging_bytes`"
+            )
+            raise RefusalError(msg) from error
+
+    def _pinned(self, pages: int, page_bytes: int) -> HostMemory:
+        memory = HostMemory(pages, page_bytes)
+        portable_and_mapped = 1 | 2
+        code = self._torch.cuda.cudart().cudaHostRegister(memory.address(0), pages * page_bytes, portable_and_mapped)
+        if int(code):
+            msg = f"the host's memory cannot be shared with the GPU: {code}"
+            raise RefusalError(msg)
+        return memory

@@ -1,0 +1,62 @@
+"""The workers' half for the scheduler's half, where both are in one process: what they have to say needs no step then."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pd_connector.core.orders import Event
+from pd_connector.net.station import Station
+
+Mailed: TypeAlias = tuple[int, Event]
+
+
+class Mail:
+    """Events for a scheduler's half: straight to it if it is here, else with the next step's output. Any thread may post."""
+
+    def __init__(self, rank: int) -> None:
+        """Nobody listens yet."""
+        self._rank = rank
+        self._listener: Callable[[Mailed], None] | None = None
+        self._waiting: deque[Mailed] = deque()
+
+    def listen(self, append: Callable[[Mailed], None]) -> None:
+        """The scheduler's half is in this process."""
+        self._listener = append
+        for item in self.take():
+            append(item)
+
+    def post(self, event: Event) -> None:
+        """Pass an event on."""
+        (self._listener or self._waiting.append)((self._rank, event))
+
+    def take(self) -> list[Mailed]:
+        """What nobody has taken."""
+        return [self._waiting.popleft() for _ in range(len(self._waiting))]
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A worker's half in this process."""
+
+    station: Station
+    mail: Mail
+
+
+# By the engine's id; more than one engine may be in a process (tests, notebooks).
+_residents: dict[str, Resident] = {}
+
+
+def publish(engine_id: str, resident: Resident) -> None:
+    """The only worker of this engine is in this process."""
+    _residents[engine_id] = resident
+
+
+def withdraw(engine_id: str) -> None:
+    """It ended."""
+    _residents.pop(engine_id, None)
+
+
+def find(engine_id: str) -> Resident | None:
+    """The worker of this engine, if it is in this process."""
+    return _residents.get(engine_id)

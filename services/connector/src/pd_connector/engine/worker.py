@@ -1,0 +1,158 @@
+"""The workers' half: a station, made when vLLM has its KV cache, and called around each step."""
+
+import logging
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pd_connector.core.orders import Order
+from pd_connector.engine.compat import Facts, RefusalError, own_host, tensor_rank
+from pd_connector.engine.hardware import Hardware, hardware_of
+from pd_connector.engine.local import Mail, Mailed, Resident, publish, withdraw
+from pd_connector.memory.layout import Layer, Layout, LayoutError, layout_of
+from pd_connector.net.handshake import Identity
+from pd_connector.net.plant import Plant
+from pd_connector.net.station import Station
+from pd_connector.net.trace import Trace
+from pd_connector.settings import Settings
+from pd_connector.wire.params import of_rank
+
+log = logging.getLogger(f"vllm.{__name__}")
+
+
+class WorkerHalf:
+    """One worker of an engine."""
+
+    def __init__(self, facts: Facts, settings: Settings) -> None:
+        """Nothing yet: the KV cache comes with `register`."""
+        self._facts = facts
+        self._settings = settings
+        self._station: Station | None = None
+        self._mail = Mail(0)
+        self._empty: set[int] = set()
+
+    def register(self, kv_caches: Mapping[str, Any]) -> None:
+        """Open the port and reserve memory for KV on its way.
+
+        Raises:
+            RefusalError: if KV like this cannot be moved, or there is no memory for it.
+        """
+        facts, settings, rank = self._facts, self._settings, tensor_rank()
+        self._mail = Mail(rank)
+        try:
+            layout = layout_of(layers(kv_caches), facts.blocks)
+        except LayoutError as error:
+            msg = f"P2pConnector cannot move this model's KV: {error}"
+            raise RefusalError(msg) from error
+        page_blocks = max(1, settings.page_bytes // layout.row_bytes)
+        address = f"{settings.host or own_host()}:{facts.port}"
+        schema = {**facts.schema, "KV layout": layout.digest, "blocks of a page": str(page_blocks)}
+        identity = Identity(uuid.uuid4().hex, address, rank, schema)
+        self._station = self._build(identity, layout, page_blocks, hardware_of(kv_caches, layout, settings))
+        port = int(of_rank(address, rank).rpartition(":")[2])
+        try:
+            self._station.start(port)
+        except OSError as error:
+            msg = f"P2pConnector cannot listen at port {port} (kv_port plus rank {rank}): {error}"
+            raise RefusalError(msg) from error
+        if facts.ranks == 1:
+            publish(facts.engine_id, Resident(self._station, self._mail))
+        log.info(
+            "P2pConnector listens at %s; %d bytes of KV a block, %d blocks a page",
+            address,
+            layout.row_bytes,
+            page_blocks,
+        )
+
+    def _build(self, identity: Identity, layout: Layout, page_blocks: int, hardware: Hardware) -> Station:
+        every = hardware.transports(identity)
+        plant = Plant(
+            identity=identity,
+            settings=self._settings,
+            block_bytes=layout.row_bytes,
+            page_blocks=page_blocks,
+            copier=hardware.copier,
+            transports=tuple(every[name] for name in self._settings.transports if name in every),
+            memory=lambda kind, use: hardware.memory(
+                kind, self._pages(use, layout.row_bytes, page_blocks), layout.row_bytes * page_blocks
+            ),
+            report=self._mail.post,
+            trace=Trace(self._settings.debug.trace),
+        )
+        station = Station(plant, sends=self._facts.sends, takes=self._facts.takes)
+        if self._facts.sends and plant.transports:
+            station.outgoing.staging.of(plant.transports[0].kind)  # if there is no memory for it, the start fails
+        return station
+
+    def _pages(self, use: str, row_bytes: int, page_blocks: int) -> int:
+        step = -(-self._facts.step_tokens // self._facts.block_size) * row_bytes
+        wanted = self._settings.landing_bytes if use == "landing" else self._settings.staging_bytes or 2 * step
+        return max(2, -(-wanted // (row_bytes * page_blocks)))
+
+    # Steps
+
+    def before_overwriting(self, orders: Iterable[Order]) -> None:
+        """Blocks of preempted requests may be overwritten after this."""
+        if self._station is not None:
+            self._station.preempt(orders)
+
+    def before_step(self, orders: Iterable[Order]) -> None:
+        """KV that is here goes to its blocks."""
+        if self._station is not None:
+            self._empty |= self._station.before_step(orders)
+
+    def after_step(self, orders: Iterable[Order]) -> None:
+        """What was computed goes out."""
+        if self._station is not None:
+            self._station.after_step(orders)
+
+    def finished(self, ended: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Requests whose blocks are the engine's again, and requests that wait for KV no more."""
+        if self._station is None:
+            return set(), set()
+        done, empty = self._station.incoming.drained(ended)
+        self._empty |= empty
+        return self._station.outgoing.released(), done
+
+    def empty_blocks(self) -> set[int]:
+        """Blocks that were to get KV and did not, since the last call."""
+        found, self._empty = self._empty, set()
+        return found
+
+    def mailed(self) -> list[Mailed]:
+        """Events for a scheduler in another process."""
+        return self._mail.take()
+
+    def counted(self) -> dict[str, Any] | None:
+        """What happened since the last call."""
+        return None if self._station is None else self._station.plant.stats.take()
+
+    def stop(self) -> None:
+        """The engine ends."""
+        if self._station is not None:
+            withdraw(self._facts.engine_id)
+            self._station.stop()
+
+
+def layers(kv_caches: Mapping[str, Any]) -> list[Layer]:
+    """Where vLLM's tensors are.
+
+    Raises:
+        RefusalError: for what is no tensor, as the state of a Mamba layer.
+    """
+    found: list[Layer] = []
+    for name, tensor in kv_caches.items():
+        if not hasattr(tensor, "data_ptr"):
+            msg = f"P2pConnector cannot move the state of {name}, which is no KV"
+            raise RefusalError(msg)
+        found.append(
+            Layer(
+                name,
+                tensor.data_ptr(),
+                tuple(tensor.shape),
+                tuple(tensor.stride()),
+                tensor.element_size(),
+                str(tensor.dtype),
+            )
+        )
+    return found
