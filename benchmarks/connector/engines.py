@@ -1,0 +1,102 @@
+# ruff: noqa: INP001, S310 - scripts, not a package; the addresses are their own
+"""Two vLLM engines with P2pConnector as local processes: prefill and decode, on one GPU, on one each, or on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SERVED = "m"
+START_S = 900
+
+
+@dataclass
+class Pair:
+    """Prefill and decode. `arguments` and `settings` are both engines'."""
+
+    model: Path
+    folder: Path
+    gpus: tuple[str, str] = ("0", "0")
+    arguments: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    ports: tuple[int, int] = (31210, 31220)
+    trace: bool = False
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def url(self, index: int) -> str:
+        return f"http://127.0.0.1:{self.ports[0] + index}"
+
+    def kv(self, index: int) -> str:
+        return f"127.0.0.1:{self.ports[1] + 10 * index}"
+
+    def traces(self) -> list[Path]:
+        return [self.folder / f"trace-{name}" for name in ("prefill", "decode")]
+
+    def start(self) -> None:
+        for index, name in enumerate(("prefill", "decode")):
+            debug = {"trace": str(self.traces()[index])} if self.trace else {}
+            config = {
+                "kv_connector": "P2pConnector",
+                "kv_connector_module_path": "pd_connector.connector",
+                "kv_role": "kv_both",
+                "kv_port": int(self.kv(index).rpartition(":")[2]),
+                "kv_load_failure_policy": "recompute",
+                "kv_connector_extra_config": {"host": "127.0.0.1", "debug": debug, **self.settings},
+            }
+            command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.model)]
+            command += ["--served-model-name", SERVED, "--host", "127.0.0.1", "--port", str(self.ports[0] + index)]
+            command += ["--kv-transfer-config", json.dumps(config), *self.arguments]
+            cache = {"VLLM_CACHE_ROOT": str(self.folder / f"cache-{name}")}
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpus[index], **cache, **self.variables}
+            paths = [str(ROOT / "services/connector/src"), os.environ.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+            with (self.folder / f"{name}.log").open("wb") as log:
+                self._running.append(
+                    subprocess.Popen(
+                        command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                    )
+                )
+
+    def wait(self) -> float:
+        """Until both answer; the seconds that it took. Ends as soon as one has ended."""
+        began = time.monotonic()
+        for index, process in enumerate(self._running):
+            while not self._answers(index):
+                if process.poll() is not None or time.monotonic() - began > START_S:
+                    sys.exit(f"an engine did not start; the end of its log:\n{self.log(index)[-3000:]}")
+                time.sleep(0.5)
+        return time.monotonic() - began
+
+    def _answers(self, index: int) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url(index)}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def log(self, index: int) -> str:
+        return (self.folder / f"{('prefill', 'decode')[index]}.log").read_text(errors="replace")
+
+    def metrics(self, index: int) -> dict[str, float]:
+        with urllib.request.urlopen(f"{self.url(index)}/metrics", timeout=10) as reply:
+            lines = reply.read().decode().splitlines()
+        return {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("pd_kv_")}
+
+    def stop(self) -> None:
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._running = []

@@ -1,0 +1,207 @@
+# ruff: noqa: INP001, T201 - scripts, not a package
+"""What disaggregation costs one stream: time to the first token and to the second, in each order, against plain vLLM on the same GPU, with where it goes.
+
+The orders, in turn within each repetition, so that a change of the machine's mood falls on all of them:
+
+plain         one engine does all (decode's, asked as an ordinary one)
+official      prefill, then decode
+decode-first  both are asked at once
+hand-off      the client has prefill's token when prefill answers; decode is asked then
+announced     the same, but decode is asked at once; prefill's token follows from engine to engine
+late          as official, but prefill does not know where the KV goes until decode asks for it
+"""
+
+import asyncio
+import itertools
+import json
+import random
+import statistics
+import time
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from engines import SERVED, Pair
+
+ORDERS = ("plain", "official", "decode-first", "hand-off", "announced", "late")
+PLACE_HOLDER = 11
+
+
+@dataclass
+class Run:
+    """One request: monotonic times at the client, and its key."""
+
+    order: str
+    key: str = ""
+    sent: float = 0.0
+    stamps: list[float] = field(default_factory=list)
+    prefill_sent: float = 0.0
+    prefill_answered: float = 0.0
+
+    @property
+    def ttft(self) -> float:
+        return self.stamps[0] - self.sent
+
+    @property
+    def second(self) -> float:
+        return self.stamps[1] - self.stamps[0]
+
+    @property
+    def tpot(self) -> float:
+        return (self.stamps[-1] - self.stamps[1]) / max(1, len(self.stamps) - 2)
+
+
+class Client:
+    """Asks a pair of engines."""
+
+    def __init__(
+        self, pair: Pair, session: aiohttp.ClientSession, vocabulary: int, tokens: int, *, spread: bool = False
+    ) -> None:
+        """`spread`: plain requests go to both engines in turn."""
+        self._pair, self._session, self._vocabulary, self._tokens = pair, session, vocabulary, tokens
+        self._random = random.Random(1)
+        self._plain_engines = itertools.cycle((0, 1) if spread else (1,))
+
+    async def one(self, order: str, length: int) -> Run:
+        prompt = [self._random.randrange(20, self._vocabulary) for _ in range(length)]
+        run = Run(order, uuid.uuid4().hex, time.monotonic())
+        await getattr(self, "_" + order.replace("-", "_"))(run, prompt)
+        return run
+
+    async def _plain(self, run: Run, prompt: list[int]) -> None:
+        await self._stream(run, prompt, None, self._tokens, engine=next(self._plain_engines))
+
+    async def _official(self, run: Run, prompt: list[int]) -> None:
+        await self._prefill(run, prompt)
+        await self._stream(run, prompt, self._from(run), self._tokens)
+
+    async def _late(self, run: Run, prompt: list[int]) -> None:
+        await self._prefill(run, prompt, named=False)
+        await self._stream(run, prompt, self._from(run), self._tokens)
+
+    async def _decode_first(self, run: Run, prompt: list[int]) -> None:
+        await asyncio.gather(self._prefill(run, prompt), self._stream(run, prompt, self._from(run), self._tokens))
+
+    async def _hand_off(self, run: Run, prompt: list[int]) -> None:
+        first = await self._prefill(run, prompt)
+        run.stamps.append(run.prefill_answered)
+        known = self._from(run) | {"tokens": len(prompt)}
+        await self._stream(run, [*prompt, *first], known, self._tokens - 1)
+
+    async def _announced(self, run: Run, prompt: list[int]) -> None:
+        follows = self._from(run) | {"tokens": len(prompt), "token": "follows"}
+        await asyncio.gather(
+            self._prefill(run, prompt), self._stream(run, [*prompt, PLACE_HOLDER], follows, self._tokens - 1)
+        )
+        run.stamps.insert(0, run.prefill_answered)
+
+    def _from(self, run: Run) -> dict[str, Any]:
+        return {"key": run.key, "from": self._pair.kv(0)}
+
+    def _body(self, prompt: list[int], tokens: int, pd: dict[str, Any] | None) -> dict[str, Any]:
+        body = {"model": SERVED, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+        return body | ({"kv_transfer_params": {"pd": pd}} if pd else {})
+
+    async def _prefill(self, run: Run, prompt: list[int], *, named: bool = True) -> list[int]:
+        pd = {"key": run.key, **({"to": [self._pair.kv(1)]} if named else {})}
+        body = self._body(prompt, 1, pd) | {"return_token_ids": True}
+        run.prefill_sent = time.monotonic()
+        async with self._session.post(f"{self._pair.url(0)}/v1/completions", json=body) as reply:
+            found = await reply.json()
+        run.prefill_answered = time.monotonic()
+        tokens: list[int] = found["choices"][0]["token_ids"]
+        return tokens
+
+    async def _stream(
+        self, run: Run, prompt: list[int], pd: dict[str, Any] | None, tokens: int, engine: int = 1
+    ) -> None:
+        body = self._body(prompt, tokens, pd) | {"stream": True}
+        async with self._session.post(f"{self._pair.url(engine)}/v1/completions", json=body) as reply:
+            if reply.status != 200:
+                raise RuntimeError(await reply.text())
+            async for line in reply.content:
+                if line.startswith(b"data: {"):
+                    run.stamps.append(time.monotonic())
+
+
+async def measure(pair: Pair, lengths: list[int], repeats: int, vocabulary: int, tokens: int) -> dict[int, list[Run]]:
+    """All orders in turn, so many times for each length."""
+    timeout = aiohttp.ClientTimeout(120)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        client = Client(pair, session, vocabulary, tokens)
+        for order in ORDERS * 2:
+            await client.one(order, max(lengths))
+        found: dict[int, list[Run]] = {}
+        for length in lengths:
+            found[length] = [await client.one(order, length) for _ in range(repeats) for order in ORDERS]
+    return found
+
+
+def events(pair: Pair) -> dict[str, dict[str, list[float]]]:
+    """The engines' traces: times of each event by the router's key."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for path in pair.traces():
+        for line in path.read_text().splitlines() if path.exists() else ():
+            at, event, key = line.split(" ", 2)
+            found[key.rpartition(".")[0]][event].append(float(at))
+    return found
+
+
+def stages(run: Run, noted: dict[str, list[float]]) -> dict[str, float]:
+    """Milliseconds between one event of a request and the next."""
+    last = {name: max(times) for name, times in noted.items()}
+    decoded = run.stamps[1] if run.order in ("hand-off", "announced") else run.stamps[0]
+    marks = [
+        ("prefill hears of it", run.prefill_sent, last.get("begin")),
+        ("queue and launch", last.get("begin"), last.get("launched")),
+        ("computed, gathered, moved", last.get("launched"), last.get("moved")),
+        ("prefill's token sampled after the move", last.get("moved"), last.get("ended")),
+        ("token at the client", last.get("ended"), run.prefill_answered),
+        ("decode hears of the part", last.get("moved"), last.get("landed")),
+        ("complete, with its token", last.get("landed"), last.get("ready")),
+        ("the scheduler notices", last.get("ready"), last.get("scheduled")),
+        ("scatter launched", last.get("scheduled"), last.get("scattered")),
+        ("step, and its token at the client", last.get("scattered"), decoded),
+    ]
+    return {name: (end - begin) * 1000 for name, begin, end in marks if begin is not None and end is not None}
+
+
+def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Medians by length and order, as tables on the screen and as data."""
+    data: dict[str, Any] = {}
+    middle = statistics.median
+    print("median ms: time to the first token (and above plain) / from token 1 to token 2 / a token after that")
+    for length, runs in found.items():
+        by_order = {order: [run for run in runs if run.order == order] for order in ORDERS}
+        plain = middle(run.ttft for run in by_order["plain"]) * 1000
+        cells = []
+        for order, some in by_order.items():
+            ttft, second, tpot = (
+                middle(getattr(run, what) for run in some) * 1000 for what in ("ttft", "second", "tpot")
+            )
+            spread = [round(run.ttft * 1000, 2) for run in some]
+            data.setdefault(str(length), {})[order] = {"ttft": ttft, "second": second, "tpot": tpot, "ttfts": spread}
+            cells.append(f"{order} {ttft:.1f} ({ttft - plain:+.1f}) / {second:.1f} / {tpot:.2f}")
+        print(f"{length:6d}  " + "  |  ".join(cells), flush=True)
+    for length, runs in found.items():
+        for order in ORDERS[1:]:
+            parts = [stages(run, noted[run.key]) for run in runs if run.order == order]
+            names = list(dict.fromkeys(name for part in parts for name in part))
+            row = {name: middle(part[name] for part in parts if name in part) for name in names}
+            data[str(length)][order]["stages"] = row
+            print(
+                f"{length:6d} {order:13s}" + "; ".join(f"{name} {value:.2f}" for name, value in row.items()), flush=True
+            )
+    return data
+
+
+def run(pair: Pair, lengths: list[int], *, repeats: int, vocabulary: int, tokens: int, out: Path | None) -> None:
+    """Measure a pair that answers, and report."""
+    found = asyncio.run(measure(pair, lengths, repeats, vocabulary, tokens))
+    time.sleep(1)  # the engines write their traces every now and then
+    data = report(found, events(pair))
+    if out is not None:
+        out.write_text(json.dumps(data, indent=1))

@@ -1,0 +1,251 @@
+"""Real vLLM engines on the CPU with P2pConnector, each in a container of its own on one network, or as processes of another vLLM.
+
+`CONNECTOR_VLLM_PYTHON=/path/to/python` runs the vLLM of that interpreter instead of the image's; its engines are local processes.
+"""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from support.ports import free_ports
+from support.stack import ROOT
+
+from pd_contracts.health import probe
+
+IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
+PYTHON = os.environ.get("CONNECTOR_VLLM_PYTHON", "")
+SOURCES = ("services/connector/src", "services/engine/src")
+KV_PORT, HTTP_PORT = 21001, 8000
+VARIABLES = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+# Small steps, so that prompts are computed in chunks.
+ARGUMENTS = ("--served-model-name", "tiny", "--enforce-eager", "--max-model-len", "2048", "--dtype", "float32")
+ARGUMENTS += ("--block-size", "32", "--max-num-batched-tokens", "256")
+START_S = 1200  # three engines at once, beside whatever else this machine does
+
+
+def run(*command: str, timeout: float = 300) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+    assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+class Site:
+    """What the engines of a test share: a network and a model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.name = f"pd-connector-{os.getpid()}"
+        self.engines: dict[str, Engine] = {}
+        self.subnet = f"10.{random.SystemRandom().randint(201, 250)}.{random.SystemRandom().randint(0, 255)}"
+        if not PYTHON:
+            run("docker", "network", "create", "--subnet", f"{self.subnet}.0/24", self.name)
+        self._make_model()
+
+    def _make_model(self) -> None:
+        make = ("-m", "pd_engine.tiny_model", str(self._seen("models/tiny")), str(self._seen("text")))
+        (self.folder / "text").write_text((ROOT / "README.md").read_text())
+        if PYTHON:
+            subprocess.run([PYTHON, *make], env={**os.environ, **self.environment()}, check=True, timeout=300)
+        else:
+            run("docker", "run", "--rm", *self._options(), "--entrypoint", "python3", IMAGE, *make)
+
+    def _seen(self, path: str) -> Path:
+        """Where an engine sees a file of the folder."""
+        return self.folder / path if PYTHON else Path("/work") / path
+
+    def environment(self) -> dict[str, str]:
+        sources = [str(ROOT / source) if PYTHON else f"/src{index}" for index, source in enumerate(SOURCES)]
+        return {**VARIABLES, "PYTHONPATH": ":".join(sources)}
+
+    def _options(self) -> list[str]:
+        found = ["--shm-size", "512m", "--volume", f"{self.folder}:/work"]
+        for index, source in enumerate(SOURCES):
+            found += ["--volume", f"{ROOT / source}:/src{index}:ro"]
+        for name, value in self.environment().items():
+            found += ["--env", f"{name}={value}"]
+        return found
+
+    def start(self, name: str, *arguments: str, **extra: Any) -> "Engine":
+        """Start an engine, or start it anew at the same address with other settings."""
+        before = self.engines.get(name)
+        engine = Engine(self, name, before.place if before else len(self.engines) + 2, before)
+        self.engines[name] = engine
+        engine.start(self._seen("models/tiny"), arguments, extra, self._options())
+        return engine
+
+    def stop(self) -> None:
+        for engine in self.engines.values():
+            engine.kill()
+            engine.keep_log()
+        if not PYTHON:
+            run("docker", "network", "rm", self.name)
+
+
+class Engine:
+    """One engine; `place` numbers it on the network."""
+
+    def __init__(self, site: Site, name: str, place: int, before: "Engine | None") -> None:
+        self.site, self.name, self.place = site, name, place
+        self.container = f"{site.name}-{name}"
+        self._process: subprocess.Popen[bytes] | None = None
+        if PYTHON:
+            host, ports = "127.0.0.1", (before.ports if before else tuple(free_ports(2)))
+        else:
+            host, ports = f"{site.subnet}.{place}", (HTTP_PORT, KV_PORT)
+        self.ports: tuple[int, ...] = ports
+        self.host = host
+        self.url = f"http://{host}:{ports[0]}"
+        self.kv = f"{host}:{ports[1]}"
+
+    def start(self, model: Path, arguments: tuple[str, ...], extra: dict[str, Any], options: list[str]) -> None:
+        config = {
+            "kv_connector": "P2pConnector",
+            "kv_connector_module_path": "pd_connector.connector",
+            "kv_role": "kv_both",
+            "kv_port": self.ports[1],
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"host": self.host, "transports": ["tcp"], **extra},
+        }
+        serve = ["--model", str(model), "--host", self.host, "--port", str(self.ports[0]), *ARGUMENTS, *arguments]
+        serve += ["--kv-transfer-config", json.dumps(config)]
+        if PYTHON:
+            with (self.site.folder / f"{self.name}.log").open("ab") as log:
+                self._process = subprocess.Popen(
+                    [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", *serve[1:2], *serve[2:]],
+                    env={**os.environ, **self.site.environment(), "VLLM_HOST_IP": self.host},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        else:
+            subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, check=False)
+            run(
+                "docker", "run", "--detach", "--name", self.container, "--network", self.site.name, "--ip", self.host,
+                *options, IMAGE, *serve,
+            )  # fmt: skip
+
+    def ready(self) -> "Engine":
+        """Wait until it answers; fails with its log's end as soon as it has ended."""
+        deadline = time.monotonic() + START_S
+        while probe(f"{self.url}/health") is not None:
+            assert self.lives(), f"{self.name} ended:\n{self.log()[-4000:]}"
+            assert time.monotonic() < deadline, f"{self.name} did not answer within {START_S} s:\n{self.log()[-2000:]}"
+            time.sleep(0.5)
+        return self
+
+    def lives(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        return run("docker", "inspect", "--format", "{{.State.Running}}", self.container).strip() == "true"
+
+    def log(self) -> str:
+        if self._process is not None:
+            return (self.site.folder / f"{self.name}.log").read_text(errors="replace")
+        found = subprocess.run(["docker", "logs", self.container], capture_output=True, text=True, check=False)
+        return found.stdout + found.stderr
+
+    def keep_log(self) -> None:
+        if not PYTHON:
+            (self.site.folder / f"{self.name}.log").write_text(self.log())
+            subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, check=False)
+
+    def kill(self) -> None:
+        """kill -9, all of its processes at once."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        else:
+            subprocess.run(["docker", "kill", self.container], capture_output=True, check=False)
+
+    def metrics(self) -> dict[str, float]:
+        """Values of the connector's series."""
+        return series_of(self.url)
+
+
+def series_of(url: str) -> dict[str, float]:
+    """Values of an engine's `pd_kv` series, by name and their own label."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
+        text = reply.read().decode()
+    found: dict[str, float] = {}
+    for name, labels, value in re.findall(r"^(pd_kv_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        own = [part for part in labels.split(",") if not part.startswith(("engine=", "model_name="))]
+        found[" ".join([name, *own])] = float(value)
+    return found
+
+
+class Addressed(Protocol):
+    """Whoever can be asked."""
+
+    url: str
+
+
+class Answer:
+    """What an engine answered: the output's tokens, why it ended, and what it says of the KV."""
+
+    def __init__(self, choice: dict[str, Any], pd: dict[str, Any]) -> None:
+        self.choice = choice
+        self.tokens: list[int] = choice["token_ids"]
+        self.finish = choice["finish_reason"]
+        self.stop_reason = choice.get("stop_reason")
+        self.pd = pd
+
+
+def ask(
+    engine: Addressed, prompt: list[int], pd: dict[str, Any] | None = None, *, stream: bool = False, **fields: Any
+) -> Answer:
+    """A greedy completion."""
+    timeout = fields.pop("timeout", 120)
+    body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    body |= {"return_token_ids": True, "stream": stream, **fields}
+    if pd is not None:
+        body["kv_transfer_params"] = {"pd": pd}
+    request = urllib.request.Request(
+        f"{engine.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as reply:
+        data = reply.read()
+    if not stream:
+        found = json.loads(data)
+        return Answer(found["choices"][0], (found.get("kv_transfer_params") or {}).get("pd", {}))
+    events = [json.loads(event) for event in re.findall(rb"^data: (\{.*\})$", data, re.MULTILINE)]
+    choices = [choice for event in events for choice in event["choices"]]
+    tokens = [token for choice in choices for token in choice["token_ids"] or []]
+    return Answer({**choices[-1], "token_ids": tokens}, {})
+
+
+class Later:
+    """Something that goes on in a thread; `result` waits for it, and raises what it raised."""
+
+    def __init__(self, do: Callable[..., Any], *args: Any, **fields: Any) -> None:
+        self._box: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(do, args, fields), daemon=True)
+        self._thread.start()
+
+    def _run(self, do: Callable[..., Any], args: Any, fields: Any) -> None:
+        try:
+            self._box.append(do(*args, **fields))
+        except Exception as error:  # noqa: BLE001  raised again in `result`
+            self._error = error
+
+    def result(self, timeout: float = 180) -> Any:
+        self._thread.join(timeout)
+        if self._error is not None:
+            raise self._error
+        return self._box[0]
