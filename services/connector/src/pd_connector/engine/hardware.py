@@ -76,6 +76,7 @@ class Gpu:
         self._torch = torch
         self._settings = settings
         self._device = tensors[0].device
+        torch.cuda.set_device(self._device)  # as vLLM has it; kernels are launched on the current one
         self._driver = Driver()
         try:
             copier = GpuCopier(layout, self._device, tensors)
