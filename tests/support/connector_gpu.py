@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.ports import free_ports
-from support.vllm_engines import ROOT, ask, series_of
+from support.stack import ROOT
+from support.vllm_engines import ask, series_of
 
+from pd_contracts.free_ports import free_ports
 from pd_contracts.health import probe
 
 REHEARSAL = bool(os.environ.get("REHEARSE"))

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from support.ports import free_ports
 
 from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Event, Expect, Failed, Load, Ready
 from pd_connector.net.handshake import Identity
@@ -22,6 +21,7 @@ from pd_connector.net.plant import Plant
 from pd_connector.net.station import Station
 from pd_connector.net.tcp import TcpTransport
 from pd_connector.settings import Settings
+from pd_contracts.free_ports import free_ports
 
 BLOCK_BYTES = 4096
 PAGE_BLOCKS = 4

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from support.ports import free_ports
 from support.stack import ROOT
 
+from pd_contracts.free_ports import free_ports
 from pd_contracts.health import probe
 
 IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
@@ -33,8 +33,18 @@ VARIABLES = {
     "HF_HUB_OFFLINE": "1",
 }
 # Small steps, so that prompts are computed in chunks.
-ARGUMENTS = ("--served-model-name", "tiny", "--enforce-eager", "--max-model-len", "2048", "--dtype", "float32")
-ARGUMENTS += ("--block-size", "32", "--max-num-batched-tokens", "256")
+ARGUMENTS = [
+    "--served-model-name",
+    "tiny",
+    "--enforce-eager",
+    "--max-model-len",
+    "2048",
+    "--dtype",
+    "float32",
+    "--block-size",
+    "32",
+]
+ARGUMENTS += ["--max-num-batched-tokens", "256"]
 START_S = 1200  # three engines at once, beside whatever else this machine does
 
 
