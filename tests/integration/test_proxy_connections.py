@@ -9,16 +9,18 @@ import pytest
 from support.aio import until
 
 import pd_proxy.upstream.connections
+from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.connections import Pool
 from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply
 
+LIMIT = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Engine = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @pytest.fixture(name="pool")
 async def _pool() -> AsyncIterator[Pool]:
-    pool = Pool(5.0)
+    pool = Pool(5.0, Shortage(lambda _: None))
     yield pool
     pool.close()
     await asyncio.sleep(0)
@@ -64,7 +66,7 @@ async def ask(pool: Pool, address: str) -> Reply:
 async def test_a_connection_serves_the_next_request(pool: Pool) -> None:
     async with engine(OK, OK, OK) as (address, connections):
         for _ in range(3):
-            assert await (await ask(pool, address)).read() == b"ok"
+            assert await (await ask(pool, address)).read(LIMIT) == b"ok"
         assert len(set(connections)) == 1
 
 
@@ -80,7 +82,7 @@ async def test_a_connection_serves_the_next_request(pool: Pool) -> None:
 async def test_a_connection_that_is_not_clean_serves_no_other(pool: Pool, answer: bytes) -> None:
     async with engine(answer, OK) as (address, connections):
         for _ in range(2):
-            assert await (await ask(pool, address)).read() == b"ok"
+            assert await (await ask(pool, address)).read(LIMIT) == b"ok"
         assert len(set(connections)) == 2
 
 
@@ -89,15 +91,15 @@ async def test_idle_connections_are_given_up_before_the_engine_does(
 ) -> None:
     monkeypatch.setattr(pd_proxy.upstream.connections, "KEEP_ALIVE_S", 0.1)
     async with engine(OK, OK) as (address, connections):
-        await (await ask(pool, address)).read()
+        await (await ask(pool, address)).read(LIMIT)
         await asyncio.sleep(0.25)
-        await (await ask(pool, address)).read()
+        await (await ask(pool, address)).read(LIMIT)
         assert len(set(connections)) == 2
 
 
 async def test_a_body_that_ends_with_the_connection_is_whole(pool: Pool) -> None:
     async with engine(b"HTTP/1.1 200 OK\r\n\r\nok", hold=False) as (address, _):
-        assert await (await ask(pool, address)).read() == b"ok"
+        assert await (await ask(pool, address)).read(LIMIT) == b"ok"
 
 
 @pytest.mark.parametrize(
@@ -110,9 +112,8 @@ async def test_a_body_that_ends_with_the_connection_is_whole(pool: Pool) -> None
 )
 async def test_a_cut_body_is_no_body(pool: Pool, answer: bytes) -> None:
     async with engine(answer, hold=False) as (address, _):
-        reply = await ask(pool, address)
         with pytest.raises(BrokenOffError):
-            await asyncio.wait_for(reply.read(), 10)
+            await asyncio.wait_for((await ask(pool, address)).read(LIMIT), 10)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"nonsense\r\n\r\n"])
@@ -128,7 +129,7 @@ async def test_whoever_stops_waiting_closes_the_connection(pool: Pool) -> None:
         await until(lambda: connections)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert await (await ask(pool, address)).read() == b"ok"
+        assert await (await ask(pool, address)).read(LIMIT) == b"ok"
         assert len(set(connections)) == 2
 
 
@@ -141,7 +142,7 @@ async def test_nobody_there(pool: Pool) -> None:
 
 
 async def test_nobody_takes_the_connection() -> None:
-    pool = Pool(1e-9)
+    pool = Pool(1e-9, Shortage(lambda _: None))
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectTimedOutError):
         await ask(pool, f"127.0.0.1:{listener.getsockname()[1]}")
     pool.close()

@@ -10,9 +10,8 @@ from aiohttp import web
 from support.aio import until
 from support.proxy import BUFFER_BYTES, MODEL, Call, FakeEngine, RunningProxy, chunk, running_proxy, start_stream
 
-import pd_proxy.api.client
+from pd_contracts.http_answers import AnswerReader
 from pd_contracts.names import Role
-from pd_proxy.protocol.wire import ChunkedBody
 
 TEXT = "one two three"
 BODY = json.dumps({"model": MODEL, "prompt": TEXT, "input": TEXT, "max_tokens": 2}).encode()
@@ -24,7 +23,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 @pytest.fixture(name="proxy")
 async def _proxy() -> AsyncIterator[RunningProxy]:
-    async with running_proxy(keep_alive_s=1.0) as proxy:
+    async with running_proxy(keep_alive_s=1.0, upload_idle_timeout_s=0.3) as proxy:
         yield proxy
 
 
@@ -126,7 +125,7 @@ async def test_hypercorn_streams_the_same_events(proxy: RunningProxy, raw: Raw) 
         status, head, body = await raw.answer()
         assert status == 200
         assert b"text/event-stream; charset=utf-8" in head
-        bodies.append(re.sub(rb"cmpl-[0-9a-f]{32}", b"", ChunkedBody().feed(body)))
+        bodies.append(re.sub(rb"cmpl-[0-9a-f]{32}", b"", AnswerReader().feed(head + body)))
     assert bodies[0] == bodies[1]
     assert bodies[0].endswith(b"data: [DONE]\n\n")
 
@@ -161,10 +160,7 @@ async def test_a_client_may_ask_for_the_connection_to_be_closed(proxy: RunningPr
     assert await raw.closed()
 
 
-async def test_idle_connections_and_half_requests_are_closed(
-    proxy: RunningProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pd_proxy.api.client, "BODY_TIMEOUT_S", 0.1)
+async def test_idle_connections_and_half_requests_are_closed(proxy: RunningProxy, raw: Raw) -> None:
     assert await raw.closed()
     for start, status in ((HEAD, None), (PLAIN[:-3], 408)):
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
@@ -176,15 +172,12 @@ async def test_idle_connections_and_half_requests_are_closed(
         writer.close()
 
 
-async def test_requests_whose_body_never_comes_are_counted(
-    proxy: RunningProxy, raw: Raw, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_requests_whose_body_never_comes_are_counted(proxy: RunningProxy, raw: Raw) -> None:
     raw.writer.write(PLAIN[:-3])
     await asyncio.sleep(0.05)
     raw.writer.close()
     await proxy.stats_where(lambda stats: stats.requests == 1)
 
-    monkeypatch.setattr(pd_proxy.api.client, "BODY_TIMEOUT_S", 0.1)
     _, late = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
     late.write(PLAIN[:-3])
     stats = await proxy.stats_where(lambda stats: stats.requests == 2)

@@ -1,20 +1,15 @@
 """`pd-proxy` as a process: options, uvloop, signals."""
 
 import asyncio
-import contextlib
-import json
-import os
 import resource
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 from support.aio import until
-from support.proxy import MODEL, RawClient, RunningProxy, listening, settings
+from support.processes import log_lines, process, start
+from support.proxy import MODEL, RawClient, settings
 from support.workers import MANY, WORKERS, spread, workers
 from support.workers import listening as listening_workers
 
@@ -24,45 +19,10 @@ from pd_proxy.processes.server import configure
 STREAM = {"model": MODEL, "prompt": "one two three", "max_tokens": 1000000, "stream": True}
 
 
-async def start(*options: str) -> Process:
-    """Run `pd-proxy`."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pd_proxy", *options, stdout=PIPE, stderr=PIPE, env={"PATH": os.environ["PATH"]}
-    )
-
-
-@contextlib.asynccontextmanager
-async def process(drain_timeout_s: float, workers: int = 1) -> AsyncIterator[tuple[RunningProxy, Process]]:
-    """A proxy process that serves, and a client of it; killed if it does not end by itself."""
-    chosen = settings(drain_timeout_s=drain_timeout_s, proxy_workers=workers)
-    names = ("http_proxy_port", "proxy_port", "bind_host", "health_interval_s", "drain_timeout_s", "proxy_workers")
-    options = [part for name in names for part in ("--" + name.replace("_", "-"), str(getattr(chosen, name)))]
-    child = await start(*options, "--canary", "off")  # these engines have no token ids
-    ended = asyncio.create_task(_ended(child))
-    try:
-        async with contextlib.AsyncExitStack() as stack, aiohttp.ClientSession() as session:
-            await listening(chosen.http_proxy_port, ended)
-            yield RunningProxy(chosen, session, stack, asyncio.Event(), ended), child
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await ended
-
-
-async def _ended(child: Process) -> None:
-    await child.wait()
-
-
 def listens(port: int) -> bool:
     """Whether somebody accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-async def log_lines(child: Process) -> list[dict[str, object]]:
-    """What it logged until its end."""
-    assert child.stderr is not None
-    return [json.loads(line) for line in (await child.stderr.read()).splitlines()]
 
 
 async def test_sigterm_lets_running_streams_end_and_takes_no_more() -> None:

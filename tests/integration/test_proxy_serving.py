@@ -20,11 +20,8 @@ from support.proxy import (
     start_stream,
 )
 
-import pd_proxy.processes.server
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
-from pd_proxy.api.app import Proxy, whole_app
-from pd_proxy.supervisor import Supervisor
 
 P2P_ID = re.compile(r"___prefill_addr_(.*):(\d+)___decode_addr_(.*):(\d+)_[0-9a-f]{32}")
 PUBLIC_ID = re.compile(r"(?:chat)?cmpl-[0-9a-f]{32}")
@@ -247,26 +244,6 @@ async def test_timing_of_an_answer_in_one_piece_is_a_header(proxy: RunningProxy)
     stages = timing.decode(reply.headers["X-PD-Timing"])
     assert stages is not None
     assert (stages.prefill, stages.prefill_instance, stages.decode_instance) == (0, "", "combined-0")
-
-
-async def test_streams_may_last_longer_than_other_responses(monkeypatch: pytest.MonkeyPatch) -> None:
-    def impatient(context: Supervisor) -> Proxy:
-        app = whole_app(context)
-        app.config["RESPONSE_TIMEOUT"] = 0.05
-        return app
-
-    async def answer(_engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
-        response = await start_stream(request)
-        for _ in range(4):
-            await response.write(chunk(call, "t "))
-            await asyncio.sleep(0.05)
-        await response.write(sse.encode_event(sse.DONE))
-        return response
-
-    monkeypatch.setattr(pd_proxy.processes.server, "whole_app", impatient)
-    async with running_proxy() as proxy:
-        await proxy.engine(Role.COMBINED, answer=answer)
-        assert (await proxy.post(TEXT | {"stream": True})).events[-1] == sse.DONE
 
 
 @pytest.mark.parametrize("stream", [False, True])

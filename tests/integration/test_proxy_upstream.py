@@ -9,7 +9,8 @@ import pytest
 from pd_contracts.free_ports import free_port
 from pd_contracts.names import Role
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import ConnectTimeoutError, DisconnectedError, UnreachableError, UpstreamError
+from pd_proxy.errors import BrokenReplyError, ConnectTimeoutError, DisconnectedError, UnreachableError, UpstreamError
+from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.http import MAX_DOCUMENT_BYTES, Upstream
 
 NOTHING = b""
@@ -20,7 +21,7 @@ CLOSED = "prefill-0 closed the connection before its answer was complete"
 
 @pytest.fixture(name="upstream")
 async def _upstream() -> AsyncIterator[Upstream]:
-    async with Upstream(1.0) as upstream:
+    async with Upstream(1.0, MAX_DOCUMENT_BYTES, Shortage(lambda _: None)) as upstream:
         yield upstream
 
 
@@ -96,5 +97,5 @@ async def test_an_address_that_is_none_is_an_engine_that_breaks_off(upstream: Up
 
 async def test_a_document_is_read_up_to_a_size_only(upstream: Upstream) -> None:
     async with answering(LARGE) as address:
-        with pytest.raises(DisconnectedError, match="breaks off"):
+        with pytest.raises(BrokenReplyError, match="answers more than"):
             await upstream.get(engine(address), "/health", 5.0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import signal
 import sys
 from functools import partial
 
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 from support.aio import until
 from support.crowd import text_of
+from support.processes import process
 from support.proxy import MODEL, Call, FakeEngine, RawClient, RunningProxy, generate, running_proxy
 from support.simulator import fast_profile, running, settings_for
 from support.workers import MANY, WORKERS, clients, listening, running_workers, series, spread, workers
@@ -287,3 +289,37 @@ async def test_the_port_is_not_shared_with_another_proxy() -> None:
         with pytest.raises(OSError, match="in use"):
             async with running_proxy(proxy_workers=WORKERS, http_proxy_port=proxy.settings.http_proxy_port):
                 pass
+
+
+async def test_new_connections_do_not_wait_for_a_worker_that_stands_still() -> None:
+    async with running_workers() as proxy:
+        await proxy.engine(Role.COMBINED)
+        frozen = workers()[0]
+        frozen.suspend()
+        try:
+            loop, took = asyncio.get_running_loop(), []
+            for _ in range(3):
+                begun = loop.time()
+                replies = await asyncio.wait_for(asyncio.gather(*(proxy.post(TEXT) for _ in range(MANY))), 10)
+                took.append(loop.time() - begun)
+                assert {reply.status for reply in replies} == {200}
+            assert took[0] < 5.0, "SILENT_S is thirty"
+            assert min(took[1:]) < 2.0
+            assert (await proxy.stats()).worker_restarts == 0
+        finally:
+            frozen.resume()
+        await until(lambda: clients(frozen, proxy) == 0)
+        replies = await asyncio.gather(*(proxy.post(TEXT) for _ in range(MANY)))
+        assert {reply.status for reply in replies} == {200}
+        await until(lambda: len(listening(proxy)) == WORKERS)
+
+
+async def test_a_parent_that_stands_still_keeps_nobody_waiting_for_ever() -> None:
+    async with process(drain_timeout_s=1, workers=WORKERS) as (proxy, child):
+        await until(lambda: len(listening(proxy, child.pid)) == WORKERS, 30)
+        child.send_signal(signal.SIGSTOP)
+        try:
+            reply = await asyncio.wait_for(proxy.get("/health"), 60)
+        finally:
+            child.send_signal(signal.SIGCONT)
+        assert (reply.status, reply.error["type"]) == (504, "internal_server_error")

@@ -23,7 +23,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"context"},
         {"upstream", "discovery"},
         {"kv"},
-        {"settings", "metrics", "access", "tasks", "engines", "protocol", "errors"},
+        {"settings", "metrics", "access", "tasks", "shortage", "engines", "protocol", "errors"},
     ],
     "pd_loadgen": [
         {"__main__", "locustfile"},

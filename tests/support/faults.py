@@ -7,7 +7,7 @@ the reports, and the tests compare them with the scenarios and with that page.
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +15,7 @@ from typing import Any, Self
 from support.crowd import text_of
 from support.proxy import Reply, RunningProxy, running_proxy
 from support.simulator import Simulator, fast_profile, running, settings_for
+from support.workers import running_workers
 
 from pd_contracts.names import Connector, Role
 from pd_simulator.settings import Settings
@@ -31,12 +32,28 @@ PROXY = {
 }
 PATIENCE_S = 15.0
 RESTART_S = 0.3
+AT_ONCE = 3
 LEASE_S = 1.0
 
 
 @dataclass(frozen=True)
+class Topology:
+    """Which engines there are, and how many processes the proxy has to serve them."""
+
+    name: str
+    engines: tuple[str, ...]
+    workers: int = 1
+
+
+TWO = Topology("2P2D", ("prefill-0", "prefill-1", "decode-0", "decode-1"))
+ONE = Topology("1P1D", ("prefill-0", "decode-0"))
+COMBINED = Topology("2 combined", ("combined-0", "combined-1"))
+WORKERS = replace(TWO, name="2P2D, PROXY_WORKERS=2", workers=2)
+
+
+@dataclass(frozen=True)
 class Scenario:
-    """One fault at one of two engines of a role, and the proxy's promise.
+    """One fault at the first engine of a role, and the proxy's promise.
 
     Attributes:
         name: as in the page.
@@ -55,11 +72,17 @@ class Scenario:
     retried: bool | None = True
     streams: bool = False
     connector: Connector = Connector.P2P_NCCL
+    topology: Topology = TWO
 
     @property
     def title(self) -> str:
         """Distinct among all scenarios."""
-        return f"{NAMES[self.connector]} {self.role.value} {self.name}"
+        return f"{self.topology.name} {self.kv_by} {self.role.value} {self.name}"
+
+    @property
+    def kv_by(self) -> str:
+        """What moves KV."""
+        return "" if self.role is Role.COMBINED else NAMES[self.connector]
 
 
 NAMES = {Connector.P2P_NCCL: "P2pNccl", Connector.NIXL: "NIXL", Connector.EXAMPLE: "Example"}
@@ -84,6 +107,21 @@ ANY = [
     Scenario("is killed and restarts at its address", Role.PREFILL, None, "ready", retried=None),
     Scenario("is killed and restarts at its address", Role.DECODE, None, "ready", retried=None),
 ]  # fmt: skip
+
+
+def alone(scenario: Scenario) -> Scenario:
+    """The same fault where no other engine can take over: clients are told at once, or when a timeout is over."""
+    clients = ("refused", "told") if "told" in scenario.clients else ("refused",)
+    retried = None if scenario.retried is None else False
+    return replace(scenario, topology=ONE, clients=clients, retried=retried)
+
+
+def combined(scenario: Scenario) -> Scenario:
+    """The same fault at one of two engines that do both; where it dies under streams, the others' answers were there before."""
+    retried = False if scenario.name == "dies mid-stream" else scenario.retried
+    return replace(scenario, topology=COMBINED, role=Role.COMBINED, retried=retried)
+
+
 SCENARIOS = [
     *ANY,
     Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "suspect"),
@@ -95,6 +133,9 @@ SCENARIOS = [
         "sends damaged KV", Role.PREFILL, {"corrupt_kv": True}, "ready", ("answered", "wrong"), retried=False, connector=Connector.NIXL
     ),
     *(replace(scenario, connector=Connector.EXAMPLE) for scenario in ANY),
+    *(alone(scenario) for scenario in ANY),
+    *(combined(scenario) for scenario in ANY if scenario.role is Role.DECODE),
+    *(replace(scenario, topology=WORKERS) for scenario in ANY),
 ]  # fmt: skip
 
 
@@ -108,6 +149,12 @@ class Report:
     leaks: bool = False
     wrong_later: int = 0
 
+    def keeps(self, scenario: Scenario) -> bool:
+        """Whether the promise was kept."""
+        served = scenario.topology is ONE or "answered" in self.clients
+        as_promised = self.clients <= set(scenario.clients) and scenario.retried in (self.retried, None)
+        return served and as_promised and self.state == scenario.state and not self.leaks and not self.wrong_later
+
     def row(self, scenario: Scenario) -> str:
         """The page's row."""
         words = {
@@ -117,7 +164,8 @@ class Report:
             "wrong": "a wrong answer",
         }
         cells = [
-            NAMES[scenario.connector],
+            scenario.topology.name,
+            scenario.kv_by or "nothing",
             scenario.role.value,
             scenario.name,
             " or ".join(words[kind] for kind in words if kind in self.clients),
@@ -130,11 +178,12 @@ class Report:
 
 
 class Deployment:
-    """Two prefills, two decodes and their proxy; the first of each role is the one that fails."""
+    """Engines and their proxy; the first of each role is the one that fails."""
 
-    def __init__(self, proxy: RunningProxy) -> None:
+    def __init__(self, proxy: RunningProxy, topology: Topology = TWO) -> None:
         """Nothing runs yet."""
         self.proxy = proxy
+        self._topology = topology
         self.engines: dict[str, Simulator] = {}
         self._stacks: dict[str, contextlib.AsyncExitStack] = {}
         self._settings: dict[str, Settings] = {}
@@ -142,11 +191,14 @@ class Deployment:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def started(cls, connector: Connector = Connector.P2P_NCCL, **fields: Any) -> AsyncIterator[Self]:
+    async def started(
+        cls, connector: Connector = Connector.P2P_NCCL, topology: Topology = TWO, **fields: Any
+    ) -> AsyncIterator[Self]:
         """Everything, ready."""
+        several = topology.workers > 1
         with tempfile.TemporaryDirectory() as shared:
-            async with running_proxy(**PROXY | fields) as proxy:
-                deployment = cls(proxy)
+            async with (running_workers if several else running_proxy)(**PROXY | fields) as proxy:
+                deployment = cls(proxy, topology)
                 deployment._common = {
                     "proxy_port": proxy.settings.proxy_port,
                     "kv_connector": connector,
@@ -160,7 +212,7 @@ class Deployment:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         try:
-            for name in ("prefill-0", "prefill-1", "decode-0", "decode-1"):
+            for name in self._topology.engines:
                 self._settings[name] = settings_for(Role(name.partition("-")[0]), **self._common)
                 await self.start(name)
                 assert await self.state(name, "ready") == "ready"
@@ -223,12 +275,25 @@ def kind_of(reply: Reply, right: str) -> str:
     return "answered" if text_of(reply) == right else "wrong"
 
 
+async def run_all(scenarios: Sequence[Scenario]) -> "list[Report | BaseException]":
+    """What came of each; faults last for seconds in which nothing happens, so some run at once."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def one(scenario: Scenario) -> Report:
+        async with turn:
+            return await run(scenario)
+
+    return await asyncio.gather(*map(one, scenarios), return_exceptions=True)
+
+
 async def run(scenario: Scenario) -> Report:
     """Let the fault happen under load, end it, and look at what is left."""
     report = Report()
-    async with Deployment.started(scenario.connector) as deployment:
-        right = [text_of(await deployment.ask(number, stream=False)) for number in range(REQUESTS)]
+    async with Deployment.started(scenario.connector, scenario.topology) as deployment:
+        right = [text_of(await _answered(deployment, number)) for number in range(REQUESTS)]
         faulty = f"{scenario.role.value}-0"
+        if scenario.topology is ONE and scenario.faults is None:
+            await asyncio.sleep(PROXY["ping_ttl_s"])  # a proxy that has just started has clients wait for engines
         await _fail(deployment, scenario, faulty)
         replies = await _load(deployment, scenario, faulty)
         report.clients = {kind_of(reply, said) for reply, said in zip(replies, right, strict=True)}
@@ -243,16 +308,28 @@ async def run(scenario: Scenario) -> Report:
     return report
 
 
+async def _answered(deployment: Deployment, number: int) -> Reply:
+    """An answer before anything is wrong; on a busy machine even that may take longer than the short timeouts here."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (reply := await deployment.ask(number, stream=False)).status != 200:
+            pass
+    return reply
+
+
 async def _load(deployment: Deployment, scenario: Scenario, faulty: str = "") -> list[Reply]:
-    """All requests at once; an engine that was killed comes back meanwhile."""
+    """All requests at once; an engine that was killed comes back meanwhile, or afterwards if there is no other."""
     load = [
         asyncio.create_task(deployment.ask(number, stream=scenario.streams or number % 2 == 1))
         for number in range(REQUESTS)
     ]
-    if faulty and scenario.faults is None:
+    killed = faulty and scenario.faults is None
+    if killed and scenario.topology is not ONE:
         await asyncio.sleep(RESTART_S)
         await deployment.start(faulty)
-    return await asyncio.gather(*load)
+    replies = await asyncio.gather(*load)
+    if killed and scenario.topology is ONE:  # or it depends on the moment whether there is somebody to ask
+        await deployment.start(faulty)
+    return replies
 
 
 async def _fail(deployment: Deployment, scenario: Scenario, faulty: str) -> None:
@@ -275,13 +352,17 @@ async def _leaks(deployment: Deployment) -> bool:
 
 HEAD = """# What the proxy promises when engines fail
 
-Written by `python docs/write_reliability.py` from runs of the fault matrix: two simulated prefill and two decode engines (real KV
-bytes, kept in books), of which one of a role is faulty while eight requests come at once, streamed and whole.
-`tests/integration/test_proxy_matrix.py` runs the same and fails if a promise or this page is no longer true. No client ever waits for
-ever, gets an answer that is cut without a word, or a 200 with nothing in it.
+Written by `python docs/write_reliability.py` from runs of the fault matrix: simulated engines (real KV bytes, kept in books), of which
+one is faulty while eight requests come at once, streamed and whole. `tests/integration/test_proxy_matrix.py` runs the same and fails if
+a promise or this page is no longer true.
 
-| KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left for ever | what brings it back |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+No client ever waits for ever, gets an answer that is cut without a word, or a 200 with nothing in it. That holds whatever an engine
+writes, in whatever pieces and with whatever pauses; `tests/integration/test_proxy_endless.py` draws such answers at random. What ends
+the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of an engine moves (comments do not count); GIVE_UP_S where others of
+its answers move; MAX_ANSWER_BYTES.
+
+| engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left for ever | what brings it back |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 TAIL = """
 - An error event comes only after the first byte, when a second attempt could repeat what the client has already read.

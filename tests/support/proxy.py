@@ -131,7 +131,7 @@ class FakeEngine:
     @contextlib.asynccontextmanager
     async def running(self, proxy_port: int) -> AsyncIterator[Self]:
         """Serve and ping."""
-        app = web.Application()
+        app = web.Application(client_max_size=2**30)
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/{kind:.*}", self._generate)

@@ -52,7 +52,7 @@ class Result:
 
 async def run(names: tuple[str, ...], *, drained: bool) -> Result:
     """Restart these engines one after the other, or without any the proxy, while clients ask."""
-    async with Deployment.started(admin_key="secret", drain_timeout_s=5.0) as deployment:
+    async with Deployment.started(admin_key="secret", drain_timeout_s=5.0, prefill_timeout_s=10.0) as deployment:
         crowd = Crowd(
             deployment.proxy.settings.http_proxy_port,
             seed=3,

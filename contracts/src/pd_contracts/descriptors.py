@@ -30,3 +30,11 @@ def allow_many_connections(at_most: int = MOST_CONNECTIONS) -> None:
     # without room there is a pause now and then, and that is all
     with Path(os.devnull).open("rb") as file, suppress(OSError):
         os.close(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, last))
+
+
+def free_descriptors() -> int:
+    """How many more files this process may open."""
+    granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if granted == resource.RLIM_INFINITY:
+        granted = MOST_CONNECTIONS
+    return max(0, granted - len(list(Path("/dev/fd").iterdir())))

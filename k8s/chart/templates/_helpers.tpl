@@ -147,6 +147,11 @@ QUEUE_TIMEOUT_S: {{ $proxy.queueTimeoutSeconds | quote }}
 PREFILL_TIMEOUT_S: {{ $proxy.prefillTimeoutSeconds | quote }}
 DECODE_STALL_TIMEOUT_S: {{ $proxy.decodeStallTimeoutSeconds | quote }}
 CLIENT_STALL_TIMEOUT_S: {{ $proxy.clientStallTimeoutSeconds | quote }}
+UPLOAD_IDLE_TIMEOUT_S: {{ $proxy.uploadIdleSeconds | quote }}
+MAX_ANSWER_BYTES: {{ int64 $proxy.maxAnswerBytes | quote }}
+MAX_CONNECTIONS_PER_CLIENT: {{ int64 $proxy.maxConnectionsPerClient | quote }}
+MAX_PROMPTS: {{ int64 $proxy.maxPrompts | quote }}
+IMAGE_MAX_TOKENS: {{ int64 $proxy.imageMaxTokens | quote }}
 RETRIES: {{ $proxy.retries | quote }}
 RETRY_BUDGET_S: {{ $proxy.retryBudgetSeconds | quote }}
 {{- with $proxy.pingNetworks }}

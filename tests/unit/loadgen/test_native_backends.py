@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from support.recorded_streams import FAILURES, MII, REFUSALS, STREAMS, TRTLLM, Recorded
 
+from pd_contracts.http_answers import Head
 from pd_contracts.records import Failure, RequestRecord
 from pd_loadgen.client.backends import BACKENDS, Ask, Endpoint, Sampling, UnsuitableError
 from pd_loadgen.client.exchange import Exchange
-from pd_loadgen.client.http1 import Head
 from pd_loadgen.client.stream import Reading, record
 
 HEAD = Head(200, {"content-type": "text/event-stream"})

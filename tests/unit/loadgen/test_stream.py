@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from pd_contracts.http_answers import Head
 from pd_contracts.records import Failure, RequestRecord
 from pd_loadgen.client.backends import BACKENDS, Endpoint
 from pd_loadgen.client.exchange import Exchange
-from pd_loadgen.client.http1 import Head
 from pd_loadgen.client.stream import Reading, record, streamed
 
 STREAM = Head(200, {"content-type": "text/event-stream; charset=utf-8"})

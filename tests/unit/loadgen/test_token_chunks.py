@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_contracts import latency
+from pd_contracts.http_answers import Head
 from pd_contracts.records import RequestRecord
 from pd_loadgen.client.backends import BACKENDS, Endpoint
 from pd_loadgen.client.exchange import Exchange
-from pd_loadgen.client.http1 import Head
 from pd_loadgen.client.stream import Reading, record
 from pd_loadgen.client.token_chunks import Mark, settle
 

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_proxy.errors import BadRequestError, NotStoredError
-from pd_proxy.protocol.generation import Endpoint, Generation, encode, parse
-from pd_proxy.protocol.generation import prompt as prompt_of
+from pd_proxy.protocol.generation import Endpoint, Generation, encode, parse, prefix
 
 
 def text(**fields: Any) -> Generation:
@@ -162,7 +161,7 @@ def test_other_responses_are_shared_as_one_sequence(fields: dict[str, Any]) -> N
 
 
 def test_a_response_is_told_from_others_by_its_instructions_first() -> None:
-    assert prompt_of(response(instructions="be brief")) == b'"be brief""x"'
+    assert prefix(response(instructions="be brief"), 11) == b'"be brief""'
 
 
 def test_an_empty_model_is_none() -> None:

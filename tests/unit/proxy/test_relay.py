@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pd_contracts.http_answers import AnswerReader
 from pd_contracts.names import Role
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import DisconnectedError
 from pd_proxy.protocol.rewrite import StreamRewriter
-from pd_proxy.protocol.wire import ChunkedBody, write_chunk
+from pd_proxy.protocol.wire import write_chunk
 from pd_proxy.upstream.flights import Flight, Flights
 from pd_proxy.upstream.relay import Relay
 from pd_proxy.upstream.replies import Reply, Sink
@@ -24,11 +25,18 @@ WINDOWS = b'data: {"id":"1"}\r\n\r\n'
 END = b"data: [DONE]\n\n"
 
 
+def chunked() -> AnswerReader:
+    """A reader that expects chunks."""
+    reader = AnswerReader()
+    reader.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    return reader
+
+
 class Engine:
     """A connection that hands its bytes to a sink as `connections.Connection` does."""
 
     def __init__(self) -> None:
-        self.body = ChunkedBody()
+        self.reader = chunked()
         self.paused = False
 
     def pause(self) -> None:
@@ -42,10 +50,10 @@ class Engine:
 
     def deliver_to(self, sink: Sink) -> None:
         self._sink = sink
-        self._shortcut = sink.shortcut(self.body)
+        self._shortcut = sink.shortcut(self.reader)
 
     def send(self, data: bytes) -> None:
-        if (self._shortcut is None or not self._shortcut(data)) and (block := self.body.feed(data)):
+        if (self._shortcut is None or not self._shortcut(data)) and (block := self.reader.feed(data)):
             self._sink.feed(block)
 
 
@@ -67,7 +75,7 @@ def relay(secret: bytes) -> tuple[Engine, Relay, list[bytes], Flight]:
 
 def body(written: list[bytes]) -> bytes:
     """What the client reads."""
-    chunks = ChunkedBody()
+    chunks = chunked()
     return b"".join(chunks.feed(part) for part in written if part)
 
 

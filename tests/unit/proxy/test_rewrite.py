@@ -13,6 +13,7 @@ from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.rewrite import StreamRewriter, scrub
 
+COMPLETIONS = "/v1/completions"
 SECRET = b"___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_"
 UUID = "0123456789abcdef0123456789abcdef"
 ENGINE_ID = "cmpl-" + SECRET.decode() + UUID
@@ -130,20 +131,27 @@ def test_an_event_without_end_does_not_fill_memory() -> None:
 
 def test_a_whole_answer_loses_address_and_parameters_and_nothing_else() -> None:
     body = json.dumps(
-        {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é"}
+        {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é", "choices": []}
     ).encode()
-    assert json.loads(rewrite.reply(body, SECRET)) == {"id": f"cmpl-{UUID}", "x": 1.10, "u": "é"}
+    assert json.loads(rewrite.reply(COMPLETIONS, body, SECRET, "decode-0")) == {
+        "id": f"cmpl-{UUID}",
+        "x": 1.10,
+        "u": "é",
+        "choices": [],
+    }
 
 
 def test_a_whole_answer_without_either_passes_as_the_same_bytes() -> None:
-    body = b'{ "id" : "cmpl-1",\n "a": [1.0, 2e5] }'
-    assert rewrite.reply(body, b"") == body
+    body = b'{ "id" : "cmpl-1",\n "choices": [1.0, 2e5] }'
+    assert rewrite.reply(COMPLETIONS, body, b"", "decode-0") == body
 
 
-@pytest.mark.parametrize("body", [b"", b" \n", b"[]", b"null", b"{", b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b" \n", b"[]", b"null", b"{", b"\xff", b"{}", b"<html>busy</html>", b'{"id": "cmpl-1"}']
+)
 def test_what_is_no_answer_is_broken(body: bytes) -> None:
     with pytest.raises(BrokenReplyError):
-        rewrite.reply(body, SECRET)
+        rewrite.reply(COMPLETIONS, body, SECRET, "decode-0")
 
 
 @pytest.mark.parametrize(
@@ -182,10 +190,10 @@ def test_error_objects_of_every_shape_are_understood(body: bytes, message: str |
 def test_an_error_in_the_first_event_becomes_a_status(code: Any, status: int) -> None:
     first = sse.encode_event(json.dumps({"object": "error", "error": {"message": "m", "code": code}}))
     with pytest.raises(RefusedInStreamError) as caught:
-        rewrite.raise_error(first)
+        rewrite.raise_first_error(first)
     assert (caught.value.status, caught.value.message) == (status, "m")
 
 
 def test_an_answer_about_errors_is_no_error() -> None:
-    rewrite.raise_error(event('"error"'))
-    rewrite.raise_error(event("x", finish_reason="error"))
+    rewrite.raise_first_error(event('"error"'))
+    rewrite.raise_first_error(event("x", finish_reason="error"))

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from pd_contracts.http_answers import Head
 from pd_contracts.records import Failure
-from pd_loadgen.client.http1 import Head
 
 
 @dataclass(slots=True)

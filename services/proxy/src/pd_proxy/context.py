@@ -14,6 +14,7 @@ from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Metrics
 from pd_proxy.settings import Settings
+from pd_proxy.shortage import Shortage
 from pd_proxy.tasks import Tasks
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
@@ -46,6 +47,7 @@ class Context(ABC):
     flights: Flights
     budget: Budget
     metrics: Metrics
+    shortage: Shortage
     upstream: Upstream
     turns: Iterator[int]
     keys: tuple[bytes, ...]
@@ -55,6 +57,7 @@ class Context(ABC):
 
     def __post_init__(self) -> None:
         """What follows from the parts."""
+        self.limits = self.settings.limits()
         self.rules = Rules(self.settings.policy, self.trust, self.flights.load)
 
     @abstractmethod

@@ -136,6 +136,24 @@ class TooManyRequestsError(ProxyError):
     cause = "too_many_requests"
 
 
+class TooManyConnectionsError(ProxyError):
+    """One client holds as many connections as one may."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_connections"
+    cause = "too_many_connections"
+
+
+class OutOfDescriptorsError(ProxyError):
+    """The proxy itself can open no more connections; no engine is to blame."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "out_of_descriptors"
+    cause = "out_of_descriptors"
+
+
 class QueuedTooLongError(ProxyError):
     """There was no room for the request's KV within QUEUE_TIMEOUT_S."""
 
@@ -209,6 +227,13 @@ class BrokenReplyError(UpstreamError):
     """The engine answered 200 with something that is no answer."""
 
     cause = "broken_reply"
+
+
+class AnswerTooLargeError(UpstreamError):
+    """The engine's answer is larger than may be held; another engine would answer the same."""
+
+    code = "answer_too_large"
+    cause = "answer_too_large"
 
 
 class StalledError(UpstreamError):

@@ -96,6 +96,9 @@ class Metrics(Collector):
         self._retried = self._counter("retries", "Attempts after a failed one, by what had failed", "cause")
         self._canaries = self._counter("canaries", "Canaries of pairs, by verdict", "verdict")
         self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
+        self._refused_connections = self._counter(
+            "refused_connections", "Connections that there was no room for, by reason", "reason"
+        )
         self._restarts = self._counter(
             "worker_restarts", "Workers that ended and were replaced (PROXY_WORKERS above 1)"
         )
@@ -147,6 +150,10 @@ class Metrics(Collector):
         """A ping was refused."""
         self.rejected_pings += 1
         self._rejected.labels(reason).inc()
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection of a client, or to an engine, was not made or not kept."""
+        self._refused_connections.labels(reason).inc()
 
     def drained(self, result: str) -> None:
         """A drain ended: "done" or "failed"."""

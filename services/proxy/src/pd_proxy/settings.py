@@ -9,6 +9,7 @@ from msgspec import Meta
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port
 from pd_proxy.engines.policy import Policy
+from pd_proxy.protocol.generation import IMAGE_MAX_TOKENS, MAX_BODY_ITEMS, MAX_PROMPTS, Limits
 
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -78,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     give_up_s: Annotated[
         Seconds,
         Meta(
-            description="a request is given up at an engine that for so long has not begun (in one piece: ended) its answer, s"
+            description="a request is given up at an engine that sent nothing of its answer for so long (in one piece: has not ended it), s"
         ),
     ] = 1800.0
     probe_interval_s: Annotated[Seconds, Meta(description="time between probes of a suspect engine, s")] = 5.0
@@ -97,6 +98,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: Annotated[
         int, Meta(ge=0, description="requests served or queued at once, more get 429; 0: no bound")
     ] = 0
+    max_connections_per_client: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="connections that one address may hold at a time, more get 429; 0: nine tenths of those for which there are descriptors",
+        ),
+    ] = 0
     kv_in_flight_bytes: Annotated[
         int, Meta(ge=0, description="KV on its way to one decode engine, bytes; more waits; 0: no bound")
     ] = 0
@@ -109,6 +117,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client_stall_timeout_s: Annotated[
         Seconds, Meta(description="a stream whose client takes nothing for so long is ended, s")
     ] = 120.0
+    max_answer_bytes: Annotated[
+        int,
+        Meta(ge=1, description="largest answer in one piece that is held for a client, bytes; for more it gets 502"),
+    ] = 256 * 1024 * 1024
+    upload_idle_timeout_s: Annotated[
+        Seconds, Meta(description="a request of whose body nothing came for so long gets 408, s")
+    ] = 60.0
     abort_grace_s: Annotated[
         float,
         Meta(ge=0, description="a decode request is not aborted before its first byte or before this age, s"),
@@ -129,6 +144,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_key: Annotated[str, Meta(description="key for /admin, sent as a bearer token; empty: nobody may")] = ""
 
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest request body, bytes")] = 32 * 1024 * 1024
+    max_prompts: Annotated[int, Meta(ge=1, description="prompts that one request may hold, more get 400")] = MAX_PROMPTS
+    max_body_items: Annotated[
+        int,
+        Meta(ge=1, description="strings, lists and objects that a request body may hold, names included; more get 400"),
+    ] = MAX_BODY_ITEMS
+    image_max_tokens: Annotated[
+        int, Meta(ge=1, description="tokens that the model makes of a large image at most, for estimates")
+    ] = IMAGE_MAX_TOKENS
     keep_alive_s: Annotated[Seconds, Meta(description="an idle client connection is closed after this, s")] = 65.0
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="time that running requests have to end after SIGTERM, s")
@@ -137,6 +160,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         """Refuse networks that are none."""
         self.networks()
+
+    def limits(self) -> Limits:
+        """What a request body may hold."""
+        return Limits(self.max_prompts, self.max_body_items, self.image_max_tokens)
 
     def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """PING_NETWORKS, read.

@@ -19,6 +19,7 @@ from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt, Debts
 from pd_proxy.metrics import Metrics
 from pd_proxy.settings import Settings
+from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
 from pd_proxy.upstream.models import ask_models
@@ -144,6 +145,8 @@ def alone(settings: Settings) -> Supervisor:
     """
     registry, trust, debts = registry_of(settings), Trust(needed=settings.canary), Debts()
     budget = Budget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token)
+    metrics = Metrics(lambda: trust.shown(registry.view()), budget.claimed, debts.__len__)
+    shortage = Shortage(metrics.connection_refused)
     return Supervisor(
         settings=settings,
         registry=registry,
@@ -151,8 +154,9 @@ def alone(settings: Settings) -> Supervisor:
         debts=debts,
         flights=Flights(),
         budget=budget,
-        metrics=Metrics(lambda: trust.shown(registry.view()), budget.claimed, debts.__len__),
-        upstream=Upstream(settings.connect_timeout_s),
+        metrics=metrics,
+        shortage=shortage,
+        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage),
         turns=itertools.count(),
         keys=read_keys(settings.api_keys_file),
         started=monotonic(),

@@ -19,10 +19,10 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.hub import get_hub
 
+from pd_contracts.http_answers import AnswerReader, ProtocolError
 from pd_contracts.records import Failure
 from pd_loadgen.client.address import Target
 from pd_loadgen.client.exchange import Exchange
-from pd_loadgen.client.http1 import ProtocolError, Response, TruncatedError
 from pd_loadgen.live.sending.kernel_stamps import ANCILLARY_BYTES, Stamps, ask
 from pd_loadgen.live.sending.tls import Secured
 
@@ -56,13 +56,14 @@ class Connection:
         self._before = 0.0
         self._watcher = get_hub().loop.io(sock.fileno(), _READ)
         self._ended = Event()
-        self._response = Response()
+        self._reader = AnswerReader()
         self._exchange = Exchange(0.0)
 
     def run(self, request: bytes, exchange: Exchange, timeout: float) -> None:
         """Send a request and stamp its response into `exchange`; on return the response is complete or `failure` is set."""
         self._ended.clear()
-        self._response, self._exchange = Response(), exchange
+        self._reader.next()
+        self._exchange = exchange
         self._watcher.start(self._on_readable)
         alarm = gevent.Timeout.start_new(timeout)
         try:
@@ -79,7 +80,7 @@ class Connection:
     @property
     def reusable(self) -> bool:
         """True if the last response leaves the connection fit for another request."""
-        return self._response.reusable and self._exchange.failure is None
+        return self._reader.reusable and self._exchange.failure is None
 
     def stale(self, now: float) -> bool:
         """True if an idle connection was closed by the server, or may be soon."""
@@ -97,6 +98,7 @@ class Connection:
         """Close it; the watcher goes first, because the loop must not watch a number that may be given to another file."""
         self._watcher.close()
         self._sock.close()
+        self._reader.close()
 
     def _send(self, request: bytes) -> None:
         view = memoryview(request if self._secured is None else self._secured.wrap(request))
@@ -135,24 +137,26 @@ class Connection:
             self._take(at, data)
         except ProtocolError as error:
             self._fail("protocol", str(error))
-        except TruncatedError as error:
-            self._fail("truncated", str(error))
         except ssl.SSLError as error:
             self._fail("truncated", f"TLS broke: {error.reason}")
-        if self._exchange.headers_at is None and self._response.head is not None:
-            self._exchange.headers_at, self._exchange.head = at, self._response.head
-        if self._response.complete:
+        reader = self._reader
+        if self._exchange.headers_at is None and reader.status:
+            self._exchange.headers_at, self._exchange.head = at, reader.head
+        if reader.complete:
             self._exchange.end = at
             self._watcher.stop()
             self._ended.set()
 
     def _take(self, at: float, data: bytes) -> None:
         """Hand on what was read; nothing is the end of the connection."""
+        reader = self._reader
         if not data:
-            self._response.eof()
+            if not reader.eof():
+                when = "in the middle of the answer" if reader.begun else "before an answer came"
+                self._fail("truncated", f"the server closed the connection {when}")
             return
         plain = data if self._secured is None else self._secured.unwrap(data)
-        if plain and (body := self._response.feed(plain)):
+        if plain and (body := reader.feed(plain)):
             self._exchange.reads.append((at, body))
 
     def _fail(self, kind: str, message: str) -> None:

@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException
 from pd_contracts import log
 from pd_contracts.timing import Stages
 from pd_proxy.api.admin import Admin
+from pd_proxy.api.delivery import Delivery
+from pd_proxy.api.handed_over import connection_broken
 from pd_proxy.api.membership import Membership
 from pd_proxy.api.passthrough import Passthrough
 from pd_proxy.api.routes import Generating, Showing
@@ -23,8 +25,8 @@ from pd_proxy.background.repay import Repayment
 from pd_proxy.background.watchdog import Watchdog
 from pd_proxy.context import Context
 from pd_proxy.discovery.kubernetes import source_of
-from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError
-from pd_proxy.request.serving import JSON, response_headers
+from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError, SlowClientError
+from pd_proxy.request.serving import JSON, delivered, response_headers
 from pd_proxy.request.trace import Trace, attached
 from pd_proxy.supervisor import Supervisor
 
@@ -51,27 +53,37 @@ class Connection(ASGIHTTPConnection):
 
     async def handle_request(self, request: Request, send: ASGISendCallable) -> None:
         """Handle it, then clean up."""
+        delivery = Delivery(send, self.app.context.settings.client_stall_timeout_s)
         try:
-            await super().handle_request(request, send)
+            await super().handle_request(request, delivery.send)
+            if (trace := attached(request)) is not None and not connection_broken(self.scope):
+                delivered(trace)
+        except SlowClientError as error:
+            if (trace := attached(request)) is not None:
+                trace.fail(error)
         finally:
-            trace = attached(request)
-            if trace is not None:
+            if (trace := attached(request)) is not None:
                 end(self.app.context, trace)
 
 
 def end(context: Context, trace: Trace) -> None:
     """Let go of the engine, count the request, log one line."""
     trace.left()
-    stream = trace.answer
-    if stream is not None and trace.complete:
-        stream.settle()
-    elif stream is not None:
-        stream.close(failed=trace.server_fault)
+    let_go(trace)
     context.metrics.ended(trace.endpoint, trace.status, trace.cause, fault=trace.server_fault)
     stages = trace.stages(monotonic())
     if trace.complete:
         context.metrics.staged(stages)
     request_ended(summary(trace, stages))
+
+
+def let_go(trace: Trace) -> None:
+    """The engine has said what it had to say, or nobody waits for it any more."""
+    stream, trace.answer = trace.answer, None
+    if stream is not None and trace.over is not None:
+        stream.settle()
+    elif stream is not None:
+        stream.close(failed=trace.server_fault)
 
 
 def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
@@ -104,6 +116,8 @@ def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
     app = Proxy(context)
     app.asgi_http_class = Connection
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
+    # A client that reads slowly gets its whole answer; `front` ends the connection of one that takes nothing any more.
+    app.config["RESPONSE_TIMEOUT"] = None
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
     app.before_request(refuse_two_lengths)

@@ -8,16 +8,27 @@ from typing import Final, Protocol, cast
 
 from hypercorn.config import Config
 
-from pd_proxy.api.app import end
+from pd_contracts.http_answers import MAX_HEAD_BYTES
+from pd_proxy.api.app import end, let_go
+from pd_proxy.api.farewell import Farewell
+from pd_proxy.api.unsent import Unsent
 from pd_proxy.context import Context
-from pd_proxy.errors import HttpError, ProxyError
-from pd_proxy.protocol.wire import LAST_CHUNK, RequestHead, may_become_ours, request_head, write_chunk, write_head
+from pd_proxy.errors import HttpError, ProxyError, SlowClientError
+from pd_proxy.protocol.wire import (
+    LAST_CHUNK,
+    RequestHead,
+    may_become_head,
+    request_head,
+    write_chunk,
+    write_head,
+)
 from pd_proxy.request.serving import (
     EVENTS,
     JSON,
     answer,
     begin,
     check_authorization,
+    delivered,
     last_events,
     response_headers,
     stream_headers,
@@ -29,8 +40,8 @@ from pd_proxy.upstream.relay import Relay
 
 logger = logging.getLogger(__name__)
 
-# As Quart: a body that is still not here then will not come.
-BODY_TIMEOUT_S: Final = 60.0
+# How often to look whether a slow client has taken its answer.
+LOOK_S: Final = 0.05
 # What a client may send ahead while its request is served.
 PIPELINED_BYTES: Final = 64 * 1024
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -45,6 +56,19 @@ class Front(Protocol):
     clients: "set[Client]"
     tasks: set[asyncio.Task[None]]
     stopping: bool
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many connections are being turned away that there is no time to be polite."""
+        ...
+
+    def enter(self, transport: asyncio.Transport) -> ProxyError | None:
+        """Count a connection; the reason if there is no room for it."""
+        ...
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """It has ended."""
+        ...
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
@@ -70,13 +94,24 @@ class Client(asyncio.Protocol):
         self._answering = False
         self._write_paused = False
         self._read_paused = False
+        self._unsent: Unsent | None = None
+        self._delivering = False  # an answer is written, and the client has not taken all of it
+        self._has_everything = False
+        self._seen = 0  # bytes in which no head has been found to end
         self._deadline = 0.0
         self._arrived = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         self._transport = cast("asyncio.Transport", transport)
+        error = self._front.enter(self._transport)
+        if error is not None:
+            self._turn_away(error)
+            if self._front.crowded:
+                self._transport.close()
+            return
         self._front.clients.add(self)
+        self._unsent = Unsent(self._transport, self._front.context.settings.client_stall_timeout_s)
         self._wait(self._front.config.keep_alive_timeout)
 
     def data_received(self, data: bytes) -> None:
@@ -90,15 +125,19 @@ class Client(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """It will send no more; as for Hypercorn, that means that it left."""
-        if self._task is not None:
+        self._has_everything = self._delivering and self._unsent is not None and not self._unsent.size
+        if self._task is not None and not self._has_everything:
             self._task.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  it left, whatever the reason
         """It left."""
         self._front.clients.discard(self)
-        self._transport = None
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            self._front.leave(transport)
         if self._task is not None:
-            self._task.cancel()
+            if not self._has_everything:
+                self._task.cancel()
         elif self._head is not None:
             self._give_up(None)
 
@@ -118,13 +157,14 @@ class Client(asyncio.Protocol):
 
     def expire(self, now: float) -> None:
         """End it if nothing came for too long and nothing is being served."""
-        if self._task is None and now > self._deadline and self._transport is not None:
-            if self._head is not None and not self._transport.is_closing():
-                self._give_up(HttpError(408, "the request body did not come in time"))
-                self._buffer = bytearray()
-                self.close()
-            else:
-                self._transport.abort()
+        if self._task is not None or now <= self._deadline or self._transport is None or self._unsent is None:
+            return
+        if self._head is not None and not self._transport.is_closing():
+            limit = self._front.context.settings.upload_idle_timeout_s
+            self._give_up(HttpError(408, f"nothing of the request body came for {limit:g} s"))
+            self._say_goodbye()
+        elif not self._unsent.size or self._unsent.stalled(now):
+            self._transport.abort()
 
     def stop(self) -> None:
         """Take no more requests; one whose head is here still gets its answer."""
@@ -133,9 +173,19 @@ class Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection after what was written."""
-        if self._transport is not None:
+        if self._transport is None:
+            return
+        self._wait(self._front.config.keep_alive_timeout)
+        if self._buffer:
+            self._say_goodbye()
+        else:
             self._transport.close()
-            self._wait(self._front.config.keep_alive_timeout)
+
+    def _say_goodbye(self) -> None:
+        """Close it, but let a client that is still sending read its answer."""
+        self._buffer = bytearray()
+        if self._transport is not None and not self._transport.is_closing():
+            Farewell(self._transport, self.connection_lost)
 
     def _wait(self, timeout_s: float) -> None:
         self._deadline = self._front.loop.time() + timeout_s
@@ -150,6 +200,7 @@ class Client(asyncio.Protocol):
         head = cast("RequestHead", self._head)
         size = head.size + head.length
         if len(self._buffer) < size:
+            self._wait(self._front.context.settings.upload_idle_timeout_s)
             return
         body = bytes(memoryview(self._buffer)[head.size : size])
         del self._buffer[:size]
@@ -160,18 +211,35 @@ class Client(asyncio.Protocol):
         self._task.add_done_callback(self._served)
 
     def _read_head(self, transport: asyncio.Transport) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0 and may_become_ours(self._buffer):
+        before, self._seen = self._seen, len(self._buffer)
+        end = self._buffer.find(b"\r\n\r\n", max(0, before - 3)) + 4
+        if end < 4:
+            if self._seen >= MAX_HEAD_BYTES:
+                self._turn_away(HttpError(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"))
+            elif not may_become_head(self._buffer, before):
+                self._hand_over(transport)
             return False
-        head = request_head(self._buffer, end + 4) if end >= 0 else None
+        self._seen = 0
+        if end > MAX_HEAD_BYTES:
+            self._turn_away(HttpError(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"))
+            return False
+        head = request_head(self._buffer, end)
         if head is None or head.length > self._front.context.settings.max_body_bytes:
-            self._front.clients.discard(self)
-            self._transport = None
-            self._front.hand_over(transport, bytes(self._buffer))
+            self._hand_over(transport)
             return False
         self._head, self._arrived = head, monotonic()
-        self._wait(BODY_TIMEOUT_S)
         return True
+
+    def _hand_over(self, transport: asyncio.Transport) -> None:
+        self._front.clients.discard(self)
+        self._transport = None  # so that it is not this object that leaves
+        self._front.hand_over(transport, bytes(self._buffer))
+
+    def _turn_away(self, error: ProxyError) -> None:
+        """Say why this connection is of no use, and close it."""
+        self._keep_alive = False
+        self._refuse(error, None)
+        self._say_goodbye()
 
     def _give_up(self, error: ProxyError | None) -> None:
         """Count a request whose body will not come, and say so, with `error`, to a client that is still there."""
@@ -196,14 +264,33 @@ class Client(asyncio.Protocol):
             else:
                 headers = {"Content-Type": JSON, **whole_headers(trace), "Content-Length": str(len(found.body))}
                 self._write(self._response(200, headers) + found.body)
+            if self._write_paused:
+                await self._taken(trace)
+            delivered(trace)
         except ProxyError as error:
             self._refuse(error, trace)
         finally:
             if trace is not None:
                 end(context, trace)
 
+    async def _taken(self, trace: Trace) -> None:
+        """Wait until a slow client has taken the whole answer, as long as it takes something of it; the engine need not wait."""
+        let_go(trace)
+        unsent, self._delivering = self._unsent, True
+        while self._transport is not None and unsent is not None and unsent.size:
+            if unsent.stalled(self._front.loop.time()):
+                trace.fail(SlowClientError("the client does not take its answer"))
+                self._transport.abort()
+                break
+            await asyncio.sleep(LOOK_S)
+        self._delivering = False
+
     async def _stream(self, stream: Stream, trace: Trace) -> None:
         headers = {"Content-Type": EVENTS, **stream_headers(trace), "Transfer-Encoding": "chunked"}
+        if (block := stream.whole()) is not None:
+            events = block + last_events(stream, trace)
+            self._write(self._response(200, headers) + write_chunk(events) + LAST_CHUNK)
+            return
         write = self._write if self._transport is None else self._transport.write
         relay = self._relay = stream.relay(write, self._response(200, headers))
         if self._write_paused:

@@ -9,22 +9,42 @@ connection to its end. What both do with a request is in `serving`.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
+from hypercorn.typing import LifespanState
 from hypercorn.utils import wrap_app
 
+from pd_contracts.descriptors import free_descriptors
 from pd_proxy.api.app import Proxy
 from pd_proxy.api.client import Client
+from pd_proxy.api.handed_over import HandedOver, Server, Writer, state_of
+from pd_proxy.api.room import RESERVE, Room, client_of
+from pd_proxy.api.unsent import Unsent
+from pd_proxy.errors import ProxyError, TooManyConnectionsError
 
 SWEEP_S: Final = 1.0
+# How often to look how many descriptors there are: others need some, too.
+MEASURE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """Connections that another process has accepted: `take` gives those that have come through `source`."""
+
+    source: socket.socket
+    take: Callable[[socket.socket], Sequence[socket.socket]]
 
 
 async def serve_front(
-    app: Proxy, config: Config, shutdown: Callable[[], Awaitable[None]], sockets: Sequence[socket.socket] = ()
+    app: Proxy,
+    config: Config,
+    shutdown: Callable[[], Awaitable[None]],
+    sockets: Sequence[socket.socket] = (),
+    passed_on: PassedOn | None = None,
 ) -> None:
     """Serve until `shutdown` returns, then let running requests end within the configuration's graceful timeout.
 
@@ -40,12 +60,16 @@ async def serve_front(
         for sock in sockets or config.create_sockets().insecure_sockets
     ]
     await app.startup()
+    if passed_on is not None:
+        loop.add_reader(passed_on.source.fileno(), connections.take, passed_on)
     sweeping = loop.create_task(connections.sweep())
     try:
         await shutdown()
     finally:
         for server in servers:
             server.close()
+        if passed_on is not None:
+            loop.remove_reader(passed_on.source.fileno())
         sweeping.cancel()
         await connections.finish()
         await app.shutdown()
@@ -62,23 +86,74 @@ class Connections:
         self.clients: set[Client] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self.stopping = False
+        self._joining: set[asyncio.Task[Any]] = set()
+        self._handed_over: dict[HandedOver, Unsent] = {}
+        self._addresses: dict[asyncio.Transport, str] = {}
+        self._turned_away: set[asyncio.Transport] = set()
+        self._room = Room(free_descriptors(), self.context.settings.max_connections_per_client)
+        self._measured = self.loop.time()
         self._worker = WorkerContext(None)
         self._wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
         self._date = (0, "")
 
+    def take(self, passed_on: PassedOn) -> None:
+        """Serve connections that somebody else has accepted."""
+        for sock in passed_on.take(passed_on.source):
+            sock.setblocking(False)
+            joining = self.loop.create_task(self.loop.connect_accepted_socket(lambda: Client(self), sock))
+            self._joining.add(joining)
+            joining.add_done_callback(self._joined)
+
+    def _joined(self, joining: "asyncio.Task[Any]") -> None:
+        self._joining.discard(joining)
+        if not joining.cancelled():
+            joining.exception()  # it left before it was served
+
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader, self._hypercorn)
+        protocol = HandedOver(transport, self._hypercorn, self._hypercorn_left)
+        patience_s = self.context.settings.client_stall_timeout_s
+        self._handed_over[protocol] = Unsent(transport, patience_s)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)
 
-    async def _hypercorn(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    @property
+    def crowded(self) -> bool:
+        """As in `client.Front`."""
+        return len(self._turned_away) > RESERVE // 2
+
+    def enter(self, transport: asyncio.Transport) -> ProxyError | None:
+        """Count a connection; the reason if there is no room for it."""
+        address = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
+        error = self._room.take(address)
+        if error is None:
+            self._addresses[transport] = address
+            return None
+        self._turned_away.add(transport)
+        self.context.shortage.noted(
+            "per_client" if isinstance(error, TooManyConnectionsError) else "clients", error.message
+        )
+        return error
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """It has ended."""
+        self._turned_away.discard(transport)
+        address = self._addresses.pop(transport, None)
+        if address is not None:
+            self._room.give_back(address)
+
+    def _hypercorn_left(self, protocol: HandedOver) -> None:
+        del self._handed_over[protocol]
+        self.leave(protocol.transport)
+
+    async def _hypercorn(self, reader: asyncio.StreamReader, writer: Writer) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self.tasks.add(task)
         try:
-            await TCPServer(self._wrapped, self.loop, self.config, self._worker, {}, reader, writer)
+            await Server(
+                self._wrapped, self.loop, self.config, self._worker, LifespanState(state_of(writer)), reader, writer
+            )
         finally:
             self.tasks.discard(task)
 
@@ -90,12 +165,19 @@ class Connections:
         return self._date[1]
 
     async def sweep(self) -> None:
-        """End the connections that are idle for too long, for ever."""
+        """End the connections that are idle for too long, or whose clients do not take what they were sent, for ever."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self.loop.time()
+            if now - self._measured > MEASURE_S:
+                self._measured = now
+                own = self._room.count + self.context.upstream.connections
+                self._room.measure(free_descriptors() + own)
             for client in list(self.clients):
                 client.expire(now)
+            for protocol, unsent in list(self._handed_over.items()):
+                if unsent.stalled(now):
+                    protocol.transport.abort()
 
     async def finish(self) -> None:
         """Serve no new requests, let the running ones end, then cancel them."""

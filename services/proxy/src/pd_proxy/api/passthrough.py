@@ -8,6 +8,7 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from pd_proxy import __version__
+from pd_proxy.api.body import body_of
 from pd_proxy.api.routes import check_key
 from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance, State
@@ -65,7 +66,7 @@ class Passthrough:
     async def any_engine(self) -> Response:
         """The answer of some ready engine that serves the model; of another one if that is not reached."""
         check_key(self._context)
-        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        body = await body_of(request, self._context.settings)
         if self._context.stopping:
             raise ShuttingDownError("the proxy is shutting down")
         engines = _able(self._context, _model(body))

@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, PairStats, ProxyStats
 from pd_proxy import __version__
+from pd_proxy.api.body import body_of
 from pd_proxy.api.deployment import describe
 from pd_proxy.background.canary import pairs
 from pd_proxy.context import Context
@@ -59,13 +60,11 @@ class Generating:
         """Serve a completion, a chat completion or a response."""
         trace = begin(self._context, request.path, header)
         attach(request, trace)
-        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        body = await body_of(request, self._context.settings)
         # Quart may never come to iterate a stream if the client leaves now; the connection closes it in any case.
         found = await answer(self._context, trace, header, body)
         if isinstance(found, Stream):
-            response = Response(self._events(found, trace), content_type=EVENTS, headers=stream_headers(trace))
-            response.timeout = None
-            return response
+            return Response(self._events(found, trace), content_type=EVENTS, headers=stream_headers(trace))
         return Response(found.body, content_type=JSON, headers=whole_headers(trace))
 
     async def _events(self, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:

@@ -8,7 +8,7 @@ import asyncio
 from time import monotonic
 
 from pd_proxy.engines.registry import Instance, State
-from pd_proxy.errors import ConnectTimeoutError, RefusedError, UnreachableError, UpstreamError
+from pd_proxy.errors import ConnectTimeoutError, OutOfDescriptorsError, RefusedError, UnreachableError, UpstreamError
 from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.models import ask_models, check_health
 
@@ -47,6 +47,8 @@ class Admission:
                 models = await ask_models(self._context.upstream, instance, settings.health_timeout_s, settings.model)
                 self._asked[instance.incarnation] = monotonic() + settings.models_interval_s
             changes = registry.healthy(instance, models)
+        except OutOfDescriptorsError:
+            changes = []  # which says nothing about the engine
         except UpstreamError as error:
             refuses = isinstance(error, UnreachableError) and not isinstance(error, ConnectTimeoutError)
             # A refusal is an answer; being late is not, and says nothing of an engine whose streams flow meanwhile.

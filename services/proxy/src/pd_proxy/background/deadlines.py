@@ -39,7 +39,7 @@ class Deadlines:
     def _end_overdue(self, instance: Instance, now: float) -> None:
         """An engine whose other requests move may have lost one; who waits for it must not wait for ever."""
         limit = self._context.settings.give_up_s
-        error = StalledError(f"{instance.name} began no answer for {limit:g} s")
-        ended = self._context.flights.abort_unanswered(instance, now - limit, error)
+        error = StalledError(f"{instance.name} sent nothing of an answer for {limit:g} s")
+        ended = self._context.flights.abort_overdue(instance, now - limit, error)
         if ended:
             logger.warning("requests ended that an engine does not answer", extra={"requests": ended})

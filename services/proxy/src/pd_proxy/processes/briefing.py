@@ -11,8 +11,9 @@ from pd_proxy.processes.shared_parts import ProcessCounters
 from pd_proxy.processes.worker_process import WorkerProcess
 
 NEWS_S: Final = 0.02
-# A worker that does not answer is not waited for any longer than that.
+# A worker that does not answer is not waited for any longer than that, and one that has been silent for so long is not asked.
 HEARD_S: Final = 0.5
+SILENT_S: Final = 1.0
 
 
 class Briefing:
@@ -39,9 +40,9 @@ class Briefing:
         """Wait until all workers know what the registry says now, and have reported since; for HEARD_S at most."""
         self.tell()
         self._asked += 1
-        futures = []
+        futures, now = [], asyncio.get_running_loop().time()
         for worker in self._workers:
-            if worker.channel is not None and worker.ready.is_set():
+            if worker.channel is not None and worker.speaks(now, SILENT_S):
                 futures.append(worker.asks(self._asked))
                 worker.channel.send(Ask(number=self._asked))
         if futures:

@@ -19,12 +19,19 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The first to a worker: its settings and number, and which of its descriptors are the shared counters and the listening socket."""
+    """The first to a worker: its settings and number.
+
+    Attributes:
+        counters: its descriptor for the shared counters.
+        listener: that of its listening socket.
+        handover: that of a socket over which it gets clients' connections.
+    """
 
     settings: Settings
     number: int
     counters: int
     listener: int
+    handover: int
     started: float
 
 
@@ -67,6 +74,10 @@ class Answered(Message, frozen=True, kw_only=True):
 
 class Ready(Message, frozen=True, kw_only=True):
     """To the parent: clients can connect."""
+
+
+class Beat(Message, frozen=True, kw_only=True):
+    """To the parent: the worker's event loop goes round."""
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +126,7 @@ class Looked(Message, frozen=True, kw_only=True):
 
 
 AnyMessage = (
-    Welcome | News | Ask | Stop | Forwarded | Answered | Ready | Report | Owed | Unreachable | LookAgain | Looked
+    Welcome | News | Ask | Stop | Forwarded | Answered | Ready | Beat | Report | Owed | Unreachable | LookAgain | Looked
 )
 _decoder = msgspec.json.Decoder(AnyMessage)
 

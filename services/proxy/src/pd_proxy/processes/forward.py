@@ -6,7 +6,7 @@ from typing import Any, Final
 from quart import Blueprint, Response, request
 
 from pd_proxy.api.app import Proxy
-from pd_proxy.errors import ShuttingDownError
+from pd_proxy.errors import HttpError, ShuttingDownError
 from pd_proxy.processes.channel import Answered, Forwarded
 from pd_proxy.processes.worker_context import Tell
 
@@ -16,12 +16,17 @@ _ASKED: Final = ("Authorization",)
 _SAID: Final = ("Content-Type", "Retry-After", "Allow")
 
 
+# The parent answers from memory, but for what operators ask for; it says nothing if it stands still.
+ANSWER_S: Final = 10.0
+
+
 class Forward:
     """A worker's side: asks the parent over the channel."""
 
-    def __init__(self, tell: Tell) -> None:
-        """`tell` sends a message to the parent."""
+    def __init__(self, tell: Tell, give_up_s: float) -> None:
+        """`tell` sends a message to the parent; what operators ask for may take it up to `give_up_s`."""
         self._tell = tell
+        self._give_up_s = give_up_s
         self._waiting: dict[int, asyncio.Future[Answered]] = {}
         self._last = 0
 
@@ -47,8 +52,12 @@ class Forward:
                 headers={name: request.headers[name] for name in _ASKED if name in request.headers},
             )
         )
+        patience_s = self._give_up_s if request.path.startswith("/admin/") else ANSWER_S
         try:
-            said = await answer
+            async with asyncio.timeout(patience_s):
+                said = await answer
+        except TimeoutError:
+            raise HttpError(504, f"the proxy's parent did not answer within {patience_s:g} s") from None
         finally:
             del self._waiting[number]
         return Response(said.body, said.status, headers=said.headers)

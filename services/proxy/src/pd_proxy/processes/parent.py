@@ -19,6 +19,7 @@ from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, Share
 from pd_proxy.processes.worker_process import WorkerProcess
 from pd_proxy.processes.worker_reports import WorkerReports
 from pd_proxy.settings import Settings
+from pd_proxy.shortage import Shortage
 from pd_proxy.supervisor import Supervisor, registry_of
 from pd_proxy.upstream.flights import Verdict, verdict
 from pd_proxy.upstream.http import Upstream
@@ -110,6 +111,8 @@ def parent(settings: Settings, shared: SharedCounters, workers: Sequence[WorkerP
     counters, reports = ProcessCounters(shared, 0), WorkerReports()
     budget = SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, counters)
     briefing = Briefing(registry, trust, counters, workers)
+    metrics = PooledMetrics(lambda: trust.shown(registry.view()), budget.claimed, debts.__len__, shared, reports)
+    shortage = Shortage(metrics.connection_refused)
     return Parent(
         settings=settings,
         registry=registry,
@@ -117,8 +120,9 @@ def parent(settings: Settings, shared: SharedCounters, workers: Sequence[WorkerP
         debts=debts,
         flights=PooledFlights(counters, reports),
         budget=budget,
-        metrics=PooledMetrics(lambda: trust.shown(registry.view()), budget.claimed, debts.__len__, shared, reports),
-        upstream=Upstream(settings.connect_timeout_s),
+        metrics=metrics,
+        shortage=shortage,
+        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage),
         turns=itertools.count(),
         keys=read_keys(settings.api_keys_file),
         started=monotonic(),

@@ -15,14 +15,15 @@ import uvloop
 
 from pd_contracts import log
 from pd_proxy.api.app import app_of
-from pd_proxy.api.front import serve_front
+from pd_proxy.api.front import PassedOn, serve_front
 from pd_proxy.api.passthrough import Passthrough
 from pd_proxy.api.routes import Generating
 from pd_proxy.background.deadlines import Deadlines
 from pd_proxy.errors import ShuttingDownError
-from pd_proxy.processes.channel import Answered, Ask, Channel, Looked, News, Ready, Stop, Welcome
+from pd_proxy.processes.channel import Answered, Ask, Beat, Channel, Looked, News, Ready, Stop, Welcome
 from pd_proxy.processes.forward import Forward
 from pd_proxy.processes.prepare import prepare
+from pd_proxy.processes.relief import LOOK_S, received
 from pd_proxy.processes.server import LAST_WORDS_S, configure
 from pd_proxy.processes.shared_counters import SharedCounters
 from pd_proxy.processes.shared_parts import ProcessCounters
@@ -44,8 +45,9 @@ class Worker:
         counters = ProcessCounters(SharedCounters(welcome.counters, settings.proxy_workers + 1), welcome.number)
         self._channel = channel
         self._listener = socket.socket(fileno=welcome.listener)
+        self._handover = socket.socket(fileno=welcome.handover)
         self._context = worker_context(settings, counters, channel.send, welcome.started)
-        self._forward = Forward(channel.send)
+        self._forward = Forward(channel.send, settings.give_up_s)
         self._shutdown = asyncio.Event()
 
     async def run(self) -> None:
@@ -59,8 +61,9 @@ class Worker:
             return  # the parent is gone already
         context.take(first)
         async with context.upstream, asyncio.TaskGroup() as group:
-            loops = [group.create_task(self._listen()), group.create_task(self._report())]
-            await serve_front(app, configure(context.settings), self._until_stopped, [self._listener])
+            loops = [group.create_task(loop) for loop in (self._listen(), self._report(), self._beat())]
+            passed_on = PassedOn(self._handover, received)
+            await serve_front(app, configure(context.settings), self._until_stopped, [self._listener], passed_on)
             await context.tasks.finish(context.settings.drain_timeout_s)
             for loop in loops:
                 loop.cancel()
@@ -92,6 +95,11 @@ class Worker:
         self._forward.abandon()
         self._shutdown.set()
         asyncio.get_running_loop().call_later(LAST_WORDS_S, os._exit, 1)
+
+    async def _beat(self) -> None:
+        while True:
+            self._channel.send(Beat())
+            await asyncio.sleep(LOOK_S)
 
     async def _report(self) -> None:
         deadlines = Deadlines(self._context)

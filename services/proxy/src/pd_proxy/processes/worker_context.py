@@ -14,6 +14,7 @@ from pd_proxy.kv.debts import Debt
 from pd_proxy.processes.channel import EngineReport, LookAgain, Message, News, Owed, Report, Unreachable
 from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, SharedFlights, SharedMetrics, Turns
 from pd_proxy.settings import Settings
+from pd_proxy.shortage import Shortage
 from pd_proxy.supervisor import LOOK_TIMEOUT_S
 from pd_proxy.upstream.flights import earliest
 from pd_proxy.upstream.http import Upstream
@@ -128,14 +129,17 @@ def worker_context(settings: Settings, counters: ProcessCounters, tell: Tell, st
     Raises:
         OSError: if the file of keys cannot be read.
     """
+    metrics = SharedMetrics(counters)
+    shortage = Shortage(metrics.connection_refused)
     return WorkerContext(
         settings=settings,
         registry=RegistryCopy(),
         trust=Trust(needed=settings.canary),
         flights=SharedFlights(counters),
         budget=SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, counters),
-        metrics=SharedMetrics(counters),
-        upstream=Upstream(settings.connect_timeout_s),
+        metrics=metrics,
+        shortage=shortage,
+        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage),
         turns=Turns(counters),
         keys=read_keys(settings.api_keys_file),
         started=started,

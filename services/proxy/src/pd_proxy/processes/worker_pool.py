@@ -31,14 +31,17 @@ from pd_proxy.processes.channel import (
 )
 from pd_proxy.processes.forward import answer
 from pd_proxy.processes.parent import Parent
+from pd_proxy.processes.relief import Relief
 from pd_proxy.processes.shared_counters import Head
-from pd_proxy.processes.spawn import spawned
+from pd_proxy.processes.spawn import handover_pair, spawned
 from pd_proxy.processes.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-# A worker is replaced after so many seconds of silence.
+# A worker is replaced after so many seconds of silence; new connections go to others long before (`relief`).
 SILENT_S: Final = 30
+# Until it serves, it says nothing; on a busy machine a start takes seconds.
+START_S: Final = 120
 # Who lived for so long did not fail at its start.
 STEADY_S: Final = 10.0
 MAX_PAUSE_S: Final = 5.0
@@ -74,13 +77,16 @@ class WorkerPool:
             OSError: if one ends before it serves.
         """
         loops = [asyncio.create_task(self._context.briefing.run()), asyncio.create_task(self._listen_for_silence())]
+        relief = asyncio.create_task(Relief(self._workers).run())
         keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
         try:
             await self._begin(keepers, shutdown)
-            for task in (*loops, *keepers):
+            for task in (*loops, relief, *keepers):
                 task.add_done_callback(self._task_ended)
             yield
         finally:
+            relief.cancel()
+            await asyncio.gather(relief, return_exceptions=True)
             await self._end(keepers)
             for loop in loops:
                 loop.cancel()
@@ -140,24 +146,30 @@ class WorkerPool:
     async def _live(self, worker: WorkerProcess) -> int:
         """One life of a worker, from its start to its end; returns its exit status."""
         context, listener = self._context, worker.listener.fileno()
-        process, ours = await spawned((context.shared.descriptor, listener))
-        channel = await Channel.open(ours)
-        worker.process, worker.channel = process, channel
-        channel.send(
-            Welcome(
-                settings=context.settings,
-                number=worker.number,
-                counters=context.shared.descriptor,
-                listener=listener,
-                started=context.started,
+        handover, theirs = handover_pair()
+        with handover:
+            with theirs:
+                process, ours = await spawned((context.shared.descriptor, listener, theirs.fileno()))
+                number = theirs.fileno()
+            channel = await Channel.open(ours)
+            worker.process, worker.channel, worker.handover = process, channel, handover
+            worker.heard_at = asyncio.get_running_loop().time()
+            channel.send(
+                Welcome(
+                    settings=context.settings,
+                    number=worker.number,
+                    counters=context.shared.descriptor,
+                    listener=listener,
+                    handover=number,
+                    started=context.started,
+                )
             )
-        )
-        channel.send(context.briefing.tell())
-        if self._stop.is_set():
-            channel.send(Stop())
-        await self._converse(worker, channel)
-        worker.channel = None
-        channel.close()
+            channel.send(context.briefing.tell())
+            if self._stop.is_set():
+                channel.send(Stop())
+            await self._converse(worker, channel)
+            worker.channel = worker.handover = None
+            channel.close()
         await asyncio.wait([ending := asyncio.create_task(process.wait())], timeout=GOODBYE_S)
         worker.kill()
         status = await ending
@@ -166,9 +178,9 @@ class WorkerPool:
 
     async def _converse(self, worker: WorkerProcess, channel: Channel) -> None:
         """Hear what a worker says, until its end."""
-        context = self._context
+        context, loop = self._context, asyncio.get_running_loop()
         while (message := await channel.receive()) is not None:
-            worker.silent_s = 0
+            worker.heard_at = loop.time()
             match message:
                 case Report():
                     context.reports.take(worker.number, message)
@@ -185,6 +197,7 @@ class WorkerPool:
                             context.unreachable(instance, reason)
                 case Ready():
                     worker.ready.set()
+                    worker.has_served = True
                     logger.info("worker serves", extra={"worker": worker.number})
 
     def _settle(self, worker: WorkerProcess) -> None:
@@ -196,7 +209,6 @@ class WorkerPool:
         context.shared.clear(number)
         worker.ready.clear()
         context.briefing.ended(worker)
-        worker.silent_s = 0
         for debt in debts:
             context.owe(debt)
         if not self._stop.is_set() and self._started:
@@ -224,8 +236,9 @@ class WorkerPool:
         """A worker whose loop stands still serves nobody, and does not end by itself."""
         while True:
             await asyncio.sleep(1)
+            now = asyncio.get_running_loop().time()
             for worker in self._workers:
-                worker.silent_s += worker.channel is not None
-                if worker.silent_s > SILENT_S:
+                patience_s = SILENT_S if worker.ready.is_set() else START_S
+                if worker.channel is not None and now - worker.heard_at > patience_s:
                     logger.error("worker does not answer and is killed", extra={"worker": worker.number})
                     worker.kill()

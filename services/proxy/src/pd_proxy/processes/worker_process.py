@@ -13,7 +13,9 @@ class WorkerProcess:
     Attributes:
         number: of its row in the shared counters, from 1 on.
         ready: set while clients can connect.
-        silent_s: seconds since it said something.
+        has_served: clients could connect before, so connections may wait in its socket.
+        heard_at: when it said something last, on the event loop's clock.
+        handover: takes sockets of clients that are passed on to it.
     """
 
     def __init__(self, number: int, listener: socket.socket) -> None:
@@ -21,10 +23,16 @@ class WorkerProcess:
         self.number = number
         self.listener = listener
         self.ready = asyncio.Event()
-        self.silent_s = 0
+        self.has_served = False
+        self.heard_at = 0.0
+        self.handover: socket.socket | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Channel | None = None
         self._asked: list[tuple[int, asyncio.Future[None]]] = []
+
+    def speaks(self, now: float, patience_s: float) -> bool:
+        """Whether clients can connect and it has said something lately."""
+        return self.channel is not None and self.ready.is_set() and now - self.heard_at < patience_s
 
     def asks(self, number: int) -> "asyncio.Future[None]":
         """A future for the answer to the `number`-th question."""

@@ -13,6 +13,8 @@ import msgspec
 from msgspec import Raw
 
 from pd_proxy.errors import BadRequestError, NotStoredError
+from pd_proxy.protocol.bounds import check_items, elements
+from pd_proxy.protocol.estimate import beside_tokens, messages_tokens, prompt_tokens
 
 T = TypeVar("T")
 Fields = Mapping[str, Raw]
@@ -22,9 +24,12 @@ FORBIDDEN: Final = ("kv_transfer_params", "ec_transfer_params", "request_id")
 # Tools that the client runs. Every other kind is run by the engine, between two generations of one response.
 CLIENT_TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
+# Bounds on a body unless the settings say otherwise.
+MAX_PROMPTS: Final = 4096
+MAX_BODY_ITEMS: Final = 262_144
+IMAGE_MAX_TOKENS: Final = 4096
+
 _decoder = msgspec.json.Decoder(dict[str, Raw])
-# English text with the tokenizers of current models; only used where an estimate will do.
-CHARACTERS_PER_TOKEN: Final = 4
 _NULL: Final = b"null"
 
 
@@ -38,6 +43,18 @@ class Endpoint(StrEnum):
 
 # The field that holds what the model reads.
 PROMPT: Final = {Endpoint.COMPLETIONS: "prompt", Endpoint.CHAT: "messages", Endpoint.RESPONSES: "input"}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a body may hold: MAX_PROMPTS and MAX_BODY_ITEMS; and the most tokens that a model makes of an image."""
+
+    prompts: int = MAX_PROMPTS
+    items: int = MAX_BODY_ITEMS
+    image_max_tokens: int = IMAGE_MAX_TOKENS
+
+
+DEFAULT_LIMITS: Final = Limits()
 
 
 class _Tool(msgspec.Struct):
@@ -54,6 +71,7 @@ class Generation:
         stream: whether the answer is a stream of events.
         sequences: how many sequences it makes: prompts times copies.
         copies: `n`, the sequences a prompt.
+        tokens: what the model reads, all prompts together; an estimate but for token ids.
         combined_only: a sentence, if prefill and decode cannot share this request.
     """
 
@@ -63,20 +81,25 @@ class Generation:
     stream: bool = False
     sequences: int = 1
     copies: int = 1
+    tokens: int = 1
     combined_only: str | None = None
 
 
-def parse(endpoint: Endpoint, body: bytes) -> Generation:
+def parse(endpoint: Endpoint, body: bytes, limits: Limits = DEFAULT_LIMITS) -> Generation:
     """Read a client's body.
 
     Raises:
-        BadRequestError: if it is no JSON object, has nothing for the model to read, or a field has a type that no engine takes.
+        BadRequestError: if it is no JSON object, has nothing for the model to read or more than the limits allow, or a field has a type
+            that no engine takes.
         NotStoredError: if it needs a stored response.
     """
+    check_items(body, limits.items)
     fields = _object(body)
     for name in FORBIDDEN:
         fields.pop(name, None)
     prompts = _prompts(endpoint, fields)
+    if prompts > limits.prompts:
+        raise BadRequestError(f"`prompt` holds more than {limits.prompts} prompts (MAX_PROMPTS)", param="prompt")
     stream = _value(fields, "stream", bool) or False
     fields["stream"] = Raw(b"true" if stream else b"false")
     copies = 1
@@ -94,24 +117,22 @@ def parse(endpoint: Endpoint, body: bytes) -> Generation:
         stream=stream,
         sequences=prompts * copies,
         copies=copies,
+        tokens=_tokens(endpoint, fields, limits),
         combined_only=not_shared or _cut_by_limit(fields),
     )
 
 
-def prompt(generation: Generation) -> bytes:
-    """What the model reads, as the client wrote it, the instructions of a response first; empty if it sent embeddings."""
-    found = bytes(generation.fields.get(PROMPT[generation.endpoint], b""))
+def prefix(generation: Generation, size: int) -> bytes:
+    """How that begins what the model reads, as the client wrote it, the instructions of a response first; empty for embeddings."""
+    found = memoryview(generation.fields.get(PROMPT[generation.endpoint], b""))
     if generation.endpoint is Endpoint.RESPONSES:
-        return bytes(generation.fields.get("instructions", b"")) + found
-    return found
+        return (bytes(generation.fields.get("instructions", b"")) + bytes(found[:size]))[:size]
+    return bytes(found[:size])
 
 
 def approximate_tokens(generation: Generation) -> int:
-    """Tokens of all prompts: exact for token ids, for text a token every CHARACTERS_PER_TOKEN bytes."""
-    text = prompt(generation)
-    if b'"' in text:
-        return max(1, len(text) // CHARACTERS_PER_TOKEN)
-    return text.count(b",") + 1
+    """Tokens that a model reads of all prompts: exact for token ids, else estimated from text, tools and media."""
+    return generation.tokens
 
 
 def encoded(value: Any) -> Raw:
@@ -165,15 +186,17 @@ def _prompts(endpoint: Endpoint, fields: Fields) -> int:
 def count(prompt: Raw) -> int:
     """Prompts in a string, a list of strings, a list of token ids, or a list of such lists."""
     text = bytes(prompt)
-    inner = text[1:].lstrip()
-    if not text.startswith(b"[") or inner[:1] not in (b'"', b"["):
+    if not text.startswith(b"[") or text[1:64].lstrip()[:1] not in (b'"', b"["):
         return 1
-    try:
-        return len(msgspec.json.decode(text, type=list[Raw]))
-    except msgspec.MsgspecError:
-        raise BadRequestError(
-            "`prompt` must be a string, a list of strings or lists of token ids", param="prompt"
-        ) from None
+    return elements(text)
+
+
+def _tokens(endpoint: Endpoint, fields: Fields, limits: Limits) -> int:
+    found = beside_tokens(fields)
+    text = bytes(fields.get(PROMPT[endpoint], b""))
+    if endpoint is Endpoint.COMPLETIONS:
+        return max(1, found + prompt_tokens(text))
+    return max(1, found + messages_tokens(text, limits.image_max_tokens))
 
 
 def _check_stores_nothing(fields: Fields) -> None:

@@ -22,6 +22,11 @@ DONE: Final = b"[DONE]"
 # In JSON a quote inside text is escaped, so these match keys (or a text that is exactly the word), never a part of a text.
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
+# What an answer in one piece holds if a model said anything, by endpoint.
+RESULT: Final = {"/v1/completions": "choices", "/v1/chat/completions": "choices", "/v1/responses": "output"}
+# How an event with a JSON object in it begins, as all that say something do; comments and empty events only keep a connection alive.
+EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
+_EVENT: Final = re.compile(rb"(?:\A|\n)data: ?\{")
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
 BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
@@ -42,17 +47,28 @@ def scrub(text: str, addresses: Collection[str] = ()) -> str:
     return _IP_ADDRESS.sub("[address]", text)
 
 
-def reply(body: bytes, secret: bytes) -> bytes:
-    """An answer in one piece, as the client may see it.
+def checked(endpoint: str, body: bytes, name: str, addresses: Collection[str] = ()) -> dict[str, Raw]:
+    """The fields of a 200 in one piece, if it is an answer at all; `name` and `addresses` are the engine's.
 
     Raises:
-        BrokenReplyError: if it is no JSON object.
+        BrokenReplyError: if it is no JSON object, or holds nothing that a model said.
+        RefusedInStreamError: if it is an error.
     """
     try:
         fields = object_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        msg = "the engine's answer is empty" if not body.strip() else "the engine's answer is not valid JSON"
-        raise BrokenReplyError(msg) from None
+        what = "is empty" if not body.strip() else "is not valid JSON"
+        raise BrokenReplyError(f"{name}'s answer {what}") from None
+    result = RESULT.get(endpoint)
+    if result is not None and result not in fields:
+        raise_error(scrub(body.decode(errors="replace"), addresses).encode())
+        raise BrokenReplyError(f"{name} answered 200 without `{result}`")
+    return fields
+
+
+def reply(endpoint: str, body: bytes, secret: bytes, name: str, addresses: Collection[str] = ()) -> bytes:
+    """An answer in one piece, as the client may see it; raises as `checked`."""
+    fields = checked(endpoint, body, name, addresses)
     if without_params(fields):
         body = msgspec.json.encode(fields)
     return body.replace(secret, b"") if secret else body
@@ -74,6 +90,15 @@ def error_fields(body: bytes) -> dict[str, Any]:
     return {**inner, "message": inner.get("message", inner.get("detail", ""))}
 
 
+def _ends_event(data: bytes) -> bool:
+    return b"\n\n" in data or b"\n\r\n" in data
+
+
+def has_event(block: bytes) -> bool:
+    """Whether whole events of a stream say anything, so that an engine that sent them has moved."""
+    return block.startswith(EVENT_BEGINNINGS) or _EVENT.search(block) is not None
+
+
 class StreamRewriter:
     """Turns an engine's stream, split anywhere, into whole events that a client may see.
 
@@ -91,7 +116,7 @@ class StreamRewriter:
         self.failed = False
         self.secret = secret
         self._addresses = tuple(addresses)
-        self.rest = b""
+        self.rest = bytearray()
 
     @property
     def incomplete(self) -> bool:
@@ -107,7 +132,7 @@ class StreamRewriter:
         """
         if not first:
             raise BrokenReplyError("the engine answered 200 with an empty stream")
-        raise_error(first)
+        raise_first_error(first)
 
     def error_event(self, error: ProxyError) -> bytes:
         """What ends a stream that cannot go on."""
@@ -122,10 +147,14 @@ class StreamRewriter:
         if self.done:
             return b""
         if self.rest:
-            data = self.rest + data
-        if data.endswith(b"\n\n"):
-            self.rest = b""
-        else:
+            # Grown in place: an event of many megabytes comes in hundreds of pieces.
+            over = _ends_event(bytes(self.rest[-2:]) + data)
+            self.rest += data
+            if not over:
+                self._check_length()
+                return b""
+            data, self.rest = bytes(self.rest), bytearray()
+        if not data.endswith(b"\n\n"):
             data = self._hold_back(data)
         if self.secret:
             data = data.replace(self.secret, b"")
@@ -138,16 +167,19 @@ class StreamRewriter:
     def _hold_back(self, data: bytes) -> bytes:
         end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
         end = 0 if end <= 2 else end
-        self.rest = data[end:]
+        self.rest = bytearray(data[end:])
+        self._check_length()
+        return data[:end]
+
+    def _check_length(self) -> None:
         if len(self.rest) > MAX_EVENT_BYTES:
             raise BrokenReplyError("an event of the engine's stream is too long")
-        return data[:end]
 
     def _hold_back_done(self, data: bytes) -> bytes:
         found = _DONE.search(data)
         if found is None:
             return data
-        self.done, self.rest = True, b""
+        self.done, self.rest = True, bytearray()
         return data[: found.start()]
 
     def _look_into(self, data: bytes) -> bytes:
@@ -176,14 +208,23 @@ class StreamRewriter:
         return Raw(scrub(bytes(error).decode(), self._addresses).encode())
 
 
-def raise_error(first: bytes) -> None:
+def raise_first_error(first: bytes) -> None:
     """An engine that fails before its first token says so in a 200 stream; there is still time to give it a status.
 
     Raises:
         RefusedInStreamError: if the first event is an error.
     """
-    payload = first.removeprefix(b"data:").split(b"\n", 1)[0]
-    if ERROR_KEY not in payload or "error" not in object_decoder.decode(payload):
+    found = _EVENT.search(first)
+    raise_error(first[found.end() - 1 :].split(b"\n", 1)[0] if found else b"")
+
+
+def raise_error(payload: bytes) -> None:
+    """An error that an engine wrote into a 200 instead of an answer.
+
+    Raises:
+        RefusedInStreamError: if the JSON object is one.
+    """
+    if ERROR_KEY not in payload or bytes(object_decoder.decode(payload).get("error", b"null")) == b"null":
         return
     fields = error_fields(payload)
     code = fields.get("code")

@@ -76,7 +76,7 @@ class TypedRewriter(StreamRewriter):
             return b""
         kind, block = self._cleaned(block)
         if kind in LAST:
-            self.done, self.rest, self.end = True, b"", block
+            self.done, self.rest, self.end = True, bytearray(), block
             self.failed = kind in FAILED
             block = b""
         elif not self._begun and (not kind or kind in OPENING):

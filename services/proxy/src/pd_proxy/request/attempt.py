@@ -80,7 +80,8 @@ class Attempt:
         context, path = self._context, self._generation.endpoint
         if self._generation.stream:
             return await ask_for_stream(context, engine, path, leg, secret)
-        return Whole(rewrite.reply(await ask(context, engine, path, leg, whole=True), secret))
+        body = await ask(context, engine, path, leg, whole=True)
+        return Whole(rewrite.reply(path, body, secret, engine.name, (engine.http_address, engine.zmq_address)))
 
 
 async def _let_go(opening: "asyncio.Task[Answer]", grace_s: float) -> None:

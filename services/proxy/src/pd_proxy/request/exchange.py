@@ -17,6 +17,7 @@ from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import (
+    OutOfDescriptorsError,
     PrefillTimeoutError,
     ProxyError,
     RefusedError,
@@ -28,6 +29,7 @@ from pd_proxy.errors import (
 from pd_proxy.kv.budget import Claim
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import HandOver, Plan
+from pd_proxy.protocol import rewrite
 from pd_proxy.request.ask import ask
 
 
@@ -123,15 +125,14 @@ class Exchange:
         return now
 
     async def _prefill(self) -> HandOver:
-        plan = self.plan
+        plan, engine = self.plan, self.pair.prefill
         try:
-            self.prefilled = await ask(self._context, self.pair.prefill, plan.endpoint, plan.prefill)
+            self.prefilled = await ask(self._context, engine, plan.endpoint, plan.prefill)
+            rewrite.checked(plan.endpoint, self.prefilled, engine.name, (engine.http_address, engine.zmq_address))
             return plan.receive(self.prefilled)
-        except (UnreachableError, RefusedError):
-            raise
-        except UpstreamError:
+        except UpstreamError as error:
             # It may have pushed before it failed, and decode will not hear of this request otherwise.
-            if plan.stand_in is not None:
+            if plan.stand_in is not None and not _never_began(error):
                 address = self.pair.decode.zmq_address
                 self._context.owe(Debt(address, plan.endpoint, plan.engine_id, plan.stand_in(), asked=False))
             raise
@@ -161,6 +162,11 @@ class Exchange:
             self._context.metrics.drained("done")
 
 
+def _never_began(error: UpstreamError) -> bool:
+    """Prefill did not get the request, or refused it with an error status."""
+    return isinstance(error, UnreachableError | RefusedError) and not isinstance(error, RefusedInStreamError)
+
+
 def _never_ran(error: BaseException) -> bool:
-    """Decode refused the request for what it is; it still has the KV, and its wits."""
-    return isinstance(error, RefusedError) and error.status < 500
+    """Decode did not get the request, because of us, or refused it for what it is; it still has the KV, and its wits."""
+    return isinstance(error, OutOfDescriptorsError) or (isinstance(error, RefusedError) and error.status < 500)

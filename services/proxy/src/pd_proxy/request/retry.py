@@ -15,9 +15,16 @@ from typing import Final
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Needs, Pair, Route, choose, is_ready
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import NoInstanceError, PrefillTimeoutError, ProxyError, QueuedTooLongError, UpstreamError
+from pd_proxy.errors import (
+    AnswerTooLargeError,
+    NoInstanceError,
+    PrefillTimeoutError,
+    ProxyError,
+    QueuedTooLongError,
+    UpstreamError,
+)
 from pd_proxy.kv.budget import Claim
-from pd_proxy.protocol.generation import Generation, approximate_tokens, prompt
+from pd_proxy.protocol.generation import Generation, approximate_tokens, prefix
 from pd_proxy.request.attempt import Attempt
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer
@@ -63,7 +70,9 @@ class Failures:
 
 def worth_another(error: ProxyError) -> bool:
     """Whether another engine might do better: not if the request itself was refused."""
-    return isinstance(error, UpstreamError) and (error.status >= 500 or error.status in (408, 429))
+    if not isinstance(error, UpstreamError) or isinstance(error, AnswerTooLargeError):
+        return False
+    return error.status >= 500 or error.status in (408, 429)
 
 
 async def serve(context: Context, generation: Generation, headers: Mapping[str, str], trace: Trace) -> Answer:
@@ -72,13 +81,12 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
     Raises:
         ProxyError: what the last attempt failed with.
     """
-    tokens = approximate_tokens(generation)
     needs = Needs(
         model=generation.model,
         sequences=generation.sequences,
         combined_only=generation.combined_only,
-        short=tokens < context.settings.disagg_min_tokens,
-        prefix=prompt(generation)[:PREFIX_BYTES],
+        short=approximate_tokens(generation) < context.settings.disagg_min_tokens,
+        prefix=prefix(generation, PREFIX_BYTES),
     )
     failures = Failures()
     await _engines_known(context)

@@ -1,5 +1,6 @@
 """What serving a request for tokens means, whichever server has read it: `routes` under Hypercorn or `front` beside it."""
 
+import asyncio
 from collections.abc import Callable
 from time import monotonic
 from typing import Final
@@ -10,7 +11,7 @@ from pd_proxy.access import allowed
 from pd_proxy.context import Context
 from pd_proxy.errors import ShuttingDownError, TooManyRequestsError, UnauthorizedError
 from pd_proxy.kv.transfer import PASSED_HEADERS
-from pd_proxy.protocol.generation import Endpoint, parse
+from pd_proxy.protocol.generation import Endpoint, Generation, parse
 from pd_proxy.request.retry import serve
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer, Stream
@@ -18,6 +19,8 @@ from pd_proxy.upstream.answers import Answer, Stream
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream; charset=utf-8"
 MAX_CLIENT_ID: Final = 200
+# What is larger takes milliseconds to read, in which no stream should have to wait.
+AT_ONCE_BYTES: Final = 256 * 1024
 
 # A request's header by its name in lower case; empty if there is none.
 Header = Callable[[str], str]
@@ -53,7 +56,7 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
     limit = context.settings.max_in_flight
     if limit and context.metrics.at_once() > limit:
         raise TooManyRequestsError(f"{limit} requests are in flight already")
-    generation = parse(Endpoint(trace.endpoint), body)
+    generation = await _parsed(context, Endpoint(trace.endpoint), body)
     trace.stream = generation.stream
     headers = {name: value for name in PASSED_HEADERS if (value := header(name))}
     found = await serve(context, generation, headers, trace)
@@ -64,6 +67,17 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
     return found
 
 
+def delivered(trace: Trace) -> None:
+    """The client has taken the whole answer."""
+    trace.complete = trace.over is not None and not trace.cause
+
+
+async def _parsed(context: Context, endpoint: Endpoint, body: bytes) -> Generation:
+    if len(body) <= AT_ONCE_BYTES:
+        return parse(endpoint, body, context.limits)
+    return await asyncio.to_thread(parse, endpoint, body, context.limits)
+
+
 def response_headers(trace: Trace) -> dict[str, str]:
     """The client's own id, or the one in the answer; no header of an engine is passed on."""
     request_id = trace.client_id or trace.uuid
@@ -71,8 +85,8 @@ def response_headers(trace: Trace) -> dict[str, str]:
 
 
 def whole_headers(trace: Trace) -> dict[str, str]:
-    """Headers of an answer in one piece, which is complete with them."""
-    trace.complete = True
+    """Headers of an answer in one piece, which is over when they are written."""
+    trace.over = monotonic()
     headers = response_headers(trace)
     if trace.wants_timing:
         headers[TIMING_HEADER] = timing.encode(trace.stages(monotonic()))
@@ -86,7 +100,7 @@ def stream_headers(trace: Trace) -> dict[str, str]:
 
 def last_events(stream: Stream, trace: Trace) -> bytes:
     """What ends a stream that came to its end mark."""
-    trace.complete = not stream.failed
+    trace.over = monotonic()
     trace.cause = "error_in_stream" if stream.failed else ""
     if trace.wants_timing:
         return sse.encode_comment(timing.PREFIX + timing.encode(trace.stages(monotonic()))) + stream.end

@@ -16,7 +16,12 @@ _KEY: Final = "pd_proxy.trace"
 
 @dataclass(slots=True)
 class Trace:
-    """Times are seconds on the monotonic clock; None where the request did not get so far."""
+    """Times are seconds on the monotonic clock; None where the request did not get so far.
+
+    Attributes:
+        over: when the engine's answer was there as a whole.
+        complete: the client has taken all of it.
+    """
 
     endpoint: str
     client_id: str = ""
@@ -25,6 +30,7 @@ class Trace:
     dispatched: float | None = None
     prefilled: float | None = None
     first_byte: float | None = None
+    over: float | None = None
     uuid: str = ""
     stream: bool = False
     prefill: str = ""
@@ -52,7 +58,8 @@ class Trace:
         return self.cause not in ("", "client_left", "slow_client") and (self.status >= 500 or self.status == 200)
 
     def stages(self, now: float) -> Stages:
-        """Where the time went until `now`; the stages sum to `now - arrived`."""
+        """Where the time went until the answer was over, or until `now`; the stages sum to that time since the arrival."""
+        now = now if self.over is None else self.over
         dispatched = now if self.dispatched is None else self.dispatched
         prefilled = dispatched if self.prefilled is None else self.prefilled
         first = now if self.first_byte is None else self.first_byte

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from pd_proxy.errors import BrokenReplyError, ProxyError
+from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, ProxyError, UpstreamError
 from pd_proxy.kv.transfer import Leg
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.generation import Endpoint
+from pd_proxy.protocol.rewrite import has_event
 from pd_proxy.protocol.typed import TypedRewriter
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.http import Upstream, translated
@@ -53,22 +54,31 @@ class Stream:
         # The hot path: no task, no timer and no context manager a chunk. Ending a flight closes the response instead.
         flight, reply, rewriter = self._flight, self._reply, self._rewriter
         block, self._first = self._first, b""
-        while not block and not rewriter.done:
+        if not block and flight.since is None:
             flight.waits()
+        while not block and not rewriter.done:
             try:
                 data = await reply.readany()
             except BrokenOffError:
                 raise flight.failure or cut(flight) from None
-            flight.moved()
             if not data:
                 raise flight.failure or cut(flight)
             block = rewriter.feed(data)
+        if rewriter.done or has_event(block):
+            flight.moved()
         return block
 
     @property
     def failed(self) -> bool:
         """True if the engine reported an error in the stream."""
         return self._rewriter.failed
+
+    def whole(self) -> bytes | None:
+        """All events without the end mark, if that has come with the first of them; then there is nothing to relay."""
+        if not self._rewriter.done:
+            return None
+        block, self._first = self._first, b""
+        return block
 
     def relay(self, write: Callable[[bytes], None], head: bytes) -> Relay:
         """Write everything as chunks in the callback in which it comes, instead of `next`; what has come already with `head`."""
@@ -101,10 +111,7 @@ async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> byte
     """
     try:
         reply = await upstream.post(flight, path, leg)
-        try:
-            body = await reply.read()
-        except BrokenOffError as error:
-            raise translated(flight, error) from None
+        body = await upstream.read(flight, reply)
         flight.moved()
     except BaseException as error:
         land(flight, error)
@@ -133,8 +140,9 @@ async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, s
 
 
 def land(flight: Flight, error: BaseException) -> None:
-    """End the flight of a request that failed or was cancelled; the engine is to blame for what is not the request's fault."""
-    flight.land(failed=isinstance(error, ProxyError) and error.status >= 500)
+    """End the flight of a request that failed or was cancelled; the engine is to blame if neither the request is nor we are."""
+    ours = isinstance(error, AnswerTooLargeError)
+    flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500 and not ours)
 
 
 async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter) -> bytes:
@@ -147,8 +155,8 @@ async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRe
         if not data:
             raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
         first = rewriter.feed(data)
-        if first or rewriter.done:
-            # Not before: what is held back shows that the server lives, not that the engine moves.
+        # What is held back shows that the server lives, not that the engine moves, and so does a comment.
+        if rewriter.done or has_event(first):
             flight.moved()
             rewriter.check_first(first)
             return first

@@ -5,8 +5,17 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, cast
 
-from pd_proxy.protocol.wire import Body, ChunkedBody, EndlessBody, FramingError, answer_head, write_head
-from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply, Sink
+from pd_contracts.http_answers import AnswerReader, ProtocolError
+from pd_proxy.protocol.wire import write_head
+from pd_proxy.shortage import Shortage
+from pd_proxy.upstream.replies import (
+    BrokenOffError,
+    ConnectTimedOutError,
+    NotConnectedError,
+    OwnFaultError,
+    Reply,
+    Sink,
+)
 
 # vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that meets that close may or may not have
 # been read, and must not be repeated under its id; so idle connections are given up well before.
@@ -27,12 +36,10 @@ class Connection(asyncio.Protocol):
         self._address = address
         self._transport: asyncio.Transport | None = None
         self._answered: asyncio.Future[Reply] | None = None
-        self._head = b""
+        self._reader = AnswerReader()
         self._reply: Reply | None = None
         self._deliver: Callable[[bytes], None] = _drop
         self._shortcut: Callable[[bytes], bool] | None = None
-        self._body: Body | None = None
-        self._keep = True
         self._paused = False
 
     def request(self, path: str, headers: Mapping[str, str], body: bytes) -> "asyncio.Future[Reply]":
@@ -47,6 +54,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise BrokenOffError
         self._answered = asyncio.get_running_loop().create_future()
+        self._reader.next()
         self._transport.write(head + body)
         return self._answered
 
@@ -63,28 +71,31 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """The engine sent something."""
-        body, shortcut = self._body, self._shortcut
+        shortcut, reader = self._shortcut, self._reader
         if shortcut is not None and shortcut(data):
             return
+        if self._reply is None and self._answered is None:
+            self.abort()  # nobody asked
+            return
         try:
-            if body is None:
-                self._read_head(data)
-                return
-            data = body.feed(data)
-        except FramingError:
+            body = reader.feed(data)
+        except ProtocolError:
             self.abort()
             self._end(whole=False)
             return
-        if data:
-            self._deliver(data)
-        if body.done:
-            self._over(reusable=self._keep and body.reusable)
+        if self._reply is None and not (reader.status and self._begin(reader.status)):
+            return
+        if body:
+            self._deliver(body)
+        if reader.complete:
+            self._over(reusable=reader.reusable)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is closed."""
         self._pool.forget(self._address, self)
         self._transport = None
-        self._end(whole=exc is None and isinstance(self._body, EndlessBody))
+        self._end(whole=self._reader.eof() and exc is None)
+        self._reader.close()
 
     @property
     def open(self) -> bool:
@@ -111,31 +122,21 @@ class Connection(asyncio.Protocol):
     def deliver_to(self, sink: Sink) -> None:
         """Whom the body goes to from now on; as it came, as long as its sink likes that and chunks come whole."""
         self._deliver = sink.feed
-        if isinstance(self._body, ChunkedBody):
-            self._shortcut = sink.shortcut(self._body)
+        self._shortcut = sink.shortcut(self._reader)
 
-    def _read_head(self, data: bytes) -> None:
-        self._head += data
-        head = answer_head(self._head) if self._answered is not None else None
-        if head is None:
-            if self._answered is None:
-                self.abort()  # nobody asked
-            return
-        rest, self._head = self._head[head.size :], b""
+    def _begin(self, status: int) -> bool:
+        """The head of an answer is here; whether somebody waits for it."""
         answered, self._answered = self._answered, None
         if answered is None or answered.done():
             self.abort()  # whoever asked has just left
-            return
-        reply = self._reply = Reply(self, head.status)
-        self._body, self._keep, self._deliver = head.body, head.keep_alive, reply.feed
+            return False
+        reply = self._reply = Reply(self, status)
+        self._deliver = reply.feed
         answered.set_result(reply)
-        if rest:
-            self.data_received(rest)
-        elif head.body.done:
-            self._over(reusable=self._keep)
+        return True
 
     def _over(self, *, reusable: bool) -> None:
-        reply, self._reply, self._body, self._shortcut = self._reply, None, None, None
+        reply, self._reply, self._shortcut = self._reply, None, None
         self.resume()
         if reusable:
             self._pool.give_back(self._address, self)
@@ -145,7 +146,7 @@ class Connection(asyncio.Protocol):
             reply.end(whole=True)
 
     def _end(self, *, whole: bool) -> None:
-        reply, self._reply, self._body, self._shortcut = self._reply, None, None, None
+        reply, self._reply, self._shortcut = self._reply, None, None
         answered, self._answered = self._answered, None
         if reply is not None:
             reply.end(whole=whole)
@@ -156,9 +157,10 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections by address, those that are free most recently used first."""
 
-    def __init__(self, connect_timeout_s: float) -> None:
+    def __init__(self, connect_timeout_s: float, shortage: Shortage) -> None:
         """Nothing is opened yet."""
         self._connect_timeout_s = connect_timeout_s
+        self._shortage = shortage
         self._free: dict[str, deque[Connection]] = {}
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -205,6 +207,7 @@ class Pool:
         """A new connection.
 
         Raises:
+            OwnFaultError: if this process can open none.
             NotConnectedError: if the engine cannot be reached.
         """
         host, _, port = address.rpartition(":")
@@ -218,9 +221,23 @@ class Pool:
             raise ConnectTimedOutError from None
         except (OSError, ValueError) as error:
             # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+            if isinstance(error, OSError) and (own := self._shortage.own_fault(error)) is not None:
+                self._close_free()
+                raise OwnFaultError(own) from error
             raise NotConnectedError from error
         self._all.add(connection)
         return connection
+
+    @property
+    def size(self) -> int:
+        """How many connections there are."""
+        return len(self._all)
+
+    def _close_free(self) -> None:
+        """Whoever comes next needs them more."""
+        for free in self._free.values():
+            while free:
+                free.pop().abort()
 
     def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()

@@ -175,10 +175,10 @@ class Flights:
             flight.abort(failure)
         return len(mine)
 
-    def abort_unanswered(self, instance: Instance, before: float, failure: ProxyError) -> int:
-        """End the flights to one engine that have waited since before that time and got nothing, and say how many there were."""
+    def abort_overdue(self, instance: Instance, before: float, failure: ProxyError) -> int:
+        """End the flights to one engine that have got nothing since before that time, and say how many there were."""
         flights = self.tally(instance).flights
-        waiting = [f for f in flights if not f.moved_at and f.since is not None and f.since < before]
+        waiting = [f for f in flights if f.since is not None and f.since < before]
         for flight in waiting:
             flight.abort(failure)
         return len(waiting)

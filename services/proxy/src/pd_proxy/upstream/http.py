@@ -16,6 +16,8 @@ import aiohttp
 
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import (
+    AnswerTooLargeError,
+    BrokenReplyError,
     ConnectTimeoutError,
     DisconnectedError,
     ProxyError,
@@ -24,23 +26,35 @@ from pd_proxy.errors import (
 )
 from pd_proxy.kv.transfer import Leg
 from pd_proxy.protocol import rewrite
+from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
 from pd_proxy.upstream.flights import Flight
-from pd_proxy.upstream.replies import ConnectTimedOutError, NotConnectedError, Reply
+from pd_proxy.upstream.replies import (
+    BrokenOffError,
+    ConnectTimedOutError,
+    NotConnectedError,
+    OwnFaultError,
+    Reply,
+    TooLargeError,
+)
 
 logger = logging.getLogger(__name__)
 
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
+# An engine's error that repeats what it was sent is looked through for addresses, so not at any length.
+MAX_ERROR_BYTES: Final = 1024 * 1024
 
 
 class Upstream:
     """The client session; use as an async context manager."""
 
-    def __init__(self, connect_timeout_s: float) -> None:
-        """Nothing is opened yet."""
+    def __init__(self, connect_timeout_s: float, max_answer_bytes: int, shortage: Shortage) -> None:
+        """Nothing is opened yet; answers in one piece may be as large as `max_answer_bytes`."""
+        self._shortage = shortage
+        self._max_answer_bytes = max_answer_bytes
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
-        self._pool = Pool(connect_timeout_s)
+        self._pool = Pool(connect_timeout_s, shortage)
 
     async def __aenter__(self) -> Self:
         """Open the session; it has no limit of its own on connections, because each stream needs one."""
@@ -60,6 +74,11 @@ class Upstream:
         self._pool.close()
         if self._session is not None:
             await self._session.close()
+
+    @property
+    def connections(self) -> int:
+        """How many there are to engines, for requests for tokens."""
+        return self._pool.size
 
     @property
     def session(self) -> aiohttp.ClientSession:
@@ -85,6 +104,25 @@ class Upstream:
             raise await _refusal(flight, reply)
         return reply
 
+    async def read(self, flight: Flight, reply: Reply) -> bytes:
+        """The whole body of an answer.
+
+        Raises:
+            AnswerTooLargeError: if it is larger than MAX_ANSWER_BYTES.
+            UpstreamError: if it is cut, or the flight is aborted.
+        """
+        try:
+            return await reply.read(self._max_answer_bytes)
+        except TooLargeError:
+            raise self._too_large(flight.instance) from None
+        except BrokenOffError as error:
+            raise translated(flight, error) from None
+
+    def _too_large(self, instance: Instance) -> AnswerTooLargeError:
+        return AnswerTooLargeError(
+            f"{instance.name}'s answer is larger than MAX_ANSWER_BYTES ({self._max_answer_bytes} bytes); stream it, or ask for less"
+        )
+
     async def _connection(self, flight: Flight) -> Connection:
         address = flight.instance.http_address
         connection = self._pool.take(address)
@@ -103,12 +141,14 @@ class Upstream:
         """
         url, name = f"http://{instance.http_address}{path}", instance.name
         headers = {"Content-Type": "application/json"}
-        with _translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name)):
+        with _translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
             async with (
                 asyncio.timeout(timeout_s),
                 self.session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
-                answer = await response.read()
+                answer = await _read_document(response, self._max_answer_bytes)
+        if answer is None:
+            raise self._too_large(instance)
         if response.status != 200:
             raise refusal(instance, response.status, answer)
         return answer
@@ -124,27 +164,33 @@ class Upstream:
             path,
             f"{path} refuses the connection",
             lambda error: DisconnectedError(f"{path} breaks off ({type(error).__name__})"),
+            self._shortage,
         ):
             async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
-                body = await _read_document(response)
+                body = await _read_document(response, MAX_DOCUMENT_BYTES)
+        if body is None:
+            raise BrokenReplyError(f"{path} answers more than {MAX_DOCUMENT_BYTES} bytes")
         if response.status != 200:
             raise RefusedError(response.status, f"{path} answers {response.status}")
         return body
 
 
 @contextmanager
-def _translating(asked: str, refused: str, broken: Callable[[Exception], DisconnectedError]) -> Iterator[None]:
+def _translating(
+    asked: str, refused: str, broken: Callable[[Exception], DisconnectedError], shortage: Shortage
+) -> Iterator[None]:
     """What aiohttp raises, as errors with names; `asked` is whom or what the messages are about.
 
     Raises:
-        UpstreamError: for each of them.
+        OutOfDescriptorsError: if this process can open no connection.
+        UpstreamError: for everything else.
     """
     try:
         yield
     except TimeoutError:
         raise ConnectTimeoutError(f"{asked} does not answer") from None
-    except aiohttp.ClientConnectorError:
-        raise UnreachableError(refused) from None
+    except aiohttp.ClientConnectorError as error:
+        raise shortage.own_fault(error.os_error) or UnreachableError(refused) from None
     except (aiohttp.ClientError, ValueError) as error:
         # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
         raise broken(error) from None
@@ -161,19 +207,14 @@ async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg)
         raise
 
 
-async def _read_document(response: aiohttp.ClientResponse) -> bytes:
-    """Read a body that may come from anybody who pinged, so only up to a size.
-
-    Raises:
-        ValueError: if it is larger.
-    """
-    body = b""
+async def _read_document(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """Read a body that may come from anybody who pinged; None if it is larger than `limit` bytes."""
+    body = bytearray()
     async for data in response.content.iter_any():
         body += data
-        if len(body) > MAX_DOCUMENT_BYTES:
-            msg = "the document is too large"
-            raise ValueError(msg)
-    return body
+        if len(body) > limit:
+            return None
+    return bytes(body)
 
 
 def translated(flight: Flight, error: Exception) -> ProxyError:
@@ -181,6 +222,8 @@ def translated(flight: Flight, error: Exception) -> ProxyError:
     name = flight.instance.name
     if flight.failure is not None:
         return flight.failure
+    if isinstance(error, OwnFaultError):
+        return error.error
     if isinstance(error, ConnectTimedOutError):
         return ConnectTimeoutError(f"{name} did not take the connection in time")
     if isinstance(error, NotConnectedError):
@@ -191,8 +234,10 @@ def translated(flight: Flight, error: Exception) -> ProxyError:
 
 async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
     try:
-        body = await reply.read()
-    except ConnectionError as error:
+        body = await reply.read(MAX_ERROR_BYTES)
+    except TooLargeError:
+        body = b""  # the status says most of it
+    except BrokenOffError as error:
         return translated(flight, error)
     return refusal(flight.instance, reply.status, body)
 

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable
 
+from pd_contracts.http_answers import AnswerReader
 from pd_proxy.errors import DisconnectedError, ProxyError
 from pd_proxy.protocol import rewrite
-from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, KV_KEY
-from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES, ChunkedBody
+from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, EVENT_BEGINNINGS, KV_KEY
+from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
 
@@ -22,7 +23,7 @@ class Rest:
     def feed(self, data: bytes) -> None:
         """Drop it."""
 
-    def shortcut(self, body: ChunkedBody) -> None:
+    def shortcut(self, reader: AnswerReader) -> None:
         """There is no hurry."""
 
     def ended(self, *, whole: bool) -> None:  # noqa: ARG002  the answer was complete before
@@ -50,11 +51,8 @@ class Relay:
         self._over = False
 
     def begin(self, head: bytes, block: bytes) -> None:
-        """Write a response's head and the first events, then whatever comes."""
+        """Write a response's head and the first events, then whatever comes; the end mark has not come yet."""
         self._write(head + CHUNK % (len(block), block) if block else head)
-        if self._rewriter.done:
-            self._end()
-            return
         if not self._held_up:
             self._flight.waits()
         self._reply.connect(self)
@@ -63,12 +61,13 @@ class Relay:
         """Some of the stream: this runs once a chunk, so every call in it counts."""
         if self._over:
             return
-        self._flight.progressed()
         try:
             block = self._rewriter.feed(data)
         except ProxyError as error:
             self._end(error)
             return
+        if self._rewriter.done or rewrite.has_event(block):
+            self._flight.progressed()
         if block:
             self._write(CHUNK % (len(block), block))
         if self._rewriter.done:
@@ -76,10 +75,10 @@ class Relay:
         elif self._held_up:
             self._flight.held_up()
 
-    def shortcut(self, body: ChunkedBody) -> Callable[[bytes], bool] | None:
+    def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
         """Takes what nearly every read is: one whole chunk that is one or more whole events, in which nothing needs a closer look.
 
-        It does to them what `body` and the rewriter would do, in one function and without a copy that is not needed.
+        It does to them what `reader` and the rewriter would do, in one function and without a copy that is not needed.
         """
         flight, rewriter, write = self._flight, self._rewriter, self._write
         if not rewriter.by_chunks:
@@ -91,7 +90,8 @@ class Relay:
             if (
                 len(data) - start - 2 != CHUNK_SIZES.get(data[: start - 2])
                 or not data.endswith(b"\n\n\r\n")
-                or not body.whole
+                or not data.startswith(EVENT_BEGINNINGS, start)
+                or not reader.whole_chunk
                 or rewriter.rest
                 or self._over
                 or self._held_up

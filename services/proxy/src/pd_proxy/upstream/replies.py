@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from pd_proxy.protocol.wire import ChunkedBody
+from pd_contracts.http_answers import AnswerReader
+from pd_proxy.errors import ProxyError
 
 READ_AHEAD_BYTES: Final = 256 * 1024
 
@@ -17,8 +18,21 @@ class BrokenOffError(ConnectionError):
     """The connection ended before the answer did, or what came is no answer."""
 
 
+class TooLargeError(BrokenOffError):
+    """More came than may be held."""
+
+
 class NotConnectedError(ConnectionError):
     """There never was a connection."""
+
+
+class OwnFaultError(NotConnectedError):
+    """This side could not open a connection; `error` is what the client gets."""
+
+    def __init__(self, error: ProxyError) -> None:
+        """Take the client's error."""
+        super().__init__(error.message)
+        self.error = error
 
 
 class ConnectTimedOutError(NotConnectedError):
@@ -34,8 +48,8 @@ class Sink(Protocol):
     def ended(self, *, whole: bool) -> None:
         """No more."""
 
-    def shortcut(self, body: ChunkedBody) -> Callable[[bytes], bool] | None:
-        """What may see bytes before `body` does; it says whether it took them, which it may only between two chunks."""
+    def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
+        """What may see bytes before `reader` does; it says whether it took them, which it may only between two chunks."""
 
 
 class Source(Protocol):
@@ -57,7 +71,7 @@ class Source(Protocol):
 class Reply:
     """An answer of which the head is here; `finished` says that all of it has come."""
 
-    __slots__ = ("_connection", "_parts", "_sink", "_size", "_waiter", "broken", "finished", "status")
+    __slots__ = ("_ahead", "_connection", "_parts", "_sink", "_size", "_waiter", "broken", "finished", "status")
 
     def __init__(self, connection: Source, status: int) -> None:
         """Made by the connection."""
@@ -67,20 +81,27 @@ class Reply:
         self._connection: Source | None = connection
         self._parts: list[bytes] = []
         self._size = 0
+        # So much may be held before the engine has to wait.
+        self._ahead = READ_AHEAD_BYTES
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    async def read(self) -> bytes:
-        """The whole body.
+    async def read(self, limit: int) -> bytes:
+        """The whole body, of at most so many bytes.
 
         Raises:
             BrokenOffError: if it is cut.
+            TooLargeError: if there is more of it; whoever gets this error closes the answer.
         """
-        while not self.finished:
+        self._ahead = limit
+        while self._size <= limit:
+            if self.finished:
+                return self._take()
             if self.broken:
                 raise BrokenOffError
+            self.resume()
             await self._wait()
-        return self._take()
+        raise TooLargeError
 
     async def readany(self) -> bytes:
         """Some of the body; empty at its end.
@@ -131,7 +152,7 @@ class Reply:
         """The connection got some of the body, and nobody else is to take it."""
         self._parts.append(data)
         self._size += len(data)
-        if self._size > READ_AHEAD_BYTES:
+        if self._size > self._ahead:
             self.pause()
         self._wake()
 

@@ -1,0 +1,133 @@
+"""Connections that Hypercorn serves, within the same bounds as those that `client` serves itself.
+
+Hypercorn reads with h11, which bounds only what is incomplete: a large head would pass or not as the network cuts it. And it closes a
+connection at once, also while the client is still sending.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import h11
+from hypercorn.asyncio.tcp_server import TCPServer
+
+from pd_contracts.http_answers import MAX_HEAD_BYTES
+from pd_proxy.api.farewell import Farewell
+
+_WRITER: Final = "pd_proxy.writer"
+
+
+class BoundedConnection(h11.Connection):
+    """Refuses heads and trailers above MAX_HEAD_BYTES, whether or not all of them has come."""
+
+    def __init__(self) -> None:
+        """A server's side."""
+        # Twice as much, because trailers are measured without their white space when they are there.
+        super().__init__(h11.SERVER, max_incomplete_event_size=2 * MAX_HEAD_BYTES)
+
+    def next_event(self) -> Any:
+        """As its base.
+
+        Raises:
+            RemoteProtocolError: also for what is too large.
+        """
+        before = self._unread() if self.their_state is h11.IDLE else 0
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            size = before - self._unread()
+        elif isinstance(event, h11.EndOfMessage):
+            size = sum(len(name) + len(value) + 4 for name, value in event.headers)
+        else:
+            size = before if event is h11.NEED_DATA else 0
+        if size > MAX_HEAD_BYTES:
+            raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
+        return event
+
+    @property
+    def busy(self) -> bool:
+        """Whether the client may still be sending a request."""
+        return self.their_state in (h11.SEND_BODY, h11.ERROR) or (
+            self.their_state is not h11.CLOSED and self._unread() > 0
+        )
+
+    def _unread(self) -> int:
+        return len(self.trailing_data[0])
+
+
+def connection_broken(scope: Any) -> bool:
+    """Whether the connection of a request has ended, so that its client cannot have got the whole answer."""
+    writer = scope.get("state", {}).get(_WRITER)
+    return isinstance(writer, Writer) and writer.broken
+
+
+def state_of(writer: "Writer") -> dict[str, Any]:
+    """What each request of a connection can look at."""
+    return {_WRITER: writer}
+
+
+class Server(TCPServer):
+    """Hypercorn's server of one connection, within our bounds."""
+
+    writer: "Writer"
+
+    async def _read_data(self) -> None:
+        # HTTP/2, which begins as HTTP/1.1, replaces the protocol later on.
+        self.protocol.protocol.connection = self.writer.bounded = BoundedConnection()
+        await super()._read_data()
+
+
+class Writer(asyncio.StreamWriter):
+    """Lets a client that is still sending read its answer before the connection is closed."""
+
+    bounded: BoundedConnection | None = None
+    broken = False
+    _closing = False
+
+    def __init__(self, protocol: "HandedOver", transport: asyncio.Transport, reader: asyncio.StreamReader) -> None:
+        """Writes to the transport of this protocol."""
+        super().__init__(transport, protocol, reader, asyncio.get_running_loop())
+        self._handed_over = protocol
+        self._incoming = reader
+
+    async def drain(self) -> None:
+        """Wait while the client takes what it was sent; Hypercorn tells nobody if it does not."""
+        try:
+            await super().drain()
+        except ConnectionError:
+            self.broken = True
+            raise
+
+    def __del__(self) -> None:
+        """Its base would complain about a connection that is only lingering."""
+
+    def close(self) -> None:
+        """Close it, now or as soon as the client has read what it was sent."""
+        transport = self._handed_over.transport
+        if self._closing or transport.is_closing():
+            return
+        self._closing = True
+        if self.bounded is not None and self.bounded.busy and not self._incoming.at_eof():
+            Farewell(transport, self._handed_over.connection_lost)
+        else:
+            transport.close()
+
+
+class HandedOver(asyncio.StreamReaderProtocol):
+    """The protocol of such a connection."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        serve: Callable[[asyncio.StreamReader, Writer], Awaitable[None]],
+        ended: Callable[["HandedOver"], None],
+    ) -> None:
+        """`serve` begins at once; `ended` is called when the connection has ended."""
+        self.transport = transport
+        self._ended = ended
+        reader = asyncio.StreamReader()
+        super().__init__(reader, lambda _reader, _writer: serve(reader, Writer(self, transport, reader)))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended."""
+        super().connection_lost(exc)
+        self._ended(self)

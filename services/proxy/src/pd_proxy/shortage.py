@@ -1,0 +1,39 @@
+"""Connections that there was no room for: each is counted, and the log says so once a minute."""
+
+import errno
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+from pd_proxy.errors import OutOfDescriptorsError
+
+logger = logging.getLogger(__name__)
+
+# What the system says when this process, or this machine, can open no more connections; no engine is to blame for that.
+OWN_FAULTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
+QUIET_S: Final = 60.0
+
+
+class Shortage:
+    """What all that opens or accepts connections reports to."""
+
+    def __init__(self, count: Callable[[str], None]) -> None:
+        """`count` counts one connection under a reason."""
+        self._count = count
+        self._said: dict[str, float] = {}
+
+    def noted(self, reason: str, detail: str) -> None:
+        """A connection was not made or not kept; `reason` is a metric label."""
+        self._count(reason)
+        now = monotonic()
+        if now - self._said.get(reason, -QUIET_S) >= QUIET_S:
+            self._said[reason] = now
+            logger.error("no room for a connection", extra={"reason": reason, "detail": detail})
+
+    def own_fault(self, error: OSError) -> OutOfDescriptorsError | None:
+        """The error for a connection that the system could not make for us; None if the other side is to blame."""
+        if error.errno not in OWN_FAULTS:
+            return None
+        self.noted("engine", f"{error.strerror}: raise the limit of open files (ulimit -n) or send less at once")
+        return OutOfDescriptorsError(f"the proxy can open no more connections ({error.strerror})")

@@ -1,0 +1,217 @@
+"""No client ever waits for ever: whatever an engine writes, in whatever pieces and with whatever pauses, there is an answer or an error."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.proxy import (
+    STREAM,
+    TEXT,
+    Call,
+    FakeEngine,
+    RawClient,
+    Reply,
+    RunningProxy,
+    chunk,
+    failing,
+    running_proxy,
+    start_stream,
+)
+from support.wire_engine import MARK, Script, cut, framed, stream_body, whole_body
+from support.workers import running_workers
+
+from pd_contracts.names import Connector, Role
+from pd_proxy.upstream.replies import READ_AHEAD_BYTES
+
+# Nothing of the proxy's waits for longer than this; a client of it not much longer.
+WAITS: dict[str, Any] = {
+    "prefill_timeout_s": 0.6,
+    "decode_stall_timeout_s": 0.4,
+    "give_up_s": 0.8,
+    "retries": 1,
+    "max_answer_bytes": 3 * 1024 * 1024,
+}
+PATIENCE_S = 10.0
+SIZES = st.sampled_from([0, 1, 60, 5_000, READ_AHEAD_BYTES - 30, READ_AHEAD_BYTES + 1, 700_000, 2_900_000, 3_200_000])
+ENDS = st.sampled_from(["kept", "kept", "kept", "closed", "reset", "silent"])
+
+
+@st.composite
+def scripts(draw: st.DrawFn, *, stream: bool) -> Script:
+    """Every size, framing, chunking, cut and pause; often right to its end, sometimes not."""
+    size = draw(SIZES)
+    kind = "text/event-stream" if stream else "application/json"
+    body = stream_body(size, draw(st.integers(1, 40))) if stream else whole_body(size)
+    sizes = [*draw(st.lists(st.integers(1, 70_000), max_size=4)), draw(st.sampled_from([7_000, 65_536, 4_000_000]))]
+    framing = draw(st.sampled_from(["length", "chunked", "chunked", "endless"]))
+    ends = draw(ENDS)
+    if framing == "endless" and ends == "kept":
+        ends = "closed"
+    headers = [f"Content-Type: {kind}", *(["Connection: close"] if ends == "closed" else [])]
+    data = framed(body, framing, sizes, *headers)
+    # Something is always missing of what ends in silence: an engine that said everything would be asked again over that connection.
+    lost = draw(st.sampled_from([0, 0, 0, 1, 3, 1000] if ends != "silent" else [1, 3, 1000]))
+    pieces = cut(data[: len(data) - lost], draw(st.lists(st.integers(0, len(data)), max_size=8)))
+    pauses = draw(st.dictionaries(st.integers(0, 8), st.sampled_from([0.001, 0.02]), max_size=3))
+    return Script(pieces, pauses, ends, whole=not lost and ends in ("kept", "closed") and len(body) < 3_000_000)
+
+
+@contextlib.asynccontextmanager
+async def one_of(role: Role, workers: int) -> AsyncIterator[tuple[RunningProxy, FakeEngine]]:
+    """A proxy and one engine a role, of which one is scripted."""
+    async with running_workers(**WAITS) if workers > 1 else running_proxy(**WAITS) as proxy:
+        if role is Role.COMBINED:
+            yield proxy, await proxy.engine(role)
+            return
+        prefill, decode = await proxy.pair(Connector.P2P_NCCL)
+        yield proxy, prefill if role is Role.PREFILL else decode
+
+
+async def ask(proxy: RunningProxy, engine: FakeEngine, script: Script, *, stream: bool) -> Reply:
+    """What a client gets, who waits for PATIENCE_S only."""
+    await proxy.state_of(engine, "ready")
+    engine.answer = script
+    body = (STREAM if stream else TEXT) | {"prompt": MARK}
+    async with asyncio.timeout(PATIENCE_S):
+        return await proxy.post(body)
+
+
+def check(reply: Reply, script: Script, *, stream: bool) -> None:
+    """An answer, or an error that says so."""
+    if reply.status != 200:
+        assert reply.status in (502, 503, 504), reply.body[:200]
+        assert reply.error["message"]
+        assert not script.whole, reply.body[:200]
+    elif not stream:
+        assert reply.json["choices"]
+    else:
+        last = reply.events[-1]
+        assert last == "[DONE]" or "error" in json.loads(last)
+        assert (last == "[DONE]") >= script.whole
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize(("role", "workers"), [(Role.COMBINED, 1), (Role.DECODE, 1), (Role.COMBINED, 2)], ids=str)
+async def test_no_client_waits_for_ever(role: Role, workers: int, stream: bool) -> None:
+    async with one_of(role, workers) as (proxy, engine):
+        loop = asyncio.get_running_loop()
+        drawn: list[Script] = []
+
+        @settings(max_examples=25, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(scripts(stream=stream))
+        def draw(script: Script) -> None:
+            drawn.append(script)
+
+        await loop.run_in_executor(None, draw)
+        for script in drawn:
+            check(await ask(proxy, engine, script, stream=stream), script, stream=stream)
+        await proxy.settled()
+
+
+async def comments(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+    """Only what keeps a connection alive."""
+    response = await start_stream(request)
+    for number in itertools.count():
+        await response.write((b": ping\n\n", b"\n\n", b"event: ping\n\n", b"data:\n\n", b"data")[number % 5])
+        await asyncio.sleep(0.02)
+    return response
+
+
+async def one_token_then_comments(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+    """One event first."""
+    response = await start_stream(request)
+    await response.write(chunk(call, "t0 "))
+    while True:
+        await response.write(b": ping\n\n")
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", ["", "?through=hypercorn"])
+async def test_comments_are_no_progress(way: str) -> None:
+    async with running_proxy(**WAITS, probe_interval_s=5.0) as proxy:
+        engine = await proxy.engine(Role.COMBINED, answer=comments)
+        async with asyncio.timeout(PATIENCE_S):
+            reply = await proxy.post(STREAM, "/v1/completions" + way)
+        assert (reply.status, reply.error["code"]) == (504, "engine_stalled")
+        await proxy.state_of(engine, "suspect")
+
+
+@pytest.mark.parametrize("way", ["", "?through=hypercorn"])
+async def test_a_stream_that_says_no_more_ends_although_others_move(way: str) -> None:
+    async with running_proxy(**WAITS | {"decode_stall_timeout_s": 0.5, "give_up_s": 1.0}) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        moving = await RawClient.send(proxy, STREAM | {"max_tokens": 1_000_000})
+        await moving.read_until(b"t1 ")
+        engine.answer = one_token_then_comments
+        async with asyncio.timeout(PATIENCE_S):
+            reply = await proxy.post(STREAM, "/v1/completions" + way)
+        assert '"engine_stalled"' in reply.events[-1]
+        assert (await proxy.state_of(engine, "ready")).failures == 1
+
+
+BROKEN = {
+    "HTML": b"<html>busy</html>",
+    "broken JSON": b'{"choices": [',
+    "an error": b'{"error": {"message": "out of memory at 10.1.2.3:80", "code": 500}}',
+    "nothing": b"",
+    "an empty object": b"{}",
+}
+
+
+@pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL, Connector.EXAMPLE])
+@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
+async def test_a_200_of_prefill_that_is_no_answer_is_not_believed(connector: Connector, body: bytes) -> None:
+    async with running_proxy() as proxy:
+        bad, decode = await proxy.pair(connector)
+        bad.answer = failing(200, body)
+        reply = await proxy.post(TEXT)
+        assert reply.status == 502
+        assert not decode.calls
+        assert b"10.1.2.3" not in reply.body
+        good = await proxy.engine(Role.PREFILL, connector, boot_id="boot-2")
+        replies = [await proxy.post(TEXT) for _ in range(2)]
+        assert [reply.status for reply in replies] == [200, 200]
+        assert good.calls
+        bad.answer = None
+        await proxy.paid()
+
+
+@pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
+async def test_a_200_of_decode_that_is_no_answer_is_an_error(body: bytes) -> None:
+    async with running_proxy() as proxy:
+        await proxy.engine(Role.COMBINED, answer=failing(200, body))
+        reply = await proxy.post(TEXT)
+        assert reply.status == 502
+        assert reply.error["message"]
+        assert b"10.1.2.3" not in reply.body
+
+
+@pytest.mark.parametrize("size", [300_000, 900_000, 3_000_000])
+async def test_an_error_of_any_size_arrives(size: int) -> None:
+    body = json.dumps(
+        {"error": {"message": "too long: " + "x" * size, "type": "BadRequestError", "code": 400}}
+    ).encode()
+    async with running_proxy() as proxy:
+        await proxy.engine(Role.COMBINED, answer=failing(400, body))
+        async with asyncio.timeout(PATIENCE_S):
+            reply = await proxy.post(TEXT)
+        assert reply.status == 400
+        assert reply.error["message"].startswith("too long" if size < 1_000_000 else "combined-0 answered 400")
+
+
+async def test_an_answer_above_the_bound_is_refused_with_its_name_and_tried_only_once() -> None:
+    async with running_proxy(max_answer_bytes=100_000) as proxy:
+        engine = await proxy.engine(Role.COMBINED, answer=failing(200, whole_body(200_000)))
+        await proxy.engine(Role.COMBINED, answer=failing(200, whole_body(200_000)), boot_id="boot-2")
+        reply = await proxy.post(TEXT)
+        assert (reply.status, reply.error["code"]) == (502, "answer_too_large")
+        assert "MAX_ANSWER_BYTES" in reply.error["message"]
+        assert (await proxy.stats()).retries == 0
+        assert len(engine.calls) <= 1

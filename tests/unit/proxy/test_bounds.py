@@ -1,0 +1,83 @@
+"""What a body may hold, counted without building it: exactly as a parser that builds everything counts."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pd_proxy.errors import BadRequestError
+from pd_proxy.protocol.bounds import SMALL_BYTES, check_items, elements
+from pd_proxy.protocol.generation import Endpoint, Limits, parse
+
+TEXTS = st.text(alphabet='a"\\[]{},: \u00e9', max_size=8)
+VALUES = st.recursive(
+    st.one_of(TEXTS, st.integers(), st.none(), st.booleans()),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)),
+)
+PADDING = b" " * SMALL_BYTES
+
+
+def items(value: Any) -> int:
+    """Strings, lists and objects, names included."""
+    if isinstance(value, str):
+        return 1
+    if isinstance(value, list):
+        return 1 + sum(map(items, value))
+    if isinstance(value, dict):
+        return 1 + sum(1 + items(one) for one in value.values())
+    return 0
+
+
+@given(VALUES, st.booleans())
+def test_items_are_counted_exactly(value: Any, ascii_: bool) -> None:
+    body = json.dumps(value, ensure_ascii=ascii_).encode() + PADDING
+    found = items(value)
+    check_items(body, found)
+    if found:
+        with pytest.raises(BadRequestError, match="MAX_BODY_ITEMS"):
+            check_items(body, found - 1)
+
+
+def test_a_small_body_cannot_hold_too_much() -> None:
+    check_items(b"[" * SMALL_BYTES, 1)
+
+
+@given(st.one_of(st.lists(TEXTS, min_size=1), st.lists(st.lists(st.integers(0, 9)), min_size=1)))
+def test_prompts_are_counted_exactly(prompts: list[Any]) -> None:
+    assert elements(json.dumps(prompts).encode()) == len(prompts)
+
+
+@pytest.mark.parametrize("prompt", [["x"] * 11, [[1]] * 11])
+def test_too_many_prompts_are_refused(prompt: list[Any]) -> None:
+    body = json.dumps({"prompt": prompt}).encode()
+    assert parse(Endpoint.COMPLETIONS, body, Limits(prompts=11)).sequences == 11
+    with pytest.raises(BadRequestError, match="MAX_PROMPTS"):
+        parse(Endpoint.COMPLETIONS, body, Limits(prompts=10))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"prompt":[' + b"[1]," * 500_000 + b"[1]]}",
+        b'{"prompt":[' + b'"",' * 500_000 + b'""]}',
+        b'{"messages":[' + b"{}," * 500_000 + b"{}]}",
+        b'{"prompt":"x"' + b"".join(b',"%d":1' % number for number in range(300_000)) + b"}",
+        b'{"prompt":' + b"[" * 500_000 + b"}",
+    ],
+    ids=["lists", "strings", "objects", "names", "nested"],
+)
+def test_a_body_of_too_many_things_is_refused_before_it_is_read(body: bytes) -> None:
+    for endpoint in (Endpoint.COMPLETIONS, Endpoint.CHAT):
+        with pytest.raises(BadRequestError, match="MAX_BODY_ITEMS"):
+            parse(endpoint, body)
+
+
+def test_a_long_text_is_one_thing_whatever_is_in_it() -> None:
+    text = '{"a": [1, 2], \\"b\\"}' * 100_000
+    body = json.dumps({"prompt": [text, "other"], "messages": [{"content": text}]}).encode()
+    assert parse(Endpoint.COMPLETIONS, body).sequences == 2
+    assert parse(Endpoint.CHAT, body).sequences == 1
+    ids = json.dumps({"prompt": list(range(1_000_000))}).encode()
+    assert parse(Endpoint.COMPLETIONS, ids).tokens == 1_000_000
