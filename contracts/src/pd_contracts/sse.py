@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 DONE = "[DONE]"
+_MOST_DONE = 16
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -24,7 +25,7 @@ class Event:
     @property
     def done(self) -> bool:
         """True for OpenAI's end mark; some servers put blanks around it."""
-        return self.data.strip() == DONE
+        return len(self.data) < _MOST_DONE and self.data.strip() == DONE
 
 
 @dataclass(frozen=True, slots=True)

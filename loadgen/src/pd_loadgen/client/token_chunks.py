@@ -10,17 +10,17 @@ has come, and stay so without it:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import median
 from typing import Final
+
+import msgspec
 
 from pd_loadgen.prompts.token_estimate import estimated_tokens
 
 _BUNDLE: Final = 4  # a chunk with so many times the text of the others carries more tokens than they do
 
 
-@dataclass(slots=True)
-class Mark:
+class Mark(msgspec.Struct):
     """One chunk with output, or one that may have some.
 
     Attributes:

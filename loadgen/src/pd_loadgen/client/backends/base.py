@@ -51,9 +51,8 @@ class Ask:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one chunk says.
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """What one chunk says; a struct, because one is made of each chunk, and these are made in a third of a dataclass's time.
 
     Attributes:
         tokens: how many tokens it certainly carries.

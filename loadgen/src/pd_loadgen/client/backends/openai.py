@@ -43,8 +43,8 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
-# Servers write counts as 8.0 and "8", too.
-_decoder = msgspec.json.Decoder(_Chunk, strict=False)
+_NO_USAGE: Final = _Usage()
+_decoder = msgspec.json.Decoder(_Chunk)
 # Members under which servers report an error in an event that is no chunk: FastAPI, vLLM, and vendors of their own.
 _TELL_ERRORS: Final = ("error", "errors", "detail", "message", "msg", "error_msg", "error_message", "err_msg")
 
@@ -59,28 +59,29 @@ class OpenAIReader:
         """Read one event's data."""
         try:
             chunk = _decoder.decode(data)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
+        except msgspec.DecodeError:  # counts as 8.0 or "8", NaN among the log probabilities, or no chunk at all
             chunk = msgspec.convert(lenient(data), _Chunk, strict=False)
         if chunk.error is not None:
             return Delta(error=error_text(chunk.error))
         if chunk.choices:
-            return self._delta(chunk.choices[0], chunk.usage or _Usage())
+            return self._delta(chunk.choices[0], chunk.usage or _NO_USAGE)
         if chunk.usage is not None:
             used = chunk.usage
             return Delta(prompt_tokens=used.prompt_tokens, output_tokens=used.completion_tokens, closing=True)
         return Delta() if chunk.choices is not None else _stranger(data)
 
     def _delta(self, choice: _Choice, usage: _Usage) -> Delta:
-        error = error_text(choice.error) if choice.error is not None else given_up(choice.finish_reason)
-        if error:
-            return Delta(error=error)
+        if choice.error is not None or choice.finish_reason:
+            error = given_up(choice.finish_reason) if choice.error is None else error_text(choice.error)
+            if error:
+                return Delta(error=error)
         text, output = _output(choice)
-        ids = tuple(choice.token_ids or ())
+        ids = tuple(choice.token_ids) if choice.token_ids else ()
+        grown = 0
         # what a server counts with the chunk of the role comes with the next one
-        grown = 0 if _only_role(choice) and not output else max(0, (usage.completion_tokens or 0) - self._counted)
-        self._counted += grown
+        if usage.completion_tokens and (output or not _only_role(choice)):
+            grown = max(0, usage.completion_tokens - self._counted)
+            self._counted += grown
         tokens = len(ids) or grown or int(output)
         return Delta(
             tokens=tokens,
@@ -198,8 +199,9 @@ def _output(choice: _Choice) -> tuple[str, bool]:
     message = choice.delta
     if message is None:
         return choice.text or "", bool(choice.text)
-    told = (message.reasoning or message.reasoning_content, message.refusal, _text_of(message.content))
-    text = "".join(part or "" for part in told)
+    text = (message.reasoning or message.reasoning_content or "") + (message.refusal or "")
+    if message.content:
+        text += message.content if isinstance(message.content, str) else _text_of(message.content)
     return text, bool(text or message.tool_calls or message.function_call)
 
 
