@@ -92,10 +92,10 @@ def _remedy(path: Path, error: OSError) -> str:
     except OSError:
         return "; choose another --out"  # it is below a folder that may not even be looked into
     user, group = os.getuid(), os.getgid()
-    return (
-        f"; it belongs to user {owner.st_uid} and this runs as user {user}: sudo chown -R {user}:{group} {path} (of a container: the folder "
-        f"that is mounted there), or let the container run as its owner: PD_UID={owner.st_uid} and PD_GID={owner.st_gid} in .env"
-    )
+    own = f"sudo chown -R {user}:{group} {path} (of a container: the folder that is mounted there)"
+    # nobody should be advised to run as root
+    other = f", or let the container run as its owner: PD_UID={owner.st_uid} and PD_GID={owner.st_gid} in .env"
+    return f"; it belongs to user {owner.st_uid} and this runs as user {user}: {own}{other if owner.st_uid else ''}"
 
 
 class RunFolder:
@@ -135,20 +135,20 @@ class RunFolder:
         """Append encoded request records in one write, so that a kill loses a part of one line at most.
 
         Raises:
-            FolderError: if they do not fit; none of them is there then, not even in part.
+            FolderError: if they do not fit; whole lines that did are kept, and no part of one.
         """
-        data = memoryview(b"".join(lines))
+        data = b"".join(lines)
         if not data:
             return
-        path = self.path / REQUESTS
+        path, written = self.path / REQUESTS, 0
         size = path.stat().st_size
         try:
             with path.open("ab", buffering=0) as file:
-                while data:
-                    data = data[file.write(data) :]
+                while written < len(data):
+                    written += file.write(memoryview(data)[written:])
         except OSError as error:
             with suppress(OSError):  # nothing better is left to do
-                os.truncate(path, size)
+                os.truncate(path, size + data.rfind(b"\n", 0, written) + 1)
             raise FolderError(_unwritable(path, error)) from error
 
     def release(self) -> None:
