@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pd_analysis.doubts.answers import unfinished
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.power import power
 from pd_analysis.numbers.evaluation import Group, Result, gpus
@@ -350,4 +351,5 @@ _OF_RESULT: Final[tuple[Callable[[Result], Iterable[Doubt]], ...]] = (
     _tokens,
     _gpus_unknown,
     power,
+    unfinished,
 )

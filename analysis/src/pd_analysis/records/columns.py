@@ -186,7 +186,7 @@ def _columns(batch: Sequence[RequestRecord]) -> pd.DataFrame:
         "failure_message": [record.error.message if record.error else "" for record in batch],
         "output_hash": _hashes(batch),
     }
-    for name in ("scheduled", "sent", "end", "prompt_tokens", "output_tokens"):
+    for name in ("scheduled", "sent", "end", "prompt_tokens", "output_tokens", "requested_output_tokens"):
         columns[name] = np.array([getattr(record, name) for record in batch], dtype=np.float64)
     for stage in STAGES:
         columns[stage] = np.array([getattr(record.stages, stage, None) for record in batch], dtype=np.float64)
