@@ -129,3 +129,18 @@ def test_a_stopped_run_says_that_it_is_partial() -> None:
 )
 def test_the_exit_status_tells_how_the_run_went(made: Manifest, served: int, status: int) -> None:
     assert manifests.exit_status(made, served) == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "pace"),
+    [
+        ({"arrival": "closed", "max_concurrency": 4}, "closed loop, 4 in flight"),
+        ({"arrival": "batch"}, "40 requests at once"),
+        ({"arrival": "batch", "batch_sizes": [1, 8]}, "batches of 1, 8"),
+        ({"arrival": "phase-split"}, "phase-split, 20 prompts"),
+    ],
+)
+def test_where_answers_set_the_pace_no_rate_is_said_to_be_offered(changes: dict[str, object], pace: str) -> None:
+    load = msgspec.structs.replace(manifest().workload, requests=40, **changes)
+
+    assert f"disagg: random, {pace}, seed 1" in text(manifest(workload=load))

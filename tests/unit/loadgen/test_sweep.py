@@ -106,6 +106,7 @@ def test_vllms_names_and_an_infinite_rate_are_taken_in_files_too(tmp_path: Path)
     (point,) = sweep.read(write(tmp_path, text.replace(", inf]", "]")))
 
     assert (point.name, point.given["rate"], point.given["requests"]) == ("rateinf", "inf", "40")
+    assert point.given["duration"] == "inf"
 
 
 def test_a_password_in_the_file_is_on_no_command_line(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from pd_contracts.records import Manifest
+from pd_contracts.records import Manifest, Workload
 
 PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 LINE_EVERY_S: Final = 5.0
@@ -103,8 +103,22 @@ def _title(manifest: Manifest) -> str:
     deployment, load = manifest.deployment, manifest.workload
     name = manifest.title or deployment.label or str(deployment.topology or "") or manifest.url
     tokens = f" {load.input_tokens}/{load.output_tokens}" if load.input_tokens else ""
-    offered = f"{load.dataset}{tokens}, {load.rate:g} requests/s ({load.arrival})"
+    offered = f"{load.dataset}{tokens}, {_pace(load)}"
     return ("SIMULATED " if deployment.simulated else "") + f"{name}: {offered}, seed {load.seed}"
+
+
+def _pace(load: Workload) -> str:
+    """What set the pace; only an open loop has a rate, elsewhere a rate is what came of it."""
+    match load.arrival:
+        case "closed":
+            return f"closed loop, {load.max_concurrency} in flight"
+        case "batch" if load.batch_sizes:
+            return f"batches of {', '.join(map(str, load.batch_sizes))}"
+        case "batch":
+            return f"{load.requests} requests at once"
+        case "phase-split":
+            return f"phase-split, {load.requests // 2} prompts"
+    return f"{load.rate:g} requests/s ({load.arrival})"
 
 
 def _lines(manifest: Manifest, summary: dict[str, Any]) -> list[str]:

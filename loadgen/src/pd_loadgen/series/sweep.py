@@ -169,6 +169,8 @@ def _paces(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:
     named = {our_name(name): value for name, value in values.items()}
+    if "num_prompts" in {name.replace("-", "_") for name in values}:
+        named.setdefault("duration", "inf")  # so many however long they take, as vLLM means it
     known = {field.name for field in fields(Options)} - {"out", "overwrite"}
     if unknown := sorted(set(named) - known):
         msg = f"{unknown[0]} is no option of a run"
