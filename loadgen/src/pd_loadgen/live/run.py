@@ -5,12 +5,11 @@ still writes down what it has.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import gevent
 from gevent.event import Event
@@ -18,6 +17,7 @@ from gevent.event import Event
 from pd_contracts.records import Deployment, Manifest
 from pd_loadgen.client.access import INSECURE
 from pd_loadgen.client.backends import BACKENDS
+from pd_loadgen.live.around import Around
 from pd_loadgen.live.processes import messages
 from pd_loadgen.live.processes.messages import Job, Tally
 from pd_loadgen.live.processes.senders import Senders
@@ -28,13 +28,9 @@ from pd_loadgen.results.remarks import remarks
 from pd_loadgen.results.run_folder import FolderError, RunFolder, make_run_id, new_path
 from pd_loadgen.results.summary import summarize
 from pd_loadgen.target import deployment, server
-from pd_loadgen.target.server import ServerError
 from pd_loadgen.verdict import client_health
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.plan import Plan, PlanError
-
-# The recording goes on for some samples after the last answer, so that it covers the window.
-TAIL_S: Final = 0.4
 
 
 @dataclass(frozen=True)
@@ -175,7 +171,8 @@ class Run:
         try:
             self._phase = "warming up"
             self._senders.prepare(job, whole, partial(self._keep, folder))
-            with self._profile(notes), self._power(folder.gpu, described, notes):
+            around = Around(self._options, self._run_id, pause=self._pause, say=self._say, notes=notes)
+            with around.profile(), around.power(folder.gpu, described):
                 outcome = self._window(whole)
         finally:
             self._senders.close()
@@ -211,46 +208,6 @@ class Run:
         )
         return Outcome(report.complete, window, verdict, report.notes)
 
-    @contextmanager
-    def _profile(self, notes: list[str]) -> Iterator[None]:
-        """Have the engines profile the window; whoever started is stopped, however the run ends."""
-        options = self._options
-        granted = access_of(options) if options.engine_profile else None
-        urls = list(options.profile_urls or (options.url,)) if options.engine_profile else []
-        started: list[str] = []
-        try:
-            for url in urls:
-                server.start_profile(url, granted or server.OPEN)
-                started.append(url)
-            yield
-        finally:
-            for url in started:
-                self._phase = "waiting for the profiler's trace"
-                try:
-                    server.stop_profile(url, granted or server.OPEN)
-                except ServerError as error:
-                    notes.append(str(error))  # the requests were measured all the same
-            notes.extend(["the engines were profiled, which costs them time"] if started else [])
-
-    @contextmanager
-    def _power(self, path: Path, described: Deployment, notes: list[str]) -> Iterator[None]:
-        """Record power around the window, with some idle time before it; the recording ends however the run does."""
-        monitor = self._options.monitor
-        if not monitor:
-            yield
-            return
-        recording = server.start_recording(monitor, self._run_id, deployment.gpu_roles(described))
-        try:
-            self._phase = "idle, for the power at rest"
-            self._pause(self._options.idle)
-            yield
-            gevent.sleep(TAIL_S)
-        finally:
-            try:
-                server.end_recording(monitor, recording, path)
-            except ServerError as error:
-                notes.append(str(error))  # the requests were measured all the same
-
     def _finish(self, folder: RunFolder, manifest: Manifest, outcome: Outcome) -> None:
         folder.release()
         records = folder.read()
@@ -272,6 +229,9 @@ class Run:
 
     def _incomplete(self) -> str:
         return f"the run was ended, and its records are not complete: {self._lost}"
+
+    def _say(self, phase: str) -> None:
+        self._phase = phase
 
     def _pause(self, seconds: float) -> None:
         if self._stopping.wait(seconds):

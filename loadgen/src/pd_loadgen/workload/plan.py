@@ -7,12 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from pd_contracts.names import TIMING_HEADER
 from pd_contracts.records import schedule_hash
-from pd_loadgen.client.access import parse_extra
-from pd_loadgen.client.address import parse_url
-from pd_loadgen.client.backends import BACKENDS, Ask, Sampling, UnsuitableError
-from pd_loadgen.client.http1 import request_bytes
+from pd_loadgen.client.backends import UnsuitableError
 from pd_loadgen.prompts import traces
 from pd_loadgen.prompts.corpora import Corpus
 from pd_loadgen.prompts.datasets import Answers, Made
@@ -25,6 +21,7 @@ from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.pace import pace
 from pd_loadgen.workload.schedule import Arrival
+from pd_loadgen.workload.wire import Wire
 
 
 class PlanError(ValueError):
@@ -84,7 +81,7 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
         PlanError: if the schedule has no request, a file cannot be used, or the endpoint does not take the prompts.
     """
     try:
-        wire, source = _Wire(options, model, headers or {}), _Source(options, model)
+        wire, source = Wire(options, model, headers or {}), _Source(options, model)
         if options.answers is Answers.SERVED:
             requests, fingerprint = _dialogues(options, wire)
         else:
@@ -151,7 +148,7 @@ def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
         raise PlanError(msg)
 
 
-def _dialogues(options: Options, wire: "_Wire") -> tuple[list[Planned], str]:
+def _dialogues(options: Options, wire: Wire) -> tuple[list[Planned], str]:
     """Conversations whose answers only the server knows: an arrival is the beginning of one. Also their fingerprint."""
     offsets = _offsets(options)
     _refuse_none(options, offsets)
@@ -170,7 +167,7 @@ def _dialogues(options: Options, wire: "_Wire") -> tuple[list[Planned], str]:
 
 
 def _turn(
-    wire: "_Wire", options: Options, thread: Sequence[Made], answers: list[str], *, first: int, offset: float
+    wire: Wire, options: Options, thread: Sequence[Made], answers: list[str], *, first: int, offset: float
 ) -> Planned:
     """The turn of a conversation that follows so many answers."""
     turn = len(answers)
@@ -227,34 +224,3 @@ def _hash(options: Options, slots: Sequence[_Slot], more: Sequence[bytes] = ()) 
     grouped = [str(slots[-1].group).encode()] if slots[-1].group else []
     wanted = [f"{name}={value}".encode() for name, value in asked(options).items()]
     return schedule_hash(parts, options.seed, chain(prompts, limits, grouped, wanted, more))
-
-
-class _Wire:
-    """Writes requests; what they share is made once."""
-
-    def __init__(self, options: Options, model: str, headers: Mapping[str, str]) -> None:
-        self._options, self._model = options, model
-        self._backend, self._target = BACKENDS[options.endpoint], parse_url(options.url)
-        self._extra = parse_extra(options.extra_body)
-        self._headers = {TIMING_HEADER: "1", "Accept": "text/event-stream", **headers}
-        self._sampling = Sampling(
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            min_p=options.min_p,
-            repetition_penalty=options.repetition_penalty,
-        )
-
-    def of(self, content: Content) -> bytes:
-        """The bytes of one request."""
-        options = self._options
-        ask = Ask(
-            model=self._model,
-            output_tokens=content.output_tokens,
-            ignore_eos=options.ignore_eos,
-            return_token_ids=options.return_token_ids,
-            sampling=self._sampling,
-            extra=self._extra,
-        )
-        body = self._backend.body(content.prompt, ask)
-        return request_bytes(self._target, options.path or self._backend.path, body, self._headers)
