@@ -135,7 +135,7 @@ def _compare(options: argparse.Namespace, read: Settings) -> int:
     if options.baseline:
         return _check(options, results)
     console = Console(width=None if sys.stdout.isatty() else COLUMNS)
-    named = bool(options.runs) and all((Path(run) / MANIFEST).is_file() for run in options.runs)
+    named = bool(options.runs) and all((Path(run) / MANIFEST).is_file() or Path(run).is_file() for run in options.runs)
     for group in [together(results)] if named else grouped(results):
         console.print(table_of(group))
         found = doubts(group)
@@ -159,7 +159,11 @@ def _check(options: argparse.Namespace, results: Sequence[Result]) -> int:
     checked = regression.check(pooled, with_repeats_pooled(evaluate(known.runs)), options.tolerance)
     for result in checked.unmatched:
         sys.stderr.write(f"pd-analysis: {result.run.path}: the baseline has no run of {result.label} under this load\n")
-    if len(checked.unmatched) == len(pooled):
+    for result in checked.barred:
+        sys.stderr.write(
+            f"pd-analysis: {result.run.path}: must not be compared with the baseline: another model or schedule, or a run that cannot be trusted\n"
+        )
+    if len(checked.unmatched) + len(checked.barred) == len(pooled):
         sys.stderr.write(f"pd-analysis: nothing below {options.baseline} can be compared with these runs\n")
         return NOTHING
     for comparison in checked.worse:

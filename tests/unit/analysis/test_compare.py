@@ -6,8 +6,9 @@ from support.analysis import constant, deployment, group, manifest, power_log, r
 
 from pd_analysis.conclusions.verdict import sentence, verdict
 from pd_analysis.doubts.one_load import doubts
+from pd_analysis.numbers.comparison import Outcome, compared
 from pd_analysis.numbers.evaluation import Group, evaluate, grouped
-from pd_analysis.numbers.measures import GAP_P99, GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure, compared
+from pd_analysis.numbers.measures import GAP_P99, GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure
 from pd_analysis.records.run import Run
 from pd_analysis.tables.comparison import comparison
 from pd_analysis.tables.performance import rates
@@ -52,7 +53,7 @@ def test_a_p99_is_called_only_beyond_a_tenth(theirs: float, winner: str | None) 
     found = compared(TTFT_P99, *pair.results)
 
     assert (found.winner.name if found.winner else None) == winner
-    assert found.equal == (winner is None)
+    assert found.outcome is {"disagg": Outcome.BETTER, "combined": Outcome.WORSE, None: Outcome.EQUAL}[winner]
     assert found.ratio == pytest.approx(theirs / 0.1)
 
 
@@ -72,7 +73,7 @@ def test_unknown_on_one_side_is_no_comparison() -> None:
 
     found = compared(JOULES, *pair.results)
 
-    assert (found.known, found.winner, found.equal, found.ratio) == (False, None, False, None)
+    assert (found.known, found.winner, found.outcome, found.ratio) == (False, None, Outcome.UNKNOWN, None)
     assert _cell(pair, "Energy per output token", 3) == "–"
 
 
@@ -85,10 +86,11 @@ def test_the_verdict_names_what_each_side_gives_and_by_what_factor() -> None:
     said = verdict(pair, doubts(pair))
 
     assert said.pairs[0].lead == (
-        "It depends on what you promise: disagg gives faster tokens (TPOT p99 2.00× lower) and shorter stalls "
-        "(longest gap p99 2.00× lower); combined gives a sooner first token (TTFT p99 1.50× lower)."
+        "It depends on what you promise: disagg gives faster tokens (TPOT p50 10.0 against 20.0 ms, TPOT p99 10.0 against 20.0 ms) "
+        "and shorter stalls (longest gap p99 10.0 against 20.0 ms); combined gives a sooner first token (TTFT p50 100 against 150 ms, "
+        "TTFT p99 100 against 150 ms). Equal: goodput per GPU, energy per output token."
     )
-    assert [sentence(found) for found in said.pairs[0].comparisons][4].endswith("no difference to call.")
+    assert [sentence(found) for found in said.pairs[0].comparisons][-1].endswith("; equal.")
 
 
 def test_the_verdict_says_when_nothing_speaks_for_one_side() -> None:
@@ -96,9 +98,9 @@ def test_the_verdict_says_when_nothing_speaks_for_one_side() -> None:
 
     lead = verdict(pair, []).pairs[0].lead
 
-    assert (
-        lead
-        == "disagg gives a sooner first token (TTFT p99 2.00× lower); nothing that decides here speaks for combined."
+    assert lead == (
+        "disagg gives a sooner first token (TTFT p50 50.0 against 100 ms, TTFT p99 50.0 against 100 ms); nothing that decides here "
+        "speaks for combined. Equal: TPOT p50, TPOT p99, longest gap p99, goodput per GPU."
     )
 
 
@@ -107,7 +109,7 @@ def test_the_verdict_names_no_winner_between_equals() -> None:
 
     said = verdict(pair, [])
 
-    assert said.pairs[0].lead.startswith("disagg and combined differ too little to call on TTFT p99, TPOT p99")
+    assert said.pairs[0].lead.startswith("Nothing that was measured speaks for combined or for disagg. Equal: TTFT p50")
     assert said.pairs[0].unknown == ("Energy per output token",)
 
 
@@ -142,10 +144,10 @@ def test_runs_are_grouped_by_workload() -> None:
     ]
 
 
-def test_runs_that_share_no_rate_are_compared_by_shape() -> None:
-    (one,) = grouped(evaluate([served(Topology.DISAGG, rate=60.0), served(Topology.COMBINED, rate=30.0)]))
+def test_runs_that_share_no_rate_are_not_compared() -> None:
+    groups = grouped(evaluate([served(Topology.DISAGG, rate=60.0), served(Topology.COMBINED, rate=30.0)]))
 
-    assert [result.name for result in one.results] == ["combined", "disagg"]
+    assert [[result.name for result in each.results] for each in groups] == [["combined"], ["disagg"]]
 
 
 def test_namesakes_are_told_apart() -> None:

@@ -12,7 +12,8 @@ from support.analysis import PowerLog, constant, deployment, group, manifest, po
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.energy.checks import Check
 from pd_analysis.energy.window import Energy, energy_of
-from pd_analysis.numbers.measures import JOULES, compared
+from pd_analysis.numbers.comparison import compared
+from pd_analysis.numbers.measures import JOULES
 from pd_analysis.records.run import Run
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import GpuSample

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.numbers import bootstrap
+from pd_analysis.numbers.comparison import OUTCOMES, Bar, Comparison, Outcome, bar, compared
 from pd_analysis.numbers.evaluation import Group, Result, gpus
-from pd_analysis.numbers.measures import DECIDING, SMALL, SMALL_TAIL, Comparison, compared
-from pd_analysis.words.formatting import joined, listed, percent, ratio
+from pd_analysis.numbers.measures import DECIDING, SMALL, SMALL_TAIL
+from pd_analysis.words.formatting import joined, listed, percent, ratio, sentences
 from pd_analysis.words.language import mark, ntr, tr
 
 
@@ -16,7 +18,7 @@ class Pair:
     """The verdict over two runs.
 
     Attributes:
-        lead: which to choose for what, in one sentence.
+        lead: which to choose for what, in a sentence or two.
         comparisons: of the measures that decide, those that both runs have.
         unknown: titles of the others.
     """
@@ -58,7 +60,7 @@ def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
         pairs=tuple(_pair(group.baseline, other) for other in group.others),
         rule=(
             tr(
-                "Ratios within {small} (p99: {tail}) are called equal, and so are those whose {level} % interval holds 1. {noise}",
+                "Equal: the difference is below {small} (p99: {tail}), with all of its {level} % interval. Unclear: the interval holds no difference and also a larger one, so that nobody can tell. {noise}",
                 small=percent(SMALL),
                 tail=percent(SMALL_TAIL),
                 level=f"{bootstrap.LEVEL:.0f}",
@@ -104,22 +106,30 @@ def _pair(baseline: Result, other: Result) -> Pair:
     )
 
 
+_BARRED: Final = {
+    Bar.UNFIT: mark("a run cannot be trusted, as the doubts say"),
+    Bar.LOADS: mark("they were not offered the same load"),
+    Bar.SCHEDULES: mark("they were offered different schedules"),
+    Bar.MODELS: mark("they serve different models"),
+}
+
+
 def _lead(baseline: Result, other: Result, known: Sequence[Comparison]) -> str:
+    pair = {"baseline": baseline.name, "other": other.name}
     if not known:
-        return tr(
-            "Nothing that decides between {baseline} and {other} was measured.",
-            baseline=baseline.name,
-            other=other.name,
-        )
-    ours = [_benefit(comparison) for comparison in known if comparison.winner is baseline]
-    theirs = [_benefit(comparison) for comparison in known if comparison.winner is other]
+        return tr("Nothing that decides between {baseline} and {other} was measured.", **pair)
+    barred = bar(baseline, other)
+    if barred is not None:
+        return tr("No winner is named between {baseline} and {other}: {reason}.", **pair, reason=tr(_BARRED[barred]))
+    found = [text for text in (_choice(baseline, other, known), _rest(known)) if text]
+    return sentences(found)
+
+
+def _choice(baseline: Result, other: Result, known: Sequence[Comparison]) -> str:
+    ours, theirs = _benefits(known, baseline), _benefits(known, other)
     if not ours and not theirs:
-        same = listed(comparison.measure.phrase for comparison in known)
         return tr(
-            "{other} and {baseline} differ too little to call on {measures}.",
-            other=other.name,
-            baseline=baseline.name,
-            measures=same,
+            "Nothing that was measured speaks for {baseline} or for {other}.", baseline=baseline.name, other=other.name
         )
     if not ours or not theirs:
         better, worse, gives = (other, baseline, theirs) if theirs else (baseline, other, ours)
@@ -138,28 +148,63 @@ def _lead(baseline: Result, other: Result, known: Sequence[Comparison]) -> str:
     )
 
 
-def _benefit(comparison: Comparison) -> str:
-    """What the winner gives, with the number that shows it."""
-    measure = comparison.measure
-    by = difference(comparison)
-    what = tr("{measure} {difference}", measure=measure.phrase, difference=by) if by else measure.phrase
-    return tr("{benefit} ({what})", benefit=tr(measure.benefit), what=what)
+def _benefits(known: Sequence[Comparison], winner: Result) -> list[str]:
+    """What a run gives, each kind of latency once, with the numbers that show it."""
+    won: dict[str, list[Comparison]] = {}
+    for comparison in known:
+        if comparison.winner is winner:
+            won.setdefault(comparison.measure.name, []).append(comparison)
+    return [
+        tr("{benefit} ({what})", benefit=tr(first.measure.benefit), what=joined(map(_values, (first, *more))))
+        for first, *more in won.values()
+    ]
+
+
+def _values(comparison: Comparison) -> str:
+    measure, winner, loser = comparison.measure, comparison.winner, comparison.loser
+    if winner is None or loser is None:
+        return measure.phrase
+    return tr(
+        "{measure} {winner} against {loser} {unit}",
+        measure=measure.phrase,
+        winner=measure.text(winner),
+        loser=measure.text(loser),
+        unit=measure.unit,
+    )
+
+
+def _rest(known: Sequence[Comparison]) -> str:
+    """What does not decide, so that nobody takes what is not named for equal."""
+    equal = [each.measure.phrase for each in known if each.outcome is Outcome.EQUAL]
+    unclear = [each.measure.phrase for each in known if each.outcome is Outcome.UNCLEAR]
+    said = [tr("Equal: {measures}.", measures=joined(equal))] if equal else []
+    if unclear:
+        said.append(tr("Unclear, so measure for longer or with more seeds: {measures}.", measures=joined(unclear)))
+    return sentences(said)
 
 
 def difference(comparison: Comparison) -> str:
-    """By what factor the winner is lower or higher; empty where one side is 0."""
-    if not comparison.factor:
+    """By how much the winner is lower or higher; empty where one side is 0."""
+    factor = comparison.factor
+    if not factor:
         return ""
-    message = mark("{factor} lower") if comparison.measure.less_is_better else mark("{factor} higher")
-    return tr(message, factor=ratio(comparison.factor))
+    if comparison.measure.less_is_better:
+        return tr("{share} lower", share=percent(1 - 1 / factor))
+    if factor < _TWICE:
+        return tr("{share} higher", share=percent(factor - 1))
+    return tr("{factor} as high", factor=ratio(factor))
+
+
+_TWICE: Final = 2.0  # from here on a factor says more than a percentage
 
 
 def sentence(comparison: Comparison) -> str:
-    """One finding: values, winner and factor, or that there is none."""
+    """One finding: values, winner and difference, or that there is none."""
     measure, baseline, other = comparison.measure, comparison.baseline, comparison.other
     values = joined(f"{result.name} {measure.text(result)} {measure.unit}" for result in (baseline, other))
     if comparison.winner is None:
-        return tr("{measure}: {values}; no difference to call.", measure=measure.title, values=values)
+        outcome = tr("not comparable") if comparison.bar is not None else tr(OUTCOMES[comparison.outcome])
+        return tr("{measure}: {values}; {outcome}.", measure=measure.title, values=values, outcome=outcome)
     winner, by = comparison.winner.name, difference(comparison)
     if not by:
         return tr("{measure}: {values}; {winner} is better.", measure=measure.title, values=values, winner=winner)

@@ -23,10 +23,12 @@ class Doubt:
     """One reason to doubt, and what to do about it.
 
     Attributes:
-        general: the sentence without names and numbers, for a report in which it holds for many loads; they are listed after it.
+        general: the sentence without names and numbers, for a report in which it holds for many loads.
+        places: the loads and deployments for which it then holds, or "".
     """
 
     level: Level
     sentence: str
     remedy: str
     general: str = ""
+    places: str = ""

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.one_load import Case, weighed
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.sweep import rate_per_gpu
+from pd_analysis.numbers.load import SWEPT, Load
+from pd_analysis.numbers.sweep import Axis, axis_of
 from pd_analysis.words.formatting import clauses, joined, listed, setting, sizes
-from pd_analysis.words.language import mark, tr
+from pd_analysis.words.language import tr
 
 
 def overall(groups: Sequence[Group], cases: Iterable[Case]) -> list[Doubt]:
@@ -26,40 +27,48 @@ def _merged(cases: Sequence[Case], everything: Sequence[Result]) -> Doubt:
     results = list({id(result): result for case in cases for result in case.results}.values())
     return Doubt(
         level=first.level,
-        sentence=tr("{sentence}: {places}.", sentence=first.general, places=_places(results, everything)),
+        sentence=tr("{what}.", what=first.general),
         remedy=max((case.doubt.remedy for case in cases), key=len),
         general=first.general,
+        places=_places(results, everything),
     )
 
 
 def _places(results: Sequence[Result], everything: Sequence[Result]) -> str:
-    """Deployments, with the rates at which it holds and the size of the requests; as short as can be."""
+    """Deployments, with the loads at which it holds and the size of the requests; as short as can be."""
     if len(results) == len(everything):
         return tr("every run")
-    offered, found = _cells(everything), _cells(results)
-    sizes = []
-    for size, labels in found.items():
-        if labels == offered[size]:
-            sizes.append(tr("{size}: {places}", size=size, places=tr("every run")))
-            continue
-        places = joined(_at(label, rates, offered[size][label]) for label, rates in labels.items())
-        words = all(rates == offered[size][label] for label, rates in labels.items())
-        message = mark("{size}: {places}") if words else mark("{size}: {places} req/s per GPU")
-        sizes.append(tr(message, size=size, places=places))
-    return clauses(sizes)
+    wanted = {id(result) for result in results}
+    shapes: dict[Load, list[Result]] = {}
+    for result in everything:
+        shapes.setdefault(result.load.shape, []).append(result)
+    return clauses(
+        tr("{size}: {places}", size=_size(members), places=_within(members, wanted))
+        for members in shapes.values()
+        if any(id(member) in wanted for member in members)
+    )
 
 
-def _at(label: str, rates: set[float], offered: set[float]) -> str:
-    if rates == offered:
-        return tr("{run} at every rate", run=label)
-    return tr("{run} at {rates}", run=label, rates=listed(map(setting, sorted(rates))))
+def _size(members: Sequence[Result]) -> str:
+    return tr("{sizes} tokens", sizes=sizes(members[0].run.manifest.workload))
 
 
-def _cells(results: Sequence[Result]) -> dict[str, dict[str, set[float]]]:
-    """Size of the requests, then deployment, to rates per GPU."""
-    cells: dict[str, dict[str, set[float]]] = {}
-    for result in results:
-        load = result.run.manifest.workload
-        size = tr("{sizes} tokens", sizes=sizes(load))
-        cells.setdefault(size, {}).setdefault(result.label, set()).add(rate_per_gpu(result) or load.rate)
-    return cells
+def _within(members: Sequence[Result], wanted: set[int]) -> str:
+    """Deployments of one shape, each with the points at which it holds."""
+    axis = axis_of(members) if members[0].load.pace in SWEPT else None
+    labels: dict[str, list[Result]] = {}
+    for member in members:
+        labels.setdefault(member.label, []).append(member)
+    found = {label: [result for result in own if id(result) in wanted] for label, own in labels.items()}
+    if all(len(found[label]) == len(own) for label, own in labels.items()):
+        return tr("every run")
+    return joined(
+        _at(label, chosen, axis, whole=len(chosen) == len(labels[label])) for label, chosen in found.items() if chosen
+    )
+
+
+def _at(label: str, chosen: Sequence[Result], axis: Axis | None, *, whole: bool) -> str:
+    if whole or axis is None:
+        return tr("{run} everywhere", run=label)
+    places = sorted({place for result in chosen if (place := axis.place(result)) is not None})
+    return tr("{run} at {places} {unit}", run=label, places=listed(map(setting, places)), unit=axis.unit)

@@ -8,10 +8,13 @@ from typing import Final
 from pd_analysis.energy.attribution import RoleEnergy, attribution_of, summed_attribution
 from pd_analysis.energy.repeats import summed
 from pd_analysis.energy.window import Energy, TokenEnergy, energy_of, per_token
+from pd_analysis.numbers.deployments import repeat_of, unlabelled_names
+from pd_analysis.numbers.load import Load, Pace, amount_words, load_of, words
 from pd_analysis.numbers.metrics import Metrics, measure, measure_all
+from pd_analysis.numbers.trust import Unfit, unfit
 from pd_analysis.records.columns import Requests, pooled
 from pd_analysis.records.run import Run
-from pd_analysis.words.formatting import clauses, setting, sizes
+from pd_analysis.words.formatting import clauses
 from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.names import Role, Topology
 
@@ -29,6 +32,8 @@ class Result:
         requests: those of all repeats; the metrics are over them, and energy and tokens are sums over the repeats.
         repeats: each repeat on its own; empty of a load that was offered once.
         attribution: the energy by role, phase and request; empty without power.
+        unlabelled: what the deployment is called that has neither label nor topology.
+        unfit: why nothing may be decided on it; empty if something may.
     """
 
     run: Run
@@ -39,6 +44,13 @@ class Result:
     repeats: tuple["Result", ...] = ()
     attribution: tuple[RoleEnergy, ...] = ()
     distinction: str = ""
+    unlabelled: str = ""
+    unfit: frozenset[Unfit] = frozenset()
+
+    @property
+    def load(self) -> Load:
+        """What was offered."""
+        return load_of(self.run.manifest.workload)
 
     @property
     def name(self) -> str:
@@ -53,7 +65,10 @@ class Result:
     @property
     def label(self) -> str:
         """What the deployment is called, whatever the load."""
-        return _label(self.run)
+        deployment = self.run.manifest.deployment
+        if deployment.topology and deployment.label in ("", deployment.topology.value):
+            return tr(TOPOLOGIES[deployment.topology])
+        return deployment.label or self.unlabelled
 
     @property
     def topology(self) -> Topology | None:
@@ -63,24 +78,22 @@ class Result:
 
 @dataclass(frozen=True)
 class Group:
-    """Results of one workload; the first is the baseline that the others are divided by.
+    """Results that are looked at together; the first is the baseline that the others are divided by.
 
     Attributes:
-        with_rate: all were offered the same rate, so that it is part of the workload.
         gpus: of each deployment, where deployments of other sizes have a group of their own.
     """
 
     results: tuple[Result, ...]
-    with_rate: bool = True
     gpus: int | None = None
 
     @property
     def workload(self) -> str:
         """What was offered, in words."""
-        words = clauses(dict.fromkeys(workload_words(result.run, with_rate=self.with_rate) for result in self.results))
+        asked = clauses(dict.fromkeys(words(result.run.manifest.workload) for result in self.results))
         if self.gpus is None:
-            return words
-        return tr("{workload}, on {gpus}", workload=words, gpus=gpus_words(self.gpus))
+            return asked
+        return tr("{workload}, on {gpus}", workload=asked, gpus=gpus_words(self.gpus))
 
     @property
     def baseline(self) -> Result:
@@ -97,30 +110,38 @@ class Group:
         """True if a run in it is simulated."""
         return any(result.run.simulated for result in self.results)
 
+    @property
+    def pace(self) -> Pace:
+        """What set the pace of its requests."""
+        return self.baseline.load.pace
+
 
 def evaluate(runs: Sequence[Run]) -> list[Result]:
     """Measure every run; plain serving comes first, so that it becomes the baseline."""
-    return [_result(run) for run in sorted(runs, key=_order)]
+    ordered = sorted(runs, key=_order)
+    return [_result(run, name) for run, name in zip(ordered, unlabelled_names(ordered), strict=True)]
 
 
 def grouped(results: Sequence[Result]) -> list[Group]:
-    """One group a workload, and a number of GPUs where each has several deployments.
+    """One group a load, and a number of GPUs where each has several deployments."""
+    loads: dict[Load, list[Result]] = {}
+    for result in with_repeats_pooled(results):
+        loads.setdefault(result.load, []).append(result)
+    return [
+        _group(fellows, gpus=count) for load in sorted(loads, key=_rising) for count, fellows in _by_gpus(loads[load])
+    ]
 
-    If no two runs share a workload, all of the same shape are compared over their rates.
-    """
-    results = with_repeats_pooled(results)
-    exact = _split(results, with_rate=True)
-    return exact if any(group.others for group in exact) else _split(results, with_rate=False)
+
+def _rising(load: Load) -> tuple[str, int, int, str, float]:
+    return load.dataset, load.input_tokens or 0, load.output_tokens or 0, load.pace.value, load.amount
 
 
 def together(results: Sequence[Result]) -> Group:
     """All in one group, because someone asked for exactly these."""
-    results = with_repeats_pooled(results)
-    with_rate = len({result.run.manifest.workload.rate for result in results}) == 1
-    return _group(results, with_rate=with_rate)
+    return _group(with_repeats_pooled(results))
 
 
-def _result(run: Run) -> Result:
+def _result(run: Run, unlabelled: str) -> Result:
     metrics, energy = measure(run), energy_of(run)
     return Result(
         run=run,
@@ -129,6 +150,8 @@ def _result(run: Run) -> Result:
         energy=energy,
         tokens=_token_energy(energy, metrics),
         attribution=attribution_of(run, energy),
+        unlabelled=unlabelled,
+        unfit=unfit(run),
     )
 
 
@@ -140,7 +163,7 @@ def with_repeats_pooled(results: Sequence[Result]) -> list[Result]:
     """Runs that repeat one load on one deployment with other seeds become one result; others stay as they are."""
     cells: dict[Hashable, list[Result]] = {}
     for result in results:
-        cells.setdefault(_cell(result.run), []).append(result)
+        cells.setdefault(_cell(result), []).append(result)
     return [
         pooled_result
         for members in cells.values()
@@ -148,15 +171,15 @@ def with_repeats_pooled(results: Sequence[Result]) -> list[Result]:
     ]
 
 
-def _cell(run: Run) -> Hashable:
-    deployment, load = run.manifest.deployment, run.manifest.workload
+def _cell(result: Result) -> Hashable:
+    deployment, load = result.run.manifest.deployment, result.run.manifest.workload
     limits = tuple(sorted(load.goodput.items()))
-    return _label(run), deployment.topology, deployment.gpus, workload_words(run, with_rate=True), load.model, limits
+    return result.label, deployment.topology, deployment.gpus, result.load, load.model, limits
 
 
 def _are_repeats(members: Sequence[Result]) -> bool:
     """Each seed once; the same seed twice is two measurements of one schedule, which a reader wants to see apart."""
-    seeds = {member.run.manifest.workload.seed for member in members}
+    seeds = {(member.run.manifest.workload.seed, repeat_of(member.run.path)) for member in members}
     return len(members) > 1 and len(seeds) == len(members)
 
 
@@ -172,6 +195,7 @@ def _pool(members: Sequence[Result]) -> Result:
         tokens=_token_energy(energy, metrics),
         repeats=tuple(members),
         attribution=summed_attribution([member.attribution for member in members]),
+        unfit=frozenset().union(*(member.unfit for member in members)),
     )
 
 
@@ -180,11 +204,11 @@ def _order(run: Run) -> tuple[bool, str, float, str]:
     return topology is not Topology.COMBINED, run.manifest.deployment.label, run.manifest.workload.rate, str(run.path)
 
 
-def _group(results: Sequence[Result], *, with_rate: bool, gpus: int | None = None) -> Group:
-    """Namesakes are told apart by their rate, and if that does not do it by their folder."""
-    members = _distinct(results, [f"{setting(result.run.manifest.workload.rate)} req/s" for result in results])
+def _group(results: Sequence[Result], *, gpus: int | None = None) -> Group:
+    """Namesakes are told apart by how much they were asked for, and if that does not do it by their folder."""
+    members = _distinct(results, [amount_words(result.run.manifest.workload) for result in results])
     members = _distinct(members, [result.run.path.name for result in results])
-    return Group(results=tuple(members), with_rate=with_rate, gpus=gpus)
+    return Group(results=tuple(members), gpus=gpus)
 
 
 def _distinct(results: Sequence[Result], more: Sequence[str]) -> list[Result]:
@@ -199,24 +223,6 @@ def _distinct(results: Sequence[Result], more: Sequence[str]) -> list[Result]:
     ]
 
 
-def _label(run: Run) -> str:
-    deployment = run.manifest.deployment
-    if deployment.topology and deployment.label in ("", deployment.topology.value):
-        return tr(TOPOLOGIES[deployment.topology])
-    return deployment.label or run.path.name
-
-
-def _split(results: Sequence[Result], *, with_rate: bool) -> list[Group]:
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(workload_words(result.run, with_rate=with_rate), []).append(result)
-    return [
-        _group(fellows, with_rate=with_rate, gpus=count)
-        for members in groups.values()
-        for count, fellows in _by_gpus(members)
-    ]
-
-
 def _by_gpus(members: list[Result]) -> list[tuple[int | None, list[Result]]]:
     """Deployments of two GPUs and of four are compared among themselves, if each has somebody to be compared with."""
     counts: dict[int | None, list[Result]] = {}
@@ -225,21 +231,6 @@ def _by_gpus(members: list[Result]) -> list[tuple[int | None, list[Result]]]:
     if len(counts) < 2 or any(len({fellow.label for fellow in fellows}) < 2 for fellows in counts.values()):
         return [(None, members)]
     return [(count or 0, fellows) for count, fellows in sorted(counts.items(), key=lambda item: item[0] or 0)]
-
-
-def workload_words(run: Run, *, with_rate: bool) -> str:
-    """What was offered, in words; two runs with the same words may be compared. Seeds and durations are not in it: doubts are."""
-    load = run.manifest.workload
-    what = {"sizes": sizes(load), "dataset": load.dataset, "arrival": load.arrival, "endpoint": load.endpoint}
-    if not with_rate:
-        return tr("requests of {sizes} tokens ({dataset} data, {arrival} arrivals, {endpoint})", **what)
-    return ntr(
-        "{rate} request/s of {sizes} tokens ({dataset} data, {arrival} arrivals, {endpoint})",
-        "{rate} requests/s of {sizes} tokens ({dataset} data, {arrival} arrivals, {endpoint})",
-        1 if load.rate == 1 else 2,
-        rate=setting(load.rate),
-        **what,
-    )
 
 
 def gpus(result: Result) -> str:

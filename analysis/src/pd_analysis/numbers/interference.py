@@ -23,10 +23,10 @@ class Interference:
     gap: Floats
     beside: np.ndarray
 
-    def median(self, *, beside: bool) -> float | None:
-        """Of the gaps beside a first token, or of the others; None if there are none."""
+    def tail(self, *, beside: bool) -> float | None:
+        """The 99th percentile of the gaps beside a first token, or of the others; None if there are none."""
         chosen = self.gap[self.beside == beside]
-        return float(np.median(chosen)) if chosen.size else None
+        return float(np.percentile(chosen, 99)) if chosen.size else None
 
 
 def interference(result: Result) -> Interference:

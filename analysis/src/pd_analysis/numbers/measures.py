@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from pd_analysis.numbers import bootstrap
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.metrics import COLUMNS
@@ -32,8 +30,9 @@ class Measure:
         get: the value in base units, or None.
         scale: base units to `unit`.
         less_is_better: None where neither direction is better.
-        small: ratios within 1 ± this are called equal.
-        benefit: what the better run gives, in the verdict's words; empty if the verdict does not rest on it.
+        small: differences up to this share are called equal.
+        benefit: what the better run gives, in the verdict's words; empty if the verdict does not rest on it. Where a run is better in the
+            median and in the tail of a latency, the verdict says the median's.
         formula: the key of `latency.FORMULAS` or `formulas.ENERGY` that defines it.
         draws: where the value might have been, in base units; None where a run cannot say.
     """
@@ -125,8 +124,10 @@ def mean_power_w(result: Result) -> float | None:
     return energy.total_j / energy.window_s / len(energy.serving)
 
 
-TTFT_P99: Final = _latency("TTFT", 99, benefit=mark("a sooner first token"))
-TPOT_P99: Final = _latency("TPOT", 99, benefit=mark("faster tokens"))
+TTFT_P50: Final = _latency("TTFT", 50, benefit=mark("a sooner first token"))
+TPOT_P50: Final = _latency("TPOT", 50, benefit=mark("faster tokens"))
+TTFT_P99: Final = _latency("TTFT", 99, benefit=mark("fewer late first tokens"))
+TPOT_P99: Final = _latency("TPOT", 99, benefit=mark("fewer slow answers"))
 GAP_P99: Final = _latency(mark("Longest gap"), 99, benefit=mark("shorter stalls"))
 GOODPUT: Final = _per_gpu(
     mark("Goodput per GPU"),
@@ -142,10 +143,10 @@ JOULES: Final = _joules(
 )
 
 COMPARED: Final[tuple[Measure, ...]] = (
-    _latency("TTFT", 50),
+    TTFT_P50,
     _latency("TTFT", 90),
     TTFT_P99,
-    _latency("TPOT", 50),
+    TPOT_P50,
     _latency("TPOT", 90),
     TPOT_P99,
     _latency("Longest gap", 50),
@@ -178,65 +179,3 @@ COMPARED: Final[tuple[Measure, ...]] = (
 )
 
 DECIDING: Final = tuple(measure for measure in COMPARED if measure.benefit)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One measure of two runs.
-
-    Attributes:
-        ratio: other / baseline; None if either is unknown or the baseline is 0.
-        winner: the run that is better by more than `measure.small`; None if neither is, or neither can be.
-        known: both runs have the number.
-        interval: where the ratio lies in `bootstrap.LEVEL` per cent of the draws; None where the runs cannot say.
-    """
-
-    measure: Measure
-    baseline: Result
-    other: Result
-    ratio: float | None
-    winner: Result | None
-    known: bool
-    interval: tuple[float, float] | None = None
-
-    @property
-    def equal(self) -> bool:
-        """True if a winner was looked for and the difference is too small to name one."""
-        return self.known and self.winner is None and self.measure.less_is_better is not None
-
-    @property
-    def factor(self) -> float | None:
-        """The larger divided by the smaller; None where one is 0 or unknown."""
-        return max(self.ratio, 1 / self.ratio) if self.ratio else None
-
-
-def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
-    """Divide, and name a winner where the difference is neither small nor within the noise."""
-    ours, theirs = measure.get(baseline), measure.get(other)
-    interval = _ratio_interval(measure, baseline, other) if ours and theirs is not None else None
-    noisy = interval is not None and interval[0] <= 1 <= interval[1]
-    winner = None
-    if ours is not None and theirs is not None and measure.less_is_better is not None and not noisy:
-        better = baseline if (ours < theirs) == measure.less_is_better else other
-        winner = None if _close(ours, theirs, measure.small) else better
-    return Comparison(
-        measure=measure,
-        baseline=baseline,
-        other=other,
-        ratio=theirs / ours if ours and theirs is not None else None,
-        winner=winner,
-        known=ours is not None and theirs is not None,
-        interval=interval,
-    )
-
-
-def _ratio_interval(measure: Measure, baseline: Result, other: Result) -> tuple[float, float] | None:
-    ours, theirs = measure.draws(baseline), measure.draws(other)
-    if ours is None or theirs is None or not np.all(ours > 0):
-        return None
-    return bootstrap.interval(theirs / ours)
-
-
-def _close(one: float, two: float, small: float) -> bool:
-    """The larger is at most (1 + small) times the smaller."""
-    return max(one, two) <= min(one, two) * (1 + small)

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pd_analysis.numbers.evaluation import Result, workload_words
-from pd_analysis.numbers.measures import DECIDING, Comparison, compared
+from pd_analysis.numbers.comparison import Comparison, bar, compared
+from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.load import Load
+from pd_analysis.numbers.measures import DECIDING
 from pd_analysis.words.formatting import percent, ratio
 from pd_analysis.words.language import tr
 
@@ -16,10 +18,12 @@ class Checked:
     Attributes:
         worse: measures that are worse beyond noise and tolerance.
         unmatched: results of which the baseline has no run on the same deployment under the same load.
+        barred: results that have one, with which they must not be compared (`comparison.Bar`).
     """
 
     worse: tuple[Comparison, ...]
     unmatched: tuple[Result, ...]
+    barred: tuple[Result, ...]
     compared: int
 
 
@@ -27,11 +31,13 @@ def check(results: Sequence[Result], baseline: Sequence[Result], tolerance: floa
     """Compare every deciding number of each result with the baseline's run of the same label, GPUs and load."""
     known = {_key(result): result for result in baseline}
     pairs = [(known[_key(result)], result) for result in results if _key(result) in known]
-    comparisons = [compared(measure, before, now) for before, now in pairs for measure in DECIDING]
+    fair = [(before, now) for before, now in pairs if bar(before, now) is None]
+    comparisons = [compared(measure, before, now) for before, now in fair for measure in DECIDING]
     worse = [each for each in comparisons if each.winner is each.baseline and _beyond(each, tolerance)]
     return Checked(
         worse=tuple(worse),
         unmatched=tuple(result for result in results if _key(result) not in known),
+        barred=tuple(now for before, now in pairs if bar(before, now) is not None),
         compared=sum(comparison.known for comparison in comparisons),
     )
 
@@ -63,5 +69,5 @@ def _beyond(comparison: Comparison, tolerance: float) -> bool:
     return comparison.factor is None or comparison.factor > 1 + tolerance
 
 
-def _key(result: Result) -> tuple[str, int | None, str]:
-    return result.label, result.metrics.gpus, workload_words(result.run, with_rate=True)
+def _key(result: Result) -> tuple[str, int | None, Load]:
+    return result.label, result.metrics.gpus, result.load

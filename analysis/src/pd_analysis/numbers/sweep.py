@@ -1,4 +1,4 @@
-"""The same shape of requests at several rates: series of results, and where they cross."""
+"""The same shape of requests at several rates, or with several numbers of requests in flight: series of results, and where they cross."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 
 from pd_analysis.energy.window import TokenEnergy
-from pd_analysis.numbers.evaluation import Result, with_repeats_pooled, workload_words
-from pd_analysis.words.formatting import setting
-from pd_analysis.words.language import tr
+from pd_analysis.numbers.evaluation import Result, with_repeats_pooled
+from pd_analysis.numbers.load import SWEPT, Load, Pace, words
+from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Topology
 
 ATTAINMENT: Final = 0.9  # the share of requests within all limits that a deployment must keep, as DistServe has it
@@ -18,11 +18,56 @@ ATTAINMENT: Final = 0.9  # the share of requests within all limits that a deploy
 Get = Callable[[Result], float | None]
 
 
+_AXES: Final = {
+    (Pace.RATE, True): (mark("Requests per second per GPU"), mark("req/s per GPU")),
+    (Pace.RATE, False): (mark("Requests per second"), mark("req/s")),
+    (Pace.IN_FLIGHT, True): (mark("Requests in flight per GPU"), mark("in flight per GPU")),
+    (Pace.IN_FLIGHT, False): (mark("Requests in flight"), mark("in flight")),
+}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What a curve runs along: how much was asked for, of each GPU where their number is known."""
+
+    pace: Pace
+    per_gpu: bool
+
+    def place(self, result: Result) -> float | None:
+        """Where a result lies; None if it was asked for something else, or its GPUs are unknown."""
+        load, gpus = result.load, result.metrics.gpus
+        if load.pace is not self.pace:
+            return None
+        if not self.per_gpu:
+            return load.amount
+        return load.amount / gpus if gpus else None
+
+    @property
+    def label(self) -> str:
+        """What it is called beside a figure."""
+        return tr(_AXES[self.pace, self.per_gpu][0])
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a number on it."""
+        return tr(_AXES[self.pace, self.per_gpu][1])
+
+    @property
+    def heading(self) -> str:
+        """What a chapter about it is called."""
+        return tr("Over rates") if self.pace is Pace.RATE else tr("Over requests in flight")
+
+    def share(self, result: Result, value: float | None) -> float | None:
+        """A rate of the deployment on this axis: of each GPU, or of all of it."""
+        return result.metrics.per_gpu(value) if self.per_gpu else value
+
+
 @dataclass(frozen=True)
 class Series:
-    """One deployment over rising rates; `with_gpus` where another of the same label has another number of them."""
+    """One deployment along an axis; `with_gpus` where another of the same label has another number of them."""
 
     results: tuple[Result, ...]
+    axis: Axis
     with_gpus: bool = False
 
     @property
@@ -42,8 +87,15 @@ class Series:
         return self.results[0].topology
 
     def points(self, get: Get) -> list[tuple[float, float]]:
-        """(rate per GPU, value) of every result that has the value."""
-        found = [(rate_per_gpu(result), get(result)) for result in self.results]
+        """(place on the axis, value) of every result that has the value and may decide something."""
+        return self._points([result for result in self.results if not result.unfit], get)
+
+    def unfit_points(self, get: Get) -> list[tuple[float, float]]:
+        """The same of results on which nothing may be decided."""
+        return self._points([result for result in self.results if result.unfit], get)
+
+    def _points(self, results: Sequence[Result], get: Get) -> list[tuple[float, float]]:
+        found = [(self.axis.place(result), get(result)) for result in results]
         return [(x, y) for x, y in found if x is not None and y is not None]
 
 
@@ -52,11 +104,12 @@ class Sweep:
     """Series over one shape of requests; the first is plain serving if it was measured."""
 
     series: tuple[Series, ...]
+    axis: Axis
 
     @property
     def shape(self) -> str:
-        """What was offered at all rates, in words."""
-        return workload_words(self.series[0].results[0].run, with_rate=False)
+        """What was offered at all points, in words."""
+        return words(self.series[0].results[0].run.manifest.workload, with_amount=False)
 
     @property
     def simulated(self) -> bool:
@@ -69,32 +122,35 @@ class Sweep:
         return self.series[0].results[0].run.manifest.workload.goodput
 
 
-def rate_per_gpu(result: Result) -> float | None:
-    """What was offered to each GPU, requests a second; None without GPUs or with everything offered at once."""
-    rate, gpus = result.run.manifest.workload.rate, result.metrics.gpus
-    return rate / gpus if gpus and np.isfinite(rate) else None
+def axis_of(results: Sequence[Result]) -> Axis:
+    """The axis of results with one pace: per GPU only if all say how many they have."""
+    return Axis(results[0].load.pace, per_gpu=all(result.metrics.gpus for result in results))
 
 
 def sweeps(results: Sequence[Result]) -> list[Sweep]:
-    """One a shape that some deployment was offered at two rates or more; its deployments with a single rate are points in it."""
-    shapes: dict[str, dict[Hashable, list[Result]]] = {}
+    """One a shape that some deployment was asked for in two amounts or more; its deployments with a single one are points in it."""
+    shapes: dict[Load, list[Result]] = {}
     for result in with_repeats_pooled(results):
-        if rate_per_gpu(result) is not None:
-            series = shapes.setdefault(workload_words(result.run, with_rate=False), {})
-            series.setdefault((result.label, result.metrics.gpus), []).append(result)
-    found = [Sweep(series=_named(series)) for series in shapes.values()]
-    return [sweep for sweep in found if any(len(set(series.points(_rate))) > 1 for series in sweep.series)]
+        if result.load.pace in SWEPT and result.load.amount > 0:
+            shapes.setdefault(result.load.shape, []).append(result)
+    found = [_sweep(members) for members in shapes.values()]
+    return [sweep for sweep in found if any(len({x for x, _ in s.points(_amount)}) > 1 for s in sweep.series)]
 
 
-def _rate(result: Result) -> float:
-    return result.run.manifest.workload.rate
+def _amount(result: Result) -> float:
+    return result.load.amount
 
 
-def _named(cells: dict[Hashable, list[Result]]) -> tuple[Series, ...]:
-    ordered = [tuple(sorted(members, key=_rate)) for members in cells.values()]
-    ordered.sort(key=lambda members: (members[0].topology is not Topology.COMBINED, members[0].label))
-    labels = [members[0].label for members in ordered]
-    return tuple(Series(results=members, with_gpus=labels.count(members[0].label) > 1) for members in ordered)
+def _sweep(members: Sequence[Result]) -> Sweep:
+    axis = axis_of(members)
+    cells: dict[Hashable, list[Result]] = {}
+    for result in members:
+        cells.setdefault((result.label, result.metrics.gpus), []).append(result)
+    ordered = [tuple(sorted(cell, key=_amount)) for cell in cells.values()]
+    ordered.sort(key=lambda cell: (cell[0].topology is not Topology.COMBINED, cell[0].label))
+    labels = [cell[0].label for cell in ordered]
+    series = (Series(results=cell, axis=axis, with_gpus=labels.count(cell[0].label) > 1) for cell in ordered)
+    return Sweep(series=tuple(series), axis=axis)
 
 
 def crossing(points: Sequence[tuple[float, float]], level: float) -> float | None:
@@ -129,12 +185,12 @@ def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def best_rate(series: Series) -> float | None:
-    """The highest rate per GPU at which `ATTAINMENT` of the requests still meet all limits."""
+    """The furthest place on the axis at which `ATTAINMENT` of the requests still meet all limits."""
     return crossing(series.points(lambda result: result.metrics.attainment), ATTAINMENT)
 
 
 def beyond(series: Series) -> bool:
-    """True if the deployment met the limits at every rate that was offered, so that its best rate is higher still."""
+    """True if the deployment met the limits at every point that was measured, so that its best one is further still."""
     points = series.points(lambda result: result.metrics.attainment)
     return bool(points) and all(share >= ATTAINMENT for _, share in points)
 
@@ -142,8 +198,3 @@ def beyond(series: Series) -> bool:
 def joules(part: Callable[[TokenEnergy], float | None]) -> Get:
     """A number of a result's energy a token."""
     return lambda result: part(result.tokens) if result.tokens else None
-
-
-def label_of(result: Result) -> str:
-    """A point's rate, for the plots."""
-    return f"{setting(result.run.manifest.workload.rate)}/s"

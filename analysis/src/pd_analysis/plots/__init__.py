@@ -9,8 +9,21 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.sweep import Sweep
-from pd_analysis.plots import attainment, bars, curves, fonts, heat, interference, style, sweep, timeline
+from pd_analysis.plots import (
+    attainment,
+    bars,
+    curves,
+    fonts,
+    heat,
+    interference,
+    modes,
+    style,
+    sweep_curves,
+    sweep_energy,
+    timeline,
+)
 from pd_analysis.words.language import mark, speaking, tr
 
 
@@ -55,6 +68,8 @@ PLOTS: Final = (
         mark("Gaps of running requests along a few seconds, beside prefills of others"),
         interference.interference_timeline,
     ),
+    Plot("batches", mark("Latency, throughput and energy by batch size"), modes.by_batch_size),
+    Plot("phases", mark("Time, energy and power of prefill and decode"), modes.by_phase),
     Plot("energy", mark("Joules per token by role"), bars.energy),
     Plot(
         "power_timeline",
@@ -64,35 +79,70 @@ PLOTS: Final = (
 )
 
 
-SWEEP_PLOTS: Final = (
-    SweepPlot(
-        "latency_rps_per_gpu_comparison_p90", mark("TTFT and TPOT p90 against the rate per GPU"), sweep.latency(90)
+RATE_PLOTS: Final = (
+    *(
+        SweepPlot(f"latency_rps_per_gpu_comparison_p{percentile}", alt, sweep_curves.latency(percentile))
+        for percentile, alt in (
+            (50, mark("TTFT and TPOT p50 against the rate per GPU")),
+            (90, mark("TTFT and TPOT p90 against the rate per GPU")),
+            (95, mark("TTFT and TPOT p95 against the rate per GPU")),
+            (99, mark("TTFT and TPOT p99 against the rate per GPU")),
+        )
     ),
     SweepPlot(
-        "latency_rps_per_gpu_comparison_p95", mark("TTFT and TPOT p95 against the rate per GPU"), sweep.latency(95)
+        "slo_attainment_rps_per_gpu_comparison",
+        mark("Attainment against the rate per GPU"),
+        sweep_curves.slo_attainment,
+    ),
+    SweepPlot("goodput_per_gpu", mark("Goodput per GPU against the rate per GPU"), sweep_curves.goodput),
+    SweepPlot(
+        "throughput_interactivity_pareto", mark("Tokens per GPU against tokens of one reader"), sweep_curves.pareto
     ),
     SweepPlot(
-        "latency_rps_per_gpu_comparison_p99", mark("TTFT and TPOT p99 against the rate per GPU"), sweep.latency(99)
+        "energy_per_token_by_role", mark("Joules per token against the rate per GPU"), sweep_energy.energy_by_role
+    ),
+    SweepPlot("energy_slo", mark("Least joules per token within the limits"), sweep_energy.energy_within_limits),
+)
+CONCURRENCY_PLOTS: Final = (
+    SweepPlot("throughput_by_concurrency", mark("Output tokens against requests in flight"), sweep_curves.throughput),
+    *(
+        SweepPlot(f"latency_by_concurrency_p{percentile}", alt, sweep_curves.latency(percentile))
+        for percentile, alt in (
+            (50, mark("TTFT and TPOT p50 against requests in flight")),
+            (90, mark("TTFT and TPOT p90 against requests in flight")),
+            (99, mark("TTFT and TPOT p99 against requests in flight")),
+        )
     ),
     SweepPlot(
-        "slo_attainment_rps_per_gpu_comparison", mark("Attainment against the rate per GPU"), sweep.slo_attainment
+        "slo_attainment_by_concurrency",
+        mark("Attainment against requests in flight"),
+        sweep_curves.slo_attainment,
     ),
-    SweepPlot("goodput_per_gpu", mark("Goodput per GPU against the rate per GPU"), sweep.goodput),
-    SweepPlot("throughput_interactivity_pareto", mark("Tokens per GPU against tokens of one reader"), sweep.pareto),
-    SweepPlot("energy_per_token_by_role", mark("Joules per token against the rate per GPU"), sweep.energy_by_role),
-    SweepPlot("energy_slo", mark("Joules per token against attainment"), sweep.energy_against_slo),
+    SweepPlot(
+        "throughput_interactivity_pareto", mark("Tokens per GPU against tokens of one reader"), sweep_curves.pareto
+    ),
+    SweepPlot(
+        "energy_per_token_by_concurrency",
+        mark("Joules per token against requests in flight"),
+        sweep_energy.energy_by_role,
+    ),
 )
 HEAT: Final = "sweep_heat_map"
+# Of modes that send requests in groups: percentiles over all of them would mix batches of all sizes, or both parts.
+MODES: Final = (Pace.BATCHES, Pace.PHASES)
+_OF_MODES: Final = ("batches", "phases", "power_timeline")
 
 
 def draw(group: Group, folder: Path, lang: str = "en") -> list[Drawn]:
     """Draw what the group has into `folder`, as PNG and SVG; an older figure of what it has not is removed."""
-    return _drawn([(plot.name, plot.alt, partial(plot.draw, group)) for plot in PLOTS], folder, lang)
+    wanted = [plot for plot in PLOTS if group.pace not in MODES or plot.name in _OF_MODES]
+    return _drawn([(plot.name, plot.alt, partial(plot.draw, group)) for plot in wanted], folder, lang)
 
 
 def draw_sweep(swept: Sweep, folder: Path, lang: str = "en") -> list[Drawn]:
     """The same for a sweep."""
-    return _drawn([(plot.name, plot.alt, partial(plot.draw, swept)) for plot in SWEEP_PLOTS], folder, lang)
+    wanted = RATE_PLOTS if swept.axis.pace is Pace.RATE else CONCURRENCY_PLOTS
+    return _drawn([(plot.name, plot.alt, partial(plot.draw, swept)) for plot in wanted], folder, lang)
 
 
 def draw_heat(swept: Sequence[Sweep], folder: Path, lang: str = "en") -> list[Drawn]:
@@ -102,7 +152,7 @@ def draw_heat(swept: Sequence[Sweep], folder: Path, lang: str = "en") -> list[Dr
 
 def clear(folder: Path) -> None:
     """Remove the figures of an earlier report, of which this one may have fewer."""
-    names = {*(plot.name for plot in PLOTS), *(plot.name for plot in SWEEP_PLOTS), HEAT}
+    names = {*(plot.name for plot in PLOTS), *(plot.name for plot in (*RATE_PLOTS, *CONCURRENCY_PLOTS)), HEAT}
     for path in (*folder.glob("*.png"), *folder.glob("*.svg"), *folder.glob("*/*.png"), *folder.glob("*/*.svg")):
         if path.stem in names:
             path.unlink()

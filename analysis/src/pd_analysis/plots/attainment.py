@@ -1,5 +1,7 @@
 """Limits scaled, and the hand-off of KV: two questions that a single rate answers."""
 
+from typing import Final
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -8,13 +10,18 @@ from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.slo_attainment import attainment, scales
 from pd_analysis.numbers.sweep import ATTAINMENT
 from pd_analysis.plots import style
-from pd_analysis.records.columns import quantiles
+from pd_analysis.plots.titles import best_first
+from pd_analysis.records.columns import Floats, quantiles
 from pd_analysis.words.formatting import joined, number, percent
 from pd_analysis.words.language import tr
 from pd_contracts.names import Topology
 
-_STEPS = 200
-_LOG_FROM = 25.0
+_STEPS: Final = 200
+_LOG_FROM: Final = 25.0
+_FACTORS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+_NOBODY: Final = 0.02
+_EVERYBODY: Final = 0.995
+_MARGIN: Final = 1.1
 
 
 def slo_scale(group: Group) -> Figure | None:
@@ -23,19 +30,21 @@ def slo_scale(group: Group) -> Figure | None:
     factors = scales(group, limits) if limits else np.empty(0)
     if not factors.size:
         return None
-    curves = [[attainment(result, limits, factor) for factor in factors] for result in group.results]
+    curves = np.array([[attainment(result, limits, factor) for factor in factors] for result in group.results])
     tightest = [
-        next((factor for factor, share in zip(factors, curve, strict=True) if share >= ATTAINMENT), None)
-        for curve in curves
+        (result.name, next((factor for factor, share in zip(factors, curve, strict=True) if share >= ATTAINMENT), None))
+        for result, curve in zip(group.results, curves, strict=True)
     ]
-    words = joined(
-        f"{style.elided(result.name)} {number(factor)}"
-        for result, factor in list(zip(group.results, tightest, strict=True))[:3]
-    )
-    what = joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in limits.items())
     figure = style.canvas(
-        tr("Tightest limits that {share} of requests meet, as a factor: {runs}", share=percent(ATTAINMENT), runs=words),
-        tr("1 is the given limits: {limits}. Failures never meet one. Tighter limits are to the right.", limits=what),
+        tr(
+            "Limits that {share} of requests keep, as a factor of the given ones: {runs}",
+            share=percent(ATTAINMENT),
+            runs=best_first(tightest, number) or tr("none"),
+        ),
+        tr(
+            "1 is the given limits: {limits}. Failures never meet one. Tighter limits are to the right.",
+            limits=joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in limits.items()),
+        ),
         3.0,
         simulated=group.simulated,
         entries=len(group.results),
@@ -43,21 +52,14 @@ def slo_scale(group: Group) -> Figure | None:
     )
     axes = figure.subplots()
     for position, curve in enumerate(curves):
-        axes.plot(
-            factors,
-            [share * 100 for share in curve],
-            color=style.run_colour(position),
-            linestyle=style.run_line(position),
-            zorder=3,
-        )
+        axes.plot(factors, curve * 100, color=style.run_colour(position), linestyle=style.run_line(position), zorder=3)
     axes.axhline(ATTAINMENT * 100, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     axes.axvline(1, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     style.quiet(axes)
     axes.set_xscale("log")
-    axes.set_xlim(factors[-1], factors[0])
-    ticks = [
-        tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100) if factors[0] <= tick <= factors[-1]
-    ]
+    axes.set_xlim(*_ends(factors, curves))
+    low, high = sorted(axes.get_xlim())
+    ticks = [tick for tick in _FACTORS if low <= tick <= high]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(0, 104)
@@ -65,6 +67,14 @@ def slo_scale(group: Group) -> Figure | None:
     axes.set_ylabel(tr("Requests within all limits, %"))
     style.key(figure, style.handles((result.name for result in group.results), markers=False))
     return figure
+
+
+def _ends(factors: Floats, curves: Floats) -> tuple[float, float]:
+    """From the loosest limits that matter to the tightest: beyond them every run keeps all or nothing."""
+    some, all_ = curves.max(axis=0) > _NOBODY, curves.min(axis=0) < _EVERYBODY
+    inside = factors[some & all_]
+    low, high = (float(inside[0]), float(inside[-1])) if inside.size else (float(factors[0]), float(factors[-1]))
+    return max(high, 1.0) * _MARGIN, min(low, 1.0) / _MARGIN
 
 
 def kv_handoff_cdf(group: Group) -> Figure | None:
@@ -76,17 +86,12 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
     ]
     if not handed:
         return None
-    words = joined(
-        tr(
-            "{run} p50 {median} ms, p99 {tail} ms",
-            run=style.elided(result.name),
-            median=number(float(quantiles(values, [50])[0])),
-            tail=number(float(quantiles(values, [99])[0])),
-        )
-        for _, result, values in handed[:2]
-    )
+    tails = [(result.name, float(quantiles(values, [99])[0])) for _, result, values in handed]
     figure = style.canvas(
-        tr("KV hand-off and first decode step: {runs}", runs=words),
+        tr(
+            "p99 of KV hand-off and first decode step: {runs}",
+            runs=best_first(tails, lambda time: f"{number(time)} ms"),
+        ),
         tr(
             "From prefill's answer to decode's first byte, as the proxy timed it: share of requests that wait at most so long."
         ),

@@ -1,6 +1,6 @@
 """Where a request's time goes, and where the joules go."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -9,17 +9,20 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pd_analysis.energy.window import TokenEnergy
-from pd_analysis.numbers.evaluation import ROLES, Group, Result
+from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.plots import style
+from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import STAGES
 from pd_analysis.tables.performance import STAGE_NAMES
-from pd_analysis.words.formatting import joined, ms, number
+from pd_analysis.words.formatting import DASH, ms, number
 from pd_analysis.words.language import mark, tr
 from pd_contracts.latency import PERCENTILES
 from pd_contracts.names import Role
 
 _ROW_IN: Final = 0.36
 _LABEL_SHARE: Final = 0.075  # a part narrower than this share of the axis does not get its number written in
+
+_NARROW: Final = 1.18  # more room behind the bars of narrow panels, for the same numbers
 
 Bar = tuple[str, Mapping[str, float]]
 
@@ -30,7 +33,7 @@ def latency_breakdown(group: Group) -> Figure | None:
     for result in group.results:
         means = result.metrics.stage_means
         bars += [
-            (f"{style.elided(result.name, 18)}\n{tr(words)}", means[key].stages)
+            (f"{style.elided(result.name, 22)}\n{tr(words)}", means[key].stages)
             for key, words in _WHICH.items()
             if key in means
         ]
@@ -38,7 +41,12 @@ def latency_breakdown(group: Group) -> Figure | None:
         return None
     subtitle = tr("Mean stages as the proxy timed them. A combined engine hides its prefill in the first decode step.")
     figure = style.canvas(
-        _breakdown_title(group), subtitle, _ROW_IN * len(bars) + 0.2, simulated=group.simulated, left=1.35, entries=4
+        _breakdown_title(group),
+        subtitle,
+        _ROW_IN * len(bars) + 0.2,
+        simulated=group.simulated,
+        left=style.room_for(name for name, _ in bars),
+        entries=4,
     )
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.12})
     early = [(name, {stage: stages[stage] for stage in STAGES[:-1]}) for name, stages in bars]
@@ -51,7 +59,7 @@ def latency_breakdown(group: Group) -> Figure | None:
 def ttft_breakdown(group: Group) -> Figure | None:
     """Stages up to the first token at each percentile's neighbourhood: the requests around p50, p90, p95 and p99 of TTFT."""
     bars = [
-        (f"{style.elided(result.name, 18)}\n{tr('around p{percentile}', percentile=percentile)}", stages)
+        (f"{style.elided(result.name, 22)}\n{tr('around p{percentile}', percentile=percentile)}", stages)
         for result in group.results
         for percentile, stages in around_percentiles(result).items()
     ]
@@ -61,15 +69,16 @@ def ttft_breakdown(group: Group) -> Figure | None:
         "Mean stages of the {share} % of requests whose TTFT is nearest to the percentile; before the proxy: client and network.",
         share=AROUND,
     )
-    words = joined(
-        f"{style.elided(result.name)} {ms(result.metrics.latencies['TTFT'].at(99))} ms" for result in group.results[:3]
-    )
+    tails = [(result.name, result.metrics.latencies["TTFT"].at(99)) for result in group.results]
     figure = style.canvas(
-        tr("Where the time to first token goes; p99: {runs}", runs=words),
+        tr(
+            "Where the time to first token goes; p99: {runs}",
+            runs=best_first(tails, lambda seconds: f"{ms(seconds)} ms"),
+        ),
         subtitle,
         _ROW_IN * len(bars) + 0.2,
         simulated=group.simulated,
-        left=1.35,
+        left=style.room_for(name for name, _ in bars),
         entries=4,
     )
     axes = figure.subplots()
@@ -104,64 +113,77 @@ _WHICH: Final = {"all": mark("mean"), "slowest": mark("slowest 1 %")}
 
 
 def _breakdown_title(group: Group) -> str:
-    early = {
-        style.elided(result.name): sum(means["all"].stages[stage] for stage in STAGES[:-1])
-        for result in group.results[:3]
+    early = [
+        (result.name, sum(means["all"].stages[stage] for stage in STAGES[:-1]))
+        for result in group.results
         if (means := result.metrics.stage_means)
-    }
-    runs = joined(f"{name} {number(time)} ms" for name, time in early.items())
+    ]
+    runs = best_first(early, lambda time: f"{number(time)} ms")
     return tr("Mean time to the first token, at the proxy: {runs}", runs=runs)
 
 
 def energy(group: Group) -> Figure | None:
-    """Joules an output token by the role that spent them, and joules a token of each role's own work."""
-    with_tokens = [
+    """Joules an output token by the role that spent them; where phases are apart, also what each costs a token of its own kind."""
+    found = [
         (result.name, result.tokens) for result in group.results if result.tokens and result.tokens.parts_per_output
     ]
-    if not with_tokens:
+    if not found:
         return None
-    whole = [
-        (style.elided(name, 18), {role.value: part for role, part in tokens.parts_per_output.items()})
-        for name, tokens in with_tokens
+    names = [style.elided(name, 22) for name, _ in found]
+    roles = [role for role in Role if any(role in tokens.parts_per_output for _, tokens in found)]
+    panels = [
+        (title, {role.value: get}) for role, title, get in _OWN if any(get(tokens) is not None for _, tokens in found)
     ]
-    own = [bar for name, tokens in with_tokens for bar in _own_work(style.elided(name, 18), tokens)]
-    rows = max(len(whole), len(own))
-    colours = {role.value: colour for role, colour in style.ROLE_COLOURS.items()}
-    used = {
-        tr("{role} GPUs", role=tr(ROLES[role])): colour
-        for role, colour in style.ROLE_COLOURS.items()
-        if any(role.value in parts for _, parts in whole)
-    }
-    subtitle = tr(
-        "Left: all GPUs over output tokens, end to end. Right: each role's GPUs over the tokens that are their work."
-    )
     figure = style.canvas(
-        _energy_title(group), subtitle, 0.42 * rows + 0.3, simulated=group.simulated, left=1.35, entries=4
+        _energy_title(group),
+        tr("Each panel has its own scale: an output token costs many times what a prompt token does."),
+        0.42 * len(found) + 0.3,
+        simulated=group.simulated,
+        left=style.room_for(names),
+        entries=len(roles),
+        bottom=0.68,
     )
-    left, right = figure.subplots(1, 2, gridspec_kw={"wspace": 0.55})
-    _stacked(left, whole, colours, tr("J per output token"))
-    _stacked(right, own, colours, tr("J per token of the role's own work"))
-    style.key(figure, _patches(used))
+    every = figure.subplots(
+        1,
+        1 + len(panels),
+        squeeze=False,
+        sharey=True,
+        gridspec_kw={"wspace": 0.1, "width_ratios": (1.6, *[1] * len(panels))},
+    )[0]
+    colours = {role.value: colour for role, colour in style.ROLE_COLOURS.items()}
+    whole = [
+        (name, {role.value: part for role, part in tokens.parts_per_output.items()})
+        for name, (_, tokens) in zip(names, found, strict=True)
+    ]
+    _stacked(every[0], whole, colours, tr("all GPUs,\nJ per output token"))
+    for axes, (title, gets) in zip(every[1:], panels, strict=True):
+        own = [
+            (name, {role: joules for role, get in gets.items() if (joules := get(tokens)) is not None})
+            for name, (_, tokens) in zip(names, found, strict=True)
+        ]
+        _stacked(axes, own, colours, tr(title))
+        axes.tick_params(labelleft=False)
+        axes.set_xlim(0, axes.get_xlim()[1] * _NARROW)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+    used = {_ROLE_GPUS[role]: style.ROLE_COLOURS[role] for role in roles}
+    style.key(figure, _patches({tr(words): colour for words, colour in used.items()}))
     return figure
 
 
-def _own_work(name: str, tokens: TokenEnergy) -> list[Bar]:
-    parts = {
-        (Role.PREFILL, tr("per prompt token")): tokens.prefill_per_prompt,
-        (Role.DECODE, tr("per output token")): tokens.decode_per_output,
-        (Role.COMBINED, tr("per token, both")): tokens.combined_per_token,
-    }
-    return [
-        (f"{style.with_role(name, role)}\n{over}", {role.value: joules})
-        for (role, over), joules in parts.items()
-        if joules is not None
-    ]
+_OWN: Final[tuple[tuple[Role, str, Callable[[TokenEnergy], float | None]], ...]] = (
+    (Role.PREFILL, mark("prefill GPUs,\nJ per prompt token"), lambda tokens: tokens.prefill_per_prompt),
+    (Role.DECODE, mark("decode GPUs,\nJ per output token"), lambda tokens: tokens.decode_per_output),
+)
+_ROLE_GPUS: Final = {
+    Role.PREFILL: mark("prefill GPUs"),
+    Role.DECODE: mark("decode GPUs"),
+    Role.COMBINED: mark("combined GPUs"),
+}
 
 
 def _energy_title(group: Group) -> str:
-    values = [(style.elided(result.name), result.tokens.per_output) for result in group.results[:3] if result.tokens]
-    runs = joined(f"{name} {number(value)} J" for name, value in values)
-    return tr("Energy per output token: {runs}", runs=runs)
+    values = [(result.name, result.tokens.per_output) for result in group.results if result.tokens]
+    return tr("Energy per output token: {runs}", runs=best_first(values, lambda joules: f"{number(joules)} J"))
 
 
 def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label: str) -> None:
@@ -174,7 +196,7 @@ def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label:
             if value > widest * _LABEL_SHARE * 1.6 and len([part for part in parts.values() if part]) > 1:
                 axes.text(start + value / 2, row, number(value), ha="center", va="center", size=8, color=style.ON_BAR)
             start += value
-        axes.text(start + widest * 0.015, row, number(start), va="center", size=9, weight="bold")
+        axes.text(start + widest * 0.015, row, number(start) if parts else DASH, va="center", size=9, weight="bold")
     style.quiet(axes, grid="x")
     axes.spines["bottom"].set_visible(False)
     axes.set_yticks(range(len(bars)), [name for name, _ in bars])

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.measures import SMALL
 from pd_analysis.plots import style
+from pd_analysis.plots.titles import MOST
 from pd_analysis.records.columns import Floats, Gaps, quantiles
-from pd_analysis.words.formatting import joined, ms, ratio, setting
+from pd_analysis.words.formatting import joined, ms, setting
 from pd_analysis.words.language import mark, tr
 
 _TICKS: Final = (0, 50, 75, 90, 95, 99, 99.9)
@@ -21,7 +21,6 @@ _MARKED: Final = (50, 90, 99)
 _END: Final = 99.9
 _POINTS: Final = 240
 _LABELLED_RUNS: Final = 2  # with more, values would lie on each other: the tables have them
-_NAMED_RUNS: Final = 3  # as many fit into a title
 _LOG_FROM: Final = 25.0  # spread, p99 over p50 of all runs, from which the axis is logarithmic
 
 Values = Callable[[Result], Floats | Gaps]
@@ -79,26 +78,24 @@ def gaps(group: Group) -> Figure | None:
     return figure
 
 
-def headline(group: Group, key: str, percentile: int = 99) -> str:
-    """What is seen, from the numbers: the values of all runs, and the factor between two."""
-    measure = f"{tr(key)} p{percentile}"
-    values = [(result.name, result.metrics.latencies[key].at(percentile)) for result in group.results]
-    text = joined(f"{style.elided(name)} {ms(value)} ms" for name, value in values[:_NAMED_RUNS])
-    known = [value for _, value in values if value]
-    if len(values) > _NAMED_RUNS:
-        return tr(
-            "{measure} of {count} runs: {min} to {max} ms",
-            measure=measure,
-            count=len(values),
-            min=ms(min(known, default=None)),
-            max=ms(max(known, default=None)),
-        )
-    factor = (
-        f" ({ratio(max(known) / min(known))})"
-        if len(values) == len(known) == 2 and max(known) > min(known) * (1 + SMALL)
-        else ""
+def headline(group: Group, key: str) -> str:
+    """What is seen, from the numbers: median and tail, the run with the best tail first."""
+    found = [(result.name, result.metrics.latencies[key]) for result in group.results]
+    medians = {name: values.at(50) for name, values in found}
+    ranked = sorted(((values.at(99), name) for name, values in found if values.at(99) is not None))
+    words = [
+        tr("{run} {median} and {tail} ms", run=style.elided(name), median=ms(medians[name]), tail=ms(tail))
+        for tail, name in ranked
+    ]
+    if len(words) <= MOST:
+        return tr("{measure} p50 and p99: {runs}", measure=tr(key), runs=joined(words))
+    return tr(
+        "{measure} p50 and p99, best and last of {count}: {best}; {worst}",
+        measure=tr(key),
+        count=len(words),
+        best=words[0],
+        worst=words[-1],
     )
-    return tr("{measure}: {runs}", measure=measure, runs=f"{text}{factor}")
 
 
 def _single(group: Group, curve: Curve, definition: str) -> Figure | None:
@@ -113,7 +110,13 @@ def _single(group: Group, curve: Curve, definition: str) -> Figure | None:
         requests=requests,
     )
     figure = style.canvas(
-        headline(group, curve.key), subtitle, 3.1, simulated=group.simulated, entries=len(group.results), bottom=0.34
+        headline(group, curve.key),
+        subtitle,
+        3.1,
+        simulated=group.simulated,
+        entries=len(group.results),
+        bottom=0.34,
+        right=0.68,
     )
     axes = figure.subplots()
     _panel(axes, group, curve, labels=_MARKED)
@@ -131,7 +134,8 @@ def _panel(axes: Axes, group: Group, curve: Curve, *, labels: Sequence[float]) -
     for position, values in runs:
         _draw(axes, position, values)
     _scales(axes, [values for _, values in runs], tr(curve.label))
-    _limit(axes, _limits(group).get(curve.limit))
+    limit = _limits(group).get(curve.limit)
+    style.limit_line(axes, limit, tr("limit\n{limit} ms", limit=setting(limit)))
     if len(runs) <= _LABELLED_RUNS:
         _value_labels(axes, runs, labels)
 
@@ -185,22 +189,6 @@ def _scales(axes: Axes, runs: Sequence[Floats | Gaps], label: str) -> None:
 
 def _limits(group: Group) -> Mapping[str, float]:
     return group.baseline.run.manifest.workload.goodput
-
-
-def _limit(axes: Axes, limit: float | None) -> None:
-    low, high = axes.get_ylim()
-    if limit is not None and low < limit < high:
-        axes.axhline(limit, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
-        right = axes.get_xlim()[1]
-        axes.annotate(
-            tr("limit {limit} ms", limit=setting(limit)),
-            (right, limit),
-            (0, 3),
-            textcoords="offset points",
-            ha="right",
-            size=8.5,
-            color=style.MUTED,
-        )
 
 
 def _value_labels(axes: Axes, runs: Sequence[tuple[int, Floats | Gaps]], percentiles: Sequence[float]) -> None:

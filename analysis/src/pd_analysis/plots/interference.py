@@ -1,5 +1,7 @@
 """A prefill's effect on others' gaps, along a few seconds of the run."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,89 +15,112 @@ from matplotlib.patches import Patch
 from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.interference import Interference, interference
 from pd_analysis.plots import style
+from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
-from pd_analysis.words.formatting import joined, ms
+from pd_analysis.words.formatting import ms
 from pd_analysis.words.language import tr
 
 _PANELS: Final = 4
 _DOTS: Final = 900  # gaps of a kind and panel: more would hide each other and make the page heavy
 _SPANS: Final = 120
 _SECONDS: Final = 5.0
+_SHORTEST_S: Final = 1.0  # that all runs must have in common
 
 
 def interference_timeline(group: Group) -> Figure | None:
     """One panel a run: every gap at the time when it ended, and under it the requests that waited for their first token."""
-    found = [(position, result, interference(result)) for position, result in enumerate(group.results[:_PANELS])]
-    found = [(position, result, seen) for position, result, seen in found if seen.t.size]
+    found = [_Seen(result, interference(result)) for result in group.results[:_PANELS]]
+    found = [seen for seen in found if seen.gaps.t.size]
     if not found:
         return None
+    spans = _spans_shown(found)
     figure = style.canvas(
-        _title([(result, seen) for _, result, seen in found]),
+        _title(found),
         tr(
             "Each dot is a gap between two token chunks; the usual ones are thinned out. Bars: from the send of a request to its first token."
         ),
         1.75 * len(found),
         simulated=group.simulated,
         entries=3,
+        headed=True,
         bottom=0.5,
-        top=0.84,
     )
     outer = figure.add_gridspec(len(found), 1, hspace=0.38)
-    top = max(float(np.quantile(seen.gap, 0.9995)) for _, _, seen in found) * 1e3
-    for row, (_, result, seen) in enumerate(found):
+    top = max(seen.largest(span) for seen, span in zip(found, spans, strict=True)) * 1e3
+    for row, (seen, span) in enumerate(zip(found, spans, strict=True)):
         cell = GridSpecFromSubplotSpec(2, 1, subplot_spec=outer[row, 0], height_ratios=(2.6, 1), hspace=0.08)
         dots = figure.add_subplot(cell[0])
-        spans = figure.add_subplot(cell[1], sharex=dots)
-        _panel(dots, spans, result, seen, top)
-    spans.set_xlabel(tr("Seconds since the first measured request was due"))
-    style.key(
-        figure,
-        [
-            Line2D([], [], color=style.VERMILLION, marker="o", linestyle="none", label=tr("gap beside a first token")),
-            Line2D([], [], color=style.GREY, marker="o", linestyle="none", label=tr("other gap")),
-            Patch(facecolor=style.AMBER, label=tr("waiting for its first token")),
-        ],
-    )
+        below = figure.add_subplot(cell[1], sharex=dots)
+        _panel(dots, seen, span, top)
+        _waiting(below, seen, span)
+    below.set_xlabel(tr("Seconds since the first measured request was due"))
+    kinds = [
+        Line2D([], [], color=style.VERMILLION, marker="o", linestyle="none", label=tr("gap beside a first token")),
+        Line2D([], [], color=style.GREY, marker="o", linestyle="none", label=tr("other gap")),
+        Patch(facecolor=style.AMBER, label=tr("waiting for its first token")),
+    ]
+    style.key(figure, kinds, headed=True)
     return figure
 
 
-def _title(found: list[tuple[Result, Interference]]) -> str:
-    parts = [
-        tr(
-            "{run} {beside} ms against {others} ms",
-            run=style.elided(result.name),
-            beside=ms(seen.median(beside=True)),
-            others=ms(seen.median(beside=False)),
-        )
-        for result, seen in found[:3]
-    ]
-    return tr("Median gap beside another request's first token, against the other gaps: {runs}", runs=joined(parts))
+@dataclass(frozen=True)
+class _Seen:
+    """A run and its gaps; times below are since the start of its measured window."""
+
+    result: Result
+    gaps: Interference
+
+    @property
+    def start(self) -> float:
+        return self.result.run.window[0]
+
+    @property
+    def times(self) -> Floats:
+        return self.gaps.t - self.start
+
+    def largest(self, span: tuple[float, float]) -> float:
+        """The longest gap that is shown."""
+        inside = (self.times >= span[0]) & (self.times <= span[1])
+        return float(self.gaps.gap[inside].max(initial=0.0))
 
 
-def _panel(dots: Axes, spans: Axes, result: Result, seen: Interference, top: float) -> None:
-    start = result.run.window[0]
-    middle = float(np.median(seen.t))
-    low, high = middle - _SECONDS / 2, middle + _SECONDS / 2
-    shown = (seen.t >= low) & (seen.t <= high)
+def _spans_shown(found: Sequence[_Seen]) -> list[tuple[float, float]]:
+    """The same seconds of every run, so that panels can be compared line by line; each run's own where they have none in common."""
+    low = max(float(seen.times[0]) for seen in found)
+    high = min(float(seen.times[-1]) for seen in found)
+    if high - low >= _SHORTEST_S:
+        return [_middle(low, high)] * len(found)
+    return [_middle(float(seen.times[0]), float(seen.times[-1])) for seen in found]
+
+
+def _middle(low: float, high: float) -> tuple[float, float]:
+    middle, half = (low + high) / 2, min(high - low, _SECONDS) / 2
+    return middle - half, middle + half
+
+
+def _title(found: Sequence[_Seen]) -> str:
+    """The stalls, which medians hide: the slowest hundredth of all gaps beside a first token."""
+    tails = [(seen.result.name, seen.gaps.tail(beside=True)) for seen in found]
+    runs = best_first(tails, lambda seconds: f"{ms(seconds)} ms")
+    if not runs:
+        return tr("Gaps between token chunks along a few seconds")
+    return tr("p99 of the gaps in which another request got its first token: {runs}", runs=runs)
+
+
+def _panel(dots: Axes, seen: _Seen, span: tuple[float, float], top: float) -> None:
+    times, gaps = seen.times, seen.gaps
+    shown = (times >= span[0]) & (times <= span[1])
     for beside, colour, order in ((False, style.GREY, 2), (True, style.VERMILLION, 3)):
-        chosen = np.flatnonzero(shown & (seen.beside == beside))
-        chosen = _thinned(chosen, seen.gap)
-        dots.plot(
-            seen.t[chosen] - start,
-            seen.gap[chosen] * 1e3,
-            ".",
-            color=colour,
-            markersize=2.6,
-            alpha=0.75,
-            zorder=order,
-        )
+        chosen = _thinned(np.flatnonzero(shown & (gaps.beside == beside)), gaps.gap)
+        dots.plot(times[chosen], gaps.gap[chosen] * 1e3, ".", color=colour, markersize=2.6, alpha=0.75, zorder=order)
     style.quiet(dots)
-    dots.set_title(style.elided(result.name, 40), loc="right", size=10, weight="bold")
-    dots.set_ylim(0, top * 1.15)
-    dots.set_xlim(low - start, high - start)
+    longest = tr("longest {gap} ms", gap=ms(seen.largest(span)))
+    dots.set_title(style.elided(seen.result.name, 40), loc="left", size=10, weight="bold")
+    dots.set_title(longest, loc="right", size=9, color=style.MUTED)
+    dots.set_ylim(0, top * 1.1)
+    dots.set_xlim(*span)
     dots.set_ylabel(tr("Gap, ms"))
     dots.tick_params(labelbottom=False)
-    _spans(spans, result, low, high)
 
 
 def _thinned(chosen: np.ndarray, gap: Floats) -> np.ndarray:
@@ -107,16 +132,16 @@ def _thinned(chosen: np.ndarray, gap: Floats) -> np.ndarray:
     return np.sort(np.concatenate((chosen[long], usual[:: max(1, -(-usual.size // (_DOTS // 2)))])))
 
 
-def _spans(axes: Axes, result: Result, low: float, high: float) -> None:
-    rows = result.run.requests.rows
+def _waiting(axes: Axes, seen: _Seen, span: tuple[float, float]) -> None:
+    rows = seen.result.run.requests.rows
+    low, high = span[0] + seen.start, span[1] + seen.start
     waiting = rows[(rows["first"] >= low) & (rows["scheduled"] <= high)].head(_SPANS)
-    start = result.run.window[0]
     lanes: list[float] = []
     lines = []
     for due, first in waiting[["scheduled", "first"]].itertuples(index=False):
         lane = next((number for number, free in enumerate(lanes) if free <= due), len(lanes))
         lanes[lane : lane + 1] = [first]
-        lines.append([(due - start, lane), (first - start, lane)])
+        lines.append([(due - seen.start, lane), (first - seen.start, lane)])
     axes.add_collection(LineCollection(lines, colors=style.AMBER, linewidths=2.2, capstyle="butt"))
     axes.grid(visible=False)
     axes.tick_params(length=0)

@@ -39,18 +39,22 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "purple": ("#cc79a7", "#e29cc3"),
     "amber": ("#e69f00", "#f3b83f"),
     "sky": ("#56b4e9", "#86cbf2"),
+    "wine": ("#882255", "#d66a9f"),
+    "indigo": ("#4b3b9e", "#a193f2"),
+    "olive": ("#7a7a1f", "#c5c463"),
+    "brown": ("#8c510a", "#d39a57"),
     "grey": ("#8a939d", "#77828e"),
 }
 ON_BAR: Final = "#16191d"  # numbers inside bars, in either theme: every bar's colour is light enough for it
-PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, GREY = (
+PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, *_, GREY = (
     light for light, _ in COLOURS.values()
 )
 
 ROLE_COLOURS: Final = {Role.PREFILL: AMBER, Role.DECODE: GREEN, Role.COMBINED: BLUE}
 STAGE_COLOURS: Final = {"queue": GREY, "prefill": AMBER, "kv_and_first_decode": PURPLE, "decode": GREEN}
-# Runs differ in colour, line and marker, so that they differ in print as well. No two of the first 66 share colour and marker, and no two
-# of the first 12 colour and line: a figure may need one of them for something else.
-RUN_COLOURS: Final = ("blue", "vermillion", "green", "purple", "amber", "sky")
+# Ten runs have ten colours; line and marker differ too, so that they can be told apart in print and by colour-blind readers. From the
+# eleventh on colours begin anew with other markers and lines: no two of the first 40 share colour and line, or colour and marker.
+RUN_COLOURS: Final = ("blue", "vermillion", "green", "purple", "amber", "sky", "wine", "indigo", "olive", "brown")
 RUN_LINES: Final[tuple[LineStyle, ...]] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 RUN_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">")
 
@@ -59,7 +63,9 @@ PNG_DPI: Final = 200  # twice the 100 at which the report shows a figure
 _KEY_COLUMNS: Final = 4
 _TITLE_CHARACTERS: Final = 86
 _BADGE_CHARACTERS: Final = 12
-_MARGINS: Final = {"left": 0.78, "right": 0.3, "top": 0.68, "bottom": 0.55}  # inches
+COLUMN_EM: Final = 0.57  # width of a character, of its size
+_MARGINS: Final = {"left": 0.78, "right": 0.3, "top": 0.64, "bottom": 0.55}  # inches
+HEADING_IN: Final = 0.24  # a title of a panel, between the key and its axes
 
 RC: Final[dict[str, object]] = {
     "figure.dpi": 100,
@@ -89,14 +95,24 @@ RC: Final[dict[str, object]] = {
 }
 
 
-def canvas(title: str, subtitle: str, height: float, *, simulated: bool, entries: int = 0, **margins: float) -> Figure:
+def canvas(
+    title: str,
+    subtitle: str,
+    height: float,
+    *,
+    simulated: bool,
+    entries: int = 0,
+    headed: bool = False,
+    **margins: float,
+) -> Figure:
     """A figure of report width with a title that says what is seen.
 
-    `height` is the axes', `margins` are around them (inches, by side); `entries` are those of a `key` that will be drawn.
+    `height` is the axes', `margins` are around them (inches, by side); `entries` are those of a `key` that will be drawn; `headed` panels
+    have titles of their own.
     """
     lines = wrapped(title, _TITLE_CHARACTERS - simulated * _BADGE_CHARACTERS)
     room = _MARGINS | margins
-    room["top"] += 0.2 * (len(lines) - 1) + (key_room(entries) if entries else 0)
+    room["top"] += 0.2 * (len(lines) - 1) + (key_room(entries) if entries else 0) + headed * HEADING_IN
     full = height + room["top"] + room["bottom"]
     figure = Figure(figsize=(WIDTH, full))
     FigureCanvasAgg(figure)
@@ -170,6 +186,24 @@ def quiet(axes: Axes, *, grid: str = "y") -> None:
     axes.tick_params(length=0)
 
 
+def limit_line(axes: Axes, limit: float | None, text: str) -> None:
+    """A dotted line across, named outside the axes, where no curve runs through the name."""
+    low, high = axes.get_ylim()
+    if limit is None or not low < limit < high:
+        return
+    axes.axhline(limit, color=INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+    axes.annotate(
+        text,
+        (1, limit),
+        (3, 0),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        va="center",
+        size=8.5,
+        color=MUTED,
+    )
+
+
 def run_colour(position: int) -> str:
     """Colour of the n-th run of a group, the same in every plot."""
     return COLOURS[run_colour_name(position)][0]
@@ -181,8 +215,8 @@ def run_colour_name(position: int) -> str:
 
 
 def run_line(position: int) -> LineStyle:
-    """Line of the n-th run of a group."""
-    return RUN_LINES[position % len(RUN_LINES)]
+    """Line of the n-th run of a group; shifted with every round of colours, so that a colour never comes back with its line."""
+    return RUN_LINES[(position + position // len(RUN_COLOURS)) % len(RUN_LINES)]
 
 
 def run_marker(position: int) -> str:
@@ -205,13 +239,13 @@ def handles(names: Iterable[str], *, markers: bool = True) -> list[Artist]:
     ]
 
 
-def key(figure: Figure, handles: Sequence[Artist]) -> None:
-    """One legend for all panels, between the subtitle and the axes, where no curve can run into it."""
+def key(figure: Figure, handles: Sequence[Artist], *, headed: bool = False) -> None:
+    """One legend for all panels, between the subtitle and the axes, where no curve can run into it; `headed` panels have titles below it."""
     top = max(axes.get_position().y1 for axes in figure.axes)
     figure.legend(
         handles=handles,
         loc="lower left",
-        bbox_to_anchor=(0.09 / WIDTH, top + 0.04 / figure.get_figheight()),
+        bbox_to_anchor=(0.09 / WIDTH, top + (0.04 + headed * HEADING_IN) / figure.get_figheight()),
         borderaxespad=0,
         ncols=min(len(handles), _KEY_COLUMNS),
         handleheight=1.1,
@@ -221,7 +255,14 @@ def key(figure: Figure, handles: Sequence[Artist]) -> None:
 
 def key_room(entries: int) -> float:
     """Inches above the axes that a key of so many entries takes."""
-    return 0.26 * -(-entries // _KEY_COLUMNS) + 0.06
+    return 0.245 * -(-entries // _KEY_COLUMNS) + 0.06
+
+
+def room_for(labels: Iterable[str], size: float = 9.5) -> float:
+    """Inches to the left of an axis that its labels take, of which each may have several lines."""
+    lines = [line for label in labels for line in label.split("\n")]
+    columns = max((sum(1 + _is_wide(character) for character in line) for line in lines), default=0)
+    return 0.3 + columns * size * COLUMN_EM / 72
 
 
 def elided(name: str, most: int = 26) -> str:

@@ -14,8 +14,9 @@ from pd_analysis.energy.readings import AVERAGE_LAG_S
 from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.plots import style
+from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
-from pd_analysis.words.formatting import clauses, number
+from pd_analysis.words.formatting import number
 from pd_analysis.words.language import tr
 from pd_contracts.names import Role
 
@@ -67,12 +68,12 @@ def power_timeline(group: Group) -> Figure | None:
 
 
 def _title(recorded: Sequence[tuple[Result, Energy]]) -> str:
-    parts = []
-    for result, energy in recorded[:3]:
-        for role in energy.roles:
-            who = style.with_role(style.elided(result.name), role)
-            parts.append(f"{who} {number(_mean_w(energy, role))} W")
-    return tr("Mean power of a GPU: {runs}", runs=clauses(parts))
+    means = [
+        (style.with_role(style.elided(result.name), role), _mean_w(energy, role))
+        for result, energy in recorded
+        for role in energy.roles
+    ]
+    return tr("Mean power of a GPU: {runs}", runs=best_first(means, lambda watts: f"{number(watts)} W"))
 
 
 def _mean_w(energy: Energy, role: Role) -> float | None:

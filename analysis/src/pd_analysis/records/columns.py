@@ -37,7 +37,8 @@ class Requests:
     Attributes:
         rows: one row a request in schedule order. Durations and times are seconds (times on the client's monotonic clock), stages
             milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
-            `output_hash` a number that is equal for equal output, 0 if unknown;
+            `output_hash` a number that is equal for equal output, 0 if unknown; `prefill_instance` and `decode_instance` are the engines'
+            names, "" if unknown;
             `warmup` is what counts as such, `preheat` what was sent as such.
         gaps: every gap between token chunks of successful measured requests, pooled, in seconds, the shortest first.
         excerpt: the gaps of a part of the run with the time at which each ended: columns index, t, gap.
@@ -186,6 +187,8 @@ def _columns(batch: Sequence[RequestRecord]) -> pd.DataFrame:
         "failure_message": [record.error.message if record.error else "" for record in batch],
         "output_hash": _hashes(batch),
     }
+    for name in ("prefill_instance", "decode_instance"):
+        columns[name] = [getattr(record.stages, name, "") for record in batch]
     for name in ("scheduled", "sent", "end", "prompt_tokens", "output_tokens", "requested_output_tokens"):
         columns[name] = np.array([getattr(record, name) for record in batch], dtype=np.float64)
     for stage in STAGES:

@@ -10,9 +10,10 @@ from typing import Any, Final
 import numpy as np
 
 from pd_analysis.numbers.evaluation import Group, Result
+from pd_analysis.numbers.load import SWEPT, Pace, amount_words
 from pd_analysis.numbers.measures import GOODPUT, JOULES
 from pd_analysis.numbers.metrics import COLUMNS
-from pd_analysis.numbers.sweep import rate_per_gpu
+from pd_analysis.numbers.sweep import Axis, axis_of
 from pd_analysis.plots import style
 from pd_analysis.records.columns import quantiles
 from pd_analysis.words.formatting import sizes
@@ -27,7 +28,9 @@ _DIGITS: Final = 5
 def data(groups: Sequence[Group]) -> str:
     """JSON that is safe inside a script element."""
     labels = list(dict.fromkeys(result.label for group in groups for result in group.results))
-    runs = [_run(result, labels) for group in groups for result in group.results]
+    results = sorted((result for group in groups for result in group.results), key=lambda result: result.load.amount)
+    axes = _axes(results)
+    runs = [_run(result, labels, axes.get(result.load.pace)) for result in results]
     facts = {
         "percents": _PERCENTS,
         "percentiles": PERCENTILES,
@@ -45,15 +48,22 @@ def library() -> str:
     return base64.b64encode(gzip.compress(source, 9, mtime=0)).decode()
 
 
-def _run(result: Result, labels: Sequence[str]) -> dict[str, Any]:
+def _axes(results: Sequence[Result]) -> dict[Pace, Axis]:
+    """One axis for each pace that has amounts: all its curves are drawn along it."""
+    paces = {pace: [result for result in results if result.load.pace is pace] for pace in SWEPT}
+    return {pace: axis_of(members) for pace, members in paces.items() if members}
+
+
+def _run(result: Result, labels: Sequence[str], axis: Axis | None) -> dict[str, Any]:
     load = result.run.manifest.workload
     return {
         "name": result.name,
         "label": result.label,
         "topology": result.topology.value if result.topology else "",
         "colour": style.run_colour_name(labels.index(result.label)),
-        "rate": load.rate if np.isfinite(load.rate) else None,
-        "per_gpu": rate_per_gpu(result),
+        "load": amount_words(load),
+        "place": None if axis is None else _short(axis.place(result)),
+        "axis": "" if axis is None else axis.label,
         "shape": sizes(load),
         "curves": {name: _curve(result, COLUMNS[name]) for name in SHOWN},
         "at": {name: [_ms(result.metrics.latencies[name].at(p)) for p in PERCENTILES] for name in SHOWN},

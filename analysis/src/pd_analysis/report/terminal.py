@@ -7,8 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pd_analysis.numbers.comparison import Comparison, compared
 from pd_analysis.numbers.evaluation import Group, evaluate, together
-from pd_analysis.numbers.measures import COMPARED, DECIDING, Comparison, compared
+from pd_analysis.numbers.measures import COMPARED, DECIDING
 from pd_analysis.records.run import Run
 from pd_analysis.tables.comparison import ratio_cell
 from pd_analysis.words.formatting import whole
@@ -22,7 +23,7 @@ _TITLES: Final = (
     *("Requests per GPU", "Output tokens per GPU", "Goodput per GPU", "Energy per output token", "Mean power per GPU"),
 )
 _ROWS: Final = tuple(measure for measure in COMPARED if measure.key in _TITLES)
-_STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "": ""}
+_STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "unclear": "dim", "": ""}
 
 
 def closing_table(runs: Sequence[Run]) -> Table:

@@ -1,6 +1,6 @@
 """Write the report: one self-contained HTML page, the same as Markdown, and the plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -10,47 +10,40 @@ import jinja2
 
 import pd_contracts
 from pd_analysis import plots
-from pd_analysis.conclusions.advice import Conclusion, of_group, of_lengths, of_sweep, rate_table
-from pd_analysis.conclusions.verdict import Pair, Verdict, difference, sentence, verdict
-from pd_analysis.doubts.doubt import Doubt
+from pd_analysis.conclusions.sweeps import of_lengths
+from pd_analysis.conclusions.verdict import sentence
 from pd_analysis.doubts.many_loads import overall
 from pd_analysis.doubts.one_load import cases, of_cases
 from pd_analysis.numbers.evaluation import Group, evaluate, grouped
-from pd_analysis.numbers.measures import Comparison
-from pd_analysis.numbers.sweep import Sweep, sweeps
-from pd_analysis.plots import Drawn, style
+from pd_analysis.numbers.sweep import sweeps
+from pd_analysis.plots import style
 from pd_analysis.records.run import Loaded
 from pd_analysis.report import interactive
 from pd_analysis.report.chapters import telling
-from pd_analysis.tables.comparison import comparison, overview
-from pd_analysis.tables.energy import boards, energy_by_role
-from pd_analysis.tables.energy_by_phase import energy_by_phase
-from pd_analysis.tables.measurement_checks import repeats, steady
-from pd_analysis.tables.performance import failures, percentiles, rates, stages
-from pd_analysis.tables.setup import commands, definitions, left_out, setup
-from pd_analysis.tables.table import Table
-from pd_analysis.words.formatting import joined, listed, percent
+from pd_analysis.report.sections import PLOTS, cards, section_of, short, swept_of
+from pd_analysis.tables.comparison import overview
+from pd_analysis.tables.setup import definitions, left_out
+from pd_analysis.words.formatting import joined, listed
 from pd_analysis.words.language import mark, speaking, tr
 
 HTML: Final = "report.html"
 MARKDOWN: Final = "report.md"
-PLOTS: Final = "plots"
 
 # What the page's own script says.
 WORDS: Final = {
     "filter": mark("Filter"),
     "percentiles": mark("Latency by percentile"),
     "time": mark("Requests along the run"),
-    "rate": mark("Against the rate per GPU"),
+    "along": mark("Against: {axis}"),
     "goodput": mark("Goodput per GPU, req/s"),
     "attainment": mark("Requests within all limits, %"),
     "joules": mark("Energy per output token, J"),
-    "all": mark("All rates"),
+    "all": mark("All loads"),
     "percentile": mark("Percentile"),
     "seconds": mark("Seconds since the first measured request was due"),
-    "per_gpu": mark("Requests per second and GPU"),
     "broken": mark("This browser cannot unpack the chart:"),
     "simulated": mark("SIMULATED"),
+    "hint": mark("swipe for more →"),
     "Longest gap": mark("Longest gap"),
 }
 
@@ -62,58 +55,6 @@ class Written:
     html: Path
     markdown: Path
     plots: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One run in a card: its value, the length of its bar in per cent, and the CSS variable of its colour."""
-
-    name: str
-    text: str
-    length: float
-    colour: str
-
-
-@dataclass(frozen=True)
-class Card:
-    """One deciding number of two runs, for the top of the page."""
-
-    title: str
-    unit: str
-    outcome: str
-    detail: str
-    colour: str
-    sides: tuple[Side, ...]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One workload: everything that is said about its runs, in the order in which a reader needs it."""
-
-    anchor: str
-    group: Group
-    doubts: list[Doubt]
-    verdict: Verdict
-    plots: dict[str, Drawn]
-    latency: list[Table]
-    energy: list[Table]
-    failures: Table
-    comparison: Table
-    setup: Table
-    commands: dict[str, str]
-    conclusion: Conclusion
-    checks: list[Table]
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What a sweep says: findings, figures, and a table a deployment."""
-
-    anchor: str
-    sweep: Sweep
-    findings: tuple[str, ...]
-    plots: list[Drawn]
-    tables: list[Table]
 
 
 def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *, every_load: bool = False) -> Written:
@@ -131,18 +72,21 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
     out.mkdir(parents=True, exist_ok=True)
     plots.clear(out / PLOTS)
     series = sweeps(results)
-    swept = [_swept(number, each, out, lang, alone=len(series) == 1) for number, each in enumerate(series, 1)]
+    swept = [swept_of(number, each, out, lang, alone=len(series) == 1) for number, each in enumerate(series, 1)]
     chosen = groups if every_load else telling(groups)
     alone = len(groups) == 1
     found = {id(group): cases(group) for group in groups}  # a group holds frames, and so has no hash
     unread = loaded.problems if alone else ()
     sections = [
-        _section(number, group, of_cases(found[id(group)], unread), (out, lang), alone=alone)
+        section_of(number, group, of_cases(found[id(group)], unread), (out, lang), alone=alone)
         for number, group in enumerate(chosen, 1)
     ]
+    merged = [] if alone else overall(groups, chain.from_iterable(found.values()))
+    doubtful = merged or [doubt for section in sections for doubt in section.doubts]
     facts = {
         "title": title or default_title(groups),
         "simulated": any(group.simulated for group in groups),
+        "short": short(sections, swept, doubtful),
         "sections": sections,
         "sweeps": swept,
         "heat": plots.draw_heat(series, out / PLOTS, lang) if series else [],
@@ -151,7 +95,7 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
         "plotly": interactive.library(),
         "words": {key: tr(text) for key, text in WORDS.items()},
         "lang": lang,
-        "overall": [] if alone else overall(groups, chain.from_iterable(found.values())),
+        "overall": merged,
         "chapters": (len(chosen), len(groups)) if len(chosen) < len(groups) else (),
         "fontless": not plots.readable(lang),
         "overview": overview(groups),
@@ -188,71 +132,6 @@ def default_title(groups: Sequence[Group]) -> str:
     return tr("{deployments} deployments under {loads} loads", deployments=len(names), loads=len(groups))
 
 
-def cards(pair: Pair, group: Group) -> list[Card]:
-    """The comparisons of a pair, ready to be looked at; runs have the colours that they have in the group's plots."""
-    colours = {result.name: style.run_colour_name(position) for position, result in enumerate(group.results)}
-    return [_card(comparison, colours) for comparison in pair.comparisons]
-
-
-def _section(number: int, group: Group, doubts: list[Doubt], target: tuple[Path, str], *, alone: bool) -> Section:
-    out, lang = target
-    folder = out / PLOTS if alone else out / PLOTS / str(number)
-    return Section(
-        anchor="" if alone else f"-{number}",
-        group=group,
-        doubts=doubts,
-        verdict=verdict(group, doubts),
-        plots={plot.name: plot for plot in plots.draw(group, folder, lang)},
-        latency=_there(*(percentiles(result) for result in group.results), rates(group), stages(group)),
-        energy=_there(energy_by_role(group), energy_by_phase(group), boards(group)),
-        failures=failures(group),
-        comparison=comparison(group),
-        setup=setup(group),
-        commands=commands(group),
-        conclusion=of_group(group),
-        checks=_there(steady(group), repeats(group)),
-    )
-
-
-def _swept(number: int, sweep: Sweep, out: Path, lang: str, *, alone: bool) -> Swept:
-    folder = out / PLOTS if alone else out / PLOTS / f"sweep-{number}"
-    return Swept(
-        anchor="" if alone else f"-{number}",
-        sweep=sweep,
-        findings=of_sweep(sweep),
-        plots=plots.draw_sweep(sweep, folder, lang),
-        tables=[rate_table(series) for series in sweep.series],
-    )
-
-
-def _there(*found: Table | None) -> list[Table]:
-    return [table for table in found if table is not None]
-
-
-def _card(comparison: Comparison, colours: Mapping[str, str]) -> Card:
-    measure, winner = comparison.measure, comparison.winner
-    sides = (comparison.baseline, comparison.other)
-    largest = max(measure.get(result) or 0.0 for result in sides) or 1.0
-    return Card(
-        title=measure.title,
-        unit=measure.unit,
-        outcome=winner.name if winner else tr("equal"),
-        detail=(difference(comparison) or tr("better"))
-        if winner
-        else tr("within {small}", small=percent(measure.small)),
-        colour=colours[winner.name] if winner else "muted",
-        sides=tuple(
-            Side(
-                name=result.name,
-                text=measure.text(result),
-                length=100 * (measure.get(result) or 0.0) / largest,
-                colour=colours[result.name],
-            )
-            for result in sides
-        ),
-    )
-
-
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pd_analysis.report"),
@@ -263,7 +142,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe, "joined": joined}
-    environment.globals |= {"tr": tr}
+    environment.globals |= {"tr": tr, "run_colour": style.run_colour_name}
     return environment
 
 

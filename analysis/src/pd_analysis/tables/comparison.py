@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Final
 
+from pd_analysis.numbers.comparison import OUTCOMES, Comparison, Outcome, compared
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.measures import COMPARED, DECIDING, Comparison, compared
+from pd_analysis.numbers.load import Pace, amount_words, pace_of
+from pd_analysis.numbers.measures import COMPARED, DECIDING
 from pd_analysis.tables.table import Cell, Table, table
-from pd_analysis.words.formatting import number, ratio, setting, sizes, whole
+from pd_analysis.words.formatting import DASH, number, ratio, sizes, whole
 from pd_analysis.words.formulas import formula
-from pd_analysis.words.language import mark, tr
+from pd_analysis.words.language import tr
 from pd_contracts.names import Topology
 from pd_contracts.records import Workload
 
@@ -48,14 +50,14 @@ def overview(groups: Sequence[Group]) -> Table:
     workloads = [result.run.manifest.workload for result in results]
     kinds = dict.fromkeys(map(_kind, workloads))
     columns = [tr("Data, arrivals and API")] if len(kinds) > 1 else []
-    header = [tr("Tokens"), tr("Run"), tr("Requests/s"), tr("per GPU"), tr("Requests"), tr("Failed"), *columns]
+    header = [tr("Tokens"), tr("Run"), tr("Load"), tr("per GPU"), tr("Requests"), tr("Failed"), *columns]
     header += [measure.head for measure in DECIDING]
     rows = [
         [
             sizes(load),
             result.label,
-            setting(load.rate),
-            number(result.metrics.per_gpu(load.rate)),
+            amount_words(load),
+            number(result.metrics.per_gpu(result.load.amount)) if result.load.amount else DASH,
             whole(result.metrics.requests),
             whole(sum(result.metrics.failures.values())),
             *([_kind(load)] if columns else []),
@@ -68,6 +70,8 @@ def overview(groups: Sequence[Group]) -> Table:
 
 
 def _kind(load: Workload) -> str:
+    if pace_of(load) is not Pace.RATE:
+        return tr("{dataset} data, {endpoint}", dataset=load.dataset, endpoint=load.endpoint)
     return tr(
         "{dataset} data, {arrival} arrivals, {endpoint}",
         dataset=load.dataset,
@@ -76,7 +80,7 @@ def _kind(load: Workload) -> str:
     )
 
 
-def _place(result: Result) -> tuple[int, int, int, bool, str, float]:
+def _place(result: Result) -> tuple[int, int, int, bool, str, str, float]:
     load = result.run.manifest.workload
     return (
         load.input_tokens or 0,
@@ -84,19 +88,27 @@ def _place(result: Result) -> tuple[int, int, int, bool, str, float]:
         result.metrics.gpus or 0,
         result.topology is not Topology.COMBINED,
         result.label,
-        load.rate,
+        result.load.pace.value,
+        result.load.amount,
     )
+
+
+_TONES: Final = {
+    Outcome.BETTER: "better",
+    Outcome.WORSE: "worse",
+    Outcome.EQUAL: "equal",
+    Outcome.UNCLEAR: "unclear",
+    Outcome.UNKNOWN: "",
+}
 
 
 def ratio_cell(pair: Comparison) -> Cell:
     """The ratio, and in words what it means for the compared run."""
-    if pair.equal:
-        return Cell(tr("{ratio} equal", ratio=ratio(pair.ratio)), "equal")
-    if pair.winner is None:
+    if pair.bar is not None:
+        return Cell(tr("not comparable"), "unclear")
+    if pair.outcome is Outcome.UNKNOWN:
         return Cell(ratio(pair.ratio))
-    better = pair.winner is pair.other
+    outcome, tone = tr(OUTCOMES[pair.outcome]), _TONES[pair.outcome]
     if pair.ratio is None:
-        text = tr("better") if better else tr("worse")
-    else:
-        text = tr(mark("{ratio} better") if better else mark("{ratio} worse"), ratio=ratio(pair.ratio))
-    return Cell(text, "better" if better else "worse")
+        return Cell(outcome, tone)
+    return Cell(tr("{ratio} {outcome}", ratio=ratio(pair.ratio), outcome=outcome), tone)

@@ -1,6 +1,7 @@
 """Tables about the measurement itself: whether runs stood still, and what each repeat says."""
 
 from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.measures import DECIDING
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.tables.table import Table, table
@@ -9,8 +10,8 @@ from pd_analysis.words.language import tr
 
 
 def steady(group: Group) -> Table | None:
-    """Whether each run stood still; None where all are too short to tell."""
-    found = [(result.name, steadiness(result)) for result in group.results]
+    """Whether each run stood still; None where all are too short to tell, and where answers set the pace."""
+    found = [(result.name, steadiness(result)) for result in group.results if result.load.pace is Pace.RATE]
     rows = [
         [
             name,

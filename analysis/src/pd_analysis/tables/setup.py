@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from pd_analysis.numbers.evaluation import ROLES, TOPOLOGIES, Group, Result
+from pd_analysis.numbers.load import Pace, amount_words, pace_of
 from pd_analysis.records.run import Problem
 from pd_analysis.tables.table import Cell, Table, table
 from pd_analysis.words.formatting import DASH, clauses, joined, listed, number, setting, whole
@@ -69,20 +70,23 @@ def _workload(load: Workload) -> dict[str, str]:
             "{count}, after {warmup} of warm-up", count=f"{load.requests:,}", warmup=f"{load.warmup_requests:,}"
         ),
         tr("Endpoint"): load.endpoint,
+        tr("Other options of the load"): _pairs(load.options),
         tr("Goodput limits"): limits,
         tr("Seed"): str(load.seed),
     }
 
 
 def _arrivals(load: Workload) -> str:
+    """What set the pace. Only an open loop has a rate; what the others came to is in the tables."""
+    asked = amount_words(load)
+    if pace_of(load) is not Pace.RATE:
+        return tr("{kind}, {amount}", kind=load.arrival, amount=asked)
     kind = load.arrival
     if load.burstiness is not None:
         kind = tr("{arrival} (burstiness {value})", arrival=load.arrival, value=setting(load.burstiness))
+    held = "" if load.max_concurrency is None else tr(", at most {count} in flight", count=load.max_concurrency)
     return tr(
-        "{kind}, {rate} requests/s for {seconds} s",
-        kind=kind,
-        rate=setting(load.rate),
-        seconds=setting(load.duration_s),
+        "{kind}, {amount} for {seconds} s{held}", kind=kind, amount=asked, seconds=setting(load.duration_s), held=held
     )
 
 

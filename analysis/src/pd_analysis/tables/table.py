@@ -4,15 +4,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-TONES: Final = ("better", "worse", "equal")
+TONES: Final = ("better", "worse", "equal", "unclear")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text; `tone` is one of TONES or "", and is said in words too, so that no colour carries a meaning alone."""
+    """A text.
+
+    Attributes:
+        tone: one of TONES or ""; the text says it too, so that no colour carries a meaning alone.
+        run: place in its group of the run that the cell is about, whose colour it then shows.
+    """
 
     text: str
     tone: str = ""
+    run: int | None = None
 
 
 @dataclass(frozen=True)

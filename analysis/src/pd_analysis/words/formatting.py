@@ -72,6 +72,14 @@ def clauses(items: Iterable[str]) -> str:
     return tr("; ").join(items)
 
 
+def sentences(items: Iterable[str]) -> str:
+    """One sentence after the other."""
+    text = ""
+    for item in items:
+        text = tr("{sentence} {next}", sentence=text, next=item) if text else item
+    return text
+
+
 def sizes(load: Workload) -> str:
     """Prompt and answer of each request in tokens, 2,048 → 128; "any" where they vary."""
     return " → ".join(tr("any") if count is None else whole(count) for count in (load.input_tokens, load.output_tokens))

@@ -28,6 +28,12 @@ ENERGY: Final[dict[str, str]] = {
         "prefill: until it answered, or the first token; decode: from then to the last token"
     ),
     "Nobody's joules": "energy of the 0.2 s in which no request was in work; with the joules of all requests it sums to the energy",
+    "Batch": "all batches of one size together, each from its send to its last end; TTFT and TPOT are medians over their requests",
+    "Phases by difference": (
+        "prefill: window of the requests of one output token / their number; decode: the window of those of all tokens, over their number, − that; "
+        "energy in the same way, power = energy / time; ± is one standard error"
+    ),
+    "Error of a short window": "one update of the energy counter (0.1 s of the mean power) at either end of the window",
     "Phases of combined GPUs": (
         "energy of a second = idle + a × prompt tokens + b × output tokens + c × seconds with a decode, fitted without negative terms; "
         "each 0.2 s is divided as a × prompt tokens is to the rest"

@@ -43,8 +43,17 @@
         const wanted = box.value.toLowerCase();
         for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
       });
-      figure.querySelector("figcaption").append(box);
+      figure.querySelector("figcaption h3").after(box);
     }
+  }
+
+  // What is wider than the screen says so, until it has been moved.
+  for (const box of all(".scroll")) {
+    const tell = () => box.parentElement.classList.toggle("wider", box.scrollWidth > box.clientWidth + 4 && box.scrollLeft < 8);
+    box.addEventListener("scroll", tell, { passive: true });
+    addEventListener("resize", tell);
+    tell();
+    if (box.parentElement.tagName === "FIGURE") box.parentElement.dataset.hint = WORDS.hint;
   }
 
   // Explore: one chart over all runs, with Plotly out of the page itself.
@@ -53,18 +62,22 @@
   const chart = document.getElementById("chart");
   const pick = (name) => document.getElementById(`pick-${name}`);
   const css = (name) => getComputedStyle(root).getPropertyValue(`--plot-${name}`).trim();
-  const rates = [...new Set(data.runs.map((run) => run.rate))].filter((rate) => rate !== null).sort((a, b) => a - b);
+  const loads = [...new Set(data.runs.map((run) => run.load))];
   const labels = [...new Set(data.runs.map((run) => run.label))];
-  const kinds = { percentiles: WORDS.percentiles, time: WORDS.time, ...(rates.length > 1 ? { rate: WORDS.rate } : {}) };
+  // An axis is worth a chart from two points on.
+  const axes = [...new Set(data.runs.map((run) => run.axis))].filter((axis) => axis && new Set(data.runs.filter((run) => run.axis === axis).map((run) => run.place)).size > 1);
+  const kinds = { percentiles: WORDS.percentiles, time: WORDS.time, ...Object.fromEntries(axes.map((axis) => [axis, WORDS.along.replace("{axis}", axis)])) };
+  const along = () => axes.includes(pick("kind").value);
   const numbers = { goodput: WORDS.goodput, attainment: WORDS.attainment, joules: WORDS.joules };
   const dashes = ["solid", "dash", "dot", "dashdot"];
   const symbols = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross"];
 
+  const narrow = () => innerWidth < 640;
   const options = (select, pairs) => select.replaceChildren(...pairs.map(([key, text]) => Object.assign(element("option", text), { value: key })));
   options(pick("kind"), Object.entries(kinds));
   options(pick("percentile"), data.percentiles.map((p, index) => [index, `p${p}`]));
   pick("percentile").value = data.percentiles.length - 1;
-  options(pick("rate"), [["", WORDS.all], ...rates.map((rate) => [rate, `${rate} req/s`])]);
+  options(pick("load"), [["", WORDS.all], ...loads.map((load) => [load, load])]);
   pick("runs").append(...labels.map((label) => {
     const item = element("label", ` ${label}`);
     const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true, value: label });
@@ -74,15 +87,15 @@
   const metrics = () => {
     const kind = pick("kind").value, before = pick("metric").value;
     const usable = data.metrics.filter((name) => kind !== "time" || name !== "ITL").map((name) => [name, WORDS[name] ?? name]);
-    options(pick("metric"), kind === "rate" ? [...usable, ...Object.entries(numbers)] : usable);
+    options(pick("metric"), along() ? [...usable, ...Object.entries(numbers)] : usable);
     if ([...pick("metric").options].some((option) => option.value === before)) pick("metric").value = before;
-    pick("percentile").parentElement.hidden = kind !== "rate" || pick("metric").value in numbers;
-    pick("rate").parentElement.hidden = kind === "rate" || rates.length < 2;
+    pick("percentile").parentElement.hidden = !along() || pick("metric").value in numbers;
+    pick("load").parentElement.hidden = along() || loads.length < 2;
   };
   const chosen = () => {
     const on = new Set(all("input:checked", pick("runs")).map((box) => box.value));
-    const rate = pick("kind").value === "rate" ? "" : pick("rate").value;
-    return data.runs.filter((run) => on.has(run.label) && (rate === "" || run.rate === Number(rate)));
+    const load = along() ? "" : pick("load").value;
+    return data.runs.filter((run) => on.has(run.label) && (load === "" || run.load === load));
   };
   const look = (run) => {
     const at = labels.indexOf(run.label);
@@ -100,29 +113,29 @@
       x: WORDS.seconds,
       list: chosen().map((run) => ({ ...look(run), name: run.name, mode: "markers",
         marker: { ...look(run).marker, size: 4, opacity: 0.6 }, x: run.dots.t, y: run.dots[metric], hovertemplate: "%{x:.2f} s: %{y:.4~g} ms" })) }),
-    rate: (metric) => ({
-      x: WORDS.per_gpu,
+    along: (metric) => ({
+      x: pick("kind").value,
       list: labels.flatMap((label) => [...new Set(chosen().filter((run) => run.label === label).map((run) => run.shape))].map((shape) => {
-        const runs = chosen().filter((run) => run.label === label && run.shape === shape && run.per_gpu !== null).sort((a, b) => a.per_gpu - b.per_gpu);
+        const runs = chosen().filter((run) => run.label === label && run.shape === shape && run.axis === pick("kind").value && run.place !== null).sort((a, b) => a.place - b.place);
         const y = runs.map((run) => metric in numbers ? run[metric] : run.at[metric][Number(pick("percentile").value)]);
-        return runs.length ? { ...look(runs[0]), name: `${label}, ${shape}`, mode: "lines+markers", x: runs.map((run) => run.per_gpu), y,
-          hovertemplate: "%{x:.3~g} req/s: %{y:.4~g}" } : null;
+        return runs.length ? { ...look(runs[0]), name: `${label}, ${shape}`, mode: "lines+markers", x: runs.map((run) => run.place), y,
+          hovertemplate: "%{x:.4~g}: %{y:.4~g}" } : null;
       })).filter(Boolean) }),
   };
   const draw = () => {
     if (!window.Plotly) return;
     metrics();
     const kind = pick("kind").value, metric = pick("metric").value;
-    const { x, ticks, list } = traces[kind](metric);
+    const { x, ticks, list } = traces[along() ? "along" : kind](metric);
     const limit = data.limits[metric.toLowerCase()];
     const axis = { gridcolor: css("grid"), zeroline: false, linecolor: css("grey"), tickcolor: css("grey") };
     const layout = {
       paper_bgcolor: css("paper"), plot_bgcolor: css("paper"), font: { color: css("ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
-      margin: { l: 64, r: 20, t: 20, b: 52 }, height: 400, legend: { orientation: "h", y: 1.12 }, hovermode: kind === "time" ? "closest" : "x unified",
+      margin: narrow() ? { l: 48, r: 8, t: 12, b: 44 } : { l: 64, r: 20, t: 20, b: 52 }, height: narrow() ? 380 : 400, legend: narrow() ? { orientation: "h", y: -0.22, font: { size: 11 } } : { orientation: "h", y: 1.12 }, hovermode: kind === "time" ? "closest" : "x unified",
       hoverlabel: { bgcolor: css("paper"), bordercolor: css("grey"), font: { color: css("ink") } },
       showlegend: true,
       xaxis: { ...axis, title: { text: x }, ...(ticks ? { tickvals: ticks.map(stretch), ticktext: ticks.map((p) => p ? `p${p}` : "min") } : {}) },
-      yaxis: { ...axis, title: { text: metric in numbers ? numbers[metric] : `${WORDS[metric] ?? metric}${kind === "rate" ? ` p${data.percentiles[Number(pick("percentile").value)]}` : ""}, ms` }, rangemode: "tozero" },
+      yaxis: { ...axis, title: { text: metric in numbers ? numbers[metric] : `${WORDS[metric] ?? metric}${along() ? ` p${data.percentiles[Number(pick("percentile").value)]}` : ""}, ms` }, rangemode: "tozero" },
       shapes: limit ? [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: limit, y1: limit, line: { color: css("ink"), width: 1, dash: "dot" } }] : [],
       annotations: data.simulated ? [{ text: WORDS.simulated, xref: "paper", yref: "paper", x: 0.5, y: 0.5, showarrow: false, textangle: -14,
         font: { size: 56, color: css("grey") }, opacity: 0.16 }] : [],

@@ -1,0 +1,257 @@
+"""What several loads tell: how much each deployment carries within the limits, where two of them cross, and the best ratio of GPUs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from pd_analysis.numbers.bootstrap import interval, of_rate
+from pd_analysis.numbers.comparison import Outcome, compared, judged
+from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.load import SWEPT, Load, amount_words
+from pd_analysis.numbers.measures import GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure
+from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyond, break_even
+from pd_analysis.tables.table import Cell, Table
+from pd_analysis.words.formatting import DASH, clauses, joined, listed, ms, number, percent, setting
+from pd_analysis.words.language import mark, tr
+from pd_contracts.names import Role, Topology
+
+TOO_CLOSE: Final = 0.10  # a knee between two measured points moves by so much, or more, with the length of the runs
+_CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
+
+
+def of_sweep(sweep: Sweep) -> tuple[str, ...]:
+    """What several rates tell: the highest rate within the limits, where two deployments cross, and the best ratio of GPUs."""
+    sentences = [*_best_rates(sweep), _best_ratio(sweep)]
+    for baseline, other in pairs(sweep):
+        found = [text for measure in _CROSSED if (text := _crossed(measure, baseline, other))]
+        if found:
+            sentences.append(
+                tr(
+                    "{other} against {baseline}: {findings}.",
+                    other=other.name,
+                    baseline=baseline.name,
+                    findings=clauses(found),
+                )
+            )
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def pairs(sweep: Sweep) -> list[tuple[Series, Series]]:
+    """Each disaggregated deployment with plain serving on as many GPUs, or on the nearest number of them."""
+    first = sweep.series[0]
+    plain = [series for series in sweep.series if series.topology is Topology.COMBINED] or [first]
+    others = [series for series in sweep.series if series not in plain]
+    return [(min(plain, key=lambda one: abs((one.gpus or 0) - (other.gpus or 0))), other) for other in others]
+
+
+def of_lengths(results: Sequence[Result]) -> tuple[str, ...]:
+    """Where prompts become long enough for the other deployment, over loads that differ in prompt length alone."""
+    cells: dict[Load, dict[str, list[Result]]] = {}
+    for result in results:
+        if result.load.pace in SWEPT and result.load.input_tokens is not None and not result.unfit:
+            cell = replace(result.load, input_tokens=None)
+            cells.setdefault(cell, {}).setdefault(result.label, []).append(result)
+    found: list[str] = []
+    for series in cells.values():
+        ordered = sorted(series.items(), key=lambda item: item[1][0].topology is not Topology.COMBINED)
+        for name, others in ordered[1:]:
+            found += _crossed_lengths(ordered[0], (name, others))
+    return tuple(found)
+
+
+def _best_rates(sweep: Sweep) -> list[str]:
+    """How far each deployment keeps the limits, the best first."""
+    if not sweep.limits:
+        return _most_tokens(sweep)
+    found = sorted(((best_rate(series) or 0.0, series) for series in sweep.series), key=lambda pair: -pair[0])
+    most = found[0][0]
+    holes = {
+        "limits": joined(f"{name.upper()} ≤ {setting(limit)} ms" for name, limit in sweep.limits.items()),
+        "share": percent(ATTAINMENT),
+        "unit": sweep.axis.unit,
+    }
+    if not most:
+        return [
+            tr("No deployment keeps {limits} for {share} of requests, even at the least that was measured.", **holes)
+        ]
+    near = [(amount, series) for amount, series in found if amount * (1 + TOO_CLOSE) >= most or beyond(series)]
+    others = [(amount, series) for amount, series in found if (amount, series) not in near]
+    rest = joined(_up_to(series, amount) for amount, series in others)
+    if len(near) == 1:
+        first = _up_to(near[0][1], most)
+        message = (
+            mark("{first} {unit} is the most within {limits} for {share} of requests. Then: {rest}.")
+            if rest
+            else mark("{first} {unit} is the most within {limits} for {share} of requests.")
+        )
+        return [tr(message, first=first, rest=rest, **holes)]
+    first = listed(_up_to(series, amount) for amount, series in near)
+    message = (
+        mark("Within {limits} for {share} of requests, too close to call, in {unit}: {first}. Then: {rest}.")
+        if rest
+        else mark("Within {limits} for {share} of requests, too close to call, in {unit}: {first}.")
+    )
+    return [tr(message, first=first, rest=rest, **holes)]
+
+
+def _up_to(series: Series, amount: float) -> str:
+    if not amount:
+        return tr("{run} not even at the least that was measured", run=series.name)
+    message = mark("{run} at least {amount}") if beyond(series) else mark("{run} {amount}")
+    return tr(message, run=series.name, amount=number(amount))
+
+
+def _most_tokens(sweep: Sweep) -> list[str]:
+    """Without limits, the most that each deployment writes."""
+    peaks = []
+    for series in sweep.series:
+        points = series.points(lambda result: sweep.axis.share(result, result.metrics.output_rate))
+        if points:
+            place, rate = max(points, key=lambda point: point[1])
+            peaks.append((rate, series.name, place))
+    if not peaks:
+        return []
+    unit = tr("tok/s per GPU") if sweep.axis.per_gpu else tr("tok/s")
+    each = (
+        tr(
+            "{run} {rate} {unit} at {place} {axis}",
+            run=name,
+            rate=number(rate),
+            unit=unit,
+            place=number(place),
+            axis=sweep.axis.unit,
+        )
+        for rate, name, place in sorted(peaks, reverse=True)
+    )
+    return [tr("Most output tokens: {peaks}.", peaks=joined(each))]
+
+
+def _crossed(measure: Measure, one: Series, two: Series) -> str:
+    """Where two deployments change places; only differences beyond the noise count as being ahead."""
+    theirs = {two.axis.place(result): result for result in two.results}
+    found = [
+        (place, _beside(measure, result, theirs[place]))
+        for result in one.results
+        if (place := one.axis.place(result)) is not None and place in theirs
+    ]
+    known = [outcome for _, outcome in found if outcome is not Outcome.UNKNOWN]
+    if len(known) < 2:
+        return ""
+    ahead = [
+        one if outcome is Outcome.WORSE else two for outcome in known if outcome in (Outcome.BETTER, Outcome.WORSE)
+    ]
+    if not ahead:
+        return tr("{measure}, no difference to call anywhere", measure=measure.phrase)
+    if one in ahead and two in ahead:
+        crossings = break_even(one.points(measure.get), two.points(measure.get))
+        at = listed(f"{number(place)}" for place in crossings[:3])
+        if not at:
+            return tr("{measure}, now one ahead and now the other", measure=measure.phrase)
+        return tr("{measure}, break-even at {places} {unit}", measure=measure.phrase, places=at, unit=one.axis.unit)
+    if len(ahead) == len(known):
+        return tr("{measure}, {run} ahead everywhere", measure=measure.phrase, run=ahead[0].name)
+    return tr(
+        "{measure}, {run} ahead at {some} of {all} points and no difference to call at the others",
+        measure=measure.phrase,
+        run=ahead[0].name,
+        some=len(ahead),
+        all=len(known),
+    )
+
+
+def _beside(measure: Measure, one: Result, two: Result) -> Outcome:
+    """The outcome at one place of two curves, which may be of deployments with other numbers of GPUs, and so of other loads."""
+    if one.load == two.load:
+        return compared(measure, one, two).outcome
+    return judged(measure, one, two)
+
+
+def _best_ratio(sweep: Sweep) -> str:
+    """Among disaggregated deployments of different numbers of prefill and decode engines, the one with the most goodput per GPU."""
+    peaks: dict[str, tuple[float, Series]] = {}
+    for series in sweep.series:
+        shape = ratio_of(series.results[0])
+        values = [value for _, value in series.points(GOODPUT.get)]
+        if shape and values and (shape not in peaks or max(values) > peaks[shape][0]):
+            peaks[shape] = max(values), series
+    if len(peaks) < 2:
+        return ""
+    (best, (most, _)), (next_, (less, _)) = sorted(peaks.items(), key=lambda item: -item[1][0])[:2]
+    return tr(
+        "Of the measured ratios of prefill to decode, {best} gives the most goodput per GPU ({most} req/s; {next}: {less} req/s).",
+        best=best,
+        most=number(most),
+        next=next_,
+        less=number(less),
+    )
+
+
+def ratio_of(result: Result) -> str:
+    """2P1D and the like; empty for plain serving or unknown engines."""
+    roles = [engine.role for engine in result.run.manifest.deployment.engines]
+    prefill, decode = roles.count(Role.PREFILL), roles.count(Role.DECODE)
+    return f"{prefill}P{decode}D" if prefill and decode else ""
+
+
+def _crossed_lengths(one: tuple[str, list[Result]], two: tuple[str, list[Result]]) -> list[str]:
+    sentences = []
+    for measure in _CROSSED:
+        ours, theirs = _by_length(one[1], measure), _by_length(two[1], measure)
+        crossings = break_even(ours, theirs)
+        if crossings:
+            at = listed(tr("{sizes} tokens", sizes=number(length)) for length in crossings[:3])
+            sentences.append(
+                tr(
+                    "Break-even in {measure} at {amount}: {one} and {two} cross at prompts of {lengths}.",
+                    measure=measure.phrase,
+                    amount=amount_words(one[1][0].run.manifest.workload),
+                    one=one[0],
+                    two=two[0],
+                    lengths=at,
+                )
+            )
+    return sentences
+
+
+def _by_length(results: Sequence[Result], measure: Measure) -> list[tuple[float, float]]:
+    found = [(float(result.run.manifest.workload.input_tokens or 0), measure.get(result)) for result in results]
+    return sorted((x, y) for x, y in found if y is not None)
+
+
+def rate_table(series: Series) -> Table:
+    """The points of one deployment: what was asked for, latencies, what was kept, and what it cost."""
+    axis = series.axis
+    header = [tr("Load"), *([tr("per GPU")] if axis.per_gpu else [])]
+    header += [f"{name} p{p}, ms" for name in ("TTFT", "TPOT") for p in (50, 90, 99)]
+    header += [tr("Output tok/s per GPU") if axis.per_gpu else tr("Output tok/s")]
+    header += [tr("Within limits"), tr("Goodput per GPU") if axis.per_gpu else tr("Goodput, req/s")]
+    header += [tr("J / output token"), tr("Failed"), tr("Trust")]
+    rows = [tuple(map(Cell, _point(series, result))) for result in series.results]
+    title = tr("{run}: {heading}", run=series.name, heading=axis.heading[0].lower() + axis.heading[1:])
+    return Table(title=title, header=tuple(header), rows=tuple(rows), words=frozenset({len(header) - 1}))
+
+
+def _point(series: Series, result: Result) -> list[str]:
+    axis, metrics = series.axis, result.metrics
+    return [
+        amount_words(result.run.manifest.workload),
+        *([number(axis.place(result))] if axis.per_gpu else []),
+        *(ms(metrics.latencies[name].at(percentile)) for name in ("TTFT", "TPOT") for percentile in (50, 90, 99)),
+        number(axis.share(result, metrics.output_rate)),
+        _attained(result),
+        number(axis.share(result, metrics.goodput)),
+        number(JOULES.get(result)),
+        str(sum(metrics.failures.values())),
+        tr("not to be decided on") if result.unfit else tr("yes"),
+    ]
+
+
+def _attained(result: Result) -> str:
+    share = result.metrics.attainment
+    if share is None:
+        return DASH
+    draws = of_rate("good", lambda one: 1 / one.metrics.requests)(result)
+    if draws is None:
+        return percent(share)
+    low, high = interval(draws)
+    return tr("{share} ({low} to {high} %)", share=percent(share), low=f"{low * 100:.0f}", high=f"{high * 100:.0f}")

@@ -1,0 +1,101 @@
+"""Why nothing of a run may be believed: a late client, engines of somebody else, load of somebody else, a simulator without a processor."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from pd_analysis.doubts.doubt import Doubt, Level
+from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.lateness import late_share
+from pd_analysis.numbers.trust import strangers, tokens_apart
+from pd_analysis.words.formatting import joined, listed, number, percent, setting, whole
+from pd_analysis.words.language import tr
+
+STARVED: Final = 0.05  # share of late steps, from which a simulator's times are its host's
+
+
+def _client(result: Result) -> Iterable[Doubt]:
+    clients = [run.manifest.client for run in result.runs]
+    client = next((each for each in clients if each is None or not each.valid), clients[0])
+    if client is None:
+        yield Doubt(
+            Level.CARE,
+            tr("{run}: the load generator did not say whether it kept up.", run=result.name),
+            tr("Measure again with this version of pd-loadgen."),
+            tr("The load generator did not say whether it kept up"),
+        )
+    elif not client.valid:
+        lag = joined(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
+        yield Doubt(
+            Level.STOP,
+            tr(
+                "{run} is INVALID: the load generator itself was late (dispatch lag {lag}; limit {limit_ms} ms).",
+                run=result.name,
+                lag=lag,
+                limit_ms=setting(client.limit_ms),
+            ),
+            tr(
+                "Share the load out among processes (--processes), give the load generator processor cores of its own, or offer less."
+            ),
+            tr("INVALID: the load generator itself was late"),
+        )
+
+
+def _strangers(result: Result) -> Iterable[Doubt]:
+    for found in filter(None, map(strangers, result.runs)):
+        each = listed(tr("{engine} {count}", engine=name, count=count) for name, count in found.requests.items())
+        yield Doubt(
+            Level.STOP,
+            tr(
+                "{run}: {answered} engines answered, though the deployment has {engines}; those that are not its own served, in requests: {each} of {all}.",
+                run=result.name,
+                answered=found.answered,
+                engines=found.engines,
+                each=each,
+                all=whole(result.metrics.requests),
+            ),
+            tr("Find out whose engine pings this proxy (its /instances lists all), stop it, and measure again."),
+            tr("An engine that is not the deployment's answered requests"),
+        )
+
+
+def _counters(result: Result) -> Iterable[Doubt]:
+    for found in filter(None, map(tokens_apart, result.runs)):
+        holes = {"run": result.name, "counted": number(found.engines), "asked": number(found.requests)}
+        if found.engines < found.requests:
+            yield Doubt(
+                Level.STOP,
+                tr(
+                    "{run}: its engines wrote {counted} tokens, but the requests got {asked}: other engines answered some of them.",
+                    **holes,
+                ),
+                tr("Find out whose engine pings this proxy (its /instances lists all), stop it, and measure again."),
+                tr("Engines wrote fewer tokens than the requests got, so that other engines answered some"),
+            )
+        else:
+            yield Doubt(
+                Level.STOP,
+                tr(
+                    "{run}: its engines wrote {counted} tokens, but this load got {asked}: they worked for somebody else too.",
+                    **holes,
+                ),
+                tr("Keep other load away from the engines while you measure."),
+                tr("Engines wrote more tokens than the load got, so that they worked for somebody else too"),
+            )
+
+
+def _starved(result: Result) -> Iterable[Doubt]:
+    shares = [share for run in result.runs if (share := late_share(run)) is not None]
+    if shares and max(shares) > STARVED:
+        yield Doubt(
+            Level.STOP,
+            tr(
+                "{run}: {share} of its simulated engines' steps ended late because they had no processor, so its times are those of this host.",
+                run=result.name,
+                share=percent(max(shares)),
+            ),
+            tr("Use fewer engines, a lower rate, or a host with more processor cores."),
+            tr("Simulated engines had no processor, so that times are those of the host"),
+        )
+
+
+OF_RESULT: Final = (_client, _strangers, _counters, _starved)

@@ -1,0 +1,70 @@
+"""What deployments are called that nobody gave a label: a sweep over loads is one deployment, not one for each load."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from pd_analysis.numbers.load import load_of
+from pd_analysis.records.run import Run
+
+# Folders of `vllm bench sweep serve`: SERVE--max_num_seqs=32-BENCH--max_concurrency=4/run=0.json, with either part or both.
+_SERVED: Final = "SERVE--"
+_OFFERED: Final = "BENCH--"
+
+
+def unlabelled_names(runs: Sequence[Run]) -> list[str]:
+    """A name for each run, to be used where its deployment has no label and no topology.
+
+    Runs against one address, or in one folder of another program's results, are one deployment if no two of them were offered the same load;
+    it is called after the address or the folder. Else each is called after its own folder or file.
+    """
+    places = [_place(run) for run in runs]
+    shared = {place for place in places if place is not None and _one_deployment(runs, places, place)}
+    return [place[1] if place in shared and place else _own(run) for run, place in zip(runs, places, strict=True)]
+
+
+def _place(run: Run) -> tuple[str, str] | None:
+    """Where a run of an unlabelled deployment was measured, and what that is called."""
+    deployment = run.manifest.deployment
+    if deployment.label or deployment.topology:
+        return None
+    if run.manifest.url:
+        address = urlsplit(run.manifest.url)
+        return "url", address.netloc.rpartition("@")[2] or run.manifest.url
+    if run.path.suffix != ".json":
+        return "folder", run.path.parent.name
+    served = _server_of(run.path.parent.name)
+    if served is not None:
+        experiment = run.path.parent.parent
+        return str(experiment), served or experiment.name
+    return str(run.path.parent), run.path.parent.name
+
+
+def _server_of(folder: str) -> str | None:
+    """The server's parameters in a folder of a parameter sweep, "" without any; None of another folder."""
+    if folder.startswith(_SERVED):
+        return folder.removeprefix(_SERVED).partition(f"-{_OFFERED}")[0]
+    return "" if folder.startswith(_OFFERED) else None
+
+
+def _one_deployment(runs: Sequence[Run], places: Sequence[tuple[str, str] | None], place: tuple[str, str]) -> bool:
+    members = [run for run, theirs in zip(runs, places, strict=True) if theirs == place]
+    cells = [_cell(run) for run in members]
+    return len(members) > 1 and len(set(cells)) == len(cells)
+
+
+def _cell(run: Run) -> Hashable:
+    """A load, or a repeat of it."""
+    return load_of(run.manifest.workload), run.manifest.workload.model, run.manifest.workload.seed, repeat_of(run.path)
+
+
+def repeat_of(path: Path) -> str:
+    """Which repeat of its load a file of a parameter sweep is, "run=1"; "" of others."""
+    return path.stem if path.stem.startswith("run=") else ""
+
+
+def _own(run: Run) -> str:
+    if run.path.suffix != ".json":
+        return run.path.name
+    return f"{run.path.parent.name}/{run.path.stem}" if repeat_of(run.path) else run.path.stem

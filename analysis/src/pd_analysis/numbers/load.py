@@ -1,0 +1,153 @@
+"""What was offered, as far as it makes a difference: only runs whose loads are equal in all of it are compared.
+
+Seeds and durations are no part of it. Seeds are repeats of one load, and schedules that differ for another reason are a doubt of their own.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Final
+
+from pd_analysis.words.formatting import joined, listed, setting, sizes
+from pd_analysis.words.language import mark, ntr, tr
+from pd_contracts.records import Workload
+
+
+class Pace(StrEnum):
+    """What sets the pace of requests. Only an open loop has a rate; with the others a rate is what came of it."""
+
+    RATE = "rate"
+    IN_FLIGHT = "in_flight"
+    AT_ONCE = "at_once"
+    BATCHES = "batches"
+    PHASES = "phases"
+
+
+# Loads that differ only in how much they ask for are points of one curve.
+SWEPT: Final = (Pace.RATE, Pace.IN_FLIGHT)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A load, to be compared with `==`.
+
+    Attributes:
+        amount: requests a second, requests in flight, or requests at once, by `pace`; 0 of the others.
+        at_most: requests in flight at most, where an open loop was held back.
+        batches: sizes of the batches.
+        options: everything else, as the manifest has it.
+    """
+
+    pace: Pace
+    amount: float
+    input_tokens: int | None
+    output_tokens: int | None
+    dataset: str
+    arrival: str
+    endpoint: str
+    burstiness: float | None = None
+    at_most: int | None = None
+    batches: tuple[int, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def shape(self) -> "Load":
+        """The load whatever its amount: what all points of one curve have in common."""
+        return replace(self, amount=0.0) if self.pace in SWEPT else self
+
+
+def load_of(workload: Workload) -> Load:
+    """What makes a run's load."""
+    pace = pace_of(workload)
+    return Load(
+        pace=pace,
+        amount=_amount(workload, pace),
+        input_tokens=workload.input_tokens,
+        output_tokens=workload.output_tokens,
+        dataset=workload.dataset,
+        arrival=workload.arrival,
+        endpoint=workload.endpoint,
+        burstiness=workload.burstiness if pace is Pace.RATE else None,
+        at_most=workload.max_concurrency if pace is Pace.RATE else None,
+        batches=tuple(workload.batch_sizes),
+        options=tuple(sorted(workload.options.items())),
+    )
+
+
+def pace_of(workload: Workload) -> Pace:
+    """What set the pace of a run."""
+    if workload.arrival == "phase-split":
+        return Pace.PHASES
+    if workload.batch_sizes:
+        return Pace.BATCHES
+    if workload.arrival == "closed":
+        return Pace.IN_FLIGHT
+    if workload.arrival == "batch" or not math.isfinite(workload.rate):
+        return Pace.AT_ONCE
+    return Pace.RATE
+
+
+def _amount(workload: Workload, pace: Pace) -> float:
+    amounts: dict[Pace, float] = {
+        Pace.RATE: workload.rate,
+        Pace.IN_FLIGHT: float(workload.max_concurrency or 0),
+        Pace.AT_ONCE: float(workload.requests),
+    }
+    return amounts.get(pace, 0.0)
+
+
+def amount_words(workload: Workload) -> str:
+    """How much was asked for, with its unit: 20 req/s, 32 in flight."""
+    pace = pace_of(workload)
+    amount = _amount(workload, pace)
+    if pace is Pace.RATE:
+        return tr("{rate} req/s", rate=setting(amount))
+    if pace is Pace.IN_FLIGHT:
+        return tr("{count} in flight", count=setting(amount))
+    if pace is Pace.AT_ONCE:
+        return tr("{count} at once", count=setting(amount))
+    if pace is Pace.BATCHES:
+        return tr("batches of {sizes}", sizes=listed(map(setting, dict.fromkeys(workload.batch_sizes))))
+    return tr("one at a time")
+
+
+_ASKED: Final = {
+    Pace.IN_FLIGHT: mark("{count} requests in flight, of {sizes} tokens ({details})"),
+    Pace.AT_ONCE: mark("{count} requests at once, of {sizes} tokens ({details})"),
+    Pace.BATCHES: mark("mode batch: {count} requests at once, of {sizes} tokens ({details})"),
+    Pace.PHASES: mark("mode phase-split: one request at a time, of {sizes} tokens ({details})"),
+}
+_SHAPED: Final = {
+    Pace.RATE: mark("requests of {sizes} tokens ({details})"),
+    Pace.IN_FLIGHT: mark("a closed loop of requests of {sizes} tokens ({details})"),
+}
+
+
+def words(workload: Workload, *, with_amount: bool = True) -> str:
+    """What was offered, in words; without its amount, what all points of a curve were offered."""
+    load = load_of(workload)
+    holes: dict[str, object] = {"sizes": sizes(workload), "details": joined(_details(load))}
+    if not with_amount and load.pace in SWEPT:
+        return tr(_SHAPED[load.pace], **holes)
+    if load.pace is Pace.RATE:
+        return ntr(
+            "{rate} request/s of {sizes} tokens ({details})",
+            "{rate} requests/s of {sizes} tokens ({details})",
+            1 if load.amount == 1 else 2,
+            rate=setting(load.amount),
+            **holes,
+        )
+    count = listed(map(setting, dict.fromkeys(load.batches))) if load.batches else setting(load.amount)
+    return tr(_ASKED[load.pace], count=count, **holes)
+
+
+def _details(load: Load) -> list[str]:
+    found = [tr("{dataset} data", dataset=load.dataset)]
+    if load.pace is Pace.RATE:
+        found.append(tr("{arrival} arrivals", arrival=load.arrival))
+    if load.burstiness not in (None, 1.0):
+        found.append(tr("burstiness {value}", value=setting(load.burstiness)))
+    found.append(load.endpoint)
+    if load.at_most is not None:
+        found.append(tr("at most {count} in flight", count=load.at_most))
+    return [*found, *(f"{name} {value}" for name, value in load.options)]

@@ -1,0 +1,125 @@
+"""What makes a run unfit to decide anything: an engine that is not the deployment's, other people's load, or a client that was late."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from pd_analysis.energy.window import clock_shift
+from pd_analysis.records.run import Run
+from pd_contracts.names import Role
+from pd_contracts.records import EngineTokens
+
+# Counters and usage count alike; what is further apart than this was served by, or for, somebody else.
+TOKENS_APART: Final = 0.02
+# The proxy's own requests (a canary for a pair of engines) are a few tokens beside any load.
+OWN_TOKENS: Final = 256.0
+
+
+class Unfit(StrEnum):
+    """Why nothing may be decided on a run."""
+
+    CLIENT = "client"
+    STRANGER = "stranger"
+    LOST_TOKENS = "lost_tokens"
+    MORE_TOKENS = "more_tokens"
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """Engines that answered and are not the deployment's.
+
+    Attributes:
+        requests: by name, how many requests of the measured window they answered.
+        engines: how many the deployment has of that kind.
+        answered: how many answered.
+    """
+
+    requests: Mapping[str, int]
+    engines: int
+    answered: int
+
+
+def unfit(run: Run) -> frozenset[Unfit]:
+    """Everything that makes the run unfit."""
+    found = set()
+    client = run.manifest.client
+    if client is not None and not client.valid:
+        found.add(Unfit.CLIENT)
+    if strangers(run) is not None:
+        found.add(Unfit.STRANGER)
+    counted = tokens_apart(run)
+    if counted is not None:
+        found.add(Unfit.LOST_TOKENS if counted.engines < counted.requests else Unfit.MORE_TOKENS)
+    return frozenset(found)
+
+
+def strangers(run: Run) -> Strangers | None:
+    """More engines answered than the deployment has; None if not, or if nobody said which answered.
+
+    The proxy numbers engines in the order in which they join, and whoever wrote the deployment may number them otherwise, so that another
+    name alone says nothing; more names than engines do.
+    """
+    engines = run.manifest.deployment.engines
+    measured = run.requests.measured
+    for column, others in (("decode_instance", Role.PREFILL), ("prefill_instance", Role.DECODE)):
+        own = [engine.name for engine in engines if engine.role is not others]
+        counts = measured[column].value_counts()
+        found = {str(name): int(count) for name, count in counts.items() if name}
+        if own and len(found) > len(own):
+            return Strangers(_not_own(found, own), len(own), len(found))
+    return None
+
+
+def _not_own(found: Mapping[str, int], own: Sequence[str]) -> dict[str, int]:
+    """As many as are too many: those of other names first, of them those that answered least."""
+    suspects = sorted(found, key=lambda name: (name in own, found[name]))
+    return {name: found[name] for name in suspects[: len(found) - len(own)]}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Output tokens by the engines' own counters, and by the usage of the requests that were under way between their readings."""
+
+    engines: float
+    requests: float
+
+
+def tokens_apart(run: Run) -> Counted | None:
+    """Both counts, where they differ by more than counting explains; None if they agree or one is unknown."""
+    writing = [tokens for tokens in run.engines if tokens.role is not Role.PREFILL]
+    names = {tokens.name for tokens in writing}
+    expected = sum(engine.role is not Role.PREFILL for engine in run.manifest.deployment.engines)
+    if not names or len(names) != expected or run.gpu is None:
+        return None
+    shift = clock_shift(run.gpu.clock, run.manifest.clock)
+    spans = [_span([tokens for tokens in writing if tokens.name == name], shift) for name in names]
+    known = [span for span in spans if span is not None]
+    if len(known) < len(spans):
+        return None
+    rows = run.requests.rows
+    begin, end = max(span.begin for span in known), min(span.end for span in known)
+    inside = rows[(rows["sent"] >= begin) & (rows["end"] <= end)]
+    other = rows[~rows.index.isin(inside.index)]
+    overlapping = other[(other["end"].isna()) | ((other["end"] > begin) & (other["sent"] < end))]
+    counted, asked = sum(span.tokens for span in known), float(inside["output_tokens"].sum())
+    if counted < asked * (1 - TOKENS_APART):
+        return Counted(counted, asked)
+    certain = overlapping.empty and bool(rows["ok"].all()) and bool(rows["output_tokens"].notna().all())
+    return Counted(counted, asked) if certain and counted > asked * (1 + TOKENS_APART) + OWN_TOKENS else None
+
+
+@dataclass(frozen=True)
+class _Span:
+    """What one engine wrote between its first and its last reading."""
+
+    begin: float
+    end: float
+    tokens: float
+
+
+def _span(readings: Sequence[EngineTokens], shift: float) -> _Span | None:
+    told = [(reading.t + shift, reading.output) for reading in readings if reading.output is not None]
+    if len(told) < 2 or told[-1][1] < told[0][1]:
+        return None
+    return _Span(told[0][0], told[-1][0], told[-1][1] - told[0][1])

@@ -1,0 +1,117 @@
+"""What the figures of a sweep share: canvas, curves with their intervals, and axes over what was asked for."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from pd_analysis.numbers.bootstrap import Draws, interval
+from pd_analysis.numbers.sweep import Get, Series, Sweep
+from pd_analysis.plots import style
+from pd_analysis.words.formatting import sizes
+from pd_analysis.words.language import tr
+
+_LOG_FROM: Final = 25.0  # spread from which an axis is logarithmic
+_SHADED: Final = 4  # deployments up to which intervals are drawn: more would be one grey
+
+
+def short(sweep: Sweep) -> str:
+    """The shape of the requests, as a sentence begins."""
+    load = sweep.series[0].results[0].run.manifest.workload
+    return tr("Requests of {sizes} tokens", sizes=sizes(load))
+
+
+def canvas(
+    sweep: Sweep, title: str, subtitle: str, height: float, *, headed: bool = False, right: float = 0.3
+) -> Figure:
+    """A figure of the sweep with room for its key."""
+    entries = len(sweep.series)
+    return style.canvas(
+        title, subtitle, height, simulated=sweep.simulated, entries=entries, headed=headed, bottom=0.55, right=right
+    )
+
+
+def shaded(sweep: Sweep) -> bool:
+    """Whether intervals are drawn."""
+    return len(sweep.series) <= _SHADED
+
+
+def xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Points as two lists."""
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def lines(axes: Axes, sweep: Sweep, get: Get, *, draws: Draws | None = None, scale: float = 1.0) -> None:
+    """One curve a deployment, with its interval where draws are given; runs that may not decide are hollow and off the curve."""
+    for position, series in enumerate(sweep.series):
+        if draws is not None and shaded(sweep):
+            _band(axes, series, draws, style.run_colour(position), scale)
+        curve(axes, [(x, y * scale) for x, y in series.points(get)], position)
+        hollow(axes, [(x, y * scale) for x, y in series.unfit_points(get)], position)
+
+
+def curve(axes: Axes, points: Sequence[tuple[float, float]], position: int) -> None:
+    """The n-th deployment's curve."""
+    axes.plot(
+        *xy(points),
+        color=style.run_colour(position),
+        linestyle=style.run_line(position),
+        marker=style.run_marker(position),
+        markeredgecolor=style.PAPER,
+        markersize=6.5,
+        zorder=3,
+    )
+
+
+def hollow(axes: Axes, points: Sequence[tuple[float, float]], position: int) -> None:
+    """Points on which nothing may be decided."""
+    axes.plot(
+        *xy(points),
+        linestyle="none",
+        marker=style.run_marker(position),
+        markerfacecolor=style.PAPER,
+        markeredgecolor=style.run_colour(position),
+        markersize=6,
+        zorder=3,
+    )
+
+
+def _band(axes: Axes, series: Series, draws: Draws, colour: str, scale: float) -> None:
+    """The interval of a curve."""
+    low = series.points(lambda result: None if (found := draws(result)) is None else interval(found)[0] * scale)
+    high = series.points(lambda result: None if (found := draws(result)) is None else interval(found)[1] * scale)
+    if len(low) > 1:
+        axes.fill_between(xy(low)[0], xy(low)[1], xy(high)[1], color=colour, alpha=0.15, linewidth=0, zorder=1)
+
+
+def along(axes: Axes, sweep: Sweep) -> None:
+    """The axis of what was asked for."""
+    axes.set_xlabel(sweep.axis.label)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(7))
+
+
+def rise(axes: Axes, sweep: Sweep, label: str, limit: float | None = None) -> None:
+    """Scales for something that rises: logarithmic where it explodes."""
+    style.quiet(axes)
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.ones(1)])
+    values = values[np.isfinite(values)]
+    axes.set_ylabel(label)
+    if values.size and values.min() > 0 and values.max() / values.min() > _LOG_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylabel(tr("{label} (log scale)", label=label))
+    else:
+        axes.set_ylim(0, float(values.max(initial=0.0)) * 1.15 or 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    style.limit_line(axes, limit, tr("limit"))
+    along(axes, sweep)
+
+
+def handles(sweep: Sweep) -> list[Artist]:
+    """Lines for the key."""
+    return style.handles(series.name for series in sweep.series)
