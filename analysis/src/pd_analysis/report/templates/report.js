@@ -49,7 +49,11 @@
 
   // What is wider than the screen says so, until it has been moved.
   for (const box of all(".scroll")) {
-    const tell = () => box.parentElement.classList.toggle("wider", box.scrollWidth > box.clientWidth + 4 && box.scrollLeft < 8);
+    const tell = () => {
+      const wide = box.scrollWidth > box.clientWidth + 4;
+      box.parentElement.classList.toggle("wide", wide);
+      box.parentElement.classList.toggle("wider", wide && box.scrollLeft < 8);
+    };
     box.addEventListener("scroll", tell, { passive: true });
     addEventListener("resize", tell);
     tell();
