@@ -1,5 +1,6 @@
 """Modes phase-split and batch where time and power of every phase are known."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,9 @@ SIZES = (1, 2, 4, 1, 2, 4)
 
 def batched(sizes: tuple[int, ...] = SIZES) -> Run:
     """Batches one after the other, of 2 s each: TTFT 0.1 s a request of the batch, 4 tokens a request; 200 W and 50 W a request."""
-    records, watts_at, clock = [], [], 3.0
+    records: list[RequestRecord] = []
+    watts_at: list[tuple[float, float, float]] = []
+    clock = 3.0
     for size in sizes:
         for _ in range(size):
             gap = (2.0 - 0.1 * size) / 3
@@ -200,7 +203,7 @@ def test_a_batch_is_no_rate_and_not_saturated() -> None:
 
 @pytest.mark.parametrize(("measured", "figure"), [(phased, "phases"), (batched, "batches")])
 def test_the_report_of_a_mode_has_its_table_and_figure_and_no_percentiles(
-    tmp_path: Path, measured: "type[Run]", figure: str
+    tmp_path: Path, measured: Callable[[], Run], figure: str
 ) -> None:
     written = write_report(Loaded(runs=[measured()], problems=[]), tmp_path)
     text = written.markdown.read_text()
