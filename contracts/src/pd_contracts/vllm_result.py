@@ -86,6 +86,11 @@ def files(path: Path) -> Iterator[Path]:
     return (candidate for candidate in candidates if not _ours(candidate) and _tells(candidate))
 
 
+def of_sweep(folder: str) -> bool:
+    """Whether a folder's name is one of a parameter sweep's."""
+    return folder.startswith((_SERVED, _OFFERED))
+
+
 def server_of(folder: str) -> str:
     """The server's parameters in the name of a parameter sweep's folder; empty without any."""
     return folder.removeprefix(_SERVED).partition(f"-{_OFFERED}")[0] if folder.startswith(_SERVED) else ""

@@ -7,10 +7,9 @@ from urllib.parse import urlsplit
 
 from pd_analysis.numbers.load import load_of
 from pd_analysis.records.run import Run
+from pd_contracts.vllm_result import of_sweep, server_of
 
-# Folders of `vllm bench sweep serve`: SERVE--max_num_seqs=32-BENCH--max_concurrency=4/run=0.json, with either part or both.
-_SERVED: Final = "SERVE--"
-_OFFERED: Final = "BENCH--"
+_FILES: Final = (".json", ".jsonl")  # of other programs; our own runs are folders
 
 
 def unlabelled_names(runs: Sequence[Run]) -> list[str]:
@@ -32,20 +31,12 @@ def _place(run: Run) -> tuple[str, str] | None:
     if run.manifest.url:
         address = urlsplit(run.manifest.url)
         return "url", address.netloc.rpartition("@")[2] or run.manifest.url
-    if run.path.suffix != ".json":
-        return "folder", run.path.parent.name
-    served = _server_of(run.path.parent.name)
-    if served is not None:
-        experiment = run.path.parent.parent
-        return str(experiment), served or experiment.name
-    return str(run.path.parent), run.path.parent.name
-
-
-def _server_of(folder: str) -> str | None:
-    """The server's parameters in a folder of a parameter sweep, "" without any; None of another folder."""
-    if folder.startswith(_SERVED):
-        return folder.removeprefix(_SERVED).partition(f"-{_OFFERED}")[0]
-    return "" if folder.startswith(_OFFERED) else None
+    folder = run.path.parent
+    if run.path.suffix not in _FILES:
+        return "folder", folder.name
+    if of_sweep(folder.name):
+        return str(folder.parent), server_of(folder.name) or folder.parent.name
+    return str(folder), folder.name
 
 
 def _one_deployment(runs: Sequence[Run], places: Sequence[tuple[str, str] | None], place: tuple[str, str]) -> bool:
@@ -65,6 +56,6 @@ def repeat_of(path: Path) -> str:
 
 
 def _own(run: Run) -> str:
-    if run.path.suffix != ".json":
+    if run.path.suffix not in _FILES:
         return run.path.name
     return f"{run.path.parent.name}/{run.path.stem}" if repeat_of(run.path) else run.path.stem
