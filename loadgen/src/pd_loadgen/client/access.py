@@ -114,6 +114,11 @@ def keep_secret(secret: str, environment: MutableMapping[str, str] | None = None
         (os.environ if environment is None else environment)[BASIC_VARIABLE] = secret
 
 
+def forget_secret(environment: MutableMapping[str, str] | None = None) -> None:
+    """Send no password any more: another server is meant now."""
+    (os.environ if environment is None else environment).pop(BASIC_VARIABLE, None)
+
+
 def _key(key_file: str, environment: Mapping[str, str]) -> str:
     if not key_file:
         return environment.get(KEY_VARIABLE, "").strip()

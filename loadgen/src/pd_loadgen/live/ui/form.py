@@ -3,7 +3,8 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 from flask import Response, jsonify, request
@@ -13,7 +14,7 @@ from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from pd_contracts.records import RequestRecord
 from pd_contracts.settings import SettingsError, choices, fields, shown
 from pd_contracts.urls import without_secret
-from pd_loadgen.client.access import Access, keep_secret
+from pd_loadgen.client.access import Access, forget_secret, keep_secret
 from pd_loadgen.client.address import understand
 from pd_loadgen.live.processes.master import Workers
 from pd_loadgen.live.processes.senders import Alone
@@ -31,6 +32,10 @@ from pd_loadgen.workload.options import Options
 
 # The command's; Locust has the address as its Host field and its own --processes, and always makes a new folder.
 _NOT_IN_FORM = frozenset({"url", "overwrite", "processes"})
+
+
+# The server whose password the page was given; no other one may get it.
+_SECRET_IS_FOR: Final[WeakKeyDictionary[Environment, str]] = WeakKeyDictionary()
 
 
 def listen(events: Any) -> None:
@@ -157,10 +162,15 @@ def _texts(environment: Environment) -> dict[str, str]:
 
 def _host(environment: Environment) -> str:
     """The server's address, which Locust shows on its page and in its reports; a password in it is kept elsewhere."""
-    given = environment.host or ""
-    keep_secret(understand(given).secret)
-    environment.host = without_secret(given)
-    return environment.host
+    given, shown = environment.host or "", without_secret(environment.host or "")
+    if secret := understand(given).secret:
+        keep_secret(secret)
+        _SECRET_IS_FOR[environment] = shown
+    elif _SECRET_IS_FOR.get(environment, shown) != shown:
+        forget_secret()
+        del _SECRET_IS_FOR[environment]
+    environment.host = shown
+    return shown
 
 
 def _named(environment: Environment) -> dict[str, str]:
