@@ -60,9 +60,7 @@ def manifest(result: VllmResult, made: Sequence[RequestRecord], run_id: str) -> 
 
 def _label(result: VllmResult) -> str:
     """What the deployment was called; vLLM writes the back end's name where nobody gave it a label."""
-    if result.label and result.label not in (result.backend, result.endpoint_type):
-        return result.label
-    return result.topology.value if result.topology else ""
+    return result.label if result.label and result.label not in (result.backend, result.endpoint_type) else ""
 
 
 def _record(result: VllmResult, index: int, run_id: str) -> RequestRecord:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pd_analysis.numbers.evaluation import evaluate
 from pd_analysis.numbers.metrics import measure
 from pd_analysis.records.reader import load_tree
 from pd_contracts import latency, vllm_bench, vllm_result
@@ -298,6 +299,14 @@ def test_a_parameter_sweep_becomes_runs_of_one_deployment_for_each_server(tmp_pa
 
     manifests = [read_json(path, Manifest) for path in sorted((tmp_path / "runs").rglob(MANIFEST))]
     assert len(manifests) == 8
+    # repeats keep their names, by which the report pools them
+    assert {path.parent.name for path in (tmp_path / "runs").rglob(MANIFEST)} == {"run=0", "run=1"}
+    loaded, direct = (evaluate(load_tree([tmp_path / name]).runs) for name in ("runs", "20260102_030405"))
+    assert (
+        {result.name for result in loaded}
+        == {result.name for result in direct}
+        == {"max_num_seqs=16", "max_num_seqs=32"}
+    )
     assert sorted({one.deployment.label for one in manifests}) == ["max_num_seqs=16", "max_num_seqs=32"]
     assert sorted({(one.workload.arrival, one.workload.max_concurrency) for one in manifests}) == [
         ("closed", 1),

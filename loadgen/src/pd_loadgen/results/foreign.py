@@ -39,26 +39,27 @@ def execute(given: argparse.Namespace) -> int:
     return EXIT_COMPLETE
 
 
-def _results(path: Path) -> Iterator[tuple[str, str, VllmResult]]:
-    """A folder's name, the deployment's label and the result, of each result at or below the path."""
-    files = [path] if path.is_file() else sorted(vllm_result.files(path))
+def _results(path: Path) -> Iterator[tuple[Path, str, VllmResult]]:
+    """A folder below that of the runs, the deployment's label and the result, of each result at or below the path."""
+    files = [path] if path.is_file() else vllm_result.files(path)
     for file in files:
         try:
             results = vllm_result.read(file.read_bytes())
         except RecordError as error:
             msg = f"{file}: {error}"
             raise RecordError(msg) from error
-        parts = file.relative_to(path).with_suffix("").parts if path.is_dir() else (file.stem,)
+        # as in the tree: the report knows repeats by their names
+        folder = (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix("")
         for number, result in enumerate(results, 1):
-            name = "-".join(parts) + (f"-{number}" if len(results) > 1 else "")
-            yield name, _label(path, file), result
+            name = folder.with_name(f"{folder.name}-{number}") if len(results) > 1 else folder
+            yield name, _label(path, file, result), result
 
 
-def _label(path: Path, file: Path) -> str:
+def _label(path: Path, file: Path, result: VllmResult) -> str:
     """What a deployment is called that has no label: by its server's parameters in a sweep, else by the folder of results."""
     if path.is_file():
         return ""
-    return vllm_result.server_of(file.parent.name) or path.name
+    return vllm_result.server_of(file.parent.name) or ("" if result.topology else path.name)
 
 
 def _write(folder: Path, result: VllmResult, given: argparse.Namespace, label: str) -> None:
