@@ -71,6 +71,13 @@ LAYERS: dict[str, list[set[str]]] = {
         {"steps", "transfer"},
         {"settings", "profile", "faults", "errors", "clock", "tokenizer"},
     ],
+    "pd_connector": [
+        {"connector"},
+        {"engine"},
+        {"net"},
+        {"core", "memory"},
+        {"wire", "settings"},
+    ],
 }
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Event, Expect, Failed, Load, Ready
+from pd_connector.memory.pages import HostMemory
 from pd_connector.net.handshake import Identity
-from pd_connector.net.memory import HostMemory
 from pd_connector.net.plant import Plant
 from pd_connector.net.station import Station
 from pd_connector.net.tcp import TcpTransport

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from pd_connector.engine.compat import RefusalError
 from pd_connector.memory.host import HostCopier
 from pd_connector.memory.layout import Layout
+from pd_connector.memory.pages import HOST, Copier, HostMemory, Memory
 from pd_connector.net.handshake import Identity
-from pd_connector.net.memory import HOST, Copier, HostMemory, Memory
 from pd_connector.net.tcp import TcpTransport
 from pd_connector.net.transport import Transport
 from pd_connector.settings import GIB, Settings

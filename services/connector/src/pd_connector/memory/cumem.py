@@ -6,7 +6,7 @@ The driver is the one thing that every vLLM image with a GPU has; bindings for P
 import ctypes
 from typing import Any, Final
 
-from pd_connector.net.memory import DEVICE
+from pd_connector.memory.pages import DEVICE
 
 _PINNED: Final = 1  # CU_MEM_ALLOCATION_TYPE_PINNED
 _ON_DEVICE: Final = 1  # CU_MEM_LOCATION_TYPE_DEVICE

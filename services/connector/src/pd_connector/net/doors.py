@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from pd_connector.memory.pages import Memory
 from pd_connector.net.channel import Channel, tune
 from pd_connector.net.handshake import Identity, RefusedError, choose, greet, judge, use
 from pd_connector.net.loop import Loop
-from pd_connector.net.memory import Memory
 from pd_connector.net.transport import Transport, TransportError, Writer
 from pd_connector.settings import Settings
 from pd_connector.wire.messages import Hello, Message, Offer, Refusal, Use, Welcome

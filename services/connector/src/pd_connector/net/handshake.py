@@ -4,8 +4,8 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pd_connector.memory.pages import Memory
 from pd_connector.net.channel import tune
-from pd_connector.net.memory import Memory
 from pd_connector.net.tcp import read_message
 from pd_connector.net.transport import Invitation, Transport, TransportError, Writer
 from pd_connector.wire.frames import frame

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pd_connector.core.orders import Event
+from pd_connector.memory.pages import Copier, Memory
 from pd_connector.net.handshake import Identity
-from pd_connector.net.memory import Copier, Memory
 from pd_connector.net.stats import Stats
 from pd_connector.net.trace import Trace
 from pd_connector.net.transport import Transport

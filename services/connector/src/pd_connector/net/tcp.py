@@ -6,8 +6,8 @@ import threading
 import time
 from typing import Final
 
+from pd_connector.memory.pages import HOST, HostMemory, Memory
 from pd_connector.net.channel import tune
-from pd_connector.net.memory import HOST, HostMemory, Memory
 from pd_connector.net.transport import Invitation, Move, Site, TransportError
 from pd_connector.wire.frames import LENGTH, frame, length_of
 from pd_connector.wire.messages import Hello, Message, ProtocolError, Refusal, Welcome, Write, Written, decode

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pd_connector.net.memory import Memory
+from pd_connector.memory.pages import Memory
 
 
 class TransportError(RuntimeError):

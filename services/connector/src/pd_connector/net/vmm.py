@@ -17,7 +17,7 @@ import torch
 
 from pd_connector.memory.cumem import CudaError, DeviceMemory, Driver, Mapping
 from pd_connector.memory.gpu import Streams
-from pd_connector.net.memory import DEVICE, Memory
+from pd_connector.memory.pages import DEVICE, Memory
 from pd_connector.net.transport import Invitation, Move, Site, TransportError
 
 NAME_BYTES: Final = 128
