@@ -2,15 +2,18 @@
 
 `slow-exact`: a prompt of n tokens takes 150 + 0.1 n ms, a decode step 18 + 2 b ms for a batch of b.
 
-A machine that is busy with something else adds milliseconds now and then, so a measurement may be repeated; a model that is wrong is
-wrong every time.
+A machine that is busy with something else adds milliseconds. The kernel counts how long a process waited for a processor, and a measurement
+may be off by that much; most measurements have to fit, so that a model that is right only now and then does not pass.
 """
 
 import asyncio
 import itertools
 import json
+import os
 import statistics
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -45,14 +48,41 @@ def gaps(answer: Answer) -> list[float]:
     return [later - earlier for earlier, later in zip(answer.times, answer.times[1:], strict=False)]
 
 
-async def settles(measure: Callable[[], Awaitable[tuple[float, ...]]], *expected: float, within: float = 0.02) -> None:
-    """One of at most six measurements has every value within 2 % (or `within`) of what is expected."""
+@dataclass(frozen=True)
+class Truth:
+    """What the profile says of a measured value, and of how many steps that value is the mean."""
+
+    seconds: float
+    steps: int = 1
+
+    def fits(self, measured: float, waited_s: float, within: float) -> bool:
+        return abs(measured - self.seconds) <= within * self.seconds + waited_s / self.steps
+
+
+async def settles(
+    measure: Callable[[], Awaitable[tuple[float, ...]]], engines: list[Simulator], *truths: Truth, within: float = 0.02
+) -> None:
+    """Every value is within 2 % (or `within`) of the truth in most measurements: of three, or of up to nine."""
+    fitting = [0] * len(truths)
     found = []
-    for _ in range(6):
-        found.append(await measure())
-        if found[-1] == pytest.approx(expected, rel=within):
+    await measure()  # opens connections
+    for count in range(1, 10):
+        before = waited_s(engines)
+        values = await measure()
+        waited = waited_s(engines) - before
+        found.append((values, waited))
+        for at, (truth, value) in enumerate(zip(truths, values, strict=True)):
+            fitting[at] += truth.fits(value, waited, within)
+        if count >= 3 and all(2 * times > count for times in fitting):
             return
-    pytest.fail(f"expected {expected}, measured {found}")
+    pytest.fail(f"expected {truths}; measured, and waited for a processor: {found}")
+
+
+def waited_s(engines: list[Simulator]) -> float:
+    """Seconds for which this process and the engines could have run, but others did."""
+    ids = [os.getpid(), *(engine.process.pid for engine in engines if engine.process)]
+    counts = [path.read_text() for each in ids for path in Path(f"/proc/{each}/task").glob("*/schedstat")]
+    return sum(int(count.split()[1]) for count in counts) / 1e9
 
 
 @pytest.mark.parametrize("length", [100, 1000, 4000])
@@ -63,7 +93,7 @@ async def test_one_stream_has_the_profiles_ttft_and_tpot(length: int) -> None:
             first, answer = await timed(engine, length, 21)
             return first, tpot(answer)
 
-        await settles(measure, prefill_s(length), STEP_S)
+        await settles(measure, [engine], Truth(prefill_s(length)), Truth(STEP_S, 20))
 
 
 async def test_eight_streams_share_their_steps() -> None:
@@ -74,7 +104,7 @@ async def test_eight_streams_share_their_steps() -> None:
             # All decode together, but for the time in which the first of them was alone.
             return tuple(statistics.median(gaps(answer)) for _, answer in answers)
 
-        await settles(measure, *[0.018 + 8 * 0.002] * 8)
+        await settles(measure, [engine], *[Truth(0.018 + 8 * 0.002)] * 8)
 
 
 async def test_a_prompt_on_a_combined_engine_makes_running_streams_wait() -> None:
@@ -87,7 +117,7 @@ async def test_a_prompt_on_a_combined_engine_makes_running_streams_wait() -> Non
             *others, longest = sorted(gaps((await stream)[1]))
             return longest, statistics.mean(others)
 
-        await settles(measure, prefill_s(2000) + STEP_S, STEP_S)
+        await settles(measure, [engine], Truth(prefill_s(2000) + STEP_S), Truth(STEP_S, 38))
 
 
 # P2pNccl: 10 ms more in prefill's step, 30 ms in decode's; NIXL: 30 ms before decode's first step.
@@ -111,7 +141,8 @@ async def test_a_transfer_costs_what_the_profile_says(connector: Connector, tran
             )
             return answer.times[0] - sent, tpot(answer)
 
-        await settles(measure, prefill_s(3000) + transfer_s + STEP_S, STEP_S, within=0.03)
+        first_token = Truth(prefill_s(3000) + transfer_s + STEP_S)
+        await settles(measure, [first, second], first_token, Truth(STEP_S, 9), within=0.03)
 
 
 async def test_loading_kv_holds_up_the_other_streams_of_a_p2p_decode() -> None:
@@ -128,7 +159,7 @@ async def test_loading_kv_holds_up_the_other_streams_of_a_p2p_decode() -> None:
             return (max(gaps((await stream)[1])),)
 
         # The step that admits the second request: 30 ms of loading, then a batch of two. A single gap is not as exact as a mean.
-        await settles(measure, 0.030 + 0.022, within=0.1)
+        await settles(measure, [first, second], Truth(0.030 + 0.022), within=0.1)
 
 
 async def test_the_boards_energy_is_the_integral_of_what_ran() -> None:

@@ -72,6 +72,19 @@ def test_chat_without_a_limit_may_fill_the_context() -> None:
     assert generation.max_tokens == 100 - generation.prompt_tokens
 
 
+@pytest.mark.parametrize("over", [0, 1])
+def test_a_conversation_that_fills_the_context_is_told_its_length_not_that_its_limit_is_nothing(over: int) -> None:
+    tokens = chat().prompt_tokens
+    full = Rules("m", tokens - over, Tokenizer())
+    bodies = [(full.chat, {"messages": HELLO}), (full.response, {"input": "hello"})]
+
+    for read, body in bodies:
+        with pytest.raises(ApiError) as caught:
+            read(json.dumps(body).encode())
+        assert caught.value.param == "input_tokens"
+        assert f"your prompt contains {tokens} input tokens" in str(caught.value)
+
+
 def test_chat_prefers_the_newer_name_of_the_limit() -> None:
     assert chat(max_tokens=5, max_completion_tokens=7).max_tokens == 7
     assert chat(max_tokens=5).max_tokens == 5
