@@ -29,7 +29,6 @@ class Member(Ports, frozen=True, kw_only=True):
 
     @property
     def has_key(self) -> bool:
-        """Whether pings are signed."""
         return bool(self.ping_key or self.ping_key_file)
 
     def key(self) -> str:

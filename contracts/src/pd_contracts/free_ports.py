@@ -39,5 +39,4 @@ def free_ports(count: int) -> list[int]:
 
 
 def free_port() -> int:
-    """One of them."""
     return free_ports(1)[0]

@@ -63,7 +63,6 @@ class AnswerReader:
     _head: Head | None
 
     def __init__(self) -> None:
-        """Before the first byte."""
         self._parts: list[bytes] = []
         self.on_body = self._parts.append
         self.unclean = False
@@ -151,7 +150,6 @@ class AnswerReader:
             self.unclean = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header or a trailer."""
         self._size += len(name) + len(value) + _SEPARATORS
         if self._size > MAX_HEAD_BYTES:
             raise ProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
@@ -178,11 +176,9 @@ class AnswerReader:
         self._until_close = not framing and status not in (204, 304)
 
     def on_chunk_header(self) -> None:
-        """A chunk begins."""
         self.whole_chunk = False
 
     def on_chunk_complete(self) -> None:
-        """It has ended."""
         self.whole_chunk = True
 
     def on_message_complete(self) -> None:

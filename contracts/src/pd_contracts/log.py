@@ -61,7 +61,6 @@ class Event:
         self._message = message
 
     def __call__(self, extras: dict[str, Any]) -> None:
-        """Write a line."""
         if not self._logger.isEnabledFor(logging.INFO):
             return
         handler = _json_handler()

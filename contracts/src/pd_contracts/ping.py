@@ -111,7 +111,6 @@ def decode_ping(data: bytes) -> Ping:
 
 
 def encode_ping(ping: Ping) -> bytes:
-    """Write one ping."""
     return _encoder.encode(ping)
 
 

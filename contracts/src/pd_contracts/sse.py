@@ -39,7 +39,6 @@ class Decoder:
     """Turns bytes, split anywhere, into events and comments."""
 
     def __init__(self) -> None:
-        """Start at the beginning of a stream."""
         self._rest = b""
         self._begun = False
         self._after_cr = False

@@ -48,7 +48,6 @@ class Monitor:
         )
 
     async def close(self) -> None:
-        """Give everything back."""
         await self.engines.close()
         self.recordings.close()
         await self.sampler.backend.close()

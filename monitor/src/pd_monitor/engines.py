@@ -52,7 +52,6 @@ class Engines:
             self._polling = asyncio.create_task(self._poll(wanted))
 
     async def close(self) -> None:
-        """Ask no more."""
         if self._polling is not None:
             self._polling.cancel()
             with contextlib.suppress(asyncio.CancelledError):  # our own cancellation, a line up

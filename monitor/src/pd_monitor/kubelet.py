@@ -104,7 +104,6 @@ class WithPods:
     def __init__(
         self, inner: Backend, socket_path: str, patterns: Sequence[tuple[Role, str]], refresh_s: float = REFRESH_S
     ) -> None:
-        """Nothing is asked before the first sample."""
         self.pods: dict[str, Pod] = {}
         self.problem = ""
         self._inner = inner
@@ -115,12 +114,10 @@ class WithPods:
 
     @property
     def name(self) -> str:
-        """The inner one's."""
         return self._inner.name
 
     @property
     def simulated(self) -> bool:
-        """The inner one's."""
         return self._inner.simulated
 
     async def sample(self) -> Reading:
@@ -131,7 +128,6 @@ class WithPods:
         return with_pods(await self._inner.sample(), self.pods, self._patterns)
 
     async def close(self) -> None:
-        """Stop asking."""
         if self._asking is not None:
             self._asking.cancel()
             with contextlib.suppress(asyncio.CancelledError):  # our own cancellation

@@ -82,7 +82,6 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def observe(self, tick: Tick) -> None:
-        """Count one tick."""
         if self._last_begun is not None:
             self._interval.observe(tick.begun - self._last_begun)
         self._last_begun = tick.begun

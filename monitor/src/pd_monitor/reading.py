@@ -88,11 +88,9 @@ class Backend(Protocol):
     def simulated(self) -> bool:
         """True if no number comes from real hardware."""
 
-    async def sample(self) -> Reading:
-        """Read every GPU now."""
+    async def sample(self) -> Reading: ...
 
-    async def close(self) -> None:
-        """Give everything back."""
+    async def close(self) -> None: ...
 
 
 def answered(sample: GpuSample) -> bool:

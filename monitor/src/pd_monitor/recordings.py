@@ -82,7 +82,6 @@ class Recording:
 
     @property
     def status(self) -> Status:
-        """For the list."""
         return Status(self.id, self.name, self.interval_s, self.started.wall, self.samples, self.ended)
 
     def want_last(self) -> None:
@@ -128,7 +127,6 @@ class Recording:
             yield from whole
 
     def end(self, reason: str) -> None:
-        """Take no more samples."""
         if self.active:
             self.ended = reason
             _log.info("recording ended", extra={"recording": self.name, "reason": reason, "samples": self.samples})
@@ -142,7 +140,6 @@ class Recordings:
     """All recordings of this process. `changed` is called when the fastest interval may have become another."""
 
     def __init__(self, *, default_interval_s: float, longest_s: float, changed: Callable[[], None]) -> None:
-        """None yet."""
         self._default_interval_s = default_interval_s
         self._longest_s = longest_s
         self._changed = changed
@@ -154,7 +151,6 @@ class Recordings:
 
     @property
     def active(self) -> int:
-        """How many take samples now."""
         return sum(recording.active for recording in self._all.values())
 
     def statuses(self) -> list[Status]:
@@ -211,7 +207,6 @@ class Recordings:
         self._all.pop(recording.id, None)
 
     def close(self) -> None:
-        """Drop all."""
         for recording in list(self._all.values()):
             self.drop(recording)
 

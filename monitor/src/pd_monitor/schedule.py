@@ -14,7 +14,6 @@ class Schedule:
 
     @property
     def deadline(self) -> float:
-        """When this tick is due."""
         return self.start + self.number * self.interval
 
     def after(self, now: float) -> tuple["Schedule", int]:

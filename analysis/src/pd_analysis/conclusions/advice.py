@@ -34,7 +34,6 @@ class Conclusion:
 
 
 def of_group(group: Group) -> Conclusion:
-    """What one rate tells."""
     return Conclusion(
         sentences=tuple(sentence for result in group.results if (sentence := bottleneck(result))),
         limits=limits_table(group),

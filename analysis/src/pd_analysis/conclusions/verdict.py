@@ -71,7 +71,6 @@ def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
 
 
 def _noise(group: Group) -> str:
-    """What the intervals rest on."""
     counts = sorted({len(result.runs) for result in group.results})
     if counts[0] > 1:
         return tr(

@@ -20,7 +20,6 @@ class PartEnergy:
     idle_j: float | None
 
     def plus(self, other: "PartEnergy") -> "PartEnergy":
-        """Of both parts together."""
         idle = None if self.idle_j is None or other.idle_j is None else self.idle_j + other.idle_j
         return PartEnergy(self.joules + other.joules, math.hypot(self.error_j, other.error_j), idle)
 

@@ -23,7 +23,6 @@ class Spans:
     tokens: Floats
 
     def until(self, t: float) -> float:
-        """Tokens up to a moment."""
         length = np.maximum(self.end - self.start, SHORTEST_S)
         return float((self.tokens * np.clip((t - self.start) / length, 0.0, 1.0)).sum())
 
@@ -38,7 +37,6 @@ class Slices:
         self.width = (window[1] - window[0]) / self.count
 
     def weights(self, spans: Spans) -> Floats:
-        """Tokens in each slice."""
         cut = _Cut.of(self, spans)
         weights = np.zeros(self.count)
         np.add.at(weights, cut.first, cut.rate * cut.in_first)

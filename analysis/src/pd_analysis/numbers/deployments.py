@@ -46,7 +46,6 @@ def _one_deployment(runs: Sequence[Run], places: Sequence[tuple[str, str] | None
 
 
 def _cell(run: Run) -> Hashable:
-    """A load, or a repeat of it."""
     return load_of(run.manifest.workload), run.manifest.workload.model, run.manifest.workload.seed, repeat_of(run.path)
 
 

@@ -28,7 +28,6 @@ class Value:
     error: float
 
     def per(self, count: float) -> "Value":
-        """Of each of so many."""
         return Value(self.value / count, self.error / count)
 
     def over(self, other: "Value") -> "Value":

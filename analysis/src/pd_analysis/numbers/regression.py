@@ -58,7 +58,6 @@ def sentence(comparison: Comparison) -> str:
 
 
 def summary(checked: Checked, tolerance: float) -> str:
-    """The outcome in one line."""
     holes = {"worse": len(checked.worse), "compared": checked.compared, "tolerance": percent(tolerance)}
     if checked.worse:
         return tr("{worse} of {compared} numbers are worse by more than {tolerance} and the noise.", **holes)

@@ -81,7 +81,6 @@ def hollow(axes: Axes, points: Sequence[tuple[float, float]], position: int) -> 
 
 
 def _band(axes: Axes, series: Series, draws: Draws, colour: str, scale: float) -> None:
-    """The interval of a curve."""
     low = series.points(lambda result: None if (found := draws(result)) is None else interval(found)[0] * scale)
     high = series.points(lambda result: None if (found := draws(result)) is None else interval(found)[1] * scale)
     if len(low) > 1:
@@ -113,5 +112,4 @@ def rise(axes: Axes, sweep: Sweep, label: str, limit: float | None = None) -> No
 
 
 def handles(sweep: Sweep) -> list[Artist]:
-    """Lines for the key."""
     return style.handles(series.name for series in sweep.series)

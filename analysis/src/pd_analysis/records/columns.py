@@ -116,7 +116,6 @@ class Collector:
     def __init__(
         self, limits_ms: Mapping[str, float], *, cut: float = -np.inf, excerpt: tuple[float, float] = _ALWAYS
     ) -> None:
-        """Begin with nothing."""
         self._limits = limits_ms
         self._cut = cut
         self._span = excerpt
@@ -154,7 +153,6 @@ class Collector:
         self._rows.append(rows)
 
     def finish(self) -> Requests:
-        """Everything that was added."""
         rows = pd.concat(self._rows, ignore_index=True) if self._rows else _columns([])
         self._rows.clear()
         if not rows["scheduled"].is_monotonic_increasing or rows["scheduled"].duplicated().any():

@@ -158,5 +158,4 @@ def left_out(problems: Sequence[Problem]) -> Table | None:
 
 
 def definitions() -> Table:
-    """Every formula, once."""
     return table(tr("Definitions"), [tr("Number"), tr("Formula")], [(tr(name), formula(name)) for name in ALL], {0, 1})

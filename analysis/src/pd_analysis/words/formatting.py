@@ -50,7 +50,6 @@ def ratio(value: float | None) -> str:
 
 
 def whole(value: int | None) -> str:
-    """A count."""
     return DASH if value is None else f"{value:,}"
 
 

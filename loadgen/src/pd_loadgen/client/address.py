@@ -25,7 +25,6 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The Host header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 

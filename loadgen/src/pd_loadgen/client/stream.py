@@ -66,7 +66,6 @@ class Reading:
 
     @property
     def text(self) -> str:
-        """What was generated so far."""
         return "".join(mark.text for mark in self._marks)
 
     @property

@@ -55,7 +55,6 @@ class Result:
 
     @property
     def exit_status(self) -> int:
-        """What the command returns."""
         return manifests.exit_status(self.manifest, self.summary["completed"])
 
 
@@ -79,7 +78,6 @@ class Run:
         self._stopping, self._over = Event(), Event()
 
     def start(self) -> None:
-        """Begin."""
         gevent.spawn(self._main)
 
     def stop(self) -> None:
@@ -95,7 +93,6 @@ class Run:
         return bool(self._over.wait(timeout))
 
     def progress(self) -> Progress:
-        """Where it stands now."""
         if not self._engaged:
             return Progress(self._phase)
         tally = self.tally

@@ -46,7 +46,6 @@ class Bar:
     """A progress bar on a terminal. Drawn only when told, because drawing takes time from the loop that stamps."""
 
     def __init__(self, console: Console) -> None:
-        """Show it."""
         self._progress = RichProgress(
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -58,7 +57,6 @@ class Bar:
         self._progress.start()
 
     def show(self, standing: Standing, line: str, _now: float) -> None:
-        """Draw the present state."""
         self._progress.update(self._task, total=standing.total or None, completed=standing.ended, description=line)
         self._progress.refresh()
 
@@ -75,7 +73,6 @@ class Lines:
         self._stream, self._phase, self._printed = stream, "", now
 
     def show(self, standing: Standing, line: str, now: float) -> None:
-        """Print, if it is time."""
         changed = self._phase not in (standing.phase, "")
         self._phase = standing.phase
         if changed or now - self._printed >= LINE_EVERY_S:

@@ -46,11 +46,9 @@ class WorkerShell:
     """A worker's user: it stands for the part that the worker sends, and stays until the master ends the test."""
 
     def __init__(self) -> None:
-        """Make it the user's."""
         LoadUser.shell = self
 
     def offer(self) -> None:
-        """Stay."""
         Event().wait()
 
 

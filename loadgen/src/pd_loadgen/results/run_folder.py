@@ -156,7 +156,6 @@ class RunFolder:
         (self.path / _RESERVE).unlink(missing_ok=True)
 
     def read(self) -> list[RequestRecord]:
-        """All request records so far."""
         return list(read_lines(self.path / REQUESTS, RequestRecord))
 
 

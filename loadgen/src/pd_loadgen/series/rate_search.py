@@ -79,7 +79,6 @@ def next_rate(goal: Goal, probes: Sequence[Probe]) -> float | None:
 
 
 def answer(goal: Goal, probes: Sequence[Probe]) -> Answer:
-    """What the probes say."""
     good, bad = _bounds(goal, probes)
     surely_good = [probe.rate for probe in probes if probe.interval[0] >= goal.attainment]
     surely_bad = [probe.rate for probe in probes if probe.interval[1] < goal.attainment]

@@ -18,13 +18,11 @@ class LagHistogram:
     counts: dict[int, int] = field(default_factory=dict)
 
     def add(self, seconds: float) -> None:
-        """Count one."""
         step = int(seconds * STEPS_A_SECOND)
         self.counts[step] = self.counts.get(step, 0) + 1
 
     @property
     def total(self) -> int:
-        """How many there are."""
         return sum(self.counts.values())
 
     def above(self, seconds: float) -> int:
@@ -34,7 +32,6 @@ class LagHistogram:
 
 
 def pooled(parts: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """All counts as one."""
     whole: dict[int, int] = {}
     for part in parts:
         for step, number in part.items():

@@ -28,7 +28,6 @@ class Wire:
         )
 
     def of(self, content: Content) -> bytes:
-        """The bytes of one request."""
         options = self._options
         ask = Ask(
             model=self._model,

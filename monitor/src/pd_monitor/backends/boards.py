@@ -47,7 +47,6 @@ class SimulatedBoards:
     simulated = True
 
     def __init__(self, urls: Sequence[str], timeout_s: float = TIMEOUT_S, retry_s: float = RETRY_S) -> None:
-        """Nothing is connected yet."""
         self._sources = [_Source(url) for url in urls]
         self._timeout_s = timeout_s
         self._retry_s = retry_s
@@ -60,7 +59,6 @@ class SimulatedBoards:
         return [(role, urljoin(url, "/metrics")) for role, url in known if role is not None]
 
     async def sample(self) -> Reading:
-        """Poll every board now."""
         if self._session is None:
             self._session = _new_session(self._timeout_s)
         session = self._session

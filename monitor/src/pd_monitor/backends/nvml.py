@@ -24,7 +24,6 @@ class Nvml:
     simulated = False
 
     def __init__(self, retry_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """Nothing is loaded yet."""
         self._clock = clock
         self._first_retry_s = self._retry_s = retry_s
         self._retry_at = clock()
@@ -50,7 +49,6 @@ class Nvml:
         )
 
     def close(self) -> None:
-        """Leave NVML."""
         if self._open:
             self._open = False
             with contextlib.suppress(*UNREADABLE):  # a driver that went away has nothing left to shut down

@@ -55,7 +55,6 @@ class Library:
         self._call("rsmi_init", _u64(0))
 
     def count(self) -> int:
-        """How many boards there are."""
         number = _u32()
         self._call("rsmi_num_monitor_devices", ctypes.byref(number))
         return number.value
@@ -87,7 +86,6 @@ class Library:
         return value.value / 1e3
 
     def clock_mhz(self, board: int, kind: int) -> int:
-        """The frequency in use."""
         buffer = ctypes.create_string_buffer(_FREQUENCY_BYTES)
         self._call("rsmi_dev_gpu_clk_freq_get", _u32(board), ctypes.c_int(kind), buffer)
         return round(current_frequency(buffer.raw) / 1e6)
@@ -100,7 +98,6 @@ class Library:
         return steps.value * step_uj.value / 1e6
 
     def name(self, board: int) -> str:
-        """What the board is called."""
         text = ctypes.create_string_buffer(_TEXT_BYTES)
         self._call("rsmi_dev_name_get", _u32(board), text, ctypes.c_size_t(_TEXT_BYTES))
         return text.value.decode(errors="replace")
@@ -112,7 +109,6 @@ class Library:
         return text.value.decode(errors="replace")
 
     def close(self) -> None:
-        """Leave it."""
         self._call("rsmi_shut_down")
 
     def _call(self, name: str, *arguments: Any) -> None:
@@ -179,13 +175,11 @@ class Rocm:
         self._boards = [_Board(self._info(index)) for index in range(self._library.count())]
 
     def sample(self) -> Reading:
-        """Read every board."""
         samples = tuple(self._sample(board) for board in self._boards)
         problem = "" if self._boards else "ROCm SMI works but finds no GPU"
         return Reading(tuple(board.info for board in self._boards), samples, problem)
 
     def close(self) -> None:
-        """Leave the library."""
         with contextlib.suppress(RocmError):  # nothing is held that the process's end does not free
             self._library.close()
 

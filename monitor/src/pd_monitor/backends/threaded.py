@@ -13,11 +13,9 @@ class BlockingReader(Protocol):
     name: str
     simulated: bool
 
-    def sample(self) -> Reading:
-        """Read every GPU now."""
+    def sample(self) -> Reading: ...
 
-    def close(self) -> None:
-        """Give everything back."""
+    def close(self) -> None: ...
 
 
 class Threaded:
@@ -31,7 +29,6 @@ class Threaded:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=reader.name)
 
     async def sample(self) -> Reading:
-        """Read every GPU now."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.sample)
 
     async def close(self) -> None:

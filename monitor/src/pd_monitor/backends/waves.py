@@ -23,11 +23,9 @@ class SquareWave:
     phase_s: float = 0.0
 
     def busy(self, t: float) -> bool:
-        """True in the busy half."""
         return (t - self.phase_s) % self.period_s < self.period_s / 2
 
     def power_w(self, t: float) -> float:
-        """The power at a moment."""
         return self.busy_w if self.busy(t) else self.idle_w
 
     def energy_j(self, t: float) -> float:
@@ -48,7 +46,6 @@ class WaveBoards:
     simulated = True
 
     def __init__(self, indices: Sequence[int], clock: Callable[[], float] = time.monotonic) -> None:
-        """Start the waves now."""
         self._clock = clock
         start = clock()
         self.waves = {index: SquareWave(phase_s=start - number * PERIOD_S / 4) for number, index in enumerate(indices)}
@@ -64,7 +61,6 @@ class WaveBoards:
         )
 
     async def sample(self) -> Reading:
-        """Read every board now."""
         t = self._clock()
         return Reading(self._gpus, tuple(_sample(index, wave, t) for index, wave in self.waves.items()))
 

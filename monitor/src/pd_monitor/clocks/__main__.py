@@ -39,7 +39,6 @@ class Stop:
     """Set by the first signal."""
 
     def __init__(self) -> None:
-        """Take the signals over."""
         self.wanted = False
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._set)

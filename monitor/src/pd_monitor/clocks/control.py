@@ -15,7 +15,6 @@ class Control:
     """All boards of this host. Open it with `with`."""
 
     def __init__(self) -> None:
-        """Nothing is loaded yet."""
         self.changed = 0
         self._handles: dict[str, tuple[int, Handle]] = {}
 
@@ -35,12 +34,10 @@ class Control:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave NVML."""
         with contextlib.suppress(*UNREADABLE):  # a driver that went away has nothing left to shut down
             pynvml.nvmlShutdown()
 
     def states(self) -> list[BoardState]:
-        """Every board as it is now."""
         return [_state(index, uuid, handle) for uuid, (index, handle) in self._handles.items()]
 
     def board(self, uuid: str, now: float) -> Board:

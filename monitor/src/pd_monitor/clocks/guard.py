@@ -51,7 +51,6 @@ class Guard:
     """The holder's end; use it with `with`."""
 
     def __init__(self, folder: Path, lease_s: float) -> None:
-        """Nothing is started yet."""
         self._command = [sys.executable, "-m", "pd_monitor.clocks.guard", str(folder), str(lease_s)]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -86,7 +85,6 @@ class Guard:
             raise ClockError(msg, 5) from error
 
     def __exit__(self, *_: object) -> None:
-        """Let it go."""
         process = self._process
         if process is not None:
             with contextlib.suppress(BrokenPipeError):  # it has ended before

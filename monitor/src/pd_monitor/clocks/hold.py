@@ -19,7 +19,6 @@ class Hold:
     """What may be done while the guard watches."""
 
     def __init__(self, control: Control, journal: Journal, guard: Guard) -> None:
-        """Nothing is changed yet."""
         self.control = control
         self._journal = journal
         self._guard = guard

@@ -35,7 +35,6 @@ class Journal:
     """The journal of one folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is opened."""
         self.folder = folder
         self.path = folder / "clocks.json"
         self._lock: IO[bytes] | None = None
@@ -58,7 +57,6 @@ class Journal:
             raise ClockError(msg) from error
 
     def release(self) -> None:
-        """Let another hold it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None

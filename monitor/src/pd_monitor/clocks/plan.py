@@ -14,7 +14,6 @@ class ClockError(Exception):
     """Clocks cannot be set or taken back; the message is a sentence for the operator, `status` the exit status."""
 
     def __init__(self, message: str, status: int = 2) -> None:
-        """Say what is wrong."""
         super().__init__(message)
         self.status = status
 
@@ -99,7 +98,6 @@ def _cap_refusals(board: BoardState, cap_w: float) -> list[str]:
 
 
 def describe(step: Step) -> str:
-    """One line for the operator."""
     board, wish = step.board, step.wish
     parts = []
     if wish.lock_mhz:

@@ -89,5 +89,4 @@ class ClockSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def state_dir(self) -> Path:
-        """Folder of the journal."""
         return Path(self.clocks_state_dir)

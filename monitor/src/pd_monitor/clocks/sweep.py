@@ -69,7 +69,6 @@ def order(values: Sequence[float], seed: int) -> list[float | None]:
 
 
 def wish_of(actuator: str, value: float | None) -> Wish:
-    """One step's wish."""
     if value is None:
         return Wish()
     return Wish(lock_mhz=round(value)) if actuator == "lock" else Wish(cap_w=value)

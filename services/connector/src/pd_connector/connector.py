@@ -28,7 +28,6 @@ class WorkerMetadata(base.KVConnectorWorkerMetadata):  # type: ignore[misc]
     mailed: list[local.Mailed] = field(default_factory=list)
 
     def aggregate(self, other: "WorkerMetadata") -> "WorkerMetadata":
-        """Both."""
         return WorkerMetadata(self.mailed + other.mailed)
 
 
@@ -37,7 +36,6 @@ class P2pStats(metrics.KVConnectorStats):  # type: ignore[misc]
     """What happened since the last step, as `Stats.take` gives it."""
 
     def reset(self) -> None:
-        """Forget it."""
         self.data.clear()
 
     def aggregate(self, other: metrics.KVConnectorStats) -> metrics.KVConnectorStats:
@@ -45,7 +43,6 @@ class P2pStats(metrics.KVConnectorStats):  # type: ignore[misc]
         return P2pStats(merge(self.data, other.data))
 
     def reduce(self) -> dict[str, int | float]:
-        """For the log."""
         return summary(self.data)
 
     def is_empty(self) -> bool:
@@ -57,7 +54,6 @@ class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
     """The series of `engine.metrics`, on vLLM's /metrics."""
 
     def __init__(self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: Any) -> None:
-        """Declare them."""
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._series: dict[str, Any] = {}
         for table, make, options in (
@@ -70,7 +66,6 @@ class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
                 self._series[name] = (make(name=series, documentation=text, labelnames=labels, **options), bool(label))
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
-        """Add what one step reported."""
         for name, label, value in transfer_stats_data.get("counts", ()):
             self._of(name, label, engine_idx).inc(value)
         for name, label, value in transfer_stats_data.get("gauges", ()):
@@ -181,7 +176,6 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
         return P2pStats(data) if data else None
 
     def shutdown(self) -> None:
-        """The engine ends."""
         if self._worker is not None:
             self._worker.stop()
 
@@ -194,5 +188,4 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
 
     @classmethod
     def build_prom_metrics(cls, *args: Any) -> P2pMetrics:
-        """The series."""
         return P2pMetrics(*args)

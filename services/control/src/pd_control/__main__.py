@@ -51,7 +51,6 @@ SETTING = ("up", "all", "prefill", "decode", "combined", "proxy", "doctor", "con
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command."""
     everything = parser()
     options = everything.parse_args(arguments)
     if options.command is None:

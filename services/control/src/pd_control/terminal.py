@@ -15,19 +15,15 @@ class Terminal:
     """The user's terminal, or a file or pipe in its place: then a step is one line when it ends."""
 
     def __init__(self, console: Console | None = None) -> None:
-        """Write to stdout."""
         self.console = console or Console(highlight=False)
 
     def say(self, text: str = "") -> None:
-        """A plain line."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def title(self, text: str) -> None:
-        """A line that begins a part."""
         self.console.print(f"\n[bold]{escape(text)}[/]")
 
     def note(self, text: str) -> None:
-        """A line of less weight."""
         self.console.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 2), expand=False))
 
     def caution(self, text: str) -> None:
@@ -39,7 +35,6 @@ class Terminal:
         self.console.print(f"{_mark(ok)} {escape(text)}", soft_wrap=True)
 
     def table(self, table: Table) -> None:
-        """A table."""
         self.console.print(table)
 
     def error(self, sentence: str, lines: Sequence[str] = ()) -> None:

@@ -37,7 +37,6 @@ class Metadata(upstream.P2pNcclConnectorMetadata):  # type: ignore[misc]  # vLLM
     """What a step's workers are told; `requests` (upstream's) is what prefill sends."""
 
     def __init__(self) -> None:
-        """Nothing to do."""
         super().__init__()
         self.known: list[str] = []
         self.loads: list[Load] = []
@@ -126,7 +125,6 @@ class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not i
         self.comms.pop(remote_address, None)
 
     def listen_for_requests(self) -> None:
-        """The receiving thread."""
         # A sender that had to begin anew comes under the name of its old connection.
         self.router_socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         while True:
@@ -191,7 +189,6 @@ class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM
     _beside: Transport | None = None
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
-        """As upstream, but for the transport."""
         super(upstream.P2pNcclConnector, self).__init__(
             vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config
         )

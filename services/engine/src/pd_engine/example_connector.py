@@ -19,7 +19,6 @@ class ExampleConnector(upstream.ExampleConnector):  # type: ignore[misc]  # vLLM
     """The upstream connector, which counts in one way and shows a prompt's folder only when all its layers are in it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is stored or staged yet."""
         super().__init__(*args, **kwargs)
         self._saving = False
         self._staged: dict[Path, Path] = {}  # a prompt's folder → where its files are being written

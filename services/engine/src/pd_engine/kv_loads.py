@@ -48,7 +48,6 @@ class Loads:
     """The loads of one engine; a request is expected, then unwanted or gone."""
 
     def __init__(self, timeout_s: float = LOAD_TIMEOUT_S, orphan_s: float = ORPHAN_S) -> None:
-        """Nothing is expected."""
         self._timeout_s = timeout_s
         self._orphan_s = orphan_s
         self._known: set[str] = set()

@@ -37,7 +37,6 @@ class Numbers(msgspec.Struct, frozen=True):
     worker_restarts: int = 0
 
     def __add__(self, other: "Numbers") -> "Numbers":
-        """Each added to each."""
         ours, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(other)
         return Numbers(*map(sum, zip(ours, theirs, strict=True)))
 
@@ -143,11 +142,9 @@ class Metrics(Collector):
         self._retried.labels(cause).inc()
 
     def canary(self, verdict: str) -> None:
-        """A pair's canary ended."""
         self._canaries.labels(verdict).inc()
 
     def ping_rejected(self, reason: str) -> None:
-        """A ping was refused."""
         self.rejected_pings += 1
         self._rejected.labels(reason).inc()
 
@@ -172,7 +169,6 @@ class Metrics(Collector):
         return self.in_flight
 
     def numbers(self) -> Numbers:
-        """For `/stats`."""
         return Numbers(
             in_flight=self.in_flight,
             total=self.total,
@@ -184,7 +180,6 @@ class Metrics(Collector):
         )
 
     def collect(self) -> Iterable[Metric]:
-        """All families."""
         return self._registry.collect()
 
     def samples(self) -> list[Sample]:
@@ -197,5 +192,4 @@ class Metrics(Collector):
         ]
 
     def render(self) -> bytes:
-        """Prometheus' text format."""
         return generate_latest(self)

@@ -15,7 +15,6 @@ class Tasks:
     """Holds tasks until they end; asyncio itself keeps only weak references."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":

@@ -113,9 +113,7 @@ class Backend(Protocol):
         """The JSON of one streamed request. Raises UnsuitableError."""
         ...
 
-    def reader(self) -> Reader:
-        """A reader for one stream."""
-        ...
+    def reader(self) -> Reader: ...
 
 
 def given_up(reason: str | None) -> str:

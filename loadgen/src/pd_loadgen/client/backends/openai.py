@@ -56,7 +56,6 @@ class OpenAIReader:
         self._counted = 0
 
     def read(self, data: str) -> Delta:
-        """Read one event's data."""
         try:
             chunk = _decoder.decode(data)
         except msgspec.DecodeError:  # counts as 8.0 or "8", NaN among the log probabilities, or no chunk at all
@@ -113,7 +112,6 @@ class Completions:
         )
 
     def reader(self) -> Reader:
-        """A reader for one stream."""
         return OpenAIReader()
 
 
@@ -134,7 +132,6 @@ class Chat:
         return msgspec.json.encode({**_common(ask), "messages": messages, **ask.extra})
 
     def reader(self) -> Reader:
-        """A reader for one stream."""
         return OpenAIReader()
 
 
@@ -166,7 +163,6 @@ class DeepSpeedMii:
         return msgspec.json.encode({**body, **ask.extra})
 
     def reader(self) -> Reader:
-        """A reader for one stream."""
         return OpenAIReader()
 
 

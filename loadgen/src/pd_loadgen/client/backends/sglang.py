@@ -39,11 +39,9 @@ class SglangReader:
     """Reads one stream; knows what has been said."""
 
     def __init__(self) -> None:
-        """Nothing has been said."""
         self._text, self._tokens = "", 0
 
     def read(self, data: str) -> Delta:
-        """Read one event's data."""
         event = _decoder.decode(data)
         if event.error is not None:
             return Delta(error=error_text(event.error))
@@ -99,5 +97,4 @@ class Sglang:
         return msgspec.json.encode({key: asked, "sampling_params": sampling, "stream": True, **ask.extra})
 
     def reader(self) -> Reader:
-        """A reader for one stream."""
         return SglangReader()

@@ -39,7 +39,6 @@ class TgiReader:
     """Reads one stream; each event stands for itself."""
 
     def read(self, data: str) -> Delta:
-        """Read one event's data."""
         event = _decoder.decode(data)
         if event.error is not None:
             return Delta(error=error_text(event.error))
@@ -81,5 +80,4 @@ class Tgi:
         return msgspec.json.encode({"inputs": only_text(prompt, "TGI"), "parameters": parameters, **ask.extra})
 
     def reader(self) -> Reader:
-        """A reader for one stream."""
         return TgiReader()

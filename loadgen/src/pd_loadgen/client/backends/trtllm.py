@@ -25,7 +25,6 @@ class TrtLlmReader:
     """Reads one stream; each event stands for itself."""
 
     def read(self, data: str) -> Delta:
-        """Read one event's data."""
         event = _decoder.decode(data)
         if event.error is not None:
             return Delta(error=error_text(event.error))
@@ -58,5 +57,4 @@ class TrtLlm:
         return msgspec.json.encode({**body, **ask.extra})
 
     def reader(self) -> Reader:
-        """A reader for one stream."""
         return TrtLlmReader()

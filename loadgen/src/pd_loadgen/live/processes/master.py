@@ -67,7 +67,6 @@ class Workers:
 
     @property
     def tally(self) -> Tally:
-        """How far all of them are."""
         return messages.added(worker.tally for worker in self._workers.values())
 
     def prepare(self, job: Job, planned: Plan, write: Write) -> None:

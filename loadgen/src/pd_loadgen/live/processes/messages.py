@@ -99,7 +99,6 @@ def places(at_most: int, index: int, count: int) -> int:
 
 
 def added(tallies: Iterable[Tally]) -> Tally:
-    """All workers as one."""
     every = list(tallies)
     counts = {name: sum(getattr(one, name) for one in every) for name in Tally.__struct_fields__ if name != "kernel"}
     return Tally(**counts, kernel=all(one.kernel for one in every))

@@ -24,9 +24,7 @@ class Senders(Protocol):
     @property
     def lead_s(self) -> float: ...
     @property
-    def tally(self) -> Tally:
-        """How far the run is."""
-        ...
+    def tally(self) -> Tally: ...
 
     def prepare(self, job: Job, planned: Plan, write: Write) -> None:
         """Get ready and send the warm-ups."""
@@ -53,13 +51,11 @@ class Alone:
     lead_s: Final = 0.2
 
     def __init__(self, observe: Callable[[RequestRecord], None]) -> None:
-        """Nothing to send yet."""
         self._observe = observe
         self._shard: Shard | None = None
 
     @property
     def tally(self) -> Tally:
-        """How far the run is."""
         return self._shard.tally if self._shard is not None else Tally()
 
     def prepare(self, job: Job, planned: Plan, write: Write) -> None:
@@ -72,7 +68,6 @@ class Alone:
         return [self._shard.offer(start)] if self._shard is not None else []
 
     def stop(self) -> None:
-        """End early."""
         if self._shard is not None:
             self._shard.stop()
 

@@ -114,7 +114,6 @@ class Shard:
 
     @property
     def tally(self) -> Tally:
-        """How far it is."""
         sender, stamps = self._sender, self._sender.stamps
         return Tally(
             started=sender.started,

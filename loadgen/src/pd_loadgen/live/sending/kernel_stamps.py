@@ -45,12 +45,10 @@ class Stamps:
     """
 
     def __init__(self) -> None:
-        """Compare the clocks."""
         self._base, self._fraction, self._checked = 0, 0.0, 0.0
         self.begin()
 
     def begin(self) -> None:
-        """Count from here on."""
         self.lags, self.unknown = LagHistogram(), 0
         self._compare()
 

@@ -25,9 +25,7 @@ class Probe(Protocol):
 
     lags: LagHistogram
 
-    def close(self) -> None:
-        """Stop it."""
-        ...
+    def close(self) -> None: ...
 
 
 def start() -> Probe:
@@ -60,7 +58,6 @@ class KernelProbe:
         self._watcher.start(self._on_readable)
 
     def close(self) -> None:
-        """Stop it."""
         self._watcher.close()
         os.close(self._fd)
 
@@ -76,14 +73,12 @@ class LoopProbe:
     """The loop's own timer."""
 
     def __init__(self) -> None:
-        """Start it."""
         self.lags = LagHistogram()
         self._due = time.monotonic() + PERIOD_S
         self._timer = get_hub().loop.timer(PERIOD_S, PERIOD_S)
         self._timer.start(self._on_time)
 
     def close(self) -> None:
-        """Stop it."""
         self._timer.close()
 
     def _on_time(self) -> None:

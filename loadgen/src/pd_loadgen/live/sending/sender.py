@@ -68,7 +68,6 @@ class Sender:
 
     @property
     def stamps(self) -> Stamps:
-        """How late reads were."""
         return self._pool.stamps
 
     def warm_up(self, requests: Sequence[Planned]) -> None:
@@ -121,7 +120,6 @@ class Sender:
         self._group.kill(block=False)
 
     def close(self) -> None:
-        """Close idle connections."""
         self._pool.close()
 
     def _wait_until(self, due: float) -> bool:

@@ -208,7 +208,6 @@ class Pool:
                 connection.close()
 
     def close(self) -> None:
-        """Close what is idle."""
         self._asking.close()
         while self._idle:
             self._idle.pop().close()

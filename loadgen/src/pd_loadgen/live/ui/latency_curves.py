@@ -25,7 +25,6 @@ class Bin:
     values: dict[str, LagHistogram] = field(default_factory=lambda: {name: LagHistogram() for name in METRICS})
 
     def add(self, other: "Bin") -> None:
-        """Take another span in."""
         self.served += other.served
         self.failed += other.failed
         self.good += other.good

@@ -36,7 +36,6 @@ class Rows:
         self._path = options.path or BACKENDS[options.endpoint].path
 
     def observe(self, record: RequestRecord) -> None:
-        """Show one request."""
         end = record.end if record.end is not None else record.scheduled
         whole = latency.e2el(record) if record.error is None else None
         events: Any = self._environment.events  # Locust's hooks carry no types

@@ -30,11 +30,9 @@ class View:
     """What the page shows of the present run."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
         self.figures = LatencyCurves({})
 
     def begin(self, chosen: Options) -> None:
-        """A run begins."""
         self.figures = LatencyCurves(parse_goodput([chosen.goodput]))
 
     def observe(self, record: RequestRecord) -> None:

@@ -96,7 +96,6 @@ class Loads:
         return [Expect(key, source, follows)] if source else []
 
     def read(self) -> None:
-        """Take in what was reported."""
         while self.inbox:
             rank, event = self.inbox.popleft()
             if isinstance(event, Pressed):

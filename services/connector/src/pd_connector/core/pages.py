@@ -16,7 +16,6 @@ class Pages:
     """Which state each page is in. Free pages are given out lowest first, so that neighbours are copied together."""
 
     def __init__(self, count: int) -> None:
-        """All are free."""
         self._states = [FREE] * count
         self._free = list(range(count))
         self._counts = Counter({FREE: count})
@@ -26,7 +25,6 @@ class Pages:
 
     @property
     def free(self) -> int:
-        """How many are free."""
         return self._counts[FREE]
 
     def counts(self) -> dict[str, int]:

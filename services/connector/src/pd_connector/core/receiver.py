@@ -259,7 +259,6 @@ class Receiver:
     # What the engine wants
 
     def expect(self, order: Expect, now: float) -> None:
-        """A request waits for a key."""
         reason = self._over.get(order.key)
         if reason is not None:
             self.events.append(Failed(order.key, reason))

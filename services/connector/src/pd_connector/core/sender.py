@@ -147,7 +147,6 @@ class Sender:
     # The engine
 
     def begin(self, order: Begin, now: float) -> None:
-        """A request came."""
         if order.key in self._jobs:
             return
         self._remember_since(order.key, now)

@@ -46,15 +46,12 @@ class Cpu:
     """vLLM on the CPU."""
 
     def __init__(self, tensors: list[Any], layout: Layout) -> None:
-        """Nothing to prepare."""
         self.copier: Copier = HostCopier(layout, tensors)
 
     def transports(self, identity: Identity) -> dict[str, Transport]:
-        """TCP."""
         return {"tcp": TcpTransport(identity.boot, identity.address)}
 
     def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:  # noqa: ARG002  there is one kind
-        """Ordinary memory."""
         return HostMemory(pages, page_bytes)
 
 

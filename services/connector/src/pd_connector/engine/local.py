@@ -15,7 +15,6 @@ class Mail:
     """Events for a scheduler's half: straight to it if it is here, else with the next step's output. Any thread may post."""
 
     def __init__(self, rank: int) -> None:
-        """Nobody listens yet."""
         self._rank = rank
         self._listener: Callable[[Mailed], None] | None = None
         self._waiting: deque[Mailed] = deque()
@@ -27,7 +26,6 @@ class Mail:
             append(item)
 
     def post(self, event: Event) -> None:
-        """Pass an event on."""
         (self._listener or self._waiting.append)((self._rank, event))
 
     def take(self) -> list[Mailed]:
@@ -53,7 +51,6 @@ def publish(engine_id: str, resident: Resident) -> None:
 
 
 def withdraw(engine_id: str) -> None:
-    """It ended."""
     _residents.pop(engine_id, None)
 
 

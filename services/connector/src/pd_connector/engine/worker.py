@@ -102,7 +102,6 @@ class WorkerHalf:
             self._empty |= self._station.before_step(orders)
 
     def after_step(self, orders: Iterable[Order]) -> None:
-        """What was computed goes out."""
         if self._station is not None:
             self._station.after_step(orders)
 
@@ -128,7 +127,6 @@ class WorkerHalf:
         return None if self._station is None else self._station.plant.stats.take()
 
     def stop(self) -> None:
-        """The engine ends."""
         if self._station is not None:
             withdraw(self._facts.engine_id)
             self._station.stop()

@@ -96,7 +96,6 @@ class Driver:
         self.call("cuCtxSynchronize")
 
     def read(self, source: int, size: int) -> bytes:
-        """Bytes of the GPU's memory."""
         found = ctypes.create_string_buffer(size)
         self.call("cuMemcpyDtoH_v2", found, ctypes.c_uint64(source), ctypes.c_size_t(size))
         return found.raw
@@ -188,7 +187,6 @@ class DeviceMemory:
         self._driver = driver
 
     def address(self, page: int) -> int:
-        """Where a page begins."""
         return self.mapping.address + page * self.page_bytes
 
     def zero(self, page: int) -> None:
@@ -196,5 +194,4 @@ class DeviceMemory:
         self._driver.fill_zero(self.address(page), self.page_bytes)
 
     def read(self, page: int, size: int) -> bytes:
-        """The first bytes of a page."""
         return self._driver.read(self.address(page), size)

@@ -122,7 +122,6 @@ class GpuCopier:
             mark.synchronize()
 
     def is_over(self, mark: torch.cuda.Event | None) -> bool:
-        """Whether a mark has passed."""
         return mark is None or bool(mark.query())
 
     def fence(self) -> None:

@@ -20,9 +20,7 @@ class Memory(Protocol):
     pages: int
     page_bytes: int
 
-    def address(self, page: int) -> int:
-        """Where a page begins."""
-        ...
+    def address(self, page: int) -> int: ...
 
     def zero(self, page: int) -> None:
         """Overwrite a page with zeros (a fault on purpose)."""
@@ -47,7 +45,6 @@ class HostMemory:
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
 
     def address(self, page: int) -> int:
-        """Where a page begins."""
         return self._base + page * self.page_bytes
 
     def page(self, page: int, size: int) -> memoryview:
@@ -60,7 +57,6 @@ class HostMemory:
         self.page(page, self.page_bytes)[:] = bytes(self.page_bytes)
 
     def read(self, page: int, size: int) -> bytes:
-        """The first bytes of a page."""
         return bytes(self.page(page, size))
 
 
@@ -83,13 +79,9 @@ class Copier(Protocol):
         """When all is over that the engine computes until now."""
         ...
 
-    def wait(self, mark: Any) -> None:
-        """Wait for a mark."""
-        ...
+    def wait(self, mark: Any) -> None: ...
 
-    def is_over(self, mark: Any) -> bool:
-        """Whether a mark has passed."""
-        ...
+    def is_over(self, mark: Any) -> bool: ...
 
     def fence(self) -> None:
         """What the engine computes from now on waits for copies beside it."""

@@ -31,25 +31,17 @@ class Host(Protocol):
         """Decode at this address can be sent KV."""
         ...
 
-    def push_failed(self, address: str, reason: str) -> None:
-        """It cannot."""
-        ...
+    def push_failed(self, address: str, reason: str) -> None: ...
 
     def ask_opened(self, address: str, channel: Channel) -> None:
         """Prefill at this address can be asked."""
         ...
 
-    def ask_failed(self, address: str, reason: str) -> None:
-        """It cannot."""
-        ...
+    def ask_failed(self, address: str, reason: str) -> None: ...
 
-    def push_accepted(self, channel: Channel, session: str, transport: Transport, address: str) -> None:
-        """Prefill wants to send KV."""
-        ...
+    def push_accepted(self, channel: Channel, session: str, transport: Transport, address: str) -> None: ...
 
-    def ask_accepted(self, channel: Channel) -> None:
-        """Decode wants to ask."""
-        ...
+    def ask_accepted(self, channel: Channel) -> None: ...
 
     def refused(self, address: str, reason: str) -> None:
         """An engine was refused, or refused this one."""
@@ -96,7 +88,6 @@ class Doors:
         return int(listener.getsockname()[1])
 
     def close(self) -> None:
-        """Close the port."""
         self._loop.call(self._close)
 
     def _close(self) -> None:

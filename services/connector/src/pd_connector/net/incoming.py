@@ -227,7 +227,6 @@ class Incoming:
             channel.send(self._unasked.pop(address, []), time.monotonic())
 
     def ask_failed(self, address: str, reason: str) -> None:
-        """It cannot."""
         log.warning("P2pConnector cannot ask prefill at %s: %s", address, reason)
         self._ask_ended(address, reason)
 
@@ -293,7 +292,6 @@ class Incoming:
         return [*(link.channel for link in self._links.values()), *self._asks.values()]
 
     def stop(self) -> None:
-        """The engine ends."""
         for channel in [*(link.channel for link in self._links.values()), *self._asks.values()]:
             self._loop.call(functools.partial(channel.close, "this engine ends"))
         for transport in self._plant.transports:

@@ -35,7 +35,6 @@ class Lane:
             self._wake.notify()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:

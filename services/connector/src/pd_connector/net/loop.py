@@ -30,7 +30,6 @@ class Loop:
         self._ends = False
 
     def start(self) -> None:
-        """Begin to wait."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -188,7 +188,6 @@ class Outgoing:
             self._go_on()
 
     def push_failed(self, address: str, reason: str) -> None:
-        """It cannot."""
         with self._plant.lock:
             self.sender.down(address, f"decode at {address}: {reason}")
             log.warning("P2pConnector cannot send to %s: %s", address, reason)

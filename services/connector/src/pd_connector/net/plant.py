@@ -50,7 +50,6 @@ class Store:
         self._kinds: dict[str, Memory] = {}
 
     def of(self, kind: str) -> Memory:
-        """The memory of this kind."""
         with self._plant.lock:
             found = self._kinds.get(kind)
             if found is None:

@@ -52,7 +52,6 @@ class Station:
         return self._doors.listen(port)
 
     def stop(self) -> None:
-        """End everything."""
         self._doors.close()
         self.outgoing.stop()
         self.incoming.stop()
@@ -129,7 +128,6 @@ class Station:
         self.outgoing.push_opened(address, channel, boot, transport, writer)
 
     def push_failed(self, address: str, reason: str) -> None:
-        """It cannot."""
         self.outgoing.push_failed(address, reason)
 
     def ask_opened(self, address: str, channel: Channel) -> None:
@@ -137,15 +135,12 @@ class Station:
         self.incoming.ask_opened(address, channel)
 
     def ask_failed(self, address: str, reason: str) -> None:
-        """It cannot."""
         self.incoming.ask_failed(address, reason)
 
     def push_accepted(self, channel: Channel, session: str, transport: Transport, address: str) -> None:
-        """Prefill wants to send KV."""
         self.incoming.push_accepted(channel, session, transport, address)
 
     def ask_accepted(self, channel: Channel) -> None:
-        """Decode wants to ask."""
         self.outgoing.ask_accepted(channel)
 
     def refused(self, address: str, reason: str) -> None:

@@ -12,7 +12,6 @@ class Stats:
     """Counters, gauges and histograms by name and label value. Any thread may count."""
 
     def __init__(self) -> None:
-        """All zero."""
         self._lock = threading.Lock()
         self._counts: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._gauges: dict[tuple[str, str], float] = {}
@@ -20,18 +19,15 @@ class Stats:
         self._changed = False
 
     def count(self, name: str, label: str = "", amount: float = 1) -> None:
-        """Add to a counter."""
         with self._lock:
             self._counts[name, label] += amount
 
     def gauge(self, name: str, label: str, value: float) -> None:
-        """Set a gauge."""
         with self._lock:
             self._changed |= self._gauges.get((name, label)) != value
             self._gauges[name, label] = value
 
     def span(self, name: str, label: str, seconds: float) -> None:
-        """Note a duration."""
         with self._lock:
             self._spans.setdefault((name, label), []).append(seconds)
 

@@ -74,7 +74,6 @@ class TcpWriter:
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection."""
         self._sock.close()
 
 
@@ -85,7 +84,6 @@ class TcpTransport:
     kind = HOST
 
     def __init__(self, boot: str, address: str) -> None:
-        """Names this engine to its peers."""
         self._boot = boot
         self._address = address
         self._site: Site | None = None

@@ -28,7 +28,6 @@ class Trace:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is noted."""
         with self._lock:
             lines, self._lines = self._lines, []
         if lines:

@@ -127,7 +127,6 @@ class VmmTransport:
     # Decode
 
     def listen(self, site: Site) -> dict[str, str]:
-        """Open the socket."""
         self._site = site
         landing = site.landing()
         if not isinstance(landing, DeviceMemory):

@@ -32,7 +32,6 @@ class Frames:
     """Puts received bytes together to messages."""
 
     def __init__(self) -> None:
-        """Nothing was received yet."""
         self._data = bytearray()
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:

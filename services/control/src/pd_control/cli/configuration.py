@@ -45,7 +45,6 @@ def _setting(name: str, default: str, own: Mapping[str, str], files: Mapping[str
 
 
 def show(context: Context, _options: argparse.Namespace) -> int:
-    """Print them."""
     found = settings_in_force(context.own, {name: values_of(context.root / name) for name in reversed(FILES)})
     rows = [
         (one.variable, one.value, Text(one.source, "dim" if one.source == "default" else "cyan"))

@@ -71,7 +71,6 @@ class Results:
                 raise FolderError(msg)
 
     def run(self, deployment: str, point: str) -> Path:
-        """The run folder of a point."""
         return self.root / deployment / point
 
     def done(self, deployment: str, point: str, words: Sequence[str]) -> bool:

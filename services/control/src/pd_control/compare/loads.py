@@ -59,7 +59,6 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> str:
-        """It in a line."""
         parts = [self.load.name.replace("x", " → ", 1) if "input_tokens" in self.load.options else self.load.name]
         if self.mode != SERVE:
             parts.append(self.mode)

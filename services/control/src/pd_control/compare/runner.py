@@ -57,7 +57,6 @@ class Runner:
     """Works through a comparison."""
 
     def __init__(self, work: Work, stage: Stage) -> None:
-        """Nothing is started yet."""
         self._work = work
         self._stage = stage
         self.tally = Tally()

@@ -133,7 +133,6 @@ def ask(engine: ProcessSpec, environment: Mapping[str, str]) -> Software:
 def machine(
     settings: ControlSettings, variables: Mapping[str, str], specs: Sequence[ProcessSpec], running: set[str]
 ) -> Machine:
-    """Memory, network and ports."""
     shm = _shm()
     proxy = _resolve(settings.proxy_host)
     own = own_address(settings.proxy_host, settings.proxy_port) if proxy else ""

@@ -116,7 +116,6 @@ def url_of(planned: Plan) -> str:
 
 
 def in_terminals(store: Store) -> list[Running]:
-    """What runs in terminals."""
     return [process for process in store.terminals() if is_alive(process)]
 
 
@@ -190,7 +189,6 @@ def _state_of(process: Running, all_: Sequence[Running], stats: ProxyStats | Non
 
 
 def proxy_state(stats: ProxyStats | None) -> str:
-    """The proxy in a word or two."""
     if stats is None:
         return "no answer"
     return "ready" if stats.ready else "waits for engines"

@@ -50,7 +50,6 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def port(self) -> int:
-        """Where it answers HTTP."""
         return self.listens[0].port
 
 
@@ -64,7 +63,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def engines(self) -> list[ProcessSpec]:
-        """The processes that compute."""
         return [process for process in self.processes if process.role is not None]
 
     @property

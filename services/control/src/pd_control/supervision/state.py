@@ -37,7 +37,6 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def port(self) -> int:
-        """Where it answers HTTP."""
         return self.listens[0].port
 
 
@@ -65,11 +64,9 @@ class Store:
 
     @property
     def logs(self) -> Path:
-        """Where logs go."""
         return self.folder / "logs"
 
     def log(self, name: str) -> Path:
-        """The log file of a process."""
         return self.logs / f"{name}.log"
 
     def load(self) -> State | None:
@@ -108,7 +105,6 @@ class Store:
         return found
 
     def forget_terminal(self, process: Running) -> None:
-        """No longer remember it."""
         self._foreground(process.name).unlink(missing_ok=True)
 
     def _foreground(self, name: str) -> Path:

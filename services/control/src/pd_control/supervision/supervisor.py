@@ -25,7 +25,6 @@ class StartError(RuntimeError):
     """A process could not be started, or died; `lines` are the last ones of its log."""
 
     def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
-        """Say what happened, and what the process said last."""
         super().__init__(message)
         self.lines = list(lines)
 
@@ -124,7 +123,6 @@ def _members(group: int) -> Iterable[int]:
 
 
 def dead(processes: Iterable[Running]) -> list[Running]:
-    """Those that ended."""
     return [process for process in processes if not is_alive(process)]
 
 

@@ -54,7 +54,6 @@ class Shape:
 
 
 def known_shapes() -> list[str]:
-    """Names that need no file."""
     return sorted(_shipped())
 
 

@@ -17,7 +17,6 @@ class Admin:
     """Handlers, bound to one proxy's context."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Take what the handlers work on."""
         self._context = context
 
     def blueprint(self) -> Blueprint:

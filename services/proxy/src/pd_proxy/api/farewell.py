@@ -22,6 +22,5 @@ class Farewell(asyncio.Protocol):
         transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
         self._timer.cancel()
         self._closed(exc)

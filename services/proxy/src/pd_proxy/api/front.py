@@ -79,7 +79,6 @@ class Connections:
     """What the connections share."""
 
     def __init__(self, app: Proxy, config: Config) -> None:
-        """Nobody is connected yet."""
         self.loop = asyncio.get_running_loop()
         self.context = app.context
         self.config = config
@@ -120,7 +119,6 @@ class Connections:
 
     @property
     def crowded(self) -> bool:
-        """As in `client.Front`."""
         return len(self._turned_away) > RESERVE // 2
 
     def enter(self, transport: asyncio.Transport) -> ProxyError | None:
@@ -137,7 +135,6 @@ class Connections:
         return error
 
     def leave(self, transport: asyncio.Transport) -> None:
-        """It has ended."""
         self._turned_away.discard(transport)
         address = self._addresses.pop(transport, None)
         if address is not None:

@@ -21,7 +21,6 @@ class BoundedConnection(h11.Connection):
     """Refuses heads and trailers above MAX_HEAD_BYTES, whether or not all of them has come."""
 
     def __init__(self) -> None:
-        """A server's side."""
         # Twice as much, because trailers are measured without their white space when they are there.
         super().__init__(h11.SERVER, max_incomplete_event_size=2 * MAX_HEAD_BYTES)
 
@@ -84,7 +83,6 @@ class Writer(asyncio.StreamWriter):
     _closing = False
 
     def __init__(self, protocol: "HandedOver", transport: asyncio.Transport, reader: asyncio.StreamReader) -> None:
-        """Writes to the transport of this protocol."""
         super().__init__(transport, protocol, reader, asyncio.get_running_loop())
         self._handed_over = protocol
         self._incoming = reader
@@ -128,6 +126,5 @@ class HandedOver(asyncio.StreamReaderProtocol):
         super().__init__(reader, lambda _reader, _writer: serve(reader, Writer(self, transport, reader)))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It has ended."""
         super().connection_lost(exc)
         self._ended(self)

@@ -20,11 +20,9 @@ class Membership:
     """Handlers, bound to one proxy's context."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Take what the handlers work on."""
         self._context = context
 
     def blueprint(self) -> Blueprint:
-        """The one route."""
         blueprint = Blueprint("membership", __name__)
         blueprint.add_url_rule("/admitted", "admitted", self.admitted, methods=["GET"])
         return blueprint

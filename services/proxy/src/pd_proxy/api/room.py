@@ -47,7 +47,6 @@ class Room:
         return None
 
     def give_back(self, client: str) -> None:
-        """A connection has ended."""
         self.count -= 1
         self._held[client] -= 1
         if not self._held[client]:

@@ -80,7 +80,6 @@ class Refusals:
         self._logged: set[tuple[bytes, str]] = set()
 
     def __call__(self, identity: bytes, refusal: PingRefusedError) -> None:
-        """Take note of one refusal."""
         self._reject(refusal.reason)
         key = (identity[:64], refusal.reason)
         if key in self._logged or len(self._logged) >= MAX_LOGGED_SOURCES:
@@ -143,7 +142,6 @@ class Discovery:
         return self._believer.judge(identity.bytes, payload.bytes, sender(payload), time.time())
 
     def close(self) -> None:
-        """Give the port back."""
         if self._socket is not None:
             self._socket.close()
         self._zmq.term()

@@ -22,7 +22,6 @@ class Trust:
         return right
 
     def judged(self, prefill: Instance, decode: Instance) -> bool:
-        """Whether there is a verdict."""
         return (prefill.incarnation, decode.incarnation) in self._verdicts
 
     def judge(self, prefill: Instance, decode: Instance, *, right: bool, reason: str) -> None:

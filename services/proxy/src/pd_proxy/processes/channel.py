@@ -158,5 +158,4 @@ class Channel:
             return None
 
     def close(self) -> None:
-        """Say and hear no more."""
         self._writer.close()

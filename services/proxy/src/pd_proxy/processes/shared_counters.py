@@ -56,7 +56,6 @@ class EngineSlots:
     """Which columns belong to which engine: a slot for each incarnation."""
 
     def __init__(self, count: int = SLOTS) -> None:
-        """All slots are free."""
         self._slots: dict[int, int] = {}
         self._free = list(range(count - 1, 0, -1))
 
@@ -100,7 +99,6 @@ class SharedCounters:
         return cls(descriptor, rows)
 
     def debt_log(self, row: int) -> DebtLog:
-        """One process's log of debts."""
         start = row * _PROCESS_BYTES
         return DebtLog(self._memory[start + _ROW_BYTES : start + _PROCESS_BYTES])
 

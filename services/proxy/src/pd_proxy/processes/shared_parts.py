@@ -45,11 +45,9 @@ class Turns(Iterator[int]):
     """Numbers of turns for the policies. Two processes may get the same one if they ask at the same moment, which does no harm."""
 
     def __init__(self, counters: ProcessCounters) -> None:
-        """This process has taken none."""
         self._counters = counters
 
     def __next__(self) -> int:
-        """The next one."""
         turn = self._counters.shared.total(Head.TURNS)
         self._counters.row[Head.TURNS] += 1
         return turn
@@ -68,7 +66,6 @@ class SharedFlight(Flight):
         counters.row[self._column] += 1
 
     def land(self, *, failed: bool = False) -> None:
-        """As `Flight.land`."""
         if self in self.tally.flights:
             self._counters.row[self._column] -= 1
         super().land(failed=failed)
@@ -78,12 +75,10 @@ class SharedFlights(Flights):
     """Own flights, and how many all processes have."""
 
     def __init__(self, counters: ProcessCounters) -> None:
-        """Start empty."""
         super().__init__()
         self._counters = counters
 
     def open(self, instance: Instance, *, whole: bool = False) -> Flight:
-        """As `Flights.open`."""
         return SharedFlight(instance, self.tally(instance), self._counters, whole=whole)
 
     def load(self, instance: Instance) -> int:
@@ -109,7 +104,6 @@ class SharedClaim(Claim):
             self._record = self._counters.debt_log.write(msgspec.json.encode(debt))
 
     def release(self) -> None:
-        """As `Claim.release`."""
         super().release()
         record, self._record = self._record, None
         if record is not None:
@@ -137,7 +131,6 @@ class SharedBudget(Budget):
     """One bound for all processes; each has a queue, and of those in front the one that came there first goes first."""
 
     def __init__(self, limit: int, bytes_per_token: int, counters: ProcessCounters) -> None:
-        """Nothing is claimed by this process."""
         super().__init__(limit, bytes_per_token, _Turn(counters))
         self._counters = counters
 
@@ -158,7 +151,6 @@ class SharedBudget(Budget):
             return super().take(route, size)
 
     def claim(self, route: Route, size: int) -> Claim:
-        """As `Budget.claim`."""
         if isinstance(route, Solo):
             return Claim(self, 0, 0, 0)
         slots, row = self._counters.slots, self._counters.row
@@ -169,7 +161,6 @@ class SharedBudget(Budget):
         return SharedClaim(self, prefill, decode, size, self._counters)
 
     def give_back(self, claim: Claim, size: int) -> None:
-        """As `Budget.give_back`."""
         row = self._counters.row
         row[column(claim.decode, Cell.CLAIMED)] -= size
         row[column(claim.prefill, Cell.HANDOVERS)] -= 1
@@ -184,18 +175,15 @@ class SharedMetrics(Metrics):
     """A process's own metrics, whose requests are in the shared counters too."""
 
     def __init__(self, counters: ProcessCounters) -> None:
-        """Nothing is shown by this process, so it needs nothing to show."""
         super().__init__(tuple, lambda _: 0)
         self._counters = counters
 
     def started(self) -> None:
-        """As `Metrics.started`."""
         super().started()
         self._counters.row[Head.IN_FLIGHT] = self.in_flight
         self._counters.row[Head.REQUESTS] = self.total
 
     def ended(self, endpoint: str, status: int, cause: str, *, fault: bool) -> None:
-        """As `Metrics.ended`."""
         super().ended(endpoint, status, cause, fault=fault)
         self._counters.row[Head.IN_FLIGHT] = self.in_flight
 

@@ -19,7 +19,6 @@ class WorkerProcess:
     """
 
     def __init__(self, number: int, listener: socket.socket) -> None:
-        """Nothing runs yet."""
         self.number = number
         self.listener = listener
         self.ready = asyncio.Event()
@@ -48,7 +47,6 @@ class WorkerProcess:
         self._asked = [(asked, future) for asked, future in self._asked if asked > number]
 
     def kill(self) -> None:
-        """End it at once."""
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 self.process.kill()

@@ -16,14 +16,12 @@ class WorkerReports:
     """Adds up what all workers of a proxy have counted since it started."""
 
     def __init__(self) -> None:
-        """No worker has reported yet."""
         self._reports: dict[int, Report] = {}
         self._past = Numbers()
         self._past_engines: dict[str, Counter[str]] = {}
         self._past_samples: defaultdict[Key, float] = defaultdict(float)
 
     def take(self, worker: int, report: Report) -> None:
-        """A worker said how it goes."""
         self._reports[worker] = report
 
     def ended(self, worker: int, requests: int, in_flight: int) -> None:

@@ -78,7 +78,6 @@ class Flight:
         tally.requests += 1
 
     def waits(self) -> None:
-        """The engine's turn."""
         self.since = self._loop.time()
 
     def moved(self) -> None:
@@ -126,7 +125,6 @@ class Flights:
     """All flights, by HTTP address of the engine."""
 
     def __init__(self) -> None:
-        """Start empty."""
         self._tallies: dict[str, Tally] = {}
 
     def open(self, instance: Instance, *, whole: bool = False) -> Flight:
@@ -134,7 +132,6 @@ class Flights:
         return Flight(instance, self.tally(instance), whole=whole)
 
     def tally(self, instance: Instance) -> Tally:
-        """The counts of an instance."""
         return self._tallies.setdefault(instance.http_address, Tally())
 
     def load(self, instance: Instance) -> int:
@@ -196,7 +193,6 @@ class Flights:
         return len(unread)
 
     def abort_all(self, failure: ProxyError) -> None:
-        """End everything."""
         for tally in self._tallies.values():
             for flight in list(tally.flights):
                 flight.abort(failure)

@@ -41,7 +41,6 @@ class Reply:
         return self.requests[0].handover
 
     def choices(self) -> list[Choice]:
-        """All outputs, finished."""
         return [
             Choice(
                 "".join(output.text),
@@ -63,11 +62,9 @@ class Reply:
         return ChoiceSink(self, index)
 
     def prompt_of(self, index: int) -> list[int]:
-        """Prompt of a choice."""
         return self.generation.prompts[index // self.generation.n]
 
     def take(self, index: int, token: int, finish_reason: str | None) -> None:
-        """Add one token to a choice."""
         output = self.outputs[index]
         text = output.add(token, finish_reason)
         if output.finish_reason is not None:
@@ -94,7 +91,6 @@ class ChoiceSink:
     """The engine's end of one choice."""
 
     def __init__(self, reply: Reply, index: int) -> None:
-        """Bind."""
         self._reply = reply
         self._index = index
 
@@ -104,7 +100,6 @@ class ChoiceSink:
             self._reply.take(self._index, token, finish_reason)
 
     def fail(self, error: ApiError) -> None:
-        """Take the engine's apology."""
         self._reply.fail(error)
 
 
@@ -112,7 +107,6 @@ class WholeReply(Reply):
     """A response in one piece."""
 
     def __init__(self, generation: Generation, shape: Shape, tokenizer: Tokenizer, abort: Abort) -> None:
-        """Nothing is shown before the end."""
         super().__init__(generation, shape, tokenizer, abort)
         self._ended = asyncio.Event()
 
@@ -149,7 +143,6 @@ class EventReply(Reply):
     torn = False
 
     def __init__(self, generation: Generation, shape: Shape, tokenizer: Tokenizer, abort: Abort) -> None:
-        """Nothing is due yet."""
         super().__init__(generation, shape, tokenizer, abort)
         self._pending: list[bytes] = []
         self._more = asyncio.Event()
@@ -164,7 +157,6 @@ class EventReply(Reply):
         return data
 
     def push(self, data: bytes) -> None:
-        """Something is due."""
         self._pending.append(data)
         self._more.set()
 

@@ -29,7 +29,6 @@ class ResponseShape(Shape):
         return f"{self.head.response_id}_0"
 
     def full(self, choices: list[Choice], usage: Fields, *, ids: bool, params: Fields | None) -> bytes:
-        """The finished response."""
         return dumps(self.finished(choices[0], usage, f"msg_{uuid4().hex}", ids=ids, params=params))
 
     def begun(self) -> Fields:
@@ -37,7 +36,6 @@ class ResponseShape(Shape):
         return self._response("in_progress", [], None)
 
     def finished(self, choice: Choice, usage: Fields, item_id: str, *, ids: bool, params: Fields | None) -> Fields:
-        """The response with its text."""
         status = "incomplete" if choice.finish_reason == "length" else "completed"
         said = [{"message": choice.text, "tokens": choice.token_ids, "type": "raw_message_tokens"}]
         read = [{"message": "", "tokens": choice.prompt_token_ids, "type": "raw_message_tokens"}]
@@ -84,7 +82,6 @@ def message(item_id: str, status: str, content: list[Fields]) -> Fields:
 
 
 def part(text: str) -> Fields:
-    """A piece of a message."""
     return {"annotations": [], "text": text, "type": "output_text", "logprobs": None}
 
 

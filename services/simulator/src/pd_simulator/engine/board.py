@@ -42,7 +42,6 @@ class EnergyMeter:
     """Integrates power over time, from the moment it is made."""
 
     def __init__(self, idle_w: float, now: float, limit_w: float = math.inf) -> None:
-        """Start at zero."""
         self._idle_w, self._limit_w = idle_w, limit_w
         self._average_w = idle_w
         self._nodes = deque([_Node(now, 0.0, 0.0)])
@@ -82,7 +81,6 @@ class EnergyMeter:
         return after.joules, after.busy_s
 
     def watts(self, now: float) -> float:
-        """Draw at `now`."""
         return (self.read(now)[0] - self.read(now - 1e-6)[0]) / 1e-6 if now < self._nodes[-1].t else self._idle_w
 
     @property
@@ -113,11 +111,9 @@ class SimulatedBoard:
         )
 
     def step(self, start: float, step: StepTime, batch: int) -> None:
-        """Draw power for a step."""
         self.meter.busy(start, step.seconds, step_watts(self._draw, step, batch))
 
     def read(self, now: float, kv_tokens: int) -> Board:
-        """One reading."""
         power, memory = self._profile.power, self._profile.memory
         joules, busy_s = self.meter.read(now)
         then = max(now - AVERAGE_S, self.meter.began)

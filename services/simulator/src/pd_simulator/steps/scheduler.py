@@ -74,7 +74,6 @@ class Scheduler:
     """Queues and the running batch."""
 
     def __init__(self, limits: Limits) -> None:
-        """Start empty."""
         self._limits = limits
         self._order = itertools.count()
         self._arriving: list[tuple[float, int, Job]] = []
@@ -85,7 +84,6 @@ class Scheduler:
 
     @property
     def running(self) -> int:
-        """Jobs in the batch."""
         return len(self._running)
 
     @property

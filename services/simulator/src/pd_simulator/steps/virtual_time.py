@@ -58,7 +58,6 @@ class Engines:
         return {Role.PREFILL: self.prefills, Role.DECODE: self.others}
 
     def limits(self, profile: Profile, *, chunked: bool = True) -> Limits:
-        """Those of each engine."""
         return Limits(self.max_num_seqs, self.max_num_batched_tokens, self.kv_tokens, chunked, profile.async_scheduling)
 
     def turn(self, number: int) -> tuple[int, int]:

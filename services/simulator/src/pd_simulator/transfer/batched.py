@@ -15,7 +15,6 @@ class BatchedTransfer(P2pTransfer):
     """Both ends of the push."""
 
     def __init__(self, site: Site) -> None:
-        """As upstream's."""
         super().__init__(site)
         self._sending: asyncio.Task[None] | None = None
         self._declined: set[str] = set()

@@ -25,12 +25,10 @@ class ExampleTransfer(Transfer):
     """Writes and reads the folder; prefill and decode do the same."""
 
     def __init__(self, site: Site) -> None:
-        """Find the folder."""
         super().__init__(site)
         self._folder = Path(site.shared_path) if site.shared_path else Path(tempfile.gettempdir()) / "pd-simulator-kv"
 
     async def start(self) -> None:
-        """Make the folder if need be."""
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def plan(self, move: Move) -> Plan:
@@ -41,7 +39,6 @@ class ExampleTransfer(Transfer):
         return Plan(external=shared) if self._file(move).exists() else Plan(sends=True)
 
     async def load(self, move: Move) -> tuple[bytes, float]:
-        """Read the file."""
         self.books.waiting += 1
         try:
             entries = await asyncio.to_thread(self._file(move).read_bytes)

@@ -33,11 +33,9 @@ class Books(msgspec.Struct, kw_only=True):
     waited: int = 0
 
     def arrive(self, entries: bytes) -> None:
-        """Count KV that came in."""
         self.received += 1
         self.received_bytes += len(entries)
 
     def leave(self, entries: bytes) -> None:
-        """Count KV that went out."""
         self.sent += 1
         self.sent_bytes += len(entries)

@@ -33,7 +33,6 @@ class NixlTransfer(Transfer):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen on the KV port."""
         await self._server.start(self.site.bind_host, self.site.kv_port)
 
     async def close(self) -> None:

@@ -58,7 +58,6 @@ class P2pTransfer(Transfer):
     """Both ends of the push."""
 
     def __init__(self, site: Site) -> None:
-        """Prepare both; an engine uses the one of its role."""
         super().__init__(site)
         self._server = KvServer(self._answer)
         self._links = KvLinks()
@@ -68,7 +67,6 @@ class P2pTransfer(Transfer):
         self._arrival = asyncio.Condition()
 
     async def start(self) -> None:
-        """Listen on the KV port."""
         await self._server.start(self.site.bind_host, self.site.kv_port)
 
     async def close(self) -> None:

@@ -106,7 +106,6 @@ class KvLinks:
     """Kept-open connections to peers' KV ports, one a peer; questions to one peer go one after the other."""
 
     def __init__(self) -> None:
-        """Start without connections."""
         self._links: dict[Address, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
         self._locks: dict[Address, asyncio.Lock] = {}
 
@@ -129,7 +128,6 @@ class KvLinks:
             return reply
 
     def close(self) -> None:
-        """Close all connections."""
         for _, writer in self._links.values():
             writer.close()
         self._links.clear()
