@@ -34,7 +34,16 @@ LAYERS: dict[str, list[set[str]]] = {
         {"client"},
         {"prompts", "verdict"},
     ],
-    "pd_loadgen.live": [{"headless"}, {"ui"}, {"user"}, {"run"}, {"around"}, {"processes"}, {"sending"}, {"terminal"}],
+    "pd_loadgen.live": [
+        {"headless"},
+        {"ui"},
+        {"user"},
+        {"run"},
+        {"instruments"},
+        {"processes"},
+        {"sending"},
+        {"terminal"},
+    ],
     "pd_analysis": [
         {"__main__"},
         {"report"},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from pd_loadgen.results import aggregate, foreign
+from pd_loadgen.results import aggregate, import_command
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE
 from pd_loadgen.series import search_command, sweep
 from pd_loadgen.series.runner import Series
@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     importing.add_argument("--label", default="", help="short name of the deployment")
     importing.add_argument("--gpus", type=int, help="GPUs of the deployment, for numbers per GPU")
     importing.add_argument("--goodput", nargs="+", default=[], metavar="METRIC:MS", help="limits in ms, as in run")
-    importing.set_defaults(execute=_guarded(foreign.execute))
+    importing.set_defaults(execute=_guarded(import_command.execute))
     search_command.add(commands, _guarded)
 
 

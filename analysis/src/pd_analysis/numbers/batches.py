@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pd_analysis.energy.part import PartEnergy, energy_of_part
+from pd_analysis.energy.part_energy import PartEnergy, energy_of_part
 from pd_analysis.energy.readings import Window
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.records.run import Run

@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 import pandas as pd
 
-from pd_analysis.energy.part import PartEnergy, energy_of_part
+from pd_analysis.energy.part_energy import PartEnergy, energy_of_part
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.records.columns import Floats
 from pd_analysis.records.run import Run

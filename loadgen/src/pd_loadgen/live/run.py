@@ -17,7 +17,7 @@ from gevent.event import Event
 from pd_contracts.records import Deployment, Manifest
 from pd_loadgen.client.access import INSECURE
 from pd_loadgen.client.backends import BACKENDS
-from pd_loadgen.live.around import Around
+from pd_loadgen.live.instruments import Instruments
 from pd_loadgen.live.processes import messages
 from pd_loadgen.live.processes.messages import Job, Tally
 from pd_loadgen.live.processes.senders import Senders
@@ -168,8 +168,8 @@ class Run:
         try:
             self._phase = "warming up"
             self._senders.prepare(job, whole, partial(self._keep, folder))
-            around = Around(self._options, self._run_id, pause=self._pause, say=self._say, notes=notes)
-            with around.profile(), around.power(folder.gpu, described):
+            instruments = Instruments(self._options, self._run_id, pause=self._pause, say=self._say, notes=notes)
+            with instruments.profile(), instruments.power(folder.gpu, described):
                 outcome = self._window(whole)
         finally:
             self._senders.close()

@@ -1,4 +1,4 @@
-"""What goes on around the window of a run: the engines' profiler, and the monitor's recording of power."""
+"""What is switched on for the window of a run: the engines' profiler, and the monitor's recording of power."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from pd_loadgen.workload.options import Options
 TAIL_S: Final = 0.4
 
 
-class Around:
+class Instruments:
     """Begins and ends what was asked for; what fails at the end is noted, because the requests were measured all the same.
 
     Args:
