@@ -381,6 +381,17 @@ def test_engines_and_proxy_are_told_alike_whose_they_are_and_the_key_with_which_
         assert (variables["DEPLOYMENT"], variables["PING_KEY"]) == (told["DEPLOYMENT"], told["PING_KEY"])
 
 
+def test_engines_and_proxy_have_the_key_that_engines_demand() -> None:
+    manifests = render({"engine": {"apiKeySecret": "ours"}})
+    [proxy] = the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"]
+
+    for container in [proxy, *engines(manifests).values()]:
+        assert json.loads(environment(container)["ENGINE_API_KEY"]) == {
+            "secretKeyRef": {"name": "ours", "key": "api-key"}
+        }
+    assert "ENGINE_API_KEY" not in environment(engines(render())["engines/decode-0"])
+
+
 def test_without_time_to_drain_engines_have_no_key_and_are_stopped_at_once() -> None:
     for container in engines(render({"engine": {"drainSeconds": 0, "terminationGracePeriodSeconds": 5}})).values():
         assert "lifecycle" not in container

@@ -102,6 +102,7 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "ingress for all hosts": ({"ingress": {"enabled": True}}, "needs ingress.host"),
     "a route to nowhere": ({"gateway": {"enabled": True}}, "needs gateway.parents"),
     "power without a monitor": ({"loadgen": {"enabled": True, "recordPower": True}}, "needs monitor.enabled"),
+    "a key of a simulator": ({"engine": {"kind": "sim", "apiKeySecret": "x"}}, "simulated engines demand no key"),
     "a second name of a simulator": ({"engine": {"kind": "sim"}, "model": {"servedName": "x"}}, "serve model.name"),
 }  # fmt: skip
 

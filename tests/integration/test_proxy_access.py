@@ -1,9 +1,11 @@
 """Clients with and without a key; engines from inside and outside the networks."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 from support.proxy import TEXT, FakeEngine, running_proxy
+from support.workers import running_workers
 
 from pd_contracts.names import Role
 
@@ -36,3 +38,36 @@ async def test_an_engine_outside_the_networks_is_not_believed() -> None:
         stats = await proxy.stats_where(lambda stats: stats.rejected_pings)
         assert not stats.instances
         assert 'reason="network"' in (await proxy.get("/metrics")).body.decode()
+
+
+@pytest.mark.parametrize(
+    ("header", "status"), [("bearer key", 200), ("BEARER key", 200), ("key", 401), ("Basic key", 401)]
+)
+async def test_the_scheme_may_be_in_any_case_but_must_be_there(tmp_path: Path, header: str, status: int) -> None:
+    (tmp_path / "keys").write_text("key\n")
+    async with running_proxy(api_keys_file=str(tmp_path / "keys")) as proxy:
+        await proxy.engine(Role.COMBINED)
+        for path in ("/v1/completions", "/v1/completions?x=1"):  # the second comes to the other server
+            assert (await proxy.post(TEXT, path, Authorization=header)).status == status
+
+
+@pytest.mark.parametrize("workers", [False, True])
+async def test_keys_change_without_a_restart(tmp_path: Path, *, workers: bool) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("old\n")
+    settings = {"api_keys_file": str(keys)}
+
+    async def lets_in(key: str) -> bool:
+        return (await proxy.post(TEXT, Authorization=f"Bearer {key}")).status == 200
+
+    async with running_workers(**settings) if workers else running_proxy(**settings) as proxy:
+        await proxy.engine(Role.COMBINED)
+        assert await lets_in("old")
+        keys.write_text("new-key\n")
+        async with asyncio.timeout(10):
+            while not await lets_in("new-key"):  # noqa: ASYNC110  a file has no event
+                await asyncio.sleep(0.1)
+        for _ in range(20):
+            if await lets_in("old"):
+                await asyncio.sleep(0.1)  # another worker, which looks once a second
+        assert not await lets_in("old")

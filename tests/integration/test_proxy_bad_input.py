@@ -40,7 +40,7 @@ async def _proxy() -> AsyncIterator[RunningProxy]:
         ("/v1/completions", TEXT | {"model": "other"}, 404, "`other` does not exist"),
         ("/v1/chat/completions", {"model": "other", "messages": MESSAGES}, 404, "`other` does not exist"),
         ("/v1/completions", TEXT | {"prompt": "x" * 10_000}, 413, "exceeds the capacity limit"),
-        ("/v1/embeddings", TEXT, 404, "not found"),
+        ("/v1/fine_tuning/jobs", TEXT, 404, "not found"),
         ("/metrics", TEXT, 405, "not allowed"),
     ],
 )

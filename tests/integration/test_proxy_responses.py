@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,18 @@ import openai
 import pytest
 from aiohttp import web
 from support.aio import until
+from support.deployments import EXTERNAL, Deployment, deployed, nothing_is_left
 from support.proxy import (
     MODEL,
     Call,
     FakeEngine,
     RawClient,
     Reply,
-    RunningProxy,
     generate,
     opening,
     running_proxy,
     start_stream,
 )
-from support.simulator import Simulator, fast_profile, running, settings_for
 
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
@@ -34,42 +31,7 @@ PATH = "/v1/responses"
 RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
 CONNECTORS = pytest.mark.parametrize("connector", list(Connector))
 STREAMS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-EXTERNAL = 'vllm:prompt_tokens_by_source_total{engine="0",model_name="sim-llama3-8b",source="external_kv_transfer"'
 LAST = ("response.completed", "response.incomplete", "response.failed", "error")
-
-
-@dataclass
-class Deployment:
-    """A proxy and simulated engines, and one plain engine that the proxy does not know."""
-
-    proxy: RunningProxy
-    plain: Simulator
-    engines: AsyncExitStack
-    connector: Connector
-    shared: str
-    step_ms: float = 0.5
-
-    async def engine(self, role: Role) -> Simulator:
-        """Start an engine, and wait until it is admitted."""
-        port = self.proxy.settings.proxy_port
-        settings = settings_for(
-            role,
-            proxy_port=port,
-            kv_connector=self.connector,
-            kv_shared_path=self.shared,
-            kv_lease_s=1.0,
-            sim_leak_s=0.2,
-        )
-        before = len((await self.proxy.stats()).instances)
-        engine = await self.engines.enter_async_context(running(settings, fast_profile(self.step_ms)))
-        await self.proxy.stats_where(
-            lambda stats: len(stats.instances) > before and all(i.state == "ready" for i in stats.instances)
-        )
-        return engine
-
-    async def pair(self) -> tuple[Simulator, Simulator]:
-        """A prefill and a decode."""
-        return await self.engine(Role.PREFILL), await self.engine(Role.DECODE)
 
 
 @pytest.fixture(name="connector")
@@ -79,12 +41,8 @@ def _connector() -> Connector:
 
 @pytest.fixture(name="deployment")
 async def _deployment(connector: Connector, tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with AsyncExitStack() as engines:
-        plain = await engines.enter_async_context(running(settings_for(), fast_profile()))
-        proxy = await engines.enter_async_context(
-            running_proxy(ping_ttl_s=3.5, prefill_timeout_s=2.0, decode_stall_timeout_s=1.0)
-        )
-        yield Deployment(proxy, plain, engines, connector, str(tmp_path))
+    async with deployed(connector, tmp_path) as deployment:
+        yield deployment
 
 
 def asked(words: int = 40, **fields: Any) -> dict[str, Any]:
@@ -132,17 +90,6 @@ def said(response: dict[str, Any]) -> tuple[str, list[int], list[int], str, int]
         response["status"],
         response["usage"]["total_tokens"],
     )
-
-
-async def books(entry: str, *engines: Simulator) -> int:
-    """One entry of the engines' books, added up."""
-    return sum([(await engine.books())[entry] for engine in engines])
-
-
-async def nothing_is_left(*engines: Simulator) -> None:
-    async with asyncio.timeout(8):
-        while await books("held", *engines) + await books("waiting", *engines) + await books("leaked", *engines):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 @CONNECTORS

@@ -7,8 +7,9 @@ misbehaves as a test tells it to.
 import asyncio
 import contextlib
 import json
+import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -52,7 +53,8 @@ class Call:
 
     path: str
     headers: CIMultiDict[str]
-    body: dict[str, Any]
+    body: dict[str, Any]  # empty if it is no JSON
+    raw: bytes = b""
     aborted: bool = False
     finished: bool = False
 
@@ -68,6 +70,7 @@ class Call:
         return self.path.endswith("/responses")
 
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = Callable[["FakeEngine", Call, web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -84,6 +87,8 @@ class FakeEngine:
     health_answer: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     pings: bool = True
     key: str = ""
+    api_key: str = ""  # what it demands of whoever asks it
+    tls: ssl.SSLContext | None = None
     deployment: str = ""
     bare: bool = False
     adapters: list[str] = field(default_factory=list)
@@ -131,13 +136,13 @@ class FakeEngine:
     @contextlib.asynccontextmanager
     async def running(self, proxy_port: int) -> AsyncIterator[Self]:
         """Serve and ping."""
-        app = web.Application(client_max_size=2**30)
+        app = web.Application(client_max_size=2**30, middlewares=[self._check_key])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
-        app.router.add_post("/v1/{kind:.*}", self._generate)
+        app.router.add_post("/{path:.*}", self._generate)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.http_port).start()
+        await web.TCPSite(runner, "127.0.0.1", self.http_port, ssl_context=self.tls).start()
         pinger = asyncio.create_task(self._ping_for_ever(proxy_port))
         try:
             yield self
@@ -173,8 +178,18 @@ class FakeEngine:
         ]
         return web.json_response({"object": "list", "data": data})
 
+    @web.middleware
+    async def _check_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """As vLLM with --api-key: what is not under /v1 (or /v2, /inference) needs none."""
+        guarded = self.api_key and request.path.startswith(("/v1", "/v2", "/inference"))
+        if guarded and request.headers.get("Authorization") != f"Bearer {self.api_key}":
+            return web.json_response({"error": "Unauthorized"}, status=401)
+        return await handler(request)
+
     async def _generate(self, request: web.Request) -> web.StreamResponse:
-        call = Call(request.path, request.headers.copy(), await request.json())
+        raw = await request.read()
+        body = await request.json() if request.content_type != "multipart/form-data" else {}
+        call = Call(request.path, request.headers.copy(), body, raw)
         self.calls.append(call)
         try:
             response = await (self.answer or generate)(self, call, request)
@@ -286,11 +301,13 @@ async def start_stream(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def failing(status: int, body: bytes = b"", content_type: str = "application/json") -> Answer:
+def failing(
+    status: int, body: bytes = b"", content_type: str = "application/json", headers: Mapping[str, str] | None = None
+) -> Answer:
     """An answer with an error status."""
 
     async def answer(_engine: FakeEngine, _call: Call, _request: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, body=body, content_type=content_type)
+        return web.Response(status=status, body=body, content_type=content_type, headers=headers)
 
     return answer
 

@@ -3,7 +3,7 @@
 {{- define "pdstack.refusedArguments" -}}
 - {for: all, options: [--port, --host], instead: ports are values below `ports`}
 - {for: all, options: [--uds, --grpc, --headless], instead: the proxy speaks HTTP over TCP to engines; leave it away}
-- {for: all, options: [--api-key, --ssl-keyfile, --ssl-certfile], instead: "the proxy speaks plain HTTP to engines, without a key; use proxy.apiKeysSecret and networkPolicy"}
+- {for: all, options: [--api-key, --ssl-keyfile, --ssl-certfile], instead: "the proxy speaks plain HTTP to engines, without a key unless engine.apiKeySecret says so"}
 - {for: all, options: [--model, --served-model-name], instead: use model.name and model.servedName}
 - {for: all, options: [--tensor-parallel-size, -tp], instead: "prefill and decode need the same, and GPUs are requested by it; use engine.tensorParallelSize"}
 - {for: all, options: [--nnodes, -n, --node-rank, -r, --master-addr, --master-port, --data-parallel-address, -dpa], instead: one engine over several nodes is not supported}

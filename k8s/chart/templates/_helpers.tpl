@@ -115,6 +115,9 @@ capabilities:
 {{- define "pdstack.identity" -}}
 - {name: DEPLOYMENT, value: {{ printf "%s/%s" .Release.Namespace .Release.Name | quote }}}
 - {name: PING_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.pingSecret" . }}, key: {{ .Values.proxy.pingSecretKey }}}}}
+{{- with .Values.engine.apiKeySecret }}
+- {name: ENGINE_API_KEY, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.engine.apiKeySecretKey }}}}}
+{{- end }}
 {{- end }}
 
 {{/* The proxy alone may ask the API server, and only where it discovers by it. */}}

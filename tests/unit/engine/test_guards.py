@@ -136,6 +136,27 @@ def test_a_cache_of_a_fixed_size_must_leave_room_on_the_gpu_that_is_there() -> N
         start("decode", "--kv-cache-memory-bytes 36g", small)
 
 
+def test_a_key_and_tls_that_the_proxy_is_told_of_start() -> None:
+    told = {"ENGINE_API_KEY": "secret", "ENGINE_TLS_CERT_FILE": "/c", "ENGINE_TLS_KEY_FILE": "/k"}
+    settings = load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "m", **told})
+
+    launch = plan(settings, GPU, {"VLLM_API_KEY": "secret"})
+
+    assert launch.environment["VLLM_API_KEY"] == "secret"
+    assert launch.arguments[launch.arguments.index("--ssl-certfile") :][:4] == [
+        "--ssl-certfile",
+        "/c",
+        "--ssl-keyfile",
+        "/k",
+    ]
+    assert "secret" not in launch.arguments
+
+
+def test_half_of_what_tls_needs_is_refused() -> None:
+    with pytest.raises(RefusedError, match="belong together"):
+        start("decode", "", ENGINE_TLS_CERT_FILE="/c")
+
+
 def config(**values: Any) -> Host:
     return Host(vllm_version=(0, 23), address="10.0.0.5", config={k.replace("_", "-"): v for k, v in values.items()})
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pd_contracts.ping import Ping, PingType
 from pd_contracts.settings import SettingsError, load
-from pd_proxy.access import allowed, check_networks, read_keys
+from pd_proxy.access import Keys, allowed, check_networks, read_keys
 from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
 
@@ -34,6 +34,55 @@ def test_only_a_key_is_allowed(key: bytes) -> None:
     assert allowed(header, [b"other key", key])
     assert not allowed(header + "x", [key])
     assert not allowed(header, [])
+
+
+@pytest.mark.parametrize(
+    ("header", "lets_in"),
+    [
+        ("Bearer key", True),
+        ("bearer key", True),
+        ("BEARER key", True),
+        ("Bearer  key", True),
+        ("key", False),
+        ("Basic key", False),
+        ("Bearer", False),
+        ("Bearer ", False),
+        ("", False),
+        ("Bearer Bearer key", False),
+    ],
+)
+def test_a_key_needs_its_scheme_in_any_case(header: str, lets_in: bool) -> None:
+    assert allowed(header, [b"key"]) is lets_in
+
+
+def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path, now = tmp_path / "keys", [0.0]
+    path.write_text("old\n")
+    keys = Keys(str(path), lambda: now[0])
+
+    def lets_in(*, later: float) -> list[bool]:
+        now[0] += later
+        return [keys.allow(f"Bearer {key}") for key in ("old", "new")]
+
+    assert lets_in(later=0) == [True, False]
+    path.write_text("new key\nnew\n")
+    assert lets_in(later=0.5) == [True, False]
+    assert lets_in(later=0.5) == [False, True]
+    path.write_text("")
+    assert lets_in(later=1) == [False, True], "an empty file lets nobody in and nobody out"
+    path.unlink()
+    assert lets_in(later=1) == [False, True]
+    other = tmp_path / "other"
+    other.write_text("old\n")
+    other.rename(path)
+    assert lets_in(later=1) == [True, False]
+
+
+def test_without_a_file_nobody_needs_a_key(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("k")
+
+    assert not Keys("")
+    assert Keys(str(tmp_path / "keys"))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pd_proxy.errors import BadRequestError
 from pd_proxy.protocol.bounds import SMALL_BYTES, check_items, elements
-from pd_proxy.protocol.generation import Endpoint, Limits, parse
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.generation import Limits, parse
 
 TEXTS = st.text(alphabet='a"\\[]{},: \u00e9', max_size=8)
 VALUES = st.recursive(

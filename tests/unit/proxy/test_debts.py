@@ -7,7 +7,8 @@ import pytest
 
 from pd_proxy.kv.debts import TRIES, Debt, Debts
 from pd_proxy.kv.transfer import again, stand_in
-from pd_proxy.protocol.generation import Endpoint, Fields, encoded
+from pd_proxy.protocol.body import Fields, encoded
+from pd_proxy.protocol.endpoints import Endpoint
 
 
 def debt(number: int = 0, address: str = "10.0.0.2:22001", **fields: Any) -> Debt:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_proxy.protocol.generation import Endpoint, Limits, approximate_tokens, parse
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.generation import Limits, approximate_tokens, parse
 
 MEGABYTE = 1_000_000
 

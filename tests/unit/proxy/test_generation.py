@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_proxy.errors import BadRequestError, NotStoredError
-from pd_proxy.protocol.generation import Endpoint, Generation, encode, parse, prefix
+from pd_proxy.protocol.body import encode
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.generation import Generation, parse, prefix
 
 
 def text(**fields: Any) -> Generation:

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, RefusedInStreamError
 from pd_proxy.protocol import rewrite
-from pd_proxy.protocol.rewrite import StreamRewriter, scrub
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.rewrite import Cleaning, StreamRewriter
+from pd_proxy.protocol.scrub import scrub, scrub_json
+from pd_proxy.protocol.usage import Cached
 
 COMPLETIONS = "/v1/completions"
 SECRET = b"___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_"
@@ -133,7 +137,7 @@ def test_a_whole_answer_loses_address_and_parameters_and_nothing_else() -> None:
     body = json.dumps(
         {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é", "choices": []}
     ).encode()
-    assert json.loads(rewrite.reply(COMPLETIONS, body, SECRET, "decode-0")) == {
+    assert json.loads(rewrite.reply(body, Cleaning(Endpoint.COMPLETIONS, SECRET), "decode-0")) == {
         "id": f"cmpl-{UUID}",
         "x": 1.10,
         "u": "é",
@@ -143,7 +147,7 @@ def test_a_whole_answer_loses_address_and_parameters_and_nothing_else() -> None:
 
 def test_a_whole_answer_without_either_passes_as_the_same_bytes() -> None:
     body = b'{ "id" : "cmpl-1",\n "choices": [1.0, 2e5] }'
-    assert rewrite.reply(COMPLETIONS, body, b"", "decode-0") == body
+    assert rewrite.reply(body, Cleaning(Endpoint.COMPLETIONS), "decode-0") == body
 
 
 @pytest.mark.parametrize(
@@ -151,7 +155,7 @@ def test_a_whole_answer_without_either_passes_as_the_same_bytes() -> None:
 )
 def test_what_is_no_answer_is_broken(body: bytes) -> None:
     with pytest.raises(BrokenReplyError):
-        rewrite.reply(COMPLETIONS, body, SECRET, "decode-0")
+        rewrite.reply(body, Cleaning(Endpoint.COMPLETIONS, SECRET), "decode-0")
 
 
 @pytest.mark.parametrize(
@@ -162,12 +166,53 @@ def test_what_is_no_answer_is_broken(body: bytes) -> None:
         ("from 10.1.2.3.", "from [address]."),
         ("from prefill-0.cluster.local:20003!", "from [engine]!"),
         ("host prefill-0.cluster.local is down", "host [engine] is down"),
+        ("cannot reach [fd00:1::2]:20003 nor fe80::1%eth0.", "cannot reach [address] nor [address]."),
+        ("from ::1, ::ffff:10.0.0.1 and 2001:db8::5.", "from [address], [address] and [address]."),
+        ("decode-7.engines.svc:20005 ssl:default", "[address] ssl:default"),
+        ("kv-store:6379 refused", "[address] refused"),
+        ("redis://user:password@kv-store:6379/0", "redis://[address]/0"),
+        ("http://user:password@kv-store/", "http://kv-store/"),
+        ("id=10.1.2.3:5;", "id=[address];"),
+        ("at 12:30:45, ratio 1:16, std::vector, see [1:2]", "at 12:30:45, ratio 1:16, std::vector, see [1:2]"),
+        ("see https://errors.pydantic.dev/2.12/v/missing", "see https://errors.pydantic.dev/2.12/v/missing"),
+        ("version 1.2.3.4.5, line 5: bad", "version 1.2.3.4.5, line 5: bad"),
         ("the prefill at decode:20005 failed in version 1.2", "the prefill at [engine] failed in version 1.2"),
         ("maximum context length is 4096 tokens", "maximum context length is 4096 tokens"),
     ],
 )
 def test_messages_lose_addresses_and_ids(text: str, scrubbed: str) -> None:
     assert scrub(text, ("prefill-0.cluster.local:20003", "decode:20005")) == scrubbed
+
+
+def test_addresses_are_found_behind_what_json_escapes() -> None:
+    error = json.dumps({"message": "a\n10.0.0.1:80\tkv:6379", "param": ["é 10.0.0.2"], "code": 400}).encode()
+
+    assert json.loads(bytes(scrub_json(Raw(error)))) == {
+        "message": "a\n[address]\t[address]",
+        "param": ["é [address]"],
+        "code": 400,
+    }
+
+
+def test_long_messages_take_no_time() -> None:
+    for text in ("a." * 300_000, "1:" * 300_000, "::" * 300_000, "10.0." * 200_000, "a-" * 300_000 + ":"):
+        assert scrub(text)
+
+
+def test_a_streams_usage_tells_what_prefill_found_cached() -> None:
+    def stream(cached: int) -> bytes:
+        usage = {"prompt_tokens": 1000, "prompt_tokens_details": {"cached_tokens": cached}}
+        said = {"choices": [{"text": '"cached_tokens": 7'}], "usage": None}
+        return b"".join(sse.encode_event(json.dumps(event)) for event in (said, {"choices": [], "usage": usage}))
+
+    rewriter = StreamRewriter(b"", cached=Cached(Raw(b'{"cached_tokens":16}'), 16))
+    data = stream(999)
+
+    out = b"".join(rewriter.feed(data[at : at + 7]) for at in range(0, len(data), 7))
+
+    events = [json.loads(item.data) for item in sse.Decoder().feed(out) if isinstance(item, sse.Event)]
+    assert events == [json.loads(item.data) for item in sse.Decoder().feed(stream(16)) if isinstance(item, sse.Event)]
+    assert StreamRewriter(b"").feed(data) == data
 
 
 @pytest.mark.parametrize(

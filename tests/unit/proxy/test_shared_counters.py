@@ -10,7 +10,7 @@ from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import stand_in
 from pd_proxy.processes.debt_log import LOG_BYTES, RECORD_BYTES, RECORDS, DebtLog
 from pd_proxy.processes.shared_counters import Cell, EngineSlots, Head, SharedCounters, ahead, column
-from pd_proxy.protocol.generation import Endpoint
+from pd_proxy.protocol.endpoints import Endpoint
 
 
 @pytest.fixture(name="shared")

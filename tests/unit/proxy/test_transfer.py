@@ -16,7 +16,8 @@ from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import BrokenReplyError
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import Leg, Plan, again, one_token, p2p_request_id, plain, plan, stand_in
-from pd_proxy.protocol.generation import Endpoint, parse
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.generation import parse
 
 # vLLM 0.23.0, kv_connector/v1/p2p/p2p_nccl_connector.py, parse_request_id: the producer's and the consumer's pattern.
 PRODUCER = r"___decode_addr_(.*):(\d+)"

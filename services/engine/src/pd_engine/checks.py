@@ -5,6 +5,7 @@ engine may be vLLM or a simulated one. Only this host and the proxy are asked, o
 """
 
 import os
+import ssl
 import sys
 import tempfile
 import time
@@ -15,8 +16,7 @@ import msgspec
 import psutil
 
 from pd_contracts.address import own_address
-from pd_contracts.health import probe
-from pd_contracts.http_call import CallError, call
+from pd_contracts.http_call import CallError, Reply, call
 from pd_engine.settings import CheckSettings
 from pd_engine.vitals import Answer, Seen, Standing, Watch, complaint, read_metrics, standing, watch
 
@@ -42,7 +42,11 @@ class Checks:
 
     def health(self) -> str:
         """Why the engine does not answer; empty if it does."""
-        return probe(f"http://127.0.0.1:{self._settings.listen_http_port}/health", TIMEOUT_S) or ""
+        try:
+            status = self._ask_engine("/health").status
+        except CallError as error:
+            return str(error)
+        return "" if status == 200 else f"status {status}"
 
     def admitted(self) -> str:
         """Why the proxy gives the engine no requests; empty if it does."""
@@ -97,11 +101,18 @@ class Checks:
 
     def _look(self, *, suspect: bool) -> Seen:
         try:
-            reply = call(f"http://127.0.0.1:{self._settings.listen_http_port}/metrics", timeout_s=TIMEOUT_S)
+            reply = self._ask_engine("/metrics")
             text = reply.body.decode(errors="replace") if reply.status == 200 else ""
         except CallError:
             text = ""  # an engine that does not answer shows no progress
         return read_metrics(text, self._boot(), suspect=suspect)
+
+    def _ask_engine(self, target: str) -> Reply:
+        port, secure = self._settings.listen_http_port, bool(self._settings.engine_tls_cert_file)
+        # Its own certificate need not be for 127.0.0.1, and nobody else can listen there.
+        context = ssl._create_unverified_context() if secure else None  # noqa: S323, SLF001
+        scheme = "https" if secure else "http"
+        return call(f"{scheme}://127.0.0.1:{port}{target}", timeout_s=TIMEOUT_S, context=context)
 
     def _ask_proxy(self) -> Answer | None:
         target = f"/admitted?http_address={self._address()}"

@@ -113,10 +113,18 @@ def _http(command: Command) -> Iterator[str]:
         if command.line.given.get(name):
             yield f"{command.said(name)}: the proxy speaks HTTP over TCP to engines; leave it away."
     for name in ("ssl_keyfile", "ssl_certfile"):
-        if command.line.given.get(name):
-            yield f"{command.said(name)}: the proxy speaks plain HTTP to engines; leave TLS to what stands before the proxy."
+        if command.changed(name):
+            yield (
+                f"{command.said(name)}: proxy and probes would speak plain HTTP to this engine: set ENGINE_TLS_CERT_FILE and "
+                "ENGINE_TLS_KEY_FILE, and the proxy's ENGINE_TLS."
+            )
+    if command.line.given.get("ssl_cert_reqs", "0") != "0":
+        yield f"{command.said('ssl_cert_reqs')}: the proxy has no certificate of its own to show; leave it away."
     if command.line.given.get("api_key"):
-        yield "ENGINE_ARGS: --api-key is a key that the proxy does not have: it would never admit this engine. Use the proxy's API_KEYS."
+        yield (
+            "ENGINE_ARGS: --api-key is a key that the proxy does not have: it would never admit this engine. "
+            "Set ENGINE_API_KEY instead, the same for the proxy and every engine."
+        )
 
 
 def _one_host(command: Command) -> Iterator[str]:

@@ -107,6 +107,8 @@ def _arguments(settings: EngineSettings) -> Iterator[str]:
     yield "--enable-prefix-caching" if _prefix_caching(settings) else "--no-enable-prefix-caching"
     # Health checks and scrapes come every second; their lines would bury the ones that matter.
     yield "--disable-uvicorn-access-log"
+    if settings.engine_tls_cert_file:
+        yield from ("--ssl-certfile", settings.engine_tls_cert_file, "--ssl-keyfile", settings.engine_tls_key_file)
     yield from _memory(settings)
     yield from _steps(settings)
     if settings.pd_role is not Role.COMBINED:
@@ -179,18 +181,22 @@ def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, st
     address = announced_address(settings, host)
     yield "VLLM_HOST_IP", address
     yield "VLLM_NO_USAGE_STATS", "1"
+    if settings.engine_api_key:
+        # Not on the command line, which every process of the host may read.
+        yield "VLLM_API_KEY", settings.engine_api_key
     if not host.has_flashinfer:
-        yield (
-            "VLLM_USE_FLASHINFER_SAMPLER",
-            "0",
-        )  # the default sampler, absent here, would stop the engine at its first request
+        # The default sampler, absent here, would stop the engine at its first request.
+        yield "VLLM_USE_FLASHINFER_SAMPLER", "0"
     if settings.engine_device == "cpu":
         yield from _cpu()
     for name in NETWORK:
         if value := getattr(settings, name.lower()):
             yield name, value
-    if settings.pd_role is Role.COMBINED:
-        return
+    if settings.pd_role is not Role.COMBINED:
+        yield from _connector(settings, address)
+
+
+def _connector(settings: EngineSettings, address: str) -> Iterator[tuple[str, str]]:
     if settings.kv_connector is Connector.P2P_NCCL:
         if settings.guard_model_runner:
             yield "VLLM_USE_V2_MODEL_RUNNER", "0"  # V2 makes decode ignore the KV and answer with garbage

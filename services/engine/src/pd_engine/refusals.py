@@ -16,8 +16,9 @@ LAST_WITH_P2P_NCCL = (0, 23)
 def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Iterator[str]:
     """Yield a sentence for every setting and variable that must not start; guards.py looks at the command that comes of them."""
     yield from _model(settings, host)
+    yield from _tls(settings)
     yield from _arguments(settings)
-    yield from _environment(environment)
+    yield from _environment(environment, settings)
     if settings.pd_role is Role.COMBINED:
         return
     yield from _address(settings, host)
@@ -40,6 +41,11 @@ def _model(settings: EngineSettings, host: Host) -> Iterator[str]:
         yield f"MODEL={settings.model} is a path, and nothing is there: mount the model directory, or give a Hugging Face name."
 
 
+def _tls(settings: EngineSettings) -> Iterator[str]:
+    if bool(settings.engine_tls_cert_file) != bool(settings.engine_tls_key_file):
+        yield "ENGINE_TLS_CERT_FILE and ENGINE_TLS_KEY_FILE belong together: one of them is not set."
+
+
 def _arguments(settings: EngineSettings) -> Iterator[str]:
     try:
         shlex.split(settings.engine_args)
@@ -47,9 +53,12 @@ def _arguments(settings: EngineSettings) -> Iterator[str]:
         yield f"ENGINE_ARGS={settings.engine_args!r} is not quoted as in a shell: {error}."
 
 
-def _environment(environment: Mapping[str, str]) -> Iterator[str]:
-    if environment.get("VLLM_API_KEY"):
-        yield "VLLM_API_KEY is a key that the proxy does not have: it would never admit this engine. Use the proxy's API_KEYS."
+def _environment(environment: Mapping[str, str], settings: EngineSettings) -> Iterator[str]:
+    if environment.get("VLLM_API_KEY", "") not in ("", settings.engine_api_key):
+        yield (
+            "VLLM_API_KEY is a key that the proxy does not have: it would never admit this engine. "
+            "Set ENGINE_API_KEY instead, the same for the proxy and every engine."
+        )
     if environment.get("VLLM_DP_SIZE", "1") not in ("", "1"):
         yield "VLLM_DP_SIZE: the proxy balances between engines; start several instances instead."
 

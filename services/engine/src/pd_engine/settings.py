@@ -62,6 +62,11 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     guard_model_runner: Annotated[
         bool, Meta(description="P2pNccl: keep away vLLM's V2 model runner; off only to see what the canary makes of it")
     ] = True
+    engine_api_key: Annotated[
+        str, Meta(description="key that the engine demands, the same as the proxy's; none unless set")
+    ] = ""
+    engine_tls_cert_file: Annotated[str, Meta(description="certificate with which the engine speaks HTTPS")] = ""
+    engine_tls_key_file: Annotated[str, Meta(description="its private key")] = ""
     engine_args: Annotated[str, Meta(description="further vllm serve arguments, quoted as in a shell")] = ""
 
     @property
@@ -92,6 +97,7 @@ class CheckSettings(Ports, frozen=True, kw_only=True):
     proxy_host: Annotated[str, Meta(description="host of the proxy")] = "127.0.0.1"
     proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
     http_proxy_port: Annotated[Port, Meta(description="HTTP port of the proxy")] = 10001
+    engine_tls_cert_file: Annotated[str, Meta(description="set if the engine speaks HTTPS")] = ""
     admin_key: Annotated[str, Meta(description="the proxy's ADMIN_KEY; without it an engine cannot be drained")] = ""
     drain_wait_s: Annotated[
         float, Meta(gt=0, le=3600, description="longest time that draining waits for running requests, s")

@@ -22,6 +22,7 @@ from pd_engine.gpus import listing, of_engine, visible_devices
 from pd_engine.plan import Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
 
+SECRET: Final = ("VLLM_API_KEY",)
 PACKAGES: Final = ("vllm", "torch", "nixl")
 
 
@@ -117,7 +118,8 @@ def start(*, print_only: bool) -> int:
         sys.stderr.write("".join(f"pd-engine: {line}\n" for line in str(error).splitlines()))
         return 2
     arguments = command(launch)
-    variables = " ".join(f"{key}={shlex.quote(value)}" for key, value in launch.environment.items())
+    shown = {name: "***" if name in SECRET else value for name, value in launch.environment.items()}
+    variables = " ".join(f"{name}={shlex.quote(value)}" for name, value in shown.items())
     sys.stderr.write(f"pd-engine: {variables} {shlex.join(arguments)}\n")
     if print_only:
         return 0

@@ -1,14 +1,73 @@
-"""Who may ask, and who may announce engines. Pure, but for the file of keys, which is read once."""
+"""Who may ask, and who may announce engines. Pure, but for the file of keys."""
 
+import codecs
 import hmac
 import ipaddress
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from time import monotonic
+from typing import Final
 
 from pd_contracts.ping import Ping
 from pd_proxy.engines.registry import PingRefusedError
 
+logger = logging.getLogger(__name__)
+
+LOOK_INTERVAL_S: Final = 1.0
+
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+
+
+class Keys:
+    """Clients' keys, from a file that is read again when it changes; whoever replaces a key need not start the proxy anew."""
+
+    def __init__(self, path: str, clock: Callable[[], float] = monotonic) -> None:
+        """Without a path there are none, and clients need none.
+
+        Raises:
+            OSError: if the file cannot be read, or holds no key although there should be some.
+        """
+        self._path = path
+        self._clock = clock
+        self._keys = read_keys(path)
+        self._version = _version(path)
+        self._looked = clock()
+
+    def __bool__(self) -> bool:
+        """Whether clients need one."""
+        return bool(self._path)
+
+    def allow(self, authorization: str) -> bool:
+        """Whether a header holds one of them as a bearer token."""
+        now = self._clock()
+        if now - self._looked >= LOOK_INTERVAL_S:
+            self._looked = now
+            self._read_again()
+        return allowed(authorization, self._keys)
+
+    def _read_again(self) -> None:
+        version = _version(self._path)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._keys = read_keys(self._path)
+        except OSError as error:
+            # Half-written, or gone: those who had a key keep it, and nobody else gets in.
+            logger.warning("the file of keys cannot be read again; the old keys stay", extra={"reason": str(error)})
+        else:
+            logger.info("the file of keys was read again", extra={"keys": len(self._keys)})
+
+
+def _version(path: str) -> tuple[int, ...]:
+    """Another value whenever the file is another one or was written; Kubernetes swaps a link on the way to it."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  the numbers, whatever the path is
+    except OSError:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def read_keys(path: str) -> tuple[bytes, ...]:
@@ -19,7 +78,7 @@ def read_keys(path: str) -> tuple[bytes, ...]:
     """
     if not path:
         return ()
-    lines = (line.strip() for line in Path(path).read_bytes().splitlines())
+    lines = (line.strip() for line in Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).splitlines())
     keys = tuple(line for line in lines if line and not line.startswith(b"#"))
     if not keys:
         msg = f"API_KEYS_FILE: {path} holds no key"
@@ -28,11 +87,12 @@ def read_keys(path: str) -> tuple[bytes, ...]:
 
 
 def allowed(authorization: str, keys: Sequence[bytes]) -> bool:
-    """Whether a bearer token is one of the keys; takes as long whichever it is, or none."""
+    """Whether a header holds one of the keys as a bearer token; takes as long whichever it is, or none."""
+    scheme, _, token = authorization.partition(" ")
     # The server reads headers as Latin-1, so this gives the bytes that were sent.
-    given = authorization.removeprefix("Bearer ").encode("latin-1", errors="replace")
+    given = token.strip(" \t").encode("latin-1", errors="replace")
     matches = [hmac.compare_digest(given, key) for key in keys]
-    return any(matches)
+    return any(matches) and scheme.lower() == "bearer"
 
 
 def check_networks(ping: Ping, networks: Networks) -> None:

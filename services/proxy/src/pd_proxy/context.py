@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from pd_proxy.access import Keys
 from pd_proxy.engines.pairing import Rules
 from pd_proxy.engines.registry import Instance
 from pd_proxy.engines.trust import Trust
@@ -50,7 +51,7 @@ class Context(ABC):
     shortage: Shortage
     upstream: Upstream
     turns: Iterator[int]
-    keys: tuple[bytes, ...]
+    keys: Keys
     started: float
     tasks: Tasks = field(default_factory=Tasks)
     stopping: bool = False

@@ -8,6 +8,17 @@ from typing import Any, Final, Self
 import msgspec
 
 RETRY_AFTER_S: Final = 3
+# Anthropic's types by status.
+MESSAGE_ERRORS: Final = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 
 
 class ProxyError(Exception):
@@ -33,6 +44,12 @@ class ProxyError(Exception):
     def body(self) -> bytes:
         """`{"error": {"message", "type", "param", "code"}}`."""
         return error_body(self.message, self.type, self.param, self.code)
+
+    def body_of_message(self) -> bytes:
+        """The same as Anthropic's API says it, and vLLM's `/v1/messages`: `{"type": "error", "error": {"type", "message"}}`."""
+        fallback = "api_error" if self.status >= 500 else "invalid_request_error"
+        error = {"type": MESSAGE_ERRORS.get(self.status, fallback), "message": self.message}
+        return msgspec.json.encode({"type": "error", "error": error})
 
 
 def error_body(message: str, type_: Any, param: Any, code: Any) -> bytes:
@@ -279,6 +296,22 @@ class RefusedError(UpstreamError):
             self.type = str(fields.get("type") or BadRequestError.type)
             self.param = fields.get("param")
             self.code = fields.get("code")
+
+
+class BusyError(RefusedError):
+    """The engine refuses for now, and says when to come back."""
+
+    def __init__(self, message: str, retry_after: str) -> None:
+        """Take the header, which goes to the client if no other engine serves the request."""
+        super().__init__(503, message)
+        self.status = 503
+        self.type, self.code = NoInstanceError.type, "overloaded"
+        self._retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The engine's own Retry-After."""
+        return {"Retry-After": self._retry_after}
 
 
 class RefusedInStreamError(RefusedError):

@@ -1,7 +1,8 @@
 """Every knob of the proxy with its default and unit; read once at start."""
 
 import ipaddress
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,6 +11,14 @@ from pd_contracts.names import Connector
 from pd_contracts.ports import Port
 from pd_proxy.engines.policy import Policy
 from pd_proxy.protocol.generation import IMAGE_MAX_TOKENS, MAX_BODY_ITEMS, MAX_PROMPTS, Limits
+
+# Credentials, ids, and what says how a message is written.
+OWN_HEADERS: Final = frozenset(
+    {"authorization", "x-api-key", "cookie", "x-request-id", "host", "connection", "content-type", "content-length",
+     "content-encoding", "transfer-encoding", "accept-encoding", "expect", "upgrade", "x-data-parallel-rank"}
+)  # fmt: skip
+# As browsers send them; `null` is what pages from a file have.
+_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -69,6 +78,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="failed health checks in a row that take a ready engine out")
     ] = 3
 
+    engine_api_key: Annotated[
+        str, Meta(description="key that engines demand, as their ENGINE_API_KEY; clients never see it")
+    ] = ""
+    engine_tls: Annotated[
+        Literal["off", "on", "any_name"],
+        Meta(
+            description="whether engines speak HTTPS; any_name: their certificates may be for another name or address"
+        ),
+    ] = "off"
+    engine_ca_file: Annotated[
+        str,
+        Meta(
+            description="authorities that sign engines' certificates, or a self-signed one itself; the system's unless set"
+        ),
+    ] = ""
     connect_timeout_s: Annotated[Seconds, Meta(description="time to connect to an engine, s")] = 5.0
     prefill_timeout_s: Annotated[
         Seconds, Meta(description="time a client waits for prefill, its queue included, before it gets 504, s")
@@ -143,6 +167,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     admin_key: Annotated[str, Meta(description="key for /admin, sent as a bearer token; empty: nobody may")] = ""
 
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="origins (https://chat.example) whose pages browsers let call the proxy; *: any; empty: no pages"
+        ),
+    ] = ()
+    passed_headers: Annotated[
+        tuple[str, ...],
+        Meta(description="headers of clients' requests that engines see; keys and ids never are among them"),
+    ] = ("traceparent", "tracestate", "x-session-id", "x-vllm-priority")
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest request body, bytes")] = 32 * 1024 * 1024
     max_prompts: Annotated[int, Meta(ge=1, description="prompts that one request may hold, more get 400")] = MAX_PROMPTS
     max_body_items: Annotated[
@@ -158,8 +192,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse networks that are none."""
+        """Refuse networks and origins that are none, and headers that are the proxy's own business."""
         self.networks()
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                msg = f"CORS_ORIGINS: {origin!r} is no origin, such as https://chat.example or http://localhost:3000"
+                raise ValueError(msg)
+        if own := OWN_HEADERS.intersection(self.passed_headers):
+            msg = f"PASSED_HEADERS: {min(own)} is the proxy's own business"
+            raise ValueError(msg)
+        if any(name != name.lower() or not name for name in self.passed_headers):
+            msg = f"PASSED_HEADERS={','.join(self.passed_headers)}: names are written in lower case"
+            raise ValueError(msg)
 
     def limits(self) -> Limits:
         """What a request body may hold."""

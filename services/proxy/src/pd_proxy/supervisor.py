@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Final
 
 from pd_contracts.names import Role
-from pd_proxy.access import read_keys
+from pd_proxy.access import Keys
 from pd_proxy.context import Context
 from pd_proxy.discovery.belief import Announcement
 from pd_proxy.engines.registry import Change, Instance, Registry, State
@@ -20,6 +20,7 @@ from pd_proxy.kv.debts import Debt, Debts
 from pd_proxy.metrics import Metrics
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
+from pd_proxy.upstream.access import access_of
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
 from pd_proxy.upstream.models import ask_models
@@ -141,7 +142,7 @@ def alone(settings: Settings) -> Supervisor:
     """The context of a process that does everything.
 
     Raises:
-        OSError: if the file of keys cannot be read.
+        OSError: if the file of keys, or of engines' authorities, cannot be read.
     """
     registry, trust, debts = registry_of(settings), Trust(needed=settings.canary), Debts()
     budget = Budget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token)
@@ -156,9 +157,9 @@ def alone(settings: Settings) -> Supervisor:
         budget=budget,
         metrics=metrics,
         shortage=shortage,
-        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage),
+        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage, access_of(settings)),
         turns=itertools.count(),
-        keys=read_keys(settings.api_keys_file),
+        keys=Keys(settings.api_keys_file),
         started=monotonic(),
     )
 

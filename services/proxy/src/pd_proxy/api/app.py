@@ -1,18 +1,20 @@
 """Wiring: the Quart application around one context."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from hypercorn.typing import ASGISendCallable
+from hypercorn.typing import ASGISendCallable, HTTPScope
 from quart import Blueprint, Quart, Request, Response, request
 from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 
 from pd_contracts import log
 from pd_contracts.timing import Stages
+from pd_proxy.api import cors
 from pd_proxy.api.admin import Admin
 from pd_proxy.api.delivery import Delivery
 from pd_proxy.api.handed_over import connection_broken
@@ -26,7 +28,7 @@ from pd_proxy.background.watchdog import Watchdog
 from pd_proxy.context import Context
 from pd_proxy.discovery.kubernetes import source_of
 from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError, SlowClientError
-from pd_proxy.request.serving import JSON, delivered, response_headers
+from pd_proxy.request.serving import JSON, delivered, error_of, response_headers
 from pd_proxy.request.trace import Trace, attached
 from pd_proxy.supervisor import Supervisor
 
@@ -50,6 +52,10 @@ class Connection(ASGIHTTPConnection):
     """
 
     app: Proxy
+
+    def __init__(self, app: Quart, scope: HTTPScope) -> None:
+        """Take a request; with a slash at its end a path means the same."""
+        super().__init__(app, {**scope, "path": scope["path"].rstrip("/") or "/"})
 
     async def handle_request(self, request: Request, send: ASGISendCallable) -> None:
         """Handle it, then clean up."""
@@ -121,6 +127,9 @@ def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
     app.before_request(refuse_two_lengths)
+    if origins := context.settings.cors_origins:
+        app.before_request(partial(answer_preflight, origins))
+        app.after_request(partial(tell_browser, origins))
     app.register_error_handler(ProxyError, on_proxy_error)
     app.register_error_handler(HTTPException, on_http_exception)
     return app
@@ -136,14 +145,28 @@ async def refuse_two_lengths() -> None:
         raise AmbiguousLengthError("a request has either a Content-Length or a Transfer-Encoding")
 
 
+async def answer_preflight(origins: Sequence[str]) -> Response | None:
+    """What a browser asks before it sends a page's request and the key in it."""
+    if request.method != "OPTIONS":
+        return None
+    told = cors.preflight(origins, {name.lower(): text for name, text in request.headers.items()})
+    return None if told is None else Response(b"", 204, headers=told)
+
+
+async def tell_browser(origins: Sequence[str], response: Response) -> Response:
+    """Let pages of these origins read the answer."""
+    response.headers.update(cors.headers(origins, request.headers.get("Origin", "")))
+    return response
+
+
 async def on_proxy_error(error: ProxyError) -> Response:
-    """The error as OpenAI's clients expect it."""
+    """The error as the endpoint's clients expect it."""
     trace = attached(request)
     headers = dict(error.headers)
     if trace is not None:
         trace.fail(error)
         headers |= response_headers(trace)
-    return Response(error.body(), error.status, content_type=JSON, headers=headers)
+    return Response(error_of(request.path, error), error.status, content_type=JSON, headers=headers)
 
 
 async def on_http_exception(error: HTTPException) -> Response:

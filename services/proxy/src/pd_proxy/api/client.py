@@ -9,6 +9,7 @@ from typing import Final, Protocol, cast
 from hypercorn.config import Config
 
 from pd_contracts.http_answers import MAX_HEAD_BYTES
+from pd_proxy.api import cors
 from pd_proxy.api.app import end, let_go
 from pd_proxy.api.farewell import Farewell
 from pd_proxy.api.unsent import Unsent
@@ -29,6 +30,7 @@ from pd_proxy.request.serving import (
     begin,
     check_authorization,
     delivered,
+    error_of,
     last_events,
     response_headers,
     stream_headers,
@@ -88,6 +90,7 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._head: RequestHead | None = None
+        self._asked: RequestHead | None = None  # what is being answered
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
         self._keep_alive = True
@@ -205,7 +208,7 @@ class Client(asyncio.Protocol):
         body = bytes(memoryview(self._buffer)[head.size : size])
         del self._buffer[:size]
         self._head = None
-        self._answering, self._keep_alive = False, head.keep_alive
+        self._answering, self._keep_alive, self._asked = False, head.keep_alive, head
         self._task = self._front.loop.create_task(self._serve(head, body))
         self._front.tasks.add(self._task)
         self._task.add_done_callback(self._served)
@@ -244,6 +247,7 @@ class Client(asyncio.Protocol):
     def _give_up(self, error: ProxyError | None) -> None:
         """Count a request whose body will not come, and say so, with `error`, to a client that is still there."""
         head, self._head = cast("RequestHead", self._head), None
+        self._asked = head
         trace = begin(self._front.context, head.path, head.header)
         trace.arrived = self._arrived
         if error is not None:
@@ -255,7 +259,7 @@ class Client(asyncio.Protocol):
         trace: Trace | None = None
 
         try:
-            check_authorization(context, head.header("authorization"))
+            check_authorization(context, head.path, head.header)
             trace = begin(context, head.path, head.header)
             trace.arrived = self._arrived
             found = await answer(context, trace, head.header, body)
@@ -336,7 +340,7 @@ class Client(asyncio.Protocol):
         if trace is not None:
             trace.fail(error)
             headers |= response_headers(trace)
-        body = error.body()
+        body = error_of(self._asked.path if self._asked is not None else "", error)
         headers["Content-Length"] = str(len(body))
         self._write(self._response(error.status, headers) + body)
 
@@ -346,6 +350,8 @@ class Client(asyncio.Protocol):
         headers["Date"] = self._front.date()
         if not self._keep_alive:
             headers["Connection"] = "close"
+        if origins := self._front.context.settings.cors_origins:
+            headers |= cors.headers(origins, self._asked.header("origin") if self._asked is not None else "")
         return write_head(f"HTTP/1.1 {status} {phrase}", headers)
 
     def _write(self, data: bytes) -> None:

@@ -1,22 +1,64 @@
-"""Requests that any engine, or all of them, can answer without making tokens."""
+"""Requests that make no tokens which prefill and decode could share: any engine, a combined one, or all of them answer."""
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
 from quart import Blueprint, Response, request
 
+from pd_contracts.names import Role
 from pd_proxy import __version__
 from pd_proxy.api.body import body_of
 from pd_proxy.api.routes import check_key
 from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance, State
-from pd_proxy.errors import NoInstanceError, RefusedError, ShuttingDownError, UnknownModelError, UpstreamError
-from pd_proxy.protocol import rewrite
+from pd_proxy.errors import (
+    NoInstanceError,
+    NotDisaggregableError,
+    RefusedError,
+    ShuttingDownError,
+    UnknownModelError,
+    UpstreamError,
+)
+from pd_proxy.protocol.scrub import scrub
+from pd_proxy.request.serving import JSON
 
-PATHS: Final = ("/tokenize", "/detokenize")
+# Any engine knows the tokenizer.
+PATHS: Final = (
+    "/tokenize",
+    "/detokenize",
+    "/v1/messages/count_tokens",
+    "/v1/completions/render",
+    "/v1/completions/derender",
+    "/v1/chat/completions/render",
+    "/v1/chat/completions/derender",
+    "/v1/responses/render",
+    "/v1/messages/render",
+    "/cohere/v2/chat/render",
+)
+# Prefill and decode cannot share these: they need one engine, with a model for it.
+COMBINED_PATHS: Final = (
+    "/v1/embeddings",
+    "/v2/embed",
+    "/pooling",
+    "/classify",
+    "/score",
+    "/v1/score",
+    "/rerank",
+    "/v1/rerank",
+    "/v2/rerank",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/generative_scoring",
+    "/v1/decisions",
+    "/v1/systemone",
+    "/cohere/v2/chat",
+)
 TIMEOUT_S: Final = 30.0
+# A multipart form names the model in a part of its own, whose head ends with an empty line.
+_FORM_MODEL: Final = re.compile(rb'name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,500})\r\n')
 
 
 class _Body(msgspec.Struct):
@@ -40,6 +82,10 @@ class Passthrough:
         blueprint = Blueprint("passthrough", __name__)
         for path in PATHS:
             blueprint.add_url_rule(path, path[1:], self.any_engine, methods=["POST"], provide_automatic_options=False)
+        for path in COMBINED_PATHS:
+            blueprint.add_url_rule(
+                path, path[1:], self.combined_engine, methods=["POST"], provide_automatic_options=False
+            )
         blueprint.add_url_rule("/version", "version", self.version, methods=["GET"])
         return blueprint
 
@@ -86,6 +132,34 @@ class Passthrough:
                 return Response(answer, content_type="application/json")
         raise failure or NoInstanceError("no engine is ready")
 
+    async def combined_engine(self) -> Response:
+        """The answer of a ready combined engine that serves the model, whatever it is, as it comes."""
+        context = self._context
+        check_key(context)
+        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        if context.stopping:
+            raise ShuttingDownError("the proxy is shutting down")
+        kind = request.headers.get("Content-Type", JSON)
+        engine = _combined(context, _model_of_form(body) if kind.startswith("multipart/") else _model(body))
+        flight = context.flights.open(engine, whole=True)
+        try:
+            answer = await context.upstream.forward(engine, request.path, body, kind, context.settings.give_up_s)
+        except BaseException as error:
+            flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500)
+            raise
+
+        async def pieces() -> AsyncIterator[bytes]:
+            try:
+                async for piece in answer.pieces():
+                    yield piece
+            finally:
+                await answer.close()
+                flight.land()
+
+        response = Response(pieces(), answer.status, content_type=answer.content_type)
+        response.timeout = None
+        return response
+
 
 async def everywhere(context: Context, path: str) -> dict[str, str]:
     """POST to every ready engine; by its name "ok", or the sentence that says what went wrong."""
@@ -94,7 +168,7 @@ async def everywhere(context: Context, path: str) -> dict[str, str]:
         try:
             await context.upstream.call(engine, path, b"", TIMEOUT_S)
         except UpstreamError as error:
-            return rewrite.scrub(error.message, (engine.http_address, engine.zmq_address))
+            return scrub(error.message, (engine.http_address, engine.zmq_address))
         return "ok"
 
     engines = [i for i in context.registry.view() if i.state is State.READY]
@@ -107,6 +181,27 @@ def _model(body: bytes) -> str | None:
         return msgspec.json.decode(body, type=_Body).model
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None  # the engine will say what is wrong with it
+
+
+def _model_of_form(body: bytes) -> str | None:
+    found = _FORM_MODEL.search(body)
+    return found[1].decode(errors="replace") if found is not None else None
+
+
+def _combined(context: Context, model: str | None) -> Instance:
+    """The least loaded of those that can.
+
+    Raises:
+        NotDisaggregableError: if there is no combined engine at all.
+        NoInstanceError: if none is ready.
+    """
+    combined = [i for i in context.registry.view() if i.role is Role.COMBINED and i.state is not State.LOST]
+    if not combined:
+        raise NotDisaggregableError(f"{request.path} needs a combined engine, and this deployment has none")
+    able = [i for i in _able(context, model) if i.role is Role.COMBINED]
+    if not able:
+        raise NoInstanceError("no combined engine is ready that serves the model")
+    return min(able, key=context.flights.load)
 
 
 def _able(context: Context, model: str | None) -> Sequence[Instance]:

@@ -15,8 +15,8 @@ from pd_proxy.background.canary import pairs
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair, is_ready
 from pd_proxy.engines.registry import Instance, State
-from pd_proxy.errors import NoInstanceError, NoSuchResponseError, ProxyError
-from pd_proxy.protocol.generation import Endpoint
+from pd_proxy.errors import NoInstanceError, NoSuchResponseError, ProxyError, UnknownModelError
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.serving import (
     EVENTS,
     JSON,
@@ -99,30 +99,48 @@ class Showing:
         for path, handler in {
             "/v1/models": self.models,
             "/health": self.health,
+            "/ping": self.health,
+            "/load": self.load,
             "/ready": self.ready,
             "/stats": self.stats,
             "/metrics": self.metrics,
             "/deployment": self.deployment,
         }.items():
-            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), handler, methods=["GET"])
+            blueprint.add_url_rule(path, path.strip("/"), handler, methods=["GET"])
+        blueprint.add_url_rule("/v1/models/<path:model>", "model", self.model, methods=["GET"])
         return blueprint
 
     async def models(self) -> Response:
         """Every model of every ready engine, as the engines describe them."""
         check_key(self._context)
+        return _json({"object": "list", "data": list(self._models().values())})
+
+    async def model(self, model: str) -> Response:
+        """One of them."""
+        check_key(self._context)
+        found = self._models().get(model)
+        if found is None:
+            raise UnknownModelError(f"The model `{model[:200]}` does not exist.")
+        return _json(found)
+
+    def _models(self) -> dict[str, object]:
         found: dict[str, object] = {}
         for instance in self._context.registry.view():
             if instance.state is State.READY:
                 found |= {model["id"]: model for model in self._context.registry.models(instance)}
         if not found:
             raise NoInstanceError("no engine is ready")
-        return _json({"object": "list", "data": list(found.values())})
+        return found
 
     async def health(self) -> Response:
         """200 while the proxy and its own loops run."""
         alive = self._context.alive
         status = "ok" if alive else "a background loop has died"
         return _json({"status": status, "service": SERVICE}, 200 if alive else 500)
+
+    async def load(self) -> Response:
+        """As an engine with --enable-server-load-tracking: requests in flight."""
+        return _json({"server_load": self._context.metrics.at_once()})
 
     async def ready(self) -> Response:
         """200 while a request could be served."""
@@ -202,7 +220,7 @@ def header(name: str) -> str:
 
 def check_key(context: Context) -> None:
     """As `check_authorization`, for the request that is served."""
-    check_authorization(context, header("Authorization"))
+    check_authorization(context, request.path, header)
 
 
 def _json(value: object, status: int = 200) -> Response:

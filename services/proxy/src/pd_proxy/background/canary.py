@@ -19,7 +19,8 @@ from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import State
 from pd_proxy.errors import BrokenReplyError, ProxyError
 from pd_proxy.kv.transfer import plan
-from pd_proxy.protocol.generation import Endpoint, Fields
+from pd_proxy.protocol.body import Fields
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.exchange import Exchange
 from pd_proxy.supervisor import Supervisor
 

@@ -17,7 +17,8 @@ from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import PrefillTimeoutError, ProxyError
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import Plan, again, plan, stand_in
-from pd_proxy.protocol.generation import Endpoint, encoded
+from pd_proxy.protocol.body import encoded
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.exchange import Exchange
 from pd_proxy.supervisor import Supervisor
 

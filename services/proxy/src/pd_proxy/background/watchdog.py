@@ -19,7 +19,8 @@ from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import ProxyError
 from pd_proxy.kv.transfer import plain, plan, stand_in
-from pd_proxy.protocol.generation import Endpoint, Fields, encoded
+from pd_proxy.protocol.body import Fields, encoded
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.ask import ask
 from pd_proxy.request.exchange import Exchange
 from pd_proxy.supervisor import Supervisor

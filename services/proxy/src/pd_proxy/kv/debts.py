@@ -9,7 +9,7 @@ lies there, wakes whoever waits for it, and one token of decode then uses it up.
 from dataclasses import dataclass
 from typing import Final
 
-from pd_proxy.protocol.generation import Fields
+from pd_proxy.protocol.body import Fields
 
 # Debts are small, but an engine that stands still for a day must not fill the memory either.
 CAPACITY: Final = 4096

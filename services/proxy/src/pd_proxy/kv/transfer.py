@@ -22,15 +22,16 @@ from pd_contracts.names import REQUEST_ID_HEADER, Connector
 from pd_proxy.engines.pairing import Pair
 from pd_proxy.errors import BrokenReplyError
 from pd_proxy.kv.debts import Debt
-from pd_proxy.protocol.generation import PROMPT, Endpoint, Fields, count, encode, encoded
-
-# What of a client's request headers an engine may see. Credentials are the proxy's business, ids are ours to choose.
-PASSED_HEADERS: Final = ("traceparent", "tracestate")
+from pd_proxy.protocol.body import SAMPLING, Fields, encode, encoded
+from pd_proxy.protocol.endpoints import PROMPT, Endpoint
+from pd_proxy.protocol.generation import count
 
 # Long enough for at least one block of KV (16 tokens) to be handed over.
 SHORT_PROMPT: Final = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 )
+# As many tokens; ids that every vocabulary has.
+SHORT_TOKENS: Final = list(range(100, 117))
 
 NIXL_PREFILL_PARAMS: Final = Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
@@ -132,22 +133,55 @@ def one_token(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
     stayed above 1 would let prefill go on decoding, which crashes P2pNcclConnector.
     """
     short = {name: value for name, value in fields.items() if name not in ("min_tokens", "stream_options")}
+    short["stream"] = Raw(b"false")
+    if endpoint is Endpoint.GENERATE:
+        sampling = {name: value for name, value in _sampling(fields).items() if name != "min_tokens"}
+        short[SAMPLING] = encoded({**sampling, "max_tokens": 1})
+        return short
     short["max_output_tokens" if endpoint is Endpoint.RESPONSES else "max_tokens"] = Raw(b"1")
     if "max_completion_tokens" in short:
         short["max_completion_tokens"] = Raw(b"1")
-    short["stream"] = Raw(b"false")
+    if endpoint is Endpoint.MESSAGES and _budgeted(short.get("thinking")):
+        # vLLM compares the budget with `max_tokens`. It bounds what is written and changes nothing of what is read.
+        del short["thinking"]
     return short
+
+
+class _Thinking(msgspec.Struct):
+    type: str = ""
+
+
+def _budgeted(thinking: Raw | None) -> bool:
+    try:
+        return thinking is not None and msgspec.json.decode(thinking, type=_Thinking).type == "enabled"
+    except msgspec.MsgspecError:
+        return False  # the engine will say what is wrong with it
 
 
 def stand_in(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
     """A body that makes as many sequences under the same ids, each of a short prompt and for one token."""
-    body = one_token(endpoint, {name: fields[name] for name in ("model", "n", "store") if name in fields})
-    prompt: object = SHORT_PROMPT
-    if endpoint is Endpoint.CHAT:
-        prompt = [{"role": "user", "content": SHORT_PROMPT}]
-    elif endpoint is Endpoint.COMPLETIONS and "prompt" in fields and (prompts := count(fields["prompt"])) > 1:
-        prompt = [SHORT_PROMPT] * prompts
-    return body | {PROMPT[endpoint]: encoded(prompt)}
+    kept = {name: fields[name] for name in ("model", "n", "store") if name in fields}
+    if endpoint is Endpoint.GENERATE:
+        kept[SAMPLING] = encoded({name: value for name, value in _sampling(fields).items() if name == "n"})
+    return one_token(endpoint, kept) | {PROMPT[endpoint]: encoded(_short_prompt(endpoint, fields))}
+
+
+def _sampling(fields: Fields) -> dict[str, Raw]:
+    return msgspec.json.decode(fields[SAMPLING], type=dict[str, Raw]) if SAMPLING in fields else {}
+
+
+def _short_prompt(endpoint: Endpoint, fields: Fields) -> object:
+    message = {"role": "user", "content": SHORT_PROMPT}
+    match endpoint:
+        case Endpoint.CHAT | Endpoint.MESSAGES:
+            return [message]
+        case Endpoint.BATCH:
+            return [[message]] * len(msgspec.json.decode(fields["messages"], type=list[Raw]))
+        case Endpoint.GENERATE:
+            return SHORT_TOKENS
+        case Endpoint.COMPLETIONS if "prompt" in fields and (prompts := count(fields["prompt"])) > 1:
+            return [SHORT_PROMPT] * prompts
+    return SHORT_PROMPT
 
 
 def again(debt: Debt) -> Plan:

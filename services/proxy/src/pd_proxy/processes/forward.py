@@ -10,7 +10,19 @@ from pd_proxy.errors import HttpError, ShuttingDownError
 from pd_proxy.processes.channel import Answered, Forwarded
 from pd_proxy.processes.worker_context import Tell
 
-PATHS: Final = ("/v1/models", "/health", "/ready", "/stats", "/metrics", "/admitted", "/deployment")
+PATHS: Final = (
+    "/v1/models",
+    "/v1/models/<path:rest>",
+    "/health",
+    "/ping",
+    "/load",
+    "/ready",
+    "/stats",
+    "/metrics",
+    "/admitted",
+    "/deployment",
+    "/admin/<path:rest>",
+)
 # Of the headers of a request and an answer, what these routes look at or say.
 _ASKED: Final = ("Authorization",)
 _SAID: Final = ("Content-Type", "Retry-After", "Allow")
@@ -34,8 +46,8 @@ class Forward:
         """All routes; the parent says which methods they have."""
         blueprint = Blueprint("forward", __name__)
         methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-        for path in (*PATHS, "/admin/<path:rest>"):
-            blueprint.add_url_rule(path, path.strip("/").replace("/", "_"), self.forward, methods=methods)
+        for path in PATHS:
+            blueprint.add_url_rule(path, path.strip("/"), self.forward, methods=methods)
         return blueprint
 
     async def forward(self, rest: str = "") -> Response:  # noqa: ARG002  the whole path goes on

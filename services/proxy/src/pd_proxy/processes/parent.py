@@ -8,7 +8,7 @@ from time import monotonic
 import msgspec
 from prometheus_client.metrics_core import Metric
 
-from pd_proxy.access import read_keys
+from pd_proxy.access import Keys
 from pd_proxy.engines.registry import Instance
 from pd_proxy.engines.trust import Trust
 from pd_proxy.kv.debts import Debts
@@ -21,6 +21,7 @@ from pd_proxy.processes.worker_reports import WorkerReports
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
 from pd_proxy.supervisor import Supervisor, registry_of
+from pd_proxy.upstream.access import access_of
 from pd_proxy.upstream.flights import Verdict, verdict
 from pd_proxy.upstream.http import Upstream
 
@@ -105,7 +106,7 @@ def parent(settings: Settings, shared: SharedCounters, workers: Sequence[WorkerP
     """The context of the parent of these workers.
 
     Raises:
-        OSError: if the file of keys cannot be read.
+        OSError: if the file of keys, or of engines' authorities, cannot be read.
     """
     registry, trust, debts = registry_of(settings), Trust(needed=settings.canary), Debts()
     counters, reports = ProcessCounters(shared, 0), WorkerReports()
@@ -122,9 +123,9 @@ def parent(settings: Settings, shared: SharedCounters, workers: Sequence[WorkerP
         budget=budget,
         metrics=metrics,
         shortage=shortage,
-        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage),
+        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage, access_of(settings)),
         turns=itertools.count(),
-        keys=read_keys(settings.api_keys_file),
+        keys=Keys(settings.api_keys_file),
         started=monotonic(),
         heard=briefing.heard,
         shared=shared,

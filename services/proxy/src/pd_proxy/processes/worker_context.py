@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pd_contracts.names import Role
-from pd_proxy.access import read_keys
+from pd_proxy.access import Keys
 from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.engines.trust import Trust
@@ -16,6 +16,7 @@ from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, Share
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
 from pd_proxy.supervisor import LOOK_TIMEOUT_S
+from pd_proxy.upstream.access import access_of
 from pd_proxy.upstream.flights import earliest
 from pd_proxy.upstream.http import Upstream
 
@@ -127,7 +128,7 @@ def worker_context(settings: Settings, counters: ProcessCounters, tell: Tell, st
     """The context of a worker of a proxy that has served since `started`.
 
     Raises:
-        OSError: if the file of keys cannot be read.
+        OSError: if the file of keys, or of engines' authorities, cannot be read.
     """
     metrics = SharedMetrics(counters)
     shortage = Shortage(metrics.connection_refused)
@@ -139,9 +140,9 @@ def worker_context(settings: Settings, counters: ProcessCounters, tell: Tell, st
         budget=SharedBudget(settings.kv_in_flight_bytes, settings.kv_bytes_per_token, counters),
         metrics=metrics,
         shortage=shortage,
-        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage),
+        upstream=Upstream(settings.connect_timeout_s, settings.max_answer_bytes, shortage, access_of(settings)),
         turns=Turns(counters),
-        keys=read_keys(settings.api_keys_file),
+        keys=Keys(settings.api_keys_file),
         started=started,
         counters=counters,
         tell=tell,

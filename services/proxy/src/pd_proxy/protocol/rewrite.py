@@ -1,12 +1,13 @@
 """What is changed in an engine's answer on its way to a client, and nothing else is. Pure.
 
-Three things: the part of the engine's request id that holds addresses, `kv_transfer_params`, and addresses in error
-messages. What the model says stays as it is, byte for byte. Streams are not parsed: an id is cut out by `bytes.replace`
-within whole events, and only an event that names `kv_transfer_params` or an error is looked into.
+Four things: the part of the engine's request id that holds addresses, `kv_transfer_params`, addresses in error messages, and how
+much of the prompt a cache had (`usage`). What the model says stays as it is, byte for byte. Streams are not parsed: an id is cut out by `bytes.replace`
+within whole events, and only an event that names one of the others is looked into.
 """
 
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,9 @@ from msgspec import Raw
 
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, ProxyError, RefusedInStreamError
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.scrub import scrub_json
+from pd_proxy.protocol.usage import CACHED_KEYS, Cached, corrected
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
@@ -23,31 +27,39 @@ DONE: Final = b"[DONE]"
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
 # What an answer in one piece holds if a model said anything, by endpoint.
-RESULT: Final = {"/v1/completions": "choices", "/v1/chat/completions": "choices", "/v1/responses": "output"}
+RESULT: Final = {
+    Endpoint.COMPLETIONS: "choices",
+    Endpoint.CHAT: "choices",
+    Endpoint.BATCH: "choices",
+    Endpoint.GENERATE: "choices",
+    Endpoint.RESPONSES: "output",
+    Endpoint.MESSAGES: "content",
+}
 # How an event with a JSON object in it begins, as all that say something do; comments and empty events only keep a connection alive.
 EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
 _EVENT: Final = re.compile(rb"(?:\A|\n)data: ?\{")
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
 BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
-_P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
-_IP_ADDRESS: Final = re.compile(r"\[?\b(?:\d{1,3}\.){3}\d{1,3}\b\]?(?::\d{1,5})?")
-
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
-def scrub(text: str, addresses: Collection[str] = ()) -> str:
-    """Take request ids with addresses, numeric addresses and the given `host:port` addresses out of a message."""
-    text = _P2P_ID.sub("[request]", text)
-    for address in addresses:
-        text = text.replace(address, "[engine]")
-    for host in {address.rpartition(":")[0] for address in addresses}:
-        if "." in host:
-            text = re.sub(rf"\[?{re.escape(host)}\]?(?::\d{{1,5}})?", "[engine]", text)
-    return _IP_ADDRESS.sub("[address]", text)
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What is to be changed in the answer to one request.
+
+    Attributes:
+        endpoint: the path at the engine.
+        secret: cut out wherever it stands.
+        cached: what prefill said of its cache; None if the engine that answers has read the prompt itself.
+    """
+
+    endpoint: Endpoint
+    secret: bytes = b""
+    cached: Cached | None = None
 
 
-def checked(endpoint: str, body: bytes, name: str, addresses: Collection[str] = ()) -> dict[str, Raw]:
+def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[str] = ()) -> dict[str, Raw]:
     """The fields of a 200 in one piece, if it is an answer at all; `name` and `addresses` are the engine's.
 
     Raises:
@@ -59,19 +71,21 @@ def checked(endpoint: str, body: bytes, name: str, addresses: Collection[str] = 
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         what = "is empty" if not body.strip() else "is not valid JSON"
         raise BrokenReplyError(f"{name}'s answer {what}") from None
-    result = RESULT.get(endpoint)
-    if result is not None and result not in fields:
-        raise_error(scrub(body.decode(errors="replace"), addresses).encode())
-        raise BrokenReplyError(f"{name} answered 200 without `{result}`")
+    if RESULT[endpoint] not in fields:
+        if ERROR_KEY in body:
+            raise_error(bytes(scrub_json(Raw(body), addresses)))
+        raise BrokenReplyError(f"{name} answered 200 without `{RESULT[endpoint]}`")
     return fields
 
 
-def reply(endpoint: str, body: bytes, secret: bytes, name: str, addresses: Collection[str] = ()) -> bytes:
+def reply(body: bytes, cleaning: Cleaning, name: str, addresses: Collection[str] = ()) -> bytes:
     """An answer in one piece, as the client may see it; raises as `checked`."""
-    fields = checked(endpoint, body, name, addresses)
-    if without_params(fields):
-        body = msgspec.json.encode(fields)
-    return body.replace(secret, b"") if secret else body
+    fields = checked(cleaning.endpoint, body, name, addresses)
+    changed = without_params(fields)
+    correct = corrected(cleaning.endpoint, fields, cleaning.cached) if cleaning.cached is not None else None
+    if changed or correct is not None:
+        body = msgspec.json.encode(correct or fields)
+    return body.replace(cleaning.secret, b"") if cleaning.secret else body
 
 
 def error_fields(body: bytes) -> dict[str, Any]:
@@ -110,8 +124,17 @@ class StreamRewriter:
     by_chunks = True
     end = DONE_EVENT
 
-    def __init__(self, secret: bytes, addresses: Iterable[str] = ()) -> None:
-        """`secret` is cut out of every event, `addresses` out of error messages."""
+    def __init__(
+        self,
+        secret: bytes,
+        addresses: Iterable[str] = (),
+        *,
+        endpoint: Endpoint = Endpoint.COMPLETIONS,
+        cached: Cached | None = None,
+    ) -> None:
+        """`addresses` are cut out of error messages; the rest as in `Cleaning`."""
+        self.cached = cached
+        self._endpoint = endpoint
         self.done = False
         self.failed = False
         self.secret = secret
@@ -158,7 +181,7 @@ class StreamRewriter:
             data = self._hold_back(data)
         if self.secret:
             data = data.replace(self.secret, b"")
-        if KV_KEY in data or ERROR_KEY in data:
+        if KV_KEY in data or ERROR_KEY in data or self._says_cached(data):
             data = self._look_into(data)
         if DONE in data:
             data = self._hold_back_done(data)
@@ -186,8 +209,11 @@ class StreamRewriter:
         blocks = BLOCK_END.split(data)
         return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
 
+    def _says_cached(self, data: bytes) -> bool:
+        return self.cached is not None and any(key in data for key in CACHED_KEYS)
+
     def _clean(self, block: bytes) -> bytes:
-        if KV_KEY not in block and ERROR_KEY not in block:
+        if KV_KEY not in block and ERROR_KEY not in block and not self._says_cached(block):
             return block
         head, mark, payload = block.partition(b"data:")
         if not mark:
@@ -195,6 +221,8 @@ class StreamRewriter:
         try:
             fields = object_decoder.decode(payload)
             without_params(fields)
+            if self.cached is not None:
+                fields = corrected(self._endpoint, fields, self.cached) or fields
             if "error" in fields:
                 self.failed = True
                 fields["error"] = self.scrubbed(fields["error"])
@@ -204,8 +232,7 @@ class StreamRewriter:
 
     def scrubbed(self, error: Raw) -> Raw:
         """JSON of an error, without addresses."""
-        # Nothing that takes an address's place needs escaping in JSON.
-        return Raw(scrub(bytes(error).decode(), self._addresses).encode())
+        return scrub_json(error, self._addresses)
 
 
 def raise_first_error(first: bytes) -> None:

@@ -1,6 +1,6 @@
-"""Streams of `/v1/responses`, whose events have types and which end with one that holds the whole response. Pure.
+"""Streams of `/v1/responses` and `/v1/messages`, whose events have types and end with one of a type of its own. Pure.
 
-vLLM says `response.created` and `response.in_progress` before its engine has heard of the request. They are held back until
+Of a response vLLM says `response.created` and `response.in_progress` before its engine has heard of the request. They are held back until
 something follows, so that here too the first bytes mean that decode has the request: until then it is tried again elsewhere, or
 refused with a status, and only from then on aborted at once. The event that ends a stream is held back as `[DONE]` is elsewhere.
 """
@@ -15,20 +15,19 @@ from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, FailedResponseError, ProxyError
 from pd_proxy.protocol.rewrite import BLOCK_END, ERROR_KEY, StreamRewriter, error_fields, object_decoder, without_params
 
-OPENING: Final = frozenset({"response.created", "response.queued", "response.in_progress"})
-FAILED: Final = frozenset({"response.failed", "error"})
-LAST: Final = frozenset({"response.completed", "response.incomplete"}) | FAILED
-
-# Only events that open or end a stream hold a response; inside a text the quotes are escaped.
-_RESPONSE_KEY: Final = b'"response":'
 _SEQUENCE_NUMBER: Final = re.compile(rb'"sequence_number": ?(\d+)')
 
 
 class TypedRewriter(StreamRewriter):
-    """As its base; what ends the stream is an event of one of the types in LAST, and nothing else."""
+    """As its base, for a response; what ends the stream is an event of one of the types in `last`, and nothing else."""
 
     by_chunks = False
     end = b""
+    opening = frozenset({"response.created", "response.queued", "response.in_progress"})
+    failures = frozenset({"response.failed", "error"})
+    last = frozenset({"response.completed", "response.incomplete"}) | failures
+    # What an event holds that may end the stream; inside a text the quotes are escaped.
+    mark = b'"response":'
 
     _begun = False
     _opening = b""
@@ -43,7 +42,7 @@ class TypedRewriter(StreamRewriter):
         data = super().feed(data)
         if self.end:
             return b""
-        if data and (not self._begun or _RESPONSE_KEY in data or ERROR_KEY in data):
+        if data and (not self._begun or self.mark in data or ERROR_KEY in data):
             blocks = [block + b"\n\n" for block in BLOCK_END.split(data) if block]
             data = b"".join(map(self._event, blocks))
         self._newest = data or self._newest
@@ -75,11 +74,11 @@ class TypedRewriter(StreamRewriter):
         if self.end:
             return b""
         kind, block = self._cleaned(block)
-        if kind in LAST:
+        if kind in self.last:
             self.done, self.rest, self.end = True, bytearray(), block
-            self.failed = kind in FAILED
+            self.failed = kind in self.failures
             block = b""
-        elif not self._begun and (not kind or kind in OPENING):
+        elif not self._begun and (not kind or kind in self.opening):
             self._opening += block
             return b""
         if self.failed and not self._begun:
@@ -116,3 +115,16 @@ class TypedRewriter(StreamRewriter):
         if changed:
             fields["response"] = Raw(msgspec.json.encode(response))
         return changed
+
+
+class MessageRewriter(TypedRewriter):
+    """As its base, for a message of Anthropic's API."""
+
+    opening = frozenset()
+    failures = frozenset({"error"})
+    last = frozenset({"message_stop", "error"})
+    mark = b'"message_stop"'
+
+    def error_event(self, error: ProxyError) -> bytes:
+        """Anthropic's `error` event."""
+        return sse.encode_event(error.body_of_message(), "error")

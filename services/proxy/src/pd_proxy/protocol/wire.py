@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pd_proxy.protocol.endpoints import Endpoint
+
 CHUNK: Final = b"%x\r\n%b\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
-_TARGET: Final = re.compile(rb"POST (/v1/(?:(?:chat/)?completions|responses)) HTTP/1\.1\r\n")
+_TARGET: Final = re.compile(rb"POST (" + "|".join(map(re.escape, Endpoint)).encode() + rb")/? HTTP/1\.1\r\n")
 _BARE_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)*\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,12}")

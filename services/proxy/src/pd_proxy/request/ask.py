@@ -7,6 +7,7 @@ from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import UnreachableError
 from pd_proxy.kv.transfer import Leg
+from pd_proxy.protocol.rewrite import Cleaning
 from pd_proxy.upstream.answers import Stream, fetch, open_stream
 
 
@@ -21,15 +22,15 @@ async def ask(context: Context, engine: Instance, path: str, leg: Leg, *, whole:
         return await fetch(context.upstream, flight, path, leg)
 
 
-async def ask_for_stream(context: Context, engine: Instance, path: str, leg: Leg, secret: bytes) -> Stream:
-    """Send an engine one request and wait for the first events of its answer; `secret` is cut out of all of them.
+async def ask_for_stream(context: Context, engine: Instance, leg: Leg, cleaning: Cleaning) -> Stream:
+    """Send an engine one request and wait for the first events of its answer.
 
     Raises:
         UpstreamError: if no event comes, or the first one is an error.
     """
     flight = context.flights.open(engine)
     with _unreachable_noted(context, engine):
-        return await open_stream(context.upstream, flight, path, leg, secret)
+        return await open_stream(context.upstream, flight, leg, cleaning)
 
 
 @contextmanager

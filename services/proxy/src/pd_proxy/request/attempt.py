@@ -17,6 +17,8 @@ from pd_proxy.kv.budget import Claim
 from pd_proxy.kv.transfer import HandOver, Leg, plain, plan
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.generation import Generation
+from pd_proxy.protocol.rewrite import Cleaning
+from pd_proxy.protocol.usage import said
 from pd_proxy.request.ask import ask, ask_for_stream
 from pd_proxy.request.exchange import Exchange
 from pd_proxy.request.trace import Trace
@@ -50,7 +52,7 @@ class Attempt:
     async def _by_one(self, engine: Instance) -> Answer:
         self._trace.uuid, leg = plain(self._generation.endpoint, self._generation.fields, self._headers)
         self._trace.decode = engine.name
-        return await self._open(engine, leg, b"")
+        return await self._open(engine, leg, Cleaning(self._generation.endpoint))
 
     async def _by_pair(self, pair: Pair) -> Answer:
         context, trace, generation = self._context, self._trace, self._generation
@@ -74,14 +76,15 @@ class Attempt:
             engine = exchange.receiver()
             if engine.state is State.SUSPECT:
                 raise NotAskedError(f"{engine.name} stands still")  # which one more request would not mend
-            return await self._open(engine, handover.decode(), exchange.plan.secret)
+            endpoint = self._generation.endpoint
+            cleaning = Cleaning(endpoint, exchange.plan.secret, said(endpoint, exchange.prefilled))
+            return await self._open(engine, handover.decode(), cleaning)
 
-    async def _open(self, engine: Instance, leg: Leg, secret: bytes) -> Answer:
-        context, path = self._context, self._generation.endpoint
+    async def _open(self, engine: Instance, leg: Leg, cleaning: Cleaning) -> Answer:
         if self._generation.stream:
-            return await ask_for_stream(context, engine, path, leg, secret)
-        body = await ask(context, engine, path, leg, whole=True)
-        return Whole(rewrite.reply(path, body, secret, engine.name, (engine.http_address, engine.zmq_address)))
+            return await ask_for_stream(self._context, engine, leg, cleaning)
+        body = await ask(self._context, engine, cleaning.endpoint, leg, whole=True)
+        return Whole(rewrite.reply(body, cleaning, engine.name, (engine.http_address, engine.zmq_address)))
 
 
 async def _let_go(opening: "asyncio.Task[Answer]", grace_s: float) -> None:

@@ -7,11 +7,10 @@ from typing import Final
 
 from pd_contracts import sse, timing
 from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER
-from pd_proxy.access import allowed
 from pd_proxy.context import Context
-from pd_proxy.errors import ShuttingDownError, TooManyRequestsError, UnauthorizedError
-from pd_proxy.kv.transfer import PASSED_HEADERS
-from pd_proxy.protocol.generation import Endpoint, Generation, parse
+from pd_proxy.errors import ProxyError, ShuttingDownError, TooManyRequestsError, UnauthorizedError
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.generation import Generation, parse
 from pd_proxy.request.retry import serve
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer, Stream
@@ -29,14 +28,29 @@ _CLIENT_ID: Final = REQUEST_ID_HEADER.lower()
 _TIMING: Final = TIMING_HEADER.lower()
 
 
-def check_authorization(context: Context, authorization: str) -> None:
-    """Let only clients with a key through, if there are keys.
+def check_authorization(context: Context, path: str, header: Header) -> None:
+    """Let only clients with a key through, if there are keys. Anthropic's clients send theirs in a header of its own.
 
     Raises:
         UnauthorizedError: for the others.
     """
-    if context.keys and not allowed(authorization, context.keys):
+    if not context.keys:
+        return
+    given = header("authorization")
+    if not given and is_anthropic(path) and (key := header("x-api-key")):
+        given = f"Bearer {key}"
+    if not context.keys.allow(given):
         raise UnauthorizedError("this needs an API key as a bearer token")
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether clients of this path speak Anthropic's API."""
+    return path.startswith(Endpoint.MESSAGES)
+
+
+def error_of(path: str, error: ProxyError) -> bytes:
+    """The body of an error as the clients of this path expect it: OpenAI's, or Anthropic's."""
+    return error.body_of_message() if is_anthropic(path) else error.body()
 
 
 def begin(context: Context, path: str, header: Header) -> Trace:
@@ -58,7 +72,7 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
         raise TooManyRequestsError(f"{limit} requests are in flight already")
     generation = await _parsed(context, Endpoint(trace.endpoint), body)
     trace.stream = generation.stream
-    headers = {name: value for name in PASSED_HEADERS if (value := header(name))}
+    headers = {name: value for name in context.settings.passed_headers if (value := header(name))}
     found = await serve(context, generation, headers, trace)
     trace.first_byte = monotonic()
     trace.status = 200

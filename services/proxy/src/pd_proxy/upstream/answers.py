@@ -7,15 +7,18 @@ from typing import Final
 from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, ProxyError, UpstreamError
 from pd_proxy.kv.transfer import Leg
 from pd_proxy.protocol import rewrite
-from pd_proxy.protocol.generation import Endpoint
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.rewrite import has_event
-from pd_proxy.protocol.typed import TypedRewriter
+from pd_proxy.protocol.typed import MessageRewriter, TypedRewriter
+from pd_proxy.upstream.failures import translated
 from pd_proxy.upstream.flights import Flight
-from pd_proxy.upstream.http import Upstream, translated
+from pd_proxy.upstream.http import Upstream
 from pd_proxy.upstream.relay import Relay, Rest, cut
 from pd_proxy.upstream.replies import BrokenOffError, Reply
 
 SETTLE_S: Final = 1.0
+# Of the endpoints whose events have types.
+REWRITERS: Final = {Endpoint.RESPONSES: TypedRewriter, Endpoint.MESSAGES: MessageRewriter}
 
 
 class Whole:
@@ -120,7 +123,7 @@ async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> byte
     return body
 
 
-async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, secret: bytes) -> Stream:
+async def open_stream(upstream: Upstream, flight: Flight, leg: Leg, cleaning: rewrite.Cleaning) -> Stream:
     """Send a request and wait for the first events of its answer.
 
     Raises:
@@ -128,10 +131,11 @@ async def open_stream(upstream: Upstream, flight: Flight, path: str, leg: Leg, s
         UpstreamError: if no event comes.
     """
     instance = flight.instance
-    kind = TypedRewriter if path == Endpoint.RESPONSES else rewrite.StreamRewriter
-    rewriter = kind(secret, (instance.http_address, instance.zmq_address))
+    kind = REWRITERS.get(cleaning.endpoint, rewrite.StreamRewriter)
+    addresses = (instance.http_address, instance.zmq_address)
+    rewriter = kind(cleaning.secret, addresses, endpoint=cleaning.endpoint, cached=cleaning.cached)
     try:
-        reply = await upstream.post(flight, path, leg)
+        reply = await upstream.post(flight, cleaning.endpoint, leg)
         first = await _first_events(flight, reply, rewriter)
     except BaseException as error:
         land(flight, error)

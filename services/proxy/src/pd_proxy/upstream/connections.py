@@ -8,6 +8,7 @@ from typing import Final, cast
 from pd_contracts.http_answers import AnswerReader, ProtocolError
 from pd_proxy.protocol.wire import write_head
 from pd_proxy.shortage import Shortage
+from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.replies import (
     BrokenOffError,
     ConnectTimedOutError,
@@ -49,6 +50,7 @@ class Connection(asyncio.Protocol):
             BrokenOffError: if the connection has ended already.
         """
         lines = {"Host": self._address, "Accept-Encoding": "identity", "User-Agent": "pd-proxy", **headers}
+        lines |= self._pool.access.headers
         lines["Content-Length"] = str(len(body))
         head = write_head(f"POST {path} HTTP/1.1", lines)
         if self._transport is None or self._transport.is_closing():
@@ -130,7 +132,9 @@ class Connection(asyncio.Protocol):
         if answered is None or answered.done():
             self.abort()  # whoever asked has just left
             return False
-        reply = self._reply = Reply(self, status)
+        # Only a refusal says when to come back; reading all headers of every answer would cost.
+        retry_after = self._reader.head.headers.get("retry-after", "") if status >= 400 else ""
+        reply = self._reply = Reply(self, status, retry_after)
         self._deliver = reply.feed
         answered.set_result(reply)
         return True
@@ -157,8 +161,9 @@ class Connection(asyncio.Protocol):
 class Pool:
     """Connections by address, those that are free most recently used first."""
 
-    def __init__(self, connect_timeout_s: float, shortage: Shortage) -> None:
+    def __init__(self, connect_timeout_s: float, shortage: Shortage, access: EngineAccess = OPEN) -> None:
         """Nothing is opened yet."""
+        self.access = access
         self._connect_timeout_s = connect_timeout_s
         self._shortage = shortage
         self._free: dict[str, deque[Connection]] = {}
@@ -215,7 +220,7 @@ class Pool:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(self, address), host.strip("[]"), int(port)
+                    lambda: Connection(self, address), host.strip("[]"), int(port), ssl=self.access.tls
                 )
         except TimeoutError:
             raise ConnectTimedOutError from None

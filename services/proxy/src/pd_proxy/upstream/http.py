@@ -1,13 +1,9 @@
-"""HTTP towards engines: requests for tokens over connections of our own, the rest through aiohttp's session, and one way to turn
-what goes wrong into an error with a name.
+"""HTTP towards engines: requests for tokens over connections of our own, the rest through aiohttp's session.
 
 Messages call engines by name. What aiohttp says stays out of them, because it says addresses.
 """
 
 import asyncio
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -15,30 +11,15 @@ from typing import Final, Self
 import aiohttp
 
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import (
-    AnswerTooLargeError,
-    BrokenReplyError,
-    ConnectTimeoutError,
-    DisconnectedError,
-    ProxyError,
-    RefusedError,
-    UnreachableError,
-)
+from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, DisconnectedError, ProxyError, RefusedError
 from pd_proxy.kv.transfer import Leg
-from pd_proxy.protocol import rewrite
 from pd_proxy.shortage import Shortage
+from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
+from pd_proxy.upstream.documents import Forwarded, read_document
+from pd_proxy.upstream.failures import refusal, translated, translating
 from pd_proxy.upstream.flights import Flight
-from pd_proxy.upstream.replies import (
-    BrokenOffError,
-    ConnectTimedOutError,
-    NotConnectedError,
-    OwnFaultError,
-    Reply,
-    TooLargeError,
-)
-
-logger = logging.getLogger(__name__)
+from pd_proxy.upstream.replies import BrokenOffError, Reply, TooLargeError
 
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
 # An engine's error that repeats what it was sent is looked through for addresses, so not at any length.
@@ -48,22 +29,27 @@ MAX_ERROR_BYTES: Final = 1024 * 1024
 class Upstream:
     """The client session; use as an async context manager."""
 
-    def __init__(self, connect_timeout_s: float, max_answer_bytes: int, shortage: Shortage) -> None:
-        """Nothing is opened yet; answers in one piece may be as large as `max_answer_bytes`."""
+    def __init__(
+        self, connect_timeout_s: float, max_answer_bytes: int, shortage: Shortage, access: EngineAccess = OPEN
+    ) -> None:
+        """Nothing is opened yet; answers in one piece may be as large as `max_answer_bytes`, `access` is what engines demand."""
         self._shortage = shortage
         self._max_answer_bytes = max_answer_bytes
         self._connect_timeout_s = connect_timeout_s
+        self._access = access
         self._session: aiohttp.ClientSession | None = None
-        self._pool = Pool(connect_timeout_s, shortage)
+        self._pool = Pool(connect_timeout_s, shortage, access)
 
     async def __aenter__(self) -> Self:
         """Open the session; it has no limit of its own on connections, because each stream needs one."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=True if self._access.tls is None else self._access.tls
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             auto_decompress=False,
-            headers={"Accept-Encoding": "identity", "User-Agent": "pd-proxy"},
+            headers={"Accept-Encoding": "identity", "User-Agent": "pd-proxy", **self._access.headers},
         )
         return self
 
@@ -139,19 +125,37 @@ class Upstream:
         Raises:
             UpstreamError: if it does not answer 200 in time; a 4xx with what the engine said.
         """
-        url, name = f"http://{instance.http_address}{path}", instance.name
+        url, name = self._access.url(instance.http_address, path), instance.name
         headers = {"Content-Type": "application/json"}
-        with _translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
+        with translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
             async with (
                 asyncio.timeout(timeout_s),
                 self.session.post(url, data=body, headers=headers, allow_redirects=False) as response,
             ):
-                answer = await _read_document(response, self._max_answer_bytes)
+                answer = await read_document(response, self._max_answer_bytes)
         if answer is None:
             raise self._too_large(instance)
         if response.status != 200:
-            raise refusal(instance, response.status, answer)
+            raise refusal(instance, response.status, answer, response.headers.get("Retry-After", ""))
         return answer
+
+    async def forward(self, instance: Instance, path: str, body: bytes, kind: str, timeout_s: float) -> Forwarded:
+        """POST a body of any kind; the answer, whatever its status below 500, is still to be read within that time.
+
+        Raises:
+            UpstreamError: if there is none; a RefusedError for a status from 400 on.
+        """
+        url, name = self._access.url(instance.http_address, path), instance.name
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        with translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
+            response = await self.session.post(
+                url, data=body, headers={"Content-Type": kind}, allow_redirects=False, timeout=timeout
+            )
+            if response.status >= 300:
+                async with response:
+                    body = await read_document(response, MAX_ERROR_BYTES) or b""
+                    raise refusal(instance, response.status, body, response.headers.get("Retry-After", ""))
+        return Forwarded(response, name, self._shortage)
 
     async def get(self, instance: Instance, path: str, timeout_s: float) -> bytes:
         """GET a small document.
@@ -159,41 +163,21 @@ class Upstream:
         Raises:
             UpstreamError: if it does not answer 200 in time.
         """
-        url = f"http://{instance.http_address}{path}"
-        with _translating(
+        url = self._access.url(instance.http_address, path)
+        with translating(
             path,
             f"{path} refuses the connection",
             lambda error: DisconnectedError(f"{path} breaks off ({type(error).__name__})"),
             self._shortage,
         ):
             async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
-                body = await _read_document(response, MAX_DOCUMENT_BYTES)
+                body = await read_document(response, MAX_DOCUMENT_BYTES)
         if body is None:
             raise BrokenReplyError(f"{path} answers more than {MAX_DOCUMENT_BYTES} bytes")
         if response.status != 200:
-            raise RefusedError(response.status, f"{path} answers {response.status}")
+            why = ": ENGINE_API_KEY is not its key" if response.status == 401 else ""
+            raise RefusedError(response.status, f"{path} answers {response.status}{why}")
         return body
-
-
-@contextmanager
-def _translating(
-    asked: str, refused: str, broken: Callable[[Exception], DisconnectedError], shortage: Shortage
-) -> Iterator[None]:
-    """What aiohttp raises, as errors with names; `asked` is whom or what the messages are about.
-
-    Raises:
-        OutOfDescriptorsError: if this process can open no connection.
-        UpstreamError: for everything else.
-    """
-    try:
-        yield
-    except TimeoutError:
-        raise ConnectTimeoutError(f"{asked} does not answer") from None
-    except aiohttp.ClientConnectorError as error:
-        raise shortage.own_fault(error.os_error) or UnreachableError(refused) from None
-    except (aiohttp.ClientError, ValueError) as error:
-        # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
-        raise broken(error) from None
 
 
 async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg) -> Reply:
@@ -207,31 +191,6 @@ async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg)
         raise
 
 
-async def _read_document(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """Read a body that may come from anybody who pinged; None if it is larger than `limit` bytes."""
-    body = bytearray()
-    async for data in response.content.iter_any():
-        body += data
-        if len(body) > limit:
-            return None
-    return bytes(body)
-
-
-def translated(flight: Flight, error: Exception) -> ProxyError:
-    """What a connection's exception means; the reason of an aborted flight wins over its symptom."""
-    name = flight.instance.name
-    if flight.failure is not None:
-        return flight.failure
-    if isinstance(error, OwnFaultError):
-        return error.error
-    if isinstance(error, ConnectTimedOutError):
-        return ConnectTimeoutError(f"{name} did not take the connection in time")
-    if isinstance(error, NotConnectedError):
-        return UnreachableError(f"{name} refuses connections")
-    logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
-    return DisconnectedError.by(name)
-
-
 async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
     try:
         body = await reply.read(MAX_ERROR_BYTES)
@@ -239,18 +198,4 @@ async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
         body = b""  # the status says most of it
     except BrokenOffError as error:
         return translated(flight, error)
-    return refusal(flight.instance, reply.status, body)
-
-
-def refusal(instance: Instance, status: int, body: bytes) -> RefusedError:
-    """Free an error answer of addresses, and make of it what the client gets."""
-    text = rewrite.scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
-    fields = rewrite.error_fields(text.encode())
-    message = str(fields.get("message", ""))
-    logger.warning(
-        "engine refused a request",
-        extra={"instance": instance.name, "status": status, "detail": message[:500]},
-    )
-    if 400 <= status < 500:
-        return RefusedError(status, message or f"{instance.name} answered {status}", fields=fields)
-    return RefusedError(status, f"{instance.name} answered {status}")
+    return refusal(flight.instance, reply.status, body, reply.retry_after)

@@ -7,6 +7,7 @@ from pd_contracts.http_answers import AnswerReader
 from pd_proxy.errors import DisconnectedError, ProxyError
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, EVENT_BEGINNINGS, KV_KEY
+from pd_proxy.protocol.usage import CACHED_KEYS
 from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
@@ -84,6 +85,8 @@ class Relay:
         if not rewriter.by_chunks:
             return None
         tally, secret, time = flight.tally, rewriter.secret, asyncio.get_running_loop().time
+        # Which only the event with the usage holds, the last one.
+        cached = CACHED_KEYS[0] if rewriter.cached is not None else KV_KEY
 
         def take(data: bytes) -> bool:
             start = data.find(b"\r\n", 0, 8) + 2
@@ -98,6 +101,7 @@ class Relay:
                 or DONE in data
                 or ERROR_KEY in data
                 or KV_KEY in data
+                or cached in data
             ):
                 return False
             flight.since = flight.moved_at = tally.last_progress = time()

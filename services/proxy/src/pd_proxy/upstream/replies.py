@@ -71,11 +71,23 @@ class Source(Protocol):
 class Reply:
     """An answer of which the head is here; `finished` says that all of it has come."""
 
-    __slots__ = ("_ahead", "_connection", "_parts", "_sink", "_size", "_waiter", "broken", "finished", "status")
+    __slots__ = (
+        "_ahead",
+        "_connection",
+        "_parts",
+        "_sink",
+        "_size",
+        "_waiter",
+        "broken",
+        "finished",
+        "retry_after",
+        "status",
+    )
 
-    def __init__(self, connection: Source, status: int) -> None:
-        """Made by the connection."""
+    def __init__(self, connection: Source, status: int, retry_after: str = "") -> None:
+        """Made by the connection, of an answer's head."""
         self.status = status
+        self.retry_after = retry_after
         self.finished = False
         self.broken = False
         self._connection: Source | None = connection

@@ -26,7 +26,7 @@ def middleware(faults: Faults) -> Middleware:
             return web.Response()
         while faults.hang:  # noqa: ASYNC110  # switches have no event to wait on
             await asyncio.sleep(_LOOK_S)
-        if request.method == "POST" and request.path.startswith("/v1/"):
+        if request.method == "POST" and request.path.startswith(("/v1/", "/inference/")):
             await _fail(faults, request)
         return await handler(request)
 

@@ -1,87 +1,27 @@
-"""From a body to what shall be generated: vLLM 0.23's rules for completions, chat completions and responses, and its refusals.
+"""From a body to what shall be generated: vLLM 0.23's rules, and its refusals.
 
 The output is greedy whatever the sampling parameters say; they are accepted. What would change the shape of the answer and is not
 simulated (log-probabilities, echo, beam search, suffix) is refused, never ignored.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
-
+from pd_simulator.api.bodies import (
+    BatchBody,
+    Body,
+    ChatBody,
+    CompletionBody,
+    Message,
+    ResponseBody,
+    StreamOptions,
+    parse,
+)
 from pd_simulator.errors import ApiError, invalid, unknown_model, unknown_response
 from pd_simulator.tokenizer import VOCABULARY_SIZE, Tokenizer
 
 _MAX_CHOICES = 1024
 _TEXTS = ("text", "input_text", "output_text")
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: bool | None = False
-    continuous_usage_stats: bool | None = False
-
-
-class _Part(msgspec.Struct):
-    type: str = "text"
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Part] | None = None
-
-
-class _Body(msgspec.Struct, kw_only=True):
-    model: str | None = None
-    stream: bool | None = False
-    stream_options: _StreamOptions | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = 0
-    ignore_eos: bool | None = False
-    n: int | None = 1
-    stop: str | list[str] | None = None
-    temperature: float | None = None
-    return_token_ids: bool | None = False
-    kv_transfer_params: dict[str, Any] | None = None
-    request_id: str | None = None
-    echo: bool | None = False
-    logprobs: Any = None
-    prompt_logprobs: int | None = None
-    use_beam_search: bool | None = False
-    suffix: str | None = None
-
-
-class CompletionBody(_Body, kw_only=True):
-    """Body of `/v1/completions`. `prompt` is a text, texts, token ids, or lists of token ids."""
-
-    prompt: Any = None
-
-
-class ChatBody(_Body, kw_only=True):
-    """Body of `/v1/chat/completions`."""
-
-    messages: list[_Message]
-    max_completion_tokens: int | None = None
-    add_generation_prompt: bool | None = True
-
-
-class ResponseBody(msgspec.Struct, kw_only=True):
-    """Body of `/v1/responses`. `input` is a text, or messages."""
-
-    input: str | list[_Message]
-    model: str | None = None
-    stream: bool | None = False
-    instructions: str | None = None
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    ignore_eos: bool | None = False
-    stop: str | list[str] | None = None
-    background: bool | None = False
-    previous_response_id: str | None = None
-    include: list[str] | None = None
-    enable_response_messages: bool = False
-    kv_transfer_params: dict[str, Any] | None = None
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +48,6 @@ class Generation:
         return sum(map(len, self.prompts))
 
 
-B = TypeVar("B", bound=msgspec.Struct)
-
-
 @dataclass(frozen=True, slots=True)
 class Rules:
     """What this engine serves."""
@@ -126,13 +63,13 @@ class Rules:
             ApiError: if it cannot be served.
         """
         body = parse(data, CompletionBody)
-        self._check(body)
+        self.check(body)
         if body.prompt is None or body.prompt in ("", []):
             msg = "Either prompt or prompt_embeds must be provided and non-empty."
             raise invalid(msg, "prompt")
         prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
         limit = 16 if body.max_tokens is None else body.max_tokens
-        return self._generation(body, prompts, limit)
+        return self.generation(body, prompts, limit)
 
     def chat(self, data: bytes) -> Generation:
         """Read a body of `/v1/chat/completions`.
@@ -141,12 +78,33 @@ class Rules:
             ApiError: if it cannot be served.
         """
         body = parse(data, ChatBody)
-        self._check(body)
+        self.check(body)
         prompt = self.chat_tokens(body)
+        return self.generation(body, [prompt], self._chat_limit(body, len(prompt)))
+
+    def batch(self, data: bytes) -> Generation:
+        """Read a body of `/v1/chat/completions/batch`.
+
+        Raises:
+            ApiError: if it cannot be served.
+        """
+        body = parse(data, BatchBody)
+        self.check(body)
+        if body.n is not None and body.n != 1:
+            msg = "Batch chat completions do not support `n > 1`. Please set `n` to 1."
+            raise invalid(msg, "n")
+        if not body.messages:
+            msg = "messages: List should have at least 1 item"
+            raise invalid(msg, "messages")
+        conversations = [
+            ChatBody(messages=messages, add_generation_prompt=body.add_generation_prompt) for messages in body.messages
+        ]
+        prompts = [self.chat_tokens(conversation) for conversation in conversations]
+        return replace(self.generation(body, prompts, self._chat_limit(body, max(map(len, prompts)))), stream=False)
+
+    def _chat_limit(self, body: ChatBody | BatchBody, prompt: int) -> int:
         limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        if limit is None:
-            limit = max(1, self.max_model_len - len(prompt))
-        return self._generation(body, [prompt], limit)
+        return max(1, self.max_model_len - prompt) if limit is None else limit
 
     def response(self, data: bytes) -> Generation:
         """Read a body of `/v1/responses`.
@@ -155,9 +113,9 @@ class Rules:
             ApiError: if it cannot be served.
         """
         body = parse(data, ResponseBody)
-        shared = {name: getattr(body, name) for name in body.__struct_fields__ if name in _Body.__struct_fields__}
-        common = _Body(**shared, return_token_ids=body.enable_response_messages)
-        self._check(common)
+        shared = {name: getattr(body, name) for name in body.__struct_fields__ if name in Body.__struct_fields__}
+        common = Body(**shared, return_token_ids=body.enable_response_messages)
+        self.check(common)
         if body.background:
             msg = "This vLLM engine does not support `store=True` and therefore does not support the background mode."
             raise ApiError(msg, kind="invalid_request_error", param="background")
@@ -166,13 +124,13 @@ class Rules:
         if body.include:
             msg = "`include` is not simulated."
             raise ApiError(msg, param="include")
-        messages = [_Message("user", body.input)] if isinstance(body.input, str) else body.input
+        messages = [Message("user", body.input)] if isinstance(body.input, str) else body.input
         if body.instructions is not None:
-            messages = [_Message("system", body.instructions), *messages]
+            messages = [Message("system", body.instructions), *messages]
         prompt = self.chat_tokens(ChatBody(messages=messages))
         limit = max(1, self.max_model_len - len(prompt)) if body.max_output_tokens is None else body.max_output_tokens
         echo = {"instructions": body.instructions, "max_output_tokens": limit}
-        return replace(self._generation(common, [prompt], limit), echo=echo)
+        return replace(self.generation(common, [prompt], limit), echo=echo)
 
     def chat_tokens(self, body: ChatBody) -> list[int]:
         """The prompt of a conversation."""
@@ -205,7 +163,12 @@ class Rules:
             msg = f"token ids must not be negative, got {min(tokens)}"
             raise invalid(msg, "prompt")
 
-    def _check(self, body: _Body) -> None:
+    def check(self, body: Body) -> None:
+        """Refuse another model, and what is not simulated.
+
+        Raises:
+            ApiError: with the reason.
+        """
         if body.stream_options is not None and not body.stream:
             msg = "Stream options can only be defined when `stream=True`."
             raise invalid(msg, "stream_options")
@@ -231,7 +194,12 @@ class Rules:
         self.check_tokens(prompt)
         return prompt
 
-    def _generation(self, body: _Body, prompts: list[list[int]], max_tokens: int) -> Generation:
+    def generation(self, body: Body, prompts: list[list[int]], max_tokens: int) -> Generation:
+        """What a checked body asks for.
+
+        Raises:
+            ApiError: if a number is out of bounds, or a prompt too long.
+        """
         n, min_tokens = (1 if body.n is None else body.n), body.min_tokens or 0
         _check_counts(n, max_tokens, min_tokens)
         for prompt in prompts:
@@ -240,7 +208,7 @@ class Rules:
         if "" in stop:
             msg = "stop cannot contain an empty string."
             raise ApiError(msg, param="stop")
-        options = body.stream_options or _StreamOptions()
+        options = body.stream_options or StreamOptions()
         return Generation(
             prompts=prompts,
             max_tokens=max_tokens,
@@ -267,18 +235,6 @@ class Rules:
                 "Please reduce the length of the input prompt or the number of requested output tokens."
             )
             raise ApiError(msg, param="input_tokens")
-
-
-def parse(data: bytes, type_: type[B]) -> B:
-    """Read a JSON body; unknown fields are ignored, as vLLM does.
-
-    Raises:
-        ApiError: if it is no JSON, or a field has the wrong type.
-    """
-    try:
-        return msgspec.json.decode(data, type=type_)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid(str(error)) from error
 
 
 def _check_counts(n: int, max_tokens: int, min_tokens: int) -> None:
@@ -314,7 +270,7 @@ def _are_ids(items: list[Any]) -> bool:
     return all(type(item) is int for item in items)  # not isinstance: true is no token
 
 
-def _text(message: _Message) -> str:
+def _text(message: Message) -> str:
     if message.content is None or isinstance(message.content, str):
         return message.content or ""
     for part in message.content:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
@@ -9,12 +10,13 @@ from aiohttp import web
 
 from pd_contracts.names import REQUEST_ID_HEADER, SIMULATED_ENGINE
 from pd_simulator import __version__
-from pd_simulator.api import fault_injection
-from pd_simulator.api.generation import ChatBody, Generation, Rules, parse
+from pd_simulator.api import fault_injection, messages, tokens
+from pd_simulator.api.bodies import ChatBody, parse
+from pd_simulator.api.generation import Generation, Rules
 from pd_simulator.api.metrics import CONTENT_TYPE, registry_of, render
 from pd_simulator.api.replies import EventReply, Reply, StreamReply, WholeReply
 from pd_simulator.api.responses import ResponseShape, ResponseStream
-from pd_simulator.api.shapes import ChatShape, ChunkShape, CompletionShape, Head, Shape, dumps
+from pd_simulator.api.shapes import BatchShape, ChatShape, ChunkShape, CompletionShape, Head, Shape, dumps
 from pd_simulator.engine.loop import Engine, Request
 from pd_simulator.errors import ApiError, invalid, unknown_response
 from pd_simulator.faults import Faults, FaultsError, read
@@ -50,10 +52,14 @@ class Api:
 
     def application(self) -> web.Application:
         """The routes."""
-        layers = [_openai_errors, fault_injection.middleware(self._faults)]
+        layers = [_refusals, fault_injection.middleware(self._faults)]
         app = web.Application(middlewares=layers, client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/chat/completions/batch", self._batch)
+        app.router.add_post(messages.PATH, self._messages)
+        app.router.add_post(f"{messages.PATH}/count_tokens", self._count)
+        app.router.add_post("/inference/v1/generate", self._tokens)
         app.router.add_post("/v1/responses", self._responses)
         app.router.add_get("/v1/responses/{id}", self._stored)
         app.router.add_post("/v1/responses/{id}/cancel", self._stored)
@@ -77,6 +83,18 @@ class Api:
 
     async def _responses(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, self._rules.response, ResponseShape)
+
+    async def _batch(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, self._rules.batch, BatchShape)
+
+    async def _messages(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, partial(messages.read, self._rules), messages.MessageShape)
+
+    async def _count(self, request: web.Request) -> web.Response:
+        return web.Response(body=messages.count(self._rules, await _json_body(request)), content_type=_JSON)
+
+    async def _tokens(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, partial(tokens.read, self._rules), tokens.TokensShape)
 
     async def _stored(self, request: web.Request) -> web.StreamResponse:
         raise unknown_response(request.match_info["id"])
@@ -112,6 +130,8 @@ class Api:
         tokenizer = self._rules.tokenizer
         if generation.stream and isinstance(shape, ResponseShape):
             return ResponseStream(generation, shape, tokenizer, self._engine.abort)
+        if generation.stream and isinstance(shape, messages.MessageShape):
+            return messages.MessageStream(generation, shape, tokenizer, self._engine.abort)
         if generation.stream and isinstance(shape, ChunkShape):
             return StreamReply(generation, shape, tokenizer, self._engine.abort, self._pieces)
         return WholeReply(generation, shape, tokenizer, self._engine.abort)
@@ -235,15 +255,16 @@ def _json(value: object) -> web.Response:
 
 
 @web.middleware
-async def _openai_errors(
+async def _refusals(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Every refusal in OpenAI's shape, also the server's own."""
+    """Every refusal in the shape of the API that was called, also the server's own."""
     try:
         return await handler(request)
     except ApiError as error:
-        return web.Response(status=error.status, body=error.body(), content_type=_JSON)
+        refusal = error
     except web.HTTPException as error:
         phrase = HTTPStatus(error.status).phrase
-        body = ApiError(phrase, status=error.status, kind=phrase).body()
-        return web.Response(status=error.status, body=body, content_type=_JSON)
+        refusal = ApiError(phrase, status=error.status, kind=phrase)
+    body = messages.error_body(refusal) if request.path.startswith(messages.PATH) else refusal.body()
+    return web.Response(status=refusal.status, body=body, content_type=_JSON)

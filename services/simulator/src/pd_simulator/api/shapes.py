@@ -265,3 +265,15 @@ class ChatShape(ChunkShape):
             "prompt_text": None,
         }
         return self._whole(rows, usage, prompt, params)
+
+
+class BatchShape(ChatShape):
+    """`/v1/chat/completions/batch`: one choice a conversation, and nothing about their KV."""
+
+    def engine_id(self, prompt: int) -> str:
+        """With the conversation's number."""
+        return f"{self.head.response_id}_{prompt}"
+
+    def full(self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None) -> bytes:  # noqa: ARG002
+        """All choices; vLLM leaves the connector's parameters out."""
+        return super().full(choices, usage, ids=ids, params=None)

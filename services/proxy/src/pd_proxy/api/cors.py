@@ -1,0 +1,47 @@
+"""What a browser must be told before a page of another origin may call the proxy (CORS_ORIGINS). Pure.
+
+A browser asks before it sends a key, so its question (the preflight) has no key, and is answered without one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+ANY: Final = "*"
+METHODS: Final = "GET, POST, DELETE, OPTIONS"
+# Beside those that any page may read.
+EXPOSED: Final = "X-Request-Id, X-PD-Timing, Retry-After"
+MAX_AGE_S: Final = 600
+
+
+def allows(origins: Sequence[str], origin: str) -> bool:
+    """Whether pages of this origin may call; `origins` empty: none."""
+    return bool(origin) and (ANY in origins or origin in origins)
+
+
+def headers(origins: Sequence[str], origin: str) -> dict[str, str]:
+    """What is added to every answer; nothing where no origin is allowed."""
+    if not origins:
+        return {}
+    # The answer is another one for another origin, and caches must know.
+    vary = {} if ANY in origins else {"Vary": "Origin"}
+    if not allows(origins, origin):
+        return vary
+    return {
+        "Access-Control-Allow-Origin": ANY if ANY in origins else origin,
+        "Access-Control-Expose-Headers": EXPOSED,
+        **vary,
+    }
+
+
+def preflight(origins: Sequence[str], asked: Mapping[str, str]) -> dict[str, str] | None:
+    """The headers of the answer to a preflight; None if the request is none, or the origin may not. `asked` in lower case."""
+    origin = asked.get("origin", "")
+    if not asked.get("access-control-request-method") or not allows(origins, origin):
+        return None
+    wanted = asked.get("access-control-request-headers")
+    return {
+        **headers(origins, origin),
+        "Access-Control-Allow-Methods": METHODS,
+        **({"Access-Control-Allow-Headers": wanted} if wanted else {}),
+        "Access-Control-Max-Age": str(MAX_AGE_S),
+    }

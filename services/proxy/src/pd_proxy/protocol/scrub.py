@@ -1,0 +1,59 @@
+"""Addresses taken out of what engines say of errors, before a client reads it. Pure.
+
+An engine's message may name any process that it talks to: itself, another engine, a KV port, a metadata store. So not only the
+engine's own addresses go, but everything that looks like one.
+"""
+
+import ipaddress
+import re
+from collections.abc import Collection
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+_P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
+_IP4: Final = re.compile(r"\[?(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)\]?(?::\d{1,5})?")
+# Two colons at least; ipaddress decides whether it is one.
+_IP6: Final = re.compile(
+    r"(?<![\w:.])(\[?)([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f.]{0,15}){2,8})(?:%[\w.-]*\w)?(\]?)(?::\d{1,5})?(?![\w:])"
+)
+# A name and a port. Not a date, not a line of a file: a port has two digits at least, a name a letter.
+_HOST: Final = re.compile(
+    r"(?<![\w.@-])(?=[\d.-]*[A-Za-z])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:\d{2,5}(?![\w.]*\w)"
+)
+_USER: Final = re.compile(r"(?<=://)[^/\s@\"']+@")
+
+
+def scrub(text: str, addresses: Collection[str] = ()) -> str:
+    """A message without request ids that hold addresses, and without addresses; `addresses` are the engine's own host:port."""
+    text = _USER.sub("", _P2P_ID.sub("[request]", text))
+    for address in addresses:
+        text = text.replace(address, "[engine]")
+    for host in {address.rpartition(":")[0] for address in addresses}:
+        if "." in host:
+            text = re.sub(rf"\[?{re.escape(host)}\]?(?::\d{{1,5}})?", "[engine]", text)
+    return _HOST.sub("[address]", _IP4.sub("[address]", _IP6.sub(_if_address, text)))
+
+
+def scrub_json(value: Raw, addresses: Collection[str] = ()) -> Raw:
+    """JSON whose every text is without addresses; text, because behind a `\\n` no pattern finds them."""
+    return Raw(msgspec.json.encode(_walk(msgspec.json.decode(value), addresses)))
+
+
+def _walk(value: Any, addresses: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return scrub(value, addresses)
+    if isinstance(value, list):
+        return [_walk(item, addresses) for item in value]
+    if isinstance(value, dict):
+        return {key: _walk(item, addresses) for key, item in value.items()}
+    return value
+
+
+def _if_address(match: re.Match[str]) -> str:
+    try:
+        ipaddress.IPv6Address(match[2].rstrip("."))
+    except ValueError:
+        return match[0]
+    return f"[address]{'.' if match[2].endswith('.') else ''}"

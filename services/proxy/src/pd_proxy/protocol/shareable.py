@@ -1,0 +1,117 @@
+"""What prefill and decode cannot share, by endpoint, each with the sentence that says why. Pure."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_proxy.errors import BadRequestError, NotStoredError
+from pd_proxy.protocol.body import SAMPLING, Fields, inner, present, value
+from pd_proxy.protocol.endpoints import Endpoint
+
+# Tools that the client runs. Every other kind is run by the engine, between two generations of one response.
+CLIENT_TOOLS: Final = frozenset({"function", "custom", "namespace"})
+
+
+class _Tool(msgspec.Struct):
+    type: str = ""
+
+
+def _completion(fields: dict[str, Raw]) -> tuple[int, str | None]:
+    """Copies of each prompt, and the sentence of `combined_only`."""
+    return max(1, value(fields, "n", int) or 1), _combined_only(fields)
+
+
+def _batch(fields: dict[str, Raw]) -> tuple[int, str | None]:
+    if fields["stream"] == Raw(b"true"):
+        # Each leg has a `stream` of the proxy's own, so the engines would not see it.
+        raise BadRequestError("Batch chat completions do not support streaming.", param="stream")
+    return _completion(fields)
+
+
+def _response(fields: dict[str, Raw]) -> tuple[int, str | None]:
+    _check_stores_nothing(fields)
+    fields["store"] = Raw(b"false")
+    return 1, _engines_own(fields)
+
+
+def _message(_fields: dict[str, Raw]) -> tuple[int, str | None]:
+    return 1, None
+
+
+def _generate(fields: dict[str, Raw]) -> tuple[int, str | None]:
+    sampling = inner(fields, SAMPLING)
+    if sampling is None:
+        raise BadRequestError(f"you must provide `{SAMPLING}`, an object", param=SAMPLING)
+    if present(fields, "features"):
+        return 1, "`features` may name items that only the engine has which rendered them"
+    for name in ("prompt_logprobs", "prompt_logprob_token_ids"):
+        if present(sampling, name):
+            return 1, f"`{name}` are computed by prefill, and decode cannot report them"
+    return max(1, value(sampling, "n", int) or 1), None
+
+
+READERS: Final = {
+    Endpoint.COMPLETIONS: _completion,
+    Endpoint.CHAT: _completion,
+    Endpoint.BATCH: _batch,
+    Endpoint.RESPONSES: _response,
+    Endpoint.MESSAGES: _message,
+    Endpoint.GENERATE: _generate,
+}
+
+
+def _check_stores_nothing(fields: Fields) -> None:
+    if value(fields, "background", bool):
+        raise NotStoredError(
+            "`background` is not served: no response is stored here that you could ask for", param="background"
+        )
+    if present(fields, "previous_response_id"):
+        reason = "no response is stored here: send what came before in `input`"
+        raise NotStoredError(f"`previous_response_id` is not served, because {reason}", param="previous_response_id")
+
+
+def _engines_own(fields: Fields) -> str | None:
+    """As `_combined_only`, of a request for a response."""
+    kinds = _tool_kinds(fields)
+    if kinds - CLIENT_TOOLS:
+        names = ", ".join(f"`{kind[:50]}`" for kind in sorted(kinds - CLIENT_TOOLS))
+        return f"tools that the engine runs ({names}) begin generations of which prefill has handed over no KV"
+    return None
+
+
+def cut_by_limit(fields: Fields) -> str | None:
+    """As `_combined_only`: prefill would read more of a prompt that is too long than decode does."""
+    kept = value(fields, "truncate_prompt_tokens", int)
+    for name, cut in {
+        "truncate_prompt_tokens": kept is not None and kept < 0,
+        "truncation": value(fields, "truncation", str) not in (None, "disabled"),
+    }.items():
+        if cut:
+            return f"`{name}` cuts the prompt by the limit of output tokens, and prefill has another one than decode"
+    return None
+
+
+def _tool_kinds(fields: Fields) -> set[str]:
+    """The tools' types; what is no list of tools has none, and engines refuse it."""
+    if not present(fields, "tools"):
+        return set()
+    try:
+        return {tool.type for tool in msgspec.json.decode(fields["tools"], type=list[_Tool])}
+    except msgspec.MsgspecError:
+        return set()
+
+
+def _combined_only(fields: Fields) -> str | None:
+    best_of: Any = value(fields, "best_of", int)
+    if value(fields, "echo", bool):
+        return "`echo` needs prompt log-probabilities and text that decode does not compute"
+    if present(fields, "prompt_logprobs"):
+        return "`prompt_logprobs` are computed by prefill, and decode cannot report them"
+    if value(fields, "use_beam_search", bool) or (best_of is not None and best_of > 1):
+        return "beam search (`use_beam_search`, `best_of` above 1) branches after prefill has handed over its KV"
+    if present(fields, "suffix") and bytes(fields["suffix"]) != b'""':
+        return "`suffix` is not supported with prefill and decode apart"
+    if present(fields, "prompt_embeds"):
+        return "`prompt_embeds` have no token ids by which KV could be handed over"
+    return None

@@ -1,0 +1,94 @@
+"""How much of a prompt came from a cache: what prefill says, in the place of what decode says. Pure.
+
+To decode, all that prefill hands over looks cached. The client asked one server, and there the prompt was cached as far as prefill
+found it so.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_proxy.protocol.endpoints import Endpoint
+
+# Only answers that name one of these are looked into; inside a text the quotes are escaped.
+CACHED_KEYS: Final = (b'"cached_tokens"', b'"cache_read_input_tokens"')
+
+Fields = dict[str, Raw]
+
+
+class Cached(msgspec.Struct, frozen=True):
+    """What prefill said: the member of its usage, as it wrote it, and the tokens in it."""
+
+    details: Raw
+    tokens: int
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens_details: Raw = Raw(b"null")
+    input_tokens_details: Raw = Raw(b"null")
+    cache_read_input_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    usage: _Usage | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_details = msgspec.json.Decoder(_Details | None)
+_object = msgspec.json.Decoder(dict[str, Raw])
+# Where the endpoints keep it.
+_MEMBER: Final = {Endpoint.RESPONSES: "input_tokens_details"}
+_MEMBER_ELSEWHERE: Final = "prompt_tokens_details"
+_OF_MESSAGES: Final = ("cache_read_input_tokens", "input_tokens")
+
+
+def said(endpoint: Endpoint, answer: bytes) -> Cached | None:
+    """What prefill's answer says; None if it says nothing of its usage."""
+    try:
+        usage = _answer.decode(answer).usage
+        if usage is None:
+            return None
+        if endpoint is Endpoint.MESSAGES:
+            return Cached(Raw(b"null"), usage.cache_read_input_tokens or 0)
+        details: Raw = getattr(usage, _MEMBER.get(endpoint, _MEMBER_ELSEWHERE))
+        found = _details.decode(details)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return Cached(details, (found.cached_tokens or 0) if found is not None else 0)
+
+
+def corrected(endpoint: Endpoint, answer: Mapping[str, Raw], cached: Cached) -> Fields | None:
+    """An answer or event with prefill's number in its usage; None if there is none to correct.
+
+    Raises:
+        msgspec.MsgspecError: if a part of it is not what it should be.
+    """
+    for name in ("response", "message"):  # events that hold the whole answer
+        if name in answer and _named(answer[name]):
+            inner = corrected(endpoint, _object.decode(answer[name]), cached)
+            return None if inner is None else {**answer, name: Raw(msgspec.json.encode(inner))}
+    if "usage" not in answer or not _named(answer["usage"]):
+        return None
+    usage = _object.decode(answer["usage"])
+    if endpoint is Endpoint.MESSAGES:
+        usage = _message_usage(usage, cached.tokens)
+    else:
+        usage[_MEMBER.get(endpoint, _MEMBER_ELSEWHERE)] = cached.details
+    return {**answer, "usage": Raw(msgspec.json.encode(usage))}
+
+
+def _named(value: Raw) -> bool:
+    return any(key in bytes(value) for key in CACHED_KEYS)
+
+
+def _message_usage(usage: Fields, cached: int) -> Fields:
+    """Anthropic's `input_tokens` are those that no cache had."""
+    numbers = [msgspec.json.decode(usage.get(name, b"0"), type=int | None) for name in _OF_MESSAGES]
+    found = {_OF_MESSAGES[0]: cached, _OF_MESSAGES[1]: max(0, sum(filter(None, numbers)) - cached)}
+    return usage | {name: Raw(msgspec.json.encode(value)) for name, value in found.items()}

@@ -1,0 +1,50 @@
+"""What engines demand of whoever asks them: a key, and HTTPS."""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from pd_proxy.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAccess:
+    """The same for all engines.
+
+    Attributes:
+        headers: of every request.
+        tls: None for plain HTTP.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: ssl.SSLContext | None = None
+
+    def url(self, address: str, path: str) -> str:
+        """Where something is asked."""
+        return f"{'http' if self.tls is None else 'https'}://{address}{path}"
+
+
+OPEN: Final = EngineAccess()
+
+
+def access_of(settings: Settings) -> EngineAccess:
+    """What the settings say.
+
+    Raises:
+        OSError: naming the variable, if ENGINE_CA_FILE cannot be used.
+    """
+    key = settings.engine_api_key
+    return EngineAccess({"Authorization": f"Bearer {key}"} if key else {}, _tls(settings))
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    if settings.engine_tls == "off":
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.engine_ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        msg = f"ENGINE_CA_FILE={settings.engine_ca_file}: {error}"
+        raise OSError(msg) from error
+    context.check_hostname = settings.engine_tls == "on"
+    return context

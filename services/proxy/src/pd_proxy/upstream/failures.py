@@ -1,0 +1,81 @@
+"""What a failure of an engine means: errors with names, and without addresses, in place of what was seen on the connection."""
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import aiohttp
+
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import (
+    BusyError,
+    ConnectTimeoutError,
+    DisconnectedError,
+    ProxyError,
+    RefusedError,
+    UnreachableError,
+)
+from pd_proxy.protocol import rewrite
+from pd_proxy.protocol.scrub import scrub
+from pd_proxy.shortage import Shortage
+from pd_proxy.upstream.flights import Flight
+from pd_proxy.upstream.replies import ConnectTimedOutError, NotConnectedError, OwnFaultError
+
+logger = logging.getLogger(__name__)
+
+# Seconds, or a date (RFC 9110, 10.2.3).
+_RETRY_AFTER: Final = re.compile(r"[0-9]{1,9}|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT")
+
+
+@contextmanager
+def translating(
+    asked: str, refused: str, broken: Callable[[Exception], DisconnectedError], shortage: Shortage
+) -> Iterator[None]:
+    """What aiohttp raises, as errors with names; `asked` is whom or what the messages are about.
+
+    Raises:
+        OutOfDescriptorsError: if this process can open no connection.
+        UpstreamError: for everything else.
+    """
+    try:
+        yield
+    except TimeoutError:
+        raise ConnectTimeoutError(f"{asked} does not answer") from None
+    except aiohttp.ClientConnectorError as error:
+        raise shortage.own_fault(error.os_error) or UnreachableError(refused) from None
+    except (aiohttp.ClientError, ValueError) as error:
+        # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+        raise broken(error) from None
+
+
+def translated(flight: Flight, error: Exception) -> ProxyError:
+    """What a connection's exception means; the reason of an aborted flight wins over its symptom."""
+    name = flight.instance.name
+    if flight.failure is not None:
+        return flight.failure
+    if isinstance(error, OwnFaultError):
+        return error.error
+    if isinstance(error, ConnectTimedOutError):
+        return ConnectTimeoutError(f"{name} did not take the connection in time")
+    if isinstance(error, NotConnectedError):
+        return UnreachableError(f"{name} refuses connections")
+    logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
+    return DisconnectedError.by(name)
+
+
+def refusal(instance: Instance, status: int, body: bytes, retry_after: str) -> RefusedError:
+    """Free an error answer of addresses, and make of it what the client gets; `retry_after` is its header."""
+    text = scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
+    fields = rewrite.error_fields(text.encode())
+    message = str(fields.get("message", ""))
+    logger.warning(
+        "engine refused a request",
+        extra={"instance": instance.name, "status": status, "detail": message[:500]},
+    )
+    if 400 <= status < 500:
+        return RefusedError(status, message or f"{instance.name} answered {status}", fields=fields)
+    if status == 503 and _RETRY_AFTER.fullmatch(retry_after):
+        return BusyError(f"{instance.name} answered {status}", retry_after)
+    return RefusedError(status, f"{instance.name} answered {status}")

@@ -1,0 +1,125 @@
+"""What prefill and decode cannot share, because no tokens come of it: embeddings, scores, audio."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from support.proxy import MODEL, Answer, Call, FakeEngine, RunningProxy, failing, running_proxy, start_stream
+
+from pd_contracts.names import Role
+
+PATHS = (
+    *("/v1/embeddings", "/v2/embed", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank"),
+    *("/v2/rerank", "/v1/audio/transcriptions", "/v1/audio/translations", "/v1/decisions", "/cohere/v2/chat"),
+)
+BODY = {"model": MODEL, "input": "x"}
+
+
+@pytest.fixture(name="proxy")
+async def _proxy() -> AsyncIterator[RunningProxy]:
+    async with running_proxy() as proxy:
+        yield proxy
+
+
+def saying(text: str, kind: str = "application/json") -> Answer:
+    async def answer(_engine: FakeEngine, _call: Call, _request: web.Request) -> web.StreamResponse:
+        return web.Response(body=text.encode(), content_type=kind)
+
+    return answer
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_pair_says_that_it_cannot_and_a_combined_engine_can(proxy: RunningProxy, path: str) -> None:
+    prefill, decode = await proxy.pair()
+    refused = await proxy.post(BODY, path, **{"Content-Type": "application/json"})
+    assert (refused.status, refused.error["code"]) == (400, "not_disaggregable")
+    assert refused.error["message"] == f"{path} needs a combined engine, and this deployment has none"
+
+    combined = await proxy.engine(Role.COMBINED, answer=saying('{"object": "list"}'))
+    reply = await proxy.post(BODY, path, **{"Content-Type": "application/json"})
+
+    assert (reply.status, reply.json) == (200, {"object": "list"})
+    [call] = combined.calls
+    assert (call.path, call.body) == (path, BODY)
+    assert not prefill.calls + decode.calls
+    await proxy.settled()
+
+
+async def test_a_form_with_a_file_comes_to_the_engine_of_its_model_as_it_is(proxy: RunningProxy) -> None:
+    await proxy.engine(Role.COMBINED, models=["text"], boot_id="text", answer=failing(400))
+    whisper = await proxy.engine(
+        Role.COMBINED, models=["whisper"], boot_id="whisper", answer=saying("hello", "text/plain")
+    )
+    form = aiohttp.FormData()
+    form.add_field("file", b"\x00\xff" * 1000, filename="a.wav", content_type="audio/wav")
+    form.add_field("model", "whisper")
+    for _ in range(2):
+        async with proxy.session.post(f"{proxy.url}/v1/audio/transcriptions", data=form()) as response:
+            assert (response.status, response.content_type, await response.text()) == (200, "text/plain", "hello")
+    assert len(whisper.calls) == 2
+    assert b"\x00\xff" * 1000 in whisper.calls[0].raw
+    assert whisper.calls[0].headers["Content-Type"].startswith("multipart/form-data; boundary=")
+
+
+async def test_a_stream_passes_as_it_comes(proxy: RunningProxy) -> None:
+    async def answer(engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        await response.write(b"data: 1\n\n")
+        await engine.gate.wait()
+        await response.write(b"data: 2\n\n")
+        return response
+
+    engine = await proxy.engine(Role.COMBINED, answer=answer)
+    engine.gate.clear()
+    async with proxy.session.post(f"{proxy.url}/v1/audio/transcriptions", json=BODY) as response:
+        assert await asyncio.wait_for(response.content.readuntil(b"1\n\n"), 5) == b"data: 1\n\n"
+        assert (await proxy.stats()).instances[0].in_flight == 1
+        engine.gate.set()
+        assert await response.content.read() == b"data: 2\n\n"
+    await proxy.settled()
+
+
+async def test_a_client_that_leaves_ends_it_at_the_engine(proxy: RunningProxy) -> None:
+    async def answer(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        while True:
+            await response.write(b"data: 1\n\n")
+            await asyncio.sleep(0.01)
+
+    engine = await proxy.engine(Role.COMBINED, answer=answer)
+    async with proxy.session.post(f"{proxy.url}/v1/audio/transcriptions", json=BODY) as response:
+        await response.content.readuntil(b"1\n\n")
+    async with asyncio.timeout(5):
+        while not engine.calls[0].aborted:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await proxy.settled()
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "message"),
+    [
+        (failing(404, b'{"error":{"message":"The model does not support it","code":404}}'), 404, "does not support it"),
+        (failing(500, b"Traceback 127.0.0.1"), 502, "combined-0 answered 500"),
+        (failing(503, headers={"Retry-After": "9"}), 503, "combined-0 answered 503"),
+    ],
+)
+async def test_an_engines_refusal_comes_back_without_addresses(
+    proxy: RunningProxy, said: Any, status: int, message: str
+) -> None:
+    await proxy.engine(Role.COMBINED, answer=said)
+    reply = await proxy.post(BODY, "/v1/embeddings")
+    assert reply.status == status
+    assert message in reply.error["message"]
+    assert b"127.0.0.1" not in reply.body
+    assert reply.headers.get("Retry-After") == ("9" if status == 503 else None)
+    await proxy.settled()
+
+
+async def test_without_the_model_or_the_key_nobody_is_asked(proxy: RunningProxy) -> None:
+    engine = await proxy.engine(Role.COMBINED)
+    reply = await proxy.post(BODY | {"model": "other"}, "/v1/embeddings")
+    assert (reply.status, reply.error["code"]) == (404, "model_not_found")
+    assert not engine.calls
