@@ -73,6 +73,7 @@ def _steady(result: Result) -> Iterable[Doubt]:
             ),
             tr("Offer less (--rate), or give it more GPUs; compare only throughput at this rate."),
             tr("Saturated, so that latencies depend on how long was measured"),
+            single=True,
         )
     elif found.settle_s:
         yield Doubt(

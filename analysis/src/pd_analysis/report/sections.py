@@ -113,7 +113,7 @@ def short(sections: Sequence[Section], swept: Sequence[Swept], doubts: Sequence[
         said = section.findings or tuple(pair.lead for pair in section.verdict.pairs)
         alone = len(sections) == 1
         told += said if alone else [tr("{load}: {verdict}", load=section.group.workload, verdict=text) for text in said]
-    stops = sum(doubt.level is Level.STOP for doubt in doubts)
+    stops = sum(doubt.level is Level.STOP and not (swept and doubt.single) for doubt in doubts)
     caveat = ntr(
         "A doubt below weighs more than this: do not decide on it.",
         "{count} doubts below weigh more than this: do not decide on it.",
