@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Final
 
 from pd_loadgen.client.backends import Endpoint
 from pd_loadgen.prompts import corpora, datasets, huggingface, media, tokenizer
@@ -13,6 +14,8 @@ from pd_loadgen.prompts.corpora import Corpus
 from pd_loadgen.prompts.datasets import Dataset, Made, Prompt
 from pd_loadgen.prompts.traces import Arrived
 from pd_loadgen.workload.options import Options
+
+EXCERPT: Final = "Excerpt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ def draw(
     """
     if corpus is not None:
         return _from_corpus(options, count, trace, corpus)
-    kind = "Warm-up" if warmup else "Excerpt"
+    kind = "Warm-up" if warmup else EXCERPT
     if trace and not warmup:
         return [_as_recorded(options, f"{kind} {index}", arrived) for index, arrived in enumerate(trace)]
     if options.turns > 1 and not warmup:
@@ -98,10 +101,15 @@ def with_media(options: Options, name: str, prompt: Prompt) -> Prompt:
     return [{"role": "user", "content": [{"type": "text", "text": prompt}, *more]}]
 
 
-def _made(options: Options, kind: str, index: int) -> Content:
+def made_lengths(options: Options, index: int, kind: str = EXCERPT) -> tuple[int, int]:
+    """Tokens of a made prompt without its shared prefix, and of its answer."""
     rng = random.Random(f"lengths:{options.seed}:{kind} {index}")
     inputs = _length(rng, options.input_tokens, options.range_ratio)
-    outputs = _length(rng, options.output_tokens, options.range_ratio)
+    return inputs, _length(rng, options.output_tokens, options.range_ratio)
+
+
+def _made(options: Options, kind: str, index: int) -> Content:
+    inputs, outputs = made_lengths(options, index, kind)
     prompt = _prompt(options, f"{kind} {index}", inputs)
     if options.prefix_tokens:
         prefix = _prompt(options, f"{kind} prefix {index % options.prefixes}", options.prefix_tokens)
@@ -117,12 +125,17 @@ def _length(rng: random.Random, mean: int, ratio: float) -> int:
     return low + int(rng.random() * (high - low + 1))
 
 
+def conversations(options: Options, count: int) -> int:
+    """How many conversations `count` requests are the turns of."""
+    return math.ceil(count / options.turns)
+
+
 def _conversations(options: Options, count: int) -> list[Content]:
     """Turn t of every conversation, then turn t + 1 of every one: a turn's prompt begins with the one before it.
 
     The answers between are made too, so that prompts do not depend on what a server said and stay the same for every target.
     """
-    width = math.ceil(count / options.turns)
+    width = conversations(options, count)
     said: list[list[Made]] = [[] for _ in range(width)]
     contents = []
     for index in range(count):

@@ -81,7 +81,7 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
         PlanError: if the schedule has no request, a file cannot be used, or the endpoint does not take the prompts.
     """
     try:
-        wire, source = Wire(options, model, headers or {}), _Source(options, model)
+        wire, source = Wire(options, model, headers or {}), Source(options, model)
         if options.answers is Answers.SERVED:
             requests, fingerprint = _dialogues(options, wire)
         else:
@@ -105,20 +105,24 @@ def make(options: Options, model: str, headers: Mapping[str, str] | None = None)
         raise PlanError(str(error)) from error
 
 
-class _Source:
+class Source:
     """Where the contents of one plan come from; a file is read once, and `notes` says what of it was left out."""
 
     def __init__(self, options: Options, model: str) -> None:
         self.notes: list[str] = []
-        self._options, self._model = options, model
+        self._options, self.model = options, model
         self._corpus: Corpus | None = None
 
     def draw(self, count: int, trace: Sequence[Arrived] = (), *, warmup: bool = False) -> list[Content]:
         """The contents of `count` requests."""
+        return contents.draw(self._options, count, trace, warmup=warmup, corpus=self.corpus(count))
+
+    def corpus(self, count: int) -> Corpus | None:
+        """The prompts of the data set's file, for `count` requests; None if prompts are made."""
         if count and self._corpus is None:
-            self._corpus = contents.read(self._options, self._model, max(count, self._options.warmup))
+            self._corpus = contents.read(self._options, self.model, max(count, self._options.warmup))
             self.notes += self._corpus.notes if self._corpus is not None else []
-        return contents.draw(self._options, count, trace, warmup=warmup, corpus=self._corpus)
+        return self._corpus
 
     def trace(self) -> list[Arrived]:
         """The requests of the trace; none where there is no trace."""
@@ -130,16 +134,27 @@ class _Source:
         return trace.requests[: options.requests or None]
 
 
-def _slots(options: Options, source: _Source) -> list[_Slot]:
+def _slots(options: Options, source: Source) -> list[_Slot]:
     if options.mode is Mode.BATCH:
         return _batches(options, source)
     if options.mode is Mode.PHASE_SPLIT:
         return _phases(options, source)
+    offsets, trace = arrivals(options, source)
+    made = source.draw(len(offsets), trace)
+    return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
+
+
+def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrived]]:
+    """When requests come in mode serve; and what a trace says of them, or nothing.
+
+    Raises:
+        FileError: if the trace cannot be used.
+        PlanError: if there is no request.
+    """
     trace = source.trace()
     offsets = [arrived.offset for arrived in trace] if trace else _offsets(options)
     _refuse_none(options, offsets)
-    made = source.draw(len(offsets), trace)
-    return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
+    return offsets, trace
 
 
 def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
@@ -200,7 +215,7 @@ def _offsets(options: Options) -> list[float]:
     )
 
 
-def _batches(options: Options, source: _Source) -> list[_Slot]:
+def _batches(options: Options, source: Source) -> list[_Slot]:
     """Each batch holds one prompt as often as its size; batches have prompts of their own."""
     made = source.draw(len(options.batch_sizes))
     return [
@@ -210,7 +225,7 @@ def _batches(options: Options, source: _Source) -> list[_Slot]:
     ]
 
 
-def _phases(options: Options, source: _Source) -> list[_Slot]:
+def _phases(options: Options, source: Source) -> list[_Slot]:
     """All prompts with one output token, then all with theirs, one at a time: two spans of time, each with its energy."""
     made = source.draw(options.requests)
     first = [Content(content.prompt, content.input_tokens, 1) for content in made]
