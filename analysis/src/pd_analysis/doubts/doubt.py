@@ -25,7 +25,6 @@ class Doubt:
     Attributes:
         general: the sentence without names and numbers, for a report in which it holds for many loads.
         places: the loads and deployments for which it then holds, or "".
-        single: it weighs on single runs, and conclusions from several loads leave those out or take account of it.
     """
 
     level: Level
@@ -33,4 +32,3 @@ class Doubt:
     remedy: str
     general: str = ""
     places: str = ""
-    single: bool = False
