@@ -68,7 +68,10 @@ LAYERS: dict[str, list[set[str]]] = {
     "pd_planner": [
         {"__main__"},
         {"cli"},
-        {"calibrate"},
+        {"report"},
+        {"emit"},
+        {"confidence"},
+        {"search", "calibrate"},
         {"des"},
         {"profile", "traffic"},
     ],

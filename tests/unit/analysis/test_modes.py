@@ -127,7 +127,7 @@ def test_the_table_and_the_sentence_of_phase_split_have_the_mode_and_errors() ->
 
     prefill, decode = [[cell.text for cell in row] for row in table.rows]
     assert prefill[:5] == ["combined", "phase-split", "prefill", "12", "512"]
-    assert decode[:5] == ["combined", "phase-split", "decode", "12", "20"]
+    assert decode[:5] == ["combined", "phase-split", "decode", "12", "20.0"]
     assert prefill[5].startswith("500 ±")
     assert prefill[6].endswith(" J")
     assert " ± " in decode[7]

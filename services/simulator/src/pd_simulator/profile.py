@@ -138,14 +138,24 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Median relative errors over runs of one deployment that a fit did not see; `runs` of them."""
+    """How far predictions of one deployment's runs were off, by fits that did not see them: medians of the absolute relative errors.
+
+    Attributes:
+        prefills, others, connector, batched: the deployment; `prefills` 0 means plain engines.
+        capacity: of the rate that it carried within its limits, over the kinds of requests.
+    """
 
     runs: Count
+    prefills: int = 0
+    others: int = 1
+    connector: Connector | None = None
+    batched: bool = False
     ttft_p50: float | None = None
     ttft_p99: float | None = None
     tpot_p50: float | None = None
     tpot_p99: float | None = None
     joules_per_token: float | None = None
+    capacity: float | None = None
 
 
 class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -155,6 +165,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         kind: measured, or analytic (computed from the model's shape and the board's data sheet).
         model, engine: of the runs.
         runs, requests: how many the numbers were fitted to.
+        prompt_tokens, output_tokens: the shortest and the longest of these requests.
         fitted: labels of their deployments.
         held_out: by deployment, what came of predicting runs that the fit did not see.
     """
@@ -164,15 +175,24 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     engine: str = ""
     runs: int = 0
     requests: int = 0
+    prompt_tokens: tuple[int, int] | None = None
+    output_tokens: tuple[int, int] | None = None
     fitted: list[str] = []
     held_out: dict[str, HeldOut] = {}
 
 
 class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How well the numbers are known: dotted names, and the covariance of their logarithms."""
+    """How well the numbers are known.
+
+    Attributes:
+        names, covariance: dotted names of numbers, and the covariance of their logarithms.
+        slow_prompt_ms: what a step with a prompt took more on single plain engines than on the typical one, one entry an engine and run,
+            ascending: time of the processor that comes and goes.
+    """
 
     names: list[str]
     covariance: list[list[float]]
+    slow_prompt_ms: list[float] = []
 
     def __post_init__(self) -> None:
         """Square, and as large as there are names."""

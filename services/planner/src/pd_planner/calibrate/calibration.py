@@ -86,6 +86,14 @@ def provenance(runs: Sequence[Measured], compared: Iterable[Compared]) -> Proven
         engine=", ".join(sorted({run.engine for run in runs})),
         runs=len(runs),
         requests=sum(len(run.load) for run in runs),
+        prompt_tokens=(
+            min(int(run.load.prompt.min()) for run in runs),
+            max(int(run.load.prompt.max()) for run in runs),
+        ),
+        output_tokens=(
+            min(int(run.load.output.min()) for run in runs),
+            max(int(run.load.output.max()) for run in runs),
+        ),
         fitted=sorted({run.label for run in runs}),
         held_out={label: held_out_of(each) for label, each in sorted(by_label.items())},
     )
@@ -104,4 +112,5 @@ def spread(estimate: Estimate, steps: StepNumbers) -> Spread:
     for block in blocks:
         covariance[begin : begin + len(block), begin : begin + len(block)] = block
         begin += len(block)
-    return Spread(names, [[float(f"{value:.3g}") for value in row] for row in covariance])
+    rounded = [[float(f"{value:.3g}") for value in row] for row in covariance]
+    return Spread(names, rounded, [round(value, 2) for value in steps.slow_prompt_ms])

@@ -2,26 +2,33 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
 
 from pd_planner.calibrate.runs import Measured
-from pd_planner.des.deployment import simulate
+from pd_planner.des.deployment import Outcome, simulate
+from pd_planner.des.limits import Limits
 from pd_planner.des.power import watts_by_role
 from pd_planner.traffic.load import Floats
 from pd_simulator.profile import HeldOut, Profile
 
 QUANTILES: Final = (50, 99)
+ATTAINMENT: Final = 0.9
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One run: TTFT p50 and p99, TPOT p50 and p99 in milliseconds, and joules an output token (NaN if unknown); measured and simulated."""
+    """One run: TTFT p50 and p99, TPOT p50 and p99 in milliseconds, and joules an output token (NaN if unknown); measured and simulated.
+
+    `within` is the share of requests within the run's limits, measured and simulated; None where it has none.
+    """
 
     run: Measured
     measured: Floats
     simulated: Floats
+    within: tuple[float, float] | None = None
 
     @property
     def errors(self) -> Floats:
@@ -43,7 +50,44 @@ def compare(profile: Profile, run: Measured) -> Compared:
         run,
         np.array([*_quantiles(run.ttft_ms), *_quantiles(run.tpot_ms), joules]),
         np.array([*_quantiles(outcome.ttft_ms), *_quantiles(outcome.tpot_ms), guessed]),
+        _within(run, outcome),
     )
+
+
+def _within(run: Measured, outcome: Outcome) -> tuple[float, float] | None:
+    if not run.goodput:
+        return None
+    limits = Limits(run.goodput)
+    measured = limits.of({"ttft": run.ttft_ms, "tpot": run.tpot_ms, "e2el": run.e2el_ms})
+    return float(measured.mean()), float(limits.met(outcome).mean())
+
+
+def capacities(compared: Sequence[Compared]) -> list[tuple[float, float]]:
+    """What a deployment carried per GPU, measured and simulated, for each kind of requests that was offered at several rates.
+
+    The rate at which the share of requests within the limits falls below 90 %, on a line between the rates that were offered; the
+    highest of them if it never does.
+    """
+    kinds: dict[tuple[str, int], list[Compared]] = {}
+    for each in compared:
+        if each.within is not None and each.run.per_gpu:
+            kinds.setdefault((each.run.sizes, each.run.seed), []).append(each)
+    found = []
+    for kind in kinds.values():
+        ordered = sorted(kind, key=lambda each: each.run.per_gpu)
+        measured, simulated = (
+            _knee([(each.run.per_gpu, each.within[side]) for each in ordered if each.within]) for side in (0, 1)
+        )
+        if measured and simulated:
+            found.append((measured, simulated))
+    return found
+
+
+def _knee(points: Sequence[tuple[float, float]]) -> float | None:
+    for (rate, share), (further, less) in pairwise(points):
+        if share >= ATTAINMENT > less:
+            return rate + (share - ATTAINMENT) / (share - less) * (further - rate)
+    return points[-1][0] if len(points) > 1 and points[-1][1] >= ATTAINMENT else None
 
 
 def _quantiles(values: Floats) -> list[float]:
@@ -52,7 +96,18 @@ def _quantiles(values: Floats) -> list[float]:
 
 
 def held_out_of(compared: Sequence[Compared]) -> HeldOut:
-    """Medians of the absolute errors; `compared` holds at least one run."""
+    """Medians of the absolute errors; `compared` holds at least one run, all of one deployment."""
     errors = np.abs(np.array([each.errors for each in compared]))
     medians = [float(np.nanmedian(column)) if np.isfinite(column).any() else None for column in errors.T]
-    return HeldOut(len(compared), *(round(value, 4) if value is not None else None for value in medians))
+    carried = [abs(simulated / measured - 1) for measured, simulated in capacities(compared)]
+    engines = compared[0].run.engines
+    names = ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "joules_per_token", "capacity")
+    found = (*medians, float(np.median(carried)) if carried else None)
+    return HeldOut(
+        runs=len(compared),
+        prefills=engines.prefills,
+        others=engines.others,
+        connector=engines.connector,
+        batched=engines.batched,
+        **{name: round(value, 4) for name, value in zip(names, found, strict=True) if value is not None},
+    )

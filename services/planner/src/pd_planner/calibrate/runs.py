@@ -70,6 +70,11 @@ class Measured:
     board: str
 
     @property
+    def e2el_ms(self) -> Floats:
+        """End-to-end latency of each request."""
+        return self.ttft_ms + np.nan_to_num(self.tpot_ms) * (self.load.output - 1)
+
+    @property
     def sizes(self) -> str:
         """Prompt and answer, 512 → 64; the median where they vary."""
         return f"{int(np.median(self.load.prompt))} → {int(np.median(self.load.output))}"
@@ -88,7 +93,7 @@ def read(paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = ()) 
     Args:
         paths: run folders or trees of them.
         kv_tokens: room of one engine's KV cache.
-        batched: labels of deployments whose engines had KV_BATCHED, which old manifests do not say.
+        batched: labels of P2pNcclConnector deployments that sent KV in one message a request; their manifests do not say.
     """
     loaded = load_tree(paths)
     problems = [f"{problem.path}: {problem.sentence}" for problem in loaded.problems]

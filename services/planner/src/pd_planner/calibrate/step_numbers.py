@@ -1,7 +1,7 @@
 """What engines' steps say about a profile: decoding by role, prompts beside decodes, and how long loading KV holds a batch up."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from pd_planner.traffic.load import Floats
 from pd_simulator.profile import Profile
 
 FEWEST_WINDOWS: Final = 40
+_FEWEST_PROMPTS: Final = 40  # in an engine's windows, to say that it was slow
 DECODE: Final = ("base_ms", "per_sequence_ms", "per_context_token_ms")
 _DOUBT: Final = 0.5  # of a prior number's own value
 _LEAST_MS: Final = (0.5, 0.5e-3)  # … but at least this, of a number and of one per token
@@ -28,11 +29,13 @@ class StepNumbers:
         extra: what a step with prompts takes beyond its decodes on a plain engine: milliseconds, and milliseconds a prompt token; None
             without plain engines.
         fits: the regressions, by the kind of engine.
+        slow_prompt_ms: what a prompt cost more on each plain engine, in each run, than on all of them; ascending.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     extra: tuple[float, float] | None = None
     fits: dict[str, Fitted] = field(default_factory=dict)
+    slow_prompt_ms: tuple[float, ...] = ()
 
     def put(self, profile: Profile) -> Profile:
         """The profile with these numbers; what a mixed step saves follows from the profile's own prompt numbers."""
@@ -48,9 +51,9 @@ class StepNumbers:
 def step_numbers(start: Profile, runs: Sequence[Measured]) -> StepNumbers:
     """From all runs whose engines can be told apart; `start` stands for what they do not tell."""
     numbers = StepNumbers()
-    plain = _joined([window for run in runs if not run.part for window in _windows(run)])
-    if len(plain.took_ms) >= FEWEST_WINDOWS:
-        numbers = _with_plain(numbers, start, plain)
+    engines = [window for run in runs if not run.part for window in _windows(run)]
+    if len(_joined(engines).took_ms) >= FEWEST_WINDOWS:
+        numbers = _with_plain(numbers, start, engines)
     handed = {
         part: _joined([window for run in runs if run.part == part for window in _windows(run)])
         for part in sorted({run.part for run in runs if run.part})
@@ -70,7 +73,8 @@ def _joined(parts: Sequence[Windows]) -> Windows:
     return Windows(*np.concatenate([np.empty((5, 0)), *rows], axis=1))
 
 
-def _with_plain(numbers: StepNumbers, start: Profile, windows: Windows) -> StepNumbers:
+def _with_plain(numbers: StepNumbers, start: Profile, engines: Sequence[Windows]) -> StepNumbers:
+    windows = _joined(engines)
     decode = start.combined or start.decode
     extra = (
         start.prefill.base_ms - start.mixed.overlap_ms,
@@ -83,7 +87,13 @@ def _with_plain(numbers: StepNumbers, start: Profile, windows: Windows) -> StepN
         numbers.values | values,
         (float(fitted.values[3]), max(0.0, float(fitted.values[4]))),
         numbers.fits | {"combined": fitted},
+        tuple(sorted(_slow(window, fitted) for window in engines if window.joins.sum() >= _FEWEST_PROMPTS)),
     )
+
+
+def _slow(windows: Windows, fitted: Fitted) -> float:
+    """What a prompt took more on one engine than the fit of all of them has it, milliseconds."""
+    return float((windows.took_ms - _columns(windows) @ fitted.values).sum() / windows.joins.sum())
 
 
 def _with_handed(numbers: StepNumbers, start: Profile, handed: dict[str, Windows]) -> StepNumbers:
@@ -104,7 +114,7 @@ def _with_handed(numbers: StepNumbers, start: Profile, handed: dict[str, Windows
     for position, part in enumerate(parts):
         once, per_token = fitted.values[3 + 2 * position : 5 + 2 * position]
         values |= _stall(part, float(once), max(0.0, float(per_token)))
-    return StepNumbers(numbers.values | values, numbers.extra, numbers.fits | {"decode": fitted})
+    return replace(numbers, values=numbers.values | values, fits=numbers.fits | {"decode": fitted})
 
 
 def _stall(part: str, once: float, per_token: float) -> dict[str, float]:

@@ -9,10 +9,11 @@ import tomli_w
 
 from pd_planner.calibrate.calibration import Calibration
 from pd_planner.calibrate.errors import Compared
-from pd_simulator.profile import HeldOut
+from pd_simulator.profile import HeldOut, Spread
 
 _DIGITS: Final = 4
 _COLUMNS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
+_HELD_OUT: Final = (*_COLUMNS, "capacity")
 
 
 def profile_text(calibration: Calibration, description: str, command: str) -> str:
@@ -23,8 +24,17 @@ def profile_text(calibration: Calibration, description: str, command: str) -> st
         f"# from {found.runs} runs with {found.requests:,} requests." if found else "",
         "# How far it is off where it did not look: [provenance.held_out]; how well its numbers are known: [spread].",
     ]
-    document = msgspec.to_builtins(msgspec.structs.replace(calibration.profile, description=description))
-    return "\n".join(filter(None, head)) + "\n\n" + tomli_w.dumps(_told(document), multiline_strings=False)
+    plain = msgspec.structs.replace(calibration.profile, description=description, spread=None)
+    text = "\n".join(filter(None, head)) + "\n\n" + tomli_w.dumps(_told(msgspec.to_builtins(plain)))
+    return text + (_spread_text(calibration.profile.spread) if calibration.profile.spread else "")
+
+
+def _spread_text(spread: Spread) -> str:
+    """A row of the matrix a line, which no library writes."""
+    rows = "".join(f"  [{', '.join(f'{value:g}' for value in row)}],\n" for row in spread.covariance)
+    names = "".join(f'  "{name}",\n' for name in spread.names)
+    slow = ", ".join(f"{value:g}" for value in spread.slow_prompt_ms)
+    return f"\n[spread]\nnames = [\n{names}]\ncovariance = [\n{rows}]\nslow_prompt_ms = [{slow}]\n"
 
 
 def _told(value: Any) -> Any:
@@ -65,10 +75,10 @@ def _page(calibration: Calibration, command: str) -> Iterator[str]:
 
 def held_out_table(held_out: dict[str, HeldOut]) -> Iterator[str]:
     """Median errors of the runs that the fit did not see, a deployment a line."""
-    yield "| median error, held out | runs | " + " | ".join(_COLUMNS) + " |"
-    yield "| :--- | ---: |" + " ---: |" * len(_COLUMNS)
+    yield "| median error, held out | runs | " + " | ".join(_HELD_OUT) + " |"
+    yield "| :--- | ---: |" + " ---: |" * len(_HELD_OUT)
     for label, one in held_out.items():
-        errors = (one.ttft_p50, one.ttft_p99, one.tpot_p50, one.tpot_p99, one.joules_per_token)
+        errors = (one.ttft_p50, one.ttft_p99, one.tpot_p50, one.tpot_p99, one.joules_per_token, one.capacity)
         yield f"| {label} | {one.runs} | " + " | ".join("–" if e is None else f"{e:.1%}" for e in errors) + " |"
 
 

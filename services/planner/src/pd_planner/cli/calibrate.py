@@ -4,41 +4,38 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from pd_planner.cli import profiles
 from pd_planner.cli.failure import CommandError
+from pd_planner.cli.values import count
+
+DESCRIPTION: Final = (
+    "Fit a profile to run folders: decoding from token stamps, the rest from latencies, power from energy. "
+    "Half of the runs are held out in turn, and the errors of predicting them are printed."
+)
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="make a profile from run folders",
-        description="Fit a profile to run folders: decoding from token stamps, the rest from latencies, power from energy. "
-        "Half of the runs are held out in turn, and the errors of predicting them are printed.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Runs, and what to make of them."""
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help="run folders or trees of them")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.toml", help="the profile")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="every run, measured and predicted")
     parser.add_argument(
-        "--batched", nargs="*", default=[], metavar="LABEL", help="deployments whose engines had KV_BATCHED"
+        "--batched",
+        nargs="*",
+        default=[],
+        metavar="LABEL",
+        help="labels of P2pNcclConnector deployments that sent a request's KV in one message (once KV_BATCHED)",
     )
-    parser.add_argument("--kv-tokens", type=_count, metavar="N", help="room of an engine's KV cache in tokens (default: the start profile's)")  # fmt: skip
+    parser.add_argument("--kv-tokens", type=count, metavar="N", help="room of an engine's KV cache in tokens (default: the start profile's)")  # fmt: skip
     parser.add_argument(
         "--board", default="", metavar="NAME", help="the board's name (default: what the recordings say)"
     )
     parser.add_argument("--description", default="", metavar="TEXT", help="a sentence about the profile")
     profiles.add_arguments(parser, "what stands for what the runs do not tell")
-    parser.set_defaults(run=run)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
 
 
 def run(options: argparse.Namespace) -> int:

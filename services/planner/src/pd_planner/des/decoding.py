@@ -8,11 +8,9 @@ from heapq import heappop, heappush
 from math import sqrt
 from typing import NamedTuple
 
-import numpy as np
-
-from pd_planner.des.compiled import compiled
+from pd_planner.des.compiled import compiled, whole_zeros, zeros
 from pd_planner.des.model import BATCH, DECODES, NOBODY, EngineLimits, Floats, Ints, Jobs, StepCosts, Times
-from pd_planner.des.steps import CONTEXT, SINGLES, STALL, WORK_COLUMNS, add_chunk, step_ms
+from pd_planner.des.steps import CONTEXT, SINGLES, STALL, WORK_COLUMNS, add_chunk, clear, step_ms
 
 # `clock`, seconds but for the last: now, when the last step began, and the tokens that the decoding sequences look back on.
 NOW, BEGAN, BEHIND = range(3)
@@ -40,7 +38,7 @@ def serve(jobs: Jobs, costs: StepCosts, limits: EngineLimits, times: Times, busy
     """Run the engine until its last job is done; fills `times` and adds to `busy`."""
     ends = [(0, 0)]
     ends.pop()
-    engine = Engine(jobs, costs, limits, times, busy, np.zeros(3), np.zeros(9, np.int64), np.zeros(WORK_COLUMNS), ends)
+    engine = Engine(jobs, costs, limits, times, busy, zeros(3), whole_zeros(9), zeros(WORK_COLUMNS), ends)
     state = engine.state
     state[PARTIAL] = NOBODY
     while state[DONE] < len(jobs.ready):
@@ -116,7 +114,7 @@ def _steps_within(due: float, first: float, growth: float) -> int:
 def _fill_step(engine: Engine) -> None:
     """The work of a step: one token a decoding sequence, then the prompt begun before, then new ones while tokens are left."""
     state, work, jobs = engine.state, engine.work, engine.jobs
-    work[:] = 0.0
+    clear(work)
     work[SINGLES], work[CONTEXT] = state[DECODING], engine.clock[BEHIND]
     left = engine.limits.batched_tokens - state[DECODING]
     state[COMPLETED] = 0

@@ -6,6 +6,7 @@ from math import lcm
 import numpy as np
 
 from pd_contracts.names import Connector, Role
+from pd_planner.des.compiled import column, zeros
 from pd_planner.des.decoding import serve
 from pd_planner.des.model import BUSY_COLUMNS, EngineLimits, Floats, Ints, Jobs, SendCosts, StepCosts, Times
 from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
@@ -64,8 +65,18 @@ def round_robin(engines: Engines, count: int) -> Route:
     return Route(turn % engines.prefills, (turn + turn // cycle) % engines.others)
 
 
-def simulate(profile: Profile, engines: Engines, load: Load, route: Route | None = None) -> Outcome:
-    """Run a load of at least one request that `engines` can serve (`Engines.refusal`)."""
+def simulate(
+    profile: Profile, engines: Engines, load: Load, route: Route | None = None, slow_prompt_ms: Floats | None = None
+) -> Outcome:
+    """Run a load of at least one request.
+
+    `slow_prompt_ms` is what a step with prompts takes more on each engine that writes answers; see `Spread` of the profile.
+
+    Raises:
+        ValueError: if a request could never be served.
+    """
+    if refusal := refused(engines, load):
+        raise ValueError(refusal)
     route = route or round_robin(engines, len(load))
     busy = np.zeros((engines.prefills + engines.others, BUSY_COLUMNS))
     handoff = profile.handoff_of(engines.connector, batched=engines.batched)
@@ -77,16 +88,27 @@ def simulate(profile: Profile, engines: Engines, load: Load, route: Route | None
         ready = _taken_over(profile, engines, load, route, handed) + _wait_s(handoff, external)
         noticed = np.maximum(0.0, external - handoff.stall_free_tokens)
         stall = handoff.stall_ms + handoff.stall_per_token_ms * noticed
-    role = Role.DECODE if engines.prefills else Role.COMBINED
+    costs = step_costs(profile, Role.DECODE if engines.prefills else Role.COMBINED)
     times = Times(np.empty(len(load)), np.empty(len(load)))
     for engine in range(engines.others):
         mine = np.flatnonzero(route.other == engine)
         mine = mine[np.argsort(ready[mine], kind="stable")]
-        own = Times(np.empty(len(mine)), np.empty(len(mine)))
-        part = Jobs(ready[mine], load.prompt[mine], load.output[mine], external[mine], stall[mine])
-        serve(part, step_costs(profile, role), _limits(profile, engines), own, busy[engines.prefills + engine])
+        own = Times(zeros(len(mine)), zeros(len(mine)))
+        part = Jobs(*(column(each[mine]) for each in (ready, load.prompt, load.output, external, stall)))
+        base = costs.prefill_base + (slow_prompt_ms[engine] if slow_prompt_ms is not None else 0.0)
+        own_costs = costs._replace(prefill_base=float(base))
+        used = zeros(BUSY_COLUMNS)
+        serve(part, own_costs, _limits(profile, engines), own, used)
+        busy[engines.prefills + engine] = used
         times.first[mine], times.last[mine] = own
     return Outcome(load, times.first, times.last, answered, busy)
+
+
+def refused(engines: Engines, load: Load) -> str:
+    """Why these engines could never serve one of the requests; empty if they can serve all."""
+    longest, largest = int(load.prompt.argmax()), int((load.prompt + load.output).argmax())
+    sizes = ((int(load.prompt[number]), int(load.output[number])) for number in (longest, largest))
+    return next((why for prompt, output in sizes if (why := engines.refusal(prompt, output))), "")
 
 
 def _wait_s(handoff: Handoff, tokens: Ints) -> Floats:
@@ -97,12 +119,14 @@ def _prefilled(profile: Profile, engines: Engines, load: Load, route: Route, bus
     queues = np.argsort(route.prefill, kind="stable")
     begins = np.searchsorted(route.prefill[queues], np.arange(engines.prefills + 1)).astype(np.int64)
     ready = load.at + profile.api_ms / 1e3
-    prompts = Prompts(ready, load.prompt, load.cached, route.other, queues, begins)
-    handed = Handed(np.empty(len(load)), np.empty(len(load)))
+    prompts = Prompts(*(column(each) for each in (ready, load.prompt, load.cached, route.other, queues, begins)))
+    handed = Handed(zeros(len(load)), zeros(len(load)))
     limits = _limits(profile, engines)._replace(chunked=engines.chunked)
     model = PrefillModel(step_costs(profile, Role.PREFILL), _send_costs(profile, engines), limits, engines.others)
-    prefill(prompts, model, handed, busy)
-    return handed
+    used = column(np.zeros_like(busy))
+    prefill(prompts, model, handed, used)
+    busy[:] = used
+    return Handed(np.asarray(handed.answered), np.asarray(handed.here))
 
 
 def _taken_over(profile: Profile, engines: Engines, load: Load, route: Route, handed: Handed) -> Floats:
@@ -112,8 +136,9 @@ def _taken_over(profile: Profile, engines: Engines, load: Load, route: Route, ha
         return asked
     handoff = profile.handoff_of(engines.connector)
     receive: Floats = handoff.receive_ms + handoff.receive_per_token_ms * load.prompt.astype(np.float64)
-    fetched: Floats = fetch(asked, np.argsort(asked, kind="stable"), route.other, receive, engines.others)
-    return fetched
+    order = np.argsort(asked, kind="stable")
+    taken = fetch(column(asked), column(order), column(route.other), column(receive), engines.others)
+    return np.asarray(taken)
 
 
 def step_costs(profile: Profile, role: Role) -> StepCosts:

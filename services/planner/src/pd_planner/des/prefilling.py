@@ -7,11 +7,9 @@ steps are taken in order of time.
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-import numpy as np
-
-from pd_planner.des.compiled import compiled
+from pd_planner.des.compiled import compiled, copied, whole_zeros, zeros
 from pd_planner.des.model import TRANSFER, EngineLimits, Floats, Ints, SendCosts, StepCosts
-from pd_planner.des.steps import WORK_COLUMNS, add_chunk, step_ms
+from pd_planner.des.steps import WORK_COLUMNS, add_chunk, clear, step_ms
 
 
 class Prompts(NamedTuple):
@@ -84,14 +82,14 @@ def prefill(prompts: Prompts, model: PrefillModel, handed: Handed, busy: Floats)
         model.limits,
         handed,
         busy,
-        prompts.begins[:-1].copy(),
-        prompts.begins[:-1].copy(),
-        np.zeros(engines),
-        np.zeros(engines, np.int64),
-        prompts.cached.copy(),
-        np.zeros(model.decodes),
-        np.zeros(model.decodes, np.int64),
-        np.zeros(WORK_COLUMNS),
+        copied(prompts.begins, 0, engines),
+        copied(prompts.begins, 0, engines),
+        zeros(engines),
+        whole_zeros(engines),
+        copied(prompts.cached, 0, len(prompts.cached)),
+        zeros(model.decodes),
+        whole_zeros(model.decodes),
+        zeros(WORK_COLUMNS),
     )
     starts = [(0.0, 0)]
     starts.pop()
@@ -117,7 +115,7 @@ def _step(fleet: Fleet, engine: int, start: float, number: int) -> float:
     computing = step_ms(fleet.costs, fleet.work, fleet.busy[engine])
     computed = start + (computing + _sending(fleet, engine, first, computing, number)) * 1e-3
     end = _deliver(fleet, engine, first, start, computed)
-    fleet.busy[engine, TRANSFER] += (end - start) * 1e3 - computing
+    fleet.busy[engine][TRANSFER] += (end - start) * 1e3 - computing
     _answer(fleet, engine, first, end)
     return end
 
@@ -126,7 +124,7 @@ def _step(fleet: Fleet, engine: int, start: float, number: int) -> float:
 def _fill(fleet: Fleet, engine: int, start: float) -> None:
     """Choose the prompts of a step and book them as computed; `head` moves behind those that it completes."""
     prompts, limits = fleet.prompts, fleet.limits
-    fleet.work[:] = 0.0
+    clear(fleet.work)
     ongoing = fleet.half[engine] == 1
     planned = fleet.began[engine] if ongoing and limits.async_scheduling else start
     fleet.began[engine] = start
@@ -202,8 +200,8 @@ def _answer(fleet: Fleet, engine: int, first: int, end: float) -> None:
 @compiled
 def fetch(asked: Floats, order: Ints, decode: Ints, receive: Floats, decodes: int) -> Floats:
     """When each decode engine has fetched its KV (seconds): one request after another in `order`; each takes `receive` ms."""
-    free = np.zeros(decodes)
-    fetched = np.empty(len(asked))
+    free: Floats = zeros(decodes)
+    fetched: Floats = zeros(len(asked))
     for job in order:
         engine = decode[job]
         free[engine] = max(free[engine], asked[job]) + receive[job] * 1e-3

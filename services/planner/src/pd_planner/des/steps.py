@@ -12,6 +12,13 @@ WORK_COLUMNS: Final = 5
 
 
 @compiled
+def clear(work: Floats) -> None:
+    """Begin a step."""
+    for index in range(WORK_COLUMNS):
+        work[index] = 0.0
+
+
+@compiled
 def add_chunk(work: Floats, tokens: int, done: int) -> None:
     """Add `tokens` of a prompt of which `done` are computed; a single one costs what a decode costs."""
     if tokens == 1:

@@ -40,12 +40,13 @@ BOARDS: Final = (
 
 
 def board_of(name: str) -> Board | None:
-    """The board whose name this is or begins with; None for one that is not in the list."""
+    """The board that a name means: NVML's, or its beginning, of which the first here is taken; None for one that is not here."""
     wanted = _plain(name)
-    found = [
-        board for board in BOARDS if wanted.startswith(_plain(board.name)) or _plain(board.name) == f"nvidia{wanted}"
-    ]
-    return max(found, key=lambda board: len(board.name), default=None)
+    if not wanted:
+        return None
+    exact = [board for board in BOARDS if wanted.startswith(_plain(board.name))]
+    begun = (board for board in BOARDS if _plain(board.name).startswith((wanted, f"nvidia{wanted}")))
+    return max(exact, key=lambda board: len(board.name)) if exact else next(begun, None)
 
 
 def _plain(name: str) -> str:

@@ -24,6 +24,10 @@ class Load:
         times = np.asarray(at, np.float64)
         return cls(times, *(_whole(value, len(times)) for value in (prompt, output, cached)))
 
+    def first(self, count: int) -> "Load":
+        """Only so many requests."""
+        return Load(self.at[:count], self.prompt[:count], self.output[:count], self.cached[:count])
+
     def __len__(self) -> int:
         """How many requests."""
         return len(self.at)

@@ -1,0 +1,110 @@
+"""Options of the traffic: those of the load generator, because what is planned for is what will be offered."""
+
+import argparse
+from typing import Final
+
+from pd_contracts.settings import SettingsError, fields
+from pd_loadgen.workload import options as loadgen
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.plan import PlanError
+from pd_planner.cli.failure import CommandError
+from pd_planner.cli.values import count, positive
+from pd_planner.traffic.source import Traffic, TrafficError, traffic_of
+
+# Of all options of `pd-loadgen run` these are shown; any other goes after --.
+SHOWN: Final = (
+    "input_tokens",
+    "output_tokens",
+    "range_ratio",
+    "dataset",
+    "dataset_path",
+    "arrival",
+    "burstiness",
+    "seed",
+)
+_LENGTHS: Final = ("input_tokens", "output_tokens")
+REQUESTS: Final = 12_000  # drawn where the load has no end of its own
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Lengths and rate, or a trace."""
+    add = parser.add_argument_group("traffic").add_argument
+    add(
+        "--rate",
+        type=positive,
+        metavar="R",
+        help="requests a second that are to be served; without it: as many as the GPUs carry",
+    )
+    add(
+        "--trace",
+        metavar="FILE",
+        help="recorded traffic, with times and lengths of its own: Mooncake, BurstGPT or Azure",
+    )
+    add("--speed", type=positive, metavar="X", help="with --trace: 2 replays it twice as fast")
+    known = {field.name: field for field in fields(Options)}
+    for name in SHOWN:
+        add(
+            known[name].option,
+            dest=name,
+            type=count if name in _LENGTHS else str,
+            default=None,
+            metavar="X",
+            help=loadgen.help_of(known[name]).replace("%", "%%"),
+        )
+    add(
+        "loadgen",
+        nargs="*",
+        metavar="-- OPTION",
+        help="after --: any other option of pd-loadgen run, such as --prefix-tokens 512",
+    )
+
+
+def chosen(given: argparse.Namespace) -> Traffic:
+    """The traffic that was asked for.
+
+    Raises:
+        CommandError: if it makes none.
+    """
+    values = {name: str(getattr(given, name)) for name in SHOWN if getattr(given, name) is not None} | _more(
+        given.loadgen
+    )
+    if given.trace is not None:
+        return _traffic(_of_trace(given, values), wanted=None, recorded=True, name=given.trace)
+    if given.speed is not None:
+        raise CommandError("--speed needs --trace: lengths have no times of their own; --rate says how often they come")
+    drawn = {**values, "rate": "1", "duration": str(REQUESTS)}
+    lengths = (
+        values.get("dataset_path")
+        or f"{values.get('input_tokens', '512')} → {values.get('output_tokens', '64')} tokens"
+    )
+    return _traffic(drawn, wanted=given.rate, recorded=False, name=lengths)
+
+
+def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, str]:
+    if given.rate is not None:
+        raise CommandError("--trace has its own rate; --speed 2 makes it twice as fast")
+    for name in ("input_tokens", "output_tokens", "range_ratio", "arrival", "burstiness"):
+        if name in values:
+            raise CommandError(f"--trace has its own times and lengths: leave --{name.replace('_', '-')} out")
+    scale = {} if given.speed is None else {"time_scale": f"{1 / given.speed:.9g}"}
+    return {"duration": "1e9", **values, **scale, "arrival": "replay", "trace": given.trace}
+
+
+def _traffic(values: dict[str, str], *, wanted: float | None, recorded: bool, name: str) -> Traffic:
+    try:
+        return traffic_of(loadgen.load(values, {}), values, wanted=wanted, recorded=recorded, name=name)
+    except (SettingsError, PlanError, TrafficError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _more(words: list[str]) -> dict[str, str]:
+    """What stands after --."""
+    parser = argparse.ArgumentParser(prog="pd-loadgen", exit_on_error=False, add_help=False)
+    loadgen.add_arguments(parser)
+    try:
+        known, unknown = parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        raise CommandError(f"after --: {error}") from error
+    if unknown:
+        raise CommandError(f"after --: pd-loadgen run has no option {unknown[0]}")
+    return loadgen.given(known)

@@ -1,0 +1,46 @@
+"""Values of options, refused with a sentence."""
+
+import argparse
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        msg = f"{text!r} is no whole number from 1 on"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = _number(text)
+    if not 0 < value < float("inf"):
+        msg = f"{text!r} is no number above 0"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    value = positive(text)
+    if value > 1:
+        msg = f"{text!r} is more than 1: write a share such as 0.9"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
+def percent(text: str) -> float:
+    """A percentage below 100, as a share."""
+    value = _number(text)
+    if not 0 <= value < 100:
+        msg = f"{text!r} is no percentage from 0 to below 100"
+        raise argparse.ArgumentTypeError(msg)
+    return value / 100
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0

@@ -1,0 +1,1 @@
+"""How sure an answer is: the same question many times, with other numbers and other arrivals."""

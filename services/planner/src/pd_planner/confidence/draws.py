@@ -1,0 +1,106 @@
+"""Draws: a profile whose numbers are as far off as they may be, engines as slow as some were, arrivals of another day."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from pd_planner.profile.numbers import changed, number
+from pd_planner.search.candidates import Candidate
+from pd_planner.search.capacity import Setting, capacity
+from pd_planner.search.fleet import operate
+from pd_planner.search.plan import Choice, Objective
+from pd_simulator.profile import Profile
+
+DRAWS: Final = 30
+SEED: Final = 20_261
+_WIDEST: Final = 1.0  # of a number's logarithm: a factor of e
+_ENGINES: Final = 8
+_JOULES_SD: Final = 0.03
+_BAND: Final = (5, 50, 95)
+
+
+@dataclass(frozen=True)
+class Band:
+    """The 5th, 50th and 95th percentile over the draws."""
+
+    low: float
+    middle: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Band":
+        """Of some values."""
+        return cls(*map(float, np.percentile(values, _BAND)))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One choice over all draws: capacity per GPU and, where energy is asked for, joules a token. Draw n is of the same day for all."""
+
+    choice: Choice
+    per_gpu: tuple[float, ...]
+    joules: tuple[float, ...]
+
+    @property
+    def band(self) -> Band:
+        """Of the capacity per GPU."""
+        return Band.of(self.per_gpu)
+
+
+def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draws: int = DRAWS) -> list[Drawn]:
+    """Each choice in every draw."""
+    capacities: list[list[float]] = [[] for _ in choices]
+    joules: list[list[float]] = [[] for _ in choices]
+    for index in range(draws):
+        generator = np.random.default_rng((SEED, index))
+        drawn = _setting(setting, generator)
+        errors = {key: float(generator.normal()) for key in sorted({_kind(choice) for choice in choices})}
+        for position, choice in enumerate(choices):
+            candidate = _cell(choice)
+            off = np.exp(choice.doubt * errors[_kind(choice)])
+            expected = choice.fleet.per_gpu * candidate.gpus
+            capacities[position].append(capacity(drawn, candidate, expected) * off / candidate.gpus)
+            if objective is Objective.ENERGY:
+                operation = operate(drawn, choice.fleet, choice.operation.rate)
+                joules[position].append(operation.joules * float(np.exp(generator.normal(0.0, _JOULES_SD))))
+    return [
+        Drawn(choice, tuple(map(float, carried)), tuple(used))
+        for choice, carried, used in zip(choices, capacities, joules, strict=True)
+    ]
+
+
+def _kind(choice: Choice) -> str:
+    """What the model may be wrong about in the same way: plain engines, or a connector."""
+    return choice.fleet.candidate.connector or "plain"
+
+
+def _cell(choice: Choice) -> Candidate:
+    """What is simulated of a choice: one cell; of plain engines some, because they may be unlike each other."""
+    candidate = choice.fleet.candidate
+    engines = choice.fleet.cells * candidate.others
+    return replace(candidate, others=min(engines, _ENGINES)) if candidate.plain else candidate
+
+
+def _setting(setting: Setting, generator: np.random.Generator) -> Setting:
+    spread = setting.profile.spread
+    slow = spread.slow_prompt_ms if spread else []
+    return replace(
+        setting,
+        profile=_profile(setting.profile, generator),
+        traffic=setting.traffic.redrawn(generator),
+        slow_prompt_ms=tuple(generator.choice(slow, _ENGINES)) if slow else (),
+    )
+
+
+def _profile(profile: Profile, generator: np.random.Generator) -> Profile:
+    """Numbers drawn from what is known of them."""
+    spread = profile.spread
+    if spread is None:
+        return profile
+    logs = generator.multivariate_normal(np.zeros(len(spread.names)), np.array(spread.covariance), method="eigh")
+    factors = np.exp(np.clip(logs, -_WIDEST, _WIDEST))
+    return changed(
+        profile, {name: number(profile, name) * float(f) for name, f in zip(spread.names, factors, strict=True)}
+    )

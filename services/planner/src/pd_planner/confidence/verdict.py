@@ -1,0 +1,60 @@
+"""What the draws say about plain engines against prefill and decode apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from pd_planner.confidence.draws import Drawn
+from pd_planner.search.plan import Objective
+
+_SURE: Final = 0.9  # of the draws
+
+
+class Outcome(StrEnum):
+    """Which is ahead."""
+
+    PLAIN = "plain"
+    APART = "apart"
+    UNCLEAR = "unclear"
+    ALONE = "alone"  # there is nothing to compare with
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The best plain choice against the best disaggregated one; `ahead` counts the draws in which the latter is better."""
+
+    outcome: Outcome
+    plain: Drawn | None
+    apart: Drawn | None
+    ahead: int
+    draws: int
+    objective: Objective
+
+    @property
+    def ratio(self) -> float:
+        """Median of apart ÷ plain over the draws: capacity per GPU, or joules a token."""
+        pairs = sorted(theirs / ours for ours, theirs in _pairs(self.plain, self.apart, self.objective) if ours > 0)
+        return pairs[len(pairs) // 2] if pairs else float("nan")
+
+
+def _pairs(plain: Drawn | None, apart: Drawn | None, objective: Objective) -> list[tuple[float, float]]:
+    if plain is None or apart is None:
+        return []
+    if objective is Objective.ENERGY:
+        return list(zip(plain.joules, apart.joules, strict=True))
+    return list(zip(plain.per_gpu, apart.per_gpu, strict=True))
+
+
+def verdict(drawn: Sequence[Drawn], objective: Objective) -> Verdict:
+    """Compare the first plain choice with the first other one."""
+    plain = next((each for each in drawn if each.choice.plain), None)
+    apart = next((each for each in drawn if not each.choice.plain), None)
+    pairs = _pairs(plain, apart, objective)
+    if not pairs:
+        return Verdict(Outcome.ALONE, plain, apart, 0, 0, objective)
+    less_is_better = objective is Objective.ENERGY
+    ahead = sum((theirs < ours) if less_is_better else (theirs > ours) for ours, theirs in pairs)
+    share = ahead / len(pairs)
+    outcome = Outcome.APART if share >= _SURE else Outcome.PLAIN if share <= 1 - _SURE else Outcome.UNCLEAR
+    return Verdict(outcome, plain, apart, ahead, len(pairs), objective)

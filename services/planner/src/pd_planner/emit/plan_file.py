@@ -1,0 +1,172 @@
+"""plan.json: what was asked, answered and predicted, with the profile that it rests on, so that it can be deployed and checked."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+import pd_contracts
+from pd_contracts.names import Connector
+from pd_planner.confidence.draws import Drawn
+from pd_planner.confidence.findings import Findings
+from pd_planner.search.candidates import Candidate, EngineLimits
+from pd_planner.search.plan import Choice
+from pd_simulator.profile import Profile
+
+# Format history, newest first.
+# 1: first format.
+SCHEMA_VERSION: Final = 1
+
+
+class PlanFileError(ValueError):
+    """A plan cannot be read; the message names the file and what is wrong."""
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """`cells` of so many engines, each of `tensor_parallel` boards; `prefills` of 0 means plain engines."""
+
+    prefills: int
+    others: int
+    connector: Connector | None
+    tensor_parallel: int
+    cells: int
+    label: str
+    gpus: int
+
+    @property
+    def candidate(self) -> Candidate:
+        """One cell."""
+        return Candidate(self.prefills, self.others, self.connector, self.tensor_parallel)
+
+
+class Predicted(msgspec.Struct, frozen=True, kw_only=True):
+    """SIMULATED numbers of one deployment.
+
+    Attributes:
+        capacity_per_gpu: requests a second within the limits; 5th, 50th and 95th percentile over the draws where it was drawn, else one number.
+        rate: requests a second at which the rest is given; latencies are milliseconds, energy is joules an output token.
+        trust: what these numbers rest on.
+        refusal: why it is not the answer, where that is not its rank.
+    """
+
+    deployment: Deployment
+    capacity_per_gpu: list[float]
+    rate: float
+    within: float
+    latencies: dict[str, float]
+    joules_per_output_token: float
+    watts: dict[str, float]
+    trust: str
+    refusal: str = ""
+
+
+class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole plan; `choices` begins with the answer."""
+
+    created: str
+    command: str
+    software: dict[str, str]
+    profile: Profile
+    profile_hash: str
+    traffic: dict[str, str]
+    rate: float | None
+    goodput: dict[str, float]
+    attainment: float
+    engine: EngineLimits
+    prefix_caching: bool
+    objective: str
+    draws: int
+    verdict: list[str]
+    doubts: list[str]
+    measurement: str
+    choices: list[Predicted]
+    simulated: bool = True
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def best(self) -> Predicted:
+        """The answer."""
+        return self.choices[0]
+
+
+def profile_hash(profile: Profile) -> str:
+    """Equal for equal profiles."""
+    return hashlib.sha256(msgspec.json.encode(profile, order="deterministic")).hexdigest()[:16]
+
+
+def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
+    """One choice as it is written down."""
+    fleet, operation = choice.fleet, choice.operation
+    candidate = fleet.candidate
+    band = drawn.band if drawn else None
+    return Predicted(
+        deployment=Deployment(
+            prefills=candidate.prefills,
+            others=candidate.others,
+            connector=candidate.connector,
+            tensor_parallel=candidate.tensor_parallel,
+            cells=fleet.cells,
+            label=fleet.label,
+            gpus=fleet.gpus,
+        ),
+        capacity_per_gpu=[band.low, band.middle, band.high] if band else [fleet.per_gpu],
+        rate=operation.rate,
+        within=operation.within,
+        latencies={name: round(value, 3) for name, value in operation.latencies.items()},
+        joules_per_output_token=operation.joules,
+        watts={role.value: round(watts, 1) for role, watts in operation.watts.items()},
+        trust=choice.trust.value,
+        refusal=choice.refusal,
+    )
+
+
+def plan_file(
+    found: Findings, *, created: str, command: str, verdict: list[str], doubts: list[str], measurement: str
+) -> PlanFile:
+    """The plan of what was found."""
+    question, setting = found.question, found.question.setting
+    return PlanFile(
+        created=created,
+        command=command,
+        software={"pd-planner": pd_contracts.__version__},
+        profile=setting.profile,
+        profile_hash=profile_hash(setting.profile),
+        traffic=setting.traffic.options,
+        rate=question.rate,
+        goodput=dict(setting.limits.milliseconds),
+        attainment=setting.limits.attainment,
+        engine=setting.engine,
+        prefix_caching=setting.prefix_caching,
+        objective=question.objective.value,
+        draws=len(found.drawn[0].per_gpu),
+        verdict=verdict,
+        doubts=doubts,
+        measurement=measurement,
+        choices=[predicted(choice, found.drawn_of(choice)) for choice in found.answer.choices],
+    )
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read a plan.
+
+    Raises:
+        PlanFileError: if it is missing, no plan, or newer than this version.
+    """
+    try:
+        data = path.read_bytes()
+        document: Any = msgspec.json.decode(data)
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if not isinstance(version, int):
+            msg = f"{path}: not a plan of pd-plan"
+            raise PlanFileError(msg)
+        if version > SCHEMA_VERSION:
+            msg = f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update pdstack to read it"
+            raise PlanFileError(msg)
+        return msgspec.json.decode(data, type=PlanFile)
+    except OSError as error:
+        msg = f"{path}: {error.strerror}"
+        raise PlanFileError(msg) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"{path}: not a plan of pd-plan: {error}"
+        raise PlanFileError(msg) from error

@@ -1,0 +1,219 @@
+"""Pictures of a plan, in the report's style."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pd_analysis.plots import style
+from pd_analysis.words.formatting import number
+from pd_planner.confidence.findings import Findings
+from pd_planner.search.breakeven import Curve, Point
+from pd_planner.search.candidates import WORDS
+from pd_planner.search.fleet import Operation
+
+PLOTS: Final = "plots"
+_LIGHTEST, _DARKEST = 0.10, 0.75  # opacity, so that a page with a dark theme can put its own paper under it
+_FULL: Final = 0.5  # of a ratio's logarithm, from which a cell is as dark as it gets
+_NEARLY_EQUAL: Final = 1.28  # standard deviations: a ratio nearer to 1 cannot be told from it in eight of ten
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure on disk and as an element of the page."""
+
+    name: str
+    alt: str
+    svg: str
+
+
+def charts(found: Findings, folder: Path) -> list[Chart]:
+    """Draw what there is into `folder`/plots, as PNG and SVG."""
+    with style.apply():
+        return [Chart(name, alt, style.save(make(), folder / PLOTS / name)) for name, alt, make in _wanted(found)]
+
+
+def _wanted(found: Findings) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
+    yield "capacity", "Capacity per GPU with its band, by deployment", lambda: capacity(found)
+    if found.flips:
+        yield (
+            "break_even",
+            "Prefill and decode apart against plain, over prompt and answer lengths",
+            lambda: flips(found),
+        )
+    if found.curves:
+        yield "rates", "Latency and energy against the rate per GPU", lambda: rates(found)
+    if found.has_front:
+        yield "pareto", "Deployments that no other beats in GPUs, joules and first token", lambda: pareto(found)
+
+
+def capacity(found: Findings) -> Figure:
+    """Bands of the deployments that were drawn."""
+    names = [drawn.choice.fleet.label for drawn in found.drawn]
+    figure = style.canvas(
+        f"{names[0]} is first"
+        if len(names) == 1
+        else f"{names[0]} is first of {len(found.answer.choices)} deployments",
+        f"Requests per second and GPU within {found.question.setting.limits.words}; 5th to 95th percentile of {len(found.drawn[0].per_gpu)} draws",
+        0.42 * len(names) + 0.2,
+        simulated=True,
+        left=2.6,
+    )
+    axes = figure.subplots()
+    for row, drawn in enumerate(found.drawn):
+        band, colour = drawn.band, style.BLUE if drawn.choice.plain else style.GREEN
+        axes.barh(row, band.high - band.low, left=band.low, height=0.5, color=colour, alpha=0.35, linewidth=0, zorder=2)
+        axes.plot([band.middle, band.middle], [row - 0.25, row + 0.25], color=colour, linewidth=3, zorder=3)
+        axes.text(band.high, row, f"  {number(band.middle)}", va="center", size=9, color=style.INK)
+    axes.set_yticks(range(len(names)), [style.elided(name, 34) for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(left=0, right=1.12 * max(drawn.band.high for drawn in found.drawn))
+    axes.set_xlabel("Requests per second and GPU")
+    style.quiet(axes, grid="x")
+    return figure
+
+
+def flips(found: Findings) -> Figure:
+    """The break-even map: one cell a pair of lengths."""
+    judged = found.verdict
+    like = judged.apart.choice.fleet.candidate if judged.apart else None
+    connector = f" with {WORDS[like.connector]}" if like and like.connector else ""
+    engines = like.prefills + like.others if like else 0
+    figure = style.canvas(
+        f"Where {engines} engines apart{connector} carry more than {engines} plain ones",
+        "Apart ÷ plain within the same limits, each with its best split. Green: apart carries more, blue: plain; pale: cannot be told apart",
+        3.4,
+        simulated=True,
+        left=1.0,
+    )
+    axes = figure.subplots()
+    prompts = sorted({point.prompt for point in found.flips})
+    outputs = sorted({point.output for point in found.flips})
+    doubt = _doubt(found)
+    for point in found.flips:
+        _cell(axes, outputs.index(point.output), prompts.index(point.prompt), point, doubt)
+    axes.set_xticks(range(len(outputs)), [f"{output:,}" for output in outputs])
+    axes.set_yticks(range(len(prompts)), [f"{prompt:,}" for prompt in prompts])
+    axes.set_xlim(-0.5, len(outputs) - 0.5)
+    axes.set_ylim(-0.5, len(prompts) - 0.5)
+    axes.set_xlabel("Answer, tokens")
+    axes.set_ylabel("Prompt, tokens")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _doubt(found: Findings) -> float:
+    """Standard deviation of the logarithm of apart ÷ plain."""
+    sides = [drawn.choice.doubt for drawn in (found.verdict.plain, found.verdict.apart) if drawn]
+    return math.hypot(*sides) if len(sides) == 2 else 0.0
+
+
+def _cell(axes: Axes, column: int, row: int, point: Point, doubt: float) -> None:
+    ratio = point.ratio
+    if not np.isfinite(ratio) and not point.apart:
+        axes.text(column, row, "–", ha="center", va="center", size=8.5, color=style.MUTED, zorder=3)
+        return
+    size = abs(float(np.log(ratio))) if np.isfinite(ratio) else _FULL
+    told = size > _NEARLY_EQUAL * doubt
+    share = _LIGHTEST + (_DARKEST - _LIGHTEST) * min(1.0, size / _FULL) if told else _LIGHTEST / 2
+    colour = style.GREEN if ratio > 1 else style.BLUE
+    axes.barh(row, 0.96, left=column - 0.48, height=0.94, color=colour, alpha=share, linewidth=0, zorder=2)
+    text = number(ratio) if np.isfinite(ratio) else "only apart"
+    axes.text(column, row + 0.12, text, ha="center", va="center", size=8.5, color=style.INK, zorder=3)
+    split = point.split.shape if point.split and ratio > 1 else ""
+    axes.text(column, row - 0.24, split, ha="center", va="center", size=6.5, color=style.MUTED, zorder=3)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    title: str
+    get: Callable[[Operation], float]
+    limit: str = ""
+
+
+_PANELS: Final = (
+    _Panel("TTFT p99, ms", lambda operation: operation.latencies["ttft_p99"], "ttft"),
+    _Panel("TPOT p99, ms", lambda operation: operation.latencies["tpot_p99"], "tpot"),
+    _Panel("J per output token", lambda operation: operation.joules),
+)
+
+
+def rates(found: Findings) -> Figure:
+    """Plain and apart against the rate."""
+    names = [curve.fleet.label for curve in found.curves]
+    figure = style.canvas(
+        "Latency and energy against the rate",
+        "A curve ends where fewer than half of the requests are within the limits; dashed: the limit",
+        2.5,
+        simulated=True,
+        entries=len(names),
+    )
+    for axes, panel in zip(figure.subplots(1, len(_PANELS), gridspec_kw={"wspace": 0.36}), _PANELS, strict=True):
+        for position, curve in enumerate(found.curves):
+            _line(axes, curve, panel, position)
+        limit = found.question.setting.limits.milliseconds.get(panel.limit)
+        if limit is not None:
+            axes.axhline(limit, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        axes.set_ylabel(panel.title)
+        axes.set_xlabel("Requests/s per GPU")
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=0)
+        style.quiet(axes)
+    style.key(figure, style.handles(names))
+    return figure
+
+
+def _line(axes: Axes, curve: Curve, panel: _Panel, position: int) -> None:
+    shown = [operation for operation in curve.operations if operation.within >= 0.5]
+    axes.plot(
+        [operation.rate / curve.fleet.gpus for operation in shown],
+        [panel.get(operation) for operation in shown],
+        color=style.run_colour(position),
+        linestyle=style.run_line(position),
+        marker=style.run_marker(position),
+        markersize=4,
+    )
+
+
+def pareto(found: Findings) -> Figure:
+    """Joules against GPUs; what no other deployment beats is dark."""
+    front = found.answer.front
+    able = [choice for choice in found.answer.choices if not choice.refusal]
+    figure = style.canvas(
+        f"{len(front)} of {len(able)} deployments are beaten by no other",
+        "Joules an output token against GPUs; dark: none has fewer GPUs, fewer joules and a sooner first token (p99) at once",
+        2.9,
+        simulated=True,
+    )
+    axes = figure.subplots()
+    for choice in able:
+        axes.plot(
+            choice.fleet.gpus,
+            choice.operation.joules,
+            "o" if choice.plain else "^",
+            color=style.BLUE if choice.plain else style.GREEN,
+            alpha=1.0 if choice in front else 0.25,
+            markersize=7,
+            zorder=3,
+        )
+    named = {choice.fleet.gpus: choice for choice in sorted(front, key=lambda choice: -choice.operation.joules)}
+    for (
+        choice
+    ) in named.values():  # of each number of GPUs the one with the least energy, or names would lie on each other
+        point = (choice.fleet.gpus, choice.operation.joules)
+        axes.annotate(choice.fleet.label, point, xytext=(7, -10), textcoords="offset points", size=8, color=style.INK)
+    axes.set_xlabel("GPUs")
+    axes.set_ylabel("J per output token")
+    axes.margins(x=0.3, y=0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.quiet(axes)
+    return figure

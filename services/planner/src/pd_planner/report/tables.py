@@ -1,0 +1,120 @@
+"""What was found as tables: the same ones for HTML, Markdown and the terminal."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pd_analysis.tables.table import Cell, Table, table
+from pd_analysis.words.formatting import DASH, number
+from pd_contracts.names import Role
+from pd_planner.confidence.findings import Findings
+from pd_planner.report.sentences import band_words
+from pd_planner.search.breakeven import Curve
+from pd_planner.search.fleet import Operation
+from pd_planner.search.plan import Choice
+
+ROWS: Final = 12
+WHY_NOT: Final = "why not"
+_ROLES: Final = (Role.PREFILL, Role.DECODE, Role.COMBINED)
+
+
+def choices(found: Findings, rows: int = ROWS) -> Table:
+    """The ranked deployments."""
+    first = found.answer.choices[0].operation
+    what = (
+        f"at {number(found.question.rate)} requests/s"
+        if found.question.rate
+        else f"at {number(first.rate / found.best.choice.fleet.gpus)} requests/s per GPU"
+    )
+    header: tuple[str, ...] = ("deployment", "GPUs", "carries, req/s per GPU", "TTFT p50, ms", "TTFT p99", "TPOT p50, ms", "TPOT p99", "J/output token", "W", "rests on")  # fmt: skip
+    shown = found.answer.choices[:rows]
+    refused = any(choice.refusal for choice in shown)
+    if refused:
+        header = (*header, WHY_NOT)
+    return table(
+        f"Deployments, {what}",
+        header,
+        [_row(found, choice, refused=refused) for choice in shown],
+        {0, header.index("rests on"), len(header) - 1},
+        "SIMULATED. In brackets the 5th and 95th percentile over the draws.",
+    )
+
+
+def _row(found: Findings, choice: Choice, *, refused: bool) -> list[str | Cell]:
+    fleet, operation = choice.fleet, choice.operation
+    latencies = [number(operation.latencies[name]) for name in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99")]
+    carried = band_words(found.drawn_of(choice), choice) if fleet.carries else DASH
+    return [
+        fleet.label,
+        f"{fleet.gpus:,}",
+        carried,
+        *latencies,
+        number(operation.joules),
+        f"{operation.total_watts:,.0f}",
+        choice.trust.short,
+        *([choice.refusal] if refused else []),
+    ]
+
+
+def power(found: Findings) -> Table:
+    """Watts by role of the first choices."""
+    header = ("deployment", *(f"{role.value}, W" for role in _ROLES), "all, W", "W per GPU")
+    rows = []
+    for drawn in found.drawn:
+        watts, gpus = drawn.choice.operation.watts, drawn.choice.fleet.gpus
+        cells = [f"{watts[role]:,.0f}" if role in watts else DASH for role in _ROLES]
+        total = drawn.choice.operation.total_watts
+        rows.append([drawn.choice.fleet.label, *cells, f"{total:,.0f}", f"{total / gpus:,.0f}"])
+    return table("Power by role", header, rows, {0}, "SIMULATED, at the rate of the first table.")
+
+
+def front(found: Findings) -> Table:
+    """Choices that no other beats in GPUs, joules and TTFT at once."""
+    rows = [
+        [
+            choice.fleet.label,
+            f"{choice.fleet.gpus:,}",
+            number(choice.operation.joules),
+            number(choice.operation.latencies["ttft_p99"]),
+            choice.trust.short,
+        ]
+        for choice in sorted(found.answer.front, key=lambda choice: (choice.fleet.gpus, choice.operation.joules))
+    ]
+    return table(
+        "Pareto front",
+        ("deployment", "GPUs", "J/output token", "TTFT p99, ms", "rests on"),
+        rows,
+        {0, 4},
+        "SIMULATED. No other deployment has fewer GPUs, fewer joules and a sooner first token at once.",
+    )
+
+
+def flips(found: Findings) -> Table:
+    """The break-even map."""
+    outputs = sorted({point.output for point in found.flips})
+    prompts = sorted({point.prompt for point in found.flips})
+    at = {(point.prompt, point.output): point for point in found.flips}
+    rows = [[f"{prompt:,}", *(_ratio(at[prompt, output].ratio) for output in outputs)] for prompt in prompts]
+    return table(
+        "Prefill and decode apart ÷ plain, capacity per GPU",
+        ("prompt tokens", *(f"→ {output:,}" for output in outputs)),
+        rows,
+        {0},
+        "SIMULATED, the same limits for all lengths; each with its best split. A dash: nothing meets the limits there.",
+    )
+
+
+def _ratio(ratio: float) -> str:
+    return "only apart" if ratio == float("inf") else number(ratio)
+
+
+def rates(curves: Sequence[Curve]) -> Table:
+    """Plain and apart over rates."""
+    rows = [_point(curve, operation) for curve in curves for operation in curve.operations]
+    header = ("deployment", "req/s per GPU", "within limits", "TTFT p50, ms", "TTFT p99", "TPOT p50, ms", "TPOT p99", "J/output token")  # fmt: skip
+    return table("Over rates", header, rows, {0}, "SIMULATED.")
+
+
+def _point(curve: Curve, operation: Operation) -> list[str]:
+    latencies = (number(operation.latencies[name]) for name in ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99"))
+    per_gpu, within = number(operation.rate / curve.fleet.gpus), f"{operation.within:.0%}"
+    return [curve.fleet.label, per_gpu, within, *latencies, number(operation.joules)]

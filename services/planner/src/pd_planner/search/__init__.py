@@ -1,0 +1,1 @@
+"""Which deployments there could be, what each carries, and which of them is wanted."""

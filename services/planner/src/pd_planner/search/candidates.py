@@ -1,0 +1,97 @@
+"""The deployments that could be: plain engines, and every XpYd of a cell with every connector."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pd_contracts.names import Connector
+from pd_planner.profile.trust import Shape
+from pd_simulator.steps.virtual_time import Engines
+
+# Prefill and decode engines of a cell serve each other and nobody else: what is connected to everything fails with everything.
+LARGEST_CELL: Final = 16
+
+
+# As `pdctl compare --deployments` names them, and for people.
+NAMES: Final = {"p2pnccl": Connector.P2P_NCCL, "nixl": Connector.NIXL, "example": Connector.EXAMPLE}
+WORDS: Final = {Connector.P2P_NCCL: "P2P NCCL", Connector.NIXL: "NIXL", Connector.EXAMPLE: "shared folder"}
+# Unless asked for: a shared folder is for engines without a network between them.
+USUAL: Final = (Connector.NIXL, Connector.P2P_NCCL)
+
+
+def name_of(connector: Connector) -> str:
+    """Its entry in NAMES."""
+    return next(name for name, known in NAMES.items() if known is connector)
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """vLLM's options of the same names, and the KV room of one engine in tokens."""
+
+    kv_tokens: int
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One cell: `prefills` of 0 means plain engines. Each engine has `tensor_parallel` boards."""
+
+    prefills: int
+    others: int
+    connector: Connector | None = None
+    tensor_parallel: int = 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether every engine computes its own prompts."""
+        return self.prefills == 0
+
+    @property
+    def can_cache(self) -> bool:
+        """Whether the engines that compute prompts may reuse KV; P2pNcclConnector sends what a step computed, and needs all of it."""
+        return self.connector is not Connector.P2P_NCCL
+
+    @property
+    def gpus(self) -> int:
+        """Boards of a cell."""
+        return (self.prefills + self.others) * self.tensor_parallel
+
+    @property
+    def shape(self) -> str:
+        """3P1D, 4 plain engines."""
+        if self.plain:
+            return f"{self.others} plain engine{'s' * (self.others != 1)}"
+        return f"{self.prefills}P{self.others}D"
+
+    @property
+    def label(self) -> str:
+        """Shape, connector and boards an engine."""
+        parts = [self.shape, WORDS[self.connector] if self.connector else ""]
+        parts.append(f"TP{self.tensor_parallel}" if self.tensor_parallel > 1 else "")
+        return " ".join(filter(None, parts))
+
+    @property
+    def trust_shape(self) -> Shape:
+        """What of it decides how far a profile can be believed."""
+        return Shape(self.prefills, self.others, self.connector)
+
+    def engines(self, limits: EngineLimits) -> Engines:
+        """As the simulator takes it."""
+        return Engines(
+            prefills=self.prefills,
+            others=self.others,
+            connector=self.connector,
+            kv_tokens=limits.kv_tokens,
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
+        )
+
+
+def candidates(cell: int, connectors: Sequence[Connector], tensor_parallel: int = 1) -> Iterator[Candidate]:
+    """Every deployment of at most `cell` engines; plain ones once, because a plain engine needs no other."""
+    yield Candidate(0, cell, None, tensor_parallel)
+    for size in range(2, cell + 1):
+        for prefills in range(1, size):
+            for connector in connectors:
+                yield Candidate(prefills, size - prefills, connector, tensor_parallel)

@@ -1,0 +1,142 @@
+"""What a deployment carries: the highest rate at which enough requests are within their limits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from pd_planner.des.deployment import Outcome, round_robin, simulate
+from pd_planner.des.limits import Limits
+from pd_planner.search.candidates import Candidate, EngineLimits
+from pd_planner.traffic.load import Floats, Load
+from pd_planner.traffic.prefix import cached_tokens
+from pd_planner.traffic.source import Traffic
+from pd_simulator.profile import Profile
+
+SECONDS: Final = 60.0  # of load behind each answer, where the traffic has as much
+
+
+@dataclass(frozen=True)
+class Care:
+    """How carefully a capacity is found: seconds of load, and the share of the rate to which it is found."""
+
+    seconds: float
+    precision: float
+
+
+CAREFUL: Final = Care(SECONDS, 0.01)
+ROUGH: Final = Care(15.0, 0.05)
+_WARM_UP: Final = 0.1  # of the load: queues fill, and it is not counted
+# A first part of the load in which so much fewer requests are in time than needed is enough to say no.
+_PART, _HOPELESS = 0.25, 0.25
+_LOWEST: Final = 1e-3  # of the most that a cell could do; what carries less carries nothing
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all candidates have in common; `slow_prompt_ms` of the plain engines in turn, as it usually is unless given."""
+
+    profile: Profile
+    traffic: Traffic
+    limits: Limits
+    engine: EngineLimits
+    prefix_caching: bool = False
+    slow_prompt_ms: tuple[float, ...] = ()
+
+
+def run(setting: Setting, candidate: Candidate, rate: float, seconds: float = SECONDS) -> Outcome:
+    """Simulate one cell of a candidate at a rate."""
+    return _simulated(setting, candidate, setting.traffic.at(rate, seconds))
+
+
+def _simulated(setting: Setting, candidate: Candidate, load: Load) -> Outcome:
+    engines = candidate.engines(setting.engine)
+    route = round_robin(engines, len(load))
+    if setting.prefix_caching and setting.traffic.shared and candidate.can_cache:
+        computing = route.other if candidate.plain else route.prefill
+        shared = setting.traffic.shared[: len(load)]
+        load = replace(load, cached=cached_tokens(load, shared, computing, setting.engine.kv_tokens))
+    return simulate(setting.profile, engines, load, route, _slow(setting, candidate))
+
+
+def _slow(setting: Setting, candidate: Candidate) -> Floats | None:
+    """What a prompt takes more on each plain engine: as given, or spread as it was over the engines that were measured."""
+    spread = setting.profile.spread
+    if not candidate.plain:
+        return None
+    if setting.slow_prompt_ms:
+        return np.resize(np.array(setting.slow_prompt_ms), candidate.others)
+    if spread is None or not spread.slow_prompt_ms:
+        return None
+    shares = (np.arange(candidate.others) + 0.5) / candidate.others
+    return np.asarray(np.quantile(spread.slow_prompt_ms, shares), np.float64)
+
+
+def steady(outcome: Outcome) -> slice:
+    """The requests that count: those after the warm-up."""
+    return slice(int(len(outcome.first) * _WARM_UP), None)
+
+
+def attainment(setting: Setting, candidate: Candidate, rate: float, seconds: float = SECONDS) -> float:
+    """Share of requests within all limits at a rate."""
+    load = setting.traffic.at(rate, seconds)
+    early = _simulated(setting, candidate, load.first(max(2, int(len(load) * _PART))))
+    share = float(setting.limits.met(early)[steady(early)].mean())
+    if share < setting.limits.attainment - _HOPELESS:
+        return share
+    outcome = _simulated(setting, candidate, load)
+    return float(setting.limits.met(outcome)[steady(outcome)].mean())
+
+
+def capacity(setting: Setting, candidate: Candidate, guess: float | None = None, care: Care = CAREFUL) -> float:
+    """Requests a second that one cell carries within the limits; 0 if it carries none. A `guess` makes the search shorter."""
+
+    def carries(rate: float) -> bool:
+        return attainment(setting, candidate, rate, care.seconds) >= setting.limits.attainment
+
+    low, high = _bracket(carries, guess or upper_bound(setting, candidate), 1.25 if guess else 4.0)
+    while high - low > care.precision * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if carries(middle) else (low, middle)
+    return low
+
+
+def _bracket(carries: Callable[[float], bool], guess: float, factor: float) -> tuple[float, float]:
+    """A rate that is carried and one that is not; (0, 0) if none is."""
+    if carries(guess):
+        while carries(guess * factor):
+            guess *= factor
+        return guess, guess * factor
+    lowest = guess * _LOWEST
+    while guess > lowest:
+        if carries(guess / factor):
+            return guess / factor, guess
+        guess /= factor
+    return 0.0, 0.0
+
+
+def upper_bound(setting: Setting, candidate: Candidate) -> float:
+    """More than a cell can do whatever the limits are: every engine busy with nothing but computing prompts and full batches of decodes."""
+    profile, load = setting.profile, setting.traffic.load
+    prompt, output = float(load.prompt.mean()), float(load.output.mean())
+    share = profile.mixed.prefill_token_share if candidate.plain else 1.0
+    prompt_ms = profile.prefill.per_token_ms * share * prompt
+    decode = (profile.combined or profile.decode) if candidate.plain else profile.decode
+    context = prompt + output / 2
+    batch = min(setting.engine.max_num_seqs, max(1.0, setting.engine.kv_tokens / (prompt + output)))
+    decode_ms = output * (decode.base_ms / batch + decode.per_sequence_ms + decode.per_context_token_ms * context)
+    if candidate.plain:
+        return 1.2e3 * candidate.others / (prompt_ms + decode_ms)
+    return 1.2e3 * min(candidate.prefills / max(prompt_ms, 1e-6), candidate.others / max(decode_ms, 1e-6))
+
+
+def percentiles(outcome: Outcome) -> dict[str, float]:
+    """TTFT and TPOT p50 and p99 in milliseconds, over the requests that count; NaN where none has it."""
+    counted = steady(outcome)
+    found = {}
+    for name, values in (("ttft", outcome.ttft_ms[counted]), ("tpot", outcome.tpot_ms[counted])):
+        known = values[np.isfinite(values)]
+        for percent in (50, 99):
+            found[f"{name}_p{percent}"] = float(np.percentile(known, percent)) if known.size else float("nan")
+    return found

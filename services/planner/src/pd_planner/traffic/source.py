@@ -1,0 +1,93 @@
+"""Traffic: a load whose rate can be changed, from the load generator's own schedule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+
+from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.outline import Outlined, outline
+from pd_planner.traffic.load import Load
+
+FEWEST: Final = 400  # requests in a simulated load, if there are as many
+Shared = tuple[tuple[str, int], ...]
+
+
+class TrafficError(ValueError):
+    """No load can be made; the message says why."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What users send.
+
+    Attributes:
+        load: the requests at the pace that they have by themselves, `rate` a second.
+        shared: what each prompt begins with, where the load says so; empty otherwise.
+        wanted: requests a second that are to be served; None if that is open.
+        recorded: the times are those of a trace, and not drawn.
+        options: the load generator's, as texts by field name, but for rate and duration.
+        notes: what of a file is not among the requests.
+    """
+
+    load: Load
+    rate: float
+    wanted: float | None
+    recorded: bool
+    name: str
+    shared: Sequence[Shared] = ()
+    options: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def at(self, rate: float, seconds: float) -> Load:
+        """The first requests, at another rate: those of so many seconds, or a few hundred if that is more."""
+        count = min(len(self.load), max(FEWEST, int(rate * seconds)))
+        part = self.load.first(count)
+        return replace(part, at=part.at * (self.rate / rate))
+
+    def redrawn(self, generator: np.random.Generator) -> "Traffic":
+        """The same kind of traffic on another day: its gaps and lengths in another order; a trace stays as it was."""
+        if self.recorded:
+            return self
+        count = len(self.load)
+        gaps = np.diff(self.load.at, prepend=0.0)[generator.integers(0, count, count)]
+        times = np.cumsum(gaps) * (self.load.at[-1] / max(float(gaps.sum()), 1e-9))
+        order = np.arange(count) if len(self.shared) else generator.permutation(count)
+        own = self.load
+        return replace(self, load=Load(times, own.prompt[order], own.output[order], own.cached[order]))
+
+
+def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None, recorded: bool, name: str) -> Traffic:
+    """The traffic of the load generator's options.
+
+    Raises:
+        TrafficError: if they make fewer than two requests, or all of them at once.
+        PlanError: the load generator's, if they make no load.
+    """
+    outlined = outline(options)
+    found = outlined.requests
+    span = found[-1].offset - found[0].offset
+    if len(found) < 2 or span <= 0:
+        msg = f"{name} has {len(found)} request{'s' * (len(found) != 1)} at one moment: a plan needs requests with times of their own"
+        raise TrafficError(msg)
+    start = found[0].offset
+    load = Load.of(
+        [one.offset - start for one in found],
+        [one.input_tokens for one in found],
+        [one.output_tokens for one in found],
+    )
+    return Traffic(
+        load=load,
+        rate=(len(found) - 1) / span,
+        wanted=wanted,
+        recorded=recorded,
+        name=name,
+        shared=_shared(found),
+        options=given,
+        notes=outlined.notes,
+    )
+
+
+def _shared(found: Sequence[Outlined]) -> list[Shared]:
+    return [one.shared for one in found] if any(one.shared for one in found) else []

@@ -1,0 +1,319 @@
+"""From a question to a plan: what is asked, what is answered, how sure that is, and what becomes of it."""
+
+import argparse
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from support.planning import H200, poisson, write_run
+
+from pd_contracts.names import Connector, Role
+from pd_control.cli.options import parser
+from pd_planner.__main__ import main
+from pd_planner.cli import traffic as traffic_options
+from pd_planner.confidence.draws import Drawn
+from pd_planner.confidence.verdict import Outcome, verdict
+from pd_planner.des.limits import Limits
+from pd_planner.emit.measurement import command
+from pd_planner.emit.plan_file import PlanFile, read_plan
+from pd_planner.profile.numbers import changed
+from pd_planner.profile.trust import Trust
+from pd_planner.search import breakeven
+from pd_planner.search.candidates import Candidate, EngineLimits, candidates
+from pd_planner.search.capacity import Setting, attainment, capacity
+from pd_planner.search.fleet import Fleet, Operation, fitting, needed
+from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, answer
+from pd_planner.traffic.load import Load
+from pd_planner.traffic.prefix import cached_tokens
+from pd_planner.traffic.source import Traffic
+from pd_simulator.steps.virtual_time import Engines
+
+LIMITS = Limits({"ttft": 500.0, "tpot": 15.0})
+ENGINE = EngineLimits(H200.memory.kv_tokens)
+PLAIN, NIXL = Candidate(0, 2), Candidate(1, 1, Connector.NIXL)
+
+
+def setting(prompt: int = 2048, output: int = 128, limits: Limits = LIMITS) -> Setting:
+    load = poisson(10, 200, prompt, output)
+    rate = (len(load) - 1) / float(load.at[-1])
+    return Setting(H200, Traffic(load, rate, None, False, f"{prompt} → {output}"), limits, ENGINE)
+
+
+def question(**changes: object) -> Question:
+    asked = Question(setting(), [Connector.NIXL], Objective.GPUS, None, 30.0, 0.1, None, 2)
+    return replace(asked, **changes)  # type: ignore[arg-type]
+
+
+def drawn(candidate: Candidate, per_gpu: Sequence[float]) -> Drawn:
+    operation = Operation(1.0, 1.0, {"ttft_p99": 1.0}, {Role.COMBINED: 1.0}, 1.0)
+    return Drawn(Choice(Fleet(candidate, 1, 1.0), operation, Trust.CALIBRATED, 0.1), tuple(per_gpu), ())
+
+
+@pytest.mark.parametrize("candidate", [PLAIN, NIXL, Candidate(3, 1, Connector.P2P_NCCL)])
+def test_capacity_is_the_highest_rate_within_the_limits(candidate: Candidate) -> None:
+    asked = setting()
+
+    carried = capacity(asked, candidate)
+
+    assert attainment(asked, candidate, carried) >= LIMITS.attainment
+    assert attainment(asked, candidate, carried * 1.05) < LIMITS.attainment
+    assert capacity(asked, candidate, carried * 0.6) == pytest.approx(carried, rel=0.03)
+
+
+def test_tighter_limits_never_carry_more() -> None:
+    carried = [
+        capacity(setting(limits=Limits({"ttft": ttft, "tpot": 15.0})), NIXL) for ttft in (30.0, 100.0, 300.0, 900.0)
+    ]
+
+    assert carried == sorted(carried)
+    assert carried[0] == 0
+
+
+def test_a_fleet_keeps_its_headroom_and_fits_its_budget() -> None:
+    fleet = needed(NIXL, 14.0, 100.0, 0.1)
+
+    assert fleet is not None
+    assert (fleet.cells, fleet.gpus) == (8, 16)
+    assert fleet.capacity * 0.9 >= 100 > (fleet.cells - 1) * 14 * 0.9
+    assert needed(NIXL, 0.0, 100.0, 0.1) is None
+    assert fitting(NIXL, 14.0, 1) is None
+    held = fitting(NIXL, 14.0, 7)
+    assert held is not None
+    assert held.gpus == 6
+
+
+def test_every_deployment_of_a_cell_is_tried_once() -> None:
+    found = list(candidates(4, [Connector.NIXL, Connector.P2P_NCCL]))
+
+    assert len(found) == len(set(found)) == 1 + 2 * 6
+    assert {each.shape for each in found} == {"4 plain engines", "1P1D", "1P2D", "2P1D", "1P3D", "2P2D", "3P1D"}
+
+
+def test_the_answer_is_ranked_by_what_is_wanted() -> None:
+    for objective in Objective:
+        found = answer(question(objective=objective))
+        key = {
+            Objective.GPUS: lambda choice: choice.fleet.gpus,
+            Objective.GOODPUT: lambda choice: -choice.fleet.capacity,
+            Objective.ENERGY: lambda choice: choice.operation.joules,
+        }[objective]
+        able = [choice for choice in found.choices if not choice.refusal and choice.trust is Trust.CALIBRATED]
+        assert able == sorted(able, key=key), objective
+        assert all(choice.fleet.capacity * 0.9 >= 30 for choice in able)
+
+
+def test_nothing_draws_more_than_the_cap() -> None:
+    free = answer(question())
+    watts = sorted(choice.operation.total_watts for choice in free.choices)
+
+    capped = answer(question(power_cap_w=(watts[0] + watts[1]) / 2))
+
+    assert capped.best.operation.total_watts == pytest.approx(watts[0])
+    assert all("W" in choice.refusal for choice in capped.choices[1:])
+    with pytest.raises(NoPlanError, match=r"below 100 W do not serve 30 requests/s: .* draws "):
+        answer(question(power_cap_w=100.0))
+
+
+def test_limits_that_nothing_meets_are_told_with_what_is_possible() -> None:
+    with pytest.raises(NoPlanError, match=r"not even without load: TTFT is \d+\.\d ms at least, and the limit is 5$"):
+        answer(question(setting=setting(limits=Limits({"ttft": 5.0}))))
+
+
+def test_a_request_that_fits_no_engine_is_told() -> None:
+    small = replace(setting(), engine=EngineLimits(2000))
+    with pytest.raises(NoPlanError, match=r"2048 \+ 128 tokens do not fit into the KV cache of 2000 tokens"):
+        answer(question(setting=small))
+
+
+@pytest.mark.parametrize(
+    ("apart", "outcome", "ahead"),
+    [
+        ([2.0] * 10, Outcome.APART, 10),
+        ([2.0] * 9 + [0.5], Outcome.APART, 9),
+        ([2.0] * 8 + [0.5] * 2, Outcome.UNCLEAR, 8),
+        ([0.5] * 10, Outcome.PLAIN, 0),
+        ([1.0] * 10, Outcome.PLAIN, 0),
+    ],
+)
+def test_a_verdict_needs_nine_of_ten_draws(apart: list[float], outcome: Outcome, ahead: int) -> None:
+    judged = verdict([drawn(NIXL, apart), drawn(PLAIN, [1.0] * 10)], Objective.GOODPUT)
+
+    assert (judged.outcome, judged.ahead, judged.draws) == (outcome, ahead, 10)
+
+
+def test_without_a_rival_there_is_no_comparison() -> None:
+    assert verdict([drawn(PLAIN, [1.0])], Objective.GOODPUT).outcome is Outcome.ALONE
+
+
+def test_what_decides_is_a_command_that_pdctl_takes() -> None:
+    judged = verdict([drawn(Candidate(2, 1, Connector.NIXL), [2.0]), drawn(PLAIN, [1.0])], Objective.GOODPUT)
+
+    words = shlex.split(command(setting(), judged))
+
+    assert words[0] == "pdctl"
+    options = parser().parse_args(words[1:])
+    assert (options.command, options.deployments, options.gpus) == ("compare", "3c,2p1d:nixl", "0,1,2")
+    assert options.goodput == "ttft:500 tpot:15"
+
+
+def test_prefixes_hit_where_the_same_engine_had_them() -> None:
+    load = Load.of([0.0, 1.0, 2.0, 3.0], 100, 5)
+    shared = [(("a", 64), (f"own {n}", 36)) for n in range(4)]
+
+    hits = cached_tokens(load, shared, np.array([0, 1, 0, 1]), 10_000)
+    forgotten = cached_tokens(load, shared, np.array([0, 0, 0, 0]), 50)
+
+    assert hits.tolist() == [0, 0, 64, 64]
+    assert forgotten.tolist() == [0, 0, 0, 0]
+
+
+def test_prefix_caching_carries_more_where_prompts_begin_alike() -> None:
+    plain = setting()
+    shared = [(("system", 1536), (f"own {n}", 512)) for n in range(len(plain.traffic.load))]
+    alike = replace(plain, traffic=replace(plain.traffic, shared=shared))
+
+    assert capacity(replace(alike, prefix_caching=True), PLAIN) > 1.3 * capacity(alike, PLAIN)
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(breakeven, "PROMPTS", (512, 2048))
+        patch.setattr(breakeven, "OUTPUTS", (32, 128))
+        patch.setattr(breakeven, "RATES", (0.5, 0.9))
+        words = (
+            "--input-tokens 2048 --output-tokens 128 --rate 30 --goodput ttft:500 tpot:15 --cell 2 --draws 5 --quiet"
+        )
+        assert main([*words.split(), "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module", name="plan")
+def _plan(folder: Path) -> PlanFile:
+    return read_plan(folder / "plan.json")
+
+
+def test_a_plan_says_what_was_asked_and_that_it_is_simulated(plan: PlanFile) -> None:
+    assert plan.simulated
+    assert plan.profile == H200
+    assert (plan.rate, plan.goodput, plan.attainment) == (30.0, {"ttft": 500.0, "tpot": 15.0}, 0.9)
+    low, middle, high = plan.best.capacity_per_gpu
+    assert 0 < low <= middle <= high
+    assert plan.best.deployment.gpus * middle > 30
+
+
+@pytest.mark.parametrize("name", ["plan.html", "plan.md"])
+def test_pages_say_simulated_and_how_well_the_profile_was_held_out(folder: Path, plan: PlanFile, name: str) -> None:
+    text = (folder / name).read_text()
+
+    assert "SIMULATED" in text
+    assert re.search(r"Held-out error of the profile.*capacity \d+%", text)
+    assert plan.best.deployment.label in text
+    assert "Break" not in text or "÷ plain" in text
+    for link in re.findall(r"(?:src|href)=\"([^\"]+)\"", text):
+        assert link.startswith(("#", "data:")), link
+    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
+        assert (folder / picture).is_file()
+
+
+def test_variables_and_values_are_those_of_the_plan(folder: Path, plan: PlanFile) -> None:
+    lines = (folder / ".env").read_text().splitlines()
+    variables = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    values = yaml.safe_load((folder / "values.yaml").read_text())
+
+    deployment = plan.best.deployment
+    if deployment.prefills:
+        assert len(variables["PREFILL_GPUS"].split(",")) == deployment.prefills
+        assert values["prefill"]["count"] == deployment.prefills
+        assert variables["KV_CONNECTOR"] == values["engine"]["kvConnector"] == deployment.connector
+    else:
+        assert len(variables["COMBINED_GPUS"].split(",")) == deployment.gpus == values["combined"]["count"]
+    assert variables["MAX_NUM_SEQS"] == str(values["engine"]["maxNumSeqs"]) == "256"
+
+
+def test_what_was_measured_is_inside_or_outside(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = Engines(1, 1, Connector.NIXL, H200.memory.kv_tokens)
+    write_run(tmp_path / "same" / "run", H200, engines, poisson(6, 30, 2048, 128), "1P1D NIXL")
+    slow = changed(H200, {"decode.base_ms": 9.0, "prefill.per_token_ms": 0.04})
+    write_run(tmp_path / "slow" / "run", slow, engines, poisson(6, 30, 2048, 128), "1P1D NIXL")
+
+    assert main(["check", str(folder / "plan.json"), str(tmp_path / "same")]) == 0
+    assert "5 of 5 values inside their bands; 1 of 1 runs with all of theirs" in capsys.readouterr().out
+    assert main(["check", str(folder / "plan.json"), str(tmp_path / "slow")]) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
+    assert main(["check", str(folder / "plan.json"), str(tmp_path / "none")]) == 2
+
+
+def test_a_trace_is_planned_with_its_own_times(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [
+        {"timestamp": 250 * n, "input_length": 900 + n, "output_length": 40, "hash_ids": [n, n + 1]} for n in range(50)
+    ]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    found = _traffic(["--trace", str(trace), "--speed", "2"])
+
+    assert found.recorded
+    assert found.rate == pytest.approx(8.0)
+    assert found.load.prompt[:3].tolist() == [900, 901, 902]
+
+
+def _traffic(words: list[str]) -> Traffic:
+    options = argparse.ArgumentParser()
+    traffic_options.add_arguments(options)
+    return traffic_options.chosen(options.parse_args(words))
+
+
+LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--trace", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--trace", "TIMELESS"], "time"),
+        (["--trace", "TIMELESS", "--rate", "3"], "--trace has its own rate"),
+        ([*LENGTHS, "--speed", "2"], "--speed needs --trace"),
+        ([*LENGTHS, "--goodput", "itl:5"], "itl"),
+        ([*LENGTHS, "--goodput", "ttft:1"], "nothing meets TTFT ≤ 1 ms"),
+        ([*LENGTHS, "--attainment", "90"], "more than 1: write a share such as 0.9"),
+        ([*LENGTHS, "--gpus", "0"], "'0' is no whole number from 1 on"),
+        ([*LENGTHS, "--rate", "-3"], "'-3' is no number above 0"),
+        ([*LENGTHS, "--rate", "1000", "--gpus", "2"], "2 GPUs do not serve 1000 requests/s: "),
+        ([*LENGTHS, "--connectors", "rdma"], "--connectors 'rdma': choose from"),
+        ([*LENGTHS, "--profile", "NO_NIXL", "--connectors", "nixl"], "the profile knows nothing about NIXL"),
+        ([*LENGTHS, "--power-cap-w", "500"], "--power-cap-w needs --rate or --trace"),
+        ([*LENGTHS, "--tensor-parallel", "4", "--gpus", "2"], "2 GPUs make no engine of 4"),
+        ([*LENGTHS, "--kv-tokens", "500"], "a request of this traffic can never be served"),
+        ([*LENGTHS, "--kv-tokens", "5000", "--max-num-batched-tokens", "9"], "which vLLM refuses"),
+        ([*LENGTHS, "--", "--prefix-tokenz", "5"], "pd-loadgen run has no option --prefix-tokenz"),
+        (["plans"], "there is no command 'plans'"),
+    ],
+)
+def test_what_cannot_be_planned_gets_a_sentence(
+    words: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeless = tmp_path / "timeless.jsonl"
+    timeless.write_text('{"input_length": 5, "output_length": 3}\n' * 3)
+    no_nixl = tmp_path / "none.toml"
+    no_nixl.write_text('base = "h200-llama3-8b"\nhandoff = {}\n')
+    places = {"TIMELESS": str(timeless), "NO_NIXL": str(no_nixl)}
+
+    try:
+        status = main(["--draws", "2", *(places.get(word, word) for word in words)] if words != ["plans"] else words)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else -1
+
+    told = capsys.readouterr().err
+    assert status == 2
+    assert sentence in told
+    assert "Traceback" not in told
