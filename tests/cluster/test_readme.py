@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.chart import FULLNAME, ROOT
+from support.chart import CHART, FULLNAME, ROOT
 from support.cluster import images
 from support.cluster.cluster import Cluster
 from support.cluster.network import INSIDE
@@ -41,7 +41,8 @@ def _reader(node: Cluster, request: pytest.FixtureRequest) -> Iterator[Release]:
 
 
 def tagged() -> list[str]:
-    return [f"pdstack/{name}:0.1.0" for name in (*images.SERVICES, *images.ROLES)]
+    version = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+    return [f"pdstack/{name}:{version}" for name in (*images.SERVICES, *images.ROLES)]
 
 
 def follow(reader: Release, block: str, folder: Path) -> str:

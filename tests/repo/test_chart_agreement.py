@@ -322,9 +322,3 @@ def test_variables_that_the_chart_sets_cannot_be_set_beside_it() -> None:
             used |= names(container)
 
     assert [name for name in sorted(used) if f'"{name}"' not in text] == []
-
-
-def test_the_charts_version_is_the_repositorys() -> None:
-    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
-
-    assert f'version = "{chart["appVersion"]}"' in (ROOT / "pyproject.toml").read_text()

@@ -4,4 +4,4 @@ Nothing here does I/O apart from `records` (files), `health` (one HTTP GET), `ad
 package as plain source beside vLLM's own dependencies, so it needs msgspec and the standard library and nothing else.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -3,4 +3,4 @@
 One sampler reads one back end; the last tick feeds `/metrics`, and every tick feeds the recordings that are active.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -4,4 +4,4 @@ vLLM loads `pd_connector.connector.P2pConnector` by `kv_connector_module_path`. 
 also without torch, so that other programs may speak the protocol. README.md has the protocol and the map of the package.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -4,4 +4,4 @@ Decisions without I/O are in `engines`, `kv` and `protocol`; `api`, `upstream` a
 that keep KV safe. The README tells the way through the folders.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -4,4 +4,4 @@ What is real: the HTTP API, the pings, the scheduling of steps, and the KV bytes
 how long a step takes and what the board draws while it does (see `steps.step_time`, `engine.board` and the profiles).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
