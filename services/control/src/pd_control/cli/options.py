@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from pd_contracts.names import Role, Topology
 from pd_control.cli.parser import Parser
@@ -12,6 +13,7 @@ examples:
   pdctl up --engine sim                     the same without GPUs: simulated engines, ready in seconds
   pdctl up disagg --prefill 1 --decode 3    1P3D; or list GPUs: PREFILL_GPUS=0 DECODE_GPUS=1,2,3 pdctl up
   pdctl up combined                         plain vLLM on the same GPUs, behind the same proxy
+  pdctl up --plan plan/plan.json            what pdctl plan found, or one cell of it
   pdctl up --containers                     the same through docker compose
   pdctl up --containers --profile cpu       a compose profile by name; may be given several times
 
@@ -68,6 +70,15 @@ examples:
 
 The shortest form of pdctl compare: one load, measured anew each time."""
 
+_PLAN = """\
+examples:
+  pdctl plan --input-tokens 2048 --output-tokens 128 --rate 300 --goodput "ttft:500 tpot:15" --out plan
+  pdctl plan --help                         everything that can be asked
+  pdctl plan check plan/plan.json results   what was planned against what was measured
+  pdctl up --plan plan/plan.json            start what was planned
+
+The same as pd-plan."""
+
 _LOGS = """\
 examples:
   pdctl logs                 the last lines of everything
@@ -78,6 +89,7 @@ examples:
   pdctl smoke                                   through the deployment that `pdctl up` started
   pdctl smoke --url http://127.0.0.1:10001      through any proxy or vLLM server"""
 
+PLAN = "plan"
 ENGINES_HERE = ("vllm", "sim")
 ENGINES_UP = ("vllm", "sim", "vllm-cpu")
 ENGINES_DEMO = ("sim", "vllm-cpu")
@@ -116,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "a comparison of two minutes with simulated engines, and its report", _DEMO)
     _compare(demo, ENGINES_DEMO)
     demo.set_defaults(engine="sim", out="results/demo", restart=True)
+    # Its options are pd-plan's own: the words behind it are handed on before anything here is parsed.
+    _command(commands, PLAN, "which deployment suits a traffic, before a GPU is bought: simulated, in seconds", _PLAN)
     return root
 
 
@@ -167,6 +181,7 @@ def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
 def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
     _what(parser, ENGINES_UP if containers else ENGINES_HERE)
     add = parser.add_argument
+    add("--plan", type=Path, metavar="PLAN.json", help="the deployment that pdctl plan --out wrote, or one cell of it")
     if containers:
         add("--containers", action="store_true", help="through docker compose")
         add(

@@ -38,8 +38,9 @@ def _listed(first: int, end: int) -> str:
 def env_text(plan: PlanFile) -> str:
     """Lines for .env.local, which Compose and pdctl read."""
     deployment = plan.best.deployment
-    profile = "combined" if not deployment.prefills else "disagg"
-    lines = [f"# {deployment.label}, planned by pd-plan on {plan.created}: docker compose --profile {profile} up -d"]
+    lines = [
+        f"# {deployment.label}, planned by pd-plan on {plan.created}: pdctl {'all' if deployment.prefills else 'all combined'}"
+    ]
     if deployment.prefills and deployment.cells > 1:
         lines.append(
             f"# One of {deployment.cells} cells; each has a proxy of its own, and the load is shared among them."
