@@ -28,11 +28,15 @@ PROXY = {
     "prefill_timeout_s": 1.0,
     "decode_stall_timeout_s": 1.0,
     "give_up_s": 3.0,
-    "health_timeout_s": 0.3,
+    # Engines and the proxy's parent share the test's event loop; three late checks in a row take a healthy engine out.
+    "health_timeout_s": 2.0,
 }
 PATIENCE_S = 15.0
 RESTART_S = 0.3
 AT_ONCE = 3
+# A machine that stands still for so long makes healthy engines look faulty, given the timeouts above.
+LATE_S = 0.3
+TRIES = 3
 LEASE_S = 1.0
 
 
@@ -277,13 +281,54 @@ def kind_of(reply: Reply, right: str) -> str:
 
 async def run_all(scenarios: Sequence[Scenario]) -> "list[Report | BaseException]":
     """What came of each; faults last for seconds in which nothing happens, so some run at once."""
-    turn = asyncio.Semaphore(AT_ONCE)
+    turn, lateness = asyncio.Semaphore(AT_ONCE), Lateness()
 
     async def one(scenario: Scenario) -> Report:
         async with turn:
-            return await run(scenario)
+            return await _run_on_time(scenario, lateness)
 
-    return await asyncio.gather(*map(one, scenarios), return_exceptions=True)
+    watching = asyncio.create_task(lateness.watch())
+    try:
+        return await asyncio.gather(*map(one, scenarios), return_exceptions=True)
+    finally:
+        watching.cancel()
+
+
+class Lateness:
+    """By how much this machine was late, seconds: what a task sees that wants to run every `PERIOD_S`."""
+
+    PERIOD_S = 0.05
+
+    def __init__(self) -> None:
+        """Nothing was late before `watch`."""
+        self._seen: list[tuple[float, float]] = []
+
+    async def watch(self) -> None:
+        """Look for ever."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            before = clock()
+            await asyncio.sleep(self.PERIOD_S)
+            now = clock()
+            self._seen.append((now, now - before - self.PERIOD_S))
+
+    def since(self, start: float) -> float:
+        """The most since then."""
+        return max((late for at, late in self._seen if at >= start), default=0.0)
+
+
+async def _run_on_time(scenario: Scenario, lateness: Lateness) -> Report:
+    """What came of a scenario; once more if a promise was broken while the machine was late. What is true breaks it every time."""
+    for _ in range(TRIES - 1):
+        start = asyncio.get_running_loop().time()
+        try:
+            report = await run(scenario)
+            if report.keeps(scenario) or lateness.since(start) < LATE_S:
+                return report
+        except (AssertionError, TimeoutError):
+            if lateness.since(start) < LATE_S:
+                raise
+    return await run(scenario)
 
 
 async def run(scenario: Scenario) -> Report:

@@ -22,11 +22,19 @@ async def start(*options: str, files: int = 0) -> Process:
 
 @contextlib.asynccontextmanager
 async def process(
-    drain_timeout_s: float, workers: int = 1, files: int = 0
+    drain_timeout_s: float, workers: int = 1, files: int = 0, **fields: object
 ) -> AsyncIterator[tuple[RunningProxy, Process]]:
     """A proxy process that serves, and a client of it; killed if it does not end by itself."""
-    chosen = settings(drain_timeout_s=drain_timeout_s, proxy_workers=workers)
-    names = ("http_proxy_port", "proxy_port", "bind_host", "health_interval_s", "drain_timeout_s", "proxy_workers")
+    chosen = settings(drain_timeout_s=drain_timeout_s, proxy_workers=workers, **fields)
+    names = (
+        *fields,
+        "http_proxy_port",
+        "proxy_port",
+        "bind_host",
+        "health_interval_s",
+        "drain_timeout_s",
+        "proxy_workers",
+    )
     options = [part for name in names for part in ("--" + name.replace("_", "-"), str(getattr(chosen, name)))]
     child = await start(*options, "--canary", "off", files=files)  # these engines have no token ids
     ended = asyncio.create_task(_ended(child))

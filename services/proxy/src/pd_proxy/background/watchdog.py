@@ -15,6 +15,7 @@ from msgspec import Raw
 
 from pd_contracts.names import Role
 from pd_proxy.background.deadlines import Deadlines
+from pd_proxy.background.pace import Pace
 from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import ProxyError
@@ -40,18 +41,21 @@ class Watchdog:
         self._context = context
         self._due: dict[int, float] = {}
         self._deadlines = Deadlines(context)
-        self._period = min(self._deadlines.period_s, context.settings.ping_ttl_s / 4)
+        self._pace = Pace(min(self._deadlines.period_s, context.settings.ping_ttl_s / 4))
 
     async def run(self) -> None:
         """Watch for ever."""
-        context = self._context
         async with asyncio.TaskGroup() as group:
             while True:
-                context.noted(context.registry.expire(monotonic()))
-                self._deadlines.enforce()
-                for instance in context.registry.view():
-                    self._judge(instance, group)
-                await asyncio.sleep(self._period)
+                if await self._pace.on_time():
+                    self._look(group)
+
+    def _look(self, group: asyncio.TaskGroup) -> None:
+        context = self._context
+        context.noted(context.registry.expire(monotonic()))
+        self._deadlines.enforce()
+        for instance in context.registry.view():
+            self._judge(instance, group)
 
     def limit(self, instance: Instance) -> float:
         """Seconds without progress that are too many; prefill answers in one piece, however long its prompts are."""

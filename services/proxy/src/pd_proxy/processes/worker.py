@@ -19,6 +19,7 @@ from pd_proxy.api.front import PassedOn, serve_front
 from pd_proxy.api.passthrough import Passthrough
 from pd_proxy.api.routes import Generating
 from pd_proxy.background.deadlines import Deadlines
+from pd_proxy.background.pace import Pace
 from pd_proxy.errors import ShuttingDownError
 from pd_proxy.processes.channel import Answered, Ask, Beat, Channel, Looked, News, Ready, Stop, Welcome
 from pd_proxy.processes.forward import Forward
@@ -103,10 +104,11 @@ class Worker:
 
     async def _report(self) -> None:
         deadlines = Deadlines(self._context)
+        pace = Pace(deadlines.period_s)
         while True:
-            deadlines.enforce()
             self._channel.send(self._context.report(asyncio.get_running_loop().time()))
-            await asyncio.sleep(deadlines.period_s)
+            if await pace.on_time():
+                deadlines.enforce()
 
 
 async def work(descriptor: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from pd_proxy.api.app import Proxy
+from pd_proxy.background.pace import Pace
 from pd_proxy.kv.debts import Debt
 from pd_proxy.processes.channel import (
     Channel,
@@ -234,8 +235,10 @@ class WorkerPool:
 
     async def _listen_for_silence(self) -> None:
         """A worker whose loop stands still serves nobody, and does not end by itself."""
+        pace = Pace(1.0)
         while True:
-            await asyncio.sleep(1)
+            if not await pace.on_time():
+                continue
             now = asyncio.get_running_loop().time()
             for worker in self._workers:
                 patience_s = SILENT_S if worker.ready.is_set() else START_S
