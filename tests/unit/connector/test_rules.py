@@ -5,6 +5,7 @@ from support.connector_world import KIND, DecodeEngine, Network, PrefillEngine
 
 from pd_connector.core.orders import Drop as DropOrder
 from pd_connector.core.orders import Expect, Failed
+from pd_connector.core.receiver import PRESSED_EARLY_S
 from pd_connector.settings import Settings
 from pd_connector.wire.messages import Drop, Fail, Have, Need, Part, ProtocolError, Return, Token, Want
 
@@ -163,6 +164,36 @@ def test_kv_of_which_decode_never_hears_is_dropped_in_time() -> None:
     assert pair.d.receiver.counts()["landed"] == 0
     pair.ask("r", 3)
     assert pair.rest("r") == {"r": "computed"}
+
+
+def test_while_other_kv_waits_for_room_such_kv_is_dropped_soon() -> None:
+    pair = Pair(landing=4, page_blocks=1)
+    pair.prefill("early", 4)
+    pair.network.run()
+    assert pair.d.receiver.counts()["landed"] == 4
+    pair.network.advance(PRESSED_EARLY_S + 1)
+    assert pair.d.receiver.counts()["landed"] == 4, "without need it stays"
+
+    pair.ask("r", 3)
+    pair.prefill("r", 3)
+    pair.network.run()
+    assert pair.d.receiver.counts()["landed"] == 4, "there is no room for it yet"
+    pair.network.advance(0.1)
+
+    assert pair.rest("r") == {"r": "loaded"}
+    pair.ask("early", 4)
+    assert pair.rest("early")["early"] == "computed"
+
+
+def test_under_pressure_kv_that_is_asked_for_stays() -> None:
+    pair = Pair(landing=4, page_blocks=1)
+    for name in ("wanted", "r"):
+        pair.ask(name, 4)
+        pair.prefill(name, 4)
+    pair.network.run()
+    pair.network.advance(PRESSED_EARLY_S + 1)
+
+    assert pair.rest("wanted", "r") == {"wanted": "loaded", "r": "loaded"}
 
 
 def test_a_queue_before_prefill_is_no_loss() -> None:

@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         page_bytes: about how much KV a page of either memory takes; rounded to whole blocks. Equal on both ends.
         load_timeout_s: decode waits so long for KV without any sign of it from prefill, then computes the prompt itself.
         queue_timeout_s: and so long for KV that prefill knows of, and has not begun to send.
-        early_s: decode keeps KV so long for a request that it has not heard of.
+        early_s: decode keeps KV so long for a request that it has not heard of; while other KV waits for room, 5 s at most.
         keep_s: prefill keeps KV so long that nobody has asked for.
         keep_fraction: share of prefill's KV cache that such KV may take; the oldest is dropped first.
         send_timeout_s: prefill tries so long to get rid of KV whose decode has no room.

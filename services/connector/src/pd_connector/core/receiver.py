@@ -35,6 +35,8 @@ LIMBO: Final = "limbo"
 REMEMBERED: Final = 10_000
 # Prefill says that all was sent: its last messages may still be on their way on the other connection, but not for long.
 SENT_GRACE_S: Final = 2.0
+# While other KV waits for room, KV that nobody has asked for stays no longer than this.
+PRESSED_EARLY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,11 +362,12 @@ class Receiver:
 
     def tick(self, now: float) -> None:
         """Give up what takes too long."""
+        early_s = min(self._settings.early_s, PRESSED_EARLY_S) if self._pressed else self._settings.early_s
         for arrival in list(self._arrivals.values()):
             if arrival.expected and not arrival.complete and now > arrival.deadline:
                 self._tell_drop(arrival)
                 self._fail(arrival, "it did not come in time")
-            elif not arrival.expected and now - arrival.moved > self._settings.early_s:
+            elif not arrival.expected and now - arrival.moved > early_s:
                 self._tell_drop(arrival)
                 self._remove(arrival, "no request came for it in time")
                 self.outcomes.append("expired")
