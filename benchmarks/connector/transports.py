@@ -279,7 +279,7 @@ def run(options: argparse.Namespace) -> None:
     if options.decode:
         decode(options)
         return
-    ways = [options.transport] if options.transport else (["vmm", "nccl", "tcp"] if options.prefill_gpu else ["tcp"])
+    ways = [options.transport] if options.transport else (["vmm", "tcp"] if options.prefill_gpu else ["tcp"])
     rows: list[dict[str, Any]] = []
     for way in ways:
         rows += measure(options, way)

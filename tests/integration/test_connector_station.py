@@ -17,6 +17,8 @@ import pytest
 from support.connector_station import PAGE_BLOCKS, ToyEngine
 
 from pd_connector.core.orders import Failed, Ready
+from pd_connector.memory.pages import HOST, Memory
+from pd_connector.net.transport import Invitation, Site, TransportError, Writer
 from pd_connector.settings import Debug, Settings
 from pd_connector.wire.frames import frame
 from pd_connector.wire.messages import Hello, Ping
@@ -46,6 +48,24 @@ def engine() -> Iterator[Callable[..., ToyEngine]]:
         time.sleep(0.05)
         left = [name for name in left if name in {thread.name for thread in threading.enumerate()}]
     assert left == []
+
+
+class OtherNode:
+    """A transport that decode offers and that does not reach as far as prefill."""
+
+    name, kind = "vmm", HOST
+
+    def open(self, invitation: Invitation, staging: Memory) -> Writer:  # noqa: ARG002  the interface
+        raise TransportError("vmm: decode is on another node")
+
+    def listen(self, site: Site) -> dict[str, str]:  # noqa: ARG002  the interface
+        return {}
+
+    def adopt(self, session: str, sock: socket.socket | None) -> None: ...
+
+    def end(self, session: str) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 class Remote:
@@ -377,3 +397,30 @@ class TestWhoDoesNotFit:
         p.prefill("k", [0, 1], d.address)
 
         d.until("k", Ready)
+
+
+def test_a_better_transport_that_does_not_work_is_named_and_counted(
+    engine: Callable[..., ToyEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    p, d = (engine(better=(OtherNode(),)) for _ in range(2))
+    p.prefill("k", [1, 2], d.address)
+    d.expect("k", p.address)
+    d.until("k", Ready)
+
+    assert d.load("k", [5, 6])
+    assert d.holds("k", [5, 6])
+    assert "over tcp, because vmm: decode is on another node" in caplog.text
+    found = p.station.plant.stats.take() or {}
+    assert ["fell_back", "vmm", 1] in found["counts"]
+    assert ["peer_up", f"{d.address} tcp", 1] in found["gauges"], "metrics say which transport it is"
+
+
+def test_between_equal_engines_the_first_transport_is_taken(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(), engine(better=(OtherNode(),))
+    p.prefill("k", [1, 2], d.address)
+    d.expect("k", p.address)
+    d.until("k", Ready)
+
+    found = p.station.plant.stats.take() or {}
+    assert ["peer_up", f"{d.address} tcp", 1] in found["gauges"], "what only one of them has is not tried"
+    assert not [name for name, *_ in found["counts"] if name == "fell_back"]

@@ -20,6 +20,7 @@ from pd_connector.net.handshake import Identity
 from pd_connector.net.plant import Plant
 from pd_connector.net.station import Station
 from pd_connector.net.tcp import TcpTransport
+from pd_connector.net.transport import Transport
 from pd_connector.settings import Settings
 from pd_contracts.free_ports import free_ports
 
@@ -59,7 +60,7 @@ class ToyCopier:
 
 @dataclass
 class ToyEngine:
-    """A station with its own blocks. `landing` and `staging` count pages."""
+    """A station with its own blocks. `landing` and `staging` count pages; `better` are transports that it prefers to TCP."""
 
     settings: Settings = field(default_factory=Settings)
     port: int = 0
@@ -69,6 +70,7 @@ class ToyEngine:
     sends: bool = True
     takes: bool = True
     schema: dict[str, str] = field(default_factory=lambda: {"model": "toy"})
+    better: tuple[Transport, ...] = ()
 
     def __post_init__(self) -> None:
         self.copier = ToyCopier(self.blocks)
@@ -85,7 +87,7 @@ class ToyEngine:
                 block_bytes=BLOCK_BYTES,
                 page_blocks=PAGE_BLOCKS,
                 copier=self.copier,
-                transports=(TcpTransport(boot, self.address),),
+                transports=(*self.better, TcpTransport(boot, self.address)),
                 memory=lambda _kind, use: HostMemory(sizes[use], PAGE_BLOCKS * BLOCK_BYTES),
                 report=self.events.append,
             ),

@@ -149,6 +149,7 @@ def test_settings_are_read_from_vllms_extra_config() -> None:
         ({"landing_bytes": 0}, "landing_bytes"),
         ({"transports": []}, "transports"),
         ({"transports": ["rdma"]}, "rdma"),
+        ({"transports": ["vmm", "nccl", "tcp"]}, "there is no `nccl` yet; between nodes KV goes over `tcp`"),
         ({"load_timeout_s": -1}, "load_timeout_s"),
         ({"ping_s": 3}, "dead_after_s"),
         ({"debug": {"zeros": True}}, "zeros"),

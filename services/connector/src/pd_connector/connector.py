@@ -8,7 +8,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1 import base, metrics
 from pd_connector import settings as connector_settings
 from pd_connector.core.orders import Order
 from pd_connector.engine import compat, local
-from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, merge, summary
+from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, label_values, merge, summary
 from pd_connector.engine.scheduler import SchedulerHalf
 from pd_connector.engine.worker import WorkerHalf
 from pd_connector.net.stats import BUCKETS
@@ -61,9 +61,10 @@ class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
             (GAUGES, self._gauge_cls, {"multiprocess_mode": "mostrecent"}),
             (HISTOGRAMS, self._histogram_cls, {"buckets": BUCKETS}),
         ):
-            for name, (series, text, label) in table.items():
-                labels = [*labelnames, label] if label else labelnames
-                self._series[name] = (make(name=series, documentation=text, labelnames=labels, **options), bool(label))
+            for name, (series, text, own) in table.items():
+                labels = own.split()
+                made = make(name=series, documentation=text, labelnames=[*labelnames, *labels], **options)
+                self._series[name] = (made, len(labels))
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         for name, label, value in transfer_stats_data.get("counts", ()):
@@ -76,9 +77,8 @@ class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
                 histogram.observe(value)
 
     def _of(self, name: str, label: str, engine: int) -> Any:
-        series, labelled = self._series[name]
-        values = self.per_engine_labelvalues[engine]
-        return series.labels(*values, label) if labelled else series.labels(*values)
+        series, labels = self._series[name]
+        return series.labels(*self.per_engine_labelvalues[engine], *label_values(label, labels))
 
 
 class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]

@@ -10,7 +10,7 @@ GIB: Final = 1024**3
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
-TRANSPORTS: Final = ("vmm", "nccl", "tcp")
+TRANSPORTS: Final = ("vmm", "tcp")
 
 
 class SettingsError(ValueError):
@@ -38,9 +38,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         host: address under which other engines reach this one; empty for vLLM's own idea of it (`VLLM_HOST_IP`).
-        transports: ways to move KV that may be used, the best first. `vmm`: same node, over NVLink or PCIe; `nccl`: between nodes; `tcp`: anywhere.
+        transports: ways to move KV that may be used, the best first. `vmm`: same node, over NVLink or PCIe; `tcp`: anywhere.
         socket_folder: where `vmm` has its UNIX sockets; engines that share this folder share memory.
-        landing_bytes: memory that decode keeps for KV on its way (of the GPU for `vmm` and `nccl`).
+        landing_bytes: memory that decode keeps for KV on its way (of the GPU for `vmm`).
         staging_bytes: memory in which prefill gathers KV before it is sent; 0 for twice the KV of a full step.
         page_bytes: about how much KV a page of either memory takes; rounded to whole blocks. Equal on both ends.
         load_timeout_s: decode waits so long for KV without any sign of it from prefill, then computes the prompt itself.
@@ -55,7 +55,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         dead_after_s: an engine that was silent for so long is dead.
         idle_wait_ms: while nothing else runs, a decode engine that waits for KV looks for it so long at a stretch.
         model_tag: engines with different tags refuse each other: for models of one shape with different weights.
-        nccl_library: path of libnccl.so.2; empty for the one that torch uses.
         debug: faults on purpose.
     """
 
@@ -77,11 +76,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dead_after_s: Seconds = 5.0
     idle_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=20)] = 2.0
     model_tag: str = ""
-    nccl_library: str = ""
     debug: Debug = Debug()
 
     def __post_init__(self) -> None:
         """Refuse combinations that cannot work."""
+        if "nccl" in self.transports:
+            msg = "`transports`: there is no `nccl` yet; between nodes KV goes over `tcp`, so leave it out"
+            raise ValueError(msg)
         unknown = [name for name in self.transports if name not in TRANSPORTS]
         if unknown or not self.transports:
             msg = f"`transports` takes {', '.join(TRANSPORTS)}; not {', '.join(unknown) or 'nothing'}"

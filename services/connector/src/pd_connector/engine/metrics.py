@@ -1,4 +1,4 @@
-"""`pd_kv_*` on the engine's own /metrics: names, and how what the workers counted becomes series."""
+"""`pd_kv_*` on the engine's own /metrics: names, labels, and how what the workers counted becomes series."""
 
 from typing import Any, Final
 
@@ -9,16 +9,30 @@ COUNTERS: Final = {
     "loads": ("pd_kv_loads_total", "Keys that this engine was to load, by what became of them.", "outcome"),
     "peer_lost": ("pd_kv_peers_lost_total", "Connections to other engines that broke, by their role.", "role"),
     "refused": ("pd_kv_hello_refused_total", "Engines that this one cannot work with, by what differs.", "reason"),
+    "fell_back": (
+        "pd_kv_transport_fallbacks_total",
+        "Connections to decode engines over a slower transport, by the one that did not work.",
+        "transport",
+    ),
     "ignored": ("pd_kv_requests_ignored_total", "Requests whose `pd` could not be used; they were computed here.", ""),
 }
 GAUGES: Final = {
     "landing_pages": ("pd_kv_landing_pages", "Pages of landing memory, by state.", "state"),
     "staging_pages": ("pd_kv_staging_pages", "Pages of staging memory, by state.", "state"),
-    "peer_up": ("pd_kv_peer_up", "Whether a connection to another engine stands; address and transport.", "peer"),
+    "peer_up": (
+        "pd_kv_peer_up",
+        "Whether a connection to another engine stands, by its address and transport.",
+        "peer transport",
+    ),
 }
 HISTOGRAMS: Final = {
     "stage": ("pd_kv_stage_seconds", "Seconds by stage of a transfer.", "stage"),
 }
+
+
+def label_values(label: str, labels: int) -> list[str]:
+    """The values of so many labels, which what is counted has as one text."""
+    return label.split(" ", labels - 1) if labels else []
 
 
 def merge(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

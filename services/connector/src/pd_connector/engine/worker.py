@@ -79,8 +79,14 @@ class WorkerHalf:
             report=self._mail.post,
             trace=Trace(self._settings.debug.trace),
         )
+        if not plant.transports:
+            msg = (
+                f"P2pConnector: none of `transports` ({', '.join(self._settings.transports)}) works on this device; "
+                f"it has {', '.join(every)}"
+            )
+            raise RefusalError(msg)
         station = Station(plant, sends=self._facts.sends, takes=self._facts.takes)
-        if self._facts.sends and plant.transports:
+        if self._facts.sends:
             station.outgoing.staging.of(plant.transports[0].kind)  # if there is no memory for it, the start fails
         return station
 

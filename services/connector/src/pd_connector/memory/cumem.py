@@ -13,6 +13,9 @@ _ON_DEVICE: Final = 1  # CU_MEM_LOCATION_TYPE_DEVICE
 _FILE_DESCRIPTOR: Final = 1  # CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
 _READ_WRITE: Final = 3  # CU_MEM_ACCESS_FLAGS_PROT_READWRITE
 _OUT_OF_MEMORY: Final = 2  # CUDA_ERROR_OUT_OF_MEMORY
+_INVALID_DEVICE: Final = 101  # CUDA_ERROR_INVALID_DEVICE
+# Seen between two processes that had the device file of one GPU each; with all files and CUDA_VISIBLE_DEVICES it works.
+_UNSEEN: Final = ": this engine cannot see the GPU of decode's engine. Give both containers all GPUs of the node, and choose with CUDA_VISIBLE_DEVICES"
 
 
 class CudaError(RuntimeError):
@@ -20,7 +23,8 @@ class CudaError(RuntimeError):
 
     def __init__(self, call: str, code: int, name: str) -> None:
         """`code` is the driver's."""
-        super().__init__(f"{call}: {name}")
+        unseen = code == _INVALID_DEVICE and call == "cuMemImportFromShareableHandle"
+        super().__init__(f"{call}: {name}" + (_UNSEEN if unseen else ""))
         self.code = code
 
     @property

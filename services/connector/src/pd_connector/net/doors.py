@@ -1,5 +1,6 @@
 """Connections of an engine's rank until they stand: those that others open, and those that it opens to others."""
 
+import functools
 import itertools
 import logging
 import socket
@@ -42,6 +43,10 @@ class Host(Protocol):
     def push_accepted(self, channel: Channel, session: str, transport: Transport, address: str) -> None: ...
 
     def ask_accepted(self, channel: Channel) -> None: ...
+
+    def fell_back(self, transport: str) -> None:
+        """A connection could not use this transport, and uses a slower one."""
+        ...
 
     def refused(self, address: str, reason: str) -> None:
         """An engine was refused, or refused this one."""
@@ -195,7 +200,7 @@ class Doors:
         try:
             sock, welcome = greet(self._identity, target, "push", list(self._transports), limit)
             try:
-                transport, writer = choose(welcome, self._transports, self._staging, target, limit)
+                transport, writer, worse_than = choose(welcome, self._transports, self._staging, target, limit)
                 use(sock, transport)
             except (OSError, RefusedError):
                 sock.close()
@@ -204,6 +209,9 @@ class Doors:
             # A ValueError: there is no memory for this transport.
             self._report(address, error, self._host.push_failed)
             return
+        for better, reason in worse_than.items():
+            log.warning("P2pConnector sends to %s over %s, because %s", address, transport.name, reason)
+            self._loop.call(functools.partial(self._host.fell_back, better))
         channel = Channel(next(self._numbers), sock, self._loop, lambda _channel, _message: None)
         self._loop.call(lambda: self._host.push_opened(address, channel, welcome.boot, transport, writer))
 

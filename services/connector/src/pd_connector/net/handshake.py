@@ -91,21 +91,21 @@ def choose(
     staging: Callable[[str], Memory],
     address: str,
     timeout_s: float,
-) -> tuple[Transport, Writer]:
-    """Open the first transport that works; the offers are in decode's order.
+) -> tuple[Transport, Writer, dict[str, str]]:
+    """Open the first transport that works; the offers are in decode's order. Also returns why better ones did not.
 
     Raises:
         RefusedError: if none does; the message has each one's reason.
     """
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     for offer in welcome.offers:
         transport = transports[offer.transport]
         invitation = Invitation(address, welcome.session, offer.details, timeout_s)
         try:
-            return transport, transport.open(invitation, staging(transport.kind))
+            return transport, transport.open(invitation, staging(transport.kind)), reasons
         except TransportError as error:
-            reasons.append(str(error))
-    msg = "no transport works: " + ("; ".join(reasons) or "decode offered none that this engine has")
+            reasons[transport.name] = str(error)
+    msg = "no transport works: " + ("; ".join(reasons.values()) or "decode offered none that this engine has")
     raise RefusedError(msg)
 
 

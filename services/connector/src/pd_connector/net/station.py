@@ -146,4 +146,8 @@ class Station:
     def refused(self, address: str, reason: str) -> None:
         """An engine was refused, or refused this one."""
         log.error("P2pConnector cannot work with %s: %s", address, reason)
-        self.plant.stats.count("refused", reason.split(" is ", maxsplit=1)[0][:60])
+        self.plant.stats.count("refused", reason.partition(":")[0].partition(" is ")[0][:60])
+
+    def fell_back(self, transport: str) -> None:
+        """A connection could not use this transport, and uses a slower one."""
+        self.plant.stats.count("fell_back", transport)

@@ -118,6 +118,10 @@ class VmmTransport:
                 landing = Mapping.imported(self._driver, self._device.index or 0, descriptor, size)
             finally:
                 os.close(descriptor)
+        except FileNotFoundError as error:
+            sock.close()
+            msg = f"vmm: {path} is not here: decode is on another node, or the two share no `socket_folder`"
+            raise TransportError(msg) from error
         except (OSError, EOFError, CudaError, ValueError) as error:
             sock.close()
             msg = f"vmm: {error or 'decode gave no descriptor'} ({path})"

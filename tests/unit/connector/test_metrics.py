@@ -1,0 +1,30 @@
+"""What the workers count becomes series: two looks add up, and each series has the labels that its name promises."""
+
+from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, label_values, merge, summary
+
+
+def test_a_text_with_spaces_is_one_label_unless_there_are_several() -> None:
+    assert label_values("10.0.0.1:21001 vmm", 2) == ["10.0.0.1:21001", "vmm"]
+    assert label_values("peer lost", 1) == ["peer lost"]
+    assert label_values("", 0) == []
+
+
+def test_two_looks_are_one() -> None:
+    one = {"counts": [["loads", "loaded", 2]], "gauges": [["peer_up", "a tcp", 1]], "spans": [["stage", "put", [1.0]]]}
+    two = {"counts": [["loads", "loaded", 3]], "gauges": [["peer_up", "a tcp", 0]], "spans": [["stage", "put", [3.0]]]}
+
+    assert merge(one, two) == {
+        "counts": [["loads", "loaded", 5]],
+        "gauges": [["peer_up", "a tcp", 0]],
+        "spans": [["stage", "put", [1.0, 3.0]]],
+    }
+    assert summary(merge(one, two)) == {"loads loaded": 5, "stage put mean ms": 2000.0}
+    assert merge({}, one) == one
+
+
+def test_names_follow_prometheus() -> None:
+    for table, end in ((COUNTERS, "_total"), (GAUGES, ""), (HISTOGRAMS, "_seconds")):
+        for series, text, _ in table.values():
+            assert series.startswith("pd_kv_")
+            assert series.endswith(end)
+            assert text.endswith(".")
