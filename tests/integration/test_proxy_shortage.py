@@ -103,6 +103,18 @@ async def test_one_client_holds_no_more_than_its_part() -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("path", ["/health", "/v1/completions"])
+async def test_a_connection_that_its_client_has_closed_counts_no_more(path: str) -> None:
+    async with running_proxy(max_connections_per_client=2) as proxy:
+        for _ in range(6):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            status = (await asyncio.wait_for(reader.readline(), 10)).split()[1]
+            writer.close()
+            await asyncio.sleep(0.05)
+            assert status in (b"200", b"405")
+
+
 async def _large(proxy: RunningProxy, body: bytes) -> Reply:
     """As `post`, without aiohttp's warning about large bodies."""
     async with proxy.session.post(proxy.url + "/v1/completions", data=io.BytesIO(body)) as response:

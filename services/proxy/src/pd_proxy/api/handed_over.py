@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import h11
 from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.events import Event, Updated
 
 from pd_contracts.http_answers import MAX_HEAD_BYTES
 from pd_proxy.api.farewell import Farewell
@@ -68,11 +69,20 @@ class Server(TCPServer):
     """Hypercorn's server of one connection, within our bounds."""
 
     writer: "Writer"
+    _client_left = False
+
+    async def protocol_send(self, event: Event) -> None:
+        """As its base; but there is no next request to wait for once the client has closed its end."""
+        if not (self._client_left and isinstance(event, Updated)):
+            await super().protocol_send(event)
 
     async def _read_data(self) -> None:
         # HTTP/2, which begins as HTTP/1.1, replaces the protocol later on.
         self.protocol.protocol.connection = self.writer.bounded = BoundedConnection()
         await super()._read_data()
+        self._client_left = True
+        # Its base would hold the connection for KEEP_ALIVE_S.
+        await self.idle_task.stop()
 
 
 class Writer(asyncio.StreamWriter):
