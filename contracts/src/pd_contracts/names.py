@@ -19,8 +19,9 @@ class Topology(StrEnum):
 
 
 class Connector(StrEnum):
-    """How KV travels; the names are vLLM's, `kv_connector` in `--kv-transfer-config`."""
+    """How KV travels: `kv_connector` in `--kv-transfer-config`. P2P is our own (`pd_connector`), the others are vLLM's."""
 
+    P2P = "P2pConnector"
     P2P_NCCL = "P2pNcclConnector"
     NIXL = "NixlConnector"
     EXAMPLE = "ExampleConnector"

@@ -116,12 +116,16 @@ def test_what_an_engine_announces_says_where_it_runs_and_whose_it_is() -> None:
     assert (named.gpus, named.gpu_model) == (("A", "B"), "M")
 
 
+P2P_NCCL = {"KV_CONNECTOR": "P2pNcclConnector"}
+
+
 @pytest.mark.parametrize(
     ("variables", "announces", "identity"),
     [
-        ({}, False, "127.0.0.1:22001/announcer"),
-        ({"PING_KEY": "secret"}, True, "127.0.0.1:22001/announcer"),
-        ({"PING_KEY_FILE": "/run/key"}, True, "127.0.0.1:22001/announcer"),
+        (P2P_NCCL, False, "127.0.0.1:22001/announcer"),
+        ({**P2P_NCCL, "PING_KEY": "secret"}, True, "127.0.0.1:22001/announcer"),
+        ({**P2P_NCCL, "PING_KEY_FILE": "/run/key"}, True, "127.0.0.1:22001/announcer"),
+        ({"KV_CONNECTOR": "P2pConnector"}, True, "127.0.0.1:22001"),
         ({"KV_CONNECTOR": "NixlConnector"}, True, "127.0.0.1:22001"),
     ],
 )

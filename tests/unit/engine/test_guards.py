@@ -11,12 +11,14 @@ from pd_engine.plan import RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
 
 GPU = Host(vllm_version=(0, 23), address="10.0.0.5")
+P2P = {"KV_CONNECTOR": "P2pConnector"}
 NIXL = {"KV_CONNECTOR": "NixlConnector"}
 BATCHED = {"KV_BATCHED": "on"}
 
 
 def start(role: str, arguments: str, host: Host = GPU, **values: str) -> None:
-    given = {"PD_ROLE": role, "MODEL": "org/model", "MAX_MODEL_LEN": "8192", "ENGINE_ARGS": arguments, **values}
+    given = {"PD_ROLE": role, "MODEL": "org/model", "MAX_MODEL_LEN": "8192", "ENGINE_ARGS": arguments}
+    given |= {"KV_CONNECTOR": "P2pNcclConnector", **values}  # which has the most that must not be undone
     plan(load(EngineSettings, given), host, {})
 
 
@@ -51,6 +53,9 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("combined", "--data-parallel-rank 0", {}, "start several instances"),
     ("decode", "--data-parallel-hybrid-lb", {}, "start several instances"),
     # how KV travels
+    ("decode", "--kv-transfer-config.kv_port=1", P2P, "kv_port=22001"),
+    ("prefill", "-pp 2", P2P, "share a KV port"),
+    ("decode", "--block-size 64", P2P, "set BLOCK_SIZE"),
     ("decode", '--kv-transfer-config \'{"kv_connector": "NixlConnector"}\'', {}, "repeat all of it"),
     ("decode", "--kv-transfer-config.kv_role=kv_producer", {}, 'lacks kv_connector="P2pNcclConnector", kv_role="kv_consumer"'),
     ("prefill", "--kv-tr.kv_port=1", NIXL, "repeat all of it"),

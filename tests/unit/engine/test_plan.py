@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from pd_connector import settings as connector_settings
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import load
-from pd_engine.plan import Launch, RefusedError, plan
+from pd_engine.gpus import Gpus
+from pd_engine.plan import CPU_POOL_BYTES, UNKNOWN_GPU_MEMORY, Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
 
 GPU = Host(vllm_version=(0, 23), address="10.0.0.5")
@@ -15,7 +17,8 @@ CPU = Host(vllm_version=(0, 32), address="10.0.0.5")
 
 
 def settings(role: str, **values: str) -> EngineSettings:
-    return load(EngineSettings, {"PD_ROLE": role, "MODEL": "org/model", **values})
+    """vLLM's own P2P NCCL, which needs the most care, unless another connector is said."""
+    return load(EngineSettings, {"PD_ROLE": role, "MODEL": "org/model", "KV_CONNECTOR": "P2pNcclConnector", **values})
 
 
 def launch(role: str, host: Host = GPU, **values: str) -> Launch:
@@ -246,3 +249,74 @@ def test_the_role_is_required() -> None:
 
 def test_roles_are_spelt_as_everywhere() -> None:
     assert {role.value for role in Role} == {"prefill", "decode", "combined"}
+
+
+P2P = {"KV_CONNECTOR": "P2pConnector"}
+H200 = Host(vllm_version=(0, 33), address="10.0.0.5", gpus=Gpus(memory_bytes=140_000_000_000))
+
+
+def test_our_connector_is_what_is_used_unless_said_otherwise() -> None:
+    assert load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m"}).kv_connector is Connector.P2P
+
+
+@pytest.mark.parametrize(("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")])
+def test_our_connector_is_told_where_it_is_and_nothing_that_vllm_removed(role: str, kv_role: str) -> None:
+    result = launch(role, H200, **P2P)
+
+    config = transfer(result)
+    extra = config.pop("kv_connector_extra_config")
+    assert config == {
+        "kv_connector": "P2pConnector",
+        "kv_connector_module_path": "pd_connector.connector",
+        "kv_role": kv_role,
+        "kv_port": 21001 if role == "prefill" else 22001,
+        "kv_load_failure_policy": "recompute",
+    }
+    assert connector_settings.load(extra).host == "10.0.0.5"
+    assert extra["transports"] == ["vmm", "nccl", "tcp"]
+    assert result.announce
+    assert not {"VLLM_USE_V2_MODEL_RUNNER", "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"} & result.environment.keys()
+
+
+def test_our_connector_leaves_graphs_chunks_and_prefix_caching_alone() -> None:
+    for role in ("prefill", "decode"):
+        arguments = launch(role, H200, **P2P, PREFIX_CACHING="on").arguments
+
+        assert "--enable-prefix-caching" in arguments
+        assert not {"--enforce-eager", "--compilation-config", "--no-enable-chunked-prefill"} & set(arguments)
+
+
+def test_vllm_leaves_our_connectors_pools_their_room() -> None:
+    share = float(
+        after(launch("decode", H200, **P2P, KV_LANDING_BYTES="7000000000").arguments, "--gpu-memory-utilization")
+    )
+
+    assert share == pytest.approx(0.85, abs=0.001)
+    assert float(after(launch("decode", GPU, **P2P).arguments, "--gpu-memory-utilization")) == UNKNOWN_GPU_MEMORY
+    assert (
+        after(launch("decode", H200, **P2P, GPU_MEMORY_UTILIZATION="0.4").arguments, "--gpu-memory-utilization")
+        == "0.4"
+    )
+
+
+def test_on_the_cpu_our_connector_goes_over_tcp_in_little_memory() -> None:
+    result = launch("decode", CPU, **P2P, ENGINE_DEVICE="cpu")
+
+    extra = transfer(result)["kv_connector_extra_config"]
+    assert extra["transports"] == ["tcp"]
+    assert extra["landing_bytes"] == extra["staging_bytes"] == CPU_POOL_BYTES
+    assert "--gpu-memory-utilization" not in result.arguments
+
+
+@pytest.mark.parametrize(
+    ("host", "values", "sentence"),
+    [
+        (Host(vllm_version=(0, 22), address="10.0.0.5"), {}, "needs vLLM 0.23 or later"),
+        (Host(vllm_version=(0, 33), address="10.0.0.5", has_pd_connector=False), {}, "has no pd_connector"),
+        (H200, {"GPU_MEMORY_UTILIZATION": "0.95"}, "KV_LANDING_BYTES=4294967296 together are more than"),
+        (H200, {"ENGINE_ARGS": "--gpu-memory-utilization 0.96"}, "lower one of them"),
+    ],
+)
+def test_what_our_connector_cannot_work_with_is_refused(host: Host, values: dict[str, str], sentence: str) -> None:
+    with pytest.raises(RefusedError, match=sentence):
+        launch("decode", host, **P2P, **values)

@@ -46,6 +46,7 @@ def _transport(settings: EngineSettings) -> str:
         return ""
     chosen = settings.ucx_tls or ("tcp" if settings.engine_device == "cpu" else "")
     ways = {
+        Connector.P2P: "tcp" if settings.engine_device == "cpu" else ",".join(settings.kv_transports),
         Connector.P2P_NCCL: "nccl",
         Connector.EXAMPLE: "files",
         Connector.NIXL: f"ucx:{chosen}" if chosen else "ucx",

@@ -15,6 +15,8 @@ from pd_engine.commandline import CommandLine
 from pd_engine.settings import EngineSettings
 
 DECODE_MEMORY_LIMIT: Final = 0.8
+# P2pConnector: of the GPU, for vLLM and the connector together.
+MEMORY_LIMIT: Final = 0.97
 # Instead of one HTTP server on one port of this host they make something that the proxy does not talk to.
 NO_HTTP: Final = ("uds", "grpc", "headless")
 SEVERAL_HOSTS: Final = ("nnodes", "node_rank", "master_addr", "master_port", "data_parallel_address")
@@ -84,6 +86,8 @@ def guards(command: Command) -> Iterator[str]:
     yield from _generates(command)
     if settings.kv_connector is Connector.P2P_NCCL:
         yield from _p2p_nccl(command)
+    elif settings.kv_connector is Connector.P2P:
+        yield from _p2p(command)
 
 
 def _reached(command: Command) -> Iterator[str]:
@@ -189,6 +193,20 @@ def _generates(command: Command) -> Iterator[str]:
     if pooling or command.line.given.get("mm_encoder_only"):
         name = next(name for name in ("runner", "convert", "mm_encoder_only") if name in command.line.given)
         yield f"{command.said(name)}: only a model that generates has KV to hand on; start it as a combined engine."
+
+
+def _p2p(command: Command) -> Iterator[str]:
+    """Its pools lie beside what vLLM takes of the GPU."""
+    settings, memory = command.settings, command.line.number("gpu_memory_utilization")
+    total, pool = command.gpu_memory_bytes, settings.kv_staging_bytes
+    if settings.pd_role is Role.DECODE:
+        pool = settings.kv_landing_bytes
+    if memory is not None and total is not None and memory + pool / total > MEMORY_LIMIT:
+        name = "KV_STAGING_BYTES" if settings.pd_role is Role.PREFILL else "KV_LANDING_BYTES"
+        yield (
+            f"{command.said('gpu_memory_utilization', 'GPU_MEMORY_UTILIZATION')} and {name}={pool} together are more than "
+            f"{MEMORY_LIMIT} of the GPU's {total} bytes, and CUDA needs some too: lower one of them."
+        )
 
 
 def _p2p_nccl(command: Command) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Settings to the one command that replaces this process. Every argument that is not plain has its reason beside it."""
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +16,13 @@ from pd_engine.settings import EngineSettings, Host
 
 # vLLM's default on the CPU is 128, and shorter prompts would travel without any KV; its attention takes multiples of 32.
 CPU_BLOCK_SIZE = 32
+
+# What vLLM takes of a GPU unless told otherwise; the same from 0.23 to 0.33.
+VLLM_MEMORY = 0.9
+# Where nobody knows how large the GPU is, its share for KV on its way is a guess that fits boards from 40 GB on.
+UNKNOWN_GPU_MEMORY = 0.8
+# The CPU engine computes on toy models, and has the machine's memory to share.
+CPU_POOL_BYTES = 64 * 1024**2
 
 # Which way KV takes between hosts: read by NCCL, torch and UCX themselves.
 NETWORK = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "UCX_NET_DEVICES", "UCX_TLS")
@@ -52,7 +60,7 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     if sentences:
         raise RefusedError("\n".join(sentences))
     return Launch(
-        arguments=[*_arguments(settings), *shlex.split(settings.engine_args)],
+        arguments=[*_arguments(settings, host), *shlex.split(settings.engine_args)],
         environment=dict(_environment(settings, host)),
         unset=[name for name in NETWORK if environment.get(name) == ""],
         announce=not pings_itself(settings) or settings.has_key,
@@ -79,7 +87,7 @@ def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
     if host.config_problem:
         yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
         return
-    own = list(_arguments(settings))
+    own = list(_arguments(settings, host))
     try:
         line = parse([*own, *added], host.config)
     except CommandLineError as error:
@@ -94,7 +102,7 @@ def announced_address(settings: EngineSettings, host: Host) -> str:
     return settings.vllm_host_ip or host.address
 
 
-def _arguments(settings: EngineSettings) -> Iterator[str]:
+def _arguments(settings: EngineSettings, host: Host) -> Iterator[str]:
     yield from (settings.model, "--host", "0.0.0.0", "--port", str(settings.http_port))
     yield from ("--served-model-name", settings.name)
     for name in ("max_model_len", "max_num_seqs", "dtype", "load_format", "tensor_parallel_size"):
@@ -109,10 +117,10 @@ def _arguments(settings: EngineSettings) -> Iterator[str]:
     yield "--disable-uvicorn-access-log"
     if settings.engine_tls_cert_file:
         yield from ("--ssl-certfile", settings.engine_tls_cert_file, "--ssl-keyfile", settings.engine_tls_key_file)
-    yield from _memory(settings)
+    yield from _memory(settings, host)
     yield from _steps(settings)
     if settings.pd_role is not Role.COMBINED:
-        yield from ("--kv-transfer-config", json.dumps(_kv_transfer(settings), separators=(",", ":")))
+        yield from ("--kv-transfer-config", json.dumps(_kv_transfer(settings, host), separators=(",", ":")))
 
 
 def _prefix_caching(settings: EngineSettings) -> bool:
@@ -120,12 +128,24 @@ def _prefix_caching(settings: EngineSettings) -> bool:
     return settings.prefix_caching and (settings.kv_batched or not _p2p_nccl(settings))
 
 
-def _memory(settings: EngineSettings) -> Iterator[str]:
+def _memory(settings: EngineSettings, host: Host) -> Iterator[str]:
     memory = settings.gpu_memory_utilization
     if memory is None and _p2p_nccl(settings) and settings.pd_role is Role.DECODE:
         memory = 0.7  # received KV lies outside the KV cache until its request ends
+    elif memory is None and _p2p(settings):
+        memory = memory_beside(pool_bytes(settings), host.gpus.memory_bytes)
     if memory is not None and settings.engine_device == "gpu":
         yield from ("--gpu-memory-utilization", str(memory))
+
+
+def pool_bytes(settings: EngineSettings) -> int:
+    """GPU memory that P2pConnector takes beside vLLM's own, which vLLM does not know of when it measures what is free."""
+    return settings.kv_staging_bytes if settings.pd_role is Role.PREFILL else settings.kv_landing_bytes
+
+
+def memory_beside(pool: int, total: int | None) -> float:
+    """The share of the GPU that is left to vLLM."""
+    return UNKNOWN_GPU_MEMORY if total is None else math.floor((VLLM_MEMORY - pool / total) * 1000) / 1000
 
 
 def _steps(settings: EngineSettings) -> Iterator[str]:
@@ -148,17 +168,29 @@ def _steps(settings: EngineSettings) -> Iterator[str]:
         yield from ("--max-num-batched-tokens", str(batched))
 
 
+def _p2p(settings: EngineSettings) -> bool:
+    return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P
+
+
 def _p2p_nccl(settings: EngineSettings) -> bool:
     return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
 
 
-def _kv_transfer(settings: EngineSettings) -> dict[str, Any]:
+def _kv_transfer(settings: EngineSettings, host: Host) -> dict[str, Any]:
     role = "kv_producer" if settings.pd_role is Role.PREFILL else "kv_consumer"
     base: dict[str, Any] = {"kv_connector": settings.kv_connector.value, "kv_role": role}
     if settings.kv_connector is Connector.EXAMPLE:
         extra = {"shared_storage_path": settings.kv_shared_path}
         module = "pd_engine.example_connector"  # upstream's, but for a crash that it mends
         return {**base, "kv_role": "kv_both", "kv_connector_module_path": module, "kv_connector_extra_config": extra}
+    if settings.kv_connector is Connector.P2P:
+        return {
+            **base,
+            "kv_connector_module_path": "pd_connector.connector",
+            "kv_port": settings.kv_port,
+            "kv_load_failure_policy": settings.kv_load_failure_policy,
+            "kv_connector_extra_config": _p2p_settings(settings, host),
+        }
     if settings.kv_connector is Connector.NIXL:
         return {**base, "kv_buffer_device": "cpu"} if settings.engine_device == "cpu" else base
     extra = {
@@ -175,6 +207,19 @@ def _kv_transfer(settings: EngineSettings) -> dict[str, Any]:
     if settings.kv_batched:
         base |= {"kv_connector_module_path": "pd_engine.batched_connector", "kv_load_failure_policy": "recompute"}
     return base
+
+
+def _p2p_settings(settings: EngineSettings, host: Host) -> dict[str, Any]:
+    """P2pConnector's own settings; both pools are told, because an engine may serve either role in time."""
+    cpu = settings.engine_device == "cpu"
+    return {
+        "host": announced_address(settings, host),
+        "transports": ["tcp"] if cpu else list(settings.kv_transports),
+        "socket_folder": settings.kv_socket_folder,
+        "landing_bytes": CPU_POOL_BYTES if cpu else settings.kv_landing_bytes,
+        "staging_bytes": CPU_POOL_BYTES if cpu else settings.kv_staging_bytes,
+        "load_timeout_s": settings.kv_load_timeout_s,
+    }
 
 
 def _environment(settings: EngineSettings, host: Host) -> Iterator[tuple[str, str]]:

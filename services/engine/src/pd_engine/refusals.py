@@ -11,6 +11,7 @@ from pd_contracts.names import Connector, Role
 from pd_engine.settings import EngineSettings, Host
 
 LAST_WITH_P2P_NCCL = (0, 23)
+FIRST_WITH_P2P = (0, 23)
 
 
 def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Iterator[str]:
@@ -22,7 +23,9 @@ def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str
     if settings.pd_role is Role.COMBINED:
         return
     yield from _address(settings, host)
-    if settings.kv_connector is Connector.P2P_NCCL:
+    if settings.kv_connector is Connector.P2P:
+        yield from _p2p(host)
+    elif settings.kv_connector is Connector.P2P_NCCL:
         yield from _p2p_nccl(settings, host)
         yield from _p2p_nccl_environment(settings, environment)
     elif settings.kv_connector is Connector.NIXL and not host.has_nixl:
@@ -76,14 +79,25 @@ def _address(settings: EngineSettings, host: Host) -> Iterator[str]:
         )
 
 
+def _p2p(host: Host) -> Iterator[str]:
+    found = ".".join(map(str, host.vllm_version))
+    if host.vllm_version < FIRST_WITH_P2P:
+        yield f"KV_CONNECTOR=P2pConnector needs vLLM 0.23 or later, and this image has {found}: set VLLM_IMAGE to a later one."
+    if not host.has_pd_connector:
+        yield (
+            "KV_CONNECTOR=P2pConnector, but this image has no pd_connector: build it from services/prefill/Dockerfile and its like, "
+            "or pip install the wheel of services/connector."
+        )
+
+
 def _p2p_nccl(settings: EngineSettings, host: Host) -> Iterator[str]:
     if settings.engine_device == "cpu":
-        yield "KV_CONNECTOR=P2pNcclConnector needs NVIDIA GPUs: on the CPU use ExampleConnector or NixlConnector."
+        yield "KV_CONNECTOR=P2pNcclConnector needs NVIDIA GPUs: on the CPU use P2pConnector, ExampleConnector or NixlConnector."
     if host.vllm_version > LAST_WITH_P2P_NCCL:
         found = ".".join(map(str, host.vllm_version))
         yield (
             f"KV_CONNECTOR=P2pNcclConnector was removed after vLLM 0.23, and this image has {found}: "
-            "set VLLM_IMAGE to vllm/vllm-openai:v0.23.0, or KV_CONNECTOR=NixlConnector."
+            "set KV_CONNECTOR=P2pConnector, or VLLM_IMAGE to vllm/vllm-openai:v0.23.0."
         )
 
 

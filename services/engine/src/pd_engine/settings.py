@@ -21,7 +21,7 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     instance: Annotated[int, Meta(ge=0, description="number of this engine among those of its role, from 0")] = 0
     model: Annotated[str, Meta(description="Hugging Face name or directory of the model")] = ""
     served_model_name: Annotated[str, Meta(description="name that clients use; the model's own unless set")] = ""
-    kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P_NCCL
+    kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
     engine_device: Annotated[Literal["gpu", "cpu"], Meta(description="what the vLLM image computes on")] = "gpu"
     vllm_host_ip: Annotated[str, Meta(description="numeric address that the others reach; found if unset")] = ""
     proxy_host: Annotated[str, Meta(description="host of the proxy's discovery port")] = "127.0.0.1"
@@ -40,6 +40,27 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     kv_shared_max_age_s: Annotated[
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
     ] = 300
+    kv_transports: Annotated[
+        tuple[Literal["vmm", "nccl", "tcp"], ...],
+        Meta(description="P2pConnector: ways that KV may take, the best first; tcp alone on the CPU"),
+    ] = ("vmm", "nccl", "tcp")
+    kv_socket_folder: Annotated[
+        str, Meta(description="P2pConnector: folder that the engines of one node share, for sockets of vmm")
+    ] = "/tmp/pd-connector"  # noqa: S108  every engine of the node must find it
+    kv_landing_bytes: Annotated[
+        int, Meta(gt=0, description="P2pConnector: memory of a decode engine for KV on its way; of the GPU, unless tcp")
+    ] = 4 * 1024**3
+    kv_staging_bytes: Annotated[
+        int, Meta(gt=0, description="P2pConnector: memory of a prefill engine for KV that is about to leave; likewise")
+    ] = 2 * 1024**3
+    kv_load_timeout_s: Annotated[
+        float,
+        Meta(gt=0, description="P2pConnector: decode waits so long for a sign of its KV, then computes the prompt"),
+    ] = 30
+    kv_load_failure_policy: Annotated[
+        Literal["recompute", "fail"],
+        Meta(description="P2pConnector: what decode does with a prompt whose KV does not come"),
+    ] = "recompute"
     kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory for KV on its way to decode")] = 8e9
     kv_batched: Annotated[
         bool,
@@ -124,7 +145,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         address: numeric IPv4 address from which the proxy is reached.
         model_exists: False if MODEL is a path that is not there.
         kv_path_writable: whether KV_SHARED_PATH is a folder that this user may write.
-        has_flashinfer, has_nixl: whether these packages can be imported.
+        has_flashinfer, has_nixl, has_pd_connector: whether these packages can be imported.
         versions: of packages that matter for what is measured, by name.
         gpus: those that the engine will compute on.
         config: what the file that ENGINE_ARGS name by `--config` says.
@@ -137,6 +158,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     kv_path_writable: bool = True
     has_flashinfer: bool = True
     has_nixl: bool = True
+    has_pd_connector: bool = True
     versions: dict[str, str] = {}
     gpus: Gpus = Gpus()
     config: dict[str, Any] = {}

@@ -44,6 +44,7 @@ def look_around(settings: EngineSettings) -> Host:
         kv_path_writable=os.access(settings.kv_shared_path, os.W_OK) and Path(settings.kv_shared_path).is_dir(),
         has_flashinfer=importlib.util.find_spec("flashinfer") is not None,
         has_nixl=importlib.util.find_spec("nixl") is not None,
+        has_pd_connector=importlib.util.find_spec("pd_connector") is not None,
         versions={**_versions(), **({"driver": gpus.driver} if gpus.driver else {})},
         gpus=gpus,
         config=config,
