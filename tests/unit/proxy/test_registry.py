@@ -17,9 +17,15 @@ from pd_proxy.engines.registry import (
     PingRefusedError,
     Registry,
     State,
+    unnamed,
 )
 
 MODELS = ({"id": "m"},)
+
+
+def test_an_engine_that_names_no_connector_is_vllms_own() -> None:
+    assert unnamed(Connector.P2P) is Connector.P2P_NCCL
+    assert unnamed(Connector.NIXL) is Connector.NIXL
 
 
 def registry(capacity: int = 1024) -> Registry:

@@ -77,7 +77,7 @@ def body(leg: Leg) -> dict[str, Any]:
 def test_every_plan_has_a_fresh_id_that_both_legs_and_the_drain_share(connector: Connector) -> None:
     one, two = planned(connector), planned(connector)
     assert one.engine_id != two.engine_id
-    handover = one.receive(b'{"kv_transfer_params":{"a":1}}')
+    handover = one.receive(answer(one))
     for leg in (one.prefill, handover.decode(), handover.drain()):
         assert leg.headers["X-Request-Id"] == one.engine_id
 
@@ -109,7 +109,9 @@ def test_prefill_writes_one_token_and_decode_gets_the_request(connector: Connect
     first = body(attempt.prefill)
     first.pop("kv_transfer_params", None)
     assert first == {"prompt": "x", "max_tokens": 1, "n": 2, "stream": False, "seed": 1}
-    assert body(attempt.receive(b"{}").decode()) == {"prompt": "x", "max_tokens": 9} | asked
+    second = body(attempt.receive(answer(attempt)).decode())
+    second.pop("kv_transfer_params", None)
+    assert second == {"prompt": "x", "max_tokens": 9} | asked
 
 
 def test_chat_prefill_sets_both_limits() -> None:
@@ -117,6 +119,41 @@ def test_chat_prefill_sets_both_limits() -> None:
     short = one_token(Endpoint.CHAT, generation.fields)
     assert (bytes(short["max_tokens"]), bytes(short["max_completion_tokens"])) == (b"1", b"1")
     assert "max_completion_tokens" not in one_token(Endpoint.CHAT, parse(Endpoint.CHAT, b'{"messages":[]}').fields)
+
+
+def answer(attempt: Plan) -> bytes:
+    """What prefill of any connector would answer: ours names the key that it was given."""
+    asked = body(attempt.prefill).get("kv_transfer_params", {}).get("pd")
+    params = {"pd": {"key": asked["key"], "blocks": 1, "tokens": 1}} if asked else {"a": 1}
+    return json.dumps({"kv_transfer_params": params}).encode()
+
+
+def test_our_connector_names_the_kv_by_a_key_and_each_engine_the_other() -> None:
+    one, two = planned(Connector.P2P), planned(Connector.P2P)
+
+    first = body(one.prefill)["kv_transfer_params"]["pd"]
+    second = body(one.receive(answer(one)).decode())["kv_transfer_params"]["pd"]
+    assert first == {"key": first["key"], "to": ["10.0.0.2:21001"]}
+    assert second == {"key": first["key"], "from": "10.0.0.1:21001"}
+    assert first["key"] != body(two.prefill)["kv_transfer_params"]["pd"]["key"]
+
+
+def test_our_connector_leaves_nothing_behind() -> None:
+    attempt = planned(Connector.P2P)
+
+    assert attempt.abortable
+    assert (attempt.stand_in, attempt.receive(answer(attempt)).pushed) == (None, False)
+    assert [connector for connector in Connector if planned(connector).abortable] == [Connector.P2P]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [b"", b"<html>", b"[]", b"{}", b'{"kv_transfer_params":null}', b'{"kv_transfer_params":{"pd":{"key":"another"}}}',
+     b'{"kv_transfer_params":{"pd":7}}', b'{"error":{"message":"no"}}'],
+)  # fmt: skip
+def test_our_connector_believes_prefill_only_if_it_names_the_kv(told: bytes) -> None:
+    with pytest.raises(BrokenReplyError):
+        planned(Connector.P2P).receive(told)
 
 
 def test_nixl_passes_parameters_on_verbatim() -> None:
@@ -143,9 +180,10 @@ def test_nixl_does_not_accept_an_answer_that_is_none(answer: bytes) -> None:
         planned(Connector.NIXL).receive(answer)
 
 
-def test_only_p2p_and_nixl_leave_kv_that_somebody_must_consume() -> None:
-    answer = b'{"kv_transfer_params":{}}'
-    assert {c: planned(c).receive(answer).pushed for c in Connector} == {
+def test_only_stock_p2p_and_nixl_leave_kv_that_somebody_must_consume() -> None:
+    plans = {connector: planned(connector) for connector in Connector}
+    assert {connector: attempt.receive(answer(attempt)).pushed for connector, attempt in plans.items()} == {
+        Connector.P2P: False,
         Connector.P2P_NCCL: True,
         Connector.NIXL: True,
         Connector.EXAMPLE: False,
@@ -164,7 +202,7 @@ def test_headers_that_may_go_on_reach_every_engine() -> None:
 @pytest.mark.parametrize("connector", list(Connector))
 def test_a_response_has_its_id_in_the_body_where_vllm_looks_for_it(connector: Connector) -> None:
     attempt = response(connector)
-    handover = attempt.receive(b'{"kv_transfer_params":{"a":1}}')
+    handover = attempt.receive(answer(attempt))
     for leg in (attempt.prefill, handover.decode(), handover.drain(), plain_response()):
         assert body(leg)["request_id"] == leg.headers["X-Request-Id"]
     assert body(attempt.prefill)["request_id"] == body(handover.decode())["request_id"] == attempt.engine_id
@@ -188,7 +226,7 @@ def test_vllm_finds_both_addresses_in_a_responses_id() -> None:
 @pytest.mark.parametrize("connector", list(Connector))
 def test_prefill_of_a_response_writes_one_token_and_nobody_stores_it(connector: Connector) -> None:
     attempt = response(connector, stream=True, store=True, seed=1)
-    first, second = body(attempt.prefill), body(attempt.receive(b"{}").decode())
+    first, second = body(attempt.prefill), body(attempt.receive(answer(attempt)).decode())
     for sent in (first, second):
         del sent["request_id"]
         sent.pop("kv_transfer_params", None)

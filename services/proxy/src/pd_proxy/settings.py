@@ -48,8 +48,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1
     model: Annotated[str, Meta(description="admit only engines that serve this model; empty: any")] = ""
     kv_connector: Annotated[
-        Connector, Meta(description="connector of engines whose ping names none, as vLLM's own pings do")
-    ] = Connector.P2P_NCCL
+        Connector,
+        Meta(
+            description="connector of engines that name none; P2pConnector stands for P2pNccl here, whose own pings are such"
+        ),
+    ] = Connector.P2P
     log_level: Annotated[str, Meta(description="DEBUG, INFO, WARNING or ERROR")] = "INFO"
 
     discovery: Annotated[

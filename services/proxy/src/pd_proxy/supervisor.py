@@ -12,7 +12,7 @@ from pd_contracts.names import Role
 from pd_proxy.access import Keys
 from pd_proxy.context import Context
 from pd_proxy.discovery.belief import Announcement
-from pd_proxy.engines.registry import Change, Instance, Registry, State
+from pd_proxy.engines.registry import Change, Instance, Registry, State, unnamed
 from pd_proxy.engines.trust import Trust
 from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.kv.budget import Budget
@@ -169,7 +169,7 @@ def registry_of(settings: Settings) -> Registry:
     return Registry(
         ping_ttl_s=settings.ping_ttl_s,
         health_failures=settings.health_failures,
-        default_connector=settings.kv_connector,
+        default_connector=unnamed(settings.kv_connector),
     )
 
 

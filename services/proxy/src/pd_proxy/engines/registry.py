@@ -115,6 +115,11 @@ class _Entry:
         return (State.READY, "") if self.healthy else (State.JOINING, self.complaint)
 
 
+def unnamed(configured: Connector) -> Connector:
+    """The connector of an engine that names none. P2pConnector's engines always do, so without a name it is stock P2pNccl."""
+    return Connector.P2P_NCCL if configured is Connector.P2P else configured
+
+
 class Registry:
     """All instances; every method that changes something returns what changed."""
 

@@ -8,6 +8,7 @@ until decode has answered, or consumed what nobody waits for any more.
 import asyncio
 from collections import Counter
 
+from pd_contracts.names import Connector
 from pd_proxy.engines.pairing import Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
 from pd_proxy.kv.transfer import Plan
@@ -57,9 +58,14 @@ class Budget:
         return self._claimed[instance.incarnation]
 
     def fits(self, instance: Instance, size: int) -> bool:
-        """Whether so much more may go there; what is larger than the limit may go alone."""
-        claimed = self.claimed(instance) if self.limit else 0
-        return not self.limit or not claimed or claimed + size <= self.limit
+        """Whether so much more may go there; what is larger than the limit may go alone.
+
+        A P2pConnector decode gives prefill credit for what it has room for, so nothing needs to be counted here.
+        """
+        if not self.limit or instance.connector is Connector.P2P:
+            return True
+        claimed = self.claimed(instance)
+        return not claimed or claimed + size <= self.limit
 
     def handovers(self, instance: Instance) -> int:
         """Claims in which an engine, a prefill or a decode, has a part: it must not be stopped while there are any."""

@@ -1,5 +1,7 @@
 """How KV gets from prefill to decode, connector by connector: ids, headers and bodies. Pure.
 
+P2pConnector (ours) names a prompt's KV by a key in the body; whatever ends early, it leaves nothing behind at either engine.
+
 P2pNcclConnector reads both engines' KV addresses out of the request id (vLLM 0.23.0, `p2p_nccl_connector.py`): the producer
 searches `___decode_addr_(.*):(\\d+)`, the consumer `___prefill_addr_(.*):(\\d+)___`. Both patterns are greedy and
 unanchored, so nothing that a client chose may stand in the id, and after decode's address no colon with digits may follow.
@@ -33,6 +35,7 @@ SHORT_PROMPT: Final = (
 # As many tokens; ids that every vocabulary has.
 SHORT_TOKENS: Final = list(range(100, 117))
 
+KV_PARAMS: Final = "kv_transfer_params"
 NIXL_PREFILL_PARAMS: Final = Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
     b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
@@ -84,6 +87,7 @@ class Plan:
         prefill: the request for prefill.
         receive: takes the body of prefill's 200; raises BrokenReplyError if that is no answer.
         stand_in: as in `HandOver`.
+        abortable: prefill may be ended half-way, because the connector clears up by itself.
     """
 
     endpoint: Endpoint
@@ -92,6 +96,7 @@ class Plan:
     prefill: Leg
     receive: Callable[[bytes], HandOver]
     stand_in: Callable[[], Fields] | None = None
+    abortable: bool = False
 
     @property
     def secret(self) -> bytes:
@@ -112,6 +117,8 @@ def fresh_id(endpoint: Endpoint) -> str:
 def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
     """Plan one attempt, with a fresh id; `headers` are the client's headers that may go on to engines."""
     match pair.decode.connector:
+        case Connector.P2P:
+            return _keyed(pair, endpoint, fields, headers)
         case Connector.NIXL:
             return _nixl(endpoint, fields, headers)
         case Connector.EXAMPLE:
@@ -214,6 +221,27 @@ def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, heade
     )
 
 
+def _keyed(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    """P2pConnector: prefill sends to decode while it computes; the key in both bodies is one that nobody else has."""
+    uuid, key = fresh_id(endpoint), uuid4().hex
+
+    def receive(answer: bytes) -> HandOver:
+        if _named(answer) != key:
+            raise BrokenReplyError("prefill's answer does not name the KV that it was asked for")
+        source = {"pd": {"key": key, "from": pair.prefill.zmq_address}}
+        return HandOver(endpoint, uuid, headers, {**fields, KV_PARAMS: encoded(source)}, pushed=False)
+
+    wanted = {"pd": {"key": key, "to": [pair.decode.zmq_address]}}
+    return Plan(
+        endpoint=endpoint,
+        uuid=uuid,
+        engine_id=uuid,
+        prefill=leg(endpoint, uuid, {**one_token(endpoint, fields), KV_PARAMS: encoded(wanted)}, headers),
+        receive=receive,
+        abortable=True,
+    )
+
+
 def _example(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
     uuid = fresh_id(endpoint)
     return Plan(
@@ -229,37 +257,54 @@ def _nixl(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Pla
     uuid = fresh_id(endpoint)
 
     def receive(answer: bytes) -> HandOver:
-        params = nixl_params(answer)
+        params = _answered(answer)
         if params is None:
             return HandOver(endpoint, uuid, headers, fields, pushed=False)
-        return HandOver(endpoint, uuid, headers, {**fields, "kv_transfer_params": params}, pushed=True)
+        return HandOver(endpoint, uuid, headers, {**fields, KV_PARAMS: params}, pushed=True)
 
     return Plan(
         endpoint=endpoint,
         uuid=uuid,
         engine_id=uuid,
-        prefill=leg(
-            endpoint, uuid, {**one_token(endpoint, fields), "kv_transfer_params": NIXL_PREFILL_PARAMS}, headers
-        ),
+        prefill=leg(endpoint, uuid, {**one_token(endpoint, fields), KV_PARAMS: NIXL_PREFILL_PARAMS}, headers),
         receive=receive,
     )
 
 
-class _NixlAnswer(msgspec.Struct):
+class _Answer(msgspec.Struct):
     kv_transfer_params: Raw = Raw(b"null")
 
 
-_nixl_decoder = msgspec.json.Decoder(_NixlAnswer)
+class _Keyed(msgspec.Struct):
+    key: str = ""
 
 
-def nixl_params(answer: bytes) -> Raw | None:
+class _Pd(msgspec.Struct):
+    pd: _Keyed | None = None
+
+
+_answer_decoder = msgspec.json.Decoder(_Answer)
+_pd_decoder = msgspec.json.Decoder(_Pd)
+
+
+def _named(answer: bytes) -> str:
+    """The key in prefill's answer; empty if there is none."""
+    params = _answered(answer)
+    try:
+        told = _pd_decoder.decode(params).pd if params is not None else None
+    except msgspec.MsgspecError:
+        return ""
+    return told.key if told else ""
+
+
+def _answered(answer: bytes) -> Raw | None:
     """The parameters in prefill's answer, verbatim; None if it keeps no KV for decode (a prompt below one block).
 
     Raises:
         BrokenReplyError: if prefill's 200 is no JSON object.
     """
     try:
-        params = _nixl_decoder.decode(answer).kv_transfer_params
+        params = _answer_decoder.decode(answer).kv_transfer_params
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise BrokenReplyError("prefill's answer is not valid JSON") from None
     return None if bytes(params) == b"null" else params

@@ -6,6 +6,8 @@
 3. KV that prefill pushed is consumed: if nobody waits any more, or decode turned the request down before running it, decode
    gets the same request for one token. If decode may have run it, that is a debt (`debts`): a P2pNccl decode that has consumed
    its KV would wait for it a second time, for ever. Decode is never asked for KV more often than it was pushed.
+
+2 and 3 are for connectors that leave KV behind. P2pConnector does not: its prefill may be cancelled, and nothing is owed.
 """
 
 import asyncio
@@ -61,10 +63,10 @@ class Exchange:
             async with asyncio.timeout(self._context.settings.prefill_timeout_s):
                 return await asyncio.shield(task)
         except TimeoutError:
-            self._drain_later(task)
+            self._leave(task)
             raise PrefillTimeoutError(f"{self.pair.prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
         except asyncio.CancelledError:
-            self._drain_later(task)
+            self._leave(task)
             raise
         except ProxyError:
             self.release()
@@ -136,6 +138,14 @@ class Exchange:
                 address = self.pair.decode.zmq_address
                 self._context.owe(Debt(address, plan.endpoint, plan.engine_id, plan.stand_in(), asked=False))
             raise
+
+    def _leave(self, prefilling: "asyncio.Task[HandOver]") -> None:
+        """Nobody waits for this prefill any more."""
+        if not self.plan.abortable:
+            self._drain_later(prefilling)
+            return
+        prefilling.cancel()
+        self.release()
 
     def _drain_later(self, prefilling: "asyncio.Task[HandOver]") -> None:
         """Nobody waits for this prefill any more; what it will have pushed is consumed when it is done."""
