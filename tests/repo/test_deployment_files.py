@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 PROFILES = [
     "disagg",
+    "disagg-fabric",
     "combined",
     "cpu",
     "cpu-combined",
@@ -106,15 +107,22 @@ def test_engines_accept_dotenv_as_it_is(role: str) -> None:
 
 
 def test_gpu_engines_are_pinned_to_the_gpus_of_dotenv() -> None:
-    document = yaml.safe_load(compose_config("disagg", "combined"))["services"]
+    document = yaml.safe_load(compose_config("disagg", "disagg-fabric", "combined"))["services"]
 
     def device(service: str) -> list[str]:
         ids: list[str] = document[service]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
         return ids
 
     values = dotenv()
-    assert device("prefill") == device("combined") == [values["PREFILL_GPU"]]
-    assert device("decode") == device("combined-1") == [values["DECODE_GPU"]]
+    assert device("prefill-fabric") == device("combined") == [values["PREFILL_GPU"]]
+    assert device("decode-fabric") == device("combined-1") == [values["DECODE_GPU"]]
+    # P2pConnector maps memory of the other's GPU, whose device node must be there: CUDA is told which to compute on.
+    for service, variable in (("prefill", "PREFILL_GPU"), ("decode", "DECODE_GPU")):
+        environment = document[service]["environment"]
+        assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == (
+            values[variable],
+            "PCI_BUS_ID",
+        )
     assert values["PREFILL_GPU"] != values["DECODE_GPU"]
 
 
@@ -145,7 +153,14 @@ def test_every_environment_name_in_compose_is_a_setting_of_its_service() -> None
         "combined-cpu": EngineSettings,
     }
     # For the Hugging Face library, the NVIDIA runtime, and knobs that only one kind of engine has.
-    elsewhere = {"HOME", "HF_HOME", "HF_HUB_OFFLINE", "NVIDIA_DRIVER_CAPABILITIES"}
+    elsewhere = {
+        "HOME",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "NVIDIA_DRIVER_CAPABILITIES",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+    }
     engine_only = {field.variable for field in fields(EngineSettings)}
 
     for name, settings in known.items():
@@ -187,9 +202,8 @@ def test_every_serving_container_has_a_health_probe() -> None:
 
     # Engines bring theirs in the image; analysis runs once.
     engines = {"prefill", "decode", "combined", "combined-1"}
-    assert without == engines | {f"{name.removesuffix('-1')}-cpu{'-1' if '-1' in name else ''}" for name in engines} | {
-        "analysis"
-    }
+    on_cpu = {f"{name.removesuffix('-1')}-cpu{'-1' if '-1' in name else ''}" for name in engines}
+    assert without == engines | on_cpu | {"prefill-fabric", "decode-fabric", "analysis"}
 
 
 def test_no_container_writes_to_its_image_nor_takes_the_whole_machine() -> None:

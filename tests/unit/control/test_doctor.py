@@ -35,7 +35,8 @@ def facts(**changes: Any) -> Facts:
 
 
 def findings(found: Facts, topology: Topology = Topology.DISAGG, **changes: Any) -> list[Finding]:
-    chosen_settings = settings(**{"model": "/models/llama", **changes})
+    # vLLM's own P2P NCCL, which needs the most care.
+    chosen_settings = settings(**{"model": "/models/llama", "kv_connector": "P2pNcclConnector", **changes})
     return diagnose(found, plan(chosen_settings, topology, Engine.VLLM).processes)
 
 

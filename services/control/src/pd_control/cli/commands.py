@@ -12,7 +12,7 @@ from pd_control.cli import smoke
 from pd_control.client import SIMULATED, proxy_stats, served_models, simulated
 from pd_control.context import Context
 from pd_control.docker import containers
-from pd_control.docker.compose import PROFILES, ContainerError, Stack
+from pd_control.docker.compose import ContainerError, Stack, profile_of
 from pd_control.docker.containers import Container
 from pd_control.doctor.command import admits
 from pd_control.local import processes, readiness
@@ -52,7 +52,7 @@ def _up_containers(context: Context, options: argparse.Namespace) -> int:
         msg = "compose profiles have fixed numbers of engines: leave --prefill, --decode and --combined away, or use processes"
         raise PlanError(msg)
     stack = Stack(context.root, context.environment)
-    profiles = options.profile or [PROFILES[options.engine, options.topology]]
+    profiles = options.profile or [profile_of(options.engine, options.topology, context.settings.kv_connector)]
     with context.store.lock():
         fresh = not stack.containers()
         try:

@@ -14,7 +14,7 @@ from pd_control.settings import ControlSettings
 _COMBINED: Final = re.compile(r"(\d*)(?:c|combined|plain)")
 _DISAGG: Final = re.compile(r"(\d+)p(\d+)d")
 _SHORT: Final = {
-    "p2p": Connector.P2P_NCCL,
+    "p2p": Connector.P2P,
     "p2pnccl": Connector.P2P_NCCL,
     "nixl": Connector.NIXL,
     "example": Connector.EXAMPLE,

@@ -9,7 +9,7 @@ from pd_contracts.free_ports import is_free
 from pd_control.client import served_models
 from pd_control.compare.deployments import Spec, placed
 from pd_control.context import Context
-from pd_control.docker.compose import PAGES, PROFILES, Stack
+from pd_control.docker.compose import PAGES, Stack, profile_of
 from pd_control.docker.containers import expected, url_of
 from pd_control.doctor.command import admits
 from pd_control.local import readiness
@@ -97,7 +97,7 @@ def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -
 
     @contextmanager
     def stage(spec: Spec) -> Iterator[Target]:
-        profile = PROFILES[engine, spec.topology]
+        profile = profile_of(engine, spec.topology, spec.connector or context.settings.kv_connector)
         context.terminal.title(f"{spec.label} (containers, profile {profile})")
         try:
             with context.terminal.step(f"containers of profile {profile}"):

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from pd_contracts.names import Role, Topology
+from pd_contracts.names import Connector, Role, Topology
 from pd_control.docker.containers import LABEL, Container, container_of
 from pd_control.supervision.supervisor import StartError, last_lines
 
 PROJECT: Final = "pdstack"
 # Locust's page, which comes with every serving profile.
 PAGES: Final = ("loadgen", "loadgen-cpu")
-PROFILES: Final = {
+_PROFILES: Final = {
     ("vllm", Topology.DISAGG): "disagg",
     ("vllm", Topology.COMBINED): "combined",
     ("vllm-cpu", Topology.DISAGG): "cpu",
@@ -22,6 +22,16 @@ PROFILES: Final = {
     ("sim", Topology.DISAGG): "sim",
     ("sim", Topology.COMBINED): "sim-combined",
 }
+# These need their engines in common namespaces.
+_IN_FABRIC: Final = frozenset({Connector.P2P_NCCL, Connector.NIXL})
+
+
+def profile_of(engine: str, topology: Topology, connector: Connector) -> str:
+    """The compose profile that serves with these engines."""
+    if engine == "vllm" and topology is Topology.DISAGG and connector in _IN_FABRIC:
+        return "disagg-fabric"
+    return _PROFILES[engine, topology]
+
 
 if TYPE_CHECKING:
     import docker
