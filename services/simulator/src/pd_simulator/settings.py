@@ -31,7 +31,7 @@ class Settings(Member, frozen=True, kw_only=True):
         "sim-llama3-8b"
     )
     kv_connector: Annotated[Connector, msgspec.Meta(description="How KV travels from prefill to decode")] = (
-        Connector.P2P_NCCL
+        Connector.P2P
     )
     kv_batched: Annotated[
         bool, msgspec.Meta(description="P2pNcclConnector: a request's KV in one piece, loaded beside other requests")

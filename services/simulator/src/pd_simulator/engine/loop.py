@@ -65,7 +65,10 @@ class Request:
     @property
     def move(self) -> Move:
         """What the transfer needs to know."""
-        return Move(self.request_id, self.prompt, self.max_tokens, self.kv_transfer_params)
+        token = self.last_token if self.job.generated else None
+        return Move(
+            self.request_id, self.prompt, self.max_tokens, self.kv_transfer_params, token, stopped=token == END_OF_TEXT
+        )
 
 
 @dataclass(frozen=True, slots=True)

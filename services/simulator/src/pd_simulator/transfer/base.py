@@ -40,12 +40,20 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A request, as far as its KV is concerned. `params` is the body's `kv_transfer_params`."""
+    """A request, as far as its KV is concerned.
+
+    Attributes:
+        params: the body's `kv_transfer_params`.
+        token: its newest output token; None before the first.
+        stopped: the output ended with that token by itself.
+    """
 
     request_id: str
     prompt: list[int]
     max_tokens: int
     params: dict[str, Any]
+    token: int | None = None
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
