@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from support.simulator import Answer, disaggregated, fast_profile, pair_id, running, settings_for
 
-from pd_contracts.names import Role
+from pd_contracts.names import Connector, Role
 from pd_contracts.settings import SettingsError, load
 from pd_simulator.faults import Faults
 from pd_simulator.settings import Settings
@@ -68,8 +68,10 @@ async def test_a_stall_holds_all_streams_up_until_it_ends(stall: str) -> None:
 
 async def test_books_tell_kv_that_was_lost_and_the_request_that_waits_for_it() -> None:
     async with (
-        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
-        running(settings_for(Role.DECODE, sim_faults='{"drop_kv": true}'), fast_profile()) as decode,
+        running(settings_for(Role.PREFILL, kv_connector=Connector.P2P_NCCL), fast_profile()) as prefill,
+        running(
+            settings_for(Role.DECODE, kv_connector=Connector.P2P_NCCL, sim_faults='{"drop_kv": true}'), fast_profile()
+        ) as decode,
     ):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(disaggregated(prefill, decode, PROMPT, max_tokens=3), 0.5)
@@ -80,8 +82,8 @@ async def test_books_tell_kv_that_was_lost_and_the_request_that_waits_for_it() -
 
 async def test_kv_without_memory_for_it_changes_the_answer_and_nobody_says_so() -> None:
     async with (
-        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
-        running(settings_for(Role.DECODE), fast_profile()) as decode,
+        running(settings_for(Role.PREFILL, kv_connector=Connector.P2P_NCCL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE, kv_connector=Connector.P2P_NCCL), fast_profile()) as decode,
     ):
         _, right = await disaggregated(prefill, decode, PROMPT, max_tokens=3, unique="a")
         await decode.post("/sim/faults", {"out_of_memory": True})
@@ -94,8 +96,8 @@ async def test_kv_without_memory_for_it_changes_the_answer_and_nobody_says_so() 
 
 async def test_kv_whose_request_never_comes_counts_as_leaked_only_after_a_while() -> None:
     async with (
-        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
-        running(settings_for(Role.DECODE, sim_leak_s=0.3), fast_profile()) as decode,
+        running(settings_for(Role.PREFILL, kv_connector=Connector.P2P_NCCL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE, kv_connector=Connector.P2P_NCCL, sim_leak_s=0.3), fast_profile()) as decode,
     ):
         request_id = pair_id(prefill, decode, "0")
         assert (await prefill.complete(PROMPT, request_id=request_id, max_tokens=1)).status == 200

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.simulator import (
@@ -28,9 +29,9 @@ def prompt(length: int, start: int = 300) -> list[int]:
 
 @contextlib.asynccontextmanager
 async def pair(
-    connector: Connector, folder: Path, *, corrupt: bool = False, lease_s: float = 30.0
+    connector: Connector, folder: Path, *, corrupt: bool = False, **fields: Any
 ) -> AsyncIterator[tuple[Simulator, Simulator]]:
-    shared = {"kv_connector": connector, "kv_shared_path": str(folder), "kv_lease_s": lease_s}
+    shared = {"kv_connector": connector, "kv_shared_path": str(folder), **fields}
     prefill = settings_for(Role.PREFILL, sim_corrupt_kv=corrupt, **shared)
     decode = settings_for(Role.DECODE, **shared)
     async with running(prefill, fast_profile()) as first, running(decode, fast_profile()) as second:
@@ -58,7 +59,7 @@ async def test_decode_writes_what_a_combined_engine_writes(connector: Connector,
 
 @pytest.mark.parametrize(
     ("connector", "external"),
-    [(Connector.P2P_NCCL, 199), (Connector.NIXL, 199), (Connector.EXAMPLE, 192)],
+    [(Connector.P2P, 199), (Connector.P2P_NCCL, 199), (Connector.NIXL, 199), (Connector.EXAMPLE, 192)],
 )
 async def test_decode_takes_the_prompt_from_the_transfer(connector: Connector, external: int, tmp_path: Path) -> None:
     async with pair(connector, tmp_path) as (prefill, decode):
@@ -86,6 +87,7 @@ async def test_corrupted_kv_changes_the_tokens(connector: Connector, tmp_path: P
     assert answer.token_ids != plain
 
 
+# P2pConnector's names of KV hold a digest of the prompt, so that it never uses another prompt's.
 @pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL])
 async def test_kv_of_another_prompt_changes_the_tokens(connector: Connector, tmp_path: Path) -> None:
     plain = await reference(200)
@@ -168,7 +170,7 @@ async def test_the_prefilled_token_can_be_handed_to_the_client_and_the_rest_cont
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
 async def test_p2p_engines_refuse_an_id_without_addresses(role: Role) -> None:
-    async with running(settings_for(role), fast_profile()) as engine:
+    async with running(settings_for(role, kv_connector=Connector.P2P_NCCL), fast_profile()) as engine:
         answer = await engine.complete(prompt(20), max_tokens=1)
 
         assert answer.status == 400
@@ -216,8 +218,8 @@ async def test_kv_that_its_request_never_used_is_freed_with_it(tmp_path: Path) -
 
 
 async def test_a_p2p_prefill_stands_still_while_its_decode_cannot_be_reached(tmp_path: Path) -> None:
-    async with running(settings_for(Role.PREFILL), fast_profile()) as prefill:
-        absent = settings_for(Role.DECODE)
+    async with running(settings_for(Role.PREFILL, kv_connector=Connector.P2P_NCCL), fast_profile()) as prefill:
+        absent = settings_for(Role.DECODE, kv_connector=Connector.P2P_NCCL)
         request_id = f"___prefill_addr_x:1___decode_addr_127.0.0.1:{absent.listen_kv_port}_0"
         task = asyncio.create_task(prefill.complete(prompt(30), request_id=request_id, max_tokens=1))
         done, _ = await asyncio.wait([task], timeout=0.5)

@@ -195,9 +195,13 @@ async def disaggregated(
     ask: dict[str, Any] = {}
     if connector is Connector.NIXL:
         ask = {"kv_transfer_params": {"do_remote_decode": True, "do_remote_prefill": False}}
+    if connector is Connector.P2P:
+        ask = {"kv_transfer_params": {"pd": {"key": unique, "to": [decode.kv_address]}}}
     first = await prefill.complete(prompt, request_id=request_id, **{**body, "stream": False, "max_tokens": 1, **ask})
     assert first.status == 200, first.body
     params = first.body["kv_transfer_params"]
+    if connector is Connector.P2P:
+        params = {"pd": {"key": unique, "from": prefill.kv_address}}
     give = {} if params is None else {"kv_transfer_params": params}
     return first, await decode.complete(prompt, request_id=request_id, **body, **give)
 

@@ -58,10 +58,12 @@ def test_a_proxy_without_an_address_is_refused_with_the_remedy() -> None:
         announced(settings(PROXY_HOST="no.such.host.invalid"))
 
 
-def test_a_p2p_prefill_engine_must_be_able_to_take_a_whole_prompt_in_a_step() -> None:
+def test_a_stock_p2p_prefill_engine_must_be_able_to_take_a_whole_prompt_in_a_step() -> None:
+    small = {"MAX_MODEL_LEN": "4096", "MAX_NUM_BATCHED_TOKENS": "2048"}
     with pytest.raises(SettingsError, match="MAX_NUM_BATCHED_TOKENS must be at least MAX_MODEL_LEN"):
-        settings(PD_ROLE="prefill", MAX_MODEL_LEN="4096", MAX_NUM_BATCHED_TOKENS="2048")
-    assert settings(PD_ROLE="decode", MAX_MODEL_LEN="4096", MAX_NUM_BATCHED_TOKENS="2048").pd_role is Role.DECODE
+        settings(PD_ROLE="prefill", KV_CONNECTOR="P2pNcclConnector", **small)
+    assert settings(PD_ROLE="decode", KV_CONNECTOR="P2pNcclConnector", **small).pd_role is Role.DECODE
+    assert settings(PD_ROLE="prefill", **small).kv_connector is Connector.P2P
 
 
 @pytest.mark.parametrize(

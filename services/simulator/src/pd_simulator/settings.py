@@ -38,13 +38,16 @@ class Settings(Member, frozen=True, kw_only=True):
     ] = False
     kv_load_timeout_s: Annotated[
         float,
-        msgspec.Meta(description="With KV_BATCHED: seconds until a prompt is computed whose KV did not come", gt=0),
+        msgspec.Meta(description="P2pConnector: seconds until a prompt is computed whose KV did not come", gt=0),
     ] = 30.0
     kv_shared_path: Annotated[
         str, msgspec.Meta(description="ExampleConnector: shared folder; empty for one in the temporary folder")
     ] = ""
     kv_lease_s: Annotated[
-        float, msgspec.Meta(description="NixlConnector: seconds until unfetched KV is freed", gt=0)
+        float,
+        msgspec.Meta(
+            description="P2pConnector and NixlConnector: seconds until KV that nobody asks for is freed", gt=0
+        ),
     ] = 30.0
     max_model_len: Annotated[int, msgspec.Meta(description="Most tokens of a prompt and its output", ge=2)] = 8192
     max_num_seqs: Annotated[int, msgspec.Meta(description="Most sequences in a step", ge=1)] = 256

@@ -39,16 +39,13 @@ class EngineCollector(Collector):
         )
 
     def _gauges(self) -> Iterator[Metric]:
-        scheduler = self._engine.scheduler
+        scheduler, books = self._engine.scheduler, self._engine.machine.transfer.report()
         values = {
             "vllm:num_requests_running": ("Requests in the batch.", scheduler.running),
             "vllm:num_requests_waiting": ("Requests that wait.", scheduler.waiting + self._engine.fetching),
             "vllm:kv_cache_usage_perc": ("Share of the KV cache in use; 1 is all.", self._engine.kv_usage),
-            "sim:kv_held": ("KV entries that lie here.", self._engine.machine.transfer.books.held),
-            "sim:kv_waiting": (
-                "Requests that stand still until their KV comes.",
-                self._engine.machine.transfer.books.waiting,
-            ),
+            "sim:kv_held": ("KV entries that lie here.", books.held),
+            "sim:kv_waiting": ("Requests that stand still until their KV comes.", books.waiting),
         }
         for name, (text, value) in values.items():
             family = GaugeMetricFamily(name, text, labels=_LABELS)

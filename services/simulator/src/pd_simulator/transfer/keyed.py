@@ -194,6 +194,7 @@ class KeyedTransfer(Transfer):
         self.books.waiting += 1
         self.books.waited += 1
         try:
+            await self._misbehave(key)
             while (found := self._verdict(move, key)).verdict is Verdict.WAIT:
                 await self._news(key)
         finally:
@@ -201,6 +202,13 @@ class KeyedTransfer(Transfer):
         entries = await self._settle(move, found.tokens, found.verdict)
         self._go_on(move)
         return entries
+
+    async def _misbehave(self, key: str) -> None:
+        """KV that is lost is missed when its time is over, KV without room at once; either is computed here then."""
+        faults = self.site.faults
+        await asyncio.sleep(faults.slow_kv_s + faults.drop_kv * self.site.load_timeout_s)
+        if faults.drop_kv or faults.out_of_memory:
+            self._loads.inbox.append((0, Failed(key, "a fault on purpose")))
 
     def _verdict(self, move: Move, key: str) -> Any:
         computing, kept = self._sends.computes(key), self._sends.keeps(key)

@@ -1,0 +1,143 @@
+"""P2pConnector between simulated engines: what becomes of KV that comes early, late, not at all, or for another prompt."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.simulator import Simulator, fast_profile, running, settings_for
+
+from pd_contracts.names import Role
+
+SOURCE = 'vllm:prompt_tokens_by_source_total{engine="0",model_name="sim-llama3-8b",source='
+KEY = f"{7:032x}"
+
+
+def prompt(length: int, start: int = 300) -> list[int]:
+    return [start + 7 * number % 20_000 for number in range(length)]
+
+
+def prefill_for(decode: Simulator | None) -> dict[str, Any]:
+    return {"kv_transfer_params": {"pd": {"key": KEY, **({"to": [decode.kv_address]} if decode else {})}}}
+
+
+def decode_of(prefill: Simulator, **more: Any) -> dict[str, Any]:
+    return {"kv_transfer_params": {"pd": {"key": KEY, "from": prefill.kv_address, **more}}}
+
+
+async def plain_tokens(length: int, output: int) -> list[int]:
+    async with running(settings_for(), fast_profile()) as combined:
+        return (await combined.complete(prompt(length), max_tokens=output)).token_ids
+
+
+async def test_decode_may_be_told_first_and_go_on_with_the_token_that_follows() -> None:
+    plain = await plain_tokens(100, 8)
+    prefill_settings, decode_settings = settings_for(Role.PREFILL), settings_for(Role.DECODE)
+    async with (
+        running(prefill_settings, fast_profile()) as prefill,
+        running(decode_settings, fast_profile()) as decode,
+    ):
+        rest = asyncio.create_task(
+            decode.complete([*prompt(100), 0], max_tokens=7, **decode_of(prefill, tokens=100, token="follows"))
+        )
+        await decode.until("sim:kv_waiting", lambda count: count == 1)
+        first = await prefill.complete(prompt(100), max_tokens=1, **prefill_for(decode))
+
+        assert first.token_ids + (await rest).token_ids == plain
+        assert await decode.metric(f'{SOURCE}"external_kv_transfer"') == 100
+
+
+async def test_prefill_keeps_kv_that_nobody_was_named_for_until_decode_asks() -> None:
+    plain = await plain_tokens(100, 8)
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE), fast_profile()) as decode,
+    ):
+        first = await prefill.complete(prompt(100), max_tokens=1, **prefill_for(None))
+        assert first.body["kv_transfer_params"] == {"pd": {"key": KEY, "blocks": 7, "tokens": 100}}
+        assert (await prefill.books())["held"] == 1
+
+        answer = await decode.complete(prompt(100), max_tokens=8, **decode_of(prefill))
+
+        assert answer.token_ids == plain
+        await prefill.until("sim:kv_held", lambda count: count == 0)
+
+
+async def test_kv_that_does_not_come_is_computed() -> None:
+    plain = await plain_tokens(100, 8)
+    absent = settings_for(Role.PREFILL)
+    async with running(settings_for(Role.DECODE, kv_load_timeout_s=0.5), fast_profile()) as decode:
+        body = {"kv_transfer_params": {"pd": {"key": KEY, "from": f"127.0.0.1:{absent.listen_kv_port}"}}}
+        answer = await decode.complete(prompt(100), max_tokens=8, **body)
+
+        assert answer.token_ids == plain
+        assert await decode.metric(f'{SOURCE}"local_compute"') == 100
+
+
+async def test_other_streams_go_on_while_a_request_waits_for_kv() -> None:
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE, kv_load_timeout_s=30), fast_profile()) as decode,
+    ):
+        waits = asyncio.create_task(decode.complete(prompt(100), max_tokens=8, **decode_of(prefill)))
+        await decode.until("sim:kv_waiting", lambda count: count == 1)
+
+        assert len((await decode.complete(prompt(30), max_tokens=50)).token_ids) == 50
+
+        assert not waits.done()
+        waits.cancel()
+        await decode.until("sim:kv_waiting", lambda count: count == 0)
+
+
+async def test_kv_of_another_prompt_is_never_used() -> None:
+    plain = await plain_tokens(100, 8)
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE, kv_load_timeout_s=0.5), fast_profile()) as decode,
+    ):
+        await prefill.complete(prompt(100, start=301), max_tokens=1, **prefill_for(decode))
+
+        answer = await decode.complete(prompt(100), max_tokens=8, **decode_of(prefill))
+
+        assert answer.token_ids == plain
+
+
+async def test_kv_whose_request_never_comes_is_freed() -> None:
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE, kv_lease_s=0.3), fast_profile()) as decode,
+    ):
+        await prefill.complete(prompt(100), max_tokens=1, **prefill_for(decode))
+        await decode.until("sim:kv_held", lambda count: count == 1)
+
+        await decode.until("sim:kv_held", lambda count: count == 0)
+        await prefill.until("sim:kv_held", lambda count: count == 0)
+
+
+@pytest.mark.parametrize("wish", [{}, {"key": ""}, {"key": "a", "from": "nowhere"}, {"key": "a", "tokens": "many"}, 3])
+async def test_a_wrong_pd_map_makes_an_ordinary_request(wish: Any) -> None:
+    plain = await plain_tokens(30, 4)
+    async with running(settings_for(Role.DECODE), fast_profile()) as decode:
+        answer = await decode.complete(prompt(30), max_tokens=4, kv_transfer_params={"pd": wish})
+
+        assert (answer.status, answer.token_ids) == (200, plain)
+
+
+@pytest.mark.parametrize("fault", ["drop_kv", "out_of_memory"])
+async def test_kv_that_is_lost_or_has_no_room_is_computed(fault: str) -> None:
+    plain = await plain_tokens(100, 8)
+    async with (
+        running(settings_for(Role.PREFILL), fast_profile()) as prefill,
+        running(settings_for(Role.DECODE, kv_load_timeout_s=0.3), fast_profile()) as decode,
+    ):
+        await decode.post("/sim/faults", {fault: True})
+        await prefill.complete(prompt(100), max_tokens=1, **prefill_for(decode))
+
+        answer = await decode.complete(prompt(100), max_tokens=8, **decode_of(prefill))
+
+        assert answer.token_ids == plain
+        assert await decode.metric(f'{SOURCE}"local_compute"') == 100
+        await decode.until("sim:kv_held", lambda count: count == 0)
+        await decode.post("/sim/faults", {})
+        await prefill.complete(prompt(101), max_tokens=1, **prefill_for(decode))
+        await decode.complete(prompt(101), max_tokens=8, **decode_of(prefill))
+        assert (await decode.books())["consumed"] == 1
