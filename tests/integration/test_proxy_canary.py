@@ -16,6 +16,8 @@ from pd_proxy.background.canary import Verdict, judge
 
 BODY = {"prompt": list(range(40)), "max_tokens": 4, "ignore_eos": True}
 KEY = {"Authorization": "Bearer secret"}
+# A decode without memory for KV writes wrong tokens; P2pConnector's computes the KV again.
+STOCK = {"kv_connector": Connector.P2P_NCCL}
 
 
 @contextlib.asynccontextmanager
@@ -59,7 +61,7 @@ async def test_a_pair_that_answers_rightly_is_admitted_and_nothing_is_left_behin
             assert (books["held"], books["waiting"], books["leaked"]) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL])
+@pytest.mark.parametrize("connector", [Connector.P2P, Connector.P2P_NCCL, Connector.NIXL])
 async def test_a_pair_that_answers_wrongly_gets_no_requests_and_says_so(connector: Connector) -> None:
     bad = {"kv_connector": connector, "sim_corrupt_kv": True}
     async with guarded((Role.PREFILL, bad), (Role.DECODE, {"kv_connector": connector})) as (proxy, _):
@@ -89,8 +91,8 @@ async def test_only_the_wrong_pair_is_left_out() -> None:
 
 
 async def test_a_restarted_engine_is_examined_anew() -> None:
-    async with guarded((Role.PREFILL, {})) as (proxy, _):
-        settings = settings_for(Role.DECODE, proxy_port=proxy.settings.proxy_port)
+    async with guarded((Role.PREFILL, STOCK)) as (proxy, _):
+        settings = settings_for(Role.DECODE, proxy_port=proxy.settings.proxy_port, **STOCK)
         async with running(settings, fast_profile()) as decode:
             await decode.post("/sim/faults", {"out_of_memory": True})
             assert [pair.canary for pair in await examined(proxy)] == ["wrong"]
@@ -100,7 +102,7 @@ async def test_a_restarted_engine_is_examined_anew() -> None:
 
 
 async def test_a_pair_that_goes_wrong_later_is_found_on_demand() -> None:
-    async with guarded((Role.PREFILL, {}), (Role.DECODE, {})) as (proxy, (_, decode)):
+    async with guarded((Role.PREFILL, STOCK), (Role.DECODE, STOCK)) as (proxy, (_, decode)):
         assert [pair.canary for pair in await examined(proxy)] == ["passed"]
         await decode.post("/sim/faults", {"out_of_memory": True})
         (found,) = (await proxy.post({}, "/admin/canary", **KEY)).json["pairs"]
@@ -113,7 +115,7 @@ async def test_a_pair_that_goes_wrong_later_is_found_on_demand() -> None:
 
 
 async def test_a_decode_that_stood_still_gets_no_request_before_a_canary_has_passed_again() -> None:
-    async with guarded((Role.PREFILL, {}), (Role.DECODE, {}), stall_s=0.4) as (proxy, (_, decode)):
+    async with guarded((Role.PREFILL, STOCK), (Role.DECODE, STOCK), stall_s=0.4) as (proxy, (_, decode)):
         assert [pair.canary for pair in await examined(proxy)] == ["passed"]
         await decode.post("/sim/faults", {"stall": "after_first_token"})
         assert '"engine_stalled"' in (await proxy.post(BODY | {"stream": True})).events[-1]

@@ -15,7 +15,7 @@ from support.proxy import MODEL, Call, FakeEngine, RawClient, RunningProxy, gene
 from support.simulator import fast_profile, running, settings_for
 from support.workers import MANY, WORKERS, clients, listening, running_workers, series, spread, workers
 
-from pd_contracts.names import Role
+from pd_contracts.names import Connector, Role
 from pd_contracts.stats import ProxyStats
 from pd_proxy.processes import worker_pool
 
@@ -208,7 +208,7 @@ async def test_what_a_killed_worker_had_let_go_out_is_used_up_and_its_room_is_fr
 
 async def test_a_worker_killed_under_load_takes_only_its_own_clients_with_it() -> None:
     async with running_workers(ping_ttl_s=10.0, **KV | {"kv_in_flight_bytes": 100_000}) as proxy:
-        common = {"proxy_port": proxy.settings.proxy_port}
+        common = {"proxy_port": proxy.settings.proxy_port, "kv_connector": Connector.P2P_NCCL}
         async with (
             running(settings_for(Role.PREFILL, **common), fast_profile(step_ms=2.0)) as prefill,
             running(settings_for(Role.DECODE, **common), fast_profile(step_ms=2.0)) as decode,

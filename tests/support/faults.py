@@ -75,7 +75,7 @@ class Scenario:
     clients: tuple[str, ...] = ("answered",)
     retried: bool | None = True
     streams: bool = False
-    connector: Connector = Connector.P2P_NCCL
+    connector: Connector = Connector.P2P
     topology: Topology = TWO
 
     @property
@@ -89,7 +89,7 @@ class Scenario:
         return "" if self.role is Role.COMBINED else NAMES[self.connector]
 
 
-NAMES = {Connector.P2P_NCCL: "P2pNccl", Connector.NIXL: "NIXL", Connector.EXAMPLE: "Example"}
+NAMES = {Connector.P2P: "P2pConnector", Connector.P2P_NCCL: "P2pNccl", Connector.NIXL: "NIXL", Connector.EXAMPLE: "Example"}
 # What can happen to an engine whatever its connector.
 ANY = [
     Scenario("resets connections", Role.PREFILL, {"refuse": True}, "joining"),
@@ -111,6 +111,14 @@ ANY = [
     Scenario("is killed and restarts at its address", Role.PREFILL, None, "ready", retried=None),
     Scenario("is killed and restarts at its address", Role.DECODE, None, "ready", retried=None),
 ]  # fmt: skip
+SLOW_KV = {"slow_kv_s": 0.1}
+DAMAGED = Scenario("sends damaged KV", Role.PREFILL, {"corrupt_kv": True}, "ready", ("answered", "wrong"), retried=False)
+# Where P2pConnector computes lost KV again, vLLM's own connectors wait for it, or decode from what lies in memory.
+STOCK = [
+    Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "suspect"),
+    Scenario("takes KV slowly", Role.DECODE, SLOW_KV, "ready", retried=False),
+    Scenario("has no memory for KV", Role.DECODE, {"out_of_memory": True}, "ready", ("answered", "wrong"), retried=False),
+]  # fmt: skip
 
 
 def alone(scenario: Scenario) -> Scenario:
@@ -128,14 +136,12 @@ def combined(scenario: Scenario) -> Scenario:
 
 SCENARIOS = [
     *ANY,
-    Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "suspect"),
-    Scenario("takes KV slowly", Role.DECODE, {"slow_kv_s": 0.1}, "ready", retried=False),
-    Scenario("has no memory for KV", Role.DECODE, {"out_of_memory": True}, "ready", ("answered", "wrong"), retried=False),
-    Scenario("sends damaged KV", Role.PREFILL, {"corrupt_kv": True}, "ready", ("answered", "wrong"), retried=False),
-    *(replace(scenario, connector=Connector.NIXL) for scenario in ANY),
-    Scenario(
-        "sends damaged KV", Role.PREFILL, {"corrupt_kv": True}, "ready", ("answered", "wrong"), retried=False, connector=Connector.NIXL
-    ),
+    Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "ready", retried=False),
+    Scenario("takes KV slowly", Role.DECODE, SLOW_KV, "ready", retried=False),
+    Scenario("has no memory for KV", Role.DECODE, {"out_of_memory": True}, "ready", retried=False),
+    DAMAGED,
+    *(replace(scenario, connector=Connector.P2P_NCCL) for scenario in [*ANY, *STOCK, DAMAGED]),
+    *(replace(scenario, connector=Connector.NIXL) for scenario in [*ANY, DAMAGED]),
     *(replace(scenario, connector=Connector.EXAMPLE) for scenario in ANY),
     *(alone(scenario) for scenario in ANY),
     *(combined(scenario) for scenario in ANY if scenario.role is Role.DECODE),
@@ -196,7 +202,7 @@ class Deployment:
     @classmethod
     @contextlib.asynccontextmanager
     async def started(
-        cls, connector: Connector = Connector.P2P_NCCL, topology: Topology = TWO, **fields: Any
+        cls, connector: Connector = Connector.P2P, topology: Topology = TWO, **fields: Any
     ) -> AsyncIterator[Self]:
         """Everything, ready."""
         several = topology.workers > 1
