@@ -38,6 +38,7 @@ AT_ONCE = 3
 LATE_S = 0.3
 TRIES = 3
 LEASE_S = 1.0
+LOAD_TIMEOUT_S = 0.5  # shorter than DECODE_STALL_TIMEOUT_S, as the defaults are
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ class Deployment:
                     "kv_connector": connector,
                     "kv_shared_path": shared,
                     "kv_lease_s": LEASE_S,
+                    "kv_load_timeout_s": LOAD_TIMEOUT_S,
                     "sim_leak_s": 0.2,
                 }
                 async with deployment._running():

@@ -13,7 +13,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair
@@ -33,6 +33,10 @@ from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import HandOver, Plan
 from pd_proxy.protocol import rewrite
 from pd_proxy.request.ask import ask
+
+# A prefill that answers too late is ended so long after its timeout. Until then it is the evidence by which the watchdog, which
+# looks once a second, judges the engine.
+EVIDENCE_S: Final = 3.0
 
 
 class Exchange:
@@ -55,7 +59,7 @@ class Exchange:
         """Run prefill. If nobody waits for it to the end, decode consumes what it pushes, and then the claim is given back.
 
         Raises:
-            PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself goes on.
+            PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself may go on.
             UpstreamError: if it fails; the claim is given back.
         """
         task = self._context.tasks.spawn(self._prefill())
@@ -63,7 +67,7 @@ class Exchange:
             async with asyncio.timeout(self._context.settings.prefill_timeout_s):
                 return await asyncio.shield(task)
         except TimeoutError:
-            self._leave(task)
+            self._leave(task, EVIDENCE_S)
             raise PrefillTimeoutError(f"{self.pair.prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
         except asyncio.CancelledError:
             self._leave(task)
@@ -139,12 +143,12 @@ class Exchange:
                 self._context.owe(Debt(address, plan.endpoint, plan.engine_id, plan.stand_in(), asked=False))
             raise
 
-    def _leave(self, prefilling: "asyncio.Task[HandOver]") -> None:
-        """Nobody waits for this prefill any more."""
+    def _leave(self, prefilling: "asyncio.Task[HandOver]", after_s: float = 0.0) -> None:
+        """Nobody waits for this prefill any more; if it may be ended half-way, it is, after that time."""
         if not self.plan.abortable:
             self._drain_later(prefilling)
             return
-        prefilling.cancel()
+        asyncio.get_running_loop().call_later(after_s, prefilling.cancel)
         self.release()
 
     def _drain_later(self, prefilling: "asyncio.Task[HandOver]") -> None:
