@@ -12,6 +12,7 @@ from support.chart import (
     FULLNAME,
     Manifest,
     Values,
+    deep,
     engines,
     environment,
     load,
@@ -25,16 +26,9 @@ from support.chart import (
 from pd_contracts.ports import KV_PORT_STEP
 from pd_engine.checks import COMMANDS, SLACK_S, TIMEOUT_S
 
+STOCK: Values = {"engine": {"kvConnector": "P2pNcclConnector"}, "images": {"vllmVersion": "0.23.0"}}
 SEPARATE: Values = {"engine": {"topology": "separate", "kvConnector": "NixlConnector"}}
 SIM: Values = {"engine": {"kind": "sim", "topology": "separate"}}
-
-
-def deep(*values: Values) -> Values:
-    merged: Values = {}
-    for value in values:
-        for key, item in value.items():
-            merged[key] = {**merged[key], **item} if isinstance(item, dict) and key in merged else item
-    return merged
 
 
 def simulated_boards(manifests: list[Manifest], tmp_path: Path) -> list[int]:
@@ -112,6 +106,7 @@ def test_a_new_chart_version_alone_restarts_no_engine() -> None:
 )
 def test_each_engine_gets_as_many_gpus_as_it_has_ranks(resource: str, connector: str) -> None:
     values = {"gpu": {"resource": resource}, "engine": {"tensorParallelSize": 2, "kvConnector": connector}}
+    values["images"] = {"vllmVersion": "0.23.0"}
 
     for container in engines(render(values)).values():
         assert container["resources"]["limits"] == {resource: "2"}
@@ -265,7 +260,7 @@ def test_an_engine_announces_its_pods_address_to_the_service_that_answers_before
 
 @pytest.mark.parametrize("role", ["prefill", "decode"])
 def test_each_start_of_a_p2p_nccl_engine_has_kv_ports_of_its_own(role: str, tmp_path: Path) -> None:
-    values = {"engine": {"tensorParallelSize": 8}, "decode": {"count": 2}, "gpu": {"perNode": 24}}
+    values = deep(STOCK, {"engine": {"tensorParallelSize": 8}, "decode": {"count": 2}, "gpu": {"perNode": 24}})
     container = engines(render(values))[f"engines/{role}-0"]
     name = f"{role.upper()}_KV_PORT"
     base = int(environment(container)[name])
@@ -279,13 +274,13 @@ def test_each_start_of_a_p2p_nccl_engine_has_kv_ports_of_its_own(role: str, tmp_
 
 def test_kubernetes_leaves_the_shell_commands_as_they_are() -> None:
     # It puts a variable's value in place of $(NAME), and only of that.
-    for values in ({}, SIM):
+    for values in (STOCK, SIM):
         for container in engines(render(values)).values():
             assert re.search(r"\$\(\w+\)", container["command"][-1]) is None
 
 
 def test_other_connectors_and_combined_engines_start_as_their_image_says() -> None:
-    for values in [SEPARATE, {"prefill": {"count": 0}, "decode": {"count": 0}, "combined": {"count": 1}}]:
+    for values in [{}, SEPARATE, {"prefill": {"count": 0}, "decode": {"count": 0}, "combined": {"count": 1}}]:
         for container in engines(render(values)).values():
             assert "command" not in container
 
@@ -554,6 +549,20 @@ def test_example_connector_shares_a_folder_in_memory_or_on_a_claim() -> None:
 
     assert {"name": "kv", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in together["volumes"]
     assert {"name": "kv", "persistentVolumeClaim": {"claimName": "kv"}} in apart["volumes"]
+
+
+def test_p2p_connector_has_a_folder_for_its_sockets_in_one_pod_and_on_the_node_where_a_value_says_so() -> None:
+    folder = {"name": "KV_SOCKET_FOLDER", "value": "/run/pd-kv"}
+    apart = {"engine": {"topology": "separate"}, "combined": {"count": 1}}
+    on_node = deep(apart, {"engine": {"kvSocketFolder": "/var/run/pd-kv"}})
+
+    together = pod_specs(render())[f"{FULLNAME}-engines"]
+    assert all(folder in container["env"] for container in together["containers"])
+    assert {"name": "kv-sockets", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}} in together["volumes"]
+    assert not any(folder in container["env"] for container in engines(render(apart)).values())
+    for name, spec in pod_specs(render(on_node)).items():
+        host = {"name": "kv-sockets", "hostPath": {"path": "/var/run/pd-kv", "type": "Directory"}}
+        assert (host in spec.get("volumes", [])) == name.endswith(("-prefill", "-decode")), name
 
 
 def test_arguments_and_variables_of_a_role_come_after_those_of_all_engines() -> None:

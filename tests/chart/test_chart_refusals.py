@@ -3,33 +3,35 @@
 from typing import Any
 
 import pytest
-from support.chart import EXAMPLES, Values, load, refusal, render
+from support.chart import EXAMPLES, Values, deep, load, refusal, render
 
 NIXL = {"kvConnector": "NixlConnector", "topology": "separate"}
+P2P_NCCL = {"kvConnector": "P2pNcclConnector"}
+STOCK: Values = {"engine": P2P_NCCL, "images": {"vllmVersion": "0.23.0"}}
 
 REFUSED: dict[str, tuple[Values, str]] = {
     "no engine": ({"prefill": {"count": 0}, "decode": {"count": 0}}, "nothing would serve"),
     "prefill alone": ({"decode": {"count": 0}}, "prefill.count=1 and decode.count=0"),
     "decode alone": ({"prefill": {"count": 0}}, "prefill.count=0 and decode.count=1"),
     "no model": ({"model": {"name": ""}}, "model.name is not set"),
-    "P2pNccl after 0.23": ({"images": {"vllmVersion": "0.24.1"}}, "build the engine images from vllm/vllm-openai:v0.23.0"),
-    "P2pNccl on the CPU": ({"engine": {"device": "cpu"}}, "needs NVIDIA GPUs"),
-    "P2pNccl on MIG slices": ({"gpu": {"resource": "nvidia.com/mig-3g.40gb"}}, "NCCL refuses two ranks on one GPU"),
-    "P2pNccl on shared GPUs": ({"gpu": {"resource": "nvidia.com/gpu.shared"}}, "Use NixlConnector"),
+    "P2pNccl after 0.23": ({"engine": P2P_NCCL, "images": {"vllmVersion": "0.24.1"}}, "build the engine images from vllm/vllm-openai:v0.23.0"),
+    "P2pNccl on the CPU": (deep(STOCK, {"engine": {"device": "cpu"}}), "needs NVIDIA GPUs"),
+    "P2pNccl on MIG slices": (deep(STOCK, {"gpu": {"resource": "nvidia.com/mig-3g.40gb"}}), "NCCL refuses two ranks on one GPU"),
+    "P2pNccl on shared GPUs": (deep(STOCK, {"gpu": {"resource": "nvidia.com/gpu.shared"}}), "Use NixlConnector"),
     "ranks on MIG slices": (
         {"gpu": {"resource": "nvidia.com/mig-1g.10gb"}, "engine": {"tensorParallelSize": 2, **NIXL}},
         "a process sees one MIG slice only",
     ),
-    "P2pNccl on AMD": ({"gpu": {"resource": "amd.com/gpu"}}, "use NixlConnector"),
-    "a prompt in two steps": ({"engine": {"maxNumBatchedTokens": 2048}}, "a whole prompt must fit into one step"),
+    "P2pNccl on AMD": (deep(STOCK, {"gpu": {"resource": "amd.com/gpu"}}), "use NixlConnector"),
+    "a prompt in two steps": (deep(STOCK, {"engine": {"maxNumBatchedTokens": 2048}}), "a whole prompt must fit into one step"),
     "simulated, too": (
-        {"engine": {"kind": "sim", "maxNumBatchedTokens": 2048}},
+        deep(STOCK, {"engine": {"kind": "sim", "maxNumBatchedTokens": 2048}}),
         "a whole prompt must fit into one step",
     ),
-    "no room for KV": ({"decode": {"gpuMemoryUtilization": 0.9}}, "0.7 is the default"),
-    "V2 model runner": ({"decode": {"env": {"VLLM_USE_V2_MODEL_RUNNER": "1"}}}, "decode.env.VLLM_USE_V2_MODEL_RUNNER must be 0"),
+    "no room for KV": (deep(STOCK, {"decode": {"gpuMemoryUtilization": 0.9}}), "0.7 is the default"),
+    "V2 model runner": (deep(STOCK, {"decode": {"env": {"VLLM_USE_V2_MODEL_RUNNER": "1"}}}), "decode.env.VLLM_USE_V2_MODEL_RUNNER must be 0"),
     "random request ids": (
-        {"engine": {"env": {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "0"}}},
+        deep(STOCK, {"engine": {"env": {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "0"}}}),
         "KV is keyed by the request id",
     ),
     "no shared folder": (
@@ -125,21 +127,19 @@ ARGUMENTS = [
     ("combined", "--tensor_parallel_size=2", {}, "use engine.tensorParallelSize"),
     ("decode", "-dp 2", NIXL, "share a KV port"),
     ("engine", "--pipeline-par 2", {}, "share a KV port"),
-    ("prefill", "--enable-chunked-prefill", {}, "a prompt cut into chunks"),
-    ("prefill", "--enable-chunked-prefill", {"kvBatched": True}, "a prompt cut into chunks"),
-    ("engine", "--max-num-batched-tokens 2k", {}, "a whole prompt must fit into one step"),
-    ("prefill", "--seed 1 --no-enforce-eager", {}, "leave KV unsent"),
-    ("decode", "-cc.cudagraph_mode=FULL", {}, "leave KV unsent"),
-    ("decode", "--enable-prefix-c", {}, "nobody ever frees"),
-    ("decode", "--device-memory-utilization .95", {}, "use decode.gpuMemoryUtilization"),
-    ("decode", "'--gpu-memory-utilization' 0.95", {}, "use decode.gpuMemoryUtilization"),
+    ("prefill", "--enable-chunked-prefill", P2P_NCCL, "a prompt cut into chunks"),
+    ("engine", "--max-num-batched-tokens 2k", P2P_NCCL, "a whole prompt must fit into one step"),
+    ("prefill", "--seed 1 --no-enforce-eager", P2P_NCCL, "leave KV unsent"),
+    ("decode", "-cc.cudagraph_mode=FULL", P2P_NCCL, "leave KV unsent"),
+    ("decode", "--enable-prefix-c", P2P_NCCL, "nobody ever frees"),
+    ("decode", "--device-memory-utilization .95", P2P_NCCL, "use decode.gpuMemoryUtilization"),
+    ("decode", "'--gpu-memory-utilization' 0.95", P2P_NCCL, "use decode.gpuMemoryUtilization"),
 ]
 
 
 @pytest.mark.parametrize(("where", "arguments", "engine", "sentence"), ARGUMENTS)
 def test_arguments_undo_no_guard(where: str, arguments: str, engine: dict[str, Any], sentence: str) -> None:
-    values: Values = {"engine": dict(engine)}
-    values.setdefault(where, {})["args"] = arguments
+    values = deep({"engine": engine, "images": {"vllmVersion": "0.23.0"}}, {where: {"args": arguments}})
 
     message = refusal(values)
 
@@ -151,11 +151,16 @@ def test_arguments_undo_no_guard(where: str, arguments: str, engine: dict[str, A
     "values",
     [
         {"images": {"vllmVersion": "0.23.0"}},
+        STOCK,
         {"images": {"vllmVersion": "0.24.0"}, "engine": {"kvConnector": "NixlConnector"}},
         {"images": {"vllmVersion": "0.24.0"}, "prefill": {"count": 0}, "decode": {"count": 0}, "combined": {"count": 1}},
-        {"engine": {"maxNumBatchedTokens": 8192}},
-        {"decode": {"gpuMemoryUtilization": 0.8}},
-        {"prefill": {"gpuMemoryUtilization": 0.95}},
+        deep(STOCK, {"engine": {"maxNumBatchedTokens": 8192}}),
+        deep(STOCK, {"decode": {"gpuMemoryUtilization": 0.8}}),
+        deep(STOCK, {"prefill": {"gpuMemoryUtilization": 0.95}}),
+        {"engine": {"device": "cpu", "maxNumBatchedTokens": 2048}},
+        {"decode": {"gpuMemoryUtilization": 0.9}},
+        {"gpu": {"resource": "nvidia.com/mig-3g.40gb"}},
+        {"engine": {"topology": "separate", "kvSocketFolder": "/var/run/pd-kv"}},
         {"prefill": {"count": 3}, "ports": {"decodeHttp": 20105}},
         {"prefill": {"count": 3}, "engine": NIXL},
         {"decode": {"count": 7}},
@@ -167,7 +172,7 @@ def test_arguments_undo_no_guard(where: str, arguments: str, engine: dict[str, A
         {"network": {"hostNetwork": True}, "networkPolicy": {"enabled": False}},
         {"engine": {"args": "--seed 7 --max-num-seqs 64 --hf-overrides '{\"port\": 1}'"}},
         {"combined": {"count": 1, "args": "--enable-prefix-caching -pp 2 --enable-chunked-prefill"}},
-        {"decode": {"args": "--enable-prefix-caching"}, "engine": {"kvBatched": True}},
+        {"decode": {"args": "--enable-prefix-caching"}, "engine": {"prefixCaching": True}},
         {"decode": {"args": "--enable-prefix-caching --gpu-memory-utilization 0.9"}, "engine": NIXL},
         {"decode": {"args": "--port 9000"}, "engine": {"kind": "sim"}},
     ],
@@ -181,6 +186,7 @@ def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
     [
         {"engine": {"knd": "sim"}},
         {"unknown": 1},
+        {"engine": {"kvSocketFolder": "run/pd-kv"}},
         {"engine": {"kind": "tpu"}},
         {"prefill": {"count": -1}},
         {"prefill": {"count": "2"}},

@@ -118,16 +118,21 @@ def test_nothing_that_needs_more_than_a_bare_cluster_is_on_by_itself() -> None:
 @st.composite
 def combinations(draw: st.DrawFn) -> Values:
     """Values that fit together."""
-    connector = draw(st.sampled_from(["P2pNcclConnector", "NixlConnector", "ExampleConnector"]))
+    connector = draw(st.sampled_from(["P2pConnector", "P2pNcclConnector", "NixlConnector", "ExampleConnector"]))
     pairs = draw(st.booleans())
     return {
-        "images": {"tag": draw(st.sampled_from(["", "1.2.3"])), "engineTag": draw(st.sampled_from(["", "cpu"]))},
+        "images": {
+            "vllmVersion": "0.23.0",  # the one that has every connector
+            "tag": draw(st.sampled_from(["", "1.2.3"])),
+            "engineTag": draw(st.sampled_from(["", "cpu"])),
+        },
         "model": {"download": draw(st.booleans()), "tokenSecret": draw(st.sampled_from(["", "hf"]))},
         "engine": {
             "kind": draw(st.sampled_from(["vllm", "sim"])),
             "topology": draw(st.sampled_from(["pod", "separate"])),
             "kvConnector": connector,
             "kvClaim": "kv",
+            "kvSocketFolder": draw(st.sampled_from(["", "/run/pd-kv"])),
             "tensorParallelSize": draw(st.sampled_from([1, 2, 8])),
             "maxNumSeqs": draw(st.sampled_from([None, 16])),
             "stepTimeoutSeconds": draw(st.sampled_from([0, 90])),
@@ -175,8 +180,14 @@ def test_generated_combinations_are_valid_and_have_the_engines_that_they_ask_for
     assert counts == {role: values[role]["count"] for role in counts}
 
 
+FOLDERS: list[Values] = [
+    {"engine": {"kvConnector": "ExampleConnector"}},
+    {"engine": {"topology": "separate", "kvSocketFolder": "/run/pd-kv"}, "combined": {"count": 1}},
+]
+
+
 def test_every_mount_has_its_volume_and_every_volume_its_mount() -> None:
-    for values in [{}, EVERYTHING, {"engine": {"kvConnector": "ExampleConnector"}}, *map(load, EXAMPLES)]:
+    for values in [{}, EVERYTHING, *FOLDERS, *map(load, EXAMPLES)]:
         for name, spec in pod_specs(render(values)).items():
             containers = [*spec.get("initContainers", []), *spec["containers"]]
             mounted = {mount["name"] for container in containers for mount in container.get("volumeMounts", [])}

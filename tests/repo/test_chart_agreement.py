@@ -241,7 +241,7 @@ def test_engines_of_every_example_start_rather_than_refuse(example: Any) -> None
     for name, container in engines(render(values)).items():
         variables = filled(container)
         connector = Connector(variables["KV_CONNECTOR"])
-        version = (0, 23) if connector is Connector.P2P_NCCL else (0, 32)
+        version = (0, 23) if connector is Connector.P2P_NCCL else (0, 33)
         launch = plan(load(EngineSettings, variables), msgspec.structs.replace(HOST, vllm_version=version), variables)
         listening = launch.arguments[launch.arguments.index("--port") + 1]
         assert container["ports"][0]["containerPort"] == int(listening), name
@@ -252,10 +252,12 @@ def test_the_chart_and_the_engines_refuse_at_the_same_limits() -> None:
     major, minor = LAST_WITH_P2P_NCCL
     over = DECODE_MEMORY_LIMIT + 0.01
 
-    assert render({"images": {"vllmVersion": f"{major}.{minor}.9"}})
-    assert f"{major}.{minor + 1}" in refusal({"images": {"vllmVersion": f"{major}.{minor + 1}.0"}})
-    assert render({"decode": {"gpuMemoryUtilization": DECODE_MEMORY_LIMIT}})
-    assert f"set {DECODE_MEMORY_LIMIT} or less" in refusal({"decode": {"gpuMemoryUtilization": over}})
+    stock = {"engine": {"kvConnector": "P2pNcclConnector"}, "images": {"vllmVersion": f"{major}.{minor}.9"}}
+    assert render(stock)
+    later = {**stock, "images": {"vllmVersion": f"{major}.{minor + 1}.0"}}
+    assert f"{major}.{minor + 1}" in refusal(later)
+    assert render({**stock, "decode": {"gpuMemoryUtilization": DECODE_MEMORY_LIMIT}})
+    assert f"set {DECODE_MEMORY_LIMIT} or less" in refusal({**stock, "decode": {"gpuMemoryUtilization": over}})
 
 
 ENGINES: dict[str, dict[str, str]] = {
@@ -299,7 +301,10 @@ def test_the_chart_knows_every_role_and_connector() -> None:
     schema = msgspec.json.decode((CHART / "values.schema.json").read_bytes())["properties"]
 
     assert set(Role) <= set(schema)
-    assert schema["engine"]["properties"]["kvConnector"]["enum"] == [connector.value for connector in Connector]
+    assert schema["engine"]["properties"]["kvConnector"]["enum"] == [
+        connector.value for connector in (Connector.P2P, Connector.NIXL, Connector.P2P_NCCL, Connector.EXAMPLE)
+    ]
+    assert len(Connector) == 4
 
 
 def test_variables_that_the_chart_sets_cannot_be_set_beside_it() -> None:

@@ -41,6 +41,15 @@ def helm(*arguments: str, values: Values | None = None) -> subprocess.CompletedP
     )
 
 
+def deep(*values: Values) -> Values:
+    """Values over values, two levels deep."""
+    merged: Values = {}
+    for value in values:
+        for key, item in value.items():
+            merged[key] = {**merged[key], **item} if isinstance(item, dict) and key in merged else item
+    return merged
+
+
 def render(values: Values | None = None) -> list[Manifest]:
     """All objects of a release named `demo`, hooks too."""
     return yaml.safe_load(_rendered(json.dumps(values or {})))  # type: ignore[no-any-return]

@@ -90,7 +90,12 @@ class Scenario:
         return "" if self.role is Role.COMBINED else NAMES[self.connector]
 
 
-NAMES = {Connector.P2P: "P2pConnector", Connector.P2P_NCCL: "P2pNccl", Connector.NIXL: "NIXL", Connector.EXAMPLE: "Example"}
+NAMES = {
+    Connector.P2P: "P2pConnector",
+    Connector.P2P_NCCL: "P2pNccl",
+    Connector.NIXL: "NIXL",
+    Connector.EXAMPLE: "Example",
+}
 # What can happen to an engine whatever its connector.
 ANY = [
     Scenario("resets connections", Role.PREFILL, {"refuse": True}, "joining"),
@@ -113,7 +118,9 @@ ANY = [
     Scenario("is killed and restarts at its address", Role.DECODE, None, "ready", retried=None),
 ]  # fmt: skip
 SLOW_KV = {"slow_kv_s": 0.1}
-DAMAGED = Scenario("sends damaged KV", Role.PREFILL, {"corrupt_kv": True}, "ready", ("answered", "wrong"), retried=False)
+DAMAGED = Scenario(
+    "sends damaged KV", Role.PREFILL, {"corrupt_kv": True}, "ready", ("answered", "wrong"), retried=False
+)
 # Where P2pConnector computes lost KV again, vLLM's own connectors wait for it, or decode from what lies in memory.
 STOCK = [
     Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "suspect"),

@@ -12,7 +12,7 @@
 - {for: pairs, options: [--kv-offloading-size], instead: vLLM would put another connector in the place of engine.kvConnector}
 - {for: pairs, options: [--block-size], instead: "KV travels in blocks that must be alike on both roles; use engine.env.BLOCK_SIZE"}
 - {for: pairs, options: [--runner, --convert, --mm-encoder-only], instead: only a model that generates has KV to hand on; use combined engines}
-- {for: p2p, options: [--enable-prefix-caching], instead: a local hit leaves pushed KV that nobody ever frees; use engine.kvBatched with engine.prefixCaching}
+- {for: p2p, options: [--enable-prefix-caching], instead: a local hit leaves pushed KV that nobody ever frees; use P2pConnector with engine.prefixCaching}
 - {for: p2p, options: [--no-enforce-eager, --compilation-config, -cc], instead: "CUDA graphs that skip the connector leave KV unsent or unread; leave it away"}
 - {for: p2p-prefill, options: [--enable-chunked-prefill, --long-prefill-token-threshold], instead: a prompt cut into chunks crashes P2pNcclConnector's prefill; leave it away}
 - {for: p2p-prefill, options: [--max-num-batched-tokens, --max-model-len], instead: "a whole prompt must fit into one step; use engine.maxNumBatchedTokens and engine.maxModelLen"}

@@ -115,7 +115,6 @@ command:
 - {name: DECODE_KV_PORT, value: {{ $values.ports.decodeKv | quote }}}
 - {name: MODEL, value: {{ $values.model.name | quote }}}
 - {name: KV_CONNECTOR, value: {{ $engine.kvConnector }}}
-- {name: KV_BATCHED, value: {{ $engine.kvBatched | quote }}}
 - {name: MAX_MODEL_LEN, value: {{ int64 $engine.maxModelLen | quote }}}
 {{- with $engine.maxNumSeqs }}
 - {name: MAX_NUM_SEQS, value: {{ int64 . | quote }}}
@@ -125,6 +124,9 @@ command:
 {{- end }}
 {{- if eq $engine.kvConnector "ExampleConnector" }}
 - {name: KV_SHARED_PATH, value: /kv}
+{{- end }}
+{{- if include "pdstack.kvSockets" . }}
+- {name: KV_SOCKET_FOLDER, value: /run/pd-kv}
 {{- end }}
 {{- if $sim }}
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
@@ -233,6 +235,18 @@ UCX_TLS: {{ . | quote }}
     {{- if eq $values.engine.kvConnector "ExampleConnector" }}
     - {name: kv, mountPath: /kv}
     {{- end }}
+    {{- if include "pdstack.kvSockets" . }}
+    - {name: kv-sockets, mountPath: /run/pd-kv}
+    {{- end }}
+{{- end }}
+
+{{/* Whether engines of a workload share a folder for P2pConnector's sockets. A combined engine hands over no KV, and simulated engines
+     have no GPU memory. */}}
+{{- define "pdstack.kvSockets" -}}
+{{- $engine := .root.Values.engine }}
+{{- if and (eq $engine.kvConnector "P2pConnector") (eq $engine.kind "vllm") (eq $engine.device "gpu") (ne .workload.name "combined") }}
+{{- if or (eq .workload.name "engines") $engine.kvSocketFolder }}yes{{ end }}
+{{- end }}
 {{- end }}
 
 {{- define "pdstack.engineResources" -}}
@@ -300,6 +314,14 @@ topologySpreadConstraints:
   persistentVolumeClaim: {claimName: {{ $values.engine.kvClaim }}}
   {{- else }}
   emptyDir: {medium: Memory, sizeLimit: {{ $values.engine.kvMemory }}}
+  {{- end }}
+{{- end }}
+{{- if include "pdstack.kvSockets" . }}
+- name: kv-sockets
+  {{- if eq .workload.name "engines" }}
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+  {{- else }}
+  hostPath: {path: {{ $values.engine.kvSocketFolder }}, type: Directory}
   {{- end }}
 {{- end }}
 {{- end }}
