@@ -66,8 +66,8 @@ async def test_kv_that_does_not_come_is_computed() -> None:
     plain = await plain_tokens(100, 8)
     absent = settings_for(Role.PREFILL)
     async with running(settings_for(Role.DECODE, kv_load_timeout_s=0.5), fast_profile()) as decode:
-        body = {"kv_transfer_params": {"pd": {"key": KEY, "from": f"127.0.0.1:{absent.listen_kv_port}"}}}
-        answer = await decode.complete(prompt(100), max_tokens=8, **body)
+        source = {"pd": {"key": KEY, "from": f"127.0.0.1:{absent.listen_kv_port}"}}
+        answer = await decode.complete(prompt(100), max_tokens=8, kv_transfer_params=source)
 
         assert answer.token_ids == plain
         assert await decode.metric(f'{SOURCE}"local_compute"') == 100

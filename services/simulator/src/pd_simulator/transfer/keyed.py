@@ -16,8 +16,8 @@ from pd_connector import settings as connector_settings
 from pd_connector.core.loads import Loads, Verdict
 from pd_connector.core.orders import WITH_STEP, Computed, Drop, Event, Failed, Landing, Load, Order, Pressed, Ready
 from pd_connector.core.plan import Plan as Sends
-from pd_connector.net.handshake import Identity
 from pd_connector.memory.pages import HostMemory
+from pd_connector.net.handshake import Identity
 from pd_connector.net.plant import Plant
 from pd_connector.net.station import Station
 from pd_connector.net.tcp import TcpTransport
