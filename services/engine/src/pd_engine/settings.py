@@ -41,9 +41,9 @@ class EngineSettings(Member, frozen=True, kw_only=True):
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
     ] = 300
     kv_transports: Annotated[
-        tuple[Literal["vmm", "nccl", "tcp"], ...],
+        tuple[Literal["vmm", "tcp"], ...],
         Meta(description="P2pConnector: ways that KV may take, the best first; tcp alone on the CPU"),
-    ] = ("vmm", "nccl", "tcp")
+    ] = ("vmm", "tcp")
     kv_socket_folder: Annotated[
         str, Meta(description="P2pConnector: folder that the engines of one node share, for sockets of vmm")
     ] = "/tmp/pd-connector"  # noqa: S108  every engine of the node must find it
