@@ -7,22 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pd_analysis.conclusions.verdict import verdict
-from pd_analysis.doubts.doubt import Level
-from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers import regression
 from pd_analysis.numbers.evaluation import Result, evaluate, grouped, together, with_repeats_pooled
 from pd_analysis.records.reader import load_tree
 from pd_analysis.records.run import Loaded
-from pd_analysis.report import export
+from pd_analysis.report import HTML, export, terminal
 from pd_analysis.report.export import FORMATS
-from pd_analysis.report.terminal import COLUMNS, table_of
+from pd_analysis.report.terminal import COLUMNS
 from pd_analysis.settings import Settings
-from pd_analysis.words.language import LANGUAGES
+from pd_analysis.words.language import LANGUAGES, speaking
 from pd_contracts import log, settings
 from pd_contracts.records import MANIFEST
 
-_STYLES = {Level.STOP: "red", Level.CARE: "yellow"}
 WORSE = 1  # exit status: worse than the baseline
 NOTHING = 2  # exit status: bad options, or no run to show
 REPORT_FOLDER = "report"
@@ -56,10 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", metavar="DIR", help="where the report goes (default: RESULTS_DIR/report)")
     report.add_argument("--title", metavar="TEXT", default="", help="title of the report (default: what is compared)")
-    report.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the report (default en)")
     report.add_argument("--every-load", action="store_true", help="a chapter for each load, also where there are many")
     compare = commands.add_parser("compare", parents=[shared], add_help=False, help="print the closing table of runs")
     compare.add_argument("runs", nargs="*", metavar="RUN", help="run folders or trees of them (default: RESULTS_DIR)")
+    compare.add_argument(
+        "--brief", action="store_true", help="only what decides, over all loads, and where the report lies"
+    )
     compare.add_argument(
         "--baseline", metavar="RUN_OR_TREE", help="runs that were good enough; exit status 1 if these are worse"
     )
@@ -77,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="one disaggregated run as disaggregated_results.json, prefill_gpu_data.json, decode_gpu_data.json and a figure",
     )
+    for command in (report, compare):
+        command.add_argument("--lang", choices=LANGUAGES, default="en", help="language of what is said (default en)")
     for command in (report, compare, exported):
         command.add_argument(
             "--cut",
@@ -135,20 +135,27 @@ def _compare(options: argparse.Namespace, read: Settings) -> int:
     if options.baseline:
         return _check(options, results)
     console = Console(width=None if sys.stdout.isatty() else COLUMNS)
-    named = bool(options.runs) and all((Path(run) / MANIFEST).is_file() or Path(run).is_file() for run in options.runs)
-    for group in [together(results)] if named else grouped(results):
-        console.print(table_of(group))
-        found = doubts(group)
-        for pair in verdict(group, found).pairs:
-            console.print(pair.lead, highlight=False, markup=False)
-        for doubt in found:
-            console.print(
-                f"- {doubt.level.value}: {doubt.sentence} {doubt.remedy}",
-                style=_STYLES[doubt.level],
-                highlight=False,
-                markup=False,
-            )
+    with speaking(options.lang):
+        if options.brief:
+            terminal.brief(console, results)
+        else:
+            named = bool(options.runs) and all(map(_is_run, options.runs))
+            for group in [together(results)] if named else grouped(results):
+                terminal.whole(console, group)
+        if (page := _report_of(options, read)) is not None:
+            terminal.where(console, page)
     return 0
+
+
+def _is_run(path: str) -> bool:
+    return (Path(path) / MANIFEST).is_file() or Path(path).is_file()
+
+
+def _report_of(options: argparse.Namespace, read: Settings) -> Path | None:
+    """The report that was rendered of these runs: in the tree itself, as `pdctl compare` does, or where `report` puts it."""
+    trees = [Path(tree) for tree in options.runs]
+    places = [trees[0]] if len(trees) == 1 else [] if trees else [Path(read.results_dir) / REPORT_FOLDER]
+    return next((page for place in places if (page := place / HTML).is_file()), None)
 
 
 def _check(options: argparse.Namespace, results: Sequence[Result]) -> int:

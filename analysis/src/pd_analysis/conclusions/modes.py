@@ -4,8 +4,8 @@ from pd_analysis.numbers.batches import batches
 from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.phase_split import PhaseCost, phase_split
-from pd_analysis.tables.modes import with_error
-from pd_analysis.words.formatting import ms, number, sentences, whole
+from pd_analysis.tables.modes import cost_words
+from pd_analysis.words.formatting import mean_count, ms, number, sentences, whole
 from pd_analysis.words.language import tr
 
 
@@ -26,10 +26,10 @@ def _phases(result: Result) -> str:
 
 def _phase(cost: PhaseCost) -> str:
     holes = {
-        "tokens": number(cost.tokens),
-        "time": with_error(cost.time_s, "ms", scale=1e3),
-        "energy": with_error(cost.energy_j, "J"),
-        "power": with_error(cost.power_w, "W"),
+        "tokens": mean_count(cost.tokens),
+        "time": cost_words(cost.time_s, "ms", scale=1e3),
+        "energy": cost_words(cost.energy_j, "J"),
+        "power": cost_words(cost.power_w, "W"),
     }
     if cost.energy_j is None:
         if cost.phase == "prefill":

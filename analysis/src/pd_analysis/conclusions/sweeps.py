@@ -9,10 +9,10 @@ from pd_analysis.numbers.comparison import Outcome, compared, judged
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.load import SWEPT, Load, amount_words
 from pd_analysis.numbers.measures import GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure
-from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyond, break_even
+from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyond, break_even, piled_up
 from pd_analysis.tables.table import Cell, Table
 from pd_analysis.words.formatting import DASH, clauses, joined, listed, ms, number, percent, setting
-from pd_analysis.words.language import mark, tr
+from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.names import Role, Topology
 
 TOO_CLOSE: Final = 0.10  # a knee between two measured points moves by so much, or more, with the length of the runs
@@ -21,7 +21,7 @@ _CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
 
 def of_sweep(sweep: Sweep) -> tuple[str, ...]:
     """What several rates tell: the highest rate within the limits, where two deployments cross, and the best ratio of GPUs."""
-    sentences = [*_best_rates(sweep), _best_ratio(sweep)]
+    sentences = [*_best_rates(sweep), *_piled_up(sweep), *_left_out(sweep), _best_ratio(sweep)]
     for baseline, other in pairs(sweep):
         found = [text for measure in _CROSSED if (text := _crossed(measure, baseline, other))]
         if found:
@@ -87,18 +87,55 @@ def _best_rates(sweep: Sweep) -> list[str]:
         return [tr(message, first=first, rest=rest, **holes)]
     first = listed(_up_to(series, amount) for amount, series in near)
     message = (
-        mark("Within {limits} for {share} of requests, too close to call, in {unit}: {first}. Then: {rest}.")
+        mark("Too close to call: {first} {unit} within {limits} for {share} of requests. Then: {rest}.")
         if rest
-        else mark("Within {limits} for {share} of requests, too close to call, in {unit}: {first}.")
+        else mark("Too close to call: {first} {unit} within {limits} for {share} of requests.")
     )
     return [tr(message, first=first, rest=rest, **holes)]
 
 
 def _up_to(series: Series, amount: float) -> str:
+    if all(result.unfit for result in series.results):
+        return tr("{run} unknown", run=series.name)
     if not amount:
         return tr("{run} not even at the least that was measured", run=series.name)
-    message = mark("{run} at least {amount}") if beyond(series) else mark("{run} {amount}")
+    if beyond(series):
+        message = mark("{run} at least {amount}")
+    else:
+        message = mark("{run} {amount}") if piled_up(series) is None else mark("{run} at most {amount}")
     return tr(message, run=series.name, amount=number(amount))
+
+
+def _piled_up(sweep: Sweep) -> list[str]:
+    """What “at most” means, and of whom it is said."""
+    found = [(series, place) for series in sweep.series if sweep.limits and (place := piled_up(series)) is not None]
+    if not found:
+        return []
+    each = joined(
+        tr("{run} from {place} {unit}", run=series.name, place=number(place), unit=sweep.axis.unit)
+        for series, place in found
+    )
+    return [
+        tr(
+            "Requests already piled up within the limits, so that these hold only for as long as was measured: {places}.",
+            places=each,
+        )
+    ]
+
+
+def _left_out(sweep: Sweep) -> list[str]:
+    """How many points are not to be decided on."""
+    unfit = sum(bool(result.unfit) for series in sweep.series for result in series.results)
+    if not unfit:
+        return []
+    return [
+        ntr(
+            "{count} point of {all} is left out of this, for the reason that the doubts give.",
+            "{count} points of {all} are left out of this, for the reasons that the doubts give.",
+            unfit,
+            all=sum(len(series.results) for series in sweep.series),
+        )
+    ]
 
 
 def _most_tokens(sweep: Sweep) -> list[str]:

@@ -25,6 +25,7 @@ class Doubt:
     Attributes:
         general: the sentence without names and numbers, for a report in which it holds for many loads.
         places: the loads and deployments for which it then holds, or "".
+        single: it weighs on single runs, and conclusions from several loads leave those out or take account of it.
     """
 
     level: Level
@@ -32,3 +33,4 @@ class Doubt:
     remedy: str
     general: str = ""
     places: str = ""
+    single: bool = False

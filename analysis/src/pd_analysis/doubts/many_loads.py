@@ -31,6 +31,7 @@ def _merged(cases: Sequence[Case], everything: Sequence[Result]) -> Doubt:
         remedy=max((case.doubt.remedy for case in cases), key=len),
         general=first.general,
         places=_places(results, everything),
+        single=first.single,
     )
 
 

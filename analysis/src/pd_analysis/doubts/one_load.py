@@ -10,7 +10,7 @@ from pd_analysis.doubts.answers import unfinished
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.power import power
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.load import Pace
+from pd_analysis.numbers.load import MODES, Pace
 from pd_analysis.numbers.metrics import ENOUGH_FOR_P99
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.records.run import Problem
@@ -73,6 +73,7 @@ def _steady(result: Result) -> Iterable[Doubt]:
             ),
             tr("Offer less (--rate), or give it more GPUs; compare only throughput at this rate."),
             tr("Saturated, so that latencies depend on how long was measured"),
+            single=True,
         )
     elif found.settle_s:
         yield Doubt(
@@ -111,7 +112,7 @@ def _failures(result: Result) -> Iterable[Doubt]:
 
 def _too_few(result: Result) -> Iterable[Doubt]:
     served = result.metrics.successes
-    if result.load.pace in (Pace.BATCHES, Pace.PHASES):
+    if result.load.pace in MODES:
         return  # their tables show medians of few requests, and say so
     if 0 < served < ENOUGH_FOR_P99:
         yield Doubt(

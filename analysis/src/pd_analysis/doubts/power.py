@@ -7,7 +7,7 @@ from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.readings import unbelieved
 from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import Result, gpus_words
-from pd_analysis.numbers.load import Pace
+from pd_analysis.numbers.load import MODES
 from pd_analysis.words.formatting import listed, number, percent
 from pd_analysis.words.language import tr
 
@@ -30,7 +30,7 @@ def power(result: Result) -> Iterable[Doubt]:
         yield from _boards(result, energy)
         yield from unbelieved(result.name, energy.serving)
         yield from _readings(result.name, energy.serving)
-        if result.load.pace not in (Pace.BATCHES, Pace.PHASES):
+        if result.load.pace not in MODES:
             yield from _split(result)
 
 

@@ -37,6 +37,7 @@ def _client(result: Result) -> Iterable[Doubt]:
                 "Share the load out among processes (--processes), give the load generator processor cores of its own, or offer less."
             ),
             tr("INVALID: the load generator itself was late"),
+            single=True,
         )
 
 
@@ -55,6 +56,7 @@ def _strangers(result: Result) -> Iterable[Doubt]:
             ),
             tr("Find out whose engine pings this proxy (its /instances lists all), stop it, and measure again."),
             tr("An engine that is not the deployment's answered requests"),
+            single=True,
         )
 
 
@@ -70,6 +72,7 @@ def _counters(result: Result) -> Iterable[Doubt]:
                 ),
                 tr("Find out whose engine pings this proxy (its /instances lists all), stop it, and measure again."),
                 tr("Engines wrote fewer tokens than the requests got, so that other engines answered some"),
+                single=True,
             )
         else:
             yield Doubt(
@@ -80,6 +83,7 @@ def _counters(result: Result) -> Iterable[Doubt]:
                 ),
                 tr("Keep other load away from the engines while you measure."),
                 tr("Engines wrote more tokens than the load got, so that they worked for somebody else too"),
+                single=True,
             )
 
 

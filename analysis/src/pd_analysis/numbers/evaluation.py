@@ -132,8 +132,8 @@ def grouped(results: Sequence[Result]) -> list[Group]:
     ]
 
 
-def _rising(load: Load) -> tuple[str, int, int, str, float]:
-    return load.dataset, load.input_tokens or 0, load.output_tokens or 0, load.pace.value, load.amount
+def _rising(load: Load) -> tuple[str, int, int, int, float]:
+    return load.dataset, load.input_tokens or 0, load.output_tokens or 0, list(Pace).index(load.pace), load.amount
 
 
 def together(results: Sequence[Result]) -> Group:

@@ -25,6 +25,8 @@ class Pace(StrEnum):
 
 # Loads that differ only in how much they ask for are points of one curve.
 SWEPT: Final = (Pace.RATE, Pace.IN_FLIGHT)
+# Modes that send requests in groups: percentiles over all of them would mix batches of all sizes, or both parts.
+MODES: Final = (Pace.BATCHES, Pace.PHASES)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from pd_analysis.energy.window import TokenEnergy
 from pd_analysis.numbers.evaluation import Result, with_repeats_pooled
 from pd_analysis.numbers.load import SWEPT, Load, Pace, words
+from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Topology
 
@@ -193,6 +194,18 @@ def beyond(series: Series) -> bool:
     """True if the deployment met the limits at every point that was measured, so that its best one is further still."""
     points = series.points(lambda result: result.metrics.attainment)
     return bool(points) and all(share >= ATTAINMENT for _, share in points)
+
+
+def piled_up(series: Series) -> float | None:
+    """The least place at which the limits were kept while requests piled up: its best place then holds for no longer than was measured."""
+    best = best_rate(series) or 0.0
+    grew = [
+        place
+        for result in series.results
+        if not result.unfit and (place := series.axis.place(result)) is not None and place <= best
+        if series.axis.pace is Pace.RATE and steadiness(result).saturated
+    ]
+    return min(grew, default=None)
 
 
 def joules(part: Callable[[TokenEnergy], float | None]) -> Get:

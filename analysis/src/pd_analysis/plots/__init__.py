@@ -9,7 +9,7 @@ from typing import Final
 from matplotlib.figure import Figure
 
 from pd_analysis.numbers.evaluation import Group
-from pd_analysis.numbers.load import Pace
+from pd_analysis.numbers.load import MODES, Pace
 from pd_analysis.numbers.sweep import Sweep
 from pd_analysis.plots import (
     attainment,
@@ -128,8 +128,6 @@ CONCURRENCY_PLOTS: Final = (
     ),
 )
 HEAT: Final = "sweep_heat_map"
-# Of modes that send requests in groups: percentiles over all of them would mix batches of all sizes, or both parts.
-MODES: Final = (Pace.BATCHES, Pace.PHASES)
 _OF_MODES: Final = ("batches", "phases", "power_timeline")
 
 

@@ -14,8 +14,8 @@ from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.phase_split import PhaseCost, Value, phase_split
 from pd_analysis.plots import style
 from pd_analysis.plots.titles import best_first
-from pd_analysis.tables.modes import with_error
-from pd_analysis.words.formatting import number, setting, sizes
+from pd_analysis.tables.modes import cost_words
+from pd_analysis.words.formatting import mean_count, number, setting, sizes
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
@@ -132,10 +132,10 @@ def _phase_title(name: str, prefill: PhaseCost, decode: PhaseCost) -> str:
     return tr(
         "{run}: prefill of {prompt} tokens takes {prefill}, decode of {output} tokens {decode}",
         run=style.elided(name),
-        prompt=number(prefill.tokens),
-        prefill=with_error(prefill.time_s, "ms", scale=1e3),
-        output=number(decode.tokens),
-        decode=with_error(decode.time_s, "ms", scale=1e3),
+        prompt=mean_count(prefill.tokens),
+        prefill=cost_words(prefill.time_s, "ms", scale=1e3),
+        output=mean_count(decode.tokens),
+        decode=cost_words(decode.time_s, "ms", scale=1e3),
     )
 
 
@@ -151,7 +151,7 @@ def _phase_panel(axes: Axes, costs: Sequence[PhaseCost], values: Sequence[Value 
         colour = style.ROLE_COLOURS[Role(cost.phase)]
         axes.barh(row, value.value, height=0.6, color=colour, xerr=_finite(value.error), capsize=3, ecolor=style.INK)
         end = value.value + _finite(value.error)
-        axes.text(end + widest * 0.03, row, f"{number(value.value)} {unit}", va="center", size=8.5, weight="bold")
+        axes.text(end + widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, weight="bold")
     style.quiet(axes, grid="x")
     axes.set_ylim(len(costs) - 0.45, -0.55)
     axes.set_xlim(min(0.0, *(value.value for value in values if value is not None)), widest * 1.45)

@@ -1,6 +1,6 @@
 """The report's chapters as data: what is said about each load and each sweep, in the order in which a reader needs it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,9 +10,10 @@ from pd_analysis.conclusions.advice import Conclusion, of_group
 from pd_analysis.conclusions.modes import of_mode
 from pd_analysis.conclusions.sweeps import of_sweep, rate_table
 from pd_analysis.conclusions.verdict import Pair, Verdict, difference, verdict
-from pd_analysis.doubts.doubt import Doubt, Level
+from pd_analysis.doubts.doubt import Doubt
 from pd_analysis.numbers.comparison import OUTCOMES, Comparison, Outcome
 from pd_analysis.numbers.evaluation import Group
+from pd_analysis.numbers.load import MODES
 from pd_analysis.numbers.sweep import Sweep
 from pd_analysis.plots import Drawn, style
 from pd_analysis.tables.comparison import comparison
@@ -23,8 +24,8 @@ from pd_analysis.tables.modes import mode_table
 from pd_analysis.tables.performance import failures, percentiles, rates, stages
 from pd_analysis.tables.setup import commands, setup
 from pd_analysis.tables.table import Table
-from pd_analysis.words.formatting import percent, sizes
-from pd_analysis.words.language import ntr, tr
+from pd_analysis.words.formatting import percent
+from pd_analysis.words.language import tr
 
 PLOTS: Final = "plots"
 
@@ -77,9 +78,14 @@ class Section:
     mode: Table | None = None
 
     @property
+    def told(self) -> tuple[str, ...]:
+        """What decides."""
+        return self.findings or tuple(pair.lead for pair in self.verdict.pairs)
+
+    @property
     def grouped(self) -> bool:
         """True of a mode that sends requests in groups."""
-        return self.group.pace in plots.MODES
+        return self.group.pace in MODES
 
 
 @dataclass(frozen=True)
@@ -91,39 +97,6 @@ class Swept:
     findings: tuple[str, ...]
     plots: list[Drawn]
     tables: list[Table]
-
-
-@dataclass(frozen=True)
-class Short:
-    """What decides, in a few sentences, for the top of the page; `caveat` says why not to act on them, or "" if nothing speaks against it."""
-
-    sentences: tuple[str, ...]
-    caveat: str
-
-
-def short(sections: Sequence[Section], swept: Sequence[Swept], doubts: Sequence[Doubt]) -> Short:
-    """The first finding of every sweep; without one, the verdict on every load that has a chapter."""
-    told = [each.findings[0] for each in swept if each.findings]
-    if len(told) > 1:
-        told = [
-            tr("{load}: {verdict}", load=_sizes(each), verdict=text)
-            for each, text in zip([each for each in swept if each.findings], told, strict=True)
-        ]
-    for section in () if told else sections:
-        said = section.findings or tuple(pair.lead for pair in section.verdict.pairs)
-        alone = len(sections) == 1
-        told += said if alone else [tr("{load}: {verdict}", load=section.group.workload, verdict=text) for text in said]
-    stops = sum(doubt.level is Level.STOP for doubt in doubts)
-    caveat = ntr(
-        "A doubt below weighs more than this: do not decide on it.",
-        "{count} doubts below weigh more than this: do not decide on it.",
-        stops,
-    )
-    return Short(tuple(told), caveat if stops and told else "")
-
-
-def _sizes(swept: Swept) -> str:
-    return tr("{sizes} tokens", sizes=sizes(swept.sweep.series[0].results[0].run.manifest.workload))
 
 
 def cards(pair: Pair, group: Group) -> list[Card]:

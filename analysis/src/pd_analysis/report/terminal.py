@@ -1,18 +1,32 @@
 """The closing table of a terminal session: the key numbers of some runs, within 100 columns."""
 
 from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Final
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pd_analysis.conclusions.modes import of_mode
+from pd_analysis.conclusions.short import of_loads
+from pd_analysis.conclusions.verdict import verdict
+from pd_analysis.doubts.doubt import Doubt, Level
+from pd_analysis.doubts.many_loads import overall
+from pd_analysis.doubts.one_load import cases, doubts
 from pd_analysis.numbers.comparison import Comparison, compared
-from pd_analysis.numbers.evaluation import Group, evaluate, together
+from pd_analysis.numbers.evaluation import Group, Result, evaluate, grouped, together
+from pd_analysis.numbers.load import MODES
 from pd_analysis.numbers.measures import COMPARED, DECIDING
+from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.records.run import Run
+from pd_analysis.report.chapters import telling
 from pd_analysis.tables.comparison import ratio_cell
-from pd_analysis.words.formatting import whole
+from pd_analysis.words.formatting import sentences
+from pd_analysis.words.formatting import whole as count
+from pd_analysis.words.language import ntr, tr
 
 COLUMNS: Final = 100
 _NAME: Final = 14  # longer names of runs are cut in the middle of a word rather than making the table wider
@@ -23,12 +37,56 @@ _TITLES: Final = (
     *("Requests per GPU", "Output tokens per GPU", "Goodput per GPU", "Energy per output token", "Mean power per GPU"),
 )
 _ROWS: Final = tuple(measure for measure in COMPARED if measure.key in _TITLES)
+_LEVELS: Final = {Level.STOP: "red", Level.CARE: "yellow"}
 _STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "unclear": "dim", "": ""}
 
 
 def closing_table(runs: Sequence[Run]) -> Table:
     """One column a run, the ratio to plain serving beside it, units with every number; many runs are rows instead."""
     return table_of(together(evaluate(runs)))
+
+
+def whole(console: Console, group: Group) -> None:
+    """Everything about one load: its table, what decides, and the doubts."""
+    found = doubts(group)
+    if group.pace not in MODES:
+        console.print(table_of(group))
+    else:
+        console.print(_title(group))
+    for text in of_mode(group) or [pair.lead for pair in verdict(group, found).pairs]:
+        console.print(text, highlight=False, markup=False)
+    _print(console, found)
+
+
+def brief(console: Console, results: Sequence[Result]) -> None:
+    """What decides, over all loads, and what speaks against it."""
+    groups = grouped(results)
+    found = doubts(groups[0]) if len(groups) == 1 else overall(groups, chain.from_iterable(map(cases, groups)))
+    short = of_loads(sweeps(results), telling(groups), found)
+    if any(group.simulated for group in groups):
+        console.print(Text(tr("SIMULATED"), style="bold red"))
+    for text in short.sentences:
+        console.print(text, highlight=False, markup=False)
+    _print(console, [doubt for doubt in found if doubt.level is Level.STOP])
+    fewer = sum(doubt.level is not Level.STOP for doubt in found)
+    if fewer:
+        text = ntr(
+            "Read with care: the report names {count} doubt.", "Read with care: the report names {count} doubts.", fewer
+        )
+        console.print(text, highlight=False, markup=False)
+
+
+def where(console: Console, report: Path) -> None:
+    """Where the report lies; a path is to be copied, and so is not wrapped."""
+    console.print(tr("Report: {path}", path=report), highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(console: Console, found: Sequence[Doubt]) -> None:
+    for doubt in found:
+        places = tr("Where: {places}.", places=doubt.places) if doubt.places else ""
+        text = sentences(filter(None, (doubt.sentence, doubt.remedy, places)))
+        said = tr("{level}: {text}", level=doubt.level.words, text=text)
+        console.print(f"- {said}", style=_LEVELS[doubt.level], highlight=False, markup=False)
 
 
 def table_of(group: Group) -> Table:
@@ -38,7 +96,7 @@ def table_of(group: Group) -> Table:
 
 def _title(group: Group) -> Text:
     text = Text(group.workload, style="bold")
-    return Text("SIMULATED  ", style="bold red") + text if group.simulated else text
+    return Text(f"{tr('SIMULATED')}  ", style="bold red") + text if group.simulated else text
 
 
 def _new(group: Group) -> Table:
@@ -71,14 +129,14 @@ def _below(group: Group) -> Table:
     for measure in DECIDING:
         table.add_column(measure.head, justify="right")
     for result in group.results:
-        failed = whole(sum(result.metrics.failures.values()))
+        failed = count(sum(result.metrics.failures.values()))
         table.add_row(_cut(result.name, 2 * _NAME), failed, *(measure.text(result) for measure in DECIDING))
     return table
 
 
 def _counts(group: Group, position: int) -> str:
     metrics = group.results[position].metrics
-    return f"{whole(metrics.requests)} ({whole(sum(metrics.failures.values()))})"
+    return f"{count(metrics.requests)} ({count(sum(metrics.failures.values()))})"
 
 
 def _spread(group: Group, values: Sequence[str], pairs: Sequence[Comparison] = ()) -> list[Text | str]:

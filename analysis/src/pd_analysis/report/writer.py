@@ -10,6 +10,7 @@ import jinja2
 
 import pd_contracts
 from pd_analysis import plots
+from pd_analysis.conclusions.short import in_short
 from pd_analysis.conclusions.sweeps import of_lengths
 from pd_analysis.conclusions.verdict import sentence
 from pd_analysis.doubts.many_loads import overall
@@ -18,16 +19,13 @@ from pd_analysis.numbers.evaluation import Group, evaluate, grouped
 from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.plots import style
 from pd_analysis.records.run import Loaded
-from pd_analysis.report import interactive
+from pd_analysis.report import HTML, MARKDOWN, interactive
 from pd_analysis.report.chapters import telling
-from pd_analysis.report.sections import PLOTS, cards, section_of, short, swept_of
+from pd_analysis.report.sections import PLOTS, cards, section_of, swept_of
 from pd_analysis.tables.comparison import overview
 from pd_analysis.tables.setup import definitions, left_out
 from pd_analysis.words.formatting import joined, listed
 from pd_analysis.words.language import mark, speaking, tr
-
-HTML: Final = "report.html"
-MARKDOWN: Final = "report.md"
 
 # What the page's own script says.
 WORDS: Final = {
@@ -86,7 +84,9 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
     facts = {
         "title": title or default_title(groups),
         "simulated": any(group.simulated for group in groups),
-        "short": short(sections, swept, doubtful),
+        "short": in_short(
+            [(each.sweep, each.findings) for each in swept], [(each.group, each.told) for each in sections], doubtful
+        ),
         "sections": sections,
         "sweeps": swept,
         "heat": plots.draw_heat(series, out / PLOTS, lang) if series else [],

@@ -7,7 +7,7 @@ from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.phase_split import PhaseCost, Value, phase_split
 from pd_analysis.tables.table import Table, table
-from pd_analysis.words.formatting import DASH, ms, number, whole
+from pd_analysis.words.formatting import DASH, mean_count, ms, number, whole, with_error
 from pd_analysis.words.formulas import defined
 from pd_analysis.words.language import tr
 from pd_contracts.names import Role
@@ -24,7 +24,7 @@ def _batch_table(group: Group) -> Table | None:
     header = [
         *("", tr("Mode"), tr("At once"), tr("Batches"), tr("Failed")),
         *(tr("{measure}, {unit}", measure=f"{name} p50", unit="ms") for name in ("TTFT", "TPOT")),
-        *(tr("Output tok/s"), tr("Output tok/s per GPU"), tr("J / output token"), tr("Error")),
+        *(tr("Output tok/s"), tr("Output tok/s per GPU"), tr("J / output token")),
     ]
     rows = [
         [result.name, "batch", *_batch_cells(batch, result.metrics.per_gpu(batch.output_rate))]
@@ -44,8 +44,7 @@ def _batch_cells(batch: Batch, per_gpu: float | None) -> Iterable[str]:
         ms(batch.tpot_s),
         number(batch.output_rate),
         number(per_gpu),
-        number(batch.token_j),
-        DASH if batch.token_error_j is None else f"± {number(batch.token_error_j)}",
+        DASH if batch.token_j is None else with_error(batch.token_j, batch.token_error_j or 0.0),
     ]
 
 
@@ -68,19 +67,15 @@ def _phase_cells(cost: PhaseCost) -> Iterable[str]:
     return [
         tr(ROLES[Role(cost.phase)]),
         whole(cost.requests),
-        number(cost.tokens),
-        with_error(cost.time_s, "ms", scale=1e3),
-        with_error(cost.energy_j, "J"),
-        with_error(cost.power_w, "W"),
+        mean_count(cost.tokens),
+        cost_words(cost.time_s, "ms", scale=1e3),
+        cost_words(cost.energy_j, "J"),
+        cost_words(cost.power_w, "W"),
         DASH if cost.idle_w is None else f"{number(cost.idle_w)} W",
-        with_error(cost.token_j, "J"),
+        cost_words(cost.token_j, "J"),
     ]
 
 
-def with_error(value: Value | None, unit: str, *, scale: float = 1.0) -> str:
-    """24.1 ± 0.3 ms; without the error where nobody knows it."""
-    if value is None:
-        return DASH
-    error = number(value.error, scale=scale)
-    known = "" if error == DASH else f" ± {error}"
-    return f"{number(value.value, scale=scale)}{known} {unit}"
+def cost_words(value: Value | None, unit: str, *, scale: float = 1.0) -> str:
+    """24.1 ± 0.3 ms."""
+    return DASH if value is None else f"{with_error(value.value * scale, value.error * scale)} {unit}"

@@ -24,6 +24,21 @@ def number(value: float | None, *, scale: float = 1.0) -> str:
     return f"{rounded:,.{decimals}f}"
 
 
+def with_error(value: float, error: float) -> str:
+    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without it where nobody knows it."""
+    if not math.isfinite(error) or error <= 0:
+        return number(value)
+    exponent = math.floor(math.log10(error))
+    decimals = -exponent if error >= 3 * 10**exponent else 1 - exponent  # 1 and 2 say too little alone
+    places = max(0, decimals)
+    return f"{round(value, decimals):,.{places}f} ± {round(error, decimals):,.{places}f}"
+
+
+def mean_count(value: float | None) -> str:
+    """A mean of counts, which needs no decimals where all are equal."""
+    return whole(int(value)) if value is not None and value.is_integer() else number(value)
+
+
 def ms(seconds: float | None) -> str:
     """Seconds as milliseconds, without the unit."""
     return number(seconds, scale=1e3)
