@@ -127,12 +127,12 @@ def test_the_table_and_the_sentence_of_phase_split_have_the_mode_and_errors() ->
 
     prefill, decode = [[cell.text for cell in row] for row in table.rows]
     assert prefill[:5] == ["combined", "phase-split", "prefill", "12", "512"]
-    assert decode[:5] == ["combined", "phase-split", "decode", "12", "20.0"]
-    assert prefill[5].startswith("500 ±")
+    assert decode[:5] == ["combined", "phase-split", "decode", "12", "20"]
+    assert prefill[5] == "500 ms"  # to the last digit, here
     assert prefill[6].endswith(" J")
     assert " ± " in decode[7]
     (sentence,) = of_mode(measured)
-    assert sentence.startswith("combined: prefill of 512 tokens takes 500 ± 0")
+    assert sentence.startswith("combined: prefill of 512 tokens takes 500 ms")
 
 
 # --- batch -------------------------------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ def number(value: float | None, *, scale: float = 1.0) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without it where nobody knows it."""
-    if not math.isfinite(error) or error <= 0:
+    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without it where nobody knows it, or where it is none."""
+    if not math.isfinite(error) or error <= abs(value) * 1e-6:
         return number(value)
     exponent = math.floor(math.log10(error))
     decimals = -exponent if error >= 3 * 10**exponent else 1 - exponent  # 1 and 2 say too little alone
