@@ -195,6 +195,11 @@ def constant(watts: float) -> PowerModel:
     return lambda t: np.full_like(t, watts)
 
 
+def wavering(watts: float) -> PowerModel:
+    """A board that draws so much in the mean, and never the same twice, as real ones do."""
+    return lambda t: watts + np.sin(40.0 * t)
+
+
 def on_boards(about: Manifest, power: PowerLog) -> Manifest:
     """The same manifest of a deployment that has exactly the recorded boards with a role."""
     engines = [

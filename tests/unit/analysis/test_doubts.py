@@ -7,7 +7,19 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from support.analysis import PowerLog, constant, deployment, failed, group, manifest, power_log, request, run, workload
+from support.analysis import (
+    PowerLog,
+    constant,
+    deployment,
+    failed,
+    group,
+    manifest,
+    power_log,
+    request,
+    run,
+    wavering,
+    workload,
+)
 
 from pd_analysis.doubts.doubt import Level
 from pd_analysis.doubts.one_load import doubts
@@ -116,7 +128,11 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
             id="throttled",
         ),
         pytest.param(
-            run(hundred(), manifest(), power(energy_mj=None)),
+            run(
+                hundred(),
+                manifest(),
+                power_log({n: (Role.COMBINED, wavering(300.0)) for n in (0, 1)}, energy_mj=None),
+            ),
             "CARE",
             "GPU 0 and GPU 1 had no usable energy counter",
             "same method",

@@ -7,8 +7,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from support.analysis import PowerLog, constant, deployment, group, manifest, power_log, request, run
+from support.analysis import (
+    PowerLog,
+    PowerModel,
+    constant,
+    deployment,
+    group,
+    manifest,
+    power_log,
+    request,
+    run,
+    wavering,
+)
 
+from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.energy.checks import Check
 from pd_analysis.energy.window import Energy, energy_of
@@ -22,8 +34,10 @@ WINDOW = (0.5, 10.4)
 Change = Callable[[GpuSample], GpuSample]
 
 
-def recorded(*, watts: float = 300.0, interval: float = 0.1) -> PowerLog:
-    boards = {0: (Role.COMBINED, constant(watts)), 1: (Role.COMBINED, constant(watts))}
+def recorded(
+    *, watts: float = 300.0, interval: float = 0.1, model: Callable[[float], PowerModel] = constant
+) -> PowerLog:
+    boards = {0: (Role.COMBINED, model(watts)), 1: (Role.COMBINED, model(watts))}
     return power_log(boards, end=12.0, interval=interval)
 
 
@@ -128,18 +142,57 @@ def test_what_the_counter_alone_can_tell_is_its_energy(change: Change) -> None:
 
 
 def test_a_counter_that_stops_being_read_is_replaced_by_the_power_which_reaches_the_end() -> None:
-    found = energy(changed(recorded(), having(energy_mj=None), 0, 1))
+    found = energy(changed(recorded(model=wavering), having(energy_mj=None), 0, 1))
 
     assert {gpu.method for gpu in found.gpus} == {"integral"}
     assert found.total_j == pytest.approx(2 * 300.0 * 9.9, rel=0.01)
 
 
 def test_a_power_with_a_hole_is_no_energy() -> None:
-    power = changed(recorded(), having(energy_mj=None), 0, 1, since=0.0)
+    power = changed(recorded(model=wavering), having(energy_mj=None), 0, 1, since=0.0)
 
     found = energy(changed(power, unreadable, 0, since=3.0, until=5.0))
 
     assert [fault.check for gpu in found.gpus for fault in gpu.faults] == [Check.UNREAD]
+
+
+def test_a_power_that_never_changes_at_work_is_no_energy_if_nothing_else_tells_it() -> None:
+    stuck = changed(recorded(model=wavering), having(energy_mj=None), 0, 1, since=0.0)
+    stuck = changed(stuck, having(power_w=120.0, power_average_w=120.0), 1)
+
+    found = energy(stuck)
+
+    assert [[fault.check for fault in gpu.faults] for gpu in found.gpus] == [[], [Check.STUCK]]
+    assert found.total_j is None
+
+
+def test_a_board_at_rest_may_draw_the_same_all_the_time() -> None:
+    resting = changed(recorded(), having(energy_mj=None), 0, 1, since=0.0)
+    few = run([request(0, 0.5), request(1, 9.9)], manifest(window=WINDOW), resting)
+
+    found = energy_of(few)
+
+    assert found is not None
+    assert [gpu.faults for gpu in found.gpus] == [(), ()]
+
+
+def test_a_counter_and_an_integral_are_not_compared_and_more_of_them_would_not_help() -> None:
+    counted, integrated = recorded(model=wavering), changed(recorded(model=wavering), having(energy_mj=None), 0, 1)
+    pair = group(measured(counted), measured(integrated, Topology.DISAGG))
+
+    lead = verdict(pair, ()).pairs[0].lead
+
+    assert "the other the integral of power: energy per output token." in lead
+    assert "with more seeds" not in lead
+
+
+def test_one_board_under_two_numbers_is_one_board() -> None:
+    header, samples = recorded()
+    gpus = [msgspec.structs.replace(gpu, uuid="GPU-1") for gpu in header.gpus]
+
+    found = energy((msgspec.structs.replace(header, gpus=gpus), samples))
+
+    assert found.total_j is None
 
 
 def test_readings_that_stop_say_for_how_long() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import msgspec
 import pytest
 from support.analysis import constant, deployment, group, manifest, power_log, request, run
 
@@ -87,6 +88,23 @@ def test_nothing_is_decided_on_a_run_that_a_stranger_served() -> None:
 def test_engines_that_may_be_its_own_are(honest: Run) -> None:
     assert strangers(honest) is None
     assert not [doubt for doubt in doubts(group(honest)) if "engines answered" in doubt.sentence]
+
+
+def test_combined_engines_have_no_prefill_beside_them() -> None:
+    found = strangers(served_by("combined-0", "combined-1", prefills=["", "", "prefill-0"]))
+
+    assert found is not None
+    assert dict(found.requests) == {"prefill-0": 47}
+
+
+def test_no_more_engines_answer_than_there_are_gpus() -> None:
+    unknown = served_by("combined-0", "combined-1", "combined-2", own=())
+    about = msgspec.structs.replace(unknown.manifest.deployment, gpus=2)
+
+    found = strangers(replace(unknown, manifest=msgspec.structs.replace(unknown.manifest, deployment=about)))
+
+    assert found is not None
+    assert (found.engines, found.answered) == (2, 3)
 
 
 def test_a_strange_prefill_is_found_too() -> None:

@@ -175,10 +175,18 @@ def _values(comparison: Comparison) -> str:
 def _rest(known: Sequence[Comparison]) -> str:
     """What does not decide, so that nobody takes what is not named for equal."""
     equal = [each.measure.phrase for each in known if each.outcome is Outcome.EQUAL]
-    unclear = [each.measure.phrase for each in known if each.outcome is Outcome.UNCLEAR]
+    unclear = [each.measure.phrase for each in known if each.outcome is Outcome.UNCLEAR and each.bar is None]
+    apart = [each.measure.phrase for each in known if each.bar is Bar.METHODS]
     said = [tr("Equal: {measures}.", measures=joined(equal))] if equal else []
     if unclear:
         said.append(tr("Unclear, so measure for longer or with more seeds: {measures}.", measures=joined(unclear)))
+    if apart:
+        said.append(
+            tr(
+                "Not comparable, because one is from the energy counter and the other the integral of power: {measures}.",
+                measures=joined(apart),
+            )
+        )
     return sentences(said)
 
 

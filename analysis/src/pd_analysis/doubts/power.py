@@ -95,7 +95,8 @@ def _readings(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:
             tr("Compare it only with runs on the same board and by the same method."),
             tr("No usable energy counter; the energy is the integral of power"),
         )
-    open_ = [f"GPU {gpu.index} {percent(gpu.closure)}" for gpu in gpus if abs(gpu.closure or 0) > CLOSURE_LIMIT]
+    believed = [gpu for gpu in gpus if not gpu.faults]
+    open_ = [f"GPU {gpu.index} {percent(gpu.closure)}" for gpu in believed if abs(gpu.closure or 0) > CLOSURE_LIMIT]
     if open_:
         yield Doubt(
             Level.CARE,

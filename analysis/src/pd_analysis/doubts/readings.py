@@ -9,7 +9,7 @@ from pd_analysis.energy.window import GpuEnergy
 from pd_analysis.words.formatting import listed, number
 from pd_analysis.words.language import mark, tr
 
-_MEASURE_AGAIN: Final = mark("See the monitor's log, and measure again once the driver tells the truth.")
+_MEASURE_AGAIN: Final = mark("See the monitor's log, and measure again once the driver's readings are right.")
 # What is wrong with a board, what to do, and the same without numbers.
 _WORDS: Final = {
     Check.UNREAD: (
@@ -20,9 +20,9 @@ _WORDS: Final = {
         mark("GPUs could not be read for all of the measured window, so energy is unknown"),
     ),
     Check.IMPOSSIBLE: (
-        mark("GPU {index} told a power of {value} W, which it cannot draw (at most {bound} W)"),
+        mark("GPU {index} reported {value} W, which is impossible (it draws more than 0 and at most {bound} W)"),
         _MEASURE_AGAIN,
-        mark("GPUs told a power that they cannot draw, so energy is unknown"),
+        mark("GPUs reported an impossible power, so energy is unknown"),
     ),
     Check.JUMP: (
         mark("the energy counter of GPU {index} jumped by {value} J in {bound} s"),
@@ -33,6 +33,11 @@ _WORDS: Final = {
         mark("the energy counter of GPU {index} did not move for {value} s"),
         _MEASURE_AGAIN,
         mark("The energy counter of a GPU stood still, so energy is unknown"),
+    ),
+    Check.STUCK: (
+        mark("GPU {index} reported {bound} W without any change during {value} s of work, and has no energy counter"),
+        _MEASURE_AGAIN,
+        mark("GPUs at work reported a power that did not change, so energy is unknown"),
     ),
     Check.DISAGREE: (
         mark("the energy counter of GPU {index} says {value} J where its power says {bound} J"),

@@ -3,7 +3,7 @@
 A board that fails one of these has no energy, so that nothing is decided on it: the report shows its readings and says what is wrong.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -28,6 +28,8 @@ MARGIN_S: Final = 1.0
 # and was up to 18.5 % off over 6 s, so that on its own it says less.
 DISAGREES: Final = 0.10
 DISAGREES_INSTANT: Final = 0.30
+# A board at work never draws the same to the milliwatt for so long; one at rest may, where readings are whole watts.
+STUCK_S: Final = 5.0
 
 
 class Check(StrEnum):
@@ -38,6 +40,7 @@ class Check(StrEnum):
     JUMP = "jump"
     STILL = "still"
     DISAGREE = "disagree"
+    STUCK = "stuck"
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Fault:
     """A check that failed.
 
     Attributes:
-        value: unread, still: seconds; impossible: watts; jump: joules; disagree: what the counter says, in joules.
-        bound: impossible: the most watts that are believed; jump: the seconds that it took; disagree: what the power says, in joules.
+        value: unread, still, stuck: seconds; impossible: watts; jump: joules; disagree: what the counter says, in joules.
+        bound: impossible: the most watts that are believed; stuck: the watts; jump: the seconds that it took; disagree: what the power says, in joules.
     """
 
     check: Check
@@ -54,11 +57,18 @@ class Fault:
     bound: float = 0.0
 
 
-def faults_of(samples: pd.DataFrame, window: Window, interval_s: float, limit_w: float | None) -> tuple[Fault, ...]:
-    """Everything that is wrong with one board's readings over a window, each kind once; of a counter only where it is the energy."""
+def faults_of(
+    samples: pd.DataFrame, window: Window, interval_s: float, limit_w: float | None, idle: Sequence[Window] = ()
+) -> tuple[Fault, ...]:
+    """Everything that is wrong with one board's readings over a window, each kind once; of a counter only where it is the energy.
+
+    `idle` are the stretches without a request.
+    """
     found = [_unread(samples, window, interval_s), _impossible(samples, window, limit_w)]
     if counter_j(samples, window, interval_s) is not None:
         found += [_jump(samples, window, limit_w), _still(samples, window), _disagree(samples, window, interval_s)]
+    else:
+        found.append(_stuck(samples, window, idle))
     return tuple(fault for fault in found if fault is not None)
 
 
@@ -95,7 +105,7 @@ def _impossible(samples: pd.DataFrame, window: Window, limit_w: float | None) ->
 
 
 def _jump(samples: pd.DataFrame, window: Window, limit_w: float | None) -> Fault | None:
-    times, millijoules = _near(samples, window)
+    times, millijoules = _near(samples, window, "energy_mj")
     for seconds, joules in zip(np.diff(times), np.diff(millijoules) / 1e3, strict=True):
         if joules > most_counted_j(limit_w, float(seconds)):
             return Fault(Check.JUMP, float(joules), float(seconds))
@@ -104,21 +114,38 @@ def _jump(samples: pd.DataFrame, window: Window, limit_w: float | None) -> Fault
 
 def _still(samples: pd.DataFrame, window: Window) -> Fault | None:
     """The longest stretch over which the counter says the same."""
-    times, millijoules = _near(samples, window)
-    if times.size < 2:
-        return None
-    moved = np.flatnonzero(np.diff(millijoules) != 0) + 1
-    starts = times[np.concatenate(([0], moved))]
-    ends = times[np.concatenate((moved - 1, [times.size - 1]))]
-    longest = float((ends - starts).max())
+    starts, ends, _ = _unchanged(*_near(samples, window, "energy_mj"))
+    longest = float((ends - starts).max(initial=0.0))
     return Fault(Check.STILL, longest) if longest >= STANDS_STILL_S else None
 
 
-def _near(samples: pd.DataFrame, window: Window) -> tuple[Floats, Floats]:
-    """The counter over a window, with the readings just outside it."""
-    times, millijoules = known(samples, "energy_mj")
+def _stuck(samples: pd.DataFrame, window: Window, idle: Sequence[Window]) -> Fault | None:
+    """The longest stretch of work over which the power that makes the energy says the same; nothing else could tell that it is wrong."""
+    column = "power_w" if samples["power_average_w"].isna().all() else "power_average_w"
+    stretches = zip(*_unchanged(*_near(samples, window, column)), strict=True)
+    busy = [(float(end - start) - _overlap((start, end), idle), float(watts)) for start, end, watts in stretches]
+    seconds, watts = max(busy, default=(0.0, 0.0))
+    return Fault(Check.STUCK, seconds, watts) if seconds >= STUCK_S else None
+
+
+def _unchanged(times: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Begin, end and value of every stretch of equal readings."""
+    if not times.size:
+        return times, times, values
+    moved = np.flatnonzero(np.diff(values) != 0) + 1
+    first = np.concatenate(([0], moved)).astype(int)
+    return times[first], times[np.concatenate((moved - 1, [times.size - 1])).astype(int)], values[first]
+
+
+def _overlap(stretch: Window, others: Sequence[Window]) -> float:
+    return sum(max(0.0, min(stretch[1], end) - max(stretch[0], begin)) for begin, end in others)
+
+
+def _near(samples: pd.DataFrame, window: Window, column: str) -> tuple[Floats, Floats]:
+    """A reading over a window, with those just outside it."""
+    times, values = known(samples, column)
     near = (times >= window[0] - MARGIN_S) & (times <= window[1] + MARGIN_S)
-    return times[near], millijoules[near]
+    return times[near], values[near]
 
 
 def _disagree(samples: pd.DataFrame, window: Window, interval_s: float) -> Fault | None:

@@ -175,7 +175,7 @@ def _gpu(run: Run, index: int, samples: pd.DataFrame, window: Window, idle: list
     counter = counter_j(samples, window, interval_s)
     integral = integral_j(samples, "power_w", window, interval_s)
     average = integral_j(samples, "power_average_w", window, interval_s, lag=AVERAGE_LAG_S)
-    faults = faults_of(samples, window, interval_s, limit_w)
+    faults = faults_of(samples, window, interval_s, limit_w, idle)
     energy, method = (None, None) if faults else _chosen(counter, integral if average is None else average)
     role = str(samples["role"].iloc[0])
     seconds = window[1] - window[0]
@@ -204,7 +204,13 @@ def _chosen(counter: float | None, integral: float | None) -> tuple[float | None
 
 
 def _astray(run: Run, serving: Collection[GpuEnergy]) -> int | None:
-    """Boards of the deployment that were not recorded, or recorded ones that are not its own; None if its boards are unknown."""
+    """Boards of the deployment that were not recorded, or recorded ones that are not its own; None if its boards are unknown.
+
+    A board under two numbers is one board, and another is missing.
+    """
+    uuids = [gpu.uuid for gpu in run.gpu.gpus if gpu.role is not None and gpu.uuid] if run.gpu else []
+    if len(set(uuids)) < len(uuids):
+        return len(uuids) - len(set(uuids))
     deployment = run.manifest.deployment
     if deployment.engines and all(engine.gpus for engine in deployment.engines):
         own = {index for engine in deployment.engines for index in engine.gpus}

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import pandas as pd
+
 from pd_analysis.energy.window import clock_shift
 from pd_analysis.records.run import Run
 from pd_contracts.names import Role
@@ -58,17 +60,30 @@ def strangers(run: Run) -> Strangers | None:
     """More engines answered than the deployment has; None if not, or if nobody said which answered.
 
     The proxy numbers engines in the order in which they join, and whoever wrote the deployment may number them otherwise, so that another
-    name alone says nothing; more names than engines do.
+    name alone says nothing; more names than engines do. Of a deployment whose engines are unknown, no more can answer than it has GPUs.
     """
-    engines = run.manifest.deployment.engines
+    deployment = run.manifest.deployment
+    engines = deployment.engines
     measured = run.requests.measured
+    if not engines:
+        return _more_than_gpus(measured["decode_instance"], deployment.gpus)
     for column, others in (("decode_instance", Role.PREFILL), ("prefill_instance", Role.DECODE)):
         own = [engine.name for engine in engines if engine.role is not others]
-        counts = measured[column].value_counts()
-        found = {str(name): int(count) for name, count in counts.items() if name}
-        if own and len(found) > len(own):
+        found = _answers(measured[column])
+        if column == "prefill_instance" and not any(engine.role is Role.PREFILL for engine in engines):
+            own = []  # combined engines name no prefill, so that whoever is named is a stranger
+        if len(found) > len(own):
             return Strangers(_not_own(found, own), len(own), len(found))
     return None
+
+
+def _answers(instances: "pd.Series[str]") -> dict[str, int]:
+    return {str(name): int(count) for name, count in instances.value_counts().items() if name}
+
+
+def _more_than_gpus(instances: "pd.Series[str]", gpus: int | None) -> Strangers | None:
+    found = _answers(instances)
+    return None if not gpus or len(found) <= gpus else Strangers(_not_own(found, ()), gpus, len(found))
 
 
 def _not_own(found: Mapping[str, int], own: Sequence[str]) -> dict[str, int]:
