@@ -11,6 +11,7 @@ from support.stack import ROOT
 
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Role
+from pd_control.client import proxy_stats
 from pd_control.docker.compose import Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
@@ -41,13 +42,13 @@ def test_status_tells_of_every_container(env: dict[str, str]) -> None:
     status = pdctl("status", env=env, cwd=ROOT)
 
     assert status.returncode == 0, status.stdout
-    for service, state in (
-        ("proxy", "ready"),
-        ("prefill-sim", "ready"),
-        ("decode-sim", "ready"),
-        ("monitor-sim", "up"),
+    for name, service, state in (
+        ("proxy", "proxy", "ready"),
+        ("prefill-0", "prefill-sim", "ready"),
+        ("decode-0", "decode-sim", "ready"),
+        ("monitor-sim", "monitor-sim", "up"),
     ):
-        line = next(line for line in status.stdout.splitlines() if line.startswith(service))
+        line = next(line for line in status.stdout.splitlines() if line.startswith(name))
         assert state in line
         assert f"pdstack-e2e-pdctl-{service}-1" in line
 
@@ -60,10 +61,11 @@ def test_smoke_finds_the_published_proxy(env: dict[str, str]) -> None:
 
 
 def test_logs_are_the_containers(env: dict[str, str]) -> None:
-    logs = pdctl("logs", "decode-sim", "-n", "5", env=env, cwd=ROOT)
+    for name in ("decode-0", "decode-sim", "pdstack-e2e-pdctl-decode-sim-1"):
+        logs = pdctl("logs", name, "-n", "5", env=env, cwd=ROOT)
 
-    assert "decode-0" in logs.stdout
-    assert len(logs.stdout.splitlines()) <= 5
+        assert "decode-0" in logs.stdout
+        assert len(logs.stdout.splitlines()) <= 5
 
 
 def test_the_other_topology_does_not_join_the_same_proxy(env: dict[str, str]) -> None:
@@ -75,11 +77,15 @@ def test_the_other_topology_does_not_join_the_same_proxy(env: dict[str, str]) ->
 
 def test_engine_containers_tell_their_role_and_the_digest_of_their_image(env: dict[str, str]) -> None:
     engines = [container for container in Stack(Path(ROOT), env).containers() if container.role]
+    stats = proxy_stats(f"http://127.0.0.1:{env['HTTP_PROXY_PORT']}")
+    assert stats is not None
 
-    assert [(engine.name, engine.role) for engine in engines] == [
+    # Status, logs, proxy and records call an engine the same.
+    assert [(engine.instance, engine.role) for engine in engines] == [
         ("prefill-0", Role.PREFILL),
         ("decode-0", Role.DECODE),
     ]
+    assert {engine.instance for engine in engines} == {instance.name for instance in stats.instances}
     for engine in engines:
         assert engine.image == "pdstack/simulator"
         assert engine.image_digest.startswith("sha256:")
@@ -107,7 +113,7 @@ def test_a_container_run_by_hand_from_our_image_is_not_ours(env: dict[str, str])
     finally:
         subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
 
-    assert sum(line.startswith("decode-sim") for line in status.stdout.splitlines()) == 1
+    assert sum(line.startswith("decode-0") for line in status.stdout.splitlines()) == 1
 
 
 def test_a_mistyped_profile_is_answered_with_the_nearest(env: dict[str, str]) -> None:

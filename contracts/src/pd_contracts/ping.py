@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import re
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -21,6 +21,7 @@ from pd_contracts.names import Connector, Role
 
 PING_INTERVAL_S: Final = 3.0
 MAX_PING_BYTES: Final = 4096
+MAX_NUMBER: Final = 65535
 _ADDRESS = re.compile(
     r"(?:\d{1,3}(?:\.\d{1,3}){3}|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?):(\d{1,5})", re.ASCII
 )
@@ -59,6 +60,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
         versions: of whatever matters besides, by name: torch, driver, connector.
         transport: the way that the connector's KV takes, where there are several.
         image: the container image that the engine runs in.
+        number: which of its role it is in the deployment, from 0; the proxy names it after this, so that all call it the same.
         deployment: whose engine it is.
         time, mac: see `sign_ping`.
     """
@@ -76,6 +78,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
     versions: dict[str, str] = {}
     transport: str = ""
     image: str = ""
+    number: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)] | None = None
     deployment: str = ""
     time: float = 0.0
     mac: bytes = b""

@@ -90,8 +90,8 @@ def test_status_joins_what_docker_and_the_proxy_say() -> None:
         ("ready", True),
         ("lost (stopped pinging)", False),
     ]
-    assert told["prefill-sim"].where == "pdstack-prefill-sim-1"
-    assert told["prefill-sim"].up_since.startswith(time.strftime("%Y-%m-%d", time.localtime(1767323045)))
+    assert told["prefill-0"].where == "pdstack-prefill-sim-1"
+    assert told["prefill-0"].up_since.startswith(time.strftime("%Y-%m-%d", time.localtime(1767323045)))
 
 
 def test_a_port_of_its_own_wins_over_counting() -> None:

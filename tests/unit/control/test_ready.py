@@ -57,15 +57,26 @@ def test_patience_lasts_as_long_as_something_changes() -> None:
 def test_the_state_of_an_engine_is_what_the_proxy_says() -> None:
     seen = stats(("decode-0", Role.DECODE, "joining"))
 
-    assert engine_state(Role.DECODE, seen, 1) == "joining (loading)"
-    assert engine_state(Role.PREFILL, seen, 1) == "not announced"
-    assert engine_state(Role.DECODE, None, 1) == "unknown (no proxy)"
+    assert engine_state("decode-0", Role.DECODE, seen, 1) == "joining (loading)"
+    assert engine_state("prefill-0", Role.PREFILL, seen, 1) == "not announced"
+    assert engine_state("decode-0", Role.DECODE, None, 1) == "unknown (no proxy)"
 
 
-def test_engines_that_cannot_be_told_apart_share_a_count() -> None:
+def test_of_several_engines_each_has_its_own_state() -> None:
     seen = stats(("decode-0", Role.DECODE, "ready"), ("decode-1", Role.DECODE, "lost"))
 
-    assert engine_state(Role.DECODE, seen, 2) == "1 of 2 decode ready"
+    states = [engine_state(name, Role.DECODE, seen, 2) for name in ("decode-0", "decode-1")]
+
+    assert states[0].startswith("ready")
+    assert states[1].startswith("lost")
+
+
+def test_while_another_has_its_name_an_engine_shares_a_count() -> None:
+    seen = stats(
+        ("decode-0", Role.DECODE, "ready"), ("decode-1", Role.DECODE, "lost"), ("decode-2", Role.DECODE, "ready")
+    )
+
+    assert engine_state("decode-1", Role.DECODE, seen, 2) == "2 of 2 decode ready"
 
 
 def test_a_monitor_that_sees_one_board_of_two_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:

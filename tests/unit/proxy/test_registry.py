@@ -72,6 +72,41 @@ def test_names_count_by_role_in_order_of_joining() -> None:
     assert [i.name for i in table.view()] == ["prefill-0", "decode-0", "prefill-1", "combined-0"]
 
 
+def numbered(host: int, number: int | None, boot: str = "b") -> Ping:
+    return msgspec.structs.replace(ping(host, boot=boot), number=number)
+
+
+def test_an_engine_has_the_number_that_it_tells() -> None:
+    table = registry()
+    for host, number in enumerate((1, None, 0, None, 1)):
+        table.ping(numbered(host, number), 0.0)
+    # The fourth cannot be the first two, which are there, and the fifth's number is taken.
+    assert [i.name for i in table.view()] == ["decode-1", "decode-0", "decode-2", "decode-3", "decode-4"]
+
+
+def test_a_number_that_is_told_later_names_who_has_served_nothing() -> None:
+    table = registry()
+    table.ping(ping(0), 0.0)
+    table.ping(ping(1), 0.0)
+    table.ping(numbered(0, 7), 1.0)
+    assert [i.name for i in table.view()] == ["decode-7", "decode-1"]
+    table.healthy(table.view()[1], MODELS)
+    table.ping(numbered(1, 8), 1.0)
+    assert [i.name for i in table.view()] == ["decode-7", "decode-1"]
+
+
+def test_an_engine_that_comes_back_at_another_address_has_its_name_again() -> None:
+    table = registry()
+    admitted(table, numbered(0, 0))
+    table.expire(20.0)
+    changes = table.ping(numbered(1, 0, boot="c"), 21.0, trusted=True)
+    assert [(change.instance.name, change.instance.http_address) for change in changes] == [
+        ("decode-0", "10.0.0.0:8000"),
+        ("decode-0", "10.0.0.1:8000"),
+    ]
+    assert only(table).name == "decode-0"
+
+
 def test_repeated_pings_and_checks_change_nothing() -> None:
     table = registry()
     instance = admitted(table, ping())

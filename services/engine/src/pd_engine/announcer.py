@@ -37,6 +37,7 @@ def ping_of(settings: EngineSettings, host: Host, boot_id: str) -> Ping:
         gpu_model=settings.engine_gpu_model or host.gpus.model,
         transport=_transport(settings),
         image=settings.engine_image,
+        number=settings.instance,
         deployment=settings.deployment,
     )
 

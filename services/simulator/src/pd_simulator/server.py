@@ -59,6 +59,7 @@ def ping_of(settings: Settings) -> Ping:
         gpus=settings.engine_gpus,
         gpu_model=settings.engine_gpu_model,
         image=settings.engine_image,
+        number=settings.instance,
         deployment=settings.deployment,
     )
 

@@ -158,7 +158,7 @@ def logs(context: Context, options: argparse.Namespace) -> int:
             msg = "-f follows one process or container: say which"
             raise StateError(msg)
         return _all_logs(context, state, stack, found, options.lines)
-    container = next((c for c in found if options.name in {c.name, c.service}), None)
+    container = next((c for c in found if options.name in {c.name, c.service, c.instance}), None)
     if container is not None and not (state and options.name in {p.name for p in state.processes}):
         _write(
             stack.follow(container, options.lines) if options.follow else [_joined(stack.log(container, options.lines))]

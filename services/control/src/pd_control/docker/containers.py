@@ -39,6 +39,11 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[int, ...] = ()
 
     @property
+    def instance(self) -> str:
+        """The engine's name at the proxy and in records; of any other container its service."""
+        return self.service if self.role is None else f"{self.role}-{self.number}"
+
+    @property
     def failed(self) -> bool:
         """True if it ended badly, or ended and was started again."""
         return self.restarts > 0 or self.state == "restarting" or (self.state == "exited" and self.exit_code != 0)
@@ -115,7 +120,7 @@ def rows(containers: Sequence[Container], stats: ProxyStats | None) -> list[Row]
 def _row(container: Container, stats: ProxyStats | None, counts: Mapping[Role, int]) -> Row:
     state = container.state
     if state == "running" and container.role is not None:
-        state = engine_state(container.role, stats, counts[container.role])
+        state = engine_state(container.instance, container.role, stats, counts[container.role])
     elif state == "running" and container.service == "proxy":
         state = proxy_state(stats)
     elif state == "running":
@@ -124,7 +129,7 @@ def _row(container: Container, stats: ProxyStats | None, counts: Mapping[Role, i
         state = "done" if container.exit_code == 0 else f"ended with status {container.exit_code}"
     running = container.state == "running"
     return Row(
-        name=container.service,
+        name=container.instance,
         role=container.role or "",
         state=state,
         where=container.name,

@@ -182,7 +182,7 @@ def up_since(started: float) -> str:
 
 def _state_of(process: Running, all_: Sequence[Running], stats: ProxyStats | None) -> str:
     if process.role is not None:
-        return engine_state(process.role, stats, len([p for p in all_ if p.role is process.role]))
+        return engine_state(process.name, process.role, stats, len([p for p in all_ if p.role is process.role]))
     if process.name == PROXY:
         return proxy_state(stats)
     return _answers(f"http://127.0.0.1:{process.port}/healthz")
@@ -194,21 +194,20 @@ def proxy_state(stats: ProxyStats | None) -> str:
     return "ready" if stats.ready else "waits for engines"
 
 
-def engine_state(role: Role, stats: ProxyStats | None, siblings: int) -> str:
+def engine_state(name: str, role: Role, stats: ProxyStats | None, siblings: int) -> str:
     """What the proxy says of an engine.
 
-    The proxy counts instances in the order of joining, which with several of a role need not be ours: then the states of all
-    of the role are told where they differ.
+    The proxy knows it by the name that we know it by, unless another engine has that name, as for a while after a restart at another
+    address; then it says how many of the role are ready.
     """
     if stats is None:
         return "unknown (no proxy)"
     known = [instance for instance in stats.instances if instance.role is role]
-    states = {instance.state for instance in known}
     if not known:
         return "not announced"
-    if len(states) == 1 and len(known) == siblings:
-        reason = known[0].reason
-        return known[0].state + (f" ({reason})" if reason else "")
+    own = next((instance for instance in known if instance.name == name), None)
+    if own is not None and (own.state != "lost" or len(known) <= siblings):
+        return own.state + (f" ({own.reason})" if own.reason else "")
     return f"{sum(i.state == 'ready' for i in known)} of {siblings} {role} ready"
 
 

@@ -289,6 +289,9 @@ class Registry:
     def _learn(self, entry: _Entry, ping: Ping) -> None:
         news = {name: getattr(ping, name) for name in TOLD if getattr(ping, name) != getattr(entry.instance, name)}
         news = {name: value for name, value in news.items() if value}
+        # vLLM's own pings have no number; nothing was served yet under the name that such an engine got.
+        if entry.instance.state is State.JOINING and (name := self._numbered(ping)):
+            news["name"] = name
         if news:
             self._replace(entry, **news)
 
@@ -309,7 +312,9 @@ class Registry:
 
     def _join(self, ping: Ping, now: float, *, trusted: bool, peer: str) -> list[Change]:
         changes = self._make_room(trusted=trusted, peer=peer)
-        entry = _Entry(self._instance(ping, self._name(ping.type.role)), now, trusted, peer)
+        if trusted and (namesake := self._lost_namesake(ping)) is not None:
+            changes.append(self._forget(namesake))  # the same engine, at another address
+        entry = _Entry(self._instance(ping, self._name(ping)), now, trusted, peer)
         entry.sent_at = ping.time if trusted else 0.0
         self._entries[ping.http_address] = entry
         self._by_zmq[ping.zmq_address] = ping.http_address
@@ -323,7 +328,7 @@ class Registry:
             raise PingRefusedError("stale", "this process was replaced by another one at the same address")
         self._unlink(old)
         self._by_zmq[ping.zmq_address] = ping.http_address
-        name = old.name if old.role is ping.type.role else self._name(ping.type.role)
+        name = old.name if old.role is ping.type.role else self._name(ping)
         new = _Entry(self._instance(ping, name), now, entry.trusted, entry.peer)
         new.predecessors = (*entry.predecessors, old)[-MAX_PREDECESSORS:]
         self._entries[ping.http_address] = new
@@ -355,9 +360,26 @@ class Registry:
         if self._by_zmq.get(instance.zmq_address) == instance.http_address:
             del self._by_zmq[instance.zmq_address]
 
-    def _name(self, role: Role) -> str:
+    def _name(self, ping: Ping) -> str:
+        """The name that its number gives, or if it has none, or another has that name, the next one that is free."""
+        if name := self._numbered(ping):
+            return name
+        role = ping.type.role
+        while self._named(name := f"{role.value}-{self._numbers[role]}"):
+            self._numbers[role] += 1
         self._numbers[role] += 1
-        return f"{role.value}-{self._numbers[role] - 1}"
+        return name
+
+    def _lost_namesake(self, ping: Ping) -> _Entry | None:
+        named = (entry for entry in self._entries.values() if entry.instance.name == _name_of(ping))
+        return next((entry for entry in named if entry.lost), None)
+
+    def _numbered(self, ping: Ping) -> str:
+        name = _name_of(ping)
+        return "" if self._named(name) else name
+
+    def _named(self, name: str) -> bool:
+        return any(entry.instance.name == name for entry in self._entries.values())
 
     def _settle(self, entry: _Entry) -> list[Change]:
         before = entry.instance.state
@@ -370,6 +392,10 @@ class Registry:
     def _replace(self, entry: _Entry, **fields: Any) -> None:
         entry.instance = msgspec.structs.replace(entry.instance, **fields)
         self._view = None
+
+
+def _name_of(ping: Ping) -> str:
+    return "" if ping.number is None else f"{ping.type.role.value}-{ping.number}"
 
 
 def _first(entries: Sequence[_Entry], otherwise: str) -> _Entry:
