@@ -1,11 +1,13 @@
 """From the command line to a comparison."""
 
 import argparse
+import re
+from pathlib import Path
 
 import pytest
 
 from pd_control.cli.options import parser
-from pd_control.compare import loads, request
+from pd_control.compare import loads, request, stages
 from pd_control.compare.deployments import Spec
 from pd_control.compare.loads import Offer, Point, arguments, command_line
 from pd_control.compare.plan import Comparison, seconds
@@ -146,3 +148,11 @@ def test_a_points_words_are_for_people() -> None:
     point = Point(load=loads.shapes("512:64")[0], rate_per_gpu=2.5, seed=1)
 
     assert point.words == "512 → 64, 2.5 requests/s per GPU, seed 1"
+
+
+def test_comparisons_in_containers_do_not_meet_and_find_their_own_again(tmp_path: Path) -> None:
+    one, two = (stages.project_of(tmp_path / name) for name in ("one", "two"))
+
+    assert one != two
+    assert one == stages.project_of(tmp_path / "two" / ".." / "one")
+    assert re.fullmatch("[a-z0-9][a-z0-9_-]*", one)  # what compose takes

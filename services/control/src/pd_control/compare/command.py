@@ -23,7 +23,6 @@ from pd_control.planning.plan import Engine
 from pd_control.supervision import attached_command
 from pd_control.terminal import age, table_of
 
-PROJECT: Final = "pdstack-compare"
 INCOMPLETE: Final = 1
 # Above as many loads a table for each is no summary; then the sentences stand alone.
 _TABLES: Final = 2
@@ -179,7 +178,7 @@ def _stage(context_: Context, asked: Comparison, options: argparse.Namespace) ->
     if asked.containers:
         log = context_.store.log("compose")
         context_.terminal.note(f"what docker compose says goes to {log}; building images takes minutes the first time")
-        stack = Stack(context_.root, context_.environment, PROJECT, log)
+        stack = Stack(context_.root, context_.environment, stages.project_of(Path(options.out)), log)
         return stages.containers(context_, stack, asked.engine, stall_s=options.patience)
     engine = Engine(asked.engine)
     return stages.processes(context_, engine, asked.gpus, stall_s=options.patience, force=options.force)

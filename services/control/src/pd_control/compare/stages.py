@@ -1,7 +1,9 @@
 """Bringing up one deployment after the other, as processes or containers, and taking each down again whatever happens."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 import msgspec
 
@@ -90,6 +92,11 @@ def _refuse_dead(running: list[Running]) -> None:
     for process in running:
         if not is_alive(process):
             raise supervisor.death(process)
+
+
+def project_of(out: Path) -> str:
+    """The compose project of a comparison: two must not remove each other's containers, and a second start finds what a killed one left."""
+    return f"pdstack-compare-{zlib.crc32(str(out.resolve()).encode()):08x}"
 
 
 def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -> Stage:

@@ -170,7 +170,8 @@ class Stack:
             # Images built by compose carry its project label too, and with it every container that is run from them by
             # hand; only containers that compose made have a number.
             labels = [f"{LABEL}.project={self._project}", f"{LABEL}.container-number"]
-            found = client.containers.list(all=True, filters={"label": labels})
+            # Of those that are listed some may be gone when they are looked at.
+            found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
             read = [container_of(each.attrs, client.images.get(each.attrs["Image"]).attrs) for each in found]
         return sorted(read, key=_rank)
 
@@ -211,6 +212,9 @@ class Stack:
                 yield client
             finally:
                 client.close()
+        except module.errors.NotFound as error:
+            msg = f"a container or image of project {self._project} was removed meanwhile, not by this pdctl ({error.explanation})"
+            raise ContainerError(msg) from error
         except (
             module.errors.DockerException,
             OSError,
