@@ -5,7 +5,7 @@ from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.phase_split import PhaseCost, phase_split
 from pd_analysis.tables.modes import cost_words
-from pd_analysis.words.formatting import mean_count, ms, number, sentences, whole
+from pd_analysis.words.formatting import mean_count, ms, number, sentences, whole, with_error
 from pd_analysis.words.language import tr
 
 
@@ -61,7 +61,7 @@ def _batches(result: Result) -> str:
         return said
     joules = tr(
         "A token costs {alone} J alone and {together} J in the largest batch.",
-        alone=number(first.token_j),
-        together=number(last.token_j),
+        alone=with_error(first.token_j, first.token_error_j or 0.0),
+        together=with_error(last.token_j, last.token_error_j or 0.0),
     )
     return sentences((said, joules))

@@ -79,6 +79,7 @@ def _split(result: Result) -> Iterable[Doubt]:
                     share=percent(max(role.r2, 0.0)),
                 ),
                 tr("Offer a load that varies, for longer; the energy of both together is measured."),
+                tr("The fit explains little of what the energy of combined GPUs did, so its split by phase is a guess"),
             )
 
 

@@ -95,9 +95,7 @@ RATE_PLOTS: Final = (
         sweep_curves.slo_attainment,
     ),
     SweepPlot("goodput_per_gpu", mark("Goodput per GPU against the rate per GPU"), sweep_curves.goodput),
-    SweepPlot(
-        "throughput_interactivity_pareto", mark("Tokens per GPU against tokens of one reader"), sweep_curves.pareto
-    ),
+    SweepPlot("throughput_interactivity_pareto", mark("Tokens per GPU against tokens per user"), sweep_curves.pareto),
     SweepPlot(
         "energy_per_token_by_role", mark("Joules per token against the rate per GPU"), sweep_energy.energy_by_role
     ),
@@ -118,9 +116,7 @@ CONCURRENCY_PLOTS: Final = (
         mark("Attainment against requests in flight"),
         sweep_curves.slo_attainment,
     ),
-    SweepPlot(
-        "throughput_interactivity_pareto", mark("Tokens per GPU against tokens of one reader"), sweep_curves.pareto
-    ),
+    SweepPlot("throughput_interactivity_pareto", mark("Tokens per GPU against tokens per user"), sweep_curves.pareto),
     SweepPlot(
         "energy_per_token_by_concurrency",
         mark("Joules per token against requests in flight"),

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.slo_attainment import attainment, scales
@@ -119,7 +119,7 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    style.grouped(axes.xaxis)
     axes.set_ylim(0, 102)
     axes.set_xlabel("ms")
     axes.set_ylabel(tr("Requests, %"))

@@ -6,7 +6,7 @@ from typing import Final
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from pd_analysis.energy.window import TokenEnergy
 from pd_analysis.numbers.evaluation import Group, Result
@@ -203,7 +203,7 @@ def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label:
     axes.set_ylim(len(bars) - 0.45, -0.55)
     axes.set_xlim(0, widest * 1.17)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    style.grouped(axes.xaxis)
     axes.set_xlabel(label)
 
 

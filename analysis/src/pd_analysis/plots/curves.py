@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.plots import style
@@ -184,7 +184,7 @@ def _scales(axes: Axes, runs: Sequence[Floats | Gaps], label: str) -> None:
         axes.set_ylabel(tr("{label} (log scale)", label=label))
     else:
         axes.set_ylim(0, max(float(quantiles(values, [_last(values)])[0]) for values in runs) * 1.12)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    style.grouped(axes.yaxis)
 
 
 def _limits(group: Group) -> Mapping[str, float]:

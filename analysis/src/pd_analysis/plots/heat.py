@@ -1,10 +1,11 @@
 """A whole sweep at a glance: a block for each shape of requests, in it a row a deployment and a column an amount that was asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,7 +22,7 @@ _ROW_IN: Final = 0.3
 _HEAD_IN: Final = 0.42
 _FOOT_IN: Final = 0.52
 _TEXT: Final = (5.5, 8.5)  # points: smaller numbers would not be read, larger ones would not look like the rest
-_WIDEST: Final = 6  # characters of a number
+_WIDEST: Final = 7  # characters of a number, the brackets of some counted half
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def heat_map(sweeps: Sequence[Sweep]) -> Figure | None:
     heights = [_ROW_IN * len(sweep.series) for sweep, _ in blocks]
     figure = style.canvas(
         _title(blocks),
-        tr("Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured."),
+        _subtitle(sweep for sweep, _ in blocks),
         sum(heights) + (_HEAD_IN + _FOOT_IN) * (len(blocks) - 1),
         simulated=any(sweep.simulated for sweep, _ in blocks),
         left=style.room_for(labels),
@@ -87,6 +88,17 @@ def _title(blocks: Sequence[tuple[Sweep, list[float]]]) -> str:
     return tr("Most output at {place} {unit}: {runs}", place=setting(places[-1]), unit=sweep.axis.unit, runs=runs)
 
 
+def _subtitle(sweeps: Iterable[Sweep]) -> str:
+    unfit = any(result.unfit for sweep in sweeps for series in sweep.series for result in series.results)
+    return tr(
+        mark(
+            "Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured. In brackets: not to be decided on."
+        )
+        if unfit
+        else mark("Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured.")
+    )
+
+
 def _places(sweep: Sweep) -> list[float]:
     return sorted({x for series in sweep.series for result in series.results if (x := sweep.axis.place(result))})
 
@@ -105,7 +117,7 @@ def _heading(axes: Axes, sweep: Sweep) -> None:
 
 
 def _panel(axes: Axes, sweep: Sweep, places: Sequence[float], shown: Shown) -> None:
-    values = _values(sweep, places, shown)
+    values, unfit = _values(sweep, places, shown)
     size = _size(axes, len(places))
     for (row, column), share in np.ndenumerate(_shades(values)):
         if not np.isfinite(share):
@@ -114,6 +126,8 @@ def _panel(axes: Axes, sweep: Sweep, places: Sequence[float], shown: Shown) -> N
         axes.barh(row, 1, left=column - 0.5, height=0.94, color=shown.colour, alpha=share, linewidth=0, zorder=2)
         if size >= _TEXT[0]:
             text = _short(float(values[row, column]))
+            if unfit[row, column]:
+                text = f"({text})"
             axes.text(column, row, text, ha="center", va="center", size=size, color=style.INK, zorder=3)
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=min(9.5, size + 1))
@@ -126,14 +140,17 @@ def _panel(axes: Axes, sweep: Sweep, places: Sequence[float], shown: Shown) -> N
     axes.set_xlabel(sweep.axis.label)
 
 
-def _values(sweep: Sweep, places: Sequence[float], shown: Shown) -> Floats:
+def _values(sweep: Sweep, places: Sequence[float], shown: Shown) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """What each cell shows, and whether nothing may be decided on it."""
+    unfit = np.zeros((len(sweep.series), len(places)), dtype=np.bool_)
     values = np.full((len(sweep.series), len(places)), np.nan)
     for row, series in enumerate(sweep.series):
         for result in series.results:
             place, value = sweep.axis.place(result), shown.get(result)
             if place and value is not None:
                 values[row, places.index(place)] = value
-    return values
+                unfit[row, places.index(place)] = bool(result.unfit)
+    return values, unfit
 
 
 def _shades(values: Floats) -> Floats:

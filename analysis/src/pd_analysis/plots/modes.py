@@ -79,6 +79,7 @@ def _batch_panel(axes: Axes, runs: Sequence[Sequence[Batch]], get: BatchValue, *
             markeredgecolor=style.PAPER,
             capsize=3,
             zorder=3,
+            clip_on=False,
         )
     every = sorted({batch.size for run in runs for batch in run})
     style.quiet(axes)
@@ -87,7 +88,7 @@ def _batch_panel(axes: Axes, runs: Sequence[Sequence[Batch]], get: BatchValue, *
     axes.xaxis.set_major_locator(FixedLocator(every))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: setting(float(f"{value:.6g}"))))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    style.grouped(axes.yaxis)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(tr("Requests at once (mode batch)"))
 
@@ -116,7 +117,7 @@ def by_phase(group: Group) -> Figure | None:
         entries=2,
     )
     for number_, (axes, (title, values, unit)) in enumerate(
-        zip(figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.12})[0], panels, strict=True)
+        zip(figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"wspace": 0.16})[0], panels, strict=True)
     ):
         _phase_panel(axes, [cost for _, cost in costs], values, unit)
         axes.set_xlabel(title)
@@ -130,7 +131,7 @@ def by_phase(group: Group) -> Figure | None:
 
 def _phase_title(name: str, prefill: PhaseCost, decode: PhaseCost) -> str:
     return tr(
-        "{run}: prefill of {prompt} tokens takes {prefill}, decode of {output} tokens {decode}",
+        "{run}: {prompt} tokens of prefill {prefill}, {output} of decode {decode}",
         run=style.elided(name),
         prompt=mean_count(prefill.tokens),
         prefill=cost_words(prefill.time_s, "ms", scale=1e3),
@@ -154,9 +155,9 @@ def _phase_panel(axes: Axes, costs: Sequence[PhaseCost], values: Sequence[Value 
         axes.text(end + widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, weight="bold")
     style.quiet(axes, grid="x")
     axes.set_ylim(len(costs) - 0.45, -0.55)
-    axes.set_xlim(min(0.0, *(value.value for value in values if value is not None)), widest * 1.45)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlim(min(0.0, *(value.value for value in values if value is not None)), widest * 1.75)
+    style.grouped(axes.xaxis)
+    axes.locator_params(axis="x", nbins=3)
 
 
 def _finite(error: float) -> float:

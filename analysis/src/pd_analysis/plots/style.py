@@ -16,9 +16,11 @@ from typing import Final, Literal
 import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from pd_analysis.numbers.evaluation import ROLES
 from pd_analysis.words.language import tr
@@ -184,6 +186,11 @@ def quiet(axes: Axes, *, grid: str = "y") -> None:
     axes.grid(visible=False)
     axes.grid(visible=True, axis="y" if grid == "y" else "x")
     axes.tick_params(length=0)
+
+
+def grouped(axis: Axis) -> None:
+    """Numbers along an axis with their thousands apart, and without digits that say nothing."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
 
 
 def limit_line(axes: Axes, limit: float | None, text: str) -> None:

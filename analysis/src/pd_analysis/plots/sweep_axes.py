@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pd_analysis.numbers.bootstrap import Draws, interval
 from pd_analysis.numbers.sweep import Get, Series, Sweep
@@ -16,6 +16,7 @@ from pd_analysis.words.formatting import sizes
 from pd_analysis.words.language import tr
 
 _LOG_FROM: Final = 25.0  # spread from which an axis is logarithmic
+_TICKS: Final = 9.0  # along the whole width of a figure
 _SHADED: Final = 4  # deployments up to which intervals are drawn: more would be one grey
 
 
@@ -91,7 +92,8 @@ def along(axes: Axes, sweep: Sweep) -> None:
     """The axis of what was asked for."""
     axes.set_xlabel(sweep.axis.label)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(7))
+    axes.xaxis.set_major_locator(MaxNLocator(max(3, round(_TICKS * axes.get_position().width))))
+    style.grouped(axes.xaxis)
 
 
 def rise(axes: Axes, sweep: Sweep, label: str, limit: float | None = None) -> None:
@@ -106,7 +108,7 @@ def rise(axes: Axes, sweep: Sweep, label: str, limit: float | None = None) -> No
         axes.set_ylabel(tr("{label} (log scale)", label=label))
     else:
         axes.set_ylim(0, float(values.max(initial=0.0)) * 1.15 or 1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    style.grouped(axes.yaxis)
     style.limit_line(axes, limit, tr("limit"))
     along(axes, sweep)
 

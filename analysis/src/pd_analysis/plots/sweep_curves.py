@@ -132,7 +132,7 @@ def goodput(sweep: Sweep) -> Figure | None:
     unit = tr("req/s per GPU") if sweep.axis.per_gpu else tr("req/s")
     title = tr("Most goodput: {runs}", runs=best_first(peaks, lambda value: f"{number(value)} {unit}", less=False))
     rated = sweep.axis.pace is Pace.RATE
-    message = mark("{requests}. Grey: all that was offered.") if rated else mark("{requests}.")
+    message = mark("{requests}. Grey: the rate that was set.") if rated else mark("{requests}.")
     figure = canvas(sweep, title, tr(message, requests=short(sweep)), 3.1)
     axes = figure.subplots()
     lines(axes, sweep, get, draws=of_rate("good", _share(sweep, _good)))
@@ -175,7 +175,7 @@ def throughput(sweep: Sweep) -> Figure | None:
 
 
 def pareto(sweep: Sweep) -> Figure | None:
-    """Output tokens a second and GPU against those of one reader: further up and right is better."""
+    """Output tokens a second and GPU against those of one user: further up and right is better."""
     rate = _output(sweep)
     curves = [
         [
@@ -198,10 +198,11 @@ def pareto(sweep: Sweep) -> Figure | None:
         axes.axvline(slowest, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     style.quiet(axes)
     axes.grid(visible=True)
-    axes.set_xlabel(tr("Output tokens per second of one reader"))
+    axes.set_xlabel(tr("Output tokens per second per user"))
     axes.set_ylabel(tr("Output tokens per second per GPU") if sweep.axis.per_gpu else tr("Output tokens per second"))
     axes.margins(0.08, 0.1)
     axes.set_ylim(bottom=0)
+    style.grouped(axes.yaxis)
     style.key(figure, handles(sweep))
     return figure
 
@@ -215,13 +216,13 @@ def _pareto_title(sweep: Sweep, curves: list[list[tuple[float, float]]], slowest
     ]
     unit = tr("tok/s per GPU") if sweep.axis.per_gpu else tr("tok/s")
     runs = best_first(most, lambda value: f"{number(value)} {unit}", less=False)
-    return tr("Most output with {speed} tok/s or more for each reader: {runs}", speed=number(slowest), runs=runs)
+    return tr("Most output with {speed} tok/s or more for the median user: {runs}", speed=number(slowest), runs=runs)
 
 
 def _pareto_subtitle(sweep: Sweep, slowest: float | None) -> str:
     message = (
-        mark("A reader's tok/s: 1 / median TPOT. Least load at the right. Dotted: TPOT limit. {requests}.")
+        mark("Per user: 1 / median TPOT. Least load at the right. Dotted: TPOT limit. {requests}.")
         if slowest is not None
-        else mark("A reader's tok/s: 1 / median TPOT. Least load at the right. {requests}.")
+        else mark("Per user: 1 / median TPOT. Least load at the right. {requests}.")
     )
     return tr(message, requests=short(sweep))

@@ -5,7 +5,7 @@ from typing import Final
 
 from pd_analysis.numbers.comparison import OUTCOMES, Comparison, Outcome, compared
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.load import Pace, amount_words, pace_of
+from pd_analysis.numbers.load import MODES, Pace, amount_words, pace_of
 from pd_analysis.numbers.measures import COMPARED, DECIDING
 from pd_analysis.tables.table import Cell, Table, table
 from pd_analysis.words.formatting import DASH, number, ratio, sizes, whole
@@ -61,7 +61,8 @@ def overview(groups: Sequence[Group]) -> Table:
             whole(result.metrics.requests),
             whole(sum(result.metrics.failures.values())),
             *([_kind(load)] if columns else []),
-            *(measure.text(result) for measure in DECIDING),
+            # Of modes that send requests in groups percentiles over all mean nothing; their chapters have tables of their own.
+            *(DASH if result.load.pace in MODES else measure.text(result) for measure in DECIDING),
         ]
         for result, load in zip(results, workloads, strict=True)
     ]

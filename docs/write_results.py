@@ -1,0 +1,58 @@
+"""Makes the reports of docs/results anew from the raw records that lie beside them.
+
+`python docs/write_results.py [NAME…]` unpacks `docs/results/NAME/records/*.tar.xz` and writes `report.md` and its figures. The page for a browser
+is not kept, for its size: unpack the archives and run `pd-analysis report`.
+"""
+
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pd_analysis.records.reader import load_tree
+from pd_analysis.report.writer import write_report
+
+RESULTS: Final = Path(__file__).parent / "results"
+TITLES: Final = {
+    "h200": "Plain vLLM against prefill and decode apart, on four H200",
+    "h200x1": "Plain vLLM on one H200",
+}
+# Repeats with another seed of one deployment only: beside the others they would make its numbers rest on other loads.
+LEFT_OUT: Final = {"h200": ("*-seed-2",)}
+
+
+def unpacked(name: str, into: Path) -> Path:
+    """The records of a folder of results, as a tree of run folders."""
+    for archive in sorted((RESULTS / name / "records").glob("*.tar.xz")):
+        with tarfile.open(archive) as tar:
+            tar.extractall(into, filter="data")
+    for pattern in LEFT_OUT.get(name, ()):
+        for run in list(into.rglob(pattern)):
+            shutil.rmtree(run)
+    return into
+
+
+def write(name: str) -> None:
+    """The report of one folder of results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        out = Path(temporary) / "report"
+        written = write_report(load_tree([unpacked(name, Path(temporary) / "records")]), out, TITLES[name])
+        target = RESULTS / name
+        shutil.rmtree(target / "plots", ignore_errors=True)
+        for figure in (out / "plots").rglob("*.png"):
+            kept = target / figure.relative_to(out)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(figure, kept)
+        shutil.copyfile(written.markdown, target / written.markdown.name)
+
+
+def main(names: Iterable[str]) -> None:
+    for name in names or TITLES:
+        write(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
