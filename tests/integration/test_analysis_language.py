@@ -12,7 +12,8 @@ from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers.evaluation import evaluate, together
 from pd_analysis.plots import fonts, style
 from pd_analysis.records.reader import load_tree
-from pd_analysis.words.language import speaking
+from pd_analysis.report import HTML
+from pd_analysis.words.language import LANGUAGES, speaking
 from pd_contracts.names import Topology
 
 ENGLISH = re.compile(r"\b[a-z]{3,} [a-z]{2,} [a-z]{2,}\b")
@@ -42,6 +43,24 @@ def test_no_english_sentence_is_left(sweep: Path) -> None:
     assert '<html lang="zh">' in page
     body = re.sub(r"<(script|style|svg|pre)\b.*?</\1>", "", page, flags=re.DOTALL)
     assert [node for node in re.findall(r">([^<>]+)<", body) if ENGLISH.search(node)] == []
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_in_short_a_terminal_says_what_decides_and_where_the_report_lies(
+    sweep: Path, lang: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweep / HTML).touch()
+
+    assert main(["compare", str(sweep), "--brief", "--lang", lang]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    simulated, findings, report = lines[0], " ".join(lines[1:-1]), lines[-1]
+    assert simulated == {"en": "SIMULATED", "zh": "模拟数据"}[lang]
+    assert "TTFT ≤ 500 ms" in findings
+    assert {"en": "the report names", "zh": "个疑点。"}[lang] in findings
+    assert report == {"en": f"Report: {sweep / HTML}", "zh": f"报告：{sweep / HTML}"}[lang]
+    assert bool(ENGLISH.search(findings)) == (lang == "en")
+    assert not any(line.startswith("┃") for line in lines)
 
 
 def test_the_numbers_are_the_same_in_both(tmp_path: Path) -> None:

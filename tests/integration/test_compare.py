@@ -67,7 +67,7 @@ def _done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_it_ends_well_and_names_the_report_last(done: Done) -> None:
     assert done.result.returncode == 0, done.result.stdout + done.result.stderr
-    assert done.result.stdout.rstrip().splitlines()[-1] == "results/report.html"
+    assert done.result.stdout.rstrip().splitlines()[-1] == "Report: results/report.html"
 
 
 def test_both_topologies_were_offered_the_same_schedule(done: Done) -> None:
@@ -210,7 +210,8 @@ def test_rates_are_found(tmp_path: Path) -> None:
         "--gpus",
         "1",
         *limits,
-        "--no-report",
+        "--lang",
+        "zh",
     )
     result = comparison(tmp_path, *words)
 
@@ -226,6 +227,11 @@ def test_rates_are_found(tmp_path: Path) -> None:
     assert bad, shares
     assert len(rates) >= 5
     assert "found for each deployment" in result.stdout
+    # Of so many points it shows what decides, in the language that was asked for, and no table for each.
+    _, _, verdict = result.stdout.partition("\nVerdict\n")
+    assert "TTFT ≤ 45 ms" in verdict
+    assert "┃" not in verdict
+    assert verdict.rstrip().endswith("报告：results/report.html")
 
 
 def test_a_deployment_that_does_not_start_is_in_the_report_and_the_others_are_measured(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.numbers.sweep import Sweep, best_rate, beyond, break_even, crossing, sweeps
 from pd_analysis.records.run import Run
 from pd_contracts.names import Role, Topology
-from pd_contracts.records import EngineInfo
+from pd_contracts.records import ClientHealth, EngineInfo
 from pd_contracts.timing import Stages
 
 
@@ -219,6 +219,42 @@ def test_a_queue_that_grows_is_saturated_and_a_level_one_is_not() -> None:
     assert not steadiness(level).saturated
     assert steadiness(level).settle_s == 0
     assert [doubt for doubt in doubts(group(*filling())) if "saturated" in doubt.sentence]
+
+
+def kept(
+    rate: float, *, grows: bool = False, topology: Topology = Topology.COMBINED, client: ClientHealth | None = None
+) -> Run:
+    """Everything within the limits, by a queue that is empty or that grows."""
+    records = [request(index, index / 10, ttft=0.1 + index * 0.005 if grows else 0.1) for index in range(90)]
+    about = manifest(
+        topology, workload=workload(rate=rate, input_tokens=100, goodput={"ttft": 900.0}), run_id=f"{topology}{rate}"
+    )
+    return run(records, msgspec.structs.replace(about, client=client or about.client))
+
+
+def lost(rate: float) -> Run:
+    return at(Topology.COMBINED, rate, ttft=2.0, good=0.0)
+
+
+def test_a_limit_that_a_growing_queue_still_keeps_is_at_most_what_it_carries() -> None:
+    said = of_sweep(swept(kept(2.0), kept(4.0, grows=True), lost(6.0)))
+
+    assert said[0].startswith("combined at most 2.10 req/s per GPU is the most within TTFT ≤ 900 ms")
+    assert "Requests already piled up within the limits" in said[1]
+    assert said[1].endswith("combined from 2.00 req/s per GPU.")
+    assert "at most" not in of_sweep(swept(kept(2.0), kept(4.0), lost(6.0)))[0]
+
+
+def test_points_that_are_not_to_be_decided_on_are_left_out_and_counted() -> None:
+    late = ClientHealth(valid=False, dispatch_lag_ms={"p99": 40.0}, receive_lag_ms={}, limit_ms=5.0)
+    found = swept(kept(2.0), kept(4.0), kept(6.0, client=late))
+    said = of_sweep(found)
+
+    assert said[0].startswith("combined at least 2.00 req/s per GPU")
+    assert said[1] == "1 point of 3 is left out of this, for the reason that the doubts give."
+    others = [kept(rate, topology=Topology.DISAGG) for rate in (2.0, 4.0)]
+    nothing = swept(*(kept(rate, client=late) for rate in (2.0, 4.0)), *others)
+    assert of_sweep(nothing)[0].endswith("Then: combined unknown.")
 
 
 def test_a_slow_start_is_a_reason_to_cut() -> None:

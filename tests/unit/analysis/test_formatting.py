@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_analysis.words.formatting import listed, ms, number, percent, ratio, setting, whole
+from pd_analysis.words.formatting import listed, mean_count, ms, number, percent, ratio, setting, whole, with_error
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,26 @@ def test_shares_become_percentages(share: float | None, text: str) -> None:
 )
 def test_ratios(value: float | None, text: str) -> None:
     assert ratio(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (19.7123, 0.328, "19.7 ± 0.3"),
+        (10.94, 4.88, "11 ± 5"),
+        (553.2, 249.0, "550 ± 250"),
+        (1234.5, 30.2, "1,230 ± 30"),
+        (0.16512, 0.00174, "0.1651 ± 0.0017"),
+        (2.46, 0.0, "2.46"),
+        (2.46, float("inf"), "2.46"),
+    ],
+)
+def test_a_value_has_no_more_digits_than_its_error(value: float, error: float, text: str) -> None:
+    assert with_error(value, error) == text
+
+
+def test_a_mean_of_equal_counts_is_whole() -> None:
+    assert [mean_count(value) for value in (63.0, 62.96, 2048.0, None)] == ["63", "63.0", "2,048", "–"]
 
 
 def test_words() -> None:

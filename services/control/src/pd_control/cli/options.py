@@ -260,6 +260,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     run = parser.add_argument_group("how it is done").add_argument
     run("--out", default="results/compare", metavar="DIR", help="where runs and report go (default: results/compare)")
     run("--title", default="", metavar="TEXT", help="title of the report")
+    run("--lang", choices=("en", "zh"), default="en", help="language of report and verdict (default: en)")
     run("--dry-run", action="store_true", help="only say what would be done, and how long it takes")
     run("--restart", action="store_true", help="throw away what an earlier comparison left in --out")
     run(

@@ -59,8 +59,13 @@ def compare(context_: Context, options: argparse.Namespace) -> int:
     runner = Runner(work, _stage(context_, asked, options))
     with context_.store.lock():
         runner.run()
-    shown = _render(context_, asked, results.root) if options.report else None
-    return _conclude(context_, runner.tally, results.root, begin, shown=shown)
+    shown = _render(context_, asked, results.root, options.lang) if options.report else None
+    _sum_up(context_, runner.tally, begin)
+    if shown:
+        _verdict(context_, asked, results.root, options.lang)
+    if runner.tally.missing or shown is False:
+        return INCOMPLETE
+    return CLIENT_LATE if runner.tally.late else 0
 
 
 def _asked(context_: Context, options: argparse.Namespace) -> Comparison:
@@ -184,27 +189,33 @@ def _stage(context_: Context, asked: Comparison, options: argparse.Namespace) ->
     return stages.processes(context_, engine, asked.gpus, stall_s=options.patience, force=options.force)
 
 
-def _render(context_: Context, asked: Comparison, root: Path) -> bool:
-    """Write report.html, report.md and plots, and the verdict to the terminal; False, after a sentence, if there is nothing to show."""
+def _render(context_: Context, asked: Comparison, root: Path, lang: str) -> bool:
+    """Write report.html, report.md and plots; False, after a sentence, if there is nothing to show."""
     runs = sorted({path.parents[1].name for path in root.glob("*/*/manifest.json")})
     if not runs:
         return False
-    terminal = context_.terminal
-    analysis = [sys.executable, "-m", "pd_analysis"]
-    # Plotting libraries tell of their font caches at INFO, in the middle of the steps.
-    environment = {**context_.environment, "LOG_LEVEL": context_.environment.get("LOG_LEVEL") or "WARNING"}
-    terminal.title("Report")
-    with terminal.step(f"report in {root}") as step:
-        words = [*analysis, "report", str(root), "--out", str(root), "--title", asked.title]
-        status = attached_command.run(words, environment, quiet=True)
+    context_.terminal.title("Report")
+    with context_.terminal.step(f"report in {root}") as step:
+        words = ["report", str(root), "--out", str(root), "--lang", lang, "--title", asked.title]
+        status = _analysis(context_, words, quiet=True)
         step.text = (
             f"report.html, report.md and plots in {root}"
             if status == 0
             else "no report: nothing was measured completely"
         )
-    if status == 0:
-        attached_command.run([*analysis, "compare", str(root), *_brief(asked)], environment)
     return status == 0
+
+
+def _verdict(context_: Context, asked: Comparison, root: Path, lang: str) -> None:
+    """What decides, and where the report lies that was rendered."""
+    context_.terminal.title("Verdict")
+    _analysis(context_, ["compare", str(root), "--lang", lang, *_brief(asked)])
+
+
+def _analysis(context_: Context, words: Sequence[str], *, quiet: bool = False) -> int:
+    # Plotting libraries tell of their font caches at INFO, in the middle of the steps.
+    environment = {**context_.environment, "LOG_LEVEL": context_.environment.get("LOG_LEVEL") or "WARNING"}
+    return attached_command.run([sys.executable, "-m", "pd_analysis", *words], environment, quiet=quiet)
 
 
 def _brief(asked: Comparison) -> Sequence[str]:
@@ -212,7 +223,8 @@ def _brief(asked: Comparison) -> Sequence[str]:
     return () if points <= _TABLES and asked.offer.modes == ["serve"] else ("--brief",)
 
 
-def _conclude(context_: Context, tally: Tally, root: Path, begin: float, *, shown: bool | None) -> int:
+def _sum_up(context_: Context, tally: Tally, begin: float) -> None:
+    """What is missing or must not be believed, and how long all of it took."""
     terminal = context_.terminal
     for missing in tally.missing:
         terminal.error(f"not measured: {missing.what}: {missing.reason}")
@@ -220,8 +232,3 @@ def _conclude(context_: Context, tally: Tally, root: Path, begin: float, *, show
         names = "; ".join(tally.late)
         terminal.error(f"the client was late in {names}: these runs are INVALID; lower --rates or free some cores")
     terminal.note(f"all of it took {age(time.monotonic() - begin)}")
-    if shown:
-        terminal.say(str(root / "report.html"))
-    if tally.missing or shown is False:
-        return INCOMPLETE
-    return CLIENT_LATE if tally.late else 0
