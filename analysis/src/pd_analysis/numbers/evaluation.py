@@ -49,7 +49,6 @@ class Result:
 
     @property
     def load(self) -> Load:
-        """What was offered."""
         return load_of(self.run.manifest.workload)
 
     @property
@@ -89,7 +88,6 @@ class Group:
 
     @property
     def workload(self) -> str:
-        """What was offered, in words."""
         asked = clauses(dict.fromkeys(words(result.run.manifest.workload) for result in self.results))
         if self.gpus is None:
             return asked
@@ -234,7 +232,6 @@ def _by_gpus(members: list[Result]) -> list[tuple[int | None, list[Result]]]:
 
 
 def gpus(result: Result) -> str:
-    """Its GPUs in words."""
     count = result.metrics.gpus
     return tr("an unknown number of GPUs") if count is None else gpus_words(count)
 

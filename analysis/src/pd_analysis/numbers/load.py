@@ -59,7 +59,6 @@ class Load:
 
 
 def load_of(workload: Workload) -> Load:
-    """What makes a run's load."""
     pace = pace_of(workload)
     return Load(
         pace=pace,
@@ -77,7 +76,6 @@ def load_of(workload: Workload) -> Load:
 
 
 def pace_of(workload: Workload) -> Pace:
-    """What set the pace of a run."""
     if workload.arrival == "phase-split":
         return Pace.PHASES
     if workload.batch_sizes:

@@ -79,7 +79,6 @@ class Series:
 
     @property
     def gpus(self) -> int | None:
-        """GPUs of the deployment."""
         return self.results[0].metrics.gpus
 
     @property
@@ -119,7 +118,6 @@ class Sweep:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The goodput limits."""
         return self.series[0].results[0].run.manifest.workload.goodput
 
 
