@@ -48,6 +48,15 @@ def test_a_python_image_runs_as_a_user_and_holds_its_own_package_alone(docker: N
     assert run("docker", "run", "--rm", image, "--help").returncode == 0
 
 
+@pytest.fixture(name="decode_image", scope="module")
+def _decode_image(vllm_cpu: None) -> str:
+    image = "pdstack/decode:cpu"
+    build_arguments = ("--build-arg", "VLLM_IMAGE=vllm/vllm-openai-cpu:v0.32.0")
+    built = run("docker", "build", "--tag", image, "--file", "services/decode/Dockerfile", *build_arguments, ".")
+    assert built.returncode == 0, built.stderr[-3000:]
+    return image
+
+
 @pytest.mark.parametrize(
     ("variables", "sentence"),
     [
@@ -59,15 +68,11 @@ def test_a_python_image_runs_as_a_user_and_holds_its_own_package_alone(docker: N
     ],
 )
 def test_an_engine_that_could_not_work_says_why_and_ends(
-    vllm_cpu: None, variables: dict[str, str], sentence: str
+    decode_image: str, variables: dict[str, str], sentence: str
 ) -> None:
-    image = "pdstack/decode:cpu"
-    build_arguments = ("--build-arg", "VLLM_IMAGE=vllm/vllm-openai-cpu:v0.32.0")
-    built = run("docker", "build", "--tag", image, "--file", "services/decode/Dockerfile", *build_arguments, ".")
-    assert built.returncode == 0, built.stderr[-3000:]
     options = [part for key, value in variables.items() for part in ("--env", f"{key}={value}")]
 
-    result = run("docker", "run", "--rm", "--env", "ENGINE_DEVICE=cpu", *options, image)
+    result = run("docker", "run", "--rm", "--env", "ENGINE_DEVICE=cpu", *options, decode_image)
 
     assert result.returncode == 2
     assert sentence in result.stderr

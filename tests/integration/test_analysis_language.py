@@ -3,6 +3,7 @@
 import re
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from support.analysis import failed, request, write_pair, write_realistic, write_run
@@ -25,18 +26,25 @@ def rendered(tmp_path: Path, *options: str) -> tuple[str, str]:
     return tuple((tmp_path / "report" / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))  # type: ignore[return-value]
 
 
-@pytest.fixture(name="sweep")
-def _sweep(tmp_path: Path) -> Path:
+class Chinese(NamedTuple):
+    """A sweep's report in Chinese."""
+
+    folder: Path
+    text: str
+    page: str
+
+
+@pytest.fixture(name="chinese", scope="module")
+def _chinese(tmp_path_factory: pytest.TempPathFactory) -> Chinese:
+    runs = tmp_path_factory.mktemp("sweep")
     for rate in (8.0, 16.0):
         for topology in Topology:
-            write_realistic(
-                tmp_path / f"{rate:g}" / topology, topology, rate=rate, requests=30, tokens=4, simulated=True
-            )
-    return tmp_path
+            write_realistic(runs / f"{rate:g}" / topology, topology, rate=rate, requests=30, tokens=4, simulated=True)
+    return Chinese(runs / "report", *rendered(runs, "--lang", "zh"))
 
 
-def test_no_english_sentence_is_left(sweep: Path) -> None:
-    text, page = rendered(sweep, "--lang", "zh")
+def test_no_english_sentence_is_left(chinese: Chinese) -> None:
+    _, text, page = chinese
 
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     assert [line for line in prose.splitlines() if ENGLISH.search(line)] == []
@@ -118,9 +126,9 @@ def words_of(folder: Path) -> dict[str, list[str]]:
     fonts.chinese_font() is None,
     reason="no font with Chinese characters (Debian, Ubuntu: apt-get install fonts-wqy-microhei)",
 )
-def test_figures_are_translated_where_there_is_a_font(sweep: Path) -> None:
-    text, page = rendered(sweep, "--lang", "zh")
-    figures = words_of(sweep / "report")
+def test_figures_are_translated_where_there_is_a_font(chinese: Chinese) -> None:
+    folder, text, page = chinese
+    figures = words_of(folder)
 
     assert len(figures) > 12
     assert {name: words for name, words in figures.items() if not any(map(CHINESE.search, words))} == {}

@@ -267,7 +267,7 @@ async def test_an_engine_that_stands_still_is_found_out_although_it_opens_every_
 @CONNECTORS
 @pytest.mark.parametrize("seen", [b"HTTP/1.1 200", None], ids=["after the first byte", "before the first byte"])
 async def test_a_client_that_leaves_leaves_no_kv_behind(deployment: Deployment, seen: bytes | None) -> None:
-    deployment.step_ms = 20.0
+    deployment.step_ms = 20.0 if seen else 400.0  # prefill runs for one step, in which it has to be seen
     prefill, decode = await deployment.pair()
     client = await RawClient.send(deployment.proxy, asked(stream=True, max_output_tokens=2000), PATH)
     if seen is None:
