@@ -2,11 +2,12 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format unit integration e2e chart cluster k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
+.PHONY: help demo test parallel timed images containers lint format unit integration e2e chart cluster k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
 ARGS :=
+PACKAGES := $(notdir $(wildcard */src/pd_* services/*/src/pd_*))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -14,8 +15,21 @@ help: ## list the targets
 demo: venv ## compare both topologies with simulated engines: no GPU, no Docker, report in results/demo
 	@$(BIN)/pdctl demo $(ARGS)
 
-test: lint ## lint, then all tests; those that need Docker run where it answers
-	$(BIN)/pytest $(ARGS)
+test: lint parallel timed containers ## lint, then all tests; those that need Docker run where it answers
+
+parallel: venv ## tests that may run beside each other, on every core; prints the coverage of each package
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster)" --cov --cov-report= $(ARGS)
+	@for package in $(PACKAGES); do \
+		printf 'coverage of %-14s %3s %%\n' $$package "$$($(BIN)/coverage report --include="*/$$package/*" --format=total)"; done
+
+timed: venv ## tests that compare times: nothing runs beside them
+	$(BIN)/pytest -m timed $(ARGS)
+
+images: ## build the images that tests with Docker run
+	docker compose $(patsubst %,--profile %,sim cpu cpu-combined load analysis monitoring) build --quiet
+
+containers: venv ## tests with Docker: images, compose, real vLLM on the CPU
+	$(BIN)/pytest -m docker $(ARGS)
 
 lint: venv lock-check ## ruff, mypy, lock file
 	$(BIN)/ruff check .
@@ -84,7 +98,7 @@ lock-check: venv ## uv.lock fits the pyproject files
 	@$(BOOTSTRAP) lock --check -q
 
 clean: ## remove what tools and demos wrote; .venv, .tools and results stay
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis dist results/demo
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist results/demo
 	find . -name __pycache__ -not -path './.venv/*' -not -path './.tools/*' -prune -exec rm -rf {} +
 
 venv:

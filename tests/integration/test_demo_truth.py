@@ -11,6 +11,8 @@ from support.control import environment, pdctl
 from pd_contracts.latency import itl, tpot, ttft_from_send
 from pd_contracts.records import REQUESTS, RequestRecord, read_lines
 
+pytestmark = pytest.mark.timed
+
 # Slow enough that 2 % of it is far above what sockets cost, and nothing that depends on load.
 PROFILE = """
 description = "A fixed profile for a test"

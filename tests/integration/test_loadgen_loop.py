@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.timed
+
 # The loop is kept busy for 50 ms in the middle of 150 ms; the probe looks every 5 ms.
 CODE = """
 import sys, time, gevent

@@ -10,6 +10,8 @@ from support.loadgen import Served, StampedServer, run
 
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 
+pytestmark = pytest.mark.timed
+
 TTFT, TPOT = 0.1, 0.005
 
 

@@ -14,6 +14,8 @@ from pd_contracts import latency
 from pd_contracts.names import Topology
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
 
+pytestmark = pytest.mark.timed
+
 TTFT, TPOT, OUTPUTS = 0.2, 0.02, 8
 
 

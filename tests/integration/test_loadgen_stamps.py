@@ -14,6 +14,8 @@ from support.loadgen import StampedServer, run
 
 from pd_contracts.records import Manifest, read_json
 
+pytestmark = pytest.mark.timed
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's stamps are Linux's")
 
 # A server thread writes three chunks, 50 ms apart; the loop is kept busy over the second, which it reads 30 ms late.

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 from support.faults import HEAD, PAGE, SCENARIOS, TAIL, Report, Scenario, run_all
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture(name="reports", scope="module")
 def _reports(request: pytest.FixtureRequest) -> dict[str, Report | BaseException]:

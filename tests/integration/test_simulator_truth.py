@@ -22,6 +22,8 @@ from support.simulator import Answer, Simulator, disaggregated, settings_for, sp
 from pd_contracts.board import Board
 from pd_contracts.names import Connector, Role
 
+pytestmark = pytest.mark.timed
+
 STEP_S = 0.020
 
 
