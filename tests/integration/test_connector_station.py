@@ -424,3 +424,13 @@ def test_between_equal_engines_the_first_transport_is_taken(engine: Callable[...
     found = p.station.plant.stats.take() or {}
     assert ["peer_up", f"{d.address} tcp", 1] in found["gauges"], "what only one of them has is not tried"
     assert not [name for name, *_ in found["counts"] if name == "fell_back"]
+
+
+def test_a_copy_may_take_longer_than_a_greeting(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(), engine()
+    p.prefill("k", [1], d.address)
+    d.expect("k", p.address)
+    d.until("k", Ready)
+    writer: Any = p.station.outgoing._links[d.address].writer
+
+    assert writer._sock.gettimeout() == QUICK.put_timeout_s != QUICK.hello_timeout_s

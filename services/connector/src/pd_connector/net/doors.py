@@ -200,7 +200,7 @@ class Doors:
         try:
             sock, welcome = greet(self._identity, target, "push", list(self._transports), limit)
             try:
-                transport, writer, worse_than = choose(welcome, self._transports, self._staging, target, limit)
+                transport, writer, worse_than = choose(welcome, self._transports, self._staging, target, self._settings)
                 use(sock, transport)
             except (OSError, RefusedError):
                 sock.close()

@@ -8,6 +8,7 @@ from pd_connector.memory.pages import Memory
 from pd_connector.net.channel import tune
 from pd_connector.net.tcp import read_message
 from pd_connector.net.transport import Invitation, Transport, TransportError, Writer
+from pd_connector.settings import Settings
 from pd_connector.wire.frames import frame
 from pd_connector.wire.messages import VERSION, Hello, ProtocolError, Purpose, Refusal, Use, Welcome
 from pd_connector.wire.params import split
@@ -90,7 +91,7 @@ def choose(
     transports: Mapping[str, Transport],
     staging: Callable[[str], Memory],
     address: str,
-    timeout_s: float,
+    settings: Settings,
 ) -> tuple[Transport, Writer, dict[str, str]]:
     """Open the first transport that works; the offers are in decode's order. Also returns why better ones did not.
 
@@ -100,7 +101,9 @@ def choose(
     reasons: dict[str, str] = {}
     for offer in welcome.offers:
         transport = transports[offer.transport]
-        invitation = Invitation(address, welcome.session, offer.details, timeout_s)
+        invitation = Invitation(
+            address, welcome.session, offer.details, settings.hello_timeout_s, settings.put_timeout_s
+        )
         try:
             return transport, transport.open(invitation, staging(transport.kind)), reasons
         except TransportError as error:

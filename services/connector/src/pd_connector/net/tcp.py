@@ -111,6 +111,7 @@ class TcpTransport:
             reason = answer.reason if isinstance(answer, Refusal) else "decode answered something else"
             msg = f"tcp: {reason}"
             raise TransportError(msg)
+        sock.settimeout(invitation.put_timeout_s)
         return TcpWriter(sock, staging)
 
     def listen(self, site: Site) -> dict[str, str]:

@@ -24,12 +24,18 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What prefill knows of a connection when it opens a transport for it."""
+    """What prefill knows of a connection when it opens a transport for it.
+
+    Attributes:
+        timeout_s: for each step of opening it.
+        put_timeout_s: for each copy after that.
+    """
 
     address: str
     session: str
     details: dict[str, str]
     timeout_s: float
+    put_timeout_s: float
 
 
 class Writer(Protocol):

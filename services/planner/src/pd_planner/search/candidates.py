@@ -20,6 +20,7 @@ USUAL: Final = (Connector.NIXL, Connector.P2P_NCCL)
 
 
 def name_of(connector: Connector) -> str:
+    """Its entry in NAMES."""
     return next(name for name, known in NAMES.items() if known is connector)
 
 
@@ -53,6 +54,7 @@ class Candidate:
 
     @property
     def gpus(self) -> int:
+        """Boards of a cell."""
         return (self.prefills + self.others) * self.tensor_parallel
 
     @property

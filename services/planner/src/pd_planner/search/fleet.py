@@ -22,6 +22,7 @@ class Fleet:
 
     @property
     def gpus(self) -> int:
+        """Boards in all."""
         return self.cells * self.candidate.gpus
 
     @property
@@ -60,6 +61,7 @@ class Operation:
 
     @property
     def total_watts(self) -> float:
+        """Of all boards."""
         return sum(self.watts.values())
 
 

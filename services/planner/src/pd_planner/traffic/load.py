@@ -29,6 +29,7 @@ class Load:
         return Load(self.at[:count], self.prompt[:count], self.output[:count], self.cached[:count])
 
     def __len__(self) -> int:
+        """How many requests."""
         return len(self.at)
 
 
