@@ -4,6 +4,7 @@
     python benchmarks/connector price MODEL [--gpus 0,0] [--lengths 512,2048,4096]    one stream, each order, against plain
     python benchmarks/connector load MODEL --gpus 0,1 [--rates 10,20,30]              the same arrivals on two GPUs: plain, and one prefill and one decode
     python benchmarks/connector transports                                            pages from process to process, each way that this machine has
+    python benchmarks/connector page docs/results/h200-p2p                            a results page's tables from its data
 
 `price` needs vLLM in the Python that runs it. MODEL may be a shape without weights (`benchmarks/gpu/shape.py`) with `--dummy`.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import load
+import page
 import price
 import transports
 from engines import Pair
@@ -43,10 +45,13 @@ def main() -> None:
         command.add_argument("--orders", default="plain,decode-first,announced")
     two = commands.add_parser("transports")
     transports.options(two)
+    commands.add_parser("page").add_argument("folder", type=Path)
     arguments = sys.argv[1:]
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:end], argparse.Namespace(engine_arguments=arguments[end + 1 :]))
-    if options.command == "transports":
+    if options.command == "page":
+        (options.folder / "README.md").write_text(page.written(options.folder))
+    elif options.command == "transports":
         transports.run(options)
     else:
         measure(options)

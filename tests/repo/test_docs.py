@@ -1,5 +1,6 @@
 """What the documentation says of settings, files and commands is so."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -61,3 +62,14 @@ def test_the_readmes_commands_are_targets_of_the_makefile() -> None:
 
     assert used
     assert used <= targets
+
+
+def test_the_page_on_p2p_says_what_its_data_says() -> None:
+    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks/connector/page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    folder = ROOT / "docs/results/h200-p2p"
+
+    assert page.written(folder) == (folder / "README.md").read_text(), f"python benchmarks/connector page {folder}"

@@ -1,0 +1,136 @@
+# ruff: noqa: INP001 - scripts, not a package
+"""The tables of a results page, from the data beside it: what stands between `<!-- NAME -->` and `<!-- end -->` is written anew."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# The columns and their names for readers.
+ORDERS = {
+    "official": "prefill, then decode",
+    "decode-first": "both asked at once",
+    "hand-off": "hand-off",
+    "announced": "hand-off, announced",
+    "late": "decode chosen late",
+}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def price(data: dict[str, Any]) -> str:
+    """Time to the first token, and how much of it is above plain."""
+    rows = []
+    for length, orders in data.items():
+        plain = orders["plain"]["ttft"]
+        cells = [f"{orders[order]['ttft']:.1f} ({orders[order]['ttft'] - plain:+.1f})" for order in ORDERS]
+        rows.append([f"{int(length):,}", f"{plain:.1f}", *cells])
+    return table(["prompt tokens", "plain", *ORDERS.values()], rows)
+
+
+def later_tokens(data: dict[str, Any]) -> str:
+    """From token 1 to token 2, and the time of a token after that."""
+    rows = [
+        [
+            f"{int(length):,}",
+            *(f"{orders[order]['second']:.1f} / {orders[order]['tpot']:.2f}" for order in ("plain", *ORDERS)),
+        ]
+        for length, orders in data.items()
+    ]
+    return table(["prompt tokens", "plain", *ORDERS.values()], rows)
+
+
+def stages(data: dict[str, Any]) -> str:
+    """Where the time goes when both are asked at once."""
+    names = next(iter(data.values()))["decode-first"]["stages"]
+    rows = [[name, *(f"{orders['decode-first']['stages'][name]:.2f}" for orders in data.values())] for name in names]
+    return table(["ms", *(f"{int(length):,} tokens" for length in data)], rows)
+
+
+def load(data: list[dict[str, Any]]) -> str:
+    """The same arrivals on two GPUs."""
+    names = {"plain": "plain, both GPUs", "decode-first": "1P1D, both asked at once", "announced": "1P1D, announced"}
+    rows = [
+        [
+            f"{row['rate a GPU']:g}/s a GPU, {names[row['order']]}",
+            *(" / ".join(f"{value:.1f}" for value in row[what]) for what in ("TTFT ms", "TPOT ms", "longest gap ms")),
+            f"{row['requests']}, {row['failed']}",
+        ]
+        for row in data
+    ]
+    return table(
+        ["512 → 64 tokens", "TTFT p50 / p90 / p99, ms", "TPOT, ms", "longest gap, ms", "requests, failed"], rows
+    )
+
+
+def busy_decode(data: list[dict[str, Any]]) -> str:
+    """What transfers without a pause take away from a decode that multiplies matrices without a pause."""
+    rows = []
+    for row in data:
+        if "products/s alone" not in row:
+            continue
+        alone, beside = row["products/s alone"], row["with transfers"]
+        rows.append(
+            [
+                row["transport"],
+                *(f"{row[name]:.1f}" for name in ("ready ms", "loaded ms", "busy ready ms")),
+                f"{alone:,.0f} → {beside:,.0f} ({100 * (beside / alone - 1):+.1f} %)",
+            ]
+        )
+    return table(
+        ["256 MiB", "there, ms", "in its blocks, ms", "there while decode is busy, ms", "decode's products/s"], rows
+    )
+
+
+def parity(data: list[dict[str, Any]]) -> str:
+    """Outcomes of the parity tests, three a pair of engines, in their order."""
+    rows = []
+    for row in data:
+        outcomes, pairs = row["outcomes"], row["pairs"]
+        of = {pair: outcomes[3 * index : 3 * index + 3] for index, pair in enumerate(pairs)}
+        whole = [pair for pair, found in of.items() if found == "..."]
+        failed = [pair for pair, found in of.items() if "F" in found]
+        rest = [pair for pair, found in of.items() if len(found) < 3]
+        rows.append(
+            [f"vLLM {row['vllm']}", f"{outcomes.count('.')} of {row['tests']}", *map(_listed, (whole, failed, rest))]
+        )
+    return table(["", "tests passed", "pairs that passed", "that failed", "not (wholly) run"], rows)
+
+
+def _listed(pairs: list[str]) -> str:
+    return ", ".join(pairs) or "none"
+
+
+TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
+    "price": (price, "price"),
+    "later tokens": (later_tokens, "price"),
+    "stages": (stages, "price"),
+    "load": (load, "load"),
+    "busy decode": (busy_decode, "transports"),
+    "parity": (parity, "parity"),
+}
+
+
+def written(folder: Path) -> str:
+    """The page with its tables as the data has them.
+
+    Raises:
+        ValueError: if it has no place, or several, for a table.
+    """
+    text = (folder / "README.md").read_text()
+    for name, (make, source) in TABLES.items():
+        text = _put(text, name, make(json.loads((folder / "data" / f"{source}.json").read_text())))
+    return text
+
+
+def _put(text: str, name: str, made: str) -> str:
+    begin = f"<!-- {name} -->\n"
+    if text.count(begin) != 1:
+        msg = f"the page has {text.count(begin)} places for the table `{name}`"
+        raise ValueError(msg)
+    before, _, after = text.partition(begin)
+    return f"{before}{begin}\n{made}\n\n<!-- end -->{after.partition('<!-- end -->')[2]}"
