@@ -1,9 +1,11 @@
 """What decode's scheduler does with requests whose KV comes from elsewhere."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pd_connector.core.loads import LOCAL_GRACE_S, PLAIN, WAIT, Found, Loads, Verdict
-from pd_connector.core.orders import Drain, Drop, Expect, Failed, Forget, Landing, Load, Order, Pressed, Ready
+from pd_connector.core.orders import Drain, Drop, Event, Expect, Failed, Forget, Landing, Load, Order, Pressed, Ready
 
 
 def loads(*, ranks: int = 1, fail: bool = False) -> Loads:
@@ -192,3 +194,52 @@ def test_requests_of_nobody_are_plain(name: str) -> None:
     assert waiting.verdict(name, 0, 0.0) == PLAIN
     assert waiting.allocated(name, (1,), 0, 0) == []
     assert waiting.finished(name) == ([], "")
+
+
+EVENTS = ("landing", "ready", "failed", "pressed", "relieved", "schedule", "finish")
+
+
+@given(
+    ranks=st.integers(1, 3),
+    fail=st.booleans(),
+    cached=st.integers(0, 39),
+    follows=st.booleans(),
+    steps=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3), st.integers(0, 2)), max_size=60),
+)
+def test_in_every_order_of_events_kv_is_used_or_dropped_exactly_once(
+    ranks: int, cached: int, steps: list[tuple[str, int, int]], *, fail: bool, follows: bool
+) -> None:
+    """Four requests, two and two with one key; each prompt has 40 tokens, of which the prefix cache may have some."""
+    waiting, keys = Loads(ranks, fail=fail), {name: f"k{name % 2}" for name in range(4)}
+    ready: dict[str, set[int]] = {"k0": set(), "k1": set()}
+    ends: dict[str, list[Order]] = {"k0": [], "k1": []}
+    over, owners = set[int](), dict[str, int]()
+    for name, key in keys.items():
+        expected = waiting.add(
+            str(name), key, source="10.0.0.1:1", prompt=40, tokens=39 if follows else 40, follows=follows, now=0.0
+        )
+        assert expected == ([Expect(key, "10.0.0.1:1", follows)] if owners.setdefault(key, name) == name else [])
+    for what, name, rank in [*steps, *(("finish", name, 0) for name in range(4))]:
+        key = keys[name]
+        if what in ("landing", "ready", "failed") and rank < ranks:
+            events: dict[str, Event] = {"landing": Landing(key), "ready": Ready(key, 7), "failed": Failed(key, "lost")}
+            waiting.inbox.append((rank, events[what]))
+            ready[key] |= {rank} if what == "ready" else set()
+        elif what in ("pressed", "relieved"):
+            waiting.inbox.append((rank % ranks, Pressed(what == "pressed")))
+        elif what == "schedule" and name not in over:
+            found = waiting.verdict(str(name), cached, 0.0)
+            external = found.tokens if found.verdict in (Verdict.LOAD, Verdict.DRAIN) else 0
+            if found.verdict is Verdict.LOAD:
+                assert len(ready[key]) == ranks, "nothing runs before all ranks have its KV"
+            if found.verdict is not Verdict.WAIT:
+                assert external + cached <= 40
+                ends[key] += waiting.allocated(str(name), (1, 2, 3), 0, external)
+        elif what == "finish" and name not in over:
+            over.add(name)
+            orders, outcome = waiting.finished(str(name))
+            ends[key] += orders
+            assert outcome in ("loaded", "drained", "recomputed", "cached", "aborted", "")
+    assert len(waiting) == 0
+    for told in ends.values():
+        assert len(told) == 1, f"the workers hear exactly once what becomes of a key: {told}"
