@@ -34,6 +34,7 @@ class Generation:
     n: int
     ignore_eos: bool
     stop: tuple[str, ...]
+    stop_is_part: bool
     stream: bool
     include_usage: bool
     continuous_usage: bool
@@ -79,7 +80,7 @@ class Rules:
         """
         body = parse(data, ChatBody)
         self.check(body)
-        prompt = self.chat_tokens(body)
+        prompt = self._forwarded(body) or self.chat_tokens(body)
         return self.generation(body, [prompt], self._chat_limit(body, len(prompt)))
 
     def batch(self, data: bytes) -> Generation:
@@ -139,6 +140,17 @@ class Rules:
             msg = "messages must not be empty"
             raise invalid(msg, "messages")
         return self.tokenizer.chat(messages, add_generation_prompt=body.add_generation_prompt is not False)
+
+    def _forwarded(self, body: ChatBody) -> list[int] | None:
+        """The prompt as token ids, where a router brings it along (vLLM 0.32)."""
+        ids = (body.kv_transfer_params or {}).pop("prompt_token_ids", None)
+        if ids is None:
+            return None
+        if not isinstance(ids, list) or not ids or not _are_ids(ids):
+            msg = "`kv_transfer_params['prompt_token_ids']` must be a non-empty list of token ids"
+            raise invalid(msg, "kv_transfer_params.prompt_token_ids")
+        self.check_tokens(ids)
+        return ids
 
     def check_model(self, name: str | None) -> None:
         """Refuse another model's name; none at all is fine, as in vLLM.
@@ -216,6 +228,7 @@ class Rules:
             n=n,
             ignore_eos=bool(body.ignore_eos),
             stop=stop,
+            stop_is_part=body.include_stop_str_in_output is True,
             stream=bool(body.stream),
             include_usage=bool(options.include_usage),
             continuous_usage=bool(options.include_usage and options.continuous_usage_stats),

@@ -25,7 +25,8 @@ class Reply:
         self.abort = abort
         self.requests: list[Request] = []
         self.outputs = [
-            Output(tokenizer, StopStrings(generation.stop)) for _ in range(len(generation.prompts) * generation.n)
+            Output(tokenizer, StopStrings(generation.stop, part=generation.stop_is_part))
+            for _ in range(len(generation.prompts) * generation.n)
         ]
         self.error: ApiError | None = None
         self._open = len(self.outputs)
