@@ -142,8 +142,13 @@ def combined(scenario: Scenario) -> Scenario:
     return replace(scenario, topology=COMBINED, role=Role.COMBINED, retried=retried)
 
 
+def handed_off(scenario: Scenario) -> Scenario:
+    """The same fault with P2pConnector: prefill has written the first token, so whom decode keeps waiting then is not asked again but goes on elsewhere."""
+    return replace(scenario, retried=False) if scenario.name == "stalls after the first token" else scenario
+
+
 SCENARIOS = [
-    *ANY,
+    *map(handed_off, ANY),
     Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "ready", retried=False),
     Scenario("takes KV slowly", Role.DECODE, SLOW_KV, "ready", retried=False),
     Scenario("has no memory for KV", Role.DECODE, {"out_of_memory": True}, "ready", retried=False),
@@ -153,7 +158,7 @@ SCENARIOS = [
     *(replace(scenario, connector=Connector.EXAMPLE) for scenario in ANY),
     *(alone(scenario) for scenario in ANY),
     *(combined(scenario) for scenario in ANY if scenario.role is Role.DECODE),
-    *(replace(scenario, topology=WORKERS) for scenario in ANY),
+    *(replace(handed_off(scenario), topology=WORKERS) for scenario in ANY),
 ]  # fmt: skip
 
 

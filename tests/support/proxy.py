@@ -231,6 +231,8 @@ def document(engine: FakeEngine, call: Call, tokens: int) -> dict[str, Any]:
     params = None
     if engine.connector is Connector.NIXL and engine.role is Role.PREFILL:
         params = {"do_remote_prefill": True, "remote_host": "10.1.2.3", "remote_block_ids": [1, 2], "tp_size": 1}
+    if engine.connector is Connector.P2P and engine.role is Role.PREFILL and "kv_transfer_params" in call.body:
+        params = {"pd": {"key": call.body["kv_transfer_params"]["pd"]["key"], "blocks": 1, "tokens": 3}}
     if call.is_response:
         return {
             "id": call.engine_id,

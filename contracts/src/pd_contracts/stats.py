@@ -58,6 +58,8 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         ready: what `GET /ready` answers.
         workers: processes that serve requests.
+        handed_off: requests whose first token prefill wrote.
+        migrations: streams that went on at other engines when theirs failed.
         worker_restarts: how many of them ended and were replaced.
     """
 
@@ -72,6 +74,8 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     rejected_pings: int = 0
     drained: int = 0
     retries: int = 0
+    handed_off: int = 0
+    migrations: int = 0
     workers: int = 1
     worker_restarts: int = 0
     uptime_s: float = 0.0

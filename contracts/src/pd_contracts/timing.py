@@ -21,6 +21,8 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         prefill_instance: name of the instance, never an address; empty for a combined engine.
         decode_instance: name of the instance that wrote the tokens.
         retries: attempts that failed before this one.
+        first_token: "prefill" if the first token was handed off, so decode wrote only the rest; `first_token_reason`: why it was not.
+        migrations: how often another engine went on with the stream after one that died.
     """
 
     queue: float
@@ -30,6 +32,9 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decode_instance: str
     prefill_instance: str = ""
     retries: int = 0
+    first_token: str = ""
+    first_token_reason: str = ""
+    migrations: int = 0
 
 
 _decoder = msgspec.json.Decoder(Stages)

@@ -142,6 +142,9 @@ DRAIN_TIMEOUT_S: {{ $proxy.drainSeconds | quote }}
 POLICY: {{ $proxy.policy }}
 CANARY: {{ ternary "on" "off" $proxy.canary | quote }}
 DISAGG_MIN_TOKENS: {{ int64 $proxy.disaggMinTokens | quote }}
+FIRST_TOKEN: {{ $proxy.firstToken }}
+DECODE_ASKED: {{ $proxy.decodeAsked }}
+MIGRATE: {{ ternary "on" "off" $proxy.migrate | quote }}
 PROXY_WORKERS: {{ int64 $proxy.workers | quote }}
 MAX_IN_FLIGHT: {{ int64 $proxy.maxInFlight | quote }}
 KV_IN_FLIGHT_BYTES: {{ int64 $proxy.kvInFlightBytes | quote }}

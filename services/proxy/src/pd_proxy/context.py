@@ -14,6 +14,7 @@ from pd_proxy.errors import ShuttingDownError
 from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Metrics
+from pd_proxy.protocol.stand_in import StandIns
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
 from pd_proxy.tasks import Tasks
@@ -54,6 +55,7 @@ class Context(ABC):
     keys: Keys
     started: float
     tasks: Tasks = field(default_factory=Tasks)
+    stand_ins: StandIns = field(default_factory=StandIns)
     stopping: bool = False
 
     def __post_init__(self) -> None:

@@ -253,6 +253,12 @@ class AnswerTooLargeError(UpstreamError):
     cause = "answer_too_large"
 
 
+class NotContinuedError(UpstreamError):
+    """The engine could not go on where another one had ended; the request itself may go on elsewhere."""
+
+    cause = "not_continued"
+
+
 class StalledError(UpstreamError):
     """The engine stands still."""
 

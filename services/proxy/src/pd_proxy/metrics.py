@@ -33,6 +33,8 @@ class Numbers(msgspec.Struct, frozen=True):
     failures: int = 0
     drains: int = 0
     retries: int = 0
+    handed_off: int = 0
+    migrations: int = 0
     rejected_pings: int = 0
     worker_restarts: int = 0
 
@@ -87,12 +89,23 @@ class Metrics(Collector):
         self.failures = 0
         self.drains = 0
         self.retries = 0
+        self.handed_off = 0
+        self.migrations = 0
         self.rejected_pings = 0
         self.worker_restarts = 0
         self._requests = self._counter("requests", "Requests by endpoint and status", "endpoint", "status")
         self._causes = self._counter("failures", "Requests that failed, by cause", "cause")
         self._rejected = self._counter("rejected_pings", "Pings refused, by reason", "reason")
         self._retried = self._counter("retries", "Attempts after a failed one, by what had failed", "cause")
+        self._first_tokens = self._counter(
+            "first_tokens",
+            "Requests with P2pConnector by who wrote the first token, and why decode did",
+            "by",
+            "reason",
+        )
+        self._migrations = self._counter(
+            "migrations", "Streams that were to go on at other engines, by result", "result"
+        )
         self._canaries = self._counter("canaries", "Canaries of pairs, by verdict", "verdict")
         self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
         self._refused_connections = self._counter(
@@ -141,6 +154,17 @@ class Metrics(Collector):
         self.retries += 1
         self._retried.labels(cause).inc()
 
+    def first_token(self, *, handed_off: bool, reason: str) -> None:
+        """A request with P2pConnector has ended; `reason` is why decode wrote all of it."""
+        done = handed_off and not reason
+        self.handed_off += done
+        self._first_tokens.labels("prefill" if done else "decode", reason).inc()
+
+    def migrated(self, result: str) -> None:
+        """A stream whose engine failed goes on elsewhere ("done") or does not ("failed")."""
+        self.migrations += result == "done"
+        self._migrations.labels(result).inc()
+
     def canary(self, verdict: str) -> None:
         self._canaries.labels(verdict).inc()
 
@@ -175,6 +199,8 @@ class Metrics(Collector):
             failures=self.failures,
             drains=self.drains,
             retries=self.retries,
+            handed_off=self.handed_off,
+            migrations=self.migrations,
             rejected_pings=self.rejected_pings,
             worker_restarts=self.worker_restarts,
         )

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -21,6 +22,20 @@ OWN_HEADERS: Final = frozenset(
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 
 Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Writer(StrEnum):
+    """Who writes the first token of an answer."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class When(StrEnum):
+    """When decode hears of a request."""
+
+    AT_ONCE = "at_once"
+    AFTER_PREFILL = "after_prefill"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +147,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="connections that one address may hold at a time, more get 429; 0: nine tenths of those for which there are descriptors",
         ),
     ] = 0
+    first_token: Annotated[
+        Writer,
+        Meta(
+            description="who writes the first token with P2pConnector; prefill: where the answer stays the same, clients get it before decode has begun"
+        ),
+    ] = Writer.PREFILL
+    decode_asked: Annotated[
+        When,
+        Meta(description="when decode hears of a request with P2pConnector; other connectors: always after prefill"),
+    ] = When.AT_ONCE
+    migrate: Annotated[
+        bool,
+        Meta(
+            description="greedy streams of an engine that dies go on at others; on: engines are asked for token ids, which costs a little a chunk"
+        ),
+    ] = False
     kv_in_flight_bytes: Annotated[
         int, Meta(ge=0, description="KV on its way to one decode engine, bytes; more waits; 0: no bound")
     ] = 0

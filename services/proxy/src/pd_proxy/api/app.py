@@ -77,6 +77,8 @@ def end(context: Context, trace: Trace) -> None:
     trace.left()
     let_go(trace)
     context.metrics.ended(trace.endpoint, trace.status, trace.cause, fault=trace.server_fault)
+    if trace.handed_off or trace.kept_back:
+        context.metrics.first_token(handed_off=trace.handed_off, reason=trace.kept_back)
     stages = trace.stages(monotonic())
     if trace.complete:
         context.metrics.staged(stages)
@@ -99,6 +101,8 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
         "status": trace.status,
         "cause": trace.cause,
         "retries": trace.retries,
+        "first_token": stages.first_token or stages.first_token_reason,
+        "migrations": trace.migrations,
         "stream": trace.stream,
         "id": trace.uuid,
         "client_id": trace.client_id,

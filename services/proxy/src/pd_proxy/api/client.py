@@ -290,26 +290,34 @@ class Client(asyncio.Protocol):
         self._delivering = False
 
     async def _stream(self, stream: Stream, trace: Trace) -> None:
-        headers = {"Content-Type": EVENTS, **stream_headers(trace), "Transfer-Encoding": "chunked"}
-        if (block := stream.whole()) is not None:
-            events = block + last_events(stream, trace)
-            self._write(self._response(200, headers) + write_chunk(events) + LAST_CHUNK)
-            return
+        head = self._response(200, {"Content-Type": EVENTS, **stream_headers(trace), "Transfer-Encoding": "chunked"})
+        while (block := stream.whole()) is None:
+            error = await self._relayed(stream, head)
+            head = b""
+            if error is None:
+                break
+            successor = await stream.resume(error)
+            if successor is None:
+                trace.fail(error)
+                self._keep_alive = self._keep_alive and not self._write_paused
+                self._write(write_chunk(stream.error_event(error)) + LAST_CHUNK)
+                return
+            stream = trace.answer = successor
+        self._write(head + write_chunk((block or b"") + last_events(stream, trace)) + LAST_CHUNK)
+
+    async def _relayed(self, stream: Stream, head: bytes) -> ProxyError | None:
+        """Pass a stream on to its end mark; what came instead of that."""
         write = self._write if self._transport is None else self._transport.write
-        relay = self._relay = stream.relay(write, self._response(200, headers))
+        relay = self._relay = stream.relay(write, head)
         if self._write_paused:
             relay.pause()
         try:
             await relay.done
         except ProxyError as error:
-            trace.fail(error)
-            last = stream.error_event(error)
-            self._keep_alive = self._keep_alive and not self._write_paused
-        else:
-            last = last_events(stream, trace)
+            return error
         finally:
             self._relay = None
-        self._write(write_chunk(last) + LAST_CHUNK)
+        return None
 
     def _served(self, task: "asyncio.Task[None]") -> None:
         """A request is over, one way or another."""

@@ -68,13 +68,18 @@ class Generating:
         return Response(found.body, content_type=JSON, headers=whole_headers(trace))
 
     async def _events(self, stream: Stream, trace: Trace) -> AsyncIterator[bytes]:
-        try:
-            while block := await stream.next():
-                yield block
-        except ProxyError as error:
-            trace.fail(error)
-            yield stream.error_event(error)
-            return
+        while True:
+            try:
+                while block := await stream.next():
+                    yield block
+                break
+            except ProxyError as error:
+                successor = await stream.resume(error)
+                if successor is None:
+                    trace.fail(error)
+                    yield stream.error_event(error)
+                    return
+            stream = trace.answer = successor
         yield last_events(stream, trace)
 
     async def stored_response(self, response_id: str) -> Response:  # noqa: ARG002  there is none under any id
@@ -182,6 +187,8 @@ class Showing:
             rejected_pings=numbers.rejected_pings,
             drained=numbers.drains,
             retries=numbers.retries,
+            handed_off=numbers.handed_off,
+            migrations=numbers.migrations,
             workers=self._context.settings.proxy_workers,
             worker_restarts=numbers.worker_restarts,
             pairs=[self._pair(pair) for pair in pairs(self._context)],

@@ -224,14 +224,16 @@ def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, heade
 def _keyed(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
     """P2pConnector: prefill sends to decode while it computes; the key in both bodies is one that nobody else has."""
     uuid, key = fresh_id(endpoint), uuid4().hex
+    # A request that goes on behind tokens of another engine brings its prompt along.
+    told = msgspec.json.decode(fields[KV_PARAMS], type=dict[str, Raw]) if KV_PARAMS in fields else {}
 
     def receive(answer: bytes) -> HandOver:
         if _named(answer) != key:
             raise BrokenReplyError("prefill's answer does not name the KV that it was asked for")
-        source = {"pd": {"key": key, "from": pair.prefill.zmq_address}}
+        source = {**told, "pd": {"key": key, "from": pair.prefill.zmq_address}}
         return HandOver(endpoint, uuid, headers, {**fields, KV_PARAMS: encoded(source)}, pushed=False)
 
-    wanted = {"pd": {"key": key, "to": [pair.decode.zmq_address]}}
+    wanted = {**told, "pd": {"key": key, "to": [pair.decode.zmq_address]}}
     return Plan(
         endpoint=endpoint,
         uuid=uuid,

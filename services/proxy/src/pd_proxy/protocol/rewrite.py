@@ -6,7 +6,7 @@ within whole events, and only an event that names one of the others is looked in
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -118,10 +118,12 @@ class StreamRewriter:
 
     The end mark is held back (`done` says that it came), because the proxy's timing goes before it; what follows it is dropped.
     `failed` says that the engine reported an error in an event, `rest` is what came of an event that is not over. `end` is what
-    ends the stream for the client. `by_chunks` says that events may pass unread that hold no mark and no key of this module.
+    ends the stream for the client. `by_chunks` says that events may pass unread that hold no key of this module and not `mark`;
+    `glance`, if there is one, looks at them. `put` takes the place of `secret`.
     """
 
     by_chunks = True
+    glance: Callable[[bytes], bytes] | None = None
     end = DONE_EVENT
 
     def __init__(
@@ -138,6 +140,9 @@ class StreamRewriter:
         self.done = False
         self.failed = False
         self.secret = secret
+        self.put = b""
+        # Which only the event with the usage holds, the last one.
+        self.mark = CACHED_KEYS[0] if cached is not None else KV_KEY
         self._addresses = tuple(addresses)
         self.rest = bytearray()
 
@@ -180,7 +185,7 @@ class StreamRewriter:
         if not data.endswith(b"\n\n"):
             data = self._hold_back(data)
         if self.secret:
-            data = data.replace(self.secret, b"")
+            data = data.replace(self.secret, self.put)
         if KV_KEY in data or ERROR_KEY in data or self._says_cached(data):
             data = self._look_into(data)
         if DONE in data:

@@ -25,6 +25,9 @@ class Cached(msgspec.Struct, frozen=True):
     tokens: int
 
 
+NOTHING_SAID: Final = Cached(Raw(b"null"), 0)
+
+
 class _Details(msgspec.Struct):
     cached_tokens: int | None = None
 

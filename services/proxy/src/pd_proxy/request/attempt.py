@@ -9,19 +9,26 @@ import asyncio
 from collections.abc import Mapping
 from time import monotonic
 
+from pd_contracts.names import Connector
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair, Route, Solo
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import NotAskedError
 from pd_proxy.kv.budget import Claim
+from pd_proxy.kv.keyed import Keyed, takes_chat_ids
 from pd_proxy.kv.transfer import HandOver, Leg, plain, plan
 from pd_proxy.protocol import rewrite
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.exclusions import NO_IDS, OFF, limit_of, may_hand_off
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.rewrite import Cleaning
 from pd_proxy.protocol.usage import said
 from pd_proxy.request.ask import ask, ask_for_stream
 from pd_proxy.request.exchange import Exchange
+from pd_proxy.request.keyed import KeyedAttempt
+from pd_proxy.request.part import WHOLE, Part
 from pd_proxy.request.trace import Trace
+from pd_proxy.settings import When, Writer
 from pd_proxy.upstream.answers import Answer, Stream, Whole
 
 
@@ -29,14 +36,23 @@ class Attempt:
     """A request on one route, under an id of its own; a retry is another attempt."""
 
     def __init__(
-        self, context: Context, generation: Generation, headers: Mapping[str, str], trace: Trace, claim: Claim
+        self,
+        context: Context,
+        generation: Generation,
+        headers: Mapping[str, str],
+        trace: Trace,
+        claim: Claim,
+        *,
+        part: Part = WHOLE,
     ) -> None:
         """`claim` is room for its KV at decode, given back when the KV is there."""
         self._context = context
-        self._generation = generation
+        self._wanted = generation
+        self._generation = part.asking(generation)
         self._headers = headers
         self._trace = trace
         self._claim = claim
+        self._part = part
 
     async def answer(self, route: Route) -> Answer:
         """Have the engines of this route serve it.
@@ -52,9 +68,45 @@ class Attempt:
     async def _by_one(self, engine: Instance) -> Answer:
         self._trace.uuid, leg = plain(self._generation.endpoint, self._generation.fields, self._headers)
         self._trace.decode = engine.name
-        return await self._open(engine, leg, Cleaning(self._generation.endpoint))
+        return await self._open(engine, leg, self._trace.uuid, Cleaning(self._generation.endpoint))
 
     async def _by_pair(self, pair: Pair) -> Answer:
+        if pair.decode.connector is Connector.P2P and not self._part.begun.tokens:
+            reason = self._kept_back(pair)
+            self._trace.kept_back = reason or ""
+            if reason is None and limit_of(self._wanted) == 1:
+                return await self._at_prefill(pair)
+            at_once = self._context.settings.decode_asked is When.AT_ONCE and self._generation.sequences == 1
+            if reason is None or at_once:
+                return await self._keyed(pair, hand_off=reason is None)
+        return await self._in_order(pair)
+
+    def _kept_back(self, pair: Pair) -> str | None:
+        """Why decode writes the first token; None if prefill does."""
+        if self._context.settings.first_token is Writer.DECODE:
+            return OFF
+        if self._generation.endpoint is Endpoint.CHAT and not takes_chat_ids(pair.decode):
+            return NO_IDS
+        return may_hand_off(self._wanted)
+
+    async def _at_prefill(self, pair: Pair) -> Answer:
+        """An answer of one token needs no decode, and no KV moves."""
+        self._trace.handed_off = True
+        self._claim.release()
+        return await self._by_one(pair.prefill)
+
+    async def _keyed(self, pair: Pair, *, hand_off: bool) -> Answer:
+        trace, keyed = self._trace, Keyed.new(pair, self._generation, self._headers)
+        trace.uuid, trace.prefill, trace.decode = keyed.uuid, pair.prefill.name, pair.decode.name
+        trace.handed_off = hand_off
+        attempt = KeyedAttempt(self._context, keyed, self._wanted, trace, self._part)
+        try:
+            return await (attempt.hand_off() if hand_off else attempt.decode_first())
+        finally:
+            self._claim.release()
+
+    async def _in_order(self, pair: Pair) -> Answer:
+        """Decode after prefill: what every connector can."""
         context, trace, generation = self._context, self._trace, self._generation
         planned = plan(pair, generation.endpoint, generation.fields, self._headers)
         trace.uuid, trace.prefill, trace.decode = planned.uuid, pair.prefill.name, pair.decode.name
@@ -78,11 +130,14 @@ class Attempt:
                 raise NotAskedError(f"{engine.name} stands still")  # which one more request would not mend
             endpoint = self._generation.endpoint
             cleaning = Cleaning(endpoint, exchange.plan.secret, said(endpoint, exchange.prefilled))
-            return await self._open(engine, handover.decode(), cleaning)
+            return await self._open(engine, handover.decode(), exchange.plan.engine_id, cleaning)
 
-    async def _open(self, engine: Instance, leg: Leg, cleaning: Cleaning) -> Answer:
+    async def _open(self, engine: Instance, leg: Leg, engine_id: str, cleaning: Cleaning) -> Answer:
         if self._generation.stream:
-            return await ask_for_stream(self._context, engine, leg, cleaning)
+            flight, rewriter = self._context.flights.open(engine), self._part.rewriter(engine, engine_id, cleaning)
+            stream = await ask_for_stream(self._context, cleaning.endpoint, leg, rewriter, flight)
+            stream.successor = self._part.successor(rewriter)
+            return stream
         body = await ask(self._context, engine, cleaning.endpoint, leg, whole=True)
         return Whole(rewrite.reply(body, cleaning, engine.name, (engine.http_address, engine.zmq_address)))
 

@@ -7,25 +7,21 @@ A request that kills engines stops after RETRIES more of them. Nothing is tried 
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from time import monotonic
 from typing import Final
 
 from pd_proxy.context import Context
-from pd_proxy.engines.pairing import Needs, Pair, Route, choose, is_ready
-from pd_proxy.engines.registry import Instance
+from pd_proxy.engines.pairing import Needs, is_ready
 from pd_proxy.errors import (
     AnswerTooLargeError,
-    NoInstanceError,
-    PrefillTimeoutError,
     ProxyError,
-    QueuedTooLongError,
     UpstreamError,
 )
-from pd_proxy.kv.budget import Claim
 from pd_proxy.protocol.generation import Generation, approximate_tokens, prefix
 from pd_proxy.request.attempt import Attempt
+from pd_proxy.request.migration import Migration
+from pd_proxy.request.route import Failures, admitted
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer
 
@@ -34,38 +30,6 @@ logger = logging.getLogger(__name__)
 # What of a prompt decides its prefill with prefix affinity: a system prompt, but not the question after it.
 PREFIX_BYTES: Final = 512
 LOOK_S: Final = 0.05
-
-
-@dataclass(slots=True)
-class Failures:
-    """What became of a request's earlier attempts; engines are incarnations.
-
-    Attributes:
-        failed: engines that do not get it again.
-        doubted: engines that get it only if there is nobody else.
-    """
-
-    failed: set[int] = field(default_factory=set)
-    doubted: set[int] = field(default_factory=set)
-    last: ProxyError | None = None
-
-    def add(self, error: ProxyError, route: Route, *, prefilled: bool) -> None:
-        """One more attempt failed, before or after prefill had answered."""
-        self.last = error
-        if not isinstance(route, Pair):
-            self.failed.add(route.engine.incarnation)
-        elif prefilled:
-            self.failed.add(route.decode.incarnation)
-        else:
-            self.failed.add(route.prefill.incarnation)
-            if isinstance(error, PrefillTimeoutError):
-                # A decode that takes no KV makes its prefill stand still; the next one should not follow it.
-                self.doubted.add(route.decode.incarnation)
-
-    def candidates(self, instances: Sequence[Instance]) -> list[list[Instance]]:
-        """Who may still serve the request, the better choice first."""
-        able = [i for i in instances if i.incarnation not in self.failed]
-        return [[i for i in able if i.incarnation not in self.doubted], able]
 
 
 def worth_another(error: ProxyError) -> bool:
@@ -89,13 +53,15 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         prefix=prefix(generation, PREFIX_BYTES),
     )
     failures = Failures()
+    part = Migration(context, generation, needs=needs, headers=headers, trace=trace, failures=failures).part
     await _engines_known(context)
     await _model_known(context, generation.model)
     while True:
-        route, claim = await _admitted(context, generation, needs, failures)
+        route, claim = await admitted(context, generation, needs, failures)
         _begin(context, trace, failures.last)
+        failures.route = route
         try:
-            return await Attempt(context, generation, headers, trace, claim).answer(route)
+            return await Attempt(context, generation, headers, trace, claim, part=part).answer(route)
         except ProxyError as error:
             if not worth_another(error) or _spent(context, trace):
                 raise
@@ -123,46 +89,8 @@ def _spent(context: Context, trace: Trace) -> bool:
 
 def _begin(context: Context, trace: Trace, failure: ProxyError | None) -> None:
     trace.prefilled, trace.prefill = None, ""
+    trace.handed_off, trace.kept_back = False, ""
     if failure is not None:
         trace.retries += 1
         context.metrics.retried(failure.cause)
         logger.warning("request is tried again", extra={"id": trace.uuid, "cause": failure.cause})
-
-
-async def _admitted(context: Context, generation: Generation, needs: Needs, failures: Failures) -> tuple[Route, Claim]:
-    """A route, and room for the request's KV at its decode; waits for room up to QUEUE_TIMEOUT_S, first come first served.
-
-    Raises:
-        QueuedTooLongError: if there was none.
-        ProxyError: if nobody can serve it (any more).
-    """
-    size = context.budget.size(generation)
-    if not context.budget.limit:
-        route = _route(context, needs, failures)
-        return route, context.budget.claim(route, size)
-    try:
-        async with asyncio.timeout(context.settings.queue_timeout_s), context.budget.turn:
-            while True:
-                route = _route(context, needs, failures, size)
-                claim = context.budget.take(route, size)
-                if claim is not None:
-                    return route, claim
-                await context.budget.released()
-    except TimeoutError:
-        raise failures.last or QueuedTooLongError(
-            "no decode engine had room for the KV within QUEUE_TIMEOUT_S"
-        ) from None
-
-
-def _route(context: Context, needs: Needs, failures: Failures, size: int = 0) -> Route:
-    """The next route; one whose decode has room, if there is any."""
-    turn = next(context.turns)
-    error: ProxyError | None = None
-    for candidates in failures.candidates(context.registry.view()):
-        roomy = [i for i in candidates if context.budget.fits(i, size)]
-        for instances in (roomy, candidates):
-            try:
-                return choose(instances, needs, turn, context.rules)
-            except ProxyError as refusal:
-                error = refusal
-    raise failures.last or error or NoInstanceError("no engine is ready")

@@ -21,6 +21,8 @@ class Trace:
     Attributes:
         over: when the engine's answer was there as a whole.
         complete: the client has taken all of it.
+        handed_off: prefill wrote the first token; if it did not, `kept_back` is why, where that is a question.
+        migrations: how often another engine went on with the stream.
     """
 
     endpoint: str
@@ -39,6 +41,9 @@ class Trace:
     status: int = 0
     cause: str = ""
     complete: bool = False
+    handed_off: bool = False
+    kept_back: str = ""
+    migrations: int = 0
     answer: Stream | None = None
 
     def fail(self, error: ProxyError) -> None:
@@ -71,6 +76,9 @@ class Trace:
             prefill_instance=self.prefill,
             decode_instance=self.decode,
             retries=self.retries,
+            first_token="prefill" if self.handed_off and not self.kept_back else "",
+            first_token_reason=self.kept_back,
+            migrations=self.migrations,
         )
 
 

@@ -1,9 +1,10 @@
 """An engine's answer, opened: either whole, or a stream whose first events are here. Nothing is answered 200 before that."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
+from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, ProxyError, UpstreamError
 from pd_proxy.kv.transfer import Leg
 from pd_proxy.protocol import rewrite
@@ -30,7 +31,7 @@ class Whole:
 
 
 class Stream:
-    """A stream of events; `close` may be called at any time and any number of times."""
+    """A stream of events; `close` may be called at any time and any number of times. `successor` finds who goes on if it fails."""
 
     def __init__(self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, first: bytes) -> None:
         """`first` are the events that came already."""
@@ -38,6 +39,7 @@ class Stream:
         self._reply = reply
         self._rewriter = rewriter
         self._first = first
+        self.successor: Successor | None = None
 
     @property
     def end(self) -> bytes:
@@ -90,6 +92,13 @@ class Stream:
         relay.begin(head, block)
         return relay
 
+    async def resume(self, error: ProxyError) -> "Stream | None":
+        """What goes on where this stream failed; None if nothing can, and then the client gets an error event."""
+        if self.successor is None or not isinstance(error, UpstreamError):
+            return None
+        self.close(failed=error.status >= 500)
+        return await self.successor(error)
+
     def settle(self) -> None:
         """Let go; an engine that has said its end mark has a moment to end its answer, for the sake of the connection."""
         if self._reply.finished:
@@ -103,6 +112,42 @@ class Stream:
         self._flight.land(failed=failed)
 
 
+class Written(Stream):
+    """A stream that is over before its first byte goes to the client."""
+
+    def __init__(self, events: bytes) -> None:
+        """Take all events but the end mark."""
+        self._events = events
+
+    @property
+    def end(self) -> bytes:
+        """As its base."""
+        return rewrite.DONE_EVENT
+
+    @property
+    def failed(self) -> bool:
+        """It has not."""
+        return False
+
+    async def next(self) -> bytes:
+        """All of it at once."""
+        block, self._events = self._events, b""
+        return block
+
+    def whole(self) -> bytes | None:
+        """Likewise."""
+        block, self._events = self._events, b""
+        return block
+
+    def settle(self) -> None:
+        """The engine is done."""
+
+    def close(self, *, failed: bool = False) -> None:
+        """Likewise."""
+
+
+# Finds who goes on with a stream that failed with this error; None if nobody can.
+Successor: TypeAlias = Callable[[ProxyError], Awaitable[Stream | None]]
 Answer = Whole | Stream
 
 
@@ -123,19 +168,37 @@ async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> byte
     return body
 
 
-async def open_stream(upstream: Upstream, flight: Flight, leg: Leg, cleaning: rewrite.Cleaning) -> Stream:
+async def accepted(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> Reply:
+    """Send a request and wait until the engine has accepted it; of its answer nothing need have come.
+
+    Raises:
+        UpstreamError: if it does not.
+    """
+    try:
+        return await upstream.post(flight, path, leg)
+    except BaseException as error:
+        land(flight, error)
+        raise
+
+
+def rewriter_of(instance: Instance, cleaning: rewrite.Cleaning) -> rewrite.StreamRewriter:
+    """What makes an engine's whole stream one that a client may see."""
+    kind = REWRITERS.get(cleaning.endpoint, rewrite.StreamRewriter)
+    addresses = (instance.http_address, instance.zmq_address)
+    return kind(cleaning.secret, addresses, endpoint=cleaning.endpoint, cached=cleaning.cached)
+
+
+async def open_stream(
+    upstream: Upstream, flight: Flight, path: str, leg: Leg, rewriter: rewrite.StreamRewriter
+) -> Stream:
     """Send a request and wait for the first events of its answer.
 
     Raises:
         RefusedInStreamError: if the first event is an error.
         UpstreamError: if no event comes.
     """
-    instance = flight.instance
-    kind = REWRITERS.get(cleaning.endpoint, rewrite.StreamRewriter)
-    addresses = (instance.http_address, instance.zmq_address)
-    rewriter = kind(cleaning.secret, addresses, endpoint=cleaning.endpoint, cached=cleaning.cached)
     try:
-        reply = await upstream.post(flight, cleaning.endpoint, leg)
+        reply = await upstream.post(flight, path, leg)
         first = await _first_events(flight, reply, rewriter)
     except BaseException as error:
         land(flight, error)

@@ -61,12 +61,16 @@ class Tally:
 class Flight:
     """One request at one engine; it can be ended from outside, with the reason its client gets."""
 
-    __slots__ = ("_give_up", "_loop", "_reply", "failure", "instance", "moved_at", "since", "tally", "whole")
+    __slots__ = ("_give_up", "_loop", "_reply", "early", "failure", "instance", "moved_at", "since", "tally", "whole")
 
     def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
-        """`whole`: the answer comes in one piece after a time that only the request knows."""
+        """`whole`: the answer comes in one piece after a time that only the request knows.
+
+        `early`: the engine cannot begin yet, because it waits for another one; that it says nothing says nothing about it.
+        """
         self.instance = instance
         self.whole = whole
+        self.early = False
         self.failure: ProxyError | None = None
         self.since: float | None = None
         self.moved_at = 0.0
@@ -78,7 +82,14 @@ class Flight:
         tally.requests += 1
 
     def waits(self) -> None:
-        self.since = self._loop.time()
+        if not self.early:
+            self.since = self._loop.time()
+
+    def due(self) -> None:
+        """The engine that this one waited for is done."""
+        if self.early:
+            self.early = False
+            self.waits()
 
     def moved(self) -> None:
         """The engine sent something; now it is the client's turn."""

@@ -7,7 +7,6 @@ from pd_contracts.http_answers import AnswerReader
 from pd_proxy.errors import DisconnectedError, ProxyError
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, EVENT_BEGINNINGS, KV_KEY
-from pd_proxy.protocol.usage import CACHED_KEYS
 from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
@@ -50,6 +49,7 @@ class Relay:
         self._write = write
         self._held_up = False
         self._over = False
+        self._by_chunks = False
 
     def begin(self, head: bytes, block: bytes) -> None:
         """Write a response's head and the first events, then whatever comes; the end mark has not come yet."""
@@ -75,6 +75,8 @@ class Relay:
             self._end()
         elif self._held_up:
             self._flight.held_up()
+        if self._rewriter.by_chunks and not self._by_chunks:
+            self._reply.shorten(self)
 
     def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
         """Takes what nearly every read is: one whole chunk that is one or more whole events, in which nothing needs a closer look.
@@ -82,11 +84,11 @@ class Relay:
         It does to them what `reader` and the rewriter would do, in one function and without a copy that is not needed.
         """
         flight, rewriter, write = self._flight, self._rewriter, self._write
+        self._by_chunks = rewriter.by_chunks
         if not rewriter.by_chunks:
             return None
-        tally, secret, time = flight.tally, rewriter.secret, asyncio.get_running_loop().time
-        # Which only the event with the usage holds, the last one.
-        cached = CACHED_KEYS[0] if rewriter.cached is not None else KV_KEY
+        tally, secret, put, mark, glance = flight.tally, rewriter.secret, rewriter.put, rewriter.mark, rewriter.glance
+        time = asyncio.get_running_loop().time
 
         def take(data: bytes) -> bool:
             start = data.find(b"\r\n", 0, 8) + 2
@@ -101,12 +103,15 @@ class Relay:
                 or DONE in data
                 or ERROR_KEY in data
                 or KV_KEY in data
-                or cached in data
+                or mark in data
             ):
                 return False
             flight.since = flight.moved_at = tally.last_progress = time()
             if secret:
-                block = data[start:-2].replace(secret, b"")
+                block = data[start:-2].replace(secret, put)
+                data = CHUNK % (len(block), block)
+            if glance is not None:
+                block = glance(data[data.find(b"\n") + 1 : -2])
                 data = CHUNK % (len(block), block)
             write(data)
             return True

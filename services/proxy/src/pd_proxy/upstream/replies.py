@@ -143,6 +143,11 @@ class Reply:
         if self.finished or self.broken:
             sink.ended(whole=self.finished)
 
+    def shorten(self, sink: Sink) -> None:
+        """The sink that is connected may have a shortcut by now."""
+        if self._connection is not None:
+            self._connection.deliver_to(sink)
+
     def pause(self) -> None:
         """Let the engine wait: nobody takes what it sends."""
         if self._connection is not None:

@@ -1,0 +1,184 @@
+"""Which requests may go on from a token that another engine wrote, and which may not, because then the answer would be another one. Pure.
+
+A token that decode did not write counts as part of the prompt there. Whatever looks at the output as such (a grammar, a penalty, a parser)
+would not see it. The names of the reasons are what `X-PD-Timing` and `/metrics` say.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_proxy.protocol.body import Fields, present
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.generation import Generation
+
+OFF: Final = "off"
+ENDPOINT: Final = "endpoint"
+SEQUENCES: Final = "several_sequences"
+MEDIA: Final = "media"
+SEED: Final = "seed"
+LIMIT: Final = "max_tokens"
+UNNAMED: Final = "no_token_ids"
+REFUSED: Final = "refused"
+NO_IDS: Final = "engine_version"
+
+
+def _anything(_: Any) -> bool:
+    return True
+
+
+def _something(value: Any) -> bool:
+    return value not in ([], {}, "", False)
+
+
+def _is_not(*neutral: Any) -> Callable[[Any], bool]:
+    return lambda value: value not in neutral
+
+
+# Field, when it matters, and what it is then.
+_FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "response_format": (lambda value: value != {"type": "text"}, "structured_output"),
+    "structured_outputs": (_something, "structured_output"),
+    "guided_json": (_anything, "structured_output"),
+    "guided_regex": (_something, "structured_output"),
+    "guided_choice": (_something, "structured_output"),
+    "guided_grammar": (_something, "structured_output"),
+    "structural_tag": (_something, "structured_output"),
+    "presence_penalty": (_is_not(0), "penalties"),
+    "frequency_penalty": (_is_not(0), "penalties"),
+    "repetition_penalty": (_is_not(1), "penalties"),
+    "repetition_detection": (_something, "penalties"),
+    "watermarking": (_something, "logits_processors"),
+    "bad_words": (_something, "bad_words"),
+    "use_beam_search": (_something, "beam_search"),
+    "best_of": (_is_not(0, 1), "beam_search"),
+    "echo": (_something, "echo"),
+    "prompt_logprobs": (_anything, "echo"),
+    "suffix": (_something, "suffix"),
+    "prompt_embeds": (_anything, "prompt_embeds"),
+    "logits_processors": (_something, "logits_processors"),
+    "vllm_xargs": (_something, "logits_processors"),
+    "tools": (_something, "tools"),
+    "functions": (_something, "tools"),
+    "thinking_token_budget": (_anything, "reasoning"),
+    "include_reasoning": (_is_not(True), "reasoning"),
+    "truncate_prompt_tokens": (_anything, "truncation"),
+    "truncation": (_is_not("disabled"), "truncation"),
+    # The space between two special tokens depends on the one before, which decode would not know for one.
+    "skip_special_tokens": (_is_not(True), "special_tokens"),
+    "spaces_between_special_tokens": (_is_not(True), "special_tokens"),
+    "detokenize": (_is_not(True), "special_tokens"),
+    # Chunks of several tokens would begin anew.
+    "stream_interval": (_is_not(1), "stream_interval"),
+    "return_token_offsets": (_something, "offsets"),
+}
+
+
+class _Part(msgspec.Struct):
+    type: str = "text"
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part | str] | None = None
+    tool_calls: Raw | None = None
+
+
+def may_hand_off(generation: Generation) -> str | None:
+    """Why the answer must come from one engine, from its first token to its last; None if another one may go on after any token.
+
+    Stop strings are another question: see `first_token.held_back`.
+    """
+    if generation.endpoint not in (Endpoint.COMPLETIONS, Endpoint.CHAT):
+        return ENDPOINT
+    if generation.sequences != 1:
+        return SEQUENCES
+    return _by_field(generation.fields) or _by_kind(generation)
+
+
+def _by_field(fields: Fields) -> str | None:
+    for name in _FIELDS.keys() & fields.keys():
+        matters, reason = _FIELDS[name]
+        if present(fields, name) and matters(msgspec.json.decode(fields[name])):
+            return reason
+    return None
+
+
+def _by_kind(generation: Generation) -> str | None:
+    fields, limit = generation.fields, limit_of(generation)
+    if present(fields, "seed") and not _greedy(fields):
+        return SEED
+    if limit is not None and not _is_limit(limit):
+        return LIMIT
+    if generation.endpoint is Endpoint.CHAT and not _is_text(fields["messages"]):
+        return MEDIA
+    return None
+
+
+def may_migrate(generation: Generation) -> str | None:
+    """As `may_hand_off`, when the tokens that follow must be the very ones that the first engine would have written."""
+    reason = may_hand_off(generation)
+    if reason is None and not _greedy(generation.fields):
+        return "sampling"
+    if reason is None and wants_logprobs(generation):
+        return "logprobs"
+    return reason
+
+
+def limit_of(generation: Generation) -> Any:
+    """The most tokens that the answer may have, as the client wrote it; None if it did not."""
+    names = ("max_tokens",) if generation.endpoint is Endpoint.COMPLETIONS else ("max_completion_tokens", "max_tokens")
+    for name in names:
+        if present(generation.fields, name):
+            return msgspec.json.decode(generation.fields[name])
+    return 16 if generation.endpoint is Endpoint.COMPLETIONS else None
+
+
+def minimum_of(generation: Generation) -> int:
+    """`min_tokens`; what is no number counts as 0, and the engine refuses it."""
+    raw = generation.fields.get("min_tokens")
+    value = msgspec.json.decode(raw) if raw is not None else 0
+    return value if _is_limit(value) else 0
+
+
+def stops_of(generation: Generation) -> tuple[str, ...]:
+    """The stop strings."""
+    raw = generation.fields.get("stop")
+    value = msgspec.json.decode(raw) if raw is not None else None
+    if isinstance(value, str):
+        return (value,)
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def asks(generation: Generation, name: str) -> bool:
+    """Whether the client switched something on."""
+    return present(generation.fields, name) and msgspec.json.decode(generation.fields[name]) not in (False, 0, "", "0")
+
+
+def wants_logprobs(generation: Generation) -> bool:
+    """Whether tokens come with their probabilities; 0 asks for them on completions."""
+    return present(generation.fields, "logprobs") and msgspec.json.decode(generation.fields["logprobs"]) is not False
+
+
+def _is_limit(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _greedy(fields: Fields) -> bool:
+    """Without a temperature the model's own counts, which is rarely 0."""
+    if not present(fields, "temperature"):
+        return False
+    value = msgspec.json.decode(fields["temperature"])
+    return isinstance(value, int | float) and value == 0
+
+
+def _is_text(messages: Raw) -> bool:
+    if b'"type"' not in bytes(messages):
+        return True
+    try:
+        found = msgspec.json.decode(messages, type=list[_Message])
+    except msgspec.MsgspecError:
+        return False
+    parts = [part for message in found if isinstance(message.content, list) for part in message.content]
+    return all(isinstance(part, str) or part.type == "text" for part in parts)

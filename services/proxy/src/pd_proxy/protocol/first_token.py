@@ -1,0 +1,212 @@
+"""Prefill's answer of one token, made the beginning of an answer that another engine goes on with. Pure.
+
+The client must see what one engine would have said: chunks in the engine's own form (whatever its version), without the end that prefill
+saw, and without token ids that only the proxy asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_contracts import sse
+from pd_proxy.errors import BrokenReplyError
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.exclusions import asks, stops_of
+from pd_proxy.protocol.generation import Generation
+from pd_proxy.protocol.rewrite import BLOCK_END, DONE, object_decoder, without_params
+from pd_proxy.protocol.usage import NOTHING_SAID, Cached, said
+
+NULL: Final = Raw(b"null")
+LENGTH: Final = "length"
+# What a decoder writes for bytes that are no character yet.
+_INCOMPLETE: Final = "�"
+
+_choices_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """What prefill said.
+
+    Attributes:
+        prompt: the prompt's token ids, as JSON.
+        reason: why it ended; LENGTH if it would have gone on.
+        fields: its answer in one piece; empty for a stream.
+        events: the events of a stream, the role's and the token's; `ending` are those behind.
+        usage: what it counted, if it said so.
+        odd: something other than text was told apart (reasoning, tools), so a parser must see every token.
+    """
+
+    token: int
+    prompt: Raw
+    text: str
+    reason: str
+    created: bytes
+    usage: Raw
+    logprobs: Raw
+    fields: dict[str, Raw] = field(default_factory=dict)
+    events: Sequence[dict[str, Raw]] = ()
+    ending: Sequence[dict[str, Raw]] = ()
+    odd: bool = False
+
+    def cached(self, endpoint: Endpoint) -> Cached:
+        """What it said of its cache."""
+        return said(endpoint, b'{"usage":' + bytes(self.usage) + b"}") or NOTHING_SAID
+
+
+def read(generation: Generation, body: bytes) -> FirstToken:
+    """Read prefill's answer, in one piece or as a stream, as the client asked for.
+
+    Raises:
+        BrokenReplyError: if it has no token.
+    """
+    try:
+        documents = _events(body) if generation.stream else [object_decoder.decode(body)]
+        return _read(generation, documents)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError, IndexError, ValueError) as error:
+        raise BrokenReplyError(f"prefill's answer does not name its token ({type(error).__name__})") from None
+
+
+def held_back(generation: Generation, first: FirstToken) -> str | None:
+    """Why the client may not have this token yet, and decode has to write all of the answer; None if it may."""
+    if first.odd:
+        return "reasoning"
+    if not first.text or _INCOMPLETE in first.text:
+        return "incomplete_text"
+    if spans(first.text, stops_of(generation)):
+        return "stop_string"
+    return None
+
+
+def spans(text: str, stops: Sequence[str]) -> bool:
+    """Whether a stop string may begin in this text and end behind it."""
+    return any(text.endswith(stop[:size]) for stop in stops for size in range(1, len(stop)))
+
+
+def opening(generation: Generation, first: FirstToken) -> bytes:
+    """The events of prefill's stream, as if the answer went on."""
+    ids = asks(generation, "return_token_ids")
+    return b"".join(_event(_unfinished(generation, _without_ids(dict(fields), ids=ids))) for fields in first.events)
+
+
+def complete_events(generation: Generation, first: FirstToken) -> bytes:
+    """All of prefill's stream but its end mark, for an answer that is over."""
+    ids = asks(generation, "return_token_ids")
+    documents = [*first.events, *first.ending]
+    return b"".join(_event(_without_ids(dict(fields), ids=ids)) for fields in documents)
+
+
+def complete_body(generation: Generation, first: FirstToken) -> bytes:
+    """Prefill's answer in one piece, if it is over."""
+    fields = _without_ids(dict(first.fields), ids=asks(generation, "return_token_ids"))
+    without_params(fields)
+    return msgspec.json.encode(fields)
+
+
+def choices_of(fields: dict[str, Raw]) -> list[dict[str, Raw]]:
+    """The choices of an answer or a chunk."""
+    return _choices_decoder.decode(fields["choices"]) if "choices" in fields else []
+
+
+def value_of(fields: dict[str, Raw], name: str) -> Any:
+    """A field's value; None if there is none."""
+    return msgspec.json.decode(fields[name]) if name in fields else None
+
+
+def _events(body: bytes) -> list[dict[str, Raw]]:
+    found = []
+    for block in BLOCK_END.split(body):
+        _, mark, payload = block.partition(b"data:")
+        if mark and payload.strip() != DONE:
+            found.append(object_decoder.decode(payload))
+    return found
+
+
+def _read(generation: Generation, documents: list[dict[str, Raw]]) -> FirstToken:
+    chat = generation.endpoint is Endpoint.CHAT
+    prompt, token_at, events = NULL, -1, []
+    for at, fields in enumerate(documents):
+        choices = choices_of(fields)
+        prompt = (
+            _given(fields, "prompt_token_ids")
+            or (_given(choices[0], "prompt_token_ids") if choices else None)
+            or prompt
+        )
+        if choices and _given(choices[0], "token_ids") and token_at < 0:
+            token_at = at
+        if token_at < 0 or at == token_at:
+            events.append(fields)
+    fields = documents[token_at]
+    choice = choices_of(fields)[0]
+    (token,) = msgspec.json.decode(choice["token_ids"], type=list[int])
+    text, odd = _said(choice, chat=chat)
+    if bytes(prompt) == b"null" or token_at < 0:
+        raise ValueError("no token ids")
+    whole = not generation.stream
+    return FirstToken(
+        token=token,
+        prompt=prompt,
+        text=text,
+        reason=value_of(choice, "finish_reason") or LENGTH,
+        created=bytes(fields["created"]),
+        fields=fields if whole else {},
+        events=() if whole else events,
+        ending=documents[token_at + 1 :],
+        usage=next((_given(one, "usage") or NULL for one in reversed(documents) if _given(one, "usage")), NULL),
+        logprobs=_given(choice, "logprobs") or NULL,
+        odd=odd or _parses(documents),
+    )
+
+
+def _given(fields: dict[str, Raw], name: str) -> Raw | None:
+    value = fields.get(name)
+    return value if value is not None and bytes(value) not in (b"null", b"[]") else None
+
+
+def _said(choice: dict[str, Raw], *, chat: bool) -> tuple[str, bool]:
+    """The text of a choice, and whether there is something beside it."""
+    if not chat:
+        return value_of(choice, "text") or "", False
+    said = value_of(choice, "message") or value_of(choice, "delta") or {}
+    beside = ("reasoning", "reasoning_content", "tool_calls", "function_call", "refusal")
+    return said.get("content") or "", any(said.get(name) for name in beside)
+
+
+def _parses(documents: list[dict[str, Raw]]) -> bool:
+    """Engines with a parser of reasoning count its tokens."""
+    return any(b'"reasoning_tokens"' in bytes(fields.get("usage", b"")) for fields in documents)
+
+
+def _event(fields: dict[str, Raw]) -> bytes:
+    return sse.encode_event(msgspec.json.encode(fields))
+
+
+def _without_ids(fields: dict[str, Raw], *, ids: bool) -> dict[str, Raw]:
+    """Without the token ids, unless the client wants them too."""
+    if ids:
+        return fields
+    choices = choices_of(fields)
+    for holder in (fields, *choices):
+        for name in ("prompt_token_ids", "token_ids"):
+            if name in holder:
+                holder[name] = NULL
+    if choices:
+        fields["choices"] = Raw(msgspec.json.encode(choices))
+    return fields
+
+
+def _unfinished(generation: Generation, fields: dict[str, Raw]) -> dict[str, Raw]:
+    """A chunk without the end that prefill's limit of one token made; chunks of chat have a stop reason only at the end."""
+    fields.pop("system_fingerprint", None)
+    choices = choices_of(fields)
+    for choice in choices:
+        choice["finish_reason"] = NULL
+        if "stop_reason" in choice and generation.endpoint is Endpoint.CHAT:
+            del choice["stop_reason"]
+        elif "stop_reason" in choice:
+            choice["stop_reason"] = NULL
+    fields["choices"] = Raw(msgspec.json.encode(choices))
+    return fields

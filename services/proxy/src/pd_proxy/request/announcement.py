@@ -1,0 +1,133 @@
+"""Decode's request, sent before anybody knows the token behind which it goes on: it loads its KV while prefill computes, and needs only the token."""
+
+import asyncio
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from pd_proxy.context import Context
+from pd_proxy.errors import UpstreamError
+from pd_proxy.kv.keyed import Keyed
+from pd_proxy.protocol.body import Fields, encode
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.first_token import FirstToken
+from pd_proxy.protocol.generation import Generation
+from pd_proxy.request.ask import ask, ask_ahead
+from pd_proxy.upstream.flights import Flight
+from pd_proxy.upstream.replies import Reply
+
+TOKENIZE: Final = "/tokenize"
+TOKENIZE_TIMEOUT_S: Final = 5.0
+# What of a request decides its prompt.
+_TEMPLATE: Final = (
+    "model", "messages", "add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template",
+    "chat_template_kwargs",
+)  # fmt: skip
+# These would have to be part of the template's arguments, and `/tokenize` does not know them.
+_UNKNOWN: Final = ("documents", "reasoning_effort")
+
+
+class _Tokens(msgspec.Struct):
+    tokens: Raw
+
+
+class Announcement:
+    """One request's; it may turn out to be of no use, and then decode is asked as if there had been none."""
+
+    def __init__(self, context: Context, keyed: Keyed) -> None:
+        """Announce it, if the prompt's token ids can be had and a stand-in is known."""
+        self._context = context
+        self._keyed = keyed
+        self._prompt: Raw | None = None
+        self._flight: Flight | None = None
+        self._task: asyncio.Task[Reply | bytes | None] | None = None
+        stand_in = context.stand_ins.of(keyed.pair.decode.models)
+        if stand_in is not None:
+            self._task = asyncio.create_task(self._announce(stand_in))
+
+    async def reply(self, first: FirstToken) -> tuple[Flight, Reply] | None:
+        """The answer that decode has begun to a request for a stream; None if there is none behind this token."""
+        reply = await self._answer(first)
+        return (self._flight, reply) if isinstance(reply, Reply) and self._flight is not None else None
+
+    async def body(self, first: FirstToken) -> bytes | None:
+        """Decode's answer in one piece; None if there is none behind this token."""
+        body = await self._answer(first)
+        return body if isinstance(body, bytes) else None
+
+    @property
+    def sent(self) -> bool:
+        """Whether decode has heard of it."""
+        return self._flight is not None
+
+    def end(self) -> None:
+        """Whatever was not taken is not wanted."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        if self._flight is not None:
+            self._flight.land()
+
+    async def _answer(self, first: FirstToken) -> Reply | bytes | None:
+        if self._task is None or self._prompt is None or self._flight is None:
+            return None
+        if not _same(self._prompt, first.prompt):
+            return None
+        self._flight.due()
+        try:
+            found = await self._task
+        except UpstreamError:
+            return None  # asked once more, decode says why, or does better
+        self._task = None
+        return found
+
+    async def _announce(self, stand_in: int) -> Reply | bytes | None:
+        context, keyed, generation = self._context, self._keyed, self._keyed.generation
+        prompt = prompt_ids(generation) or await self._tokenized()
+        if prompt is None:
+            return None
+        leg = keyed.announced(prompt, stand_in)
+        flight = context.flights.open(keyed.pair.decode, whole=not generation.stream)
+        flight.early = True
+        self._prompt, self._flight = prompt, flight
+        if generation.stream:
+            return await ask_ahead(context, generation.endpoint, leg, flight)
+        return await ask(context, keyed.pair.decode, generation.endpoint, leg, flight=flight)
+
+    async def _tokenized(self) -> Raw | None:
+        """The prompt's token ids, from decode, which has time; None if it does not say them."""
+        body = tokenize_body(self._keyed.generation)
+        if body is None:
+            return None
+        try:
+            answer = await self._context.upstream.call(self._keyed.pair.decode, TOKENIZE, body, TOKENIZE_TIMEOUT_S)
+            return msgspec.json.decode(answer, type=_Tokens).tokens
+        except (UpstreamError, msgspec.MsgspecError):
+            return None
+
+
+def prompt_ids(generation: Generation) -> Raw | None:
+    """The prompt of a completion, if the client wrote it as token ids."""
+    if generation.endpoint is not Endpoint.COMPLETIONS:
+        return None
+    prompt = bytes(generation.fields["prompt"])
+    return Raw(prompt) if prompt.startswith(b"[") and b'"' not in prompt and prompt.count(b"[") == 1 else None
+
+
+def tokenize_body(generation: Generation) -> bytes | None:
+    """What to ask `/tokenize`; None if it would not answer with this request's prompt."""
+    fields: Fields = generation.fields
+    if generation.endpoint is Endpoint.CHAT:
+        if any(name in fields for name in _UNKNOWN):
+            return None
+        return encode({name: fields[name] for name in _TEMPLATE if name in fields})
+    if not bytes(fields["prompt"]).startswith(b'"'):
+        return None
+    return encode({name: fields[name] for name in ("model", "prompt", "add_special_tokens") if name in fields})
+
+
+def _same(one: Raw, other: Raw) -> bool:
+    return bytes(one) == bytes(other) or msgspec.json.decode(one) == msgspec.json.decode(other)

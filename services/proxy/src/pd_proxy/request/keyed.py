@@ -1,0 +1,259 @@
+"""A way through a pair with P2pConnector on which decode is asked at once: its KV, and prefill's token, come to it by themselves.
+
+Either prefill's token is the client's first ("hand-off"), and decode goes on behind it; or decode writes the whole answer ("decode-first").
+Nothing that is left half-done costs anything but the work itself, so whatever is not needed any more is just ended.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from time import monotonic
+from typing import Any, Final
+
+from pd_proxy.context import Context
+from pd_proxy.errors import BrokenReplyError, NotContinuedError, PrefillTimeoutError, RefusedError
+from pd_proxy.kv.keyed import Keyed
+from pd_proxy.protocol import first_token, rewrite
+from pd_proxy.protocol.continued import Begun, end_offset, joined
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.exclusions import REFUSED, UNNAMED, wants_logprobs
+from pd_proxy.protocol.first_token import LENGTH, FirstToken
+from pd_proxy.protocol.generation import Generation
+from pd_proxy.protocol.progress import Restart
+from pd_proxy.protocol.rewrite import Cleaning
+from pd_proxy.protocol.usage import NOTHING_SAID, Cached, said
+from pd_proxy.request.announcement import Announcement
+from pd_proxy.request.ask import ask, ask_ahead, ask_for_stream
+from pd_proxy.request.exchange import EVIDENCE_S
+from pd_proxy.request.part import Part
+from pd_proxy.request.trace import Trace
+from pd_proxy.upstream.answers import Answer, Stream, Whole, Written
+from pd_proxy.upstream.flights import Flight
+
+# A request that prefill refuses, decode refuses too, and says why as plain vLLM would; so long it may take to say so.
+VERDICT_S: Final = 1.0
+
+
+class KeyedAttempt:
+    """One request through one pair, under one key."""
+
+    def __init__(self, context: Context, keyed: Keyed, generation: Generation, trace: Trace, part: Part) -> None:
+        """`generation` is what the client asked for, `keyed` asks engines for more; `part` says who goes on if decode fails."""
+        self._context = context
+        self._keyed = keyed
+        self._trace = trace
+        self._part = part
+        self._generation = generation
+        self._path = generation.endpoint
+        self._prefill, self._decode = keyed.pair.prefill, keyed.pair.decode
+
+    async def hand_off(self) -> Answer:
+        """Have prefill write the first token and decode the others.
+
+        Raises:
+            ProxyError: if it fails before the client could be sent a byte.
+        """
+        announced = Announcement(self._context, self._keyed)
+        try:
+            body = await self._within(ask(self._context, self._prefill, self._path, self._keyed.first_token()))
+            self._trace.prefilled = monotonic()
+            first = self._read(body)
+            if first is None:
+                return await self._instead(UNNAMED, announced)
+            self._context.stand_ins.learn(self._decode.models, first.token, first.text)
+            return await self._behind(first, announced)
+        finally:
+            announced.end()
+
+    def _read(self, body: bytes) -> FirstToken | None:
+        """What prefill said; None if it did not name its token.
+
+        Raises:
+            UpstreamError: if it is no answer.
+        """
+        engine = self._prefill
+        if not self._generation.stream:
+            rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
+        elif not rewrite.has_event(body):
+            raise BrokenReplyError(f"{engine.name} answered 200 without a whole event")
+        else:
+            rewrite.raise_first_error(body)
+        try:
+            return first_token.read(self._generation, body)
+        except BrokenReplyError:
+            return None
+
+    async def decode_first(self) -> Answer:
+        """Have decode write everything, asked at the same time as prefill.
+
+        Raises:
+            ProxyError: as `hand_off`.
+        """
+        flight = self._flight()
+        flight.early = True
+        prefilling = asyncio.create_task(self._checked(flight))
+        prefilling.add_done_callback(_seen)
+        decoding = asyncio.create_task(self._all_by_decode(flight, prefilling))
+        try:
+            await asyncio.wait({prefilling, decoding}, return_when=asyncio.FIRST_COMPLETED)
+            if not decoding.done():
+                await self._verdict(prefilling, decoding)
+            self._trace.prefilled = self._trace.prefilled or monotonic()
+            return await decoding
+        except BaseException:
+            prefilling.cancel()
+            _drop(decoding)
+            raise
+
+    async def _checked(self, flight: Flight) -> Cached | None:
+        """Wait for prefill, and then for decode as for any engine.
+
+        Returns:
+            What prefill says of its cache.
+        """
+        engine = self._prefill
+        body = await self._within(ask(self._context, engine, self._path, self._keyed.prefill()))
+        rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
+        self._trace.prefilled = self._trace.prefilled or monotonic()
+        flight.due()
+        return said(self._path, body)
+
+    @staticmethod
+    async def _verdict(prefilling: "asyncio.Task[Cached | None]", decoding: "asyncio.Task[Answer]") -> None:
+        """Wait for prefill.
+
+        Raises:
+            UpstreamError: if it fails; if it refuses the request, what decode says to that.
+        """
+        try:
+            await prefilling
+        except RefusedError as error:
+            if error.status < 500:
+                await asyncio.wait({decoding}, timeout=VERDICT_S)
+            verdict = decoding.exception() if decoding.done() else None
+            raise verdict if isinstance(verdict, RefusedError) else error from None
+
+    async def _within(self, asking: Coroutine[Any, Any, bytes]) -> bytes:
+        """Wait for prefill up to PREFILL_TIMEOUT_S; as evidence against its engine, a late one is left running for a while."""
+        task = self._context.tasks.spawn(asking)
+        try:
+            async with asyncio.timeout(self._context.settings.prefill_timeout_s):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            asyncio.get_running_loop().call_later(EVIDENCE_S, task.cancel)
+            raise PrefillTimeoutError(f"{self._prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+
+    async def _behind(self, first: FirstToken, announced: Announcement) -> Answer:
+        """What the client gets now that prefill's token is known."""
+        trace = self._trace
+        if first.reason != LENGTH:
+            trace.decode, trace.prefill = trace.prefill, ""
+            return self._complete(first)
+        reason = first_token.held_back(self._generation, first)
+        if reason is None:
+            try:
+                return await self._rest(first, announced)
+            except RefusedError as error:
+                if error.status >= 500:
+                    raise
+                # What decode does not go on with, it may run as a whole, or refuse as plain vLLM does.
+                reason = REFUSED
+        return await self._instead(reason, announced, first.cached(self._path))
+
+    async def _instead(self, reason: str, announced: Announcement, cached: Cached | None = None) -> Answer:
+        """Have decode write the whole answer after all."""
+        self._trace.kept_back = reason
+        if announced.sent:
+            announced.end()
+            self._keyed = self._keyed.again()
+            self._trace.uuid = self._keyed.uuid
+        return await self._all_by_decode(self._flight(), cached=cached)
+
+    def _complete(self, first: FirstToken) -> Answer:
+        if self._generation.stream:
+            return Written(first_token.complete_events(self._generation, first))
+        return Whole(first_token.complete_body(self._generation, first))
+
+    async def _rest(self, first: FirstToken, announced: Announcement) -> Answer:
+        if self._generation.stream:
+            return await self._rest_of_stream(first, announced)
+        body = await announced.body(first)
+        if body is not None:
+            try:
+                return Whole(joined(self._generation, first, body))
+            except NotContinuedError:
+                pass  # prefill's token did not come; it is known here
+        leg = self._after(announced).going_on(first.prompt, first.token)
+        body = await ask(self._context, self._decode, self._path, leg, whole=True)
+        return Whole(joined(self._generation, first, body))
+
+    async def _rest_of_stream(self, first: FirstToken, announced: Announcement) -> Stream:
+        found, keyed = await announced.reply(first), self._keyed
+        if found is None:
+            flight, keyed = self._flight(), self._after(announced)
+            leg = keyed.going_on(first.prompt, first.token)
+            found = flight, await ask_ahead(self._context, self._path, leg, flight)
+        offset = end_offset(first.logprobs) if self._counts_characters() else None
+        begun = Begun(1, self._keyed.uuid, first.created, offset)
+        part = self._part.behind(begun, Restart(first.prompt, first.created, [first.token]))
+        if part.progress is not None and part.known is not None:
+            part.progress.begin(part.known, first.text)
+        rewriter = part.rewriter(self._decode, keyed.uuid, Cleaning(self._path, cached=first.cached(self._path)))
+        stream = Stream(*found, rewriter, first_token.opening(self._generation, first))
+        if offset is None:  # else nobody would know where the next text begins
+            stream.successor = part.successor(rewriter)
+        return stream
+
+    def _after(self, announced: Announcement) -> Keyed:
+        """How decode is asked now: not under the id of an announcement that it may still have."""
+        announced.end()
+        return self._keyed.again() if announced.sent else self._keyed
+
+    def _counts_characters(self) -> bool:
+        return self._path is Endpoint.COMPLETIONS and wants_logprobs(self._generation)
+
+    async def _all_by_decode(
+        self, flight: Flight, prefilling: "asyncio.Task[Cached | None] | None" = None, cached: Cached | None = None
+    ) -> Answer:
+        """Have decode write everything; what prefill says of its cache may come later."""
+        engine, leg = self._decode, self._keyed.decode()
+        if not self._generation.stream:
+            body = await ask(self._context, engine, self._path, leg, flight=flight)
+            if prefilling is not None:
+                await asyncio.wait({prefilling}, timeout=VERDICT_S)
+                cached = _result(prefilling)
+            cleaning = Cleaning(self._path, cached=cached)
+            return Whole(rewrite.reply(body, cleaning, engine.name, (engine.http_address, engine.zmq_address)))
+        cleaning = Cleaning(self._path, cached=cached if prefilling is None else NOTHING_SAID)
+        rewriter = self._part.rewriter(engine, self._keyed.uuid, cleaning)
+        if prefilling is not None:
+            prefilling.add_done_callback(lambda task: setattr(rewriter, "cached", _result(task) or NOTHING_SAID))
+        stream = await ask_for_stream(self._context, self._path, leg, rewriter, flight)
+        stream.successor = self._part.successor(rewriter)
+        return stream
+
+    def _flight(self) -> Flight:
+        return self._context.flights.open(self._decode, whole=not self._generation.stream)
+
+
+def _result(task: "asyncio.Task[Cached | None]") -> Cached | None:
+    return task.result() if task.done() and not task.cancelled() and task.exception() is None else None
+
+
+def _seen(task: "asyncio.Task[Any]") -> None:
+    """Whatever became of it, nobody waits for it."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _drop(decoding: "asyncio.Task[Answer]") -> None:
+    """Nobody wants what decode will say."""
+
+    def close(task: "asyncio.Task[Answer]") -> None:
+        if not task.cancelled() and task.exception() is None and isinstance(task.result(), Stream):
+            task.result().close()  # type: ignore[union-attr]
+
+    decoding.cancel()
+    decoding.add_done_callback(close)

@@ -1,0 +1,128 @@
+"""A stream whose engine died goes on at others, from the prompt and the tokens that the client has; the client sees a pause.
+
+Only where the tokens that follow are the very ones that would have come (`exclusions.may_migrate`), but for what another batch makes of the last
+digits. It is bounded: RETRIES engines more, and QUEUE_TIMEOUT_S for one to be there.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from time import monotonic
+from typing import Final
+
+from pd_contracts.names import Connector, Role
+from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Needs, Route
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import NoInstanceError, NotContinuedError, ProxyError, UpstreamError
+from pd_proxy.kv.budget import Claim
+from pd_proxy.kv.keyed import going_on, takes_chat_ids
+from pd_proxy.protocol.continued import Begun
+from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.exclusions import asks, limit_of, may_migrate, stops_of
+from pd_proxy.protocol.generation import Generation
+from pd_proxy.protocol.progress import Progress, Restart
+from pd_proxy.request.attempt import Attempt
+from pd_proxy.request.part import Part
+from pd_proxy.request.route import Failures, admitted, anybody
+from pd_proxy.request.trace import Trace
+from pd_proxy.upstream.answers import Stream, Written
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.1
+
+
+class Migration:
+    """One request's; knows where it has been."""
+
+    def __init__(
+        self,
+        context: Context,
+        generation: Generation,
+        *,
+        needs: Needs,
+        headers: Mapping[str, str],
+        trace: Trace,
+        failures: Failures,
+    ) -> None:
+        """As the request was served first."""
+        self._context = context
+        self._generation = generation
+        self._needs = needs
+        self._headers = headers
+        self._trace = trace
+        self._failures = failures
+        self._prefilled = True  # who is to blame for the failure before
+        self.part = Part(progress=progress_of(context, generation), go_on=self.go_on)
+
+    async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
+        """Have others go on from there; None if nobody can, and then the client gets `error`."""
+        progress = self.part.progress
+        if progress is not None and progress.finished:
+            return None if self._counts() else Written(b"")
+        limit = limit_of(self._generation)
+        if limit is not None and limit <= len(restart.tokens):
+            return None
+        end = monotonic() + self._context.settings.queue_timeout_s
+        while self._trace.migrations < self._context.settings.retries and not self._context.stopping:
+            if self._failures.route is not None and not isinstance(error, NotContinuedError):
+                self._failures.add(error, self._failures.route, prefilled=self._prefilled)
+            self._trace.migrations += 1
+            try:
+                return await self._attempt(restart, end)
+            except UpstreamError as failure:
+                logger.warning("a stream could not go on", extra={"id": self._trace.uuid, "cause": failure.cause})
+                error = failure
+            except ProxyError:
+                return None
+        return None
+
+    async def _attempt(self, restart: Restart, end: float) -> Stream | None:
+        route, claim = await self._route(end)
+        self._failures.route = route
+        trace = Trace(self._trace.endpoint)
+        rest = replace(self._generation, fields=going_on(self._generation, restart.prompt, restart.tokens, {}))
+        begun = Begun(len(restart.tokens), self._trace.uuid, restart.created, None, restart.skip, restart.skip_ids)
+        part = self.part.behind(begun, restart)
+        try:
+            answer = await Attempt(self._context, rest, self._headers, trace, claim, part=part).answer(route)
+        finally:
+            self._prefilled = trace.prefilled is not None
+        self._trace.decode = trace.decode
+        self._context.metrics.migrated("done")
+        logger.warning("a stream goes on elsewhere", extra={"id": self._trace.uuid, "instance": trace.decode})
+        return answer if isinstance(answer, Stream) else None
+
+    async def _route(self, end: float) -> tuple[Route, Claim]:
+        """As for a new request, but it may take a while until an engine has taken the dead one's place."""
+        able = self._takes_ids if self._generation.endpoint is Endpoint.CHAT else anybody
+        while True:
+            try:
+                return await admitted(self._context, self._generation, self._needs, self._failures, able)
+            except (NoInstanceError, UpstreamError):
+                if monotonic() > end or self._context.stopping:
+                    raise
+            await asyncio.sleep(LOOK_S)
+
+    @staticmethod
+    def _takes_ids(engine: Instance) -> bool:
+        """The prompt goes to it as token ids, beside what the connector says."""
+        return takes_chat_ids(engine) and (engine.role is Role.COMBINED or engine.connector is Connector.P2P)
+
+    def _counts(self) -> bool:
+        """Whether the client waits for a last event beside the end mark."""
+        return b"include_usage" in bytes(self._generation.fields.get("stream_options", b""))
+
+
+def progress_of(context: Context, generation: Generation) -> Progress | None:
+    """Where what the client has is noted; None where nobody could go on."""
+    if not context.settings.migrate or not generation.stream or may_migrate(generation) is not None:
+        return None
+    return Progress(
+        chat=generation.endpoint is Endpoint.CHAT,
+        stops=stops_of(generation),
+        shows_stop=asks(generation, "include_stop_str_in_output"),
+        asked=asks(generation, "return_token_ids"),
+    )

@@ -1,0 +1,95 @@
+"""Who gets a request next: by what became of its earlier attempts, by policy, and by the room that there is for its KV."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Needs, Pair, Route, choose
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import NoInstanceError, PrefillTimeoutError, ProxyError, QueuedTooLongError
+from pd_proxy.kv.budget import Claim
+from pd_proxy.protocol.generation import Generation
+
+Able: TypeAlias = Callable[[Instance], bool]
+
+
+def anybody(_: Instance) -> bool:
+    """Every engine."""
+    return True
+
+
+@dataclass(slots=True)
+class Failures:
+    """What became of a request's earlier attempts; engines are incarnations.
+
+    Attributes:
+        failed: engines that do not get it again.
+        doubted: engines that get it only if there is nobody else.
+        route: where it is now.
+    """
+
+    failed: set[int] = field(default_factory=set)
+    doubted: set[int] = field(default_factory=set)
+    last: ProxyError | None = None
+    route: Route | None = None
+
+    def add(self, error: ProxyError, route: Route, *, prefilled: bool) -> None:
+        """One more attempt failed, before or after prefill had answered."""
+        self.last = error
+        if not isinstance(route, Pair):
+            self.failed.add(route.engine.incarnation)
+        elif prefilled:
+            self.failed.add(route.decode.incarnation)
+        else:
+            self.failed.add(route.prefill.incarnation)
+            if isinstance(error, PrefillTimeoutError):
+                # A decode that takes no KV makes its prefill stand still; the next one should not follow it.
+                self.doubted.add(route.decode.incarnation)
+
+    def candidates(self, instances: Sequence[Instance]) -> list[list[Instance]]:
+        """Who may still serve the request, the better choice first."""
+        able = [i for i in instances if i.incarnation not in self.failed]
+        return [[i for i in able if i.incarnation not in self.doubted], able]
+
+
+async def admitted(
+    context: Context, generation: Generation, needs: Needs, failures: Failures, able: Able = anybody
+) -> tuple[Route, Claim]:
+    """A route of engines that are able, and room for the request's KV at its decode; waits for room up to QUEUE_TIMEOUT_S, first come first served.
+
+    Raises:
+        QueuedTooLongError: if there was none.
+        ProxyError: if nobody can serve it (any more).
+    """
+    size = context.budget.size(generation)
+    if not context.budget.limit:
+        route = _route(context, needs, failures, able)
+        return route, context.budget.claim(route, size)
+    try:
+        async with asyncio.timeout(context.settings.queue_timeout_s), context.budget.turn:
+            while True:
+                route = _route(context, needs, failures, able, size)
+                claim = context.budget.take(route, size)
+                if claim is not None:
+                    return route, claim
+                await context.budget.released()
+    except TimeoutError:
+        raise failures.last or QueuedTooLongError(
+            "no decode engine had room for the KV within QUEUE_TIMEOUT_S"
+        ) from None
+
+
+def _route(context: Context, needs: Needs, failures: Failures, able: Able, size: int = 0) -> Route:
+    """The next route; one whose decode has room, if there is any."""
+    turn = next(context.turns)
+    error: ProxyError | None = None
+    for candidates in failures.candidates([i for i in context.registry.view() if able(i)]):
+        roomy = [i for i in candidates if context.budget.fits(i, size)]
+        for instances in (roomy, candidates):
+            try:
+                return choose(instances, needs, turn, context.rules)
+            except ProxyError as refusal:
+                error = refusal
+    raise failures.last or error or NoInstanceError("no engine is ready")

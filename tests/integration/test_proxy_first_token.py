@@ -1,0 +1,161 @@
+"""The first token from prefill, the others from decode: the client sees what one engine would have said, to the last field."""
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from support.handoff import CHAT, COMPLETIONS, stand, text_of
+
+from pd_proxy.settings import When, Writer
+
+IDS = {"prompt": [300 + 7 * number for number in range(100)]}
+TEXT = {"prompt": "Once upon a time there was a proxy that liked to be the first with everything"}
+MESSAGES = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say something nice"}]}
+WAYS: list[tuple[str, dict[str, Any]]] = [(COMPLETIONS, IDS), (COMPLETIONS, TEXT), (CHAT, MESSAGES)]
+# Options under which every chunk is another one.
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"return_token_ids": True},
+    {"stream_options": {"include_usage": True}},
+    {"stream_options": {"include_usage": True, "continuous_usage_stats": True}, "return_token_ids": True},
+    {"min_tokens": 3, "ignore_eos": False},
+    {"stop": ["\x07 never"]},
+]
+
+
+def bodies(base: dict[str, Any], *, max_tokens: int = 9) -> list[dict[str, Any]]:
+    """With every option, streamed and not."""
+    found = []
+    for options, stream in itertools.product(OPTIONS, (False, True)):
+        body: dict[str, Any] = {**base, "max_tokens": max_tokens, "ignore_eos": True, "stream": stream, **options}
+        if not stream:
+            body.pop("stream_options", None)
+        found.append(body)
+    return found
+
+
+@pytest.mark.parametrize(("path", "base"), WAYS, ids=["ids", "text", "chat"])
+async def test_the_answer_is_the_one_of_plain_vllm(path: str, base: dict[str, Any]) -> None:
+    async with stand() as here:
+        await here.ask(path, {**base, "max_tokens": 3})  # from here on, a stand-in is known
+        for body in bodies(base):
+            found, stages = await here.ask(path, body)
+            expected = await here.expected(path, body)
+            if "stop" in body and body["stream"]:
+                assert text_of(found) == text_of(
+                    expected
+                )  # plain vLLM holds more back, so its chunks are cut elsewhere
+            else:
+                assert found == expected, body
+            assert stages.first_token == "prefill", (body, stages)
+        assert (await here.proxy.stats()).handed_off == 1 + len(bodies(base))
+
+
+async def test_decode_hears_of_a_request_while_prefill_computes_it() -> None:
+    async with stand() as here:
+        await here.ask(COMPLETIONS, {**IDS, "max_tokens": 3})
+        (prefill,), (decode,) = here.prefills, here.decodes
+        assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+        for path, base in WAYS:
+            asked = asyncio.create_task(here.ask(path, {**base, "max_tokens": 5, "stream": True}))
+            await decode.until("sim:kv_waiting", lambda waiting: waiting == 1)
+            assert (await prefill.post("/sim/faults", {})).status == 200
+            await asked
+            assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+        assert (await prefill.post("/sim/faults", {})).status == 200
+
+
+async def test_an_answer_that_ends_with_its_first_token_needs_no_decode() -> None:
+    async with stand(profile={"eos_one_in": 1}) as here:
+        for (path, base), stream, limit in itertools.product(WAYS, (False, True), (1, 5)):
+            body: dict[str, Any] = {**base, "max_tokens": limit, "stream": stream}
+            found, stages = await here.ask(path, body)
+            assert found == await here.expected(path, body)
+            assert stages.decode_instance == "prefill-0"
+        assert await here.decodes[0].metric("vllm:generation_tokens_total") == 0
+
+
+async def test_a_minimum_of_tokens_holds_for_the_first_one_too() -> None:
+    async with stand(profile={"eos_one_in": 1}) as here:
+        for path, base in WAYS:
+            body: dict[str, Any] = {**base, "max_tokens": 9, "min_tokens": 4}
+            found, stages = await here.ask(path, body)
+            assert found == await here.expected(path, body)
+            assert found["usage"]["completion_tokens"] == 5
+            assert stages.first_token == "prefill"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_stop_string_over_the_border_is_found(*, stream: bool) -> None:
+    async with stand() as here:
+        for path, base in WAYS:
+            body: dict[str, Any] = {**base, "max_tokens": 9, "ignore_eos": True}
+            text = whole_text(await here.expected(path, body))
+            first = whole_text(await here.expected(path, body | {"max_tokens": 1}))
+            body |= {"stop": [text[len(first) - 2 : len(first) + 3]], "stream": stream}
+            found, stages = await here.ask(path, body)
+            assert found == await here.expected(path, body)
+            assert stages.first_token_reason == "stop_string"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("fault", ["drop_kv", "out_of_memory"])
+async def test_kv_that_is_lost_costs_time_and_nothing_else(fault: str, *, stream: bool) -> None:
+    async with stand() as here:
+        await here.ask(COMPLETIONS, {**IDS, "max_tokens": 3})
+        assert (await here.decodes[0].post("/sim/faults", {fault: True})).status == 200
+        for path, base in WAYS:
+            body: dict[str, Any] = {
+                **base,
+                "max_tokens": 9,
+                "ignore_eos": True,
+                "stream": stream,
+                "return_token_ids": True,
+            }
+            found, _ = await here.ask(path, body)
+            assert found == await here.expected(path, body)
+
+
+async def test_a_request_that_is_too_long_is_refused_as_plain_vllm_refuses_it() -> None:
+    async with stand() as here:
+        for path, base in WAYS:
+            for stream in (False, True):
+                body: dict[str, Any] = {**base, "max_tokens": 1_000_000, "stream": stream}
+                reply = await here.proxy.post(body, path)
+                async with here.plain.session.post(here.plain.url + path, json=body) as plain:
+                    assert (reply.status, reply.error["message"]) == (400, (await plain.json())["error"]["message"])
+
+
+@pytest.mark.parametrize("setting", [{"first_token": Writer.DECODE}, {}], ids=["off", "n"])
+async def test_decode_first_is_what_remains(setting: dict[str, Any]) -> None:
+    async with stand(**setting) as here:
+        (prefill,), (decode,) = here.prefills, here.decodes
+        more = {} if setting else {"presence_penalty": 0.5}
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+            body: dict[str, Any] = {**base, **more, "max_tokens": 9, "stream": stream, "ignore_eos": True}
+            asked = asyncio.create_task(here.ask(path, body))
+            await decode.until("sim:kv_waiting", lambda waiting: waiting == 1)
+            assert (await prefill.post("/sim/faults", {})).status == 200
+            found, stages = await asked
+            assert found == await here.expected(path, body)
+            assert stages.first_token_reason == ("off" if setting else "penalties")
+        assert (await here.proxy.stats()).handed_off == 0
+
+
+async def test_decode_after_prefill_if_that_is_wanted() -> None:
+    async with stand(first_token=Writer.DECODE, decode_asked=When.AFTER_PREFILL) as here:
+        (prefill,), (decode,) = here.prefills, here.decodes
+        assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+        asked = asyncio.create_task(here.ask(COMPLETIONS, {**IDS, "max_tokens": 5}))
+        await prefill.until("vllm:num_requests_running", lambda running: running == 1)
+        assert await decode.metric("sim:kv_waiting") == 0
+        assert (await prefill.post("/sim/faults", {})).status == 200
+        await asked
+
+
+def whole_text(answer: Any) -> str:
+    choice = answer["choices"][0]
+    text: str = choice["message"]["content"] if "message" in choice else choice["text"]
+    return text

@@ -1,0 +1,147 @@
+"""MIGRATE=on: streams of a decode that dies go on elsewhere, and nobody can tell from what the clients get."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from typing import Any
+
+import aiohttp
+import pytest
+from support.handoff import CHAT, COMPLETIONS, Stand, shown, stand, text_of
+from support.proxy import Reply, running_proxy
+from support.simulator import fast_profile, running, settings_for, spawned
+
+from pd_contracts.names import Connector, Role
+from pd_proxy.settings import Writer
+
+IDS = {"prompt": [300 + 7 * number for number in range(100)]}
+MESSAGES = {"messages": [{"role": "user", "content": "Say something nice"}]}
+WAYS: list[tuple[str, dict[str, Any]]] = [(COMPLETIONS, IDS), (CHAT, MESSAGES)]
+GREEDY = {"stream": True, "temperature": 0, "ignore_eos": True}
+STREAMS = 200
+
+
+def body_of(number: int) -> tuple[str, dict[str, Any]]:
+    """One of many requests, all different and of several kinds."""
+    path, base = WAYS[number % 2]
+    body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 100, "seed": number}
+    if path == COMPLETIONS:
+        body["prompt"] = [400 + 3 * number + 7 * at for at in range(20 + number)]
+    else:
+        body["messages"] = [{"role": "user", "content": f"Tell me about the number {number}"}]
+    options: list[dict[str, Any]] = [
+        {},
+        {"stream_options": {"include_usage": True}},
+        {"return_token_ids": True},
+        {"stop": ["no word says this"]},
+        {"stop": ["no word says this"], "return_token_ids": True},
+    ]
+    return path, body | options[number % len(options)]
+
+
+async def read(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Reply:
+    async with session.post(url, json=body) as response:
+        return Reply(response.status, response.headers.copy(), await response.read())
+
+
+def same(found: Any, expected: Any, *, ids: bool) -> None:
+    """Equal but for where chunks are cut; usage and the reason of the end come in the same places."""
+    assert text_of(found) == text_of(expected)
+    assert tokens_of(found) == tokens_of(expected)
+    assert bool(tokens_of(found)) == ids
+    assert [event.get("usage") for event in found if event.get("usage")] == [
+        e["usage"] for e in expected if e.get("usage")
+    ]
+    ends = [
+        [c["finish_reason"] for e in events for c in e["choices"] if c["finish_reason"]] for events in (found, expected)
+    ]
+    assert ends[0] == ends[1] == ["length"]
+    assert all(set(event) <= set().union(*map(set, expected)) for event in found)
+
+
+def tokens_of(events: list[Any]) -> list[int]:
+    return [token for event in events for choice in event["choices"] for token in choice.get("token_ids") or []]
+
+
+@pytest.mark.timeout(180)
+async def test_a_decode_that_is_killed_under_200_streams_loses_none() -> None:
+    plain = settings_for()
+    async with contextlib.AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(running_proxy(migrate=True, ping_ttl_s=30.0, queue_timeout_s=60.0))
+        port = proxy.settings.proxy_port
+        common: dict[str, Any] = {"proxy_port": port, "kv_connector": Connector.P2P, "sim_profile": "h200-llama3-8b"}
+        engines = [
+            await stack.enter_async_context(spawned(settings_for(role, **common)))
+            for role in (Role.PREFILL, Role.PREFILL, Role.DECODE, Role.DECODE)
+        ]
+        reference = await stack.enter_async_context(running(plain, fast_profile()))
+        await proxy.stats_where(lambda s: sum(i.state == "ready" for i in s.instances) == len(engines), 60)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+
+        asked = [
+            asyncio.create_task(read(session, proxy.url + path, body)) for path, body in map(body_of, range(STREAMS))
+        ]
+        victim = engines[2]
+        while await victim.metric("vllm:generation_tokens_total") < 2000:  # noqa: ASYNC110  a page has no event
+            await asyncio.sleep(0.02)
+        assert victim.process is not None
+        os.kill(victim.process.pid, signal.SIGKILL)
+
+        for number, reply in enumerate(await asyncio.gather(*asked)):
+            path, body = body_of(number)
+            same(
+                shown(reply),
+                shown(await read(reference.session, reference.url + path, body)),
+                ids="return_token_ids" in body,
+            )
+        assert (await proxy.stats()).migrations > 10
+
+
+async def broken_off(here: Stand, path: str, body: dict[str, Any], after: int) -> Any:
+    """What a client gets whose decode breaks off after so many tokens."""
+    decode = here.decodes[0]
+    asked = asyncio.create_task(here.proxy.post(body, path))
+    before = await decode.metric("vllm:generation_tokens_total")
+    await decode.until("vllm:generation_tokens_total", lambda tokens: tokens >= before + after)
+    assert (await decode.post("/sim/faults", {"die_mid_stream": True})).status == 200
+    reply = await asked
+    assert (await decode.post("/sim/faults", {})).status == 200
+    return reply
+
+
+@pytest.mark.parametrize("shows_stop", [False, True])
+@pytest.mark.parametrize("writer", [Writer.PREFILL, Writer.DECODE])
+async def test_text_that_was_held_back_for_a_stop_string_is_not_lost(writer: Writer, *, shows_stop: bool) -> None:
+    async with stand(decodes=2, step_ms=5.0, migrate=True, first_token=writer) as here:
+        for path, base in WAYS:
+            body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 40, "stop": ["no word says this", "x" * 30]}
+            body |= {"include_stop_str_in_output": True} if shows_stop else {}
+            await both_decodes_once(here)
+            found = shown(await broken_off(here, path, body, after=12))
+            same(found, await here.expected(path, body), ids=False)
+
+
+async def both_decodes_once(here: Stand) -> None:
+    """The next request goes to the first decode."""
+    while (await here.proxy.stats()).requests % 2:
+        await here.proxy.post({**IDS, "max_tokens": 2})
+
+
+@pytest.mark.parametrize(
+    "excluded",
+    [{"temperature": 1}, {"presence_penalty": 1.0}, {"bad_words": ["x"]}, {"response_format": {"type": "json_object"}}],
+    ids=lambda value: next(iter(value)),
+)
+async def test_what_cannot_go_on_exactly_ends_with_an_error_event(excluded: dict[str, Any]) -> None:
+    async with stand(decodes=2, step_ms=5.0, migrate=True) as here:
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40, **excluded}, after=5)
+        assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+
+
+async def test_without_it_streams_of_a_dead_decode_end_with_an_error_event() -> None:
+    async with stand(decodes=2, step_ms=5.0) as here:
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
+        assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+        assert (await here.proxy.stats()).migrations == 0
