@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.faults import PAGE, SCENARIOS, page, run, run_all
+from support.faults import PAGE, SCENARIOS, page, run_all
 from support.rolling import section
 
 TRIES = 4
@@ -24,7 +24,7 @@ async def main() -> None:
             if not isinstance(report, BaseException) and report.keeps(scenario):
                 break
             sys.stderr.write(f"again: {scenario.title}\n")
-            report = await run(scenario)
+            [report] = await run_all([scenario])
         if isinstance(report, BaseException):
             raise report
         rows.append(report.row(scenario))

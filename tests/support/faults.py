@@ -431,6 +431,9 @@ its answers move; MAX_ANSWER_BYTES.
 """
 TAIL = """
 - An error event comes only after the first byte, when a second attempt could repeat what the client has already read.
+- P2pConnector leaves nothing behind: what decode lost, refused or never got is computed again there, and a prefill whose client has left is ended.
+  A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S; until then it shows the watchdog that the engine stands still.
+  The next three points are about vLLM's own connectors.
 - Decode that breaks off or stands still before its first byte may still have the KV of the request, or may have used it up, and asking
   a P2pNccl decode for KV that is gone makes it stand still for ever. So nothing is asked until it serves again; then a short
   prompt's KV is pushed under the same id, which takes the old one's place, and one token uses it up. (The simulators behave here as
