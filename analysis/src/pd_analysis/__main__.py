@@ -196,7 +196,7 @@ def _export_classic(results: Sequence[Result], out: Path) -> int:
     from pd_analysis.report import classic  # noqa: PLC0415 - matplotlib, as above
 
     if len(results) != 1:
-        names = ", ".join(result.name for result in results)
+        names = ", ".join(str(result.run.path) for result in results)
         sys.stderr.write(
             f"pd-analysis: --classic takes one run, and these are {len(results)} ({names}): name one run folder\n"
         )

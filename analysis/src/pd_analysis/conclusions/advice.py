@@ -92,7 +92,7 @@ def _limited(result: Result, full: Sequence[Role]) -> str:
     message = (
         mark("the {roles} GPUs limit it")
         if saturated
-        else mark("the {roles} GPUs come first to their limit, and hold at this rate")
+        else mark("the {roles} GPUs will limit it first, and keep up at this rate")
     )
     return tr(message, roles=listed(tr(ROLES[role]) for role in full))
 

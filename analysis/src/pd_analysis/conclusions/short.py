@@ -53,7 +53,7 @@ def _offered(group: Group) -> str:
     if group.pace not in MODES:
         return group.workload
     load = group.baseline.run.manifest.workload
-    return tr("mode {mode}, {sizes} tokens", mode=load.arrival, sizes=sizes(load))
+    return tr("Mode {mode}, {sizes} tokens", mode=load.arrival, sizes=sizes(load))
 
 
 def _sizes(sweep: Sweep) -> str:

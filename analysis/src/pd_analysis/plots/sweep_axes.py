@@ -16,7 +16,7 @@ from pd_analysis.words.formatting import sizes
 from pd_analysis.words.language import tr
 
 _LOG_FROM: Final = 25.0  # spread from which an axis is logarithmic
-_TICKS: Final = 9.0  # along the whole width of a figure
+_TICKS: Final = 13.0  # along the whole width of a figure
 _SHADED: Final = 4  # deployments up to which intervals are drawn: more would be one grey
 
 
@@ -92,7 +92,7 @@ def along(axes: Axes, sweep: Sweep) -> None:
     """The axis of what was asked for."""
     axes.set_xlabel(sweep.axis.label)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(max(3, round(_TICKS * axes.get_position().width))))
+    axes.xaxis.set_major_locator(MaxNLocator(min(8, round(_TICKS * axes.get_position().width))))
     style.grouped(axes.xaxis)
 
 

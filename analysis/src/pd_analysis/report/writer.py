@@ -141,9 +141,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe, "joined": joined}
+    environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe, "heading": _heading, "joined": joined}
     environment.globals |= {"tr": tr, "run_colour": style.run_colour_name}
     return environment
+
+
+def _heading(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _pipe(text: str) -> str:
