@@ -12,7 +12,6 @@ Exit status 1 if the limit (1 % of a core, 60 MB) is passed.
 
 # ruff: noqa: INP001, T201 - a script, and it prints
 import argparse
-import http.client
 import json
 import os
 import platform
@@ -24,6 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from pd_contracts.http_call import call
 
 ROOT = Path(__file__).parents[2]
 CPU_LIMIT_PERCENT = 1.0
@@ -53,13 +54,9 @@ class Process:
         self.process = subprocess.Popen([*command, "--monitor-backend", "nvml"], env=environment)
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        data = None if body is None else json.dumps(body).encode()
+        reply = call(f"http://127.0.0.1:{self.port}{path}", method, data, timeout_s=10)
+        return reply.status, reply.body
 
     def wait_ready(self) -> None:
         for _ in range(100):

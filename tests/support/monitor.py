@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.waiting import until
 
 from pd_contracts.free_ports import free_port
+from pd_contracts.http_call import CallError, call
 from pd_contracts.records import GpuHeader, GpuSample
 from pd_monitor.app import Monitor, make_app
 from pd_monitor.reading import Backend
@@ -179,13 +179,9 @@ class MonitorProcess:
         )
 
     def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        data = None if body is None else json.dumps(body).encode()
+        reply = call(f"http://127.0.0.1:{self.port}{path}", method, data)
+        return reply.status, reply.body
 
     def page(self) -> Series:
         status, body = self.request("GET", "/metrics")
@@ -205,7 +201,7 @@ class MonitorProcess:
     def wait_for(self, what: Callable[[], bool], seconds: float = 10) -> None:
         """Poll until something holds; fails if the process ends before it does."""
         # It may not listen yet.
-        until(what, seconds, while_=self._runs, ignoring=(OSError, http.client.HTTPException))
+        until(what, seconds, while_=self._runs, ignoring=(CallError,))
 
     def _runs(self) -> bool:
         assert self._process.poll() is None, self._process.communicate()[1]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pd_contracts.clock_events import CLOCK_EVENTS
 from pd_contracts.records import GpuInfo, GpuSample
 from pd_monitor.reading import Reading
 
@@ -82,5 +83,5 @@ def _sample(index: int, wave: SquareWave, t: float) -> GpuSample:
         memory_utilization=0.4 if busy else 0.0,
         temperature_c=45.0,
         memory_used_bytes=40 << 30,
-        throttle_reasons=0 if busy else 1,
+        throttle_reasons=0 if busy else CLOCK_EVENTS["gpu_idle"],
     )

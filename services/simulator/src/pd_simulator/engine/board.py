@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from pd_contracts.board import Board
+from pd_contracts.clock_events import CLOCK_EVENTS
 from pd_contracts.names import Role
 from pd_contracts.records import GpuInfo, GpuSample
 from pd_simulator.profile import Draw, Profile
@@ -19,7 +20,6 @@ from pd_simulator.steps.step_time import StepTime
 AVERAGE_S = 1.0  # the window of NVML's power average, and of the utilisation
 LIMIT_S = 0.2  # how soon a board that draws more than its limit lowers its clocks: a step may draw more, the average over this may not
 _KEEP_S = 3.0
-_CLOCKS_GPU_IDLE = 0x1  # nvmlClocksEventReasonGpuIdle
 
 
 def step_watts(draw: Draw, step: StepTime, batch: int) -> float:
@@ -136,6 +136,6 @@ class SimulatedBoard:
                 utilization=min(1.0, (busy_s - past_busy_s) / window),
                 temperature_c=round(power.ambient_c + power.degrees_per_watt * average, 1),
                 memory_used_bytes=memory.weights_bytes + kv_tokens * memory.kv_bytes_per_token,
-                throttle_reasons=_CLOCKS_GPU_IDLE if idle else 0,
+                throttle_reasons=CLOCK_EVENTS["gpu_idle"] if idle else 0,
             ),
         )
