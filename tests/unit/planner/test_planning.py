@@ -22,7 +22,10 @@ from pd_planner.confidence.verdict import Outcome, verdict
 from pd_planner.des.limits import Limits
 from pd_planner.emit.measurement import command
 from pd_planner.emit.plan_file import PlanFile, read_plan
+from pd_planner.profile.analytic import analytic
+from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.numbers import changed
+from pd_planner.profile.shape import read_shape
 from pd_planner.profile.trust import Trust
 from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
@@ -162,6 +165,18 @@ def test_what_decides_is_a_command_that_pdctl_takes() -> None:
     assert options.goodput == "ttft:500 tpot:15"
 
 
+def test_an_engine_of_two_boards_is_faster_but_less_than_twice() -> None:
+    board = board_of("H200")
+    assert board is not None
+    shape = read_shape("llama-3.1-70b")
+
+    two, four = analytic(shape, board, 2), analytic(shape, board, 4)
+
+    assert 1.9 < (two.decode.base_ms - 1) / (four.decode.base_ms - 1) < 2.1
+    assert four.memory.kv_tokens > 2 * two.memory.kv_tokens
+    assert four.power == two.power
+
+
 def test_prefixes_hit_where_the_same_engine_had_them() -> None:
     load = Load.of([0.0, 1.0, 2.0, 3.0], 100, 5)
     shared = [(("a", 64), (f"own {n}", 36)) for n in range(4)]
@@ -273,6 +288,7 @@ def _traffic(words: list[str]) -> Traffic:
     return traffic_options.chosen(options.parse_args(words))
 
 
+LARGE = ["--model", "llama-3.1-70b", "--gpu", "H200"]
 LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
 
 
@@ -292,7 +308,8 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--connectors", "rdma"], "--connectors 'rdma': choose from"),
         ([*LENGTHS, "--profile", "NO_NIXL", "--connectors", "nixl"], "the profile knows nothing about NIXL"),
         ([*LENGTHS, "--power-cap-w", "500"], "--power-cap-w needs --rate or --trace"),
-        ([*LENGTHS, "--tensor-parallel", "4", "--gpus", "2"], "2 GPUs make no engine of 4"),
+        ([*LENGTHS, "--tensor-parallel", "4"], "--tensor-parallel 4: this profile is of one GPU an engine"),
+        ([*LENGTHS, *LARGE, "--tensor-parallel", "4", "--gpus", "2"], "2 GPUs make no engine of 4"),
         ([*LENGTHS, "--kv-tokens", "500"], "a request of this traffic can never be served"),
         ([*LENGTHS, "--kv-tokens", "5000", "--max-num-batched-tokens", "9"], "which vLLM refuses"),
         ([*LENGTHS, "--", "--prefix-tokenz", "5"], "pd-loadgen run has no option --prefix-tokenz"),

@@ -18,7 +18,7 @@ _STEP: Final = 0.05  # of a number's logarithm, for the slope
 _LARGEST_STEP: Final = 0.7
 _OUTLIER: Final = 2.0  # residuals above so many times the usual one count for less
 _USUAL: Final = (0.02, 0.1)  # bounds of what is usual
-_PRIOR_SD: Final = 1.0  # of the logarithm: a factor of e
+_PRIOR_SD: Final = 0.5  # of the logarithm: what the start profile says is believed within a factor of 1.6
 _ENOUGH: Final = 1e-3  # of the loss
 _DAMPING: Final = (0.0, 1.0, 10.0, 100.0)
 # A number that is 0 in the start profile begins with this, or with a thousandth of it a token.
@@ -95,7 +95,7 @@ def _touches(name: str, run: Measured) -> bool:
 
 
 def fit(start: Profile, steps: StepNumbers, runs: Sequence[Measured], names: Sequence[str]) -> Estimate:
-    """Fit the named numbers, beginning with the start profile's; these also count as a prior, within a factor of e."""
+    """Fit the named numbers, beginning with the start profile's; these also count as a prior, within a factor of 1.6."""
     problem = _Problem(tuple(names), runs, start, steps)
     prior = np.log([number(start, name) or _SEED_MS * (1e-3 if is_per_token(name) else 1.0) for name in names])
     logs, here = prior, problem.all(prior)

@@ -33,7 +33,12 @@ def chosen(options: argparse.Namespace) -> Profile:
     Raises:
         CommandError: if there is none.
     """
+    boards = getattr(options, "tensor_parallel", 1)
     if options.model is None:
+        if boards > 1:
+            raise CommandError(
+                f"--tensor-parallel {boards}: this profile is of one GPU an engine; --model with --gpu computes one of {boards}"
+            )
         if options.gpu is not None:
             raise CommandError("--gpu needs --model, whose shape says what the board has to do")
         try:
@@ -51,6 +56,6 @@ def chosen(options: argparse.Namespace) -> Profile:
             else f"--gpu {options.gpu}: expected one of {names}"
         )
     try:
-        return analytic(read_shape(options.model), board)
+        return analytic(read_shape(options.model), board, boards)
     except ShapeError as error:
         raise CommandError(str(error)) from error

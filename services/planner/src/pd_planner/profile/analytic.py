@@ -13,9 +13,13 @@ from pd_simulator.profile import Decode, Draw, Handoff, Memory, Mixed, Power, Pr
 
 COMPUTE: Final = 0.65  # of the peak, for prompts
 BANDWIDTH: Final = 0.75  # of the peak, for decodes
+TOGETHER: Final = 0.8  # of their speed, for boards that share an engine
 STEP_MS: Final = 1.0  # launching and sampling, a step
 SEQUENCE_MS: Final = 0.012
 API_MS: Final = 5.0
+P2P_BANDWIDTH: Final = (
+    65e9  # bytes of KV a second that P2pConnector gathers, moves and scatters on one H200 after another
+)
 SHARE: Final = 0.9  # of a prompt token's cost beside decodes
 USED: Final = 0.9  # of the board's memory, vLLM's default
 KIND: Final = "analytic"
@@ -24,13 +28,13 @@ DRAW: Final = (0.17, 0.93, 0.58, 0.004)
 CLOCKS_MHZ: Final = (345, 1980, 3201)
 
 
-def analytic(shape: Shape, board: Board) -> Profile:
-    """The profile of one board with one engine.
+def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
+    """The profile of one engine on so many boards; power is each board's.
 
     Raises:
         ShapeError: if the weights leave no room for KV.
     """
-    room = USED * board.memory_bytes - shape.weights_bytes
+    room = USED * boards * board.memory_bytes - shape.weights_bytes
     if room < shape.kv_bytes * 4096:
         needed = -(-shape.weights_bytes // (USED * board.memory_bytes - shape.kv_bytes * 4096))
         msg = (
@@ -38,11 +42,12 @@ def analytic(shape: Shape, board: Board) -> Profile:
             f"give an engine several boards, --tensor-parallel {max(2, int(needed))} or more"
         )
         raise ShapeError(msg)
-    compute, bandwidth = board.flops * COMPUTE / 1e3, board.bandwidth * BANDWIDTH / 1e3
+    speed = boards * (TOGETHER if boards > 1 else 1.0) / 1e3
+    compute, bandwidth = board.flops * COMPUTE * speed, board.bandwidth * BANDWIDTH * speed
     weights_ms = shape.read_bytes / bandwidth
     decode = Decode(STEP_MS + weights_ms, SEQUENCE_MS, shape.kv_bytes / bandwidth)
     return Profile(
-        description=f"ANALYTIC: {shape.name} on {board.name}, from the model's shape and the board's data sheet; nothing was measured",
+        description=f"ANALYTIC: {shape.name} on {f'{boards} × ' if boards > 1 else ''}{board.name}, from the model's shape and the board's data sheet; nothing was measured",
         board=board.name,
         prefill=Prefill(STEP_MS, shape.operations / compute, shape.pair_operations / compute * 1e6),
         decode=decode,
@@ -58,7 +63,7 @@ def analytic(shape: Shape, board: Board) -> Profile:
         ),
         power=_power(board),
         memory=Memory(
-            total_bytes=int(board.memory_bytes),
+            total_bytes=int(boards * board.memory_bytes),
             weights_bytes=int(shape.weights_bytes),
             kv_bytes_per_token=shape.kv_bytes,
             kv_tokens=int(room // shape.kv_bytes),
@@ -79,6 +84,7 @@ def _link_ms(shape: Shape, board: Board) -> float:
 def _handoffs(shape: Shape, board: Board) -> dict[Connector, Handoff]:
     link = _link_ms(shape, board)
     return {
+        Connector.P2P: Handoff(wait_ms=3.7, wait_per_token_ms=max(link, shape.kv_bytes / P2P_BANDWIDTH * 1e3)),
         Connector.P2P_NCCL: Handoff(
             send_floor_ms=15.0,
             send_floor_per_peer_ms=5.0,

@@ -13,10 +13,20 @@ LARGEST_CELL: Final = 16
 
 
 # As `pdctl compare --deployments` names them, and for people.
-NAMES: Final = {"p2pnccl": Connector.P2P_NCCL, "nixl": Connector.NIXL, "example": Connector.EXAMPLE}
-WORDS: Final = {Connector.P2P_NCCL: "P2P NCCL", Connector.NIXL: "NIXL", Connector.EXAMPLE: "shared folder"}
+NAMES: Final = {
+    "p2p": Connector.P2P,
+    "nixl": Connector.NIXL,
+    "p2pnccl": Connector.P2P_NCCL,
+    "example": Connector.EXAMPLE,
+}
+WORDS: Final = {
+    Connector.P2P: "P2pConnector",
+    Connector.NIXL: "NIXL",
+    Connector.P2P_NCCL: "P2P NCCL",
+    Connector.EXAMPLE: "shared folder",
+}
 # Unless asked for: a shared folder is for engines without a network between them.
-USUAL: Final = (Connector.NIXL, Connector.P2P_NCCL)
+USUAL: Final = (Connector.P2P, Connector.NIXL, Connector.P2P_NCCL)
 
 
 def name_of(connector: Connector) -> str:

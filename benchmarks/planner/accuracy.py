@@ -1,0 +1,123 @@
+# ruff: noqa: INP001  a script
+"""Fitted to runs of two GPUs, a profile predicts those of four: the tables of docs/planning.md."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from records import predicted, runs
+
+from pd_planner.calibrate.errors import Compared, capacities
+from pd_planner.calibrate.runs import Measured
+
+OTHER: Final = Path(__file__).with_name("aiconfigurator-0.12.0.json")
+METRICS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
+_TTFT: Final = 2  # the first of METRICS
+_CALM: Final = 0.8  # of the measured capacity
+_DIFFERENT: Final = 0.05
+# Where the first seed is the one that every deployment was measured with.
+_SEED: Final = 1
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a deployment carried per GPU within the limits, measured and predicted; `other` is aiconfigurator's figure."""
+
+    label: str
+    sizes: str
+    measured: float
+    predicted: float
+    other: float
+
+    @property
+    def error(self) -> float:
+        """Predicted ÷ measured − 1."""
+        return self.predicted / self.measured - 1
+
+
+def carried(compared: Sequence[Compared]) -> list[Carried]:
+    """Every deployment and kind of requests, of the seed that all have."""
+    said = json.loads(OTHER.read_text(encoding="utf-8")) if OTHER.is_file() else {}
+    groups: dict[tuple[str, str], list[Compared]] = {}
+    for each in compared:
+        if each.run.seed == _SEED:
+            groups.setdefault((each.run.label, each.run.sizes), []).append(each)
+    found = []
+    for (label, sizes), own in sorted(groups.items()):
+        shape = shape_of(own[0].run)
+        found += [Carried(label, sizes, *pair, said.get(f"{shape} {sizes}", np.nan)) for pair in capacities(own)]
+    return found
+
+
+def shape_of(run: Measured) -> str:
+    """3P1D, plain: what another planner tells deployments apart by."""
+    return f"{run.engines.prefills}P{run.engines.others}D" if run.engines.prefills else "plain"
+
+
+def ordered(found: Sequence[Carried]) -> tuple[int, int, int]:
+    """Pairs of deployments under the same requests that differ by more than 5 %: how many, in the right order here, and there."""
+    pairs = here = there = 0
+    for one, two in itertools.combinations(found, 2):
+        if one.sizes == two.sizes and abs(one.measured / two.measured - 1) > _DIFFERENT:
+            pairs += 1
+            right = one.measured > two.measured
+            here += (one.predicted > two.predicted) == right
+            there += (one.other > two.other) == right
+    return pairs, here, there
+
+
+def errors(compared: Sequence[Compared]) -> dict[str, list[float | None]]:
+    """Medians of the absolute errors by deployment; TTFT only of runs below 80 % of what was carried."""
+    found: dict[str, list[float | None]] = {}
+    for label in sorted({each.run.label for each in compared}):
+        own = [each for each in compared if each.run.label == label]
+        limits = {(each.run.sizes, each.run.seed): _calm_until(own, each.run) for each in own}
+        calm = np.array([each.run.per_gpu <= limits[each.run.sizes, each.run.seed] for each in own])
+        off = np.abs(np.array([each.errors for each in own]))
+        off[~calm, :_TTFT] = np.nan
+        found[label] = [float(np.nanmedian(row)) if np.isfinite(row).any() else None for row in off.T]
+    return found
+
+
+def _calm_until(own: Sequence[Compared], run: Measured) -> float:
+    alike = [each for each in own if (each.run.sizes, each.run.seed) == (run.sizes, run.seed)]
+    return _CALM * next((measured for measured, _ in capacities(alike)), 0.0)
+
+
+def tables() -> Iterator[str]:
+    """Markdown: fitted to the runs on two GPUs, predicting those on four; and each half of the runs from the other."""
+    every = runs()
+    unseen = predicted(every, lambda run: run.gpus == 2)
+    found = carried(unseen)
+    yield from _errors(errors(unseen))
+    yield ""
+    yield from _capacities(found)
+    size = np.abs([each.error for each in found])
+    asked = np.abs([each.error for each in found if "1P3D" not in each.label])
+    yield ""
+    yield (
+        f"Capacity: {np.median(size):.1%} off in the median, {size.max():.0%} at worst; without 1P3D, whose one sender to three receivers no pair of GPUs "
+        f"shows, {np.median(asked):.1%} and {asked.max():.0%}."
+    )
+    pairs, here, there = ordered(found)
+    beside = f", aiconfigurator {there}" if OTHER.is_file() else ""
+    yield f"Pairs of these deployments that differ by more than 5 %: pd-plan has {here} of {pairs} in the right order{beside}."
+
+
+def _errors(found: dict[str, list[float | None]]) -> Iterator[str]:
+    yield "| median error, four GPUs | " + " | ".join(METRICS) + " |"
+    yield "| :--- |" + " ---: |" * len(METRICS)
+    for label, row in found.items():
+        yield f"| {label} | " + " | ".join("–" if value is None else f"{value:.1%}" for value in row) + " |"
+
+
+def _capacities(found: Sequence[Carried]) -> Iterator[str]:
+    yield "| requests/s per GPU within the limits | tokens | measured | pd-plan | | aiconfigurator 0.12.0 | |"
+    yield "| :--- | :--- | ---: | ---: | ---: | ---: | ---: |"
+    for each in found:
+        other = "– | –" if np.isnan(each.other) else f"{each.other:.1f} | {each.other / each.measured - 1:+.0%}"
+        yield f"| {each.label} | {each.sizes} | {each.measured:.1f} | {each.predicted:.1f} | {each.error:+.1%} | {other} |"
