@@ -21,7 +21,6 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints are one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Say it, and where help is."""
         self.exit(NOTHING, f"{self.prog}: {message}\n{self.prog} --help shows what there is\n")
 
 

@@ -96,7 +96,6 @@ ENGINES_DEMO = ("sim", "vllm-cpu")
 
 
 def parser() -> argparse.ArgumentParser:
-    """All of it."""
     root = Parser(
         prog="pdctl", description="Start, watch and compare vLLM with prefill and decode apart, and plain vLLM."
     )

@@ -37,7 +37,6 @@ class Compared:
 
 
 def compare(profile: Profile, run: Measured) -> Compared:
-    """Simulate a run."""
     outcome = simulate(profile, run.engines, run.load, run.route)
     seconds = max(run.window_s, float(outcome.last.max()))
     drawn = watts_by_role(profile.power, outcome, run.engines.prefills, seconds)

@@ -100,7 +100,6 @@ class Windows:
 
 
 def windows_of(steps: Steps, *, plain: bool) -> Windows:
-    """The windows of one engine."""
     rows = list(_rows(steps, plain=plain))
     return Windows(*np.array(rows, np.float64).reshape(-1, 5).T)
 

@@ -114,7 +114,6 @@ def _row(each: Checked) -> list[str | Cell]:
 
 
 def summary(found: Sequence[Checked]) -> str:
-    """How many are within."""
     inside = sum(each.inside for each in found)
     runs = {each.run.path for each in found}
     whole = [path for path in runs if all(each.inside for each in found if each.run.path == path)]

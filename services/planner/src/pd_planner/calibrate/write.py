@@ -17,7 +17,6 @@ _HELD_OUT: Final = (*_COLUMNS, "capacity")
 
 
 def profile_text(calibration: Calibration, description: str, command: str) -> str:
-    """The profile's file."""
     found = calibration.profile.provenance
     head = [
         f"# Written by `{command}`",

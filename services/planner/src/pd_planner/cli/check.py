@@ -18,7 +18,6 @@ DESCRIPTION: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A plan, and runs."""
     parser.add_argument("plan", type=Path, metavar="PLAN.json", help="what pd-plan --out wrote")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help="run folders or trees of them")
     parser.add_argument(

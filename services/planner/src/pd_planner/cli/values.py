@@ -4,7 +4,6 @@ import argparse
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on."""
     value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
         msg = f"{text!r} is no whole number from 1 on"
@@ -13,7 +12,6 @@ def count(text: str) -> int:
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
     value = _number(text)
     if not 0 < value < float("inf"):
         msg = f"{text!r} is no number above 0"

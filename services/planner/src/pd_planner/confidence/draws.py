@@ -31,7 +31,6 @@ class Band:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Band":
-        """Of some values."""
         return cls(*map(float, np.percentile(values, _BAND)))
 
 
@@ -45,12 +44,10 @@ class Drawn:
 
     @property
     def band(self) -> Band:
-        """Of the capacity per GPU."""
         return Band.of(self.per_gpu)
 
 
 def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draws: int = DRAWS) -> list[Drawn]:
-    """Each choice in every draw."""
     capacities: list[list[float]] = [[] for _ in choices]
     joules: list[list[float]] = [[] for _ in choices]
     for index in range(draws):

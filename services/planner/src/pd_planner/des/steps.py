@@ -13,7 +13,6 @@ WORK_COLUMNS: Final = 5
 
 @compiled
 def clear(work: Floats) -> None:
-    """Begin a step."""
     for index in range(WORK_COLUMNS):
         work[index] = 0.0
 

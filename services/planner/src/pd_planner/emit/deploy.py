@@ -50,7 +50,6 @@ def env_text(plan: PlanFile) -> str:
 
 
 def values_text(plan: PlanFile) -> str:
-    """Values for the chart."""
     deployment = plan.best.deployment
     engine: dict[str, object] = {
         "tensorParallelSize": deployment.tensor_parallel,

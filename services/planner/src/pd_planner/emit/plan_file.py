@@ -36,7 +36,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def candidate(self) -> Candidate:
-        """One cell."""
         return Candidate(self.prefills, self.others, self.connector, self.tensor_parallel)
 
 
@@ -86,7 +85,6 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def best(self) -> Predicted:
-        """The answer."""
         return self.choices[0]
 
 
@@ -124,7 +122,6 @@ def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
 def plan_file(
     found: Findings, *, created: str, command: str, verdict: list[str], doubts: list[str], measurement: str
 ) -> PlanFile:
-    """The plan of what was found."""
     question, setting = found.question, found.question.setting
     return PlanFile(
         created=created,

@@ -27,7 +27,6 @@ class Trust(StrEnum):
 
     @property
     def short(self) -> str:
-        """For a column."""
         return "untried" if self is Trust.UNCALIBRATED else self.value.split()[0].lower()
 
 

@@ -18,7 +18,6 @@ _ROLES: Final = (Role.PREFILL, Role.DECODE, Role.COMBINED)
 
 
 def choices(found: Findings, rows: int = ROWS) -> Table:
-    """The ranked deployments."""
     first = found.answer.choices[0].operation
     what = (
         f"at {number(found.question.rate)} requests/s"
@@ -89,7 +88,6 @@ def front(found: Findings) -> Table:
 
 
 def flips(found: Findings) -> Table:
-    """The break-even map."""
     outputs = sorted({point.output for point in found.flips})
     prompts = sorted({point.prompt for point in found.flips})
     at = {(point.prompt, point.output): point for point in found.flips}
@@ -108,7 +106,6 @@ def _ratio(ratio: float) -> str:
 
 
 def rates(curves: Sequence[Curve]) -> Table:
-    """Plain and apart over rates."""
     rows = [_point(curve, operation) for curve in curves for operation in curve.operations]
     header = ("deployment", "req/s per GPU", "within limits", "TTFT p50, ms", "TTFT p99", "TPOT p50, ms", "TPOT p99", "J/output token")  # fmt: skip
     return table("Over rates", header, rows, {0}, "SIMULATED.")

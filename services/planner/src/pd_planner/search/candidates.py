@@ -30,7 +30,6 @@ USUAL: Final = (Connector.P2P, Connector.NIXL, Connector.P2P_NCCL)
 
 
 def name_of(connector: Connector) -> str:
-    """Its entry in NAMES."""
     return next(name for name, known in NAMES.items() if known is connector)
 
 
@@ -64,7 +63,6 @@ class Candidate:
 
     @property
     def gpus(self) -> int:
-        """Boards of a cell."""
         return (self.prefills + self.others) * self.tensor_parallel
 
     @property

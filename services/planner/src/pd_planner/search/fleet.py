@@ -22,7 +22,6 @@ class Fleet:
 
     @property
     def gpus(self) -> int:
-        """Boards in all."""
         return self.cells * self.candidate.gpus
 
     @property
@@ -61,7 +60,6 @@ class Operation:
 
     @property
     def total_watts(self) -> float:
-        """Of all boards."""
         return sum(self.watts.values())
 
 

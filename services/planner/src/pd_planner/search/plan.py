@@ -88,7 +88,6 @@ class Answer:
 
     @property
     def best(self) -> Choice:
-        """The answer."""
         return self.choices[0]
 
     def best_of(self, *, plain: bool) -> Choice | None:

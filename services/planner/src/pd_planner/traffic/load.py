@@ -29,7 +29,6 @@ class Load:
         return Load(self.at[:count], self.prompt[:count], self.output[:count], self.cached[:count])
 
     def __len__(self) -> int:
-        """How many requests."""
         return len(self.at)
 
 

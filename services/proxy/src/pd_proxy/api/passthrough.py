@@ -73,12 +73,10 @@ class Passthrough:
     """Handlers, bound to one proxy's context."""
 
     def __init__(self, context: Context) -> None:
-        """Take what the handlers work on."""
         self._context = context
         self._versions: dict[int, str | None] = {}
 
     def blueprint(self) -> Blueprint:
-        """All routes."""
         blueprint = Blueprint("passthrough", __name__)
         for path in PATHS:
             blueprint.add_url_rule(path, path[1:], self.any_engine, methods=["POST"], provide_automatic_options=False)

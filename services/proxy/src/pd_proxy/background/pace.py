@@ -11,7 +11,6 @@ class Pace:
     """
 
     def __init__(self, interval_s: float) -> None:
-        """No round was late before the first."""
         self.interval_s = interval_s
         self._late = False
 

@@ -40,7 +40,6 @@ class Debts:
     """All debts, by KV address and id."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        """Start without any."""
         self._capacity = capacity
         self._owed: dict[str, dict[str, Debt]] = {}
 
@@ -53,7 +52,6 @@ class Debts:
         return True
 
     def addresses(self) -> set[str]:
-        """Where something is owed."""
         return {address for address, owed in self._owed.items() if owed}
 
     def at(self, address: str) -> list[Debt]:
@@ -75,5 +73,4 @@ class Debts:
         self._owed.pop(address, None)
 
     def __len__(self) -> int:
-        """How many there are."""
         return sum(map(len, self._owed.values()))

@@ -75,12 +75,10 @@ class Forward:
         return Response(said.body, said.status, headers=said.headers)
 
     def answered(self, said: Answered) -> None:
-        """The parent answers."""
         if said.number in self._waiting and not self._waiting[said.number].done():
             self._waiting[said.number].set_result(said)
 
     def abandon(self) -> None:
-        """The parent is gone."""
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(ShuttingDownError("the proxy is shutting down"))

@@ -30,7 +30,6 @@ class PooledFlights(SharedFlights):
     """The parent's own flights (probes, canaries), and what workers report of theirs."""
 
     def __init__(self, counters: ProcessCounters, reports: WorkerReports) -> None:
-        """Nothing is in flight."""
         super().__init__(counters)
         self._reports = reports
 
@@ -53,7 +52,6 @@ class PooledFlights(SharedFlights):
         return verdict(waits, max(evidence.last_progress for evidence in found), known, limit)
 
     def forget(self, instance: Instance) -> None:
-        """As `Flights.forget`."""
         super().forget(instance)
         self._reports.forget(instance.http_address)
 
@@ -75,13 +73,11 @@ class PooledMetrics(Metrics):
         self._reports = reports
 
     def numbers(self) -> Numbers:
-        """As `Metrics.numbers`."""
         found = super().numbers() + self._reports.numbers()
         requests = found.total + self._shared.total(Head.REQUESTS)
         return msgspec.structs.replace(found, total=requests, in_flight=self._shared.total(Head.IN_FLIGHT))
 
     def collect(self) -> Iterable[Metric]:
-        """As `Metrics.collect`."""
         return self._reports.merged(super().collect())
 
 

@@ -37,11 +37,9 @@ class RegistryCopy:
         self._by_incarnation = {instance.incarnation: instance for instance in instances}
 
     def view(self) -> tuple[Instance, ...]:
-        """As `Registry.view`."""
         return self._shown
 
     def current(self, instance: Instance) -> Instance | None:
-        """As `Registry.current`."""
         return self._by_incarnation.get(instance.incarnation)
 
 

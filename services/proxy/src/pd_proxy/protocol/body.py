@@ -24,12 +24,10 @@ _NULL: Final = b"null"
 
 
 def encoded(value: Any) -> Raw:
-    """A field's value, written."""
     return Raw(msgspec.json.encode(value))
 
 
 def encode(fields: Fields) -> bytes:
-    """Write a body."""
     return msgspec.json.encode(fields)
 
 

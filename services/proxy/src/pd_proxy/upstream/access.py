@@ -21,7 +21,6 @@ class EngineAccess:
     tls: ssl.SSLContext | None = None
 
     def url(self, address: str, path: str) -> str:
-        """Where something is asked."""
         return f"{'http' if self.tls is None else 'https'}://{address}{path}"
 
 

@@ -31,7 +31,6 @@ class Connection(asyncio.Protocol):
     """One connection to an engine."""
 
     def __init__(self, pool: "Pool", address: str) -> None:
-        """It is opened by its pool."""
         self.idle_since = 0.0
         self._pool = pool
         self._address = address
@@ -68,11 +67,9 @@ class Connection(asyncio.Protocol):
             answered.result().close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """The engine sent something."""
         shortcut, reader = self._shortcut, self._reader
         if shortcut is not None and shortcut(data):
             return
@@ -93,7 +90,6 @@ class Connection(asyncio.Protocol):
             self._over(reusable=reader.reusable)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed."""
         self._pool.forget(self._address, self)
         self._transport = None
         self._end(whole=self._reader.eof() and exc is None)
@@ -105,19 +101,16 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def pause(self) -> None:
-        """Read no more for now."""
         if not self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
         if self._paused and self._transport is not None and not self._transport.is_closing():
             self._paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
-        """Close it at once."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -162,7 +155,6 @@ class Pool:
     """Connections by address, those that are free most recently used first."""
 
     def __init__(self, connect_timeout_s: float, shortage: Shortage, access: EngineAccess = OPEN) -> None:
-        """Nothing is opened yet."""
         self.access = access
         self._connect_timeout_s = connect_timeout_s
         self._shortage = shortage
@@ -172,7 +164,6 @@ class Pool:
         self._closed = False
 
     def close(self) -> None:
-        """Close everything."""
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -191,14 +182,12 @@ class Pool:
             self._sweep = loop.call_later(KEEP_ALIVE_S, self._close_idle)
 
     def forget(self, address: str, connection: Connection) -> None:
-        """It was closed."""
         self._all.discard(connection)
         free = self._free.get(address)
         if free is not None and connection in free:
             free.remove(connection)
 
     def take(self, address: str) -> Connection | None:
-        """A connection that is free."""
         free = self._free.get(address)
         now = asyncio.get_running_loop().time()
         while free:

@@ -56,7 +56,6 @@ class Upstream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close every connection."""
         self._pool.close()
         if self._session is not None:
             await self._session.close()
@@ -68,7 +67,6 @@ class Upstream:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The open session."""
         if self._session is None:
             msg = "the session is opened by `async with`"
             raise RuntimeError(msg)

@@ -75,7 +75,6 @@ class MessageShape(ChatShape):
 
 
 def used(usage: Fields) -> Fields:
-    """Usage, by its names here."""
     return {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
 
 
@@ -89,7 +88,6 @@ class MessageStream(EventReply):
     """A message as typed events."""
 
     def __init__(self, generation: Generation, shape: MessageShape, tokenizer: Tokenizer, abort: Abort) -> None:
-        """Nothing is said before the first token."""
         super().__init__(generation, shape, tokenizer, abort)
         self._message = shape
         self._begun = False

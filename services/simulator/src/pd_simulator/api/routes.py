@@ -42,7 +42,6 @@ class Api:
     """Handlers of one engine."""
 
     def __init__(self, engine: Engine, rules: Rules) -> None:
-        """Bind the engine, and what it serves."""
         self._engine = engine
         self._rules = rules
         self._pieces = rules.tokenizer.output_json()
@@ -51,7 +50,6 @@ class Api:
         self._created = int(time.time())
 
     def application(self) -> web.Application:
-        """The routes."""
         layers = [_refusals, fault_injection.middleware(self._faults)]
         app = web.Application(middlewares=layers, client_max_size=MAX_BODY_BYTES)
         app.router.add_post("/v1/completions", self._completions)

@@ -67,7 +67,6 @@ class Shape(ABC):
     """One endpoint's way to say things."""
 
     def __init__(self, head: Head) -> None:
-        """Bind what does not change."""
         self.head = head
 
     @staticmethod
@@ -80,8 +79,9 @@ class Shape(ABC):
         """What the engine calls the sequence of the request's `prompt`-th prompt."""
 
     @abstractmethod
-    def full(self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None) -> bytes:
-        """The whole response at once."""
+    def full(
+        self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None
+    ) -> bytes: ...
 
 
 class ChunkShape(Shape):
@@ -174,11 +174,9 @@ class CompletionShape(ChunkShape):
         }
 
     def frame(self, index: int) -> tuple[bytes, bytes]:
-        """Around the text."""
         return self._cut(self.delta(Delta(index, "\x7f")))
 
     def full(self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None) -> bytes:
-        """All choices."""
         rows: list[dict[str, Any]] = [
             {
                 "index": index,
@@ -204,7 +202,6 @@ class ChatShape(ChunkShape):
     prefix = "chatcmpl"
 
     def engine_id(self, prompt: int) -> str:  # noqa: ARG002  there is only one
-        """The answer's."""
         return self.head.response_id
 
     def opening(self, index: int, prompt_token_ids: list[int] | None, usage: dict[str, Any] | None) -> bytes:
@@ -233,7 +230,6 @@ class ChatShape(ChunkShape):
         return {**choice, "token_ids": delta.token_ids}
 
     def frame(self, index: int) -> tuple[bytes, bytes]:
-        """Around the content."""
         return self._cut(self.delta(Delta(index, "\x7f")))
 
     def full(self, choices: list[Choice], usage: dict[str, Any], *, ids: bool, params: dict[str, Any] | None) -> bytes:

@@ -47,7 +47,6 @@ class TokensShape(ChunkShape):
     prefix = "generate-tokens"
 
     def engine_id(self, prompt: int) -> str:  # noqa: ARG002  there is only one
-        """The answer's."""
         return self.head.response_id
 
     def opening(self, index: int, prompt_token_ids: list[int] | None, usage: Fields | None) -> bytes:  # noqa: ARG002
@@ -55,7 +54,6 @@ class TokensShape(ChunkShape):
         return b""
 
     def delta(self, delta: Delta) -> Fields:
-        """The token's id."""
         return {**_choice(delta), "prompt_token_ids": delta.prompt_token_ids}
 
     def frame(self, index: int) -> tuple[bytes, bytes]:  # noqa: ARG002
@@ -71,13 +69,11 @@ class TokensShape(ChunkShape):
         return encode_event(dumps({**body, "output_mode": "tokens", "choices": [choice]}))
 
     def usage(self, usage: Fields) -> bytes:
-        """The last chunk."""
         return encode_event(
             dumps({"request_id": self.head.response_id, "usage": usage, "output_mode": "tokens", "choices": []})
         )
 
     def full(self, choices: list[Choice], usage: Fields, *, ids: bool, params: Fields | None) -> bytes:  # noqa: ARG002
-        """All choices."""
         head = self.head
         return dumps(
             {

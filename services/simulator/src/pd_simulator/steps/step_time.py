@@ -61,7 +61,6 @@ class StepModel:
         return self._handoff.late_answers
 
     def step(self, work: StepWork) -> StepTime:
-        """Time of one step."""
         prefill = self._prefill_ms(work)
         decode = self._decode_ms(work)
         if prefill and decode:
