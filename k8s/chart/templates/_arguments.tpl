@@ -11,11 +11,13 @@
 - {for: pairs, options: [--pipeline-parallel-size, -pp, --data-parallel-size, -dp, --data-parallel-size-local, -dpl, --prefill-context-parallel-size, -pcp, --decode-context-parallel-size, -dcp], instead: "ranks of one engine would share a KV port, and prefill and decode must be split alike; use engine.tensorParallelSize, or the role's count"}
 - {for: pairs, options: [--kv-offloading-size], instead: vLLM would put another connector in the place of engine.kvConnector}
 - {for: pairs, options: [--block-size], instead: "KV travels in blocks that must be alike on both roles; use engine.env.BLOCK_SIZE"}
+- {for: pairs, options: [--max-model-len], instead: "a prompt that one role takes and the other does not leaves its KV behind; use engine.maxModelLen"}
+- {for: pairs, options: [--dtype], instead: "KV of one type is garbage in a cache of another; use engine.dtype"}
 - {for: pairs, options: [--runner, --convert, --mm-encoder-only], instead: only a model that generates has KV to hand on; use combined engines}
 - {for: p2p, options: [--enable-prefix-caching], instead: a local hit leaves pushed KV that nobody ever frees; use P2pConnector with engine.prefixCaching}
 - {for: p2p, options: [--no-enforce-eager, --compilation-config, -cc], instead: "CUDA graphs that skip the connector leave KV unsent or unread; leave it away"}
 - {for: p2p-prefill, options: [--enable-chunked-prefill, --long-prefill-token-threshold], instead: a prompt cut into chunks crashes P2pNcclConnector's prefill; leave it away}
-- {for: p2p-prefill, options: [--max-num-batched-tokens, --max-model-len], instead: "a whole prompt must fit into one step; use engine.maxNumBatchedTokens and engine.maxModelLen"}
+- {for: p2p-prefill, options: [--max-num-batched-tokens], instead: "a whole prompt must fit into one step; use engine.maxNumBatchedTokens"}
 - {for: p2p-decode, options: [--gpu-memory-utilization, --device-memory-utilization, --num-gpu-blocks-override], instead: "decode needs room for KV that arrives over P2P NCCL; use decode.gpuMemoryUtilization"}
 {{- end }}
 

@@ -63,6 +63,9 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("combined", '--kv-transfer-config \'{"kv_connector": "NixlConnector", "kv_role": "kv_both"}\'', {}, "nobody to send KV to"),
     ("decode", "--kv-offloading-size 10", NIXL, "another connector"),
     ("decode", "--block-size 64", NIXL, "set BLOCK_SIZE"),
+    ("prefill", "--max-model-len -1", {"MAX_MODEL_LEN": "8192"}, "set MAX_MODEL_LEN instead"),
+    ("decode", "--max-model-len 100", NIXL, "set MAX_MODEL_LEN instead"),
+    ("decode", "--dtype float16", {}, "set DTYPE instead"),
     ("decode", "--runner pooling", NIXL, "only a model that generates"),
     ("prefill", "--convert embed", {}, "only a model that generates"),
     # P2pNccl's prefill

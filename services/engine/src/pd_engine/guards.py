@@ -34,6 +34,12 @@ BALANCED_OUTSIDE: Final = (
     "data_parallel_hybrid_lb",
     "data_parallel_multi_port_external_lb",
 )
+# What prefill and decode need alike, each of which has a setting.
+ALIKE: Final = {
+    "block_size": "KV travels in blocks that must be alike on both roles",
+    "max_model_len": "a prompt that one role takes and the other does not leaves its KV behind",
+    "dtype": "KV of one type is garbage in a cache of another",
+}
 # Which CUDA graphs leave the connector's hooks running, by whether KV goes in one piece.
 GRAPHS: Final = {
     (Role.PREFILL, False): ("NONE",),
@@ -175,8 +181,9 @@ def _transfer(command: Command) -> Iterator[str]:
             f"{command.said('kv_offloading_size')}: vLLM then puts another connector in the place of "
             f"{command.settings.kv_connector.value}; leave it away."
         )
-    if command.changed("block_size"):
-        yield f"{command.said('block_size')}: KV travels in blocks that must be alike on both roles: set BLOCK_SIZE instead."
+    for name, reason in ALIKE.items():
+        if command.changed(name):
+            yield f"{command.said(name)}: {reason}: set {name.upper()} instead."
 
 
 def _unlike(wanted: Mapping[str, Any], found: Mapping[str, Any], above: str = "") -> Iterator[str]:
