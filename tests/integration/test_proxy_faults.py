@@ -210,7 +210,19 @@ async def test_an_engine_that_refuses_connections_is_taken_out_at_once() -> None
         assert (await proxy.get("/ready")).status == 503
 
 
-@pytest.mark.parametrize("answered", [b"", b"  ", b"[]", b"{broken", b"data: nonsense", b"data: [DONE]\n\n"])
+NOTHING = [
+    b"",
+    b"  ",
+    b"[]",
+    b"{broken",
+    b"data: nonsense",
+    b"data: [DONE]\n\n",
+    b'{"choices":[ ]}',
+    b'{"choices":null}',
+]
+
+
+@pytest.mark.parametrize("answered", [*NOTHING, b'{"error":{"message":"no"},"choices":[{"text":""}]}'])
 @BODIES
 async def test_a_200_with_nothing_in_it_is_a_502(proxy: RunningProxy, body: dict[str, Any], answered: bytes) -> None:
     _, decode = await proxy.pair()

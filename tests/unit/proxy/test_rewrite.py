@@ -135,13 +135,13 @@ def test_an_event_without_end_does_not_fill_memory() -> None:
 
 def test_a_whole_answer_loses_address_and_parameters_and_nothing_else() -> None:
     body = json.dumps(
-        {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é", "choices": []}
+        {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é", "choices": [1]}
     ).encode()
     assert json.loads(rewrite.reply(body, Cleaning(Endpoint.COMPLETIONS, SECRET), "decode-0")) == {
         "id": f"cmpl-{UUID}",
         "x": 1.10,
         "u": "é",
-        "choices": [],
+        "choices": [1],
     }
 
 
@@ -242,3 +242,17 @@ def test_an_error_in_the_first_event_becomes_a_status(code: Any, status: int) ->
 def test_an_answer_about_errors_is_no_error() -> None:
     rewrite.raise_first_error(event('"error"'))
     rewrite.raise_first_error(event("x", finish_reason="error"))
+
+
+@pytest.mark.parametrize(
+    ("block", "says"),
+    [
+        (b'data: {"choices":[]}\n\n', True),
+        (b': hello\n\nevent: message_start\ndata: {"type":"message_start"}\n\n', True),
+        (b'event: ping\ndata: {"type": "ping"}\n\n', False),
+        (b": hello\n\ndata:\n\nid: 1\n\n", False),
+        (b"data: []\n\n", False),
+    ],
+)
+def test_what_only_keeps_a_connection_alive_is_no_progress(block: bytes, says: bool) -> None:
+    assert rewrite.has_event(block) is says

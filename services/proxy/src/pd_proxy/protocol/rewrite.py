@@ -27,18 +27,21 @@ DONE: Final = b"[DONE]"
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
 # What an answer in one piece holds if a model said anything, by endpoint.
+CHOICES: Final = "choices"
 RESULT: Final = {
-    Endpoint.COMPLETIONS: "choices",
-    Endpoint.CHAT: "choices",
-    Endpoint.BATCH: "choices",
-    Endpoint.GENERATE: "choices",
+    Endpoint.COMPLETIONS: CHOICES,
+    Endpoint.CHAT: CHOICES,
+    Endpoint.BATCH: CHOICES,
+    Endpoint.GENERATE: CHOICES,
     Endpoint.RESPONSES: "output",
     Endpoint.MESSAGES: "content",
 }
-# How an event with a JSON object in it begins, as all that say something do; comments and empty events only keep a connection alive.
+# How an event with a JSON object in it begins, as all that say something do; comments, empty events and pings only keep a connection alive.
 EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
-_EVENT: Final = re.compile(rb"(?:\A|\n)data: ?\{")
+_EVENT: Final = re.compile(rb'(?:\A|\n)data: ?\{(?!"type": ?"ping")')
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
+# Of a value, enough to see whether it is an empty list.
+_GLANCE: Final = 64
 BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -71,11 +74,18 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         what = "is empty" if not body.strip() else "is not valid JSON"
         raise BrokenReplyError(f"{name}'s answer {what}") from None
-    if RESULT[endpoint] not in fields:
-        if ERROR_KEY in body:
-            raise_error(bytes(scrub_json(Raw(body), addresses)))
-        raise BrokenReplyError(f"{name} answered 200 without `{RESULT[endpoint]}`")
+    result = RESULT[endpoint]
+    if "error" in fields and (result == CHOICES or result not in fields):  # else it is a part of a response
+        raise_error(bytes(scrub_json(Raw(body), addresses)))
+    if not _holds(fields.get(result, Raw()), nothing=result != CHOICES):
+        raise BrokenReplyError(f"{name} answered 200 without `{result}`")
     return fields
+
+
+def _holds(value: Raw, *, nothing: bool) -> bool:
+    """Whether JSON is a list, of something unless `nothing` will do as well."""
+    beginning = bytes(memoryview(value)[:_GLANCE])
+    return beginning.startswith(b"[") and (nothing or not beginning[1:].lstrip().startswith(b"]"))
 
 
 def reply(body: bytes, cleaning: Cleaning, name: str, addresses: Collection[str] = ()) -> bytes:
