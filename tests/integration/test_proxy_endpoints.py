@@ -12,6 +12,7 @@ from support.proxy import Reply
 
 from pd_contracts import sse
 from pd_contracts.names import Connector, Role
+from pd_proxy.engines.pairing import TOLD_BY_PREFILL
 
 MODEL = "sim-llama3-8b"
 MESSAGES, GENERATE, BATCH = "/v1/messages", "/inference/v1/generate", "/v1/chat/completions/batch"
@@ -74,7 +75,7 @@ def chunks(reply: Reply) -> list[Any]:
         (path, connector)
         for path in ASKED
         for connector in Connector
-        if (path, connector) != (BATCH, Connector.NIXL)  # see below
+        if path != BATCH or connector not in TOLD_BY_PREFILL  # see below
     ],
 )
 async def test_a_pair_answers_as_a_plain_engine_does(deployment: Deployment, path: str) -> None:
@@ -91,7 +92,7 @@ async def test_a_pair_answers_as_a_plain_engine_does(deployment: Deployment, pat
     await nothing_is_left(prefill, decode)
 
 
-@pytest.mark.parametrize("connector", [Connector.NIXL])
+@pytest.mark.parametrize("connector", sorted(TOLD_BY_PREFILL))
 @pytest.mark.parametrize("conversations", [1, 2])
 async def test_a_batch_cannot_be_handed_over_where_the_answer_says_how(
     deployment: Deployment, conversations: int

@@ -228,7 +228,7 @@ def document(engine: FakeEngine, call: Call, tokens: int) -> dict[str, Any]:
     """A whole answer, as vLLM writes it."""
     chat = call.path.endswith("chat/completions")
     texts = " ".join(f"t{i}" for i in range(tokens))
-    params = None
+    params: dict[str, Any] | None = None
     if engine.connector is Connector.NIXL and engine.role is Role.PREFILL:
         params = {"do_remote_prefill": True, "remote_host": "10.1.2.3", "remote_block_ids": [1, 2], "tp_size": 1}
     if engine.connector is Connector.P2P and engine.role is Role.PREFILL and "kv_transfer_params" in call.body:

@@ -56,9 +56,9 @@ def test_without_a_prompt_nobody_is_asked(endpoint: Endpoint) -> None:
     assert caught.value.param == name
 
 
-def test_a_batch_is_several_sequences_even_if_it_is_one_conversation() -> None:
+def test_a_batch_is_as_many_sequences_as_conversations() -> None:
     assert read(Endpoint.BATCH).sequences == 3
-    assert read(Endpoint.BATCH, messages=[[USER]]).sequences == 2
+    assert read(Endpoint.BATCH, messages=[[USER]]).sequences == 1
     for wrong in ("x", {"a": 1}):
         with pytest.raises(BadRequestError, match="a list of conversations"):
             read(Endpoint.BATCH, messages=wrong)

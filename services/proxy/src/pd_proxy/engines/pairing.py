@@ -16,16 +16,24 @@ from pd_proxy.errors import NoInstanceError, NotDisaggregableError, UnknownModel
 
 # Their hand-over is keyed by one request id on each side; NIXL's parameters describe the blocks of one sequence only.
 ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
+# What decode is to fetch stands in prefill's answer, and not every endpoint's answers have it.
+TOLD_BY_PREFILL: Final = frozenset({Connector.NIXL, Connector.P2P})
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a request asks of its engines; see `generation.Generation`. `short` prompts rather go to a combined engine."""
+    """What a request asks of its engines; see `generation.Generation`.
+
+    Attributes:
+        short: it rather goes to a combined engine.
+        told: prefill's answer has the connector's parameters.
+    """
 
     model: str | None = None
     sequences: int = 1
     combined_only: str | None = None
     short: bool = False
+    told: bool = True
     prefix: bytes = b""
 
 
@@ -132,6 +140,9 @@ def _candidates(able: Sequence[Instance], needs: Needs) -> tuple[str | None, Seq
     """Engines that may form a pair for this request, and the sentence that explains why others may not."""
     if needs.combined_only is not None:
         return needs.combined_only, ()
+    if not needs.told:
+        refusal = "answers to a batch do not say what KV is handed over, as NixlConnector and P2pConnector need it"
+        return refusal, [i for i in able if i.connector not in TOLD_BY_PREFILL]
     if needs.sequences == 1:
         return None, able
     refusal = "several sequences in one request (`n` above 1, several prompts) cannot be handed over by NixlConnector"

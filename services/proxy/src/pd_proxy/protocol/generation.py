@@ -131,8 +131,7 @@ def _tokens(endpoint: Endpoint, fields: Fields, limits: Limits) -> int:
 
 
 def _conversations(fields: Fields) -> int:
-    """Two at least: answers to a batch come without a connector's parameters, even to a batch of one."""
     try:
-        return max(2, len(msgspec.json.decode(fields["messages"], type=list[Raw])))
+        return max(1, len(msgspec.json.decode(fields["messages"], type=list[Raw])))
     except msgspec.MsgspecError:
         raise BadRequestError("`messages` must be a list of conversations", param="messages") from None

@@ -18,6 +18,7 @@ from pd_proxy.errors import (
     ProxyError,
     UpstreamError,
 )
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.generation import Generation, approximate_tokens, prefix
 from pd_proxy.request.attempt import Attempt
 from pd_proxy.request.migration import Migration
@@ -49,6 +50,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         model=generation.model,
         sequences=generation.sequences,
         combined_only=generation.combined_only,
+        told=generation.endpoint is not Endpoint.BATCH,
         short=approximate_tokens(generation) < context.settings.disagg_min_tokens,
         prefix=prefix(generation, PREFIX_BYTES),
     )
