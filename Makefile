@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test parallel timed images containers lint format unit integration e2e chart cluster k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
+.PHONY: help demo test parallel timed images containers lint format unit integration e2e chart cluster guides k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -17,7 +17,7 @@ demo: venv ## compare both topologies with simulated engines: no GPU, no Docker,
 test: lint parallel timed containers ## lint, then all tests; those that need Docker run where it answers
 
 parallel: venv ## tests that may run beside each other, on every core; prints the coverage of each package
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster)" --cov --cov-report= $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" --cov --cov-report= $(ARGS)
 	@echo "coverage, without services that tests start as processes:"
 	@$(BIN)/coverage report | awk 'match($$1, /pd_[a-z]+/) {name = substr($$1, RSTART, RLENGTH); lines[name] += $$2; missed[name] += $$3} \
 		END {for (name in lines) printf "  %-14s %3.0f %% of %5d lines\n", name, 100 - 100 * missed[name] / lines[name], lines[name]}' | sort
@@ -56,6 +56,9 @@ cluster: venv ## the chart on a real node: kubelet, scheduler and all; builds th
 	sh tests/cluster/build.sh
 	$(BIN)/pytest tests/cluster -m cluster $(ARGS)
 
+guides: venv ## every command of the guides, against simulated engines; takes about 20 minutes
+	$(BIN)/pytest tests/docs -m guides $(ARGS)
+
 k8s-render: venv ## plain manifests of every example, into dist/k8s
 	@mkdir -p dist/k8s
 	@for e in k8s/examples/*.yaml; do $(BIN)/helm template pdstack k8s/chart -f $$e >dist/k8s/$$(basename $$e) || exit 1; done
@@ -75,9 +78,12 @@ bench-monitor: venv ## what the exporter costs, with eight simulated boards
 bench-proxy: venv ## what a relayed chunk and a request cost: this proxy, nginx and vllm-router in one run
 	$(BIN)/python benchmarks/proxy $(ARGS)
 
-docs: venv ## docs/configuration.md from the services' settings, and the report's catalogues from its sentences
+docs: venv ## pages and catalogues that are written from the code, then the documentation site, into dist/site
 	$(BIN)/python docs/write_configuration.py
+	$(BIN)/python docs/write_operating.py
 	$(BIN)/python docs/write_catalogue.py
+	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build -q --strict $(ARGS)
+	@echo "the site is in dist/site: python3 -m http.server -d dist/site shows it on port 8000"
 
 soak: venv ## ten minutes of random faults and rude clients; ARGS="--seconds 60" for less
 	@$(BIN)/python tests/soak $(ARGS)

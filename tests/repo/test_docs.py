@@ -48,6 +48,26 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_every_page_has_a_place_in_the_site() -> None:
+    order = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
+
+    assert [page for page in pages if not page.endswith(".zh.md") and f": {page}\n" not in order] == []
+
+
+def test_every_translation_is_of_a_page() -> None:
+    translated = list((ROOT / "docs").rglob("*.zh.md"))
+
+    assert translated
+    assert [path for path in translated if not path.with_name(path.name.replace(".zh.md", ".md")).exists()] == []
+
+
+def test_the_typical_values_are_those_of_the_records() -> None:
+    check = subprocess.run([sys.executable, ROOT / "docs/write_typical.py", "--check"], check=False)
+
+    assert check.returncode == 0, "run python docs/write_typical.py"
+
+
 def test_the_readme_maps_every_top_level_folder() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}

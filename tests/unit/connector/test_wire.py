@@ -1,4 +1,4 @@
-"""Messages survive the wire in any pieces, anything else is refused, and the `pd` map says what README.md says."""
+"""Messages survive the wire in any pieces, anything else is refused, and the `pd` map says what docs/connector.md says."""
 
 from typing import Any
 

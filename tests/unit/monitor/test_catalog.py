@@ -80,7 +80,7 @@ def test_a_board_that_tells_its_role_is_believed_before_the_settings() -> None:
 
 @pytest.fixture(name="readme", scope="module")
 def _readme() -> str:
-    return (Path(__file__).parents[3] / "monitor" / "README.md").read_text()
+    return (Path(__file__).parents[3] / "docs" / "monitor.md").read_text()
 
 
 def test_the_readme_names_every_series_and_no_other(readme: str) -> None:

@@ -310,6 +310,12 @@ def inline(svg: str) -> str:
     return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="presentation">', body, count=1)
 
 
+def themed(svg: str, *, dark: bool) -> str:
+    """An SVG file in the colours of one theme, for pages that hold a file for each."""
+    colours = {pair[0]: pair[dark] for pair in COLOURS.values()}
+    return re.sub("#[0-9a-f]{6}", lambda found: colours.get(found[0], found[0]), svg)
+
+
 def _coarse(path: re.Match[str]) -> str:
     """A path with a hundredth of a point as its finest step: half the bytes, and no eye sees it."""
     return re.sub(r"(\.\d\d)\d+", r"\1", path[0])

@@ -1,0 +1,73 @@
+"""The guides: equal in both languages, every command run or excused, and a site that builds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.documents import ROOT, blocks, guides, headings, translation
+
+PAGES = guides()
+BOTH = [each for page in PAGES for each in (page, translation(page))]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_both_languages_have_the_same_headings(page: Path) -> None:
+    assert headings(page) == headings(translation(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_both_languages_have_the_same_blocks_of_code(page: Path) -> None:
+    def shape(path: Path) -> list[tuple[str, tuple[str, ...], bool, bool]]:
+        return [(block.language, block.lines, block.runs, block.quick) for block in blocks(path)]
+
+    assert shape(page) == shape(translation(page))
+
+
+@pytest.mark.parametrize("page", BOTH, ids=name)
+def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+    excused = [block for block in blocks(page) if block.is_shell and not block.runs]
+
+    assert [block.lines for block in excused if not (block.directive and block.directive["reason"])] == []
+
+
+@pytest.mark.parametrize("page", BOTH, ids=name)
+def test_a_comment_that_nearly_is_a_directive_is_one(page: Path) -> None:
+    lines = [line for line in page.read_text().splitlines() if line.strip().startswith(("<!-- run", "<!-- shown"))]
+
+    assert len(lines) == sum(block.directive is not None for block in blocks(page))
+
+
+def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    assert built.returncode == 0, built.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert {"zh"} <= {path.name for path in tmp_path.iterdir()}
+    fetched = [
+        (page.name, address)
+        for page in pages
+        for address in _loaded(page.read_text(encoding="utf-8"))
+        if address.startswith(("http:", "https:", "//"))
+    ]
+    assert fetched == []
+
+
+def _loaded(page: str) -> list[str]:
+    """Addresses that a browser fetches by itself."""
+    tags = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", page)
+    passive = ('rel="canonical"', 'rel="alternate"', 'rel="prev"', 'rel="next"')
+    return [
+        at
+        for tag in tags
+        if not any(word in tag for word in passive)
+        for at in re.findall(r'(?:src|href)="?([^" >]+)', tag)
+    ]
