@@ -73,7 +73,8 @@ async def test_clients_that_leave_at_random_leave_no_kv_behind(connector: Connec
         if connector is not Connector.EXAMPLE:
             # A client may be gone before its prompt was prefilled, and repayment sends KV of its own: what came must be used up.
             assert books["received"] == books["consumed"] + books["freed"]
-            assert books["received"] >= REQUESTS // 2
+            # P2pConnector's prefill is ended with its client, and answers of one token need no KV.
+            assert books["received"] >= (1 if connector is Connector.P2P else REQUESTS // 2)
 
 
 async def test_a_decode_that_loses_kv_for_long_recovers_when_it_no_longer_does(tmp_path: Path) -> None:

@@ -182,3 +182,8 @@ def test_what_the_client_has_is_skipped() -> None:
     given = [(" upon", [1]), (" a", [2]), (" time", [3])]
     shown = events(b"".join(stream.feed(rest(text=text, token_ids=ids)) for text, ids in given))
     assert [event["choices"][0]["text"] for event in shown] == [" time"]
+
+
+def test_a_token_without_text_is_a_chunk_of_its_own() -> None:
+    stream = rewriter(Begun(1, "1", b"100", 0))
+    assert len(events(stream.feed(rest() + rest(text="") + rest(text="\u00fc")))) == 3

@@ -161,7 +161,7 @@ class PartRewriter(StreamRewriter):
                 holder["prompt_token_ids"] = NULL
 
     def _choice(self, choice: dict[str, Raw]) -> bool:
-        """Take out what the client has; False if there is nothing else."""
+        """Take out what the client has; False if there was something, and there is nothing else."""
         if self._begun.offset is not None and "logprobs" in choice:
             choice["logprobs"] = shifted(choice["logprobs"], self._begun.offset)
         said = choice if not self._chat else msgspec.json.decode(choice.get("delta", b"{}"), type=dict[str, Raw])
@@ -181,7 +181,8 @@ class PartRewriter(StreamRewriter):
         if ids:
             shows = self.progress is None or self.progress.asked
             choice["token_ids"] = Raw(msgspec.json.encode(new_ids)) if shows else NULL
-        return bool(new or new_ids or ends)
+        # A chunk without text is still a token, which log-probabilities name.
+        return bool(new or new_ids or ends) or (new == text and new_ids == ids)
 
     def _new(self, text: str, ids: list[int]) -> tuple[str, list[int]]:
         """What of a chunk the client does not have yet."""
