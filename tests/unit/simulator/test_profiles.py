@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.simulator import virtual_run
 
+from pd_contracts import profiles
 from pd_contracts.names import Connector
 from pd_simulator.profile import ProfileError, load_profile, shipped
 from pd_simulator.steps.virtual_time import Arrival, Engines, token_times
@@ -114,7 +115,7 @@ def test_an_unknown_profile_is_refused_with_the_names_of_those_that_exist() -> N
     ],
 )
 def test_a_wrong_profile_is_refused_with_the_field(tmp_path: Path, change: tuple[str, str], reason: str) -> None:
-    shipped_file = Path(load_profile.__code__.co_filename).parent / "profiles" / "slow-exact.toml"
+    shipped_file = Path(profiles.__path__[0]) / "slow-exact.toml"
     path = tmp_path / "mine.toml"
     path.write_text(shipped_file.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
 

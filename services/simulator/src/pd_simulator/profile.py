@@ -1,19 +1,15 @@
 """A profile: every number of the model of one GPU, one engine and one network, read from a TOML file.
 
-All times are milliseconds unless a name says otherwise, all powers watts. Shipped profiles lie in `profiles/`; each says where its numbers
+All times are milliseconds unless a name says otherwise, all powers watts. Shipped profiles lie in `pd_contracts.profiles`; each says where its numbers
 come from. `pd-plan calibrate` writes one from run folders.
 """
 
-import tomllib
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
+from pd_contracts import profiles
 from pd_contracts.names import Connector, Role
-
-_SUFFIX = ".toml"
 
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Watts = Annotated[float, msgspec.Meta(ge=0)]
@@ -243,57 +239,17 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
 def shipped() -> list[str]:
     """Names of the profiles that come with the package."""
-    folder = resources.files(__package__) / "profiles"
-    return sorted(entry.name.removesuffix(_SUFFIX) for entry in folder.iterdir() if entry.name.endswith(_SUFFIX))
+    return profiles.shipped()
 
 
 def load_profile(name: str) -> Profile:
-    """Read a shipped profile by name, or any profile by path (anything that ends in `.toml`).
-
-    A file with `base = "NAME"` is that profile but for the keys beside it; with `slower = N` every time of it is multiplied.
+    """Read a profile: see `profiles.document`.
 
     Raises:
         ProfileError: if there is none, or a value in it does not fit.
     """
-    if not name.endswith(_SUFFIX) and name not in shipped():
-        msg = f"no profile {name!r}: expected one of {', '.join(shipped())}, or the path of a TOML file"
-        raise ProfileError(msg)
     try:
-        return msgspec.convert(_document(name), Profile)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        return msgspec.convert(profiles.document(name), Profile)
+    except (profiles.ProfileError, msgspec.ValidationError) as error:
         msg = f"profile {name}: {error}"
         raise ProfileError(msg) from error
-
-
-def _document(name: str) -> dict[str, Any]:
-    if name.endswith(_SUFFIX):
-        text = Path(name).read_text(encoding="utf-8")
-    else:
-        text = (resources.files(__package__) / "profiles" / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
-    document = tomllib.loads(text)
-    if "base" not in document:
-        return document
-    base = str(document.pop("base"))
-    if base not in shipped():
-        msg = f"base {base!r}: expected one of {', '.join(shipped())}"
-        raise msgspec.ValidationError(msg)
-    slower = document.pop("slower", 1)
-    if not isinstance(slower, int | float) or not slower > 0:
-        msg = f"slower: expected a number above 0, got {slower!r}"
-        raise msgspec.ValidationError(msg)
-    inherited = _slowed(_document(base), slower)
-    if slower != 1:
-        inherited.pop("provenance", None)  # nobody measured it
-    return {**inherited, **document}
-
-
-def _slowed(table: dict[str, Any], factor: float) -> dict[str, Any]:
-    """A table with all its times multiplied, nanoseconds too."""
-    return {
-        key: _slowed(value, factor)
-        if isinstance(value, dict)
-        else value * factor
-        if key.endswith(("_ms", "_ns"))
-        else value
-        for key, value in table.items()
-    }

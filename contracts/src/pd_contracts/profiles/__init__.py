@@ -1,0 +1,72 @@
+"""Profiles as documents: every number of the model of one GPU, one engine and one network, in a TOML file. `pd-plan calibrate` writes them.
+
+The simulator and the planner read all of one, the proxy what its predictions need.
+"""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+_SUFFIX = ".toml"
+
+
+class ProfileError(ValueError):
+    """There is no such profile, or its file is no TOML; the message says what was expected."""
+
+
+def shipped() -> list[str]:
+    """Names of the profiles that come with pdstack."""
+    return sorted(
+        e.name.removesuffix(_SUFFIX) for e in resources.files(__package__).iterdir() if e.name.endswith(_SUFFIX)
+    )
+
+
+def document(name: str) -> dict[str, Any]:
+    """A shipped profile by name, or any profile by path (anything that ends in `.toml`).
+
+    A file with `base = "NAME"` is that profile but for the keys beside it; with `slower = N` every time of it is multiplied.
+
+    Raises:
+        ProfileError: if there is none, or it cannot be read.
+    """
+    if not name.endswith(_SUFFIX) and name not in shipped():
+        msg = f"no profile {name!r}: expected one of {', '.join(shipped())}, or the path of a TOML file"
+        raise ProfileError(msg)
+    try:
+        read = tomllib.loads(_text(name))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(str(error)) from error
+    return _inherited(read) if "base" in read else read
+
+
+def _text(name: str) -> str:
+    if name.endswith(_SUFFIX):
+        return Path(name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+
+
+def _inherited(read: dict[str, Any]) -> dict[str, Any]:
+    base, slower = str(read.pop("base")), read.pop("slower", 1)
+    if base not in shipped():
+        msg = f"base {base!r}: expected one of {', '.join(shipped())}"
+        raise ProfileError(msg)
+    if not isinstance(slower, int | float) or not slower > 0:
+        msg = f"slower: expected a number above 0, got {slower!r}"
+        raise ProfileError(msg)
+    inherited = _slowed(document(base), slower)
+    if slower != 1:
+        inherited.pop("provenance", None)  # nobody measured it
+    return {**inherited, **read}
+
+
+def _slowed(table: dict[str, Any], factor: float) -> dict[str, Any]:
+    """A table with all its times multiplied, nanoseconds too."""
+    return {
+        key: _slowed(value, factor)
+        if isinstance(value, dict)
+        else value * factor
+        if key.endswith(("_ms", "_ns"))
+        else value
+        for key, value in table.items()
+    }
