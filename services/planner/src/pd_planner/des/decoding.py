@@ -5,7 +5,7 @@ before by the same amount, so their times are a closed form. The work is proport
 """
 
 from heapq import heappop, heappush
-from math import sqrt
+from math import inf, sqrt
 from typing import NamedTuple
 
 from pd_planner.des.compiled import compiled, whole_zeros, zeros
@@ -15,8 +15,8 @@ from pd_planner.des.steps import CONTEXT, SINGLES, STALL, WORK_COLUMNS, add_chun
 # `clock`, seconds but for the last: now, when the last step began, and the tokens that the decoding sequences look back on.
 NOW, BEGAN, BEHIND = range(3)
 # `state`: sequences that decode, requests that have come, those admitted, steps so far, KV reserved, requests done; the request whose prompt is
-# computed in part, how much of it, and how many prompts this step completes.
-DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED = range(9)
+# computed in part, how much of it, how many prompts this step completes, and how many requests there are.
+DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED, KNOWN = range(10)
 
 
 class Engine(NamedTuple):
@@ -38,21 +38,37 @@ def serve(jobs: Jobs, costs: StepCosts, limits: EngineLimits, times: Times, busy
     """Run the engine until its last job is done; fills `times` and adds to `busy`."""
     ends = [(0, 0)]
     ends.pop()
-    engine = Engine(jobs, costs, limits, times, busy, zeros(3), whole_zeros(9), zeros(WORK_COLUMNS), ends)
+    engine = Engine(jobs, costs, limits, times, busy, zeros(3), whole_zeros(10), zeros(WORK_COLUMNS), ends)
+    engine.state[PARTIAL] = NOBODY
+    engine.state[KNOWN] = len(jobs.ready)
+    run(engine, inf)
+
+
+@compiled
+def run(engine: Engine, until: float) -> None:
+    """Take steps until all known jobs are done, or until the next step would begin at `until` or later."""
     state = engine.state
-    state[PARTIAL] = NOBODY
-    while state[DONE] < len(jobs.ready):
+    while state[DONE] < state[KNOWN] and next_start(engine) < until:
         _begin_step(engine)
-        if state[PARTIAL] == NOBODY and not _admissible(engine, limits.batched_tokens - state[DECODING]):
-            _decode_only(engine)
+        if state[PARTIAL] == NOBODY and not _admissible(engine, engine.limits.batched_tokens - state[DECODING]):
+            _decode_only(engine, until)
         else:
             before, partial = state[ADMITTED], state[PARTIAL]
             _fill_step(engine)
-            engine.clock[NOW] += step_ms(costs, engine.work, busy) * 1e-3
+            engine.clock[NOW] += step_ms(engine.costs, engine.work, engine.busy) * 1e-3
             engine.clock[BEHIND] += state[DECODING]
             state[STEP] += 1
             _start_answers(engine, before, partial)
         _end_answers(engine)
+
+
+@compiled
+def next_start(engine: Engine) -> float:
+    """When the next step begins, if there is anything to do."""
+    state, now = engine.state, engine.clock[NOW]
+    if state[DECODING] > 0 or state[PARTIAL] != NOBODY or state[ADMITTED] < state[ARRIVED]:
+        return float(now)
+    return float(max(now, engine.jobs.ready[state[ARRIVED]]))
 
 
 @compiled
@@ -64,7 +80,7 @@ def _begin_step(engine: Engine) -> None:
         clock[NOW] = max(clock[NOW], ready[state[ARRIVED]])
     planned = clock[BEGAN] if running and engine.limits.async_scheduling else clock[NOW]
     clock[BEGAN] = clock[NOW]
-    while state[ARRIVED] < len(ready) and ready[state[ARRIVED]] <= planned:
+    while state[ARRIVED] < state[KNOWN] and ready[state[ARRIVED]] <= planned:
         state[ARRIVED] += 1
 
 
@@ -79,14 +95,16 @@ def _admissible(engine: Engine, left: int) -> bool:
 
 
 @compiled
-def _decode_only(engine: Engine) -> None:
-    """All steps until an answer ends or the next request could join."""
+def _decode_only(engine: Engine, until: float) -> None:
+    """All steps until an answer ends or the next request could join; none begins at `until` or later."""
     clock, state, costs, ready = engine.clock, engine.state, engine.costs, engine.jobs.ready
     batch = state[DECODING]
     first = costs.decode_base + costs.decode_sequence * batch + costs.decode_context * clock[BEHIND]
     growth = costs.decode_context * batch
     steps = engine.ends[0][0] - state[STEP]
-    if state[ADMITTED] == state[ARRIVED] and state[ARRIVED] < len(ready):
+    if until < inf:
+        steps = min(steps, max(1, _steps_within((until - clock[NOW]) * 1e3, first, growth)))
+    if state[ADMITTED] == state[ARRIVED] and state[ARRIVED] < state[KNOWN]:
         due = (ready[state[ARRIVED]] - clock[NOW]) * 1e3
         steps = min(steps, max(1, _steps_within(due, first, growth) + int(engine.limits.async_scheduling)))
     took = steps * first + growth * steps * (steps - 1) / 2

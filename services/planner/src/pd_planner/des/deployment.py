@@ -98,7 +98,7 @@ def simulate(
         base = costs.prefill_base + (slow_prompt_ms[engine] if slow_prompt_ms is not None else 0.0)
         own_costs = costs._replace(prefill_base=float(base))
         used = zeros(BUSY_COLUMNS)
-        serve(part, own_costs, _limits(profile, engines), own, used)
+        serve(part, own_costs, limits_of(profile, engines), own, used)
         busy[engines.prefills + engine] = used
         times.first[mine], times.last[mine] = own
     return Outcome(load, times.first, times.last, answered, busy)
@@ -121,7 +121,7 @@ def _prefilled(profile: Profile, engines: Engines, load: Load, route: Route, bus
     ready = load.at + profile.api_ms / 1e3
     prompts = Prompts(*(column(each) for each in (ready, load.prompt, load.cached, route.other, queues, begins)))
     handed = Handed(zeros(len(load)), zeros(len(load)))
-    limits = _limits(profile, engines)._replace(chunked=engines.chunked)
+    limits = limits_of(profile, engines)._replace(chunked=engines.chunked)
     model = PrefillModel(step_costs(profile, Role.PREFILL), _send_costs(profile, engines), limits, engines.others)
     used = column(np.zeros_like(busy))
     prefill(prompts, model, handed, used)
@@ -171,7 +171,7 @@ def _send_costs(profile: Profile, engines: Engines) -> SendCosts:
     )
 
 
-def _limits(profile: Profile, engines: Engines) -> EngineLimits:
+def limits_of(profile: Profile, engines: Engines) -> EngineLimits:
     return EngineLimits(
         sequences=engines.max_num_seqs,
         batched_tokens=engines.max_num_batched_tokens,

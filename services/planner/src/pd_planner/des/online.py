@@ -1,0 +1,127 @@
+"""One engine whose requests become known one by one, because who gets them is decided while they come.
+
+The loop of `decoding`, stopped and gone on with: the same steps at the same times as if all requests had been known before.
+"""
+
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from pd_planner.des.compiled import compiled
+from pd_planner.des.decoding import ADMITTED, ARRIVED, DONE, KNOWN, NOW, PARTIAL, Engine, next_start, run
+from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Floats, Ints, Jobs, StepCosts, Times
+from pd_planner.des.steps import WORK_COLUMNS
+
+_STATE_COLUMNS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A token that matters: the first (`last` is False) or the last one of a request, and when it was written (s)."""
+
+    at: float
+    request: int
+    last: bool
+
+
+class Held(NamedTuple):
+    """An `Engine` but for its heap, which numba cannot keep between two calls."""
+
+    jobs: Jobs
+    costs: StepCosts
+    limits: EngineLimits
+    times: Times
+    busy: Floats
+    clock: Floats
+    state: Ints
+    work: Floats
+
+
+class OnlineEngine:
+    """Room for `capacity` requests; `request` is whatever number the caller has for one.
+
+    Attributes:
+        next_start: when its next step begins, s; infinite if it has nothing to do.
+    """
+
+    def __init__(self, costs: StepCosts, limits: EngineLimits, capacity: int) -> None:
+        """Nothing has come yet."""
+        self._jobs = Jobs(
+            np.full(capacity, np.inf),
+            np.zeros(capacity, np.int64),
+            np.zeros(capacity, np.int64),
+            np.zeros(capacity, np.int64),
+            np.zeros(capacity),
+        )
+        self._requests = np.zeros(capacity, np.int64)
+        self._times = Times(np.full(capacity, np.nan), np.full(capacity, np.nan))
+        self.busy = np.zeros(BUSY_COLUMNS)
+        self._clock = np.zeros(3)
+        self._state = np.zeros(_STATE_COLUMNS, np.int64)
+        self._state[PARTIAL] = NOBODY
+        work = np.zeros(WORK_COLUMNS)
+        self._held = Held(self._jobs, costs, limits, self._times, self.busy, self._clock, self._state, work)
+        self._ends = np.zeros((capacity, 2), np.int64)
+        self._count = np.zeros(1, np.int64)
+        self._started = 0
+        self.next_start = np.inf
+        self._writing: list[int] = []
+
+    def add(
+        self, request: int, ready: float, prompt: int, output: int, *, external: int = 0, stall: float = 0.0
+    ) -> None:
+        """A request that the engine sees from `ready` (s) on; `external` and `stall` as in `Jobs`."""
+        place, known = int(self._state[KNOWN]), int(self._state[KNOWN])
+        while place > self._state[ARRIVED] and self._jobs.ready[place - 1] > ready:
+            place -= 1
+        for column, value in zip(
+            (*self._jobs, self._requests), (ready, prompt, output, external, stall, request), strict=True
+        ):
+            if place < known:
+                column[place + 1 : known + 1] = column[place:known].copy()
+            column[place] = value
+        self._state[KNOWN] += 1
+        # While it works, its next step begins when the one before ends.
+        self.next_start = min(self.next_start, max(ready, float(self._clock[NOW])))
+
+    def run(self, until: float) -> list[Written]:
+        """Take all steps that begin before `until`; the tokens that they write may come later than that."""
+        if self.next_start >= until:
+            return []
+        done = int(self._state[DONE])
+        self.next_start = _run(self._held, self._ends, self._count, until)
+        return self._news(done)
+
+    def _news(self, done: int) -> list[Written]:
+        first, last = self._times
+        found = []
+        while self._started < self._state[ADMITTED] and first[self._started] == first[self._started]:
+            found.append(Written(float(first[self._started]), int(self._requests[self._started]), last=False))
+            self._writing.append(self._started)
+            self._started += 1
+        if self._state[DONE] > done:
+            over = [job for job in self._writing if last[job] == last[job]]
+            self._writing = [job for job in self._writing if last[job] != last[job]]
+            found += [Written(float(last[job]), int(self._requests[job]), last=True) for job in over]
+        return found
+
+
+@compiled
+def _run(held: Held, saved: Ints, count: Ints, until: float) -> float:
+    """`decoding.run` on state that stays in arrays between the calls; `saved` has `count` entries of the heap of ends.
+
+    Returns when the next step begins; infinite if there is nothing to do.
+    """
+    ends = [(0, 0)]
+    ends.pop()
+    for entry in range(count[0]):
+        heappush(ends, (int(saved[entry, 0]), int(saved[entry, 1])))
+    engine = Engine(held.jobs, held.costs, held.limits, held.times, held.busy, held.clock, held.state, held.work, ends)
+    run(engine, until)
+    count[0] = len(ends)
+    for entry in range(len(ends)):
+        step, job = heappop(ends)
+        saved[entry, 0], saved[entry, 1] = step, job
+    return next_start(engine) if held.state[DONE] < held.state[KNOWN] else np.inf
