@@ -2,7 +2,7 @@
 
 A msgpack map over a ZMQ DEALER whose identity is `zmq_address`, every 3 s, to the proxy's ROUTER:
 `{"type": "P"|"D", "http_address": "ip:port", "zmq_address": "ip:port"}`
-(vLLM 0.23.0, `kv_connector/v1/p2p/p2p_nccl_engine.py`). pdstack adds type "C" for engines that do both phases, and optional
+(vLLM 0.23.0, `kv_connector/v1/p2p/p2p_nccl_engine.py`). pdstack adds type "C" for engines that do both phases, "B" for those that can also hand KV over or take it, and optional
 keys that vLLM does not send. Unknown keys are ignored, so either side may be the older one.
 
 Whoever has the deployment's PING_KEY signs its pings: `time` is the sender's clock (seconds since 1970), and `mac` the HMAC-SHA256 of
@@ -37,11 +37,22 @@ class PingType(StrEnum):
     PREFILL = "P"
     DECODE = "D"
     COMBINED = "C"
+    BOTH = "B"
 
     @property
     def role(self) -> Role:
-        """The role that this letter stands for."""
-        return Role[self.name]
+        """The role that this letter stands for; an engine that hands KV over besides is combined like any other."""
+        return Role.COMBINED if self is PingType.BOTH else Role[self.name]
+
+    @property
+    def moves_kv(self) -> bool:
+        """Whether such engines have a connector."""
+        return self is not PingType.COMBINED
+
+
+def ping_type(role: Role, *, moves_kv: bool) -> PingType:
+    """What an engine of this role announces."""
+    return PingType.BOTH if role is Role.COMBINED and moves_kv else PingType[role.name]
 
 
 class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,7 +62,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
         type: the role.
         http_address: where the engine's API answers.
         zmq_address: where KV is sent; for engines without a KV port any unique host:port.
-        connector: how KV travels; None for combined engines, and for vLLM's own pings, which do not say.
+        connector: how KV travels; None for engines of type "C", and for vLLM's own pings, which do not say.
         boot_id: another one at each start of the engine.
         model: the name under which it is served.
         engine, version: what the engine is.

@@ -23,6 +23,9 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     combined_http_port: Annotated[Port, msgspec.Meta(description="HTTP port of the first combined engine")] = 8000
     prefill_kv_port: Annotated[Port, msgspec.Meta(description="KV port of the first prefill engine")] = 21001
     decode_kv_port: Annotated[Port, msgspec.Meta(description="KV port of the first decode engine")] = 22001
+    combined_kv_port: Annotated[
+        Port, msgspec.Meta(description="KV port of the first combined engine that hands KV over (KV_BOTH)")
+    ] = 23001
 
     def http(self, role: Role, number: int = 0) -> int:
         """HTTP port of instance `number` (from 0) of a role."""
@@ -33,14 +36,18 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
         }[role]
         return _within(base + number)
 
-    def kv(self, role: Role, number: int = 0) -> int:
-        """KV port of instance `number` (from 0); a combined engine has none of its own and answers with its HTTP port.
+    def kv(self, role: Role, number: int = 0, *, both: bool = False) -> int:
+        """KV port of instance `number` (from 0); a combined engine has one if it is `both`, and else answers with its HTTP port.
 
         The HTTP port is as good there: the ping needs a unique address, and nobody sends KV to it.
         """
-        if role is Role.COMBINED:
+        if role is Role.COMBINED and not both:
             return self.http(role, number)
-        base = self.prefill_kv_port if role is Role.PREFILL else self.decode_kv_port
+        base = {
+            Role.PREFILL: self.prefill_kv_port,
+            Role.DECODE: self.decode_kv_port,
+            Role.COMBINED: self.combined_kv_port,
+        }[role]
         return _within(base + KV_PORT_STEP * number)
 
 

@@ -23,11 +23,12 @@ from pd_engine.settings import EngineSettings, Host
 HOST = Host(vllm_version=(0, 32), address="127.0.0.1")
 
 
-def test_an_announcer_pings_until_its_parent_ends() -> None:
+def test_an_announcer_pings_all_proxies_until_its_parent_ends() -> None:
     settings = load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", "KV_CONNECTOR": "ExampleConnector"})
     ping = ping_of(settings, HOST, "boot")
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        port = router.bind_to_random_port("tcp://127.0.0.1")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.ROUTER) as second:
+        port, another = (one.bind_to_random_port("tcp://127.0.0.1") for one in (router, second))
+        hosts = f"127.0.0.1,localhost:{another},no-such-proxy.invalid"
         # A parent that starts the announcer as the entry point does, and lives for a second and a half.
         code = (
             "import os, subprocess, sys, time\n"
@@ -35,7 +36,7 @@ def test_an_announcer_pings_until_its_parent_ends() -> None:
             "time.sleep(1.5)\n"
         )
         subprocess.run(
-            [sys.executable, "-c", code, f"tcp://127.0.0.1:{port}", msgspec.json.encode(ping).decode()],
+            [sys.executable, "-c", code, hosts, str(port), msgspec.json.encode(ping).decode()],
             check=True,
             timeout=20,
         )
@@ -43,6 +44,7 @@ def test_an_announcer_pings_until_its_parent_ends() -> None:
         assert identity == b"127.0.0.1:22001"
         assert decode_ping(payload) == ping
         assert (ping.type, ping.connector, ping.boot_id) == (PingType.DECODE, Connector.EXAMPLE, "boot")
+        assert decode_ping(second.recv_multipart()[1]) == ping
         # The parent is gone: no ping may come any more (they come every 3 s while it lives).
         assert router.poll(4000) == 0
 

@@ -28,6 +28,9 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs an engine")] = 1
     model: Annotated[str, Meta(description="model to serve; a simulator serves any name")] = ""
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
+    kv_both: Annotated[
+        bool, Meta(description="combined engines with P2pConnector: hand KV over and take it, as ROUTING says")
+    ] = False
     proxy_host: Annotated[str, Meta(description="where engines announce themselves; this machine unless set")] = (
         "127.0.0.1"
     )

@@ -3,7 +3,6 @@
 It pings from the start, as vLLM's own connector does: a ping says "I exist", the proxy asks /health whether it is ready.
 """
 
-import contextlib
 import os
 import sys
 import time
@@ -12,22 +11,24 @@ import msgspec
 import zmq
 
 from pd_contracts.deployment import read_key
-from pd_contracts.names import Connector, Role
-from pd_contracts.ping import PING_INTERVAL_S, Ping, PingType, sign_ping
+from pd_contracts.names import Connector
+from pd_contracts.ping import PING_INTERVAL_S, Ping, ping_type, sign_ping
+from pd_contracts.proxies import Dealers, Proxies
 from pd_engine.plan import announced_address, pings_itself
 from pd_engine.settings import EngineSettings, Host
 
 PARENT_CHECK_S = 0.5
+START_CHECK_S = 0.05
 
 
 def ping_of(settings: EngineSettings, host: Host, boot_id: str) -> Ping:
     """What this engine says of itself."""
     address = announced_address(settings, host)
     return Ping(
-        type=PingType[settings.pd_role.name],
+        type=ping_type(settings.pd_role, moves_kv=settings.moves_kv),
         http_address=f"{address}:{settings.http_port}",
         zmq_address=f"{address}:{settings.kv_port}",
-        connector=None if settings.pd_role is Role.COMBINED else settings.kv_connector,
+        connector=settings.kv_connector if settings.moves_kv else None,
         boot_id=boot_id,
         model=settings.name,
         engine="vllm",
@@ -43,7 +44,7 @@ def ping_of(settings: EngineSettings, host: Host, boot_id: str) -> Ping:
 
 
 def _transport(settings: EngineSettings) -> str:
-    if settings.pd_role is Role.COMBINED:
+    if not settings.moves_kv:
         return ""
     chosen = settings.ucx_tls or ("tcp" if settings.engine_device == "cpu" else "")
     ways = {
@@ -61,29 +62,27 @@ def identity_of(settings: EngineSettings, host: Host) -> str:
     return f"{address}/announcer" if pings_itself(settings) else address
 
 
-def announce(ping: Ping, key: str, endpoint: str, identity: str, parent: int) -> None:
-    """Send `ping`, signed with `key` if there is one, to the ROUTER at `endpoint` every 3 s while `parent` is our parent."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.setsockopt(zmq.IDENTITY, identity.encode())
-        dealer.setsockopt(zmq.LINGER, 0)
-        # One waiting ping is enough: a proxy that was away must not get a burst of old ones.
-        dealer.setsockopt(zmq.SNDHWM, 1)
-        dealer.connect(endpoint)
+def announce(ping: Ping, key: str, proxies: Proxies, identity: str, parent: int) -> None:
+    """Send `ping`, signed with `key` if there is one, to the ROUTERs of all proxies every 3 s while `parent` is our parent."""
+    proxies.start()
+    with zmq.Context() as context:
+        dealers = Dealers(context, identity)
         due = time.monotonic()
         while os.getppid() == parent:
-            if time.monotonic() >= due:
-                due += PING_INTERVAL_S
-                with contextlib.suppress(zmq.Again):  # the proxy is away and one ping waits already
-                    dealer.send(sign_ping(ping, key, time.time()), zmq.NOBLOCK)
-            time.sleep(PARENT_CHECK_S)
+            known = proxies.known()
+            if known and time.monotonic() >= due:
+                due = time.monotonic() + PING_INTERVAL_S
+                dealers.send(sign_ping(ping, key, time.time()), known)
+            time.sleep(PARENT_CHECK_S if known else START_CHECK_S)
+        dealers.close()
 
 
 def main() -> None:
-    """Run as `python3 -m pd_engine.announcer PARENT ENDPOINT PING [IDENTITY]` (the ping as JSON); the key comes from the environment."""
-    parent, endpoint, text, *rest = sys.argv[1:]
+    """Run as `python3 -m pd_engine.announcer PARENT HOSTS PORT PING [IDENTITY]` (the ping as JSON); the key comes from the environment."""
+    parent, hosts, port, text, *rest = sys.argv[1:]
     ping = msgspec.json.decode(text, type=Ping)
     key = read_key(os.environ.get("PING_KEY", ""), os.environ.get("PING_KEY_FILE", ""))
-    announce(ping, key, endpoint, rest[0] if rest else ping.zmq_address, int(parent))
+    announce(ping, key, Proxies(hosts, int(port)), rest[0] if rest else ping.zmq_address, int(parent))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import ssl
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -17,8 +18,9 @@ import psutil
 
 from pd_contracts.address import own_address
 from pd_contracts.http_call import CallError, Reply, call
+from pd_contracts.proxies import addresses, entries, first_host
 from pd_engine.settings import CheckSettings
-from pd_engine.vitals import Answer, Seen, Standing, Watch, complaint, read_metrics, standing, watch
+from pd_engine.vitals import UNKNOWN, Answer, Seen, Standing, Watch, complaint, read_metrics, standing, watch
 
 # Three questions must fit into the time that the kubelet gives a probe (10 s in the chart).
 TIMEOUT_S: Final = 3.0
@@ -78,15 +80,26 @@ class Checks:
         settings = self._settings
         if not settings.admin_key:
             return "not drained: ADMIN_KEY is not set"
-        target = f"/admin/instances/{self._address()}/drain?wait_s={settings.drain_wait_s:g}"
         begun = time.monotonic()
+        proxies = self._proxies()
+        # At once: each waits for its own requests only.
+        with ThreadPoolExecutor(max(1, len(proxies))) as pool:
+            said = list(pool.map(self._drain_at, proxies))
+        if all(said) and said:
+            return "; ".join(said)
+        self._wait_until_idle(begun + settings.drain_wait_s)
+        return f"not drained: the proxy does not answer; what ran had {time.monotonic() - begun:.0f} s to end"
+
+    def _drain_at(self, proxy: str) -> str:
+        """What a proxy says; empty if it does not answer."""
+        settings = self._settings
+        target = f"/admin/instances/{self._address()}/drain?wait_s={settings.drain_wait_s:g}"
         limit = settings.drain_wait_s + SLACK_S
         key = {"Authorization": f"Bearer {settings.admin_key}"}
         try:
-            reply = call(self._proxy(target), "POST", None, key, timeout_s=limit, connect_timeout_s=TIMEOUT_S)
+            reply = call(proxy + target, "POST", None, key, timeout_s=limit, connect_timeout_s=TIMEOUT_S)
         except CallError:
-            self._wait_until_idle(begun + settings.drain_wait_s)
-            return f"not drained: the proxy does not answer; what ran had {time.monotonic() - begun:.0f} s to end"
+            return ""
         return f"drain: status {reply.status}, {reply.body[:500].decode(errors='replace')}"
 
     def _wait_until_idle(self, deadline: float) -> None:
@@ -115,19 +128,30 @@ class Checks:
         return call(f"{scheme}://127.0.0.1:{port}{target}", timeout_s=TIMEOUT_S, context=context)
 
     def _ask_proxy(self) -> Answer | None:
+        """What the proxies say: of several the one that has something against the engine, but for those that have not heard of it yet."""
+        with ThreadPoolExecutor(max(1, len(self._proxies()))) as pool:
+            said = [answer for answer in pool.map(self._ask_one, self._proxies()) if answer is not None]
+        known = [answer for answer in said if answer.state != UNKNOWN]
+        return next(iter([*(one for one in known if not one.admitted), *known, *said]), None)
+
+    def _ask_one(self, proxy: str) -> Answer | None:
         target = f"/admitted?http_address={self._address()}"
         try:
-            reply = call(self._proxy(target), timeout_s=TIMEOUT_S)
+            reply = call(proxy + target, timeout_s=TIMEOUT_S)
             return msgspec.json.decode(reply.body, type=Answer) if reply.status in (200, 503) else None
         except (CallError, msgspec.MsgspecError, UnicodeDecodeError):
             return None  # no proxy, or a 503 of something between us and it
 
-    def _proxy(self, target: str) -> str:
-        return f"http://{self._settings.proxy_host}:{self._settings.http_proxy_port}{target}"
+    def _proxies(self) -> list[str]:
+        """URLs of all of them; by name if it does not resolve, which is then what cannot be reached."""
+        settings = self._settings
+        hosts = [address.rpartition(":")[0] for address in addresses(settings.proxy_host, settings.proxy_port)]
+        hosts = hosts or [host for host, _ in entries(settings.proxy_host, settings.proxy_port)]
+        return [f"http://{host}:{settings.http_proxy_port}" for host in dict.fromkeys(hosts)]
 
     def _address(self) -> str:
         settings = self._settings
-        host = settings.vllm_host_ip or own_address(settings.proxy_host, settings.proxy_port)
+        host = settings.vllm_host_ip or own_address(*first_host(settings.proxy_host, settings.proxy_port))
         return f"{host}:{settings.listen_http_port}"
 
     def _boot(self) -> str:

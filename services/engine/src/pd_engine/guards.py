@@ -84,7 +84,7 @@ def guards(command: Command) -> Iterator[str]:
     settings = command.settings
     yield from _reached(command)
     yield from _one_host(command)
-    if settings.pd_role is Role.COMBINED:
+    if not settings.moves_kv:
         yield from _plain(command)
         return
     yield from _ranks(command)

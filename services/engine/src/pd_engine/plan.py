@@ -71,7 +71,7 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
 
 def pings_itself(settings: EngineSettings) -> bool:
     """Whether vLLM announces itself, as its P2pNcclConnector does; it neither signs nor says whose engine it is."""
-    return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
+    return settings.moves_kv and settings.kv_connector is Connector.P2P_NCCL
 
 
 def complaints(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> list[str]:
@@ -119,11 +119,13 @@ def _arguments(settings: EngineSettings, host: Host) -> Iterator[str]:
         yield from ("--ssl-certfile", settings.engine_tls_cert_file, "--ssl-keyfile", settings.engine_tls_key_file)
     yield from _memory(settings, host)
     yield from _steps(settings)
-    if settings.pd_role is not Role.COMBINED:
+    if settings.moves_kv:
         yield from ("--kv-transfer-config", json.dumps(_kv_transfer(settings, host), separators=(",", ":")))
 
 
 def _prefix_caching(settings: EngineSettings) -> bool:
+    if settings.both:
+        return True  # an engine that goes on with a prompt of its own finds it in the prefix cache
     # With P2pNccl a local hit on decode leaves pushed KV unreceived, which is never freed.
     return settings.prefix_caching and (settings.kv_batched or not _p2p_nccl(settings))
 
@@ -140,7 +142,8 @@ def _memory(settings: EngineSettings, host: Host) -> Iterator[str]:
 
 def pool_bytes(settings: EngineSettings) -> int:
     """GPU memory that P2pConnector takes beside vLLM's own, which vLLM does not know of when it measures what is free."""
-    return settings.kv_staging_bytes if settings.pd_role is Role.PREFILL else settings.kv_landing_bytes
+    staging = settings.kv_staging_bytes if settings.pd_role is not Role.DECODE else 0
+    return staging + (settings.kv_landing_bytes if settings.pd_role is not Role.PREFILL else 0)
 
 
 def memory_beside(pool: int, total: int | None) -> float:
@@ -169,15 +172,15 @@ def _steps(settings: EngineSettings) -> Iterator[str]:
 
 
 def _p2p(settings: EngineSettings) -> bool:
-    return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P
+    return settings.moves_kv and settings.kv_connector is Connector.P2P
 
 
 def _p2p_nccl(settings: EngineSettings) -> bool:
-    return settings.pd_role is not Role.COMBINED and settings.kv_connector is Connector.P2P_NCCL
+    return settings.moves_kv and settings.kv_connector is Connector.P2P_NCCL
 
 
 def _kv_transfer(settings: EngineSettings, host: Host) -> dict[str, Any]:
-    role = "kv_producer" if settings.pd_role is Role.PREFILL else "kv_consumer"
+    role = {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer", Role.COMBINED: "kv_both"}[settings.pd_role]
     base: dict[str, Any] = {"kv_connector": settings.kv_connector.value, "kv_role": role}
     if settings.kv_connector is Connector.EXAMPLE:
         extra = {"shared_storage_path": settings.kv_shared_path}

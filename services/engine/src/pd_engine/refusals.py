@@ -7,7 +7,7 @@ import ipaddress
 import shlex
 from collections.abc import Iterator, Mapping
 
-from pd_contracts.names import Connector, Role
+from pd_contracts.names import Connector
 from pd_engine.settings import EngineSettings, Host
 
 LAST_WITH_P2P_NCCL = (0, 23)
@@ -20,7 +20,8 @@ def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str
     yield from _tls(settings)
     yield from _arguments(settings)
     yield from _environment(environment, settings)
-    if settings.pd_role is Role.COMBINED:
+    yield from _both(settings)
+    if not settings.moves_kv:
         return
     yield from _address(settings, host)
     if settings.kv_connector is Connector.P2P:
@@ -42,6 +43,11 @@ def _model(settings: EngineSettings, host: Host) -> Iterator[str]:
         yield "MODEL is not set: give a Hugging Face name or the path of a model directory."
     elif not host.model_exists:
         yield f"MODEL={settings.model} is a path, and nothing is there: mount the model directory, or give a Hugging Face name."
+
+
+def _both(settings: EngineSettings) -> Iterator[str]:
+    if settings.both and settings.kv_connector is not Connector.P2P:
+        yield f"KV_BOTH needs KV_CONNECTOR=P2pConnector, and it is {settings.kv_connector}: only that lets decode be chosen late."
 
 
 def _tls(settings: EngineSettings) -> Iterator[str]:
@@ -91,6 +97,11 @@ def _p2p(host: Host) -> Iterator[str]:
 
 
 def _p2p_nccl(settings: EngineSettings, host: Host) -> Iterator[str]:
+    if "," in settings.proxy_host or host.proxies > 1:
+        yield (
+            f"KV_CONNECTOR=P2pNcclConnector announces itself to one proxy, and PROXY_HOST={settings.proxy_host} names several: "
+            "run one proxy, or set KV_CONNECTOR=P2pConnector."
+        )
     if settings.engine_device == "cpu":
         yield "KV_CONNECTOR=P2pNcclConnector needs NVIDIA GPUs: on the CPU use P2pConnector, ExampleConnector or NixlConnector."
     if host.vllm_version > LAST_WITH_P2P_NCCL:

@@ -24,7 +24,12 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
     engine_device: Annotated[Literal["gpu", "cpu"], Meta(description="what the vLLM image computes on")] = "gpu"
     vllm_host_ip: Annotated[str, Meta(description="numeric address that the others reach; found if unset")] = ""
-    proxy_host: Annotated[str, Meta(description="host of the proxy's discovery port")] = "127.0.0.1"
+    proxy_host: Annotated[
+        str,
+        Meta(
+            description="host of the proxy's discovery port; several with commas (host or host:port), or a name with several addresses: the engine announces itself to all"
+        ),
+    ] = "127.0.0.1"
     proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
     nccl_socket_ifname: Annotated[
         str, Meta(description="interface over which NCCL joins engines on different hosts; NCCL's choice unless set")
@@ -36,6 +41,12 @@ class EngineSettings(Member, frozen=True, kw_only=True):
         str, Meta(description="NIXL: devices for KV between hosts, mlx5_0:1 or eth0; all unless set")
     ] = ""
     ucx_tls: Annotated[str, Meta(description="NIXL: UCX transports; UCX's choice unless set, tcp on the CPU")] = ""
+    kv_both: Annotated[
+        bool,
+        Meta(
+            description="combined engines with P2pConnector: hand KV over and take it too, as the proxy's ROUTING says; prefix caching is on then"
+        ),
+    ] = False
     kv_shared_path: Annotated[str, Meta(description="folder that both roles see, for ExampleConnector")] = "/kv"
     kv_shared_max_age_s: Annotated[
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
@@ -98,7 +109,17 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     @property
     def kv_port(self) -> int:
         """Port on which KV is exchanged; rank r of a tensor-parallel engine uses this + r."""
-        return self.kv(self.pd_role, self.instance)
+        return self.kv(self.pd_role, self.instance, both=self.both)
+
+    @property
+    def moves_kv(self) -> bool:
+        """Whether KV comes or goes; a combined engine has no connector unless KV_BOTH."""
+        return self.pd_role is not Role.COMBINED or self.kv_both
+
+    @property
+    def both(self) -> bool:
+        """Whether it is a combined engine that hands KV over and takes it."""
+        return self.pd_role is Role.COMBINED and self.kv_both
 
     @property
     def name(self) -> str:
@@ -115,7 +136,7 @@ class CheckSettings(Ports, frozen=True, kw_only=True):
         int, Meta(ge=0, le=65535, description="HTTP port of the engine; 0 for the role's base port plus INSTANCE")
     ] = 0
     vllm_host_ip: Annotated[str, Meta(description="numeric address that the engine announces; found if unset")] = ""
-    proxy_host: Annotated[str, Meta(description="host of the proxy")] = "127.0.0.1"
+    proxy_host: Annotated[str, Meta(description="host of the proxy, or several, as an engine has it")] = "127.0.0.1"
     proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
     http_proxy_port: Annotated[Port, Meta(description="HTTP port of the proxy")] = 10001
     engine_tls_cert_file: Annotated[str, Meta(description="set if the engine speaks HTTPS")] = ""
@@ -143,6 +164,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         vllm_version: (major, minor) of the installed vLLM.
         address: numeric IPv4 address from which the proxy is reached.
+        proxies: addresses that PROXY_HOST has.
         model_exists: False if MODEL is a path that is not there.
         kv_path_writable: whether KV_SHARED_PATH is a folder that this user may write.
         has_flashinfer, has_nixl, has_pd_connector: whether these packages can be imported.
@@ -154,6 +176,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     vllm_version: tuple[int, int]
     address: str
+    proxies: int = 1
     model_exists: bool = True
     kv_path_writable: bool = True
     has_flashinfer: bool = True

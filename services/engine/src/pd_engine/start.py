@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from pd_contracts.address import own_address
+from pd_contracts.proxies import addresses, first_host
 from pd_contracts.settings import load
 from pd_engine.announcer import identity_of, ping_of
 from pd_engine.commandline import config_path
@@ -39,7 +40,8 @@ def look_around(settings: EngineSettings) -> Host:
     gpus = of_engine(listing() if on_gpu else "", visible_devices(os.environ), settings.tensor_parallel_size)
     return Host(
         vllm_version=(int(major), int(minor)),
-        address=own_address(settings.proxy_host, settings.proxy_port),
+        address=own_address(*first_host(settings.proxy_host, settings.proxy_port)),
+        proxies=max(1, len(addresses(settings.proxy_host, settings.proxy_port))),
         model_exists=path.exists() or not settings.model.startswith(("/", ".", "~")),
         kv_path_writable=os.access(settings.kv_shared_path, os.W_OK) and Path(settings.kv_shared_path).is_dir(),
         has_flashinfer=importlib.util.find_spec("flashinfer") is not None,
@@ -91,8 +93,8 @@ def companions(settings: EngineSettings, host: Host, launch: Launch) -> list[lis
     commands = []
     if launch.announce:
         ping = msgspec.json.encode(ping_of(settings, host, uuid.uuid4().hex)).decode()
-        endpoint = f"tcp://{settings.proxy_host}:{settings.proxy_port}"
-        commands.append(["pd_engine.announcer", parent, endpoint, ping, identity_of(settings, host)])
+        proxies = [settings.proxy_host, str(settings.proxy_port)]
+        commands.append(["pd_engine.announcer", parent, *proxies, ping, identity_of(settings, host)])
     if launch.clean_shared_path:
         commands.append(["pd_engine.cleaner", parent, settings.kv_shared_path, str(settings.kv_shared_max_age_s)])
     return commands

@@ -12,7 +12,8 @@ from aiohttp import web
 
 from pd_contracts.address import own_address
 from pd_contracts.names import SIMULATED_ENGINE
-from pd_contracts.ping import Ping, PingType
+from pd_contracts.ping import Ping, ping_type
+from pd_contracts.proxies import first_host
 from pd_simulator import __version__
 from pd_simulator.api.generation import Rules
 from pd_simulator.api.routes import Api
@@ -38,7 +39,7 @@ def announced(settings: Settings) -> Settings:
     Raises:
         OSError: if it cannot be found.
     """
-    address = settings.vllm_host_ip or own_address(settings.proxy_host, settings.proxy_port)
+    address = settings.vllm_host_ip or own_address(*first_host(settings.proxy_host, settings.proxy_port))
     if not address:
         msg = f"PROXY_HOST={settings.proxy_host!r} does not resolve; set it, or say in VLLM_HOST_IP what to announce"
         raise OSError(msg)
@@ -48,7 +49,7 @@ def announced(settings: Settings) -> Settings:
 def ping_of(settings: Settings) -> Ping:
     """What this start of the engine announces; the boot id is new each time."""
     return Ping(
-        type=PingType[settings.pd_role.name],
+        type=ping_type(settings.pd_role, moves_kv=settings.connector is not None),
         http_address=f"{settings.vllm_host_ip}:{settings.listen_http_port}",
         zmq_address=f"{settings.vllm_host_ip}:{settings.listen_kv_port}",
         connector=settings.connector,

@@ -25,7 +25,12 @@ class Settings(Member, frozen=True, kw_only=True):
     vllm_host_ip: Annotated[
         str, msgspec.Meta(description="Address to announce, where proxy and peers reach this engine; found if unset")
     ] = ""
-    proxy_host: Annotated[str, msgspec.Meta(description="Where to announce itself")] = "127.0.0.1"
+    proxy_host: Annotated[
+        str,
+        msgspec.Meta(
+            description="Where to announce itself: a host, a list of host or host:port, or a name with several addresses"
+        ),
+    ] = "127.0.0.1"
     proxy_port: Annotated[Port, msgspec.Meta(description="Discovery port of the proxy")] = 30001
     model: Annotated[str, msgspec.Meta(description="Model name to serve; other names give other outputs")] = (
         "sim-llama3-8b"
@@ -33,6 +38,9 @@ class Settings(Member, frozen=True, kw_only=True):
     kv_connector: Annotated[Connector, msgspec.Meta(description="How KV travels from prefill to decode")] = (
         Connector.P2P
     )
+    kv_both: Annotated[
+        bool, msgspec.Meta(description="Combined engines with P2pConnector: hand KV over and take it too")
+    ] = False
     kv_batched: Annotated[
         bool, msgspec.Meta(description="P2pNcclConnector: a request's KV in one piece, loaded beside other requests")
     ] = False
@@ -70,6 +78,9 @@ class Settings(Member, frozen=True, kw_only=True):
         if self.sends_whole_prompts and self.max_num_batched_tokens < self.max_model_len:
             msg = "MAX_NUM_BATCHED_TOKENS must be at least MAX_MODEL_LEN on a prefill engine with P2pNcclConnector"
             raise ValueError(msg)
+        if self.kv_both and self.pd_role is Role.COMBINED and self.kv_connector is not Connector.P2P:
+            msg = f"KV_BOTH needs KV_CONNECTOR=P2pConnector, and it is {self.kv_connector}"
+            raise ValueError(msg)
         self.faults()
 
     def faults(self) -> Faults:
@@ -93,8 +104,8 @@ class Settings(Member, frozen=True, kw_only=True):
 
     @property
     def connector(self) -> Connector | None:
-        """The connector in use; a combined engine has none."""
-        return None if self.pd_role is Role.COMBINED else self.kv_connector
+        """The connector in use; a combined engine has none unless KV_BOTH."""
+        return None if self.pd_role is Role.COMBINED and not self.kv_both else self.kv_connector
 
     @property
     def name(self) -> str:
@@ -109,6 +120,6 @@ class Settings(Member, frozen=True, kw_only=True):
     @property
     def listen_kv_port(self) -> int:
         """Port on which KV is taken or fetched; a combined engine announces its HTTP port instead."""
-        if self.pd_role is Role.COMBINED:
+        if self.pd_role is Role.COMBINED and not self.kv_both:
             return self.listen_http_port
-        return self.kv_port or self.kv(self.pd_role, self.instance)
+        return self.kv_port or self.kv(self.pd_role, self.instance, both=self.kv_both)

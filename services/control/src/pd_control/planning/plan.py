@@ -168,6 +168,7 @@ def _common(settings: ControlSettings) -> dict[str, str]:
         "MONITOR_PORT": str(settings.monitor_port),
         "BIND_HOST": settings.bind_host,
         "KV_CONNECTOR": settings.kv_connector.value,
+        "KV_BOTH": "on" if settings.kv_both else "off",
         **{name.upper(): str(getattr(settings, name)) for name in BASES},
     }
 
@@ -182,8 +183,9 @@ def proxy_spec(settings: ControlSettings) -> ProcessSpec:
 
 def _engine(settings: ControlSettings, engine: Engine, role: Role, number: int, gpus: list[int]) -> ProcessSpec:
     listens = [Listen(settings.http(role, number), f"{role.upper()}_HTTP_PORT")]
-    if role is not Role.COMBINED:
-        listens.append(Listen(settings.kv(role, number), f"{role.upper()}_KV_PORT"))
+    if role is not Role.COMBINED or settings.kv_both:
+        port = settings.kv(role, number, both=settings.kv_both)
+        listens.append(Listen(port, f"{role.upper()}_KV_PORT"))
     env = {
         **_common(settings),
         "PD_ROLE": role.value,
@@ -230,6 +232,7 @@ BASES: Final = {
     "combined_http_port": 1,
     "prefill_kv_port": KV_PORT_STEP,
     "decode_kv_port": KV_PORT_STEP,
+    "combined_kv_port": KV_PORT_STEP,
 }
 
 

@@ -1,50 +1,43 @@
-"""Announces the engine to the proxy, as vLLM's P2pNcclEngine does: from the start of the process, ready or not."""
+"""Announces the engine to every proxy, as vLLM's P2pNcclEngine does to one: from the start of the process, ready or not."""
 
 import asyncio
-import logging
 import time
 
 import zmq
 
 from pd_contracts.ping import PING_INTERVAL_S, Ping, sign_ping
+from pd_contracts.proxies import Dealers, Proxies
 from pd_simulator.faults import Faults
 
-log = logging.getLogger(__name__)
+# Until the names of the proxies resolve.
+START_CHECK_S = 0.02
 
 
 class Pinger:
-    """A DEALER whose identity is the ping's KV address."""
+    """A DEALER to each proxy, whose identity is the ping's KV address."""
 
     def __init__(
         self, ping: Ping, host: str, port: int, faults: Faults, interval_s: float = PING_INTERVAL_S, *, key: str = ""
     ) -> None:
-        """`host` may be a name that resolves later; nothing is sent while the faults say so. `key` signs, if there is one."""
+        """`host` may name several, and resolve later; nothing is sent while the faults say so. `key` signs, if there is one."""
         self._faults = faults
         self._ping = ping
         self._key = key
-        self._identity = ping.zmq_address
-        self._endpoint = f"tcp://{host}:{port}"
+        self._proxies = Proxies(host, port)
         self._interval_s = interval_s
 
     async def run(self) -> None:
         """Ping until cancelled."""
+        self._proxies.start()
         context = zmq.Context()
-        socket = context.socket(zmq.DEALER)
+        dealers = Dealers(context, self._ping.zmq_address)
         try:
-            socket.setsockopt_string(zmq.IDENTITY, self._identity)
-            socket.setsockopt(zmq.LINGER, 0)
-            socket.connect(self._endpoint)
             while True:
-                if not self._faults.mute:
-                    self._send(socket)
-                await asyncio.sleep(self._interval_s)
+                known = self._proxies.known()
+                if known and not self._faults.mute:
+                    dealers.send(sign_ping(self._ping, self._key, time.time()), known)
+                await asyncio.sleep(self._interval_s if known else START_CHECK_S)
         finally:
-            socket.close()
+            self._proxies.stop()
+            dealers.close()
             context.term()
-
-    def _send(self, socket: zmq.Socket[bytes]) -> None:
-        try:
-            socket.send(sign_ping(self._ping, self._key, time.time()), zmq.NOBLOCK)
-        except zmq.Again:
-            # The proxy has been away for as long as the queue is deep; it gets the queued pings when it is back.
-            log.debug("ping not sent, the queue is full")
