@@ -78,6 +78,10 @@ bench-monitor: venv ## what the exporter costs, with eight simulated boards
 bench-proxy: venv ## what a relayed chunk and a request cost: this proxy, nginx and vllm-router in one run
 	$(BIN)/python benchmarks/proxy $(ARGS)
 
+.PHONY: bench-routing
+bench-routing: venv ## how ROUTING and REJECT compare with plain engines and every XpYd, in virtual time (hours)
+	$(BIN)/python benchmarks/routing --table docs/routing-results.md $(ARGS)
+
 docs: venv ## pages and catalogues that are written from the code, then the documentation site, into dist/site
 	$(BIN)/python docs/write_configuration.py
 	$(BIN)/python docs/write_operating.py

@@ -1,0 +1,116 @@
+"""The page with the results."""
+
+# ruff: noqa: INP001  a part of a script
+
+import argparse
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import mean
+from typing import Any
+
+Row = dict[str, Any]
+
+HEAD = """# Routing, simulated
+
+**All numbers here are simulated.** Engines are those of the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) in virtual time; what decides is the proxy's own
+code. Written by `make bench-routing`, which says what it leaves out: a step model without prefix cache, CPU limits and jitter, prompts whose lengths are
+known exactly, and P2pConnector in the official order (decode writes the first token). Lengths of Azure's and Mooncake's traffics are
+log-normal with published medians and means, not the traces themselves.
+
+Capacity is the highest Poisson rate at which nine in ten requests keep both objectives (TTFT/TPOT, ms), in requests a second and engine. *Best static* is the best
+XpYd chosen afterwards for that row; it and *plain* choose engines by predicted load and decode late, so they are better than round robin. *Adaptive* has one set of
+settings for all rows.
+"""
+
+
+def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
+    """Markdown."""
+    by_case: defaultdict[str, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["engines"] == options.engines:
+            by_case[row["case"]][row["kind"]].append(row)
+    cases = {label: kinds for label, kinds in by_case.items() if "capacity" in kinds}
+    how = f"{options.engines} engines; seeds {_listed(_seeds(rows))}; at most {options.seconds:g} s or {options.requests:,} requests a load."
+    parts = [HEAD, how, "", *_capacities(cases), "", *_summary(cases)]
+    stressed = {label: kinds for label, kinds in cases.items() if "stress" in kinds}
+    if stressed:
+        parts += ["", *_stress(stressed)]
+    return "\n".join(parts) + "\n"
+
+
+def _seeds(rows: Sequence[Row]) -> list[int]:
+    return sorted({row["seed"] for row in rows})
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
+    return mean(map(value, rows))
+
+
+def _column(rows: Sequence[Row], name: str) -> float:
+    return mean(float(row[name]) for row in rows)
+
+
+def _gain(rows: Sequence[Row]) -> float:
+    return _mean(rows, lambda row: row["adaptive"] / max(row["plain"], row["static"]))
+
+
+def _capacities(cases: dict[str, Any]) -> list[str]:
+    lines = [
+        "| traffic, TTFT/TPOT ms | plain | best static | adaptive | handed over at 0.9 × | adaptive ÷ best |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for label, kinds in cases.items():
+        rows = kinds["capacity"]
+        splits = _listed(sorted({row["prefills"] for row in rows}))
+        own = "" if rows[0]["tuned"] else " (new)"
+        columns = [_column(rows, name) for name in ("plain", "static", "adaptive", "handed_over")]
+        lines.append(
+            f"| {label}{own} | {columns[0]:.2f} | {columns[1]:.2f} ({splits}P) | {columns[2]:.2f} | {columns[3]:.0%} | {_gain(rows):.2f} |"
+        )
+    return lines
+
+
+def _summary(cases: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, wanted in (("rows that the rule's numbers were found with", True), ("new rows", False)):
+        gains = {
+            label: _gain(kinds["capacity"]) for label, kinds in cases.items() if kinds["capacity"][0]["tuned"] is wanted
+        }
+        if gains:
+            worst = min(gains, key=gains.__getitem__)
+            lines.append(
+                f"- {len(gains)} {name}: geometric mean {_geometric(gains.values()):.3f}, worst {gains[worst]:.2f} ({worst}), best {max(gains.values()):.2f}."
+            )
+    return lines
+
+
+def _geometric(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.exp(sum(map(math.log, found)) / len(found))
+
+
+def _stress(cases: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Overload, bursts, and costs that are wrong",
+        "",
+        (
+            "*Kept*: requests served in time at 1.3 times the capacity of adaptive, as a share of that capacity, with `REJECT=slo` and without it; *rejected*: share "
+            "of requests turned away at 0.9 times. *Bursts*: gaps with a coefficient of variation of 2, adaptive against the best plain or static one. *0.85* and *1.2*: "
+            "capacity of adaptive that takes steps for so many times as long as it should (beside STEP_MARGIN), against its own."
+        ),
+        "",
+        "| traffic, TTFT/TPOT ms | kept at 1.3 × | without | rejected at 0.9 × | bursts | 0.85 | 1.2 |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for label, kinds in cases.items():
+        rows, own = kinds["stress"], _mean(kinds["capacity"], lambda row: row["adaptive"])
+        kept, without, below = (_column(rows, n) for n in ("kept_1.3", "without_1.3", "rejected_below"))
+        bursts = _mean(rows, lambda row: row["bursts"] / row["bursts_best"])
+        low, high = (_column(rows, n) / own for n in ("wrong_0.85", "wrong_1.2"))
+        lines.append(f"| {label} | {kept:.2f} | {without:.2f} | {below:.1%} | {bursts:.2f} | {low:.2f} | {high:.2f} |")
+    return lines
