@@ -23,7 +23,9 @@ LAYERS: dict[str, list[set[str]]] = {
         {"context"},
         {"upstream", "discovery"},
         {"kv"},
-        {"settings", "metrics", "access", "tasks", "shortage", "engines", "protocol", "errors"},
+        {"settings"},
+        {"routing"},
+        {"metrics", "access", "tasks", "shortage", "engines", "protocol", "errors"},
     ],
     "pd_loadgen": [
         {"__main__", "locustfile"},

@@ -52,6 +52,48 @@ class PairStats(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class EngineLoadStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What the proxy reckons that one engine has to do, from the requests that it sent there.
+
+    Attributes:
+        sequences: answers that it writes, or will.
+        context_tokens: tokens behind them, prompts included.
+        queue_ms: time until the prompts that were sent there are computed.
+        tpot_ms: what one more answer would take a token there; None if that is without bound.
+    """
+
+    name: str
+    sequences: int = 0
+    context_tokens: int = 0
+    queue_ms: float = 0.0
+    tpot_ms: float | None = None
+
+
+class RoutingStats(msgspec.Struct, frozen=True, kw_only=True):
+    """What ROUTING and REJECT decide from.
+
+    Attributes:
+        rejected: requests that got 429 because they would have broken an objective.
+        mode: with ROUTING=adaptive, "plain" (everything stays where it comes to) or "split" (prompts and answers are kept apart).
+        plain_tpot_ms: the TPOT that nine in ten answers would keep were nothing handed over; "split" begins when it comes near the objective.
+        ttft_slo_ms, tpot_slo_ms: the objectives; None if there is none.
+        correction: what the TPOT objective is multiplied by, after answers that missed it.
+        requests_per_s, answer_tokens: the traffic: arrivals, and the mean length of answers.
+    """
+
+    routing: str
+    reject: str
+    rejected: int = 0
+    mode: str = ""
+    plain_tpot_ms: float | None = None
+    ttft_slo_ms: float | None = None
+    tpot_slo_ms: float | None = None
+    correction: float = 1.0
+    requests_per_s: float = 0.0
+    answer_tokens: float = 0.0
+    engines: list[EngineLoadStats] = []
+
+
 class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     """The proxy's view of the deployment.
 
@@ -61,6 +103,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
         handed_off: requests whose first token prefill wrote.
         migrations: streams that went on at other engines when theirs failed.
         worker_restarts: how many of them ended and were replaced.
+        routing: what ROUTING and REJECT decide from; None if neither predicts anything.
     """
 
     ready: bool
@@ -79,6 +122,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     worker_restarts: int = 0
     uptime_s: float = 0.0
+    routing: RoutingStats | None = None
 
 
 def ask(

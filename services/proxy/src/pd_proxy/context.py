@@ -15,6 +15,8 @@ from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Metrics
 from pd_proxy.protocol.stand_in import StandIns
+from pd_proxy.routing.books import Books
+from pd_proxy.routing.router import Router
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
 from pd_proxy.tasks import Tasks
@@ -61,6 +63,7 @@ class Context(ABC):
     def __post_init__(self) -> None:
         """What follows from the parts."""
         self.limits = self.settings.limits()
+        self.router = _router_of(self.settings, self.trust) if self.settings.predicts else None
         self.rules = Rules(self.settings.policy, self.trust, self.flights.load)
 
     @abstractmethod
@@ -80,3 +83,8 @@ class Context(ABC):
         self.stopping = True
         reason = ShuttingDownError("the proxy is shutting down")
         asyncio.get_running_loop().call_later(self.settings.drain_timeout_s, self.flights.abort_all, reason)
+
+
+def _router_of(settings: Settings, trust: Trust) -> Router:
+    books = Books(settings.costs(), settings.objectives(), share=settings.proxy_replicas)
+    return Router(books, trust, routing=settings.routing, reject=settings.reject)

@@ -153,6 +153,25 @@ class TooManyRequestsError(ProxyError):
     cause = "too_many_requests"
 
 
+class SloError(ProxyError):
+    """It would not be served within TTFT_SLO_MS or TPOT_SLO_MS, and would make others late (REJECT=slo)."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "slo_not_met"
+    cause = "slo"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        """Take the sentence, and after which time it is worth another try."""
+        super().__init__(message)
+        self._retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As its base, with a time of its own."""
+        return {"Retry-After": str(self._retry_after_s)}
+
+
 class TooManyConnectionsError(ProxyError):
     """One client holds as many connections as one may."""
 

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from enum import StrEnum
+from math import inf
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -10,8 +11,12 @@ from msgspec import Meta
 
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port
+from pd_contracts.profiles import shipped
 from pd_proxy.engines.policy import Policy
 from pd_proxy.protocol.generation import IMAGE_MAX_TOKENS, MAX_BODY_ITEMS, MAX_PROMPTS, Limits
+from pd_proxy.routing.costs import Costs, read_costs
+from pd_proxy.routing.names import Reject, Routing
+from pd_proxy.routing.view import Objectives
 
 # Credentials, ids, and what says how a message is written.
 OWN_HEADERS: Final = frozenset(
@@ -134,6 +139,38 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     policy: Annotated[
         Policy, Meta(description="how engines are chosen; prefix_affinity: same prompt beginnings to the same prefill")
     ] = Policy.ROUND_ROBIN
+    routing: Annotated[
+        Routing,
+        Meta(
+            description="static: POLICY chooses among the roles that there are; adaptive: engines that do both get roles by their load, to keep TTFT_SLO_MS and TPOT_SLO_MS; local_first: they compute and answer a request unless that would be too slow"
+        ),
+    ] = Routing.STATIC
+    reject: Annotated[
+        Reject,
+        Meta(
+            description="slo: a request gets 429 with Retry-After if its predicted TTFT or TPOT breaks TTFT_SLO_MS or TPOT_SLO_MS"
+        ),
+    ] = Reject.OFF
+    ttft_slo_ms: Annotated[float, Meta(ge=0, description="objective for the time to first token, ms; 0: none")] = 0.0
+    tpot_slo_ms: Annotated[float, Meta(ge=0, description="objective for the time per output token, ms; 0: none")] = 0.0
+    step_profile: Annotated[
+        str,
+        Meta(
+            description="what steps cost on these engines, for predictions: a profile that `pd-plan calibrate` wrote, by path, or the name of a shipped one"
+        ),
+    ] = ""
+    step_margin: Annotated[
+        Seconds, Meta(description="predictions take steps for so many times as long as the profile says")
+    ] = 1.1
+    max_num_batched_tokens: Annotated[
+        int, Meta(ge=1, description="most tokens in one step of an engine, for predictions")
+    ] = 8192
+    proxy_replicas: Annotated[
+        int,
+        Meta(
+            ge=1, description="proxies that share these engines, for predictions: the others are taken to send as much"
+        ),
+    ] = 1
     disagg_min_tokens: Annotated[
         int, Meta(ge=0, description="prompts estimated shorter rather go to a combined engine, if one is ready, tokens")
     ] = 0
@@ -226,7 +263,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse networks and origins that are none, and headers that are the proxy's own business."""
+        """Refuse networks and origins that are none, and headers that are the proxy's own business, and predictions without what they need."""
         self.networks()
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
@@ -238,6 +275,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if any(name != name.lower() or not name for name in self.passed_headers):
             msg = f"PASSED_HEADERS={','.join(self.passed_headers)}: names are written in lower case"
             raise ValueError(msg)
+        self._check_predictions()
+
+    @property
+    def predicts(self) -> bool:
+        """Whether what requests would cost has to be known."""
+        return self.routing is not Routing.STATIC or self.reject is not Reject.OFF
+
+    def _check_predictions(self) -> None:
+        if not self.predicts:
+            return
+        asking = "REJECT=slo" if self.routing is Routing.STATIC else f"ROUTING={self.routing}"
+        if self.routing is not Routing.STATIC and not (self.ttft_slo_ms and self.tpot_slo_ms):
+            msg = f"{asking} needs TTFT_SLO_MS and TPOT_SLO_MS: what it keeps to"
+            raise ValueError(msg)
+        if not self.ttft_slo_ms and not self.tpot_slo_ms:
+            msg = f"{asking} needs TTFT_SLO_MS or TPOT_SLO_MS: what it keeps to"
+            raise ValueError(msg)
+        if not self.step_profile:
+            msg = f"{asking} needs STEP_PROFILE: what steps cost on your GPUs (`pd-plan calibrate`), or a shipped profile: {', '.join(shipped())}"
+            raise ValueError(msg)
+        if self.proxy_workers > 1:
+            msg = f"{asking} needs PROXY_WORKERS=1: predictions are made from the requests of one process"
+            raise ValueError(msg)
+        self.costs()
+
+    def objectives(self) -> Objectives:
+        """TTFT_SLO_MS and TPOT_SLO_MS."""
+        return Objectives(self.ttft_slo_ms or inf, self.tpot_slo_ms or inf)
+
+    def costs(self) -> Costs:
+        """What steps cost on the engines.
+
+        Raises:
+            CostsError: if STEP_PROFILE cannot be used.
+        """
+        return read_costs(
+            self.step_profile, self.kv_connector, margin=self.step_margin, budget=self.max_num_batched_tokens
+        )
 
     def limits(self) -> Limits:
         """What a request body may hold."""

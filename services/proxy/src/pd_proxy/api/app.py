@@ -80,6 +80,7 @@ def end(context: Context, trace: Trace) -> None:
     if trace.handed_off or trace.kept_back:
         context.metrics.first_token(handed_off=trace.handed_off, reason=trace.kept_back)
     stages = trace.stages(monotonic())
+    trace.end_journey()
     if trace.complete:
         context.metrics.staged(stages)
     request_ended(summary(trace, stages))

@@ -193,7 +193,11 @@ class Showing:
             worker_restarts=numbers.worker_restarts,
             pairs=[self._pair(pair) for pair in pairs(self._context)],
             uptime_s=round(now - self._context.started, 3),
+            routing=self._context.router.stats(self._ready_engines(), now) if self._context.router else None,
         )
+
+    def _ready_engines(self) -> list[Instance]:
+        return [instance for instance in self._context.registry.view() if instance.state is State.READY]
 
     def _pair(self, pair: Pair) -> PairStats:
         verdict, reason = self._context.trust.says(pair.prefill, pair.decode)

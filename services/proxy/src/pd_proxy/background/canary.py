@@ -90,10 +90,14 @@ class Canary:
 
 
 def pairs(context: Supervisor) -> list[Pair]:
-    """All pairs of ready engines that could hand KV over, whatever their canaries said."""
+    """All pairs of ready engines that could hand KV over and may have to, whatever their canaries said."""
     ready = [i for i in context.registry.view() if i.state is State.READY]
     decodes = [i for i in ready if i.role is Role.DECODE]
-    return [Pair(p, d) for p in ready if p.role is Role.PREFILL for d in decodes if compatible(p, d)]
+    found = [Pair(p, d) for p in ready if p.role is Role.PREFILL for d in decodes if compatible(p, d)]
+    if context.router is None:
+        return found
+    both = [i for i in ready if i.role is Role.COMBINED and i.connector is not None]
+    return found + [Pair(p, d) for p in both for d in both if p is not d and compatible(p, d)]
 
 
 async def examine(context: Supervisor, pair: Pair) -> Result:

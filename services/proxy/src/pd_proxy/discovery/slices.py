@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from pd_contracts.names import Connector, Role
-from pd_contracts.ping import Ping, PingType
+from pd_contracts.ping import Ping, ping_type
 from pd_contracts.ports import KV_PORT_STEP
 
 CONNECTOR_LABEL: Final = "pdstack/connector"
@@ -106,16 +106,18 @@ def _of_engine(
     role = Role(name.partition("-")[0])
     target = endpoint.target_ref
     starts = _starts(pods.get(target.name), target.uid, name) if target is not None else None
-    kv_port = ports[name] if role is Role.COMBINED else ports.get(f"kv-{name}")
+    own_port = ports.get(f"kv-{name}")
+    moves_kv = role is not Role.COMBINED or own_port is not None
+    kv_port = own_port if moves_kv else ports[name]
     if target is None or starts is None or kv_port is None:
         return
     known: dict[str, Any] = {"engine": labels.get(ENGINE_LABEL, ""), "boot_id": f"{target.uid}.{starts}"}
-    if role is not Role.COMBINED:
+    if moves_kv:
         kv_port += _shift(starts, labels.get(STEP_LABEL, ""))
         known["connector"] = _connector(labels.get(CONNECTOR_LABEL, ""))
     try:
         yield Ping(
-            type=PingType[role.name],
+            type=ping_type(role, moves_kv=moves_kv),
             http_address=f"{endpoint.addresses[0]}:{ports[name]}",
             zmq_address=f"{endpoint.addresses[0]}:{kv_port}",
             **known,

@@ -47,12 +47,21 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Solo:
-    """One engine that does both."""
+    """One engine that does both; `why` says what chose it, if that was no policy."""
 
     engine: Instance
+    why: str = ""
 
 
-Route = Pair | Solo
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A prefill whose decode is chosen when the prompt is computed; until then prefill keeps the KV. `why` as in `Solo`."""
+
+    prefill: Instance
+    why: str = ""
+
+
+Route = Pair | Solo | Late
 Trusted = Callable[[Instance, Instance], bool]
 
 
@@ -73,7 +82,7 @@ def trust_all(_prefill: Instance, _decode: Instance) -> bool:
 DEFAULT_RULES: Final = Rules(Policy.ROUND_ROBIN, trust_all, lambda _: 0)
 
 
-def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules = DEFAULT_RULES) -> Route:
+def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules = DEFAULT_RULES) -> Pair | Solo:
     """The route of the `turn`-th request; only pairs that are trusted get any.
 
     Raises:
@@ -82,7 +91,7 @@ def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules 
         NoInstanceError: if nobody can, with the role that is missing.
     """
     _check_model(instances, needs.model)
-    able = [i for i in instances if i.state is State.READY and (needs.model is None or needs.model in i.models)]
+    able = able_for(instances, needs.model)
     refusal, candidates = _candidates(able, needs)
     pairs = _Pairs(candidates, rules.trusted)
     combined = [i for i in able if i.role is Role.COMBINED]
@@ -95,6 +104,11 @@ def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules 
     if _Pairs(able, trust_all).prefills and not _Pairs(able, rules.trusted).prefills:
         raise NoInstanceError("no pair of prefill and decode has passed its canary, and no combined engine is ready")
     raise NoInstanceError(_missing(able))
+
+
+def able_for(instances: Sequence[Instance], model: str | None) -> list[Instance]:
+    """Engines that are ready and serve the model."""
+    return [i for i in instances if i.state is State.READY and (model is None or model in i.models)]
 
 
 def compatible(one: Instance, other: Instance) -> bool:

@@ -296,7 +296,7 @@ class Registry:
             self._replace(entry, **news)
 
     def _connector(self, ping: Ping) -> Connector | None:
-        return None if ping.type.role is Role.COMBINED else ping.connector or self._default_connector
+        return (ping.connector or self._default_connector) if ping.type.moves_kv else None
 
     def _instance(self, ping: Ping, name: str) -> Instance:
         self._incarnations += 1

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 
 from pd_contracts.names import Connector
-from pd_proxy.engines.pairing import Pair, Route, Solo
+from pd_proxy.engines.pairing import Late, Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
 from pd_proxy.kv.transfer import Plan
 from pd_proxy.protocol.generation import Generation, approximate_tokens
@@ -73,14 +73,16 @@ class Budget:
 
     def take(self, route: Route, size: int) -> Claim | None:
         """Room at the route's decode, if there is enough."""
-        engine = route.engine if isinstance(route, Solo) else route.decode
-        return self.claim(route, size) if self.fits(engine, size) else None
+        if isinstance(route, Pair) and not self.fits(route.decode, size):
+            return None
+        return self.claim(route, size)
 
     def claim(self, route: Route, size: int) -> Claim:
         """Take room at the route's decode, whether or not there is enough; an engine that does both needs none."""
         if isinstance(route, Solo):
             return Claim(self, 0, 0, 0)
-        claim = Claim(self, route.prefill.incarnation, route.decode.incarnation, size)
+        prefill, decode = ends(route)
+        claim = Claim(self, prefill.incarnation, decode.incarnation, size)
         if size:
             self._claimed[claim.decode] += size
             self._handovers.update((claim.prefill, claim.decode))
@@ -104,3 +106,8 @@ class Budget:
                 await self._released.wait()
         except TimeoutError:
             pass  # look again in any case
+
+
+def ends(route: Pair | Late) -> tuple[Instance, Instance]:
+    """Where KV comes from, and where it goes; it stays at prefill as long as nobody knows that."""
+    return route.prefill, route.decode if isinstance(route, Pair) else route.prefill

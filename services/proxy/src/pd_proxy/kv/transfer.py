@@ -22,6 +22,7 @@ from msgspec import Raw
 
 from pd_contracts.names import REQUEST_ID_HEADER, Connector
 from pd_proxy.engines.pairing import Pair
+from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import BrokenReplyError
 from pd_proxy.kv.debts import Debt
 from pd_proxy.protocol.body import SAMPLING, Fields, encode, encoded
@@ -118,13 +119,18 @@ def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, s
     """Plan one attempt, with a fresh id; `headers` are the client's headers that may go on to engines."""
     match pair.decode.connector:
         case Connector.P2P:
-            return _keyed(pair, endpoint, fields, headers)
+            return _keyed(pair.prefill, pair.decode, endpoint, fields, headers)
         case Connector.NIXL:
             return _nixl(endpoint, fields, headers)
         case Connector.EXAMPLE:
             return _example(endpoint, fields, headers)
         case _:
             return _p2p(pair, endpoint, fields, headers)
+
+
+def plan_late(prefill: Instance, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
+    """Plan one attempt of which nobody knows yet who decodes: only P2pConnector's prefill keeps KV until it is asked for it."""
+    return _keyed(prefill, None, endpoint, fields, headers)
 
 
 def plain(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> tuple[str, Leg]:
@@ -221,8 +227,10 @@ def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, heade
     )
 
 
-def _keyed(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
-    """P2pConnector: prefill sends to decode while it computes; the key in both bodies is one that nobody else has."""
+def _keyed(
+    prefill: Instance, decode: Instance | None, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]
+) -> Plan:
+    """P2pConnector: prefill sends to decode while it computes, if that is known; the key in both bodies is one that nobody else has."""
     uuid, key = fresh_id(endpoint), uuid4().hex
     # A request that goes on behind tokens of another engine brings its prompt along.
     told = msgspec.json.decode(fields[KV_PARAMS], type=dict[str, Raw]) if KV_PARAMS in fields else {}
@@ -230,10 +238,11 @@ def _keyed(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str,
     def receive(answer: bytes) -> HandOver:
         if _named(answer) != key:
             raise BrokenReplyError("prefill's answer does not name the KV that it was asked for")
-        source = {**told, "pd": {"key": key, "from": pair.prefill.zmq_address}}
+        source = {**told, "pd": {"key": key, "from": prefill.zmq_address}}
         return HandOver(endpoint, uuid, headers, {**fields, KV_PARAMS: encoded(source)}, pushed=False)
 
-    wanted = {**told, "pd": {"key": key, "to": [pair.decode.zmq_address]}}
+    mine = {"key": key} if decode is None else {"key": key, "to": [decode.zmq_address]}
+    wanted = {**told, "pd": mine}
     return Plan(
         endpoint=endpoint,
         uuid=uuid,

@@ -9,7 +9,7 @@ import msgspec
 
 from pd_proxy.engines.pairing import Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
-from pd_proxy.kv.budget import Budget, Claim
+from pd_proxy.kv.budget import Budget, Claim, ends
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import Plan
 from pd_proxy.metrics import Metrics
@@ -154,7 +154,7 @@ class SharedBudget(Budget):
         if isinstance(route, Solo):
             return Claim(self, 0, 0, 0)
         slots, row = self._counters.slots, self._counters.row
-        prefill, decode = slots.of(route.prefill.incarnation), slots.of(route.decode.incarnation)
+        prefill, decode = (slots.of(end.incarnation) for end in ends(route))
         row[column(decode, Cell.CLAIMED)] += size
         row[column(prefill, Cell.HANDOVERS)] += 1
         row[column(decode, Cell.HANDOVERS)] += 1

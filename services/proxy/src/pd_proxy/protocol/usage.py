@@ -1,4 +1,4 @@
-"""How much of a prompt came from a cache: what prefill says, in the place of what decode says. Pure.
+"""How long an answer is, and how much of a prompt came from a cache: what prefill says, in the place of what decode says. Pure.
 
 To decode, all that prefill hands over looks cached. The client asked one server, and there the prompt was cached as far as prefill
 found it so.
@@ -42,13 +42,32 @@ class _Answer(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Written(msgspec.Struct):
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+class _Counted(msgspec.Struct):
+    usage: _Written | None = None
+
+
 _answer = msgspec.json.Decoder(_Answer)
+_counted = msgspec.json.Decoder(_Counted)
 _details = msgspec.json.Decoder(_Details | None)
 _object = msgspec.json.Decoder(dict[str, Raw])
 # Where the endpoints keep it.
 _MEMBER: Final = {Endpoint.RESPONSES: "input_tokens_details"}
 _MEMBER_ELSEWHERE: Final = "prompt_tokens_details"
 _OF_MESSAGES: Final = ("cache_read_input_tokens", "input_tokens")
+
+
+def tokens_of(answer: bytes) -> int:
+    """Length of an answer in one piece, tokens; 0 if it does not say."""
+    try:
+        usage = _counted.decode(answer).usage
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0
+    return (usage.completion_tokens or usage.output_tokens or 0) if usage is not None else 0
 
 
 def said(endpoint: Endpoint, answer: bytes) -> Cached | None:

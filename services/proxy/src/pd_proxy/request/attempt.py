@@ -11,18 +11,18 @@ from time import monotonic
 
 from pd_contracts.names import Connector
 from pd_proxy.context import Context
-from pd_proxy.engines.pairing import Pair, Route, Solo
+from pd_proxy.engines.pairing import Late, Pair, Route, Solo
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import NotAskedError
 from pd_proxy.kv.budget import Claim
 from pd_proxy.kv.keyed import Keyed, takes_chat_ids
-from pd_proxy.kv.transfer import HandOver, Leg, plain, plan
+from pd_proxy.kv.transfer import HandOver, Leg, plain, plan, plan_late
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import NO_IDS, OFF, limit_of, may_hand_off
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.rewrite import Cleaning
-from pd_proxy.protocol.usage import said
+from pd_proxy.protocol.usage import said, tokens_of
 from pd_proxy.request.ask import ask, ask_for_stream
 from pd_proxy.request.exchange import Exchange
 from pd_proxy.request.keyed import KeyedAttempt
@@ -33,7 +33,11 @@ from pd_proxy.upstream.answers import Answer, Stream, Whole
 
 
 class Attempt:
-    """A request on one route, under an id of its own; a retry is another attempt."""
+    """A request on one route, under an id of its own; a retry is another attempt.
+
+    Attributes:
+        route: who serves it; a late one becomes a pair when its decode is known.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Attempt:
         self._trace = trace
         self._claim = claim
         self._part = part
+        self.route: Route | None = None
 
     async def answer(self, route: Route) -> Answer:
         """Have the engines of this route serve it.
@@ -61,9 +66,12 @@ class Attempt:
             ProxyError: if it fails before the client could be sent a byte.
         """
         self._trace.dispatched = monotonic()
+        self.route = route
         if isinstance(route, Solo):
-            return await self._by_one(route.engine)
-        return await self._by_pair(route)
+            answer = await self._by_one(route.engine)
+            self._trace.computed()
+            return answer
+        return await (self._by_late(route) if isinstance(route, Late) else self._by_pair(route))
 
     async def _by_one(self, engine: Instance) -> Answer:
         self._trace.uuid, leg = plain(self._generation.endpoint, self._generation.fields, self._headers)
@@ -107,14 +115,39 @@ class Attempt:
 
     async def _in_order(self, pair: Pair) -> Answer:
         """Decode after prefill: what every connector can."""
-        context, trace, generation = self._context, self._trace, self._generation
-        planned = plan(pair, generation.endpoint, generation.fields, self._headers)
-        trace.uuid, trace.prefill, trace.decode = planned.uuid, pair.prefill.name, pair.decode.name
+        planned = plan(pair, self._generation.endpoint, self._generation.fields, self._headers)
         self._claim.covers(pair, planned)
-        exchange = Exchange(context, pair, planned, claim=self._claim)
+        return await self._exchanged(Exchange(self._context, pair, planned, claim=self._claim))
+
+    async def _by_late(self, route: Late) -> Answer:
+        """Prefill keeps the KV until decode asks for it; who decodes is chosen when it is known how busy everybody is then."""
+        engine = route.prefill
+        planned = plan_late(engine, self._generation.endpoint, self._generation.fields, self._headers)
+        # Whom it is for is not known; as long as prefill runs, nobody else is asked for anything.
+        return await self._exchanged(Exchange(self._context, Pair(engine, engine), planned, claim=self._claim), route)
+
+    def _chosen(self, route: Late) -> Pair:
+        context, wanted, decode = self._context, self._wanted, route.prefill
+        if context.router is not None:
+            view = context.registry.view()
+            decode = context.router.decode_for(route, view, wanted.model, wanted.tokens, monotonic())
+        self.route = Pair(route.prefill, decode)
+        return self.route
+
+    async def _exchanged(self, exchange: Exchange, late: Late | None = None) -> Answer:
+        context, trace, pair = self._context, self._trace, exchange.pair
+        trace.uuid, trace.prefill, trace.decode = (
+            exchange.plan.uuid,
+            pair.prefill.name,
+            "" if late else pair.decode.name,
+        )
         handover = await exchange.prefill()
         # No await between here and the next task: a client that leaves now must not leave KV behind.
         trace.prefilled = monotonic()
+        if late is not None:
+            exchange.pair = self._chosen(late)
+            trace.decode = exchange.pair.decode.name
+        trace.computed(exchange.pair.decode)
         opening = context.tasks.spawn(self._decode(exchange, handover))
         opening.add_done_callback(lambda _: exchange.release())
         try:
@@ -139,6 +172,8 @@ class Attempt:
             stream.successor = self._part.successor(rewriter)
             return stream
         body = await ask(self._context, engine, cleaning.endpoint, leg, whole=True)
+        if self._trace.journey is not None:
+            self._trace.tokens = tokens_of(body)
         return Whole(rewrite.reply(body, cleaning, engine.name, (engine.http_address, engine.zmq_address)))
 
 

@@ -56,6 +56,7 @@ class KeyedAttempt:
         try:
             body = await self._within(ask(self._context, self._prefill, self._path, self._keyed.first_token()))
             self._trace.prefilled = monotonic()
+            self._trace.computed(self._decode)
             first = self._read(body)
             if first is None:
                 return await self._instead(UNNAMED, announced)
@@ -114,6 +115,7 @@ class KeyedAttempt:
         body = await self._within(ask(self._context, engine, self._path, self._keyed.prefill()))
         rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
         self._trace.prefilled = self._trace.prefilled or monotonic()
+        self._trace.computed(self._decode)
         flight.due()
         return said(self._path, body)
 

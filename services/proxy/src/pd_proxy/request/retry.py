@@ -58,16 +58,31 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
     part = Migration(context, generation, needs=needs, headers=headers, trace=trace, failures=failures).part
     await _engines_known(context)
     await _model_known(context, generation.model)
+    if context.router is not None:
+        context.router.arrived(monotonic(), generation.tokens, context.registry.view())
     while True:
         route, claim = await admitted(context, generation, needs, failures)
         _begin(context, trace, failures.last)
         failures.route = route
+        if context.router is not None and failures.prediction is not None:
+            trace.journey = context.router.begin(
+                route,
+                generation.tokens,
+                failures.prediction,
+                monotonic(),
+                sequences=generation.sequences,
+                streamed=generation.stream,
+            )
+        attempt = Attempt(context, generation, headers, trace, claim, part=part)
         try:
-            return await Attempt(context, generation, headers, trace, claim, part=part).answer(route)
+            answer = await attempt.answer(route)
         except ProxyError as error:
             if not worth_another(error) or _spent(context, trace):
                 raise
-            failures.add(error, route, prefilled=trace.prefilled is not None)
+            failures.add(error, attempt.route or route, prefilled=trace.prefilled is not None)
+        else:
+            failures.route = attempt.route
+            return answer
 
 
 async def _engines_known(context: Context) -> None:
@@ -91,6 +106,7 @@ def _spent(context: Context, trace: Trace) -> bool:
 
 def _begin(context: Context, trace: Trace, failure: ProxyError | None) -> None:
     trace.prefilled, trace.prefill = None, ""
+    trace.end_journey()
     trace.handed_off, trace.kept_back = False, ""
     if failure is not None:
         trace.retries += 1

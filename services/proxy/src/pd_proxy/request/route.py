@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import TypeAlias
 
 from pd_proxy.context import Context
-from pd_proxy.engines.pairing import Needs, Pair, Route, choose
+from pd_proxy.engines.pairing import Needs, Pair, Route, Solo, choose
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import NoInstanceError, PrefillTimeoutError, ProxyError, QueuedTooLongError
 from pd_proxy.kv.budget import Claim
 from pd_proxy.protocol.generation import Generation
+from pd_proxy.routing.reject import Prediction
 
 Able: TypeAlias = Callable[[Instance], bool]
 
@@ -27,24 +29,25 @@ class Failures:
     Attributes:
         failed: engines that do not get it again.
         doubted: engines that get it only if there is nobody else.
-        route: where it is now.
+        route: where it is now; `prediction`: what it was expected to get there.
     """
 
     failed: set[int] = field(default_factory=set)
     doubted: set[int] = field(default_factory=set)
     last: ProxyError | None = None
     route: Route | None = None
+    prediction: Prediction | None = None
 
     def add(self, error: ProxyError, route: Route, *, prefilled: bool) -> None:
         """One more attempt failed, before or after prefill had answered."""
         self.last = error
-        if not isinstance(route, Pair):
+        if isinstance(route, Solo):
             self.failed.add(route.engine.incarnation)
-        elif prefilled:
+        elif prefilled and isinstance(route, Pair):
             self.failed.add(route.decode.incarnation)
         else:
             self.failed.add(route.prefill.incarnation)
-            if isinstance(error, PrefillTimeoutError):
+            if isinstance(error, PrefillTimeoutError) and isinstance(route, Pair):
                 # A decode that takes no KV makes its prefill stand still; the next one should not follow it.
                 self.doubted.add(route.decode.incarnation)
 
@@ -61,16 +64,17 @@ async def admitted(
 
     Raises:
         QueuedTooLongError: if there was none.
+        SloError: if it would not be served in time, and REJECT says so.
         ProxyError: if nobody can serve it (any more).
     """
     size = context.budget.size(generation)
     if not context.budget.limit:
-        route = _route(context, needs, failures, able)
+        route = _predicted(context, generation, needs, failures, able)
         return route, context.budget.claim(route, size)
     try:
         async with asyncio.timeout(context.settings.queue_timeout_s), context.budget.turn:
             while True:
-                route = _route(context, needs, failures, able, size)
+                route = _predicted(context, generation, needs, failures, able, size=size)
                 claim = context.budget.take(route, size)
                 if claim is not None:
                     return route, claim
@@ -79,6 +83,23 @@ async def admitted(
         raise failures.last or QueuedTooLongError(
             "no decode engine had room for the KV within QUEUE_TIMEOUT_S"
         ) from None
+
+
+def _predicted(
+    context: Context, generation: Generation, needs: Needs, failures: Failures, able: Able, *, size: int = 0
+) -> Route:
+    """The next route; only a request that is new is turned away for what it would get there."""
+    router, view, prompt = context.router, context.registry.view(), generation.tokens
+    if router is None:
+        return _route(context, needs, failures, able, size)
+    placed = (
+        router.place([i for i in instances if able(i)], needs, prompt, monotonic())
+        for instances in failures.candidates(view)
+    )
+    route = next((found for found in placed if found), None) or _route(context, needs, failures, able, size)
+    anew = failures.last is None and failures.route is None
+    failures.prediction = router.consider(route, view, needs, prompt, monotonic(), anew=anew)
+    return route
 
 
 def _route(context: Context, needs: Needs, failures: Failures, able: Able, size: int = 0) -> Route:

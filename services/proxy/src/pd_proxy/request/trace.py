@@ -7,7 +7,9 @@ from typing import Any, Final, cast
 from quart import Request
 
 from pd_contracts.timing import Stages
+from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import ProxyError
+from pd_proxy.routing.router import Journey
 from pd_proxy.upstream.answers import Stream
 
 CLIENT_LEFT: Final = 499  # as nginx logs it; nobody receives it
@@ -23,6 +25,8 @@ class Trace:
         complete: the client has taken all of it.
         handed_off: prefill wrote the first token; if it did not, `kept_back` is why, where that is a question.
         migrations: how often another engine went on with the stream.
+        journey: what the router's books have about it, if there is a router.
+        tokens: length of the answer, once it is over; 0 if nobody counted.
     """
 
     endpoint: str
@@ -45,6 +49,8 @@ class Trace:
     kept_back: str = ""
     migrations: int = 0
     answer: Stream | None = None
+    journey: Journey | None = None
+    tokens: int = 0
 
     def fail(self, error: ProxyError) -> None:
         """The request ends with this error; a status that went out already stays."""
@@ -56,6 +62,21 @@ class Trace:
         if not self.complete and not self.cause:
             self.cause = "client_left"
             self.status = self.status or CLIENT_LEFT
+
+    def computed(self, decode: Instance | None = None) -> None:
+        """The prompt is computed; the answer is written at `decode`, or where the prompt was."""
+        if self.journey is not None:
+            self.journey.computed(time.monotonic(), decode)
+
+    def end_journey(self) -> None:
+        """The engines have nothing to do for it any more, or another attempt begins."""
+        journey, self.journey = self.journey, None
+        if journey is not None:
+            streamed = self.stream and self.over is not None and self.first_byte is not None
+            journey.ended(
+                tokens=self.tokens,
+                seconds=cast("float", self.over) - cast("float", self.first_byte) if streamed else 0.0,
+            )
 
     @property
     def server_fault(self) -> bool:
@@ -79,7 +100,18 @@ class Trace:
             first_token="prefill" if self.handed_off and not self.kept_back else "",
             first_token_reason=self.kept_back,
             migrations=self.migrations,
+            **self._predicted(),
         )
+
+    def _predicted(self) -> dict[str, Any]:
+        if self.journey is None:
+            return {}
+        found = self.journey.prediction
+        return {
+            "why": self.journey.why,
+            "predicted_ttft": round(found.ttft, 3),
+            "predicted_tpot": round(found.tpot, 3),
+        }
 
 
 def attach(request: Request, trace: Trace) -> None:

@@ -14,7 +14,7 @@ from pd_proxy.protocol.typed import MessageRewriter, TypedRewriter
 from pd_proxy.upstream.failures import translated
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.http import Upstream
-from pd_proxy.upstream.relay import Relay, Rest, cut
+from pd_proxy.upstream.relay import END, Relay, Rest, cut
 from pd_proxy.upstream.replies import BrokenOffError, Reply
 
 SETTLE_S: Final = 1.0
@@ -71,7 +71,13 @@ class Stream:
             block = rewriter.feed(data)
         if rewriter.done or has_event(block):
             flight.moved()
+        flight.events += block.count(END)
         return block
+
+    @property
+    def events(self) -> int:
+        """How many were passed on."""
+        return self._flight.events
 
     @property
     def failed(self) -> bool:
@@ -83,6 +89,7 @@ class Stream:
         if not self._rewriter.done:
             return None
         block, self._first = self._first, b""
+        self._flight.events += block.count(END)
         return block
 
     def relay(self, write: Callable[[bytes], None], head: bytes) -> Relay:

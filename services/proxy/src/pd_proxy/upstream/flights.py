@@ -61,7 +61,19 @@ class Tally:
 class Flight:
     """One request at one engine; it can be ended from outside, with the reason its client gets."""
 
-    __slots__ = ("_give_up", "_loop", "_reply", "early", "failure", "instance", "moved_at", "since", "tally", "whole")
+    __slots__ = (
+        "_give_up",
+        "_loop",
+        "_reply",
+        "early",
+        "events",
+        "failure",
+        "instance",
+        "moved_at",
+        "since",
+        "tally",
+        "whole",
+    )
 
     def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
         """`whole`: the answer comes in one piece after a time that only the request knows.
@@ -71,6 +83,7 @@ class Flight:
         self.instance = instance
         self.whole = whole
         self.early = False
+        self.events = 0  # of a stream, passed on so far
         self.failure: ProxyError | None = None
         self.since: float | None = None
         self.moved_at = 0.0

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from pd_contracts.http_answers import AnswerReader
 from pd_proxy.errors import DisconnectedError, ProxyError
@@ -10,6 +11,9 @@ from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, EVENT_BEGINNINGS, KV_KEY
 from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
+
+# What ends an event.
+END: Final = b"\n\n"
 
 
 class Rest:
@@ -53,6 +57,7 @@ class Relay:
 
     def begin(self, head: bytes, block: bytes) -> None:
         """Write a response's head and the first events, then whatever comes; the end mark has not come yet."""
+        self._flight.events += block.count(END)
         self._write(head + CHUNK % (len(block), block) if block else head)
         if not self._held_up:
             self._flight.waits()
@@ -70,6 +75,7 @@ class Relay:
         if self._rewriter.done or rewrite.has_event(block):
             self._flight.progressed()
         if block:
+            self._flight.events += block.count(END)
             self._write(CHUNK % (len(block), block))
         if self._rewriter.done:
             self._end()
@@ -107,6 +113,7 @@ class Relay:
             ):
                 return False
             flight.since = flight.moved_at = tally.last_progress = time()
+            flight.events += 1
             if secret:
                 block = data[start:-2].replace(secret, put)
                 data = CHUNK % (len(block), block)

@@ -1,0 +1,227 @@
+"""Keeps what a `View` shows: told what becomes of each request, at which time (ms). No I/O, no clock of its own.
+
+Nothing is asked of engines. When an engine will have computed its prompts is reckoned from what they cost, and put right by each one that
+is done: `late` is by how much the last one was later than reckoned. A prompt that should be done and is not keeps the others waiting.
+"""
+
+from bisect import bisect_left, insort
+from collections import deque
+from dataclasses import dataclass, field
+from math import exp
+from typing import Final
+
+from pd_proxy.routing.costs import Costs
+from pd_proxy.routing.predict import prompt_ms, span_ms, step_ms
+from pd_proxy.routing.view import EngineLoad, Objectives, Traffic, View
+
+TRAFFIC_MS: Final = 3000.0
+RECENT_ANSWERS: Final = 300
+# An answer's weight in the mean length, once there were many.
+ANSWER_WEIGHT: Final = 0.01
+# Every answer moves the correction by a little: down if it missed its TPOT, up if not; six in a hundred may.
+CORRECTION_STEP: Final = 0.004
+MAY_MISS: Final = 0.06
+LEAST_CORRECTION: Final = 0.6
+MOST_CORRECTION: Final = 1.1
+
+
+@dataclass(slots=True)
+class _Engine:
+    answers: int = 0
+    prompts: float = 0.0
+    writing: int = 0
+    writing_since: float = 0.0  # the sum of when those that write began
+    ready_at: float = 0.0
+    late: float = 0.0
+    waiting: "dict[Ticket, float]" = field(
+        default_factory=dict
+    )  # prompts that are not known to be computed, and their costs
+    work: float = 0.0
+    work_at: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One request at the engines, of so many sequences; `computed_at` is when its prompt was reckoned to be done."""
+
+    prompt: int
+    sequences: int = 1
+    computing: int | None = None
+    computed_at: float = 0.0
+    answering: int | None = None
+    began: float | None = None
+
+
+@dataclass(slots=True)
+class _Arrivals:
+    at: float = 0.0
+    rate: float = 0.0
+    tokens: float = 0.0
+    work: float = 0.0
+    work_squared: float = 0.0
+
+    def fade(self, now: float) -> None:
+        kept = exp(-max(0.0, now - self.at) / TRAFFIC_MS)
+        self.rate, self.tokens, self.work, self.work_squared = (
+            kept * value for value in (self.rate, self.tokens, self.work, self.work_squared)
+        )
+        self.at = max(now, self.at)
+
+    def add(self, now: float, tokens: int, work: float) -> None:
+        self.fade(now)
+        self.rate += 1 / TRAFFIC_MS
+        self.tokens += tokens / TRAFFIC_MS
+        self.work += work / TRAFFIC_MS
+        self.work_squared += work * work / TRAFFIC_MS
+
+
+@dataclass(slots=True)
+class _Answers:
+    count: int = 0
+    mean: float = Traffic().answer
+    recent: deque[int] = field(default_factory=deque)
+    ordered: list[int] = field(default_factory=list)
+
+    def add(self, tokens: int) -> None:
+        self.count += 1
+        self.mean += (tokens - self.mean) * max(1 / self.count, ANSWER_WEIGHT)
+        self.recent.append(tokens)
+        insort(self.ordered, tokens)
+        if len(self.recent) > RECENT_ANSWERS:
+            del self.ordered[bisect_left(self.ordered, self.recent.popleft())]
+
+    def quartile(self) -> float:
+        return float(self.ordered[len(self.ordered) // 4]) if self.ordered else self.mean
+
+
+class Books:
+    """Of all requests that this proxy has sent. With `share` proxies on the same engines, the others are taken to send as much."""
+
+    def __init__(self, costs: Costs, objectives: Objectives, *, share: int = 1) -> None:
+        """Nothing was sent yet."""
+        self.costs = costs
+        self.objectives = objectives
+        self.correction = 1.0
+        self._share = share
+        self._engines: dict[int, _Engine] = {}
+        self._arrivals = _Arrivals()
+        self._answers = _Answers()
+
+    def arrived(self, now: float, prompt: int) -> None:
+        """A request has come."""
+        self._arrivals.add(now, prompt, self.costs.beside_ms(prompt))
+
+    def view(self, now: float) -> View:
+        """Everything as it is."""
+        traffic = self.traffic(now)
+        span = span_ms(traffic, self.objectives.tpot)
+        loads = {number: self._load(engine, now, traffic, span) for number, engine in self._engines.items()}
+        return View(loads, traffic, self.objectives, self.correction)
+
+    def traffic(self, now: float) -> Traffic:
+        """What comes in."""
+        seen, share = self._arrivals, self._share
+        seen.fade(now)
+        return Traffic(
+            answer=self._answers.mean,
+            short_answer=self._answers.quartile(),
+            rate=share * seen.rate,
+            tokens=share * seen.tokens,
+            work=share * seen.work,
+            work_squared=share * seen.work_squared,
+        )
+
+    def sent(
+        self, now: float, engine: int, prompt: int, *, answers: bool, sequences: int = 1, watched: bool = True
+    ) -> Ticket:
+        """A request went to an engine, which computes its prompt, and `answers` it or not.
+
+        One that is not `watched` has no first token that anybody could see: its answer comes in one piece.
+        """
+        traffic, book = self.traffic(now), self._engines.setdefault(engine, _Engine())
+        span = span_ms(traffic, self.objectives.tpot)
+        took = prompt_ms(self.costs, self._load(book, now, traffic, span), prompt)
+        book.work, book.work_at = _faded(book, now, span) + self.costs.beside_ms(prompt), now
+        ticket = Ticket(prompt, sequences, computing=engine)
+        ticket.computed_at = book.ready_at = max(now - book.late, book.ready_at) + self._share * took
+        if answers:
+            self._answering(ticket, engine)
+        if watched:
+            book.waiting[ticket] = self._share * took
+        else:
+            ticket.computing = None
+            self._begin(ticket.computed_at, ticket)
+        return ticket
+
+    def computed(self, now: float, ticket: Ticket) -> None:
+        """The prompt was computed: prefill has answered, or the first token has come."""
+        if ticket.computing is None:
+            return
+        book = self._engines[ticket.computing]
+        book.late = now - ticket.computed_at
+        book.waiting.pop(ticket, None)
+        ticket.computing = None
+        self._begin(now, ticket)
+
+    def handed_over(self, now: float, ticket: Ticket, engine: int) -> None:
+        """This engine will write the answer, if that was not known."""
+        if ticket.answering is not None:
+            return
+        self._answering(ticket, engine)
+        self._begin(now, ticket)
+
+    def ended(self, ticket: Ticket, tokens: int = 0, tpot: float | None = None) -> None:
+        """The request is over; `tokens` is the length of a whole answer, `tpot` what it took for each."""
+        if ticket.computing is not None:
+            book = self._engines[ticket.computing]
+            book.ready_at -= book.waiting.pop(ticket, 0.0)
+        if ticket.answering is not None:
+            book = self._engines[ticket.answering]
+            book.answers -= ticket.sequences
+            book.prompts -= ticket.prompt
+            if ticket.began is not None:
+                book.writing -= ticket.sequences
+                book.writing_since -= ticket.sequences * ticket.began
+        ticket.computing = ticket.answering = ticket.began = None
+        if tokens:
+            self._answers.add(tokens // ticket.sequences)
+        if tpot is not None and ticket.sequences == 1:
+            moved = self.correction + CORRECTION_STEP * (MAY_MISS - (tpot > self.objectives.tpot))
+            self.correction = min(MOST_CORRECTION, max(LEAST_CORRECTION, moved))
+
+    def forget(self, engines: set[int]) -> None:
+        """Keep no books of engines that are not among these, once nothing is counted there."""
+        for number in [
+            n for n, book in self._engines.items() if n not in engines and not book.answers and not book.waiting
+        ]:
+            del self._engines[number]
+
+    def _answering(self, ticket: Ticket, engine: int) -> None:
+        book = self._engines.setdefault(engine, _Engine())
+        book.answers += ticket.sequences
+        book.prompts += ticket.prompt
+        ticket.answering = engine
+
+    def _begin(self, now: float, ticket: Ticket) -> None:
+        if ticket.answering is not None and ticket.began is None:
+            book = self._engines[ticket.answering]
+            book.writing += ticket.sequences
+            book.writing_since += ticket.sequences * now
+            ticket.began = now
+
+    def _load(self, book: _Engine, now: float, traffic: Traffic, span: float) -> EngineLoad:
+        share = self._share
+        work = _faded(book, now, span)
+        answers, prompts = share * book.answers, share * book.prompts
+        oldest = next(iter(book.waiting), None)
+        late = book.late if oldest is None else max(book.late, now - oldest.computed_at)
+        ahead = max(0.0, book.ready_at + late - now)
+        if not answers:
+            return EngineLoad(0, 0.0, ahead, share * work)
+        pace = step_ms(self.costs, EngineLoad(answers, prompts), traffic) / (1 - min(0.9, work / span))
+        written = min((book.writing * now - book.writing_since) / pace, book.writing * traffic.answer)
+        return EngineLoad(answers, prompts + share * max(0.0, written), ahead, share * work)
+
+
+def _faded(book: _Engine, now: float, span: float) -> float:
+    return book.work * exp(-max(0.0, now - book.work_at) / span) if book.work else 0.0

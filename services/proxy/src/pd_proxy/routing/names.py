@@ -1,0 +1,18 @@
+"""What ROUTING and REJECT may be."""
+
+from enum import StrEnum
+
+
+class Routing(StrEnum):
+    """Names as in the setting."""
+
+    STATIC = "static"
+    LOCAL_FIRST = "local_first"
+    ADAPTIVE = "adaptive"
+
+
+class Reject(StrEnum):
+    """Names as in the setting."""
+
+    OFF = "off"
+    SLO = "slo"

@@ -1,0 +1,181 @@
+"""The decisions of `adaptive` and `reject` for one process's requests: from settings and engines to a route, and the books about it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pd_contracts.names import Connector, Role
+from pd_contracts.stats import EngineLoadStats, RoutingStats
+from pd_proxy.engines.pairing import Late, Needs, Pair, Route, Solo, able_for, compatible
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import SloError
+from pd_proxy.routing import adaptive
+from pd_proxy.routing.adaptive import ModeSwitch, Placement, Why
+from pd_proxy.routing.books import Books, Ticket
+from pd_proxy.routing.costs import Costs
+from pd_proxy.routing.names import Reject, Routing
+from pd_proxy.routing.predict import span_ms, tpot_ms
+from pd_proxy.routing.reject import Prediction, Way, predict
+from pd_proxy.routing.view import View
+
+# Only with it may decode be named when prefill has answered.
+LATE_DECODE: Final = Connector.P2P
+
+Trusted = Callable[[Instance, Instance], bool]
+
+
+@dataclass(slots=True, eq=False)
+class Journey:
+    """One request at the engines, as the books know it. Times are seconds."""
+
+    router: "Router"
+    ticket: Ticket
+    prediction: Prediction
+    why: str
+
+    def computed(self, now: float, decode: Instance | None = None) -> None:
+        """The prompt is computed, and the answer is written at `decode`, or where the prompt was."""
+        books = self.router.books
+        books.computed(1e3 * now, self.ticket)
+        if decode is not None:
+            books.handed_over(1e3 * now, self.ticket, decode.incarnation)
+
+    def ended(self, *, tokens: int = 0, seconds: float = 0.0) -> None:
+        """It is over; a whole answer had so many tokens, and took so long from the first to the last."""
+        tpot = 1e3 * seconds / (tokens - 1) if tokens > 1 and seconds > 0 else None
+        self.router.books.ended(self.ticket, tokens, tpot)
+
+
+class Router:
+    """What there is if REJECT or ROUTING asks for predictions."""
+
+    def __init__(self, books: Books, trusted: Trusted, *, routing: Routing, reject: Reject) -> None:
+        """`trusted` says which engines may hand over to which."""
+        self.books = books
+        self.rejected = 0
+        self._trusted = trusted
+        self._routing = routing
+        self._reject = reject
+        self._switch = ModeSwitch()
+        self._known: tuple[Instance, ...] = ()
+
+    @property
+    def costs(self) -> Costs:
+        """What steps cost."""
+        return self.books.costs
+
+    def arrived(self, now: float, prompt: int, instances: tuple[Instance, ...]) -> None:
+        """A request has come (seconds, tokens)."""
+        if instances is not self._known:
+            self._known = instances
+            self.books.forget({instance.incarnation for instance in instances})
+        self.books.arrived(1e3 * now, prompt)
+
+    def place(self, instances: Sequence[Instance], needs: Needs, prompt: int, now: float) -> Solo | Late | None:
+        """The route, if the setting gives it and there are engines that do both."""
+        if self._routing is Routing.STATIC:
+            return None
+        both = [i for i in able_for(instances, needs.model) if i.role is Role.COMBINED]
+        if not both:
+            return None
+        by_number = {instance.incarnation: instance for instance in both}
+        view = self.books.view(1e3 * now)
+        placed = self._placed(view, list(by_number), prompt, 1e3 * now)
+        engine = by_number[placed.engine]
+        if placed.local or needs.combined_only is not None or needs.sequences > 1 or not self._partners(engine, both):
+            return Solo(engine, Why.LOCAL if not placed.local else placed.why)
+        return Late(engine, placed.why)
+
+    def _placed(self, view: View, engines: Sequence[int], prompt: int, now_ms: float) -> Placement:
+        if self._routing is Routing.LOCAL_FIRST:
+            return adaptive.place_local_first(self.costs, view, engines, prompt)
+        mode = self._switch.look(self.costs, view, len(engines), now_ms)
+        return adaptive.place(self.costs, view, mode, engines, prompt)
+
+    def decode_for(
+        self, route: Late, instances: Sequence[Instance], model: str | None, prompt: int, now: float
+    ) -> Instance:
+        """Who writes the answer to a prompt that is computed; maybe the engine that computed it."""
+        both = [i for i in able_for(instances, model) if i.role is Role.COMBINED]
+        candidates = {i.incarnation: i for i in (route.prefill, *self._partners(route.prefill, both))}
+        view = self.books.view(1e3 * now)
+        choose = adaptive.decode_with_least if self._routing is Routing.LOCAL_FIRST else adaptive.decode_on
+        return candidates[choose(self.costs, view, list(candidates), prompt)]
+
+    def consider(
+        self, route: Route, instances: Sequence[Instance], needs: Needs, prompt: int, now: float, *, anew: bool
+    ) -> Prediction:
+        """What the request would get; one that is not new is not turned away any more.
+
+        Raises:
+            SloError: if that is less than the objectives allow, and REJECT says so.
+        """
+        found = predict(self.costs, self.books.view(1e3 * now), prompt, self._way(route, instances, needs))
+        if found.refused and anew and self._reject is Reject.SLO:
+            self.rejected += 1
+            raise SloError(f"rejected early: {found.sentence}; try again later", retry_after_s=found.retry_after_s)
+        return found
+
+    def begin(
+        self, route: Route, prompt: int, prediction: Prediction, now: float, *, sequences: int, streamed: bool
+    ) -> Journey:
+        """The request goes to the engines of this route."""
+        engine = route.engine if isinstance(route, Solo) else route.prefill
+        solo = isinstance(route, Solo)
+        ticket = self.books.sent(
+            1e3 * now,
+            engine.incarnation,
+            prompt,
+            answers=solo,
+            sequences=sequences,
+            watched=streamed or not solo,
+        )
+        return Journey(self, ticket, prediction, "" if isinstance(route, Pair) else route.why)
+
+    def stats(self, instances: Sequence[Instance], now: float) -> RoutingStats:
+        """For `/stats`."""
+        view, costs = self.books.view(1e3 * now), self.costs
+        span = span_ms(view.traffic, view.objectives.tpot)
+        return RoutingStats(
+            routing=self._routing,
+            reject=self._reject,
+            rejected=self.rejected,
+            mode=self._switch.mode if self._routing is Routing.ADAPTIVE else "",
+            plain_tpot_ms=_shown(adaptive.plain_tpot_ms(costs, view, max(1, len(instances)))),
+            ttft_slo_ms=_shown(view.objectives.ttft),
+            tpot_slo_ms=_shown(view.objectives.tpot),
+            correction=round(view.correction, 4),
+            requests_per_s=round(1e3 * view.traffic.rate, 3),
+            answer_tokens=round(view.traffic.answer, 1),
+            engines=[
+                EngineLoadStats(
+                    name=i.name,
+                    sequences=view.of(i.incarnation).sequences,
+                    context_tokens=round(view.of(i.incarnation).context),
+                    queue_ms=round(view.of(i.incarnation).queue_ms, 1),
+                    tpot_ms=_shown(tpot_ms(costs, view.of(i.incarnation), view.traffic, 0, span=span, local=False)),
+                )
+                for i in instances
+            ],
+        )
+
+    def _partners(self, prefill: Instance, both: Sequence[Instance]) -> list[Instance]:
+        if prefill.connector is not LATE_DECODE:
+            return []
+        return [i for i in both if i is not prefill and compatible(prefill, i) and self._trusted(prefill, i)]
+
+    def _way(self, route: Route, instances: Sequence[Instance], needs: Needs) -> Way:
+        able = able_for(instances, needs.model)
+        if isinstance(route, Pair):
+            decodes = [i.incarnation for i in able if i.role is Role.DECODE and compatible(route.prefill, i)]
+            return Way(route.prefill.incarnation, decodes or [route.decode.incarnation], local=False)
+        both = [i for i in able if i.role is Role.COMBINED]
+        if isinstance(route, Late):
+            partners = [i.incarnation for i in self._partners(route.prefill, both)]
+            return Way(route.prefill.incarnation, [route.prefill.incarnation, *partners], local=False)
+        return Way(route.engine.incarnation, [i.incarnation for i in both] or [route.engine.incarnation], local=True)
+
+
+def _shown(milliseconds: float) -> float | None:
+    """A number for JSON, which has no infinity."""
+    return round(milliseconds, 2) if milliseconds < 1e9 else None

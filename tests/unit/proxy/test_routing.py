@@ -1,0 +1,349 @@
+"""Predictions, the books that they are made from, early rejection and emergent roles: all pure, with a clock of the test's own."""
+
+from dataclasses import replace
+from math import inf
+
+import pytest
+
+from pd_contracts.names import Connector
+from pd_proxy.routing.adaptive import (
+    DWELL_MS,
+    Mode,
+    ModeSwitch,
+    Why,
+    decode_on,
+    decode_with_least,
+    place,
+    place_local_first,
+    plain_tpot_ms,
+)
+from pd_proxy.routing.books import LEAST_CORRECTION, Books
+from pd_proxy.routing.costs import Costs, CostsError, read_costs
+from pd_proxy.routing.predict import prompt_ms, tpot_ms, ttft_ms
+from pd_proxy.routing.reject import Way, predict
+from pd_proxy.routing.view import EngineLoad, Objectives, Traffic, View
+
+# A prompt token takes 0.01 ms, a step 5 ms, a hand-over 2 ms.
+COSTS = Costs(
+    prompt_base=4.0,
+    prompt_token=0.01,
+    prompt_pair=0.0,
+    decode_base=5.0,
+    decode_sequence=0.01,
+    decode_context=1e-5,
+    overlap=3.0,
+    api=2.0,
+    handover=2.0,
+    handover_token=0.0,
+)
+OBJECTIVES = Objectives(ttft=200.0, tpot=10.0)
+TRAFFIC = Traffic(answer=100.0, short_answer=100.0)
+ENGINES = (1, 2, 3, 4)
+
+
+def view(engines: dict[int, EngineLoad] | None = None, traffic: Traffic = TRAFFIC, correction: float = 1.0) -> View:
+    return View(engines or {}, traffic, OBJECTIVES, correction)
+
+
+def busy(sequences: int = 10, *, queue: float = 0.0, prompts: float = 0.0) -> EngineLoad:
+    return EngineLoad(sequences, 1000.0 * sequences, queue, prompts)
+
+
+# Costs
+
+
+def test_costs_are_the_profiles_times_the_margin() -> None:
+    plain, more = (read_costs("slow-exact", Connector.P2P, margin=m, budget=2048) for m in (1.0, 1.1))
+
+    assert plain.decode_base == 18
+    assert plain.prompt_token == 0.1
+    assert more.decode_base == pytest.approx(1.1 * 18)
+    assert more.prompt_token == pytest.approx(0.11)
+    assert (more.budget, more.beside_share) == (2048, plain.beside_share)
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"), [("h300", "expected one of demo, h200-llama3-8b"), ("/nowhere/p.toml", "No such file")]
+)
+def test_a_profile_that_is_none_is_refused_with_the_settings_name(profile: str, said: str) -> None:
+    with pytest.raises(CostsError, match=rf"STEP_PROFILE='{profile}' cannot be used: .*{said}"):
+        read_costs(profile, Connector.P2P, margin=1.0, budget=8192)
+
+
+# Predictions
+
+
+def test_an_idle_engine_computes_a_prompt_alone() -> None:
+    assert prompt_ms(COSTS, EngineLoad(), 1000) == pytest.approx(10 + 4 * 1000 / 8192)
+    assert ttft_ms(COSTS, EngineLoad(), 1000) == pytest.approx(2 + 10 + 4 * 1000 / 8192 + 4)
+
+
+def test_a_queue_and_answers_make_the_first_token_late() -> None:
+    idle, queued, answering = (ttft_ms(COSTS, load, 1000) for load in (EngineLoad(), busy(0, queue=50), busy(10)))
+
+    assert queued == pytest.approx(idle + 50)
+    assert answering > idle
+
+
+def test_prompts_beside_answers_make_tokens_slow_and_a_short_answer_slower() -> None:
+    def of(load: EngineLoad, traffic: Traffic = TRAFFIC) -> float:
+        return tpot_ms(COSTS, load, traffic, 1000, span=1000, local=True)
+
+    assert of(busy()) < of(busy(prompts=500))
+    assert of(busy(), replace(TRAFFIC, short_answer=2)) > of(busy()) + 3
+    assert tpot_ms(COSTS, busy(), TRAFFIC, 1000, span=1000, local=False) < of(busy())
+
+
+# Books
+
+
+def books(share: int = 1) -> Books:
+    return Books(COSTS, OBJECTIVES, share=share)
+
+
+def test_the_books_know_what_was_sent_and_forget_what_is_over() -> None:
+    kept = books()
+    ticket = kept.sent(0, 1, 1000, answers=True)
+    assert kept.view(0).of(1).sequences == 1
+    assert kept.view(0).of(1).queue_ms == pytest.approx(prompt_ms(COSTS, EngineLoad(), 1000))
+
+    kept.computed(12, ticket)
+    assert kept.view(12).of(1).queue_ms < 1
+    assert kept.view(12).of(1).context == pytest.approx(1000)
+    assert kept.view(12 + 250).of(1).context == pytest.approx(1050, abs=5)  # a token every 5 ms
+
+    kept.ended(ticket, 60, 5.0)
+    assert (kept.view(300).of(1).sequences, kept.view(300).of(1).context) == (0, 0)
+    assert kept.view(300).traffic.answer == 60
+
+
+def test_a_handed_over_request_moves_from_one_engine_to_the_other() -> None:
+    kept = books()
+    ticket = kept.sent(0, 1, 1000, answers=False)
+    assert kept.view(0).of(1).sequences == 0
+
+    kept.computed(12, ticket)
+    kept.handed_over(12, ticket, 2)
+    assert (kept.view(12).of(1).sequences, kept.view(12).of(2).sequences) == (0, 1)
+
+    kept.ended(ticket)
+    assert kept.view(12).of(2).sequences == 0
+
+
+def test_a_failed_request_leaves_nothing_behind_wherever_it_failed() -> None:
+    kept = books()
+    for answers in (True, False):
+        kept.ended(kept.sent(0, 1, 1000, answers=answers))
+    moved = kept.sent(0, 1, 1000, answers=False, sequences=3)
+    kept.computed(5, moved)
+    kept.handed_over(5, moved, 2)
+    kept.ended(moved)
+    kept.ended(moved)  # a second end changes nothing
+
+    assert {e: (kept.view(9).of(e).sequences, kept.view(9).of(e).context) for e in (1, 2)} == {1: (0, 0), 2: (0, 0)}
+
+
+def test_prompts_queue_and_the_one_that_is_late_corrects_the_rest() -> None:
+    kept, one = books(), prompt_ms(COSTS, EngineLoad(), 1000)
+    first = kept.sent(0, 1, 1000, answers=False)
+    kept.sent(0, 1, 1000, answers=False)
+    assert kept.view(0).of(1).queue_ms == pytest.approx(2 * one)
+
+    kept.computed(one + 30, first)
+
+    assert kept.view(one + 30).of(1).queue_ms == pytest.approx(one)
+
+
+def test_a_prompt_that_should_be_done_and_is_not_keeps_the_others_waiting() -> None:
+    kept, one = books(), prompt_ms(COSTS, EngineLoad(), 1000)
+    first = kept.sent(0, 1, 1000, answers=False)
+    kept.sent(0, 1, 1000, answers=False)
+
+    assert kept.view(10_000).of(1).queue_ms == pytest.approx(one)
+    kept.ended(first)  # it failed, so it will not take that time
+    assert kept.view(10_000).of(1).queue_ms == 0
+
+
+def test_an_answer_in_one_piece_shows_no_first_token_and_makes_nothing_late() -> None:
+    kept = books()
+    ticket = kept.sent(0, 1, 1000, answers=True, watched=False)
+    kept.computed(5000, ticket)
+    kept.ended(ticket, 100)
+
+    kept.sent(6000, 1, 1000, answers=True)
+    assert kept.view(6000).of(1).queue_ms == pytest.approx(prompt_ms(COSTS, EngineLoad(), 1000))
+
+
+def test_the_traffic_is_what_came_within_seconds() -> None:
+    kept = books()
+    for at in range(0, 20_000, 100):
+        kept.arrived(at, 1000)
+
+    assert kept.traffic(20_000).rate == pytest.approx(0.01, rel=0.05)
+    assert kept.traffic(20_000).tokens == pytest.approx(10, rel=0.05)
+    assert kept.traffic(40_000).rate < 1e-4
+
+
+def test_a_quarter_of_the_answers_is_shorter_than_the_short_one() -> None:
+    kept = books()
+    for number in range(400):
+        kept.ended(kept.sent(0, 1, 10, answers=True), 10 if number % 4 else 1000)
+
+    assert kept.traffic(0).short_answer == 10
+    assert 150 < kept.traffic(0).answer < 400
+
+
+def test_answers_that_miss_lower_the_correction_and_good_ones_raise_it_slowly() -> None:
+    kept = books()
+    for _ in range(20):
+        kept.ended(kept.sent(0, 1, 10, answers=True), 10, 20.0)
+    missed = kept.correction
+    for _ in range(20):
+        kept.ended(kept.sent(0, 1, 10, answers=True), 10, 5.0)
+
+    assert missed == pytest.approx(1 - 20 * 0.004 * 0.94)
+    assert missed < kept.correction < 1
+    for _ in range(1000):
+        kept.ended(kept.sent(0, 1, 10, answers=True), 10, 20.0)
+    assert kept.correction == LEAST_CORRECTION
+
+
+def test_with_several_proxies_the_others_are_taken_to_send_as_much() -> None:
+    alone, shared = books(), books(share=2)
+    for kept in (alone, shared):
+        kept.arrived(0, 1000)
+        kept.sent(0, 1, 1000, answers=True)
+
+    assert shared.view(0).of(1).sequences == 2
+    assert shared.view(0).of(1).queue_ms == pytest.approx(2 * alone.view(0).of(1).queue_ms)
+    assert shared.traffic(0).rate == 2 * alone.traffic(0).rate
+
+
+def test_engines_that_are_gone_are_forgotten_when_nothing_is_counted_there() -> None:
+    kept = books()
+    ticket = kept.sent(0, 1, 1000, answers=True)
+    kept.forget({2})
+    assert kept.view(0).of(1).sequences == 1
+
+    kept.ended(ticket)
+    kept.forget({2})
+    assert 1 not in kept.view(0).engines
+
+
+# Early rejection
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_an_idle_deployment_rejects_nothing(local: bool) -> None:
+    assert not predict(COSTS, view(), 1000, Way(1, [1, 2], local=local)).refused
+
+
+def test_a_first_token_that_would_come_too_late_is_refused_with_the_reason() -> None:
+    found = predict(COSTS, view({1: busy(0, queue=3500)}), 1000, Way(1, [2], local=False))
+
+    assert found.refused
+    assert found.sentence.startswith("the first token would come after 35")
+    assert "TTFT_SLO_MS is 200" in found.sentence
+    assert found.retry_after_s == 4
+
+
+def test_answers_are_refused_only_if_no_engine_has_room_for_one_more() -> None:
+    full, way = busy(sequences=600), Way(1, [2, 3], local=False)
+
+    assert not predict(COSTS, view({2: full}), 100, way).refused
+    found = predict(COSTS, view({2: full, 3: full}), 100, way)
+    assert found.refused
+    assert "TPOT_SLO_MS is 10" in found.sentence
+
+
+def test_what_is_no_objective_refuses_nobody() -> None:
+    loaded = View({1: busy(600, queue=1e6)}, TRAFFIC, Objectives(inf, inf))
+
+    assert not predict(COSTS, loaded, 1000, Way(1, [1], local=True)).refused
+
+
+# Roles
+
+
+def test_at_low_load_everything_stays_where_it_comes_to() -> None:
+    placed = place(COSTS, view(), Mode.PLAIN, ENGINES, 1000)
+
+    assert (placed.local, placed.why) == (True, Why.PLAIN)
+
+
+def test_plain_spreads_requests() -> None:
+    placed = place(COSTS, view({1: busy(), 2: busy(5), 4: busy()}), Mode.PLAIN, ENGINES, 1000)
+
+    assert placed.engine == 3
+
+
+def heavy(work: float) -> Traffic:
+    return replace(TRAFFIC, rate=0.04, tokens=40.0, work=work, work_squared=10 * work)
+
+
+def test_plain_is_predicted_to_fail_under_prompts_and_not_without() -> None:
+    assert plain_tpot_ms(COSTS, view(), 4) == COSTS.decode_base
+    assert plain_tpot_ms(COSTS, view(traffic=heavy(1.0)), 4) < 10 < plain_tpot_ms(COSTS, view(traffic=heavy(3.0)), 4)
+    assert plain_tpot_ms(COSTS, view(traffic=heavy(5.0)), 4) == inf
+
+
+def test_the_mode_changes_when_plain_would_fail_and_stays_for_a_while() -> None:
+    switch, loaded, idle = ModeSwitch(), view(traffic=heavy(3.0)), view()
+
+    assert switch.look(COSTS, idle, 4, 0) is Mode.PLAIN
+    assert switch.look(COSTS, loaded, 4, 10) is Mode.SPLIT
+    assert switch.look(COSTS, idle, 4, 10 + DWELL_MS / 2) is Mode.SPLIT
+    assert switch.look(COSTS, idle, 4, 10 + DWELL_MS) is Mode.PLAIN
+
+
+def test_missed_objectives_make_roles_emerge_sooner() -> None:
+    loaded = heavy(1.2)
+    assert ModeSwitch().look(COSTS, view(traffic=loaded), 4, 0) is Mode.PLAIN
+    assert ModeSwitch().look(COSTS, view(traffic=loaded, correction=0.7), 4, 0) is Mode.SPLIT
+
+
+def test_an_engine_without_answers_computes_prompts() -> None:
+    loads = {1: busy(), 2: busy(), 3: EngineLoad(queue_ms=20), 4: EngineLoad(queue_ms=40)}
+    placed = place(COSTS, view(loads), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.engine, placed.local, placed.why) == (3, False, Why.HANDED_OVER)
+
+
+def test_prompts_overflow_to_engines_with_answers_that_have_time() -> None:
+    loads = {1: busy(30), 2: busy(20), 3: EngineLoad(queue_ms=150), 4: EngineLoad(queue_ms=150)}
+    placed = place(COSTS, view(loads), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.engine, placed.local, placed.why) == (2, True, Why.OVERFLOW)
+
+
+def test_where_nobody_is_in_time_the_least_late_computes_it() -> None:
+    full = busy(400)
+    placed = place(COSTS, view({1: full, 2: full, 3: busy(0, queue=300), 4: full}), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.local, placed.why) == (False, Why.LEAST_LATE)
+
+
+def test_answers_go_where_answers_are_until_there_is_no_time_left() -> None:
+    assert decode_on(COSTS, view({1: busy(), 2: busy(40)}), ENGINES, 1000) == 1
+    assert decode_on(COSTS, view({1: busy(400), 2: busy(400)}), ENGINES, 1000) in (3, 4)
+
+
+def test_the_last_engine_without_answers_gets_none_while_others_have_some() -> None:
+    full = busy(400)
+
+    assert decode_on(COSTS, view({1: full, 2: busy(390), 3: full}), ENGINES, 1000) == 2
+
+
+def test_the_engine_with_the_shortest_queue_becomes_the_next_that_answers() -> None:
+    loads = {1: EngineLoad(queue_ms=90), 2: EngineLoad(queue_ms=10), 3: EngineLoad(queue_ms=50), 4: busy(400)}
+
+    assert decode_on(COSTS, view(loads), ENGINES, 1000) == 2
+
+
+def test_local_first_hands_over_only_if_it_must() -> None:
+    free = view({1: busy(), 2: busy(20)})
+    full = {engine: busy(300, prompts=300) for engine in ENGINES}
+
+    assert place_local_first(COSTS, free, ENGINES, 1000).why is Why.LOCAL
+    assert not place_local_first(COSTS, view(full), ENGINES, 1000).local
+    assert decode_with_least(COSTS, view({1: busy(), 2: busy(3), 3: busy(), 4: busy()}), ENGINES, 1000) == 2
