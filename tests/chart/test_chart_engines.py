@@ -444,12 +444,30 @@ def test_what_starts_slowly_on_a_busy_node_is_not_ended_for_it(name: str) -> Non
     assert startup["httpGet"] == container["livenessProbe"]["httpGet"]
 
 
-def test_there_is_never_more_than_one_proxy_and_it_has_time_to_drain() -> None:
+def test_a_single_proxy_is_replaced_and_has_time_to_drain() -> None:
     proxy = the(render({"proxy": {"drainSeconds": 120}}), "Deployment", "proxy")["spec"]
 
     assert proxy["replicas"] == 1
     assert proxy["strategy"] == {"type": "Recreate"}
     assert proxy["template"]["spec"]["terminationGracePeriodSeconds"] >= 5 + 120 + 2
+
+
+def test_several_proxies_are_updated_one_after_another_and_engines_find_all_of_them() -> None:
+    manifests = render({"proxy": {"replicas": 2}, "engine": {"kind": "sim", "topology": "separate"}})
+    proxy, discovery = the(manifests, "Deployment", "proxy")["spec"], the(manifests, "Service", "proxies")
+    [container] = proxy["template"]["spec"]["containers"]
+    [budget] = of_kind(manifests, "PodDisruptionBudget")
+
+    assert proxy["replicas"] == 2
+    assert proxy["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    assert budget["metadata"]["name"] == f"{FULLNAME}-proxy"
+    assert budget["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] == "proxy"
+    assert {"name": "PROXY_REPLICAS", "value": "2"} in container["env"]
+    assert discovery["spec"]["clusterIP"] == "None"
+    assert discovery["spec"]["publishNotReadyAddresses"] is True
+    for name in ("prefill", "decode"):
+        [engine] = the(manifests, "StatefulSet", name)["spec"]["template"]["spec"]["containers"]
+        assert {"name": "PROXY_HOST", "value": discovery["metadata"]["name"]} in engine["env"]
 
 
 # --- security ----------------------------------------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "two engines on one port": ({"prefill": {"count": 3}}, "prefill-2 and decode-0 of one pod would both need port 20005"),
     "KV ports that run into others": ({"prefill": {"count": 2}, "ports": {"decodeKv": 21050}}, "both need port"),
     "a port above the last": ({"ports": {"decodeKv": 65500}}, "above 65535"),
+    "several proxies with P2pNccl": (
+        {"proxy": {"replicas": 2}, "engine": {"kvConnector": "P2pNcclConnector"}},
+        "announce themselves to one proxy only",
+    ),
     "one port for clients and engines": ({"ports": {"discovery": 10001}}, "ports.proxy and ports.discovery are both 10001"),
     "hostPath without a path": ({"model": {"volume": {"type": "hostPath"}}}, "needs model.volume.path"),
     "claim without a name": ({"model": {"volume": {"type": "claim"}}}, "newClaim makes one"),

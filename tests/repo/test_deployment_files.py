@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,13 @@ def services() -> dict[str, Any]:
     return found
 
 
-def compose_config(*profiles: str) -> str:
+def compose_config(*profiles: str, files: Sequence[str] = ()) -> str:
     if shutil.which("docker") is None:
         pytest.skip("no docker command")
     if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
         pytest.skip("no compose plugin")
-    options = [part for profile in profiles for part in ("--profile", profile)]
+    options = [part for file in files for part in ("-f", file)]
+    options += [part for profile in profiles for part in ("--profile", profile)]
     result = subprocess.run(
         ["docker", "compose", *options, "config"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
     )
@@ -65,6 +67,17 @@ def test_every_profile_is_valid(profile: str) -> None:
     document = yaml.safe_load(compose_config(profile))
 
     assert document["services"]
+
+
+def test_the_example_with_two_proxies_is_valid_and_publishes_the_balancer_alone() -> None:
+    example = "services/proxy/examples/two-proxies.yml"
+    found = yaml.safe_load(compose_config("sim", files=["docker-compose.yml", example]))["services"]
+
+    assert found["proxy"]["deploy"]["replicas"] == 2
+    assert not found["proxy"].get("ports")
+    assert [port["published"] for port in found["balancer"]["ports"]] == [dotenv()["HTTP_PROXY_PORT"]]
+    template = Path(found["balancer"]["volumes"][0]["source"])
+    assert template.read_text() == (ROOT / example).with_suffix(".conf.template").read_text()
 
 
 def test_no_profile_is_untested() -> None:

@@ -98,7 +98,7 @@ command:
 - {name: INSTANCE, value: {{ .engine.number | quote }}}
 {{- end }}
 - {name: VLLM_HOST_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
-- {name: PROXY_HOST, value: {{ include "pdstack.fullname" .root }}-discovery}
+- {name: PROXY_HOST, value: {{ include "pdstack.discoveryName" .root }}}
 - {name: PROXY_PORT, value: {{ $values.ports.discovery | quote }}}
 - {name: HTTP_PROXY_PORT, value: {{ $values.ports.proxy | quote }}}
 {{ include "pdstack.identity" .root }}

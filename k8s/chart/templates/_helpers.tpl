@@ -146,6 +146,7 @@ FIRST_TOKEN: {{ $proxy.firstToken }}
 DECODE_ASKED: {{ $proxy.decodeAsked }}
 MIGRATE: {{ ternary "on" "off" $proxy.migrate | quote }}
 PROXY_WORKERS: {{ int64 $proxy.workers | quote }}
+PROXY_REPLICAS: {{ int64 $proxy.replicas | quote }}
 MAX_IN_FLIGHT: {{ int64 $proxy.maxInFlight | quote }}
 KV_IN_FLIGHT_BYTES: {{ int64 $proxy.kvInFlightBytes | quote }}
 KV_BYTES_PER_TOKEN: {{ int64 $proxy.kvBytesPerToken | quote }}
@@ -174,4 +175,9 @@ DISCOVERY_SELECTOR: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/insta
 
 {{- define "pdstack.resultsClaim" -}}
 {{- default (printf "%s-results" (include "pdstack.fullname" .)) .Values.results.claim }}
+{{- end }}
+
+{{- /* The service to which engines announce themselves. One whose name has several addresses is another service: an address cannot be taken from one. */}}
+{{- define "pdstack.discoveryName" -}}
+{{ include "pdstack.fullname" . }}-{{ ternary "proxies" "discovery" (gt (int .Values.proxy.replicas) 1) }}
 {{- end }}

@@ -1,0 +1,79 @@
+"""The example of two proxies behind nginx: its configuration is valid, and a proxy that ends is passed over."""
+
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from support.proxy import MODEL, RunningProxy, running_proxy
+
+from pd_contracts.free_ports import free_port
+from pd_contracts.names import Role
+
+TEMPLATE = Path(__file__).parents[2] / "services/proxy/examples/two-proxies.conf.template"
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
+SERVER = "server proxy:${HTTP_PROXY_PORT}"
+AROUND = """
+pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1; daemon off;
+events {{}}
+http {{ access_log off;
+client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+{inner}
+}}
+"""
+
+
+def written(folder: Path, port: int, proxies: list[int]) -> Path:
+    """The example's file with ports of this machine, as the image's start would fill it in."""
+    text = TEMPLATE.read_text()
+    (line,) = [line for line in text.splitlines() if SERVER in line]
+    servers = "\n".join(line.replace(SERVER, f"server 127.0.0.1:{one}") for one in proxies)
+    inner = text.replace(line, servers).replace("${HTTP_PROXY_PORT}", str(port))
+    path = folder / "nginx.conf"
+    path.write_text(AROUND.format(folder=folder, inner=inner))
+    return path
+
+
+@contextlib.contextmanager
+def balancer(folder: Path, proxies: list[RunningProxy]) -> Iterator[str]:
+    """nginx before these proxies; its URL."""
+    if NGINX is None:
+        pytest.skip("no nginx on this machine")
+    port = free_port()
+    path = written(folder, port, [proxy.settings.http_proxy_port for proxy in proxies])
+    checked = subprocess.run([NGINX, "-t", "-c", str(path)], capture_output=True, text=True, check=False, timeout=30)
+    assert checked.returncode == 0, checked.stderr
+    with subprocess.Popen([NGINX, "-c", str(path)]) as process:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+async def ask(session: aiohttp.ClientSession, url: str, *, stream: bool) -> str:
+    """One completion; its whole body."""
+    body = {"model": MODEL, "prompt": "one", "max_tokens": 4, "stream": stream}
+    for _ in range(200):
+        with contextlib.suppress(aiohttp.ClientConnectorError):  # nginx is about to listen
+            async with session.post(f"{url}/v1/completions", json=body) as answer:
+                text = await answer.text()
+                assert answer.status == 200, text
+                return text
+    raise TimeoutError
+
+
+async def test_requests_pass_over_a_proxy_that_has_ended(tmp_path: Path) -> None:
+    async with running_proxy() as first, running_proxy() as second:
+        engines = [await proxy.engine(Role.COMBINED) for proxy in (first, second)]
+        with balancer(tmp_path, [first, second]) as url:
+            async with aiohttp.ClientSession() as session:
+                answers = [await ask(session, url, stream=number % 2 == 0) for number in range(8)]
+                assert all("[DONE]" in answer for answer in answers[::2])
+                assert all(engine.calls for engine in engines)
+                first.shutdown.set()
+                await first.serving
+
+                assert all([await ask(session, url, stream=True) for _ in range(6)])
