@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from pd_contracts.address import own_address
+from pd_contracts.proxies import first_host
 from pd_contracts.settings import fields
 from pd_control.doctor import models
 from pd_control.doctor.facts import Facts, Gpu, Machine, Nvml, Software
@@ -134,8 +135,9 @@ def machine(
     settings: ControlSettings, variables: Mapping[str, str], specs: Sequence[ProcessSpec], running: set[str]
 ) -> Machine:
     shm = _shm()
-    proxy = _resolve(settings.proxy_host)
-    own = own_address(settings.proxy_host, settings.proxy_port) if proxy else ""
+    nearest = first_host(settings.proxy_host, settings.proxy_port)
+    proxy = _resolve(nearest[0])
+    own = own_address(*nearest) if proxy else ""
     announced = [address for address in (settings.announced_address, own) if address]
     listens = [listen for spec in specs if spec.name not in running for listen in spec.listens]
     shared = variables.get("KV_SHARED_PATH", "/kv")
