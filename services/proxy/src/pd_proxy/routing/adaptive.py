@@ -17,12 +17,12 @@ from pd_proxy.routing.predict import span_ms, tpot_ms, ttft_ms
 from pd_proxy.routing.view import View
 
 # Shares of the TPOT objective at which a deployment of plain engines is predicted to fail, or to do again.
-SPLIT_AT: Final = 0.85
-PLAIN_AT: Final = 0.75
+SPLIT_AT: Final = 0.95
+PLAIN_AT: Final = 0.85
 # A deployment that has changed its mode stays in it for a while.
 DWELL_MS: Final = 1000.0
 # Shares of the objectives up to which a way is good enough to be taken without looking at others.
-TTFT_ENOUGH: Final = 0.5
+TTFT_ENOUGH: Final = 0.65
 OVERFLOW_TPOT: Final = 0.85
 DECODE_TPOT: Final = 0.92
 LOCAL_TPOT: Final = 0.9
