@@ -57,7 +57,7 @@ async def test_what_would_come_too_late_gets_429_before_any_engine_hears_of_it(
         assert "the first token would come after" in refused.error["message"]
         assert "TTFT_SLO_MS is 1000" in refused.error["message"]
         assert int(refused.headers["Retry-After"]) >= 1
-        assert 2 <= len(first.calls) == len(running) <= 8
+        assert 2 <= len(first.calls) == len(running) < 20
         stats = await proxy.stats()
         assert stats.routing is not None
         assert stats.routing.rejected == 1
