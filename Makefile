@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test parallel timed images containers lint format unit integration e2e chart cluster guides k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
+.PHONY: help demo test parallel timed images containers lint format unit integration e2e e2e-long chart cluster guides k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -29,7 +29,7 @@ images: ## build the images that tests with Docker run
 	docker compose $(patsubst %,--profile %,sim cpu cpu-combined load analysis monitoring) build --quiet
 
 containers: venv ## tests with Docker: images, compose, real vLLM on the CPU
-	$(BIN)/pytest -m docker $(ARGS)
+	$(BIN)/pytest -m "docker and not long" $(ARGS)
 
 lint: venv lock-check ## ruff, mypy, lock file
 	$(BIN)/ruff check .
@@ -48,6 +48,9 @@ integration: venv ## real processes and sockets, simulated engines
 
 e2e: venv ## containers with real vLLM on the CPU; needs Docker
 	$(BIN)/pytest tests/e2e $(ARGS)
+
+e2e-long: venv ## P2pConnector between real engines, at length; CONNECTOR_VLLM_PYTHON=python of another vLLM for one more version
+	$(BIN)/pytest tests/e2e -m long $(ARGS)
 
 chart: venv ## tests of the Helm chart; their container part needs Docker
 	$(BIN)/pytest tests/chart tests/repo/test_chart_agreement.py $(ARGS)

@@ -1,7 +1,4 @@
-"""Real vLLM engines on the CPU with P2pConnector, each in a container of its own on one network, or as processes of another vLLM.
-
-`CONNECTOR_VLLM_PYTHON=/path/to/python` runs the vLLM of that interpreter instead of the image's; its engines are local processes.
-"""
+"""Real vLLM engines on the CPU with P2pConnector, each in a container of its own on one network, or as local processes of another vLLM."""
 
 import json
 import os
@@ -16,15 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from support.connector_relay import Relay
 from support.stack import ROOT
 
 from pd_contracts.free_ports import free_ports
 from pd_contracts.health import probe
 
 IMAGE = "vllm/vllm-openai-cpu:v0.32.0"
-PYTHON = os.environ.get("CONNECTOR_VLLM_PYTHON", "")
 SOURCES = ("services/connector/src", "services/engine/src")
-KV_PORT, HTTP_PORT = 21001, 8000
+HTTP_PORT = 8000
 VARIABLES = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -55,54 +52,72 @@ def run(*command: str, timeout: float = 300) -> str:
 
 
 class Site:
-    """What the engines of a test share: a network and a model."""
+    """What the engines of a test share: a network, a model, and perhaps a relay before the KV port of one of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str = "") -> None:
+        """`python` has the vLLM to run, as local processes; without it the image's runs in containers."""
         self.folder = folder
+        self.python = python
+        self.relays: dict[str, Relay] = {}
         self.name = f"pd-connector-{os.getpid()}"
         self.engines: dict[str, Engine] = {}
         self.subnet = f"10.{random.SystemRandom().randint(201, 250)}.{random.SystemRandom().randint(0, 255)}"
-        if not PYTHON:
+        if not python:
             run("docker", "network", "create", "--subnet", f"{self.subnet}.0/24", self.name)
         self._make_model()
 
     def _make_model(self) -> None:
         make = ("-m", "pd_engine.tiny_model", str(self._seen("models/tiny")), str(self._seen("text")))
         (self.folder / "text").write_text((ROOT / "README.md").read_text())
-        if PYTHON:
-            subprocess.run([PYTHON, *make], env={**os.environ, **self.environment()}, check=True, timeout=300)
+        if self.python:
+            subprocess.run([self.python, *make], env={**os.environ, **self.environment()}, check=True, timeout=300)
         else:
-            run("docker", "run", "--rm", *self._options(), "--entrypoint", "python3", IMAGE, *make)
+            run("docker", "run", "--rm", *self.options(), "--entrypoint", "python3", IMAGE, *make)
 
     def _seen(self, path: str) -> Path:
         """Where an engine sees a file of the folder."""
-        return self.folder / path if PYTHON else Path("/work") / path
+        return self.folder / path if self.python else Path("/site") / path
 
-    def environment(self) -> dict[str, str]:
-        sources = [str(ROOT / source) if PYTHON else f"/src{index}" for index, source in enumerate(SOURCES)]
-        return {**VARIABLES, "PYTHONPATH": ":".join(sources)}
+    def environment(self, **more: str) -> dict[str, str]:
+        sources = [str(ROOT / source) if self.python else f"/src{index}" for index, source in enumerate(SOURCES)]
+        return {**VARIABLES, "PYTHONPATH": ":".join(sources), **more}
 
-    def _options(self) -> list[str]:
-        found = ["--shm-size", "512m", "--volume", f"{self.folder}:/work"]
+    def options(self, **more: str) -> list[str]:
+        found = ["--shm-size", "512m", "--volume", f"{self.folder}:/site"]
         for index, source in enumerate(SOURCES):
             found += ["--volume", f"{ROOT / source}:/src{index}:ro"]
-        for name, value in self.environment().items():
+        for name, value in self.environment(**more).items():
             found += ["--env", f"{name}={value}"]
         return found
 
-    def start(self, name: str, *arguments: str, **extra: Any) -> "Engine":
-        """Start an engine, or start it anew at the same address with other settings."""
+    def start(
+        self, name: str, *arguments: str, relayed: bool = False, together: bool = False, **extra: Any
+    ) -> "Engine":
+        """Start an engine, or start it anew at the same address with other settings.
+
+        `together`: the connector's two halves are in one process, as on a GPU; otherwise a CPU engine has its worker in another one.
+        `relayed`: others reach its KV port through a relay, which has the same port at the address that the host has in the containers' network.
+        """
         before = self.engines.get(name)
         engine = Engine(self, name, before.place if before else len(self.engines) + 2, before)
         self.engines[name] = engine
-        engine.start(self._seen("models/tiny"), arguments, extra, self._options())
+        if relayed and name not in self.relays:
+            self.relays[name] = Relay((f"{self.subnet}.1", engine.ports[1]), (engine.host, engine.ports[1]))
+        if relayed:
+            engine.kv = self.relays[name].address
+        more = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"} if together else {}
+        if together:
+            arguments += ("--distributed-executor-backend", "uni")
+        engine.start(self._seen("models/tiny"), arguments, extra, more)
         return engine
 
     def stop(self) -> None:
         for engine in self.engines.values():
             engine.kill()
             engine.keep_log()
-        if not PYTHON:
+        for relay in self.relays.values():
+            relay.close()
+        if not self.python:
             run("docker", "network", "rm", self.name)
 
 
@@ -113,31 +128,32 @@ class Engine:
         self.site, self.name, self.place = site, name, place
         self.container = f"{site.name}-{name}"
         self._process: subprocess.Popen[bytes] | None = None
-        if PYTHON:
+        if site.python:
             host, ports = "127.0.0.1", (before.ports if before else tuple(free_ports(2)))
         else:
-            host, ports = f"{site.subnet}.{place}", (HTTP_PORT, KV_PORT)
+            host, ports = f"{site.subnet}.{place}", (HTTP_PORT, before.ports[1] if before else free_ports(1)[0])
         self.ports: tuple[int, ...] = ports
         self.host = host
         self.url = f"http://{host}:{ports[0]}"
         self.kv = f"{host}:{ports[1]}"
 
-    def start(self, model: Path, arguments: tuple[str, ...], extra: dict[str, Any], options: list[str]) -> None:
+    def start(self, model: Path, arguments: tuple[str, ...], extra: dict[str, Any], more: dict[str, str]) -> None:
+        """`extra` are the connector's settings, `more` variables."""
         config = {
             "kv_connector": "P2pConnector",
             "kv_connector_module_path": "pd_connector.connector",
             "kv_role": "kv_both",
             "kv_port": self.ports[1],
             "kv_load_failure_policy": "recompute",
-            "kv_connector_extra_config": {"host": self.host, "transports": ["tcp"], **extra},
+            "kv_connector_extra_config": {"host": self.kv.rpartition(":")[0], "transports": ["tcp"], **extra},
         }
         serve = ["--model", str(model), "--host", self.host, "--port", str(self.ports[0]), *ARGUMENTS, *arguments]
         serve += ["--kv-transfer-config", json.dumps(config)]
-        if PYTHON:
+        if self.site.python:
             with (self.site.folder / f"{self.name}.log").open("ab") as log:
                 self._process = subprocess.Popen(
-                    [PYTHON, "-m", "vllm.entrypoints.cli.main", "serve", *serve[1:2], *serve[2:]],
-                    env={**os.environ, **self.site.environment(), "VLLM_HOST_IP": self.host},
+                    [self.site.python, "-m", "vllm.entrypoints.cli.main", "serve", *serve[1:]],
+                    env={**os.environ, **self.site.environment(**more), "VLLM_HOST_IP": self.host},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -146,7 +162,7 @@ class Engine:
             subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, check=False)
             run(
                 "docker", "run", "--detach", "--name", self.container, "--network", self.site.name, "--ip", self.host,
-                *options, IMAGE, *serve,
+                *self.site.options(**more), IMAGE, *serve,
             )  # fmt: skip
 
     def ready(self) -> "Engine":
@@ -170,7 +186,7 @@ class Engine:
         return found.stdout + found.stderr
 
     def keep_log(self) -> None:
-        if not PYTHON:
+        if not self.site.python:
             (self.site.folder / f"{self.name}.log").write_text(self.log())
             subprocess.run(["docker", "rm", "--force", self.container], capture_output=True, check=False)
 

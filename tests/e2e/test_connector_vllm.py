@@ -1,0 +1,398 @@
+"""P2pConnector between real vLLM engines on the CPU: token for token what plain vLLM writes, whoever dies, and nothing left behind.
+
+The tests build on each other, because an engine takes half a minute to start: two engines run all of them, and only who was killed starts anew. The short
+case runs with all other tests; `make e2e-long` has the others, with CONNECTOR_VLLM_PYTHON=/path/to/python for a vLLM of another version.
+"""
+
+import itertools
+import json
+import os
+import random
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from support.connector_relay import Relay
+from support.vllm_engines import Answer, Engine, Later, Site, ask
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
+
+# Around a block of 32 tokens, a page of 4 blocks, and a step of 256 tokens; the last ones are more than all landing memory.
+LENGTHS = (1, 2, 31, 32, 33, 64, 127, 129, 255, 257, 700, 1500)
+PAGE = 4 * 65536
+LANDING_PAGES = 4
+ORDERS = ("official", "decode first", "named late", "hand-off", "token follows")
+PLACE_HOLDER = 5
+GONE = (urllib.error.URLError, TimeoutError, OSError)
+CACHING = {True: "--enable-prefix-caching", False: "--no-enable-prefix-caching"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which engine has prefix caching; `again`: decode after its restart. `python` has another vLLM than the image's; `more` are both engines' options."""
+
+    prefill: bool
+    decode: bool
+    again: bool
+    thorough: bool = False
+    python: str = ""
+    more: tuple[str, ...] = ()
+
+
+CASES = [
+    pytest.param(Case(prefill=True, decode=False, again=True), id="short"),
+    pytest.param(
+        Case(prefill=False, decode=True, again=False, thorough=True), id="the other way round", marks=pytest.mark.long
+    ),
+    pytest.param(
+        Case(prefill=True, decode=True, again=False, more=("--kv-cache-dtype", "fp8")),
+        id="FP8",
+        marks=pytest.mark.long,
+    ),
+    pytest.param(
+        Case(prefill=False, decode=False, again=True, python=os.environ.get("CONNECTOR_VLLM_PYTHON", "none")),
+        id="another vLLM",
+        marks=pytest.mark.long,
+    ),
+]
+
+
+@dataclass
+class Pair:
+    """A prefill and a decode engine, and what plain vLLM writes."""
+
+    site: Site
+    case: Case
+    _plain: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+
+    @property
+    def p(self) -> Engine:
+        return self.site.engines["p"]
+
+    @property
+    def d(self) -> Engine:
+        return self.site.engines["d"]
+
+    @property
+    def relay(self) -> Relay:
+        """The network before decode."""
+        if self.case.python:
+            pytest.skip("local processes share an address, so there is no network between them")
+        return self.site.relays["d"]
+
+    def start(self, name: str, *, caching: bool) -> Engine:
+        """The first decode engine has the connector's halves in two processes, all others in one."""
+        settings = {"landing_bytes": LANDING_PAGES * PAGE, "page_bytes": PAGE, "load_timeout_s": 3}
+        relayed, together = name == "d" and not self.case.python, name in ["p", *self.site.engines]
+        arguments = (CACHING[caching], *self.case.more)
+        return self.site.start(name, *arguments, relayed=relayed, together=together, **settings)
+
+    def plain(self, prompt: list[int]) -> list[int]:
+        """What an engine writes without anybody else's KV, of which its prefix cache may have some; asked once."""
+        if tuple(prompt) not in self._plain:
+            engine = self.p if self.p.lives() else self.d
+            self._plain[tuple(prompt)] = ask(engine, prompt, cache_salt=uuid.uuid4().hex).tokens
+        return self._plain[tuple(prompt)]
+
+    def some(self, lengths: tuple[int, ...]) -> Iterator[tuple[int, str]]:
+        """Lengths and orders: all of them, or each length in one order."""
+        for index, length in enumerate(lengths):
+            for step in range(len(ORDERS) if self.case.thorough else 1):
+                yield length, ORDERS[(index + step) % len(ORDERS)]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two engines, each able to prefill and to decode, with little landing memory."""
+    case: Case = request.param
+    if case.python == "none":
+        pytest.skip("CONNECTOR_VLLM_PYTHON names no interpreter with another vLLM")
+    if not case.python:
+        request.getfixturevalue("vllm_cpu")
+    site = Site(tmp_path_factory.mktemp("engines"), case.python)
+    found = Pair(site, case)
+    try:
+        found.start("p", caching=case.prefill)
+        found.start("d", caching=case.decode)
+        for engine in site.engines.values():
+            engine.ready()
+        yield found
+    finally:
+        site.stop()
+
+
+def prompt_of(length: int, salt: int = 0) -> list[int]:
+    generator = random.Random(length * 1000 + salt)
+    return [generator.randrange(10, 1000) for _ in range(length)]
+
+
+def both(
+    order: str, p: Engine, d: Engine, prompt: list[int], *, stream: bool = False, **fields: Any
+) -> tuple[list[int], Answer]:
+    """Prefill on one engine and decode on the other; the output's tokens and decode's answer."""
+    key, tokens = uuid.uuid4().hex, fields.pop("max_tokens", 12)
+    prefill = {"key": key, **({} if order == "named late" else {"to": [d.kv]})}
+    decode: dict[str, Any] = {"key": key, "from": p.kv}
+    if order in ("official", "named late"):
+        ask(p, prompt, prefill, max_tokens=1)
+        answer = ask(d, prompt, decode, stream=stream, max_tokens=tokens, **fields)
+        return answer.tokens, answer
+    if order == "decode first":
+        later = Later(ask, d, prompt, decode, stream=stream, max_tokens=tokens, **fields)
+        time.sleep(0.05)
+        ask(p, prompt, prefill, max_tokens=1)
+        answer = later.result()
+        return answer.tokens, answer
+    decode["tokens"] = len(prompt)
+    if order == "hand-off":
+        first = ask(p, prompt, prefill, max_tokens=1).tokens
+        answer = ask(d, [*prompt, *first], decode, stream=stream, max_tokens=tokens - 1, **fields)
+    else:
+        follows = decode | {"token": "follows"}
+        later = Later(ask, d, [*prompt, PLACE_HOLDER], follows, stream=stream, max_tokens=tokens - 1, **fields)
+        first = ask(p, prompt, prefill, max_tokens=1).tokens
+        answer = later.result()
+    return [*first, *answer.tokens], answer
+
+
+def rest(*engines: Engine) -> None:
+    """No page but granted ones is left; metrics come with steps, so each engine makes one."""
+    states = [f'state="{state}"' for state in ("gathering", "gathered", "moving", "landed", "loading", "limbo")]
+    deadline = time.monotonic() + 20
+    while True:
+        left: dict[str, float] = {}
+        for engine in engines:
+            ask(engine, [1, 2], max_tokens=1)
+            left |= {
+                f"{engine.name} {name}": value
+                for name, value in engine.metrics().items()
+                if value and name.endswith(tuple(states))
+            }
+        if not left:
+            return
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def loads(engine: Engine, outcome: str) -> float:
+    ask(engine, [1, 2], max_tokens=1)
+    return engine.metrics().get(f'pd_kv_loads_total outcome="{outcome}"', 0)
+
+
+def test_what_two_engines_write_is_what_one_writes(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    before, count = loads(d, "loaded"), 0
+    for turn, (length, order) in enumerate(pair.some(LENGTHS)):
+        prompt = prompt_of(length, 50 + ORDERS.index(order))
+        tokens, _ = both(order, p, d, prompt, stream=turn % 2 == 0)
+        assert tokens == pair.plain(prompt), (length, order)
+        # The last prompt token is always computed here, so of one token nothing is left to load, unless another follows.
+        count += length > 1 or order in ("hand-off", "token follows")
+    assert loads(d, "loaded") - before == count, "and none of it was computed again"
+    rest(p, d)
+    up = [name for name, value in d.metrics().items() if name.startswith("pd_kv_peer_up") and value]
+    assert f'pd_kv_peer_up peer="{p.kv}" transport="tcp"' in up, "metrics say which transport it is"
+
+
+def test_with_the_kv_zeroed_on_its_way_the_same_comparison_fails(pair: Pair) -> None:
+    with pair.relay.zeros():
+        for length in (33, 257):
+            tokens, answer = both("official", pair.p, pair.d, prompt_of(length, 1))
+            assert answer.pd["outcome"] == "loaded"
+            assert tokens != pair.plain(prompt_of(length, 1))
+
+
+def test_several_prompts_and_answers_of_one_request(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    prompts = [prompt_of(length, 2) for length in (40, 300, 7)]
+    key = uuid.uuid4().hex
+    likeliest = {"n": 2, "temperature": 1, "top_k": 1}
+    decoded, prefilled = [
+        Later(_choices, d, prompts, {"key": key, "from": p.kv}, **likeliest),
+        Later(_choices, p, prompts, {"key": key, "to": [d.kv]}, max_tokens=1, **likeliest),
+    ]
+    prefilled.result()
+
+    assert decoded.result() == [pair.plain(prompt) for prompt in prompts for _ in range(2)]
+    rest(p, d)
+
+
+def _choices(engine: Engine, prompts: list[list[int]], pd: dict[str, Any], **fields: Any) -> list[list[int]]:
+    body = {"model": "tiny", "prompt": prompts, "max_tokens": 12, "ignore_eos": True, "return_token_ids": True}
+    body |= {"kv_transfer_params": {"pd": pd}, **fields}
+    request = urllib.request.Request(
+        f"{engine.url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        choices = json.load(reply)["choices"]
+    return [choice["token_ids"] for choice in sorted(choices, key=lambda choice: choice["index"])]
+
+
+def test_many_at_once_in_either_direction(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    prompts = [prompt_of(60 + 61 * index, 3) for index in range(12)]
+    running = [
+        Later(both, ORDERS[index % len(ORDERS)], *((p, d) if index % 4 else (d, p)), prompt)
+        for index, prompt in enumerate(prompts)
+    ]
+    found = [one.result()[0] for one in running]
+
+    assert found == [pair.plain(prompt) for prompt in prompts]
+    rest(p, d)
+
+
+def test_kv_that_does_not_come_is_computed(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    prompt = prompt_of(200, 4)
+    began = time.monotonic()
+    answer = ask(d, prompt, {"key": uuid.uuid4().hex, "from": p.kv})
+    assert (answer.tokens, answer.pd["outcome"]) == (pair.plain(prompt), "recomputed")
+    assert time.monotonic() - began > 3, "it waited for it first"
+
+    nowhere = f"{p.host}:9"
+    for _ in range(2):  # where nobody listens there is nothing to wait for
+        answer = ask(d, prompt, {"key": uuid.uuid4().hex, "from": nowhere})
+        assert answer.tokens == pair.plain(prompt)
+    answer = ask(d, [*prompt, 5], {"key": uuid.uuid4().hex, "from": nowhere, "tokens": 200, "token": "follows"})
+    assert (answer.finish, str(answer.stop_reason)[:4]) == ("length", "pd: ")
+
+
+def test_a_wrong_pd_map_or_none_makes_an_ordinary_request(pair: Pair) -> None:
+    prompt = prompt_of(33, 5)
+    for wrong in ({"key": 5}, {"from": "x"}, {"key": "k", "from": "nowhere"}, {"key": "k", "to": 7}, "x", None):
+        answer = ask(pair.d, prompt, wrong)  # type: ignore[arg-type]
+        assert (answer.tokens, answer.pd) == (pair.plain(prompt), {}), wrong
+
+
+def test_decode_on_the_engine_that_prefilled(pair: Pair) -> None:
+    p = pair.p
+    for order in ("official", "decode first", "token follows"):
+        prompt = prompt_of(300, 60 + ORDERS.index(order))
+        tokens, answer = both(order, p, p, prompt)
+        assert tokens == pair.plain(prompt), order
+        if pair.case.prefill:
+            assert answer.pd["outcome"] == "cached", order
+    rest(p)
+
+
+def test_prompts_whose_tokens_are_asked_for_are_computed(pair: Pair) -> None:
+    if not pair.case.thorough:
+        pytest.skip("vLLM compiles for half a minute before it answers")
+    prompt = prompt_of(100, 7)
+    tokens, answer = both("official", pair.p, pair.d, prompt, prompt_logprobs=1)
+
+    assert (tokens, answer.pd) == (pair.plain(prompt), {})
+    rest(pair.p, pair.d)
+
+
+def test_a_client_that_leaves_while_its_kv_is_waited_for_leaves_nothing(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    with pytest.raises(GONE):
+        ask(d, prompt_of(300, 8), {"key": uuid.uuid4().hex, "from": p.kv}, timeout=0.5)
+    with pytest.raises(GONE):  # and one that leaves while it is computed
+        ask(p, prompt_of(1500, 8), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1, timeout=0.05)
+
+    rest(p, d)
+
+
+def test_a_client_that_leaves_while_its_kv_comes_leaves_nothing(pair: Pair) -> None:
+    p, d, key = pair.p, pair.d, uuid.uuid4().hex
+    with pair.relay.holding() as held:
+        prefilled = Later(ask, p, prompt_of(1500, 9), {"key": key, "to": [d.kv]}, max_tokens=1)
+        assert held.wait(60)
+        with pytest.raises(GONE):
+            ask(d, prompt_of(1500, 9), {"key": key, "from": p.kv}, timeout=0.5)
+    prefilled.result()
+
+    rest(p, d)
+    assert both("official", p, d, prompt_of(300, 9))[0] == pair.plain(prompt_of(300, 9))
+
+
+def test_kv_that_nobody_asks_for_makes_room(pair: Pair) -> None:
+    if not pair.case.thorough:
+        pytest.skip("takes seconds; the unit tests have it")
+    p, d = pair.p, pair.d
+    for salt in (100, 101):
+        ask(p, prompt_of(500, salt), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1)
+    began = time.monotonic()
+    tokens, answer = both("official", p, d, prompt_of(1500, 102))
+
+    assert (tokens, answer.pd["outcome"]) == (pair.plain(prompt_of(1500, 102)), "loaded")
+    assert time.monotonic() - began < 30
+    rest(p, d)
+
+
+def test_decode_is_killed_in_mid_transfer(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    with pair.relay.holding() as held:
+        running = [Later(both, order, p, d, prompt_of(1500, 10)) for order in ("decode first", "official")]
+        assert held.wait(60)
+        d.kill()
+    for one in running:
+        with pytest.raises(GONE):
+            one.result()
+
+    # Prefill has nobody left to send to, and serves on.
+    assert ask(p, prompt_of(33, 10)).tokens == pair.plain(prompt_of(33, 10))
+    rest(p)
+
+
+def test_decode_comes_back_at_the_same_address(pair: Pair) -> None:
+    if pair.d.lives():  # where there is no relay it was not killed before
+        pair.d.kill()
+    pair.start("d", caching=pair.case.again).ready()
+    for length, order in pair.some((32, 33, 257, 1500)):
+        prompt = prompt_of(length, 70 + ORDERS.index(order))
+        assert both(order, pair.p, pair.d, prompt)[0] == pair.plain(prompt), (length, order)
+    rest(pair.p, pair.d)
+
+
+def test_cached_beginnings_on_either_side(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    common = prompt_of(400, 20)
+    ask(p, common, max_tokens=1)
+    ask(d, common[:200], max_tokens=1)
+    for order, _ in itertools.product(ORDERS, range(2)):  # the second time all of it is cached
+        prompt = [*common, *prompt_of(150, 21 + ORDERS.index(order))]
+        assert both(order, p, d, prompt)[0] == pair.plain(prompt), order
+    rest(p, d)
+
+
+def test_the_place_holder_never_gets_into_the_prefix_cache(pair: Pair) -> None:
+    prompt = prompt_of(63, 31)  # with the place holder it fills two blocks
+    both("token follows", pair.p, pair.d, prompt)
+    after = [*prompt, PLACE_HOLDER, *prompt_of(40, 32)]
+
+    assert ask(pair.d, after).tokens == pair.plain(after), "a prompt that really has the place holder at that place"
+
+
+def test_prefill_is_killed_in_mid_transfer(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    prompts = [prompt_of(length, 40) for length in (500, 1400, 1500)]
+    expected = [pair.plain(prompt) for prompt in prompts]
+    keys = [uuid.uuid4().hex for _ in prompts]
+    with pair.relay.holding() as held:
+        doomed = [Later(ask, d, prompt, {"key": key, "from": p.kv}) for key, prompt in zip(keys, prompts, strict=True)]
+        for key, prompt in zip(keys, prompts, strict=True):
+            Later(ask, p, prompt, {"key": key, "to": [d.kv]}, max_tokens=1)
+        assert held.wait(60)
+        p.kill()
+    found = [one.result() for one in doomed]
+
+    assert [(one.tokens, one.pd["outcome"]) for one in found] == [(tokens, "recomputed") for tokens in expected]
+    rest(d)
+
+
+def test_prefill_comes_back_at_the_same_address(pair: Pair) -> None:
+    if not pair.case.thorough:
+        pytest.skip("takes half a minute; decode's return has been seen")
+    pair.start("p", caching=pair.case.prefill).ready()
+    for length, order in pair.some((32, 33, 257, 1500)):
+        prompt = prompt_of(length, 80 + ORDERS.index(order))
+        assert both(order, pair.p, pair.d, prompt)[0] == pair.plain(prompt), (length, order)
+    rest(pair.p, pair.d)
