@@ -239,10 +239,10 @@ def excerpt(output: str, first: int | None, last: int | None) -> list[str]:
 
 
 def missing(shown: Sequence[str], output: str) -> list[str]:
-    """Lines of words alone that a page shows and the command no longer says; numbers differ from run to run, words do not."""
+    """Lines of words alone that a page shows and the command no longer says; numbers, and the frames around them, differ from run to run."""
     said = " ".join(output.split())
     return [
         line
         for line in shown
-        if line.strip() not in {"", "…"} and not re.search(r"\d", line) and " ".join(line.split()) not in said
+        if re.search(r"[^\W_]", line) and not re.search(r"\d", line) and " ".join(line.split()) not in said
     ]
