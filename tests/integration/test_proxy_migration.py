@@ -102,8 +102,8 @@ async def test_a_decode_that_is_killed_under_200_streams_loses_none() -> None:
 async def broken_off(here: Stand, path: str, body: dict[str, Any], after: int) -> Any:
     """What a client gets whose decode breaks off after so many tokens."""
     decode = here.decodes[0]
-    asked = asyncio.create_task(here.proxy.post(body, path))
     before = await decode.metric("vllm:generation_tokens_total")
+    asked = asyncio.create_task(here.proxy.post(body, path))
     await decode.until("vllm:generation_tokens_total", lambda tokens: tokens >= before + after)
     assert (await decode.post("/sim/faults", {"die_mid_stream": True})).status == 200
     reply = await asked
@@ -114,7 +114,7 @@ async def broken_off(here: Stand, path: str, body: dict[str, Any], after: int) -
 @pytest.mark.parametrize("shows_stop", [False, True])
 @pytest.mark.parametrize("writer", [Writer.PREFILL, Writer.DECODE])
 async def test_text_that_was_held_back_for_a_stop_string_is_not_lost(writer: Writer, *, shows_stop: bool) -> None:
-    async with stand(decodes=2, step_ms=5.0, migrate=True, first_token=writer) as here:
+    async with stand(decodes=2, step_ms=25.0, migrate=True, first_token=writer) as here:
         for path, base in WAYS:
             body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 40, "stop": ["no word says this", "x" * 30]}
             body |= {"include_stop_str_in_output": True} if shows_stop else {}
