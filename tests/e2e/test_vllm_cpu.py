@@ -27,7 +27,9 @@ LIKELIEST = {"temperature": 1, "top_k": 1}
 def stack(vllm_cpu: None) -> Iterator[Stack]:
     """Prefill, decode and, as the reference, one plain engine."""
     services = ("proxy", "tiny-model", "prefill-cpu", "decode-cpu", "combined-cpu")
-    with running("pdstack-e2e-cpu", "cpu", "cpu-combined", services=services) as stack:
+    # In the official order vLLM's own count of transferred tokens is exact: all of a prompt but its last one.
+    order = {"FIRST_TOKEN": "decode"}
+    with running("pdstack-e2e-cpu", "cpu", "cpu-combined", services=services, variables=order) as stack:
         # Healthy is not yet admitted, and the canary's own KV would be counted with the first test's.
         until(lambda: canaries(stack) == ["passed"], 60, "the pair's canary", period_s=0.2)
         yield stack
