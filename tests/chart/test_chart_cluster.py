@@ -160,7 +160,8 @@ def test_the_proxy_finds_every_engine_by_the_endpoints_of_its_service(values: Va
 
 @pytest.mark.parametrize("starts", [0, 1, 11, 12, 13])
 def test_the_proxy_and_the_engines_count_kv_ports_alike(starts: int, tmp_path: Path) -> None:
-    manifests = render({"engine": {"tensorParallelSize": 8}, "gpu": {"perNode": 16}, **BY_API})
+    stock = {"kvConnector": "P2pNcclConnector", "tensorParallelSize": 8}
+    manifests = render({"engine": stock, "images": {"vllmVersion": "0.23.0"}, "gpu": {"perNode": 16}, **BY_API})
     container = engines(manifests)["engines/prefill-0"]
     (tmp_path / "starts").write_text(str(starts))
     taken = run_command(container, tmp_path, "python3")["PREFILL_KV_PORT"]

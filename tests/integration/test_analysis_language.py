@@ -55,8 +55,9 @@ def test_no_english_sentence_is_left(chinese: Chinese) -> None:
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_in_short_a_terminal_says_what_decides_and_where_the_report_lies(
-    sweep: Path, lang: str, capsys: pytest.CaptureFixture[str]
+    chinese: Chinese, lang: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    sweep = chinese.folder.parent
     (sweep / HTML).touch()
 
     assert main(["compare", str(sweep), "--brief", "--lang", lang]) == 0

@@ -254,7 +254,7 @@ async def test_nixl_prefill_says_where_its_kv_is(tmp_path: Path) -> None:
 
 
 async def test_nixl_kv_is_freed_when_its_lease_runs_out_and_decode_fails(tmp_path: Path) -> None:
-    async with pair(Connector.NIXL, tmp_path, lease_s=0.05) as (prefill, decode):
+    async with pair(Connector.NIXL, tmp_path, kv_lease_s=0.05) as (prefill, decode):
         first = await prefill.complete(prompt(33), max_tokens=1, kv_transfer_params={"do_remote_decode": True})
         await asyncio.sleep(0.15)
 

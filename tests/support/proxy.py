@@ -139,6 +139,7 @@ class FakeEngine:
         app = web.Application(client_max_size=2**30, middlewares=[self._check_key])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/{_:(start|stop)_profile}", self._no_profiler)
         app.router.add_post("/{path:.*}", self._generate)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
@@ -185,6 +186,9 @@ class FakeEngine:
         if guarded and request.headers.get("Authorization") != f"Bearer {self.api_key}":
             return web.json_response({"error": "Unauthorized"}, status=401)
         return await handler(request)
+
+    async def _no_profiler(self, _request: web.Request) -> web.Response:
+        return web.Response(status=404)
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()

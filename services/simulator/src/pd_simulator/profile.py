@@ -249,7 +249,11 @@ def load_profile(name: str) -> Profile:
         ProfileError: if there is none, or a value in it does not fit.
     """
     try:
-        return msgspec.convert(profiles.document(name), Profile)
-    except (profiles.ProfileError, msgspec.ValidationError) as error:
+        document = profiles.document(name)
+    except profiles.ProfileError as error:
+        raise ProfileError(str(error)) from error
+    try:
+        return msgspec.convert(document, Profile)
+    except msgspec.ValidationError as error:
         msg = f"profile {name}: {error}"
         raise ProfileError(msg) from error

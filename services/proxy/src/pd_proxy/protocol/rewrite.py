@@ -133,6 +133,7 @@ class StreamRewriter:
     """
 
     by_chunks = True
+    mark = KV_KEY
     glance: Callable[[bytes], bytes] | None = None
     end = DONE_EVENT
 
@@ -151,8 +152,8 @@ class StreamRewriter:
         self.failed = False
         self.secret = secret
         self.put = b""
-        # Which only the event with the usage holds, the last one.
-        self.mark = CACHED_KEYS[0] if cached is not None else KV_KEY
+        if self.by_chunks and cached is not None:
+            self.mark = CACHED_KEYS[0]  # only the event with the usage holds it, the last one
         self._addresses = tuple(addresses)
         self.rest = bytearray()
 

@@ -275,7 +275,7 @@ class KeyedTransfer(Transfer):
             for order in self._sends.scheduled(move.request_id, blocks, len(move.prompt), anew=True)
             if isinstance(order, Computed)
         )
-        self.books.leave(entries)
+        self.books.leave(entries.ljust(len(blocks) * BLOCK_BYTES, b"\0"))  # whole blocks travel
 
     def finished(self, move: Move, entries: bytes | None) -> dict[str, Any] | None:  # noqa: ARG002  the interface
         """Let go of a request; prefill says what it has."""
