@@ -62,7 +62,6 @@ def updated(lang: str) -> Catalog:
 
 
 def text_of(catalogue: Catalog) -> str:
-    """The catalogue's file."""
     out = io.BytesIO()
     write_po(out, catalogue, width=0, omit_header=True, include_lineno=False, sort_output=False)
     head = f'msgid ""\nmsgstr ""\n"Content-Type: text/plain; charset=utf-8\\n"\n"Language: {catalogue.locale}\\n"\n'
@@ -80,7 +79,6 @@ def strings_of(message: Message) -> tuple[str, ...]:
 
 
 def main() -> int:
-    """Write, or check."""
     check = sys.argv[1:] == ["--check"]
     complete = True
     for lang in LANGUAGES[1:]:

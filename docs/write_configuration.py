@@ -40,7 +40,6 @@ def cell(default: Any) -> str:
 
 
 def page() -> str:
-    """The whole page."""
     parts = [HEAD]
     for title, settings in SERVICES:
         rows = [f"| `{field.variable}` | {cell(field.default)} | {field.description} |" for field in fields(settings)]
@@ -49,7 +48,6 @@ def page() -> str:
 
 
 def main() -> int:
-    """Write, or check."""
     if sys.argv[1:] == ["--check"]:
         return 0 if PAGE.read_text() == page() else 1
     PAGE.write_text(page())

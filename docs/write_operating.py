@@ -11,7 +11,6 @@ BEGIN, END = "<!-- findings: written by docs/write_operating.py -->", "<!-- end 
 
 
 def table() -> str:
-    """A row a finding."""
     rows = [f"| `{code}` | {entry.level} | {entry.means} | {entry.remedy} |" for code, entry in CATALOGUE.items()]
     return "\n".join(["| finding | is | means | what to do |", "| --- | --- | --- | --- |", *rows])
 
@@ -22,7 +21,6 @@ def page(old: str) -> str:
 
 
 def main() -> int:
-    """Write, or check."""
     old = PAGE.read_text()
     if sys.argv[1:] == ["--check"]:
         return 0 if old == page(old) else 1

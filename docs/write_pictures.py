@@ -279,7 +279,6 @@ def say_in(language: str) -> Say:
 
 
 def save(figure: Figure, name: str) -> None:
-    """One file a theme."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     for theme in ("light", "dark"):

@@ -16,7 +16,6 @@ TRIES = 4
 
 
 async def main() -> None:
-    """Run every scenario."""
     rows = []
     for scenario, first in zip(SCENARIOS, await run_all(SCENARIOS), strict=True):
         report = first

@@ -60,7 +60,6 @@ def results(path: Path) -> list[Result]:
 
 
 def row(result: Result) -> str:
-    """One line of the table."""
     load = result.run.manifest.workload
     got = {measure.key: measure for measure in COMPARED}
 
@@ -102,7 +101,6 @@ def page(old: str, language: str, tables: list[list[str]]) -> str:
 
 
 def main() -> int:
-    """Write, or check."""
     tables = [rows(source) for source in SOURCES]
     check = sys.argv[1:] == ["--check"]
     same = True

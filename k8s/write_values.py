@@ -133,7 +133,6 @@ def _leaf(value: Value) -> dict[str, Any]:
 
 
 def table(values: list[Value]) -> str:
-    """The table for people."""
     rows = [f"| `{'.'.join(value.path)}` | {_shown(value.default)} | {_meaning(value)} |" for value in values]
     return "\n".join(["| value | default | what it does |", "| --- | --- | --- |", *rows])
 
@@ -163,7 +162,6 @@ def outputs() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Write, or check."""
     stale = [path for path, text in outputs().items() if not path.exists() or path.read_text() != text]
     if sys.argv[1:] == ["--check"]:
         sys.stderr.write("".join(f"{path} is not what chart/values.yaml says\n" for path in stale))

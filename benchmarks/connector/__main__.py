@@ -25,7 +25,6 @@ from engines import Pair
 
 
 def main() -> None:
-    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="benchmarks/connector", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,14 +91,12 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def measure_price(pair: Pair, options: argparse.Namespace) -> None:
-    """One request at a time."""
     lengths = [int(length) for length in options.lengths.split(",")]
     out = options.out / "price.json" if options.out else None
     price.run(pair, lengths, repeats=options.repeats, vocabulary=options.vocabulary, tokens=options.tokens, out=out)
 
 
 def measure_load(pair: Pair, options: argparse.Namespace) -> None:
-    """Many."""
     shapes = [tuple(int(part) for part in shape.split("/")) for shape in options.shapes.split(",")]
     load.run(
         pair,

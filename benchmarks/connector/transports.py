@@ -178,7 +178,6 @@ def decode(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace, transport: str) -> list[dict[str, Any]]:
-    """One transport, all sizes."""
     command = [
         *shlex.split(options.decode_prefix),
         sys.executable,
@@ -256,7 +255,6 @@ def measure(options: argparse.Namespace, transport: str) -> list[dict[str, Any]]
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
     parser.add_argument(
         "--sizes", type=lambda text: [int(part) for part in text.split(",")], default=[2, 64, 256], help="MiB"
     )
@@ -275,7 +273,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what there is."""
     if options.decode:
         decode(options)
         return

@@ -54,7 +54,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Write one shape."""
     parser = argparse.ArgumentParser(prog="shape", description=__doc__)
     parser.add_argument("name", choices=SHAPES)
     parser.add_argument("folder", type=Path)

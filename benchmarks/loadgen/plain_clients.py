@@ -17,17 +17,14 @@ class Seen:
     """Reads events, and stamps each when it is processed, as these tools do."""
 
     def __init__(self) -> None:
-        """Nothing is seen."""
         self.stamps: dict[str, list[float]] = defaultdict(list)
 
     def event(self, data: str) -> None:
-        """Take one event's data."""
         if data != "[DONE]" and (choices := json.loads(data)["choices"]):
             self.stamps[choices[0]["text"].split(".")[0].strip()].append(time.monotonic())
 
 
 def body(chunks: int) -> dict[str, object]:
-    """The request."""
     return {"model": "m", "prompt": "x", "max_tokens": chunks, "stream": True}
 
 
@@ -52,7 +49,6 @@ async def aiohttp_client(url: str, streams: int, chunks: int) -> Seen:
 
 
 async def httpx_client(url: str, streams: int, chunks: int) -> Seen:
-    """One client, `aiter_lines`."""
     import httpx  # noqa: PLC0415  only the chosen client's library need be there
 
     seen = Seen()
@@ -70,7 +66,6 @@ async def httpx_client(url: str, streams: int, chunks: int) -> Seen:
 
 
 def main() -> None:
-    """Run the chosen client."""
     clients = {"aiohttp": aiohttp_client, "httpx": httpx_client}
     _, name, url, streams, chunks = sys.argv
     if name == "httpx" and importlib.util.find_spec("uvloop"):

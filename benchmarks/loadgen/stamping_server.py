@@ -24,7 +24,6 @@ class Server:
         self.streams: dict[int, tuple[asyncio.StreamWriter, int, asyncio.Event]] = {}
 
     async def step(self) -> None:
-        """Step until cancelled."""
         due = time.monotonic()
         while True:
             due += self.period
@@ -64,7 +63,6 @@ class Server:
             writer.close()  # the client left
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
         body = await reader.readexactly(length)

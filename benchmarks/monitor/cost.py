@@ -129,7 +129,6 @@ def measure(monitor: Process, interval_s: float, pairs: int, seconds: float) -> 
 
 
 def main() -> int:
-    """Measure, print, judge."""
     parser = argparse.ArgumentParser(description="CPU and memory of pd-monitor over the fake NVML")
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--interval", type=float, default=0.1, help="seconds between samples while recording")

@@ -268,7 +268,6 @@ def summary(pairs: Sequence[tuple[Half, Half]], rounds: int, options: argparse.N
 
 
 def report(found: dict[str, Any], options: argparse.Namespace) -> None:
-    """The lines to read."""
     tpot, itl = Interval(**found["tpot_difference_percent"]), Interval(**found["itl_p99_difference_percent"])
     intervals = [pair["on"]["interval_s"] for pair in found["pairs"] if pair["on"]["interval_s"]]
     if intervals:
@@ -308,7 +307,6 @@ def _address(text: str) -> str:
 
 
 def main() -> int:
-    """Measure, print, judge."""
     options = parse()
     gc.disable()  # collections happen between the halves
     try:

@@ -18,7 +18,6 @@ from pd_planner.des.compiled import COMPILED
 
 
 def main() -> None:
-    """Do one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("accuracy", "speed", "aiconfigurator"))
     parser.add_argument("--python", type=Path, help="the interpreter that has aiconfigurator")

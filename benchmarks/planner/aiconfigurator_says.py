@@ -41,7 +41,6 @@ def carried(shape: tuple[int, int], lengths: tuple[int, int], limits: tuple[floa
 
 
 def main() -> None:
-    """All of them."""
     logging.disable(logging.WARNING)
     found = {}
     for shape in SHAPES:

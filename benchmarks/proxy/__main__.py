@@ -66,7 +66,6 @@ def load(target: Target, *options: str, realtime: bool = False) -> dict[str, Any
 
 
 def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
-    """All figures of one target."""
     seconds = ["--seconds", str(options.seconds)]
     chunks = load(target, "streams", "--count", "256", "--pace", "20", *seconds, realtime=options.realtime)
     requests = load(
@@ -113,7 +112,6 @@ def compared(results: dict[str, dict[str, float]]) -> None:
 
 
 def table(results: dict[str, dict[str, float]], many: int) -> Iterator[str]:
-    """Markdown."""
     heads = [label for _, label, _ in COLUMNS]
     heads[-1] = f"errors at {many} streams"
     yield "| | " + " | ".join(heads) + " |"
@@ -129,7 +127,6 @@ def table(results: dict[str, dict[str, float]], many: int) -> Iterator[str]:
 
 
 def machine() -> dict[str, str]:
-    """Where this was measured."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()

@@ -40,7 +40,6 @@ class Clock:
     """Calls every stream once in its period, in its own millisecond."""
 
     def __init__(self) -> None:
-        """Nothing streams."""
         self._due: dict[int, list[Stream]] = {}
         self._now = 0
 
@@ -74,7 +73,6 @@ class Stream:
         self._left = chunks
 
     def tick(self) -> bool:
-        """Write one chunk."""
         if self._transport.is_closing():
             return False
         self._left -= 1
@@ -91,16 +89,13 @@ class Connection(asyncio.Protocol):
     """HTTP/1.1, as far as proxies speak it to engines."""
 
     def __init__(self, clock: Clock) -> None:
-        """Not connected yet."""
         self._clock = clock
         self._data = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A proxy connected."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer each whole request."""
         self._data += data
         while (end := self._data.find(b"\r\n\r\n")) >= 0:
             head = self._data[: end + 2]
@@ -168,7 +163,6 @@ async def ping(port: int, role: Role, proxy_port: int) -> None:
 
 
 async def main(options: argparse.Namespace) -> None:
-    """Serve until killed."""
     clock = Clock()
     loop = asyncio.get_running_loop()
     work = [clock.run()]

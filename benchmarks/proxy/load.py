@@ -27,7 +27,6 @@ class Tally:
     """What all streams saw; `open` is the part that counts."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
         self.open = False
         self.chunks = 0
         self.reads = 0
@@ -40,23 +39,19 @@ class Client(asyncio.Protocol):
     """One connection; `done` is called at the end of each answer, with a sentence if it was none."""
 
     def __init__(self, tally: Tally, done: Callable[["Client", str], None]) -> None:
-        """Not connected yet."""
         self._tally = tally
         self._done = done
         self._tail = b""
         self._busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected."""
         self.transport = cast("asyncio.Transport", transport)
 
     def ask(self, request: bytes) -> None:
-        """Send a request."""
         self._busy, self._tail = True, b""
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Stamp it."""
         now = clock_gettime(CLOCK_MONOTONIC)
         if self._tally.open:
             found = STAMP.findall(data)
@@ -71,7 +66,6 @@ class Client(asyncio.Protocol):
             self._end("" if b"[DONE]" in self._tail else "no end mark")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Gone."""
         if self._busy:
             self._end(f"cut: {exc}")
 
@@ -85,7 +79,6 @@ class Client(asyncio.Protocol):
 
 
 def request(prompt: str, chunks: int, options: argparse.Namespace) -> bytes:
-    """A streamed completion."""
     body = {"model": "mock", "prompt": prompt, "max_tokens": chunks, "stream": True, "temperature": 0}
     data = json.dumps(body).encode()
     head = f"POST {options.path} HTTP/1.1\r\nHost: 127.0.0.1:{options.port}\r\nContent-Type: application/json\r\nAccept: */*\r\n"
@@ -93,19 +86,16 @@ def request(prompt: str, chunks: int, options: argparse.Namespace) -> bytes:
 
 
 def say(word: str, **values: Any) -> None:
-    """One line for the caller."""
     print(json.dumps({"word": word, **values}), flush=True)
 
 
 async def connect(options: argparse.Namespace, tally: Tally, done: Callable[[Client, str], None]) -> Client:
-    """One connection."""
     loop = asyncio.get_running_loop()
     _, client = await loop.create_connection(lambda: Client(tally, done), "127.0.0.1", options.port)
     return client
 
 
 async def streams(options: argparse.Namespace) -> None:
-    """All at once, on a clock."""
     tally = Tally()
     over: asyncio.Queue[str] = asyncio.Queue()
     clients = []

@@ -28,14 +28,12 @@ class Bench:
     """All measurements, each kept in the results as soon as it is there."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        """Read what is there."""
         self._options = options
         self._file = Path(options.results)
         lines = self._file.read_text(encoding="utf-8").splitlines() if self._file.exists() else []
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
 
     def run(self) -> None:
-        """Measure what is missing."""
         wanted = [case for case in (*CASES, *NEW) if self._options.only in case.label]
         for seed in self._options.seeds:
             for case in wanted:

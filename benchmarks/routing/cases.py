@@ -25,7 +25,6 @@ class Lengths:
     most: int = 16384
 
     def draw(self, random: np.random.Generator, count: int) -> Ints:
-        """So many of them."""
         if self.mean <= self.median:
             return np.full(count, self.median, np.int64)
         sigma = np.sqrt(2 * np.log(self.mean / self.median))

@@ -25,7 +25,6 @@ settings for all rows.
 
 
 def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
-    """Markdown."""
     by_case: defaultdict[str, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["engines"] == options.engines:

@@ -93,7 +93,6 @@ class World:
     """Engines, the books, and a clock that jumps from event to event."""
 
     def __init__(self, count: int, load: Load, objectives: Objectives, policy: Policy) -> None:
-        """Nothing has come yet."""
         kind = Engines(0, count, None, KV_TOKENS)
         costs = step_costs(H200, Role.COMBINED)
         self._engines = [OnlineEngine(costs, limits_of(H200, kind), 2 * len(load) + 1) for _ in range(count)]
@@ -116,7 +115,6 @@ class World:
         self._changes = 0
 
     def run(self) -> Result:
-        """Serve the whole load."""
         coming = [(float(at), ARRIVES, number, 0, False) for number, at in enumerate(self._load.at)]
         self._events = coming
         heapq.heapify(self._events)

@@ -18,7 +18,6 @@ Row = tuple[str, str]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of `vllm serve`."""
     make = importlib.import_module("vllm.utils.argparse_utils").FlexibleArgumentParser
     for home in HOMES:
         try:
@@ -57,7 +56,6 @@ def table(text: str, version: str, found: dict[Row, set[str]]) -> str:
 
 
 def main() -> None:
-    """Print the new table."""
     version = importlib.import_module("vllm.version").__version__
     text = TABLE.read_text() if TABLE.exists() else ""
     sys.stdout.write(table(text, version, options_of(parser())))

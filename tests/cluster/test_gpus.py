@@ -43,7 +43,6 @@ VALUES: Values = merged(
 
 @pytest.fixture(name="boards", scope="module")
 def _boards(node: Cluster) -> Iterator[None]:
-    """The node offers two GPUs."""
     folder = KUBELET / "plugins_registry"
     command = [*INSIDE, "env", f"PLUGIN_SOCK_DIR={folder}", node.programs["device-plugin"]]
     with process(command, node.plane.folder / "device-plugin.log"):

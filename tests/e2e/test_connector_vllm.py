@@ -80,7 +80,6 @@ class Pair:
 
     @property
     def relay(self) -> Relay:
-        """The network before decode."""
         if self.case.python:
             pytest.skip("local processes share an address, so there is no network between them")
         return self.site.relays["d"]

@@ -53,7 +53,6 @@ def deployment(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Deploym
 
 
 def missing(case: Case) -> str | None:
-    """What a case lacks here."""
     if case.connector is Connector.NIXL and not REHEARSAL and importlib.util.find_spec("nixl") is None:
         return "needs the package nixl"
     return None

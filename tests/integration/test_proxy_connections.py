@@ -52,7 +52,6 @@ async def engine(*answers: bytes, hold: bool = True) -> AsyncIterator[tuple[str,
 
 
 async def ask(pool: Pool, address: str) -> Reply:
-    """A request."""
     async with asyncio.timeout(10):
         connection = pool.take(address) or await pool.connect(address)
         answered = connection.request("/x", {"X-Request-Id": "1"}, b"{}")

@@ -30,7 +30,6 @@ class ProxyProcess:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
         return f"http://127.0.0.1:{self.http}"
 
     async def start(self, session: aiohttp.ClientSession) -> None:
@@ -72,7 +71,6 @@ class Load:
     """Clients behind a balancer that sends them to the proxies in turn, and to the next one if one takes no connection."""
 
     def __init__(self, proxies: list[ProxyProcess], session: aiohttp.ClientSession) -> None:
-        """Nothing is sent yet."""
         self._proxies = proxies
         self._session = session
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,7 +85,6 @@ class Load:
             await asyncio.sleep(every_s)
 
     async def done(self) -> None:
-        """Wait until all have ended."""
         await asyncio.gather(*self._tasks)
 
     async def _one(self, number: int) -> None:

@@ -23,7 +23,6 @@ async def large(_engine: FakeEngine, _call: Call, _request: web.Request) -> web.
 
 
 async def flood(_engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
-    """As much as a stream."""
     response = await start_stream(request)
     for _ in range(SIZE // 100_000):
         await response.write(chunk(call, "x" * 100_000))

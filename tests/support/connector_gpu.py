@@ -176,7 +176,6 @@ def cause(log: str) -> str:
 
 
 def make_models(kinds: Iterable[str], folder: Path) -> dict[str, Path]:
-    """The models that cases need."""
     found: dict[str, Path] = {}
     paths = os.pathsep.join(str(ROOT / source) for source in SOURCES)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([paths, os.environ.get("PYTHONPATH", "")])}

@@ -108,7 +108,6 @@ class ControlPlane:
         return answer
 
     def namespace(self, name: str) -> str:
-        """Make a namespace."""
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         return name
 

@@ -51,7 +51,6 @@ class Request:
 
     @property
     def data(self) -> bytes:
-        """What is sent."""
         body = json.dumps(self.body).encode()
         head = f"POST {self.path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         return head.encode() + body

@@ -47,7 +47,6 @@ class Deployment:
         return engine
 
     async def pair(self) -> tuple[Simulator, Simulator]:
-        """A prefill and a decode."""
         return await self.engine(Role.PREFILL), await self.engine(Role.DECODE)
 
 

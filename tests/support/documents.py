@@ -80,12 +80,10 @@ class Block:
 
     @property
     def is_shell(self) -> bool:
-        """True if it shows commands."""
         return self.language in SHELLS
 
     @property
     def runs(self) -> bool:
-        """True if it is run at all."""
         return self.directive is not None and self.directive["kind"] == "runs"
 
     @property

@@ -86,7 +86,6 @@ class Scenario:
 
     @property
     def kv_by(self) -> str:
-        """What moves KV."""
         return "" if self.role is Role.COMBINED else NAMES[self.connector]
 
 
@@ -179,7 +178,6 @@ class Report:
         return served and as_promised and self.state == scenario.state and not self.leaks and not self.wrong_later
 
     def row(self, scenario: Scenario) -> str:
-        """The page's row."""
         words = {
             "answered": "answered",
             "refused": "an error status",
@@ -204,7 +202,6 @@ class Deployment:
     """Engines and their proxy; the first of each role is the one that fails."""
 
     def __init__(self, proxy: RunningProxy, topology: Topology = TWO) -> None:
-        """Nothing runs yet."""
         self.proxy = proxy
         self._topology = topology
         self.engines: dict[str, Simulator] = {}
@@ -217,7 +214,6 @@ class Deployment:
     async def started(
         cls, connector: Connector = Connector.P2P, topology: Topology = TWO, **fields: Any
     ) -> AsyncIterator[Self]:
-        """Everything, ready."""
         several = topology.workers > 1
         with tempfile.TemporaryDirectory() as shared:
             async with (running_workers if several else running_proxy)(**PROXY | fields) as proxy:
@@ -251,7 +247,6 @@ class Deployment:
         self.engines[name] = await stack.enter_async_context(running(self._settings[name], fast_profile(step_ms=5.0)))
 
     async def stop(self, name: str) -> None:
-        """Stop an engine."""
         await self._stacks.pop(name).aclose()
         del self.engines[name]
 
@@ -268,7 +263,6 @@ class Deployment:
         assert (await self.engines[name].post("/sim/faults", faults)).status == 200
 
     async def ask(self, number: int, *, stream: bool) -> Reply:
-        """One request."""
         body = {"prompt": PROMPTS[number], "max_tokens": 6, "ignore_eos": True, "stream": stream}
         return await asyncio.wait_for(self.proxy.post(body), PATIENCE_S)
 
@@ -320,11 +314,9 @@ class Lateness:
     PERIOD_S = 0.05
 
     def __init__(self) -> None:
-        """Nothing was late before `watch`."""
         self._seen: list[tuple[float, float]] = []
 
     async def watch(self) -> None:
-        """Look for ever."""
         clock = asyncio.get_running_loop().time
         while True:
             before = clock()

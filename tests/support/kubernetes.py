@@ -58,13 +58,11 @@ class ApiServer:
     _era: int = 0
 
     async def put(self, kind: str, thing: Thing) -> None:
-        """Create or change an object."""
         known = thing["metadata"]["name"] in self.objects[kind]
         await self._happen("MODIFIED" if known else "ADDED", kind, thing)
         self.objects[kind][thing["metadata"]["name"]] = thing
 
     async def delete(self, kind: str, name: str) -> None:
-        """Delete an object."""
         await self._happen("DELETED", kind, self.objects[kind].pop(name))
 
     async def hang_up(self) -> None:

@@ -37,7 +37,6 @@ class Live:
         }
 
     async def page(self, job: str) -> str:
-        """One /metrics page."""
         async with self.session.get(f"http://{self.targets[job]}/metrics") as answer:
             assert answer.status == 200
             return await answer.text()

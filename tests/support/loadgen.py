@@ -69,7 +69,6 @@ class StampedServer:
 
     @property
     def url(self) -> str:
-        """The base URL."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @contextlib.contextmanager
@@ -226,7 +225,6 @@ def write_event(writer: asyncio.StreamWriter, data: dict[str, Any]) -> None:
 
 
 def chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
-    """Send one HTTP chunk."""
     writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
 

@@ -74,7 +74,6 @@ def oracle(profile: Profile, engines: Engines, load: Load) -> tuple[np.ndarray, 
 
 
 def poisson(rate: float, seconds: float, prompt: int, output: int, seed: int = 1) -> Load:
-    """A steady load."""
     generator = np.random.default_rng(seed)
     gaps = generator.exponential(1 / rate, int(rate * seconds * 2) + 20)
     at = np.cumsum(gaps)

@@ -100,18 +100,15 @@ class FakeEngine:
     kv_port: int = 0
 
     def __post_init__(self) -> None:
-        """Take ports, open the gate."""
         self.http_port, self.kv_port = free_ports(2)
         self.gate.set()
 
     @property
     def http_address(self) -> str:
-        """Where it listens."""
         return f"127.0.0.1:{self.http_port}"
 
     @property
     def zmq_address(self) -> str:
-        """Where KV would be sent."""
         return f"127.0.0.1:{self.kv_port}"
 
     def ping(self) -> Ping:
@@ -135,7 +132,6 @@ class FakeEngine:
 
     @contextlib.asynccontextmanager
     async def running(self, proxy_port: int) -> AsyncIterator[Self]:
-        """Serve and ping."""
         app = web.Application(client_max_size=2**30, middlewares=[self._check_key])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
@@ -208,12 +204,10 @@ class Dealer:
     """A ZMQ DEALER to the proxy's port for pings."""
 
     def __init__(self, port: int, identity: bytes) -> None:
-        """Nothing is opened yet."""
         self._port = port
         self._identity = identity
 
     async def __aenter__(self) -> zmq.asyncio.Socket:
-        """Connect."""
         self._context = zmq.asyncio.Context()
         dealer = self._context.socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, self._identity)
@@ -223,7 +217,6 @@ class Dealer:
         return dealer
 
     async def __aexit__(self, *_: object) -> None:
-        """Close."""
         self._dealer.close()
         self._context.term()
 
@@ -301,7 +294,6 @@ def opening(call: Call) -> bytes:
 
 
 async def start_stream(request: web.Request) -> web.StreamResponse:
-    """The head of an SSE answer."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await response.prepare(request)
     return response
@@ -335,7 +327,6 @@ class Reply:
 
     @property
     def json(self) -> Any:
-        """The body as JSON."""
         return json.loads(self.body)
 
     @property
@@ -355,7 +346,6 @@ class Reply:
 
     @property
     def events(self) -> list[str]:
-        """The data of its events."""
         return [item.data for item in self.items if isinstance(item, sse.Event)]
 
 
@@ -371,7 +361,6 @@ class RunningProxy:
 
     @property
     def url(self) -> str:
-        """Where it serves."""
         return f"http://127.0.0.1:{self.settings.http_proxy_port}"
 
     async def restart(self) -> None:
@@ -400,7 +389,6 @@ class RunningProxy:
         return await self.engines.enter_async_context(engine.running(self.settings.proxy_port))
 
     async def get(self, path: str) -> Reply:
-        """GET."""
         async with self.session.get(self.url + path) as response:
             return Reply(response.status, response.headers.copy(), await response.read())
 
@@ -511,7 +499,6 @@ class RawClient:
     """A client that sends one request over a plain socket, reads what it likes, and can just go away."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Use `connect`."""
         self._reader = reader
         self._writer = writer
 

@@ -45,7 +45,6 @@ class Result:
         return total - self.tally.outcomes["answered"] - self.told - self.turned_away
 
     def row(self, name: str) -> str:
-        """The page's row."""
         cells = (name, self.tally.outcomes["answered"], self.told, self.turned_away, self.lost, self.kv_left)
         return f"| {' | '.join(map(str, cells))} |"
 

@@ -139,7 +139,6 @@ class Simulator:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings, profile: Profile) -> AsyncIterator[Simulator]:
-    """An engine in this process."""
     async with serving(settings, profile) as engine, aiohttp.ClientSession() as session:
         yield Simulator(settings, session, engine)
 

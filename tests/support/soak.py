@@ -131,7 +131,6 @@ class Outcome:
         return [sentence for sentence, wrong in found.items() if wrong]
 
     def table(self) -> list[tuple[str, str]]:
-        """Names and values."""
         tally, growth = self.crowd.tally, self.growth
         rows = [("requests", str(sum(tally.outcomes.values())))]
         rows += [(f"  {name}", str(count)) for name, count in tally.outcomes.most_common()]
@@ -155,7 +154,6 @@ class Engine:
     """One simulated engine in a process of its own, which can be killed and comes back at its address."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        """Nothing runs yet."""
         self.name = name
         self.settings = settings
         self._stack = contextlib.AsyncExitStack()
@@ -174,7 +172,6 @@ class Engine:
         await self.stop()
 
     async def stop(self) -> None:
-        """End the process."""
         self.simulator = None
         await self._stack.aclose()
 
@@ -188,7 +185,6 @@ class Soak:
     """The processes, the crowd, and what disturbs them."""
 
     def __init__(self, plan: Plan, proxy: asyncio.subprocess.Process, port: int, engines: list[Engine]) -> None:
-        """Everything runs already."""
         self.plan = plan
         self.outcome = Outcome(Crowd(port, plan.seed, patience_s=PATIENCE_S, model=MODEL))
         self._proxy = proxy

@@ -17,7 +17,6 @@ class Stack:
     """One compose project."""
 
     def __init__(self, project: str, profiles: tuple[str, ...], variables: Mapping[str, str]) -> None:
-        """Choose ports; nothing starts yet."""
         names = ("HTTP_PROXY_PORT", "MONITOR_PORT", "LOCUST_PORT")
         self.ports = dict(zip(names, free_ports(len(names)), strict=True))
         self.project = project

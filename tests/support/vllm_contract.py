@@ -225,7 +225,6 @@ def _own_names(function: ast.FunctionDef) -> list[str]:
 
 
 def main() -> None:
-    """Record releases."""
     records = json.loads(RECORDS.read_text()) if RECORDS.exists() else {}
     for version in sys.argv[1:]:
         records[version] = record(sources(version))

@@ -23,11 +23,9 @@ class Written(web.Response):
         """Whoever closes the connection does that by hand, too."""
         return True
 
-    async def prepare(self, request: web.BaseRequest) -> None:
-        """It is on its way already."""
+    async def prepare(self, request: web.BaseRequest) -> None: ...
 
-    async def write_eof(self, data: bytes = b"") -> None:
-        """Likewise."""
+    async def write_eof(self, data: bytes = b"") -> None: ...
 
 
 @dataclass(frozen=True)

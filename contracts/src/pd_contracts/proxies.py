@@ -49,7 +49,6 @@ class Proxies:
     """All proxies' addresses, looked up again and again in a thread: a name server that hangs must not keep pings waiting."""
 
     def __init__(self, hosts: str, port: int, interval_s: float = LOOK_UP_S) -> None:
-        """Nothing is looked up before `start`."""
         self._hosts = hosts
         self._port = port
         self._interval_s = interval_s
@@ -57,11 +56,9 @@ class Proxies:
         self._stopped = threading.Event()
 
     def start(self) -> None:
-        """Look up from now on."""
         threading.Thread(target=self._look_up, daemon=True, name="proxies").start()
 
     def stop(self) -> None:
-        """Not any more."""
         self._stopped.set()
 
     def known(self) -> Sequence[str]:
@@ -79,7 +76,6 @@ class Dealers:
     """A ZMQ DEALER to each proxy, with one identity. `context` is a `zmq.Context`; whoever uses this depends on pyzmq."""
 
     def __init__(self, context: Any, identity: str) -> None:
-        """Nobody is connected."""
         self._context = context
         self._identity = identity.encode()
         self._sockets: dict[str, Any] = {}

@@ -33,7 +33,6 @@ class Monitor:
     """Everything that one process has: back end, sampler, recordings, metrics."""
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
-        """Wire the parts; nothing runs before `sampler.run`."""
         self.sampler = Sampler(backend, settings.roles, lambda: self.recordings.fastest(settings.monitor_interval_s))
         self.recordings = Recordings(
             default_interval_s=settings.recording_interval_s,

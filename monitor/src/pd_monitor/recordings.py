@@ -60,7 +60,6 @@ class Recording:
     """One recording; takes ticks until it is ended, and then waits to be fetched."""
 
     def __init__(self, request: StartRequest, header: GpuHeader) -> None:
-        """Open the file and write the header."""
         self.id = uuid.uuid4().hex
         self.name = request.name
         self.interval_s = header.interval_s

@@ -28,7 +28,6 @@ class Sampler:
     """Owns the schedule and the last tick. `interval` is asked before every tick, so it may change at any time."""
 
     def __init__(self, backend: Backend, roles: Mapping[int, Role], interval: Callable[[], float]) -> None:
-        """Nothing is read before `run`."""
         self.backend = backend
         self.latest: Tick | None = None
         self.last_success: Tick | None = None
@@ -93,7 +92,6 @@ class Sampler:
         return True
 
     async def run(self) -> None:
-        """Sample until cancelled."""
         schedule, missed = Schedule(time.monotonic(), self._interval()), 0
         while True:
             await self._tick(missed)

@@ -41,7 +41,6 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of commands that use it."""
         path = f"{self.programs.folder}{os.pathsep}{os.environ.get('PATH', '')}"
         return {**os.environ, "KUBECONFIG": str(self.plane.kubeconfig), "PATH": path, RUNNING: str(self.plane.folder)}
 

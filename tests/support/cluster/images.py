@@ -26,7 +26,6 @@ def role(name: str) -> str:
 
 
 def there(image: str) -> bool:
-    """Whether the engine has it."""
     return subprocess.run(["docker", "image", "inspect", image], capture_output=True, check=False).returncode == 0
 
 

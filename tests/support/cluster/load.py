@@ -24,7 +24,6 @@ class Asking:
     """Clients in a thread of their own."""
 
     def __init__(self, release: Release, lengths: Sequence[int] = LENGTHS) -> None:
-        """Nobody asks before `begin`."""
         model = get(f"{release.url}/v1/models", 10).json()["data"][0]["id"]
         self._crowd = Crowd(
             PROXY_PORT,

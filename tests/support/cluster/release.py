@@ -23,7 +23,6 @@ OURS: Values = {
 
 
 def example(name: str) -> Values:
-    """The values of an example."""
     [path] = [path for path in EXAMPLES if path.stem == name]
     return load(path)
 

@@ -45,8 +45,7 @@ class Engine:
     def resume(self) -> None:
         self.paused = False
 
-    def abort(self) -> None:
-        """Nothing to close."""
+    def abort(self) -> None: ...
 
     def deliver_to(self, sink: Sink) -> None:
         self._sink = sink
@@ -74,7 +73,6 @@ def relay(secret: bytes) -> tuple[Engine, Relay, list[bytes], Flight]:
 
 
 def body(written: list[bytes]) -> bytes:
-    """What the client reads."""
     chunks = chunked()
     return b"".join(chunks.feed(part) for part in written if part)
 

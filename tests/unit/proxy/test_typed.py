@@ -31,7 +31,6 @@ TRAPS = [
 
 
 def event(kind: str, **fields: Any) -> bytes:
-    """As vLLM writes it."""
     return sse.encode_event(json.dumps({"type": kind} | fields, ensure_ascii=False), kind)
 
 
@@ -46,7 +45,6 @@ def delta(text: str, number: int) -> bytes:
 
 
 def read(data: bytes) -> list[tuple[str, Any]]:
-    """Names and data of events."""
     decoder = sse.Decoder()
     found = [(item.name, json.loads(item.data)) for item in decoder.feed(data) if isinstance(item, sse.Event)]
     assert not decoder.incomplete

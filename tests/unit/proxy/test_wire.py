@@ -12,12 +12,10 @@ LINES = ["Host: x", "Content-Type: application/json", "Content-Length: 7"]
 
 
 def head(*lines: str, start: str = "POST /v1/completions HTTP/1.1") -> bytes:
-    """A request's head."""
     return "\r\n".join([start, *lines, "", ""]).encode("latin-1")
 
 
 def read(data: bytes) -> object:
-    """As the front reads it."""
     return request_head(data, data.index(b"\r\n\r\n") + 4)
 
 

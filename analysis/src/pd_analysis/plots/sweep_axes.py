@@ -42,7 +42,6 @@ def shaded(sweep: Sweep) -> bool:
 
 
 def xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    """Points as two lists."""
     return [x for x, _ in points], [y for _, y in points]
 
 

@@ -68,7 +68,6 @@ class Run:
     """
 
     def __init__(self, options: Options, *, command: Sequence[str], senders: Senders) -> None:
-        """Prepare nothing yet: `start` does everything."""
         self.result: Result | None = None
         self.error = ""
         self._options, self._command, self._senders = options, command, senders

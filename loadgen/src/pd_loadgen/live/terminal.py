@@ -69,7 +69,6 @@ class Lines:
     """A plain line every few seconds, and one at each new phase, where nobody looks at a terminal."""
 
     def __init__(self, stream: TextIO, now: float) -> None:
-        """Nothing is printed yet: a run that cannot begin says so in one sentence."""
         self._stream, self._phase, self._printed = stream, "", now
 
     def show(self, standing: Standing, line: str, now: float) -> None:
@@ -81,8 +80,7 @@ class Lines:
             self._stream.write(f"pd-loadgen: {counted}{line}\n")
             self._stream.flush()
 
-    def close(self) -> None:
-        """Nothing to leave behind."""
+    def close(self) -> None: ...
 
 
 def closing(manifest: Manifest, summary: dict[str, Any]) -> Group:

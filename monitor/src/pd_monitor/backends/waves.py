@@ -65,8 +65,7 @@ class WaveBoards:
         t = self._clock()
         return Reading(self._gpus, tuple(_sample(index, wave, t) for index, wave in self.waves.items()))
 
-    async def close(self) -> None:
-        """Nothing is held."""
+    async def close(self) -> None: ...
 
 
 def _sample(index: int, wave: SquareWave, t: float) -> GpuSample:

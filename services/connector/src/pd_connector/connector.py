@@ -85,7 +85,6 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
     """KV from prefill to decode, pushed while the prompt is computed."""
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:
-        """Refuse what cannot work, before anything runs."""
         super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
         config = connector_settings.load(self._kv_transfer_config.kv_connector_extra_config)
         facts = compat.read(vllm_config, kv_cache_config, config.model_tag)

@@ -76,7 +76,6 @@ class Step:
     """A step that goes on; `text` is what its line says in the end."""
 
     def __init__(self, text: str, show: Callable[[str], None]) -> None:
-        """Begin with `text`."""
         self.text = text
         self._show = show
 

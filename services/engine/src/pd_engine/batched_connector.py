@@ -57,7 +57,6 @@ class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not i
     """Upstream's sockets, communicators and pings, with one message a request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Open the port and start the threads."""
         self._room = threading.Condition()
         self._queued = 0
         super().__init__(*args, **kwargs)

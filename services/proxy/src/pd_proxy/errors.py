@@ -31,7 +31,6 @@ class ProxyError(Exception):
     cause: str = "internal"
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        """Take the sentence that the client reads."""
         super().__init__(message)
         self.message = message
         self.param = param if param is not None else type(self).param
@@ -127,7 +126,6 @@ class HttpError(BadRequestError):
     cause = "http"
 
     def __init__(self, status: int, message: str) -> None:
-        """Take the status that the HTTP layer chose."""
         super().__init__(message)
         self.status = status
         if status >= 500:

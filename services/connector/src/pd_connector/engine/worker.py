@@ -24,7 +24,6 @@ class WorkerHalf:
     """One worker of an engine."""
 
     def __init__(self, facts: Facts, settings: Settings) -> None:
-        """Nothing yet: the KV cache comes with `register`."""
         self._facts = facts
         self._settings = settings
         self._station: Station | None = None

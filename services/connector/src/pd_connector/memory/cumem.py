@@ -22,7 +22,6 @@ class CudaError(RuntimeError):
     """A call of the driver failed; the message names it and the error."""
 
     def __init__(self, call: str, code: int, name: str) -> None:
-        """`code` is the driver's."""
         unseen = code == _INVALID_DEVICE and call == "cuMemImportFromShareableHandle"
         super().__init__(f"{call}: {name}" + (_UNSEEN if unseen else ""))
         self.code = code
@@ -184,7 +183,6 @@ class DeviceMemory:
     kind = DEVICE
 
     def __init__(self, driver: Driver, device: int, pages: int, page_bytes: int) -> None:
-        """Take it; see `Mapping.create`."""
         self.pages = pages
         self.page_bytes = page_bytes
         self.mapping = Mapping.create(driver, device, pages * page_bytes)

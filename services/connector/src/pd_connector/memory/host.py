@@ -32,14 +32,11 @@ class HostCopier:
     def computed(self) -> None:
         """A step is over when the next one begins."""
 
-    def wait(self, mark: Any) -> None:
-        """Nothing to wait for."""
+    def wait(self, mark: Any) -> None: ...
 
     def is_over(self, mark: Any) -> bool:  # noqa: ARG002  the interface
         return True
 
-    def fence(self) -> None:
-        """Nothing to wait for."""
+    def fence(self) -> None: ...
 
-    def enter_thread(self) -> None:
-        """Nothing to prepare."""
+    def enter_thread(self) -> None: ...

@@ -21,7 +21,6 @@ class Station:
     """What a worker has: `sends` if its engine prefills for others, `takes` if it decodes for others."""
 
     def __init__(self, plant: Plant, *, sends: bool, takes: bool) -> None:
-        """Threads begin, and nobody can connect yet."""
         self.plant = plant
         self._takes = takes
         self._sends = sends

@@ -33,12 +33,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def topology(self) -> Topology:
-        """Plain or disaggregated."""
         return Topology.COMBINED if self.combined else Topology.DISAGG
 
     @property
     def engines(self) -> int:
-        """Engines in all."""
         return self.prefill + self.decode + self.combined
 
     @property

@@ -33,7 +33,6 @@ class Results:
     """`DIR/DEPLOYMENT/POINT` are run folders; `DIR/not-measured.json` lists what is missing and why."""
 
     def __init__(self, root: Path) -> None:
-        """Use `root`; nothing is written yet."""
         self.root = root
 
     def prepare(self, identity: Mapping[str, str], *, restart: bool) -> None:

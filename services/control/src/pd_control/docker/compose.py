@@ -41,7 +41,6 @@ class ContainerError(RuntimeError):
     """Docker or compose cannot do it; the message says why and what to do, `lines` are the last ones of compose's log."""
 
     def __init__(self, message: str, lines: Sequence[str] = ()) -> None:
-        """Say what happened."""
         super().__init__(message)
         self.lines = list(lines)
 

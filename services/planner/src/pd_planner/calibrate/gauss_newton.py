@@ -38,7 +38,6 @@ class Estimate:
     covariance: Floats
 
     def as_dict(self) -> dict[str, float]:
-        """By name."""
         return dict(zip(self.names, map(float, self.values), strict=True))
 
 

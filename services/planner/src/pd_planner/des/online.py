@@ -47,7 +47,6 @@ class OnlineEngine:
     """
 
     def __init__(self, costs: StepCosts, limits: EngineLimits, capacity: int) -> None:
-        """Nothing has come yet."""
         self._jobs = Jobs(
             np.full(capacity, np.inf),
             np.zeros(capacity, np.int64),

@@ -39,7 +39,6 @@ class Proxy(Quart):
     """A Quart application that knows its context."""
 
     def __init__(self, context: Context) -> None:
-        """Serve nothing but the proxy's own routes."""
         super().__init__("pd_proxy", static_folder=None)
         self.context = context
 
@@ -58,7 +57,6 @@ class Connection(ASGIHTTPConnection):
         super().__init__(app, {**scope, "path": scope["path"].rstrip("/") or "/"})
 
     async def handle_request(self, request: Request, send: ASGISendCallable) -> None:
-        """Handle it, then clean up."""
         delivery = Delivery(send, self.app.context.settings.client_stall_timeout_s)
         try:
             await super().handle_request(request, delivery.send)

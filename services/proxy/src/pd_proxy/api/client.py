@@ -68,9 +68,7 @@ class Front(Protocol):
         """Count a connection; the reason if there is no room for it."""
         ...
 
-    def leave(self, transport: asyncio.Transport) -> None:
-        """It has ended."""
-        ...
+    def leave(self, transport: asyncio.Transport) -> None: ...
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
@@ -85,7 +83,6 @@ class Client(asyncio.Protocol):
     """The protocol of the connection."""
 
     def __init__(self, front: Front) -> None:
-        """Not connected yet."""
         self._front = front
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
@@ -105,7 +102,6 @@ class Client(asyncio.Protocol):
         self._arrived = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected."""
         self._transport = cast("asyncio.Transport", transport)
         error = self._front.enter(self._transport)
         if error is not None:
@@ -118,7 +114,6 @@ class Client(asyncio.Protocol):
         self._wait(self._front.config.keep_alive_timeout)
 
     def data_received(self, data: bytes) -> None:
-        """It sent something."""
         self._buffer += data
         if self._task is None:
             self._advance()
@@ -133,7 +128,6 @@ class Client(asyncio.Protocol):
             self._task.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  it left, whatever the reason
-        """It left."""
         self._front.clients.discard(self)
         transport, self._transport = self._transport, None
         if transport is not None:

@@ -37,11 +37,9 @@ class Generating:
     """Handlers of what makes tokens, bound to one process's context."""
 
     def __init__(self, context: Context) -> None:
-        """Take what the handlers work on."""
         self._context = context
 
     def blueprint(self) -> Blueprint:
-        """All routes."""
         blueprint = Blueprint("generating", __name__)
         blueprint.before_request(self._check_key)
         for endpoint in Endpoint:
@@ -95,11 +93,9 @@ class Showing:
     """Handlers of what tells about the proxy and its engines, bound to the context of the process that judges them."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Take what the handlers work on."""
         self._context = context
 
     def blueprint(self) -> Blueprint:
-        """All routes."""
         blueprint = Blueprint("showing", __name__)
         for path, handler in {
             "/v1/models": self.models,
@@ -121,7 +117,6 @@ class Showing:
         return _json({"object": "list", "data": list(self._models().values())})
 
     async def model(self, model: str) -> Response:
-        """One of them."""
         check_key(self._context)
         found = self._models().get(model)
         if found is None:

@@ -17,13 +17,11 @@ class Admission:
     """Checks every engine that pings, each on its own, so that a slow one keeps nobody waiting."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Nothing is checked before `run`."""
         self._context = context
         self._checking: set[int] = set()
         self._asked: dict[int, float] = {}
 
     async def run(self) -> None:
-        """Check for ever."""
         async with asyncio.TaskGroup() as group:
             while True:
                 view = self._context.registry.view()

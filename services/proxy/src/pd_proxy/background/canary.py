@@ -67,7 +67,6 @@ class Canary:
     """Examines pairs when both engines are ready, and all of them on demand."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Nothing is examined before `run`."""
         self._context = context
         self._due: dict[tuple[int, int], float] = {}
 

@@ -17,7 +17,6 @@ class Deadlines:
     """CLIENT_STALL_TIMEOUT_S and GIVE_UP_S; `period_s` is how often to look, for them and at engines that may stand still."""
 
     def __init__(self, context: Context) -> None:
-        """Nothing is looked at before `enforce`."""
         self._context = context
         settings = context.settings
         self.period_s = min(PERIOD_S, settings.decode_stall_timeout_s / 4, settings.client_stall_timeout_s / 4)

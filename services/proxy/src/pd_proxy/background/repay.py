@@ -36,7 +36,6 @@ class Repayment:
     """Repays an engine's debts in a task of its own, from the first one on until there are none."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Nothing is repaid before `run`."""
         self._context = context
         self._at_work: set[str] = set()
 

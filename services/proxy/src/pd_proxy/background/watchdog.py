@@ -37,14 +37,12 @@ class Watchdog:
     """Judges every engine periodically."""
 
     def __init__(self, context: Supervisor) -> None:
-        """Nothing is judged before `run`."""
         self._context = context
         self._due: dict[int, float] = {}
         self._deadlines = Deadlines(context)
         self._pace = Pace(min(self._deadlines.period_s, context.settings.ping_ttl_s / 4))
 
     async def run(self) -> None:
-        """Watch for ever."""
         async with asyncio.TaskGroup() as group:
             while True:
                 if await self._pace.on_time():

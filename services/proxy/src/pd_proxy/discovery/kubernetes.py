@@ -36,8 +36,7 @@ class Source(Protocol):
             OSError: if it does.
         """
 
-    async def run(self) -> None:
-        """Announce for ever."""
+    async def run(self) -> None: ...
 
     def close(self) -> None:
         """Give back what `bind` opened."""
@@ -59,7 +58,6 @@ class KubernetesDiscovery:
     """Announces every engine that has an endpoint."""
 
     def __init__(self, settings: Settings, take: Take, reject: Reject, interval_s: float = PING_INTERVAL_S) -> None:
-        """Nothing is asked before `run`."""
         host = settings.kubernetes_service_host
         shown = f"[{host}]" if ":" in host else host
         self._api = Api(f"https://{shown}:{settings.kubernetes_service_port}", Path(settings.service_account_dir))

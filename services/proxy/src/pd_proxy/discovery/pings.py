@@ -120,7 +120,6 @@ class Discovery:
             raise OSError(f"{error.strerror}") from error
 
     async def run(self) -> None:
-        """Receive for ever."""
         if self._socket is None:
             msg = "bind comes first"
             raise RuntimeError(msg)

@@ -134,7 +134,6 @@ class _Pairs:
         return [i for i in self._decodes if compatible(prefill, i) and self._trusted(prefill, i)]
 
     def take(self, needs: Needs, turn: int, rules: Rules) -> Pair:
-        """As the policy says."""
         prefill = pick(rules.policy, self.prefills, turn, rules.load, needs.prefix)
         partners = self._partners(prefill)
         if rules.policy is not Policy.ROUND_ROBIN:

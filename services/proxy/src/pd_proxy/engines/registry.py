@@ -83,7 +83,6 @@ class PingRefusedError(ValueError):
     """A well-formed ping that is not believed; `reason` is a metric label."""
 
     def __init__(self, reason: str, message: str) -> None:
-        """Take the label and the sentence."""
         super().__init__(message)
         self.reason = reason
 

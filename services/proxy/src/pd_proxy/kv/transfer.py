@@ -69,7 +69,6 @@ class HandOver:
     stand_in: Callable[[], Fields] | None = None
 
     def decode(self) -> Leg:
-        """The request for decode."""
         return leg(self.endpoint, self.engine_id, self.fields, self.headers)
 
     def drain(self) -> Leg:

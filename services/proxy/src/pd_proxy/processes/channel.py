@@ -135,7 +135,6 @@ class Channel:
     """One end of the socket."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Use `open`."""
         self._reader = reader
         self._writer = writer
 

@@ -24,13 +24,11 @@ class Relief:
     """Watches the workers of a parent."""
 
     def __init__(self, workers: Sequence[WorkerProcess]) -> None:
-        """Nobody is relieved before `run`."""
         self._workers = workers
         self._relieved: set[WorkerProcess] = set()
         self._turns = itertools.count()
 
     async def run(self) -> None:
-        """Watch for ever."""
         loop = asyncio.get_running_loop()
         try:
             while True:

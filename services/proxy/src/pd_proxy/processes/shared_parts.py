@@ -59,7 +59,6 @@ class SharedFlight(Flight):
     __slots__ = ("_column", "_counters")
 
     def __init__(self, instance: Instance, tally: Tally, counters: ProcessCounters, *, whole: bool) -> None:
-        """As `Flight`."""
         super().__init__(instance, tally, whole=whole)
         self._counters = counters
         self._column = counters.column(instance, Cell.FLIGHTS)
@@ -167,7 +166,6 @@ class SharedBudget(Budget):
         row[column(claim.decode, Cell.HANDOVERS)] -= 1
 
     async def released(self) -> None:
-        """Wait a moment."""
         await asyncio.sleep(LOOK_S)
 
 

@@ -27,7 +27,6 @@ class RegistryCopy:
     """The engines as the parent described them last; nothing pings here and nothing is checked."""
 
     def __init__(self) -> None:
-        """Empty until `show`."""
         self._shown: tuple[Instance, ...] = ()
         self._by_incarnation: dict[int, Instance] = {}
 

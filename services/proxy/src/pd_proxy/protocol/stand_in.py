@@ -11,7 +11,6 @@ class StandIns:
     """Such a token of each model, learnt from what the model says."""
 
     def __init__(self) -> None:
-        """None is known yet."""
         self._known: dict[Hashable, int] = {}
 
     def learn(self, model: Hashable, token: int, text: str) -> None:

@@ -88,7 +88,6 @@ class Exchange:
                 return await ask(self._context, self.pair.decode, self.plan.endpoint, handover.decode())
 
     def release(self) -> None:
-        """Give back the claim."""
         if self._claim is not None:
             self._claim.release()
 

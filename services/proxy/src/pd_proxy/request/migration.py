@@ -47,7 +47,6 @@ class Migration:
         trace: Trace,
         failures: Failures,
     ) -> None:
-        """As the request was served first."""
         self._context = context
         self._generation = generation
         self._needs = needs

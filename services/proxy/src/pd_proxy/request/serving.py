@@ -109,7 +109,6 @@ def whole_headers(trace: Trace) -> dict[str, str]:
 
 
 def stream_headers(trace: Trace) -> dict[str, str]:
-    """Headers of a stream."""
     return {**response_headers(trace), "Cache-Control": "no-cache"}
 
 

@@ -98,7 +98,6 @@ class Books:
     """Of all requests that this proxy has sent. With `share` proxies on the same engines, the others are taken to send as much."""
 
     def __init__(self, costs: Costs, objectives: Objectives, *, share: int = 1) -> None:
-        """Nothing was sent yet."""
         self.costs = costs
         self.objectives = objectives
         self.correction = 1.0
@@ -108,18 +107,15 @@ class Books:
         self._answers = _Answers()
 
     def arrived(self, now: float, prompt: int) -> None:
-        """A request has come."""
         self._arrivals.add(now, prompt, self.costs.beside_ms(prompt))
 
     def view(self, now: float) -> View:
-        """Everything as it is."""
         traffic = self.traffic(now)
         span = span_ms(traffic, self.objectives.tpot)
         loads = {number: self._load(engine, now, traffic, span) for number, engine in self._engines.items()}
         return View(loads, traffic, self.objectives, self.correction)
 
     def traffic(self, now: float) -> Traffic:
-        """What comes in."""
         seen, share = self._arrivals, self._share
         seen.fade(now)
         return Traffic(

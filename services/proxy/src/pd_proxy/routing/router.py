@@ -61,7 +61,6 @@ class Router:
 
     @property
     def costs(self) -> Costs:
-        """What steps cost."""
         return self.books.costs
 
     def arrived(self, now: float, prompt: int, instances: tuple[Instance, ...]) -> None:

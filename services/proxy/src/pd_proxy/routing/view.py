@@ -68,5 +68,4 @@ class View:
     correction: float = 1.0
 
     def of(self, engine: int) -> EngineLoad:
-        """An engine's work."""
         return self.engines.get(engine, IDLE)

@@ -26,7 +26,6 @@ class Whole:
     """An answer in one piece, rewritten."""
 
     def __init__(self, body: bytes) -> None:
-        """Take the body that the client gets."""
         self.body = body
 
 
@@ -123,34 +122,27 @@ class Written(Stream):
     """A stream that is over before its first byte goes to the client."""
 
     def __init__(self, events: bytes) -> None:
-        """Take all events but the end mark."""
         self._events = events
 
     @property
     def end(self) -> bytes:
-        """As its base."""
         return rewrite.DONE_EVENT
 
     @property
     def failed(self) -> bool:
-        """It has not."""
         return False
 
     async def next(self) -> bytes:
-        """All of it at once."""
         block, self._events = self._events, b""
         return block
 
     def whole(self) -> bytes | None:
-        """Likewise."""
         block, self._events = self._events, b""
         return block
 
-    def settle(self) -> None:
-        """The engine is done."""
+    def settle(self) -> None: ...
 
-    def close(self, *, failed: bool = False) -> None:
-        """Likewise."""
+    def close(self, *, failed: bool = False) -> None: ...
 
 
 # Finds who goes on with a stream that failed with this error; None if nobody can.

@@ -13,7 +13,6 @@ class Forwarded:
     """An engine's answer that is passed on as it comes."""
 
     def __init__(self, response: aiohttp.ClientResponse, name: str, shortage: Shortage) -> None:
-        """`close` it at the end."""
         self.status = response.status
         self.content_type = response.headers.get("Content-Type", "application/octet-stream")
         self._response = response

@@ -24,14 +24,11 @@ class Rest:
         self._close = close
         self._timer = timer
 
-    def feed(self, data: bytes) -> None:
-        """Drop it."""
+    def feed(self, data: bytes) -> None: ...
 
-    def shortcut(self, reader: AnswerReader) -> None:
-        """There is no hurry."""
+    def shortcut(self, reader: AnswerReader) -> None: ...
 
     def ended(self, *, whole: bool) -> None:  # noqa: ARG002  the answer was complete before
-        """The connection is free."""
         self._timer.cancel()
         self._close()
 
@@ -45,7 +42,6 @@ class Relay:
     def __init__(
         self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, write: Callable[[bytes], None]
     ) -> None:
-        """Use `Stream.relay`."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flight = flight
         self._reply = reply
@@ -126,7 +122,6 @@ class Relay:
         return take
 
     def ended(self, *, whole: bool) -> None:  # noqa: ARG002  without the end mark it is cut in any case
-        """The answer is over."""
         if not self._over:
             self._end(self._flight.failure or cut(self._flight))
 
@@ -137,7 +132,6 @@ class Relay:
         self._reply.pause()
 
     def resume(self) -> None:
-        """It takes more."""
         self._held_up = False
         if not self._over:
             self._flight.waits()

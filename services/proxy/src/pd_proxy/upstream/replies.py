@@ -30,7 +30,6 @@ class OwnFaultError(NotConnectedError):
     """This side could not open a connection; `error` is what the client gets."""
 
     def __init__(self, error: ProxyError) -> None:
-        """Take the client's error."""
         super().__init__(error.message)
         self.error = error
 
@@ -42,11 +41,9 @@ class ConnectTimedOutError(NotConnectedError):
 class Sink(Protocol):
     """Takes the body of an answer as it comes; `ended` is called once, with False if the body was cut."""
 
-    def feed(self, data: bytes) -> None:
-        """Some bytes."""
+    def feed(self, data: bytes) -> None: ...
 
-    def ended(self, *, whole: bool) -> None:
-        """No more."""
+    def ended(self, *, whole: bool) -> None: ...
 
     def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
         """What may see bytes before `reader` does; it says whether it took them, which it may only between two chunks."""
@@ -55,14 +52,11 @@ class Sink(Protocol):
 class Source(Protocol):
     """The connection that an answer comes from."""
 
-    def pause(self) -> None:
-        """Read no more for now."""
+    def pause(self) -> None: ...
 
-    def resume(self) -> None:
-        """Read on."""
+    def resume(self) -> None: ...
 
-    def abort(self) -> None:
-        """Close it at once."""
+    def abort(self) -> None: ...
 
     def deliver_to(self, sink: "Sink") -> None:
         """Whom the body goes to from now on."""
@@ -85,7 +79,6 @@ class Reply:
     )
 
     def __init__(self, connection: Source, status: int, retry_after: str = "") -> None:
-        """Made by the connection, of an answer's head."""
         self.status = status
         self.retry_after = retry_after
         self.finished = False
@@ -154,7 +147,6 @@ class Reply:
             self._connection.pause()
 
     def resume(self) -> None:
-        """Take more again."""
         if self._connection is not None:
             self._connection.resume()
 

@@ -19,12 +19,10 @@ class EngineCollector(Collector):
     """Reads the engine's own counters when asked, so that counting costs the steps nothing."""
 
     def __init__(self, engine: Engine) -> None:
-        """Read from this engine."""
         self._engine = engine
         self._values = (engine.machine.model, "0")
 
     def collect(self) -> Iterator[Metric]:
-        """All series."""
         yield from self._gauges()
         yield from self._counters()
         stats = self._engine.stats

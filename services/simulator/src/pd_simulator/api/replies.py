@@ -84,8 +84,7 @@ class Reply:
     def show(self, index: int, text: str) -> None:
         """Pass on a choice's new text; called after each token."""
 
-    def close(self) -> None:
-        """Nothing will follow."""
+    def close(self) -> None: ...
 
 
 class ChoiceSink:
@@ -117,7 +116,6 @@ class WholeReply(Reply):
             self.close()
 
     def close(self) -> None:
-        """Let `body` go on."""
         self._ended.set()
 
     async def body(self) -> bytes:

@@ -104,7 +104,6 @@ class ResponseStream(EventReply):
     """A response as typed events."""
 
     def __init__(self, generation: Generation, shape: ResponseShape, tokenizer: Tokenizer, abort: Abort) -> None:
-        """The first two events are there at once."""
         super().__init__(generation, shape, tokenizer, abort)
         self._response = shape
         self._item_id = ""

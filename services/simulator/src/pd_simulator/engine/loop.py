@@ -88,7 +88,6 @@ class Engine:
     """One engine of any role; what the role means is in its limits and its transfer."""
 
     def __init__(self, machine: Machine) -> None:
-        """Start without requests; `run` does the work."""
         self.machine = machine
         self.stats = Stats()
         self.scheduler = Scheduler(machine.limits)

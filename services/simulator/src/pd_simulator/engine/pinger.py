@@ -27,7 +27,6 @@ class Pinger:
         self._interval_s = interval_s
 
     async def run(self) -> None:
-        """Ping until cancelled."""
         self._proxies.start()
         context = zmq.Context()
         dealers = Dealers(context, self._ping.zmq_address)

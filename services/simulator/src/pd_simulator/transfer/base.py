@@ -78,7 +78,6 @@ class Transfer:
     """No connector: every engine computes its own KV."""
 
     def __init__(self, site: Site) -> None:
-        """Remember where this engine stands."""
         self.site = site
         self.books = site.books
         self._receiver_free_at = 0.0
@@ -86,8 +85,7 @@ class Transfer:
     async def start(self) -> None:
         """Open what must be open before the first request."""
 
-    async def close(self) -> None:
-        """Close it again."""
+    async def close(self) -> None: ...
 
     def plan(self, move: Move) -> Plan:  # noqa: ARG002 - the interface
         """Decide about a new request.

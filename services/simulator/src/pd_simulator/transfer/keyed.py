@@ -44,7 +44,6 @@ class Blocks:
     """The KV cache as far as KV comes and goes: each block's bytes by its number. A `Copier` for a station."""
 
     def __init__(self) -> None:
-        """Nothing is in it."""
         self._bytes: dict[int, bytes] = {}
         self._next = 0
 
@@ -82,28 +81,22 @@ class Blocks:
         """Likewise; a simulated step computes everything at its start."""
         self.gather(blocks, addresses)
 
-    def computed(self) -> None:
-        """At once."""
+    def computed(self) -> None: ...
 
-    def wait(self, mark: Any) -> None:
-        """Nothing to wait for."""
+    def wait(self, mark: Any) -> None: ...
 
     def is_over(self, mark: Any) -> bool:  # noqa: ARG002  the interface
-        """It is."""
         return True
 
-    def fence(self) -> None:
-        """Nothing to wait for."""
+    def fence(self) -> None: ...
 
-    def enter_thread(self) -> None:
-        """Nothing to prepare."""
+    def enter_thread(self) -> None: ...
 
 
 class KeyedTransfer(Transfer):
     """Both ends: any engine may prefill for others and decode for them."""
 
     def __init__(self, site: Site) -> None:
-        """Nobody can connect yet."""
         super().__init__(site)
         self._address = f"{site.host}:{site.kv_port}"
         self._blocks = Blocks()
@@ -145,7 +138,6 @@ class KeyedTransfer(Transfer):
         self._released = self._loop.create_task(self._release())
 
     async def close(self) -> None:
-        """End everything."""
         if self._released is not None:
             self._released.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -23,7 +23,6 @@ class NixlTransfer(Transfer):
     """Both ends of the fetch."""
 
     def __init__(self, site: Site) -> None:
-        """Prepare both; which end a request needs is in its parameters."""
         super().__init__(site)
         self._engine_id = str(uuid.uuid4())
         self._server = KvServer(self._answer)
