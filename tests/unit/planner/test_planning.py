@@ -177,6 +177,14 @@ def test_an_engine_of_two_boards_is_faster_but_less_than_twice() -> None:
     assert four.power == two.power
 
 
+def test_energy_is_measured_at_the_rate_that_was_asked_for() -> None:
+    two = [replace(drawn(each, [9.0]), joules=(1.0,)) for each in (NIXL, PLAIN)]
+
+    words = shlex.split(command(setting(), verdict(two, Objective.ENERGY)))
+
+    assert words[words.index("--rates") + 1] == "0.5"  # one request/s on two GPUs
+
+
 def test_prefixes_hit_where_the_same_engine_had_them() -> None:
     load = Load.of([0.0, 1.0, 2.0, 3.0], 100, 5)
     shared = [(("a", 64), (f"own {n}", 36)) for n in range(4)]

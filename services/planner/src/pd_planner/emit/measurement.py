@@ -3,9 +3,11 @@
 import shlex
 from typing import Final
 
+from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.verdict import Verdict
 from pd_planner.search.candidates import Candidate, name_of
 from pd_planner.search.capacity import Setting
+from pd_planner.search.plan import Objective
 
 _SECONDS: Final = 120
 
@@ -15,7 +17,7 @@ def command(setting: Setting, verdict: Verdict) -> str:
     if verdict.plain is None or verdict.apart is None:
         return ""
     apart = verdict.apart.choice.fleet.candidate
-    rate = (verdict.plain.band.middle * verdict.apart.band.middle) ** 0.5
+    rate = _rate(verdict.plain, verdict.apart, verdict.objective)
     gpus = max(apart.gpus, 1)
     words = ["pdctl", "compare", "--gpus", ",".join(map(str, range(gpus)))]
     words += ["--deployments", f"{gpus // apart.tensor_parallel}c,{_spec(apart)}", *_load(setting, rate)]
@@ -25,6 +27,13 @@ def command(setting: Setting, verdict: Verdict) -> str:
         words += ["--duration", str(_SECONDS), "--seeds", "0,1"]
     variables = _variables(apart)
     return " ".join((*variables, shlex.join(words)))
+
+
+def _rate(plain: Drawn, apart: Drawn, objective: Objective) -> float:
+    """Requests a second and GPU: of energy those that were asked for, else between what the two carry, where they differ most."""
+    if objective is Objective.ENERGY:
+        return apart.choice.operation.rate / apart.choice.fleet.gpus
+    return float((plain.band.middle * apart.band.middle) ** 0.5)
 
 
 def _spec(candidate: Candidate) -> str:
