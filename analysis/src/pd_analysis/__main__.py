@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pd-analysis", description="Run folders to tables, plots and the report that decides."
+        prog="pd-analysis", description="Turn run folders into tables, plots and a report with a verdict."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     shared = settings.parser_for(Settings, "pd-analysis", "")
@@ -52,14 +52,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", metavar="DIR", help="where the report goes (default: RESULTS_DIR/report)")
     report.add_argument("--title", metavar="TEXT", default="", help="title of the report (default: what is compared)")
-    report.add_argument("--every-load", action="store_true", help="a chapter for each load, also where there are many")
+    report.add_argument(
+        "--every-load", action="store_true", help="write a chapter for every load, even if there are many"
+    )
     compare = commands.add_parser("compare", parents=[shared], add_help=False, help="print the closing table of runs")
     compare.add_argument("runs", nargs="*", metavar="RUN", help="run folders or trees of them (default: RESULTS_DIR)")
     compare.add_argument(
-        "--brief", action="store_true", help="only what decides, over all loads, and where the report lies"
+        "--brief", action="store_true", help="only the verdict over all loads, and the path of the report"
     )
     compare.add_argument(
-        "--baseline", metavar="RUN_OR_TREE", help="runs that were good enough; exit status 1 if these are worse"
+        "--baseline", metavar="RUN_OR_TREE", help="reference runs; exit status 1 if the given runs are worse"
     )
     compare.add_argument(
         "--tolerance", metavar="PERCENT", type=_percent, default=0.05, help="how much worse is accepted (default 5)"
@@ -76,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         help="one disaggregated run as disaggregated_results.json, prefill_gpu_data.json, decode_gpu_data.json and a figure",
     )
     for command in (report, compare):
-        command.add_argument("--lang", choices=LANGUAGES, default="en", help="language of what is said (default en)")
+        command.add_argument("--lang", choices=LANGUAGES, default="en", help="language of the output (default en)")
     for command in (report, compare, exported):
         command.add_argument(
             "--cut",

@@ -98,7 +98,7 @@ def test_a_sweep_says_what_each_gpu_serves_and_where_the_lines_cross() -> None:
     said = " ".join(of_sweep(crossing_sweep()))
 
     assert (
-        "disagg at least 3.00 req/s per GPU is the most within TTFT ≤ 900 ms for 90 % of requests. Then: combined 2.00."
+        "Highest load within TTFT ≤ 900 ms for 90 % of requests: disagg at least 3.00 req/s per GPU. Then: combined 2.00."
         in said
     )
 
@@ -239,8 +239,10 @@ def lost(rate: float) -> Run:
 def test_a_limit_that_a_growing_queue_still_keeps_is_at_most_what_it_carries() -> None:
     said = of_sweep(swept(kept(2.0), kept(4.0, grows=True), lost(6.0)))
 
-    assert said[0].startswith("combined at most 2.10 req/s per GPU is the most within TTFT ≤ 900 ms")
-    assert "Requests already piled up within the limits" in said[1]
+    assert said[0].startswith(
+        "Highest load within TTFT ≤ 900 ms for 90 % of requests: combined at most 2.10 req/s per GPU"
+    )
+    assert "Requests were already piling up while the limits were met" in said[1]
     assert said[1].endswith("combined from 2.00 req/s per GPU.")
     assert "at most" not in of_sweep(swept(kept(2.0), kept(4.0), lost(6.0)))[0]
 
@@ -250,8 +252,8 @@ def test_points_that_are_not_to_be_decided_on_are_left_out_and_counted() -> None
     found = swept(kept(2.0), kept(4.0), kept(6.0, client=late))
     said = of_sweep(found)
 
-    assert said[0].startswith("combined at least 2.00 req/s per GPU")
-    assert said[1] == "1 point of 3 is left out of this, for the reason that the doubts give."
+    assert "requests: combined at least 2.00 req/s per GPU" in said[0]
+    assert said[1] == "1 of 3 points is left out; the doubts give the reason."
     others = [kept(rate, topology=Topology.DISAGG) for rate in (2.0, 4.0)]
     nothing = swept(*(kept(rate, client=late) for rate in (2.0, 4.0)), *others)
     assert of_sweep(nothing)[0].endswith("Then: combined unknown.")

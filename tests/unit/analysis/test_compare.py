@@ -86,8 +86,8 @@ def test_the_verdict_names_what_each_side_gives_and_by_what_factor() -> None:
     said = verdict(pair, doubts(pair))
 
     assert said.pairs[0].lead == (
-        "It depends on what you promise: disagg gives faster tokens (TPOT p50 10.0 against 20.0 ms, TPOT p99 10.0 against 20.0 ms) "
-        "and shorter stalls (longest gap p99 10.0 against 20.0 ms); combined gives a sooner first token (TTFT p50 100 against 150 ms, "
+        "The choice depends on your goal: disagg gives faster tokens (TPOT p50 10.0 against 20.0 ms, TPOT p99 10.0 against 20.0 ms) "
+        "and shorter stalls (longest gap p99 10.0 against 20.0 ms); combined gives an earlier first token (TTFT p50 100 against 150 ms, "
         "TTFT p99 100 against 150 ms). Equal: goodput per GPU, energy per output token."
     )
     assert [sentence(found) for found in said.pairs[0].comparisons][-1].endswith("; equal.")
@@ -99,8 +99,8 @@ def test_the_verdict_says_when_nothing_speaks_for_one_side() -> None:
     lead = verdict(pair, []).pairs[0].lead
 
     assert lead == (
-        "disagg gives a sooner first token (TTFT p50 50.0 against 100 ms, TTFT p99 50.0 against 100 ms); nothing that decides here "
-        "speaks for combined. Equal: TPOT p50, TPOT p99, longest gap p99, goodput per GPU."
+        "disagg gives an earlier first token (TTFT p50 50.0 against 100 ms, TTFT p99 50.0 against 100 ms); combined is better in "
+        "none of the deciding measures. Equal: TPOT p50, TPOT p99, longest gap p99, goodput per GPU."
     )
 
 
@@ -109,14 +109,16 @@ def test_the_verdict_names_no_winner_between_equals() -> None:
 
     said = verdict(pair, [])
 
-    assert said.pairs[0].lead.startswith("Nothing that was measured speaks for combined or for disagg. Equal: TTFT p50")
+    assert said.pairs[0].lead.startswith(
+        "Neither combined nor disagg is better in any deciding measure. Equal: TTFT p50"
+    )
     assert said.pairs[0].unknown == ("Energy per output token",)
 
 
 def test_a_heavy_doubt_stands_beside_the_verdict() -> None:
     pair = group(served(Topology.COMBINED), served(Topology.DISAGG, schedule_hash="b" * 16))
 
-    assert verdict(pair, doubts(pair)).caveat.endswith("do not decide on them.")
+    assert verdict(pair, doubts(pair)).caveat.endswith("do not base a decision on them.")
     assert verdict(pair, []).caveat == ""
 
 
@@ -124,7 +126,7 @@ def test_one_run_has_nothing_to_be_compared_with() -> None:
     said = verdict(group(served(Topology.DISAGG)), [])
 
     assert said.pairs == ()
-    assert "nothing to be compared with" in said.setting
+    assert "nothing to compare" in said.setting
 
 
 def test_plain_serving_is_the_baseline_whatever_the_order() -> None:

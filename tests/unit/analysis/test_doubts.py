@@ -170,7 +170,7 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
             run([request(n, n * 0.09, sent=n * 0.09 + 0.05) for n in range(100)], manifest(), power()),
             "CARE",
             "from the schedule but",
-            "processor cores",
+            "CPU cores",
             id="client's share of TTFT",
         ),
     ],
@@ -197,7 +197,7 @@ def test_a_doubt_about_one_run(run_: Run, level: str, says: str, remedy: str) ->
         pytest.param(
             run(hundred(output_tokens=9), manifest(), power()),
             "CARE",
-            "did not write equally many output tokens",
+            "different numbers of output tokens",
             id="work",
         ),
     ],

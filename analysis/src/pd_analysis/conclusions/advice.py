@@ -87,7 +87,7 @@ def _limited(result: Result, full: Sequence[Role]) -> str:
     saturated = steadiness(result).saturated
     if not full:
         if saturated:
-            return tr("requests queue for something else than its GPUs")
+            return tr("requests queue for something other than its GPUs")
         return tr("nothing is at its limit at this rate")
     message = (
         mark("the {roles} GPUs limit it")
@@ -110,7 +110,7 @@ def limits_table(group: Group) -> Table | None:
     )
     header = ("", *(f"TPOT ≤ {setting(tpot)} ms" for tpot in columns_ms))
     caption = tr(
-        "The deployment that keeps both limits for more requests, with its share and the next best's. Nobody: none keeps them for {share} of requests. Unclear: the difference is within the noise.",
+        "Each cell names the deployment that meets both limits for more requests, with its share and that of the next best. None: no deployment meets them for {share} of requests. Unclear: the difference is within the noise.",
         share=percent(ATTAINMENT),
     )
     return Table(

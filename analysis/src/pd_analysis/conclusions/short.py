@@ -36,8 +36,8 @@ def in_short(
     )
     stops = sum(doubt.level is Level.STOP and not (curves and doubt.single) for doubt in doubts)
     caveat = ntr(
-        "A doubt below weighs more than this: do not decide on it.",
-        "{count} doubts below weigh more than this: do not decide on it.",
+        "A doubt below is more serious than this result: do not base a decision on it.",
+        "{count} doubts below are more serious than this result: do not base a decision on it.",
         stops,
     )
     return Short(sentences, caveat if stops and sentences else "")

@@ -72,7 +72,10 @@ def _best_rates(sweep: Sweep) -> list[str]:
     }
     if not most:
         return [
-            tr("No deployment keeps {limits} for {share} of requests, even at the least that was measured.", **holes)
+            tr(
+                "No deployment meets {limits} for {share} of requests, even at the lowest load that was measured.",
+                **holes,
+            )
         ]
     near = [(amount, series) for amount, series in found if amount * (1 + TOO_CLOSE) >= most or beyond(series)]
     others = [(amount, series) for amount, series in found if (amount, series) not in near]
@@ -80,9 +83,9 @@ def _best_rates(sweep: Sweep) -> list[str]:
     if len(near) == 1:
         first = _up_to(near[0][1], most)
         message = (
-            mark("{first} {unit} is the most within {limits} for {share} of requests. Then: {rest}.")
+            mark("Highest load within {limits} for {share} of requests: {first} {unit}. Then: {rest}.")
             if rest
-            else mark("{first} {unit} is the most within {limits} for {share} of requests.")
+            else mark("Highest load within {limits} for {share} of requests: {first} {unit}.")
         )
         return [tr(message, first=first, rest=rest, **holes)]
     first = listed(_up_to(series, amount) for amount, series in near)
@@ -98,7 +101,7 @@ def _up_to(series: Series, amount: float) -> str:
     if all(result.unfit for result in series.results):
         return tr("{run} unknown", run=series.name)
     if not amount:
-        return tr("{run} not even at the least that was measured", run=series.name)
+        return tr("{run} not even at the lowest load that was measured", run=series.name)
     if beyond(series):
         message = mark("{run} at least {amount}")
     else:
@@ -117,21 +120,21 @@ def _piled_up(sweep: Sweep) -> list[str]:
     )
     return [
         tr(
-            "Requests already piled up within the limits, so that these hold only for as long as was measured: {places}.",
+            "Requests were already piling up while the limits were met, so these results hold only for the duration that was measured: {places}.",
             places=each,
         )
     ]
 
 
 def _left_out(sweep: Sweep) -> list[str]:
-    """How many points are not to be decided on."""
+    """How many points are unfit for a decision."""
     unfit = sum(bool(result.unfit) for series in sweep.series for result in series.results)
     if not unfit:
         return []
     return [
         ntr(
-            "{count} point of {all} is left out of this, for the reason that the doubts give.",
-            "{count} points of {all} are left out of this, for the reasons that the doubts give.",
+            "{count} of {all} points is left out; the doubts give the reason.",
+            "{count} of {all} points are left out; the doubts give the reasons.",
             unfit,
             all=sum(len(series.results) for series in sweep.series),
         )
@@ -178,17 +181,17 @@ def _crossed(measure: Measure, one: Series, two: Series) -> str:
         one if outcome is Outcome.WORSE else two for outcome in known if outcome in (Outcome.BETTER, Outcome.WORSE)
     ]
     if not ahead:
-        return tr("{measure}, no difference to call anywhere", measure=measure.phrase)
+        return tr("{measure}, no clear difference anywhere", measure=measure.phrase)
     if one in ahead and two in ahead:
         crossings = break_even(one.points(measure.get), two.points(measure.get))
         at = listed(f"{number(place)}" for place in crossings[:3])
         if not at:
-            return tr("{measure}, now one ahead and now the other", measure=measure.phrase)
+            return tr("{measure}, the lead changes back and forth", measure=measure.phrase)
         return tr("{measure}, break-even at {places} {unit}", measure=measure.phrase, places=at, unit=one.axis.unit)
     if len(ahead) == len(known):
         return tr("{measure}, {run} ahead everywhere", measure=measure.phrase, run=ahead[0].name)
     return tr(
-        "{measure}, {run} ahead at {some} of {all} points and no difference to call at the others",
+        "{measure}, {run} ahead at {some} of {all} points and no clear difference at the others",
         measure=measure.phrase,
         run=ahead[0].name,
         some=len(ahead),
@@ -279,7 +282,7 @@ def _point(series: Series, result: Result) -> list[str]:
         number(axis.share(result, metrics.goodput)),
         number(JOULES.get(result)),
         str(sum(metrics.failures.values())),
-        tr("not to be decided on") if result.unfit else tr("yes"),
+        tr("not for decisions") if result.unfit else tr("yes"),
     ]
 
 

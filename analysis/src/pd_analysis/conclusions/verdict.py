@@ -50,8 +50,8 @@ def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
     """Compare every run of a group with its baseline."""
     stops = sum(doubt.level is Level.STOP for doubt in doubts)
     caveat = ntr(
-        "A doubt above weighs more than these numbers: do not decide on them.",
-        "{count} doubts above weigh more than these numbers: do not decide on them.",
+        "A doubt above is more serious than these numbers: do not base a decision on them.",
+        "{count} doubts above are more serious than these numbers: do not base a decision on them.",
         stops,
     )
     return Verdict(
@@ -60,7 +60,7 @@ def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
         pairs=tuple(_pair(group.baseline, other) for other in group.others),
         rule=(
             tr(
-                "Equal: the difference is below {small} (p99: {tail}), with all of its {level} % interval. Unclear: the interval holds no difference and also a larger one, so that nobody can tell. {noise}",
+                "Equal: the whole {level} % interval of the difference is below {small} (p99: {tail}). Unclear: the interval includes both no difference and a larger one. {noise}",
                 small=percent(SMALL),
                 tail=percent(SMALL_TAIL),
                 level=f"{bootstrap.LEVEL:.0f}",
@@ -78,7 +78,7 @@ def _noise(group: Group) -> str:
             counts=listed(map(str, counts)),
         )
     return tr(
-        "Intervals are bootstrapped over requests; joules of a single run have none. Repeat with other seeds to have firmer ones."
+        "Intervals are bootstrapped over requests; the energy of a single run has none. Repeat the run with other seeds for firmer intervals."
     )
 
 
@@ -86,7 +86,7 @@ def _setting(group: Group) -> str:
     each = listed(tr("{run} on {gpus}", run=result.name, gpus=gpus(result)) for result in group.results)
     if not group.others:
         return tr(
-            "{runs}: {workload}. One run has nothing to be compared with: offer the same schedule to the other topology.",
+            "{runs}: {workload}. There is only one run, so there is nothing to compare: offer the same schedule to the other topology.",
             runs=each,
             workload=group.workload,
         )
@@ -116,7 +116,7 @@ _BARRED: Final = {
 def _lead(baseline: Result, other: Result, known: Sequence[Comparison]) -> str:
     pair = {"baseline": baseline.name, "other": other.name}
     if not known:
-        return tr("Nothing that decides between {baseline} and {other} was measured.", **pair)
+        return tr("None of the deciding measures was recorded for both {baseline} and {other}.", **pair)
     barred = bar(baseline, other)
     if barred is not None:
         return tr("No winner is named between {baseline} and {other}: {reason}.", **pair, reason=tr(_BARRED[barred]))
@@ -128,18 +128,20 @@ def _choice(baseline: Result, other: Result, known: Sequence[Comparison]) -> str
     ours, theirs = _benefits(known, baseline), _benefits(known, other)
     if not ours and not theirs:
         return tr(
-            "Nothing that was measured speaks for {baseline} or for {other}.", baseline=baseline.name, other=other.name
+            "Neither {baseline} nor {other} is better in any deciding measure.",
+            baseline=baseline.name,
+            other=other.name,
         )
     if not ours or not theirs:
         better, worse, gives = (other, baseline, theirs) if theirs else (baseline, other, ours)
         return tr(
-            "{better} gives {gives}; nothing that decides here speaks for {worse}.",
+            "{better} gives {gives}; {worse} is better in none of the deciding measures.",
             better=better.name,
             gives=listed(gives),
             worse=worse.name,
         )
     return tr(
-        "It depends on what you promise: {other} gives {theirs}; {baseline} gives {ours}.",
+        "The choice depends on your goal: {other} gives {theirs}; {baseline} gives {ours}.",
         other=other.name,
         theirs=listed(theirs),
         baseline=baseline.name,
@@ -173,13 +175,13 @@ def _values(comparison: Comparison) -> str:
 
 
 def _rest(known: Sequence[Comparison]) -> str:
-    """What does not decide, so that nobody takes what is not named for equal."""
+    """The measures that do not decide; without this, a reader would take those not named for equal."""
     equal = [each.measure.phrase for each in known if each.outcome is Outcome.EQUAL]
     unclear = [each.measure.phrase for each in known if each.outcome is Outcome.UNCLEAR and each.bar is None]
     apart = [each.measure.phrase for each in known if each.bar is Bar.METHODS]
     said = [tr("Equal: {measures}.", measures=joined(equal))] if equal else []
     if unclear:
-        said.append(tr("Unclear, so measure for longer or with more seeds: {measures}.", measures=joined(unclear)))
+        said.append(tr("Still unclear; measure for longer or with more seeds: {measures}.", measures=joined(unclear)))
     if apart:
         said.append(
             tr(

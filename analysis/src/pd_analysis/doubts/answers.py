@@ -17,7 +17,7 @@ def unfinished(result: Result) -> Iterable[Doubt]:
     yield Doubt(
         Level.CARE,
         tr(
-            "{run}: {short} of {served} answers are shorter than asked ({written} of {asked} tokens), though ignore_eos was asked for.",
+            "{run}: {short} of {served} answers are shorter than asked ({written} of {asked} tokens), although ignore_eos was set.",
             run=result.name,
             short=f"{len(short):,}",
             served=f"{len(served):,}",
@@ -25,9 +25,9 @@ def unfinished(result: Result) -> Iterable[Doubt]:
             asked=f"{int(short['requested_output_tokens'].sum()):,}",
         ),
         tr(
-            "Measure a server that honours ignore_eos with a context that is long enough; else runs that say different things do different work."
+            "Use a server that honours ignore_eos and has a long enough context; otherwise runs with different answers do different amounts of work."
         ),
-        tr("Answers shorter than asked, though ignore_eos was asked for"),
+        tr("Answers shorter than asked, although ignore_eos was set"),
     )
 
 

@@ -24,7 +24,9 @@ def _simulated(group: Group) -> Iterable[Doubt]:
                 len(names),
                 names=listed(names),
             ),
-            tr("Use them to see how the report works; measure on the hardware that you would buy before you decide."),
+            tr(
+                "Use them to see how the report works; before you decide, measure on the hardware that you intend to buy."
+            ),
             tr("SIMULATED: these numbers come from a model of GPUs, not from GPUs"),
         )
 
@@ -35,11 +37,13 @@ def _without_gpus(group: Group) -> Iterable[Doubt]:
         yield Doubt(
             Level.STOP,
             tr(
-                "{names} ran without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do.",
+                "{names} ran without GPUs: “per GPU” means per engine here, and no number here tells how GPUs would perform.",
                 names=listed(names),
             ),
-            tr("Use them to see how the report works; measure on the hardware that you would buy before you decide."),
-            tr("Without GPUs: per GPU means per engine here, and nothing in it says how GPUs would do"),
+            tr(
+                "Use them to see how the report works; before you decide, measure on the hardware that you intend to buy."
+            ),
+            tr("Without GPUs: “per GPU” means per engine here, and no number here tells how GPUs would perform"),
         )
 
 
@@ -78,9 +82,9 @@ def _prompts(group: Group) -> Iterable[Doubt]:
         each = listed(tr("{run} {tokens}", run=name, tokens=number(tokens)) for name, tokens in lengths.items())
         yield Doubt(
             Level.STOP,
-            tr("The prompts were not equally long: tokens a prompt, in the mean, are {each}.", each=each),
+            tr("The prompts differ in length; mean tokens per prompt: {each}.", each=each),
             tr("Offer the same prompts to both: the same data set, lengths and seed."),
-            tr("The prompts were not equally long"),
+            tr("The prompts differ in length"),
         )
 
 
@@ -100,18 +104,18 @@ def _schedules(group: Group) -> Iterable[Doubt]:
         yield Doubt(
             Level.STOP,
             tr(
-                "The runs were offered {count} different schedules ({hashes}), so their difference is not the deployment's alone.",
+                "The runs were offered {count} different schedules ({hashes}), so the difference between them is not due to the deployment alone.",
                 count=len(hashes),
                 hashes=listed(sorted(hashes)),
             ),
             tr("Repeat the load with the same options and --seed; equal schedules have equal hashes."),
-            tr("Different schedules, so that the difference is not the deployment's alone"),
+            tr("Different schedules, so the difference is not due to the deployment alone"),
         )
     elif any(each != schedules[0] for each in schedules):
         yield Doubt(
             Level.CARE,
             tr(
-                "Some deployments were measured with more seeds than others, so that a part of the difference may be the schedules'."
+                "Some deployments were measured with more seeds than others, so part of the difference may come from the schedules."
             ),
             tr("Repeat each load with the same seeds on every deployment."),
             tr("Some deployments were measured with more seeds than others"),
@@ -128,7 +132,9 @@ def _gpu_counts(group: Group) -> Iterable[Doubt]:
                 "The runs do not use the same number of GPUs: {each}. Latencies at one load then favour the larger one.",
                 each=each,
             ),
-            tr("Compare the rows per GPU only, or run both on equally many GPUs (two combined replicas against 1P1D)."),
+            tr(
+                "Compare the rows per GPU only, or run both on the same number of GPUs (two combined replicas against 1P1D)."
+            ),
             tr("Not the same number of GPUs, which favours the larger deployment"),
         )
 
@@ -159,9 +165,9 @@ def _work(group: Group) -> Iterable[Doubt]:
         )
         yield Doubt(
             Level.CARE,
-            tr("The runs did not write equally many output tokens: {each}.", each=each),
+            tr("The runs wrote different numbers of output tokens: {each}.", each=each),
             tr("Fix the output's length with --ignore-eos, so that both do the same work."),
-            tr("Not equally many output tokens"),
+            tr("Different numbers of output tokens"),
         )
 
 

@@ -21,7 +21,7 @@ def _phases(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.STOP,
             tr(
-                "{run}: the second part's prompts came from a prefix cache, so that the difference of both parts hides prefill.",
+                "{run}: the prompts of the second part came from a prefix cache, so the difference between the parts hides prefill.",
                 run=result.name,
             ),
             tr("Start the server without prefix caching (vLLM: --no-enable-prefix-caching) and measure again."),
@@ -30,21 +30,24 @@ def _phases(result: Result) -> Iterable[Doubt]:
     elif not (found.prefill.certain and found.decode.certain):
         yield Doubt(
             Level.CARE,
-            tr("{run}: a phase takes no more time than its error, so nothing is known of it.", run=result.name),
+            tr(
+                "{run}: the time of a phase is no larger than its error, so nothing can be said about it.",
+                run=result.name,
+            ),
             tr("Measure more requests (--requests), or longer answers (--output-tokens)."),
-            tr("A phase takes no more time than its error"),
+            tr("The time of a phase is no larger than its error"),
         )
     if result.topology is Topology.DISAGG:
         yield Doubt(
             Level.CARE,
             tr(
-                "{run}: with prefill and decode apart, the difference also has the hand-off of KV in it.",
+                "{run}: with prefill and decode on separate GPUs, the difference also contains the KV hand-off.",
                 run=result.name,
             ),
             tr(
-                "Mode phase-split is for one plain instance; the stages of mode serve tell the phases of this one apart."
+                "Mode phase-split is for one plain instance; for this deployment, the stages of mode serve separate the phases."
             ),
-            tr("The difference also has the hand-off of KV in it"),
+            tr("The difference also contains the KV hand-off"),
         )
 
 

@@ -54,7 +54,7 @@ def of_problem(problem: Problem) -> Doubt:
     return Doubt(
         Level.CARE,
         tr("{path}: {sentence}.", path=problem.path, sentence=problem.sentence),
-        tr("Nothing of it is in the numbers below."),
+        tr("It is not part of the numbers below."),
     )
 
 
@@ -66,20 +66,20 @@ def _steady(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.STOP,
             tr(
-                "{run} was saturated: from the first third to the last its median TTFT grew {ttft_drift} and the requests in flight {flight_drift}, so its latencies depend on how long was measured.",
+                "{run} was saturated: from the first third to the last its median TTFT grew {ttft_drift} and the requests in flight {flight_drift}, so its latencies depend on the duration of the measurement.",
                 run=result.name,
                 ttft_drift=ratio(found.ttft_drift),
                 flight_drift=ratio(found.flight_drift),
             ),
             tr("Offer less (--rate), or give it more GPUs; compare only throughput at this rate."),
-            tr("Saturated, so that latencies depend on how long was measured"),
+            tr("Saturated, so the latencies depend on the duration of the measurement"),
             single=True,
         )
     elif found.settle_s:
         yield Doubt(
             Level.CARE,
             tr(
-                "{run}: the first {settle_s} s differ from the rest, as a warm-up does.",
+                "{run}: the first {settle_s} s differ from the rest, like a warm-up.",
                 run=result.name,
                 settle_s=number(found.settle_s),
             ),
@@ -87,7 +87,7 @@ def _steady(result: Result) -> Iterable[Doubt]:
                 "Leave them out with --cut {settle_s}, or measure with a longer --warmup.",
                 settle_s=math.ceil(found.settle_s),
             ),
-            tr("The first seconds differ from the rest, as a warm-up does"),
+            tr("The first seconds differ from the rest, like a warm-up"),
         )
 
 
@@ -100,7 +100,7 @@ def _failures(result: Result) -> Iterable[Doubt]:
     yield Doubt(
         Level.STOP if failed == offered else Level.CARE,
         tr(
-            "{run}: {failed} of {offered} requests failed ({kinds}). Percentiles are over the others, and look better for it.",
+            "{run}: {failed} of {offered} requests failed ({kinds}). Percentiles cover only the others, so they look better than they are.",
             run=result.name,
             failed=f"{failed:,}",
             offered=f"{offered:,}",
@@ -118,14 +118,14 @@ def _too_few(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.CARE,
             ntr(
-                "{run}: a p99 of {count} request is nearly its slowest request; {least} are the least, and 1,000 are steady.",
-                "{run}: a p99 of {count} requests is nearly its slowest request; {least} are the least, and 1,000 are steady.",
+                "{run}: a p99 of {count} request is almost the slowest request; at least {least} are needed, and 1,000 give a steady value.",
+                "{run}: a p99 of {count} requests is almost the slowest request; at least {least} are needed, and 1,000 give a steady value.",
                 served,
                 run=result.name,
                 least=ENOUGH_FOR_P99,
             ),
             tr("Offer the load for longer (--duration)."),
-            tr("A p99 of fewer than {least} requests is nearly the slowest of them", least=ENOUGH_FOR_P99),
+            tr("A p99 of fewer than {least} requests is almost the slowest of them", least=ENOUGH_FOR_P99),
         )
 
 
@@ -135,7 +135,7 @@ def _tokens(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.CARE,
             tr(
-                "{run}: the server did not report the tokens of every request, so token rates and joules a token are unknown.",
+                "{run}: the server did not report the tokens of every request, so token rates and joules per token are unknown.",
                 run=result.name,
             ),
             tr("Use a server that answers stream_options.include_usage."),
@@ -162,13 +162,13 @@ def _lag(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.CARE,
             tr(
-                "{run}: TTFT p99 is {ttft} ms from the schedule but {from_send} ms from the send; the difference is the client's.",
+                "{run}: TTFT p99 is {ttft} ms from the schedule but {from_send} ms from the send; the client caused the difference.",
                 run=result.name,
                 ttft=ms(ttft),
                 from_send=ms(from_send),
             ),
-            tr("Give the load generator more processor cores, away from the engines'."),
-            tr("TTFT p99 counted from the schedule is longer than from the send; the difference is the client's"),
+            tr("Give the load generator more CPU cores, apart from those of the engines."),
+            tr("TTFT p99 counted from the schedule is longer than from the send; the client caused the difference"),
         )
 
 

@@ -74,12 +74,14 @@ def _split(result: Result) -> Iterable[Doubt]:
             yield Doubt(
                 Level.CARE,
                 tr(
-                    "{run}: the fit explains only {share} of what the energy of combined GPUs did, so its split between prefill and decode is a guess.",
+                    "{run}: the fit explains only {share} of the variation in the energy of the combined GPUs, so the split between prefill and decode is a guess.",
                     run=result.name,
                     share=percent(max(role.r2, 0.0)),
                 ),
-                tr("Offer a load that varies, for longer; the energy of both together is measured."),
-                tr("The fit explains little of what the energy of combined GPUs did, so its split by phase is a guess"),
+                tr("Offer a varying load for longer; the energy of both phases together is measured."),
+                tr(
+                    "The fit explains little of the variation in the energy of the combined GPUs, so the split by phase is a guess"
+                ),
             )
 
 
@@ -107,7 +109,7 @@ def _readings(name: str, gpus: Sequence[GpuEnergy]) -> Iterable[Doubt]:
                 open=listed(open_),
                 limit=percent(CLOSURE_LIMIT),
             ),
-            tr("Look at the power timeline for holes; a longer window makes its ends matter less."),
+            tr("Look for gaps in the power timeline; in a longer window its ends matter less."),
             tr("Neither power reading agrees with the energy counter"),
         )
     slowed = [

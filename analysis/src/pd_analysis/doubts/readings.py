@@ -41,7 +41,7 @@ _WORDS: Final = {
     ),
     Check.DISAGREE: (
         mark("the energy counter of GPU {index} says {value} J where its power says {bound} J"),
-        mark("One of the two is wrong, and nothing tells which: look at the power timeline, and measure again."),
+        mark("One of the two is wrong, and it is not known which: look at the power timeline, and measure again."),
         mark("Energy counter and power of a GPU disagree, so energy is unknown"),
     ),
 }

@@ -1,4 +1,4 @@
-"""Why nothing of a run may be believed: a late client, engines of somebody else, load of somebody else, a simulator without a processor."""
+"""Why a whole run cannot be trusted: a late client, foreign engines, foreign load, or a simulator that lacked CPU time."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -34,7 +34,7 @@ def _client(result: Result) -> Iterable[Doubt]:
                 limit_ms=setting(client.limit_ms),
             ),
             tr(
-                "Share the load out among processes (--processes), give the load generator processor cores of its own, or offer less."
+                "Spread the load over several processes (--processes), give the load generator its own CPU cores, or offer less load."
             ),
             tr("INVALID: the load generator itself was late"),
             single=True,
@@ -47,15 +47,17 @@ def _strangers(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.STOP,
             tr(
-                "{run}: {answered} engines answered, though the deployment has {engines}; those that are not its own served, in requests: {each} of {all}.",
+                "{run}: {answered} engines answered, but the deployment has {engines}. Requests served by the others: {each} of {all}.",
                 run=result.name,
                 answered=found.answered,
                 engines=found.engines,
                 each=each,
                 all=whole(result.metrics.requests),
             ),
-            tr("Find out whose engine pings this proxy (its /instances lists all), stop it, and measure again."),
-            tr("An engine that is not the deployment's answered requests"),
+            tr(
+                "Find the foreign engine that pings this proxy (/instances lists them all), stop it, and measure again."
+            ),
+            tr("An engine outside the deployment answered requests"),
             single=True,
         )
 
@@ -70,19 +72,21 @@ def _counters(result: Result) -> Iterable[Doubt]:
                     "{run}: its engines wrote {counted} tokens, but the requests got {asked}: other engines answered some of them.",
                     **holes,
                 ),
-                tr("Find out whose engine pings this proxy (its /instances lists all), stop it, and measure again."),
-                tr("Engines wrote fewer tokens than the requests got, so that other engines answered some"),
+                tr(
+                    "Find the foreign engine that pings this proxy (/instances lists them all), stop it, and measure again."
+                ),
+                tr("Engines wrote fewer tokens than the requests got, so other engines answered some"),
                 single=True,
             )
         else:
             yield Doubt(
                 Level.STOP,
                 tr(
-                    "{run}: its engines wrote {counted} tokens, but this load got {asked}: they worked for somebody else too.",
+                    "{run}: its engines wrote {counted} tokens, but this load got {asked}: they also served other clients.",
                     **holes,
                 ),
                 tr("Keep other load away from the engines while you measure."),
-                tr("Engines wrote more tokens than the load got, so that they worked for somebody else too"),
+                tr("Engines wrote more tokens than the load got, so they also served other clients"),
                 single=True,
             )
 
@@ -93,12 +97,12 @@ def _starved(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.STOP,
             tr(
-                "{run}: {share} of its simulated engines' steps ended late because they had no processor, so its times are those of this host.",
+                "{run}: {share} of the simulated engines' steps ended late for lack of CPU time, so the latencies reflect this host.",
                 run=result.name,
                 share=percent(max(shares)),
             ),
-            tr("Use fewer engines, a lower rate, or a host with more processor cores."),
-            tr("Simulated engines had no processor, so that times are those of the host"),
+            tr("Use fewer engines, a lower rate, or a host with more CPU cores."),
+            tr("Simulated engines lacked CPU time, so the latencies reflect the host"),
         )
 
 

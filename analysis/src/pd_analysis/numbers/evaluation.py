@@ -33,7 +33,7 @@ class Result:
         repeats: each repeat on its own; empty of a load that was offered once.
         attribution: the energy by role, phase and request; empty without power.
         unlabelled: what the deployment is called that has neither label nor topology.
-        unfit: why nothing may be decided on it; empty if something may.
+        unfit: reasons why no decision may be based on it; empty if it may be used.
     """
 
     run: Run

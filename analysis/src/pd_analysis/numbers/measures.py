@@ -124,7 +124,7 @@ def mean_power_w(result: Result) -> float | None:
     return energy.total_j / energy.window_s / len(energy.serving)
 
 
-TTFT_P50: Final = _latency("TTFT", 50, benefit=mark("a sooner first token"))
+TTFT_P50: Final = _latency("TTFT", 50, benefit=mark("an earlier first token"))
 TPOT_P50: Final = _latency("TPOT", 50, benefit=mark("faster tokens"))
 TTFT_P99: Final = _latency("TTFT", 99, benefit=mark("fewer late first tokens"))
 TPOT_P99: Final = _latency("TPOT", 99, benefit=mark("fewer slow answers"))

@@ -1,4 +1,4 @@
-"""One run's latencies and rates. Percentiles are over the measured window's successes; failures are counted apart, by kind."""
+"""One run's latencies and rates. Percentiles are over the measured window's successes; failures are counted separately, by kind."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -87,11 +87,11 @@ class Series:
         return self.results[0].topology
 
     def points(self, get: Get) -> list[tuple[float, float]]:
-        """(place on the axis, value) of every result that has the value and may decide something."""
+        """(place on the axis, value) of every result that has the value and is fit for a decision."""
         return self._points([result for result in self.results if not result.unfit], get)
 
     def unfit_points(self, get: Get) -> list[tuple[float, float]]:
-        """The same of results on which nothing may be decided."""
+        """The same for results that are unfit for a decision."""
         return self._points([result for result in self.results if result.unfit], get)
 
     def _points(self, results: Sequence[Result], get: Get) -> list[tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""What makes a run unfit to decide anything: an engine that is not the deployment's, other people's load, or a client that was late."""
+"""What makes a run unfit for a decision: an engine outside the deployment, other clients' load, or a late client."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from pd_analysis.records.run import Run
 from pd_contracts.names import Role
 from pd_contracts.records import EngineTokens
 
-# Counters and usage count alike; what is further apart than this was served by, or for, somebody else.
+# Counters and usage count alike; a larger difference means that foreign engines answered, or that the engines served other clients.
 TOKENS_APART: Final = 0.02
 # The proxy's own requests (a canary for a pair of engines) are a few tokens beside any load.
 OWN_TOKENS: Final = 256.0
 
 
 class Unfit(StrEnum):
-    """Why nothing may be decided on a run."""
+    """Why no decision may be based on a run."""
 
     CLIENT = "client"
     STRANGER = "stranger"

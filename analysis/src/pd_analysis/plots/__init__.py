@@ -62,10 +62,10 @@ PLOTS: Final = (
     Plot("latency_breakdown", mark("Stages of the mean request and of the slowest 1 %"), bars.latency_breakdown),
     Plot("ttft_breakdown", mark("Stages up to the first token around each percentile"), bars.ttft_breakdown),
     Plot("kv_handoff_cdf", mark("Share of requests by the time of their KV hand-off"), attainment.kv_handoff_cdf),
-    Plot("slo_scale_attainment", mark("Share of requests within limits that are scaled"), attainment.slo_scale),
+    Plot("slo_scale_attainment", mark("Share of requests within scaled limits"), attainment.slo_scale),
     Plot(
         "interference_timeline",
-        mark("Gaps of running requests along a few seconds, beside prefills of others"),
+        mark("Gaps of running requests over a few seconds, next to the prefills of other requests"),
         interference.interference_timeline,
     ),
     Plot("batches", mark("Latency, throughput and energy by batch size"), modes.by_batch_size),
@@ -73,7 +73,7 @@ PLOTS: Final = (
     Plot("energy", mark("Joules per token by role"), bars.energy),
     Plot(
         "power_timeline",
-        mark("Power and clock of every GPU along the run, with requests by phase"),
+        mark("Power and clock of every GPU over the run, with requests by phase"),
         timeline.power_timeline,
     ),
 )

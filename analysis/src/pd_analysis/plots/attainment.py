@@ -37,12 +37,12 @@ def slo_scale(group: Group) -> Figure | None:
     ]
     figure = style.canvas(
         tr(
-            "Limits that {share} of requests keep, as a factor of the given ones: {runs}",
+            "Scale of the limits that {share} of requests still meet: {runs}",
             share=percent(ATTAINMENT),
             runs=best_first(tightest, number) or tr("none"),
         ),
         tr(
-            "1 is the given limits: {limits}. Failures never meet one. Tighter limits are to the right.",
+            "1 means the given limits: {limits}. Failed requests never meet them. Tighter limits are to the right.",
             limits=joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in limits.items()),
         ),
         3.0,
@@ -78,7 +78,7 @@ def _ends(factors: Floats, curves: Floats) -> tuple[float, float]:
 
 
 def kv_handoff_cdf(group: Group) -> Figure | None:
-    """How long KV takes to decode, with the first step there: share of requests that wait at most so long."""
+    """How long KV takes to decode, with the first step there: share of requests that wait at most this long."""
     handed = [
         (position, result, result.requests.ordered("kv_and_first_decode"))
         for position, result in enumerate(group.results)
@@ -93,7 +93,7 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
             runs=best_first(tails, lambda time: f"{number(time)} ms"),
         ),
         tr(
-            "From prefill's answer to decode's first byte, as the proxy timed it: share of requests that wait at most so long."
+            "From prefill's answer to decode's first byte, as the proxy timed it: share of requests that wait at most this long."
         ),
         2.7,
         simulated=group.simulated,

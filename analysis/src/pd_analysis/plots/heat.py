@@ -92,7 +92,7 @@ def _subtitle(sweeps: Iterable[Sweep]) -> str:
     unfit = any(result.unfit for sweep in sweeps for series in sweep.series for result in series.results)
     return tr(
         mark(
-            "Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured. In brackets: not to be decided on."
+            "Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured. In brackets: not for decisions."
         )
         if unfit
         else mark("Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured.")
@@ -141,7 +141,7 @@ def _panel(axes: Axes, sweep: Sweep, places: Sequence[float], shown: Shown) -> N
 
 
 def _values(sweep: Sweep, places: Sequence[float], shown: Shown) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """What each cell shows, and whether nothing may be decided on it."""
+    """What each cell shows, and whether it is unfit for a decision."""
     unfit = np.zeros((len(sweep.series), len(places)), dtype=np.bool_)
     values = np.full((len(sweep.series), len(places)), np.nan)
     for row, series in enumerate(sweep.series):

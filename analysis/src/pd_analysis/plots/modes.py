@@ -103,8 +103,8 @@ def by_phase(group: Group) -> Figure | None:
         return None
     labels = [f"{style.elided(name, 22)}\n{tr(ROLES[Role(cost.phase)])}" for name, cost in costs]
     panels: list[tuple[str, list[Value | None], str]] = [
-        (tr("Time a request, ms"), [_in_ms(cost.time_s) for _, cost in costs], "ms"),
-        (tr("Energy a request, J"), [cost.energy_j for _, cost in costs], "J"),
+        (tr("Time per request, ms"), [_in_ms(cost.time_s) for _, cost in costs], "ms"),
+        (tr("Energy per request, J"), [cost.energy_j for _, cost in costs], "J"),
         (tr("Power, W"), [cost.power_w for _, cost in costs], "W"),
     ]
     panels = [panel for panel in panels if any(value is not None for value in panel[1])]

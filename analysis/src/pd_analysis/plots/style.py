@@ -1,6 +1,6 @@
 """One look for every plot: sizes, colours that colour-blind readers can tell apart, and a canvas with title and watermark.
 
-Colours are Okabe and Ito's. Every colour in a figure is one of `COLOURS`, because the report puts the SVG into its page and replaces
+Colours are those of Okabe and Ito. Every colour in a figure is one of `COLOURS`, because the report puts the SVG into its page and replaces
 each by a CSS variable, so that plots follow the reader's dark or light theme. matplotlib's pyplot is not used: its figures are global.
 """
 

@@ -51,8 +51,8 @@ def _latency_title(sweep: Sweep, percentile: int) -> str:
 
 
 def _latency_subtitle(sweep: Sweep) -> str:
-    message = mark("{requests}. Shaded: 95 % bootstrap interval. Hollow: not to be decided on.")
-    return tr(message if shaded(sweep) else mark("{requests}. Hollow: not to be decided on."), requests=short(sweep))
+    message = mark("{requests}. Shaded: 95 % bootstrap interval. Hollow: not for decisions.")
+    return tr(message if shaded(sweep) else mark("{requests}. Hollow: not for decisions."), requests=short(sweep))
 
 
 def telling_place(sweep: Sweep) -> float | None:
@@ -80,9 +80,9 @@ def slo_attainment(sweep: Sweep) -> Figure | None:
     limits = joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in sweep.limits.items())
     each_alone = len(sweep.series) <= _ALONE_TO
     message = (
-        mark("{limits}; failures never meet one. {requests}. Dotted: TTFT alone. Dashed: TPOT alone.")
+        mark("{limits}; failed requests never meet them. {requests}. Dotted: TTFT alone. Dashed: TPOT alone.")
         if each_alone
-        else mark("{limits}; failures never meet one. {requests}.")
+        else mark("{limits}; failed requests never meet them. {requests}.")
     )
     figure = canvas(sweep, _attainment_title(sweep), tr(message, limits=limits, requests=short(sweep)), 3.2)
     axes = figure.subplots()

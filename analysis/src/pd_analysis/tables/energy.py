@@ -36,7 +36,7 @@ def energy_by_role(group: Group) -> Table | None:
         for row in _role_rows(result.name, result.energy, result.tokens)
     ]
     caption = tr(
-        "{definitions} A role's joules are divided by the tokens that are its work; those of all GPUs by output tokens and by both, end to end.",
+        "{definitions} The energy of a role is divided by the tokens that it processes; that of all GPUs by output tokens, and by prompt and output tokens together.",
         definitions=defined(("Energy", "Closure", "Static part")),
     )
     return table(tr("Energy by role"), header, rows, {0, len(header) - 1}, caption) if rows else None
@@ -112,7 +112,7 @@ def boards(group: Group) -> Table | None:
         for gpu in result.energy.serving
     ]
     caption = tr(
-        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its closure. Slowed: throttling seen, as a share of samples. Checks: whether the readings can be believed; without that there is no energy."
+        "Counter: joules by the board's energy counter. Instant, average: joules by the integral of either power reading, and its closure. Slowed: throttling seen, as a share of samples. Checks: whether the readings are plausible; if not, no energy is given."
     )
     return table(tr("Energy by GPU"), header, rows, {0, 1, 2, 9, 10}, caption) if rows else None
 

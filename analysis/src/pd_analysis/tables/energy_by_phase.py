@@ -14,10 +14,10 @@ from pd_analysis.words.formulas import defined
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
-_DEFINED: Final = ("J per computed prompt token", "Dynamic part", "Joules of a request", "Nobody's joules")
+_DEFINED: Final = ("J per computed prompt token", "Dynamic part", "Joules of a request", "Joules without a request")
 _HEADER: Final = (
     *("", mark("Energy"), mark("Static"), mark("Dynamic"), mark("Tokens"), mark("J / token"), mark("Requests")),
-    *(mark("Failed, warm-up"), mark("Nobody"), mark("J / request, p50"), "p99", mark("Split")),
+    *(mark("Failed, warm-up"), mark("No request"), mark("J / request, p50"), "p99", mark("Split")),
 )
 
 

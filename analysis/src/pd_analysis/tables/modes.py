@@ -50,8 +50,8 @@ def _batch_cells(batch: Batch, per_gpu: float | None) -> Iterable[str]:
 
 def _phase_table(group: Group) -> Table | None:
     header = [
-        *("", tr("Mode"), tr("Phase"), tr("Requests"), tr("Tokens"), tr("Time a request")),
-        *(tr("Energy a request"), tr("Power"), tr("Idle"), tr("J / token")),
+        *("", tr("Mode"), tr("Phase"), tr("Requests"), tr("Tokens"), tr("Time per request")),
+        *(tr("Energy per request"), tr("Power"), tr("Idle"), tr("J / token")),
     ]
     rows = [
         [result.name, "phase-split", *_phase_cells(cost)]

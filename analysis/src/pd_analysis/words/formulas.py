@@ -27,7 +27,7 @@ ENERGY: Final[dict[str, str]] = {
         "each 0.2 s of a role's energy is divided among the requests in that phase then, by their tokens spread evenly over the phase; "
         "prefill: until it answered, or the first token; decode: from then to the last token"
     ),
-    "Nobody's joules": "energy of the 0.2 s in which no request was in work; with the joules of all requests it sums to the energy",
+    "Joules without a request": "energy of the slices of 0.2 s in which no request was being served; together with the joules of all requests it is the whole energy",
     "Batch": "all batches of one size together, each from its send to its last end; TTFT and TPOT are medians over their requests",
     "Phases by difference": (
         "prefill: window of the requests of one output token / their number; decode: the window of those of all tokens, over their number, − that; "
@@ -42,14 +42,14 @@ ENERGY: Final[dict[str, str]] = {
 
 COUNTING: Final[dict[str, str]] = {
     "Measured window": "first scheduled send to last end, warm-up left out",
-    "Percentiles": "over successful requests of the measured window, linear interpolation; failures are counted apart",
+    "Percentiles": "over successful requests of the measured window, linear interpolation; failures are counted separately",
     "Request rate": "successful requests / measured window",
     "Requests within all limits": "requests that meet every given limit / all measured requests; failures never meet one",
     "Tokens": "of successful requests, from the server's usage",
     "Per GPU": PER_GPU,
     "95 % of ratios": (
-        "bootstrap, 2,000 seeded draws over requests (over repeats too, where there are some); requests count as fewer than they are "
-        "where consecutive ones fare alike"
+        "bootstrap, 2,000 seeded draws over requests (over repeats too, where there are some); where consecutive requests "
+        "are alike, they count as fewer"
     ),
     "Saturated": "median TTFT and the requests in flight both rise more than 1.5× from the first third of the run to the last",
     "Stages": "the proxy's own timing of one request; the slowest 1 % are the requests at or above the p99 of their sum",

@@ -190,7 +190,7 @@ def pareto(found: Findings) -> Figure:
     able = [choice for choice in found.answer.choices if not choice.refusal]
     figure = style.canvas(
         f"{len(front)} of {len(able)} deployments are beaten by no other",
-        "Joules an output token against GPUs; dark: none has fewer GPUs, fewer joules and a sooner first token (p99) at once",
+        "Joules an output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once",
         2.9,
         simulated=True,
     )

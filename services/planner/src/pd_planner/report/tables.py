@@ -83,7 +83,7 @@ def front(found: Findings) -> Table:
         ("deployment", "GPUs", "J/output token", "TTFT p99, ms", "rests on"),
         rows,
         {0, 4},
-        "SIMULATED. No other deployment has fewer GPUs, fewer joules and a sooner first token at once.",
+        "SIMULATED. No other deployment has fewer GPUs, fewer joules and an earlier first token at once.",
     )
 
 
