@@ -92,7 +92,7 @@ docs: venv ## pages and catalogues that are written from the code, then the docu
 	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build -q --strict $(ARGS)
 	@echo "the site is in dist/site: python3 -m http.server -d dist/site shows it on port 8000"
 
-soak: venv ## ten minutes of random faults and rude clients; ARGS="--seconds 60" for less
+soak: venv ## ten minutes of random faults and misbehaving clients; ARGS="--seconds 60" for less
 	@$(BIN)/python tests/soak $(ARGS)
 
 up: venv ## start a deployment, e.g. make up ARGS="--engine sim"

@@ -70,7 +70,7 @@ def insert(page: Path, written: dict[int, list[str]]) -> None:
 
 
 def save(name: str, folder: Path, pattern: str) -> None:
-    """A report's figure, one file a theme.
+    """A report's figure, one file per theme.
 
     Raises:
         PageError: if there is none.

@@ -1,6 +1,6 @@
 """Writes chart/values.schema.json and the table of values in README.md from chart/values.yaml; `--check` only compares.
 
-values.yaml is kept plain: block maps, one key a line, `# --` with the meaning above each value and `# @` with what the
+values.yaml is kept plain: block maps, one key per line, `# --` with the meaning above each value and `# @` with what the
 default alone does not say of its schema.
 """
 # ruff: noqa: INP001  a script, not a package

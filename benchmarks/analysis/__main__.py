@@ -22,13 +22,13 @@ GOAL_S, GOAL_GB = 60.0, 2.0  # for a million requests of 128 chunks, on two core
 
 
 def main() -> int:
-    """Print a row a size; the exit status is 1 if a size takes longer or more memory than the goal of the largest."""
+    """Print a row per size; the exit status is 1 if a size takes longer or more memory than the goal of the largest."""
     parser = argparse.ArgumentParser(prog="bench-analysis", description=__doc__)
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES, metavar="REQUESTS")
-    parser.add_argument("--chunks", type=int, default=128, help="token chunks a request (default 128)")
+    parser.add_argument("--chunks", type=int, default=128, help="token chunks per request (default 128)")
     parser.add_argument("--folder", default=tempfile.gettempdir(), help="where records are written and removed again")
     options = parser.parse_args()
-    print(f"pd-analysis report, {options.chunks} chunks a request, {os.cpu_count()} cores")
+    print(f"pd-analysis report, {options.chunks} chunks per request, {os.cpu_count()} cores")
     print(f"{'requests':>10} {'records':>10} {'wall':>9} {'CPU':>9} {'peak':>9}")
     missed = False
     for size in options.sizes:

@@ -33,7 +33,7 @@ _CLOCK = Clock(wall=1_760_000_000.0, monotonic=0.0)
 
 
 def write_run(folder: Path, *, requests: int, chunks: int, topology: Topology = Topology.DISAGG, seed: int = 1) -> Path:
-    """A complete simulated run of `requests` requests of `chunks` chunks each; about 25 bytes a chunk."""
+    """A complete simulated run of `requests` requests of `chunks` chunks each; about 25 bytes per chunk."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     last = 0.0

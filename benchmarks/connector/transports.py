@@ -33,7 +33,7 @@ from pd_connector.net.station import Station
 from pd_connector.settings import Settings
 
 MIB = 1024**2
-# Llama-3.1-8B: 32 layers, 16 tokens a block, 8 heads of 128, keys and values of 2 bytes.
+# Llama-3.1-8B: 32 layers, 16 tokens per block, 8 heads of 128, keys and values of 2 bytes.
 LAYERS, BLOCK_LAYER_BYTES = 32, 16 * 8 * 128 * 2 * 2
 
 

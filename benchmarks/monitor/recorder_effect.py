@@ -97,7 +97,7 @@ def tokens_of(reads: Sequence[tuple[float, bytes]]) -> tuple[list[float], int]:
     """When each read that brought a token came, and the number of tokens by the server's count.
 
     Raises:
-        UnmeasurableError: for an error in the stream, an end that is none, or a server that does not count.
+        UnmeasurableError: for an error in the stream, a stream that breaks off, or a server that reports no token counts.
     """
     times: list[float] = []
     tokens, done, rest = None, False, b""

@@ -19,7 +19,7 @@ SHAPES = ((0, 1), (1, 1), (1, 3), (2, 2), (3, 1))
 
 
 def carried(shape: tuple[int, int], lengths: tuple[int, int], limits: tuple[float, float]) -> float:
-    """Requests a second and GPU."""
+    """Requests per second per GPU."""
     prefills, others = shape
     best = 0.0
     for batch in BATCHES:

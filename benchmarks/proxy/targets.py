@@ -61,7 +61,7 @@ class Target:
         return [*(one.pid for one in self.processes), *(child.pid for family in children for child in family)]
 
     def rss_mb(self) -> float:
-        """Its memory, MB."""
+        """Resident memory, MB."""
         if self.pid is None:
             return 0.0
         parent = psutil.Process(self.pid)

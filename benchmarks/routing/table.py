@@ -30,7 +30,7 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
         if row["engines"] == options.engines:
             by_case[row["case"]][row["kind"]].append(row)
     cases = {label: kinds for label, kinds in by_case.items() if "capacity" in kinds}
-    how = f"{options.engines} engines; seeds {_listed(_seeds(rows))}; at most {options.seconds:g} s or {options.requests:,} requests a load."
+    how = f"{options.engines} engines; seeds {_listed(_seeds(rows))}; at most {options.seconds:g} s or {options.requests:,} requests per load."
     parts = [HEAD, how, "", *_capacities(cases), "", *_summary(cases)]
     stressed = {label: kinds for label, kinds in cases.items() if "stress" in kinds}
     if stressed:

@@ -1,4 +1,4 @@
-"""Every failure is accounted for, and what cannot begin says why in one sentence."""
+"""Every failure is accounted for, and a run that cannot begin gives the reason in one sentence."""
 
 import http.server
 import socket

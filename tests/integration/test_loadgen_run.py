@@ -83,7 +83,7 @@ def test_every_request_is_recorded_once_as_the_server_saw_it(done: Done) -> None
 
 def test_known_times_are_measured_within_half_a_per_cent(done: Done) -> None:
     # What the server really did is the truth, because a busy machine makes it late. Medians, because a moment without
-    # the processor between the server's stamp and its write is nobody's error.
+    # the time that the server waits for a CPU between its stamp and its write is not an error of the client.
     account = {one.output_hash: one for one in done.server.served}
     first_ms, pace = [], []
     for record in done.measured:

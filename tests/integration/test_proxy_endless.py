@@ -65,7 +65,7 @@ def scripts(draw: st.DrawFn, *, stream: bool) -> Script:
 
 @contextlib.asynccontextmanager
 async def one_of(role: Role, workers: int) -> AsyncIterator[tuple[RunningProxy, FakeEngine]]:
-    """A proxy and one engine a role, of which one is scripted."""
+    """A proxy and one engine per role, of which one is scripted."""
     async with running_workers(**WAITS) if workers > 1 else running_proxy(**WAITS) as proxy:
         if role is Role.COMBINED:
             yield proxy, await proxy.engine(role)

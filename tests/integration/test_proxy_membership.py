@@ -1,4 +1,4 @@
-"""Who is admitted, who is lost, and pings that are none."""
+"""Which engines are admitted, which are lost, and invalid pings."""
 
 import asyncio
 import logging

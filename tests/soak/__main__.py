@@ -1,4 +1,4 @@
-"""`make soak`: the proxy under random faults and rude clients for ten minutes; ARGS="--seconds 60" for less."""
+"""`make soak`: the proxy under random faults and misbehaving clients for ten minutes; ARGS="--seconds 60" for less."""
 
 import argparse
 import asyncio

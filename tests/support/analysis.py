@@ -48,7 +48,7 @@ PowerLog = tuple[GpuHeader, list[GpuSample]]
 def request(
     index: int, scheduled: float = 0.0, *, ttft: float = 0.1, gaps: Sequence[float] = (0.01, 0.01), **changes: Any
 ) -> RequestRecord:
-    """A successful request, sent on time, one token a chunk; `changes` override fields."""
+    """A successful request, sent on time, one token per chunk; `changes` override fields."""
     times = np.cumsum([scheduled + ttft, *gaps]).tolist()
     fields: dict[str, Any] = {
         "index": index,

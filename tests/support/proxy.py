@@ -399,7 +399,7 @@ class RunningProxy:
             return Reply(response.status, response.headers.copy(), await response.read())
 
     async def stats(self) -> ProxyStats:
-        """What /stats says."""
+        """The answer of `/stats`."""
         return msgspec.json.decode((await self.get("/stats")).body, type=ProxyStats)
 
     async def stats_where(self, condition: Callable[[ProxyStats], object], timeout_s: float = 10.0) -> ProxyStats:

@@ -104,7 +104,7 @@ class AnswerReader:
         except httptools.HttpParserError as error:
             if not self.complete:
                 raise ProtocolError(str(error.__context__ or error)) from None
-            self.unclean = True  # what follows a whole answer is nobody's
+            self.unclean = True  # what follows a complete answer belongs to no request
         if not data.endswith(b"\r\n"):
             self.whole_chunk = False
         if not parts:

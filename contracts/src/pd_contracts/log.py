@@ -1,4 +1,4 @@
-"""Logging for every service: one line an event on stderr, JSON where no person reads it."""
+"""Logging for every service: one line per event on stderr, JSON where no person reads it."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def _to_the_second(second: int) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; what a call passes as `extra` becomes keys."""
+    """One JSON object per line; what a call passes as `extra` becomes keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Write time (UTC), level, logger, message, extras and, if any, the traceback."""
@@ -53,7 +53,7 @@ class TextFormatter(logging.Formatter):
 
 
 class Event:
-    """One kind of line at level INFO that is written thousands of times a second: `logging` says it in the same words at thrice the cost."""
+    """One kind of line at level INFO that is written thousands of times a second; `logging` would write the same line at three times the cost."""
 
     def __init__(self, logger: str, message: str) -> None:
         """`message` is always the same; what differs is in the extras."""

@@ -13,10 +13,10 @@ LOOK_UP_S: Final = 3.0
 
 
 def entries(hosts: str, port: int) -> list[tuple[str, int]]:
-    """Hosts and ports as they are written; `port` is that of entries without one.
+    """Hosts and ports as they are written; entries without a port get `port`.
 
     Raises:
-        ValueError: for a port that is none.
+        ValueError: for an invalid port.
     """
     found = []
     for entry in filter(None, (part.strip() for part in hosts.split(","))):
@@ -103,7 +103,7 @@ class Dealers:
         return dealer
 
     def close(self) -> None:
-        """Let go of all."""
+        """Close all connections."""
         for dealer in self._sockets.values():
             dealer.close()
         self._sockets.clear()

@@ -1,6 +1,6 @@
 """A run on disk: raw records, from which every number is derived later.
 
-A run is a folder: `manifest.json`, `requests.jsonl` (one line a request), `gpu.jsonl` (a header line, then one line a sample)
+A run is a folder: `manifest.json`, `requests.jsonl` (one line per request), `gpu.jsonl` (a header line, then one line per sample)
 and `summary.json`. Times are seconds on the writing process's monotonic clock unless a name says otherwise; each file's
 `Clock` ties that clock to the wall. What is unknown is null, never 0. Files are written so that a kill loses the last line at most.
 """

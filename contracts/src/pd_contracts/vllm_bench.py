@@ -32,7 +32,7 @@ _UNKNOWN_CLOCK: Final = Clock(wall=0.0, monotonic=0.0)
 
 
 def records(result: VllmResult, run_id: str) -> list[RequestRecord]:
-    """One record a request, in the order of the file."""
+    """One record per request, in the order of the file."""
     return [_record(result, index, run_id) for index in range(len(result.ttfts))]
 
 

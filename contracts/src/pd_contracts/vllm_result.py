@@ -37,7 +37,7 @@ _OTHERS: Final = (
 
 
 class VllmResult(msgspec.Struct, kw_only=True):
-    """The keys that are read; arrays have an entry a request, in seconds.
+    """The keys that are read; arrays have an entry per request, in seconds.
 
     Attributes:
         completed, failed: what the file itself counts.

@@ -198,7 +198,7 @@ UCX_TLS: {{ . | quote }}
     {{- if ne .engine.role "combined" }}
     - {name: kv-{{ .engine.name }}, containerPort: {{ .engine.kv }}}
     {{- end }}
-  {{- /* Until the model is loaded nothing else is asked. Then: ready is what the proxy gives requests, alive is what computes. */}}
+  {{- /* Until the model is loaded, this is the only probe. After that, ready: the proxy sends requests; alive: the engine computes. */}}
   startupProbe:
     exec: {command: [python3, -m, pd_engine, probe]}
     periodSeconds: 10

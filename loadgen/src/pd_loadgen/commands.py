@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     sweeping.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     sweeping.add_argument("--dry-run", action="store_true", help="only list the runs")
     sweeping.set_defaults(execute=_guarded(_sweep))
-    gathering = commands.add_parser("aggregate", help="write one CSV with a row a run, killed ones among them")
+    gathering = commands.add_parser("aggregate", help="write one CSV with a row per run, killed ones among them")
     gathering.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     gathering.add_argument("--out", type=Path, metavar="FILE", help="CSV file; without it, standard output")
     gathering.add_argument(

@@ -83,7 +83,7 @@ def _restore_clocks() -> None:
 
 def split(arguments: Sequence[str]) -> int:
     """`pd-monitor split gpu.jsonl`: a file for each role of a recording."""
-    parser = argparse.ArgumentParser(prog="pd-monitor split", description="One file a role from a recording.")
+    parser = argparse.ArgumentParser(prog="pd-monitor split", description="One file per role from a recording.")
     parser.add_argument("recording", type=Path, help="a run's gpu.jsonl")
     parser.add_argument("--out", type=Path, help="folder of prefill_gpu_data.json and so on; the recording's own")
     options = parser.parse_args(arguments)

@@ -49,7 +49,7 @@ def role_file(lines: Iterable[bytes], role: Role) -> Iterator[bytes]:
     """The file of a role, in pieces, from the lines of a gpu.jsonl.
 
     Raises:
-        msgspec.MsgspecError: for a line that is none of a recording.
+        msgspec.MsgspecError: for a line that does not belong to a recording.
     """
     lines = iter(lines)
     header = msgspec.json.decode(next(lines), type=GpuHeader)

@@ -46,7 +46,7 @@ async def list_pods(socket_path: str, timeout_s: float = _TIMEOUT_S) -> dict[str
         msg = f"{socket_path}: {error.strerror or error}"
         raise KubeletError(msg) from error
     except (h2.exceptions.ProtocolError, ValueError) as error:
-        msg = f"an answer that is none: {error}"
+        msg = f"an invalid answer: {error}"
         raise KubeletError(msg) from error
 
 

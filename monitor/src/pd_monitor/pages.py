@@ -1,4 +1,4 @@
-"""What an engine's metrics page says about tokens. Joules a computed token need the engine's own count: clients cannot see a cache."""
+"""What an engine's metrics page says about tokens. Joules per computed token need the engine's own count: clients cannot see a cache."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -48,7 +48,7 @@ def parse_pages(texts: Sequence[str]) -> list[tuple[Role, str]]:
     """Role and address of each `role=http://host:port/metrics`.
 
     Raises:
-        ValueError: for one that is none; the message shows what is expected.
+        ValueError: for an invalid entry; the message shows what is expected.
     """
     pages = []
     for text in texts:

@@ -80,7 +80,7 @@ def parse_patterns(texts: Iterable[str]) -> list[tuple[Role, str]]:
     """`prefill=*-prefill-*` to a role and a pattern.
 
     Raises:
-        ValueError: naming the one that is none.
+        ValueError: naming the invalid one.
     """
     patterns = []
     for text in texts:

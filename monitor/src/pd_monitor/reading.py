@@ -51,7 +51,7 @@ class Reading:
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """The readings that failed this time, one entry a failure."""
+        """The readings that failed this time, one entry per failure."""
         if self.failed is not None:
             return self.failed
         return tuple(name for sample in self.samples for name in sample.errors)

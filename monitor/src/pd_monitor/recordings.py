@@ -164,7 +164,7 @@ class Recordings:
         """
         known = [info.index for info in gpus]
         if not known:
-            raise ApiError(409, "there is no GPU to record; GET /readyz says why")
+            raise ApiError(409, "there is no GPU to record; GET /readyz gives the reason")
         if unknown := unknown_gpus(request.roles, known):
             raise ApiError(400, f"roles: there is no GPU {unknown[0]}; the GPUs are {', '.join(map(str, known))}")
         self._make_room()

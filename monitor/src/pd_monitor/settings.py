@@ -88,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "INFO"
 
     def __post_init__(self) -> None:
-        """Refuse board addresses that could never be polled, and patterns that are none."""
+        """Refuse board addresses that could never be polled, and invalid patterns."""
         parse_patterns(self.pod_role_patterns)
         parse_pages(self.engine_metrics)
         for url in self.sim_boards:

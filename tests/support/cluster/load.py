@@ -14,7 +14,7 @@ from support.rolling import Result
 from pd_control.client import ClientError, get
 
 CLIENTS: Final = 6
-# With the profile's 7 ms a token: up to 3 s, so that something is always half-way.
+# With the profile's 7 ms per token: up to 3 s, so that something is always half-way.
 LENGTHS: Final = (1, 16, 128, 400)
 # A hung engine is found by three liveness probes in a row, after it has stood still for engine.stallSeconds.
 PATIENCE_S: Final = 150.0

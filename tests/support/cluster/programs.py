@@ -27,7 +27,7 @@ COMMANDS: Final = ("dnsmasq", "socat", "conntrack", "iptables", "ip", "nsenter",
 
 
 class CannotRunError(Exception):
-    """This machine cannot run a node; says why."""
+    """This machine cannot run a node; the message gives the reason."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_series_are_in_order_of_rate_and_plain_serving_is_first() -> None:
 
 
 def test_the_best_rate_is_where_attainment_falls_through_90_percent() -> None:
-    # Combined keeps 100 % at 1.5, 90 % at 2 and 70 % at 3 req/s and GPU; disagg keeps all everywhere.
+    # Combined keeps 100 % at 1.5, 90 % at 2 and 70 % at 3 req/s per GPU; disagg keeps all everywhere.
     combined, disagg = crossing_sweep().series
 
     assert best_rate(combined) == pytest.approx(2.0)

@@ -208,7 +208,9 @@ def test_readings_that_stop_say_for_how_long() -> None:
         pytest.param({0: Role.COMBINED}, 1, id="one of two is missing"),
         pytest.param({0: Role.COMBINED, 1: Role.COMBINED, 2: Role.COMBINED}, 1, id="a third joins"),
         pytest.param({0: Role.COMBINED, 5: Role.COMBINED}, 2, id="another one was recorded"),
-        pytest.param({0: Role.COMBINED, 1: Role.COMBINED, 2: None}, 0, id="one without a role is nobody's"),
+        pytest.param(
+            {0: Role.COMBINED, 1: Role.COMBINED, 2: None}, 0, id="one without a role belongs to no deployment"
+        ),
     ],
 )
 def test_joules_are_the_deployments_only_if_exactly_its_gpus_were_recorded(

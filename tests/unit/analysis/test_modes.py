@@ -142,7 +142,7 @@ SIZES = (1, 2, 4, 1, 2, 4)
 
 
 def batched(sizes: tuple[int, ...] = SIZES) -> Run:
-    """Batches one after the other, of 2 s each: TTFT 0.1 s a request of the batch, 4 tokens a request; 200 W and 50 W a request."""
+    """Batches one after the other, of 2 s each: TTFT 0.1 s a request of the batch, 4 tokens per request; 200 W and 50 W a request."""
     records: list[RequestRecord] = []
     watts_at: list[tuple[float, float, float]] = []
     clock = 3.0
@@ -170,7 +170,7 @@ def test_batches_of_one_size_are_taken_together() -> None:
         (4, 2, 8, 8),
     ]
     assert [each.ttft_s for each in found] == pytest.approx([0.1, 0.2, 0.4])
-    # 4 tokens a request, in 2 s
+    # 4 tokens per request, in 2 s
     assert [each.output_rate for each in found] == pytest.approx([2.0, 4.0, 8.0])
     # (200 + 50 n) W × 2 s over 4 n tokens
     assert [each.token_j for each in found] == pytest.approx([125.0, 75.0, 50.0], rel=0.03)

@@ -34,7 +34,7 @@ def test_chunks_send_whole_blocks_and_the_last_one_the_rest() -> None:
     assert blocks_told(plan.scheduled("r", [2], 40, anew=False)) == [(1, (1,))]
     assert blocks_told(plan.scheduled("r", [3], 49, anew=False)) == [(2, (2,))]
     assert blocks_told(plan.scheduled("r", [], 50, anew=False)) == [(3, (3,))]
-    assert plan.scheduled("r", [4], 51, anew=False) == []  # it decodes on; that is nobody's
+    assert plan.scheduled("r", [4], 51, anew=False) == []  # it goes on decoding; this KV belongs to no request
 
 
 def test_a_cached_beginning_is_sent_too() -> None:

@@ -1,4 +1,4 @@
-"""What the connector cannot do it refuses, with a sentence that says why and what to do: at start, or when two engines meet."""
+"""The connector refuses what it cannot do, and the message gives the reason and the remedy: at start, or when two engines meet."""
 
 import ctypes
 from types import SimpleNamespace

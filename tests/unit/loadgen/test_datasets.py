@@ -63,7 +63,7 @@ def test_text_prompts_are_an_instruction_and_consecutive_words_of_the_shipped_te
     words = " ".join(text_words() * 2)
     assert instruction.endswith("in the same style.")
     assert passage in words
-    assert len(f"{instruction} {passage}".split()) == 100  # at 1.3 tokens a word
+    assert len(f"{instruction} {passage}".split()) == 100  # at 1.3 tokens per word
 
 
 def test_no_two_text_prompts_share_their_beginning() -> None:

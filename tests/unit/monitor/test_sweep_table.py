@@ -37,9 +37,9 @@ def test_steps_are_in_the_order_of_the_clock_between_the_runs_without_a_lock() -
     # against the mean of both runs without a lock: 2.1 J and 10.1 ms
     assert found["2 decode 900 MHz"]["decode J against free"] == "-52.4 %"
     assert found["2 decode 900 MHz"]["median TPOT against free"] == "+38.6 %"
-    assert found["2 decode 900 MHz"]["J an output token, decode"] == "1"
-    assert found["2 decode 900 MHz"]["J an input token, prefill"] == "0.1"
-    assert "from the one to the other: +10.0 % in J a token and +2.0 % in median TPOT" in text
+    assert found["2 decode 900 MHz"]["J per output token, decode"] == "1"
+    assert found["2 decode 900 MHz"]["J per input token, prefill"] == "0.1"
+    assert "from the one to the other: +10.0 % in J per token and +2.0 % in median TPOT" in text
     assert "- held: the clock, or the power, stayed" in text
 
 

@@ -316,7 +316,7 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--connectors", "rdma"], "--connectors 'rdma': choose from"),
         ([*LENGTHS, "--profile", "NO_NIXL", "--connectors", "nixl"], "the profile knows nothing about NIXL"),
         ([*LENGTHS, "--power-cap-w", "500"], "--power-cap-w needs --rate or --trace"),
-        ([*LENGTHS, "--tensor-parallel", "4"], "--tensor-parallel 4: this profile is of one GPU an engine"),
+        ([*LENGTHS, "--tensor-parallel", "4"], "--tensor-parallel 4: this profile is of one GPU per engine"),
         ([*LENGTHS, *LARGE, "--tensor-parallel", "4", "--gpus", "2"], "2 GPUs make no engine of 4"),
         ([*LENGTHS, "--kv-tokens", "500"], "a request of this traffic can never be served"),
         ([*LENGTHS, "--kv-tokens", "5000", "--max-num-batched-tokens", "9"], "which vLLM refuses"),

@@ -10,7 +10,7 @@ from pd_analysis.words.language import tr
 
 
 def of_mode(group: Group) -> tuple[str, ...]:
-    """A sentence a run; none of loads without a mode."""
+    """A sentence per run; none of loads without a mode."""
     tell = {Pace.BATCHES: _batches, Pace.PHASES: _phases}.get(group.pace)
     return () if tell is None else tuple(text for result in group.results if (text := tell(result)))
 

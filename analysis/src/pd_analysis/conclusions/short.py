@@ -16,7 +16,7 @@ from pd_analysis.words.language import ntr, tr
 
 @dataclass(frozen=True)
 class Short:
-    """What decides; `caveat` says why not to act on it, or is "" if nothing speaks against it."""
+    """The deciding findings; `caveat` gives the reason not to act on them, or is ""."""
 
     sentences: tuple[str, ...]
     caveat: str

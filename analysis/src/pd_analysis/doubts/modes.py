@@ -1,4 +1,4 @@
-"""What can be wrong with the modes that measure requests in groups: prompts from a cache, differences that are none."""
+"""What can be wrong with the modes that measure requests in groups: prompts from a cache, and differences within the error."""
 
 from collections.abc import Iterable
 from typing import Final

@@ -71,7 +71,7 @@ class RoleEnergy:
         return None if self.static_j is None else self.energy_j - self.static_j
 
     def per_token(self, phase: PhaseEnergy) -> float | None:
-        """Joules a token of a phase: of all the role's joules where it has one phase, of the phase's where it has two."""
+        """Joules per token of a phase: of all the role's joules where it has one phase, of the phase's where it has two."""
         joules = self.energy_j if len(self.phases) == 1 else phase.energy_j
         return joules / phase.tokens if phase.tokens else None
 

@@ -120,7 +120,7 @@ def _still(samples: pd.DataFrame, window: Window) -> Fault | None:
 
 
 def _stuck(samples: pd.DataFrame, window: Window, idle: Sequence[Window]) -> Fault | None:
-    """The longest stretch of work over which the power that makes the energy says the same; nothing else could tell that it is wrong."""
+    """The longest stretch of work over which the power behind the energy does not change; no other check would find this fault."""
     column = "power_w" if samples["power_average_w"].isna().all() else "power_average_w"
     stretches = zip(*_unchanged(*_near(samples, window, column)), strict=True)
     busy = [(float(end - start) - _overlap((start, end), idle), float(watts)) for start, end, watts in stretches]

@@ -23,7 +23,7 @@ FEWEST: Final = 8  # seconds, below which four numbers cannot be fitted
 
 @dataclass(frozen=True)
 class Split:
-    """The fit: joules a prompt token, an output token, and a second with a decode; `r2` is how much of the variation it explains."""
+    """The fit: joules per prompt token, an output token, and a second with a decode; `r2` is how much of the variation it explains."""
 
     prompt_j: float
     output_j: float

@@ -1,7 +1,7 @@
 """Joules between two moments, from the readings of one board: by its counter, and as the integral of its power.
 
 Both are given only where readings reach both moments. The counter may have holes in between, for it counts through them; an integral
-may not, for a straight line over a hole is nobody's measurement.
+may not, because a straight line over a hole was never measured.
 """
 
 from typing import Final

@@ -1,7 +1,7 @@
 """Divides joules among requests: what a slice of time cost is shared by the requests that were in work in it, by their tokens.
 
-A request's tokens are spread evenly over the time in which it was in work. What a slice cost while none was is nobody's: the shares and
-this residual sum to the joules, whatever the requests look like.
+A request's tokens are spread evenly over the time in which it was in work. What a slice cost while no request was in work belongs to none of
+them: the shares and this residual sum to the joules, whatever the requests look like.
 """
 
 from dataclasses import dataclass

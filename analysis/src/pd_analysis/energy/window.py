@@ -112,7 +112,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class TokenEnergy:
-    """Joules a token. A role's tokens are those it works for: prompt for prefill, output for decode, both for combined."""
+    """Joules per token. A role's tokens are those it works for: prompt for prefill, output for decode, both for combined."""
 
     prefill_per_prompt: float | None
     decode_per_output: float | None

@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def token_j(self) -> float | None:
-        """Joules an output token."""
+        """Joules per output token."""
         return self.energy.joules / self.output_tokens if self.energy and self.output_tokens else None
 
     @property

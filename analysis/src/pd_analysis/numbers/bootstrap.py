@@ -19,7 +19,7 @@ DRAWS: Final = 2000
 LEVEL: Final = 95.0  # per cent of the draws that an interval holds
 _SEED: Final = 20_240_607
 _BLOCKS: Final = 20
-_BLOCK_LEAST: Final = 5  # requests a block, below which blocks say nothing
+_BLOCK_LEAST: Final = 5  # requests per block, below which blocks say nothing
 
 Draws = Callable[[Result], Floats | None]
 

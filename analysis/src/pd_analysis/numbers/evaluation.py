@@ -222,7 +222,7 @@ def _distinct(results: Sequence[Result], more: Sequence[str]) -> list[Result]:
 
 
 def _by_gpus(members: list[Result]) -> list[tuple[int | None, list[Result]]]:
-    """Deployments of two GPUs and of four are compared among themselves, if each has somebody to be compared with."""
+    """Deployments of two GPUs and of four are compared among themselves, if each has a counterpart to be compared with."""
     counts: dict[int | None, list[Result]] = {}
     for member in members:
         counts.setdefault(member.metrics.gpus, []).append(member)

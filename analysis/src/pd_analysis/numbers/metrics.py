@@ -31,7 +31,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class StageMeans:
-    """Mean milliseconds a stage over some requests; the stages of one request sum to its time in the proxy."""
+    """Mean milliseconds per stage over some requests; the stages of one request sum to its time in the proxy."""
 
     requests: int
     stages: Mapping[str, float]

@@ -56,7 +56,7 @@ class PhaseCost:
 
     @property
     def token_j(self) -> Value | None:
-        """Joules a token of the phase."""
+        """Joules per token of the phase."""
         return self.energy_j.per(self.tokens) if self.energy_j is not None and self.tokens else None
 
     @property
@@ -94,7 +94,7 @@ def phase_split(result: Result) -> PhaseSplit | None:
 
 @dataclass(frozen=True)
 class _Part:
-    """One part of the run, or the difference of both: seconds and joules a request."""
+    """One part of the run, or the difference of both: seconds and joules per request."""
 
     requests: int
     time_s: Value

@@ -123,7 +123,7 @@ def _breakdown_title(group: Group) -> str:
 
 
 def energy(group: Group) -> Figure | None:
-    """Joules an output token by the role that spent them; where phases are apart, also what each costs a token of its own kind."""
+    """Joules per output token by the role that spent them; where phases are apart, also what each costs a token of its own kind."""
     found = [
         (result.name, result.tokens) for result in group.results if result.tokens and result.tokens.parts_per_output
     ]

@@ -105,7 +105,7 @@ def _single(group: Group, curve: Curve, definition: str) -> Figure | None:
     low, high = f"{counts[0]:,}", f"{counts[-1]:,}"
     requests = low if low == high else tr("{low} to {high}", low=low, high=high)
     subtitle = tr(
-        "{definition}; {requests} requests a run, by percentile, stretched towards the slowest",
+        "{definition}; {requests} requests per run, by percentile, stretched towards the slowest",
         definition=definition,
         requests=requests,
     )

@@ -1,4 +1,4 @@
-"""A whole sweep at a glance: a block for each shape of requests, in it a row a deployment and a column an amount that was asked for."""
+"""A whole sweep at a glance: a block for each shape of requests, in it a row per deployment and a column per amount that was asked for."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ _SHORTEST_S: Final = 1.0  # that all runs must have in common
 
 
 def interference_timeline(group: Group) -> Figure | None:
-    """One panel a run: every gap at the time when it ended, and under it the requests that waited for their first token."""
+    """One panel per run: every gap at the time when it ended, and under it the requests that waited for their first token."""
     found = [_Seen(result, interference(result)) for result in group.results[:_PANELS]]
     found = [seen for seen in found if seen.gaps.t.size]
     if not found:

@@ -32,7 +32,7 @@ _PANELS: Final[tuple[tuple[str, BatchValue], ...]] = (
 
 
 def by_batch_size(group: Group) -> Figure | None:
-    """Four panels over the batch size: both latencies, throughput and joules a token."""
+    """Four panels over the batch size: both latencies, throughput and joules per token."""
     if group.pace is not Pace.BATCHES:
         return None
     runs = [batches(result) for result in group.results]

@@ -46,7 +46,7 @@ def xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]
 
 
 def lines(axes: Axes, sweep: Sweep, get: Get, *, draws: Draws | None = None, scale: float = 1.0) -> None:
-    """One curve a deployment, with its interval where draws are given; runs that are unfit for a decision are hollow and off the curve."""
+    """One curve per deployment, with its interval where draws are given; runs that are unfit for a decision are hollow and off the curve."""
     for position, series in enumerate(sweep.series):
         if draws is not None and shaded(sweep):
             _band(axes, series, draws, style.run_colour(position), scale)

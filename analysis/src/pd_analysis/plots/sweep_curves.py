@@ -56,7 +56,7 @@ def _latency_subtitle(sweep: Sweep) -> str:
 
 
 def telling_place(sweep: Sweep) -> float | None:
-    """The furthest place that all deployments have and at which one of them still keeps the limits; without one, the middle one."""
+    """The furthest place that all deployments have and at which one of them still meets the limits; the middle one if there is none."""
     places = [{x for x, _ in series.points(lambda result: result.load.amount)} for series in sweep.series]
     common = sorted(set.intersection(*places)) if places else []
     kept = [
@@ -175,7 +175,7 @@ def throughput(sweep: Sweep) -> Figure | None:
 
 
 def pareto(sweep: Sweep) -> Figure | None:
-    """Output tokens a second and GPU against those of one user: further up and right is better."""
+    """Output tokens per second per GPU against those of one user: further up and right is better."""
     rate = _output(sweep)
     curves = [
         [

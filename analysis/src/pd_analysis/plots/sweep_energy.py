@@ -1,4 +1,4 @@
-"""A sweep's figures of energy: joules a token against what was asked for, and the least that keeping the limits costs."""
+"""A sweep's figures of energy: joules per token against what was asked for, and the least that keeping the limits costs."""
 
 from typing import Final
 
@@ -22,7 +22,7 @@ _ROW_IN: Final = 0.34
 
 
 def energy_by_role(sweep: Sweep) -> Figure | None:
-    """Joules a token against what was asked for: of the whole, and of the GPUs of each phase where they are apart."""
+    """Joules per token against what was asked for: of the whole, and of the GPUs of each phase where they are apart."""
     panels = [
         (position, title, get)
         for position, (title, get) in enumerate(_PANELS)
@@ -43,7 +43,7 @@ def energy_by_role(sweep: Sweep) -> Figure | None:
 
 
 def energy_within_limits(sweep: Sweep) -> Figure | None:
-    """What keeping the limits costs: of each deployment, the point with the least joules an output token among those that keep them."""
+    """What keeping the limits costs: of each deployment, the point with the least joules per output token among those that keep them."""
     found = [(position, series, best) for position, series in enumerate(sweep.series) if (best := _cheapest(series))]
     if not sweep.limits or not found:
         return None

@@ -28,7 +28,7 @@ _GPU_LINES: Final = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)
 
 
 def power_timeline(group: Group) -> Figure | None:
-    """One panel a run: power of every board that serves, the measured window shaded, and requests in flight."""
+    """One panel per run: power of every board that serves, the measured window shaded, and requests in flight."""
     recorded = [(result, result.energy) for result in group.results if result.energy and result.energy.serving]
     if not recorded:
         return None
@@ -117,7 +117,7 @@ def _line(axes: Axes, own: pd.DataFrame, gpu: GpuEnergy, position: int) -> None:
 
 
 def _mean_of_a_second(own: pd.DataFrame) -> tuple["pd.Series[float]", "pd.Series[float]"]:
-    """The board's own average, put where it belongs; of a board without one, the mean of its samples, which see less."""
+    """The board's own average, shifted to the time that it is about. For a board without such an average, the mean of its samples, which is less precise."""
     if own["power_average_w"].notna().any():
         return own["t"] - AVERAGE_LAG_S, own["power_average_w"]
     return own["t"], own["power_w"].rolling(_samples_a_second(own), center=True, min_periods=1).mean()

@@ -1,4 +1,4 @@
-"""Records to columns: one row a request, and every gap between token chunks in one array.
+"""Records to columns: one row per request, and every gap between token chunks in one array.
 
 The definitions are `pd_contracts.latency`'s, a request at a time; this module applies them to whole columns, because a run may
 have a million requests of a hundred chunks (a test compares the two). Records come in batches and need not stay in memory.
@@ -25,7 +25,7 @@ Flags = npt.NDArray[np.bool_]
 # The stages that the proxy reports, in the order in which a request passes them; `pd_contracts.timing.Stages` says what each is.
 STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
 
-EMPTY_KIND: Final = "empty"  # a request without an error that wrote no token: served by nobody's measure
+EMPTY_KIND: Final = "empty"  # a request without an error that wrote no token does not count as served
 
 _ALWAYS: Final = (-np.inf, np.inf)
 
@@ -35,7 +35,7 @@ class Requests:
     """All requests of a run.
 
     Attributes:
-        rows: one row a request in schedule order. Durations and times are seconds (times on the client's monotonic clock), stages
+        rows: one row per request in schedule order. Durations and times are seconds (times on the client's monotonic clock), stages
             milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
             `output_hash` a number that is equal for equal output, 0 if unknown; `prefill_instance` and `decode_instance` are the engines'
             names, "" if unknown;

@@ -192,7 +192,7 @@ class _Power:
 
 
 def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
-    """Power is worth having, but a run is whole without it: what is broken here costs the run its energy and nothing else."""
+    """A run is complete without power: broken power records cost it only its energy."""
     path = folder / records.GPU
     if not path.exists():
         return _Power(), []

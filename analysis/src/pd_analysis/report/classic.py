@@ -38,7 +38,7 @@ _PERCENT: Final = 100.0
 
 
 class ClassicError(ValueError):
-    """A run has no classic form; the message says why."""
+    """The run has no classic form; the message gives the reason."""
 
 
 def write(result: Result, out: Path) -> list[Path]:

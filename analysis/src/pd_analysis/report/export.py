@@ -1,4 +1,4 @@
-"""Tables for other programs: one row a load on a deployment, and one row a request."""
+"""Tables for other programs: one row per load on a deployment, and one row per request."""
 
 from collections.abc import Sequence
 from pathlib import Path

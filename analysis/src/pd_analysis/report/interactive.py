@@ -21,7 +21,7 @@ from pd_contracts.latency import PERCENTILES
 
 SHOWN: Final = ("TTFT", "TPOT", "ITL", "Longest gap", "E2EL")
 _PERCENTS: Final = (0, *range(5, 90, 5), *range(90, 100), 99.5, 99.9)
-_DOTS: Final = 1500  # requests a result, of which each is a dot: more make the page heavy and hide each other
+_DOTS: Final = 1500  # requests per result, of which each is a dot: more make the page heavy and hide each other
 _DIGITS: Final = 5
 
 

@@ -90,7 +90,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep says: findings, figures, and a table a deployment."""
+    """What a sweep says: findings, figures, and a table per deployment."""
 
     anchor: str
     sweep: Sweep

@@ -42,7 +42,7 @@ _STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "unclear
 
 
 def closing_table(runs: Sequence[Run]) -> Table:
-    """One column a run, the ratio to plain serving beside it, units with every number; many runs are rows instead."""
+    """One column per run, the ratio to plain serving beside it, units with every number; many runs are rows instead."""
     return table_of(together(evaluate(runs)))
 
 

@@ -1,4 +1,4 @@
-"""How it was measured: what the manifests say, a row a fact, so that a reader can repeat it; what was left out; every definition."""
+"""How it was measured: what the manifests say, a row per fact, so that a reader can repeat it; what was left out; every definition."""
 
 import shlex
 from collections import Counter
@@ -16,7 +16,7 @@ from pd_contracts.urls import without_secret
 
 
 def setup(group: Group) -> Table:
-    """One column a run; facts that no run has are left out."""
+    """One column per run; facts that no run has are left out."""
     facts = [_facts(result) for result in group.results]
     names = dict.fromkeys(name for each in facts for name in each)
     rows = tuple(

@@ -12,7 +12,7 @@ from typing import Any
 
 # The lowest ids are often special tokens (end of text, padding).
 FIRST_TOKEN_ID = 10
-# English text has about this many tokens a word in the vocabularies of current models.
+# English text has about this many tokens per word in the vocabularies of current models.
 TOKENS_A_WORD = 1.3
 
 # Token ids, a text, or a chat's messages.

@@ -1,4 +1,4 @@
-"""Many runs as one table: a row a run, also of runs that were killed, whose summary is made from the records that are there."""
+"""Many runs as one table: a row per run, also of runs that were killed, whose summary is made from the records that are there."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping

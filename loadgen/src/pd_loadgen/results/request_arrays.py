@@ -1,4 +1,4 @@
-"""The arrays of `vllm bench serve --save-detailed`: one entry a request, in the order of the schedule, in seconds. Pure.
+"""The arrays of `vllm bench serve --save-detailed`: one entry per request, in the order of the schedule, in seconds. Pure.
 
 vLLM counts from the actual send. A failed request has zeros, an empty ITL list and its message, as there; the generated texts are
 not kept, so they are empty.

@@ -21,7 +21,7 @@ class Series:
     """Does points; a signal is handed to the run under way, which keeps its records, and ends the series."""
 
     def __init__(self, folder: Path, say: TextIO) -> None:
-        """Runs go below `folder`; `say`, which is a real file, gets a line a point and what the runs print.
+        """Runs go below `folder`; `say`, which is a real file, gets a line per point and what the runs print.
 
         Raises:
             FolderError: if nothing can be written there.

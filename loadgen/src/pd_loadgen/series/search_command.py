@@ -1,4 +1,4 @@
-"""`pd-loadgen search`: the runs of a search for the highest rate, one folder a rate and seed, and what they say."""
+"""`pd-loadgen search`: the runs of a search for the highest rate, one folder per rate and seed, and what they say."""
 
 import argparse
 import math

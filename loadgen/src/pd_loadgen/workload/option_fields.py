@@ -101,7 +101,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Meta(description="percentiles of the summary besides 50, 90, 95 and 99"),
     ] = ()
     save_detailed: Annotated[
-        bool, msgspec.Meta(description="add vLLM's arrays, one entry a request, to the summary")
+        bool, msgspec.Meta(description="add vLLM's arrays, one entry per request, to the summary")
     ] = False
     endpoint: Annotated[Endpoint, msgspec.Meta(description="API to speak")] = Endpoint.COMPLETIONS
     path: Annotated[str, msgspec.Meta(description="path of the API; empty takes the endpoint's own")] = ""

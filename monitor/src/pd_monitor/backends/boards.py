@@ -99,7 +99,7 @@ class SimulatedBoards:
 def settle(
     claims: Iterable[tuple[GpuInfo, GpuSample | None]],
 ) -> tuple[tuple[GpuInfo, ...], tuple[GpuSample, ...], list[str]]:
-    """One board an index: a live one comes before one that is gone (it took the GPU over), then the earlier one.
+    """One board per index: a live one comes before one that is gone (it took the GPU over), then the earlier one.
 
     Two live boards with one index are a mistake in the simulators' settings. Adding them up would make two boards' energy
     one, so the later is left out, and the third value says so.

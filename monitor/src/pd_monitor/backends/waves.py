@@ -41,7 +41,7 @@ class SquareWave:
 
 
 class WaveBoards:
-    """One board an index; each is a quarter period ahead of the one before, so that they can be told apart."""
+    """One board per index; each is a quarter period ahead of the one before, so that they can be told apart."""
 
     name = "waves"
     simulated = True

@@ -22,7 +22,7 @@ def page(points: Sequence[Point]) -> str:
     first = points[0]
     what = "graphics clock locked" if first.actuator == "lock" else "power limited"
     return "\n".join([
-        f"{first.role}: {what}, one run a step. `free` is without, at the start and at the end; {_drift(points)}",
+        f"{first.role}: {what}, one run per step. `free` is without, at the start and at the end; {_drift(points)}",
         "",
         table(points),
         *_legend(points),
@@ -34,7 +34,7 @@ def table(points: Sequence[Point]) -> str:
     """The points as a Markdown table, from the highest step to the lowest between the two runs without one."""
     roles = sorted({role for point in points for role in point.joules})
     head = ["step", "clock under load, MHz", "verdict", *map(_latency, LATENCIES)]
-    head += [f"J an {_TOKEN[role]}, {role}" for role in roles]
+    head += [f"J per {_TOKEN[role]}, {role}" for role in roles]
     head += [f"{points[0].role} J against free", "median TPOT against free"]
     steps = sorted(
         (point for point in points if point.requested is not None), key=lambda point: -(point.requested or 0)
@@ -68,7 +68,7 @@ def _drift(points: Sequence[Point]) -> str:
     if len(free) < 2:
         return "there is only one of them so far, so nothing says how far runs drift."
     joules, tpot = (_change(measure(free[-1]), measure(free[0])) for measure in (_joules, _tpot))
-    known = [f"{text} in {name}" for text, name in ((joules, "J a token"), (tpot, "median TPOT")) if text]
+    known = [f"{text} in {name}" for text, name in ((joules, "J per token"), (tpot, "median TPOT")) if text]
     return f"from the one to the other: {' and '.join(known) or 'unknown'}. Smaller differences mean nothing."
 
 

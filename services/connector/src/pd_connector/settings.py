@@ -96,7 +96,7 @@ def load(extra_config: Mapping[str, Any]) -> Settings:
     """Read `kv_connector_extra_config`.
 
     Raises:
-        SettingsError: for the first value that does not fit, or a key that is none.
+        SettingsError: for the first invalid value or unknown key.
     """
     try:
         return msgspec.convert(dict(extra_config), Settings, strict=False)

@@ -25,7 +25,7 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     combined_gpus: Annotated[
         tuple[int, ...], Meta(description="GPUs of combined engines; all of the above if unset")
     ] = ()
-    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs an engine")] = 1
+    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs per engine")] = 1
     model: Annotated[str, Meta(description="model to serve; a simulator serves any name")] = ""
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
     kv_both: Annotated[

@@ -1,4 +1,4 @@
-"""What pdctl shows: one line a step with a mark and its seconds, tables, errors as a sentence with the last log lines under it."""
+"""What pdctl shows: one line per step with a mark and its seconds, tables, errors as a sentence with the last log lines under it."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

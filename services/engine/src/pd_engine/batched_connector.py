@@ -54,7 +54,7 @@ class Parcel:
 
 
 class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not installed where types are checked
-    """Upstream's sockets, communicators and pings, with one message a request."""
+    """Upstream's sockets, communicators and pings, with one message per request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._room = threading.Condition()
@@ -184,7 +184,7 @@ class Transport(transport.P2pNcclEngine):  # type: ignore[misc]  # vLLM is not i
 class P2pNcclConnector(upstream.P2pNcclConnector):  # type: ignore[misc]  # vLLM is not installed where types are checked
     """Upstream's connector to vLLM's scheduler and to the proxy, with `Transport` in between."""
 
-    # The worker's transport, if the scheduler runs in the same process (one GPU an engine).
+    # The worker's transport, if the scheduler runs in the same process (one GPU per engine).
     _beside: Transport | None = None
 
     def __init__(self, vllm_config: Any, role: Any, kv_cache_config: Any) -> None:

@@ -72,7 +72,7 @@ def _chosen(uuids: Sequence[str], visible: str) -> list[str]:
         elif entry.startswith("MIG-"):
             found.append(entry)  # nvidia-smi lists the GPU that it is a slice of
         else:
-            # CUDA takes the beginning of a UUID, and ends its list at the first entry that is none.
+            # CUDA accepts the beginning of a UUID, and ends its list at the first invalid entry.
             named = [uuid for uuid in uuids if entry and uuid.startswith(entry)]
             if len(named) != 1:
                 break

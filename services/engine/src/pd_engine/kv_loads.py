@@ -6,7 +6,7 @@ from typing import Final
 
 # Longer than any backlog of sends; then the prompt is computed here instead.
 LOAD_TIMEOUT_S: Final = 30.0
-# KV of which no request has been heard for so long is nobody's: its decode was restarted, or the proxy that knew of it.
+# KV without a request for this long is abandoned: its decode was restarted, or the proxy that knew of it.
 ORPHAN_S: Final = 2 * LOAD_TIMEOUT_S
 
 

@@ -29,7 +29,7 @@ NETWORK = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "UCX_NET_DEVICES", "UCX_T
 
 
 class RefusedError(ValueError):
-    """This engine must not start; the message is one sentence a line."""
+    """This engine must not start; the message is one sentence per line."""
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,7 +84,7 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     gpu_memory_utilization: Annotated[
         float | None, Meta(description="share of GPU memory for weights and KV cache")
     ] = None
-    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs an engine; equal for prefill and decode")] = 1
+    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs per engine; equal for prefill and decode")] = 1
     dtype: Annotated[str, Meta(description="weights' type, as vLLM names it")] = "auto"
     load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
     prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False

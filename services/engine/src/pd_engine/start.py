@@ -104,7 +104,7 @@ def start(*, print_only: bool) -> int:
     """Refuse with what to change (status 2), or become vLLM and never return.
 
     Raises:
-        SettingsError: for a setting that is none.
+        SettingsError: for an invalid setting.
     """
     settings = load(EngineSettings)
     try:
@@ -112,7 +112,7 @@ def start(*, print_only: bool) -> int:
         host = look_around(settings)
         launch = plan(settings, host, os.environ)
     except importlib.metadata.PackageNotFoundError:
-        sys.stderr.write("pd-engine: vLLM is not installed here; this program belongs into a vLLM image\n")
+        sys.stderr.write("pd-engine: vLLM is not installed here; this program belongs in a vLLM image\n")
         return 2
     except OSError as error:
         sys.stderr.write(f"pd-engine: {error}\n")

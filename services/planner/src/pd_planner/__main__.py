@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
-    """Run a command; without one, answer a question."""
+    """Run a subcommand; without a subcommand, make a plan."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = COMMANDS.get(words[0]) if words else None
     try:

@@ -36,7 +36,7 @@ class Keys:
         self._looked = clock()
 
     def __bool__(self) -> bool:
-        """Whether clients need one."""
+        """Whether clients need a key."""
         return bool(self._path)
 
     def allow(self, authorization: str) -> bool:

@@ -263,7 +263,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 30.0
 
     def __post_init__(self) -> None:
-        """Refuse networks and origins that are none, and headers that are the proxy's own business, and predictions without what they need."""
+        """Refuse invalid networks and origins, headers that only the proxy may set, and predictions without the settings that they need."""
         self.networks()
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):

@@ -182,7 +182,7 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     Attributes:
         names, covariance: dotted names of numbers, and the covariance of their logarithms.
-        slow_prompt_ms: what a step with a prompt took more on single plain engines than on the typical one, one entry an engine and run,
+        slow_prompt_ms: what a step with a prompt took more on single plain engines than on the typical one, one entry per engine and run,
             ascending: time of the processor that comes and goes.
     """
 

@@ -38,7 +38,7 @@ def _letter_groups() -> Iterator[str]:
 
 
 class Tokenizer:
-    """Text to ids and back. One instance a process; it holds nothing but the vocabulary."""
+    """Text to ids and back. One instance per process; it holds nothing but the vocabulary."""
 
     def __init__(self) -> None:
         """Build the vocabulary; the same in every process and version."""

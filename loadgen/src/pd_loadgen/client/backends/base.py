@@ -101,7 +101,7 @@ class Backend(Protocol):
 
     @property
     def end_mark(self) -> bool:
-        """Whether a whole stream ends with a mark; without one, the end of the HTTP body is all there is."""
+        """Whether a complete stream ends with a mark; if not, only the end of the HTTP body tells that it is complete."""
         ...
 
     @property

@@ -184,7 +184,7 @@ def _common(ask: Ask) -> dict[str, Any]:
 
 
 def _stranger(data: str) -> Delta:
-    """An event without choices and usage: an error in somebody's own form, or something that is none of ours, like a ping."""
+    """An event without choices and usage: an error in the server's own format, or an event of another kind, like a ping."""
     body = msgspec.convert(lenient(data), dict[str, Any])
     told = next((body[name] for name in _TELL_ERRORS if body.get(name)), None)
     return Delta() if told is None else Delta(error=error_text(told))

@@ -133,7 +133,7 @@ def prompt_of(request: Any) -> list[int] | None:
 
 
 def extras_of(request: Any) -> Iterable[str]:
-    """What else than the prompt's tokens a request's KV depends on."""
+    """What a request's KV depends on besides the prompt's tokens."""
     lora = getattr(request, "lora_request", None)
     if lora is not None:
         yield f"lora {lora.lora_name}"

@@ -57,7 +57,7 @@ class WorkerHalf:
         if facts.ranks == 1:
             publish(facts.engine_id, Resident(self._station, self._mail))
         log.info(
-            "P2pConnector listens at %s; %d bytes of KV a block, %d blocks a page",
+            "P2pConnector listens at %s; %d bytes of KV a block, %d blocks per page",
             address,
             layout.row_bytes,
             page_blocks,

@@ -81,7 +81,7 @@ class GpuCopier:
         """Compile the kernels, with a row of memory that nobody uses yet, before a request would wait for it."""
         self.gather([0], [address])
         self.scatter([0], [address])
-        # Pinned memory is slow to get and quick to get again; plans take 16 bytes a block.
+        # Pinned memory is slow to get and quick to get again; plans take 16 bytes per block.
         pinned = [torch.empty(2**power, dtype=torch.uint8, pin_memory=True) for power in range(9, 18) for _ in range(4)]
         del pinned
         torch.cuda.current_stream(self._device).synchronize()

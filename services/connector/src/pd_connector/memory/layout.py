@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# More runs a layer than this, and copying them one by one would be slower than computing the KV.
+# More runs per layer than this, and copying them one by one would be slower than computing the KV.
 MAX_RUNS: Final = 256
 
 
@@ -53,7 +53,7 @@ def layout_of(layers: Sequence[Layer], blocks: int) -> Layout:
     """The layout of a KV cache of so many blocks.
 
     Raises:
-        LayoutError: if a tensor has no whole number of rows a block, or too many runs.
+        LayoutError: if a tensor has no whole number of rows per block, or too many runs.
     """
     runs: list[Run] = []
     digest = hashlib.blake2b(digest_size=8)

@@ -1,4 +1,4 @@
-"""Where the time goes, for whoever looks for it: one line an event, with the monotonic clock that all processes of a host share."""
+"""Where the time goes, for whoever looks for it: one line per event, with the monotonic clock that all processes of a host share."""
 
 import threading
 import time

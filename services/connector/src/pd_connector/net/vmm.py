@@ -213,7 +213,7 @@ class VmmTransport:
         name = sock.recv(NAME_BYTES, socket.MSG_WAITALL).decode(errors="replace").strip()
         with self._lock:
             if self._sessions.get(name, sock) is not None:
-                return ""  # nobody's, or taken
+                return ""  # left over or taken
             self._sessions[name] = sock
         return name
 

@@ -237,7 +237,10 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     )
     load("--start-rate", type=_positive, metavar="R", help="where finding begins, requests a second per GPU")
     load(
-        "--duration", type=_positive, metavar="S", help="seconds a point (default: as long as its p99 needs, 60 to 300)"
+        "--duration",
+        type=_positive,
+        metavar="S",
+        help="seconds per point (default: as long as its p99 needs, 60 to 300)",
     )
     load("--seeds", default="0", metavar="N,…", help="every point once with each (default: 0)")
     load("--goodput", metavar="LIMITS", help='limits in ms that requests should meet, "ttft:500 tpot:20"')

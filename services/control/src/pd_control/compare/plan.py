@@ -22,7 +22,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         gpus: those that it may use; simulated ones count from 0 too.
-        size: GPUs an engine (tensor parallel size).
+        size: GPUs per engine (tensor parallel size).
     """
 
     engine: str

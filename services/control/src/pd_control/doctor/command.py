@@ -86,7 +86,7 @@ def admits(context: Context, specs: Sequence[ProcessSpec], engine: Engine, *, fo
 
 
 def table(findings: Sequence[Finding]) -> Table:
-    """A line a finding, with its remedy under it."""
+    """A line per finding, with its remedy under it."""
     shown = Table(box=None, show_header=False, pad_edge=False)
     shown.add_column(width=1)
     shown.add_column(overflow="fold", style="bold", max_width=24)

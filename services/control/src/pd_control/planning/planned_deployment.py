@@ -8,7 +8,7 @@ from typing import Final
 from pd_contracts.names import Role, Topology
 from pd_control.planning.gpus import PlanError
 
-# Prefill and other engines, and GPUs an engine.
+# Prefill and other engines, and GPUs per engine.
 _COMPOSE: Final = ((1, 1, 1), (0, 2, 1))
 
 

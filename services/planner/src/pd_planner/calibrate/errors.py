@@ -20,7 +20,7 @@ ATTAINMENT: Final = 0.9
 
 @dataclass(frozen=True)
 class Compared:
-    """One run: TTFT p50 and p99, TPOT p50 and p99 in milliseconds, and joules an output token (NaN if unknown); measured and simulated.
+    """One run: TTFT p50 and p99, TPOT p50 and p99 in milliseconds, and joules per output token (NaN if unknown); measured and simulated.
 
     `within` is the share of requests within the run's limits, measured and simulated; None where it has none.
     """

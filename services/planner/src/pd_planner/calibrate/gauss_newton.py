@@ -119,7 +119,7 @@ def fit(start: Profile, steps: StepNumbers, runs: Sequence[Measured], names: Seq
 
 
 def _loss(found: Sequence[Floats], away: Floats, usual: float) -> float:
-    """Huber's, and the prior's."""
+    """Huber loss plus that of the prior."""
     size = np.abs(np.concatenate(found)) / usual
     far = _OUTLIER * (size - _OUTLIER / 2)
     return float(np.where(size < _OUTLIER, size**2 / 2, far).sum() + (away**2).sum() / 2 / _PRIOR_SD**2)

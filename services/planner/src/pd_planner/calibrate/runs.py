@@ -44,7 +44,7 @@ class Measured:
         streams: by the name of the engine that wrote them, warm-up included.
         watts, idle_w: mean power of a board over the measured window, and while it had nothing to do, by role; where it is known.
         window_s: how long that window was.
-        per_gpu: requests a second and GPU that were offered; 0 where answers set the pace.
+        per_gpu: requests per second per GPU that were offered; 0 where answers set the pace.
     """
 
     path: Path
@@ -93,7 +93,7 @@ def read(paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = ()) 
     Args:
         paths: run folders or trees of them.
         kv_tokens: room of one engine's KV cache.
-        batched: labels of P2pNcclConnector deployments that sent KV in one message a request; their manifests do not say.
+        batched: labels of P2pNcclConnector deployments that sent KV in one message per request; their manifests do not say.
     """
     loaded = load_tree(paths)
     problems = [f"{problem.path}: {problem.sentence}" for problem in loaded.problems]

@@ -26,7 +26,7 @@ class StepNumbers:
 
     Attributes:
         values: by dotted name.
-        extra: what a step with prompts takes beyond its decodes on a plain engine: milliseconds, and milliseconds a prompt token; None
+        extra: what a step with prompts takes beyond its decodes on a plain engine: milliseconds, and milliseconds per prompt token; None
             without plain engines.
         fits: the regressions, by the kind of engine.
         slow_prompt_ms: what a prompt cost more on each plain engine, in each run, than on all of them; ascending.

@@ -23,7 +23,7 @@ _SHORTEST: Final = 0.7
 
 @dataclass(frozen=True)
 class Steps:
-    """One entry a step, in order: when its first token came; how many tokens, first tokens and last tokens it had; what the streams of all
+    """One entry per step, in order: when its first token came; how many tokens, first tokens and last tokens it had; what the streams of all
     its tokens, and of those that are not first, looked back on; prompt tokens of the streams that it began."""
 
     at: Floats
@@ -83,7 +83,7 @@ def _grouped(times: Floats, owner: Ints, close: float) -> Ints:
 
 @dataclass(frozen=True)
 class Windows:
-    """Sums over windows of steps in which the engine never stood still; one entry a window.
+    """Sums over windows of steps in which the engine never stood still; one entry per window.
 
     Attributes:
         took_ms: the window's length.

@@ -100,7 +100,7 @@ def _is_calm(profile: Profile, run: Measured) -> bool:
 
 
 def table_of(found: Sequence[Checked]) -> Table:
-    """A line a metric and run."""
+    """One line per metric and run."""
     rows = [_row(each) for each in found]
     header = ("deployment", "tokens", "req/s per GPU", "metric", "measured", "SIMULATED", "difference", "")
     return table("Predicted and measured", header, rows, {0, 1, 3, 7})

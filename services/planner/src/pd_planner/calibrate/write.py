@@ -67,7 +67,7 @@ def _page(calibration: Calibration, command: str) -> Iterator[str]:
     yield ""
     yield from _numbers(calibration)
     yield ""
-    yield "Every run, measured | simulated; milliseconds, and joules an output token:"
+    yield "Every run, measured | simulated; milliseconds, and joules per output token:"
     yield ""
     yield from _runs(calibration.compared)
 

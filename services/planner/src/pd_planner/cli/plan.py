@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"engines that hand over to each other, at most (default {CELL}, at most 16)",
     )
-    add("--tensor-parallel", type=count, default=1, metavar="N", help="GPUs an engine (default 1)")
+    add("--tensor-parallel", type=count, default=1, metavar="N", help="GPUs per engine (default 1)")
     add("--kv-tokens", type=count, metavar="N", help="room of an engine's KV cache in tokens (default: the profile's)")
     add("--max-num-seqs", type=count, default=256, metavar="N", help="vLLM's option (default 256)")
     add("--max-num-batched-tokens", type=count, default=8192, metavar="N", help="vLLM's option (default 8192)")
@@ -146,7 +146,7 @@ def _tell(text: str) -> None:
 
 
 def _silent(_: str) -> None:
-    """Say only the answer."""
+    """Print only the answer."""
 
 
 def write(folder: Path, found: Findings, plan: PlanFile) -> list[Path]:

@@ -37,7 +37,7 @@ def chosen(options: argparse.Namespace) -> Profile:
     if options.model is None:
         if boards > 1:
             raise CommandError(
-                f"--tensor-parallel {boards}: this profile is of one GPU an engine; --model with --gpu computes one of {boards}"
+                f"--tensor-parallel {boards}: this profile is of one GPU per engine; --model with --gpu computes one of {boards}"
             )
         if options.gpu is not None:
             raise CommandError("--gpu needs --model, whose shape says what the board has to do")

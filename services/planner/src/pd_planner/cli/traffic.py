@@ -98,7 +98,7 @@ def _traffic(values: dict[str, str], *, wanted: float | None, recorded: bool, na
 
 
 def _more(words: list[str]) -> dict[str, str]:
-    """What stands after --."""
+    """Arguments after `--`."""
     parser = argparse.ArgumentParser(prog="pd-loadgen", exit_on_error=False, add_help=False)
     loadgen.add_arguments(parser)
     try:

@@ -36,7 +36,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One choice over all draws: capacity per GPU and, where energy is asked for, joules a token. Draw n is of the same day for all."""
+    """One choice over all draws: capacity per GPU and, where energy is asked for, joules per token. Draw n is of the same day for all."""
 
     choice: Choice
     per_gpu: tuple[float, ...]

@@ -33,7 +33,7 @@ class Verdict:
 
     @property
     def ratio(self) -> float:
-        """Median of apart ÷ plain over the draws: capacity per GPU, or joules a token."""
+        """Median of apart ÷ plain over the draws: capacity per GPU, or joules per token."""
         pairs = sorted(theirs / ours for ours, theirs in _pairs(self.plain, self.apart, self.objective) if ours > 0)
         return pairs[len(pairs) // 2] if pairs else float("nan")
 

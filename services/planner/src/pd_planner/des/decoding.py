@@ -130,7 +130,7 @@ def _steps_within(due: float, first: float, growth: float) -> int:
 
 @compiled
 def _fill_step(engine: Engine) -> None:
-    """The work of a step: one token a decoding sequence, then the prompt begun before, then new ones while tokens are left."""
+    """The work of a step: one token per decoding sequence, then the prompt begun before, then new ones while tokens are left."""
     state, work, jobs = engine.state, engine.work, engine.jobs
     clear(work)
     work[SINGLES], work[CONTEXT] = state[DECODING], engine.clock[BEHIND]

@@ -25,12 +25,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a load, one entry a request; seconds on the load's clock.
+    """What came of a load, one entry per request; seconds on the load's clock.
 
     Attributes:
         first, last: when the first and the last token came.
         answered: when prefill had answered; NaN on plain engines.
-        busy: one row an engine, prefill engines first: see `model.BUSY_COLUMNS`.
+        busy: one row per engine, prefill engines first: see `model.BUSY_COLUMNS`.
     """
 
     load: Load

@@ -25,7 +25,7 @@ def remarks(profile: Profile) -> list[Remark]:
         return []
     memory = profile.memory
     operations_ms = memory.operations_per_token / board.flops * 1e3
-    # Of the embeddings, which can be a fifth of a small model, a step reads a row a token.
+    # Of the embeddings, which can be a fifth of a small model, a step reads a row per token.
     weights_ms = 0.8 * memory.weights_bytes / board.bandwidth * 1e3
     context_ms = memory.kv_bytes_per_token / board.bandwidth * 1e3
     bounds = []

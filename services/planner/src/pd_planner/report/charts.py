@@ -60,7 +60,7 @@ def capacity(found: Findings) -> Figure:
         f"{names[0]} is first"
         if len(names) == 1
         else f"{names[0]} is first of {len(found.answer.choices)} deployments",
-        f"Requests per second and GPU within {found.question.setting.limits.words}; 5th to 95th percentile of {len(found.drawn[0].per_gpu)} draws",
+        f"Requests per second per GPU within {found.question.setting.limits.words}; 5th to 95th percentile of {len(found.drawn[0].per_gpu)} draws",
         0.42 * len(names) + 0.2,
         simulated=True,
         left=2.6,
@@ -74,7 +74,7 @@ def capacity(found: Findings) -> Figure:
     axes.set_yticks(range(len(names)), [style.elided(name, 34) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(left=0, right=1.12 * max(drawn.band.high for drawn in found.drawn))
-    axes.set_xlabel("Requests per second and GPU")
+    axes.set_xlabel("Requests per second per GPU")
     style.quiet(axes, grid="x")
     return figure
 
@@ -190,7 +190,7 @@ def pareto(found: Findings) -> Figure:
     able = [choice for choice in found.answer.choices if not choice.refusal]
     figure = style.canvas(
         f"{len(front)} of {len(able)} deployments are beaten by no other",
-        "Joules an output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once",
+        "Joules per output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once",
         2.9,
         simulated=True,
     )

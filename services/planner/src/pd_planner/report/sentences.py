@@ -35,7 +35,7 @@ def _answer(found: Findings) -> str:
         Objective.ENERGY: f"The least energy for {number(question.rate)} requests/s",
         Objective.GOODPUT: f"The most room above {number(question.rate)} requests/s",
     }[question.objective]
-    cost = f"{number(operation.joules)} J an output token, {operation.total_watts:,.0f} W"
+    cost = f"{number(operation.joules)} J per output token, {operation.total_watts:,.0f} W"
     return f"{wanted} within {limits}: {gpus(fleet.gpus)} as {fleet.label}, which could carry {carried}; {cost}."
 
 
@@ -43,7 +43,7 @@ def _comparison(judged: Verdict) -> Iterator[str]:
     if judged.plain is None or judged.apart is None:
         return
     plain, apart = judged.plain.choice.fleet.label, judged.apart.choice.fleet.label
-    what = "joules an output token" if judged.objective is Objective.ENERGY else "capacity per GPU"
+    what = "joules per output token" if judged.objective is Objective.ENERGY else "capacity per GPU"
     count = f"{apart} comes out ahead of {plain} in {judged.ahead} of {judged.draws} draws"
     ratio = f"{number(judged.ratio)} times its {what} in the median"
     if judged.outcome is Outcome.UNCLEAR:

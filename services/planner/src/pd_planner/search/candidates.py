@@ -74,7 +74,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        """Shape, connector and boards an engine."""
+        """Shape, connector and boards per engine."""
         parts = [self.shape, WORDS[self.connector] if self.connector else ""]
         parts.append(f"TP{self.tensor_parallel}" if self.tensor_parallel > 1 else "")
         return " ".join(filter(None, parts))

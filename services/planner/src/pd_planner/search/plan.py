@@ -174,7 +174,7 @@ def _fleet(question: Question, candidate: Candidate, carries: float) -> Fleet | 
 
 
 def _rate_per_gpu(fleets: Sequence[Fleet]) -> float:
-    """Requests a second and GPU at which fleets are shown when no rate was asked for."""
+    """Requests per second per GPU at which fleets are shown when no rate was asked for."""
     best = [max((f.per_gpu for f in fleets if f.candidate.plain is plain), default=0.0) for plain in (True, False)]
     return _SHOWN * min(rate for rate in best if rate > 0)
 

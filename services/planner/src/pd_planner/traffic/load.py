@@ -1,4 +1,4 @@
-"""A load as arrays: one entry a request, in the order of arrival."""
+"""A load as arrays: one entry per request, in the order of arrival."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Load:
         return cls(times, *(_whole(value, len(times)) for value in (prompt, output, cached)))
 
     def first(self, count: int) -> "Load":
-        """Only so many requests."""
+        """The same load, cut to the first requests."""
         return Load(self.at[:count], self.prompt[:count], self.output[:count], self.cached[:count])
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ class Admin:
         self._context = context
 
     def blueprint(self) -> Blueprint:
-        """All routes, behind the key."""
+        """All routes; each needs the admin key."""
         blueprint = Blueprint("admin", __name__, url_prefix="/admin")
         blueprint.before_request(self._check_key)
         blueprint.add_url_rule("/canary", "canary", self.canary, methods=["POST"])

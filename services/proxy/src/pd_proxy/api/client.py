@@ -1,4 +1,4 @@
-"""One client's connection, as long as it asks for nothing but tokens; `front` says why there is such a thing."""
+"""One client's connection, as long as it only asks for tokens; `front` explains why this exists."""
 
 import asyncio
 import logging

@@ -44,7 +44,7 @@ class Trust:
         return "passed" if right else "wrong", reason
 
     def shown(self, view: Sequence[Instance]) -> list[Instance]:
-        """The instances as others see them: who is healthy but in no trusted pair has not joined yet, and says why."""
+        """The instances as clients see them: one that is healthy but in no trusted pair has not joined yet, and shows the reason."""
         if not self._needed:
             return list(view)
         ready = [i for i in view if i.state is State.READY]

@@ -38,7 +38,7 @@ class Claim:
 
 
 class Budget:
-    """What is claimed at every decode; `limit` is in bytes a decode, 0 for none."""
+    """What is claimed at every decode; `limit` is in bytes per decode, 0 for none."""
 
     def __init__(self, limit: int, bytes_per_token: int, turn: asyncio.Lock | None = None) -> None:
         """`turn` lets those that wait for room in one by one, in the order in which they came."""

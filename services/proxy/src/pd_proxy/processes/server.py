@@ -23,7 +23,7 @@ BACKLOG = 4096
 def configure(settings: Settings) -> Config:
     """Hypercorn's settings.
 
-    No access log (the proxy writes one structured line a request), and connections that live as long as they are used: a
+    No access log (the proxy writes one structured line per request), and connections that live as long as they are used: a
     load generator's are, and closing them at 1000 requests would only cost new ones.
     """
     config = Config()

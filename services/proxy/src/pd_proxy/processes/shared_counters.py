@@ -1,8 +1,7 @@
 """Numbers that all processes of one proxy share, in memory that outlives each of them.
 
 Every process has a row that nobody else writes while it lives, so that counting needs no lock: what all of them have is the sum of a
-column. A bound is checked and claimed under a lock, which the kernel takes back from a process that dies with it. Behind its row a
-process has a `DebtLog`; `worker_pool` settles both for a process that died.
+column. A bound is checked and claimed under a lock, which the kernel takes back from a process that dies with it. Behind its row, a process has a `DebtLog`; `worker_pool` settles both for a process that died.
 
 A row begins with `Head`. Then come the columns of every engine (`Cell`), in the order of their slots. Slot 0 belongs to no engine:
 what belongs to an engine that is gone is counted there.

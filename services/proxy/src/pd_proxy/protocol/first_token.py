@@ -53,7 +53,7 @@ class FirstToken:
     odd: bool = False
 
     def cached(self, endpoint: Endpoint) -> Cached:
-        """What it said of its cache."""
+        """How many prompt tokens prefill had in its cache."""
         return said(endpoint, b'{"usage":' + bytes(self.usage) + b"}") or NOTHING_SAID
 
 

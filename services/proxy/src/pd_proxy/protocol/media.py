@@ -21,7 +21,7 @@ UNSEEN_IMAGE: Final = 1024
 AUDIO_TOKENS_A_SECOND: Final = 25
 COMPRESSED_AUDIO_BYTES_A_SECOND: Final = 16_000
 UNSEEN_AUDIO: Final = 30 * AUDIO_TOKENS_A_SECOND
-# vLLM samples 32 frames, which models join in pairs; 512 tokens a pair.
+# vLLM samples 32 frames, which models join in pairs; 512 tokens per pair.
 VIDEO: Final = 16 * 512
 UNSEEN_FILE: Final = 1024
 # So much of a file's beginning says how large it is: cameras put previews before that.

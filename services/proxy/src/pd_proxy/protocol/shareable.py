@@ -1,4 +1,4 @@
-"""What prefill and decode cannot share, by endpoint, each with the sentence that says why. Pure."""
+"""Requests that prefill and decode cannot share, by endpoint, each with the reason as a sentence. Pure."""
 
 from typing import Any, Final
 

@@ -80,7 +80,7 @@ class Announcement:
         try:
             found = await self._task
         except UpstreamError:
-            return None  # asked once more, decode says why, or does better
+            return None  # asked once more, decode gives the reason, or succeeds
         self._task = None
         return found
 

@@ -181,5 +181,5 @@ def _never_began(error: UpstreamError) -> bool:
 
 
 def _never_ran(error: BaseException) -> bool:
-    """Decode did not get the request, because of us, or refused it for what it is; it still has the KV, and its wits."""
+    """Decode did not get the request because of the proxy, or refused it as invalid; decode works and still holds the KV."""
     return isinstance(error, OutOfDescriptorsError) or (isinstance(error, RefusedError) and error.status < 500)

@@ -29,7 +29,7 @@ from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer, Stream, Whole, Written
 from pd_proxy.upstream.flights import Flight
 
-# A request that prefill refuses, decode refuses too, and says why as plain vLLM would; so long it may take to say so.
+# A request that prefill refuses is refused by decode too, with the reason that plain vLLM gives; it may take this long.
 VERDICT_S: Final = 1.0
 
 

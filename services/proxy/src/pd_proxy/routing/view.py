@@ -42,8 +42,8 @@ class Traffic:
 
     Attributes:
         answer: mean length of answers, tokens; `short_answer`: a quarter of them is shorter.
-        rate: requests a millisecond; `tokens`: their prompts' tokens a millisecond.
-        work, work_squared: what these prompts cost beside decodes, milliseconds a millisecond, and the sum of the squares.
+        rate: requests per millisecond; `tokens`: their prompts' tokens per millisecond.
+        work, work_squared: what these prompts cost beside decodes, milliseconds per millisecond, and the sum of the squares.
     """
 
     answer: float = FIRST_GUESS

@@ -75,7 +75,7 @@ class Stream:
 
     @property
     def events(self) -> int:
-        """How many were passed on."""
+        """Number of events that were passed on."""
         return self._flight.events
 
     @property

@@ -19,7 +19,7 @@ class Reply:
     """What streamed and whole replies share: their choices, and when they are complete."""
 
     def __init__(self, generation: Generation, shape: Shape, tokenizer: Tokenizer, abort: Abort) -> None:
-        """One choice a prompt and child, in vLLM's order: the children of the first prompt first."""
+        """One choice per prompt and child, in vLLM's order: the children of the first prompt first."""
         self.generation = generation
         self.shape = shape
         self.abort = abort

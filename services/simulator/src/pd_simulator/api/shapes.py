@@ -264,7 +264,7 @@ class ChatShape(ChunkShape):
 
 
 class BatchShape(ChatShape):
-    """`/v1/chat/completions/batch`: one choice a conversation, and nothing about their KV."""
+    """`/v1/chat/completions/batch`: one choice per conversation, and nothing about their KV."""
 
     def engine_id(self, prompt: int) -> str:
         """With the conversation's number."""

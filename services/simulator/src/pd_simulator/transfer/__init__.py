@@ -10,7 +10,7 @@ from pd_simulator.transfer.p2p import P2pTransfer
 
 
 def make_transfer(connector: Connector | None, site: Site, *, batched: bool = False) -> Transfer:
-    """The transfer of a connector; without one, the transfer that never moves anything. `batched` is KV_BATCHED."""
+    """The transfer of a connector; without a connector, a transfer that moves nothing. `batched` is KV_BATCHED."""
     kinds: dict[Connector | None, type[Transfer]] = {
         Connector.P2P: KeyedTransfer,
         Connector.P2P_NCCL: BatchedTransfer if batched else P2pTransfer,

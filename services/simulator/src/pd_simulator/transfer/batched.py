@@ -1,4 +1,4 @@
-"""P2pNcclConnector with KV_BATCHED, after pd_engine.batched_connector: one message a request, and nobody waits inside a step.
+"""P2pNcclConnector with KV_BATCHED, after pd_engine.batched_connector: one message per request, and nobody waits inside a step.
 
 Prefill sends beside its next steps, in the order of its prompts; decode takes a request up when its KV is here, or computes the prompt itself
 when that does not come in time. KV that nobody waits for any more is dropped when it comes.
