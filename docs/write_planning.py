@@ -1,4 +1,4 @@
-"""Writes the tables of docs/planning.md from the published runs (`benchmarks/planner`); takes a minute."""
+"""Writes the tables of docs/planning.md from the condensed runs of `benchmarks/planner`; `--check` only says whether they are up to date."""
 
 import sys
 from pathlib import Path
@@ -12,12 +12,21 @@ PAGE = ROOT / "docs" / "planning.md"
 BEGIN, END = "<!-- written by docs/write_planning.py -->", "<!-- end -->"
 
 
-def main() -> None:
-    """Replace what stands between the marks."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+def page(written: str) -> str:
+    """The page with what stands between the marks made anew."""
+    before, _, rest = written.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text("\n".join([before + BEGIN, "", *tables(), "", END + after]), encoding="utf-8")
+    return "\n".join([before + BEGIN, "", *tables(), "", END + after])
+
+
+def main() -> int:
+    written = PAGE.read_text(encoding="utf-8")
+    made = page(written)
+    if sys.argv[1:] == ["--check"]:
+        return 0 if made == written else 1
+    PAGE.write_text(made, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,8 @@
 # ruff: noqa: INP001  a script
 """`python benchmarks/planner`: accuracy and speed of pd-plan.
 
-python benchmarks/planner accuracy                               the tables of docs/planning.md, from the published runs
+python benchmarks/planner accuracy                               the tables of docs/planning.md, from the condensed runs
+python benchmarks/planner condense                               the condensed runs and two profiles, from the published records
 python benchmarks/planner speed                                  CPU seconds, beside the oracle
 python benchmarks/planner aiconfigurator --python other/bin/python
     where other/bin/pip install aiconfigurator==0.12.0 has run: what it says, kept for the tables
@@ -12,6 +13,7 @@ import subprocess
 from pathlib import Path
 
 import accuracy
+import records
 import speed
 
 from pd_planner.des.compiled import COMPILED
@@ -19,11 +21,13 @@ from pd_planner.des.compiled import COMPILED
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("accuracy", "speed", "aiconfigurator"))
+    parser.add_argument("what", choices=("accuracy", "condense", "speed", "aiconfigurator"))
     parser.add_argument("--python", type=Path, help="the interpreter that has aiconfigurator")
     options = parser.parse_args()
     if options.what == "accuracy":
         print("\n".join(accuracy.tables()))
+    elif options.what == "condense":
+        records.condense()
     elif options.what == "speed":
         print(f"one core, {'numba' if COMPILED else 'plain Python'}")
         for row in speed.rows():

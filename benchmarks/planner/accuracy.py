@@ -1,18 +1,19 @@
 # ruff: noqa: INP001  a script
-"""Fitted to runs of two GPUs, a profile predicts those of four: the tables of docs/planning.md."""
+"""Fitted to runs of two GPUs, or of one, a profile predicts those of four: the tables of docs/planning.md."""
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import condensed
 import numpy as np
-from records import predicted, runs
 
-from pd_planner.calibrate.errors import Compared, capacities
+from pd_planner.calibrate.errors import Compared, capacities, compare
 from pd_planner.calibrate.runs import Measured
+from pd_simulator.profile import Profile
 
 OTHER: Final = Path(__file__).with_name("aiconfigurator-0.12.0.json")
 METRICS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
@@ -88,10 +89,14 @@ def _calm_until(own: Sequence[Compared], run: Measured) -> float:
     return _CALM * next((measured for measured, _ in capacities(alike)), 0.0)
 
 
+def predicted(profile: Profile, wanted: Callable[[Measured], bool] = lambda run: run.gpus == 4) -> list[Compared]:
+    """The runs that are wanted, each with its own arrivals."""
+    return [compare(profile, run) for run in condensed.runs() if wanted(run)]
+
+
 def tables() -> Iterator[str]:
-    """Markdown: fitted to the runs on two GPUs, predicting those on four; and each half of the runs from the other."""
-    every = runs()
-    unseen = predicted(every, lambda run: run.gpus == 2)
+    """Markdown: fitted to the runs on two GPUs, predicting those on four; and fitted to one GPU."""
+    unseen = predicted(condensed.two_gpus())
     found = carried(unseen)
     yield from _errors(errors(unseen))
     yield ""
@@ -106,6 +111,24 @@ def tables() -> Iterator[str]:
     pairs, here, there = ordered(found)
     beside = f", aiconfigurator {there}" if OTHER.is_file() else ""
     yield f"Pairs of these deployments that differ by more than 5 %: pd-plan has {here} of {pairs} in the right order{beside}."
+    yield ""
+    yield from _of_one()
+
+
+def _of_one() -> Iterator[str]:
+    """What a profile of one plain engine says of all others, in a sentence."""
+    every = predicted(condensed.one_gpu(), lambda _: True)
+    found = carried(every)
+    plain = np.abs([each.error for each in found if "combined" in each.label])
+    apart = np.abs([each.error for each in found if "combined" not in each.label])
+    off = np.array(list(errors(every).values()), np.float64)
+    worst = ", ".join(f"{name} {value:.0%}" for name, value in zip(METRICS, np.nanmax(off, axis=0), strict=True))
+    pairs, here, _ = ordered(found)
+    yield (
+        f"Fitted to [one GPU](results/h200x1/README.md) with a later vLLM instead, and with rounded figures of the connectors: capacity {np.median(plain):.0%} off in "
+        f"the median for plain engines ({plain.max():.0%} at worst) and {np.median(apart):.0%} ({apart.max():.0%}) for the others, {here} of {pairs} pairs "
+        f"of all deployments in the right order; the worst median errors are {worst}."
+    )
 
 
 def _errors(found: dict[str, list[float | None]]) -> Iterator[str]:

@@ -1,35 +1,41 @@
 # ruff: noqa: INP001  a script
-"""The published H200 runs, read once; and the profiles that are fitted to a part of them."""
+"""The published H200 runs, and the profiles that are fitted to a part of them."""
 
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import condensed
+import msgspec
+
 from pd_planner.calibrate.calibration import fitted
-from pd_planner.calibrate.errors import Compared, compare
 from pd_planner.calibrate.runs import Measured, read
+from pd_planner.calibrate.write import toml_text
 from pd_planner.profile.analytic import analytic
 from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.shape import read_shape
 from pd_simulator.profile import Profile
 
 ROOT: Final = Path(__file__).parents[2]
-RECORDS: Final = ROOT / "docs" / "results" / "h200" / "records"
+RESULTS: Final = ROOT / "docs" / "results"
 # Their engines sent a request's KV in one message, which the manifests do not say.
 ONE_MESSAGE: Final = ("disagg 1P1D batched", "disagg 3P1D batched")
 KV_TOKENS: Final = 152_000
 
 
-def runs(archives: Sequence[str] = ("*",)) -> list[Measured]:
-    """The runs of the archives that these patterns name."""
+def unpacked(name: str, into: Path) -> Path:
+    """The records of a folder of results, as a tree of run folders."""
+    for archive in sorted((RESULTS / name / "records").glob("*.tar.xz")):
+        with tarfile.open(archive) as tar:
+            tar.extractall(into, filter="data")
+    return into
+
+
+def runs(name: str) -> list[Measured]:
+    """All runs of a folder of results."""
     with tempfile.TemporaryDirectory() as folder:
-        for pattern in archives:
-            for archive in sorted(RECORDS.glob(f"{pattern}.tar.xz")):
-                with tarfile.open(archive) as tar:
-                    tar.extractall(folder, filter="data")
-        found, problems = read([Path(folder)], kv_tokens=KV_TOKENS, batched=ONE_MESSAGE)
+        found, problems = read([unpacked(name, Path(folder))], kv_tokens=KV_TOKENS, batched=ONE_MESSAGE)
     if problems:
         raise RuntimeError("; ".join(problems))
     return found
@@ -43,7 +49,17 @@ def start() -> Profile:
     return analytic(read_shape("llama-3.1-8b"), board)
 
 
-def predicted(every: Sequence[Measured], seen: Callable[[Measured], bool]) -> list[Compared]:
-    """All runs that a profile did not see which was fitted to the others."""
-    profile, _, _ = fitted(start(), [run for run in every if seen(run)])
-    return [compare(profile, run) for run in every if not seen(run)]
+def condense() -> None:
+    """Write what `condensed` reads."""
+    every = runs("h200")
+    condensed.RUNS.write_bytes(condensed.condense(every))
+    _write(condensed.TWO_GPUS, "the 48 runs of docs/results/h200 on two GPUs", [run for run in every if run.gpus == 2])
+    _write(condensed.ONE_GPU, "the 7 runs of docs/results/h200x1", runs("h200x1"))
+
+
+def _write(path: Path, what: str, seen: list[Measured]) -> None:
+    profile = msgspec.structs.replace(fitted(start(), seen)[0], description=f"fitted to {what}")
+    head = (
+        f"# Written by `python benchmarks/planner condense`, fitted to {what}; only to be compared with the others.\n\n"
+    )
+    path.write_text(head + toml_text(profile), encoding="utf-8")

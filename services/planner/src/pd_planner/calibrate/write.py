@@ -9,7 +9,7 @@ import tomli_w
 
 from pd_planner.calibrate.calibration import Calibration
 from pd_planner.calibrate.errors import Compared
-from pd_simulator.profile import HeldOut, Spread
+from pd_simulator.profile import HeldOut, Profile, Spread
 
 _DIGITS: Final = 4
 _COLUMNS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
@@ -23,9 +23,14 @@ def profile_text(calibration: Calibration, description: str, command: str) -> st
         f"# from {found.runs} runs with {found.requests:,} requests." if found else "",
         "# How far it is off where it did not look: [provenance.held_out]; how well its numbers are known: [spread].",
     ]
-    plain = msgspec.structs.replace(calibration.profile, description=description, spread=None)
-    text = "\n".join(filter(None, head)) + "\n\n" + tomli_w.dumps(_told(msgspec.to_builtins(plain)))
-    return text + (_spread_text(calibration.profile.spread) if calibration.profile.spread else "")
+    told = msgspec.structs.replace(calibration.profile, description=description)
+    return "\n".join(filter(None, head)) + "\n\n" + toml_text(told)
+
+
+def toml_text(profile: Profile) -> str:
+    """The profile as `load_profile` reads it."""
+    plain = tomli_w.dumps(_told(msgspec.to_builtins(msgspec.structs.replace(profile, spread=None))))
+    return plain + (_spread_text(profile.spread) if profile.spread else "")
 
 
 def _spread_text(spread: Spread) -> str:
