@@ -17,7 +17,7 @@ from pd_planner.calibrate.runs import Measured
 from pd_planner.des.deployment import Route
 from pd_planner.traffic.load import Floats, Load
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines
 
 FOLDER: Final = Path(__file__).parent
 RUNS: Final = FOLDER / "h200.json.xz"

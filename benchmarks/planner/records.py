@@ -1,6 +1,7 @@
 # ruff: noqa: INP001  a script
 """The published H200 runs, and the profiles that are fitted to a part of them."""
 
+import contextlib
 import tarfile
 import tempfile
 from pathlib import Path
@@ -8,20 +9,25 @@ from typing import Final
 
 import condensed
 import msgspec
+import p2p
 
+from pd_contracts import profiles
+from pd_planner.__main__ import main
 from pd_planner.calibrate.calibration import fitted
 from pd_planner.calibrate.runs import Measured, read
 from pd_planner.calibrate.write import toml_text
 from pd_planner.profile.analytic import analytic
 from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.shape import read_shape
-from pd_simulator.profile import Profile
+from pd_simulator.profile import Profile, load_profile
 
 ROOT: Final = Path(__file__).parents[2]
 RESULTS: Final = ROOT / "docs" / "results"
 # Their engines sent a request's KV in one message, which the manifests do not say.
 ONE_MESSAGE: Final = ("disagg 1P1D batched", "disagg 3P1D batched")
 KV_TOKENS: Final = 152_000
+NAME: Final = "h200-llama3-8b.toml"
+DESCRIPTION: Final = "H200, Llama-3.1-8B's shape in 16 bits, vLLM 0.23.0: fitted to 120 runs on four H200 with NVLink"
 
 
 def unpacked(name: str, into: Path) -> Path:
@@ -63,3 +69,21 @@ def _write(path: Path, what: str, seen: list[Measured]) -> None:
         f"# Written by `python benchmarks/planner condense`, fitted to {what}; only to be compared with the others.\n\n"
     )
     path.write_text(head + toml_text(profile), encoding="utf-8")
+
+
+def write_profile() -> None:
+    """The shipped profile and the page on its calibration: what `pd-plan calibrate` finds in the records, with P2pConnector's numbers."""
+    words = ["--model", "llama-3.1-8b", "--gpu", "H200", "--kv-tokens", str(KV_TOKENS), "--batched", *ONE_MESSAGE]
+    words += ["--description", DESCRIPTION, "--out", NAME, "--report", "calibration.md"]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        unpacked("h200", Path("records"))
+        if main(["calibrate", "records", *words]):
+            raise RuntimeError("nothing was written")
+        head = [line for line in Path(NAME).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        profile = p2p.with_p2p(load_profile(NAME))
+        report = Path("calibration.md").read_text(encoding="utf-8")
+    head.append(
+        "# P2pConnector's numbers are of docs/results/h200-p2p; all of it again: python benchmarks/planner profile"
+    )
+    (Path(profiles.__file__).parent / NAME).write_text("\n".join(head) + "\n\n" + toml_text(profile), encoding="utf-8")
+    (RESULTS / "h200" / "calibration.md").write_text(report, encoding="utf-8")

@@ -17,7 +17,8 @@ from pd_planner.search.fleet import Fleet, operate
 from pd_planner.traffic.load import Load
 from pd_planner.traffic.source import Traffic
 from pd_simulator.profile import load_profile
-from pd_simulator.steps.virtual_time import Arrival, token_times
+from pd_simulator.steps.engines import Arrival
+from pd_simulator.steps.virtual_time import token_times
 
 PROFILE = load_profile("h200-llama3-8b")
 ENGINE = EngineLimits(PROFILE.memory.kv_tokens)

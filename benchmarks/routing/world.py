@@ -34,7 +34,7 @@ from pd_proxy.routing.predict import ttft_ms
 from pd_proxy.routing.reject import Way, predict
 from pd_proxy.routing.view import Objectives, View
 from pd_simulator.profile import load_profile
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines
 
 PROFILE: Final = "h200-llama3-8b"
 KV_TOKENS: Final = 400_000

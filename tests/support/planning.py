@@ -27,7 +27,8 @@ from pd_planner.des.deployment import Outcome, simulate
 from pd_planner.des.power import shares, watts
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.steps.virtual_time import Arrival, Engines, token_times
+from pd_simulator.steps.engines import Arrival, Engines, Order
+from pd_simulator.steps.virtual_time import token_times
 
 H200 = load_profile("h200-llama3-8b")
 
@@ -46,6 +47,7 @@ def deployments(draw: st.DrawFn) -> Engines:
         batched=connector is Connector.P2P_NCCL and draw(st.booleans()),
         max_num_seqs=sequences,
         max_num_batched_tokens=draw(st.integers(3000, 8192)),
+        order=draw(st.sampled_from(list(Order))) if connector is Connector.P2P else Order.AFTER,
     )
 
 
@@ -151,6 +153,7 @@ def _stages(engines: Engines, number: int, outcome: Outcome, at: float) -> Stage
         decode=0.0,
         prefill_instance=names[prefill] if engines.prefills else "",
         decode_instance=names[engines.prefills + other],
+        first_token=Role.PREFILL if engines.order is Order.HAND_OFF else "",
     )
 
 

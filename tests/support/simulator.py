@@ -21,7 +21,8 @@ from pd_simulator.engine.loop import Engine
 from pd_simulator.profile import Profile, load_profile
 from pd_simulator.server import serving
 from pd_simulator.settings import Settings
-from pd_simulator.steps.virtual_time import Arrival, Engines, token_times
+from pd_simulator.steps.engines import Arrival, Engines
+from pd_simulator.steps.virtual_time import token_times
 
 
 def fast_profile(step_ms: float = 0.5, **changes: Any) -> Profile:

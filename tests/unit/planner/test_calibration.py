@@ -10,6 +10,7 @@ from support.planning import H200, poisson, write_run
 
 from pd_contracts.names import Connector
 from pd_planner.__main__ import main
+from pd_planner.calibrate import gauss_newton
 from pd_planner.calibrate.calibration import Calibration, calibrate, folds
 from pd_planner.calibrate.gauss_newton import free_numbers
 from pd_planner.calibrate.runs import CalibrationError, Measured, Stream, read
@@ -22,7 +23,7 @@ from pd_planner.profile.numbers import changed, number
 from pd_planner.profile.shape import read_shape
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import load_profile
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines, Order
 
 KV = 152_000
 # Unlike the shipped profile in every number that is looked for.
@@ -87,6 +88,29 @@ def test_the_truth_is_found(found: Calibration) -> None:
 def test_what_the_runs_do_not_tell_stays(found: Calibration) -> None:
     assert found.profile.batched == H200.batched
     assert found.profile.handoff[Connector.P2P_NCCL] == H200.handoff[Connector.P2P_NCCL]
+
+
+@pytest.mark.parametrize("order", [Order.AT_ONCE, Order.HAND_OFF])
+def test_p2ps_order_is_read_off_the_runs_and_its_numbers_are_found(order: Order, tmp_path: Path) -> None:
+    name = f"handoff.P2pConnector.{'at_once_ms' if order is Order.AT_ONCE else 'first_token_ms'}"
+    truth = changed(H200, {name: 1.6 * number(H200, name), "decode.base_ms": 6.0})
+    engines = Engines(1, 1, Connector.P2P, KV, order=order)
+    for prompt, output, rate in ((512, 64, 10), (512, 64, 24), (2048, 128, 4), (2048, 128, 7)):
+        write_run(
+            tmp_path / f"{prompt}-{rate}", truth, engines, poisson(2 * rate, 20, prompt, output), "1P1D P2pConnector"
+        )
+
+    runs, problems = read([tmp_path], kv_tokens=KV)
+    found = calibrate(H200, runs).profile
+
+    assert problems == []
+    assert {run.engines.order for run in runs} == {order}
+    assert number(found, name) == pytest.approx(number(truth, name), rel=0.15)
+    assert found.decode.base_ms == pytest.approx(6.0, rel=0.02)
+
+
+def test_every_connector_has_numbers_to_be_found() -> None:
+    assert {f"handoff.{connector}" for connector in Connector} | {"batched"} == set(gauss_newton._HANDOFF)
 
 
 def test_every_run_is_predicted_by_a_profile_that_did_not_see_it(runs: Sequence[Measured]) -> None:

@@ -15,7 +15,7 @@ from pd_planner.des.deployment import round_robin, simulate
 from pd_planner.des.model import BATCH, DECODES, PROMPTS, TRANSFER
 from pd_planner.des.power import shares, watts, watts_by_role
 from pd_planner.traffic.load import Load
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines, Order
 
 PLAIN = Engines(0, 1, None, 152_000)
 
@@ -69,6 +69,25 @@ def test_late_answers_are_seen_on_a_busy_prefill_engine() -> None:
         return float(np.median(outcome.answered - load.at))
 
     assert waited(Connector.P2P_NCCL, batched=True) > 1.5 * waited(Connector.NIXL)
+
+
+def test_with_hand_off_the_client_has_prefills_token() -> None:
+    load = Load.of([0.0, 5.0], [512, 512], [64, 1])
+    asked, handed_off = (
+        simulate(H200, Engines(1, 1, Connector.P2P, 152_000, order=order), load)
+        for order in (Order.AT_ONCE, Order.HAND_OFF)
+    )
+
+    relay = H200.handoff[Connector.P2P].first_token_ms / 1e3
+    np.testing.assert_allclose(handed_off.first, handed_off.answered + relay)
+    assert handed_off.last[1] == handed_off.first[1]  # prefill's token was the whole answer
+    assert asked.last[1] > asked.answered[1] + H200.decode.base_ms / 1e3
+    assert handed_off.last[0] < asked.last[0]  # decode had one token less to write
+
+
+def test_an_order_needs_a_connector_that_can_do_it() -> None:
+    with pytest.raises(ValueError, match="with NixlConnector decode hears of a request after prefill"):
+        Engines(1, 1, Connector.NIXL, 152_000, order=Order.HAND_OFF)
 
 
 def test_pairs_are_taken_as_the_proxy_takes_them() -> None:

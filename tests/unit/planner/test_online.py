@@ -9,7 +9,7 @@ from pd_contracts.names import Role
 from pd_planner.des.deployment import limits_of, simulate, step_costs
 from pd_planner.des.online import OnlineEngine
 from pd_planner.traffic.load import Load
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines
 
 PLAIN = Engines(0, 1, None, 152_000)
 

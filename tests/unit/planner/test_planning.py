@@ -35,7 +35,7 @@ from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, ans
 from pd_planner.traffic.load import Load
 from pd_planner.traffic.prefix import cached_tokens
 from pd_planner.traffic.source import Traffic
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines
 
 LIMITS = Limits({"ttft": 500.0, "tpot": 15.0})
 ENGINE = EngineLimits(H200.memory.kv_tokens)

@@ -20,7 +20,7 @@ from pd_planner.des import deployment
 from pd_planner.des.model import SendCosts
 from pd_planner.profile.numbers import changed, number
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines
 
 ROOT = Path(__file__).parents[3]
 BENCHMARK = ROOT / "benchmarks" / "planner"
@@ -143,6 +143,21 @@ def test_a_fit_to_the_recordings_returns_from_afar(runs: list[Measured]) -> None
     found = fit(afar, StepNumbers(), nixl, names).as_dict()
 
     assert found[names[0]] == pytest.approx(number(right, names[0]), rel=0.1)
+
+
+def test_p2ps_numbers_in_the_shipped_profile_are_those_of_its_data() -> None:
+    shipped = load_profile("h200-llama3-8b")
+    made = _loaded("p2p").with_p2p(shipped)
+
+    for name in ("wait_ms", "wait_per_token_ms", "at_once_ms", "at_once_per_token_ms", "first_token_ms"):
+        place = f"handoff.P2pConnector.{name}"
+        assert number(shipped, place) == pytest.approx(number(made, place), rel=1e-3), (
+            "python benchmarks/planner profile"
+        )
+    assert made.provenance == shipped.provenance
+    errors = [held_out for label, held_out in shipped.provenance.held_out.items() if "P2pC" in label]  # type: ignore[union-attr]
+    assert len(errors) == 2
+    assert all(each.ttft_p50 < 0.1 and each.ttft_p99 < 0.15 and each.tpot_p99 < 0.05 for each in errors)  # type: ignore[operator]
 
 
 def test_the_page_says_what_comes_out() -> None:

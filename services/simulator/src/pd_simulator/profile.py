@@ -65,6 +65,9 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             stall_free_tokens: as many tokens load beside the step.
         receive_ms, receive_per_token_ms: a decode engine takes one request's KV after another, whoever sends it. P2pNcclConnector: from the
             moment that prefill computes it, and prefill's step does not end before. NixlConnector: from the moment that decode asks for it.
+        at_once_ms, at_once_per_token_ms: from prefill's end until the request may join decode's batch, if decode was asked when prefill was
+            (DECODE_ASKED=at_once), instead of a second request and `wait_ms`.
+        first_token_ms: from prefill's end until the client has prefill's token (FIRST_TOKEN=prefill).
     """
 
     send_floor_ms: Milliseconds = 0.0
@@ -79,6 +82,9 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     stall_free_tokens: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     receive_ms: Milliseconds = 0.0
     receive_per_token_ms: Milliseconds = 0.0
+    at_once_ms: Milliseconds = 0.0
+    at_once_per_token_ms: Milliseconds = 0.0
+    first_token_ms: Milliseconds = 0.0
 
 
 class Draw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -141,5 +141,6 @@ _HANDOFF: Final[Mapping[str, tuple[str, ...]]] = {
     "handoff.P2pNcclConnector": ("send_floor_ms", "send_tail_ms", "receive_ms", "receive_per_token_ms"),
     "batched": ("send_tail_ms", "wait_ms", "receive_ms", "receive_per_token_ms"),
     "handoff.NixlConnector": ("wait_ms", "wait_per_token_ms", "receive_ms", "receive_per_token_ms"),
+    "handoff.P2pConnector": ("at_once_ms", "at_once_per_token_ms", "first_token_ms"),
     "handoff.ExampleConnector": ("send_tail_ms", "send_tail_per_token_ms"),
 }

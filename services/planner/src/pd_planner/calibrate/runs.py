@@ -15,7 +15,7 @@ from pd_contracts.names import Connector, Role
 from pd_contracts.records import REQUESTS, EngineInfo, RequestRecord
 from pd_planner.des.deployment import Route, round_robin
 from pd_planner.traffic.load import Floats, Load
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines, Order
 
 # Less of the prompts than this may have come from a prefix cache; a run with more says nothing about what computing a prompt costs.
 _MOST_CACHED = 0.02
@@ -139,7 +139,7 @@ def _measured(run: Run, kv_tokens: int, *, batched: bool) -> Measured:
     every = [record for record in records if succeeded(record)]
     good = [record for record in every if not record.warmup]
     manifest = run.manifest
-    engines = _engines(manifest.deployment.engines, kv_tokens, batched=batched)
+    engines = _engines(manifest.deployment.engines, kv_tokens, batched=batched, order=_order(good))
     sizes = (manifest.workload.input_tokens, manifest.workload.output_tokens)
     prompts = [_prompt(record, sizes[0]) for record in good]
     outputs = [record.output_tokens or sum(count for _, count in record.chunks) for record in good]
@@ -182,7 +182,13 @@ def _engine(engines: Sequence[EngineInfo]) -> str:
     return " ".join(filter(None, (engines[0].engine, engines[0].version)))
 
 
-def _engines(infos: Sequence[EngineInfo], kv_tokens: int, *, batched: bool) -> Engines:
+def _order(records: Sequence[RequestRecord]) -> Order:
+    """How P2pConnector's requests were sent, by most of them."""
+    handed_off = sum(record.stages is not None and record.stages.first_token == Role.PREFILL for record in records)
+    return Order.HAND_OFF if 2 * handed_off > len(records) else Order.AT_ONCE
+
+
+def _engines(infos: Sequence[EngineInfo], kv_tokens: int, *, batched: bool, order: Order) -> Engines:
     prefills = [info for info in infos if info.role is Role.PREFILL]
     connector = prefills[0].connector if prefills else None
     return Engines(
@@ -191,6 +197,7 @@ def _engines(infos: Sequence[EngineInfo], kv_tokens: int, *, batched: bool) -> E
         connector=connector,
         kv_tokens=kv_tokens,
         batched=batched and connector is Connector.P2P_NCCL,
+        order=order if connector is Connector.P2P else Order.AFTER,
     )
 
 
@@ -223,9 +230,11 @@ def _streams(records: Sequence[RequestRecord], engines: Engines, stated: int | N
         if record.stages is None and engines.others > 1:
             return {}
         name = record.stages.decode_instance if record.stages else "engine"
-        stamps = np.array([time for time, _ in record.chunks])
-        if all(count == 1 for _, count in record.chunks):
-            streams.setdefault(name, []).append(Stream(_prompt(record, stated), record.scheduled, stamps))
+        # A token that prefill wrote is of no step of decode, and part of what decode goes on from.
+        before = int(record.stages is not None and record.stages.first_token == Role.PREFILL)
+        stamps = np.array([time for time, _ in record.chunks[before:]])
+        if stamps.size and all(count == 1 for _, count in record.chunks):
+            streams.setdefault(name, []).append(Stream(_prompt(record, stated) + before, record.scheduled, stamps))
     return streams
 
 

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console
 
 from pd_contracts.latency import parse_goodput
-from pd_contracts.names import Connector
+from pd_contracts.names import Connector, Role
 from pd_planner.cli import profiles, traffic
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.values import count, percent, positive, share
@@ -28,11 +28,14 @@ from pd_planner.search.candidates import NAMES, USUAL, WORDS, EngineLimits, name
 from pd_planner.search.capacity import Setting
 from pd_planner.search.plan import NoPlanError, Objective, Question
 from pd_simulator.profile import Profile
+from pd_simulator.steps.engines import Order
 
 GPUS: Final = 8
 CELL: Final = 8
 LIMITS: Final = "ttft:500 tpot:20"
 HEADROOM: Final = 0.1
+# Who writes the first token with P2pConnector.
+WRITERS: Final = {Role.PREFILL.value: Order.HAND_OFF, Role.DECODE.value: Order.AT_ONCE}
 EXAMPLES: Final = """examples:
   pd-plan --input-tokens 2048 --output-tokens 128 --gpus 8 --goodput "ttft:500 tpot:15"
   pd-plan --input-tokens 2048 --output-tokens 128 --rate 300 --goodput "ttft:500 tpot:15" --out plan
@@ -71,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         metavar="C,…",
         help=f"of {', '.join(NAMES)} (default: {','.join(map(name_of, USUAL))}, as far as the profile has them)",
+    )
+    add(
+        "--first-token",
+        choices=list(WRITERS),
+        default="prefill",
+        help="who writes it with P2pConnector, as the proxy's FIRST_TOKEN (default prefill, for requests whose answers stay the same)",
     )
     add(
         "--cell",
@@ -193,6 +202,7 @@ def _question(options: argparse.Namespace) -> Question:
         cell=min(options.cell, 16),
         tensor_parallel=options.tensor_parallel,
         any_topology=options.any_topology,
+        p2p=WRITERS[options.first_token],
     )
 
 

@@ -11,8 +11,8 @@ from pd_planner.des.decoding import serve
 from pd_planner.des.model import BUSY_COLUMNS, EngineLimits, Floats, Ints, Jobs, SendCosts, StepCosts, Times
 from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
 from pd_planner.traffic.load import Load
-from pd_simulator.profile import Handoff, Profile
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.profile import Profile
+from pd_simulator.steps.engines import Engines, Order
 
 
 @dataclass(frozen=True)
@@ -79,29 +79,64 @@ def simulate(
         raise ValueError(refusal)
     route = route or round_robin(engines, len(load))
     busy = np.zeros((engines.prefills + engines.others, BUSY_COLUMNS))
+    costs, limits = step_costs(profile, Role.DECODE if engines.prefills else Role.COMBINED), limits_of(profile, engines)
+    if not engines.prefills:
+        ready = load.at + profile.api_ms / 1e3
+        whole = Jobs(ready, load.prompt, load.output, load.cached, np.zeros(len(load)))
+        first, last = _written(whole, route.other, costs, limits, busy=busy, slow_prompt_ms=slow_prompt_ms)
+        return Outcome(load, first, last, np.full(len(load), np.nan), busy)
+    handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
+    jobs = _handed_over(profile, engines, load, route, handed)
+    further = np.flatnonzero(jobs.output > 0)
+    own = Jobs(
+        jobs.ready[further], jobs.prompt[further], jobs.output[further], jobs.external[further], jobs.stall[further]
+    )
+    begun, ended = _written(own, route.other[further], costs, limits, busy=busy[engines.prefills :])
+    first = handed.answered + profile.handoff_of(engines.connector).first_token_ms / 1e3
+    last = first.copy()
+    last[further] = ended
+    if engines.order is not Order.HAND_OFF:
+        first[further] = begun
+    return Outcome(load, first, last, handed.answered, busy)
+
+
+def _written(
+    jobs: Jobs,
+    engine_of: Ints,
+    costs: StepCosts,
+    limits: EngineLimits,
+    *,
+    busy: Floats,
+    slow_prompt_ms: Floats | None = None,
+) -> tuple[Floats, Floats]:
+    """First and last tokens of all jobs, on as many engines as `busy` has rows."""
+    first, last = np.empty(len(jobs.ready)), np.empty(len(jobs.ready))
+    for engine in range(len(busy)):
+        mine = np.flatnonzero(engine_of == engine)
+        mine = mine[np.argsort(jobs.ready[mine], kind="stable")]
+        own, used = Times(zeros(len(mine)), zeros(len(mine))), zeros(BUSY_COLUMNS)
+        slow = float(slow_prompt_ms[engine]) if slow_prompt_ms is not None else 0.0
+        own_costs = costs._replace(prefill_base=costs.prefill_base + slow)
+        serve(Jobs(*(column(each[mine]) for each in jobs)), own_costs, limits, own, used)
+        busy[engine] = used
+        first[mine], last[mine] = own
+    return first, last
+
+
+def _handed_over(profile: Profile, engines: Engines, load: Load, route: Route, handed: Handed) -> Jobs:
+    """What the decode engines get: whole answers, or what follows prefill's token (of an answer of one token: nothing)."""
     handoff = profile.handoff_of(engines.connector, batched=engines.batched)
-    ready = load.at + profile.api_ms / 1e3
-    external, stall, answered = load.cached, np.zeros(len(load)), np.full(len(load), np.nan)
-    if engines.prefills:
-        handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
-        answered, external = handed.answered, load.prompt - 1
-        ready = _taken_over(profile, engines, load, route, handed) + _wait_s(handoff, external)
-        noticed = np.maximum(0.0, external - handoff.stall_free_tokens)
-        stall = handoff.stall_ms + handoff.stall_per_token_ms * noticed
-    costs = step_costs(profile, Role.DECODE if engines.prefills else Role.COMBINED)
-    times = Times(np.empty(len(load)), np.empty(len(load)))
-    for engine in range(engines.others):
-        mine = np.flatnonzero(route.other == engine)
-        mine = mine[np.argsort(ready[mine], kind="stable")]
-        own = Times(zeros(len(mine)), zeros(len(mine)))
-        part = Jobs(*(column(each[mine]) for each in (ready, load.prompt, load.output, external, stall)))
-        base = costs.prefill_base + (slow_prompt_ms[engine] if slow_prompt_ms is not None else 0.0)
-        own_costs = costs._replace(prefill_base=float(base))
-        used = zeros(BUSY_COLUMNS)
-        serve(part, own_costs, limits_of(profile, engines), own, used)
-        busy[engines.prefills + engine] = used
-        times.first[mine], times.last[mine] = own
-    return Outcome(load, times.first, times.last, answered, busy)
+    prompt, output = load.prompt, load.output
+    if engines.order is Order.HAND_OFF:
+        prompt, output = prompt + 1, output - 1
+    external = prompt - 1
+    if engines.order is Order.AFTER:
+        ready = _taken_over(profile, engines, load, route, handed)
+        ready = ready + (handoff.wait_ms + handoff.wait_per_token_ms * external) / 1e3
+    else:
+        ready = handed.answered + (handoff.at_once_ms + handoff.at_once_per_token_ms * external) / 1e3
+    noticed = np.maximum(0.0, external - handoff.stall_free_tokens)
+    return Jobs(ready, prompt, output, external, handoff.stall_ms + handoff.stall_per_token_ms * noticed)
 
 
 def refused(engines: Engines, load: Load) -> str:
@@ -109,10 +144,6 @@ def refused(engines: Engines, load: Load) -> str:
     longest, largest = int(load.prompt.argmax()), int((load.prompt + load.output).argmax())
     sizes = ((int(load.prompt[number]), int(load.output[number])) for number in (longest, largest))
     return next((why for prompt, output in sizes if (why := engines.refusal(prompt, output))), "")
-
-
-def _wait_s(handoff: Handoff, tokens: Ints) -> Floats:
-    return np.asarray((handoff.wait_ms + handoff.wait_per_token_ms * tokens) / 1e3)
 
 
 def _prefilled(profile: Profile, engines: Engines, load: Load, route: Route, busy: Floats) -> Handed:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import yaml
 
 from pd_planner.emit.plan_file import Deployment, PlanFile
+from pd_simulator.steps.engines import Order
 
 
 def variables(plan: PlanFile) -> dict[str, str]:
@@ -13,12 +14,19 @@ def variables(plan: PlanFile) -> dict[str, str]:
     found = dict(_gpus(deployment))
     if deployment.connector:
         found["KV_CONNECTOR"] = deployment.connector.value
+    if writer := _first_token(deployment):
+        found |= {"DECODE_ASKED": "at_once", "FIRST_TOKEN": writer}
     return found | {
         "TENSOR_PARALLEL_SIZE": str(deployment.tensor_parallel),
         "MAX_NUM_SEQS": str(plan.engine.max_num_seqs),
         "MAX_NUM_BATCHED_TOKENS": str(plan.engine.max_num_batched_tokens),
         "PREFIX_CACHING": "on" if plan.prefix_caching else "off",
     }
+
+
+def _first_token(deployment: Deployment) -> str:
+    """Who writes the first token; empty where that is no choice."""
+    return {Order.AFTER: "", Order.AT_ONCE: "decode", Order.HAND_OFF: "prefill"}[deployment.order]
 
 
 def _gpus(deployment: Deployment) -> Iterator[tuple[str, str]]:
@@ -71,4 +79,6 @@ def values_text(plan: PlanFile) -> str:
             "combined": {"count": deployment.others * deployment.cells},
         }
     head = f"# {deployment.label}, planned by pd-plan on {plan.created}. The model is not part of a plan: set model.name.\n"
-    return head + yaml.safe_dump({"engine": engine, **counts}, sort_keys=False)
+    writer = _first_token(deployment)
+    proxy = {"proxy": {"decodeAsked": "at_once", "firstToken": writer}} if writer else {}
+    return head + yaml.safe_dump({"engine": engine, **counts, **proxy}, sort_keys=False)

@@ -8,6 +8,7 @@ from pd_planner.confidence.verdict import Verdict
 from pd_planner.search.candidates import Candidate, name_of
 from pd_planner.search.capacity import Setting
 from pd_planner.search.plan import Objective
+from pd_simulator.steps.engines import Order
 
 _SECONDS: Final = 120
 
@@ -43,7 +44,8 @@ def _spec(candidate: Candidate) -> str:
 
 def _variables(candidate: Candidate) -> list[str]:
     size = candidate.tensor_parallel
-    return [f"TENSOR_PARALLEL_SIZE={size}"] if size > 1 else []
+    boards = [f"TENSOR_PARALLEL_SIZE={size}"] if size > 1 else []
+    return [*boards, *(["FIRST_TOKEN=decode"] if candidate.order is Order.AT_ONCE else [])]
 
 
 def _load(setting: Setting, rate: float) -> list[str]:

@@ -13,6 +13,7 @@ from pd_planner.confidence.findings import Findings
 from pd_planner.search.candidates import Candidate, EngineLimits
 from pd_planner.search.plan import Choice
 from pd_simulator.profile import Profile
+from pd_simulator.steps.engines import Order
 
 # Format history, newest first.
 # 1: first format.
@@ -24,7 +25,7 @@ class PlanFileError(ValueError):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """`cells` of so many engines, each of `tensor_parallel` boards; `prefills` of 0 means plain engines."""
+    """`cells` of so many engines, each of `tensor_parallel` boards; `prefills` of 0 means plain engines; `order` is P2pConnector's."""
 
     prefills: int
     others: int
@@ -33,10 +34,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     cells: int
     label: str
     gpus: int
+    order: Order = Order.AFTER
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.prefills, self.others, self.connector, self.tensor_parallel)
+        return Candidate(self.prefills, self.others, self.connector, self.tensor_parallel, self.order)
 
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +109,7 @@ def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
             cells=fleet.cells,
             label=fleet.label,
             gpus=fleet.gpus,
+            order=candidate.order,
         ),
         capacity_per_gpu=[band.low, band.middle, band.high] if band else [fleet.per_gpu],
         rate=operation.rate,

@@ -84,7 +84,13 @@ def _link_ms(shape: Shape, board: Board) -> float:
 def _handoffs(shape: Shape, board: Board) -> dict[Connector, Handoff]:
     link = _link_ms(shape, board)
     return {
-        Connector.P2P: Handoff(wait_ms=3.7, wait_per_token_ms=max(link, shape.kv_bytes / P2P_BANDWIDTH * 1e3)),
+        Connector.P2P: Handoff(
+            wait_ms=4.0,
+            wait_per_token_ms=max(link, shape.kv_bytes / P2P_BANDWIDTH * 1e3),
+            at_once_ms=3.5,
+            at_once_per_token_ms=max(link, shape.kv_bytes / P2P_BANDWIDTH * 0.4e3),
+            first_token_ms=10.0,
+        ),
         Connector.P2P_NCCL: Handoff(
             send_floor_ms=15.0,
             send_floor_per_peer_ms=5.0,

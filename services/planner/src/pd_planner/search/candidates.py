@@ -6,7 +6,7 @@ from typing import Final
 
 from pd_contracts.names import Connector
 from pd_planner.profile.trust import Shape
-from pd_simulator.steps.virtual_time import Engines
+from pd_simulator.steps.engines import Engines, Order
 
 # Prefill and decode engines of a cell serve each other and nobody else: what is connected to everything fails with everything.
 LARGEST_CELL: Final = 16
@@ -50,6 +50,7 @@ class Candidate:
     others: int
     connector: Connector | None = None
     tensor_parallel: int = 1
+    order: Order = Order.AFTER
 
     @property
     def plain(self) -> bool:
@@ -93,13 +94,17 @@ class Candidate:
             kv_tokens=limits.kv_tokens,
             max_num_seqs=limits.max_num_seqs,
             max_num_batched_tokens=limits.max_num_batched_tokens,
+            order=self.order,
         )
 
 
-def candidates(cell: int, connectors: Sequence[Connector], tensor_parallel: int = 1) -> Iterator[Candidate]:
-    """Every deployment of at most `cell` engines; plain ones once, because a plain engine needs no other."""
+def candidates(
+    cell: int, connectors: Sequence[Connector], tensor_parallel: int = 1, p2p: Order = Order.HAND_OFF
+) -> Iterator[Candidate]:
+    """Every deployment of at most `cell` engines; plain ones once, because a plain engine needs no other. `p2p` is P2pConnector's order."""
     yield Candidate(0, cell, None, tensor_parallel)
     for size in range(2, cell + 1):
         for prefills in range(1, size):
             for connector in connectors:
-                yield Candidate(prefills, size - prefills, connector, tensor_parallel)
+                order = p2p if connector is Connector.P2P else Order.AFTER
+                yield Candidate(prefills, size - prefills, connector, tensor_parallel, order)

@@ -13,6 +13,7 @@ from pd_planner.profile.trust import Trust, trust
 from pd_planner.search.candidates import LARGEST_CELL, Candidate, candidates
 from pd_planner.search.capacity import ROUGH, Setting, capacity, run
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed, operate, single
+from pd_simulator.steps.engines import Order
 
 # Without a rate deployments are shown at this share of what the weaker of the best plain and the best disaggregated one carries.
 _SHOWN: Final = 0.8
@@ -43,6 +44,7 @@ class Question:
         power_cap_w: watts of all boards at that rate, at most.
         cell: engines that serve each other, at most.
         any_topology: rank deployments that nobody measured the like of as if somebody had.
+        p2p: when decode hears of a request with P2pConnector, and who writes the first token.
     """
 
     setting: Setting
@@ -55,6 +57,7 @@ class Question:
     cell: int
     tensor_parallel: int = 1
     any_topology: bool = False
+    p2p: Order = Order.HAND_OFF
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
             f"{question.gpus} GPUs make no engine of {question.tensor_parallel}: give more GPUs or lower --tensor-parallel"
         )
     cell = min(question.cell, room)
-    found, refusal = _servable(question, candidates(cell, question.connectors, question.tensor_parallel))
+    found, refusal = _servable(question, candidates(cell, question.connectors, question.tensor_parallel, question.p2p))
     if refusal:
         say(f"left out: {refusal}")
     say(f"{len(found)} deployments of at most {cell} engines")

@@ -76,6 +76,15 @@ class StepModel:
         """Seconds for which a request whose KV of `tokens` comes from elsewhere waits, alone, before it may join the batch."""
         return (self._handoff.wait_ms + self._handoff.wait_per_token_ms * tokens) / 1e3
 
+    def at_once_s(self, tokens: int) -> float:
+        """Seconds from prefill's end until a request that decode heard of before may join the batch."""
+        return (self._handoff.at_once_ms + self._handoff.at_once_per_token_ms * tokens) / 1e3
+
+    @property
+    def first_token_s(self) -> float:
+        """Seconds from prefill's end until the client has prefill's token."""
+        return self._handoff.first_token_ms / 1e3
+
     def stall_s(self, tokens: int) -> float:
         """Seconds for which loading that KV holds up the step that admits the request."""
         noticed = max(0.0, tokens - self._handoff.stall_free_tokens)

@@ -5,77 +5,12 @@ model: the proxy, and the client.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import lcm
 
-from pd_contracts.names import Connector, Role
+from pd_contracts.names import Connector
 from pd_simulator.profile import Profile
+from pd_simulator.steps.engines import Arrival, Engines, Order
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, complete, work_of
 from pd_simulator.steps.step_time import StepModel
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A request: seconds, tokens; `cached` prompt tokens lie in the prefix cache of the engine that computes the prompt."""
-
-    at: float
-    prompt_tokens: int
-    output_tokens: int
-    cached: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Engines:
-    """Engines of a deployment; `prefills` 0 means plain ones, `others` are those that decode, `batched` is KV_BATCHED.
-
-    Limits are vLLM's options of the same names; `kv_tokens` is the room of one engine's KV cache.
-    """
-
-    prefills: int
-    others: int
-    connector: Connector | None
-    kv_tokens: int
-    batched: bool = False
-    max_num_seqs: int = 256
-    max_num_batched_tokens: int = 8192
-
-    def __post_init__(self) -> None:
-        """As vLLM: every sequence gets its token in every step."""
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            msg = f"max_num_batched_tokens ({self.max_num_batched_tokens}) is below max_num_seqs ({self.max_num_seqs})"
-            raise ValueError(msg)
-
-    @property
-    def chunked(self) -> bool:
-        """Whether a prefill engine may spread a prompt over several steps; P2pNcclConnector sends it from one."""
-        return self.connector is not Connector.P2P_NCCL
-
-    @property
-    def boards(self) -> dict[Role, int]:
-        """How many engines there are of each role."""
-        if not self.prefills:
-            return {Role.COMBINED: self.others}
-        return {Role.PREFILL: self.prefills, Role.DECODE: self.others}
-
-    def limits(self, profile: Profile, *, chunked: bool = True) -> Limits:
-        return Limits(self.max_num_seqs, self.max_num_batched_tokens, self.kv_tokens, chunked, profile.async_scheduling)
-
-    def turn(self, number: int) -> tuple[int, int]:
-        """Which prefill and which other engine serve the request of this number, as the proxy's round robin has it."""
-        if not self.prefills:
-            return 0, number % self.others
-        return number % self.prefills, (number + number // lcm(self.prefills, self.others)) % self.others
-
-    def refusal(self, prompt_tokens: int, output_tokens: int) -> str:
-        """Why a request of these lengths could never be served; empty if it can be."""
-        if prompt_tokens + output_tokens > self.kv_tokens:
-            return f"{prompt_tokens} + {output_tokens} tokens do not fit into the KV cache of {self.kv_tokens} tokens"
-        if self.prefills and not self.chunked and prompt_tokens > self.max_num_batched_tokens:
-            return (
-                f"P2pNcclConnector computes a prompt in one step, and {prompt_tokens} tokens are more than "
-                f"max_num_batched_tokens ({self.max_num_batched_tokens})"
-            )
-        return ""
 
 
 def token_times(profile: Profile, engines: Engines, arrivals: Sequence[Arrival]) -> list[list[float]]:
@@ -92,30 +27,66 @@ def token_times(profile: Profile, engines: Engines, arrivals: Sequence[Arrival])
     if not engines.prefills:
         jobs = [(Job(a.prompt_tokens, a.output_tokens, external=a.cached), a.at + api_s) for a in arrivals]
         return _decode(jobs, model, engines.limits(profile), engines)
-    return _decode(_handed_over(profile, engines, arrivals, model), model, engines.limits(profile), engines)
+    computed = _computed(profile, engines, arrivals, model)
+    if engines.order is Order.HAND_OFF:
+        return _handed_off(computed, arrivals, model, engines.limits(profile), engines)
+    ready = _asked(profile, engines, arrivals, model, computed)
+    jobs = []
+    for arrival, at in zip(arrivals, ready, strict=True):
+        external = arrival.prompt_tokens - 1
+        stall_s = model.stall_s(external)
+        jobs.append((Job(arrival.prompt_tokens, arrival.output_tokens, external=external, stall_s=stall_s), at))
+    return _decode(jobs, model, engines.limits(profile), engines)
 
 
-def _handed_over(
+def _computed(
     profile: Profile, engines: Engines, arrivals: Sequence[Arrival], model: StepModel
-) -> list[tuple[Job, float]]:
-    """The requests as the decode engines see them, and when each is ready."""
+) -> list[tuple[float, float]]:
+    """When prefill answers each request and when decode has its KV."""
     api_s = profile.api_ms / 1e3
     jobs = [
-        (
-            Job(a.prompt_tokens, 1, external=a.cached, sends=True, peer=engines.turn(number)[1]),
-            a.at + api_s,
-        )
+        (Job(a.prompt_tokens, 1, external=a.cached, sends=True, peer=engines.turn(number)[1]), a.at + api_s)
         for number, a in enumerate(arrivals)
     ]
-    asked = [max(done + api_s, here) for done, here in _prefill(jobs, model, profile, engines)]
+    return _prefill(jobs, model, profile, engines)
+
+
+def _asked(
+    profile: Profile,
+    engines: Engines,
+    arrivals: Sequence[Arrival],
+    model: StepModel,
+    computed: list[tuple[float, float]],
+) -> list[float]:
+    """When each request may join decode's batch; decode writes the whole answer."""
+    tokens = [arrival.prompt_tokens - 1 for arrival in arrivals]
+    if engines.order is Order.AT_ONCE:
+        return [done + model.at_once_s(count) for (done, _), count in zip(computed, tokens, strict=True)]
+    asked = [max(done + profile.api_ms / 1e3, here) for done, here in computed]
     if engines.connector is Connector.NIXL:
         asked = _fetched(asked, arrivals, model, engines)
-    handed = []
-    for arrival, ready in zip(arrivals, asked, strict=True):
-        external = arrival.prompt_tokens - 1
-        job = Job(arrival.prompt_tokens, arrival.output_tokens, external=external, stall_s=model.stall_s(external))
-        handed.append((job, ready + model.wait_s(external)))
-    return handed
+    return [at + model.wait_s(count) for at, count in zip(asked, tokens, strict=True)]
+
+
+def _handed_off(
+    computed: list[tuple[float, float]],
+    arrivals: Sequence[Arrival],
+    model: StepModel,
+    limits: Limits,
+    engines: Engines,
+) -> list[list[float]]:
+    """Prefill's token, then decode's: it goes on behind that token, unless that is the whole answer."""
+    times = [[done + model.first_token_s] for done, _ in computed]
+    further = [number for number, arrival in enumerate(arrivals) if arrival.output_tokens > 1]
+    jobs = []
+    for number in further:
+        prompt, output = arrivals[number].prompt_tokens, arrivals[number].output_tokens
+        job = Job(prompt + 1, output - 1, external=prompt, stall_s=model.stall_s(prompt))
+        jobs.append((job, computed[number][0] + model.at_once_s(prompt)))
+    turns = [engines.turn(number)[1] for number in further]
+    for number, written in zip(further, _decode(jobs, model, limits, engines, turns), strict=True):
+        times[number] += written
+    return times
 
 
 def _fetched(asked: list[float], arrivals: Sequence[Arrival], model: StepModel, engines: Engines) -> list[float]:
@@ -128,12 +99,16 @@ def _fetched(asked: list[float], arrivals: Sequence[Arrival], model: StepModel, 
     return fetched
 
 
-def _decode(jobs: list[tuple[Job, float]], model: StepModel, limits: Limits, engines: Engines) -> list[list[float]]:
+def _decode(
+    jobs: list[tuple[Job, float]], model: StepModel, limits: Limits, engines: Engines, turns: Sequence[int] = ()
+) -> list[list[float]]:
+    """When each token of each job is written; `turns` names the engines that write, unless they are taken in turn."""
     times: dict[Job, list[float]] = {job: [] for job, _ in jobs}
+    turns = turns or [engines.turn(number)[1] for number in range(len(jobs))]
     for engine in range(engines.others):
         scheduler = Scheduler(limits)
-        for number, (job, ready) in enumerate(jobs):
-            if engines.turn(number)[1] == engine:
+        for (job, ready), turn in zip(jobs, turns, strict=True):
+            if turn == engine:
                 scheduler.add(job, ready)
         for end, emitting in _steps(scheduler, model):
             for job in emitting:
