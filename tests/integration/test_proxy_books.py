@@ -14,13 +14,13 @@ from support.simulator import Simulator, fast_profile, running, settings_for
 from pd_contracts.names import Connector, Role
 
 REQUESTS = 60
-CLIENTS = 10_000
-LEASE_S = 0.5  # P2pConnector gives back what nobody asked for after that long
+CLIENTS = 4_000
+LEASE_S = 3.0  # P2pConnector gives back what nobody asked for after that long; longer than a busy machine stands still
 
 
 @contextlib.asynccontextmanager
 async def simulated(
-    connector: Connector, shared: Path, *, batched: bool = False, **fields: float
+    connector: Connector, shared: Path, **fields: float
 ) -> AsyncIterator[tuple[RunningProxy, Simulator, Simulator]]:
     """A proxy with a simulated prefill and decode."""
     async with contextlib.AsyncExitStack() as stack:
@@ -32,7 +32,6 @@ async def simulated(
                     settings_for(
                         role,
                         kv_connector=connector,
-                        kv_batched=batched,
                         kv_load_timeout_s=1.0,
                         **({"kv_lease_s": LEASE_S} if connector is Connector.P2P else {}),
                         proxy_port=proxy.settings.proxy_port,
@@ -94,17 +93,18 @@ async def test_a_decode_that_loses_kv_for_long_recovers_when_it_no_longer_does(t
 
 
 @pytest.mark.parametrize(
-    ("connector", "batched"), [(Connector.P2P_NCCL, False), (Connector.P2P_NCCL, True), (Connector.NIXL, False)]
+    ("connector", "clients"),
+    [(Connector.P2P, CLIENTS), (Connector.P2P_NCCL, CLIENTS // 4), (Connector.NIXL, CLIENTS // 4)],
 )
-async def test_ten_thousand_clients_that_leave_at_any_stage_leave_nothing(
-    connector: Connector, tmp_path: Path, *, batched: bool
+async def test_thousands_of_clients_that_leave_at_any_stage_leave_nothing(
+    connector: Connector, clients: int, tmp_path: Path
 ) -> None:
     """`make soak` does the same with faults."""
-    async with simulated(connector, tmp_path, batched=batched) as (proxy, prefill, decode):
+    async with simulated(connector, tmp_path) as (proxy, prefill, decode):
         model = (await proxy.get("/v1/models")).json["data"][0]["id"]
         rude = {manner: often for manner, often in MANNERS.items() if manner != "stays"}
         crowd = Crowd(proxy.settings.http_proxy_port, seed=5, patience_s=30.0, model=model, manners=rude)
-        left = iter(range(CLIENTS))
+        left = iter(range(clients))
 
         async def one_after_the_other() -> None:
             for _ in left:
@@ -115,15 +115,17 @@ async def test_ten_thousand_clients_that_leave_at_any_stage_leave_nothing(
         stats = await proxy.settled()
         tally = crowd.tally
         assert (tally.stuck, tally.broken, tally.wrong) == ([], [], [])
-        assert tally.outcomes["left"] > CLIENTS * 0.8
-        assert (sum(tally.outcomes.values()), stats.failures) == (CLIENTS, 0)
+        assert tally.outcomes["left"] > clients * 0.8
+        assert (sum(tally.outcomes.values()), stats.failures) == (clients, 0)
         await proxy.stats_where(lambda stats: not stats.in_flight)
         async with asyncio.timeout(20):
             while (books := await decode.books())["held"] + books["waiting"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
+            while (sent := await prefill.books())["held"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         assert books["received"] == books["consumed"] + books["freed"]
-        sent = await prefill.books()
-        assert sent["held"] == 0
-        # What decode fetches, and its client leaves while the bytes come, prefill has sent and decode has not taken.
-        assert sent["sent"] >= books["received"] if connector is Connector.NIXL else sent["sent"] == books["received"]
+        # Except with stock P2pNccl, what prefill sends when decode's client has left is never taken.
+        assert (
+            sent["sent"] == books["received"] if connector is Connector.P2P_NCCL else sent["sent"] >= books["received"]
+        )
         assert b"pd_proxy_kv_owed 0.0" in (await proxy.get("/metrics")).body

@@ -17,18 +17,13 @@ def profile_with(connector: Connector, handoff: Handoff) -> Profile:
     profile = load_profile("slow-exact")
     prefill = msgspec.structs.replace(profile.prefill, base_ms=STEP_S * 1e3, per_token_ms=0.0)
     decode = msgspec.structs.replace(profile.decode, base_ms=1.0, per_sequence_ms=0.0)
-    return msgspec.structs.replace(
-        profile, prefill=prefill, decode=decode, handoff={connector: handoff}, batched=handoff
-    )
+    return msgspec.structs.replace(profile, prefill=prefill, decode=decode, handoff={connector: handoff})
 
 
 @contextlib.asynccontextmanager
 async def pair(connector: Connector, handoff: Handoff) -> AsyncIterator[tuple[Simulator, Simulator]]:
     profile = profile_with(connector, handoff)
-    batched = connector is Connector.P2P_NCCL
-    first, second = (
-        settings_for(role, kv_connector=connector, kv_batched=batched) for role in (Role.PREFILL, Role.DECODE)
-    )
+    first, second = (settings_for(role, kv_connector=connector) for role in (Role.PREFILL, Role.DECODE))
     async with running(first, profile) as prefill, running(second, profile) as decode:
         yield prefill, decode
 

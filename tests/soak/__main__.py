@@ -22,7 +22,6 @@ def main() -> int:
     parser.add_argument("--decodes", type=int, default=default.decodes)
     parser.add_argument("--seed", type=int, default=default.seed, help="of faults, requests and clients' manners")
     parser.add_argument("--connector", type=Connector, default=default.connector, choices=list(Connector))
-    parser.add_argument("--batched", action="store_true", help="engines with KV_BATCHED")
     parser.add_argument(
         "--healthy-s", type=float, default=default.healthy_s, help="mean time of an engine between faults"
     )

@@ -83,21 +83,6 @@ CASES = {
             tie_nats=EXPERTS_TIE_NATS,
         ),
         Case(
-            name="p2p-batched-qwen3",
-            model="qwen3",
-            connector=Connector.P2P_NCCL,
-            engines={"KV_BATCHED": "on"},
-            reference=OLD_KERNELS,
-        ),
-        Case(
-            name="p2p-batched-deepseek",
-            model="deepseek",
-            connector=Connector.P2P_NCCL,
-            engines={"KV_BATCHED": "on"},
-            reference=OLD_KERNELS,
-            tie_nats=EXPERTS_TIE_NATS,
-        ),
-        Case(
             name="p2p-default-runner",
             model="qwen3",
             connector=Connector.P2P_NCCL,

@@ -80,8 +80,7 @@ class Plan:
     prefills: int = 2
     decodes: int = 2
     seed: int = 1
-    connector: Connector = Connector.P2P_NCCL
-    batched: bool = False
+    connector: Connector = Connector.P2P
     healthy_s: float = 8.0
     faulty_s: float = 4.0
     pause_s: float = 0.1
@@ -341,7 +340,6 @@ async def soak(plan: Plan) -> Outcome:
                 sim_profile=str(PROFILE),
                 model=MODEL,
                 kv_connector=plan.connector,
-                kv_batched=plan.batched,
                 kv_load_timeout_s=1.0,
                 vllm_host_ip="127.0.0.1",
                 proxy_host="127.0.0.1",

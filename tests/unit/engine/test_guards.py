@@ -13,7 +13,6 @@ from pd_engine.settings import EngineSettings, Host
 GPU = Host(vllm_version=(0, 23), address="10.0.0.5")
 P2P = {"KV_CONNECTOR": "P2pConnector"}
 NIXL = {"KV_CONNECTOR": "NixlConnector"}
-BATCHED = {"KV_BATCHED": "on"}
 
 
 def start(role: str, arguments: str, host: Host = GPU, **values: str) -> None:
@@ -70,7 +69,6 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("prefill", "--convert embed", {}, "only a model that generates"),
     # P2pNccl's prefill
     ("prefill", "--enable-chunked-prefill --max-num-batched-tokens 2048", {}, "a prompt cut into chunks crashes"),
-    ("prefill", "--enable-chunked-prefill", BATCHED, "a prompt cut into chunks crashes"),
     ("prefill", "--enable_chunked_prefill", {}, "a prompt cut into chunks crashes"),
     ("prefill", "--enable-chunked-pre", {}, "a prompt cut into chunks crashes"),
     ("prefill", "--no-disable-chunked-mm-input --enable-chunked-p", {}, "a prompt cut into chunks crashes"),
@@ -81,8 +79,6 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("prefill", "--no-enforce-eager", {}, "never sends its KV"),
     ("prefill", "--no_enforce_eager", {}, "never sends its KV"),
     ("prefill", "--no-enforce", {}, "never sends its KV"),
-    ("prefill", "-cc.cudagraph_mode=FULL", BATCHED, "never sends its KV"),
-    ("prefill", "--compilation-config '{\"mode\": 3}'", BATCHED, "never sends its KV"),
     ("prefill", "--enable-prefix-caching", {}, "nobody ever frees"),
     # P2pNccl's decode
     ("decode", "--enable-prefix-caching", {}, "nobody ever frees"),
@@ -90,7 +86,7 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("decode", "--compilation-config.cudagraph_mode=full_and_piecewise", {}, "skip loading KV"),
     ("decode", "-cc '{}'", {}, "skip loading KV"),
     ("decode", "--gpu-memory-utilization 0.95", {}, "leaves decode no room"),
-    ("decode", "--gpu_memory_utilization=.95", BATCHED, "leaves decode no room"),
+    ("decode", "--gpu_memory_utilization=.95", {}, "leaves decode no room"),
     ("decode", "--gpu-mem 0.95", {}, "leaves decode no room"),
     ("decode", "--gpu-memory-utilization 0.5 --gpu-memory-utilization 0.95", {}, "leaves decode no room"),
     ("decode", "--device-memory-utilization 0.95", {}, "leaves decode no room"),
@@ -115,8 +111,6 @@ def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[
         ("combined", "--pipeline-parallel-size 2 --data-parallel-size 2", {}),
         ("combined", "--kv-offloading-size 10 --block-size 64 --runner pooling", {}),
         ("decode", "--enable-chunked-prefill --gpu-memory-utilization 0.95 --enable-prefix-caching", NIXL),
-        ("decode", "--enable-prefix-caching", {"KV_BATCHED": "on", "PREFIX_CACHING": "on"}),
-        ("decode", "--enable-prefix-caching", BATCHED),
         ("decode", "--gpu-memory-utilization 0.95 --gpu-memory-utilization 0.6", {}),
         ("decode", "--kv-cache-memory-bytes 3221225472", {}),
         ("decode", "-cc.cudagraph_mode=full_decode_only", {}),

@@ -58,34 +58,8 @@ def test_p2p_nccl_prefill_never_cuts_a_prompt_nor_replays_a_graph() -> None:
     assert transfer(result)["kv_role"] == "kv_producer"
 
 
-@pytest.mark.parametrize("role", ["prefill", "decode"])
-def test_batched_kv_is_loaded_by_our_connector_and_recomputed_if_it_is_lost(role: str) -> None:
-    stock, batched = transfer(launch(role)), transfer(launch(role, KV_BATCHED="on"))
-
-    assert batched == {
-        **stock,
-        "kv_connector_module_path": "pd_engine.batched_connector",
-        "kv_load_failure_policy": "recompute",
-    }
-
-
-def test_batched_prefill_keeps_its_graphs_but_never_cuts_a_prompt() -> None:
-    arguments = launch("prefill", KV_BATCHED="on", MAX_MODEL_LEN="8192").arguments
-
-    assert "--enforce-eager" not in arguments
-    assert "--no-enable-chunked-prefill" in arguments
-    assert "--enforce-eager" in launch("prefill", KV_BATCHED="on", ENFORCE_EAGER="on").arguments
-
-
-def test_batched_kv_goes_with_prefix_caching() -> None:
-    assert "--enable-prefix-caching" in launch("decode", KV_BATCHED="on", PREFIX_CACHING="on").arguments
+def test_p2p_nccl_goes_without_prefix_caching() -> None:
     assert "--no-enable-prefix-caching" in launch("decode", PREFIX_CACHING="on").arguments
-
-
-def test_other_connectors_know_nothing_of_batches() -> None:
-    assert launch("decode", KV_BATCHED="on", KV_CONNECTOR="NixlConnector") == launch(
-        "decode", KV_CONNECTOR="NixlConnector"
-    )
 
 
 def test_p2p_nccl_decode_keeps_graphs_and_leaves_room_for_arriving_kv() -> None:

@@ -42,10 +42,8 @@ ALIKE: Final = {
 }
 # Which CUDA graphs leave the connector's hooks running, by whether KV goes in one piece.
 GRAPHS: Final = {
-    (Role.PREFILL, False): ("NONE",),
-    (Role.PREFILL, True): ("NONE", "PIECEWISE"),
-    (Role.DECODE, False): ("NONE", "FULL_DECODE_ONLY"),
-    (Role.DECODE, True): ("NONE", "FULL_DECODE_ONLY"),
+    Role.PREFILL: ("NONE",),
+    Role.DECODE: ("NONE", "FULL_DECODE_ONLY"),
 }
 
 
@@ -219,10 +217,10 @@ def _p2p(command: Command) -> Iterator[str]:
 def _p2p_nccl(command: Command) -> Iterator[str]:
     settings, line = command.settings, command.line
     yield from _graphs(command)
-    if line.on("enable_prefix_caching") is not False and not settings.kv_batched:
+    if line.on("enable_prefix_caching") is not False:
         yield (
             f"{command.said('enable_prefix_caching')} with P2pNcclConnector: a local hit leaves pushed KV that nobody ever frees; "
-            "set KV_BATCHED=on with PREFIX_CACHING=on instead."
+            "set KV_CONNECTOR=P2pConnector instead."
         )
     if settings.pd_role is Role.PREFILL:
         yield from _whole_prompts(command)
@@ -234,10 +232,10 @@ def _graphs(command: Command) -> Iterator[str]:
     line, settings = command.line, command.settings
     if line.on("enforce_eager"):
         return
-    role, batched = settings.pd_role, settings.kv_batched
+    role = settings.pd_role
     # vLLM's own choice, if none is named, replays full graphs.
     mode = str(line.object("compilation_config").get("cudagraph_mode") or "FULL").upper()
-    if mode in GRAPHS[role, batched]:
+    if mode in GRAPHS[role]:
         return
     name = "enforce_eager" if command.changed("enforce_eager") else "compilation_config"
     reason = (
@@ -245,7 +243,7 @@ def _graphs(command: Command) -> Iterator[str]:
         if role is Role.PREFILL
         else "graphs over prefill-shaped steps skip loading KV, and the answer is garbage"
     )
-    allowed = " or ".join(GRAPHS[role, batched])
+    allowed = " or ".join(GRAPHS[role])
     yield (
         f"{command.said(name)} with P2pNcclConnector's {role.value}: {reason}. Leave it away, or give cudagraph_mode {allowed}."
     )

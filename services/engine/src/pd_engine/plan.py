@@ -127,7 +127,7 @@ def _prefix_caching(settings: EngineSettings) -> bool:
     if settings.both:
         return True  # an engine that goes on with a prompt of its own finds it in the prefix cache
     # With P2pNccl a local hit on decode leaves pushed KV unreceived, which is never freed.
-    return settings.prefix_caching and (settings.kv_batched or not _p2p_nccl(settings))
+    return settings.prefix_caching and not _p2p_nccl(settings)
 
 
 def _memory(settings: EngineSettings, host: Host) -> Iterator[str]:
@@ -157,11 +157,8 @@ def _steps(settings: EngineSettings) -> Iterator[str]:
         # A chunked prompt trips an assertion in the connector, so a prompt is never cut …
         yield "--no-enable-chunked-prefill"
         batched = batched or settings.max_model_len
-        if settings.kv_batched and not settings.enforce_eager:
-            yield from ("--compilation-config", '{"cudagraph_mode":"PIECEWISE"}')
-        else:
-            # … and a step replayed from a full CUDA graph never runs the hook that sends a layer's KV: decode would wait for ever.
-            yield "--enforce-eager"
+        # … and a step replayed from a CUDA graph never runs the hook that sends a layer's KV: decode would wait for ever.
+        yield "--enforce-eager"
     elif settings.enforce_eager or settings.engine_device == "cpu":
         yield "--enforce-eager"
     elif _p2p_nccl(settings):
@@ -206,10 +203,7 @@ def _kv_transfer(settings: EngineSettings, host: Host) -> dict[str, Any]:
     }
     # Prefill sends and keeps nothing; decode's buffer bounds what may arrive before it is read.
     size = 1e1 if settings.pd_role is Role.PREFILL else settings.kv_buffer_bytes
-    base |= {"kv_buffer_size": size, "kv_port": settings.kv_port, "kv_connector_extra_config": extra}
-    if settings.kv_batched:
-        base |= {"kv_connector_module_path": "pd_engine.batched_connector", "kv_load_failure_policy": "recompute"}
-    return base
+    return {**base, "kv_buffer_size": size, "kv_port": settings.kv_port, "kv_connector_extra_config": extra}
 
 
 def _p2p_settings(settings: EngineSettings, host: Host) -> dict[str, Any]:

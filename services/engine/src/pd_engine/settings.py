@@ -73,10 +73,6 @@ class EngineSettings(Member, frozen=True, kw_only=True):
         Meta(description="P2pConnector: what decode does with a prompt whose KV does not come"),
     ] = "recompute"
     kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory for KV on its way to decode")] = 8e9
-    kv_batched: Annotated[
-        bool,
-        Meta(description="P2pNccl: a request's KV in one piece, loaded beside other requests; alike on both roles"),
-    ] = False
     max_model_len: Annotated[Positive | None, Meta(description="longest prompt plus output, tokens")] = None
     max_num_seqs: Annotated[Positive | None, Meta(description="most requests in one batch")] = None
     max_num_batched_tokens: Annotated[Positive | None, Meta(description="most tokens in one step")] = None
@@ -88,9 +84,7 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     dtype: Annotated[str, Meta(description="weights' type, as vLLM names it")] = "auto"
     load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
     prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
-    enforce_eager: Annotated[
-        bool, Meta(description="no CUDA graphs; P2pNccl's prefill runs eager unless KV_BATCHED")
-    ] = False
+    enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs so")] = False
     guard_model_runner: Annotated[
         bool, Meta(description="P2pNccl: keep away vLLM's V2 model runner; off only to see what the canary makes of it")
     ] = True

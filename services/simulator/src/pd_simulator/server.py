@@ -73,7 +73,7 @@ def _with_board(ping: Ping, engine: Engine) -> Ping:
 
 def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> Engine:
     """An engine of the settings' role; it does nothing until it is run."""
-    steps = StepModel(profile, settings.connector, role=settings.pd_role, batched=settings.kv_batched)
+    steps = StepModel(profile, settings.connector, role=settings.pd_role)
     site = Site(
         role=settings.pd_role,
         name=settings.name,
@@ -103,7 +103,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         limits=limits,
         steps=steps,
         board=board,
-        transfer=make_transfer(settings.connector, site, batched=settings.kv_batched),
+        transfer=make_transfer(settings.connector, site),
         model=settings.model,
         words=tokenizer.words,
     )

@@ -41,9 +41,6 @@ class Settings(Member, frozen=True, kw_only=True):
     kv_both: Annotated[
         bool, msgspec.Meta(description="Combined engines with P2pConnector: hand KV over and take it too")
     ] = False
-    kv_batched: Annotated[
-        bool, msgspec.Meta(description="P2pNcclConnector: a request's KV in one piece, loaded beside other requests")
-    ] = False
     kv_load_timeout_s: Annotated[
         float,
         msgspec.Meta(description="P2pConnector: seconds until a prompt is computed whose KV did not come", gt=0),

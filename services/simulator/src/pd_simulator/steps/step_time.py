@@ -50,7 +50,7 @@ class StepModel:
     def __init__(
         self, profile: Profile, connector: Connector | None, *, role: Role | None = None, batched: bool = False
     ) -> None:
-        """Bind the profile; `connector` is None for an engine that hands nothing over, `batched` is KV_BATCHED."""
+        """Bind the profile; `connector` is None for an engine that hands nothing over, `batched` as in `Profile`."""
         self._profile = profile
         self._decode = profile.decode_of(role or (Role.DECODE if connector else Role.COMBINED))
         self._handoff = profile.handoff_of(connector, batched=batched)

@@ -13,6 +13,70 @@ from pd_simulator.steps.scheduler import Job, Limits, Scheduler, complete, work_
 from pd_simulator.steps.step_time import StepModel
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request: seconds, tokens; `cached` prompt tokens lie in the prefix cache of the engine that computes the prompt."""
+
+    at: float
+    prompt_tokens: int
+    output_tokens: int
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Engines of a deployment; `prefills` 0 means plain ones, `others` are those that decode, `batched` as in `Profile`.
+
+    Limits are vLLM's options of the same names; `kv_tokens` is the room of one engine's KV cache.
+    """
+
+    prefills: int
+    others: int
+    connector: Connector | None
+    kv_tokens: int
+    batched: bool = False
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        """As vLLM: every sequence gets its token in every step."""
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            msg = f"max_num_batched_tokens ({self.max_num_batched_tokens}) is below max_num_seqs ({self.max_num_seqs})"
+            raise ValueError(msg)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether a prefill engine may spread a prompt over several steps; P2pNcclConnector sends it from one."""
+        return self.connector is not Connector.P2P_NCCL
+
+    @property
+    def boards(self) -> dict[Role, int]:
+        """How many engines there are of each role."""
+        if not self.prefills:
+            return {Role.COMBINED: self.others}
+        return {Role.PREFILL: self.prefills, Role.DECODE: self.others}
+
+    def limits(self, profile: Profile, *, chunked: bool = True) -> Limits:
+        return Limits(self.max_num_seqs, self.max_num_batched_tokens, self.kv_tokens, chunked, profile.async_scheduling)
+
+    def turn(self, number: int) -> tuple[int, int]:
+        """Which prefill and which other engine serve the request of this number, as the proxy's round robin has it."""
+        if not self.prefills:
+            return 0, number % self.others
+        return number % self.prefills, (number + number // lcm(self.prefills, self.others)) % self.others
+
+    def refusal(self, prompt_tokens: int, output_tokens: int) -> str:
+        """Why a request of these lengths could never be served; empty if it can be."""
+        if prompt_tokens + output_tokens > self.kv_tokens:
+            return f"{prompt_tokens} + {output_tokens} tokens do not fit into the KV cache of {self.kv_tokens} tokens"
+        if self.prefills and not self.chunked and prompt_tokens > self.max_num_batched_tokens:
+            return (
+                f"P2pNcclConnector computes a prompt in one step, and {prompt_tokens} tokens are more than "
+                f"max_num_batched_tokens ({self.max_num_batched_tokens})"
+            )
+        return ""
+
+
 def token_times(profile: Profile, engines: Engines, arrivals: Sequence[Arrival]) -> list[list[float]]:
     """When each output token of each request is written, seconds; engines are taken in turn.
 

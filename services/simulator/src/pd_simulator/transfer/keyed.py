@@ -191,6 +191,7 @@ class KeyedTransfer(Transfer):
                 await self._news(key)
         finally:
             self.books.waiting -= 1
+            self._arrived.pop(key, None)
         entries = await self._settle(move, found.tokens, found.verdict)
         self._go_on(move)
         return entries
