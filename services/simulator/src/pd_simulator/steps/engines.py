@@ -32,7 +32,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """Engines of a deployment; `prefills` 0 means plain ones, `others` are those that decode, `batched` is KV_BATCHED.
+    """Engines of a deployment; `prefills` 0 means plain ones, `others` are those that decode, `batched` as in `Profile`.
 
     Limits are vLLM's options of the same names; `kv_tokens` is the room of one engine's KV cache.
     """
