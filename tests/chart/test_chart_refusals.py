@@ -135,7 +135,7 @@ ARGUMENTS = [
     ("engine", "--max-num-batched-tokens 2k", P2P_NCCL, "a whole prompt must fit into one step"),
     ("prefill", "--seed 1 --no-enforce-eager", P2P_NCCL, "leave KV unsent"),
     ("decode", "-cc.cudagraph_mode=FULL", P2P_NCCL, "leave KV unsent"),
-    ("decode", "--enable-prefix-c", P2P_NCCL, "nobody ever frees"),
+    ("decode", "--enable-prefix-c", P2P_NCCL, "pushed KV is never freed"),
     ("decode", "--device-memory-utilization .95", P2P_NCCL, "use decode.gpuMemoryUtilization"),
     ("decode", "'--gpu-memory-utilization' 0.95", P2P_NCCL, "use decode.gpuMemoryUtilization"),
 ]

@@ -61,7 +61,7 @@ def _decode_image(vllm_cpu: None) -> str:
     ("variables", "sentence"),
     [
         ({}, "MODEL is not set"),
-        ({"MODEL": "/models/none", "KV_CONNECTOR": "ExampleConnector"}, "nothing is there"),
+        ({"MODEL": "/models/none", "KV_CONNECTOR": "ExampleConnector"}, "does not exist"),
         ({"MODEL": "m", "KV_CONNECTOR": "P2pNcclConnector"}, "removed after vLLM 0.23"),
         ({"MODEL": "m", "KV_CONNECTOR": "nccl"}, "KV_CONNECTOR='nccl'"),
         ({"MODEL": "m", "MAX_MODEL_LEN": "many"}, "MAX_MODEL_LEN='many'"),

@@ -229,7 +229,7 @@ def test_a_gpu_lost_while_it_is_locked_stays_in_the_journal_until_it_is_back(hos
         ("vgpu 2", "shared virtual GPU"),
         (f"process {os.getppid()}", "not named in CLOCKS_ALLOW_PIDS"),
         ("call processes 3", "cannot be said who uses the GPU"),
-        ("call cap 3", "could not be given back"),
+        ("call cap 3", "could not be restored"),
     ],
 )
 def test_boards_that_must_not_be_touched_are_not(host: ClockHost, fault: str, reason: str) -> None:
@@ -327,7 +327,7 @@ def test_a_sweep_whose_command_fails_says_so_and_leaves_no_lock(host: ClockHost)
 
     assert status == 1
     assert said.count("the command ended with 7 |") == 3
-    assert "measured nothing to be relied on" in said
+    assert "measured nothing reliable" in said
     assert host.now == {0: (0, 0), 1: (0, 0)}
 
 

@@ -155,7 +155,7 @@ async def test_what_needs_a_stored_response_is_refused_with_the_reason(
         next(iter(fields)),
         "responses_not_stored",
     )
-    assert "no response is stored here" in reply.error["message"]
+    assert "responses are not stored here" in reply.error["message"]
     assert await engine.metric("vllm:prompt_tokens_total") == 0
 
 
@@ -170,7 +170,7 @@ async def test_nobody_finds_a_stored_response(deployment: Deployment) -> None:
         found.append(Reply(response.status, response.headers.copy(), await response.read()))
     for reply in found:
         assert (reply.status, reply.error["param"]) == (404, "response_id")
-        assert "no response is stored here" in reply.error["message"]
+        assert "responses are not stored here" in reply.error["message"]
 
 
 async def test_tools_that_the_engine_runs_go_to_a_combined_engine_or_nowhere(deployment: Deployment) -> None:

@@ -17,13 +17,11 @@ class Member(Ports, frozen=True, kw_only=True):
     deployment: Annotated[
         str, Meta(max_length=200, description="identity of the deployment; a proxy admits engines of its own only")
     ] = ""
-    ping_key: Annotated[
-        str, Meta(description="key with which the deployment's pings are signed; unsigned unless set")
-    ] = ""
+    ping_key: Annotated[str, Meta(description="key that signs the deployment's pings; unsigned if empty")] = ""
     ping_key_file: Annotated[str, Meta(description="file that holds this key")] = ""
     engine_image: Annotated[str, Meta(description="container image of the engine, as records should name it")] = ""
     engine_gpus: Annotated[
-        tuple[str, ...], Meta(description="UUIDs of the engine's GPUs; found by nvidia-smi unless set")
+        tuple[str, ...], Meta(description="UUIDs of the engine's GPUs; read from nvidia-smi if empty")
     ] = ()
     engine_gpu_model: Annotated[str, Meta(description="what these GPUs are; found likewise")] = ""
 

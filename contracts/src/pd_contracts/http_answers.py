@@ -142,7 +142,7 @@ class AnswerReader:
             self._unread += size
             # Twice as much, because a head is measured without its white space once it is there.
             if self._unread > 2 * MAX_HEAD_BYTES:
-                raise ProtocolError(f"a head, or what frames a body, is larger than {MAX_HEAD_BYTES} bytes")
+                raise ProtocolError(f"the head or the framing of the body is larger than {MAX_HEAD_BYTES} bytes")
 
     def on_message_begin(self) -> None:
         """Called by the parser, as what follows."""
@@ -164,7 +164,7 @@ class AnswerReader:
             self._interim += 1
             self._lines.clear()
             if self._interim > MAX_INTERIM_ANSWERS:
-                raise ProtocolError("the server announces an answer again and again")
+                raise ProtocolError("the server sends one interim answer (1xx) after another")
             return
         self.status = status
         self._closes = not self._parser.should_keep_alive()

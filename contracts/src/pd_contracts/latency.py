@@ -18,7 +18,7 @@ FORMULAS: Final[dict[str, str]] = {
     "ITL": "gap between consecutive token chunks, pooled over requests",
     "Longest gap": "the longest ITL of each request",
     "E2EL": "last token chunk − scheduled send",
-    "Goodput": "requests that meet every given limit, a second; failures and unknown values never meet one",
+    "Goodput": "requests per second that meet every given limit; failures and unknown values never meet a limit",
     "Throughput": "tokens of successful requests / measured window",
 }
 

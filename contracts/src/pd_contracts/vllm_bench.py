@@ -19,7 +19,7 @@ from pd_contracts.vllm_result import VllmResult
 PROGRAM: Final = "vllm bench serve"
 NOTE: Final = "imported from vllm bench serve: times have no wall-clock anchor, output is not hashed"
 FROM_SEND: Final = "latencies count from the actual send: the file has no queue_times"
-WITHOUT_TIMES: Final = "the file has no start times: it tells how long requests took, and not what happened when"
+WITHOUT_TIMES: Final = "the file has no start times: durations are known, but not when requests ran"
 _PATHS: Final = {
     "openai-chat": "/v1/chat/completions",
     "vllm-chat": "/v1/chat/completions",

@@ -126,10 +126,10 @@ def _values(data: bytes) -> list[dict[str, Any]]:
             position = len(text) - len(rest) + used
             values.extend(value if isinstance(value, list) else [value])
     except (ValueError, RecursionError) as error:
-        raise RecordError("no result of vllm bench serve: {reason}", reason=error) from error
+        raise RecordError("not a result of vllm bench serve: {reason}", reason=error) from error
     objects = [value for value in values if isinstance(value, dict)]
     if not objects or len(objects) < len(values):
-        raise RecordError("no result of vllm bench serve: {reason}", reason="it holds no JSON objects")
+        raise RecordError("not a result of vllm bench serve: {reason}", reason="it holds no JSON objects")
     return objects
 
 
@@ -138,18 +138,18 @@ def _result(value: dict[str, Any]) -> VllmResult:
         other = next((name for name, keys in _OTHERS if all(key in value for key in keys)), "")
         if other:
             raise RecordError(
-                "a result of {program}, which is not read; measure with pd-loadgen or with vllm bench serve --save-detailed",
+                "a result of {program}, which is not supported; measure with pd-loadgen or with vllm bench serve --save-detailed",
                 program=other,
             )
         if "request_throughput" not in value:
-            raise RecordError("no result of vllm bench serve --save-result --save-detailed")
+            raise RecordError("not a result of vllm bench serve --save-result --save-detailed")
     kept = {name: given for name, given in value.items() if name in VllmResult.__struct_fields__ and given is not None}
     kept.pop("remarks", None)
     remarks = _typed_by_hand(kept)
     try:
         return msgspec.convert({**kept, "remarks": remarks}, VllmResult, strict=False)
     except msgspec.ValidationError as error:
-        raise RecordError("no result of vllm bench serve: {reason}", reason=error) from error
+        raise RecordError("not a result of vllm bench serve: {reason}", reason=error) from error
 
 
 def _typed_by_hand(kept: dict[str, Any]) -> list[str]:
@@ -160,7 +160,7 @@ def _typed_by_hand(kept: dict[str, Any]) -> list[str]:
         if match := _GPUS.fullmatch(str(told)):
             kept["gpus"] = int(match[1] or match[2])
         else:
-            remarks.append(f"the metadata gpus={told!s:.60} is no number of GPUs, so nothing is said per GPU")
+            remarks.append(f"the metadata gpus={told!s:.60} is not a number of GPUs, so no value is given per GPU")
     if "topology" in kept and kept["topology"] not in set(Topology):
         remarks.append(f"the metadata topology={kept.pop('topology')!s:.60} is neither disagg nor combined")
     if "goodput" in kept:

@@ -14,7 +14,7 @@
 - {for: pairs, options: [--max-model-len], instead: "a prompt that one role takes and the other does not leaves its KV behind; use engine.maxModelLen"}
 - {for: pairs, options: [--dtype], instead: "KV of one type is garbage in a cache of another; use engine.dtype"}
 - {for: pairs, options: [--runner, --convert, --mm-encoder-only], instead: only a model that generates has KV to hand on; use combined engines}
-- {for: p2p, options: [--enable-prefix-caching], instead: a local hit leaves pushed KV that nobody ever frees; use P2pConnector with engine.prefixCaching}
+- {for: p2p, options: [--enable-prefix-caching], instead: pushed KV is never freed after a local hit; use P2pConnector with engine.prefixCaching}
 - {for: p2p, options: [--no-enforce-eager, --compilation-config, -cc], instead: "CUDA graphs that skip the connector leave KV unsent or unread; leave it away"}
 - {for: p2p-prefill, options: [--enable-chunked-prefill, --long-prefill-token-threshold], instead: a prompt cut into chunks crashes P2pNcclConnector's prefill; leave it away}
 - {for: p2p-prefill, options: [--max-num-batched-tokens], instead: "a whole prompt must fit into one step; use engine.maxNumBatchedTokens"}

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(execute=None)
     add_commands(commands)
     commands.add_parser(
-        LOCUST, help="start Locust's page, or Locust with any option of its own and of run", add_help=False
+        LOCUST, help="start Locust's page, or Locust with its own options and those of run", add_help=False
     )
     return parser
 

@@ -17,7 +17,7 @@ _REFUSED: Final = (ValueError, OSError)
 def add(commands: Any) -> None:
     """Add them to the command line; each sets `execute`, which takes the parsed arguments and returns the exit status."""
     sweeping = commands.add_parser(
-        "sweep", help="do the runs of a YAML file, each in a folder of its own; goes on where it stopped"
+        "sweep", help="do the runs of a YAML file, each in its own folder; resumes where it stopped"
     )
     sweeping.add_argument("file", type=Path)
     sweeping.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="run folder; of several results, the folder of their runs",
+        help="run folder; for several results, the folder of their runs",
     )
     importing.add_argument("--label", default="", help="short name of the deployment")
     importing.add_argument("--gpus", type=int, help="GPUs of the deployment, for numbers per GPU")

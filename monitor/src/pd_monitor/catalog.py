@@ -76,7 +76,7 @@ SERIES: Final = (
     ),
     Series(
         "pd_gpu_energy_joules_total",
-        "The board's energy counter (NVML field 83); only differences mean something",
+        "The board's energy counter (NVML field 83); only differences are meaningful",
         lambda gpu: [((), _scaled(gpu.sample.energy_mj, 1e-3))],
         counter=True,
     ),
@@ -98,7 +98,7 @@ SERIES: Final = (
     ),
     Series(
         "pd_gpu_utilization_ratio",
-        "Share of the board's last sample period with a kernel running; not how busy the kernel kept it",
+        "Share of the board's last sample period in which a kernel ran; not how busy the kernel kept it",
         lambda gpu: [((), gpu.sample.utilization)],
     ),
     Series(
@@ -118,7 +118,7 @@ SERIES: Final = (
     ),
     Series(
         "pd_gpu_clock_event_seconds_total",
-        "Time with the clocks lowered for this reason since the driver was loaded; unlike the bit it misses nothing",
+        "Time with the clocks lowered for this reason since the driver was loaded; unlike the momentary bit, it counts all of it",
         lambda gpu: [((reason,), seconds) for reason, seconds in gpu.details.throttled_s.items()],
         ("reason",),
         counter=True,

@@ -61,7 +61,7 @@ class Metrics:
         )
         self._missed = Counter(
             "pd_exporter_missed_ticks",
-            "Samples that were due but skipped because one before took too long",
+            "Samples that were due but skipped because an earlier one took too long",
             registry=self.registry,
         )
         self._read_errors = Counter(
@@ -72,7 +72,7 @@ class Metrics:
         )
         self._implausible = Counter(
             "pd_exporter_implausible_readings",
-            "Readings that cannot be true: beyond the board's limit, 0 W, a counter that jumps, goes back or stands still",
+            "Implausible readings: beyond the board's limit, 0 W, a counter that jumps, goes back or stops",
             ["gpu", "field"],
             registry=self.registry,
         )

@@ -55,7 +55,7 @@ def parse_pages(texts: Sequence[str]) -> list[tuple[Role, str]]:
         role, _, url = text.partition("=")
         parts = urlsplit(url)
         if role not in set(Role) or parts.scheme not in {"http", "https"} or not parts.hostname:
-            msg = f"ENGINE_METRICS: {text!r} is no engine's page; expected something like prefill=http://127.0.0.1:20003/metrics"
+            msg = f"ENGINE_METRICS: {text!r} is not the page of an engine; expected something like prefill=http://127.0.0.1:20003/metrics"
             raise ValueError(msg)
         pages.append((Role(role), url))
     return pages

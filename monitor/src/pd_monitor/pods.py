@@ -86,7 +86,7 @@ def parse_patterns(texts: Iterable[str]) -> list[tuple[Role, str]]:
     for text in texts:
         role, equals, pattern = text.partition("=")
         if not equals or not pattern or role not in set(Role):
-            msg = f"POD_ROLE_PATTERNS: {text!r} is no pattern; expected something like prefill=*-prefill-*"
+            msg = f"POD_ROLE_PATTERNS: {text!r} is not a pattern; expected something like prefill=*-prefill-*"
             raise ValueError(msg)
         patterns.append((Role(role), pattern))
     return patterns

@@ -31,10 +31,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Interval, msgspec.Meta(description="seconds between samples while nothing is recorded")
     ] = 1.0
     recording_interval_s: Annotated[
-        Interval, msgspec.Meta(description="seconds between samples of a recording that names no interval")
+        Interval, msgspec.Meta(description="seconds between samples of a recording without an interval")
     ] = 0.1
     max_recording_s: Annotated[
-        float, msgspec.Meta(gt=0, description="a recording that nobody ends stops after so many seconds")
+        float, msgspec.Meta(gt=0, description="seconds after which a recording stops by itself")
     ] = 4 * 3600.0
     prefill_gpus: PrefillGpus = ()
     decode_gpus: DecodeGpus = ()
@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "auto"
     rocm_smi_library: Annotated[
-        str, msgspec.Meta(description="path of librocm_smi64 (AMD, Hygon), where it is not found by itself")
+        str, msgspec.Meta(description="path of librocm_smi64 (AMD, Hygon), if it is not found automatically")
     ] = ""
     sim_boards: Annotated[
         tuple[str, ...],
@@ -68,7 +68,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Meta(ge=0.1, description="seconds between readings of the engines' pages while something is recorded"),
     ] = 2.0
     nvml_retry_s: Annotated[
-        float, msgspec.Meta(gt=0, description="seconds until NVML is opened again after a loss; doubles up to a minute")
+        float, msgspec.Meta(gt=0, description="seconds until NVML is reopened after a loss; doubles up to a minute")
     ] = 5.0
     pod_resources_socket: Annotated[
         str,
@@ -78,7 +78,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     pod_role_patterns: Annotated[
         tuple[str, ...],
-        msgspec.Meta(description="role of a GPU by its pod's name, or name/container, where no list gives it one"),
+        msgspec.Meta(description="role of a GPU by its pod's name, or name/container, if no list names the GPU"),
     ] = ("prefill=*prefill*", "decode=*decode*", "combined=*combined*")
     log_level: Annotated[
         str,
@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for url in self.sim_boards:
             parts = urlsplit(url)
             if parts.scheme not in {"http", "https"} or not parts.hostname:
-                msg = f"SIM_BOARDS: {url!r} is no address; expected something like http://127.0.0.1:20003/sim/board"
+                msg = f"SIM_BOARDS: {url!r} is not an address; expected something like http://127.0.0.1:20003/sim/board"
                 raise ValueError(msg)
 
     @property

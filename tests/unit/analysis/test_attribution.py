@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.analysis import PowerLog, constant, failed, group, manifest, on_boards, power_log, request, run
 
@@ -37,6 +37,7 @@ requests_of_any_shape = st.lists(
 
 @settings(deadline=None, max_examples=200)
 @given(requests_of_any_shape, st.lists(st.floats(0, 1e4), min_size=50, max_size=50))
+@example([(3.4, 13.9, 1)], [float(slice_ in {16, 48}) for slice_ in range(50)])  # begins 4e-16 s before a slice does
 def test_shares_and_residual_sum_to_the_joules_of_any_requests(
     rows: list[tuple[float, float, float]], slices_j: list[float]
 ) -> None:

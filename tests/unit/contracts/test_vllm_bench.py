@@ -150,8 +150,8 @@ def test_the_import_and_the_report_say_the_same_of_a_file(tmp_path: Path, change
         ({"ttfts": [0.1]}, "--save-detailed"),
         ({"start_times": [1.0]}, "--save-detailed"),
         ({"itls": None}, "--save-detailed"),
-        ({"itls": [1, 2, 3]}, "no result"),
-        ({"output_lens": [3, -4, 0]}, "no result"),
+        ({"itls": [1, 2, 3]}, "not a result"),
+        ({"output_lens": [3, -4, 0]}, "not a result"),
         ({"num_prompts": 4}, "3 of 4"),
         ({"request_rate": -1}, "above 0"),
         ({"request_rate": "fast"}, "above 0"),
@@ -166,7 +166,7 @@ def test_what_cannot_be_counted_is_refused(changes: dict[str, object], sentence:
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"\xff", b"[1]", b'{"duration": 3}', b'{"a": 1}{'])
 def test_what_is_no_result_is_refused(data: bytes) -> None:
-    with pytest.raises(RecordError, match="no result"):
+    with pytest.raises(RecordError, match="not a result"):
         vllm_result.read(data)
 
 
@@ -181,7 +181,7 @@ def test_what_is_no_result_is_refused(data: bytes) -> None:
     ],
 )
 def test_results_of_other_programs_are_named(data: object, program: str) -> None:
-    with pytest.raises(RecordError, match=f"a result of {program}, which is not read"):
+    with pytest.raises(RecordError, match=f"a result of {program}, which is not supported"):
         vllm_result.read(json.dumps(data).encode())
 
 
@@ -220,7 +220,7 @@ def test_metadata_is_read_in_whatever_form_it_was_typed(told: object, gpus: int 
     manifest = made(gpus=told)
 
     assert manifest.deployment.gpus == gpus
-    assert any("is no number of GPUs" in note for note in manifest.notes) == (gpus is None)
+    assert any("is not a number of GPUs" in note for note in manifest.notes) == (gpus is None)
 
 
 def test_metadata_that_is_not_understood_costs_itself_and_not_the_numbers() -> None:

@@ -110,7 +110,7 @@ def test_what_no_comparison_wrote_is_left_alone(results: Results, restart: bool)
     thesis.parent.mkdir()
     thesis.write_text("years of work")
 
-    with pytest.raises(FolderError, match="thesis, which no comparison wrote"):
+    with pytest.raises(FolderError, match="thesis, which was not written by a comparison"):
         results.prepare({}, restart=restart)
     assert thesis.read_text() == "years of work"
 

@@ -124,7 +124,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(words: list[str], se
 
 
 def test_too_few_gpus_for_one_engine_are_refused() -> None:
-    with pytest.raises(PlanError, match="2 GPUs make no engine of TENSOR_PARALLEL_SIZE=4"):
+    with pytest.raises(PlanError, match="2 GPUs are too few for an engine of TENSOR_PARALLEL_SIZE=4"):
         asked(size=4)
 
 

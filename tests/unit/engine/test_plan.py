@@ -169,8 +169,8 @@ def test_further_arguments_come_last_and_are_split_as_in_a_shell() -> None:
         ("prefill", {}, GPU, {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "true"}, "RANDOMIZATION must be 1"),
         ("combined", {"MODEL": ""}, GPU, {}, "MODEL is not set"),
         ("combined", {"ENGINE_ARGS": "--served 'a"}, GPU, {}, "ENGINE_ARGS=.* is not quoted as in a shell: No closing"),
-        ("prefill", {"VLLM_HOST_IP": "decode"}, GPU, {}, "no numeric IPv4 address"),
-        ("prefill", {"VLLM_HOST_IP": "0.0.0.0"}, GPU, {}, "no numeric IPv4 address"),
+        ("prefill", {"VLLM_HOST_IP": "decode"}, GPU, {}, "not a numeric IPv4 address"),
+        ("prefill", {"VLLM_HOST_IP": "0.0.0.0"}, GPU, {}, "not a numeric IPv4 address"),
         ("prefill", {"ENGINE_DEVICE": "cpu"}, GPU, {}, "needs NVIDIA GPUs"),
         ("prefill", {"MAX_MODEL_LEN": "8192", "MAX_NUM_BATCHED_TOKENS": "2048"}, GPU, {}, "a whole prompt must fit"),
         ("decode", {"GPU_MEMORY_UTILIZATION": "0.95"}, GPU, {}, "leaves decode no room"),
@@ -186,7 +186,7 @@ def test_impossible_combinations_are_refused_with_a_sentence(
 def test_a_missing_model_folder_is_refused() -> None:
     missing = Host(vllm_version=(0, 23), address="10.0.0.5", model_exists=False)
 
-    with pytest.raises(RefusedError, match="nothing is there"):
+    with pytest.raises(RefusedError, match="does not exist"):
         plan(settings("combined", MODEL="/models/none"), missing, {})
 
 
@@ -194,7 +194,7 @@ def test_a_missing_model_folder_is_refused() -> None:
     ("connector", "host", "sentence"),
     [
         (Connector.NIXL, Host(vllm_version=(0, 23), address="10.0.0.5", has_nixl=False), "no nixl package"),
-        (Connector.EXAMPLE, Host(vllm_version=(0, 23), address="10.0.0.5", kv_path_writable=False), "mount one volume"),
+        (Connector.EXAMPLE, Host(vllm_version=(0, 23), address="10.0.0.5", kv_path_writable=False), "mount a volume"),
     ],
 )
 def test_a_connector_whose_means_are_missing_is_refused(connector: Connector, host: Host, sentence: str) -> None:

@@ -75,7 +75,7 @@ def test_a_record_on_another_clock_keeps_its_differences() -> None:
     [
         ({"mode": "batch"}, "only one process can keep"),
         ({"mode": "phase-split", "requests": 2}, "only one process can keep"),
-        ({"max_concurrency": 2}, "without a place"),
+        ({"max_concurrency": 2}, "is less than the"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(given: dict[str, object], sentence: str) -> None:

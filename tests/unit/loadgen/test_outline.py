@@ -84,8 +84,8 @@ def test_texts_of_a_file_are_estimated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"arrival": "closed", "requests": "5", "max_concurrency": "2"}, "answers decide when"),
-        ({"mode": "phase-split", "requests": "5"}, "answers decide when"),
+        ({"arrival": "closed", "requests": "5", "max_concurrency": "2"}, "cannot be listed beforehand"),
+        ({"mode": "phase-split", "requests": "5"}, "cannot be listed beforehand"),
         ({"rate": "0.001", "duration": "1"}, "no request falls into"),
         ({"dataset": "jsonl", "dataset_path": "/nowhere.jsonl"}, "No such file"),
     ],

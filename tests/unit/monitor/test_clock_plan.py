@@ -53,7 +53,7 @@ def test_what_the_board_does_not_tell_forbids_a_cap_but_not_a_lock() -> None:
     silent = BoardState(index=1, uuid="GPU-1")
 
     assert refusals(silent, LOCK) == ()
-    assert "could not be given back" in refusals(silent, Wish(cap_w=300))[0]
+    assert "could not be restored" in refusals(silent, Wish(cap_w=300))[0]
 
 
 @pytest.mark.parametrize("variable", ["DECODE_LOCK_MHZ", "DECODE_CAP_W", "CLOCKS_LEASE_S", "SWEEP_VALUES"])

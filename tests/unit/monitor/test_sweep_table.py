@@ -57,4 +57,4 @@ def test_a_failed_run_is_no_baseline_and_what_is_unknown_is_empty() -> None:
     assert found["0 free"]["verdict"] == "free, but the command ended with 3"
     assert found["1 decode 900 MHz"]["decode J against free"] == ""
     assert found["2 free"]["decode J against free"] == "+0.0 %"
-    assert "measured nothing to be relied on" in text
+    assert "measured nothing reliable" in text

@@ -127,7 +127,7 @@ def test_a_response_that_needs_a_stored_one_is_refused_with_the_reason(fields: d
     with pytest.raises(NotStoredError) as caught:
         response(**fields)
     assert (caught.value.status, caught.value.param) == (400, next(iter(fields)))
-    assert "no response is stored here" in caught.value.message
+    assert "responses are not stored here" in caught.value.message
 
 
 @pytest.mark.parametrize("fields", [{}, {"store": True}, {"background": False}, {"previous_response_id": None}])

@@ -48,7 +48,10 @@ class Slices:
         weights, cut = self.weights(spans), _Cut.of(self, spans)
         used = weights > 0
         each = np.divide(joules, weights, out=np.zeros(self.count), where=used)
-        before = np.concatenate(([0.0], np.cumsum(each * self.width)))
+        # Only slices that some request fills: a hair of a request in its first slice makes joules per token huge, and differences
+        # of sums with them would lose the others.
+        filled = np.where(self._whole(cut) > 0, each * self.width, 0.0)
+        before = np.concatenate(([0.0], np.cumsum(filled)))
         whole = np.maximum(before[cut.last] - before[np.minimum(cut.first + 1, self.count)], 0.0)
         shares = cut.rate * (each[cut.first] * cut.in_first + each[cut.last] * cut.in_last + whole)
         return shares, float(joules[~used].sum())

@@ -25,7 +25,7 @@ _OURS: Final = frozenset(
 )
 
 
-INSECURE: Final = "the server's certificate was not checked (--insecure): anybody may have answered"
+INSECURE: Final = "the server's certificate was not checked (--insecure): the answers may come from another server"
 
 
 class AccessError(OSError):

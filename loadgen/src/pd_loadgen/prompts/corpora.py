@@ -128,7 +128,7 @@ def _conversation(place: str, value: Any, counter: TokenCounter) -> Entry | str:
     if isinstance(value, list):
         value = {CONVERSATIONS[0]: value}
     if not isinstance(value, Mapping) or not any(name in value for name in CONVERSATIONS):
-        msg = f'{place}: is no conversation: needs "conversations", a list of who says what'
+        msg = f'{place}: is not a conversation: needs "conversations", a list of speakers and texts'
         raise FileError(msg)
     turns = next((value[name] for name in CONVERSATIONS if value.get(name)), None)
     try:

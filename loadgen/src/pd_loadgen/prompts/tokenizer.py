@@ -89,7 +89,7 @@ def _fetched(name: str) -> Count:
         read = tokenizer.from_pretrained(name)
     except Exception as error:  # the library raises the plain class: no network, no such model
         said = " ".join(str(error).split())[:200]
-        msg = f"tokenizer {name}: neither a file or folder here, nor to be had from Hugging Face: {said}"
+        msg = f"tokenizer {name}: neither a local file or folder nor available from Hugging Face: {said}"
         raise FileError(msg) from error
     return lambda text: len(read.encode(text, add_special_tokens=False).ids)
 

@@ -30,13 +30,15 @@ class SearchError(ValueError):
 def add(commands: Any, guarded: Callable[[Callable[[argparse.Namespace], int]], Any]) -> None:
     """Add the subcommand: the options of `run`, and where to look."""
     parser = commands.add_parser(
-        "search", help="find the highest rate at which enough requests meet --goodput; goes on where it stopped"
+        "search", help="find the highest rate at which enough requests meet --goodput; resumes where it stopped"
     )
     options.add_arguments(parser)
     parser.add_argument("--attainment", type=float, default=0.9, metavar="X", help="share of requests (default 0.9)")
     parser.add_argument("--low", type=float, required=True, metavar="X", help="requests a second, the lowest to try")
     parser.add_argument("--high", type=float, required=True, metavar="X", help="requests a second, the highest to try")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="seeds a rate, from --seed on (default 3)")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="seeds per rate, from --seed on (default 3)"
+    )
     parser.add_argument("--tolerance", type=float, default=0.05, metavar="X", help="part of the rate (default 0.05)")
     parser.add_argument("--most-rates", type=int, default=12, metavar="N", help="rates to try at most (default 12)")
     parser.set_defaults(execute=guarded(_execute))

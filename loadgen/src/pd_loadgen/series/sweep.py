@@ -97,7 +97,7 @@ def points(sweep: Sweep) -> list[Point]:
     ]
     names = [point.name for point in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        msg = f"two points would share the folder {twice[0]}: give topologies labels of their own, and no value twice"
+        msg = f"two points would share the folder {twice[0]}: give each topology its own label, and no value twice"
         raise SweepError(msg)
     return found
 

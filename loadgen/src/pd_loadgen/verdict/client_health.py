@@ -15,7 +15,7 @@ from pd_contracts.records import ClientHealth
 from pd_loadgen.verdict import lag_histogram
 
 PERCENTILES: Final = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
-REMEDY: Final = "share the load out (--processes), give the load generator cores of its own (taskset, another machine), lower the rate, or accept more with --lag-limit-ms"
+REMEDY: Final = "spread the load over processes (--processes), give the load generator its own cores (taskset, another machine), lower the rate, or accept more with --lag-limit-ms"
 KERNEL: Final = "kernel"
 PROCESS: Final = "process"
 # A p99 does not see less than this.

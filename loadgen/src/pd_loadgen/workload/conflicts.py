@@ -49,7 +49,7 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
     (endless, "duration inf has no end: say how many with --requests"),
     (
         too_many,
-        "these are too many requests, or too long ones, to be held in memory: lower rate, duration or --requests",
+        "these requests are too many or too long to be held in memory: lower rate, duration or --requests",
     ),
     (
         lambda o: o.dataset is Dataset.RANDOM and o.endpoint not in _TAKE_IDS,
@@ -73,7 +73,7 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
     ),
     (
         lambda o: o.turns > 1 and bool(o.range_ratio or o.prefix_tokens or o.trace),
-        "turns have lengths and prefixes of their own: leave range-ratio, prefix-tokens and trace out",
+        "turns define their own lengths and prefixes: leave out range-ratio, prefix-tokens and trace",
     ),
     (lambda o: o.prefixes > 1 and not o.prefix_tokens, "prefixes need --prefix-tokens"),
     (
@@ -100,7 +100,7 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
     ),
     (
         lambda o: o.mode is not Mode.SERVE and bool(o.trace or o.max_concurrency or o.turns > 1),
-        "mode {0.mode} has an order of its own: leave trace, max-concurrency and turns out",
+        "mode {0.mode} has its own order: leave out trace, max-concurrency and turns",
     ),
     (
         lambda o: o.processes > 1 and o.mode is not Mode.SERVE,
@@ -108,7 +108,7 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
     ),
     (
         lambda o: 0 < o.max_concurrency < o.processes,
-        "max-concurrency {0.max_concurrency} leaves some of {0.processes} processes without a place",
+        "max-concurrency {0.max_concurrency} is less than the {0.processes} processes",
     ),
     (lambda o: o.mode is Mode.BATCH and not o.batch_sizes, "mode batch needs --batch-sizes"),
     (

@@ -14,7 +14,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     """One run. Rates are requests a second over the whole deployment; tokens are per request."""
 
     url: Annotated[str, msgspec.Meta(description="base URL of the server")] = "http://127.0.0.1:10001"
-    model: Annotated[str, msgspec.Meta(description="model name; empty takes the first that the server lists")] = ""
+    model: Annotated[str, msgspec.Meta(description="model name; empty: the first that the server lists")] = ""
     mode: Annotated[
         Mode,
         msgspec.Meta(
@@ -24,7 +24,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     dataset: Annotated[
         Dataset,
         msgspec.Meta(
-            description="random: token ids, exact counts; text: natural language; jsonl, sharegpt: a file; huggingface: from there"
+            description="random: token ids, exact counts; text: natural language; jsonl, sharegpt: a file; huggingface: from the Hub"
         ),
     ] = Dataset.RANDOM
     dataset_path: Annotated[
@@ -33,28 +33,28 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     dataset_split: Annotated[str, msgspec.Meta(description="huggingface: the split")] = "train"
     dataset_column: Annotated[
-        str, msgspec.Meta(description="huggingface: column of the prompts; empty looks for a usual name")
+        str, msgspec.Meta(description="huggingface: column of the prompts; empty: one with a usual name")
     ] = ""
     tokenizer: Annotated[
         str,
         msgspec.Meta(
-            description="sharegpt, huggingface: file, folder or Hugging Face name of the tokenizer that counts; empty takes the model's if it is here, else estimates"
+            description="sharegpt, huggingface: file, folder or Hugging Face name of the tokenizer for counting; empty: the model's if it is local, else an estimate"
         ),
     ] = ""
     input_tokens: Annotated[int, msgspec.Meta(description="prompt length (text: about)", ge=1)] = 512
     output_tokens: Annotated[int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1)] = 64
     range_ratio: Annotated[
-        float, msgspec.Meta(description="lengths vary evenly by this part of themselves, both ways", ge=0, lt=1)
+        float, msgspec.Meta(description="lengths vary uniformly by this share, up and down", ge=0, lt=1)
     ] = 0.0
     prefix_tokens: Annotated[
-        int, msgspec.Meta(description="tokens before each made prompt that requests share", ge=0)
+        int, msgspec.Meta(description="tokens of a shared prefix before each generated prompt", ge=0)
     ] = 0
     prefixes: Annotated[int, msgspec.Meta(description="different prefixes, used in turn", ge=1)] = 1
     turns: Annotated[
         int, msgspec.Meta(description="turns of a conversation: each prompt begins with the one before", ge=1)
     ] = 1
     answers: Annotated[
-        Answers, msgspec.Meta(description="turns: made answers between them, or those that the server gave")
+        Answers, msgspec.Meta(description="turns: generated answers between them, or the server's own")
     ] = Answers.MADE
     think_time: Annotated[
         float, msgspec.Meta(description="answers served: seconds from an answer to the next turn", ge=0)
@@ -64,11 +64,11 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     audios: Annotated[int, msgspec.Meta(description="sounds in each message (dataset text, endpoint chat)", ge=0)] = 0
     audio_seconds: Annotated[float, msgspec.Meta(description="their length", gt=0, le=600)] = 2.0
     requests: Annotated[
-        int, msgspec.Meta(description="how many; with an open arrival at most so many (0: as many as come)", ge=0)
+        int, msgspec.Meta(description="number of requests; with an open arrival the maximum (0: no limit)", ge=0)
     ] = 0
     batch_sizes: Annotated[
         tuple[Annotated[int, msgspec.Meta(ge=1)], ...],
-        msgspec.Meta(description="mode batch: requests at once, each list entry in turn"),
+        msgspec.Meta(description="mode batch: numbers of requests at once, one after the other"),
     ] = (1, 2, 4, 8)
     rate: Annotated[
         float, msgspec.Meta(description="requests a second (ramp, step: at the end); inf sends all at once", gt=0)
@@ -76,25 +76,25 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     duration: Annotated[
         float,
         msgspec.Meta(
-            description="seconds over which requests are sent; inf sends as many as --requests says, or a whole trace",
+            description="seconds over which requests are sent; inf: until --requests are sent, or the whole trace",
             gt=0,
         ),
     ] = 30.0
     arrival: Annotated[Arrival, msgspec.Meta(description="gaps between requests")] = Arrival.POISSON
     burstiness: Annotated[
-        float, msgspec.Meta(description="shape of gamma gaps: 1 is Poisson, below it bursty", gt=0)
+        float, msgspec.Meta(description="shape of gamma gaps: 1 is Poisson, lower is burstier", gt=0)
     ] = 1.0
     start_rate: Annotated[float, msgspec.Meta(description="ramp, step: requests a second at the start", ge=0)] = 0.0
     steps: Annotated[int, msgspec.Meta(description="step: rates from start_rate to rate", ge=2)] = 4
     max_concurrency: Annotated[
-        int, msgspec.Meta(description="requests in flight at most; arrival closed keeps so many (0: no limit)", ge=0)
+        int, msgspec.Meta(description="maximum requests in flight; arrival closed keeps this many (0: no limit)", ge=0)
     ] = 0
     trace: Annotated[str, msgspec.Meta(description="arrival replay: file of Mooncake, Qwen, BurstGPT or Azure")] = ""
     time_scale: Annotated[
         float, msgspec.Meta(description="replay: factor on its times, 0.5 is twice as fast", gt=0)
     ] = 1.0
     seed: Annotated[int, msgspec.Meta(description="equal seeds give equal schedules and prompts")] = 0
-    warmup: Annotated[int, msgspec.Meta(description="requests before the window, with prompts of their own", ge=0)] = 0
+    warmup: Annotated[int, msgspec.Meta(description="warm-up requests before the window, with other prompts", ge=0)] = 0
     goodput: Annotated[str, msgspec.Meta(description='limits in ms, "ttft:200 tpot:50 e2el:5000"')] = ""
     percentiles: Annotated[
         tuple[Annotated[float, msgspec.Meta(ge=0, le=100)], ...],
@@ -104,11 +104,11 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
         bool, msgspec.Meta(description="add vLLM's arrays, one entry per request, to the summary")
     ] = False
     endpoint: Annotated[Endpoint, msgspec.Meta(description="API to speak")] = Endpoint.COMPLETIONS
-    path: Annotated[str, msgspec.Meta(description="path of the API; empty takes the endpoint's own")] = ""
+    path: Annotated[str, msgspec.Meta(description="path of the API; empty: the endpoint's usual path")] = ""
     headers: Annotated[str, msgspec.Meta(description="JSON object of headers; never a key, see api_key_file")] = ""
     api_key_file: Annotated[str, msgspec.Meta(description="file with the key; or the key in LOADGEN_API_KEY")] = ""
     ca_file: Annotated[
-        str, msgspec.Meta(description="https: PEM file of the authorities to trust; empty trusts the system's")
+        str, msgspec.Meta(description="https: PEM file of the trusted authorities; empty: the system's")
     ] = ""
     insecure: Annotated[bool, msgspec.Meta(description="https: trust any certificate, which the run then notes")] = (
         False
@@ -124,7 +124,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: Annotated[
         int,
         msgspec.Meta(
-            description="random token ids stay below it; keep it within the model's vocabulary", gt=FIRST_TOKEN_ID
+            description="upper bound of random token ids; keep it within the model's vocabulary", gt=FIRST_TOKEN_ID
         ),
     ] = 1000
     processes: Annotated[
@@ -144,10 +144,12 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
         bool, msgspec.Meta(description="have the engines profile the window (POST /start_profile, /stop_profile)")
     ] = False
     profile_urls: Annotated[
-        tuple[str, ...], msgspec.Meta(description="profile: addresses of the engines; empty asks the server itself")
+        tuple[str, ...], msgspec.Meta(description="profile: addresses of the engines; empty: the server itself")
     ] = ()
     monitor: Annotated[str, msgspec.Meta(description="base URL of pd-monitor; empty records no power")] = ""
-    gpus: Annotated[int, msgspec.Meta(ge=0, description="GPUs of a server that does not tell; 0 asks the proxy")] = 0
+    gpus: Annotated[
+        int, msgspec.Meta(ge=0, description="number of GPUs of a server that does not report it; 0: ask the proxy")
+    ] = 0
     label: Annotated[str, msgspec.Meta(description="short name of the deployment in tables and plots")] = ""
     title: Annotated[str, msgspec.Meta(description="title of the run")] = ""
     out: Annotated[str, msgspec.Meta(description="run folder; empty makes a new one below RESULTS_DIR (results)")] = ""

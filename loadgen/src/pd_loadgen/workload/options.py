@@ -41,7 +41,7 @@ class Options(OptionFields, frozen=True, kw_only=True):
         parse_size(self.image_size)
         for url in filter(None, (self.monitor, *self.profile_urls)):
             if without_secret(url) != url:
-                msg = f"{without_secret(url)} was given with a password, which these pages do not take: leave it out"
+                msg = f"{without_secret(url)} was given with a password, which these pages do not accept: leave it out"
                 raise ValueError(msg)
             parse_url(url)
         if problem := conflict(self):

@@ -48,7 +48,7 @@ def outline(options: Options, model: str = "") -> Outline:
     """
     paced = options.mode is not Mode.SERVE or pace(options) is Arrival.CLOSED or options.answers is Answers.SERVED
     if paced:
-        msg = "answers decide when these requests are sent, so nothing is known of them beforehand: use an arrival with times of its own"
+        msg = "these requests are sent when answers arrive, so they cannot be listed beforehand: use an arrival with fixed times"
         raise PlanError(msg)
     source = Source(options, model)
     try:

@@ -52,7 +52,7 @@ ANSWERS: Final[Mapping[str, str]] = {
     "result-dir": "--out names the run folder",
     "output-file": "--out names the run folder",
     "append-result": "each run has a folder of its own: --out",
-    "metadata": "--label and --title name a run, --gpus says what it had",
+    "metadata": "--label and --title name a run, --gpus gives its number of GPUs",
     "header": '--headers takes them as a JSON object: {"X-Name": "value"}',
     "hf-subset": "name it behind the data set: --dataset-path OWNER/NAME:SUBSET",
     "hf-output-len": "lengths of answers are those of the data set, else --output-tokens",

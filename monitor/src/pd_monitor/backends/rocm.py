@@ -143,7 +143,7 @@ def current_frequency(raw: bytes) -> int:
         if 0 < number <= 64 and current < number:
             at = first + 8 * current
             return int.from_bytes(raw[at : at + 8], "little")
-    msg = "rsmi_dev_gpu_clk_freq_get: the answer has no form that we know"
+    msg = "rsmi_dev_gpu_clk_freq_get: unknown format of the answer"
     raise RocmError(msg)
 
 

@@ -26,9 +26,9 @@ from pd_monitor.clocks.sweep_table import page
 
 USAGE: Final = """usage: pd-monitor clocks plan|apply|restore|sweep [options] [-- command of the sweep with {out}]
 
-plan      says what apply would change, and why it may not
-apply     changes clocks and power limits, and takes them back at its end
-restore   takes back what a process that was killed left behind
+plan      shows what apply would change, or why it must not
+apply     changes clocks and power limits, and restores them at its end
+restore   undoes what a killed process left changed
 sweep     runs a command at each step and writes a table
 
 Nothing is changed unless ALLOW_CLOCK_CONTROL is on. `pd-monitor clocks plan --help` lists the options.
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def restore_at_start(settings: ClockSettings) -> list[str]:
-    """What a process that was killed left behind, taken back; nothing while another holds it.
+    """Undo what a killed process left changed; nothing while another process holds it.
 
     Raises:
         ClockError: if there is something and it cannot be taken back.

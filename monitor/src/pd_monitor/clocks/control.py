@@ -74,7 +74,7 @@ class Control:
             ClockError: if the board refuses or is not there.
         """
         if change.uuid not in self._handles:
-            msg = f"{change.uuid} is not on the bus; its clocks are taken back when it is"
+            msg = f"{change.uuid} is not on the bus; its clocks are restored when it is back"
             raise ClockError(msg)
         handle = self._handles[change.uuid][1]
         try:

@@ -67,7 +67,7 @@ class Guard:
         if not ready or _out(self._process).readline() != _READY:
             self._process.kill()
             self.__exit__()
-            msg = "the guard that takes clocks back does not start; nothing was changed"
+            msg = "the guard that restores clocks does not start; nothing was changed"
             raise ClockError(msg)
         return self
 
@@ -81,7 +81,7 @@ class Guard:
             _in(self._process).write(b".")
             _in(self._process).flush()
         except BrokenPipeError as error:
-            msg = "the lease was lost: this process stood still for too long, and the guard took the clocks back"
+            msg = "the lease was lost: this process was stopped for too long, and the guard restored the clocks"
             raise ClockError(msg, 5) from error
 
     def __exit__(self, *_: object) -> None:

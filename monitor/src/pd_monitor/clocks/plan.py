@@ -90,7 +90,7 @@ def _refusals(step: Step, ours: Collection[int]) -> list[str]:
 
 def _cap_refusals(board: BoardState, cap_w: float) -> list[str]:
     if board.cap_mw is None:
-        return ["it does not tell its power limit, so the limit could not be given back"]
+        return ["it does not report its power limit, so the limit could not be restored"]
     if board.cap_range_mw and not board.cap_range_mw[0] <= cap_w * 1e3 <= board.cap_range_mw[1]:
         low, high = (limit / 1e3 for limit in board.cap_range_mw)
         return [f"{cap_w:g} W is outside of its {low:g} to {high:g} W"]

@@ -47,21 +47,22 @@ class ClockSettings(msgspec.Struct, frozen=True, kw_only=True):
         "/var/lib/pd-monitor"
     )
     clocks_lease_s: Annotated[
-        float, msgspec.Meta(ge=0.5, description="a holder that does not beat for so many seconds loses its changes")
+        float, msgspec.Meta(ge=0.5, description="seconds without a heartbeat after which a holder loses its changes")
     ] = 5.0
     clocks_hold_s: Annotated[
-        float, msgspec.Meta(ge=0, description="apply: seconds until it takes everything back; 0 waits for a signal")
+        float, msgspec.Meta(ge=0, description="apply: seconds until it restores everything; 0 waits for a signal")
     ] = 0.0
     sweep_role: Annotated[Role, msgspec.Meta(description="sweep: whose GPUs are set")] = Role.DECODE
     sweep_actuator: Annotated[
         Literal["lock", "cap"], msgspec.Meta(description="sweep: lock clocks (MHz) or cap power (W)")
     ] = "lock"
     sweep_values: Annotated[
-        tuple[Watts, ...], msgspec.Meta(description="sweep: the steps, in MHz or W, between two runs without any")
+        tuple[Watts, ...], msgspec.Meta(description="sweep: the steps, in MHz or W, between two runs without a limit")
     ] = ()
     sweep_seed: Annotated[int, msgspec.Meta(description="sweep: order of the steps")] = 0
     sweep_settle_s: Annotated[
-        float, msgspec.Meta(ge=0, description="sweep: wait after a switch, for clocks take up to a second to follow")
+        float,
+        msgspec.Meta(ge=0, description="sweep: wait after a switch, because clocks take up to a second to follow"),
     ] = 2.0
     sweep_out: Annotated[str, msgspec.Meta(min_length=1, description="sweep: folder of the runs and the table")] = (
         "results/clocks"

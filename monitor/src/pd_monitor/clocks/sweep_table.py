@@ -9,7 +9,7 @@ from pd_monitor.clocks.sweep import LATENCIES, Point
 _TOKEN: Final = {Role.PREFILL: "input token", Role.DECODE: "output token", Role.COMBINED: "output token"}
 _VERDICTS: Final = {
     "held": "the clock, or the power, stayed at what was asked for",
-    "clamped": "lower than asked for: another limit was in the way",
+    "clamped": "lower than requested: another limit applied",
     "ignored": "the setter did nothing",
     "never reached": "the limit lies above what the board draws, so it changed nothing",
     "not under load": "the board idled all the time",
@@ -22,7 +22,7 @@ def page(points: Sequence[Point]) -> str:
     first = points[0]
     what = "graphics clock locked" if first.actuator == "lock" else "power limited"
     return "\n".join([
-        f"{first.role}: {what}, one run per step. `free` is without, at the start and at the end; {_drift(points)}",
+        f"{first.role}: {what}, one run per step. `free` is the run without a limit, at the start and at the end; {_drift(points)}",
         "",
         table(points),
         *_legend(points),
@@ -66,7 +66,7 @@ def _drift(points: Sequence[Point]) -> str:
     """How far the runs without a lock are from each other."""
     free = _free(points)
     if len(free) < 2:
-        return "there is only one of them so far, so nothing says how far runs drift."
+        return "there is only one of them so far, so the drift is unknown."
     joules, tpot = (_change(measure(free[-1]), measure(free[0])) for measure in (_joules, _tpot))
     known = [f"{text} in {name}" for text, name in ((joules, "J per token"), (tpot, "median TPOT")) if text]
     return f"from the one to the other: {' and '.join(known) or 'unknown'}. Smaller differences mean nothing."
@@ -77,11 +77,11 @@ def _legend(points: Sequence[Point]) -> list[str]:
     lines = [f"- {word}: {_VERDICTS[word]}." for word in words if word in _VERDICTS]
     if any(point.status for point in points):
         lines.append(
-            "- A command that ended with another status than 0 measured nothing to be relied on (pd-loadgen: 3, it was late itself; 4, all requests failed)."
+            "- A command with an exit status other than 0 measured nothing reliable (pd-loadgen: 3, it was late itself; 4, all requests failed)."
         )
     if any(point.window == "command" for point in points):
         lines.append(
-            "- Joules are over the whole command where it wrote no window of its own, start and end of the program included."
+            "- If the command recorded no window, joules cover the whole command, including start and end of the program."
         )
     return lines
 

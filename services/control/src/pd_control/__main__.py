@@ -99,7 +99,7 @@ def _context(options: argparse.Namespace) -> Context:
             context.terminal.warn(sentence)
     if planned and planned.cells > 1:
         context.terminal.note(
-            f"{planned.label}: this starts one of {planned.cells} cells; start each on GPUs of its own, and share the load among their proxies"
+            f"{planned.label}: this starts one of {planned.cells} cells; start each on its own GPUs, and share the load among their proxies"
         )
     return context
 
@@ -111,7 +111,7 @@ def _planned(options: argparse.Namespace, own: Mapping[str, str]) -> Planned | N
         return None
     said = [f"--{role}" for role in Role if getattr(options, role)] + ["--profile"] * bool(options.profile)
     if said:
-        msg = f"{said[0]} and --plan exclude each other: the plan says which engines there are"
+        msg = f"{said[0]} and --plan exclude each other: the plan determines the engines"
         raise PlanError(msg)
     planned = read_plan(path, own)
     if options.containers and not planned.fits_compose:

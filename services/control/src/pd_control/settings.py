@@ -29,22 +29,23 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="model to serve; a simulator serves any name")] = ""
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
     kv_both: Annotated[
-        bool, Meta(description="combined engines with P2pConnector: hand KV over and take it, as ROUTING says")
+        bool, Meta(description="combined engines with P2pConnector both send and receive KV, as ROUTING decides")
     ] = False
-    proxy_host: Annotated[str, Meta(description="where engines announce themselves; this machine unless set")] = (
-        "127.0.0.1"
-    )
+    proxy_host: Annotated[
+        str, Meta(description="host of the proxy that engines announce themselves to; this machine if empty")
+    ] = "127.0.0.1"
     discovery_host: Annotated[
-        str, Meta(description="numeric address on which the proxy hears engines; PROXY_HOST's unless set")
+        str, Meta(description="numeric address on which the proxy receives pings; that of PROXY_HOST if empty")
     ] = ""
     vllm_host_ip: Annotated[
-        str, Meta(description="numeric address that engines announce; with a PROXY_HOST elsewhere found if unset")
+        str,
+        Meta(description="numeric address that engines announce; detected if empty and PROXY_HOST is another machine"),
     ] = ""
     instance: Annotated[int, Meta(ge=0, description="which engine of its role `pdctl prefill` and the like start")] = 0
     bind_host: Annotated[str, Meta(description="address that processes listen on")] = "0.0.0.0"
     engine_python: Annotated[str, Meta(description="Python that has vLLM, for --engine vllm as processes")] = "python3"
     state_dir: Annotated[
-        str, Meta(description="folder for the state file, process ids and logs; one of its own for each deployment")
+        str, Meta(description="folder for the state file, process ids and logs; each deployment needs its own")
     ] = ".pdstack"
 
     @property

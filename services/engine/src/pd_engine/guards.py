@@ -99,11 +99,11 @@ def _reached(command: Command) -> Iterator[str]:
     settings, role = command.settings, command.settings.pd_role.value.upper()
     if command.changed("port"):
         yield (
-            f"{command.said('port')}, but this engine is announced, probed and scraped on {settings.http_port}: "
+            f"{command.said('port')}, but this engine is announced, probed and scraped at {settings.http_port}: "
             f"set {role}_HTTP_PORT (plus INSTANCE) instead."
         )
     if command.changed("host"):
-        yield f"{command.said('host')}: probes and the proxy reach an engine at all its addresses; leave --host away."
+        yield f"{command.said('host')}: probes and the proxy must reach the engine at all its addresses; remove --host."
     yield from _named(command)
     yield from _http(command)
 
@@ -111,15 +111,15 @@ def _reached(command: Command) -> Iterator[str]:
 def _named(command: Command) -> Iterator[str]:
     for name in ("model", "model_tag"):
         if command.changed(name):
-            yield f"{command.said(name)} is another model than is announced: set MODEL instead."
+            yield f"{command.said(name)} differs from the model that is announced: set MODEL instead."
     if command.settings.name not in command.line.words("served_model_name"):
-        yield f"{command.said('served_model_name')} is another name than is announced: set SERVED_MODEL_NAME instead."
+        yield f"{command.said('served_model_name')} differs from the name that is announced: set SERVED_MODEL_NAME instead."
 
 
 def _http(command: Command) -> Iterator[str]:
     for name in NO_HTTP:
         if command.line.given.get(name):
-            yield f"{command.said(name)}: the proxy speaks HTTP over TCP to engines; leave it away."
+            yield f"{command.said(name)}: the proxy speaks HTTP over TCP to engines; remove it."
     for name in ("ssl_keyfile", "ssl_certfile"):
         if command.changed(name):
             yield (
@@ -127,7 +127,7 @@ def _http(command: Command) -> Iterator[str]:
                 "ENGINE_TLS_KEY_FILE, and the proxy's ENGINE_TLS."
             )
     if command.line.given.get("ssl_cert_reqs", "0") != "0":
-        yield f"{command.said('ssl_cert_reqs')}: the proxy has no certificate of its own to show; leave it away."
+        yield f"{command.said('ssl_cert_reqs')}: the proxy has no client certificate; remove it."
     if command.line.given.get("api_key"):
         yield (
             "ENGINE_ARGS: --api-key is a key that the proxy does not have: it would never admit this engine. "
@@ -139,11 +139,11 @@ def _one_host(command: Command) -> Iterator[str]:
     if command.changed("tensor_parallel_size"):
         yield (
             f"{command.said('tensor_parallel_size')} and TENSOR_PARALLEL_SIZE={command.settings.tensor_parallel_size}: GPUs are "
-            "handed out by the setting, and prefill and decode need the same. Set TENSOR_PARALLEL_SIZE alone."
+            "assigned by the setting, and prefill and decode need the same value. Set only TENSOR_PARALLEL_SIZE."
         )
     for name in SEVERAL_HOSTS:
         if command.line.given.get(name) not in (None, "1" if name == "nnodes" else None):
-            yield f"{command.said(name)}: one engine over several hosts is not supported; leave it away."
+            yield f"{command.said(name)}: one engine over several hosts is not supported; remove it."
     for name in BALANCED_OUTSIDE:
         if command.line.given.get(name) not in (None, False):
             yield f"{command.said(name)}: the proxy balances between engines; start several instances instead."
@@ -153,8 +153,8 @@ def _plain(command: Command) -> Iterator[str]:
     connector = command.line.object("kv_transfer_config").get("kv_connector")
     if connector in [known.value for known in Connector]:
         yield (
-            f"ENGINE_ARGS: --kv-transfer-config with {connector} in a combined engine, which has nobody to send KV to: "
-            "leave it away, or start prefill and decode engines."
+            f"ENGINE_ARGS: --kv-transfer-config with {connector} in a combined engine, which hands over no KV: "
+            "remove it, or start prefill and decode engines."
         )
 
 
@@ -172,12 +172,12 @@ def _transfer(command: Command) -> Iterator[str]:
     if missing := list(_unlike(wanted, found)):
         yield (
             f"ENGINE_ARGS: --kv-transfer-config replaces what KV_CONNECTOR and its settings say, and lacks {', '.join(missing)}: "
-            "repeat all of it beside what you add; without ENGINE_ARGS, `python3 -m pd_engine plan` prints it."
+            "repeat all of it together with what you add; `python3 -m pd_engine plan` without ENGINE_ARGS prints it."
         )
     if command.line.given.get("kv_offloading_size"):
         yield (
-            f"{command.said('kv_offloading_size')}: vLLM then puts another connector in the place of "
-            f"{command.settings.kv_connector.value}; leave it away."
+            f"{command.said('kv_offloading_size')}: vLLM would then use another connector instead of "
+            f"{command.settings.kv_connector.value}; remove it."
         )
     for name, reason in ALIKE.items():
         if command.changed(name):
@@ -197,7 +197,7 @@ def _generates(command: Command) -> Iterator[str]:
     pooling = command.line.text("runner") == "pooling" or command.line.text("convert") not in (None, "auto", "none")
     if pooling or command.line.given.get("mm_encoder_only"):
         name = next(name for name in ("runner", "convert", "mm_encoder_only") if name in command.line.given)
-        yield f"{command.said(name)}: only a model that generates has KV to hand on; start it as a combined engine."
+        yield f"{command.said(name)}: only a generative model has KV to hand over; start it as a combined engine."
 
 
 def _p2p(command: Command) -> Iterator[str]:
@@ -219,7 +219,7 @@ def _p2p_nccl(command: Command) -> Iterator[str]:
     yield from _graphs(command)
     if line.on("enable_prefix_caching") is not False:
         yield (
-            f"{command.said('enable_prefix_caching')} with P2pNcclConnector: a local hit leaves pushed KV that nobody ever frees; "
+            f"{command.said('enable_prefix_caching')} with P2pNcclConnector: pushed KV is never freed after a local hit; "
             "set KV_CONNECTOR=P2pConnector instead."
         )
     if settings.pd_role is Role.PREFILL:
@@ -239,9 +239,9 @@ def _graphs(command: Command) -> Iterator[str]:
         return
     name = "enforce_eager" if command.changed("enforce_eager") else "compilation_config"
     reason = (
-        "a step replayed from a CUDA graph never sends its KV, and decode would wait for ever"
+        "a step replayed from a CUDA graph never sends its KV, and decode would wait forever"
         if role is Role.PREFILL
-        else "graphs over prefill-shaped steps skip loading KV, and the answer is garbage"
+        else "CUDA graphs of prefill-shaped steps skip loading KV, and the answer is garbage"
     )
     allowed = " or ".join(GRAPHS[role])
     yield (
@@ -253,10 +253,10 @@ def _whole_prompts(command: Command) -> Iterator[str]:
     line = command.line
     cut = "a prompt cut into chunks crashes P2pNcclConnector's prefill"
     if line.on("enable_chunked_prefill") is not False:
-        yield f"{command.said('enable_chunked_prefill')}: {cut}; leave it away."
+        yield f"{command.said('enable_chunked_prefill')}: {cut}; remove it."
     threshold = line.number("long_prefill_token_threshold")
     if "long_prefill_token_threshold" in line.given and threshold != 0:
-        yield f"{command.said('long_prefill_token_threshold')}: {cut}; leave it away."
+        yield f"{command.said('long_prefill_token_threshold')}: {cut}; remove it."
     batched, longest = line.number("max_num_batched_tokens"), line.number("max_model_len")
     if batched is not None and longest is not None and batched < longest:
         yield (
@@ -278,10 +278,10 @@ def _room(command: Command) -> Iterator[str]:
     if cache is not None and total is not None and cache > DECODE_MEMORY_LIMIT * total:
         yield (
             f"{command.said('kv_cache_memory_bytes')} is more than {DECODE_MEMORY_LIMIT} of the GPU's {total} bytes, and decode needs "
-            "room for its weights and for KV that arrives over P2P NCCL: give it less."
+            "room for its weights and for KV that arrives over P2P NCCL: lower it."
         )
     if "num_gpu_blocks_override" in line.given:
         yield (
-            f"{command.said('num_gpu_blocks_override')} takes memory without a bound, and decode needs room for KV that arrives over "
+            f"{command.said('num_gpu_blocks_override')} takes memory without a limit, and decode needs room for KV that arrives over "
             "P2P NCCL: set GPU_MEMORY_UTILIZATION, or --kv-cache-memory-bytes."
         )

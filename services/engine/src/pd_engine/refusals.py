@@ -30,10 +30,10 @@ def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str
         yield from _p2p_nccl(settings, host)
         yield from _p2p_nccl_environment(settings, environment)
     elif settings.kv_connector is Connector.NIXL and not host.has_nixl:
-        yield "KV_CONNECTOR=NixlConnector, but this image has no nixl package: use an image that brings it, or another connector."
+        yield "KV_CONNECTOR=NixlConnector, but this image has no nixl package: use an image that includes it, or another connector."
     elif settings.kv_connector is Connector.EXAMPLE and not host.kv_path_writable:
         yield (
-            f"KV_SHARED_PATH={settings.kv_shared_path} is no folder that this user can write: mount one volume there, "
+            f"KV_SHARED_PATH={settings.kv_shared_path} is not a folder that this user can write to: mount a volume there, "
             "the same in prefill and decode."
         )
 
@@ -42,7 +42,7 @@ def _model(settings: EngineSettings, host: Host) -> Iterator[str]:
     if not settings.model:
         yield "MODEL is not set: give a Hugging Face name or the path of a model directory."
     elif not host.model_exists:
-        yield f"MODEL={settings.model} is a path, and nothing is there: mount the model directory, or give a Hugging Face name."
+        yield f"MODEL={settings.model} is a path that does not exist: mount the model directory, or give a Hugging Face name."
 
 
 def _both(settings: EngineSettings) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _address(settings: EngineSettings, host: Host) -> Iterator[str]:
         usable = False
     if not usable:
         yield (
-            f"VLLM_HOST_IP={address!r} is no numeric IPv4 address: the engines bind it and send it to each other, "
+            f"VLLM_HOST_IP={address!r} is not a numeric IPv4 address: the engines bind it and send it to each other, "
             "so a name, IPv6 or 0.0.0.0 does not work."
         )
 
@@ -91,7 +91,7 @@ def _p2p(host: Host) -> Iterator[str]:
         yield f"KV_CONNECTOR=P2pConnector needs vLLM 0.23 or later, and this image has {found}: set VLLM_IMAGE to a later one."
     if not host.has_pd_connector:
         yield (
-            "KV_CONNECTOR=P2pConnector, but this image has no pd_connector: build it from services/prefill/Dockerfile and its like, "
+            "KV_CONNECTOR=P2pConnector, but this image has no pd_connector: build it from services/prefill/Dockerfile or its siblings, "
             "or pip install the wheel of services/connector."
         )
 

@@ -20,10 +20,12 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     pd_role: Annotated[Role, Meta(description="what this engine does")]
     instance: Annotated[int, Meta(ge=0, description="number of this engine among those of its role, from 0")] = 0
     model: Annotated[str, Meta(description="Hugging Face name or directory of the model")] = ""
-    served_model_name: Annotated[str, Meta(description="name that clients use; the model's own unless set")] = ""
+    served_model_name: Annotated[str, Meta(description="model name that clients use; the value of MODEL if empty")] = ""
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
     engine_device: Annotated[Literal["gpu", "cpu"], Meta(description="what the vLLM image computes on")] = "gpu"
-    vllm_host_ip: Annotated[str, Meta(description="numeric address that the others reach; found if unset")] = ""
+    vllm_host_ip: Annotated[
+        str, Meta(description="numeric address at which other hosts reach this engine; detected if empty")
+    ] = ""
     proxy_host: Annotated[
         str,
         Meta(
@@ -32,19 +34,19 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     ] = "127.0.0.1"
     proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
     nccl_socket_ifname: Annotated[
-        str, Meta(description="interface over which NCCL joins engines on different hosts; NCCL's choice unless set")
+        str, Meta(description="network interface for NCCL between hosts; NCCL chooses if empty")
     ] = ""
     gloo_socket_ifname: Annotated[
-        str, Meta(description="interface for torch.distributed between the parts of an engine")
+        str, Meta(description="network interface for torch.distributed within one engine")
     ] = ""
     ucx_net_devices: Annotated[
-        str, Meta(description="NIXL: devices for KV between hosts, mlx5_0:1 or eth0; all unless set")
+        str, Meta(description="NIXL: devices for KV between hosts, such as mlx5_0:1 or eth0; all if empty")
     ] = ""
-    ucx_tls: Annotated[str, Meta(description="NIXL: UCX transports; UCX's choice unless set, tcp on the CPU")] = ""
+    ucx_tls: Annotated[str, Meta(description="NIXL: UCX transports; UCX chooses if empty, tcp on the CPU")] = ""
     kv_both: Annotated[
         bool,
         Meta(
-            description="combined engines with P2pConnector: hand KV over and take it too, as the proxy's ROUTING says; prefix caching is on then"
+            description="combined engines with P2pConnector both send and receive KV, as the proxy's ROUTING decides; this turns prefix caching on"
         ),
     ] = False
     kv_shared_path: Annotated[str, Meta(description="folder that both roles see, for ExampleConnector")] = "/kv"
@@ -53,26 +55,33 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     ] = 300
     kv_transports: Annotated[
         tuple[Literal["vmm", "tcp"], ...],
-        Meta(description="P2pConnector: ways that KV may take, the best first; tcp alone on the CPU"),
+        Meta(description="P2pConnector: transports for KV, the best first; only tcp on the CPU"),
     ] = ("vmm", "tcp")
     kv_socket_folder: Annotated[
         str, Meta(description="P2pConnector: folder that the engines of one node share, for sockets of vmm")
     ] = "/tmp/pd-connector"  # noqa: S108  every engine of the node must find it
     kv_landing_bytes: Annotated[
-        int, Meta(gt=0, description="P2pConnector: memory of a decode engine for KV on its way; of the GPU, unless tcp")
+        int, Meta(gt=0, description="P2pConnector: memory of a decode engine for arriving KV; of the GPU, unless tcp")
     ] = 4 * 1024**3
     kv_staging_bytes: Annotated[
-        int, Meta(gt=0, description="P2pConnector: memory of a prefill engine for KV that is about to leave; likewise")
+        int,
+        Meta(
+            gt=0,
+            description="P2pConnector: memory of a prefill engine for KV that waits to be sent; of the GPU, unless tcp",
+        ),
     ] = 2 * 1024**3
     kv_load_timeout_s: Annotated[
         float,
-        Meta(gt=0, description="P2pConnector: decode waits so long for a sign of its KV, then computes the prompt"),
+        Meta(
+            gt=0,
+            description="P2pConnector: how long decode waits for a sign of its KV before it computes the prompt itself",
+        ),
     ] = 30
     kv_load_failure_policy: Annotated[
         Literal["recompute", "fail"],
-        Meta(description="P2pConnector: what decode does with a prompt whose KV does not come"),
+        Meta(description="P2pConnector: what decode does with a prompt whose KV does not arrive"),
     ] = "recompute"
-    kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory for KV on its way to decode")] = 8e9
+    kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory of decode for arriving KV")] = 8e9
     max_model_len: Annotated[Positive | None, Meta(description="longest prompt plus output, tokens")] = None
     max_num_seqs: Annotated[Positive | None, Meta(description="most requests in one batch")] = None
     max_num_batched_tokens: Annotated[Positive | None, Meta(description="most tokens in one step")] = None
@@ -86,10 +95,10 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
     enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs so")] = False
     guard_model_runner: Annotated[
-        bool, Meta(description="P2pNccl: keep away vLLM's V2 model runner; off only to see what the canary makes of it")
+        bool, Meta(description="P2pNccl: disable vLLM's V2 model runner; off only to see the canary reject its answers")
     ] = True
     engine_api_key: Annotated[
-        str, Meta(description="key that the engine demands, the same as the proxy's; none unless set")
+        str, Meta(description="API key that the engine requires, the same as the proxy's; none if empty")
     ] = ""
     engine_tls_cert_file: Annotated[str, Meta(description="certificate with which the engine speaks HTTPS")] = ""
     engine_tls_key_file: Annotated[str, Meta(description="its private key")] = ""
@@ -142,7 +151,7 @@ class CheckSettings(Ports, frozen=True, kw_only=True):
         float,
         Meta(
             ge=0,
-            description="an engine that computes nothing for so long though requests run is not alive, s; 0: never",
+            description="time after which an engine with running requests that computes nothing counts as dead, s; 0: never",
         ),
     ] = 120.0
 

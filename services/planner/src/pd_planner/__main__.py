@@ -12,7 +12,7 @@ from pd_planner.cli.failure import CommandError
 NOTHING: Final = 2  # exit status: bad options, or nothing to work with
 # What is none of these is a question.
 COMMANDS: Final[dict[str, ModuleType]] = {"calibrate": calibrate, "check": check}
-DESCRIPTION: Final = """Which XpYd for a traffic, or none: every deployment is simulated, in seconds, from a measured profile.
+DESCRIPTION: Final = """Find the XpYd deployment for your traffic, or plain vLLM: every deployment is simulated, in seconds, from a measured profile.
 
 other commands: pd-plan calibrate RUNS (make a profile), pd-plan check PLAN RUNS (compare a plan with what was measured)"""
 

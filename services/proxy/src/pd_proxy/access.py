@@ -56,7 +56,7 @@ class Keys:
             self._keys = read_keys(self._path)
         except OSError as error:
             # Half-written, or gone: those who had a key keep it, and nobody else gets in.
-            logger.warning("the file of keys cannot be read again; the old keys stay", extra={"reason": str(error)})
+            logger.warning("the file of keys cannot be reloaded; the old keys stay valid", extra={"reason": str(error)})
         else:
             logger.info("the file of keys was read again", extra={"keys": len(self._keys)})
 

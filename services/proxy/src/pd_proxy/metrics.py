@@ -103,13 +103,11 @@ class Metrics(Collector):
             "by",
             "reason",
         )
-        self._migrations = self._counter(
-            "migrations", "Streams that were to go on at other engines, by result", "result"
-        )
+        self._migrations = self._counter("migrations", "Streams to be continued at other engines, by result", "result")
         self._canaries = self._counter("canaries", "Canaries of pairs, by verdict", "verdict")
         self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
         self._refused_connections = self._counter(
-            "refused_connections", "Connections that there was no room for, by reason", "reason"
+            "refused_connections", "Connections refused for lack of room, by reason", "reason"
         )
         self._restarts = self._counter(
             "worker_restarts", "Workers that ended and were replaced (PROXY_WORKERS above 1)"
@@ -121,7 +119,7 @@ class Metrics(Collector):
             buckets=BUCKETS,
             registry=self._registry,
         )
-        gauge = Gauge("pd_proxy_kv_owed", "Requests whose KV decode may still have to use up", registry=self._registry)
+        gauge = Gauge("pd_proxy_kv_owed", "Requests whose KV decode may still have to consume", registry=self._registry)
         gauge.set_function(owed)
         # Looked up once, because that costs more than to observe.
         self._by_stage = {name: self._stages.labels(name) for name in STAGES}

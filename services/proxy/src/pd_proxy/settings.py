@@ -50,17 +50,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_port: Annotated[Port, Meta(description="ZMQ port that engines announce themselves to")] = 30001
     bind_host: Annotated[str, Meta(description="numeric address on which clients are served")] = "0.0.0.0"
     discovery_host: Annotated[
-        str, Meta(description="numeric address on which engines are heard; 0.0.0.0 for engines on other hosts")
+        str, Meta(description="numeric address on which the proxy receives pings; 0.0.0.0 for engines on other hosts")
     ] = "127.0.0.1"
     deployment: Annotated[
         str, Meta(max_length=200, description="identity of the deployment; engines of another are not admitted")
     ] = ""
-    ping_key: Annotated[str, Meta(description="key with which engines sign their pings; they need not unless set")] = ""
+    ping_key: Annotated[
+        str, Meta(description="key that engines sign their pings with; unsigned pings are accepted if empty")
+    ] = ""
     ping_key_file: Annotated[str, Meta(description="file that holds this key")] = ""
     unsigned_pings: Annotated[
         bool,
         Meta(
-            description="believe vLLM's own pings, which nobody signs, from the address that they announce; off: never"
+            description="accept vLLM's own, unsigned pings if they come from the address that they announce; off: never"
         ),
     ] = True
     proxy_workers: Annotated[
@@ -70,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kv_connector: Annotated[
         Connector,
         Meta(
-            description="connector of engines that name none; P2pConnector stands for P2pNccl here, whose own pings are such"
+            description="connector of engines whose pings name none; P2pConnector means P2pNccl here, because its own pings name none"
         ),
     ] = Connector.P2P
     log_level: Annotated[str, Meta(description="DEBUG, INFO, WARNING or ERROR")] = "INFO"
@@ -80,7 +82,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="how engines are found: by their pings, or by EndpointSlices and pods of Kubernetes' API"),
     ] = "ping"
     discovery_selector: Annotated[
-        str, Meta(description="labels of these slices and pods, a=b,c=d; beside what the chart labels engines with")
+        str, Meta(description="labels of these slices and pods, a=b,c=d; in addition to the chart's labels of engines")
     ] = ""
     discovery_namespace: Annotated[str, Meta(description="namespace of these; the pod's own unless set")] = ""
     kubernetes_service_host: Annotated[str, Meta(description="the API server; every pod has it set")] = (
@@ -88,7 +90,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     kubernetes_service_port: Annotated[Port, Meta(description="its HTTPS port; every pod has it set")] = 443
     service_account_dir: Annotated[
-        str, Meta(description="folder with token, ca.crt and namespace of the pod's account")
+        str, Meta(description="folder with token, ca.crt and namespace of the pod's service account")
     ] = "/var/run/secrets/kubernetes.io/serviceaccount"
 
     ping_ttl_s: Annotated[Seconds, Meta(description="an engine without a ping for so long is lost, s")] = 10.0
@@ -102,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3
 
     engine_api_key: Annotated[
-        str, Meta(description="key that engines demand, as their ENGINE_API_KEY; clients never see it")
+        str, Meta(description="API key that engines require (their ENGINE_API_KEY); clients never see it")
     ] = ""
     engine_tls: Annotated[
         Literal["off", "on", "any_name"],
@@ -112,21 +114,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "off"
     engine_ca_file: Annotated[
         str,
-        Meta(
-            description="authorities that sign engines' certificates, or a self-signed one itself; the system's unless set"
-        ),
+        Meta(description="certificate authorities of the engines, or a self-signed certificate; the system's if empty"),
     ] = ""
     connect_timeout_s: Annotated[Seconds, Meta(description="time to connect to an engine, s")] = 5.0
     prefill_timeout_s: Annotated[
         Seconds, Meta(description="time a client waits for prefill, its queue included, before it gets 504, s")
     ] = 300.0
     decode_stall_timeout_s: Annotated[
-        Seconds, Meta(description="an engine none of whose streams moved for so long is suspect, s")
+        Seconds, Meta(description="time without progress on any of its streams after which an engine is suspect, s")
     ] = 60.0
     give_up_s: Annotated[
         Seconds,
         Meta(
-            description="a request is given up at an engine that sent nothing of its answer for so long (in one piece: has not ended it), s"
+            description="time after which a request is given up if its engine sends nothing of the answer (not streamed: has not finished it), s"
         ),
     ] = 1800.0
     probe_interval_s: Annotated[Seconds, Meta(description="time between probes of a suspect engine, s")] = 5.0
@@ -134,7 +134,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, description="attempts with other engines after one that failed before the first byte")
     ] = 2
     retry_budget_s: Annotated[
-        float, Meta(ge=0, description="no attempt begins later than this after the request came, s")
+        float, Meta(ge=0, description="no attempt begins later than this after the request arrived, s")
     ] = 60.0
     policy: Annotated[
         Policy, Meta(description="how engines are chosen; prefix_affinity: same prompt beginnings to the same prefill")
@@ -142,7 +142,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     routing: Annotated[
         Routing,
         Meta(
-            description="static: POLICY chooses among the roles that there are; adaptive: engines that do both get roles by their load, to keep TTFT_SLO_MS and TPOT_SLO_MS; local_first: they compute and answer a request unless that would be too slow"
+            description="static: POLICY chooses among engines with fixed roles; adaptive: engines that can do both get roles by load, to meet TTFT_SLO_MS and TPOT_SLO_MS; local_first: such an engine does the whole request unless that would be too slow"
         ),
     ] = Routing.STATIC
     reject: Annotated[
@@ -156,52 +156,51 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     step_profile: Annotated[
         str,
         Meta(
-            description="what steps cost on these engines, for predictions: a profile that `pd-plan calibrate` wrote, by path, or the name of a shipped one"
+            description="step times of these engines, for predictions: the path of a profile that `pd-plan calibrate` wrote, or the name of a shipped one"
         ),
     ] = ""
-    step_margin: Annotated[
-        Seconds, Meta(description="predictions take steps for so many times as long as the profile says")
-    ] = 1.1
+    step_margin: Annotated[Seconds, Meta(description="factor on the step times of the profile, for predictions")] = 1.1
     max_num_batched_tokens: Annotated[
-        int, Meta(ge=1, description="most tokens in one step of an engine, for predictions")
+        int, Meta(ge=1, description="maximum number of tokens in one step of an engine, for predictions")
     ] = 8192
     proxy_replicas: Annotated[
         int,
         Meta(
-            ge=1, description="proxies that share these engines, for predictions: the others are taken to send as much"
+            ge=1,
+            description="number of proxies that share these engines, for predictions: the others are assumed to send as much",
         ),
     ] = 1
     disagg_min_tokens: Annotated[
-        int, Meta(ge=0, description="prompts estimated shorter rather go to a combined engine, if one is ready, tokens")
+        int, Meta(ge=0, description="prompts estimated to be shorter go to a combined engine if one is ready, tokens")
     ] = 0
     max_in_flight: Annotated[
-        int, Meta(ge=0, description="requests served or queued at once, more get 429; 0: no bound")
+        int, Meta(ge=0, description="requests served or queued at once; more get 429; 0: no limit")
     ] = 0
     max_connections_per_client: Annotated[
         int,
         Meta(
             ge=0,
-            description="connections that one address may hold at a time, more get 429; 0: nine tenths of those for which there are descriptors",
+            description="connections per client address; more get 429; 0: nine tenths of the available file descriptors",
         ),
     ] = 0
     first_token: Annotated[
         Writer,
         Meta(
-            description="who writes the first token with P2pConnector; prefill: where the answer stays the same, clients get it before decode has begun"
+            description="who sends the first token with P2pConnector; prefill: before decode has begun, where the answer stays the same"
         ),
     ] = Writer.PREFILL
     decode_asked: Annotated[
         When,
-        Meta(description="when decode hears of a request with P2pConnector; other connectors: always after prefill"),
+        Meta(description="when decode gets a request with P2pConnector; other connectors: always after prefill"),
     ] = When.AT_ONCE
     migrate: Annotated[
         bool,
         Meta(
-            description="greedy streams of an engine that dies go on at others; on: engines are asked for token ids, which costs a little a chunk"
+            description="greedy streams of an engine that dies continue on another; on: engines also send token ids, at a small cost per chunk"
         ),
     ] = False
     kv_in_flight_bytes: Annotated[
-        int, Meta(ge=0, description="KV on its way to one decode engine, bytes; more waits; 0: no bound")
+        int, Meta(ge=0, description="KV on its way to one decode engine, bytes; more waits; 0: no limit")
     ] = 0
     kv_bytes_per_token: Annotated[
         int, Meta(ge=1, description="KV of one prompt token, bytes (131072: Llama 3 8B in 16 bits)")
@@ -210,14 +209,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Seconds, Meta(description="time a request waits for room for its KV before it gets 503, s")
     ] = 30.0
     client_stall_timeout_s: Annotated[
-        Seconds, Meta(description="a stream whose client takes nothing for so long is ended, s")
+        Seconds, Meta(description="time without reading after which a client's stream is ended, s")
     ] = 120.0
     max_answer_bytes: Annotated[
         int,
-        Meta(ge=1, description="largest answer in one piece that is held for a client, bytes; for more it gets 502"),
+        Meta(ge=1, description="largest non-streamed answer, bytes; the client gets 502 for a larger one"),
     ] = 256 * 1024 * 1024
     upload_idle_timeout_s: Annotated[
-        Seconds, Meta(description="a request of whose body nothing came for so long gets 408, s")
+        Seconds, Meta(description="time without a byte of the request body after which the client gets 408, s")
     ] = 60.0
     abort_grace_s: Annotated[
         float,
@@ -225,7 +224,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 2.0
 
     canary: Annotated[
-        bool, Meta(description="a pair gets requests only after it answered a fixed prompt rightly; off: at once")
+        bool, Meta(description="a pair gets requests only after it answered a fixed prompt correctly; off: at once")
     ] = True
     api_keys_file: Annotated[
         str,
@@ -236,26 +235,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ping_networks: Annotated[
         tuple[str, ...], Meta(description="networks (10.0.0.0/8,…) in which engines may announce addresses; empty: any")
     ] = ()
-    admin_key: Annotated[str, Meta(description="key for /admin, sent as a bearer token; empty: nobody may")] = ""
+    admin_key: Annotated[str, Meta(description="key for /admin, sent as a bearer token; empty: /admin is closed")] = ""
 
     cors_origins: Annotated[
         tuple[str, ...],
         Meta(
-            description="origins (https://chat.example) whose pages browsers let call the proxy; *: any; empty: no pages"
+            description="origins (https://chat.example) whose pages may call the proxy from a browser; *: any; empty: none"
         ),
     ] = ()
     passed_headers: Annotated[
         tuple[str, ...],
-        Meta(description="headers of clients' requests that engines see; keys and ids never are among them"),
+        Meta(description="request headers that are passed on to engines; never keys and ids"),
     ] = ("traceparent", "tracestate", "x-session-id", "x-vllm-priority")
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest request body, bytes")] = 32 * 1024 * 1024
-    max_prompts: Annotated[int, Meta(ge=1, description="prompts that one request may hold, more get 400")] = MAX_PROMPTS
+    max_prompts: Annotated[int, Meta(ge=1, description="prompts per request; more get 400")] = MAX_PROMPTS
     max_body_items: Annotated[
         int,
-        Meta(ge=1, description="strings, lists and objects that a request body may hold, names included; more get 400"),
+        Meta(ge=1, description="strings, lists, objects and names per request body; more get 400"),
     ] = MAX_BODY_ITEMS
     image_max_tokens: Annotated[
-        int, Meta(ge=1, description="tokens that the model makes of a large image at most, for estimates")
+        int, Meta(ge=1, description="maximum number of tokens that the model makes of one image, for estimates")
     ] = IMAGE_MAX_TOKENS
     keep_alive_s: Annotated[Seconds, Meta(description="an idle client connection is closed after this, s")] = 65.0
     drain_timeout_s: Annotated[
@@ -267,7 +266,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         self.networks()
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
-                msg = f"CORS_ORIGINS: {origin!r} is no origin, such as https://chat.example or http://localhost:3000"
+                msg = f"CORS_ORIGINS: {origin!r} is not an origin such as https://chat.example or http://localhost:3000"
                 raise ValueError(msg)
         if own := OWN_HEADERS.intersection(self.passed_headers):
             msg = f"PASSED_HEADERS: {min(own)} is the proxy's own business"
@@ -287,16 +286,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return
         asking = "REJECT=slo" if self.routing is Routing.STATIC else f"ROUTING={self.routing}"
         if self.routing is not Routing.STATIC and not (self.ttft_slo_ms and self.tpot_slo_ms):
-            msg = f"{asking} needs TTFT_SLO_MS and TPOT_SLO_MS: what it keeps to"
+            msg = f"{asking} needs TTFT_SLO_MS and TPOT_SLO_MS, the limits to meet"
             raise ValueError(msg)
         if not self.ttft_slo_ms and not self.tpot_slo_ms:
-            msg = f"{asking} needs TTFT_SLO_MS or TPOT_SLO_MS: what it keeps to"
+            msg = f"{asking} needs TTFT_SLO_MS or TPOT_SLO_MS, the limit to meet"
             raise ValueError(msg)
         if not self.step_profile:
-            msg = f"{asking} needs STEP_PROFILE: what steps cost on your GPUs (`pd-plan calibrate`), or a shipped profile: {', '.join(shipped())}"
+            msg = f"{asking} needs STEP_PROFILE: the step times of your GPUs (`pd-plan calibrate`), or a shipped profile: {', '.join(shipped())}"
             raise ValueError(msg)
         if self.proxy_workers > 1:
-            msg = f"{asking} needs PROXY_WORKERS=1: predictions are made from the requests of one process"
+            msg = f"{asking} needs PROXY_WORKERS=1, because predictions need all requests in one process"
             raise ValueError(msg)
         self.costs()
 

@@ -41,7 +41,7 @@ def announced(settings: Settings) -> Settings:
     """
     address = settings.vllm_host_ip or own_address(*first_host(settings.proxy_host, settings.proxy_port))
     if not address:
-        msg = f"PROXY_HOST={settings.proxy_host!r} does not resolve; set it, or say in VLLM_HOST_IP what to announce"
+        msg = f"PROXY_HOST={settings.proxy_host!r} does not resolve; set it, or set VLLM_HOST_IP to the address to announce"
         raise OSError(msg)
     return msgspec.structs.replace(settings, vllm_host_ip=address)
 

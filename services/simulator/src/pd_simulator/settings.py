@@ -32,27 +32,25 @@ class Settings(Member, frozen=True, kw_only=True):
         ),
     ] = "127.0.0.1"
     proxy_port: Annotated[Port, msgspec.Meta(description="Discovery port of the proxy")] = 30001
-    model: Annotated[str, msgspec.Meta(description="Model name to serve; other names give other outputs")] = (
-        "sim-llama3-8b"
-    )
+    model: Annotated[str, msgspec.Meta(description="Model name to serve; the outputs depend on it")] = "sim-llama3-8b"
     kv_connector: Annotated[Connector, msgspec.Meta(description="How KV travels from prefill to decode")] = (
         Connector.P2P
     )
     kv_both: Annotated[
-        bool, msgspec.Meta(description="Combined engines with P2pConnector: hand KV over and take it too")
+        bool, msgspec.Meta(description="Combined engines with P2pConnector both send and receive KV")
     ] = False
     kv_load_timeout_s: Annotated[
         float,
-        msgspec.Meta(description="P2pConnector: seconds until a prompt is computed whose KV did not come", gt=0),
+        msgspec.Meta(
+            description="P2pConnector: seconds after which decode computes a prompt whose KV did not arrive", gt=0
+        ),
     ] = 30.0
     kv_shared_path: Annotated[
         str, msgspec.Meta(description="ExampleConnector: shared folder; empty for one in the temporary folder")
     ] = ""
     kv_lease_s: Annotated[
         float,
-        msgspec.Meta(
-            description="P2pConnector and NixlConnector: seconds until KV that nobody asks for is freed", gt=0
-        ),
+        msgspec.Meta(description="P2pConnector and NixlConnector: seconds until KV that is not fetched is freed", gt=0),
     ] = 30.0
     max_model_len: Annotated[int, msgspec.Meta(description="Most tokens of a prompt and its output", ge=2)] = 8192
     max_num_seqs: Annotated[int, msgspec.Meta(description="Most sequences in a step", ge=1)] = 256

@@ -145,14 +145,14 @@ class Workers:
             try:
                 read, boot = self._answer.get(timeout=CLOCK_TIMEOUT_S)
             except gevent.Timeout:
-                msg = f"worker {client} does not answer: is it of the same version?"
+                msg = f"worker {client} does not answer: does it have the same version?"
                 raise WorkersError(msg) from None
             if boot and boot == boot_id():
                 return _WorkerState(0.0, "")
             samples.append(ClockSample(asked, read, time.monotonic()))
         offset, error = messages.offset(samples)
         return _WorkerState(
-            offset, f"worker {client} has a clock of its own, brought to the master's within {error * 1e3:.2f} ms"
+            offset, f"worker {client} has its own clock, aligned with the master's to within {error * 1e3:.2f} ms"
         )
 
     def _worker(self, msg: Any) -> _WorkerState | None:

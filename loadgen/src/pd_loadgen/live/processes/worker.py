@@ -43,7 +43,7 @@ class Worker:
         try:
             whole = planned(job)
             if whole.hash != msg.data["hash"]:
-                self._fail("makes another schedule of the same options: its version or its files differ")
+                self._fail("makes a different schedule from the same options: its version or its files differ")
                 return
             self._shard = Shard(job, whole, self._write, self._observe, msg.data["shift"])
         except (OSError, ValueError) as error:

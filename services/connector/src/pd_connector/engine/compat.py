@@ -74,7 +74,7 @@ def read(vllm_config: Any, kv_cache_config: Any, model_tag: str) -> Facts:
 
 def _refuse(parallel: Any, kv_cache_config: Any) -> None:
     sizes = {
-        "pipeline_parallel_size": "run the model with tensor parallelism alone",
+        "pipeline_parallel_size": "run the model with tensor parallelism only",
         "data_parallel_size": "start one engine for each copy of the model",
         "decode_context_parallel_size": "leave it at 1",
         "prefill_context_parallel_size": "leave it at 1",

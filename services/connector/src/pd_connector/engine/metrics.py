@@ -5,8 +5,8 @@ from typing import Any, Final
 COUNTERS: Final = {
     "sent_bytes": ("pd_kv_sent_bytes_total", "KV sent to decode engines, by transport.", "transport"),
     "received_bytes": ("pd_kv_received_bytes_total", "KV received from prefill engines, by transport.", "transport"),
-    "sends": ("pd_kv_sends_total", "Keys that this engine computed for others, by what became of them.", "outcome"),
-    "loads": ("pd_kv_loads_total", "Keys that this engine was to load, by what became of them.", "outcome"),
+    "sends": ("pd_kv_sends_total", "Keys that this engine computed for others, by outcome.", "outcome"),
+    "loads": ("pd_kv_loads_total", "Keys that this engine was asked to load, by outcome.", "outcome"),
     "peer_lost": ("pd_kv_peers_lost_total", "Connections to other engines that broke, by their role.", "role"),
     "refused": ("pd_kv_hello_refused_total", "Engines that this one cannot work with, by what differs.", "reason"),
     "fell_back": (

@@ -49,7 +49,7 @@ def up(context: Context, options: argparse.Namespace) -> int:
 
 def _up_containers(context: Context, options: argparse.Namespace) -> int:
     if options.prefill or options.decode or options.combined:
-        msg = "compose profiles have fixed numbers of engines: leave --prefill, --decode and --combined away, or use processes"
+        msg = "compose profiles have fixed numbers of engines: leave out --prefill, --decode and --combined, or use processes"
         raise PlanError(msg)
     stack = Stack(context.root, context.environment)
     profiles = options.profile or [profile_of(options.engine, options.topology, context.settings.kv_connector)]

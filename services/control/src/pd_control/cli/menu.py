@@ -19,7 +19,7 @@ ITEMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "4": ("everything, in the background", ("all",)),
     "5": ("check this machine, test what runs", ("doctor", "status", "smoke")),
     "6": ("show the configuration", ("config",)),
-    "7": ("compare plain vLLM with prefill and decode apart", ("compare",)),
+    "7": ("compare plain vLLM with separate prefill and decode", ("compare",)),
     "8": ("the last lines of every log", ("logs",)),
     "9": ("stop everything", ("down",)),
 }

@@ -97,7 +97,7 @@ ENGINES_DEMO = ("sim", "vllm-cpu")
 
 def parser() -> argparse.ArgumentParser:
     root = Parser(
-        prog="pdctl", description="Start, watch and compare vLLM with prefill and decode apart, and plain vLLM."
+        prog="pdctl", description="Start, watch and compare vLLM with separate prefill and decode, and plain vLLM."
     )
     commands = root.add_subparsers(dest="command", metavar="COMMAND")
     _up(_command(commands, "up", "start a deployment in the background and wait until it serves", _UP))
@@ -108,15 +108,22 @@ def parser() -> argparse.ArgumentParser:
         _one(_command(commands, role.value, f"run one {role} engine in this terminal", example))
     _checked_first(_command(commands, "proxy", "run the proxy in this terminal", _PROXY))
     down = _command(commands, "down", "stop the deployment that runs")
-    down.add_argument("--containers", action="store_true", help="only containers (both are looked for otherwise)")
+    down.add_argument("--containers", action="store_true", help="only containers (default: processes and containers)")
     _command(commands, "status", "what runs: name, role, state, process id or container, port, since when")
     _logs(_command(commands, "logs", "show what processes or containers wrote", _LOGS))
-    _smoke(_command(commands, "smoke", "send a completion, a streamed one and a chat, and say how they went", _SMOKE))
+    _smoke(
+        _command(
+            commands,
+            "smoke",
+            "send a completion, a streamed completion and a chat request, and report the results",
+            _SMOKE,
+        )
+    )
     _doctor(
-        _command(commands, "doctor", "look whether this machine can run the deployment, and say what to do", _DOCTOR)
+        _command(commands, "doctor", "check whether this machine can run the deployment, and give remedies", _DOCTOR)
     )
     _command(commands, "config", "the variables in force, and where each comes from")
-    menu = _command(commands, "menu", "do these things by number, and learn the commands for it")
+    menu = _command(commands, "menu", "a numbered menu that also shows the command of each choice")
     menu.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="what computes (default: vllm)")
     _compare(
         _command(
@@ -128,7 +135,9 @@ def parser() -> argparse.ArgumentParser:
     _compare(demo, ENGINES_DEMO)
     demo.set_defaults(engine="sim", out="results/demo", restart=True)
     # Its options are pd-plan's own: the words behind it are handed on before anything here is parsed.
-    _command(commands, PLAN, "which deployment suits a traffic, before a GPU is bought: simulated, in seconds", _PLAN)
+    _command(
+        commands, PLAN, "find the deployment that suits your traffic before you buy a GPU: simulated, in seconds", _PLAN
+    )
     return root
 
 
@@ -150,12 +159,17 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 
 def _checked_first(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="start in spite of errors that pdctl doctor finds")
+    parser.add_argument("--force", action="store_true", help="start even if pdctl doctor finds errors")
     parser.add_argument("--skip-doctor", action="store_true", help="do not look at the machine first")
 
 
 def _one(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--instance", type=_lines, metavar="N", help="which of the role, from 0 (INSTANCE, else 0)")
+    parser.add_argument(
+        "--instance",
+        type=_lines,
+        metavar="N",
+        help="number of the engine within its role, from 0 (default: INSTANCE, else 0)",
+    )
     parser.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="what computes (default: vllm)")
     _checked_first(parser)
 
@@ -187,7 +201,7 @@ def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
             "--profile",
             action="append",
             metavar="P",
-            help="compose profile in place of the one for topology and engine",
+            help="compose profile to use instead of the one for the topology and engine",
         )
     else:
         parser.set_defaults(containers=False, profile=None)
@@ -197,18 +211,18 @@ def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
         type=_positive,
         default=300.0,
         metavar="S",
-        help="give up when nothing has moved for S seconds (300)",
+        help="give up after S seconds without progress (300)",
     )
 
 
 def _logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="process or container, as `pdctl status` names it; all if left out")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written next (needs a name)")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow the log (needs a name)")
     parser.add_argument("-n", "--lines", type=_lines, default=20, metavar="N", help="lines of each to begin with (20)")
 
 
 def _smoke(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="where to send it; the running deployment's proxy unless given")
+    parser.add_argument("--url", help="address to send to (default: the running deployment's proxy)")
     parser.add_argument("--model", help="the first that is served unless given")
     parser.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="for each request (60)")
 
@@ -216,11 +230,11 @@ def _smoke(parser: argparse.ArgumentParser) -> None:
 def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     what = parser.add_argument_group("what is compared").add_argument
     what("--engine", choices=engines, default="vllm", help="what computes (default: %(default)s)")
-    what("--containers", action="store_true", help="through docker compose; vllm-cpu always is")
+    what("--containers", action="store_true", help="use docker compose; always the case for vllm-cpu")
     what(
         "--gpus",
         metavar="N,…",
-        help="GPUs to use, or how many simulated ones (default: all of this machine; simulated: 2)",
+        help="GPUs to use, or the number of simulated GPUs (default: all of this machine; simulated: 2)",
     )
     what(
         "--deployments",
@@ -229,13 +243,13 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     )
     load = parser.add_argument_group("what is offered").add_argument
     load("--input-output", metavar="I:O,…", help="prompt and answer lengths in tokens, 512:64,2048:128")
-    load("--trace", metavar="FILE", help="arrivals and lengths of a recorded trace, in place of lengths and rates")
+    load("--trace", metavar="FILE", help="recorded trace with arrivals and lengths, instead of lengths and rates")
     load(
         "--rates",
         metavar="R,…",
-        help="requests a second per GPU; 2,8/1,4 for each of two loads; find looks for them (which is the default on GPUs)",
+        help="requests per second per GPU; 2,8/1,4 for two loads; find searches for them (the default on GPUs)",
     )
-    load("--start-rate", type=_positive, metavar="R", help="where finding begins, requests a second per GPU")
+    load("--start-rate", type=_positive, metavar="R", help="first rate of the search, requests per second per GPU")
     load(
         "--duration",
         type=_positive,
@@ -274,7 +288,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     run(
         "--no-report", dest="report", action="store_false", help="only measure; pd-analysis report DIR renders it later"
     )
-    run("--force", action="store_true", help="start in spite of errors that pdctl doctor finds")
+    run("--force", action="store_true", help="start even if pdctl doctor finds errors")
     run(
         "--patience",
         type=_positive,

@@ -92,7 +92,7 @@ def _parse_one(entry: str, engines: int) -> Spec:
             return Spec(combined=count)
     if disagg and int(disagg[1]) and int(disagg[2]):
         return Spec(prefill=int(disagg[1]), decode=int(disagg[2]), connector=_connector(connector, entry))
-    msg = f"{entry!r} is no deployment: write combined, 2c (two plain engines), 1p1d, or 1p3d:nixl with a connector"
+    msg = f"{entry!r} is not a deployment: write combined, 2c (two plain engines), 1p1d, or 1p3d:nixl with a connector"
     raise PlanError(msg)
 
 

@@ -43,7 +43,7 @@ class Results:
         """
         strange = [path.name for path in self.root.glob("*") if not _ours(path)] if self.root.is_dir() else []
         if strange:
-            msg = f"{self.root} holds {strange[0]}, which no comparison wrote: choose another --out"
+            msg = f"{self.root} holds {strange[0]}, which was not written by a comparison: choose another --out"
             raise FolderError(msg)
         try:
             if restart and self.root.is_dir():
@@ -55,7 +55,7 @@ class Results:
             self._refuse_other(identity)
             write_json(self.root / IDENTITY, dict(identity))
         except OSError as error:
-            msg = f"{self.root} cannot be written ({error.strerror}): choose another --out, or give it to yourself with chown"
+            msg = f"{self.root} cannot be written ({error.strerror}): choose another --out, or make it yours with chown"
             raise FolderError(msg) from error
 
     def _refuse_other(self, identity: Mapping[str, str]) -> None:

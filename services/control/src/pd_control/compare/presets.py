@@ -56,7 +56,7 @@ DEMO: Final = {
 }
 
 TITLES: Final = {
-    "vllm": "Prefill and decode apart against plain vLLM",
-    "sim": "Prefill and decode apart against plain vLLM (SIMULATED)",
-    "vllm-cpu": "Prefill and decode apart against plain vLLM, on the CPU",
+    "vllm": "Separate prefill and decode against plain vLLM",
+    "sim": "Separate prefill and decode against plain vLLM (SIMULATED)",
+    "vllm-cpu": "Separate prefill and decode against plain vLLM, on the CPU",
 }

@@ -46,7 +46,7 @@ def comparison(
     """
     room = len(gpus) // size
     if room < 1:
-        msg = f"{len(gpus)} GPUs make no engine of TENSOR_PARALLEL_SIZE={size}: give more GPUs (--gpus) or lower it"
+        msg = f"{len(gpus)} GPUs are too few for an engine of TENSOR_PARALLEL_SIZE={size}: give more GPUs (--gpus) or lower it"
         raise PlanError(msg)
     asked = Comparison(
         engine=given.engine,
@@ -96,7 +96,7 @@ def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -
         common={**common, **more},
     )
     if found.searches and not goodput:
-        msg = 'rates can only be found against limits: give --goodput, for example "ttft:500 tpot:20", or --rates'
+        msg = 'a search for rates needs limits: give --goodput, for example "ttft:500 tpot:20", or --rates'
         raise PlanError(msg)
     return found
 
@@ -145,7 +145,7 @@ def _try_points(asked: Comparison) -> None:
     for load in asked.offer.loads:
         for mode in asked.offer.modes:
             if mode != SERVE and not load.paced:
-                msg = f"--modes {mode} needs lengths: use --input-output in place of --trace"
+                msg = f"--modes {mode} needs lengths: use --input-output instead of --trace"
                 raise PlanError(msg)
             rate = 1.0 if load.paced and mode == SERVE else None
             point = Point(load=load, mode=mode, rate_per_gpu=rate, duration_s=1.0)

@@ -72,7 +72,7 @@ class Runner:
                 self._deployment(spec)
             except TimeUp:
                 self.tally.time_up = True
-                self._miss(spec.label, "the time of --stop-after was up; the same command goes on from here")
+                self._miss(spec.label, "the time of --stop-after is over; the same command continues from here")
             except (StartError, ContainerError) as error:
                 self._work.context.terminal.error(str(error), error.lines)
                 self._miss(spec.label, str(error))
@@ -202,7 +202,7 @@ class _Deployment:
         if status == STOPPED:
             raise KeyboardInterrupt
         if status not in (COMPLETE, CLIENT_LATE, FAILED):
-            msg = f"{name}: pd-loadgen refused its options or did not reach the proxy (exit status {status})"
+            msg = f"{name}: pd-loadgen rejected its options or could not reach the proxy (exit status {status})"
             raise StartError(msg)
         self._tally.measured += 1
         if status == CLIENT_LATE:

@@ -87,7 +87,7 @@ class Stack:
             container.name for container in self.containers() if container.role and container.service not in wanted
         ]
         if others:
-            msg = f"{', '.join(others)} of another profile already runs: `pdctl down` first"
+            msg = f"{', '.join(others)} of another profile is already running: run `pdctl down` first"
             raise ContainerError(msg)
         services = sorted(wanted.difference(leave_out)) if leave_out else []
         self._compose(profiles, "up", "--detach", "--build", "--remove-orphans", *services)

@@ -62,12 +62,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "gpu-tenant": Entry(
         _WARNING,
-        "another process uses the GPU: times and power are not this deployment's alone",
+        "another process uses the GPU: times and power include its work",
         "end it, or take other GPUs, before anything is measured",
     ),
     "gpu-mig": Entry(
         _ERROR,
-        "MIG is on: its instances have no P2P, and an index names no whole GPU",
+        "MIG is on: its instances have no P2P, and an index does not name a whole GPU",
         "nvidia-smi -i INDEX -mig 0, or other GPUs",
     ),
     "gpu-unlike": Entry(
@@ -77,7 +77,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "gpu-throttled": Entry(
         _WARNING,
-        "heat, a power brake or the hardware holds clocks down now",
+        "clocks are reduced now because of heat, a power brake or the hardware",
         "look at cooling and power supply (nvidia-smi -q -d PERFORMANCE); measure later",
     ),
     "gpu-capped": Entry(
@@ -112,7 +112,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "nccl-p2p-off": Entry(
         _WARNING,
-        "an NCCL variable switches P2P off: NVLink lies idle",
+        "an NCCL variable switches P2P off, so NVLink is not used",
         "unset NCCL_P2P_DISABLE, and NCCL_P2P_LEVEL=LOC",
     ),
     "nccl-no-way": Entry(
@@ -122,13 +122,13 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "nccl-cumem": Entry(
         _WARNING,
-        "NCCL_CUMEM_ENABLE=0: P2pNcclConnector sets it to 1 for its own connections, everything else in the engine obeys",
+        "NCCL_CUMEM_ENABLE=0 affects the whole engine except P2pNcclConnector's connections, which set it to 1",
         "unset NCCL_CUMEM_ENABLE",
     ),
     "interface": Entry(
         _ERROR,
-        "a variable names a network interface or RDMA device that this host has not",
-        "ip -br addr and ls /sys/class/infiniband list what there is",
+        "a variable names a network interface or RDMA device that this host does not have",
+        "ip -br addr and ls /sys/class/infiniband list the available ones",
     ),
     "shm": Entry(
         _ERROR,
@@ -142,8 +142,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "host-memory": Entry(
         _WARNING,
-        "little host memory for so many engines: each takes some GiB, and P2pNcclConnector pins 1 GiB more",
-        "fewer engines, or a larger memory limit",
+        "too little host memory for this many engines: each takes some GiB, and P2pNcclConnector pins 1 GiB more",
+        "use use fewer engines, or a larger memory limit",
     ),
     "memlock": Entry(
         _WARNING,
@@ -157,7 +157,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "port-ephemeral": Entry(
         _WARNING,
-        "a port lies where the kernel takes ports for outgoing connections, so it may be taken by chance",
+        "a port lies in the kernel's range for outgoing connections, so it may be taken by chance",
         "a port below net.ipv4.ip_local_port_range",
     ),
     "proxy-host": Entry(
@@ -172,12 +172,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "address-foreign": Entry(
         _ERROR,
-        "VLLM_HOST_IP is no address of this host: the engine cannot bind it",
+        "VLLM_HOST_IP is not an address of this host: the engine cannot bind it",
         "one of the addresses that ip -br addr lists",
     ),
     "vllm-missing": Entry(
         _ERROR,
-        "ENGINE_PYTHON has no vLLM, or is not there",
+        "ENGINE_PYTHON has no vLLM, or does not exist",
         "set ENGINE_PYTHON to one that has, or use --containers, or --engine sim",
     ),
     "engine-refused": Entry(
@@ -192,12 +192,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "model-absent": Entry(
         _ERROR,
-        "MODEL is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
+        "MODEL is not on this machine, and HF_HUB_OFFLINE forbids fetching it",
         "set MODEL to a directory, or unset HF_HUB_OFFLINE",
     ),
     "model-path": Entry(
         _ERROR,
-        "MODEL is a path, and there is no model: no directory, no config.json, or one that cannot be read",
+        "MODEL is a path without a model: no directory, no config.json, or an unreadable one",
         "set MODEL to a directory with config.json, a tokenizer and weights, or to a Hugging Face name",
     ),
     "model-weights": Entry(
@@ -207,8 +207,8 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "model-dummy": Entry(
         _WARNING,
-        "LOAD_FORMAT=dummy: answers hardly depend on the KV, so neither canary nor smoke can tell whether it arrives",
-        "good for measuring; for correctness use weights (python3 -m pd_engine.tiny_model makes some)",
+        "LOAD_FORMAT=dummy: answers hardly depend on the KV, so neither the canary nor pdctl smoke can tell whether it arrives",
+        "fine for measuring; to check correctness use real weights (python3 -m pd_engine.tiny_model makes some)",
     ),
     "model-tokenizer": Entry(
         _ERROR,
@@ -217,12 +217,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "model-vocabulary": Entry(
         _ERROR,
-        "the tokenizer knows ids for which the model has no row; the first such token ends the engine",
-        "the tokenizer that belongs to the model",
+        "the tokenizer has ids beyond the model's vocabulary; the first such token ends the engine",
+        "use use the tokenizer that belongs to the model",
     ),
     "model-length": Entry(
         _ERROR,
-        "MAX_MODEL_LEN is longer than the model was made for; vLLM refuses it",
+        "MAX_MODEL_LEN is longer than the model supports; vLLM refuses it",
         "a smaller MAX_MODEL_LEN",
     ),
     "model-heads": Entry(

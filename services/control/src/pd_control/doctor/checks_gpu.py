@@ -115,4 +115,4 @@ def _way(link: Link, subject: str, nvlinks: int) -> Finding:
         return found("nvlink", subject, f"P2P over PCIe{path}")
     if link.nvlink:
         return well("nvlink", subject, f"P2P over NVLink, {nvlinks} links" if nvlinks else "P2P over NVLink")
-    return well("p2p", subject, f"NVML does not tell how they reach each other{path}")
+    return well("p2p", subject, f"NVML does not tell how they are connected{path}")

@@ -104,7 +104,7 @@ def refuse_second(context: Context, planned: Plan) -> State | None:
     wanted = planned.topology, planned.engine, planned.shape, url_of(planned)
     if (state.topology, state.engine, state.shape, state.url) != wanted:
         msg = (
-            f"{what} already runs at {state.url}: `pdctl down` first, or give this one ports and a STATE_DIR of its own"
+            f"{what} already runs at {state.url}: run `pdctl down` first, or give this one its own ports and STATE_DIR"
         )
         raise StateError(msg)
     return state

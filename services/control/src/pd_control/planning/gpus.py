@@ -93,6 +93,6 @@ def _refuse_doubles(allocation: Mapping[Role, Sequence[Sequence[int]]]) -> None:
             for gpu in gpus:
                 name = f"{role}-{number}"
                 if gpu in used:
-                    msg = f"GPU {gpu} is given to both {used[gpu]} and {name}: set PREFILL_GPUS and DECODE_GPUS apart"
+                    msg = f"GPU {gpu} is given to both {used[gpu]} and {name}: set PREFILL_GPUS and DECODE_GPUS separately"
                     raise PlanError(msg)
                 used[gpu] = name

@@ -81,7 +81,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError) as error:
-            msg = f"{path} cannot be read ({error}): if nothing of pdstack runs any more, remove it"
+            msg = f"{path} cannot be read ({error}): if no part of pdstack is running, remove it"
             raise StateError(msg) from error
 
     def save(self, state: State) -> None:

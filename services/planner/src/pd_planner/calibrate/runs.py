@@ -116,7 +116,7 @@ def _refusal(run: Run) -> str:
         (not roles, "its manifest names no engine"),
         (Role.COMBINED in roles and len(roles) > 1, "plain engines beside prefill and decode"),
         (roles in ({Role.PREFILL}, {Role.DECODE}), f"only {', '.join(roles)} engines"),
-        (cached > _MOST_CACHED, f"{cached:.0%} of its prompt tokens came from a prefix cache; measure with prompts of their own"),
+        (cached > _MOST_CACHED, f"{cached:.0%} of its prompt tokens came from a prefix cache; measure with prompts that share no prefix"),
         (len(run.requests.served) < 2, "fewer than two requests were served"),
     )  # fmt: skip
     return next((sentence for applies, sentence in reasons if applies), "")

@@ -21,7 +21,7 @@ def profile_text(calibration: Calibration, description: str, command: str) -> st
     head = [
         f"# Written by `{command}`",
         f"# from {found.runs} runs with {found.requests:,} requests." if found else "",
-        "# How far it is off where it did not look: [provenance.held_out]; how well its numbers are known: [spread].",
+        "# Its error on runs that it was not fitted to: [provenance.held_out]; how well its numbers are known: [spread].",
     ]
     told = msgspec.structs.replace(calibration.profile, description=description)
     return "\n".join(filter(None, head)) + "\n\n" + toml_text(told)
@@ -102,7 +102,7 @@ def _numbers(calibration: Calibration) -> Iterator[str]:
 
 
 def _runs(compared: Sequence[Compared]) -> Iterator[str]:
-    yield "| deployment | tokens | rate a GPU | n | " + " | ".join(f"{name} | sim." for name in _COLUMNS) + " |"
+    yield "| deployment | tokens | rate per GPU | n | " + " | ".join(f"{name} | sim." for name in _COLUMNS) + " |"
     yield "| :--- | :--- | ---: | ---: |" + " ---: |" * (2 * len(_COLUMNS))
     for each in sorted(compared, key=lambda one: (one.run.label, one.run.sizes, one.run.per_gpu, one.run.seed)):
         run = each.run

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--board", default="", metavar="NAME", help="the board's name (default: what the recordings say)"
     )
     parser.add_argument("--description", default="", metavar="TEXT", help="a sentence about the profile")
-    profiles.add_arguments(parser, "what stands for what the runs do not tell")
+    profiles.add_arguments(parser, "profile for the values that the runs do not show")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -53,14 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--goodput",
         nargs="+",
         metavar="METRIC:MS",
-        help=f'milliseconds that requests should keep, of ttft, tpot and e2el (default "{LIMITS}")',
+        help=f'limits of ttft, tpot and e2el in milliseconds (default "{LIMITS}")',
     )
     add(
         "--attainment",
         type=share,
         default=0.9,
         metavar="X",
-        help="share of requests that must keep them (default 0.9)",
+        help="share of requests that must meet them (default 0.9)",
     )
     add = parser.add_argument_group("deployment").add_argument
     add(
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=CELL,
         metavar="N",
-        help=f"engines that hand over to each other, at most (default {CELL}, at most 16)",
+        help=f"maximum number of engines that hand over to each other (default {CELL}, at most 16)",
     )
     add("--tensor-parallel", type=count, default=1, metavar="N", help="GPUs per engine (default 1)")
     add("--kv-tokens", type=count, metavar="N", help="room of an engine's KV cache in tokens (default: the profile's)")
@@ -95,10 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--prefix-caching",
         action="store_true",
-        help="engines reuse KV of equal prompt beginnings, where the traffic names them",
+        help="engines reuse KV of shared prompt prefixes, where the traffic names them",
     )
     add = parser.add_argument_group("answer").add_argument
-    add("--objective", choices=[each.value for each in Objective], metavar="O", help="gpus: the fewest (default with --rate); goodput: the most of it (default without); energy: the least a token")  # fmt: skip
+    add("--objective", choices=[each.value for each in Objective], metavar="O", help="gpus: the fewest GPUs (default with --rate); goodput: the most goodput (default without); energy: the least energy per token")  # fmt: skip
     add(
         "--headroom",
         type=percent,
@@ -110,14 +110,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--any-topology",
         action="store_true",
-        help="rank deployments that nobody measured the like of as if somebody had",
+        help="rank deployments of unmeasured topologies like measured ones",
     )
     add(
         "--draws",
         type=count,
         default=DRAWS,
         metavar="N",
-        help=f"times that the answer is tried with other numbers (default {DRAWS})",
+        help=f"number of draws with other numbers (default {DRAWS})",
     )
     add(
         "--out",

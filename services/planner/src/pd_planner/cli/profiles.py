@@ -40,13 +40,13 @@ def chosen(options: argparse.Namespace) -> Profile:
                 f"--tensor-parallel {boards}: this profile is of one GPU per engine; --model with --gpu computes one of {boards}"
             )
         if options.gpu is not None:
-            raise CommandError("--gpu needs --model, whose shape says what the board has to do")
+            raise CommandError("--gpu needs --model, whose shape determines the work")
         try:
             return load_profile(options.profile or DEFAULT)
         except ProfileError as error:
             raise CommandError(str(error)) from error
     if options.profile is not None:
-        raise CommandError("--profile and --model exclude each other: a profile is of one model already")
+        raise CommandError("--profile and --model exclude each other: a profile is already for one model")
     board = board_of(options.gpu or "")
     if board is None:
         names = ", ".join(known.name.removeprefix("NVIDIA ") for known in BOARDS)

@@ -33,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rate",
         type=positive,
         metavar="R",
-        help="requests a second that are to be served; without it: as many as the GPUs carry",
+        help="requests per second to serve (default: as many as the GPUs carry)",
     )
     add(
         "--trace",
         metavar="FILE",
-        help="recorded traffic, with times and lengths of its own: Mooncake, BurstGPT or Azure",
+        help="recorded traffic with its times and lengths: Mooncake, BurstGPT or Azure",
     )
     add("--speed", type=positive, metavar="X", help="with --trace: 2 replays it twice as fast")
     known = {field.name: field for field in fields(Options)}
@@ -71,7 +71,7 @@ def chosen(given: argparse.Namespace) -> Traffic:
     if given.trace is not None:
         return _traffic(_of_trace(given, values), wanted=None, recorded=True, name=given.trace)
     if given.speed is not None:
-        raise CommandError("--speed needs --trace: lengths have no times of their own; --rate says how often they come")
+        raise CommandError("--speed needs --trace: lengths have no times; give their rate with --rate")
     drawn = {**values, "rate": "1", "duration": str(REQUESTS)}
     lengths = (
         values.get("dataset_path")

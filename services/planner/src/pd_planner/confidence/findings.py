@@ -50,7 +50,7 @@ def find(question: Question, draws: int, *, maps: bool, say: Callable[[str], Non
     judged = verdict(drawn, question.objective)
     if not maps or judged.plain is None or judged.apart is None:
         return Findings(question, found, drawn, judged)
-    say("where it flips: prompt and answer lengths, rates")
+    say("break-even over prompt lengths, answer lengths and rates")
     flips = break_even(question.setting, judged.apart.choice.fleet.candidate)
     curves = over_rates(question.setting, [judged.plain.choice.fleet, judged.apart.choice.fleet])
     return Findings(question, found, drawn, judged, flips, curves)

@@ -50,9 +50,7 @@ def env_text(plan: PlanFile) -> str:
         f"# {deployment.label}, planned by pd-plan on {plan.created}: pdctl {'all' if deployment.prefills else 'all combined'}"
     ]
     if deployment.prefills and deployment.cells > 1:
-        lines.append(
-            f"# One of {deployment.cells} cells; each has a proxy of its own, and the load is shared among them."
-        )
+        lines.append(f"# One of {deployment.cells} cells; each has its own proxy, and the load is shared among them.")
     lines += [f"{name}={value}" for name, value in variables(plan).items()]
     return "\n".join(lines) + "\n"
 

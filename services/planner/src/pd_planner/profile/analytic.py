@@ -39,7 +39,7 @@ def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
         needed = -(-shape.weights_bytes // (USED * board.memory_bytes - shape.kv_bytes * 4096))
         msg = (
             f"{shape.name} has {shape.weights_bytes / 1e9:.0f} GB of weights and {board.name} {board.memory_bytes / 1e9:.0f} GB of memory: "
-            f"give an engine several boards, --tensor-parallel {max(2, int(needed))} or more"
+            f"use several GPUs per engine, --tensor-parallel {max(2, int(needed))} or more"
         )
         raise ShapeError(msg)
     speed = boards * (TOGETHER if boards > 1 else 1.0) / 1e3

@@ -44,13 +44,13 @@ def _wanted(found: Findings) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
     if found.flips:
         yield (
             "break_even",
-            "Prefill and decode apart against plain, over prompt and answer lengths",
+            "Separate prefill and decode against plain vLLM, over prompt and answer lengths",
             lambda: flips(found),
         )
     if found.curves:
         yield "rates", "Latency and energy against the rate per GPU", lambda: rates(found)
     if found.has_front:
-        yield "pareto", "Deployments that no other beats in GPUs, joules and first token", lambda: pareto(found)
+        yield "pareto", "Deployments that no other beats in GPUs, energy and first token", lambda: pareto(found)
 
 
 def capacity(found: Findings) -> Figure:
@@ -87,7 +87,7 @@ def flips(found: Findings) -> Figure:
     engines = like.prefills + like.others if like else 0
     figure = style.canvas(
         f"Where {engines} engines apart{connector} carry more than {engines} plain ones",
-        "Apart ÷ plain within the same limits, each with its best split. Green: apart carries more, blue: plain; pale: cannot be told apart",
+        "Disaggregated ÷ plain capacity within the same limits, with the best split. Green: disaggregated carries more, blue: plain does; pale: no clear difference",
         3.4,
         simulated=True,
         left=1.0,

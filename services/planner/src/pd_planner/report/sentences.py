@@ -47,7 +47,7 @@ def _comparison(judged: Verdict) -> Iterator[str]:
     count = f"{apart} comes out ahead of {plain} in {judged.ahead} of {judged.draws} draws"
     ratio = f"{number(judged.ratio)} times its {what} in the median"
     if judged.outcome is Outcome.UNCLEAR:
-        yield f"Whether prefill and decode should be apart cannot be told: {count}, with {ratio}."
+        yield f"It is unclear whether prefill and decode should be separate: {count}, with {ratio}."
     else:
         yield f"{count}, with {ratio}."
 
@@ -69,14 +69,14 @@ def _of_profile(found: Findings) -> Iterator[str]:
     profile = found.question.setting.profile
     known = profile.provenance
     if known is None:
-        yield f"Nothing is known of where this profile comes from ({profile.description}); take its numbers for ±25 %."
+        yield f"The origin of this profile is unknown ({profile.description}); take its numbers for ±25 %."
     elif known.kind == "analytic":
         yield (
-            "ANALYTIC: computed from the model's shape and the board's data sheet, ±25 %; nobody measured it. Measure one plain "
+            "ANALYTIC: computed from the model's shape and the board's data sheet, ±25 %; not measured. Measure one plain "
             "engine and one pair, and make a profile with pd-plan calibrate."
         )
     elif known.kind == "simulated":
-        yield "The profile was fitted to simulated engines: it says nothing about a GPU."
+        yield "The profile was fitted to simulated engines: it tells nothing about a GPU."
 
 
 def _of_topology(found: Findings) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _of_traffic(found: Findings) -> Iterator[str]:
     if known and known.prompt_tokens and longest > _BEYOND * known.prompt_tokens[1]:
         yield f"Prompts have up to {longest:,} tokens, and the profile was fitted to {known.prompt_tokens[0]:,} to {known.prompt_tokens[1]:,}."
     if traffic.shared and not found.question.setting.prefix_caching:
-        yield "Prompts of this traffic begin alike, and prefix caching is off; --prefix-caching plans with it."
+        yield "Prompts of this traffic share prefixes, and prefix caching is off; --prefix-caching plans with it."
 
 
 def _of_memory(found: Findings) -> Iterator[str]:
@@ -138,7 +138,7 @@ def held_out_words(found: Findings) -> str:
     """How well the profile was held out."""
     known = found.question.setting.profile.provenance
     if known is None or not known.held_out:
-        return "How far this profile is off on runs that it did not see is not known."
+        return "The error of this profile on runs that it was not fitted to is unknown."
     parts = []
     for name, words in (
         ("capacity", "capacity"),

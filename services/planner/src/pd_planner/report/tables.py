@@ -93,7 +93,7 @@ def flips(found: Findings) -> Table:
     at = {(point.prompt, point.output): point for point in found.flips}
     rows = [[f"{prompt:,}", *(_ratio(at[prompt, output].ratio) for output in outputs)] for prompt in prompts]
     return table(
-        "Prefill and decode apart ÷ plain, capacity per GPU",
+        "Disaggregated ÷ plain, capacity per GPU",
         ("prompt tokens", *(f"→ {output:,}" for output in outputs)),
         rows,
         {0},

@@ -43,7 +43,7 @@ class Question:
         headroom: share of the capacity that stays free at that rate.
         power_cap_w: watts of all boards at that rate, at most.
         cell: engines that serve each other, at most.
-        any_topology: rank deployments that nobody measured the like of as if somebody had.
+        any_topology: rank deployments of unmeasured topologies like measured ones.
         p2p: when decode hears of a request with P2pConnector, and who writes the first token.
     """
 

@@ -69,7 +69,7 @@ def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None,
     found = outlined.requests
     span = found[-1].offset - found[0].offset
     if len(found) < 2 or span <= 0:
-        msg = f"{name} has {len(found)} request{'s' * (len(found) != 1)} at one moment: a plan needs requests with times of their own"
+        msg = f"{name} has {len(found)} request{'s' * (len(found) != 1)} at one moment: a plan needs requests with different arrival times"
         raise TrafficError(msg)
     start = found[0].offset
     load = Load.of(

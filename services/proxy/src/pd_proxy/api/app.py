@@ -145,7 +145,7 @@ async def refuse_two_lengths() -> None:
         AmbiguousLengthError: for such a request.
     """
     if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
-        raise AmbiguousLengthError("a request has either a Content-Length or a Transfer-Encoding")
+        raise AmbiguousLengthError("a request must have either Content-Length or Transfer-Encoding, not both")
 
 
 async def answer_preflight(origins: Sequence[str]) -> Response | None:

@@ -86,7 +86,7 @@ class Generating:
         Raises:
             NoSuchResponseError: always, because the proxy has engines store none.
         """
-        raise NoSuchResponseError("no response is stored here: send what came before in `input`")
+        raise NoSuchResponseError("responses are not stored here: send the earlier turns in `input`")
 
 
 class Showing:

@@ -41,4 +41,4 @@ class Deadlines:
         error = StalledError(f"{instance.name} sent nothing of an answer for {limit:g} s")
         ended = self._context.flights.abort_overdue(instance, now - limit, error)
         if ended:
-            logger.warning("requests ended that an engine does not answer", extra={"requests": ended})
+            logger.warning("requests ended because their engine does not answer", extra={"requests": ended})

@@ -100,7 +100,7 @@ class Watchdog:
         """A doubtful one: a probe that succeeds is progress; one that fails at this very engine is the evidence."""
         limit = self.limit(instance)
         if await self._probe(instance, limit) is Outcome.FAILED:
-            self._context.suspect(instance, f"neither its requests nor a probe moved for {limit:g} s")
+            self._context.suspect(instance, f"neither its requests nor a probe made progress for {limit:g} s")
 
     async def _probe(self, instance: Instance, timeout_s: float) -> "Outcome":
         """Send one tiny request through the instance, with a partner if it needs one."""

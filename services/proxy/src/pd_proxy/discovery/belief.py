@@ -96,7 +96,7 @@ class Believer(msgspec.Struct, frozen=True, kw_only=True):
         for address in (ping.http_address, ping.zmq_address):
             host = address.rpartition(":")[0]
             if host != peer and not (_is_loopback(peer) and self.is_own(host)):
-                raise PingRefusedError("sender", "is not signed, and announces another address than it comes from")
+                raise PingRefusedError("sender", "is not signed, and announces an address other than its sender's")
 
     def _check_addresses(self, ping: Ping) -> None:
         for address in (ping.http_address, ping.zmq_address):

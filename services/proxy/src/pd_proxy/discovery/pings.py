@@ -136,7 +136,7 @@ class Discovery:
 
     def _said(self, frames: Sequence[zmq.Frame]) -> Announcement:
         if len(frames) != 2:
-            raise PingRefusedError("frames", f"{len(frames)} frames instead of an identity and a ping")
+            raise PingRefusedError("frames", f"{len(frames)} frames instead of two (an identity and a ping)")
         identity, payload = frames
         return self._believer.judge(identity.bytes, payload.bytes, sender(payload), time.time())
 

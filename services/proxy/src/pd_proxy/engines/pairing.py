@@ -154,7 +154,7 @@ def _candidates(able: Sequence[Instance], needs: Needs) -> tuple[str | None, Seq
     if needs.combined_only is not None:
         return needs.combined_only, ()
     if not needs.told:
-        refusal = "answers to a batch do not say what KV is handed over, as NixlConnector and P2pConnector need it"
+        refusal = "answers to a batch do not name the KV to hand over, which NixlConnector and P2pConnector need"
         return refusal, [i for i in able if i.connector not in TOLD_BY_PREFILL]
     if needs.sequences == 1:
         return None, able

@@ -340,7 +340,9 @@ class Registry:
         mates = [entry for entry in strangers if entry.peer == peer]
         if not trusted and len(mates) >= CAPACITY_A_PEER:
             return [
-                self._forget(_first(mates, f"{CAPACITY_A_PEER} engines that sign nothing are known at this address"))
+                self._forget(
+                    _first(mates, f"{CAPACITY_A_PEER} engines that send unsigned pings are known at this address")
+                )
             ]
         if len(self._entries) < self._capacity:
             return []

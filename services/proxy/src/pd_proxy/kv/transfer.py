@@ -236,7 +236,7 @@ def _keyed(
 
     def receive(answer: bytes) -> HandOver:
         if _named(answer) != key:
-            raise BrokenReplyError("prefill's answer does not name the KV that it was asked for")
+            raise BrokenReplyError("prefill's answer does not name the requested KV")
         source = {**told, "pd": {"key": key, "from": prefill.zmq_address}}
         return HandOver(endpoint, uuid, headers, {**fields, KV_PARAMS: encoded(source)}, pushed=False)
 

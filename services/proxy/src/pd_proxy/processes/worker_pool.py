@@ -243,5 +243,5 @@ class WorkerPool:
             for worker in self._workers:
                 patience_s = SILENT_S if worker.ready.is_set() else START_S
                 if worker.channel is not None and now - worker.heard_at > patience_s:
-                    logger.error("worker does not answer and is killed", extra={"worker": worker.number})
+                    logger.error("worker does not respond and is killed", extra={"worker": worker.number})
                     worker.kill()

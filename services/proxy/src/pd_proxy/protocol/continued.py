@@ -140,10 +140,10 @@ class PartRewriter(StreamRewriter):
     def _check(self, fields: dict[str, Raw]) -> None:
         """Before anything of this engine went to the client, somebody else may still go on instead."""
         if "error" in fields:
-            raise NotContinuedError("the engine that was to go on reports an error")
+            raise NotContinuedError("the engine that should continue the stream reports an error")
         for choice in choices_of(fields):
             if str(value_of(choice, "stop_reason") or "").startswith(STOP_REASON):
-                raise NotContinuedError("the engine that was to go on got no token to go on from")
+                raise NotContinuedError("the engine that should continue the stream got no token to continue from")
         created = b'"created":' + bytes(fields.get("created", self._begun.created))
         if not self._renamed and created != b'"created":' + self._begun.created:
             self.secret, self.put = created, b'"created":' + self._begun.created

@@ -44,7 +44,7 @@ def _generate(fields: dict[str, Raw]) -> tuple[int, str | None]:
     if sampling is None:
         raise BadRequestError(f"you must provide `{SAMPLING}`, an object", param=SAMPLING)
     if present(fields, "features"):
-        return 1, "`features` may name items that only the engine has which rendered them"
+        return 1, "`features` may name items that only the engine that rendered them has"
     for name in ("prompt_logprobs", "prompt_logprob_token_ids"):
         if present(sampling, name):
             return 1, f"`{name}` are computed by prefill, and decode cannot report them"
@@ -64,10 +64,11 @@ READERS: Final = {
 def _check_stores_nothing(fields: Fields) -> None:
     if value(fields, "background", bool):
         raise NotStoredError(
-            "`background` is not served: no response is stored here that you could ask for", param="background"
+            "`background` is not served: responses are not stored here, so you could not retrieve it",
+            param="background",
         )
     if present(fields, "previous_response_id"):
-        reason = "no response is stored here: send what came before in `input`"
+        reason = "responses are not stored here: send the earlier turns in `input`"
         raise NotStoredError(f"`previous_response_id` is not served, because {reason}", param="previous_response_id")
 
 
@@ -76,7 +77,7 @@ def _engines_own(fields: Fields) -> str | None:
     kinds = _tool_kinds(fields)
     if kinds - CLIENT_TOOLS:
         names = ", ".join(f"`{kind[:50]}`" for kind in sorted(kinds - CLIENT_TOOLS))
-        return f"tools that the engine runs ({names}) begin generations of which prefill has handed over no KV"
+        return f"tools that the engine runs ({names}) start generations whose KV prefill has not handed over"
     return None
 
 
@@ -88,7 +89,7 @@ def cut_by_limit(fields: Fields) -> str | None:
         "truncation": value(fields, "truncation", str) not in (None, "disabled"),
     }.items():
         if cut:
-            return f"`{name}` cuts the prompt by the limit of output tokens, and prefill has another one than decode"
+            return f"`{name}` cuts the prompt by the limit of output tokens, which differs between prefill and decode"
     return None
 
 
@@ -111,7 +112,7 @@ def _combined_only(fields: Fields) -> str | None:
     if value(fields, "use_beam_search", bool) or (best_of is not None and best_of > 1):
         return "beam search (`use_beam_search`, `best_of` above 1) branches after prefill has handed over its KV"
     if present(fields, "suffix") and bytes(fields["suffix"]) != b'""':
-        return "`suffix` is not supported with prefill and decode apart"
+        return "`suffix` is not supported with prefill and decode on separate engines"
     if present(fields, "prompt_embeds"):
-        return "`prompt_embeds` have no token ids by which KV could be handed over"
+        return "`prompt_embeds` have no token ids, which the KV hand-off needs"
     return None

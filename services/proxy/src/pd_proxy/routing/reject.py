@@ -53,7 +53,7 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
         text = f"the first token would come after {ttft:.0f} ms, and TTFT_SLO_MS is {objectives.ttft:g}"
         return Prediction(ttft, tpot, text, _retry_s(ttft - TTFT_SHARE * objectives.ttft))
     if tpot > TPOT_SHARE * objectives.tpot:
-        text = f"each token would take {tpot:.1f} ms on the engine with the most room, and TPOT_SLO_MS is {objectives.tpot:g}"
+        text = f"each token would take {tpot:.1f} ms on the least loaded engine, and TPOT_SLO_MS is {objectives.tpot:g}"
         return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4))
     return Prediction(ttft, tpot)
 

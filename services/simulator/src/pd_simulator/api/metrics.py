@@ -32,7 +32,7 @@ class EngineCollector(Collector):
         yield self._histogram("vllm:iteration_tokens_total", "Tokens a step.", stats.iteration_tokens)
         yield self._histogram(
             "sim:step_lateness_seconds",
-            "How late this process ended its steps; large means too few CPUs.",
+            "How late this process finished its steps; large values mean too few CPUs.",
             stats.lateness,
         )
 
@@ -43,7 +43,7 @@ class EngineCollector(Collector):
             "vllm:num_requests_waiting": ("Requests that wait.", scheduler.waiting + self._engine.fetching),
             "vllm:kv_cache_usage_perc": ("Share of the KV cache in use; 1 is all.", self._engine.kv_usage),
             "sim:kv_held": ("KV entries that lie here.", books.held),
-            "sim:kv_waiting": ("Requests that stand still until their KV comes.", books.waiting),
+            "sim:kv_waiting": ("Requests that wait for their KV.", books.waiting),
         }
         for name, (text, value) in values.items():
             family = GaugeMetricFamily(name, text, labels=_LABELS)
@@ -68,7 +68,7 @@ class EngineCollector(Collector):
         finished = {reason: stats.finished[reason] for reason in _REASONS}
         yield self._counters_by("vllm:request_success", "Requests that ended, by reason.", "finished_reason", finished)
         moved = {name: getattr(books, name) for name in ("sent", "received", "consumed", "freed", "expired")}
-        yield self._counters_by("sim:kv_entries", "KV entries, one a request, by what became of them.", "event", moved)
+        yield self._counters_by("sim:kv_entries", "KV entries, one per request, by outcome.", "event", moved)
         yield self._counter("sim:steps", "Steps run.", stats.steps)
 
     def _counter(self, name: str, text: str, value: float) -> Metric:
