@@ -193,7 +193,7 @@ def test_two_deployments_live_side_by_side(env: dict[str, str], tmp_path: Path) 
         pdctl("down", env=other, cwd=tmp_path)
 
     assert crowded.returncode == 1
-    assert "or give this one ports and a STATE_DIR of its own" in crowded.stdout
+    assert "or give this one its own ports and STATE_DIR" in crowded.stdout
     assert smoke.returncode == 0, smoke.stdout
 
 

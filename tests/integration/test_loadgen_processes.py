@@ -218,7 +218,7 @@ def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: 
 
     assert done.returncode == 0, done.stderr
     made = manifest(tmp_path / "run")
-    assert any("clock of its own" in note for note in made.notes)
+    assert any("has its own clock" in note for note in made.notes)
     account = {one.output_hash: one for one in server.served}
     kept = records(tmp_path / "run")
     assert len(kept) == made.workload.requests
