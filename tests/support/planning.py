@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
@@ -25,6 +26,9 @@ from pd_contracts.records import (
 from pd_contracts.timing import Stages
 from pd_planner.des.deployment import Outcome, simulate
 from pd_planner.des.power import shares, watts
+from pd_planner.emit.plan_file import Deployment as PlannedDeployment
+from pd_planner.emit.plan_file import PlanFile, Predicted
+from pd_planner.search.candidates import EngineLimits
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import Profile, load_profile
 from pd_simulator.steps.engines import Arrival, Engines, Order
@@ -177,3 +181,58 @@ def _write_power(
             now = working if start <= t <= end else idle_w
             samples.append(GpuSample(t=t, index=n, role=role, power_w=now, power_average_w=now, energy_mj=joules * 1e3))
     path.write_bytes(b"".join(map(encode_line, [header, *samples])))
+
+
+def written_plan(
+    folder: Path,
+    prefills: int,
+    others: int,
+    cells: int = 1,
+    connector: Connector | None = None,
+    *,
+    tensor_parallel: int = 1,
+    order: Order = Order.AFTER,
+) -> Path:
+    """A plan.json whose answer is this deployment."""
+    deployment = PlannedDeployment(
+        prefills=prefills,
+        others=others,
+        connector=connector,
+        tensor_parallel=tensor_parallel,
+        cells=cells,
+        label="planned",
+        gpus=cells * (prefills + others) * tensor_parallel,
+        order=order,
+    )
+    best = Predicted(
+        deployment=deployment,
+        capacity_per_gpu=[1.0],
+        rate=1.0,
+        within=1.0,
+        latencies={},
+        joules_per_output_token=1.0,
+        watts={},
+        trust="calibrated",
+    )
+    written = PlanFile(
+        created="today",
+        command="pd-plan",
+        software={},
+        profile=H200,
+        profile_hash="",
+        traffic={},
+        rate=None,
+        goodput={"ttft": 500.0},
+        attainment=0.9,
+        engine=EngineLimits(100_000, 64),
+        prefix_caching=False,
+        objective="goodput",
+        draws=1,
+        verdict=[],
+        doubts=[],
+        measurement="",
+        choices=[best],
+    )
+    path = folder / "plan.json"
+    path.write_bytes(msgspec.json.encode(written))
+    return path

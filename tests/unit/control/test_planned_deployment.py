@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import msgspec
 import pytest
 from support.control import environment, pdctl
-from support.planning import H200
+from support.planning import written_plan as plan
 
 from pd_contracts.names import Connector, Topology
 from pd_contracts.settings import load
@@ -14,52 +13,6 @@ from pd_control.planning.plan import Engine
 from pd_control.planning.plan import plan as processes
 from pd_control.planning.planned_deployment import read
 from pd_control.settings import ControlSettings
-from pd_planner.emit.plan_file import Deployment, PlanFile, Predicted
-from pd_planner.search.candidates import EngineLimits
-
-
-def plan(folder: Path, prefills: int, others: int, cells: int = 1, connector: Connector | None = None) -> Path:
-    deployment = Deployment(
-        prefills=prefills,
-        others=others,
-        connector=connector,
-        tensor_parallel=1,
-        cells=cells,
-        label="planned",
-        gpus=cells * (prefills + others),
-    )
-    best = Predicted(
-        deployment=deployment,
-        capacity_per_gpu=[1.0],
-        rate=1.0,
-        within=1.0,
-        latencies={},
-        joules_per_output_token=1.0,
-        watts={},
-        trust="calibrated",
-    )
-    written = PlanFile(
-        created="today",
-        command="pd-plan",
-        software={},
-        profile=H200,
-        profile_hash="",
-        traffic={},
-        rate=None,
-        goodput={"ttft": 500.0},
-        attainment=0.9,
-        engine=EngineLimits(100_000, 64),
-        prefix_caching=False,
-        objective="goodput",
-        draws=1,
-        verdict=[],
-        doubts=[],
-        measurement="",
-        choices=[best],
-    )
-    path = folder / "plan.json"
-    path.write_bytes(msgspec.json.encode(written))
-    return path
 
 
 def test_a_cell_becomes_lists_of_gpus(tmp_path: Path) -> None:
@@ -122,3 +75,18 @@ def test_what_was_planned_is_what_starts(tmp_path: Path) -> None:
         "decode-0": [7],
     }
     assert all(process.env["KV_CONNECTOR"] == "NixlConnector" for process in started.engines)
+
+
+@pytest.mark.parametrize("prefills", [3, 11])
+def test_engines_of_a_plan_never_meet_at_a_port(prefills: int, tmp_path: Path) -> None:
+    found = read(plan(tmp_path, prefills, 1, 1, Connector.P2P), {})
+
+    started = processes(load(ControlSettings, found.variables), found.topology, Engine.SIM)
+
+    assert started.shape == f"{prefills}P1D"
+
+
+def test_ports_are_the_callers(tmp_path: Path) -> None:
+    found = read(plan(tmp_path, 3, 1, 1, Connector.P2P), {"DECODE_HTTP_PORT": "28005"})
+
+    assert found.variables["DECODE_HTTP_PORT"] == "28005"

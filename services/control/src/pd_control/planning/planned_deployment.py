@@ -54,7 +54,9 @@ def read(path: Path, own: Mapping[str, str]) -> Planned:
 
 
 def _refuse_contradiction(name: str, planned: str, own: str, label: str) -> None:
-    """GPUs may be others, but as many; of plain engines some, because each stands for itself. Everything else is what was planned."""
+    """GPUs may be others, but as many; of plain engines some, because each stands for itself. Ports are the caller's. All else is what was planned."""
+    if name.endswith("_PORT"):
+        return
     if name.endswith("_GPUS"):
         wanted, given = len(planned.split(",")), len(own.split(","))
         if given == wanted or (name == f"{Role.COMBINED.upper()}_GPUS" and given < wanted):

@@ -1,17 +1,23 @@
 """A plan as variables for pdctl and Compose, and as values for the Helm chart."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import yaml
 
 from pd_planner.emit.plan_file import Deployment, PlanFile
 from pd_simulator.steps.engines import Order
 
+# As `.env` and the chart have them: the first prefill engine's ports, the next engine's distance, and the first decode engine's ports.
+PREFILL_HTTP, PREFILL_KV, HTTP_STEP, KV_STEP = 20003, 21001, 1, 100
+DECODE_HTTP, DECODE_KV = 20005, 22001
+NODE_GPUS: Final = 8  # the chart's gpu.perNode
+
 
 def variables(plan: PlanFile) -> dict[str, str]:
     """The variables of one cell on one host: which GPUs serve as what, and the engines' limits."""
     deployment = plan.best.deployment
-    found = dict(_gpus(deployment))
+    found = dict(_gpus(deployment)) | {name: str(port) for name, _, port in _ports(deployment)}
     if deployment.connector:
         found["KV_CONNECTOR"] = deployment.connector.value
     if writer := _first_token(deployment):
@@ -39,6 +45,15 @@ def _gpus(deployment: Deployment) -> Iterator[tuple[str, str]]:
     yield "DECODE_GPUS", _listed(prefill, prefill + other)
 
 
+def _ports(deployment: Deployment) -> Iterator[tuple[str, str, int]]:
+    """First ports of decode engines, as a variable and in the chart, where so many prefill engines would reach the usual ones."""
+    http, kv = PREFILL_HTTP + HTTP_STEP * deployment.prefills, PREFILL_KV + KV_STEP * deployment.prefills
+    if http > DECODE_HTTP:
+        yield "DECODE_HTTP_PORT", "decodeHttp", http
+    if kv > DECODE_KV:
+        yield "DECODE_KV_PORT", "decodeKv", kv
+
+
 def _listed(first: int, end: int) -> str:
     return ",".join(map(str, range(first, end)))
 
@@ -56,27 +71,47 @@ def env_text(plan: PlanFile) -> str:
 
 
 def values_text(plan: PlanFile) -> str:
+    """Values of the chart: cells are pods, or, if one is larger than a node, a release each."""
     deployment = plan.best.deployment
-    engine: dict[str, object] = {
+    large = deployment.prefills > 0 and deployment.gpus // deployment.cells > NODE_GPUS
+    lines = [
+        f"# {deployment.label}, planned by pd-plan on {plan.created}. The model is not part of a plan: set model.name."
+    ]
+    if large:
+        lines.append(
+            f"# A cell has more GPUs than a node ({NODE_GPUS}): its engines are pods of their own, and KV goes over the network, which the plan does not know."
+        )
+        if deployment.cells > 1:
+            lines.append(
+                f"# One of {deployment.cells} cells: install each as a release, and share the load among them."
+            )
+    placed: dict[str, object] = {"topology": "pod", "podReplicas": deployment.cells} if deployment.prefills else {}
+    values: dict[str, object] = {
+        "engine": _engine(plan) | ({"topology": "separate"} if large else placed),
+        **_counts(deployment),
+    }
+    ports = {name: port for _, name, port in _ports(deployment)}
+    if ports and not large:
+        values["ports"] = ports
+    if writer := _first_token(deployment):
+        values["proxy"] = {"decodeAsked": "at_once", "firstToken": writer}
+    return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
+
+
+def _engine(plan: PlanFile) -> dict[str, object]:
+    deployment = plan.best.deployment
+    connector = {"kvConnector": deployment.connector.value} if deployment.connector else {}
+    return {
         "tensorParallelSize": deployment.tensor_parallel,
         "maxNumSeqs": plan.engine.max_num_seqs,
         "maxNumBatchedTokens": plan.engine.max_num_batched_tokens,
         "prefixCaching": plan.prefix_caching,
+        **connector,
     }
-    if deployment.connector:
-        engine |= {
-            "kvConnector": deployment.connector.value,
-            "topology": "pod",
-            "podReplicas": deployment.cells,
-        }
-        counts = {"prefill": {"count": deployment.prefills}, "decode": {"count": deployment.others}}
-    else:
-        counts = {
-            "prefill": {"count": 0},
-            "decode": {"count": 0},
-            "combined": {"count": deployment.others * deployment.cells},
-        }
-    head = f"# {deployment.label}, planned by pd-plan on {plan.created}. The model is not part of a plan: set model.name.\n"
-    writer = _first_token(deployment)
-    proxy = {"proxy": {"decodeAsked": "at_once", "firstToken": writer}} if writer else {}
-    return head + yaml.safe_dump({"engine": engine, **counts, **proxy}, sort_keys=False)
+
+
+def _counts(deployment: Deployment) -> dict[str, dict[str, int]]:
+    if deployment.prefills:
+        return {"prefill": {"count": deployment.prefills}, "decode": {"count": deployment.others}}
+    plain = {"count": deployment.others * deployment.cells}
+    return {"prefill": {"count": 0}, "decode": {"count": 0}, "combined": plain}

@@ -8,6 +8,7 @@ from pd_analysis.words.formatting import number
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
 from pd_planner.confidence.verdict import Outcome, Verdict
+from pd_planner.emit.deploy import NODE_GPUS
 from pd_planner.profile.trust import Trust
 from pd_planner.search.plan import Choice, Objective
 
@@ -83,6 +84,8 @@ def _of_topology(found: Findings) -> Iterator[str]:
     best = found.best.choice
     if best.trust is Trust.UNCALIBRATED:
         yield f"UNCALIBRATED TOPOLOGY: no run that the profile was fitted to had {best.fleet.candidate.label}'s senders and receivers; ±40 %."
+    if not best.plain and best.fleet.candidate.gpus > NODE_GPUS:
+        yield f"A cell has {best.fleet.candidate.gpus} GPUs, more than most hosts ({NODE_GPUS}): KV then goes over the network, and the profile was measured on one host."
 
 
 def _unclear(found: Findings, measurement: str) -> Iterator[str]:

@@ -1,0 +1,81 @@
+"""What was planned is what Helm makes of values.yaml."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from support import chart
+from support.planning import written_plan
+
+from pd_contracts.names import Connector
+from pd_control.settings import ControlSettings
+from pd_planner.emit import deploy
+from pd_planner.emit.deploy import env_text, values_text
+from pd_planner.emit.plan_file import read_plan
+from pd_simulator.steps.engines import Order
+
+P2P, NIXL = Connector.P2P, Connector.NIXL
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "engines", "gpus"),
+    [
+        ((0, 3), {}, {"combined": 3}, 1),
+        ((0, 1, 4), {"tensor_parallel": 2}, {"combined": 4}, 2),
+        ((1, 1, 1, P2P), {"order": Order.HAND_OFF}, {"prefill": 1, "decode": 1}, 1),
+        ((3, 1, 2, P2P), {"order": Order.AT_ONCE}, {"prefill": 6, "decode": 2}, 1),
+        ((6, 2, 1, NIXL), {}, {"prefill": 6, "decode": 2}, 1),
+        ((12, 4, 1, P2P), {}, {"prefill": 12, "decode": 4}, 1),  # more than a node has: no pod of all
+        ((1, 3, 4, NIXL), {"tensor_parallel": 4}, {"prefill": 1, "decode": 3}, 4),
+    ],
+)
+def test_helm_makes_the_planned_engines(
+    shape: tuple[int, ...], options: dict[str, object], engines: dict[str, int], gpus: int, tmp_path: Path
+) -> None:
+    plan = read_plan(written_plan(tmp_path, *shape, **options))  # type: ignore[arg-type]
+    deployment = plan.best.deployment
+
+    manifests = chart.render(yaml.safe_load(values_text(plan)))
+
+    found: dict[str, int] = {}
+    for workload in chart.of_kind(manifests, "StatefulSet"):
+        for container in workload["spec"]["template"]["spec"]["containers"]:
+            variables = chart.environment(container)
+            if "MAX_NUM_SEQS" not in variables:
+                continue  # no engine
+            role = container["name"].split("-")[0].replace("engine", "combined")
+            found[role] = found.get(role, 0) + workload["spec"]["replicas"]
+            assert variables["MAX_NUM_SEQS"] == "64"
+            assert variables["TENSOR_PARALLEL_SIZE"] == container["resources"]["limits"]["nvidia.com/gpu"] == str(gpus)
+    assert found == engines
+    proxy = chart.environment(chart.the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"][0])
+    assert proxy["FIRST_TOKEN"] == ("decode" if deployment.order is Order.AT_ONCE else "prefill")
+    if deployment.connector is not None:
+        assert proxy["KV_CONNECTOR"] == deployment.connector
+
+
+@pytest.mark.parametrize(("order", "writer"), [(Order.AT_ONCE, "decode"), (Order.HAND_OFF, "prefill")])
+def test_variables_say_who_writes_the_first_token(order: Order, writer: str, tmp_path: Path) -> None:
+    lines = env_text(read_plan(written_plan(tmp_path, 1, 1, 1, P2P, order=order))).splitlines()
+
+    assert f"FIRST_TOKEN={writer}" in lines
+    assert "DECODE_ASKED=at_once" in lines
+
+
+def test_connectors_without_a_choice_get_none(tmp_path: Path) -> None:
+    assert "FIRST_TOKEN" not in env_text(read_plan(written_plan(tmp_path, 1, 1, 1, NIXL)))
+
+
+def test_decode_engines_listen_behind_the_last_prefill_engine(tmp_path: Path) -> None:
+    assert "DECODE_HTTP_PORT" not in env_text(read_plan(written_plan(tmp_path, 2, 1, 1, P2P)))
+
+    lines = env_text(read_plan(written_plan(tmp_path, 12, 1, 1, P2P))).splitlines()
+
+    assert {"DECODE_HTTP_PORT=20015", "DECODE_KV_PORT=22201"} <= set(lines)
+
+
+def test_usual_ports_are_those_of_the_settings() -> None:
+    usual = ControlSettings()
+
+    assert (usual.prefill_http_port, usual.prefill_kv_port) == (deploy.PREFILL_HTTP, deploy.PREFILL_KV)
+    assert (usual.decode_http_port, usual.decode_kv_port) == (deploy.DECODE_HTTP, deploy.DECODE_KV)
