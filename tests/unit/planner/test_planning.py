@@ -29,7 +29,7 @@ from pd_planner.profile.shape import read_shape
 from pd_planner.profile.trust import Trust
 from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
-from pd_planner.search.capacity import Setting, attainment, capacity
+from pd_planner.search.capacity import Setting, attainment, capacity, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed
 from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, answer
 from pd_planner.traffic.load import Load
@@ -67,6 +67,16 @@ def test_capacity_is_the_highest_rate_within_the_limits(candidate: Candidate) ->
     assert attainment(asked, candidate, carried) >= LIMITS.attainment
     assert attainment(asked, candidate, carried * 1.05) < LIMITS.attainment
     assert capacity(asked, candidate, carried * 0.6) == pytest.approx(carried, rel=0.03)
+
+
+def test_a_load_that_is_served_at_once_at_any_rate_is_carried_no_faster_than_engines_compute() -> None:
+    few = poisson(20.0, 5.0, 1, 2)
+    asked = replace(
+        setting(limits=Limits({"ttft": 5000.0, "tpot": 1000.0})), traffic=Traffic(few, 20.0, None, False, "few")
+    )
+
+    assert attainment(asked, PLAIN, 1e9) == 1.0
+    assert capacity(asked, PLAIN) == pytest.approx(upper_bound(asked, PLAIN))
 
 
 def test_tighter_limits_never_carry_more() -> None:

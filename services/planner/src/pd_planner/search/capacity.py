@@ -95,19 +95,24 @@ def capacity(setting: Setting, candidate: Candidate, guess: float | None = None,
     def carries(rate: float) -> bool:
         return attainment(setting, candidate, rate, care.seconds) >= setting.limits.attainment
 
-    low, high = _bracket(carries, guess or upper_bound(setting, candidate), 1.25 if guess else 4.0)
+    most = upper_bound(setting, candidate)
+    low, high = _bracket(carries, guess or most, 1.25 if guess else 4.0, most)
     while high - low > care.precision * high:
         middle = (low + high) / 2
         low, high = (middle, high) if carries(middle) else (low, middle)
     return low
 
 
-def _bracket(carries: Callable[[float], bool], guess: float, factor: float) -> tuple[float, float]:
-    """A rate that is carried and one that is not; (0, 0) if none is."""
+def _bracket(carries: Callable[[float], bool], guess: float, factor: float, most: float) -> tuple[float, float]:
+    """A rate that is carried and one that is not; (0, 0) if none is.
+
+    A load of few short requests is carried at any rate: all of it is served at once within the limits. No cell carries `most` for
+    long, so the search ends there.
+    """
     if carries(guess):
-        while carries(guess * factor):
+        while guess < most and carries(guess * factor):
             guess *= factor
-        return guess, guess * factor
+        return min(guess, most), min(guess * factor, most)
     lowest = guess * _LOWEST
     while guess > lowest:
         if carries(guess / factor):
