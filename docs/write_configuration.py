@@ -17,9 +17,10 @@ from pd_simulator.settings import Settings as SimulatorSettings
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
 
-Every service reads its settings from the environment; a command-line option of the same name (`HTTP_PROXY_PORT` is
-`--http-proxy-port`) overrides it. An empty variable counts as unset. `.env` holds what a deployment usually changes. This page is
-written from the code by `python docs/write_configuration.py`.
+Every service reads its settings from the environment; a command-line option of the same name (`HTTP_PROXY_PORT` is `--http-proxy-port`) overrides it.
+An empty variable counts as unset.
+`.env` holds what a deployment usually changes.
+This page is written from the code by `python docs/write_configuration.py`.
 """
 SERVICES: list[tuple[str, type[msgspec.Struct]]] = [
     ("Engines: prefill, decode, combined", EngineSettings),

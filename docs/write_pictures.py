@@ -100,7 +100,7 @@ def architecture(say: Say, _: Source) -> Figure:
     arrow(axes, (85.5, 69.4), (85.5, 48.8))
     axes.text(87, 59, say("KV cache", "KV cache"), size=8.5, color=style.MUTED, va="center")
     box(axes, (31, 2), (16, 22), say("monitor", "监控"), style.PURPLE)
-    box(axes, (0, 2), (16, 22), say("report", "报告"), style.VERMILLION)
+    box(axes, (0, 2), (16, 22), say("report", "报告"), style.VERMILION)
     arrow(axes, (71.4, 26), (47.6, 15), say("power, clocks", "功耗、频率"), lift=-14)
     arrow(axes, (30.4, 13), (16.6, 13), say("records", "记录"))
     arrow(axes, (8, 51.4), (8, 24.8))
@@ -186,7 +186,7 @@ def arrival_kinds(say: Say, _: Source) -> Figure:
     axes = figure.subplots()
     style.quiet(axes, grid="x")
     for place, (times, colour) in enumerate(
-        zip(kinds.values(), (style.GREY, style.BLUE, style.VERMILLION), strict=True)
+        zip(kinds.values(), (style.GREY, style.BLUE, style.VERMILION), strict=True)
     ):
         axes.vlines(times, -place - 0.32, -place + 0.32, color=colour, lw=1.8)
     axes.set_yticks([-place for place in range(len(kinds))], list(kinds))
@@ -212,7 +212,7 @@ def percentile_error(say: Say, source: Source) -> Figure:
     )
     axes = figure.subplots()
     style.quiet(axes)
-    for name, q, colour in (("p50", 50, style.BLUE), ("p99", 99, style.VERMILLION)):
+    for name, q, colour in (("p50", 50, style.BLUE), ("p99", 99, style.VERMILION)):
         drawn = [np.percentile(generator.choice(values, (2000, size)), q, axis=1) for size in sizes]
         low, middle, high = (np.array([np.percentile(each, part) for each in drawn]) for part in (5, 50, 95))
         axes.fill_between(sizes, low, high, color=colour, alpha=0.25, lw=0)

@@ -26,7 +26,7 @@ _UNKNOWN: Final = -1
 
 
 class Condensed(msgspec.Struct, frozen=True):
-    """One run. Columns have one entry a request: `gaps` in µs from one request to the next, the others in units of 10 µs; -1 is unknown.
+    """One run. Columns have one entry per request: `gaps` in µs from one request to the next, the others in units of 10 µs; -1 is unknown.
 
     `prompt` and `output` are those of every request of the run.
     """

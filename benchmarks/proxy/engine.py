@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
 
 
 async def ping(port: int, role: Role, proxy_port: int) -> None:
-    """Announce one engine for ever."""
+    """Announce one engine forever."""
     kv = f"127.0.0.1:{port + 10_000}"
     connector = None if role is Role.COMBINED else Connector.P2P_NCCL
     message = encode_ping(

@@ -1,4 +1,4 @@
-"""No client ever waits for ever: whatever an engine writes, in whatever pieces and with whatever pauses, there is an answer or an error."""
+"""No client ever waits forever: whatever an engine writes, in whatever pieces and with whatever pauses, there is an answer or an error."""
 
 import asyncio
 import contextlib

@@ -163,7 +163,7 @@ SCENARIOS = [
 
 @dataclass
 class Report:
-    """What came of a scenario; as in `Scenario`. `leaks`: KV stays at an engine for ever."""
+    """What came of a scenario; as in `Scenario`. `leaks`: KV stays at an engine forever."""
 
     clients: set[str] = field(default_factory=set)
     retried: bool = False
@@ -409,16 +409,14 @@ async def _leaks(deployment: Deployment) -> bool:
 
 HEAD = """# What the proxy promises when engines fail
 
-Written by `python docs/write_reliability.py` from runs of the fault matrix: simulated engines (real KV bytes, kept in books), of which
-one is faulty while eight requests come at once, streamed and whole. `tests/integration/test_proxy_matrix.py` runs the same and fails if
-a promise or this page is no longer true.
+Written by `python docs/write_reliability.py` from runs of the fault matrix: simulated engines (real KV bytes, kept in books), of which one is faulty while eight requests come at once, streamed and whole.
+`tests/integration/test_proxy_matrix.py` runs the same and fails if a promise or this page is no longer true.
 
-No client ever waits for ever, gets an answer that is cut without a word, or a 200 with nothing in it. That holds whatever an engine
-writes, in whatever pieces and with whatever pauses; `tests/integration/test_proxy_endless.py` draws such answers at random. What ends
-the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of an engine moves (comments do not count); GIVE_UP_S where others of
-its answers move; MAX_ANSWER_BYTES.
+No client ever waits forever, gets an answer that is cut without a word, or a 200 with nothing in it.
+That holds whatever an engine writes, in whatever pieces and with whatever pauses; `tests/integration/test_proxy_endless.py` draws such answers at random.
+What ends the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of an engine moves (comments do not count); GIVE_UP_S where others of its answers move; MAX_ANSWER_BYTES.
 
-| engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left for ever | what brings it back |
+| engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left forever | what brings it back |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 TAIL = """
@@ -426,25 +424,25 @@ TAIL = """
 - P2pConnector leaves nothing behind: what decode lost, refused or never got is computed again there, and a prefill whose client has left is ended.
   A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S; until then it shows the watchdog that the engine stands still.
   The next three points are about vLLM's own connectors.
-- Decode that breaks off or stands still before its first byte may still have the KV of the request, or may have used it up, and asking
-  a P2pNccl decode for KV that is gone makes it stand still for ever. So nothing is asked until it serves again; then a short
-  prompt's KV is pushed under the same id, which takes the old one's place, and one token uses it up. (The simulators behave here as
-  vLLM 0.23's connector does by its source; on GPUs this has not been tried.)
-- Decode that loses acknowledged KV stands still as a whole, with health checks and pings in order. The proxy sees that no stream moves,
-  tells its clients or tries again elsewhere, keeps everybody away from it, and pushes the KV that it may lack once more.
-- What no proxy can avoid: KV at a P2pNccl decode that never serves again goes only with its process, and so does what was owed when the
-  proxy itself was killed, because only the proxy knew the ids. A decode whose KV listener has died takes nothing any more.
-- With PROXY_WORKERS above 1, a worker that is killed cuts its own clients off, and no others. Which KV it had let go out stands in memory
-  that outlives it, so the parent has it used up like any other of which nobody knows whether it is still there. The bound on KV on its
-  way does not count it any more, so that for a moment more than KV_IN_FLIGHT_BYTES may be there. What that memory has no room for stays at
-  the decode: more than 4,096 hand-overs of one worker at once, or a request of more than some thirty prompts. A parent that is killed
-  leaves what a proxy of one process leaves, and its workers end with it.
-- KV for NixlConnector has a lease at prefill, whose end frees what nobody fetched. ExampleConnector's is in files; the engines' images
-  delete the old ones.
-- An engine without memory for KV, or one that sends damaged KV, answers wrongly and says nothing. No proxy can see that in one answer:
+- Decode that breaks off or stands still before its first byte may still have the KV of the request, or may have used it up, and asking a P2pNccl decode for KV that is gone makes it stand still forever.
+  So nothing is asked until it serves again; then a short prompt's KV is pushed under the same id, which takes the old one's place, and one token uses it up.
+  (The simulators behave here as vLLM 0.23's connector does by its source; on GPUs this has not been tried.)
+- Decode that loses acknowledged KV stands still as a whole, with health checks and pings in order.
+  The proxy sees that no stream moves, tells its clients or tries again elsewhere, keeps everybody away from it, and pushes the KV that it may lack once more.
+- What no proxy can avoid: KV at a P2pNccl decode that never serves again goes only with its process, and so does what was owed when the proxy itself was killed, because only the proxy knew the ids.
+  A decode whose KV listener has died takes nothing any more.
+- With PROXY_WORKERS above 1, a worker that is killed cuts its own clients off, and no others.
+  Which KV it had let go out stands in memory that outlives it, so the parent has it used up like any other of which nobody knows whether it is still there.
+  The bound on KV on its way does not count it any more, so that for a moment more than KV_IN_FLIGHT_BYTES may be there.
+  What that memory has no room for stays at the decode: more than 4,096 hand-overs of one worker at once, or a request of more than some thirty prompts.
+  A parent that is killed leaves what a proxy of one process leaves, and its workers end with it.
+- KV for NixlConnector has a lease at prefill, whose end frees what nobody fetched.
+  ExampleConnector's is in files; the engines' images delete the old ones.
+- An engine without memory for KV, or one that sends damaged KV, answers wrongly and says nothing.
+  No proxy can see that in one answer:
   the canary of its admission finds it if it is so from the start, and `POST /admin/canary` when asked; the pair then gets no more requests.
-- A prefill that stands still is not cancelled before GIVE_UP_S, because what it pushes later must be consumed. Its clients are served by
-  another one.
+- A prefill that stands still is not cancelled before GIVE_UP_S, because what it pushes later must be consumed.
+  Its clients are served by another one.
 """
 
 

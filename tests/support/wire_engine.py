@@ -35,7 +35,7 @@ class Script:
     Attributes:
         pieces: what is written at once.
         pauses: seconds after a piece, by its number.
-        ends: "kept" (the connection stays open, as HTTP/1.1 wants it), "closed" or "reset"; "silent": nothing more comes, for ever.
+        ends: "kept" (the connection stays open, as HTTP/1.1 wants it), "closed" or "reset"; "silent": nothing more comes, forever.
         whole: whether it is a correct answer to its last byte.
     """
 

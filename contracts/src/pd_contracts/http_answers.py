@@ -137,7 +137,7 @@ class AnswerReader:
         self._interim = self._size = self._unread = 0
 
     def _bound(self, size: int) -> None:
-        """Bytes came that are no part of a body; they cannot go on for ever."""
+        """Bytes came that are no part of a body; they cannot go on forever."""
         if not self.complete:
             self._unread += size
             # Twice as much, because a head is measured without its white space once it is there.

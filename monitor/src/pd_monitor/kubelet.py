@@ -144,7 +144,7 @@ class WithPods:
             self.pods = await list_pods(self._socket_path)
             problem = ""
         except KubeletError as error:
-            # A pod that ended would keep its GPU's joules for ever.
+            # A pod that ended would keep its GPU's joules forever.
             self.pods = {}
             problem = str(error)
         if problem != self.problem:

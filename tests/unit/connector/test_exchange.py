@@ -1,4 +1,4 @@
-"""Prefill and decode against each other, in every order of events that hypothesis finds: no wrong KV, nothing left behind, nobody waits for ever.
+"""Prefill and decode against each other, in every order of events that hypothesis finds: no wrong KV, nothing left behind, nobody waits forever.
 
 The state machine finds short sequences and shows the shortest one that fails. The random walks go deeper: hundreds of events each, with the likelihood
 that each kind has in a real deployment.
@@ -183,7 +183,7 @@ class Exchange(RuleBasedStateMachine):
     def check_nothing_left(self) -> None:
         for name in self.decoding:
             decode = self.where[name][1]
-            assert name in decode.outcome, f"{name} waits for ever"
+            assert name in decode.outcome, f"{name} waits forever"
             decode.leave(name)
         self.network.run()
         for p in self.prefills:

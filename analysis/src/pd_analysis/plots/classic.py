@@ -14,7 +14,7 @@ from pd_contracts.names import Role
 
 _HEIGHT: Final = 6.4
 _ROLES: Final = (Role.PREFILL, Role.DECODE)
-_LATENCIES: Final = {"ttft": ("TTFT", style.BLUE), "tpot": ("TPOT", style.VERMILLION), "e2el": ("E2EL", style.GREEN)}
+_LATENCIES: Final = {"ttft": ("TTFT", style.BLUE), "tpot": ("TPOT", style.VERMILION), "e2el": ("E2EL", style.GREEN)}
 
 
 def performance_analysis(result: Result) -> Figure:

@@ -44,7 +44,7 @@ def _tokens(sweep: Sweep) -> Shown:
     return Shown(title, style.BLUE, lambda result: sweep.axis.share(result, result.metrics.output_rate))
 
 
-_SLOW: Final = Shown(mark("TTFT p99, ms"), style.VERMILLION, _slow_ms)
+_SLOW: Final = Shown(mark("TTFT p99, ms"), style.VERMILION, _slow_ms)
 
 
 def heat_map(sweeps: Sequence[Sweep]) -> Figure | None:

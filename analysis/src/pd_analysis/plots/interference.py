@@ -55,7 +55,7 @@ def interference_timeline(group: Group) -> Figure | None:
         _waiting(below, seen, span)
     below.set_xlabel(tr("Seconds since the first measured request was due"))
     kinds = [
-        Line2D([], [], color=style.VERMILLION, marker="o", linestyle="none", label=tr("gap beside a first token")),
+        Line2D([], [], color=style.VERMILION, marker="o", linestyle="none", label=tr("gap beside a first token")),
         Line2D([], [], color=style.GREY, marker="o", linestyle="none", label=tr("other gap")),
         Patch(facecolor=style.AMBER, label=tr("waiting for its first token")),
     ]
@@ -110,7 +110,7 @@ def _title(found: Sequence[_Seen]) -> str:
 def _panel(dots: Axes, seen: _Seen, span: tuple[float, float], top: float) -> None:
     times, gaps = seen.times, seen.gaps
     shown = (times >= span[0]) & (times <= span[1])
-    for beside, colour, order in ((False, style.GREY, 2), (True, style.VERMILLION, 3)):
+    for beside, colour, order in ((False, style.GREY, 2), (True, style.VERMILION, 3)):
         chosen = _thinned(np.flatnonzero(shown & (gaps.beside == beside)), gaps.gap)
         dots.plot(times[chosen], gaps.gap[chosen] * 1e3, ".", color=colour, markersize=2.6, alpha=0.75, zorder=order)
     style.quiet(dots)

@@ -36,7 +36,7 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "grid": ("#e1e6eb", "#2b333d"),
     "shade": ("#f1f4f7", "#1c242d"),
     "blue": ("#0072b2", "#4fa9e6"),
-    "vermillion": ("#d55e00", "#ff8d4f"),
+    "vermilion": ("#d55e00", "#ff8d4f"),
     "green": ("#009e73", "#35c79d"),
     "purple": ("#cc79a7", "#e29cc3"),
     "amber": ("#e69f00", "#f3b83f"),
@@ -48,7 +48,7 @@ COLOURS: Final[Mapping[str, tuple[str, str]]] = {
     "grey": ("#8a939d", "#77828e"),
 }
 ON_BAR: Final = "#16191d"  # numbers inside bars, in either theme: every bar's colour is light enough for it
-PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, *_, GREY = (
+PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, *_, GREY = (
     light for light, _ in COLOURS.values()
 )
 
@@ -56,7 +56,7 @@ ROLE_COLOURS: Final = {Role.PREFILL: AMBER, Role.DECODE: GREEN, Role.COMBINED: B
 STAGE_COLOURS: Final = {"queue": GREY, "prefill": AMBER, "kv_and_first_decode": PURPLE, "decode": GREEN}
 # Ten runs have ten colours; line and marker differ too, so that they can be told apart in print and by colour-blind readers. From the
 # eleventh on colours begin anew with other markers and lines: no two of the first 40 share colour and line, or colour and marker.
-RUN_COLOURS: Final = ("blue", "vermillion", "green", "purple", "amber", "sky", "wine", "indigo", "olive", "brown")
+RUN_COLOURS: Final = ("blue", "vermilion", "green", "purple", "amber", "sky", "wine", "indigo", "olive", "brown")
 RUN_LINES: Final[tuple[LineStyle, ...]] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 RUN_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">")
 
@@ -166,7 +166,7 @@ def _mark(figure: Figure) -> None:
         va="center",
         zorder=9,
     )
-    badge = {"boxstyle": "round,pad=0.35", "facecolor": VERMILLION, "edgecolor": "none"}
+    badge = {"boxstyle": "round,pad=0.35", "facecolor": VERMILION, "edgecolor": "none"}
     height = figure.get_figheight()
     figure.text(
         1 - 0.2 / WIDTH,

@@ -10,7 +10,7 @@ from pd_monitor.reading import Reading
 
 # The board's own average looks back one second, as NVML's does on Ampere and later.
 AVERAGE_WINDOW_S = 1.0
-# No whole number of samples at 1 s, which would show the same phase for ever.
+# No whole number of samples at 1 s, which would show the same phase forever.
 PERIOD_S = 2.5
 
 

@@ -159,7 +159,7 @@ class Checks:
         try:
             return f"{psutil.Process(self._process).create_time() - psutil.boot_time():.2f}"
         except psutil.Error:
-            return ""  # what cannot be told apart is one process for ever
+            return ""  # what cannot be told apart is one process forever
 
 
 def _read(path: Path, type_: type[S]) -> S | None:

@@ -245,7 +245,7 @@ def _graphs(command: Command) -> Iterator[str]:
     )
     allowed = " or ".join(GRAPHS[role])
     yield (
-        f"{command.said(name)} with P2pNcclConnector's {role.value}: {reason}. Leave it away, or give cudagraph_mode {allowed}."
+        f"{command.said(name)} with P2pNcclConnector's {role.value}: {reason}. Remove it, or set cudagraph_mode {allowed}."
     )
 
 

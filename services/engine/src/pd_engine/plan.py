@@ -157,7 +157,7 @@ def _steps(settings: EngineSettings) -> Iterator[str]:
         # A chunked prompt trips an assertion in the connector, so a prompt is never cut …
         yield "--no-enable-chunked-prefill"
         batched = batched or settings.max_model_len
-        # … and a step replayed from a CUDA graph never runs the hook that sends a layer's KV: decode would wait for ever.
+        # … and a step replayed from a CUDA graph never runs the hook that sends a layer's KV: decode would wait forever.
         yield "--enforce-eager"
     elif settings.enforce_eager or settings.engine_device == "cpu":
         yield "--enforce-eager"

@@ -121,5 +121,5 @@ def _p2p_nccl_environment(settings: EngineSettings, environment: Mapping[str, st
     if environment.get("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1") != "1":
         yield (
             "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION must be 1 with P2pNcclConnector: KV is keyed by the request id, and with "
-            "random endings decode waits for ever."
+            "random endings decode waits forever."
         )

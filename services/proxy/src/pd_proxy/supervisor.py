@@ -42,7 +42,7 @@ class Supervisor(Context):
 
     Attributes:
         heard: waits until everybody who chooses engines knows what the registry says.
-        alive: all loops run that should run for ever.
+        alive: all loops run that should run forever.
         new_debt: set whenever a debt is added.
     """
 
@@ -64,7 +64,7 @@ class Supervisor(Context):
         return self.trust.shown(self.registry.view())
 
     def guard(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
-        """If a loop that should run for ever ends, the proxy is no longer healthy and says so."""
+        """If a loop that should run forever ends, the proxy is no longer healthy and says so."""
         loop.add_done_callback(self.loop_ended)
         return loop
 
@@ -135,7 +135,7 @@ class Supervisor(Context):
             self.new_debt.set()
         else:
             self.metrics.drained("failed")
-            logger.warning("KV may be left for ever at a decode", extra={"tries": debt.tries})
+            logger.warning("KV may be left forever at a decode", extra={"tries": debt.tries})
 
 
 def alone(settings: Settings) -> Supervisor:

@@ -19,7 +19,7 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     Attributes:
         corrupt_kv: the KV that leaves this engine has one bit flipped, as a broken link or a wrong copy would leave it.
-        drop_kv: the KV that arrives is acknowledged and lost: its request waits for ever, with P2pConnector until the prompt is computed instead.
+        drop_kv: the KV that arrives is acknowledged and lost: its request waits forever, with P2pConnector until the prompt is computed instead.
         out_of_memory: there is no room for the KV that arrives. P2pConnector computes the prompt instead; vLLM 0.23's P2pNcclConnector
             acknowledges the KV, stores nothing and answers wrongly.
         slow_kv_s: so many seconds pass before KV that arrives is taken. The sender stands still in them, except P2pConnector's.

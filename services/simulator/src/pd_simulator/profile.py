@@ -211,7 +211,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         board: the board's name, without the word "simulated".
         decode: of an engine that takes KV over; `combined`: of an engine that computes its prompts itself, if it differs.
         api_ms: from a request's arrival until the scheduler sees it (parsing, tokenising, crossing to the engine process).
-        batched: P2pNcclConnector with one message a request, which pdstack once had and recordings still hold; in place of its entry in
+        batched: P2pNcclConnector with one message per request, which pdstack once had and recordings still hold; in place of its entry in
             `handoff`; prefill's step does not wait for the listener.
         eos_one_in: one token in so many ends the output by itself; 0 for never.
         async_scheduling: a step is planned while the one before it runs.

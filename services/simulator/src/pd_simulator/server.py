@@ -147,6 +147,6 @@ async def serving(settings: Settings, profile: Profile) -> AsyncIterator[Engine]
 
 
 def _complain(task: asyncio.Task[None]) -> None:
-    """A task that should run for ever ended: say why, since nobody awaits it before the end."""
+    """A task that should run forever ended: say why, since nobody awaits it before the end."""
     if not task.cancelled() and task.exception() is not None:
         log.critical("a part of the engine died", exc_info=task.exception())

@@ -1,6 +1,6 @@
 """OpenAI's completions and chat, as vLLM, SGLang, DeepSpeed-MII and many others serve them; no I/O.
 
-A chunk is a token chunk if it carries generated output. Servers also send chunks that are none: the role of a chat answer, usage, a
+A chunk is a token chunk if it carries generated output. Servers also send other chunks: the role of a chat answer, usage, a
 finish reason alone, signs of life. And vLLM sends chunks with empty text for tokens whose bytes are no whole character yet. Which of the
 chunks without text were tokens shows when the usage has come (`token_chunks`).
 """

@@ -105,7 +105,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         rdma: RDMA devices.
         proxy_address: what PROXY_HOST resolves to; empty if it does not.
         own_address: of the interface that leads to the proxy.
-        foreign: addresses that engines are to announce and that are none of this host.
+        foreign: addresses to announce that do not belong to this host.
         taken: ports of the plan on which something listens.
         ephemeral: first and last port that the kernel takes for outgoing connections.
         kv_path_writable: whether KV_SHARED_PATH is a folder that can be written.

@@ -31,7 +31,7 @@ def command(setting: Setting, verdict: Verdict) -> str:
 
 
 def _rate(plain: Drawn, apart: Drawn, objective: Objective) -> float:
-    """Requests a second and GPU: of energy those that were asked for, else between what the two carry, where they differ most."""
+    """Requests per second per GPU: for energy the rate that was asked for, else a rate between the two capacities, where they differ most."""
     if objective is Objective.ENERGY:
         return apart.choice.operation.rate / apart.choice.fleet.gpus
     return float((plain.band.middle * apart.band.middle) ** 0.5)

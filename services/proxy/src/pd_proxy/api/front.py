@@ -162,7 +162,7 @@ class Connections:
         return self._date[1]
 
     async def sweep(self) -> None:
-        """End the connections that are idle for too long, or whose clients do not take what they were sent, for ever."""
+        """End the connections that are idle for too long, or whose clients do not take what they were sent, forever."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self.loop.time()

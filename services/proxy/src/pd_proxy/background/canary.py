@@ -71,7 +71,7 @@ class Canary:
         self._due: dict[tuple[int, int], float] = {}
 
     async def run(self) -> None:
-        """Examine every new pair, for ever; one whose canary failed for another reason than its answer, again."""
+        """Examine every new pair, forever; one whose canary failed for another reason than its answer, again."""
         async with asyncio.TaskGroup() as group:
             while True:
                 now = asyncio.get_running_loop().time()

@@ -36,7 +36,7 @@ class Deadlines:
             logger.warning("streams of slow clients ended", extra={"streams": ended})
 
     def _end_overdue(self, instance: Instance, now: float) -> None:
-        """An engine whose other requests move may have lost one; who waits for it must not wait for ever."""
+        """An engine whose other requests move may have lost one; who waits for it must not wait forever."""
         limit = self._context.settings.give_up_s
         error = StalledError(f"{instance.name} sent nothing of an answer for {limit:g} s")
         ended = self._context.flights.abort_overdue(instance, now - limit, error)

@@ -40,7 +40,7 @@ class Repayment:
         self._at_work: set[str] = set()
 
     async def run(self) -> None:
-        """Begin wherever there is a new debt, for ever. What has begun is among the context's tasks, which outlive this one."""
+        """Begin wherever there is a new debt, forever. What has begun is among the context's tasks, which outlive this one."""
         context = self._context
         while True:
             await context.new_debt.wait()

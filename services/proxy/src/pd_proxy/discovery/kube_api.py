@@ -147,7 +147,7 @@ class Reflector(Generic[T]):
         self._problem = ""
 
     async def run(self) -> None:
-        """List, watch, and list again when the server has forgotten where we were; for ever."""
+        """List, watch, and list again when the server has forgotten where we were; forever."""
         pause = PAUSE_S
         while True:
             try:

@@ -1,7 +1,7 @@
 """KV on its way to each decode engine, in bytes as estimated from the prompts, and the queue of those that wait for room.
 
 A P2pNccl decode takes what prefill pushes into a buffer of limited size, whose overflow ends in pinned host memory and then in
-a decode that stands still for ever. So the proxy lets no more go out than fits: a request counts from its dispatch to prefill
+a decode that stands still forever. So the proxy lets no more go out than fits: a request counts from its dispatch to prefill
 until decode has answered, or consumed what nobody waits for any more.
 """
 

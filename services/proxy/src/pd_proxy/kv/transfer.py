@@ -58,7 +58,7 @@ class HandOver:
     Attributes:
         fields: the body for decode; how it is written depends on the endpoint.
         pushed: whether KV now waits that somebody must consume.
-        stand_in: where KV waits at decode under the id, for ever, writes what can be pushed in its place; see `debts`.
+        stand_in: where KV waits at decode under the id, forever, writes what can be pushed in its place; see `debts`.
     """
 
     endpoint: Endpoint

@@ -31,7 +31,7 @@ class Briefing:
         self._asked = 0
 
     async def run(self) -> None:
-        """Tell what changes, for ever."""
+        """Tell what changes, forever."""
         while True:
             self.tell()
             await asyncio.sleep(NEWS_S)

@@ -5,7 +5,7 @@
    what it may have pushed by then, or before it failed, is a debt (see 3).
 3. KV that prefill pushed is consumed: if nobody waits any more, or decode turned the request down before running it, decode
    gets the same request for one token. If decode may have run it, that is a debt (`debts`): a P2pNccl decode that has consumed
-   its KV would wait for it a second time, for ever. Decode is never asked for KV more often than it was pushed.
+   its KV would wait for it a second time, forever. Decode is never asked for KV more often than it was pushed.
 
 2 and 3 are for connectors that leave KV behind. P2pConnector does not: its prefill may be cancelled, and nothing is owed.
 """

@@ -133,7 +133,7 @@ class Engine:
             self._wake.set()
 
     async def run(self) -> None:
-        """Run steps for ever. An engine that stands still is healthy, one whose loop ended has `failed`: as in vLLM."""
+        """Run steps forever. An engine that stands still is healthy, one whose loop ended has `failed`: as in vLLM."""
         try:
             while True:
                 self._dismiss()

@@ -48,7 +48,7 @@ class NixlTransfer(Transfer):
         if move.params.get("do_remote_prefill"):
             missing = [name for name in _NEEDED if not move.params.get(name)]
             if missing:
-                # vLLM logs a warning and lets the request wait for ever.
+                # vLLM logs a warning and lets the request wait forever.
                 msg = f"kv_transfer_params lacks {', '.join(missing)}"
                 raise ApiError(msg, param="kv_transfer_params")
             return Plan(external=len(move.prompt), fetches=True)
