@@ -1,29 +1,22 @@
 """Copies of blocks in the host's memory: for vLLM on the CPU, where a copy is over when it returns."""
 
 import ctypes
+from abc import ABC, abstractmethod
 from typing import Any
 
 from pd_connector.memory.layout import Layout
 
 
-class HostCopier:
-    """Rows from and to vLLM's tensors."""
+class BlockingCopier(ABC):
+    """A `Copier` without streams: every copy is over when it returns, so there is nothing to wait for."""
 
-    def __init__(self, layout: Layout, keep: Any) -> None:
-        """`keep` holds the tensors, whose memory this uses."""
-        self._runs = layout.runs
-        self._keep = keep
-
+    @abstractmethod
     def gather(self, blocks: list[int], addresses: list[int]) -> None:
-        for block, address in zip(blocks, addresses, strict=True):
-            for run in self._runs:
-                ctypes.memmove(address + run.offset, run.address + block * run.stride, run.size)
+        """Copy blocks to addresses."""
 
+    @abstractmethod
     def scatter(self, blocks: list[int], addresses: list[int]) -> None:
         """Copy from addresses to blocks."""
-        for block, address in zip(blocks, addresses, strict=True):
-            for run in self._runs:
-                ctypes.memmove(run.address + block * run.stride, address + run.offset, run.size)
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
         """Copy blocks to addresses; what a step computed is there when it is over."""
@@ -40,3 +33,22 @@ class HostCopier:
     def fence(self) -> None: ...
 
     def enter_thread(self) -> None: ...
+
+
+class HostCopier(BlockingCopier):
+    """Rows from and to vLLM's tensors."""
+
+    def __init__(self, layout: Layout, keep: Any) -> None:
+        """`keep` holds the tensors, whose memory this uses."""
+        self._runs = layout.runs
+        self._keep = keep
+
+    def gather(self, blocks: list[int], addresses: list[int]) -> None:
+        for block, address in zip(blocks, addresses, strict=True):
+            for run in self._runs:
+                ctypes.memmove(address + run.offset, run.address + block * run.stride, run.size)
+
+    def scatter(self, blocks: list[int], addresses: list[int]) -> None:
+        for block, address in zip(blocks, addresses, strict=True):
+            for run in self._runs:
+                ctypes.memmove(run.address + block * run.stride, address + run.offset, run.size)

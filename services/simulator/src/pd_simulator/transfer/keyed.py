@@ -16,6 +16,7 @@ from pd_connector import settings as connector_settings
 from pd_connector.core.loads import Loads, Verdict
 from pd_connector.core.orders import WITH_STEP, Computed, Drop, Event, Failed, Landing, Load, Order, Pressed, Ready
 from pd_connector.core.plan import Plan as Sends
+from pd_connector.memory.host import BlockingCopier
 from pd_connector.memory.pages import HostMemory
 from pd_connector.net.handshake import Identity
 from pd_connector.net.plant import Plant
@@ -40,8 +41,8 @@ _RELEASE_POLL_S: Final = 0.02
 _KEEP_BLOCKS: Final = 1 << 16
 
 
-class Blocks:
-    """The KV cache as far as KV comes and goes: each block's bytes by its number. A `Copier` for a station."""
+class Blocks(BlockingCopier):
+    """The KV cache as far as KV comes and goes: each block's bytes by its number."""
 
     def __init__(self) -> None:
         self._bytes: dict[int, bytes] = {}
@@ -68,29 +69,12 @@ class Blocks:
         return len(self._bytes)
 
     def gather(self, blocks: list[int], addresses: list[int]) -> None:
-        """Copy blocks to addresses."""
         for block, address in zip(blocks, addresses, strict=True):
             ctypes.memmove(address, self._bytes[block], BLOCK_BYTES)
 
     def scatter(self, blocks: list[int], addresses: list[int]) -> None:
-        """Copy from addresses to blocks."""
         for block, address in zip(blocks, addresses, strict=True):
             self._bytes[block] = ctypes.string_at(address, BLOCK_BYTES)
-
-    def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
-        """Likewise; a simulated step computes everything at its start."""
-        self.gather(blocks, addresses)
-
-    def computed(self) -> None: ...
-
-    def wait(self, mark: Any) -> None: ...
-
-    def is_over(self, mark: Any) -> bool:  # noqa: ARG002  the interface
-        return True
-
-    def fence(self) -> None: ...
-
-    def enter_thread(self) -> None: ...
 
 
 class KeyedTransfer(Transfer):
