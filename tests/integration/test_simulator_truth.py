@@ -147,9 +147,10 @@ async def test_a_transfer_costs_what_the_profile_says(connector: Connector, tran
         await settles(measure, [first, second], first_token, Truth(STEP_S, 9), within=0.03)
 
 
-async def test_loading_kv_holds_up_the_other_streams_of_a_p2p_decode() -> None:
+async def test_loading_kv_holds_up_the_other_streams_of_a_p2p_nccl_decode() -> None:
     numbers = itertools.count()
-    async with spawned(settings_for(Role.PREFILL)) as first, spawned(settings_for(Role.DECODE)) as second:
+    prefill, decode = (settings_for(role, kv_connector=Connector.P2P_NCCL) for role in (Role.PREFILL, Role.DECODE))
+    async with spawned(prefill) as first, spawned(decode) as second:
 
         async def measure() -> tuple[float, ...]:
             number = str(next(numbers))

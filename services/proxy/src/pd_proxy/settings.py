@@ -206,7 +206,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="KV of one prompt token, bytes (131072: Llama 3 8B in 16 bits)")
     ] = 131072
     queue_timeout_s: Annotated[
-        Seconds, Meta(description="time a request waits for room for its KV before it gets 503, s")
+        Seconds,
+        Meta(
+            description="time a request waits for room for its KV, or a stream whose engine died for another engine, before the client gets an error, s"
+        ),
     ] = 30.0
     client_stall_timeout_s: Annotated[
         Seconds, Meta(description="time without reading after which a client's stream is ended, s")

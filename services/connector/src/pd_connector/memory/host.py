@@ -1,22 +1,21 @@
 """Copies of blocks in the host's memory: for vLLM on the CPU, where a copy is over when it returns."""
 
 import ctypes
-from abc import ABC, abstractmethod
 from typing import Any
 
 from pd_connector.memory.layout import Layout
 
 
-class BlockingCopier(ABC):
+class BlockingCopier:
     """A `Copier` without streams: every copy is over when it returns, so there is nothing to wait for."""
 
-    @abstractmethod
     def gather(self, blocks: list[int], addresses: list[int]) -> None:
         """Copy blocks to addresses."""
+        raise NotImplementedError
 
-    @abstractmethod
     def scatter(self, blocks: list[int], addresses: list[int]) -> None:
         """Copy from addresses to blocks."""
+        raise NotImplementedError
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
         """Copy blocks to addresses; what a step computed is there when it is over."""

@@ -207,12 +207,13 @@ class Engine:
         work = work_of(slots)
         step = self.machine.steps.step(work)
         self.machine.board.step(start, step, work.decodes)
-        saves = [self.machine.transfer.save(*save) for save in self._compute(slots)]
-        end = start + step.seconds
-        if saves:
-            await asyncio.gather(*saves)
+        computed, end = self._compute(slots), start + step.seconds
+        if computed and not self.machine.transfer.sends_beside:
+            await self._save(computed)
             end = max(end, time.monotonic())
         await sleep_until(end)
+        if computed and self.machine.transfer.sends_beside:
+            await self._save(computed)
         self._free_at = end
         now = time.monotonic()
         self._book(slots, now - end)
@@ -220,6 +221,9 @@ class Engine:
         late = self.machine.steps.late_answers and bool(work.sent) and self.scheduler.next_start(end) == end
         self._hand_out(() if late else answers, held=answers if late else ())
         return True
+
+    async def _save(self, computed: list[tuple[Move, bytes]]) -> None:
+        await asyncio.gather(*(self.machine.transfer.save(*save) for save in computed))
 
     def _hand_out(self, answers: Sequence[Callable[[], None]], held: Sequence[Callable[[], None]] = ()) -> None:
         """Hand out what was held back from the step before, and `answers`; hold `held` back until the next step has ended."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pd_contracts.names import Role
 from pd_simulator.clock import sleep_until
@@ -75,7 +75,13 @@ class Plan:
 
 
 class Transfer:
-    """No connector: every engine computes its own KV."""
+    """No connector: every engine computes its own KV.
+
+    Attributes:
+        sends_beside: KV leaves when the step that computed it has ended, beside the next ones; otherwise inside the step.
+    """
+
+    sends_beside: ClassVar[bool] = False
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -112,7 +118,7 @@ class Transfer:
         return b"", 0.0
 
     async def save(self, move: Move, entries: bytes) -> None:
-        """Send the KV of a whole prompt away, inside the step that computed its end; the whole batch waits for it."""
+        """Send the KV of a whole prompt away, which this step computes the end of; the whole batch waits for it."""
 
     def finished(self, move: Move, entries: bytes | None) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
         """Let go of a request's KV. `entries` is the prompt's KV if the request ended by itself and its plan keeps it.

@@ -80,6 +80,8 @@ class Blocks(BlockingCopier):
 class KeyedTransfer(Transfer):
     """Both ends: any engine may prefill for others and decode for them."""
 
+    sends_beside = True
+
     def __init__(self, site: Site) -> None:
         super().__init__(site)
         self._address = f"{site.host}:{site.kv_port}"
