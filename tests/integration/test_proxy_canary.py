@@ -77,6 +77,14 @@ async def test_a_pair_that_answers_wrongly_gets_no_requests_and_says_so(connecto
         assert 'pd_proxy_canaries_total{verdict="wrong"} 1.0' in (await proxy.get("/metrics")).body.decode()
 
 
+@pytest.mark.parametrize(("connector", "transport"), [(Connector.P2P, "tcp"), (Connector.NIXL, "")])
+async def test_a_pair_says_how_its_kv_goes(connector: Connector, transport: str) -> None:
+    told = {"kv_connector": connector}
+    async with guarded((Role.PREFILL, told), (Role.DECODE, told)) as (proxy, _):
+        (pair,) = await examined(proxy)
+        assert (pair.canary, pair.transport) == ("passed", transport)
+
+
 async def test_only_the_wrong_pair_is_left_out() -> None:
     async with guarded((Role.PREFILL, {"sim_corrupt_kv": True}), (Role.PREFILL, {}), (Role.DECODE, {})) as (
         proxy,

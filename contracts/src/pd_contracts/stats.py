@@ -44,12 +44,14 @@ class PairStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         canary: "passed", "wrong" (gets no requests; `reason` says what it answered), "unknown" (not asked yet) or "off".
+        transport: how P2pConnector moved the canary's KV ("vmm" or "tcp"); empty for other connectors, and if the engine does not say.
     """
 
     prefill: str
     decode: str
     canary: str
     reason: str = ""
+    transport: str = ""
 
 
 class EngineLoadStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,11 @@ class Stats:
             self._changed |= self._gauges.get((name, label)) != value
             self._gauges[name, label] = value
 
+    def gauges(self, name: str) -> dict[str, float]:
+        """The gauge's values by label."""
+        with self._lock:
+            return {label: value for (found, label), value in self._gauges.items() if found == name}
+
     def span(self, name: str, label: str, seconds: float) -> None:
         with self._lock:
             self._spans.setdefault((name, label), []).append(seconds)

@@ -196,7 +196,13 @@ class Showing:
 
     def _pair(self, pair: Pair) -> PairStats:
         verdict, reason = self._context.trust.says(pair.prefill, pair.decode)
-        return PairStats(prefill=pair.prefill.name, decode=pair.decode.name, canary=verdict, reason=reason)
+        return PairStats(
+            prefill=pair.prefill.name,
+            decode=pair.decode.name,
+            canary=verdict,
+            reason=reason,
+            transport=self._context.trust.transport(pair.prefill, pair.decode),
+        )
 
     def _instance(self, instance: Instance, now: float) -> InstanceStats:
         flights = self._context.flights

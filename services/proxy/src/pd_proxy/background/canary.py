@@ -14,11 +14,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from pd_contracts.names import Role
+from pd_contracts.names import Connector, Role
 from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import State
+from pd_proxy.engines.trust import Judgment
 from pd_proxy.errors import BrokenReplyError, ProxyError
 from pd_proxy.kv.transfer import plan
+from pd_proxy.kv.transport import transport_to
 from pd_proxy.protocol.body import Fields
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.exchange import Exchange
@@ -120,8 +122,22 @@ async def examine(context: Supervisor, pair: Pair) -> Result:
         },
     )
     if result.verdict is not Verdict.FAILED:
-        context.trust.judge(pair.prefill, pair.decode, right=result.verdict is Verdict.PASSED, reason=result.reason)
+        right = result.verdict is Verdict.PASSED
+        transport = await _transport(context, pair) if right else ""
+        context.trust.judge(pair.prefill, pair.decode, Judgment(right, result.reason, transport))
     return result
+
+
+async def _transport(context: Supervisor, pair: Pair) -> str:
+    """How P2pConnector's KV goes to decode, as prefill says; not knowing it does no harm."""
+    if pair.prefill.connector is not Connector.P2P:
+        return ""
+    try:
+        page = await context.upstream.get(pair.prefill, "/metrics", context.settings.health_timeout_s)
+    except (ProxyError, TimeoutError) as error:
+        logger.info("no transport known", extra={"prefill": pair.prefill.name, "cause": str(error)})
+        return ""
+    return transport_to(pair.decode.zmq_address, page)
 
 
 async def _ask_both(context: Supervisor, pair: Pair) -> Result:

@@ -1,11 +1,23 @@
 """Which pairs have proved that they answer rightly. Pure; `canary` does the asking."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
 from pd_contracts.names import Role
 from pd_proxy.engines.registry import Instance, State
+
+
+class Judgment(NamedTuple):
+    """What is known of a pair: whether it answers rightly, why not, and how its KV goes (empty: unknown)."""
+
+    right: bool
+    reason: str = ""
+    transport: str = ""
+
+
+NONE: Final = Judgment(right=False)
 
 
 class Trust:
@@ -14,34 +26,38 @@ class Trust:
     def __init__(self, *, needed: bool) -> None:
         """`needed`: a pair without a good verdict gets no requests."""
         self._needed = needed
-        self._verdicts: dict[tuple[int, int], tuple[bool, str]] = {}
+        self._verdicts: dict[tuple[int, int], Judgment] = {}
 
     def __call__(self, prefill: Instance, decode: Instance) -> bool:
         """Whether clients may get answers from the pair."""
-        right, _ = self._verdicts.get((prefill.incarnation, decode.incarnation), (not self._needed, ""))
-        return right
+        said = self._verdicts.get((prefill.incarnation, decode.incarnation))
+        return not self._needed if said is None else said.right
 
     def judged(self, prefill: Instance, decode: Instance) -> bool:
         return (prefill.incarnation, decode.incarnation) in self._verdicts
 
-    def judge(self, prefill: Instance, decode: Instance, *, right: bool, reason: str) -> None:
+    def judge(self, prefill: Instance, decode: Instance, judgment: Judgment) -> None:
         """Remember a verdict, instead of the one before."""
-        self._verdicts[prefill.incarnation, decode.incarnation] = right, reason
+        self._verdicts[prefill.incarnation, decode.incarnation] = judgment
 
-    def verdicts(self) -> tuple[tuple[int, int, bool, str], ...]:
-        """All of them: prefill's and decode's incarnation, whether it is good, and its reason."""
-        return tuple((*pair, *said) for pair, said in self._verdicts.items())
+    def verdicts(self) -> tuple[tuple[int, int, Judgment], ...]:
+        """All of them: prefill's and decode's incarnation, and what is known of the pair."""
+        return tuple((*pair, said) for pair, said in self._verdicts.items())
 
-    def adopt(self, verdicts: Iterable[tuple[int, int, bool, str]]) -> None:
+    def adopt(self, verdicts: Iterable[tuple[int, int, Judgment]]) -> None:
         """Believe exactly these."""
-        self._verdicts = {(prefill, decode): (right, reason) for prefill, decode, right, reason in verdicts}
+        self._verdicts = {(prefill, decode): said for prefill, decode, said in verdicts}
 
     def says(self, prefill: Instance, decode: Instance) -> tuple[str, str]:
         """The verdict in a word, and its reason."""
         if not self.judged(prefill, decode):
             return "unknown" if self._needed else "off", ""
-        right, reason = self._verdicts[prefill.incarnation, decode.incarnation]
-        return "passed" if right else "wrong", reason
+        said = self._verdicts[prefill.incarnation, decode.incarnation]
+        return "passed" if said.right else "wrong", said.reason
+
+    def transport(self, prefill: Instance, decode: Instance) -> str:
+        """How the canary's KV went, if that is known."""
+        return self._verdicts.get((prefill.incarnation, decode.incarnation), NONE).transport
 
     def shown(self, view: Sequence[Instance]) -> list[Instance]:
         """The instances as clients see them: one that is healthy but in no trusted pair has not joined yet, and shows the reason."""

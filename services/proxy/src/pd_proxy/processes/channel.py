@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from pd_proxy.engines.registry import Instance
+from pd_proxy.engines.trust import Judgment
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Numbers, Sample
 from pd_proxy.settings import Settings
@@ -39,7 +40,7 @@ class News(Message, frozen=True, kw_only=True):
     """To a worker, whenever something changed: all engines, the canaries' verdicts and every engine's slot in the shared counters."""
 
     instances: tuple[Instance, ...]
-    verdicts: tuple[tuple[int, int, bool, str], ...]
+    verdicts: tuple[tuple[int, int, Judgment], ...]
     slots: dict[int, int]
 
 

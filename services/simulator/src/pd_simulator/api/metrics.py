@@ -25,6 +25,7 @@ class EngineCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._gauges()
         yield from self._counters()
+        yield from self._peers()
         stats = self._engine.stats
         yield self._histogram("vllm:time_to_first_token_seconds", "Time to first token.", stats.ttft)
         yield self._histogram("vllm:inter_token_latency_seconds", "Time between tokens.", stats.itl)
@@ -48,6 +49,18 @@ class EngineCollector(Collector):
         for name, (text, value) in values.items():
             family = GaugeMetricFamily(name, text, labels=_LABELS)
             family.add_metric(self._values, value)
+            yield family
+
+    def _peers(self) -> Iterator[Metric]:
+        peers = self._engine.machine.transfer.peers()
+        if peers:
+            family = GaugeMetricFamily(
+                "pd_kv_peer_up",
+                "Whether a connection to another engine stands, by its address and transport.",
+                labels=(*_LABELS, "peer", "transport"),
+            )
+            for peer, up in peers.items():
+                family.add_metric((*self._values, *peer), up)
             yield family
 
     def _counters(self) -> Iterator[Metric]:

@@ -139,5 +139,9 @@ class Transfer:
         """The books as of now."""
         return self.books
 
+    def peers(self) -> dict[tuple[str, str], float]:
+        """Whether a connection stands, by KV address and transport of the other engine."""
+        return {}
+
     def rejected(self, params: dict[str, Any]) -> None:
         """A body with these `kv_transfer_params` was refused before it became a request."""

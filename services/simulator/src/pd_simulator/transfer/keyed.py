@@ -285,6 +285,13 @@ class KeyedTransfer(Transfer):
     def rejected(self, params_: dict[str, Any]) -> None:
         """Nothing was begun, and nothing waits: decode that is not coming is noticed by time."""
 
+    def peers(self) -> dict[tuple[str, str], float]:
+        found: dict[tuple[str, str], float] = {}
+        for label, up in self._station.plant.stats.gauges("peer_up").items():
+            address, transport = label.split(" ")
+            found[address, transport] = up
+        return found
+
     def report(self) -> Books:
         """With what lies in landing memory and in blocks that are kept."""
         self.books.held = len(self._of_request) + len(self._station.incoming.receiver)
