@@ -71,3 +71,30 @@ def _loaded(page: str) -> list[str]:
         if not any(word in tag for word in passive)
         for at in re.findall(r'(?:src|href)="?([^" >]+)', tag)
     ]
+
+
+CHINESE = [
+    *sorted((ROOT / "docs").glob("*.zh.md")),
+    ROOT / "README.zh.md",
+    ROOT / "analysis/src/pd_analysis/words/zh.po",
+]
+# One word for a thing, the one that vLLM's users say: the other, and where it may stand to explain it.
+TERMS = {
+    "token": "词元|令牌",
+    "prefill": "预填充(?!）)",
+    "decode": "解码(?!）)",
+    "你": "您",
+    "请求": "要求数",
+    "吞吐量": "吞吐率",
+}
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=name)
+def test_a_thing_has_one_chinese_name(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert {
+        word: re.findall(f".{{0,8}}(?:{other}).{{0,8}}", text)
+        for word, other in TERMS.items()
+        if re.search(other, text)
+    } == {}

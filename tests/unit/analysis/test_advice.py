@@ -187,7 +187,7 @@ def test_the_table_of_limits_names_who_keeps_more_of_them() -> None:
     cells = {(row[0].text, head): cell.text for row in table.rows for head, cell in zip(table.header, row, strict=True)}
     assert cells["TTFT ≤ 300 ms", "TPOT ≤ 10 ms"] == "disagg: 100 %, 0 %"
     assert cells["TTFT ≤ 100 ms", "TPOT ≤ 30 ms"] == "combined: 100 %, 0 %"
-    assert cells["TTFT ≤ 100 ms", "TPOT ≤ 10 ms"] == "nobody: 0 %, 0 %"
+    assert cells["TTFT ≤ 100 ms", "TPOT ≤ 10 ms"] == "none: 0 %, 0 %"
     assert cells["TTFT ≤ 300 ms", "TPOT ≤ 30 ms"] == "equal: 100 %, 100 %"
 
 

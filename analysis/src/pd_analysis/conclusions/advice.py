@@ -127,7 +127,7 @@ def _cell(group: Group, limits: dict[str, float]) -> Cell:
     (best, place), (second, next_place) = shares[:2]
     texts = joined((percent(round(best, 3)), percent(round(second, 3))))
     if best < ATTAINMENT:
-        return Cell(tr("nobody: {shares}", shares=texts), "equal")
+        return Cell(tr("none: {shares}", shares=texts), "equal")
     winner, runner_up = group.results[-place], group.results[-next_place]
     if second >= _ALIKE:
         return Cell(tr("equal: {shares}", shares=texts), "equal")
