@@ -4,6 +4,8 @@ import argparse
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from pd_planner.profile.shape import read_shape
 from pd_planner.profile.trust import Trust
 from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
-from pd_planner.search.capacity import Setting, attainment, capacity, upper_bound
+from pd_planner.search.capacity import Care, Setting, attainment, capacity, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed
 from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, answer
 from pd_planner.traffic.load import Load
@@ -86,6 +88,27 @@ def test_tighter_limits_never_carry_more() -> None:
 
     assert carried == sorted(carried)
     assert carried[0] == 0
+
+
+@pytest.mark.parametrize("candidate", [Candidate(0, 4), Candidate(1, 3, Connector.NIXL)])
+def test_a_capacity_is_that_of_full_batches_however_long_answers_are(candidate: Candidate) -> None:
+    asked = setting(128, 1024)
+    long = replace(asked, traffic=replace(asked.traffic, load=poisson(10, 1200, 128, 1024)))
+
+    carried = capacity(long, candidate, care=Care(5.0, 0.02))
+
+    # Answers stay 15 s at most, and in 300 s that no longer matters.
+    assert carried == pytest.approx(capacity(long, candidate, carried, Care(300.0, 0.02)), rel=0.08)
+
+
+def test_the_break_even_map_holds_for_answers_that_outlast_a_short_load() -> None:
+    long = replace(setting(), traffic=replace(setting().traffic, load=poisson(10, 1200, 128, 1024)))
+
+    point = breakeven._point(long, Candidate(2, 2, Connector.NIXL), 128, 1024)
+
+    assert point.split is not None
+    assert point.split.shape == "1P3D"
+    assert 0.7 < point.ratio < 1.3  # three of four engines decode, and prompts cost next to nothing
 
 
 def test_a_fleet_keeps_its_headroom_and_fits_its_budget() -> None:
@@ -304,6 +327,20 @@ def _traffic(words: list[str]) -> Traffic:
     options = argparse.ArgumentParser()
     traffic_options.add_arguments(options)
     return traffic_options.chosen(options.parse_args(words))
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    words = "--input-tokens 512 --output-tokens 64 --gpus 2 --cell 2 --connectors nixl --draws 2"
+    with subprocess.Popen(
+        [sys.executable, "-m", "pd_planner", *words.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asked:
+        assert asked.stdout is not None
+        asked.stdout.close()
+        assert asked.stderr is not None
+        told = asked.stderr.read()
+
+    assert "Traceback" not in told
+    assert "Exception" not in told
 
 
 LARGE = ["--model", "llama-3.1-70b", "--gpu", "H200"]

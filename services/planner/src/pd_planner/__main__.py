@@ -1,6 +1,7 @@
 """`pd-plan`: which deployment for a traffic, before a GPU is bought."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
         return NOTHING
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # who read this (head, less) has gone; nothing is left to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def _plan(words: list[str], prog: str) -> int:

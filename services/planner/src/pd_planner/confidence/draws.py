@@ -8,7 +8,7 @@ import numpy as np
 
 from pd_planner.profile.numbers import changed, number
 from pd_planner.search.candidates import Candidate
-from pd_planner.search.capacity import Setting, capacity
+from pd_planner.search.capacity import Care, Setting, capacity
 from pd_planner.search.fleet import operate
 from pd_planner.search.plan import Choice, Objective
 from pd_simulator.profile import Profile
@@ -18,6 +18,7 @@ SEED: Final = 20_261
 _WIDEST: Final = 1.0  # of a number's logarithm: a factor of e
 _ENGINES: Final = 8
 _JOULES_SD: Final = 0.03
+_CARE: Final = Care(30.0, 0.02)  # one draw is a sample
 _BAND: Final = (5, 50, 95)
 
 
@@ -58,7 +59,7 @@ def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draw
             candidate = _cell(choice)
             off = np.exp(choice.doubt * errors[_kind(choice)])
             expected = choice.fleet.per_gpu * candidate.gpus
-            capacities[position].append(capacity(drawn, candidate, expected) * off / candidate.gpus)
+            capacities[position].append(capacity(drawn, candidate, expected, _CARE) * off / candidate.gpus)
             if objective is Objective.ENERGY:
                 operation = operate(drawn, choice.fleet, choice.operation.rate)
                 joules[position].append(operation.joules * float(np.exp(generator.normal(0.0, _JOULES_SD))))

@@ -13,6 +13,7 @@ from pd_planner.emit.plan_file import PlanFile
 from pd_planner.report import tables
 from pd_planner.report.charts import charts
 from pd_planner.report.sentences import held_out_words
+from pd_planner.search.plan import Objective
 
 HTML: Final = "plan.html"
 MARKDOWN: Final = "plan.md"
@@ -49,12 +50,21 @@ def pages(folder: Path, found: Findings, plan: PlanFile) -> dict[str, str]:
     return {name: environment.get_template(f"{name}.j2").render(facts) for name in (HTML, MARKDOWN)}
 
 
+_WANTED: Final = {
+    Objective.GPUS: "Wanted: the fewest GPUs",
+    Objective.GOODPUT: "Wanted: the highest capacity",
+    Objective.ENERGY: "Wanted: the least energy per output token",
+}
+
+
 def _question(found: Findings) -> str:
     question, setting = found.question, found.question.setting
     rate = f"{question.rate:,.3g} requests/s" if question.rate is not None else "as many requests as possible"
     gpus = "any number of GPUs" if question.gpus is None else f"at most {question.gpus} GPUs"
     cap = f", at most {question.power_cap_w:,.0f} W" if question.power_cap_w is not None else ""
-    return f"{rate} of {setting.traffic.name} on {gpus}{cap}, within {setting.limits.words}; {question.objective.value} first"
+    return (
+        f"{rate} of {setting.traffic.name} on {gpus}{cap}, within {setting.limits.words}. {_WANTED[question.objective]}"
+    )
 
 
 def _environment() -> jinja2.Environment:

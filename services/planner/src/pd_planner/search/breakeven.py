@@ -7,14 +7,13 @@ from typing import Final
 import numpy as np
 
 from pd_planner.search.candidates import Candidate
-from pd_planner.search.capacity import ROUGH, Care, Setting, capacity
+from pd_planner.search.capacity import ROUGH, Care, Setting, capacity, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, operate
 from pd_planner.traffic.load import Load
 
 PROMPTS: Final = (128, 256, 512, 1024, 2048, 4096, 8192)
 OUTPUTS: Final = (16, 32, 64, 128, 256, 512, 1024)
 RATES: Final = tuple(share / 100 for share in range(10, 121, 10))  # of the larger capacity
-_REQUESTS: Final = 1200
 _MAP: Final = Care(20.0, 0.03)
 
 
@@ -48,17 +47,30 @@ def break_even(setting: Setting, like: Candidate) -> list[Point]:
 
 
 def _point(setting: Setting, like: Candidate, prompt: int, output: int) -> Point:
-    at = setting.traffic.load.at[:_REQUESTS]
-    load = Load.of(at, prompt, output)
+    load = Load.of(setting.traffic.load.at, prompt, output)
     sized = replace(setting, traffic=replace(setting.traffic, load=load, shared=()))
     plain = Candidate(0, like.prefills + like.others, None, like.tensor_parallel)
     able = [each for each in (plain, *splits(like)) if not each.engines(setting.engine).refusal(prompt, output)]
-    carried = {each: capacity(sized, each, care=ROUGH) / each.gpus for each in able}
-    best = max((each for each in able if not each.plain), key=lambda each: carried[each], default=None)
-    for each in (plain, best):
-        if each is not None and carried.get(each):
-            carried[each] = capacity(sized, each, carried[each] * each.gpus, _MAP) / each.gpus
-    return Point(prompt, output, carried.get(plain, 0.0), carried.get(best, 0.0) if best else 0.0, best)
+    best, most = _best_split(sized, [each for each in able if not each.plain])
+    together = capacity(sized, plain, care=ROUGH) if plain in able else 0.0
+    return Point(prompt, output, _per_gpu(sized, plain, together), _per_gpu(sized, best or plain, most), best)
+
+
+def _best_split(setting: Setting, able: Sequence[Candidate]) -> tuple[Candidate | None, float]:
+    """The split that roughly carries most, and how much; those that cannot carry as much whatever the limits are left out."""
+    best, most = None, 0.0
+    for each in sorted(able, key=lambda each: -upper_bound(setting, each)):
+        if best is not None and upper_bound(setting, each) <= most:
+            break
+        carried = capacity(setting, each, care=ROUGH)
+        if best is None or carried > most:
+            best, most = each, carried
+    return best, most
+
+
+def _per_gpu(setting: Setting, candidate: Candidate, roughly: float) -> float:
+    """Requests a second and GPU, more carefully."""
+    return capacity(setting, candidate, roughly, _MAP) / candidate.gpus if roughly else 0.0
 
 
 @dataclass(frozen=True)

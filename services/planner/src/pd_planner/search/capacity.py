@@ -27,7 +27,10 @@ class Care:
 
 CAREFUL: Final = Care(SECONDS, 0.01)
 ROUGH: Final = Care(15.0, 0.05)
-_WARM_UP: Final = 0.1  # of the load: queues fill, and it is not counted
+# Until the first answers end, batches are smaller than they will be. So long, and for a tenth of the load at least, requests do not count, and a
+# load lasts several times as long.
+_WARM_UP, _LONGEST_WARM_UP = 0.1, 0.5
+_STAYS: Final = 4.0
 # A first part of the load in which so much fewer requests are in time than needed is enough to say no.
 _PART, _HOPELESS = 0.25, 0.25
 _LOWEST: Final = 1e-3  # of the most that a cell could do; what carries less carries nothing
@@ -44,10 +47,17 @@ class Setting:
     prefix_caching: bool = False
     slow_prompt_ms: tuple[float, ...] = ()
 
+    def seconds(self, least: float) -> float:
+        """How long a load has to be: `least`, or several times as long as a request stays while the limits are just kept."""
+        decode, milliseconds = self.profile.decode, self.limits.milliseconds
+        full = decode.base_ms + decode.per_sequence_ms * self.engine.max_num_seqs
+        stay_s = float(self.traffic.load.output.mean()) * milliseconds.get("tpot", full) / 1e3
+        return max(least, _STAYS * min(stay_s, milliseconds.get("e2el", np.inf) / 1e3))
+
 
 def run(setting: Setting, candidate: Candidate, rate: float, seconds: float = SECONDS) -> Outcome:
     """Simulate one cell of a candidate at a rate."""
-    return _simulated(setting, candidate, setting.traffic.at(rate, seconds))
+    return _simulated(setting, candidate, setting.traffic.at(rate, setting.seconds(seconds)))
 
 
 def _simulated(setting: Setting, candidate: Candidate, load: Load) -> Outcome:
@@ -74,13 +84,15 @@ def _slow(setting: Setting, candidate: Candidate) -> Floats | None:
 
 
 def steady(outcome: Outcome) -> slice:
-    """The requests that count: those after the warm-up."""
-    return slice(int(len(outcome.first) * _WARM_UP), None)
+    """The requests that count: those that come when the first answers have ended."""
+    at, count = outcome.load.at, len(outcome.first)
+    filled = int(np.searchsorted(at, float(np.median(outcome.last - at))))
+    return slice(min(max(int(count * _WARM_UP), filled), int(count * _LONGEST_WARM_UP)), None)
 
 
 def attainment(setting: Setting, candidate: Candidate, rate: float, seconds: float = SECONDS) -> float:
     """Share of requests within all limits at a rate."""
-    load = setting.traffic.at(rate, seconds)
+    load = setting.traffic.at(rate, setting.seconds(seconds))
     early = _simulated(setting, candidate, load.first(max(2, int(len(load) * _PART))))
     share = float(setting.limits.met(early)[steady(early)].mean())
     if share < setting.limits.attainment - _HOPELESS:
