@@ -34,6 +34,7 @@ from pd_planner.search.candidates import Candidate, EngineLimits, candidates
 from pd_planner.search.capacity import Care, Setting, attainment, capacity, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed
 from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, answer
+from pd_planner.traffic import source
 from pd_planner.traffic.load import Load
 from pd_planner.traffic.prefix import cached_tokens
 from pd_planner.traffic.source import Traffic
@@ -196,6 +197,51 @@ def test_what_decides_is_a_command_that_pdctl_takes() -> None:
     options = parser().parse_args(words[1:])
     assert (options.command, options.deployments, options.gpus) == ("compare", "3c,2p1d:nixl", "0,1,2")
     assert options.goodput == "ttft:500 tpot:15"
+
+
+def test_what_decides_a_trace_is_the_trace_at_that_pace(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text(
+        "".join(f'{{"timestamp": {100 * n}, "input_length": 900, "output_length": 40}}\n' for n in range(50))
+    )
+    asked = replace(setting(), traffic=_traffic(["--trace", str(trace), "--speed", "2"]), prefix_caching=True)
+    judged = verdict([drawn(Candidate(2, 1, Connector.NIXL), [2.0]), drawn(PLAIN, [2.0])], Objective.GOODPUT)
+
+    words = shlex.split(command(asked, judged))
+
+    # 2 requests/s and GPU on three GPUs are six; the trace has ten by itself.
+    assert words[-3:] == ["--", "--time-scale", "1.67"]
+    assert words[0] == "PREFIX_CACHING=on"
+    assert parser().parse_args(words[2:-3]).trace == str(trace)
+
+
+def test_a_capacity_for_a_trace_is_of_all_of_it() -> None:
+    # Two thirds come slowly, and then three times as many a second.
+    at = np.cumsum([0.3] * 2000 + [0.1] * 1000)
+    whole = Traffic(Load.of(at - at[0], 1024, 64), 2999 / (at[-1] - at[0]), None, True, "trace")
+    slow = replace(whole, load=whole.load.first(2000), rate=1 / 0.3)
+
+    carried, calm = (capacity(replace(setting(), traffic=each), PLAIN) for each in (whole, slow))
+
+    assert carried < 0.7 * calm
+    assert len(whole.at(10.0, 1.0)) == 3000
+
+
+def test_of_a_long_trace_the_busiest_part_stands_for_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(source, "MOST", 20)
+    trace, times = (
+        tmp_path / "trace.jsonl",
+        [*range(0, 40_000, 1000), *range(40_000, 45_000, 200), *range(45_000, 65_000, 1000)],
+    )
+    trace.write_text("".join(f'{{"timestamp": {at}, "input_length": 9, "output_length": 4}}\n' for at in times))
+
+    found = _traffic(["--trace", str(trace)])
+
+    assert len(found.load) == 20
+    assert found.rate == pytest.approx(5.0)
+    assert any(
+        "Of 85 requests of the trace the 20 in a row that came fastest stand for all" in note for note in found.notes
+    )
 
 
 def test_an_engine_of_two_boards_is_faster_but_less_than_twice() -> None:

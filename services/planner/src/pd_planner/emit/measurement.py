@@ -5,12 +5,14 @@ from typing import Final
 
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.verdict import Verdict
-from pd_planner.search.candidates import Candidate, name_of
+from pd_planner.search.candidates import Candidate, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
 from pd_planner.search.plan import Objective
 from pd_simulator.steps.engines import Order
 
 _SECONDS: Final = 120
+# Options of the load that the command has otherwise, or decides itself.
+_SAID: Final = ("trace", "arrival", "duration", "time_scale", "rate", "seed", "input_tokens", "output_tokens")
 
 
 def command(setting: Setting, verdict: Verdict) -> str:
@@ -26,8 +28,8 @@ def command(setting: Setting, verdict: Verdict) -> str:
     words += ["--goodput", limits]
     if not setting.traffic.recorded:
         words += ["--duration", str(_SECONDS), "--seeds", "0,1"]
-    variables = _variables(apart)
-    return " ".join((*variables, shlex.join(words)))
+    words += _more(setting, rate * gpus)
+    return " ".join((*_variables(setting, apart), shlex.join(words)))
 
 
 def _rate(plain: Drawn, apart: Drawn, objective: Objective) -> float:
@@ -42,10 +44,17 @@ def _spec(candidate: Candidate) -> str:
     return f"{candidate.prefills}p{candidate.others}d{connector}"
 
 
-def _variables(candidate: Candidate) -> list[str]:
-    size = candidate.tensor_parallel
-    boards = [f"TENSOR_PARALLEL_SIZE={size}"] if size > 1 else []
-    return [*boards, *(["FIRST_TOKEN=decode"] if candidate.order is Order.AT_ONCE else [])]
+def _variables(setting: Setting, candidate: Candidate) -> list[str]:
+    """What engines and proxy are to have other than usual."""
+    engine, usual = setting.engine, EngineLimits(setting.engine.kv_tokens)
+    found = {
+        "TENSOR_PARALLEL_SIZE": (candidate.tensor_parallel, 1),
+        "MAX_NUM_SEQS": (engine.max_num_seqs, usual.max_num_seqs),
+        "MAX_NUM_BATCHED_TOKENS": (engine.max_num_batched_tokens, usual.max_num_batched_tokens),
+        "PREFIX_CACHING": ("on" if setting.prefix_caching else "off", "off"),
+        "FIRST_TOKEN": ("decode" if candidate.order is Order.AT_ONCE else "prefill", "prefill"),
+    }
+    return [f"{name}={value}" for name, (value, default) in found.items() if value != default]
 
 
 def _load(setting: Setting, rate: float) -> list[str]:
@@ -54,3 +63,14 @@ def _load(setting: Setting, rate: float) -> list[str]:
         return ["--trace", options["trace"]]
     lengths = f"{options.get('input_tokens', '512')}:{options.get('output_tokens', '64')}"
     return ["--input-output", lengths, "--rates", f"{rate:.3g}"]
+
+
+def _more(setting: Setting, rate: float) -> list[str]:
+    """Options of pd-loadgen run: those of the question that pdctl compare has none for, and a trace's pace at `rate` requests a second."""
+    traffic = setting.traffic
+    own = {name: value for name, value in traffic.options.items() if name not in _SAID}
+    if traffic.recorded:
+        scale = float(traffic.options.get("time_scale", "1")) * traffic.rate / rate
+        own["time_scale"] = f"{scale:.3g}"
+    words = [word for name, value in own.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return ["--", *words] if words else []

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from pd_analysis.plots import style
 from pd_analysis.words.formatting import number
 from pd_planner.confidence.findings import Findings
+from pd_planner.report.tables import ratio_words
 from pd_planner.search.breakeven import Curve, Point
 from pd_planner.search.candidates import WORDS
 from pd_planner.search.fleet import Operation
@@ -125,12 +126,12 @@ def _cell(axes: Axes, column: int, row: int, point: Point, doubt: float) -> None
     if not np.isfinite(ratio) and not point.apart:
         axes.text(column, row, "–", ha="center", va="center", size=8.5, color=style.MUTED, zorder=3)
         return
-    size = abs(float(np.log(ratio))) if np.isfinite(ratio) else _FULL
+    size = abs(float(np.log(ratio))) if 0 < ratio < math.inf else _FULL
     told = size > _NEARLY_EQUAL * doubt
     share = _LIGHTEST + (_DARKEST - _LIGHTEST) * min(1.0, size / _FULL) if told else _LIGHTEST / 2
     colour = style.GREEN if ratio > 1 else style.BLUE
     axes.barh(row, 0.96, left=column - 0.48, height=0.94, color=colour, alpha=share, linewidth=0, zorder=2)
-    text = number(ratio) if np.isfinite(ratio) else "only apart"
+    text = ratio_words(ratio)
     axes.text(column, row + 0.12, text, ha="center", va="center", size=8.5, color=style.INK, zorder=3)
     split = point.split.shape if point.split and ratio > 1 else ""
     axes.text(column, row - 0.24, split, ha="center", va="center", size=6.5, color=style.MUTED, zorder=3)

@@ -96,6 +96,7 @@ def _unclear(found: Findings, measurement: str) -> Iterator[str]:
 def _of_traffic(found: Findings) -> Iterator[str]:
     traffic, known = found.question.setting.traffic, found.question.setting.profile.provenance
     count = len(traffic.load)
+    yield from (f"{note.removesuffix('.')}." for note in traffic.notes)
     if traffic.recorded and count < _FEW_REQUESTS:
         yield f"The trace has {count:,} requests: a p99 rests on {max(1, count // 100)} of them."
     longest = int(traffic.load.prompt.max())

@@ -91,7 +91,7 @@ def flips(found: Findings) -> Table:
     outputs = sorted({point.output for point in found.flips})
     prompts = sorted({point.prompt for point in found.flips})
     at = {(point.prompt, point.output): point for point in found.flips}
-    rows = [[f"{prompt:,}", *(_ratio(at[prompt, output].ratio) for output in outputs)] for prompt in prompts]
+    rows = [[f"{prompt:,}", *(ratio_words(at[prompt, output].ratio) for output in outputs)] for prompt in prompts]
     return table(
         "Disaggregated ÷ plain, capacity per GPU",
         ("prompt tokens", *(f"→ {output:,}" for output in outputs)),
@@ -101,8 +101,9 @@ def flips(found: Findings) -> Table:
     )
 
 
-def _ratio(ratio: float) -> str:
-    return "only apart" if ratio == float("inf") else number(ratio)
+def ratio_words(ratio: float) -> str:
+    """Apart ÷ plain; of the two only one may carry anything."""
+    return {float("inf"): "only apart", 0.0: "only plain"}.get(ratio) or number(ratio)
 
 
 def rates(curves: Sequence[Curve]) -> Table:

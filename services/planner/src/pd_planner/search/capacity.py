@@ -31,8 +31,7 @@ ROUGH: Final = Care(15.0, 0.05)
 # load lasts several times as long.
 _WARM_UP, _LONGEST_WARM_UP = 0.1, 0.5
 _STAYS: Final = 4.0
-# A first part of the load in which so much fewer requests are in time than needed is enough to say no.
-_PART, _HOPELESS = 0.25, 0.25
+_PART: Final = 0.25  # of the load, simulated first: it may say no alone
 _LOWEST: Final = 1e-3  # of the most that a cell could do; what carries less carries nothing
 
 
@@ -95,7 +94,7 @@ def attainment(setting: Setting, candidate: Candidate, rate: float, seconds: flo
     load = setting.traffic.at(rate, setting.seconds(seconds))
     early = _simulated(setting, candidate, load.first(max(2, int(len(load) * _PART))))
     share = float(setting.limits.met(early)[steady(early)].mean())
-    if share < setting.limits.attainment - _HOPELESS:
+    if 1 - _PART * (1 - share) < setting.limits.attainment:  # were all others in time, it would not be enough
         return share
     outcome = _simulated(setting, candidate, load)
     return float(setting.limits.met(outcome)[steady(outcome)].mean())

@@ -10,6 +10,7 @@ from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.outline import Outlined, outline
 from pd_planner.traffic.load import Load
 
+MOST: Final = 10_000  # requests of a trace
 FEWEST: Final = 400  # requests in a simulated load, if there are as many
 Shared = tuple[tuple[str, int], ...]
 
@@ -41,10 +42,15 @@ class Traffic:
     notes: Sequence[str] = ()
 
     def at(self, rate: float, seconds: float) -> Load:
-        """The first requests, at another rate: those of so many seconds, or a few hundred if that is more."""
-        count = min(len(self.load), max(FEWEST, int(rate * seconds)))
-        part = self.load.first(count)
-        return replace(part, at=part.at * (self.rate / rate))
+        """The same at another rate, exactly that one: of drawn requests those of so many seconds, or a few hundred if that is more; of a trace all.
+
+        A part of a trace says little about the rest, whose rate and lengths may be others.
+        """
+        if self.recorded:
+            return replace(self.load, at=self.load.at * (self.rate / rate))
+        part = self.load.first(min(len(self.load), max(FEWEST, int(rate * seconds))))
+        own = (len(part) - 1) / float(part.at[-1]) if part.at[-1] > 0 else self.rate
+        return replace(part, at=part.at * (own / rate))
 
     def redrawn(self, generator: np.random.Generator) -> "Traffic":
         """The same kind of traffic on another day: its gaps and lengths in another order; a trace stays as it was."""
@@ -66,7 +72,11 @@ def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None,
         PlanError: the load generator's, if they make no load.
     """
     outlined = outline(options)
-    found = outlined.requests
+    found: Sequence[Outlined] = outlined.requests
+    notes = list(outlined.notes)
+    if recorded and len(found) > MOST:
+        notes.append(f"Of {len(found):,} requests of the trace the {MOST:,} in a row that came fastest stand for all")
+        found = _busiest(found)
     span = found[-1].offset - found[0].offset
     if len(found) < 2 or span <= 0:
         msg = f"{name} has {len(found)} request{'s' * (len(found) != 1)} at one moment: a plan needs requests with different arrival times"
@@ -85,9 +95,18 @@ def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None,
         name=name,
         shared=_shared(found),
         options=given,
-        notes=outlined.notes,
+        notes=notes,
     )
 
 
+def _busiest(found: Sequence[Outlined]) -> Sequence[Outlined]:
+    """As many requests in a row as are simulated, where they came fastest: what serves them serves the rest."""
+    offsets = np.array([one.offset for one in found])
+    begin = int(np.argmin(offsets[MOST - 1 :] - offsets[: len(offsets) - MOST + 1]))
+    return found[begin : begin + MOST]
+
+
 def _shared(found: Sequence[Outlined]) -> list[Shared]:
-    return [one.shared for one in found] if any(one.shared for one in found) else []
+    """Nothing where no two prompts begin alike."""
+    first = [one.shared[0][0] for one in found if one.shared]
+    return [one.shared for one in found] if len(set(first)) < len(first) else []
