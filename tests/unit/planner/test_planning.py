@@ -1,6 +1,7 @@
 """From a question to a plan: what is asked, what is answered, how sure that is, and what becomes of it."""
 
 import argparse
+import io
 import json
 import re
 import shlex
@@ -13,8 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from rich.console import Console
 from support.planning import H200, poisson, write_run
 
+from pd_analysis.tables.table import table
 from pd_contracts.names import Connector, Role
 from pd_control.cli.options import parser
 from pd_planner.__main__ import main
@@ -29,9 +32,10 @@ from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.numbers import changed
 from pd_planner.profile.shape import read_shape
 from pd_planner.profile.trust import Trust
+from pd_planner.report import terminal
 from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
-from pd_planner.search.capacity import Care, Setting, attainment, capacity, upper_bound
+from pd_planner.search.capacity import Care, Setting, attainment, capacity, run, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed
 from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, answer
 from pd_planner.traffic import source
@@ -153,7 +157,7 @@ def test_nothing_draws_more_than_the_cap() -> None:
 
     assert capped.best.operation.total_watts == pytest.approx(watts[0])
     assert all("W" in choice.refusal for choice in capped.choices[1:])
-    with pytest.raises(NoPlanError, match=r"below 100 W do not serve 30 requests/s: .* draws "):
+    with pytest.raises(NoPlanError, match=r"with 100 W cannot serve 30 requests/s: .* \\(draws "):
         answer(question(power_cap_w=100.0))
 
 
@@ -209,7 +213,7 @@ def test_what_decides_a_trace_is_the_trace_at_that_pace(tmp_path: Path) -> None:
 
     words = shlex.split(command(asked, judged))
 
-    # 2 requests/s and GPU on three GPUs are six; the trace has ten by itself.
+    # 2 requests/s per GPU on three GPUs are six; the trace has ten by itself.
     assert words[-3:] == ["--", "--time-scale", "1.67"]
     assert words[0] == "PREFIX_CACHING=on"
     assert parser().parse_args(words[2:-3]).trace == str(trace)
@@ -281,6 +285,24 @@ def test_prefix_caching_carries_more_where_prompts_begin_alike() -> None:
     alike = replace(plain, traffic=replace(plain.traffic, shared=shared))
 
     assert capacity(replace(alike, prefix_caching=True), PLAIN) > 1.3 * capacity(alike, PLAIN)
+
+
+def test_a_cache_lifts_the_bound_on_what_a_cell_can_do() -> None:
+    plain = setting(4096, 16, Limits({"ttft": 2000.0, "tpot": 50.0}))
+    shared = [(("system", 4080), (f"own {n}", 16)) for n in range(len(plain.traffic.load))]
+    alike = replace(plain, traffic=replace(plain.traffic, shared=shared), prefix_caching=True)
+
+    assert capacity(alike, PLAIN) > 3 * upper_bound(plain, PLAIN)
+
+
+@pytest.mark.parametrize("prompt", [1, 16, 64, 512])
+def test_no_load_is_served_faster_than_the_bound(prompt: int) -> None:
+    busy = setting(prompt, 16)
+
+    for candidate in (PLAIN, NIXL):
+        bound = upper_bound(busy, candidate)
+        outcome = run(busy, candidate, 5 * bound)
+        assert len(outcome.first) / float(outcome.last.max()) < bound
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -375,6 +397,19 @@ def _traffic(words: list[str]) -> Traffic:
     return traffic_options.chosen(options.parse_args(words))
 
 
+def test_a_name_in_a_narrow_terminal_is_not_cut_within_a_word() -> None:
+    names = ["128 × 6P2D P2pConnector", "1024 plain engines"]
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(
+        terminal.rich_table(
+            table("", ("deployment", *"abcdefghi"), [[name, *["1,234.5"] * 9] for name in names], {0}), 80
+        )
+    )
+
+    assert "P2pConnector" in console.export_text()
+
+
 def test_a_reader_that_has_gone_is_no_error() -> None:
     words = "--input-tokens 512 --output-tokens 64 --gpus 2 --cell 2 --connectors nixl --draws 2"
     with subprocess.Popen(
@@ -403,9 +438,9 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--goodput", "itl:5"], "itl"),
         ([*LENGTHS, "--goodput", "ttft:1"], "nothing meets TTFT ≤ 1 ms"),
         ([*LENGTHS, "--attainment", "90"], "more than 1: write a share such as 0.9"),
-        ([*LENGTHS, "--gpus", "0"], "'0' is no whole number from 1 on"),
-        ([*LENGTHS, "--rate", "-3"], "'-3' is no number above 0"),
-        ([*LENGTHS, "--rate", "1000", "--gpus", "2"], "2 GPUs do not serve 1000 requests/s: "),
+        ([*LENGTHS, "--gpus", "0"], "expected a whole number of at least 1, got '0'"),
+        ([*LENGTHS, "--rate", "-3"], "expected a number above 0, got '-3'"),
+        ([*LENGTHS, "--rate", "1000", "--gpus", "2"], "2 GPUs cannot serve 1000 requests/s: "),
         ([*LENGTHS, "--connectors", "rdma"], "--connectors 'rdma': choose from"),
         ([*LENGTHS, "--profile", "NO_NIXL", "--connectors", "nixl"], "the profile knows nothing about NIXL"),
         ([*LENGTHS, "--power-cap-w", "500"], "--power-cap-w needs --rate or --trace"),
@@ -414,6 +449,10 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--kv-tokens", "500"], "a request of this traffic can never be served"),
         ([*LENGTHS, "--kv-tokens", "5000", "--max-num-batched-tokens", "9"], "which vLLM refuses"),
         ([*LENGTHS, "--", "--prefix-tokenz", "5"], "pd-loadgen run has no option --prefix-tokenz"),
+        (["--input-tokens", "1000000", "--output-tokens", "5"], "1000000 + 5 tokens do not fit into the KV cache"),
+        ([*LENGTHS, "--out", "TIMELESS"], "timeless.jsonl: File exists"),
+        ([*LENGTHS, "--profile", "nope.toml"], "pd-plan: nope.toml: No such file or directory"),
+        ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "any number of GPUs with 50 W cannot serve 5 requests/s: "),
         (["plans"], "there is no command 'plans'"),
     ],
 )

@@ -35,8 +35,12 @@ def document(name: str) -> dict[str, Any]:
         raise ProfileError(msg)
     try:
         read = tomllib.loads(_text(name))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError(str(error)) from error
+    except OSError as error:
+        msg = f"{name}: {error.strerror}"
+        raise ProfileError(msg) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{name}: {error}"
+        raise ProfileError(msg) from error
     return _inherited(read) if "base" in read else read
 
 

@@ -134,6 +134,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     if not COMPILED:
         say("numba is not installed, so this takes about a minute instead of seconds: pip install numba")
     question = _question(options)
+    if options.out is not None:
+        _make(options.out)
     try:
         found = find(question, options.draws, maps=options.out is not None, say=say)
     except NoPlanError as error:
@@ -150,6 +152,14 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     return 0
 
 
+def _make(folder: Path) -> None:
+    """Before anything is simulated, so that a minute is not for nothing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"--out {folder}: {error.strerror}") from error
+
+
 def _tell(text: str) -> None:
     print(f"pd-plan: {text}", file=sys.stderr, flush=True)
 
@@ -159,11 +169,10 @@ def _silent(_: str) -> None:
 
 
 def write(folder: Path, found: Findings, plan: PlanFile) -> list[Path]:
-    """Everything that a plan becomes; the folder is made."""
+    """Everything that a plan becomes, in a folder that there is."""
     from pd_planner.report.page import pages  # noqa: PLC0415 - matplotlib takes a second that a plain answer need not wait for
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {
             "plan.json": msgspec.json.format(msgspec.json.encode(plan)).decode() + "\n",
             ".env": env_text(plan),

@@ -9,7 +9,7 @@ from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.plan import PlanError
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.values import count, positive
-from pd_planner.traffic.source import Traffic, TrafficError, traffic_of
+from pd_planner.traffic.source import FEWEST, Traffic, TrafficError, traffic_of
 
 # Of all options of `pd-loadgen run` these are shown; any other goes after --.
 SHOWN: Final = (
@@ -23,7 +23,8 @@ SHOWN: Final = (
     "seed",
 )
 _LENGTHS: Final = ("input_tokens", "output_tokens")
-REQUESTS: Final = 12_000  # drawn where the load has no end of its own
+# Requests that are drawn where the load has no end of its own; fewer if they are so long that the load generator would not hold them.
+REQUESTS, TOKENS = 12_000, 1_000_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,8 @@ def chosen(given: argparse.Namespace) -> Traffic:
         return _traffic(_of_trace(given, values), wanted=None, recorded=True, name=given.trace)
     if given.speed is not None:
         raise CommandError("--speed needs --trace: lengths have no times; give their rate with --rate")
-    drawn = {**values, "rate": "1", "duration": str(REQUESTS)}
+    tokens = (given.input_tokens or 1) + (given.output_tokens or 1)
+    drawn = {**values, "rate": "1", "duration": str(min(REQUESTS, max(FEWEST, TOKENS // tokens)))}
     lengths = (
         values.get("dataset_path")
         or f"{values.get('input_tokens', '512')} → {values.get('output_tokens', '64')} tokens"

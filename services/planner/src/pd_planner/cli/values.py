@@ -6,7 +6,7 @@ import argparse
 def count(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() else 0
     if value < 1:
-        msg = f"{text!r} is no whole number from 1 on"
+        msg = f"expected a whole number of at least 1, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return value
 
@@ -14,7 +14,7 @@ def count(text: str) -> int:
 def positive(text: str) -> float:
     value = _number(text)
     if not 0 < value < float("inf"):
-        msg = f"{text!r} is no number above 0"
+        msg = f"expected a number above 0, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return value
 
@@ -32,7 +32,7 @@ def percent(text: str) -> float:
     """A percentage below 100, as a share."""
     value = _number(text)
     if not 0 <= value < 100:
-        msg = f"{text!r} is no percentage from 0 to below 100"
+        msg = f"expected a percentage from 0 to below 100, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return value / 100
 

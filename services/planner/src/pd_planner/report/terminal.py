@@ -60,7 +60,12 @@ def rich_table(table: Table, width: int) -> RichTable:
     for number in kept:
         left = number in table.words
         header = textwrap.fill(table.header[number], _HEADER, break_long_words=False)
-        shown.add_column(header, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+        longest = (
+            max((len(word) for row in table.rows for word in row[number].text.split()), default=1) if left else None
+        )
+        shown.add_column(
+            header, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=longest
+        )
     for row in table.rows:
         shown.add_row(*(Text(row[number].text) for number in kept))
     return shown

@@ -136,8 +136,7 @@ def upper_bound(setting: Setting, candidate: Candidate) -> float:
     """More than a cell can do whatever the limits are: every engine busy with nothing but computing prompts and full batches of decodes."""
     profile, load = setting.profile, setting.traffic.load
     prompt, output = float(load.prompt.mean()), float(load.output.mean())
-    share = profile.mixed.prefill_token_share if candidate.plain else 1.0
-    prompt_ms = profile.prefill.per_token_ms * share * prompt
+    prompt_ms = _least_prompt_ms(setting, candidate)
     decode = (profile.combined or profile.decode) if candidate.plain else profile.decode
     context = prompt + output / 2
     batch = min(setting.engine.max_num_seqs, max(1.0, setting.engine.kv_tokens / (prompt + output)))
@@ -145,6 +144,18 @@ def upper_bound(setting: Setting, candidate: Candidate) -> float:
     if candidate.plain:
         return 1.2e3 * candidate.others / (prompt_ms + decode_ms)
     return 1.2e3 * min(candidate.prefills / max(prompt_ms, 1e-6), candidate.others / max(decode_ms, 1e-6))
+
+
+def _least_prompt_ms(setting: Setting, candidate: Candidate) -> float:
+    """What computing a prompt takes at least: alone in a step, whose overlap it then has for itself; nothing if it may be in a cache."""
+    profile, prompt = setting.profile, float(setting.traffic.load.prompt.mean())
+    if setting.prefix_caching and setting.traffic.shared and candidate.can_cache:
+        return 0.0
+    if not candidate.plain:
+        return profile.prefill.per_token_ms * prompt
+    mixed = profile.mixed
+    tokens_ms = profile.prefill.base_ms + profile.prefill.per_token_ms * mixed.prefill_token_share * prompt
+    return max(0.0, tokens_ms - mixed.overlap_ms)
 
 
 def percentiles(outcome: Outcome) -> dict[str, float]:

@@ -240,9 +240,12 @@ def _out_of_reach(question: Question, found: Sequence[Candidate]) -> str:
 
 
 def _closest(question: Question, ranked: Sequence[Choice]) -> str:
-    refusals = [f"{choice.fleet.label} {choice.refusal}" for choice in ranked if choice.fleet.carries > 0]
-    fewest = min((choice.fleet.gpus for choice in ranked if choice.fleet.carries > 0), default=0)
+    able = [choice for choice in ranked if choice.fleet.carries > 0]
+    reasons = [f"{choice.fleet.label} ({choice.refusal})" for choice in able]
     budget = f"{question.gpus} GPUs" if question.gpus is not None else "any number of GPUs"
     rate = f"{question.rate:g} requests/s" if question.rate is not None else "this traffic"
-    cap = f" below {question.power_cap_w:,.0f} W" if question.power_cap_w is not None else ""
-    return f"{budget}{cap} do not serve {rate}: {'; '.join(refusals[:3])}; {fewest} GPUs are the fewest"
+    cap = f" with {question.power_cap_w:,.0f} W" if question.power_cap_w is not None else ""
+    fewest = min((choice.fleet.gpus for choice in able), default=0)
+    few = question.gpus is not None and fewest > question.gpus
+    needed_ = f"; the fewest are {fewest:,}" if few else ""
+    return f"{budget}{cap} cannot serve {rate}: {'; '.join(reasons[:3])}{needed_}"
