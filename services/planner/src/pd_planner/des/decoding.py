@@ -17,10 +17,14 @@ NOW, BEGAN, BEHIND = range(3)
 # `state`: sequences that decode, requests that have come, those admitted, steps so far, KV reserved, requests done; the request whose prompt is
 # computed in part, how much of it, how many prompts this step completes, and how many requests there are.
 DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED, KNOWN = range(10)
+CLOCK_COLUMNS, STATE_COLUMNS = 3, 10
+
+
+Ends = list[tuple[int, int]]  # a heap: after which step which job ends
 
 
 class Engine(NamedTuple):
-    """One engine: what it has to do, and its state. `ends` is a heap: after which step which job ends."""
+    """One engine: what it has to do, and its state, but for the heap of ends, which numba cannot keep between two calls."""
 
     jobs: Jobs
     costs: StepCosts
@@ -30,7 +34,6 @@ class Engine(NamedTuple):
     clock: Floats
     state: Ints
     work: Floats
-    ends: list[tuple[int, int]]
 
 
 @compiled
@@ -38,28 +41,30 @@ def serve(jobs: Jobs, costs: StepCosts, limits: EngineLimits, times: Times, busy
     """Run the engine until its last job is done; fills `times` and adds to `busy`."""
     ends = [(0, 0)]
     ends.pop()
-    engine = Engine(jobs, costs, limits, times, busy, zeros(3), whole_zeros(10), zeros(WORK_COLUMNS), ends)
+    engine = Engine(
+        jobs, costs, limits, times, busy, zeros(CLOCK_COLUMNS), whole_zeros(STATE_COLUMNS), zeros(WORK_COLUMNS)
+    )
     engine.state[PARTIAL] = NOBODY
     engine.state[KNOWN] = len(jobs.ready)
-    run(engine, inf)
+    run(engine, ends, inf)
 
 
 @compiled
-def run(engine: Engine, until: float) -> None:
+def run(engine: Engine, ends: Ends, until: float) -> None:
     """Take steps until all known jobs are done, or until the next step would begin at `until` or later."""
     state = engine.state
     while state[DONE] < state[KNOWN] and next_start(engine) < until:
         _begin_step(engine)
         if state[PARTIAL] == NOBODY and not _admissible(engine, engine.limits.batched_tokens - state[DECODING]):
-            _decode_only(engine, until)
+            _decode_only(engine, ends[0][0], until)
         else:
             before, partial = state[ADMITTED], state[PARTIAL]
             _fill_step(engine)
             engine.clock[NOW] += step_ms(engine.costs, engine.work, engine.busy) * 1e-3
             engine.clock[BEHIND] += state[DECODING]
             state[STEP] += 1
-            _start_answers(engine, before, partial)
-        _end_answers(engine)
+            _start_answers(engine, ends, before, partial)
+        _end_answers(engine, ends)
 
 
 @compiled
@@ -95,13 +100,13 @@ def _admissible(engine: Engine, left: int) -> bool:
 
 
 @compiled
-def _decode_only(engine: Engine, until: float) -> None:
-    """All steps until an answer ends or the next request could join; none begins at `until` or later."""
+def _decode_only(engine: Engine, ending: int, until: float) -> None:
+    """All steps until an answer ends, with the step `ending`, or the next request could join; none begins at `until` or later."""
     clock, state, costs, ready = engine.clock, engine.state, engine.costs, engine.jobs.ready
     batch = state[DECODING]
     first = costs.decode_base + costs.decode_sequence * batch + costs.decode_context * clock[BEHIND]
     growth = costs.decode_context * batch
-    steps = engine.ends[0][0] - state[STEP]
+    steps = ending - state[STEP]
     if until < inf:
         steps = min(steps, max(1, _steps_within((until - clock[NOW]) * 1e3, first, growth)))
     if state[ADMITTED] == state[ARRIVED] and state[ARRIVED] < state[KNOWN]:
@@ -162,30 +167,30 @@ def _chunk(engine: Engine, left: int) -> int:
 
 
 @compiled
-def _start_answers(engine: Engine, before: int, partial: int) -> None:
+def _start_answers(engine: Engine, ends: Ends, before: int, partial: int) -> None:
     """First tokens of the prompts that this step completed: `partial`, begun in an earlier step, and those admitted since `before`."""
     state = engine.state
     if partial != NOBODY and state[PARTIAL] != partial:
-        _start(engine, partial)
+        _start(engine, ends, partial)
     for job in range(before, state[ADMITTED]):
         if state[PARTIAL] != job:
-            _start(engine, job)
+            _start(engine, ends, job)
     state[COMPLETED] = 0
 
 
 @compiled
-def _start(engine: Engine, job: int) -> None:
+def _start(engine: Engine, ends: Ends, job: int) -> None:
     jobs, state = engine.jobs, engine.state
     engine.times.first[job] = engine.clock[NOW]
-    heappush(engine.ends, (int(state[STEP] + jobs.output[job] - 1), int(job)))
+    heappush(ends, (int(state[STEP] + jobs.output[job] - 1), int(job)))
     state[DECODING] += 1
     engine.clock[BEHIND] += jobs.prompt[job]
 
 
 @compiled
-def _end_answers(engine: Engine) -> None:
+def _end_answers(engine: Engine, ends: Ends) -> None:
     """Last tokens: their sequences leave the batch and give their KV back."""
-    jobs, state, ends = engine.jobs, engine.state, engine.ends
+    jobs, state = engine.jobs, engine.state
     while len(ends) > 0 and ends[0][0] <= state[STEP]:
         job = heappop(ends)[1]
         engine.times.last[job] = engine.clock[NOW]

@@ -5,16 +5,25 @@ The loop of `decoding`, stopped and gone on with: the same steps at the same tim
 
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Final, NamedTuple
 
 import numpy as np
 
 from pd_planner.des.compiled import compiled
-from pd_planner.des.decoding import ADMITTED, ARRIVED, DONE, KNOWN, NOW, PARTIAL, Engine, next_start, run
-from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Floats, Ints, Jobs, StepCosts, Times
+from pd_planner.des.decoding import (
+    ADMITTED,
+    ARRIVED,
+    CLOCK_COLUMNS,
+    DONE,
+    KNOWN,
+    NOW,
+    PARTIAL,
+    STATE_COLUMNS,
+    Engine,
+    next_start,
+    run,
+)
+from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Ints, Jobs, StepCosts, Times
 from pd_planner.des.steps import WORK_COLUMNS
-
-_STATE_COLUMNS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +33,6 @@ class Written:
     at: float
     request: int
     last: bool
-
-
-class Held(NamedTuple):
-    """An `Engine` but for its heap, which numba cannot keep between two calls."""
-
-    jobs: Jobs
-    costs: StepCosts
-    limits: EngineLimits
-    times: Times
-    busy: Floats
-    clock: Floats
-    state: Ints
-    work: Floats
 
 
 class OnlineEngine:
@@ -57,11 +53,11 @@ class OnlineEngine:
         self._requests = np.zeros(capacity, np.int64)
         self._times = Times(np.full(capacity, np.nan), np.full(capacity, np.nan))
         self.busy = np.zeros(BUSY_COLUMNS)
-        self._clock = np.zeros(3)
-        self._state = np.zeros(_STATE_COLUMNS, np.int64)
+        self._clock = np.zeros(CLOCK_COLUMNS)
+        self._state = np.zeros(STATE_COLUMNS, np.int64)
         self._state[PARTIAL] = NOBODY
         work = np.zeros(WORK_COLUMNS)
-        self._held = Held(self._jobs, costs, limits, self._times, self.busy, self._clock, self._state, work)
+        self._engine = Engine(self._jobs, costs, limits, self._times, self.busy, self._clock, self._state, work)
         self._ends = np.zeros((capacity, 2), np.int64)
         self._count = np.zeros(1, np.int64)
         self._started = 0
@@ -90,7 +86,7 @@ class OnlineEngine:
         if self.next_start >= until:
             return []
         done = int(self._state[DONE])
-        self.next_start = _run(self._held, self._ends, self._count, until)
+        self.next_start = _run(self._engine, self._ends, self._count, until)
         return self._news(done)
 
     def _news(self, done: int) -> list[Written]:
@@ -108,7 +104,7 @@ class OnlineEngine:
 
 
 @compiled
-def _run(held: Held, saved: Ints, count: Ints, until: float) -> float:
+def _run(engine: Engine, saved: Ints, count: Ints, until: float) -> float:
     """`decoding.run` on state that stays in arrays between the calls; `saved` has `count` entries of the heap of ends.
 
     Returns when the next step begins; infinite if there is nothing to do.
@@ -117,10 +113,9 @@ def _run(held: Held, saved: Ints, count: Ints, until: float) -> float:
     ends.pop()
     for entry in range(count[0]):
         heappush(ends, (int(saved[entry, 0]), int(saved[entry, 1])))
-    engine = Engine(held.jobs, held.costs, held.limits, held.times, held.busy, held.clock, held.state, held.work, ends)
-    run(engine, until)
+    run(engine, ends, until)
     count[0] = len(ends)
     for entry in range(len(ends)):
         step, job = heappop(ends)
         saved[entry, 0], saved[entry, 1] = step, job
-    return next_start(engine) if held.state[DONE] < held.state[KNOWN] else np.inf
+    return next_start(engine) if engine.state[DONE] < engine.state[KNOWN] else np.inf
