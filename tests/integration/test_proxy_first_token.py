@@ -99,6 +99,25 @@ async def test_a_stop_string_over_the_border_is_found(*, stream: bool) -> None:
             assert stages.first_token_reason == "stop_string"
 
 
+@pytest.mark.parametrize("announced", [False, True], ids=["asked behind the token", "announced"])
+async def test_kv_whose_token_is_held_back_is_not_computed_again(*, announced: bool) -> None:
+    async with stand() as here:
+        decode = here.decodes[0]
+        if announced:
+            await here.ask(COMPLETIONS, {**IDS, "max_tokens": 3})  # from here on, a stand-in is known
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            body: dict[str, Any] = {**base, "max_tokens": 9, "ignore_eos": True}
+            first = whole_text(await here.expected(path, body | {"max_tokens": 1}))
+            body |= {"stop": [first[-1] + "\x07"], "stream": stream}
+            before = decode.engine.stats.local_tokens
+            _, stages = await here.ask(path, body)
+            assert stages.first_token_reason == "stop_string"
+            assert decode.engine.stats.local_tokens - before <= 2, (
+                "the last token of the announced prompt, and of the whole one"
+            )
+        assert (await decode.books())["held"] == 0
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("fault", ["drop_kv", "out_of_memory"])
 async def test_kv_that_is_lost_costs_time_and_nothing_else(fault: str, *, stream: bool) -> None:

@@ -43,6 +43,10 @@ class ToyCopier:
         for block, address in zip(blocks, addresses, strict=True):
             ctypes.memmove(self._base + block * BLOCK_BYTES, address, BLOCK_BYTES)
 
+    def duplicate(self, sources: list[int], targets: list[int]) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            ctypes.memmove(self._base + target * BLOCK_BYTES, self._base + source * BLOCK_BYTES, BLOCK_BYTES)
+
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
         self.gather(blocks, addresses)
 

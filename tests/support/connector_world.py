@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pd_connector.core.loads import Loads, Verdict
-from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Expect, Forget, Load, Order, Preempted
+from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Expect, Forget, Load, Order, Park, Preempted
 from pd_connector.core.plan import Plan
 from pd_connector.core.receiver import LOADING, Receiver
 from pd_connector.core.sender import MOVING, Piece, Put, Sender
@@ -172,6 +172,8 @@ class DecodeEngine:
                     self.receiver.expect(order, self.clock)
                 case Drop():
                     self.receiver.drop(order)
+                case Park(key=key):
+                    self.receiver.park(key, self.clock)
                 case Load():
                     found = self.receiver.take(order.key)
                     assert found is not None, "a load of what is not complete"

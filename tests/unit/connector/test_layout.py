@@ -91,6 +91,14 @@ def test_what_cannot_be_copied_is_refused(layers: list[Layer]) -> None:
         layout_of(layers, BLOCKS)
 
 
+def test_blocks_are_copied_to_other_blocks_of_one_cache() -> None:
+    cache = (ctypes.c_ubyte * 60)(*range(60))
+    layout = layout_of([Layer("a", ctypes.addressof(cache), (6, 5), (5, 1), 2, "x")], 6)
+    HostCopier(layout, cache).duplicate([1, 5], [4, 0])
+
+    assert bytes(cache) == bytes([*range(50, 60), *range(10, 40), *range(10, 20), *range(50, 60)])
+
+
 @given(data=st.data())
 def test_rows_from_one_cache_arrive_in_another(data: st.DataObject) -> None:
     inner = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))

@@ -4,8 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_connector.core.loads import LOCAL_GRACE_S, PLAIN, WAIT, Found, Loads, Verdict
-from pd_connector.core.orders import Drain, Drop, Event, Expect, Failed, Forget, Landing, Load, Order, Pressed, Ready
+from pd_connector.core.loads import HELD_S, LOCAL_GRACE_S, PLAIN, WAIT, Found, Loads, Verdict
+from pd_connector.core.orders import (
+    Copy,
+    Drain,
+    Drop,
+    Event,
+    Expect,
+    Failed,
+    Forget,
+    Landing,
+    Load,
+    Order,
+    Park,
+    Pressed,
+    Ready,
+    Release,
+)
 
 
 def loads(*, ranks: int = 1, fail: bool = False) -> Loads:
@@ -243,3 +258,97 @@ def test_in_every_order_of_events_kv_is_used_or_dropped_exactly_once(
     assert len(waiting) == 0
     for told in ends.values():
         assert len(told) == 1, f"the workers hear exactly once what becomes of a key: {told}"
+
+
+def passed_on(*, ran: bool) -> Loads:
+    """An announced request that waits for its KV, or runs with it in blocks 3 and 4."""
+    waiting = loads()
+    add(waiting, "announced", prompt=41, follows=True)
+    if ran:
+        waiting.inbox.append((0, Ready("k", 9)))
+        assert waiting.verdict("announced", 0, 0.0) == Found(Verdict.LOAD, 40)
+        waiting.allocated("announced", (3, 4), 0, 40)
+    return waiting
+
+
+class TestInThePlaceOfAnAnnouncedRequest:
+    """The router announced a request, and then sends the whole prompt under the same key."""
+
+    def test_kv_that_has_not_come_is_parked_for_it(self) -> None:
+        waiting = passed_on(ran=False)
+        assert waiting.finished("announced") == ([Park("k")], "aborted")
+        assert add(waiting, "whole") == [Expect("k", "p:1", follows=False)]
+        waiting.inbox.append((0, Ready("k", 9)))
+        assert waiting.verdict("whole", 0, 0.0) == Found(Verdict.LOAD, 39)
+
+    def test_it_may_come_before_the_abort(self) -> None:
+        waiting = passed_on(ran=False)
+        assert add(waiting, "whole") == []
+        assert waiting.verdict("whole", 0, 0.0) == WAIT
+        assert waiting.finished("announced") == ([Expect("k", "p:1", follows=False)], "aborted")
+        assert waiting.verdict("whole", 0, 0.0) == WAIT
+        waiting.inbox.append((0, Ready("k", 9)))
+        assert waiting.verdict("whole", 0, 0.0) == Found(Verdict.LOAD, 39)
+        assert waiting.allocated("whole", (7, 8), 0, 39) == [Load("whole", "k", (7, 8), 0)]
+        assert waiting.finished("whole") == ([], "loaded")
+        assert len(waiting) == 0
+
+    def test_kv_of_one_that_runs_is_copied_from_its_blocks(self) -> None:
+        waiting = passed_on(ran=True)
+        add(waiting, "whole")
+        assert waiting.verdict("whole", 0, 0.0) == Found(Verdict.LOAD, 39)
+        assert waiting.allocated("whole", (7, 8), 0, 39) == [Copy("whole", "k", (3, 4), (7, 8), 0)]
+        assert not waiting.hold("announced", 0.0), "nobody else needs them"
+
+    @pytest.mark.parametrize("first", [True, False], ids=["asked before the abort", "after"])
+    def test_blocks_of_one_that_ran_stay_until_they_are_copied(self, *, first: bool) -> None:
+        waiting = passed_on(ran=True)
+        if first:
+            add(waiting, "whole")
+        assert waiting.hold("announced", 0.0)
+        assert waiting.finished("announced") == ([], "loaded")
+        if not first:
+            assert add(waiting, "whole") == []
+        assert waiting.expired(HELD_S + 1) == [], "somebody waits for them"
+        assert waiting.verdict("whole", 16, 0.0) == Found(Verdict.LOAD, 23)
+        assert waiting.allocated("whole", (7, 8), 1, 23) == [Copy("whole", "k", (3, 4), (7, 8), 1, "announced")]
+        assert waiting.expired(HELD_S + 1) == []
+
+    def test_blocks_that_nobody_comes_for_are_given_back(self) -> None:
+        waiting = passed_on(ran=True)
+        assert waiting.hold("announced", 0.0)
+        waiting.finished("announced")
+        assert waiting.expired(HELD_S / 2) == []
+        assert waiting.expired(HELD_S + 0.1) == [Release("announced")]
+        assert waiting.expired(HELD_S + 0.1) == []
+
+    def test_whoever_gives_up_meanwhile_does_not_keep_them(self) -> None:
+        waiting = passed_on(ran=True)
+        add(waiting, "whole")
+        waiting.hold("announced", 0.0)
+        waiting.finished("announced")
+        waiting.finished("whole")
+        assert waiting.expired(HELD_S + 0.1) == [Release("announced")]
+
+    @pytest.mark.parametrize("how", ["preempted", "ended", "failed"])
+    def test_kv_that_is_lost_is_computed(self, how: str) -> None:
+        waiting = passed_on(ran=how != "failed")
+        add(waiting, "whole")
+        if how == "preempted":
+            waiting.preempted(["announced"])
+        elif how == "failed":
+            waiting.inbox.append((0, Failed("k", "prefill is gone")))
+        else:
+            waiting.finished("announced")
+        assert waiting.verdict("whole", 0, 0.0) == PLAIN
+        assert waiting.allocated("whole", (7, 8), 0, 0) == []
+        assert waiting.finished("whole") == ([], "recomputed")
+
+    def test_an_ordinary_request_holds_nothing(self) -> None:
+        waiting = loads()
+        add(waiting)
+        waiting.inbox.append((0, Ready("k")))
+        waiting.verdict("r", 0, 0.0)
+        waiting.allocated("r", (3, 4), 0, 39)
+        assert not waiting.hold("r", 0.0)
+        assert not waiting.hold("a stranger", 0.0)

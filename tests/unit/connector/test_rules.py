@@ -5,7 +5,7 @@ from support.connector_world import KIND, DecodeEngine, Network, PrefillEngine
 
 from pd_connector.core.orders import Drop as DropOrder
 from pd_connector.core.orders import Expect, Failed
-from pd_connector.core.receiver import PRESSED_EARLY_S
+from pd_connector.core.receiver import PARKED_S, PRESSED_EARLY_S
 from pd_connector.settings import Settings
 from pd_connector.wire.messages import Drop, Fail, Have, Need, Part, ProtocolError, Return, Token, Want
 
@@ -164,6 +164,36 @@ def test_kv_of_which_decode_never_hears_is_dropped_in_time() -> None:
     assert pair.d.receiver.counts()["landed"] == 0
     pair.ask("r", 3)
     assert pair.rest("r") == {"r": "computed"}
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["KV is here", "KV comes later"])
+def test_kv_of_an_announced_request_is_the_next_ones(*, here: bool) -> None:
+    pair = Pair()
+    pair.ask("r", 3, follows=True)
+    if here:
+        pair.prefill("r", 3)
+    pair.network.run()
+    pair.d.leave("r")
+    pair.d.outcome.clear()
+    pair.ask("r", 3)
+    if not here:
+        pair.prefill("r", 3)
+
+    assert pair.rest("r") == {"r": "loaded"}
+    assert pair.d.receiver.counts()["landed"] == 0
+
+
+def test_and_dropped_in_time_if_there_is_no_next_one() -> None:
+    pair = Pair()
+    pair.ask("r", 3, follows=True)
+    pair.prefill("r", 3)
+    pair.network.run()
+    pair.d.leave("r")
+    assert pair.d.receiver.counts()["landed"] == 2
+    pair.network.advance(PARKED_S + 0.1)
+
+    assert pair.d.receiver.counts()["landed"] == 0
+    assert pair.d.receiver.outcomes == ["aborted"]
 
 
 def test_while_other_kv_waits_for_room_such_kv_is_dropped_soon() -> None:

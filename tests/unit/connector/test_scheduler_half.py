@@ -8,6 +8,7 @@ import pytest
 from pd_connector.core.orders import (
     Begin,
     Computed,
+    Copy,
     Drop,
     Ended,
     Event,
@@ -243,6 +244,34 @@ class TestDecode:
 
         assert scheduler.finished(one) == (False, {"pd": {"key": "k", "outcome": "aborted"}})
         assert told(scheduler) == [Drop(kv_key("k", PROMPT), "aborted")]
+
+    def test_blocks_of_an_aborted_request_whose_token_came_are_for_the_next_one(self) -> None:
+        scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
+        key = kv_key("k", PROMPT)
+        scheduler.output((), (), [(0, Ready(key, 555))])
+        scheduler.matched(one, 0)
+        scheduler.allocated(one, (1, 2, 3), 40)
+        scheduler.build(step(new=[("r", [1, 2, 3], 40, 1)]))
+        one.status = Status("FINISHED_ABORTED")
+        assert scheduler.finished(one)[0] is True
+        whole = request("w", PROMPT, {"key": "k", "from": THERE})
+        scheduler.on_new_request(whole)
+
+        assert scheduler.matched(whole, 0) == (39, False)
+        scheduler.allocated(whole, (4, 5, 6), 39)
+        copied = Copy("w", key, (1, 2, 3), (4, 5, 6), 0, release="r")
+        assert scheduler.build(step(new=[("w", [4, 5, 6], 39, 1)])) == [copied]
+        assert scheduler.finished(whole) == (False, {"pd": {"key": "k", "outcome": "loaded"}})
+
+    @pytest.mark.parametrize("status", ["FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED"])
+    def test_blocks_of_one_that_ended_are_not(self, status: str) -> None:
+        scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
+        scheduler.output((), (), [(0, Ready(kv_key("k", PROMPT), 555))])
+        scheduler.matched(one, 0)
+        scheduler.allocated(one, (1, 2, 3), 40)
+        one.status = Status(status)
+
+        assert scheduler.finished(one)[0] is False
 
     def test_lora_and_images_make_another_key(self) -> None:
         image = SimpleNamespace(identifier="cat", mm_position=SimpleNamespace(offset=3))

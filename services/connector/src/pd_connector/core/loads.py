@@ -2,17 +2,38 @@
 
 A request that waits holds no blocks and is looked at in every scheduling round, so it runs in the first step after its KV came. Only while
 landing memory is short it gets its blocks before, and its KV is put there as it comes.
+
+A request whose token follows may be aborted in favour of another one for the same key, which needs no such token (the router cannot use the token). The KV
+is then the other one's, wherever it is: in landing memory, or already in the first one's blocks, which stay for a while.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from pd_connector.core.orders import Drain, Drop, Event, Expect, Failed, Forget, Landing, Load, Order, Pressed, Ready
+from pd_connector.core.orders import (
+    Copy,
+    Drain,
+    Drop,
+    Event,
+    Expect,
+    Failed,
+    Forget,
+    Landing,
+    Load,
+    Order,
+    Park,
+    Pressed,
+    Ready,
+    Release,
+)
 
 # Decode on the engine that also prefills may hear of a request before prefill does, but not for long.
 LOCAL_GRACE_S: Final = 1.0
+# The blocks of an aborted request stay so long for one that comes in its place.
+HELD_S: Final = 1.0
 
 
 class Verdict(Enum):
@@ -45,6 +66,8 @@ class _Wait:
         tokens: so many of them prefill has.
         local: when this engine is its own prefill: until when it may be waited for.
         shared: another request has the same key, and takes the KV.
+        before: that other request, if this one comes in its place.
+        blocks: where the KV is, as long as the request has these blocks.
         outcome: what became of it; empty as long as it waits.
     """
 
@@ -54,7 +77,10 @@ class _Wait:
     tokens: int
     follows: bool
     local: float | None
+    source: str = ""
     shared: bool = False
+    before: "_Wait | None" = None
+    blocks: tuple[int, ...] = ()
     ready: set[int] = field(default_factory=set)
     landing: bool = False
     token: int | None = None
@@ -75,6 +101,7 @@ class Loads:
         self._fail = fail
         self._waits: dict[str, _Wait] = {}
         self._of_key: dict[str, _Wait] = {}
+        self._held: dict[str, tuple[_Wait, float]] = {}  # by key: an aborted request, and until when its blocks stay
         self._pressed: set[int] = set()
 
     def __len__(self) -> int:
@@ -86,11 +113,16 @@ class Loads:
         """A request came, whose prompt has `prompt` tokens; prefill has the first `tokens`. An empty `source` is this engine itself."""
         if request_id in self._waits:
             return []
-        wait = _Wait(request_id, key, prompt, tokens, follows, local=None if source else now + LOCAL_GRACE_S)
-        self._waits[request_id] = wait
-        if key in self._of_key:
-            # Several answers to one prompt: the first one takes the KV; the others find it in the prefix cache, or compute it.
-            wait.shared, wait.failed = True, "another request takes this KV"
+        local = None if source else now + LOCAL_GRACE_S
+        wait = self._waits[request_id] = _Wait(request_id, key, prompt, tokens, follows, local, source)
+        first = self._of_key.get(key) or self._held.get(key, (None,))[0]
+        if first is not None:
+            wait.shared = True
+            if first.follows and not follows and first.local is None:
+                wait.before = first
+            else:
+                # Several answers to one prompt: the first one takes the KV; the others find it in the prefix cache, or compute it.
+                wait.failed = "another request takes this KV"
             return []
         self._of_key[key] = wait
         return [Expect(key, source, follows)] if source else []
@@ -135,6 +167,8 @@ class Loads:
         self.read()
         if wait.local is not None:
             return self._verdict_here(wait, now, computing=computing, kept=kept)
+        if wait.before is not None:
+            return self._verdict_behind(wait, wait.before, min(wait.tokens, wait.prompt - 1) - cached)
         return self._verdict_there(wait, min(wait.tokens, wait.prompt - 1) - cached)
 
     def _verdict_there(self, wait: _Wait, usable: int) -> Found:
@@ -148,6 +182,17 @@ class Loads:
         if self._pressed and wait.landing and usable > 0:
             return Found(Verdict.DRAIN, usable)
         return WAIT
+
+    @staticmethod
+    def _verdict_behind(wait: _Wait, first: _Wait, usable: int) -> Found:
+        if usable <= 0:
+            return PLAIN
+        if first.outcome == "drained" or not (first.outcome or first.failed):
+            return WAIT
+        if first.outcome == "loaded" and first.blocks:
+            return Found(Verdict.LOAD, usable)
+        wait.before, wait.failed = None, "the request before lost this KV"
+        return PLAIN
 
     @staticmethod
     def _verdict_here(wait: _Wait, now: float, *, computing: bool, kept: bool) -> Found:
@@ -176,7 +221,10 @@ class Loads:
         wait = self._waits.get(request_id)
         if wait is None or wait.outcome:
             return []
+        if external > 0 and wait.before is not None:
+            return [self._copy(wait, wait.before, blocks, skip)]
         if external > 0:
+            wait.blocks = blocks
             ready = len(wait.ready) == self._ranks and not wait.failed
             wait.outcome = "loaded" if ready else "drained"
             return [(Load if ready else Drain)(request_id, wait.key, blocks, skip)]
@@ -186,6 +234,35 @@ class Loads:
         if wait.local is not None:
             return [Forget(wait.key, "decode runs here")]
         return [Drop(wait.key, wait.outcome)]
+
+    def _copy(self, wait: _Wait, first: _Wait, blocks: tuple[int, ...], skip: int) -> Copy:
+        wait.outcome, wait.before = "loaded", None
+        held = self._held.pop(wait.key, None)
+        sources, first.blocks = first.blocks, ()
+        return Copy(wait.request_id, wait.key, sources, blocks, skip, held[0].request_id if held else "")
+
+    def preempted(self, request_ids: Iterable[str]) -> None:
+        """The engine takes these requests' blocks away."""
+        for wait in [self._waits[request_id] for request_id in request_ids if request_id in self._waits]:
+            wait.blocks = ()
+
+    def hold(self, request_id: str, now: float) -> bool:
+        """A request is aborted: whether its blocks have to stay for one that may come in its place. Called before `finished`."""
+        wait = self._waits.get(request_id)
+        if wait is None or not (wait.follows and wait.outcome == "loaded" and wait.blocks):
+            return False
+        if self._of_key.get(wait.key) is not wait:
+            return False
+        self._held[wait.key] = (wait, now + HELD_S)
+        return True
+
+    def expired(self, now: float) -> list[Order]:
+        """Blocks that nobody came for."""
+        if not self._held:
+            return []
+        wanted = {id(wait.before) for wait in self._waits.values() if wait.before is not None and not wait.outcome}
+        over = [key for key, (wait, until) in self._held.items() if now > until and id(wait) not in wanted]
+        return [Release(self._held.pop(key)[0].request_id) for key in over]
 
     def drained(self, request_id: str) -> None:
         """The workers say that a request that took its KV as it came waits no more."""
@@ -211,8 +288,21 @@ class Loads:
             return [], ""
         if self._of_key.get(wait.key) is wait:
             del self._of_key[wait.key]
+        if self._held.get(wait.key, (None,))[0] is not wait:
+            wait.blocks = ()
         if wait.outcome or wait.shared:
-            return [], wait.outcome
+            found = wait.outcome
+            wait.outcome = "aborted" if found == "drained" else found
+            return [], found
         if wait.local is not None:
             return [Forget(wait.key, "its decode ended")], "aborted"
-        return [Drop(wait.key, "aborted")], "aborted"
+        return self._pass_on(wait) if wait.follows else [Drop(wait.key, "aborted")], "aborted"
+
+    def _pass_on(self, wait: _Wait) -> list[Order]:
+        """The KV of a request that never ran is the next one's."""
+        heir = next((other for other in self._waits.values() if other.before is wait), None)
+        if heir is None:
+            return [Park(wait.key)]
+        heir.before, heir.shared, heir.failed = None, False, wait.failed
+        self._of_key[wait.key] = heir
+        return [] if wait.failed else [Expect(heir.key, heir.source, follows=False)]

@@ -90,6 +90,32 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """Another request has this key's KV in its blocks `sources`: copy it before the step; the engine then gets back the blocks of `release`, if any."""
+
+    request_id: str
+    key: str
+    sources: tuple[int, ...]
+    blocks: tuple[int, ...]
+    skip: int
+    release: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The request for this key was aborted before it ran; another one may come for the same key, but only soon."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Nobody came for the KV that an aborted request has in its blocks."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """Nobody wants this KV; `outcome` counts why."""
 
@@ -98,8 +124,8 @@ class Drop:
 
 
 # These belong to a step; the others may be carried out at once.
-WITH_STEP: Final = (Computed, Preempted, Load, Drain)
-Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Drop
+WITH_STEP: Final = (Computed, Preempted, Load, Drain, Copy)
+Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Copy | Park | Release | Drop
 
 
 # Back to the scheduler's half

@@ -35,6 +35,8 @@ LIMBO: Final = "limbo"
 REMEMBERED: Final = 10_000
 # Prefill says that all was sent: its last messages may still be on their way on the other connection, but not for long.
 SENT_GRACE_S: Final = 2.0
+# KV whose request was aborted stays so long for one that comes in its place.
+PARKED_S: Final = 1.0
 # While other KV waits for room, KV that nobody has asked for stays no longer than this.
 PRESSED_EARLY_S: Final = 5.0
 
@@ -62,6 +64,7 @@ class Arrival:
         moved: when something was heard of it last.
         expected: a request waits for it.
         deadline: until when.
+        parked: the request was aborted; until when another one may come.
     """
 
     key: str
@@ -77,6 +80,7 @@ class Arrival:
     follows: bool = False
     source: str = ""
     deadline: float = 0.0
+    parked: float | None = None
     ready: bool = False
 
     @property
@@ -268,7 +272,7 @@ class Receiver:
         arrival = self._arrivals.setdefault(order.key, Arrival(order.key, now))
         arrival.expected, arrival.source = True, order.source
         arrival.follows = order.follows and self._tokens
-        arrival.deadline = now
+        arrival.deadline, arrival.parked, arrival.ready = now, None, False
         if arrival.link is None:
             self.wants.append((order.source, Want(key=order.key, to=self._address)))
             if order.source not in self._asks:
@@ -277,6 +281,12 @@ class Receiver:
         else:
             self.events.append(Landing(order.key))
         self._progress(arrival, now)
+
+    def park(self, key: str, now: float) -> None:
+        """The request for this key was aborted, and another one may come in its place."""
+        arrival = self._arrivals.get(key)
+        if arrival is not None:
+            arrival.expected, arrival.follows, arrival.parked = False, False, now + PARKED_S
 
     def asked(self, address: str, message: Message, now: float) -> bool:
         """Take in what prefill says on an ask connection; False for a message that does not belong there."""
@@ -367,13 +377,18 @@ class Receiver:
             if arrival.expected and not arrival.complete and now > arrival.deadline:
                 self._tell_drop(arrival)
                 self._fail(arrival, "it did not come in time")
+            elif arrival.parked is not None and now > arrival.parked:
+                self._give_up(arrival, "it was given up here: aborted", "aborted")
             elif not arrival.expected and now - arrival.moved > early_s:
-                self._tell_drop(arrival)
-                self._remove(arrival, "no request came for it in time")
-                self.outcomes.append("expired")
+                self._give_up(arrival, "no request came for it in time", "expired")
         for link in self._links.values():
             link.revoking = False
         self.grant()
+
+    def _give_up(self, arrival: Arrival, why: str, outcome: str) -> None:
+        self._tell_drop(arrival)
+        self._remove(arrival, why)
+        self.outcomes.append(outcome)
 
     def _fail(self, arrival: Arrival, reason: str) -> None:
         if arrival.expected:

@@ -158,6 +158,11 @@ def stopped(request: Any) -> bool:
     return str(request.status) == "FINISHED_STOPPED"
 
 
+def aborted(request: Any) -> bool:
+    """Whether a request ended because nobody wants its answer."""
+    return str(request.status) == "FINISHED_ABORTED"
+
+
 def set_last_prompt_token(request: Any, token: int) -> None:
     """Replace the last token of a prompt before the request is scheduled first."""
     request.prompt_token_ids[-1] = token

@@ -157,11 +157,12 @@ class SchedulerHalf:
     def finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
         """A request is over: whether its blocks must stay, and what its answer says."""
         self._requests.pop(request.request_id, None)
+        hold = compat.aborted(request) and self._loads.hold(request.request_id, time.monotonic())
         orders, outcome = self._loads.finished(request.request_id)
         self._tell(orders)
         wish = self._wish(request)
         if isinstance(wish, params.Decode) and outcome:
-            return False, params.answer(wish.key, outcome=outcome)
+            return hold, params.answer(wish.key, outcome=outcome)
         if not isinstance(wish, params.Prefill):
             return False, None
         return self._finished_prefill(request, wish)
@@ -190,6 +191,8 @@ class SchedulerHalf:
         """Orders that the workers carry out with the coming step."""
         for request_id in output.preempted_req_ids or ():
             self._orders += self._plan.preempted(request_id)
+        self._loads.preempted(output.preempted_req_ids or ())
+        self._tell(self._loads.expired(time.monotonic()))
         scheduled = output.num_scheduled_tokens
         for new in output.scheduled_new_reqs:
             computed = new.num_computed_tokens + scheduled[new.req_id]

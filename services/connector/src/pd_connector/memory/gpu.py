@@ -12,6 +12,7 @@ from pd_connector.memory.layout import Layout, Run
 
 WORDS_A_PROGRAM: Final = 2048  # of 8 bytes
 WARPS: Final = 8
+SCRATCH_BYTES: Final = 16 * 1024**2
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton has no types
@@ -73,6 +74,10 @@ class GpuCopier:
         by_size: defaultdict[int, list[Run]] = defaultdict(list)
         for run in layout.runs:
             by_size[run.size].append(run)
+        rows = max(1, SCRATCH_BYTES // layout.row_bytes)
+        self._scratch = torch.empty(rows * layout.row_bytes + 16, dtype=torch.uint8, device=device)
+        aligned = -(-self._scratch.data_ptr() // 16) * 16
+        self._scratch_rows = [aligned + row * layout.row_bytes for row in range(rows)]
         self._kernels = [_Kernel(runs, device) for runs in by_size.values()]
         # Before the model's kernels, which keep a busy GPU full.
         self._beside = torch.cuda.Stream(device, priority=-1)
@@ -103,6 +108,14 @@ class GpuCopier:
     def scatter(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
         """Copy from addresses to blocks, before what the engine launches next."""
         return self._launch(blocks, addresses, gather=False)
+
+    def duplicate(self, sources: list[int], targets: list[int]) -> None:
+        """Copy blocks to other blocks by way of scratch memory, before what the engine launches next."""
+        for first in range(0, len(sources), len(self._scratch_rows)):
+            part = slice(first, first + len(self._scratch_rows))
+            rows = self._scratch_rows[: len(sources[part])]
+            self.gather(sources[part], rows)
+            self.scatter(targets[part], rows)
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: torch.cuda.Event) -> torch.cuda.Event:
         """Copy blocks to addresses in a stream of its own."""

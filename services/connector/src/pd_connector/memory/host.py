@@ -17,6 +17,12 @@ class BlockingCopier:
         """Copy from addresses to blocks."""
         raise NotImplementedError
 
+    def duplicate(self, sources: list[int], targets: list[int]) -> None:
+        """Copy blocks to other blocks."""
+        for source, target in zip(sources, targets, strict=True):
+            for run in self._runs:
+                ctypes.memmove(run.address + target * run.stride, run.address + source * run.stride, run.size)
+
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
         """Copy blocks to addresses; what a step computed is there when it is over."""
         self.gather(blocks, addresses)

@@ -71,6 +71,10 @@ class Copier(Protocol):
         """Copy from addresses to blocks, before what the engine computes from now on; returns the mark."""
         ...
 
+    def duplicate(self, sources: list[int], targets: list[int]) -> None:
+        """Copy blocks to other blocks, before what the engine computes from now on."""
+        ...
+
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> Any:
         """Copy blocks to addresses once `computed` has passed, without regard to what the engine computes now; returns the mark."""
         ...

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pd_connector.core.orders import Drain, Drop, Event, Expect, Failed, Load, Ready
+from pd_connector.core.orders import Copy, Drain, Drop, Event, Expect, Failed, Load, Park, Ready
 from pd_connector.core.receiver import Extent, Receiver
 from pd_connector.net.channel import Channel
 from pd_connector.net.loop import Loop
@@ -67,12 +67,14 @@ class Incoming:
 
     # The engine
 
-    def do(self, order: Expect | Drop) -> None:
+    def do(self, order: Expect | Park | Drop) -> None:
         """Carry out what needs no step."""
         with self._plant.lock:
             if isinstance(order, Expect):
                 self._plant.trace.note("expected", order.key)
                 self.receiver.expect(order, time.monotonic())
+            elif isinstance(order, Park):
+                self.receiver.park(order.key, time.monotonic())
             else:
                 self.receiver.drop(order)
                 self._plant.stats.count("loads", order.outcome)
@@ -91,6 +93,15 @@ class Incoming:
             self.flush()
         self._plant.stats.span("stage", "scatter", time.perf_counter() - begun)
         return True
+
+    def copy(self, order: Copy) -> None:
+        """Put KV that another request has into this one's blocks too, before what the engine computes next."""
+        count = min(len(order.sources), len(order.blocks))
+        with self._plant.lock:
+            self._plant.copier.duplicate(
+                list(order.sources[order.skip : count]), list(order.blocks[order.skip : count])
+            )
+            self._plant.stats.count("loads", "loaded")
 
     def drain(self, order: Drain) -> None:
         """Put a key into its blocks as it comes."""

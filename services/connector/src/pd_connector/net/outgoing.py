@@ -99,6 +99,11 @@ class Outgoing:
             found, self.sender.released = self.sender.released, set()
             return found
 
+    def release(self, request_id: str) -> None:
+        """Decode's half needs the blocks of this request no more."""
+        with self._plant.lock:
+            self.sender.released.add(request_id)
+
     def _rows(self, pieces: Iterable[Piece]) -> tuple[list[int], list[int]]:
         blocks: list[int] = []
         addresses: list[int] = []

@@ -4,7 +4,21 @@ import logging
 import time
 from collections.abc import Iterable
 
-from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Expect, Forget, Load, Order, Preempted
+from pd_connector.core.orders import (
+    Begin,
+    Computed,
+    Copy,
+    Drain,
+    Drop,
+    Ended,
+    Expect,
+    Forget,
+    Load,
+    Order,
+    Park,
+    Preempted,
+    Release,
+)
 from pd_connector.net.channel import Channel
 from pd_connector.net.doors import Doors
 from pd_connector.net.incoming import Incoming
@@ -59,11 +73,13 @@ class Station:
     # The engine
 
     def do(self, order: Order) -> None:
-        """Carry out an order that needs no step: all but `Computed`, `Preempted`, `Load` and `Drain`."""
+        """Carry out an order that needs no step: all but those of `WITH_STEP`."""
         if isinstance(order, Begin | Ended | Forget):
             self.outgoing.do(order)
-        elif isinstance(order, Expect | Drop):
+        elif isinstance(order, Expect | Park | Drop):
             self.incoming.do(order)
+        elif isinstance(order, Release):
+            self.outgoing.release(order.request_id)
         else:
             msg = f"{order} needs a step"
             raise TypeError(msg)
@@ -80,6 +96,10 @@ class Station:
                         empty.update(order.blocks[order.skip :])
                 case Drain():
                     self.incoming.drain(order)
+                case Copy():
+                    self.incoming.copy(order)
+                    if order.release:
+                        self.outgoing.release(order.release)
                 case Computed():
                     pass  # `after_step` does it
                 case _:

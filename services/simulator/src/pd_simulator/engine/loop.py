@@ -7,7 +7,7 @@ ready), not when this process got round to it, so lateness of the event loop sho
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -317,4 +317,5 @@ class Engine:
         self._caches.pop(request.job, None)
         del self._by_job[request.job], self._requests[request.request_id]
         kept = request.entries if request.plan.keeps and reason in {"stop", "length"} else None
-        request.handover = self.machine.transfer.finished(request.move, kept)
+        move = replace(request.move, aborted=reason == "abort")
+        request.handover = self.machine.transfer.finished(move, kept)

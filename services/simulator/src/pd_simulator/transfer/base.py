@@ -46,6 +46,7 @@ class Move:
         params: the body's `kv_transfer_params`.
         token: its newest output token; None before the first.
         stopped: the output ended with that token by itself.
+        aborted: nobody wants the output any more.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class Move:
     params: dict[str, Any]
     token: int | None = None
     stopped: bool = False
+    aborted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

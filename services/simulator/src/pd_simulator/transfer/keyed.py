@@ -14,7 +14,19 @@ from typing import Any, Final
 
 from pd_connector import settings as connector_settings
 from pd_connector.core.loads import Loads, Verdict
-from pd_connector.core.orders import WITH_STEP, Computed, Drop, Event, Failed, Landing, Load, Order, Pressed, Ready
+from pd_connector.core.orders import (
+    WITH_STEP,
+    Computed,
+    Copy,
+    Drain,
+    Drop,
+    Event,
+    Failed,
+    Landing,
+    Order,
+    Pressed,
+    Ready,
+)
 from pd_connector.core.plan import Plan as Sends
 from pd_connector.memory.host import BlockingCopier
 from pd_connector.memory.pages import HostMemory
@@ -68,6 +80,15 @@ class Blocks(BlockingCopier):
         """Blocks that hold something."""
         return len(self._bytes)
 
+    def read(self, numbers: Iterable[int]) -> bytes:
+        """What is in these blocks."""
+        return b"".join(self._bytes.get(number, b"") for number in numbers)
+
+    def duplicate(self, sources: list[int], targets: list[int]) -> None:
+        """Copy blocks to other blocks."""
+        for source, target in zip(sources, targets, strict=True):
+            self._bytes[target] = self._bytes[source]
+
     def gather(self, blocks: list[int], addresses: list[int]) -> None:
         for block, address in zip(blocks, addresses, strict=True):
             ctypes.memmove(address, self._bytes[block], BLOCK_BYTES)
@@ -89,6 +110,7 @@ class KeyedTransfer(Transfer):
         self._sends = Sends(BLOCK_TOKENS, _KEEP_BLOCKS)
         self._loads = Loads(1, fail=False)
         self._of_request: dict[str, tuple[int, ...]] = {}
+        self._loaded: dict[str, tuple[int, ...]] = {}  # of requests that another one may come in the place of
         self._arrived: dict[str, asyncio.Event] = {}
         self._released: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -177,7 +199,7 @@ class KeyedTransfer(Transfer):
                 await self._news(key)
         finally:
             self.books.waiting -= 1
-            self._arrived.pop(key, None)
+            self._forget_news(key)
         entries = await self._settle(move, found.tokens, found.verdict)
         self._go_on(move)
         return entries
@@ -206,15 +228,21 @@ class KeyedTransfer(Transfer):
         orders = self._loads.allocated(move.request_id, blocks, 0, tokens if verdict is not Verdict.PLAIN else 0)
         self._tell(order for order in orders if not isinstance(order, WITH_STEP))
         with_step = [order for order in orders if isinstance(order, WITH_STEP)]
+        copies = any(isinstance(order, Copy) for order in orders)
         empty = self._station.before_step(with_step)
-        if with_step and not isinstance(with_step[0], Load):
+        if with_step and isinstance(with_step[0], Drain):
             empty |= await self._drain(move.request_id)
-        entries = self._blocks.take(blocks)
+        entries = self._blocks.read(blocks)
+        if self._loads.token(move.request_id)[0] is None:
+            self._blocks.take(blocks)
+        else:
+            self._loaded[move.request_id] = blocks
         if verdict is Verdict.PLAIN or empty or not entries:
             return None
-        await self.take_turn(tokens)
-        self.books.arrive(entries)
-        self.books.consumed += 1
+        if not copies:
+            await self.take_turn(tokens)
+            self.books.arrive(entries)
+            self.books.consumed += 1
         return entries[: tokens * ENTRY_BYTES]
 
     async def _drain(self, request_id: str) -> set[int]:
@@ -258,7 +286,10 @@ class KeyedTransfer(Transfer):
 
     def finished(self, move: Move, entries: bytes | None) -> dict[str, Any] | None:  # noqa: ARG002  the interface
         """Let go of a request; prefill says what it has."""
-        self._arrived.pop(self._loads.key_of(move.request_id) or "", None)
+        self._forget_news(self._loads.key_of(move.request_id) or "")
+        hold = move.aborted and self._loads.hold(move.request_id, time.monotonic())
+        if not hold:
+            self._blocks.take(self._loaded.pop(move.request_id, ()))
         orders, outcome = self._loads.finished(move.request_id)
         self._tell(orders)
         try:
@@ -312,6 +343,11 @@ class KeyedTransfer(Transfer):
         elif isinstance(event, Landing | Ready | Failed):
             self._wake(event.key)
 
+    def _forget_news(self, key: str) -> None:
+        """Whoever else waits for this key looks once more."""
+        if (arrived := self._arrived.pop(key, None)) is not None:
+            arrived.set()
+
     def _wake(self, key: str) -> None:
         if (arrived := self._arrived.get(key)) is not None:
             arrived.set()
@@ -323,6 +359,7 @@ class KeyedTransfer(Transfer):
     async def _release(self) -> None:
         """Blocks of finished prompts are free when their KV has left them."""
         while True:
+            self._tell(self._loads.expired(time.monotonic()))
             released = self._station.outgoing.released()
             self._sends.released(released)
             for request_id in released:
@@ -331,3 +368,4 @@ class KeyedTransfer(Transfer):
 
     def _free(self, request_id: str) -> None:
         self._blocks.take(self._of_request.pop(request_id, ()))
+        self._blocks.take(self._loaded.pop(request_id, ()))
