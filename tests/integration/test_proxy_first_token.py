@@ -5,8 +5,12 @@ import itertools
 from typing import Any
 
 import pytest
+from aiohttp import web
 from support.handoff import CHAT, COMPLETIONS, stand, text_of
+from support.proxy import TEXT as FAKE
+from support.proxy import Call, FakeEngine, document, running_proxy
 
+from pd_contracts.names import Connector
 from pd_proxy.settings import When, Writer
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
@@ -103,6 +107,7 @@ async def test_a_stop_string_over_the_border_is_found(*, stream: bool) -> None:
 async def test_kv_whose_token_is_held_back_is_not_computed_again(*, announced: bool) -> None:
     async with stand() as here:
         decode = here.decodes[0]
+        assert decode.engine is not None
         if announced:
             await here.ask(COMPLETIONS, {**IDS, "max_tokens": 3})  # from here on, a stand-in is known
         for (path, base), stream in itertools.product(WAYS, (False, True)):
@@ -178,3 +183,19 @@ def whole_text(answer: Any) -> str:
     choice = answer["choices"][0]
     text: str = choice["message"]["content"] if "message" in choice else choice["text"]
     return text
+
+
+async def names_other_kv(engine: FakeEngine, call: Call, _request: web.Request) -> web.Response:
+    return web.json_response(document(engine, call, 1) | {"kv_transfer_params": {"pd": {"key": "another one"}}})
+
+
+@pytest.mark.parametrize("more", [{}, {"presence_penalty": 0.5}], ids=["hand-off", "decode first"])
+async def test_prefill_is_believed_only_if_it_names_the_kv(more: dict[str, Any]) -> None:
+    """Decode would wait for KV that nobody sends."""
+    async with running_proxy(retries=0) as proxy:
+        prefill, decode = await proxy.pair(Connector.P2P)
+        prefill.answer = names_other_kv
+        decode.gate.clear()
+        reply = await proxy.post(FAKE | more)
+        assert reply.status == 502
+        assert "does not name the requested KV" in reply.error["message"]

@@ -37,9 +37,11 @@ class Cluster:
         own = settings_of(self.api, self.account, discovery_selector=SELECTOR, **fields)
         return running_proxy(**own)
 
-    async def engine(self, role: Role, pod: str, uid: str, connector: Connector = Connector.NIXL) -> FakeEngine:
+    async def engine(
+        self, role: Role, pod: str, uid: str, connector: Connector = Connector.NIXL, version: str = ""
+    ) -> FakeEngine:
         """Start an engine that does not ping, and let Kubernetes know of it."""
-        engine = FakeEngine(role, connector, pings=False)
+        engine = FakeEngine(role, connector, pings=False, version=version)
         nobody = free_port()
         await self.engines.enter_async_context(engine.running(nobody))
         await self.started(engine, pod, uid)
@@ -91,6 +93,16 @@ async def test_engines_that_never_ping_serve(cluster: Cluster) -> None:
         (Role.DECODE, Connector.NIXL, "fake", "uid-d.0"),
     }
     assert (reply.status, reply.json["choices"][0]["text"]) == (200, "t0 t1 t2")
+
+
+async def test_engines_that_never_ping_are_asked_for_their_version(cluster: Cluster) -> None:
+    """Without it, the first token of a chat would never be prefill's: whether decode can go on behind it depends on the version."""
+    async with cluster.proxy() as proxy:
+        await cluster.engine(Role.DECODE, "decode-0", "uid-d", Connector.P2P, version="0.32.0")
+        await cluster.engine(Role.PREFILL, "prefill-0", "uid-p", Connector.P2P)
+        versions = {i.name: i.version for i in await ready(proxy, 2)}
+
+    assert versions == {"decode-0": "0.32.0", "prefill-0": ""}, "one that does not say is admitted, too"
 
 
 async def test_engines_with_p2p_nccl_are_paired_by_the_pods_address_and_the_kv_port(cluster: Cluster) -> None:

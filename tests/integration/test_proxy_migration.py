@@ -149,3 +149,10 @@ async def test_without_it_streams_of_a_dead_decode_end_with_an_error_event() -> 
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
         assert (await here.proxy.stats()).migrations == 0
+
+
+async def test_a_stream_that_nobody_can_go_on_with_is_counted_as_failed() -> None:
+    async with stand(step_ms=5.0, migrate=True, retries=1) as here:
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
+        assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+        assert b'pd_proxy_migrations_total{result="failed"} 1.0' in (await here.proxy.get("/metrics")).body

@@ -90,6 +90,7 @@ class FakeEngine:
     api_key: str = ""  # what it demands of whoever asks it
     tls: ssl.SSLContext | None = None
     deployment: str = ""
+    version: str = ""  # what `/version` says; nothing if it is empty
     bare: bool = False
     adapters: list[str] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +136,7 @@ class FakeEngine:
         app = web.Application(client_max_size=2**30, middlewares=[self._check_key])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/version", self._version)
         app.router.add_post("/{_:(start|stop)_profile}", self._no_profiler)
         app.router.add_post("/{path:.*}", self._generate)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -163,6 +165,9 @@ class FakeEngine:
         if self.health_answer is not None:
             return await self.health_answer(request)
         return web.Response(status=self.health)
+
+    async def _version(self, _request: web.Request) -> web.Response:
+        return web.json_response({"version": self.version}) if self.version else web.Response(status=404)
 
     async def _models(self, request: web.Request) -> web.Response:
         self.other_gets.append(request.path)

@@ -203,6 +203,13 @@ class Engine:
         """Values of the connector's series."""
         return series_of(self.url)
 
+    def value(self, name: str, label: str) -> float:
+        """Value of one of vLLM's own series."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as reply:
+            lines = reply.read().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith(name) and label in line]
+        return float(line.rpartition(" ")[2])
+
 
 def series_of(url: str) -> dict[str, float]:
     """Values of an engine's `pd_kv` series, by name and their own label."""

@@ -65,6 +65,24 @@ def test_a_ping_joins_and_health_admits() -> None:
     assert only(table).models == ("m",)
 
 
+def test_a_version_that_no_ping_told_is_what_the_engine_says_itself() -> None:
+    table = registry()
+    table.ping(ping(1), 0.0)
+    table.healthy(only(table), MODELS, "0.32.0")
+    assert only(table).version == "0.32.0"
+    table.healthy(only(table), MODELS)
+    assert only(table).version == "0.32.0"
+    table.healthy(only(table), [{"id": "another process"}])
+    assert only(table).version == ""
+
+
+def test_a_version_that_a_ping_told_stays() -> None:
+    table = registry()
+    table.ping(ping(1, version="0.33.0"), 0.0)
+    table.healthy(only(table), MODELS, "0.32.0")
+    assert only(table).version == "0.33.0"
+
+
 def test_names_count_by_role_in_order_of_joining() -> None:
     table = registry()
     for number, type_ in enumerate("PDPC"):

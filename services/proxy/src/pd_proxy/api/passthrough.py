@@ -24,6 +24,7 @@ from pd_proxy.errors import (
 )
 from pd_proxy.protocol.scrub import scrub
 from pd_proxy.request.serving import JSON
+from pd_proxy.upstream.models import ask_version
 
 # Any engine knows the tokenizer.
 PATHS: Final = (
@@ -65,10 +66,6 @@ class _Body(msgspec.Struct):
     model: str | None = None
 
 
-class _Version(msgspec.Struct):
-    version: str
-
-
 class Passthrough:
     """Handlers, bound to one proxy's context."""
 
@@ -101,11 +98,8 @@ class Passthrough:
         )
 
     async def _version(self, engine: Instance) -> str | None:
-        try:
-            body = await self._context.upstream.get(engine, "/version", self._context.settings.health_timeout_s)
-            return msgspec.json.decode(body, type=_Version).version
-        except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return engine.version or None  # what its ping says
+        said = await ask_version(self._context.upstream, engine, self._context.settings.health_timeout_s)
+        return said or engine.version or None  # what its ping says
 
     async def any_engine(self) -> Response:
         """The answer of some ready engine that serves the model; of another one if that is not reached."""

@@ -10,7 +10,7 @@ from time import monotonic
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import ConnectTimeoutError, OutOfDescriptorsError, RefusedError, UnreachableError, UpstreamError
 from pd_proxy.supervisor import Supervisor
-from pd_proxy.upstream.models import ask_models, check_health
+from pd_proxy.upstream.models import ask_models, ask_version, check_health
 
 
 class Admission:
@@ -40,11 +40,13 @@ class Admission:
             await check_health(self._context.upstream, instance, settings.health_timeout_s)
             if registry.current(instance) is None:
                 return  # it restarted meanwhile; its successor has a check of its own
-            models = registry.models(instance)
+            models, version = registry.models(instance), instance.version
             if instance.state is State.JOINING or monotonic() >= self._asked.get(instance.incarnation, 0.0):
                 models = await ask_models(self._context.upstream, instance, settings.health_timeout_s, settings.model)
                 self._asked[instance.incarnation] = monotonic() + settings.models_interval_s
-            changes = registry.healthy(instance, models)
+                # Neither Kubernetes nor vLLM's own pings tell it, and what an engine can do depends on it.
+                version = version or await ask_version(self._context.upstream, instance, settings.health_timeout_s)
+            changes = registry.healthy(instance, models, version)
         except OutOfDescriptorsError:
             changes = []  # which says nothing about the engine
         except UpstreamError as error:

@@ -212,8 +212,8 @@ class Registry:
                 changes.append(self._forget(entry))
         return changes
 
-    def healthy(self, instance: Instance, models: Sequence[dict[str, Any]]) -> list[Change]:
-        """A health check answered 200; `models` are the entries of the engine's `/v1/models`."""
+    def healthy(self, instance: Instance, models: Sequence[dict[str, Any]], version: str = "") -> list[Change]:
+        """A health check answered 200; `models` are the entries of the engine's `/v1/models`; `version` is empty if it said none."""
         entry = self._entry(instance)
         if entry is None or entry.lost:
             return []
@@ -223,6 +223,8 @@ class Registry:
         ids = tuple(model["id"] for model in models)
         if ids != entry.instance.models:
             self._replace(entry, models=ids)
+        if version and not entry.instance.version:
+            self._replace(entry, version=version)
         return self._settle(entry)
 
     def _replaced(self, entry: _Entry) -> Change:
@@ -231,7 +233,7 @@ class Registry:
         self._incarnations += 1
         entry.models, entry.healthy, entry.complaint = (), False, "serves other models than before"
         entry.suspicion, entry.draining = "", False
-        self._replace(entry, incarnation=self._incarnations, models=(), model="")
+        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="")
         self._settle(entry)
         return Change(entry.instance, old.state, gone=old)
 

@@ -235,8 +235,7 @@ def _keyed(
     told = msgspec.json.decode(fields[KV_PARAMS], type=dict[str, Raw]) if KV_PARAMS in fields else {}
 
     def receive(answer: bytes) -> HandOver:
-        if _named(answer) != key:
-            raise BrokenReplyError("prefill's answer does not name the requested KV")
+        check_named(answer, key)
         source = {**told, "pd": {"key": key, "from": prefill.zmq_address}}
         return HandOver(endpoint, uuid, headers, {**fields, KV_PARAMS: encoded(source)}, pushed=False)
 
@@ -295,6 +294,16 @@ class _Pd(msgspec.Struct):
 
 _answer_decoder = msgspec.json.Decoder(_Answer)
 _pd_decoder = msgspec.json.Decoder(_Pd)
+
+
+def check_named(answer: bytes, key: str) -> None:
+    """Look whether prefill has the KV that it was asked for.
+
+    Raises:
+        BrokenReplyError: if prefill does not say that it has the KV of this key, for which decode would wait in vain.
+    """
+    if _named(answer) != key:
+        raise BrokenReplyError("prefill's answer does not name the requested KV")
 
 
 def _named(answer: bytes) -> str:

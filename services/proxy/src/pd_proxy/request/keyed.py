@@ -12,6 +12,7 @@ from typing import Any, Final
 from pd_proxy.context import Context
 from pd_proxy.errors import BrokenReplyError, NotContinuedError, PrefillTimeoutError, RefusedError
 from pd_proxy.kv.keyed import Keyed
+from pd_proxy.kv.transfer import check_named
 from pd_proxy.protocol import first_token, rewrite
 from pd_proxy.protocol.continued import Begun, end_offset, joined
 from pd_proxy.protocol.endpoints import Endpoint
@@ -74,6 +75,7 @@ class KeyedAttempt:
         engine = self._prefill
         if not self._generation.stream:
             rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
+            check_named(body, self._keyed.key)  # a stream's events have no room for it
         elif not rewrite.has_event(body):
             raise BrokenReplyError(f"{engine.name} answered 200 without a whole event")
         else:
@@ -114,6 +116,7 @@ class KeyedAttempt:
         engine = self._prefill
         body = await self._within(ask(self._context, engine, self._path, self._keyed.prefill()))
         rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
+        check_named(body, self._keyed.key)
         self._trace.prefilled = self._trace.prefilled or monotonic()
         self._trace.computed(self._decode)
         flight.due()

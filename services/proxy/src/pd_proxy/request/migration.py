@@ -58,6 +58,14 @@ class Migration:
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
         """Have others go on from there; None if nobody can, and then the client gets `error`."""
+        stream = await self._go_on(error, restart)
+        if stream is None:
+            self._context.metrics.migrated("failed")
+        elif isinstance(stream, Stream):
+            self._context.metrics.migrated("done")
+        return stream
+
+    async def _go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
         progress = self.part.progress
         if progress is not None and progress.finished:
             return None if self._counts() else Written(b"")
@@ -90,7 +98,6 @@ class Migration:
         finally:
             self._prefilled = trace.prefilled is not None
         self._trace.decode = trace.decode
-        self._context.metrics.migrated("done")
         logger.warning("a stream goes on elsewhere", extra={"id": self._trace.uuid, "instance": trace.decode})
         return answer if isinstance(answer, Stream) else None
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import BrokenReplyError
+from pd_proxy.errors import BrokenReplyError, UpstreamError
 from pd_proxy.upstream.http import Upstream
 
 # What this proxy's own /health says of itself.
@@ -20,8 +20,13 @@ class _Health(msgspec.Struct):
     service: str = ""
 
 
+class _Version(msgspec.Struct):
+    version: str
+
+
 _models = msgspec.json.Decoder(_Models)
 _health = msgspec.json.Decoder(_Health)
+_version = msgspec.json.Decoder(_Version)
 
 
 async def check_health(upstream: Upstream, instance: Instance, timeout_s: float) -> None:
@@ -57,3 +62,11 @@ async def ask_models(
     if wanted and not any(wanted in (model["id"], model.get("root")) for model in models):
         raise BrokenReplyError(f"does not serve MODEL, but {models[0]['id'][:200]}")
     return models
+
+
+async def ask_version(upstream: Upstream, instance: Instance, timeout_s: float) -> str:
+    """The version of the engine's software; empty if it does not say."""
+    try:
+        return _version.decode(await upstream.get(instance, "/version", timeout_s)).version
+    except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
