@@ -27,6 +27,7 @@ from support.vllm_engines import Answer, Engine, Later, Site, ask
 from support.waiting import until
 
 from pd_contracts.ping import PingType
+from pd_proxy.routing.names import Routing
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
@@ -381,14 +382,15 @@ OPTIONS: list[dict[str, Any]] = [
 
 async def test_through_the_proxy_answers_are_plain_vllms(pair: Pair) -> None:
     p, d, count, firsts = pair.p, pair.d, 0, Counter[str]()
-    async with fronted({PingType.PREFILL: p, PingType.DECODE: d}) as (proxy, session):
+    async with fronted([(PingType.PREFILL, p), (PingType.DECODE, d)]) as (proxy, session):
         before, recomputed = computed(d), loads(d, "recomputed")
         turns = itertools.product((1, 40, 700), (False, True))
         for index, (tokens, stream) in enumerate(turns):
             for way, (path, base) in enumerate(ways(tokens)):
                 options = OPTIONS[(2 * index + way) % len(OPTIONS)]
                 if pair.case.thorough and not stream:  # vLLM compiles for most of a minute before the first ones
-                    options = options | {"logprobs": True, "top_logprobs": 2} if path == CHAT else {"logprobs": 2}
+                    asked = {"logprobs": True, "top_logprobs": 2} if path == CHAT else {"logprobs": 2}
+                    options = options | asked
                 body = {"model": "tiny", **base, "temperature": 0, "max_tokens": 12, "ignore_eos": True, **options}
                 body |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
                 reply = await post(session, proxy.url, path, body)
@@ -406,6 +408,29 @@ async def test_through_the_proxy_answers_are_plain_vllms(pair: Pair) -> None:
     rest(p, d)
 
 
+async def test_engines_that_do_both_share_requests_as_routing_decides(pair: Pair) -> None:
+    p, d = pair.p, pair.d
+    # A step takes 21 ms by this profile, so there is time for answers alone, but not for prompts beside them.
+    tight = {"routing": Routing.ADAPTIVE, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 22.0, "step_profile": "demo"}
+    bodies = [
+        (path, {"model": "tiny", **base, "temperature": 0, "max_tokens": 30, "ignore_eos": True, "stream": stream})
+        for stream in (False, True)
+        for path, base in ways(300)
+    ]
+    before = [loads(engine, "loaded") + loads(engine, "cached") for engine in (p, d)]
+    recomputed = [loads(engine, "recomputed") for engine in (p, d)]
+    async with fronted([(PingType.BOTH, p), (PingType.BOTH, d)], **tight) as (proxy, session):
+        replies = await asyncio.gather(*(post(session, proxy.url, path, body) for path, body in bodies))
+        for (path, body), reply in zip(bodies, replies, strict=True):
+            salted = body | {"cache_salt": uuid.uuid4().hex}
+            assert said(reply) == said(await post(session, p.url, path, salted)), (path, body, stages(reply))
+    roles = [(stages(reply).prefill_instance, stages(reply).decode_instance) for reply in replies]
+    assert any(prefill and prefill != decode for prefill, decode in roles), roles
+    assert sum(loads(engine, "loaded") + loads(engine, "cached") for engine in (p, d)) > sum(before)
+    assert [loads(engine, "recomputed") for engine in (p, d)] == recomputed
+    rest(p, d)
+
+
 async def test_decode_is_killed_under_streams_which_go_on_when_another_takes_its_place(pair: Pair) -> None:
     assert pair.relay  # else skipped
     p, d = pair.p, pair.d
@@ -417,7 +442,7 @@ async def test_decode_is_killed_under_streams_which_go_on_when_another_takes_its
         )
         for (path, base), more in zip(ways(60), kinds, strict=True)
     ]
-    async with fronted({PingType.PREFILL: p, PingType.DECODE: d}, migrate=True) as (proxy, session):
+    async with fronted([(PingType.PREFILL, p), (PingType.DECODE, d)], migrate=True) as (proxy, session):
         before = d.value("vllm:generation_tokens_total", "")
         streams = [asyncio.create_task(post(session, proxy.url, path, body)) for path, body in asked]
         await asyncio.to_thread(until, lambda: d.value("vllm:generation_tokens_total", "") > before + 60, 60, "text")

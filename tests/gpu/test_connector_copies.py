@@ -28,6 +28,7 @@ if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
 
 from pd_connector.engine.hardware import Gpu  # noqa: E402  needs a GPU
+from pd_connector.memory import gpu as memory_gpu  # noqa: E402
 from pd_connector.memory.gpu import GpuCopier  # noqa: E402
 
 DEVICE = torch.device("cuda", 0)
@@ -80,6 +81,23 @@ def test_blocks_arrive_in_other_blocks(name: str, count: int) -> None:
         assert torch.equal(mine[sources], his[targets])
         untouched = [block for block in range(BLOCKS) if block not in targets]
         assert torch.equal(his[untouched], was[untouched])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_blocks_are_copied_to_other_blocks_of_one_cache(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape, order = SHAPES[name]
+    tensors, layout = cache(shape, 5, order)
+    before = [tensor.clone() for tensor in tensors]
+    monkeypatch.setattr(memory_gpu, "SCRATCH_BYTES", 7 * layout.row_bytes)  # so that it takes several rounds
+    places = torch.randperm(BLOCKS).tolist()
+    sources, targets = places[:30], places[30:60]
+    GpuCopier(layout, DEVICE, tensors).duplicate(sources, targets)
+    torch.cuda.synchronize()
+
+    for now, was in zip(tensors, before, strict=True):
+        assert torch.equal(now[targets], was[sources])
+        untouched = [block for block in range(BLOCKS) if block not in targets]
+        assert torch.equal(now[untouched], was[untouched])
 
 
 def test_copies_beside_the_steps_wait_for_what_is_computed() -> None:

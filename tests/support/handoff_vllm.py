@@ -31,12 +31,12 @@ PATIENT: dict[str, Any] = {
 
 @contextlib.asynccontextmanager
 async def fronted(
-    engines: dict[PingType, Engine], **settings: Any
+    engines: list[tuple[PingType, Engine]], **settings: Any
 ) -> AsyncIterator[tuple[RunningProxy, aiohttp.ClientSession]]:
     """A proxy to which these engines are announced as long as they live."""
     timeout = aiohttp.ClientTimeout(600)
     async with running_proxy(**PATIENT, **settings) as proxy, aiohttp.ClientSession(timeout=timeout) as session:
-        tasks = [asyncio.create_task(_announce(proxy, engine, kind)) for kind, engine in engines.items()]
+        tasks = [asyncio.create_task(_announce(proxy, engine, kind)) for kind, engine in engines]
         try:
             await proxy.stats_where(lambda stats: sum(i.state == "ready" for i in stats.instances) == len(tasks), 120)
             yield proxy, session
