@@ -90,6 +90,43 @@ async def test_a_minimum_of_tokens_holds_for_the_first_one_too() -> None:
             assert stages.first_token == "prefill"
 
 
+# Unit tests have every field; `echo` and beam search go to engines that do both.
+EXCLUDED: list[tuple[str, dict[str, Any]]] = [
+    ("structured_output", {"response_format": {"type": "json_object"}}),
+    ("structured_output", {"structured_outputs": {"regex": "a+"}}),
+    ("penalties", {"presence_penalty": 0.5}),
+    ("penalties", {"repetition_penalty": 1.1}),
+    ("bad_words", {"bad_words": ["no"]}),
+    ("several_sequences", {"n": 2, "temperature": 1}),
+    ("logits_processors", {"vllm_xargs": {"a": 1}}),
+    ("reasoning", {"thinking_token_budget": 5}),
+    ("truncation", {"truncate_prompt_tokens": 5}),
+    ("special_tokens", {"skip_special_tokens": False}),
+    ("stream_interval", {"stream_interval": 2}),
+    ("seed", {"seed": 1, "temperature": 0.5}),
+]
+
+
+async def test_what_a_second_engine_would_answer_differently_one_answers_alone() -> None:
+    async with stand() as here:
+        for (reason, more), (path, base), stream in itertools.product(EXCLUDED, WAYS[1:], (False, True)):
+            body: dict[str, Any] = {**base, "max_tokens": 5, "ignore_eos": True, "stream": stream, **more}
+            found, stages = await here.ask(path, body)
+            assert stages.first_token_reason == reason, body
+            assert by_place(found) == by_place(await here.expected(path, body)), body
+        tools: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+        _, stages = await here.ask(CHAT, {**MESSAGES, "max_tokens": 5, **tools})
+        assert stages.first_token_reason == "tools"
+        assert (await here.proxy.stats()).handed_off == 0
+
+
+def by_place(answer: Any) -> Any:
+    """Chunks of several sequences come in any order."""
+    if isinstance(answer, dict):
+        return answer
+    return sorted(answer, key=lambda event: [choice["index"] for choice in event["choices"]])
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_a_stop_string_over_the_border_is_found(*, stream: bool) -> None:
     async with stand() as here:

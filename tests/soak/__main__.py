@@ -23,6 +23,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=default.seed, help="of faults, requests and clients' manners")
     parser.add_argument("--connector", type=Connector, default=default.connector, choices=list(Connector))
     parser.add_argument(
+        "--combined", type=int, default=default.combined, help="that do both, under ROUTING=adaptive, instead of those"
+    )
+    parser.add_argument("--migrate", choices=["on", "off"], default=default.migrate)
+    parser.add_argument(
         "--healthy-s", type=float, default=default.healthy_s, help="mean time of an engine between faults"
     )
     parser.add_argument("--faulty-s", type=float, default=default.faulty_s, help="mean time of a fault")

@@ -103,6 +103,8 @@ class Crowd:
         number = chance.randrange(len(self._prompts))
         body = {"model": self._model, "max_tokens": chance.choice(self._lengths), "stream": chance.random() < 0.6}
         body["ignore_eos"] = True
+        if chance.random() < 0.7:
+            body["temperature"] = 0  # only such streams may go on at other engines
         if chance.random() < 0.2:
             return -1, Request(CHAT, body | {"messages": [{"role": "user", "content": f"say {number}"}]}, manner)
         if chance.random() < 0.1:

@@ -25,6 +25,7 @@ from support.simulator import Simulator, settings_for, spawned
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
 from pd_contracts.stats import ProxyStats
+from pd_proxy.routing.names import Routing
 from pd_proxy.settings import Settings as ProxySettings
 from pd_simulator.settings import Settings
 
@@ -67,6 +68,14 @@ FAULTS: Final[dict[Role, list[dict[str, Any]]]] = {
         {"slow_kv_s": 0.05},
     ],
 }
+FAULTS[Role.COMBINED] = FAULTS[Role.DECODE]
+# Under it prompts and answers do not fit beside each other, so requests are handed over.
+ADAPTIVE: Final[dict[str, Any]] = {
+    "routing": Routing.ADAPTIVE,
+    "ttft_slo_ms": 60_000.0,
+    "tpot_slo_ms": 26.0,
+    "step_profile": "demo",
+}
 RESTART: Final = "is killed"
 SETTLE_S: Final = 120.0
 
@@ -81,6 +90,8 @@ class Plan:
     decodes: int = 2
     seed: int = 1
     connector: Connector = Connector.P2P
+    combined: int = 0
+    migrate: str = "on"
     healthy_s: float = 8.0
     faulty_s: float = 4.0
     pause_s: float = 0.1
@@ -100,6 +111,8 @@ class Outcome:
     drained: int = 0
     given_up: int = 0
     retries: int = 0
+    handed_off: int = 0
+    migrations: int = 0
     settled_s: float = 0.0
     away: list[str] = field(default_factory=list)
 
@@ -140,6 +153,8 @@ class Outcome:
             ("longest request", f"{tally.longest_s:.1f} s"),
             ("counted by the proxy", f"{self.counted} of {tally.seen}"),
             ("tried again", str(self.retries)),
+            ("first token by prefill", str(self.handed_off)),
+            ("streams that went on elsewhere", str(self.migrations)),
             ("abandoned KV that was used up", str(self.drained)),
             ("KV received, left, leaked", f"{self.books['received']}, {self.books['held']}, {self.books['leaked']}"),
             ("settled after", f"{self.settled_s:.1f} s"),
@@ -264,6 +279,7 @@ class Soak:
         self.outcome.owed = int(sum(await self._metric(session, "pd_proxy_kv_owed ")))
         self.outcome.in_flight = stats.in_flight + sum(i.in_flight for i in stats.instances)
         self.outcome.drained, self.outcome.retries = stats.drained, stats.retries
+        self.outcome.handed_off, self.outcome.migrations = stats.handed_off, stats.migrations
         self.outcome.books = await self._books()
         held = self.outcome.books["held"] + self.outcome.books["waiting"] + self.outcome.books["leaked"]
         return bool(self.outcome.owed or self.outcome.in_flight or held)
@@ -325,10 +341,16 @@ async def _wait(child: asyncio.subprocess.Process) -> None:
 async def soak(plan: Plan) -> Outcome:
     """Start everything, soak, stop everything."""
     http_port, zmq_port = free_ports(2)
+    roles = [Role.COMBINED] * plan.combined or [Role.PREFILL] * plan.prefills + [Role.DECODE] * plan.decodes
     settings = ProxySettings(
-        http_proxy_port=http_port, proxy_port=zmq_port, bind_host="127.0.0.1", kv_connector=plan.connector, **PROXY
+        http_proxy_port=http_port,
+        proxy_port=zmq_port,
+        bind_host="127.0.0.1",
+        kv_connector=plan.connector,
+        migrate=plan.migrate == "on",
+        **PROXY,
+        **(ADAPTIVE if plan.combined else {}),
     )
-    roles = [Role.PREFILL] * plan.prefills + [Role.DECODE] * plan.decodes
     async with contextlib.AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(proxy_process(settings))
         engines = []
@@ -340,6 +362,7 @@ async def soak(plan: Plan) -> Outcome:
                 sim_profile=str(PROFILE),
                 model=MODEL,
                 kv_connector=plan.connector,
+                kv_both=role is Role.COMBINED,
                 kv_load_timeout_s=1.0,
                 vllm_host_ip="127.0.0.1",
                 proxy_host="127.0.0.1",

@@ -126,3 +126,22 @@ async def test_without_its_end_mark_a_stream_is_cut() -> None:
     one.ended(whole=True)
     with pytest.raises(DisconnectedError):
         await one.done
+
+
+@pytest.mark.parametrize("shortcut", [False, True], ids=["feed", "shortcut"])
+async def test_a_client_whose_connection_is_closed_already_is_no_error_of_the_engines(*, shortcut: bool) -> None:
+    """uvloop closes it a moment before its protocol hears of that, and refuses writes meanwhile."""
+
+    closed = False
+
+    def write(_: bytes) -> None:
+        if closed:
+            msg = "the handler is closed"
+            raise RuntimeError(msg)
+
+    engine, one = Engine(), flight()
+    Relay(one, Reply(engine, 200), StreamRewriter(b"", ("h:1",)), write).begin(b"", b"")
+    chunk, closed = write_chunk(TEXT), True
+    for data in (chunk, chunk) if shortcut else (chunk[:20], chunk[20:], chunk):
+        engine.send(data)
+    assert one.events == 1

@@ -54,10 +54,16 @@ class Relay:
     def begin(self, head: bytes, block: bytes) -> None:
         """Write a response's head and the first events, then whatever comes; the end mark has not come yet."""
         self._flight.events += block.count(END)
-        self._write(head + CHUNK % (len(block), block) if block else head)
+        self._put(head + CHUNK % (len(block), block) if block else head)
         if not self._held_up:
             self._flight.waits()
         self._reply.connect(self)
+
+    def _put(self, data: bytes) -> None:
+        try:
+            self._write(data)
+        except RuntimeError:  # uvloop's, if the client's connection is closed: its protocol hears of that in a moment
+            self._over = True
 
     def feed(self, data: bytes) -> None:
         """Some of the stream: this runs once a chunk, so every call in it counts."""
@@ -72,7 +78,9 @@ class Relay:
             self._flight.progressed()
         if block:
             self._flight.events += block.count(END)
-            self._write(CHUNK % (len(block), block))
+            self._put(CHUNK % (len(block), block))
+            if self._over:
+                return
         if self._rewriter.done:
             self._end()
         elif self._held_up:
@@ -116,7 +124,10 @@ class Relay:
             if glance is not None:
                 block = glance(data[data.find(b"\n") + 1 : -2])
                 data = CHUNK % (len(block), block)
-            write(data)
+            try:
+                write(data)
+            except RuntimeError:  # as in `_put`
+                self._over = True
             return True
 
         return take
