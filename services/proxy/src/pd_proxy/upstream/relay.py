@@ -59,11 +59,13 @@ class Relay:
             self._flight.waits()
         self._reply.connect(self)
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes) -> bool:
+        """Write, unless the client is gone."""
         try:
             self._write(data)
         except RuntimeError:  # uvloop's, if the client's connection is closed: its protocol hears of that in a moment
             self._over = True
+        return not self._over
 
     def feed(self, data: bytes) -> None:
         """Some of the stream: this runs once a chunk, so every call in it counts."""
@@ -78,8 +80,7 @@ class Relay:
             self._flight.progressed()
         if block:
             self._flight.events += block.count(END)
-            self._put(CHUNK % (len(block), block))
-            if self._over:
+            if not self._put(CHUNK % (len(block), block)):
                 return
         if self._rewriter.done:
             self._end()
