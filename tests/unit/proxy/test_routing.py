@@ -247,6 +247,16 @@ def test_a_first_token_that_would_come_too_late_is_refused_with_the_reason() -> 
     assert found.retry_after_s == 4
 
 
+def test_prefills_own_first_token_waits_for_no_hand_over() -> None:
+    loads = view({1: busy(0), 2: busy(5)})
+    behind, own, local = (
+        predict(COSTS, loads, 1000, way).ttft
+        for way in (Way(1, [2], local=False), Way(1, [2], local=False, hands_off=True), Way(1, [1], local=True))
+    )
+    assert behind > own + COSTS.handover_ms(1000)
+    assert own == local
+
+
 def test_answers_are_refused_only_if_no_engine_has_room_for_one_more() -> None:
     full, way = busy(sequences=600), Way(1, [2, 3], local=False)
 

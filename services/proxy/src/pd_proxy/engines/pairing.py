@@ -27,6 +27,7 @@ class Needs:
     Attributes:
         short: it rather goes to a combined engine.
         told: prefill's answer has the connector's parameters.
+        hands_off: prefill may write its first token.
     """
 
     model: str | None = None
@@ -35,6 +36,7 @@ class Needs:
     short: bool = False
     told: bool = True
     prefix: bytes = b""
+    hands_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)

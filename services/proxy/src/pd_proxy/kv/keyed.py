@@ -33,6 +33,7 @@ class Keyed:
     Attributes:
         key: names its KV; nobody else has it.
         uuid: the id that both engines get and the client sees.
+        late: who decodes is chosen when prefill has answered, which keeps the KV until it is asked for it.
     """
 
     pair: Pair
@@ -40,11 +41,12 @@ class Keyed:
     headers: Mapping[str, str]
     uuid: str
     key: str = field(default_factory=lambda: uuid4().hex)
+    late: bool = False
 
     @classmethod
-    def new(cls, pair: Pair, generation: Generation, headers: Mapping[str, str]) -> "Keyed":
+    def new(cls, pair: Pair, generation: Generation, headers: Mapping[str, str], *, late: bool = False) -> "Keyed":
         """With a fresh id and a fresh key."""
-        return cls(pair, generation, headers, fresh_id(generation.endpoint))
+        return cls(pair, generation, headers, fresh_id(generation.endpoint), late=late)
 
     def again(self) -> "Keyed":
         """The same under another id, because decode may still have a request under this one."""
@@ -82,7 +84,8 @@ class Keyed:
         return self._leg(going_on(self.generation, prompt, [token], {"pd": {**self._from(), "tokens": tokens}}))
 
     def _to(self) -> Raw:
-        return encoded({"pd": {"key": self.key, "to": [self.pair.decode.zmq_address]}})
+        to = {} if self.late else {"to": [self.pair.decode.zmq_address]}
+        return encoded({"pd": {"key": self.key, **to}})
 
     def _from(self) -> dict[str, Any]:
         return {"key": self.key, "from": self.pair.prefill.zmq_address}

@@ -35,15 +35,15 @@ class _Tokens(msgspec.Struct):
 class Announcement:
     """One request's; it may turn out to be of no use, and then decode is asked as if there had been none."""
 
-    def __init__(self, context: Context, keyed: Keyed) -> None:
-        """Announce it, if the prompt's token ids can be had and a stand-in is known."""
+    def __init__(self, context: Context, keyed: Keyed, *, early: bool = True) -> None:
+        """Announce it, if it is known who decodes (`early`), the prompt's token ids can be had, and a stand-in is known."""
         self._context = context
         self._keyed = keyed
         self._prompt: Raw | None = None
         self._flight: Flight | None = None
         self._task: asyncio.Task[Reply | bytes | None] | None = None
         stand_in = context.stand_ins.of(keyed.pair.decode.models)
-        if stand_in is not None:
+        if early and stand_in is not None:
             self._task = asyncio.create_task(self._announce(stand_in))
 
     async def reply(self, first: FirstToken) -> tuple[Flight, Reply] | None:

@@ -7,6 +7,7 @@ earlier, it may be dropped by the HTTP server with the KV still there.
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic
 
 from pd_contracts.names import Connector
@@ -25,7 +26,7 @@ from pd_proxy.protocol.rewrite import Cleaning
 from pd_proxy.protocol.usage import said, tokens_of
 from pd_proxy.request.ask import ask, ask_for_stream
 from pd_proxy.request.exchange import Exchange
-from pd_proxy.request.keyed import KeyedAttempt
+from pd_proxy.request.keyed import Choose, KeyedAttempt
 from pd_proxy.request.part import WHOLE, Part
 from pd_proxy.request.trace import Trace
 from pd_proxy.settings import When, Writer
@@ -80,34 +81,34 @@ class Attempt:
 
     async def _by_pair(self, pair: Pair) -> Answer:
         if pair.decode.connector is Connector.P2P and not self._part.begun.tokens:
-            reason = self._kept_back(pair)
+            reason = self._kept_back(pair.decode)
             self._trace.kept_back = reason or ""
             if reason is None and limit_of(self._wanted) == 1:
-                return await self._at_prefill(pair)
+                return await self._at_prefill(pair.prefill)
             at_once = self._context.settings.decode_asked is When.AT_ONCE and self._generation.sequences == 1
             if reason is None or at_once:
                 return await self._keyed(pair, hand_off=reason is None)
         return await self._in_order(pair)
 
-    def _kept_back(self, pair: Pair) -> str | None:
+    def _kept_back(self, decode: Instance) -> str | None:
         """Why decode writes the first token; None if prefill does."""
         if self._context.settings.first_token is Writer.DECODE:
             return OFF
-        if self._generation.endpoint is Endpoint.CHAT and not takes_chat_ids(pair.decode):
+        if self._generation.endpoint is Endpoint.CHAT and not takes_chat_ids(decode):
             return NO_IDS
         return may_hand_off(self._wanted)
 
-    async def _at_prefill(self, pair: Pair) -> Answer:
+    async def _at_prefill(self, prefill: Instance) -> Answer:
         """An answer of one token needs no decode, and no KV moves."""
         self._trace.handed_off = True
         self._claim.release()
-        return await self._by_one(pair.prefill)
+        return await self._by_one(prefill)
 
-    async def _keyed(self, pair: Pair, *, hand_off: bool) -> Answer:
-        trace, keyed = self._trace, Keyed.new(pair, self._generation, self._headers)
-        trace.uuid, trace.prefill, trace.decode = keyed.uuid, pair.prefill.name, pair.decode.name
+    async def _keyed(self, pair: Pair, *, hand_off: bool, choose: Choose | None = None) -> Answer:
+        trace, keyed = self._trace, Keyed.new(pair, self._generation, self._headers, late=choose is not None)
+        trace.uuid, trace.prefill, trace.decode = keyed.uuid, pair.prefill.name, "" if choose else pair.decode.name
         trace.handed_off = hand_off
-        attempt = KeyedAttempt(self._context, keyed, self._wanted, trace, self._part)
+        attempt = KeyedAttempt(self._context, keyed, self._wanted, trace, self._part, choose=choose)
         try:
             return await (attempt.hand_off() if hand_off else attempt.decode_first())
         finally:
@@ -122,6 +123,13 @@ class Attempt:
     async def _by_late(self, route: Late) -> Answer:
         """Prefill keeps the KV until decode asks for it; who decodes is chosen when it is known how busy everybody is then."""
         engine = route.prefill
+        if not self._part.begun.tokens:
+            reason = self._kept_back(engine)
+            self._trace.kept_back = reason or ""
+            if reason is None and limit_of(self._wanted) == 1:
+                return await self._at_prefill(engine)
+            if reason is None:
+                return await self._keyed(Pair(engine, engine), hand_off=True, choose=partial(self._chosen, route))
         planned = plan_late(engine, self._generation.endpoint, self._generation.fields, self._headers)
         # Whom it is for is not known; as long as prefill runs, nobody else is asked for anything.
         return await self._exchanged(Exchange(self._context, Pair(engine, engine), planned, claim=self._claim), route)

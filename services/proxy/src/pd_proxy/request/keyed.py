@@ -5,11 +5,13 @@ Nothing that is left half-done costs anything but the work itself, so whatever i
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pd_proxy.context import Context
+from pd_proxy.engines.pairing import Pair
 from pd_proxy.errors import BrokenReplyError, NotContinuedError, PrefillTimeoutError, RefusedError
 from pd_proxy.kv.keyed import Keyed
 from pd_proxy.kv.transfer import check_named
@@ -32,14 +34,28 @@ from pd_proxy.upstream.flights import Flight
 
 # A request that prefill refuses is refused by decode too, with the reason that plain vLLM gives; it may take this long.
 VERDICT_S: Final = 1.0
+Choose: TypeAlias = Callable[[], Pair]
 
 
 class KeyedAttempt:
     """One request through one pair, under one key."""
 
-    def __init__(self, context: Context, keyed: Keyed, generation: Generation, trace: Trace, part: Part) -> None:
-        """`generation` is what the client asked for, `keyed` asks engines for more; `part` says who goes on if decode fails."""
+    def __init__(
+        self,
+        context: Context,
+        keyed: Keyed,
+        generation: Generation,
+        trace: Trace,
+        part: Part,
+        *,
+        choose: Choose | None = None,
+    ) -> None:
+        """`generation` is what the client asked for, `keyed` asks engines for more; `part` says who goes on if decode fails.
+
+        `choose` gives the pair once prefill has answered, if nobody knows before who decodes.
+        """
         self._context = context
+        self._choose = choose
         self._keyed = keyed
         self._trace = trace
         self._part = part
@@ -53,18 +69,26 @@ class KeyedAttempt:
         Raises:
             ProxyError: if it fails before the client could be sent a byte.
         """
-        announced = Announcement(self._context, self._keyed)
+        announced = Announcement(self._context, self._keyed, early=self._choose is None)
         try:
             body = await self._within(ask(self._context, self._prefill, self._path, self._keyed.first_token()))
             self._trace.prefilled = monotonic()
-            self._trace.computed(self._decode)
             first = self._read(body)
+            self._decided()
             if first is None:
                 return await self._instead(UNNAMED, announced)
             self._context.stand_ins.learn(self._decode.models, first.token, first.text)
             return await self._behind(first, announced)
         finally:
             announced.end()
+
+    def _decided(self) -> None:
+        """From here on it is known who decodes."""
+        if self._choose is not None:
+            pair = self._choose()
+            self._keyed, self._decode = replace(self._keyed, pair=pair), pair.decode
+            self._trace.decode = pair.decode.name
+        self._trace.computed(self._decode)
 
     def _read(self, body: bytes) -> FirstToken | None:
         """What prefill said; None if it did not name its token.

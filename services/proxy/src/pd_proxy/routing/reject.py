@@ -22,11 +22,15 @@ MOST_RETRY_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way through the engines: which computes the prompt, and which could write the answer (the same alone, if `local`)."""
+    """One way through the engines: which computes the prompt, and which could write the answer (the same alone, if `local`).
+
+    `hands_off`: the first token comes from where the prompt is computed in any case.
+    """
 
     prompt_at: int
     answer_at: Sequence[int]
     local: bool
+    hands_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,9 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
 
 
 def ttft_on(costs: Costs, view: View, prompt: int, way: Way) -> float:
-    """Time to first token on a way; a hand-over comes between prompt and first token."""
+    """Time to first token on a way; a hand-over comes between prompt and first token, unless that is prefill's."""
     here = ttft_ms(costs, view.of(way.prompt_at), prompt)
-    if way.local:
+    if way.local or way.hands_off:
         return here
     return here + costs.handover_ms(prompt) + min(step_ms(costs, view.of(e), view.traffic) for e in way.answer_at)
 

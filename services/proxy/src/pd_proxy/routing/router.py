@@ -18,7 +18,7 @@ from pd_proxy.routing.predict import span_ms, tpot_ms
 from pd_proxy.routing.reject import Prediction, Way, predict
 from pd_proxy.routing.view import View
 
-# Only with it may decode be named when prefill has answered.
+# Only with it may decode be named when prefill has answered, and the first token be prefill's.
 LATE_DECODE: Final = Connector.P2P
 
 Trusted = Callable[[Instance, Instance], bool]
@@ -165,13 +165,18 @@ class Router:
 
     def _way(self, route: Route, instances: Sequence[Instance], needs: Needs) -> Way:
         able = able_for(instances, needs.model)
+        hands_off = needs.hands_off and not isinstance(route, Solo) and route.prefill.connector is LATE_DECODE
         if isinstance(route, Pair):
             decodes = [i.incarnation for i in able if i.role is Role.DECODE and compatible(route.prefill, i)]
-            return Way(route.prefill.incarnation, decodes or [route.decode.incarnation], local=False)
+            return Way(
+                route.prefill.incarnation, decodes or [route.decode.incarnation], local=False, hands_off=hands_off
+            )
         both = [i for i in able if i.role is Role.COMBINED]
         if isinstance(route, Late):
             partners = [i.incarnation for i in self._partners(route.prefill, both)]
-            return Way(route.prefill.incarnation, [route.prefill.incarnation, *partners], local=False)
+            return Way(
+                route.prefill.incarnation, [route.prefill.incarnation, *partners], local=False, hands_off=hands_off
+            )
         return Way(route.engine.incarnation, [i.incarnation for i in both] or [route.engine.incarnation], local=True)
 
 
