@@ -19,9 +19,7 @@ class BlockingCopier:
 
     def duplicate(self, sources: list[int], targets: list[int]) -> None:
         """Copy blocks to other blocks."""
-        for source, target in zip(sources, targets, strict=True):
-            for run in self._runs:
-                ctypes.memmove(run.address + target * run.stride, run.address + source * run.stride, run.size)
+        raise NotImplementedError
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
         """Copy blocks to addresses; what a step computed is there when it is over."""
@@ -57,3 +55,8 @@ class HostCopier(BlockingCopier):
         for block, address in zip(blocks, addresses, strict=True):
             for run in self._runs:
                 ctypes.memmove(run.address + block * run.stride, address + run.offset, run.size)
+
+    def duplicate(self, sources: list[int], targets: list[int]) -> None:
+        for source, target in zip(sources, targets, strict=True):
+            for run in self._runs:
+                ctypes.memmove(run.address + target * run.stride, run.address + source * run.stride, run.size)

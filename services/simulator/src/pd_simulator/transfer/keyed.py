@@ -85,7 +85,6 @@ class Blocks(BlockingCopier):
         return b"".join(self._bytes.get(number, b"") for number in numbers)
 
     def duplicate(self, sources: list[int], targets: list[int]) -> None:
-        """Copy blocks to other blocks."""
         for source, target in zip(sources, targets, strict=True):
             self._bytes[target] = self._bytes[source]
 
