@@ -80,7 +80,10 @@ def reflowed(text: str) -> str:
     fenced = False
     for line in text.split("\n"):
         fence = line.lstrip().startswith("```")
-        if fence or fenced or not line.strip() or MARKUP.match(line) or line.endswith("  "):
+        code = (
+            not paragraph and line.startswith("    ") and not ITEM.match(line)
+        )  # or what belongs to an item or an admonition
+        if fence or fenced or code or not line.strip() or MARKUP.match(line) or line.endswith("  "):
             out += _sentences(paragraph)
             paragraph = []
             out.append(line)

@@ -66,6 +66,10 @@ def test_a_phrase_that_readers_stumble_over_is_found(
         ),
         ("| a. B | c |\n", "| a. B | c |\n"),
         ("```sh\nOne. Two\nthree\n```\n", "```sh\nOne. Two\nthree\n```\n"),
+        (
+            "Run:\n\n    make venv\n    pd-proxy # A comment. More\n",
+            "Run:\n\n    make venv\n    pd-proxy # A comment. More\n",
+        ),
         ("**怎么读。** 先看警告。再看结论，\n然后看图。\n", "**怎么读。** 先看警告。\n再看结论，然后看图。\n"),
         ("*Equal* ends here.\npdstack goes on.\n", "*Equal* ends here.\npdstack goes on.\n"),
     ],

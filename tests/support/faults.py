@@ -411,12 +411,12 @@ async def _leaks(deployment: Deployment) -> bool:
 
 HEAD = """# What the proxy promises when engines fail
 
-Written by `python docs/write_reliability.py` from runs of the fault matrix: simulated engines (real KV bytes, kept in books), of which one is faulty while eight requests come at once, streamed and whole.
+Written by `python docs/write_reliability.py` from runs of the fault matrix: simulated engines (real KV bytes, kept in books), one of which is faulty while eight requests come at once, streamed and not streamed.
 `tests/integration/test_proxy_matrix.py` runs the same and fails if a promise or this page is no longer true.
 
-No client ever waits forever, gets an answer that is cut without a word, or a 200 with nothing in it.
-That holds whatever an engine writes, in whatever pieces and with whatever pauses; `tests/integration/test_proxy_endless.py` draws such answers at random.
-What ends the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of an engine moves (comments do not count); GIVE_UP_S where others of its answers move; QUEUE_TIMEOUT_S where nobody can go on with a stream; MAX_ANSWER_BYTES.
+No client waits forever, gets an answer that is cut off without an error, or a 200 with an empty body.
+This holds for whatever an engine sends, in any pieces and with any pauses; `tests/integration/test_proxy_endless.py` draws such answers at random.
+What ends the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of an engine moves (comments do not count); GIVE_UP_S where others of its answers move; QUEUE_TIMEOUT_S where no engine can continue a stream; MAX_ANSWER_BYTES.
 
 | engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left forever | what brings it back |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |

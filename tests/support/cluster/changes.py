@@ -191,17 +191,17 @@ Written by `python docs/write_kubernetes.py` on one real Kubernetes node ([tests
 Every answer is compared with what the model says when all is well.
 `make cluster` repeats it and fails if a request is lost that could be saved.
 
-- **Told**: requests that were under way and ended in an error: an event in a stream, 504 for an answer in one piece.
+- **Failed**: requests in progress that ended in an error: an event in a stream, 504 for an answer in one piece.
   Only a decode that ends, or stands still, without a word takes them with it.
-- **Turned away**: attempts that nobody took, because there was no proxy to connect to, or one about to stop (503).
-  Each client tries again every 50 ms, so their number tells how long that lasted, not how many requests were lost: none was taken.
-- **Lost**: all others that were not answered, or not rightly.
+- **Turned away**: attempts that no proxy accepted, because there was none to connect to, or it was about to stop (503).
+  Each client tries again every 50 ms, so their number tells how long this lasted; no request was lost by it.
+- **Lost**: all other requests without a correct answer.
 
-| what happens | answered | told | turned away | lost | KV left |
+| what happens | answered | failed | turned away | lost | KV left |
 | --- | --- | --- | --- | --- | --- |
 """
 TAIL: Final = """
-What it taught:
+What we learned:
 
 - **One proxy is one pause.** Between the old proxy's last request and the new one's first there is a gap: the old one drains, the new one starts, hears its engines and tries each pair.
   Clients must try again on "connection refused" and 503, with a time limit for connecting: a node refuses only a few connections a second while a service has no endpoint, and drops the others.
@@ -213,8 +213,8 @@ What it taught:
 - **Busy nodes start Python slowly.** Proxy and monitor have start-up probes for that; before, liveness ended a proxy that was still starting.
 - **A new pod is a new engine to the proxy.** It has another address, so another name in `/stats` (`prefill-2` after `prefill-0` was deleted); the one before is listed as lost for ten minutes.
   A container that starts again in its pod keeps address and name.
-- **A new proxy knows nobody.** For some seconds it answers "unknown" to engines that ask whether they are admitted.
-  They keep what the one before said, or every engine would be unready at once.
+- **A new proxy knows no engines.** For some seconds it answers "unknown" to engines that ask whether they are admitted.
+  They keep the previous proxy's answer; otherwise every engine would be unready at once.
 """
 
 
