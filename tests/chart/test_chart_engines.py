@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.chart import (
     EXAMPLES,
     FULLNAME,
+    ROOT,
     Manifest,
     Values,
     deep,
@@ -486,16 +488,6 @@ def test_every_container_runs_as_a_user_on_a_read_only_root(example: Path) -> No
             assert context["capabilities"]["drop"] == ["ALL"], name
 
 
-def test_pods_fit_the_restricted_pod_security_level() -> None:
-    allowed = {"emptyDir", "persistentVolumeClaim"}
-    for example in EXAMPLES:
-        for name, spec in pod_specs(render(load(example))).items():
-            sources = {key for volume in spec.get("volumes", []) for key in volume if key != "name"}
-            assert sources <= allowed, name
-            ports = [port for container in spec["containers"] for port in container.get("ports", [])]
-            assert not any("hostPort" in port for port in ports), name
-
-
 def test_no_pod_has_an_api_token_or_variables_made_of_service_names() -> None:
     # A service called "proxy" would set PROXY_PORT=tcp://…, which is the name of a setting.
     for name, spec in pod_specs(render({"monitor": {"enabled": True}, "loadgen": {"enabled": True}})).items():
@@ -581,6 +573,17 @@ def test_p2p_connector_has_a_folder_for_its_sockets_in_one_pod_and_on_the_node_w
     for name, spec in pod_specs(render(on_node)).items():
         host = {"name": "kv-sockets", "hostPath": {"path": "/var/run/pd-kv", "type": "Directory"}}
         assert (host in spec.get("volumes", [])) == name.endswith(("-prefill", "-decode")), name
+
+
+def test_the_readmes_values_show_both_gpus_to_both_engines_of_a_pod_and_tell_each_where_to_compute() -> None:
+    text = (ROOT / "k8s/README.md").read_text()
+    [block] = re.findall(r"^```\n(gpu: .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = engines(render(deep(load(ROOT / "k8s/examples/1p1d.yaml"), yaml.safe_load(block))))
+
+    for name, gpu in (("engines/prefill-0", "0"), ("engines/decode-0", "1")):
+        variables = environment(found[name])
+        assert (variables["NVIDIA_VISIBLE_DEVICES"], variables["CUDA_VISIBLE_DEVICES"]) == ("all", gpu)
+        assert found[name]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
 
 
 def test_arguments_and_variables_of_a_role_come_after_those_of_all_engines() -> None:

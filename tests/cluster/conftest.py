@@ -4,9 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from support.cluster import images
-from support.cluster.cluster import Cluster, cluster, running
-from support.cluster.programs import CannotRunError
+from support.cluster.cluster import Cluster, cluster, eventually, running
+from support.cluster.network import INSIDE
+from support.cluster.node import NAME
+from support.cluster.programs import KUBELET, CannotRunError
 from support.cluster.release import Release
+from support.control_plane import process
 
 MakeRelease = Callable[[], Release]
 
@@ -41,3 +44,18 @@ def _release(node: Cluster, services: None, request: pytest.FixtureRequest) -> I
     node.kubectl("create", "namespace", namespace)
     yield made
     made.close()
+
+
+@pytest.fixture(name="boards", scope="module")
+def _boards(node: Cluster) -> Iterator[None]:
+    """Two GPUs, as far as Kubernetes knows: a real device plugin that hands out what is no board."""
+    folder = KUBELET / "plugins_registry"
+    command = [*INSIDE, "env", f"PLUGIN_SOCK_DIR={folder}", node.programs["device-plugin"]]
+    with process(command, node.plane.folder / "device-plugin.log"):
+        eventually(lambda: _allocatable(node) == "2", 60, "the node offers what the device plugin has")
+        yield
+
+
+def _allocatable(node: Cluster) -> str:
+    found = node.plane.ask("GET", f"/api/v1/nodes/{NAME}")["status"]["allocatable"]
+    return str(found.get("nvidia.com/gpu", "0"))

@@ -1,18 +1,12 @@
 """A node with two GPUs, as far as Kubernetes knows: a real device plugin that hands out what is no board, and NVML's own functions
 beside it. Engines are stand-ins that say what they were started with: what is tried is scheduling, the pod-resources socket and ports."""
 
-from collections.abc import Iterator
-
 import pytest
 from support.chart import FULLNAME, Values
 from support.cluster import images
 from support.cluster.changes import kill_process
 from support.cluster.cluster import Cluster, eventually
-from support.cluster.network import INSIDE
-from support.cluster.node import NAME
-from support.cluster.programs import KUBELET
 from support.cluster.release import Release, example, merged
-from support.control_plane import process
 from support.monitor import build_fake_nvml
 
 from pd_control.client import ClientError, get
@@ -32,27 +26,13 @@ MONITOR = f"FROM {images.REPOSITORY}/monitor:{images.TAG}\nCOPY libnvidia-ml.so.
 VALUES: Values = merged(
     example("1p1d"),
     {
-        "images": {"tag": TAG},
+        "images": {"tag": TAG, "vllmVersion": "0.23.0"},
         "gpu": {"runtimeClassName": ""},
         "model": {"download": False, "volume": {"type": "emptyDir"}},
         "monitor": {"podResources": True, "nodeSelector": None},
-        "engine": {"drainSeconds": 0},
+        "engine": {"kvConnector": "P2pNcclConnector", "drainSeconds": 0},
     },
 )
-
-
-@pytest.fixture(name="boards", scope="module")
-def _boards(node: Cluster) -> Iterator[None]:
-    folder = KUBELET / "plugins_registry"
-    command = [*INSIDE, "env", f"PLUGIN_SOCK_DIR={folder}", node.programs["device-plugin"]]
-    with process(command, node.plane.folder / "device-plugin.log"):
-        eventually(lambda: allocatable(node) == "2", 60, "the node offers what the device plugin has")
-        yield
-
-
-def allocatable(node: Cluster) -> str:
-    found = node.plane.ask("GET", f"/api/v1/nodes/{NAME}")["status"]["allocatable"]
-    return str(found.get("nvidia.com/gpu", "0"))
 
 
 @pytest.fixture(name="installed", scope="module")

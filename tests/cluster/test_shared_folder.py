@@ -1,84 +1,99 @@
-"""Two pods of one node that share a folder for sockets: a descriptor of memory goes from one to the other, as KV's does on GPUs.
+"""Engines of one node that hand each other GPU memory: a descriptor goes from container to container through a socket in a shared folder.
 
-What is tried is the way: pods with no namespace in common, users without rights, one folder of the node in both.
+P2pConnector's own code does it in the chart's pods, with memory files in the place of GPU memory (support/vmm_engine.py). What is tried is the
+way: containers with no namespace in common, a user without rights, one folder in both.
 """
 
-import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from support.chart import FULLNAME, ROOT, Values
+from support.cluster import images
+from support.cluster.changes import kill_process
 from support.cluster.cluster import eventually
-from support.cluster.release import Release
+from support.cluster.release import Release, example, merged
+from support.monitor import build_library
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-SENDER = """
-import os, socket, time
-memory = os.memfd_create("kv")
-os.write(memory, b"keys and values")
-while True:
-    try:
-        with socket.socket(socket.AF_UNIX) as s:
-            s.connect("/sockets/decode.sock")
-            socket.send_fds(s, [b"here"], [memory])
-            print("sent", flush=True)
-            break
-    except OSError:
-        time.sleep(0.2)
-time.sleep(1e6)
+TAG = "vmm"
+RECIPE = """
+FROM python:3.11-slim
+COPY libcuda.so.1 /usr/lib/x86_64-linux-gnu/
+COPY . /opt/
+ENV PYTHONPATH=/opt
+ENTRYPOINT ["python3", "-m", "pd_engine"]
+CMD ["start"]
 """
-RECEIVER = """
-import mmap, os, socket, time
-with socket.socket(socket.AF_UNIX) as s:
-    s.bind("/sockets/decode.sock")
-    s.listen()
-    connection, _ = s.accept()
-    _, [memory], _, _ = socket.recv_fds(connection, 16, 1)
-    print(mmap.mmap(memory, os.fstat(memory).st_size)[:].decode(), flush=True)
-time.sleep(1e6)
-"""
+CONNECTOR = ROOT / "services/connector/src"
+README = (ROOT / "k8s/README.md").read_text()
+ENGINE = ROOT / "tests/support/vmm_engine.py"
+# The first example, for nodes that have no RuntimeClass and nobody who provides volumes.
+TOGETHER: Values = merged(
+    example("1p1d"),
+    {
+        "images": {"engineTag": TAG},
+        "gpu": {"runtimeClassName": ""},
+        "model": {"download": False, "volume": {"type": "emptyDir"}},
+        "monitor": {"enabled": False},
+        "engine": {"drainSeconds": 0, "terminationGracePeriodSeconds": 1},
+    },
+)
+# Where each engine is: pod and container.
+PLACES = {
+    "pod": {"prefill": ("engines-0", "prefill-0"), "decode": ("engines-0", "decode-0")},
+    "separate": {"prefill": ("prefill-0", "prefill"), "decode": ("decode-0", "decode")},
+}
 
 
-def pod(name: str, script: str, folder: Path) -> dict[str, object]:
-    """As the chart's pods are secured; the folder is the one thing that they share."""
-    return {
-        "metadata": {"name": name},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 10001,
-                "runAsGroup": 10001,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "c",
-                    "image": "python:3.11-slim",
-                    "command": ["python3", "-c", script],
-                    "volumeMounts": [{"name": "sockets", "mountPath": "/sockets"}],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }
-            ],
-            "volumes": [{"name": "sockets", "hostPath": {"path": str(folder), "type": "Directory"}}],
-        },
-    }
+@pytest.fixture(name="ready", scope="module")
+def _ready(release: Release, boards: None, tmp_path_factory: pytest.TempPathFactory) -> Release:
+    """A node with two GPUs, and images of both engines."""
+    library = build_library(tmp_path_factory.mktemp("cuda"), "fake_cuda.c", "libcuda.so.1")
+    sources = {str(path.relative_to(CONNECTOR)): path.read_bytes() for path in CONNECTOR.rglob("*.py")}
+    files = {**sources, "pd_engine.py": ENGINE.read_bytes(), library.name: library.read_bytes()}
+    for role in ("prefill", "decode"):
+        images.derived(role, TAG, RECIPE, files)
+    return release
 
 
-def test_a_descriptor_goes_from_pod_to_pod_through_a_socket_in_a_shared_folder(release: Release) -> None:
-    folder = release.cluster.plane.folder / "sockets"
-    folder.mkdir(mode=0o777)
-    folder.chmod(0o777)
-    for name, script in (("decode", RECEIVER), ("prefill", SENDER)):
-        release.cluster.plane.ask("POST", f"/api/v1/namespaces/{release.namespace}/pods", pod(name, script, folder))
+def folder_of_the_node(release: Release, name: str) -> Path:
+    """As k8s/README.md has it made."""
+    folder = release.cluster.plane.folder / name
+    subprocess.run(["install", "-d", "-o", "10001", "-m", "700", str(folder)], check=True)
+    assert "install -d -o 10001 -m 700 " in README
+    return folder
 
-    def said(name: str) -> str:
-        return release.kubectl("logs", name, check=False).strip()
 
-    eventually(lambda: said("decode") == "keys and values", 60, json.dumps([said("prefill"), said("decode")]))
-    assert said("prefill") == "sent"
+@pytest.mark.parametrize("topology", ["pod", "separate"])
+def test_decode_reads_in_its_own_memory_what_prefill_wrote_there_and_knows_when_prefill_is_gone(
+    ready: Release, topology: str
+) -> None:
+    apart: Values = {"engine": {"topology": "separate", "kvSocketFolder": str(folder_of_the_node(ready, topology))}}
+    ready.install(merged(TOGETHER, apart if topology == "separate" else {}))
+    places = PLACES[topology]
+
+    def said(role: str) -> list[str]:
+        pod, container = places[role]
+        return ready.kubectl("logs", f"{FULLNAME}-{pod}", "-c", container, check=False).splitlines()
+
+    eventually(lambda: said("decode") == ["keys and values"], 90, "the memory's descriptor came through the folder")
+    assert said("prefill")[-1] == "sent"
+
+    kill_process(ready, *places["prefill"])
+    again = ["keys and values", "prefill-0 has let go", "keys and values"]
+    eventually(lambda: said("decode") == again, 60, "the next prefill gets the memory when the last one has let go")
+
+
+def test_a_folder_that_is_not_on_the_node_keeps_engines_from_starting_and_the_reason_is_in_the_readme(
+    ready: Release,
+) -> None:
+    absent = ready.cluster.plane.folder / "absent"
+    ready.install(merged(TOGETHER, {"engine": {"topology": "separate", "kvSocketFolder": str(absent)}}))
+
+    def told() -> str:
+        return " ".join(ready.events(f"{FULLNAME}-decode-0"))
+
+    eventually(lambda: f"hostPath type check failed: {absent} is not a directory" in told(), 60, "the kubelet says why")
+    assert "hostPath type check failed" in README

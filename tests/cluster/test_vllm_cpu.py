@@ -11,44 +11,31 @@ from support.chart import FULLNAME, ROOT, Values
 from support.cluster import images
 from support.cluster.changes import kill_process
 from support.cluster.cluster import eventually
-from support.cluster.release import Release, merged
+from support.cluster.release import Release, example, merged
 
 from pd_control.client import ClientError, get
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 OUTPUT_TOKENS = 12
-BLOCK = 32  # tokens a KV block on the CPU; only whole blocks travel
 TEXT = ROOT / "loadgen/src/pd_loadgen/data/text.txt"
 ROLES = ("prefill", "decode", "combined")
-PORTS = {"decode": 20005, "combined": 8000}
+PORTS = {"prefill": 20003, "decode": 20005, "combined": 8000}
 
-# The README's values for engines on CPUs, and a model that fits into a test.
-VALUES: Values = {
-    "images": {"vllmVersion": "0.32.0"},
-    "model": {
-        "name": "/models/tiny",
-        "servedName": "tiny",
-        "volume": {"type": "claim", "claim": "models", "readOnly": True},
+# The example for engines on CPUs, with P2pConnector over TCP; its model lies on a claim, so that engines start again sooner. When decode writes
+# the first token, vLLM's own count of transferred tokens is exact: all of a prompt but its last one.
+VALUES: Values = merged(
+    example("cpu"),
+    {
+        "model": {"tiny": False, "volume": {"type": "claim", "claim": "models", "readOnly": True}},
+        "engine": {"topology": "separate", "drainSeconds": 10, "terminationGracePeriodSeconds": 30},
+        "proxy": {"firstToken": "decode"},
     },
-    "engine": {
-        "device": "cpu",
-        "topology": "separate",
-        "kvConnector": "ExampleConnector",
-        "kvClaim": "kv",
-        "dtype": "float32",
-        "maxModelLen": 2048,
-        "sharedMemory": "512Mi",
-        "startupSeconds": 600,
-        "drainSeconds": 10,
-        "terminationGracePeriodSeconds": 30,
-    },
-    "combined": {"count": 1},
-}
-CLAIMS = """
+)
+CLAIM = """
 apiVersion: v1
 kind: PersistentVolumeClaim
-metadata: {name: %s}
+metadata: {name: models}
 spec: {accessModes: [ReadWriteMany], resources: {requests: {storage: 1Gi}}}
 """
 
@@ -59,15 +46,14 @@ def _installed(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Re
         pytest.skip(f"{images.VLLM_CPU} is not here")
     for role in images.ROLES:
         images.role(role)
-    for claim in ("models", "kv"):
-        folder = release.volume(claim, mode="ReadWriteMany")
-        file = tmp_path_factory.mktemp("claim") / "claim.yaml"
-        file.write_text(CLAIMS % claim)
-        release.kubectl("apply", "--filename", str(file))
-        if claim == "models":
-            make_model(folder)
+    folder = release.volume("models", mode="ReadWriteMany")
+    file = tmp_path_factory.mktemp("claim") / "claim.yaml"
+    file.write_text(CLAIM)
+    release.kubectl("apply", "--filename", str(file))
+    make_model(folder)
     release.install(VALUES)
     release.rolled_out(*(f"statefulset/{role}" for role in ROLES), "deployment/proxy", seconds=900)
+    eventually(lambda: paired(release), 120, "the pair has passed its canary")
     return release
 
 
@@ -89,14 +75,17 @@ def engine(release: Release, role: str) -> str:
     return f"http://{release.pod(f'{role}-0')['status']['podIP']}:{PORTS[role]}"
 
 
+def measured(release: Release, role: str, what: str) -> float:
+    """One of an engine's measurements, by the beginning of its line."""
+    text = get(f"{engine(release, role)}/metrics", 30).body.decode()
+    found = re.search(rf"^{what}.*\}} (\S+)$", text, re.MULTILINE)
+    assert found is not None, what
+    return float(found[1])
+
+
 def transferred(release: Release) -> float:
     """Prompt tokens that decode took from prefill's KV, by vLLM's own count."""
-    text = get(f"{engine(release, 'decode')}/metrics", 30).body.decode()
-    found = re.search(
-        r'^vllm:prompt_tokens_by_source_total\{.*source="external_kv_transfer"\} (\S+)$', text, re.MULTILINE
-    )
-    assert found is not None
-    return float(found[1])
+    return measured(release, "decode", r'vllm:prompt_tokens_by_source_total\{.*source="external_kv_transfer"')
 
 
 @pytest.mark.parametrize("length", [1, 31, 33, 200, 700])
@@ -107,7 +96,12 @@ def test_two_pods_write_what_plain_vllm_writes(installed: Release, length: int) 
 
     assert plain(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
     assert streamed(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
-    assert transferred(installed) - before == 2 * ((length - 1) // BLOCK * BLOCK)
+    assert transferred(installed) - before == 2 * (length - 1)
+
+
+def test_kv_went_from_pod_to_pod_over_tcp(installed: Release) -> None:
+    for role in ("prefill", "decode"):
+        assert measured(installed, role, r'pd_kv_peer_up\{.*transport="tcp"') == 1
 
 
 def test_each_engine_started_once_and_was_ready_only_when_admitted(installed: Release) -> None:
@@ -135,6 +129,19 @@ def test_an_engine_whose_process_died_comes_back_in_its_pod_and_the_pair_writes_
     assert plain(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
     assert transferred(installed) > moved
     assert installed.pod(f"{role}-0")["status"]["podIP"] == before["status"]["podIP"]
+
+
+def test_with_the_first_token_from_prefill_as_it_is_unless_set_two_pods_write_the_same(installed: Release) -> None:
+    installed.install(merged(VALUES, {"proxy": {"firstToken": "prefill"}}))
+    installed.rolled_out("deployment/proxy", seconds=300)
+    eventually(lambda: paired(installed), 120, "the pair has passed the new proxy's canary")
+
+    for length in (1, 33, 200):
+        tokens = prompt(length)
+        right = plain(engine(installed, "combined"), "tiny", tokens, OUTPUT_TOKENS)
+        assert plain(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
+        assert streamed(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
+    assert installed.stats()["handed_off"] > 0
 
 
 def paired(release: Release) -> bool:

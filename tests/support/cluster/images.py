@@ -54,7 +54,9 @@ def derived(name: str, tag: str, recipe: str, files: Mapping[str, bytes]) -> str
     image = f"{REPOSITORY}/{name}:{tag}"
     with tempfile.TemporaryDirectory() as folder:
         for path, content in {"Dockerfile": recipe.encode(), **files}.items():
-            Path(folder, path).write_bytes(content)
+            file = Path(folder, path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
         command = ["docker", "build", "--quiet", "--tag", image, folder]
         built = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     if built.returncode != 0:

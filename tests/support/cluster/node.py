@@ -39,11 +39,11 @@ def node(plane: ControlPlane, programs: Programs) -> Iterator[None]:
     Raises:
         CannotRunError: if the machine is a node already.
     """
-    sweep()
+    sweep(killed=True)
     if KUBELET.exists() and any(KUBELET.iterdir()):
         msg = f"{KUBELET} is not empty: this machine is, or was, a node of another cluster"
         raise CannotRunError(msg)
-    _remember()
+    _remember(plane.folder)
     _make_pause_image(programs)
     _make_cgroups()
     try:
@@ -53,14 +53,14 @@ def node(plane: ControlPlane, programs: Programs) -> Iterator[None]:
         sweep()
 
 
-def sweep() -> None:
-    """Put the machine back as it was, also after a run that was killed; nothing, if no run left anything."""
+def sweep(*, killed: bool = False) -> None:
+    """Put the machine back as it was; nothing, if no run left anything. After one that was `killed`, its control plane's folder goes too."""
     if not MEMORY.exists():
         return
     before = json.loads(MEMORY.read_text())
     _remove_containers()
     _unmount(KUBELET)
-    for folder in before["folders"]:
+    for folder in [*before["folders"], *([before["plane"]] if killed else [])]:
         shutil.rmtree(folder, ignore_errors=True)
     _remove_cgroups()
     for name, value in before["kernel"].items():
@@ -69,11 +69,11 @@ def sweep() -> None:
     MEMORY.unlink()
 
 
-def _remember() -> None:
+def _remember(plane: Path) -> None:
     """Keep what must be put back in a file, which outlives this process."""
     kernel = {name: Path("/proc/sys", name).read_text() for name in KERNEL}
     folders = [str(folder) for folder in (*LOGS, DOCKERSHIM, KUBELET) if not folder.exists()]
-    MEMORY.write_text(json.dumps({"kernel": kernel, "folders": folders}))
+    MEMORY.write_text(json.dumps({"kernel": kernel, "folders": folders, "plane": str(plane)}))
 
 
 @contextlib.contextmanager
