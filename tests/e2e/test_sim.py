@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.stack import Stack, running
+from support.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
@@ -33,8 +34,9 @@ def test_the_profile_comes_up_ready(stack: Stack) -> None:
         time.sleep(0.3)
 
     assert {instance["name"] for instance in stats["instances"]} == {"prefill-0", "decode-0"}
-    gpus = get(f"http://127.0.0.1:{stack.ports['MONITOR_PORT']}/gpus")
-    assert {gpu["role"] for gpu in gpus} == {"prefill", "decode"}
+    monitor = f"http://127.0.0.1:{stack.ports['MONITOR_PORT']}"
+    roles = {"prefill", "decode"}  # a board is known from the first answer of its engine
+    until(lambda: {gpu["role"] for gpu in get(f"{monitor}/gpus")} == roles, 30, "both boards")
 
 
 def test_a_load_from_the_web_page_becomes_a_report(stack: Stack) -> None:

@@ -184,6 +184,7 @@ def test_the_pair_passed_its_canary_before_it_got_requests(stack: Stack) -> None
     [pair] = json.loads(get(f"{stack.url}/stats"))["pairs"]
 
     assert (pair["prefill"], pair["decode"], pair["canary"]) == ("prefill-0", "decode-0", "passed")
+    assert pair["transport"] == "tcp"
 
 
 def test_a_prompt_may_continue_another_by_the_one_token_that_completes_a_block(stack: Stack) -> None:

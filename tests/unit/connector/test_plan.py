@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_connector.core.orders import Begin, Computed, Ended, Forget, Order, Preempted
-from pd_connector.core.plan import Plan
+from pd_connector.core.plan import Finish, Plan
 
 BLOCK = 16
 
@@ -42,6 +42,30 @@ def test_a_cached_beginning_is_sent_too() -> None:
     plan.add("r", "k", None, 48)
 
     assert blocks_told(plan.scheduled("r", [9, 8, 7], 48, anew=True)) == [(0, (9, 8, 7))]
+
+
+def test_several_answers_to_one_prompt_send_its_kv_once_and_all_name_it() -> None:
+    plan = Plan(BLOCK, keep_blocks=10)
+    assert plan.add("0_r", "k", "d:1", 40) == [Begin("0_r", "k", "d:1", 3)]
+    assert plan.add("1_r", "k", "d:1", 40) == []
+
+    assert blocks_told(plan.scheduled("0_r", [0, 1, 2], 40, anew=True)) == [(0, (0, 1, 2))]
+    assert plan.scheduled("1_r", [3, 4, 5], 40, anew=True) == []
+    first, second = (plan.finished(name, 7, stopped=False, settled=True) for name in ("0_r", "1_r"))
+
+    assert (first, second) == (
+        Finish([Ended("0_r", "k", 7, stopped=False, held=False)], False, 3),
+        Finish([], False, 3),
+    )
+    assert (len(plan), plan.finished("1_r", 7, stopped=False, settled=True)) == (0, None)
+
+
+def test_one_that_was_aborted_names_no_kv() -> None:
+    plan = Plan(BLOCK, keep_blocks=10)
+    plan.add("0_r", "k", "d:1", 40)
+    plan.add("1_r", "k", "d:1", 40)
+
+    assert plan.finished("1_r", None, stopped=False, settled=True) is None
 
 
 def test_after_preemption_everything_is_told_again() -> None:
@@ -104,15 +128,6 @@ def test_the_oldest_kv_that_nobody_asked_for_makes_room() -> None:
         said += [order for order in finish.orders if isinstance(order, Forget)]
 
     assert [order.key for order in said if isinstance(order, Forget)] == ["key-a"]  # b is on its way to somebody
-
-
-def test_two_answers_to_one_prompt_send_it_once() -> None:
-    plan = Plan(BLOCK, keep_blocks=5)
-    plan.add("first", "k", "d:1", 20)
-
-    assert plan.add("second", "k", "d:1", 20) == []
-    assert plan.scheduled("second", [0, 1], 20, anew=True) == []
-    assert plan.finished("second", 1, stopped=False, settled=False) is None
 
 
 def test_requests_that_are_none_of_ours_cost_nothing() -> None:

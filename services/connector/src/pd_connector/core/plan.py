@@ -35,15 +35,19 @@ class Plan:
         self._prompts: dict[str, _Prompt] = {}
         self._held: dict[str, _Prompt] = {}  # by request, the oldest first
         self._owner: dict[str, str] = {}  # request by key
+        self._sharing: dict[str, int] = {}  # blocks of the prompt, by request whose key another one has
 
     def __len__(self) -> int:
         return len(self._prompts) + len(self._held)
 
     def add(self, request_id: str, key: str, to: str | None, tokens: int) -> list[Order]:
         """A request came. A key that another request has is not sent twice: several answers to one prompt share it."""
-        if key in self._owner or request_id in self._prompts:
-            return []
         total = -(-tokens // self._block_size)
+        if request_id in self._prompts:
+            return []
+        if key in self._owner:
+            self._sharing[request_id] = total
+            return []
         self._prompts[request_id] = _Prompt(key, to, tokens, total)
         self._owner[key] = request_id
         return [Begin(request_id, key, to, total)]
@@ -75,10 +79,14 @@ class Plan:
         return [Preempted(prompt.key)] if known else []
 
     def finished(self, request_id: str, token: int | None, *, stopped: bool, settled: bool) -> Finish | None:
-        """A request is over, with its first `token` or without. `settled`: all its KV is copied out of its blocks already."""
+        """A request is over, with its first `token` or without. `settled`: all its KV is copied out of its blocks already.
+
+        One that shares another's key has nothing to send, but its answer names the KV too: vLLM says what the last of several says.
+        """
+        shared = self._sharing.pop(request_id, 0)
         prompt = self._prompts.pop(request_id, None)
         if prompt is None:
-            return None
+            return Finish([], hold=False, blocks=shared) if shared and token is not None else None
         whole = token is not None and prompt.told == prompt.total
         hold = whole and not settled
         orders: list[Order] = [Ended(request_id, prompt.key, token if whole else None, stopped=stopped, held=hold)]

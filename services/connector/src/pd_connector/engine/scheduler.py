@@ -172,10 +172,11 @@ class SchedulerHalf:
         key = self._plan.key_of(request.request_id)
         settled = key is not None and self._resident is not None and self._resident.station.outgoing.is_settled(key)
         finish = self._plan.finished(request.request_id, token, stopped=compat.stopped(request), settled=settled)
-        if finish is None or key is None:
+        if finish is None:
             return False, None
         self._tell(finish.orders)
-        self._loads.computed_here(key, token)
+        if key is not None:
+            self._loads.computed_here(key, token)
         return finish.hold, params.answer(wish.key, blocks=finish.blocks, tokens=request.num_prompt_tokens)
 
     @staticmethod

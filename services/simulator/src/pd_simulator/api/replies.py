@@ -38,8 +38,8 @@ class Reply:
 
     @property
     def handover(self) -> dict[str, Any] | None:
-        """What the answer says about KV that is kept."""
-        return self.requests[0].handover
+        """What the answer says about KV that is kept; in vLLM what the first prompt's last child says."""
+        return self.requests[self.generation.n - 1].handover
 
     def choices(self) -> list[Choice]:
         return [

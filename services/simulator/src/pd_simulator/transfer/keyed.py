@@ -303,13 +303,14 @@ class KeyedTransfer(Transfer):
         key = self._sends.key_of(move.request_id)
         settled = key is not None and self._station.outgoing.is_settled(key)
         finish = self._sends.finished(move.request_id, move.token, stopped=move.stopped, settled=settled)
-        if finish is None or key is None:
+        if finish is None:
             return None
         self._tell(finish.orders)
-        self._loads.computed_here(key, move.token)
-        self._wake(key)
-        if not finish.hold:
-            self._free(move.request_id)
+        if key is not None:
+            self._loads.computed_here(key, move.token)
+            self._wake(key)
+            if not finish.hold:
+                self._free(move.request_id)
         return params.answer(wish.key, blocks=finish.blocks, tokens=len(move.prompt))
 
     def rejected(self, params_: dict[str, Any]) -> None:
