@@ -1,5 +1,6 @@
-"""Writes the table of typical values in concepts.md, in both languages, from the records in results; `--check` only compares."""
+"""Writes the tables of typical values in concepts.md, in both languages, from the records in results; `--check` only compares."""
 
+import json
 import re
 import sys
 import tarfile
@@ -21,6 +22,20 @@ HEADS: Final = {
     "en": "| tokens in → out | requests/s per GPU | TTFT p50 / p99, ms | TPOT p50 / p99, ms | longest gap p99, ms | J/output token |",
     "zh": "| 输入 → 输出 token | 每 GPU 每秒请求数 | TTFT p50 / p99，ms | TPOT p50 / p99，ms | 最长间隔 p99，ms | J/输出 token |",
 }
+
+
+PAIR: Final = DOCS / "results/h200-p2p/data/load.json"
+PAIR_SENTENCE: Final = {
+    "en": "Plain vLLM 0.33.0 on two H200 against 1P1D with P2pConnector on the same two, where prefill sends the first token; "
+    "512 → 64 tokens, 16 s per row ([source](results/h200-p2p/README.md)):",
+    "zh": "两块 H200 上的普通 vLLM 0.33.0，与同样两块 GPU 上使用 P2pConnector 的 1P1D（首 token 由 prefill 发出）对比；512 → 64 token，每行测 16 秒"
+    "（[出处](results/h200-p2p/README.md)）：",
+}
+PAIR_HEADS: Final = {
+    "en": "| requests/s per GPU | deployment | TTFT p50 / p99, ms | TPOT p50 / p99, ms | longest gap p50 / p99, ms |",
+    "zh": "| 每 GPU 每秒请求数 | 部署 | TTFT p50 / p99，ms | TPOT p50 / p99，ms | 最长间隔 p50 / p99，ms |",
+}
+PAIR_NAMES: Final = {"plain": {"en": "2 plain", "zh": "2 个普通引擎"}, "announced": {"en": "1P1D", "zh": "1P1D"}}
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,25 @@ def rows(source: Source) -> list[str]:
     ]
 
 
+def pair_table(language: str) -> str:
+    """Plain engines and a pair under the same arrivals, as `benchmarks/connector` measured them: p50, p90 and p99 of each."""
+    found = [row for row in json.loads(PAIR.read_text(encoding="utf-8")) if row["order"] in PAIR_NAMES]
+    rows = [
+        " | ".join(
+            [
+                f"| {row['rate a GPU']:g} | {PAIR_NAMES[row['order']][language]}",
+                *(
+                    f"{number(row[what][0])} / {number(row[what][2])}"
+                    for what in ("TTFT ms", "TPOT ms", "longest gap ms")
+                ),
+            ]
+        )
+        + " |"
+        for row in found
+    ]
+    return "\n".join([PAIR_SENTENCE[language], "", PAIR_HEADS[language], "| ---: | --- | ---: | ---: | ---: |", *rows])
+
+
 def page(old: str, language: str, tables: list[list[str]]) -> str:
     """The page with its tables as they should be."""
     parts = [
@@ -96,7 +130,7 @@ def page(old: str, language: str, tables: list[list[str]]) -> str:
         )
         for source, table in zip(SOURCES, tables, strict=True)
     ]
-    text = "\n\n".join(parts)
+    text = "\n\n".join([*parts, pair_table(language)])
     return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", old, flags=re.DOTALL)
 
 
