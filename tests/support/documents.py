@@ -193,7 +193,9 @@ class Sandbox:
         for usual, own in self.ports.items():
             for above in range(INSTANCES):
                 output = re.sub(rf"\b{int(own) + above}\b", str(int(usual) + above), output)
-        return process.returncode, output.replace(str(self.folder), "/home/you/pdstack").replace(str(ROOT), "/home/you/pdstack")
+        return process.returncode, output.replace(str(self.folder), "/home/you/pdstack").replace(
+            str(ROOT), "/home/you/pdstack"
+        )
 
 
 @contextmanager
