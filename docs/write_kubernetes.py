@@ -7,8 +7,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.cluster import images
-from support.cluster.changes import CHANGES, PAGE, VALUES, page, run
+from support.cluster.changes import CHANGES, VALUES, run
 from support.cluster.cluster import cluster, running
+from support.cluster.page import PAGE, page
 from support.cluster.release import Release
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.chart import FULLNAME, RELEASE, ROOT, Manifest, Values
-from support.cluster.changes import states
+from support.cluster.changes import all_ready
 from support.cluster.cluster import Cluster, eventually
 from support.cluster.release import Release, example, merged
 
@@ -116,7 +116,7 @@ def test_an_image_that_cannot_be_pulled_stops_an_update_at_one_engine_and_rollin
     fresh.helm("rollback", RELEASE)
     fresh.ready()
     fresh.rolled_out("statefulset/prefill", "statefulset/decode", seconds=180)
-    eventually(lambda: states(fresh).count("ready") == 4, 60, "all engines are back")
+    eventually(lambda: all_ready(fresh), 60, "all engines are back")
 
 
 def test_an_engine_that_never_gets_healthy_is_started_again_and_says_so(fresh: Release) -> None:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.cluster import changes as kubernetes
+from support.cluster import page as kubernetes
+from support.cluster.changes import CHANGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -37,7 +38,7 @@ def test_the_page_on_kubernetes_tells_of_every_change_and_none_lost_a_request() 
 
     assert written.startswith(head)
     assert written.endswith(tail)
-    assert [cell[0] for cell in cells] == list(kubernetes.CHANGES)
+    assert [cell[0] for cell in cells] == list(CHANGES)
     assert {(lost, left) for *_, lost, left in cells} == {("0", "0")}
 
 

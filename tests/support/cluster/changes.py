@@ -2,16 +2,18 @@
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from support.chart import FULLNAME, RELEASE, ROOT
+from support.chart import FULLNAME, RELEASE, Manifest
 from support.cluster.cluster import eventually
-from support.cluster.load import CLIENTS, asking
+from support.cluster.load import asking
 from support.cluster.node import NAME
-from support.cluster.release import Release, example, merged, ready
+from support.cluster.release import PROXY_PORT, Release, example, merged, ready
 from support.rolling import Result
+
+from pd_control.client import ClientError, get
 
 # Two engines of a role, so that one can go; drains longer than the longest answer.
 VALUES: Final = merged(
@@ -26,6 +28,8 @@ VALUES: Final = merged(
     },
 )
 ROLES: Final = ("prefill", "decode")
+# A connection that ended without a byte of an answer.
+UNANSWERED: Final = ("reset", "unread")
 
 
 @dataclass(frozen=True)
@@ -36,31 +40,92 @@ class Change:
         does: returns when what it asked for has happened.
         planned: it goes through the API, so that preStop runs and no stream needs to break.
         outage: for some time nobody takes requests, because there is one proxy or one node.
+        proxies: how many there are.
+        kills_proxy: the connections that a proxy holds end with it.
     """
 
     does: Callable[[Release], None]
     planned: bool = True
     outage: bool = False
+    proxies: int = 1
+    kills_proxy: bool = False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What clients saw of a change. Every request is counted once.
+
+    Attributes:
+        cut: their connection ended before an answer, or within it.
+        result: everything; what is cut counts there as turned away or lost.
+    """
+
+    result: Result
+    cut: int = 0
+
+    @classmethod
+    def of(cls, result: Result, change: Change) -> "Seen":
+        """A client cannot know whether a proxy that was killed had taken its request, so each connection that ended counts."""
+        if not change.kills_proxy:
+            return cls(result)
+        outcomes = result.tally.outcomes
+        return cls(result, cut=sum(outcomes[how] for how in ("broken", *UNANSWERED)))
+
+    @property
+    def turned_away(self) -> int:
+        if not self.cut:
+            return self.result.turned_away
+        return self.result.turned_away - sum(self.result.tally.outcomes[how] for how in UNANSWERED)
+
+    @property
+    def lost(self) -> int:
+        return self.result.lost - (self.result.tally.outcomes["broken"] if self.cut else 0)
+
+    def row(self, name: str) -> str:
+        """Of the page's table."""
+        answered = self.result.tally.outcomes["answered"]
+        cells = (name, answered, self.result.told, self.turned_away, self.cut, self.lost, self.result.kv_left)
+        return f"| {' | '.join(map(str, cells))} |"
 
 
 def settled(release: Release) -> None:
-    """Every engine is ready at its proxy and for Kubernetes."""
+    """Every engine is ready for Kubernetes and at every proxy."""
     release.rolled_out(*(f"statefulset/{role}" for role in ROLES), "deployment/proxy", seconds=240)
-    eventually(lambda: states(release).count("ready") == 4, 90, "the proxy gives requests to all four engines")
+    eventually(lambda: all_ready(release), 90, "every proxy gives requests to all four engines")
 
 
-def states(release: Release) -> list[str]:
-    """What the proxy makes of each engine; of those that are gone for some minutes, too."""
-    return [instance["state"] for instance in release.stats()["instances"]]
+def all_ready(release: Release) -> bool:
+    found = [states(address) for address in proxies(release)]
+    return bool(found) and all(known.count("ready") == 4 for known in found)
 
 
-def run(release: Release, change: Change) -> Result:
+def proxies(release: Release) -> list[str]:
+    """The addresses of those that stay."""
+    return [f"http://{pod['status'].get('podIP')}:{PROXY_PORT}" for pod in _staying(release)]
+
+
+def _staying(release: Release) -> list[Manifest]:
+    """Pods of proxies, without those that are being deleted."""
+    return [pod for pod in release.pods("proxy") if "deletionTimestamp" not in pod["metadata"]]
+
+
+def states(url: str) -> list[str]:
+    """What a proxy makes of each engine; of those that are gone for some minutes, too."""
+    try:
+        return [instance["state"] for instance in get(f"{url}/stats", 10).json()["instances"]]
+    except ClientError:
+        return []
+
+
+def run(release: Release, change: Change) -> Seen:
     """Do it to a release that is well, under load, and wait until it is well again."""
+    if len(proxies(release)) != change.proxies:
+        release.install(merged(VALUES, {"proxy": {"replicas": change.proxies}}))
     settled(release)
     with asking(release) as results:
         change.does(release)
         settled(release)
-    return results[0]
+    return Seen.of(results[0], change)
 
 
 def _delete(pod: str) -> Callable[[Release], None]:
@@ -71,8 +136,13 @@ def _delete(pod: str) -> Callable[[Release], None]:
 
 
 def _delete_proxy(release: Release) -> None:
-    [pod] = release.pods("proxy")
-    release.kubectl("delete", "pod", pod["metadata"]["name"])
+    release.kubectl("delete", "pod", _staying(release)[0]["metadata"]["name"])
+
+
+def _kill_proxy(release: Release) -> None:
+    """Its container starts again in its pod."""
+    pod = str(_staying(release)[0]["metadata"]["name"]).removeprefix(f"{FULLNAME}-")
+    _restarted_by(pod, lambda it: kill_process(it, pod, "proxy"))(release)
 
 
 def _restart(what: str) -> Callable[[Release], None]:
@@ -99,15 +169,16 @@ def _roll_back(release: Release) -> None:
 
 
 def _drain(release: Release) -> None:
-    """There is nowhere else to go, so the budgets must keep one engine of a role where it is."""
+    """There is nowhere else to go, so the budgets must keep one engine of a role where it is, and one of several proxies."""
+    kept = dict.fromkeys(ROLES, 1) | ({"proxy": 1} if len(proxies(release)) > 1 else {})
     try:
         release.kubectl("drain", NAME, "--delete-emptydir-data", "--timeout=30s")
     except RuntimeError as refusal:
         if "violate the pod's disruption budget" not in str(refusal):
             raise
-        running = {role: len([pod for pod in release.pods(role) if ready(pod)]) for role in ROLES}
-        if running != dict.fromkeys(ROLES, 1):
-            msg = f"one engine of each role should be left: {running}"
+        running = {part: len([pod for pod in release.pods(part) if ready(pod)]) for part in kept}
+        if running != kept:
+            msg = f"the budgets should have kept {kept}: {running}"
             raise AssertionError(msg) from refusal
     else:
         msg = "the budgets let everything go"
@@ -182,42 +253,8 @@ CHANGES: Final[dict[str, Change]] = {
     "a decode computes nothing any more, and answers health checks": Change(
         _restarted_by("decode-0", _fault("decode-0", 20005, stall="after_first_token")), planned=False
     ),
+    "two proxies: `kubectl delete pod`, one of them": Change(_delete_proxy, proxies=2),
+    "two proxies: `kubectl rollout restart` of both": Change(_restart("deployment/proxy"), proxies=2),
+    "two proxies: `kubectl drain` of the only node, then `uncordon`": Change(_drain, proxies=2),
+    "two proxies: one's process dies": Change(_kill_proxy, planned=False, proxies=2, kills_proxy=True),
 }
-
-PAGE: Final = ROOT / "docs/kubernetes.md"
-HEAD: Final = f"""# What clients see when something happens to a release
-
-Written by `python docs/write_kubernetes.py` on one real Kubernetes node ([tests/cluster](../tests/cluster)): two simulated prefill and two simulated decode engines in pods of their own, P2pNcclConnector, {CLIENTS} clients that ask without pause for answers of up to 3 s.
-Every answer is compared with what the model says when all is well.
-`make cluster` repeats it and fails if a request is lost that could be saved.
-
-- **Failed**: requests in progress that ended in an error: an event in a stream, 504 for an answer in one piece.
-  Only a decode that ends, or stands still, without a word takes them with it.
-- **Turned away**: attempts that no proxy accepted, because there was none to connect to, or it was about to stop (503).
-  Each client tries again every 50 ms, so their number tells how long this lasted; no request was lost by it.
-- **Lost**: all other requests without a correct answer.
-
-| what happens | answered | failed | turned away | lost | KV left |
-| --- | --- | --- | --- | --- | --- |
-"""
-TAIL: Final = """
-What we learned:
-
-- **One proxy is one pause.** Between the old proxy's last request and the new one's first there is a gap: the old one drains, the new one starts, hears its engines and tries each pair.
-  Clients must try again on "connection refused" and 503, with a time limit for connecting: a node refuses only a few connections a second while a service has no endpoint, and drops the others.
-- **Upgrades replace the proxy, deletions double it.** After `kubectl delete pod` or an eviction its successor starts while the old one drains.
-- **A node's drain respects the budgets.** With two engines of a role, one is moved and the other stays until the first is back; on the only node that is never, and `kubectl drain` waits until its time-out, while the service goes on with half its engines, or pauses if the proxy was on that node.
-- **An image that is missing stops an update at its first engine**; `helm rollback` mends it without a further command.
-  The proxy's pod is taken away before its new image is known to be there.
-- **preStop costs time, not requests.** Engines and proxy end within their grace; what cannot end in `engine.drainSeconds` ends with an error event.
-- **Busy nodes start Python slowly.** Proxy and monitor have start-up probes for that; before, liveness ended a proxy that was still starting.
-- **A new pod is a new engine to the proxy.** It has another address, so another name in `/stats` (`prefill-2` after `prefill-0` was deleted); the one before is listed as lost for ten minutes.
-  A container that starts again in its pod keeps address and name.
-- **A new proxy knows no engines.** For some seconds it answers "unknown" to engines that ask whether they are admitted.
-  They keep the previous proxy's answer; otherwise every engine would be unready at once.
-"""
-
-
-def page(rows: Sequence[str]) -> str:
-    """docs/kubernetes.md."""
-    return HEAD + "\n".join(rows) + "\n" + TAIL
