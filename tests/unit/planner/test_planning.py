@@ -8,15 +8,19 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from rich.console import Console
 from support.planning import H200, poisson, write_run
 
+from pd_analysis.plots import style
 from pd_analysis.tables.table import table
 from pd_contracts.names import Connector, Role
 from pd_control.cli.options import parser
@@ -305,18 +309,52 @@ def test_no_load_is_served_faster_than_the_bound(prompt: int) -> None:
         assert len(outcome.first) / float(outcome.last.max()) < bound
 
 
-@pytest.fixture(scope="module", name="folder")
-def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("plan")
+@dataclass(frozen=True)
+class Written:
+    """What a question wrote, and its figures."""
+
+    folder: Path
+    figures: dict[str, Figure]
+
+
+@pytest.fixture(scope="module", name="written")
+def _written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    found = Written(tmp_path_factory.mktemp("plan"), {})
+    save = style.save
+
+    def kept(figure: Figure, path: Path) -> str:
+        found.figures[path.name] = figure
+        return save(figure, path)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(breakeven, "PROMPTS", (512, 2048))
         patch.setattr(breakeven, "OUTPUTS", (32, 128))
         patch.setattr(breakeven, "RATES", (0.5, 0.9))
-        words = (
-            "--input-tokens 2048 --output-tokens 128 --rate 30 --goodput ttft:500 tpot:15 --cell 2 --draws 5 --quiet"
-        )
-        assert main([*words.split(), "--out", str(folder)]) == 0
-    return folder
+        patch.setattr(style, "save", kept)
+        words = "--input-tokens 2048 --output-tokens 128 --rate 30 --goodput ttft:500 tpot:15 e2el:10000 --cell 2 --draws 5 --quiet"
+        assert main([*words.split(), "--out", str(found.folder)]) == 0
+    return found
+
+
+@pytest.fixture(scope="module", name="folder")
+def _folder(written: Written) -> Path:
+    return written.folder
+
+
+def test_no_text_of_a_figure_is_cut_off(written: Written) -> None:
+    assert {"capacity", "break_even", "rates"} <= set(written.figures)
+
+    for name, figure in written.figures.items():
+        renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+        for text in _texts(figure):
+            box = text.get_window_extent(renderer)
+            assert -1 <= box.x0 < box.x1 <= figure.bbox.x1 + 1, (name, text.get_text())
+
+
+def _texts(figure: Figure) -> list[Text]:
+    """Everything that is written but ticks, of which some lie outside the axes and are not drawn."""
+    inside = [text for axes in figure.axes for text in (*axes.texts, axes.xaxis.label, axes.yaxis.label)]
+    return [text for text in (*figure.texts, *inside) if text.get_text()]
 
 
 @pytest.fixture(scope="module", name="plan")
@@ -327,7 +365,7 @@ def _plan(folder: Path) -> PlanFile:
 def test_a_plan_says_what_was_asked_and_that_it_is_simulated(plan: PlanFile) -> None:
     assert plan.simulated
     assert plan.profile == H200
-    assert (plan.rate, plan.goodput, plan.attainment) == (30.0, {"ttft": 500.0, "tpot": 15.0}, 0.9)
+    assert (plan.rate, plan.goodput, plan.attainment) == (30.0, {"ttft": 500.0, "tpot": 15.0, "e2el": 10000.0}, 0.9)
     low, middle, high = plan.best.capacity_per_gpu
     assert 0 < low <= middle <= high
     assert plan.best.deployment.gpus * middle > 30

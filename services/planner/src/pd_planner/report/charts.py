@@ -64,7 +64,7 @@ def capacity(found: Findings) -> Figure:
         f"Best of {len(found.answer.choices)} deployments: {names[0]}"
         if len(names) > 1
         else f"The only deployment: {names[0]}",
-        f"Requests per second per GPU within {found.question.setting.limits.words}; 5th to 95th percentile of {len(found.drawn[0].per_gpu)} draws",
+        f"Requests/s per GPU within {found.question.setting.limits.words}; 5th to 95th percentile",
         0.42 * len(names) + 0.2,
         simulated=True,
         left=2.6,
@@ -90,8 +90,8 @@ def flips(found: Findings) -> Figure:
     connector = f" with {WORDS[like.connector]}" if like and like.connector else ""
     engines = like.prefills + like.others if like else 0
     figure = style.canvas(
-        f"Where {engines} engines apart{connector} carry more than {engines} plain ones",
-        "Disaggregated ÷ plain capacity within the same limits, with the best split. Green: disaggregated carries more, blue: plain does; pale: no clear difference",
+        f"Where {engines} disaggregated engines{connector} carry more than {engines} plain ones",
+        "Disaggregated ÷ plain within the same limits, best split. Green: disaggregated carries more; blue: plain; pale: unclear",
         3.4,
         simulated=True,
         left=1.0,
