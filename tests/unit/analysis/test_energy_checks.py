@@ -166,6 +166,45 @@ def test_a_power_that_never_changes_at_work_is_no_energy_if_nothing_else_tells_i
     assert found.total_j is None
 
 
+def test_in_a_short_window_less_time_is_enough_to_be_stuck() -> None:
+    power = changed(recorded(model=wavering), having(energy_mj=None), 0, 1, since=0.0)
+    power = changed(power, having(power_w=120.0, power_average_w=120.0), 1, since=7.5)
+    records = [request(index, 4.5 + index * 0.09) for index in range(60)]
+
+    found = energy_of(run(records, manifest(window=(4.5, 10.4)), power))
+
+    assert found is not None
+    assert [[fault.check for fault in gpu.faults] for gpu in found.gpus] == [[], [Check.STUCK]]
+
+
+@pytest.mark.parametrize("told", [100.0, 1e9, 0.0])
+def test_an_interval_that_the_recording_did_not_keep_to_excuses_no_missing_reading(told: float) -> None:
+    header, samples = recorded(model=wavering)
+    half = msgspec.structs.replace(header, interval_s=told), [sample for sample in samples if sample.t < 6.0]
+
+    found = energy(half)
+
+    assert found.total_j is None
+    assert {fault.check for gpu in found.gpus for fault in gpu.faults} == {Check.UNREAD}
+
+
+def test_a_slow_recording_that_does_not_reach_the_ends_is_no_energy() -> None:
+    found = energy(recorded(interval=4.7, model=wavering))
+
+    assert [fault.check for gpu in found.gpus for fault in gpu.faults] == [Check.UNREAD] * 2
+
+
+@pytest.mark.parametrize(("counted", "wins"), [(0.92, False), (1.0, True)])
+def test_joules_decide_only_if_the_power_says_the_same_as_the_counter(counted: float, wins: bool) -> None:
+    pair = group(
+        measured(changed(recorded(watts=300.0), slowed(counted), 0, 1, since=0.0)),
+        measured(recorded(watts=300.0 if not wins else 330.0), Topology.DISAGG),
+    )
+
+    assert [gpu.faults for gpu in pair.baseline.energy.gpus] == [(), ()] if pair.baseline.energy else False
+    assert (compared(JOULES, pair.baseline, pair.others[0]).winner is not None) is wins
+
+
 def test_a_board_at_rest_may_draw_the_same_all_the_time() -> None:
     resting = changed(recorded(), having(energy_mj=None), 0, 1, since=0.0)
     few = run([request(0, 0.5), request(1, 9.9)], manifest(window=WINDOW), resting)
@@ -197,7 +236,7 @@ def test_one_board_under_two_numbers_is_one_board() -> None:
 
 def test_readings_that_stop_say_for_how_long() -> None:
     # the last reading is at 4.5 s, the window ends at 10.4 s
-    found = energy(changed(recorded(), unreadable, 0, 1))
+    found = energy(changed(recorded(model=wavering), unreadable, 0, 1))
 
     assert [fault.value for gpu in found.gpus for fault in gpu.faults] == pytest.approx([5.9, 5.9])
 

@@ -5,13 +5,13 @@ from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.readings import unbelieved
+from pd_analysis.energy.readings import CLOSURE_LIMIT
 from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import Result, gpus_words
 from pd_analysis.numbers.load import MODES
 from pd_analysis.words.formatting import listed, number, percent
 from pd_analysis.words.language import tr
 
-CLOSURE_LIMIT: Final = 0.03
 FIT_LEAST: Final = 0.5
 COUNTER_LEAST_S: Final = 5.0  # about 50 updates of a board's counter: below, its steps are more than 2 % of the window
 

@@ -30,6 +30,9 @@ DISAGREES: Final = 0.10
 DISAGREES_INSTANT: Final = 0.30
 # A board at work never draws the same to the milliwatt for so long; one at rest may, where readings are whole watts.
 STUCK_S: Final = 5.0
+# In a short window less is enough, if it is as large a part of it.
+STUCK_SHARE: Final = 0.4
+STUCK_LEAST_S: Final = 2.0
 
 
 class Check(StrEnum):
@@ -125,7 +128,8 @@ def _stuck(samples: pd.DataFrame, window: Window, idle: Sequence[Window]) -> Fau
     stretches = zip(*_unchanged(*_near(samples, window, column)), strict=True)
     busy = [(float(end - start) - _overlap((start, end), idle), float(watts)) for start, end, watts in stretches]
     seconds, watts = max(busy, default=(0.0, 0.0))
-    return Fault(Check.STUCK, seconds, watts) if seconds >= STUCK_S else None
+    most = min(STUCK_S, max(STUCK_LEAST_S, STUCK_SHARE * (window[1] - window[0])))
+    return Fault(Check.STUCK, seconds, watts) if seconds >= most else None
 
 
 def _unchanged(times: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:

@@ -18,7 +18,22 @@ AVERAGE_LAG_S: Final = 0.5
 HOLE_INTERVALS: Final = 5.0
 HOLE_LEAST_S: Final = 1.0
 
+# How far the better of two power readings may be from the counter before both say something else.
+CLOSURE_LIMIT: Final = 0.03
+# The part of a window before the first or after the last reading, for which the nearest one stands: at most this share of it.
+BEYOND_SHARE: Final = 0.1
+
 Window = tuple[float, float]
+
+
+def interval_of(samples: pd.DataFrame, told_s: float) -> float:
+    """Seconds between two samples: what the recorder says (0: nothing), or what most of them show if that is less.
+
+    A recording may name another unit, or an interval that it did not keep to; believed, it would excuse readings that are missing.
+    """
+    gaps = np.diff(np.sort(samples["t"].to_numpy(dtype=np.float64)))
+    shown = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else told_s
+    return min(told_s, shown) if told_s > 0 else shown
 
 
 def known(samples: pd.DataFrame, column: str, *, lag: float = 0.0) -> tuple[Floats, Floats]:
@@ -31,7 +46,7 @@ def known(samples: pd.DataFrame, column: str, *, lag: float = 0.0) -> tuple[Floa
 def counter_j(samples: pd.DataFrame, window: Window, interval_s: float) -> float | None:
     """Difference of the energy counter; None if it does not reach both ends, or went backwards (the driver was reloaded)."""
     times, millijoules = known(samples, "energy_mj")
-    if times.size < 2 or (np.diff(millijoules) < 0).any() or _misses(times, window, EDGE_INTERVALS * interval_s):
+    if times.size < 2 or (np.diff(millijoules) < 0).any() or _misses(times, window, interval_s):
         return None
     first, last = np.interp(window, times, millijoules)
     return float(last - first) / 1e3
@@ -43,7 +58,7 @@ def integral_j(
     """Trapezoids under a power reading; None with fewer than two readings, if they do not reach both ends, or with a hole."""
     times, watts = known(samples, column, lag=lag)
     longest = max(HOLE_LEAST_S, HOLE_INTERVALS * interval_s)
-    if times.size < 2 or _misses(times, window, EDGE_INTERVALS * interval_s + lag):
+    if times.size < 2 or _misses(times, window, interval_s, lag):
         return None
     near = (times >= window[0] - longest) & (times <= window[1] + longest)
     if near.sum() < 2 or float(np.diff(times[near]).max()) > longest:
@@ -59,9 +74,11 @@ def area(times: Floats, watts: Floats, window: Window) -> float:
     return float(np.trapezoid(np.concatenate((at_edges[:1], watts[inside], at_edges[1:])), grid))
 
 
-def _misses(times: Floats, window: Window, most_s: float) -> bool:
-    """True if the nearest reading is too far from one of a window's ends."""
-    return any(float(np.abs(times - edge).min()) > most_s for edge in window)
+def _misses(times: Floats, window: Window, interval_s: float, lag: float = 0.0) -> bool:
+    """True if the nearest reading is too far from one of a window's ends, or too much of the window lies beyond all readings."""
+    far = any(float(np.abs(times - edge).min()) > EDGE_INTERVALS * interval_s + lag for edge in window)
+    beyond = max(0.0, float(times[0]) - window[0]) + max(0.0, window[1] - float(times[-1]))
+    return far or beyond > BEYOND_SHARE * (window[1] - window[0]) + lag
 
 
 def unread_s(times: Floats, window: Window, interval_s: float) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from pd_analysis.energy.checks import Fault, believable, faults_of
-from pd_analysis.energy.readings import AVERAGE_LAG_S, Window, closure, counter_j, integral_j
+from pd_analysis.energy.readings import AVERAGE_LAG_S, CLOSURE_LIMIT, Window, closure, counter_j, integral_j, interval_of
 from pd_analysis.records.run import Run
 from pd_contracts.clock_events import CLOCK_EVENTS, SLOWDOWNS
 from pd_contracts.names import Role
@@ -70,6 +70,16 @@ class GpuEnergy:
         return min(closures, key=abs, default=None)
 
 
+    @property
+    def bounds_j(self) -> tuple[float, float] | None:
+        """The least and the most joules by its own readings: the counter's, and the power's where it disagrees; None without energy."""
+        if self.energy_j is None:
+            return None
+        apart = self.closure or 0.0
+        other = self.energy_j * (1 + apart) if abs(apart) > CLOSURE_LIMIT else self.energy_j
+        return min(self.energy_j, other), max(self.energy_j, other)
+
+
 @dataclass(frozen=True)
 class Energy:
     """All boards of a run over its measured window.
@@ -103,6 +113,15 @@ class Energy:
     def total_j(self) -> float | None:
         """Joules of all boards that serve; None as in `of`."""
         return None if self.astray else total_of([gpu.energy_j for gpu in self.serving])
+
+    @property
+    def bounds_share(self) -> tuple[float, float]:
+        """The least and the most that the boards' own readings allow, as shares of `total_j`; 1 and 1 if it is unknown."""
+        bounds = [gpu.bounds_j for gpu in self.serving]
+        known = [bound for bound in bounds if bound is not None]
+        if not self.total_j or len(known) < len(bounds):
+            return 1.0, 1.0
+        return sum(least for least, _ in known) / self.total_j, sum(most for _, most in known) / self.total_j
 
     def idle_j(self, roles: Collection[Role]) -> float | None:
         """The static part: what the roles' boards would have drawn idle; None if one was never seen idle."""
@@ -170,7 +189,8 @@ def idle_stretches(rows: pd.DataFrame, start: float, end: float) -> list[Window]
 def _gpu(run: Run, index: int, samples: pd.DataFrame, window: Window, idle: list[Window]) -> GpuEnergy:
     header = run.gpu
     info = next((gpu for gpu in header.gpus if gpu.index == index), None) if header else None
-    interval_s, limit_w = header.interval_s if header else 0.0, info.power_limit_w if info else None
+    interval_s = interval_of(samples, header.interval_s if header else 0.0)
+    limit_w = info.power_limit_w if info else None
     inside = samples[samples["t"].between(*window)]
     counter = counter_j(samples, window, interval_s)
     integral = integral_j(samples, "power_w", window, interval_s)

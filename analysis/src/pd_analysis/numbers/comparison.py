@@ -1,5 +1,6 @@
 """One number of two runs: better, worse, equal, or not to be told; and nothing at all where the runs must not be compared."""
 
+import itertools
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -90,7 +91,7 @@ def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
         baseline=baseline,
         other=other,
         ratio=theirs / ours if ours and theirs is not None else None,
-        outcome=Outcome.UNCLEAR if barred else _outcome(measure, ours, theirs, interval),
+        outcome=Outcome.UNCLEAR if barred else _judged(measure, baseline, other, interval),
         interval=interval,
         bar=barred,
     )
@@ -101,7 +102,22 @@ def judged(measure: Measure, baseline: Result, other: Result) -> Outcome:
     if baseline.unfit or other.unfit:
         return Outcome.UNCLEAR
     interval = _ratio_interval(measure, baseline, other)
-    return _outcome(measure, measure.get(baseline), measure.get(other), interval)
+    return _judged(measure, baseline, other, interval)
+
+
+def _judged(measure: Measure, baseline: Result, other: Result, interval: tuple[float, float] | None) -> Outcome:
+    """The outcome by the numbers; joules decide only if the boards' power readings, where they disagree with the counter, say the same."""
+    outcome = _outcome(measure, measure.get(baseline), measure.get(other), interval)
+    if measure.unit != "J" or outcome not in {Outcome.BETTER, Outcome.WORSE}:
+        return outcome
+    ours, theirs = measure.get(baseline) or 0.0, measure.get(other) or 0.0
+    shares = itertools.product(_bounds(baseline), _bounds(other))
+    extremes = {_outcome(measure, ours * one, theirs * two, None) for one, two in shares}
+    return outcome if extremes == {outcome} else Outcome.UNCLEAR
+
+
+def _bounds(result: Result) -> tuple[float, float]:
+    return result.energy.bounds_share if result.energy else (1.0, 1.0)
 
 
 def bar(one: Result, two: Result, *, energy: bool = False) -> Bar | None:
