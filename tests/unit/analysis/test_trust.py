@@ -150,6 +150,37 @@ def test_engines_wrote_what_the_requests_got(written: tuple[float, ...], word: s
     assert all(doubt.level is Level.STOP for doubt in found)
 
 
+@pytest.mark.parametrize(
+    ("written", "word"),
+    [
+        pytest.param(282.0, None, id="all but the first tokens"),
+        pytest.param(200.0, "fewer", id="a stranger wrote some"),
+    ],
+)
+def test_first_tokens_that_prefill_wrote_are_not_missed_at_decode(written: float, word: str | None) -> None:
+    # 141 requests of 3 tokens, of which prefill wrote the first
+    own = served_by("decode-0", prefills=("prefill-0",), own=("prefill-0", "decode-0"))
+    rows = own.requests.rows.assign(handed_off=True)
+    counted = tuple(
+        EngineTokens(t=t, name=name, role=Role(name[:-2]), output=output)
+        for t, parts in ((-1.0, (0.0, 0.0)), (12.0, (141.0, written)))
+        for name, output in zip(("prefill-0", "decode-0"), parts, strict=True)
+    )
+    measured = replace(own, requests=replace(own.requests, rows=rows), engines=counted)
+
+    found = [doubt for doubt in doubts(group(measured)) if "its engines wrote" in doubt.sentence]
+
+    assert bool(found) == (word is not None)
+
+
+def test_who_wrote_the_first_token_is_read_from_the_stages() -> None:
+    stages = Stages(queue=0.1, prefill=1.0, kv_and_first_decode=0.1, decode=2.0, decode_instance="decode-0")
+    handed = msgspec.structs.replace(stages, first_token="prefill")
+    rows = run([request(0, 0.1, stages=handed), request(1, 0.2, stages=stages), request(2, 0.3)]).requests.rows
+
+    assert list(rows["handed_off"]) == [True, False, False]
+
+
 def test_counters_of_some_engines_or_of_a_part_of_the_load_say_nothing() -> None:
     both = served_by("combined-0", "combined-1")
 

@@ -94,7 +94,7 @@ def _not_own(found: Mapping[str, int], own: Sequence[str]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Counted:
-    """Output tokens by the engines' own counters, and by the usage of the requests that were under way between their readings."""
+    """Output tokens of decode and combined engines, by their own counters and by the usage of the requests between their readings."""
 
     engines: float
     requests: float
@@ -117,7 +117,8 @@ def tokens_apart(run: Run) -> Counted | None:
     inside = rows[(rows["sent"] >= begin) & (rows["end"] <= end)]
     other = rows[~rows.index.isin(inside.index)]
     overlapping = other[(other["end"].isna()) | ((other["end"] > begin) & (other["sent"] < end))]
-    counted, asked = sum(span.tokens for span in known), float(inside["output_tokens"].sum())
+    by_prefill = inside["handed_off"] & (inside["output_tokens"] > 0)  # a first token that no decode engine wrote
+    counted, asked = sum(span.tokens for span in known), float(inside["output_tokens"].sum() - by_prefill.sum())
     if counted < asked * (1 - TOKENS_APART):
         return Counted(counted, asked)
     certain = overlapping.empty and bool(rows["ok"].all()) and bool(rows["output_tokens"].notna().all())

@@ -25,6 +25,7 @@ Flags = npt.NDArray[np.bool_]
 # The stages that the proxy reports, in the order in which a request passes them; `pd_contracts.timing.Stages` says what each is.
 STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
 
+FROM_PREFILL: Final = "prefill"  # what `Stages.first_token` says of a token that was handed off
 EMPTY_KIND: Final = "empty"  # a request without an error that wrote no token does not count as served
 
 _ALWAYS: Final = (-np.inf, np.inf)
@@ -38,7 +39,7 @@ class Requests:
         rows: one row per request in schedule order. Durations and times are seconds (times on the client's monotonic clock), stages
             milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
             `output_hash` a number that is equal for equal output, 0 if unknown; `prefill_instance` and `decode_instance` are the engines'
-            names, "" if unknown;
+            names, "" if unknown; `handed_off` is true if prefill wrote the first token, so that decode wrote the rest;
             `warmup` is what counts as such, `preheat` what was sent as such.
         gaps: every gap between token chunks of successful measured requests, pooled, in seconds, the shortest first.
         excerpt: the gaps of a part of the run with the time at which each ended: columns index, t, gap.
@@ -187,6 +188,9 @@ def _columns(batch: Sequence[RequestRecord]) -> pd.DataFrame:
     }
     for name in ("prefill_instance", "decode_instance"):
         columns[name] = [getattr(record.stages, name, "") for record in batch]
+    columns["handed_off"] = np.array(
+        [getattr(record.stages, "first_token", "") == FROM_PREFILL for record in batch], dtype=bool
+    )
     for name in ("scheduled", "sent", "end", "prompt_tokens", "output_tokens", "requested_output_tokens"):
         columns[name] = np.array([getattr(record, name) for record in batch], dtype=np.float64)
     for stage in STAGES:
