@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 
 from pd_analysis.energy.checks import Fault, believable, faults_of
-from pd_analysis.energy.readings import AVERAGE_LAG_S, CLOSURE_LIMIT, Window, closure, counter_j, integral_j, interval_of
+from pd_analysis.energy.readings import (
+    AVERAGE_LAG_S,
+    CLOSURE_LIMIT,
+    Window,
+    closure,
+    counter_j,
+    integral_j,
+    interval_of,
+)
 from pd_analysis.records.run import Run
 from pd_contracts.clock_events import CLOCK_EVENTS, SLOWDOWNS
 from pd_contracts.names import Role
@@ -68,7 +76,6 @@ class GpuEnergy:
             if (found := closure(joules, self.counter_j)) is not None
         ]
         return min(closures, key=abs, default=None)
-
 
     @property
     def bounds_j(self) -> tuple[float, float] | None:
