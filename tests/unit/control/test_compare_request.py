@@ -77,15 +77,38 @@ def test_modes_alone_bring_up_one_engine_alone() -> None:
     assert [spec.name for spec in found.stages] == ["1c"]
 
 
-def test_a_trace_has_its_own_times(tmp_path_factory: pytest.TempPathFactory) -> None:
-    trace = tmp_path_factory.mktemp("t") / "azure day.csv"
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.0,2162,5\n2024-05-10 00:02:00.0,2399,6\n"
+
+
+def test_a_trace_has_its_own_times_and_is_offered_whole(tmp_path: Path) -> None:
+    trace = tmp_path / "azure day.csv"
+    trace.write_text(AZURE)
     found = asked("--trace", str(trace), "--", "--time-scale", "0.5")
 
     (point,) = found.points(Spec(combined=2))
     assert point.name == "trace-azure_day-seed0"
     options = arguments(point, found.offer, 2)
     assert (options["arrival"], options["trace"], options["time_scale"]) == ("replay", str(trace), "0.5")
+    assert options["duration"] == "inf"
+    assert point.load.length_s == 60
     assert "rate" not in options
+
+
+def test_a_duration_cuts_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(AZURE)
+    found = asked("--trace", str(tmp_path / "t.csv"), "--duration", "60")
+
+    (point,) = found.points(Spec(combined=2))
+    assert arguments(point, found.offer, 2)["duration"] == "60"
+    assert point.load.length_s == 0
+
+
+@pytest.mark.parametrize("text", [None, "", "{}\n", "# A heading\n"])
+def test_a_trace_that_cannot_be_read_is_refused_before_anything_starts(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(PlanError, match="t.csv"):
+        asked("--trace", str(tmp_path / "t.csv"))
 
 
 def test_options_of_the_load_generator_pass_through() -> None:
@@ -105,6 +128,15 @@ def test_options_of_the_load_generator_pass_through() -> None:
         (["--rates", "1,1"], "twice"),
         (["--rates", "1/2/3"], "3 lists for 2 loads"),
         (["--seeds", "x"], "--seeds 'x'"),
+        (["--seeds", "1.5"], "--seeds '1.5'"),
+        (["--seeds", "-1"], "--seeds '-1'"),
+        (["--seeds", "1,01"], "twice"),
+        (["--seeds", ","], "--seeds ','"),
+        (["--batch-sizes", "1,2"], "add it to --modes"),
+        (["--rates", "2", "--start-rate", "4"], "leave --rates out"),
+        (["--trace", "t.csv", "--start-rate", "4"], "leave --rates, --start-rate"),
+        (["--", "--dataset", "jsonl", "--dataset-path", "/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["--", "--dataset", "sharegpt", "--dataset-path", "/nowhere.json"], "/nowhere.json"),
         (["--input-output", "512"], "512:64"),
         (["--input-output", "0:4"], "512:64"),
         (["--modes", "burst"], "choose from serve"),

@@ -11,6 +11,7 @@ from pd_contracts.free_ports import is_free
 from pd_control.compare import request, stages
 from pd_control.compare.deployments import Spec
 from pd_control.compare.folder import Results
+from pd_control.compare.loads import SERVE
 from pd_control.compare.plan import Comparison, seconds
 from pd_control.compare.presets import COMPARE, DEMO, TITLES
 from pd_control.compare.runner import CLIENT_LATE, Runner, Tally, Work
@@ -122,10 +123,11 @@ def _announce(context_: Context, asked: Comparison, out: Path) -> None:
     terminal.table(table_of(rows, ("deployment", "GPUs", "measured")))
     loads = ", ".join(load.name.replace("x", " → ", 1) if load.paced else load.name for load in offer.loads)
     terminal.say(f"  loads      {loads}{' tokens' if any(load.paced for load in offer.loads) else ''}")
-    terminal.say(f"  rates      {_rates(asked)}")
-    terminal.say(
-        f"  each point {_duration(asked)}, seed{'s' * (len(offer.seeds) > 1)} {', '.join(map(str, offer.seeds))}"
-    )
+    if SERVE in offer.modes:
+        terminal.say(f"  rates      {_rates(asked)}")
+        terminal.say(
+            f"  each point {_duration(asked)}, seed{'s' * (len(offer.seeds) > 1)} {', '.join(map(str, offer.seeds))}"
+        )
     if offer.goodput:
         terminal.say(f"  limits     {offer.goodput} (ms)")
     terminal.say(f"  results    {out}; Ctrl-C keeps what was measured, and the same command goes on from there")
@@ -137,9 +139,9 @@ def _announce(context_: Context, asked: Comparison, out: Path) -> None:
 
 
 def _role_of(asked: Comparison, spec: Spec) -> str:
-    modes = [mode for mode in asked.offer.modes if mode == "serve"] if spec in asked.deployments else []
+    modes = [mode for mode in asked.offer.modes if mode == SERVE] if spec in asked.deployments else []
     if spec == asked.alone:
-        modes += [mode for mode in asked.offer.modes if mode != "serve"]
+        modes += [mode for mode in asked.offer.modes if mode != SERVE]
     return ", ".join(modes)
 
 
@@ -158,13 +160,12 @@ def _rates(asked: Comparison) -> str:
 
 
 def _duration(asked: Comparison) -> str:
+    own = max((load.length_s for load in asked.offer.loads if not load.paced), default=None)
+    if own is not None:
+        return f"as long as it is ({age(own)})" if asked.offer.duration_s is None else age(own)
     if asked.offer.duration_s is not None:
         return f"{asked.offer.duration_s:g} s"
-    return (
-        "60 to 300 s, until about 1,000 requests"
-        if any(load.paced for load in asked.offer.loads)
-        else "as long as it is"
-    )
+    return "60 to 300 s, until about 1,000 requests"
 
 
 def _identity(context_: Context, asked: Comparison) -> dict[str, str]:

@@ -28,12 +28,14 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         options: pd-loadgen's, as texts by field name.
         rates: requests a second per GPU; empty if they are to be found, or if the load has its own times.
         paced: whether a rate can be chosen; a trace has its own times.
+        length_s: how long a load lasts that has its own times.
     """
 
     name: str
     options: dict[str, str]
     rates: list[float] = msgspec.field(default_factory=list)
     paced: bool = True
+    length_s: float = 0.0
 
     @property
     def searches(self) -> bool:
@@ -138,11 +140,25 @@ def with_rates(loads: Sequence[Load], text: str) -> list[Load]:
     ]
 
 
-def numbers(text: str, option: str, *, zero: bool = False) -> list[float]:
+def seeds(text: str) -> list[int]:
+    """Read "0,1,2".
+
+    Raises:
+        PlanError: for anything but whole numbers from 0 on.
+    """
+    parts = [part for part in text.replace(" ", ",").split(",") if part]
+    if not parts or not all(part.isascii() and part.isdigit() for part in parts):
+        msg = f"--seeds {text!r}: write whole numbers from 0 on, several with commas"
+        raise PlanError(msg)
+    _refuse_twice([str(int(part)) for part in parts], "--seeds")
+    return [int(part) for part in parts]
+
+
+def numbers(text: str, option: str) -> list[float]:
     """Read "1,2,4.5".
 
     Raises:
-        PlanError: naming the option and what is no number above 0 (or from 0 on, with `zero`).
+        PlanError: naming the option and what is no number above 0.
     """
     found = []
     for entry in filter(None, (part.strip() for part in text.replace(" ", ",").split(","))):
@@ -150,9 +166,8 @@ def numbers(text: str, option: str, *, zero: bool = False) -> list[float]:
             number = float(entry)
         except ValueError:
             number = -1.0
-        if not (0 < number < float("inf") or (zero and number == 0)):
-            least = "0 or more" if zero else "above 0"
-            msg = f"{option} {entry!r}: write numbers {least}, several with commas"
+        if not 0 < number < float("inf"):
+            msg = f"{option} {entry!r}: write numbers above 0, several with commas"
             raise PlanError(msg)
         found.append(number)
     if not found:

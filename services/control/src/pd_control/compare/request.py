@@ -2,17 +2,21 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from pd_contracts.latency import parse_goodput
 from pd_contracts.settings import SettingsError
 from pd_control.compare import loads
 from pd_control.compare.deployments import Spec, default, parse
-from pd_control.compare.loads import MODES, SERVE, Load, Offer, Point, arguments
+from pd_control.compare.loads import BATCH, MODES, SERVE, Load, Offer, Point, arguments
 from pd_control.compare.plan import Comparison
 from pd_control.compare.presets import Preset
 from pd_control.planning.gpus import PlanError
+from pd_loadgen.prompts.datasets import Dataset
+from pd_loadgen.prompts.files import FileError
 from pd_loadgen.workload import options as loadgen
+from pd_loadgen.workload.plan import Source
 
 # What pdctl decides itself for every point, so that it cannot be passed through to the load generator.
 _OWN: Final = {
@@ -70,17 +74,15 @@ def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -
     if more.get("dataset", common.get("dataset")) != common.get("dataset"):
         common.pop("dataset", None)
     modes = _modes(given.modes)
-    seeds = [int(seed) for seed in loads.numbers(given.seeds, "--seeds", zero=True)]
-    if given.trace and (given.rates or given.input_output):
-        msg = "--trace has its own times and lengths: leave --rates and --input-output out"
-        raise PlanError(msg)
+    seeds = loads.seeds(given.seeds)
+    _refuse_unused(given, modes)
     goodput = preset.goodput if given.goodput is None else given.goodput
     try:
         parse_goodput([goodput])
     except ValueError as error:
         raise PlanError(str(error)) from error
     if given.trace:
-        offered = [_trace(given.trace)]
+        offered = [_trace(given.trace, given.duration, {**common, **more})]
     else:
         shapes = loads.shapes(given.input_output or preset.input_output)
         offered = loads.with_rates(shapes, given.rates or preset.rates)
@@ -101,6 +103,23 @@ def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -
     return found
 
 
+def _refuse_unused(given: argparse.Namespace, modes: Sequence[str]) -> None:
+    """What would have no effect was meant otherwise."""
+    if given.trace and (given.rates or given.input_output or given.start_rate):
+        msg = "--trace has its own times and lengths: leave --rates, --start-rate and --input-output out"
+        raise PlanError(msg)
+    for mode in modes:
+        if given.trace and mode != SERVE:
+            msg = f"--modes {mode} needs lengths: use --input-output instead of --trace"
+            raise PlanError(msg)
+    if given.batch_sizes and BATCH not in modes:
+        msg = f"--batch-sizes is for mode batch: add it to --modes ({','.join([*modes, BATCH])})"
+        raise PlanError(msg)
+    if given.start_rate and given.rates and "find" not in given.rates:
+        msg = "--start-rate is for rates that are found: leave --rates out, or --start-rate"
+        raise PlanError(msg)
+
+
 def _modes(text: str) -> list[str]:
     modes = [mode.strip() for mode in text.split(",") if mode.strip()]
     for mode in modes or [""]:
@@ -110,10 +129,31 @@ def _modes(text: str) -> list[str]:
     return list(dict.fromkeys(modes))
 
 
-def _trace(path: str) -> Load:
+def _trace(path: str, duration: float | None, common: Mapping[str, str]) -> Load:
     stem = path.rpartition("/")[2].rpartition(".")[0] or path
     name = "trace-" + "".join(char if char.isalnum() else "_" for char in stem)
-    return Load(name=name, options={"arrival": "replay", "trace": path}, paced=False)
+    options = {"arrival": "replay", "trace": path, "duration": "inf" if duration is None else f"{duration:g}"}
+    return Load(name=name, options=options, paced=False, length_s=_length({**common, **options}))
+
+
+def _length(options: Mapping[str, str]) -> float:
+    """Seconds of a trace, which is read now: that it cannot be used would otherwise come out when the first engines run.
+
+    Raises:
+        PlanError: if it cannot be used, or nothing of it is left.
+    """
+    try:
+        requests = Source(loadgen.load(options, {}), "").trace()
+    except SettingsError as error:
+        msg = f"the load generator would refuse this load: {error}"
+        raise PlanError(msg) from error
+    except FileError as error:
+        msg = f"--trace: {error}"
+        raise PlanError(msg) from error
+    if not requests:
+        msg = f"--trace: {options['trace']} has no request that got an answer in this time"
+        raise PlanError(msg)
+    return requests[-1].offset
 
 
 def pass_through(words: Sequence[str]) -> dict[str, str]:
@@ -144,13 +184,16 @@ def _try_points(asked: Comparison) -> None:
     """Refuse now what the load generator would refuse at every point, minutes later."""
     for load in asked.offer.loads:
         for mode in asked.offer.modes:
-            if mode != SERVE and not load.paced:
-                msg = f"--modes {mode} needs lengths: use --input-output instead of --trace"
-                raise PlanError(msg)
             rate = 1.0 if load.paced and mode == SERVE else None
             point = Point(load=load, mode=mode, rate_per_gpu=rate, duration_s=1.0)
             try:
-                loadgen.load(arguments(point, asked.offer, 1), {})
+                _refuse_missing_file(loadgen.load(arguments(point, asked.offer, 1), {}))
             except SettingsError as error:
                 msg = f"the load generator would refuse this load: {error}"
                 raise PlanError(msg) from error
+
+
+def _refuse_missing_file(read: loadgen.Options) -> None:
+    if read.dataset in {Dataset.JSONL, Dataset.SHAREGPT} and not Path(read.dataset_path).is_file():
+        msg = f"after --: {read.dataset_path} is no file of prompts that can be read (--dataset-path)"
+        raise PlanError(msg)
