@@ -186,6 +186,14 @@ def test_one_fault_is_told_once() -> None:
     assert [(f.code, f.subject) for f in found] == [("engine-refused", "prefill-0, decode-0")]
 
 
+@pytest.mark.parametrize("connector", ["P2pConnector", "P2pNcclConnector", "NixlConnector"])
+def test_where_there_is_no_vllm_no_version_of_it_is_refused(connector: str) -> None:
+    found = bad(findings(facts(software__vllm="", software__has_nixl=False), kv_connector=connector))
+
+    assert "vllm-missing" in found
+    assert "engine-refused" not in found
+
+
 def test_what_runs_already_does_not_take_its_own_ports_and_memory() -> None:
     used = {"nvml__gpus__0__free_bytes": 0, "nvml__gpus__1__free_bytes": 0}
     running = ["proxy", "prefill-0", "decode-0", "monitor"]

@@ -68,7 +68,9 @@ def seconds(comparison: Comparison) -> float:
 
 
 def _measuring(comparison: Comparison, spec: Spec) -> float:
-    known = sum((point.duration_s or point.load.length_s or _CLASSIC_S) + OVERHEAD_S for point in comparison.points(spec))
+    known = sum(
+        (point.duration_s or point.load.length_s or _CLASSIC_S) + OVERHEAD_S for point in comparison.points(spec)
+    )
     offer = comparison.offer
     if not offer.searches or spec not in comparison.deployments:
         return known

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from pd_contracts.settings import SettingsError, load
 from pd_control.doctor.catalogue import Finding, found, well
@@ -9,6 +10,9 @@ from pd_control.doctor.facts import Facts, Model, Software
 from pd_control.planning.plan import ProcessSpec
 from pd_engine.plan import complaints
 from pd_engine.settings import EngineSettings, Host
+
+# Stands for a vLLM that is not there, so that only its absence is reported: the version with the stock P2pNcclConnector and P2pConnector.
+_WITH_EVERY_CONNECTOR: Final = (0, 23)
 
 
 def engine_findings(facts: Facts, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
@@ -55,8 +59,7 @@ def _refusals(facts: Facts, software: Software, engine: ProcessSpec) -> Iterator
         return
     version = re.match(r"(\d+)\.(\d+)", software.vllm)
     host = Host(
-        # Without vLLM the connector cannot be too old or new for it.
-        vllm_version=(int(version[1]), int(version[2])) if version else (0, 0),
+        vllm_version=(int(version[1]), int(version[2])) if version else _WITH_EVERY_CONNECTOR,
         address=facts.machine.own_address,
         model_exists=facts.model is None or not facts.model.local or facts.model.exists,
         kv_path_writable=facts.machine.kv_path_writable,
