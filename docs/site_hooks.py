@@ -11,7 +11,7 @@ from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
 LINK: Final = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>\.\./[^)\s]+)\)")
-WIDE_END: Final = re.compile(r"([\u3000-\u303f\uff00-\uffef])\n(?=[^\s<]|<(?:a|code|em|strong)\b)")
+WIDE_END: Final = re.compile(r"([\u3000-\u303f\uff00-\uffef])\n *(?=[^\s<]|<(?:a|code|em|strong)\b)")
 log: Final = logging.getLogger("mkdocs.plugins.pdstack")
 
 
