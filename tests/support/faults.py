@@ -18,6 +18,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for
 from support.workers import running_workers
 
 from pd_contracts.names import Connector, Role
+from pd_proxy.routing.names import Routing
 from pd_simulator.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
@@ -44,17 +45,22 @@ LOAD_TIMEOUT_S = 0.5  # shorter than DECODE_STALL_TIMEOUT_S, as the defaults are
 
 @dataclass(frozen=True)
 class Topology:
-    """Which engines there are, and how many processes the proxy has to serve them."""
+    """Which engines there are, and how many processes the proxy has to serve them; `settings` are the proxy's own."""
 
     name: str
     engines: tuple[str, ...]
     workers: int = 1
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 TWO = Topology("2P2D", ("prefill-0", "prefill-1", "decode-0", "decode-1"))
 ONE = Topology("1P1D", ("prefill-0", "decode-0"))
 COMBINED = Topology("2 combined", ("combined-0", "combined-1"))
 WORKERS = replace(TWO, name="2P2D, PROXY_WORKERS=2", workers=2)
+MIGRATES = replace(TWO, name="2P2D, MIGRATE=on", settings={"migrate": True})
+# Prompts and answers do not fit beside each other, so all requests are handed over.
+SPLIT = {"routing": Routing.ADAPTIVE, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 15.0, "step_profile": "demo"}
+ADAPTIVE = Topology("3 combined, ROUTING=adaptive", ("combined-0", "combined-1", "combined-2"), settings=SPLIT)
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class Scenario:
 
     @property
     def kv_by(self) -> str:
-        return "" if self.role is Role.COMBINED else NAMES[self.connector]
+        return "" if self.topology is COMBINED else NAMES[self.connector]
 
 
 NAMES = {
@@ -148,6 +154,19 @@ def handed_off(scenario: Scenario) -> Scenario:
     return replace(scenario, retried=False) if scenario.name == "stalls after the first token" else scenario
 
 
+def migrates(scenario: Scenario) -> Scenario:
+    """The same fault with MIGRATE=on: streams that have begun go on at the other decode engine."""
+    return replace(handed_off(scenario), topology=MIGRATES, clients=("answered",))
+
+
+def adaptive(scenario: Scenario) -> Scenario:
+    """The same fault at one of three engines that do both and hand over to each other."""
+    return replace(scenario, topology=ADAPTIVE, role=Role.COMBINED, retried=None)
+
+
+BEGUN = ("stalls after the first token", "dies mid-stream", "is killed and restarts at its address")
+# What becomes of streams that have begun depends there on who happened to write them.
+BEFORE = ("takes requests, runs none", "is killed and restarts at its address")
 SCENARIOS = [
     *map(handed_off, ANY),
     Scenario("loses KV that it acknowledged", Role.DECODE, {"drop_kv": True}, "ready", retried=False),
@@ -160,6 +179,8 @@ SCENARIOS = [
     *(alone(scenario) for scenario in ANY),
     *(combined(scenario) for scenario in ANY if scenario.role is Role.DECODE),
     *(replace(handed_off(scenario), topology=WORKERS) for scenario in ANY),
+    *(migrates(scenario) for scenario in ANY if scenario.role is Role.DECODE and scenario.name in BEGUN),
+    *(adaptive(scenario) for scenario in ANY if scenario.role is Role.DECODE and scenario.name in BEFORE),
 ]  # fmt: skip
 
 
@@ -218,11 +239,12 @@ class Deployment:
     ) -> AsyncIterator[Self]:
         several = topology.workers > 1
         with tempfile.TemporaryDirectory() as shared:
-            async with (running_workers if several else running_proxy)(**PROXY | fields) as proxy:
+            async with (running_workers if several else running_proxy)(**PROXY | topology.settings | fields) as proxy:
                 deployment = cls(proxy, topology)
                 deployment._common = {
                     "proxy_port": proxy.settings.proxy_port,
                     "kv_connector": connector,
+                    "kv_both": topology is ADAPTIVE,
                     "kv_shared_path": shared,
                     "kv_lease_s": LEASE_S,
                     "kv_load_timeout_s": LOAD_TIMEOUT_S,
@@ -265,7 +287,7 @@ class Deployment:
         assert (await self.engines[name].post("/sim/faults", faults)).status == 200
 
     async def ask(self, number: int, *, stream: bool) -> Reply:
-        body = {"prompt": PROMPTS[number], "max_tokens": 6, "ignore_eos": True, "stream": stream}
+        body = {"prompt": PROMPTS[number], "max_tokens": 6, "ignore_eos": True, "stream": stream, "temperature": 0}
         return await asyncio.wait_for(self.proxy.post(body), PATIENCE_S)
 
     async def occupied(self) -> int:

@@ -124,7 +124,13 @@ class KeyedTransfer(Transfer):
             {"model": site.model, "KV layout": "simulated", "block": str(BLOCK_BYTES)},
         )
         settings = connector_settings.load(
-            {"host": site.host, "transports": ["tcp"], "load_timeout_s": site.load_timeout_s, "early_s": site.lease_s}
+            {
+                "host": site.host,
+                "transports": ["tcp"],
+                "load_timeout_s": site.load_timeout_s,
+                "early_s": site.lease_s,
+                "keep_s": site.lease_s,
+            }
         )
         plant = Plant(
             identity=identity,
