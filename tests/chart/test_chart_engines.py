@@ -586,6 +586,34 @@ def test_the_readmes_values_show_both_gpus_to_both_engines_of_a_pod_and_tell_eac
         assert found[name]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
 
 
+def test_combined_engines_may_do_both() -> None:
+    values: dict[str, Any] = {
+        "prefill": {"count": 0},
+        "decode": {"count": 0},
+        "combined": {"count": 2, "kvBoth": True},
+        "engine": {"kvSocketFolder": "/run/pd-kv"},
+        "proxy": {"discovery": "kubernetes"},
+    }
+    manifests = render(values)
+    container = engines(manifests)["combined/combined"]
+    variables = environment(container)
+    (service,) = [
+        one for one in manifests if one["kind"] == "Service" and one["metadata"]["name"] == f"{FULLNAME}-combined"
+    ]
+
+    assert (variables["KV_BOTH"], variables["COMBINED_KV_PORT"], variables["KV_CONNECTOR"]) == (
+        "on",
+        "23001",
+        "P2pConnector",
+    )
+    assert {"name": "kv-combined", "containerPort": 23001} in container["ports"]
+    assert {"name": "kv-combined", "port": 23001, "targetPort": "kv-combined"} in service["spec"]["ports"]
+    assert {"name": "KV_SOCKET_FOLDER", "value": "/run/pd-kv"} in container["env"]
+    plain = engines(render(deep(values, {"combined": {"kvBoth": False}})))["combined/combined"]
+    assert [port["name"] for port in plain["ports"]] == ["combined"]
+    assert "KV_BOTH" not in environment(plain)
+
+
 def test_arguments_and_variables_of_a_role_come_after_those_of_all_engines() -> None:
     values = {
         "engine": {"args": "--seed 1", "env": {"A": "all", "B": "all"}},

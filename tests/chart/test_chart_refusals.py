@@ -57,6 +57,10 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "two engines on one port": ({"prefill": {"count": 3}}, "prefill-2 and decode-0 of one pod would both need port 20005"),
     "KV ports that run into others": ({"prefill": {"count": 2}, "ports": {"decodeKv": 21050}}, "both need port"),
     "a port above the last": ({"ports": {"decodeKv": 65500}}, "above 65535"),
+    "engines that do both without P2pConnector": (
+        {"combined": {"count": 2, "kvBoth": True}, "engine": {"kvConnector": "NixlConnector"}},
+        "combined.kvBoth needs engine.kvConnector=P2pConnector",
+    ),
     "several proxies with P2pNccl": (
         {"proxy": {"replicas": 2}, "engine": {"kvConnector": "P2pNcclConnector"}},
         "announce themselves to one proxy only",

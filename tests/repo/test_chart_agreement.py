@@ -86,6 +86,7 @@ def test_ports_are_those_of_dotenv() -> None:
         "combinedHttp": "COMBINED_HTTP_PORT",
         "prefillKv": "PREFILL_KV_PORT",
         "decodeKv": "DECODE_KV_PORT",
+        "combinedKv": "COMBINED_KV_PORT",
         "monitor": "MONITOR_PORT",
     }
 

@@ -1,5 +1,5 @@
 {{/* Which pods of engines there are, as YAML: `workloads` is a list of {name, replicas, boards, engines}, `engines` a list of
-     {name, role, number, http, kv, board}.
+     {name, role, number, http, kv, moves, board}; `moves`: it hands KV over or takes it.
 
      One pod holds all prefill and decode engines (topology pod), or each engine has a pod of its own. An engine alone in its pod
      has the role's base ports, because its address is its own; engines of one pod share an address and count upwards from the
@@ -22,6 +22,7 @@ workloads:
     number: {{ $number }}
     http: {{ add (index $values.ports (print $role "Http")) $number }}
     kv: {{ add (index $values.ports (print $role "Kv")) (mul 100 $number) }}
+    moves: true
     board: {{ ternary $number (add $values.prefill.count $number) (eq $role "prefill") }}
   {{- end }}
   {{- end }}
@@ -38,8 +39,10 @@ workloads:
     role: {{ $role }}
     number: 0
     http: {{ index $values.ports (print $role "Http") }}
-    {{- /* a combined engine has no KV port and announces its HTTP port instead */}}
-    kv: {{ ternary $values.ports.combinedHttp (index $values.ports (print $role "Kv")) (eq $role "combined") }}
+    {{- /* a combined engine has no KV port, unless it does both, and announces its HTTP port instead */}}
+    {{- $moves := or (ne $role "combined") $values.combined.kvBoth }}
+    kv: {{ ternary (index $values.ports (print $role "Kv")) $values.ports.combinedHttp $moves }}
+    moves: {{ $moves }}
     board: {{ $first }}
 {{- $first = add $first $count }}
 {{- end }}
@@ -113,6 +116,10 @@ command:
 - {name: COMBINED_HTTP_PORT, value: {{ $values.ports.combinedHttp | quote }}}
 - {name: PREFILL_KV_PORT, value: {{ $values.ports.prefillKv | quote }}}
 - {name: DECODE_KV_PORT, value: {{ $values.ports.decodeKv | quote }}}
+{{- if and (eq .engine.role "combined") $values.combined.kvBoth }}
+- {name: COMBINED_KV_PORT, value: {{ $values.ports.combinedKv | quote }}}
+- {name: KV_BOTH, value: "on"}
+{{- end }}
 - {name: MODEL, value: {{ $values.model.name | quote }}}
 - {name: KV_CONNECTOR, value: {{ $engine.kvConnector }}}
 - {name: MAX_MODEL_LEN, value: {{ int64 $engine.maxModelLen | quote }}}
@@ -195,7 +202,7 @@ UCX_TLS: {{ . | quote }}
     {{- include "pdstack.engineEnvironment" . | trim | nindent 4 }}
   ports:
     - {name: {{ .engine.name }}, containerPort: {{ .engine.http }}}
-    {{- if ne .engine.role "combined" }}
+    {{- if .engine.moves }}
     - {name: kv-{{ .engine.name }}, containerPort: {{ .engine.kv }}}
     {{- end }}
   {{- /* Until the model is loaded, this is the only probe. After that, ready: the proxy sends requests; alive: the engine computes. */}}
@@ -240,11 +247,11 @@ UCX_TLS: {{ . | quote }}
     {{- end }}
 {{- end }}
 
-{{/* Whether engines of a workload share a folder for P2pConnector's sockets. A combined engine hands over no KV, and simulated engines
-     have no GPU memory. */}}
+{{/* Whether engines of a workload share a folder for P2pConnector's sockets. A combined engine hands over no KV unless it does
+     both, and simulated engines have no GPU memory. */}}
 {{- define "pdstack.kvSockets" -}}
 {{- $engine := .root.Values.engine }}
-{{- if and (eq $engine.kvConnector "P2pConnector") (eq $engine.kind "vllm") (eq $engine.device "gpu") (ne .workload.name "combined") }}
+{{- if and (eq $engine.kvConnector "P2pConnector") (eq $engine.kind "vllm") (eq $engine.device "gpu") (or (ne .workload.name "combined") .root.Values.combined.kvBoth) }}
 {{- if or (eq .workload.name "engines") $engine.kvSocketFolder }}yes{{ end }}
 {{- end }}
 {{- end }}
