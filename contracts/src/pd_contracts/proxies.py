@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 LOOK_UP_S: Final = 3.0
+CONNECT_TIMEOUT_MS: Final = 3000
 
 
 def entries(hosts: str, port: int) -> list[tuple[str, int]]:
@@ -99,6 +100,9 @@ class Dealers:
         dealer.setsockopt(zmq.IDENTITY, self._identity)
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.setsockopt(zmq.SNDHWM, 1)
+        # Else Linux tries the same connection for two minutes. One that was begun before Kubernetes led the service's address to a proxy never
+        # comes about, because the node keeps to where its first packet went; a new one does.
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
         dealer.connect(f"tcp://{address}")
         return dealer
 

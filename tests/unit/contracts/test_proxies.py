@@ -2,11 +2,13 @@
 
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
+from pd_contracts import proxies
 from pd_contracts.proxies import Dealers, Proxies, addresses, entries, first_host
 
 NAMES = {"proxy": ["10.0.0.1", "10.0.0.2"], "other": ["10.0.0.3"]}
@@ -100,6 +102,34 @@ def test_a_proxy_that_is_away_keeps_nobody_waiting() -> None:
         for number in range(5):
             assert reached(dealers, str(number).encode(), ["127.0.0.1:9", here], [router])
         dealers.close()
+
+
+def test_a_connection_that_does_not_come_about_is_given_up_for_a_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node of Kubernetes keeps to where a connection's first packet went, so that repeating the packet leads nowhere."""
+    monkeypatch.setattr(proxies, "CONNECT_TIMEOUT_MS", 100)
+    with socket.socket() as full, zmq.Context() as context:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:  # Linux drops what does not fit into the queue
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        before = attempts(port)
+        dealers = Dealers(context, "me")
+        dealers.send(b"here", [f"127.0.0.1:{port}"])
+        wait_for(lambda: attempts(port) - before)
+        first = attempts(port)
+        wait_for(lambda: attempts(port) - first)
+        dealers.close()
+        for one in waiting:
+            one.close()
+
+
+def attempts(port: int) -> set[str]:
+    """Addresses from which connections to a port are being tried."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {line[1] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "02"}
 
 
 def wait_for(condition: Any) -> None:
