@@ -109,8 +109,8 @@ async def _asking(crowd: Crowd) -> AsyncIterator[None]:
 HEAD: Final = f"""
 ## Rolling restarts
 
-Two prefills and two decodes under {CLIENTS} clients that ask without pause (P2pNcclConnector), replaced one after the other. Turned away are
-clients that found no proxy to talk to while there was only one and it restarted: no request of theirs was taken.
+Two prefills and two decodes under {CLIENTS} clients that ask without pause (P2pConnector), replaced one after the other.
+Turned away are clients that found no proxy to talk to while there was only one and it restarted: no request of theirs was taken.
 
 | what restarts | answered | told by an error event | turned away | lost | KV left |
 | --- | --- | --- | --- | --- | --- |

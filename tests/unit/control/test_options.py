@@ -53,6 +53,7 @@ def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
     [
         (["up", "--engnie", "sim"], "there is no option --engnie (did you mean --engine?)"),
         (["uo"], "there is no command 'uo'"),
+        (["up", "--rate", "3"], "there is no option --rate\n"),
         (["stauts"], "did you mean status?"),
         (["up", "--engine", "vlm"], "did you mean vllm?"),
         (["up", "diagg"], "'diagg' is no topology"),

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,7 +43,11 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
+# Of difflib's ratio; a slip of the fingers has at least 0.8, "--rate" and "--patience" 0.63.
+SIMILAR: Final = 0.75
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A question with the most similar known word; empty if none is similar."""
-    found = difflib.get_close_matches(word, list(known), n=1)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=SIMILAR)
     return f" (did you mean {found[0]}?)" if found else ""
