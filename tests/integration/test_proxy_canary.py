@@ -81,7 +81,8 @@ async def test_a_pair_that_answers_wrongly_gets_no_requests_and_says_so(connecto
 async def test_a_pair_says_how_its_kv_goes(connector: Connector, transport: str) -> None:
     told = {"kv_connector": connector}
     async with guarded((Role.PREFILL, told), (Role.DECODE, told)) as (proxy, _):
-        (pair,) = await examined(proxy)
+        await examined(proxy)
+        (pair,) = (await proxy.stats_where(lambda stats: stats.pairs[0].transport == transport)).pairs
         assert (pair.canary, pair.transport) == ("passed", transport)
 
 

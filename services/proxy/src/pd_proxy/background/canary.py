@@ -122,9 +122,12 @@ async def examine(context: Supervisor, pair: Pair) -> Result:
         },
     )
     if result.verdict is not Verdict.FAILED:
-        right = result.verdict is Verdict.PASSED
-        transport = await _transport(context, pair) if right else ""
-        context.trust.judge(pair.prefill, pair.decode, Judgment(right, result.reason, transport))
+        judgment = Judgment(result.verdict is Verdict.PASSED, result.reason)
+        context.trust.judge(pair.prefill, pair.decode, judgment)
+        # Clients need not wait for what only /stats shows.
+        transport = await _transport(context, pair) if judgment.right else ""
+        if transport and context.trust.judged(pair.prefill, pair.decode):  # else one of them was restarted meanwhile
+            context.trust.judge(pair.prefill, pair.decode, judgment._replace(transport=transport))
     return result
 
 

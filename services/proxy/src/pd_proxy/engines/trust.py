@@ -1,7 +1,7 @@
 """Which pairs have proved that they answer rightly. Pure; `canary` does the asking."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,9 +15,6 @@ class Judgment(NamedTuple):
     right: bool
     reason: str = ""
     transport: str = ""
-
-
-NONE: Final = Judgment(right=False)
 
 
 class Trust:
@@ -57,7 +54,8 @@ class Trust:
 
     def transport(self, prefill: Instance, decode: Instance) -> str:
         """How the canary's KV went, if that is known."""
-        return self._verdicts.get((prefill.incarnation, decode.incarnation), NONE).transport
+        said = self._verdicts.get((prefill.incarnation, decode.incarnation))
+        return "" if said is None else said.transport
 
     def shown(self, view: Sequence[Instance]) -> list[Instance]:
         """The instances as clients see them: one that is healthy but in no trusted pair has not joined yet, and shows the reason."""
