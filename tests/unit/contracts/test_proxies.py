@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import zmq
+from support.waiting import until
 
 from pd_contracts import proxies
 from pd_contracts.proxies import Dealers, Proxies, addresses, entries, first_host
@@ -53,9 +54,9 @@ def test_the_way_to_the_first_is_the_way_to_all() -> None:
 def test_what_was_found_stands_while_nothing_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
     proxies = Proxies("proxy", 1, interval_s=0.01)
     proxies.start()
-    wait_for(lambda: list(proxies.known()) == ["10.0.0.1:1", "10.0.0.2:1"])
+    until(lambda: list(proxies.known()) == ["10.0.0.1:1", "10.0.0.2:1"], 5)
     monkeypatch.setitem(NAMES, "proxy", ["10.0.0.5"])
-    wait_for(lambda: list(proxies.known()) == ["10.0.0.5:1"])
+    until(lambda: list(proxies.known()) == ["10.0.0.5:1"], 5)
     monkeypatch.delitem(NAMES, "proxy")
     time.sleep(0.1)
 
@@ -118,9 +119,9 @@ def test_a_connection_that_does_not_come_about_is_given_up_for_a_new_one(monkeyp
         before = attempts(port)
         dealers = Dealers(context, "me")
         dealers.send(b"here", [f"127.0.0.1:{port}"])
-        wait_for(lambda: attempts(port) - before)
+        until(lambda: attempts(port) - before, 5)
         first = attempts(port)
-        wait_for(lambda: attempts(port) - first)
+        until(lambda: attempts(port) - first, 5)
         dealers.close()
         for one in waiting:
             one.close()
@@ -130,10 +131,3 @@ def attempts(port: int) -> set[str]:
     """Addresses from which connections to a port are being tried."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {line[1] for line in lines if line[2].endswith(f":{port:04X}") and line[3] == "02"}
-
-
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
