@@ -22,6 +22,7 @@ import page
 import price
 import transports
 from engines import Pair
+from front import Front, served_version
 
 
 def main() -> None:
@@ -34,6 +35,9 @@ def main() -> None:
     one.add_argument("--lengths", default="512,2048,4096")
     one.add_argument("--repeats", type=int, default=12)
     one.add_argument("--tokens", type=int, default=24)
+    one.add_argument(
+        "--proxy", action="store_true", help="ask through pdstack's proxy, too; needs what the proxy imports"
+    )
     one.add_argument("--also-load", action="store_true", help="with the same engines, then do what `load` does")
     three = commands.add_parser("load")
     engines(three)
@@ -93,7 +97,13 @@ def measure(options: argparse.Namespace) -> None:
 def measure_price(pair: Pair, options: argparse.Namespace) -> None:
     lengths = [int(length) for length in options.lengths.split(",")]
     out = options.out / "price.json" if options.out else None
-    price.run(pair, lengths, repeats=options.repeats, vocabulary=options.vocabulary, tokens=options.tokens, out=out)
+    front = Front(pair, served_version(pair)) if options.proxy else None
+    plan = price.Plan(lengths, options.repeats, options.tokens, options.vocabulary)
+    try:
+        price.run(pair, plan, out=out, proxies=front.start() if front is not None else None)
+    finally:
+        if front is not None:
+            front.stop()
 
 
 def measure_load(pair: Pair, options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ decode-first  both are asked at once
 hand-off      the client has prefill's token when prefill answers; decode is asked then
 announced     the same, but decode is asked at once; prefill's token follows from engine to engine
 late          as official, but prefill does not know where the KV goes until decode asks for it
+proxied plain and proxied: through pdstack's proxy, to plain vLLM, and to prefill and decode as the proxy's default settings have it (with --proxy)
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import statistics
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ import aiohttp
 from engines import SERVED, Pair
 
 ORDERS = ("plain", "official", "decode-first", "hand-off", "announced", "late")
+PROXIED = ("proxied plain", "proxied")
 PLACE_HOLDER = 11
 
 
@@ -58,9 +61,17 @@ class Client:
     """Asks a pair of engines."""
 
     def __init__(
-        self, pair: Pair, session: aiohttp.ClientSession, vocabulary: int, tokens: int, *, spread: bool = False
+        self,
+        pair: Pair,
+        session: aiohttp.ClientSession,
+        vocabulary: int,
+        tokens: int,
+        *,
+        spread: bool = False,
+        proxies: Mapping[str, str] | None = None,
     ) -> None:
-        """`spread`: plain requests go to both engines in turn."""
+        """`spread`: plain requests go to both engines in turn. `proxies` are the addresses of `Front`'s two, by kind."""
+        self._proxies = proxies or {}
         self._pair, self._session, self._vocabulary, self._tokens = pair, session, vocabulary, tokens
         self._random = random.Random(1)
         self._plain_engines = itertools.cycle((0, 1) if spread else (1,))
@@ -68,7 +79,7 @@ class Client:
     async def one(self, order: str, length: int) -> Run:
         prompt = [self._random.randrange(20, self._vocabulary) for _ in range(length)]
         run = Run(order, uuid.uuid4().hex, time.monotonic())
-        await getattr(self, "_" + order.replace("-", "_"))(run, prompt)
+        await getattr(self, "_" + order.replace("-", "_").replace(" ", "_"))(run, prompt)
         return run
 
     async def _plain(self, run: Run, prompt: list[int]) -> None:
@@ -98,6 +109,15 @@ class Client:
         )
         run.stamps.insert(0, run.prefill_answered)
 
+    async def _proxied_plain(self, run: Run, prompt: list[int]) -> None:
+        await self._through("plain", run, prompt)
+
+    async def _proxied(self, run: Run, prompt: list[int]) -> None:
+        await self._through("disagg", run, prompt)
+
+    async def _through(self, kind: str, run: Run, prompt: list[int]) -> None:
+        await self._read(run, self._proxies[kind], self._body(prompt, self._tokens, None))
+
     def _from(self, run: Run) -> dict[str, Any]:
         return {"key": run.key, "from": self._pair.kv(0)}
 
@@ -118,8 +138,10 @@ class Client:
     async def _stream(
         self, run: Run, prompt: list[int], pd: dict[str, Any] | None, tokens: int, engine: int = 1
     ) -> None:
-        body = self._body(prompt, tokens, pd) | {"stream": True}
-        async with self._session.post(f"{self._pair.url(engine)}/v1/completions", json=body) as reply:
+        await self._read(run, self._pair.url(engine), self._body(prompt, tokens, pd))
+
+    async def _read(self, run: Run, url: str, body: dict[str, Any]) -> None:
+        async with self._session.post(f"{url}/v1/completions", json=body | {"stream": True}) as reply:
             if reply.status != 200:
                 raise RuntimeError(await reply.text())
             async for line in reply.content:
@@ -127,16 +149,27 @@ class Client:
                     run.stamps.append(time.monotonic())
 
 
-async def measure(pair: Pair, lengths: list[int], repeats: int, vocabulary: int, tokens: int) -> dict[int, list[Run]]:
+@dataclass(frozen=True)
+class Plan:
+    """How many requests of what size: prompts of each of `lengths`, `repeats` of them in each order, `tokens` in an answer."""
+
+    lengths: list[int]
+    repeats: int
+    tokens: int
+    vocabulary: int
+
+
+async def measure(pair: Pair, plan: Plan, proxies: Mapping[str, str]) -> dict[int, list[Run]]:
     """All orders in turn, so many times for each length."""
     timeout = aiohttp.ClientTimeout(120)
+    orders = ORDERS + (PROXIED if proxies else ())
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        client = Client(pair, session, vocabulary, tokens)
-        for order in ORDERS * 2:
-            await client.one(order, max(lengths))
+        client = Client(pair, session, plan.vocabulary, plan.tokens, proxies=proxies)
+        for order in orders * 2:
+            await client.one(order, max(plan.lengths))
         found: dict[int, list[Run]] = {}
-        for length in lengths:
-            found[length] = [await client.one(order, length) for _ in range(repeats) for order in ORDERS]
+        for length in plan.lengths:
+            found[length] = [await client.one(order, length) for _ in range(plan.repeats) for order in orders]
     return found
 
 
@@ -175,8 +208,12 @@ def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]
     middle = statistics.median
     print("median ms: time to the first token (and above plain) / from token 1 to token 2 / a token after that")
     for length, runs in found.items():
-        by_order = {order: [run for run in runs if run.order == order] for order in ORDERS}
-        plain = middle(run.ttft for run in by_order["plain"]) * 1000
+        by_order = {
+            order: [run for run in runs if run.order == order] for order in dict.fromkeys(run.order for run in runs)
+        }
+        plains = {
+            order: middle(run.ttft for run in some) * 1000 for order, some in by_order.items() if "plain" in order
+        }
         cells = []
         for order, some in by_order.items():
             ttft, second, tpot = (
@@ -184,6 +221,7 @@ def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]
             )
             spread = [round(run.ttft * 1000, 2) for run in some]
             data.setdefault(str(length), {})[order] = {"ttft": ttft, "second": second, "tpot": tpot, "ttfts": spread}
+            plain = plains["proxied plain" if order in PROXIED else "plain"]
             cells.append(f"{order} {ttft:.1f} ({ttft - plain:+.1f}) / {second:.1f} / {tpot:.2f}")
         print(f"{length:6d}  " + "  |  ".join(cells), flush=True)
     for length, runs in found.items():
@@ -198,9 +236,9 @@ def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]
     return data
 
 
-def run(pair: Pair, lengths: list[int], *, repeats: int, vocabulary: int, tokens: int, out: Path | None) -> None:
+def run(pair: Pair, plan: Plan, *, out: Path | None, proxies: Mapping[str, str] | None = None) -> None:
     """Measure a pair that answers, and report."""
-    found = asyncio.run(measure(pair, lengths, repeats, vocabulary, tokens))
+    found = asyncio.run(measure(pair, plan, proxies or {}))
     time.sleep(1)  # the engines write their traces every now and then
     data = report(found, events(pair))
     if out is not None:
