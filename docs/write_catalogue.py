@@ -1,4 +1,4 @@
-"""Brings the report's catalogues up to date with the sentences in the code; `--check` only says what is missing.
+"""Brings the catalogues of reports and plans up to date with the sentences in the code; `--check` only says what is missing.
 
 A sentence that was reworded is a new message without a translation, and its old translation goes. Write the new one into the `.po` file:
 the holes (`{run}`) must be those of the message.
@@ -13,14 +13,19 @@ from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po, write_po
 
+import pd_planner
+import pd_simulator
 from pd_analysis.words import formulas
 from pd_analysis.words.language import LANGUAGES
-from pd_contracts import records
+from pd_contracts import profiles, records
 from pd_contracts.clock_events import SLOWDOWNS
 
 PACKAGE = Path(formulas.__file__).parents[1]
-CONTRACTS = Path(records.__file__).parent
-KEYWORDS = {"tr": None, "mark": None, "Sentence": None, "RecordError": None, "ntr": (1, 2)}
+FOLDERS = (
+    PACKAGE,
+    *(Path(module.__file__).parent for module in (records, pd_planner, pd_simulator) if module.__file__),
+)
+KEYWORDS = {"tr": None, "mark": None, "Sentence": None, "RecordError": None, "Refusal": None, "ntr": (1, 2)}
 METHODS = [("**.py", "python"), ("**/templates/**.j2", "jinja2")]
 # Templates end blocks as the report's own environment does.
 OPTIONS = {"**/templates/**.j2": {"trim_blocks": "true", "lstrip_blocks": "true", "silent": "false"}}
@@ -32,13 +37,15 @@ def extracted() -> Catalog:
     with redirect_stderr(io.StringIO()):  # Babel warns of f-strings, also of those that fill a hole
         found = [
             (f"{folder.name}/{file}", line, message)
-            for folder in (PACKAGE, CONTRACTS)
+            for folder in FOLDERS
             for file, line, message, _, _ in extract_from_dir(folder, METHODS, OPTIONS, keywords=KEYWORDS)
         ]
     for file, _, message in sorted(found, key=lambda each: each[:2]):
         catalogue.add(message, locations=[(file, 0)])
     for text in (*formulas.ALL, *formulas.ALL.values()):
         catalogue.add(text, locations=[("pd_analysis/words/formulas.py", 0)])
+    for name in profiles.shipped():
+        catalogue.add(profiles.document(name)["description"], locations=[(f"pd_contracts/profiles/{name}.toml", 0)])
     for text in SLOWDOWNS.values():
         catalogue.add(text, locations=[("pd_contracts/clock_events.py", 0)])
     return catalogue

@@ -12,7 +12,7 @@ import condensed
 import numpy as np
 
 from pd_planner.calibrate.errors import Compared, capacities, compare
-from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.measured import Measured
 from pd_simulator.profile import Profile
 
 OTHER: Final = Path(__file__).with_name("aiconfigurator-0.12.0.json")

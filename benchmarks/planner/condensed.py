@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from pd_contracts.names import Connector, Role
-from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.measured import Measured
 from pd_planner.des.deployment import Route
 from pd_planner.traffic.load import Floats, Load
 from pd_simulator.profile import Profile, load_profile

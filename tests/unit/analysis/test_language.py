@@ -1,7 +1,5 @@
 """Every sentence of the report goes through the catalogues, and every catalogue has all of them."""
 
-import ast
-import gettext
 import re
 import runpy
 from collections.abc import Iterator
@@ -10,8 +8,10 @@ from pathlib import Path
 import pytest
 from babel.messages.catalog import Catalog, Message
 from support.analysis import failed, request, write_realistic, write_run
+from support.languages import WORDS, Marking, prose_of, strings, unmarked
 
 import pd_analysis
+import pd_planner
 from pd_analysis.records.reader import load_tree
 from pd_analysis.report.writer import write_report
 from pd_analysis.words import language
@@ -23,9 +23,6 @@ WRITER = runpy.run_path(str(Path(__file__).parents[3] / "docs/write_catalogue.py
 OTHERS = LANGUAGES[1:]
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 HOLE = re.compile(r"\{\w*\}")
-TRANSLATED = {"tr", "ntr", "mark", "Sentence", "RecordError"}
-# Two words and more, of which one is no name or unit: what a reader would read as a sentence.
-WORDS = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
 
 
 @pytest.fixture(name="catalogue", params=OTHERS)
@@ -96,28 +93,6 @@ def test_a_kept_sentence_speaks_the_language_in_which_it_is_read() -> None:
     assert tr("a sentence that nobody translated") == "a sentence that nobody translated"
 
 
-class Marking(gettext.NullTranslations):
-    """A language in which every message stands in brackets."""
-
-    def gettext(self, message: str) -> str:
-        return f"⟦{message}⟧"
-
-    def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
-        return f"⟦{msgid1 if n == 1 else msgid2}⟧"
-
-
-def unmarked(text: str) -> list[str]:
-    """What stands outside all brackets."""
-    depth, outside = 0, [""]
-    for character in text:
-        depth += {"⟦": 1, "⟧": -1}.get(character, 0)
-        if character in "⟦⟧":
-            outside.append("")
-        elif not depth:
-            outside[-1] += character
-    return outside
-
-
 def test_no_sentence_of_the_report_goes_past_the_catalogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for rate in (8.0, 16.0):
         for topology in Topology:
@@ -130,43 +105,38 @@ def test_no_sentence_of_the_report_goes_past_the_catalogues(tmp_path: Path, monk
 
     written = write_report(load_tree([tmp_path]), tmp_path / "report", "", "zh")
 
-    prose = re.sub(r"```.*?```", "", written.markdown.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = prose_of(written.markdown)
     assert prose.count("⟦") > 500
     assert [part for part in unmarked(prose) if WORDS.search(part)] == []
-    body = re.sub(r"<(script|style|pre|svg)\b.*?</\1>", "", written.html.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert [part for part in unmarked(re.sub(r"<[^>]*>", "\n", body)) if WORDS.search(part)] == []
-    svgs = [path.read_text(encoding="utf-8") for path in (tmp_path / "report").rglob("*.svg")]
-    texts = ["\n".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)) for svg in svgs]
+    assert [part for part in unmarked(prose_of(written.html)) if WORDS.search(part)] == []
+    texts = [prose_of(path) for path in (tmp_path / "report").rglob("*.svg")]
     assert len(texts) > 20
     assert [part for text in texts for part in unmarked(text) if WORDS.search(part)] == []
 
 
-def strings(path: Path) -> Iterator[tuple[int, str]]:
-    """Every sentence in the code that is neither translated nor a docstring nor an error's."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr | ast.Raise)
-        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in TRANSLATED)
-        for inner in ast.walk(node)
-        if not (isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant))
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
-            yield node.lineno, node.value
+# Words of matplotlib's, of rich and of SVG, which no reader sees.
+MATPLOTLIB = {
+    "bold reverse",
+    "offset points",
+    "upper left",
+    "upper right",
+    "lower left",
+    r'<svg viewBox="\1" role="presentation">',
+}
 
 
-# Words of matplotlib's and of SVG, which no reader sees.
-MATPLOTLIB = {"offset points", "upper left", "upper right", "lower left", r'<svg viewBox="\1" role="presentation">'}
+FOLDERS = (
+    *(PACKAGE / name for name in ("doubts", "tables", "conclusions", "plots", "numbers")),
+    *(Path(pd_planner.__file__).parent / name for name in ("report", "confidence", "search")),
+)
 
 
-@pytest.mark.parametrize("folder", ["doubts", "tables", "conclusions", "plots", "numbers"])
-def test_no_sentence_in_the_code_goes_past_the_catalogues(folder: str) -> None:
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_no_sentence_in_the_code_goes_past_the_catalogues(folder: Path) -> None:
     known = {english for message in WRITER["extracted"]() if message.id for english in ids_of(message)}
     found = [
-        f"{path.relative_to(PACKAGE)}:{line}: {text}"
-        for path in sorted((PACKAGE / folder).rglob("*.py"))
+        f"{path.relative_to(folder)}:{line}: {text}"
+        for path in sorted(folder.rglob("*.py"))
         for line, text in strings(path)
         if WORDS.search(text) and text not in MATPLOTLIB | known
     ]

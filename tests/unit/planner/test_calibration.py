@@ -13,7 +13,8 @@ from pd_planner.__main__ import main
 from pd_planner.calibrate import gauss_newton
 from pd_planner.calibrate.calibration import Calibration, calibrate, folds
 from pd_planner.calibrate.gauss_newton import free_numbers
-from pd_planner.calibrate.runs import CalibrationError, Measured, Stream, read
+from pd_planner.calibrate.measured import CalibrationError, Measured, Stream
+from pd_planner.calibrate.runs import read
 from pd_planner.calibrate.step_numbers import step_numbers
 from pd_planner.calibrate.steps import steps_of, windows_of
 from pd_planner.profile.analytic import analytic

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -22,6 +24,7 @@ from support.planning import H200, poisson, write_run
 
 from pd_analysis.plots import style
 from pd_analysis.tables.table import table
+from pd_analysis.words.language import Sentence
 from pd_contracts.names import Connector, Role
 from pd_control.cli.options import parser
 from pd_planner.__main__ import main
@@ -41,7 +44,9 @@ from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
 from pd_planner.search.capacity import Care, Setting, attainment, capacity, run, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed
-from pd_planner.search.plan import Choice, NoPlanError, Objective, Question, answer
+from pd_planner.search.no_plan import NoPlanError
+from pd_planner.search.plan import answer
+from pd_planner.search.question import Answer, Choice, Objective, Question
 from pd_planner.traffic import source
 from pd_planner.traffic.load import Load
 from pd_planner.traffic.prefix import cached_tokens
@@ -153,6 +158,35 @@ def test_the_answer_is_ranked_by_what_is_wanted() -> None:
         assert all(choice.fleet.capacity * 0.9 >= 30 for choice in able)
 
 
+def choice(gpus: int, joules: float, ttft_p99: float, *, able: bool = True) -> Choice:
+    operation = Operation(1.0, 1.0, {"ttft_p99": ttft_p99}, {Role.COMBINED: 1.0}, joules)
+    refusal = None if able else Sentence("needs {gpus} GPUs", gpus=gpus)
+    return Choice(Fleet(Candidate(0, gpus), 1, 1.0), operation, Trust.CALIBRATED, 0.1, refusal)
+
+
+def test_the_front_has_what_no_other_choice_beats_in_everything() -> None:
+    small, frugal, quick = choice(2, 3.0, 300.0), choice(4, 1.0, 300.0), choice(4, 3.0, 100.0)
+    beaten = [choice(2, 3.0, 301.0), choice(5, 1.0, 300.0), choice(4, 1.1, 300.0)]
+    refused = choice(1, 0.1, 1.0, able=False)
+
+    found = Answer(question(), [beaten[0], small, refused, *beaten[1:], frugal, quick])
+
+    assert found.front == [small, frugal, quick]
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.booleans()), min_size=1))
+def test_whatever_is_not_on_the_front_is_beaten_by_something_on_it(points: list[tuple[int, int, int, bool]]) -> None:
+    choices = [choice(gpus, joules, ttft, able=able) for gpus, joules, ttft, able in points]
+
+    front = Answer(question(), choices).front
+
+    numbers = [(c.fleet.gpus, c.operation.joules, c.operation.latencies["ttft_p99"]) for c in front]
+    for (*point, able), each in zip(points, choices, strict=True):
+        beaten = any(all(a <= b for a, b in zip(n, point, strict=True)) and n != tuple(point) for n in numbers)
+        assert (each in front) == (able and not beaten)
+        assert not able or each in front or beaten
+
+
 def test_nothing_draws_more_than_the_cap() -> None:
     free = answer(question())
     watts = sorted(choice.operation.total_watts for choice in free.choices)
@@ -160,7 +194,7 @@ def test_nothing_draws_more_than_the_cap() -> None:
     capped = answer(question(power_cap_w=(watts[0] + watts[1]) / 2))
 
     assert capped.best.operation.total_watts == pytest.approx(watts[0])
-    assert all("W" in choice.refusal for choice in capped.choices[1:])
+    assert all("W" in str(choice.refusal) for choice in capped.choices[1:])
     with pytest.raises(NoPlanError, match=r"with 100 W cannot serve 30 requests/s: .* \(draws "):
         answer(question(power_cap_w=100.0))
 
@@ -248,7 +282,8 @@ def test_of_a_long_trace_the_busiest_part_stands_for_all(monkeypatch: pytest.Mon
     assert len(found.load) == 20
     assert found.rate == pytest.approx(5.0)
     assert any(
-        "Of 85 requests of the trace the 20 in a row that came fastest stand for all" in note for note in found.notes
+        "Of 85 requests of the trace the 20 in a row that came fastest stand for all" in str(note)
+        for note in found.notes
     )
 
 
@@ -385,6 +420,13 @@ def test_pages_say_simulated_and_how_well_the_profile_was_held_out(folder: Path,
         assert (folder / picture).is_file()
 
 
+def test_a_figure_that_is_wider_than_the_window_scrolls_in_its_own_frame(folder: Path) -> None:
+    figures = re.findall(r'<figure class="plot">.*?<svg', (folder / "plan.html").read_text(), flags=re.DOTALL)
+
+    assert len(figures) >= 3
+    assert all('class="scroll"' in figure for figure in figures)
+
+
 def test_variables_and_values_are_those_of_the_plan(folder: Path, plan: PlanFile) -> None:
     lines = (folder / ".env").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
@@ -485,6 +527,10 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--kv-tokens", "5000", "--max-num-batched-tokens", "9"], "which vLLM refuses"),
         ([*LENGTHS, "--", "--prefix-tokenz", "5"], "pd-loadgen run has no option --prefix-tokenz"),
         (["--input-tokens", "1000000", "--output-tokens", "5"], "1000000 + 5 tokens do not fit into the KV cache"),
+        (
+            ["--input-tokens", "100000000", "--output-tokens", "5"],
+            "--input-tokens 100000000: no engine has room for such",
+        ),
         ([*LENGTHS, "--out", "TIMELESS"], "timeless.jsonl: File exists"),
         ([*LENGTHS, "--profile", "nope.toml"], "pd-plan: nope.toml: No such file or directory"),
         ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "any number of GPUs with 50 W cannot serve 5 requests/s: "),

@@ -14,7 +14,7 @@ import pytest
 
 from pd_planner.calibrate.errors import Compared, compare
 from pd_planner.calibrate.gauss_newton import fit
-from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.step_numbers import StepNumbers
 from pd_planner.des import deployment
 from pd_planner.des.model import SendCosts

@@ -28,6 +28,11 @@ def speaking(lang: str) -> Iterator[None]:
         _spoken.reset(token)
 
 
+def spoken() -> str:
+    """The language that is spoken."""
+    return _spoken.get()
+
+
 def tr(message: str, /, **holes: object) -> str:
     """A sentence or word in the language that is spoken."""
     if not message:

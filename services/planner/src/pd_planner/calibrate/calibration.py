@@ -9,8 +9,8 @@ import numpy as np
 
 from pd_planner.calibrate.errors import Compared, compare, held_out_of
 from pd_planner.calibrate.gauss_newton import Estimate, fit, free_numbers
+from pd_planner.calibrate.measured import CalibrationError, Measured
 from pd_planner.calibrate.power import fit_power
-from pd_planner.calibrate.runs import CalibrationError, Measured
 from pd_planner.calibrate.step_numbers import DECODE, StepNumbers, step_numbers
 from pd_planner.profile.guards import remarks
 from pd_planner.profile.numbers import changed

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.measured import Measured
 from pd_planner.des.deployment import Outcome, simulate
 from pd_planner.des.limits import Limits
 from pd_planner.des.power import watts_by_role

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.step_numbers import StepNumbers
 from pd_planner.des.deployment import simulate
 from pd_planner.profile.numbers import changed, is_per_token, number

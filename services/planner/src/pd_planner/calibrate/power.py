@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 
 from pd_contracts.names import Role
+from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.regression import regress
-from pd_planner.calibrate.runs import Measured
 from pd_planner.des.deployment import simulate
 from pd_planner.des.power import shares
 from pd_planner.traffic.load import Floats

@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
+from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.regression import Fitted, regress
-from pd_planner.calibrate.runs import Measured
 from pd_planner.calibrate.steps import WINDOW, Windows, steps_of, windows_of
 from pd_planner.profile.numbers import changed, number
 from pd_planner.traffic.load import Floats

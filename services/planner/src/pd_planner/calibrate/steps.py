@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from pd_planner.calibrate.runs import Stream
+from pd_planner.calibrate.measured import Stream
 from pd_planner.traffic.load import Floats, Ints
 
 WINDOW: Final = 16

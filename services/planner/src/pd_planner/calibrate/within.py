@@ -9,7 +9,7 @@ import numpy as np
 from pd_analysis.tables.table import Cell, Table, table
 from pd_analysis.words.formatting import number
 from pd_planner.calibrate.errors import Compared, compare
-from pd_planner.calibrate.runs import Measured
+from pd_planner.calibrate.measured import Measured
 from pd_planner.des.deployment import simulate
 from pd_planner.des.limits import Limits
 from pd_planner.profile.trust import Shape, Trust, trust

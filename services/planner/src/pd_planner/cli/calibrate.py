@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from pd_planner.calibrate.measured import CalibrationError
 from pd_planner.cli import profiles
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.values import count
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0, or an error with a sentence."""
     from pd_planner.calibrate.calibration import calibrate  # noqa: PLC0415 - pandas takes a second that other commands need not wait for
-    from pd_planner.calibrate.runs import CalibrationError, read  # noqa: PLC0415
+    from pd_planner.calibrate.runs import read  # noqa: PLC0415
     from pd_planner.calibrate.write import held_out_table, page, profile_text  # noqa: PLC0415
 
     start = profiles.chosen(options)

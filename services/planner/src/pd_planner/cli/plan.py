@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
+from pd_analysis.words.language import LANGUAGES, speaking, tr
 from pd_contracts.latency import parse_goodput
 from pd_contracts.names import Connector, Role
 from pd_planner.cli import profiles, traffic
@@ -26,7 +27,8 @@ from pd_planner.emit.plan_file import PlanFile, plan_file
 from pd_planner.report import sentences, tables, terminal
 from pd_planner.search.candidates import NAMES, USUAL, WORDS, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
-from pd_planner.search.plan import NoPlanError, Objective, Question
+from pd_planner.search.no_plan import NoPlanError
+from pd_planner.search.question import Objective, Question
 from pd_simulator.profile import Profile
 from pd_simulator.steps.engines import Order
 
@@ -125,14 +127,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write plan.json, plan.html, plan.md, .env and values.yaml there, with the break-even map",
     )
+    add("--lang", choices=LANGUAGES, default="en", help="language of the answer and its pages (default en)")
     add("--quiet", action="store_true", help="say only the answer")
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Exit status 0, or an error with a sentence."""
+    with speaking(options.lang):
+        return _run(options, words)
+
+
+def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
     say = _silent if options.quiet else _tell
     if not COMPILED:
-        say("numba is not installed, so this takes about a minute instead of seconds: pip install numba")
+        say(tr("numba is not installed, so this takes about a minute instead of seconds: pip install numba"))
     question = _question(options)
     if options.out is not None:
         _make(options.out)
@@ -144,12 +152,22 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     verdict, doubts = sentences.verdict_sentences(found), sentences.doubts(found, decide)
     terminal.show(Console(), verdict, doubts, tables.choices(found), sentences.held_out_words(found))
     if options.out is not None:
-        command = shlex.join(["pd-plan", *words])
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        plan = plan_file(found, created=created, command=command, verdict=verdict, doubts=doubts, measurement=decide)
-        for path in write(options.out, found, plan):
+        for path in write(options.out, found, _plan_file(found, shlex.join(["pd-plan", *words]), decide)):
             print(path)
     return 0
+
+
+def _plan_file(found: Findings, command: str, decide: str) -> PlanFile:
+    """What programs read is English in every language."""
+    with speaking("en"):
+        return plan_file(
+            found,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            verdict=sentences.verdict_sentences(found),
+            doubts=sentences.doubts(found, decide),
+            measurement=decide,
+        )
 
 
 def _make(folder: Path) -> None:

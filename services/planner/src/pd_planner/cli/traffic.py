@@ -3,9 +3,11 @@
 import argparse
 from typing import Final
 
+from pd_analysis.words.language import tr
 from pd_contracts.settings import SettingsError, fields
 from pd_loadgen.workload import options as loadgen
 from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.pace import MOST_TOKENS
 from pd_loadgen.workload.plan import PlanError
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.values import count, positive
@@ -73,11 +75,16 @@ def chosen(given: argparse.Namespace) -> Traffic:
         return _traffic(_of_trace(given, values), wanted=None, recorded=True, name=given.trace)
     if given.speed is not None:
         raise CommandError("--speed needs --trace: lengths have no times; give their rate with --rate")
+    if (given.input_tokens or 1) * FEWEST > MOST_TOKENS:
+        raise CommandError(
+            f"--input-tokens {given.input_tokens}: no engine has room for such prompts; {MOST_TOKENS // FEWEST:,} tokens are the most that can be planned for"
+        )
     tokens = (given.input_tokens or 1) + (given.output_tokens or 1)
     drawn = {**values, "rate": "1", "duration": str(min(REQUESTS, max(FEWEST, TOKENS // tokens)))}
-    lengths = (
-        values.get("dataset_path")
-        or f"{values.get('input_tokens', '512')} → {values.get('output_tokens', '64')} tokens"
+    lengths = values.get("dataset_path") or tr(
+        "{prompt} → {answer} tokens",
+        prompt=values.get("input_tokens", "512"),
+        answer=values.get("output_tokens", "64"),
     )
     return _traffic(drawn, wanted=given.rate, recorded=False, name=lengths)
 

@@ -10,7 +10,7 @@ from pd_planner.profile.numbers import changed, number
 from pd_planner.search.candidates import Candidate
 from pd_planner.search.capacity import Care, Setting, capacity
 from pd_planner.search.fleet import operate
-from pd_planner.search.plan import Choice, Objective
+from pd_planner.search.question import Choice, Objective
 from pd_simulator.profile import Profile
 
 DRAWS: Final = 30

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from pd_analysis.words.language import tr
 from pd_planner.confidence.draws import Drawn, draw
 from pd_planner.confidence.verdict import Verdict, verdict
 from pd_planner.search.breakeven import Curve, Point, break_even, over_rates
-from pd_planner.search.plan import Answer, Choice, Question, answer
+from pd_planner.search.plan import answer
+from pd_planner.search.question import Answer, Choice, Question
 
 _SHORTLIST = 4  # choices that are drawn: the best plain one, the best others
 
@@ -45,12 +47,12 @@ def find(question: Question, draws: int, *, maps: bool, say: Callable[[str], Non
     """
     found = answer(question, say)
     chosen = _shortlist(found)
-    say(f"{len(chosen)} of them {draws} times, with other numbers and arrivals")
+    say(tr("{count} of them {draws} times, with other numbers and arrivals", count=len(chosen), draws=draws))
     drawn = draw(question.setting, chosen, question.objective, draws)
     judged = verdict(drawn, question.objective)
     if not maps or judged.plain is None or judged.apart is None:
         return Findings(question, found, drawn, judged)
-    say("break-even over prompt lengths, answer lengths and rates")
+    say(tr("break-even over prompt lengths, answer lengths and rates"))
     flips = break_even(question.setting, judged.apart.choice.fleet.candidate)
     curves = over_rates(question.setting, [judged.plain.choice.fleet, judged.apart.choice.fleet])
     return Findings(question, found, drawn, judged, flips, curves)

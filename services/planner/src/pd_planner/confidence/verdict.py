@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from pd_planner.confidence.draws import Drawn
-from pd_planner.search.plan import Objective
+from pd_planner.search.question import Objective
 
 _SURE: Final = 0.9  # of the draws
 

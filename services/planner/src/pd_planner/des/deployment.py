@@ -12,7 +12,7 @@ from pd_planner.des.model import BUSY_COLUMNS, EngineLimits, Floats, Ints, Jobs,
 from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import Profile
-from pd_simulator.steps.engines import Engines, Order
+from pd_simulator.steps.engines import Engines, Order, Refusal
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,11 @@ def _handed_over(profile: Profile, engines: Engines, load: Load, route: Route, h
     return Jobs(ready, prompt, output, external, handoff.stall_ms + handoff.stall_per_token_ms * noticed)
 
 
-def refused(engines: Engines, load: Load) -> str:
+def refused(engines: Engines, load: Load) -> Refusal:
     """Why these engines could never serve one of the requests; empty if they can serve all."""
     longest, largest = int(load.prompt.argmax()), int((load.prompt + load.output).argmax())
     sizes = ((int(load.prompt[number]), int(load.output[number])) for number in (longest, largest))
-    return next((why for prompt, output in sizes if (why := engines.refusal(prompt, output))), "")
+    return next((why for prompt, output in sizes if (why := engines.refusal(prompt, output))), Refusal())
 
 
 def _prefilled(profile: Profile, engines: Engines, load: Load, route: Route, busy: Floats) -> Handed:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pd_analysis.words.language import tr
 from pd_planner.des.deployment import Outcome
 from pd_planner.des.model import Floats
 
@@ -32,4 +33,4 @@ class Limits:
     def words(self) -> str:
         """TTFT ≤ 500 ms and TPOT ≤ 15 ms for 90 % of requests."""
         parts = [f"{metric.upper()} ≤ {limit:g} ms" for metric, limit in self.milliseconds.items()]
-        return f"{' and '.join(parts)} for {self.attainment:.0%} of requests"
+        return tr("{limits} for {share} of requests", limits=tr(" and ").join(parts), share=f"{self.attainment:.0%}")

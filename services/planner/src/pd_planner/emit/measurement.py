@@ -7,7 +7,7 @@ from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.verdict import Verdict
 from pd_planner.search.candidates import Candidate, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
-from pd_planner.search.plan import Objective
+from pd_planner.search.question import Objective
 from pd_simulator.steps.engines import Order
 
 _SECONDS: Final = 120

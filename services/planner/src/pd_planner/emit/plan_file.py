@@ -11,7 +11,7 @@ from pd_contracts.names import Connector
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
 from pd_planner.search.candidates import Candidate, EngineLimits
-from pd_planner.search.plan import Choice
+from pd_planner.search.question import Choice
 from pd_simulator.profile import Profile
 from pd_simulator.steps.engines import Order
 
@@ -118,7 +118,7 @@ def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
         joules_per_output_token=operation.joules,
         watts={role.value: round(watts, 1) for role, watts in operation.watts.items()},
         trust=choice.trust.value,
-        refusal=choice.refusal,
+        refusal=str(choice.refusal or ""),
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from pd_analysis.words.language import mark
 from pd_contracts.names import Connector
 from pd_simulator.profile import HeldOut, Profile
 
@@ -27,7 +28,16 @@ class Trust(StrEnum):
 
     @property
     def short(self) -> str:
-        return "untried" if self is Trust.UNCALIBRATED else self.value.split()[0].lower()
+        """A word for tables; `tr` translates it."""
+        return _SHORT[self]
+
+
+_SHORT: Final = {
+    Trust.CALIBRATED: mark("calibrated"),
+    Trust.UNCALIBRATED: mark("untried"),
+    Trust.ANALYTIC: mark("analytic"),
+    Trust.UNKNOWN: mark("unknown"),
+}
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pd_analysis.plots import style
+from pd_analysis.plots import fonts, style
 from pd_analysis.words.formatting import number
+from pd_analysis.words.language import mark, speaking, spoken, tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.report.tables import ratio_words
 from pd_planner.search.breakeven import Curve, Point
 from pd_planner.search.candidates import WORDS
 from pd_planner.search.fleet import Operation
-from pd_planner.search.plan import Choice
+from pd_planner.search.question import Choice
 
 PLOTS: Final = "plots"
 _LIGHTEST, _DARKEST = 0.10, 0.75  # opacity, so that a page with a dark theme can put its own paper under it
@@ -38,33 +39,39 @@ class Chart:
 
 
 def charts(found: Findings, folder: Path) -> list[Chart]:
-    """Draw what there is into `folder`/plots, as PNG and SVG."""
-    with style.apply():
-        return [Chart(name, alt, style.save(make(), folder / PLOTS / name)) for name, alt, make in _wanted(found)]
+    """Draw what there is into `folder`/plots, as PNG and SVG; in English where this host has no font for the language that is spoken."""
+    lang = spoken()
+    font = None if lang == "en" else fonts.chinese_font()
+    wanted = [(name, tr(alt), make) for name, alt, make in _wanted(found)]
+    with style.apply(font), fonts.without_remarks(), speaking("en" if font is None else lang):
+        return [Chart(name, alt, style.save(make(), folder / PLOTS / name)) for name, alt, make in wanted]
 
 
 def _wanted(found: Findings) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
-    yield "capacity", "Capacity per GPU with its band, by deployment", lambda: capacity(found)
+    yield "capacity", mark("Capacity per GPU with its band, by deployment"), lambda: capacity(found)
     if found.flips:
         yield (
             "break_even",
-            "Separate prefill and decode against plain vLLM, over prompt and answer lengths",
+            mark("Separate prefill and decode against plain vLLM, over prompt and answer lengths"),
             lambda: flips(found),
         )
     if found.curves:
-        yield "rates", "Latency and energy against the rate per GPU", lambda: rates(found)
+        yield "rates", mark("Latency and energy against the rate per GPU"), lambda: rates(found)
     if found.has_front:
-        yield "pareto", "Deployments that no other beats in GPUs, energy and first token", lambda: pareto(found)
+        yield "pareto", mark("Deployments that no other beats in GPUs, energy and first token"), lambda: pareto(found)
 
 
 def capacity(found: Findings) -> Figure:
     """Bands of the deployments that were drawn."""
     names = [drawn.choice.fleet.label for drawn in found.drawn]
     figure = style.canvas(
-        f"Best of {len(found.answer.choices)} deployments: {names[0]}"
+        tr("Best of {count} deployments: {first}", count=len(found.answer.choices), first=names[0])
         if len(names) > 1
-        else f"The only deployment: {names[0]}",
-        f"Requests/s per GPU within {found.question.setting.limits.words}; 5th to 95th percentile",
+        else tr("The only deployment: {name}", name=names[0]),
+        tr(
+            "Requests/s per GPU within {limits}; 5th to 95th percentile",
+            limits=found.question.setting.limits.words,
+        ),
         0.42 * len(names) + 0.2,
         simulated=True,
         left=2.6,
@@ -78,7 +85,7 @@ def capacity(found: Findings) -> Figure:
     axes.set_yticks(range(len(names)), [style.elided(name, 34) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(left=0, right=1.12 * max(drawn.band.high for drawn in found.drawn))
-    axes.set_xlabel("Requests per second per GPU")
+    axes.set_xlabel(tr("Requests per second per GPU"))
     style.quiet(axes, grid="x")
     return figure
 
@@ -87,11 +94,17 @@ def flips(found: Findings) -> Figure:
     """The break-even map: one cell a pair of lengths."""
     judged = found.verdict
     like = judged.apart.choice.fleet.candidate if judged.apart else None
-    connector = f" with {WORDS[like.connector]}" if like and like.connector else ""
+    connector = tr(WORDS[like.connector]) if like and like.connector else ""
     engines = like.prefills + like.others if like else 0
     figure = style.canvas(
-        f"Where {engines} disaggregated engines{connector} carry more than {engines} plain ones",
-        "Disaggregated ÷ plain within the same limits, best split. Green: disaggregated carries more; blue: plain; pale: unclear",
+        tr(
+            "Where {count} disaggregated engines with {connector} carry more than {count} plain ones",
+            count=engines,
+            connector=connector,
+        ),
+        tr(
+            "Disaggregated ÷ plain within the same limits, best split. Green: disaggregated carries more; blue: plain; pale: unclear"
+        ),
         3.4,
         simulated=True,
         left=1.0,
@@ -106,8 +119,8 @@ def flips(found: Findings) -> Figure:
     axes.set_yticks(range(len(prompts)), [f"{prompt:,}" for prompt in prompts])
     axes.set_xlim(-0.5, len(outputs) - 0.5)
     axes.set_ylim(-0.5, len(prompts) - 0.5)
-    axes.set_xlabel("Answer, tokens")
-    axes.set_ylabel("Prompt, tokens")
+    axes.set_xlabel(tr("Answer, tokens"))
+    axes.set_ylabel(tr("Prompt, tokens"))
     axes.grid(visible=False)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -145,9 +158,9 @@ class _Panel:
 
 
 _PANELS: Final = (
-    _Panel("TTFT p99, ms", lambda operation: operation.latencies["ttft_p99"], "ttft"),
-    _Panel("TPOT p99, ms", lambda operation: operation.latencies["tpot_p99"], "tpot"),
-    _Panel("J per output token", lambda operation: operation.joules),
+    _Panel(mark("TTFT p99, ms"), lambda operation: operation.latencies["ttft_p99"], "ttft"),
+    _Panel(mark("TPOT p99, ms"), lambda operation: operation.latencies["tpot_p99"], "tpot"),
+    _Panel(mark("J per output token"), lambda operation: operation.joules),
 )
 
 
@@ -155,8 +168,8 @@ def rates(found: Findings) -> Figure:
     """Plain and apart against the rate."""
     names = [curve.fleet.label for curve in found.curves]
     figure = style.canvas(
-        "Latency and energy against the rate",
-        "A curve ends where fewer than half of the requests are within the limits; dashed: the limit",
+        tr("Latency and energy against the rate"),
+        tr("A curve ends where fewer than half of the requests are within the limits; dashed: the limit"),
         2.5,
         simulated=True,
         entries=len(names),
@@ -167,8 +180,8 @@ def rates(found: Findings) -> Figure:
         limit = found.question.setting.limits.milliseconds.get(panel.limit)
         if limit is not None:
             axes.axhline(limit, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.set_ylabel(panel.title)
-        axes.set_xlabel("Requests/s per GPU")
+        axes.set_ylabel(tr(panel.title))
+        axes.set_xlabel(tr("Requests/s per GPU"))
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         style.quiet(axes)
@@ -193,8 +206,10 @@ def pareto(found: Findings) -> Figure:
     front = sorted(found.answer.front, key=lambda choice: (choice.fleet.gpus, choice.operation.joules))
     able = [choice for choice in found.answer.choices if not choice.refusal]
     figure = style.canvas(
-        f"{len(front)} of {len(able)} deployments are beaten by no other",
-        "Joules per output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once",
+        tr("{few} of {all} deployments are beaten by no other", few=len(front), all=len(able)),
+        tr(
+            "Joules per output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once"
+        ),
         2.9,
         simulated=True,
     )
@@ -219,8 +234,8 @@ def pareto(found: Findings) -> Figure:
             ", ".join(map(str, numbers)), point, xytext=(0, -13), textcoords="offset points", size=8, ha="center"
         )
     _names(figure, axes, [choice.fleet.label for choice in front])
-    axes.set_xlabel("GPUs")
-    axes.set_ylabel("J per output token")
+    axes.set_xlabel(tr("GPUs"))
+    axes.set_ylabel(tr("J per output token"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     style.quiet(axes)
     return figure
@@ -240,7 +255,7 @@ def _names(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     """A numbered list beside the axes."""
     lines = [f"{place}: {style.elided(name, 30)}" for place, name in enumerate(names[:_NAMED], 1)]
     if len(names) > _NAMED:
-        lines.append(f"and {len(names) - _NAMED} more, in the table")
+        lines.append(tr("and {count} more, in the table", count=len(names) - _NAMED))
     figure.text(
         _NAMES_AT, axes.get_position().y1, "\n".join(lines), size=8.5, va="top", linespacing=1.5, color=style.INK
     )

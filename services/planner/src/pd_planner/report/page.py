@@ -8,12 +8,13 @@ import jinja2
 
 import pd_contracts
 from pd_analysis.plots import style
+from pd_analysis.words.language import mark, spoken, tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.emit.plan_file import PlanFile
 from pd_planner.report import tables
 from pd_planner.report.charts import charts
-from pd_planner.report.sentences import held_out_words
-from pd_planner.search.plan import Objective
+from pd_planner.report.sentences import doubts, held_out_words, verdict_sentences
+from pd_planner.search.question import Objective
 
 HTML: Final = "plan.html"
 MARKDOWN: Final = "plan.md"
@@ -23,13 +24,13 @@ def pages(folder: Path, found: Findings, plan: PlanFile) -> dict[str, str]:
     """The page and the Markdown, by file name; figures go into `folder`."""
     question, setting = found.question, found.question.setting
     facts: Mapping[str, Any] = {
-        "title": f"Plan for {setting.traffic.name}",
+        "title": tr("Plan for {traffic}", traffic=setting.traffic.name),
         "question": _question(found),
-        "verdict": plan.verdict,
-        "doubts": plan.doubts,
+        "verdict": verdict_sentences(found),
+        "doubts": doubts(found, plan.measurement),
         "measurement": plan.measurement,
         "held_out": held_out_words(found),
-        "profile": setting.profile.description,
+        "profile": tr(setting.profile.description),
         "profile_hash": plan.profile_hash,
         "command": plan.command,
         "created": plan.created,
@@ -44,26 +45,36 @@ def pages(folder: Path, found: Findings, plan: PlanFile) -> dict[str, str]:
         "version": pd_contracts.__version__,
         "themes": {"light": style.theme_css(dark=False), "dark": style.theme_css(dark=True)},
         "objective": question.objective.value,
-        "lang": "en",
+        "lang": spoken(),
     }
     environment = _environment()
     return {name: environment.get_template(f"{name}.j2").render(facts) for name in (HTML, MARKDOWN)}
 
 
 _WANTED: Final = {
-    Objective.GPUS: "Wanted: the fewest GPUs",
-    Objective.GOODPUT: "Wanted: the highest capacity",
-    Objective.ENERGY: "Wanted: the least energy per output token",
+    Objective.GPUS: mark("Wanted: the fewest GPUs"),
+    Objective.GOODPUT: mark("Wanted: the highest capacity"),
+    Objective.ENERGY: mark("Wanted: the least energy per output token"),
 }
 
 
 def _question(found: Findings) -> str:
     question, setting = found.question, found.question.setting
-    rate = f"{question.rate:,.3g} requests/s" if question.rate is not None else "as many requests as possible"
-    gpus = "any number of GPUs" if question.gpus is None else f"at most {question.gpus} GPUs"
-    cap = f", at most {question.power_cap_w:,.0f} W" if question.power_cap_w is not None else ""
-    return (
-        f"{rate} of {setting.traffic.name} on {gpus}{cap}, within {setting.limits.words}. {_WANTED[question.objective]}"
+    rate = (
+        tr("{rate} requests/s", rate=f"{question.rate:,.3g}")
+        if question.rate is not None
+        else tr("as many requests as possible")
+    )
+    gpus = tr("any number of GPUs") if question.gpus is None else tr("at most {gpus} GPUs", gpus=question.gpus)
+    if question.power_cap_w is not None:
+        gpus = tr("{gpus}, at most {watts} W", gpus=gpus, watts=f"{question.power_cap_w:,.0f}")
+    return tr(
+        "{rate} of {traffic} on {gpus}, within {limits}. {wanted}.",
+        rate=rate,
+        traffic=setting.traffic.name,
+        gpus=gpus,
+        limits=setting.limits.words,
+        wanted=tr(_WANTED[question.objective]),
     )
 
 
@@ -82,7 +93,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals["tr"] = str
+    environment.globals["tr"] = tr
     environment.filters["pipe"] = _pipe
     return environment
 

@@ -11,33 +11,34 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pd_analysis.tables.table import Table
-from pd_planner.report.sentences import STAMP
+from pd_analysis.words.language import mark, tr
 from pd_planner.report.tables import WHY_NOT
 
 _ROWS: Final = 8
 _HEADER: Final = 9  # letters of a line of a column's name
 _NARROW: Final = 110  # columns; below it the least needed columns are left out
-_LEFT_OUT: Final = ("TTFT p50, ms", "TPOT p50, ms", "W", WHY_NOT)
+_LEFT_OUT: Final = (mark("TTFT p50, ms"), mark("TPOT p50, ms"), "W", WHY_NOT)
 
 
 def show(console: Console, verdict: Sequence[str], doubts: Sequence[str], ranked: Table, held_out: str) -> None:
     """Print it; what the table says of its first rows is enough here, the page has all."""
     first, *rest = verdict
-    console.print(Text.assemble((f" {STAMP} ", "bold reverse"), " ", (first, "bold")))
+    console.print(Text.assemble((f" {tr('SIMULATED')} ", "bold reverse"), " ", (first, "bold")))
     for sentence in rest:
         console.print(sentence, highlight=False, markup=False)
     console.print()
     console.print(rich_table(replace(ranked, rows=ranked.rows[:_ROWS]), console.width))
     for label, reason in _refused(ranked) if console.width < _NARROW else ():
-        console.print(f"not the answer: {label} {reason}", highlight=False, markup=False, style="dim")
-    console.print(f"SIMULATED. {held_out}", highlight=False, markup=False, style="dim")
+        told = tr("not the answer: {deployment} {reason}", deployment=label, reason=reason)
+        console.print(told, highlight=False, markup=False, style="dim")
+    console.print(tr("SIMULATED. {held_out}", held_out=held_out), highlight=False, markup=False, style="dim")
     for doubt in doubts:
         console.print(f"- {doubt}", style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _refused(ranked: Table) -> Iterator[tuple[str, str]]:
     """Deployments that cannot be the answer, by reason, of the rows that are shown."""
-    if WHY_NOT not in ranked.header:
+    if tr(WHY_NOT) not in ranked.header:
         return
     reasons: dict[str, list[str]] = {}
     for row in ranked.rows[:_ROWS]:
@@ -48,7 +49,8 @@ def _refused(ranked: Table) -> Iterator[tuple[str, str]]:
 
 def rich_table(table: Table, width: int) -> RichTable:
     """A table as wide as the terminal; a narrow one has fewer columns."""
-    kept = [number for number, head in enumerate(table.header) if width >= _NARROW or head not in _LEFT_OUT]
+    left_out = {tr(head) for head in _LEFT_OUT} if width < _NARROW else set()
+    kept = [number for number, head in enumerate(table.header) if head not in left_out]
     shown = RichTable(
         box=box.SIMPLE_HEAD,
         title=table.title,

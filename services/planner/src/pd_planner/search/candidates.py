@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.names import Connector
 from pd_planner.profile.trust import Shape
 from pd_simulator.steps.engines import Engines, Order
@@ -23,7 +24,7 @@ WORDS: Final = {
     Connector.P2P: "P2pConnector",
     Connector.NIXL: "NIXL",
     Connector.P2P_NCCL: "P2P NCCL",
-    Connector.EXAMPLE: "shared folder",
+    Connector.EXAMPLE: mark("shared folder"),
 }
 # Unless asked for: a shared folder is for engines without a network between them.
 USUAL: Final = (Connector.P2P, Connector.NIXL, Connector.P2P_NCCL)
@@ -70,13 +71,13 @@ class Candidate:
     def shape(self) -> str:
         """3P1D, 4 plain engines."""
         if self.plain:
-            return f"{self.others} plain engine{'s' * (self.others != 1)}"
+            return ntr("{count} plain engine", "{count} plain engines", self.others)
         return f"{self.prefills}P{self.others}D"
 
     @property
     def label(self) -> str:
         """Shape, connector and boards per engine."""
-        parts = [self.shape, WORDS[self.connector] if self.connector else ""]
+        parts = [self.shape, tr(WORDS[self.connector]) if self.connector else ""]
         parts.append(f"TP{self.tensor_parallel}" if self.tensor_parallel > 1 else "")
         return " ".join(filter(None, parts))
 

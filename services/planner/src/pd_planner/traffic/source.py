@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from pd_analysis.words.language import Sentence, ntr
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.outline import Outlined, outline
 from pd_planner.traffic.load import Load
@@ -39,7 +40,7 @@ class Traffic:
     name: str
     shared: Sequence[Shared] = ()
     options: dict[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
+    notes: Sequence[str | Sentence] = ()
 
     def at(self, rate: float, seconds: float) -> Load:
         """The same at another rate, exactly that one: of drawn requests those of so many seconds, or a few hundred if that is more; of a trace all.
@@ -73,14 +74,26 @@ def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None,
     """
     outlined = outline(options)
     found: Sequence[Outlined] = outlined.requests
-    notes = list(outlined.notes)
+    notes: list[str | Sentence] = list(outlined.notes)
     if recorded and len(found) > MOST:
-        notes.append(f"Of {len(found):,} requests of the trace the {MOST:,} in a row that came fastest stand for all")
+        notes.append(
+            Sentence(
+                "Of {count} requests of the trace the {most} in a row that came fastest stand for all",
+                count=f"{len(found):,}",
+                most=f"{MOST:,}",
+            )
+        )
         found = _busiest(found)
     span = found[-1].offset - found[0].offset
     if len(found) < 2 or span <= 0:
-        msg = f"{name} has {len(found)} request{'s' * (len(found) != 1)} at one moment: a plan needs requests with different arrival times"
-        raise TrafficError(msg)
+        raise TrafficError(
+            ntr(
+                "{name} has {count} request: a plan needs several, with different arrival times",
+                "{name} has {count} requests at one moment: a plan needs requests with different arrival times",
+                len(found),
+                name=name,
+            )
+        )
     start = found[0].offset
     load = Load.of(
         [one.offset - start for one in found],

@@ -19,6 +19,18 @@ class Arrival:
     cached: int = 0
 
 
+class Refusal(str):
+    """Why a request could never be served, empty if it can be; its message and what fills its holes are kept for other languages."""
+
+    message: str
+    holes: dict[str, object]
+
+    def __new__(cls, message: str = "", /, **holes: object) -> "Refusal":
+        text = super().__new__(cls, message.format(**holes))
+        text.message, text.holes = message, holes
+        return text
+
+
 class Order(StrEnum):
     """When decode hears of a request, and who writes the first token; only P2pConnector can do other than the first.
 
@@ -78,13 +90,19 @@ class Engines:
             return 0, number % self.others
         return number % self.prefills, (number + number // lcm(self.prefills, self.others)) % self.others
 
-    def refusal(self, prompt_tokens: int, output_tokens: int) -> str:
-        """Why a request of these lengths could never be served; empty if it can be."""
+    def refusal(self, prompt_tokens: int, output_tokens: int) -> Refusal:
+        """Why a request of these lengths could never be served."""
         if prompt_tokens + output_tokens > self.kv_tokens:
-            return f"{prompt_tokens} + {output_tokens} tokens do not fit into the KV cache of {self.kv_tokens} tokens"
-        if self.prefills and not self.chunked and prompt_tokens > self.max_num_batched_tokens:
-            return (
-                f"P2pNcclConnector computes a prompt in one step, and {prompt_tokens} tokens are more than "
-                f"max_num_batched_tokens ({self.max_num_batched_tokens})"
+            return Refusal(
+                "{prompt} + {output} tokens do not fit into the KV cache of {room} tokens",
+                prompt=prompt_tokens,
+                output=output_tokens,
+                room=self.kv_tokens,
             )
-        return ""
+        if self.prefills and not self.chunked and prompt_tokens > self.max_num_batched_tokens:
+            return Refusal(
+                "P2pNcclConnector computes a prompt in one step, and {prompt} tokens are more than max_num_batched_tokens ({most})",
+                prompt=prompt_tokens,
+                most=self.max_num_batched_tokens,
+            )
+        return Refusal()

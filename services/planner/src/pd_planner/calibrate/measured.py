@@ -1,0 +1,77 @@
+"""A run as the fit needs it: what was offered to which engines, and what came of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pd_contracts.names import Role
+from pd_planner.des.deployment import Route
+from pd_planner.traffic.load import Floats, Load
+from pd_simulator.steps.engines import Engines
+
+
+class CalibrationError(ValueError):
+    """Runs from which no profile can be made; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One answer of one engine: prompt tokens, when it was due, and when each of its tokens came (seconds)."""
+
+    prompt: int
+    due: float
+    stamps: Floats
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        load, route: the requests that were served, as they came, and by which engines.
+        ttft_ms, tpot_ms, answered_ms: of each; `answered_ms` is prefill's answer, NaN where it is not known.
+        streams: by the name of the engine that wrote them, warm-up included.
+        watts, idle_w: mean power of a board over the measured window, and while it had nothing to do, by role; where it is known.
+        window_s: how long that window was.
+        per_gpu: requests per second per GPU that were offered; 0 where answers set the pace.
+    """
+
+    path: Path
+    label: str
+    engines: Engines
+    gpus: int
+    load: Load
+    route: Route
+    ttft_ms: Floats
+    tpot_ms: Floats
+    answered_ms: Floats
+    streams: dict[str, list[Stream]]
+    watts: dict[Role, float]
+    idle_w: dict[Role, float]
+    window_s: float
+    limit_w: float | None
+    goodput: dict[str, float]
+    per_gpu: float
+    seed: int
+    simulated: bool
+    model: str
+    engine: str
+    board: str
+
+    @property
+    def e2el_ms(self) -> Floats:
+        """End-to-end latency of each request."""
+        return self.ttft_ms + np.nan_to_num(self.tpot_ms) * (self.load.output - 1)
+
+    @property
+    def sizes(self) -> str:
+        """Prompt and answer, 512 → 64; the median where they vary."""
+        return f"{int(np.median(self.load.prompt))} → {int(np.median(self.load.output))}"
+
+    @property
+    def part(self) -> str:
+        """Where the profile has this deployment's numbers of handing over; empty for plain engines."""
+        if not self.engines.prefills or self.engines.connector is None:
+            return ""
+        return "batched" if self.engines.batched else f"handoff.{self.engines.connector}"

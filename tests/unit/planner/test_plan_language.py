@@ -1,0 +1,102 @@
+"""A plan in another language: everything that people read is translated, and nothing that programs read."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.languages import WORDS, Marking, prose_of, unmarked
+
+from pd_analysis.plots import fonts
+from pd_analysis.words import language
+from pd_control.__main__ import main as pdctl
+from pd_planner.__main__ import main
+from pd_planner.search import breakeven
+
+QUESTION = [
+    "--input-tokens",
+    "2048",
+    "--output-tokens",
+    "128",
+    "--rate",
+    "30",
+    "--goodput",
+    "ttft:500",
+    "tpot:15",
+    "--cell",
+    "2",
+    "--draws",
+    "5",
+]
+# Commands and names stay what they are.
+COMMANDS = re.compile(r"KV cache|pdctl compare .*|pip install numba|pd-plan \w+")
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+@pytest.fixture(autouse=True)
+def _few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breakeven, "PROMPTS", (512, 2048))
+    monkeypatch.setattr(breakeven, "OUTPUTS", (32, 128))
+    monkeypatch.setattr(breakeven, "RATES", (0.5, 0.9))
+
+
+def pages(folder: Path) -> Iterator[Path]:
+    yield from (folder / "plan.html", folder / "plan.md", *sorted(folder.rglob("*.svg")))
+
+
+def english(text: str) -> list[str]:
+    return [line for line in COMMANDS.sub("", text).splitlines() if WORDS.search(line)]
+
+
+def test_no_sentence_of_a_plan_goes_past_the_catalogues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(language, "catalogue", lambda _: Marking())
+    monkeypatch.setattr(fonts, "chinese_font", lambda: "DejaVu Sans")
+    monkeypatch.setenv("COLUMNS", "400")
+
+    assert main([*QUESTION, "--lang", "zh", "--out", str(tmp_path)]) == 0
+
+    told = capsys.readouterr()
+    for text in (told.out, told.err, *map(prose_of, pages(tmp_path))):
+        assert text.count("⟦") > 2
+        assert [part for part in unmarked(COMMANDS.sub("", text)) if WORDS.search(part)] == []
+
+
+def test_a_plan_in_chinese_is_one_and_its_files_for_programs_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert pdctl(["plan", *QUESTION, "--lang", "zh", "--out", str(tmp_path / "zh")]) == 0
+    told = capsys.readouterr()
+    assert main([*QUESTION, "--out", str(tmp_path / "en")]) == 0
+
+    assert "模拟数据" in told.out
+    assert english(told.out.split(str(tmp_path))[0]) == []
+    assert english(told.err) == []
+    for page in pages(tmp_path / "zh"):
+        if page.suffix != ".svg" or fonts.chinese_font():
+            assert CHINESE.search(prose_of(page))
+            assert english(prose_of(page)) == []
+    zh, en = (json.loads((tmp_path / lang / "plan.json").read_text()) for lang in ("zh", "en"))
+    assert {key for key in en if zh[key] != en[key]} <= {"command", "created"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--goodput", "ttft:1"],
+        ["--rate", "1000", "--gpus", "2"],
+        ["--kv-tokens", "500"],
+        ["--power-cap-w", "50", "--rate", "5"],
+    ],
+)
+def test_why_there_is_no_plan_is_said_in_chinese(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--input-tokens", "512", "--output-tokens", "64", "--draws", "2", "--quiet", "--lang", "zh", *words]
+
+    assert main(asked) == 2
+
+    told = capsys.readouterr().err
+    assert CHINESE.search(told)
+    assert english(told) == []
