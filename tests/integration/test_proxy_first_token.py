@@ -11,12 +11,15 @@ from support.proxy import TEXT as FAKE
 from support.proxy import Call, FakeEngine, document, running_proxy
 
 from pd_contracts.names import Connector
+from pd_proxy.request import announcement
 from pd_proxy.settings import When, Writer
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
 TEXT = {"prompt": "Once upon a time there was a proxy that liked to be the first with everything"}
 MESSAGES = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say something nice"}]}
 WAYS: list[tuple[str, dict[str, Any]]] = [(COMPLETIONS, IDS), (COMPLETIONS, TEXT), (CHAT, MESSAGES)]
+# No stand-in for a token that is not known yet.
+SEVERAL = "words of more than one token"
 # Options under which every chunk is another one.
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -42,7 +45,6 @@ def bodies(base: dict[str, Any], *, max_tokens: int = 9) -> list[dict[str, Any]]
 @pytest.mark.parametrize(("path", "base"), WAYS, ids=["ids", "text", "chat"])
 async def test_the_answer_is_the_one_of_plain_vllm(path: str, base: dict[str, Any]) -> None:
     async with stand() as here:
-        await here.ask(path, {**base, "max_tokens": 3})  # from here on, a stand-in is known
         for body in bodies(base):
             found, stages = await here.ask(path, body)
             expected = await here.expected(path, body)
@@ -53,12 +55,11 @@ async def test_the_answer_is_the_one_of_plain_vllm(path: str, base: dict[str, An
             else:
                 assert found == expected, body
             assert stages.first_token == "prefill", (body, stages)
-        assert (await here.proxy.stats()).handed_off == 1 + len(bodies(base))
+        assert (await here.proxy.stats()).handed_off == len(bodies(base))
 
 
 async def test_decode_hears_of_a_request_while_prefill_computes_it() -> None:
     async with stand() as here:
-        await here.ask(COMPLETIONS, {**IDS, "max_tokens": 3})
         (prefill,), (decode,) = here.prefills, here.decodes
         assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
         for path, base in WAYS:
@@ -70,14 +71,35 @@ async def test_decode_hears_of_a_request_while_prefill_computes_it() -> None:
         assert (await prefill.post("/sim/faults", {})).status == 200
 
 
+async def test_without_a_stand_in_decode_hears_of_a_request_behind_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announcement, "_WORD", SEVERAL)
+    async with stand() as here:
+        (prefill,), (decode,) = here.prefills, here.decodes
+        assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+        for path, base in WAYS:
+            body = {**base, "max_tokens": 5, "ignore_eos": True, "stream": True}
+            asked = asyncio.create_task(here.ask(path, body))
+            await prefill.until("vllm:num_requests_running", lambda running: running == 1)
+            await asyncio.sleep(0.1)
+            assert await decode.metric("sim:kv_waiting") == 0
+            assert (await prefill.post("/sim/faults", {})).status == 200
+            assert (await asked)[0] == await here.expected(path, body)
+            assert (await prefill.post("/sim/faults", {"stall": "before_first_token"})).status == 200
+        assert (await prefill.post("/sim/faults", {})).status == 200
+
+
 async def test_an_answer_that_ends_with_its_first_token_needs_no_decode() -> None:
     async with stand(profile={"eos_one_in": 1}) as here:
-        for (path, base), stream, limit in itertools.product(WAYS, (False, True), (1, 5)):
-            body: dict[str, Any] = {**base, "max_tokens": limit, "stream": stream}
-            found, stages = await here.ask(path, body)
-            assert found == await here.expected(path, body)
-            assert stages.decode_instance == "prefill-0"
-        assert await here.decodes[0].metric("vllm:generation_tokens_total") == 0
+        for limit, announced in ((1, 0), (5, 1)):
+            for (path, base), stream in itertools.product(WAYS, (False, True)):
+                before = await here.decodes[0].metric("vllm:generation_tokens_total")
+                body: dict[str, Any] = {**base, "max_tokens": limit, "stream": stream}
+                found, stages = await here.ask(path, body)
+                assert found == await here.expected(path, body)
+                assert stages.decode_instance == "prefill-0"
+                after = await here.decodes[0].metric("vllm:generation_tokens_total")
+                # Decode has heard of what was to have more tokens, and ends it in the step in which it hears of the end.
+                assert after - before <= announced
 
 
 async def test_a_minimum_of_tokens_holds_for_the_first_one_too() -> None:
@@ -141,12 +163,14 @@ async def test_a_stop_string_over_the_border_is_found(*, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("announced", [False, True], ids=["asked behind the token", "announced"])
-async def test_kv_whose_token_is_held_back_is_not_computed_again(*, announced: bool) -> None:
+async def test_kv_whose_token_is_held_back_is_not_computed_again(
+    monkeypatch: pytest.MonkeyPatch, *, announced: bool
+) -> None:
+    if not announced:
+        monkeypatch.setattr(announcement, "_WORD", SEVERAL)
     async with stand() as here:
         decode = here.decodes[0]
         assert decode.engine is not None
-        if announced:
-            await here.ask(COMPLETIONS, {**IDS, "max_tokens": 3})  # from here on, a stand-in is known
         for (path, base), stream in itertools.product(WAYS, (False, True)):
             body: dict[str, Any] = {**base, "max_tokens": 9, "ignore_eos": True}
             first = whole_text(await here.expected(path, body | {"max_tokens": 1}))

@@ -14,7 +14,6 @@ from pd_proxy.errors import ShuttingDownError
 from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Metrics
-from pd_proxy.protocol.stand_in import StandIns
 from pd_proxy.routing.books import Books
 from pd_proxy.routing.router import Router
 from pd_proxy.settings import Settings
@@ -42,6 +41,7 @@ class Context(ABC):
         keys: of which clients need one; empty: they need none.
         turns: numbers requests, for the policies.
         started: when the proxy began to serve, on the monotonic clock.
+        stand_ins: by engine process, a token that may stand for prefill's in a prompt; None if it named none.
         stopping: no request is taken any more.
     """
 
@@ -57,7 +57,7 @@ class Context(ABC):
     keys: Keys
     started: float
     tasks: Tasks = field(default_factory=Tasks)
-    stand_ins: StandIns = field(default_factory=StandIns)
+    stand_ins: dict[int, int | None] = field(default_factory=dict)
     stopping: bool = False
 
     def __post_init__(self) -> None:

@@ -7,10 +7,12 @@ import msgspec
 from msgspec import Raw
 
 from pd_proxy.context import Context
-from pd_proxy.errors import UpstreamError
+from pd_proxy.engines.registry import Instance
+from pd_proxy.errors import RefusedError, UpstreamError
 from pd_proxy.kv.keyed import Keyed
 from pd_proxy.protocol.body import Fields, encode
 from pd_proxy.protocol.endpoints import Endpoint
+from pd_proxy.protocol.exclusions import limit_of
 from pd_proxy.protocol.first_token import FirstToken
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.request.ask import ask, ask_ahead
@@ -18,7 +20,10 @@ from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
 
 TOKENIZE: Final = "/tokenize"
+DETOKENIZE: Final = "/detokenize"
 TOKENIZE_TIMEOUT_S: Final = 5.0
+# One token in every vocabulary there is.
+_WORD: Final = "a"
 # What of a request decides its prompt.
 _TEMPLATE: Final = (
     "model", "messages", "add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template",
@@ -32,19 +37,26 @@ class _Tokens(msgspec.Struct):
     tokens: Raw
 
 
+class _Ids(msgspec.Struct):
+    tokens: list[int]
+
+
+class _Text(msgspec.Struct):
+    prompt: str
+
+
 class Announcement:
     """One request's; it may turn out to be of no use, and then decode is asked as if there had been none."""
 
     def __init__(self, context: Context, keyed: Keyed, *, early: bool = True) -> None:
-        """Announce it, if it is known who decodes (`early`), the prompt's token ids can be had, and a stand-in is known."""
+        """Announce it, if it is known who decodes (`early`), more than prefill's token is wanted, and decode's tokenizer says what is needed."""
         self._context = context
         self._keyed = keyed
         self._prompt: Raw | None = None
         self._flight: Flight | None = None
         self._task: asyncio.Task[Reply | bytes | None] | None = None
-        stand_in = context.stand_ins.of(keyed.pair.decode.models)
-        if early and stand_in is not None:
-            self._task = asyncio.create_task(self._announce(stand_in))
+        if early and limit_of(keyed.generation) != 1:
+            self._task = asyncio.create_task(self._announce())
 
     async def reply(self, first: FirstToken) -> tuple[Flight, Reply] | None:
         """The answer that decode has begun to a request for a stream; None if there is none behind this token."""
@@ -84,10 +96,11 @@ class Announcement:
         self._task = None
         return found
 
-    async def _announce(self, stand_in: int) -> Reply | bytes | None:
+    async def _announce(self) -> Reply | bytes | None:
         context, keyed, generation = self._context, self._keyed, self._keyed.generation
-        prompt = prompt_ids(generation) or await self._tokenized()
-        if prompt is None:
+        stand_in = await stand_in_of(context, keyed.pair.decode)
+        prompt = None if stand_in is None else prompt_ids(generation) or await self._tokenized()
+        if stand_in is None or prompt is None:
             return None
         leg = keyed.announced(prompt, stand_in)
         flight = context.flights.open(keyed.pair.decode, whole=not generation.stream)
@@ -107,6 +120,36 @@ class Announcement:
             return msgspec.json.decode(answer, type=_Tokens).tokens
         except (UpstreamError, msgspec.MsgspecError):
             return None
+
+
+async def stand_in_of(context: Context, engine: Instance) -> int | None:
+    """A token that may stand where prefill's token will; None if this engine's tokenizer names none.
+
+    Decode's server begins to turn tokens into text behind it. So it must be a whole word: behind a special token, or behind half a
+    character, the text that follows could be written otherwise.
+    """
+    known = context.stand_ins
+    if engine.incarnation not in known:
+        try:
+            known[engine.incarnation] = await _one_word(context, engine)
+        except (RefusedError, msgspec.MsgspecError):
+            known[engine.incarnation] = None  # it has no tokenizer, and will have none
+        except UpstreamError:
+            return None
+    return known[engine.incarnation]
+
+
+async def _one_word(context: Context, engine: Instance) -> int | None:
+    asked = {"model": engine.models[0], "prompt": _WORD, "add_special_tokens": False}
+    answer = await context.upstream.call(engine, TOKENIZE, msgspec.json.encode(asked), TOKENIZE_TIMEOUT_S)
+    ids = msgspec.json.decode(answer, type=_Ids).tokens
+    if len(ids) != 1:
+        return None
+    back = msgspec.json.encode({"model": engine.models[0], "tokens": ids})
+    text = msgspec.json.decode(
+        await context.upstream.call(engine, DETOKENIZE, back, TOKENIZE_TIMEOUT_S), type=_Text
+    ).prompt
+    return ids[0] if text.strip().isalnum() else None
 
 
 def prompt_ids(generation: Generation) -> Raw | None:

@@ -77,7 +77,6 @@ class KeyedAttempt:
             self._decided()
             if first is None:
                 return await self._instead(UNNAMED, announced)
-            self._context.stand_ins.learn(self._decode.models, first.token, first.text)
             return await self._behind(first, announced)
         finally:
             announced.end()
