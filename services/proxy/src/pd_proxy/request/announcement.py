@@ -12,7 +12,6 @@ from pd_proxy.errors import RefusedError, UpstreamError
 from pd_proxy.kv.keyed import Keyed
 from pd_proxy.protocol.body import Fields, encode
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.exclusions import limit_of
 from pd_proxy.protocol.first_token import FirstToken
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.request.ask import ask, ask_ahead
@@ -49,13 +48,13 @@ class Announcement:
     """One request's; it may turn out to be of no use, and then decode is asked as if there had been none."""
 
     def __init__(self, context: Context, keyed: Keyed, *, early: bool = True) -> None:
-        """Announce it, if it is known who decodes (`early`), more than prefill's token is wanted, and decode's tokenizer says what is needed."""
+        """Announce it, if it is known who decodes (`early`), and decode's tokenizer says the prompt's token ids and a stand-in."""
         self._context = context
         self._keyed = keyed
         self._prompt: Raw | None = None
         self._flight: Flight | None = None
         self._task: asyncio.Task[Reply | bytes | None] | None = None
-        if early and limit_of(keyed.generation) != 1:
+        if early:
             self._task = asyncio.create_task(self._announce())
 
     async def reply(self, first: FirstToken) -> tuple[Flight, Reply] | None:
@@ -98,6 +97,7 @@ class Announcement:
 
     async def _announce(self) -> Reply | bytes | None:
         context, keyed, generation = self._context, self._keyed, self._keyed.generation
+        await asyncio.sleep(0)  # prefill's request goes first: the client waits for it
         stand_in = await stand_in_of(context, keyed.pair.decode)
         prompt = None if stand_in is None else prompt_ids(generation) or await self._tokenized()
         if stand_in is None or prompt is None:
