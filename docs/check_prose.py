@@ -29,7 +29,7 @@ PHRASES: Final = {
     r"\bits wits\b": "it still works",
     r"\b\w+ that (is|are) none\b": "an invalid …",
     r"\bfor ever\b": "forever",
-    r"\b(joules|J|row|line|column|key|entry|sample|message) an? (prompt|output|request|run|token|event|sample|line|engine)\b": "per",
+    r"\b(joules|J|row|line|column|key|entry|sample|message|CPU|µs|memory|trip|requests/s|rank|timers) an? (prompt|output|request|run|token|event|sample|line|engine|relayed|chunk|leg|rank|layer|GPU)\b": "per",
     r"\b[Ll]eave (it|them|this|--\w+) away\b": "remove it",
 }
 BINARY: Final = {".png", ".gz", ".xz", ".tgz", ".lock", ".svg", ".po", ".json", ".jsonl", ".parquet", ".npz"}

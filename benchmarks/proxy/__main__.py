@@ -1,4 +1,4 @@
-"""What a proxy costs: CPU a relayed chunk, CPU a request, added lag and errors, of nginx, vllm-router and this one in one run.
+"""What a proxy costs: CPU per relayed chunk, CPU per request, added lag and errors, of nginx, vllm-router and this one in one run.
 
 The proxy has one core for itself, engines and clients share another one. CPU time is the process's own, so other work on the
 machine changes it little; lags are not to be believed on a busy machine. Every figure is the median of `--rounds` rounds, in
@@ -35,9 +35,9 @@ NAMES = (
     "pd-proxy, 2 legs, through Hypercorn",
 )
 COLUMNS = (
-    ("cpu_chunk_us", "CPU a chunk, µs", "cpu_chunk_ratio"),
-    ("cpu_request_ms", "CPU a request at 300/s, ms", "cpu_request_ratio"),
-    ("cpu_busy_request_ms", "CPU a request without pause, ms", "cpu_busy_request_ratio"),
+    ("cpu_chunk_us", "CPU per chunk, µs", "cpu_chunk_ratio"),
+    ("cpu_request_ms", "CPU per request at 300/s, ms", "cpu_request_ratio"),
+    ("cpu_busy_request_ms", "CPU per request without pause, ms", "cpu_busy_request_ratio"),
     ("lag_p50_ms", "added lag p50, ms", ""),
     ("lag_p99_ms", "added lag p99, ms", ""),
     ("many_errors", "errors", ""),

@@ -438,7 +438,7 @@ Written by `python docs/write_reliability.py` from runs of the fault matrix: sim
 
 No client waits forever, gets an answer that is cut off without an error, or a 200 with an empty body.
 This holds for whatever an engine sends, in any pieces and with any pauses; `tests/integration/test_proxy_endless.py` draws such answers at random.
-What ends the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of an engine moves (comments do not count); GIVE_UP_S where others of its answers move; QUEUE_TIMEOUT_S where no engine can continue a stream; MAX_ANSWER_BYTES.
+These settings end the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S if none of an engine's answers moves (comments do not count); GIVE_UP_S if others of its answers move; QUEUE_TIMEOUT_S if no engine can continue a stream; MAX_ANSWER_BYTES.
 
 | engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left forever | what brings it back |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
@@ -446,25 +446,26 @@ What ends the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S where nothing of a
 TAIL = """
 - An error event comes only after the first byte, when a second attempt could repeat what the client has already read.
 - P2pConnector leaves nothing behind: what decode lost, refused or never got is computed again there, and a prefill whose client has left is ended.
-  A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S; until then it shows the watchdog that the engine stands still.
+  A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S; until then it is how the watchdog notices that the engine stands still.
   The next three points are about vLLM's own connectors.
 - Decode that breaks off or stands still before its first byte may still have the KV of the request, or may have used it up, and asking a P2pNccl decode for KV that is gone makes it stand still forever.
   So nothing is asked until it serves again; then a short prompt's KV is pushed under the same id, which takes the old one's place, and one token uses it up.
   (The simulators behave here as vLLM 0.23's connector does by its source; on GPUs this has not been tried.)
-- Decode that loses acknowledged KV stands still as a whole, with health checks and pings in order.
-  The proxy sees that no stream moves, tells its clients or tries again elsewhere, keeps everybody away from it, and pushes the KV that it may lack once more.
+- Decode that loses acknowledged KV stands still as a whole, while its health checks and pings still succeed.
+  The proxy sees that no stream moves, tells the clients or tries again elsewhere, sends that engine no more requests, and pushes once more the KV that it may lack.
 - What no proxy can avoid: KV at a P2pNccl decode that never serves again goes only with its process, and so does what was owed when the proxy itself was killed, because only the proxy knew the ids.
-  A decode whose KV listener has died takes nothing any more.
+  A decode whose KV listener has died accepts no KV any more.
 - With PROXY_WORKERS above 1, a worker that is killed cuts its own clients off, and no others.
-  Which KV it had let go out stands in memory that outlives it, so the parent has it used up like any other of which nobody knows whether it is still there.
-  The bound on KV on its way does not count it any more, so that for a moment more than KV_IN_FLIGHT_BYTES may be there.
-  What that memory has no room for stays at the decode: more than 4,096 hand-overs of one worker at once, or a request of more than some thirty prompts.
-  A parent that is killed leaves what a proxy of one process leaves, and its workers end with it.
+  The KV that it had sent out is listed in memory that outlives it.
+  The parent has this KV consumed, like any other KV that may still be at an engine.
+  For a moment more than KV_IN_FLIGHT_BYTES may be on its way, because the bound does not count this KV.
+  KV that does not fit into the list stays at the decode: more than 4,096 hand-overs of one worker at once, or a request of more than some thirty prompts.
+  If the parent is killed, its workers end with it, and it leaves the same KV behind as a proxy of one process.
 - KV for NixlConnector has a lease at prefill, whose end frees what nobody fetched.
   ExampleConnector's is in files; the engines' images delete the old ones.
-- An engine without memory for KV, or one that sends damaged KV, answers wrongly and says nothing.
-  No proxy can see that in one answer:
-  the canary of its admission finds it if it is so from the start, and `POST /admin/canary` when asked; the pair then gets no more requests.
+- An engine without memory for KV, or one that sends damaged KV, gives wrong answers without an error.
+  No proxy can see that in one answer.
+  The canary at admission finds it if it is so from the start, and `POST /admin/canary` finds it later; the pair then gets no more requests.
 - A prefill that stands still is not cancelled before GIVE_UP_S, because what it pushes later must be consumed.
   Its clients are served by another one.
 """

@@ -128,7 +128,7 @@ class _ExporterCollector(Collector):
         info.add_metric([sampler.backend.name, str(sampler.backend.simulated).lower(), __version__], 1.0)
         yield info
         readable = GaugeMetricFamily(
-            "pd_exporter_gpu_readable", "1 if the GPU tells its power or energy now", labels=["gpu", "uuid"]
+            "pd_exporter_gpu_readable", "1 if the GPU reports its power or energy now", labels=["gpu", "uuid"]
         )
         silent = sampler.silent
         for gpu in sampler.gpus:

@@ -73,7 +73,7 @@ class Tick:
 
     @property
     def readable(self) -> bool:
-        """True if at least one GPU tells its power or energy."""
+        """True if at least one GPU reports its power or energy."""
         return any(not silence(sample) for sample in self.reading.samples)
 
 
