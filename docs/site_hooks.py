@@ -1,4 +1,7 @@
-"""What the site does with links that leave docs/: they lead to the repository, or, where no address is known, become plain text."""
+"""What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text.
+
+A page that the Chinese site has in English only says so.
+"""
 
 import logging
 import posixpath
@@ -12,6 +15,9 @@ from mkdocs.structure.pages import Page
 
 LINK: Final = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>\.\./[^)\s]+)\)")
 WIDE_END: Final = re.compile(r"([\u3000-\u303f\uff00-\uffef])\n *(?=[^\s<]|<(?:a|code|em|strong)\b)")
+ENGLISH_ONLY: Final = (
+    '!!! note "本页只有英文版"\n\n    中文入口见[首页](index.md)；术语见[基本概念](concepts.md#本项目的用词)。\n\n'
+)
 log: Final = logging.getLogger("mkdocs.plugins.pdstack")
 
 
@@ -31,7 +37,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"{link['text']} (`{inside}`)" if inside not in link["text"] else link["text"]
         return f"[{link['text']}]({config.repo_url.rstrip('/')}/blob/main/{inside}{'#' * bool(anchor)}{anchor})"
 
-    return LINK.sub(replaced, markdown)
+    return _noted(LINK.sub(replaced, markdown), page)
+
+
+def _noted(markdown: str, page: Page) -> str:
+    """With a note below the title, where a Chinese reader gets the English page."""
+    source = page.file.src_uri
+    if not page.file.dest_uri.startswith("zh/") or source.endswith(".zh.md"):
+        return markdown
+    title, _, rest = markdown.partition("\n")
+    up = "../" * source.count("/")
+    return f"{title}\n\n{ENGLISH_ONLY.replace('](', f']({up}')}{rest}"
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -35,6 +35,9 @@ GUIDES: Final = (
     "plan",
     "run",
     "code-guide",
+    "configuration",
+    "engines",
+    "reliability",
 )
 SHELLS: Final = frozenset({"console", "sh", "bash", "shell"})
 FENCE: Final = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*$")
