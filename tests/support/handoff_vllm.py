@@ -35,7 +35,7 @@ async def fronted(
 ) -> AsyncIterator[tuple[RunningProxy, aiohttp.ClientSession]]:
     """A proxy to which these engines are announced as long as they live."""
     timeout = aiohttp.ClientTimeout(600)
-    async with running_proxy(**PATIENT, **settings) as proxy, aiohttp.ClientSession(timeout=timeout) as session:
+    async with running_proxy(**(PATIENT | settings)) as proxy, aiohttp.ClientSession(timeout=timeout) as session:
         tasks = [asyncio.create_task(_announce(proxy, engine, kind)) for kind, engine in engines]
         try:
             await proxy.stats_where(lambda stats: sum(i.state == "ready" for i in stats.instances) == len(tasks), 120)

@@ -322,6 +322,24 @@ class TestInThePlaceOfAnAnnouncedRequest:
         assert waiting.expired(HELD_S + 0.1) == [Release("announced")]
         assert waiting.expired(HELD_S + 0.1) == []
 
+    @pytest.mark.parametrize("fail", [False, True])
+    @pytest.mark.parametrize("first", [True, False], ids=["asked before the abort", "after"])
+    def test_kv_on_its_way_into_blocks_of_an_aborted_request_is_computed(self, *, first: bool, fail: bool) -> None:
+        waiting = loads(fail=fail)
+        add(waiting, "announced", prompt=41, follows=True)
+        waiting.inbox += [(0, Pressed(pressed=True)), (0, Landing("k"))]
+        assert waiting.verdict("announced", 0, 0.0) == Found(Verdict.DRAIN, 40)
+        waiting.allocated("announced", (3, 4), 0, 40)
+        if first:
+            assert add(waiting, "whole") == []
+        assert waiting.finished("announced") == ([], "drained")
+        if not first:
+            assert add(waiting, "whole") == [], "the workers hear of the abort after this, and would forget it"
+        assert waiting.verdict("whole", 0, 0.0) == PLAIN
+        assert waiting.allocated("whole", (7, 8), 0, 0) == []
+        assert waiting.finished("whole") == ([], "recomputed")
+        assert len(waiting) == 0
+
     def test_whoever_gives_up_meanwhile_does_not_keep_them(self) -> None:
         waiting = passed_on(ran=True)
         add(waiting, "whole")

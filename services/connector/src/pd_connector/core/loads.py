@@ -34,6 +34,8 @@ from pd_connector.core.orders import (
 LOCAL_GRACE_S: Final = 1.0
 # The blocks of an aborted request stay so long for one that comes in its place.
 HELD_S: Final = 1.0
+# So many such keys are remembered; a step's time would be enough.
+GONE: Final = 1000
 
 
 class Verdict(Enum):
@@ -103,6 +105,8 @@ class Loads:
         self._of_key: dict[str, _Wait] = {}
         self._held: dict[str, tuple[_Wait, float]] = {}  # by key: an aborted request, and until when its blocks stay
         self._pressed: set[int] = set()
+        # Keys whose KV was on its way into the blocks of a request that was aborted; the workers let it go.
+        self._gone: deque[str] = deque(maxlen=GONE)
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -115,6 +119,10 @@ class Loads:
             return []
         local = None if source else now + LOCAL_GRACE_S
         wait = self._waits[request_id] = _Wait(request_id, key, prompt, tokens, follows, local, source)
+        if key in self._gone:
+            # Asked for now, it could be let go after this request began to wait for it.
+            wait.shared, wait.failed = True, "the request before took this KV, and was aborted"
+            return []
         first = self._of_key.get(key) or self._held.get(key, (None,))[0]
         if first is not None:
             wait.shared = True
@@ -292,7 +300,9 @@ class Loads:
             wait.blocks = ()
         if wait.outcome or wait.shared:
             found = wait.outcome
-            wait.outcome = "aborted" if found == "drained" else found
+            if found == "drained":
+                wait.outcome = "aborted"
+                self._gone.append(wait.key)
             return [], found
         if wait.local is not None:
             return [Forget(wait.key, "its decode ended")], "aborted"
