@@ -44,6 +44,25 @@ def later_tokens(data: dict[str, Any]) -> str:
     return table(["prompt tokens", "plain", *ORDERS.values()], rows)
 
 
+def proxied(data: dict[str, Any]) -> str:
+    """Through pdstack's proxy, above plain vLLM behind the same proxy; and what the proxy itself costs plain vLLM."""
+    rows = []
+    for length, orders in data.items():
+        direct, plain, pair = (orders[order] for order in ("plain", "proxied plain", "proxied"))
+        rows.append(
+            [
+                f"{int(length):,}",
+                f"{direct['ttft']:.1f}",
+                f"{plain['ttft']:.1f} ({plain['ttft'] - direct['ttft']:+.1f})",
+                f"{pair['ttft']:.1f} ({pair['ttft'] - plain['ttft']:+.1f})",
+                f"{plain['second']:.1f} / {plain['tpot']:.2f}",
+                f"{pair['second']:.1f} / {pair['tpot']:.2f}",
+            ]
+        )
+    names = ["plain, no proxy", "plain, proxy", "1P1D, proxy", "plain's later tokens", "1P1D's later tokens"]
+    return table(["prompt tokens", *names], rows)
+
+
 def stages(data: dict[str, Any]) -> str:
     """Where the time goes when both are asked at once."""
     names = next(iter(data.values()))["decode-first"]["stages"]
@@ -109,6 +128,7 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "price": (price, "price"),
     "later tokens": (later_tokens, "price"),
     "stages": (stages, "price"),
+    "proxied": (proxied, "proxied"),
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),
     "parity": (parity, "parity"),
