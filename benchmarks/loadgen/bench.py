@@ -38,7 +38,7 @@ WITHOUT_KERNEL = """
 import sys, locust
 from pd_loadgen.live.sending import transport
 transport.ask = lambda sock: False
-from pd_loadgen.__main__ import main
+from pd_loadgen.main import main
 sys.exit(main())
 """
 OTHERS = ("aiohttp", "httpx")

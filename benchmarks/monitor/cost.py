@@ -48,7 +48,7 @@ class Process:
         environment["LOG_LEVEL"] = "WARNING"
         # The image holds compiled modules; compiling the 330 kB of nvidia-ml-py at the start would be most of the peak.
         environment |= {"PYTHONPYCACHEPREFIX": str(folder / "pyc"), "PYTHONDONTWRITEBYTECODE": ""}
-        subprocess.run([sys.executable, "-c", "import pd_monitor.__main__"], env=environment, check=True)
+        subprocess.run([sys.executable, "-c", "import pd_monitor.main"], env=environment, check=True)
         environment.pop("FAKE_NVML_CONTROL", None)  # reading a file at every call would be counted in
         command = [sys.executable, "-m", "pd_monitor", "--monitor-port", str(self.port), "--bind-host", "127.0.0.1"]
         self.process = subprocess.Popen([*command, "--monitor-backend", "nvml"], env=environment)

@@ -12,11 +12,11 @@ import msgspec
 import p2p
 
 from pd_contracts import profiles
-from pd_planner.__main__ import main
 from pd_planner.calibrate.calibration import fitted
 from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.runs import read
 from pd_planner.calibrate.write import toml_text
+from pd_planner.main import main
 from pd_planner.profile.analytic import analytic
 from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.shape import read_shape

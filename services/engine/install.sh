@@ -6,4 +6,4 @@ mkdir -p /opt/pdstack /models /kv
 cp -r /src/contracts/src/pd_contracts /src/services/engine/src/pd_engine /src/services/connector/src/pd_connector /opt/pdstack/
 useradd --uid 10001 --user-group --create-home pdstack
 chown pdstack:pdstack /models /kv
-PYTHONPATH=/opt/pdstack python3 -c 'import pd_engine.__main__, pd_engine.start, pd_engine.cleaner, pd_connector.settings'
+PYTHONPATH=/opt/pdstack python3 -c 'import pd_engine.main, pd_engine.start, pd_engine.cleaner, pd_connector.settings'

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from support.analysis import deployment, manifest, request, workload, write_pair, write_run
 
-from pd_analysis.__main__ import main
+from pd_analysis.main import main
 from pd_analysis.numbers.metrics import measure
 from pd_analysis.records.reader import load_tree
 from pd_contracts.names import Topology

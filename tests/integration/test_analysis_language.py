@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 from support.analysis import failed, request, write_pair, write_realistic, write_run
 
-from pd_analysis.__main__ import main
 from pd_analysis.doubts.one_load import doubts
+from pd_analysis.main import main
 from pd_analysis.numbers.evaluation import evaluate, together
 from pd_analysis.plots import fonts, style
 from pd_analysis.records.reader import load_tree

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.analysis import deployment, failed, manifest, request, write_pair, write_realistic, write_run
 
-from pd_analysis.__main__ import main
+from pd_analysis.main import main
 from pd_analysis.records.reader import load_tree
 from pd_analysis.report.writer import Written, write_report
 from pd_contracts.names import Topology

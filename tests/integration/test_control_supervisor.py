@@ -139,8 +139,13 @@ def test_a_tethered_process_dies_with_its_parent_however_that_dies(tmp_path: Pat
     until(lambda: not alive(pid))
 
 
-def test_a_command_in_the_foreground_gives_its_status() -> None:
-    assert attached_command.run([sys.executable, "-c", "raise SystemExit(3)"], os.environ) == 3
+@pytest.mark.parametrize(
+    ("end", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 2)", 128 + signal.SIGINT)]
+)
+def test_a_command_in_the_foreground_gives_its_status(end: str, status: int) -> None:
+    code = f"import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); {end}"
+
+    assert attached_command.run([sys.executable, "-c", code], os.environ) == status
 
 
 def test_the_state_file_outlives_the_command_that_wrote_it(start: Starter, tmp_path: Path) -> None:

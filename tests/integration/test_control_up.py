@@ -251,7 +251,7 @@ def test_a_node_without_docker_and_without_the_tools_of_reports_runs_processes(
 ) -> None:
     # As on a GPU node where only vLLM's packages are: what is not there is made impossible to import.
     missing = ("docker", "locust", "gevent", "pandas", "matplotlib", "yaml")
-    bare = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); from pd_control.__main__ import main; "
+    bare = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); from pd_control.main import main; "
     for words in (["all", "--engine", "sim"], ["status"], ["smoke"], ["down"]):
         done = subprocess.run(
             [sys.executable, "-c", f"{bare}sys.exit(main({words!r}))"],

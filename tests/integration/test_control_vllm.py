@@ -28,7 +28,7 @@ if os.environ.get("FAILS") == name:
         sys.exit("RuntimeError: Engine core initialization failed. See root cause above.")
 (folder / f"{name}.json").write_text(json.dumps({"arguments": sys.argv[1:], "environment": dict(os.environ)}))
 sys.argv = sys.argv[:1]
-from pd_simulator.__main__ import main
+from pd_simulator.main import main
 sys.exit(main())
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from support.control import environment, pdctl
 
-from pd_planner.__main__ import main
+from pd_planner.main import main
 from pd_planner.search import breakeven
 
 QUESTION = "--input-tokens 2048 --output-tokens 128 --gpus 2 --cell 2 --connectors p2p --draws 2 --quiet --goodput ttft:2000 tpot:6.6"

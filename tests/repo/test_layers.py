@@ -28,7 +28,8 @@ LAYERS: dict[str, list[set[str]]] = {
         {"metrics", "access", "tasks", "shortage", "engines", "protocol", "errors"},
     ],
     "pd_loadgen": [
-        {"__main__", "locustfile"},
+        {"__main__"},
+        {"main", "locustfile"},
         {"live", "commands"},
         {"series"},
         {"results", "target"},
@@ -48,6 +49,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "pd_analysis": [
         {"__main__"},
+        {"main"},
         {"report"},
         {"plots", "conclusions"},
         {"tables", "doubts"},
@@ -57,6 +59,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "pd_control": [
         {"__main__"},
+        {"main"},
         {"cli"},
         {"compare"},
         {"docker"},
@@ -69,6 +72,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "pd_planner": [
         {"__main__"},
+        {"main"},
         {"cli"},
         {"report"},
         {"emit"},
@@ -79,6 +83,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "pd_simulator": [
         {"__main__"},
+        {"main"},
         {"server"},
         {"api"},
         {"engine"},

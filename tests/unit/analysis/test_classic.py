@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support.analysis import write_pair
 
-from pd_analysis.__main__ import main
+from pd_analysis.main import main
 from pd_contracts.records import REQUESTS, RequestRecord, read_lines
 
 

@@ -13,7 +13,7 @@ from pd_contracts import latency, vllm_bench, vllm_result
 from pd_contracts.names import Topology
 from pd_contracts.records import MANIFEST, Manifest, RecordError, read_json
 from pd_contracts.vllm_result import VllmResult
-from pd_loadgen.__main__ import main
+from pd_loadgen.main import main
 from pd_loadgen.results.summary import summarize
 
 RESULT: dict[str, object] = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pd_control.__main__ import COMMANDS, main
 from pd_control.cli.options import parser
+from pd_control.main import COMMANDS, main
 
 
 @pytest.mark.parametrize("command", COMMANDS)

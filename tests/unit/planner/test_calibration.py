@@ -9,7 +9,6 @@ import pytest
 from support.planning import H200, poisson, write_run
 
 from pd_contracts.names import Connector
-from pd_planner.__main__ import main
 from pd_planner.calibrate import gauss_newton
 from pd_planner.calibrate.calibration import Calibration, calibrate, folds
 from pd_planner.calibrate.gauss_newton import free_numbers
@@ -17,6 +16,7 @@ from pd_planner.calibrate.measured import CalibrationError, Measured, Stream
 from pd_planner.calibrate.runs import read
 from pd_planner.calibrate.step_numbers import step_numbers
 from pd_planner.calibrate.steps import steps_of, windows_of
+from pd_planner.main import main
 from pd_planner.profile.analytic import analytic
 from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.guards import remarks

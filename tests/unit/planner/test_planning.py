@@ -27,13 +27,13 @@ from pd_analysis.tables.table import table
 from pd_analysis.words.language import Sentence
 from pd_contracts.names import Connector, Role
 from pd_control.cli.options import parser
-from pd_planner.__main__ import main
 from pd_planner.cli import traffic as traffic_options
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.verdict import Outcome, verdict
 from pd_planner.des.limits import Limits
 from pd_planner.emit.measurement import command
 from pd_planner.emit.plan_file import PlanFile, read_plan
+from pd_planner.main import main
 from pd_planner.profile.analytic import analytic
 from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.numbers import changed

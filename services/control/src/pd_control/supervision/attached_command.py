@@ -11,7 +11,7 @@ GRACE_S = 10.0
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], *, quiet: bool = False) -> int:
-    """Run to the end and return the exit status; `quiet` drops what it writes to stdout.
+    """Run to the end and return the exit status, 128 + n after signal n; `quiet` drops what it writes to stdout.
 
     On Ctrl-C the terminal has told the command already, so it gets time to save what it has; on everything else it is ended.
     """
@@ -19,7 +19,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], *, quiet: bool =
     stdout = subprocess.DEVNULL if quiet else None
     with subprocess.Popen(tied, env=dict(environment), stdin=subprocess.DEVNULL, stdout=stdout) as process:
         try:
-            return process.wait()
+            status = process.wait()
         except BaseException as error:
             if not isinstance(error, KeyboardInterrupt):
                 process.terminate()
@@ -28,3 +28,4 @@ def run(command: Sequence[str], environment: Mapping[str, str], *, quiet: bool =
             except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 process.kill()
             raise
+    return status if status >= 0 else 128 - status

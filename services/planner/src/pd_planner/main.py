@@ -1,0 +1,52 @@
+"""`pd-plan`: which deployment for a traffic, before a GPU is bought."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Final, NoReturn
+
+from pd_planner.cli import calibrate, check, plan
+from pd_planner.cli.failure import CommandError
+
+NOTHING: Final = 2  # exit status: bad options, or nothing to work with
+# What is none of these is a question.
+COMMANDS: Final[dict[str, ModuleType]] = {"calibrate": calibrate, "check": check}
+DESCRIPTION: Final = """Find the XpYd deployment for your traffic, or plain vLLM: every deployment is simulated, in seconds, from a measured profile.
+
+other commands: pd-plan calibrate RUNS (make a profile), pd-plan check PLAN RUNS (compare a plan with what was measured)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(NOTHING, f"{self.prog}: {message}\n{self.prog} --help shows what there is\n")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
+    """Run a subcommand; without a subcommand, make a plan."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = COMMANDS.get(words[0]) if words else None
+    try:
+        if command is not None:
+            parser = Parser(prog=f"{prog} {words[0]}", description=command.DESCRIPTION)
+            command.add_arguments(parser)
+            return int(command.run(parser.parse_args(words[1:])))
+        return _plan(words, prog)
+    except CommandError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return NOTHING
+
+
+def _plan(words: list[str], prog: str) -> int:
+    parser = Parser(
+        prog=prog, description=DESCRIPTION, epilog=plan.EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    plan.add_arguments(parser)
+    if not words:
+        print(f"{DESCRIPTION}\n\n{plan.EXAMPLES}\n{prog} --help shows everything")
+        return 0
+    if not words[0].startswith("-"):
+        parser.error(f"there is no command {words[0]!r}; there are {', '.join(COMMANDS)}, and options of a question")
+    return plan.run(parser.parse_args(words), words)
