@@ -63,4 +63,4 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_server_is_asked(tmp
     )  # fmt: skip
 
     assert done.returncode == 2
-    assert done.stderr == f"pd-loadgen: {tmp_path / 'file'} cannot be written: Not a directory; choose another --out\n"
+    assert done.stderr == f"pd-loadgen: {tmp_path / 'file'} is a file: choose another --out, a folder\n"

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from pd_analysis.report.terminal import COLUMNS
 from pd_analysis.settings import Settings
 from pd_analysis.words.language import LANGUAGES, speaking
 from pd_contracts import log, settings
+from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_contracts.records import MANIFEST
 
 WORSE = 1  # exit status: worse than the baseline
@@ -35,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.set_up(read.log_level)
     except ValueError as error:
         parser.exit(NOTHING, f"pd-analysis: {error}\n")
-    return {"report": _report, "compare": _compare, "export": _export}[options.command](options, read)
+    try:
+        return {"report": _report, "compare": _compare, "export": _export}[options.command](options, read)
+    except FolderError as error:
+        parser.exit(NOTHING, f"pd-analysis: {error}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,11 +124,13 @@ def _load(options: argparse.Namespace, read: Settings) -> Loaded | None:
 def _report(options: argparse.Namespace, read: Settings) -> int:
     from pd_analysis.report.writer import write_report  # noqa: PLC0415 - matplotlib takes a second that `compare` need not wait for
 
+    out = Path(options.out or Path(read.results_dir) / REPORT_FOLDER)
+    check_folder(out)
     loaded = _load(options, read)
     if loaded is None:
         return NOTHING
-    out = Path(options.out or Path(read.results_dir) / REPORT_FOLDER)
-    written = write_report(loaded, out, options.title, options.lang, every_load=options.every_load)
+    with _written_to(out):
+        written = write_report(loaded, out, options.title, options.lang, every_load=options.every_load)
     print(written.html)
     print(written.markdown)
     return 0
@@ -182,16 +189,28 @@ def _check(options: argparse.Namespace, results: Sequence[Result]) -> int:
 
 
 def _export(options: argparse.Namespace, read: Settings) -> int:
+    out = Path(options.out or Path(read.results_dir) / EXPORT_FOLDER)
+    check_folder(out)
     loaded = _load(options, read)
     if loaded is None:
         return NOTHING
-    out = Path(options.out or Path(read.results_dir) / EXPORT_FOLDER)
     results = [result for group in grouped(evaluate(loaded.runs)) for result in group.results]
     if options.classic:
         return _export_classic(results, out)
-    for path in export.write(results, out, options.format):
+    with _written_to(out):
+        written = list(export.write(results, out, options.format))
+    for path in written:
         print(path)
     return 0
+
+
+@contextmanager
+def _written_to(out: Path) -> Iterator[None]:
+    """Say of what cannot be written after all, on a disk that is full meanwhile, what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(out, error) from error
 
 
 def _export_classic(results: Sequence[Result], out: Path) -> int:
@@ -204,7 +223,8 @@ def _export_classic(results: Sequence[Result], out: Path) -> int:
         )
         return NOTHING
     try:
-        written = classic.write(results[0], out)
+        with _written_to(out):
+            written = classic.write(results[0], out)
     except classic.ClassicError as error:
         sys.stderr.write(f"pd-analysis: {error}\n")
         return NOTHING

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from pd_contracts.folders import check_file, check_folder
 from pd_loadgen.results import aggregate, import_command
 from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE
 from pd_loadgen.series import search_command, sweep
@@ -63,6 +64,7 @@ def _guarded(execute: Callable[[argparse.Namespace], int]) -> Callable[[argparse
 def _sweep(given: argparse.Namespace) -> int:
     points = sweep.read(given.file)
     if given.dry_run:
+        check_folder(given.out)
         for point in points:
             sys.stdout.write(" ".join([point.name, *sweep.arguments(point, given.out)]) + "\n")
         return EXIT_COMPLETE
@@ -70,6 +72,9 @@ def _sweep(given: argparse.Namespace) -> int:
 
 
 def _aggregate(given: argparse.Namespace) -> int:
+    for path, option in ((given.out, "--out"), (given.parquet, "--parquet")):
+        if path is not None:
+            check_file(path, option)
     table = list(aggregate.rows(given.paths))
     if given.parquet is not None:
         given.parquet.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pd_contracts.folders import FolderError
 from pd_contracts.records import (
     MANIFEST,
     NOT_MEASURED,
@@ -19,7 +20,7 @@ from pd_contracts.records import (
     read_json,
     write_json,
 )
-from pd_control.compare.folder import FolderError, Results
+from pd_control.compare.folder import Results
 
 WORDS = ["--rate=4", "--seed=0"]
 
@@ -123,12 +124,19 @@ def test_a_restart_begins_anew(results: Results) -> None:
     assert not (results.root / "2c").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
+def test_a_folder_that_cannot_take_it_is_told_before_anything_changes(results: Results) -> None:
+    results.root.parent.mkdir(exist_ok=True)
+    (results.root.parent / "file").write_text("")
+    with pytest.raises(FolderError, match="is a file"):
+        Results(results.root.parent / "file" / "out").check({}, restart=False)
 
-    with pytest.raises(FolderError, match="cannot be written"):
-        Results(blocked / "out").prepare({}, restart=False)
+    results.check({"MODEL": "a"}, restart=False)
+    assert not results.root.exists()
+    results.prepare({"MODEL": "a"}, restart=False)
+    with pytest.raises(FolderError, match="MODEL=a, and now it is b"):
+        results.check({"MODEL": "b"}, restart=False)
+    results.check({"MODEL": "b"}, restart=True)
+    assert (results.root / "comparison.json").exists()
 
 
 def test_what_is_missing_is_written_down_for_the_report(results: Results) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pd_contracts.folders import FolderError
 from pd_contracts.records import RequestRecord, encode_line
 from pd_loadgen.results.run_folder import (
     RESERVED_BYTES,
-    FolderError,
     RunFolder,
     check,
     make_run_id,

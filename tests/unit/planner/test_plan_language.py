@@ -10,8 +10,8 @@ from support.languages import WORDS, Marking, prose_of, unmarked
 
 from pd_analysis.plots import fonts
 from pd_analysis.words import language
-from pd_control.__main__ import main as pdctl
-from pd_planner.__main__ import main
+from pd_control.main import main as pdctl
+from pd_planner.main import main
 from pd_planner.search import breakeven
 
 QUESTION = [

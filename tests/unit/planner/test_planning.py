@@ -531,7 +531,7 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
             ["--input-tokens", "100000000", "--output-tokens", "5"],
             "--input-tokens 100000000: no engine has room for such",
         ),
-        ([*LENGTHS, "--out", "TIMELESS"], "timeless.jsonl: File exists"),
+        ([*LENGTHS, "--out", "TIMELESS"], "timeless.jsonl is a file: choose another --out"),
         ([*LENGTHS, "--profile", "nope.toml"], "pd-plan: nope.toml: No such file or directory"),
         ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "any number of GPUs with 50 W cannot serve 5 requests/s: "),
         (["plans"], "there is no command 'plans'"),

@@ -14,6 +14,7 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from pd_contracts.folders import FolderError
 from pd_contracts.records import Deployment, Manifest
 from pd_loadgen.client.access import INSECURE
 from pd_loadgen.client.backends import BACKENDS
@@ -25,7 +26,7 @@ from pd_loadgen.live.processes.shard import StoppedError, access_of, planned
 from pd_loadgen.results import manifests, run_folder
 from pd_loadgen.results.manifests import Outcome
 from pd_loadgen.results.remarks import remarks
-from pd_loadgen.results.run_folder import FolderError, RunFolder, make_run_id, new_path
+from pd_loadgen.results.run_folder import RunFolder, make_run_id, new_path
 from pd_loadgen.results.summary import summarize
 from pd_loadgen.target import deployment, server
 from pd_loadgen.verdict import client_health

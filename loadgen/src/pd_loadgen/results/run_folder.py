@@ -1,14 +1,13 @@
 """The run folder on disk: what exists, what may be replaced, and the files in the order that a kill forgives."""
 
-import errno
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from pd_contracts.folders import FolderError, check_file, check_folder, unwritable
 from pd_contracts.records import (
     GPU,
     MANIFEST,
@@ -24,10 +23,6 @@ from pd_contracts.records import (
 _RESERVE: Final = ".reserve"
 RESERVED_BYTES: Final = 256 * 1024
 _FILES: Final = (MANIFEST, REQUESTS, GPU, SUMMARY, _RESERVE)
-
-
-class FolderError(OSError):
-    """The run folder cannot be used; the message is one sentence."""
 
 
 def new_path(run_id: str, environment: Mapping[str, str] | None = None) -> Path:
@@ -57,45 +52,10 @@ def check(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         FolderError: if it holds a run, or cannot be written; the sentence has the remedy.
     """
-    existing = path
-    try:
-        existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
-        _refuse_run(path, overwrite=overwrite)
-        with tempfile.TemporaryFile(dir=existing, prefix=".pd-loadgen-") as file:
-            file.write(bytes(4096))
-    except FolderError:
-        raise
-    except OSError as error:
-        raise FolderError(_unwritable(existing, error)) from error
-    if blocked := next((path / name for name in _FILES if _blocked(path / name)), None):
-        raise FolderError(_unwritable(blocked, PermissionError(errno.EACCES, os.strerror(errno.EACCES))))
-
-
-def _blocked(path: Path) -> bool:
-    return path.exists() and not os.access(path, os.W_OK)
-
-
-def _unwritable(path: Path, error: OSError) -> str:
-    """Why it cannot be written, and what to do about it."""
-    return f"{path} cannot be written: {error.strerror or error}{_remedy(path, error)}"
-
-
-def _remedy(path: Path, error: OSError) -> str:
-    if error.errno == errno.ENOSPC:
-        return "; free some space there, or choose another --out"
-    if error.errno == errno.EROFS:
-        return "; it is on a read-only file system: choose another --out, or mount it writable"
-    if error.errno not in (errno.EACCES, errno.EPERM):
-        return "; choose another --out"
-    try:
-        owner = path.stat()
-    except OSError:
-        return "; choose another --out"  # it is below a folder that may not even be looked into
-    user, group = os.getuid(), os.getgid()
-    own = f"sudo chown -R {user}:{group} {path} (of a container: the folder that is mounted there)"
-    # nobody should be advised to run as root
-    other = f", or let the container run as its owner: PD_UID={owner.st_uid} and PD_GID={owner.st_gid} in .env"
-    return f"; it belongs to user {owner.st_uid} and this runs as user {user}: {own}{other if owner.st_uid else ''}"
+    check_folder(path)
+    _refuse_run(path, overwrite=overwrite)
+    for name in _FILES:
+        check_file(path / name)
 
 
 class RunFolder:
@@ -116,7 +76,7 @@ class RunFolder:
             (path / _RESERVE).write_bytes(bytes(RESERVED_BYTES))
             (path / REQUESTS).touch()
         except OSError as error:
-            raise FolderError(_unwritable(path, error)) from error
+            raise unwritable(path, error) from error
 
     @property
     def gpu(self) -> Path:
@@ -149,7 +109,7 @@ class RunFolder:
         except OSError as error:
             with suppress(OSError):  # nothing better is left to do
                 os.truncate(path, size + data.rfind(b"\n", 0, written) + 1)
-            raise FolderError(_unwritable(path, error)) from error
+            raise unwritable(path, error) from error
 
     def release(self) -> None:
         """Give back the room that was kept for manifest and summary."""

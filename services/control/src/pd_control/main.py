@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from pd_contracts.folders import FolderError
 from pd_contracts.names import Role
 from pd_contracts.records import RecordError
 from pd_contracts.settings import SettingsError
@@ -16,7 +17,6 @@ from pd_control.cli.options import PLAN, parser
 from pd_control.client import ClientError
 from pd_control.compare.command import compare
 from pd_control.compare.command import context as comparison_context
-from pd_control.compare.folder import FolderError
 from pd_control.context import Context, open_context
 from pd_control.docker.compose import ContainerError
 from pd_control.doctor.command import doctor

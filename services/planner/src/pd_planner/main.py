@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Final, NoReturn
 
+from pd_contracts.folders import FolderError
 from pd_planner.cli import calibrate, check, plan
 from pd_planner.cli.failure import CommandError
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
             command.add_arguments(parser)
             return int(command.run(parser.parse_args(words[1:])))
         return _plan(words, prog)
-    except CommandError as error:
+    except (CommandError, FolderError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return NOTHING
 

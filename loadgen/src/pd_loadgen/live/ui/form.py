@@ -11,6 +11,7 @@ from flask import Response, jsonify, request
 from locust.env import Environment
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
+from pd_contracts.folders import FolderError
 from pd_contracts.records import RequestRecord
 from pd_contracts.settings import SettingsError, choices, fields, shown
 from pd_contracts.urls import without_secret
@@ -26,7 +27,7 @@ from pd_loadgen.live.ui.page import View
 from pd_loadgen.live.user import Shell, WorkerShell
 from pd_loadgen.results import run_folder
 from pd_loadgen.results.manifests import EXIT_BAD
-from pd_loadgen.results.run_folder import FolderError, new_path, next_free
+from pd_loadgen.results.run_folder import new_path, next_free
 from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
 

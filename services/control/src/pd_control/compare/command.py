@@ -50,10 +50,11 @@ def compare(context_: Context, options: argparse.Namespace) -> int:
     """Measure every deployment; 0 if all is there, 1 if something is missing, 3 if the client was late somewhere."""
     begin = time.monotonic()
     asked = _asked(context_, options)
-    _announce(context_, asked, Path(options.out))
+    results = Results(Path(options.out))
+    results.check(_identity(context_, asked), restart=options.restart)
+    _announce(context_, asked, results.root)
     if options.dry_run:
         return 0
-    results = Results(Path(options.out))
     results.prepare(_identity(context_, asked), restart=options.restart)
     ends = float("inf") if options.stop_after is None else begin + options.stop_after
     work = Work(context=context_, comparison=asked, results=results, ends=ends)

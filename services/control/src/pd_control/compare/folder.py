@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_contracts.records import (
     MANIFEST,
     NOT_MEASURED,
@@ -25,38 +26,42 @@ IDENTITY: Final = "comparison.json"
 _PLACE: Final = ("--url", "--model", "--monitor", "--out", "--overwrite")
 
 
-class FolderError(RuntimeError):
-    """The results folder cannot take this comparison; the message says what to do."""
-
-
 class Results:
     """`DIR/DEPLOYMENT/POINT` are run folders; `DIR/not-measured.json` lists what is missing and why."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def prepare(self, identity: Mapping[str, str], *, restart: bool) -> None:
-        """Make the folder, or with `restart` make it anew; `identity` is what a comparison must share with one that it goes on with.
+    def check(self, identity: Mapping[str, str], *, restart: bool) -> None:
+        """See whether the folder can take this comparison, before anything starts; nothing is changed.
+
+        `identity` is what a comparison must share with one that it goes on with; `restart` needs no such thing.
 
         Raises:
             FolderError: if it cannot be written, holds something that no comparison wrote, or holds another comparison.
         """
+        check_folder(self.root)
         strange = [path.name for path in self.root.glob("*") if not _ours(path)] if self.root.is_dir() else []
         if strange:
             msg = f"{self.root} holds {strange[0]}, which was not written by a comparison: choose another --out"
             raise FolderError(msg)
+        if not restart:
+            self._refuse_other(identity)
+
+    def prepare(self, identity: Mapping[str, str], *, restart: bool) -> None:
+        """Make the folder, or with `restart` make it anew.
+
+        Raises:
+            FolderError: if that fails, or if `check` refuses it.
+        """
+        self.check(identity, restart=restart)
         try:
             if restart and self.root.is_dir():
                 shutil.rmtree(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".writable"
-            probe.touch()
-            probe.unlink()
-            self._refuse_other(identity)
             write_json(self.root / IDENTITY, dict(identity))
         except OSError as error:
-            msg = f"{self.root} cannot be written ({error.strerror}): choose another --out, or make it yours with chown"
-            raise FolderError(msg) from error
+            raise unwritable(self.root, error) from error
 
     def _refuse_other(self, identity: Mapping[str, str]) -> None:
         path = self.root / IDENTITY

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from pd_contracts.folders import check_file, unwritable
 from pd_planner.calibrate.measured import CalibrationError
 from pd_planner.cli import profiles
 from pd_planner.cli.failure import CommandError
@@ -48,6 +49,9 @@ def run(options: argparse.Namespace) -> int:
     start = profiles.chosen(options)
     if options.out.suffix != ".toml":
         raise CommandError(f"--out {options.out}: a profile's file ends in .toml")
+    check_file(options.out)
+    if options.report:
+        check_file(options.report, "--report")
     kv_tokens = options.kv_tokens or start.memory.kv_tokens
     runs, problems = read(options.runs, kv_tokens=kv_tokens, batched=options.batched)
     for problem in problems:
@@ -61,15 +65,23 @@ def run(options: argparse.Namespace) -> int:
     found = type(found)(profile, found.estimate, found.steps, found.compared, found.odd)
     command = "pd-plan calibrate " + shlex.join(_words(options))
     description = options.description or f"fitted by pd-plan calibrate to {len(runs)} runs"
-    options.out.write_text(profile_text(found, description, command), encoding="utf-8")
+    _write(options.out, profile_text(found, description, command))
     if options.report:
-        options.report.write_text(page(found, command), encoding="utf-8")
+        _write(options.report, page(found, command))
     for sentence in found.odd:
         print(f"pd-plan: odd: {sentence}", file=sys.stderr)
     if profile.provenance:
         print("\n".join(held_out_table(profile.provenance.held_out)))
     print(options.out)
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def _words(options: argparse.Namespace) -> list[str]:

@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console
 
 from pd_analysis.words.language import LANGUAGES, speaking, tr
+from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_contracts.latency import parse_goodput
 from pd_contracts.names import Connector, Role
 from pd_planner.cli import profiles, traffic
@@ -32,6 +33,7 @@ from pd_planner.search.question import Objective, Question
 from pd_simulator.profile import Profile
 from pd_simulator.steps.engines import Order
 
+PLAN, ENV, VALUES = "plan.json", ".env", "values.yaml"
 GPUS: Final = 8
 CELL: Final = 8
 LIMITS: Final = "ttft:500 tpot:20"
@@ -143,7 +145,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
         say(tr("numba is not installed, so this takes about a minute instead of seconds: pip install numba"))
     question = _question(options)
     if options.out is not None:
-        _make(options.out)
+        check(options.out)
     try:
         found = find(question, options.draws, maps=options.out is not None, say=say)
     except NoPlanError as error:
@@ -170,12 +172,17 @@ def _plan_file(found: Findings, command: str, decide: str) -> PlanFile:
         )
 
 
-def _make(folder: Path) -> None:
-    """Before anything is simulated, so that a minute is not for nothing."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"--out {folder}: {error.strerror}") from error
+def check(folder: Path) -> None:
+    """Refuse, before anything is simulated, a folder that cannot be written, or in which a plan would replace somebody's settings.
+
+    Raises:
+        FolderError: with the remedy.
+    """
+    check_folder(folder)
+    foreign = [name for name in (ENV, VALUES) if (folder / name).exists()]
+    if foreign and not (folder / PLAN).exists():
+        msg = f"{folder} holds {foreign[0]}, which was not written by a plan: choose another --out"
+        raise FolderError(msg)
 
 
 def _tell(text: str) -> None:
@@ -187,20 +194,25 @@ def _silent(_: str) -> None:
 
 
 def write(folder: Path, found: Findings, plan: PlanFile) -> list[Path]:
-    """Everything that a plan becomes, in a folder that there is."""
+    """Everything that a plan becomes.
+
+    Raises:
+        FolderError: if it cannot be written.
+    """
     from pd_planner.report.page import pages  # noqa: PLC0415 - matplotlib takes a second that a plain answer need not wait for
 
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         texts = {
-            "plan.json": msgspec.json.format(msgspec.json.encode(plan)).decode() + "\n",
-            ".env": env_text(plan),
-            "values.yaml": values_text(plan),
+            PLAN: msgspec.json.format(msgspec.json.encode(plan)).decode() + "\n",
+            ENV: env_text(plan),
+            VALUES: values_text(plan),
             **pages(folder, found, plan),
         }
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise CommandError(f"--out {folder}: {error.strerror}") from error
+        raise unwritable(folder, error) from error
     return [folder / name for name in texts]
 
 
