@@ -33,7 +33,7 @@ def test_records_that_do_not_fit_end_the_run_and_all_that_did_is_kept_with_the_r
         words,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
         env=environment(),
         cwd=REPOSITORY,
