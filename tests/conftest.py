@@ -5,6 +5,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # A job in the background starts with SIGINT ignored and hands that on; tests that interrupt commands need it to arrive.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

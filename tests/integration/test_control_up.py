@@ -289,7 +289,7 @@ def test_errors_that_the_doctor_finds_can_be_overruled(env: dict[str, str], tmp_
     forced = pdctl("doctor", "--engine", "sim", env=env, cwd=tmp_path)
 
     assert refused.returncode == 1
-    assert "192.0.2.1 is no address of this host" in refused.stdout
+    assert "192.0.2.1 is not an address of this host" in refused.stdout
     report = msgspec.json.decode(told.stdout)
     assert (told.returncode, report["ok"]) == (1, False)
     assert [f["code"] for f in report["findings"] if f["level"] == "error"] == ["address-foreign"]

@@ -90,7 +90,7 @@ def _failure(result: VllmResult, index: int) -> Failure | None:
     if result.output_lens[index] == 0 or (result.ttfts[index] <= 0 and not result.itls[index]):
         return Failure(kind="error", message="no token came, and the file does not say why")
     if not all(map(math.isfinite, times)):
-        return Failure(kind="error", message="its times are no numbers")
+        return Failure(kind="error", message="its times are not numbers")
     return None
 
 

@@ -70,7 +70,7 @@ async def _call(socket_path: str, method: str) -> bytes:
         msg = f"status {status['grpc-status']}: {status.get('grpc-message', '')}"
         raise KubeletError(msg)
     if len(body) < _PREFIX_BYTES or body[0] != 0 or int.from_bytes(body[1:_PREFIX_BYTES]) != len(body) - _PREFIX_BYTES:
-        msg = f"an answer of {len(body)} bytes that is no message"
+        msg = f"an answer of {len(body)} bytes that is not a message"
         raise KubeletError(msg)
     return body[_PREFIX_BYTES:]
 

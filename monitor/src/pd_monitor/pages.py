@@ -27,7 +27,7 @@ def tokens_of(page: str, *, t: float, name: str, role: Role) -> EngineTokens:
     """The counters of a page, summed over its data-parallel engines; one that it does not have is None.
 
     Raises:
-        ValueError: if a counter is no number.
+        ValueError: if a counter is not a number.
     """
     # Pages have thousands of series, of which these few are read often.
     lines = [line for line in page.splitlines() if line.startswith(_WANTED)]

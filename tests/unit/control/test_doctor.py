@@ -124,7 +124,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"proxy_host": "10.0.0.1", "vllm_host_ip": "127.0.0.1"},
         "127.0.0.1 would be announced to the proxy at 10.0.0.1",
     ),
-    ("address-foreign", {"machine__foreign": ["10.9.9.9"]}, {"vllm_host_ip": "10.9.9.9"}, "10.9.9.9 is no address"),
+    ("address-foreign", {"machine__foreign": ["10.9.9.9"]}, {"vllm_host_ip": "10.9.9.9"}, "10.9.9.9 is not an address"),
     ("vllm-missing", {"software__vllm": ""}, {}, "python3 has no vLLM"),
     ("engine-refused", {"software__vllm": "0.24.0"}, {}, "removed after vLLM 0.23"),
     ("engine-refused", {"variables__VLLM_USE_V2_MODEL_RUNNER": "1"}, {}, "VLLM_USE_V2_MODEL_RUNNER must be 0"),

@@ -56,9 +56,9 @@ def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
         (["up", "--rate", "3"], "there is no option --rate\n"),
         (["stauts"], "did you mean status?"),
         (["up", "--engine", "vlm"], "did you mean vllm?"),
-        (["up", "diagg"], "'diagg' is no topology"),
-        (["compare", "--duration", "abc"], "'abc' is no number above 0"),
-        (["up", "--prefill", "two"], "'two' is no whole number from 1 on"),
+        (["up", "diagg"], "'diagg' is not a topology"),
+        (["compare", "--duration", "abc"], "'abc' is not a number above 0"),
+        (["up", "--prefill", "two"], "'two' is not a whole number from 1 on"),
     ],
 )
 def test_a_mistyped_word_is_answered_with_a_sentence(

@@ -154,5 +154,5 @@ def test_an_infinite_burstiness_has_equal_gaps() -> None:
     ],
 )
 def test_what_has_no_end_is_no_schedule(arrival: Arrival, rate: float, duration: float, most: int | None) -> None:
-    with pytest.raises(ValueError, match="no schedule"):
+    with pytest.raises(ValueError, match="do not make a schedule"):
         arrivals(rate=rate, duration=duration, seed=1, arrival=arrival, most=most)

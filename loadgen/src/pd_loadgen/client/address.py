@@ -60,7 +60,7 @@ def parse_url(url: str) -> Target:
         msg = f"{shown!r} has no usable port or address"
         raise ValueError(msg) from None
     if parts.scheme not in _PORTS or not parts.hostname:
-        msg = f"{shown!r} is no address of the form http://host:port"
+        msg = f"{shown!r} is not an address of the form http://host:port"
         raise ValueError(msg)
     if parts.query or parts.fragment:
         msg = f"{shown.split('?')[0].split('#')[0]!r} is followed by a query, which requests would not carry: leave it out"

@@ -91,7 +91,9 @@ class Reading:
         except msgspec.MsgspecError as error:
             delta = Delta(error=event.data) if event.name == "error" else Delta()
             if delta.error is None and not self.done:
-                self.failure = Failure(kind="protocol", message=f"an event is no chunk ({error}): {event.data[:80]!r}")
+                self.failure = Failure(
+                    kind="protocol", message=f"an event is not a chunk ({error}): {event.data[:80]!r}"
+                )
         if self.failure is not None:
             return
         if event.name == "error" and delta.error is None:
@@ -184,7 +186,7 @@ def _failure(exchange: Exchange, reading: Reading) -> Failure | None:
         # after the end mark a server may hang up without ending the body: nothing is missing
         return exchange.failure
     if not streamed(exchange):
-        return Failure(kind="protocol", message=f"the answer is no event stream: {_body_message(exchange)}")
+        return Failure(kind="protocol", message=f"the answer is not an event stream: {_body_message(exchange)}")
     reading.finish()
     return reading.failure
 

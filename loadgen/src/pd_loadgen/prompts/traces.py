@@ -117,10 +117,10 @@ def _placed(path: Path, number: int, read_row: Callable[[], Arrived]) -> Arrived
 
 def _check(row: Arrived) -> None:
     if not math.isfinite(row.offset):
-        msg = "the time is no number"
+        msg = "the time is not a number"
         raise ValueError(msg)
     if row.output_tokens > 0 and row.input_tokens < 1:
-        msg = f"{row.input_tokens} prompt tokens and {row.output_tokens} output tokens are no request"
+        msg = f"{row.input_tokens} prompt tokens and {row.output_tokens} output tokens do not make a request"
         raise ValueError(msg)
 
 
@@ -165,7 +165,7 @@ def _count(text: str) -> int:
     if plain.lower() in ("", "nan", "null", "none"):
         return 0
     if _COUNT.fullmatch(plain) is None:
-        msg = f"{plain!r} is no number of tokens"
+        msg = f"{plain!r} is not a number of tokens"
         raise ValueError(msg)
     return int(plain.partition(".")[0])
 

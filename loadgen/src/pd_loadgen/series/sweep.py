@@ -173,7 +173,7 @@ def _texts(values: dict[str, Any]) -> dict[str, str]:
         named.setdefault("duration", "inf")  # so many however long they take, as vLLM means it
     known = {field.name for field in fields(Options)} - {"out", "overwrite"}
     if unknown := sorted(set(named) - known):
-        msg = f"{unknown[0]} is no option of a run"
+        msg = f"{unknown[0]} is not an option of a run"
         raise SweepError(msg)
     return {name: _text(value) for name, value in named.items() if value is not None}
 

@@ -56,7 +56,7 @@ def arrivals(
     """
     rising = arrival in (Arrival.RAMP, Arrival.STEP)
     if math.isinf(rate) or (math.isinf(duration) and (rising or most is None)):
-        msg = f"{rate:g} requests a second for {duration:g} s are no schedule"
+        msg = f"{rate:g} requests a second for {duration:g} s do not make a schedule"
         raise ValueError(msg)
     if rising:
         offsets = _stretched(_generator(seed), *_rise(arrival, rate, duration, start_rate=start_rate, steps=steps))

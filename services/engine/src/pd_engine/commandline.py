@@ -47,7 +47,7 @@ class CommandLine(msgspec.Struct, frozen=True):
         return value if isinstance(value, bool) else None
 
     def number(self, name: str) -> float | None:
-        """A number as vLLM reads it (1k is 1000, 1K is 1024); None if the option is not given or is no number."""
+        """A number as vLLM reads it (1k is 1000, 1K is 1024); None if the option is not given or is not a number."""
         return number(self.text(name) or "")
 
     def object(self, name: str) -> dict[str, Any]:

@@ -302,7 +302,7 @@ def _topology(text: str) -> Topology:
     try:
         return Topology(text)
     except ValueError:
-        msg = f"{text!r} is no topology: write {' or '.join(Topology)}"
+        msg = f"{text!r} is not a topology: write {' or '.join(Topology)}"
         raise argparse.ArgumentTypeError(msg) from None
 
 
@@ -317,7 +317,7 @@ def _lines(text: str) -> int:
 def _whole(text: str, least: int) -> int:
     value = int(text) if text.isascii() and text.isdigit() else -1
     if value < least:
-        msg = f"{text!r} is no whole number from {least} on"
+        msg = f"{text!r} is not a whole number from {least} on"
         raise argparse.ArgumentTypeError(msg)
     return value
 
@@ -328,7 +328,7 @@ def _positive(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < float("inf"):
-        msg = f"{text!r} is no number above 0"
+        msg = f"{text!r} is not a number above 0"
         raise argparse.ArgumentTypeError(msg)
     return value
 

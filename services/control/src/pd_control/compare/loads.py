@@ -158,7 +158,7 @@ def numbers(text: str, option: str) -> list[float]:
     """Read "1,2,4.5".
 
     Raises:
-        PlanError: naming the option and what is no number above 0.
+        PlanError: naming the option and the value that is not a number above 0.
     """
     found = []
     for entry in filter(None, (part.strip() for part in text.replace(" ", ",").split(","))):

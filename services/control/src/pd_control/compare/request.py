@@ -195,5 +195,5 @@ def _try_points(asked: Comparison) -> None:
 
 def _refuse_missing_file(read: loadgen.Options) -> None:
     if read.dataset in {Dataset.JSONL, Dataset.SHAREGPT} and not Path(read.dataset_path).is_file():
-        msg = f"after --: {read.dataset_path} is no file of prompts that can be read (--dataset-path)"
+        msg = f"after --: {read.dataset_path} is not a readable file of prompts (--dataset-path)"
         raise PlanError(msg)

@@ -187,7 +187,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "model-fetch": Entry(
         _WARNING,
-        "MODEL is no directory and not in Hugging Face's cache: every engine fetches it at start, which needs the network",
+        "MODEL is not a directory and not in Hugging Face's cache: every engine fetches it at start, which needs the network",
         "fetch it before (hf download MODEL), or set MODEL to a directory",
     ),
     "model-absent": Entry(

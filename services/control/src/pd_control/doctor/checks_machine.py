@@ -57,7 +57,7 @@ def _addresses(machine: Machine, specs: Sequence[ProcessSpec]) -> Iterator[Findi
     if _is_loopback(own) and not _is_loopback(machine.proxy_address):
         yield found("address-loopback", "VLLM_HOST_IP", f"{own} would be announced to the proxy at {proxy}")
     elif not own or own in machine.foreign:
-        yield found("address-foreign", "VLLM_HOST_IP", f"{own or 'nothing'} is no address of this host")
+        yield found("address-foreign", "VLLM_HOST_IP", f"{own or 'nothing'} is not an address of this host")
     else:
         yield well("address-foreign", "address", f"engines announce {own} to the proxy at {proxy}")
 

@@ -136,7 +136,7 @@ def limit_of(generation: Generation) -> Any:
 
 
 def minimum_of(generation: Generation) -> int:
-    """`min_tokens`; what is no number counts as 0, and the engine refuses it."""
+    """`min_tokens`; a value that is not a number counts as 0, and the engine refuses it."""
     raw = generation.fields.get("min_tokens")
     value = msgspec.json.decode(raw) if raw is not None else 0
     return value if _is_limit(value) else 0
