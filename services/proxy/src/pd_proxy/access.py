@@ -21,7 +21,7 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 class Keys:
-    """Clients' keys, from a file that is read again when it changes; whoever replaces a key need not start the proxy anew."""
+    """Clients' keys, from a file that is read again when it changes: the proxy need not restart for a new key."""
 
     def __init__(self, path: str, clock: Callable[[], float] = monotonic) -> None:
         """Without a path there are none, and clients need none.
@@ -55,7 +55,7 @@ class Keys:
         try:
             self._keys = read_keys(self._path)
         except OSError as error:
-            # Half-written, or gone: those who had a key keep it, and nobody else gets in.
+            # Half-written, or gone: the keys that were valid stay valid, and no others are.
             logger.warning("the file of keys cannot be reloaded; the old keys stay valid", extra={"reason": str(error)})
         else:
             logger.info("the file of keys was read again", extra={"keys": len(self._keys)})

@@ -68,7 +68,7 @@ class Context(ABC):
 
     @abstractmethod
     def unreachable(self, instance: Instance, reason: str) -> None:
-        """An engine refuses connections, so nobody should be sent there until its next good health check."""
+        """An engine refuses connections, so no request should go there until its next good health check."""
 
     @abstractmethod
     def owe(self, debt: Debt) -> None:

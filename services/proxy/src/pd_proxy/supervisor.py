@@ -33,7 +33,7 @@ LOOK_TIMEOUT_S: Final = 2.0
 
 
 async def nobody_else() -> None:
-    """Nobody else chooses engines, so there is nobody to wait for."""
+    """No other process chooses engines, so there is none to wait for."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""What operators can call, with ADMIN_KEY as a bearer token; without a key set, nobody can."""
+"""What operators can call, with ADMIN_KEY as a bearer token; if no key is set, all calls are refused."""
 
 import asyncio
 

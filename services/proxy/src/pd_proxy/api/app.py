@@ -85,7 +85,7 @@ def end(context: Context, trace: Trace) -> None:
 
 
 def let_go(trace: Trace) -> None:
-    """The engine has said what it had to say, or nobody waits for it any more."""
+    """The engine has answered in full, or its answer is no longer needed."""
     stream, trace.answer = trace.answer, None
     if stream is not None and trace.over is not None:
         stream.settle()
@@ -173,7 +173,7 @@ async def on_proxy_error(error: ProxyError) -> Response:
 
 
 async def on_http_exception(error: HTTPException) -> Response:
-    """Likewise for what the HTTP layer refuses, and for exceptions that nobody expected (500, logged by Quart)."""
+    """Likewise for what the HTTP layer refuses, and for unexpected exceptions (500, logged by Quart)."""
     status = error.code or 500
     response = await on_proxy_error(HttpError(status, error.description or error.name))
     if isinstance(methods := getattr(error, "valid_methods", None), list):

@@ -98,7 +98,7 @@ class Writer(asyncio.StreamWriter):
         self._incoming = reader
 
     async def drain(self) -> None:
-        """Wait while the client takes what it was sent; Hypercorn tells nobody if it does not."""
+        """Wait while the client takes what it was sent; Hypercorn does not report if it does not."""
         try:
             await super().drain()
         except ConnectionError:

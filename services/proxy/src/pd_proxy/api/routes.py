@@ -152,7 +152,7 @@ class Showing:
         return _json(self._stats())
 
     async def deployment(self) -> Response:
-        """`pd_contracts.deployment.DeploymentDocument`: what is deployed, for the records of whoever measures it."""
+        """`pd_contracts.deployment.DeploymentDocument`: what is deployed, for the records of a measurement."""
         return _json(describe(self._context.settings.deployment, self._context.shown(), ready=self._is_ready()))
 
     async def metrics(self) -> Response:

@@ -14,7 +14,7 @@ from pd_proxy.upstream.models import ask_models, ask_version, check_health
 
 
 class Admission:
-    """Checks every engine that pings, each on its own, so that a slow one keeps nobody waiting."""
+    """Checks every engine that pings, each on its own, so that a slow one does not delay others."""
 
     def __init__(self, context: Supervisor) -> None:
         self._context = context

@@ -15,7 +15,7 @@ class Pace:
         self._late = False
 
     async def on_time(self) -> bool:
-        """Wait for the next round; false if it should judge nobody."""
+        """Wait for the next round; false if that round should judge no engine."""
         clock = asyncio.get_running_loop().time
         due = clock() + self.interval_s
         await asyncio.sleep(self.interval_s)

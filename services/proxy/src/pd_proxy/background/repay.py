@@ -1,4 +1,4 @@
-"""Has decode use up KV of which nobody knows whether it is still there; see `debts`.
+"""Has decode use up KV that may still be there; see `debts`.
 
 1. While a decode stands still, the KV that it may lack is pushed once more: that can end the standstill.
 2. Once decode is ready, a probe goes through it. What was closed before the probe began is over at the engine when the probe is

@@ -55,7 +55,7 @@ def is_own(host: str) -> bool:
 
 
 def believer_of(settings: Settings) -> Believer:
-    """What the settings say of whom to believe.
+    """Which pings the settings say to believe.
 
     Raises:
         OSError: if the file of the key cannot be read.

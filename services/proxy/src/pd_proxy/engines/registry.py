@@ -201,7 +201,7 @@ class Registry:
         return []
 
     def expire(self, now: float) -> list[Change]:
-        """Mark as lost whoever was silent for longer than the TTL; forget who has been lost for long."""
+        """Mark engines as lost that were silent for longer than the TTL; forget those that have been lost for long."""
         changes: list[Change] = []
         for entry in list(self._entries.values()):
             silence = now - entry.last_ping
@@ -240,7 +240,7 @@ class Registry:
     def unhealthy(
         self, instance: Instance, reason: str, *, certain: bool = False, refuses: bool = False
     ) -> list[Change]:
-        """A health check failed; `certain`: the engine said so itself; `refuses`: nobody takes connections there."""
+        """A health check failed; `certain`: the engine said so itself; `refuses`: its port refuses connections."""
         entry = self._entry(instance)
         if entry is None:
             return []
@@ -337,7 +337,7 @@ class Registry:
         return Change(new.instance, old.state, gone=old)
 
     def _make_room(self, *, trusted: bool, peer: str) -> list[Change]:
-        """Forget somebody if there is no room for another; whoever has ever served is forgotten last."""
+        """Forget an engine if there is no room for another; engines that have served are forgotten last."""
         strangers = [entry for entry in self._entries.values() if not entry.trusted]
         mates = [entry for entry in strangers if entry.peer == peer]
         if not trusted and len(mates) >= CAPACITY_A_PEER:

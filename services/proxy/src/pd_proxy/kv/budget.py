@@ -28,7 +28,7 @@ class Claim:
         self.decode = decode
 
     def covers(self, pair: Pair, plan: Plan) -> None:
-        """What it is for; nobody needs to know as long as no other process could have to see to it."""
+        """What it is for; needed only where another process may have to see to it."""
 
     def release(self) -> None:
         """The KV has arrived, or there is none."""
@@ -109,5 +109,5 @@ class Budget:
 
 
 def ends(route: Pair | Late) -> tuple[Instance, Instance]:
-    """Where KV comes from, and where it goes; it stays at prefill as long as nobody knows that."""
+    """Where KV comes from, and where it goes; as long as that is unknown it stays at prefill."""
     return route.prefill, route.decode if isinstance(route, Pair) else route.prefill

@@ -1,4 +1,4 @@
-"""KV that prefill pushed for a decode of which nobody knows whether it has used it. Pure.
+"""KV that prefill pushed, and that decode may or may not have used. Pure.
 
 A decode that breaks off or stands still before its first byte may have the KV of the request still, may have used it up, or may
 stand still for want of it. Nothing can be asked about that, and asking for KV that is gone makes a P2pNccl decode stand still for

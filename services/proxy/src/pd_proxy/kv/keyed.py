@@ -73,7 +73,7 @@ class Keyed:
         return self._leg({**self.generation.fields, KV_PARAMS: encoded({"pd": self._from()})})
 
     def announced(self, prompt: Raw, stand_in: int) -> Leg:
-        """Decode's request as long as nobody knows prefill's token, which follows from engine to engine."""
+        """Decode's request while prefill's token is unknown; the token follows from engine to engine."""
         tokens = bytes(prompt).count(b",") + 1
         pd = {**self._from(), "tokens": tokens, "token": "follows"}
         return self._leg(going_on(self.generation, prompt, [stand_in], {"pd": pd}))

@@ -72,7 +72,7 @@ class HandOver:
         return leg(self.endpoint, self.engine_id, self.fields, self.headers)
 
     def drain(self) -> Leg:
-        """The same for one token: makes decode consume KV that nobody waits for any more."""
+        """The same for one token: makes decode consume KV that no client needs any more."""
         return leg(self.endpoint, self.engine_id, one_token(self.endpoint, self.fields), self.headers)
 
 
@@ -128,7 +128,7 @@ def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, s
 
 
 def plan_late(prefill: Instance, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
-    """Plan one attempt of which nobody knows yet who decodes: only P2pConnector's prefill keeps KV until it is asked for it."""
+    """Plan one attempt whose decode is not chosen yet: only P2pConnector's prefill keeps KV until it is asked for it."""
     return _keyed(prefill, None, endpoint, fields, headers)
 
 
@@ -229,7 +229,7 @@ def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, heade
 def _keyed(
     prefill: Instance, decode: Instance | None, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]
 ) -> Plan:
-    """P2pConnector: prefill sends to decode while it computes, if that is known; the key in both bodies is one that nobody else has."""
+    """P2pConnector: prefill sends to decode while it computes, if that is known; the key in both bodies is unique."""
     uuid, key = fresh_id(endpoint), uuid4().hex
     # A request that goes on behind tokens of another engine brings its prompt along.
     told = msgspec.json.decode(fields[KV_PARAMS], type=dict[str, Raw]) if KV_PARAMS in fields else {}

@@ -1,4 +1,4 @@
-"""How workers hear who the engines are: every change within NEWS_S, and at once for whoever waits until all have heard it."""
+"""How workers learn which engines there are: every change within NEWS_S, or at once if something waits until all workers have heard it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Briefing:
             await asyncio.wait(futures, timeout=HEARD_S)
 
     def ended(self, worker: WorkerProcess) -> None:
-        """A worker has ended; nobody needs to wait for its answers."""
+        """A worker has ended; its answers need not be waited for."""
         worker.answered(self._asked)
 
     def changed(self) -> bool:

@@ -145,7 +145,7 @@ class Channel:
         return cls(*await asyncio.open_unix_connection(sock=end))
 
     def send(self, message: Message) -> None:
-        """Say something; nobody hears it if the other end is gone, which `receive` tells."""
+        """Send a message; it is lost if the other end is gone, which `receive` reports."""
         data = msgspec.json.encode(message)
         self._writer.write(len(data).to_bytes(_LENGTH_BYTES, "little") + data)
 

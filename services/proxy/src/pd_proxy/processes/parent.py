@@ -44,7 +44,7 @@ class PooledFlights(SharedFlights):
         return super().moved_since(instance, then) or any(found.last_progress > then for _, found in reports)
 
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
-        """As `Flights.verdict`: an engine stands still only if nobody sees it move. What is not known yet speaks for the engine."""
+        """As `Flights.verdict`: an engine stands still only if no worker sees it move. What is not known yet counts in its favour."""
         reports = self._reports.evidence(instance.http_address)
         found = [self.evidence(instance.http_address), *(evidence for _, evidence in reports)]
         known = min([now, *(at for at, evidence in reports if evidence.waits)])

@@ -16,7 +16,7 @@ from pd_proxy.metrics import Metrics
 from pd_proxy.processes.shared_counters import Cell, EngineSlots, Head, SharedCounters, ahead, column
 from pd_proxy.upstream.flights import Flight, Flights, Tally
 
-# Other processes give room back without a word, so whoever waits for room looks that often.
+# Other processes give room back without notice, so a process that waits for room looks that often.
 LOOK_S: Final = 0.005
 # A process in front of the queue that has not looked for so long does not keep the others waiting.
 PATIENCE_NS: Final = 250_000_000
@@ -142,7 +142,7 @@ class SharedBudget(Budget):
         return self._counters.total(instance, Cell.HANDOVERS)
 
     def take(self, route: Route, size: int) -> Claim | None:
-        """As `Budget.take`; nobody else can take the room in between."""
+        """As `Budget.take`; no other process can take the room in between."""
         with self._counters.shared.locked():
             self._counters.row[Head.LOOKED_AT] = monotonic_ns()
             if ahead(self._counters.shared.rows, self._counters.row, PATIENCE_NS):

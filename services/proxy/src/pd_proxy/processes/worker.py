@@ -90,7 +90,7 @@ class Worker:
         self._orphaned()
 
     def _orphaned(self) -> None:
-        """Nobody knows any more which engines there are: say so to whoever waits, and end."""
+        """Which engines there are is no longer known: tell those that wait, and end."""
         logger.critical("the parent is gone")
         self._context.flights.abort_all(ShuttingDownError("the proxy is shutting down"))
         self._forward.abandon()

@@ -217,7 +217,7 @@ class WorkerPool:
             logger.error("worker ended", extra={"worker": number, "requests": in_flight, "kv_owed": len(debts)})
 
     async def _answer(self, channel: Channel, asked: Forwarded) -> None:
-        """A request that is about the whole proxy; nobody hears of a change from it that workers do not know yet."""
+        """A request about the whole proxy; its answer mentions no change that workers do not know yet."""
         briefing = self._context.briefing
         probe = asked.path == "/health"  # which has to be quick even if a worker is not
         if not probe:
@@ -228,13 +228,13 @@ class WorkerPool:
         channel.send(answered)
 
     async def _look(self, channel: Channel, number: int) -> None:
-        """A worker's client asks for a model that nobody serves; the answer comes after the news."""
+        """A worker's client asks for a model that no engine serves; the answer comes after the news."""
         await self._context.look_again()
         self._context.briefing.tell()
         channel.send(Looked(number=number))
 
     async def _listen_for_silence(self) -> None:
-        """A worker whose loop stands still serves nobody, and does not end by itself."""
+        """A worker whose loop stands still serves no client, and does not end by itself."""
         pace = Pace(1.0)
         while True:
             if not await pace.on_time():

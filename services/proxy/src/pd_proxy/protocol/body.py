@@ -39,7 +39,7 @@ def read(body: bytes) -> dict[str, Raw]:
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        # All of it: what lies in a field that nobody reads here would be the engine's to stumble over.
+        # All of it: the engine would stumble over what lies in a field that is not read here.
         codecs.utf_8_decode(body, "strict", True)
         return _decoder.decode(body)
     except msgspec.ValidationError:

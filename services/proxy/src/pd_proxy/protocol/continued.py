@@ -149,7 +149,7 @@ class PartRewriter(StreamRewriter):
             self.secret, self.put = created, b'"created":' + self._begun.created
 
     def _note_prompt(self, fields: dict[str, Raw], choice: dict[str, Raw]) -> None:
-        """The first chunk says the prompt's token ids, to whoever asked."""
+        """The first chunk says the prompt's token ids, if the client asked for them."""
         progress = self.progress
         for holder in (fields, choice):
             ids = holder.get("prompt_token_ids")

@@ -1,4 +1,4 @@
-"""Prefill's answer of one token, made the beginning of an answer that another engine goes on with. Pure.
+"""Prefill's answer of one token, made the beginning of an answer that another engine continues. Pure.
 
 The client must see what one engine would have said: chunks in the engine's own form (whatever its version), without the end that prefill
 saw, and without token ids that only the proxy asked for.

@@ -114,7 +114,7 @@ class Progress:
         return events if self.asked else events[:at] + NO_IDS + events[end + 1 :]
 
     def restart(self) -> Restart | None:
-        """Where another engine can go on; None if nobody knows the prompt's token ids."""
+        """Where another engine can continue; None if the prompt's token ids are unknown."""
         if self.prompt is None or self.odd:
             return None
         mark = self._marks[0]

@@ -84,5 +84,5 @@ def write_head(first_line: str, headers: Mapping[str, str]) -> bytes:
 
 
 def write_chunk(data: bytes) -> bytes:
-    """One chunk of a body whose length nobody knows yet; `data` is not empty."""
+    """One chunk of a body whose length is not known yet; `data` is not empty."""
     return CHUNK % (len(data), data)

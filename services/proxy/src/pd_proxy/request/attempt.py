@@ -131,7 +131,7 @@ class Attempt:
             if reason is None:
                 return await self._keyed(Pair(engine, engine), hand_off=True, choose=partial(self._chosen, route))
         planned = plan_late(engine, self._generation.endpoint, self._generation.fields, self._headers)
-        # Whom it is for is not known; as long as prefill runs, nobody else is asked for anything.
+        # Which decode it is for is not known yet; as long as prefill runs, no other engine is asked.
         return await self._exchanged(Exchange(self._context, Pair(engine, engine), planned, claim=self._claim), route)
 
     def _chosen(self, route: Late) -> Pair:

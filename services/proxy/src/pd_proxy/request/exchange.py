@@ -56,7 +56,7 @@ class Exchange:
         self._tries = tries
 
     async def prefill(self) -> HandOver:
-        """Run prefill. If nobody waits for it to the end, decode consumes what it pushes, and then the claim is given back.
+        """Run prefill. If the client does not wait for its end, decode consumes what it pushes, and then the claim is given back.
 
         Raises:
             PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself may go on.
@@ -93,7 +93,7 @@ class Exchange:
 
     @contextmanager
     def owing(self, handover: HandOver) -> Iterator[None]:
-        """See to the KV that decode was handed, if decode fails here or nobody waits for its first byte.
+        """See to the KV that decode was handed, if decode fails here or the client does not wait for its first byte.
 
         It is drained if decode surely did not run the request, or would only fail if it did (NIXL); otherwise it is a debt. Where
         a debt was to be repaid it is one again in any case.

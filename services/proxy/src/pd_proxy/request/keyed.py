@@ -271,7 +271,7 @@ def _result(task: "asyncio.Task[Cached | None]") -> Cached | None:
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:
-    """Whatever became of it, nobody waits for it."""
+    """Its result is not needed."""
     if not task.cancelled():
         task.exception()
 

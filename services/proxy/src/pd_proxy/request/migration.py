@@ -57,7 +57,7 @@ class Migration:
         self.part = Part(progress=progress_of(context, generation), go_on=self.go_on)
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
-        """Have others go on from there; None if nobody can, and then the client gets `error`."""
+        """Have other engines continue from there; None if no engine can, and then the client gets `error`."""
         stream = await self._go_on(error, restart)
         if stream is None:
             self._context.metrics.migrated("failed")
@@ -123,7 +123,7 @@ class Migration:
 
 
 def progress_of(context: Context, generation: Generation) -> Progress | None:
-    """Where what the client has is noted; None where nobody could go on."""
+    """Where what the client has is noted; None if no engine could continue."""
     if not context.settings.migrate or not generation.stream or may_migrate(generation) is not None:
         return None
     return Progress(

@@ -15,7 +15,7 @@ from pd_proxy.protocol.rewrite import Cleaning, StreamRewriter
 from pd_proxy.upstream.answers import Stream, Successor, rewriter_of
 
 _TRUE: Final = Raw(b"true")
-# Has somebody else go on from there after this error; None if nobody can.
+# Has another engine continue from there after this error; None if no engine can.
 GoOn: TypeAlias = Callable[[ProxyError, Restart], Awaitable[Stream | None]]
 
 
@@ -46,7 +46,7 @@ class Part:
 
     @property
     def ordinary(self) -> bool:
-        """Whether it is the whole answer, and nobody has to remember it."""
+        """Whether it is the whole answer, so that it need not be remembered."""
         return not self.begun.tokens and self.progress is None
 
     def rewriter(self, engine: Instance, engine_id: str, cleaning: Cleaning) -> StreamRewriter:

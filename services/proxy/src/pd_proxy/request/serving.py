@@ -124,5 +124,5 @@ def last_events(stream: Stream, trace: Trace) -> bytes:
 
 
 def _tokens(stream: Stream, endpoint: str) -> int:
-    """As engines write them: an event a token, and one more for the role in chat; of typed events nobody can say."""
+    """As engines write them: one event per token, and one more for the role in chat; unknown for typed events."""
     return max(0, stream.events - (endpoint == Endpoint.CHAT)) if endpoint in COUNTED else 0

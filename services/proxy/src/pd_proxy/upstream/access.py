@@ -1,4 +1,4 @@
-"""What engines demand of whoever asks them: a key, and HTTPS."""
+"""What engines demand of a client: a key, and HTTPS."""
 
 import ssl
 from collections.abc import Mapping

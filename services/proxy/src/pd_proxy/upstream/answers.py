@@ -145,7 +145,7 @@ class Written(Stream):
     def close(self, *, failed: bool = False) -> None: ...
 
 
-# Finds who goes on with a stream that failed with this error; None if nobody can.
+# Finds an engine that continues a stream that failed with this error; None if no engine can.
 Successor: TypeAlias = Callable[[ProxyError], Awaitable[Stream | None]]
 Answer = Whole | Stream
 

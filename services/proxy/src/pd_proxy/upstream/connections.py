@@ -24,7 +24,7 @@ KEEP_ALIVE_S: Final = 2.0
 
 
 def _drop(data: bytes) -> None:
-    """Before there is an answer nobody takes its body."""
+    """The body is not read before there is an answer."""
 
 
 class Connection(asyncio.Protocol):

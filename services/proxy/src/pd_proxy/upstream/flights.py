@@ -114,7 +114,7 @@ class Flight:
         self.since = self.moved_at = self.tally.last_progress = self._loop.time()
 
     def held_up(self) -> None:
-        """The client takes no more for now, so nobody waits for the engine."""
+        """The client takes no more for now, so the pause is not the engine's."""
         self.since = None
 
     def opening(self, give_up: Callable[[], None]) -> None:
@@ -127,7 +127,7 @@ class Flight:
         self._reply = reply
 
     def abort(self, failure: ProxyError) -> None:
-        """End it: whoever waits for the engine gets an error, and the connection is closed."""
+        """End it: requests that wait for the engine get an error, and the connection is closed."""
         if self.failure is None and self in self.tally.flights:
             self.failure = failure
             if self._reply is not None:

@@ -17,7 +17,7 @@ END: Final = b"\n\n"
 
 
 class Rest:
-    """What comes after the end mark, which nobody wants to know."""
+    """What comes after the end mark; it is ignored."""
 
     def __init__(self, close: Callable[[], None], timer: asyncio.TimerHandle) -> None:
         """`close` is called when it is over, unless `timer` did that before."""

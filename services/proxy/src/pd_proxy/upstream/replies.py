@@ -142,7 +142,7 @@ class Reply:
             self._connection.deliver_to(sink)
 
     def pause(self) -> None:
-        """Let the engine wait: nobody takes what it sends."""
+        """Let the engine wait: what it sends is not being read."""
         if self._connection is not None:
             self._connection.pause()
 
@@ -158,7 +158,7 @@ class Reply:
             self.end(whole=False)
 
     def feed(self, data: bytes) -> None:
-        """The connection got some of the body, and nobody else is to take it."""
+        """The connection got some of the body, which must not go elsewhere."""
         self._parts.append(data)
         self._size += len(data)
         if self._size > self._ahead:
