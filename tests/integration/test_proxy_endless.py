@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.proxy import (
     STREAM,
     TEXT,
+    Answer,
     Call,
     FakeEngine,
     RawClient,
@@ -124,6 +125,33 @@ async def comments(_engine: FakeEngine, _call: Call, request: web.Request) -> we
     return response
 
 
+async def no_choices(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+    """Chunks in which no choice says anything."""
+    response = await start_stream(request)
+    for number in itertools.count():
+        await response.write(
+            (b'data: {"id":"x","choices":[]}\n\n', b'data: {"choices": [], "usage": {}}\n\n')[number % 2]
+        )
+        await asyncio.sleep(0.02)
+    return response
+
+
+async def no_choice_then_tokens(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+    """As servers do that say something of the prompt first."""
+    response = await start_stream(request)
+    await response.write(b'data: {"id":"x","choices":[],"prompt_filter_results":[]}\n\n')
+    await asyncio.sleep(0.05)
+    await response.write(chunk(call, "t0 ") + b"data: [DONE]\n\n")
+    return response
+
+
+async def test_a_chunk_without_a_choice_reaches_the_client(proxy: RunningProxy) -> None:
+    await proxy.engine(Role.COMBINED, answer=no_choice_then_tokens)
+    reply = await proxy.post(STREAM)
+    assert (reply.status, len(reply.events)) == (200, 3)
+    assert "prompt_filter_results" in reply.events[0]
+
+
 async def one_token_then_comments(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
     """One event first."""
     response = await start_stream(request)
@@ -133,10 +161,11 @@ async def one_token_then_comments(engine: FakeEngine, call: Call, request: web.R
         await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("answer", [comments, no_choices])
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])
-async def test_comments_are_no_progress(way: str) -> None:
+async def test_what_says_nothing_is_no_progress(way: str, answer: Answer) -> None:
     async with running_proxy(**WAITS, probe_interval_s=5.0) as proxy:
-        engine = await proxy.engine(Role.COMBINED, answer=comments)
+        engine = await proxy.engine(Role.COMBINED, answer=answer)
         async with asyncio.timeout(PATIENCE_S):
             reply = await proxy.post(STREAM, "/v1/completions" + way)
         assert (reply.status, reply.error["code"]) == (504, "engine_stalled")

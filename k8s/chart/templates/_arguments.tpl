@@ -13,6 +13,7 @@
 - {for: pairs, options: [--block-size], instead: "KV travels in blocks that must be alike on both roles; use engine.env.BLOCK_SIZE"}
 - {for: pairs, options: [--max-model-len], instead: "a prompt that one role takes and the other does not leaves its KV behind; use engine.maxModelLen"}
 - {for: pairs, options: [--dtype], instead: "KV of one type is garbage in a cache of another; use engine.dtype"}
+- {for: pairs, options: [--kv-cache-dtype], instead: "KV of one type is garbage in a cache of another; use engine.kvCacheDtype"}
 - {for: pairs, options: [--runner, --convert, --mm-encoder-only], instead: only a generative model has KV to hand over; use combined engines}
 - {for: p2p, options: [--enable-prefix-caching], instead: pushed KV is never freed after a local hit; use P2pConnector with engine.prefixCaching}
 - {for: p2p, options: [--no-enforce-eager, --compilation-config, -cc], instead: "CUDA graphs that skip the connector leave KV unsent or unread; remove it"}

@@ -145,6 +145,7 @@ command:
 - {name: ENGINE_DEVICE, value: {{ $engine.device }}}
 - {name: TENSOR_PARALLEL_SIZE, value: {{ $engine.tensorParallelSize | quote }}}
 - {name: DTYPE, value: {{ $engine.dtype | quote }}}
+- {name: KV_CACHE_DTYPE, value: {{ $engine.kvCacheDtype | quote }}}
 - {name: PREFIX_CACHING, value: {{ $engine.prefixCaching | quote }}}
 {{- with $role.gpuMemoryUtilization }}
 - {name: GPU_MEMORY_UTILIZATION, value: {{ . | quote }}}

@@ -65,6 +65,8 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("prefill", "--max-model-len -1", {"MAX_MODEL_LEN": "8192"}, "set MAX_MODEL_LEN instead"),
     ("decode", "--max-model-len 100", NIXL, "set MAX_MODEL_LEN instead"),
     ("decode", "--dtype float16", {}, "set DTYPE instead"),
+    ("decode", "--kv-cache-dtype fp8", P2P, "set KV_CACHE_DTYPE instead"),
+    ("prefill", "--kv-cache-dtype=fp8_e4m3", NIXL, "set KV_CACHE_DTYPE instead"),
     ("decode", "--runner pooling", NIXL, "only a generative model"),
     ("prefill", "--convert embed", {}, "only a generative model"),
     # P2pNccl's prefill

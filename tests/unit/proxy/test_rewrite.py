@@ -247,7 +247,7 @@ def test_an_answer_about_errors_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("block", "says"),
     [
-        (b'data: {"choices":[]}\n\n', True),
+        (b'data: {"choices":[]}\n\n', False),
         (b': hello\n\nevent: message_start\ndata: {"type":"message_start"}\n\n', True),
         (b'event: ping\ndata: {"type": "ping"}\n\n', False),
         (b": hello\n\ndata:\n\nid: 1\n\n", False),

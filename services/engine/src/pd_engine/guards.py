@@ -39,6 +39,7 @@ ALIKE: Final = {
     "block_size": "KV travels in blocks that must be alike on both roles",
     "max_model_len": "a prompt that one role takes and the other does not leaves its KV behind",
     "dtype": "KV of one type is garbage in a cache of another",
+    "kv_cache_dtype": "KV of one type is garbage in a cache of another",
 }
 # Which CUDA graphs leave the connector's hooks running, by whether KV goes in one piece.
 GRAPHS: Final = {

@@ -105,7 +105,7 @@ def announced_address(settings: EngineSettings, host: Host) -> str:
 def _arguments(settings: EngineSettings, host: Host) -> Iterator[str]:
     yield from (settings.model, "--host", "0.0.0.0", "--port", str(settings.http_port))
     yield from ("--served-model-name", settings.name)
-    for name in ("max_model_len", "max_num_seqs", "dtype", "load_format", "tensor_parallel_size"):
+    for name in ("max_model_len", "max_num_seqs", "dtype", "kv_cache_dtype", "load_format", "tensor_parallel_size"):
         value = getattr(settings, name)
         if value is not None:
             yield from ("--" + name.replace("_", "-"), str(value))

@@ -91,6 +91,9 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     ] = None
     tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs per engine; equal for prefill and decode")] = 1
     dtype: Annotated[str, Meta(description="weights' type, as vLLM names it")] = "auto"
+    kv_cache_dtype: Annotated[str, Meta(description="the KV cache's type, as vLLM names it; alike on both roles")] = (
+        "auto"
+    )
     load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
     prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
     enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs so")] = False

@@ -21,6 +21,9 @@ from pd_proxy.protocol.usage import CACHED_KEYS, Cached, corrected
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
+# Chunks without a choice say nothing of the answer; at a stream's end one has its usage. As vLLM writes it, and Python's json.
+NO_CHOICE: Final = (b'"choices":[]', b'"choices": []')
+_CHOICE: Final = re.compile(rb'"choices": ?\[\{')
 DONE: Final = b"[DONE]"
 
 # In JSON a quote inside text is escaped, so these match keys (or a text that is exactly the word), never a part of a text.
@@ -119,8 +122,10 @@ def _ends_event(data: bytes) -> bool:
 
 
 def has_event(block: bytes) -> bool:
-    """Whether whole events of a stream say anything, so that an engine that sent them has moved."""
-    return block.startswith(EVENT_BEGINNINGS) or _EVENT.search(block) is not None
+    """Whether whole events of a stream say anything of the answer, so that an engine that sent them has moved."""
+    if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
+        return False
+    return not any(empty in block for empty in NO_CHOICE) or _CHOICE.search(block) is not None
 
 
 class StreamRewriter:

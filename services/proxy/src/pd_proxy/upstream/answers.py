@@ -213,6 +213,7 @@ def land(flight: Flight, error: BaseException) -> None:
 
 async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter) -> bytes:
     flight.waits()
+    before = b""
     while True:
         try:
             data = await reply.readany()
@@ -225,4 +226,6 @@ async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRe
         if rewriter.done or has_event(first):
             flight.moved()
             rewriter.check_first(first)
-            return first
+            return before + first
+        if len(before) < rewrite.MAX_EVENT_BYTES and any(empty in first for empty in rewrite.NO_CHOICE):
+            before += first

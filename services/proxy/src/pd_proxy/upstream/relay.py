@@ -100,6 +100,7 @@ class Relay:
             return None
         tally, secret, put, mark, glance = flight.tally, rewriter.secret, rewriter.put, rewriter.mark, rewriter.glance
         time = asyncio.get_running_loop().time
+        empty, other_empty = rewrite.NO_CHOICE
 
         def take(data: bytes) -> bool:
             start = data.find(b"\r\n", 0, 8) + 2
@@ -115,6 +116,8 @@ class Relay:
                 or ERROR_KEY in data
                 or KV_KEY in data
                 or mark in data
+                or empty in data
+                or other_empty in data
             ):
                 return False
             flight.since = flight.moved_at = tally.last_progress = time()
