@@ -11,7 +11,7 @@ from pd_planner.cli import calibrate, check, plan
 from pd_planner.cli.failure import CommandError
 
 NOTHING: Final = 2  # exit status: bad options, or nothing to work with
-# What is none of these is a question.
+# Anything else is a question.
 COMMANDS: Final[dict[str, ModuleType]] = {"calibrate": calibrate, "check": check}
 DESCRIPTION: Final = """Find the XpYd deployment for your traffic, or plain vLLM: every deployment is simulated, in seconds, from a measured profile.
 

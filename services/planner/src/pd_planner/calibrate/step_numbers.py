@@ -49,7 +49,7 @@ class StepNumbers:
 
 
 def step_numbers(start: Profile, runs: Sequence[Measured]) -> StepNumbers:
-    """From all runs whose engines can be told apart; `start` stands for what they do not tell."""
+    """From all runs whose engines can be told apart; `start` gives the numbers that they do not show."""
     numbers = StepNumbers()
     engines = [window for run in runs if not run.part for window in _windows(run)]
     if len(_joined(engines).took_ms) >= FEWEST_WINDOWS:

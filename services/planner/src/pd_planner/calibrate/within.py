@@ -17,7 +17,7 @@ from pd_simulator.profile import HeldOut, Profile
 
 METRICS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
 _FIELDS: Final = ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "joules_per_token")
-# A band is so many times the median error of runs that the profile did not see, and at least this.
+# A band is this many times the median error of runs that the profile did not see, and at least this wide.
 _TIMES: Final = 3.0
 _LEAST: Final = (0.15, 0.30, 0.05, 0.10, 0.05)
 _UNTRIED: Final = {Trust.CALIBRATED: 0.0, Trust.UNCALIBRATED: 0.40, Trust.ANALYTIC: 0.25, Trust.UNKNOWN: 0.25}

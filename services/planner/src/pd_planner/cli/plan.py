@@ -11,126 +11,26 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from pd_analysis.words.language import LANGUAGES, speaking, tr
+from pd_analysis.words.language import speaking, tr
 from pd_contracts.folders import FolderError, check_folder, unwritable
-from pd_contracts.latency import parse_goodput
-from pd_contracts.names import Connector, Role
-from pd_planner.cli import profiles, traffic
 from pd_planner.cli.failure import CommandError
-from pd_planner.cli.values import count, percent, positive, share
-from pd_planner.confidence.draws import DRAWS
+from pd_planner.cli.question import add_arguments, question_of
 from pd_planner.confidence.findings import Findings, find
 from pd_planner.des.compiled import COMPILED
-from pd_planner.des.limits import Limits
 from pd_planner.emit import measurement
 from pd_planner.emit.deploy import env_text, values_text
 from pd_planner.emit.plan_file import PlanFile, plan_file
 from pd_planner.report import sentences, tables, terminal
-from pd_planner.search.candidates import NAMES, USUAL, WORDS, EngineLimits, name_of
-from pd_planner.search.capacity import Setting
 from pd_planner.search.no_plan import NoPlanError
-from pd_planner.search.question import Objective, Question
-from pd_simulator.profile import Profile
-from pd_simulator.steps.engines import Order
 
+__all__ = ["EXAMPLES", "add_arguments", "run"]
 PLAN, ENV, VALUES = "plan.json", ".env", "values.yaml"
-GPUS: Final = 8
-CELL: Final = 8
-LIMITS: Final = "ttft:500 tpot:20"
-HEADROOM: Final = 0.1
-# Who writes the first token with P2pConnector.
-WRITERS: Final = {Role.PREFILL.value: Order.HAND_OFF, Role.DECODE.value: Order.AT_ONCE}
 EXAMPLES: Final = """examples:
   pd-plan --input-tokens 2048 --output-tokens 128 --gpus 8 --goodput "ttft:500 tpot:15"
   pd-plan --input-tokens 2048 --output-tokens 128 --rate 300 --goodput "ttft:500 tpot:15" --out plan
   pd-plan --trace azure.csv --speed 2 --objective energy --power-cap-w 20000
   pd-plan --model config.json --gpu L40S --input-tokens 1024 --output-tokens 256
 """
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything that a question can have."""
-    traffic.add_arguments(parser)
-    profiles.add_arguments(parser, "what computes")
-    add = parser.add_argument_group("limits").add_argument
-    add(
-        "--goodput",
-        nargs="+",
-        metavar="METRIC:MS",
-        help=f'limits of ttft, tpot and e2el in milliseconds (default "{LIMITS}")',
-    )
-    add(
-        "--attainment",
-        type=share,
-        default=0.9,
-        metavar="X",
-        help="share of requests that must meet them (default 0.9)",
-    )
-    add = parser.add_argument_group("deployment").add_argument
-    add(
-        "--gpus",
-        type=count,
-        metavar="N",
-        help=f"how many there may be (default: {GPUS} without --rate, else as many as needed)",
-    )
-    add(
-        "--connectors",
-        default=None,
-        metavar="C,…",
-        help=f"of {', '.join(NAMES)} (default: {','.join(map(name_of, USUAL))}, as far as the profile has them)",
-    )
-    add(
-        "--first-token",
-        choices=list(WRITERS),
-        default="prefill",
-        help="who writes it with P2pConnector, as the proxy's FIRST_TOKEN (default prefill, for requests whose answers stay the same)",
-    )
-    add(
-        "--cell",
-        type=count,
-        default=CELL,
-        metavar="N",
-        help=f"maximum number of engines that hand over to each other (default {CELL}, at most 16)",
-    )
-    add("--tensor-parallel", type=count, default=1, metavar="N", help="GPUs per engine (default 1)")
-    add("--kv-tokens", type=count, metavar="N", help="room of an engine's KV cache in tokens (default: the profile's)")
-    add("--max-num-seqs", type=count, default=256, metavar="N", help="vLLM's option (default 256)")
-    add("--max-num-batched-tokens", type=count, default=8192, metavar="N", help="vLLM's option (default 8192)")
-    add(
-        "--prefix-caching",
-        action="store_true",
-        help="engines reuse KV of shared prompt prefixes, where the traffic names them",
-    )
-    add = parser.add_argument_group("answer").add_argument
-    add("--objective", choices=[each.value for each in Objective], metavar="O", help="gpus: the fewest GPUs (default with --rate); goodput: the most goodput (default without); energy: the least energy per token")  # fmt: skip
-    add(
-        "--headroom",
-        type=percent,
-        default=HEADROOM,
-        metavar="PERCENT",
-        help="of the capacity that stays free at --rate (default 10)",
-    )
-    add("--power-cap-w", type=positive, metavar="W", help="watts of all boards at --rate, at most")
-    add(
-        "--any-topology",
-        action="store_true",
-        help="rank deployments of unmeasured topologies like measured ones",
-    )
-    add(
-        "--draws",
-        type=count,
-        default=DRAWS,
-        metavar="N",
-        help=f"number of draws with other numbers (default {DRAWS})",
-    )
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        help="write plan.json, plan.html, plan.md, .env and values.yaml there, with the break-even map",
-    )
-    add("--lang", choices=LANGUAGES, default="en", help="language of the answer and its pages (default en)")
-    add("--quiet", action="store_true", help="say only the answer")
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:
@@ -143,7 +43,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
     say = _silent if options.quiet else _tell
     if not COMPILED:
         say(tr("numba is not installed, so this takes about a minute instead of seconds: pip install numba"))
-    question = _question(options)
+    question = question_of(options)
     if options.out is not None:
         check(options.out)
     try:
@@ -214,66 +114,3 @@ def write(folder: Path, found: Findings, plan: PlanFile) -> list[Path]:
     except OSError as error:
         raise unwritable(folder, error) from error
     return [folder / name for name in texts]
-
-
-def _question(options: argparse.Namespace) -> Question:
-    profile = profiles.chosen(options)
-    offered = traffic.chosen(options)
-    setting = Setting(
-        profile=profile,
-        traffic=offered,
-        limits=Limits(_limits(options.goodput), options.attainment),
-        engine=_engine(options, profile),
-        prefix_caching=options.prefix_caching,
-    )
-    rate = offered.rate if offered.recorded else offered.wanted
-    if rate is None and options.power_cap_w is not None:
-        raise CommandError("--power-cap-w needs --rate or --trace: what boards draw depends on the load")
-    default = Objective.GOODPUT if rate is None else Objective.GPUS
-    return Question(
-        setting=setting,
-        connectors=_connectors(options.connectors, profile),
-        objective=Objective(options.objective) if options.objective else default,
-        gpus=options.gpus if options.gpus or rate is not None else GPUS * options.tensor_parallel,
-        rate=rate,
-        headroom=options.headroom,
-        power_cap_w=options.power_cap_w,
-        cell=min(options.cell, 16),
-        tensor_parallel=options.tensor_parallel,
-        any_topology=options.any_topology,
-        p2p=WRITERS[options.first_token],
-    )
-
-
-def _limits(given: list[str] | None) -> dict[str, float]:
-    try:
-        limits = parse_goodput(given or [LIMITS])
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-    if not limits:
-        raise CommandError(f'--goodput is empty: write limits such as "{LIMITS}"')
-    return limits
-
-
-def _engine(options: argparse.Namespace, profile: Profile) -> EngineLimits:
-    if options.max_num_batched_tokens < options.max_num_seqs:
-        raise CommandError(
-            f"--max-num-batched-tokens {options.max_num_batched_tokens} is below --max-num-seqs {options.max_num_seqs}, which vLLM refuses"
-        )
-    room = options.kv_tokens or profile.memory.kv_tokens
-    return EngineLimits(room, options.max_num_seqs, options.max_num_batched_tokens)
-
-
-def _connectors(given: str | None, profile: Profile) -> list[Connector]:
-    """The connectors that were asked for; else the usual ones that the profile has."""
-    if given is None:
-        return [connector for connector in USUAL if connector in profile.handoff]
-    names = [name.strip().lower() for name in given.split(",") if name.strip()]
-    for name in names or [""]:
-        if name not in NAMES:
-            raise CommandError(f"--connectors {name!r}: choose from {', '.join(NAMES)}, several with commas")
-        if NAMES[name] not in profile.handoff:
-            raise CommandError(
-                f"the profile knows nothing about {WORDS[NAMES[name]]}: measure it and calibrate, or leave {name} out of --connectors"
-            )
-    return [NAMES[name] for name in dict.fromkeys(names)]

@@ -15,7 +15,7 @@ _SHORTLIST = 4  # choices that are drawn: the best plain one, the best others
 
 @dataclass(frozen=True)
 class Findings:
-    """The answer to a question. `flips` and `curves` are empty where there is nothing to compare, or nobody asked for them."""
+    """The answer to a question. `flips` and `curves` are empty where there is nothing to compare, or where they were not asked for."""
 
     question: Question
     answer: Answer

@@ -36,7 +36,7 @@ class Written:
 
 
 class OnlineEngine:
-    """Room for `capacity` requests; `request` is whatever number the caller has for one.
+    """Room for `capacity` requests; `request` is the caller's number of a request.
 
     Attributes:
         next_start: when its next step begins, s; infinite if it has nothing to do.

@@ -1,4 +1,4 @@
-"""A profile that nobody measured: the model's shape, the board's data sheet and a few efficiencies that vLLM reaches on large boards.
+"""A profile that was not measured: the model's shape, the board's data sheet and a few efficiencies that vLLM reaches on large boards.
 
 Against the H200 records such a profile is off by up to a quarter in capacity (docs/planning.md); what it says is labelled ANALYTIC. The costs
 of the connectors are mostly of the CPU and are therefore taken over as rounded figures of what was measured with them.

@@ -14,7 +14,7 @@ UNCALIBRATED_SD: Final = 0.22
 LEAST_SD: Final = 0.03
 # Where a profile does not say how well it predicted capacities.
 UNTOLD_SD: Final = 0.1
-# A median of absolute errors is so much of a standard deviation, if errors are normal.
+# A median of absolute errors is this share of a standard deviation, if errors are normal.
 _MEDIAN_OF_SD: Final = 0.6745
 
 

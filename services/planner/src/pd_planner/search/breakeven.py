@@ -57,7 +57,7 @@ def _point(setting: Setting, like: Candidate, prompt: int, output: int) -> Point
 
 
 def _best_split(setting: Setting, able: Sequence[Candidate]) -> tuple[Candidate | None, float]:
-    """The split that roughly carries most, and how much; those that cannot carry as much whatever the limits are left out."""
+    """The split that roughly carries most, and how much. Splits that could not carry as much under any limits are left out."""
     best, most = None, 0.0
     for each in sorted(able, key=lambda each: -upper_bound(setting, each)):
         if best is not None and upper_bound(setting, each) <= most:

@@ -9,7 +9,7 @@ from pd_contracts.names import Connector
 from pd_planner.profile.trust import Shape
 from pd_simulator.steps.engines import Engines, Order
 
-# Prefill and decode engines of a cell serve each other and nobody else: what is connected to everything fails with everything.
+# Prefill and decode engines of a cell serve only each other: what is connected to everything fails with everything.
 LARGEST_CELL: Final = 16
 
 

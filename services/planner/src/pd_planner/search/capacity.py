@@ -133,7 +133,7 @@ def _bracket(carries: Callable[[float], bool], guess: float, factor: float, most
 
 
 def upper_bound(setting: Setting, candidate: Candidate) -> float:
-    """More than a cell can do whatever the limits are: every engine busy with nothing but computing prompts and full batches of decodes."""
+    """An upper bound on what a cell can do under any limits: every engine does nothing but compute prompts and full batches of decodes."""
     profile, load = setting.profile, setting.traffic.load
     prompt, output = float(load.prompt.mean()), float(load.output.mean())
     prompt_ms = _least_prompt_ms(setting, candidate)

@@ -1,0 +1,75 @@
+"""The Pareto plot: what no other deployment beats."""
+
+from collections.abc import Iterator, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from pd_analysis.plots import style
+from pd_analysis.words.language import tr
+from pd_planner.confidence.findings import Findings
+from pd_planner.search.question import Choice
+
+# How far the plot goes beyond its front, where the names begin, how many there are, and what of the height counts as one place.
+_BEYOND_FRONT, _NAMES_AT, _NAMED, _ONE_PLACE = 1.5, 0.68, 12, 0.04
+
+
+def pareto(found: Findings) -> Figure:
+    """Joules against GPUs around what no other deployment beats, whose names stand beside."""
+    front = sorted(found.answer.front, key=lambda choice: (choice.fleet.gpus, choice.operation.joules))
+    able = [choice for choice in found.answer.choices if not choice.refusal]
+    figure = style.canvas(
+        tr("{few} of {all} deployments are beaten by no other", few=len(front), all=len(able)),
+        tr(
+            "Joules per output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once"
+        ),
+        2.9,
+        simulated=True,
+    )
+    axes = figure.subplots(gridspec_kw={"right": _NAMES_AT - 0.03})
+    right = _BEYOND_FRONT * max(choice.fleet.gpus for choice in front)
+    top = _BEYOND_FRONT * max(choice.operation.joules for choice in front)
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)
+    shown = [choice for choice in able if choice.fleet.gpus <= right and choice.operation.joules <= top]
+    for choice in sorted(shown, key=lambda choice: choice in front):
+        axes.plot(
+            choice.fleet.gpus,
+            choice.operation.joules,
+            "o" if choice.plain else "^",
+            color=style.BLUE if choice.plain else style.GREEN,
+            alpha=1.0 if choice in front else 0.25,
+            markersize=7,
+            zorder=3,
+        )
+    for numbers, point in _together(front, top):
+        axes.annotate(
+            ", ".join(map(str, numbers)), point, xytext=(0, -13), textcoords="offset points", size=8, ha="center"
+        )
+    _names(figure, axes, [choice.fleet.label for choice in front])
+    axes.set_xlabel(tr("GPUs"))
+    axes.set_ylabel(tr("J per output token"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    style.quiet(axes)
+    return figure
+
+
+def _together(front: Sequence[Choice], top: float) -> Iterator[tuple[list[int], tuple[float, float]]]:
+    """The numbers of the front's points, those at one place in one label."""
+    near: dict[tuple[int, int], list[int]] = {}
+    for number_, choice in enumerate(front, 1):
+        near.setdefault((choice.fleet.gpus, round(choice.operation.joules / top / _ONE_PLACE)), []).append(number_)
+    for numbers in near.values():
+        lowest = min((front[each - 1] for each in numbers), key=lambda choice: choice.operation.joules)
+        yield numbers, (lowest.fleet.gpus, lowest.operation.joules)
+
+
+def _names(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
+    """A numbered list beside the axes."""
+    lines = [f"{place}: {style.elided(name, 30)}" for place, name in enumerate(names[:_NAMED], 1)]
+    if len(names) > _NAMED:
+        lines.append(tr("and {count} more, in the table", count=len(names) - _NAMED))
+    figure.text(
+        _NAMES_AT, axes.get_position().y1, "\n".join(lines), size=8.5, va="top", linespacing=1.5, color=style.INK
+    )
