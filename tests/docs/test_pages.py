@@ -52,6 +52,9 @@ def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Pat
     assert built.returncode == 0, built.stderr
     pages = list(tmp_path.rglob("*.html"))
     assert {"zh"} <= {path.name for path in tmp_path.iterdir()}
+    english_only = {path.parent.name for path in pages if "本页只有英文版" in path.read_text(encoding="utf-8")}
+    assert {"monitor", "planning"} <= english_only
+    assert not english_only & {page.stem for page in PAGES}
     fetched = [
         (page.name, address)
         for page in pages
