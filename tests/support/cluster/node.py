@@ -109,7 +109,7 @@ def _configuration(folder: Path) -> dict[str, Any]:
         "failSwapOn": False,
         # Neither images nor pods are removed because a disk is full: both may be other people's doing.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "evictionHard": {"memory.available": "100Mi", "nodefs.available": "100Mi", "imagefs.available": "100Mi"},
         # What a test waits for: a container's restart after its first failures, and news of the node.
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
