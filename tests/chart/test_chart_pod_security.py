@@ -1,9 +1,18 @@
 """The Pod Security level that a release's namespace must have: k8s/README.md's table against Kubernetes' own list of what a level refuses.
 
 https://kubernetes.io/docs/concepts/security/pod-security-standards/
+
+Monokle, which has these rules too, gives a second opinion: `npm install @monokle/validation` in a folder, and
+`MONOKLE=FOLDER pytest tests/chart/test_chart_pod_security.py`.
 """
 
+import copy
+import functools
+import json
+import os
 import re
+import subprocess
+from typing import Any
 
 import pytest
 from support.chart import EXAMPLES, ROOT, Manifest, Values, load, pod_specs, render
@@ -62,6 +71,13 @@ def _added(spec: Manifest) -> set[str]:
     return {name for context in contexts for name in context.get("capabilities", {}).get("add", [])}
 
 
+def _hooks(spec: Manifest) -> list[Manifest]:
+    """What the kubelet asks or runs: probes, and hooks of the containers' lives."""
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+    found = [container[probe] for container in _containers(spec) for probe in probes if probe in container]
+    return found + [hook for container in _containers(spec) for hook in container.get("lifecycle", {}).values()]
+
+
 def _beyond_baseline(spec: Manifest) -> bool:
     ports = [port for container in _containers(spec) for port in container.get("ports", [])]
     return (
@@ -70,6 +86,8 @@ def _beyond_baseline(spec: Manifest) -> bool:
         or any(port.get("hostPort") for port in ports)
         or any(container.get("securityContext", {}).get("privileged") for container in _containers(spec))
         or bool(_added(spec) - BASELINE_CAPABILITIES)
+        # since Kubernetes 1.34
+        or any(hook.get(how, {}).get("host") for hook in _hooks(spec) for how in ("httpGet", "tcpSocket"))
     )
 
 
@@ -103,3 +121,41 @@ def test_the_readme_names_the_level_that_an_arrangement_needs(arrangement: str) 
 
 def test_the_readmes_table_has_these_arrangements_and_no_other() -> None:
     assert list(table()) == list(ARRANGEMENTS)
+
+
+def _with_what_containers_inherit(manifests: list[Manifest]) -> list[Manifest]:
+    """Monokle looks for runAsNonRoot at containers alone; Kubernetes lets them have it from their pod."""
+    manifests = copy.deepcopy(manifests)
+    for spec in pod_specs(manifests).values():
+        inherited = {"runAsNonRoot": spec["securityContext"]["runAsNonRoot"]}
+        for container in _containers(spec):
+            container["securityContext"] = inherited | container["securityContext"]
+    return manifests
+
+
+@functools.cache
+def monokle(folder: str) -> dict[str, list[str]]:
+    """The strictest level, by Monokle, of each of an arrangement's values."""
+    values = [value for arrangement in ARRANGEMENTS.values() for value in arrangement]
+    asked = json.dumps([_with_what_containers_inherit(render(value)) for value in values])
+    command = ["node", str(ROOT / "tests/support/pod_security.mjs"), folder]
+    said = subprocess.run(command, input=asked, capture_output=True, text=True, check=True, timeout=120)
+    answer: dict[str, Any] = json.loads(said.stdout)
+    assert answer["rules"] >= 17, "all rules are on"
+    broken = iter(answer["answers"])
+    return {name: [_monokles_level(next(broken)) for _ in ARRANGEMENTS[name]] for name in ARRANGEMENTS}
+
+
+def _monokles_level(rules: list[str]) -> str:
+    """PSS1…: a rule of the baseline level is broken; PSS2…: one of the restricted level."""
+    if any(rule.startswith("PSS1") for rule in rules):
+        return "privileged"
+    return "baseline" if rules else "restricted"
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_monokle_finds_the_same_levels(arrangement: str) -> None:
+    folder = os.environ.get("MONOKLE")
+    if folder is None:
+        pytest.skip("MONOKLE names no folder in which @monokle/validation is installed")
+    assert set(monokle(folder)[arrangement]) == {table()[arrangement]}

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from support.chart import EXAMPLES, Values, deep, load, refusal, render
+from support.chart import CHART, EXAMPLES, Values, deep, helm, load, refusal, render
 
 NIXL = {"kvConnector": "NixlConnector", "topology": "separate"}
 P2P_NCCL = {"kvConnector": "P2pNcclConnector"}
@@ -113,8 +113,19 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "a route to nowhere": ({"gateway": {"enabled": True}}, "needs gateway.parents"),
     "power without a monitor": ({"loadgen": {"enabled": True, "recordPower": True}}, "needs monitor.enabled"),
     "a key of a simulator": ({"engine": {"kind": "sim", "apiKeySecret": "x"}}, "simulated engines demand no key"),
+    "a name with a dot": ({"fullnameOverride": "pd.stack"}, "no service can be called pd.stack-proxy"),
+    "a name in capitals": ({"fullnameOverride": "PD"}, "no service can be called PD-proxy"),
     "a second name of a simulator": ({"engine": {"kind": "sim"}, "model": {"servedName": "x"}}, "serve model.name"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["1p1d", "my.release"])
+def test_the_chart_refuses_names_of_releases_that_helm_takes_and_services_cannot_have(name: str) -> None:
+    result = helm("template", name, str(CHART))
+    assert result.returncode != 0
+    assert f"no service can be called {name}-pdstack-proxy" in result.stderr
+    assert "set fullnameOverride" in result.stderr
+    assert helm("template", name, str(CHART), values={"fullnameOverride": "pd"}).returncode == 0
 
 
 @pytest.mark.parametrize(("values", "sentence"), REFUSED.values(), ids=REFUSED)

@@ -1,9 +1,13 @@
 """Several releases in one namespace, upgrades that concern one part, and what an uninstalled release leaves."""
 
+import re
+from pathlib import Path
+
 import pytest
 from support.chart import CHART, FULLNAME, RELEASE, Values
 from support.cluster.cluster import eventually
 from support.cluster.release import OURS, PROXY_PORT, Release, example, merged
+from support.cluster.shell import follow
 
 from pd_control.client import ClientError, get, post
 
@@ -74,6 +78,16 @@ def test_two_releases_in_one_namespace_have_their_own_engines_and_serve(two: Rel
     for name in (RELEASE, LONGEST):
         assert answers(service(two, name))
         assert "Phase:          Succeeded" in two.helm("test", name)
+
+
+def test_the_notes_lead_a_new_user_to_an_answer(two: Release, tmp_path: Path) -> None:
+    notes = two.helm("get", "notes", RELEASE)
+    commands = [line for line in notes.splitlines() if re.match(r"(  |    )\S", line)]
+    said = follow(two, "\n".join(commands) + "\n", tmp_path)
+
+    assert "Phase:          Succeeded" in said
+    assert '"object":"text_completion"' in said
+    assert "requests served" in said
 
 
 @pytest.mark.parametrize(
