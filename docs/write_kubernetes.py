@@ -1,4 +1,7 @@
-"""Writes docs/kubernetes.md from changes and accidents on a real node (`tests/support/cluster`); takes a quarter of an hour."""
+"""Writes docs/kubernetes.md from changes and accidents on a real node (`tests/support/cluster`); takes a quarter of an hour.
+
+python docs/write_kubernetes.py LOG takes them from a whole run instead, whose output is in LOG: `make cluster ARGS=-rP >LOG`.
+"""
 
 import contextlib
 import sys
@@ -9,11 +12,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.cluster import images
 from support.cluster.changes import CHANGES, VALUES, run
 from support.cluster.cluster import cluster, running
-from support.cluster.page import PAGE, page
+from support.cluster.page import PAGE, page, rows
 from support.cluster.release import Release
 
 
 def main() -> None:
+    found = rows(Path(sys.argv[1]).read_text(), CHANGES) if sys.argv[1:] else _measured()
+    PAGE.write_text(page(found))
+
+
+def _measured() -> list[str]:
     """Do everything to one release, one after the other."""
     for name in images.SERVICES:
         images.service(name)
@@ -23,13 +31,13 @@ def main() -> None:
         node.kubectl("create", "namespace", release.namespace)
         release.install(VALUES)
         release.ready()
-        rows = []
+        measured = []
         for name, change in CHANGES.items():
-            rows.append(run(release, change).row(name))
-            sys.stderr.write(rows[-1] + "\n")
+            measured.append(run(release, change).row(name))
+            sys.stderr.write(measured[-1] + "\n")
         release.close()
     images.remove()
-    PAGE.write_text(page(rows))
+    return measured
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from support.cluster.names import lines_of
+from support.cluster.page import rows
 from support.cluster.policy import CHAIN, rules_of
 
 PODS: list[dict[str, Any]] = [
@@ -81,3 +82,11 @@ def test_services_and_the_pods_of_headless_ones_have_names() -> None:
         "10.0.0.1 set.here.svc.cluster.local",
         "10.0.0.1 set-0.set.here.svc.cluster.local",
     ]
+
+
+def test_the_pages_rows_are_the_last_of_each_name_in_a_runs_output() -> None:
+    printed = "x\n| a | 1 | 0 |\n| a fault | 2 | 0 |\n| a | 3 | 0 |\n"
+
+    assert rows(printed, ["a fault", "a"]) == ["| a fault | 2 | 0 |", "| a | 3 | 0 |"]
+    with pytest.raises(ValueError, match="no row of: b"):
+        rows(printed, ["a", "b"])

@@ -1,6 +1,6 @@
 """docs/kubernetes.md: the table of what clients saw, and what it taught."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from support.chart import ROOT
@@ -11,7 +11,7 @@ HEAD: Final = f"""# What clients see when something happens to a release
 
 Written by `python docs/write_kubernetes.py` on one real Kubernetes node ([tests/cluster](../tests/cluster)): two simulated prefill and two simulated decode engines in pods of their own, P2pConnector, one proxy unless the first column says two, {CLIENTS} clients that ask without pause for answers of up to 3 s.
 Every answer is compared with what the model says when all is well.
-The rows with two proxies come from a second release on the same node.
+The rows with two proxies come from the same release with `proxy.replicas: 2`.
 `make cluster` repeats it and fails if a request is lost that could be saved.
 
 - **Failed**: requests in progress that ended in an error: an event in a stream, 504 for an answer in one piece.
@@ -42,6 +42,20 @@ What we learned:
 - **A new proxy knows no engines.** For some seconds it answers "unknown" to engines that ask whether they are admitted.
   They keep the previous proxy's answer; otherwise every engine would be unready at once.
 """
+
+
+def rows(printed: str, names: Iterable[str]) -> list[str]:
+    """The table's rows among what `make cluster ARGS=-rP` printed, the last of each name.
+
+    Raises:
+        ValueError: if a name has none.
+    """
+    lines = printed.splitlines()
+    found = {name: [line for line in lines if line.startswith(f"| {name} | ")] for name in names}
+    if missing := [name for name, its in found.items() if not its]:
+        msg = f"no row of: {'; '.join(missing)}"
+        raise ValueError(msg)
+    return [its[-1] for its in found.values()]
 
 
 def page(rows: Sequence[str]) -> str:
