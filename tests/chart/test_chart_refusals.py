@@ -225,6 +225,8 @@ def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
         {"proxy": {"pingNetworks": ["10.0.0.1"]}},
         {"proxy": {"kvBytesPerToken": 0}},
         {"proxy": {"adminSecretKey": ""}},
+        {"nameOverride": "-x"},
+        {"nameOverride": "a b", "fullnameOverride": "pd"},
     ],
     ids=str,
 )
