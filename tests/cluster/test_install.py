@@ -55,7 +55,9 @@ def left(release: Release) -> set[str]:
 
 
 def uids(release: Release, *components: str) -> set[str]:
-    return {str(pod["metadata"]["uid"]) for component in components for pod in release.pods(component)}
+    """Of the first release's pods."""
+    pods = [pod["metadata"] for component in components for pod in release.pods(component)]
+    return {str(pod["uid"]) for pod in pods if str(pod["name"]).startswith(f"{FULLNAME}-")}
 
 
 @pytest.fixture(name="two", scope="module")
