@@ -11,7 +11,7 @@ HEAD: Final = f"""# What clients see when something happens to a release
 
 Written by `python docs/write_kubernetes.py` on one real Kubernetes node ([tests/cluster](../tests/cluster)): two simulated prefill and two simulated decode engines in pods of their own, P2pConnector, one proxy unless the first column says two, {CLIENTS} clients that ask without pause for answers of up to 3 s.
 Every answer is compared with what the model says when all is well.
-The rows with two proxies come from a second release on the same node.
+The rows with two proxies come from the same release with `proxy.replicas: 2`.
 `make cluster` repeats it and fails if a request is lost that could be saved.
 
 - **Failed**: requests in progress that ended in an error: an event in a stream, 504 for an answer in one piece.
