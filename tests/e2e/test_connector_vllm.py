@@ -388,6 +388,11 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+# Reasons for which the proxy holds prefill's token back. No prompt below has more tokens than LONGEST.
+HELD_BACK = ("incomplete_text", "stop_string")
+LONGEST = 1500
+
+
 async def test_through_the_proxy_answers_are_plain_vllms(pair: Pair) -> None:
     p, d, count, firsts = pair.p, pair.d, 0, Counter[str]()
     async with fronted([(PingType.PREFILL, p), (PingType.DECODE, d)]) as (proxy, session):
@@ -410,9 +415,11 @@ async def test_through_the_proxy_answers_are_plain_vllms(pair: Pair) -> None:
                 count += 1
         assert firsts["prefill"] >= count * 2 // 3, firsts
         assert (await proxy.stats()).handed_off == firsts["prefill"]
-        # Of an announced request the token that follows, and of a whole one its last; nothing of a prompt that prefill has.
-        assert loads(d, "recomputed") == recomputed
-        assert computed(d) - before <= 2 * count + SMALL
+        # Of an announced request the token that follows, and of a whole one its last; nothing of a prompt that prefill has, unless
+        # its token was held back while its KV went into blocks of the announced request, which landing memory was too short for.
+        again = loads(d, "recomputed") - recomputed
+        assert again <= sum(number for reason, number in firsts.items() if reason in HELD_BACK), firsts
+        assert computed(d) - before <= 2 * count + SMALL + again * LONGEST
     rest(p, d)
 
 
@@ -446,7 +453,7 @@ async def test_decode_is_killed_under_streams_which_go_on_when_another_takes_its
     asked = [
         (
             path,
-            {"model": "tiny", **base, "temperature": 0, "max_tokens": 300, "ignore_eos": True, "stream": True} | more,
+            {"model": "tiny", **base, "temperature": 0, "max_tokens": 1000, "ignore_eos": True, "stream": True} | more,
         )
         for (path, base), more in zip(ways(60), kinds, strict=True)
     ]
