@@ -28,6 +28,7 @@ from pd_contracts.records import (
     read_json,
     read_lines,
 )
+from pd_control.compare.stages import folder_of
 from pd_control.supervision.state import Store
 
 LOAD = ("--input-output", "256:8", "--duration", "3", "--seeds", "5")
@@ -157,15 +158,15 @@ def processes_with(variable: str) -> list[int]:
     return found
 
 
-def started(folder: Path, *words: str) -> "subprocess.Popen[str]":
+def started(folder: Path, *words: str, state: Path | None = None) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "pd_control", "compare", "--engine", "sim", *words, "--out", "results"]
-    env = environment(folder / "state", **PATIENT)
+    env = environment(state or folder / "state", **PATIENT)
     return subprocess.Popen(command, env=env, cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def test_a_killed_comparison_takes_everything_with_it(tmp_path: Path) -> None:
     with started(tmp_path, *LOAD, "--rates", "3") as running:
-        store = Store(tmp_path / "state" / "compare-results")
+        store = Store(tmp_path / "state" / folder_of(tmp_path / "results"))
         until(lambda: (state := store.load()) is not None and len(state.processes) == 4)
         running.kill()
 
@@ -176,7 +177,7 @@ def test_what_was_measured_before_an_interruption_is_kept_and_the_rest_follows(t
     words = (*LOAD, "--rates", "2,3", "--deployments", "1c", "--gpus", "1", "--no-report")
     first = tmp_path / "results/1c/256x8-rate2-seed5"
     second = tmp_path / "results/1c/256x8-rate3-seed5"
-    store = Store(tmp_path / "state" / "compare-results")
+    store = Store(tmp_path / "state" / folder_of(tmp_path / "results"))
     interrupted(tmp_path, words, lambda: (state := store.load()) is not None and state.processes)
     interrupted(tmp_path, words, (second / MANIFEST).exists)
     kept = (first / REQUESTS).stat().st_mtime_ns
@@ -265,7 +266,8 @@ def test_two_at_once_on_one_machine_do_not_meet(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
-    running = [started(folder, *LOAD, "--rates", "3", "--no-report") for folder in folders]
+    # Of one user, and with results of the same name.
+    running = [started(folder, *LOAD, "--rates", "3", "--no-report", state=tmp_path / "state") for folder in folders]
     outputs = [process.communicate(timeout=110)[0] for process in running]
 
     for folder, process, output in zip(folders, running, outputs, strict=True):

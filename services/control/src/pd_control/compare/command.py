@@ -35,7 +35,7 @@ def context(start: Path, own: Mapping[str, str], options: argparse.Namespace) ->
     A comparison of simulated engines leaves `.env` out: its numbers must not depend on what somebody serves on this machine. Its
     processes listen on the loopback only.
     """
-    folder = f"compare-{Path(options.out).name}"
+    folder = stages.folder_of(Path(options.out))
     if options.engine == "sim":
         return open_context(start, {"BIND_HOST": "127.0.0.1", **own}, dotenv=False, folder=folder)
     opened = open_context(start, own, folder=folder)

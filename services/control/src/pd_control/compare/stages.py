@@ -96,7 +96,16 @@ def _refuse_dead(running: list[Running]) -> None:
 
 def project_of(out: Path) -> str:
     """The compose project of a comparison: two must not remove each other's containers, and a second start finds what a killed one left."""
-    return f"pdstack-compare-{zlib.crc32(str(out.resolve()).encode()):08x}"
+    return f"pdstack-compare-{_number(out)}"
+
+
+def folder_of(out: Path) -> str:
+    """What a comparison's folder of logs and locks is called: two may have results of one name in different places."""
+    return f"compare-{out.resolve().name}-{_number(out)}"
+
+
+def _number(out: Path) -> str:
+    return f"{zlib.crc32(str(out.resolve()).encode()):08x}"
 
 
 def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -> Stage:
