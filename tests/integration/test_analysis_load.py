@@ -65,6 +65,16 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
             lambda run: _replace(run / REQUESTS, b'"index":4', b'"index":3'), "request 3 is there twice", id="twice"
         ),
         pytest.param(
+            lambda run: _replace(run / REQUESTS, b'"index":4', b'"index":1' + b"0" * 29),
+            "too large",
+            id="a huge number",
+        ),
+        pytest.param(
+            lambda run: _replace(run / MANIFEST, b'"goodput": {', b'"goodput": {"itl": 5.0,'),
+            "workload.goodput has no metric itl",
+            id="an unknown limit",
+        ),
+        pytest.param(
             lambda run: _replace(run / REQUESTS, b'"scheduled":0.3', b'"scheduled":"x"'),
             f"{REQUESTS}:4",
             id="broken line",

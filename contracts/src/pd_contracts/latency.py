@@ -10,6 +10,7 @@ from typing import Any, Final
 from pd_contracts.records import RequestRecord
 
 PERCENTILES: Final = (50, 90, 95, 99)
+LIMITED: Final = ("ttft", "tpot", "e2el")  # what a request can have limits of
 
 FORMULAS: Final[dict[str, str]] = {
     "TTFT": "first token chunk − scheduled send",
@@ -87,7 +88,7 @@ def parse_goodput(items: Iterable[str]) -> dict[str, float]:
     limits: dict[str, float] = {}
     for item in (part for text in items for part in text.split()):
         key, _, value = item.partition(":")
-        if key not in {"ttft", "tpot", "e2el"}:
+        if key not in LIMITED:
             msg = f"goodput limit {item!r}: the metric must be ttft, tpot or e2el"
             raise ValueError(msg)
         try:

@@ -161,7 +161,7 @@ def _typed_by_hand(kept: dict[str, Any]) -> list[str]:
             kept["gpus"] = int(match[1] or match[2])
         else:
             remarks.append(f"the metadata gpus={told!s:.60} is not a number of GPUs, so no value is given per GPU")
-    if "topology" in kept and kept["topology"] not in set(Topology):
+    if "topology" in kept and str(kept["topology"]) not in set(Topology):
         remarks.append(f"the metadata topology={kept.pop('topology')!s:.60} is neither disagg nor combined")
     if "goodput" in kept:
         try:

@@ -56,6 +56,7 @@ def test_two_good_runs_leave_no_doubt() -> None:
 LATE = ClientHealth(
     valid=False, dispatch_lag_ms={"p99": 41.0}, receive_lag_ms={}, limit_ms=5.0, remedy="Use more --processes."
 )
+SLOW_READER = msgspec.structs.replace(LATE, dispatch_lag_ms={"p99": 0.6}, receive_lag_ms={"p99": 62.0})
 SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED, engine=SIMULATED_ENGINE)])
 
 
@@ -63,7 +64,18 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
     ("run_", "level", "says", "remedy"),
     [
         pytest.param(
-            run(hundred(), manifest(client=LATE), power()), "STOP", "INVALID", "--processes", id="client late"
+            run(hundred(), manifest(client=LATE), power()),
+            "STOP",
+            "late (requests sent late: p99 41.0 ms; limit 5 ms)",
+            "--processes",
+            id="client late",
+        ),
+        pytest.param(
+            run(hundred(), manifest(client=SLOW_READER), power()),
+            "STOP",
+            "late (answers read late: p99 62.0 ms; limit 5 ms)",
+            "--processes",
+            id="client reads late",
         ),
         pytest.param(
             run(hundred(), manifest(client=None), power()), "CARE", "did not say", "pd-loadgen", id="client silent"
@@ -102,7 +114,7 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
             run(hundred(), manifest(deployment=deployment(gpus=None)), power()),
             "CARE",
             "number of GPUs is unknown",
-            "--deployment",
+            "--gpus",
             id="GPUs unknown",
         ),
         pytest.param(run(hundred(), manifest()), "CARE", "no power was recorded", "--monitor", id="no power"),

@@ -60,6 +60,10 @@ def test_ratios(value: float | None, text: str) -> None:
         (0.16512, 0.00174, "0.1651 ± 0.0017"),
         (2.46, 0.0, "2.46"),
         (2.46, float("inf"), "2.46"),
+        (3.0, 9.0, "unknown"),
+        (3.0, 3.0, "unknown"),
+        (-3.0, 1.0, "unknown"),
+        (0.0, 0.0, "0"),
     ],
 )
 def test_a_value_has_no_more_digits_than_its_error(value: float, error: float, text: str) -> None:

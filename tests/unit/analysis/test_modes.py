@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from support.analysis import group, manifest, on_boards, power_log, request, run, workload
 
 from pd_analysis import plots
@@ -135,6 +136,23 @@ def test_the_table_and_the_sentence_of_phase_split_have_the_mode_and_errors() ->
     assert sentence.startswith("combined: prefill of 512 tokens takes 500 ms")
 
 
+def test_what_its_error_hides_is_unknown_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pd_analysis.energy.part_energy.UPDATE_S", 50.0)  # as if the windows were that much shorter
+    phases, sizes = group(phased()), group(batched())
+
+    (sentence,) = of_mode(phases)
+    assert "decode of 20 tokens takes 1,000 ms, and its energy is unknown" in sentence
+    assert "What a token costs is unknown" in of_mode(sizes)[0]
+    for measured, columns in ((phases, {6, 7, 9}), (sizes, {9})):
+        table = mode_table(measured)
+        assert table is not None
+        assert {row[column].text for row in table.rows for column in columns} == {"unknown"}
+    for draw in (plots.modes.by_phase, plots.modes.by_batch_size):
+        for measured in (phases, sizes):
+            figure = draw(measured)
+            assert figure is None or not any("nan" in text.get_text() for text in figure.findobj(Text))
+
+
 # --- batch -------------------------------------------------------------------------------------------------------------------
 
 
@@ -173,8 +191,9 @@ def test_batches_of_one_size_are_taken_together() -> None:
     # 4 tokens per request, in 2 s
     assert [each.output_rate for each in found] == pytest.approx([2.0, 4.0, 8.0])
     # (200 + 50 n) W × 2 s over 4 n tokens
-    assert [each.token_j for each in found] == pytest.approx([125.0, 75.0, 50.0], rel=0.03)
-    assert all(each.token_error_j and 0 < each.token_error_j < 0.15 * (each.token_j or 0) for each in found)
+    joules = [each.token_j for each in found if each.token_j is not None]
+    assert [each.value for each in joules] == pytest.approx([125.0, 75.0, 50.0], rel=0.03)
+    assert all(0 < each.error < 0.15 * each.value for each in joules)
 
 
 def test_the_batch_table_has_the_mode_beside_every_number() -> None:

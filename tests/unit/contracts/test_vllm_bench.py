@@ -224,6 +224,7 @@ def test_metadata_is_read_in_whatever_form_it_was_typed(told: object, gpus: int 
 
 
 def test_metadata_that_is_not_understood_costs_itself_and_not_the_numbers() -> None:
+    assert made(topology=["disagg"]).deployment.topology is None
     manifest = made(topology="1P3D", goodput="speed:1", mystery=[1, {"a": 2}])
 
     assert (manifest.deployment.topology, manifest.workload.goodput) == (None, {})

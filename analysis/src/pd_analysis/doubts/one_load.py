@@ -148,7 +148,9 @@ def _gpus_unknown(result: Result) -> Iterable[Doubt]:
         yield Doubt(
             Level.CARE,
             tr("{run}: the number of GPUs is unknown, so nothing of it is given per GPU.", run=result.name),
-            tr("Name them in the file that --deployment reads; pdctl writes it."),
+            tr(
+                "Say how many with --gpus of pd-loadgen; deployments that pdctl, Compose or Helm started say so themselves."
+            ),
             tr("The number of GPUs is unknown"),
         )
 

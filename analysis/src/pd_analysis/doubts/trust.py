@@ -1,14 +1,15 @@
 """Why a whole run cannot be trusted: a late client, foreign engines, foreign load, or a simulator that lacked CPU time."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.lateness import late_share
 from pd_analysis.numbers.trust import strangers, tokens_apart
-from pd_analysis.words.formatting import joined, listed, number, percent, setting, whole
-from pd_analysis.words.language import tr
+from pd_analysis.words.formatting import clauses, joined, listed, number, percent, setting, whole
+from pd_analysis.words.language import mark, tr
+from pd_contracts.records import ClientHealth
 
 STARVED: Final = 0.05  # share of late steps, from which a simulator's times are its host's
 
@@ -24,13 +25,12 @@ def _client(result: Result) -> Iterable[Doubt]:
             tr("The load generator did not say whether it kept up"),
         )
     elif not client.valid:
-        lag = joined(f"{name} {number(value)} ms" for name, value in client.dispatch_lag_ms.items())
         yield Doubt(
             Level.STOP,
             tr(
-                "{run} is INVALID: the load generator itself was late (dispatch lag {lag}; limit {limit_ms} ms).",
+                "{run} is INVALID: the load generator itself was late ({lags}; limit {limit_ms} ms).",
                 run=result.name,
-                lag=lag,
+                lags=clauses(_lags(client)),
                 limit_ms=setting(client.limit_ms),
             ),
             tr(
@@ -39,6 +39,17 @@ def _client(result: Result) -> Iterable[Doubt]:
             tr("INVALID: the load generator itself was late"),
             single=True,
         )
+
+
+def _lags(client: ClientHealth) -> Iterator[str]:
+    """Those that were too long; both where the record does not say which."""
+    kinds = {
+        mark("requests sent late: {lag}"): client.dispatch_lag_ms,
+        mark("answers read late: {lag}"): client.receive_lag_ms,
+    }
+    too_long = {kind: lags for kind, lags in kinds.items() if lags.get("p99", 0.0) > client.limit_ms}
+    for kind, lags in (too_long or kinds).items():
+        yield tr(kind, lag=joined(f"{name} {number(value)} ms" for name, value in lags.items()))
 
 
 def _strangers(result: Result) -> Iterable[Doubt]:

@@ -9,6 +9,7 @@ import pandas as pd
 from pd_analysis.energy.part_energy import PartEnergy, energy_of_part
 from pd_analysis.energy.readings import Window
 from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.value import Value
 from pd_analysis.records.run import Run
 
 
@@ -38,14 +39,11 @@ class Batch:
         return None if self.output_tokens is None or self.window_s <= 0 else self.output_tokens / self.window_s
 
     @property
-    def token_j(self) -> float | None:
+    def token_j(self) -> Value | None:
         """Joules per output token."""
-        return self.energy.joules / self.output_tokens if self.energy and self.output_tokens else None
-
-    @property
-    def token_error_j(self) -> float | None:
-        """What `token_j` may be off by."""
-        return self.energy.error_j / self.output_tokens if self.energy and self.output_tokens else None
+        if self.energy is None or not self.output_tokens:
+            return None
+        return Value(self.energy.joules, self.energy.error_j).per(self.output_tokens)
 
 
 def batches(result: Result) -> list[Batch]:

@@ -12,29 +12,13 @@ import pandas as pd
 
 from pd_analysis.energy.part_energy import PartEnergy, energy_of_part
 from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.value import Value
 from pd_analysis.records.columns import Floats
 from pd_analysis.records.run import Run
 
 Phase = Literal["prefill", "decode"]
 # Where the first token of the second part comes this much sooner than the answer of the first, a cache had the prompt.
 CACHED: Final = 0.7
-
-
-@dataclass(frozen=True)
-class Value:
-    """A number and its standard error."""
-
-    value: float
-    error: float
-
-    def per(self, count: float) -> "Value":
-        return Value(self.value / count, self.error / count)
-
-    def over(self, other: "Value") -> "Value":
-        """The quotient of two independent numbers."""
-        quotient = self.value / other.value
-        relative = math.hypot(self.error / self.value if self.value else 0.0, other.error / other.value)
-        return Value(quotient, abs(quotient) * relative)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pd_analysis.numbers.batches import Batch, batches
 from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.numbers.load import Pace
-from pd_analysis.numbers.phase_split import PhaseCost, Value, phase_split
+from pd_analysis.numbers.phase_split import PhaseCost, phase_split
+from pd_analysis.numbers.value import Value
 from pd_analysis.plots import style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.tables.modes import cost_words
@@ -27,7 +28,10 @@ _PANELS: Final[tuple[tuple[str, BatchValue], ...]] = (
     (mark("TTFT p50, ms"), lambda batch: None if batch.ttft_s is None else batch.ttft_s * 1e3),
     (mark("TPOT p50, ms"), lambda batch: None if batch.tpot_s is None else batch.tpot_s * 1e3),
     (mark("Output tokens per second"), lambda batch: batch.output_rate),
-    (mark("J per output token"), lambda batch: batch.token_j),
+    (
+        mark("J per output token"),
+        lambda batch: None if (joules := batch.token_j) is None or joules.lost else joules.value,
+    ),
 )
 
 
@@ -68,11 +72,11 @@ def by_batch_size(group: Group) -> Figure | None:
 
 def _batch_panel(axes: Axes, runs: Sequence[Sequence[Batch]], get: BatchValue, *, errors: bool) -> None:
     for position, run in enumerate(runs):
-        points = [(batch.size, value, batch.token_error_j) for batch in run if (value := get(batch)) is not None]
+        points = [(batch.size, value, batch.token_j) for batch in run if (value := get(batch)) is not None]
         axes.errorbar(
             [size for size, _, _ in points],
             [value for _, value, _ in points],
-            yerr=[error or 0.0 for _, _, error in points] if errors else None,
+            yerr=[0.0 if joules is None else joules.error for _, _, joules in points] if errors else None,
             color=style.run_colour(position),
             linestyle=style.run_line(position),
             marker=style.run_marker(position),
@@ -145,17 +149,21 @@ def _in_ms(value: Value) -> Value:
 
 
 def _phase_panel(axes: Axes, costs: Sequence[PhaseCost], values: Sequence[Value | None], unit: str) -> None:
-    widest = max(value.value + _finite(value.error) for value in values if value is not None)
+    known = [value for value in values if value is not None and not value.lost]
+    widest = max((value.value + _finite(value.error) for value in known), default=1.0)
     for row, (cost, value) in enumerate(zip(costs, values, strict=True)):
         if value is None:
             continue
         colour = style.ROLE_COLOURS[Role(cost.phase)]
+        if value.lost:  # a bar would be read as a value
+            axes.text(widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, color=style.MUTED)
+            continue
         axes.barh(row, value.value, height=0.6, color=colour, xerr=_finite(value.error), capsize=3, ecolor=style.INK)
         end = value.value + _finite(value.error)
         axes.text(end + widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, weight="bold")
     style.quiet(axes, grid="x")
     axes.set_ylim(len(costs) - 0.45, -0.55)
-    axes.set_xlim(min(0.0, *(value.value for value in values if value is not None)), widest * 1.75)
+    axes.set_xlim(0.0, widest * 1.75)
     style.grouped(axes.xaxis)
     axes.locator_params(axis="x", nbins=3)
 

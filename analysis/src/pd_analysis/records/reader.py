@@ -18,6 +18,7 @@ from pd_analysis.records.columns import Collector, Requests, samples_of
 from pd_analysis.records.run import Loaded, Problem, Run
 from pd_analysis.words.language import Sentence, mark
 from pd_contracts import records, vllm_result
+from pd_contracts.latency import LIMITED
 from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, Manifest, Missing, RecordError, RequestRecord
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,7 @@ def _read(folder: Path, cut_s: float) -> tuple[list[Run], list[Problem]]:
     manifest = records.read_json(folder / records.MANIFEST, Manifest)
     if not manifest.complete:
         raise RecordError("the run did not finish (its manifest says complete: false); measure it again")
+    _refuse_unknown_limits(manifest)
     requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
     power, problems = _read_gpu(folder)
     run = Run(
@@ -116,13 +118,26 @@ def _read(folder: Path, cut_s: float) -> tuple[list[Run], list[Problem]]:
     return [run], problems
 
 
+def _refuse_unknown_limits(manifest: Manifest) -> None:
+    if unknown := [name for name in manifest.workload.goodput if name not in LIMITED]:
+        raise RecordError(
+            "{path}: workload.goodput has no metric {name}; there are {names}",
+            path=records.MANIFEST,
+            name=unknown[0],
+            names=", ".join(LIMITED),
+        )
+
+
 def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
     _refuse_cut(path)
     start = -np.inf if manifest.window is None or not cut_s else manifest.window[0] + cut_s
     collector = Collector(manifest.workload.goodput, cut=start, excerpt=_excerpt(manifest))
     with _without_collection():
         for batch in _batches(path):
-            collector.add(batch)
+            try:
+                collector.add(batch)
+            except OverflowError as error:  # a number that no run can have
+                raise RecordError("{path}: {reason}", path=path, reason=error) from error
     requests = collector.finish()
     if requests.rows.empty:
         raise RecordError("{path}: holds no request; measure it again", path=path)

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pd_analysis.numbers.batches import Batch, batches
 from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.numbers.load import Pace
-from pd_analysis.numbers.phase_split import PhaseCost, Value, phase_split
+from pd_analysis.numbers.phase_split import PhaseCost, phase_split
+from pd_analysis.numbers.value import Value
 from pd_analysis.tables.table import Table, table
 from pd_analysis.words.formatting import DASH, mean_count, ms, number, whole, with_error
 from pd_analysis.words.formulas import defined
@@ -44,7 +45,7 @@ def _batch_cells(batch: Batch, per_gpu: float | None) -> Iterable[str]:
         ms(batch.tpot_s),
         number(batch.output_rate),
         number(per_gpu),
-        DASH if batch.token_j is None else with_error(batch.token_j, batch.token_error_j or 0.0),
+        token_words(batch),
     ]
 
 
@@ -77,5 +78,13 @@ def _phase_cells(cost: PhaseCost) -> Iterable[str]:
 
 
 def cost_words(value: Value | None, unit: str, *, scale: float = 1.0) -> str:
-    """24.1 ± 0.3 ms."""
-    return DASH if value is None else f"{with_error(value.value * scale, value.error * scale)} {unit}"
+    """24.1 ± 0.3 ms; a dash where nothing was recorded, unknown where the error hides it."""
+    if value is None:
+        return DASH
+    words = with_error(value.value * scale, value.error * scale)
+    return words if value.lost else f"{words} {unit}"
+
+
+def token_words(batch: Batch) -> str:
+    """Joules per output token of a batch, as `cost_words`."""
+    return DASH if batch.token_j is None else with_error(batch.token_j.value, batch.token_j.error)

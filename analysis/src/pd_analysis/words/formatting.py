@@ -12,9 +12,8 @@ DASH: Final = "–"
 
 def number(value: float | None, *, scale: float = 1.0) -> str:
     """`value * scale` with three significant digits (more before the point); a dash for None."""
-    if value is None or not math.isfinite(value):
+    if value is None or not math.isfinite(scaled := value * scale):
         return DASH
-    scaled = value * scale
     if scaled == 0:
         return "0"
     decimals = max(0, 2 - math.floor(math.log10(abs(scaled))))
@@ -24,8 +23,18 @@ def number(value: float | None, *, scale: float = 1.0) -> str:
     return f"{rounded:,.{decimals}f}"
 
 
+def lost(value: float, error: float) -> bool:
+    """Whether a time or an energy, which are above 0, is not larger than its error and so says nothing; where nobody knows the error it stands."""
+    return value < 0 or (math.isfinite(error) and 0 < error >= value)
+
+
 def with_error(value: float, error: float) -> str:
-    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without it where nobody knows it, or where it is none."""
+    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without it where nobody knows it, or where it is none.
+
+    A value that is not larger than its error is unknown.
+    """
+    if lost(value, error):
+        return tr("unknown")
     if not math.isfinite(error) or error <= abs(value) * 1e-6:
         return number(value)
     exponent = math.floor(math.log10(error))
