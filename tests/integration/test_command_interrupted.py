@@ -42,6 +42,7 @@ def interrupted(moment: str, *words: str) -> subprocess.CompletedProcess[str]:
             ("pd_analysis", "report"),
             ("pd_planner", "--rate", "1"),
             ("pd_monitor", "--help"),
+            ("pd_proxy", "--help"),
             ("pd_simulator", "--help"),
             ("pd_engine", "plan"),
         )

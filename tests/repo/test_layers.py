@@ -16,6 +16,7 @@ SOURCES = {
 LAYERS: dict[str, list[set[str]]] = {
     "pd_proxy": [
         {"__main__"},
+        {"main"},
         {"processes"},
         {"api"},
         {"background"},
