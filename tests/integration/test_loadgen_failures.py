@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_exit_2(server: Stam
     done = run(server.url, tmp_path / "file" / "run", cwd=tmp_path)
 
     assert done.returncode == 2
-    assert "file cannot be written: Not a directory" in done.stderr
+    assert "file is a file: choose another --out, a folder" in done.stderr
 
 
 def test_a_run_is_not_overwritten_unasked(server: StampedServer, tmp_path: Path) -> None:

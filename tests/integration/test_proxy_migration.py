@@ -26,7 +26,7 @@ STREAMS = 200
 def body_of(number: int) -> tuple[str, dict[str, Any]]:
     """One of many requests, all different and of several kinds."""
     path, base = WAYS[number % 2]
-    body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 100, "seed": number}
+    body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 250, "seed": number}
     if path == COMPLETIONS:
         body["prompt"] = [400 + 3 * number + 7 * at for at in range(20 + number)]
     else:
@@ -84,18 +84,18 @@ async def test_a_decode_that_is_killed_under_200_streams_loses_none() -> None:
             asyncio.create_task(read(session, proxy.url + path, body)) for path, body in map(body_of, range(STREAMS))
         ]
         victim = engines[2]
-        while await victim.metric("vllm:generation_tokens_total") < 2000:  # noqa: ASYNC110  a page has no event
+        # A busy machine sees this late; most of 100 streams of 250 tokens are still to be written then.
+        while await victim.metric("vllm:generation_tokens_total") < 1000:  # noqa: ASYNC110  a page has no event
             await asyncio.sleep(0.02)
         assert victim.process is not None
         os.kill(victim.process.pid, signal.SIGKILL)
 
-        for number, reply in enumerate(await asyncio.gather(*asked)):
-            path, body = body_of(number)
-            same(
-                shown(reply),
-                shown(await read(reference.session, reference.url + path, body)),
-                ids="return_token_ids" in body,
-            )
+        replies = await asyncio.gather(*asked)
+        references = await asyncio.gather(
+            *(read(reference.session, reference.url + path, body) for path, body in map(body_of, range(STREAMS)))
+        )
+        for number, (reply, expected) in enumerate(zip(replies, references, strict=True)):
+            same(shown(reply), shown(expected), ids="return_token_ids" in body_of(number)[1])
         assert (await proxy.stats()).migrations > 10
 
 
