@@ -305,7 +305,7 @@ def test_a_client_that_leaves_while_its_kv_is_waited_for_leaves_nothing(pair: Pa
     with pytest.raises(GONE):
         ask(d, prompt_of(300, 8), {"key": uuid.uuid4().hex, "from": p.kv}, timeout=0.5)
     with pytest.raises(GONE):  # and one that leaves while it is computed
-        ask(p, prompt_of(1500, 8), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1, timeout=0.05)
+        ask(p, prompt_of(2000, 8), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1, timeout=0.02)
 
     rest(p, d)
 
