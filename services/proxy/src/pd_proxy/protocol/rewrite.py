@@ -125,7 +125,12 @@ def has_event(block: bytes) -> bool:
     """Whether whole events of a stream say anything of the answer, so that an engine that sent them has moved."""
     if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
         return False
-    return not any(empty in block for empty in NO_CHOICE) or _CHOICE.search(block) is not None
+    return not lacks_choice(block) or _CHOICE.search(block) is not None
+
+
+def lacks_choice(block: bytes) -> bool:
+    """Whether an event of this block has an empty list of choices."""
+    return any(empty in block for empty in NO_CHOICE)
 
 
 class StreamRewriter:

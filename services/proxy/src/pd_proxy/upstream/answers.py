@@ -227,5 +227,5 @@ async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRe
             flight.moved()
             rewriter.check_first(first)
             return before + first
-        if len(before) < rewrite.MAX_EVENT_BYTES and any(empty in first for empty in rewrite.NO_CHOICE):
+        if len(before) < rewrite.MAX_EVENT_BYTES and rewrite.lacks_choice(first):
             before += first
