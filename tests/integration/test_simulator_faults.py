@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import signal
 from typing import Any
 
 import aiohttp
 import pytest
-from support.simulator import Answer, disaggregated, fast_profile, pair_id, running, settings_for
+from support.simulator import Answer, disaggregated, fast_profile, pair_id, running, settings_for, spawned
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import SettingsError, load
@@ -26,7 +27,10 @@ async def test_faults_are_shown_set_as_a_whole_and_ended() -> None:
         assert not any((await engine.post("/sim/faults", {})).body.values())
 
 
-@pytest.mark.parametrize("faults", [{"explode": True}, {"status": 200}, {"stall": "sometimes"}, {"slow_kv_s": -1}, []])
+@pytest.mark.parametrize(
+    "faults",
+    [{"explode": True}, {"status": 200}, {"stall": "sometimes"}, {"slow_kv_s": -1}, {"die_after_tokens": 0}, []],
+)
 async def test_what_is_no_fault_is_refused_and_changes_nothing(faults: Any) -> None:
     async with running(settings_for(), fast_profile()) as engine:
         assert (await engine.post("/sim/faults", faults)).status == 400
@@ -64,6 +68,15 @@ async def test_a_stall_holds_all_streams_up_until_it_ends(stall: str) -> None:
         assert (await engine.metric("vllm:generation_tokens_total") > 0) == (stall == "after_first_token")
         await engine.post("/sim/faults", {})
         assert [len(answer.token_ids) for answer in await asyncio.gather(*answers)] == [5, 5]
+
+
+async def test_an_engine_can_be_killed_in_the_middle_of_its_streams() -> None:
+    async with spawned(settings_for(sim_profile="slow-exact")) as engine:
+        await engine.post("/sim/faults", {"die_after_tokens": 5})
+        with pytest.raises(aiohttp.ClientError):
+            await engine.complete(PROMPT, max_tokens=20, stream=True)
+        assert engine.process is not None
+        assert await engine.process.wait() == -signal.SIGKILL
 
 
 async def test_books_tell_kv_that_was_lost_and_the_request_that_waits_for_it() -> None:

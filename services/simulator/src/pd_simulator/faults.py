@@ -30,6 +30,7 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         swallow: requests for tokens are taken and never run; their KV comes and stays.
         stall: no step begins in which a sequence is at that point, so all of them stand still; health and pings go on.
         die_mid_stream: an answer's connection is reset after its first token, one in a single piece instead of it.
+        die_after_tokens: the process is killed (SIGKILL) once it has written so many tokens in all, whatever still runs.
     """
 
     corrupt_kv: bool = False
@@ -43,6 +44,7 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     swallow: bool = False
     stall: Literal["before_first_token", "after_first_token"] | None = None
     die_mid_stream: bool = False
+    die_after_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
     def become(self, other: "Faults") -> None:
         """Take over the switches of `other`."""
@@ -60,6 +62,10 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         if self.stall is None:
             return False
         return any((count > 0) == (self.stall == "after_first_token") for count in generated)
+
+    def kills(self, written: int) -> bool:
+        """Whether the process ends now that all its sequences have written so many tokens."""
+        return self.die_after_tokens is not None and written >= self.die_after_tokens
 
 
 def read(text: bytes | str) -> Faults:

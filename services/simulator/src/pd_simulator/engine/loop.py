@@ -5,6 +5,8 @@ ready), not when this process got round to it, so lateness of the event loop sho
 """
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
@@ -232,8 +234,10 @@ class Engine:
         self._held = held
 
     async def _held_up(self, slots: list[Slot], start: float) -> float:
-        """Stand still for as long as the faults say; returns when the step could really begin."""
+        """Stand still, or die, as the faults say; returns when the step could really begin."""
         faults = self.machine.transfer.site.faults
+        if faults.kills(self.stats.generation_tokens):
+            os.kill(os.getpid(), signal.SIGKILL)
         while faults.stands_still(slot.job.generated for slot in slots):
             await asyncio.sleep(HOLD_S)
             start = time.monotonic()
