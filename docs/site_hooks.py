@@ -51,7 +51,7 @@ def _noted(markdown: str, page: Page) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Chinese sentences, one a line in the source, without the blank that a line's end becomes."""
+    """Chinese sentences, one per line in the source, without the blank that a line's end becomes."""
     if not page.file.src_uri.endswith(".zh.md"):
         return html
     parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)

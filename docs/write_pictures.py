@@ -177,7 +177,7 @@ def arrival_kinds(say: Say, _: Source) -> Figure:
         ),
     }
     figure = style.canvas(
-        say("Three schedules of 4 requests a second", "三种到达过程，平均都是每秒 4 个请求"),
+        say("Three schedules of 4 requests per second", "三种到达过程，平均都是每秒 4 个请求"),
         say("open loop: computed before the start, whatever the server does", "开环：开始前就已算好，与服务器快慢无关"),
         1.3,
         simulated=False,

@@ -42,7 +42,7 @@ def main() -> None:
     three = commands.add_parser("load")
     engines(three)
     for command in (one, three):
-        command.add_argument("--rates", default="10,20,30", help="requests a second, per GPU")
+        command.add_argument("--rates", default="10,20,30", help="requests per second, per GPU")
         command.add_argument("--shapes", default="512/64", help="tokens in and out")
         command.add_argument("--seconds", type=float, default=30, help="of each point")
         command.add_argument("--orders", default="plain,decode-first,announced")

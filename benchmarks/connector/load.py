@@ -28,7 +28,7 @@ def percentiles(values: list[float]) -> list[float]:
 async def point(
     pair: Pair, order: str, *, shape: tuple[int, int], rate: float, seconds: float, vocabulary: int
 ) -> dict[str, Any]:
-    """One order at one rate (requests a second on both GPUs together)."""
+    """One order at one rate (requests per second on both GPUs together)."""
     length, tokens = shape
     arrivals, clock, drawn = [], 0.0, random.Random(7)
     while clock < seconds:

@@ -126,7 +126,7 @@ def measure(name: str, streams: int, chunks: int, period: float, processes: int)
             seen = json.loads(run_pinned(words, 0))
         wrote = stamps_of(url)
         times = sorted(at for stamps in wrote.values() for at in stamps)
-        sys.stderr.write(f"{name}: the server wrote {len(times) / (times[-1] - times[0]):.0f} chunks a second\n")
+        sys.stderr.write(f"{name}: the server wrote {len(times) / (times[-1] - times[0]):.0f} chunks per second\n")
         return errors(seen, wrote)
 
 
@@ -154,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=512)
     parser.add_argument("--chunks", type=int, default=250)
-    parser.add_argument("--rate", type=float, default=50.0, help="chunks a second of each stream")
+    parser.add_argument("--rate", type=float, default=50.0, help="chunks per second of each stream")
     parser.add_argument("--turns", type=int, default=3, help="runs of each client")
     parser.add_argument(
         "--clients", nargs="+", choices=(*START, *OTHERS), default=(*START, *OTHERS), help="who takes part"

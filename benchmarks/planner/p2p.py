@@ -33,7 +33,7 @@ _P50, _P99 = 0, 2  # of p50, p90, p99
 
 @dataclass(frozen=True)
 class Point:
-    """One load of the data: requests a second, and TTFT and TPOT as p50, p90, p99 (ms)."""
+    """One load of the data: requests per second, and TTFT and TPOT as p50, p90, p99 (ms)."""
 
     order: Order
     load: Load

@@ -146,7 +146,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench-proxy", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measured window")
-    parser.add_argument("--rate", type=float, default=300.0, help="requests a second of the paced load")
+    parser.add_argument("--rate", type=float, default=300.0, help="requests per second of the paced load")
     parser.add_argument(
         "--realtime", action="store_true", help="run what is paced before other work on the machine; needs root"
     )

@@ -180,7 +180,7 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--pace", type=int, default=20, help="ms between chunks of a stream")
-    parser.add_argument("--rate", type=float, default=0.0, help="requests a second; 0: as fast as they are answered")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests per second; 0: as fast as they are answered")
     chosen = parser.parse_args()
     uvloop.run(streams(chosen) if chosen.kind == "streams" else requests(chosen))
     sys.exit(0)

@@ -1,6 +1,6 @@
 """ROUTING and REJECT against plain engines and every XpYd, in virtual time: `make bench-routing`. All numbers are simulated.
 
-Each row is one traffic with its objectives: how many requests a second and engine each way of routing serves so that nine in ten keep both.
+Each row is one traffic with its objectives: how many requests per second per engine each way of routing serves so that nine in ten keep both.
 What decides is the proxy's own code; what is simulated is the engines, by the profile h200-llama3-8b. Results go to a file, one a
 line, and what is there already is not computed again; `--table` writes the page from it.
 """

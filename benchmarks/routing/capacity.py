@@ -45,7 +45,7 @@ class Served:
 
 
 def served(case: Case, setup: Setup, rate: float) -> Served:
-    """What becomes of so many requests a second and engine."""
+    """What becomes of so many requests per second per engine."""
     result = outcome(case, setup, rate)
     counted = result.load.at >= WARM_UP_S
     good = result.good(Objectives(case.ttft, case.tpot))[counted]
@@ -53,7 +53,7 @@ def served(case: Case, setup: Setup, rate: float) -> Served:
 
 
 def outcome(case: Case, setup: Setup, rate: float) -> Result:
-    """What comes of so many requests a second and engine, one by one."""
+    """What comes of so many requests per second per engine, one by one."""
     every_s = rate * setup.engines
     seconds = setup.seconds if case.drift else min(setup.seconds, max(LEAST_S, setup.requests / every_s))
     load = case.load(every_s, seconds, setup.seed, setup.cv)
@@ -61,7 +61,7 @@ def outcome(case: Case, setup: Setup, rate: float) -> Result:
 
 
 def capacity(case: Case, setup: Setup, guess: float) -> float:
-    """Requests a second and engine at which nine in ten are served in time; `guess` is where to begin."""
+    """Requests per second and engine at which nine in ten are served in time; `guess` is where to begin."""
     low, high, rate = 0.0, inf, max(guess, 0.1)
     while low == 0 or high / low > setup.close:
         if served(case, setup, rate).good >= ATTAINED:

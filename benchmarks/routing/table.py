@@ -17,7 +17,7 @@ HEAD = """# Routing, simulated
 Written by `make bench-routing`, which says what it leaves out: a step model without prefix cache, CPU limits and jitter, prompts whose lengths are known exactly, and P2pConnector in the official order (decode writes the first token).
 Lengths of Azure's and Mooncake's traffics are log-normal with published medians and means, not the traces themselves.
 
-Capacity is the highest Poisson rate at which nine in ten requests keep both objectives (TTFT/TPOT, ms), in requests a second and engine. *Best static* is the best XpYd chosen afterwards for that row; it and *plain* choose engines by predicted load and decode late, so they are better than round robin. *Adaptive* has one set of settings for all rows.
+Capacity is the highest Poisson rate at which nine in ten requests keep both objectives (TTFT/TPOT, ms), in requests per second per engine. *Best static* is the best XpYd chosen afterwards for that row; it and *plain* choose engines by predicted load and decode late, so they are better than round robin. *Adaptive* has one set of settings for all rows.
 """
 
 

@@ -14,7 +14,7 @@ from pd_analysis.numbers.evaluation import evaluate, together
 from pd_analysis.plots import fonts, style
 from pd_analysis.records.reader import load_tree
 from pd_analysis.report import HTML
-from pd_analysis.words.language import LANGUAGES, speaking
+from pd_analysis.words.language import LANGUAGES, in_language
 from pd_contracts.names import Topology
 
 ENGLISH = re.compile(r"\b[a-z]{3,} [a-z]{2,} [a-z]{2,}\b")
@@ -89,7 +89,7 @@ def test_doubts_are_translated_with_their_numbers(tmp_path: Path) -> None:
     write_run(tmp_path / "run", [*(request(n, n / 10) for n in range(20)), failed(20)])
     runs = load_tree([tmp_path]).runs
     found = doubts(together(evaluate(runs)))
-    with speaking("zh"):
+    with in_language("zh"):
         translated = doubts(together(evaluate(runs)))
 
     assert len(found) == len(translated) >= 2

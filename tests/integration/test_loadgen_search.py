@@ -16,7 +16,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def search(server: StampedServer, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    # two at a time, 0.1 s each: 20 requests a second is all that fits; above it the queue grows past the limit
+    # two at a time, 0.1 s each: 20 requests per second is all that fits; above it the queue grows past the limit
     load = ["--model", "steady", "--arrival", "constant", "--duration", "1", "--max-concurrency", "2", "--idle", "0"]
     load += ["--input-tokens", "16", "--output-tokens", "2", "--lag-limit-ms", "5000", "--goodput", "e2el:250"]
     bounds = ["--low", "5", "--high", "80", "--tolerance", "0.5", "--repeats", "1"]
@@ -45,7 +45,7 @@ def test_a_search_that_has_no_answer_says_so(tmp_path: Path) -> None:
         done = search(server, tmp_path / "search")
 
     assert done.returncode == 4
-    assert "no rate from 5 requests/s on" in done.stdout
+    assert "no rate meets the goal: at 5 requests/s" in done.stdout
 
 
 def test_a_search_without_its_limits_is_refused(tmp_path: Path) -> None:

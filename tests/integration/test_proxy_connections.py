@@ -28,7 +28,7 @@ async def _pool() -> AsyncIterator[Pool]:
 
 @contextlib.asynccontextmanager
 async def engine(*answers: bytes, hold: bool = True) -> AsyncIterator[tuple[str, list[int]]]:
-    """An engine that gives these answers, one a request; yields its address and the connection of each request."""
+    """An engine that gives these answers, one per request; yields its address and the connection of each request."""
     connections: list[int] = []
     left = list(answers)
     writers: list[asyncio.StreamWriter] = []

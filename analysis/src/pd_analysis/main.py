@@ -16,7 +16,7 @@ from pd_analysis.report import HTML, export, terminal
 from pd_analysis.report.export import FORMATS
 from pd_analysis.report.terminal import COLUMNS
 from pd_analysis.settings import Settings
-from pd_analysis.words.language import LANGUAGES, speaking
+from pd_analysis.words.language import LANGUAGES, in_language
 from pd_contracts import log, settings
 from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_contracts.records import MANIFEST
@@ -107,7 +107,7 @@ def _percent(text: str) -> float:
 
 
 def _load(options: argparse.Namespace, read: Settings) -> Loaded | None:
-    """Read the runs and say what was left out; None, after a sentence, if there is none."""
+    """Read the runs and report those left out; None, after an error message, if there are none."""
     paths = options.runs or [read.results_dir]
     loaded = load_tree(paths, options.cut)
     for problem in loaded.problems:
@@ -144,7 +144,7 @@ def _compare(options: argparse.Namespace, read: Settings) -> int:
     if options.baseline:
         return _check(options, results)
     console = Console(width=None if sys.stdout.isatty() else COLUMNS)
-    with speaking(options.lang):
+    with in_language(options.lang):
         if options.brief:
             terminal.brief(console, results)
         else:
@@ -161,7 +161,7 @@ def _is_run(path: str) -> bool:
 
 
 def _report_of(options: argparse.Namespace, read: Settings) -> Path | None:
-    """The report that was rendered of these runs: in the tree itself, as `pdctl compare` does, or where `report` puts it."""
+    """An existing report of these runs: in the tree itself, as `pdctl compare` does, or where `report` puts it."""
     trees = [Path(tree) for tree in options.runs]
     places = [trees[0]] if len(trees) == 1 else [] if trees else [Path(read.results_dir) / REPORT_FOLDER]
     return next((page for place in places if (page := place / HTML).is_file()), None)
@@ -206,7 +206,7 @@ def _export(options: argparse.Namespace, read: Settings) -> int:
 
 @contextmanager
 def _written_to(out: Path) -> Iterator[None]:
-    """Say of what cannot be written after all, on a disk that is full meanwhile, what to do about it."""
+    """Turn an error while writing, such as a full disk, into a message that says what to do."""
     try:
         yield
     except OSError as error:

@@ -136,7 +136,7 @@ class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         computed: those of them that it computed itself (vllm:prompt_tokens_by_source_total, source local_compute).
         cache_hits: prompt tokens that its prefix cache had (vllm:prefix_cache_hits_total).
         external_hits: those that a KV connector had (vllm:external_prefix_cache_hits_total).
-        output: tokens that it made (vllm:generation_tokens_total); a prefill engine's one a request is not output.
+        output: tokens that it made (vllm:generation_tokens_total); a prefill engine's one per request is not output.
         steps, late_steps: of a simulated engine, its steps, and those that ended more than `LATE_STEP_S` late because its process had no processor.
         error: why there are none; empty if there are.
     """
@@ -231,7 +231,7 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What was offered. Rates are requests a second over the whole deployment.
+    """What was offered. Rates are requests per second over the whole deployment.
 
     Where answers set the pace (arrival closed, batch or phase-split), rate and duration are what came of it, and 0 until the end.
 

@@ -75,7 +75,7 @@ class VllmResult(msgspec.Struct, kw_only=True):
 
     @property
     def offered_rate(self) -> float | None:
-        """Requests a second that were asked for; None if all were due at once (`inf`)."""
+        """Requests per second that were asked for; None if all were due at once (`inf`)."""
         rate = self.ramp_up_end_rps if self.ramp_up_strategy else float(self.request_rate or "inf")
         return None if rate in (None, float("inf")) else rate
 

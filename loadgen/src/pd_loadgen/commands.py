@@ -18,13 +18,13 @@ _REFUSED: Final = (ValueError, OSError)
 def add(commands: Any) -> None:
     """Add them to the command line; each sets `execute`, which takes the parsed arguments and returns the exit status."""
     sweeping = commands.add_parser(
-        "sweep", help="do the runs of a YAML file, each in its own folder; resumes where it stopped"
+        "sweep", help="do all runs of a YAML file, each in its own folder; resumes where it stopped"
     )
     sweeping.add_argument("file", type=Path)
     sweeping.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     sweeping.add_argument("--dry-run", action="store_true", help="only list the runs")
     sweeping.set_defaults(execute=_guarded(_sweep))
-    gathering = commands.add_parser("aggregate", help="write one CSV with a row per run, killed ones among them")
+    gathering = commands.add_parser("aggregate", help="write one CSV with a row per run, including killed runs")
     gathering.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     gathering.add_argument("--out", type=Path, metavar="FILE", help="CSV file; without it, standard output")
     gathering.add_argument(
@@ -54,7 +54,7 @@ def _guarded(execute: Callable[[argparse.Namespace], int]) -> Callable[[argparse
     def run(given: argparse.Namespace) -> int:
         try:
             return execute(given)
-        except _REFUSED as error:  # our own errors of files, folders and options are all of these two kinds
+        except _REFUSED as error:  # our errors about files, folders and options all derive from these two
             sys.stderr.write(f"pd-loadgen: {error}\n")
             return EXIT_BAD
 

@@ -188,7 +188,7 @@ def watts(rows: list[tuple[float, float, float]], prefill_w: float, decode_w: fl
 
 
 def combined(rows: list[tuple[float, float, float]], model: object, window: tuple[float, float] = (1.0, 62.0)) -> Run:
-    # 1,000 prompt tokens a second of prefill, 100 output tokens a second of decode: what the board spends on is what is counted
+    # 1,000 prompt tokens per second of prefill, 100 output tokens per second of decode: what the board spends on is what is counted
     records = [
         request(
             number,
@@ -220,7 +220,7 @@ def test_the_phases_of_a_combined_board_are_told_apart_where_the_truth_is_known(
     assert [phase.phase for phase in found.phases] == ["prefill", "decode"]
     assert (found.r2 or 0) > 0.9
     assert split is not None
-    # 1,000 prompt tokens a second of prefill; decode's draw may be put on its tokens or on its time
+    # 1,000 prompt tokens per second of prefill; decode's draw may be put on its tokens or on its time
     assert split.prompt_j == pytest.approx(prefill_w / 1000, rel=0.1)
     decoding = split.output_j * slices.weights(spans_[1]) + split.decode_w * slices.weights(covered(spans_[1]))
     assert decoding.sum() == pytest.approx(decode_w * sum(decode for _, _, decode in rows), rel=0.1)

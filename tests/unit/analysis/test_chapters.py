@@ -8,7 +8,7 @@ from pd_analysis.doubts.many_loads import overall
 from pd_analysis.doubts.one_load import cases
 from pd_analysis.numbers.evaluation import Group, evaluate, grouped
 from pd_analysis.records.run import Run
-from pd_analysis.report.chapters import telling
+from pd_analysis.report.chapters import with_chapter
 from pd_analysis.tables.comparison import overview
 from pd_contracts.names import Topology
 
@@ -49,20 +49,20 @@ def test_a_deployment_that_would_be_left_alone_is_compared_with_another_number_o
 def test_few_loads_all_have_a_chapter() -> None:
     found = groups_of(*(run for rate in RATES for run in both(rate)))
 
-    assert telling(found) == found
+    assert with_chapter(found) == found
 
 
 def test_of_many_loads_the_highest_that_plain_serving_keeps_is_told() -> None:
     kept = [run for rate in (1.0, 2.0, 3.0, 4.0, 5.0) for run in both(rate)]
     missed = [run for rate in (6.0, 7.0, 8.0) for run in both(rate, ttft=0.9)]
 
-    [chosen] = telling(groups_of(*missed, *kept))
+    [chosen] = with_chapter(groups_of(*missed, *kept))
 
     assert chosen.baseline.run.manifest.workload.rate == 5.0
 
 
 def test_where_plain_serving_keeps_no_limit_the_lowest_load_is_told() -> None:
-    [chosen] = telling(groups_of(*(run for rate in range(1, 9) for run in both(float(rate), ttft=0.9))))
+    [chosen] = with_chapter(groups_of(*(run for rate in range(1, 9) for run in both(float(rate), ttft=0.9))))
 
     assert chosen.baseline.run.manifest.workload.rate == 1.0
 

@@ -15,7 +15,7 @@ import pd_planner
 from pd_analysis.records.reader import load_tree
 from pd_analysis.report.writer import write_report
 from pd_analysis.words import language
-from pd_analysis.words.language import LANGUAGES, Sentence, ntr, speaking, tr
+from pd_analysis.words.language import LANGUAGES, Sentence, in_language, ntr, tr
 from pd_contracts.names import Topology
 
 PACKAGE = Path(pd_analysis.__file__).parent
@@ -66,7 +66,7 @@ def test_a_sentence_and_its_translation_have_the_same_holes(catalogue: Catalog) 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_sentence_is_rendered(lang: str) -> None:
     catalogue: Catalog = WRITER["extracted"]()
-    with speaking(lang):
+    with in_language(lang):
         for message in catalogue:
             if not message.id:
                 continue
@@ -80,7 +80,7 @@ def test_every_sentence_is_rendered(lang: str) -> None:
 
 
 def test_a_number_chooses_the_form() -> None:
-    with speaking("en"):
+    with in_language("en"):
         assert [ntr("{count} GPU", "{count} GPUs", count) for count in (1, 2000)] == ["1 GPU", "2,000 GPUs"]
 
 
@@ -88,7 +88,7 @@ def test_a_kept_sentence_speaks_the_language_in_which_it_is_read() -> None:
     kept = Sentence("{path}: is empty; measure it again", path="x")
 
     assert str(kept) == "x: is empty; measure it again"
-    with speaking("zh"):
+    with in_language("zh"):
         assert str(kept) == "x：为空；请重新测量"
     assert tr("a sentence that nobody translated") == "a sentence that nobody translated"
 

@@ -124,7 +124,7 @@ def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
     options = write(tmp_path, "")
     Path(options.dataset_path).write_bytes('{"prompt": "a"}\n{"prompt": "你好"}\n'.encode("gb18030"))
 
-    with pytest.raises(FileError, match=r"jsonl:2: is no UTF-8 .*GB18030"):
+    with pytest.raises(FileError, match=r"jsonl:2: is not UTF-8 .*GB18030"):
         drawn(options, 1)
 
 

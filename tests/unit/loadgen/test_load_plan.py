@@ -135,5 +135,5 @@ def test_an_endpoint_that_cannot_take_the_prompts_is_refused(tmp_path: Path) -> 
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": [1, 2, 3]}\n')
 
-    with pytest.raises(PlanError, match="takes text"):
+    with pytest.raises(PlanError, match="takes only text"):
         make(changed(dataset=Dataset.JSONL, dataset_path=str(path), endpoint=Endpoint.TGI), "m")

@@ -24,7 +24,7 @@ MEASURED_TTFT = {
     (NIXL, 512): 50.7,
     (NIXL, 2048): 96.9,
 }
-# Median TPOT under load, by connector and (input, output, requests a second at one decoding engine).
+# Median TPOT under load, by connector and (input, output, requests per second at one decoding engine).
 MEASURED_TPOT = {
     (None, (512, 64, 32)): 7.2,
     (None, (2048, 128, 11)): 9.9,
@@ -71,7 +71,7 @@ def test_tpot_under_load_is_what_it_was_on_the_hardware(
 
 
 def test_three_senders_saturate_one_listener_and_not_themselves() -> None:
-    # Measured with 512 prompt tokens and 96 requests a second: 156 ms at the median with 2P2D, 2,387 ms with 3P1D.
+    # Measured with 512 prompt tokens and 96 requests per second: 156 ms at the median with 2P2D, 2,387 ms with 3P1D.
     profile, arrivals = load_profile("h200-llama3-8b"), poisson(96, 512, 64, seed=1, duration=6.0)
 
     def median_ttft(prefills: int, decodes: int) -> float:

@@ -1,4 +1,4 @@
-"""What one load tells besides the verdict: what limits each deployment, and who keeps which limits."""
+"""Findings on one load besides the verdict: what limits each deployment, and which deployment meets which limits."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from pd_analysis.words.formatting import clauses, joined, listed, number, percen
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
-_ALIKE: Final = 0.995  # where even the second keeps the limits for so many requests, both keep them
+_ALIKE: Final = 0.995  # if even the second deployment meets the limits for this share of requests, both meet them
 BUSY: Final = 0.9  # share of the time with a kernel running, from which a GPU is called busy
 _SPENT: Final = {
     "queue": mark("{share} waiting in the proxy"),
@@ -27,7 +27,7 @@ _SPENT: Final = {
 
 @dataclass(frozen=True)
 class Conclusion:
-    """Sentences, and the table that shows which deployment keeps which limits; None where no latency was measured."""
+    """Sentences, and the table of which deployment meets which limits; the table is None if no latency was measured."""
 
     sentences: tuple[str, ...]
     limits: Table | None
@@ -98,7 +98,7 @@ def _limited(result: Result, full: Sequence[Role]) -> str:
 
 
 def limits_table(group: Group) -> Table | None:
-    """For round limits on TTFT and TPOT: which deployment keeps both for more requests, beyond the noise."""
+    """For round limits on TTFT and TPOT: which deployment meets both for more requests, beyond the noise."""
     if not group.others:
         return None
     rows_ms, columns_ms = round_limits(group, "TTFT"), round_limits(group, "TPOT")

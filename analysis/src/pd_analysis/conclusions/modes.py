@@ -1,4 +1,4 @@
-"""What the modes that send requests in groups tell, in sentences."""
+"""Findings of the modes that send requests in groups (batch, phase-split), as sentences."""
 
 from typing import Final
 

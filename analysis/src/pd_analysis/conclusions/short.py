@@ -1,4 +1,4 @@
-"""What decides, in a few sentences: the top of the report, and all that a terminal shows of many loads."""
+"""The deciding findings in a few sentences: the top of the report, and what a terminal shows if there are many loads."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Short:
 def in_short(
     swept: Sequence[tuple[Sweep, Sequence[str]]], told: Sequence[tuple[Group, Sequence[str]]], doubts: Sequence[Doubt]
 ) -> Short:
-    """The first finding of every sweep, and what the modes tell; without a sweep, the verdict on every load that has a chapter."""
+    """The first finding of every sweep and of every mode; without a sweep, the verdict on every load that has a chapter."""
     curves = [(_sizes(sweep), findings[0]) for sweep, findings in swept if findings]
     loads = [
         (_offered(group), text) for group, said in told if not curves or group.pace in MODES for text in said if text
@@ -44,7 +44,7 @@ def in_short(
 
 
 def of_loads(swept: Sequence[Sweep], groups: Sequence[Group], doubts: Sequence[Doubt]) -> Short:
-    """The same, with everything worked out here."""
+    """As `in_short`, with sections and sweeps computed here."""
     told = [(group, of_mode(group) or [pair.lead for pair in verdict(group, ()).pairs]) for group in groups]
     return in_short([(sweep, of_sweep(sweep)) for sweep in swept], told, doubts)
 

@@ -1,4 +1,4 @@
-"""What several loads tell: how much each deployment carries within the limits, where two of them cross, and the best ratio of GPUs."""
+"""Findings over several loads: the highest load of each deployment within the limits, where two deployments cross, and the best ratio of GPUs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ _CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
 
 
 def of_sweep(sweep: Sweep) -> tuple[str, ...]:
-    """What several rates tell: the highest rate within the limits, where two deployments cross, and the best ratio of GPUs."""
+    """Findings over several rates: the highest rate within the limits, where two deployments cross, and the best ratio of GPUs."""
     sentences = [*_best_rates(sweep), *_piled_up(sweep), *_left_out(sweep), _best_ratio(sweep)]
     for baseline, other in pairs(sweep):
         found = [text for measure in _CROSSED if (text := _crossed(measure, baseline, other))]
@@ -60,7 +60,7 @@ def of_lengths(results: Sequence[Result]) -> tuple[str, ...]:
 
 
 def _best_rates(sweep: Sweep) -> list[str]:
-    """How far each deployment keeps the limits, the best first."""
+    """The highest rate at which each deployment meets the limits, the best first."""
     if not sweep.limits:
         return _most_tokens(sweep)
     found = sorted(((best_rate(series) or 0.0, series) for series in sweep.series), key=lambda pair: -pair[0])
@@ -110,7 +110,7 @@ def _up_to(series: Series, amount: float) -> str:
 
 
 def _piled_up(sweep: Sweep) -> list[str]:
-    """What “at most” means, and of whom it is said."""
+    """What “at most” means, and for which deployments."""
     found = [(series, place) for series in sweep.series if sweep.limits and (place := piled_up(series)) is not None]
     if not found:
         return []
@@ -142,7 +142,7 @@ def _left_out(sweep: Sweep) -> list[str]:
 
 
 def _most_tokens(sweep: Sweep) -> list[str]:
-    """Without limits, the most that each deployment writes."""
+    """Without limits: the highest output rate of each deployment."""
     peaks = []
     for series in sweep.series:
         points = series.points(lambda result: sweep.axis.share(result, result.metrics.output_rate))
@@ -259,7 +259,7 @@ def _by_length(results: Sequence[Result], measure: Measure) -> list[tuple[float,
 
 
 def rate_table(series: Series) -> Table:
-    """The points of one deployment: what was asked for, latencies, what was kept, and what it cost."""
+    """The points of one deployment: offered rate, latencies, attainment and energy."""
     axis = series.axis
     header = [tr("Load"), *([tr("per GPU")] if axis.per_gpu else [])]
     header += [f"{name} p{p}, ms" for name in ("TTFT", "TPOT") for p in (50, 90, 99)]

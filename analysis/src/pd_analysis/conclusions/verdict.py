@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences that are written from them; no winner where the difference is small."""
+"""The verdict in sentences, generated from the numbers; no winner is named if the difference is small."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -150,7 +150,7 @@ def _choice(baseline: Result, other: Result, known: Sequence[Comparison]) -> str
 
 
 def _benefits(known: Sequence[Comparison], winner: Result) -> list[str]:
-    """What a run gives, each kind of latency once, with the numbers that show it."""
+    """What a run is better in, each kind of latency once, with the numbers that show it."""
     won: dict[str, list[Comparison]] = {}
     for comparison in known:
         if comparison.winner is winner:
@@ -193,7 +193,7 @@ def _rest(known: Sequence[Comparison]) -> str:
 
 
 def difference(comparison: Comparison) -> str:
-    """By how much the winner is lower or higher; empty where one side is 0."""
+    """By how much the winner is lower or higher; empty if one side is 0."""
     factor = comparison.factor
     if not factor:
         return ""

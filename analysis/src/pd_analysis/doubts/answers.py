@@ -1,4 +1,4 @@
-"""What is doubtful about what was answered."""
+"""Doubts about the answers."""
 
 from collections.abc import Iterable
 
@@ -32,5 +32,5 @@ def unfinished(result: Result) -> Iterable[Doubt]:
 
 
 def _told_to_go_on(manifest: Manifest) -> bool:
-    """Records of before the options were recorded tell it in their command."""
+    """Whether ignore_eos was set. Old records do not have the option; their command shows it."""
     return manifest.workload.options.get("ignore_eos", "on") != "off" and "--no-ignore-eos" not in manifest.command

@@ -55,7 +55,7 @@ def _on_the_cpu(result: Result) -> bool:
 
 
 def _loads(group: Group) -> Iterable[Doubt]:
-    """Only what was asked for by name ends up in one group with another load."""
+    """Different loads meet in one group only if the user named exactly these runs."""
     if len({result.load for result in group.results}) > 1:
         each = (
             tr("{run} was offered {load}", run=result.name, load=words(result.run.manifest.workload))
@@ -72,7 +72,7 @@ def _loads(group: Group) -> Iterable[Doubt]:
 
 
 def _prompts(group: Group) -> Iterable[Doubt]:
-    """Where lengths vary, the load's words do not tell them apart, but the tokens that arrived do."""
+    """If lengths vary, two loads may have the same description; the tokens that arrived still differ."""
     lengths = {
         result.name: float(length)
         for result in group.results

@@ -7,14 +7,14 @@ from pd_analysis.words.language import mark, tr
 
 
 class Level(StrEnum):
-    """How much a doubt weighs."""
+    """How serious a doubt is."""
 
     STOP = mark("do not decide on this")
     CARE = mark("read with care")
 
     @property
     def words(self) -> str:
-        """The same in the language that is spoken."""
+        """The level in words, in the current language."""
         return tr(self.value)
 
 
@@ -25,7 +25,7 @@ class Doubt:
     Attributes:
         general: the sentence without names and numbers, for a report in which it holds for many loads.
         places: the loads and deployments for which it then holds, or "".
-        single: it weighs on single runs, and conclusions from several loads leave those out or take account of it.
+        single: it concerns single runs; conclusions from several loads leave those runs out or take account of it.
     """
 
     level: Level

@@ -1,4 +1,4 @@
-"""The doubts of many loads in few sentences: what holds for several is said once, with the places where it does."""
+"""The doubts of many loads in few sentences: a doubt about several loads appears once, with the loads it holds for."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +12,7 @@ from pd_analysis.words.language import tr
 
 
 def overall(groups: Sequence[Group], cases: Iterable[Case]) -> list[Doubt]:
-    """Every doubt of every group, those of one kind together, the heaviest first."""
+    """Every doubt of every group, merged by kind, the most serious first."""
     kinds: dict[tuple[Level, str], list[Case]] = {}
     for case in cases:
         kinds.setdefault((case.doubt.level, case.doubt.general or case.doubt.sentence), []).append(case)

@@ -27,7 +27,7 @@ class Case:
 
 
 def doubts(group: Group, problems: Sequence[Problem] = ()) -> list[Doubt]:
-    """Everything that is doubtful about a group, the heaviest first."""
+    """All doubts about a group, the most serious first."""
     return of_cases(cases(group), problems)
 
 
@@ -37,7 +37,7 @@ def of_cases(found: Iterable[Case], problems: Iterable[Problem] = ()) -> list[Do
 
 
 def cases(group: Group) -> list[Case]:
-    """What is doubtful about comparing a group's runs, and then about each of them."""
+    """The doubts about comparing a group's runs, then those about each run."""
     return [
         *(Case(doubt, group.results) for check in comparability.OF_GROUP for doubt in check(group)),
         *(Case(doubt, (result,)) for result in group.results for check in _OF_RESULT for doubt in check(result)),
@@ -45,7 +45,7 @@ def cases(group: Group) -> list[Case]:
 
 
 def weighed(found: Iterable[Doubt]) -> list[Doubt]:
-    """Each doubt once, the heaviest first."""
+    """Each doubt once, the most serious first."""
     return sorted(dict.fromkeys(found), key=lambda doubt: doubt.level is not Level.STOP)
 
 
@@ -60,7 +60,7 @@ def of_problem(problem: Problem) -> Doubt:
 
 def _steady(result: Result) -> Iterable[Doubt]:
     if result.load.pace is not Pace.RATE:
-        return  # answers set the pace of all others: nothing can pile up
+        return  # in all other modes answers set the pace, so no queue can grow
     found = steadiness(result)
     if found.saturated:
         yield Doubt(

@@ -17,7 +17,7 @@ COUNTER_LEAST_S: Final = 5.0  # about 50 updates of a board's counter: below, it
 
 
 def power(result: Result) -> Iterable[Doubt]:
-    """Everything that is doubtful about a run's energy."""
+    """All doubts about a run's energy."""
     energy = result.energy
     if energy is None:
         yield Doubt(

@@ -11,7 +11,7 @@ from pd_analysis.words.formatting import clauses, joined, listed, number, percen
 from pd_analysis.words.language import mark, tr
 from pd_contracts.records import ClientHealth
 
-STARVED: Final = 0.05  # share of late steps, from which a simulator's times are its host's
+STARVED: Final = 0.05  # from this share of late steps on, a simulator's times show its host's load
 
 
 def _client(result: Result) -> Iterable[Doubt]:

@@ -1,1 +1,1 @@
-"""Joules: of a measured window, of a role, of a phase, of a request."""
+"""Energy in joules: of a measured window, a role, a phase, a request."""

@@ -1,8 +1,8 @@
-"""Whose joules: of every role, by phase and by request, with what is left over.
+"""Energy of every role divided by phase and by request, with the residual.
 
 A request is in prefill from when the proxy sent it on (else, from when it was sent) until prefill answered (else, its first token), and in
 decode from then to its last token. On GPUs with one phase all joules are that phase's; those of combined engines are split (`phase_fit`).
-Requests that failed, or belong to the warm-up, get their share like all others, and it is named apart.
+Requests that failed or belong to the warm-up get their share like all others; it is reported separately.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class PhaseEnergy:
         requests_j: by measured request that succeeded, in the order of the schedule.
         others_j: of requests that failed or belong to the warm-up.
         tokens: the phase's own: prompt tokens that the engines computed, or output tokens as users got them; None if unknown.
-        computed: False if the prompt tokens are all of them, since nobody knows which the engines computed.
+        computed: False if the prompt tokens are all of them, because it is unknown which of them the engines computed.
     """
 
     phase: Phase
@@ -44,7 +44,7 @@ class PhaseEnergy:
 
     @property
     def energy_j(self) -> float:
-        """What it cost, requests of all kinds together."""
+        """Joules of the phase, over requests of all kinds."""
         return float(self.requests_j.sum()) + self.others_j
 
 
@@ -54,7 +54,7 @@ class RoleEnergy:
 
     Attributes:
         static_j: what the boards would have drawn idle; None if they were never seen idle.
-        residual_j: drawn while no request was in work.
+        residual_j: drawn while no request was being served.
         r2: how well the fit explains the energy of a combined role; None where nothing had to be fitted.
     """
 
@@ -173,7 +173,7 @@ def spans_of(rows: pd.DataFrame, role: Role) -> tuple[Spans, Spans]:
 
 
 def _known(tokens: "pd.Series[float]") -> Floats:
-    """A request whose tokens nobody counted counts as an average one."""
+    """A request with an unknown token count counts as an average one."""
     mean = tokens.mean()
     return np.asarray(tokens.fillna(1.0 if np.isnan(mean) else mean), dtype=np.float64)
 

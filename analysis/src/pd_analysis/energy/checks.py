@@ -1,6 +1,6 @@
-"""Can a board's energy be believed? Every reading against what a board can draw, and the counter against the power, in both directions.
+"""Plausibility checks of a board's readings: each against what a board can draw, and the energy counter against the power.
 
-A board that fails one of these has no energy, so that nothing is decided on it: the report shows its readings and says what is wrong.
+A board that fails a check gets no energy, so no decision rests on it. The report shows its readings and says what is wrong.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from pd_contracts.plausible import (
 # Counter and power are compared over a little more than the window, where the board mostly idles: an average of a second blurs its ends.
 MARGIN_S: Final = 1.0
 # 480 recordings of H200 boards: the average's integral was within 3.1 % of the counter. The instant power looks at a quarter of the time
-# and was up to 18.5 % off over 6 s, so that on its own it says less.
+# and was up to 18.5 % off over 6 s, so it is weaker evidence on its own.
 DISAGREES: Final = 0.10
 DISAGREES_INSTANT: Final = 0.30
 # A board at work never draws the same to the milliwatt for so long; one at rest may, where readings are whole watts.
@@ -76,7 +76,7 @@ def faults_of(
 
 
 def believable(samples: pd.DataFrame, column: str, limit_w: float | None) -> "pd.Series[bool]":
-    """Which power readings a board can draw; what is unknown is none."""
+    """Which power readings are physically possible; unknown ones are not."""
     return samples[column].between(LEAST_W, _most_w(column, limit_w))
 
 
@@ -116,7 +116,7 @@ def _jump(samples: pd.DataFrame, window: Window, limit_w: float | None) -> Fault
 
 
 def _still(samples: pd.DataFrame, window: Window) -> Fault | None:
-    """The longest stretch over which the counter says the same."""
+    """The longest stretch over which the counter does not change."""
     starts, ends, _ = _unchanged(*_near(samples, window, "energy_mj"))
     longest = float((ends - starts).max(initial=0.0))
     return Fault(Check.STILL, longest) if longest >= STANDS_STILL_S else None
@@ -153,7 +153,7 @@ def _near(samples: pd.DataFrame, window: Window, column: str) -> tuple[Floats, F
 
 
 def _disagree(samples: pd.DataFrame, window: Window, interval_s: float) -> Fault | None:
-    """No power reading explains what the counter says, or says more than it."""
+    """A fault if no power reading agrees with the counter, or one exceeds it."""
     found = list(_comparisons(samples, window, interval_s))
     if not found or any(abs(counted - drawn) <= allowed for counted, drawn, allowed in found):
         return None

@@ -1,4 +1,4 @@
-"""What the engines say that they computed: only they know what a cache spared them."""
+"""Prompt tokens that the engines computed, by their own counters: only they know how many came from a cache."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from pd_analysis.records.run import Run
 from pd_contracts.names import Role
 from pd_contracts.records import EngineTokens
 
-# So that time decides where no request was in work between two readings.
+# A small weight, so that time decides if no request was being served between two readings.
 _HAIR: Final = 1e-6
 
 
 def computed_tokens(run: Run, role: Role, work: Spans, shift: float = 0.0) -> float | None:
-    """Prompt tokens that the role's engines computed in the measured window; None if one of them does not tell.
+    """Prompt tokens that the role's engines computed in the measured window; None if one of them does not report it.
 
     What they computed between the two readings around an edge of the window is divided there as the prompt tokens are that were in
     `work` on either side, for the load begins at the edge and not at the reading.
@@ -42,7 +42,7 @@ def computed_of(tokens: EngineTokens) -> float | None:
 def _difference(
     readings: Sequence[EngineTokens], window: tuple[float, float], work: Spans, shift: float
 ) -> float | None:
-    """None if the readings do not reach over the window, or a counter fell because the engine began anew."""
+    """None if the readings do not cover the window, or a counter fell because the engine restarted."""
     known = [(reading.t + shift, count) for reading in readings if (count := computed_of(reading)) is not None]
     fell = any(b < a for (_, a), (_, b) in pairwise(known))
     if len(known) < 2 or fell or known[0][0] > window[0] or known[-1][0] < window[1]:

@@ -1,4 +1,4 @@
-"""The energy of a part of a run, such as one batch, with its error: a short window is known to an update of the counter at either end."""
+"""The energy of a part of a run, such as one batch, with its error: one update of the counter at either end of the window."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class PartEnergy:
 
 
 def energy_of_part(run: Run, window: Window) -> PartEnergy | None:
-    """None without power, or where it cannot be believed."""
+    """None without power, or if the readings are not plausible."""
     energy = energy_of(run, window)
     if energy is None or energy.total_j is None or energy.window_s <= 0:
         return None

@@ -1,6 +1,6 @@
-"""Which joules of a combined engine's board are prefill's: a fit of its power over time.
+"""How much of the energy of a combined engine's board belongs to prefill: a fit of its power over time.
 
-Both phases share every step, so no instrument tells them apart. But their mix changes along a run, and the board's energy with it:
+Both phases share every step, so no instrument separates them. But their mix changes along a run, and the board's energy with it:
 
     joules of a second = idle + a · prompt tokens + b · output tokens + c · seconds with a decode
 
@@ -32,7 +32,7 @@ class Split:
 
     @property
     def separates(self) -> bool:
-        """False if one phase got nothing: then the run does not say what is whose."""
+        """False if one phase got nothing: then this run does not separate the phases."""
         return self.prompt_j > 0 and self.output_j + self.decode_w > 0
 
 

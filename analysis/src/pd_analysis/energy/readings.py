@@ -1,7 +1,7 @@
 """Joules between two moments, from the readings of one board: by its counter, and as the integral of its power.
 
-Both are given only where readings reach both moments. The counter may have holes in between, for it counts through them; an integral
-may not, because a straight line over a hole was never measured.
+Both are given only where readings reach both moments. The counter may have gaps in between, because it goes on counting; an integral
+may not, because a straight line over a gap was never measured.
 """
 
 from typing import Final
@@ -14,11 +14,11 @@ from pd_contracts.plausible import EDGE_INTERVALS
 
 # NVML's average is that of the last second (Ampere and later), so a value belongs to half a second before it was read.
 AVERAGE_LAG_S: Final = 0.5
-# A hole in power readings up to which a straight line stands for it, in intervals and at least in seconds.
+# A gap in power readings up to this length is bridged by a straight line; in intervals, and at least these seconds.
 HOLE_INTERVALS: Final = 5.0
 HOLE_LEAST_S: Final = 1.0
 
-# How far the better of two power readings may be from the counter before both say something else.
+# The better of two power readings may be this far from the counter before both count as disagreeing.
 CLOSURE_LIMIT: Final = 0.03
 # The part of a window before the first or after the last reading, for which the nearest one stands: at most this share of it.
 BEYOND_SHARE: Final = 0.1
@@ -29,7 +29,7 @@ Window = tuple[float, float]
 def interval_of(samples: pd.DataFrame, told_s: float) -> float:
     """Seconds between two samples: what the recorder says (0: nothing), or what most of them show if that is less.
 
-    A recording may name another unit, or an interval that it did not keep to; believed, it would excuse readings that are missing.
+    A recording may state a wrong unit, or an interval that it did not keep; trusting it would hide missing readings.
     """
     gaps = np.diff(np.sort(samples["t"].to_numpy(dtype=np.float64)))
     shown = float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else told_s
@@ -55,7 +55,7 @@ def counter_j(samples: pd.DataFrame, window: Window, interval_s: float) -> float
 def integral_j(
     samples: pd.DataFrame, column: str, window: Window, interval_s: float, *, lag: float = 0.0
 ) -> float | None:
-    """Trapezoids under a power reading; None with fewer than two readings, if they do not reach both ends, or with a hole."""
+    """Trapezoids under a power reading; None with fewer than two readings, if they do not reach both ends, or with a gap."""
     times, watts = known(samples, column, lag=lag)
     longest = max(HOLE_LEAST_S, HOLE_INTERVALS * interval_s)
     if times.size < 2 or _misses(times, window, interval_s, lag):

@@ -1,7 +1,7 @@
-"""Divides joules among requests: what a slice of time cost is shared by the requests that were in work in it, by their tokens.
+"""Divides energy among requests: the joules of a slice of time are shared by the requests that were being served in it, by their tokens.
 
-A request's tokens are spread evenly over the time in which it was in work. What a slice cost while no request was in work belongs to none of
-them: the shares and this residual sum to the joules, whatever the requests look like.
+A request's tokens are spread evenly over the time in which it was served. The joules of slices without a request are the residual:
+the shares and the residual always sum to all joules.
 """
 
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ import numpy as np
 
 from pd_analysis.records.columns import Floats
 
-SHORTEST_S: Final = 1e-3  # a request that took no time is spread over this
+SHORTEST_S: Final = 1e-3  # a request of zero duration is spread over this
 
 
 @dataclass(frozen=True)
 class Spans:
-    """When each request was in work, and how many tokens that was; arrays of one length."""
+    """When each request was being served, and its tokens; arrays of one length."""
 
     start: Floats
     end: Floats
@@ -28,10 +28,10 @@ class Spans:
 
 
 class Slices:
-    """Equal slices of a window, and what requests put into each of them."""
+    """Equal slices of a window, with the tokens that requests have in each."""
 
     def __init__(self, window: tuple[float, float], width_s: float) -> None:
-        """As many as come nearest to `width_s`, at least one."""
+        """Choose the number of slices whose width is nearest to `width_s`; at least one."""
         self.count = max(1, round((window[1] - window[0]) / width_s))
         self.edges = np.linspace(*window, self.count + 1)
         self.width = (window[1] - window[0]) / self.count
@@ -44,12 +44,12 @@ class Slices:
         return weights + self._whole(cut) * self.width
 
     def share(self, joules: Floats, spans: Spans) -> tuple[Floats, float]:
-        """Joules of each request, and the joules of slices in which none was in work."""
+        """Joules of each request, and the joules of slices without a request."""
         weights, cut = self.weights(spans), _Cut.of(self, spans)
         used = weights > 0
         each = np.divide(joules, weights, out=np.zeros(self.count), where=used)
-        # Only slices that some request fills: a hair of a request in its first slice makes joules per token huge, and differences
-        # of sums with them would lose the others.
+        # Only slices that some request fills: a tiny part of a request in its first slice makes joules per token huge, and sums
+        # with such values would lose the precision of the others.
         filled = np.where(self._whole(cut) > 0, each * self.width, 0.0)
         before = np.concatenate(([0.0], np.cumsum(filled)))
         whole = np.maximum(before[cut.last] - before[np.minimum(cut.first + 1, self.count)], 0.0)
@@ -63,13 +63,13 @@ class Slices:
         for at, sign in ((cut.first[some] + 1, 1), (cut.last[some], -1)):
             np.add.at(steps, at, sign * cut.rate[some])
             np.add.at(counts, at, sign)
-        # Sums and differences of rates leave a hair where nobody is; whole numbers do not.
+        # Sums and differences of rates leave rounding errors in empty slices; integer counts do not.
         return np.where(np.cumsum(counts[:-1]) > 0, np.cumsum(steps[:-1]), 0.0)
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """Spans cut to the slices: first and last slice, seconds in either (those of one slice count as in the first), and tokens a second."""
+    """Spans cut to the slices: first and last slice, seconds in either (those of one slice count as in the first), and tokens per second."""
 
     first: np.typing.NDArray[np.int64]
     last: np.typing.NDArray[np.int64]
@@ -96,7 +96,7 @@ class _Cut:
 
 
 def covered(spans: Spans) -> Spans:
-    """The time in which at least one was in work, as spans whose tokens are their seconds."""
+    """The time in which at least one request was being served, as spans whose tokens are their seconds."""
     order = np.argsort(spans.start, kind="stable")
     start, end = spans.start[order], np.maximum.accumulate(spans.end[order])
     opens = np.concatenate(([True], start[1:] > end[:-1])) if start.size else np.zeros(0, bool)

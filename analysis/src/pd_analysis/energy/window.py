@@ -1,9 +1,9 @@
 """Joules of the measured window, by GPU and by role.
 
 Energy is the difference of the board's own counter, interpolated between the two samples around each edge of the window. The
-integrals of both power readings stand beside it: instantaneous power misses what lies between samples and the board's average blurs
-the edges, but where neither comes near the counter, the board is not to be believed (`checks`): it has no energy. A board without a
-counter has the integral of its average in its place, and says so.
+integrals of both power readings are computed too: instantaneous power misses what lies between samples, and the board's average blurs
+the edges. If neither comes near the counter, the board's readings are not plausible (`checks`) and it has no energy. For a board
+without a counter the integral of its average power is used; `method` says so.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +30,7 @@ from pd_contracts.records import Clock
 
 Method = Literal["counter", "integral"]
 
-# Clocks of one host agree to this: what is less apart than the drift of two wall-clock readings is the same clock.
+# Two clocks of one host differ by less than this, the drift between two wall-clock readings.
 SAME_CLOCK_S: Final = 0.1
 # A board is idle from this long after the last request (its power settles, and averages reach back 1 s) …
 SETTLE_S: Final = 1.0
@@ -233,7 +233,7 @@ def _chosen(counter: float | None, integral: float | None) -> tuple[float | None
 def _astray(run: Run, serving: Collection[GpuEnergy]) -> int | None:
     """Boards of the deployment that were not recorded, or recorded ones that are not its own; None if its boards are unknown.
 
-    A board under two numbers is one board, and another is missing.
+    A board recorded under two numbers counts once.
     """
     uuids = [gpu.uuid for gpu in run.gpu.gpus if gpu.role is not None and gpu.uuid] if run.gpu else []
     if len(set(uuids)) < len(uuids):
@@ -269,7 +269,7 @@ def _throttled(inside: pd.DataFrame) -> dict[str, float]:
 
 
 def total_of(values: Sequence[float | None]) -> float | None:
-    """The sum; None of nothing, and None rather than a sum that leaves one out."""
+    """The sum; None if a value is unknown or there are no values."""
     known = [value for value in values if value is not None]
     return sum(known) if known and len(known) == len(values) else None
 

@@ -1,1 +1,1 @@
-"""What the columns say: latencies, rates, intervals, comparisons, sweeps."""
+"""Numbers from columns: latencies, rates, intervals, comparisons, sweeps."""

@@ -1,4 +1,4 @@
-"""Mode batch: what requests cost that are sent together, by how many there are."""
+"""Mode batch: latency, throughput and energy of requests that are sent together, by batch size."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Batch:
 
     @property
     def output_rate(self) -> float | None:
-        """Output tokens a second while the batch ran."""
+        """Output tokens per second while the batch ran."""
         return None if self.output_tokens is None or self.window_s <= 0 else self.output_tokens / self.window_s
 
     @property

@@ -2,7 +2,7 @@
 
 Drawing a percentile's rank is drawing from a beta distribution: the k-th smallest of n independent requests lies at a share of them
 that is Beta(k, n + 1 − k) distributed, which is the bootstrap's answer without its n draws. Requests of one run are not independent,
-because a queue delays all that wait in it: n is reduced by as much as blocks of consecutive requests differ more than chance says.
+because a queue delays all that wait in it: n is divided by how much more blocks of consecutive requests vary than chance explains.
 Where a load was repeated with other seeds, repeats are drawn as well.
 """
 
@@ -19,7 +19,7 @@ DRAWS: Final = 2000
 LEVEL: Final = 95.0  # per cent of the draws that an interval holds
 _SEED: Final = 20_240_607
 _BLOCKS: Final = 20
-_BLOCK_LEAST: Final = 5  # requests per block, below which blocks say nothing
+_BLOCK_LEAST: Final = 5  # with fewer requests per block, blocks say nothing
 
 Draws = Callable[[Result], Floats | None]
 
@@ -63,7 +63,7 @@ def _constant(value: float | None) -> Floats | None:
 
 
 def _generator(result: Result, what: str) -> np.random.Generator:
-    """Its own for every run and number, and the same in every report."""
+    """A generator seeded by run and number, so that every report draws the same."""
     return np.random.default_rng([_SEED, zlib.crc32(f"{result.run.path}:{what}".encode())])
 
 

@@ -1,4 +1,4 @@
-"""One number of two runs: better, worse, equal, or not to be told; and nothing at all where the runs must not be compared."""
+"""One number of two runs: better, worse, equal or unclear; no outcome if the runs must not be compared."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pd_analysis.words.language import mark
 
 
 class Outcome(StrEnum):
-    """What a comparison says of the other run against the baseline."""
+    """The outcome of a comparison, for the other run against the baseline."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -48,7 +48,7 @@ class Comparison:
 
     Attributes:
         ratio: other / baseline; None if either is unknown or the baseline is 0.
-        interval: where the ratio lies in `bootstrap.LEVEL` per cent of the draws; None where the runs cannot say.
+        interval: where the ratio lies in `bootstrap.LEVEL` per cent of the draws; None if there are no draws.
         bar: why no winner may be named although the numbers are known.
     """
 
@@ -82,7 +82,7 @@ class Comparison:
 
 
 def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
-    """Divide, and say what the quotient means."""
+    """Compute the ratio of a measure and its outcome."""
     ours, theirs = measure.get(baseline), measure.get(other)
     barred = bar(baseline, other, energy=measure.unit == "J") if ours is not None and theirs is not None else None
     interval = _ratio_interval(measure, baseline, other)
@@ -106,7 +106,7 @@ def judged(measure: Measure, baseline: Result, other: Result) -> Outcome:
 
 
 def _judged(measure: Measure, baseline: Result, other: Result, interval: tuple[float, float] | None) -> Outcome:
-    """The outcome by the numbers; joules decide only if the boards' power readings, where they disagree with the counter, say the same."""
+    """The outcome by the numbers; joules decide only if the power readings of boards that disagree with the counter lead to the same outcome."""
     outcome = _outcome(measure, measure.get(baseline), measure.get(other), interval)
     if measure.unit != "J" or outcome not in {Outcome.BETTER, Outcome.WORSE}:
         return outcome
@@ -162,7 +162,7 @@ def _outcome(
 
 
 def _within(interval: tuple[float, float], small: float) -> bool:
-    """Both ends are so near to 1 that the difference, whatever it is, is small."""
+    """Both ends are so near to 1 that any difference is small."""
     return interval[0] >= 1 / (1 + small) and interval[1] <= 1 + small
 
 

@@ -1,4 +1,4 @@
-"""What deployments are called that nobody gave a label: a sweep over loads is one deployment, not one for each load."""
+"""Names of deployments without a label: a sweep over loads is one deployment, not one for each load."""
 
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def unlabelled_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _place(run: Run) -> tuple[str, str] | None:
-    """Where a run of an unlabelled deployment was measured, and what that is called."""
+    """Where a run of an unlabelled deployment was measured, and the name of that place."""
     deployment = run.manifest.deployment
     if deployment.label or deployment.topology:
         return None
@@ -50,7 +50,7 @@ def _cell(run: Run) -> Hashable:
 
 
 def repeat_of(path: Path) -> str:
-    """Which repeat of its load a file of a parameter sweep is, "run=1"; "" of others."""
+    """Which repeat of its load a file of a parameter sweep is, "run=1"; "" for other files."""
     return path.stem if path.stem.startswith("run=") else ""
 
 

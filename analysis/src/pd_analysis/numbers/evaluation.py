@@ -27,12 +27,12 @@ class Result:
     """One load on one deployment, measured; `name` is unique in its group.
 
     Attributes:
-        distinction: what the name says besides the label, because another result of the group has the same label.
+        distinction: an addition to the label, if another result of the group has the same label.
         run: the run, or the first of several that repeat the load with other seeds.
         requests: those of all repeats; the metrics are over them, and energy and tokens are sums over the repeats.
         repeats: each repeat on its own; empty of a load that was offered once.
         attribution: the energy by role, phase and request; empty without power.
-        unlabelled: what the deployment is called that has neither label nor topology.
+        unlabelled: the deployment's name if it has neither label nor topology.
         unfit: reasons why no decision may be based on it; empty if it may be used.
     """
 
@@ -53,7 +53,7 @@ class Result:
 
     @property
     def name(self) -> str:
-        """The label, with what tells it from the others of its group."""
+        """The label and, if another result of the group has the same, the distinction."""
         return f"{self.label}{self.distinction}"
 
     @property
@@ -63,7 +63,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """What the deployment is called, whatever the load."""
+        """The deployment's name, whatever the load."""
         deployment = self.run.manifest.deployment
         if deployment.topology and deployment.label in ("", deployment.topology.value):
             return tr(TOPOLOGIES[deployment.topology])
@@ -77,7 +77,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Group:
-    """Results that are looked at together; the first is the baseline that the others are divided by.
+    """Results that are compared; the first is the baseline that the others are divided by.
 
     Attributes:
         gpus: of each deployment, where deployments of other sizes have a group of their own.
@@ -176,7 +176,7 @@ def _cell(result: Result) -> Hashable:
 
 
 def _are_repeats(members: Sequence[Result]) -> bool:
-    """Each seed once; the same seed twice is two measurements of one schedule, which a reader wants to see apart."""
+    """True if each seed occurs once. The same seed twice is two measurements of one schedule, which stay separate."""
     seeds = {(member.run.manifest.workload.seed, repeat_of(member.run.path)) for member in members}
     return len(members) > 1 and len(seeds) == len(members)
 
@@ -203,14 +203,14 @@ def _order(run: Run) -> tuple[bool, str, float, str]:
 
 
 def _group(results: Sequence[Result], *, gpus: int | None = None) -> Group:
-    """Namesakes are told apart by how much they were asked for, and if that does not do it by their folder."""
+    """Give results of one label distinct names: by their amount of load or, if that is equal, by their folder."""
     members = _distinct(results, [amount_words(result.run.manifest.workload) for result in results])
     members = _distinct(members, [result.run.path.name for result in results])
     return Group(results=tuple(members), gpus=gpus)
 
 
 def _distinct(results: Sequence[Result], more: Sequence[str]) -> list[Result]:
-    """Add what tells namesakes apart, to those that have one and where it does."""
+    """Add the distinction to results that share a name, if it separates them."""
     names = [result.name for result in results]
     uses, helps = Counter(names), Counter(zip(names, more, strict=True))
     return [

@@ -1,4 +1,4 @@
-"""What a prefill does to those who are reading: gaps in which another request got its first token, against the others."""
+"""How prefill delays running requests: token gaps in which another request got its first token, against the other gaps."""
 
 from dataclasses import dataclass
 

@@ -1,11 +1,11 @@
-"""How much of a simulated run is its host's doing: steps that ended late because the simulator had no processor."""
+"""How much the host disturbed a simulated run: the share of steps that ended late because the simulator lacked CPU time."""
 
 from pd_analysis.records.run import Run
 from pd_contracts.records import EngineTokens
 
 
 def late_share(run: Run) -> float | None:
-    """The largest share of late steps of an engine over the recording; None if no engine tells its steps."""
+    """The largest share of late steps of an engine over the recording; None if no engine reports its steps."""
     by_name: dict[str, list[EngineTokens]] = {}
     for tokens in run.engines:
         if tokens.steps is not None and tokens.late_steps is not None:

@@ -1,6 +1,6 @@
-"""What was offered, as far as it makes a difference: only runs whose loads are equal in all of it are compared.
+"""The offered load: only runs whose loads are equal in every field here are compared.
 
-Seeds and durations are no part of it. Seeds are repeats of one load, and schedules that differ for another reason are a doubt of their own.
+Seeds and durations are not part of it. Other seeds are repeats of one load; schedules that differ for another reason are a separate doubt.
 """
 
 import math
@@ -14,7 +14,7 @@ from pd_contracts.records import Workload
 
 
 class Pace(StrEnum):
-    """What sets the pace of requests. Only an open loop has a rate; with the others a rate is what came of it."""
+    """What sets the pace of requests. Only an open loop has a given rate; with the others the rate is a result."""
 
     RATE = "rate"
     IN_FLIGHT = "in_flight"
@@ -34,7 +34,7 @@ class Load:
     """A load, to be compared with `==`.
 
     Attributes:
-        amount: requests a second, requests in flight, or requests at once, by `pace`; 0 of the others.
+        amount: requests per second, requests in flight, or requests at once, by `pace`; 0 for other paces.
         at_most: requests in flight at most, where an open loop was held back.
         batches: sizes of the batches.
         options: everything else, as the manifest has it.

@@ -1,4 +1,4 @@
-"""The numbers on which a choice rests, each with its unit, its better direction, and what difference in it is called small.
+"""The measures that decide, each with its unit, its better direction, and the difference below which two runs are equal.
 
 A single pair of runs shows no smaller difference than these: board power readings alone differ by about 5 % (arXiv 2312.02741),
 and a 99th percentile of a few hundred requests rests on a handful of them.
@@ -34,7 +34,7 @@ class Measure:
         benefit: what the better run gives, in the verdict's words; empty if the verdict does not rest on it. Where a run is better in the
             median and in the tail of a latency, the verdict says the median's.
         formula: the key of `latency.FORMULAS` or `formulas.ENERGY` that defines it.
-        draws: where the value might have been, in base units; None where a run cannot say.
+        draws: bootstrap draws of the value, in base units; None if a run has none.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Measure:
 
     @property
     def key(self) -> str:
-        """The title in English, which tells it from the others."""
+        """The title in English, which identifies the measure."""
         return self.name if self.percentile is None else f"{self.name} p{self.percentile}"
 
     @property
     def title(self) -> str:
-        """What it is called in the language that is spoken."""
+        """The title in the current language."""
         return tr(self.name) if self.percentile is None else f"{tr(self.name)} p{self.percentile}"
 
     @property

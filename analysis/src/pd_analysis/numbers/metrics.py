@@ -44,11 +44,11 @@ class StageMeans:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one run measured; None is unknown. Rates are a second of the measured window, over the whole deployment.
+    """The numbers of one run; None is unknown. Rates are per second of the measured window, over the whole deployment.
 
     Attributes:
         prompt_tokens, output_tokens: of successful requests, from the server's usage; None if one of them sent none.
-        goodput: requests a second that meet every limit; None if no limit was set.
+        goodput: requests per second that meet every limit; None if no limit was set.
         attainment: share of all measured requests, failures too, that meet every limit.
         stages: percentiles of each stage, in seconds like all distributions.
         stage_means: "all" requests, and the "slowest": those at or above the 99th percentile of time in the proxy.
@@ -129,7 +129,7 @@ def _latencies(requests: Requests) -> dict[str, Distribution]:
 
 
 def distribution(ordered: Floats | Gaps) -> Distribution:
-    """Mean and percentiles of sorted values, with linear interpolation as `latency.percentile`; all None of nothing."""
+    """Mean and percentiles of sorted values, with linear interpolation as `latency.percentile`; all None without values."""
     if not ordered.size:
         return Distribution(count=0, mean=None, percentiles=dict.fromkeys(PERCENTILES))
     found = quantiles(ordered, PERCENTILES)
@@ -138,7 +138,7 @@ def distribution(ordered: Floats | Gaps) -> Distribution:
 
 
 def _tokens(served: pd.DataFrame, column: str) -> int | None:
-    """Their sum; None rather than a sum that leaves requests out."""
+    """The sum; None if the count of a request is unknown."""
     return None if served.empty or served[column].isna().any() else int(served[column].sum())
 
 

@@ -1,4 +1,4 @@
-"""Whether two deployments said the same: at temperature 0, equal prompts should have equal outputs."""
+"""Whether two deployments gave the same answers: at temperature 0, equal prompts should have equal outputs."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Mode phase-split: the same prompts with one output token and with all, one request at a time. What the second part costs more is decode.
+"""Mode phase-split: the same prompts with one output token and with all, one request at a time. Decode is what the second part costs more.
 
 Time is the length of a part's window over its requests, and energy what the boards drew in it: both by difference of the two windows.
 """
@@ -17,13 +17,13 @@ from pd_analysis.records.columns import Floats
 from pd_analysis.records.run import Run
 
 Phase = Literal["prefill", "decode"]
-# Where the first token of the second part comes this much sooner than the answer of the first, a cache had the prompt.
+# If the first token of the second part comes this much sooner than the answer of the first, a cache had the prompt.
 CACHED: Final = 0.7
 
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """What one request's phase takes; None is unknown.
+    """Time and energy of one phase, per request; None is unknown.
 
     Attributes:
         tokens: of one request: prompt tokens, or output tokens after the first.
@@ -45,7 +45,7 @@ class PhaseCost:
 
     @property
     def certain(self) -> bool:
-        """False if the time is no larger than its error: then nothing is known of the phase."""
+        """False if the time is not larger than its error: then nothing is known about the phase."""
         return self.time_s.value > 2 * self.time_s.error
 
 

@@ -1,4 +1,4 @@
-"""Is a run worse than the one that was good enough: for a pipeline that must stop when it is."""
+"""Whether a run is worse than a reference run, for a CI pipeline that must fail then."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Checked:
     Attributes:
         worse: measures that are worse beyond noise and tolerance.
         unmatched: results of which the baseline has no run on the same deployment under the same load.
-        barred: results that have one, with which they must not be compared (`comparison.Bar`).
+        barred: results that have such a run but must not be compared with it (`comparison.Bar`).
     """
 
     worse: tuple[Comparison, ...]

@@ -1,4 +1,4 @@
-"""Limits other than those that were given: how many requests would meet them, from the latencies that were measured."""
+"""Attainment under limits other than the given ones, from the measured latencies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -20,7 +20,7 @@ def attainment(result: Result, limits_ms: Mapping[str, float], scale: float = 1.
 
 
 def scales(group: Group, limits_ms: Mapping[str, float], count: int = 60) -> Floats:
-    """Factors of the limits between which something happens: from where nobody meets them to where nearly all do."""
+    """Factors of the limits, from where no request meets them to where nearly all do."""
     ratios = [
         result.requests.ordered(name)[[0, int(0.995 * (size - 1))]] * 1e3 / limit
         for result in group.results

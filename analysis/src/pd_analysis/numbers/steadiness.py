@@ -1,4 +1,4 @@
-"""Whether a run stood still while it was measured: a queue that grows has no latency of its own, only a duration."""
+"""Whether a run was in a steady state: while a queue grows, latency depends on how long the run lasts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from pd_analysis.numbers.evaluation import Result
 from pd_analysis.records.columns import Floats
 
 GROWS: Final = (
-    1.5  # times, by which TTFT and the requests in flight rise from the first third to the last in a run that fills up
+    1.5  # factor by which TTFT and the requests in flight rise from the first third to the last in a saturated run
 )
-LEAST: Final = 30  # requests, below which thirds say nothing
+LEAST: Final = 30  # with fewer requests, thirds say nothing
 _SETTLED: Final = 1.25  # the first tenth is warm-up if its TTFT is further from the rest's than this
 _TENTHS: Final = 10
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """What the thirds of a run say about it; None is unknown.
+    """The first and last third of a run compared; None is unknown.
 
     Attributes:
         achieved: requests served a second, while requests were still sent, over those offered.
@@ -36,7 +36,7 @@ class Steadiness:
 
     @property
     def saturated(self) -> bool:
-        """True if more came in than went out: both the wait and the number of those who wait kept rising."""
+        """True if more requests came than were served: both TTFT and the requests in flight kept rising."""
         drifts = self.ttft_drift, self.flight_drift
         return all(drift is not None and drift > GROWS for drift in drifts)
 
@@ -64,7 +64,7 @@ def _steadiness(measured: pd.DataFrame) -> Steadiness:
 
 
 def _achieved(served: pd.DataFrame, offered: int, start: float, end: float) -> float | None:
-    """Ends in the second half of the sending, over those that were due in it: the tail after the last send tells nothing."""
+    """Requests that ended in the second half of the sending, over those due in it; the tail after the last send does not count."""
     middle = (start + end) / 2
     ended = int(served["last"].between(middle, end).sum())
     due = int((served["scheduled"] >= middle).sum())

@@ -14,7 +14,7 @@ from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Topology
 
-ATTAINMENT: Final = 0.9  # the share of requests within all limits that a deployment must keep, as DistServe has it
+ATTAINMENT: Final = 0.9  # share of requests that must meet all limits, as in DistServe
 
 Get = Callable[[Result], float | None]
 
@@ -29,13 +29,13 @@ _AXES: Final = {
 
 @dataclass(frozen=True)
 class Axis:
-    """What a curve runs along: how much was asked for, of each GPU where their number is known."""
+    """The x axis of a curve: the offered load, per GPU if the number of GPUs is known."""
 
     pace: Pace
     per_gpu: bool
 
     def place(self, result: Result) -> float | None:
-        """Where a result lies; None if it was asked for something else, or its GPUs are unknown."""
+        """A result's place on the axis; None if its load has another pace, or its GPUs are unknown."""
         load, gpus = result.load, result.metrics.gpus
         if load.pace is not self.pace:
             return None
@@ -45,21 +45,21 @@ class Axis:
 
     @property
     def label(self) -> str:
-        """What it is called beside a figure."""
+        """The axis label in a figure."""
         return tr(_AXES[self.pace, self.per_gpu][0])
 
     @property
     def unit(self) -> str:
-        """What stands behind a number on it."""
+        """The unit behind a number on the axis."""
         return tr(_AXES[self.pace, self.per_gpu][1])
 
     @property
     def heading(self) -> str:
-        """What a chapter about it is called."""
+        """The heading of a chapter about this axis."""
         return tr("Over rates") if self.pace is Pace.RATE else tr("Over requests in flight")
 
     def share(self, result: Result, value: float | None) -> float | None:
-        """A rate of the deployment on this axis: of each GPU, or of all of it."""
+        """A rate of the deployment as shown on this axis: per GPU, or in all."""
         return result.metrics.per_gpu(value) if self.per_gpu else value
 
 
@@ -73,7 +73,7 @@ class Series:
 
     @property
     def name(self) -> str:
-        """What the deployment is called."""
+        """The deployment's name."""
         label = self.results[0].label
         return tr("{label} ({count} GPUs)", label=label, count=self.gpus) if self.with_gpus else label
 
@@ -127,7 +127,7 @@ def axis_of(results: Sequence[Result]) -> Axis:
 
 
 def sweeps(results: Sequence[Result]) -> list[Sweep]:
-    """One a shape that some deployment was asked for in two amounts or more; its deployments with a single one are points in it."""
+    """One sweep per shape of load for which some deployment has two amounts or more; a deployment with a single amount is one point in it."""
     shapes: dict[Load, list[Result]] = {}
     for result in with_repeats_pooled(results):
         if result.load.pace in SWEPT and result.load.amount > 0:
@@ -155,7 +155,7 @@ def _sweep(members: Sequence[Result]) -> Sweep:
 def crossing(points: Sequence[tuple[float, float]], level: float) -> float | None:
     """The largest x up to which y stays at `level` or above, between measured points by a straight line; None if it starts below.
 
-    Where y never falls below, it is the last x: more was not measured.
+    If y never falls below, it is the last measured x.
     """
     if not points or points[0][1] < level:
         return None
@@ -184,18 +184,18 @@ def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[floa
 
 
 def best_rate(series: Series) -> float | None:
-    """The furthest place on the axis at which `ATTAINMENT` of the requests still meet all limits."""
+    """The highest load at which `ATTAINMENT` of the requests still meet all limits."""
     return crossing(series.points(lambda result: result.metrics.attainment), ATTAINMENT)
 
 
 def beyond(series: Series) -> bool:
-    """True if the deployment met the limits at every point that was measured, so that its best one is further still."""
+    """True if the deployment met the limits at every measured point, so its highest load is beyond them."""
     points = series.points(lambda result: result.metrics.attainment)
     return bool(points) and all(share >= ATTAINMENT for _, share in points)
 
 
 def piled_up(series: Series) -> float | None:
-    """The least place at which the limits were kept while requests piled up: its best place then holds for no longer than was measured."""
+    """The lowest load at which the limits were met while requests piled up; results from there on hold only for the measured duration."""
     best = best_rate(series) or 0.0
     grew = [
         place
@@ -207,5 +207,5 @@ def piled_up(series: Series) -> float | None:
 
 
 def joules(part: Callable[[TokenEnergy], float | None]) -> Get:
-    """A number of a result's energy a token."""
+    """Joules per token of a result."""
     return lambda result: part(result.tokens) if result.tokens else None

@@ -12,7 +12,7 @@ from pd_analysis.records.run import Run
 from pd_contracts.names import Role
 from pd_contracts.records import EngineTokens
 
-# Counters and usage count alike; a larger difference means that foreign engines answered, or that the engines served other clients.
+# Counters and usage should agree; a larger difference means that foreign engines answered, or that the engines served other clients.
 TOKENS_APART: Final = 0.02
 # The proxy's own requests (a canary for a pair of engines) are a few tokens beside any load.
 OWN_TOKENS: Final = 256.0
@@ -57,10 +57,10 @@ def unfit(run: Run) -> frozenset[Unfit]:
 
 
 def strangers(run: Run) -> Strangers | None:
-    """More engines answered than the deployment has; None if not, or if nobody said which answered.
+    """Engines that answered beyond those of the deployment; None if there are none, or if the records do not name them.
 
-    The proxy numbers engines in the order in which they join, and whoever wrote the deployment may number them otherwise, so that another
-    name alone says nothing; more names than engines do. Of a deployment whose engines are unknown, no more can answer than it has GPUs.
+    The proxy numbers engines in the order in which they join, and the deployment's document may number them differently, so another
+    name alone proves nothing; more names than engines does. If the deployment's engines are unknown, its GPUs are the upper bound.
     """
     deployment = run.manifest.deployment
     engines = deployment.engines
@@ -71,7 +71,7 @@ def strangers(run: Run) -> Strangers | None:
         own = [engine.name for engine in engines if engine.role is not others]
         found = _answers(measured[column])
         if column == "prefill_instance" and not any(engine.role is Role.PREFILL for engine in engines):
-            own = []  # combined engines name no prefill, so that whoever is named is a stranger
+            own = []  # combined engines name no prefill engine, so any that is named is foreign
         if len(found) > len(own):
             return Strangers(_not_own(found, own), len(own), len(found))
     return None
@@ -87,7 +87,7 @@ def _more_than_gpus(instances: "pd.Series[str]", gpus: int | None) -> Strangers 
 
 
 def _not_own(found: Mapping[str, int], own: Sequence[str]) -> dict[str, int]:
-    """As many as are too many: those of other names first, of them those that answered least."""
+    """The surplus engines: first those of unknown names, and among them those with the fewest answers."""
     suspects = sorted(found, key=lambda name: (name in own, found[name]))
     return {name: found[name] for name in suspects[: len(found) - len(own)]}
 

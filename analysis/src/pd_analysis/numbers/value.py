@@ -1,4 +1,4 @@
-"""A number that was measured, with its error."""
+"""A measured number with its standard error."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Value:
 
     @property
     def lost(self) -> bool:
-        """Whether its error hides it."""
+        """Whether the error is at least as large as the number."""
         return lost(self.value, self.error)
 
     def per(self, count: float) -> "Value":

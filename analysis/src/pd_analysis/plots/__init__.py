@@ -24,7 +24,7 @@ from pd_analysis.plots import (
     sweep_energy,
     timeline,
 )
-from pd_analysis.words.language import mark, speaking, tr
+from pd_analysis.words.language import in_language, mark, tr
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ _OF_MODES: Final = ("batches", "phases", "power_timeline")
 
 
 def draw(group: Group, folder: Path, lang: str = "en") -> list[Drawn]:
-    """Draw what the group has into `folder`, as PNG and SVG; an older figure of what it has not is removed."""
+    """Draw the group's figures into `folder`, as PNG and SVG; older figures that it no longer has are removed."""
     wanted = [plot for plot in PLOTS if group.pace not in MODES or plot.name in _OF_MODES]
     return _drawn([(plot.name, plot.alt, partial(plot.draw, group)) for plot in wanted], folder, lang)
 
@@ -161,7 +161,7 @@ def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folde
     drawn = []
     font = None if lang == "en" else fonts.chinese_font()
     titles = [tr(alt) for _, alt, _ in wanted]
-    with style.apply(font), fonts.without_remarks(), speaking("en" if font is None else lang):
+    with style.apply(font), fonts.without_remarks(), in_language("en" if font is None else lang):
         for (name, _, make), alt in zip(wanted, titles, strict=True):
             path = folder / f"{name}.png"
             figure = make()

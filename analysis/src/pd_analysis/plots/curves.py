@@ -1,4 +1,4 @@
-"""Latency over percentiles, stretched towards the tail: half of the plot is the slowest tenth of requests, because promises break there."""
+"""Latency over percentiles, stretched towards the tail: half of the plot is the slowest tenth of requests, because limits are missed there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _TICKS: Final = (0, 50, 75, 90, 95, 99, 99.9)
 _MARKED: Final = (50, 90, 99)
 _END: Final = 99.9
 _POINTS: Final = 240
-_LABELLED_RUNS: Final = 2  # with more, values would lie on each other: the tables have them
+_LABELLED_RUNS: Final = 2  # with more runs the labels would overlap; the tables have the values
 _LOG_FROM: Final = 25.0  # spread, p99 over p50 of all runs, from which the axis is logarithmic
 
 Values = Callable[[Result], Floats | Gaps]
@@ -79,7 +79,7 @@ def gaps(group: Group) -> Figure | None:
 
 
 def headline(group: Group, key: str) -> str:
-    """What is seen, from the numbers: median and tail, the run with the best tail first."""
+    """The title, from the numbers: median and tail, the run with the best tail first."""
     found = [(result.name, result.metrics.latencies[key]) for result in group.results]
     medians = {name: values.at(50) for name, values in found}
     ranked = sorted(((values.at(99), name) for name, values in found if values.at(99) is not None))

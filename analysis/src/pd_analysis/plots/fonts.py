@@ -1,6 +1,6 @@
 """Fonts for figures in another language.
 
-Without a font of this host that has the script, figures stay English, for boxes in place of words say nothing; the report then says so.
+If this host has no font with the script, figures stay in English instead of showing boxes, and the report says so.
 """
 
 import logging
@@ -40,7 +40,7 @@ def _family(path: Path) -> str | None:
 
 @contextmanager
 def without_remarks() -> Iterator[None]:
-    """A font that has no bold stands in for its bold; that matplotlib says so for every text helps nobody."""
+    """Silence matplotlib's warning, repeated for every text, that a font without bold is used for bold text."""
     logger = logging.getLogger("matplotlib.font_manager")
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -154,7 +154,7 @@ def _values(sweep: Sweep, places: Sequence[float], shown: Shown) -> tuple[Floats
 
 
 def _shades(values: Floats) -> Floats:
-    """Opacities on a logarithmic scale: TTFT explodes, and on a linear one a saturated cell would leave all others white."""
+    """Opacities on a logarithmic scale: TTFT grows by orders of magnitude, and on a linear scale one saturated cell would leave all others white."""
     logs = np.log(np.where(values > 0, values, np.nan))
     if not np.isfinite(logs).any():
         return logs

@@ -1,4 +1,4 @@
-"""Figures of the modes that send requests in groups: what batches of rising size cost, and what prefill and decode take."""
+"""Figures of the modes that send requests in groups: latency and energy by batch size, and those of prefill and decode."""
 
 from collections.abc import Callable, Sequence
 from typing import Final

@@ -107,7 +107,7 @@ def canvas(
     headed: bool = False,
     **margins: float,
 ) -> Figure:
-    """A figure of report width with a title that says what is seen.
+    """A figure of report width with a title that states the finding.
 
     `height` is the axes', `margins` are around them (inches, by side); `entries` are those of a `key` that will be drawn; `headed` panels
     have titles of their own.
@@ -152,7 +152,7 @@ def _is_wide(character: str) -> bool:
 
 
 def _mark(figure: Figure) -> None:
-    """No crop of the figure may pass for a measurement."""
+    """Draw the watermark of simulated runs everywhere, so that no crop of the figure passes for a measurement."""
     figure.text(
         0.53,
         0.45,
@@ -278,7 +278,7 @@ def elided(name: str, most: int = 26) -> str:
 
 
 def with_role(name: str, role: Role) -> str:
-    """A run's name and one of its roles, which is not said twice."""
+    """A run's name and one of its roles; a name that already contains the role stays as it is."""
     words = tr(ROLES[role])
     return name if words in name.lower() else tr("{run}, {role}", run=name, role=words)
 

@@ -17,7 +17,7 @@ from pd_analysis.words.language import tr
 
 _LOG_FROM: Final = 25.0  # spread from which an axis is logarithmic
 _TICKS: Final = 13.0  # along the whole width of a figure
-_SHADED: Final = 4  # deployments up to which intervals are drawn: more would be one grey
+_SHADED: Final = 4  # deployments up to which intervals are drawn: more would overlap
 
 
 def short(sweep: Sweep) -> str:
@@ -96,7 +96,7 @@ def along(axes: Axes, sweep: Sweep) -> None:
 
 
 def rise(axes: Axes, sweep: Sweep, label: str, limit: float | None = None) -> None:
-    """Scales for something that rises: logarithmic where it explodes."""
+    """The scale of a rising quantity: logarithmic if it spans orders of magnitude."""
     style.quiet(axes)
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in axes.lines] or [np.ones(1)])
     values = values[np.isfinite(values)]

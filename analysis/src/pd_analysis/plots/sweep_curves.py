@@ -37,7 +37,7 @@ def latency(percentile: int) -> Callable[[Sweep], Figure | None]:
 
 
 def _latency_title(sweep: Sweep, percentile: int) -> str:
-    place = telling_place(sweep)
+    place = headline_place(sweep)
     if place is None:
         return tr("TTFT and TPOT p{percentile}", percentile=percentile)
     each = [(series.name, dict(series.points(_latency("ttft", percentile))).get(place)) for series in sweep.series]
@@ -55,8 +55,8 @@ def _latency_subtitle(sweep: Sweep) -> str:
     return tr(message if shaded(sweep) else mark("{requests}. Hollow: not for decisions."), requests=short(sweep))
 
 
-def telling_place(sweep: Sweep) -> float | None:
-    """The furthest place that all deployments have and at which one of them still meets the limits; the middle one if there is none."""
+def headline_place(sweep: Sweep) -> float | None:
+    """The load that the title compares: the highest that all deployments have and one still meets the limits at; else the middle one."""
     places = [{x for x, _ in series.points(lambda result: result.load.amount)} for series in sweep.series]
     common = sorted(set.intersection(*places)) if places else []
     kept = [
@@ -157,7 +157,7 @@ def _output(sweep: Sweep) -> Get:
 
 
 def throughput(sweep: Sweep) -> Figure | None:
-    """Output tokens a second against what was asked for."""
+    """Output tokens per second against what was asked for."""
     get = _output(sweep)
     peaks = [(series.name, max((y for _, y in series.points(get)), default=None)) for series in sweep.series]
     if not any(peak is not None for _, peak in peaks):

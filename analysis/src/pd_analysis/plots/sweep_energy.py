@@ -1,4 +1,4 @@
-"""A sweep's figures of energy: joules per token against what was asked for, and the least that keeping the limits costs."""
+"""A sweep's figures of energy: joules per token against what was asked for, and the least energy within the limits."""
 
 from typing import Final
 
@@ -43,7 +43,7 @@ def energy_by_role(sweep: Sweep) -> Figure | None:
 
 
 def energy_within_limits(sweep: Sweep) -> Figure | None:
-    """What keeping the limits costs: of each deployment, the point with the least joules per output token among those that keep them."""
+    """For each deployment, the point with the least joules per output token among those within the limits."""
     found = [(position, series, best) for position, series in enumerate(sweep.series) if (best := _cheapest(series))]
     if not sweep.limits or not found:
         return None

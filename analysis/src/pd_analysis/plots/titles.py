@@ -1,4 +1,4 @@
-"""Titles that say what is seen: the best run first, and how far the others are from it."""
+"""Titles that state the finding: the best run first, and how far the others are from it."""
 
 from collections.abc import Callable, Iterable
 from typing import Final

@@ -1,4 +1,4 @@
-"""Find runs and read them; what is broken, partial or of another format is reported with its reason, and never averaged in."""
+"""Find and read runs. Broken, partial or foreign files are reported with the reason and left out of all numbers."""
 
 import gc
 import logging
@@ -59,7 +59,7 @@ def load_tree(paths: Sequence[Path | str], cut_s: float = 0.0) -> Loaded:
 
 
 def _not_measured(path: Path) -> Iterator[Problem]:
-    """What a comparison could not measure, as it wrote it down."""
+    """Parts that a comparison could not measure, from the file in which it noted them."""
     for listed in sorted(path.rglob(records.NOT_MEASURED)):
         try:
             parts = records.read_json(listed, Missing).parts
@@ -71,12 +71,12 @@ def _not_measured(path: Path) -> Iterator[Problem]:
 
 
 def _said(error: RecordError) -> Sentence:
-    """Why a run cannot be read, in the language in which it is read."""
+    """The reason why a run cannot be read, translated when it is shown."""
     return Sentence(error.message, **error.holes)
 
 
 def _found(paths: Iterable[Path]) -> list[Path]:
-    """Run folders, and files of other programs; a file that was named itself is one, or is said to be none."""
+    """Run folders, and result files of other programs. A file named directly is a result or a problem."""
     found = {
         each.resolve(): each
         for path in paths
@@ -181,7 +181,7 @@ def _batches(path: Path) -> Iterator[list[RequestRecord]]:
             try:
                 batch = decoder.decode_lines(block[:end])
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                # The slow way finds the line, and says it in the words that every reader of records uses.
+                # The slow reader finds the line and gives the error message that all readers of records share.
                 yield from ([record] for record in records.read_lines(path, RequestRecord))
                 return
             yield batch
@@ -207,7 +207,7 @@ class _Power:
 
 
 def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
-    """A run is complete without power: broken power records cost it only its energy."""
+    """Read the power records; if they are broken, the run is kept without energy."""
     path = folder / records.GPU
     if not path.exists():
         return _Power(), []
@@ -222,7 +222,7 @@ def _read_gpu(folder: Path) -> tuple[_Power, list[Problem]]:
 
 
 def _noting(samples: Iterable[GpuSample], engines: list[EngineTokens]) -> Iterator[GpuSample]:
-    """The samples, one after the other; what they carry of the engines is kept aside."""
+    """The samples one by one; the engines' counters in them are collected separately."""
     for sample in samples:
         engines.extend(sample.engines)
         yield sample

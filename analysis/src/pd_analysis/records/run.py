@@ -1,4 +1,4 @@
-"""What loading gives: runs that may be counted, and problems with those that may not."""
+"""The results of loading: usable runs, and problems with the others."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +12,20 @@ from pd_contracts.records import EngineTokens, GpuHeader, Manifest
 
 @dataclass(frozen=True)
 class Problem:
-    """What could not be used, and why, as a sentence that names the remedy."""
+    """A path that could not be used, and the reason, with the remedy."""
 
     path: Path
     reason: object
 
     @property
     def sentence(self) -> str:
-        """The reason, in the language that is spoken."""
+        """The reason in the current language."""
         return str(self.reason)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run that may be counted.
+    """One usable run.
 
     Attributes:
         gpu, samples: what the monitor wrote; None and an empty frame where no power was recorded.
@@ -60,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a tree holds: the runs that may be counted, and what may not."""
+    """The runs of a tree that may be used, and the problems with the others."""
 
     runs: list[Run]
     problems: list[Problem]

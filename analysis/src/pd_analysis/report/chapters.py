@@ -1,4 +1,4 @@
-"""Which loads of many are worth a chapter of their own."""
+"""Which of many loads get a chapter of their own."""
 
 from collections.abc import Hashable, Sequence
 from typing import Final
@@ -7,14 +7,14 @@ from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.load import SWEPT
 from pd_analysis.numbers.sweep import ATTAINMENT
 
-SHOWN: Final = 6  # loads up to which each has its chapter
+SHOWN: Final = 6  # up to this number of loads, each has its chapter
 
 
-def telling(groups: Sequence[Group]) -> list[Group]:
-    """All of few groups; of many, and of curves on which nothing is compared, for each size of requests and number of GPUs the load that asks most while plain serving keeps its limits.
+def with_chapter(groups: Sequence[Group]) -> list[Group]:
+    """All groups if there are few. Else one for each size of requests and number of GPUs: the highest load at which plain serving meets the limits.
 
-    Below that load deployments hardly differ, and above it latencies depend on how long was measured. Where no load is kept, or no limits
-    were given, it is the lowest.
+    Below that load deployments hardly differ, and above it latencies depend on the duration of the run. If no load is within the limits,
+    or no limits were given, it is the lowest load. The same holds for curves on which nothing is compared.
     """
     curves_only = len(groups) > 1 and not any(group.others or group.pace not in SWEPT for group in groups)
     if len(groups) <= SHOWN and not curves_only:

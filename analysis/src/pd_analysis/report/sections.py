@@ -1,4 +1,4 @@
-"""The report's chapters as data: what is said about each load and each sweep, in the order in which a reader needs it."""
+"""The report's chapters as data: the contents for each load and each sweep, in the reader's order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,11 +54,11 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """One load: everything that is said about its runs.
+    """One load with all contents of its chapter.
 
     Attributes:
-        findings, mode: what a mode that sends requests in groups tells, and its table; such a load has no verdict, for what it measured are not
-            percentiles of one kind of requests.
+        findings, mode: findings and table of a mode that sends requests in groups. Such a load has no verdict, because its percentiles
+            would mix different kinds of requests.
     """
 
     anchor: str
@@ -84,13 +84,13 @@ class Section:
 
     @property
     def grouped(self) -> bool:
-        """True of a mode that sends requests in groups."""
+        """True for a mode that sends requests in groups."""
         return self.group.pace in MODES
 
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep says: findings, figures, and a table per deployment."""
+    """One sweep: findings, figures, and a table per deployment."""
 
     anchor: str
     sweep: Sweep

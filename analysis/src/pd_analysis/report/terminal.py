@@ -22,7 +22,7 @@ from pd_analysis.numbers.load import MODES
 from pd_analysis.numbers.measures import COMPARED, DECIDING
 from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.records.run import Run
-from pd_analysis.report.chapters import telling
+from pd_analysis.report.chapters import with_chapter
 from pd_analysis.tables.comparison import ratio_cell
 from pd_analysis.words.formatting import sentences
 from pd_analysis.words.formatting import whole as count
@@ -42,7 +42,7 @@ _STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "unclear
 
 
 def closing_table(runs: Sequence[Run]) -> Table:
-    """One column per run, the ratio to plain serving beside it, units with every number; many runs are rows instead."""
+    """One column per run, with the ratio to plain serving beside it; many runs are rows instead."""
     return table_of(together(evaluate(runs)))
 
 
@@ -59,10 +59,10 @@ def whole(console: Console, group: Group) -> None:
 
 
 def brief(console: Console, results: Sequence[Result]) -> None:
-    """What decides, over all loads, and what speaks against it."""
+    """The deciding findings over all loads, and the doubts about them."""
     groups = grouped(results)
     found = doubts(groups[0]) if len(groups) == 1 else overall(groups, chain.from_iterable(map(cases, groups)))
-    short = of_loads(sweeps(results), telling(groups), found)
+    short = of_loads(sweeps(results), with_chapter(groups), found)
     if any(group.simulated for group in groups):
         console.print(Text(tr("SIMULATED"), style="bold red"))
     for text in short.sentences:
@@ -77,7 +77,7 @@ def brief(console: Console, results: Sequence[Result]) -> None:
 
 
 def where(console: Console, report: Path) -> None:
-    """Where the report lies; a path is to be copied, and so is not wrapped."""
+    """The report's path, not wrapped, so that it can be copied."""
     console.print(tr("Report: {path}", path=report), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -90,7 +90,7 @@ def _print(console: Console, found: Sequence[Doubt]) -> None:
 
 
 def table_of(group: Group) -> Table:
-    """The same of runs that are measured already."""
+    """As `closing_table`, for runs that are measured already."""
     return _beside(group) if len(group.results) <= _SIDE_BY_SIDE else _below(group)
 
 

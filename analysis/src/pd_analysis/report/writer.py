@@ -20,12 +20,12 @@ from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.plots import style
 from pd_analysis.records.run import Loaded
 from pd_analysis.report import HTML, MARKDOWN, interactive
-from pd_analysis.report.chapters import telling
+from pd_analysis.report.chapters import with_chapter
 from pd_analysis.report.sections import PLOTS, cards, section_of, swept_of
 from pd_analysis.tables.comparison import overview
 from pd_analysis.tables.setup import definitions, left_out
 from pd_analysis.words.formatting import joined, listed
-from pd_analysis.words.language import mark, speaking, tr
+from pd_analysis.words.language import in_language, mark, tr
 
 # What the page's own script says.
 WORDS: Final = {
@@ -48,7 +48,7 @@ WORDS: Final = {
 
 @dataclass(frozen=True)
 class Written:
-    """Where the report lies."""
+    """Paths of the written report."""
 
     html: Path
     markdown: Path
@@ -58,9 +58,9 @@ class Written:
 def write_report(loaded: Loaded, out: Path, title: str = "", lang: str = "en", *, every_load: bool = False) -> Written:
     """Render what was loaded (at least one run) into `out`, which is made if need be, in one of `language.LANGUAGES`.
 
-    Of many loads only the telling ones have a chapter of their own, unless `every_load` asks for all; tables, curves and doubts are over all.
+    If there are many loads, only some get a chapter (`with_chapter`) unless `every_load` is set; tables, curves and doubts cover all.
     """
-    with speaking(lang):
+    with in_language(lang):
         return _write(loaded, out, title, lang, every_load=every_load)
 
 
@@ -71,7 +71,7 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
     plots.clear(out / PLOTS)
     series = sweeps(results)
     swept = [swept_of(number, each, out, lang, alone=len(series) == 1) for number, each in enumerate(series, 1)]
-    chosen = groups if every_load else telling(groups)
+    chosen = groups if every_load else with_chapter(groups)
     alone = len(groups) == 1
     found = {id(group): cases(group) for group in groups}  # a group holds frames, and so has no hash
     unread = loaded.problems if alone else ()

@@ -22,7 +22,7 @@ _HEADER: Final = (
 
 
 def energy_by_phase(group: Group) -> Table | None:
-    """What prefill, decode and single requests cost; None if no run has power."""
+    """Energy of prefill, decode and single requests; None if no run has power."""
     rows = [row for result in group.results for row in _rows(result)]
     known = (*_DEFINED, "Phases of combined GPUs") if any(_fitted(result) for result in group.results) else _DEFINED
     header = [tr(head) if head else "" for head in _HEADER]

@@ -1,4 +1,4 @@
-"""Tables about the measurement itself: whether runs stood still, and what each repeat says."""
+"""Tables about the measurement itself: whether runs were steady, and the numbers of each repeat."""
 
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.load import Pace
@@ -10,7 +10,7 @@ from pd_analysis.words.language import tr
 
 
 def steady(group: Group) -> Table | None:
-    """Whether each run stood still; None where all are too short to tell, and where answers set the pace."""
+    """Whether each run was steady; None if all are too short to tell, or if answers set the pace."""
     found = [(result.name, steadiness(result)) for result in group.results if result.load.pace is Pace.RATE]
     rows = [
         [

@@ -32,7 +32,7 @@ def _spread(values: Distribution) -> list[str]:
 
 
 def rates(group: Group) -> Table:
-    """What was served a second, by the deployment and by each of its GPUs."""
+    """Throughput and goodput, of the deployment and per GPU."""
     header = ["", tr("Unit"), *(head for result in group.results for head in (result.name, tr("per GPU")))]
     names = (tr("Requests"), tr("Output tokens"), tr("All tokens"), tr("Goodput"))
     units = ("req/s", "tok/s", "tok/s", "req/s")
@@ -53,7 +53,7 @@ def rates(group: Group) -> Table:
 
 
 def stages(group: Group) -> Table | None:
-    """Where time went, as the proxy saw it; None if no run has it."""
+    """The stages of requests as the proxy timed them; None if no run has them."""
     header = ["ms", tr("Requests"), *map(tr, STAGE_NAMES.values()), tr("Sum")]
     rows = []
     for result in group.results:

@@ -1,4 +1,4 @@
-"""How it was measured: what the manifests say, a row per fact, so that a reader can repeat it; what was left out; every definition."""
+"""How it was measured: the facts of the manifests, one per row, so that a reader can repeat it; what was left out; every definition."""
 
 import shlex
 from collections import Counter
@@ -77,7 +77,7 @@ def _workload(load: Workload) -> dict[str, str]:
 
 
 def _arrivals(load: Workload) -> str:
-    """What set the pace. Only an open loop has a rate; what the others came to is in the tables."""
+    """What set the pace. Only an open loop has a given rate; the rates of the others are results, which other tables show."""
     asked = amount_words(load)
     if pace_of(load) is not Pace.RATE:
         return tr("{kind}, {amount}", kind=load.arrival, amount=asked)
@@ -91,7 +91,7 @@ def _arrivals(load: Workload) -> str:
 
 
 def _engines(engines: Sequence[EngineInfo]) -> str:
-    """Engines that differ only in name and GPUs are told once."""
+    """Engines that differ only in name and GPUs are listed once."""
     kinds: dict[str, list[int]] = {}
     counts: Counter[str] = Counter()
     for engine in engines:

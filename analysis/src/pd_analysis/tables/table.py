@@ -26,7 +26,7 @@ class Table:
     """A titled table.
 
     Attributes:
-        header: one a column; the first column names the row.
+        header: one per column; the first column names the row.
         words: columns (from 0) that hold words, to be set left; the others hold numbers, to be set right.
         caption: a sentence under the title, or "".
         merge: cells of a row that all say the same may be shown as one.

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: three significant digits, thousands apart, and a dash for what is unknown."""
+"""Number formats: three significant digits, thousands separators, and a dash for what is unknown."""
 
 import math
 from collections.abc import Iterable
@@ -24,12 +24,12 @@ def number(value: float | None, *, scale: float = 1.0) -> str:
 
 
 def lost(value: float, error: float) -> bool:
-    """Whether a time or an energy, which are above 0, is not larger than its error and so says nothing; where nobody knows the error it stands."""
+    """Whether a positive quantity (time, energy) is not larger than its error and so says nothing; False if the error is unknown."""
     return value < 0 or (math.isfinite(error) and 0 < error >= value)
 
 
 def with_error(value: float, error: float) -> str:
-    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without it where nobody knows it, or where it is none.
+    """A value and its standard error, both to the error's last digit that means something: 19.7 ± 0.3, 550 ± 250; without the error if it is unknown or 0.
 
     A value that is not larger than its error is unknown.
     """
@@ -54,7 +54,7 @@ def ms(seconds: float | None) -> str:
 
 
 def setting(value: float | None) -> str:
-    """A number that somebody chose, as they wrote it."""
+    """A number that a user chose, as it was written."""
     return DASH if value is None else f"{value:,.10g}"
 
 

@@ -59,7 +59,7 @@ ALL: Final[dict[str, str]] = {**FORMULAS, **COUNTING, **ENERGY}
 
 
 def formula(name: str) -> str:
-    """One definition in the language that is spoken."""
+    """One definition in the current language."""
     return tr(ALL[name])
 
 

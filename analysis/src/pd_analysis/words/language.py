@@ -15,34 +15,34 @@ from importlib import resources
 from typing import Final
 
 LANGUAGES: Final = ("en", "zh")
-_spoken: Final[ContextVar[str]] = ContextVar("spoken", default="en")
+_current: Final[ContextVar[str]] = ContextVar("language", default="en")
 
 
 @contextmanager
-def speaking(lang: str) -> Iterator[None]:
-    """Whatever is said within is said in one of `LANGUAGES`."""
-    token = _spoken.set(lang)
+def in_language(lang: str) -> Iterator[None]:
+    """A context in which `tr` translates to one of `LANGUAGES`."""
+    token = _current.set(lang)
     try:
         yield
     finally:
-        _spoken.reset(token)
+        _current.reset(token)
 
 
-def spoken() -> str:
-    """The language that is spoken."""
-    return _spoken.get()
+def current_language() -> str:
+    """One of `LANGUAGES`: that of the innermost `in_language`."""
+    return _current.get()
 
 
 def tr(message: str, /, **holes: object) -> str:
-    """A sentence or word in the language that is spoken."""
+    """A sentence or word in the current language."""
     if not message:
         return ""  # the empty message is the catalogue's head
-    return _filled(catalogue(_spoken.get()).gettext(message), holes)
+    return _filled(catalogue(_current.get()).gettext(message), holes)
 
 
 def ntr(one: str, many: str, count: int, /, **holes: object) -> str:
     """The same for a sentence that depends on a number, which is `{count}` in it."""
-    return _filled(catalogue(_spoken.get()).ngettext(one, many, count), {"count": f"{count:,}", **holes})
+    return _filled(catalogue(_current.get()).ngettext(one, many, count), {"count": f"{count:,}", **holes})
 
 
 class Sentence:

@@ -1,4 +1,4 @@
-"""What it takes to be let in: headers, the key or the password, and whose certificates are trusted.
+"""How a request authenticates: headers, the API key or the password, and which certificates are trusted.
 
 Secrets are read when needed, and kept out of options, manifest and log. A password in a URL goes into the process's environment at once.
 """
@@ -19,7 +19,7 @@ BASIC_VARIABLE: Final = "LOADGEN_BASIC_AUTH"
 _SECRET: Final = frozenset(
     {"authorization", "auth", "key", "apikey", "token", "secret", "password", "cookie", "credential", "credentials"}
 )
-# These say how the body is framed, and the client frames it.
+# The client sets these itself: they describe how it frames the body.
 _OURS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"}
 )
@@ -34,14 +34,14 @@ class AccessError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What every request carries, and the trust that every https connection needs."""
+    """The headers of every request, and which certificates https connections trust."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     context: ssl.SSLContext | None = None
 
 
 def context(ca_file: str, *, insecure: bool) -> ssl.SSLContext:
-    """Trust the system's authorities, only those of a PEM file, or everybody.
+    """A TLS context that trusts the system's certificate authorities, only those of a PEM file, or any certificate.
 
     Raises:
         AccessError: if the file holds no certificates.
@@ -93,12 +93,12 @@ def headers(text: str, key_file: str, environment: Mapping[str, str] | None = No
     """The given headers and, with a key in the file or in LOADGEN_API_KEY, `Authorization: Bearer`; with a password, `Basic`.
 
     Raises:
-        AccessError: if the file cannot be read, the key is none, or there are both.
+        AccessError: if the file cannot be read, its content is not a key, or both a key and a password are given.
     """
     source = os.environ if environment is None else environment
     key, password = _key(key_file, source), source.get(BASIC_VARIABLE, "")
     if key and password:
-        msg = f"there are a key and a user's password (in the URL or {BASIC_VARIABLE}): a request can carry only one"
+        msg = f"both a key and a password (in the URL or {BASIC_VARIABLE}) are given: a request can carry only one"
         raise AccessError(msg)
     if password:
         return {**parse_headers(text), "Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"}
@@ -109,13 +109,13 @@ def headers(text: str, key_file: str, environment: Mapping[str, str] | None = No
 
 
 def keep_secret(secret: str, environment: MutableMapping[str, str] | None = None) -> None:
-    """Put the `user:password` of a URL where `headers` finds it, also in processes that this one starts."""
+    """Store the `user:password` of a URL in the environment, where `headers` finds it, also in child processes."""
     if secret:
         (os.environ if environment is None else environment)[BASIC_VARIABLE] = secret
 
 
 def forget_secret(environment: MutableMapping[str, str] | None = None) -> None:
-    """Send no password any more: another server is meant now."""
+    """Remove the stored password: requests now go to another server."""
     (os.environ if environment is None else environment).pop(BASIC_VARIABLE, None)
 
 
@@ -138,7 +138,7 @@ def _check(name: str, value: str) -> None:
         msg = f"header {name}: options are written to the manifest; give a key in {KEY_VARIABLE} or with --api-key-file"
         raise ValueError(msg)
     if name.lower() in _OURS:
-        msg = f"header {name} is the client's own"
+        msg = f"header {name} is set by the client itself"
         raise ValueError(msg)
     if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or not value.isprintable():
         msg = f"header {name!r} has characters that a header cannot carry"

@@ -1,4 +1,4 @@
-"""Where requests go: what users write as the server's address, and what of it is a secret. Pure.
+"""The server's address as users write it, split into its parts; the password is kept apart. Pure.
 
 Documentation of other clients names bases that end with `/v1`, and whole paths of APIs; browsers and curl take `user:password@`.
 """
@@ -63,13 +63,13 @@ def parse_url(url: str) -> Target:
         msg = f"{shown!r} is not an address of the form http://host:port"
         raise ValueError(msg)
     if parts.query or parts.fragment:
-        msg = f"{shown.split('?')[0].split('#')[0]!r} is followed by a query, which requests would not carry: leave it out"
+        msg = f"{shown.split('?')[0].split('#')[0]!r} has a query, which requests would not carry: remove it"
         raise ValueError(msg)
     return Target(parts.hostname, port, parts.path.rstrip("/"), parts.scheme == "https")
 
 
 def understand(text: str) -> Address:
-    """What an address means; it may still be none, which `parse_url` finds."""
+    """Split what a user wrote into its parts. Whether the address is valid is checked by `parse_url`."""
     secret = secret_of(text.strip())
     url = without_secret(text.strip()).rstrip("/")
     endpoint = ""

@@ -1,4 +1,4 @@
-"""What a request looked like on the wire: stamps and bytes, before anything is made of them."""
+"""A request as it went over the wire: time stamps and bytes, not parsed yet."""
 
 from dataclasses import dataclass, field
 

@@ -181,7 +181,7 @@ def _failure(exchange: Exchange, reading: Reading) -> Failure | None:
     if exchange.head is not None and exchange.head.status != 200:
         return Failure(kind="status", message=f"{exchange.head.status}: {_body_message(exchange)}")
     if reading.failure is not None:
-        return reading.failure  # what the server said goes before how the connection then ended
+        return reading.failure  # the server's own error says more than how the connection then ended
     if exchange.failure is not None and not (exchange.failure.kind == "truncated" and reading.done):
         # after the end mark a server may hang up without ending the body: nothing is missing
         return exchange.failure

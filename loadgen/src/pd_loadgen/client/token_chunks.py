@@ -1,11 +1,12 @@
 """Which chunks of an answer were tokens, and how many each carried, once the whole answer is known. Pure.
 
-A server that sends token ids, or its count so far with each chunk, says it exactly. Otherwise three things are unclear until the usage
+If a server sends token ids, or its count so far with each chunk, the numbers are exact. Otherwise three things are unclear until the usage
 has come, and stay so without it:
 
-- A chunk without text may be a token whose bytes are no whole character yet, or a sign of life. It counts only as far as the usage has
-  more tokens than the chunks with text; and never as the first token, because nothing has been said yet.
-- A chunk may carry several tokens (speculative decoding, a proxy that bundles). What the usage has more is shared out by the chunks' texts.
+- A chunk without text may be a token whose bytes do not complete a character yet, or a keep-alive. It counts only while the usage has
+  more tokens than the chunks with text. It never counts as the first token, because the user has seen no text yet.
+- A chunk may carry several tokens (speculative decoding, a proxy that merges chunks). The tokens that the usage has beyond the chunks
+  are distributed by the length of the chunks' texts.
 - An end-of-text token has no chunk with text. It belongs to the last chunk.
 """
 
@@ -17,7 +18,7 @@ import msgspec
 
 from pd_loadgen.prompts.token_estimate import estimated_tokens
 
-_BUNDLE: Final = 4  # a chunk with so many times the text of the others carries more tokens than they do
+_BUNDLE: Final = 4  # a chunk with this many times the text of the others carries several tokens
 
 
 class Mark(msgspec.Struct):
@@ -57,10 +58,10 @@ def settle(marks: Sequence[Mark], total: int | None, *, stopped: bool) -> list[t
 
 
 def _count_blanks(marks: Sequence[Mark], counts: list[int], spare: int) -> None:
-    """Let chunks without text be tokens, if the usage has room for all of their kind."""
+    """Count chunks without text as tokens if the usage has enough tokens for all of them."""
     blanks = [index for index, tokens in enumerate(counts) if not tokens]
     first = next((index for index, tokens in enumerate(counts) if tokens), None)
-    if first is None:  # nothing was ever said: special tokens, each with its chunk, or the last chunk has all
+    if first is None:  # no text at all: special tokens, each with its chunk, or all in the last chunk
         for index in blanks if len(blanks) <= spare else blanks[-1:]:
             counts[index] = 1
         return
@@ -75,7 +76,7 @@ def _count_blanks(marks: Sequence[Mark], counts: list[int], spare: int) -> None:
 
 
 def _share_out(marks: Sequence[Mark], counts: list[int], total: int, *, stopped: bool) -> None:
-    """Give the tokens that the usage has more to the chunks with the most text, and what is left to the last chunk."""
+    """Give the tokens that the usage has beyond the chunks to those with the most text, and the rest to the last chunk."""
     last = max(index for index, tokens in enumerate(counts) if tokens)
     spare = total - sum(counts)
     unseen = 1 if stopped and spare and marks[last].text else 0  # the end-of-text token, which no chunk showed

@@ -1,4 +1,4 @@
-"""`pd-loadgen run`: Locust without its page, with a progress bar and a closing table, in this process or with workers of its own."""
+"""`pd-loadgen run`: Locust without its page, with a progress bar and a closing table, in this process or with worker processes."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from pd_loadgen.live.user import LoadUser, Shell
 from pd_loadgen.results.manifests import EXIT_BAD
 from pd_loadgen.workload.options import Options
 
-# Each drawing keeps the loop busy for about a millisecond; twice a second that is far below one in a hundred stamps.
+# Drawing keeps the loop busy for about a millisecond; twice a second, that delays far less than 1 % of the stamps.
 REDRAW_S: Final = 0.5
 WORKERS_TIMEOUT_S: Final = 60.0
 _LOOPBACK: Final = "127.0.0.1"
@@ -44,7 +44,7 @@ def execute(read: Options, command: list[str]) -> int:
 
 
 def _fork(count: int, port: int) -> list[int]:
-    """Start workers, as Locust's --processes does: before anything runs in this process that a copy could not use."""
+    """Start workers, as Locust's --processes does: before this process starts anything that does not survive a fork."""
     children = []
     parent = os.getpid()
     for _ in range(count):
@@ -58,7 +58,7 @@ def _fork(count: int, port: int) -> list[int]:
 
 def _work(port: int, parent: int) -> None:
     """Be a worker until the master says quit, or is gone."""
-    # a terminal's Ctrl-C reaches the whole group; the master tells what to do about it
+    # a terminal's Ctrl-C reaches the whole group; the master tells the workers what to do
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     environment = Environment(user_classes=[LoadUser])

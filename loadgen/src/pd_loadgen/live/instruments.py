@@ -18,7 +18,7 @@ TAIL_S: Final = 0.4
 
 
 class Instruments:
-    """Begins and ends what was asked for; what fails at the end is noted, because the requests were measured all the same.
+    """Starts and stops what was asked for. A failure to stop becomes a note, because the requests have been measured.
 
     Args:
         pause: waits so many seconds, or raises if the run is stopped.
@@ -40,7 +40,7 @@ class Instruments:
 
     @contextmanager
     def profile(self) -> Iterator[None]:
-        """Have the engines profile the window; whoever started is stopped, however the run ends."""
+        """Have the engines profile the window; every engine that started is stopped, however the run ends."""
         options = self._options
         granted = access_of(options) if options.engine_profile else server.OPEN
         urls = list(options.profile_urls or (options.url,)) if options.engine_profile else []

@@ -107,12 +107,12 @@ class Run:
 
     @property
     def tally(self) -> Tally:
-        """How far the sending is, and how late the client was."""
+        """Requests sent and ended so far, and how late the client was."""
         return self._senders.tally if self._engaged else Tally()
 
     @property
     def lag_limit_ms(self) -> float:
-        """What a p99 of the client's lags may be."""
+        """The highest p99 of the client's lags that is still valid, in milliseconds."""
         return self._options.lag_limit_ms
 
     @property
@@ -183,7 +183,9 @@ class Run:
             folder.append(lines)
         except FolderError as error:
             self._lost = str(error)
-            gevent.spawn(self.stop)  # whoever hands over records must not wait for the end
+            gevent.spawn(
+                self.stop
+            )  # this runs in the greenlet that hands over records, which must not wait for the end
 
     def _window(self, whole: Plan) -> Outcome:
         self._pause(0)

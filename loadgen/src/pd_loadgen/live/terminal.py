@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on and when it is over."""
+"""The terminal output of a run: progress while it goes on, a table when it is over."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Protocol, TextIO
@@ -43,7 +43,7 @@ def status_line(standing: Standing, latencies_ms: Mapping[str, tuple[float, floa
 
 
 class Bar:
-    """A progress bar on a terminal. Drawn only when told, because drawing takes time from the loop that stamps."""
+    """A progress bar on a terminal. It is drawn only on `show`, because drawing takes time from the loop that stamps."""
 
     def __init__(self, console: Console) -> None:
         self._progress = RichProgress(
@@ -103,7 +103,7 @@ def _title(manifest: Manifest) -> str:
 
 
 def _pace(load: Workload) -> str:
-    """What set the pace; only an open loop has a rate, elsewhere a rate is what came of it."""
+    """What set the pace. Only an open loop has a given rate; elsewhere the rate is a result."""
     match load.arrival:
         case "closed":
             return f"closed loop, {load.max_concurrency} in flight"

@@ -1,1 +1,1 @@
-"""What is asked: made prompts, files of prompts, data sets, recorded traffic, pictures and sounds."""
+"""Prompts: generated ones, files, data sets, recorded traffic, pictures and sounds."""

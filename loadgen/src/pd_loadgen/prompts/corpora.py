@@ -1,4 +1,4 @@
-"""Prompts from files: JSON lines of one's own, and ShareGPT's conversations. A broken entry is reported with file and line."""
+"""Prompts from files: a user's own JSON lines, and ShareGPT's conversations. A broken entry is reported with file and line."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ MOST_PROMPT_TOKENS: Final = 1024
 MOST_TOKENS: Final = 2048
 _ASKS: Final = frozenset({"human", "user"})
 _INTRODUCES: Final = frozenset({"system", "developer"})
-# Names under which data sets hold a conversation, and in it who speaks and what is said.
+# Field names of data sets: the conversation, the speaker of a turn, and the text of a turn.
 CONVERSATIONS: Final = ("conversations", "conversation", "messages", "items")
 _SPEAKERS: Final = ("from", "role", "speaker")
 _SAYINGS: Final = ("value", "content", "text")
@@ -48,7 +48,7 @@ class Speech(msgspec.Struct):
 
 @dataclass
 class Corpus:
-    """Prompts that can be sent, and what was left out for which reason."""
+    """Prompts that can be sent, and how many were left out for which reason."""
 
     name: str
     entries: list[Entry] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Made prompts: they follow from (seed, name) alone, so that both topologies get the same ones in the same order.
+"""Generated prompts. They depend on (seed, name) alone, so both topologies get the same ones in the same order.
 
 Random draws use `Random.random()` only: it is the one method whose sequence Python promises to keep.
 """
@@ -31,7 +31,7 @@ class Dataset(StrEnum):
 
 
 class Answers(StrEnum):
-    """What stands between the turns of a conversation."""
+    """Where the answers between the turns of a conversation come from."""
 
     MADE = "made"
     SERVED = "served"

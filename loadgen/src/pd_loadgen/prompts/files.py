@@ -1,4 +1,4 @@
-"""Files that users bring, as text and JSON: whatever editors and spreadsheets do to them is read, or named with file and line."""
+"""Files that users bring, as text and JSON: what editors and spreadsheets usually change is accepted; anything else is an error with file and line."""
 
 import codecs
 import json
@@ -36,7 +36,7 @@ def text_of(path: Path) -> str:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        msg = f"{path}:{line}: is no UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8 (Chinese files are often GB18030)"
+        msg = f"{path}:{line}: is not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8 (Chinese files are often GB18030)"
         raise FileError(msg) from error
 
 

@@ -1,7 +1,7 @@
 """Prompts from a Hugging Face data set, through their library, which is an extra: `pip install pd-loadgen[huggingface]`.
 
-Rows are read one by one as they are needed, so a large data set is not downloaded whole. What a row asks is found by the names that
-such data sets use; `--dataset-column` names another column.
+Rows are read one by one as they are needed, so a large data set is not downloaded whole. The prompt's column is found by the names that
+such data sets use; `--dataset-column` names another one.
 """
 
 from collections.abc import Iterable, Mapping

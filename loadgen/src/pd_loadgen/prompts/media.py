@@ -1,4 +1,4 @@
-"""Made pictures and sounds, as data URLs: noise, so that no two are alike and nothing can be compressed or cached away.
+"""Generated pictures and sounds, as data URLs. They are noise: no two are alike, and compression or caches do not help.
 
 Bytes come from SHAKE-256 over seed and name: the same on every machine and Python.
 """

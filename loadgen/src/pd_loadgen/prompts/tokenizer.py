@@ -1,4 +1,4 @@
-"""How many tokens a text has: by the model's tokenizer where it can be had, else by an estimate.
+"""How many tokens a text has: by the model's tokenizer if it is available, else by an estimate.
 
 A tokenizer is read by the library `tokenizers` (`pip install pd-loadgen[tokenizer]`), or by transformers if that is installed. Nothing is
 downloaded unless a name at Hugging Face is given by hand.
@@ -35,7 +35,7 @@ def find(name: str, model: str) -> TokenCounter:
         model: the served model's name, which may be its folder.
 
     Raises:
-        FileError: if the named tokenizer cannot be had.
+        FileError: if the named tokenizer is not available.
     """
     if name == ESTIMATE:
         return _estimate("")

@@ -1,8 +1,8 @@
-"""Recorded traffic: when requests came and how long they were. Nothing of a trace is its text, so prompts are made to its lengths.
+"""Recorded traffic: when requests came and how long they were. A trace has no text, so prompts of its lengths are generated.
 
 Formats, told apart by the first line:
 
-- Mooncake, JSON lines: `timestamp` in ms, `input_length`, `output_length`, and `hash_ids`, one a block of 512 prompt tokens; equal
+- Mooncake, JSON lines: `timestamp` in ms, `input_length`, `output_length`, and `hash_ids`, one per block of 512 prompt tokens; equal
   ids are equal blocks, so prefixes that the traffic shared are shared again.
 - Qwen's traces of Alibaba Cloud Model Studio, JSON lines with `chat_id`: as Mooncake, but seconds, and blocks of 16 tokens.
 - BurstGPT, CSV: `Timestamp` in s, `Request tokens`, `Response tokens`; with and without sessions.
@@ -105,7 +105,7 @@ def _rows(path: Path, text: str) -> Iterator[Arrived]:
 
 
 def _placed(path: Path, number: int, read_row: Callable[[], Arrived]) -> Arrived:
-    """A row that is a request; what is wrong with it is said with its place."""
+    """A row as a request; an error names file and line."""
     try:
         row = read_row()
         _check(row)

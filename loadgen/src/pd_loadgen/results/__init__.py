@@ -1,1 +1,1 @@
-"""What a run leaves: its folder, manifest and summary, and tables of many runs."""
+"""Results: a run's folder, manifest and summary, and tables of many runs."""

@@ -1,4 +1,4 @@
-"""Many runs as one table: a row per run, also of runs that were killed, whose summary is made from the records that are there."""
+"""Many runs as one table, a row per run. For a killed run the summary is computed from the records that exist."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ def rows(paths: Iterable[Path]) -> Iterator[Row]:
 
 
 def row(folder: Path) -> Row:
-    """What one run was and gave.
+    """Settings and results of one run, by column.
 
     Raises:
         RecordError: if a file of it cannot be read.
@@ -61,13 +61,13 @@ def write_parquet(table: Iterable[Row], path: Path) -> int:
     """The same table as a Parquet file; returns how many rows there were.
 
     Raises:
-        RecordError: if pyarrow, which writes it, is not there.
+        RecordError: if pyarrow, which writes it, is not installed.
     """
     try:
         import pyarrow as pa  # noqa: PLC0415  an extra, which only this needs
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
-        msg = "Parquet needs pyarrow: install pd-loadgen[parquet], or leave --parquet out"
+        msg = "Parquet needs pyarrow: install pd-loadgen[parquet], or remove --parquet"
         raise RecordError(msg) from None
     kept = list(table)
     columns = list(dict.fromkeys(name for one in kept for name in one))

@@ -56,7 +56,7 @@ def _results(path: Path) -> Iterator[tuple[Path, str, VllmResult]]:
 
 
 def _label(path: Path, file: Path, result: VllmResult) -> str:
-    """What a deployment is called that has no label: by its server's parameters in a sweep, else by the folder of results."""
+    """The name of a deployment without a label: its server's parameters in a sweep, else the folder of results."""
     if path.is_file():
         return ""
     return vllm_result.server_of(file.parent.name) or ("" if result.topology else path.name)
@@ -75,7 +75,7 @@ def _write(folder: Path, result: VllmResult, given: argparse.Namespace, label: s
 
 
 def _manifest(manifest: Manifest, given: argparse.Namespace, label: str) -> Manifest:
-    """What was given by hand goes before what the file says, and this before what its folder is called."""
+    """The manifest of an imported run: options on the command line come first, then the file, then the folder's name."""
     label = given.label or manifest.deployment.label or label
     deployment = msgspec.structs.replace(
         manifest.deployment, label=label, **({"gpus": given.gpus} if given.gpus else {})

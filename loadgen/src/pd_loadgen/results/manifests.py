@@ -28,7 +28,7 @@ EXIT_COMPLETE, EXIT_BAD, EXIT_LATE, EXIT_FAILED, EXIT_STOPPED = 0, 2, 3, 4, 130
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run went: whether its schedule was walked to the end, the measured window, and the client's health."""
+    """How a run went: whether all of its schedule was sent, the measured window, and the client's health."""
 
     complete: bool
     window: tuple[float, float]

@@ -1,4 +1,4 @@
-"""What the answers of a run show about the server, which its reader should know before any number. Pure."""
+"""Remarks about the server that follow from its answers and should be read before any number. Pure."""
 
 from collections.abc import Iterable, Iterator
 
@@ -17,14 +17,14 @@ def remarks(records: Iterable[RequestRecord], *, ignore_eos: bool) -> Iterator[s
     silent = sum(record.output_tokens is None for record in served)
     if silent:
         yield (
-            f"{silent} of {len(served)} answers carry no usage: how many tokens they have is unknown, and so is their TPOT, which meets no limit"
+            f"{silent} of {len(served)} answers carry no usage: their token count and TPOT are unknown, so they meet no TPOT limit"
         )
     short = [one for one in served if ignore_eos and _asked(one) > (one.output_tokens or _asked(one))]
     if short:
         worst = min(short, key=lambda one: (one.output_tokens or 0) / _asked(one))
         yield (
             f"{len(short)} of {len(served)} answers are shorter than asked ({worst.output_tokens} of {_asked(worst)} tokens): the server does "
-            "not honour ignore_eos, or its context is too short, so the work done depends on what the model says"
+            "not honour ignore_eos, or its context is too short, so the amount of work depends on what the model generates"
         )
 
 

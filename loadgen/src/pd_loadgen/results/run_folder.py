@@ -1,4 +1,4 @@
-"""The run folder on disk: what exists, what may be replaced, and the files in the order that a kill forgives."""
+"""The run folder on disk: what exists, what may be replaced, and files written in an order that survives a kill."""
 
 import os
 import time
@@ -19,7 +19,7 @@ from pd_contracts.records import (
     write_json,
 )
 
-# Room for manifest and summary, given back when they are written: a full disk costs records, not what explains it.
+# Disk space reserved for manifest and summary: on a full disk records are lost, but the manifest can still say why.
 _RESERVE: Final = ".reserve"
 RESERVED_BYTES: Final = 256 * 1024
 _FILES: Final = (MANIFEST, REQUESTS, GPU, SUMMARY, _RESERVE)
@@ -107,12 +107,12 @@ class RunFolder:
                 while written < len(data):
                     written += file.write(memoryview(data)[written:])
         except OSError as error:
-            with suppress(OSError):  # nothing better is left to do
+            with suppress(OSError):  # not even shortening works: the error below reports it
                 os.truncate(path, size + data.rfind(b"\n", 0, written) + 1)
             raise unwritable(path, error) from error
 
     def release(self) -> None:
-        """Give back the room that was kept for manifest and summary."""
+        """Free the disk space reserved for manifest and summary."""
         (self.path / _RESERVE).unlink(missing_ok=True)
 
     def read(self) -> list[RequestRecord]:
@@ -126,6 +126,6 @@ def _refuse_run(path: Path, *, overwrite: bool) -> None:
 
 
 def _holds_run(path: Path) -> bool:
-    """An attempt that recorded no request (the server was not there) is no run."""
+    """An attempt that recorded no request (for example because the server was down) does not count as a run."""
     requests = path / REQUESTS
     return (path / SUMMARY).exists() or (requests.exists() and requests.stat().st_size > 0)

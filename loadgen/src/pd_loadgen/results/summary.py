@@ -1,7 +1,7 @@
 """summary.json: the keys of `vllm bench serve --save-result`, with its meaning, and ours under "pdstack".
 
 vLLM counts from the actual send, so its keys do too; "pdstack" counts from the scheduled send. Every definition is
-`pd_contracts.latency`'s. What a server did not tell (usage) is null, and so is every sum that needs it.
+`pd_contracts.latency`'s. What a server did not report (usage) is null, and so is every sum that needs it.
 """
 
 import statistics
@@ -73,7 +73,7 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
 
 
 def _unpaced(workload: Workload) -> bool:
-    """Whether vLLM would call its rate infinite: requests wait for nothing, or only for a place."""
+    """Whether vLLM would call its rate infinite: requests wait for nothing, or only for the concurrency limit."""
     return workload.arrival in (Arrival.CLOSED, modes.Mode.BATCH) and not workload.batch_sizes
 
 
@@ -182,7 +182,7 @@ def _ours(manifest: Manifest, measured: _Measured, duration: float, marks: Seque
 
 
 def _groups(manifest: Manifest, measured: _Measured) -> dict[str, Any]:
-    """What the modes besides serve are about."""
+    """The results that only the modes batch and phase-split have."""
     if manifest.workload.batch_sizes:
         return {"batches": modes.batches(measured.all, manifest.workload.batch_sizes)}
     return {"phases": modes.phases(measured.all)} if manifest.workload.arrival == modes.Mode.PHASE_SPLIT else {}

@@ -1,8 +1,8 @@
 """The highest rate that meets the limits: bisection over runs with repeated seeds, and how sure the answer is. Pure.
 
 A rate is good if the share of all requests that meet every limit (failures never do), pooled over the seeds, is at least what is
-asked. The pooled share has a Wilson interval of 95 %; where it reaches to both sides of what is asked, the verdict could have gone the
-other way. So the answer is an interval as well: from the highest rate that was surely good to the lowest that was surely bad.
+asked. The pooled share has a Wilson interval of 95 %. If that interval contains the share asked for, the verdict on this rate is
+uncertain. So the answer is an interval as well: from the highest rate that was surely good to the lowest that was surely bad.
 """
 
 import math
@@ -15,7 +15,7 @@ _Z95: Final = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Where to look and when to stop: `tolerance` is the width, as a part of the rate, below which it is close enough."""
+    """Where to look and when to stop. `tolerance` is the width of the interval, as a fraction of the rate, that is narrow enough."""
 
     attainment: float
     low: float
@@ -26,7 +26,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What one rate gave, over all seeds."""
+    """The result at one rate, over all seeds."""
 
     rate: float
     good: int
@@ -34,12 +34,12 @@ class Probe:
 
     @property
     def share(self) -> float:
-        """The attainment; 0 of nothing."""
+        """The attainment, 0 to 1; 0 without requests."""
         return self.good / self.requests if self.requests else 0.0
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the attainment; all of it of nothing."""
+        """Wilson's 95 % interval of the attainment; (0, 1) without requests."""
         if not self.requests:
             return 0.0, 1.0
         count, share, square = self.requests, self.share, _Z95 * _Z95
@@ -87,7 +87,7 @@ def answer(goal: Goal, probes: Sequence[Probe]) -> Answer:
 
 
 def _bounds(goal: Goal, probes: Sequence[Probe]) -> tuple[float | None, float | None]:
-    """Highest good rate below every bad one, and the lowest bad one: where the load is heavier than a bad one, good is luck."""
+    """Highest good rate below every bad one, and the lowest bad one: a good rate above a bad one counts as chance."""
     bad = min((probe.rate for probe in probes if probe.share < goal.attainment), default=None)
     good = [probe.rate for probe in probes if probe.share >= goal.attainment and (bad is None or probe.rate < bad)]
     return max(good, default=None), bad

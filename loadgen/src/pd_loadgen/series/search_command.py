@@ -30,17 +30,34 @@ class SearchError(ValueError):
 def add(commands: Any, guarded: Callable[[Callable[[argparse.Namespace], int]], Any]) -> None:
     """Add the subcommand: the options of `run`, and where to look."""
     parser = commands.add_parser(
-        "search", help="find the highest rate at which enough requests meet --goodput; resumes where it stopped"
+        "search",
+        help="find the highest rate at which enough requests meet the --goodput limits; resumes where it stopped",
     )
     options.add_arguments(parser)
-    parser.add_argument("--attainment", type=float, default=0.9, metavar="X", help="share of requests (default 0.9)")
-    parser.add_argument("--low", type=float, required=True, metavar="X", help="requests a second, the lowest to try")
-    parser.add_argument("--high", type=float, required=True, metavar="X", help="requests a second, the highest to try")
+    parser.add_argument(
+        "--attainment",
+        type=float,
+        default=0.9,
+        metavar="X",
+        help="share of requests that must meet the limits (default 0.9)",
+    )
+    parser.add_argument("--low", type=float, required=True, metavar="X", help="lowest rate to try, requests per second")
+    parser.add_argument(
+        "--high", type=float, required=True, metavar="X", help="highest rate to try, requests per second"
+    )
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="seeds per rate, from --seed on (default 3)"
     )
-    parser.add_argument("--tolerance", type=float, default=0.05, metavar="X", help="part of the rate (default 0.05)")
-    parser.add_argument("--most-rates", type=int, default=12, metavar="N", help="rates to try at most (default 12)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        metavar="X",
+        help="width of the answer's interval, as a fraction of the rate (default 0.05)",
+    )
+    parser.add_argument(
+        "--most-rates", type=int, default=12, metavar="N", help="try at most this many rates (default 12)"
+    )
     parser.set_defaults(execute=guarded(_execute))
 
 
@@ -132,12 +149,12 @@ def _result(goal: Goal, probes: Sequence[Probe], found: Answer, gpus: int | None
 
 def _sentence(goal: Goal, found: Answer, gpus: int | None) -> str:
     if found.rate is None:
-        return f"no rate from {goal.low:g} requests/s on: fewer than {goal.attainment:.0%} meet the limits"
+        return f"no rate meets the goal: at {goal.low:g} requests/s fewer than {goal.attainment:.0%} of the requests meet the limits"
     per_gpu = f" ({found.rate / gpus:.4g} per GPU)" if gpus else ""
     low = "?" if found.at_least is None else f"{found.at_least:g}"
     high = "?" if found.at_most is None else f"{found.at_most:g}"
     bound = "" if found.close else "; not narrowed down: raise --high or --most-rates"
-    return f"{found.rate:g} requests/s{per_gpu} with {goal.attainment:.0%} in the limits; surely from {low} to {high}{bound}"
+    return f"{found.rate:g} requests/s{per_gpu} with {goal.attainment:.0%} within the limits; 95 % interval {low} to {high}{bound}"
 
 
 def _share(probe: Probe) -> str:

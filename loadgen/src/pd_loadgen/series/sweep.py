@@ -1,4 +1,4 @@
-"""Sweeps: one YAML file to many runs, each an ordinary run folder. Pure, but for reading the file and what a folder holds.
+"""Sweeps: one YAML file to many runs, each an ordinary run folder. Pure, except for reading the file and looking into run folders.
 
 ```yaml
 model: meta-llama/Llama-3.1-8B-Instruct
@@ -60,7 +60,7 @@ class Point:
 
 
 def read(path: Path) -> list[Point]:
-    """The runs of a file, each checked, so that nothing is refused after hours.
+    """The runs of a file, each checked, so that a bad one is refused before the first run starts.
 
     Raises:
         SweepError: if the file cannot be read, has unknown keys, or holds a run that cannot work.
@@ -147,7 +147,7 @@ def _topologies(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _loads(sweep: Sweep) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Names and options of lengths, pace and seed, in all combinations; an empty list is one of nothing."""
+    """Names and options of lengths, pace and seed, in all combinations; an empty list leaves its option alone."""
     lengths = [
         (f"{inputs}x{outputs}", {"input_tokens": inputs, "output_tokens": outputs})
         for inputs, outputs in sweep.input_output
@@ -170,7 +170,7 @@ def _paces(sweep: Sweep) -> Iterator[tuple[str, dict[str, Any]]]:
 def _texts(values: dict[str, Any]) -> dict[str, str]:
     named = {our_name(name): value for name, value in values.items()}
     if "num_prompts" in {name.replace("-", "_") for name in values}:
-        named.setdefault("duration", "inf")  # so many however long they take, as vLLM means it
+        named.setdefault("duration", "inf")  # this number of requests, however long they take, as in vLLM
     known = {field.name for field in fields(Options)} - {"out", "overwrite"}
     if unknown := sorted(set(named) - known):
         msg = f"{unknown[0]} is not an option of a run"

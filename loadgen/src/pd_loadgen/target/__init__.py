@@ -1,1 +1,1 @@
-"""What is measured: is the server ready, which model does it have, which engines and GPUs serve."""
+"""The server under test: whether it is ready, which model it serves, which engines and GPUs it has."""

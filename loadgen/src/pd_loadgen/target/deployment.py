@@ -1,4 +1,4 @@
-"""What serves the load: what the proxy tells of its deployment, and what was given by hand for a server that tells nothing. Pure."""
+"""The deployment that serves the load, as the proxy describes it or as options describe it for other servers. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -21,13 +21,13 @@ def describe(
     gpus: int | None,
     simulated: bool,
 ) -> Deployment:
-    """Put together what is known; what nobody said stays empty, and one voice for "simulated" is enough.
+    """Combine what is known. What is unknown stays empty, and one source that says "simulated" is enough.
 
     Args:
         document: of our proxy.
         stats: of our proxy; they name the engines where these do not announce themselves.
         boards: numbers of the monitor's GPUs by UUID.
-        label, gpus: given by hand, which counts more than what is announced.
+        label, gpus: options, which take precedence over what is announced.
         simulated: whether the server itself says so.
     """
     told = [_told(engine, boards) for engine in document.instances if engine.state in _SERVING] if document else []

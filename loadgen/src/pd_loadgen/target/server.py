@@ -1,4 +1,4 @@
-"""What is asked of the server and the monitor outside the measured stream: is it ready, what is it, record its power.
+"""Requests to the server and the monitor outside the measured load: readiness, models, power recording, profiling.
 
 Plain blocking HTTP of the standard library; under Locust gevent makes it cooperative.
 """
@@ -20,7 +20,7 @@ from pd_loadgen.client.access import Access
 POLL_S: Final = 0.25
 REQUEST_TIMEOUT_S: Final = 5.0
 PROFILE_TIMEOUT_S: Final = 600.0
-# No headers, and the system's trust: what the monitor is asked with.
+# Requests to the monitor have no headers, and trust the system's certificates.
 OPEN: Final = Access()
 MODELS_PATH: Final = "/v1/models"
 

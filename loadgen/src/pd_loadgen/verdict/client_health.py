@@ -1,4 +1,4 @@
-"""Did the client keep up? A load generator that was late measured itself, so such a run is invalid whatever its numbers.
+"""Whether the client kept up. A load generator that was late has measured itself, so its run is invalid whatever its numbers.
 
 CPU load is no evidence: at half a core a client may already read chunks 10 ms late. So lateness itself is measured: of every
 send, and of every read against the kernel's stamp of what was read. A late read is not a wrong stamp if the stamp is the kernel's,
@@ -18,7 +18,7 @@ PERCENTILES: Final = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
 REMEDY: Final = "spread the load over processes (--processes), give the load generator its own cores (taskset, another machine), lower the rate, or accept more with --lag-limit-ms"
 KERNEL: Final = "kernel"
 PROCESS: Final = "process"
-# A p99 does not see less than this.
+# A smaller share than this does not change a p99.
 MOST_MERGED: Final = 0.01
 
 
@@ -32,15 +32,15 @@ def verdict(
     cpu_fraction: float | None,
     limit_ms: float,
 ) -> ClientHealth:
-    """Judge a run; without any lag (nothing could be sent) there is nothing to hold against the client.
+    """Judge a run; without any lag (nothing could be sent) the client counts as in time.
 
     Args:
         dispatch: how late each request was sent, in seconds.
         receive: how late the client read what had arrived, by the kernel's stamps, counted (`lag_histogram`).
         looked: how late the probe found the loop, counted.
         merged: share of the chunks that were found in one read with others.
-        stamps: whose they are, KERNEL or PROCESS.
-        cpu_fraction: CPU seconds a second and process.
+        stamps: who took the time stamps, KERNEL or PROCESS.
+        cpu_fraction: CPU seconds per second per process.
         limit_ms: the most that a p99 may be.
     """
     sent = _milliseconds({name: percentile(dispatch, q) for name, q in PERCENTILES.items()})
@@ -63,7 +63,7 @@ def verdict(
 
 
 def _receive(receive: Mapping[int, int], looked: Mapping[int, int], merged: float, stamps: str) -> Mapping[int, int]:
-    """The lags that tell how late reads were: of two that both tell it in part, the worse."""
+    """The lags that say how late reads were. If two histograms each show a part of it, the worse one."""
     if stamps != KERNEL:
         return looked
     if merged <= MOST_MERGED:

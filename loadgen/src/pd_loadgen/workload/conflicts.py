@@ -69,7 +69,7 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
     ),
     (
         lambda o: o.dataset in _FROM_FILES and bool(o.range_ratio or o.prefix_tokens or o.turns > 1),
-        "range-ratio, prefix-tokens and turns are for made prompts: use dataset random or text",
+        "range-ratio, prefix-tokens and turns are for generated prompts: use dataset random or text",
     ),
     (
         lambda o: o.turns > 1 and bool(o.range_ratio or o.prefix_tokens or o.trace),
@@ -115,7 +115,7 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
         lambda o: bool(o.ca_file or o.insecure) and not o.url.startswith("https:"),
         "ca-file and insecure are for an https address",
     ),
-    (lambda o: bool(o.ca_file) and o.insecure, "insecure checks no certificate: leave it or --ca-file out"),
+    (lambda o: bool(o.ca_file) and o.insecure, "insecure checks no certificate: remove it or --ca-file"),
     (lambda o: bool(o.profile_urls) and not o.engine_profile, "profile-urls need --profile"),
     (lambda o: bool(o.path) and not o.path.startswith("/"), "path {0.path!r} must begin with /"),
     (

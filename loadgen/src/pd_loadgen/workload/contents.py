@@ -1,4 +1,4 @@
-"""What each request of a run holds: prompt, and how many tokens it asks for. Drawn before the start, from seed and options alone."""
+"""What each request of a run contains: its prompt, and how many tokens it asks for. Drawn before the start, from seed and options alone."""
 
 import math
 import random
@@ -30,7 +30,7 @@ class Content:
 def draw(
     options: Options, count: int, trace: Sequence[Arrived] = (), *, warmup: bool = False, corpus: Corpus | None = None
 ) -> list[Content]:
-    """The contents of `count` requests, or of a trace's; warm-ups have prompts of their own where they can be made.
+    """The contents of `count` requests, or of a trace's; warm-ups have their own prompts if prompts are generated.
 
     `corpus` holds the prompts of a data set's file, as `read` gives it.
     """
@@ -71,7 +71,7 @@ def _from_corpus(options: Options, count: int, trace: Sequence[Arrived], corpus:
 
 
 def threads(options: Options, count: int) -> list[list[Made]]:
-    """What is asked in each of `count` conversations whose answers only the server knows."""
+    """The questions of each of `count` conversations whose answers come from the server."""
     return [
         [_prompt(options, f"Conversation {number} turn {turn}", options.input_tokens) for turn in range(options.turns)]
         for number in range(count)
@@ -79,7 +79,7 @@ def threads(options: Options, count: int) -> list[list[Made]]:
 
 
 def dialogue(options: Options, asked: Sequence[Made], answers: Sequence[str]) -> Prompt:
-    """What has been said so far, as the endpoint takes it; the last word is a question."""
+    """The conversation so far, in the endpoint's form; it ends with a question."""
     said = [str(one) for pair in zip_longest(asked, answers) for one in pair if one is not None]
     if options.endpoint is not Endpoint.CHAT:
         return "\n\n".join(said)
@@ -133,7 +133,7 @@ def conversations(options: Options, count: int) -> int:
 def _conversations(options: Options, count: int) -> list[Content]:
     """Turn t of every conversation, then turn t + 1 of every one: a turn's prompt begins with the one before it.
 
-    The answers between are made too, so that prompts do not depend on what a server said and stay the same for every target.
+    The answers between are generated too, so prompts do not depend on the server and are the same for every target.
     """
     width = conversations(options, count)
     said: list[list[Made]] = [[] for _ in range(width)]
@@ -149,7 +149,7 @@ def _conversations(options: Options, count: int) -> list[Content]:
 
 
 def _as_recorded(options: Options, name: str, arrived: Arrived) -> Content:
-    """A prompt of a trace's length; of its blocks, where the trace names them."""
+    """A prompt of the recorded length, made of the recorded blocks if the trace names them."""
     if not arrived.blocks or options.dataset is Dataset.TEXT:
         return Content(_prompt(options, name, arrived.input_tokens), arrived.input_tokens, arrived.output_tokens)
     blocks = [_prompt(options, f"Block {block}", arrived.block_tokens) for block in arrived.blocks]

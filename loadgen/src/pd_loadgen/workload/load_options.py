@@ -11,11 +11,13 @@ _PROMPTS: Final = (
     "images", "image_size", "audios", "audio_seconds", "vocab_size",
 )  # fmt: skip
 _PACE: Final = ("start_rate", "steps", "trace", "time_scale")
-# What a server is asked to do with a prompt.
+# How a server is asked to answer a prompt.
 ASKED: Final = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "extra_body", "ignore_eos", "return_token_ids",
 )  # fmt: skip
-_FILES: Final = frozenset({"dataset_path", "trace"})  # the same file lies elsewhere on another machine
+_FILES: Final = frozenset(
+    {"dataset_path", "trace"}
+)  # paths are left out: the same file may lie elsewhere on another machine
 
 
 def load_options(options: OptionFields, *, known: bool) -> dict[str, str]:
@@ -25,7 +27,7 @@ def load_options(options: OptionFields, *, known: bool) -> dict[str, str]:
 
 
 def asked(options: OptionFields) -> dict[str, str]:
-    """Those of them that no prompt shows."""
+    """Those of them that do not show in the prompts."""
     return _chosen(options, ASKED)
 
 

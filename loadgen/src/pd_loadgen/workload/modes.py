@@ -18,7 +18,7 @@ class Mode(StrEnum):
 
 
 def batches(records: Sequence[RequestRecord], sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Mode batch: what each batch took, by its size; records are those of the window."""
+    """Mode batch: how long each batch took, by its size. `records` are those of the window."""
     known = {record.index: record for record in records}
     rows, first = [], 0
     for size in sizes:

@@ -1,4 +1,4 @@
-"""Every option of a run, with its default and its description. What they may not be together is in `conflicts`."""
+"""Every option of a run, with its default and its description. Which of them exclude each other is in `conflicts`."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from pd_loadgen.workload.schedule import Arrival
 
 
 class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. Rates are requests a second over the whole deployment; tokens are per request."""
+    """One run. Rates are requests per second over the whole deployment; tokens are per request."""
 
     url: Annotated[str, msgspec.Meta(description="base URL of the server")] = "http://127.0.0.1:10001"
     model: Annotated[str, msgspec.Meta(description="model name; empty: the first that the server lists")] = ""
@@ -71,7 +71,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Meta(description="mode batch: numbers of requests at once, one after the other"),
     ] = (1, 2, 4, 8)
     rate: Annotated[
-        float, msgspec.Meta(description="requests a second (ramp, step: at the end); inf sends all at once", gt=0)
+        float, msgspec.Meta(description="requests per second (ramp, step: at the end); inf sends all at once", gt=0)
     ] = 2.0
     duration: Annotated[
         float,
@@ -84,7 +84,7 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     burstiness: Annotated[
         float, msgspec.Meta(description="shape of gamma gaps: 1 is Poisson, lower is burstier", gt=0)
     ] = 1.0
-    start_rate: Annotated[float, msgspec.Meta(description="ramp, step: requests a second at the start", ge=0)] = 0.0
+    start_rate: Annotated[float, msgspec.Meta(description="ramp, step: requests per second at the start", ge=0)] = 0.0
     steps: Annotated[int, msgspec.Meta(description="step: rates from start_rate to rate", ge=2)] = 4
     max_concurrency: Annotated[
         int, msgspec.Meta(description="maximum requests in flight; arrival closed keeps this many (0: no limit)", ge=0)

@@ -7,7 +7,7 @@ from pd_contracts.settings import Field
 
 MAIN: Final = "Load"
 REST: Final = "Results"
-# What most runs are told comes first; what has no subject of its own is about the results.
+# The options that most runs set come first; those under no other subject are about the results.
 _SUBJECTS: Final = {
     MAIN: (
         "url", "model", "endpoint", "dataset", "input_tokens", "output_tokens", "arrival", "rate", "duration", "warmup", "seed",

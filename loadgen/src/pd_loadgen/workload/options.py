@@ -29,7 +29,7 @@ class Options(OptionFields, frozen=True, kw_only=True):
     """The options of one run, which fit together."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work together.
+        """Refuse options that exclude each other.
 
         Raises:
             ValueError: with a sentence.
@@ -41,7 +41,7 @@ class Options(OptionFields, frozen=True, kw_only=True):
         parse_size(self.image_size)
         for url in filter(None, (self.monitor, *self.profile_urls)):
             if without_secret(url) != url:
-                msg = f"{without_secret(url)} was given with a password, which these pages do not accept: leave it out"
+                msg = f"{without_secret(url)} was given with a password, which these pages do not accept: remove it"
                 raise ValueError(msg)
             parse_url(url)
         if problem := conflict(self):
@@ -56,7 +56,7 @@ def variable_of(field: Field) -> str:
 def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Options:
     """Make the options from what was given by hand (texts, by field name), then from variables.
 
-    The URL may end with `/v1` or an API's path, and hold a password, which the options then have not (`address` tells it).
+    The URL may end with `/v1` or an API's path, and hold a password, which the options do not keep (`address` tells it).
 
     Raises:
         SettingsError: with one sentence about the first thing that does not fit.
@@ -69,13 +69,13 @@ def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None)
 
 
 def address(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Address:
-    """The server's address as it was given, of which `load` takes what is no secret."""
+    """The server's address as it was given, password included."""
     source = os.environ if environment is None else environment
     return understand(given.get("url") or source.get(f"{_PREFIX}URL", ""))
 
 
 def _addressed(given: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """What was given, with the address below which the server has its pages; a path of one's own begins where the address ends."""
+    """The given texts, with `url` reduced to the base of the server's pages; a user's own path follows it."""
     texts = dict(given)
     found = understand(texts.get("url") or values["URL"])
     if found.url:

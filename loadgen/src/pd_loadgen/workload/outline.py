@@ -1,4 +1,4 @@
-"""The load without its prompts: when each request of `plan.make` would be sent and how long it would be, for those who simulate it."""
+"""The load without its prompts: when each request of `plan.make` would be sent and how long it would be, for pd-plan, which simulates it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +81,7 @@ def _from_file(drawn: Sequence[Content], offsets: Sequence[float], counter: Toke
 
 
 def _counted(prompt: Prompt, counter: TokenCounter) -> int:
-    """How many tokens a prompt has; of messages their texts."""
+    """How many tokens a prompt has; for messages, those of their texts."""
     if isinstance(prompt, str):
         return counter.count(prompt)
     parts = (part if isinstance(part, int) else _said(part.get("content")) for part in prompt)

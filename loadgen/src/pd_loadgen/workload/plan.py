@@ -1,4 +1,4 @@
-"""The whole load before the first request: who is sent when, as the bytes that go to the socket."""
+"""The whole load before the first request: which request is sent when, as the bytes that go to the socket."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """When, in which group, and what."""
+    """When a request is sent, in which group, and its content."""
 
     offset: float
     group: int
@@ -145,7 +145,7 @@ def _slots(options: Options, source: Source) -> list[_Slot]:
 
 
 def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrived]]:
-    """When requests come in mode serve; and what a trace says of them, or nothing.
+    """When requests are sent in mode serve, with the rows of the trace if there is one.
 
     Raises:
         FileError: if the trace cannot be used.
@@ -159,7 +159,7 @@ def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrive
 
 def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
     if not offsets:
-        msg = f"no request falls into {options.duration:g} s at {options.rate:g} requests a second: raise rate or duration, or change the seed"
+        msg = f"no request falls into {options.duration:g} s at {options.rate:g} requests per second: raise rate or duration, or change the seed"
         raise PlanError(msg)
 
 

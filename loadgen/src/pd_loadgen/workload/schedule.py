@@ -1,8 +1,8 @@
 """When requests are sent: computed before the start, so that a slow server cannot slow the load down.
 
 Offsets are seconds from the start of the window, sorted. They follow from seed, rate and duration alone and are not rescaled: a
-Poisson draw of 100 expected arrivals may hold 93, as at a real door; the report shows drawn and achieved rate. Two arrivals are
-none of these: a closed loop sends when an answer has come, and a replay has its offsets from a trace (`traces`).
+Poisson draw of 100 expected arrivals may hold 93, as in real traffic; the report shows drawn and achieved rate. Two arrivals have
+no such schedule: a closed loop sends when an answer has come, and a replay takes its offsets from a trace (`traces`).
 """
 
 import math
@@ -41,22 +41,22 @@ def arrivals(
     """Offsets below `duration`, the first `most` of them.
 
     Args:
-        rate: requests a second in the long run; of ramp and step, at the end.
+        rate: requests per second in the long run; of ramp and step, at the end.
         duration: seconds; infinite only with `most`, and not for ramp and step.
         seed: equal seeds give equal offsets, on every machine.
         arrival: poisson has exponential gaps; constant has equal ones, the first request at 0; ramp and step are Poisson with a
             rate that grows, in a line or in `steps` equal parts of the duration, from `start_rate`.
         burstiness: shape of gamma gaps: 1 is Poisson, below it comes in bursts, far above it is constant.
-        start_rate: requests a second at the start of a ramp, or in its first step.
+        start_rate: requests per second at the start of a ramp, or in its first step.
         steps: rates of a staircase, at least 2.
-        most: how many at most.
+        most: maximum number of offsets.
 
     Raises:
         ValueError: for closed and replay, which have no schedule of this kind, and for what has no end.
     """
     rising = arrival in (Arrival.RAMP, Arrival.STEP)
     if math.isinf(rate) or (math.isinf(duration) and (rising or most is None)):
-        msg = f"{rate:g} requests a second for {duration:g} s do not make a schedule"
+        msg = f"{rate:g} requests per second for {duration:g} s do not make a schedule"
         raise ValueError(msg)
     if rising:
         offsets = _stretched(_generator(seed), *_rise(arrival, rate, duration, start_rate=start_rate, steps=steps))
@@ -83,7 +83,7 @@ def _steady(arrival: Arrival, rate: float, seed: int, burstiness: float) -> Iter
 def _rise(
     arrival: Arrival, rate: float, duration: float, *, start_rate: float, steps: int
 ) -> tuple[float, Callable[[float], float]]:
-    """How many are expected in all, and when so many are."""
+    """The number of arrivals expected in all, and a function that says when a given number is expected to have come."""
     if arrival is Arrival.RAMP:
         return (start_rate + rate) / 2 * duration, _ramp(start_rate, rate, duration)
     rates = [start_rate + (rate - start_rate) * number / (steps - 1) for number in range(steps)]

@@ -1,7 +1,7 @@
-"""The options of `vllm bench serve` under their own names: taken as ours, left out where they change nothing, or answered. Pure.
+"""The options of `vllm bench serve` under their own names: translated, ignored if they change nothing, or refused with a hint. Pure.
 
-Somebody who measures vLLM knows its options by heart. A command of its that is given to `pd-loadgen run` offers the same load: N prompts at a
-rate take as long as they take, and without a rate all are sent at once.
+Users of vLLM know these options. The options of a `vllm bench serve` command, given to `pd-loadgen run`, offer the same load: N prompts
+at a rate take as long as they take, and without a rate all are sent at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +44,7 @@ _VALUES: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     ),
 }  # fmt: skip
 _ALSO: Final[Mapping[str, str]] = {"endpoint-type": "backend"}
-# They change nothing here, with and without a value: results are always saved, nothing is shuffled, there is no code to trust.
+# These change nothing here, with or without a value: results are always saved, nothing is shuffled, no remote code is run.
 _NEEDLESS_WORDS: Final = frozenset({"save-result", "disable-tqdm", "trust-remote-code", "no-stream", "disable-shuffle"})
 _NEEDLESS_VALUES: Final = frozenset({"percentile-metrics", "tokenizer-mode", "request-id-prefix", "result-filename"})
 # What to do instead.
@@ -74,7 +74,7 @@ _DATA_SETS: Final = (
 
 
 class ForeignOptionError(ValueError):
-    """An option of vLLM's that is not taken; the message says what is instead."""
+    """An option of vLLM's that is not accepted; the message says what to use instead."""
 
 
 def translated(words: Sequence[str]) -> list[str]:
@@ -97,7 +97,7 @@ def translated(words: Sequence[str]) -> list[str]:
 
 
 class _Found:
-    """What has been taken so far."""
+    """The options translated so far."""
 
     def __init__(self) -> None:
         self.words: list[str] = []
@@ -143,7 +143,7 @@ class _Found:
 
 
 def _implied(found: _Found) -> list[str]:
-    """What vLLM would do without being told."""
+    """vLLM's defaults that differ from ours."""
     more = []
     if found.place and "url" not in found.given:
         more.append(f"--url=http://{found.place.get('host', '127.0.0.1')}:{found.place.get('port', '8000')}")
@@ -162,7 +162,7 @@ def _value(name: str, value: str) -> str:
     if value in values.values():
         return value
     more = f" ({_DATA_SETS})" if name == "dataset-name" else ""
-    msg = f"--{name} {value} has no counterpart here; taken are {', '.join(values)}{more}"
+    msg = f"--{name} {value} has no counterpart here; use one of {', '.join(values)}{more}"
     raise ForeignOptionError(msg)
 
 

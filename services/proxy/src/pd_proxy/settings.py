@@ -232,7 +232,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_keys_file: Annotated[
         str,
         Meta(
-            description="file of keys, one a line; clients of /v1 must send one as a bearer token; empty: they need none"
+            description="file of keys, one per line; clients of /v1 must send one as a bearer token; empty: they need none"
         ),
     ] = ""
     ping_networks: Annotated[

@@ -1,4 +1,4 @@
-"""What every server protocol has: how a request is written, and a reader a stream. Pure."""
+"""What every server protocol provides: the body of a request, and a reader for each response stream. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import msgspec
 
 from pd_loadgen.prompts.datasets import Prompt
 
-# An engine that gives a request up may end its stream in good order and say so only in the finish reason.
+# An engine that aborts a request may end its stream normally and report it only in the finish reason.
 _GIVEN_UP: Final = frozenset({"abort", "aborted", "error", "cancelled", "canceled"})
 
 
@@ -82,12 +82,12 @@ class Reader(Protocol):
     """Reads one stream; may remember what came before."""
 
     def read(self, data: str) -> Delta:
-        """Read one event's data. Raises msgspec.MsgspecError if it is none of this protocol."""
+        """Read one event's data. Raises msgspec.MsgspecError if it does not follow this protocol."""
         ...
 
 
 class Backend(Protocol):
-    """One protocol of a server."""
+    """A server protocol."""
 
     @property
     def path(self) -> str:
@@ -106,7 +106,7 @@ class Backend(Protocol):
 
     @property
     def closes(self) -> bool:
-        """Whether a whole answer says that it is over (`Delta.closing`) before the end mark, which a proxy may send after a cut."""
+        """Whether a complete answer has a closing chunk (`Delta.closing`) before the end mark. A proxy may send the end mark after a cut."""
         ...
 
     def body(self, prompt: Prompt, ask: Ask) -> bytes:
@@ -127,7 +127,7 @@ def lenient(text: str) -> Any:
     """JSON as servers in Python write it, which may have NaN and Infinity.
 
     Raises:
-        msgspec.DecodeError: if it is none.
+        msgspec.DecodeError: if it is not JSON.
     """
     try:
         return json.loads(text)
@@ -136,7 +136,7 @@ def lenient(text: str) -> Any:
 
 
 def error_text(error: Any) -> str:
-    """The sentence in a server's error, whatever its shape."""
+    """The message in a server's error, whatever its shape."""
     message = error.get("message") if isinstance(error, dict) else error
     return str(message or error)[:500]
 
@@ -165,5 +165,5 @@ def only_text(prompt: Prompt, name: str) -> str:
     if isinstance(prompt, str):
         return prompt
     what = "token ids" if all(isinstance(part, int) for part in prompt) else "messages"
-    msg = f"{name} takes text, and the data set has {what}: choose dataset text, or one of texts"
+    msg = f"{name} takes only text, and the data set has {what}: choose dataset text or another data set of texts"
     raise UnsuitableError(msg)

@@ -1,8 +1,8 @@
 """OpenAI's completions and chat, as vLLM, SGLang, DeepSpeed-MII and many others serve them; no I/O.
 
 A chunk is a token chunk if it carries generated output. Servers also send other chunks: the role of a chat answer, usage, a
-finish reason alone, signs of life. And vLLM sends chunks with empty text for tokens whose bytes are no whole character yet. Which of the
-chunks without text were tokens shows when the usage has come (`token_chunks`).
+finish reason alone, keep-alive chunks. And vLLM sends chunks with empty text for tokens whose bytes do not complete a character yet. Which of
+the chunks without text were tokens is known once the usage has come (`token_chunks`).
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ _TELL_ERRORS: Final = ("error", "errors", "detail", "message", "msg", "error_msg
 
 
 class OpenAIReader:
-    """Reads chunks of both APIs; remembers how many tokens the server has counted, if it tells with each chunk."""
+    """Reads chunks of both APIs; remembers the server's token count so far, if each chunk carries it."""
 
     def __init__(self) -> None:
         self._counted = 0
@@ -85,7 +85,7 @@ class OpenAIReader:
         return Delta(
             tokens=tokens,
             exact=bool(ids or grown),
-            # where the server counts with each chunk, one that adds nothing is no token
+            # if each chunk carries the server's count, a chunk that adds nothing to it is not a token
             blank=not tokens and usage.completion_tokens is None and _may_be_token(choice),
             text=text,
             token_ids=ids,
@@ -139,8 +139,8 @@ class Chat:
 class DeepSpeedMii:
     """DeepSpeed-MII's server with OpenAI's completions (`mii.entrypoints.openai_api_server`).
 
-    It takes text only, streams no usage (so there is no TPOT), knows no `ignore_eos` but `min_tokens`, and always samples: `top_k` 1
-    is how it is made greedy.
+    It takes text only, streams no usage (so there is no TPOT), and has `min_tokens` instead of `ignore_eos`. It always samples;
+    `top_k` 1 makes it greedy.
     """
 
     path: str = "/v1/completions"
@@ -191,7 +191,7 @@ def _stranger(data: str) -> Delta:
 
 
 def _output(choice: _Choice) -> tuple[str, bool]:
-    """Generated text, and whether there is output at all: a tool call has none of the text."""
+    """Generated text, and whether there is output at all: a tool call is output without text."""
     message = choice.delta
     if message is None:
         return choice.text or "", bool(choice.text)
@@ -211,12 +211,12 @@ def _text_of(content: Any) -> str:
 
 
 def _may_be_token(choice: _Choice) -> bool:
-    """True if a chunk without text has a place for it and does not just name the role."""
+    """True if a chunk without text has a text field and does not just name the role."""
     if choice.delta is None:
         return choice.text is not None
     return choice.delta.content is not None and not _only_role(choice)
 
 
 def _only_role(choice: _Choice) -> bool:
-    """True if all that a chunk without text says is whose turn it is."""
+    """True if a chunk without text carries nothing but the role."""
     return choice.delta is not None and choice.delta.role is not None and not choice.finish_reason

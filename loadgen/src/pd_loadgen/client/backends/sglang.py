@@ -1,8 +1,8 @@
 """SGLang's own `/generate`; no I/O.
 
 Each event has the whole text so far (only the new part with the server's `--incremental-streaming-output`), and in `meta_info` the
-number of tokens so far: the tokens of a chunk are the growth of that number. The stream ends with `[DONE]`, also after a request that
-the server gave up: that is said as the finish reason `abort`. Before 0.2 the finish reason was a plain text.
+number of tokens so far: the tokens of a chunk are the growth of that number. The stream ends with `[DONE]`, also when the server
+aborted the request; the finish reason is then `abort`. Before 0.2 the finish reason was a plain text.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _decoder = msgspec.json.Decoder(_Event)
 
 
 class SglangReader:
-    """Reads one stream; knows what has been said."""
+    """Reads one stream; remembers the text and the token count so far."""
 
     def __init__(self) -> None:
         self._text, self._tokens = "", 0

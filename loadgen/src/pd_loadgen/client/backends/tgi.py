@@ -1,6 +1,6 @@
 """Text Generation Inference's `/generate_stream`; no I/O.
 
-One event a token. The last one also has `generated_text` and, with `details`, the count; there is no `[DONE]`. The end-of-text token
+One event per token. The last one also has `generated_text` and, with `details`, the count; there is no `[DONE]`. The end-of-text token
 comes as a special token: it was generated, so it counts.
 """
 
@@ -60,7 +60,7 @@ class TgiReader:
 
 @dataclass(frozen=True, slots=True)
 class Tgi:
-    """Takes text only. It refuses a temperature of 0: greedy is `do_sample` off. `ignore_eos_token` is a benchmark's option."""
+    """Takes text only. It refuses a temperature of 0: `do_sample` off is greedy. `ignore_eos_token` exists for benchmarks."""
 
     path: str = "/generate_stream"
     ready_path: str = "/health"

@@ -1,7 +1,7 @@
 """TensorRT-LLM behind Triton: `generate_stream` of the ensemble; no I/O.
 
-Asked not to accumulate, it sends one event a token, whose text may be empty. There is no usage and no end mark: a whole answer is
-one whose HTTP body ended properly, and nothing tells an empty token from a sign of life, so that neither counts.
+With `accumulate_tokens` off it sends one event per token, whose text may be empty. There is no usage and no end mark: an answer is
+complete if its HTTP body ended properly. An empty token looks like a keep-alive, so neither counts.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class TrtLlmReader:
 
 @dataclass(frozen=True, slots=True)
 class TrtLlm:
-    """Takes text only; the model is named in the path. To ignore the end of text it is told a shortest length."""
+    """Takes text only; the model is named in the path. `min_length` makes it ignore the end of text."""
 
     path: str = "/v2/models/ensemble/generate_stream"
     ready_path: str = "/v2/health/ready"

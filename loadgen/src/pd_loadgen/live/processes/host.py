@@ -1,4 +1,4 @@
-"""What tells machines, and processes of one machine, apart."""
+"""Which machine this is, and whether the parent process still lives."""
 
 import os
 from functools import cache
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @cache
 def boot_id() -> str:
-    """Equal for processes whose monotonic clocks are one; empty where the system does not say."""
+    """An id that is equal for processes that share one monotonic clock; empty where the system has none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
         # a time namespace moves the monotonic clock of a container

@@ -1,4 +1,4 @@
-"""The master's side of a run that several processes send: Locust carries the messages, the parts and the clock are ours."""
+"""The master's side of a run that several processes send: Locust carries the messages; this module divides the load and aligns the clocks."""
 
 import time
 from collections.abc import Callable
@@ -40,16 +40,16 @@ class _WorkerState:
 
 
 class Workers:
-    """A team of Locust's workers. Whoever is connected when a run begins takes part in it."""
+    """The workers of a Locust master. Those connected when a run begins take part in it."""
 
     lead_s: Final = 1.0
 
     def __init__(self, runner: MasterRunner, observe: Callable[[RequestRecord], None] | None = None) -> None:
-        """Listen to the workers. `observe`, if anybody wants to, sees each record of the window as it comes."""
+        """Listen to the workers. `observe`, if given, sees each record of the window as it comes."""
         self._runner, self._run_id, self._observe = runner, "", observe
         self._workers: dict[str, _WorkerState] = {}
         self._answer: AsyncResult[tuple[float, str]] = AsyncResult()
-        self._write: Write = _nowhere
+        self._write: Write = _discard
         self._problem, self._stopping = "", Event()
         for name, listener in (
             (messages.CLOCK, self._on_clock),
@@ -90,7 +90,7 @@ class Workers:
             raise WorkersError(self._problem)
 
     def offer(self, start: float) -> list[Report]:
-        """Have all send from `start` on; a worker that gets lost has its records up to then, and an incomplete report."""
+        """Make all workers send from `start` on. Of a lost worker the records up to then remain, and its report is incomplete."""
         for client, worker in self._workers.items():
             self._runner.send_message(messages.START, {"run": self._run_id, "start": start + worker.offset}, client)
         if self._stopping.is_set():
@@ -129,14 +129,14 @@ class Workers:
                 self._runner.send_message(message, {"run": self._run_id}, client)
 
     def _wait(self, over: Callable[[], bool]) -> None:
-        """Wait; a worker that failed or got lost meanwhile ends the waiting as `_problem`."""
+        """Wait; a worker that fails or is lost meanwhile ends the wait by setting `_problem`."""
         while not over() and not self._problem:
             gevent.sleep(LOOK_EVERY_S)
             if any(self._lost(client) and not worker.report for client, worker in self._workers.items()):
                 self._problem = self._problem or messages.LOST
 
     def _meet(self, client: str) -> _WorkerState:
-        """Find out how a worker's clock stands to ours; on one machine it is the same."""
+        """Measure the offset of a worker's clock from ours; on one machine it is the same clock."""
         samples: list[ClockSample] = []
         for _ in range(CLOCK_QUESTIONS):
             self._answer = AsyncResult()
@@ -156,7 +156,7 @@ class Workers:
         )
 
     def _worker(self, msg: Any) -> _WorkerState | None:
-        """Who sent a message; None for what does not belong to the present run."""
+        """The worker that sent a message; None if it does not belong to the present run."""
         return self._workers.get(msg.node_id) if msg.data["run"] == self._run_id else None
 
     def _on_clock(self, msg: Any, **_: Any) -> None:
@@ -184,5 +184,5 @@ class Workers:
             self._problem = f"worker {msg.node_id}: {msg.data['sentence']}"
 
 
-def _nowhere(_lines: list[bytes]) -> None:
-    """Records that come before the first run have no place."""
+def _discard(_lines: list[bytes]) -> None:
+    """Discard records that come before the first run."""

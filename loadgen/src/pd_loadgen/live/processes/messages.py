@@ -1,4 +1,4 @@
-"""One load shared out among processes: what they tell each other, and how their parts become one run again. No I/O.
+"""One load divided among processes: the messages between them, and how their parts are joined into one run. No I/O.
 
 The master knows the schedule, writes the run folder and decides when to begin. Each worker makes the same schedule from the same
 options and sends every n-th request of it. Times in messages and records are the master's monotonic clock.
@@ -105,13 +105,13 @@ def added(tallies: Iterable[Tally]) -> Tally:
 
 
 def cpu_fraction(reports: Sequence[Report]) -> float | None:
-    """CPU seconds a second and process; None if nothing was measured."""
+    """CPU seconds per second per process; None if nothing was measured."""
     seconds = sum(report.seconds for report in reports)
     return round(sum(report.cpu_s for report in reports) / seconds, 4) if seconds else None
 
 
 def joined(reports: Sequence[Report]) -> Report:
-    """All parts as one; the lags are pooled, so that one late worker among many shows in the percentiles that it deserves."""
+    """All parts as one. The lags are pooled, so a late request weighs the same whichever worker sent it."""
     ends = [report.last_end for report in reports if report.last_end is not None]
     return Report(
         complete=all(report.complete for report in reports),
@@ -128,4 +128,4 @@ def joined(reports: Sequence[Report]) -> Report:
     )
 
 
-LOST: Final = "a worker process was lost: its requests are missing from its last second on"
+LOST: Final = "a worker process was lost: its requests of the last second and all later ones are missing"

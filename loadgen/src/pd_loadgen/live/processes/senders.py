@@ -1,4 +1,4 @@
-"""Who sends: this process alone, or the workers of a Locust master. A run sees no difference."""
+"""What sends the load: this process alone, or the workers of a Locust master, behind one interface."""
 
 from collections.abc import Callable
 from typing import Final, Protocol

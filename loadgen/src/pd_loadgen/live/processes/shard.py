@@ -27,7 +27,7 @@ from pd_loadgen.workload.schedule import shard
 
 
 def access_of(options: Options) -> Access:
-    """What this process needs for being let in.
+    """The headers and the TLS context of this process's requests.
 
     Raises:
         AccessError: if the key or the certificates cannot be read.
@@ -44,11 +44,11 @@ class StoppedError(Exception):
 
 
 def planned(job: Job, stopping: Event | None = None) -> Plan:
-    """The whole plan of a job's options, made beside the loop so that this process goes on answering.
+    """The whole plan of a job's options, made in a thread so that this process stays responsive.
 
     Raises:
         PlanError, AccessError: if the options make no load here.
-        StoppedError: if `stopping` is set before the plan is made; the thread that makes it is left alone.
+        StoppedError: if `stopping` is set before the plan is made; the thread that makes it is left to finish.
     """
     headers = access.headers(job.options.headers, job.options.api_key_file)
     making = get_hub().threadpool.spawn(_attempt, job.options, job.model, headers)

@@ -1,4 +1,4 @@
-"""When did these bytes arrive? The kernel knows: it stamps each packet as it comes, however busy this process is.
+"""When bytes arrived, by the kernel's clock: it stamps each packet as it comes, however busy this process is.
 
 `SO_TIMESTAMPNS` hands that stamp over with the data (socket(7)); for TCP it is the stamp of the last packet in a read. It is on
 the wall clock and is brought to the monotonic one, on which all records are. Where there is no such stamp (not Linux, a kernel
@@ -18,7 +18,7 @@ _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = struct.Struct("qq")
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_TIMESPEC.size) if hasattr(socket, "CMSG_SPACE") else 0
 CHECK_EVERY_S: Final = 1.0
-# How far a stamp may lie outside what is possible before it is not believed: reading two clocks takes less.
+# A stamp may be this far outside the possible span and is still believed; reading two clocks takes less.
 SLACK_S: Final = 0.0005
 _TRIES: Final = 5
 # Right after the first socket asked for stamps, packets may still come without.
@@ -78,7 +78,7 @@ class Stamps:
 
     @property
     def trusted(self) -> bool:
-        """True if so good as all reads had a stamp of the kernel."""
+        """True if nearly all reads had a kernel stamp."""
         stamped = self.lags.total
         return stamped > 0 and self.unknown <= stamped * MOST_UNKNOWN
 

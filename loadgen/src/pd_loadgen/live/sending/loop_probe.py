@@ -1,4 +1,4 @@
-"""How late does the event loop look at what is ready? Measured by a descriptor that becomes readable at known times.
+"""How late the event loop notices what is ready, measured with a descriptor that becomes readable at known times.
 
 On Linux that is a timerfd: the kernel makes it readable on the microsecond, whatever this process is doing, and the loop finds it
 just as it finds a socket with tokens in it. Elsewhere the loop's own timer serves, whose resolution of a millisecond then is part
@@ -42,7 +42,7 @@ class _ITimerSpec(ctypes.Structure):
 
 
 class KernelProbe:
-    """A timerfd on CLOCK_MONOTONIC."""
+    """A probe with a timerfd on CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
         """Arm it; the n-th expiry is at start + n periods.
@@ -70,7 +70,7 @@ class KernelProbe:
 
 
 class LoopProbe:
-    """The loop's own timer."""
+    """A probe with the loop's own timer, for systems without timerfd."""
 
     def __init__(self) -> None:
         self.lags = LagHistogram()

@@ -1,4 +1,4 @@
-"""TLS beside the socket: the loop reads bytes, with their stamps, and this turns them into what they mean."""
+"""TLS apart from the socket: the loop reads and stamps encrypted bytes, and this module decrypts them."""
 
 import contextlib
 import ssl
@@ -16,7 +16,7 @@ class Secured:
         self._session = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
 
     def handshake(self, data: bytes) -> tuple[bool, bytes]:
-        """Take what came; gives whether the handshake is over, and what to send.
+        """Take received bytes; returns whether the handshake is over, and what to send.
 
         Raises:
             ssl.SSLError: if the peers do not agree, or the certificate is not to be trusted.
@@ -30,12 +30,12 @@ class Secured:
         return True, self._outgoing.read()
 
     def wrap(self, data: bytes) -> bytes:
-        """What to send for plain bytes."""
+        """Encrypt plain bytes."""
         self._session.write(data)
         return self._outgoing.read()
 
     def unwrap(self, data: bytes) -> bytes:
-        """The plain bytes of what came; empty if a record is not whole yet.
+        """Decrypt received bytes; empty if a TLS record is not complete yet.
 
         Raises:
             ssl.SSLError: if it is no TLS of this session.

@@ -28,7 +28,7 @@ from pd_loadgen.live.sending.tls import Secured
 
 READ_BYTES = 64 * 1024
 CONNECT_TIMEOUT_S = 10.0
-# Servers close idle connections after 5 s or more; a connection is not taken up again so late that both could meet.
+# Servers close idle connections after 5 s or more; a connection is reused only well before that, so that a request never meets the close.
 MAX_IDLE_S = 2.0
 _READ, _WRITE = 1, 2
 
@@ -37,7 +37,7 @@ _Socket = monkey.get_original("socket", "socket")
 
 
 class TransportError(OSError):
-    """No response came; carries what goes into the record."""
+    """No response came; kind and message go into the record."""
 
     def __init__(self, kind: str, message: str) -> None:
         """Kinds are those of `pd_contracts.records.Failure`."""
@@ -138,7 +138,7 @@ class Connection:
         except ProtocolError as error:
             self._fail("protocol", str(error))
         except ssl.SSLError as error:
-            self._fail("truncated", f"TLS broke: {error.reason}")
+            self._fail("truncated", f"TLS failed: {error.reason}")
         reader = self._reader
         if self._exchange.headers_at is None and reader.status:
             self._exchange.headers_at, self._exchange.head = at, reader.head
@@ -226,7 +226,9 @@ class Pool:
             return Connection(sock, self.stamps, secure(sock, self._context, self._target.host))
         except (OSError, TimeoutError) as error:
             sock.close()
-            raise TransportError("connect", f"no TLS with {self._target.authority}: {_why(error)}") from error
+            raise TransportError(
+                "connect", f"the TLS handshake with {self._target.authority} failed: {_why(error)}"
+            ) from error
         except BaseException:
             sock.close()  # killed meanwhile
             raise

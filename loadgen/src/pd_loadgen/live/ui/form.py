@@ -31,11 +31,11 @@ from pd_loadgen.results.run_folder import new_path, next_free
 from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
 
-# The command's; Locust has the address as its Host field and its own --processes, and always makes a new folder.
+# Options of the command only: Locust has its own Host field and --processes, and its runs always make a new folder.
 _NOT_IN_FORM = frozenset({"url", "overwrite", "processes"})
 
 
-# The server whose password the page was given; no other one may get it.
+# The server to which the page's password belongs; it is sent to no other.
 _SECRET_IS_FOR: Final[WeakKeyDictionary[Environment, str]] = WeakKeyDictionary()
 
 
@@ -116,7 +116,7 @@ def _check_folder(read: Options) -> None:
 
 
 def _warn_of_folder(read: Options, *, end: bool) -> None:
-    """Say at the start already that no run could be written; with a page, its form says so again."""
+    """Warn at the start if no run could be written; the page's form repeats it."""
     try:
         _check_folder(read)
     except FolderError as error:
@@ -162,7 +162,7 @@ def _texts(environment: Environment) -> dict[str, str]:
 
 
 def _host(environment: Environment) -> str:
-    """The server's address, which Locust shows on its page and in its reports; a password in it is kept elsewhere."""
+    """The server's address, which Locust shows on its page and in its reports; a password in it is stored elsewhere."""
     given, shown = environment.host or "", without_secret(environment.host or "")
     if secret := understand(given).secret:
         keep_secret(secret)
@@ -181,7 +181,7 @@ def _named(environment: Environment) -> dict[str, str]:
 
 
 def _access(environment: Environment) -> Access:
-    """What the server of the form is asked with."""
+    """Headers and TLS context for the server in the form."""
     return access_of(options.load(_texts(environment), {}))
 
 

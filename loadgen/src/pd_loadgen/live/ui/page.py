@@ -51,7 +51,7 @@ def add(
 
     Args:
         named: gives the fields that a form may set.
-        access: gives what the server is asked with.
+        access: gives headers and TLS context for the server.
     """
     web: Any = environment.web_ui  # its decorators carry no types
     app = web.app

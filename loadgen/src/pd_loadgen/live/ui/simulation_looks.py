@@ -1,4 +1,4 @@
-"""Whether the server that a page is about is simulated, asked beside the pages, which do not wait for it."""
+"""Whether the page's server is simulated, asked in the background so that pages do not wait for it."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ LOOK_EVERY_S: Final = 10.0
 
 
 class SimulationLooks:
-    """Asks now and then; `access` gives what the server is asked with."""
+    """Asks now and then; `access` gives headers and TLS context for the server."""
 
     def __init__(self, access: Callable[[], Access]) -> None:
         self._access = access

@@ -1,4 +1,4 @@
-"""Is the client in time, while the run goes on? The same rule as the verdict's: more than one in a hundred late is a late p99."""
+"""Whether the client keeps up while the run goes on. As in the verdict, more than one in a hundred late means a late p99."""
 
 from typing import Final
 

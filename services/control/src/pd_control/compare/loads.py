@@ -26,7 +26,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: its part of a run folder's name.
         options: pd-loadgen's, as texts by field name.
-        rates: requests a second per GPU; empty if they are to be found, or if the load has its own times.
+        rates: requests per second per GPU; empty if they are to be found, or if the load has its own times.
         paced: whether a rate can be chosen; a trace has its own times.
         length_s: how long a load lasts that has its own times.
     """
@@ -44,7 +44,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `rate_per_gpu` is requests a second per GPU, None where the load has its own times."""
+    """One run. `rate_per_gpu` is requests per second per GPU, None where the load has its own times."""
 
     load: Load
     mode: str = SERVE
@@ -73,7 +73,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is offered to each deployment.
 
     Attributes:
-        start_rate: where the search for rates begins, requests a second per GPU.
+        start_rate: where the search for rates begins, requests per second per GPU.
         attainment: share of requests that must meet the limits for a rate to count as carried.
         duration_s: of each point; None makes each as long as its percentiles need.
         common: options of pd-loadgen that every point has.
@@ -95,7 +95,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         return SERVE in self.modes and any(load.searches for load in self.loads)
 
     def seconds(self, rate: float) -> float:
-        """How long a point of `rate` requests a second lasts."""
+        """How long a point of `rate` requests per second lasts."""
         if self.duration_s is not None:
             return self.duration_s
         return round(min(_LONGEST_S, max(_SHORTEST_S, _REQUESTS_A_POINT / rate)), 1)

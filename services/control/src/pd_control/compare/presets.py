@@ -6,7 +6,7 @@ import msgspec
 
 
 class Preset(msgspec.Struct, frozen=True, kw_only=True):
-    """Defaults. Empty rates are found by doubling from `start_rate`, requests a second per GPU.
+    """Defaults. Empty rates are found by doubling from `start_rate`, requests per second per GPU.
 
     `common` are options of pd-loadgen that every point gets.
     """
@@ -43,7 +43,7 @@ COMPARE: Final = {
 }
 
 # Long prompts and short answers: a prompt stalls a plain engine's decoding for 65 ms, and prefill on its own is 60 % busy, so
-# that both sides of the trade show. Few tokens a second, so that two small cores carry client, proxy and engines in time.
+# that both sides of the trade show. Few tokens per second, so that two small cores carry client, proxy and engines in time.
 DEMO: Final = {
     "sim": Preset(
         input_output="4096:64",

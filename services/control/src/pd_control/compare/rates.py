@@ -29,7 +29,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def next_rate(
     done: Mapping[float, Outcome], others: Collection[float], *, start: float, attainment: float
 ) -> float | None:
-    """The rate to try now, requests a second per GPU; None if this deployment has all that it needs.
+    """The rate to try now, requests per second per GPU; None if this deployment has all that it needs.
 
     `others` are the rates that deployments before this one had.
     """

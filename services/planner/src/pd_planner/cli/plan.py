@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from rich.console import Console
 
-from pd_analysis.words.language import speaking, tr
+from pd_analysis.words.language import in_language, tr
 from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.question import add_arguments, question_of
@@ -35,7 +35,7 @@ EXAMPLES: Final = """examples:
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Exit status 0, or an error with a sentence."""
-    with speaking(options.lang):
+    with in_language(options.lang):
         return _run(options, words)
 
 
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 def _plan_file(found: Findings, command: str, decide: str) -> PlanFile:
     """What programs read is English in every language."""
-    with speaking("en"):
+    with in_language("en"):
         return plan_file(
             found,
             created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -66,7 +66,7 @@ def _load(setting: Setting, rate: float) -> list[str]:
 
 
 def _more(setting: Setting, rate: float) -> list[str]:
-    """Options of pd-loadgen run: those of the question that pdctl compare has none for, and a trace's pace at `rate` requests a second."""
+    """Options of pd-loadgen run: those of the question that pdctl compare has none for, and a trace's pace at `rate` requests per second."""
     traffic = setting.traffic
     own = {name: value for name, value in traffic.options.items() if name not in _SAID}
     if traffic.recorded:

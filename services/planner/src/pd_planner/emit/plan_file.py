@@ -45,8 +45,8 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     """SIMULATED numbers of one deployment.
 
     Attributes:
-        capacity_per_gpu: requests a second within the limits; 5th, 50th and 95th percentile over the draws where it was drawn, else one number.
-        rate: requests a second at which the rest is given; latencies are milliseconds, energy is joules per output token.
+        capacity_per_gpu: requests per second within the limits; 5th, 50th and 95th percentile over the draws where it was drawn, else one number.
+        rate: requests per second at which the rest is given; latencies are milliseconds, energy is joules per output token.
         trust: what these numbers rest on.
         refusal: why it is not the answer, where that is not its rank.
     """

@@ -13,7 +13,7 @@ class Board:
         flops: 16-bit operations a second without sparsity.
         bandwidth: bytes of memory a second; `memory_bytes` is its size.
         limit_w: the default power limit.
-        link: bytes a second to another board of the same host and in one direction, over NVLink or PCIe.
+        link: bytes per second to another board of the same host and in one direction, over NVLink or PCIe.
     """
 
     name: str

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pd_analysis.plots import fonts, style
 from pd_analysis.words.formatting import number
-from pd_analysis.words.language import mark, speaking, spoken, tr
+from pd_analysis.words.language import current_language, in_language, mark, tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.report.pareto import pareto
 from pd_planner.report.tables import ratio_words
@@ -36,11 +36,11 @@ class Chart:
 
 
 def charts(found: Findings, folder: Path) -> list[Chart]:
-    """Draw what there is into `folder`/plots, as PNG and SVG; in English where this host has no font for the language that is spoken."""
-    lang = spoken()
+    """Draw what there is into `folder`/plots, as PNG and SVG; in English where this host has no font for the current language."""
+    lang = current_language()
     font = None if lang == "en" else fonts.chinese_font()
     wanted = [(name, tr(alt), make) for name, alt, make in _wanted(found)]
-    with style.apply(font), fonts.without_remarks(), speaking("en" if font is None else lang):
+    with style.apply(font), fonts.without_remarks(), in_language("en" if font is None else lang):
         return [Chart(name, alt, style.save(make(), folder / PLOTS / name)) for name, alt, make in wanted]
 
 

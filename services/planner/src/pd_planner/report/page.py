@@ -8,7 +8,7 @@ import jinja2
 
 import pd_contracts
 from pd_analysis.plots import style
-from pd_analysis.words.language import mark, spoken, tr
+from pd_analysis.words.language import current_language, mark, tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.emit.plan_file import PlanFile
 from pd_planner.report import tables
@@ -45,7 +45,7 @@ def pages(folder: Path, found: Findings, plan: PlanFile) -> dict[str, str]:
         "version": pd_contracts.__version__,
         "themes": {"light": style.theme_css(dark=False), "dark": style.theme_css(dark=True)},
         "objective": question.objective.value,
-        "lang": spoken(),
+        "lang": current_language(),
     }
     environment = _environment()
     return {name: environment.get_template(f"{name}.j2").render(facts) for name in (HTML, MARKDOWN)}

@@ -69,7 +69,7 @@ def _best_split(setting: Setting, able: Sequence[Candidate]) -> tuple[Candidate 
 
 
 def _per_gpu(setting: Setting, candidate: Candidate, roughly: float) -> float:
-    """Requests a second per GPU, more carefully."""
+    """Requests per second per GPU, more carefully."""
     return capacity(setting, candidate, roughly, _MAP) / candidate.gpus if roughly else 0.0
 
 

@@ -101,7 +101,7 @@ def attainment(setting: Setting, candidate: Candidate, rate: float, seconds: flo
 
 
 def capacity(setting: Setting, candidate: Candidate, guess: float | None = None, care: Care = CAREFUL) -> float:
-    """Requests a second that one cell carries within the limits; 0 if it carries none. A `guess` makes the search shorter."""
+    """Requests per second that one cell carries within the limits; 0 if it carries none. A `guess` makes the search shorter."""
 
     def carries(rate: float) -> bool:
         return attainment(setting, candidate, rate, care.seconds) >= setting.limits.attainment

@@ -14,7 +14,7 @@ _EXAMPLE_CELL: Final = 8  # of many plain engines so many are simulated
 
 @dataclass(frozen=True)
 class Fleet:
-    """`cells` of a candidate, and requests a second that one cell carries within the limits."""
+    """`cells` of a candidate, and requests per second that one cell carries within the limits."""
 
     candidate: Candidate
     cells: int
@@ -26,12 +26,12 @@ class Fleet:
 
     @property
     def capacity(self) -> float:
-        """Requests a second within the limits, in all."""
+        """Requests per second within the limits, in all."""
         return self.cells * self.carries
 
     @property
     def per_gpu(self) -> float:
-        """Requests a second within the limits, per GPU."""
+        """Requests per second within the limits, per GPU."""
         return self.carries / self.candidate.gpus
 
     @property
@@ -47,7 +47,7 @@ class Operation:
     """What a fleet does at a rate.
 
     Attributes:
-        rate: requests a second, over the fleet; `within` is the share of requests within all limits.
+        rate: requests per second, over the fleet; `within` is the share of requests within all limits.
         latencies: TTFT and TPOT p50 and p99, milliseconds, by name.
         watts: of all boards of each role; `joules` is per output token.
     """

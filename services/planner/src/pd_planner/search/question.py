@@ -26,7 +26,7 @@ class Question:
 
     Attributes:
         gpus: how many there may be; None if that is open.
-        rate: requests a second to be served; None asks for as many as the GPUs carry.
+        rate: requests per second to be served; None asks for as many as the GPUs carry.
         headroom: share of the capacity that stays free at that rate.
         power_cap_w: watts of all boards at that rate, at most.
         cell: engines that serve each other, at most.

@@ -27,7 +27,7 @@ class Traffic:
     Attributes:
         load: the requests at the pace that they have by themselves, `rate` a second.
         shared: what each prompt begins with, where the load says so; empty otherwise.
-        wanted: requests a second that are to be served; None if that is open.
+        wanted: requests per second that are to be served; None if that is open.
         recorded: the times are those of a trace, and not drawn.
         options: the load generator's, as texts by field name, but for rate and duration.
         notes: what of a file is not among the requests.

@@ -18,7 +18,7 @@ def middleware(faults: Faults) -> Middleware:
     """Let requests through as far as the faults allow."""
 
     @web.middleware
-    async def misbehave(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def inject(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/sim/"):
             return await handler(request)
         if faults.refuse:
@@ -30,7 +30,7 @@ def middleware(faults: Faults) -> Middleware:
             await _fail(faults, request)
         return await handler(request)
 
-    return misbehave
+    return inject
 
 
 async def _fail(faults: Faults, request: web.Request) -> None:

@@ -199,7 +199,7 @@ class KeyedTransfer(Transfer):
         self.books.waiting += 1
         self.books.waited += 1
         try:
-            await self._misbehave(key)
+            await self._inject_faults(key)
             while (found := self._verdict(move, key)).verdict is Verdict.WAIT:
                 await self._news(key)
         finally:
@@ -209,8 +209,8 @@ class KeyedTransfer(Transfer):
         self._go_on(move)
         return entries
 
-    async def _misbehave(self, key: str) -> None:
-        """KV that is lost is missed when its time is over, KV without room at once; either is computed here then."""
+    async def _inject_faults(self, key: str) -> None:
+        """Lost KV is noticed after the load timeout, KV without room at once; the prompt is then computed here."""
         faults = self.site.faults
         await asyncio.sleep(faults.slow_kv_s + faults.drop_kv * self.site.load_timeout_s)
         if faults.drop_kv or faults.out_of_memory:

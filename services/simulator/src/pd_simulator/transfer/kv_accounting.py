@@ -4,7 +4,7 @@ import msgspec
 
 
 class Books(msgspec.Struct, kw_only=True):
-    """Counts of KV entries (one a request) since the start; `held` and `waiting` are as of now.
+    """Counts of KV entries (one per request) since the start; `held` and `waiting` are as of now.
 
     For an engine that is sent KV, `received = consumed + freed + held` at every moment.
 
