@@ -141,7 +141,7 @@ def test_a_second_start_measures_nothing_again(done: Done) -> None:
     result = comparison(done.out.parent, *LOAD, "--rates", "3")
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("all of it was measured before") == 2
+    assert result.stdout.count("every point was measured before") == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

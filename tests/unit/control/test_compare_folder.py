@@ -98,7 +98,7 @@ def test_another_model_is_another_comparison(results: Results) -> None:
     results.prepare({"MODEL": "a"}, restart=False)
     results.prepare({"MODEL": "a"}, restart=False)
 
-    with pytest.raises(FolderError, match="MODEL=a, and now it is b"):
+    with pytest.raises(FolderError, match="MODEL=a, but it is b now"):
         results.prepare({"MODEL": "b"}, restart=False)
     results.prepare({"MODEL": "b"}, restart=True)
 
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_take_it_is_told_before_anything_changes(results: R
     results.check({"MODEL": "a"}, restart=False)
     assert not results.root.exists()
     results.prepare({"MODEL": "a"}, restart=False)
-    with pytest.raises(FolderError, match="MODEL=a, and now it is b"):
+    with pytest.raises(FolderError, match="MODEL=a, but it is b now"):
         results.check({"MODEL": "b"}, restart=False)
     results.check({"MODEL": "b"}, restart=True)
     assert (results.root / "comparison.json").exists()

@@ -133,8 +133,8 @@ def test_options_of_the_load_generator_pass_through() -> None:
         (["--seeds", "1,01"], "twice"),
         (["--seeds", ","], "--seeds ','"),
         (["--batch-sizes", "1,2"], "add it to --modes"),
-        (["--rates", "2", "--start-rate", "4"], "leave --rates out"),
-        (["--trace", "t.csv", "--start-rate", "4"], "leave --rates, --start-rate"),
+        (["--rates", "2", "--start-rate", "4"], "remove --rates"),
+        (["--trace", "t.csv", "--start-rate", "4"], "remove --rates, --start-rate"),
         (["--", "--dataset", "jsonl", "--dataset-path", "/nowhere.jsonl"], "/nowhere.jsonl"),
         (["--", "--dataset", "sharegpt", "--dataset-path", "/nowhere.json"], "/nowhere.json"),
         (["--input-output", "512"], "512:64"),
@@ -142,9 +142,9 @@ def test_options_of_the_load_generator_pass_through() -> None:
         (["--modes", "burst"], "choose from serve"),
         (["--goodput", "ttft:fast"], "ttft"),
         (["--goodput", ""], "limits"),
-        (["--trace", "t.csv", "--rates", "1"], "leave --rates"),
+        (["--trace", "t.csv", "--rates", "1"], "remove --rates"),
         (["--trace", "t.csv", "--modes", "batch"], "--modes batch needs lengths"),
-        (["--", "--url", "http://x"], "--url is pdctl's"),
+        (["--", "--url", "http://x"], "--url is set by pdctl"),
         (["--", "--rate", "3"], "use --rates"),
         (["--", "--nonsense", "3"], "no option --nonsense"),
         (["--", "--processes", "x"], "would refuse this load: PROCESSES"),
@@ -156,7 +156,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(words: list[str], se
 
 
 def test_too_few_gpus_for_one_engine_are_refused() -> None:
-    with pytest.raises(PlanError, match="2 GPUs are too few for an engine of TENSOR_PARALLEL_SIZE=4"):
+    with pytest.raises(PlanError, match="2 GPUs are too few for an engine with TENSOR_PARALLEL_SIZE=4"):
         asked(size=4)
 
 

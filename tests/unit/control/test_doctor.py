@@ -64,7 +64,7 @@ def test_the_way_between_prefill_and_decode_is_told() -> None:
 # A finding, what brings it about in facts and in settings, and words of its sentence.
 FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("nvml", {"nvml__problem": "NVML Shared Library Not Found"}, {}, "Not Found"),
-    ("gpu-missing", {}, {"decode_gpus": (2,)}, "decode-0 is planned on it, and there are: 0, 1"),
+    ("gpu-missing", {}, {"decode_gpus": (2,)}, "decode-0 is planned on it, but the GPUs are: 0, 1"),
     (
         "gpu-memory",
         {"nvml__gpus__1__free_bytes": 90 * 1024**3},
@@ -99,12 +99,12 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "NCCL_P2P_DISABLE=1 and NCCL_SHM_DISABLE=1",
     ),
     ("nccl-cumem", {"variables__NCCL_CUMEM_ENABLE": "0"}, {}, "NCCL_CUMEM_ENABLE=0"),
-    ("interface", {"variables__NCCL_SOCKET_IFNAME": "ib0"}, {}, "ib0 names none of lo, ifb0, ifb1, eth0"),
+    ("interface", {"variables__NCCL_SOCKET_IFNAME": "ib0"}, {}, "ib0 matches none of lo, ifb0, ifb1, eth0"),
     (
         "interface",
         {"variables__UCX_NET_DEVICES": "mlx5_1:1", "machine__rdma": ["mlx5_0"]},
         {},
-        "mlx5_1:1 is none of lo, ifb0, ifb1, eth0, mlx5_0",
+        "mlx5_1:1 is not one of lo, ifb0, ifb1, eth0, mlx5_0",
     ),
     ("shm", {"machine__shm_free_bytes": 64 * 1024**2, "machine__shm_bytes": 64 * 1024**2}, {}, "64 MiB of 64 MiB free"),
     ("shm-small", {"machine__shm_free_bytes": 700 * 1024**2}, {}, "700 MiB of 256 GiB free"),
@@ -116,7 +116,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         "8 MiB",
     ),
     ("port-taken", {"machine__taken": [20005]}, {}, "port 20005 of decode-0 is taken: set DECODE_HTTP_PORT"),
-    ("port-ephemeral", {}, {"proxy_port": 40001}, "PROXY_PORT 40001 is among 32768 to 60999"),
+    ("port-ephemeral", {}, {"proxy_port": 40001}, "PROXY_PORT 40001 is within 32768 to 60999"),
     ("proxy-host", {"machine__proxy_address": ""}, {"proxy_host": "nowhere"}, "'nowhere' does not resolve"),
     (
         "address-loopback",
@@ -137,9 +137,9 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("model-absent", {"model__local": False, "variables__HF_HUB_OFFLINE": "1"}, {}, "is not on this machine"),
     ("model-path", {"model__config": False}, {}, "m has no config.json"),
     ("model-path", {"model__problem": "config.json: truncated"}, {}, "truncated"),
-    ("model-weights", {"model__weights": 0}, {}, "has not any .safetensors"),
+    ("model-weights", {"model__weights": 0}, {}, "lacks any .safetensors"),
     ("model-weights", {"model__missing": ["model-2-of-4.safetensors"]}, {}, "model-2-of-4"),
-    ("model-dummy", {"variables__LOAD_FORMAT": "dummy", "model__weights": 0}, {}, "made up"),
+    ("model-dummy", {"variables__LOAD_FORMAT": "dummy", "model__weights": 0}, {}, "random"),
     ("model-tokenizer", {"model__tokenizer": False}, {}, "neither tokenizer.json"),
     (
         "model-vocabulary",

@@ -58,7 +58,7 @@ def test_what_makes_no_sense_is_refused_by_the_parser(words: list[str]) -> None:
         (["up", "--engine", "vlm"], "did you mean vllm?"),
         (["up", "diagg"], "'diagg' is not a topology"),
         (["compare", "--duration", "abc"], "'abc' is not a number above 0"),
-        (["up", "--prefill", "two"], "'two' is not a whole number from 1 on"),
+        (["up", "--prefill", "two"], "'two' is not a whole number of at least 1"),
     ],
 )
 def test_a_mistyped_word_is_answered_with_a_sentence(

@@ -71,9 +71,9 @@ def told(tmp_path: Path, text: str, **own: str) -> list[str]:
         ("LOADGEN_RAET=4", "no setting is called LOADGEN_RAET; did you mean LOADGEN_RATE?"),
         ("PUBLISH_HOSTS=::", "no setting is called PUBLISH_HOSTS"),
         ("WHAT_IS_THIS=1", "no setting is called WHAT_IS_THIS"),
-        ("this is no setting", "'this is no setting' is no NAME=value and sets nothing"),
-        ("=3", "'=3' is no NAME=value and sets nothing"),
-        ('MODEL="a', """'MODEL="a' is no NAME=value and sets nothing"""),
+        ("this is no setting", "'this is no setting' is not NAME=value and sets nothing"),
+        ("=3", "'=3' is not NAME=value and sets nothing"),
+        ('MODEL="a', """'MODEL="a' is not NAME=value and sets nothing"""),
     ],
 )
 def test_a_line_that_sets_nothing_known_is_told_with_its_place_and_the_nearest_name(

@@ -11,7 +11,7 @@ from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.stats import ProxyStats
 
 TIMEOUT_S = 5.0
-SIMULATED: Final = "SIMULATED: these engines only behave like vLLM; no time here says how a GPU would do"
+SIMULATED: Final = "SIMULATED: these engines only behave like vLLM; these times say nothing about a GPU"
 
 
 class ClientError(RuntimeError):
@@ -48,7 +48,7 @@ def json_of(reply: Reply) -> Any:
     """The body as JSON.
 
     Raises:
-        ClientError: if it is none.
+        ClientError: if it is not JSON.
     """
     try:
         return reply.json()
@@ -57,7 +57,7 @@ def json_of(reply: Reply) -> Any:
 
 
 def proxy_stats(url: str) -> ProxyStats | None:
-    """What the proxy at `url` says of its engines; None if it does not answer (it may still be starting)."""
+    """The proxy's statistics with its engines; None if it does not answer (it may still be starting)."""
     return stats.ask(url, timeout_s=2.0)
 
 
@@ -88,7 +88,7 @@ def simulated(url: str) -> bool:
         models = json_of(get(f"{url}/v1/models"))["data"]
         return any(model.get("owned_by") == SIMULATED_ENGINE for model in models)
     except (ClientError, KeyError, TypeError, AttributeError):
-        return False  # nothing answers, or something else does: nothing is known
+        return False  # nothing answers, or another program does: unknown
 
 
 def events(body: bytes) -> Iterator[sse.Event | sse.Comment]:

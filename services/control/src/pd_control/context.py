@@ -1,4 +1,4 @@
-"""What every command works with, made once at the start."""
+"""The context of every command, made once at the start."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pd_control.terminal import Terminal
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """The repository, pdctl's own variables, those in force, the settings made of them, the state on disk and the terminal."""
+    """The repository, the variables in force and the settings from them, the state on disk, and the terminal."""
 
     root: Path
     own: Mapping[str, str]
@@ -24,7 +24,7 @@ class Context:
 
 
 def open_context(start: Path, own: Mapping[str, str], *, dotenv: bool = True, folder: str = "") -> Context:
-    """Read settings around `start`, with or without the repository's `.env`; state goes into `folder` of the state folder.
+    """Read settings around `start`, with or without the repository's `.env`. The state is kept in `folder`, below the state folder.
 
     Raises:
         SettingsError: for a variable that cannot be used.

@@ -1,7 +1,7 @@
 """`.env` and `.env.local` as compose reads them, and which of their names no setting has.
 
-python-dotenv reads the lines. A name that pdstack does not know is no error, for engines and libraries have variables of their own; but a
-mistyped one would leave a default in force unseen, so each is told with the nearest name that is known.
+python-dotenv reads the lines. A name that pdstack does not know is not an error, because engines and libraries have their own variables.
+But a mistyped name would silently leave a default in force, so each unknown name is reported with the nearest known one.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from dotenv.variables import parse_variables
 from pd_contracts.settings import SettingsError, fields
 
 FILES: Final = (".env", ".env.local")
-# Variables of others that deployments set: NCCL's, vLLM's, Hugging Face's and the like.
+# Variables of other software that deployments set: NCCL, vLLM, Hugging Face and others.
 _FOREIGN: Final = re.compile(
     r"(NCCL|UCX|GLOO|VLLM|HF|HUGGING_FACE|CUDA|NVIDIA|TORCH|PYTORCH|TRITON|OMP|MKL|RAY|NIXL|LMCACHE|OTEL|FLASHINFER|COMPOSE|DOCKER"
     r"|PYTHON|PIP|UV|LOCUST|GF|PD)_\w+|(HTTPS?|NO|ALL)_PROXY|TZ|LANG|LC_\w+|PATH|HOME|TMPDIR|LD_LIBRARY_PATH",
@@ -29,7 +29,7 @@ _FOREIGN: Final = re.compile(
 _IN_COMPOSE: Final = re.compile(r"\$\{([A-Za-z_]\w*)")
 _SINGLE_QUOTED: Final = re.compile(r"=\s*'")
 _NEAR: Final = 0.75
-# An environment has names of everybody; only those that differ by a letter or two are told.
+# The environment has many foreign names; only those that differ from ours by a letter or two are reported.
 _NEARLY_THE_SAME: Final = 0.9
 
 
@@ -72,7 +72,7 @@ def _text(path: Path) -> str:
 
 
 def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables in force: `.env`, over it `.env.local`, over both the process's own; as compose does it."""
+    """The variables in force: the process's own take precedence over `.env.local`, and that over `.env`, as in compose."""
     merged: dict[str, str] = {}
     for name in FILES:
         merged.update(values_of(root / name, merged))
@@ -81,7 +81,7 @@ def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, s
 
 
 def complaints(root: Path, own: Mapping[str, str]) -> list[str]:
-    """A sentence for each line of the files that sets nothing that is known, and for each name of the environment that is nearly one."""
+    """A warning for each line of the files that sets no known variable, and for each misspelt name in the environment."""
     known = known_names(root)
     in_files = [
         sentence
@@ -99,7 +99,7 @@ def complaints(root: Path, own: Mapping[str, str]) -> list[str]:
 
 def _complaint(place: str, line: Line, known: Iterable[str]) -> str:
     if not line.name:
-        return f"{place}: {line.value[:60]!r} is no NAME=value and sets nothing"
+        return f"{place}: {line.value[:60]!r} is not NAME=value and sets nothing"
     if line.name in known or _FOREIGN.fullmatch(line.name):
         return ""
     near = difflib.get_close_matches(line.name.upper(), known, 1, _NEAR)
@@ -115,7 +115,7 @@ def known_names(root: Path) -> frozenset[str]:
 
 
 def _structs() -> list[type[msgspec.Struct]]:
-    # Imported only where a file is looked at: these are the programs that pdctl starts.
+    # Imported late, because these are whole programs, needed only to check a file.
     from pd_analysis.settings import Settings as AnalysisSettings  # noqa: PLC0415
     from pd_control.settings import ControlSettings  # noqa: PLC0415
     from pd_engine.settings import CheckSettings, EngineSettings  # noqa: PLC0415

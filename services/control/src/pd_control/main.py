@@ -49,7 +49,7 @@ COMMANDS = {
 
 # These bring up deployments of their own beside the one that `up` started.
 APART = ("compare", "demo")
-# These use settings, and so say which lines of `.env` and `.env.local` are none.
+# These use settings, so they warn about unusable lines of `.env` and `.env.local`.
 SETTING = ("up", "all", "prefill", "decode", "combined", "proxy", "doctor", "config", *APART)
 
 
@@ -64,7 +64,7 @@ def _run(words: Sequence[str]) -> int:
     if options.command is None:
         everything.print_help()
         return 0
-    # A terminated pdctl clears up as an interrupted one does.
+    # A terminated pdctl cleans up like an interrupted one.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     try:
@@ -105,7 +105,7 @@ def _context(options: argparse.Namespace) -> Context:
 
 
 def _planned(options: argparse.Namespace, own: Mapping[str, str]) -> Planned | None:
-    """What `--plan` names; its topology becomes the command's."""
+    """The deployment of `--plan`; its topology replaces that of the command."""
     path = getattr(options, "plan", None)
     if path is None:
         return None
@@ -115,7 +115,7 @@ def _planned(options: argparse.Namespace, own: Mapping[str, str]) -> Planned | N
         raise PlanError(msg)
     planned = read_plan(path, own)
     if options.containers and not planned.fits_compose:
-        msg = f"the compose file has 1P1D or two plain engines, and the plan is {planned.label}: leave --containers out, or use Helm with its values.yaml"
+        msg = f"the compose file has 1P1D or two plain engines, and the plan is {planned.label}: remove --containers, or use Helm with its values.yaml"
         raise PlanError(msg)
     options.topology = planned.topology
     return planned

@@ -1,4 +1,4 @@
-"""What pdctl reads from the environment and from `.env`: the same variables that compose and the services read."""
+"""Settings of pdctl from the environment and `.env`: the same variables that compose and the services read."""
 
 import ipaddress
 from pathlib import Path
@@ -55,17 +55,17 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
 
     @property
     def heard_on(self) -> str:
-        """Where the proxy listens for engines: on this machine alone, unless PROXY_HOST says that others come from elsewhere."""
+        """Where the proxy listens for engines: on the loopback only, unless PROXY_HOST allows engines on other hosts."""
         if self.discovery_host or self.proxy_host in LOOPBACK:
             return self.discovery_host or LOOPBACK[0]
         try:
             return str(ipaddress.IPv4Address(self.proxy_host))
         except ValueError:
-            return "0.0.0.0"  # a name, whose address may be another one here
+            return "0.0.0.0"  # a name may resolve to another address on this host
 
     @property
     def announced_address(self) -> str:
-        """What engines announce; empty if they shall find it, which they do by the way to the proxy."""
+        """The address that engines announce; empty if they detect it from their route to the proxy."""
         return self.vllm_host_ip or ("127.0.0.1" if self.proxy_host in LOOPBACK else "")
 
 

@@ -1,4 +1,4 @@
-"""What pdctl shows: one line per step with a mark and its seconds, tables, errors as a sentence with the last log lines under it."""
+"""pdctl's terminal output: one line per step with a mark and its seconds, tables, and errors with the last log lines below."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 class Terminal:
-    """The user's terminal, or a file or pipe in its place: then a step is one line when it ends."""
+    """The user's terminal. If stdout is a file or a pipe, a step is one line, written when it ends."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -27,7 +27,7 @@ class Terminal:
         self.console.print(Padding(f"[dim]{escape(text)}[/]", (0, 0, 0, 2), expand=False))
 
     def caution(self, text: str) -> None:
-        """A line that must not be overlooked."""
+        """A highlighted warning."""
         self.console.print(f"[bold yellow]{escape(text)}[/]", soft_wrap=True)
 
     def verdict(self, ok: bool, text: str) -> None:
@@ -38,20 +38,20 @@ class Terminal:
         self.console.print(table)
 
     def error(self, sentence: str, lines: Sequence[str] = ()) -> None:
-        """What went wrong, and the last lines of the log that tells why."""
+        """An error message, and the last lines of the log below it."""
         self.console.print(f"{_mark(False)} {escape(sentence)}", soft_wrap=True)
         for line in lines:
             self.console.print(f"  [red]│[/] {escape(line)}", soft_wrap=True)
 
     def warn(self, sentence: str) -> None:
-        """What may be a mistake; on stderr, so that what a program reads stays as it is."""
+        """A possible mistake. It goes to stderr, so that programs that read stdout are not disturbed."""
         Console(stderr=True, highlight=False).print(f"[yellow]![/] {escape(sentence)}", soft_wrap=True)
 
     @contextmanager
     def step(self, text: str, *, spinner: bool = True) -> Iterator["Step"]:
-        """A step; its line stays with a check mark, or with a cross if it raised.
+        """A step. Its line ends with a check mark, or with a cross if it raised.
 
-        A spinner shows that it goes on, unless the step lets another program write to the terminal.
+        A spinner runs meanwhile, unless the step lets another program write to the terminal.
         """
         begin = time.monotonic()
         status = self.console.status(escape(text), spinner_style="cyan")
@@ -73,14 +73,14 @@ def _mark(ok: bool) -> str:
 
 
 class Step:
-    """A step that goes on; `text` is what its line says in the end."""
+    """A running step; `text` is the final text of its line."""
 
     def __init__(self, text: str, show: Callable[[str], None]) -> None:
         self.text = text
         self._show = show
 
     def waiting_for(self, what: str) -> None:
-        """Show what is awaited, for as long as it is."""
+        """Show what the step is waiting for."""
         self._show(f"{self.text}: waiting for {what}")
 
 

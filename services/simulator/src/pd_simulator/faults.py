@@ -1,6 +1,5 @@
 """Fault injection: which faults are switched on. The other modules of the simulator only ask.
 
-
 `SIM_FAULTS` sets the faults of the start and `POST /sim/faults` those from now on, both as a JSON object of `Faults`' fields;
 what it does not name is off.
 """

@@ -49,7 +49,7 @@ def up(context: Context, options: argparse.Namespace) -> int:
 
 def _up_containers(context: Context, options: argparse.Namespace) -> int:
     if options.prefill or options.decode or options.combined:
-        msg = "compose profiles have fixed numbers of engines: leave out --prefill, --decode and --combined, or use processes"
+        msg = "compose profiles have fixed numbers of engines: remove --prefill, --decode and --combined, or use processes"
         raise PlanError(msg)
     stack = Stack(context.root, context.environment)
     profiles = options.profile or [profile_of(options.engine, options.topology, context.settings.kv_connector)]
@@ -59,7 +59,7 @@ def _up_containers(context: Context, options: argparse.Namespace) -> int:
             stack.up(profiles)
             _wait_for_containers(context, stack, options.patience)
         except BaseException:
-            if fresh:  # what ran before this command is not its to remove
+            if fresh:  # do not remove what ran before this command
                 stack.down()
             raise
     found = stack.containers()
@@ -96,7 +96,7 @@ def down(context: Context, options: argparse.Namespace) -> int:
 
 
 def status(context: Context, _options: argparse.Namespace) -> int:
-    """Everything that runs; 0 if all of it is well, 1 if not or if nothing runs."""
+    """Show everything that runs; 0 if all of it is healthy, 1 if not or if nothing runs."""
     state = context.store.load()
     found = _containers(Stack(context.root, context.environment))
     here = [*(state.processes if state else []), *processes.in_terminals(context.store)]
@@ -133,7 +133,7 @@ def _containers(stack: Stack) -> list[Container]:
     try:
         return stack.containers()
     except ContainerError:
-        return []  # no Docker, no containers: nothing to tell a user of processes
+        return []  # without Docker there are no containers, and users of processes need no message
 
 
 def _show(terminal: Terminal, rows: Iterable[Row]) -> None:
@@ -155,7 +155,7 @@ def logs(context: Context, options: argparse.Namespace) -> int:
     found = _containers(stack)
     if options.name is None:
         if options.follow:
-            msg = "-f follows one process or container: say which"
+            msg = "-f follows one process or container: name it"
             raise StateError(msg)
         return _all_logs(context, state, stack, found, options.lines)
     container = next((c for c in found if options.name in {c.name, c.service, c.instance}), None)
@@ -188,7 +188,7 @@ def _joined(lines: Sequence[str]) -> bytes:
 
 
 def _write(chunks: Iterable[bytes]) -> None:
-    # Past the terminal's markup and wrapping: these are somebody else's words.
+    # Written without the terminal's markup and wrapping, because other programs wrote these lines.
     for chunk in chunks:
         sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
@@ -203,7 +203,7 @@ def _follow(path: Path) -> None:
 
 
 def run_smoke(context: Context, options: argparse.Namespace) -> int:
-    """Try the deployment; 0 if every check is ok."""
+    """Send test requests to the deployment; 0 if every check is ok."""
     url = (options.url or _url(context)).rstrip("/")
     model = options.model or served_models(url)[0]
     context.terminal.say(f"{model} at {url}")

@@ -1,4 +1,4 @@
-"""`pdctl menu`: what one does on a GPU node, by number, each with the command that does the same."""
+"""`pdctl menu`: the usual tasks on a GPU node as a numbered list, each with the command that does the same."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from pd_control.supervision import attached_command
 from pd_control.terminal import table_of
 
 COLUMNS: Final = ("", "what", "the same without the menu")
-# The words are those of a command line; an item is done when all of its commands are, whatever their status.
+# Each item lists command lines; all of them are run, whatever their exit status.
 ITEMS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "1": ("proxy, in this terminal", ("proxy",)),
     "2": ("a prefill engine, in this terminal", ("prefill",)),
@@ -34,7 +34,7 @@ def commands_of(number: str, engine: str) -> list[list[str]]:
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
-    """Ask and do, until 0 or the end of input."""
+    """Ask for a number and run its commands, until 0 or the end of input."""
     while True:
         _show(context, options.engine)
         answer = _ask()
@@ -43,7 +43,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
         if answer in ITEMS:
             _do(context, commands_of(answer, options.engine))
         else:
-            context.terminal.error(f"{answer!r} is none of these: a number from 0 to {len(ITEMS)}")
+            context.terminal.error(f"{answer!r} is not in the menu: enter a number from 0 to {len(ITEMS)}")
 
 
 def _show(context: Context, engine: str) -> None:

@@ -13,11 +13,11 @@ examples:
   pdctl up --engine sim                     the same without GPUs: simulated engines, ready in seconds
   pdctl up disagg --prefill 1 --decode 3    1P3D; or list GPUs: PREFILL_GPUS=0 DECODE_GPUS=1,2,3 pdctl up
   pdctl up combined                         plain vLLM on the same GPUs, behind the same proxy
-  pdctl up --plan plan/plan.json            what pdctl plan found, or one cell of it
+  pdctl up --plan plan/plan.json            the deployment of pdctl plan, or one cell of it
   pdctl up --containers                     the same through docker compose
   pdctl up --containers --profile cpu       a compose profile by name; may be given several times
 
-Ports, GPUs, model and connector are the variables of .env; what the environment says wins."""
+Ports, GPUs, model and connector are variables in .env; the environment takes precedence."""
 
 _ALL = """\
 examples:
@@ -57,10 +57,10 @@ examples:
   pdctl compare --deployments combined,1p1d,1p1d:nixl --input-output 512:64 --rates 2,8,16 --duration 300
   pdctl compare --deployments 1c --modes serve,phase-split,batch          one plain engine: the classic single-instance tests
   pdctl compare --trace azure.csv -- --time-scale 0.5  a recorded trace, twice as fast; after -- come options of pd-loadgen run
-  pdctl compare --dry-run                              only say what would be done, and how long it takes
+  pdctl compare --dry-run                              only show what would be done, and how long it takes
 
 Every deployment is started once, on the same GPUs, and gets the same seeded schedules. Ctrl-C keeps what was measured; the same
-command goes on from there."""
+command continues from there."""
 
 _DEMO = """\
 examples:
@@ -73,9 +73,9 @@ The shortest form of pdctl compare: one load, measured anew each time."""
 _PLAN = """\
 examples:
   pdctl plan --input-tokens 2048 --output-tokens 128 --rate 300 --goodput "ttft:500 tpot:15" --out plan
-  pdctl plan --help                         everything that can be asked
-  pdctl plan check plan/plan.json results   what was planned against what was measured
-  pdctl up --plan plan/plan.json            start what was planned
+  pdctl plan --help                         all options
+  pdctl plan check plan/plan.json results   compare the plan with measurements
+  pdctl up --plan plan/plan.json            start the planned deployment
 
 The same as pd-plan."""
 
@@ -109,8 +109,8 @@ def parser() -> argparse.ArgumentParser:
     _checked_first(_command(commands, "proxy", "run the proxy in this terminal", _PROXY))
     down = _command(commands, "down", "stop the deployment that runs")
     down.add_argument("--containers", action="store_true", help="only containers (default: processes and containers)")
-    _command(commands, "status", "what runs: name, role, state, process id or container, port, since when")
-    _logs(_command(commands, "logs", "show what processes or containers wrote", _LOGS))
+    _command(commands, "status", "list what runs: name, role, state, process id or container, port, start time")
+    _logs(_command(commands, "logs", "show the logs of processes or containers", _LOGS))
     _smoke(
         _command(
             commands,
@@ -120,10 +120,15 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     _doctor(
-        _command(commands, "doctor", "check whether this machine can run the deployment, and give remedies", _DOCTOR)
+        _command(
+            commands,
+            "doctor",
+            "check whether this machine can run the deployment, with a remedy for each problem",
+            _DOCTOR,
+        )
     )
-    _command(commands, "config", "the variables in force, and where each comes from")
-    menu = _command(commands, "menu", "a numbered menu that also shows the command of each choice")
+    _command(commands, "config", "show the variables in force and where each comes from")
+    menu = _command(commands, "menu", "choose tasks from a numbered menu, which shows their commands")
     menu.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="what computes (default: vllm)")
     _compare(
         _command(
@@ -131,10 +136,12 @@ def parser() -> argparse.ArgumentParser:
         ),
         ENGINES_UP,
     )
-    demo = _command(commands, "demo", "a comparison of two minutes with simulated engines, and its report", _DEMO)
+    demo = _command(
+        commands, "demo", "run a two-minute comparison with simulated engines, and render its report", _DEMO
+    )
     _compare(demo, ENGINES_DEMO)
     demo.set_defaults(engine="sim", out="results/demo", restart=True)
-    # Its options are pd-plan's own: the words behind it are handed on before anything here is parsed.
+    # Its options are those of pd-plan: the arguments are passed on before anything here is parsed.
     _command(
         commands, PLAN, "find the deployment that suits your traffic before you buy a GPU: simulated, in seconds", _PLAN
     )
@@ -160,7 +167,7 @@ def _doctor(parser: argparse.ArgumentParser) -> None:
 
 def _checked_first(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="start even if pdctl doctor finds errors")
-    parser.add_argument("--skip-doctor", action="store_true", help="do not look at the machine first")
+    parser.add_argument("--skip-doctor", action="store_true", help="do not check the machine first")
 
 
 def _one(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +201,12 @@ def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
 def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
     _what(parser, ENGINES_UP if containers else ENGINES_HERE)
     add = parser.add_argument
-    add("--plan", type=Path, metavar="PLAN.json", help="the deployment that pdctl plan --out wrote, or one cell of it")
+    add(
+        "--plan",
+        type=Path,
+        metavar="PLAN.json",
+        help="start the deployment in this file, written by pdctl plan --out, or one cell of it",
+    )
     if containers:
         add("--containers", action="store_true", help="through docker compose")
         add(
@@ -218,17 +230,19 @@ def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
 def _logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="process or container, as `pdctl status` names it; all if left out")
     parser.add_argument("-f", "--follow", action="store_true", help="follow the log (needs a name)")
-    parser.add_argument("-n", "--lines", type=_lines, default=20, metavar="N", help="lines of each to begin with (20)")
+    parser.add_argument(
+        "-n", "--lines", type=_lines, default=20, metavar="N", help="lines of each log to show first (20)"
+    )
 
 
 def _smoke(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="address to send to (default: the running deployment's proxy)")
-    parser.add_argument("--model", help="the first that is served unless given")
-    parser.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="for each request (60)")
+    parser.add_argument("--model", help="model to ask (default: the first that is served)")
+    parser.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="time-out of each request (60)")
 
 
 def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
-    what = parser.add_argument_group("what is compared").add_argument
+    what = parser.add_argument_group("deployments").add_argument
     what("--engine", choices=engines, default="vllm", help="what computes (default: %(default)s)")
     what("--containers", action="store_true", help="use docker compose; always the case for vllm-cpu")
     what(
@@ -241,7 +255,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         metavar="D,…",
         help="combined (plain engines on all GPUs), 2c, 1p1d, 1p3d:nixl, … (default: combined and every XpYd that fits)",
     )
-    load = parser.add_argument_group("what is offered").add_argument
+    load = parser.add_argument_group("load").add_argument
     load("--input-output", metavar="I:O,…", help="prompt and answer lengths in tokens, 512:64,2048:128")
     load("--trace", metavar="FILE", help="recorded trace with arrivals and lengths, instead of lengths and rates")
     load(
@@ -254,9 +268,9 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         "--duration",
         type=_positive,
         metavar="S",
-        help="seconds per point (default: as long as its p99 needs, 60 to 300)",
+        help="seconds per point (default: 60 to 300, as its p99 needs)",
     )
-    load("--seeds", default="0", metavar="N,…", help="every point once with each (default: 0)")
+    load("--seeds", default="0", metavar="N,…", help="measure every point with each of these seeds (default: 0)")
     load("--goodput", metavar="LIMITS", help='limits in ms that requests should meet, "ttft:500 tpot:20"')
     load(
         "--attainment",
@@ -273,17 +287,17 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     )
     load("--batch-sizes", metavar="N,…", help="mode batch: requests at once, one batch after the other")
     load("loadgen", nargs="*", metavar="-- OPTION", help="after --: options of pd-loadgen run, for every point")
-    run = parser.add_argument_group("how it is done").add_argument
+    run = parser.add_argument_group("execution").add_argument
     run("--out", default="results/compare", metavar="DIR", help="where runs and report go (default: results/compare)")
     run("--title", default="", metavar="TEXT", help="title of the report")
     run("--lang", choices=("en", "zh"), default="en", help="language of report and verdict (default: en)")
-    run("--dry-run", action="store_true", help="only say what would be done, and how long it takes")
-    run("--restart", action="store_true", help="throw away what an earlier comparison left in --out")
+    run("--dry-run", action="store_true", help="only show what would be done, and how long it takes")
+    run("--restart", action="store_true", help="delete the results of an earlier comparison in --out")
     run(
         "--stop-after",
         type=_positive,
         metavar="S",
-        help="begin no point that would end later than this; go on another time",
+        help="start no point that would end later than this; the same command continues later",
     )
     run(
         "--no-report", dest="report", action="store_false", help="only measure; pd-analysis report DIR renders it later"
@@ -294,7 +308,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         type=_positive,
         default=600.0,
         metavar="S",
-        help="give up on engines when nothing has moved for S seconds (600)",
+        help="give up on engines after S seconds without progress (600)",
     )
 
 
@@ -317,7 +331,7 @@ def _lines(text: str) -> int:
 def _whole(text: str, least: int) -> int:
     value = int(text) if text.isascii() and text.isdigit() else -1
     if value < least:
-        msg = f"{text!r} is not a whole number from {least} on"
+        msg = f"{text!r} is not a whole number of at least {least}"
         raise argparse.ArgumentTypeError(msg)
     return value
 

@@ -1,4 +1,4 @@
-"""argparse with errors for people: an unknown option or command is answered with the nearest one that exists."""
+"""argparse with readable errors: for an unknown option or command it suggests the nearest existing one."""
 
 import argparse
 import difflib
@@ -7,17 +7,17 @@ from typing import Any, Final, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence, without the usage of every option before it."""
+    """A parser whose errors are one sentence, without the usage of all options."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Look for unknown options first: what follows one would be taken for something else, and the complaint would be about that."""
+        """Look for unknown options first: argparse would misread the words after one, and its error would be about those."""
         if args is not None:
             self._refuse_unknown(args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Say it, and where help is; exit status 2."""
-        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help shows what there is\n")
+        """Print the error and how to get help; exit status 2."""
+        self.exit(2, f"{self.prog}: {message}\n{self.prog} --help lists the options\n")
 
     def _refuse_unknown(self, words: Sequence[str]) -> None:
         if self._subparsers is not None:
@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
-# Of difflib's ratio; a slip of the fingers has at least 0.8, "--rate" and "--patience" 0.63.
+# Least ratio by difflib: a typing error has at least 0.8, "--rate" and "--patience" have 0.63.
 SIMILAR: Final = 0.75
 
 

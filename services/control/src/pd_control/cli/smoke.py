@@ -1,4 +1,4 @@
-"""One short completion, plain and streamed, and one chat, as a client would send them; each told with a sentence."""
+"""Test requests as a client would send them: a short completion, plain and streamed, and a chat; each result is one sentence."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -53,7 +53,7 @@ def _completion(url: str, body: Mapping[str, Any], timeout_s: float) -> Check:
 
 
 def _without_template(chat: Check) -> Check | None:
-    """A base model has no chat template, which is no fault of the deployment; None for any other outcome."""
+    """A skipped check if the model has no chat template (a base model), which is not a fault; None otherwise."""
     if chat.ok or "chat template" not in chat.sentence.lower():
         return None
     return Check(name=chat.name, ok=True, sentence="skipped: this model has no chat template")

@@ -1,4 +1,4 @@
-"""`pdctl compare` and `pdctl demo`: say what will be done, do it, and end with the verdict and the report."""
+"""`pdctl compare` and `pdctl demo`: announce the measurements, make them, and end with the verdict and the report."""
 
 import argparse
 import sys
@@ -25,14 +25,14 @@ from pd_control.supervision import attached_command
 from pd_control.terminal import age, table_of
 
 INCOMPLETE: Final = 1
-# Above as many loads a table for each is no summary; then the sentences stand alone.
+# With more loads than this, a table per load is too long for a summary: only the sentences are shown.
 _TABLES: Final = 2
 
 
 def context(start: Path, own: Mapping[str, str], options: argparse.Namespace) -> Context:
     """A context apart from the deployment of `pdctl up`.
 
-    A comparison of simulated engines leaves `.env` out: its numbers must not depend on what somebody serves on this machine. Its
+    A comparison of simulated engines ignores `.env`, so that its numbers do not depend on this machine's deployment. Its
     processes listen on the loopback only.
     """
     folder = stages.folder_of(Path(options.out))
@@ -47,7 +47,7 @@ def context(start: Path, own: Mapping[str, str], options: argparse.Namespace) ->
 
 
 def compare(context_: Context, options: argparse.Namespace) -> int:
-    """Measure every deployment; 0 if all is there, 1 if something is missing, 3 if the client was late somewhere."""
+    """Measure every deployment. The exit status is 0 if all was measured, 1 if something is missing, 3 if the client was late in a run."""
     begin = time.monotonic()
     asked = _asked(context_, options)
     results = Results(Path(options.out))
@@ -88,7 +88,7 @@ def _asked(context_: Context, options: argparse.Namespace) -> Comparison:
 
 
 def _gpus(context_: Context, options: argparse.Namespace) -> list[int]:
-    """Those of --gpus, or of the settings' lists, or all of this machine; two where they are simulated or there are none to have."""
+    """Those of --gpus, or of the settings' lists, or all of this machine; two if they are simulated, or if no GPU is needed."""
     if options.gpus:
         return _listed(options.gpus, simulated=options.engine != "vllm")
     settings = context_.settings
@@ -99,9 +99,7 @@ def _gpus(context_: Context, options: argparse.Namespace) -> list[int]:
         return [0, 1]
     found = nvml.read()
     if not found.gpus:
-        msg = (
-            f"no GPU was found ({found.problem or 'NVML lists none'}): pdctl doctor says more; --engine sim needs none"
-        )
+        msg = f"no GPU was found ({found.problem or 'NVML lists none'}): pdctl doctor says more; --engine sim needs no GPU"
         raise PlanError(msg)
     return [gpu.index for gpu in found.gpus]
 
@@ -109,7 +107,7 @@ def _gpus(context_: Context, options: argparse.Namespace) -> list[int]:
 def _listed(text: str, *, simulated: bool) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() for part in parts) or len(set(parts)) < len(parts):
-        msg = f"--gpus {text!r}: write GPU numbers with commas, each once, for example 0,1"
+        msg = f"--gpus {text!r}: write GPU numbers separated by commas, each once, for example 0,1"
         raise PlanError(msg)
     if simulated and len(parts) == 1 and int(parts[0]) > 0:
         return list(range(int(parts[0])))  # a number of simulated GPUs
@@ -117,7 +115,7 @@ def _listed(text: str, *, simulated: bool) -> list[int]:
 
 
 def _announce(context_: Context, asked: Comparison, out: Path) -> None:
-    """What will be done, and about how long it takes."""
+    """Print what will be done, and about how long it takes."""
     terminal, offer = context_.terminal, asked.offer
     terminal.title(asked.title)
     rows = [(spec.label, str(asked.gpus_of(spec)), _role_of(asked, spec)) for spec in asked.stages]
@@ -131,7 +129,7 @@ def _announce(context_: Context, asked: Comparison, out: Path) -> None:
         )
     if offer.goodput:
         terminal.say(f"  limits     {offer.goodput} (ms)")
-    terminal.say(f"  results    {out}; Ctrl-C keeps what was measured, and the same command goes on from there")
+    terminal.say(f"  results    {out}; Ctrl-C keeps what was measured, and the same command continues from there")
     terminal.say(f"  time       about {age(seconds(asked))}")
     if asked.engine == "sim":
         terminal.note(
@@ -149,7 +147,7 @@ def _role_of(asked: Comparison, spec: Spec) -> str:
 def _rates(asked: Comparison) -> str:
     offer = asked.offer
     if not any(load.paced for load in offer.loads):
-        return "as the load has them"
+        return "those of the load itself"
     lists = [", ".join(f"{rate:g}" for rate in load.rates) or "found" for load in offer.loads]
     known = " / ".join(dict.fromkeys(lists))
     if any(load.rates for load in offer.loads):
@@ -163,14 +161,14 @@ def _rates(asked: Comparison) -> str:
 def _duration(asked: Comparison) -> str:
     own = max((load.length_s for load in asked.offer.loads if not load.paced), default=None)
     if own is not None:
-        return f"as long as it is ({age(own)})" if asked.offer.duration_s is None else age(own)
+        return f"the length of the load ({age(own)})" if asked.offer.duration_s is None else age(own)
     if asked.offer.duration_s is not None:
         return f"{asked.offer.duration_s:g} s"
     return "60 to 300 s, until about 1,000 requests"
 
 
 def _identity(context_: Context, asked: Comparison) -> dict[str, str]:
-    """What must be the same when a comparison goes on; the points' own options are checked one by one."""
+    """What must be equal when a comparison is continued; the options of each point are checked separately."""
     settings = context_.settings
     return {
         "engine": asked.engine,
@@ -184,7 +182,9 @@ def _identity(context_: Context, asked: Comparison) -> dict[str, str]:
 def _stage(context_: Context, asked: Comparison, options: argparse.Namespace) -> stages.Stage:
     if asked.containers:
         log = context_.store.log("compose")
-        context_.terminal.note(f"what docker compose says goes to {log}; building images takes minutes the first time")
+        context_.terminal.note(
+            f"the output of docker compose is in {log}; building images takes minutes the first time"
+        )
         stack = Stack(context_.root, context_.environment, stages.project_of(Path(options.out)), log)
         return stages.containers(context_, stack, asked.engine, stall_s=options.patience)
     engine = Engine(asked.engine)
@@ -192,7 +192,7 @@ def _stage(context_: Context, asked: Comparison, options: argparse.Namespace) ->
 
 
 def _render(context_: Context, asked: Comparison, root: Path, lang: str) -> bool:
-    """Write report.html, report.md and plots; False, after a sentence, if there is nothing to show."""
+    """Write report.html, report.md and plots; False, after an error message, if there is nothing to show."""
     runs = sorted({path.parents[1].name for path in root.glob("*/*/manifest.json")})
     if not runs:
         return False
@@ -209,13 +209,13 @@ def _render(context_: Context, asked: Comparison, root: Path, lang: str) -> bool
 
 
 def _verdict(context_: Context, asked: Comparison, root: Path, lang: str) -> None:
-    """What decides, and where the report lies that was rendered."""
+    """Print the deciding findings and the path of the report."""
     context_.terminal.title("Verdict")
     _analysis(context_, ["compare", str(root), "--lang", lang, *_brief(asked)])
 
 
 def _analysis(context_: Context, words: Sequence[str], *, quiet: bool = False) -> int:
-    # Plotting libraries tell of their font caches at INFO, in the middle of the steps.
+    # Plotting libraries log about their font caches at INFO, in the middle of the steps.
     environment = {**context_.environment, "LOG_LEVEL": context_.environment.get("LOG_LEVEL") or "WARNING"}
     return attached_command.run([sys.executable, "-m", "pd_analysis", *words], environment, quiet=quiet)
 
@@ -226,11 +226,11 @@ def _brief(asked: Comparison) -> Sequence[str]:
 
 
 def _sum_up(context_: Context, tally: Tally, begin: float) -> None:
-    """What is missing or must not be believed, and how long all of it took."""
+    """Print what is missing or invalid, and how long the comparison took."""
     terminal = context_.terminal
     for missing in tally.missing:
         terminal.error(f"not measured: {missing.what}: {missing.reason}")
     if tally.late:
         names = "; ".join(tally.late)
         terminal.error(f"the client was late in {names}: these runs are INVALID; lower --rates or free some cores")
-    terminal.note(f"all of it took {age(time.monotonic() - begin)}")
+    terminal.note(f"the comparison took {age(time.monotonic() - begin)}")

@@ -1,4 +1,4 @@
-"""Which deployments are compared: what `--deployments` says, or plain vLLM and every XpYd that fits. Pure."""
+"""The deployments that are compared: those of `--deployments`, or plain vLLM and every XpYd that fits. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _SHORT: Final = {
     "nixl": Connector.NIXL,
     "example": Connector.EXAMPLE,
 }
-# With many engines there are many ways to share them; these shares of prefill cover the range.
+# With many engines there are many ratios; these shares of prefill cover the range.
 _SHARES: Final = (0.25, 0.5, 0.75)
 
 
@@ -67,7 +67,7 @@ def parse(text: str, engines: int) -> list[Spec]:
     """Read a list such as "combined,1p1d,1p3d:nixl"; `combined` alone means all `engines`.
 
     Raises:
-        PlanError: if an entry is no deployment, needs more engines than fit, or is there twice.
+        PlanError: if an entry is not a deployment, needs more engines than fit, or is there twice.
     """
     specs = [_parse_one(entry.strip(), engines) for entry in text.split(",") if entry.strip()]
     if not specs:
@@ -75,7 +75,7 @@ def parse(text: str, engines: int) -> list[Spec]:
         raise PlanError(msg)
     for spec in specs:
         if spec.engines > engines:
-            msg = f"{spec.name} needs {spec.engines} engines, and there is room for {engines}: choose a smaller one or give more GPUs (--gpus)"
+            msg = f"{spec.name} needs {spec.engines} engines, and the GPUs are enough for {engines}: choose a smaller one or give more GPUs (--gpus)"
             raise PlanError(msg)
         if specs.count(spec) > 1:
             msg = f"{spec.name} is named twice in --deployments"
@@ -101,7 +101,7 @@ def _connector(name: str, entry: str) -> Connector | None:
         return None
     known = {**_SHORT, **{connector.value.lower(): connector for connector in Connector}}
     if name not in known:
-        msg = f"{entry!r}: no connector is called {name!r}; there are {', '.join(_SHORT)}"
+        msg = f"{entry!r}: unknown connector {name!r}; choose from {', '.join(_SHORT)}"
         raise PlanError(msg)
     return known[name]
 

@@ -1,4 +1,4 @@
-"""The results folder of a comparison: which points are done, what they gave, and what could not be measured."""
+"""The results folder of a comparison: which points are done, their results, and what could not be measured."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from pd_contracts.records import (
 from pd_control.compare.rates import Outcome
 
 IDENTITY: Final = "comparison.json"
-# Where a run is sent changes from start to start; the model is in comparison.json.
+# The address changes from start to start, and the model is in comparison.json.
 _PLACE: Final = ("--url", "--model", "--monitor", "--out", "--overwrite")
 
 
@@ -35,7 +35,7 @@ class Results:
     def check(self, identity: Mapping[str, str], *, restart: bool) -> None:
         """See whether the folder can take this comparison, before anything starts; nothing is changed.
 
-        `identity` is what a comparison must share with one that it goes on with; `restart` needs no such thing.
+        `identity` must equal that of the comparison to be continued; with `restart` it is not compared.
 
         Raises:
             FolderError: if it cannot be written, holds something that no comparison wrote, or holds another comparison.
@@ -49,7 +49,7 @@ class Results:
             self._refuse_other(identity)
 
     def prepare(self, identity: Mapping[str, str], *, restart: bool) -> None:
-        """Make the folder, or with `restart` make it anew.
+        """Make the folder; with `restart`, remove its contents first.
 
         Raises:
             FolderError: if that fails, or if `check` refuses it.
@@ -71,17 +71,17 @@ class Results:
         for name, value in identity.items():
             if known.get(name, "") != value:
                 was = known.get(name) or "not set"
-                msg = f"{self.root} holds a comparison with {name}={was}, and now it is {value or 'not set'}: choose another --out, or --restart"
+                msg = f"{self.root} holds a comparison with {name}={was}, but it is {value or 'not set'} now: choose another --out, or --restart"
                 raise FolderError(msg)
 
     def run(self, deployment: str, point: str) -> Path:
         return self.root / deployment / point
 
     def done(self, deployment: str, point: str, words: Sequence[str]) -> bool:
-        """Whether the point lies there, complete and with a client in time.
+        """Whether the point's run is there, complete and with a client that kept up.
 
         Raises:
-            FolderError: if a complete run of other options lies there, which must neither be lost nor taken for this one.
+            FolderError: if there is a complete run with other options, which must neither be overwritten nor mistaken for this one.
         """
         folder = self.run(deployment, point)
         if not (folder / MANIFEST).exists():
@@ -98,7 +98,7 @@ class Results:
         return True
 
     def outcome(self, deployment: str, point: str) -> Outcome | None:
-        """What a point gave; None if it left no summary."""
+        """The result of a point; None if it left no summary."""
         folder = self.run(deployment, point)
         try:
             manifest = read_json(folder / MANIFEST, Manifest)
@@ -124,7 +124,7 @@ class Results:
         return found if isinstance(found, dict) else {}
 
     def explain(self, missing: Sequence[NotMeasured]) -> None:
-        """Write down what is missing, for the report; nothing missing leaves no file."""
+        """Write the list of missing parts for the report; without any, remove the file."""
         path = self.root / NOT_MEASURED
         if missing:
             write_json(path, Missing(parts=list(missing)))

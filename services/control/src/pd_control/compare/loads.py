@@ -1,4 +1,4 @@
-"""What is offered: loads, their rates and their durations, and from them the points that are measured. Pure."""
+"""The offered loads: their rates and durations, and from these the points that are measured. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -12,7 +12,7 @@ PHASE_SPLIT: Final = "phase-split"
 BATCH: Final = "batch"
 MODES: Final = (SERVE, PHASE_SPLIT, BATCH)
 
-# A p99 rests on the slowest hundredth: a thousand requests have ten of those. Nobody waits longer than five minutes for a point.
+# A p99 rests on the slowest hundredth: a thousand requests have ten of those. No point takes longer than five minutes.
 _REQUESTS_A_POINT: Final = 1000
 _SHORTEST_S: Final = 60.0
 _LONGEST_S: Final = 300.0
@@ -28,7 +28,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         options: pd-loadgen's, as texts by field name.
         rates: requests per second per GPU; empty if they are to be found, or if the load has its own times.
         paced: whether a rate can be chosen; a trace has its own times.
-        length_s: how long a load lasts that has its own times.
+        length_s: duration of a load that has its own times, in seconds.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def searches(self) -> bool:
-        """Whether its rates are to be found."""
+        """Whether its rates are found by a search."""
         return self.paced and not self.rates
 
 
@@ -91,7 +91,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def searches(self) -> bool:
-        """Whether rates are to be found."""
+        """Whether any rates are found by a search."""
         return SERVE in self.modes and any(load.searches for load in self.loads)
 
     def seconds(self, rate: float) -> float:
@@ -111,7 +111,7 @@ def shapes(text: str) -> list[Load]:
     for entry in filter(None, (part.strip() for part in text.split(","))):
         inputs, colon, outputs = entry.partition(":")
         if not (colon and inputs.isdigit() and outputs.isdigit() and int(inputs) and int(outputs)):
-            msg = f"--input-output {entry!r}: write prompt and answer lengths as 512:64, several with commas"
+            msg = f"--input-output {entry!r}: write prompt and answer lengths as 512:64, separated by commas"
             raise PlanError(msg)
         options = {"input_tokens": str(int(inputs)), "output_tokens": str(int(outputs))}
         found.append(Load(name=f"{int(inputs)}x{int(outputs)}", options=options))
@@ -123,7 +123,7 @@ def shapes(text: str) -> list[Load]:
 
 
 def with_rates(loads: Sequence[Load], text: str) -> list[Load]:
-    """Each load with its rates: one list for all, or lists separated by / in the order of the loads; `find` leaves them to be found.
+    """Each load with its rates: one list for all, or lists separated by / in the order of the loads; `find` means a search.
 
     Raises:
         PlanError: if a list cannot be read, or there are fewer or more lists than loads.
@@ -148,7 +148,7 @@ def seeds(text: str) -> list[int]:
     """
     parts = [part for part in text.replace(" ", ",").split(",") if part]
     if not parts or not all(part.isascii() and part.isdigit() for part in parts):
-        msg = f"--seeds {text!r}: write whole numbers from 0 on, several with commas"
+        msg = f"--seeds {text!r}: write whole numbers of 0 or more, separated by commas"
         raise PlanError(msg)
     _refuse_twice([str(int(part)) for part in parts], "--seeds")
     return [int(part) for part in parts]
@@ -167,11 +167,11 @@ def numbers(text: str, option: str) -> list[float]:
         except ValueError:
             number = -1.0
         if not 0 < number < float("inf"):
-            msg = f"{option} {entry!r}: write numbers above 0, several with commas"
+            msg = f"{option} {entry!r}: write numbers above 0, separated by commas"
             raise PlanError(msg)
         found.append(number)
     if not found:
-        msg = f"{option} is empty: write numbers, several with commas"
+        msg = f"{option} is empty: write numbers, separated by commas"
         raise PlanError(msg)
     _refuse_twice([f"{number:g}" for number in found], option)
     return found
@@ -179,12 +179,12 @@ def numbers(text: str, option: str) -> list[float]:
 
 def _refuse_twice(names: Sequence[str], option: str) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
-        msg = f"{option}: {twice[0]} is there twice"
+        msg = f"{option}: {twice[0]} is given twice"
         raise PlanError(msg)
 
 
 def fixed(offer: Offer, gpus: int) -> Iterator[Point]:
-    """The points in mode serve that are known beforehand, for a deployment of so many GPUs; lengths, rates, seeds, the last changes first."""
+    """The points in mode serve that are known beforehand, for a deployment of this many GPUs, ordered by lengths, rates, seeds."""
     for load in offer.loads:
         rates: list[float | None] = [*load.rates] if load.paced else [None]
         for rate in rates:
@@ -206,7 +206,7 @@ def classic(offer: Offer) -> Iterator[Point]:
 
 
 def arguments(point: Point, offer: Offer, gpus: int) -> dict[str, str]:
-    """pd-loadgen's options of a point, but for where it is sent; equal for every deployment of as many GPUs."""
+    """pd-loadgen's options of a point, without the address; equal for all deployments of the same number of GPUs."""
     chosen = {**offer.common, **point.load.options, "mode": point.mode, "seed": str(point.seed)}
     if offer.goodput:
         chosen["goodput"] = offer.goodput

@@ -1,4 +1,4 @@
-"""What a comparison does: its deployments, its offer, and how long that takes. Pure."""
+"""What a comparison does: its deployments, its loads, and how long they take. Pure."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,7 +8,7 @@ import msgspec
 from pd_control.compare.deployments import Spec, single
 from pd_control.compare.loads import Offer, Point, classic, fixed
 
-# Of a point: the load generator's start, its warm-up, idle power before the window, and the answers after the last request.
+# Overhead of a point: start of the load generator, warm-up, idle power before the window, and the answers after the last request.
 OVERHEAD_S: Final = 8.0
 # Until engines serve: measured for simulators, vLLM on two CPU cores, and vLLM with an 8B model on H200.
 STARTS_S: Final = {"sim": 5.0, "vllm-cpu": 60.0, "vllm": 150.0}
@@ -38,7 +38,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return spec.engines * self.size
 
     def points(self, spec: Spec) -> list[Point]:
-        """What is known beforehand of a deployment's points; rates to be found are not."""
+        """The points of a deployment that are known beforehand; those of a rate search are not."""
         wanted: list[Point] = []
         if spec == self.alone:
             wanted += classic(self.offer)  # first, because they are short

@@ -1,4 +1,4 @@
-"""What `pdctl compare` and `pdctl demo` offer unless told otherwise, by engine."""
+"""Default loads and limits of `pdctl compare` and `pdctl demo`, by engine."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
-"""Which rate comes next where rates are to be found: doubling until the limits break, then points around the knee. Pure.
+"""The next rate of a search: double until requests miss the limits, then measure around the knee. Pure.
 
-All deployments walk on one grid, so that they share rates wherever their knees lie in the same octave; each also gets the rates that
-those before it had, up to where its own limits break, because only equal loads can be compared.
+All deployments use the same grid of rates, so that they share rates if their knees are close. Each also gets the rates of the
+deployments before it, up to its own knee, because only equal loads can be compared.
 """
 
 from collections.abc import Collection, Mapping
@@ -11,12 +11,12 @@ import msgspec
 
 # Between the last good rate and the first bad one, in quarters of an octave.
 _AROUND: Final = (2**0.5, 2**0.25, 2**0.75)
-_DOWN: Final = 4  # halvings below the first rate where even that is too much
+_DOWN: Final = 4  # halvings of the first rate, if even that is too high
 _UP: Final = 12  # doublings
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a rate gave: the share of requests that met every limit, 0 to 1, and whether the client kept up."""
+    """The result at one rate: the share of requests that met every limit, 0 to 1, and whether the client kept up."""
 
     attainment: float
     client_in_time: bool = True
@@ -29,7 +29,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def next_rate(
     done: Mapping[float, Outcome], others: Collection[float], *, start: float, attainment: float
 ) -> float | None:
-    """The rate to try now, requests per second per GPU; None if this deployment has all that it needs.
+    """The rate to try next, requests per second per GPU; None if this deployment needs no more.
 
     `others` are the rates that deployments before this one had.
     """
@@ -49,7 +49,7 @@ def next_rate(
 
 
 def _ladder(done: Mapping[float, Outcome], start: float, attainment: float) -> float | None:
-    """The next rung; None once one is good and the one above is bad, or the ladder has no more."""
+    """The next rate on the grid; None once one is good and the next higher one bad, or the grid ends."""
     rungs = [_round(start * 2**power) for power in range(-_DOWN, _UP + 1)]
     first = rungs[_DOWN]
     if first not in done:
@@ -68,5 +68,5 @@ def _on_ladder(rate: float, start: float) -> bool:
 
 
 def _round(rate: float) -> float:
-    """Three significant digits: rates name folders and stand in tables."""
+    """Round to three significant digits, because rates appear in folder names and tables."""
     return float(f"{rate:.3g}")

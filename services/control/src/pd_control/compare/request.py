@@ -1,4 +1,4 @@
-"""From the command line to a comparison: what is given, the presets for the rest, and every combination that cannot work refused. Pure."""
+"""From the command line to a comparison: given options, presets for the rest, and errors for impossible combinations. Pure."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from pd_loadgen.prompts.files import FileError
 from pd_loadgen.workload import options as loadgen
 from pd_loadgen.workload.plan import Source
 
-# What pdctl decides itself for every point, so that it cannot be passed through to the load generator.
+# Options that pdctl sets itself for every point, so that they cannot be passed through to the load generator.
 _OWN: Final = {
     "url": "--engine chooses what serves",
     "model": "set MODEL",
     "out": "use --out before the --",
     "overwrite": "use --restart before the --",
-    "label": "the deployments name themselves",
-    "gpus": "the deployments describe themselves",
-    "monitor": "power is recorded by itself",
+    "label": "labels come from --deployments",
+    "gpus": "the proxy reports the GPUs",
+    "monitor": "pdctl starts its own monitor",
     "rate": "use --rates, per GPU",
     "duration": "use --duration before the --",
     "seed": "use --seeds",
@@ -43,14 +43,14 @@ _BATCHES_SMALL: Final = "1,1,2,2,4,4,8,8"
 def comparison(
     given: argparse.Namespace, preset: Preset, gpus: Sequence[int], *, size: int, more: Mapping[str, str], title: str
 ) -> Comparison:
-    """Everything that is asked for, with one point tried on the load generator's own checks.
+    """The whole comparison, after one point of each load passed the load generator's own checks.
 
     Raises:
         PlanError: with the first thing that cannot work.
     """
     room = len(gpus) // size
     if room < 1:
-        msg = f"{len(gpus)} GPUs are too few for an engine of TENSOR_PARALLEL_SIZE={size}: give more GPUs (--gpus) or lower it"
+        msg = f"{len(gpus)} GPUs are too few for an engine with TENSOR_PARALLEL_SIZE={size}: give more GPUs (--gpus) or lower it"
         raise PlanError(msg)
     asked = Comparison(
         engine=given.engine,
@@ -104,9 +104,9 @@ def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -
 
 
 def _refuse_unused(given: argparse.Namespace, modes: Sequence[str]) -> None:
-    """What would have no effect was meant otherwise."""
+    """Refuse options that would have no effect."""
     if given.trace and (given.rates or given.input_output or given.start_rate):
-        msg = "--trace has its own times and lengths: leave --rates, --start-rate and --input-output out"
+        msg = "--trace has its own times and lengths: remove --rates, --start-rate and --input-output"
         raise PlanError(msg)
     for mode in modes:
         if given.trace and mode != SERVE:
@@ -116,7 +116,7 @@ def _refuse_unused(given: argparse.Namespace, modes: Sequence[str]) -> None:
         msg = f"--batch-sizes is for mode batch: add it to --modes ({','.join([*modes, BATCH])})"
         raise PlanError(msg)
     if given.start_rate and given.rates and "find" not in given.rates:
-        msg = "--start-rate is for rates that are found: leave --rates out, or --start-rate"
+        msg = "--start-rate is for a search of rates: remove --rates or --start-rate"
         raise PlanError(msg)
 
 
@@ -124,7 +124,7 @@ def _modes(text: str) -> list[str]:
     modes = [mode.strip() for mode in text.split(",") if mode.strip()]
     for mode in modes or [""]:
         if mode not in MODES:
-            msg = f"--modes {mode!r}: choose from {', '.join(MODES)}, several with commas"
+            msg = f"--modes {mode!r}: choose from {', '.join(MODES)}, separated by commas"
             raise PlanError(msg)
     return list(dict.fromkeys(modes))
 
@@ -137,10 +137,10 @@ def _trace(path: str, duration: float | None, common: Mapping[str, str]) -> Load
 
 
 def _length(options: Mapping[str, str]) -> float:
-    """Seconds of a trace, which is read now: that it cannot be used would otherwise come out when the first engines run.
+    """Duration of a trace in seconds. It is read now, so that an error shows before engines start.
 
     Raises:
-        PlanError: if it cannot be used, or nothing of it is left.
+        PlanError: if it cannot be used, or has no request in this time.
     """
     try:
         requests = Source(loadgen.load(options, {}), "").trace()
@@ -151,7 +151,7 @@ def _length(options: Mapping[str, str]) -> float:
         msg = f"--trace: {error}"
         raise PlanError(msg) from error
     if not requests:
-        msg = f"--trace: {options['trace']} has no request that got an answer in this time"
+        msg = f"--trace: {options['trace']} has no answered request in this time"
         raise PlanError(msg)
     return requests[-1].offset
 
@@ -175,13 +175,13 @@ def pass_through(words: Sequence[str]) -> dict[str, str]:
     chosen = loadgen.given(known)
     for name, instead in _OWN.items():
         if name in chosen:
-            msg = f"after --: --{name.replace('_', '-')} is pdctl's: {instead}"
+            msg = f"after --: --{name.replace('_', '-')} is set by pdctl: {instead}"
             raise PlanError(msg)
     return chosen
 
 
 def _try_points(asked: Comparison) -> None:
-    """Refuse now what the load generator would refuse at every point, minutes later."""
+    """Refuse now what the load generator would refuse at every point."""
     for load in asked.offer.loads:
         for mode in asked.offer.modes:
             rate = 1.0 if load.paced and mode == SERVE else None

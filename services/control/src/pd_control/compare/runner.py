@@ -1,4 +1,4 @@
-"""The comparison itself: each deployment is brought up once, gets every point that is not done yet, and is taken down."""
+"""The comparison itself: each deployment is started once, gets every point that is not done yet, and is stopped."""
 
 import sys
 import time
@@ -34,7 +34,7 @@ class TimeUp(Exception):  # noqa: N818 - no error: `--stop-after` asked for it
 
 
 class Tally(msgspec.Struct, kw_only=True):
-    """How it went: points done now and before, those with a late client, what is missing, and whether time ran out."""
+    """The outcome: points measured now and before, those with a late client, what is missing, and whether time ran out."""
 
     measured: int = 0
     before: int = 0
@@ -45,7 +45,7 @@ class Tally(msgspec.Struct, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is to be measured and where it goes; `ends` is monotonic seconds after which no point may end."""
+    """What is to be measured and where it goes; no point may end after `ends`, monotonic seconds."""
 
     context: Context
     comparison: Comparison
@@ -62,7 +62,7 @@ class Runner:
         self.tally = Tally()
 
     def run(self) -> None:
-        """Measure what is not there yet.
+        """Measure all points that are not done.
 
         Raises:
             KeyboardInterrupt: after everything was stopped; what was measured stays.
@@ -88,7 +88,7 @@ class Runner:
         """One deployment; it is not even started if all of it is done."""
         deployment = _Deployment(self._work, spec, self.tally)
         if deployment.next_point(self._others(spec)) is None:
-            self._work.context.terminal.verdict(ok=True, text=f"{spec.label}: all of it was measured before")
+            self._work.context.terminal.verdict(ok=True, text=f"{spec.label}: every point was measured before")
             return
         if time.monotonic() > self._work.ends:
             raise TimeUp
@@ -144,7 +144,7 @@ class _Deployment:
         return next((point for point in repeats(offer, load, rate, self._gpus) if not self._over(point)), None)
 
     def outcomes(self, load: Load) -> dict[float, Outcome]:
-        """What every rate of a load gave, over all seeds; rates whose seeds are not all over are left out."""
+        """The result of every rate of a load over all seeds; rates with unfinished seeds are left out."""
         gathered: dict[float, Outcome] = {}
         for rate in self._rates_on_disk(load):
             points = list(repeats(self._work.comparison.offer, load, rate, self._gpus))
@@ -206,7 +206,7 @@ class _Deployment:
             raise StartError(msg)
         self._tally.measured += 1
         if status == CLIENT_LATE:
-            self._given_up.add(point.name)  # for now: a second start tries again
+            self._given_up.add(point.name)  # only for this start: the next one tries again
             self._tally.late.append(name)
         elif status == FAILED:
             self._tally.missing.append(NotMeasured(what=name, reason="every request failed"))

@@ -1,4 +1,4 @@
-"""Bringing up one deployment after the other, as processes or containers, and taking each down again whatever happens."""
+"""Starts each deployment in turn, as processes or containers, and always stops it afterwards."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ MONITOR_LIMIT_S = 20.0  # it looks for boards every few seconds
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment that waits for load.
+    """A deployment that is ready for load.
 
     Attributes:
         monitor: where power is read; empty without GPUs.
@@ -45,10 +45,10 @@ Stage = Callable[[Spec], AbstractContextManager[Target]]
 
 
 def planned(context: Context, engine: Engine, spec: Spec, gpus: list[int]) -> Plan:
-    """The processes of one deployment, at free ports drawn at random: the usual ones belong to `pdctl up`, and another comparison draws others.
+    """The processes of one deployment, at random free ports, so that it collides neither with `pdctl up` nor with another comparison.
 
     Raises:
-        PlanError: for GPUs or ports that cannot be.
+        PlanError: for impossible GPUs or ports.
     """
     settings = placed(context.settings, spec, gpus)
     needs = dict(port_needs(plan(settings, spec.topology, engine)))
@@ -71,7 +71,7 @@ def processes(context: Context, engine: Engine, gpus: list[int], *, stall_s: flo
         state = launch(context, made, stall_s=stall_s, tethered=True)
         monitor = f"http://127.0.0.1:{made.settings.monitor_port}"
         try:
-            with context.terminal.step("monitor sees every board"):
+            with context.terminal.step("monitor sees every GPU"):
                 readiness.until_boards(monitor, made.gpus, MONITOR_LIMIT_S)
             yield Target(
                 url=state.url,
@@ -95,12 +95,12 @@ def _refuse_dead(running: list[Running]) -> None:
 
 
 def project_of(out: Path) -> str:
-    """The compose project of a comparison: two must not remove each other's containers, and a second start finds what a killed one left."""
+    """The compose project of a comparison. It is unique per results folder, so a second start finds the containers of a killed one."""
     return f"pdstack-compare-{_number(out)}"
 
 
 def folder_of(out: Path) -> str:
-    """What a comparison's folder of logs and locks is called: two may have results of one name in different places."""
+    """The name of a comparison's folder of logs and locks, unique per results path."""
     return f"compare-{out.resolve().name}-{_number(out)}"
 
 
@@ -109,7 +109,7 @@ def _number(out: Path) -> str:
 
 
 def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -> Stage:
-    """The same through docker compose, whose profiles have one prefill and one decode engine, or two combined ones."""
+    """As `processes`, through docker compose, whose profiles have one prefill and one decode engine, or two combined ones."""
 
     @contextmanager
     def stage(spec: Spec) -> Iterator[Target]:
@@ -143,14 +143,14 @@ def containers(context: Context, stack: Stack, engine: str, *, stall_s: float) -
 
 
 def refuse_unfit_for_containers(specs: list[Spec]) -> None:
-    """Compose's profiles are fixed.
+    """Refuse deployments that compose has no profile for.
 
     Raises:
         PlanError: for a deployment that no profile has.
     """
     for spec in specs:
         if spec not in (Spec(combined=2), Spec(prefill=1, decode=1)):
-            msg = f"containers run 1p1d and 2c, not {spec.name}: leave --containers out, or name these in --deployments"
+            msg = f"containers run only 1p1d and 2c, not {spec.name}: remove --containers, or name only these in --deployments"
             raise PlanError(msg)
 
 

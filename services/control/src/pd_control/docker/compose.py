@@ -1,4 +1,4 @@
-"""Doing things with containers: compose starts and stops them, the Docker API tells of them."""
+"""Containers: compose starts and stops them, the Docker API reports on them."""
 
 import difflib
 import subprocess
@@ -12,7 +12,7 @@ from pd_control.docker.containers import LABEL, Container, container_of
 from pd_control.supervision.supervisor import StartError, last_lines
 
 PROJECT: Final = "pdstack"
-# Locust's page, which comes with every serving profile.
+# Locust's page, which every serving profile includes.
 PAGES: Final = ("loadgen", "loadgen-cpu")
 _PROFILES: Final = {
     ("vllm", Topology.DISAGG): "disagg",
@@ -67,7 +67,7 @@ class Stack:
     ) -> None:
         """Use the compose file in `root`, as compose's own COMPOSE_PROJECT_NAME or as `project`.
 
-        What compose says goes to the terminal, or into `log`. Nothing is asked of Docker yet.
+        Compose writes to the terminal, or into `log`. Docker is not asked anything yet.
         """
         self._root = root
         self._environment = environment
@@ -101,7 +101,7 @@ class Stack:
         self._compose(["*"], "down", "--remove-orphans", *(["--volumes"] if volumes else []))
 
     def _refuse_unknown(self, profiles: Sequence[str]) -> None:
-        """Compose itself only says "no service selected"."""
+        """Refuse unknown profiles; compose would only say "no service selected"."""
         known = sorted(self._run([], ["config", "--profiles"], stdout=subprocess.PIPE).stdout.decode().split())
         for profile in profiles:
             if profile not in known:
@@ -157,7 +157,7 @@ class Stack:
         what = f"`docker compose {' '.join(arguments)}` ended with status {status}"
         if self._log is None:
             return ContainerError(f"{what}; its message is above")
-        return ContainerError(f"{what}; all it said is in {self._log}", last_lines(self._log, 12))
+        return ContainerError(f"{what}; its output is in {self._log}", last_lines(self._log, 12))
 
     def containers(self) -> list[Container]:
         """All containers of the project, engines last and in the order of roles.
@@ -169,7 +169,7 @@ class Stack:
             # Images built by compose carry its project label too, and with it every container that is run from them by
             # hand; only containers that compose made have a number.
             labels = [f"{LABEL}.project={self._project}", f"{LABEL}.container-number"]
-            # Of those that are listed some may be gone when they are looked at.
+            # A listed container may be gone when it is inspected.
             found = client.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
             read = [container_of(each.attrs, client.images.get(each.attrs["Image"]).attrs) for each in found]
         return sorted(read, key=_rank)
@@ -217,7 +217,7 @@ class Stack:
         except (
             module.errors.DockerException,
             OSError,
-        ) as error:  # the latter: requests' own errors, which docker lets through
+        ) as error:  # the latter: errors of the library requests, which docker passes on
             msg = f"Docker does not answer ({error}): start it, or use processes (without --containers)"
             raise ContainerError(msg) from error
 
@@ -230,7 +230,7 @@ class Stack:
             return False
 
     def traces(self) -> Callable[[], object]:
-        """For `ready.watch`: raises if a container failed, returns what changes as engines get on."""
+        """For `readiness.watch`: raises if a container failed, and returns values that change while engines make progress."""
 
         def look() -> object:
             containers = self.containers()

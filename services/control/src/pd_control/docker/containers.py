@@ -1,4 +1,4 @@
-"""What the Docker API says of a deployment's containers, read and told; no I/O but the question for vLLM's version."""
+"""A deployment's containers as the Docker API reports them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Every finding that pdctl doctor can make: how bad it is, what it means, and what to do. docs/operating.md shows this table."""
+"""Every finding that pdctl doctor can make: level, meaning and remedy. docs/operating.md shows this table."""
 
 from enum import StrEnum
 from typing import Final
@@ -7,7 +7,7 @@ import msgspec
 
 
 class Level(StrEnum):
-    """How bad: an error keeps a deployment from starting, a warning does not."""
+    """The severity: an error keeps a deployment from starting, a warning does not."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -39,7 +39,7 @@ def found(code: str, subject: str, sentence: str) -> Finding:
 
 
 def well(code: str, subject: str, sentence: str) -> Finding:
-    """What was looked at and is as it should be; `code` is that of the finding it is not."""
+    """A passed check; `code` is that of the finding it would be."""
     return Finding(code=code, level=Level.OK, subject=subject, sentence=sentence)
 
 
@@ -67,7 +67,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     ),
     "gpu-mig": Entry(
         _ERROR,
-        "MIG is on: its instances have no P2P, and an index does not name a whole GPU",
+        "MIG is on: its instances have no P2P, and an index does not identify a whole GPU",
         "nvidia-smi -i INDEX -mig 0, or other GPUs",
     ),
     "gpu-unlike": Entry(
@@ -143,7 +143,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "host-memory": Entry(
         _WARNING,
         "too little host memory for this many engines: each takes some GiB, and P2pNcclConnector pins 1 GiB more",
-        "use use fewer engines, or a larger memory limit",
+        "use fewer engines, or a larger memory limit",
     ),
     "memlock": Entry(
         _WARNING,
@@ -218,7 +218,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "model-vocabulary": Entry(
         _ERROR,
         "the tokenizer has ids beyond the model's vocabulary; the first such token ends the engine",
-        "use use the tokenizer that belongs to the model",
+        "use the tokenizer that belongs to the model",
     ),
     "model-length": Entry(
         _ERROR,

@@ -11,12 +11,12 @@ from pd_control.planning.plan import ProcessSpec
 from pd_engine.plan import complaints
 from pd_engine.settings import EngineSettings, Host
 
-# Stands for a vLLM that is not there, so that only its absence is reported: the version with the stock P2pNcclConnector and P2pConnector.
+# Assumed if vLLM is not installed, so that only its absence is reported: the version with the stock P2pNcclConnector and P2pConnector.
 _WITH_EVERY_CONNECTOR: Final = (0, 23)
 
 
 def engine_findings(facts: Facts, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
-    """Everything about vLLM and the model; nothing if no vLLM was looked for."""
+    """All findings about vLLM and the model; none if vLLM is not needed."""
     software = facts.software
     if software is None or not engines:
         return
@@ -72,18 +72,18 @@ def _refusals(facts: Facts, software: Software, engine: ProcessSpec) -> Iterator
 def _model(facts: Facts, model: Model, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
     dummy = facts.option("load_format", "LOAD_FORMAT") == "dummy"
     if dummy:
-        yield found("model-dummy", "MODEL", "its weights are made up")
+        yield found("model-dummy", "MODEL", "its weights are random")
     if model.name and not model.local:
         offline = facts.variables.get("HF_HUB_OFFLINE", "0").lower() in ("1", "on", "yes", "true")
         yield found("model-absent" if offline else "model-fetch", "MODEL", f"{model.name} is not on this machine")
     if not model.local or not model.exists:
-        return  # a path that is not there was refused above
+        return  # a missing path was refused above
     if model.problem or not model.config:
         yield found("model-path", "MODEL", model.problem or f"{model.name} has no config.json")
         return
     if not dummy and (model.missing or not model.weights):
         lacking = ", ".join(model.missing[:3]) or "any .safetensors or .bin file"
-        yield found("model-weights", "MODEL", f"{model.name} has not {lacking}")
+        yield found("model-weights", "MODEL", f"{model.name} lacks {lacking}")
     yield from _vocabulary(model)
     yield from _shape(facts, model, engines)
 

@@ -14,7 +14,7 @@ DEFAULT_SHARE, DECODE_SHARE = 0.92, 0.7
 
 
 def gpu_findings(facts: Facts, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
-    """Everything about GPUs; nothing if no GPU was looked for."""
+    """All findings about GPUs; none if no GPU is needed."""
     nvml = facts.nvml
     if nvml is None:
         return
@@ -48,7 +48,7 @@ def _board(facts: Facts, engine: ProcessSpec, index: int, boards: Mapping[int, G
     subject, gpu = f"GPU {index}", boards.get(index)
     if gpu is None:
         there = ", ".join(map(str, sorted(boards))) or "none"
-        yield found("gpu-missing", subject, f"{engine.name} is planned on it, and there are: {there}")
+        yield found("gpu-missing", subject, f"{engine.name} is planned on it, but the GPUs are: {there}")
         return
     if gpu.mig:
         yield found("gpu-mig", subject, f"{gpu.name} is divided by MIG")
@@ -72,7 +72,7 @@ def _of(size: int | None) -> str:
 
 def _memory(facts: Facts, engine: ProcessSpec, gpu: Gpu) -> Iterator[Finding]:
     if gpu.free_bytes is None or gpu.memory_bytes is None or facts.option("kv_cache_memory_bytes", ""):
-        return  # with a cache of a given size vLLM takes no share
+        return  # with a KV cache of fixed size vLLM does not take a share of the memory
     share = share_of(facts, engine)
     free, total = gpu.free_bytes / GIB, gpu.memory_bytes / GIB
     subject = f"GPU {gpu.index}"
@@ -81,11 +81,11 @@ def _memory(facts: Facts, engine: ProcessSpec, gpu: Gpu) -> Iterator[Finding]:
 
 
 def share_of(facts: Facts, engine: ProcessSpec) -> float:
-    """Part of a GPU's memory that an engine takes at start."""
+    """Fraction of a GPU's memory that an engine takes at start."""
     told = facts.option("gpu_memory_utilization", "GPU_MEMORY_UTILIZATION")
     try:
         return float(told)
-    except ValueError:  # unset, or no number, which the engine's own settings complain of
+    except ValueError:  # unset, or not a number, which the engine's own settings report
         p2p = engine.env.get("KV_CONNECTOR") == Connector.P2P_NCCL
         return DECODE_SHARE if p2p and engine.role is Role.DECODE else DEFAULT_SHARE
 
@@ -115,4 +115,4 @@ def _way(link: Link, subject: str, nvlinks: int) -> Finding:
         return found("nvlink", subject, f"P2P over PCIe{path}")
     if link.nvlink:
         return well("nvlink", subject, f"P2P over NVLink, {nvlinks} links" if nvlinks else "P2P over NVLink")
-    return well("p2p", subject, f"NVML does not tell how they are connected{path}")
+    return well("p2p", subject, f"NVML does not report how they are connected{path}")

@@ -21,7 +21,7 @@ INTERFACES: Final = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
 def machine_findings(facts: Facts, specs: Sequence[ProcessSpec]) -> Iterator[Finding]:
-    """Everything about the machine; memory and NCCL only where vLLM is to run."""
+    """All findings about the machine; memory and NCCL only if vLLM is to run."""
     yield from _ports(facts.machine, [spec for spec in specs if spec.name not in facts.running])
     yield from _addresses(facts.machine, specs)
     engines = [spec for spec in specs if spec.role is not None]
@@ -39,7 +39,7 @@ def _ports(machine: Machine, specs: Sequence[ProcessSpec]) -> Iterator[Finding]:
             yield found("port-taken", name, sentence)
         elif machine.ephemeral and machine.ephemeral[0] <= listen.port <= machine.ephemeral[1]:
             first, last = machine.ephemeral
-            sentence = f"{listen.variable} {listen.port} is among {first} to {last}"
+            sentence = f"{listen.variable} {listen.port} is within {first} to {last}"
             yield found("port-ephemeral", name, sentence)
     if listens and not machine.taken:
         yield well("port-taken", "ports", f"{len(listens)} ports are free")
@@ -88,7 +88,7 @@ def _memory(facts: Facts, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
         yield found("host-memory", "host memory", sentence)
     nixl = any(engine.env.get("KV_CONNECTOR") == Connector.NIXL for engine in engines)
     if nixl and machine.rdma and machine.memlock_bytes is not None and machine.memlock_bytes < MEMLOCK_EASY:
-        yield found("memlock", "RLIMIT_MEMLOCK", f"{_size(machine.memlock_bytes)}, and RDMA devices are there")
+        yield found("memlock", "RLIMIT_MEMLOCK", f"{_size(machine.memlock_bytes)}, and there are RDMA devices")
 
 
 def _size(size: int) -> str:
@@ -120,13 +120,13 @@ def _interfaces(facts: Facts) -> Iterator[Finding]:
     for variable in INTERFACES:
         value = facts.variables.get(variable, "")
         if value and not chosen(value, names):
-            yield found("interface", variable, f"{value} names none of {', '.join(names)}")
+            yield found("interface", variable, f"{value} matches none of {', '.join(names)}")
     # NAME:PORT for an RDMA device, NAME for an interface; "all" for every one.
     listed = [name for name in facts.variables.get("UCX_NET_DEVICES", "").split(",") if name not in ("", "all")]
     for name in listed:
         if name.split(":")[0] not in {*names, *facts.machine.rdma}:
             there = ", ".join([*names, *facts.machine.rdma])
-            yield found("interface", "UCX_NET_DEVICES", f"{name} is none of {there}")
+            yield found("interface", "UCX_NET_DEVICES", f"{name} is not one of {there}")
 
 
 def chosen(value: str, names: Sequence[str]) -> list[str]:

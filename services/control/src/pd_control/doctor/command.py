@@ -1,4 +1,4 @@
-"""`pdctl doctor`, and the look that `up` takes before it starts anything."""
+"""`pdctl doctor`, and the check that `up` makes before it starts anything."""
 
 import argparse
 import sys
@@ -35,14 +35,14 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def diagnose(facts: Facts, specs: Sequence[ProcessSpec]) -> list[Finding]:
-    """All findings for the processes that are to run, in the order in which one would look; equal ones once."""
+    """All findings for the processes that are to run, each once, basic ones first."""
     engines = [spec for spec in specs if spec.role is not None]
     all_ = [*gpu_findings(facts, engines), *engine_findings(facts, engines), *machine_findings(facts, specs)]
     return list(dict.fromkeys(all_))
 
 
 def examine(context: Context, specs: Sequence[ProcessSpec], engine: Engine) -> Report:
-    """Look at this machine, and judge."""
+    """Gather facts about this machine and return the findings."""
     state = context.store.load()
     here = [*(state.processes if state else []), *context.store.terminals()]
     running = [process for process in here if is_alive(process)]
@@ -52,12 +52,12 @@ def examine(context: Context, specs: Sequence[ProcessSpec], engine: Engine) -> R
 
 
 def errors(findings: Sequence[Finding]) -> list[Finding]:
-    """Those that keep a deployment from starting."""
+    """The findings that keep a deployment from starting."""
     return [finding for finding in findings if finding.level is Level.ERROR]
 
 
 def doctor(context: Context, options: argparse.Namespace) -> int:
-    """Say what is well and what is not; 0 without an error, else 1."""
+    """Show all findings; 0 without an error, else 1."""
     planned = planned_by(context.settings, options)
     report = examine(context, planned.processes, planned.engine)
     if options.json:
@@ -71,7 +71,7 @@ def doctor(context: Context, options: argparse.Namespace) -> int:
 
 
 def admits(context: Context, specs: Sequence[ProcessSpec], engine: Engine, *, force: bool) -> bool:
-    """The look before a start: show what is not well, and say whether to go on."""
+    """The check before a start: show warnings and errors; True if the start may go on."""
     report = examine(context, specs, engine)
     unwell = [finding for finding in report.findings if finding.level is not Level.OK]
     if unwell:
@@ -79,9 +79,9 @@ def admits(context: Context, specs: Sequence[ProcessSpec], engine: Engine, *, fo
     if report.ok:
         return True
     if force:
-        context.terminal.note("started all the same, because of --force")
+        context.terminal.note("started anyway, because of --force")
         return True
-    context.terminal.error("nothing was started; pdctl doctor shows all of it, --force starts all the same")
+    context.terminal.error("nothing was started; pdctl doctor shows all findings, --force starts anyway")
     return False
 
 

@@ -16,13 +16,13 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU, as NVML tells.
+    """One GPU, as NVML reports it.
 
     Attributes:
         index: in the order of the PCI bus.
         throttled: names of the reasons for which its clocks are held down now, idleness and the normal power cap left out.
         power_limit_w, power_default_w: the limit in force, and the board's own.
-        links_up, links_down: NVLinks that work, and those that are there and do not.
+        links_up, links_down: numbers of NVLinks that work, and that exist and do not work.
     """
 
     index: int
@@ -39,7 +39,7 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """How two GPUs reach each other. `path` is what lies between them, "PCIe switch" or the like."""
+    """How two GPUs are connected. `path` is what lies between them, for example "PCIe switch"."""
 
     a: int
     b: int
@@ -74,9 +74,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         vocabulary, tokenizer_vocabulary: ids that the weights have rows for, and one more than the tokenizer's highest.
-        longest: positions that it was made for; unknown where they can be stretched.
-        heads: of attention.
-        missing: weight files that the index names and that are not there.
+        longest: most positions (tokens); unknown if they can be extended.
+        heads: attention heads.
+        missing: weight files that the index names but that do not exist.
     """
 
     name: str = ""
@@ -99,15 +99,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         shm_bytes, shm_free_bytes: size of /dev/shm, and what is free of it.
         namespaces: numbers of the IPC and network namespaces; engines on one host need the same.
-        memory_bytes: host memory that can still be had, the container's limit counted in.
-        memlock_bytes: most memory that a process may pin; None for no limit.
+        memory_bytes: host memory that is still available, within the container's limit.
+        memlock_bytes: the most memory that a process may pin; None for no limit.
         interfaces: names of the network interfaces.
         rdma: RDMA devices.
         proxy_address: what PROXY_HOST resolves to; empty if it does not.
         own_address: of the interface that leads to the proxy.
-        foreign: addresses to announce that do not belong to this host.
-        taken: ports of the plan on which something listens.
-        ephemeral: first and last port that the kernel takes for outgoing connections.
+        foreign: addresses that would be announced but do not belong to this host.
+        taken: ports of the plan on which something already listens.
+        ephemeral: first and last port that the kernel uses for outgoing connections.
         kv_path_writable: whether KV_SHARED_PATH is a folder that can be written.
     """
 
@@ -127,11 +127,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything.
+    """Everything that the checks know.
 
     Attributes:
-        variables: those of the environment that matter here; secrets are not among them.
-        running: names of the planned processes that run already, whose ports and GPUs are taken by themselves.
+        variables: environment variables that the checks read; no secrets.
+        running: names of planned processes that already run, so their own ports and GPUs are in use.
     """
 
     machine: Machine
@@ -142,7 +142,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     model: Model | None = None
 
     def option(self, name: str, variable: str) -> str:
-        """What an engine is told by vLLM's option `name` among ENGINE_ARGS, which win, or by `variable`; empty if neither."""
+        """The value of vLLM's option `name` in ENGINE_ARGS, else of `variable`; empty if neither is set."""
         try:
             line = parse(["", *shlex.split(self.variables.get("ENGINE_ARGS", ""))])
         except ValueError:

@@ -1,4 +1,4 @@
-"""Looks at this machine, once, for the facts that the checks decide on."""
+"""Reads the facts about this machine, once, on which the checks decide."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ from pd_engine.settings import EngineSettings
 
 PREFIXES: Final = ("NCCL_", "UCX_", "GLOO_", "CUDA_", "VLLM_")
 SECRET: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-# Nothing is imported: vLLM alone takes 15 s. A wheel of torch from the registry names its CUDA in a file only.
+# Nothing is imported, because importing vLLM takes 15 s. A torch wheel from the registry names its CUDA only in a file.
 ASK: Final = """
 import importlib.metadata as m, importlib.util as u, json, pathlib, re
 def version(name):
@@ -51,7 +51,7 @@ def gather(
     *,
     vllm: bool,
 ) -> Facts:
-    """Everything about the machine, and about GPUs, vLLM and model if it is `vllm` that is to run on GPUs or the CPU."""
+    """Facts about the machine; also about GPUs, vLLM and the model if `vllm` is to run."""
     variables = relevant(environment)
     engines = [spec for spec in specs if spec.role is not None]
     facts = Facts(
@@ -86,7 +86,9 @@ def _tells_secrets(arguments: str) -> bool:
     try:
         given = parse(["", *shlex.split(arguments)]).given
     except ValueError:
-        return any(word in arguments.upper() for word in SECRET)  # the engine will refuse them; until then who knows
+        return any(
+            word in arguments.upper() for word in SECRET
+        )  # the engine will refuse them; until then treat them as secret
     return bool(given.keys() & {"api_key", "hf_token"})
 
 

@@ -1,4 +1,4 @@
-"""What a model's directory holds, read without any machine-learning library."""
+"""The contents of a model's directory, read without any machine-learning library."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,7 +67,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer_vocabulary(path: Path) -> int | None:
-    """One more than the highest id; None if only a library could tell."""
+    """One more than the highest id; None if only a tokenizer library could read it."""
     ids = list(_ids(path))
     return max(ids) + 1 if ids else None
 

@@ -1,4 +1,4 @@
-"""What NVML says; it reads, and calls no setter. A machine without NVML is a fact, no failure."""
+"""What NVML reports. This module only reads and never sets anything. A machine without NVML is a fact, not a failure."""
 
 from collections.abc import Callable, Iterator
 from itertools import combinations
@@ -12,8 +12,8 @@ from pd_control.doctor.facts import Gpu, Link, Nvml, Tenant
 
 _UNREADABLE: Final = (pynvml.NVMLError, pynvml.NVMLLibraryMismatchError)
 _READ, _NVLINK = 0, 2  # NVML_P2P_CAPS_INDEX_*; pynvml has one of them as a tuple
-# Reasons that somebody must look at; idleness, the power cap under load and clocks chosen by hand are none.
-# A power cap is how boards run at full load: no finding.
+# Throttle reasons that need attention; idle, the power cap under load and clocks set by hand do not.
+# Boards at full load run at their power cap, so this is not a finding.
 _NORMAL: Final = "sw_power_cap"
 _PATHS: Final = {
     0: "one board",
@@ -26,7 +26,7 @@ _PATHS: Final = {
 
 
 def read() -> Nvml:
-    """Open NVML, read everything, leave it."""
+    """Open NVML, read everything, and close it."""
     try:
         pynvml.nvmlInit()
     except _UNREADABLE as error:
@@ -54,7 +54,7 @@ def _try(call: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return call(*arguments)
     except _UNREADABLE:
-        return None  # this board or driver does not tell; the check that wants to know stays silent
+        return None  # this board or driver does not report it; the check that needs it makes no finding
 
 
 def _gpu(index: int, handle: Any) -> Gpu:
@@ -72,7 +72,7 @@ def _gpu(index: int, handle: Any) -> Gpu:
         power_limit_w=_watts(_try(pynvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
         power_default_w=_watts(_try(pynvml.nvmlDeviceGetPowerManagementDefaultLimit, handle)),
         links_up=sum(states),
-        # A board without a bridge or switch has all of them off, and that is how it was built.
+        # A board without an NVLink bridge or switch has all links off by design.
         links_down=len(states) - sum(states) if any(states) else 0,
         tenants=[_tenant(process) for process in _try(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []],
     )

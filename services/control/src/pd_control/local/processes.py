@@ -1,4 +1,4 @@
-"""A deployment as processes of this machine: up, down and who is there."""
+"""A deployment as processes of this machine: start, stop and status."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -34,9 +34,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = False) -> State:
-    """Start everything together and wait until the proxy has every engine; whatever fails or interrupts, nothing stays.
+    """Start everything together and wait until the proxy has every engine; after a failure or an interrupt nothing keeps running.
 
-    The state file is written after each start, so that even a killed pdctl leaves a trail for `down`.
+    The state file is written after each start, so that `down` finds all processes even if pdctl is killed.
 
     Raises:
         StartError: if something cannot start, ends early, or stands still for `stall_s`.
@@ -59,14 +59,14 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
         state = msgspec.structs.replace(state, complete=True)
         store.save(state)
     except BaseException:
-        # Also Ctrl-C and a terminating signal: half a deployment is of no use to anybody.
+        # Also on Ctrl-C and a terminating signal: half a deployment is useless.
         clear_up(store, state)
         raise
     return state
 
 
 def refuse_taken_ports(specs: Iterable[ProcessSpec]) -> None:
-    """Look before anything starts, because an engine tells of a taken port only after minutes of loading.
+    """Check before anything starts, because an engine reports a taken port only after minutes of loading.
 
     Raises:
         StartError: naming the variables to change.
@@ -81,7 +81,7 @@ def refuse_taken_ports(specs: Iterable[ProcessSpec]) -> None:
 
 
 def refuse_second(context: Context, planned: Plan) -> State | None:
-    """The running deployment if it is the wanted one; None if nothing runs, after what a killed pdctl left was ended.
+    """The running deployment if it is the wanted one; None if nothing runs. Leftovers of a killed pdctl are ended first.
 
     Raises:
         StateError: if another one runs, or only a part of one.
@@ -92,10 +92,10 @@ def refuse_second(context: Context, planned: Plan) -> State | None:
         return None
     what = f"{label(state.topology, state.shape)} with {state.engine} engines"
     if not state.complete or not any(map(is_alive, state.processes)):
-        # Whoever starts things holds the lock, and we hold it: nobody is at work on these any more.
+        # A command that starts things holds the lock. We hold it now, so no other command works on these.
         clear_up(context.store, state)
         if not state.complete:
-            context.terminal.say(f"ended what an interrupted start of {what} had left")
+            context.terminal.say(f"ended the leftovers of an interrupted start of {what}")
         return None
     ended = [process.name for process in state.processes if not is_alive(process)]
     if ended:
@@ -111,7 +111,7 @@ def refuse_second(context: Context, planned: Plan) -> State | None:
 
 
 def url_of(planned: Plan) -> str:
-    """Where the proxy of a plan answers on this machine."""
+    """The URL of a plan's proxy on this machine."""
     return f"http://127.0.0.1:{planned.settings.http_proxy_port}"
 
 
@@ -120,7 +120,7 @@ def in_terminals(store: Store) -> list[Running]:
 
 
 def clear_terminals(store: Store) -> None:
-    """Forget what ended in terminals, and end the children that it may have left, as a killed engine does."""
+    """Remove the records of processes that ended in terminals, and end children that they left, as a killed engine may."""
     for process in store.terminals():
         if not is_alive(process):
             supervisor.stop([process])
@@ -128,7 +128,7 @@ def clear_terminals(store: Store) -> None:
 
 
 def clear_up(store: Store, state: State) -> list[str]:
-    """End all that was started for a deployment, and forget it. Returns the names of those that had to be killed."""
+    """End all processes of a deployment and remove its record. Returns the names of those that had to be killed."""
     killed = supervisor.stop(state.processes)
     supervisor.end_strays(store.logs)
     store.forget()
@@ -154,7 +154,7 @@ def down(context: Context) -> bool:
 
 
 def rows(processes: Sequence[Running], url: str) -> list[Row]:
-    """Every process with its state, as the proxy at `url` tells it."""
+    """Every process with its state, as the proxy at `url` reports it."""
     stats = proxy_stats(url) if processes else None
     return [_row(process, processes, stats) for process in processes]
 
@@ -174,7 +174,7 @@ def _row(process: Running, all_: Sequence[Running], stats: ProxyStats | None) ->
 
 
 def up_since(started: float) -> str:
-    """A moment and how long ago it was, for people; `started` is in seconds since the epoch."""
+    """A start time and how long ago it was, as text; `started` is in seconds since the epoch."""
     seconds = time.time() - started
     shown = "%H:%M:%S" if seconds < DAY_S else "%Y-%m-%d %H:%M"
     return f"{time.strftime(shown, time.localtime(started))} ({age(seconds)})"
@@ -195,10 +195,10 @@ def proxy_state(stats: ProxyStats | None) -> str:
 
 
 def engine_state(name: str, role: Role, stats: ProxyStats | None, siblings: int) -> str:
-    """What the proxy says of an engine.
+    """An engine's state at the proxy.
 
-    The proxy knows it by the name that we know it by, unless another engine has that name, as for a while after a restart at another
-    address; then it says how many of the role are ready.
+    The proxy usually knows the engine by our name. If another engine has that name, as for a while after a restart at another
+    address, the text says how many engines of the role are ready.
     """
     if stats is None:
         return "unknown (no proxy)"
@@ -227,7 +227,7 @@ def log_of(state: State | None, store: Store, name: str) -> Path:
     names = {process.name: Path(process.log) for process in state.processes} if state else {}
     names.update({path.stem: path for path in store.logs.glob("*.log") if path.stem not in names})
     if name not in names:
-        known = ", ".join(sorted(names)) or "none, nothing was started here"
+        known = ", ".join(sorted(names)) or "none, because nothing was started here"
         msg = f"no log of {name!r}; there are: {known}"
         raise StateError(msg)
     return names[name]

@@ -1,6 +1,6 @@
-"""Waiting for a deployment: as long as anything moves (a state, a log), it is not late; when nothing has moved for long, it is.
+"""Waiting for a deployment: the wait goes on while a state or a log changes, and fails when nothing has changed for long.
 
-Model loading takes seconds on a simulator and many minutes on a large model, so no clock could tell slow from stuck.
+Model loading takes seconds on a simulator and many minutes on a large model, so a fixed time-out cannot tell slow from stuck.
 """
 
 import time
@@ -20,7 +20,7 @@ POLL_S: Final = 0.1
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """What has been reached: engines ready by role, of how many, the states of all, and a sentence on what is awaited."""
+    """The progress: ready engines by role, the expected numbers, the states of all, and a sentence on what is awaited."""
 
     ready: dict[Role, int]
     expected: dict[Role, int]
@@ -62,10 +62,10 @@ def watch(
 ) -> Iterator[Progress]:
     """Yield the progress at every look until the deployment is ready.
 
-    `traces` raises StartError if something ended, and returns what changes as long as engines get on.
+    `traces` raises StartError if something ended, and returns values that change while engines make progress.
 
     Raises:
-        StartError: from `traces`, or if nothing has moved for `stall_s`.
+        StartError: from `traces`, or if there was no progress for `stall_s`.
     """
     patience = Patience(stall_s)
     while True:
@@ -75,13 +75,13 @@ def watch(
         if seen.done:
             return
         if not patience.lasts((seen.states, moved)):
-            msg = f"nothing has moved for {stall_s:.0f} s while waiting for {seen.waiting}"
+            msg = f"no progress for {stall_s:.0f} s while waiting for {seen.waiting}"
             raise StartError(msg)
         time.sleep(poll_s)
 
 
 class Patience:
-    """Lasts as long as what it is shown keeps changing."""
+    """A time-out that starts again whenever the value it is shown changes."""
 
     def __init__(self, stall_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Give up `stall_s` seconds after the last change."""
@@ -98,10 +98,10 @@ class Patience:
 
 
 def until_boards(monitor: str, count: int, limit_s: float, poll_s: float = POLL_S) -> None:
-    """Wait until the monitor at `monitor` has read `count` boards; its readiness page is content with one.
+    """Wait until the monitor at `monitor` has read `count` boards; its readiness page needs only one.
 
     Raises:
-        StartError: with what it has instead, if it does not within `limit_s`.
+        StartError: with the number it has, if it does not within `limit_s`.
     """
     deadline = time.monotonic() + limit_s
     while (complaint := _missing_boards(monitor, count)) is not None:
@@ -123,7 +123,7 @@ def _missing_boards(monitor: str, count: int) -> str | None:
 def process_traces(processes: Sequence[Running]) -> Callable[[], object]:
     """For `watch`: raises if a process ended, returns how much the engines have logged.
 
-    Only what engines write counts: a proxy that logs the same complaint over and over is no progress.
+    Only the engines' logs count: a proxy that repeats the same warning makes no progress.
     """
 
     def traces() -> object:

@@ -13,16 +13,16 @@ from pd_control.supervision import identity
 from pd_control.supervision.state import StateError, begun, is_alive
 from pd_control.supervision.supervisor import StartError, environment_of
 
-TOGETHER_S = 10.0  # parts are often started in several terminals at once, and each holds the folder for a moment
+TOGETHER_S = 10.0  # parts are often started in several terminals at once, and each locks the folder for a moment
 
 
 def run(context: Context, options: argparse.Namespace) -> int:
-    """Start one process in the foreground; returns only by an error, since the process takes pdctl's place and its signals.
+    """Start one process in the foreground; returns only by raising, because the process replaces pdctl (exec).
 
     Raises:
         PlanError: if it has no GPU or port.
         StateError: if it already runs.
-        StartError: if its program is not there.
+        StartError: if its program does not exist.
     """
     spec = spec_of(context, options)
     with context.store.lock(TOGETHER_S):
@@ -60,7 +60,7 @@ def spec_of(context: Context, options: argparse.Namespace) -> ProcessSpec:
 
 
 def refuse_running(context: Context, name: str) -> None:
-    """Look whether it runs already.
+    """Refuse if it already runs.
 
     Raises:
         StateError: if it does.

@@ -1,10 +1,10 @@
-"""Ports that are free, for a demonstration that must not fail because something else runs on this machine."""
+"""Free ports for a comparison, so that it does not fail because something else runs on this machine."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 
-# Below the range from which the kernel takes ports for outgoing connections, so that they stay free.
+# Below the kernel's range for outgoing connections, so that they stay free.
 FIRST, LAST = 20100, 31900
 
 
@@ -14,7 +14,7 @@ def choose(
     """New values for those settings whose ports are not all free; settings that can stay are left out.
 
     `needs` maps a settings field (a base port) to the ports it leads to. The search starts at random, so that two
-    demonstrations started together rarely meet.
+    comparisons started together rarely collide.
 
     Raises:
         RuntimeError: if no ports are free at all.

@@ -10,7 +10,7 @@ ROLES: Final = {Topology.DISAGG: (Role.PREFILL, Role.DECODE), Topology.COMBINED:
 
 
 class PlanError(ValueError):
-    """The deployment cannot be; the message says which variable or option to change."""
+    """The deployment is impossible; the message says which variable or option to change."""
 
 
 def allocate(
@@ -37,7 +37,7 @@ def allocate(
 
 
 def gpus_of(settings: ControlSettings, role: Role) -> list[list[int]]:
-    """GPUs of every engine of one role; what the others have is not looked at, since they may be on another host.
+    """GPUs of every engine of one role. Other roles are not checked, because they may be on another host.
 
     Raises:
         PlanError: if the list does not divide into engines.

@@ -1,4 +1,4 @@
-"""Topology, counts and settings to the list of processes to run. No I/O: what is decided here can be tested and printed."""
+"""From topology, counts and settings to the list of processes to run. No I/O."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ from pd_control.settings import ControlSettings
 
 
 class Engine(StrEnum):
-    """What computes."""
+    """What serves as an engine."""
 
     SIM = "sim"
     VLLM = "vllm"
@@ -35,9 +35,9 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One process.
 
     Attributes:
-        env: added to the environment in force; an empty value stands for unset, as everywhere here.
+        env: added to the environment in force; an empty value means unset, as everywhere in pdstack.
         listens: ports that it opens; the first is its HTTP port.
-        python_path: folders in front of PYTHONPATH, for an interpreter that does not know pdstack.
+        python_path: folders put in front of PYTHONPATH, for an interpreter in which pdstack is not installed.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gpus(self) -> int:
-        """GPUs in use, real or simulated: what numbers per GPU are divided by."""
+        """Number of GPUs in use, real or simulated; numbers per GPU are divided by it."""
         return sum(len(process.gpus) for process in self.engines)
 
     @property
@@ -78,7 +78,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> str:
-        """What it is called: "1P1D", "2 combined"."""
+        """The shape's name: "1P1D", "2 combined"."""
         counts = self.expected
         if self.topology is Topology.COMBINED:
             return f"{counts[Role.COMBINED]} combined"
@@ -99,7 +99,7 @@ def plan(
     """Decide what runs.
 
     Raises:
-        PlanError: for GPUs or ports that cannot be.
+        PlanError: for impossible GPUs or ports.
     """
     allocation = allocate(settings, topology, counts or {})
     try:
@@ -119,7 +119,7 @@ def planned_by(settings: ControlSettings, options: argparse.Namespace) -> Plan:
     """The plan that topology, engine and counts of a command line ask for.
 
     Raises:
-        PlanError: for GPUs, ports or counts that cannot be.
+        PlanError: for impossible GPUs, ports or counts.
     """
     counts = {role: getattr(options, role) for role in Role}
     unused = [
@@ -132,14 +132,14 @@ def planned_by(settings: ControlSettings, options: argparse.Namespace) -> Plan:
 
 
 def plan_one(settings: ControlSettings, engine: Engine, role: Role, number: int) -> ProcessSpec:
-    """Decide how one engine runs that is started by itself, on the GPUs that its role has.
+    """Decide how a single engine runs, on the GPUs of its role.
 
     Raises:
-        PlanError: for GPUs or ports that cannot be.
+        PlanError: for impossible GPUs or ports.
     """
     groups = gpus_of(settings, role)
     if number >= len(groups):
-        room = f"has room for {len(groups)} engine{'s' * (len(groups) > 1)}, counted from 0"
+        room = f"is enough for {len(groups)} engine{'s' * (len(groups) > 1)}, counted from 0"
         msg = f"{role}-{number} has no GPU: {role.upper()}_GPUS {room}"
         raise PlanError(msg)
     try:
@@ -174,9 +174,9 @@ def _common(settings: ControlSettings) -> dict[str, str]:
 
 
 def proxy_spec(settings: ControlSettings) -> ProcessSpec:
-    """The proxy, which runs alike under every deployment."""
+    """The proxy, which is the same for every deployment."""
     listens = [Listen(settings.http_proxy_port, "HTTP_PROXY_PORT"), Listen(settings.proxy_port, "PROXY_PORT")]
-    # Not MODEL: the engines of one plan serve the same, and with their own name for it (SERVED_MODEL_NAME) they would be refused.
+    # MODEL is left out: all engines of a plan serve the same model, and under their own name for it (SERVED_MODEL_NAME) they would be refused.
     env = {**_common(settings), "MODEL": "", "DISCOVERY_HOST": settings.heard_on}
     return ProcessSpec(name="proxy", argv=_module("pd_proxy"), env=env, listens=listens)
 
@@ -201,14 +201,14 @@ def _engine(settings: ControlSettings, engine: Engine, role: Role, number: int, 
     return msgspec.structs.replace(
         spec,
         argv=[settings.engine_python, "-m", "pd_engine"],
-        # Numbered as the monitor and nvidia-smi number them; CUDA by itself puts the fastest first.
+        # The order of the monitor and nvidia-smi; CUDA's default order is fastest first.
         env={**env, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
         python_path=[str(Path(package.__file__ or "").parents[1]) for package in (pd_contracts, pd_engine)],
     )
 
 
 def _monitor(settings: ControlSettings, engine: Engine, engines: Sequence[ProcessSpec]) -> ProcessSpec:
-    # The lists of this plan are the truth; PREFILL_GPU and DECODE_GPU of a combined plan would contradict them.
+    # Only the lists of this plan count; PREFILL_GPU and DECODE_GPU would contradict those of a combined plan.
     env = {**_common(settings), "PREFILL_GPU": "", "DECODE_GPU": ""}
     for role in Role:
         gpus = [gpu for process in engines if process.role is role for gpu in process.gpus]

@@ -14,7 +14,7 @@ _COMPOSE: Final = ((1, 1, 1), (0, 2, 1))
 
 @dataclass(frozen=True)
 class Planned:
-    """What a plan wants on one host.
+    """A plan's deployment on one host.
 
     Attributes:
         variables: those of the plan, with the caller's own in their place.
@@ -33,7 +33,7 @@ def read(path: Path, own: Mapping[str, str]) -> Planned:
     """Read a plan; `own` are the caller's variables, which win: PREFILL_GPUS=4,5,6 puts a plan's three prefill engines on other GPUs.
 
     Raises:
-        PlanError: if the file is no plan, or the caller's variables contradict it.
+        PlanError: if the file is not a plan, or the caller's variables contradict it.
     """
     from pd_planner.emit.deploy import variables  # noqa: PLC0415 - the planner takes half a second that other commands need not wait for
     from pd_planner.emit.plan_file import PlanFileError, read_plan  # noqa: PLC0415
@@ -54,7 +54,7 @@ def read(path: Path, own: Mapping[str, str]) -> Planned:
 
 
 def _refuse_contradiction(name: str, planned: str, own: str, label: str) -> None:
-    """GPUs may be others, but as many; of plain engines some, because each stands for itself. Ports are the caller's. All else is what was planned."""
+    """Refuse variables that contradict the plan. Ports may differ, and GPUs may be others of the same number (for plain engines, fewer)."""
     if name.endswith("_PORT"):
         return
     if name.endswith("_GPUS"):

@@ -13,7 +13,7 @@ GRACE_S = 10.0
 def run(command: Sequence[str], environment: Mapping[str, str], *, quiet: bool = False) -> int:
     """Run to the end and return the exit status, 128 + n after signal n; `quiet` drops what it writes to stdout.
 
-    On Ctrl-C the terminal has told the command already, so it gets time to save what it has; on everything else it is ended.
+    On Ctrl-C the terminal has signalled the command too, so it gets time to save its results; on other exceptions it is ended.
     """
     tied = [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *command]
     stdout = subprocess.DEVNULL if quiet else None

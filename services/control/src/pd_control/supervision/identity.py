@@ -1,6 +1,6 @@
-"""Whose engines these are: a name and a key that pdctl makes once for each state folder, so that deployments on one host do not meet.
+"""The identity of a deployment: a name and a key, made once for each state folder, so that deployments on one host do not mix.
 
-Engines on other hosts could not know the key. Where there may be some, whoever runs them says PING_KEY and DEPLOYMENT, alike everywhere.
+Engines on other hosts cannot know the key. For those, set the same PING_KEY and DEPLOYMENT on every host.
 """
 
 import os
@@ -19,18 +19,18 @@ SAID: Final = ("DEPLOYMENT", "PING_KEY", "PING_KEY_FILE")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What engines and proxy of one deployment are told alike."""
+    """Name and key that all engines and the proxy of one deployment share."""
 
     deployment: str
     ping_key: str
 
     def variables(self) -> dict[str, str]:
-        """As the environment of a process. Every engine that pdctl starts signs, so nobody else is believed."""
+        """As the environment of a process. Every engine that pdctl starts signs its pings, so the proxy accepts no others."""
         return {"DEPLOYMENT": self.deployment, "PING_KEY": self.ping_key, "UNSIGNED_PINGS": "off"}
 
 
 def told(folder: Path, settings: ControlSettings, environment: Mapping[str, str]) -> dict[str, str]:
-    """What to tell the processes of the deployment in this state folder; nothing if the environment says it, or for several hosts."""
+    """Identity variables for the processes of this state folder; none if the environment sets them, or for several hosts."""
     one_host = {settings.heard_on, settings.proxy_host} <= set(LOOPBACK)
     if any(environment.get(name) for name in SAID) or not one_host:
         return {}

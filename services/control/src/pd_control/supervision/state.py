@@ -1,4 +1,4 @@
-"""What runs, on disk: one JSON file that `up` writes and every other command reads, and a lock so that two `up` do not mix."""
+"""The record of what runs: one JSON file that `up` writes and every other command reads, and a lock against two `up` at once."""
 
 import fcntl
 import time
@@ -24,7 +24,7 @@ class StateError(RuntimeError):
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A started process. `birth` is its start time in clock ticks since boot: with it a reused process id is told apart."""
+    """A started process. `birth` is its start time in clock ticks since boot: it distinguishes a reused process id."""
 
     name: str
     pid: int
@@ -41,7 +41,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment of local processes; `complete` once it was ready, so that a killed `up` is told from a deployment."""
+    """A deployment of local processes; `complete` is set once it was ready, which distinguishes it from the leftovers of a killed `up`."""
 
     topology: Topology
     engine: Engine
@@ -59,7 +59,7 @@ class Store:
     """The folder that holds the state file and the logs."""
 
     def __init__(self, folder: Path) -> None:
-        """Use `folder`; it is made when something is written."""
+        """Use `folder`; it is created on the first write."""
         self.folder = folder
 
     @property
@@ -85,7 +85,7 @@ class Store:
             raise StateError(msg) from error
 
     def save(self, state: State) -> None:
-        """Write the deployment by rename."""
+        """Write the deployment atomically (by rename)."""
         write_json(self.folder / STATE_FILE, state)
 
     def forget(self) -> None:
@@ -93,14 +93,14 @@ class Store:
         (self.folder / STATE_FILE).unlink(missing_ok=True)
 
     def record(self, process: Running) -> None:
-        """Remember a process that somebody runs in a terminal."""
+        """Record a process that runs in a terminal."""
         write_json(self._foreground(process.name), process)
 
     def terminals(self) -> list[Running]:
-        """What was started in terminals, running or ended."""
+        """Processes that were started in terminals, running or ended."""
         found = []
         for path in sorted(self.folder.glob(f"{FOREGROUND}*.json")):
-            with suppress(OSError, msgspec.MsgspecError):  # another pdctl forgets it just now
+            with suppress(OSError, msgspec.MsgspecError):  # another pdctl removes it at this moment
                 found.append(msgspec.json.decode(path.read_bytes(), type=Running))
         return found
 
@@ -112,7 +112,7 @@ class Store:
 
     @contextmanager
     def lock(self, patience_s: float = 0.0) -> Iterator[None]:
-        """Hold the folder for one command that starts or stops; wait up to `patience_s` for a command that holds it.
+        """Lock the folder for a command that starts or stops things; wait up to `patience_s` for another command's lock.
 
         Raises:
             StateError: if another command holds it for longer.
@@ -148,7 +148,7 @@ def birth_of(pid: int) -> int | None:
 
 
 def begun(spec: ProcessSpec, pid: int, log: str) -> Running:
-    """The record of a process that was started just now; one that ended at once has the birth 0, which no living one has."""
+    """The record of a process that was just started. If it ended at once its birth is 0, which no living process has."""
     return Running(
         name=spec.name,
         role=spec.role,

@@ -30,16 +30,16 @@ class StartError(RuntimeError):
 
 
 def start(spec: ProcessSpec, log: Path, environment: Mapping[str, str], *, tethered: bool = False) -> Running:
-    """Start one process in its own session with its output in `log`; a tethered one ends when this process ends.
+    """Start one process in its own session with its output in `log`; with `tether` it ends when this process ends.
 
     Raises:
-        StartError: if its program is not there.
+        StartError: if its program does not exist.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     argv = (
         [sys.executable, "-I", "-S", die_with_parent.__file__, str(os.getpid()), *spec.argv] if tethered else spec.argv
     )
-    # Not subprocess: its objects insist on being there when the process ends, and these processes outlive pdctl.
+    # Not subprocess: its objects warn if the process outlives them, and these processes outlive pdctl.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     files = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -52,12 +52,12 @@ def start(spec: ProcessSpec, log: Path, environment: Mapping[str, str], *, tethe
     except OSError as error:
         msg = f"{spec.name}: {spec.argv[0]}: {error.strerror}"
         raise StartError(msg) from error
-    # A process that ended within these microseconds is a zombie of ours and counts as dead from the start.
+    # A process that has already ended is our zombie and counts as dead from the start.
     return begun(spec, pid, str(log))
 
 
 def environment_of(spec: ProcessSpec, environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a process: those in force, over them its own."""
+    """The variables of a process: those in force, overridden by its own."""
     merged = {**environment, **spec.env, "PYTHONUNBUFFERED": "1"}
     if spec.python_path:
         merged["PYTHONPATH"] = os.pathsep.join(filter(None, (*spec.python_path, environment.get("PYTHONPATH", ""))))
@@ -65,7 +65,7 @@ def environment_of(spec: ProcessSpec, environment: Mapping[str, str]) -> dict[st
 
 
 def stop(processes: Iterable[Running], wait_s: float = STOP_WAIT_S) -> list[str]:
-    """End whole groups: SIGTERM to all, SIGKILL to those that still live after `wait_s`. Returns the names of the killed."""
+    """End process groups: SIGTERM to all, SIGKILL to those that still live after `wait_s`. Returns the names of the killed ones."""
     groups = list(processes)
     for process in groups:
         _signal_group(process, signal.SIGTERM)
@@ -82,14 +82,14 @@ def stop(processes: Iterable[Running], wait_s: float = STOP_WAIT_S) -> list[str]
 
 def _signal_group(process: Running, number: signal.Signals) -> None:
     if _group_lives(process):
-        with contextlib.suppress(ProcessLookupError):  # it ended between the look and the signal
-            # What a script started in the foreground leads no group: others of that group are not ours to end.
+        with contextlib.suppress(ProcessLookupError):  # it ended before the signal
+            # A process that a script started in the foreground does not lead its group, so the group's others are not ours to end.
             ours = not birth_of(process.pid) or os.getpgid(process.pid) == process.pid
             (os.killpg if ours else os.kill)(process.pid, number)
 
 
 def end_strays(logs: Path) -> None:
-    """Kill what a killed pdctl had started with its log in `logs` and not yet written down."""
+    """Kill processes with a log in `logs` that a killed pdctl started but did not record."""
     mark = f"{MARK}={logs.resolve()}".encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -99,7 +99,7 @@ def end_strays(logs: Path) -> None:
 
 
 def _group_lives(process: Running) -> bool:
-    """True if the leader or a child that it left behind lives; a process id that went to a stranger is not ours."""
+    """True if the leader or a child that it left behind lives; a process id that was reused is not ours."""
     _reap(process.pid)
     birth = birth_of(process.pid)
     if birth is not None:
@@ -127,7 +127,7 @@ def dead(processes: Iterable[Running]) -> list[Running]:
 
 
 def death(process: Running) -> StartError:
-    """What to tell about a process that ended: the error that it wrote last, its log, and the log's end."""
+    """The error for a process that ended: the last error in its log, the log's path, and its last lines."""
     lines = last_lines(Path(process.log), FAR_LINES)
     cause = culprit(lines)
     said = f": {cause}" if cause else ""

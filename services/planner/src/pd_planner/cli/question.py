@@ -171,7 +171,7 @@ def _connectors(given: str | None, profile: Profile) -> list[Connector]:
     names = [name.strip().lower() for name in given.split(",") if name.strip()]
     for name in names or [""]:
         if name not in NAMES:
-            raise CommandError(f"--connectors {name!r}: choose from {', '.join(NAMES)}, several with commas")
+            raise CommandError(f"--connectors {name!r}: choose from {', '.join(NAMES)}, separated by commas")
         if NAMES[name] not in profile.handoff:
             raise CommandError(
                 f"the profile knows nothing about {WORDS[NAMES[name]]}: measure it and calibrate, or leave {name} out of --connectors"
