@@ -158,7 +158,7 @@ def test_the_next_start_ends_what_a_killed_one_left(env: dict[str, str], tmp_pat
     again = pdctl("all", "--engine", "sim", env=env, cwd=tmp_path)
 
     assert again.returncode == 0, again.stdout
-    assert "ended what an interrupted start of disagg 1P1D" in again.stdout
+    assert "ended the leftovers of an interrupted start of disagg 1P1D" in again.stdout
     assert not any(map(alive, left.values()))
     assert len(pids(env)) == 4
 
