@@ -58,4 +58,4 @@ def test_a_decode_that_starts_again_after_it_was_killed_takes_its_socket_back(tm
 
 def test_a_prefill_that_finds_no_socket_says_why(tmp_path: Path, library: Path) -> None:
     with engine("prefill", tmp_path, library) as (_, sent):
-        until(lambda: "decode is on another node, or the two share no" in sent.read_text(), 20, "the reason")
+        until(lambda: "decode is on another node, or the engines do not share" in sent.read_text(), 20, "the reason")

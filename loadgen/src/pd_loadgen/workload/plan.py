@@ -159,7 +159,7 @@ def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrive
 
 def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
     if not offsets:
-        msg = f"no request falls into {options.duration:g} s at {options.rate:g} requests per second: raise rate or duration, or change the seed"
+        msg = f"no request falls into {options.duration:g} s at a rate of {options.rate:g} per second: raise rate or duration, or change the seed"
         raise PlanError(msg)
 
 

@@ -16,14 +16,14 @@ from pd_connector.net.stats import BUCKETS
 
 @dataclass
 class Metadata(base.KVConnectorMetadata):  # type: ignore[misc]  # vLLM is not installed where types are checked
-    """What the scheduler tells the workers with a step."""
+    """Orders from the scheduler to the workers, sent with a step."""
 
     orders: list[Order] = field(default_factory=list)
 
 
 @dataclass
 class WorkerMetadata(base.KVConnectorWorkerMetadata):  # type: ignore[misc]
-    """What the workers tell a scheduler in another process."""
+    """Events from the workers to a scheduler in another process."""
 
     mailed: list[local.Mailed] = field(default_factory=list)
 
@@ -33,20 +33,20 @@ class WorkerMetadata(base.KVConnectorWorkerMetadata):  # type: ignore[misc]
 
 @dataclass
 class P2pStats(metrics.KVConnectorStats):  # type: ignore[misc]
-    """What happened since the last step, as `Stats.take` gives it."""
+    """Counters since the last step, as returned by `Stats.take`."""
 
     def reset(self) -> None:
         self.data.clear()
 
     def aggregate(self, other: metrics.KVConnectorStats) -> metrics.KVConnectorStats:
-        """Two workers', or two steps'."""
+        """Merge the counters of two workers or two steps."""
         return P2pStats(merge(self.data, other.data))
 
     def reduce(self) -> dict[str, int | float]:
         return summary(self.data)
 
     def is_empty(self) -> bool:
-        """Whether there is nothing to log; gauges alone are nothing."""
+        """Whether there is nothing to log; gauges alone do not count."""
         return not (self.data.get("counts") or self.data.get("spans"))
 
 
@@ -136,30 +136,30 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
         self._worker.register(kv_caches)
 
     def handle_preemptions(self, kv_connector_metadata: Metadata) -> None:
-        """Before anything of a step can overwrite blocks."""
+        """Called before a step can overwrite the blocks of preempted requests."""
         self._worker.before_overwriting(kv_connector_metadata.orders)
 
     def start_load_kv(self, forward_context: Any, **kwargs: Any) -> None:  # noqa: ARG002  vLLM's interface
-        """Loads that the step needs, and all other orders."""
+        """Carry out the loads that the step needs, and all other orders."""
         self._worker.before_step(self._get_connector_metadata().orders)
 
     def wait_for_layer_load(self, layer_name: str) -> None:
-        """Nothing: KV is in all layers before the step."""
+        """Does nothing: KV is in all layers before the step."""
 
     def save_kv_layer(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: all layers go together, after the last."""
+        """Does nothing: all layers are sent together, after the last one."""
 
     def wait_for_save(self) -> None:
-        """Gather what the step computes; nobody waits here."""
+        """Gather the KV that the step computes; this does not wait."""
         self._worker.after_step(self._get_connector_metadata().orders)
 
     def get_finished(self, finished_req_ids: set[str], **kwargs: Any) -> tuple[set[str] | None, set[str] | None]:  # noqa: ARG002  vLLM's interface
-        """Requests whose blocks are free, and requests that wait no more."""
+        """Requests whose blocks may be freed, and requests whose KV has arrived."""
         sent, received = self._worker.finished(finished_req_ids)
         return sent or None, received or None
 
     def get_block_ids_with_load_errors(self) -> set[int]:
-        """Blocks that stayed empty."""
+        """Blocks whose KV did not arrive."""
         found: set[int] = self._worker.empty_blocks()
         return found
 
@@ -169,7 +169,7 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
         return WorkerMetadata(mailed) if mailed else None
 
     def get_kv_connector_stats(self) -> P2pStats | None:
-        """What happened since the last call, on either side."""
+        """Counters since the last call, of scheduler and workers."""
         half = self._worker or self._scheduler
         data = half.counted()
         return P2pStats(data) if data else None
@@ -182,7 +182,7 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> P2pStats:
-        """What the workers counted, in the process that serves /metrics."""
+        """The workers' counters, in the process that serves /metrics."""
         return P2pStats(data or {})
 
     @classmethod

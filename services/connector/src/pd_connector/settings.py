@@ -18,12 +18,12 @@ class SettingsError(ValueError):
 
 
 class Debug(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Faults on purpose, for tests that must be able to fail, and what else is too dear or too much for every day.
+    """Fault injection for tests, and diagnostics that are too costly for normal use.
 
     Attributes:
         zero: send zeros instead of the KV.
         delay_s: wait before each put.
-        checksum: send a CRC-32 with each part, and refuse parts whose bytes have another.
+        checksum: send a CRC-32 with each part, and refuse parts whose bytes do not match.
         trace: file to which every step of every key is written, with its time.
     """
 
@@ -37,25 +37,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The connector's settings.
 
     Attributes:
-        host: address under which other engines reach this one; empty for vLLM's own idea of it (`VLLM_HOST_IP`).
-        transports: ways to move KV that may be used, the best first. `vmm`: same node, over NVLink or PCIe; `tcp`: anywhere.
-        socket_folder: where `vmm` has its UNIX sockets; engines that share this folder share memory.
-        landing_bytes: memory that decode keeps for KV on its way (of the GPU for `vmm`).
-        staging_bytes: memory in which prefill gathers KV before it is sent; 0 for twice the KV of a full step.
-        page_bytes: about how much KV a page of either memory takes; rounded to whole blocks. Equal on both ends.
-        load_timeout_s: decode waits so long for KV without any sign of it from prefill, then computes the prompt itself.
-        queue_timeout_s: and so long for KV that prefill knows of, and has not begun to send.
-        early_s: decode keeps KV so long for a request that it has not heard of; while other KV waits for room, 5 s at most.
-        keep_s: prefill keeps KV so long that nobody has asked for.
+        host: address at which other engines reach this one; empty for the address that vLLM chooses (`VLLM_HOST_IP`).
+        transports: transports that may be used, the best first. `vmm`: same node, over NVLink or PCIe; `tcp`: anywhere.
+        socket_folder: folder of the UNIX sockets of `vmm`; engines that share this folder can share memory.
+        landing_bytes: decode's memory for KV that arrives (GPU memory for `vmm`).
+        staging_bytes: prefill's memory in which KV is gathered before it is sent; 0 means twice the KV of a full step.
+        page_bytes: approximate KV bytes per page of either memory; rounded to whole blocks. Equal on both ends.
+        load_timeout_s: seconds that decode waits for KV without any message about it, before it computes the prompt itself.
+        queue_timeout_s: the same for KV that prefill has announced but not started to send.
+        early_s: seconds that decode keeps KV of a request that has not come yet; at most 5 s while other KV waits for room.
+        keep_s: seconds that prefill keeps KV that no engine has asked for.
         keep_fraction: share of prefill's KV cache that such KV may take; the oldest is dropped first.
-        send_timeout_s: prefill tries so long to get rid of KV whose decode has no room.
-        hello_timeout_s: until the first answer of another engine.
-        put_timeout_s: until one copy is through.
-        ping_s: a connection is never silent for longer.
-        dead_after_s: an engine that was silent for so long is dead.
-        idle_wait_ms: while nothing else runs, a decode engine that waits for KV looks for it so long at a stretch.
-        model_tag: engines with different tags refuse each other: for models of one shape with different weights.
-        debug: faults on purpose.
+        send_timeout_s: seconds that prefill keeps KV while decode has no room for it.
+        hello_timeout_s: seconds until the first answer of another engine.
+        put_timeout_s: seconds until one copy is complete.
+        ping_s: seconds after which a silent connection sends a ping.
+        dead_after_s: seconds of silence after which an engine counts as dead.
+        idle_wait_ms: milliseconds per round that an otherwise idle decode engine waits for KV.
+        model_tag: engines with different tags refuse each other; for models of one shape with different weights.
+        debug: fault injection and diagnostics.
     """
 
     host: str = ""
@@ -79,9 +79,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     debug: Debug = Debug()
 
     def __post_init__(self) -> None:
-        """Refuse combinations that cannot work."""
+        """Refuse invalid combinations."""
         if "nccl" in self.transports:
-            msg = "`transports`: there is no `nccl` yet; between nodes KV goes over `tcp`, so leave it out"
+            msg = "`transports`: there is no `nccl` yet; between nodes KV goes over `tcp`, so remove it"
             raise ValueError(msg)
         unknown = [name for name in self.transports if name not in TRANSPORTS]
         if unknown or not self.transports:

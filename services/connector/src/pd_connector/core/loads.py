@@ -1,10 +1,10 @@
-"""The scheduler's half of decode: which requests wait for KV, which may go on, and what becomes of those whose KV does not come.
+"""The scheduler's half of decode: which requests wait for KV, which may run, and what happens if KV does not come.
 
-A request that waits holds no blocks and is looked at in every scheduling round, so it runs in the first step after its KV came. Only while
-landing memory is short it gets its blocks before, and its KV is put there as it comes.
+A waiting request holds no blocks and is checked in every scheduling round, so it runs in the first step after its KV came. If
+landing memory is short, it gets its blocks earlier, and KV is copied there as it comes.
 
-A request whose token follows may be aborted in favour of another one for the same key, which needs no such token (the router cannot use the token). The KV
-is then the other one's, wherever it is: in landing memory, or already in the first one's blocks, which stay for a while.
+A request that waits for prefill's token may be aborted and replaced by another one for the same key that does not need the token (the
+router could not use it). The KV then belongs to the new request, wherever it is: in landing memory, or already in the old one's blocks, which are kept for a while.
 """
 
 from collections import deque
@@ -30,11 +30,11 @@ from pd_connector.core.orders import (
     Release,
 )
 
-# Decode on the engine that also prefills may hear of a request before prefill does, but not for long.
+# On an engine with both roles, decode may see a request before prefill does. It waits this long.
 LOCAL_GRACE_S: Final = 1.0
-# The blocks of an aborted request stay so long for one that comes in its place.
+# The blocks of an aborted request are kept this long for a request that replaces it.
 HELD_S: Final = 1.0
-# So many such keys are remembered; a step's time would be enough.
+# This many such keys are remembered; those of one step would be enough.
 GONE: Final = 1000
 
 
@@ -61,16 +61,16 @@ WAIT: Final = Found(Verdict.WAIT)
 
 @dataclass(slots=True)
 class _Wait:
-    """A request whose KV comes from elsewhere, until it is over.
+    """A request whose KV comes from another engine, until it ends.
 
     Attributes:
         prompt: number of its prompt tokens.
-        tokens: so many of them prefill has.
-        local: when this engine is its own prefill: until when it may be waited for.
-        shared: another request has the same key, and takes the KV.
-        before: that other request, if this one comes in its place.
-        blocks: where the KV is, as long as the request has these blocks.
-        outcome: what became of it; empty as long as it waits.
+        tokens: how many of them prefill has.
+        local: deadline of the wait, if this engine is also the prefill engine.
+        shared: another request has the same key and takes the KV.
+        before: that other request, if this one replaces it.
+        blocks: the blocks with the KV, while the request has them.
+        outcome: the result, as counted in metrics; empty while it waits.
     """
 
     request_id: str
@@ -93,7 +93,7 @@ class _Wait:
 class Loads:
     """The requests of one decode engine that wait for KV.
 
-    `inbox` takes what the workers report, as pairs of rank and event; other threads may append to it.
+    `inbox` receives the workers' events, as pairs of rank and event; other threads may append to it.
     """
 
     def __init__(self, ranks: int, *, fail: bool) -> None:
@@ -105,7 +105,7 @@ class Loads:
         self._of_key: dict[str, _Wait] = {}
         self._held: dict[str, tuple[_Wait, float]] = {}  # by key: an aborted request, and until when its blocks stay
         self._pressed: set[int] = set()
-        # Keys whose KV was on its way into the blocks of a request that was aborted; the workers let it go.
+        # Keys whose KV was being copied into the blocks of a request that was aborted; the workers stop.
         self._gone: deque[str] = deque(maxlen=GONE)
 
     def __len__(self) -> int:
@@ -114,13 +114,13 @@ class Loads:
     def add(
         self, request_id: str, key: str, *, source: str, prompt: int, tokens: int, follows: bool, now: float
     ) -> list[Order]:
-        """A request came, whose prompt has `prompt` tokens; prefill has the first `tokens`. An empty `source` is this engine itself."""
+        """Register a request whose prompt has `prompt` tokens; prefill has the first `tokens`. An empty `source` means this engine itself."""
         if request_id in self._waits:
             return []
         local = None if source else now + LOCAL_GRACE_S
         wait = self._waits[request_id] = _Wait(request_id, key, prompt, tokens, follows, local, source)
         if key in self._gone:
-            # Asked for now, it could be let go after this request began to wait for it.
+            # If it were asked for now, it could be dropped after this request started to wait for it.
             wait.shared, wait.failed = True, "the request before took this KV, and was aborted"
             return []
         first = self._of_key.get(key) or self._held.get(key, (None,))[0]
@@ -167,7 +167,7 @@ class Loads:
     ) -> Found:
         """What to do with a request of which the prefix cache has `cached` tokens.
 
-        `computing`, `kept`: what this engine's own prefill says of the key.
+        `computing`, `kept`: the key's state in this engine's own prefill half.
         """
         wait = self._waits.get(request_id)
         if wait is None or wait.outcome:
@@ -181,7 +181,7 @@ class Loads:
 
     def _verdict_there(self, wait: _Wait, usable: int) -> Found:
         if wait.failed:
-            # Blocks of which the workers say that they stayed empty make vLLM fail the request.
+            # vLLM fails the request because the workers report its blocks as empty.
             return Found(Verdict.DRAIN, usable) if self._fail and usable > 0 and not wait.shared else PLAIN
         if usable <= 0 and not wait.follows:
             return PLAIN
@@ -250,12 +250,12 @@ class Loads:
         return Copy(wait.request_id, wait.key, sources, blocks, skip, held[0].request_id if held else "")
 
     def preempted(self, request_ids: Iterable[str]) -> None:
-        """The engine takes these requests' blocks away."""
+        """The engine preempts these requests and takes their blocks."""
         for wait in [self._waits[request_id] for request_id in request_ids if request_id in self._waits]:
             wait.blocks = ()
 
     def hold(self, request_id: str, now: float) -> bool:
-        """A request is aborted: whether its blocks have to stay for one that may come in its place. Called before `finished`."""
+        """Whether the blocks of an aborted request must be kept for one that may replace it. Called before `finished`."""
         wait = self._waits.get(request_id)
         if wait is None or not (wait.follows and wait.outcome == "loaded" and wait.blocks):
             return False
@@ -265,7 +265,7 @@ class Loads:
         return True
 
     def expired(self, now: float) -> list[Order]:
-        """Blocks that nobody came for."""
+        """Requests whose kept blocks were not claimed in time."""
         if not self._held:
             return []
         wanted = {id(wait.before) for wait in self._waits.values() if wait.before is not None and not wait.outcome}
@@ -273,14 +273,14 @@ class Loads:
         return [Release(self._held.pop(key)[0].request_id) for key in over]
 
     def drained(self, request_id: str) -> None:
-        """The workers say that a request that took its KV as it came waits no more."""
+        """The workers report that a request that was filled as its KV came is complete."""
         wait = self._waits.get(request_id)
         if wait is not None and wait.outcome == "drained":
             self.read()
             wait.outcome = "recomputed" if wait.failed else "loaded"
 
     def token(self, request_id: str) -> tuple[int | None, str]:
-        """The token that followed, for a request that goes on now; or why there is none although the request cannot do without."""
+        """Prefill's token for a request that runs now, or the reason why it is missing although the request needs it."""
         wait = self._waits.get(request_id)
         if wait is None or not wait.follows:
             return None, ""
@@ -290,7 +290,7 @@ class Loads:
         return wait.token, ""
 
     def finished(self, request_id: str) -> tuple[list[Order], str]:
-        """A request is over; its outcome is `aborted` if it still waited."""
+        """A request ended; its outcome is `aborted` if it still waited."""
         wait = self._waits.pop(request_id, None)
         if wait is None:
             return [], ""
@@ -309,7 +309,7 @@ class Loads:
         return self._pass_on(wait) if wait.follows else [Drop(wait.key, "aborted")], "aborted"
 
     def _pass_on(self, wait: _Wait) -> list[Order]:
-        """The KV of a request that never ran is the next one's."""
+        """Pass the KV of a request that never ran to the one that replaces it."""
         heir = next((other for other in self._waits.values() if other.before is wait), None)
         if heir is None:
             return [Park(wait.key)]

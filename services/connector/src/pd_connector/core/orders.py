@@ -1,4 +1,4 @@
-"""What the scheduler's half of the connector tells the workers' half, and what comes back. They may be different processes: all of it pickles."""
+"""Orders from the scheduler's half of the connector to the workers' half, and events back. The halves may be different processes, so all can be pickled."""
 
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A request came whose KV is for decode; it may still queue. `total` counts the prompt's blocks."""
+    """A request came whose KV is for a decode engine; it may still be queued. `total` is the number of the prompt's blocks."""
 
     request_id: str
     key: str
@@ -27,7 +27,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Preempted:
-    """The engine takes a request's blocks away before its prompt is whole; what was not gathered is computed again."""
+    """A request was preempted before its prompt was complete; blocks that were not gathered are computed again."""
 
     key: str
 
@@ -39,7 +39,7 @@ class Ended:
     Attributes:
         token: the first token of its answer; None if it has none, because it was aborted.
         stopped: the answer ends with that token.
-        held: its blocks stay until the sender releases the request.
+        held: its blocks are kept until the sender releases the request.
     """
 
     request_id: str
@@ -51,7 +51,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """KV that is kept for whoever asks is not needed any more, or takes too much room."""
+    """KV that was kept for a later request is no longer needed, or takes too much room."""
 
     key: str
     reason: str
@@ -62,7 +62,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """A request came that goes on where `source` ends; `follows`: it also waits for prefill's token."""
+    """A request came that continues where `source` ended. With `follows` it also waits for prefill's token."""
 
     key: str
     source: str
@@ -71,7 +71,7 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Put KV, all of which is here, into these blocks before the step; the first `skip` of them have theirs already."""
+    """Copy KV that has arrived completely into these blocks before the step; the first `skip` blocks already have it."""
 
     request_id: str
     key: str
@@ -81,7 +81,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Put KV into these blocks as it comes, between the steps, because landing memory is short; then report the request."""
+    """Copy KV into these blocks as it comes, between steps, because landing memory is short; then report the request."""
 
     request_id: str
     key: str
@@ -91,7 +91,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """Another request has this key's KV in its blocks `sources`: copy it before the step; the engine then gets back the blocks of `release`, if any."""
+    """Copy this key's KV from another request's blocks `sources` before the step; then release the blocks of `release`, if any."""
 
     request_id: str
     key: str
@@ -103,27 +103,27 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """The request for this key was aborted before it ran; another one may come for the same key, but only soon."""
+    """The request for this key was aborted before it ran; another one may replace it, but only soon."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Nobody came for the KV that an aborted request has in its blocks."""
+    """No request claimed the KV in the blocks of an aborted request."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Nobody wants this KV; `outcome` counts why."""
+    """This KV is not wanted; `outcome` is the reason, as counted in metrics."""
 
     key: str
     outcome: str
 
 
-# These belong to a step; the others may be carried out at once.
+# These must be carried out with a step; the others at any time.
 WITH_STEP: Final = (Computed, Preempted, Load, Drain, Copy)
 Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Copy | Park | Release | Drop
 
@@ -133,14 +133,14 @@ Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """The first part of an expected key is here."""
+    """The first part of an expected key arrived."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """All of an expected key is here, and the token if it was to follow."""
+    """All of an expected key arrived, with the token if one was expected."""
 
     key: str
     token: int | None = None
@@ -156,7 +156,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Pressed:
-    """Landing memory is full and more KV waits to come, or no longer so."""
+    """Whether landing memory is full while more KV is waiting."""
 
     pressed: bool
 

@@ -1,4 +1,4 @@
-"""A fixed number of pages of memory, each in one state; a change that does not fit is an error, never silently a second owner."""
+"""A fixed number of memory pages, each in exactly one state. An invalid change is an error, so no page gets two owners."""
 
 import heapq
 from collections import Counter
@@ -9,11 +9,11 @@ FREE: Final = "free"
 
 
 class PageError(RuntimeError):
-    """A page was in another state than it had to be in: a fault of this program."""
+    """A page was not in the expected state: a bug in this program."""
 
 
 class Pages:
-    """Which state each page is in. Free pages are given out lowest first, so that neighbours are copied together."""
+    """The state of each page. Free pages are given out lowest first, so that adjacent pages can be copied together."""
 
     def __init__(self, count: int) -> None:
         self._states = [FREE] * count
@@ -36,7 +36,7 @@ class Pages:
         return self._states[page] if 0 <= page < len(self._states) else None
 
     def take(self, most: int, state: str) -> list[int]:
-        """Take up to so many free pages."""
+        """Take up to `count` free pages."""
         pages = [heapq.heappop(self._free) for _ in range(min(most, self.free))]
         for page in pages:
             self._set(page, state)

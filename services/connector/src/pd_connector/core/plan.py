@@ -1,4 +1,4 @@
-"""The scheduler's half of prefill: which blocks of which request are computed when, and whose blocks the engine must keep."""
+"""The scheduler's half of prefill: which step computes which blocks, and which blocks the engine must keep."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class _Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What happens when a request is over: `hold` keeps its blocks until `Plan.released`; `blocks` counts those of its prompt."""
+    """The result of a request's end: `hold` keeps its blocks until `Plan.released`; `blocks` is the number of its prompt's blocks."""
 
     orders: list[Order]
     hold: bool
@@ -29,7 +29,7 @@ class Plan:
     """The prompts of one prefill engine."""
 
     def __init__(self, block_size: int, keep_blocks: int) -> None:
-        """`keep_blocks`: so many blocks may be held for KV whose decode is not known yet."""
+        """`keep_blocks`: maximum number of blocks held for KV whose decode engine is not known yet."""
         self._block_size = block_size
         self._keep_blocks = keep_blocks
         self._prompts: dict[str, _Prompt] = {}
@@ -41,7 +41,7 @@ class Plan:
         return len(self._prompts) + len(self._held)
 
     def add(self, request_id: str, key: str, to: str | None, tokens: int) -> list[Order]:
-        """A request came. A key that another request has is not sent twice: several answers to one prompt share it."""
+        """Register a request. The key of another request is not sent twice: several answers to one prompt share it."""
         total = -(-tokens // self._block_size)
         if request_id in self._prompts:
             return []
@@ -53,9 +53,9 @@ class Plan:
         return [Begin(request_id, key, to, total)]
 
     def scheduled(self, request_id: str, blocks: Iterable[int], computed: int, *, anew: bool) -> list[Order]:
-        """The coming step brings a request to `computed` tokens. `blocks` are new ones, or all of them if it begins `anew`.
+        """The next step brings a request to `computed` tokens. `blocks` are the new ones, or all of them if it starts `anew`.
 
-        Only whole blocks are told of; at the end of the prompt the last one, too, however full it is.
+        Only full blocks are reported, and at the end of the prompt also the last one.
         """
         prompt = self._prompts.get(request_id)
         if prompt is None:
@@ -69,7 +69,7 @@ class Plan:
         return orders
 
     def preempted(self, request_id: str) -> list[Order]:
-        """Its blocks are taken away; if it is not over, it begins anew."""
+        """A request was preempted; unless it has ended, it starts again."""
         prompt = self._prompts.get(request_id)
         return [] if prompt is None else self._restart(prompt)
 
@@ -79,9 +79,9 @@ class Plan:
         return [Preempted(prompt.key)] if known else []
 
     def finished(self, request_id: str, token: int | None, *, stopped: bool, settled: bool) -> Finish | None:
-        """A request is over, with its first `token` or without. `settled`: all its KV is copied out of its blocks already.
+        """A request ended, with or without its first `token`. `settled`: all its KV has been copied out of its blocks.
 
-        One that shares another's key has nothing to send, but its answer names the KV too: vLLM says what the last of several says.
+        A request that shares another's key has nothing to send. Its answer names the KV too, because of several answers vLLM returns the last one's.
         """
         shared = self._sharing.pop(request_id, 0)
         prompt = self._prompts.pop(request_id, None)
@@ -98,7 +98,7 @@ class Plan:
         return Finish(orders, hold, prompt.total if whole else 0)
 
     def _shed(self) -> list[Order]:
-        """Forget the oldest KV that nobody has asked for, if there is too much."""
+        """Forget the oldest KV that was not asked for, if there is too much."""
         waiting = [prompt for prompt in self._held.values() if prompt.to is None]
         excess = sum(prompt.total for prompt in waiting) - self._keep_blocks
         orders: list[Order] = []
@@ -110,19 +110,19 @@ class Plan:
         return orders
 
     def released(self, request_ids: Collection[str]) -> None:
-        """The blocks of these requests are the engine's again."""
+        """The engine may reuse the blocks of these requests."""
         for request_id in request_ids:
             prompt = self._held.pop(request_id, None)
             if prompt is not None:
                 del self._owner[prompt.key]
 
     def key_of(self, request_id: str) -> str | None:
-        """The key of a request that is not over yet."""
+        """The key of a request that has not ended."""
         prompt = self._prompts.get(request_id)
         return None if prompt is None else prompt.key
 
     def computes(self, key: str) -> bool:
-        """Whether this engine is to compute this key, and has not yet."""
+        """Whether this engine still has to compute this key."""
         return self._owner.get(key) in self._prompts
 
     def keeps(self, key: str) -> bool:

@@ -1,7 +1,7 @@
-"""The workers' half of decode: landing pages, who may write them, and which keys have come.
+"""The workers' half of decode: landing pages, who may write them, and which keys have arrived.
 
-A page's way: free → granted (prefill alone writes it) → landed (with a `Part`) → loading (being put into blocks) → free. When a connection breaks, the
-pages granted to it are in limbo until nothing can write them any more. A key's way: early (nobody asked yet) or expected → complete → taken.
+Page states: free → granted (only prefill writes it) → landed (with a `Part`) → loading (being copied into blocks) → free. When a connection
+breaks, the pages granted to it are in limbo until its peer can no longer write them. Key states: early (not asked for yet) or expected → complete → taken.
 """
 
 from collections import OrderedDict
@@ -33,17 +33,17 @@ LANDED: Final = "landed"
 LOADING: Final = "loading"
 LIMBO: Final = "limbo"
 REMEMBERED: Final = 10_000
-# Prefill says that all was sent: its last messages may still be on their way on the other connection, but not for long.
+# After prefill reports that all was sent, its last messages on the other connection get this long to arrive.
 SENT_GRACE_S: Final = 2.0
-# KV whose request was aborted stays so long for one that comes in its place.
+# KV of an aborted request is kept this long for a request that replaces it.
 PARKED_S: Final = 1.0
-# While other KV waits for room, KV that nobody has asked for stays no longer than this.
+# While other KV waits for room, KV that was not asked for is kept no longer than this.
 PRESSED_EARLY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """So many blocks, from the prompt's block `first` on, in these pages of a connection's landing memory."""
+    """`count` blocks, from the prompt's block `first` on, in these pages of a connection's landing memory."""
 
     first: int
     count: int
@@ -52,19 +52,19 @@ class Extent:
 
 @dataclass(slots=True)
 class Arrival:
-    """One key: what has come of it, and who waits.
+    """One key: what has arrived of it, and whether a request waits for it.
 
     Attributes:
-        kind: the memory that it comes to.
-        link: the push connection that it comes on.
-        total: blocks of the whole prompt; 0 as long as nothing came.
-        extents: what is in pages, by its first block.
-        got: blocks that have come.
-        begun: when the first part came.
-        moved: when something was heard of it last.
+        kind: the kind of memory in which it arrives.
+        link: the push connection on which it arrives.
+        total: blocks of the whole prompt; 0 until something arrived.
+        extents: the arrived blocks in pages, by their first block.
+        got: number of blocks that arrived.
+        begun: time of the first part.
+        moved: time of the last message about it.
         expected: a request waits for it.
-        deadline: until when.
-        parked: the request was aborted; until when another one may come.
+        deadline: end of that wait.
+        parked: after an abort, until when another request may replace the first one.
     """
 
     key: str
@@ -85,7 +85,7 @@ class Arrival:
 
     @property
     def complete(self) -> bool:
-        """Whether all blocks have come, and the token if one has to."""
+        """Whether all blocks have arrived, and the token if one is expected."""
         return 0 < self.total == self.got and (not self.follows or self.token is not None)
 
 
@@ -101,14 +101,14 @@ class _Link:
 
 
 class Receiver:
-    """All keys that come to this rank.
+    """All keys that arrive at this rank.
 
-    What it wants done it leaves in `messages` (to a push connection, by its number), `wants` (to an ask connection, by address), `dial` (addresses to
+    Effects are left in `messages` (to a push connection, by its number), `wants` (to an ask connection, by address), `dial` (addresses to
     connect to) and `events` (for the scheduler's half).
     """
 
     def __init__(self, boot: str, address: str, settings: Settings, *, tokens: bool = True) -> None:
-        """`tokens`: this rank is the one that prefill's tokens come to."""
+        """`tokens`: whether this rank receives prefill's tokens."""
         self.messages: list[tuple[int, Message]] = []
         self.wants: list[tuple[str, Message]] = []
         self.dial: list[str] = []
@@ -131,7 +131,7 @@ class Receiver:
     # Memory and connections
 
     def add_memory(self, kind: str, pages: int) -> None:
-        """There is landing memory of this kind."""
+        """Register landing memory of this kind."""
         self._landing.setdefault(kind, Pages(pages))
 
     def pages(self, kind: str) -> Pages:
@@ -147,12 +147,12 @@ class Receiver:
         return found
 
     def link_up(self, link: int, kind: str) -> None:
-        """A prefill engine is connected, and will write pages of this kind."""
+        """A prefill engine connected that writes pages of this kind."""
         self._links[link] = _Link(kind)
         self.grant()
 
     def link_down(self, link: int, reason: str) -> None:
-        """Its connection broke: what has not come of its keys will not come."""
+        """Its connection broke: the missing parts of its keys will not come."""
         found = self._links.get(link)
         if found is None or not found.up:
             return
@@ -163,7 +163,7 @@ class Receiver:
                 self._fail(arrival, reason)
 
     def link_quiet(self, link: int) -> None:
-        """Nothing can write the pages of this broken connection any more."""
+        """The peer of this broken connection can no longer write its pages."""
         found = self._links.get(link)
         if found is None or found.up:
             return
@@ -176,10 +176,10 @@ class Receiver:
         found = self._links.get(link)
         return found is not None and found.up and found.granted.issuperset(pages)
 
-    # What prefill says
+    # Messages from prefill
 
     def hear(self, link: int, message: Message, now: float) -> bool:
-        """Take in what prefill says on a push connection; False for a message that does not belong there.
+        """Handle a message from prefill on a push connection; False if it does not belong there.
 
         Raises:
             ProtocolError: if prefill breaks a rule; its connection must end.
@@ -262,7 +262,7 @@ class Receiver:
         elif not arrival.complete:
             self._fail(arrival, reason)
 
-    # What the engine wants
+    # Orders of the engine
 
     def expect(self, order: Expect, now: float) -> None:
         reason = self._over.get(order.key)
@@ -283,13 +283,13 @@ class Receiver:
         self._progress(arrival, now)
 
     def park(self, key: str, now: float) -> None:
-        """The request for this key was aborted, and another one may come in its place."""
+        """The request for this key was aborted, and another one may replace it."""
         arrival = self._arrivals.get(key)
         if arrival is not None:
             arrival.expected, arrival.follows, arrival.parked = False, False, now + PARKED_S
 
     def asked(self, address: str, message: Message, now: float) -> bool:
-        """Take in what prefill says on an ask connection; False for a message that does not belong there."""
+        """Handle a message from prefill on an ask connection; False if it does not belong there."""
         match message:
             case Have(key=key):
                 self._have(key, message, now)
@@ -313,14 +313,14 @@ class Receiver:
             arrival.deadline = now + self._settings.queue_timeout_s
 
     def ask_down(self, address: str, reason: str) -> None:
-        """No connection to this prefill engine: what it has not begun to send will not come."""
+        """There is no connection to this prefill engine: keys that it has not started to send will not come."""
         self._asks.discard(address)
         for arrival in list(self._arrivals.values()):
             if arrival.source == address and arrival.link is None and arrival.expected:
                 self._fail(arrival, reason)
 
     def drop(self, order: DropOrder) -> None:
-        """Nobody wants this key any more."""
+        """This key is no longer wanted."""
         arrival = self._arrivals.get(order.key)
         if arrival is None:
             self._end(order.key, f"it was given up here: {order.outcome}")
@@ -337,7 +337,7 @@ class Receiver:
             self.wants.append((arrival.source, Drop(key=arrival.key)))
 
     def take(self, key: str) -> tuple[str, list[Extent]] | None:
-        """The kind of memory and the extents of a complete key, whose pages are loading from now on; None if it is not complete."""
+        """The kind of memory and the extents of a complete key, whose pages change to loading; None if it is not complete."""
         arrival = self._arrivals.get(key)
         if arrival is None or not arrival.complete:
             return None
@@ -346,7 +346,7 @@ class Receiver:
         return arrival.kind, extents
 
     def drain(self, key: str) -> tuple[str, list[Extent], bool] | None:
-        """As `take`, for what has come since the last call, and whether that was the end; None if the key has failed."""
+        """As `take`, for what arrived since the last call, and whether it was the last part; None if the key failed."""
         arrival = self._arrivals.get(key)
         if arrival is None:
             return None
@@ -364,14 +364,14 @@ class Receiver:
         return extents
 
     def release(self, kind: str, pages: Iterable[int]) -> None:
-        """These pages are in their blocks."""
+        """These pages have been copied into their blocks."""
         self._landing[kind].move(pages, LOADING, FREE)
         self.grant()
 
     # Ends
 
     def tick(self, now: float) -> None:
-        """Give up what takes too long."""
+        """Give up keys that take too long."""
         early_s = min(self._settings.early_s, PRESSED_EARLY_S) if self._pressed else self._settings.early_s
         for arrival in list(self._arrivals.values()):
             if arrival.expected and not arrival.complete and now > arrival.deadline:
@@ -409,7 +409,7 @@ class Receiver:
     # Credit
 
     def grant(self) -> None:
-        """Give free pages away: to whoever is short of them first, then everybody an equal share of half of all, ahead of need."""
+        """Grant free pages: first to connections that are short of them, then an equal share of half of all pages to each, in advance."""
         pressed = False
         for kind, pages in self._landing.items():
             links = {number: link for number, link in self._links.items() if link.up and link.kind == kind}

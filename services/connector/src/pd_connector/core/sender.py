@@ -1,8 +1,8 @@
-"""The workers' half of prefill: from computed blocks over staging pages to the pages that decode has granted.
+"""The workers' half of prefill: from computed blocks through staging pages to the pages that decode has granted.
 
-A key's KV moves in pieces, of one page each. Its way: computed (in blocks) → gathering → gathered (in a staging page) → moving → told (`Part`).
-The blocks are needed until they are gathered; a staging page until its piece has moved; a granted page belongs to decode again with `Part` or
-`Return`. Whatever ends a key on that way, each of the three is given back exactly once.
+A key's KV moves in pieces of one page each. States: computed (in blocks) → gathering → gathered (in a staging page) → moving → told (`Part`).
+Blocks are needed until they are gathered, and a staging page until its piece has moved. A granted page belongs to decode again with `Part` or
+`Return`. However a key ends, each of the three is given back exactly once.
 """
 
 from collections import OrderedDict, deque
@@ -18,27 +18,27 @@ from pd_connector.wire.messages import Credit, Drop, Fail, Have, Message, Need, 
 GATHERING: Final = "gathering"
 GATHERED: Final = "gathered"
 MOVING: Final = "moving"
-# Ended keys are remembered, so that whoever asks for them hears at once that they will not come.
+# Ended keys are remembered, so that an engine that asks for one is told at once that it will not come.
 REMEMBERED: Final = 10_000
-# Prompts of one request come within moments of each other. A digest that is not among them by then will never be.
+# The prompts of one request come within this time of each other. Later no new digest can appear.
 SIBLINGS_S: Final = 2.0
 
 
 @dataclass(slots=True)
 class Job:
-    """One key on its way.
+    """One key that is being sent.
 
     Attributes:
-        request_id: whose blocks these are.
-        blocks: computed ones, from the first of the prompt on.
-        taken: so many of them are gathered or being gathered.
-        gathered: so many are copied out.
-        told: so many has decode been told of.
-        mark: when the blocks are computed, for whoever gathers them (an event of the GPU).
+        request_id: the request that has the blocks.
+        blocks: computed blocks, from the first of the prompt on.
+        taken: number of blocks that are gathered or being gathered.
+        gathered: number of blocks that are copied out.
+        told: number of blocks that decode was told of.
+        mark: GPU event after which the blocks are computed.
         asker: ask connection of the decode engine that wanted it.
         held: the engine keeps the blocks of the ended request until it is released.
-        ended: the request is over.
-        moved: when there was progress last.
+        ended: the request has ended.
+        moved: time of the last progress.
     """
 
     key: str
@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """So many blocks of a key, and the staging page for them. `mark` is when they are in it."""
+    """Blocks of a key, and the staging page for them. After `mark` they are in the page."""
 
     job: Job
     peer: "Peer"
@@ -74,13 +74,13 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One connection to a decode engine; after it broke, the next one to the same address is another peer.
+    """One connection to a decode engine. After it breaks, the next one to the same address is a new peer.
 
     Attributes:
         kind: the staging memory that its transport sends from.
-        waiting: gathered pieces, which need credit.
-        needed: pages beyond its credit that decode was told are wanted.
-        staged: pages of staging memory that are in use for it.
+        waiting: gathered pieces that need credit.
+        needed: pages beyond its credit that decode was asked for.
+        staged: pages of staging memory in use for it.
     """
 
     address: str
@@ -103,10 +103,10 @@ class Put:
 
 
 class Sender:
-    """All keys that this rank computes for others.
+    """All keys that this rank computes for other engines.
 
-    What it wants done it leaves in `messages` (to a push connection, by address), `answers` (to an ask connection), `dial` (addresses to connect to)
-    and `released` (requests whose blocks the engine may have back).
+    Effects are left in `messages` (to a push connection, by address), `answers` (to an ask connection), `dial` (addresses to connect to)
+    and `released` (requests whose blocks the engine may reuse).
     """
 
     def __init__(self, page_blocks: int, settings: Settings) -> None:
@@ -129,7 +129,7 @@ class Sender:
         return len(self._jobs)
 
     def add_memory(self, kind: str, pages: int) -> None:
-        """There is staging memory of this kind."""
+        """Register staging memory of this kind."""
         self._staging.setdefault(kind, Pages(pages))
 
     def pages(self, kind: str) -> Pages:
@@ -151,7 +151,7 @@ class Sender:
             return
         self._remember_since(order.key, now)
         self._jobs[order.key] = job = Job(order.key, order.request_id, None, order.total, now)
-        job.failed = order.key in self._over  # decode said already that it does not want it
+        job.failed = order.key in self._over  # decode has already dropped it
         if job.failed:
             return
         wanted = self._wanted.pop(order.key, None)
@@ -163,7 +163,7 @@ class Sender:
             self._name(job, to, now)
 
     def computed(self, order: Computed, mark: Any, now: float) -> None:
-        """Blocks are computed once `mark` has passed."""
+        """These blocks are computed once `mark` has passed."""
         job = self._jobs.get(order.key)
         if job is None or job.failed:
             return
@@ -171,13 +171,13 @@ class Sender:
         job.mark, job.moved = mark, now
 
     def preempted(self, key: str) -> None:
-        """Blocks that are not gathered are lost; they are computed again."""
+        """A request was preempted: blocks that are not gathered are lost and will be computed again."""
         job = self._jobs.get(key)
         if job is not None:
             del job.blocks[job.taken :]
 
     def ended(self, order: Ended, now: float) -> None:
-        """A request is over; without a token its KV is not whole and never will be."""
+        """A request ended; without a token its KV is incomplete and stays so."""
         job = self._jobs.get(order.key)
         if job is None:
             self.released |= {order.request_id} if order.held else set()
@@ -193,20 +193,20 @@ class Sender:
         self._settle(job)
 
     def forget(self, key: str, reason: str) -> None:
-        """Nobody needs this key any more, unless somebody has asked for it."""
+        """Forget this key unless a decode engine has asked for it."""
         job = self._jobs.get(key)
         if job is not None and job.to is None:
             self._fail(job, reason, "forgotten")
 
     def is_settled(self, key: str) -> bool:
-        """Whether all KV of a key has left its blocks, so that these may be used for something else."""
+        """Whether all KV of a key has been copied out of its blocks, so that they may be reused."""
         job = self._jobs.get(key)
         return job is None or job.failed or job.gathered == job.total
 
     # Copies
 
     def gather(self, keys: Iterable[str] | None = None) -> list[Piece]:
-        """Pieces to copy into their pages now: those of `keys` within the step, or, for None, whatever is left, beside it."""
+        """Pieces to copy into their pages now: those of `keys` within the step or, with None, all others, in parallel to steps."""
         found: list[Piece] = []
         for job in self._jobs.values() if keys is None else [self._jobs[key] for key in keys if key in self._jobs]:
             peer = self._ready_for(job)
@@ -215,18 +215,18 @@ class Sender:
         return found
 
     def has_backlog(self) -> bool:
-        """Whether `gather` would find something beside the steps."""
+        """Whether `gather(None)` would find something."""
         return any(self._ready_for(job) is not None for job in self._jobs.values())
 
     def _ready_for(self, job: Job) -> Peer | None:
-        """The peer to which more of a job could be sent now, as far as staging memory goes."""
+        """The peer to which more of a job can be sent now, if staging memory allows."""
         peer = self._peers.get(job.to or "")
         if job.failed or job.taken >= len(job.blocks) or peer is None or not peer.up:
             return None
         return peer if self._staging[peer.kind].free and peer.staged < self._share(peer.kind) else None
 
     def _share(self, kind: str) -> int:
-        """How many pages each peer may use, so that one that takes nothing leaves room for the others."""
+        """The number of pages that each peer may use, so that a stalled peer leaves room for the others."""
         peers = sum(peer.up and peer.kind == kind for peer in self._peers.values())
         return max(1, len(self._staging[kind]) // max(1, peers))
 
@@ -247,7 +247,7 @@ class Sender:
             piece.peer.staged -= 1
 
     def gathered(self, pieces: list[Piece], mark: Any, now: float) -> None:
-        """These pieces are in their pages once `mark` has passed, and nothing can change their blocks before."""
+        """These pieces are in their pages once `mark` has passed; their blocks do not change before."""
         self._give_back([piece for piece in pieces if piece.job.failed], GATHERING)
         for piece in [piece for piece in pieces if not piece.job.failed]:
             self._staging[piece.peer.kind].move([piece.page], GATHERING, GATHERED)
@@ -258,7 +258,7 @@ class Sender:
         self._settle_all(piece.job for piece in pieces)
 
     def puts(self) -> list[Put]:
-        """Pieces that have credit: to be moved now."""
+        """Pieces that have credit and can be moved now."""
         found: list[Put] = []
         for peer in self._peers.values():
             while peer.waiting and peer.credit:
@@ -271,12 +271,12 @@ class Sender:
         return found
 
     def moved(self, puts: list[Put], block_bytes: int, now: float, checksums: list[int] | None = None) -> list[Part]:
-        """These pieces are in decode's pages. Returns what to tell decode, if its connection still stands."""
+        """These pieces are in decode's pages. Returns the messages for decode, if its connection still stands."""
         parts: list[Part] = []
         for index, put in enumerate(puts):
             self._give_back([put.piece], MOVING)
             if self._peers.get(put.peer.address) is not put.peer:
-                continue  # whoever granted the page has seen the connection break, too
+                continue  # decode, which granted the page, has seen the connection break too
             piece, job = put.piece, put.piece.job
             if job.failed:
                 self.messages.append((put.peer.address, Return(pages=[put.page])))
@@ -302,14 +302,14 @@ class Sender:
     # Decode engines
 
     def up(self, address: str, boot: str, kind: str) -> Peer:
-        """The connection to a decode engine stands; its transport sends from this kind of memory."""
+        """The connection to a decode engine is open; its transport sends from this kind of memory."""
         peer = self._peers.setdefault(address, Peer(address))
         peer.boot, peer.kind, peer.up = boot, kind, True
         self._settle_all([job for job in self._jobs.values() if job.to == address])  # a token may have waited for this
         return peer
 
     def down(self, address: str, reason: str) -> None:
-        """It does not stand any more, or never did: its keys fail, and nobody else's."""
+        """The connection broke or could not be opened: only its keys fail."""
         peer = self._peers.pop(address, None)
         if peer is None:
             return
@@ -318,7 +318,7 @@ class Sender:
             self._fail(job, reason, "peer lost")
 
     def hear(self, address: str, message: Message) -> bool:
-        """Take in what decode says on a push connection; False for a message that does not belong there."""
+        """Handle a message from decode on a push connection; False if it does not belong there."""
         peer = self._peers.get(address)
         match message:
             case Credit(pages=pages) if peer is not None:
@@ -342,7 +342,7 @@ class Sender:
             self._fail(job, "decode does not want it", "dropped", tell=False)
 
     def asked(self, channel: int, message: Message, now: float) -> bool:
-        """Take in what decode says on an ask connection; False for a message that does not belong there."""
+        """Handle a message from decode on an ask connection; False if it does not belong there."""
         match message:
             case Want():
                 self.answers += [(channel, found) for found in self._answer(channel, message, now)]
@@ -372,7 +372,7 @@ class Sender:
         return [Have(key=want.key, boot=self._boot(job))]
 
     def gone(self, channel: int) -> None:
-        """An ask connection ended; what it wanted before prefill knew of it is forgotten."""
+        """An ask connection ended; its wishes for unknown keys are forgotten."""
         self._wanted = {key: entry for key, entry in self._wanted.items() if entry[1] != channel}
 
     def _boot(self, job: Job) -> str:
@@ -388,10 +388,10 @@ class Sender:
     # Ends
 
     def tick(self, now: float) -> None:
-        """Give up what takes too long."""
+        """Give up keys that take too long."""
         for job in list(self._jobs.values()):
             if job.failed or not job.ended:
-                continue  # the engine still has it, and says when it ends
+                continue  # the engine still has the request and reports its end
             if job.to is None and now - job.moved > self._settings.keep_s:
                 self._fail(job, "nobody asked for it in time", "expired")
             elif job.to is not None and now - job.moved > self._settings.send_timeout_s:
@@ -421,13 +421,13 @@ class Sender:
             self._settle(job)
 
     def _settle(self, job: Job) -> None:
-        """Let go of what is done with."""
+        """Free the blocks and pages of a job that are no longer needed."""
         peer = self._peers.get(job.to or "")
         if job.token is not None and not job.token_sent and not job.failed and peer is not None and peer.up:
             self.messages.append((peer.address, job.token))
             job.token_sent = True
         if job.held and (job.failed or job.gathered == job.total):
-            # A piece that is being gathered beside the steps still reads the blocks of a failed job, and nobody reads the piece.
+            # A piece that is being gathered in parallel to steps still reads the blocks of a failed job, although the piece is not used.
             self.released.add(job.request_id)
             job.held = False
         if job.failed:
@@ -450,7 +450,7 @@ class Sender:
 
 
 def merged(parts: list[Part], page_blocks: int) -> list[Part]:
-    """One message for neighbours whose pages are full."""
+    """Merge adjacent parts with full pages into one message."""
     found: list[Part] = []
     for part in parts:
         last = found[-1] if found else None

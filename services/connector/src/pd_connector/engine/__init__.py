@@ -1,1 +1,1 @@
-"""The two halves of vLLM's connector, behind plain calls; `compat` is the only place that knows what differs between vLLM's versions."""
+"""The two halves of vLLM's connector, behind plain calls. Only `compat` knows the differences between vLLM's versions."""

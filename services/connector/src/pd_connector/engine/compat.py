@@ -1,4 +1,4 @@
-"""What differs between vLLM's versions, and what is reached into although it is no interface. Found by capability, never by version number."""
+"""Differences between vLLM's versions, and uses of vLLM's internals. Detected by capability, never by version number."""
 
 import hashlib
 import json
@@ -8,25 +8,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-# A request that cannot go on ends with this in front of the reason, as its `stop_reason`.
+# The `stop_reason` of a request that cannot continue begins with this.
 STOP_REASON: Final = "pd: "
 _VOLATILE: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 
 class RefusalError(ValueError):
-    """The connector cannot work with this engine; the message says why, and what to do."""
+    """The connector cannot work with this engine; the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the connector must know of an engine.
+    """The facts about an engine that the connector needs.
 
     Attributes:
         block_size: tokens of a block.
         blocks: blocks of the KV cache.
         ranks: tensor-parallel workers.
         port: where rank 0 listens.
-        schema: what must be equal on both ends, but for the layout, which only the workers know.
+        schema: what must be equal on both ends, without the layout, which only the workers know.
         fails: a request whose KV does not come fails, instead of being computed.
         step_tokens: most tokens of one step.
     """
@@ -44,7 +44,7 @@ class Facts:
 
 
 def read(vllm_config: Any, kv_cache_config: Any, model_tag: str) -> Facts:
-    """Look at an engine's configuration.
+    """Read an engine's configuration.
 
     Raises:
         RefusalError: if the connector cannot work with it.
@@ -109,7 +109,9 @@ def own_host() -> str:
         return configured
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect(("192.0.2.1", 9))  # nothing is sent: the system says which address it would use
+            sock.connect(
+                ("192.0.2.1", 9)
+            )  # connecting a UDP socket sends nothing; the system chooses the address that it would use
         except OSError:
             return "127.0.0.1"
         return str(sock.getsockname()[0])
@@ -126,14 +128,14 @@ def tensor_rank() -> int:
 
 
 def prompt_of(request: Any) -> list[int] | None:
-    """A request's prompt; None if it has none that can be compared."""
+    """The token ids of a request's prompt; None if it has none."""
     if request.prompt_token_ids is None or getattr(request, "prompt_embeds", None) is not None:
         return None
     return request.prompt_token_ids  # type: ignore[no-any-return]
 
 
 def extras_of(request: Any) -> Iterable[str]:
-    """What a request's KV depends on besides the prompt's tokens."""
+    """Everything that a request's KV depends on besides the prompt's tokens."""
     lora = getattr(request, "lora_request", None)
     if lora is not None:
         yield f"lora {lora.lora_name}"
@@ -142,7 +144,7 @@ def extras_of(request: Any) -> Iterable[str]:
 
 
 def needs_whole_prompt(request: Any) -> bool:
-    """Whether the prompt must be computed here, because something is asked of its tokens."""
+    """Whether the prompt must be computed here, because the request asks for data about its tokens, such as log probabilities."""
     return getattr(request.sampling_params, "prompt_logprobs", None) is not None
 
 
@@ -154,12 +156,12 @@ def first_token(request: Any) -> int | None:
 
 
 def stopped(request: Any) -> bool:
-    """Whether the answer ended by itself, and not because it was long enough."""
+    """Whether the model ended the answer, not the length limit."""
     return str(request.status) == "FINISHED_STOPPED"
 
 
 def aborted(request: Any) -> bool:
-    """Whether a request ended because nobody wants its answer."""
+    """Whether a request was aborted, for example because the client left."""
     return str(request.status) == "FINISHED_ABORTED"
 
 
@@ -168,13 +170,13 @@ def set_last_prompt_token(request: Any, token: int) -> None:
     request.prompt_token_ids[-1] = token
     request._all_token_ids[-1] = token  # noqa: SLF001  its read-only view is what everybody else reads
     if request.block_hashes:
-        # The last hash may cover the token; it is computed again.
+        # The last block hash may cover the token, so it is computed again.
         request.block_hashes.pop()
         request.update_block_hashes()
 
 
 def end_early(request: Any, reason: str) -> None:
-    """Have a request end with its next token, and say why; there is no way to fail it from here."""
+    """Make a request end with its next token and set the reason; vLLM has no way to fail a request from here."""
     request.max_tokens = 1
     request.sampling_params.min_tokens = 0
     request.stop_reason = STOP_REASON + reason

@@ -1,4 +1,4 @@
-"""What a worker copies with: decided by where vLLM's KV cache is."""
+"""The copiers and transports of a worker, chosen by the device of vLLM's KV cache."""
 
 import logging
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ log = logging.getLogger(f"vllm.{__name__}")
 
 
 class Hardware(Protocol):
-    """Where the KV cache is, and how it is left."""
+    """The device of the KV cache, and the ways to copy from it."""
 
     copier: Copier
 
     def transports(self, identity: Identity) -> dict[str, Transport]:
-        """The ways to other engines that exist here, by name."""
+        """The transports that exist on this device, by name."""
         ...
 
     def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:
@@ -64,7 +64,7 @@ class Gpu:
         Raises:
             RefusalError: if the KV cache cannot be copied by them.
         """
-        # Only here is there a GPU, and what goes with it.
+        # Imported here, because these need a GPU.
         import torch  # noqa: PLC0415
 
         from pd_connector.memory.cumem import Driver  # noqa: PLC0415
@@ -73,7 +73,7 @@ class Gpu:
         self._torch = torch
         self._settings = settings
         self._device = tensors[0].device
-        torch.cuda.set_device(self._device)  # as vLLM has it; kernels are launched on the current one
+        torch.cuda.set_device(self._device)  # vLLM's device; kernels are launched on the current one
         self._driver = Driver()
         try:
             copier = GpuCopier(layout, self._device, tensors)
@@ -94,7 +94,7 @@ class Gpu:
     def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:
         """The GPU's memory, or the host's in a form that the GPU reaches."""
         if kind == HOST:
-            # As a way out, this is never fast: no more of it than what keeps it going.
+            # This is only the slow fallback, so it gets little memory.
             return self._pinned(min(pages, max(2, GIB // page_bytes)), page_bytes)
         from pd_connector.memory.cumem import CudaError, DeviceMemory  # noqa: PLC0415  needs a GPU
 

@@ -1,4 +1,4 @@
-"""The workers' half for the scheduler's half, where both are in one process: what they have to say needs no step then."""
+"""Direct calls between the workers' half and the scheduler's half if both are in one process, without waiting for a step."""
 
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Mailed: TypeAlias = tuple[int, Event]
 
 
 class Mail:
-    """Events for a scheduler's half: straight to it if it is here, else with the next step's output. Any thread may post."""
+    """Events for the scheduler's half: delivered directly if it is in this process, else with the next step's output. Any thread may post."""
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
@@ -29,7 +29,7 @@ class Mail:
         (self._listener or self._waiting.append)((self._rank, event))
 
     def take(self) -> list[Mailed]:
-        """What nobody has taken."""
+        """The events that were not delivered yet."""
         return [self._waiting.popleft() for _ in range(len(self._waiting))]
 
 

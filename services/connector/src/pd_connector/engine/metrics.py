@@ -1,4 +1,4 @@
-"""`pd_kv_*` on the engine's own /metrics: names, labels, and how what the workers counted becomes series."""
+"""`pd_kv_*` on the engine's own /metrics: names, labels, and the conversion of the workers' counters to series."""
 
 from typing import Any, Final
 
@@ -31,12 +31,12 @@ HISTOGRAMS: Final = {
 
 
 def label_values(label: str, labels: int) -> list[str]:
-    """The values of so many labels, which what is counted has as one text."""
+    """The label values of a counter, which stores them as one text."""
     return label.split(" ", labels - 1) if labels else []
 
 
 def merge(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Two looks at once: counts add up, durations are put together, gauges are the later ones'."""
+    """Merge two sets of counters: counts add up, durations are joined, gauges are the later ones."""
     counts = {(name, label): value for name, label, value in mine.get("counts", ())}
     for name, label, value in other.get("counts", ()):
         counts[name, label] = counts.get((name, label), 0) + value
@@ -52,7 +52,7 @@ def merge(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(data: dict[str, Any]) -> dict[str, int | float]:
-    """A line for the engine's log."""
+    """A summary for the engine's log."""
     found: dict[str, int | float] = {}
     for name, label, value in data.get("counts", ()):
         found[f"{name} {label}".strip()] = value

@@ -1,4 +1,4 @@
-"""The scheduler's half: what vLLM's scheduler asks and tells, in terms of `core`'s plan and loads."""
+"""The scheduler's half: translates the calls of vLLM's scheduler to `core`'s plan and loads."""
 
 import logging
 import time
@@ -16,14 +16,14 @@ from pd_connector.settings import Settings
 from pd_connector.wire import params
 
 log = logging.getLogger(f"vllm.{__name__}")
-# vLLM's scheduler asks in each round how many tokens come from elsewhere, and whether it is to wait for them.
+# In each round vLLM's scheduler asks how many tokens come from another engine, and whether it must wait for them.
 Matched = tuple[int | None, bool]
 NOTHING: Final[Matched] = (0, False)
 LATER: Final[Matched] = (None, False)
 
 
 class SchedulerHalf:
-    """One engine's requests, as far as their KV goes to other engines or comes from them."""
+    """The requests of one engine whose KV goes to other engines or comes from them."""
 
     def __init__(self, facts: Facts, settings: Settings, address: str, resident: Resident | None) -> None:
         """`resident`: the worker's half, if it is in this process."""
@@ -33,7 +33,7 @@ class SchedulerHalf:
         self._resident = resident
         self._plan = Plan(facts.block_size, int(facts.blocks * settings.keep_fraction))
         self._loads = Loads(facts.ranks, fail=facts.fails)
-        self._requests: dict[str, Any] = {}  # those that wait for KV, because a token may follow
+        self._requests: dict[str, Any] = {}  # requests that wait for KV, because a token may follow
         self._orders: list[Order] = []
         self._idle = True
         self._waited = False
@@ -45,7 +45,7 @@ class SchedulerHalf:
     # A request's life
 
     def on_new_request(self, request: Any) -> None:
-        """A request came. What it says about KV may be wrong; then it is an ordinary request."""
+        """Register a request. If its KV parameters are invalid, it is served as an ordinary request."""
         try:
             wish = params.parse(request.kv_transfer_params)
         except params.ParamsError as error:
@@ -98,7 +98,7 @@ class SchedulerHalf:
         )
 
     def matched(self, request: Any, cached: int) -> Matched:
-        """How many tokens behind the `cached` ones come from prefill, now or between the steps; None: ask again."""
+        """How many tokens after the `cached` ones come from prefill, now or between steps; None means ask again."""
         request_id = request.request_id
         if request_id not in self._requests:
             return NOTHING
@@ -120,11 +120,11 @@ class SchedulerHalf:
         return self._loads.verdict(request_id, cached, time.monotonic(), computing=computing, kept=kept)
 
     def _is_idle(self) -> bool:
-        """Whether the engine has nothing else to do in this round than to wait for KV."""
+        """Whether the engine does nothing in this round but wait for KV."""
         return self._resident is not None and self._idle and not self._waited and self._settings.idle_wait_ms > 0
 
     def _look_longer(self, request_id: str, cached: int) -> Found:
-        """Wait a little, so that KV is noticed when it comes and not when the engine looks next."""
+        """Wait a little, so that KV is noticed when it arrives and not only in the engine's next round."""
         self._waited = True
         if self._resident is None:
             return WAIT
@@ -136,7 +136,7 @@ class SchedulerHalf:
         return found
 
     def _settle_token(self, request: Any) -> None:
-        """Before a request runs: its prompt's last token is prefill's, or its answer ends at once."""
+        """Before a request runs, set its prompt's last token to prefill's, or end its answer at once."""
         token, missing = self._loads.token(request.request_id)
         if token is not None:
             compat.set_last_prompt_token(request, token)
@@ -155,7 +155,7 @@ class SchedulerHalf:
         self._tell(self._loads.allocated(request_id, blocks, skip, external))
 
     def finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
-        """A request is over: whether its blocks must stay, and what its answer says."""
+        """A request ended. Returns whether its blocks must be kept, and the parameters for its answer."""
         self._requests.pop(request.request_id, None)
         hold = compat.aborted(request) and self._loads.hold(request.request_id, time.monotonic())
         orders, outcome = self._loads.finished(request.request_id)
@@ -184,7 +184,7 @@ class SchedulerHalf:
         try:
             return params.parse(request.kv_transfer_params)
         except params.ParamsError:
-            return None  # said so when the request came
+            return None  # this was logged when the request came
 
     # Steps
 
@@ -208,7 +208,7 @@ class SchedulerHalf:
         return orders
 
     def output(self, finished_sending: Iterable[str], finished_recving: Iterable[str], mailed: list[Mailed]) -> None:
-        """What the workers report after a step."""
+        """Take the workers' reports after a step."""
         self._loads.inbox.extend(mailed)
         self._plan.released(set(finished_sending))
         for request_id in finished_recving:
@@ -218,11 +218,11 @@ class SchedulerHalf:
                 self._settle_token(request)
 
     def counted(self) -> dict[str, Any] | None:
-        """What this half counted, if nobody else reports it."""
+        """The counters of this half, if the worker does not report them."""
         return self._stats.take() if self._resident is None else None
 
     def _tell(self, orders: Iterable[Order]) -> None:
-        """Now, if no step is needed and the worker is here; else with the next step."""
+        """Pass an order to the worker: now, if it needs no step and the worker is in this process; else with the next step."""
         for order in orders:
             if self._resident is not None and not isinstance(order, WITH_STEP):
                 self._resident.station.do(order)

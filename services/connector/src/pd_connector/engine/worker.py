@@ -1,4 +1,4 @@
-"""The workers' half: a station, made when vLLM has its KV cache, and called around each step."""
+"""The workers' half: a `Station`, made when vLLM has its KV cache, and called around each step."""
 
 import logging
 import uuid
@@ -31,7 +31,7 @@ class WorkerHalf:
         self._empty: set[int] = set()
 
     def register(self, kv_caches: Mapping[str, Any]) -> None:
-        """Open the port and reserve memory for KV on its way.
+        """Open the port and reserve memory for KV in transit.
 
         Raises:
             RefusalError: if KV like this cannot be moved, or there is no memory for it.
@@ -57,7 +57,7 @@ class WorkerHalf:
         if facts.ranks == 1:
             publish(facts.engine_id, Resident(self._station, self._mail))
         log.info(
-            "P2pConnector listens at %s; %d bytes of KV a block, %d blocks per page",
+            "P2pConnector listens at %s; %d bytes of KV per block, %d blocks per page",
             address,
             layout.row_bytes,
             page_blocks,
@@ -81,12 +81,14 @@ class WorkerHalf:
         if not plant.transports:
             msg = (
                 f"P2pConnector: none of `transports` ({', '.join(self._settings.transports)}) works on this device; "
-                f"it has {', '.join(every)}"
+                f"available: {', '.join(every)}"
             )
             raise RefusalError(msg)
         station = Station(plant, sends=self._facts.sends, takes=self._facts.takes)
         if self._facts.sends:
-            station.outgoing.staging.of(plant.transports[0].kind)  # if there is no memory for it, the start fails
+            station.outgoing.staging.of(
+                plant.transports[0].kind
+            )  # allocated now, so that the start fails if there is no memory for it
         return station
 
     def _pages(self, use: str, row_bytes: int, page_blocks: int) -> int:
@@ -97,12 +99,12 @@ class WorkerHalf:
     # Steps
 
     def before_overwriting(self, orders: Iterable[Order]) -> None:
-        """Blocks of preempted requests may be overwritten after this."""
+        """Prepare for a step that may overwrite the blocks of preempted requests."""
         if self._station is not None:
             self._station.preempt(orders)
 
     def before_step(self, orders: Iterable[Order]) -> None:
-        """KV that is here goes to its blocks."""
+        """Copy KV that has arrived into its blocks."""
         if self._station is not None:
             self._empty |= self._station.before_step(orders)
 
@@ -111,7 +113,7 @@ class WorkerHalf:
             self._station.after_step(orders)
 
     def finished(self, ended: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Requests whose blocks are the engine's again, and requests that wait for KV no more."""
+        """Requests whose blocks the engine may reuse, and requests whose KV has arrived."""
         if self._station is None:
             return set(), set()
         done, empty = self._station.incoming.drained(ended)
@@ -119,7 +121,7 @@ class WorkerHalf:
         return self._station.outgoing.released(), done
 
     def empty_blocks(self) -> set[int]:
-        """Blocks that were to get KV and did not, since the last call."""
+        """Blocks whose KV did not arrive, since the last call."""
         found, self._empty = self._empty, set()
         return found
 
@@ -128,7 +130,7 @@ class WorkerHalf:
         return self._mail.take()
 
     def counted(self) -> dict[str, Any] | None:
-        """What happened since the last call."""
+        """The counters since the last call."""
         return None if self._station is None else self._station.plant.stats.take()
 
     def stop(self) -> None:
@@ -138,15 +140,15 @@ class WorkerHalf:
 
 
 def layers(kv_caches: Mapping[str, Any]) -> list[Layer]:
-    """Where vLLM's tensors are.
+    """Addresses, shapes and strides of vLLM's tensors.
 
     Raises:
-        RefusalError: for what is no tensor, as the state of a Mamba layer.
+        RefusalError: for a value that is not a tensor, such as the state of a Mamba layer.
     """
     found: list[Layer] = []
     for name, tensor in kv_caches.items():
         if not hasattr(tensor, "data_ptr"):
-            msg = f"P2pConnector cannot move the state of {name}, which is no KV"
+            msg = f"P2pConnector cannot move the state of {name}, because it is not KV"
             raise RefusalError(msg)
         found.append(
             Layer(

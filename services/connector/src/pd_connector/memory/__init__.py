@@ -1,1 +1,1 @@
-"""Where a block's bytes are, and how they are copied: in the host's memory, and on NVIDIA GPUs."""
+"""The memory layout of blocks, and copies of them: in the host's memory, and on NVIDIA GPUs."""

@@ -1,6 +1,6 @@
 """CUDA's virtual memory management, by ctypes on the driver: memory that another process can map by a file descriptor.
 
-The driver is the one thing that every vLLM image with a GPU has; bindings for Python come and go with torch's versions.
+Every vLLM image with a GPU has the driver library; Python bindings differ between torch's versions.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ _UNSEEN: Final = ": this engine cannot see the GPU of decode's engine. Give both
 
 
 class CudaError(RuntimeError):
-    """A call of the driver failed; the message names it and the error."""
+    """A driver call failed; the message names the call and the error."""
 
     def __init__(self, call: str, code: int, name: str) -> None:
         unseen = code == _INVALID_DEVICE and call == "cuMemImportFromShareableHandle"
@@ -63,10 +63,10 @@ class Driver:
     """The driver's calls that are used here. The calling thread must have a context (torch makes one)."""
 
     def __init__(self) -> None:
-        """Load it.
+        """Load the driver library.
 
         Raises:
-            OSError: where there is none.
+            OSError: if there is no driver.
         """
         self._library = ctypes.CDLL("libcuda.so.1")
         self._library.cuGetErrorName.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)]
@@ -105,7 +105,7 @@ class Driver:
 
 
 class Mapping:
-    """A piece of a GPU's memory in this process: its own, or another process's."""
+    """A range of GPU memory mapped in this process: its own, or another process's."""
 
     def __init__(self, driver: Driver, device: int, handle: int, size: int) -> None:
         """Map `handle`, which this takes over."""
@@ -126,10 +126,10 @@ class Mapping:
 
     @classmethod
     def create(cls, driver: Driver, device: int, size: int) -> "Mapping":
-        """Memory of this process, as much as asked for and a little more.
+        """Allocate memory of this process; the size is rounded up.
 
         Raises:
-            CudaError: if the GPU has not so much, or cannot share it.
+            CudaError: if the GPU does not have enough memory, or cannot share it.
         """
         properties = _Properties(_PINNED, _FILE_DESCRIPTOR, _Location(_ON_DEVICE, device), None, _Flags())
         step = ctypes.c_size_t()
@@ -143,7 +143,7 @@ class Mapping:
 
     @classmethod
     def imported(cls, driver: Driver, device: int, descriptor: int, size: int) -> "Mapping":
-        """Memory of another process, by its descriptor; may be on another GPU of this node.
+        """Map memory of another process by its descriptor; it may be on another GPU of this node.
 
         Raises:
             CudaError: if this GPU cannot reach it.
@@ -170,7 +170,7 @@ class Mapping:
         return int(descriptor.value)
 
     def close(self) -> None:
-        """Let go of it; another process that has mapped it keeps it."""
+        """Unmap and release it; another process that has mapped it keeps it."""
         pointer, size = ctypes.c_uint64(self.address), ctypes.c_size_t(self.size)
         self._driver.call("cuMemUnmap", pointer, size)
         self._driver.call("cuMemAddressFree", pointer, size)

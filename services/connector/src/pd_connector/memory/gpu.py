@@ -17,7 +17,7 @@ SCRATCH_BYTES: Final = 16 * 1024**2
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton has no types
 def _copy(table, plan, words: tl.constexpr, step: tl.constexpr, aligned: tl.constexpr, gather: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0917  a kernel
-    """One program copies `step` words of one run of one block; `plan` has pairs of block and row address, `table` triples of a run."""
+    """One program instance copies `step` words of one run of one block; `plan` has pairs (block, row address), `table` triples per run."""
     block = tl.load(plan + 2 * tl.program_id(0))
     row = tl.load(plan + 2 * tl.program_id(0) + 1)
     run = table + 3 * tl.program_id(1)
@@ -37,7 +37,7 @@ def _copy(table, plan, words: tl.constexpr, step: tl.constexpr, aligned: tl.cons
 
 
 class _Kernel:
-    """The runs of one size, which is always the same for a model, or one of two."""
+    """The kernel for runs of one size; a model has one or two sizes."""
 
     def __init__(self, runs: list[Run], device: torch.device) -> None:
         size = runs[0].size
@@ -58,13 +58,13 @@ class _Kernel:
 
 
 class GpuCopier:
-    """Rows from and to vLLM's tensors; marks are events."""
+    """Copies rows from and to vLLM's tensors; marks are CUDA events."""
 
     def __init__(self, layout: Layout, device: torch.device, keep: Any) -> None:
-        """`keep` holds the tensors, whose memory this uses.
+        """`keep` holds references to the tensors, so that their memory stays valid.
 
         Raises:
-            ValueError: if the bytes do not come in words.
+            ValueError: if the layers are not made of whole words.
         """
         if any(value % 8 for run in layout.runs for value in (run.address, run.stride, run.size, run.offset)):
             msg = "the KV cache's layers are not made of whole words of 8 bytes"
@@ -79,20 +79,20 @@ class GpuCopier:
         aligned = -(-self._scratch.data_ptr() // 16) * 16
         self._scratch_rows = [aligned + row * layout.row_bytes for row in range(rows)]
         self._kernels = [_Kernel(runs, device) for runs in by_size.values()]
-        # Before the model's kernels, which keep a busy GPU full.
+        # A high priority, so that these copies start before the model's kernels on a busy GPU.
         self._beside = torch.cuda.Stream(device, priority=-1)
 
     def warm_up(self, address: int) -> None:
-        """Compile the kernels, with a row of memory that nobody uses yet, before a request would wait for it."""
+        """Compile the kernels with an unused row of memory, so that no request waits for the compilation."""
         self.gather([0], [address])
         self.scatter([0], [address])
-        # Pinned memory is slow to get and quick to get again; plans take 16 bytes per block.
+        # Allocating pinned memory is slow, so it is reused; plans take 16 bytes per block.
         pinned = [torch.empty(2**power, dtype=torch.uint8, pin_memory=True) for power in range(9, 18) for _ in range(4)]
         del pinned
         torch.cuda.current_stream(self._device).synchronize()
 
     def _launch(self, blocks: list[int], addresses: list[int], *, gather: bool) -> torch.cuda.Event:
-        # Pinned, so that the copy waits for nothing and nothing waits for it.
+        # Pinned, so that the copy to the GPU is asynchronous.
         plan = torch.tensor(list(zip(blocks, addresses, strict=True)), dtype=torch.int64, pin_memory=True)
         on_device = plan.to(self._device, non_blocking=True)
         for kernel in self._kernels:
@@ -102,15 +102,15 @@ class GpuCopier:
         return mark
 
     def gather(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
-        """Copy blocks to addresses, behind what the engine has launched."""
+        """Copy blocks to addresses, after the kernels that the engine has launched."""
         return self._launch(blocks, addresses, gather=True)
 
     def scatter(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
-        """Copy from addresses to blocks, before what the engine launches next."""
+        """Copy from addresses to blocks, before the engine's next kernels."""
         return self._launch(blocks, addresses, gather=False)
 
     def duplicate(self, sources: list[int], targets: list[int]) -> None:
-        """Copy blocks to other blocks by way of scratch memory, before what the engine launches next."""
+        """Copy blocks to other blocks through scratch memory, before the engine's next kernels."""
         for first in range(0, len(sources), len(self._scratch_rows)):
             part = slice(first, first + len(self._scratch_rows))
             rows = self._scratch_rows[: len(sources[part])]
@@ -118,13 +118,13 @@ class GpuCopier:
             self.scatter(targets[part], rows)
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: torch.cuda.Event) -> torch.cuda.Event:
-        """Copy blocks to addresses in a stream of its own."""
+        """Copy blocks to addresses in a separate stream."""
         self._beside.wait_event(computed)
         with torch.cuda.stream(self._beside):
             return self._launch(blocks, addresses, gather=True)
 
     def computed(self) -> torch.cuda.Event:
-        """When all is over that the engine has launched."""
+        """A mark after everything that the engine has launched."""
         mark = torch.cuda.Event()
         mark.record()
         return mark
@@ -138,11 +138,11 @@ class GpuCopier:
         return mark is None or bool(mark.query())
 
     def fence(self) -> None:
-        """What the engine launches next waits for copies beside it."""
+        """Make the engine's next kernels wait for the copies in the separate stream."""
         torch.cuda.current_stream(self._device).wait_stream(self._beside)
 
     def enter_thread(self) -> None:
-        """A thread's calls are for this GPU."""
+        """Make this GPU the current device of the calling thread."""
         torch.cuda.set_device(self._device)
 
 
@@ -150,5 +150,5 @@ class Streams(threading.local):
     """A stream for each thread that copies to other engines."""
 
     def __init__(self, device: torch.device) -> None:
-        """Called in each thread that looks at it first."""
+        """Called in each thread on its first access."""
         self.stream = torch.cuda.Stream(device, priority=-1)

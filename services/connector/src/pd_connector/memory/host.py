@@ -1,4 +1,4 @@
-"""Copies of blocks in the host's memory: for vLLM on the CPU, where a copy is over when it returns."""
+"""Copies of blocks in the host's memory, for vLLM on the CPU. They are synchronous."""
 
 import ctypes
 from typing import Any
@@ -7,7 +7,7 @@ from pd_connector.memory.layout import Layout
 
 
 class BlockingCopier:
-    """A `Copier` without streams: every copy is over when it returns, so there is nothing to wait for."""
+    """A `Copier` without streams: every copy is synchronous, so there is nothing to wait for."""
 
     def gather(self, blocks: list[int], addresses: list[int]) -> None:
         """Copy blocks to addresses."""
@@ -22,11 +22,11 @@ class BlockingCopier:
         raise NotImplementedError
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
-        """Copy blocks to addresses; what a step computed is there when it is over."""
+        """Copy blocks to addresses; a step's results are there when the step ends."""
         self.gather(blocks, addresses)
 
     def computed(self) -> None:
-        """A step is over when the next one begins."""
+        """None: a step has ended when the next one begins."""
 
     def wait(self, mark: Any) -> None: ...
 
@@ -39,10 +39,10 @@ class BlockingCopier:
 
 
 class HostCopier(BlockingCopier):
-    """Rows from and to vLLM's tensors."""
+    """Copies rows from and to vLLM's tensors."""
 
     def __init__(self, layout: Layout, keep: Any) -> None:
-        """`keep` holds the tensors, whose memory this uses."""
+        """`keep` holds references to the tensors, so that their memory stays valid."""
         self._runs = layout.runs
         self._keep = keep
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a block are, in all layers, from the shapes and strides of vLLM's tensors: no knowledge of attention back ends is needed.
+"""Where the bytes of a block are in all layers, from the shapes and strides of vLLM's tensors, without knowledge of attention back ends.
 
 Dimension 0 of every tensor is the block, in every version. A block's bytes in one layer are one run, or a few if the tensor lies in memory in another order.
 All runs of all layers, in a fixed order, are the block's *row*: that is what travels.
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-# More runs per layer than this, and copying them one by one would be slower than computing the KV.
+# With more runs per layer than this, copying them would be slower than computing the KV.
 MAX_RUNS: Final = 256
 
 
 class LayoutError(ValueError):
-    """KV in such tensors cannot be copied; the message says why."""
+    """KV in these tensors cannot be copied; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Bytes of each block that lie side by side: block `b` has `size` of them at `address + b * stride`, and they are at `offset` of its row."""
+    """Contiguous bytes of each block: those of block `b` are the `size` bytes at `address + b * stride`, and lie at `offset` in its row."""
 
     address: int
     stride: int
@@ -50,7 +50,7 @@ class Layout:
 
 
 def layout_of(layers: Sequence[Layer], blocks: int) -> Layout:
-    """The layout of a KV cache of so many blocks.
+    """The layout of a KV cache with this number of blocks.
 
     Raises:
         LayoutError: if a tensor has no whole number of rows per block, or too many runs.
@@ -74,7 +74,7 @@ def layout_of(layers: Sequence[Layer], blocks: int) -> Layout:
 
 
 def _dimensions(layer: Layer, blocks: int) -> list[tuple[int, int]]:
-    """Sizes and strides in bytes within a block; a kernel may divide it into smaller ones."""
+    """Sizes and strides in bytes within a block; a kernel may divide a block into smaller ones."""
     rows, rest = divmod(layer.shape[0], blocks)
     if rest or not rows:
         msg = f"{layer.name} has {layer.shape[0]} rows for {blocks} blocks"
@@ -102,7 +102,7 @@ def _runs(layer: Layer, blocks: int, offset: int) -> list[Run]:
 
 
 def _inner(layer: Layer, blocks: int) -> str:
-    """What a block of a layer looks like, without what depends on the number of blocks."""
+    """The shape of a block of a layer, independent of the number of blocks."""
     dimensions = _dimensions(layer, blocks)
     block = dimensions[0][0] * dimensions[0][1]
     inner = [(count, step if step < block else "outside") for count, step in dimensions]

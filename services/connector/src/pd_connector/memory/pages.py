@@ -1,4 +1,4 @@
-"""Pages of memory, in the host's and behind one interface with the GPU's."""
+"""The interface of memory pages and copiers, and its implementation in host memory."""
 
 import ctypes
 import mmap
@@ -9,7 +9,7 @@ DEVICE: Final = "device"
 
 
 class Memory(Protocol):
-    """So many pages, each at an address that whoever copies blocks can use.
+    """`count` pages, each at an address that copiers can use.
 
     Attributes:
         kind: `host` or `device`.
@@ -37,7 +37,7 @@ class HostMemory:
     kind = HOST
 
     def __init__(self, pages: int, page_bytes: int) -> None:
-        """Reserve it; the operating system gives pages when they are used first."""
+        """Reserve the memory; the operating system allocates pages on first use."""
         self.pages = pages
         self.page_bytes = page_bytes
         self.map = mmap.mmap(-1, max(1, pages * page_bytes))
@@ -61,26 +61,26 @@ class HostMemory:
 
 
 class Copier(Protocol):
-    """Copies blocks of the KV cache to and from addresses. A mark is when a copy is over: None is at once."""
+    """Copies blocks of the KV cache to and from addresses. A mark is an event after which a copy is complete; None means it already is."""
 
     def gather(self, blocks: list[int], addresses: list[int]) -> Any:
-        """Copy blocks to addresses, after what the engine computes until now; returns the mark."""
+        """Copy blocks to addresses, after the work that the engine has queued; returns the mark."""
         ...
 
     def scatter(self, blocks: list[int], addresses: list[int]) -> Any:
-        """Copy from addresses to blocks, before what the engine computes from now on; returns the mark."""
+        """Copy from addresses to blocks, before the engine's later work; returns the mark."""
         ...
 
     def duplicate(self, sources: list[int], targets: list[int]) -> None:
-        """Copy blocks to other blocks, before what the engine computes from now on."""
+        """Copy blocks to other blocks, before the engine's later work."""
         ...
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> Any:
-        """Copy blocks to addresses once `computed` has passed, without regard to what the engine computes now; returns the mark."""
+        """Copy blocks to addresses once `computed` has passed, in parallel to the engine's work; returns the mark."""
         ...
 
     def computed(self) -> Any:
-        """When all is over that the engine computes until now."""
+        """A mark after the work that the engine has queued."""
         ...
 
     def wait(self, mark: Any) -> None: ...
@@ -88,7 +88,7 @@ class Copier(Protocol):
     def is_over(self, mark: Any) -> bool: ...
 
     def fence(self) -> None:
-        """What the engine computes from now on waits for copies beside it."""
+        """Make the engine's later work wait for parallel copies."""
         ...
 
     def enter_thread(self) -> None:

@@ -1,1 +1,1 @@
-"""Sockets, threads and transports: what `core` decides is done here. Imports neither vLLM nor, but for the GPU's transports, torch."""
+"""Sockets, threads and transports that carry out the decisions of `core`. Imports no vLLM and, except for the GPU transports, no torch."""

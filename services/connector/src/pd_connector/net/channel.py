@@ -1,4 +1,4 @@
-"""A connection that carries messages, both ways, without ever waiting."""
+"""A connection that carries messages in both directions and never blocks."""
 
 import socket
 import threading
@@ -10,12 +10,12 @@ from pd_connector.wire.frames import Frames, frame
 from pd_connector.wire.messages import Message, ProtocolError
 
 CHUNK: Final = 1 << 18
-# Messages that a peer does not take; more of them, and it is broken.
+# With more unsent messages than this, the connection counts as broken.
 MAX_UNSENT_BYTES: Final = 1 << 26
 
 
 def tune(sock: socket.socket) -> socket.socket:
-    """Small messages leave at once."""
+    """Disable Nagle's algorithm, so that small messages leave at once."""
     if sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
@@ -27,7 +27,7 @@ class Channel:
     def __init__(
         self, number: int, sock: socket.socket, loop: Loop, heard: Callable[["Channel", Message], None]
     ) -> None:
-        """`sock` must be connected; `open` begins to read it."""
+        """`sock` must be connected; `open` starts reading from it."""
         self.number = number
         self.peer = _name(sock)
         self.last_heard = self.last_sent = 0.0
@@ -47,12 +47,12 @@ class Channel:
         return self._open
 
     def open(self, now: float) -> None:
-        """Begin to read. Only in the loop's thread."""
+        """Start reading. Only in the loop's thread."""
         self.last_heard = self.last_sent = now
         self._loop.watch(self._sock, self._ready)
 
     def send(self, messages: Iterable[Message], now: float) -> None:
-        """Send messages; what the socket does not take at once, the loop sends later."""
+        """Send messages; the loop sends later what the socket does not take at once."""
         data = b"".join(frame(message) for message in messages)
         if not data or not self.is_open:
             return
@@ -66,16 +66,16 @@ class Channel:
         if left and not waiting:
             self._loop.call(self._watch_write)
         if left > MAX_UNSENT_BYTES:
-            self._loop.call(lambda: self.close("it takes no messages"))
+            self._loop.call(lambda: self.close("it does not read its messages"))
 
     def _flush(self) -> None:
         try:
             while self._unsent:
                 del self._unsent[: self._sock.send(self._unsent)]
         except BlockingIOError:
-            pass  # the loop goes on when there is room
+            pass  # the loop continues when there is room
         except OSError:
-            self._unsent.clear()  # reading will say why
+            self._unsent.clear()  # reading will report the reason
 
     def _watch_write(self) -> None:
         if self.is_open:
@@ -108,7 +108,7 @@ class Channel:
             self.close(f"the connection broke: {error.strerror or error}")
 
     def _hand_over(self, data: bytes) -> bool:
-        """Pass messages on, as long as nobody ends the connection."""
+        """Pass messages on until the connection ends."""
         return all(self._heard(message) for message in self._frames.feed(data))
 
     def _heard(self, message: Message) -> bool:
@@ -116,7 +116,7 @@ class Channel:
         return self._open
 
     def detach(self) -> socket.socket:
-        """Give the socket away; this channel is over without an end. Only in the loop's thread."""
+        """Give the socket away; this channel then ends without calling `ended`. Only in the loop's thread."""
         self._open = False
         self._loop.forget(self._sock)
         return self._sock

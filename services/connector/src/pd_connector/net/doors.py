@@ -1,4 +1,4 @@
-"""Connections of an engine's rank until they stand: those that others open, and those that it opens to others."""
+"""Setting up the connections of an engine's rank: those that others open, and those that it opens to others."""
 
 import functools
 import itertools
@@ -22,20 +22,20 @@ log = logging.getLogger(f"vllm.{__name__}")
 
 
 class Host(Protocol):
-    """Who the connections are for. Everything is called in the loop's thread."""
+    """The owner of the connections. All methods are called in the loop's thread."""
 
     def takes(self, purpose: str) -> str:
-        """Why no connection for this purpose is wanted; empty if one is."""
+        """Why a connection for this purpose is refused; empty if it is accepted."""
         ...
 
     def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
-        """Decode at this address can be sent KV."""
+        """KV can now be sent to decode at this address."""
         ...
 
     def push_failed(self, address: str, reason: str) -> None: ...
 
     def ask_opened(self, address: str, channel: Channel) -> None:
-        """Prefill at this address can be asked."""
+        """Prefill at this address can now be asked for KV."""
         ...
 
     def ask_failed(self, address: str, reason: str) -> None: ...
@@ -54,7 +54,7 @@ class Host(Protocol):
 
 
 class Doors:
-    """The port of a rank, and its way to others' ports."""
+    """The port of a rank, and connections to the ports of others."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Doors:
         transports: dict[str, Transport],
         staging: Callable[[str], Memory],
     ) -> None:
-        """`offers`: ways in which this engine takes KV, with what peers must know; `transports`: ways in which it can send."""
+        """`offers`: transports over which this engine receives KV, with what peers must know; `transports`: those over which it can send."""
         self._host = host
         self._identity = identity
         self._settings = settings
@@ -104,10 +104,10 @@ class Doors:
             channel.close("this engine ends")
 
     def tick(self, now: float) -> None:
-        """Whoever opened a connection must say what it is for."""
+        """Close connections that did not say their purpose in time."""
         for channel, since in list(self._greeting.values()):
             if now - since > self._settings.hello_timeout_s:
-                channel.close("it did not say what it wants")
+                channel.close("it did not say its purpose")
 
     # Connections that others open
 

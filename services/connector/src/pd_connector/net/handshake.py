@@ -1,4 +1,4 @@
-"""The first messages of a connection, at either end, and what must be equal on both."""
+"""The first messages of a connection at both ends, and what must be equal on both."""
 
 import socket
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from pd_connector.wire.params import split
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this rank of this engine is.
+    """The identity of this rank of this engine.
 
     Attributes:
         address: where it listens.
-        schema: what must be equal on both ends, as text, by a name that a person understands.
+        schema: what must be equal on both ends, as text, by a readable name.
     """
 
     boot: str
@@ -30,7 +30,7 @@ class Identity:
 
 
 class RefusedError(ConnectionError):
-    """The other engine cannot or does not want to; the message says why."""
+    """The other engine refused the connection; the message says why."""
 
 
 def misfit(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
@@ -58,10 +58,10 @@ def judge(hello: Hello, identity: Identity) -> Refusal | None:
 def greet(
     identity: Identity, address: str, purpose: Purpose, transports: list[str], timeout_s: float
 ) -> tuple[socket.socket, Welcome]:
-    """Connect to another engine and say hello. May wait for `timeout_s` a step.
+    """Connect to another engine and send the hello. May wait for `timeout_s` in each step.
 
     Raises:
-        RefusedError: if it does not want, or does not speak this protocol.
+        RefusedError: if it refuses, or does not speak this protocol.
         OSError: if it cannot be reached.
     """
     sock = tune(socket.create_connection(split(address), timeout=timeout_s))
@@ -83,7 +83,7 @@ def greet(
     if isinstance(answer, Welcome):
         return sock, answer
     sock.close()
-    raise RefusedError(answer.reason if isinstance(answer, Refusal) else "it answered something else")
+    raise RefusedError(answer.reason if isinstance(answer, Refusal) else "its answer was not a welcome")
 
 
 def choose(
@@ -113,5 +113,5 @@ def choose(
 
 
 def use(sock: socket.socket, transport: Transport) -> None:
-    """Tell decode which one it is."""
+    """Tell decode which transport was chosen."""
     sock.sendall(frame(Use(transport=transport.name)))

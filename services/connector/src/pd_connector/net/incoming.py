@@ -1,4 +1,4 @@
-"""Decode's half of a station: KV comes to landing memory, and from there into the blocks of requests."""
+"""Decode's half of a station: KV arrives in landing memory and is copied from there into the blocks of requests."""
 
 import functools
 import logging
@@ -41,7 +41,7 @@ class Incoming:
         self._dial = dial
         self.receiver = Receiver(identity.boot, identity.address, plant.settings, tokens=identity.rank == 0)
         self.landing = Store(plant, "landing", self.receiver.add_memory)
-        # Set when a key came or failed, for whoever has nothing else to do than to wait for it.
+        # Set when a key arrived or failed, for a scheduler that is idle and waits for it.
         self.arrived = threading.Event()
         self._links: dict[int, _Link] = {}
         self._asks: dict[str, Channel] = {}
@@ -51,7 +51,7 @@ class Incoming:
         self._chosen: dict[str, tuple[str, int]] = {}  # transport and connection by session
 
     def offers(self) -> dict[str, tuple[Transport, dict[str, str]]]:
-        """Open the ways in which this engine takes KV."""
+        """Open the transports over which this engine receives KV."""
         found: dict[str, tuple[Transport, dict[str, str]]] = {}
         for transport in self._plant.transports:
             site = Site(
@@ -68,7 +68,7 @@ class Incoming:
     # The engine
 
     def do(self, order: Expect | Park | Drop) -> None:
-        """Carry out what needs no step."""
+        """Carry out an order that needs no step."""
         with self._plant.lock:
             if isinstance(order, Expect):
                 self._plant.trace.note("expected", order.key)
@@ -81,7 +81,7 @@ class Incoming:
             self.flush()
 
     def load(self, order: Load) -> bool:
-        """Put a key that is here into its blocks, before what the engine computes next. False if it is not here after all."""
+        """Copy an arrived key into its blocks, before the engine's next work. False if it is not there after all."""
         begun = time.perf_counter()
         with self._plant.lock:
             found = self.receiver.take(order.key)
@@ -95,7 +95,7 @@ class Incoming:
         return True
 
     def copy(self, order: Copy) -> None:
-        """Put KV that another request has into this one's blocks too, before what the engine computes next."""
+        """Copy KV from another request's blocks into this one's, before the engine's next work."""
         count = min(len(order.sources), len(order.blocks))
         with self._plant.lock:
             self._plant.copier.duplicate(
@@ -104,12 +104,12 @@ class Incoming:
             self._plant.stats.count("loads", "loaded")
 
     def drain(self, order: Drain) -> None:
-        """Put a key into its blocks as it comes."""
+        """Copy a key into its blocks as it arrives."""
         with self._plant.lock:
             self._drains[order.request_id] = order
 
     def drained(self, ended: Iterable[str]) -> tuple[set[str], set[int]]:
-        """Between steps: go on with the drains. Returns requests that wait no more, and the blocks that stayed empty."""
+        """Continue the drains between steps. Returns requests that are complete, and blocks whose KV did not arrive."""
         done: set[str] = set()
         empty: set[int] = set()
         with self._plant.lock:
@@ -137,7 +137,7 @@ class Incoming:
         for extent in extents:
             pages += extent.pages
             rows = self.landing.rows(kind, list(extent.pages), extent.count)
-            # Decode may have no block yet for the prompt's last token, which it computes itself.
+            # Decode may not have a block yet for the prompt's last token, which it computes itself.
             low, high = max(skip - extent.first, 0), min(extent.count, len(blocks) - extent.first)
             if low < high:
                 targets += blocks[extent.first + low : extent.first + high]
@@ -147,7 +147,7 @@ class Incoming:
         self._reap()
 
     def _reap(self) -> None:
-        """Pages that are in their blocks are free. With the lock."""
+        """Free the pages that have been copied into blocks. The caller holds the lock."""
         over = [entry for entry in self._loading if self._plant.copier.is_over(entry[0])]
         if over:
             self._loading = [entry for entry in self._loading if entry not in over]
@@ -194,7 +194,7 @@ class Incoming:
             memory = self.landing.of(link.transport.kind)
             found = zlib.crc32(memory.read(part.pages[0], part.size))
             if found != part.checksum:
-                msg = f"the bytes of {part.key} changed on their way"
+                msg = f"the bytes of {part.key} changed in transit"
                 raise ProtocolError(msg)
 
     def _ended(self, link: _Link, reason: str) -> None:
@@ -213,7 +213,7 @@ class Incoming:
             return chosen is not None and self.receiver.may_write(chosen[1], pages)
 
     def _quiet(self, transport: str, session: str) -> None:
-        """A transport says that a session's peer cannot write any more. Any thread."""
+        """A transport reports that a session's peer can no longer write. Any thread."""
         with self._plant.lock:
             name, number = self._chosen.get(session, ("", 0))
             if name == transport:
@@ -229,7 +229,7 @@ class Incoming:
             self.flush()
 
     def ask_opened(self, address: str, channel: Channel) -> None:
-        """Prefill at this address can be asked."""
+        """Prefill at this address can now be asked for KV."""
         with self._plant.lock:
             self._asks[address] = channel
             channel.heard = lambda channel, message: self._answered(address, channel, message)
@@ -259,7 +259,7 @@ class Incoming:
             self.flush()
 
     def flush(self) -> None:
-        """Send what the receiver wants sent, and report what the scheduler must know. With the lock."""
+        """Send the receiver's messages, and report its events to the scheduler. The caller holds the lock."""
         now, receiver = time.monotonic(), self.receiver
         messages, receiver.messages = receiver.messages, []
         for number, message in messages:
@@ -294,7 +294,7 @@ class Incoming:
                 pass
 
     def tick(self, now: float) -> list[Channel]:
-        """Give up what takes too long; returns the open connections. With the lock."""
+        """Give up keys that take too long; returns the open connections. The caller holds the lock."""
         self._reap()
         self.receiver.tick(now)
         self.flush()

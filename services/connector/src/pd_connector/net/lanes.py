@@ -1,4 +1,4 @@
-"""Threads that copy: each does one thing after the other, so that what waits on one of them delays nobody else."""
+"""Threads that copy, each in order, so that a slow peer on one thread does not delay the others."""
 
 import logging
 import threading
@@ -10,10 +10,10 @@ log = logging.getLogger(f"vllm.{__name__}")
 
 
 class Lane:
-    """One thread and the work that waits for it."""
+    """One thread and its queue of work."""
 
     def __init__(self, name: str, enter: Callable[[], None]) -> None:
-        """`enter` is called first in the thread."""
+        """The thread calls `enter` first."""
         self._work: deque[Callable[[], None]] = deque()
         self._wake = threading.Condition()
         self._ends = False
@@ -23,13 +23,13 @@ class Lane:
         self._thread.start()
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Have this done after what is waiting."""
+        """Queue a piece of work."""
         with self._wake:
             self._work.append(work)
             self._wake.notify()
 
     def stop(self) -> None:
-        """End after what is waiting."""
+        """End after the queued work."""
         with self._wake:
             self._ends = True
             self._wake.notify()
@@ -49,6 +49,6 @@ class Lane:
             try:
                 work()
             except Exception:
-                # One peer's trouble must not end the thread that serves the others, too.
+                # A fault with one peer must not end the thread that also serves others.
                 log.exception("P2pConnector: a copy failed")
             self.busy_since = None

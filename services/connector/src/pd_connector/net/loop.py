@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Final
 
 TICK_S: Final = 0.05
-log = logging.getLogger(f"vllm.{__name__}")  # vLLM shows only what lies below its own name
+log = logging.getLogger(f"vllm.{__name__}")  # vLLM only shows loggers below its own name
 
 
 class Loop:
-    """Calls back when a socket can be read or written, when another thread asks for it, and every now and then."""
+    """Calls back when a socket can be read or written, when another thread asks for it, and periodically (`tick`)."""
 
     def __init__(self, name: str, tick: Callable[[float], None]) -> None:
         """`tick` gets the time, every 50 ms or so."""
@@ -33,7 +33,7 @@ class Loop:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after what was asked for until now; no callback comes after this has returned."""
+        """End after the callbacks that were requested so far; none is called after this returns."""
         self._ends = True
         self._wake()
         if threading.current_thread() is not self._thread and self._thread.ident is not None:
@@ -43,12 +43,12 @@ class Loop:
         self._selector.close()
 
     def call(self, callback: Callable[[], None]) -> None:
-        """Have this called in the loop's thread. Any thread may ask."""
+        """Call a function in the loop's thread. Any thread may call this."""
         self._soon.append(callback)
         self._wake()
 
     def watch(self, sock: socket.socket, callback: Callable[[], None], *, write: bool = False) -> None:
-        """Call back when the socket can be read, or also when it can be written. Only in the loop's thread."""
+        """Call back when the socket can be read and, if asked for, written. Only in the loop's thread."""
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if write else 0)
         if sock in self._selector.get_map():
             self._selector.modify(sock, events, callback)
@@ -56,12 +56,12 @@ class Loop:
             self._selector.register(sock, events, callback)
 
     def forget(self, sock: socket.socket) -> None:
-        """Watch this socket no longer. Only in the loop's thread."""
+        """Stop watching this socket. Only in the loop's thread."""
         if sock.fileno() >= 0 and sock in self._selector.get_map():
             self._selector.unregister(sock)
 
     def _wake(self) -> None:
-        with contextlib.suppress(OSError):  # it is awake, or over
+        with contextlib.suppress(OSError):  # it is already awake, or has ended
             self._waker.send(b"\0")
 
     def _drain_wakes(self) -> None:
@@ -87,5 +87,5 @@ class Loop:
         try:
             callback()
         except Exception:
-            # One connection's trouble must not end the thread that serves all of them.
+            # A fault in one connection must not end the thread that serves all of them.
             log.exception("P2pConnector: an event could not be handled")

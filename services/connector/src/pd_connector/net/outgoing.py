@@ -1,4 +1,4 @@
-"""Prefill's half of a station: computed blocks go over staging memory to the decode engines that they are for."""
+"""Prefill's half of a station: computed blocks go through staging memory to their decode engines."""
 
 import functools
 import logging
@@ -44,7 +44,7 @@ class Outgoing:
         self.staging = Store(plant, "staging", self.sender.add_memory)
         self._links: dict[str, _Link] = {}
         self._asks: dict[int, Channel] = {}
-        # What a step gathered follows the step; what is gathered beside the steps must not wait for the next one.
+        # Separate threads: pieces of a step follow that step, and pieces gathered in parallel must not wait for the next step.
         self._with_steps = Lane("pd-put", plant.copier.enter_thread)
         self._beside = Lane("pd-put-beside", plant.copier.enter_thread)
         self._gathers_beside = False
@@ -52,7 +52,7 @@ class Outgoing:
     # The engine
 
     def do(self, order: Begin | Ended | Forget) -> None:
-        """Carry out what needs no step."""
+        """Carry out an order that needs no step."""
         with self._plant.lock:
             now = time.monotonic()
             match order:
@@ -67,13 +67,13 @@ class Outgoing:
             self._go_on()
 
     def preempt(self, order: Preempted) -> None:
-        """Before the step that may overwrite a request's blocks."""
+        """Called before a step that may overwrite a request's blocks."""
         with self._plant.lock:
             self._plant.copier.fence()
             self.sender.preempted(order.key)
 
     def save(self, orders: list[Computed]) -> None:
-        """After the step's computation was launched: gather what it computes."""
+        """Gather the KV of a step, after its computation was launched."""
         begun = time.perf_counter()
         plant = self._plant
         with plant.lock:
@@ -89,18 +89,18 @@ class Outgoing:
         plant.stats.span("stage", "gather", time.perf_counter() - begun)
 
     def is_settled(self, key: str) -> bool:
-        """Whether all KV of a key has left its blocks."""
+        """Whether all KV of a key has been copied out of its blocks."""
         with self._plant.lock:
             return self.sender.is_settled(key)
 
     def released(self) -> set[str]:
-        """Requests whose blocks are the engine's again, since the last call."""
+        """Requests whose blocks the engine may reuse, since the last call."""
         with self._plant.lock:
             found, self.sender.released = self.sender.released, set()
             return found
 
     def release(self, request_id: str) -> None:
-        """Decode's half needs the blocks of this request no more."""
+        """Decode's half no longer needs the blocks of this request."""
         with self._plant.lock:
             self.sender.released.add(request_id)
 
@@ -115,7 +115,7 @@ class Outgoing:
     # Copies
 
     def _go_on(self) -> None:
-        """Begin what can begin now, and send what is to be sent. With the lock."""
+        """Start all copies that can start now, and send messages. The caller holds the lock."""
         groups: dict[tuple[_Link, Lane], list[Put]] = {}
         for put in self.sender.puts():
             link = self._links[put.peer.address]
@@ -144,7 +144,7 @@ class Outgoing:
             self._go_on()
 
     def _move(self, link: _Link, puts: list[Put]) -> None:
-        """In a lane: bring pages to decode, then tell it."""
+        """Copy pages to decode, then send the messages about them. Runs in a lane."""
         plant = self._plant
         sizes = [len(put.piece.blocks) * plant.block_bytes for put in puts]
         moves = [Move(put.piece.page, put.page, size, put.piece.mark) for put, size in zip(puts, sizes, strict=True)]
@@ -165,7 +165,7 @@ class Outgoing:
             self._go_on()
 
     def _provoke(self, kind: str, moves: list[Move]) -> list[int] | None:
-        """Faults on purpose, and checksums, where they are asked for."""
+        """Inject the faults and compute the checksums that `Debug` asks for."""
         debug, staging = self._plant.settings.debug, self.staging.of(kind)
         if debug.delay_s:
             time.sleep(debug.delay_s)
@@ -179,7 +179,7 @@ class Outgoing:
     # Connections
 
     def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
-        """Decode at this address can be sent KV."""
+        """KV can now be sent to decode at this address."""
         with self._plant.lock:
             self.staging.of(transport.kind)
             peer = self.sender.up(address, boot, transport.kind)
@@ -224,7 +224,7 @@ class Outgoing:
         self._loop.call(lambda: link.channel.close(reason))
 
     def _close_if_done(self, link: _Link) -> None:
-        """A broken connection's memory is let go when nobody writes it any more."""
+        """Release a broken connection's memory once no copy writes to it."""
         if link.broken and not link.moving:
             (link.lane or self._beside).submit(link.writer.close)
             if link.lane is not None:
@@ -253,7 +253,7 @@ class Outgoing:
             self.sender.gone(channel.number)
 
     def flush(self) -> None:
-        """Send what the sender wants sent. With the lock."""
+        """Send the sender's messages. The caller holds the lock."""
         now = time.monotonic()
         messages, self.sender.messages = self.sender.messages, []
         for address, message in messages:
@@ -271,7 +271,7 @@ class Outgoing:
             self._plant.stats.count("sends", outcome)
 
     def tick(self, now: float) -> list[Channel]:
-        """Give up what takes too long; returns the open connections. With the lock."""
+        """Give up keys that take too long; returns the open connections. The caller holds the lock."""
         self.sender.tick(now)
         self._go_on()
         for state, count in self._counts().items():
@@ -282,7 +282,7 @@ class Outgoing:
         return self.sender.counts()
 
     def stop(self) -> None:
-        """The engine ends: let go of everything."""
+        """Release everything, because the engine ends."""
         for link in list(self._links.values()):
             self._break(link, "this engine ends")
         for channel in list(self._asks.values()):

@@ -1,4 +1,4 @@
-"""What both halves of a station work with."""
+"""The context that both halves of a station share."""
 
 import threading
 from collections.abc import Callable
@@ -18,12 +18,12 @@ class Plant:
     """One rank of an engine, as its connections see it.
 
     Attributes:
-        block_bytes: of one block in all layers.
-        page_blocks: blocks of a page.
-        transports: the ways that this engine has, the best first.
+        block_bytes: bytes of one block in all layers.
+        page_blocks: blocks per page.
+        transports: the transports of this engine, the best first.
         memory: makes `staging` or `landing` memory of a kind.
-        report: takes what the scheduler's half must know; any thread may call it.
-        lock: whoever changes the sender or the receiver holds it.
+        report: passes an event to the scheduler's half; any thread may call it.
+        lock: must be held to change the sender or the receiver.
     """
 
     identity: Identity
@@ -40,10 +40,10 @@ class Plant:
 
 
 class Store:
-    """Memory of one use, a kind at a time, made when it is needed first."""
+    """Memory for one purpose, by kind, made on first use."""
 
     def __init__(self, plant: Plant, use: str, made: Callable[[str, int], None]) -> None:
-        """`made` hears of new memory: its kind and its number of pages."""
+        """`made` is called for new memory with its kind and its number of pages."""
         self._plant = plant
         self._use = use
         self._made = made

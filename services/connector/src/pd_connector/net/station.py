@@ -1,4 +1,4 @@
-"""One rank of an engine on the network: `core`'s sender and receiver, with the threads, sockets and copies that they decide about."""
+"""One rank of an engine on the network: `core`'s sender and receiver, with threads, sockets and copies that carry out their decisions."""
 
 import logging
 import time
@@ -32,7 +32,7 @@ log = logging.getLogger(f"vllm.{__name__}")
 
 
 class Station:
-    """What a worker has: `sends` if its engine prefills for others, `takes` if it decodes for others."""
+    """The network side of a worker. `sends` if its engine prefills for others, `takes` if it decodes for others."""
 
     def __init__(self, plant: Plant, *, sends: bool, takes: bool) -> None:
         self.plant = plant
@@ -85,12 +85,12 @@ class Station:
             raise TypeError(msg)
 
     def before_step(self, orders: Iterable[Order]) -> set[int]:
-        """Carry out orders before the step that they came with. Returns blocks that were to be loaded and could not be."""
+        """Carry out the orders of a step before it. Returns blocks that could not be loaded."""
         empty: set[int] = set()
         for order in orders:
             match order:
                 case Preempted():
-                    pass  # `preempt` has done it, before the step could overwrite anything
+                    pass  # done by `preempt`, before the step could overwrite anything
                 case Load():
                     if not self.incoming.load(order):
                         empty.update(order.blocks[order.skip :])
@@ -101,19 +101,19 @@ class Station:
                     if order.release:
                         self.outgoing.release(order.release)
                 case Computed():
-                    pass  # `after_step` does it
+                    pass  # done by `after_step`
                 case _:
                     self.do(order)
         return empty
 
     def preempt(self, orders: Iterable[Order]) -> None:
-        """Before anything of a step runs: blocks of preempted requests may be overwritten from now on."""
+        """Called before a step runs: blocks of preempted requests may be overwritten from now on."""
         for order in orders:
             if isinstance(order, Preempted):
                 self.outgoing.preempt(order)
 
     def after_step(self, orders: Iterable[Order]) -> None:
-        """After the computation of a step was launched: send what it computes."""
+        """Send what a step computes, after its computation was launched."""
         computed = [order for order in orders if isinstance(order, Computed)]
         if computed:
             self.outgoing.save(computed)
@@ -130,12 +130,12 @@ class Station:
         for channel in channels:
             if now - channel.last_sent > settings.ping_s:
                 channel.send([Ping()], now)
-            # A process that stood still itself has not read yet what others said meanwhile.
+            # If this process was stopped for a while, it has not read the others' messages yet.
             if not late and now - channel.last_heard > settings.dead_after_s:
                 channel.close(f"silent for {settings.dead_after_s:g} s")
 
     def takes(self, purpose: str) -> str:
-        """Why no connection for this purpose is wanted."""
+        """Why a connection for this purpose is refused; empty if it is accepted."""
         if purpose == "push" and not self._takes:
             return "this engine takes no KV: its kv_role is kv_producer"
         if purpose == "ask" and not self._sends:
@@ -143,14 +143,14 @@ class Station:
         return ""
 
     def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
-        """Decode at this address can be sent KV."""
+        """KV can now be sent to decode at this address."""
         self.outgoing.push_opened(address, channel, boot, transport, writer)
 
     def push_failed(self, address: str, reason: str) -> None:
         self.outgoing.push_failed(address, reason)
 
     def ask_opened(self, address: str, channel: Channel) -> None:
-        """Prefill at this address can be asked."""
+        """Prefill at this address can now be asked for KV."""
         self.incoming.ask_opened(address, channel)
 
     def ask_failed(self, address: str, reason: str) -> None:

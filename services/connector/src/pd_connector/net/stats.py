@@ -1,4 +1,4 @@
-"""What happened since the last look, for the engine's metrics."""
+"""Counters since the last read, for the engine's metrics."""
 
 import threading
 from collections import defaultdict
@@ -37,7 +37,7 @@ class Stats:
             self._spans.setdefault((name, label), []).append(seconds)
 
     def take(self) -> dict[str, Any] | None:
-        """All of it, and begin anew; gauges stay. Plain lists, because it crosses processes. None: nothing happened."""
+        """Return everything and reset all but the gauges; None if nothing happened. Plain lists, because it crosses processes."""
         with self._lock:
             if not (self._counts or self._spans or self._changed):
                 return None

@@ -1,4 +1,4 @@
-"""KV over a TCP connection of its own: anywhere, without a GPU, and slow."""
+"""KV over a separate TCP connection: works everywhere and without a GPU, but is slow."""
 
 import contextlib
 import socket
@@ -17,7 +17,7 @@ BUFFER_BYTES: Final = 4 << 20
 
 
 def receive(sock: socket.socket, into: memoryview) -> None:
-    """Fill a buffer.
+    """Fill a buffer from a socket.
 
     Raises:
         EOFError: if the connection ends before.
@@ -30,10 +30,10 @@ def receive(sock: socket.socket, into: memoryview) -> None:
 
 
 def read_message(sock: socket.socket) -> Message:
-    """Read one message from a socket that waits.
+    """Read one message from a blocking socket.
 
     Raises:
-        EOFError, ProtocolError, OSError: if there is none.
+        EOFError, ProtocolError, OSError: if no valid message arrives.
     """
     head = bytearray(LENGTH.size)
     receive(sock, memoryview(head))
@@ -48,7 +48,7 @@ class TcpWriter:
     alone = True
 
     def __init__(self, sock: socket.socket, staging: HostMemory) -> None:
-        """`sock` has said hello."""
+        """`sock` has already sent its hello."""
         self._sock = sock
         self._staging = staging
 
@@ -69,7 +69,7 @@ class TcpWriter:
         return time.perf_counter() - begun
 
     def abort(self) -> None:
-        """Wake whoever waits for the peer."""
+        """Wake the thread that waits for the peer."""
         with contextlib.suppress(OSError):  # it has ended by itself
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -98,7 +98,7 @@ class TcpTransport:
             raise TransportError(msg)
         try:
             sock = tune(socket.create_connection(split(invitation.address), timeout=invitation.timeout_s))
-            with contextlib.suppress(OSError):  # a limit of the system; smaller buffers do as well
+            with contextlib.suppress(OSError):  # a limit of the system; smaller buffers work too
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
             hello = Hello(purpose="data", session=invitation.session, boot=self._boot, address=self._address)
             sock.sendall(frame(hello))
@@ -126,13 +126,13 @@ class TcpTransport:
                 self._sessions.setdefault(session, None)
                 return
             if self._sessions.get(session, sock) is not None:
-                sock.close()  # of a session that is over, or has one
+                sock.close()  # its session has ended, or already has a socket
                 return
             self._sessions[session] = sock
         threading.Thread(target=self._serve, args=(session, sock), name="pd-tcp", daemon=True).start()
 
     def end(self, session: str) -> None:
-        """Break the data connection off; its thread tells when it is over."""
+        """Close the data connection; its thread reports when it has ended."""
         with self._lock:
             sock = self._sessions.get(session)
             if sock is None:
@@ -144,7 +144,7 @@ class TcpTransport:
             self._site.quiet(session)
 
     def stop(self) -> None:
-        """Break all data connections off."""
+        """Close all data connections."""
         for session in list(self._sessions):
             self.end(session)
 
@@ -156,7 +156,7 @@ class TcpTransport:
             while site is not None:
                 self._take(session, sock, site)
         except (OSError, EOFError, ProtocolError):
-            pass  # the push connection's end says what there is to say
+            pass  # the end of the push connection is reported instead
         finally:
             sock.close()
             with self._lock:

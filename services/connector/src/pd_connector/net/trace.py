@@ -1,4 +1,4 @@
-"""Where the time goes, for whoever looks for it: one line per event, with the monotonic clock that all processes of a host share."""
+"""A trace file for finding delays: one line per event, with the monotonic clock that all processes of a host share."""
 
 import threading
 import time
@@ -8,17 +8,17 @@ FLUSH_LINES = 64
 
 
 class Trace:
-    """Writes `seconds event key` to a file, if there is one. Any thread may note."""
+    """Writes `seconds event key` to a file, if one is set. Any thread may call `note`."""
 
     def __init__(self, path: str) -> None:
-        """An empty path: nothing is noted."""
+        """With an empty path nothing is written."""
         self.on = bool(path)
         self._path = Path(path)
         self._lines: list[str] = []
         self._lock = threading.Lock()
 
     def note(self, event: str, key: str) -> None:
-        """Something happened to a key now."""
+        """Write that an event happened to a key now."""
         if not self.on:
             return
         with self._lock:

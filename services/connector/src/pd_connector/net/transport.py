@@ -1,4 +1,4 @@
-"""What a way to move KV does at either end of a push connection. The connection itself carries only messages."""
+"""The interface of a transport, which moves KV, at both ends of a push connection. The connection itself carries only messages."""
 
 import socket
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pd_connector.memory.pages import Memory
 
 
 class TransportError(RuntimeError):
-    """This way cannot be used with this peer, or broke; the message says why."""
+    """The transport cannot be used with this peer, or broke; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """What prefill knows of a connection when it opens a transport for it.
+    """What prefill knows about a connection when it opens a transport for it.
 
     Attributes:
         timeout_s: for each step of opening it.
@@ -42,7 +42,7 @@ class Writer(Protocol):
     """Prefill's end.
 
     Attributes:
-        alone: it waits for its peer, so it needs a thread of its own; others may be used by several threads at once.
+        alone: it blocks on its peer, so it needs its own thread; others may be used by several threads at once.
     """
 
     alone: bool
@@ -51,27 +51,27 @@ class Writer(Protocol):
         """Copy pages; they are at decode when this returns. Returns the seconds that the copy itself took.
 
         Raises:
-            TransportError: if that failed, or took too long; the writer is of no use any more.
+            TransportError: if that failed, or took too long; the writer cannot be used afterwards.
         """
         ...
 
     def abort(self) -> None:
-        """Whoever writes is to stop, if it can be stopped."""
+        """Stop a running write, if possible."""
         ...
 
     def close(self) -> None:
-        """Nobody writes any more, and nobody will."""
+        """Release the writer; no write is running, and none will follow."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What decode's end of a transport may ask of its engine.
+    """What decode's end of a transport needs from its engine.
 
     Attributes:
-        landing: the memory that peers write; made when it is used first.
+        landing: the memory that peers write; made on first use.
         may_write: whether pages are granted to a session now.
-        quiet: tells that a session's peer cannot write any more.
+        quiet: must be called once a session's peer can no longer write.
     """
 
     landing: Callable[[], Memory]
@@ -80,10 +80,10 @@ class Site:
 
 
 class Transport(Protocol):
-    """One way to move KV.
+    """A way to move KV.
 
     Attributes:
-        name: as settings and messages call it.
+        name: its name in settings and messages.
         kind: the kind of memory at both ends.
     """
 
@@ -91,27 +91,27 @@ class Transport(Protocol):
     kind: str
 
     def open(self, invitation: Invitation, staging: Memory) -> Writer:
-        """Prefill's end, for one connection. May wait for `timeout_s`.
+        """Open prefill's end for one connection. May wait for `timeout_s`.
 
         Raises:
-            TransportError: if this way does not work here.
+            TransportError: if the transport does not work here.
         """
         ...
 
     def listen(self, site: Site) -> dict[str, str]:
-        """Decode's end, for all connections: what peers must know. Called once.
+        """Open decode's end for all connections; returns what peers must know. Called once.
 
         Raises:
-            TransportError: if this way does not work here.
+            TransportError: if the transport does not work here.
         """
         ...
 
     def adopt(self, session: str, sock: socket.socket | None) -> None:
-        """Decode's end hears of a session, then perhaps of a socket that the peer opened for it."""
+        """Tell decode's end about a session, and perhaps later about a socket that the peer opened for it."""
         ...
 
     def end(self, session: str) -> None:
-        """The session's connection broke; `Site.quiet` follows as soon as its peer cannot write any more."""
+        """The session's connection broke; `Site.quiet` follows once its peer can no longer write."""
         ...
 
     def stop(self) -> None: ...

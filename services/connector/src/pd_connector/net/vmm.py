@@ -1,7 +1,7 @@
-"""KV into another process's GPU memory on the same node: over NVLink or PCIe, by the copy engines, with nothing in common but a folder.
+"""KV into another process's GPU memory on the same node, over NVLink or PCIe, by the copy engines. The processes only share a folder.
 
 Decode's landing memory is made with CUDA's virtual memory management. Its file descriptor goes to prefill over a UNIX socket in that folder, and prefill maps
-it. As long as the socket's connection stands, prefill may write: its end is how decode knows that it cannot any more.
+it. While the socket's connection is open, prefill may write; its end tells decode that prefill no longer can.
 """
 
 import array
@@ -40,7 +40,7 @@ class VmmWriter:
         self._staging = staging
 
     def write(self, moves: list[Move]) -> float:
-        """Copy, neighbours at once, and sleep until it is over."""
+        """Copy, adjacent pages together, and sleep until it is done."""
         stream = self._streams.stream
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True, blocking=True)
         try:
@@ -62,7 +62,7 @@ class VmmWriter:
         """A copy on the GPU ends by itself, whatever happens to the other process."""
 
     def close(self) -> None:
-        """Unmap, then tell decode."""
+        """Unmap the memory, then close the socket, which tells decode."""
         try:
             self._landing.close()
         except CudaError as error:
@@ -71,7 +71,7 @@ class VmmWriter:
 
 
 def neighbours(moves: list[Move], page_bytes: int) -> list[tuple[int, int, int]]:
-    """Offsets and sizes of copies: pages that lie side by side on both ends go at once."""
+    """Offsets and sizes of copies: pages that are adjacent on both ends are copied together."""
     found: list[tuple[int, int, int]] = []
     for move in moves:
         source, target = move.source * page_bytes, move.target * page_bytes
@@ -102,7 +102,7 @@ class VmmTransport:
     # Prefill
 
     def open(self, invitation: Invitation, staging: Memory) -> VmmWriter:
-        """Fetch the descriptor, and map what it stands for."""
+        """Fetch the descriptor and map its memory."""
         torch.cuda.set_device(self._device)
         path, size = invitation.details.get("socket", ""), int(invitation.details.get("bytes", "0"))
         if not isinstance(staging, DeviceMemory):
@@ -120,7 +120,7 @@ class VmmTransport:
                 os.close(descriptor)
         except FileNotFoundError as error:
             sock.close()
-            msg = f"vmm: {path} is not here: decode is on another node, or the two share no `socket_folder`"
+            msg = f"vmm: {path} does not exist: decode is on another node, or the engines do not share `socket_folder`"
             raise TransportError(msg) from error
         except (OSError, EOFError, CudaError, ValueError) as error:
             sock.close()
@@ -142,11 +142,11 @@ class VmmTransport:
             self._listener = socket.socket(socket.AF_UNIX)
             begun = self._path.with_suffix(".new")
             self._listener.bind(str(begun))
-            begun.chmod(0o666)  # engines may run as different users; the session's name is what admits them
+            begun.chmod(0o666)  # engines may run as different users; the secret session name admits them
             self._listener.listen(64)
             begun.rename(
                 self._path
-            )  # another engine that starts would take a socket that does not listen for a dead one's
+            )  # before listening it would look like a dead engine's socket to another engine that starts
         except OSError as error:
             msg = f"no socket in {self._path.parent}: {error}"
             raise TransportError(msg) from error
@@ -159,7 +159,7 @@ class VmmTransport:
             self._sessions.setdefault(session, None)
 
     def end(self, session: str) -> None:
-        """The session's connection broke. If its peer has mapped memory, its UNIX connection will tell when it has let go."""
+        """The session's connection broke. If its peer has mapped memory, the end of its UNIX connection tells when it has unmapped it."""
         with self._lock:
             if self._sessions.get(session) is not None:
                 return
@@ -190,7 +190,7 @@ class VmmTransport:
             threading.Thread(target=self._serve, args=(sock, landing), name="pd-vmm-peer", daemon=True).start()
 
     def _serve(self, sock: socket.socket, landing: DeviceMemory) -> None:
-        """Hand the descriptor out, then wait for the peer's end."""
+        """Send the descriptor, then wait until the peer closes."""
         torch.cuda.set_device(self._device)
         session = ""
         try:
@@ -200,7 +200,7 @@ class VmmTransport:
                 _send_descriptor(sock, landing)
                 sock.settimeout(None)
                 while sock.recv(16):
-                    pass  # a peer has nothing to say
+                    pass  # a peer sends nothing here
         except (OSError, CudaError) as error:
             log.warning("P2pConnector: a peer of %s: %s", self._path, error)
         sock.close()
@@ -213,7 +213,7 @@ class VmmTransport:
         name = sock.recv(NAME_BYTES, socket.MSG_WAITALL).decode(errors="replace").strip()
         with self._lock:
             if self._sessions.get(name, sock) is not None:
-                return ""  # left over or taken
+                return ""  # left over from an earlier session, or in use
             self._sessions[name] = sock
         return name
 
@@ -245,4 +245,4 @@ def _sweep(folder: Path) -> None:
             except ConnectionRefusedError:
                 path.unlink(missing_ok=True)
             except OSError:
-                continue  # busy, or another's business
+                continue  # in use, or owned by another user

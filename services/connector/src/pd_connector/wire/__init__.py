@@ -1,1 +1,1 @@
-"""What crosses the network and the HTTP interface: messages, their framing, and the `pd` map of a request."""
+"""The formats on the network and in the HTTP interface: messages, their framing, and the `pd` map of a request."""

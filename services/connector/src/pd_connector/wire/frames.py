@@ -19,7 +19,7 @@ def length_of(head: bytes | bytearray | memoryview) -> int:
     """Read the length of the message that follows.
 
     Raises:
-        ProtocolError: if no message is so long.
+        ProtocolError: if the length is larger than that of any message.
     """
     (length,) = LENGTH.unpack_from(head)
     if not 0 < length <= MAX_MESSAGE_BYTES:
@@ -29,16 +29,16 @@ def length_of(head: bytes | bytearray | memoryview) -> int:
 
 
 class Frames:
-    """Puts received bytes together to messages."""
+    """Assembles received bytes into messages."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Message]:
-        """Yield the messages that are whole now.
+        """Yield the messages that are complete now.
 
         Raises:
-            ProtocolError: if these are no messages.
+            ProtocolError: if the bytes are not messages.
         """
         self._data += data
         while len(self._data) >= LENGTH.size:
@@ -51,5 +51,5 @@ class Frames:
 
     @property
     def rest(self) -> bytes:
-        """Bytes after the last whole message."""
+        """Bytes after the last complete message."""
         return bytes(self._data)

@@ -1,9 +1,9 @@
 """The messages between two engines, as msgpack maps with their name in `type`.
 
-Every connection begins with `Hello` and its answer. A connection has one purpose: on a `push` connection, which prefill opens to
-decode, go `Part`, `Token`, `Fail`, `Need` and `Return` one way, and `Credit`, `Revoke` and `Drop` the other; on an `ask` connection, which decode
-opens to prefill, go `Want` and `Drop` one way, and `Have` and `Fail` the other; a `data` connection carries bytes for the TCP transport, with `Write`
-before them and `Written` in return.
+Every connection begins with `Hello` and its answer, and has one purpose. On a `push` connection, which prefill opens to decode, prefill
+sends `Part`, `Token`, `Fail`, `Need` and `Return`, and decode sends `Credit`, `Revoke` and `Drop`. On an `ask` connection, which decode
+opens to prefill, decode sends `Want` and `Drop`, and prefill sends `Have` and `Fail`. A `data` connection carries bytes for the TCP
+transport: `Write` precedes them, and `Written` is the answer.
 """
 
 from typing import Final, Literal, TypeAlias
@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 VERSION: Final = 1
-# A message is small; whoever announces more speaks something else.
+# Messages are small; a longer one means that the peer speaks another protocol.
 MAX_MESSAGE_BYTES: Final = 1 << 22
 
 Purpose = Literal["push", "ask", "data"]
@@ -22,18 +22,18 @@ class ProtocolError(ConnectionError):
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=str.lower, omit_defaults=True):
-    """What all messages have: the name of their class, in small letters, as `type`."""
+    """The base of all messages: `type` is the name of the class in lower case."""
 
 
 class Hello(_Message, frozen=True, kw_only=True):
-    """The first message of whoever opened the connection.
+    """The first message from the end that opened the connection.
 
     Attributes:
-        boot: random, of this process: after a restart on the same address it differs.
+        boot: random id of this process; it differs after a restart at the same address.
         address: where this engine listens.
         schema: what must be equal on both ends (`wire.schema`).
-        transports: ways to move KV that this engine can use, the best first.
-        session: of a `data` connection: the push connection that it belongs to, as its `Welcome` said.
+        transports: transports that this engine can use, the best first.
+        session: for a `data` connection, the push connection that it belongs to, from its `Welcome`.
     """
 
     version: int = VERSION
@@ -47,19 +47,19 @@ class Hello(_Message, frozen=True, kw_only=True):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One way in which decode can be given KV, and what the transport needs to know."""
+    """A transport over which decode can receive KV, with what its other end needs to know."""
 
     transport: str
     details: dict[str, str] = {}
 
 
 class Welcome(_Message, frozen=True, kw_only=True):
-    """The answer to `Hello`: the connection stands.
+    """The answer to `Hello`: the connection is accepted.
 
     Attributes:
-        session: names this connection to the sockets that a transport opens beside it.
-        offers: of a push connection: the ways that both ends know; prefill takes the first that works and says `Use`.
-        page_bytes: of a push connection: how much KV one page of decode's landing memory takes.
+        session: the name of this connection for sockets that a transport opens in addition.
+        offers: on a push connection, the transports that both ends have; prefill takes the first that works and sends `Use`.
+        page_bytes: on a push connection, bytes of KV per page of decode's landing memory.
     """
 
     boot: str
@@ -69,13 +69,13 @@ class Welcome(_Message, frozen=True, kw_only=True):
 
 
 class Refusal(_Message, frozen=True, kw_only=True):
-    """The answer to `Hello` from an engine that cannot work with that one; the connection ends."""
+    """The answer to `Hello` from an engine that cannot work with the other one; the connection ends."""
 
     reason: str
 
 
 class Use(_Message, frozen=True, kw_only=True):
-    """Prefill's choice among the offers; credit comes after it."""
+    """Prefill's choice among the offers; credit follows."""
 
     transport: str
 
@@ -87,13 +87,13 @@ class Credit(_Message, frozen=True, kw_only=True):
 
 
 class Need(_Message, frozen=True, kw_only=True):
-    """So many more pages than it has credit for are wanted by prefill now."""
+    """Prefill asks for `count` pages beyond its credit."""
 
     pages: int
 
 
 class Revoke(_Message, frozen=True, kw_only=True):
-    """Decode asks for so many unused pages back."""
+    """Decode asks for `count` unused pages back."""
 
     pages: int
 
@@ -105,16 +105,16 @@ class Return(_Message, frozen=True, kw_only=True):
 
 
 class Part(_Message, frozen=True, kw_only=True):
-    """Some blocks of a key are in these pages, whole.
+    """Blocks of a key are now complete in these pages.
 
     Attributes:
-        key: which KV, as `wire.params.kv_key` makes it.
+        key: the KV's key, from `wire.params.kv_key`.
         first: index of the first of these blocks in the prompt.
-        count: so many blocks.
+        count: number of blocks.
         total: blocks of the whole prompt.
-        pages: where they are, in order; every page but the last is full.
-        size: bytes in these pages together.
-        checksum: CRC-32 of the bytes, if the sender was told to make one.
+        pages: the pages with the blocks, in order; every page but the last is full.
+        size: bytes in all these pages.
+        checksum: CRC-32 of the bytes, if `debug.checksum` is set at the sender.
     """
 
     key: str
@@ -150,7 +150,7 @@ class Token(_Message, frozen=True, kw_only=True):
 
 
 class Fail(_Message, frozen=True, kw_only=True):
-    """The KV of this key will not come; why."""
+    """The KV of this key will not come, with the reason."""
 
     key: str
     reason: str
@@ -164,7 +164,7 @@ class Want(_Message, frozen=True, kw_only=True):
 
 
 class Drop(_Message, frozen=True, kw_only=True):
-    """Nobody wants this key any more."""
+    """This key is no longer wanted."""
 
     key: str
 
@@ -173,8 +173,8 @@ class Have(_Message, frozen=True, kw_only=True):
     """The answer to `Want`: this engine knows the key.
 
     Attributes:
-        boot: of the engine that the KV goes or went to; empty if it did not go anywhere yet.
-        sent: all of it has gone.
+        boot: boot id of the engine that the KV is or was sent to; empty if it was not sent yet.
+        sent: all of it has been sent.
     """
 
     key: str
@@ -183,7 +183,7 @@ class Have(_Message, frozen=True, kw_only=True):
 
 
 class Ping(_Message, frozen=True, kw_only=True):
-    """This end lives. Sent when nothing else was for a while; any message counts as a sign of life."""
+    """A keep-alive, sent if nothing else was sent for a while. Every message counts as one."""
 
 
 Message: TypeAlias = (
@@ -210,12 +210,12 @@ _decoder = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
-    """Write a message, without its length."""
+    """Encode a message, without its length."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes | bytearray | memoryview) -> Message:
-    """Read a message.
+    """Decode a message.
 
     Raises:
         ProtocolError: for anything else.

@@ -1,4 +1,4 @@
-"""The `pd` map of `kv_transfer_params`: how a router tells two engines of one request, and what prefill answers.
+"""The `pd` map of `kv_transfer_params`: how a router connects two engines for one request, and what prefill answers.
 
 Prefill's request:  {"pd": {"key": "<hex>", "to": ["10.0.0.2:22001"]}}     `to` may be left out: decode then asks for the KV
 Prefill's answer:   {"pd": {"key": "<hex>", "blocks": 33, "tokens": 512}}
@@ -25,7 +25,7 @@ class Prefill(msgspec.Struct, frozen=True):
 
     Attributes:
         key: names this prompt's KV; used once.
-        to: where decode listens; None if it is not chosen yet.
+        to: address at which decode listens; None if it is not chosen yet.
     """
 
     key: str
@@ -33,13 +33,13 @@ class Prefill(msgspec.Struct, frozen=True):
 
 
 class Decode(msgspec.Struct, frozen=True):
-    """Go on where prefill ended.
+    """Continue where prefill ended.
 
     Attributes:
-        key: as prefill was told.
-        source: where prefill listens.
-        tokens: so many prompt tokens prefill has; None for all of this prompt (but a token that follows).
-        follows: the last prompt token is a place holder for the one that prefill samples, which prefill sends beside the KV.
+        key: the key that prefill got.
+        source: address at which prefill listens.
+        tokens: number of prompt tokens that prefill has; None for all of this prompt (except a token that follows).
+        follows: the last prompt token is a placeholder for the token that prefill samples and sends with the KV.
     """
 
     key: str
@@ -57,10 +57,10 @@ class _Map(msgspec.Struct):
 
 
 def parse(kv_transfer_params: Mapping[str, Any] | None) -> Prefill | Decode | None:
-    """What a request's `kv_transfer_params` ask for; None if they do not concern this connector.
+    """What a request's `kv_transfer_params` ask for; None if they are not for this connector.
 
     Raises:
-        ParamsError: if they do, and cannot be used.
+        ParamsError: if they are for this connector and cannot be used.
     """
     if not kv_transfer_params or kv_transfer_params.get(FIELD) is None:
         return None
@@ -91,13 +91,13 @@ def address(text: str) -> str:
     """
     host, colon, port = text.rpartition(":")
     if not host or not colon or not port.isdecimal() or not 0 < int(port) < 65536:
-        msg = f"an address is host:port, not {text!r}"
+        msg = f"an address must be host:port, not {text!r}"
         raise ParamsError(msg)
     return text
 
 
 def of_rank(base: str, rank: int) -> str:
-    """Where a rank of an engine listens: each at the engine's port plus its number."""
+    """The address of a rank of an engine: the engine's port plus the rank's number."""
     host, _, port = base.rpartition(":")
     return f"{host}:{int(port) + rank}"
 
@@ -111,8 +111,8 @@ def split(text: str) -> tuple[str, int]:
 def kv_key(key: str, token_ids: Iterable[int], extras: Iterable[str] = ()) -> str:
     """The name of a prompt's KV between engines: the router's key, and a digest of the prompt.
 
-    With the digest, KV is never used for another prompt than the one it was computed for, whatever a router mixes up, and the prompts of
-    one request with several have names of their own. `extras` is what else the KV depends on, such as images and the LoRA adapter.
+    With the digest, KV is never used for another prompt than its own, even if a router mixes keys up, and several prompts of
+    one request get separate names. `extras` is everything else that the KV depends on, such as images and the LoRA adapter.
     """
     digest = hashlib.blake2b(array("q", token_ids).tobytes(), digest_size=8)
     for extra in extras:
