@@ -146,8 +146,8 @@ def one_request(say: Say, source: Source) -> Figure:
     gap = times[place + 1] - times[place]
     axes.annotate(
         say(f"ITL: one gap between tokens, here {gap:.1f} ms", f"ITL：相邻两个 token 的间隔，这里是 {gap:.1f} ms"),
-        ((times[place] + times[place + 1]) / 2, 0.9),
-        (0, -1),
+        ((times[place] + times[place + 1]) / 2, 0.7),
+        (0, -3),
         textcoords="offset points",
         ha="center",
         va="top",

@@ -13,7 +13,7 @@ import numpy as np
 
 from pd_planner.calibrate.errors import Compared, capacities, compare
 from pd_planner.calibrate.measured import Measured
-from pd_simulator.profile import Profile
+from pd_simulator.profile import Profile, load_profile
 
 OTHER: Final = Path(__file__).with_name("aiconfigurator-0.12.0.json")
 METRICS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
@@ -95,7 +95,7 @@ def predicted(profile: Profile, wanted: Callable[[Measured], bool] = lambda run:
 
 
 def tables() -> Iterator[str]:
-    """Markdown: fitted to the runs on two GPUs, predicting those on four; and fitted to one GPU."""
+    """Markdown: fitted to the runs on two GPUs, predicting those on four; fitted to one GPU; and the runs on one GPU."""
     unseen = predicted(condensed.two_gpus())
     found = carried(unseen)
     yield from _errors(errors(unseen))
@@ -113,6 +113,8 @@ def tables() -> Iterator[str]:
     yield f"Pairs of these deployments that differ by more than 5 %: pd-plan has {here} of {pairs} in the right order{beside}."
     yield ""
     yield from _of_one()
+    yield ""
+    yield from _on_one()
 
 
 def _of_one() -> Iterator[str]:
@@ -129,6 +131,25 @@ def _of_one() -> Iterator[str]:
         f"the median for plain engines ({plain.max():.0%} at worst) and {np.median(apart):.0%} ({apart.max():.0%}) for the others, {here} of {pairs} pairs "
         f"of all deployments in the right order; the worst median errors are {worst}."
     )
+
+
+def _on_one() -> Iterator[str]:
+    """The runs on one GPU, each kind of requests predicted by two profiles whose fits have not seen it."""
+    yield "| one GPU, vLLM 0.33 | predicted by a fit to | requests/s within the limits | SIMULATED | " + " | ".join(METRICS) + " |"
+    yield "| :--- | :--- |" + " ---: |" * (2 + len(METRICS))
+    every = condensed.runs_on_one_gpu()
+    for prompt in sorted({int(run.load.prompt[0]) for run in every}):
+        own = [run for run in every if run.load.prompt[0] == prompt]
+        fits = {
+            "four H200, vLLM 0.23 (shipped)": load_profile("h200-llama3-8b"),
+            "the other lengths on one H200": load_profile(str(condensed.one_gpu_without(prompt))),
+        }
+        for name, profile in fits.items():
+            compared = [compare(profile, run) for run in own]
+            most = max(run.per_gpu for run in own)
+            carry = [f"{'≥ ' * (value >= most)}{value:.2f}" for value in capacities(compared)[0]]
+            off = ("–" if value is None else f"{value:.1%}" for value in errors(compared)[own[0].label])
+            yield f"| {own[0].sizes} | {name} | {' | '.join([*carry, *off])} |"
 
 
 def _errors(found: dict[str, list[float | None]]) -> Iterator[str]:

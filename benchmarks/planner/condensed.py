@@ -1,8 +1,9 @@
 # ruff: noqa: INP001  a script
-"""What of the published H200 runs decides how good a prediction is: who asked when, which engines served, what the client saw.
+"""The part of the published H200 runs that an accuracy test needs: arrivals, routes, and the latencies and power of each run.
 
-Reading the records takes a quarter of a minute, this half a second; `python benchmarks/planner condense` writes it anew, with the profiles
-that were fitted to a part of the runs: `two-gpus.toml` to those on two GPUs, `one-gpu.toml` to those of docs/results/h200x1.
+Reading the records takes a quarter of a minute, this half a second. `python benchmarks/planner condense` writes it again, with the profiles
+that were fitted to a part of the runs: `two-gpus.toml` to those on two GPUs, `one-gpu.toml` to those of docs/results/h200x1, and
+`one-gpu-without-512.toml` to the latter without prompts of 512 tokens; the other two likewise.
 """
 
 import lzma
@@ -21,6 +22,7 @@ from pd_simulator.steps.engines import Engines
 
 FOLDER: Final = Path(__file__).parent
 RUNS: Final = FOLDER / "h200.json.xz"
+ONE_GPU_RUNS: Final = FOLDER / "h200x1.json.xz"
 TWO_GPUS, ONE_GPU = FOLDER / "two-gpus.toml", FOLDER / "one-gpu.toml"
 _UNKNOWN: Final = -1
 
@@ -59,7 +61,16 @@ def condense(runs: list[Measured]) -> bytes:
 
 def runs() -> list[Measured]:
     """The 120 runs, without token stamps."""
-    return [_measured(one) for one in msgspec.json.decode(lzma.decompress(RUNS.read_bytes()), type=list[Condensed])]
+    return _read(RUNS)
+
+
+def runs_on_one_gpu() -> list[Measured]:
+    """The 11 runs of docs/results/h200x1 that have a rate, without token stamps."""
+    return _read(ONE_GPU_RUNS)
+
+
+def _read(path: Path) -> list[Measured]:
+    return [_measured(one) for one in msgspec.json.decode(lzma.decompress(path.read_bytes()), type=list[Condensed])]
 
 
 def two_gpus() -> Profile:
@@ -70,6 +81,11 @@ def two_gpus() -> Profile:
 def one_gpu() -> Profile:
     """Fitted to the runs of docs/results/h200x1 alone: one plain engine, of a later vLLM."""
     return load_profile(str(ONE_GPU))
+
+
+def one_gpu_without(prompt: int) -> Path:
+    """The file of the profile that was fitted to docs/results/h200x1 without the prompts of this many tokens."""
+    return FOLDER / f"one-gpu-without-{prompt}.toml"
 
 
 def _condensed(run: Measured) -> Condensed:

@@ -61,7 +61,18 @@ def condense() -> None:
     every = runs("h200")
     condensed.RUNS.write_bytes(condensed.condense(every))
     _write(condensed.TWO_GPUS, "the 48 runs of docs/results/h200 on two GPUs", [run for run in every if run.gpus == 2])
-    _write(condensed.ONE_GPU, "the 7 runs of docs/results/h200x1", runs("h200x1"))
+    one = runs("h200x1")
+    rated = [run for run in one if "-rate" in run.path.name]  # the others are modes batch and phase-split
+    condensed.ONE_GPU_RUNS.write_bytes(condensed.condense(rated))
+    _write(condensed.ONE_GPU, f"the {len(one)} runs of docs/results/h200x1", one)
+    for prompt in sorted({_prompt(run) for run in rated}):
+        others = [run for run in one if _prompt(run) != prompt]
+        what = f"the {len(others)} runs of docs/results/h200x1 without prompts of {prompt} tokens"
+        _write(condensed.one_gpu_without(prompt), what, others)
+
+
+def _prompt(run: Measured) -> int:
+    return int(run.load.prompt[0])
 
 
 def _write(path: Path, what: str, seen: list[Measured]) -> None:
