@@ -1,6 +1,6 @@
 """What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text.
 
-A page that the Chinese site has in English only says so.
+A page that the Chinese site has in English only says so, and the search lists it once.
 """
 
 import logging
@@ -45,6 +45,7 @@ def _noted(markdown: str, page: Page) -> str:
     source = page.file.src_uri
     if not page.file.dest_uri.startswith("zh/") or source.endswith(".zh.md"):
         return markdown
+    page.meta["search"] = {"exclude": True}  # the same page is in the index under its English address
     title, _, rest = markdown.partition("\n")
     up = "../" * source.count("/")
     return f"{title}\n\n{ENGLISH_ONLY.replace('](', f']({up}')}{rest}"

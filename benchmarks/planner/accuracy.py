@@ -135,7 +135,11 @@ def _of_one() -> Iterator[str]:
 
 def _on_one() -> Iterator[str]:
     """The runs on one GPU, each kind of requests predicted by two profiles whose fits have not seen it."""
-    yield "| one GPU, vLLM 0.33 | predicted by a fit to | requests/s within the limits | SIMULATED | " + " | ".join(METRICS) + " |"
+    yield (
+        "| one GPU, vLLM 0.33 | predicted by a fit to | requests/s within the limits | SIMULATED | "
+        + " | ".join(METRICS)
+        + " |"
+    )
     yield "| :--- | :--- |" + " ---: |" * (2 + len(METRICS))
     every = condensed.runs_on_one_gpu()
     for prompt in sorted({int(run.load.prompt[0]) for run in every}):
