@@ -25,7 +25,17 @@ FOLDERS = (
     PACKAGE,
     *(Path(module.__file__).parent for module in (records, pd_planner, pd_simulator) if module.__file__),
 )
-KEYWORDS = {"tr": None, "mark": None, "Sentence": None, "RecordError": None, "Refusal": None, "ntr": (1, 2)}
+KEYWORDS = {
+    "tr": None,
+    "mark": None,
+    "Sentence": None,
+    "RecordError": None,
+    "FolderError": None,
+    "LimitError": None,
+    "ProfileError": None,
+    "Refusal": None,
+    "ntr": (1, 2),
+}
 METHODS = [("**.py", "python"), ("**/templates/**.j2", "jinja2")]
 # Templates end blocks as the report's own environment does.
 OPTIONS = {"**/templates/**.j2": {"trim_blocks": "true", "lstrip_blocks": "true", "silent": "false"}}

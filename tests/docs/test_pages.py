@@ -1,10 +1,12 @@
 """The guides: equal in both languages, every command run or excused, and a site that builds."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.documents import ROOT, blocks, guides, headings, translation
@@ -62,6 +64,20 @@ def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Pat
         if address.startswith(("http:", "https:", "//"))
     ]
     assert fetched == []
+    _check_search(json.loads((tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")), english_only)
+
+
+def _check_search(index: dict[str, Any], english_only: set[str]) -> None:
+    """Chinese words can be found one by one, and a page in English is listed once."""
+    titles = {word for each in index["docs"] for word in re.split(index["config"]["separator"], each["title"])}
+    assert {"指南", "报告", "常见问题"} <= titles
+    assert not [
+        each
+        for each in index["docs"]
+        if each["location"].split("/")[1:2]
+        and each["location"].startswith("zh/")
+        and each["location"].split("/")[1] in english_only
+    ]
 
 
 def _loaded(page: str) -> list[str]:

@@ -6,13 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from pd_contracts.sentences import SentenceError
+
 OUT: Final = "--out"
 _DENIED: Final = (errno.EACCES, errno.EPERM)
 # The kernel's own folders (/proc, /sys) refuse new files with one of these, though they are there.
 _NO_FILES: Final = (errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class FolderError(OSError):
+class FolderError(SentenceError, OSError):
     """A folder or file for results cannot be used; the message is one sentence with the remedy."""
 
 
@@ -32,8 +34,7 @@ def check_folder(path: Path, option: str = OUT) -> None:
     except OSError as error:
         raise unwritable(existing, error, option) from error
     if not folder:
-        msg = f"{existing} is a file: choose another {option}, a folder"
-        raise FolderError(msg)
+        raise FolderError("{path} is a file: choose another {option}, a folder", path=existing, option=option)
 
 
 def check_file(path: Path, option: str = OUT) -> None:
@@ -47,8 +48,7 @@ def check_file(path: Path, option: str = OUT) -> None:
     except OSError as error:  # it is below a folder that may not even be looked into
         raise unwritable(path, error, option) from error
     if folder:
-        msg = f"{path} is a folder: choose another {option}, a file"
-        raise FolderError(msg)
+        raise FolderError("{path} is a folder: choose another {option}, a file", path=path, option=option)
     if not there:
         check_folder(path.parent, option)
     elif not os.access(path, os.W_OK):
@@ -58,23 +58,44 @@ def check_file(path: Path, option: str = OUT) -> None:
 def unwritable(path: Path, error: OSError, option: str = OUT) -> FolderError:
     """Why something cannot be written, and what to do about it."""
     if error.errno in _NO_FILES and path.is_dir():
-        return FolderError(f"{path} takes no files: choose another {option}")
-    return FolderError(f"{path} cannot be written: {error.strerror or error}; {_remedy(path, error, option)}")
-
-
-def _remedy(path: Path, error: OSError, option: str) -> str:
+        return FolderError("{path} takes no files: choose another {option}", path=path, option=option)
+    why = error.strerror or error
     if error.errno == errno.ENOSPC:
-        return f"free some space there, or choose another {option}"
+        return FolderError(
+            "{path} cannot be written: {why}; free some space there, or choose another {option}",
+            path=path,
+            why=why,
+            option=option,
+        )
     if error.errno == errno.EROFS:
-        return f"it is on a read-only file system: choose another {option}, or mount it writable"
-    if error.errno not in _DENIED:
-        return f"choose another {option}"
+        return FolderError(
+            "{path} cannot be written: {why}; it is on a read-only file system: choose another {option}, or mount it writable",
+            path=path,
+            why=why,
+            option=option,
+        )
+    return _denied(path, why, option) if error.errno in _DENIED else _other(path, why, option)
+
+
+def _other(path: Path, why: object, option: str) -> FolderError:
+    return FolderError("{path} cannot be written: {why}; choose another {option}", path=path, why=why, option=option)
+
+
+def _denied(path: Path, why: object, option: str) -> FolderError:
     try:
         owner = path.stat()
-    except OSError:
-        return f"choose another {option}"  # it is below a folder that may not even be looked into
-    user, group = os.getuid(), os.getgid()
-    own = f"sudo chown -R {user}:{group} {path} (of a container: the folder that is mounted there)"
-    # nobody should be advised to run as root
-    other = f", or let the container run as its owner: PD_UID={owner.st_uid} and PD_GID={owner.st_gid} in .env"
-    return f"it belongs to user {owner.st_uid} and this runs as user {user}: {own}{other if owner.st_uid else ''}"
+    except OSError:  # it is below a folder that may not even be looked into
+        return _other(path, why, option)
+    user = os.getuid()
+    holes: dict[str, object] = {"path": path, "why": why, "owner": owner.st_uid, "user": user}
+    holes["own"] = f"sudo chown -R {user}:{os.getgid()} {path}"
+    if not owner.st_uid:  # nobody should be advised to run as root
+        return FolderError(
+            "{path} cannot be written: {why}; it belongs to user {owner} and this runs as user {user}: {own} (of a container: the folder that is mounted there)",
+            **holes,
+        )
+    return FolderError(
+        "{path} cannot be written: {why}; it belongs to user {owner} and this runs as user {user}: {own} (of a container: the folder that is mounted there), or let the container run as its owner: {ids} in .env",
+        **holes,
+        ids=f"PD_UID={owner.st_uid} PD_GID={owner.st_gid}",
+    )

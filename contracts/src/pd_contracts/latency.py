@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pd_contracts.records import RequestRecord
+from pd_contracts.sentences import SentenceError
 
 PERCENTILES: Final = (50, 90, 95, 99)
 LIMITED: Final = ("ttft", "tpot", "e2el")  # what a request can have limits of
@@ -79,26 +80,29 @@ def within(metric: str, seconds: Any, output_tokens: Any, limit_ms: float) -> An
     return kept | (output_tokens == 1) if metric == "tpot" else kept
 
 
+class LimitError(SentenceError, ValueError):
+    """A limit cannot be read."""
+
+
 def parse_goodput(items: Iterable[str]) -> dict[str, float]:
     """Read limits as `vllm bench serve --goodput` takes them: "ttft:200 tpot:50 e2el:5000".
 
     Raises:
-        ValueError: with a sentence about the item that is wrong.
+        LimitError: about the item that is wrong.
     """
     limits: dict[str, float] = {}
     for item in (part for text in items for part in text.split()):
         key, _, value = item.partition(":")
         if key not in LIMITED:
-            msg = f"goodput limit {item!r}: the metric must be ttft, tpot or e2el"
-            raise ValueError(msg)
+            raise LimitError("goodput limit {item}: the metric must be ttft, tpot or e2el", item=repr(item))
         try:
             limits[key] = float(value)
         except ValueError:
-            msg = f"goodput limit {item!r}: expected a number of milliseconds after the colon"
-            raise ValueError(msg) from None
+            raise LimitError(
+                "goodput limit {item}: expected a number of milliseconds after the colon", item=repr(item)
+            ) from None
         if not 0 < limits[key] < float("inf"):
-            msg = f"goodput limit {item!r}: must be more than 0 ms"
-            raise ValueError(msg)
+            raise LimitError("goodput limit {item}: must be more than 0 ms", item=repr(item))
     return limits
 
 

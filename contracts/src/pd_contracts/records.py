@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from pd_contracts.names import Connector, Role, Topology
+from pd_contracts.sentences import SentenceError
 from pd_contracts.timing import Stages
 
 # Format history, newest first.
@@ -32,15 +33,8 @@ NOT_MEASURED: Final = "not-measured.json"
 LATE_STEP_S: Final = 0.005
 
 
-class RecordError(ValueError):
-    """A run cannot be read; the text names the file, the line and the remedy.
-
-    The message and what fills its holes are kept, so that a report can say it in another language.
-    """
-
-    def __init__(self, message: str, /, **holes: object) -> None:
-        super().__init__(message.format(**holes) if holes else message)
-        self.message, self.holes = message, holes
+class RecordError(SentenceError, ValueError):
+    """A run cannot be read; the text names the file, the line and the remedy."""
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):

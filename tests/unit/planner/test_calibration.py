@@ -164,7 +164,7 @@ def test_a_cost_below_the_data_sheet_is_refused() -> None:
     impossible = [remark.sentence for remark in remarks(fast) if remark.impossible]
 
     assert len(impossible) == 2
-    assert "decode.per_context_token_ms: 20 ns, and 27.3 ns are what NVIDIA H200's memory needs" in impossible[1]
+    assert "decode.per_context_token_ms: 20 ns, and NVIDIA H200's memory needs 27.3 ns" in impossible[1]
 
 
 def test_a_cost_far_above_the_data_sheet_is_told() -> None:
@@ -172,7 +172,7 @@ def test_a_cost_far_above_the_data_sheet_is_told() -> None:
     slow = changed(H200, {"decode.per_context_token_ms": 55.5e-6})
 
     assert [remark.sentence for remark in remarks(slow)] == [
-        "decode.per_context_token_ms: 55.5 ns, and 27.3 ns are what NVIDIA H200's memory needs at full speed: that is 49% of it"
+        "decode.per_context_token_ms: 55.5 ns, and NVIDIA H200's memory needs 27.3 ns at full speed: that is 49% of the speed"
     ]
     assert remarks(H200) == []
 
@@ -222,7 +222,7 @@ def test_the_command_writes_a_profile_that_simulator_and_planner_read(
     ("arguments", "sentence"),
     [
         (["--out", "x.toml", "--profile", "h100"], "no profile 'h100': expected one of"),
-        (["--out", "x.json"], "--out x.json: a profile's file ends in .toml"),
+        (["--out", "x.json"], "--out x.json: the name of a profile must end in .toml"),
         (["--out", "x.toml", "--model", "llama-3.1-8b"], "--model needs --gpu, one of H200"),
         (["--out", "x.toml", "--gpu", "H200"], "--gpu needs --model"),
         (["--out", "x.toml", "--model", "llama-3.1-8b", "--gpu", "RTX 9"], "--gpu RTX 9: expected one of H200"),

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from support.languages import WORDS, Marking, prose_of, unmarked
+from support.planning import H200, poisson, write_run
 
 from pd_analysis.plots import fonts
 from pd_analysis.words import language
 from pd_control.main import main as pdctl
 from pd_planner.main import main
 from pd_planner.search import breakeven
+from pd_simulator.steps.engines import Engines
 
 QUESTION = [
     "--input-tokens",
@@ -30,7 +32,7 @@ QUESTION = [
     "5",
 ]
 # Commands and names stay what they are.
-COMMANDS = re.compile(r"KV cache|pdctl compare .*|pip install numba|pd-plan \w+")
+COMMANDS = re.compile(r"KV cache|pdctl compare .*|pip install numba|pd-plan \w+|pd-loadgen run")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -99,4 +101,66 @@ def test_why_there_is_no_plan_is_said_in_chinese(words: list[str], capsys: pytes
 
     told = capsys.readouterr().err
     assert CHINESE.search(told)
+    assert english(told) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--speed", "2"],
+        ["--rate", "-3"],
+        ["--attainment", "90"],
+        ["--objective", "speed"],
+        ["--rat"],
+        ["--gpus"],
+        ["--nothing", "5"],
+        ["--goodput", "itl:5"],
+        ["--connectors", "rdma"],
+        ["--trace", "x.csv", "--rate", "5"],
+        ["--trace", "x.csv", "--input-tokens", "5"],
+        ["--profile", "h100"],
+        ["--gpu", "H200"],
+        ["--model", "llama-3.1-70b", "--gpu", "L40S"],
+        ["--power-cap-w", "50"],
+        ["--max-num-batched-tokens", "9"],
+        ["--", "--prefix-tokenz", "5"],
+        ["plans"],
+        ["check"],
+        ["check", "PLAN", "RUNS"],
+        ["calibrate", "RUNS", "--out", "x.json"],
+        ["calibrate", "RUNS", "--out", "RUNS"],
+        ["calibrate", "RUNS", "--out", "x.toml"],
+    ],
+)
+def test_what_is_wrong_with_a_command_line_is_said_in_chinese(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plan.json").write_text("[]")
+    Path("runs.toml").mkdir()
+    places = {"PLAN": "plan.json", "RUNS": "runs.toml"}
+    language_first = ["--lang", "zh"] if words[0].startswith("-") else []
+    given = [*language_first, *(places.get(word, word) for word in words), *([] if language_first else ["--lang=zh"])]
+
+    try:
+        status = main(given)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else -1
+
+    told = capsys.readouterr().err
+    assert status == 2
+    assert CHINESE.search(told)
+    assert english(told) == []
+
+
+def test_what_was_measured_is_compared_in_chinese(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUESTION, "--quiet", "--out", str(tmp_path / "plan")]) == 0
+    engines = Engines(0, 1, None, H200.memory.kv_tokens)
+    write_run(tmp_path / "runs" / "run", H200, engines, poisson(6, 30, 2048, 128), "plain")
+    capsys.readouterr()
+
+    assert main(["check", str(tmp_path / "plan" / "plan.json"), str(tmp_path / "runs"), "--lang", "zh"]) == 0
+
+    told = capsys.readouterr().out
+    assert "区间内" in told
     assert english(told) == []

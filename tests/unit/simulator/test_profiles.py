@@ -9,7 +9,8 @@ from support.simulator import virtual_run
 
 from pd_contracts import profiles
 from pd_contracts.names import Connector
-from pd_simulator.profile import ProfileError, load_profile, shipped
+from pd_contracts.profiles import ProfileError
+from pd_simulator.profile import load_profile, shipped
 from pd_simulator.steps.engines import Arrival, Engines
 from pd_simulator.steps.virtual_time import token_times
 

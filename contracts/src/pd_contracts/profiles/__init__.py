@@ -8,10 +8,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pd_contracts.sentences import SentenceError
+
 _SUFFIX = ".toml"
 
 
-class ProfileError(ValueError):
+class ProfileError(SentenceError, ValueError):
     """There is no such profile, or its file is no TOML; the message says what was expected."""
 
 
@@ -31,16 +33,17 @@ def document(name: str) -> dict[str, Any]:
         ProfileError: if there is none, or it cannot be read.
     """
     if not name.endswith(_SUFFIX) and name not in shipped():
-        msg = f"no profile {name!r}: expected one of {', '.join(shipped())}, or the path of a TOML file"
-        raise ProfileError(msg)
+        raise ProfileError(
+            "no profile {name}: expected one of {names}, or the path of a TOML file",
+            name=repr(name),
+            names=", ".join(shipped()),
+        )
     try:
         read = tomllib.loads(_text(name))
     except OSError as error:
-        msg = f"{name}: {error.strerror}"
-        raise ProfileError(msg) from error
+        raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=error.strerror) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        msg = f"{name}: {error}"
-        raise ProfileError(msg) from error
+        raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=error) from error
     return _inherited(read) if "base" in read else read
 
 
@@ -53,11 +56,9 @@ def _text(name: str) -> str:
 def _inherited(read: dict[str, Any]) -> dict[str, Any]:
     base, slower = str(read.pop("base")), read.pop("slower", 1)
     if base not in shipped():
-        msg = f"base {base!r}: expected one of {', '.join(shipped())}"
-        raise ProfileError(msg)
+        raise ProfileError("base {base}: expected one of {names}", base=repr(base), names=", ".join(shipped()))
     if not isinstance(slower, int | float) or not slower > 0:
-        msg = f"slower: expected a number above 0, got {slower!r}"
-        raise ProfileError(msg)
+        raise ProfileError("slower: expected a number above 0, got {value}", value=repr(slower))
     inherited = _slowed(document(base), slower)
     if slower != 1:
         inherited.pop("provenance", None)  # nobody measured it

@@ -4,13 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Final, NoReturn
+from typing import Final
 
+from pd_analysis.words.language import in_language, tr
 from pd_contracts.folders import FolderError
 from pd_planner.cli import calibrate, check, plan
 from pd_planner.cli.failure import CommandError
+from pd_planner.cli.parser import NOTHING, Parser, language_of
 
-NOTHING: Final = 2  # exit status: bad options, or nothing to work with
 # Anything else is a question.
 COMMANDS: Final[dict[str, ModuleType]] = {"calibrate": calibrate, "check": check}
 DESCRIPTION: Final = """Find the XpYd deployment for your traffic, or plain vLLM: every deployment is simulated, in seconds, from a measured profile.
@@ -18,16 +19,14 @@ DESCRIPTION: Final = """Find the XpYd deployment for your traffic, or plain vLLM
 other commands: pd-plan calibrate RUNS (make a profile), pd-plan check PLAN RUNS (compare a plan with what was measured)"""
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(NOTHING, f"{self.prog}: {message}\n{self.prog} --help shows what there is\n")
-
-
 def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
     """Run a subcommand; without a subcommand, make a plan."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with in_language(language_of(words)):
+        return _main(words, prog)
+
+
+def _main(words: list[str], prog: str) -> int:
     command = COMMANDS.get(words[0]) if words else None
     try:
         if command is not None:
@@ -35,9 +34,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
             command.add_arguments(parser)
             return int(command.run(parser.parse_args(words[1:])))
         return _plan(words, prog)
-    except (CommandError, FolderError) as error:
+    except FolderError as error:
+        print(f"{prog}: {tr(error.message, **error.holes)}", file=sys.stderr)
+    except CommandError as error:
         print(f"{prog}: {error}", file=sys.stderr)
-        return NOTHING
+    return NOTHING
 
 
 def _plan(words: list[str], prog: str) -> int:
@@ -49,5 +50,11 @@ def _plan(words: list[str], prog: str) -> int:
         print(f"{DESCRIPTION}\n\n{plan.EXAMPLES}\n{prog} --help shows everything")
         return 0
     if not words[0].startswith("-"):
-        parser.error(f"there is no command {words[0]!r}; there are {', '.join(COMMANDS)}, and options of a question")
+        parser.error(
+            tr(
+                "there is no command {name}; there are {commands}, and options of a question",
+                name=repr(words[0]),
+                commands=", ".join(COMMANDS),
+            )
+        )
     return plan.run(parser.parse_args(words), words)

@@ -8,8 +8,9 @@ import sys
 import uvloop
 
 from pd_contracts import log
+from pd_contracts.profiles import ProfileError
 from pd_contracts.settings import from_command_line
-from pd_simulator.profile import Profile, ProfileError, load_profile
+from pd_simulator.profile import Profile, load_profile
 from pd_simulator.server import serving
 from pd_simulator.settings import Settings
 

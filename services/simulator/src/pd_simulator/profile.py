@@ -10,15 +10,12 @@ import msgspec
 
 from pd_contracts import profiles
 from pd_contracts.names import Connector, Role
+from pd_contracts.profiles import ProfileError
 
 Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
 Watts = Annotated[float, msgspec.Meta(ge=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class ProfileError(ValueError):
-    """A profile cannot be used; the message names it and what is wrong."""
 
 
 class Prefill(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -255,12 +252,8 @@ def load_profile(name: str) -> Profile:
     Raises:
         ProfileError: if there is none, or a value in it does not fit.
     """
-    try:
-        document = profiles.document(name)
-    except profiles.ProfileError as error:
-        raise ProfileError(str(error)) from error
+    document = profiles.document(name)
     try:
         return msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:
-        msg = f"profile {name}: {error}"
-        raise ProfileError(msg) from error
+        raise ProfileError("profile {name}: {reason}", name=name, reason=error) from error

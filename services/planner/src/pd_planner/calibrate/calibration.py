@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from pd_analysis.words.language import ntr, tr
 from pd_planner.calibrate.errors import Compared, compare, held_out_of
 from pd_planner.calibrate.gauss_newton import Estimate, fit, free_numbers
 from pd_planner.calibrate.measured import CalibrationError, Measured
@@ -39,16 +40,27 @@ def calibrate(start: Profile, runs: Sequence[Measured], say: Say = lambda _: Non
     """
     if len(runs) < _FEWEST_RUNS:
         raise CalibrationError(
-            f"{len(runs)} usable run{'' if len(runs) == 1 else 's'}: too few to fit a profile and to hold some out"
+            ntr(
+                "{count} usable run: too few to fit a profile and to hold some out",
+                "{count} usable runs: too few to fit a profile and to hold some out",
+                len(runs),
+            )
         )
-    say(f"fitting to {len(runs)} runs")
+    say(tr("fitting to {count} runs", count=len(runs)))
     profile, estimate, steps = fitted(start, runs)
     odd = remarks(profile)
     if impossible := [remark.sentence for remark in odd if remark.impossible]:
         raise CalibrationError("; ".join(impossible))
     compared = []
     for number, (seen, unseen) in enumerate(folds(runs), 1):
-        say(f"held out, part {number}: fitting to {len(seen)} runs, predicting {len(unseen)}")
+        say(
+            tr(
+                "held out, part {number}: fitting to {seen} runs, predicting {unseen}",
+                number=number,
+                seen=len(seen),
+                unseen=len(unseen),
+            )
+        )
         partial, _, _ = fitted(start, seen)
         compared += [compare(partial, run) for run in unseen]
     profile = msgspec.structs.replace(profile, provenance=provenance(runs, compared), spread=spread(estimate, steps))

@@ -9,6 +9,7 @@ import numpy as np
 from pd_analysis.energy.window import Energy, energy_of
 from pd_analysis.records.reader import load_tree
 from pd_analysis.records.run import Run
+from pd_analysis.words.language import tr
 from pd_contracts.latency import succeeded
 from pd_contracts.names import Connector, Role
 from pd_contracts.records import REQUESTS, EngineInfo, RequestRecord
@@ -35,7 +36,7 @@ def read(paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = ()) 
     for run in loaded.runs:
         refusal = _refusal(run)
         if refusal:
-            problems.append(f"{run.path}: left out: {refusal}")
+            problems.append(tr("{path}: left out: {reason}", path=run.path, reason=refusal))
         else:
             runs.append(_measured(run, kv_tokens, batched=run.manifest.deployment.label in labels))
     return sorted(runs, key=lambda run: (run.label, run.sizes, run.per_gpu, run.seed)), problems
@@ -46,12 +47,12 @@ def _refusal(run: Run) -> str:
     roles = {engine.role for engine in run.manifest.deployment.engines}
     cached = _cached_share(run)
     reasons = (
-        (run.path.is_file(), "a result file without records of each token"),
-        (not roles, "its manifest names no engine"),
-        (Role.COMBINED in roles and len(roles) > 1, "plain engines beside prefill and decode"),
-        (roles in ({Role.PREFILL}, {Role.DECODE}), f"only {', '.join(roles)} engines"),
-        (cached > _MOST_CACHED, f"{cached:.0%} of its prompt tokens came from a prefix cache; measure with prompts that share no prefix"),
-        (len(run.requests.served) < 2, "fewer than two requests were served"),
+        (run.path.is_file(), tr("a result file without records of each token")),
+        (not roles, tr("its manifest names no engine")),
+        (Role.COMBINED in roles and len(roles) > 1, tr("plain engines beside prefill and decode")),
+        (roles in ({Role.PREFILL}, {Role.DECODE}), tr("only {roles} engines", roles=", ".join(roles))),
+        (cached > _MOST_CACHED, tr("{share} of its prompt tokens came from a prefix cache; measure with prompts that share no prefix", share=f"{cached:.0%}")),
+        (len(run.requests.served) < 2, tr("fewer than two requests were served")),
     )  # fmt: skip
     return next((sentence for applies, sentence in reasons if applies), "")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pd_analysis.tables.table import Cell, Table, table
 from pd_analysis.words.formatting import number
+from pd_analysis.words.language import tr
 from pd_planner.calibrate.errors import Compared, compare
 from pd_planner.calibrate.measured import Measured
 from pd_planner.des.deployment import simulate
@@ -102,13 +103,22 @@ def _is_calm(profile: Profile, run: Measured) -> bool:
 def table_of(found: Sequence[Checked]) -> Table:
     """One line per metric and run."""
     rows = [_row(each) for each in found]
-    header = ("deployment", "tokens", "req/s per GPU", "metric", "measured", "SIMULATED", "difference", "")
-    return table("Predicted and measured", header, rows, {0, 1, 3, 7})
+    header = (
+        tr("deployment"),
+        tr("tokens"),
+        tr("req/s per GPU"),
+        tr("metric"),
+        tr("measured"),
+        tr("SIMULATED"),
+        tr("difference"),
+        "",
+    )
+    return table(tr("Predicted and measured"), header, rows, {0, 1, 3, 7})
 
 
 def _row(each: Checked) -> list[str | Cell]:
     difference = f"{each.simulated / each.measured - 1:+.1%} (±{each.band:.0%})"
-    told = Cell("inside", "better") if each.inside else Cell("OUTSIDE", "worse")
+    told = Cell(tr("inside"), "better") if each.inside else Cell(tr("OUTSIDE"), "worse")
     words = [each.run.label, each.run.sizes, number(each.run.per_gpu), each.metric]
     return [*words, number(each.measured), number(each.simulated), difference, told]
 
@@ -117,4 +127,10 @@ def summary(found: Sequence[Checked]) -> str:
     inside = sum(each.inside for each in found)
     runs = {each.run.path for each in found}
     whole = [path for path in runs if all(each.inside for each in found if each.run.path == path)]
-    return f"{inside} of {len(found)} values inside their bands; {len(whole)} of {len(runs)} runs with all of theirs"
+    return tr(
+        "{inside} of {values} values inside their bands; {whole} of {runs} runs with all of theirs",
+        inside=inside,
+        values=len(found),
+        whole=len(whole),
+        runs=len(runs),
+    )

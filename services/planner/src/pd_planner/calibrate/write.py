@@ -7,13 +7,13 @@ import msgspec
 import numpy as np
 import tomli_w
 
+from pd_analysis.words.language import tr
 from pd_planner.calibrate.calibration import Calibration
 from pd_planner.calibrate.errors import Compared
 from pd_simulator.profile import HeldOut, Profile, Spread
 
 _DIGITS: Final = 4
 _COLUMNS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
-_HELD_OUT: Final = (*_COLUMNS, "capacity")
 
 
 def profile_text(calibration: Calibration, description: str, command: str) -> str:
@@ -57,43 +57,51 @@ def page(calibration: Calibration, command: str) -> str:
 
 def _page(calibration: Calibration, command: str) -> Iterator[str]:
     found = calibration.profile.provenance
-    yield "# Calibration"
+    yield "# " + tr("Calibration")
     yield ""
     yield f"`{command}`"
     if found is None:
         return
     yield ""
-    yield (
-        f"{found.runs} runs with {found.requests:,} requests, {found.model}, {found.engine}. Every run below was simulated with its own "
-        "arrivals by a profile that was fitted to the other half of the rates; the profile itself is fitted to all."
+    yield tr(
+        "{runs} runs with {requests} requests, {model}, {engine}. Every run below was simulated with its own arrivals by a profile that was fitted to the other half of the rates; the profile itself is fitted to all.",
+        runs=found.runs,
+        requests=f"{found.requests:,}",
+        model=found.model,
+        engine=found.engine,
     )
     yield ""
     yield from held_out_table(found.held_out)
     yield ""
     yield from _numbers(calibration)
     yield ""
-    yield "Every run, measured | simulated; milliseconds, and joules per output token:"
+    yield tr("Every run, measured | simulated; milliseconds, and joules per output token:")
     yield ""
     yield from _runs(calibration.compared)
 
 
 def held_out_table(held_out: dict[str, HeldOut]) -> Iterator[str]:
-    """Median errors of the runs that the fit did not see, a deployment a line."""
-    yield "| median error, held out | runs | " + " | ".join(_HELD_OUT) + " |"
-    yield "| :--- | ---: |" + " ---: |" * len(_HELD_OUT)
+    """Median errors of the runs that the fit did not see, one line per deployment."""
+    head = (tr("median error, held out"), tr("runs"), *_COLUMNS, tr("capacity"))
+    yield f"| {' | '.join(head)} |"
+    yield "| :--- |" + " ---: |" * (len(head) - 1)
     for label, one in held_out.items():
         errors = (one.ttft_p50, one.ttft_p99, one.tpot_p50, one.tpot_p99, one.joules_per_token, one.capacity)
         yield f"| {label} | {one.runs} | " + " | ".join("–" if e is None else f"{e:.1%}" for e in errors) + " |"
 
 
 def _numbers(calibration: Calibration) -> Iterator[str]:
-    yield "| number | value | known to |"
+    yield "| " + " | ".join((tr("number"), tr("value"), tr("known to"))) + " |"
     yield "| :--- | ---: | ---: |"
     for what, fitted in calibration.steps.fits.items():
-        yield (
-            f"| *{what} engines: {fitted.rows:,} windows of 16 steps, residual {fitted.median_error:.1%} in the median, "
-            f"{fitted.p90_error:.0%} for nine of ten* | | |"
+        residual = tr(
+            "{role} engines: {windows} windows of 16 steps, residual {median} in the median, {most} for nine of ten",
+            role=what,
+            windows=f"{fitted.rows:,}",
+            median=f"{fitted.median_error:.1%}",
+            most=f"{fitted.p90_error:.0%}",
         )
+        yield f"| *{residual}* | | |"
     spread = calibration.profile.spread
     known = dict(zip(spread.names, np.sqrt(np.diag(spread.covariance)), strict=True)) if spread else {}
     values = calibration.steps.values | calibration.estimate.as_dict()
@@ -102,7 +110,8 @@ def _numbers(calibration: Calibration) -> Iterator[str]:
 
 
 def _runs(compared: Sequence[Compared]) -> Iterator[str]:
-    yield "| deployment | tokens | rate per GPU | n | " + " | ".join(f"{name} | sim." for name in _COLUMNS) + " |"
+    head = (tr("deployment"), tr("tokens"), tr("rate per GPU"), "n", *(name + " | " + tr("sim.") for name in _COLUMNS))
+    yield f"| {' | '.join(head)} |"
     yield "| :--- | :--- | ---: | ---: |" + " ---: |" * (2 * len(_COLUMNS))
     for each in sorted(compared, key=lambda one: (one.run.label, one.run.sizes, one.run.per_gpu, one.run.seed)):
         run = each.run

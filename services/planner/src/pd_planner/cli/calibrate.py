@@ -8,10 +8,12 @@ from typing import Final
 
 import msgspec
 
+from pd_analysis.words.language import tr
 from pd_contracts.folders import check_file, unwritable
 from pd_planner.calibrate.measured import CalibrationError
 from pd_planner.cli import profiles
 from pd_planner.cli.failure import CommandError
+from pd_planner.cli.parser import add_language
 from pd_planner.cli.values import count
 
 DESCRIPTION: Final = (
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--description", default="", metavar="TEXT", help="a sentence about the profile")
     profiles.add_arguments(parser, "profile for the values that the runs do not show")
+    add_language(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,16 +51,16 @@ def run(options: argparse.Namespace) -> int:
 
     start = profiles.chosen(options)
     if options.out.suffix != ".toml":
-        raise CommandError(f"--out {options.out}: a profile's file ends in .toml")
+        raise CommandError(tr("--out {path}: the name of a profile must end in .toml", path=options.out))
     check_file(options.out)
     if options.report:
         check_file(options.report, "--report")
     kv_tokens = options.kv_tokens or start.memory.kv_tokens
     runs, problems = read(options.runs, kv_tokens=kv_tokens, batched=options.batched)
     for problem in problems:
-        print(f"pd-plan: {problem}", file=sys.stderr)
+        _tell(problem)
     try:
-        found = calibrate(start, runs, say=lambda text: print(f"pd-plan: {text}", file=sys.stderr))
+        found = calibrate(start, runs, say=_tell)
     except CalibrationError as error:
         raise CommandError(str(error)) from error
     board = options.board or next((run.board for run in runs if run.board), start.board)
@@ -69,11 +72,15 @@ def run(options: argparse.Namespace) -> int:
     if options.report:
         _write(options.report, page(found, command))
     for sentence in found.odd:
-        print(f"pd-plan: odd: {sentence}", file=sys.stderr)
+        _tell(tr("unusual: {finding}", finding=sentence))
     if profile.provenance:
         print("\n".join(held_out_table(profile.provenance.held_out)))
     print(options.out)
     return 0
+
+
+def _tell(text: str) -> None:
+    print(f"pd-plan: {text}", file=sys.stderr)
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,7 +7,9 @@ from typing import Final
 
 from rich.console import Console
 
+from pd_analysis.words.language import tr
 from pd_planner.cli.failure import CommandError
+from pd_planner.cli.parser import add_language
 from pd_planner.emit.plan_file import PlanFileError, read_plan
 
 OUTSIDE: Final = 1  # exit status: something measured lies outside its band
@@ -27,10 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LABEL",
         help="labels of P2pNcclConnector deployments that sent a request's KV in one message (once KV_BATCHED)",
     )
+    add_language(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 if everything is within its band."""
+    """Exit status 0 if everything is within its band."""
     from pd_planner.calibrate.runs import read  # noqa: PLC0415 - pandas takes a second that other commands need not wait for
     from pd_planner.calibrate.within import checked, summary, table_of  # noqa: PLC0415
     from pd_planner.report.terminal import rich_table  # noqa: PLC0415
@@ -45,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     shapes = {(choice.deployment.candidate.plain, choice.deployment.candidate.trust_shape) for choice in plan.choices}
     found = checked(plan.profile, runs, shapes)
     if not found:
-        raise CommandError(f"none of {len(runs)} usable runs is of a deployment of this plan")
+        raise CommandError(tr("none of {count} usable runs is of a deployment of this plan", count=len(runs)))
     console = Console()
     console.print(rich_table(table_of(found), console.width))
     print(summary(found))

@@ -35,11 +35,6 @@ EXAMPLES: Final = """examples:
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Exit status 0, or an error with a sentence."""
-    with in_language(options.lang):
-        return _run(options, words)
-
-
-def _run(options: argparse.Namespace, words: Sequence[str]) -> int:
     say = _silent if options.quiet else _tell
     if not COMPILED:
         say(tr("numba is not installed, so this takes about a minute instead of seconds: pip install numba"))
@@ -81,8 +76,11 @@ def check(folder: Path) -> None:
     check_folder(folder)
     foreign = [name for name in (ENV, VALUES) if (folder / name).exists()]
     if foreign and not (folder / PLAN).exists():
-        msg = f"{folder} holds {foreign[0]}, which was not written by a plan: choose another --out"
-        raise FolderError(msg)
+        raise FolderError(
+            "{folder} holds {name}, which was not written by a plan: choose another --out",
+            folder=folder,
+            name=foreign[0],
+        )
 
 
 def _tell(text: str) -> None:

@@ -2,11 +2,13 @@
 
 import argparse
 
+from pd_analysis.words.language import tr
+from pd_contracts.profiles import ProfileError
 from pd_planner.cli.failure import CommandError
 from pd_planner.profile.analytic import analytic
 from pd_planner.profile.datasheets import BOARDS, board_of
 from pd_planner.profile.shape import ShapeError, known_shapes, read_shape
-from pd_simulator.profile import Profile, ProfileError, load_profile, shipped
+from pd_simulator.profile import Profile, load_profile, shipped
 
 DEFAULT = "h200-llama3-8b"
 
@@ -37,23 +39,26 @@ def chosen(options: argparse.Namespace) -> Profile:
     if options.model is None:
         if boards > 1:
             raise CommandError(
-                f"--tensor-parallel {boards}: this profile is of one GPU per engine; --model with --gpu computes one of {boards}"
+                tr(
+                    "--tensor-parallel {count}: this profile is of one GPU per engine; --model with --gpu computes one of {count}",
+                    count=boards,
+                )
             )
         if options.gpu is not None:
-            raise CommandError("--gpu needs --model, whose shape determines the work")
+            raise CommandError(tr("--gpu needs --model, whose shape determines the work"))
         try:
             return load_profile(options.profile or DEFAULT)
         except ProfileError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(tr(error.message, **error.holes)) from error
     if options.profile is not None:
-        raise CommandError("--profile and --model exclude each other: a profile is already for one model")
+        raise CommandError(tr("--profile and --model exclude each other: a profile is already for one model"))
     board = board_of(options.gpu or "")
     if board is None:
         names = ", ".join(known.name.removeprefix("NVIDIA ") for known in BOARDS)
         raise CommandError(
-            f"--model needs --gpu, one of {names}"
-            if not options.gpu
-            else f"--gpu {options.gpu}: expected one of {names}"
+            tr("--gpu {name}: expected one of {names}", name=options.gpu, names=names)
+            if options.gpu
+            else tr("--model needs --gpu, one of {names}", names=names)
         )
     try:
         return analytic(read_shape(options.model), board, boards)

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from pd_analysis.words.language import LANGUAGES
-from pd_contracts.latency import parse_goodput
+from pd_analysis.words.language import tr
+from pd_contracts.latency import LimitError, parse_goodput
 from pd_contracts.names import Connector, Role
 from pd_planner.cli import profiles, traffic
 from pd_planner.cli.failure import CommandError
+from pd_planner.cli.parser import add_language
 from pd_planner.cli.values import count, percent, positive, share
 from pd_planner.confidence.draws import DRAWS
 from pd_planner.des.limits import Limits
@@ -79,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="engines reuse KV of shared prompt prefixes, where the traffic names them",
     )
-    add = parser.add_argument_group("answer").add_argument
+    answer = parser.add_argument_group("answer")
+    add = answer.add_argument
     add("--objective", choices=[each.value for each in Objective], metavar="O", help="gpus: the fewest GPUs (default with --rate); goodput: the most goodput (default without); energy: the least energy per token")  # fmt: skip
     add(
         "--headroom",
@@ -107,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="write plan.json, plan.html, plan.md, .env and values.yaml there, with the break-even map",
     )
-    add("--lang", choices=LANGUAGES, default="en", help="language of the answer and its pages (default en)")
+    add_language(answer)
     add("--quiet", action="store_true", help="say only the answer")
 
 
@@ -128,7 +130,7 @@ def question_of(options: argparse.Namespace) -> Question:
     )
     rate = offered.rate if offered.recorded else offered.wanted
     if rate is None and options.power_cap_w is not None:
-        raise CommandError("--power-cap-w needs --rate or --trace: what boards draw depends on the load")
+        raise CommandError(tr("--power-cap-w needs --rate or --trace: what boards draw depends on the load"))
     default = Objective.GOODPUT if rate is None else Objective.GPUS
     return Question(
         setting=setting,
@@ -148,17 +150,21 @@ def question_of(options: argparse.Namespace) -> Question:
 def _limits(given: list[str] | None) -> dict[str, float]:
     try:
         limits = parse_goodput(given or [LIMITS])
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    except LimitError as error:
+        raise CommandError(tr(error.message, **error.holes)) from error
     if not limits:
-        raise CommandError(f'--goodput is empty: write limits such as "{LIMITS}"')
+        raise CommandError(tr('--goodput is empty: write limits such as "{limits}"', limits=LIMITS))
     return limits
 
 
 def _engine(options: argparse.Namespace, profile: Profile) -> EngineLimits:
     if options.max_num_batched_tokens < options.max_num_seqs:
         raise CommandError(
-            f"--max-num-batched-tokens {options.max_num_batched_tokens} is below --max-num-seqs {options.max_num_seqs}, which vLLM refuses"
+            tr(
+                "--max-num-batched-tokens {tokens} is below --max-num-seqs {sequences}, which vLLM refuses",
+                tokens=options.max_num_batched_tokens,
+                sequences=options.max_num_seqs,
+            )
         )
     room = options.kv_tokens or profile.memory.kv_tokens
     return EngineLimits(room, options.max_num_seqs, options.max_num_batched_tokens)
@@ -171,9 +177,19 @@ def _connectors(given: str | None, profile: Profile) -> list[Connector]:
     names = [name.strip().lower() for name in given.split(",") if name.strip()]
     for name in names or [""]:
         if name not in NAMES:
-            raise CommandError(f"--connectors {name!r}: choose from {', '.join(NAMES)}, separated by commas")
+            raise CommandError(
+                tr(
+                    "--connectors {name}: choose from {names}, separated by commas",
+                    name=repr(name),
+                    names=", ".join(NAMES),
+                )
+            )
         if NAMES[name] not in profile.handoff:
             raise CommandError(
-                f"the profile knows nothing about {WORDS[NAMES[name]]}: measure it and calibrate, or leave {name} out of --connectors"
+                tr(
+                    "the profile has no measurements of {connector}: measure it and calibrate, or remove {name} from --connectors",
+                    connector=WORDS[NAMES[name]],
+                    name=name,
+                )
             )
     return [NAMES[name] for name in dict.fromkeys(names)]

@@ -10,6 +10,7 @@ from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.pace import MOST_TOKENS
 from pd_loadgen.workload.plan import PlanError
 from pd_planner.cli.failure import CommandError
+from pd_planner.cli.parser import translated
 from pd_planner.cli.values import count, positive
 from pd_planner.traffic.source import FEWEST, Traffic, TrafficError, traffic_of
 
@@ -74,10 +75,14 @@ def chosen(given: argparse.Namespace) -> Traffic:
     if given.trace is not None:
         return _traffic(_of_trace(given, values), wanted=None, recorded=True, name=given.trace)
     if given.speed is not None:
-        raise CommandError("--speed needs --trace: lengths have no times; give their rate with --rate")
+        raise CommandError(tr("--speed needs --trace: lengths have no times; give their rate with --rate"))
     if (given.input_tokens or 1) * FEWEST > MOST_TOKENS:
         raise CommandError(
-            f"--input-tokens {given.input_tokens}: no engine has room for such prompts; {MOST_TOKENS // FEWEST:,} tokens are the most that can be planned for"
+            tr(
+                "--input-tokens {tokens}: no engine has room for such prompts; {most} tokens are the most that can be planned for",
+                tokens=given.input_tokens,
+                most=f"{MOST_TOKENS // FEWEST:,}",
+            )
         )
     tokens = (given.input_tokens or 1) + (given.output_tokens or 1)
     drawn = {**values, "rate": "1", "duration": str(min(REQUESTS, max(FEWEST, TOKENS // tokens)))}
@@ -91,10 +96,12 @@ def chosen(given: argparse.Namespace) -> Traffic:
 
 def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, str]:
     if given.rate is not None:
-        raise CommandError("--trace has its own rate; --speed 2 makes it twice as fast")
+        raise CommandError(tr("--trace has its own rate; --speed 2 makes it twice as fast"))
     for name in ("input_tokens", "output_tokens", "range_ratio", "arrival", "burstiness"):
         if name in values:
-            raise CommandError(f"--trace has its own times and lengths: leave --{name.replace('_', '-')} out")
+            raise CommandError(
+                tr("--trace has its own times and lengths: remove {option}", option=f"--{name.replace('_', '-')}")
+            )
     scale = {} if given.speed is None else {"time_scale": f"{1 / given.speed:.9g}"}
     return {"duration": "1e9", **values, **scale, "arrival": "replay", "trace": given.trace}
 
@@ -102,8 +109,10 @@ def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, st
 def _traffic(values: dict[str, str], *, wanted: float | None, recorded: bool, name: str) -> Traffic:
     try:
         return traffic_of(loadgen.load(values, {}), values, wanted=wanted, recorded=recorded, name=name)
-    except (SettingsError, PlanError, TrafficError) as error:
+    except TrafficError as error:
         raise CommandError(str(error)) from error
+    except (SettingsError, PlanError) as error:
+        raise CommandError(tr("the load generator would refuse this load: {reason}", reason=error)) from error
 
 
 def _more(words: list[str]) -> dict[str, str]:
@@ -113,7 +122,7 @@ def _more(words: list[str]) -> dict[str, str]:
     try:
         known, unknown = parser.parse_known_args(words)
     except argparse.ArgumentError as error:
-        raise CommandError(f"after --: {error}") from error
+        raise CommandError(tr("after --: {reason}", reason=translated(str(error)))) from error
     if unknown:
-        raise CommandError(f"after --: pd-loadgen run has no option {unknown[0]}")
+        raise CommandError(tr("after --: pd-loadgen run has no option {option}", option=unknown[0]))
     return loadgen.given(known)

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 import pd_contracts
+from pd_analysis.words.language import tr
 from pd_contracts.names import Connector
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
@@ -158,15 +159,20 @@ def read_plan(path: Path) -> PlanFile:
         document: Any = msgspec.json.decode(data)
         version = document.get("schema_version") if isinstance(document, dict) else None
         if not isinstance(version, int):
-            msg = f"{path}: not a plan of pd-plan"
+            msg = tr("{path}: not a plan of pd-plan", path=path)
             raise PlanFileError(msg)
         if version > SCHEMA_VERSION:
-            msg = f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update pdstack to read it"
+            msg = tr(
+                "{path}: schema version {version} is newer than {known}; update pdstack to read it",
+                path=path,
+                version=version,
+                known=SCHEMA_VERSION,
+            )
             raise PlanFileError(msg)
         return msgspec.json.decode(data, type=PlanFile)
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise PlanFileError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        msg = f"{path}: not a plan of pd-plan: {error}"
+        msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=error)
         raise PlanFileError(msg) from error

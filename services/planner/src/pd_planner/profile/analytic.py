@@ -6,6 +6,7 @@ of the connectors are mostly of the CPU and are therefore taken over as rounded 
 
 from typing import Final
 
+from pd_analysis.words.language import tr
 from pd_contracts.names import Connector
 from pd_planner.profile.datasheets import Board
 from pd_planner.profile.shape import Shape, ShapeError
@@ -37,9 +38,13 @@ def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
     room = USED * boards * board.memory_bytes - shape.weights_bytes
     if room < shape.kv_bytes * 4096:
         needed = -(-shape.weights_bytes // (USED * board.memory_bytes - shape.kv_bytes * 4096))
-        msg = (
-            f"{shape.name} has {shape.weights_bytes / 1e9:.0f} GB of weights and {board.name} {board.memory_bytes / 1e9:.0f} GB of memory: "
-            f"use several GPUs per engine, --tensor-parallel {max(2, int(needed))} or more"
+        msg = tr(
+            "{model} has {weights} GB of weights and {board} {memory} GB of memory: use several GPUs per engine, --tensor-parallel {count} or more",
+            model=shape.name,
+            weights=f"{shape.weights_bytes / 1e9:.0f}",
+            board=board.name,
+            memory=f"{board.memory_bytes / 1e9:.0f}",
+            count=max(2, int(needed)),
         )
         raise ShapeError(msg)
     speed = boards * (TOGETHER if boards > 1 else 1.0) / 1e3

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from pd_analysis.words.language import mark, tr
 from pd_planner.profile.datasheets import board_of
 from pd_simulator.profile import Profile
 
@@ -30,20 +31,29 @@ def remarks(profile: Profile) -> list[Remark]:
     context_ms = memory.kv_bytes_per_token / board.bandwidth * 1e3
     bounds = []
     if operations_ms:
-        bounds.append(("prefill.per_token_ms", profile.prefill.per_token_ms, operations_ms, "compute", 1e6, "ns"))
+        bounds.append(("prefill.per_token_ms", profile.prefill.per_token_ms, operations_ms, mark("compute"), 1e6, "ns"))
     for name, decode in (("decode", profile.decode), ("combined", profile.combined)):
         if decode is not None:
             bounds += [
-                (f"{name}.base_ms", decode.base_ms, weights_ms, "memory", 1.0, "ms"),
-                (f"{name}.per_context_token_ms", decode.per_context_token_ms, context_ms, "memory", 1e6, "ns"),
+                (f"{name}.base_ms", decode.base_ms, weights_ms, mark("memory"), 1.0, "ms"),
+                (f"{name}.per_context_token_ms", decode.per_context_token_ms, context_ms, mark("memory"), 1e6, "ns"),
             ]
     return list(_told(profile.board, bounds))
 
 
 def _told(name: str, bounds: list[tuple[str, float, float, str, float, str]]) -> Iterator[Remark]:
     for number, value, least, what, scale, unit in bounds:
-        told = f"{number}: {value * scale:.3g} {unit}, and {least * scale:.3g} {unit} are what {name}'s {what} needs at full speed"
+        told = tr(
+            "{number}: {value} {unit}, and {board}'s {part} needs {least} {unit} at full speed",
+            number=number,
+            value=f"{value * scale:.3g}",
+            least=f"{least * scale:.3g}",
+            unit=unit,
+            board=name,
+            part=tr(what),
+        )
         if value < least:
-            yield Remark(f"{told}: no board is faster than its data sheet", impossible=True)
+            yield Remark(tr("{finding}: no board is faster than its data sheet", finding=told), impossible=True)
         elif least < _SLOW * value:
-            yield Remark(f"{told}: that is {least / value:.0%} of it", impossible=False)
+            share = f"{least / value:.0%}"
+            yield Remark(tr("{finding}: that is {share} of the speed", finding=told, share=share), impossible=False)

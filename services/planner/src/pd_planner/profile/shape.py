@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from pd_analysis.words.language import tr
+
 
 class ShapeError(ValueError):
-    """A model's shape cannot be told; the message says why."""
+    """A model's shape cannot be determined; the message says why."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,10 +74,10 @@ def read_shape(model: str) -> Shape:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         config = msgspec.convert({**document, **(document.get("text_config") or {})}, Config)
     except OSError as error:
-        msg = f"model {model}: no such file; known without one: {', '.join(known_shapes())}"
+        msg = tr("model {name}: no such file; known without one: {names}", name=model, names=", ".join(known_shapes()))
         raise ShapeError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        msg = f"model {model}: not the config.json of a transformer: {error}"
+        msg = tr("model {name}: not the config.json of a transformer: {reason}", name=model, reason=error)
         raise ShapeError(msg) from error
     return shape_of(path.parent.name, config)
 
