@@ -75,7 +75,7 @@ def load(data: list[dict[str, Any]]) -> str:
     names = {"plain": "plain, both GPUs", "decode-first": "1P1D, both asked at once", "announced": "1P1D, announced"}
     rows = [
         [
-            f"{row['rate a GPU']:g}/s a GPU, {names[row['order']]}",
+            f"{row['rate a GPU']:g}/s per GPU, {names[row['order']]}",
             *(" / ".join(f"{value:.1f}" for value in row[what]) for what in ("TTFT ms", "TPOT ms", "longest gap ms")),
             f"{row['requests']}, {row['failed']}",
         ]
