@@ -1,1 +1,1 @@
-"""A profile from run folders: what engines did, step by step, and what clients saw of it."""
+"""A profile from run folders: from the engines' steps, and from the latencies that clients saw."""

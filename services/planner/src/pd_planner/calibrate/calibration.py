@@ -1,4 +1,4 @@
-"""The whole calibration: steps, hand-over, power; then again on half of the runs each, to see how far it is off where it did not look."""
+"""The whole calibration: steps, hand-over, power. It is repeated on each half of the runs, to measure the error on the other half."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _FEWEST_RUNS: Final = 2
 
 @dataclass(frozen=True)
 class Calibration:
-    """A profile, and what it was judged by: every run, simulated by a profile that was fitted without it."""
+    """A profile with its held-out comparison: every run, simulated by a profile that was fitted without it."""
 
     profile: Profile
     estimate: Estimate
@@ -33,10 +33,10 @@ class Calibration:
 
 
 def calibrate(start: Profile, runs: Sequence[Measured], say: Say = lambda _: None) -> Calibration:
-    """Fit all that the runs tell; `start` gives the rest, and what is believed before.
+    """Fit all numbers that the runs determine; `start` gives the others, and the prior.
 
     Raises:
-        CalibrationError: if the runs are too few, or a number comes out that no board can have.
+        CalibrationError: if the runs are too few, or a fitted number is physically impossible.
     """
     if len(runs) < _FEWEST_RUNS:
         raise CalibrationError(
@@ -68,7 +68,7 @@ def calibrate(start: Profile, runs: Sequence[Measured], say: Say = lambda _: Non
 
 
 def fitted(start: Profile, runs: Sequence[Measured]) -> tuple[Profile, Estimate, StepNumbers]:
-    """Steps first, then what clients saw, then power."""
+    """Fit the steps first, then the clients' latencies, then power."""
     steps = step_numbers(start, runs)
     estimate = fit(start, steps, runs, free_numbers(runs))
     profile = steps.put(changed(start, estimate.as_dict()))
@@ -112,7 +112,7 @@ def provenance(runs: Sequence[Measured], compared: Iterable[Compared]) -> Proven
 
 
 def spread(estimate: Estimate, steps: StepNumbers) -> Spread:
-    """How well the numbers are known: those of the fit, and those of the steps, which it took as given."""
+    """The covariance of the numbers: those of the fit, and those of the steps, which the fit took as given."""
     names, blocks = list(estimate.names), [estimate.covariance]
     for role, found in steps.fits.items():
         size = len(DECODE)

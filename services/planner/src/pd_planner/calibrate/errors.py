@@ -1,4 +1,4 @@
-"""How far a profile is off: each run simulated with its own requests, beside what was measured."""
+"""The error of a profile: each run is simulated with its own requests and compared with the measurement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def _within(run: Measured, outcome: Outcome) -> tuple[float, float] | None:
 
 
 def capacities(compared: Sequence[Compared]) -> list[tuple[float, float]]:
-    """What a deployment carried per GPU, measured and simulated, for each kind of requests that was offered at several rates.
+    """Capacity per GPU of a deployment, measured and simulated, for each kind of requests that was offered at several rates.
 
     The rate at which the share of requests within the limits falls below 90 %, on a line between the rates that were offered; the
     highest of them if it never does.

@@ -1,4 +1,4 @@
-"""Gauss–Newton on the logarithms of a profile's numbers: what clients saw, as ratios of quantiles, decides what tokens cannot tell."""
+"""Gauss–Newton on the logarithms of a profile's numbers. The residuals are ratios of latency quantiles, for numbers that token stamps do not show."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from pd_simulator.profile import Profile
 _ROUNDS: Final = 15
 _STEP: Final = 0.05  # of a number's logarithm, for the slope
 _LARGEST_STEP: Final = 0.7
-_OUTLIER: Final = 2.0  # residuals above so many times the usual one count for less
+_OUTLIER: Final = 2.0  # residuals above this many times the usual one count for less
 _USUAL: Final = (0.02, 0.1)  # bounds of what is usual
-_PRIOR_SD: Final = 0.5  # of the logarithm: what the start profile says is believed within a factor of 1.6
+_PRIOR_SD: Final = 0.5  # of the logarithm: the prior is the start profile, within a factor of 1.6
 _ENOUGH: Final = 1e-3  # of the loss
 _DAMPING: Final = (0.0, 1.0, 10.0, 100.0)
 # A number that is 0 in the start profile begins with this, or with a thousandth of it a token.
@@ -57,7 +57,7 @@ def _ratios(simulated: Floats, measured: Floats, quantiles: Sequence[tuple[int, 
 
 @dataclass(frozen=True)
 class _Problem:
-    """What is to be fitted: the numbers' names, the runs, and which runs each number touches."""
+    """A fit: the numbers' names, the runs, and which runs each number affects."""
 
     names: tuple[str, ...]
     runs: Sequence[Measured]
@@ -126,7 +126,7 @@ def _loss(found: Sequence[Floats], away: Floats, usual: float) -> float:
 
 
 def free_numbers(runs: Sequence[Measured]) -> list[str]:
-    """The numbers that these runs can tell, besides those of the steps."""
+    """The numbers that these runs determine, besides those of the steps."""
     several = len({int(np.median(run.load.prompt)) for run in runs}) > 1
     names = ["api_ms", "prefill.base_ms", "prefill.per_token_ms"] if several else ["api_ms", "prefill.per_token_ms"]
     for part in sorted({run.part for run in runs if run.part}):

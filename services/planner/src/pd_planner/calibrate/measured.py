@@ -1,4 +1,4 @@
-"""A run as the fit needs it: what was offered to which engines, and what came of it."""
+"""A run as the fit needs it: the load, the engines, and the results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ class Measured:
         load, route: the requests that were served, as they came, and by which engines.
         ttft_ms, tpot_ms, answered_ms: of each; `answered_ms` is prefill's answer, NaN where it is not known.
         streams: by the name of the engine that wrote them, warm-up included.
-        watts, idle_w: mean power of a board over the measured window, and while it had nothing to do, by role; where it is known.
+        watts, idle_w: mean power of a board over the measured window, and while idle, by role; only for roles where it is known.
         window_s: how long that window was.
         per_gpu: requests per second per GPU that were offered; 0 where answers set the pace.
     """
@@ -71,7 +71,7 @@ class Measured:
 
     @property
     def part(self) -> str:
-        """Where the profile has this deployment's numbers of handing over; empty for plain engines."""
+        """The name of this deployment's hand-over table in a profile; empty for plain engines."""
         if not self.engines.prefills or self.engines.connector is None:
             return ""
         return "batched" if self.engines.batched else f"handoff.{self.engines.connector}"

@@ -1,4 +1,4 @@
-"""What the boards of each role draw, from the energy of runs and how busy their engines were."""
+"""The power of the boards of each role, from the energy of runs and how busy their engines were."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -17,7 +17,7 @@ from pd_simulator.profile import Draw, Power, Profile
 _FEWEST_RUNS: Final = 2
 _IDLE_DOUBT_W: Final = 3.0
 _DOUBT_W: Final = (400.0, 300.0, 5.0)  # of what prompts, decodes and a sequence add
-# Where the mean is this near to the limit, the board lowered its clocks and says little about what it would have drawn.
+# If the mean is this near to the power limit, the board lowered its clocks, so its power says little about the load.
 _LIMITED: Final = 0.97
 _ADDED: Final = ("prefill_w", "decode_w", "per_sequence_w")
 
@@ -35,7 +35,7 @@ def fit_power(profile: Profile, runs: Sequence[Measured]) -> Profile:
 
 
 def _rows(profile: Profile, runs: Sequence[Measured], role: Role) -> Iterator[tuple[float, Floats]]:
-    """Mean watts of a board of this role, and its mean shares, a run each."""
+    """Mean watts of a board of this role and its mean shares, one entry per run."""
     for run in runs:
         if role not in run.watts:
             continue
@@ -45,7 +45,7 @@ def _rows(profile: Profile, runs: Sequence[Measured], role: Role) -> Iterator[tu
 
 
 def _draw(power: Power, role: Role, rows: Sequence[tuple[float, Floats]], idle: Sequence[float]) -> Draw:
-    """Idle as it was read where it was; of what a role never did, the profile's own numbers stay."""
+    """Idle power as it was read, if it was; numbers for work that a role never did stay those of the profile."""
     known = power.of(role)
     free = [row for row in rows if row[0] < _LIMITED * power.limit_w] or list(rows)
     share = np.array([each for _, each in free])

@@ -1,4 +1,4 @@
-"""Linear least squares that outliers do not carry away, with a prior for what the data do not tell apart."""
+"""Robust linear least squares, with a prior for numbers that the data do not separate."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -28,7 +28,7 @@ def regress(columns: Floats, target: Floats, prior: Floats, doubt: Floats) -> Fi
     Args:
         columns: rows × numbers.
         target: above 0.
-        prior, doubt: what the numbers are believed to be, and the standard deviation of that; it counts where the rows do not tell numbers apart.
+        prior, doubt: prior values and their standard deviations; they count where the rows do not separate the numbers.
     """
     rows, wanted, weights = columns / target[:, None] * doubt, np.ones(len(target)), np.ones(len(target))
     values = prior / doubt

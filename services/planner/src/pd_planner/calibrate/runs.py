@@ -1,4 +1,4 @@
-"""Reads run folders into what the fit needs."""
+"""Reads run folders as `Measured` runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from pd_planner.des.deployment import Route, round_robin
 from pd_planner.traffic.load import Load
 from pd_simulator.steps.engines import Engines, Order
 
-# Less of the prompts than this may have come from a prefix cache; a run with more says nothing about what computing a prompt costs.
+# At most this share of the prompt tokens may come from a prefix cache; with more, a run does not show the cost of a prompt.
 _MOST_CACHED = 0.02
 
 
@@ -58,7 +58,7 @@ def _refusal(run: Run) -> str:
 
 
 def _cached_share(run: Run) -> float:
-    """Prompt tokens that prefix caches had, of all; 0 where the engines did not tell."""
+    """Share of the prompt tokens that came from prefix caches; 0 if the engines did not report it."""
     hits = asked = 0.0
     for name in {tokens.name for tokens in run.engines}:
         own = [tokens for tokens in run.engines if tokens.name == name and tokens.prompt is not None]
@@ -159,13 +159,13 @@ def _route(engines: Engines, records: Sequence[RequestRecord]) -> Route:
 
 
 def _streams(records: Sequence[RequestRecord], engines: Engines, stated: int | None) -> dict[str, list[Stream]]:
-    """Answers that came a token at a time, by engine; none where it is not known which engine wrote what."""
+    """Answers whose tokens came one by one, by engine; none if it is unknown which engine wrote which answer."""
     streams: dict[str, list[Stream]] = {}
     for record in records:
         if record.stages is None and engines.others > 1:
             return {}
         name = record.stages.decode_instance if record.stages else "engine"
-        # A token that prefill wrote is of no step of decode, and part of what decode goes on from.
+        # A token that prefill wrote belongs to no decode step; decode continues after it.
         before = int(record.stages is not None and record.stages.first_token == Role.PREFILL)
         stamps = np.array([time for time, _ in record.chunks[before:]])
         if stamps.size and all(count == 1 for _, count in record.chunks):

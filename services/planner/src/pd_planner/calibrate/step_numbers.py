@@ -1,4 +1,4 @@
-"""What engines' steps say about a profile: decoding by role, prompts beside decodes, and how long loading KV holds a batch up."""
+"""Numbers of a profile that engines' steps show: decoding by role, prompts beside decodes, and how long loading KV delays a batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,14 +22,14 @@ _LEAST_MS: Final = (0.5, 0.5e-3)  # … but at least this, of a number and of on
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """Numbers that token stamps give, as they are before any is put into a profile.
+    """Numbers from token stamps, not yet part of a profile.
 
     Attributes:
         values: by dotted name.
         extra: what a step with prompts takes beyond its decodes on a plain engine: milliseconds, and milliseconds per prompt token; None
             without plain engines.
         fits: the regressions, by the kind of engine.
-        slow_prompt_ms: what a prompt cost more on each plain engine, in each run, than on all of them; ascending.
+        slow_prompt_ms: the extra time of a prompt on each plain engine, in each run, compared with the mean of all; ascending.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class StepNumbers:
 
 
 def step_numbers(start: Profile, runs: Sequence[Measured]) -> StepNumbers:
-    """From all runs whose engines can be told apart; `start` gives the numbers that they do not show."""
+    """The numbers from all runs that name the engine of each answer; `start` gives the numbers that they do not show."""
     numbers = StepNumbers()
     engines = [window for run in runs if not run.part for window in _windows(run)]
     if len(_joined(engines).took_ms) >= FEWEST_WINDOWS:
@@ -92,7 +92,7 @@ def _with_plain(numbers: StepNumbers, start: Profile, engines: Sequence[Windows]
 
 
 def _slow(windows: Windows, fitted: Fitted) -> float:
-    """What a prompt took more on one engine than the fit of all of them has it, milliseconds."""
+    """The extra time of a prompt on one engine compared with the fit over all, milliseconds."""
     return float((windows.took_ms - _columns(windows) @ fitted.values).sum() / windows.joins.sum())
 
 

@@ -1,4 +1,4 @@
-"""An engine's steps, seen from outside: all tokens of one step come together, so the stamps of all streams of an engine tell its steps.
+"""An engine's steps, seen from outside: all tokens of one step come together, so the stamps of an engine's streams show its steps.
 
 From them the cost of a decode step follows directly: how long steps take, against how many sequences they had and how much these looked back
 on. Windows of several steps are used, because the tokens of one step may come late (the next step is launched first) and then the next
@@ -15,7 +15,7 @@ from pd_planner.calibrate.measured import Stream
 from pd_planner.traffic.load import Floats, Ints
 
 WINDOW: Final = 16
-# A gap of this part of the usual one is no step: the tokens of one step are written one after the other.
+# A gap below this fraction of the usual one is within a step: the tokens of one step are written one after the other.
 _SAME_STEP: Final = 0.25
 # A window whose steps took less than this part of the usual time holds tokens that came together late.
 _SHORTEST: Final = 0.7

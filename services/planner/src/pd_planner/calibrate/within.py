@@ -22,7 +22,7 @@ _FIELDS: Final = ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "joules_per_to
 _TIMES: Final = 3.0
 _LEAST: Final = (0.15, 0.30, 0.05, 0.10, 0.05)
 _UNTRIED: Final = {Trust.CALIBRATED: 0.0, Trust.UNCALIBRATED: 0.40, Trust.ANALYTIC: 0.25, Trust.UNKNOWN: 0.25}
-# Queues near saturation are made by small differences: above this part of the capacity nothing is promised of TTFT.
+# Near saturation small differences make long queues: above this share of the capacity TTFT is not checked.
 _CALM: Final = 0.8
 _FEWEST_P99: Final = 100
 _TTFT: Final = (0, 1)
@@ -45,7 +45,7 @@ class Checked:
 
 
 def shape_of(run: Measured) -> Shape:
-    """What of a run's deployment decides how far a profile can be believed."""
+    """The properties of a run's deployment that decide how far a profile can be trusted."""
     engines = run.engines
     return Shape(engines.prefills, engines.others, engines.connector, engines.batched)
 

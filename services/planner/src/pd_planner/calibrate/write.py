@@ -34,7 +34,7 @@ def toml_text(profile: Profile) -> str:
 
 
 def _spread_text(spread: Spread) -> str:
-    """A row of the matrix a line, which no library writes."""
+    """The spread as TOML with one matrix row per line, a layout that no library writes."""
     rows = "".join(f"  [{', '.join(f'{value:g}' for value in row)}],\n" for row in spread.covariance)
     names = "".join(f'  "{name}",\n' for name in spread.names)
     slow = ", ".join(f"{value:g}" for value in spread.slow_prompt_ms)
@@ -42,7 +42,7 @@ def _spread_text(spread: Spread) -> str:
 
 
 def _told(value: Any) -> Any:
-    """Without what is not known, and with as many digits as were found."""
+    """The value without unknown entries, rounded to the digits that a fit gives."""
     if isinstance(value, dict):
         return {key: _told(each) for key, each in value.items() if each is not None}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""How a command ends that cannot do what it was asked for."""
+"""The error of a command that cannot do what was asked."""
 
 
 class CommandError(Exception):

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _plan_file(found: Findings, command: str, decide: str) -> PlanFile:
-    """What programs read is English in every language."""
+    """The plan file in English, because programs read it."""
     with in_language("en"):
         return plan_file(
             found,
@@ -92,7 +92,7 @@ def _silent(_: str) -> None:
 
 
 def write(folder: Path, found: Findings, plan: PlanFile) -> list[Path]:
-    """Everything that a plan becomes.
+    """Write all files of a plan; returns their paths.
 
     Raises:
         FolderError: if it cannot be written.

@@ -28,7 +28,7 @@ WRITERS: Final = {Role.PREFILL.value: Order.HAND_OFF, Role.DECODE.value: Order.A
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything that a question can have, and what becomes of the answer."""
+    """Add the options of a question and of its answer."""
     traffic.add_arguments(parser)
     profiles.add_arguments(parser, "what computes")
     add = parser.add_argument_group("limits").add_argument
@@ -171,7 +171,7 @@ def _engine(options: argparse.Namespace, profile: Profile) -> EngineLimits:
 
 
 def _connectors(given: str | None, profile: Profile) -> list[Connector]:
-    """The connectors that were asked for; else the usual ones that the profile has."""
+    """The connectors of --connectors, else the usual ones that the profile has."""
     if given is None:
         return [connector for connector in USUAL if connector in profile.handoff]
     names = [name.strip().lower() for name in given.split(",") if name.strip()]

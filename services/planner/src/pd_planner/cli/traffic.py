@@ -1,4 +1,4 @@
-"""Options of the traffic: those of the load generator, because what is planned for is what will be offered."""
+"""Options of the traffic: those of the load generator, so that a plan is for the load that will be offered."""
 
 import argparse
 from typing import Final
@@ -26,7 +26,7 @@ SHOWN: Final = (
     "seed",
 )
 _LENGTHS: Final = ("input_tokens", "output_tokens")
-# Requests that are drawn where the load has no end of its own; fewer if they are so long that the load generator would not hold them.
+# Requests that are drawn if the load is endless; fewer if they are too long for the load generator's memory.
 REQUESTS, TOKENS = 12_000, 1_000_000_000
 
 

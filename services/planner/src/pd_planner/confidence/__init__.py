@@ -1,1 +1,1 @@
-"""How sure an answer is: the same question many times, with other numbers and other arrivals."""
+"""The confidence of an answer: the question is answered many times, with other numbers and other arrivals."""

@@ -1,4 +1,4 @@
-"""Draws: a profile whose numbers are as far off as they may be, engines as slow as some were, arrivals of another day."""
+"""Draws: profiles with numbers drawn within their uncertainty, engines as slow as some measured ones, and other arrivals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One choice over all draws: capacity per GPU and, where energy is asked for, joules per token. Draw n is of the same day for all."""
+    """One choice over all draws: capacity per GPU and, where energy is asked for, joules per token. Draw n has the same numbers and arrivals for all choices."""
 
     choice: Choice
     per_gpu: tuple[float, ...]
@@ -70,12 +70,12 @@ def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draw
 
 
 def _kind(choice: Choice) -> str:
-    """What the model may be wrong about in the same way: plain engines, or a connector."""
+    """The group of deployments that share a model error: plain engines, or those of one connector."""
     return choice.fleet.candidate.connector or "plain"
 
 
 def _cell(choice: Choice) -> Candidate:
-    """What is simulated of a choice: one cell; of plain engines some, because they may be unlike each other."""
+    """The part of a choice that is simulated: one cell, or several plain engines, because they may differ."""
     candidate = choice.fleet.candidate
     engines = choice.fleet.cells * candidate.others
     return replace(candidate, others=min(engines, _ENGINES)) if candidate.plain else candidate
@@ -93,7 +93,7 @@ def _setting(setting: Setting, generator: np.random.Generator) -> Setting:
 
 
 def _profile(profile: Profile, generator: np.random.Generator) -> Profile:
-    """Numbers drawn from what is known of them."""
+    """Numbers drawn from their covariance."""
     spread = profile.spread
     if spread is None:
         return profile

@@ -1,4 +1,4 @@
-"""Everything that was found: the ranked choices, the draws, the verdict, and where it flips."""
+"""The findings: the ranked choices, the draws, the verdict, and where it flips."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class Findings:
 
     @property
     def has_front(self) -> bool:
-        """Whether deployments of unlike sizes serve the same load, of which several are beaten by no other."""
+        """Whether there is a Pareto front: deployments of different sizes serve the same load, and several are beaten by no other."""
         return self.question.rate is not None and len(self.answer.front) > 1
 
     def drawn_of(self, choice: Choice) -> Drawn | None:

@@ -1,4 +1,4 @@
-"""What the draws say about plain engines against prefill and decode apart."""
+"""The verdict from the draws: plain engines against prefill and decode on separate GPUs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Discrete-event simulation of a deployment: the same rules as `pd_simulator.steps.virtual_time`, in time that does not grow with the answers."""
+"""Discrete-event simulation of a deployment: the same rules as `pd_simulator.steps.virtual_time`, in run time that does not grow with the length of the answers."""

@@ -1,4 +1,4 @@
-"""numba where it is installed (the extra `fast`), else nothing: the same functions run as plain Python, some twenty times slower.
+"""Compiles functions with numba if it is installed (the extra `fast`). Otherwise they run as plain Python, some twenty times slower.
 
 Compiled functions take arrays. Plain Python takes numbers out of lists several times faster than out of arrays, so there the columns are lists;
 both are indexed alike, and that is all that the loops do with them.
@@ -23,7 +23,7 @@ COMPILED: Final = numba is not None
 
 
 def compiled(function: F) -> F:
-    """The function as machine code, kept on disk after the first call where the disk lets it."""
+    """The function as machine code, cached on disk after the first call if the disk is writable."""
     if not COMPILED:
         return function
     try:

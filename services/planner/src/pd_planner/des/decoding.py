@@ -24,7 +24,7 @@ Ends = list[tuple[int, int]]  # a heap: after which step which job ends
 
 
 class Engine(NamedTuple):
-    """One engine: what it has to do, and its state, but for the heap of ends, which numba cannot keep between two calls."""
+    """One engine: its jobs and its state, without the heap of ends, which numba cannot keep between two calls."""
 
     jobs: Jobs
     costs: StepCosts
@@ -78,7 +78,7 @@ def next_start(engine: Engine) -> float:
 
 @compiled
 def _begin_step(engine: Engine) -> None:
-    """Take in what has come. A step is planned while the one before it runs, if there is one and the engine schedules so."""
+    """Take in requests that have come. With asynchronous scheduling a step is planned while the one before it runs."""
     clock, state, ready = engine.clock, engine.state, engine.jobs.ready
     running = state[DECODING] > 0 or state[PARTIAL] != NOBODY
     if not running and state[ADMITTED] == state[ARRIVED]:

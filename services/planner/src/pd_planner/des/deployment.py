@@ -25,7 +25,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a load, one entry per request; seconds on the load's clock.
+    """The outcome of a load, one entry per request; seconds on the load's clock.
 
     Attributes:
         first, last: when the first and the last token came.

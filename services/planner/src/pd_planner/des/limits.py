@@ -1,4 +1,4 @@
-"""What counts as served in time."""
+"""Latency limits, and which requests meet them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the loops compute with: tuples of numbers and arrays, which numba takes apart and plain Python takes as they are."""
+"""The data of the loops: tuples of numbers and arrays, which both numba and plain Python accept."""
 
 from typing import Final, NamedTuple
 

@@ -1,6 +1,6 @@
-"""One engine whose requests become known one by one, because who gets them is decided while they come.
+"""One engine whose requests become known one by one, because requests are routed as they come.
 
-The loop of `decoding`, stopped and gone on with: the same steps at the same times as if all requests had been known before.
+It interrupts and continues the loop of `decoding`: steps and times are the same as if all requests had been known before.
 """
 
 from dataclasses import dataclass

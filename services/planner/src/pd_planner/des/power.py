@@ -1,4 +1,4 @@
-"""What boards draw, from how long their engines computed prompts and decoded."""
+"""The power of boards, from how long their engines computed prompts and decoded."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 """Prefill engines: batches of prompts one after the other, and KV that goes to the decode engines.
 
-With a connector that pushes, a decode engine takes one request's KV after another, whoever sends it. There the prefill engines meet, so their
-steps are taken in order of time.
+With a connector that pushes, a decode engine takes one request's KV after another from all senders. This couples the prefill engines, so
+their steps are simulated in order of time.
 """
 
 from heapq import heappop, heappush
@@ -39,7 +39,7 @@ class PrefillModel(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """Filled by the loop: when prefill answers each request, and when decode has its KV, seconds."""
+    """Results of the loop: when prefill answers each request, and when decode has its KV, seconds."""
 
     answered: Floats
     here: Floats
@@ -188,7 +188,7 @@ def _deliver(fleet: Fleet, engine: int, first: int, start: float, end: float) ->
 
 @compiled
 def _answer(fleet: Fleet, engine: int, first: int, end: float) -> None:
-    """Answer what was held back, and what this step completed unless that is held back until the next one has ended."""
+    """Answer the requests held back before, and those that this step completed, unless they are held back until the next step ends."""
     prompts, head = fleet.prompts, fleet.head[engine]
     for position in range(fleet.held[engine], head):
         fleet.handed.answered[prompts.queues[position]] = end

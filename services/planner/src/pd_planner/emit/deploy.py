@@ -31,7 +31,7 @@ def variables(plan: PlanFile) -> dict[str, str]:
 
 
 def _first_token(deployment: Deployment) -> str:
-    """Who writes the first token; empty where that is no choice."""
+    """FIRST_TOKEN; empty for connectors without that choice."""
     return {Order.AFTER: "", Order.AT_ONCE: "decode", Order.HAND_OFF: "prefill"}[deployment.order]
 
 

@@ -45,7 +45,7 @@ def _spec(candidate: Candidate) -> str:
 
 
 def _variables(setting: Setting, candidate: Candidate) -> list[str]:
-    """What engines and proxy are to have other than usual."""
+    """Variables of engines and proxy that differ from the defaults."""
     engine, usual = setting.engine, EngineLimits(setting.engine.kv_tokens)
     found = {
         "TENSOR_PARALLEL_SIZE": (candidate.tensor_parallel, 1),

@@ -48,8 +48,8 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         capacity_per_gpu: requests per second within the limits; 5th, 50th and 95th percentile over the draws where it was drawn, else one number.
         rate: requests per second at which the rest is given; latencies are milliseconds, energy is joules per output token.
-        trust: what these numbers rest on.
-        refusal: why it is not the answer, where that is not its rank.
+        trust: whether the numbers rest on measurements.
+        refusal: why it cannot be the answer; None if only its rank is lower.
     """
 
     deployment: Deployment
@@ -152,7 +152,7 @@ def read_plan(path: Path) -> PlanFile:
     """Read a plan.
 
     Raises:
-        PlanFileError: if it is missing, no plan, or newer than this version.
+        PlanFileError: if it is missing, is not a plan, or is newer than this version.
     """
     try:
         data = path.read_bytes()

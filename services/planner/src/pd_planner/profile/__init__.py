@@ -1,1 +1,1 @@
-"""Profiles: their numbers by name, what physics forbids, and those that are computed instead of measured."""
+"""Profiles: their numbers by name, physical bounds, and profiles that are computed instead of measured."""

@@ -1,7 +1,7 @@
-"""A profile that was not measured: the model's shape, the board's data sheet and a few efficiencies that vLLM reaches on large boards.
+"""A profile that was not measured: from the model's shape, the board's data sheet and the efficiencies that vLLM reaches on large boards.
 
-Against the H200 records such a profile is off by up to a quarter in capacity (docs/planning.md); what it says is labelled ANALYTIC. The costs
-of the connectors are mostly of the CPU and are therefore taken over as rounded figures of what was measured with them.
+Compared with the H200 records the capacity from such a profile is up to a quarter off (docs/planning.md); its results are labelled ANALYTIC.
+The connectors' costs are mostly CPU time, so rounded measured figures are used for them.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from pd_simulator.profile import Decode, Draw, Handoff, Memory, Mixed, Power, Pr
 COMPUTE: Final = 0.65  # of the peak, for prompts
 BANDWIDTH: Final = 0.75  # of the peak, for decodes
 TOGETHER: Final = 0.8  # of their speed, for boards that share an engine
-STEP_MS: Final = 1.0  # launching and sampling, a step
+STEP_MS: Final = 1.0  # launching and sampling, per step
 SEQUENCE_MS: Final = 0.012
 API_MS: Final = 5.0
 P2P_BANDWIDTH: Final = (
@@ -30,7 +30,7 @@ CLOCKS_MHZ: Final = (345, 1980, 3201)
 
 
 def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
-    """The profile of one engine on so many boards; power is each board's.
+    """The profile of one engine on `boards` boards; power is per board.
 
     Raises:
         ShapeError: if the weights leave no room for KV.

@@ -1,4 +1,4 @@
-"""What boards can do at most, from NVIDIA's data sheets: dense 16-bit tensor operations and memory bandwidth."""
+"""Peak performance of boards from NVIDIA's data sheets: dense 16-bit tensor operations and memory bandwidth."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -40,7 +40,7 @@ BOARDS: Final = (
 
 
 def board_of(name: str) -> Board | None:
-    """The board that a name means: NVML's, or its beginning, of which the first here is taken; None for one that is not here."""
+    """The board of a name: NVML's name, or a prefix of it (the first match); None if it is unknown."""
     wanted = _plain(name)
     if not wanted:
         return None

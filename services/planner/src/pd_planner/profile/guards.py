@@ -1,4 +1,4 @@
-"""What physics forbids: no step is faster than the board's data sheet, and one at less than half of its speed is worth a look."""
+"""Physical bounds: no step is faster than the board's data sheet, and a step at less than half of its speed gets a remark."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ _SLOW: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """A number that cannot be (`impossible`), or is far from what the board can do."""
+    """A remark about a number that is impossible (`impossible`), or far from the board's peak."""
 
     sentence: str
     impossible: bool
 
 
 def remarks(profile: Profile) -> list[Remark]:
-    """What is odd about a profile's numbers; nothing where the board's data sheet is not known."""
+    """Remarks about a profile's numbers; none if the board's data sheet is unknown."""
     board = board_of(profile.board)
     if board is None:
         return []

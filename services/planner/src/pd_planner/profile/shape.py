@@ -39,7 +39,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a model costs.
+    """The size and cost of a model.
 
     Attributes:
         weights_bytes: of all weights; `read_bytes`: of those that a decode step with a batch reads (without the input embedding).
@@ -63,7 +63,7 @@ def read_shape(model: str) -> Shape:
     """The shape of a model by its name here, or by the path of its config.json or of the folder that holds it.
 
     Raises:
-        ShapeError: if there is no such file, or it is no config of a transformer.
+        ShapeError: if there is no such file, or it is not the config of a transformer.
     """
     shipped = _shipped()
     if model.lower() in shipped:

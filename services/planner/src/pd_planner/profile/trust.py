@@ -1,4 +1,4 @@
-"""How far a profile's word can be taken for a deployment: how its runs were predicted, and whether any was like it."""
+"""How far a profile can be trusted for a deployment: how well its runs were predicted, and whether any of them was similar."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +19,7 @@ _MEDIAN_OF_SD: Final = 0.6745
 
 
 class Trust(StrEnum):
-    """What a deployment's numbers rest on."""
+    """What a deployment's numbers rest on: measurements of similar deployments, of others, or a data sheet."""
 
     CALIBRATED = "calibrated"
     UNCALIBRATED = "UNCALIBRATED TOPOLOGY"
@@ -42,7 +42,7 @@ _SHORT: Final = {
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a deployment matters here: how many engines hand over to how many, and how."""
+    """The properties of a deployment that matter for trust: how many engines hand over to how many, and by which connector."""
 
     prefills: int
     others: int

@@ -1,4 +1,4 @@
-"""Pictures of a plan, in the report's style."""
+"""Figures of a plan, in the report's style."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Chart:
 
 
 def charts(found: Findings, folder: Path) -> list[Chart]:
-    """Draw what there is into `folder`/plots, as PNG and SVG; in English where this host has no font for the current language."""
+    """Draw what there is into `folder`/plots, as PNG and SVG; in English if this host has no font for the current language."""
     lang = current_language()
     font = None if lang == "en" else fonts.chinese_font()
     wanted = [(name, tr(alt), make) for name, alt, make in _wanted(found)]
@@ -88,7 +88,7 @@ def capacity(found: Findings) -> Figure:
 
 
 def flips(found: Findings) -> Figure:
-    """The break-even map: one cell a pair of lengths."""
+    """The break-even map: one cell per pair of lengths."""
     judged = found.verdict
     like = judged.apart.choice.fleet.candidate if judged.apart else None
     connector = tr(WORDS[like.connector]) if like and like.connector else ""

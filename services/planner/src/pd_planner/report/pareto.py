@@ -1,4 +1,4 @@
-"""The Pareto plot: what no other deployment beats."""
+"""The Pareto plot: the deployments that no other beats."""
 
 from collections.abc import Iterator, Sequence
 

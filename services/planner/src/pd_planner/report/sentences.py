@@ -88,7 +88,7 @@ def _comparison(judged: Verdict) -> Iterator[str]:
 
 
 def doubts(found: Findings, measurement: str) -> list[str]:
-    """What the answer may be wrong about, the worst first."""
+    """The doubts about the answer, the most serious first."""
     return [
         *_of_profile(found),
         *_of_topology(found),

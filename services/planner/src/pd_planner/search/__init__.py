@@ -1,1 +1,1 @@
-"""Which deployments there could be, what each carries, and which of them is wanted."""
+"""The search: possible deployments, the capacity of each, and their ranking."""

@@ -1,4 +1,4 @@
-"""The deployments that could be: plain engines, and every XpYd of a cell with every connector."""
+"""The candidate deployments: plain engines, and every XpYd of a cell with every connector."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pd_contracts.names import Connector
 from pd_planner.profile.trust import Shape
 from pd_simulator.steps.engines import Engines, Order
 
-# Prefill and decode engines of a cell serve only each other: what is connected to everything fails with everything.
+# Prefill and decode engines of a cell serve only each other, so that a failure stays within its cell.
 LARGEST_CELL: Final = 16
 
 

@@ -1,4 +1,4 @@
-"""What a deployment carries: the highest rate at which enough requests are within their limits."""
+"""The capacity of a deployment: the highest rate at which enough requests are within the limits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from pd_planner.traffic.prefix import cached_tokens
 from pd_planner.traffic.source import Traffic
 from pd_simulator.profile import Profile
 
-SECONDS: Final = 60.0  # of load behind each answer, where the traffic has as much
+SECONDS: Final = 60.0  # of load in each simulation, if the traffic has as much
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Care:
 
 CAREFUL: Final = Care(SECONDS, 0.01)
 ROUGH: Final = Care(15.0, 0.05)
-# Until the first answers end, batches are smaller than they will be. So long, and for a tenth of the load at least, requests do not count, and a
+# Until the first answers end, batches are smaller than later. Requests of this time, and of a tenth of the load at least, do not count, and a
 # load lasts several times as long.
 _WARM_UP, _LONGEST_WARM_UP = 0.1, 0.5
 _STAYS: Final = 4.0
-_PART: Final = 0.25  # of the load, simulated first: it may say no alone
-_LOWEST: Final = 1e-3  # of the most that a cell could do; what carries less carries nothing
+_PART: Final = 0.25  # of the load, simulated first: it may already miss the limits
+_LOWEST: Final = 1e-3  # of a cell's upper bound; a lower capacity counts as none
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def attainment(setting: Setting, candidate: Candidate, rate: float, seconds: flo
     load = setting.traffic.at(rate, setting.seconds(seconds))
     early = _simulated(setting, candidate, load.first(max(2, int(len(load) * _PART))))
     share = float(setting.limits.met(early)[steady(early)].mean())
-    if 1 - _PART * (1 - share) < setting.limits.attainment:  # were all others in time, it would not be enough
+    if (
+        1 - _PART * (1 - share) < setting.limits.attainment
+    ):  # even if all other requests were in time, it would not be enough
         return share
     outcome = _simulated(setting, candidate, load)
     return float(setting.limits.met(outcome)[steady(outcome)].mean())

@@ -1,4 +1,4 @@
-"""Cells of one kind that serve together: how many of them a rate needs or a budget allows, and what they then do."""
+"""Fleets of equal cells: how many cells a rate needs or a budget allows, and the fleet's results."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pd_planner.des.power import watts_by_role
 from pd_planner.search.candidates import LARGEST_CELL, Candidate
 from pd_planner.search.capacity import Setting, percentiles, run, steady
 
-_EXAMPLE_CELL: Final = 8  # of many plain engines so many are simulated
+_EXAMPLE_CELL: Final = 8  # of many plain engines this many are simulated
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Operation:
-    """What a fleet does at a rate.
+    """The results of a fleet at a rate.
 
     Attributes:
         rate: requests per second, over the fleet; `within` is the share of requests within all limits.

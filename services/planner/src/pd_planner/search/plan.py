@@ -14,7 +14,7 @@ from pd_planner.search.question import Answer, Choice, Objective, Question
 
 # Without a rate deployments are shown at this share of what the weaker of the best plain and the best disaggregated one carries.
 _SHOWN: Final = 0.8
-# What roughly carries less than this part of the best is not looked at more carefully.
+# Candidates whose rough capacity is below this share of the best are not simulated more carefully.
 _NEAR: Final = 0.7
 
 
@@ -51,7 +51,7 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
 
 
 def _capacities(setting: Setting, found: Sequence[Candidate]) -> dict[Candidate, float]:
-    """What each carries: roughly first, and those that come near to the best carefully."""
+    """The capacity of each candidate: roughly first, then carefully for those near the best."""
     carried = {candidate: capacity(setting, candidate, care=ROUGH) for candidate in found}
     near = _NEAR * max(rate / candidate.gpus for candidate, rate in carried.items())
     for candidate, rate in carried.items():
@@ -113,9 +113,9 @@ def _refusal(question: Question, fleet: Fleet, operation: Operation) -> Sentence
 
 
 def _order(question: Question, choice: Choice) -> tuple[float | bool, ...]:
-    """What is wanted first, then what is cheaper, then what is simpler.
+    """Sort by the objective, then by cost, then by simplicity.
 
-    What nobody measured the like of has to be so much better as it may be worse, unless any topology will do.
+    A deployment of an unmeasured topology is ranked by the lower end of its band, unless `any_topology` is set.
     """
     fleet, operation = choice.fleet, choice.operation
     unsure = choice.trust is Trust.UNCALIBRATED and not question.any_topology

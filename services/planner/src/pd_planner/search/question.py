@@ -1,4 +1,4 @@
-"""What is asked, and what an answer consists of."""
+"""A question, and the choices that answer it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pd_simulator.steps.engines import Order
 
 
 class Objective(StrEnum):
-    """What is wanted most."""
+    """The objective of a plan."""
 
     GPUS = "gpus"
     GOODPUT = "goodput"
@@ -22,7 +22,7 @@ class Objective(StrEnum):
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """A question.
 
     Attributes:
         gpus: how many there may be; None if that is open.

@@ -1,1 +1,1 @@
-"""What is offered: when requests come and how long they are."""
+"""The offered traffic: when requests come and how long they are."""

@@ -1,4 +1,4 @@
-"""How much of each prompt a prefix cache has, if every engine keeps what it computed last."""
+"""How much of each prompt is in a prefix cache, if every engine keeps what it used most recently."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

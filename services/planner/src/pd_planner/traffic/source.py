@@ -22,7 +22,7 @@ class TrafficError(ValueError):
 
 @dataclass(frozen=True)
 class Traffic:
-    """What users send.
+    """The traffic of a question.
 
     Attributes:
         load: the requests at the pace that they have by themselves, `rate` a second.
@@ -54,7 +54,7 @@ class Traffic:
         return replace(part, at=part.at * (own / rate))
 
     def redrawn(self, generator: np.random.Generator) -> "Traffic":
-        """The same kind of traffic on another day: its gaps and lengths in another order; a trace stays as it was."""
+        """The same kind of traffic with other arrivals: its gaps and lengths in another order; a trace stays as it is."""
         if self.recorded:
             return self
         count = len(self.load)
@@ -113,7 +113,7 @@ def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None,
 
 
 def _busiest(found: Sequence[Outlined]) -> Sequence[Outlined]:
-    """As many requests in a row as are simulated, where they came fastest: what serves them serves the rest."""
+    """The stretch of requests that came fastest, as many as are simulated: a deployment that serves them serves the rest."""
     offsets = np.array([one.offset for one in found])
     begin = int(np.argmin(offsets[MOST - 1 :] - offsets[: len(offsets) - MOST + 1]))
     return found[begin : begin + MOST]
