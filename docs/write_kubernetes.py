@@ -1,6 +1,7 @@
-"""Writes docs/kubernetes.md from changes and accidents on a real node (`tests/support/cluster`); takes a quarter of an hour.
+"""Writes docs/kubernetes.md, in both languages, from changes and accidents on a real node (`tests/support/cluster`).
 
-python docs/write_kubernetes.py LOG takes them from a whole run instead, whose output is in LOG: `make cluster ARGS=-rP >LOG`.
+It takes a quarter of an hour. python docs/write_kubernetes.py LOG… takes them from whole runs instead, whose output is in the logs:
+`make cluster ARGS=-rP >LOG`.
 """
 
 import contextlib
@@ -9,16 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.cluster import images
+from support.cluster import images, page_zh
 from support.cluster.changes import CHANGES, VALUES, run
 from support.cluster.cluster import cluster, running
-from support.cluster.page import PAGE, page, rows
+from support.cluster.page import PAGE, combined, page, rows
 from support.cluster.release import Release
 
 
 def main() -> None:
-    found = rows(Path(sys.argv[1]).read_text(), CHANGES) if sys.argv[1:] else _measured()
+    logs = [Path(name).read_text() for name in sys.argv[1:]]
+    found = combined([rows(log, CHANGES) for log in logs] or [_measured()])
     PAGE.write_text(page(found))
+    page_zh.PAGE.write_text(page_zh.page(found))
 
 
 def _measured() -> list[str]:

@@ -20,8 +20,22 @@ BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 QUANTITY = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"}
-STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
-QUANTITIES = {"type": "object", "additionalProperties": {"$ref": "#/definitions/quantity"}}
+# What Kubernetes takes as names, so that `helm template` refuses what the API server or the kubelet would refuse later.
+QUALIFIED = r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$"
+NAME = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
+FOLDER = r"/[^:\x00-\x1f]*"
+HOST = r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+LONGEST_LABEL = 63
+LONGEST_NAME = 253
+LARGEST = 2**31 - 1  # of a number in Kubernetes' objects
+
+
+def mapping(key: str, value: dict[str, Any]) -> dict[str, Any]:
+    """An object whose keys are the user's."""
+    return {"type": "object", "propertyNames": {"pattern": key}, "additionalProperties": value}
+
+
+QUANTITIES = mapping(QUALIFIED, {"$ref": "#/definitions/quantity"})
 
 
 def closed(**properties: Any) -> dict[str, Any]:
@@ -32,11 +46,32 @@ def closed(**properties: Any) -> dict[str, Any]:
 LIST = {"type": "array"}
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
-SELECTOR = closed(matchLabels={"$ref": "#/definitions/strings"})
+SELECTOR = closed(matchLabels={"$ref": "#/definitions/labels"})
+NETWORK = {"type": "string", "pattern": r"^[0-9a-fA-F.:]+/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$"}
 DEFINITIONS: dict[str, Any] = {
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
     "quantity": QUANTITY,
-    "strings": STRINGS,
+    "name": {"type": "string", "pattern": f"^{NAME}$", "maxLength": LONGEST_NAME},
+    "optionalName": {"type": "string", "pattern": f"^({NAME})?$", "maxLength": LONGEST_NAME},
+    "key": {"type": "string", "pattern": r"^[-._a-zA-Z0-9]+$", "maxLength": LONGEST_NAME},
+    "tag": {"type": "string", "pattern": r"^([A-Za-z0-9_][-._A-Za-z0-9]*)?$", "maxLength": 128},
+    "folder": {"type": "string", "pattern": f"^{FOLDER}$"},
+    "optionalFolder": {"type": "string", "pattern": f"^({FOLDER})?$"},
+    "line": {"type": "string", "pattern": r"^[^\x00-\x1f]*$"},
+    "word": {"type": "string", "pattern": r"^[-._A-Za-z0-9]+$"},
+    "network": NETWORK,
+    "host": {"type": "string", "pattern": f"^{HOST}$", "maxLength": LONGEST_NAME},
+    "optionalHost": {"type": "string", "pattern": f"^({HOST})?$", "maxLength": LONGEST_NAME},
+    "environment": mapping(r"^[-._A-Za-z][-._A-Za-z0-9]*$", {"type": "string"}),
+    "labels": mapping(
+        QUALIFIED,
+        {
+            "type": "string",
+            "pattern": r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$",
+            "maxLength": LONGEST_LABEL,
+        },
+    ),
+    "annotations": mapping(QUALIFIED, {"type": "string"}),
     "resources": closed(requests=QUANTITIES, limits=QUANTITIES),
     "tolerations": {
         "type": "array",
@@ -62,7 +97,7 @@ DEFINITIONS: dict[str, Any] = {
                 podSelector=SELECTOR,
                 ipBlock={
                     "required": ["cidr"],
-                    **closed(cidr={"type": "string"}, **{"except": {"type": "array", "items": {"type": "string"}}}),
+                    **closed(cidr=NETWORK, **{"except": {"type": "array", "items": NETWORK}}),
                 },
             ),
         },
@@ -116,20 +151,29 @@ def _at(document: Any, path: list[str]) -> Any:
 
 
 def schema(values: list[Value]) -> dict[str, Any]:
-    """The JSON schema: nothing that is not in values.yaml is accepted."""
-    root: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", **closed()}
+    """The JSON schema: nothing that is not in values.yaml is accepted, and null takes away nothing that a template needs."""
+    root: dict[str, Any] = {"$schema": "http://json-schema.org/draft-07/schema#", **closed(), "required": []}
     for value in values:
         node = root
         for key in value.path[:-1]:
-            node = node["properties"].setdefault(key, closed())
+            if key not in node["properties"]:
+                node["properties"][key] = {**closed(), "required": []}
+                node["required"].append(key)
+            node = node["properties"][key]
         node["properties"][value.path[-1]] = _leaf(value)
+        # Null removes a map that another file of values has set; templates do without maps.
+        if value.default is not None and not isinstance(value.default, dict):
+            node["required"].append(value.path[-1])
     return {**root, "definitions": DEFINITIONS}
 
 
 def _leaf(value: Value) -> dict[str, Any]:
-    if "$ref" in value.extra:  # draft 7 ignores whatever stands beside a $ref
-        return {"description": value.meaning, "allOf": [value.extra]}
-    return {"description": value.meaning, "type": TYPES.get(type(value.default), "null"), **value.extra}
+    leaf = {"description": value.meaning, "type": TYPES.get(type(value.default), "null"), **value.extra}
+    if name := leaf.pop("$ref", None):  # itself, for helm complains of an alternative and of what it refers to
+        leaf |= DEFINITIONS[name.rpartition("/")[2]]
+    if "integer" in leaf["type"]:
+        leaf.setdefault("maximum", LARGEST)
+    return leaf
 
 
 def table(values: list[Value]) -> str:

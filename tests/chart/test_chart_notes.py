@@ -1,6 +1,8 @@
 """What Helm prints after an installation, read as a new user."""
 
+import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,13 @@ def test_notes_say_what_to_wait_for_and_how_to_ask(chart: Path) -> None:
     assert "Everybody who reaches the proxy may use it." in said
     assert "SIMULATED" not in said
     assert "Authorization" not in said
+
+
+def test_a_model_whose_name_has_an_apostrophe_is_quoted_for_the_shell(chart: Path) -> None:
+    asked = notes(chart, {"model": {"servedName": "tom's"}}).partition("-d ")[2].partition("\n")[0]
+
+    shown = subprocess.run(["sh", "-c", f"printf %s {asked}"], capture_output=True, text=True, check=True)
+    assert json.loads(shown.stdout)["model"] == "tom's"
 
 
 def test_with_keys_notes_ask_with_one(chart: Path) -> None:

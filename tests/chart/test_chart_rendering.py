@@ -1,10 +1,12 @@
 """Every example and many other combinations of values become objects that Kubernetes' own schemas accept."""
 
 import functools
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]  # it ships no types
 import kubernetes_validate  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -200,3 +202,90 @@ def test_long_release_names_make_valid_names() -> None:
     assert result.returncode == 0, result.stderr
     names = [line.split()[-1] for line in result.stdout.splitlines() if line.startswith("  name: ")]
     assert max(map(len, names)) <= 60  # room for a pod's number below 63
+
+
+# Each has something that the others have not, so that every value is somewhere in an object.
+PLACES: dict[str, Values] = {
+    "everything": {**EVERYTHING, "results": {"storageClass": "fast"}, "engine": {**EVERYTHING["engine"], "apiKeySecret": "k"}},
+    "folders": {
+        "engine": {"topology": "separate", "kvSocketFolder": "/run/kv", "priorityClassName": "high"},
+        "model": {"volume": {"type": "hostPath", "path": "/models"}},
+        "serviceAccount": {"create": False, "name": "mine"},
+        "loadgen": {"enabled": True},
+    },
+    "claims": {
+        "engine": {"topology": "separate", "kvConnector": "ExampleConnector", "kvClaim": "kv"},
+        "model": {"volume": {"type": "claim", "claim": "models"}},
+        "results": {"claim": "results"},
+        "analysis": {"enabled": True},
+    },
+}  # fmt: skip
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+
+
+def leaves(node: Any = SCHEMA, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value's path and schema."""
+    for name, below in node["properties"].items():
+        if "required" in below:
+            yield from leaves(below, (*path, name))
+        else:
+            yield (*path, name), below
+
+
+def at(path: Sequence[str], value: Any) -> Values:
+    """Values with this one alone."""
+    for name in reversed(path):
+        value = {name: value}
+    return value  # type: ignore[no-any-return]
+
+
+def over(values: Values, *others: Values) -> Values:
+    """Values over values, as Helm does it."""
+    merged = dict(values)
+    for other in others:
+        for key, item in other.items():
+            known = merged.get(key)
+            merged[key] = over(known, item) if isinstance(known, dict) and isinstance(item, dict) else item
+    return merged
+
+
+@pytest.mark.parametrize("base", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("text", ["123", "true", "a: b", "'\" #", "{{ .Values }}, x: [y}"])
+def test_every_text_that_the_schema_takes_comes_through_yaml_as_that_text(base: Values, text: str) -> None:
+    def takes(schema: Any) -> bool:
+        return bool(jsonschema.Draft7Validator({**schema, "definitions": SCHEMA["definitions"]}).is_valid(text))
+
+    chosen = [path for path, schema in leaves() if takes(schema) and path != ("fullnameOverride",)]
+    assert ("engine", "args") in chosen
+    plain, filled = render(base), render(over(base, *(at(path, text) for path in chosen)))
+
+    assert len(pod_specs(filled)) == len(pod_specs(plain))
+    check(filled, VERSIONS[-1:])
+    [container, *_] = engines(filled).values()
+    assert environment(container)["ENGINE_ARGS"].startswith(f"{text} {text}")
+
+
+def test_null_takes_away_maps_alone() -> None:
+    """As a second file of values does with what the first one has set."""
+    maps = [path for path, schema in leaves() if schema["type"] == "object"]
+    for base in PLACES.values():
+        check(render(over(base, *(at(path, None) for path in maps))), VERSIONS[-1:])
+
+    others = [path for path, schema in leaves() if "null" not in schema["type"] and path not in maps]
+    refused = helm("template", "demo", str(CHART), values=over({}, *(at(path, None) for path in others))).stderr
+    assert refused.count(" is required") == len(others)
+
+
+def test_large_whole_numbers_are_bounded_and_written_in_full() -> None:
+    """Helm's own way to write 2147483647 is 2.147483647e+09."""
+    numbers = [(path, schema) for path, schema in leaves() if "integer" in schema["type"]]
+    assert [path for path, schema in numbers if "maximum" not in schema] == []
+
+    large = 2**31 - 1
+    chosen = [
+        at(path, large) for path, schema in numbers if schema["maximum"] >= large and path != ("proxy", "replicas")
+    ]
+    values = over(PLACES["claims"], *chosen, {"loadgen": {"enabled": True, "rate": 1, "duration": 1}, "autoscaling": {"enabled": True, "by": "hpa"}})  # fmt: skip
+    written = json.dumps(render(values))
+    assert "e+" not in written
+    assert written.count(str(large)) > len(chosen)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from support.cluster.names import lines_of
-from support.cluster.page import rows
+from support.cluster.page import combined, rows
 from support.cluster.policy import CHAIN, rules_of
 
 PODS: list[dict[str, Any]] = [
@@ -90,3 +90,10 @@ def test_the_pages_rows_are_the_last_of_each_name_in_a_runs_output() -> None:
     assert rows(printed, ["a fault", "a"]) == ["| a fault | 2 | 0 |", "| a | 3 | 0 |"]
     with pytest.raises(ValueError, match="no row of: b"):
         rows(printed, ["a", "b"])
+
+
+def test_the_page_has_ranges_where_runs_differ() -> None:
+    runs = [["| a | 9 | 0 |", "| b | 4 | 1 |"], ["| a | 10 | 0 |", "| b | 4 | 0 |"]]
+
+    assert combined(runs) == ["| a | 9–10 | 0 |", "| b | 4 | 0–1 |"]
+    assert combined(runs[:1]) == runs[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.cluster import page as kubernetes
+from support.cluster import page_zh as kubernetes_zh
 from support.cluster.changes import CHANGES
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,9 @@ def test_the_page_on_kubernetes_tells_of_every_change_and_none_lost_a_request() 
     assert written.endswith(tail)
     assert [cell[0] for cell in cells] == list(CHANGES)
     assert {(lost, left) for *_, lost, left in cells} == {("0", "0")}
+    assert kubernetes_zh.PAGE.read_text() == kubernetes_zh.page(rows.splitlines()), (
+        "run python docs/write_kubernetes.py"
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

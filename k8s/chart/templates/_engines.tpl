@@ -106,10 +106,10 @@ command:
 - {name: HTTP_PROXY_PORT, value: {{ $values.ports.proxy | quote }}}
 {{ include "pdstack.identity" .root }}
 - {name: ENGINE_IMAGE, value: {{ include "pdstack.image" (list .root (ternary "simulator" .engine.role $sim)) | quote }}}
-- {name: ENGINE_STALL_S, value: {{ $engine.stallSeconds | quote }}}
+- {name: ENGINE_STALL_S, value: {{ int64 $engine.stallSeconds | quote }}}
 {{- if gt (int $engine.drainSeconds) 0 }}
 - {name: DRAIN_WAIT_S, value: {{ $engine.drainSeconds | quote }}}
-- {name: ADMIN_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.adminSecret" .root }}, key: {{ $values.proxy.adminSecretKey }}}}}
+- {name: ADMIN_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.adminSecret" .root | quote }}, key: {{ $values.proxy.adminSecretKey | quote }}}}}
 {{- end }}
 - {name: PREFILL_HTTP_PORT, value: {{ $values.ports.prefillHttp | quote }}}
 - {name: DECODE_HTTP_PORT, value: {{ $values.ports.decodeHttp | quote }}}
@@ -152,15 +152,15 @@ command:
 {{- end }}
 - {name: ENGINE_ARGS, value: {{ join " " $arguments | quote }}}
 {{- if gt (int $engine.stepTimeoutSeconds) 0 }}
-- {name: VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, value: {{ $engine.stepTimeoutSeconds | quote }}}
+- {name: VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS, value: {{ int64 $engine.stepTimeoutSeconds | quote }}}
 {{- end }}
 {{- include "pdstack.modelEnvironment" .root }}
 {{- if or $values.model.download $values.model.tiny }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}
 {{- end }}
-{{- range $name, $value := merge (dict) $role.env $engine.env (include "pdstack.networkSettings" .root | fromYaml) }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+{{- range $name, $value := merge (dict) (default (dict) $role.env) (default (dict) $engine.env) (include "pdstack.networkSettings" .root | fromYaml) }}
+- {name: {{ $name | quote }}, value: {{ $value | quote }}}
 {{- end }}
 {{- end }}
 
@@ -186,7 +186,7 @@ UCX_TLS: {{ . | quote }}
 - {name: HOME, value: /tmp}
 - {name: HF_HOME, value: /models/huggingface}
 {{- with .Values.model.tokenSecret }}
-- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.model.tokenKey }}}}}
+- {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.model.tokenKey | quote }}}}}
 {{- end }}
 {{- end }}
 
@@ -259,7 +259,7 @@ UCX_TLS: {{ . | quote }}
 
 {{- define "pdstack.engineResources" -}}
 {{- $values := .root.Values }}
-{{- $resources := deepCopy (index $values .engine.role).resources }}
+{{- $resources := deepCopy (default (dict) (index $values .engine.role).resources) }}
 {{- if and (eq $values.engine.kind "vllm") (eq $values.engine.device "gpu") }}
 {{- $devices := merge (dict $values.gpu.resource ($values.engine.tensorParallelSize | toString)) }}
 {{- range $name, $count := $values.gpu.extraResources }}{{ $_ := set $devices $name ($count | toString) }}{{ end }}
@@ -283,7 +283,7 @@ dnsPolicy: ClusterFirstWithHostNet
 {{- end }}
 {{- include "pdstack.scheduling" (dict "root" .root "own" $values.engine "nodeSelector" $values.placement.nodeSelector "beside" $beside) }}
 {{- if and $values.gpu.runtimeClassName (eq $values.engine.kind "vllm") (eq $values.engine.device "gpu") }}
-runtimeClassName: {{ $values.gpu.runtimeClassName }}
+runtimeClassName: {{ $values.gpu.runtimeClassName | quote }}
 {{- end }}
 {{- if or (eq $values.placement.engines "spread") (and (eq .workload.name "engines") (gt (int .workload.replicas) 1) $values.placement.spreadPods) }}
 topologySpreadConstraints:
@@ -310,16 +310,16 @@ topologySpreadConstraints:
   {{- if eq $volume.type "emptyDir" }}
   emptyDir: {sizeLimit: {{ $volume.size }}}
   {{- else if eq $volume.type "hostPath" }}
-  hostPath: {path: {{ $volume.path }}, type: Directory}
+  hostPath: {path: {{ $volume.path | quote }}, type: Directory}
   {{- else }}
   persistentVolumeClaim:
-    claimName: {{ ternary $volume.claim (print (include "pdstack.fullname" .root) "-models") (eq $volume.type "claim") }}
+    claimName: {{ ternary $volume.claim (print (include "pdstack.fullname" .root) "-models") (eq $volume.type "claim") | quote }}
   {{- end }}
 {{- end }}
 {{- if eq $values.engine.kvConnector "ExampleConnector" }}
 - name: kv
   {{- if and (ne .workload.name "engines") $values.engine.kvClaim }}
-  persistentVolumeClaim: {claimName: {{ $values.engine.kvClaim }}}
+  persistentVolumeClaim: {claimName: {{ $values.engine.kvClaim | quote }}}
   {{- else }}
   emptyDir: {medium: Memory, sizeLimit: {{ $values.engine.kvMemory }}}
   {{- end }}
@@ -329,7 +329,7 @@ topologySpreadConstraints:
   {{- if eq .workload.name "engines" }}
   emptyDir: {medium: Memory, sizeLimit: 1Mi}
   {{- else }}
-  hostPath: {path: {{ $values.engine.kvSocketFolder }}, type: Directory}
+  hostPath: {path: {{ $values.engine.kvSocketFolder | quote }}, type: Directory}
   {{- end }}
 {{- end }}
 {{- end }}

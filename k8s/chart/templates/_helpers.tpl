@@ -22,8 +22,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* Pods carry these alone: with the chart's version in their labels, every upgrade would load every model again. */}}
 {{- define "pdstack.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "pdstack.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "pdstack.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "pdstack.serviceAccountName" -}}
@@ -45,7 +45,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* What every pod has: an account without its token (the proxy may have one), the images' user, no variables made of service names (a service called
      "proxy" would set PROXY_PORT to an address, one called "vllm" would set VLLM_PORT). */}}
 {{- define "pdstack.podSettings" -}}
-serviceAccountName: {{ include "pdstack.serviceAccountName" . }}
+serviceAccountName: {{ include "pdstack.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 {{ include "pdstack.podSecurity" . }}
 {{- end }}
@@ -64,9 +64,9 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with default $placement.priorityClassName $own.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
-{{- $affinity := deepCopy (default $placement.affinity $own.affinity) }}
+{{- $affinity := deepCopy (default (dict) (default $placement.affinity $own.affinity)) }}
 {{- with .beside }}
 {{- $pods := default (dict) $affinity.podAffinity }}
 {{- $required := concat (default (list) $pods.requiredDuringSchedulingIgnoredDuringExecution) . }}
@@ -91,7 +91,7 @@ securityContext:
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -114,9 +114,9 @@ capabilities:
 {{/* Whose engines these are, as engines and proxy are told alike. */}}
 {{- define "pdstack.identity" -}}
 - {name: DEPLOYMENT, value: {{ printf "%s/%s" .Release.Namespace .Release.Name | quote }}}
-- {name: PING_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.pingSecret" . }}, key: {{ .Values.proxy.pingSecretKey }}}}}
+- {name: PING_KEY, valueFrom: {secretKeyRef: {name: {{ include "pdstack.pingSecret" . | quote }}, key: {{ .Values.proxy.pingSecretKey | quote }}}}}
 {{- with .Values.engine.apiKeySecret }}
-- {name: ENGINE_API_KEY, valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.engine.apiKeySecretKey }}}}}
+- {name: ENGINE_API_KEY, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.engine.apiKeySecretKey | quote }}}}}
 {{- end }}
 {{- end }}
 
@@ -138,7 +138,7 @@ DISCOVERY_HOST: "0.0.0.0"
 UNSIGNED_PINGS: {{ ternary "on" "off" $proxy.unsignedPings | quote }}
 KV_CONNECTOR: {{ .Values.engine.kvConnector }}
 LOG_LEVEL: {{ .Values.logLevel }}
-DRAIN_TIMEOUT_S: {{ $proxy.drainSeconds | quote }}
+DRAIN_TIMEOUT_S: {{ int64 $proxy.drainSeconds | quote }}
 POLICY: {{ $proxy.policy }}
 CANARY: {{ ternary "on" "off" $proxy.canary | quote }}
 DISAGG_MIN_TOKENS: {{ int64 $proxy.disaggMinTokens | quote }}
@@ -159,7 +159,7 @@ MAX_ANSWER_BYTES: {{ int64 $proxy.maxAnswerBytes | quote }}
 MAX_CONNECTIONS_PER_CLIENT: {{ int64 $proxy.maxConnectionsPerClient | quote }}
 MAX_PROMPTS: {{ int64 $proxy.maxPrompts | quote }}
 IMAGE_MAX_TOKENS: {{ int64 $proxy.imageMaxTokens | quote }}
-RETRIES: {{ $proxy.retries | quote }}
+RETRIES: {{ int64 $proxy.retries | quote }}
 RETRY_BUDGET_S: {{ $proxy.retryBudgetSeconds | quote }}
 {{- with $proxy.pingNetworks }}
 PING_NETWORKS: {{ join "," . | quote }}

@@ -12,6 +12,7 @@ HEAD: Final = f"""# What clients see when something happens to a release
 Written by `python docs/write_kubernetes.py` on one real Kubernetes node ([tests/cluster](../tests/cluster)): two simulated prefill and two simulated decode engines in pods of their own, P2pConnector, one proxy unless the first column says two, {CLIENTS} clients that ask without pause for answers of up to 3 s.
 Every answer is compared with what the model says when all is well.
 The rows with two proxies come from the same release with `proxy.replicas: 2`.
+A range gives the least and the most of several runs.
 `make cluster` repeats it and fails if a request is lost that could be saved.
 
 - **Failed**: requests in progress that ended in an error: an event in a stream, 504 for an answer in one piece.
@@ -56,6 +57,25 @@ def rows(printed: str, names: Iterable[str]) -> list[str]:
         msg = f"no row of: {'; '.join(missing)}"
         raise ValueError(msg)
     return [its[-1] for its in found.values()]
+
+
+def combined(runs: Sequence[Sequence[str]]) -> list[str]:
+    """One row for each name, of the rows of several runs: ranges where they differ."""
+    return [_combined([_cells(row) for row in same]) for same in zip(*runs, strict=True)]
+
+
+def _combined(rows: Sequence[list[str]]) -> str:
+    names, *columns = zip(*rows, strict=True)
+    return f"| {' | '.join([names[0], *map(_range, columns)])} |"
+
+
+def _cells(row: str) -> list[str]:
+    return row.strip("| ").split(" | ")
+
+
+def _range(numbers: Sequence[str]) -> str:
+    least, most = min(map(int, numbers)), max(map(int, numbers))
+    return str(least) if least == most else f"{least}–{most}"
 
 
 def page(rows: Sequence[str]) -> str:
