@@ -43,10 +43,41 @@ def closed(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-LIST = {"type": "array"}
+def several(item: dict[str, Any], **bounds: Any) -> dict[str, Any]:
+    """A list."""
+    return {"type": "array", "items": item, **bounds}
+
+
+def needs(item: dict[str, Any], *names: str) -> dict[str, Any]:
+    """An object that lacks none of these properties."""
+    return {**item, "required": list(names)}
+
+
+TEXT = {"type": "string"}
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 SELECTOR = closed(matchLabels={"$ref": "#/definitions/labels"})
+CONDITIONS = several(needs(closed(key=TEXT, operator=TEXT, values=several(TEXT)), "key", "operator"))
+WEIGHT = {"type": "integer", "minimum": 1, "maximum": 100}
+NODES = closed(matchExpressions=CONDITIONS, matchFields=CONDITIONS)
+CHOSEN = closed(matchLabels={"$ref": "#/definitions/labels"}, matchExpressions=CONDITIONS)
+PODS = needs(
+    closed(
+        topologyKey=TEXT,
+        labelSelector=CHOSEN,
+        namespaceSelector=CHOSEN,
+        namespaces=several(TEXT),
+        matchLabelKeys=several(TEXT),
+        mismatchLabelKeys=several(TEXT),
+    ),
+    "topologyKey",
+)
+NEAR_PODS = closed(
+    **{
+        REQUIRED: several(PODS),
+        PREFERRED: several(needs(closed(weight=WEIGHT, podAffinityTerm=PODS), "weight", "podAffinityTerm")),
+    }
+)
 NETWORK = {"type": "string", "pattern": r"^[0-9a-fA-F.:]+/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$"}
 DEFINITIONS: dict[str, Any] = {
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
@@ -62,7 +93,7 @@ DEFINITIONS: dict[str, Any] = {
     "network": NETWORK,
     "host": {"type": "string", "pattern": f"^{HOST}$", "maxLength": LONGEST_NAME},
     "optionalHost": {"type": "string", "pattern": f"^({HOST})?$", "maxLength": LONGEST_NAME},
-    "environment": mapping(r"^[-._A-Za-z][-._A-Za-z0-9]*$", {"type": "string"}),
+    "environment": mapping(r"^[-._A-Za-z][-._A-Za-z0-9]*$", TEXT),
     "labels": mapping(
         QUALIFIED,
         {
@@ -71,22 +102,26 @@ DEFINITIONS: dict[str, Any] = {
             "maxLength": LONGEST_LABEL,
         },
     ),
-    "annotations": mapping(QUALIFIED, {"type": "string"}),
+    "annotations": mapping(QUALIFIED, TEXT),
     "resources": closed(requests=QUANTITIES, limits=QUANTITIES),
-    "tolerations": {
-        "type": "array",
-        "items": closed(
-            key={"type": "string"},
+    "tolerations": several(
+        closed(
+            key=TEXT,
             operator={"enum": ["Exists", "Equal"]},
-            value={"type": "string"},
+            value=TEXT,
             effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
             tolerationSeconds={"type": "integer"},
-        ),
-    },
+        )
+    ),
     "affinity": closed(
-        nodeAffinity=closed(**{REQUIRED: closed(nodeSelectorTerms=LIST), PREFERRED: LIST}),
-        podAffinity=closed(**{REQUIRED: LIST, PREFERRED: LIST}),
-        podAntiAffinity=closed(**{REQUIRED: LIST, PREFERRED: LIST}),
+        nodeAffinity=closed(
+            **{
+                REQUIRED: needs(closed(nodeSelectorTerms=several(NODES, minItems=1)), "nodeSelectorTerms"),
+                PREFERRED: several(needs(closed(weight=WEIGHT, preference=NODES), "weight", "preference")),
+            }
+        ),
+        podAffinity=NEAR_PODS,
+        podAntiAffinity=NEAR_PODS,
     ),
     "peers": {
         "type": "array",
@@ -168,9 +203,11 @@ def schema(values: list[Value]) -> dict[str, Any]:
 
 
 def _leaf(value: Value) -> dict[str, Any]:
-    leaf = {"description": value.meaning, "type": TYPES.get(type(value.default), "null"), **value.extra}
-    if name := leaf.pop("$ref", None):  # itself, for helm complains of an alternative and of what it refers to
-        leaf |= DEFINITIONS[name.rpartition("/")[2]]
+    named = DEFINITIONS.get(value.extra.get("$ref", "").rpartition("/")[2], {})
+    if "properties" in named or "items" in named:  # long; draft 7 ignores whatever stands beside a $ref
+        return {"description": value.meaning, "allOf": [value.extra]}
+    extra = {key: what for key, what in value.extra.items() if key != "$ref"}
+    leaf = {"description": value.meaning, "type": TYPES.get(type(value.default), "null"), **named, **extra}
     if "integer" in leaf["type"]:
         leaf.setdefault("maximum", LARGEST)
     return leaf

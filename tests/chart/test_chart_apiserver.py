@@ -160,7 +160,9 @@ def test_budgets_and_autoscalers_are_made_in_the_version_that_the_server_has(pla
 
 BY_API: Values = {
     "proxy": {"discovery": "kubernetes"},
-    "engine": {"tensorParallelSize": 2},
+    # Its KV ports move when a container starts again.
+    "engine": {"kvConnector": "P2pNcclConnector", "tensorParallelSize": 2},
+    "images": {"vllmVersion": "0.23.0"},
     "combined": {"count": 2},
 }
 

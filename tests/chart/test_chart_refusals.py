@@ -243,6 +243,18 @@ def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
         {"proxy": {"replicas": None}},
         {"proxy": {"tolerations": None}},
         {"loadgen": {"inputTokens": 1e30}},
+        {
+            "placement": {
+                "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1}]}}
+            }
+        },
+        {
+            "engine": {
+                "affinity": {
+                    "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": ["x"]}}
+                }
+            }
+        },
         {"nameOverride": "-x"},
         {"nameOverride": "a b", "fullnameOverride": "pd"},
     ],

@@ -229,7 +229,8 @@ def leaves(node: Any = SCHEMA, path: tuple[str, ...] = ()) -> Iterator[tuple[tup
         if "required" in below:
             yield from leaves(below, (*path, name))
         else:
-            yield (*path, name), below
+            named = [SCHEMA["definitions"][it["$ref"].rpartition("/")[2]] for it in below.get("allOf", [])]
+            yield (*path, name), named[0] if named else below
 
 
 def at(path: Sequence[str], value: Any) -> Values:
