@@ -86,7 +86,8 @@ def failed(
 
 
 def deployment(topology: Topology = Topology.COMBINED, **changes: Any) -> Deployment:
-    """Two GPUs in the topology's usual roles."""
+    """Two engines in the topology's usual roles, on two GPUs or as many as `gpus` says."""
+    each = max(1, (changes.get("gpus") or 2) // 2)
     roles = [Role.PREFILL, Role.DECODE] if topology is Topology.DISAGG else [Role.COMBINED, Role.COMBINED]
     engines = [
         EngineInfo(
@@ -96,7 +97,7 @@ def deployment(topology: Topology = Topology.COMBINED, **changes: Any) -> Deploy
             version="0.23.0",
             model="llama-3.1-8b",
             connector=Connector.P2P_NCCL if topology is Topology.DISAGG else None,
-            gpus=[number],
+            gpus=list(range(number * each, (number + 1) * each)),
         )
         for number, role in enumerate(roles)
     ]
@@ -214,8 +215,12 @@ def on_boards(about: Manifest, power: PowerLog) -> Manifest:
 def write_run(
     folder: Path, records: Sequence[RequestRecord], about: Manifest | None = None, power: PowerLog | None = None
 ) -> Path:
-    """Write a run folder; the workload's numbers of requests are set to what there is."""
+    """Write a run folder; the workload's numbers of requests and the window are set to what there is."""
     about = about or manifest()
+    offered = [record for record in records if not record.warmup]
+    if about.window is not None and offered:
+        ends = [time for record in offered for time in (record.scheduled, record.end) if time is not None]
+        about = msgspec.structs.replace(about, window=(min(record.scheduled for record in offered), max(ends)))
     warmup = sum(record.warmup for record in records)
     load = msgspec.structs.replace(about.workload, requests=len(records) - warmup, warmup_requests=warmup)
     write_json(folder / MANIFEST, msgspec.structs.replace(about, workload=load))

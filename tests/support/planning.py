@@ -107,7 +107,7 @@ def write_run(folder: Path, profile: Profile, engines: Engines, load: Load, labe
         for number, (at, tokens) in enumerate(zip(load.at.tolist(), times, strict=True))
     ]
     (folder / REQUESTS).write_bytes(b"".join(map(encode_line, records)))
-    end = start + float(outcome.last.max())
+    window = start + float(load.at.min()), start + float(outcome.last.max())
     roles = [Role.PREFILL] * engines.prefills + [Role.DECODE if engines.prefills else Role.COMBINED] * engines.others
     names = _names(engines)
     manifest = Manifest(
@@ -134,11 +134,11 @@ def write_run(folder: Path, profile: Profile, engines: Engines, load: Load, labe
             output_tokens=output,
         ),
         schedule_hash="",
-        window=(start, end),
+        window=window,
         complete=True,
     )
     write_json(folder / MANIFEST, manifest)
-    _write_power(folder / GPU, profile, outcome, roles, (start, end))
+    _write_power(folder / GPU, profile, outcome, roles, window)
 
 
 def _names(engines: Engines) -> list[str]:

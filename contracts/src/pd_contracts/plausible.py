@@ -20,14 +20,19 @@ EDGE_INTERVALS: Final = 2.5
 
 def most_instant_w(limit_w: float | None) -> float:
     """The largest instant power that is believed."""
-    return INSTANT_SHARE * (limit_w or LARGEST_LIMIT_W)
+    return INSTANT_SHARE * _limit(limit_w)
 
 
 def most_average_w(limit_w: float | None) -> float:
     """The largest average of a second that is believed."""
-    return AVERAGE_SHARE * (limit_w or LARGEST_LIMIT_W)
+    return AVERAGE_SHARE * _limit(limit_w)
 
 
 def most_counted_j(limit_w: float | None, seconds: float) -> float:
     """The largest difference of the energy counter between two readings, in joules, that is believed."""
-    return COUNTER_SHARE * (limit_w or LARGEST_LIMIT_W) * (seconds + COUNTER_UPDATE_S)
+    return COUNTER_SHARE * _limit(limit_w) * (seconds + COUNTER_UPDATE_S)
+
+
+def _limit(told_w: float | None) -> float:
+    """A board's limit as it was told, if a board can have it."""
+    return min(told_w, LARGEST_LIMIT_W) if told_w and told_w > 0 else LARGEST_LIMIT_W

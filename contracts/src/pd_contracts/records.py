@@ -14,6 +14,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from pd_contracts.amounts import Count, Number
+from pd_contracts.boot import boot_id
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.sentences import SentenceError
 from pd_contracts.timing import Stages
@@ -37,16 +39,21 @@ class RecordError(SentenceError, ValueError):
     """A run cannot be read; the text names the file, the line and the remedy."""
 
 
-class Clock(msgspec.Struct, frozen=True, kw_only=True):
-    """The same instant on both clocks: seconds since the epoch, and monotonic seconds of the writing host."""
+class Clock(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The same instant on both clocks: seconds since the epoch, and monotonic seconds of the writing host.
 
-    wall: float
-    monotonic: float
+    Attributes:
+        boot: equal for processes that share the monotonic clock; empty if unknown.
+    """
+
+    wall: Number
+    monotonic: Number
+    boot: str = ""
 
     @classmethod
     def now(cls) -> "Clock":
         """Read both clocks, close together."""
-        return cls(wall=time.time(), monotonic=time.monotonic())
+        return cls(wall=time.time(), monotonic=time.monotonic(), boot=boot_id())
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,17 +84,17 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
         output_hash: SHA-256 over the output's token ids or, without them, its text; equal hashes mean equal output.
     """
 
-    index: int
+    index: Count
     id: str
-    scheduled: float
-    sent: float | None = None
-    headers: float | None = None
-    first_byte: float | None = None
-    chunks: list[tuple[float, int]] = msgspec.field(default_factory=list)
-    end: float | None = None
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    requested_output_tokens: int | None = None
+    scheduled: Number
+    sent: Number | None = None
+    headers: Number | None = None
+    first_byte: Number | None = None
+    chunks: list[tuple[Number, Count]] = msgspec.field(default_factory=list)
+    end: Number | None = None
+    prompt_tokens: Count | None = None
+    output_tokens: Count | None = None
+    requested_output_tokens: Count | None = None
     finish_reason: str | None = None
     status: int | None = None
     error: Failure | None = None
@@ -99,12 +106,12 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 class GpuInfo(msgspec.Struct, frozen=True, kw_only=True):
     """A board, as found at the start of a recording."""
 
-    index: int
+    index: Count
     name: str
     uuid: str = ""
     role: Role | None = None
     instance: str = ""
-    power_limit_w: float | None = None
+    power_limit_w: Number | None = None
     driver: str = ""
     memory_bytes: int | None = None
 
@@ -115,7 +122,7 @@ class GpuHeader(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     backend: str
     simulated: bool
-    interval_s: float
+    interval_s: Number
     gpus: list[GpuInfo]
     schema_version: int = SCHEMA_VERSION
 
@@ -135,16 +142,16 @@ class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         error: why there are none; empty if there are.
     """
 
-    t: float
+    t: Number
     name: str
     role: Role
-    prompt: float | None = None
-    computed: float | None = None
-    cache_hits: float | None = None
-    external_hits: float | None = None
-    output: float | None = None
-    steps: float | None = None
-    late_steps: float | None = None
+    prompt: Number | None = None
+    computed: Number | None = None
+    cache_hits: Number | None = None
+    external_hits: Number | None = None
+    output: Number | None = None
+    steps: Number | None = None
+    late_steps: Number | None = None
     error: str = ""
 
 
@@ -161,19 +168,19 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         engines: the engines' token counters, in the first sample after they were read.
     """
 
-    t: float
-    index: int
+    t: Number
+    index: Count
     role: Role | None = None
-    power_w: float | None = None
-    power_average_w: float | None = None
-    energy_mj: float | None = None
+    power_w: Number | None = None
+    power_average_w: Number | None = None
+    energy_mj: Number | None = None
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
-    utilization: float | None = None
-    memory_utilization: float | None = None
-    temperature_c: float | None = None
+    utilization: Number | None = None
+    memory_utilization: Number | None = None
+    temperature_c: Number | None = None
     memory_used_bytes: int | None = None
-    throttle_reasons: int | None = None
+    throttle_reasons: Count | None = None
     errors: dict[str, str] = msgspec.field(default_factory=dict)
     engines: tuple[EngineTokens, ...] = ()
 
@@ -197,7 +204,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connector: Connector | None = None
     image: str = ""
     image_digest: str = ""
-    gpus: list[int] = msgspec.field(default_factory=list)
+    gpus: list[Count] = msgspec.field(default_factory=list)
     gpu_uuids: list[str] = msgspec.field(default_factory=list)
     gpu_model: str = ""
     versions: dict[str, str] = msgspec.field(default_factory=dict)
@@ -237,19 +244,19 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: str
     arrival: str
-    rate: float
-    duration_s: float
-    requests: int
+    rate: Number
+    duration_s: Number
+    requests: Count
     seed: int
     model: str = ""
-    burstiness: float | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    burstiness: Number | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     endpoint: str = "/v1/completions"
     goodput: dict[str, float] = msgspec.field(default_factory=dict)
-    warmup_requests: int = 0
-    max_concurrency: int | None = None
-    batch_sizes: list[int] = msgspec.field(default_factory=list)
+    warmup_requests: Count = 0
+    max_concurrency: Count | None = None
+    batch_sizes: list[Count] = msgspec.field(default_factory=list)
     options: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -259,7 +266,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     topology: Topology | None = None
     label: str = ""
-    gpus: int | None = None
+    gpus: Count | None = None
     engines: list[EngineInfo] = msgspec.field(default_factory=list)
     simulated: bool = False
     software: dict[str, str] = msgspec.field(default_factory=dict)
@@ -275,7 +282,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     workload: Workload
     schedule_hash: str
     schema_version: int = SCHEMA_VERSION
-    window: tuple[float, float] | None = None
+    window: tuple[Number, Number] | None = None
     client: ClientHealth | None = None
     complete: bool = False
     title: str = ""

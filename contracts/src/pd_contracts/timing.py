@@ -7,6 +7,8 @@ from typing import Final
 
 import msgspec
 
+from pd_contracts.amounts import Number
+
 PREFIX: Final = "pd-timing "
 
 
@@ -27,10 +29,10 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         predicted_ttft, predicted_tpot: what the proxy expected when it chose, ms; None if it predicts nothing.
     """
 
-    queue: float
-    prefill: float
-    kv_and_first_decode: float
-    decode: float
+    queue: Number
+    prefill: Number
+    kv_and_first_decode: Number
+    decode: Number
     decode_instance: str
     prefill_instance: str = ""
     retries: int = 0

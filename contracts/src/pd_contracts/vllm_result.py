@@ -21,6 +21,9 @@ _HEAD_BYTES: Final = 1 << 16  # sums come before the arrays, and our own records
 # Folders of `vllm bench sweep serve`: SERVE--max_num_seqs=32-BENCH--max_concurrency=4/run=0.json, with either part or both.
 _SERVED: Final = "SERVE--"
 _OFFERED: Final = "BENCH--"
+_DURATION_SHARE: Final = (
+    0.01  # the file's duration is taken before and after all requests, so that it is never less than they took
+)
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 # 4, 4xL40S, 8 GPUs, A100x4
 _GPUS: Final = re.compile(r"\s*(\d+)\s*(?:[x×*].*|gpus?\b.*)?|.*[x×*]\s*(\d+)\s*", re.IGNORECASE)
@@ -197,4 +200,19 @@ def _checked(result: VllmResult) -> VllmResult:
             rate=result.request_rate,
             duration=result.duration,
         )
+    if result.duration * (1 + _DURATION_SHARE) < (took := _took_s(result)):
+        raise RecordError(
+            "its requests took {took} s, which is more than its duration of {duration} s; measure it again",
+            took=f"{took:.3g}",
+            duration=f"{result.duration:.3g}",
+        )
     return result
+
+
+def _took_s(result: VllmResult) -> float:
+    """Seconds from the first send to the last token; where the file does not say when requests were sent, those of the longest."""
+    lengths = [first + sum(gaps) for first, gaps in zip(result.ttfts, result.itls, strict=True)]
+    if not result.start_times:
+        return max(lengths)
+    begin = min(result.start_times)
+    return max(sent - begin + length for sent, length in zip(result.start_times, lengths, strict=True))

@@ -106,7 +106,7 @@ def test_a_sweep_says_what_each_gpu_serves_and_where_the_lines_cross() -> None:
 def test_each_disaggregated_deployment_is_compared_with_plain_serving_on_as_many_gpus() -> None:
     def on(gpus: int, topology: Topology, ttft: float) -> list[Run]:
         label = f"{gpus} {topology}"
-        served = msgspec.structs.replace(deployment(topology), label=label, gpus=gpus)
+        served = deployment(topology, label=label, gpus=gpus)
         return [at(topology, rate, ttft=ttft, good=1.0, deployment=served) for rate in (4.0, 8.0)]
 
     both = [on(gpus, *side) for gpus in (2, 4) for side in ((Topology.COMBINED, 0.1), (Topology.DISAGG, 0.2))]

@@ -141,8 +141,8 @@ def test_every_role_sums_to_its_counter(rows: list[tuple[float, float, float, bo
         return np.asarray(300 + 200 * np.sin(3 * t))
 
     role = Role.COMBINED if combined else Role.DECODE
-    about = manifest(window=(1.03, 9.87))
-    measured = run(records, about, power_log({0: (role, wave), 1: (role, constant(120.0))}))
+    power = power_log({0: (role, wave), 1: (role, constant(120.0))})
+    measured = run(records, on_boards(manifest(window=(1.03, 9.87)), power), power)
     energy = energy_of(measured)
     assert energy is not None
     (found,) = attribution_of(measured, energy)

@@ -8,12 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 from support.analysis import (
+    CLOCK,
     PowerLog,
     PowerModel,
     constant,
     deployment,
     group,
     manifest,
+    on_boards,
     power_log,
     request,
     run,
@@ -22,11 +24,14 @@ from support.analysis import (
 
 from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.one_load import doubts
-from pd_analysis.energy.checks import Check
+from pd_analysis.doubts.readings import unbelieved
+from pd_analysis.energy.checks import Check, Fault
 from pd_analysis.energy.window import Energy, energy_of
 from pd_analysis.numbers.comparison import compared
+from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.measures import JOULES
 from pd_analysis.records.run import Run
+from pd_analysis.tables.energy import boards
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import GpuSample
 
@@ -68,7 +73,7 @@ def slowed(share: float) -> Change:
 
 def measured(power: PowerLog, topology: Topology = Topology.COMBINED) -> Run:
     records = [request(index, 0.5 + index * 0.09) for index in range(100)]
-    return run(records, manifest(topology, window=WINDOW), power)
+    return run(records, on_boards(manifest(topology, window=WINDOW), power), power)
 
 
 def energy(power: PowerLog) -> Energy:
@@ -256,9 +261,11 @@ def test_joules_are_the_deployments_only_if_exactly_its_gpus_were_recorded(
     boards: dict[int, Role | None], astray: int
 ) -> None:
     power = power_log({index: (role, constant(300.0)) for index, role in boards.items()}, end=12.0)
+    records = [request(index, 0.5 + index * 0.09) for index in range(100)]
 
-    found = energy(power)
+    found = energy_of(run(records, manifest(window=WINDOW), power))
 
+    assert found is not None
     assert found.astray == astray
     assert (found.total_j is None) == bool(astray)
     assert (found.of(Role.COMBINED) is None) == bool(astray)
@@ -283,3 +290,100 @@ def test_a_fast_recording_of_a_counter_that_moves_in_steps_is_believed() -> None
     ]
 
     assert energy((header, steps)).total_j == pytest.approx(2 * 690.0 * 9.9, rel=0.01)
+
+
+def named(power: PowerLog, *uuids: str, roles: Sequence[Role | None] = ()) -> PowerLog:
+    """The same boards with UUIDs, and with other roles if given."""
+    header, samples = power
+    boards = [
+        msgspec.structs.replace(gpu, uuid=uuid, role=role)
+        for gpu, uuid, role in zip(header.gpus, uuids, roles or [gpu.role for gpu in header.gpus], strict=True)
+    ]
+    told = {gpu.index: gpu.role for gpu in boards}
+    return msgspec.structs.replace(header, gpus=boards), [
+        msgspec.structs.replace(sample, role=told[sample.index]) for sample in samples
+    ]
+
+
+def disaggregated(power: PowerLog, *uuids: str) -> Run:
+    """One prefill and one decode engine, each on a board of its own, by number and by UUID."""
+    records = [request(index, 0.5 + index * 0.09) for index in range(100)]
+    served = deployment(Topology.DISAGG)
+    engines = [
+        msgspec.structs.replace(engine, gpu_uuids=[uuid])
+        for engine, uuid in zip(served.engines, uuids or ("GPU-a", "GPU-b"), strict=True)
+    ]
+    about = manifest(Topology.DISAGG, window=WINDOW, deployment=msgspec.structs.replace(served, engines=engines))
+    return run(records, about, power)
+
+
+def test_boards_with_the_right_numbers_and_other_uuids_are_those_of_another_host() -> None:
+    roles = (Role.PREFILL, Role.DECODE)
+    own = energy_of(disaggregated(named(recorded(), "GPU-a", "GPU-b", roles=roles)))
+    others = energy_of(disaggregated(named(recorded(), "GPU-a", "GPU-c", roles=roles)))
+
+    assert own is not None
+    assert others is not None
+    assert (own.astray, own.roles_apart) == (0, 0)
+    assert (others.astray, others.total_j) == (2, None)
+
+
+def test_no_energy_is_given_by_role_where_boards_have_the_roles_of_others() -> None:
+    measured = disaggregated(named(recorded(), "GPU-a", "GPU-b", roles=(Role.DECODE, Role.PREFILL)))
+    found = energy_of(measured)
+
+    assert found is not None
+    assert found.total_j is not None
+    assert (found.of(Role.PREFILL), found.of(Role.DECODE)) == (None, None)
+    assert any("another role than that of its engine" in doubt.sentence for doubt in doubts(group(measured)))
+
+
+@pytest.mark.parametrize(
+    ("busy", "watts", "believed"),
+    [
+        pytest.param(0.0, 80.0, False, id="it did nothing"),
+        pytest.param(0.01, 80.0, True, id="it did little"),
+        pytest.param(None, 80.0, True, id="what it did is unknown"),
+    ],
+)
+def test_a_board_that_was_idle_while_its_engine_answered_is_another_one(
+    busy: float | None, watts: float, believed: bool
+) -> None:
+    power = changed(recorded(watts=watts, model=wavering), having(utilization=busy), 1, since=-1.0)
+    found = energy_of(disaggregated(named(power, "GPU-a", "GPU-b", roles=(Role.PREFILL, Role.DECODE))))
+
+    assert found is not None
+    assert [Check.IDLE in {fault.check for fault in gpu.faults} for gpu in found.gpus] == [False, not believed]
+    assert (found.total_j is None) == (not believed)
+
+
+def test_a_limit_that_no_board_has_bounds_nothing_less() -> None:
+    header, samples = changed(recorded(), having(power_average_w=6000.0), 0)
+    boards = [msgspec.structs.replace(gpu, power_limit_w=1e6) for gpu in header.gpus]
+
+    assert energy((msgspec.structs.replace(header, gpus=boards), samples)).total_j is None
+
+
+def test_a_wall_clock_that_is_set_during_a_run_does_not_move_its_power() -> None:
+    clock = msgspec.structs.replace(CLOCK, boot="one host")
+    header, samples = recorded()
+    moved = msgspec.structs.replace(clock, wall=clock.wall + 3.0)
+    power = msgspec.structs.replace(header, clock=moved), samples
+    about = on_boards(manifest(window=WINDOW, clock=clock), power)
+
+    found = energy_of(run([request(index, 0.5 + index * 0.09) for index in range(100)], about, power))
+
+    assert found is not None
+    assert found.shift_s == 0.0
+
+
+@pytest.mark.parametrize("check", Check)
+def test_every_check_has_its_words_in_doubts_and_tables(check: Check) -> None:
+    result = group(measured(recorded())).baseline
+    assert result.energy is not None
+    gpu = replace(result.energy.gpus[0], faults=(Fault(check, 5.0, 300.0),), energy_j=None)
+    shown = boards(Group((replace(result, energy=replace(result.energy, gpus=(gpu,))),)))
+
+    assert len(list(unbelieved("a run", [gpu]))) == 1
+    assert shown is not None
+    assert shown.rows[0][-1].text not in {"passed", ""}

@@ -44,7 +44,7 @@ def result(
 
 
 def test_files_at_32_and_at_4_in_flight_are_not_compared(tmp_path: Path) -> None:
-    result(tmp_path / "plain.json", in_flight=32, ttft=1.0, label="plain", topology="combined", gpus=2)
+    result(tmp_path / "plain.json", in_flight=32, ttft=1.0, duration=6.0, label="plain", topology="combined", gpus=2)
     result(tmp_path / "disagg.json", in_flight=4, label="disagg", topology="disagg", gpus=2)
     results = evaluate(load_tree([tmp_path]).runs)
 

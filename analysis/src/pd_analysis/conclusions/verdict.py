@@ -189,6 +189,8 @@ def _rest(known: Sequence[Comparison]) -> str:
                 measures=joined(apart),
             )
         )
+    if limits := [each.measure.phrase for each in known if each.bar is Bar.LIMITS]:
+        said.append(tr("Not comparable, because their limits differ: {measures}.", measures=joined(limits)))
     return sentences(said)
 
 

@@ -6,11 +6,9 @@ from typing import Final
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.numbers.evaluation import Group, Result, gpus
 from pd_analysis.numbers.load import words
-from pd_analysis.numbers.parity import parity
+from pd_analysis.numbers.parity import TOKENS_LIMIT, parity, prompt_lengths, prompts_apart, timetables_apart
 from pd_analysis.words.formatting import clauses, listed, number
 from pd_analysis.words.language import ntr, tr
-
-TOKENS_LIMIT: Final = 0.01  # runs that wrote output of lengths further apart than this did not do the same work
 
 
 def _simulated(group: Group) -> Iterable[Doubt]:
@@ -72,13 +70,8 @@ def _loads(group: Group) -> Iterable[Doubt]:
 
 
 def _prompts(group: Group) -> Iterable[Doubt]:
-    """If lengths vary, two loads may have the same description; the tokens that arrived still differ."""
-    lengths = {
-        result.name: float(length)
-        for result in group.results
-        if (length := result.requests.measured["prompt_tokens"].mean()) == length
-    }
-    if len(lengths) > 1 and max(lengths.values()) > min(lengths.values()) * (1 + TOKENS_LIMIT):
+    if prompts_apart(group.results):
+        lengths = prompt_lengths(group.results)
         each = listed(tr("{run} {tokens}", run=name, tokens=number(tokens)) for name, tokens in lengths.items())
         yield Doubt(
             Level.STOP,
@@ -99,6 +92,12 @@ def _schedules(group: Group) -> Iterable[Doubt]:
             tr("It is not known whether the runs were offered the same schedule."),
             tr("Measure both with pd-loadgen, which writes the schedule's hash."),
             tr("It is not known whether the runs were offered the same schedule"),
+        )
+    elif any(timetables_apart(group.baseline.runs, other.runs) for other in group.others):
+        yield Doubt(
+            Level.STOP,
+            tr("The runs name one schedule, but their requests were due at different times."),
+            tr("The records of one of them were changed or damaged: measure again."),
         )
     elif any(not each & schedules[0] for each in schedules):
         yield Doubt(

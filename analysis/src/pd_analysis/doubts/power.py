@@ -55,6 +55,17 @@ def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
             tr("Record every GPU of the deployment, each with its role: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
             tr("Power was not recorded for exactly the GPUs of the deployment, so energy is unknown"),
         )
+    elif energy.roles_apart:
+        yield Doubt(
+            Level.CARE,
+            tr(
+                "{run}: {recorded} was recorded with another role than that of its engine, so energy by role is unknown.",
+                run=result.name,
+                recorded=gpus_words(energy.roles_apart),
+            ),
+            tr("Tell pd-monitor the roles: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
+            tr("GPUs were recorded with another role than that of their engines, so energy by role is unknown"),
+        )
     if energy.window_s < COUNTER_LEAST_S:
         yield Doubt(
             Level.CARE,

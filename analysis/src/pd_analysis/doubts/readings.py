@@ -39,6 +39,15 @@ _WORDS: Final = {
         _MEASURE_AGAIN,
         mark("GPUs at work reported a power that did not change, so energy is unknown"),
     ),
+    Check.IDLE: (
+        mark(
+            "GPU {index} was idle for all {value} s of the measured window, though the engines of its role answered requests"
+        ),
+        mark(
+            "The readings may be those of other GPUs: let the monitor run where the engines do, and tell it each role's GPUs."
+        ),
+        mark("GPUs were idle while their engines answered requests, so energy is unknown"),
+    ),
     Check.DISAGREE: (
         mark("the energy counter of GPU {index} says {value} J where its power says {bound} J"),
         mark("One of the two is wrong, and it is not known which: look at the power timeline, and measure again."),

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
-from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.evaluation import Result, gpus_words
 from pd_analysis.numbers.lateness import late_share
-from pd_analysis.numbers.trust import strangers, tokens_apart
+from pd_analysis.numbers.trust import boards_apart, late, strangers, tokens_apart, usage_apart
 from pd_analysis.words.formatting import clauses, joined, listed, number, percent, setting, whole
 from pd_analysis.words.language import mark, tr
 from pd_contracts.records import ClientHealth
@@ -16,7 +16,7 @@ STARVED: Final = 0.05  # from this share of late steps on, a simulator's times s
 
 def _client(result: Result) -> Iterable[Doubt]:
     clients = [run.manifest.client for run in result.runs]
-    client = next((each for each in clients if each is None or not each.valid), clients[0])
+    client = next((each for each in clients if each is None or late(each)), clients[0])
     if client is None:
         yield Doubt(
             Level.CARE,
@@ -24,7 +24,7 @@ def _client(result: Result) -> Iterable[Doubt]:
             tr("Measure again with this version of pd-loadgen."),
             tr("The load generator did not say whether it kept up"),
         )
-    elif not client.valid:
+    elif late(client):
         yield Doubt(
             Level.STOP,
             tr(
@@ -117,4 +117,38 @@ def _starved(result: Result) -> Iterable[Doubt]:
         )
 
 
-OF_RESULT: Final = (_client, _strangers, _counters, _starved)
+def _usage(result: Result) -> Iterable[Doubt]:
+    for usage, expected in filter(None, map(usage_apart, result.runs)):
+        yield Doubt(
+            Level.STOP,
+            tr(
+                "{run}: the server's usage counts {usage} output tokens, but {expected} were asked for or sent: one of the two is wrong.",
+                run=result.name,
+                usage=whole(int(usage)),
+                expected=whole(int(expected)),
+            ),
+            tr(
+                "Tokens, TPOT and energy per token rest on the usage: find out what the server counts, and measure again."
+            ),
+            tr("The server's usage does not fit the tokens that were asked for or sent"),
+            single=True,
+        )
+
+
+def _boards(result: Result) -> Iterable[Doubt]:
+    for told, named in filter(None, map(boards_apart, result.runs)):
+        yield Doubt(
+            Level.STOP,
+            tr(
+                "{run}: the deployment is said to have {told}, but its engines name {named}, so every number per GPU is wrong.",
+                run=result.name,
+                told=gpus_words(told),
+                named=gpus_words(named),
+            ),
+            tr("Give --gpus of pd-loadgen the number of GPUs that the engines use, or leave it out."),
+            tr("The number of GPUs is not that of the engines"),
+            single=True,
+        )
+
+
+OF_RESULT: Final = (_client, _strangers, _counters, _usage, _boards, _starved)

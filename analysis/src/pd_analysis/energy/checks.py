@@ -44,6 +44,7 @@ class Check(StrEnum):
     STILL = "still"
     DISAGREE = "disagree"
     STUCK = "stuck"
+    IDLE = "idle"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Fault:
     """A check that failed.
 
     Attributes:
-        value: unread, still, stuck: seconds; impossible: watts; jump: joules; disagree: what the counter says, in joules.
+        value: unread, still, stuck, idle: seconds; impossible: watts; jump: joules; disagree: what the counter says, in joules.
         bound: impossible: the most watts that are believed; stuck: the watts; jump: the seconds that it took; disagree: what the power says, in joules.
     """
 

@@ -18,6 +18,7 @@ def summed(parts: Sequence[Energy | None]) -> Energy | None:
         window_s=sum(part.window_s for part in known),
         gpus=tuple(_summed_gpu(repeats) for repeats in gpus),
         astray=max(part.astray for part in known),
+        roles_apart=max(part.roles_apart for part in known),
     )
 
 

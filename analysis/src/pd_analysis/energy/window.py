@@ -8,12 +8,14 @@ without a counter the integral of its average power is used; `method` says so.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
+from pd_analysis.energy.boards import astray, idle_fault, roles_apart, worked
 from pd_analysis.energy.checks import Fault, believable, faults_of
+from pd_analysis.energy.moments import clock_shift, idle_stretches
 from pd_analysis.energy.readings import (
     AVERAGE_LAG_S,
     CLOSURE_LIMIT,
@@ -26,16 +28,8 @@ from pd_analysis.energy.readings import (
 from pd_analysis.records.run import Run
 from pd_contracts.clock_events import CLOCK_EVENTS, SLOWDOWNS
 from pd_contracts.names import Role
-from pd_contracts.records import Clock
 
 Method = Literal["counter", "integral"]
-
-# Two clocks of one host differ by less than this, the drift between two wall-clock readings.
-SAME_CLOCK_S: Final = 0.1
-# A board is idle from this long after the last request (its power settles, and averages reach back 1 s) …
-SETTLE_S: Final = 1.0
-# … if it stays so for this long.
-IDLE_LEAST_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +87,7 @@ class Energy:
 
     Attributes:
         shift_s: what maps the recorder's clock to the client's.
+        roles_apart: boards that were recorded with another role than their engine's; if not 0, no energy is given by role.
         astray: boards of the deployment that were not recorded, and recorded ones with a role that are not the deployment's; if not 0, the
             recorded joules are not the deployment's, and no sum of them is given.
     """
@@ -101,6 +96,7 @@ class Energy:
     gpus: tuple[GpuEnergy, ...]
     shift_s: float
     astray: int = 0
+    roles_apart: int = 0
 
     @property
     def roles(self) -> list[Role]:
@@ -108,8 +104,12 @@ class Energy:
         return [role for role in Role if any(gpu.role is role for gpu in self.gpus)]
 
     def of(self, role: Role) -> float | None:
-        """Joules of a role; None if it has no board, one of its boards is unknown, or boards are astray."""
-        return None if self.astray else total_of([gpu.energy_j for gpu in self.gpus if gpu.role is role])
+        """Joules of a role; None if it has no board, one of its boards is unknown, or boards are astray or of other roles."""
+        return (
+            None
+            if self.astray or self.roles_apart
+            else total_of([gpu.energy_j for gpu in self.gpus if gpu.role is role])
+        )
 
     @property
     def serving(self) -> tuple[GpuEnergy, ...]:
@@ -155,16 +155,16 @@ def energy_of(run: Run, window: Window | None = None) -> Energy | None:
     shift = clock_shift(run.gpu.clock, run.manifest.clock)
     samples = run.samples.assign(t=run.samples["t"] + shift)
     window = window or run.window
-    idle = idle_stretches(run.requests.rows, float(samples["t"].min()), float(samples["t"].max()))
-    gpus = tuple(_gpu(run, int(str(index)), own, window, idle) for index, own in samples.groupby("index"))
-    serving = [gpu for gpu in gpus if gpu.role is not None]
-    return Energy(window_s=window[1] - window[0], gpus=gpus, shift_s=shift, astray=_astray(run, serving) or 0)
-
-
-def clock_shift(recorder: Clock, client: Clock) -> float:
-    """Seconds to add to the recorder's monotonic times to have the client's; 0 where both run on one host."""
-    shift = (recorder.wall - recorder.monotonic) - (client.wall - client.monotonic)
-    return 0.0 if abs(shift) < SAME_CLOCK_S else shift
+    scene = _Scene(run, window, idle_stretches(run.requests.rows, *_span(samples)), worked(run, window))
+    gpus = tuple(_gpu(scene, int(str(index)), own) for index, own in samples.groupby("index"))
+    serving = {gpu.index: gpu.role for gpu in gpus if gpu.role is not None}
+    return Energy(
+        window_s=window[1] - window[0],
+        gpus=gpus,
+        shift_s=shift,
+        astray=astray(run, serving),
+        roles_apart=roles_apart(run, serving),
+    )
 
 
 def per_token(energy: Energy, prompt_tokens: int | None, output_tokens: int | None) -> TokenEnergy:
@@ -181,20 +181,22 @@ def per_token(energy: Energy, prompt_tokens: int | None, output_tokens: int | No
     )
 
 
-def idle_stretches(rows: pd.DataFrame, start: float, end: float) -> list[Window]:
-    """Parts of [start, end] in which no request was under way for a while; a request without an end blocks all that follows."""
-    sent = rows.loc[rows["sent"].notna(), ["sent", "end"]].fillna({"end": np.inf}).sort_values("sent")
-    stretches = []
-    free_from = start
-    for begun, ended in sent.itertuples(index=False):
-        stretches.append((free_from, min(begun, end)))
-        free_from = max(free_from, ended + SETTLE_S)
-    stretches.append((free_from, end))
-    return [(a, b) for a, b in stretches if b - a >= IDLE_LEAST_S]
+@dataclass(frozen=True)
+class _Scene:
+    """What holds for all boards: the window, stretches without a request, and roles whose engines worked in the window."""
+
+    run: Run
+    window: Window
+    idle: Sequence[Window]
+    worked: Collection[Role]
 
 
-def _gpu(run: Run, index: int, samples: pd.DataFrame, window: Window, idle: list[Window]) -> GpuEnergy:
-    header = run.gpu
+def _span(samples: pd.DataFrame) -> Window:
+    return float(samples["t"].min()), float(samples["t"].max())
+
+
+def _gpu(scene: _Scene, index: int, samples: pd.DataFrame) -> GpuEnergy:
+    header, window = scene.run.gpu, scene.window
     info = next((gpu for gpu in header.gpus if gpu.index == index), None) if header else None
     interval_s = interval_of(samples, header.interval_s if header else 0.0)
     limit_w = info.power_limit_w if info else None
@@ -202,9 +204,12 @@ def _gpu(run: Run, index: int, samples: pd.DataFrame, window: Window, idle: list
     counter = counter_j(samples, window, interval_s)
     integral = integral_j(samples, "power_w", window, interval_s)
     average = integral_j(samples, "power_average_w", window, interval_s, lag=AVERAGE_LAG_S)
-    faults = faults_of(samples, window, interval_s, limit_w, idle)
-    energy, method = (None, None) if faults else _chosen(counter, integral if average is None else average)
+    faults = faults_of(samples, window, interval_s, limit_w, scene.idle)
     role = str(samples["role"].iloc[0])
+    idle_w = _idle_w(samples, scene.idle, limit_w)
+    if role in scene.worked and (fault := idle_fault(inside, window, idle_w)) is not None:
+        faults = (*faults, fault)
+    energy, method = (None, None) if faults else _chosen(counter, integral if average is None else average)
     seconds = window[1] - window[0]
     return GpuEnergy(
         index=index,
@@ -217,7 +222,7 @@ def _gpu(run: Run, index: int, samples: pd.DataFrame, window: Window, idle: list
         average_j=average,
         mean_w=None if energy is None or seconds <= 0 else energy / seconds,
         peak_w=_peak(inside),
-        idle_w=_idle_w(samples, idle, limit_w),
+        idle_w=idle_w,
         throttled=_throttled(inside),
         busy=None if inside["utilization"].isna().all() else float(inside["utilization"].mean()),
         faults=faults,
@@ -230,27 +235,12 @@ def _chosen(counter: float | None, integral: float | None) -> tuple[float | None
     return integral, None if integral is None else "integral"
 
 
-def _astray(run: Run, serving: Collection[GpuEnergy]) -> int | None:
-    """Boards of the deployment that were not recorded, or recorded ones that are not its own; None if its boards are unknown.
-
-    A board recorded under two numbers counts once.
-    """
-    uuids = [gpu.uuid for gpu in run.gpu.gpus if gpu.role is not None and gpu.uuid] if run.gpu else []
-    if len(set(uuids)) < len(uuids):
-        return len(uuids) - len(set(uuids))
-    deployment = run.manifest.deployment
-    if deployment.engines and all(engine.gpus for engine in deployment.engines):
-        own = {index for engine in deployment.engines for index in engine.gpus}
-        return len(own ^ {gpu.index for gpu in serving})
-    return None if deployment.gpus is None else abs(deployment.gpus - len(serving))
-
-
 def _peak(inside: pd.DataFrame) -> float | None:
     power = inside["power_w"].fillna(inside["power_average_w"]).dropna()
     return None if power.empty else float(power.max())
 
 
-def _idle_w(samples: pd.DataFrame, idle: list[Window], limit_w: float | None) -> float | None:
+def _idle_w(samples: pd.DataFrame, idle: Sequence[Window], limit_w: float | None) -> float | None:
     power = samples["power_w"].where(believable(samples, "power_w", limit_w))
     power = power.fillna(samples["power_average_w"].where(believable(samples, "power_average_w", limit_w)))
     medians = [float(power[samples["t"].between(*stretch)].median()) for stretch in idle]

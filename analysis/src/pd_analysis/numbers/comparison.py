@@ -10,6 +10,7 @@ import numpy as np
 from pd_analysis.numbers import bootstrap
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.measures import Measure
+from pd_analysis.numbers.parity import prompts_apart, timetables_apart
 from pd_analysis.words.language import mark
 
 
@@ -40,6 +41,7 @@ class Bar(StrEnum):
     MODELS = "models"
     UNFIT = "unfit"
     METHODS = "methods"
+    LIMITS = "limits"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Comparison:
 def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
     """Compute the ratio of a measure and its outcome."""
     ours, theirs = measure.get(baseline), measure.get(other)
-    barred = bar(baseline, other, energy=measure.unit == "J") if ours is not None and theirs is not None else None
+    barred = _bar_of(measure, baseline, other) if ours is not None and theirs is not None else None
     interval = _ratio_interval(measure, baseline, other)
     return Comparison(
         measure=measure,
@@ -116,6 +118,18 @@ def _judged(measure: Measure, baseline: Result, other: Result, interval: tuple[f
     return outcome if extremes == {outcome} else Outcome.UNCLEAR
 
 
+def _bar_of(measure: Measure, one: Result, two: Result) -> Bar | None:
+    """Why this measure of two runs must not be compared: what holds for all of them, or for it alone."""
+    barred = bar(one, two, energy=measure.unit == "J")
+    if barred is None and measure.within_limits and _limits(one) != _limits(two):
+        return Bar.LIMITS
+    return barred
+
+
+def _limits(result: Result) -> dict[str, float]:
+    return result.run.manifest.workload.goodput
+
+
 def _bounds(result: Result) -> tuple[float, float]:
     return result.energy.bounds_share if result.energy else (1.0, 1.0)
 
@@ -124,16 +138,22 @@ def bar(one: Result, two: Result, *, energy: bool = False) -> Bar | None:
     """The first reason not to compare two runs; joules also need one method."""
     if one.unfit or two.unfit:
         return Bar.UNFIT
-    if one.load != two.load:
+    if one.load != two.load or prompts_apart((one, two)):
         return Bar.LOADS
     models = {run.manifest.workload.model for result in (one, two) for run in result.runs} - {""}
     if len(models) > 1:
         return Bar.MODELS
-    if not _hashes(one) & _hashes(two) and "" not in _hashes(one) | _hashes(two):
+    if _other_schedules(one, two):
         return Bar.SCHEDULES
     if energy and len({*_methods(one), *_methods(two)}) > 1:
         return Bar.METHODS
     return None
+
+
+def _other_schedules(one: Result, two: Result) -> bool:
+    hashes = _hashes(one), _hashes(two)
+    known = "" not in hashes[0] | hashes[1]
+    return (known and not hashes[0] & hashes[1]) or timetables_apart(one.runs, two.runs)
 
 
 def _hashes(result: Result) -> set[str]:

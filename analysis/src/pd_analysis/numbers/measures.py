@@ -49,6 +49,11 @@ class Measure:
     draws: bootstrap.Draws = lambda _: None
 
     @property
+    def within_limits(self) -> bool:
+        """Whether it counts requests that keep the run's own limits."""
+        return self.formula in {"Goodput", "Requests within all limits"}
+
+    @property
     def key(self) -> str:
         """The title in English, which identifies the measure."""
         return self.name if self.percentile is None else f"{self.name} p{self.percentile}"

@@ -7,13 +7,14 @@ from typing import Final
 
 import pandas as pd
 
-from pd_analysis.energy.window import clock_shift
+from pd_analysis.energy.moments import clock_shift
 from pd_analysis.records.run import Run
 from pd_contracts.names import Role
-from pd_contracts.records import EngineTokens
+from pd_contracts.records import ClientHealth, EngineTokens
 
 # Counters and usage should agree; a larger difference means that foreign engines answered, or that the engines served other clients.
 TOKENS_APART: Final = 0.02
+END_TOKENS: Final = 1.0  # tokens a request that usage may count and no chunk shows
 # The proxy's own requests (a canary for a pair of engines) are a few tokens beside any load.
 OWN_TOKENS: Final = 256.0
 
@@ -25,6 +26,8 @@ class Unfit(StrEnum):
     STRANGER = "stranger"
     LOST_TOKENS = "lost_tokens"
     MORE_TOKENS = "more_tokens"
+    USAGE = "usage"
+    GPUS = "gpus"
 
 
 @dataclass(frozen=True)
@@ -46,14 +49,59 @@ def unfit(run: Run) -> frozenset[Unfit]:
     """Everything that makes the run unfit."""
     found = set()
     client = run.manifest.client
-    if client is not None and not client.valid:
+    if client is not None and late(client):
         found.add(Unfit.CLIENT)
     if strangers(run) is not None:
         found.add(Unfit.STRANGER)
     counted = tokens_apart(run)
     if counted is not None:
         found.add(Unfit.LOST_TOKENS if counted.engines < counted.requests else Unfit.MORE_TOKENS)
+    if usage_apart(run) is not None:
+        found.add(Unfit.USAGE)
+    if boards_apart(run) is not None:
+        found.add(Unfit.GPUS)
     return frozenset(found)
+
+
+def late(client: ClientHealth) -> bool:
+    """Whether the client did not keep up, by its own verdict or by the lags from which it is drawn."""
+    p99 = [lags.get("p99", 0.0) for lags in (client.dispatch_lag_ms, client.receive_lag_ms)]
+    return not client.valid or (client.limit_ms > 0 and max(p99) > client.limit_ms)
+
+
+def usage_apart(run: Run) -> tuple[float, float] | None:
+    """Output tokens by the server's usage, and what they should be: those of the chunks, or at most those that were asked for.
+
+    None where they agree or one is unknown. A server may count an end-of-text token that it does not send.
+    """
+    told = run.requests.served
+    told = told[told["output_tokens"].notna()]
+    usage, slack = float(told["output_tokens"].sum()), len(told) * END_TOKENS
+    asked = told[told["requested_output_tokens"].notna()]
+    most, got = float(asked["requested_output_tokens"].sum()), float(asked["output_tokens"].sum())
+    if got > most * (1 + TOKENS_APART) + len(asked) * END_TOKENS:
+        return got, most
+    sent = float(told["chunk_tokens"].sum())
+    return (usage, sent) if abs(usage - sent) > TOKENS_APART * max(usage, sent) + slack else None
+
+
+def boards_apart(run: Run) -> tuple[int, int] | None:
+    """How many GPUs the deployment is said to have, and how many its engines name; None if they agree or one is unknown."""
+    deployment = run.manifest.deployment
+    engines = deployment.engines
+    if deployment.gpus is None or not engines:
+        return None
+    if all(engine.gpu_uuids for engine in engines):
+        named = len({uuid for engine in engines for uuid in engine.gpu_uuids})
+        return None if deployment.gpus == named else (deployment.gpus, named)
+    if not all(engine.gpus for engine in engines):
+        return None
+    # Engines may share a board, and boards of two hosts have equal numbers.
+    least, most = (
+        len({index for engine in engines for index in engine.gpus}),
+        sum(len(engine.gpus) for engine in engines),
+    )
+    return None if least <= deployment.gpus <= most else (deployment.gpus, most)
 
 
 def strangers(run: Run) -> Strangers | None:

@@ -40,7 +40,7 @@ class Requests:
             milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
             `output_hash` a number that is equal for equal output, 0 if unknown; `prefill_instance` and `decode_instance` are the engines'
             names, "" if unknown; `handed_off` is true if prefill wrote the first token, so that decode wrote the rest;
-            `warmup` is what counts as such, `preheat` what was sent as such.
+            `warmup` is what counts as such, `preheat` what was sent as such; `chunk_tokens` are those of its chunks together.
         gaps: every gap between token chunks of successful measured requests, pooled, in seconds, the shortest first.
         excerpt: the gaps of a part of the run with the time at which each ended: columns index, t, gap.
     """
@@ -58,6 +58,12 @@ class Requests:
     def served(self) -> pd.DataFrame:
         """The measured rows that succeeded."""
         return _only(self.measured, self.measured["ok"])
+
+    @cached_property
+    def timetable(self) -> tuple[float, float]:
+        """Mean and standard deviation of when requests were due, in seconds from the first: equal for equal schedules."""
+        due = self.rows.loc[~self.rows["preheat"], "scheduled"]
+        return float((due - due.min()).mean()), float(due.std(ddof=0))
 
     @cached_property
     def _sorted(self) -> dict[str, Floats]:
@@ -144,7 +150,7 @@ class Collector:
         gaps = np.diff(times, prepend=0.0)
         first = (ends - counts)[counts > 0]
         gaps[first] = 0.0
-        rows["longest_gap"] = _longest(gaps, first, counts)
+        rows["longest_gap"], rows["shortest_gap"] = _extremes(gaps, first, counts)
         counted = np.repeat((rows["ok"] & ~rows["warmup"]).to_numpy(), counts)
         counted[first] = False
         index = np.repeat(rows["index"].to_numpy(), counts)
@@ -211,8 +217,10 @@ def _add_latencies(
 ) -> None:
     some = counts > 0
     rows["first"], rows["last"] = np.nan, np.nan
-    at_first = np.zeros(len(counts))
+    at_first, rows["chunk_tokens"] = np.zeros(len(counts)), 0.0
     at_first[some] = tokens[(ends - counts)[some]]
+    if some.any():
+        rows.loc[some, "chunk_tokens"] = np.add.reduceat(tokens, (ends - counts)[some])
     rows.loc[some, "first"] = times[(ends - counts)[some]]
     rows.loc[some, "last"] = times[ends[some] - 1]
     rows["ttft"] = rows["first"] - rows["scheduled"]
@@ -230,11 +238,14 @@ def meeting(rows: pd.DataFrame, limits_ms: Mapping[str, float], scale: float = 1
     return met
 
 
-def _longest(gaps: Floats, first: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Floats:
-    longest = np.full(len(counts), np.nan)
+def _extremes(gaps: Floats, first: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """The longest gap of each request, and the shortest or 0 if that is less; unknown of a single chunk."""
+    longest, shortest = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
     if first.size:
         longest[counts > 0] = np.maximum.reduceat(gaps, first)
-    return np.where(counts > 1, longest, np.nan)
+        shortest[counts > 0] = np.minimum.reduceat(gaps, first)
+    several = counts > 1
+    return np.where(several, longest, np.nan), np.where(several, shortest, np.nan)
 
 
 def _excerpt(index: npt.NDArray[np.int64], times: Floats, gaps: Floats, kept: Flags) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from pd_analysis.records import vllm_bench
 from pd_analysis.records.columns import Collector, Requests, samples_of
+from pd_analysis.records.possible import apart, refuse_impossible, refuse_other_rate, window_of
 from pd_analysis.records.run import Loaded, Problem, Run
 from pd_analysis.words.language import Sentence, mark
 from pd_contracts import records, vllm_result
@@ -104,8 +105,16 @@ def _read(folder: Path, cut_s: float) -> tuple[list[Run], list[Problem]]:
     if not manifest.complete:
         raise RecordError("the run did not finish (its manifest says complete: false); measure it again")
     _refuse_unknown_limits(manifest)
-    requests = _read_requests(folder / records.REQUESTS, manifest, cut_s)
+    requests = _read_requests(folder / records.REQUESTS, manifest)
     power, problems = _read_gpu(folder)
+    told, window = manifest.window, window_of(requests.rows)
+    manifest = msgspec.structs.replace(manifest, window=window)
+    other = told is not None and apart(told, window)
+    if other:
+        remark = Sentence("its manifest names another window than that of its requests, which is used instead")
+        problems.append(Problem(folder, remark))
+    if other or cut_s:
+        requests = _read_requests(folder / records.REQUESTS, manifest, window[0] + cut_s)
     run = Run(
         path=folder,
         manifest=manifest,
@@ -128,16 +137,13 @@ def _refuse_unknown_limits(manifest: Manifest) -> None:
         )
 
 
-def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
+def _read_requests(path: Path, manifest: Manifest, cut: float = -np.inf) -> Requests:
+    """All requests; those that were due before `cut` count as warm-up."""
     _refuse_cut(path)
-    start = -np.inf if manifest.window is None or not cut_s else manifest.window[0] + cut_s
-    collector = Collector(manifest.workload.goodput, cut=start, excerpt=_excerpt(manifest))
+    collector = Collector(manifest.workload.goodput, cut=cut, excerpt=_excerpt(manifest))
     with _without_collection():
         for batch in _batches(path):
-            try:
-                collector.add(batch)
-            except OverflowError as error:  # a number that no run can have
-                raise RecordError("{path}: {reason}", path=path, reason=error) from error
+            collector.add(batch)
     requests = collector.finish()
     if requests.rows.empty:
         raise RecordError("{path}: holds no request; measure it again", path=path)
@@ -148,12 +154,21 @@ def _read_requests(path: Path, manifest: Manifest, cut_s: float) -> Requests:
         raise RecordError(
             "{path}: request {number} is there twice; measure it again into an empty folder", path=path, number=number
         )
-    found = len(requests.rows)
-    offered = max(manifest.workload.requests + manifest.workload.warmup_requests, int(requests.rows["index"].max()) + 1)
+    found, told = len(requests.rows), manifest.workload.requests + manifest.workload.warmup_requests
+    offered = max(told, int(requests.rows["index"].max()) + 1)
     if found < offered:
         raise RecordError(
             "{path}: holds {found} of {offered} requests; measure it again", path=path, found=found, offered=offered
         )
+    if found > told:
+        raise RecordError(
+            "{path}: holds {found} requests, its manifest says {told}; measure it again",
+            path=path,
+            found=found,
+            told=told,
+        )
+    refuse_impossible(requests.rows, path)
+    refuse_other_rate(requests.rows, manifest.workload, path)
     if requests.measured.empty:
         raise RecordError("{path}: every request is warm-up, so nothing was measured; offer more requests", path=path)
     return requests

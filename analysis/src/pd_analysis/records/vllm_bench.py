@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from pd_analysis.records.columns import requests_of
+from pd_analysis.records.possible import refuse_impossible
 from pd_analysis.records.run import Run
 from pd_analysis.words.language import Sentence
 from pd_contracts import vllm_bench, vllm_result
@@ -32,10 +33,12 @@ def _run(path: Path, result: VllmResult, cut_s: float) -> Run:
     requests = vllm_bench.records(result, path.stem)
     manifest = vllm_bench.manifest(result, requests, path.stem)
     begin = manifest.window[0] if manifest.window else 0.0
+    columns = requests_of(requests, manifest.workload.goodput, cut=begin + cut_s)
+    refuse_impossible(columns.rows, path)
     return Run(
         path=path,
         manifest=manifest,
-        requests=requests_of(requests, manifest.workload.goodput, cut=begin + cut_s),
+        requests=columns,
         gpu=None,
         samples=pd.DataFrame(),
         cut_s=cut_s,

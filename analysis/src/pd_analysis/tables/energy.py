@@ -20,6 +20,8 @@ _FAULTS: Final = {
     Check.JUMP: mark("counter jumped"),
     Check.STILL: mark("counter stood still"),
     Check.DISAGREE: mark("counter and power disagree"),
+    Check.STUCK: mark("power did not change"),
+    Check.IDLE: mark("idle while its engine worked"),
 }
 
 

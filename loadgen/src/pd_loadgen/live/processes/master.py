@@ -9,9 +9,9 @@ import msgspec
 from gevent.event import AsyncResult, Event
 from locust.runners import STATE_MISSING, MasterRunner
 
+from pd_contracts.boot import boot_id
 from pd_contracts.records import RequestRecord
 from pd_loadgen.live.processes import messages
-from pd_loadgen.live.processes.host import boot_id
 from pd_loadgen.live.processes.messages import ClockSample, Job, Report, Tally
 from pd_loadgen.live.processes.senders import Write
 from pd_loadgen.workload.plan import Plan

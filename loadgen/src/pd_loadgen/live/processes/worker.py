@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 from locust.runners import WorkerRunner
 
+from pd_contracts.boot import boot_id
 from pd_contracts.records import RequestRecord
 from pd_loadgen.live.processes import messages
-from pd_loadgen.live.processes.host import boot_id
 from pd_loadgen.live.processes.messages import Job, Tally
 from pd_loadgen.live.processes.shard import Shard, planned
 from pd_loadgen.workload.options import Options
