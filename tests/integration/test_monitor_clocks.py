@@ -145,10 +145,10 @@ def test_after_both_were_killed_the_next_start_takes_everything_back(host: Clock
 
     assert refused[0] == 2
     assert restored[0] == 0
-    assert restored[1].count("taken back after a process that was killed") == 2
+    assert restored[1].count("restored after a process that was killed") == 2
     assert host.now == FREE
     assert not host.journal.exists()
-    assert again == (0, "there is nothing to take back\n")
+    assert again == (0, "there is nothing to restore\n")
 
 
 def test_the_next_apply_takes_back_what_it_finds_before_its_own(host: ClockHost) -> None:

@@ -1,4 +1,4 @@
-"""The address under which others reach this process, for engines that nobody told theirs."""
+"""The address at which others reach this process, for engines without a configured address."""
 
 import socket
 
@@ -14,5 +14,5 @@ def own_address(peer_host: str, peer_port: int) -> str:
             probe.connect((peer_host, peer_port))
             address: str = probe.getsockname()[0]
     except OSError:
-        return ""  # the caller knows better what to say about it
+        return ""  # the caller reports it with its own context
     return address

@@ -10,7 +10,7 @@ from pd_contracts.records import GpuInfo, GpuSample
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True):
-    """Who the board is, and one reading of it (its `t` is the simulator's monotonic clock)."""
+    """The board's identity, and one reading of it (its `t` is the simulator's monotonic clock)."""
 
     info: GpuInfo
     sample: GpuSample

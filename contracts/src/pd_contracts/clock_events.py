@@ -1,4 +1,4 @@
-"""NVML's clock-event bits (`nvmlClocksEventReasons`): why a GPU's clocks are not what they could be."""
+"""NVML's clock-event bits (`nvmlClocksEventReasons`): why a GPU's clocks are reduced."""
 
 from typing import Final
 

@@ -1,6 +1,6 @@
-"""How every command starts and ends: Ctrl-C, at whatever moment, and a reader that left (`| head`) print no traceback.
+"""How every command starts and ends: neither Ctrl-C at any moment nor a closed pipe (`| head`) prints a traceback.
 
-Imports take a second, in which Python would answer Ctrl-C with a traceback out of somebody else's module. So a `__main__` imports this module only.
+Imports take a second, during which Ctrl-C would print a traceback from some other module. So a `__main__` imports only this module.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Whose engines these are: what an engine is told of its deployment, and what the proxy's `GET /deployment` says of all of them."""
+"""The identity of a deployment: what an engine is told about it, and what the proxy's `GET /deployment` answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class Member(Ports, frozen=True, kw_only=True):
     engine_gpus: Annotated[
         tuple[str, ...], Meta(description="UUIDs of the engine's GPUs; read from nvidia-smi if empty")
     ] = ()
-    engine_gpu_model: Annotated[str, Meta(description="what these GPUs are; found likewise")] = ""
+    engine_gpu_model: Annotated[str, Meta(description="model of these GPUs; read from nvidia-smi if empty")] = ""
 
     @property
     def has_key(self) -> bool:
@@ -70,7 +70,7 @@ def label_of(roles: Sequence[Role]) -> str:
 
 
 class DeployedEngine(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine, as it told of itself; what it did not say is empty.
+    """One engine, as it described itself; unknown fields are empty.
 
     Attributes:
         name: the proxy's name for it, as in `/stats` and in `X-PD-Timing`.
@@ -103,7 +103,7 @@ class DeploymentDocument(msgspec.Struct, frozen=True, kw_only=True):
         shape: how many of each role: "1P3D", "2C", "1P1D1C".
         ready: what `GET /ready` answers.
         simulated: some engine is simulated, so no number says anything about a GPU.
-        gpus: GPUs of all engines together, each counted once; None if some engine did not say which it has.
+        gpus: GPUs of all engines together, each counted once; None if an engine did not report its GPUs.
         proxy_version: the proxy's.
     """
 

@@ -14,11 +14,11 @@ MOST_CONNECTIONS: Final = 65_536
 
 
 def allow_many_connections(at_most: int = MOST_CONNECTIONS) -> None:
-    """Let this process have so many connections at once, each being an open file, as far as the system grants it; make room for them now.
+    """Raise the limit of open files for this number of connections, as far as the system allows, and make room for them now.
 
     Linux doubles a process's table of open files whenever it is full, at 64, 128, 256, … files. If the process has threads, it then
-    waits until no processor looks at the old table: 10 to 40 ms on a machine of many cores, in which nothing else happens in it. A table
-    never shrinks, so it is made as large as it may have to be before it matters.
+    waits until no CPU uses the old table: 10 to 40 ms on a machine of many cores, in which the process does nothing else. A table
+    never shrinks, so it is made as large as it may become before this matters.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     # some systems know a limit that they do not grant, and keep the one before
@@ -27,7 +27,7 @@ def allow_many_connections(at_most: int = MOST_CONNECTIONS) -> None:
     granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(at_most, MOST_CONNECTIONS) + _OWN_FILES
     last = (wanted if granted == resource.RLIM_INFINITY else min(wanted, granted)) - 1
-    # without room there is a pause now and then, and that is all
+    # without room there are only occasional pauses
     with Path(os.devnull).open("rb") as file, suppress(OSError):
         os.close(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, last))
 

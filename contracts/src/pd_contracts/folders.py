@@ -1,4 +1,4 @@
-"""Whether results can be written where somebody wants them: asked before anything is started, answered with the remedy."""
+"""Checks that results can be written, before anything is started; errors have the remedy."""
 
 import errno
 import os
@@ -19,10 +19,10 @@ class FolderError(SentenceError, OSError):
 
 
 def check_folder(path: Path, option: str = OUT) -> None:
-    """See whether files can be written below a folder, which may not be there yet; nothing is left behind.
+    """Check that files can be written below a folder, which may not exist yet; leaves nothing behind.
 
     Raises:
-        FolderError: if not. `option` is what the user has to change.
+        FolderError: if not. `option` is the option that the user must change.
     """
     existing = path.absolute()
     try:
@@ -38,7 +38,7 @@ def check_folder(path: Path, option: str = OUT) -> None:
 
 
 def check_file(path: Path, option: str = OUT) -> None:
-    """See whether a file can be written or replaced; nothing is left behind.
+    """Check that a file can be written or replaced; leaves nothing behind.
 
     Raises:
         FolderError: if not.

@@ -1,10 +1,10 @@
-"""Ports that nobody listens on, for processes that must be told one before they bind it."""
+"""Free ports, for processes that must be given a port before they bind it."""
 
 import random
 import socket
 from typing import Final
 
-# Below the range from which the kernel takes ports for outgoing connections, so that they stay free.
+# Below the kernel's range for outgoing connections, so that they stay free.
 FIRST: Final = 12_000
 LAST: Final = 31_900
 _TRIES: Final = 2000
@@ -26,7 +26,7 @@ def free_ports(count: int) -> list[int]:
     """Different free ports, chosen at random so that two who ask at the same time rarely meet.
 
     Raises:
-        OSError: if there are not so many.
+        OSError: if there are not enough.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(range(FIRST, LAST), _TRIES):

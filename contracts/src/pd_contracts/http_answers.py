@@ -18,7 +18,7 @@ _FRAMING: Final = frozenset({b"transfer-encoding", b"content-length"})
 
 
 class ProtocolError(ValueError):
-    """What came is no HTTP/1.1 answer, or a part of it is too large."""
+    """The bytes are not an HTTP/1.1 answer, or a part of it is too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ class AnswerReader:
         self._begin()
 
     def close(self) -> None:
-        """Let go of the parser, which knows this object as this object knows it."""
+        """Break the reference cycle between the parser and this object."""
         del self._parser
 
     def _begin(self) -> None:
@@ -137,7 +137,7 @@ class AnswerReader:
         self._interim = self._size = self._unread = 0
 
     def _bound(self, size: int) -> None:
-        """Bytes came that are no part of a body; they cannot go on forever."""
+        """Count bytes outside of a body, which must not go on forever."""
         if not self.complete:
             self._unread += size
             # Twice as much, because a head is measured without its white space once it is there.

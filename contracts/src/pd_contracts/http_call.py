@@ -1,6 +1,6 @@
 """Short HTTP calls with the standard library: one connection each, no redirects, past any proxy of the environment.
 
-For what is asked now and then: readiness, statistics, recordings. Measured streams and relayed tokens have clients of their own.
+For occasional requests: readiness, statistics, recordings. Measured streams and relayed tokens have their own clients.
 """
 
 import http.client
@@ -34,12 +34,12 @@ class Reply:
         """The body as JSON.
 
         Raises:
-            CallError: if it is none.
+            CallError: if it is not JSON.
         """
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError) as error:
-            msg = f"status {self.status} with a body that is no JSON: {self.body[:80]!r}"
+            msg = f"status {self.status} with a body that is not JSON: {self.body[:80]!r}"
             raise CallError(msg) from error
 
 
@@ -104,7 +104,7 @@ def answering(
 def reason_of(error: Exception) -> str:
     """An error of a socket, of TLS or of HTTP in a few words."""
     if isinstance(error, ssl.SSLError):
-        return f"no TLS: {getattr(error, 'verify_message', '') or error.reason}"
+        return f"TLS failed: {getattr(error, 'verify_message', '') or error.reason}"
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 

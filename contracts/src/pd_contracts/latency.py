@@ -11,7 +11,7 @@ from pd_contracts.records import RequestRecord
 from pd_contracts.sentences import SentenceError
 
 PERCENTILES: Final = (50, 90, 95, 99)
-LIMITED: Final = ("ttft", "tpot", "e2el")  # what a request can have limits of
+LIMITED: Final = ("ttft", "tpot", "e2el")  # the metrics that can have limits
 
 FORMULAS: Final[dict[str, str]] = {
     "TTFT": "first token chunk − scheduled send",
@@ -107,7 +107,7 @@ def parse_goodput(items: Iterable[str]) -> dict[str, float]:
 
 
 def percentile(values: Sequence[float], q: float) -> float | None:
-    """The q-th percentile (0 to 100) with linear interpolation, as numpy's default; None of nothing."""
+    """The q-th percentile (0 to 100) with linear interpolation, as numpy's default; None without values."""
     return ranked(sorted(values).__getitem__, len(values), q)
 
 

@@ -1,4 +1,4 @@
-"""Logging for every service: one line per event on stderr, JSON where no person reads it."""
+"""Logging for every service: one line per event on stderr, as JSON unless stderr is a terminal."""
 
 import json
 import logging

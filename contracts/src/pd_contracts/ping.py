@@ -28,7 +28,7 @@ _ADDRESS = re.compile(
 
 
 class PingError(ValueError):
-    """The bytes are no ping; the message says what is wrong with them."""
+    """The bytes are not a ping; the message says what is wrong with them."""
 
 
 class PingType(StrEnum):
@@ -113,7 +113,7 @@ def decode_ping(data: bytes) -> Ping:
     """Read one ping.
 
     Raises:
-        PingError: for anything else: too long, no msgpack, a missing field, an unknown type, a bad address.
+        PingError: for anything else: too long, not msgpack, a missing field, an unknown type, a bad address.
     """
     if len(data) > MAX_PING_BYTES:
         msg = f"{len(data)} bytes are more than the {MAX_PING_BYTES} a ping may have"

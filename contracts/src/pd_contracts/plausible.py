@@ -1,4 +1,4 @@
-"""What a board can draw. A reading beyond it is a fault of the driver, the counter or the path to it, never a measurement.
+"""The power that a board can draw. A reading beyond it is a fault of the driver or the counter, not a measurement.
 
 The bounds have room above what 480 recordings of H200 boards showed (docs/results/h200): instant power, the mean of 25 ms, peaked at 1.34
 times the power limit, the average of a second at 1.01 times, and the counter never ran faster than 1.04 times the limit over the time

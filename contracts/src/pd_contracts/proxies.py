@@ -1,4 +1,4 @@
-"""The proxies that an engine announces itself to: all that PROXY_HOST names.
+"""The proxies to which an engine announces itself: all that PROXY_HOST names.
 
 It may be a name or address, a list of them with commas, or a name that has several addresses (a headless service, a scaled compose service). An entry
 of a list may have a port of its own, `proxy-b:30002`.
@@ -63,7 +63,7 @@ class Proxies:
         self._stopped.set()
 
     def known(self) -> Sequence[str]:
-        """What was found last; what was found before stands while nothing resolves."""
+        """The addresses of the last successful look-up; they stay valid while look-ups fail."""
         return self._known
 
     def _look_up(self) -> None:
@@ -82,7 +82,7 @@ class Dealers:
         self._sockets: dict[str, Any] = {}
 
     def send(self, message: bytes, to: Sequence[str]) -> None:
-        """Send it to these addresses and no others. One waiting message is enough: a proxy that was away must not get a burst of old ones."""
+        """Send it to these addresses and no others. At most one message is queued: a proxy that was away must not get a burst of old ones."""
         import zmq  # noqa: PLC0415  contracts have users without it
 
         for gone in [address for address in self._sockets if address not in to]:

@@ -31,7 +31,7 @@ SUMMARY: Final = "summary.json"
 NOT_MEASURED: Final = "not-measured.json"
 
 
-# A simulated step that ends later than this was not the simulator's doing: steps of a large model take 5 to 50 ms.
+# A simulated step that ends this late shows a busy host: steps of a large model take 5 to 50 ms.
 LATE_STEP_S: Final = 0.005
 
 
@@ -138,7 +138,7 @@ class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         cache_hits: prompt tokens that its prefix cache had (vllm:prefix_cache_hits_total).
         external_hits: those that a KV connector had (vllm:external_prefix_cache_hits_total).
         output: tokens that it made (vllm:generation_tokens_total); a prefill engine's one per request is not output.
-        steps, late_steps: of a simulated engine, its steps, and those that ended more than `LATE_STEP_S` late because its process had no processor.
+        steps, late_steps: of a simulated engine, its steps, and those that ended more than `LATE_STEP_S` late because its process lacked CPU time.
         error: why there are none; empty if there are.
     """
 
@@ -186,7 +186,7 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One engine of the deployment; what nobody could say stays empty.
+    """One engine of the deployment; unknown fields are empty.
 
     Attributes:
         name: the proxy's name for it, as in a request's stages.
@@ -232,7 +232,7 @@ class ClientHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
-    """What was offered. Rates are requests per second over the whole deployment.
+    """The offered load. Rates are requests per second over the whole deployment.
 
     Where answers set the pace (arrival closed, batch or phase-split), rate and duration are what came of it, and 0 until the end.
 
@@ -261,7 +261,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """What served the load. `gpus` is the number that the numbers per GPU are divided by; `name` is its identity."""
+    """The deployment that served the load. Numbers per GPU are divided by `gpus`; `name` is its identity."""
 
     name: str = ""
     topology: Topology | None = None
@@ -273,7 +273,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was. `window` is the measured window on the client's monotonic clock: first scheduled send to last end."""
+    """The description of a run. `window` is the measured window on the client's monotonic clock: first scheduled send to last end."""
 
     run_id: str
     created: str
@@ -350,7 +350,7 @@ def write_json(path: Path, record: Any) -> None:
         temporary.write_bytes(msgspec.json.format(_encoder.encode(record), indent=2) + b"\n")
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)  # half a file on a full disk helps nobody
+        temporary.unlink(missing_ok=True)  # on a full disk, do not leave half a file
         raise
 
 

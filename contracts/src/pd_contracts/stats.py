@@ -1,4 +1,4 @@
-"""What the proxy's `GET /stats` says; read by pdctl and by the load generator. Holds names, never addresses."""
+"""The answer of the proxy's `GET /stats`, read by pdctl and the load generator. It has names, never addresses."""
 
 import ssl
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class PairStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineLoadStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the proxy reckons that one engine has to do, from the requests that it sent there.
+    """The proxy's estimate of one engine's work, from the requests that it sent there.
 
     Attributes:
         sequences: answers that it writes, or will.
@@ -130,7 +130,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
 def ask(
     url: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = 5.0, context: ssl.SSLContext | None = None
 ) -> ProxyStats | None:
-    """What the proxy at `url` says; None if it does not answer, or if another server does."""
+    """The statistics of the proxy at `url`; None if it does not answer, or if another server does."""
     try:
         reply = call(f"{url}/stats", headers=headers or {}, timeout_s=timeout_s, context=context)
         return msgspec.json.decode(reply.body, type=ProxyStats) if reply.status == 200 else None

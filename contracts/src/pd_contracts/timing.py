@@ -1,4 +1,4 @@
-"""Where a request's time went, as the proxy tells it to clients that ask with `X-PD-Timing: 1`.
+"""The stages of a request in time, which the proxy reports to clients that ask with `X-PD-Timing: 1`.
 
 Streams carry it as the last SSE comment before `[DONE]`, `: pd-timing {json}`; other replies as the header `X-PD-Timing`.
 """

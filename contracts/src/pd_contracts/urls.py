@@ -1,4 +1,4 @@
-"""What of a URL is a secret: `user:password@`, which nothing may show that was not asked to keep it."""
+"""The secret part of a URL, `user:password@`, which must not be shown or stored."""
 
 import re
 from typing import Final

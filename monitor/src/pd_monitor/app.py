@@ -30,7 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Monitor:
-    """Everything that one process has: back end, sampler, recordings, metrics."""
+    """The parts of one process: back end, sampler, recordings, metrics."""
 
     def __init__(self, settings: Settings, backend: Backend) -> None:
         self.sampler = Sampler(backend, settings.roles, lambda: self.recordings.fastest(settings.monitor_interval_s))
@@ -53,7 +53,7 @@ class Monitor:
 
 
 def _simulated_engines(backend: Backend) -> list[tuple[Role, str]]:
-    """A simulated board lies behind its engine's own address, so that nobody needs to be told of it twice."""
+    """The metrics page of a simulated board's engine has the same address, so it need not be configured twice."""
     return backend.engines if isinstance(backend, SimulatedBoards) else []
 
 
@@ -121,7 +121,7 @@ async def _list_recordings(request: web.Request) -> web.Response:
 
 
 async def _start_recording(request: web.Request) -> web.Response:
-    """Answers when the first sample is taken, so that what the caller does next lies inside the recording."""
+    """Answers once the first sample is taken, so that the caller's next action lies within the recording."""
     monitor = request.app[MONITOR]
     try:
         start = msgspec.json.decode(await request.read(), type=StartRequest)

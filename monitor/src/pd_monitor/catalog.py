@@ -15,7 +15,7 @@ Values = Iterable[tuple[tuple[str, ...], float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """All that is known of one GPU at a scrape; `closure` is `closure.Closure.ratios`."""
+    """All known values of one GPU at a scrape; `closure` is `closure.Closure.ratios`."""
 
     info: GpuInfo
     sample: GpuSample

@@ -1,6 +1,6 @@
-"""How far the integral of the power is from the energy counter: a check of both, of every board, all the time.
+"""The difference between the integral of power and the energy counter: a permanent check of every board.
 
-The counter is what energies are computed from; the integral of the readings shows whether it can be believed. At one sample a
+Energies are computed from the counter; the integral of the readings shows whether it is right. At one sample a
 second the instant power, which looks at a fraction of each 0.1 s, misses what happens in between; the board's own average does not.
 """
 
@@ -11,7 +11,7 @@ from pd_contracts.records import GpuSample
 
 # Long enough that the counter's own steps (0.1 s at each end) are below half a percent.
 WINDOW_S: Final = 60.0
-# A hole in the samples would be bridged by a straight line that nobody measured.
+# A gap in the samples would be bridged by a straight line that was not measured.
 LONGEST_GAP_S: Final = 3.0
 
 

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Engines:
-    """The engines that a monitor was told of. Nothing is asked of them while nothing is recorded.
+    """The engines that a monitor knows. They are only asked while something is recorded.
 
     An engine that does not answer is named with the reason, like a reading of a board that failed.
     """

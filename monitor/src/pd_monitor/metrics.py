@@ -1,4 +1,4 @@
-"""What `/metrics` says: the present sample of every GPU, and how well the monitor itself keeps up.
+"""The contents of `/metrics`: the present sample of every GPU, and how well the monitor itself keeps up.
 
 A GPU's series are made from the last sample at each scrape, so a reading that failed, and a board that is gone, have no series at
 all instead of an old value.

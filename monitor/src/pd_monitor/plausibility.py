@@ -46,5 +46,5 @@ def _power(watts: float | None, most_w: float) -> str:
     if watts is None:
         return ""
     if watts < LEAST_W:
-        return f"{watts:.1f} W of a board that answers"
+        return f"{watts:.1f} W although the board answers"
     return f"{watts:,.0f} W where the board's limit allows {most_w:,.0f} W" if watts > most_w else ""

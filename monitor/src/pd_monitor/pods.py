@@ -35,7 +35,7 @@ def pods_by_device(response: bytes) -> dict[str, Pod]:
     """Device id to the pod that has it, from a `ListPodResourcesResponse`.
 
     Raises:
-        ProtobufError, UnicodeDecodeError: if it is none.
+        ProtobufError, UnicodeDecodeError: if it is not such a message.
     """
     found = {}
     for number, resources in parts(response):

@@ -8,14 +8,14 @@ _SKIPPED: dict[int, int | None] = {0: None, 1: 8, 5: 4}
 
 
 class ProtobufError(ValueError):
-    """The bytes are no message."""
+    """The bytes are not a message."""
 
 
 def parts(message: bytes) -> Iterator[tuple[int, bytes]]:
     """The length-prefixed fields of a message, in order: (number, bytes). Numbers of other kinds are passed over.
 
     Raises:
-        ProtobufError: if the bytes are no message.
+        ProtobufError: if the bytes are not a message.
     """
     at = 0
     while at < len(message):

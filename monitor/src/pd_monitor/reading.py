@@ -1,4 +1,4 @@
-"""What a back end gives, and what the sampler makes of it."""
+"""The readings of a back end, and the sampler's ticks made of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from pd_contracts.records import GpuInfo, GpuSample
 
 # The key of `GpuSample.errors` that stands for all readings of a GPU: the board as a whole did not answer.
 WHOLE_GPU = "gpu"
-# What the monitor is for: a GPU that gives none of these cannot be recorded, whatever else it tells.
+# The essential readings: a GPU without any of these cannot be recorded.
 POWER_READINGS: Final = ("power_w", "power_average_w", "energy_mj")
 
 

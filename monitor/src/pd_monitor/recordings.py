@@ -222,12 +222,12 @@ class Recordings:
             if recording.active:
                 recording.take(tick)
             if recording.active and time.monotonic() - recording.started.monotonic > self._longest_s:
-                recording.end(f"nobody ended it within MAX_RECORDING_S={self._longest_s:g}")
+                recording.end(f"it was not ended within MAX_RECORDING_S={self._longest_s:g}")
         if self.active != before:
             self._changed()
 
     def _make_room(self) -> None:
-        """Forgotten recordings go, oldest first; active ones never do."""
+        """Drop forgotten recordings, oldest first; never active ones."""
         if len(self._all) < MOST_RECORDINGS:
             return
         idle = [recording for recording in self._all.values() if not recording.active and not recording.fetching]

@@ -1,4 +1,4 @@
-"""Which role a GPU's joules count for."""
+"""The role to which a GPU's energy belongs."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,4 +1,4 @@
-"""Reads the back end on schedule: slowly while nobody records, fast while somebody does."""
+"""Reads the back end on schedule: slowly while nothing is recorded, fast while something is."""
 
 import asyncio
 import logging
@@ -147,7 +147,7 @@ class Sampler:
 
 
 def failures(tick: Tick) -> dict[tuple[str, tuple[str, ...]], str]:
-    """Why power or energy is missing or not believed, by GPU ("all" for the back end) and the readings that it is about."""
+    """Why power or energy is missing or implausible, by GPU ("all" for the back end), with the readings concerned."""
     found: dict[tuple[str, tuple[str, ...]], str] = {}
     if tick.reading.problem:
         found["all", (WHOLE_GPU,)] = tick.reading.problem

@@ -1,6 +1,6 @@
 """Lets an energy counter through only after it agreed with the integrated power.
 
-Counters of boards that report through ROCm SMI were seen to run at the wrong rate and backwards, so one is not believed unseen.
+Counters of boards that report through ROCm SMI were seen to run at the wrong rate and backwards, so each is checked first.
 """
 
 from dataclasses import dataclass, field

@@ -131,4 +131,4 @@ def _optional(call: Callable[[Handle], Any], handle: Handle) -> Any:
     try:
         return call(handle)
     except UNREADABLE:
-        return None  # a board that does not tell, say, its limit can be read all the same
+        return None  # a board that does not report its limit, for example, can still be read

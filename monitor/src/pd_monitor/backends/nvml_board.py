@@ -173,7 +173,7 @@ class Board:
         now = clock()
         values, errors = _read(self._handle, _FAST)
         if not values and _NOT_SUPPORTED not in errors.values():
-            # One call may fail; that none of them works, though the board has these readings, is a driver that is gone.
+            # A single call may fail; if none works although the board has these readings, the driver is gone.
             raise BoardLostError(", ".join(dict.fromkeys(errors.values())))
         failed = list(errors)
         for slower in (self._medium, self._slow):

@@ -122,7 +122,7 @@ def _apply(settings: ClockSettings, _: Sequence[str]) -> int:
         for step in plan.steps:
             print(describe(step), flush=True)
         _hold(hold, plan, settings, lambda: stop.wanted)
-    print("everything is taken back", flush=True)
+    print("everything is restored", flush=True)
     return 0
 
 
@@ -144,13 +144,13 @@ def _restore(settings: ClockSettings, _: Sequence[str]) -> int:
     restored = restore_at_start(settings)
     _say_restored(restored)
     if not restored:
-        print("there is nothing to take back")
+        print("there is nothing to restore")
     return 0
 
 
 def _say_restored(uuids: Sequence[str]) -> None:
     for uuid in uuids:
-        print(f"taken back after a process that was killed: {uuid}", flush=True)
+        print(f"restored after a process that was killed: {uuid}", flush=True)
 
 
 def _sweep(settings: ClockSettings, command: Sequence[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a board did of what it was asked: setters answer success and change nothing, or something else."""
+"""Whether a board did what it was asked: setters may report success and change nothing, or something else."""
 
 import statistics
 from bisect import bisect_left

@@ -1,6 +1,6 @@
 """A workload at every step of a lock or a cap, and the table of latency against joules.
 
-The first point has no lock and is repeated at the end: what differs between the two is drift, not the clocks. The steps in
+The first point has no lock and is repeated at the end: a difference between the two is drift, not an effect of the clocks. The steps in
 between come in an order that a seed gives.
 """
 

@@ -1,4 +1,4 @@
-"""What a sweep says, for somebody who was not there: the steps by clock, each against the runs without a lock, and how far those drifted."""
+"""The table of a sweep: the steps by clock, each compared with the runs without a lock, and the drift between those."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
