@@ -22,7 +22,7 @@ START_CHECK_S = 0.05
 
 
 def ping_of(settings: EngineSettings, host: Host, boot_id: str) -> Ping:
-    """What this engine says of itself."""
+    """This engine's ping."""
     address = announced_address(settings, host)
     return Ping(
         type=ping_type(settings.pd_role, moves_kv=settings.moves_kv),
@@ -57,7 +57,7 @@ def _transport(settings: EngineSettings) -> str:
 
 
 def identity_of(settings: EngineSettings, host: Host) -> str:
-    """The ZMQ identity of the announcer; two connections with one identity would put each other out again and again."""
+    """The ZMQ identity of the announcer; two connections with the same identity would disconnect each other again and again."""
     address = f"{announced_address(settings, host)}:{settings.kv_port}"
     return f"{address}/announcer" if pings_itself(settings) else address
 

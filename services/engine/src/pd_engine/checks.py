@@ -22,11 +22,11 @@ from pd_contracts.proxies import addresses, entries, first_host
 from pd_engine.settings import CheckSettings
 from pd_engine.vitals import UNKNOWN, Answer, Seen, Standing, Watch, complaint, read_metrics, standing, watch
 
-# Three questions must fit into the time that the kubelet gives a probe (10 s in the chart).
+# Three requests must fit into the kubelet's time-out of a probe (10 s in the chart).
 TIMEOUT_S: Final = 3.0
-# What the proxy may take beyond the time that it was asked to wait.
+# The proxy may take this much longer than it was asked to wait.
 SLACK_S: Final = 5.0
-# vLLM goes on saying that a request runs whose client left while nothing else did.
+# vLLM keeps reporting a request as running if its client left while nothing else ran.
 STILL_S: Final = 5.0
 POLL_S: Final = 0.5
 
@@ -34,7 +34,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Checks:
-    """One engine, seen from beside it."""
+    """One engine, seen from a process beside it."""
 
     def __init__(self, settings: CheckSettings, folder: Path | None = None, process: int = 1) -> None:
         """`process` is the engine's, 1 in a container; `folder` is where the files lie."""
@@ -71,7 +71,7 @@ class Checks:
         return complaint(watched, now, self._settings.engine_stall_s)
 
     def drain(self) -> str:
-        """Let the proxy give the engine nothing new, and wait until nothing runs there; says what came of it.
+        """Have the proxy send the engine no new requests, and wait until none runs there; returns the outcome as a sentence.
 
         It takes DRAIN_WAIT_S and a few seconds more at most, and never fails: an engine is stopped whether it could be drained or not.
         A proxy that is being stopped itself takes no connections, but still has streams: then the engine's own counters say when they
@@ -91,7 +91,7 @@ class Checks:
         return f"not drained: the proxy does not answer; what ran had {time.monotonic() - begun:.0f} s to end"
 
     def _drain_at(self, proxy: str) -> str:
-        """What a proxy says; empty if it does not answer."""
+        """A proxy's answer; empty if it does not answer."""
         settings = self._settings
         target = f"/admin/instances/{self._address()}/drain?wait_s={settings.drain_wait_s:g}"
         limit = settings.drain_wait_s + SLACK_S
@@ -128,7 +128,7 @@ class Checks:
         return call(f"{scheme}://127.0.0.1:{port}{target}", timeout_s=TIMEOUT_S, context=context)
 
     def _ask_proxy(self) -> Answer | None:
-        """What the proxies say: of several the one that has something against the engine, but for those that have not heard of it yet."""
+        """The proxies' verdict: of several, the one that refuses the engine, apart from those that do not know it yet."""
         with ThreadPoolExecutor(max(1, len(self._proxies()))) as pool:
             said = [answer for answer in pool.map(self._ask_one, self._proxies()) if answer is not None]
         known = [answer for answer in said if answer.state != UNKNOWN]
@@ -159,7 +159,7 @@ class Checks:
         try:
             return f"{psutil.Process(self._process).create_time() - psutil.boot_time():.2f}"
         except psutil.Error:
-            return ""  # what cannot be told apart is one process forever
+            return ""  # without a start time all processes count as one
 
 
 def _read(path: Path, type_: type[S]) -> S | None:
@@ -176,7 +176,7 @@ def _write(path: Path, value: msgspec.Struct) -> None:
         new.write_bytes(msgspec.json.encode(value))
         new.replace(path)
     except OSError as error:
-        # A full disk must not end an engine that works; without memory every look is the first one.
+        # A full disk must not end a working engine; without the file every check is the first one.
         sys.stderr.write(f"pd-engine: {path}: {error.strerror}\n")
 
 

@@ -1,4 +1,4 @@
-"""What vLLM makes of the arguments of `vllm serve`: the value of each option in the end, by vLLM's own rules.
+"""The final value of each option in the arguments of `vllm serve`, by vLLM's own rules.
 
 Later options win over earlier ones. A name may be shortened as far as it stays unique, and written with underscores. `--a.b=1`
 stands for `--a '{"b": 1}'` and replaces what `--a` said before. A file given by `--config` counts less than the command line.
@@ -23,7 +23,7 @@ _SWITCHES: Final = {"--enable-": "enable_", "--disable-": "disable_"}
 
 
 class CommandLineError(ValueError):
-    """vLLM would not understand these arguments either; the message says which."""
+    """vLLM would reject these arguments; the message says which."""
 
 
 class CommandLine(msgspec.Struct, frozen=True):

@@ -32,7 +32,7 @@ def listing() -> str:
     try:
         return subprocess.run(QUERY, capture_output=True, text=True, check=True, timeout=TIMEOUT_S).stdout
     except (OSError, subprocess.SubprocessError):
-        return ""  # no NVIDIA driver here, or none that this container may ask: then nobody knows
+        return ""  # no NVIDIA driver here, or none that this container may use: the GPUs are unknown
 
 
 def visible_devices(environment: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What must hold of the final command, whether a setting says it, ENGINE_ARGS, or a file that ENGINE_ARGS names.
+"""Rules for the final command, whether an option comes from a setting, from ENGINE_ARGS, or from a file that ENGINE_ARGS names.
 
 Each rule yields the sentence with which it refuses. ENGINE_ARGS come last and win, so every rule looks at what vLLM will make of the
 whole command line (commandline.py) and never at the settings alone.
@@ -55,7 +55,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         line: what vLLM makes of it.
         own: what it would be without ENGINE_ARGS.
         settings: where it comes from.
-        gpu_memory_bytes: of each of the engine's GPUs; None if nobody knows.
+        gpu_memory_bytes: of each of the engine's GPUs; None if unknown.
     """
 
     line: CommandLine
@@ -74,7 +74,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         return f"ENGINE_ARGS: {option} {self.line.text(name)}"
 
     def changed(self, name: str) -> bool:
-        """Whether ENGINE_ARGS say something else than the settings."""
+        """Whether ENGINE_ARGS differ from the settings."""
         return self.line.given.get(name) != self.own.given.get(name)
 
 

@@ -17,9 +17,9 @@ from pd_engine.settings import EngineSettings, Host
 # vLLM's default on the CPU is 128, and shorter prompts would travel without any KV; its attention takes multiples of 32.
 CPU_BLOCK_SIZE = 32
 
-# What vLLM takes of a GPU unless told otherwise; the same from 0.23 to 0.33.
+# vLLM's default share of a GPU's memory; the same from 0.23 to 0.33.
 VLLM_MEMORY = 0.9
-# Where nobody knows how large the GPU is, its share for KV on its way is a guess that fits boards from 40 GB on.
+# If the GPU's size is unknown, this share for KV in transit is a guess that fits boards of 40 GB or more.
 UNKNOWN_GPU_MEMORY = 0.8
 # The CPU engine computes on toy models, and has the machine's memory to share.
 CPU_POOL_BYTES = 64 * 1024**2

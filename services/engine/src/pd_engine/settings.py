@@ -1,4 +1,4 @@
-"""What an engine container can be told; the defaults are what was measured to work (docs/engines.md)."""
+"""Settings of an engine container; the defaults were measured to work (docs/engines.md)."""
 
 from typing import Annotated, Any, Literal
 
@@ -165,7 +165,7 @@ class CheckSettings(Ports, frozen=True, kw_only=True):
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
-    """What the container turned out to be; found once at start, so that planning needs no I/O.
+    """Facts about the container, gathered once at start, so that planning needs no I/O.
 
     Attributes:
         vllm_version: (major, minor) of the installed vLLM.

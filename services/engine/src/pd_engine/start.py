@@ -1,4 +1,4 @@
-"""Becoming vLLM: look at the machine, refuse or plan, start what runs beside the engine, and be replaced by it."""
+"""Starts vLLM: gather facts, refuse or plan, start the helper processes, and exec the engine."""
 
 import contextlib
 import importlib.metadata
