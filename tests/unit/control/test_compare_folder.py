@@ -1,5 +1,8 @@
 """The results folder of a comparison: nothing is lost, nothing is taken for what it is not."""
 
+import errno
+import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -146,3 +149,41 @@ def test_what_is_missing_is_written_down_for_the_report(results: Results) -> Non
 
     results.explain([])
     assert not (results.root / NOT_MEASURED).exists()
+
+
+def test_a_full_disk_ends_a_comparison_with_the_remedy(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    results.prepare({"model": "a"}, restart=False)
+    results.refuse_full_disk()
+    usage = shutil.disk_usage(results.root)._replace(free=300_000)
+    monkeypatch.setattr("pd_control.compare.folder.shutil.disk_usage", lambda _: usage)
+
+    with pytest.raises(FolderError, match=r"No space left.*free some space.*the same command continues"):
+        results.refuse_full_disk()
+
+
+def test_what_is_missing_may_not_fit_either(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pd_control.compare.folder.write_json", full)
+
+    with pytest.raises(FolderError, match="No space left"):
+        results.explain([NotMeasured(what="a", reason="b")])
+
+
+def test_folders_of_runs_that_could_not_begin_do_not_stand_in_the_way(results: Results) -> None:
+    results.prepare({"model": "a"}, restart=False)
+    folder = results.run("1p1d", "512x64-rate2-seed0")
+    folder.mkdir(parents=True)
+    (folder / ".reserve").touch()
+
+    results.check({"model": "a"}, restart=False)
+
+
+def test_a_run_that_ended_early_says_why(results: Results) -> None:
+    written(results, complete=False)
+    path = results.run("2c", "p") / MANIFEST
+    write_json(path, msgspec.structs.replace(read_json(path, Manifest), notes=["a note", "no space was left"]))
+
+    assert results.remark("2c", "p") == "no space was left"
+    assert results.remark("2c", "another") == ""

@@ -23,6 +23,38 @@ def test_a_base_url_becomes_a_target(url: str, target: Target) -> None:
     assert parse_url(url) == target
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://a b:80", "blank"),
+        ("http://host:80/a b", "blank"),
+        ("http://ho\tst:80", "blank"),
+        ("http://host:80/v1\n", "blank"),
+        ("http://host:0", "port 0"),
+        ("http://http://host:80", "http://host:port"),
+        ("http://256.1.1.1:80", "256.1.1.1"),
+        ("http://host..name:80", "host..name"),
+        ("http://.:80", "neither a name"),
+        ("http://-host:80", "-host"),
+        ("http://'host':80", "neither a name"),
+        ("http://ho%20st:80", "neither a name"),
+        ("http://one,two:80", "one,two"),
+        ("http://[::g]:80", "address"),
+        (f"http://{'x' * 64}:80", "neither a name"),
+    ],
+)
+def test_what_no_server_can_have_as_its_address_is_told_before_it_is_asked(url: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason.replace(".", r"\.")):
+        parse_url(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://my_engine-0:80", "http://höst", "http://a.b.c.:80", "http://[fe80::1%25eth0]:1", "http://10.1.2.3"]
+)
+def test_names_of_containers_and_other_scripts_are_hosts(url: str) -> None:
+    assert parse_url(url).port
+
+
 @pytest.mark.parametrize("url", ["host:8000", "ftp://host", "http://", "http://host:99999", "http://host:x", ""])
 def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"not an address|no usable port"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pd_contracts.folders import FolderError
-from pd_contracts.records import RequestRecord, encode_line
+from pd_contracts.records import Clock, Deployment, Manifest, RequestRecord, Workload, encode_line
 from pd_loadgen.results.run_folder import (
     RESERVED_BYTES,
     RunFolder,
@@ -16,6 +16,15 @@ from pd_loadgen.results.run_folder import (
     make_run_id,
     new_path,
     next_free,
+)
+
+MADE = Manifest(
+    run_id="r",
+    created="",
+    clock=Clock(wall=0.0, monotonic=0.0),
+    deployment=Deployment(),
+    workload=Workload(dataset="random", arrival="poisson", rate=1.0, duration_s=1.0, requests=1, seed=0),
+    schedule_hash="",
 )
 
 
@@ -136,3 +145,25 @@ def test_the_room_that_was_kept_is_given_back(tmp_path: Path) -> None:
 
     assert kept == RESERVED_BYTES
     assert [path.name for path in tmp_path.iterdir()] == ["requests.jsonl"]
+
+
+@pytest.mark.parametrize("fits", [0, 1])
+def test_a_run_that_cannot_begin_on_a_full_disk_gives_back_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    """First the reserve does not fit, then the manifest."""
+    whole, left = Path.write_bytes, [True] * fits
+
+    def full(path: Path, data: bytes) -> int:
+        if left:
+            left.pop()
+            return whole(path, data)
+        whole(path, data[: len(data) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+
+    with pytest.raises(FolderError, match="No space left"):
+        RunFolder(tmp_path).begin(MADE)
+
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0

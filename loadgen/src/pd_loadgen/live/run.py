@@ -158,7 +158,7 @@ class Run:
         whole = planned(job, self._stopping)
         folder = RunFolder(path, overwrite=options.overwrite)
         manifest = manifests.begin(self._run_id, options, model.id, whole, deployment=described, command=self._command)
-        folder.write_manifest(manifest)
+        folder.begin(manifest)
         self._finish(folder, manifest, self._measure(folder, job, whole, described))
 
     def _measure(self, folder: RunFolder, job: Job, whole: Plan, described: Deployment) -> Outcome:

@@ -76,12 +76,25 @@ class RunFolder:
             (path / _RESERVE).write_bytes(bytes(RESERVED_BYTES))
             (path / REQUESTS).touch()
         except OSError as error:
+            self.release()  # a part of the reserve would only fill the disk more
             raise unwritable(path, error) from error
 
     @property
     def gpu(self) -> Path:
         """Where the monitor's recording goes."""
         return self.path / GPU
+
+    def begin(self, manifest: Manifest) -> None:
+        """Write the manifest of a run that begins.
+
+        Raises:
+            FolderError: if it cannot be written; the reserved disk space is free again.
+        """
+        try:
+            self.write_manifest(manifest)
+        except OSError as error:
+            self.release()
+            raise unwritable(self.path, error) from error
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write or replace the manifest."""
@@ -113,7 +126,8 @@ class RunFolder:
 
     def release(self) -> None:
         """Free the disk space reserved for manifest and summary."""
-        (self.path / _RESERVE).unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that refused it holds none
+            (self.path / _RESERVE).unlink(missing_ok=True)
 
     def read(self) -> list[RequestRecord]:
         return list(read_lines(self.path / REQUESTS, RequestRecord))

@@ -203,7 +203,7 @@ def _render(context_: Context, asked: Comparison, root: Path, lang: str) -> bool
         step.text = (
             f"report.html, report.md and plots in {root}"
             if status == 0
-            else "no report: nothing was measured completely"
+            else "no report was written, for the reasons above"
         )
     return status == 0
 

@@ -1,5 +1,7 @@
 """The results folder of a comparison: which points are done, their results, and what could not be measured."""
 
+import errno
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,9 @@ from pd_control.compare.rates import Outcome
 IDENTITY: Final = "comparison.json"
 # The address changes from start to start, and the model is in comparison.json.
 _PLACE: Final = ("--url", "--model", "--monitor", "--out", "--overwrite")
+
+# What a run, its plots and the reserve of the load generator take at the least.
+LEAST_FREE_BYTES: Final = 4 << 20
 
 
 class Results:
@@ -73,6 +78,17 @@ class Results:
                 was = known.get(name) or "not set"
                 msg = f"{self.root} holds a comparison with {name}={was}, but it is {value or 'not set'} now: choose another --out, or --restart"
                 raise FolderError(msg)
+
+    def refuse_full_disk(self) -> None:
+        """Do nothing while there is room for another run.
+
+        Raises:
+            FolderError: if not.
+        """
+        if shutil.disk_usage(self.root).free < LEAST_FREE_BYTES:
+            full = unwritable(self.root, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            msg = f"{full}. What was measured is kept: the same command continues from here"
+            raise FolderError(msg)
 
     def run(self, deployment: str, point: str) -> Path:
         return self.root / deployment / point
@@ -124,19 +140,34 @@ class Results:
         return found if isinstance(found, dict) else {}
 
     def explain(self, missing: Sequence[NotMeasured]) -> None:
-        """Write the list of missing parts for the report; without any, remove the file."""
+        """Write the list of missing parts for the report; without any, remove the file.
+
+        Raises:
+            FolderError: if it cannot be written, on a disk that is full meanwhile.
+        """
         path = self.root / NOT_MEASURED
-        if missing:
-            write_json(path, Missing(parts=list(missing)))
-        else:
-            path.unlink(missing_ok=True)
+        try:
+            if missing:
+                write_json(path, Missing(parts=list(missing)))
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise unwritable(self.root, error) from error
+
+    def remark(self, deployment: str, point: str) -> str:
+        """Why a run that is not complete ended, as it says itself; empty if it does not."""
+        try:
+            manifest = read_json(self.run(deployment, point) / MANIFEST, Manifest)
+        except RecordError:
+            return ""
+        return "" if manifest.complete or not manifest.notes else manifest.notes[-1]
 
 
 def _ours(path: Path) -> bool:
     if path.is_dir():
         return (
             path.name in {"plots", "logs", "data"}
-            or not any(path.iterdir())
+            or not any(file.is_file() for file in path.rglob("[!.]*"))  # left by a run that could not begin
             or any(path.glob(f"*/{MANIFEST}"))
             or any(path.glob("*/*.jsonl"))
         )

@@ -178,9 +178,11 @@ class _Deployment:
         Raises:
             TimeUp: if it would end too late.
             StartError: if a part of the deployment died, or the load generator refused.
+            FolderError: if the disk is full, so that no other point can be measured either.
         """
         if time.monotonic() + (point.duration_s or 0.0) + OVERHEAD_S > self._work.ends:
             raise TimeUp
+        self._work.results.refuse_full_disk()
         self._work.context.terminal.say(f"{self._spec.label}: {point.words}{_lasting(point)}")
         folder = self._work.results.run(self._spec.name, point.name)
         status = attached_command.run(self._command(point, target, folder), self._work.context.environment, quiet=True)
@@ -202,7 +204,9 @@ class _Deployment:
         if status == STOPPED:
             raise KeyboardInterrupt
         if status not in (COMPLETE, CLIENT_LATE, FAILED):
-            msg = f"{name}: pd-loadgen rejected its options or could not reach the proxy (exit status {status})"
+            self._work.results.refuse_full_disk()
+            why = self._work.results.remark(self._spec.name, point.name)
+            msg = f"{name}: {why or f'pd-loadgen rejected its options or could not reach the proxy (exit status {status})'}"
             raise StartError(msg)
         self._tally.measured += 1
         if status == CLIENT_LATE:
