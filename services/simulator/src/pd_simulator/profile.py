@@ -137,7 +137,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How far predictions of one deployment's runs were off, by fits that did not see them: medians of the absolute relative errors.
+    """The error of predictions of one deployment's runs by fits that did not see them: medians of the absolute relative errors.
 
     Attributes:
         prefills, others, connector, batched: the deployment; `prefills` 0 means plain engines.
@@ -166,7 +166,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         runs, requests: how many the numbers were fitted to.
         prompt_tokens, output_tokens: the shortest and the longest of these requests.
         fitted: labels of their deployments.
-        held_out: by deployment, what came of predicting runs that the fit did not see.
+        held_out: by deployment, the errors of predicting runs that the fit did not see.
     """
 
     kind: str = "measured"

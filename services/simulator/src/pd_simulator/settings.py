@@ -1,4 +1,4 @@
-"""What can be set, with every default in sight."""
+"""Settings, with every default in sight."""
 
 from typing import Annotated
 
@@ -79,7 +79,7 @@ class Settings(Member, frozen=True, kw_only=True):
         self.faults()
 
     def faults(self) -> Faults:
-        """What goes wrong from the start.
+        """The faults of the start.
 
         Raises:
             ValueError: if SIM_FAULTS cannot be read.

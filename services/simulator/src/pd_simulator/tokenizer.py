@@ -1,4 +1,4 @@
-"""A tokenizer without a download: 32,000 ids, three to four characters a token for English, and text comes back as it was.
+"""A tokenizer without a download: 32,000 ids, three to four characters per token of English, and text comes back as it was.
 
 The vocabulary is built from a rule and a list: control tokens, the 256 bytes (so nothing is ever unknown), common words with the
 space before them (`words.txt`: the words that open-source documentation uses most), then letters, digits and letter groups in a

@@ -1,4 +1,4 @@
-"""Bodies of requests, as far as the simulator looks at them; unknown fields are ignored, as vLLM does."""
+"""Bodies of requests: the fields that the simulator uses. Unknown fields are ignored, as vLLM does."""
 
 from typing import Any, TypeVar
 
@@ -24,14 +24,14 @@ class Part(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """What one side said."""
+    """One message of a conversation."""
 
     role: str
     content: str | list[Part] | None = None
 
 
 class Body(msgspec.Struct, kw_only=True):
-    """What the endpoints have in common."""
+    """The fields that the endpoints share."""
 
     model: str | None = None
     stream: bool | None = False
@@ -147,7 +147,7 @@ def parse(data: bytes, type_: type[B]) -> B:
     """Read a JSON body.
 
     Raises:
-        ApiError: if it is no JSON, or a field has the wrong type.
+        ApiError: if it is not JSON, or a field has the wrong type.
     """
     try:
         return msgspec.json.decode(data, type=type_)

@@ -1,4 +1,4 @@
-"""From a body to what shall be generated: vLLM 0.23's rules, and its refusals.
+"""From a request's body to a checked generation, by vLLM 0.23's rules and with its errors.
 
 The output is greedy whatever the sampling parameters say; they are accepted. What would change the shape of the answer and is not
 simulated (log-probabilities, echo, beam search, suffix) is refused, never ignored.
@@ -26,7 +26,7 @@ _TEXTS = ("text", "input_text", "output_text")
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A checked request. `n` outputs a prompt; `request_id` is the body's, if it has one; `echo` as in `shapes.Head`."""
+    """A checked request. `n` outputs per prompt; `request_id` is the body's, if it has one; `echo` as in `shapes.Head`."""
 
     prompts: list[list[int]]
     max_tokens: int
@@ -207,7 +207,7 @@ class Rules:
         return prompt
 
     def generation(self, body: Body, prompts: list[list[int]], max_tokens: int) -> Generation:
-        """What a checked body asks for.
+        """The generation that a checked body asks for.
 
         Raises:
             ApiError: if a number is out of bounds, or a prompt too long.
@@ -280,7 +280,7 @@ def _prompts(prompt: Any) -> list[str | list[int]]:
 
 
 def _are_ids(items: list[Any]) -> bool:
-    return all(type(item) is int for item in items)  # not isinstance: true is no token
+    return all(type(item) is int for item in items)  # not isinstance: true is not a token
 
 
 def _text(message: Message) -> str:

@@ -30,7 +30,7 @@ class EngineCollector(Collector):
         yield self._histogram("vllm:time_to_first_token_seconds", "Time to first token.", stats.ttft)
         yield self._histogram("vllm:inter_token_latency_seconds", "Time between tokens.", stats.itl)
         yield self._histogram("vllm:e2e_request_latency_seconds", "End-to-end latency.", stats.e2e)
-        yield self._histogram("vllm:iteration_tokens_total", "Tokens a step.", stats.iteration_tokens)
+        yield self._histogram("vllm:iteration_tokens_total", "Tokens per step.", stats.iteration_tokens)
         yield self._histogram(
             "sim:step_lateness_seconds",
             "How late this process finished its steps; large values mean too few CPUs.",

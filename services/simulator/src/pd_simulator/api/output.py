@@ -36,7 +36,7 @@ class StopStrings:
 
 @dataclass(slots=True)
 class Output:
-    """What a choice has so far."""
+    """The output of a choice so far."""
 
     tokenizer: Tokenizer
     stops: StopStrings

@@ -1,4 +1,4 @@
-"""Takes tokens from the engine and makes one HTTP response of them, streamed or whole."""
+"""Turns the engine's tokens into one HTTP response, streamed or whole."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Abort = Callable[[Request], None]
 
 
 class Reply:
-    """What streamed and whole replies share: their choices, and when they are complete."""
+    """The common part of streamed and whole replies: their choices, and whether they are complete."""
 
     def __init__(self, generation: Generation, shape: Shape, tokenizer: Tokenizer, abort: Abort) -> None:
         """One choice per prompt and child, in vLLM's order: the children of the first prompt first."""

@@ -139,7 +139,7 @@ class Api:
         try:
             body = msgspec.json.decode(data)
         except msgspec.MsgspecError:
-            return  # then nobody can say what it would have fetched
+            return  # then it is unknown what it would have fetched
         params = body.get("kv_transfer_params") if isinstance(body, dict) else None
         if isinstance(params, dict):
             self._engine.machine.transfer.rejected(params)
@@ -206,7 +206,7 @@ class Api:
 
 
 def _requests(reply: Reply, arrival: float) -> list[Request]:
-    """One request a choice, with the engine's ids: `-i` for the prompt on `/v1/completions`, `k_` before it for the k-th of n."""
+    """One request per choice, with the engine's ids: `-i` for the prompt on `/v1/completions`, `k_` before it for the k-th of n."""
     generation = reply.generation
     requests: list[Request] = []
     for number, prompt in enumerate(generation.prompts):

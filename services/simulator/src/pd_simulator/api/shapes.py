@@ -1,6 +1,6 @@
 """The answers' JSON as vLLM 0.23.0 writes it, field by field and in its order.
 
-A stream writes thousands of chunks that differ in one string, so the parts around it are encoded once a choice.
+A stream writes thousands of chunks that differ in one string, so the parts around it are encoded once per choice.
 """
 
 import json
@@ -32,7 +32,7 @@ def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all chunks of a response have in common; `echo` is what it repeats of its request."""
+    """The common fields of all chunks of a response; `echo` is what it repeats of its request."""
 
     response_id: str
     created: int
@@ -64,7 +64,7 @@ class Delta:
 
 
 class Shape(ABC):
-    """One endpoint's way to say things."""
+    """The JSON of one endpoint."""
 
     def __init__(self, head: Head) -> None:
         self.head = head

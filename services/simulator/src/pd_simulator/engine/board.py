@@ -1,4 +1,4 @@
-"""The simulated board: what it draws and what its energy counter says, exactly.
+"""The simulated board: its exact power and energy counter.
 
 Power is constant within a step and idle between steps, so energy is piecewise linear in time and its value at any time is a closed
 form. A reading after the last known step counts the time since then as idle; the next step may begin before that reading (steps

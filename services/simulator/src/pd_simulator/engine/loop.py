@@ -24,7 +24,7 @@ from pd_simulator.tokenizer import END_OF_TEXT
 from pd_simulator.transfer.base import Move, Plan, Transfer
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token
 
-# How often an engine that stands still on purpose looks whether it still has to.
+# An engine that a fault stops checks this often whether the fault is over.
 HOLD_S: Final = 0.02
 
 
@@ -66,7 +66,7 @@ class Request:
 
     @property
     def move(self) -> Move:
-        """What the transfer needs to know."""
+        """The request as the transfer sees it."""
         token = self.last_token if self.job.generated else None
         return Move(
             self.request_id, self.prompt, self.max_tokens, self.kv_transfer_params, token, stopped=token == END_OF_TEXT
@@ -75,7 +75,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What an engine runs on."""
+    """The parts that an engine is built from."""
 
     profile: Profile
     limits: Limits
@@ -305,7 +305,7 @@ class Engine:
         self.stats.local_tokens += len(request.prompt) - request.job.external
 
     def _dismiss(self) -> None:
-        """Let go of the requests whose clients left."""
+        """Drop the requests whose clients left."""
         for request in self._leaving:
             if self._requests.get(request.request_id) is request:
                 self._forget(request, "abort")

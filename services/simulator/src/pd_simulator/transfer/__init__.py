@@ -1,4 +1,4 @@
-"""How KV gets from the engine that computed it to the engine that needs it: one module a connector, one interface (`base`)."""
+"""How KV gets from the engine that computed it to the engine that needs it: one module per connector, one interface (`base`)."""
 
 from pd_contracts.names import Connector
 from pd_simulator.transfer.base import Site, Transfer

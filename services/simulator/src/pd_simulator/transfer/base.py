@@ -1,4 +1,4 @@
-"""What a connector is asked at each point of a request's life. The base class is an engine without a connector."""
+"""The interface of a connector, called at each point of a request's life. The base class is an engine without a connector."""
 
 import time
 from collections.abc import Callable
@@ -46,7 +46,7 @@ class Move:
         params: the body's `kv_transfer_params`.
         token: its newest output token; None before the first.
         stopped: the output ended with that token by itself.
-        aborted: nobody wants the output any more.
+        aborted: the output is no longer wanted.
     """
 
     request_id: str
@@ -60,7 +60,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will happen to a request's KV.
+    """The plan for a request's KV.
 
     Attributes:
         external: so many prompt tokens' KV comes from elsewhere.

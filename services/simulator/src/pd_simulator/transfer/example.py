@@ -1,7 +1,7 @@
 """ExampleConnector: KV through files in a shared folder, named after the tokens.
 
 After vLLM 0.23.0, `kv_connector/v1/example_connector.py`: prompts are cut to whole blocks before the last token; an engine that finds
-the file loads it, one that does not computes and writes it. Nobody deletes: that is the folder's owner's business.
+the file loads it, one that does not computes and writes it. The connector never deletes files: the owner of the folder does.
 """
 
 import asyncio

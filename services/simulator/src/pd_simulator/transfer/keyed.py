@@ -350,7 +350,7 @@ class KeyedTransfer(Transfer):
             self._wake(event.key)
 
     def _forget_news(self, key: str) -> None:
-        """Whoever else waits for this key looks once more."""
+        """Wake the other requests that wait for this key."""
         if (arrived := self._arrived.pop(key, None)) is not None:
             arrived.set()
 

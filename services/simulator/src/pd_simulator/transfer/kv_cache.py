@@ -1,4 +1,4 @@
-"""The KV of a sequence, made small: `ENTRY_BYTES` a token instead of 128 KiB, but as sensitive as the real thing.
+"""A small model of a sequence's KV: `ENTRY_BYTES` per token instead of 128 KiB, but as sensitive to damage as real KV.
 
 A token's entry is a digest of the entry before it and the token, so it depends on the whole prefix in its order. The next output
 token is a digest of all entries up to there. An engine that received the KV of a prompt never looks at the prompt's tokens again,

@@ -16,7 +16,7 @@ Address = tuple[str, int]
 
 
 class WireError(ConnectionError):
-    """The peer speaks something else."""
+    """The peer speaks another protocol."""
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
@@ -97,13 +97,13 @@ class KvServer:
                 writer.write(encode(*await self._answer(*await read(reader))))
                 await writer.drain()
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the peer left, or spoke nonsense; it will connect again if it wants anything
+            pass  # the peer left or broke the protocol; it will connect again if it needs anything
         finally:
             writer.close()
 
 
 class KvLinks:
-    """Kept-open connections to peers' KV ports, one a peer; questions to one peer go one after the other."""
+    """Persistent connections to peers' KV ports, one per peer; questions to one peer go one after the other."""
 
     def __init__(self) -> None:
         self._links: dict[Address, tuple[asyncio.StreamReader, asyncio.StreamWriter]] = {}
