@@ -1,5 +1,7 @@
 """What the report concludes: rates, break-evens, ratios and limits, from series whose answers were worked out by hand."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -301,3 +303,22 @@ def test_outputs_are_compared_by_their_hashes(theirs: tuple[str | None, ...], sa
     about_outputs = [doubt.sentence for doubt in doubts(pair) if "outputs of" in doubt.sentence.lower()]
 
     assert (says is None and about_outputs == []) or (says is not None and says in about_outputs[0])
+
+
+def test_shapes_are_in_the_order_of_their_lengths() -> None:
+    runs = [at(Topology.COMBINED, rate, ttft=0.1, tokens=tokens) for tokens in (8192, 2048, 512) for rate in (4.0, 8.0)]
+
+    shapes = [sweep.series[0].results[0].load.input_tokens for sweep in sweeps(evaluate(runs))]
+
+    assert shapes == [512, 2048, 8192]
+
+
+def test_curves_with_other_limits_are_not_drawn_together() -> None:
+    """What carries more under limits ten times as wide may carry less."""
+    wide = []
+    for one in (at(Topology.DISAGG, rate, ttft=0.1) for rate in (4.0, 8.0)):
+        load = msgspec.structs.replace(one.manifest.workload, goodput={"ttft": 9000.0})
+        wide.append(replace(one, manifest=msgspec.structs.replace(one.manifest, workload=load)))
+    found = sweeps(evaluate([*(at(Topology.COMBINED, rate, ttft=0.1) for rate in (4.0, 8.0)), *wide]))
+
+    assert [[series.name for series in sweep.series] for sweep in found] == [["combined"], ["disagg"]]

@@ -9,7 +9,7 @@ from pd_analysis.energy.attribution import RoleEnergy, attribution_of, summed_at
 from pd_analysis.energy.repeats import summed
 from pd_analysis.energy.window import Energy, TokenEnergy, energy_of, per_token
 from pd_analysis.numbers.deployments import repeat_of, unlabelled_names
-from pd_analysis.numbers.load import Load, Pace, amount_words, load_of, words
+from pd_analysis.numbers.load import Load, Pace, amount_words, lengths, load_of, words
 from pd_analysis.numbers.metrics import Metrics, measure, measure_all
 from pd_analysis.numbers.trust import Unfit, unfit
 from pd_analysis.records.columns import Requests, pooled
@@ -131,7 +131,7 @@ def grouped(results: Sequence[Result]) -> list[Group]:
 
 
 def _rising(load: Load) -> tuple[str, int, int, int, float]:
-    return load.dataset, load.input_tokens or 0, load.output_tokens or 0, list(Pace).index(load.pace), load.amount
+    return load.dataset, *lengths(load), list(Pace).index(load.pace), load.amount
 
 
 def together(results: Sequence[Result]) -> Group:

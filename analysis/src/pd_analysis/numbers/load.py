@@ -58,6 +58,11 @@ class Load:
         return replace(self, amount=0.0) if self.pace in SWEPT else self
 
 
+def lengths(load: Load) -> tuple[int, int]:
+    """Prompt and output tokens, by which shapes are put in order; 0 where they vary."""
+    return load.input_tokens or 0, load.output_tokens or 0
+
+
 def load_of(workload: Workload) -> Load:
     pace = pace_of(workload)
     return Load(

@@ -9,7 +9,7 @@ import numpy as np
 
 from pd_analysis.energy.window import TokenEnergy
 from pd_analysis.numbers.evaluation import Result, with_repeats_pooled
-from pd_analysis.numbers.load import SWEPT, Load, Pace, words
+from pd_analysis.numbers.load import SWEPT, Pace, lengths, words
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Topology
@@ -127,12 +127,16 @@ def axis_of(results: Sequence[Result]) -> Axis:
 
 
 def sweeps(results: Sequence[Result]) -> list[Sweep]:
-    """One sweep per shape of load for which some deployment has two amounts or more; a deployment with a single amount is one point in it."""
-    shapes: dict[Load, list[Result]] = {}
+    """One sweep per shape of load for which some deployment has two amounts or more; a deployment with a single amount is one point in it.
+
+    The shortest requests come first. Curves with other limits are not drawn together: what carries more under wider limits may carry less.
+    """
+    shapes: dict[Hashable, list[Result]] = {}
     for result in with_repeats_pooled(results):
         if result.load.pace in SWEPT and result.load.amount > 0:
-            shapes.setdefault(result.load.shape, []).append(result)
-    found = [_sweep(members) for members in shapes.values()]
+            limits = tuple(sorted(result.run.manifest.workload.goodput.items()))
+            shapes.setdefault((result.load.shape, limits), []).append(result)
+    found = [_sweep(members) for members in sorted(shapes.values(), key=lambda members: lengths(members[0].load))]
     return [sweep for sweep in found if any(len({x for x, _ in s.points(_amount)}) > 1 for s in sweep.series)]
 
 

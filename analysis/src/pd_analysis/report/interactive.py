@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.load import SWEPT, Pace, amount_words
+from pd_analysis.numbers.load import SWEPT, Pace, amount_words, lengths
 from pd_analysis.numbers.measures import GOODPUT, JOULES
 from pd_analysis.numbers.metrics import COLUMNS
 from pd_analysis.numbers.sweep import Axis, axis_of
@@ -28,7 +28,8 @@ _DIGITS: Final = 5
 def data(groups: Sequence[Group]) -> str:
     """JSON that is safe inside a script element."""
     labels = list(dict.fromkeys(result.label for group in groups for result in group.results))
-    results = sorted((result for group in groups for result in group.results), key=lambda result: result.load.amount)
+    every = (result for group in groups for result in group.results)
+    results = sorted(every, key=lambda result: (*lengths(result.load), result.load.amount))
     axes = _axes(results)
     runs = [_run(result, labels, axes.get(result.load.pace)) for result in results]
     facts = {
