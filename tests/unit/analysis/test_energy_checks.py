@@ -1,5 +1,6 @@
 """An energy whose readings cannot be believed is none, and so names no winner; what real boards told is believed."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from pd_analysis.numbers.comparison import compared
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.measures import JOULES
 from pd_analysis.records.run import Run
-from pd_analysis.tables.energy import boards
+from pd_analysis.tables.energy import boards, energy_by_role
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import GpuSample
 
@@ -387,3 +388,23 @@ def test_every_check_has_its_words_in_doubts_and_tables(check: Check) -> None:
     assert len(list(unbelieved("a run", [gpu]))) == 1
     assert shown is not None
     assert shown.rows[0][-1].text not in {"passed", ""}
+
+
+def test_energy_by_role_has_its_error() -> None:
+    """Two boards of 300 W: one update of 0.1 s at either end, of each board on its own."""
+    result = group(measured(recorded())).baseline
+    assert result.energy is not None
+    table = energy_by_role(Group((result,)))
+    assert table is not None
+    (row,) = table.rows
+
+    assert [gpu.error_j for gpu in result.energy.gpus] == pytest.approx([math.sqrt(2) * 30.0] * 2)
+    assert row[2].text == "5,940 ± 60 J"
+    assert "±" in row[6].text
+
+
+def test_power_that_disagrees_with_the_counter_widens_the_error() -> None:
+    """The counter counts 6 % less than the power says, which is within what is believed."""
+    found = energy(changed(recorded(model=wavering), slowed(0.94), 0, 1, since=-1.0))
+
+    assert [gpu.error_j for gpu in found.gpus] == pytest.approx([300.0 * 9.9 * 0.06] * 2, rel=0.1)

@@ -137,7 +137,7 @@ def test_the_table_and_the_sentence_of_phase_split_have_the_mode_and_errors() ->
 
 
 def test_what_its_error_hides_is_unknown_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pd_analysis.energy.part_energy.UPDATE_S", 50.0)  # as if the windows were that much shorter
+    monkeypatch.setattr("pd_analysis.energy.window.UPDATE_S", 50.0)  # as if the windows were that much shorter
     phases, sizes = group(phased()), group(batched())
 
     (sentence,) = of_mode(phases)

@@ -2,13 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
 
 from pd_analysis.energy.readings import Window
-from pd_analysis.energy.window import energy_of
+from pd_analysis.energy.window import edges_j, energy_of
 from pd_analysis.records.run import Run
-
-UPDATE_S: Final = 0.1  # of the boards' counters
 
 
 @dataclass(frozen=True)
@@ -29,5 +26,5 @@ def energy_of_part(run: Run, window: Window) -> PartEnergy | None:
     energy = energy_of(run, window)
     if energy is None or energy.total_j is None or energy.window_s <= 0:
         return None
-    edges = [math.sqrt(2) * UPDATE_S * (gpu.mean_w or 0.0) for gpu in energy.serving]
+    edges = [edges_j(gpu.mean_w or 0.0) for gpu in energy.serving]
     return PartEnergy(energy.total_j, math.hypot(*edges), energy.idle_j(energy.roles))

@@ -1,5 +1,6 @@
 """The energy of a load that was repeated."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,6 +26,7 @@ def summed(parts: Sequence[Energy | None]) -> Energy | None:
 def _summed_gpu(repeats: Sequence[GpuEnergy]) -> GpuEnergy:
     energy = total_of([gpu.energy_j for gpu in repeats])
     seconds = total_of([gpu.energy_j / gpu.mean_w if gpu.energy_j and gpu.mean_w else None for gpu in repeats])
+    edges = [gpu.edges_j for gpu in repeats]
     reasons = dict.fromkeys(reason for gpu in repeats for reason in gpu.throttled)
     return replace(
         repeats[0],
@@ -32,6 +34,7 @@ def _summed_gpu(repeats: Sequence[GpuEnergy]) -> GpuEnergy:
         counter_j=total_of([gpu.counter_j for gpu in repeats]),
         integral_j=total_of([gpu.integral_j for gpu in repeats]),
         average_j=total_of([gpu.average_j for gpu in repeats]),
+        edges_j=None if None in edges else math.hypot(*(edge for edge in edges if edge is not None)),
         mean_w=energy / seconds if energy and seconds else None,
         peak_w=max((gpu.peak_w for gpu in repeats if gpu.peak_w is not None), default=None),
         idle_w=min((gpu.idle_w for gpu in repeats if gpu.idle_w is not None), default=None),

@@ -6,9 +6,10 @@ the edges. If neither comes near the counter, the board's readings are not plaus
 without a counter the integral of its average power is used; `method` says so.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ from pd_contracts.names import Role
 
 Method = Literal["counter", "integral"]
 
+UPDATE_S: Final = 0.1  # of the boards' counters
+
 
 @dataclass(frozen=True)
 class GpuEnergy:
@@ -44,6 +47,7 @@ class GpuEnergy:
         throttled: share of the window's samples with a throttling bit, by reason.
         busy: mean share of the window in which a kernel ran.
         faults: checks that its readings failed; it then has no energy.
+        edges_j: what one update of the counter at either end of the window can make; None without a counter.
     """
 
     index: int
@@ -60,6 +64,15 @@ class GpuEnergy:
     throttled: Mapping[str, float]
     busy: float | None = None
     faults: tuple[Fault, ...] = ()
+    edges_j: float | None = None
+
+    @property
+    def error_j(self) -> float | None:
+        """How far the energy may be off: by the ends of the window, or by what its power readings say otherwise if that is more."""
+        bounds = self.bounds_j
+        if self.edges_j is None or self.energy_j is None or bounds is None:
+            return None
+        return max(self.edges_j, self.energy_j - bounds[0], bounds[1] - self.energy_j)
 
     @property
     def closure(self) -> float | None:
@@ -226,7 +239,13 @@ def _gpu(scene: _Scene, index: int, samples: pd.DataFrame) -> GpuEnergy:
         throttled=_throttled(inside),
         busy=None if inside["utilization"].isna().all() else float(inside["utilization"].mean()),
         faults=faults,
+        edges_j=edges_j(energy / seconds) if energy is not None and method == "counter" and seconds > 0 else None,
     )
+
+
+def edges_j(mean_w: float) -> float:
+    """What one update of the counter at either end of a window can make at a mean power."""
+    return math.sqrt(2) * UPDATE_S * mean_w
 
 
 def _chosen(counter: float | None, integral: float | None) -> tuple[float | None, Method | None]:

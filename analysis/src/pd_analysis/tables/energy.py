@@ -1,5 +1,6 @@
 """Joules and watts, by role and by GPU."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -8,7 +9,7 @@ from pd_analysis.energy.readings import closure
 from pd_analysis.energy.window import Energy, GpuEnergy, TokenEnergy, total_of
 from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.tables.table import Table, table
-from pd_analysis.words.formatting import DASH, joined, number, percent
+from pd_analysis.words.formatting import DASH, joined, number, percent, with_error
 from pd_analysis.words.formulas import defined
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
@@ -38,8 +39,11 @@ def energy_by_role(group: Group) -> Table | None:
         for row in _role_rows(result.name, result.energy, result.tokens)
     ]
     caption = tr(
-        "{definitions} The energy of a role is divided by the tokens that it processes; that of all GPUs by output tokens, and by prompt and output tokens together.",
+        "{definitions} The energy of a role is divided by the tokens that it processes; that of all GPUs by output tokens, and by prompt and output tokens together. {error}",
         definitions=defined(("Energy", "Closure", "Static part")),
+        error=tr(
+            "±: one update of the energy counter (100 ms) at either end of the window, or what the power readings say otherwise if that is more."
+        ),
     )
     return table(tr("Energy by role"), header, rows, {0, len(header) - 1}, caption) if rows else None
 
@@ -72,16 +76,29 @@ def _energy_row(
 ) -> list[str]:
     total = total_of([gpu.energy_j for gpu in gpus])
     power = None if total is None or seconds <= 0 else total / seconds / len(gpus)
+    share = _error_share(gpus, total)
     return [
         name,
         str(len(gpus)),
-        _with_unit(total, "J"),
+        DASH if total is None else f"{with_error(total, share * total)} J",
         _with_unit(power, "W"),
         f"{number(static)} J ({percent(static / total)})" if total and static is not None else DASH,
-        *("" if joules is None and total is not None else number(joules) for joules in per_token),
+        *("" if joules is None and total is not None else _per_token(joules, share) for joules in per_token),
         *_closures(gpus),
         joined(sorted({tr(_METHODS[gpu.method]) if gpu.method else DASH for gpu in gpus})),
     ]
+
+
+def _error_share(gpus: Sequence[GpuEnergy], total: float | None) -> float:
+    """The error of the boards' energy together, as a share of it; NaN if it is unknown."""
+    errors = [gpu.error_j for gpu in gpus]
+    if not total or None in errors:
+        return math.nan
+    return math.hypot(*(error for error in errors if error is not None)) / total
+
+
+def _per_token(joules: float | None, share: float) -> str:
+    return DASH if joules is None else with_error(joules, share * joules)
 
 
 def _closures(gpus: Sequence[GpuEnergy]) -> list[str]:
