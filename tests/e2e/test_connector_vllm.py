@@ -453,7 +453,7 @@ async def test_decode_is_killed_under_streams_which_go_on_when_another_takes_its
     asked = [
         (
             path,
-            {"model": "tiny", **base, "temperature": 0, "max_tokens": 1000, "ignore_eos": True, "stream": True} | more,
+            {"model": "tiny", **base, "temperature": 0, "max_tokens": 1800, "ignore_eos": True, "stream": True} | more,
         )
         for (path, base), more in zip(ways(60), kinds, strict=True)
     ]

@@ -34,7 +34,7 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("combined", "--api-key secret", {}, "a key that the proxy does not have"),
     ("prefill", "--api_key secret other", NIXL, "a key that the proxy does not have"),
     ("decode", "--api-k=secret", {}, "a key that the proxy does not have"),
-    ("combined", "--model other", {}, "set MODEL instead"),
+    ("combined", "--model other", {}, "--model other differs from the model that is announced: set MODEL instead"),
     ("combined", "--served-model-name other", {}, "set SERVED_MODEL_NAME"),
     # how many GPUs and hosts
     ("decode", "--tensor-parallel-size 2", {}, "prefill and decode need the same"),

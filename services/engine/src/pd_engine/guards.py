@@ -68,7 +68,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         value = self.line.given.get(name)
         if variable and value == self.own.given.get(name):
             return f"{variable}={self.line.text(name)}"
-        option = "--" + name.replace("_", "-")
+        option = "--" + name.removesuffix("_tag").replace("_", "-")  # the model is given in place or by --model
         if isinstance(value, bool):
             return f"ENGINE_ARGS: {option if value else option.replace('--', '--no-', 1)}"
         return f"ENGINE_ARGS: {option} {self.line.text(name)}"
