@@ -183,9 +183,8 @@ class Run:
             folder.append(lines)
         except FolderError as error:
             self._lost = str(error)
-            gevent.spawn(
-                self.stop
-            )  # this runs in the greenlet that hands over records, which must not wait for the end
+            # This runs in the greenlet that hands over records, which must not wait for the end.
+            gevent.spawn(self.stop)
 
     def _window(self, whole: Plan) -> Outcome:
         self._pause(0)

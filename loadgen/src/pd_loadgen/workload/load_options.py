@@ -15,9 +15,8 @@ _PACE: Final = ("start_rate", "steps", "trace", "time_scale")
 ASKED: Final = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "extra_body", "ignore_eos", "return_token_ids",
 )  # fmt: skip
-_FILES: Final = frozenset(
-    {"dataset_path", "trace"}
-)  # paths are left out: the same file may lie elsewhere on another machine
+# Paths are left out: the same file may lie elsewhere on another machine.
+_FILES: Final = frozenset({"dataset_path", "trace"})
 
 
 def load_options(options: OptionFields, *, known: bool) -> dict[str, str]:

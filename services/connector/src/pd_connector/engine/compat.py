@@ -109,9 +109,8 @@ def own_host() -> str:
         return configured
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
-            sock.connect(
-                ("192.0.2.1", 9)
-            )  # connecting a UDP socket sends nothing; the system chooses the address that it would use
+            # Connecting a UDP socket sends nothing; the system chooses the address that it would use.
+            sock.connect(("192.0.2.1", 9))
         except OSError:
             return "127.0.0.1"
         return str(sock.getsockname()[0])

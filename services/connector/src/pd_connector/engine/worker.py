@@ -86,9 +86,8 @@ class WorkerHalf:
             raise RefusalError(msg)
         station = Station(plant, sends=self._facts.sends, takes=self._facts.takes)
         if self._facts.sends:
-            station.outgoing.staging.of(
-                plant.transports[0].kind
-            )  # allocated now, so that the start fails if there is no memory for it
+            # Allocated now, so that the start fails if there is no memory for it.
+            station.outgoing.staging.of(plant.transports[0].kind)
         return station
 
     def _pages(self, use: str, row_bytes: int, page_blocks: int) -> int:

@@ -144,9 +144,8 @@ class VmmTransport:
             self._listener.bind(str(begun))
             begun.chmod(0o666)  # engines may run as different users; the secret session name admits them
             self._listener.listen(64)
-            begun.rename(
-                self._path
-            )  # before listening it would look like a dead engine's socket to another engine that starts
+            # Before listening it would look like a dead engine's socket to another engine that starts.
+            begun.rename(self._path)
         except OSError as error:
             msg = f"no socket in {self._path.parent}: {error}"
             raise TransportError(msg) from error

@@ -86,9 +86,8 @@ def _tells_secrets(arguments: str) -> bool:
     try:
         given = parse(["", *shlex.split(arguments)]).given
     except ValueError:
-        return any(
-            word in arguments.upper() for word in SECRET
-        )  # the engine will refuse them; until then treat them as secret
+        # The engine will refuse them; until then treat them as secret.
+        return any(word in arguments.upper() for word in SECRET)
     return bool(given.keys() & {"api_key", "hf_token"})
 
 
