@@ -413,8 +413,7 @@ async def test_through_the_proxy_answers_are_plain_vllms(pair: Pair) -> None:
                 times = stages(reply)
                 firsts[times.first_token or times.first_token_reason] += 1
                 count += 1
-        # The tokenizer is trained on the README, so its words decide how many first tokens are no whole text.
-        assert firsts["prefill"] >= count // 2, firsts
+        assert firsts["prefill"] >= count * 2 // 3, firsts
         assert (await proxy.stats()).handed_off == firsts["prefill"]
         # Of an announced request the token that follows, and of a whole one its last; nothing of a prompt that prefill has, unless
         # its token was held back while its KV went into blocks of the announced request, which landing memory was too short for.

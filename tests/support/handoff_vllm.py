@@ -10,15 +10,14 @@ from typing import Any
 import aiohttp
 from support.handoff import CHAT, COMPLETIONS, shown, text_of
 from support.proxy import Dealer, Reply, RunningProxy, running_proxy
-from support.stack import ROOT
-from support.vllm_engines import Engine
+from support.vllm_engines import SAMPLE, Engine
 
 from pd_contracts.names import TIMING_HEADER, Connector
 from pd_contracts.ping import Ping, PingType, sign_ping
 
 KEY = "k" * 32
 PING_S = 0.5
-TEXT = (ROOT / "README.md").read_text()
+TEXT = SAMPLE.read_text()
 # Slow machines: nobody is given up because others are busy.
 PATIENT: dict[str, Any] = {
     "ping_key": KEY,

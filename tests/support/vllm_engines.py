@@ -29,6 +29,8 @@ VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+# The tokenizer is trained on it, so another word in it makes another model.
+SAMPLE = Path(__file__).with_name("engine_text.txt")
 # Small steps, so that prompts are computed in chunks.
 ARGUMENTS = [
     "--served-model-name",
@@ -68,7 +70,7 @@ class Site:
 
     def _make_model(self) -> None:
         make = ("-m", "pd_engine.tiny_model", str(self._seen("models/tiny")), str(self._seen("text")))
-        (self.folder / "text").write_text((ROOT / "README.md").read_text())
+        (self.folder / "text").write_text(SAMPLE.read_text())
         if self.python:
             subprocess.run([self.python, *make], env={**os.environ, **self.environment()}, check=True, timeout=300)
         else:
