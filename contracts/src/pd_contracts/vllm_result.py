@@ -21,9 +21,8 @@ _HEAD_BYTES: Final = 1 << 16  # sums come before the arrays, and our own records
 # Folders of `vllm bench sweep serve`: SERVE--max_num_seqs=32-BENCH--max_concurrency=4/run=0.json, with either part or both.
 _SERVED: Final = "SERVE--"
 _OFFERED: Final = "BENCH--"
-_DURATION_SHARE: Final = (
-    0.01  # the file's duration is taken before and after all requests, so that it is never less than they took
-)
+# The file's duration is taken before and after all requests, so that it is never less than they took.
+_DURATION_SHARE: Final = 0.01
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 # 4, 4xL40S, 8 GPUs, A100x4
 _GPUS: Final = re.compile(r"\s*(\d+)\s*(?:[x×*].*|gpus?\b.*)?|.*[x×*]\s*(\d+)\s*", re.IGNORECASE)

@@ -10,9 +10,8 @@ import pandas as pd
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.records.columns import Floats
 
-GROWS: Final = (
-    1.5  # factor by which TTFT and the requests in flight rise from the first third to the last in a saturated run
-)
+# Factor by which TTFT and the requests in flight rise from the first third to the last in a saturated run.
+GROWS: Final = 1.5
 LEAST: Final = 30  # with fewer requests, thirds say nothing
 _SETTLED: Final = 1.25  # the first tenth is warm-up if its TTFT is further from the rest's than this
 _TENTHS: Final = 10

@@ -105,16 +105,19 @@ def _read(folder: Path, cut_s: float) -> tuple[list[Run], list[Problem]]:
     if not manifest.complete:
         raise RecordError("the run did not finish (its manifest says complete: false); measure it again")
     _refuse_unknown_limits(manifest)
-    requests = _read_requests(folder / records.REQUESTS, manifest)
+    path, told = folder / records.REQUESTS, manifest.window
+    requests = _read_requests(path, manifest, told[0] + cut_s if told is not None and cut_s else -np.inf)
     power, problems = _read_gpu(folder)
-    told, window = manifest.window, window_of(requests.rows)
+    window = window_of(requests.rows)
     manifest = msgspec.structs.replace(manifest, window=window)
     other = told is not None and apart(told, window)
     if other:
         remark = Sentence("its manifest names another window than that of its requests, which is used instead")
         problems.append(Problem(folder, remark))
-    if other or cut_s:
-        requests = _read_requests(folder / records.REQUESTS, manifest, window[0] + cut_s)
+    if other or (cut_s and told is None):
+        requests = _read_requests(path, manifest, window[0] + cut_s)
+    if requests.measured.empty:
+        raise RecordError("{path}: every request is warm-up, so nothing was measured; offer more requests", path=path)
     run = Run(
         path=folder,
         manifest=manifest,
@@ -137,7 +140,7 @@ def _refuse_unknown_limits(manifest: Manifest) -> None:
         )
 
 
-def _read_requests(path: Path, manifest: Manifest, cut: float = -np.inf) -> Requests:
+def _read_requests(path: Path, manifest: Manifest, cut: float) -> Requests:
     """All requests; those that were due before `cut` count as warm-up."""
     _refuse_cut(path)
     collector = Collector(manifest.workload.goodput, cut=cut, excerpt=_excerpt(manifest))
@@ -169,8 +172,6 @@ def _read_requests(path: Path, manifest: Manifest, cut: float = -np.inf) -> Requ
         )
     refuse_impossible(requests.rows, path)
     refuse_other_rate(requests.rows, manifest.workload, path)
-    if requests.measured.empty:
-        raise RecordError("{path}: every request is warm-up, so nothing was measured; offer more requests", path=path)
     return requests
 
 

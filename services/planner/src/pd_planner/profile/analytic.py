@@ -18,9 +18,8 @@ TOGETHER: Final = 0.8  # of their speed, for boards that share an engine
 STEP_MS: Final = 1.0  # launching and sampling, per step
 SEQUENCE_MS: Final = 0.012
 API_MS: Final = 5.0
-P2P_BANDWIDTH: Final = (
-    65e9  # bytes of KV a second that P2pConnector gathers, moves and scatters on one H200 after another
-)
+# Bytes of KV a second that P2pConnector gathers, moves and scatters on one H200 after another.
+P2P_BANDWIDTH: Final = 65e9
 SHARE: Final = 0.9  # of a prompt token's cost beside decodes
 USED: Final = 0.9  # of the board's memory, vLLM's default
 KIND: Final = "analytic"
