@@ -155,6 +155,19 @@ def test_an_interpreter_tells_versions_without_importing_anything(tmp_path: Path
     assert (seen.problem, seen.vllm, seen.torch, seen.has_nixl) == ("", "0.23.0", "2.11.0+cu130", True)
 
 
+def test_an_interpreter_without_pdstack_gets_what_an_engine_imports(tmp_path: Path) -> None:
+    bare = tmp_path / "python3"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without site-packages, where the workspace is
+    bare.chmod(0o755)
+    (engine, _) = plan(settings(engine_python=str(bare)), Topology.DISAGG, Engine.VLLM).engines
+
+    seen = gather.ask(engine, os.environ)
+    alone = gather.ask(msgspec.structs.replace(engine, python_path=[]), os.environ)
+
+    assert (seen.problem, seen.has_pd_connector) == ("", True)
+    assert (alone.problem, alone.has_pd_connector) == ("", False)
+
+
 def test_secrets_are_no_facts() -> None:
     told = {"VLLM_API_KEY": "x", "HF_TOKEN": "x", "NCCL_DEBUG": "INFO", "DTYPE": "auto", "PATH": "/bin", "UCX_TLS": ""}
 

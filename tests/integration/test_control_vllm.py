@@ -115,6 +115,18 @@ def test_a_gpu_without_room_stops_everything_before_it_starts(env: dict[str, str
     assert not (tmp_path / "prefill-0.json").exists()
 
 
+def test_a_comparison_measures_nothing_if_a_later_deployment_cannot_start(env: dict[str, str], tmp_path: Path) -> None:
+    asked = ("--deployments", "2c,1p1d:nixl", "--input-output", "8:4", "--rates", "5", "--duration", "2")
+
+    done = pdctl("compare", *asked, "--out", str(tmp_path / "out"), env=env, cwd=tmp_path)
+
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert "no nixl package" in said
+    assert "nothing was measured, because this machine cannot run disagg 1P1D nixl" in said
+    assert not (tmp_path / "combined-0.json").exists()
+
+
 def test_force_goes_on_where_the_doctor_would_not(env: dict[str, str], tmp_path: Path) -> None:
     try:
         up = pdctl("all", "--force", env={**env, "GPU_MEMORY_UTILIZATION": ""}, cwd=tmp_path)

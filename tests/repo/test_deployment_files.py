@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,11 @@ def test_what_engines_compile_below_tmp_may_be_run() -> None:
             else False
         )
         assert (",exec," in service["tmpfs"][0]) is real, name
+
+
+def test_from_the_sources_pdctl_finds_every_member() -> None:
+    members = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["workspace"]["members"])
+    listed = re.search(r"for member in (.+); do", (ROOT / "pdctl").read_text())
+
+    assert listed
+    assert set(listed[1].split()) == members

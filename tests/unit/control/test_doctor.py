@@ -128,6 +128,7 @@ FAULTS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("vllm-missing", {"software__vllm": ""}, {}, "python3 has no vLLM"),
     ("engine-refused", {"software__vllm": "0.24.0"}, {}, "removed after vLLM 0.23"),
     ("engine-refused", {"variables__VLLM_USE_V2_MODEL_RUNNER": "1"}, {}, "VLLM_USE_V2_MODEL_RUNNER must be 0"),
+    ("engine-refused", {"software__has_pd_connector": False}, {"kv_connector": "P2pConnector"}, "no pd_connector"),
     ("engine-refused", {"software__has_nixl": False}, {"kv_connector": "NixlConnector"}, "no nixl package"),
     ("engine-refused", {"variables__ENGINE_ARGS": "--a 'b"}, {}, "is not quoted as in a shell"),
     ("engine-refused", {"variables__ENGINE_ARGS": "--no-enforce-eager"}, {}, "decode would wait forever"),

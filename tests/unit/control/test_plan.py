@@ -1,5 +1,7 @@
 """What `pdctl up` decides to run."""
 
+from pathlib import Path
+
 import pytest
 from support.control import settings
 
@@ -125,4 +127,4 @@ def test_vllm_runs_in_its_own_interpreter_which_learns_where_pdstack_is() -> Non
     engine = planned.engines[0]
 
     assert engine.argv == ["/opt/vllm/bin/python", "-m", "pd_engine"]
-    assert [folder.rpartition("/")[2] for folder in engine.python_path] == ["src", "src"]
+    assert [Path(folder).parent.name for folder in engine.python_path] == ["contracts", "engine", "connector"]

@@ -18,6 +18,7 @@ from pd_control.compare.runner import CLIENT_LATE, Runner, Tally, Work
 from pd_control.context import Context, open_context
 from pd_control.docker.compose import Stack
 from pd_control.doctor import nvml
+from pd_control.doctor.command import table
 from pd_control.planning import free_ports
 from pd_control.planning.gpus import PlanError
 from pd_control.planning.plan import Engine
@@ -60,6 +61,8 @@ def compare(context_: Context, options: argparse.Namespace) -> int:
     work = Work(context=context_, comparison=asked, results=results, ends=ends)
     runner = Runner(work, _stage(context_, asked, options))
     with context_.store.lock():
+        if not _all_can_start(context_, asked, force=options.force):
+            return INCOMPLETE
         runner.run()
     shown = _render(context_, asked, results.root, options.lang) if options.report else None
     _sum_up(context_, runner.tally, begin)
@@ -135,6 +138,21 @@ def _announce(context_: Context, asked: Comparison, out: Path) -> None:
         terminal.note(
             "SIMULATED: the engines only behave like vLLM on H200; none of these numbers was measured on a GPU"
         )
+
+
+def _all_can_start(context_: Context, asked: Comparison, *, force: bool) -> bool:
+    """Check the machine for every deployment before the first is measured; False, after the reasons, if one could not start."""
+    if force or asked.containers or asked.engine != "vllm":
+        return True
+    wrong = stages.unfit(context_, Engine(asked.engine), asked.stages, asked.gpus)
+    for label, findings in wrong.items():
+        context_.terminal.title(label)
+        context_.terminal.table(table(findings))
+    if wrong:
+        context_.terminal.error(
+            f"nothing was measured, because this machine cannot run {', '.join(wrong)}; --force measures the others"
+        )
+    return not wrong
 
 
 def _role_of(asked: Comparison, spec: Spec) -> str:

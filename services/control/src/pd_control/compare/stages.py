@@ -1,7 +1,7 @@
 """Starts each deployment in turn, as processes or containers, and always stops it afterwards."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from pd_control.compare.deployments import Spec, placed
 from pd_control.context import Context
 from pd_control.docker.compose import PAGES, Stack, profile_of
 from pd_control.docker.containers import expected, url_of
-from pd_control.doctor.command import admits
+from pd_control.doctor.catalogue import Finding
+from pd_control.doctor.command import admits, errors, examine
 from pd_control.local import readiness
 from pd_control.local.processes import launch
 from pd_control.planning import free_ports
@@ -55,6 +56,19 @@ def planned(context: Context, engine: Engine, spec: Spec, gpus: list[int]) -> Pl
     usual = {port for ports in needs.values() for port in ports}
     moved = free_ports.choose(needs, lambda port: port not in usual and is_free(port))
     return plan(msgspec.structs.replace(settings, **moved), spec.topology, engine)
+
+
+def unfit(context: Context, engine: Engine, specs: Sequence[Spec], gpus: list[int]) -> dict[str, list[Finding]]:
+    """Errors of the machine check, by the label of the deployment that they keep from starting as processes.
+
+    Raises:
+        PlanError: for impossible GPUs or ports.
+    """
+    found = {
+        spec.label: errors(examine(context, planned(context, engine, spec, gpus).processes, engine).findings)
+        for spec in specs
+    }
+    return {label: findings for label, findings in found.items() if findings}
 
 
 def processes(context: Context, engine: Engine, gpus: list[int], *, stall_s: float, force: bool = False) -> Stage:

@@ -65,6 +65,7 @@ def _refusals(facts: Facts, software: Software, engine: ProcessSpec) -> Iterator
         kv_path_writable=facts.machine.kv_path_writable,
         has_flashinfer=software.has_flashinfer,
         has_nixl=software.has_nixl or not software.vllm,
+        has_pd_connector=software.has_pd_connector or not software.vllm,
     )
     yield from complaints(settings, host, variables)
 

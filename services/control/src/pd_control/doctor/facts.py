@@ -66,6 +66,7 @@ class Software(msgspec.Struct, frozen=True, kw_only=True):
     vllm: str = ""
     torch: str = ""
     has_nixl: bool = False
+    has_pd_connector: bool = False
     has_flashinfer: bool = False
 
 

@@ -38,7 +38,8 @@ def torch():
     cuda = re.search(r"^cuda\\b.*?'([\\d.]+)'", text, re.M)
     return known + (f"+cu{cuda[1].replace('.', '')}" if cuda else "")
 print(json.dumps({"vllm": version("vllm"), "torch": torch(),
-                  "has_nixl": bool(u.find_spec("nixl")), "has_flashinfer": bool(u.find_spec("flashinfer"))}))
+                  "has_nixl": bool(u.find_spec("nixl")), "has_flashinfer": bool(u.find_spec("flashinfer")),
+                  "has_pd_connector": bool(u.find_spec("pd_connector"))}))
 """
 ASK_LIMIT_S = 60.0
 

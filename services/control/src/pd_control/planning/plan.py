@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+import pd_connector
 import pd_contracts
 import pd_engine
 from pd_contracts.names import Role, Topology
@@ -203,7 +204,9 @@ def _engine(settings: ControlSettings, engine: Engine, role: Role, number: int, 
         argv=[settings.engine_python, "-m", "pd_engine"],
         # The order of the monitor and nvidia-smi; CUDA's default order is fastest first.
         env={**env, "CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus)), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
-        python_path=[str(Path(package.__file__ or "").parents[1]) for package in (pd_contracts, pd_engine)],
+        python_path=[
+            str(Path(package.__file__ or "").parents[1]) for package in (pd_contracts, pd_engine, pd_connector)
+        ],
     )
 
 
