@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pd_connector.core.loads import HELD_S, LOCAL_GRACE_S, PLAIN, WAIT, Found, Loads, Verdict
 from pd_connector.core.orders import (
     Copy,
+    Count,
     Drain,
     Drop,
     Event,
@@ -149,9 +150,20 @@ def test_of_several_answers_to_one_prompt_the_first_takes_the_kv() -> None:
 
     assert add(waiting, "second") == []
     assert waiting.verdict("second", 0, 0.0) == PLAIN
-    assert waiting.allocated("second", (1,), 0, 0) == []
+    assert waiting.allocated("second", (1,), 0, 0) == [Count("recomputed")]
     assert waiting.finished("second") == ([], "recomputed")
     assert waiting.verdict("first", 0, 0.0) == WAIT
+
+
+@pytest.mark.parametrize(("cached", "outcome"), [(0, "recomputed"), (16, "recomputed"), (32, "cached")])
+def test_a_second_answer_that_the_prefix_cache_has_is_not_recomputed(cached: int, outcome: str) -> None:
+    waiting = Loads(1, fail=False, block_size=16)
+    add(waiting, "first")
+    add(waiting, "second")
+
+    assert waiting.verdict("second", cached, 0.0) == PLAIN
+    assert waiting.allocated("second", (1, 2, 3), 2, 0) == [Count(outcome)]
+    assert waiting.finished("second") == ([], outcome)
 
 
 class TestOnTheSameEngine:
@@ -249,15 +261,16 @@ def test_in_every_order_of_events_kv_is_used_or_dropped_exactly_once(
                 assert len(ready[key]) == ranks, "nothing runs before all ranks have its KV"
             if found.verdict is not Verdict.WAIT:
                 assert external + cached <= 40
-                ends[key] += waiting.allocated(str(name), (1, 2, 3), 0, external)
+                told = waiting.allocated(str(name), (1, 2, 3), 0, external)
+                ends[key] += [order for order in told if not isinstance(order, Count)]
         elif what == "finish" and name not in over:
             over.add(name)
             orders, outcome = waiting.finished(str(name))
             ends[key] += orders
             assert outcome in ("loaded", "drained", "recomputed", "cached", "aborted", "")
     assert len(waiting) == 0
-    for told in ends.values():
-        assert len(told) == 1, f"the workers hear exactly once what becomes of a key: {told}"
+    for ended in ends.values():
+        assert len(ended) == 1, f"the workers hear exactly once what becomes of a key: {ended}"
 
 
 def passed_on(*, ran: bool) -> Loads:
@@ -336,7 +349,7 @@ class TestInThePlaceOfAnAnnouncedRequest:
         if not first:
             assert add(waiting, "whole") == [], "the workers hear of the abort after this, and would forget it"
         assert waiting.verdict("whole", 0, 0.0) == PLAIN
-        assert waiting.allocated("whole", (7, 8), 0, 0) == []
+        assert waiting.allocated("whole", (7, 8), 0, 0) == [Count("recomputed")]
         assert waiting.finished("whole") == ([], "recomputed")
         assert len(waiting) == 0
 
@@ -359,7 +372,7 @@ class TestInThePlaceOfAnAnnouncedRequest:
         else:
             waiting.finished("announced")
         assert waiting.verdict("whole", 0, 0.0) == PLAIN
-        assert waiting.allocated("whole", (7, 8), 0, 0) == []
+        assert waiting.allocated("whole", (7, 8), 0, 0) == [Count("recomputed")]
         assert waiting.finished("whole") == ([], "recomputed")
 
     def test_an_ordinary_request_holds_nothing(self) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from pd_connector.core.orders import (
     Copy,
+    Count,
     Drain,
     Drop,
     Event,
@@ -70,6 +71,7 @@ class _Wait:
         shared: another request has the same key and takes the KV.
         before: that other request, if this one replaces it.
         blocks: the blocks with the KV, while the request has them.
+        cached: the prefix cache has all of its whole blocks.
         outcome: the result, as counted in metrics; empty while it waits.
     """
 
@@ -83,6 +85,7 @@ class _Wait:
     shared: bool = False
     before: "_Wait | None" = None
     blocks: tuple[int, ...] = ()
+    cached: bool = False
     ready: set[int] = field(default_factory=set)
     landing: bool = False
     token: int | None = None
@@ -96,11 +99,12 @@ class Loads:
     `inbox` receives the workers' events, as pairs of rank and event; other threads may append to it.
     """
 
-    def __init__(self, ranks: int, *, fail: bool) -> None:
-        """`fail`: a request whose KV does not come fails, instead of being computed here."""
+    def __init__(self, ranks: int, *, fail: bool, block_size: int = 1) -> None:
+        """`fail`: a request whose KV does not come fails, instead of being computed here. `block_size` is in tokens."""
         self.inbox: deque[tuple[int, Event]] = deque()
         self._ranks = ranks
         self._fail = fail
+        self._block_size = block_size
         self._waits: dict[str, _Wait] = {}
         self._of_key: dict[str, _Wait] = {}
         self._held: dict[str, tuple[_Wait, float]] = {}  # by key: an aborted request, and until when its blocks stay
@@ -175,9 +179,11 @@ class Loads:
         self.read()
         if wait.local is not None:
             return self._verdict_here(wait, now, computing=computing, kept=kept)
+        usable = min(wait.tokens, wait.prompt - 1) - cached
+        wait.cached = usable <= 0 or (cached > 0 and usable < self._block_size)
         if wait.before is not None:
-            return self._verdict_behind(wait, wait.before, min(wait.tokens, wait.prompt - 1) - cached)
-        return self._verdict_there(wait, min(wait.tokens, wait.prompt - 1) - cached)
+            return self._verdict_behind(wait, wait.before, usable)
+        return self._verdict_there(wait, usable)
 
     def _verdict_there(self, wait: _Wait, usable: int) -> Found:
         if wait.failed:
@@ -236,9 +242,9 @@ class Loads:
             ready = len(wait.ready) == self._ranks and not wait.failed
             wait.outcome = "loaded" if ready else "drained"
             return [(Load if ready else Drain)(request_id, wait.key, blocks, skip)]
-        wait.outcome = "recomputed" if wait.failed else "cached"
+        wait.outcome = "recomputed" if wait.failed and not wait.cached else "cached"
         if wait.shared:
-            return []
+            return [Count(wait.outcome)] if wait.local is None else []
         if wait.local is not None:
             return [Forget(wait.key, "decode runs here")]
         return [Drop(wait.key, wait.outcome)]

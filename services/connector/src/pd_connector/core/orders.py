@@ -123,9 +123,18 @@ class Drop:
     outcome: str
 
 
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Count a request whose key belongs to another request; nothing becomes of the key."""
+
+    outcome: str
+
+
 # These must be carried out with a step; the others at any time.
 WITH_STEP: Final = (Computed, Preempted, Load, Drain, Copy)
-Order: TypeAlias = Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Copy | Park | Release | Drop
+Order: TypeAlias = (
+    Begin | Computed | Preempted | Ended | Forget | Expect | Load | Drain | Copy | Park | Release | Drop | Count
+)
 
 
 # Back to the scheduler's half

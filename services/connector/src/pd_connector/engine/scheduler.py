@@ -32,7 +32,7 @@ class SchedulerHalf:
         self._address = address
         self._resident = resident
         self._plan = Plan(facts.block_size, int(facts.blocks * settings.keep_fraction))
-        self._loads = Loads(facts.ranks, fail=facts.fails)
+        self._loads = Loads(facts.ranks, fail=facts.fails, block_size=facts.block_size)
         self._requests: dict[str, Any] = {}  # requests that wait for KV, because a token may follow
         self._orders: list[Order] = []
         self._idle = True

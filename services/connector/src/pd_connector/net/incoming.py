@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pd_connector.core.orders import Copy, Drain, Drop, Event, Expect, Failed, Load, Park, Ready
+from pd_connector.core.orders import Copy, Count, Drain, Drop, Event, Expect, Failed, Load, Park, Ready
 from pd_connector.core.receiver import Extent, Receiver
 from pd_connector.net.channel import Channel
 from pd_connector.net.loop import Loop
@@ -67,7 +67,7 @@ class Incoming:
 
     # The engine
 
-    def do(self, order: Expect | Park | Drop) -> None:
+    def do(self, order: Expect | Park | Drop | Count) -> None:
         """Carry out an order that needs no step."""
         with self._plant.lock:
             if isinstance(order, Expect):
@@ -76,7 +76,8 @@ class Incoming:
             elif isinstance(order, Park):
                 self.receiver.park(order.key, time.monotonic())
             else:
-                self.receiver.drop(order)
+                if isinstance(order, Drop):
+                    self.receiver.drop(order)
                 self._plant.stats.count("loads", order.outcome)
             self.flush()
 

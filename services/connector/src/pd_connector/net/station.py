@@ -8,6 +8,7 @@ from pd_connector.core.orders import (
     Begin,
     Computed,
     Copy,
+    Count,
     Drain,
     Drop,
     Ended,
@@ -76,7 +77,7 @@ class Station:
         """Carry out an order that needs no step: all but those of `WITH_STEP`."""
         if isinstance(order, Begin | Ended | Forget):
             self.outgoing.do(order)
-        elif isinstance(order, Expect | Park | Drop):
+        elif isinstance(order, Expect | Park | Drop | Count):
             self.incoming.do(order)
         elif isinstance(order, Release):
             self.outgoing.release(order.request_id)

@@ -107,7 +107,7 @@ class KeyedTransfer(Transfer):
         self._address = f"{site.host}:{site.kv_port}"
         self._blocks = Blocks()
         self._sends = Sends(BLOCK_TOKENS, _KEEP_BLOCKS)
-        self._loads = Loads(1, fail=False)
+        self._loads = Loads(1, fail=False, block_size=BLOCK_TOKENS)
         self._of_request: dict[str, tuple[int, ...]] = {}
         self._loaded: dict[str, tuple[int, ...]] = {}  # of requests that another one may come in the place of
         self._arrived: dict[str, asyncio.Event] = {}
