@@ -1,7 +1,7 @@
 """Writes chart/values.schema.json and the table of values in README.md from chart/values.yaml; `--check` only compares.
 
-values.yaml is kept plain: block maps, one key per line, `# --` with the meaning above each value and `# @` with what the
-default alone does not say of its schema.
+values.yaml is kept plain: block maps, one key per line, `# --` with the meaning above each value, in one line, and `# @` with
+what the default alone does not say of its schema. A `pattern` there has `words`, which say to users what it asks for.
 """
 # ruff: noqa: INP001  a script, not a package
 
@@ -13,131 +13,13 @@ from typing import Any
 
 import msgspec
 import yaml
+from value_definitions import DEFINITIONS, closed, pattern
 
 HERE = Path(__file__).parent
 VALUES, SCHEMA, README = HERE / "chart/values.yaml", HERE / "chart/values.schema.json", HERE / "README.md"
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
-
-QUANTITY = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"}
-# What Kubernetes takes as names, so that `helm template` refuses what the API server or the kubelet would refuse later.
-QUALIFIED = r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?/)?[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$"
-NAME = r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?"
-FOLDER = r"/[^:\x00-\x1f]*"
-HOST = r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
-LONGEST_LABEL = 63
-LONGEST_NAME = 253
 LARGEST = 2**31 - 1  # of a number in Kubernetes' objects
-
-
-def mapping(key: str, value: dict[str, Any]) -> dict[str, Any]:
-    """An object whose keys are the user's."""
-    return {"type": "object", "propertyNames": {"pattern": key}, "additionalProperties": value}
-
-
-QUANTITIES = mapping(QUALIFIED, {"$ref": "#/definitions/quantity"})
-
-
-def closed(**properties: Any) -> dict[str, Any]:
-    """An object that takes these properties and no others."""
-    return {"type": "object", "additionalProperties": False, "properties": properties}
-
-
-def several(item: dict[str, Any], **bounds: Any) -> dict[str, Any]:
-    """A list."""
-    return {"type": "array", "items": item, **bounds}
-
-
-def needs(item: dict[str, Any], *names: str) -> dict[str, Any]:
-    """An object that lacks none of these properties."""
-    return {**item, "required": list(names)}
-
-
-TEXT = {"type": "string"}
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
-SELECTOR = closed(matchLabels={"$ref": "#/definitions/labels"})
-CONDITIONS = several(needs(closed(key=TEXT, operator=TEXT, values=several(TEXT)), "key", "operator"))
-WEIGHT = {"type": "integer", "minimum": 1, "maximum": 100}
-NODES = closed(matchExpressions=CONDITIONS, matchFields=CONDITIONS)
-CHOSEN = closed(matchLabels={"$ref": "#/definitions/labels"}, matchExpressions=CONDITIONS)
-PODS = needs(
-    closed(
-        topologyKey=TEXT,
-        labelSelector=CHOSEN,
-        namespaceSelector=CHOSEN,
-        namespaces=several(TEXT),
-        matchLabelKeys=several(TEXT),
-        mismatchLabelKeys=several(TEXT),
-    ),
-    "topologyKey",
-)
-NEAR_PODS = closed(
-    **{
-        REQUIRED: several(PODS),
-        PREFERRED: several(needs(closed(weight=WEIGHT, podAffinityTerm=PODS), "weight", "podAffinityTerm")),
-    }
-)
-NETWORK = {"type": "string", "pattern": r"^[0-9a-fA-F.:]+/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$"}
-DEFINITIONS: dict[str, Any] = {
-    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
-    "quantity": QUANTITY,
-    "name": {"type": "string", "pattern": f"^{NAME}$", "maxLength": LONGEST_NAME},
-    "optionalName": {"type": "string", "pattern": f"^({NAME})?$", "maxLength": LONGEST_NAME},
-    "key": {"type": "string", "pattern": r"^[-._a-zA-Z0-9]+$", "maxLength": LONGEST_NAME},
-    "tag": {"type": "string", "pattern": r"^([A-Za-z0-9_][-._A-Za-z0-9]*)?$", "maxLength": 128},
-    "folder": {"type": "string", "pattern": f"^{FOLDER}$"},
-    "optionalFolder": {"type": "string", "pattern": f"^({FOLDER})?$"},
-    "line": {"type": "string", "pattern": r"^[^\x00-\x1f]*$"},
-    "word": {"type": "string", "pattern": r"^[-._A-Za-z0-9]+$"},
-    "network": NETWORK,
-    "host": {"type": "string", "pattern": f"^{HOST}$", "maxLength": LONGEST_NAME},
-    "optionalHost": {"type": "string", "pattern": f"^({HOST})?$", "maxLength": LONGEST_NAME},
-    "environment": mapping(r"^[-._A-Za-z][-._A-Za-z0-9]*$", TEXT),
-    "labels": mapping(
-        QUALIFIED,
-        {
-            "type": "string",
-            "pattern": r"^([A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?)?$",
-            "maxLength": LONGEST_LABEL,
-        },
-    ),
-    "annotations": mapping(QUALIFIED, TEXT),
-    "resources": closed(requests=QUANTITIES, limits=QUANTITIES),
-    "tolerations": several(
-        closed(
-            key=TEXT,
-            operator={"enum": ["Exists", "Equal"]},
-            value=TEXT,
-            effect={"enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
-            tolerationSeconds={"type": "integer"},
-        )
-    ),
-    "affinity": closed(
-        nodeAffinity=closed(
-            **{
-                REQUIRED: needs(closed(nodeSelectorTerms=several(NODES, minItems=1)), "nodeSelectorTerms"),
-                PREFERRED: several(needs(closed(weight=WEIGHT, preference=NODES), "weight", "preference")),
-            }
-        ),
-        podAffinity=NEAR_PODS,
-        podAntiAffinity=NEAR_PODS,
-    ),
-    "peers": {
-        "type": "array",
-        "items": {
-            "minProperties": 1,
-            **closed(
-                namespaceSelector=SELECTOR,
-                podSelector=SELECTOR,
-                ipBlock={
-                    "required": ["cidr"],
-                    **closed(cidr=NETWORK, **{"except": {"type": "array", "items": NETWORK}}),
-                },
-            ),
-        },
-    },
-}
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -149,23 +31,26 @@ class Value(msgspec.Struct, frozen=True):
     default: Any
 
 
-def leaves(text: str) -> list[Value]:
+def leaves(document_text: str) -> list[Value]:
     """All values with what their comments say, in order.
 
     Raises:
-        ValueError: if a value has no meaning.
+        ValueError: if a value has no meaning, or a meaning a second line.
     """
-    document = yaml.safe_load(text)
+    document = yaml.safe_load(document_text)
     found: list[Value] = []
     path: list[str] = []
     meaning, extra = "", {}
     below = -1  # indentation of a value that is itself a map, whose lines are part of its default
-    for line in text.splitlines():
+    for line in document_text.splitlines():
         indent = len(line) - len(line.lstrip())
         if match := re.fullmatch(r"\s*# -- (.*)", line):
             meaning, below = match[1], -1
         elif match := re.fullmatch(r"\s*# @ (.*)", line):
             extra = yaml.safe_load(match[1])
+        elif meaning and line.lstrip().startswith("#"):
+            msg = f"a meaning is one line, and this is a second one: {line.strip()}"
+            raise ValueError(msg)
         elif (match := re.match(r"\s*(\w+):", line)) and not (0 <= below < indent):
             path = [*path[: indent // 2], match[1]]
             default = _at(document, path)
@@ -206,7 +91,9 @@ def _leaf(value: Value) -> dict[str, Any]:
     named = DEFINITIONS.get(value.extra.get("$ref", "").rpartition("/")[2], {})
     if "properties" in named or "items" in named:  # long; draft 7 ignores whatever stands beside a $ref
         return {"description": value.meaning, "allOf": [value.extra]}
-    extra = {key: what for key, what in value.extra.items() if key != "$ref"}
+    extra = {key: what for key, what in value.extra.items() if key not in {"$ref", "words"}}
+    if "pattern" in extra:
+        extra["pattern"] = pattern(value.extra["words"], extra["pattern"].removeprefix("^"))
     leaf = {"description": value.meaning, "type": TYPES.get(type(value.default), "null"), **named, **extra}
     if "integer" in leaf["type"]:
         leaf.setdefault("maximum", LARGEST)

@@ -42,18 +42,18 @@ REFUSED: dict[str, tuple[Values, str]] = {
         {"engine": {"kvConnector": "ExampleConnector", "podReplicas": 2}},
         "they share no folder",
     ),
-    "a variable of the chart": ({"engine": {"env": {"MODEL": "x"}}}, "engine.env.MODEL is what the chart sets itself"),
+    "a variable of the chart": ({"engine": {"env": {"MODEL": "x"}}}, "engine.env.MODEL: the chart sets this variable itself"),
     "no time left to drain": (
         {"engine": {"drainSeconds": 60}},
-        "Give at least 70 seconds of grace",
+        "Set engine.terminationGracePeriodSeconds to at least 70",
     ),
-    "a value of the proxy as a variable": ({"proxy": {"env": {"POLICY": "least_loaded"}}}, "proxy.env.POLICY is what the chart sets"),
-    "the admin key in plain": ({"proxy": {"env": {"ADMIN_KEY": "x"}}}, "proxy.env.ADMIN_KEY is what the chart sets"),
+    "a value of the proxy as a variable": ({"proxy": {"env": {"POLICY": "least_loaded"}}}, "proxy.env.POLICY: the chart sets"),
+    "the admin key in plain": ({"proxy": {"env": {"ADMIN_KEY": "x"}}}, "proxy.env.ADMIN_KEY: the chart sets"),
     "API access for every pod": (
         {"proxy": {"discovery": "kubernetes"}, "serviceAccount": {"create": False}},
         "set serviceAccount.name, or serviceAccount.create=true",
     ),
-    "a variable of the chart's proxy": ({"proxy": {"env": {"PROXY_PORT": "1"}}}, "proxy.env.PROXY_PORT is what the chart sets"),
+    "a variable of the chart's proxy": ({"proxy": {"env": {"PROXY_PORT": "1"}}}, "proxy.env.PROXY_PORT: the chart sets"),
     "two engines on one port": ({"prefill": {"count": 3}}, "prefill-2 and decode-0 of one pod would both need port 20005"),
     "KV ports that run into others": ({"prefill": {"count": 2}, "ports": {"decodeKv": 21050}}, "both need port"),
     "a port above the last": ({"ports": {"decodeKv": 65500}}, "above 65535"),
@@ -71,9 +71,9 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "a tiny model with a name": ({"model": {"tiny": True}}, "a path below /models"),
     "a tiny model that is downloaded": (
         {"model": {"name": "/models/tiny", "tiny": True, "download": True}},
-        "nothing is downloaded",
+        "and model.download=false",
     ),
-    "download of a path": ({"model": {"name": "/models/x", "download": True}}, "a model.name that is no path"),
+    "download of a path": ({"model": {"name": "/models/x", "download": True}}, "a model.name that is not a path"),
     "an empty read-only volume": ({"model": {"volume": {"readOnly": True}}}, "the volume starts empty"),
     "scaling one pod": (
         {"autoscaling": {"enabled": True, "prometheus": "http://p"}},
@@ -95,11 +95,11 @@ REFUSED: dict[str, tuple[Values, str]] = {
     ),
     "an interface named twice": (
         {"network": {"interface": "eth0"}, "decode": {"env": {"NCCL_SOCKET_IFNAME": "eth1"}}},
-        "decode.env.NCCL_SOCKET_IFNAME and the value below `network`",
+        "decode.env.NCCL_SOCKET_IFNAME and the value for it below `network`",
     ),
     "the kubelet on simulated boards": (
         {"engine": {"kind": "sim"}, "monitor": {"enabled": True, "podResources": True}},
-        "simulated boards are no devices",
+        "the kubelet does not know simulated boards",
     ),
     "a Prometheus that reaches nobody": (
         {"prometheus": {"serviceMonitors": {"enabled": True}}},
@@ -112,9 +112,9 @@ REFUSED: dict[str, tuple[Values, str]] = {
     "ingress for all hosts": ({"ingress": {"enabled": True}}, "needs ingress.host"),
     "a route to nowhere": ({"gateway": {"enabled": True}}, "needs gateway.parents"),
     "power without a monitor": ({"loadgen": {"enabled": True, "recordPower": True}}, "needs monitor.enabled"),
-    "a key of a simulator": ({"engine": {"kind": "sim", "apiKeySecret": "x"}}, "simulated engines demand no key"),
-    "a name with a dot": ({"fullnameOverride": "pd.stack"}, "no service can be called pd.stack-proxy"),
-    "a name in capitals": ({"fullnameOverride": "PD"}, "no service can be called PD-proxy"),
+    "a key of a simulator": ({"engine": {"kind": "sim", "apiKeySecret": "x"}}, "simulated engines require no key"),
+    "a name with a dot": ({"fullnameOverride": "pd.stack"}, "pd.stack-proxy cannot be the name of a service"),
+    "a name in capitals": ({"fullnameOverride": "PD"}, "PD-proxy cannot be the name of a service"),
     "a second name of a simulator": ({"engine": {"kind": "sim"}, "model": {"servedName": "x"}}, "serve model.name"),
 }  # fmt: skip
 
@@ -123,7 +123,7 @@ REFUSED: dict[str, tuple[Values, str]] = {
 def test_the_chart_refuses_names_of_releases_that_helm_takes_and_services_cannot_have(name: str) -> None:
     result = helm("template", name, str(CHART))
     assert result.returncode != 0
-    assert f"no service can be called {name}-pdstack-proxy" in result.stderr
+    assert f"{name}-pdstack-proxy cannot be the name of a service" in result.stderr
     assert "set fullnameOverride" in result.stderr
     assert helm("template", name, str(CHART), values={"fullnameOverride": "pd"}).returncode == 0
 
@@ -262,6 +262,37 @@ def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
 )
 def test_the_schema_refuses_what_no_value_is_called_and_what_no_value_can_be(values: Any) -> None:
     assert "schema" in refusal(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "asked"),
+    [
+        ({"engine": {"sharedMemory": "16GB"}}, "a number and a unit, such as 16Gi"),
+        ({"engine": {"kvSocketFolder": "run/pd-kv"}}, "an absolute path"),
+        ({"engine": {"dtype": "b f16"}}, "a word of letters"),
+        ({"model": {"name": "a\nb"}}, "one line of text"),
+        ({"model": {"tokenSecret": "My_Secret"}}, "a Kubernetes name of lower-case letters"),
+        ({"model": {"tokenKey": "a b"}}, "a key of letters"),
+        ({"images": {"repository": "https://registry.example.org/you"}}, "without https://"),
+        ({"images": {"tag": "v1:2"}}, "an image tag"),
+        ({"images": {"vllmVersion": "latest"}}, "a version such as 0.33.0"),
+        ({"gpu": {"resource": "gpu"}}, "a resource such as nvidia.com/gpu"),
+        ({"gpu": {"extraResources": {"rdma": 1}}}, "a resource such as rdma/ib"),
+        ({"decode": {"env": {"9A": "1"}}}, "no digit first"),
+        ({"decode": {"resources": {"limits": {"c p": "1"}}}}, "a resource such as memory"),
+        ({"proxy": {"pingNetworks": ["10.0.0.1"]}}, "a network such as 10.0.0.0/16"),
+        ({"proxy": {"nodeSelector": {"gpu": "a b"}}}, "a label's value"),
+        ({"loadgen": {"label": "a/b"}}, "a folder's name"),
+        ({"ingress": {"host": "https://llm.example.org"}}, "a host name such as"),
+        ({"ingress": {"annotations": {"a b": ""}}}, "an annotation's key"),
+        ({"prometheus": {"serviceMonitors": {"interval": "5"}}}, "a time such as 5s"),
+        ({"autoscaling": {"prometheus": "prometheus:9090"}}, "a URL such as"),
+    ],
+    ids=str,
+)
+def test_the_schema_says_in_words_what_a_refused_text_should_be(values: Any, asked: str) -> None:
+    """Helm shows the pattern, so the words are in it."""
+    assert asked in refusal(values)
 
 
 def test_examples_are_not_refused() -> None:

@@ -1,13 +1,20 @@
 """The schema is closed, and it and the table in the README say what values.yaml says."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import yaml
 from support.chart import CHART, ROOT
+
+sys.path.insert(0, str(ROOT / "k8s"))
+
+from value_definitions import pattern
+from write_values import leaves
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
@@ -30,6 +37,40 @@ def test_schema_and_table_are_written_from_values_yaml() -> None:
     )
 
     assert check.returncode == 0, f"{check.stderr}run python k8s/write_values.py"
+
+
+def patterns(node: Any) -> Iterator[str]:
+    """Every pattern of the schema."""
+    if isinstance(node, dict):
+        if isinstance(node.get("pattern"), str):
+            yield node["pattern"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for below in node:
+            yield from patterns(below)
+
+
+def test_every_pattern_begins_with_what_it_asks_for() -> None:
+    found = list(patterns(SCHEMA))
+
+    assert len(found) > 50
+    assert [it for it in found if not re.match(r"\^\([a-zA-Z][^()]{8,}\)\{0\}", it)] == []
+
+
+@pytest.mark.parametrize("words", ["a (b)", "a+", "a|b", "a[b]", "2^3", "a?"])
+def test_words_of_a_pattern_mean_nothing_in_it(words: str) -> None:
+    with pytest.raises(ValueError, match="cannot be in the words of a pattern"):
+        pattern(words, "x")
+
+
+def test_a_meaning_of_two_lines_is_refused_and_not_cut() -> None:
+    text = "# -- what it does, and\n# more of it\n# @ {minimum: 1}\ncount: 1\n"
+
+    with pytest.raises(ValueError, match="one line, and this is a second one: # more of it"):
+        leaves(text)
+
+    [value] = leaves(text.replace("# more of it\n", ""))
+    assert (value.path, value.meaning, value.extra) == (("count",), "what it does, and", {"minimum": 1})
 
 
 def test_no_object_takes_unknown_keys() -> None:
