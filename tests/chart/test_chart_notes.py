@@ -40,7 +40,7 @@ def test_notes_say_what_to_wait_for_and_how_to_ask(chart: Path) -> None:
     assert "kubectl --namespace here rollout status deployment/demo-pdstack-proxy" in said
     assert "helm --namespace here test demo" in said
     assert """-d '{"model": "mine", "prompt": "Hello", "max_tokens": 16}'""" in said
-    assert "Everybody who reaches the proxy may use it." in said
+    assert "Everybody who can reach the proxy may use it." in said
     assert "SIMULATED" not in said
     assert "Authorization" not in said
 
