@@ -193,12 +193,12 @@ async def test_the_log_of_a_request_names_engines_not_addresses(
 ) -> None:
     engines = await proxy.pair()
     with caplog.at_level(logging.INFO, "pd_proxy.requests"):
-        await proxy.post(TEXT, **{"X-Request-Id": "mine"})
+        await proxy.post(TEXT, **{"X-Request-Id": "请求-1"})
         await proxy.settled()
     (line,) = [record for record in caplog.records if record.name == "pd_proxy.requests"]
     fields = {name: value for name, value in vars(line).items() if name not in vars(logging.makeLogRecord({}))}
     assert (fields["endpoint"], fields["status"], fields["cause"], fields["retries"]) == ("/v1/completions", 200, "", 0)
-    assert (fields["prefill"], fields["decode"], fields["client_id"]) == ("prefill-0", "decode-0", "mine")
+    assert (fields["prefill"], fields["decode"], fields["client_id"]) == ("prefill-0", "decode-0", "请求-1")
     assert fields["id"] in engines[0].calls[0].engine_id
     assert all(fields[f"{stage}_ms"] >= 0 for stage in ("queue", "prefill", "kv_and_first_decode", "decode"))
     assert "127.0.0.1" not in str(fields)

@@ -104,7 +104,7 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
         "migrations": trace.migrations,
         "stream": trace.stream,
         "id": trace.uuid,
-        "client_id": trace.client_id,
+        "client_id": _as_written(trace.client_id),
         "prefill": stages.prefill_instance,
         "decode": stages.decode_instance,
         "queue_ms": stages.queue,
@@ -112,6 +112,11 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
         "kv_and_first_decode_ms": stages.kv_and_first_decode,
         "decode_ms": stages.decode,
     }
+
+
+def _as_written(header: str) -> str:
+    """A header's value as its sender wrote it: HTTP reads bytes as Latin-1, and most senders write UTF-8."""
+    return header.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def whole_app(context: Supervisor) -> Proxy:
