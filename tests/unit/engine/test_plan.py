@@ -294,3 +294,9 @@ def test_on_the_cpu_our_connector_goes_over_tcp_in_little_memory() -> None:
 def test_what_our_connector_cannot_work_with_is_refused(host: Host, values: dict[str, str], sentence: str) -> None:
     with pytest.raises(RefusedError, match=sentence):
         launch("decode", host, **P2P, **values)
+
+
+def test_names_of_images_are_no_settings_of_vllm() -> None:
+    result = plan(settings("combined"), GPU, {"VLLM_IMAGE": "vllm/vllm-openai:v0.33.0", "VLLM_LOGGING_LEVEL": "DEBUG"})
+
+    assert result.unset == ["VLLM_IMAGE"]

@@ -26,6 +26,8 @@ CPU_POOL_BYTES = 64 * 1024**2
 
 # Which way KV takes between hosts: read by NCCL, torch and UCX themselves.
 NETWORK = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "UCX_NET_DEVICES", "UCX_TLS")
+# Of `.env`, for compose; vLLM warns about every name that begins like its own and is not.
+OF_COMPOSE = ("VLLM_IMAGE", "VLLM_CPU_IMAGE")
 
 
 class RefusedError(ValueError):
@@ -38,7 +40,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         arguments: those of `vllm serve`.
         environment: variables to add.
-        unset: variables to take away: empty ones, which NCCL and UCX would take for a choice of nothing.
+        unset: variables to take away: empty ones, which NCCL and UCX would take for a choice of nothing, and names at which vLLM would warn.
         announce: whether an announcer must ping, in the engine's stead or beside it.
         clean_shared_path: whether a cleaner must keep the shared KV folder from filling up.
     """
@@ -62,7 +64,10 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     return Launch(
         arguments=[*_arguments(settings, host), *shlex.split(settings.engine_args)],
         environment=dict(_environment(settings, host)),
-        unset=[name for name in NETWORK if environment.get(name) == ""],
+        unset=[
+            *(name for name in NETWORK if environment.get(name) == ""),
+            *(name for name in OF_COMPOSE if name in environment),
+        ],
         announce=not pings_itself(settings) or settings.has_key,
         # One cleaner is enough, and prefill is what fills the folder.
         clean_shared_path=settings.pd_role is Role.PREFILL and settings.kv_connector is Connector.EXAMPLE,
