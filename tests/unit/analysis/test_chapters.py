@@ -1,16 +1,22 @@
 """A report of many loads: which get a chapter, who is compared with whom, and doubts that are said once."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import msgspec
-from support.analysis import deployment, manifest, request, run, workload
+from support.analysis import deployment, failed, manifest, request, run, workload
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.many_loads import overall
 from pd_analysis.doubts.one_load import cases
 from pd_analysis.numbers.evaluation import Group, evaluate, grouped
-from pd_analysis.records.run import Run
+from pd_analysis.records.run import Loaded, Run
 from pd_analysis.report.chapters import with_chapter
+from pd_analysis.report.writer import write_report
 from pd_analysis.tables.comparison import overview
 from pd_contracts.names import Topology
+from pd_contracts.records import ClientHealth
 
 RATES = (2.0, 4.0, 6.0, 8.0)
 
@@ -85,6 +91,37 @@ def test_a_doubt_names_the_rates_at_which_it_holds() -> None:
     [doubt] = [each for each in doubts_of(groups_of(*fine, *short)) if each.sentence.startswith("A p99 of fewer")]
 
     assert "2 combined at 3 and 4 req/s per GPU, 2 disagg at 3 and 4 req/s per GPU" in doubt.places
+
+
+def test_a_doubt_about_one_of_many_loads_names_it() -> None:
+    one = ClientHealth(valid=False, dispatch_lag_ms={"p99": 900.0}, receive_lag_ms={}, limit_ms=5.0)
+    late = at(Topology.COMBINED, 2.0)
+    late = replace(late, manifest=msgspec.structs.replace(late.manifest, client=one))
+    found = doubts_of(groups_of(late, at(Topology.DISAGG, 2.0), *both(4.0), *both(6.0)))
+
+    assert [doubt.places for doubt in found if "INVALID" in doubt.sentence] == [
+        "100 → 3 tokens: 2 combined at 1 req/s per GPU"
+    ]
+
+
+def test_deployments_that_never_had_the_same_load_are_said_not_to_be_compared() -> None:
+    apart = groups_of(at(Topology.COMBINED, 2.0), at(Topology.DISAGG, 4.0))
+    (doubt,) = [each for each in doubts_of(apart) if "No two deployments" in each.sentence]
+
+    assert "2 combined: 2 requests/s" in doubt.sentence
+    assert "2 disagg: 4 requests/s" in doubt.sentence
+    for compared in (both(2.0), [at(Topology.COMBINED, rate) for rate in RATES]):
+        assert not any("No two deployments" in each.sentence for each in doubts_of(groups_of(*compared)))
+
+
+def test_a_report_of_many_loads_with_one_chapter_tells_the_doubts_of_all(tmp_path: Path) -> None:
+    runs = [at(Topology.COMBINED, rate) for rate in RATES]
+    failing = run([failed(0, 0.0), failed(1, 0.5)], runs[-1].manifest)
+    page = write_report(Loaded([*runs[:-1], failing], []), tmp_path).html.read_text(encoding="utf-8")
+
+    assert "all requests failed (2 status)" in page
+    targets = set(re.findall(r'href="#([^"]+)"', page))
+    assert not [target for target in targets if f'id="{target}"' not in page]
 
 
 def test_the_overview_is_in_the_order_of_gpus_and_rates() -> None:

@@ -17,8 +17,9 @@ from pd_analysis.numbers.evaluation import evaluate, grouped
 from pd_analysis.numbers.measures import DECIDING
 from pd_analysis.records.reader import load_tree
 from pd_analysis.tables.energy import boards, energy_by_role
+from pd_analysis.words.language import in_language
 from pd_contracts.names import Role, Topology
-from pd_contracts.records import GPU, MANIFEST, REQUESTS
+from pd_contracts.records import GPU, MANIFEST, NOT_MEASURED, REQUESTS
 
 Json = dict[str, Any]
 Change = Callable[[list[Json]], object]
@@ -122,6 +123,26 @@ def test_what_cannot_have_been_is_left_out_with_the_reason(
 
     assert [run.path.name for run in loaded.runs] == ["combined"]
     assert [reason in problem.sentence for problem in loaded.problems] == [True]
+
+
+def test_a_reason_names_the_file_once(tmp_path: Path) -> None:
+    cut = pair(tmp_path) / "disagg" / REQUESTS
+    cut.write_bytes(cut.read_bytes()[:-9])
+    (tmp_path / "combined" / GPU).write_text("{}\n")
+
+    said = {problem.path.name: (problem.sentence, problem.kept) for problem in load_tree([tmp_path]).problems}
+
+    assert said["disagg"] == ("left out: requests.jsonl: is cut in its last line; measure it again", False)
+    assert said["combined"] == ("kept without its power: gpu.jsonl:1: Object missing required field `clock`", True)
+
+
+def test_what_a_comparison_could_not_measure_is_said_in_the_reports_language(tmp_path: Path) -> None:
+    part = {"what": "1P3D at 12 requests/s", "reason": "out of memory"}
+    (pair(tmp_path) / NOT_MEASURED).write_bytes(msgspec.json.encode({"parts": [part]}))
+    (problem,) = load_tree([tmp_path]).problems
+
+    with in_language("zh"):
+        assert problem.sentence == "1P3D at 12 requests/s 未测量：out of memory"
 
 
 @pytest.mark.parametrize(

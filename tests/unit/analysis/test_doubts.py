@@ -21,6 +21,7 @@ from support.analysis import (
     workload,
 )
 
+from pd_analysis.conclusions.advice import of_group
 from pd_analysis.doubts.doubt import Level
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers.evaluation import Group
@@ -101,7 +102,11 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
             id="failures",
         ),
         pytest.param(
-            run([failed(0)], manifest(), power()), "STOP", "1 of 1 requests failed", "logs", id="only failures"
+            run([failed(0)], manifest(), power()),
+            "STOP",
+            "all requests failed (1 status), so it has no latencies",
+            "logs",
+            id="only failures",
         ),
         pytest.param(
             run(hundred(output_tokens=None), manifest(), power()),
@@ -243,3 +248,16 @@ def test_what_was_left_out_is_a_doubt_and_the_heavy_ones_come_first() -> None:
         (doubt.level for doubt in found), key=lambda level: level is Level.CARE
     )
     assert any("results/x: left out: it is cut" in doubt.sentence for doubt in found)
+
+
+@pytest.mark.parametrize(("kept", "counts"), [(True, "is part of"), (False, "is not part of")])
+def test_what_was_read_only_in_part_still_counts(kept: bool, counts: str) -> None:
+    found = doubts(group(good()), [Problem(Path("results/x"), "kept without its power", kept=kept)])
+
+    assert [counts in doubt.remedy for doubt in found] == [True]
+
+
+def test_a_deployment_that_answered_nothing_keeps_up_with_nothing() -> None:
+    nothing = group(run([failed(number) for number in range(100)], manifest(), power()))
+
+    assert of_group(nothing).sentences == ()

@@ -7,8 +7,9 @@ import pytest
 from support.analysis import CLOCK, WALL, PowerLog, constant, manifest, on_boards, power_log, request, run
 
 from pd_analysis.energy.checks import Check
+from pd_analysis.energy.joules import Energy, per_token
 from pd_analysis.energy.moments import clock_shift, idle_stretches
-from pd_analysis.energy.window import Energy, energy_of, per_token
+from pd_analysis.energy.window import energy_of
 from pd_analysis.numbers.evaluation import evaluate
 from pd_analysis.records.columns import requests_of
 from pd_contracts.names import Role, Topology

@@ -27,7 +27,8 @@ from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.doubts.readings import unbelieved
 from pd_analysis.energy.checks import Check, Fault
-from pd_analysis.energy.window import Energy, energy_of
+from pd_analysis.energy.joules import Energy
+from pd_analysis.energy.window import energy_of
 from pd_analysis.numbers.comparison import compared
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.measures import JOULES

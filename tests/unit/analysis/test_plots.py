@@ -78,6 +78,28 @@ def test_titles_say_the_numbers(pair: Group) -> None:
     )
 
 
+def test_a_line_ends_inside_no_number_and_no_word_beside_chinese() -> None:
+    text = "p50 和 p99：combined 日本語 label 8.55 和 9.35 ms；e 32.4 和 59.3 ms"
+
+    for most in range(8, 60):
+        lines = style.wrapped(text, most)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+        assert set(re.findall(r"[0-9.]+|[a-z]+", text)) == {
+            word for line in lines for word in re.findall(r"[0-9.]+|[a-z]+", line)
+        }
+
+
+def test_energy_that_is_unknown_is_said_in_the_figure(tmp_path: Path) -> None:
+    write_pair(tmp_path, requests=20, tokens=4)
+    (tmp_path / "disagg" / "gpu.jsonl").unlink()
+    (figure,) = [
+        each for each in plots.draw(group(*load_runs([tmp_path])), tmp_path / "out", "en") if each.name == "energy"
+    ]
+
+    assert "Unknown for disagg: see the doubts." in figure.svg
+    assert "Each panel" not in figure.svg
+
+
 def test_what_was_not_measured_is_not_drawn_and_an_older_figure_goes(tmp_path: Path) -> None:
     (tmp_path / "energy.png").write_bytes(b"of an earlier report")
 

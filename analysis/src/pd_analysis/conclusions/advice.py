@@ -42,6 +42,8 @@ def of_group(group: Group) -> Conclusion:
 
 def bottleneck(result: Result) -> str:
     """What limits a deployment at this rate: where the time to first token goes, and which GPUs are busy."""
+    if not result.metrics.successes:
+        return ""
     parts = [text for text in (_first_token(result), _busy(result)) if text]
     return tr("{run}: {findings}.", run=result.name, findings=clauses(parts)) if parts else ""
 
@@ -110,7 +112,7 @@ def limits_table(group: Group) -> Table | None:
     )
     header = ("", *(f"TPOT ≤ {setting(tpot)} ms" for tpot in columns_ms))
     caption = tr(
-        "Each cell names the deployment that meets both limits for more requests, with its share and that of the next best. None: no deployment meets them for {share} of requests. Unclear: the difference is within the noise.",
+        "Each cell names the deployment that meets both limits for more requests, with its share and that of the next best. None: no deployment meets them for {share} of requests. Unclear: the difference is within the noise, or the runs must not be compared.",
         share=percent(ATTAINMENT),
     )
     return Table(

@@ -86,7 +86,7 @@ def _setting(group: Group) -> str:
     each = listed(tr("{run} on {gpus}", run=result.name, gpus=gpus(result)) for result in group.results)
     if not group.others:
         return tr(
-            "{runs}: {workload}. There is only one run, so there is nothing to compare: offer the same schedule to the other topology.",
+            "{runs}: {workload}. Nothing else was offered this load, so there is nothing to compare: offer the same schedule to another deployment.",
             runs=each,
             workload=group.workload,
         )

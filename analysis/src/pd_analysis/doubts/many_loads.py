@@ -1,11 +1,12 @@
 """The doubts of many loads in few sentences: a doubt about several loads appears once, with the loads it holds for."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.one_load import Case, weighed
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.numbers.load import SWEPT, Load
+from pd_analysis.numbers.load import MODES, SWEPT, Load
 from pd_analysis.numbers.sweep import Axis, axis_of
 from pd_analysis.words.formatting import clauses, joined, listed, setting, sizes
 from pd_analysis.words.language import tr
@@ -17,14 +18,27 @@ def overall(groups: Sequence[Group], cases: Iterable[Case]) -> list[Doubt]:
     for case in cases:
         kinds.setdefault((case.doubt.level, case.doubt.general or case.doubt.sentence), []).append(case)
     everything = [result for group in groups for result in group.results]
-    return weighed(_merged(alike, everything) for alike in kinds.values())
+    return weighed([*_never_together(groups), *(_merged(alike, everything) for alike in kinds.values())])
+
+
+def _never_together(groups: Sequence[Group]) -> Iterable[Doubt]:
+    """Deployments of which no two had the same load: the reader expects a comparison, and there is none."""
+    loads = {result.label: group.workload for group in groups for result in group.results}
+    if len(groups) < 2 or len(loads) < 2 or any(group.others or group.pace in MODES for group in groups):
+        return
+    each = clauses(tr("{run}: {workload}", run=label, workload=workload) for label, workload in loads.items())
+    yield Doubt(
+        Level.CARE,
+        tr("No two deployments were offered the same load, so none is compared with another ({each}).", each=each),
+        tr("Offer all of them the same load, then compare."),
+    )
 
 
 def _merged(cases: Sequence[Case], everything: Sequence[Result]) -> Doubt:
     first = cases[0].doubt
-    if len(cases) == 1 or not first.general:
-        return first
     results = list({id(result): result for case in cases for result in case.results}.values())
+    if len(cases) == 1 or not first.general:
+        return replace(first, places=_places(results, everything))
     return Doubt(
         level=first.level,
         sentence=tr("{what}.", what=first.general),

@@ -54,7 +54,7 @@ def of_problem(problem: Problem) -> Doubt:
     return Doubt(
         Level.CARE,
         tr("{path}: {sentence}.", path=problem.path, sentence=problem.sentence),
-        tr("It is not part of the numbers below."),
+        tr("The run is part of the numbers below.") if problem.kept else tr("It is not part of the numbers below."),
     )
 
 
@@ -97,8 +97,15 @@ def _failures(result: Result) -> Iterable[Doubt]:
         return
     failed, offered = sum(failures.values()), result.metrics.requests
     kinds = listed(f"{count:,} {kind}" for kind, count in failures.items())
+    if failed == offered:
+        yield Doubt(
+            Level.STOP,
+            tr("{run}: all requests failed ({kinds}), so it has no latencies.", run=result.name, kinds=kinds),
+            tr("See the table of failures and the engines' logs."),
+        )
+        return
     yield Doubt(
-        Level.STOP if failed == offered else Level.CARE,
+        Level.CARE,
         tr(
             "{run}: {failed} of {offered} requests failed ({kinds}). Percentiles cover only the others, so they look better than they are.",
             run=result.name,

@@ -5,8 +5,8 @@ from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.readings import unbelieved
+from pd_analysis.energy.joules import Energy, GpuEnergy
 from pd_analysis.energy.readings import CLOSURE_LIMIT
-from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import Result, gpus_words
 from pd_analysis.numbers.load import MODES
 from pd_analysis.words.formatting import listed, number, percent

@@ -5,7 +5,7 @@ from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.energy.checks import Check, Fault
-from pd_analysis.energy.window import GpuEnergy
+from pd_analysis.energy.joules import GpuEnergy
 from pd_analysis.words.formatting import listed, number
 from pd_analysis.words.language import mark, tr
 

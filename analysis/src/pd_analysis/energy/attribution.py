@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from pd_analysis.energy.computed_tokens import computed_tokens
+from pd_analysis.energy.joules import Energy, GpuEnergy
 from pd_analysis.energy.phase_fit import fit, parted
 from pd_analysis.energy.readings import AVERAGE_LAG_S
 from pd_analysis.energy.time_slices import Slices, Spans
-from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.records.columns import Floats
 from pd_analysis.records.run import Run
 from pd_contracts.names import Role

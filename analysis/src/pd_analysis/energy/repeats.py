@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pd_analysis.energy.window import Energy, GpuEnergy, total_of
+from pd_analysis.energy.joules import Energy, GpuEnergy, total_of
 
 
 def summed(parts: Sequence[Energy | None]) -> Energy | None:

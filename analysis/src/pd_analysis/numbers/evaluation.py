@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pd_analysis.energy.attribution import RoleEnergy, attribution_of, summed_attribution
+from pd_analysis.energy.joules import Energy, TokenEnergy, per_token
 from pd_analysis.energy.repeats import summed
-from pd_analysis.energy.window import Energy, TokenEnergy, energy_of, per_token
+from pd_analysis.energy.window import energy_of
 from pd_analysis.numbers.deployments import repeat_of, unlabelled_names
 from pd_analysis.numbers.load import Load, Pace, amount_words, lengths, load_of, words
 from pd_analysis.numbers.metrics import Metrics, measure, measure_all

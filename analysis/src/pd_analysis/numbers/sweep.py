@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from pd_analysis.energy.window import TokenEnergy
+from pd_analysis.energy.joules import TokenEnergy
 from pd_analysis.numbers.evaluation import Result, with_repeats_pooled
 from pd_analysis.numbers.load import SWEPT, Pace, lengths, words
 from pd_analysis.numbers.steadiness import steadiness

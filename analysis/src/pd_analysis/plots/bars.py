@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from pd_analysis.energy.window import TokenEnergy
+from pd_analysis.energy.joules import TokenEnergy
 from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.plots import style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import STAGES
 from pd_analysis.tables.performance import STAGE_NAMES
-from pd_analysis.words.formatting import DASH, ms, number
+from pd_analysis.words.formatting import DASH, listed, ms, number, sentences
 from pd_analysis.words.language import mark, tr
 from pd_contracts.latency import PERCENTILES
 from pd_contracts.names import Role
@@ -136,7 +136,7 @@ def energy(group: Group) -> Figure | None:
     ]
     figure = style.canvas(
         _energy_title(group),
-        tr("Each panel has its own scale: an output token costs many times what a prompt token does."),
+        _energy_note(group, several=bool(panels)),
         0.42 * len(found) + 0.3,
         simulated=group.simulated,
         left=style.room_for(names),
@@ -184,6 +184,17 @@ _ROLE_GPUS: Final = {
 def _energy_title(group: Group) -> str:
     values = [(result.name, result.tokens.per_output) for result in group.results if result.tokens]
     return tr("Energy per output token: {runs}", runs=best_first(values, lambda joules: f"{number(joules)} J"))
+
+
+def _energy_note(group: Group, *, several: bool) -> str:
+    unknown = [result.name for result in group.results if not result.tokens or result.tokens.per_output is None]
+    scale = mark("Each panel has its own scale: an output token costs many times what a prompt token does.")
+    return sentences(
+        [
+            *([tr(scale)] if several else []),
+            *([tr("Unknown for {runs}: see the doubts.", runs=listed(unknown))] if unknown else []),
+        ]
+    )
 
 
 def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label: str) -> None:

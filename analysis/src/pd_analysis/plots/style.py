@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from pd_analysis.numbers.evaluation import ROLES
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
 LineStyle = Literal["-"] | tuple[float, Sequence[float]]
@@ -64,7 +64,10 @@ WIDTH: Final = 8.8
 PNG_DPI: Final = 200  # twice the 100 at which the report shows a figure
 _KEY_COLUMNS: Final = 4
 _TITLE_CHARACTERS: Final = 86
+_SUBTITLE_CHARACTERS: Final = 128
 _BADGE_CHARACTERS: Final = 12
+# What stays on one line: a word without Chinese characters, or a Chinese character, with the punctuation and spaces behind it.
+_PIECES: Final = re.compile(r"(?:[^\s\u2e80-\uffef]+|[\u2e80-\uffef]|\s)[、。，：；）！？]*\s*")
 COLUMN_EM: Final = 0.57  # width of a character, of its size
 _MARGINS: Final = {"left": 0.78, "right": 0.3, "top": 0.64, "bottom": 0.55}  # inches
 HEADING_IN: Final = 0.24  # a title of a panel, between the key and its axes
@@ -113,8 +116,11 @@ def canvas(
     have titles of their own.
     """
     lines = wrapped(title, _TITLE_CHARACTERS - simulated * _BADGE_CHARACTERS)
+    notes = wrapped(subtitle, _SUBTITLE_CHARACTERS)
     room = _MARGINS | margins
-    room["top"] += 0.2 * (len(lines) - 1) + (key_room(entries) if entries else 0) + headed * HEADING_IN
+    room["top"] += (
+        0.2 * (len(lines) - 1) + 0.15 * (len(notes) - 1) + (key_room(entries) if entries else 0) + headed * HEADING_IN
+    )
     full = height + room["top"] + room["bottom"]
     figure = Figure(figsize=(WIDTH, full))
     FigureCanvasAgg(figure)
@@ -126,7 +132,7 @@ def canvas(
     )
     figure.text(0.16 / WIDTH, 1 - 0.14 / full, "\n".join(lines), size=12, weight="bold", va="top", linespacing=1.25)
     below = 1 - (0.14 + 0.235 * len(lines)) / full
-    figure.text(0.16 / WIDTH, below, subtitle, size=9, color=MUTED, va="top")
+    figure.text(0.16 / WIDTH, below, "\n".join(notes), size=9, color=MUTED, va="top")
     if simulated:
         _mark(figure)
     return figure
@@ -137,12 +143,12 @@ def wrapped(text: str, most: int) -> list[str]:
     if text.isascii() or not any(map(_is_wide, text)):
         return textwrap.wrap(text, most) or [""]
     lines, width = [""], 0
-    for character in text:
-        columns = 1 + _is_wide(character)
-        if width + columns > most and not (character.isascii() and character.isalnum()):
+    for piece in _PIECES.findall(text):
+        columns = sum(1 + _is_wide(character) for character in piece)
+        if width + columns > most and lines[-1]:
             lines.append("")
             width = 0
-        lines[-1] += character
+        lines[-1] += piece
         width += columns
     return [line.strip() for line in lines]
 
@@ -277,10 +283,10 @@ def elided(name: str, most: int = 26) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def with_role(name: str, role: Role) -> str:
+def with_role(name: str, role: Role, message: str = mark("{run}, {role}")) -> str:
     """A run's name and one of its roles; a name that already contains the role stays as it is."""
     words = tr(ROLES[role])
-    return name if words in name.lower() else tr("{run}, {role}", run=name, role=words)
+    return name if words in name.lower() else tr(message, run=name, role=words)
 
 
 def save(figure: Figure, path: Path) -> str:

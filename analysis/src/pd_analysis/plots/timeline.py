@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpecFromSubplotSpec
 from matplotlib.ticker import MaxNLocator
 
+from pd_analysis.energy.joules import Energy, GpuEnergy
 from pd_analysis.energy.readings import AVERAGE_LAG_S
-from pd_analysis.energy.window import Energy, GpuEnergy
 from pd_analysis.numbers.evaluation import ROLES, Group, Result
 from pd_analysis.plots import style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
 from pd_analysis.words.formatting import number
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
 _ACROSS: Final = 2
@@ -69,7 +69,7 @@ def power_timeline(group: Group) -> Figure | None:
 
 def _title(recorded: Sequence[tuple[Result, Energy]]) -> str:
     means = [
-        (style.with_role(style.elided(result.name), role), _mean_w(energy, role))
+        (style.with_role(style.elided(result.name), role, mark("{run} ({role})")), _mean_w(energy, role))
         for result, energy in recorded
         for role in energy.roles
     ]

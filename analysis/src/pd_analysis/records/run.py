@@ -12,10 +12,11 @@ from pd_contracts.records import EngineTokens, GpuHeader, Manifest
 
 @dataclass(frozen=True)
 class Problem:
-    """A path that could not be used, and the reason, with the remedy."""
+    """A path that could not be used, and the reason, with the remedy; if `kept`, the run itself was read all the same."""
 
     path: Path
     reason: object
+    kept: bool = False
 
     @property
     def sentence(self) -> str:

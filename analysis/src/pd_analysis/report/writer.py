@@ -1,5 +1,6 @@
 """Write the report: one self-contained HTML page, the same as Markdown, and the plots."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import jinja2
+from markupsafe import Markup, escape
 
 import pd_contracts
 from pd_analysis import plots
@@ -24,7 +26,7 @@ from pd_analysis.report.chapters import with_chapter
 from pd_analysis.report.sections import PLOTS, cards, section_of, swept_of
 from pd_analysis.tables.comparison import overview
 from pd_analysis.tables.setup import definitions, left_out
-from pd_analysis.words.formatting import joined, listed
+from pd_analysis.words.formatting import joined, listed, sentence_case
 from pd_analysis.words.language import in_language, mark, tr
 
 # What the page's own script says.
@@ -44,6 +46,12 @@ WORDS: Final = {
     "hint": mark("swipe for more →"),
     "Longest gap": mark("Longest gap"),
 }
+
+
+MANY: Final = 4  # names fit into a title
+
+# An option or a command, which no line may break at its hyphens.
+_WHOLE: Final = re.compile(r"(?<![\w/-])(?:--[a-z][a-z-]*|pd-[a-z]+)")
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
         "plotly": interactive.library(),
         "words": {key: tr(text) for key, text in WORDS.items()},
         "lang": lang,
+        "alone": alone,
         "overall": merged,
         "chapters": (len(chosen), len(groups)) if len(chosen) < len(groups) else (),
         "fontless": not plots.readable(lang),
@@ -123,13 +132,14 @@ def default_title(groups: Sequence[Group]) -> str:
     given = {result.run.manifest.title for group in groups for result in group.results}
     if len(given) == 1 and (title := given.pop()):
         return title
-    if len(groups) == 1 and groups[0].others:
-        others = listed(result.name for result in groups[0].others)
-        return tr("{others} against {baseline}", others=others, baseline=groups[0].baseline.name)
-    names = dict.fromkeys(result.name for group in groups for result in group.results)
-    if len(names) <= 4:
-        return tr("Measured: {runs}", runs=listed(names))
-    return tr("{deployments} deployments under {loads} loads", deployments=len(names), loads=len(groups))
+    if len(groups) == 1 and (others := groups[0].others):
+        names = [result.name for result in others]
+        told = listed(names) if len(names) <= MANY else tr("{count} deployments", count=len(names))
+        return tr("{others} against {baseline}", others=told, baseline=groups[0].baseline.name)
+    every = dict.fromkeys(result.name for group in groups for result in group.results)
+    if len(every) <= MANY:
+        return tr("Measured: {runs}", runs=listed(every))
+    return tr("{deployments} deployments under {loads} loads", deployments=len(every), loads=len(groups))
 
 
 def _environment() -> jinja2.Environment:
@@ -141,13 +151,22 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cards": cards, "sentence": sentence, "pipe": _pipe, "heading": _heading, "joined": joined}
+    environment.filters |= {
+        "cards": cards,
+        "sentence": sentence,
+        "pipe": _pipe,
+        "heading": sentence_case,
+        "joined": joined,
+    }
+    environment.filters["unbroken"] = _unbroken
     environment.globals |= {"tr": tr, "run_colour": style.run_colour_name}
     return environment
 
 
-def _heading(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _unbroken(text: str) -> Markup:
+    """The same for a page: no line ends between a number and its %, nor inside an option or the name of a command."""
+    safe = re.sub(r"(?<=\d) %", "\u00a0%", str(escape(text)))
+    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', safe))  # noqa: S704  escaped above
 
 
 def _pipe(text: str) -> str:

@@ -8,7 +8,7 @@ from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.load import MODES, Pace, amount_words, pace_of
 from pd_analysis.numbers.measures import COMPARED, DECIDING
 from pd_analysis.tables.table import Cell, Table, table
-from pd_analysis.words.formatting import DASH, number, ratio, sizes, whole
+from pd_analysis.words.formatting import DASH, number, ratio, sentence_case, sizes, whole
 from pd_analysis.words.formulas import formula
 from pd_analysis.words.language import tr
 from pd_contracts.names import Topology
@@ -67,7 +67,7 @@ def overview(groups: Sequence[Group]) -> Table:
         for result, load in zip(results, workloads, strict=True)
     ]
     caption = "" if columns else tr("{what}.", what=next(iter(kinds)))
-    return table(tr("Every run"), header, rows, {0, 1, 6} if columns else {0, 1}, caption[:1].upper() + caption[1:])
+    return table(tr("Every run"), header, rows, {0, 1, 6} if columns else {0, 1}, sentence_case(caption))
 
 
 def _kind(load: Workload) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from pd_analysis.energy.checks import Check
+from pd_analysis.energy.joules import Energy, GpuEnergy, TokenEnergy, total_of
 from pd_analysis.energy.readings import closure
-from pd_analysis.energy.window import Energy, GpuEnergy, TokenEnergy, total_of
 from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.tables.table import Table, table
 from pd_analysis.words.formatting import DASH, joined, number, percent, with_error
@@ -67,7 +67,11 @@ def _role_rows(name: str, energy: Energy, tokens: TokenEnergy) -> Iterable[list[
     if energy.serving:
         whole_ = (None, tokens.per_output, tokens.per_token)
         yield _energy_row(
-            tr("{run}, all", run=name), energy.serving, energy.window_s, energy.idle_j(energy.roles), whole_
+            tr("{run}, recorded", run=name) if energy.astray else tr("{run}, all", run=name),
+            energy.serving,
+            energy.window_s,
+            energy.idle_j(energy.roles),
+            whole_,
         )
 
 

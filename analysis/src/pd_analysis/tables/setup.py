@@ -152,9 +152,10 @@ def _client(result: Result) -> str:
 
 
 def left_out(problems: Sequence[Problem]) -> Table | None:
-    """Folders that could not be used, with the reason; None if there are none."""
+    """Folders that could not be used, or only in part, with the reason; None if there are none."""
     rows = [[str(problem.path), problem.sentence] for problem in problems]
-    return table(tr("Left out"), [tr("Folder"), tr("Reason")], rows, {0, 1}) if rows else None
+    title = tr("Read only in part") if all(problem.kept for problem in problems) else tr("Left out")
+    return table(title, [tr("Folder"), tr("Reason")], rows, {0, 1}) if rows else None
 
 
 def definitions() -> Table:

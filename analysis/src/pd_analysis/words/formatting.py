@@ -70,6 +70,8 @@ def ratio(value: float | None) -> str:
     """A quotient of two runs: 0.48×, 4.70×, 12.3×."""
     if value is None:
         return DASH
+    if value == 0:
+        return "0×"
     return f"{value:.2f}×" if value < 10 else f"{value:,.1f}×" if value < 100 else f"{value:,.0f}×"
 
 
@@ -101,6 +103,11 @@ def sentences(items: Iterable[str]) -> str:
     for item in items:
         text = tr("{sentence} {next}", sentence=text, next=item) if text else item
     return text
+
+
+def sentence_case(text: str) -> str:
+    """A text as a heading: with a capital letter, but for a program's own name."""
+    return text if text.startswith("vllm") else text[:1].upper() + text[1:]
 
 
 def sizes(load: Workload) -> str:

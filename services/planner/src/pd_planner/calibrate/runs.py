@@ -6,7 +6,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pd_analysis.energy.window import Energy, energy_of
+from pd_analysis.energy.joules import Energy
+from pd_analysis.energy.window import energy_of
 from pd_analysis.records.reader import load_tree
 from pd_analysis.records.run import Run
 from pd_analysis.words.language import tr
