@@ -6,6 +6,7 @@ from support.workers import running_workers
 
 from pd_contracts.deployment import DeployedEngine, DeploymentDocument
 from pd_contracts.names import Connector, Role
+from pd_proxy.routing.names import Routing
 
 
 async def described(proxy: RunningProxy) -> DeploymentDocument:
@@ -64,3 +65,16 @@ async def test_simulated_engines_are_said_to_be_so() -> None:
     async with running_workers() as proxy:
         await proxy.engine(Role.COMBINED, told={"engine": "pd-simulator"})
         assert (await described(proxy)).simulated
+
+
+async def test_settings_that_decide_how_requests_are_served_are_told_unless_they_are_the_defaults() -> None:
+    async with running_proxy(ping_key="secret", model=MODEL) as proxy:
+        assert (await described(proxy)).settings == {}
+    routed = {"routing": Routing.ADAPTIVE, "ttft_slo_ms": 300.0, "tpot_slo_ms": 10.0}
+    async with running_proxy(**routed, step_profile="h200-llama3-8b", ping_key="secret") as proxy:
+        assert (await described(proxy)).settings == {
+            "ROUTING": "adaptive",
+            "TTFT_SLO_MS": "300",
+            "TPOT_SLO_MS": "10",
+            "STEP_PROFILE": "h200-llama3-8b",
+        }

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.ports import Ports
+
+# ROUTING with which the proxy's POLICY chooses engines: combined ones then serve as plain vLLM does.
+STATIC_ROUTING: Final = "static"
 
 
 class Member(Ports, frozen=True, kw_only=True):
@@ -62,11 +65,28 @@ def shape_of(roles: Sequence[Role]) -> str:
     return "".join(f"{roles.count(role)}{role[0].upper()}" for role in Role if role in roles)
 
 
-def label_of(roles: Sequence[Role]) -> str:
-    """The short name in tables and plots: "disagg 1P3D", "2 combined"; empty without engines."""
+def label_of(roles: Sequence[Role], manner: str = "") -> str:
+    """The short name in tables and plots: "disagg 1P3D", "2 combined", "2 combined adaptive"; empty without engines."""
     if set(roles) == {Role.COMBINED}:
-        return f"{len(roles)} combined"
+        return with_manner(f"{len(roles)} combined", manner)
     return f"{Topology.DISAGG} {shape_of(roles)}" if roles else ""
+
+
+def with_manner(label: str, manner: str) -> str:
+    """The label with what `manner_of` adds to it, unless it says so itself."""
+    return label if not manner or label.endswith(manner) else f"{label} {manner}".strip()
+
+
+def manner_of(*, routing: str, both_roles: bool) -> str:
+    """What sets combined engines apart from plain ones: "adaptive", "both roles", "adaptive without KV_BOTH"; empty for plain engines.
+
+    Args:
+        routing: the proxy's ROUTING; empty if it is unknown.
+        both_roles: whether the engines can also hand KV over (KV_BOTH=on).
+    """
+    if routing in ("", STATIC_ROUTING):
+        return "both roles" if both_roles else ""
+    return routing if both_roles else f"{routing} without KV_BOTH"
 
 
 class DeployedEngine(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +125,7 @@ class DeploymentDocument(msgspec.Struct, frozen=True, kw_only=True):
         simulated: some engine is simulated, so no number says anything about a GPU.
         gpus: GPUs of all engines together, each counted once; None if an engine did not report its GPUs.
         proxy_version: the proxy's.
+        settings: those of the proxy that decide how requests are served, by variable, where they are not the defaults.
     """
 
     name: str
@@ -114,3 +135,4 @@ class DeploymentDocument(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int | None
     instances: list[DeployedEngine]
     proxy_version: str = ""
+    settings: dict[str, str] = {}

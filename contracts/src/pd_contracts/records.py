@@ -16,6 +16,7 @@ import msgspec
 
 from pd_contracts.amounts import Count, Number
 from pd_contracts.boot import boot_id
+from pd_contracts.deployment import manner_of
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.sentences import SentenceError
 from pd_contracts.timing import Stages
@@ -261,7 +262,11 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """The deployment that served the load. Numbers per GPU are divided by `gpus`; `name` is its identity."""
+    """The deployment that served the load. Numbers per GPU are divided by `gpus`; `name` is its identity.
+
+    Attributes:
+        settings: those of the proxy that decide how requests are served, by variable, where they are not the defaults.
+    """
 
     name: str = ""
     topology: Topology | None = None
@@ -270,6 +275,18 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     engines: list[EngineInfo] = msgspec.field(default_factory=list)
     simulated: bool = False
     software: dict[str, str] = msgspec.field(default_factory=dict)
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
+
+    @property
+    def both_roles(self) -> bool:
+        """Whether its combined engines can also hand KV over (KV_BOTH=on); otherwise they have no connector."""
+        return any(engine.role is Role.COMBINED and engine.connector is not None for engine in self.engines)
+
+    @property
+    def manner(self) -> str:
+        """`manner_of` its engines."""
+        combined = any(engine.role is Role.COMBINED for engine in self.engines)
+        return manner_of(routing=self.settings.get("ROUTING", ""), both_roles=self.both_roles) if combined else ""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,7 @@
 """Which deployments are compared."""
 
+from typing import Any
+
 import pytest
 
 from pd_contracts.names import Connector, Role, Topology
@@ -76,3 +78,30 @@ def test_a_spec_says_what_it_is() -> None:
     assert spec.counts == {Role.PREFILL: 1, Role.DECODE: 3, Role.COMBINED: None}
     assert single([spec, Spec(combined=1)]) == Spec(combined=1)
     assert single([spec, Spec(combined=2)]) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "names", "labels"),
+    [
+        ({}, ["2c", "1p1d"], ["2 combined", "disagg 1P1D"]),
+        ({"kv_both": True}, ["2c-both-roles", "1p1d"], ["2 combined both roles", "disagg 1P1D"]),
+        (
+            {"kv_both": True, "routing": "adaptive"},
+            ["2c-adaptive", "1p1d"],
+            ["2 combined adaptive", "disagg 1P1D"],
+        ),
+        (
+            {"routing": "local_first"},
+            ["2c-local_first-without-kv_both", "1p1d"],
+            ["2 combined local_first without KV_BOTH", "disagg 1P1D"],
+        ),
+    ],
+)
+def test_combined_engines_that_serve_otherwise_than_plain_ones_have_a_name_and_a_folder_of_their_own(
+    settings: dict[str, Any], names: list[str], labels: list[str]
+) -> None:
+    manner = ControlSettings(**settings).manner
+
+    for found in (default(2, manner), parse("2c,1p1d", 2, manner)):
+        assert [spec.name for spec in found] == names
+        assert [spec.label for spec in found] == labels

@@ -142,6 +142,17 @@ def test_a_folder_that_cannot_take_it_is_told_before_anything_changes(results: R
     assert (results.root / "comparison.json").exists()
 
 
+def test_a_comparison_of_plain_engines_can_gain_routed_ones_which_then_agree_in_their_objectives(
+    results: Results,
+) -> None:
+    plain, routed = {"MODEL": "a"}, {"MODEL": "a", "TTFT_SLO_MS": "300"}
+    for identity in (plain, routed, plain):
+        results.prepare(identity, restart=False)
+
+    with pytest.raises(FolderError, match="TTFT_SLO_MS=300, but it is 500 now"):
+        results.check({**routed, "TTFT_SLO_MS": "500"}, restart=False)
+
+
 def test_what_is_missing_is_written_down_for_the_report(results: Results) -> None:
     results.prepare({}, restart=False)
     results.explain([NotMeasured(what="1p1d", reason="decode-0 ended")])

@@ -15,10 +15,10 @@ from pd_control.compare.presets import COMPARE, DEMO
 from pd_control.planning.gpus import PlanError
 
 
-def asked(*words: str, gpus: int = 2, size: int = 1) -> Comparison:
+def asked(*words: str, gpus: int = 2, size: int = 1, manner: str = "") -> Comparison:
     given: argparse.Namespace = parser().parse_args(["compare", "--engine", "sim", *words])
     more = request.pass_through(given.loadgen)
-    return request.comparison(given, COMPARE["sim"], range(gpus), size=size, more=more, title="T")
+    return request.comparison(given, COMPARE["sim"], range(gpus), size=size, more=more, title="T", manner=manner)
 
 
 def test_the_shortest_command_compares_plain_with_what_fits_and_finds_rates() -> None:
@@ -62,6 +62,13 @@ def test_classic_modes_are_measured_on_one_plain_engine() -> None:
     assert [spec.name for spec in found.stages] == ["2c", "1p1d", "1c"]
     assert [point.mode for point in found.points(Spec(combined=1))] == ["phase-split", "batch"]
     assert [point.mode for point in found.points(Spec(combined=2))] == ["serve"]
+
+
+def test_combined_engines_of_another_manner_are_that_in_every_mode_and_in_containers() -> None:
+    found = asked("--modes", "serve,batch", "--rates", "1", "--input-output", "512:64", manner="adaptive")
+
+    assert [spec.name for spec in found.stages] == ["2c-adaptive", "1p1d", "1c-adaptive"]
+    stages.refuse_unfit_for_containers(found.deployments)
 
 
 def test_one_engine_serves_all_modes_at_once() -> None:

@@ -76,6 +76,32 @@ def test_what_was_given_by_hand_counts_more() -> None:
     assert (described.label, described.gpus) == ("hand", 8)
 
 
+@pytest.mark.parametrize(
+    ("connector", "settings", "label"),
+    [
+        (None, {}, "1 combined"),
+        (Connector.P2P, {}, "1 combined both roles"),
+        (Connector.P2P, {"ROUTING": "adaptive", "TTFT_SLO_MS": "300"}, "1 combined adaptive"),
+        (None, {"ROUTING": "local_first"}, "1 combined local_first without KV_BOTH"),
+        (None, {"POLICY": "least_loaded"}, "1 combined"),
+    ],
+)
+def test_combined_engines_that_serve_otherwise_than_plain_ones_are_named_so(
+    connector: Connector | None, settings: dict[str, str], label: str
+) -> None:
+    engine = DeployedEngine(name="combined-0", role=Role.COMBINED, state="ready", connector=connector)
+
+    described = describe(document(instances=[engine], settings=settings), None, **NOTHING)
+
+    assert (described.label, described.settings) == (label, settings)
+
+
+def test_fixed_roles_are_not_named_after_a_routing_that_leaves_them_alone() -> None:
+    told = document(Role.PREFILL, Role.DECODE, settings={"ROUTING": "adaptive"})
+
+    assert describe(told, None, **NOTHING).label == "disagg 1P1D"
+
+
 def test_an_unknown_number_of_gpus_stays_unknown() -> None:
     assert describe(document(Role.COMBINED, gpus=None), None, **NOTHING).gpus is None
 

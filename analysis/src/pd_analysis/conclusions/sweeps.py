@@ -13,7 +13,7 @@ from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyo
 from pd_analysis.tables.table import Cell, Table
 from pd_analysis.words.formatting import DASH, clauses, joined, listed, ms, number, percent, setting
 from pd_analysis.words.language import mark, ntr, tr
-from pd_contracts.names import Role, Topology
+from pd_contracts.names import Role
 
 TOO_CLOSE: Final = 0.10  # a knee between two measured points moves by so much, or more, with the length of the runs
 _CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
@@ -37,9 +37,9 @@ def of_sweep(sweep: Sweep) -> tuple[str, ...]:
 
 
 def pairs(sweep: Sweep) -> list[tuple[Series, Series]]:
-    """Each disaggregated deployment with plain serving on as many GPUs, or on the nearest number of them."""
+    """Each other deployment with plain serving on as many GPUs, or on the nearest number of them."""
     first = sweep.series[0]
-    plain = [series for series in sweep.series if series.topology is Topology.COMBINED] or [first]
+    plain = [series for series in sweep.series if series.plain] or [first]
     others = [series for series in sweep.series if series not in plain]
     return [(min(plain, key=lambda one: abs((one.gpus or 0) - (other.gpus or 0))), other) for other in others]
 
@@ -53,7 +53,7 @@ def of_lengths(results: Sequence[Result]) -> tuple[str, ...]:
             cells.setdefault(cell, {}).setdefault(result.label, []).append(result)
     found: list[str] = []
     for series in cells.values():
-        ordered = sorted(series.items(), key=lambda item: item[1][0].topology is not Topology.COMBINED)
+        ordered = sorted(series.items(), key=lambda item: not item[1][0].plain)
         for name, others in ordered[1:]:
             found += _crossed_lengths(ordered[0], (name, others))
     return tuple(found)

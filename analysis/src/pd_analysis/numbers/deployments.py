@@ -1,13 +1,22 @@
-"""Names of deployments without a label: a sweep over loads is one deployment, not one for each load."""
+"""Names of deployments: what sets engines of one topology apart, and names for those without a label (a sweep over loads is one deployment)."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Sequence, Set
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from pd_analysis.numbers.load import load_of
 from pd_analysis.records.run import Run
+from pd_contracts.deployment import manner_of
+from pd_contracts.names import Topology
 from pd_contracts.vllm_result import of_sweep, server_of
+
+# Values of the proxy's ROUTING, and reasons for a choice (`pd_contracts.timing.Stages.why`) that tell which it was.
+_ADAPTIVE: Final = "adaptive"
+_LOCAL_FIRST: Final = "local_first"
+_EITHER: Final = "routed"
+_ADAPTIVE_ALONE: Final = frozenset({"plain", "overflow"})
+_LOCAL: Final = "local"
 
 _FILES: Final = (".json", ".jsonl")  # of other programs; our own runs are folders
 
@@ -21,6 +30,23 @@ def unlabelled_names(runs: Sequence[Run]) -> list[str]:
     places = [_place(run) for run in runs]
     shared = {place for place in places if place is not None and _one_deployment(runs, places, place)}
     return [place[1] if place in shared and place else _own(run) for run, place in zip(runs, places, strict=True)]
+
+
+def manner(run: Run) -> str:
+    """What sets the run's combined engines apart from plain ones ("adaptive"); empty for plain engines and for other topologies.
+
+    Records from before the manifest had the proxy's settings show it too: their requests say why their engines were chosen.
+    """
+    deployment = run.manifest.deployment
+    if deployment.topology is not Topology.COMBINED:
+        return ""
+    if deployment.settings or not run.requests.whys:
+        return deployment.manner
+    return manner_of(routing=_routing(run.requests.whys), both_roles=deployment.both_roles)
+
+
+def _routing(whys: Set[str]) -> str:
+    return _ADAPTIVE if whys & _ADAPTIVE_ALONE else _LOCAL_FIRST if _LOCAL in whys else _EITHER
 
 
 def _place(run: Run) -> tuple[str, str] | None:

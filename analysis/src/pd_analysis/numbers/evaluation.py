@@ -9,7 +9,7 @@ from pd_analysis.energy.attribution import RoleEnergy, attribution_of, summed_at
 from pd_analysis.energy.joules import Energy, TokenEnergy, per_token
 from pd_analysis.energy.repeats import summed
 from pd_analysis.energy.window import energy_of
-from pd_analysis.numbers.deployments import repeat_of, unlabelled_names
+from pd_analysis.numbers.deployments import manner, repeat_of, unlabelled_names
 from pd_analysis.numbers.load import Load, Pace, amount_words, lengths, load_of, words
 from pd_analysis.numbers.metrics import Metrics, measure, measure_all
 from pd_analysis.numbers.trust import Unfit, unfit
@@ -17,6 +17,7 @@ from pd_analysis.records.columns import Requests, pooled
 from pd_analysis.records.run import Run
 from pd_analysis.words.formatting import clauses
 from pd_analysis.words.language import mark, ntr, tr
+from pd_contracts.deployment import with_manner
 from pd_contracts.names import Role, Topology
 
 ROLES: Final = {Role.PREFILL: mark("prefill"), Role.DECODE: mark("decode"), Role.COMBINED: mark("combined")}
@@ -33,6 +34,7 @@ class Result:
         requests: those of all repeats; the metrics are over them, and energy and tokens are sums over the repeats.
         repeats: each repeat on its own; empty of a load that was offered once.
         attribution: the energy by role, phase and request; empty without power.
+        manner: what sets its combined engines apart from plain ones; empty if nothing does.
         unlabelled: the deployment's name if it has neither label nor topology.
         unfit: reasons why no decision may be based on it; empty if it may be used.
     """
@@ -45,6 +47,7 @@ class Result:
     repeats: tuple["Result", ...] = ()
     attribution: tuple[RoleEnergy, ...] = ()
     distinction: str = ""
+    manner: str = ""
     unlabelled: str = ""
     unfit: frozenset[Unfit] = frozenset()
 
@@ -67,13 +70,18 @@ class Result:
         """The deployment's name, whatever the load."""
         deployment = self.run.manifest.deployment
         if deployment.topology and deployment.label in ("", deployment.topology.value):
-            return tr(TOPOLOGIES[deployment.topology])
-        return deployment.label or self.unlabelled
+            return with_manner(tr(TOPOLOGIES[deployment.topology]), self.manner)
+        return with_manner(deployment.label, self.manner) if deployment.label else self.unlabelled
 
     @property
     def topology(self) -> Topology | None:
         """How the run's deployment used its GPUs."""
         return self.run.manifest.deployment.topology
+
+    @property
+    def plain(self) -> bool:
+        """Whether its engines serve as vLLM does by itself."""
+        return self.topology is Topology.COMBINED and not self.manner
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,7 @@ def _result(run: Run, unlabelled: str) -> Result:
         energy=energy,
         tokens=_token_energy(energy, metrics),
         attribution=attribution_of(run, energy),
+        manner=manner(run),
         unlabelled=unlabelled,
         unfit=unfit(run),
     )
@@ -173,7 +182,8 @@ def with_repeats_pooled(results: Sequence[Result]) -> list[Result]:
 def _cell(result: Result) -> Hashable:
     deployment, load = result.run.manifest.deployment, result.run.manifest.workload
     limits = tuple(sorted(load.goodput.items()))
-    return result.label, deployment.topology, deployment.gpus, result.load, load.model, limits
+    settings = tuple(sorted(deployment.settings.items()))
+    return result.label, deployment.topology, deployment.gpus, settings, result.load, load.model, limits
 
 
 def _are_repeats(members: Sequence[Result]) -> bool:
@@ -198,9 +208,15 @@ def _pool(members: Sequence[Result]) -> Result:
     )
 
 
-def _order(run: Run) -> tuple[bool, str, float, str]:
+def _order(run: Run) -> tuple[bool, str, str, float, str]:
     topology = run.manifest.deployment.topology
-    return topology is not Topology.COMBINED, run.manifest.deployment.label, run.manifest.workload.rate, str(run.path)
+    return (
+        topology is not Topology.COMBINED,
+        manner(run),
+        run.manifest.deployment.label,
+        run.manifest.workload.rate,
+        str(run.path),
+    )
 
 
 def _group(results: Sequence[Result], *, gpus: int | None = None) -> Group:

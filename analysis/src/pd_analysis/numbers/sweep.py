@@ -82,9 +82,9 @@ class Series:
         return self.results[0].metrics.gpus
 
     @property
-    def topology(self) -> Topology | None:
-        """How the deployment uses its GPUs."""
-        return self.results[0].topology
+    def plain(self) -> bool:
+        """Whether its engines serve as vLLM does by itself."""
+        return self.results[0].plain
 
     def points(self, get: Get) -> list[tuple[float, float]]:
         """(place on the axis, value) of every result that has the value and is fit for a decision."""
@@ -150,7 +150,7 @@ def _sweep(members: Sequence[Result]) -> Sweep:
     for result in members:
         cells.setdefault((result.label, result.metrics.gpus), []).append(result)
     ordered = [tuple(sorted(cell, key=_amount)) for cell in cells.values()]
-    ordered.sort(key=lambda cell: (cell[0].topology is not Topology.COMBINED, cell[0].label))
+    ordered.sort(key=lambda cell: (cell[0].topology is not Topology.COMBINED, cell[0].manner, cell[0].label))
     labels = [cell[0].label for cell in ordered]
     series = (Series(results=cell, axis=axis, with_gpus=labels.count(cell[0].label) > 1) for cell in ordered)
     return Sweep(series=tuple(series), axis=axis)

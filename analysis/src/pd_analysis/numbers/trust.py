@@ -10,7 +10,7 @@ import pandas as pd
 from pd_analysis.energy.moments import clock_shift
 from pd_analysis.records.run import Run
 from pd_contracts.names import Role
-from pd_contracts.records import ClientHealth, EngineTokens
+from pd_contracts.records import ClientHealth, EngineInfo, EngineTokens
 
 # Counters and usage should agree; a larger difference means that foreign engines answered, or that the engines served other clients.
 TOKENS_APART: Final = 0.02
@@ -115,14 +115,21 @@ def strangers(run: Run) -> Strangers | None:
     measured = run.requests.measured
     if not engines:
         return _more_than_gpus(measured["decode_instance"], deployment.gpus)
-    for column, others in (("decode_instance", Role.PREFILL), ("prefill_instance", Role.DECODE)):
-        own = [engine.name for engine in engines if engine.role is not others]
+    for column, takes_part in (("decode_instance", _writes), ("prefill_instance", _hands_over)):
+        own = [engine.name for engine in engines if takes_part(engine)]
         found = _answers(measured[column])
-        if column == "prefill_instance" and not any(engine.role is Role.PREFILL for engine in engines):
-            own = []  # combined engines name no prefill engine, so any that is named is foreign
         if len(found) > len(own):
             return Strangers(_not_own(found, own), len(own), len(found))
     return None
+
+
+def _writes(engine: EngineInfo) -> bool:
+    return engine.role is not Role.PREFILL
+
+
+def _hands_over(engine: EngineInfo) -> bool:
+    """Combined engines have a connector if they do (KV_BOTH=on)."""
+    return engine.role is Role.PREFILL or (engine.role is Role.COMBINED and engine.connector is not None)
 
 
 def _answers(instances: "pd.Series[str]") -> dict[str, int]:
@@ -165,7 +172,8 @@ def tokens_apart(run: Run) -> Counted | None:
     inside = rows[(rows["sent"] >= begin) & (rows["end"] <= end)]
     other = rows[~rows.index.isin(inside.index)]
     overlapping = other[(other["end"].isna()) | ((other["end"] > begin) & (other["sent"] < end))]
-    by_prefill = inside["handed_off"] & (inside["output_tokens"] > 0)  # a first token that no decode engine wrote
+    # A first token that none of these engines wrote. Combined engines that hand over are among them.
+    by_prefill = inside["handed_off"] & (inside["output_tokens"] > 0) & ~inside["prefill_instance"].isin(names)
     counted, asked = sum(span.tokens for span in known), float(inside["output_tokens"].sum() - by_prefill.sum())
     if counted < asked * (1 - TOKENS_APART):
         return Counted(counted, asked)

@@ -39,7 +39,7 @@ class Requests:
         rows: one row per request in schedule order. Durations and times are seconds (times on the client's monotonic clock), stages
             milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
             `output_hash` a number that is equal for equal output, 0 if unknown; `prefill_instance` and `decode_instance` are the engines'
-            names, "" if unknown; `handed_off` is true if prefill wrote the first token, so that decode wrote the rest;
+            names, "" if unknown; `why` says what chose them, "" if no prediction did; `handed_off` is true if prefill wrote the first token, so that decode wrote the rest;
             `warmup` is what counts as such, `preheat` what was sent as such; `chunk_tokens` are those of its chunks together.
         gaps: every gap between token chunks of successful measured requests, pooled, in seconds, the shortest first.
         excerpt: the gaps of a part of the run with the time at which each ended: columns index, t, gap.
@@ -64,6 +64,11 @@ class Requests:
         """Mean and standard deviation of when requests were due, in seconds from the first: equal for equal schedules."""
         due = self.rows.loc[~self.rows["preheat"], "scheduled"]
         return float((due - due.min()).mean()), float(due.std(ddof=0))
+
+    @cached_property
+    def whys(self) -> frozenset[str]:
+        """What chose engines, where the proxy's predictions did; empty with ROUTING=static."""
+        return frozenset(self.rows["why"].unique()) - {""}
 
     @cached_property
     def _sorted(self) -> dict[str, Floats]:
@@ -192,7 +197,7 @@ def _columns(batch: Sequence[RequestRecord]) -> pd.DataFrame:
         "failure_message": [record.error.message if record.error else "" for record in batch],
         "output_hash": _hashes(batch),
     }
-    for name in ("prefill_instance", "decode_instance"):
+    for name in ("prefill_instance", "decode_instance", "why"):
         columns[name] = [getattr(record.stages, name, "") for record in batch]
     columns["handed_off"] = np.array(
         [getattr(record.stages, "first_token", "") == FROM_PREFILL for record in batch], dtype=bool

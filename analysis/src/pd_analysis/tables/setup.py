@@ -42,6 +42,7 @@ def _facts(result: Result) -> dict[str, str]:
         tr("Topology"): tr(TOPOLOGIES[deployment.topology]) if deployment.topology else "",
         tr("GPUs"): whole(deployment.gpus),
         tr("Engines"): _engines(deployment.engines),
+        tr("Proxy"): _pairs(deployment.settings),
         tr("Hardware"): _boards(result.run.gpu),
         tr("Power recorder"): _recorder(result.run.gpu),
         **_workload(manifest.workload),

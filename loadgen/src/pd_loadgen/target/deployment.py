@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from pd_contracts.deployment import DeployedEngine, DeploymentDocument, label_of
 from pd_contracts.names import SIMULATED_ENGINE, Role, Topology
 from pd_contracts.records import Deployment, EngineInfo
@@ -35,15 +37,16 @@ def describe(
     roles = [engine.role for engine in engines]
     named = {engine.engine for engine in engines} | {instance.engine for instance in (stats.instances if stats else [])}
     version = stats.version if stats else ""
-    return Deployment(
+    described = Deployment(
         name=document.name if document else "",
         topology=_topology(roles),
-        label=label or label_of(roles),
         gpus=gpus or (document.gpus if document else None),
         engines=engines,
         simulated=simulated or SIMULATED_ENGINE in named or (document is not None and document.simulated),
         software={**_software(engines), **({"pd-proxy": version} if version else {})},
+        settings=document.settings if document else {},
     )
+    return msgspec.structs.replace(described, label=label or label_of(roles, described.manner))
 
 
 def gpu_roles(deployment: Deployment) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from pd_contracts.deployment import STATIC_ROUTING, manner_of
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port, Ports
 
@@ -31,6 +32,9 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     kv_both: Annotated[
         bool, Meta(description="combined engines with P2pConnector both send and receive KV, as ROUTING decides")
     ] = False
+    routing: Annotated[
+        str, Meta(description="the proxy's ROUTING; a comparison names combined engines after it, unless it is static")
+    ] = STATIC_ROUTING
     proxy_host: Annotated[
         str, Meta(description="host of the proxy that engines announce themselves to; this machine if empty")
     ] = "127.0.0.1"
@@ -47,6 +51,11 @@ class ControlSettings(Ports, frozen=True, kw_only=True):
     state_dir: Annotated[
         str, Meta(description="folder for the state file, process ids and logs; each deployment needs its own")
     ] = ".pdstack"
+
+    @property
+    def manner(self) -> str:
+        """What sets combined engines apart from plain ones; empty if nothing does."""
+        return manner_of(routing=self.routing, both_roles=self.kv_both)
 
     @property
     def proxy_url(self) -> str:

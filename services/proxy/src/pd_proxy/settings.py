@@ -4,6 +4,7 @@ import ipaddress
 import re
 from enum import StrEnum
 from math import inf
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import Meta
 from pd_contracts.names import Connector
 from pd_contracts.ports import Port
 from pd_contracts.profiles import shipped
+from pd_contracts.settings import fields, shown
 from pd_proxy.engines.policy import Policy
 from pd_proxy.protocol.generation import IMAGE_MAX_TOKENS, MAX_BODY_ITEMS, MAX_PROMPTS, Limits
 from pd_proxy.routing.costs import Costs, read_costs
@@ -25,6 +27,13 @@ OWN_HEADERS: Final = frozenset(
 )  # fmt: skip
 # As browsers send them; `null` is what pages from a file have.
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
+
+# What decides how requests are served, and so belongs to the records of a measurement.
+_SERVING: Final = frozenset(
+    {"policy", "routing", "reject", "ttft_slo_ms", "tpot_slo_ms", "step_profile", "step_margin", "max_num_batched_tokens",
+     "proxy_replicas", "proxy_workers", "disagg_min_tokens", "max_in_flight", "first_token", "decode_asked", "migrate",
+     "kv_in_flight_bytes", "kv_bytes_per_token"}
+)  # fmt: skip
 
 Seconds = Annotated[float, Meta(gt=0)]
 
@@ -301,6 +310,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             msg = f"{asking} needs PROXY_WORKERS=1, because predictions need all requests in one process"
             raise ValueError(msg)
         self.costs()
+
+    def serving(self) -> dict[str, str]:
+        """The settings that decide how requests are served, by variable, where they are not the defaults. Paths are cut to file names."""
+        found = {field: getattr(self, field.name) for field in fields(Settings) if field.name in _SERVING}
+        told = {field.variable: shown(value) for field, value in found.items() if value != field.default}
+        return {**told, **({"STEP_PROFILE": Path(self.step_profile).name} if self.step_profile else {})}
 
     def objectives(self) -> Objectives:
         """TTFT_SLO_MS and TPOT_SLO_MS."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from pd_contracts.deployment import STATIC_ROUTING
 from pd_contracts.free_ports import is_free
 from pd_control.compare import request, stages
 from pd_control.compare.deployments import Spec
-from pd_control.compare.folder import Results
+from pd_control.compare.folder import OF_ROUTING, Results
 from pd_control.compare.loads import SERVE
 from pd_control.compare.plan import Comparison, seconds
 from pd_control.compare.presets import COMPARE, DEMO, TITLES
@@ -83,7 +84,13 @@ def _asked(context_: Context, options: argparse.Namespace) -> Comparison:
     size = settings.tensor_parallel_size
     more = request.pass_through(options.loadgen)
     asked = request.comparison(
-        options, preset, _gpus(context_, options), size=size, more=more, title=TITLES[options.engine]
+        options,
+        preset,
+        _gpus(context_, options),
+        size=size,
+        more=more,
+        title=TITLES[options.engine],
+        manner=settings.manner,
     )
     if asked.containers:
         stages.refuse_unfit_for_containers(asked.stages)
@@ -188,12 +195,14 @@ def _duration(asked: Comparison) -> str:
 def _identity(context_: Context, asked: Comparison) -> dict[str, str]:
     """What must be equal when a comparison is continued; the options of each point are checked separately."""
     settings = context_.settings
+    routed = OF_ROUTING if settings.routing != STATIC_ROUTING else ()
     return {
         "engine": asked.engine,
         "MODEL": settings.model,
         "TENSOR_PARALLEL_SIZE": str(asked.size),
         "KV_CONNECTOR": settings.kv_connector.value,
         "ENGINE_ARGS": context_.environment.get("ENGINE_ARGS", ""),
+        **{name: context_.environment.get(name, "") for name in routed},
     }
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from pd_contracts.deployment import with_manner
 from pd_contracts.names import Connector, Role, Topology
 from pd_control.planning.gpus import PlanError
 from pd_control.planning.plan import label
@@ -24,12 +25,17 @@ _SHARES: Final = (0.25, 0.5, 0.75)
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment: numbers of engines by role, and the connector if it is not the one of the settings."""
+    """One deployment: numbers of engines by role, and the connector if it is not the one of the settings.
+
+    Attributes:
+        manner: what sets combined engines apart from plain ones, as `ControlSettings.manner`.
+    """
 
     prefill: int = 0
     decode: int = 0
     combined: int = 0
     connector: Connector | None = None
+    manner: str = ""
 
     @property
     def topology(self) -> Topology:
@@ -47,15 +53,18 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Its folder: "2c", "1p1d", "1p1d-nixl"."""
-        shape = f"{self.combined}c" if self.combined else f"{self.prefill}p{self.decode}d"
+        """Its folder: "2c", "2c-adaptive", "1p1d", "1p1d-nixl"."""
+        if self.combined:
+            return "-".join([f"{self.combined}c", *self.manner.lower().split()])
+        shape = f"{self.prefill}p{self.decode}d"
         return shape if self.connector is None else f"{shape}-{_short(self.connector)}"
 
     @property
     def label(self) -> str:
-        """Its name in tables: "2 combined", "disagg 1P1D", "disagg 1P1D nixl"."""
-        shape = f"{self.combined} combined" if self.combined else f"{self.prefill}P{self.decode}D"
-        named = label(self.topology, shape)
+        """Its name in tables: "2 combined", "2 combined adaptive", "disagg 1P1D", "disagg 1P1D nixl"."""
+        if self.combined:
+            return with_manner(label(self.topology, f"{self.combined} combined"), self.manner)
+        named = label(self.topology, f"{self.prefill}P{self.decode}D")
         return named if self.connector is None else f"{named} {_short(self.connector)}"
 
 
@@ -63,13 +72,13 @@ def _short(connector: Connector) -> str:
     return next(short for short, known in reversed(_SHORT.items()) if known is connector)
 
 
-def parse(text: str, engines: int) -> list[Spec]:
-    """Read a list such as "combined,1p1d,1p3d:nixl"; `combined` alone means all `engines`.
+def parse(text: str, engines: int, manner: str = "") -> list[Spec]:
+    """Read a list such as "combined,1p1d,1p3d:nixl"; `combined` alone means all `engines`. Combined engines have this manner.
 
     Raises:
         PlanError: if an entry is not a deployment, needs more engines than fit, or is there twice.
     """
-    specs = [_parse_one(entry.strip(), engines) for entry in text.split(",") if entry.strip()]
+    specs = [_parse_one(entry.strip(), engines, manner) for entry in text.split(",") if entry.strip()]
     if not specs:
         msg = "--deployments is empty: name some, for example combined,1p1d"
         raise PlanError(msg)
@@ -83,13 +92,13 @@ def parse(text: str, engines: int) -> list[Spec]:
     return specs
 
 
-def _parse_one(entry: str, engines: int) -> Spec:
+def _parse_one(entry: str, engines: int, manner: str) -> Spec:
     shape, _, connector = entry.lower().partition(":")
     combined, disagg = _COMBINED.fullmatch(shape), _DISAGG.fullmatch(shape)
     if combined and not connector:
         count = int(combined[1] or engines)
         if count:
-            return Spec(combined=count)
+            return Spec(combined=count, manner=manner)
     if disagg and int(disagg[1]) and int(disagg[2]):
         return Spec(prefill=int(disagg[1]), decode=int(disagg[2]), connector=_connector(connector, entry))
     msg = f"{entry!r} is not a deployment: write combined, 2c (two plain engines), 1p1d, or 1p3d:nixl with a connector"
@@ -106,10 +115,10 @@ def _connector(name: str, entry: str) -> Connector | None:
     return known[name]
 
 
-def default(engines: int) -> list[Spec]:
-    """Plain vLLM on all engines, and the disaggregated deployments of equally many: all of them up to four, then a choice."""
+def default(engines: int, manner: str = "") -> list[Spec]:
+    """Plain vLLM on all engines (or combined ones of another manner), and the disaggregated deployments of equally many: all of them up to four, then a choice."""
     prefills = range(1, engines) if engines <= 4 else sorted({max(1, round(share * engines)) for share in _SHARES})
-    return [Spec(combined=engines), *(Spec(prefill=count, decode=engines - count) for count in prefills)]
+    return [Spec(combined=engines, manner=manner), *(Spec(prefill=count, decode=engines - count) for count in prefills)]
 
 
 def single(specs: Sequence[Spec]) -> Spec | None:

@@ -27,6 +27,8 @@ IDENTITY: Final = "comparison.json"
 # The address changes from start to start, and the model is in comparison.json.
 _PLACE: Final = ("--url", "--model", "--monitor", "--out", "--overwrite")
 
+# What the proxy predicts with. A comparison may gain deployments that it routes by predictions; they must then agree in these.
+OF_ROUTING: Final = ("TTFT_SLO_MS", "TPOT_SLO_MS", "STEP_PROFILE")
 # What a run, its plots and the reserve of the load generator take at the least.
 LEAST_FREE_BYTES: Final = 4 << 20
 
@@ -64,20 +66,25 @@ class Results:
             if restart and self.root.is_dir():
                 shutil.rmtree(self.root)
             self.root.mkdir(parents=True, exist_ok=True)
-            write_json(self.root / IDENTITY, dict(identity))
+            write_json(self.root / IDENTITY, {**self._known(), **identity})
         except OSError as error:
             raise unwritable(self.root, error) from error
 
     def _refuse_other(self, identity: Mapping[str, str]) -> None:
-        path = self.root / IDENTITY
-        if not path.exists():
+        known = self._known()
+        if not known:
             return
-        known = read_json(path, dict[str, str])
         for name, value in identity.items():
+            if name in OF_ROUTING and name not in known:
+                continue
             if known.get(name, "") != value:
                 was = known.get(name) or "not set"
                 msg = f"{self.root} holds a comparison with {name}={was}, but it is {value or 'not set'} now: choose another --out, or --restart"
                 raise FolderError(msg)
+
+    def _known(self) -> dict[str, str]:
+        path = self.root / IDENTITY
+        return read_json(path, dict[str, str]) if path.exists() else {}
 
     def refuse_full_disk(self) -> None:
         """Do nothing while there is room for another run.

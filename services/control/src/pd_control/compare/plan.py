@@ -23,6 +23,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         gpus: those that it may use; simulated ones count from 0 too.
         size: GPUs per engine (tensor parallel size).
+        manner: that of combined engines, as `ControlSettings.manner`.
     """
 
     engine: str
@@ -32,6 +33,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     size: int = 1
     title: str = ""
     containers: bool = False
+    manner: str = ""
 
     def gpus_of(self, spec: Spec) -> int:
         """GPUs of a deployment, which numbers per GPU are divided by."""
@@ -48,10 +50,10 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def alone(self) -> Spec | None:
-        """The one plain engine that modes other than serve are measured on; None if there are none."""
+        """The one combined engine that modes other than serve are measured on; None if there are none."""
         if not any(mode != "serve" for mode in self.offer.modes):
             return None
-        return single(self.deployments) or Spec(combined=1)
+        return single(self.deployments) or Spec(combined=1, manner=self.manner)
 
     @property
     def stages(self) -> list[Spec]:

@@ -41,9 +41,18 @@ _BATCHES_SMALL: Final = "1,1,2,2,4,4,8,8"
 
 
 def comparison(
-    given: argparse.Namespace, preset: Preset, gpus: Sequence[int], *, size: int, more: Mapping[str, str], title: str
+    given: argparse.Namespace,
+    preset: Preset,
+    gpus: Sequence[int],
+    *,
+    size: int,
+    more: Mapping[str, str],
+    title: str,
+    manner: str = "",
 ) -> Comparison:
     """The whole comparison, after one point of each load passed the load generator's own checks.
+
+    `manner` is that of its combined engines.
 
     Raises:
         PlanError: with the first thing that cannot work.
@@ -55,18 +64,19 @@ def comparison(
     asked = Comparison(
         engine=given.engine,
         containers=given.containers,
-        deployments=parse(given.deployments, room) if given.deployments else _fitting(room),
+        deployments=parse(given.deployments, room, manner) if given.deployments else _fitting(room, manner),
         offer=_offer(given, preset, more),
         gpus=list(gpus),
         size=size,
         title=given.title or title,
+        manner=manner,
     )
     _try_points(asked)
     return asked
 
 
-def _fitting(room: int) -> list[Spec]:
-    return default(room) if room > 1 else [Spec(combined=1)]
+def _fitting(room: int, manner: str) -> list[Spec]:
+    return default(room, manner) if room > 1 else [Spec(combined=1, manner=manner)]
 
 
 def _offer(given: argparse.Namespace, preset: Preset, more: Mapping[str, str]) -> Offer:

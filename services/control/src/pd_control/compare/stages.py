@@ -163,7 +163,7 @@ def refuse_unfit_for_containers(specs: list[Spec]) -> None:
         PlanError: for a deployment that no profile has.
     """
     for spec in specs:
-        if spec not in (Spec(combined=2), Spec(prefill=1, decode=1)):
+        if msgspec.structs.replace(spec, manner="") not in (Spec(combined=2), Spec(prefill=1, decode=1)):
             msg = f"containers run only 1p1d and 2c, not {spec.name}: remove --containers, or name only these in --deployments"
             raise PlanError(msg)
 

@@ -1,6 +1,6 @@
 """What `GET /deployment` says: the engines as they told of themselves, by name and without addresses. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pd_contracts.deployment import DeployedEngine, DeploymentDocument, shape_of
 from pd_contracts.names import SIMULATED_ENGINE
@@ -8,8 +8,10 @@ from pd_proxy import __version__
 from pd_proxy.engines.registry import Instance, State
 
 
-def describe(name: str, instances: Sequence[Instance], *, ready: bool) -> DeploymentDocument:
-    """The document. Engines that stopped pinging are no part of the deployment any more."""
+def describe(
+    name: str, instances: Sequence[Instance], *, ready: bool, settings: Mapping[str, str]
+) -> DeploymentDocument:
+    """The document. Engines that stopped pinging are no part of the deployment any more; `settings` as `Settings.serving`."""
     present = [instance for instance in instances if instance.state is not State.LOST]
     return DeploymentDocument(
         name=name,
@@ -19,6 +21,7 @@ def describe(name: str, instances: Sequence[Instance], *, ready: bool) -> Deploy
         gpus=_gpus(present),
         instances=[_engine(instance) for instance in present],
         proxy_version=__version__,
+        settings=dict(settings),
     )
 
 

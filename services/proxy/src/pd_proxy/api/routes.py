@@ -153,7 +153,9 @@ class Showing:
 
     async def deployment(self) -> Response:
         """`pd_contracts.deployment.DeploymentDocument`: what is deployed, for the records of a measurement."""
-        return _json(describe(self._context.settings.deployment, self._context.shown(), ready=self._is_ready()))
+        settings = self._context.settings
+        shown = self._context.shown()
+        return _json(describe(settings.deployment, shown, ready=self._is_ready(), settings=settings.serving()))
 
     async def metrics(self) -> Response:
         """Prometheus' text format."""
