@@ -19,9 +19,10 @@ RESULTS: Final = Path(__file__).parent / "results"
 TITLES: Final = {
     "h200": "Plain vLLM against prefill and decode apart, on four H200",
     "h200x1": "Plain vLLM on one H200",
+    "h200x2": "Plain vLLM, 1P1D and adaptive routing, on two H200",
 }
-# Repeats with another seed of one deployment only: beside the others they would make its numbers rest on other loads.
-LEFT_OUT: Final = {"h200": ("*-seed-2",)}
+# Repeats of one deployment only, with another seed or on another host: beside the others they would make its numbers rest on other loads.
+LEFT_OUT: Final = {"h200": ("*-seed-2",), "h200x2": ("*-host-1",)}
 
 
 def unpacked(name: str, into: Path) -> Path:

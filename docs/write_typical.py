@@ -1,11 +1,10 @@
 """Writes the tables of typical values in concepts.md, in both languages, from the records in results; `--check` only compares."""
 
-import json
 import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,19 +22,17 @@ HEADS: Final = {
     "zh": "| 输入 → 输出 token | 每 GPU 每秒请求数 | TTFT p50 / p99，ms | TPOT p50 / p99，ms | 最长间隔 p99，ms | J/输出 token |",
 }
 
-
-PAIR: Final = DOCS / "results/h200-p2p/data/load.json"
-PAIR_SENTENCE: Final = {
-    "en": "Plain vLLM 0.33.0 on two H200 against 1P1D with P2pConnector on the same two, where prefill sends the first token; "
-    "512 → 64 tokens, 16 s per row ([source](results/h200-p2p/README.md)):",
-    "zh": "两块 H200 上的普通 vLLM 0.33.0，与同样两块 GPU 上使用 P2pConnector 的 1P1D（首 token 由 prefill 发出）对比；512 → 64 token，每行测 16 秒"
-    "（[出处](results/h200-p2p/README.md)）：",
+# Three deployments of the same two GPUs: their archives, and their names in a row.
+DEPLOYMENTS: Final = {
+    "2c": {"en": "2 plain", "zh": "2 个普通引擎"},
+    "1p1d-p2p": {"en": "1P1D", "zh": "1P1D"},
+    "2c-adaptive": {"en": "2 adaptive", "zh": "2 个自适应引擎"},
 }
-PAIR_HEADS: Final = {
-    "en": "| requests/s per GPU | deployment | TTFT p50 / p99, ms | TPOT p50 / p99, ms | longest gap p50 / p99, ms |",
-    "zh": "| 每 GPU 每秒请求数 | 部署 | TTFT p50 / p99，ms | TPOT p50 / p99，ms | 最长间隔 p50 / p99，ms |",
+DEPLOYMENTS_SENTENCE: Final = {
+    "en": "Plain vLLM 0.33.0 on two H200 against 1P1D with P2pConnector, and against [adaptive roles](routing.md), on the same two; 60 s per row ([source](results/h200x2/README.md)):",
+    "zh": "两块 H200 上的普通 vLLM 0.33.0，与同样两块 GPU 上使用 P2pConnector 的 1P1D 以及[自适应角色](routing.md)对比，每行测 60 秒（[出处](results/h200x2/README.md)）：",
 }
-PAIR_NAMES: Final = {"plain": {"en": "2 plain", "zh": "2 个普通引擎"}, "announced": {"en": "1P1D", "zh": "1P1D"}}
+DEPLOYMENT_HEAD: Final = {"en": "deployment", "zh": "部署"}
 
 
 @dataclass(frozen=True)
@@ -88,13 +85,14 @@ def row(result: Result) -> str:
     return f"| {sizes} | {rate:g} | {latencies} | {value('Longest gap p99')} | {value('Energy per output token')} |"
 
 
+def load_of(result: Result) -> tuple[int, int, float]:
+    """Tokens in and out, and requests per second of all GPUs."""
+    workload = result.run.manifest.workload
+    return workload.input_tokens or 0, workload.output_tokens or 0, workload.rate or 0.0
+
+
 def rows(source: Source) -> list[str]:
     """Rows of the loads, by size and rate."""
-
-    def load_of(result: Result) -> tuple[int, int, float]:
-        workload = result.run.manifest.workload
-        return workload.input_tokens or 0, workload.output_tokens or 0, workload.rate or 0.0
-
     served = [each for each in results(source.archive) if not each.run.manifest.workload.batch_sizes]
     return [
         row(result)
@@ -103,26 +101,25 @@ def rows(source: Source) -> list[str]:
     ]
 
 
-def pair_table(language: str) -> str:
-    """Plain engines and a pair under the same arrivals, as `benchmarks/connector` measured them: p50, p90 and p99 of each."""
-    found = [row for row in json.loads(PAIR.read_text(encoding="utf-8")) if row["order"] in PAIR_NAMES]
-    rows = [
-        " | ".join(
-            [
-                f"| {row['rate a GPU']:g} | {PAIR_NAMES[row['order']][language]}",
-                *(
-                    f"{number(row[what][0])} / {number(row[what][2])}"
-                    for what in ("TTFT ms", "TPOT ms", "longest gap ms")
-                ),
-            ]
-        )
-        + " |"
-        for row in found
-    ]
-    return "\n".join([PAIR_SENTENCE[language], "", PAIR_HEADS[language], "| ---: | --- | ---: | ---: | ---: |", *rows])
+def deployments() -> list[tuple[str, str]]:
+    """The archive and the row of every load that was offered to the three deployments, by size and rate."""
+    folder = DOCS / "results/h200x2/records"
+    found = [(name, result) for name in DEPLOYMENTS for result in results(folder / f"{name}.tar.xz")]
+    return [(name, row(result)) for name, result in sorted(found, key=lambda one: load_of(one[1]))]
 
 
-def page(old: str, language: str, tables: list[list[str]]) -> str:
+def deployments_table(language: str, found: Sequence[tuple[str, str]]) -> str:
+    head = HEADS[language].replace(" | TTFT", f" | {DEPLOYMENT_HEAD[language]} | TTFT", 1)
+    lines = []
+    for name, text in found:
+        sizes, rate, *rest = text.split(" | ")
+        lines.append(" | ".join([sizes, rate, DEPLOYMENTS[name][language], *rest]))
+    return "\n".join(
+        [DEPLOYMENTS_SENTENCE[language], "", head, "| --- | ---: | --- | ---: | ---: | ---: | ---: |", *lines]
+    )
+
+
+def page(old: str, language: str, tables: list[list[str]], compared: Sequence[tuple[str, str]]) -> str:
     """The page with its tables as they should be."""
     parts = [
         "\n".join(
@@ -130,18 +127,18 @@ def page(old: str, language: str, tables: list[list[str]]) -> str:
         )
         for source, table in zip(SOURCES, tables, strict=True)
     ]
-    text = "\n\n".join([*parts, pair_table(language)])
+    text = "\n\n".join([*parts, deployments_table(language, compared)])
     return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n{text}\n{END}", old, flags=re.DOTALL)
 
 
 def main() -> int:
-    tables = [rows(source) for source in SOURCES]
+    tables, compared = [rows(source) for source in SOURCES], deployments()
     check = sys.argv[1:] == ["--check"]
     same = True
     for language, name in (("en", "concepts.md"), ("zh", "concepts.zh.md")):
         path = DOCS / name
         old = path.read_text(encoding="utf-8")
-        new = page(old, language, tables)
+        new = page(old, language, tables, compared)
         same = same and old == new
         if not check:
             path.write_text(new, encoding="utf-8")

@@ -10,6 +10,7 @@ from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.phase_split import phase_split
 from pd_analysis.plots.modes import by_batch_size, by_phase
 from pd_analysis.records.reader import load_tree
+from pd_analysis.tables.comparison import overview
 from pd_analysis.tables.modes import mode_table
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,17 @@ def test_phases_of_a_real_gpu_add_up_to_what_a_request_alone_takes(modes: dict[P
 def test_the_modes_have_their_figures(modes: dict[Pace, Group]) -> None:
     assert by_batch_size(modes[Pace.BATCHES]) is not None
     assert by_phase(modes[Pace.PHASES]) is not None
+
+
+def test_the_report_on_two_gpus_has_what_the_records_say(tmp_path: Path) -> None:
+    runs = load_tree(list(WRITER["unpacked"]("h200x2", tmp_path).rglob("2048x128-*"))).runs
+    table = overview(grouped(evaluate(runs)))
+    report = (ROOT / "docs/results/h200x2/report.md").read_text(encoding="utf-8")
+
+    assert {row[1].text for row in table.rows} == {"2 combined", "2 combined adaptive", "disagg 1P1D p2p"}
+    assert len(table.rows) == len(runs) == 5
+    for row in table.rows:
+        assert "| " + " | ".join(cell.text for cell in row) + " |" in report, "run python docs/write_results.py h200x2"
 
 
 @pytest.mark.parametrize("name", WRITER["TITLES"])
