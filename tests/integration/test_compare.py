@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -174,20 +174,27 @@ def test_a_killed_comparison_takes_everything_with_it(tmp_path: Path) -> None:
 
 
 def test_what_was_measured_before_an_interruption_is_kept_and_the_rest_follows(tmp_path: Path) -> None:
-    words = (*LOAD, "--rates", "2,3", "--deployments", "1c", "--gpus", "1", "--no-report")
-    first = tmp_path / "results/1c/256x8-rate2-seed5"
-    second = tmp_path / "results/1c/256x8-rate3-seed5"
+    modes = ("--modes", "serve,phase-split,batch", "--batch-sizes", "1,2")
+    words = (*LOAD, "--rates", "3", *modes, "--deployments", "1c", "--gpus", "1", "--no-report")
+    names = ("phase-split", "batch", "rate3")
+    phases, batches, served = (tmp_path / f"results/1c/256x8-{name}-seed5" for name in names)
     store = Store(tmp_path / "state" / folder_of(tmp_path / "results"))
     interrupted(tmp_path, words, lambda: (state := store.load()) is not None and state.processes)
-    interrupted(tmp_path, words, (second / MANIFEST).exists)
-    kept = (first / REQUESTS).stat().st_mtime_ns
-    assert not read_json(second / MANIFEST, Manifest).complete
+    interrupted(tmp_path, words, (batches / MANIFEST).exists)
+    interrupted(tmp_path, words, (served / MANIFEST).exists)
+    kept = measured((phases, batches))
+    assert not read_json(served / MANIFEST, Manifest).complete
 
     result = comparison(tmp_path, *words)
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert (first / REQUESTS).stat().st_mtime_ns == kept
-    assert read_json(second / MANIFEST, Manifest).complete
+    assert measured((phases, batches)) == kept
+    assert read_json(served / MANIFEST, Manifest).complete
+
+
+def measured(runs: Iterable[Path]) -> dict[Path, int]:
+    """Whole runs, and when their requests were written."""
+    return {run: (run / REQUESTS).stat().st_mtime_ns for run in runs if read_json(run / MANIFEST, Manifest).complete}
 
 
 def interrupted(folder: Path, words: Sequence[str], when: Callable[[], object]) -> None:
@@ -214,9 +221,16 @@ def test_rates_are_found(tmp_path: Path) -> None:
         "--lang",
         "zh",
     )
+    # Interrupted while it searches, it goes on from what it has found out.
+    points = tmp_path / "results/1c"
+    interrupted(tmp_path, words, lambda: len(list(points.glob(f"*/{MANIFEST}"))) >= 2)
+    kept = measured(path.parent for path in points.glob(f"*/{MANIFEST}"))
+    assert len(kept) == 1
+
     result = comparison(tmp_path, *words)
 
     assert result.returncode in {0, 3}, result.stdout + result.stderr
+    assert measured(kept) == kept
     rates = sorted(float(path.name.split("-")[1].removeprefix("rate")) for path in (tmp_path / "results/1c").iterdir())
     shares = {}
     for rate in rates:
