@@ -208,6 +208,18 @@ def test_locusts_charts_tab_shows_ttft_and_tpot_and_our_bar_covers_nothing(
     assert "position:fixed" not in page.get("/")
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path (Debian, Ubuntu: apt-get install chromium)")
+def test_our_page_in_one_column_shows_the_figures_of_a_run_before_the_fields(page: Page, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert page.swarm(out=str(out), duration="0.5")["success"]
+    page.wait_for_end(out)
+
+    after = seen(f"{page.base}/llm/", 400)
+
+    assert '<body class="measured">' in after
+    assert '<span class="whole">--requests</span>' in after
+
+
 def test_a_page_about_simulated_engines_says_so(tmp_path: Path) -> None:
     for owner, simulated in (("pd-simulator", True), ("vllm", False)):
         with StampedServer(owned_by=owner).running() as server, locust(f"{server.url}/v1", tmp_path) as page:
