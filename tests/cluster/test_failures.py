@@ -100,6 +100,19 @@ def test_a_claim_that_nobody_provides_for_keeps_the_load_pending_and_the_service
     assert serves(fresh)
 
 
+def test_a_claim_for_the_model_that_nobody_provides_for_keeps_engines_pending(fresh: Release) -> None:
+    fresh.install(merged(example("cpu"), {"model": {"volume": {"type": "newClaim"}}}))
+
+    def reasons() -> list[str]:
+        return [unscheduled(pod) for part in ("engines", "combined") for pod in fresh.pods(part)]
+
+    def all_wait() -> bool:
+        return len(found := reasons()) == 2 and all("unbound immediate PersistentVolumeClaims" in it for it in found)
+
+    eventually(all_wait, 30, "the scheduler says why")
+    assert "model.volume.storageClass" in README
+
+
 def test_an_image_that_cannot_be_pulled_stops_an_update_at_one_engine_and_rolling_back_mends_it(fresh: Release) -> None:
     two = merged(SIM, {"prefill": {"count": 2}, "decode": {"count": 2}})
     fresh.install(two)

@@ -8,7 +8,7 @@ from support.chart import FULLNAME, RELEASE, Values
 from support.cluster import images
 from support.cluster.changes import proxies, states
 from support.cluster.cluster import eventually
-from support.cluster.release import Release, example, merged
+from support.cluster.release import Release, example, merged, ready
 from support.cluster.shell import blocks, follow
 
 from pd_contracts.http_call import call
@@ -59,6 +59,44 @@ def test_an_engine_that_is_drained_by_hand_gets_no_requests_until_that_is_undone
     assert state(installed, "decode-0") == "draining", said
     assert call(path, "DELETE", headers=key).status == 200
     eventually(lambda: state(installed, "decode-0") == "ready", 30, "it gets requests again")
+
+
+def said_of(release: Release, pod: str) -> str:
+    return "\n".join(release.events(f"{FULLNAME}-{pod}"))
+
+
+def test_readiness_is_the_proxys_word_and_the_probe_says_it(installed: Release) -> None:
+    """The commands for debugging, beside."""
+    path = f"{installed.url}/admin/instances/decode-0/drain"
+    key = {"Authorization": f"Bearer {admin_key(installed)}"}
+    probe = ("exec", f"{FULLNAME}-decode-0", "--", "python3", "-m", "pd_engine", "probe", "--admitted")
+
+    installed.kubectl(*probe)
+    assert call(path, "POST", headers=key).status == 200
+    eventually(lambda: not ready(installed.pod("decode-0")), 60, "an engine without requests is not ready")
+    assert "Unhealthy: Readiness probe failed: draining" in said_of(installed, "decode-0")
+    with pytest.raises(RuntimeError, match="draining"):
+        installed.kubectl(*probe)
+    assert call(path, "DELETE", headers=key).status == 200
+    eventually(lambda: ready(installed.pod("decode-0")), 60, "with requests it is ready again")
+    assert installed.restarts(installed.pod("decode-0")) == 0
+
+
+def ready_since(release: Release) -> list[str]:
+    """Since when each engine has been as ready as it is."""
+    conditions = [item for role in ("prefill", "decode") for item in release.pod(f"{role}-0")["status"]["conditions"]]
+    return [f"{item['status']} {item['lastTransitionTime']}" for item in conditions if item["type"] == "Ready"]
+
+
+def test_engines_stay_ready_while_a_new_proxy_takes_the_place_of_the_old(installed: Release) -> None:
+    before = ready_since(installed)
+    assert [word[:4] for word in before] == ["True", "True"]
+
+    installed.kubectl("rollout", "restart", f"deployment/{FULLNAME}-proxy")
+    installed.rolled_out("deployment/proxy")
+    eventually(lambda: states(installed.url).count("ready") == 2, 60, "the new proxy has both engines")
+
+    assert ready_since(installed) == before
 
 
 def test_a_value_adds_an_engine_and_takes_it_away(installed: Release) -> None:

@@ -172,7 +172,7 @@ def _drain(release: Release) -> None:
     """There is nowhere else to go, so the budgets must keep one engine of a role where it is, and one of several proxies."""
     kept = dict.fromkeys(ROLES, 1) | ({"proxy": 1} if len(proxies(release)) > 1 else {})
     try:
-        release.kubectl("drain", NAME, "--delete-emptydir-data", "--timeout=30s")
+        release.kubectl("drain", NAME, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=30s")
     except RuntimeError as refusal:
         if "violate the pod's disruption budget" not in str(refusal):
             raise
