@@ -1,7 +1,7 @@
 """Writes docs/kubernetes.md, in both languages, from changes and accidents on a real node (`tests/support/cluster`).
 
 It takes a quarter of an hour. python docs/write_kubernetes.py LOG… takes them from whole runs instead, whose output is in the logs:
-`make cluster ARGS=-rP >LOG`.
+`make cluster ARGS=-rP >LOG`. With docs/kubernetes.md among the logs, its ranges are kept and widened.
 """
 
 import contextlib

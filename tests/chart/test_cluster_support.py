@@ -97,3 +97,5 @@ def test_the_page_has_ranges_where_runs_differ() -> None:
 
     assert combined(runs) == ["| a | 9–10 | 0 |", "| b | 4 | 0–1 |"]
     assert combined(runs[:1]) == runs[0]
+    # A page's own rows are runs, too.
+    assert combined([combined(runs), ["| a | 11 | 0 |", "| b | 4 | 0 |"]]) == ["| a | 9–11 | 0 |", "| b | 4 | 0–1 |"]
