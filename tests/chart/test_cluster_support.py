@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from support.cluster.load import RETRY_BUDGET_S, count_statuses
 from support.cluster.names import lines_of
 from support.cluster.page import combined, rows
 from support.cluster.policy import CHAIN, rules_of
+from support.crowd import Tally
+from support.rolling import Result
 
 PODS: list[dict[str, Any]] = [
     {
@@ -99,3 +102,15 @@ def test_the_page_has_ranges_where_runs_differ() -> None:
     assert combined(runs[:1]) == runs[0]
     # A page's own rows are runs, too.
     assert combined([combined(runs), ["| a | 11 | 0 |", "| b | 4 | 0 |"]]) == ["| a | 9–11 | 0 |", "| b | 4 | 0–1 |"]
+
+
+def test_a_502_is_a_request_in_progress_that_failed_only_if_it_was_too_late_for_another_attempt() -> None:
+    tally = Tally()
+    for outcome, seconds in [("answered", 3.0), ("502", RETRY_BUDGET_S + 1.6), ("502", 2.0), ("504", 60.0)]:
+        tally.outcomes[outcome] += 1
+        tally.took_s[outcome].append(seconds)
+
+    count_statuses(tally)
+
+    assert dict(tally.outcomes) == {"answered": 1, "told": 2, "502": 1}
+    assert (Result(tally, 0).told, Result(tally, 0).lost) == (2, 1)

@@ -5,7 +5,7 @@ import contextlib
 import errno
 import json
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -31,6 +31,7 @@ class Tally:
         wrong: answers that are not what the model says.
         broken: answers that no client may get: cut without a word, an empty 200.
         stuck: requests that were neither answered nor refused in time.
+        took_s: how long requests took that got an error, by its status.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -38,6 +39,7 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
+    took_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     longest_s: float = 0.0
 
 
@@ -123,7 +125,10 @@ class Crowd:
             outcome = "stuck"
             self.tally.stuck.append(f"{request.manner}: {request.path} {str(request.body)[:80]}")
         self.tally.outcomes[outcome] += 1
-        self.tally.longest_s = max(self.tally.longest_s, loop.time() - began)
+        took_s = loop.time() - began
+        self.tally.longest_s = max(self.tally.longest_s, took_s)
+        if outcome.isdecimal():
+            self.tally.took_s[outcome].append(took_s)
 
     async def _behave(self, number: int, request: Request) -> str:
         try:

@@ -15,7 +15,7 @@ The rows with two proxies come from the same release with `proxy.replicas: 2`.
 A range gives the least and the most of several runs.
 `make cluster` repeats these changes and fails if a request is lost that could have been saved.
 
-- **Failed**: requests in progress that ended in an error: an event in a stream, 504 for an answer in one piece.
+- **Failed**: requests in progress that ended in an error: an event in a stream, otherwise status 504, or 502 if it was too late for another attempt (`proxy.retryBudgetSeconds`).
   This happens only if a decode engine dies or hangs.
 - **Turned away**: attempts that no proxy accepted, because none could be reached, or it was stopping (503).
   Each client tries again every 50 ms, so their number shows how long this lasted.
