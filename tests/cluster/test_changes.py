@@ -27,7 +27,7 @@ def test_a_change_loses_no_request_that_could_be_saved(installed: Release, name:
     assert seen.cut <= CLIENTS, "only the connections of the proxy that was killed"
     assert sum(tally.outcomes.values()) > 20, "there was load"
     assert tally.outcomes["answered"] >= CLIENTS, "each client could have been served before or after"
-    assert seen.lost == 0, dict(tally.outcomes)
+    assert seen.lost == 0, (dict(tally.outcomes), dict(tally.took_s), tally.refusals)
     assert seen.result.kv_left == 0
     if change.planned:
         assert seen.result.told == 0, "preStop lets streams end before an engine or the proxy goes"

@@ -32,6 +32,7 @@ class Tally:
         broken: answers that no client may get: cut without a word, an empty 200.
         stuck: requests that were neither answered nor refused in time.
         took_s: how long requests took that got an error, by its status.
+        refusals: what such errors said, with their status.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -40,6 +41,7 @@ class Tally:
     broken: list[str] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     took_s: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    refusals: Counter[str] = field(default_factory=Counter)
     longest_s: float = 0.0
 
 
@@ -177,8 +179,10 @@ class Crowd:
             self.tally.broken.append(f"no whole answer: {data[-80:]!r}")
             return "broken"
         if reply.status != 200:
-            if not reply.error["message"]:
+            message = reply.error["message"]
+            if not message:
                 self.tally.broken.append("an error without a message")
+            self.tally.refusals[f"{reply.status}: {message}"] += 1
             return str(reply.status)
         if reply.headers["Content-Type"].startswith("text/event-stream"):
             last = reply.events[-1] if reply.events else ""
