@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.analysis import deployment, failed, group, manifest, request, run, write_pair, write_realistic
+from matplotlib.figure import Figure
+from support.analysis import deployment, failed, group, manifest, request, run, workload, write_pair, write_realistic
 
 from pd_analysis import plots
 from pd_analysis.numbers.evaluation import Group, evaluate
 from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.plots import style
 from pd_analysis.plots.curves import headline
+from pd_analysis.plots.sweep_axes import along
 from pd_analysis.plots.timeline import phases
 from pd_analysis.records.columns import requests_of
 from pd_analysis.records.reader import load_runs
@@ -160,6 +162,22 @@ def test_a_sweep_has_every_figure_under_its_fixed_name(tmp_path: Path) -> None:
         assert plot.path.is_file()
         assert plot.path.with_suffix(".svg").is_file()
         assert set(re.findall(r"#[0-9a-f]{6}\b", plot.svg)) <= {style.ON_BAR}
+
+
+def test_ticks_of_requests_in_flight_are_whole() -> None:
+    closed = [
+        run(
+            [request(number, number * 0.1) for number in range(20)],
+            manifest(workload=workload(arrival="closed", max_concurrency=amount), deployment=deployment(gpus=None)),
+        )
+        for amount in (1, 4)
+    ]
+    (sweep,) = sweeps(evaluate(closed))
+    axes = Figure().subplots()
+    axes.plot([1, 4], [1, 2])
+    along(axes, sweep)
+
+    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_figures_of_an_earlier_report_go(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def amount_words(workload: Workload) -> str:
 
 
 _ASKED: Final = {
-    Pace.IN_FLIGHT: mark("{count} requests in flight, of {sizes} tokens ({details})"),
+    Pace.IN_FLIGHT: mark("{count} in flight, requests of {sizes} tokens ({details})"),
     Pace.AT_ONCE: mark("{count} requests at once, of {sizes} tokens ({details})"),
     Pace.BATCHES: mark("mode batch: {count} requests at once, of {sizes} tokens ({details})"),
     Pace.PHASES: mark("mode phase-split: one request at a time, of {sizes} tokens ({details})"),

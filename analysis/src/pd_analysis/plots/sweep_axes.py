@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pd_analysis.numbers.bootstrap import Draws, interval
+from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.sweep import Get, Series, Sweep
 from pd_analysis.plots import style
 from pd_analysis.words.formatting import sizes
@@ -91,7 +92,9 @@ def along(axes: Axes, sweep: Sweep) -> None:
     """The axis of what was asked for."""
     axes.set_xlabel(sweep.axis.label)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(min(8, round(_TICKS * axes.get_position().width))))
+    whole = sweep.axis.pace is not Pace.RATE and not sweep.axis.per_gpu  # requests, of which there are no halves
+    ticks = min(8, round(_TICKS * axes.get_position().width))
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=whole))
     style.grouped(axes.xaxis)
 
 

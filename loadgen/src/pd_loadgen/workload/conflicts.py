@@ -80,7 +80,8 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
         lambda o: o.start_rate > 0 and o.arrival not in _RISING,
         "start-rate is for arrival ramp or step, not {0.arrival}",
     ),
-    (lambda o: (o.arrival is Arrival.REPLAY) != bool(o.trace), "arrival replay and --trace need each other"),
+    (lambda o: o.arrival is Arrival.REPLAY and not o.trace, "arrival replay needs a --trace"),
+    (lambda o: bool(o.trace) and o.arrival is not Arrival.REPLAY, "--trace needs --arrival replay"),
     (lambda o: o.time_scale != 1 and not o.trace, "time-scale needs a trace"),
     (
         lambda o: bool(o.trace) and bool(o.range_ratio or o.prefix_tokens),

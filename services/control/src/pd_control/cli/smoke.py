@@ -129,7 +129,11 @@ def judge(
 ) -> Check:
     """Ok if tokens came."""
     ok = count > 0 and bool(text or tokens)
-    sentence = f"{count} tokens in {elapsed_s * 1e3:.0f} ms" if ok else "status 200 without a single token"
+    sentence = (
+        f"{count} token{'' if count == 1 else 's'} in {elapsed_s * 1e3:.0f} ms"
+        if ok
+        else "status 200 without a single token"
+    )
     return Check(name=name, ok=ok, sentence=sentence, text=text, tokens=tokens, stages=stages, elapsed_s=elapsed_s)
 
 
