@@ -115,6 +115,8 @@ def tables() -> Iterator[str]:
     yield from _of_one()
     yield ""
     yield from _on_one()
+    yield ""
+    yield from _on_a_pair()
 
 
 def _of_one() -> Iterator[str]:
@@ -149,11 +151,35 @@ def _on_one() -> Iterator[str]:
             "the other lengths on one H200": load_profile(str(condensed.one_gpu_without(prompt))),
         }
         for name, profile in fits.items():
-            compared = [compare(profile, run) for run in own]
-            most = max(run.per_gpu for run in own)
-            carry = [f"{'≥ ' * (value >= most)}{value:.2f}" for value in capacities(compared)[0]]
-            off = ("–" if value is None else f"{value:.1%}" for value in errors(compared)[own[0].label])
-            yield f"| {own[0].sizes} | {name} | {' | '.join([*carry, *off])} |"
+            yield f"| {own[0].sizes} | {name} | {_row(profile, own)} |"
+
+
+def _on_a_pair() -> Iterator[str]:
+    """The runs of plain engines and of 1P1D on two GPUs, which no fit has seen."""
+    yield (
+        "| two GPUs, vLLM 0.33 | tokens | predicted by a fit to | requests/s per GPU within the limits | SIMULATED | "
+        + " | ".join(METRICS)
+        + " |"
+    )
+    yield "| :--- | :--- | :--- |" + " ---: |" * (2 + len(METRICS))
+    fits = {
+        "four H200, vLLM 0.23 (shipped)": load_profile("h200-llama3-8b"),
+        "one H200, vLLM 0.33": condensed.one_gpu(),
+    }
+    every = condensed.runs_of_a_pair()
+    for label, sizes in sorted({(run.label, run.sizes) for run in every}):
+        own = [run for run in every if (run.label, run.sizes) == (label, sizes)]
+        for name, profile in fits.items():
+            yield f"| {label} | {sizes} | {name} | {_row(profile, own)} |"
+
+
+def _row(profile: Profile, own: Sequence[Measured]) -> str:
+    """Capacities and errors of one deployment's runs of one kind of requests."""
+    compared = [compare(profile, run) for run in own]
+    most = max(run.per_gpu for run in own)
+    carry = [f"{'≥ ' * (value >= most)}{value:.2f}" for value in capacities(compared)[0]]
+    off = ("–" if value is None else f"{value:.1%}" for value in errors(compared)[own[0].label])
+    return " | ".join([*carry, *off])
 
 
 def _errors(found: dict[str, list[float | None]]) -> Iterator[str]:

@@ -18,11 +18,12 @@ from pd_planner.calibrate.measured import Measured
 from pd_planner.des.deployment import Route
 from pd_planner.traffic.load import Floats, Load
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.steps.engines import Engines
+from pd_simulator.steps.engines import Engines, Order
 
 FOLDER: Final = Path(__file__).parent
 RUNS: Final = FOLDER / "h200.json.xz"
 ONE_GPU_RUNS: Final = FOLDER / "h200x1.json.xz"
+PAIR_RUNS: Final = FOLDER / "h200x2.json.xz"
 TWO_GPUS, ONE_GPU = FOLDER / "two-gpus.toml", FOLDER / "one-gpu.toml"
 _UNKNOWN: Final = -1
 
@@ -53,6 +54,7 @@ class Condensed(msgspec.Struct, frozen=True):
     ttft: list[int]
     tpot: list[int]
     answered: list[int]
+    order: Order = Order.AFTER
 
 
 def condense(runs: list[Measured]) -> bytes:
@@ -67,6 +69,11 @@ def runs() -> list[Measured]:
 def runs_on_one_gpu() -> list[Measured]:
     """The 11 runs of docs/results/h200x1 that have a rate, without token stamps."""
     return _read(ONE_GPU_RUNS)
+
+
+def runs_of_a_pair() -> list[Measured]:
+    """The 8 runs of docs/results/h200x2 with plain engines and with 1P1D, without token stamps."""
+    return _read(PAIR_RUNS)
 
 
 def _read(path: Path) -> list[Measured]:
@@ -111,6 +118,7 @@ def _condensed(run: Measured) -> Condensed:
         ttft=_whole(run.ttft_ms),
         tpot=_whole(run.tpot_ms),
         answered=_whole(run.answered_ms),
+        order=engines.order,
     )
 
 
@@ -128,7 +136,7 @@ def _measured(one: Condensed) -> Measured:
     return Measured(
         path=Path(f"{one.label}-{one.prompt}-{one.per_gpu:g}-{one.seed}"),
         label=one.label,
-        engines=Engines(one.prefills, one.others, one.connector, one.kv_tokens, one.batched),
+        engines=Engines(one.prefills, one.others, one.connector, one.kv_tokens, one.batched, order=one.order),
         gpus=one.gpus,
         load=Load.of(at, one.prompt, one.output),
         route=Route(_engines(one.prefill), _engines(one.other)),

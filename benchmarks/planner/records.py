@@ -4,6 +4,7 @@
 import contextlib
 import tarfile
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -31,18 +32,24 @@ NAME: Final = "h200-llama3-8b.toml"
 DESCRIPTION: Final = "H200, Llama-3.1-8B's shape in 16 bits, vLLM 0.23.0: fitted to 120 runs on four H200 with NVLink"
 
 
-def unpacked(name: str, into: Path) -> Path:
-    """The records of a folder of results, as a tree of run folders."""
+# Archives of docs/results/h200x2 whose deployments pd-plan simulates, all of one host.
+PAIR: Final = ("2c", "1p1d-p2p")
+
+
+def unpacked(name: str, into: Path, archives: Collection[str] = ()) -> Path:
+    """The records of a folder of results, or these archives of them, as a tree of run folders."""
     for archive in sorted((RESULTS / name / "records").glob("*.tar.xz")):
+        if archives and archive.name.removesuffix(".tar.xz") not in archives:
+            continue
         with tarfile.open(archive) as tar:
             tar.extractall(into, filter="data")
     return into
 
 
-def runs(name: str) -> list[Measured]:
-    """All runs of a folder of results."""
+def runs(name: str, archives: Collection[str] = ()) -> list[Measured]:
+    """All runs of a folder of results, or of these archives."""
     with tempfile.TemporaryDirectory() as folder:
-        found, problems = read([unpacked(name, Path(folder))], kv_tokens=KV_TOKENS, batched=ONE_MESSAGE)
+        found, problems = read([unpacked(name, Path(folder), archives)], kv_tokens=KV_TOKENS, batched=ONE_MESSAGE)
     if problems:
         raise RuntimeError("; ".join(problems))
     return found
@@ -65,6 +72,7 @@ def condense() -> None:
     rated = [run for run in one if "-rate" in run.path.name]  # the others are modes batch and phase-split
     condensed.ONE_GPU_RUNS.write_bytes(condensed.condense(rated))
     _write(condensed.ONE_GPU, f"the {len(one)} runs of docs/results/h200x1", one)
+    condensed.PAIR_RUNS.write_bytes(condensed.condense(runs("h200x2", PAIR)))
     for prompt in sorted({_prompt(run) for run in rated}):
         others = [run for run in one if _prompt(run) != prompt]
         what = f"the {len(others)} runs of docs/results/h200x1 without prompts of {prompt} tokens"

@@ -67,9 +67,10 @@ def shape_of(roles: Sequence[Role]) -> str:
 
 def label_of(roles: Sequence[Role], manner: str = "") -> str:
     """The short name in tables and plots: "disagg 1P3D", "2 combined", "2 combined adaptive"; empty without engines."""
-    if set(roles) == {Role.COMBINED}:
-        return with_manner(f"{len(roles)} combined", manner)
-    return f"{Topology.DISAGG} {shape_of(roles)}" if roles else ""
+    if not roles:
+        return ""
+    plain = set(roles) == {Role.COMBINED}
+    return with_manner(f"{len(roles)} combined" if plain else f"{Topology.DISAGG} {shape_of(roles)}", manner)
 
 
 def with_manner(label: str, manner: str) -> str:

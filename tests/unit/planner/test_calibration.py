@@ -9,6 +9,7 @@ import pytest
 from support.planning import H200, poisson, write_run
 
 from pd_contracts.names import Connector
+from pd_contracts.records import MANIFEST, Manifest, read_json, write_json
 from pd_planner.calibrate import gauss_newton
 from pd_planner.calibrate.calibration import Calibration, calibrate, folds
 from pd_planner.calibrate.gauss_newton import free_numbers
@@ -197,6 +198,22 @@ def test_runs_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
     assert runs == []
     assert problems == [f"{tmp_path / 'one'}: left out: fewer than two requests were served"]
+
+
+def test_engines_that_serve_otherwise_than_plain_ones_are_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "routed"
+    write_run(folder, TRUTH, Engines(0, 2, None, KV), poisson(4, 5, 64, 8), "2 combined")
+    manifest = read_json(folder / MANIFEST, Manifest)
+    both = [msgspec.structs.replace(engine, connector=Connector.P2P) for engine in manifest.deployment.engines]
+    routed = msgspec.structs.replace(manifest.deployment, engines=both, settings={"ROUTING": "adaptive"})
+    write_json(folder / MANIFEST, msgspec.structs.replace(manifest, deployment=routed))
+
+    runs, problems = read([tmp_path], kv_tokens=KV)
+
+    assert runs == []
+    assert [problem.partition("left out: ")[2] for problem in problems] == [
+        "its engines serve otherwise than plain vLLM (adaptive), which is not simulated"
+    ]
 
 
 def test_the_command_writes_a_profile_that_simulator_and_planner_read(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pd_analysis.numbers.load import load_of
 from pd_analysis.records.run import Run
 from pd_contracts.deployment import manner_of
-from pd_contracts.names import Topology
+from pd_contracts.names import Role
 from pd_contracts.vllm_result import of_sweep, server_of
 
 # Values of the proxy's ROUTING, and reasons for a choice (`pd_contracts.timing.Stages.why`) that tell which it was.
@@ -33,12 +33,12 @@ def unlabelled_names(runs: Sequence[Run]) -> list[str]:
 
 
 def manner(run: Run) -> str:
-    """What sets the run's combined engines apart from plain ones ("adaptive"); empty for plain engines and for other topologies.
+    """What sets the run's combined engines apart from plain ones ("adaptive"); empty for plain engines, and where there are none.
 
     Records from before the manifest had the proxy's settings show it too: their requests say why their engines were chosen.
     """
     deployment = run.manifest.deployment
-    if deployment.topology is not Topology.COMBINED:
+    if all(engine.role is not Role.COMBINED for engine in deployment.engines):
         return ""
     if deployment.settings or not run.requests.whys:
         return deployment.manner

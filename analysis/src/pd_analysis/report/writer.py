@@ -1,6 +1,5 @@
 """Write the report: one self-contained HTML page, the same as Markdown, and the plots."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import jinja2
-from markupsafe import Markup, escape
 
 import pd_contracts
 from pd_analysis import plots
@@ -23,6 +21,7 @@ from pd_analysis.plots import style
 from pd_analysis.records.run import Loaded
 from pd_analysis.report import HTML, MARKDOWN, interactive
 from pd_analysis.report.chapters import with_chapter
+from pd_analysis.report.filters import pipe, unbroken
 from pd_analysis.report.sections import PLOTS, cards, section_of, swept_of
 from pd_analysis.tables.comparison import overview
 from pd_analysis.tables.setup import definitions, left_out
@@ -49,9 +48,6 @@ WORDS: Final = {
 
 
 MANY: Final = 4  # names fit into a title
-
-# An option or a command, which no line may break at its hyphens.
-_WHOLE: Final = re.compile(r"(?<![\w/-])(?:--[a-z][a-z-]*|pd-[a-z]+)")
 
 
 @dataclass(frozen=True)
@@ -154,21 +150,10 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "cards": cards,
         "sentence": sentence,
-        "pipe": _pipe,
+        "pipe": pipe,
         "heading": sentence_case,
         "joined": joined,
+        "unbroken": unbroken,
     }
-    environment.filters["unbroken"] = _unbroken
     environment.globals |= {"tr": tr, "run_colour": style.run_colour_name}
     return environment
-
-
-def _unbroken(text: str) -> Markup:
-    """The same for a page: no line ends between a number and its %, nor inside an option or the name of a command."""
-    safe = re.sub(r"(?<=\d) %", "\u00a0%", str(escape(text)))
-    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', safe))  # noqa: S704  escaped above
-
-
-def _pipe(text: str) -> str:
-    """A text inside a Markdown table or line: no cell ends, no raw HTML, no line ends."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

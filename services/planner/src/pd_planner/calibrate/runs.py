@@ -8,6 +8,7 @@ import numpy as np
 
 from pd_analysis.energy.joules import Energy
 from pd_analysis.energy.window import energy_of
+from pd_analysis.numbers.deployments import manner
 from pd_analysis.records.reader import load_tree
 from pd_analysis.records.run import Run
 from pd_analysis.words.language import tr
@@ -51,6 +52,7 @@ def _refusal(run: Run) -> str:
         (run.path.is_file(), tr("a result file without records of each token")),
         (not roles, tr("its manifest names no engine")),
         (Role.COMBINED in roles and len(roles) > 1, tr("plain engines beside prefill and decode")),
+        (bool(found := manner(run)), tr("its engines serve otherwise than plain vLLM ({manner}), which is not simulated", manner=found)),
         (roles in ({Role.PREFILL}, {Role.DECODE}), tr("only {roles} engines", roles=", ".join(roles))),
         (cached > _MOST_CACHED, tr("{share} of its prompt tokens came from a prefix cache; measure with prompts that share no prefix", share=f"{cached:.0%}")),
         (len(run.requests.served) < 2, tr("fewer than two requests were served")),

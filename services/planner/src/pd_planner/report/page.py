@@ -8,6 +8,7 @@ import jinja2
 
 import pd_contracts
 from pd_analysis.plots import style
+from pd_analysis.report.filters import pipe, unbroken
 from pd_analysis.words.language import current_language, mark, tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.emit.plan_file import PlanFile
@@ -94,10 +95,5 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.globals["tr"] = tr
-    environment.filters["pipe"] = _pipe
+    environment.filters |= {"pipe": pipe, "unbroken": unbroken}
     return environment
-
-
-def _pipe(text: str) -> str:
-    """A text inside a Markdown table or line: no cell ends, no raw HTML, no line ends."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
