@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from support import exclusions_vllm
 from support.connector_relay import Relay
 from support.handoff import CHAT, stages
 from support.handoff_vllm import fronted, post, said, ways
@@ -27,6 +28,8 @@ from support.vllm_engines import Answer, Engine, Later, Site, ask
 from support.waiting import until
 
 from pd_contracts.ping import PingType
+from pd_proxy.protocol import first_token
+from pd_proxy.request import attempt
 from pd_proxy.routing.names import Routing
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
@@ -384,6 +387,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"stop": ["e "]},
     {"stop": ["th", "ing", "xyz"], "include_stop_str_in_output": True},
     {"min_tokens": 5, "ignore_eos": False},
+    {"repetition_penalty": 1.5},
     {"max_tokens": 1},
 ]
 
@@ -420,6 +424,44 @@ async def test_through_the_proxy_answers_are_plain_vllms(pair: Pair) -> None:
         again = loads(d, "recomputed") - recomputed
         assert again <= sum(number for reason, number in firsts.items() if reason in HELD_BACK), firsts
         assert computed(d) - before <= 2 * count + SMALL + again * LONGEST
+    rest(p, d)
+
+
+async def test_what_two_engines_would_answer_otherwise_is_written_by_one(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, d = pair.p, pair.d
+    async with fronted([(PingType.PREFILL, p), (PingType.DECODE, d)]) as (proxy, session):
+
+        async def shows(reason: str, case: exclusions_vllm.Case, guard: tuple[Any, str]) -> None:
+            """Whole with the guard, the answers are plain vLLM's; one of them is not without it."""
+            for index, (path, base) in enumerate(case(p)):
+                body = {
+                    "model": "tiny",
+                    "temperature": 0,
+                    "max_tokens": 12,
+                    "ignore_eos": True,
+                    "stream": index % 2 > 0,
+                }
+                body |= base
+                plain = await post(session, p.url, path, body | {"cache_salt": uuid.uuid4().hex})
+                kept = await post(session, proxy.url, path, body)
+                assert plain.status == 200, plain.body
+                assert said(kept) == said(plain), body
+                if (found := stages(kept).first_token_reason) != reason:
+                    assert {found, reason} <= exclusions_vllm.HELD_BACK.keys(), body
+                    continue
+                with monkeypatch.context() as without:
+                    without.setattr(*guard, lambda *_: None)
+                    apart = await post(session, proxy.url, path, body)
+                if apart.status != 200 or said(apart) != said(plain):
+                    return
+            pytest.fail(f"{reason}: no request shows that it must be excluded")
+
+        for reason, case in exclusions_vllm.cases():
+            await shows(reason, case, (attempt, "may_hand_off"))
+        for reason, case in exclusions_vllm.HELD_BACK.items():
+            await shows(reason, case, (first_token, "held_back"))
     rest(p, d)
 
 

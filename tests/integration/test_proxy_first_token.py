@@ -117,7 +117,7 @@ EXCLUDED: list[tuple[str, dict[str, Any]]] = [
     ("structured_output", {"response_format": {"type": "json_object"}}),
     ("structured_output", {"structured_outputs": {"regex": "a+"}}),
     ("penalties", {"presence_penalty": 0.5}),
-    ("penalties", {"repetition_penalty": 1.1}),
+    ("penalties", {"frequency_penalty": 0.5}),
     ("bad_words", {"bad_words": ["no"]}),
     ("several_sequences", {"n": 2, "temperature": 1}),
     ("logits_processors", {"vllm_xargs": {"a": 1}}),

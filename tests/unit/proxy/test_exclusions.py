@@ -15,10 +15,8 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}
 EXCLUDED: list[tuple[str, dict[str, Any], str]] = [
     ("structured_output", {"response_format": {"type": "json_object"}}, "both"),
     ("structured_output", {"structured_outputs": {"regex": "a+"}}, "both"),
-    ("structured_output", {"guided_json": {"type": "object"}}, "both"),
     ("penalties", {"presence_penalty": 0.1}, "both"),
     ("penalties", {"frequency_penalty": -1}, "both"),
-    ("penalties", {"repetition_penalty": 1.1}, "both"),
     ("penalties", {"repetition_detection": {"max_pattern_size": 3}}, "both"),
     ("bad_words", {"bad_words": ["no"]}, "both"),
     ("several_sequences", {"n": 2, "temperature": 1}, "both"),
@@ -58,7 +56,7 @@ def test_each_exclusion_has_a_name_and_falls_with_its_field(reason: str, fields:
     [
         {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1},
         {"seed": 1, "temperature": 0},
-        {"presence_penalty": 0, "frequency_penalty": 0.0, "repetition_penalty": 1.0, "bad_words": [], "n": 1},
+        {"presence_penalty": 0, "frequency_penalty": 0.0, "repetition_penalty": 1.1, "bad_words": [], "n": 1},
         {"response_format": {"type": "text"}, "tools": [], "vllm_xargs": {}, "use_beam_search": False},
         {"response_format": None, "seed": None, "tools": None, "thinking_token_budget": None},
         {"logit_bias": {"5": 1}, "allowed_token_ids": [1, 2], "stop": ["x"], "stop_token_ids": [3], "min_tokens": 2},

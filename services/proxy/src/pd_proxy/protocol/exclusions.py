@@ -37,18 +37,13 @@ def _is_not(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: value not in neutral
 
 
-# Field, when it matters, and what it is then.
+# Field, when it matters, and what it is then. A repetition penalty is not among them, because it counts tokens of prompt and answer alike.
 _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "response_format": (lambda value: value != {"type": "text"}, "structured_output"),
     "structured_outputs": (_something, "structured_output"),
-    "guided_json": (_anything, "structured_output"),
-    "guided_regex": (_something, "structured_output"),
-    "guided_choice": (_something, "structured_output"),
-    "guided_grammar": (_something, "structured_output"),
     "structural_tag": (_something, "structured_output"),
     "presence_penalty": (_is_not(0), "penalties"),
     "frequency_penalty": (_is_not(0), "penalties"),
-    "repetition_penalty": (_is_not(1), "penalties"),
     "repetition_detection": (_something, "penalties"),
     "watermarking": (_something, "logits_processors"),
     "bad_words": (_something, "bad_words"),
