@@ -60,7 +60,6 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "thinking_token_budget": (_anything, "reasoning"),
     "include_reasoning": (_is_not(True), "reasoning"),
     "truncate_prompt_tokens": (_anything, "truncation"),
-    "truncation": (_is_not("disabled"), "truncation"),
     # The space between two special tokens depends on the one before, which decode would not know for one.
     "skip_special_tokens": (_is_not(True), "special_tokens"),
     "spaces_between_special_tokens": (_is_not(True), "special_tokens"),

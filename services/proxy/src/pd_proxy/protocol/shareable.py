@@ -78,19 +78,19 @@ def _engines_own(fields: Fields) -> str | None:
     if kinds - CLIENT_TOOLS:
         names = ", ".join(f"`{kind[:50]}`" for kind in sorted(kinds - CLIENT_TOOLS))
         return f"tools that the engine runs ({names}) start generations whose KV prefill has not handed over"
+    if value(fields, "truncation", str) not in (None, "disabled"):
+        return _cut("truncation")
     return None
 
 
 def cut_by_limit(fields: Fields) -> str | None:
     """As `_combined_only`: prefill would read more of a prompt that is too long than decode does."""
     kept = value(fields, "truncate_prompt_tokens", int)
-    for name, cut in {
-        "truncate_prompt_tokens": kept is not None and kept < 0,
-        "truncation": value(fields, "truncation", str) not in (None, "disabled"),
-    }.items():
-        if cut:
-            return f"`{name}` cuts the prompt by the limit of output tokens, which differs between prefill and decode"
-    return None
+    return _cut("truncate_prompt_tokens") if kept is not None and kept < 0 else None
+
+
+def _cut(name: str) -> str:
+    return f"`{name}` cuts the prompt by the limit of output tokens, which differs between prefill and decode"
 
 
 def _tool_kinds(fields: Fields) -> set[str]:
