@@ -2,10 +2,11 @@
 beside it. Engines are stand-ins that say what they were started with: what is tried is scheduling, the pod-resources socket and ports."""
 
 import pytest
-from support.chart import FULLNAME, Values
+from support.chart import FULLNAME, ROOT, Values
 from support.cluster import images
 from support.cluster.changes import kill_process
 from support.cluster.cluster import Cluster, eventually
+from support.cluster.node import NAME
 from support.cluster.release import Release, example, merged
 from support.monitor import build_fake_nvml
 
@@ -98,6 +99,19 @@ def test_the_monitor_names_pod_container_and_role_of_each_gpu_by_the_kubelets_ow
     status = installed.kubectl("exec", pod["metadata"]["name"], "--", "cat", "/proc/1/status")
     assert "CapEff:\t0000000000000000" in status
     assert "Uid:\t0\t0\t0\t0" in status
+
+
+def test_a_node_is_drained_with_the_options_that_the_readme_names(installed: Release) -> None:
+    """Only tried: changes under load really drain the node."""
+    options = "--ignore-daemonsets --delete-emptydir-data"
+    assert f"kubectl drain NODE {options}" in (ROOT / "k8s/README.md").read_text()
+    attempt = ("drain", NAME, "--dry-run=client")
+
+    with pytest.raises(RuntimeError) as refused:
+        installed.kubectl(*attempt)
+    assert "use --ignore-daemonsets to ignore" in str(refused.value)
+    assert "use --delete-emptydir-data to override" in str(refused.value)
+    assert "drained (dry run)" in installed.kubectl(*attempt, *options.split())
 
 
 def test_an_engine_that_starts_again_in_its_pod_takes_another_kv_port(installed: Release) -> None:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.chart import FULLNAME, RELEASE, ROOT, Manifest
+from support.chart import FULLNAME, RELEASE, Manifest
 from support.cluster.cluster import eventually
-from support.cluster.node import NAME
 from support.cluster.release import Release, describe, example, merged
 
 from pd_control.client import get
@@ -74,17 +73,6 @@ def test_the_monitor_reads_the_board_of_every_engine(release: Release, results: 
 
     for role in ENGINES:
         assert f'role="{role}"' in page
-
-
-def test_a_node_is_drained_with_the_options_that_the_readme_names(release: Release, results: Path) -> None:
-    """Only tried: changes under load really drain the node."""
-    options = "--ignore-daemonsets --delete-emptydir-data"
-    assert f"kubectl drain NODE {options}" in (ROOT / "k8s/README.md").read_text()
-    attempt = ("drain", NAME, "--dry-run=client")
-
-    with pytest.raises(RuntimeError, match="use --ignore-daemonsets to ignore"):
-        release.kubectl(*attempt)
-    assert "drained (dry run)" in release.kubectl(*attempt, *options.split())
 
 
 @pytest.mark.parametrize("component", [*ENGINES, "proxy", "monitor"])
