@@ -205,7 +205,7 @@ async def test_a_health_check_is_not_led_elsewhere_or_flooded(proxy: RunningProx
 
     flooding = await proxy.start(FakeEngine(Role.COMBINED, boot_id="flood", health_answer=endless))
     leading = await proxy.start(FakeEngine(Role.COMBINED, boot_id="lead", health_answer=elsewhere))
-    assert "answers more than" in (await proxy.checked(flooding)).reason
+    assert "answers with more than" in (await proxy.checked(flooding)).reason
     assert "302" in (await proxy.checked(leading)).reason
 
 

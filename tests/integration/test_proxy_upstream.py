@@ -77,7 +77,7 @@ async def test_an_answer_that_ends_too_early_is_none(upstream: Upstream, answer:
     async with answering(answer) as address:
         assert await failures(upstream, address) == [
             (DisconnectedError, CLOSED),
-            (DisconnectedError, f"/health breaks off ({broken})"),
+            (DisconnectedError, f"/health: the connection broke ({broken})"),
         ]
 
 
@@ -91,11 +91,11 @@ async def test_where_nobody_listens_connections_are_refused(upstream: Upstream) 
 async def test_an_address_that_is_none_is_an_engine_that_breaks_off(upstream: Upstream) -> None:
     assert await failures(upstream, "a..b:80") == [
         (DisconnectedError, CLOSED),
-        (DisconnectedError, "/health breaks off (UnicodeError)"),
+        (DisconnectedError, "/health: the connection broke (UnicodeError)"),
     ]
 
 
 async def test_a_document_is_read_up_to_a_size_only(upstream: Upstream) -> None:
     async with answering(LARGE) as address:
-        with pytest.raises(BrokenReplyError, match="answers more than"):
+        with pytest.raises(BrokenReplyError, match="answers with more than"):
             await upstream.get(engine(address), "/health", 5.0)

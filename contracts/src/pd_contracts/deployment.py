@@ -21,7 +21,7 @@ class Member(Ports, frozen=True, kw_only=True):
         str, Meta(max_length=200, description="identity of the deployment; a proxy admits engines of its own only")
     ] = ""
     ping_key: Annotated[str, Meta(description="key that signs the deployment's pings; unsigned if empty")] = ""
-    ping_key_file: Annotated[str, Meta(description="file that holds this key")] = ""
+    ping_key_file: Annotated[str, Meta(description="file that holds PING_KEY")] = ""
     engine_image: Annotated[str, Meta(description="container image of the engine, as records should name it")] = ""
     engine_gpus: Annotated[
         tuple[str, ...], Meta(description="UUIDs of the engine's GPUs; read from nvidia-smi if empty")

@@ -1,4 +1,4 @@
-"""Who may ask, and who may announce engines. Pure, but for the file of keys."""
+"""Which clients may send requests, and which engines may announce themselves. Pure, except for the file of keys."""
 
 import codecs
 import hmac
@@ -21,13 +21,13 @@ Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
 class Keys:
-    """Clients' keys, from a file that is read again when it changes: the proxy need not restart for a new key."""
+    """Clients' keys, from a file that is read again when it changes: a new key needs no restart of the proxy."""
 
     def __init__(self, path: str, clock: Callable[[], float] = monotonic) -> None:
-        """Without a path there are none, and clients need none.
+        """Read the keys; without a path there are none, and clients need none.
 
         Raises:
-            OSError: if the file cannot be read, or holds no key although there should be some.
+            OSError: if the file cannot be read, or holds no key.
         """
         self._path = path
         self._clock = clock
@@ -55,14 +55,14 @@ class Keys:
         try:
             self._keys = read_keys(self._path)
         except OSError as error:
-            # Half-written, or gone: the keys that were valid stay valid, and no others are.
-            logger.warning("the file of keys cannot be reloaded; the old keys stay valid", extra={"reason": str(error)})
+            # The file is half-written or gone: the keys that were valid stay valid.
+            logger.warning("API_KEYS_FILE cannot be read again; the old keys stay valid", extra={"reason": str(error)})
         else:
-            logger.info("the file of keys was read again", extra={"keys": len(self._keys)})
+            logger.info("API_KEYS_FILE was read again", extra={"keys": len(self._keys)})
 
 
 def _version(path: str) -> tuple[int, ...]:
-    """Another value whenever the file is another one or was written; Kubernetes swaps a link on the way to it."""
+    """A value that changes when the file is replaced or written. Kubernetes replaces a symbolic link on its path."""
     try:
         found = os.stat(path)  # noqa: PTH116  the numbers, whatever the path is
     except OSError:
@@ -71,7 +71,7 @@ def _version(path: str) -> tuple[int, ...]:
 
 
 def read_keys(path: str) -> tuple[bytes, ...]:
-    """Clients' keys, one a line; empty lines and lines that begin with # do not count. Without a path there are none.
+    """Clients' keys, one per line, without empty lines and lines that begin with #. Without a path there are none.
 
     Raises:
         OSError: if the file cannot be read, or holds no key although there should be some.
@@ -87,7 +87,7 @@ def read_keys(path: str) -> tuple[bytes, ...]:
 
 
 def allowed(authorization: str, keys: Sequence[bytes]) -> bool:
-    """Whether a header holds one of the keys as a bearer token; takes as long whichever it is, or none."""
+    """Whether a header holds one of the keys as a bearer token. Takes equally long for every key, so that its time reveals nothing."""
     scheme, _, token = authorization.partition(" ")
     # The server reads headers as Latin-1, so this gives the bytes that were sent.
     given = token.strip(" \t").encode("latin-1", errors="replace")
@@ -96,10 +96,10 @@ def allowed(authorization: str, keys: Sequence[bytes]) -> bool:
 
 
 def check_networks(ping: Ping, networks: Networks) -> None:
-    """Believe only pings that announce addresses in the given networks; without networks, all.
+    """Accept only pings that announce addresses in the given networks; without networks, accept all.
 
     Raises:
-        PingRefusedError: for others, also for host names, which could lead anywhere.
+        PingRefusedError: for other addresses, and for host names, which could resolve to any address.
     """
     if not networks:
         return

@@ -1,4 +1,4 @@
-"""What serving a request needs for as long as the process lives, in one object that everything above is given."""
+"""What serving requests needs for as long as the process lives, in one object that is passed to everything above it."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -24,10 +24,10 @@ from pd_proxy.upstream.http import Upstream
 
 
 class Engines(Protocol):
-    """The engines, as far as this process knows them."""
+    """The engines that this process knows."""
 
     def view(self) -> tuple[Instance, ...]:
-        """All of them; the same object as long as nothing changes."""
+        """All engines; the same object as long as nothing changes."""
 
     def current(self, instance: Instance) -> Instance | None:
         """The instance as it is now, or None if its process is gone."""
@@ -35,14 +35,14 @@ class Engines(Protocol):
 
 @dataclass(kw_only=True, eq=False)
 class Context(ABC):
-    """Settings, state and connections of one process. Who judges engines is another question: see `Supervisor` and `WorkerContext`.
+    """Settings, state and connections of one process. Its subclasses say which process judges engines: see `Supervisor` and `WorkerContext`.
 
     Attributes:
-        keys: of which clients need one; empty: they need none.
-        turns: numbers requests, for the policies.
+        keys: the clients' API keys; if empty, clients need none.
+        turns: numbers the requests, for the load-balancing policies.
         started: when the proxy began to serve, on the monotonic clock.
-        stand_ins: by engine process, a token that may stand for prefill's in a prompt; None if it named none.
-        stopping: no request is taken any more.
+        stand_ins: by engine process, a token id that a prompt may hold in place of prefill's token; None if the engine named none.
+        stopping: no more requests are accepted.
     """
 
     settings: Settings
@@ -72,14 +72,14 @@ class Context(ABC):
 
     @abstractmethod
     def owe(self, debt: Debt) -> None:
-        """There is KV that has to be used up at a decode."""
+        """Remember KV that a decode has to consume although no client needs it any more."""
 
     @abstractmethod
     async def look_again(self) -> None:
-        """Have the engines asked which models they serve, unless that was just done; returns when it is known, or after a while."""
+        """Ask the engines which models they serve, unless that was just done; returns when they have answered, or after LOOK_TIMEOUT_S."""
 
     def stop_soon(self) -> None:
-        """Take no more requests; when the time to drain is over, streams still open get an error event."""
+        """Take no more requests; after DRAIN_TIMEOUT_S, streams that are still open get an error event."""
         self.stopping = True
         reason = ShuttingDownError("the proxy is shutting down")
         asyncio.get_running_loop().call_later(self.settings.drain_timeout_s, self.flights.abort_all, reason)

@@ -1,6 +1,6 @@
 """Failures of a request, each with the status and the OpenAI error body that its client gets.
 
-`cause` is the label under which `/metrics` counts it. No message may hold an address: engines are called by their names.
+`cause` is the label under which `/metrics` counts it. No message may hold an address: messages name engines.
 """
 
 from typing import Any, Final, Self
@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 import msgspec
 
 RETRY_AFTER_S: Final = 3
-# Anthropic's types by status.
+# Anthropic's error types by status.
 MESSAGE_ERRORS: Final = {
     401: "authentication_error",
     403: "permission_error",
@@ -22,7 +22,7 @@ MESSAGE_ERRORS: Final = {
 
 
 class ProxyError(Exception):
-    """A request fails; subclasses say how."""
+    """A request failed; subclasses say how."""
 
     status: int = 500
     type: Any = "internal_server_error"
@@ -37,7 +37,7 @@ class ProxyError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers beside the body: clients may come back after a 429 or 503."""
+        """Headers of the answer: Retry-After for a 429 or 503."""
         return {"Retry-After": str(RETRY_AFTER_S)} if self.status in (429, 503) else {}
 
     def body(self) -> bytes:
@@ -45,19 +45,19 @@ class ProxyError(Exception):
         return error_body(self.message, self.type, self.param, self.code)
 
     def body_of_message(self) -> bytes:
-        """The same as Anthropic's API says it, and vLLM's `/v1/messages`: `{"type": "error", "error": {"type", "message"}}`."""
+        """The same in the form of Anthropic's API and vLLM's `/v1/messages`: `{"type": "error", "error": {"type", "message"}}`."""
         fallback = "api_error" if self.status >= 500 else "invalid_request_error"
         error = {"type": MESSAGE_ERRORS.get(self.status, fallback), "message": self.message}
         return msgspec.json.encode({"type": "error", "error": error})
 
 
 def error_body(message: str, type_: Any, param: Any, code: Any) -> bytes:
-    """Write OpenAI's error shape."""
+    """An error object in OpenAI's form, as JSON."""
     return msgspec.json.encode({"error": {"message": message, "type": type_, "param": param, "code": code}})
 
 
 class BadRequestError(ProxyError):
-    """The client sent what cannot be served; no engine heard of it."""
+    """The client's request is invalid; it was not sent to an engine."""
 
     status = 400
     type = "invalid_request_error"
@@ -65,37 +65,37 @@ class BadRequestError(ProxyError):
 
 
 class AmbiguousLengthError(BadRequestError):
-    """Nobody can say where this request ends, so nothing that follows it on its connection is believed."""
+    """It is unclear where this request ends, so nothing that follows it on its connection can be trusted."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """Ends the connection."""
+        """As in the base class, and the connection is closed."""
         return {"Connection": "close"}
 
 
 class NotDisaggregableError(BadRequestError):
-    """Right in itself, but prefill and decode cannot share it, and no combined engine is there."""
+    """The request is valid, but prefill and decode cannot share it, and there is no combined engine."""
 
     code = "not_disaggregable"
     cause = "not_disaggregable"
 
 
 class NotStoredError(BadRequestError):
-    """It needs a response that was stored, or is to be; an engine stores it in its own memory, where no other one finds it."""
+    """The request needs stored responses. An engine stores them in its own memory, where no other engine finds them."""
 
     code = "responses_not_stored"
     cause = "not_stored"
 
 
 class NoSuchResponseError(NotStoredError):
-    """Somebody asks for a stored response; there never is one."""
+    """A stored response was asked for; the proxy stores none."""
 
     status = 404
     param = "response_id"
 
 
 class UnauthorizedError(BadRequestError):
-    """The client has no key."""
+    """The client sent no valid API key."""
 
     status = 401
     code = "invalid_api_key"
@@ -103,7 +103,7 @@ class UnauthorizedError(BadRequestError):
 
 
 class ForbiddenError(BadRequestError):
-    """Not with that key."""
+    """The key does not allow this."""
 
     status = 403
     type = "permission_error"
@@ -121,7 +121,7 @@ class UnknownModelError(BadRequestError):
 
 
 class HttpError(BadRequestError):
-    """What the HTTP layer refuses: wrong route, wrong method, too large, too slow."""
+    """The HTTP layer refuses the request: wrong route, wrong method, too large, too slow."""
 
     cause = "http"
 
@@ -134,7 +134,7 @@ class HttpError(BadRequestError):
 
 
 class NoInstanceError(ProxyError):
-    """Nobody is there to serve it now."""
+    """No engine can serve the request now."""
 
     status = 503
     type = "service_unavailable"
@@ -152,7 +152,7 @@ class TooManyRequestsError(ProxyError):
 
 
 class SloError(ProxyError):
-    """It would not be served within TTFT_SLO_MS or TPOT_SLO_MS, and would make others late (REJECT=slo)."""
+    """The request would miss TTFT_SLO_MS or TPOT_SLO_MS, and would make others miss them (REJECT=slo)."""
 
     status = 429
     type = "rate_limit_error"
@@ -160,18 +160,18 @@ class SloError(ProxyError):
     cause = "slo"
 
     def __init__(self, message: str, *, retry_after_s: int) -> None:
-        """Take the sentence, and after which time it is worth another try."""
+        """`retry_after_s` is the time after which another attempt may succeed, in seconds."""
         super().__init__(message)
         self._retry_after_s = retry_after_s
 
     @property
     def headers(self) -> dict[str, str]:
-        """As its base, with a time of its own."""
+        """As in the base class, with this error's own time."""
         return {"Retry-After": str(self._retry_after_s)}
 
 
 class TooManyConnectionsError(ProxyError):
-    """One client holds as many connections as one may."""
+    """One client holds as many connections as it is allowed."""
 
     status = 429
     type = "rate_limit_error"
@@ -180,7 +180,7 @@ class TooManyConnectionsError(ProxyError):
 
 
 class OutOfDescriptorsError(ProxyError):
-    """The proxy itself can open no more connections; no engine is to blame."""
+    """The proxy has no file descriptors for more connections; no engine is the cause."""
 
     status = 503
     type = "service_unavailable"
@@ -198,7 +198,7 @@ class QueuedTooLongError(ProxyError):
 
 
 class SlowClientError(ProxyError):
-    """The client did not take what it was sent; its request was ended at the engine, which others need."""
+    """The client did not read its answer, so its request was ended at the engine, which other clients need."""
 
     status = 408
     type = "invalid_request_error"
@@ -207,7 +207,7 @@ class SlowClientError(ProxyError):
 
 
 class ShuttingDownError(ProxyError):
-    """The proxy is about to stop."""
+    """The proxy is shutting down."""
 
     status = 503
     type = "service_unavailable"
@@ -231,7 +231,7 @@ class UnreachableError(UpstreamError):
 
 
 class ConnectTimeoutError(UnreachableError):
-    """The engine did not take the connection in time."""
+    """The engine did not accept the connection in time."""
 
     status = 504
     code = "timeout"
@@ -258,26 +258,26 @@ class DisconnectedError(UpstreamError):
 
 
 class BrokenReplyError(UpstreamError):
-    """The engine answered 200 with something that is no answer."""
+    """The engine answered 200 with an invalid body."""
 
     cause = "broken_reply"
 
 
 class AnswerTooLargeError(UpstreamError):
-    """The engine's answer is larger than may be held; another engine would answer the same."""
+    """The engine's answer is larger than MAX_ANSWER_BYTES; another engine's would be, too."""
 
     code = "answer_too_large"
     cause = "answer_too_large"
 
 
 class NotContinuedError(UpstreamError):
-    """The engine could not go on where another one had ended; the request itself may go on elsewhere."""
+    """The engine could not continue another engine's answer; a third engine may still be able to."""
 
     cause = "not_continued"
 
 
 class StalledError(UpstreamError):
-    """The engine stands still."""
+    """The engine has stalled."""
 
     status = 504
     code = "engine_stalled"
@@ -285,20 +285,20 @@ class StalledError(UpstreamError):
 
 
 class NotAskedError(StalledError):
-    """The engine stands still, so the request was not sent to it."""
+    """The engine has stalled, so the request was not sent to it."""
 
     status = 503
 
 
 class RestartedError(UpstreamError):
-    """The engine that had the request is gone; another process answers at its address, or none."""
+    """The engine process that had the request is gone; at its address is another process, or none."""
 
     code = "engine_restarted"
     cause = "restarted"
 
 
 class FailedResponseError(UpstreamError):
-    """The engine ended a response before its first token; whether it had begun to run it, it does not say."""
+    """The engine ended a response before its first token, without saying whether it had begun to run it."""
 
     cause = "failed_response"
 
@@ -306,13 +306,13 @@ class FailedResponseError(UpstreamError):
 class RefusedError(UpstreamError):
     """The engine answered with an error status instead of running the request.
 
-    A 4xx is about the request and goes to the client as the engine put it; a 5xx is ours to answer for, as 502.
+    A 4xx is about the request and goes to the client unchanged; for a 5xx the client gets 502.
     """
 
     cause = "refused"
 
     def __init__(self, status: int, message: str, *, fields: dict[str, Any] | None = None) -> None:
-        """Take the engine's status and, of a 4xx, the fields of its error object."""
+        """`status` is the engine's; `fields` are those of its error object, used for a 4xx."""
         super().__init__(message)
         if fields is not None and 400 <= status < 500:
             self.status = status
@@ -322,10 +322,10 @@ class RefusedError(UpstreamError):
 
 
 class BusyError(RefusedError):
-    """The engine refuses for now, and says when to come back."""
+    """The engine is busy, and says when to try again."""
 
     def __init__(self, message: str, retry_after: str) -> None:
-        """Take the header, which goes to the client if no other engine serves the request."""
+        """`retry_after` is the engine's header, which goes to the client if no other engine serves the request."""
         super().__init__(503, message)
         self.status = 503
         self.type, self.code = NoInstanceError.type, "overloaded"
@@ -338,6 +338,6 @@ class BusyError(RefusedError):
 
 
 class RefusedInStreamError(RefusedError):
-    """As `RefusedError`, but said in the first event of a stream: the engine had taken the request."""
+    """As `RefusedError`, but reported in the first event of a stream: the engine had accepted the request."""
 
     cause = "refused_in_stream"

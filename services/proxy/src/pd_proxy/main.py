@@ -14,7 +14,7 @@ from pd_proxy.settings import Settings
 
 
 async def run(settings: Settings) -> None:
-    """Serve; the first signal starts the graceful end."""
+    """Serve; the first signal starts a graceful shutdown."""
     shutdown = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -23,7 +23,7 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Read the settings and serve; exit status 1 with a sentence if a port cannot be opened, 2 for bad settings."""
+    """Read the settings and serve; exit status 1 with a message if a port cannot be opened, 2 for invalid settings."""
     settings = from_command_line(Settings, "pd-proxy", __doc__ or "")
     try:
         log.set_up(settings.log_level)

@@ -14,19 +14,19 @@ from pd_contracts.names import Role
 from pd_contracts.timing import Stages
 from pd_proxy.engines.registry import Instance, State
 
-# Seconds: from what the proxy itself takes to what a queue in front of a busy prefill takes.
+# Seconds: from the time that the proxy itself takes to that of a queue in front of a busy prefill.
 BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250,
 )  # fmt: skip
 STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
 
 
-# What adds up over processes, by kind of family the suffixes of its samples. When a series began ("_created") does not.
+# Suffixes of samples that add up over processes, by type of metric. The time at which a series began ("_created") does not.
 ADDITIVE: Final = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 
 
 class Numbers(msgspec.Struct, frozen=True):
-    """What `/stats` shows of the requests."""
+    """The counts of requests that `/stats` shows."""
 
     in_flight: int = 0
     total: int = 0
@@ -44,7 +44,7 @@ class Numbers(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A number of a family whose numbers add up over processes."""
+    """A sample of a metric that adds up over processes."""
 
     name: str
     labels: tuple[tuple[str, str], ...]
@@ -65,7 +65,9 @@ class _Instances(Collector):
             for state in State:
                 family.add_metric([role.value, state.value], counts[role, state])
         yield family
-        family = GaugeMetricFamily("pd_proxy_kv_in_flight_bytes", "KV on its way to a decode", labels=["instance"])
+        family = GaugeMetricFamily(
+            "pd_proxy_kv_in_flight_bytes", "KV on its way to a decode engine", labels=["instance"]
+        )
         for instance in self._view():
             if instance.role is Role.DECODE:
                 family.add_metric([instance.name], self._kv_bytes(instance))
@@ -73,7 +75,7 @@ class _Instances(Collector):
 
 
 class Metrics(Collector):
-    """The proxy's counters; the ones that `/stats` shows too are kept as plain numbers beside."""
+    """The proxy's counters. Those that `/stats` also shows are kept as plain numbers, too."""
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class Metrics(Collector):
         kv_bytes: Callable[[Instance], int],
         owed: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`view` returns the instances, `kv_bytes` what is on its way to one, `owed` how many debts there are."""
+        """`view` returns the instances, `kv_bytes` the bytes on their way to one, `owed` the number of debts."""
         self._registry = CollectorRegistry()
         self._registry.register(_Instances(view, kv_bytes))
         self.in_flight = 0
@@ -96,21 +98,23 @@ class Metrics(Collector):
         self._requests = self._counter("requests", "Requests by endpoint and status", "endpoint", "status")
         self._causes = self._counter("failures", "Requests that failed, by cause", "cause")
         self._rejected = self._counter("rejected_pings", "Pings refused, by reason", "reason")
-        self._retried = self._counter("retries", "Attempts after a failed one, by what had failed", "cause")
+        self._retried = self._counter("retries", "Attempts after a failed one, by the cause of that failure", "cause")
         self._first_tokens = self._counter(
             "first_tokens",
-            "Requests with P2pConnector by who wrote the first token, and why decode did",
+            "Requests with P2pConnector, by the role that wrote the first token and, if decode did, the reason",
             "by",
             "reason",
         )
-        self._migrations = self._counter("migrations", "Streams to be continued at other engines, by result", "result")
-        self._canaries = self._counter("canaries", "Canaries of pairs, by verdict", "verdict")
+        self._migrations = self._counter(
+            "migrations", "Attempts to continue a stream at another engine, by result", "result"
+        )
+        self._canaries = self._counter("canaries", "Canaries of pairs of prefill and decode, by verdict", "verdict")
         self._drained = self._counter("drains", "Requests that made decode consume abandoned KV, by result", "result")
         self._refused_connections = self._counter(
             "refused_connections", "Connections refused for lack of room, by reason", "reason"
         )
         self._restarts = self._counter(
-            "worker_restarts", "Workers that ended and were replaced (PROXY_WORKERS above 1)"
+            "worker_restarts", "Workers that ended unexpectedly and were replaced (PROXY_WORKERS above 1)"
         )
         self._stages = Histogram(
             "pd_proxy_stage_seconds",
@@ -119,11 +123,13 @@ class Metrics(Collector):
             buckets=BUCKETS,
             registry=self._registry,
         )
-        gauge = Gauge("pd_proxy_kv_owed", "Requests whose KV decode may still have to consume", registry=self._registry)
+        gauge = Gauge(
+            "pd_proxy_kv_owed", "Requests that left KV which decode may still have to consume", registry=self._registry
+        )
         gauge.set_function(owed)
-        # Looked up once, because that costs more than to observe.
+        # Looked up once, because a look-up costs more than an observation.
         self._by_stage = {name: self._stages.labels(name) for name in STAGES}
-        gauge = Gauge("pd_proxy_requests_in_flight", "Requests that clients wait for", registry=self._registry)
+        gauge = Gauge("pd_proxy_requests_in_flight", "Requests in flight", registry=self._registry)
         gauge.set_function(lambda: self.numbers().in_flight)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -135,7 +141,7 @@ class Metrics(Collector):
         self.total += 1
 
     def ended(self, endpoint: str, status: int, cause: str, *, fault: bool) -> None:
-        """It ended; `cause` is empty if it went well, `fault` says that the client was not to blame."""
+        """A request ended. `cause` is empty if it succeeded; `fault`: it failed, and not because of the client."""
         self.in_flight -= 1
         self._requests.labels(endpoint, str(status)).inc()
         self.failures += fault
@@ -143,23 +149,23 @@ class Metrics(Collector):
             self._causes.labels(cause).inc()
 
     def staged(self, stages: Stages) -> None:
-        """Where a completed request's time went."""
+        """Count the time of a completed request in each stage."""
         for name, histogram in self._by_stage.items():
             histogram.observe(getattr(stages, name) / 1e3)
 
     def retried(self, cause: str) -> None:
-        """A request is tried once more."""
+        """A request is tried again after a failure with this cause."""
         self.retries += 1
         self._retried.labels(cause).inc()
 
     def first_token(self, *, handed_off: bool, reason: str) -> None:
-        """A request with P2pConnector has ended; `reason` is why decode wrote all of it."""
+        """A request with P2pConnector has ended; `reason` says why decode wrote the whole answer."""
         done = handed_off and not reason
         self.handed_off += done
         self._first_tokens.labels("prefill" if done else "decode", reason).inc()
 
     def migrated(self, result: str) -> None:
-        """A stream whose engine failed goes on elsewhere ("done") or does not ("failed")."""
+        """A stream whose engine failed is continued at another one ("done") or not ("failed")."""
         self.migrations += result == "done"
         self._migrations.labels(result).inc()
 
@@ -171,7 +177,7 @@ class Metrics(Collector):
         self._rejected.labels(reason).inc()
 
     def connection_refused(self, reason: str) -> None:
-        """A connection of a client, or to an engine, was not made or not kept."""
+        """A connection from a client or to an engine was refused."""
         self._refused_connections.labels(reason).inc()
 
     def drained(self, result: str) -> None:
@@ -180,7 +186,7 @@ class Metrics(Collector):
         self._drained.labels(result).inc()
 
     def worker_ended(self, in_flight: int) -> None:
-        """A worker ended that should not have, with so many requests, and will be replaced."""
+        """A worker ended unexpectedly, with `in_flight` requests, and will be replaced."""
         self.worker_restarts += 1
         self._restarts.inc()
         if in_flight:
@@ -207,7 +213,7 @@ class Metrics(Collector):
         return self._registry.collect()
 
     def samples(self) -> list[Sample]:
-        """What adds up over processes."""
+        """The samples that add up over processes."""
         return [
             Sample(sample.name, tuple(sorted(sample.labels.items())), sample.value)
             for family in self.collect()

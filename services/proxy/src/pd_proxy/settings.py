@@ -1,4 +1,4 @@
-"""Every knob of the proxy with its default and unit; read once at start."""
+"""All settings of the proxy, with defaults and units; read once at start."""
 
 import ipaddress
 import re
@@ -20,12 +20,12 @@ from pd_proxy.routing.costs import Costs, read_costs
 from pd_proxy.routing.names import Reject, Routing
 from pd_proxy.routing.view import Objectives
 
-# Credentials, ids, and what says how a message is written.
+# Credentials, ids, and headers that describe the message's encoding.
 OWN_HEADERS: Final = frozenset(
     {"authorization", "x-api-key", "cookie", "x-request-id", "host", "connection", "content-type", "content-length",
      "content-encoding", "transfer-encoding", "accept-encoding", "expect", "upgrade", "x-data-parallel-rank"}
 )  # fmt: skip
-# As browsers send them; `null` is what pages from a file have.
+# As browsers send them; pages from a file have the origin `null`.
 _ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
 
 # What decides how requests are served, and so belongs to the records of a measurement.
@@ -39,14 +39,14 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class Writer(StrEnum):
-    """Who writes the first token of an answer."""
+    """The role that writes the first token of an answer."""
 
     PREFILL = "prefill"
     DECODE = "decode"
 
 
 class When(StrEnum):
-    """When decode hears of a request."""
+    """When decode gets a request."""
 
     AT_ONCE = "at_once"
     AFTER_PREFILL = "after_prefill"
@@ -55,7 +55,7 @@ class When(StrEnum):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of `pd-proxy`; field `x_y` is variable X_Y and option --x-y."""
 
-    http_proxy_port: Annotated[Port, Meta(description="port that clients talk to")] = 10001
+    http_proxy_port: Annotated[Port, Meta(description="port that clients connect to")] = 10001
     proxy_port: Annotated[Port, Meta(description="ZMQ port that engines announce themselves to")] = 30001
     bind_host: Annotated[str, Meta(description="numeric address on which clients are served")] = "0.0.0.0"
     discovery_host: Annotated[
@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ping_key: Annotated[
         str, Meta(description="key that engines sign their pings with; unsigned pings are accepted if empty")
     ] = ""
-    ping_key_file: Annotated[str, Meta(description="file that holds this key")] = ""
+    ping_key_file: Annotated[str, Meta(description="file that holds PING_KEY")] = ""
     unsigned_pings: Annotated[
         bool,
         Meta(
@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kv_connector: Annotated[
         Connector,
         Meta(
-            description="connector of engines whose pings name none; P2pConnector means P2pNccl here, because its own pings name none"
+            description="connector of engines whose pings name none, which are stock ones; so P2pConnector means P2pNcclConnector here"
         ),
     ] = Connector.P2P
     log_level: Annotated[str, Meta(description="DEBUG, INFO, WARNING or ERROR")] = "INFO"
@@ -91,18 +91,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="how engines are found: by their pings, or by EndpointSlices and pods of Kubernetes' API"),
     ] = "ping"
     discovery_selector: Annotated[
-        str, Meta(description="labels of these slices and pods, a=b,c=d; in addition to the chart's labels of engines")
+        str,
+        Meta(
+            description="labels of the EndpointSlices and pods, a=b,c=d; in addition to the chart's labels of engines"
+        ),
     ] = ""
-    discovery_namespace: Annotated[str, Meta(description="namespace of these; the pod's own unless set")] = ""
-    kubernetes_service_host: Annotated[str, Meta(description="the API server; every pod has it set")] = (
-        "kubernetes.default"
-    )
-    kubernetes_service_port: Annotated[Port, Meta(description="its HTTPS port; every pod has it set")] = 443
+    discovery_namespace: Annotated[
+        str, Meta(description="namespace of the EndpointSlices and pods; the pod's own if empty")
+    ] = ""
+    kubernetes_service_host: Annotated[
+        str, Meta(description="address of the API server; Kubernetes sets it in every pod")
+    ] = "kubernetes.default"
+    kubernetes_service_port: Annotated[
+        Port, Meta(description="HTTPS port of the API server; Kubernetes sets it in every pod")
+    ] = 443
     service_account_dir: Annotated[
         str, Meta(description="folder with token, ca.crt and namespace of the pod's service account")
     ] = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-    ping_ttl_s: Annotated[Seconds, Meta(description="an engine without a ping for so long is lost, s")] = 10.0
+    ping_ttl_s: Annotated[Seconds, Meta(description="time without a ping after which an engine is lost, s")] = 10.0
     health_interval_s: Annotated[Seconds, Meta(description="time between two health checks of an engine, s")] = 1.0
     health_timeout_s: Annotated[Seconds, Meta(description="time an engine has to answer a health check, s")] = 5.0
     models_interval_s: Annotated[
@@ -268,7 +275,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     image_max_tokens: Annotated[
         int, Meta(ge=1, description="maximum number of tokens that the model makes of one image, for estimates")
     ] = IMAGE_MAX_TOKENS
-    keep_alive_s: Annotated[Seconds, Meta(description="an idle client connection is closed after this, s")] = 65.0
+    keep_alive_s: Annotated[Seconds, Meta(description="time after which an idle client connection is closed, s")] = 65.0
     drain_timeout_s: Annotated[
         float, Meta(ge=0, description="time that running requests have to end after SIGTERM, s")
     ] = 30.0
@@ -281,7 +288,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 msg = f"CORS_ORIGINS: {origin!r} is not an origin such as https://chat.example or http://localhost:3000"
                 raise ValueError(msg)
         if own := OWN_HEADERS.intersection(self.passed_headers):
-            msg = f"PASSED_HEADERS: {min(own)} is the proxy's own business"
+            msg = f"PASSED_HEADERS: {min(own)} is set by the proxy itself and cannot be passed on"
             raise ValueError(msg)
         if any(name != name.lower() or not name for name in self.passed_headers):
             msg = f"PASSED_HEADERS={','.join(self.passed_headers)}: names are written in lower case"
@@ -290,7 +297,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def predicts(self) -> bool:
-        """Whether what requests would cost has to be known."""
+        """Whether REJECT or ROUTING needs predictions."""
         return self.routing is not Routing.STATIC or self.reject is not Reject.OFF
 
     def _check_predictions(self) -> None:
@@ -318,11 +325,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return {**told, **({"STEP_PROFILE": Path(self.step_profile).name} if self.step_profile else {})}
 
     def objectives(self) -> Objectives:
-        """TTFT_SLO_MS and TPOT_SLO_MS."""
+        """TTFT_SLO_MS and TPOT_SLO_MS; infinite if not set."""
         return Objectives(self.ttft_slo_ms or inf, self.tpot_slo_ms or inf)
 
     def costs(self) -> Costs:
-        """What steps cost on the engines.
+        """The costs of engine steps, from STEP_PROFILE and STEP_MARGIN.
 
         Raises:
             CostsError: if STEP_PROFILE cannot be used.
@@ -332,11 +339,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def limits(self) -> Limits:
-        """What a request body may hold."""
+        """The limits of a request body."""
         return Limits(self.max_prompts, self.max_body_items, self.image_max_tokens)
 
     def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-        """PING_NETWORKS, read.
+        """The networks of PING_NETWORKS.
 
         Raises:
             ValueError: naming the variable.

@@ -1,4 +1,4 @@
-"""Connections that there was no room for: each is counted, and the log says so once a minute."""
+"""Connections that were refused for lack of room: each is counted, and one per minute is logged."""
 
 import errno
 import logging
@@ -10,21 +10,21 @@ from pd_proxy.errors import OutOfDescriptorsError
 
 logger = logging.getLogger(__name__)
 
-# What the system says when this process, or this machine, can open no more connections; no engine is to blame for that.
+# The system's errors when this process, or this machine, can open no more connections; no engine is the cause.
 OWN_FAULTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 QUIET_S: Final = 60.0
 
 
 class Shortage:
-    """What all that opens or accepts connections reports to."""
+    """Counts and logs refused connections; everything that opens or accepts connections reports to it."""
 
     def __init__(self, count: Callable[[str], None]) -> None:
-        """`count` counts one connection under a reason."""
+        """`count` counts one connection by its reason."""
         self._count = count
         self._said: dict[str, float] = {}
 
     def noted(self, reason: str, detail: str) -> None:
-        """A connection was not made or not kept; `reason` is a metric label."""
+        """A connection was refused; `reason` is a metric label."""
         self._count(reason)
         now = monotonic()
         if now - self._said.get(reason, -QUIET_S) >= QUIET_S:
@@ -32,8 +32,10 @@ class Shortage:
             logger.error("no room for a connection", extra={"reason": reason, "detail": detail})
 
     def own_fault(self, error: OSError) -> OutOfDescriptorsError | None:
-        """The error for a connection that the system could not make for us; None if the other side is to blame."""
+        """The error for a connection that this system could not open; None if the other side is the cause."""
         if error.errno not in OWN_FAULTS:
             return None
-        self.noted("engine", f"{error.strerror}: raise the limit of open files (ulimit -n) or send less at once")
+        self.noted(
+            "engine", f"{error.strerror}: raise the limit of open files (ulimit -n) or send fewer requests at once"
+        )
         return OutOfDescriptorsError(f"the proxy can open no more connections ({error.strerror})")

@@ -1,4 +1,4 @@
-"""The context of the process that judges engines: the only one, or the parent of those that serve."""
+"""The context of the process that judges engines: a single process, or the parent of the workers."""
 
 import asyncio
 import itertools
@@ -27,23 +27,23 @@ from pd_proxy.upstream.models import ask_models
 
 logger = logging.getLogger(__name__)
 
-# Clients that ask for models that do not exist make the engines be asked no more often than this, and wait no longer than that.
+# If clients ask for unknown models, engines are asked at most once per interval, and clients wait no longer than the timeout.
 LOOK_INTERVAL_S: Final = 1.0
 LOOK_TIMEOUT_S: Final = 2.0
 
 
 async def nobody_else() -> None:
-    """No other process chooses engines, so there is none to wait for."""
+    """Do not wait: no other process chooses engines."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Supervisor(Context):
-    """A context with the registry itself, and what follows from a change in it.
+    """A context that owns the registry, and acts on its changes.
 
     Attributes:
-        heard: waits until everybody who chooses engines knows what the registry says.
-        alive: all loops run that should run forever.
-        new_debt: set whenever a debt is added.
+        heard: waits until all processes that choose engines know the registry's present state.
+        alive: all background loops are running.
+        new_debt: set when a debt is added.
     """
 
     registry: Registry
@@ -64,22 +64,22 @@ class Supervisor(Context):
         return self.trust.shown(self.registry.view())
 
     def guard(self, loop: asyncio.Task[None]) -> asyncio.Task[None]:
-        """If a loop that should run forever ends, the proxy is no longer healthy and says so."""
+        """Watch a background loop: if it ends, the proxy reports that it is not healthy."""
         loop.add_done_callback(self.loop_ended)
         return loop
 
     def loop_ended(self, loop: asyncio.Task[None]) -> None:
-        """Such a loop ended; it may only have been cancelled."""
+        """A background loop ended. If it was cancelled, that is in order."""
         if not loop.cancelled():
             self.alive = False
             logger.critical("a background loop has died", exc_info=loop.exception())
 
     def ping(self, said: Announcement) -> None:
-        """Take in a ping that is believed; raises PingRefusedError."""
+        """Give the registry a ping that is believed; raises PingRefusedError."""
         self.noted(self.registry.ping(said.ping, monotonic(), trusted=said.trusted, peer=said.peer))
 
     def noted(self, changes: Iterable[Change]) -> None:
-        """Act on what the registry says has changed."""
+        """Act on changes in the registry."""
         for change in changes:
             _log(change)
             if change.gone is not None:
@@ -95,14 +95,14 @@ class Supervisor(Context):
         self.noted(self.registry.unhealthy(instance, reason, refuses=True))
 
     def suspect(self, instance: Instance, reason: str) -> None:
-        """Give an instance no more requests, and end those that it keeps waiting. What its canaries said does not count any more.
+        """Give an instance no more requests, end those that wait for it, and drop the verdicts of its canaries.
 
-        Prefill is never ended half-way: what it still pushes must be consumed, and its clients have a timeout of their own.
+        A prefill is never aborted: what it still pushes must be consumed, and its clients have a timeout of their own.
         """
         self.noted(self.registry.suspect(instance, reason))
         self.trust.forget(instance)
         if instance.role is not Role.PREFILL:
-            self.flights.abort(instance, StalledError(f"{instance.name} stands still"))
+            self.flights.abort(instance, StalledError(f"{instance.name} has stalled"))
 
     async def look_again(self) -> None:
         """As `Context.look_again`."""
@@ -113,7 +113,7 @@ class Supervisor(Context):
         await asyncio.wait([self._looking], timeout=LOOK_TIMEOUT_S)
 
     async def _look(self) -> None:
-        """Ask all ready engines at once. What one that does not answer serves is left as it is: health checks judge it."""
+        """Ask all ready engines at once. An engine that does not answer keeps its models: health checks judge it."""
         ready = [instance for instance in self.registry.view() if instance.state is State.READY]
         asked = (ask_models(self.upstream, i, LOOK_TIMEOUT_S, self.settings.model) for i in ready)
         for instance, models in zip(ready, await asyncio.gather(*asked, return_exceptions=True), strict=True):
@@ -121,7 +121,7 @@ class Supervisor(Context):
                 self.noted(self.registry.healthy(instance, models))
 
     async def next_check(self) -> None:
-        """Sleep until health checks are due: an interval, or less if somebody joins."""
+        """Sleep until health checks are due: for an interval, or until an engine joins."""
         try:
             async with asyncio.timeout(self.settings.health_interval_s):
                 await self._joined.wait()
@@ -130,16 +130,16 @@ class Supervisor(Context):
         self._joined.clear()
 
     def owe(self, debt: Debt) -> None:
-        """As `Context.owe`; a debt that has been tried too often is given up."""
+        """As `Context.owe`; a debt that could not be repaid after several attempts is given up."""
         if self.debts.add(debt):
             self.new_debt.set()
         else:
             self.metrics.drained("failed")
-            logger.warning("KV may be left forever at a decode", extra={"tries": debt.tries})
+            logger.warning("KV may stay at a decode engine until it restarts", extra={"tries": debt.tries})
 
 
 def alone(settings: Settings) -> Supervisor:
-    """The context of a process that does everything.
+    """The context of a proxy with a single process.
 
     Raises:
         OSError: if the file of keys, or of engines' authorities, cannot be read.
@@ -165,7 +165,7 @@ def alone(settings: Settings) -> Supervisor:
 
 
 def registry_of(settings: Settings) -> Registry:
-    """An empty registry with the bounds of the settings."""
+    """An empty registry with the limits of the settings."""
     return Registry(
         ping_ttl_s=settings.ping_ttl_s,
         health_failures=settings.health_failures,

@@ -1,4 +1,4 @@
-"""Work that outlives the request that started it."""
+"""Background tasks that outlive the request that started them."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ class Tasks:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Start something; a caller that needs the result awaits the task."""
+        """Start a task; a caller that needs its result awaits it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -31,7 +31,7 @@ class Tasks:
             logger.error("background task failed", exc_info=error)
 
     async def finish(self, timeout_s: float) -> None:
-        """Let the tasks end by themselves, then cancel the rest. What they start in the meantime counts too."""
+        """Wait up to `timeout_s` for the tasks, and those that they start meanwhile, to end; then cancel the rest."""
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
         while self._tasks and loop.time() < end:

@@ -1,1 +1,1 @@
-"""What can be called over HTTP, and the sockets on which it is."""
+"""The HTTP interface: routes, and the sockets that clients connect to."""

@@ -1,4 +1,4 @@
-"""What operators can call, with ADMIN_KEY as a bearer token; if no key is set, all calls are refused."""
+"""The operators' routes, which need ADMIN_KEY as a bearer token; if no key is set, all calls are refused."""
 
 import asyncio
 
@@ -51,7 +51,7 @@ class Admin:
         return Response(msgspec.json.encode({"instances": said}), 200 if ok else 502, content_type="application/json")
 
     async def drain(self, name: str) -> Response:
-        """POST: give an instance no new requests, those it has may end. DELETE: give it requests again."""
+        """POST: send an instance no new requests; its running ones may finish. DELETE: send it requests again."""
         context, patience = self._context, wait_s(request.args.get("wait_s", ""))
         found = named(context, name)
         if found is None:

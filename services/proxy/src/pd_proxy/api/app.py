@@ -44,7 +44,7 @@ class Proxy(Quart):
 
 
 class Connection(ASGIHTTPConnection):
-    """Ends a request's trace when its response is over, however that came about.
+    """Ends a request's trace when its response is over, however it ended.
 
     A client that leaves cancels the handler wherever it stands, even before Quart has begun to iterate a streamed body; only
     here is it certain that the engine's stream gets closed.
@@ -53,7 +53,7 @@ class Connection(ASGIHTTPConnection):
     app: Proxy
 
     def __init__(self, app: Quart, scope: HTTPScope) -> None:
-        """Take a request; with a slash at its end a path means the same."""
+        """Take a request; a slash at the end of its path is ignored."""
         super().__init__(app, {**scope, "path": scope["path"].rstrip("/") or "/"})
 
     async def handle_request(self, request: Request, send: ASGISendCallable) -> None:
@@ -71,7 +71,7 @@ class Connection(ASGIHTTPConnection):
 
 
 def end(context: Context, trace: Trace) -> None:
-    """Let go of the engine, count the request, log one line."""
+    """Release the engine, count the request, log one line."""
     trace.left()
     let_go(trace)
     context.metrics.ended(trace.endpoint, trace.status, trace.cause, fault=trace.server_fault)
@@ -85,7 +85,7 @@ def end(context: Context, trace: Trace) -> None:
 
 
 def let_go(trace: Trace) -> None:
-    """The engine has answered in full, or its answer is no longer needed."""
+    """Release the engine: it has answered in full, or its answer is no longer needed."""
     stream, trace.answer = trace.answer, None
     if stream is not None and trace.over is not None:
         stream.settle()
@@ -130,7 +130,7 @@ def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
     app = Proxy(context)
     app.asgi_http_class = Connection
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
-    # A client that reads slowly gets its whole answer; `front` ends the connection of one that takes nothing any more.
+    # A client that reads slowly gets its whole answer; `front` ends the connection of one that stopped reading.
     app.config["RESPONSE_TIMEOUT"] = None
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
@@ -144,7 +144,7 @@ def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
 
 
 async def refuse_two_lengths() -> None:
-    """A request with two kinds of length may be two requests to somebody before us: refuse it, and end its connection (RFC 9112, 6.1).
+    """Refuse a request with two kinds of length, and end its connection: another server before this one may take it for two requests (RFC 9112, 6.1).
 
     Raises:
         AmbiguousLengthError: for such a request.
@@ -154,7 +154,7 @@ async def refuse_two_lengths() -> None:
 
 
 async def answer_preflight(origins: Sequence[str]) -> Response | None:
-    """What a browser asks before it sends a page's request and the key in it."""
+    """Answer what a browser asks before it sends a page's request and its key (a CORS preflight)."""
     if request.method != "OPTIONS":
         return None
     told = cors.preflight(origins, {name.lower(): text for name, text in request.headers.items()})
@@ -168,7 +168,7 @@ async def tell_browser(origins: Sequence[str], response: Response) -> Response:
 
 
 async def on_proxy_error(error: ProxyError) -> Response:
-    """The error as the endpoint's clients expect it."""
+    """The error in the form that the endpoint's clients expect."""
     trace = attached(request)
     headers = dict(error.headers)
     if trace is not None:
@@ -188,10 +188,10 @@ async def on_http_exception(error: HTTPException) -> Response:
 
 @asynccontextmanager
 async def running(context: Supervisor) -> AsyncIterator[None]:
-    """Listen for pings (or read Kubernetes' API), check, watch; at the end let background work finish first, so that no KV is left behind.
+    """Discover engines, check and watch them. At the end, background work finishes first, so that no KV is left behind.
 
     Raises:
-        OSError: if the port for pings cannot be opened, or the pod's account not be read.
+        OSError: if the port for pings cannot be opened, or the pod's account cannot be read.
     """
     discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected)
     try:

@@ -1,4 +1,4 @@
-"""A request's body, as Hypercorn and Quart receive it."""
+"""Reads a request's body from Quart."""
 
 import asyncio
 
@@ -9,10 +9,10 @@ from pd_proxy.settings import Settings
 
 
 async def body_of(request: Request, settings: Settings) -> bytes:
-    """The whole body, however slowly it comes.
+    """The whole body, however slowly it arrives.
 
     Raises:
-        HttpError: 408 if nothing came for UPLOAD_IDLE_TIMEOUT_S, 413 if it is larger than MAX_BODY_BYTES.
+        HttpError: 408 if nothing arrived for UPLOAD_IDLE_TIMEOUT_S, 413 if it is larger than MAX_BODY_BYTES.
     """
     limit, idle_s = settings.max_body_bytes, settings.upload_idle_timeout_s
     body, loop = bytearray(), asyncio.get_running_loop()
@@ -24,5 +24,5 @@ async def body_of(request: Request, settings: Settings) -> bytes:
                     raise HttpError(413, f"the request body is larger than MAX_BODY_BYTES ({limit} bytes)")
                 deadline.reschedule(loop.time() + idle_s)
     except TimeoutError:
-        raise HttpError(408, f"nothing of the request body came for {idle_s:g} s") from None
+        raise HttpError(408, f"no part of the request body arrived for {idle_s:g} s") from None
     return bytes(body)

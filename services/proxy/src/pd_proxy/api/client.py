@@ -44,13 +44,13 @@ logger = logging.getLogger(__name__)
 
 # How often to look whether a slow client has taken its answer.
 LOOK_S: Final = 0.05
-# What a client may send ahead while its request is served.
+# How many bytes a client may send ahead while its request is served.
 PIPELINED_BYTES: Final = 64 * 1024
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Front(Protocol):
-    """What the connections share, as far as one of them needs it; `front` has it."""
+    """What a connection needs of what all connections share; implemented in `front`."""
 
     loop: asyncio.AbstractEventLoop
     context: Context
@@ -61,11 +61,11 @@ class Front(Protocol):
 
     @property
     def crowded(self) -> bool:
-        """Whether so many connections are being turned away that there is no time to be polite."""
+        """Whether so many connections are being refused that each must be closed at once, without letting its client finish."""
         ...
 
     def enter(self, transport: asyncio.Transport) -> ProxyError | None:
-        """Count a connection; the reason if there is no room for it."""
+        """Count a connection; returns the error for its client if there is no room for it."""
         ...
 
     def leave(self, transport: asyncio.Transport) -> None: ...
@@ -75,7 +75,7 @@ class Front(Protocol):
         ...
 
     def date(self) -> str:
-        """The time as HTTP writes it, in whole seconds."""
+        """The value of the Date header, in whole seconds."""
         ...
 
 
@@ -87,7 +87,7 @@ class Client(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._head: RequestHead | None = None
-        self._asked: RequestHead | None = None  # what is being answered
+        self._asked: RequestHead | None = None  # the request that is being answered
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
         self._keep_alive = True
@@ -97,7 +97,7 @@ class Client(asyncio.Protocol):
         self._unsent: Unsent | None = None
         self._delivering = False  # an answer is written, and the client has not taken all of it
         self._has_everything = False
-        self._seen = 0  # bytes in which no head has been found to end
+        self._seen = 0  # bytes already searched for the end of a head
         self._deadline = 0.0
         self._arrived = 0.0
 
@@ -122,7 +122,7 @@ class Client(asyncio.Protocol):
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
-        """It will send no more; as for Hypercorn, that means that it left."""
+        """The client will send no more. That counts as having left, as in Hypercorn."""
         self._has_everything = self._delivering and self._unsent is not None and not self._unsent.size
         if self._task is not None and not self._has_everything:
             self._task.cancel()
@@ -139,13 +139,13 @@ class Client(asyncio.Protocol):
             self._give_up(None)
 
     def pause_writing(self) -> None:
-        """It takes less than it is sent."""
+        """The client reads more slowly than it is sent data."""
         self._write_paused = True
         if self._relay is not None:
             self._relay.pause()
 
     def resume_writing(self) -> None:
-        """It has taken what it was sent."""
+        """The client has read what it was sent."""
         self._write_paused = False
         if self._relay is not None:
             self._relay.resume()
@@ -153,23 +153,23 @@ class Client(asyncio.Protocol):
             self._advance()
 
     def expire(self, now: float) -> None:
-        """End it if nothing came for too long and nothing is being served."""
+        """End the connection if nothing arrived for too long and nothing is being served."""
         if self._task is not None or now <= self._deadline or self._transport is None or self._unsent is None:
             return
         if self._head is not None and not self._transport.is_closing():
             limit = self._front.context.settings.upload_idle_timeout_s
-            self._give_up(HttpError(408, f"nothing of the request body came for {limit:g} s"))
+            self._give_up(HttpError(408, f"no part of the request body arrived for {limit:g} s"))
             self._say_goodbye()
         elif not self._unsent.size or self._unsent.stalled(now):
             self._transport.abort()
 
     def stop(self) -> None:
-        """Take no more requests; one whose head is here still gets its answer."""
+        """Take no more requests; one whose head has arrived still gets its answer."""
         if self._task is None and self._head is None:
             self.close()
 
     def close(self) -> None:
-        """Close the connection after what was written."""
+        """Close the connection after what has been written."""
         if self._transport is None:
             return
         self._wait(self._front.config.keep_alive_timeout)
@@ -179,7 +179,7 @@ class Client(asyncio.Protocol):
             self._transport.close()
 
     def _say_goodbye(self) -> None:
-        """Close it, but let a client that is still sending read its answer."""
+        """Close the connection, but let a client that is still sending read its answer."""
         self._buffer = bytearray()
         if self._transport is not None and not self._transport.is_closing():
             Farewell(self._transport, self.connection_lost)
@@ -188,7 +188,7 @@ class Client(asyncio.Protocol):
         self._deadline = self._front.loop.time() + timeout_s
 
     def _advance(self) -> None:
-        """Serve the next request if it is here; let Hypercorn see what is no request for tokens."""
+        """Serve the next request if it has arrived; give Hypercorn what is not a request for tokens."""
         transport = self._transport
         if transport is None or transport.is_closing() or self._write_paused or not self._buffer:
             return
@@ -229,17 +229,17 @@ class Client(asyncio.Protocol):
 
     def _hand_over(self, transport: asyncio.Transport) -> None:
         self._front.clients.discard(self)
-        self._transport = None  # so that it is not this object that leaves
+        self._transport = None  # the connection goes on, so this object must not report its end
         self._front.hand_over(transport, bytes(self._buffer))
 
     def _turn_away(self, error: ProxyError) -> None:
-        """Say why this connection is of no use, and close it."""
+        """Say why this connection cannot be served, and close it."""
         self._keep_alive = False
         self._refuse(error, None)
         self._say_goodbye()
 
     def _give_up(self, error: ProxyError | None) -> None:
-        """Count a request whose body will not come, and say so, with `error`, to a client that is still there."""
+        """Count a request whose body will not arrive; a client that is still there gets `error`."""
         head, self._head = cast("RequestHead", self._head), None
         self._asked = head
         trace = begin(self._front.context, head.path, head.header)
@@ -272,12 +272,12 @@ class Client(asyncio.Protocol):
                 end(context, trace)
 
     async def _taken(self, trace: Trace) -> None:
-        """Wait until a slow client has taken the whole answer, as long as it takes something of it; the engine need not wait."""
+        """Wait until a slow client has read the whole answer, as long as it makes progress; the engine need not wait."""
         let_go(trace)
         unsent, self._delivering = self._unsent, True
         while self._transport is not None and unsent is not None and unsent.size:
             if unsent.stalled(self._front.loop.time()):
-                trace.fail(SlowClientError("the client does not take its answer"))
+                trace.fail(SlowClientError("the client does not read its answer"))
                 self._transport.abort()
                 break
             await asyncio.sleep(LOOK_S)
@@ -300,7 +300,7 @@ class Client(asyncio.Protocol):
         self._write(head + write_chunk((block or b"") + last_events(stream, trace)) + LAST_CHUNK)
 
     async def _relayed(self, stream: Stream, head: bytes) -> ProxyError | None:
-        """Pass a stream on to its end mark; what came instead of that."""
+        """Pass a stream on until its end mark; returns the error that came instead, if any."""
         write = self._write if self._transport is None else self._transport.write
         relay = self._relay = stream.relay(write, head)
         if self._write_paused:
@@ -314,13 +314,13 @@ class Client(asyncio.Protocol):
         return None
 
     def _served(self, task: "asyncio.Task[None]") -> None:
-        """A request is over, one way or another."""
+        """A request is over, with an answer or without."""
         self._front.tasks.discard(task)
         self._task = None
         transport = self._transport
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            logger.error("a request failed for no known reason", exc_info=error)
+            logger.error("a request failed unexpectedly", exc_info=error)
             if not self._answering:
                 self._refuse(HttpError(500, "internal server error"), None)
             self._keep_alive = False

@@ -1,4 +1,4 @@
-"""What a browser must be told before a page of another origin may call the proxy (CORS_ORIGINS). Pure.
+"""The headers with which a browser lets pages of other origins call the proxy (CORS_ORIGINS). Pure.
 
 A browser asks before it sends a key, so its question (the preflight) has no key, and is answered without one.
 """
@@ -8,21 +8,21 @@ from typing import Final
 
 ANY: Final = "*"
 METHODS: Final = "GET, POST, DELETE, OPTIONS"
-# Beside those that any page may read.
+# In addition to the headers that every page may read.
 EXPOSED: Final = "X-Request-Id, X-PD-Timing, Retry-After"
 MAX_AGE_S: Final = 600
 
 
 def allows(origins: Sequence[str], origin: str) -> bool:
-    """Whether pages of this origin may call; `origins` empty: none."""
+    """Whether pages of this origin may call the proxy; if `origins` is empty, none may."""
     return bool(origin) and (ANY in origins or origin in origins)
 
 
 def headers(origins: Sequence[str], origin: str) -> dict[str, str]:
-    """What is added to every answer; nothing where no origin is allowed."""
+    """The headers that are added to every answer; none if no origin is allowed."""
     if not origins:
         return {}
-    # The answer is another one for another origin, and caches must know.
+    # The answer differs by origin, and caches must know that.
     vary = {} if ANY in origins else {"Vary": "Origin"}
     if not allows(origins, origin):
         return vary
@@ -34,7 +34,7 @@ def headers(origins: Sequence[str], origin: str) -> dict[str, str]:
 
 
 def preflight(origins: Sequence[str], asked: Mapping[str, str]) -> dict[str, str] | None:
-    """The headers of the answer to a preflight; None if the request is none, or the origin may not. `asked` in lower case."""
+    """The headers of the answer to a preflight; None if the request is not one, or its origin is not allowed. Names in `asked` are in lower case."""
     origin = asked.get("origin", "")
     if not asked.get("access-control-request-method") or not allows(origins, origin):
         return None

@@ -1,4 +1,4 @@
-"""A response on its way through Hypercorn to a client that may be slow, over HTTP/1.1 or HTTP/2."""
+"""Sends a response through Hypercorn to a client that may be slow, over HTTP/1.1 or HTTP/2."""
 
 import asyncio
 from typing import Any, Final
@@ -11,18 +11,18 @@ PART_BYTES: Final = 64 * 1024
 
 
 class Delivery:
-    """Sends a response in parts, each of which the client has to take in time."""
+    """Sends a response in parts, each of which the client has to read in time."""
 
     def __init__(self, send: ASGISendCallable, patience_s: float) -> None:
-        """`send` returns once the client has taken most of what it was sent before."""
+        """`send` returns once the client has read most of what it was sent before."""
         self._send = send
         self._patience_s = patience_s
 
     async def send(self, event: Any) -> None:
-        """As an ASGI server's `send`.
+        """Send an event like an ASGI server's `send`.
 
         Raises:
-            SlowClientError: if the client took nothing for too long.
+            SlowClientError: if the client read nothing for too long.
         """
         body = event.get("body", b"")
         *parts, last = [body[at : at + PART_BYTES] for at in range(0, len(body), PART_BYTES)] or [b""]
@@ -35,4 +35,4 @@ class Delivery:
             async with asyncio.timeout(self._patience_s):
                 await self._send(event)
         except TimeoutError:
-            raise SlowClientError(f"the client took nothing for {self._patience_s:g} s") from None
+            raise SlowClientError(f"the client read nothing for {self._patience_s:g} s") from None

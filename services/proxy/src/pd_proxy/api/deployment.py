@@ -1,4 +1,4 @@
-"""What `GET /deployment` says: the engines as they told of themselves, by name and without addresses. Pure."""
+"""The answer of `GET /deployment`: the engines as they described themselves, by name and without addresses. Pure."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from pd_proxy.engines.registry import Instance, State
 def describe(
     name: str, instances: Sequence[Instance], *, ready: bool, settings: Mapping[str, str]
 ) -> DeploymentDocument:
-    """The document. Engines that stopped pinging are no part of the deployment any more; `settings` as `Settings.serving`."""
+    """The document. Engines that stopped pinging no longer belong to the deployment; `settings` as in `Settings.serving`."""
     present = [instance for instance in instances if instance.state is not State.LOST]
     return DeploymentDocument(
         name=name,
@@ -26,7 +26,7 @@ def describe(
 
 
 def _gpus(instances: Sequence[Instance]) -> int | None:
-    """GPUs of all of them, each counted once; None if there are none, or if some engine did not say."""
+    """The number of GPUs of all engines, each counted once; None if there are no engines, or if one did not name its GPUs."""
     if not instances or not all(instance.gpus for instance in instances):
         return None
     return len({uuid for instance in instances for uuid in instance.gpus})

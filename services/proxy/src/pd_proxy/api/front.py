@@ -1,4 +1,4 @@
-"""The socket that clients connect to: requests for tokens are served here, every other connection becomes Hypercorn's.
+"""The socket that clients connect to: requests for tokens are served here, every other connection is handed to Hypercorn.
 
 A token costs microseconds here and ten times that on its way through a server, a queue, a task and a framework. So a connection is
 read by `wire.request_head`, which understands only requests for tokens, and only plain ones. Anything else, also a later
@@ -27,13 +27,13 @@ from pd_proxy.api.unsent import Unsent
 from pd_proxy.errors import ProxyError, TooManyConnectionsError
 
 SWEEP_S: Final = 1.0
-# How often to look how many descriptors there are: others need some, too.
+# How often to count the free descriptors: other parts of the process need some, too.
 MEASURE_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class PassedOn:
-    """Connections that another process has accepted: `take` gives those that have come through `source`."""
+    """Connections that another process has accepted: `take` returns those that have arrived through `source`."""
 
     source: socket.socket
     take: Callable[[socket.socket], Sequence[socket.socket]]
@@ -76,7 +76,7 @@ async def serve_front(
 
 
 class Connections:
-    """What the connections share."""
+    """What all connections share."""
 
     def __init__(self, app: Proxy, config: Config) -> None:
         self.loop = asyncio.get_running_loop()
@@ -96,7 +96,7 @@ class Connections:
         self._date = (0, "")
 
     def take(self, passed_on: PassedOn) -> None:
-        """Serve connections that somebody else has accepted."""
+        """Serve connections that another process has accepted."""
         for sock in passed_on.take(passed_on.source):
             sock.setblocking(False)
             joining = self.loop.create_task(self.loop.connect_accepted_socket(lambda: Client(self), sock))
@@ -106,7 +106,7 @@ class Connections:
     def _joined(self, joining: "asyncio.Task[Any]") -> None:
         self._joining.discard(joining)
         if not joining.cancelled():
-            joining.exception()  # it left before it was served
+            joining.exception()  # the client left before it was served
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
@@ -122,7 +122,7 @@ class Connections:
         return len(self._turned_away) > RESERVE // 2
 
     def enter(self, transport: asyncio.Transport) -> ProxyError | None:
-        """Count a connection; the reason if there is no room for it."""
+        """Count a connection; returns the error for its client if there is no room for it."""
         address = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
         error = self._room.take(address)
         if error is None:
@@ -155,14 +155,14 @@ class Connections:
             self.tasks.discard(task)
 
     def date(self) -> str:
-        """The time as HTTP writes it, in whole seconds."""
+        """The value of the Date header, in whole seconds."""
         now = int(self.loop.time())
         if now != self._date[0]:
             self._date = (now, formatdate(usegmt=True))
         return self._date[1]
 
     async def sweep(self) -> None:
-        """End the connections that are idle for too long, or whose clients do not take what they were sent, forever."""
+        """Forever end the connections that are idle for too long, or whose clients do not read what they were sent."""
         while True:
             await asyncio.sleep(SWEEP_S)
             now = self.loop.time()

@@ -1,4 +1,4 @@
-"""Connections that Hypercorn serves, within the same bounds as those that `client` serves itself.
+"""Connections that Hypercorn serves, within the same limits as those that `client` serves itself.
 
 Hypercorn reads with h11, which bounds only what is incomplete: a large head would pass or not as the network cuts it. And it closes a
 connection at once, also while the client is still sending.
@@ -19,17 +19,17 @@ _WRITER: Final = "pd_proxy.writer"
 
 
 class BoundedConnection(h11.Connection):
-    """Refuses heads and trailers above MAX_HEAD_BYTES, whether or not all of them has come."""
+    """Refuses heads and trailers above MAX_HEAD_BYTES, whether they are complete or not."""
 
     def __init__(self) -> None:
-        # Twice as much, because trailers are measured without their white space when they are there.
+        # Twice as much, because complete trailers are measured without their white space.
         super().__init__(h11.SERVER, max_incomplete_event_size=2 * MAX_HEAD_BYTES)
 
     def next_event(self) -> Any:
-        """As its base.
+        """As in the base class.
 
         Raises:
-            RemoteProtocolError: also for what is too large.
+            RemoteProtocolError: also for a head or trailer that is too large.
         """
         before = self._unread() if self.their_state is h11.IDLE else 0
         event = super().next_event()
@@ -61,18 +61,18 @@ def connection_broken(scope: Any) -> bool:
 
 
 def state_of(writer: "Writer") -> dict[str, Any]:
-    """What each request of a connection can look at."""
+    """The state of a connection that each of its requests can read."""
     return {_WRITER: writer}
 
 
 class Server(TCPServer):
-    """Hypercorn's server of one connection, within our bounds."""
+    """Hypercorn's server of one connection, within the proxy's limits."""
 
     writer: "Writer"
     _client_left = False
 
     async def protocol_send(self, event: Event) -> None:
-        """As its base; but there is no next request to wait for once the client has closed its end."""
+        """As in the base class; but no next request is awaited once the client has closed its end."""
         if not (self._client_left and isinstance(event, Updated)):
             await super().protocol_send(event)
 
@@ -81,7 +81,7 @@ class Server(TCPServer):
         self.protocol.protocol.connection = self.writer.bounded = BoundedConnection()
         await super()._read_data()
         self._client_left = True
-        # Its base would hold the connection for KEEP_ALIVE_S.
+        # The base class would keep the connection for KEEP_ALIVE_S.
         await self.idle_task.stop()
 
 
@@ -98,7 +98,7 @@ class Writer(asyncio.StreamWriter):
         self._incoming = reader
 
     async def drain(self) -> None:
-        """Wait while the client takes what it was sent; Hypercorn does not report if it does not."""
+        """Wait until the client has read what it was sent. Hypercorn does not report a client that never does."""
         try:
             await super().drain()
         except ConnectionError:
@@ -106,10 +106,10 @@ class Writer(asyncio.StreamWriter):
             raise
 
     def __del__(self) -> None:
-        """Its base would complain about a connection that is only lingering."""
+        """Do nothing: the base class would warn about a connection whose client is still reading its answer."""
 
     def close(self) -> None:
-        """Close it, now or as soon as the client has read what it was sent."""
+        """Close the connection, now or as soon as the client has read what it was sent."""
         transport = self._handed_over.transport
         if self._closing or transport.is_closing():
             return
@@ -121,7 +121,7 @@ class Writer(asyncio.StreamWriter):
 
 
 class HandedOver(asyncio.StreamReaderProtocol):
-    """The protocol of such a connection."""
+    """The asyncio protocol of a connection that Hypercorn serves."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Where engines and their keepers ask: is this engine admitted, and is everything over at one that shall be stopped?"""
+"""Answers two questions of engines and of those that start and stop them: is this engine admitted, and has an engine that is to stop finished its requests?"""
 
 import asyncio
 from typing import Final
@@ -10,7 +10,7 @@ from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import BadRequestError
 from pd_proxy.supervisor import Supervisor
 
-# By what an engine can name itself. Who asks with an address knows it already, and reads none here.
+# Parameters that identify an engine. A caller that gives an address knows it already, so answers need not hold one.
 KEYS: Final = ("zmq_address", "http_address", "boot_id")
 MAX_WAIT_S: Final = 3600.0
 LOOK_S: Final = 0.05
@@ -28,7 +28,7 @@ class Membership:
         return blueprint
 
     async def admitted(self) -> Response:
-        """200 if the engine that is named gets requests, else 503 with its state."""
+        """200 if the named engine gets requests, else 503 with its state."""
         given = [(key, request.args[key]) for key in KEYS if request.args.get(key)]
         if len(given) != 1:
             raise BadRequestError(f"name the engine by one of {', '.join(KEYS)}")
@@ -45,26 +45,26 @@ class Membership:
 
 
 def latest(found: list[Instance]) -> Instance | None:
-    """Of several processes that were seen under one name, the one that is there."""
+    """Of several processes that were seen under one name, the one that runs now."""
     alive = [i for i in found if i.state is not State.LOST]
     return next(reversed(alive or found), None)
 
 
 def named(context: Supervisor, name: str) -> Instance | None:
-    """The engine that an operator means, by its name or as it names itself."""
+    """The engine that an operator names, by its name in the proxy or by the one that it announces."""
     return latest([i for i in context.registry.view() if name in (i.name, *(getattr(i, key) for key in KEYS))])
 
 
 def occupation(context: Supervisor, instance: Instance) -> int:
-    """Requests at an engine, or on their way: whose prefill runs for it, or whose KV decode has to fetch from it. At least so many."""
+    """A lower bound on the requests that need an engine: those that run there, whose prefill runs for it, or whose KV decode still has to fetch from it."""
     return max(context.flights.load(instance), context.budget.handovers(instance))
 
 
 def wait_s(text: str) -> float:
-    """The time that somebody wants to wait, in seconds; 0 without one.
+    """The time that the caller wants to wait, in seconds; 0 if it names none.
 
     Raises:
-        BadRequestError: if it is none.
+        BadRequestError: if it is not such a time.
     """
     try:
         seconds = float(text or 0)
@@ -76,7 +76,7 @@ def wait_s(text: str) -> float:
 
 
 async def idle(context: Supervisor, instance: Instance, timeout_s: float) -> int:
-    """Wait until nothing is in flight at an engine; returns what still is after the time."""
+    """Wait until no request is in flight at an engine; returns how many still are when the time is over."""
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout_s
     while (busy := occupation(context, instance)) and loop.time() < end:  # noqa: ASYNC110  # what is counted has no event

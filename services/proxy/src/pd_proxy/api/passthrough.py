@@ -1,4 +1,4 @@
-"""Requests that make no tokens which prefill and decode could share: any engine, a combined one, or all of them answer."""
+"""Requests that prefill and decode cannot share: they go to any engine, to a combined one, or to all engines."""
 
 import asyncio
 import re
@@ -39,7 +39,7 @@ PATHS: Final = (
     "/v1/messages/render",
     "/cohere/v2/chat/render",
 )
-# Prefill and decode cannot share these: they need one engine, with a model for it.
+# Prefill and decode cannot share these: they need one engine with a suitable model.
 COMBINED_PATHS: Final = (
     "/v1/embeddings",
     "/v2/embed",
@@ -85,9 +85,9 @@ class Passthrough:
         return blueprint
 
     async def version(self) -> Response:
-        """This proxy's version and, by name, those that the ready engines say; null for one that does not."""
+        """This proxy's version and, by name, those of the ready engines; null for an engine that does not tell its version."""
         engines = [i for i in self._context.registry.view() if i.state is State.READY]
-        # A process has one version, so each is asked once, however often clients ask.
+        # A process keeps its version, so each engine is asked once, however often clients ask.
         known = {i.incarnation: self._versions[i.incarnation] for i in engines if i.incarnation in self._versions}
         asked = [i for i in engines if i.incarnation not in known]
         said = await asyncio.gather(*(self._version(engine) for engine in asked))
@@ -99,10 +99,10 @@ class Passthrough:
 
     async def _version(self, engine: Instance) -> str | None:
         said = await ask_version(self._context.upstream, engine, self._context.settings.health_timeout_s)
-        return said or engine.version or None  # what its ping says
+        return said or engine.version or None  # the version in its ping
 
     async def any_engine(self) -> Response:
-        """The answer of some ready engine that serves the model; of another one if that is not reached."""
+        """The answer of a ready engine that serves the model; if it cannot be reached, of another one."""
         check_key(self._context)
         body = await body_of(request, self._context.settings)
         if self._context.stopping:
@@ -125,7 +125,7 @@ class Passthrough:
         raise failure or NoInstanceError("no engine is ready")
 
     async def combined_engine(self) -> Response:
-        """The answer of a ready combined engine that serves the model, whatever it is, as it comes."""
+        """The unchanged answer of a ready combined engine that serves the model."""
         context = self._context
         check_key(context)
         body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
@@ -154,7 +154,7 @@ class Passthrough:
 
 
 async def everywhere(context: Context, path: str) -> dict[str, str]:
-    """POST to every ready engine; by its name "ok", or the sentence that says what went wrong."""
+    """POST to every ready engine; returns, by engine name, "ok" or what went wrong."""
 
     async def one(engine: Instance) -> str:
         try:
@@ -172,7 +172,7 @@ def _model(body: bytes) -> str | None:
     try:
         return msgspec.json.decode(body, type=_Body).model
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None  # the engine will say what is wrong with it
+        return None  # the engine reports what is wrong with it
 
 
 def _model_of_form(body: bytes) -> str | None:
@@ -181,18 +181,18 @@ def _model_of_form(body: bytes) -> str | None:
 
 
 def _combined(context: Context, model: str | None) -> Instance:
-    """The least loaded of those that can.
+    """The least loaded combined engine that serves the model.
 
     Raises:
-        NotDisaggregableError: if there is no combined engine at all.
-        NoInstanceError: if none is ready.
+        NotDisaggregableError: if no combined engine is known.
+        NoInstanceError: if no combined engine is ready.
     """
     combined = [i for i in context.registry.view() if i.role is Role.COMBINED and i.state is not State.LOST]
     if not combined:
         raise NotDisaggregableError(f"{request.path} needs a combined engine, and this deployment has none")
     able = [i for i in _able(context, model) if i.role is Role.COMBINED]
     if not able:
-        raise NoInstanceError("no combined engine is ready that serves the model")
+        raise NoInstanceError("no combined engine that serves the model is ready")
     return min(able, key=context.flights.load)
 
 

@@ -1,4 +1,4 @@
-"""How many connections clients may hold: all together as many as there are descriptors for, each of them no more than its part. Pure."""
+"""How many connections clients may hold: in total as many as there are file descriptors for, and each client no more than its share. Pure."""
 
 import ipaddress
 from collections import Counter
@@ -6,11 +6,11 @@ from typing import Final
 
 from pd_proxy.errors import OutOfDescriptorsError, ProxyError, TooManyConnectionsError
 
-# For files, health checks, and connections that are told why they are not served.
+# Descriptors for files, health checks, and connections that are refused with a reason.
 RESERVE: Final = 32
 # Each client's request needs a connection to an engine, too.
 DESCRIPTORS_A_CLIENT: Final = 2
-# Unless told otherwise, one client may hold so much of the room: nine tenths, as a gateway that all clients come through needs.
+# The default share of one client: nine tenths, because all clients may come through one gateway.
 SHARE: Final = 0.9
 
 
@@ -23,23 +23,23 @@ class Room:
     """
 
     def __init__(self, descriptors: int, per_client: int) -> None:
-        """`descriptors` as in `measure`; `per_client` is a bound, 0 for SHARE of the room."""
+        """`descriptors` as in `measure`; `per_client` is the most connections of one client, 0 for SHARE of all."""
         self._per_client = per_client
         self._held: Counter[str] = Counter()
         self.count = 0
         self.measure(descriptors)
 
     def measure(self, descriptors: int) -> None:
-        """There are so many for connections of clients, and for those to engines that their requests need."""
+        """Set the number of descriptors for clients' connections and for the connections to engines that their requests need."""
         self.limit = max(1, (descriptors - RESERVE) // DESCRIPTORS_A_CLIENT)
 
     def take(self, client: str) -> ProxyError | None:
-        """Room for one more connection of a client; the error that it gets if there is none."""
+        """Count one more connection of a client; returns the error for that client if there is no room."""
         held = self._held[client]
         if self.count >= self.limit:
             return OutOfDescriptorsError(f"the proxy serves {self.count} connections and has no descriptors for more")
         if self._per_client and held >= self._per_client:
-            return TooManyConnectionsError(f"you hold {held} connections already (MAX_CONNECTIONS_PER_CLIENT)")
+            return TooManyConnectionsError(f"you already hold {held} connections (MAX_CONNECTIONS_PER_CLIENT)")
         if not self._per_client and held >= max(1, int(self.limit * SHARE)):
             return OutOfDescriptorsError(f"the proxy has descriptors for {self.limit} connections, and you hold {held}")
         self._held[client] += 1
@@ -54,7 +54,7 @@ class Room:
 
 
 def client_of(address: str) -> str:
-    """Whom a connection from this address belongs to."""
+    """The client that a connection from this address belongs to."""
     if ":" not in address:
         return address
     try:

@@ -1,4 +1,4 @@
-"""What clients can call."""
+"""The clients' routes."""
 
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -34,7 +34,7 @@ from pd_proxy.upstream.models import SERVICE
 
 
 class Generating:
-    """Handlers of what makes tokens, bound to one process's context."""
+    """Handlers of the routes that generate tokens, bound to one process's context."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -59,7 +59,7 @@ class Generating:
         trace = begin(self._context, request.path, header)
         attach(request, trace)
         body = await body_of(request, self._context.settings)
-        # Quart may never come to iterate a stream if the client leaves now; the connection closes it in any case.
+        # If the client leaves now, Quart may never iterate the stream; the connection closes it in any case.
         found = await answer(self._context, trace, header, body)
         if isinstance(found, Stream):
             return Response(self._events(found, trace), content_type=EVENTS, headers=stream_headers(trace))
@@ -81,16 +81,16 @@ class Generating:
         yield last_events(stream, trace)
 
     async def stored_response(self, response_id: str) -> Response:  # noqa: ARG002  there is none under any id
-        """A response that somebody believes to be stored.
+        """Refuse to return a stored response.
 
         Raises:
-            NoSuchResponseError: always, because the proxy has engines store none.
+            NoSuchResponseError: always, because the proxy lets engines store none.
         """
         raise NoSuchResponseError("responses are not stored here: send the earlier turns in `input`")
 
 
 class Showing:
-    """Handlers of what tells about the proxy and its engines, bound to the context of the process that judges them."""
+    """Handlers of the routes that describe the proxy and its engines, bound to the context of the process that judges engines."""
 
     def __init__(self, context: Supervisor) -> None:
         self._context = context
@@ -133,13 +133,13 @@ class Showing:
         return found
 
     async def health(self) -> Response:
-        """200 while the proxy and its own loops run."""
+        """200 while the proxy and its background loops run."""
         alive = self._context.alive
         status = "ok" if alive else "a background loop has died"
         return _json({"status": status, "service": SERVICE}, 200 if alive else 500)
 
     async def load(self) -> Response:
-        """As an engine with --enable-server-load-tracking: requests in flight."""
+        """Requests in flight, in the form of an engine with --enable-server-load-tracking."""
         return _json({"server_load": self._context.metrics.at_once()})
 
     async def ready(self) -> Response:
@@ -228,12 +228,12 @@ class Showing:
 
 
 def header(name: str) -> str:
-    """A header of the request that is served; empty if there is none."""
+    """A header of the current request; empty if it is missing."""
     return request.headers.get(name, "")
 
 
 def check_key(context: Context) -> None:
-    """As `check_authorization`, for the request that is served."""
+    """As `check_authorization`, for the current request."""
     check_authorization(context, request.path, header)
 
 

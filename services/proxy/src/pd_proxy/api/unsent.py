@@ -1,4 +1,4 @@
-"""What a client has not taken yet of what it was sent."""
+"""How much of what a client was sent it has not read yet."""
 
 import asyncio
 import fcntl
@@ -10,10 +10,10 @@ _INT_BYTES: Final = 4
 
 
 class Unsent:
-    """Watches a connection whose client may be slow: it is left alone as long as it takes something."""
+    """Watches a connection whose client may be slow; a client that still reads is not stalled."""
 
     def __init__(self, transport: asyncio.Transport, patience_s: float) -> None:
-        """A client that takes nothing for `patience_s` is given up."""
+        """A client that reads nothing for `patience_s` seconds is stalled."""
         self._transport = transport
         self._patience_s = patience_s
         self._size = 0
@@ -25,7 +25,7 @@ class Unsent:
         return self._transport.get_write_buffer_size() + _in_kernel(self._transport)
 
     def stalled(self, now: float) -> bool:
-        """Whether there is something that the client has not touched for too long; to be asked every second or so."""
+        """Whether the client has read nothing for too long although there is something to read. To be called about every second."""
         size = self.size
         if size != self._size or not size:
             self._size, self._since = size, now
@@ -33,7 +33,7 @@ class Unsent:
 
 
 def _in_kernel(transport: asyncio.Transport) -> int:
-    """Bytes that were written to the socket and not acknowledged; 0 where the system does not say."""
+    """Bytes that were written to the socket and not acknowledged; 0 if the system does not report them."""
     sock = transport.get_extra_info("socket")
     if sys.platform != "linux" or sock is None:
         return 0

@@ -1,1 +1,1 @@
-"""What runs beside requests: health checks, canaries, engines that stand still, requests that wait too long, KV that is owed."""
+"""Background work: health checks, canaries, a watchdog for stalled engines, deadlines of requests, and decode's use of abandoned KV."""

@@ -39,19 +39,19 @@ class Admission:
         try:
             await check_health(self._context.upstream, instance, settings.health_timeout_s)
             if registry.current(instance) is None:
-                return  # it restarted meanwhile; its successor has a check of its own
+                return  # it has restarted; its successor has a check of its own
             models, version = registry.models(instance), instance.version
             if instance.state is State.JOINING or monotonic() >= self._asked.get(instance.incarnation, 0.0):
                 models = await ask_models(self._context.upstream, instance, settings.health_timeout_s, settings.model)
                 self._asked[instance.incarnation] = monotonic() + settings.models_interval_s
-                # Neither Kubernetes nor vLLM's own pings tell it, and what an engine can do depends on it.
+                # Neither Kubernetes nor vLLM's own pings tell the version, and what an engine can do depends on it.
                 version = version or await ask_version(self._context.upstream, instance, settings.health_timeout_s)
             changes = registry.healthy(instance, models, version)
         except OutOfDescriptorsError:
-            changes = []  # which says nothing about the engine
+            changes = []  # this says nothing about the engine
         except UpstreamError as error:
             refuses = isinstance(error, UnreachableError) and not isinstance(error, ConnectTimeoutError)
-            # A refusal is an answer; being late is not, and says nothing of an engine whose streams flow meanwhile.
+            # A refusal is an answer. A late answer is not, and says nothing about an engine whose streams move meanwhile.
             certain = refuses or isinstance(error, RefusedError)
             if not certain and self._context.flights.moved_since(instance, began):
                 return

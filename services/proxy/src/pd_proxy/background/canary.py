@@ -1,4 +1,4 @@
-"""Proves of each pair of a prefill and a decode that it answers rightly, before clients get answers from it.
+"""Checks that each pair of a prefill and a decode answers correctly, before clients get answers from it.
 
 A decode that lost its KV does not say so: vLLM 0.23 goes on with what lies in memory, and answers 200. So prefill is asked for
 the first token after a fixed prompt, decode for the first three from the KV that it was handed, and prefill for the token after
@@ -34,7 +34,7 @@ PROMPT: Final = "The quick brown fox jumps over the lazy dog. Pack my box with f
 
 
 class Verdict(StrEnum):
-    """What a pair's canary said."""
+    """The result of a pair's canary."""
 
     PASSED = "passed"
     WRONG = "wrong"
@@ -62,7 +62,7 @@ def judge(first: int, second: int, decoded: list[int]) -> Result:
     """Compare prefill's first and second token with what decode wrote."""
     if decoded[:2] == [first, second]:
         return Result(Verdict.PASSED)
-    return Result(Verdict.WRONG, f"decode wrote tokens {decoded[:2]} where prefill says [{first}, {second}]")
+    return Result(Verdict.WRONG, f"decode wrote tokens {decoded[:2]}, but prefill wrote [{first}, {second}]")
 
 
 class Canary:
@@ -73,7 +73,7 @@ class Canary:
         self._due: dict[tuple[int, int], float] = {}
 
     async def run(self) -> None:
-        """Examine every new pair, forever; one whose canary failed for another reason than its answer, again."""
+        """Examine every new pair, forever. A pair whose canary failed for another reason than a wrong answer is examined again."""
         async with asyncio.TaskGroup() as group:
             while True:
                 now = asyncio.get_running_loop().time()
@@ -91,7 +91,7 @@ class Canary:
 
 
 def pairs(context: Supervisor) -> list[Pair]:
-    """All pairs of ready engines that could hand KV over and may have to, whatever their canaries said."""
+    """All pairs of ready engines that may have to hand over KV, whatever their canaries said."""
     ready = [i for i in context.registry.view() if i.state is State.READY]
     decodes = [i for i in ready if i.role is Role.DECODE]
     found = [Pair(p, d) for p in ready if p.role is Role.PREFILL for d in decodes if compatible(p, d)]
@@ -124,21 +124,21 @@ async def examine(context: Supervisor, pair: Pair) -> Result:
     if result.verdict is not Verdict.FAILED:
         judgment = Judgment(result.verdict is Verdict.PASSED, result.reason)
         context.trust.judge(pair.prefill, pair.decode, judgment)
-        # Clients need not wait for what only /stats shows.
+        # Only /stats shows the transport, so clients need not wait for it.
         transport = await _transport(context, pair) if judgment.right else ""
-        if transport and context.trust.judged(pair.prefill, pair.decode):  # else one of them was restarted meanwhile
+        if transport and context.trust.judged(pair.prefill, pair.decode):  # otherwise one of them has restarted
             context.trust.judge(pair.prefill, pair.decode, judgment._replace(transport=transport))
     return result
 
 
 async def _transport(context: Supervisor, pair: Pair) -> str:
-    """How P2pConnector's KV goes to decode, as prefill says; not knowing it does no harm."""
+    """The transport of P2pConnector's KV to decode, from prefill's metrics; empty if it cannot be read, which does no harm."""
     if pair.prefill.connector is not Connector.P2P:
         return ""
     try:
         page = await context.upstream.get(pair.prefill, "/metrics", context.settings.health_timeout_s)
     except (ProxyError, TimeoutError) as error:
-        logger.info("no transport known", extra={"prefill": pair.prefill.name, "cause": str(error)})
+        logger.info("the KV transport of a pair is unknown", extra={"prefill": pair.prefill.name, "cause": str(error)})
         return ""
     return transport_to(pair.decode.zmq_address, page)
 

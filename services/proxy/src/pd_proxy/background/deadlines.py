@@ -1,4 +1,4 @@
-"""Ends requests that wait for too long: for their client, or for an engine that has lost them."""
+"""Ends requests that wait too long: for their client, or for an engine that has lost them."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ PERIOD_S: Final = 1.0
 
 
 class Deadlines:
-    """CLIENT_STALL_TIMEOUT_S and GIVE_UP_S; `period_s` is how often to look, for them and at engines that may stand still."""
+    """Enforces CLIENT_STALL_TIMEOUT_S and GIVE_UP_S; `period_s` is the time between two looks at them and at engines that may be stalled."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -22,7 +22,7 @@ class Deadlines:
         self.period_s = min(PERIOD_S, settings.decode_stall_timeout_s / 4, settings.client_stall_timeout_s / 4)
 
     def enforce(self) -> None:
-        """Look at the requests of this process."""
+        """End the overdue requests of this process."""
         now = asyncio.get_running_loop().time()
         self._end_unread(now)
         for instance in self._context.registry.view():
@@ -30,13 +30,13 @@ class Deadlines:
 
     def _end_unread(self, now: float) -> None:
         limit = self._context.settings.client_stall_timeout_s
-        error = SlowClientError(f"the client took nothing for {limit:g} s")
+        error = SlowClientError(f"the client read nothing for {limit:g} s")
         ended = self._context.flights.abort_unread(now - limit, error)
         if ended:
             logger.warning("streams of slow clients ended", extra={"streams": ended})
 
     def _end_overdue(self, instance: Instance, now: float) -> None:
-        """An engine whose other requests move may have lost one; who waits for it must not wait forever."""
+        """End requests that an engine may have lost although its other requests move; their clients must not wait forever."""
         limit = self._context.settings.give_up_s
         error = StalledError(f"{instance.name} sent nothing of an answer for {limit:g} s")
         ended = self._context.flights.abort_overdue(instance, now - limit, error)

@@ -1,4 +1,4 @@
-"""Rounds at an interval, for loops that judge others by how long they were silent."""
+"""A fixed interval for loops that judge engines or processes by how long they were silent."""
 
 import asyncio
 
@@ -6,8 +6,8 @@ import asyncio
 class Pace:
     """Says when the next round is due, and whether it may judge.
 
-    A process that was stopped, or got no CPU, has not read what came meanwhile: everybody seems to have been silent. A round that comes
-    too late by more than an interval therefore judges nobody; the next one does, even if it is late too.
+    If this process was stopped or got no CPU, it has not read what arrived meanwhile, and all others seem to have been silent.
+    A round that is late by more than one interval therefore judges nothing; the next one does, even if it is late too.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -15,7 +15,7 @@ class Pace:
         self._late = False
 
     async def on_time(self) -> bool:
-        """Wait for the next round; false if that round should judge no engine."""
+        """Wait for the next round; False if that round must not judge."""
         clock = asyncio.get_running_loop().time
         due = clock() + self.interval_s
         await asyncio.sleep(self.interval_s)

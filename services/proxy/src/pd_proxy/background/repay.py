@@ -1,9 +1,9 @@
-"""Has decode use up KV that may still be there; see `debts`.
+"""Makes decode consume abandoned KV that it may still hold; see `debts`.
 
-1. While a decode stands still, the KV that it may lack is pushed once more: that can end the standstill.
-2. Once decode is ready, a probe goes through it. What was closed before the probe began is over at the engine when the probe is
-   through, so that a request under an old id meets no older one.
-3. Then each debt's id is prefilled with a short prompt and decoded for one token: asked for as often as it was pushed.
+1. While a decode is stalled, the KV that it may be waiting for is pushed again: that can end the stall.
+2. Once decode is ready, a probe goes through it. When the probe has ended, the engine has also ended every request that was closed
+   before the probe began, so a request under an old id cannot meet an older one.
+3. Then a short prompt is prefilled and decoded for one token under each debt's id: decode asks for the KV as often as it was pushed.
 """
 
 import asyncio
@@ -24,23 +24,23 @@ from pd_proxy.supervisor import Supervisor
 
 logger = logging.getLogger(__name__)
 
-# So many debts are repaid at once: enough not to take long, too few to hold clients up.
+# How many debts are repaid at once: enough not to take long, too few to delay clients.
 AT_ONCE: Final = 8
-# Of what a decode may be waiting for, so much is pushed before it is looked at again.
+# How many debts that a decode may be waiting for are pushed before it is examined again.
 A_ROUND: Final = 64
-# An engine that nothing helps is left alone for longer and longer, in probe intervals: each attempt leaves KV there, too.
+# The longest pause, in probe intervals, between attempts at an engine that stays stalled. Pauses grow because each attempt leaves KV there, too.
 PAUSES: Final = (1, 2, 4, 8, 12)
 
 
 class Repayment:
-    """Repays an engine's debts in a task of its own, from the first one on until there are none."""
+    """Repays debts: one task per engine, from its first debt until it has none."""
 
     def __init__(self, context: Supervisor) -> None:
         self._context = context
         self._at_work: set[str] = set()
 
     async def run(self) -> None:
-        """Begin wherever there is a new debt, forever. What has begun is among the context's tasks, which outlive this one."""
+        """Forever start a task for each engine with a new debt. These are the context's tasks, which outlive this one."""
         context = self._context
         while True:
             await context.new_debt.wait()
@@ -66,9 +66,9 @@ class Repayment:
             self._at_work.discard(address)
 
     async def _round(self, pair: Pair, owed: list[Debt]) -> bool:
-        """Do what can be done now; False if that did not help."""
+        """Do what can be done now; returns False if that did not help."""
         if pair.decode.state is State.SUSPECT:
-            # What is pushed may be lost again, so that the turn of each comes round again.
+            # What is pushed may be lost again, so every debt gets another turn.
             for debt in [debt for debt in owed if debt.asked][:A_ROUND]:
                 await self._push(pair, debt)
             return False
@@ -90,7 +90,7 @@ class Repayment:
         return Pair(able[next(self._context.turns) % len(able)], decode) if able else None
 
     async def _push(self, pair: Pair, debt: Debt) -> None:
-        """Give a decode that stands still what it may be waiting for; what it does with it is settled later."""
+        """Push KV that a stalled decode may be waiting for; later rounds make it consume that KV."""
         self._context.debts.later(debt)
         try:
             await Exchange(self._context, pair, again(debt)).prefill()
@@ -112,12 +112,12 @@ class Repayment:
             if await self._through(pair, again(debt), tries=tried.tries):
                 self._context.metrics.drained("done")
         except PrefillTimeoutError:
-            pass  # what it still pushes is drained when it is done
+            pass  # what prefill still pushes is drained once it has finished
         except ProxyError:
             self._context.owe(tried)
 
     async def _through(self, pair: Pair, plan: Plan, *, tries: int = 0) -> bool:
-        """One exchange; False if decode failed, which is then a debt.
+        """Run one exchange; returns False if decode failed, which leaves a debt.
 
         Raises:
             ProxyError: if prefill failed.

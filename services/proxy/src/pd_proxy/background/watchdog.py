@@ -1,7 +1,7 @@
-"""Finds engines that stand still, and readmits them after a real request went through.
+"""Finds stalled engines, and readmits them once a real request has succeeded there.
 
-The evidence is in `flights`. Streams that all stand still make an engine suspect at once. Where only answers in one piece
-are awaited, a probe decides. A suspect engine is probed until a probe succeeds, each probe in its own task.
+The evidence is in `flights`. If none of its streams moves, an engine is suspect at once. If only answers without streaming are awaited,
+a probe decides. A suspect engine is probed until a probe succeeds, each probe in its own task.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from pd_proxy.upstream.flights import Verdict
 
 logger = logging.getLogger(__name__)
 
-# A probe that hangs is given up after so many probe intervals, in case the engine has lost it.
+# A hanging probe is given up after this many probe intervals, in case the engine has lost it.
 PROBE_PATIENCE: Final = 4
 
 
@@ -56,7 +56,7 @@ class Watchdog:
             self._judge(instance, group)
 
     def limit(self, instance: Instance) -> float:
-        """Seconds without progress that are too many; prefill answers in one piece, however long its prompts are."""
+        """Seconds without progress after which an engine counts as stalled. Prefill gets more, because it answers in one piece however long its prompts are."""
         settings = self._context.settings
         return settings.prefill_timeout_s if instance.role is Role.PREFILL else settings.decode_stall_timeout_s
 
@@ -76,7 +76,7 @@ class Watchdog:
     def _probe_with(
         self, conclude: Callable[[Instance], Awaitable[None]], instance: Instance, group: asyncio.TaskGroup
     ) -> None:
-        """Start a probe unless one runs; they start PROBE_INTERVAL_S apart."""
+        """Start a probe unless one is running; probes start PROBE_INTERVAL_S apart."""
         now = monotonic()
         due = self._due.get(instance.incarnation, 0.0)
         if now < due:
@@ -91,19 +91,19 @@ class Watchdog:
         group.create_task(run())
 
     async def _readmit(self, instance: Instance) -> None:
-        """A suspect: a probe that succeeds clears everybody who took part in it."""
+        """Probe a suspect engine; a probe that succeeds clears every engine that took part in it."""
         timeout_s = min(self.limit(instance), PROBE_PATIENCE * self._context.settings.probe_interval_s)
         if await self._probe(instance, timeout_s) is Outcome.SERVED:
             logger.info("probe succeeded", extra={"instance": instance.name})
 
     async def _examine(self, instance: Instance) -> None:
-        """A doubtful one: a probe that succeeds is progress; one that fails at this very engine is the evidence."""
+        """Probe a doubtful engine: success counts as progress; failure at this engine makes it suspect."""
         limit = self.limit(instance)
         if await self._probe(instance, limit) is Outcome.FAILED:
             self._context.suspect(instance, f"neither its requests nor a probe made progress for {limit:g} s")
 
     async def _probe(self, instance: Instance, timeout_s: float) -> "Outcome":
-        """Send one tiny request through the instance, with a partner if it needs one."""
+        """Send one small request through the instance, with a partner if it needs one."""
         if instance.role is Role.COMBINED:
             return await self._outcome(instance, self._ask_combined(instance, timeout_s))
         pair = self._pair(instance)
@@ -137,7 +137,7 @@ class Watchdog:
         return Outcome.SERVED
 
     def _pair(self, instance: Instance) -> Pair | None:
-        """A partner, ready if possible; if both sides are suspect they must prove themselves together."""
+        """The instance with a partner, if possible a ready one; two suspect engines are probed together."""
         partner_role = Role.DECODE if instance.role is Role.PREFILL else Role.PREFILL
         view = self._context.registry.view()
         partners = [i for i in view if i.role is partner_role and compatible(i, instance)]
@@ -149,7 +149,7 @@ class Watchdog:
 
 
 class Outcome(Enum):
-    """What a probe tells about the engine that it was for."""
+    """What a probe says about the engine that it examines."""
 
     SERVED = auto()
     FAILED = auto()

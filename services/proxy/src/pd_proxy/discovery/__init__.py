@@ -1,1 +1,1 @@
-"""Where announcements of engines come from: pings, or Kubernetes."""
+"""Discovery of engines: by their pings, or from Kubernetes' API."""

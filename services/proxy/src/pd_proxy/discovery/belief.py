@@ -1,8 +1,8 @@
-"""Which pings are believed. Pure, but for the question whether an address is this host's own, which is passed in.
+"""Which pings are believed. Pure, except for the check whether an address is this host's own, which is passed in.
 
-A ping is a claim that anybody can make who reaches the port. One that is signed with the deployment's key is believed whatever it
-says, as long as it is fresh. One that is not is vLLM's own (three keys, from its P2pNcclConnector), or that of an engine started
-without a key: it may speak for its own host only, and never against an engine that lives (engines/registry.py).
+Everybody who reaches the port can send a ping. A ping that is signed with the deployment's key is believed as long as it is fresh.
+An unsigned ping is vLLM's own (three keys, from its P2pNcclConnector), or comes from an engine that was started without a key.
+It can announce only its own host's addresses, and never displaces a live engine (engines/registry.py).
 """
 
 import ipaddress
@@ -15,14 +15,14 @@ from pd_contracts.ping import Ping, PingError, decode_ping, is_signed
 from pd_proxy.access import Networks, check_networks
 from pd_proxy.engines.registry import PingRefusedError
 
-# How far two hosts' clocks may be apart, and so how long a ping that somebody has recorded can be sent again.
+# How far two hosts' clocks may be apart, and so how long a recorded ping can be replayed.
 MAX_SKEW_S: Final = 60.0
 
 IsOwn = Callable[[str], bool]
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True):
-    """A ping that is believed. `trusted`: it is signed, or the API server's word; `peer` is the address that it came from."""
+    """A ping that is believed. `trusted`: it is signed, or comes from the API server. `peer` is the address that it came from."""
 
     ping: Ping
     trusted: bool
@@ -30,15 +30,15 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Believer(msgspec.Struct, frozen=True, kw_only=True):
-    """What pings are judged by.
+    """Judges pings.
 
     Attributes:
-        deployment: whose engines are admitted; empty: of those that belong to none.
-        key: the deployment's; empty: nothing is signed.
-        unsigned: whether vLLM's own pings are believed beside signed ones.
-        networks: in which engines may announce addresses; empty: any.
+        deployment: the deployment whose engines are admitted; if empty, engines that belong to none are.
+        key: the deployment's key; if empty, pings are not signed.
+        unsigned: whether vLLM's own, unsigned pings are believed, too.
+        networks: the networks in which engines may announce addresses; if empty, any.
         own_ports: ports on which this proxy listens.
-        is_own: whether an address is this host's.
+        is_own: tells whether an address is this host's.
     """
 
     deployment: str
@@ -49,7 +49,7 @@ class Believer(msgspec.Struct, frozen=True, kw_only=True):
     is_own: IsOwn
 
     def judge(self, identity: bytes, payload: bytes, peer: str, now: float) -> Announcement:
-        """One message; `peer` is the numeric address of its sender, `now` the time since 1970, s.
+        """Judge one message; `peer` is the numeric address of its sender, `now` the seconds since 1970.
 
         Raises:
             PingRefusedError: with the reason.
@@ -107,7 +107,7 @@ class Believer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _is_bare(ping: Ping) -> bool:
-    """Whether it says no more than vLLM's own pings do."""
+    """Whether a ping has no other keys than vLLM's own pings."""
     return ping == Ping(ping.type, ping.http_address, ping.zmq_address)
 
 

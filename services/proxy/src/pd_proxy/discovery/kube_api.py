@@ -1,7 +1,7 @@
-"""Kubernetes' API as a pod sees it: one kind of object of one namespace, listed once and then watched.
+"""A client of Kubernetes' API for use in a pod: lists one kind of object in one namespace, then watches it.
 
-The account's token and the authority's certificate are files that the kubelet replaces, so they are read anew for every request; a
-request lasts a minute at most. While the API server is away, what it said last stands: engines do not vanish with it.
+The kubelet replaces the files of the account's token and of the authority's certificate, so they are read again for every request;
+a request lasts a minute at most. While the API server is unreachable, its last answer stays valid: engines do not vanish with it.
 """
 
 import asyncio
@@ -19,33 +19,33 @@ from pd_proxy.discovery.slices import Metadata
 
 logger = logging.getLogger(__name__)
 
-# The server ends a watch after this time; without a sign of it for a little longer, the connection is dead.
+# The server ends a watch after this time; if it has not done so a little later, the connection is dead.
 WATCH_S: Final = 60
 LIST_TIMEOUT_S: Final = 30.0
 PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
-# Between requests that went well: a server that ends each at once is not asked without end.
+# The pause between successful requests: a server that ends each at once is not asked in a tight loop.
 BREATH_S: Final = 0.1
 MAX_EVENT_BYTES: Final = 8 << 20
 
 
 class Object(Protocol):
-    """Anything with a name."""
+    """Any object with metadata."""
 
     @property
     def metadata(self) -> Metadata:
-        """Name, UID, version."""
+        """Name, UID and resource version."""
 
 
 T = TypeVar("T", bound=Object)
 
 
 class ApiError(Exception):
-    """The API server did not give what was asked for; the message is the reason."""
+    """The API server did not answer as asked; the message is the reason."""
 
 
 class GoneError(ApiError):
-    """The version that a watch should begin at is too old: list again."""
+    """The version at which a watch should begin is too old: list again."""
 
 
 class _Version(msgspec.Struct, rename="camel"):
@@ -83,7 +83,7 @@ class Api:
         """The pod's own namespace.
 
         Raises:
-            OSError: if this is no pod with an account's token.
+            OSError: if the process does not run in a pod with a service account's token.
         """
         self._token()
         self._trust()
@@ -92,11 +92,11 @@ class Api:
     async def lines(
         self, path: str, parameters: dict[str, str], timeout: aiohttp.ClientTimeout
     ) -> AsyncGenerator[bytes, None]:
-        """GET; the answer's lines as they come.
+        """Send a GET; yields the answer's lines as they arrive.
 
         Raises:
-            GoneError: status 410.
-            ApiError: any other status than 200, no connection, no end of a line.
+            GoneError: for status 410.
+            ApiError: for any other status than 200, a failed connection, or a line that is too long.
         """
         try:
             headers = {"Authorization": f"Bearer {self._token()}", "Accept": "application/json"}
@@ -127,16 +127,16 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         for line in filter(None, lines):
             yield line
         if len(pending) > MAX_EVENT_BYTES:
-            raise ApiError("an event without end")
+            raise ApiError("an event is too long")
     if pending:
         yield pending
 
 
 class Reflector(Generic[T]):
-    """All objects of a kind that carry a label, kept as they are at the server."""
+    """A copy of all objects of one kind with a label, kept in step with the server."""
 
     def __init__(self, api: Api, path: str, selector: str, type_: type[T], changed: Callable[[], None]) -> None:
-        """Nothing is known before `run`; `changed` is called after every change."""
+        """The copy is empty before `run`; `changed` is called after every change."""
         self.objects: dict[str, T] = {}
         self.synced = False
         self._api = api
@@ -147,7 +147,7 @@ class Reflector(Generic[T]):
         self._problem = ""
 
     async def run(self) -> None:
-        """List, watch, and list again when the server has forgotten where we were; forever."""
+        """Forever: list, watch, and list again when the server no longer knows the version."""
         pause = PAUSE_S
         while True:
             try:
@@ -176,7 +176,7 @@ class Reflector(Generic[T]):
         return answer.metadata.resource_version
 
     async def _watch(self, version: str) -> str:
-        """Follow until the server ends it; the version to go on at."""
+        """Follow changes until the server ends the watch; returns the version to continue at."""
         asked = {
             "watch": "1",
             "resourceVersion": version,
@@ -208,7 +208,7 @@ class Reflector(Generic[T]):
         return {"labelSelector": self._selector} if self._selector else {}
 
     def _say(self, problem: str) -> None:
-        """Log a problem when it begins, and when it is over."""
+        """Log when a problem begins, and when it is over."""
         if problem != self._problem:
             level = logging.WARNING if problem else logging.INFO
             logger.log(level, "Kubernetes' API", extra={"path": self._path, "reason": problem or "answers"})

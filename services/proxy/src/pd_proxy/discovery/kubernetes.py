@@ -1,7 +1,7 @@
-"""Discovery without pings: what engines would announce, read from Kubernetes' API (DISCOVERY=kubernetes).
+"""Discovery without pings (DISCOVERY=kubernetes): reads from Kubernetes' API what engines would announce.
 
-For networks in which engines cannot reach the proxy's ZMQ port. The registry hears of every engine as often as it would from a
-ping, for as long as its endpoint exists, so everything behind it is the same.
+It is for networks in which engines cannot reach the proxy's ZMQ port. As long as an engine's endpoint exists, the registry gets
+its announcement as often as it would get pings, so everything behind the registry is the same.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pd_proxy.discovery.slices import Pod, Slice, announcements
 from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
 
-# What the chart gives engines' pods, beside the release's own labels.
+# The label that the chart gives engines' pods, in addition to the release's labels.
 ENGINE_PODS: Final = "pdstack/engine=true"
 ENGINE_SLICES: Final = "pdstack/engine-kind"
 SLICES_API: Final = "/apis/discovery.k8s.io/v1"
@@ -27,23 +27,23 @@ T = TypeVar("T", Slice, Pod)
 
 
 class Source(Protocol):
-    """Where announcements come from."""
+    """A source of announcements."""
 
     def bind(self) -> None:
-        """Open what can fail.
+        """Open sockets or files.
 
         Raises:
-            OSError: if it does.
+            OSError: if that fails.
         """
 
     async def run(self) -> None: ...
 
     def close(self) -> None:
-        """Give back what `bind` opened."""
+        """Close what `bind` opened."""
 
 
 def source_of(settings: Settings, take: Take, reject: Reject) -> Source:
-    """What DISCOVERY says.
+    """The source that DISCOVERY chooses.
 
     Raises:
         OSError: if the file of the pings' key cannot be read.
@@ -55,7 +55,7 @@ def source_of(settings: Settings, take: Take, reject: Reject) -> Source:
 
 
 class KubernetesDiscovery:
-    """Announces every engine that has an endpoint."""
+    """Announces every engine that has an endpoint in Kubernetes."""
 
     def __init__(self, settings: Settings, take: Take, reject: Reject, interval_s: float = PING_INTERVAL_S) -> None:
         host = settings.kubernetes_service_host
@@ -70,16 +70,16 @@ class KubernetesDiscovery:
         self._news = asyncio.Event()
 
     def bind(self) -> None:
-        """Read the account's files.
+        """Read the service account's files.
 
         Raises:
-            OSError: if this is no pod with an account's token.
+            OSError: if the process does not run in a pod with a service account's token.
         """
         own = self._api.check()
         self._namespace = self._namespace or own
 
     async def run(self) -> None:
-        """Announce what is there, at once when it changes and every 3 s."""
+        """Announce all engines every 3 s, and at once when they change."""
         slices = self._reflector(SLICES_API, "endpointslices", ENGINE_SLICES, Slice)
         pods = self._reflector(PODS_API, "pods", ENGINE_PODS, Pod)
         async with asyncio.TaskGroup() as group:
@@ -91,7 +91,7 @@ class KubernetesDiscovery:
                 await self._pause()
 
     def close(self) -> None:
-        """Nothing is held: `run` closes its connections when it is cancelled."""
+        """Do nothing: `run` closes its connections when it is cancelled."""
 
     def _announce(self, slices: Reflector[Slice], pods: Reflector[Pod]) -> None:
         for ping in announcements(slices.objects.values(), pods.objects):

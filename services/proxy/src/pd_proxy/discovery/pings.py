@@ -1,7 +1,7 @@
-"""The socket that engines ping: a ZMQ ROUTER that feeds the registry and survives whatever else arrives.
+"""The socket that engines ping: a ZMQ ROUTER that feeds the registry and survives invalid messages.
 
-Anybody who can reach the port can send anything, so each message is judged alone, refusals are counted by reason, and a
-refusal is logged once for each source and reason, in bounded memory.
+Everybody who can reach the port can send anything. So each message is judged by itself, refusals are counted by reason, and a
+refusal is logged once per source and reason, in bounded memory.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from pd_proxy.discovery.belief import Announcement, Believer
 from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
 
-# One name in the log, whatever this file is called.
+# The logger's name does not depend on the name of this file.
 logger = logging.getLogger("pd_proxy.discovery")
 
-# Larger messages never reach us: libzmq drops the connection that sends them.
+# Larger messages never arrive: libzmq drops the connection that sends them.
 MAX_FRAME_BYTES: Final = 64 * 1024
-# zmq.asyncio answers at once while messages are waiting; without a pause a flood would starve every request.
+# zmq.asyncio returns at once while messages are waiting; without a pause, a flood of them would starve all requests.
 MESSAGES_PER_TURN: Final = 64
 MAX_LOGGED_SOURCES: Final = 1024
 
@@ -34,7 +34,7 @@ Reject = Callable[[str], None]
 
 
 def sender(frame: zmq.Frame) -> str:
-    """The numeric address from which a message came; empty if it came over no network."""
+    """The numeric address from which a message came; empty if it did not come over a network."""
     try:
         return str(frame.get("Peer-Address"))
     except zmq.ZMQError:
@@ -55,7 +55,7 @@ def is_own(host: str) -> bool:
 
 
 def believer_of(settings: Settings) -> Believer:
-    """Which pings the settings say to believe.
+    """The judge of pings that the settings ask for.
 
     Raises:
         OSError: if the file of the key cannot be read.
@@ -64,7 +64,7 @@ def believer_of(settings: Settings) -> Believer:
     return Believer(
         deployment=settings.deployment,
         key=key,
-        unsigned=settings.unsigned_pings or not key,  # without a key nobody could sign
+        unsigned=settings.unsigned_pings or not key,  # without a key no engine could sign
         networks=settings.networks(),
         own_ports=frozenset({settings.http_proxy_port, settings.proxy_port}),
         is_own=is_own,
@@ -72,10 +72,10 @@ def believer_of(settings: Settings) -> Believer:
 
 
 class Refusals:
-    """Counts every refused ping, logs each source and reason once."""
+    """Counts every refused ping, and logs each source and reason once."""
 
     def __init__(self, reject: Reject) -> None:
-        """`reject` counts one refusal under its reason."""
+        """`reject` counts one refusal by its reason."""
         self._reject = reject
         self._logged: set[tuple[bytes, str]] = set()
 
@@ -107,10 +107,10 @@ class Discovery:
         """Open the socket.
 
         Raises:
-            OSError: if the address is taken or is none.
+            OSError: if the address is in use or invalid.
         """
         self._socket = self._zmq.socket(zmq.ROUTER)
-        # A restarted engine comes back under the identity of its dead predecessor and must take over from it.
+        # A restarted engine has the same identity as its dead predecessor and must take over from it.
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -121,7 +121,7 @@ class Discovery:
 
     async def run(self) -> None:
         if self._socket is None:
-            msg = "bind comes first"
+            msg = "call bind first"
             raise RuntimeError(msg)
         while True:
             for _ in range(MESSAGES_PER_TURN):

@@ -1,11 +1,11 @@
-"""From EndpointSlices and pods to what engines would say in a ping. Pure.
+"""Turns EndpointSlices and pods into the pings that the engines would send. Pure.
 
-A slice's ports have names: `prefill-0` is the HTTP port of a prefill engine, `kv-prefill-0` the port on which it exchanges KV,
-and the engine runs in the container `prefill-0`. Labels of the service, which Kubernetes copies to its slices, say the rest.
+A slice's ports have names: `prefill-0` is the HTTP port of a prefill engine, `kv-prefill-0` the port on which it exchanges KV.
+The engine runs in the container `prefill-0`. The rest is in labels of the service, which Kubernetes copies to its slices.
 
-A container that starts again keeps its pod, address and UID, yet is another process; only the pod's status counts its starts. And an
-engine with P2pNcclConnector takes other KV ports at each start, because its peers never open a connection to the old ones
-again: `pdstack/kv-step` says how many at a time, out of the 100 that belong to an engine.
+A container that restarts keeps its pod, address and UID, yet is another process; only the pod's status counts its restarts.
+An engine with P2pNcclConnector uses other KV ports after each start, because its peers never reconnect to the old ones:
+`pdstack/kv-step` says by how many ports it moves on, within the 100 that belong to an engine.
 """
 
 import re
@@ -27,7 +27,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 
 
 class Metadata(msgspec.Struct, frozen=True, rename="camel"):
-    """Of any object."""
+    """Metadata of any object."""
 
     name: str
     uid: str = ""
@@ -66,14 +66,14 @@ class Slice(msgspec.Struct, frozen=True):
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """How often a container was started again."""
+    """A container's number of restarts."""
 
     name: str
     restart_count: int = 0
 
 
 class PodStatus(msgspec.Struct, frozen=True, rename="camel"):
-    """What the kubelet says of a pod."""
+    """A pod's status, as the kubelet reports it."""
 
     container_statuses: list[ContainerStatus] | None = None
 
@@ -86,7 +86,7 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 def announcements(slices: Iterable[Slice], pods: Mapping[str, Pod]) -> list[Ping]:
-    """What every engine would announce of itself; `pods` by name. Whoever cannot be told apart yet is left out."""
+    """The ping that each engine would send; `pods` by name. An engine whose process is not known yet is left out."""
     found = {ping.http_address: ping for piece in slices for ping in _of_slice(piece, pods)}
     return list(found.values())
 
@@ -102,7 +102,7 @@ def _of_slice(piece: Slice, pods: Mapping[str, Pod]) -> Iterator[Ping]:
 def _of_engine(
     name: str, ports: Mapping[str, int], endpoint: Endpoint, labels: Mapping[str, str], pods: Mapping[str, Pod]
 ) -> Iterator[Ping]:
-    """At most one ping; `name` is that of the HTTP port."""
+    """At most one ping; `name` is the name of the HTTP port."""
     role = Role(name.partition("-")[0])
     target = endpoint.target_ref
     starts = _starts(pods.get(target.name), target.uid, name) if target is not None else None
@@ -123,11 +123,11 @@ def _of_engine(
             **known,
         )
     except (ValueError, IndexError):
-        return  # no address, or one that no engine can have (IPv6: engines give each other host:port)
+        return  # no address, or one that engines cannot use (IPv6: they tell each other host:port)
 
 
 def _starts(pod: Pod | None, uid: str, container: str) -> int | None:
-    """How often the engine's container was started again; None while the pod's status is not that of this pod."""
+    """How often the engine's container was restarted; None while the known status belongs to another pod of this name."""
     if pod is None or pod.metadata.uid != uid:
         return None
     counts = {status.name: status.restart_count for status in pod.status.container_statuses or []}
@@ -135,7 +135,7 @@ def _starts(pod: Pod | None, uid: str, container: str) -> int | None:
 
 
 def _shift(starts: int, step: str) -> int:
-    """As the container's own command counts (`pdstack.engineCommand` in the chart)."""
+    """By how many ports the KV port moves on; counted as in the container's command (`pdstack.engineCommand` in the chart)."""
     if not step.isdecimal() or not 0 < int(step) <= KV_PORT_STEP:
         return 0
     return starts % (KV_PORT_STEP // int(step)) * int(step)

@@ -1,1 +1,1 @@
-"""Who the engines are, which may serve, and which shall. No I/O."""
+"""Which engines there are, which of them may serve, and which one a request goes to. No I/O."""

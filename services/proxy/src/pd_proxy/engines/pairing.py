@@ -1,7 +1,7 @@
 """Which engines serve a request: a prefill and a decode, or a combined engine, as the policy says. Pure.
 
-Only a prefill and a decode with the same connector and the same model make a pair. Pairs come before combined engines, but for
-prompts so short that handing over their KV is not worth it.
+A pair is a prefill and a decode with the same connector and the same model. Pairs are preferred to combined engines, except for
+prompts so short that handing over their KV is not worthwhile.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from pd_proxy.engines.policy import Load, Policy, pick
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import NoInstanceError, NotDisaggregableError, UnknownModelError
 
-# Their hand-over is keyed by one request id on each side; NIXL's parameters describe the blocks of one sequence only.
+# NIXL's parameters describe the blocks of one sequence only, so these cannot hand over several sequences of one request.
 ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
-# What decode is to fetch stands in prefill's answer, and not every endpoint's answers have it.
+# Prefill's answer says what decode has to fetch, and not every endpoint's answers hold that.
 TOLD_BY_PREFILL: Final = frozenset({Connector.NIXL, Connector.P2P})
 
 
@@ -25,9 +25,9 @@ class Needs:
     """What a request asks of its engines; see `generation.Generation`.
 
     Attributes:
-        short: it rather goes to a combined engine.
-        told: prefill's answer has the connector's parameters.
-        hands_off: prefill may write its first token.
+        short: a combined engine is preferred.
+        told: prefill's answer holds the connector's parameters.
+        hands_off: prefill may write the first token.
     """
 
     model: str | None = None
@@ -49,7 +49,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Solo:
-    """One engine that does both; `why` says what chose it, if that was no policy."""
+    """One engine that does both; `why` says what chose it, if it was not the policy."""
 
     engine: Instance
     why: str = ""
@@ -57,7 +57,7 @@ class Solo:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A prefill whose decode is chosen when the prompt is computed; until then prefill keeps the KV. `why` as in `Solo`."""
+    """A prefill whose decode is chosen once the prompt is computed; until then prefill keeps the KV. `why` as in `Solo`."""
 
     prefill: Instance
     why: str = ""
@@ -69,7 +69,7 @@ Trusted = Callable[[Instance, Instance], bool]
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How to choose among those who can."""
+    """How to choose among the engines that can serve a request."""
 
     policy: Policy
     trusted: Trusted
@@ -77,7 +77,7 @@ class Rules:
 
 
 def trust_all(_prefill: Instance, _decode: Instance) -> bool:
-    """Every pair will do."""
+    """Accept every pair."""
     return True
 
 
@@ -85,12 +85,12 @@ DEFAULT_RULES: Final = Rules(Policy.ROUND_ROBIN, trust_all, lambda _: 0)
 
 
 def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules = DEFAULT_RULES) -> Pair | Solo:
-    """The route of the `turn`-th request; only pairs that are trusted get any.
+    """The route of the `turn`-th request; only trusted pairs are used.
 
     Raises:
         UnknownModelError: if no engine, not even a suspect one, serves the model.
         NotDisaggregableError: if only a combined engine could serve it and none is ready.
-        NoInstanceError: if nobody can, with the role that is missing.
+        NoInstanceError: if no engine can serve it now; the message names the missing role.
     """
     _check_model(instances, needs.model)
     able = able_for(instances, needs.model)
@@ -109,23 +109,23 @@ def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules 
 
 
 def able_for(instances: Sequence[Instance], model: str | None) -> list[Instance]:
-    """Engines that are ready and serve the model."""
+    """The ready engines that serve the model."""
     return [i for i in instances if i.state is State.READY and (model is None or model in i.models)]
 
 
 def compatible(one: Instance, other: Instance) -> bool:
-    """Whether one can hand KV to the other."""
+    """Whether one engine can hand KV to the other."""
     return one.connector == other.connector and not set(one.models).isdisjoint(other.models)
 
 
 def is_ready(instances: Sequence[Instance], trusted: Trusted = trust_all) -> bool:
-    """Whether some request could be served now."""
+    """Whether the deployment could serve a request now."""
     able = [i for i in instances if i.state is State.READY]
     return any(i.role is Role.COMBINED for i in able) or bool(_Pairs(able, trusted).prefills)
 
 
 class _Pairs:
-    """Prefill engines that have a partner, and their partners."""
+    """The prefill engines that have a partner, and their partners."""
 
     def __init__(self, able: Sequence[Instance], trusted: Trusted) -> None:
         self._trusted = trusted
@@ -140,7 +140,7 @@ class _Pairs:
         partners = self._partners(prefill)
         if rules.policy is not Policy.ROUND_ROBIN:
             return Pair(prefill, pick(rules.policy, partners, turn, rules.load))
-        # Both sides take turns; a step aside after each full cycle makes every prefill meet every decode.
+        # Both sides take turns; an offset after each full cycle combines every prefill with every decode.
         cycle = lcm(len(self.prefills), len(partners))
         return Pair(prefill, partners[(turn + turn // cycle) % len(partners)])
 
@@ -152,7 +152,7 @@ def _check_model(instances: Sequence[Instance], model: str | None) -> None:
 
 
 def _candidates(able: Sequence[Instance], needs: Needs) -> tuple[str | None, Sequence[Instance]]:
-    """Engines that may form a pair for this request, and the sentence that explains why others may not."""
+    """The engines that may form a pair for this request, and a sentence on why others may not."""
     if needs.combined_only is not None:
         return needs.combined_only, ()
     if not needs.told:

@@ -1,4 +1,4 @@
-"""Which of several engines that could serve a request shall: the load-balancing policies. Pure."""
+"""The load-balancing policies: which of several suitable engines serves a request. Pure."""
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
@@ -7,14 +7,14 @@ from typing import Final
 
 from pd_proxy.engines.registry import Instance
 
-# With prefix affinity, an engine with so many requests more than the least loaded one is left alone for a while.
+# With prefix affinity, an engine with this many requests more than the least loaded one gets no new ones for a while.
 AFFINITY_SLACK: Final = 4
 
 Load = Callable[[Instance], int]
 
 
 class Policy(StrEnum):
-    """Names as in the setting."""
+    """The policies, named as in the setting POLICY."""
 
     ROUND_ROBIN = "round_robin"
     LEAST_LOADED = "least_loaded"
@@ -39,13 +39,13 @@ def pick(policy: Policy, engines: Sequence[Instance], turn: int, load: Load, pre
 
 
 def _least(engines: Sequence[Instance], turn: int, load: Load) -> Instance:
-    """The least loaded; equals take turns."""
+    """The least loaded engine; equally loaded ones take turns."""
     start = turn % len(engines)
     return min([*engines[start:], *engines[:start]], key=load)
 
 
 def _two(engines: Sequence[Instance], turn: int) -> list[Instance]:
-    """Two different engines, if there are, chosen as if at random, but by the turn alone."""
+    """Two engines, different ones if there are several; pseudo-random, but determined by the turn."""
     draw = int.from_bytes(blake2b(turn.to_bytes(8, "little"), digest_size=8).digest(), "little")
     first, draw = draw % len(engines), draw // len(engines)
     if len(engines) == 1:
@@ -54,7 +54,7 @@ def _two(engines: Sequence[Instance], turn: int) -> list[Instance]:
 
 
 def _by_prefix(engines: Sequence[Instance], turn: int, load: Load, prefix: bytes) -> Instance:
-    """The engine that the prefix always goes to (rendezvous hashing: others' coming and going moves few prefixes)."""
+    """The engine that the prefix always goes to (rendezvous hashing: when engines join or leave, few prefixes move)."""
     home = max(engines, key=lambda engine: blake2b(prefix, key=engine.name.encode()[:64], digest_size=8).digest())
     least = _least(engines, turn, load)
     return home if load(home) - load(least) <= AFFINITY_SLACK else least

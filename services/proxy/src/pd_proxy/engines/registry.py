@@ -1,13 +1,13 @@
-"""Who is there: from pings, health results and the clock to instances with a state. No I/O.
+"""The engines and their states, derived from pings, health checks and the clock. No I/O.
 
 Theory of operation. An engine is known by its HTTP address. Its first ping makes it `joining`; a health check that answers
 200 and a list of models make it `ready`; silence longer than the TTL makes it `lost`, and a ping after that sends it through
-`joining` again. Another boot id, KV port, role or connector at the same address is another process: a new incarnation, which
-must join like anybody else and to which nothing that was said to the old one applies. Whoever cannot prove to be of the deployment
-(`trusted`: a signed ping, or the API server) is believed to be another process only once the old one is silent or refuses
-connections: a stranger cannot stop a live engine's pings, so he can take nobody's place. `suspect` is a mark set from outside (the
-engine's streams stand still). It survives silence, because a wedged vLLM goes on pinging from its own thread and a hiccup
-of the network must not wash it clean; only a new incarnation or `clear` takes it away.
+`joining` again. Another boot id, KV port, role or connector at the same address means another process: a new incarnation, which
+must join like any other and shares nothing with the old one. A ping without proof that it belongs to the deployment (`trusted`: it is
+signed, or comes from the API server) counts as another process only once the old one is silent or refuses connections: a stranger
+cannot stop a live engine's pings, so it cannot take its place. `suspect` is set from outside (the engine's streams have stalled). It
+survives silence: a stuck vLLM goes on pinging from its own thread, and an interruption of the network must not clear it. Only a new
+incarnation or `clear` removes it.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ from pd_contracts.names import Connector, Role
 from pd_contracts.ping import Ping
 
 CAPACITY: Final = 1024
-# Of engines that cannot prove who they are, from one address; a host has fewer.
+# The most engines with unsigned pings from one address; a host has fewer.
 CAPACITY_A_PEER: Final = 64
-# An engine that pinged within this share of the TTL, and does not refuse connections, lives.
+# An engine that pinged within this share of the TTL, and does not refuse connections, counts as alive.
 LIVE_SHARE: Final = 0.45
-# What is taken over from a ping as it is.
+# Fields that are copied unchanged from a ping.
 TOLD: Final = ("boot_id", "model", "engine", "version", "gpus", "gpu_model", "versions", "transport", "image")
 FORGET_AFTER_S: Final = 600.0
 MAX_PREDECESSORS: Final = 4
 
 
 class State(StrEnum):
-    """What an instance may be used for: only `ready` gets requests."""
+    """An instance's state; only `ready` ones get requests."""
 
     JOINING = "joining"
     READY = "ready"
@@ -42,9 +42,9 @@ class State(StrEnum):
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine at one moment. `incarnation` is another number for every process ever seen; `models` are ids.
+    """One engine at one moment. `incarnation` is unique to each process ever seen; `models` are model ids.
 
-    From `boot_id` to `image` it is what the engine's ping says (pd_contracts.ping).
+    The fields from `boot_id` to `image` come from the engine's ping (pd_contracts.ping).
     """
 
     name: str
@@ -71,7 +71,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 class Change:
     """An instance's state changed; `before` is None for a new one.
 
-    `gone` is a process that is no more: the predecessor after a restart, or the instance itself when it is forgotten.
+    `gone` is a process that no longer exists: the predecessor after a restart, or the instance itself when it is forgotten.
     """
 
     instance: Instance
@@ -115,7 +115,7 @@ class _Entry:
 
 
 def unnamed(configured: Connector) -> Connector:
-    """The connector of an engine that names none. P2pConnector's engines always do, so without a name it is stock P2pNccl."""
+    """The connector of an engine that names none. Engines with P2pConnector always name it, so one that does not has stock P2pNccl."""
     return Connector.P2P_NCCL if configured is Connector.P2P else configured
 
 
@@ -125,7 +125,7 @@ class Registry:
     def __init__(
         self, *, ping_ttl_s: float, health_failures: int, default_connector: Connector, capacity: int = CAPACITY
     ) -> None:
-        """Start empty. `capacity` bounds what strangers who can reach the port may make us remember."""
+        """Start empty. `capacity` is the most engines that are kept, because everybody who reaches the port can announce some."""
         self._ttl = ping_ttl_s
         self._tolerated = health_failures
         self._default_connector = default_connector
@@ -153,24 +153,24 @@ class Registry:
         return entry.models if entry is not None else ()
 
     def last_ping(self, instance: Instance) -> float:
-        """When it pinged last, on the clock of `ping(now)`."""
+        """When the engine pinged last, on the clock of `ping(now)`."""
         return self._entries[instance.http_address].last_ping
 
     def ping(self, ping: Ping, now: float, *, trusted: bool = True, peer: str = "") -> list[Change]:
-        """Take in one announcement; `trusted` as said above, `peer` is where one that is not came from.
+        """Take in one announcement; `trusted` as in the module's docstring, `peer` is the sender's address if it is not.
 
         Raises:
             PingRefusedError: if the table is full of live instances, another live instance has that address or KV address, the
-                process was replaced, or a signed ping was sent before another that came already.
+                process was replaced, or a signed ping is older than one that has already arrived.
         """
         entry = self._entries.get(ping.http_address)
         if entry is not None and not trusted and self._live(entry, now):
             if not self._matches(entry.instance, ping):
                 raise PingRefusedError("conflict", "a live engine has announced this http_address")
             if entry.trusted:
-                return []  # vLLM's own ping beside the signed one; it must not keep alive what signs no more
+                return []  # vLLM's own ping of an engine that also signs; it must not keep the engine alive once signed pings stop
         if entry is not None and trusted and ping.time and ping.time <= entry.sent_at:
-            raise PingRefusedError("replayed", "was sent before one that came already")
+            raise PingRefusedError("replayed", "is older than a ping that has already arrived")
         changes = self._claim(ping, trusted=trusted)
         if entry is None:
             return changes + self._join(ping, now, trusted=trusted, peer=peer)
@@ -184,7 +184,7 @@ class Registry:
         return not entry.lost and not entry.refuses and now - entry.last_ping <= LIVE_SHARE * self._ttl
 
     def _claim(self, ping: Ping, *, trusted: bool) -> list[Change]:
-        """Make the KV address free for the ping's sender, if it is another's who is gone, or who could not prove to own it."""
+        """Free the KV address for the ping's sender, if the engine that has it is gone, or could not prove that it owns it."""
         owner = self._entries.get(self._by_zmq.get(ping.zmq_address, ""))
         if owner is None or owner.instance.http_address == ping.http_address or owner.lost:
             return []
@@ -201,7 +201,7 @@ class Registry:
         return []
 
     def expire(self, now: float) -> list[Change]:
-        """Mark engines as lost that were silent for longer than the TTL; forget those that have been lost for long."""
+        """Mark engines as lost that were silent for longer than the TTL; forget those that have been lost for a long time."""
         changes: list[Change] = []
         for entry in list(self._entries.values()):
             silence = now - entry.last_ping
@@ -213,7 +213,7 @@ class Registry:
         return changes
 
     def healthy(self, instance: Instance, models: Sequence[dict[str, Any]], version: str = "") -> list[Change]:
-        """A health check answered 200; `models` are the entries of the engine's `/v1/models`; `version` is empty if it said none."""
+        """A health check answered 200; `models` are the entries of the engine's `/v1/models`, `version` is empty if it told none."""
         entry = self._entry(instance)
         if entry is None or entry.lost:
             return []
@@ -228,7 +228,7 @@ class Registry:
         return self._settle(entry)
 
     def _replaced(self, entry: _Entry) -> Change:
-        """Another process answers, whose pings do not say so: it must join like anybody else."""
+        """Another process answers, although its pings do not show it: it must join like any other."""
         old = entry.instance
         self._incarnations += 1
         entry.models, entry.healthy, entry.complaint = (), False, "serves other models than before"
@@ -240,7 +240,7 @@ class Registry:
     def unhealthy(
         self, instance: Instance, reason: str, *, certain: bool = False, refuses: bool = False
     ) -> list[Change]:
-        """A health check failed; `certain`: the engine said so itself; `refuses`: its port refuses connections."""
+        """A health check failed. `certain`: the engine itself reported it; `refuses`: its port refuses connections."""
         entry = self._entry(instance)
         if entry is None:
             return []
@@ -252,7 +252,7 @@ class Registry:
         return self._settle(entry)
 
     def suspect(self, instance: Instance, reason: str) -> list[Change]:
-        """The instance stands still: no request for it until it restarts or `clear` is called."""
+        """The instance has stalled: it gets no requests until it restarts or `clear` is called."""
         entry = self._entry(instance)
         if entry is None:
             return []
@@ -268,7 +268,7 @@ class Registry:
         return self._settle(entry)
 
     def drain(self, instance: Instance, *, on: bool) -> list[Change]:
-        """The operator wants it to get no more requests, or to get some again; its successor starts without this."""
+        """The operator stops or resumes new requests for the instance; a successor process starts without this mark."""
         entry = self._entry(instance)
         if entry is None:
             return []
@@ -280,7 +280,7 @@ class Registry:
         return entry if entry is not None and entry.instance.incarnation == instance.incarnation else None
 
     def _matches(self, instance: Instance, ping: Ping) -> bool:
-        # vLLM's own pings name neither boot id nor connector; what is not said does not contradict.
+        # vLLM's own pings name neither boot id nor connector; a missing field contradicts nothing.
         return (
             (ping.type.role, ping.zmq_address) == (instance.role, instance.zmq_address)
             and (not ping.boot_id or not instance.boot_id or ping.boot_id == instance.boot_id)
@@ -290,7 +290,7 @@ class Registry:
     def _learn(self, entry: _Entry, ping: Ping) -> None:
         news = {name: getattr(ping, name) for name in TOLD if getattr(ping, name) != getattr(entry.instance, name)}
         news = {name: value for name, value in news.items() if value}
-        # vLLM's own pings have no number; nothing was served yet under the name that such an engine got.
+        # vLLM's own pings have no number, so the name that one gave is provisional: it can change until the engine serves.
         if entry.instance.state is State.JOINING and (name := self._numbered(ping)):
             news["name"] = name
         if news:
@@ -324,7 +324,7 @@ class Registry:
 
     def _restart(self, entry: _Entry, ping: Ping, now: float) -> Change:
         old = entry.instance
-        # ZMQ may deliver what a dead process sent after its successor's first ping; believing it would end the new one's streams.
+        # ZMQ may deliver a dead process's ping after its successor's first one; believing it would end the successor's streams.
         if not entry.lost and any(self._matches(gone, ping) for gone in entry.predecessors):
             raise PingRefusedError("stale", "this process was replaced by another one at the same address")
         self._unlink(old)
@@ -337,7 +337,7 @@ class Registry:
         return Change(new.instance, old.state, gone=old)
 
     def _make_room(self, *, trusted: bool, peer: str) -> list[Change]:
-        """Forget an engine if there is no room for another; engines that have served are forgotten last."""
+        """Forget an engine if there is no room for another one; engines that have served are forgotten last."""
         strangers = [entry for entry in self._entries.values() if not entry.trusted]
         mates = [entry for entry in strangers if entry.peer == peer]
         if not trusted and len(mates) >= CAPACITY_A_PEER:
@@ -364,7 +364,7 @@ class Registry:
             del self._by_zmq[instance.zmq_address]
 
     def _name(self, ping: Ping) -> str:
-        """The name that its number gives, or if it has none, or another has that name, the next one that is free."""
+        """The name by the engine's number; if it has no number, or the name is in use, the next free name."""
         if name := self._numbered(ping):
             return name
         role = ping.type.role
@@ -402,7 +402,7 @@ def _name_of(ping: Ping) -> str:
 
 
 def _first(entries: Sequence[_Entry], otherwise: str) -> _Entry:
-    """Who is forgotten first: the longest silent of those that are lost, else the oldest of those that never served."""
+    """The engine to forget first: of the lost ones, that with the oldest last ping, else the oldest one that never served."""
     lost = [entry for entry in entries if entry.lost]
     never = [entry for entry in entries if not entry.models]
     if not lost and not never:
@@ -411,5 +411,5 @@ def _first(entries: Sequence[_Entry], otherwise: str) -> _Entry:
 
 
 def _bases(models: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Names and paths of an engine's own models, which do not change while it lives; adapters come and go."""
+    """Names and paths of an engine's base models. They do not change while it lives, unlike adapters."""
     return {(str(model["id"]), str(model.get("root", ""))) for model in models if not model.get("parent")}

@@ -1,4 +1,4 @@
-"""Which pairs have proved that they answer rightly. Pure; `canary` does the asking."""
+"""Which pairs have been shown to answer correctly. Pure; `canary` sends the requests."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from pd_proxy.engines.registry import Instance, State
 
 
 class Judgment(NamedTuple):
-    """What is known of a pair: whether it answers rightly, why not, and how its KV goes (empty: unknown)."""
+    """What is known of a pair: whether it answers correctly, the reason if not, and its KV transport (empty: unknown)."""
 
     right: bool
     reason: str = ""
@@ -18,7 +18,7 @@ class Judgment(NamedTuple):
 
 
 class Trust:
-    """Verdicts by the processes of both engines, so that a restart begins anew."""
+    """Verdicts, keyed by the processes of both engines, so that a restarted engine is examined again."""
 
     def __init__(self, *, needed: bool) -> None:
         """`needed`: a pair without a good verdict gets no requests."""
@@ -34,31 +34,31 @@ class Trust:
         return (prefill.incarnation, decode.incarnation) in self._verdicts
 
     def judge(self, prefill: Instance, decode: Instance, judgment: Judgment) -> None:
-        """Remember a verdict, instead of the one before."""
+        """Remember a verdict in place of the previous one."""
         self._verdicts[prefill.incarnation, decode.incarnation] = judgment
 
     def verdicts(self) -> tuple[tuple[int, int, Judgment], ...]:
-        """All of them: prefill's and decode's incarnation, and what is known of the pair."""
+        """All verdicts: prefill's and decode's incarnation, and what is known of the pair."""
         return tuple((*pair, said) for pair, said in self._verdicts.items())
 
     def adopt(self, verdicts: Iterable[tuple[int, int, Judgment]]) -> None:
-        """Believe exactly these."""
+        """Replace all verdicts by these."""
         self._verdicts = {(prefill, decode): said for prefill, decode, said in verdicts}
 
     def says(self, prefill: Instance, decode: Instance) -> tuple[str, str]:
-        """The verdict in a word, and its reason."""
+        """The verdict as one word, and its reason."""
         if not self.judged(prefill, decode):
             return "unknown" if self._needed else "off", ""
         said = self._verdicts[prefill.incarnation, decode.incarnation]
         return "passed" if said.right else "wrong", said.reason
 
     def transport(self, prefill: Instance, decode: Instance) -> str:
-        """How the canary's KV went, if that is known."""
+        """The transport of the canary's KV, if known."""
         said = self._verdicts.get((prefill.incarnation, decode.incarnation))
         return "" if said is None else said.transport
 
     def shown(self, view: Sequence[Instance]) -> list[Instance]:
-        """The instances as clients see them: one that is healthy but in no trusted pair has not joined yet, and shows the reason."""
+        """The instances as clients see them: a healthy one that is in no trusted pair is shown as joining, with the reason."""
         if not self._needed:
             return list(view)
         ready = [i for i in view if i.state is State.READY]
@@ -75,5 +75,5 @@ class Trust:
         return msgspec.structs.replace(instance, state=State.JOINING, reason=reason)
 
     def forget(self, gone: Instance) -> None:
-        """The process is no more, or must prove itself again."""
+        """Drop all verdicts of a process that is gone or must be examined again."""
         self._verdicts = {key: said for key, said in self._verdicts.items() if gone.incarnation not in key}

@@ -1,1 +1,1 @@
-"""How KV gets from prefill to decode, the room it takes there, and what is owed when that goes wrong."""
+"""How KV gets from prefill to decode, the memory it takes there, and the KV that is left there after failures."""

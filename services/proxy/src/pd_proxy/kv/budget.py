@@ -1,8 +1,8 @@
-"""KV on its way to each decode engine, in bytes as estimated from the prompts, and the queue of those that wait for room.
+"""KV on its way to each decode engine, in bytes estimated from the prompts, and the queue of requests that wait for room.
 
-A P2pNccl decode takes what prefill pushes into a buffer of limited size, whose overflow ends in pinned host memory and then in
-a decode that stands still forever. So the proxy lets no more go out than fits: a request counts from its dispatch to prefill
-until decode has answered, or consumed what nobody waits for any more.
+A P2pNccl decode receives what prefill pushes in a buffer of limited size. When it overflows, KV goes to pinned host memory, and in the
+end the decode stalls forever. So the proxy lets only as much be sent as fits: a request counts from its dispatch to prefill until
+decode has answered, or has consumed KV that no client needs any more.
 """
 
 import asyncio
@@ -21,27 +21,27 @@ class Claim:
     __slots__ = ("_budget", "_size", "decode", "prefill")
 
     def __init__(self, budget: "Budget", prefill: int, decode: int, size: int) -> None:
-        """Use `Budget.claim`; engines are incarnations, and without a size nothing is claimed."""
+        """Use `Budget.claim`. Engines are given as incarnations; a `size` of 0 claims nothing."""
         self._budget = budget
         self._size = size
         self.prefill = prefill
         self.decode = decode
 
     def covers(self, pair: Pair, plan: Plan) -> None:
-        """What it is for; needed only where another process may have to see to it."""
+        """Say what the claim is for; needed only if another process may have to take it over."""
 
     def release(self) -> None:
-        """The KV has arrived, or there is none."""
+        """Release the room: the KV has arrived, or there is none."""
         size, self._size = self._size, 0
         if size:
             self._budget.give_back(self, size)
 
 
 class Budget:
-    """What is claimed at every decode; `limit` is in bytes per decode, 0 for none."""
+    """The bytes claimed at each decode; `limit` is in bytes per decode, 0 for no limit."""
 
     def __init__(self, limit: int, bytes_per_token: int, turn: asyncio.Lock | None = None) -> None:
-        """`turn` lets those that wait for room in one by one, in the order in which they came."""
+        """`turn` admits requests that wait for room one by one, in the order of their arrival."""
         self.limit = limit
         self.turn = turn or asyncio.Lock()
         self._bytes_per_token = bytes_per_token
@@ -50,7 +50,7 @@ class Budget:
         self._released = asyncio.Event()
 
     def size(self, generation: Generation) -> int:
-        """Bytes of KV that a request will have; every sequence of `n` hands over its own."""
+        """Bytes of KV that a request will need; each of its `n` sequences hands over its own."""
         return approximate_tokens(generation) * generation.copies * self._bytes_per_token
 
     def claimed(self, instance: Instance) -> int:
@@ -58,9 +58,9 @@ class Budget:
         return self._claimed[instance.incarnation]
 
     def fits(self, instance: Instance, size: int) -> bool:
-        """Whether so much more may go there; what is larger than the limit may go alone.
+        """Whether `size` more bytes may go to an engine; a request above the limit may go alone.
 
-        A P2pConnector decode gives prefill credit for what it has room for, so nothing needs to be counted here.
+        A P2pConnector decode gives prefill credit for the room that it has, so nothing needs to be counted here.
         """
         if not self.limit or instance.connector is Connector.P2P:
             return True
@@ -68,17 +68,17 @@ class Budget:
         return not claimed or claimed + size <= self.limit
 
     def handovers(self, instance: Instance) -> int:
-        """Claims in which an engine, a prefill or a decode, has a part: it must not be stopped while there are any."""
+        """The number of claims that involve an engine, as prefill or decode; it must not be stopped while there are any."""
         return self._handovers[instance.incarnation]
 
     def take(self, route: Route, size: int) -> Claim | None:
-        """Room at the route's decode, if there is enough."""
+        """Claim room at the route's decode; None if there is not enough."""
         if isinstance(route, Pair) and not self.fits(route.decode, size):
             return None
         return self.claim(route, size)
 
     def claim(self, route: Route, size: int) -> Claim:
-        """Take room at the route's decode, whether or not there is enough; an engine that does both needs none."""
+        """Claim room at the route's decode, even if there is not enough; a combined engine needs none."""
         if isinstance(route, Solo):
             return Claim(self, 0, 0, 0)
         prefill, decode = ends(route)
@@ -89,7 +89,7 @@ class Budget:
         return claim
 
     def give_back(self, claim: Claim, size: int) -> None:
-        """Room is free again."""
+        """Free a claim's room."""
         self._claimed[claim.decode] -= size
         self._handovers.subtract((claim.prefill, claim.decode))
         for counter in (self._claimed, self._handovers):
@@ -99,15 +99,15 @@ class Budget:
         self._released.set()
 
     async def released(self) -> None:
-        """Wait until somebody gives room back, or a moment: an engine may have joined."""
+        """Wait until room is freed, but only for a moment: an engine may have joined."""
         self._released.clear()
         try:
             async with asyncio.timeout(0.5):
                 await self._released.wait()
         except TimeoutError:
-            pass  # look again in any case
+            pass  # the caller looks again in any case
 
 
 def ends(route: Pair | Late) -> tuple[Instance, Instance]:
-    """Where KV comes from, and where it goes; as long as that is unknown it stays at prefill."""
+    """The engine that KV comes from and the one that it goes to; while decode is not chosen, both are prefill."""
     return route.prefill, route.decode if isinstance(route, Pair) else route.prefill

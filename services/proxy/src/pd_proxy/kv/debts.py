@@ -1,9 +1,9 @@
-"""KV that prefill pushed, and that decode may or may not have used. Pure.
+"""Debts: KV that prefill pushed and that decode may not have consumed. Pure.
 
-A decode that breaks off or stands still before its first byte may have the KV of the request still, may have used it up, or may
-stand still for want of it. Nothing can be asked about that, and asking for KV that is gone makes a P2pNccl decode stand still for
-ever. But KV is keyed by the request's id alone, so a short prompt's can be pushed under the same id: it takes the place of what
-lies there, wakes whoever waits for it, and one token of decode then uses it up. `repay` does that, once decode serves again.
+A decode that fails or stalls before its first byte may still hold the request's KV, may have consumed it, or may be waiting for it.
+The engine does not tell which, and asking for KV that is gone makes a P2pNccl decode stall forever. But KV is keyed by the request's
+id alone, so the KV of a short prompt can be pushed under the same id: it replaces what is there, wakes a request that waits for it,
+and is consumed by decoding one token. `repay` does that, once decode serves again.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from typing import Final
 
 from pd_proxy.protocol.body import Fields
 
-# Debts are small, but an engine that stands still for a day must not fill the memory either.
+# Debts are small, but an engine that stalls for a day must not fill the memory.
 CAPACITY: Final = 4096
-# A debt that could not be repaid to an engine that serves others is given up after so many attempts.
+# How many attempts to repay a debt, at an engine that serves other requests, before it is given up.
 TRIES: Final = 5
 
 
@@ -22,10 +22,10 @@ class Debt:
     """One request's KV at one decode.
 
     Attributes:
-        address: where the KV was sent, which may by now belong to another process.
-        path: the endpoint, which decides how engines name the KV.
-        fields: a body of as many sequences, with a short prompt each.
-        asked: decode was asked for it, so it may be what a decode that stands still waits for.
+        address: the KV address that the KV was sent to; it may belong to another process by now.
+        path: the endpoint, which determines how engines name the KV.
+        fields: a request body with as many sequences, each with a short prompt.
+        asked: decode got the request, so it may be waiting for this KV.
     """
 
     address: str
@@ -44,7 +44,7 @@ class Debts:
         self._owed: dict[str, dict[str, Debt]] = {}
 
     def add(self, debt: Debt) -> bool:
-        """Remember a debt; False if it has been tried too often or there is no room."""
+        """Remember a debt; returns False if it has been tried too often or there is no room."""
         owed = self._owed.setdefault(debt.address, {})
         if debt.tries >= TRIES or (len(owed) >= self._capacity and debt.engine_id not in owed):
             return False
@@ -55,11 +55,11 @@ class Debts:
         return {address for address, owed in self._owed.items() if owed}
 
     def at(self, address: str) -> list[Debt]:
-        """What is owed there, the oldest first."""
+        """The debts at a KV address, the oldest first."""
         return list(self._owed.get(address, {}).values())
 
     def take(self, debt: Debt) -> None:
-        """Somebody repays it, and will add it again if that fails."""
+        """Remove a debt in order to repay it; it is added again if that fails."""
         self._owed.get(debt.address, {}).pop(debt.engine_id, None)
 
     def later(self, debt: Debt) -> None:
@@ -69,7 +69,7 @@ class Debts:
             owed[debt.engine_id] = owed.pop(debt.engine_id)
 
     def forget(self, address: str) -> None:
-        """There is no engine at this address any more, and its KV went with it."""
+        """Drop all debts at an address: its engine is gone, and so is the KV."""
         self._owed.pop(address, None)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""P2pConnector's orders in which decode hears of a request early: its requests to either engine. Pure.
+"""The requests to prefill and decode with P2pConnector, with which decode can get a request before prefill has answered. Pure.
 
-The connector promises what makes that safe. Decode waits for KV without blocking anybody, hears at once when it will not come, and then computes
-the prompt itself; either engine may be aborted at any time, and nothing is left behind.
+The connector makes that safe. Decode waits for KV without blocking other requests. It learns at once if the KV will not come, and then
+computes the prompt itself. Requests may be aborted at either engine at any time, and nothing is left behind.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import limit_of, minimum_of
 from pd_proxy.protocol.generation import Generation
 
-# vLLM takes a chat's prompt as token ids from here on.
+# The first vLLM version that accepts a chat's prompt as token ids.
 CHAT_IDS_SINCE: Final = (0, 32)
 _TRUE: Final = Raw(b"true")
 
@@ -31,9 +31,9 @@ class Keyed:
     """One request on its way through one pair.
 
     Attributes:
-        key: names its KV; nobody else has it.
-        uuid: the id that both engines get and the client sees.
-        late: who decodes is chosen when prefill has answered, which keeps the KV until it is asked for it.
+        key: the unique name of its KV.
+        uuid: the request id that both engines get and the client sees.
+        late: decode is chosen when prefill has answered; prefill keeps the KV until then.
     """
 
     pair: Pair
@@ -45,19 +45,19 @@ class Keyed:
 
     @classmethod
     def new(cls, pair: Pair, generation: Generation, headers: Mapping[str, str], *, late: bool = False) -> "Keyed":
-        """With a fresh id and a fresh key."""
+        """A request with a fresh id and a fresh key."""
         return cls(pair, generation, headers, fresh_id(generation.endpoint), late=late)
 
     def again(self) -> "Keyed":
-        """The same under another id, because decode may still have a request under this one."""
+        """The same request under another id, because decode may still have a request under this one."""
         return replace(self, uuid=fresh_id(self.generation.endpoint))
 
     def prefill(self) -> Leg:
-        """Prefill's request, if decode writes the whole answer."""
+        """Prefill's request if decode writes the whole answer."""
         return self._leg({**one_token(self.generation.endpoint, self.generation.fields), KV_PARAMS: self._to()})
 
     def first_token(self) -> Leg:
-        """Prefill's request, if its token is the client's first."""
+        """Prefill's request if it writes the first token."""
         fields = {
             **self.generation.fields,
             **limited(self.generation, 1),
@@ -69,17 +69,17 @@ class Keyed:
         return self._leg(fields)
 
     def decode(self) -> Leg:
-        """Decode's request, if it writes the whole answer."""
+        """Decode's request if it writes the whole answer."""
         return self._leg({**self.generation.fields, KV_PARAMS: encoded({"pd": self._from()})})
 
     def announced(self, prompt: Raw, stand_in: int) -> Leg:
-        """Decode's request while prefill's token is unknown; the token follows from engine to engine."""
+        """Decode's request before prefill's token is known; prefill sends the token to decode directly."""
         tokens = bytes(prompt).count(b",") + 1
         pd = {**self._from(), "tokens": tokens, "token": "follows"}
         return self._leg(going_on(self.generation, prompt, [stand_in], {"pd": pd}))
 
     def going_on(self, prompt: Raw, token: int) -> Leg:
-        """Decode's request, if prefill's token is the client's first."""
+        """Decode's request if prefill wrote the first token."""
         tokens = bytes(prompt).count(b",") + 1
         return self._leg(going_on(self.generation, prompt, [token], {"pd": {**self._from(), "tokens": tokens}}))
 
@@ -95,7 +95,7 @@ class Keyed:
 
 
 def going_on(generation: Generation, prompt: Raw, tokens: list[int], params: Mapping[str, Any]) -> dict[str, Raw]:
-    """The body of a request that goes on behind `tokens`, which the client has."""
+    """The body of a request that continues after `tokens`, which the client already has."""
     ids = Raw(bytes(prompt).rstrip()[:-1] + b"," + msgspec.json.encode(tokens)[1:])
     fields = {**generation.fields}
     limit, minimum = limit_of(generation), minimum_of(generation)
@@ -114,7 +114,7 @@ def going_on(generation: Generation, prompt: Raw, tokens: list[int], params: Map
 
 
 def limited(generation: Generation, tokens: int) -> dict[str, Raw]:
-    """The fields that say how many tokens the answer may have, with another number."""
+    """The fields that limit the number of output tokens, set to `tokens`."""
     fields = {"max_tokens": encoded(tokens)}
     if "max_completion_tokens" in generation.fields:
         fields["max_completion_tokens"] = encoded(tokens)
@@ -122,7 +122,7 @@ def limited(generation: Generation, tokens: int) -> dict[str, Raw]:
 
 
 def takes_chat_ids(engine: Instance) -> bool:
-    """Whether an engine takes the prompt of a chat as token ids. Engines that do not say their version do not."""
+    """Whether an engine accepts the prompt of a chat as token ids; False if its version is unknown."""
     if engine.engine == SIMULATED_ENGINE:
         return True
     numbers = engine.version.split(".")[:2]

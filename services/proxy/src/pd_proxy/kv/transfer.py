@@ -1,10 +1,10 @@
 """How KV gets from prefill to decode, connector by connector: ids, headers and bodies. Pure.
 
-P2pConnector (ours) names a prompt's KV by a key in the body; whatever ends early, it leaves nothing behind at either engine.
+P2pConnector (ours) names a prompt's KV by a key in the body. If a request ends early, it leaves nothing behind at either engine.
 
 P2pNcclConnector reads both engines' KV addresses out of the request id (vLLM 0.23.0, `p2p_nccl_connector.py`): the producer
 searches `___decode_addr_(.*):(\\d+)`, the consumer `___prefill_addr_(.*):(\\d+)___`. Both patterns are greedy and
-unanchored, so nothing that a client chose may stand in the id, and after decode's address no colon with digits may follow.
+unanchored, so the id must hold nothing that a client chose, and no colon with digits may follow decode's address.
 Tensors are keyed by the id: it is the same on both sides, and never used twice.
 
 NixlConnector returns from prefill the parameters with which decode fetches the KV; they go to decode verbatim.
@@ -33,7 +33,7 @@ from pd_proxy.protocol.generation import count
 SHORT_PROMPT: Final = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 )
-# As many tokens; ids that every vocabulary has.
+# As many token ids, which every vocabulary has.
 SHORT_TOKENS: Final = list(range(100, 117))
 
 KV_PARAMS: Final = "kv_transfer_params"
@@ -53,12 +53,12 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """What prefill's answer makes possible.
+    """The hand-over that prefill's answer makes possible.
 
     Attributes:
-        fields: the body for decode; how it is written depends on the endpoint.
-        pushed: whether KV now waits that somebody must consume.
-        stand_in: where KV waits at decode under the id, forever, writes what can be pushed in its place; see `debts`.
+        fields: the body of decode's request; its final form depends on the endpoint.
+        pushed: whether prefill has pushed KV that must be consumed.
+        stand_in: returns the body of a short request that can replace KV left at decode under this id; see `debts`.
     """
 
     endpoint: Endpoint
@@ -72,7 +72,7 @@ class HandOver:
         return leg(self.endpoint, self.engine_id, self.fields, self.headers)
 
     def drain(self) -> Leg:
-        """The same for one token: makes decode consume KV that no client needs any more."""
+        """Decode's request for one token: makes decode consume KV that no client needs any more."""
         return leg(self.endpoint, self.engine_id, one_token(self.endpoint, self.fields), self.headers)
 
 
@@ -82,12 +82,12 @@ class Plan:
 
     Attributes:
         endpoint: the path at both engines.
-        uuid: what the client sees of the id.
+        uuid: the part of the id that the client sees.
         engine_id: the id that both engines get.
         prefill: the request for prefill.
-        receive: takes the body of prefill's 200; raises BrokenReplyError if that is no answer.
+        receive: makes the hand-over from the body of prefill's 200; raises BrokenReplyError if it is invalid.
         stand_in: as in `HandOver`.
-        abortable: prefill may be ended half-way, because the connector clears up by itself.
+        abortable: prefill may be aborted, because the connector cleans up by itself.
     """
 
     endpoint: Endpoint
@@ -100,22 +100,22 @@ class Plan:
 
     @property
     def secret(self) -> bytes:
-        """What must be cut out of an answer to leave the public id: the part of the engine's id with addresses in it."""
+        """The part of the engine's id that holds addresses; it is removed from answers, which leaves the public id."""
         return self.engine_id.removesuffix(self.uuid).encode()
 
 
 def p2p_request_id(prefill_zmq: str, decode_zmq: str, uuid: str) -> str:
-    """Write the id in which P2pNcclConnector finds both addresses; `uuid` is what `fresh_id` gives."""
+    """The id in which P2pNcclConnector finds both addresses; `uuid` comes from `fresh_id`."""
     return f"___prefill_addr_{prefill_zmq}___decode_addr_{decode_zmq}_{uuid}"
 
 
 def fresh_id(endpoint: Endpoint) -> str:
-    """32 hexadecimal digits; of a response with the prefix that vLLM would choose, because there the id is the answer's."""
+    """32 hexadecimal digits. For a response, with the prefix that vLLM would choose, because that id is also the answer's."""
     return f"resp_{uuid4().hex}" if endpoint is Endpoint.RESPONSES else uuid4().hex
 
 
 def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
-    """Plan one attempt, with a fresh id; `headers` are the client's headers that may go on to engines."""
+    """Plan one attempt, with a fresh id; `headers` are those of the client's headers that are forwarded to engines."""
     match pair.decode.connector:
         case Connector.P2P:
             return _keyed(pair.prefill, pair.decode, endpoint, fields, headers)
@@ -128,21 +128,21 @@ def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, s
 
 
 def plan_late(prefill: Instance, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
-    """Plan one attempt whose decode is not chosen yet: only P2pConnector's prefill keeps KV until it is asked for it."""
+    """Plan one attempt whose decode is not chosen yet; only P2pConnector's prefill keeps KV until decode asks for it."""
     return _keyed(prefill, None, endpoint, fields, headers)
 
 
 def plain(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> tuple[str, Leg]:
-    """A fresh id and the one request that a combined engine gets."""
+    """A fresh id, and the one request that a combined engine gets."""
     uuid = fresh_id(endpoint)
     return uuid, leg(endpoint, uuid, fields, headers)
 
 
 def one_token(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
-    """The same request for a single token in one piece: what prefill and a drain get.
+    """The same request for a single token without streaming: what prefill and a drain get.
 
-    `n` and the prompts stay, because each sequence hands over KV of its own. Chat prefers max_completion_tokens, so one that
-    stayed above 1 would let prefill go on decoding, which crashes P2pNcclConnector.
+    `n` and the prompts stay, because each sequence hands over KV of its own. For a chat, max_completion_tokens takes precedence. If it
+    stayed above 1, prefill would go on decoding, which crashes P2pNcclConnector.
     """
     short = {name: value for name, value in fields.items() if name not in ("min_tokens", "stream_options")}
     short["stream"] = Raw(b"false")
@@ -154,7 +154,7 @@ def one_token(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
     if "max_completion_tokens" in short:
         short["max_completion_tokens"] = Raw(b"1")
     if endpoint is Endpoint.MESSAGES and _budgeted(short.get("thinking")):
-        # vLLM compares the budget with `max_tokens`. It bounds what is written and changes nothing of what is read.
+        # vLLM compares this budget with `max_tokens`. It limits the output only, so the prompt does not change.
         del short["thinking"]
     return short
 
@@ -167,11 +167,11 @@ def _budgeted(thinking: Raw | None) -> bool:
     try:
         return thinking is not None and msgspec.json.decode(thinking, type=_Thinking).type == "enabled"
     except msgspec.MsgspecError:
-        return False  # the engine will say what is wrong with it
+        return False  # the engine reports what is wrong with it
 
 
 def stand_in(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
-    """A body that makes as many sequences under the same ids, each of a short prompt and for one token."""
+    """A body that makes as many sequences under the same ids, each with a short prompt and for one token."""
     kept = {name: fields[name] for name in ("model", "n", "store") if name in fields}
     if endpoint is Endpoint.GENERATE:
         kept[SAMPLING] = encoded({name: value for name, value in _sampling(fields).items() if name == "n"})
@@ -202,7 +202,7 @@ def again(debt: Debt) -> Plan:
 
 
 def leg(endpoint: Endpoint, engine_id: str, fields: Fields, headers: Mapping[str, str]) -> Leg:
-    """One request, with the id that its engine must use; vLLM reads that of a response in the body, of all others in a header."""
+    """One request with the id that its engine must use. vLLM reads the id of a response from the body, and all others from a header."""
     if endpoint is Endpoint.RESPONSES:
         fields = {**fields, "request_id": encoded(engine_id)}
     return Leg({**headers, "Content-Type": "application/json", REQUEST_ID_HEADER: engine_id}, encode(fields))
@@ -229,9 +229,9 @@ def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, heade
 def _keyed(
     prefill: Instance, decode: Instance | None, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]
 ) -> Plan:
-    """P2pConnector: prefill sends to decode while it computes, if that is known; the key in both bodies is unique."""
+    """P2pConnector: prefill sends KV to decode while it computes, if decode is known; the key in both bodies is unique."""
     uuid, key = fresh_id(endpoint), uuid4().hex
-    # A request that goes on behind tokens of another engine brings its prompt along.
+    # A request that continues another engine's tokens has its prompt with it.
     told = msgspec.json.decode(fields[KV_PARAMS], type=dict[str, Raw]) if KV_PARAMS in fields else {}
 
     def receive(answer: bytes) -> HandOver:
@@ -297,10 +297,10 @@ _pd_decoder = msgspec.json.Decoder(_Pd)
 
 
 def check_named(answer: bytes, key: str) -> None:
-    """Look whether prefill has the KV that it was asked for.
+    """Check that prefill has the KV that it was asked for.
 
     Raises:
-        BrokenReplyError: if prefill does not say that it has the KV of this key, for which decode would wait in vain.
+        BrokenReplyError: if prefill does not name this key: decode would wait for its KV in vain.
     """
     if _named(answer) != key:
         raise BrokenReplyError("prefill's answer does not name the requested KV")
@@ -317,10 +317,10 @@ def _named(answer: bytes) -> str:
 
 
 def _answered(answer: bytes) -> Raw | None:
-    """The parameters in prefill's answer, verbatim; None if it keeps no KV for decode (a prompt below one block).
+    """The parameters in prefill's answer, unchanged; None if it keeps no KV for decode (a prompt below one block).
 
     Raises:
-        BrokenReplyError: if prefill's 200 is no JSON object.
+        BrokenReplyError: if the body of prefill's 200 is not a JSON object.
     """
     try:
         params = _answer_decoder.decode(answer).kv_transfer_params

@@ -1,4 +1,4 @@
-"""Over which transport P2pConnector has connected two engines, from prefill's page of metrics. Pure."""
+"""The transport by which P2pConnector has connected two engines, read from prefill's metrics. Pure."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ SERIES: Final = "pd_kv_peer_up"
 
 
 def transport_to(address: str, page: bytes) -> str:
-    """Name of the transport of the connection that stands to the engine at this KV address; empty if there is none.
+    """The transport of the open connection to the engine at this KV address; empty if there is no connection.
 
     vLLM's page has thousands of lines, so only those of this series are parsed.
     """

@@ -1,1 +1,1 @@
-"""The processes that serve: one alone, or a parent and its workers."""
+"""The processes that serve: a single one, or a parent and its workers."""

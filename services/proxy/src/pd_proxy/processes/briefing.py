@@ -1,4 +1,4 @@
-"""How workers learn which engines there are: every change within NEWS_S, or at once if something waits until all workers have heard it."""
+"""Tells workers which engines there are: every change within NEWS_S, or at once if a caller waits until all workers know it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ from pd_proxy.processes.shared_parts import ProcessCounters
 from pd_proxy.processes.worker_process import WorkerProcess
 
 NEWS_S: Final = 0.02
-# A worker that does not answer is not waited for any longer than that, and one that has been silent for so long is not asked.
+# The longest wait for a worker's answer; a worker that has been silent for as long is not asked.
 HEARD_S: Final = 0.5
 SILENT_S: Final = 1.0
 
 
 class Briefing:
-    """Tells all workers what the registry and the canaries say."""
+    """Sends the registry's instances and the canaries' verdicts to all workers."""
 
     def __init__(
         self, registry: Registry, trust: Trust, counters: ProcessCounters, workers: Sequence[WorkerProcess]
     ) -> None:
-        """`counters` are the parent's, whose slots for engines are everybody's."""
+        """`counters` are the parent's; all processes use their slots for engines."""
         self._registry = registry
         self._trust = trust
         self._counters = counters
@@ -31,13 +31,13 @@ class Briefing:
         self._asked = 0
 
     async def run(self) -> None:
-        """Tell what changes, forever."""
+        """Send every change, forever."""
         while True:
             self.tell()
             await asyncio.sleep(NEWS_S)
 
     async def heard(self) -> None:
-        """Wait until all workers know what the registry says now, and have reported since; for HEARD_S at most."""
+        """Wait until all workers know the present state of the registry and have reported since; at most for HEARD_S."""
         self.tell()
         self._asked += 1
         futures, now = [], asyncio.get_running_loop().time()
@@ -49,16 +49,16 @@ class Briefing:
             await asyncio.wait(futures, timeout=HEARD_S)
 
     def ended(self, worker: WorkerProcess) -> None:
-        """A worker has ended; its answers need not be waited for."""
+        """A worker has ended; do not wait for its answers."""
         worker.answered(self._asked)
 
     def changed(self) -> bool:
-        """Whether there is anything that workers have not been told."""
+        """Whether anything has changed that workers have not been told."""
         told = self._told
         return told is None or told.instances is not self._registry.view() or told.verdicts != self._trust.verdicts()
 
     def tell(self) -> News:
-        """Let all workers know what has changed, if anything; returns what they know now."""
+        """Send all workers what has changed, if anything; returns what they know now."""
         if self._told is not None and not self.changed():
             return self._told
         view = self._registry.view()

@@ -1,4 +1,4 @@
-"""What a proxy's parent and its workers say to each other: JSON frames over a socket that the parent opens before it starts a worker."""
+"""Messages between a proxy's parent and its workers: JSON frames over a socket that the parent opens before it starts a worker."""
 
 import asyncio
 import socket
@@ -16,16 +16,16 @@ _LENGTH_BYTES: Final = 4
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Any of them; it comes whole, in order and once."""
+    """A message; each arrives whole, in order and once."""
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The first to a worker: its settings and number.
+    """The first message to a worker: its settings and number.
 
     Attributes:
-        counters: its descriptor for the shared counters.
-        listener: that of its listening socket.
-        handover: that of a socket over which it gets clients' connections.
+        counters: the file descriptor of the shared counters.
+        listener: the file descriptor of its listening socket.
+        handover: the file descriptor of a socket over which it gets clients' connections.
     """
 
     settings: Settings
@@ -45,17 +45,17 @@ class News(Message, frozen=True, kw_only=True):
 
 
 class Ask(Message, frozen=True, kw_only=True):
-    """To a worker: report. What was said before has been heard when it does."""
+    """To a worker: send a report. By then it has received all earlier messages."""
 
     number: int
 
 
 class Stop(Message, frozen=True, kw_only=True):
-    """To a worker: take no more requests, let those that run end, and end."""
+    """To a worker: take no more requests, let the running ones end, then exit."""
 
 
 class Forwarded(Message, frozen=True, kw_only=True):
-    """To the parent: a client's request that is about the whole proxy; none of these has a body that matters."""
+    """To the parent: a client's request that is about the whole proxy. The bodies of such requests do not matter."""
 
     number: int
     method: str
@@ -65,7 +65,7 @@ class Forwarded(Message, frozen=True, kw_only=True):
 
 
 class Answered(Message, frozen=True, kw_only=True):
-    """To a worker: what the client gets."""
+    """To a worker: the answer for the client."""
 
     number: int
     status: int
@@ -78,11 +78,11 @@ class Ready(Message, frozen=True, kw_only=True):
 
 
 class Beat(Message, frozen=True, kw_only=True):
-    """To the parent: the worker's event loop goes round."""
+    """To the parent: the worker's event loop is running."""
 
 
 class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker knows of the requests that it sent to one address; see `flights.Evidence`."""
+    """A worker's evidence about the requests that it sent to one address; see `flights.Evidence`."""
 
     address: str
     requests: int
@@ -92,7 +92,7 @@ class EngineReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(Message, frozen=True, kw_only=True):
-    """To the parent: how it goes at time `at`; `answers` is the number of the last `Ask`."""
+    """To the parent: the worker's counts at time `at`; `answers` is the number of the last `Ask`."""
 
     at: float
     answers: int = 0
@@ -102,7 +102,7 @@ class Report(Message, frozen=True, kw_only=True):
 
 
 class Owed(Message, frozen=True, kw_only=True):
-    """To the parent: KV that has to be used up."""
+    """To the parent: KV that decode has to consume."""
 
     debt: Debt
 
@@ -115,13 +115,13 @@ class Unreachable(Message, frozen=True, kw_only=True):
 
 
 class LookAgain(Message, frozen=True, kw_only=True):
-    """To the parent: somebody asks for a model that no engine serves; have the engines asked."""
+    """To the parent: a client asked for a model that no engine is known to serve; ask the engines."""
 
     number: int
 
 
 class Looked(Message, frozen=True, kw_only=True):
-    """To a worker: they were asked, and all that was said before has been told."""
+    """To a worker: the engines were asked, and the news from them has been sent before this message."""
 
     number: int
 

@@ -1,4 +1,4 @@
-"""Requests that are about the whole proxy, which a worker lets its parent answer."""
+"""Requests about the whole proxy, which a worker passes to its parent."""
 
 import asyncio
 from typing import Any, Final
@@ -23,27 +23,27 @@ PATHS: Final = (
     "/deployment",
     "/admin/<path:rest>",
 )
-# Of the headers of a request and an answer, what these routes look at or say.
+# The headers of requests and answers that these routes use.
 _ASKED: Final = ("Authorization",)
 _SAID: Final = ("Content-Type", "Retry-After", "Allow")
 
 
-# The parent answers from memory, but for what operators ask for; it says nothing if it stands still.
+# The parent answers from memory, except for operators' requests; it does not answer if it has stalled.
 ANSWER_S: Final = 10.0
 
 
 class Forward:
-    """A worker's side: asks the parent over the channel."""
+    """The worker's side: asks the parent over the channel."""
 
     def __init__(self, tell: Tell, give_up_s: float) -> None:
-        """`tell` sends a message to the parent; what operators ask for may take it up to `give_up_s`."""
+        """`tell` sends a message to the parent; operators' requests may take up to `give_up_s` seconds."""
         self._tell = tell
         self._give_up_s = give_up_s
         self._waiting: dict[int, asyncio.Future[Answered]] = {}
         self._last = 0
 
     def blueprint(self) -> Blueprint:
-        """All routes; the parent says which methods they have."""
+        """All routes; the parent decides which methods they have."""
         blueprint = Blueprint("forward", __name__)
         methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
         for path in PATHS:
@@ -51,7 +51,7 @@ class Forward:
         return blueprint
 
     async def forward(self, rest: str = "") -> Response:  # noqa: ARG002  the whole path goes on
-        """Ask the parent and answer what it says."""
+        """Pass the request to the parent and return its answer."""
         self._last += 1
         number = self._last
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -85,13 +85,13 @@ class Forward:
 
 
 async def answer(app: Proxy, asked: Forwarded) -> Answered:
-    """The parent's side: have the application serve it, as a server would."""
+    """The parent's side: let the application serve the request, as a server would."""
     said: dict[str, Any] = {}
     parts: list[bytes] = []
     body: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Any:
-        # The client is the worker's to watch; this one never leaves.
+        # The worker watches the client; here it never leaves.
         return body.pop() if body else await asyncio.get_running_loop().create_future()
 
     async def send(event: Any) -> None:

@@ -1,4 +1,4 @@
-"""The context of a parent: it serves no requests for tokens, but judges engines and answers for all its workers."""
+"""The context of a parent: it serves no requests for tokens, but judges engines and answers on behalf of all workers."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -27,24 +27,24 @@ from pd_proxy.upstream.http import Upstream
 
 
 class PooledFlights(SharedFlights):
-    """The parent's own flights (probes, canaries), and what workers report of theirs."""
+    """The parent's own flights (probes, canaries), and those that workers report."""
 
     def __init__(self, counters: ProcessCounters, reports: WorkerReports) -> None:
         super().__init__(counters)
         self._reports = reports
 
     def counts(self, address: str) -> tuple[int, int]:
-        """As `Flights.counts`, of all processes."""
+        """As `Flights.counts`, over all processes."""
         own, theirs = super().counts(address), self._reports.counts(address)
         return own[0] + theirs[0], own[1] + theirs[1]
 
     def moved_since(self, instance: Instance, then: float) -> bool:
-        """As `Flights.moved_since`, for anybody's requests."""
+        """As `Flights.moved_since`, over all processes."""
         reports = self._reports.evidence(instance.http_address)
         return super().moved_since(instance, then) or any(found.last_progress > then for _, found in reports)
 
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
-        """As `Flights.verdict`: an engine stands still only if no worker sees it move. What is not known yet counts in its favour."""
+        """As `Flights.verdict`: an engine has stalled only if no worker sees it move. Missing reports count in its favour."""
         reports = self._reports.evidence(instance.http_address)
         found = [self.evidence(instance.http_address), *(evidence for _, evidence in reports)]
         known = min([now, *(at for at, evidence in reports if evidence.waits)])
@@ -57,7 +57,7 @@ class PooledFlights(SharedFlights):
 
 
 class PooledMetrics(Metrics):
-    """The parent's own counts, and those of all workers."""
+    """The metrics of the parent and of all workers."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class PooledMetrics(Metrics):
         shared: SharedCounters,
         reports: WorkerReports,
     ) -> None:
-        """The first three as in `Metrics`."""
+        """The first three arguments are as in `Metrics`."""
         super().__init__(view, kv_bytes, owed)
         self._shared = shared
         self._reports = reports
@@ -83,11 +83,11 @@ class PooledMetrics(Metrics):
 
 @dataclass(kw_only=True, eq=False)
 class Parent(Supervisor):
-    """Everything that exists once, however many workers there are.
+    """The parts that exist once, however many workers there are.
 
     Attributes:
         shared: the memory that all processes share.
-        reports: what workers have counted.
+        reports: the workers' counts.
         briefing: tells workers what the registry says.
         workers: the processes that serve.
     """

@@ -1,4 +1,4 @@
-"""What every process of the proxy sets for itself before it serves."""
+"""Settings of the interpreter and the system that every process of the proxy makes before it serves."""
 
 import gc
 import logging
@@ -7,15 +7,15 @@ from pd_contracts.descriptors import allow_many_connections
 
 
 def prepare() -> None:
-    """For many streams at little cost."""
+    """Prepare the process for many streams at low cost."""
     _save_time()
-    allow_many_connections()  # a stream has two
+    allow_many_connections()  # a stream needs two
 
 
 def _save_time() -> None:
-    """Leave out what costs time at every request and is of no use here; docs/proxy-cost.md says how much."""
-    # What no line of the log shows: a look at the stack, the process and the thread (`logging`, Optimization).
+    """Switch off what costs time for every request and is not used here; docs/proxy-cost.md has the numbers."""
+    # Log lines show neither the caller, the process nor the thread, so `logging` need not look them up.
     vars(logging)["_srcfile"] = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    # What was imported stays, so no search for garbage needs to walk over it while streams wait.
+    # Imported objects stay alive, so the garbage collector need not visit them while streams wait.
     gc.freeze()

@@ -1,7 +1,7 @@
-"""New connections of a worker that stands still, or is being replaced, are given to the others.
+"""Passes new connections of a worker that has stalled, or is being replaced, to the other workers.
 
-The kernel goes on spreading connections over all listening sockets. The parent holds every one of them too, so it accepts what waits
-at such a worker's, and passes the accepted sockets on.
+The kernel goes on spreading connections over all listening sockets. The parent holds all of these sockets, too. So it accepts the
+connections that wait at such a worker's socket, and passes them on.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ from typing import Final
 
 from pd_proxy.processes.worker_process import WorkerProcess
 
-# Workers say that they live every 0.1 s. One that is silent for so long gets no new connections until it speaks again.
+# Workers send a sign of life every 0.1 s. One that is silent for this long gets no new connections until it is heard again.
 PATIENCE_S: Final = 0.5
 LOOK_S: Final = 0.1
-# Of those that wait, so many are passed on before anything else comes to its turn.
+# How many waiting connections are passed on before the event loop runs anything else.
 AT_ONCE: Final = 64
 
 
@@ -62,7 +62,7 @@ class Relief:
             try:
                 connection, _address = worker.listener.accept()
             except OSError:
-                return  # nobody waits any more, or there is no descriptor; what waits is accepted later
+                return  # nothing waits any more, or there is no descriptor; the rest is accepted later
             with connection:
                 _pass_on(connection, able[next(self._turns) % len(able)])
 
@@ -70,12 +70,12 @@ class Relief:
 def _pass_on(connection: socket.socket, worker: WorkerProcess) -> None:
     if worker.handover is None:
         return
-    with contextlib.suppress(OSError):  # it ends at this moment, and the client sees its connection closed
+    with contextlib.suppress(OSError):  # the worker ends at this moment, and the client sees its connection closed
         socket.send_fds(worker.handover, [b"\0"], [connection.fileno()])
 
 
 def received(handover: socket.socket) -> list[socket.socket]:
-    """A worker's side: the sockets that the parent has passed on."""
+    """The worker's side: the sockets that the parent has passed on."""
     found = []
     for _ in range(AT_ONCE):
         try:

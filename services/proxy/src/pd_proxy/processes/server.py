@@ -1,4 +1,4 @@
-"""Serving: a front for requests for tokens, Hypercorn around the application for everything else."""
+"""Serving: the front serves requests for tokens, Hypercorn and the application everything else."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from pd_proxy.processes.worker_process import WorkerProcess
 from pd_proxy.settings import Settings
 from pd_proxy.supervisor import alone
 
-# After the time to drain is over, streams get an error event; this is what they have to send it.
+# When the time to drain is over, streams get an error event; this is the time to send it.
 LAST_WORDS_S = 2.0
 BACKLOG = 4096
 
@@ -23,8 +23,8 @@ BACKLOG = 4096
 def configure(settings: Settings) -> Config:
     """Hypercorn's settings.
 
-    No access log (the proxy writes one structured line per request), and connections that live as long as they are used: a
-    load generator's are, and closing them at 1000 requests would only cost new ones.
+    There is no access log, because the proxy writes one structured line per request. Connections live as long as they are used:
+    a load generator uses them all the time, and closing them after 1000 requests would only cost new ones.
     """
     config = Config()
     config.bind = f"{settings.bind_host}:{settings.http_proxy_port}"
@@ -39,7 +39,7 @@ def configure(settings: Settings) -> Config:
 
 
 async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
-    """Serve until `shutdown` is set, then let running requests end.
+    """Serve until `shutdown` is set, then let running requests finish.
 
     Raises:
         OSError: if a port cannot be opened.
@@ -58,7 +58,7 @@ async def serve(settings: Settings, shutdown: asyncio.Event) -> None:
 
 
 async def _serve_with_workers(settings: Settings, shutdown: asyncio.Event) -> None:
-    """Likewise, but let others serve; this process is their parent."""
+    """As `serve`, with workers: this process is their parent."""
     shared = SharedCounters.create(settings.proxy_workers + 1)
     try:
         sockets = listeners(settings.bind_host, settings.http_proxy_port, settings.proxy_workers)

@@ -1,4 +1,4 @@
-"""Flights, room for KV and counts of one process of several: kept as by a single one, and in the shared counters too."""
+"""Flights, room for KV and counts of one of several processes: kept as in a single process, and also in the shared counters."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,33 +16,33 @@ from pd_proxy.metrics import Metrics
 from pd_proxy.processes.shared_counters import Cell, EngineSlots, Head, SharedCounters, ahead, column
 from pd_proxy.upstream.flights import Flight, Flights, Tally
 
-# Other processes give room back without notice, so a process that waits for room looks that often.
+# Other processes free room without telling, so a process that waits for room looks this often.
 LOOK_S: Final = 0.005
-# A process in front of the queue that has not looked for so long does not keep the others waiting.
+# A process at the head of the queue that has not looked for this long does not hold up the others.
 PATIENCE_NS: Final = 250_000_000
 
 
 class ProcessCounters:
-    """What one process writes of the shared memory, and what all have together."""
+    """One process's part of the shared memory, and the totals of all."""
 
     def __init__(self, shared: SharedCounters, number: int) -> None:
-        """`number` is that of its row."""
+        """`number` is the number of the process's row."""
         self.shared = shared
         self.row = shared.rows[number]
         self.debt_log = shared.debt_log(number)
         self.slots = EngineSlots()
 
     def column(self, instance: Instance, cell: Cell) -> int:
-        """Where an engine's number stands in every row."""
+        """The index of an engine's cell in every row."""
         return column(self.slots.of(instance.incarnation), cell)
 
     def total(self, instance: Instance, cell: Cell) -> int:
-        """An engine's number, of all processes."""
+        """The sum of an engine's cell over all processes."""
         return self.shared.total(self.column(instance, cell))
 
 
 class Turns(Iterator[int]):
-    """Numbers of turns for the policies. Two processes may get the same one if they ask at the same moment, which does no harm."""
+    """Turn numbers for the policies. Two processes that ask at the same moment may get the same number, which does no harm."""
 
     def __init__(self, counters: ProcessCounters) -> None:
         self._counters = counters
@@ -54,7 +54,7 @@ class Turns(Iterator[int]):
 
 
 class SharedFlight(Flight):
-    """A flight that others count too."""
+    """A flight that is also counted in the shared memory."""
 
     __slots__ = ("_column", "_counters")
 
@@ -71,7 +71,7 @@ class SharedFlight(Flight):
 
 
 class SharedFlights(Flights):
-    """Own flights, and how many all processes have."""
+    """This process's flights, and the number of all processes' flights."""
 
     def __init__(self, counters: ProcessCounters) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ class SharedFlights(Flights):
         return SharedFlight(instance, self.tally(instance), self._counters, whole=whole)
 
     def load(self, instance: Instance) -> int:
-        """Requests that all processes have at an engine."""
+        """The requests of all processes at an engine."""
         return self._counters.total(instance, Cell.FLIGHTS)
 
 
 class SharedClaim(Claim):
-    """Room that all processes know of; engines are slots. What it covers is in the debt log until it is released."""
+    """A claim that all processes see; engines are given as slots. The KV that it covers is in the debt log until it is released."""
 
     __slots__ = ("_counters", "_record")
 
@@ -97,7 +97,7 @@ class SharedClaim(Claim):
         self._record: int | None = None
 
     def covers(self, pair: Pair, plan: Plan) -> None:
-        """Write down what would be owed if this process died now."""
+        """Record the debt that there would be if this process died now."""
         if plan.stand_in is not None:
             debt = Debt(pair.decode.zmq_address, plan.endpoint, plan.engine_id, plan.stand_in())
             self._record = self._counters.debt_log.write(msgspec.json.encode(debt))
@@ -110,7 +110,7 @@ class SharedClaim(Claim):
 
 
 class _Turn(asyncio.Lock):
-    """Whose turn it is in this process, and in the shared counters since when."""
+    """The queue of this process; the shared counters hold since when it has waited."""
 
     def __init__(self, counters: ProcessCounters) -> None:
         super().__init__()
@@ -127,22 +127,22 @@ class _Turn(asyncio.Lock):
 
 
 class SharedBudget(Budget):
-    """One bound for all processes; each has a queue, and of those in front the one that came there first goes first."""
+    """One limit for all processes. Each has a queue, and of the requests at their heads the one that has been there longest goes first."""
 
     def __init__(self, limit: int, bytes_per_token: int, counters: ProcessCounters) -> None:
         super().__init__(limit, bytes_per_token, _Turn(counters))
         self._counters = counters
 
     def claimed(self, instance: Instance) -> int:
-        """Bytes on their way to an engine, from whomever."""
+        """Bytes on their way to an engine, from all processes."""
         return self._counters.total(instance, Cell.CLAIMED)
 
     def handovers(self, instance: Instance) -> int:
-        """Claims in which an engine has a part, whosever."""
+        """Claims of all processes that involve an engine."""
         return self._counters.total(instance, Cell.HANDOVERS)
 
     def take(self, route: Route, size: int) -> Claim | None:
-        """As `Budget.take`; no other process can take the room in between."""
+        """As `Budget.take`, under the lock, so that no other process takes the same room."""
         with self._counters.shared.locked():
             self._counters.row[Head.LOOKED_AT] = monotonic_ns()
             if ahead(self._counters.shared.rows, self._counters.row, PATIENCE_NS):
@@ -170,7 +170,7 @@ class SharedBudget(Budget):
 
 
 class SharedMetrics(Metrics):
-    """A process's own metrics, whose requests are in the shared counters too."""
+    """A process's own metrics; its requests are also counted in the shared memory."""
 
     def __init__(self, counters: ProcessCounters) -> None:
         super().__init__(tuple, lambda _: 0)
@@ -186,6 +186,6 @@ class SharedMetrics(Metrics):
         self._counters.row[Head.IN_FLIGHT] = self.in_flight
 
     def at_once(self) -> int:
-        """Requests in flight in all processes. Of two that come at once the later sees both, which the lock is for."""
+        """Requests in flight in all processes. The lock makes the later of two simultaneous requests see both."""
         with self._counters.shared.locked():
             return self._counters.shared.total(Head.IN_FLIGHT)

@@ -1,7 +1,7 @@
-"""What a worker is started with: its listening socket, and its end of the socket to its parent.
+"""Starts worker processes, with their listening sockets and the socket to their parent.
 
-All workers listen on one port (SO_REUSEPORT), each on a socket of its own, among which the kernel spreads connections evenly; one socket
-for all would give most of them to whoever happens to be quick.
+All workers listen on one port (SO_REUSEPORT), each on a socket of its own, and the kernel spreads connections evenly over these. With one
+socket for all, most connections would go to the worker that happens to be quickest.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ import sys
 
 
 def listeners(host: str, port: int, count: int) -> list[socket.socket]:
-    """A socket a worker, bound to one port; the worker will listen.
+    """One socket per worker, all bound to one port; the workers will listen.
 
     Raises:
-        OSError: if the port cannot be opened, or somebody else listens there, even if they would share it.
+        OSError: if the port cannot be opened, or another program listens there, even if it would share the port.
     """
     _bound(host, port, shared=False).close()
     return [_bound(host, port, shared=True) for _ in range(count)]
@@ -47,7 +47,7 @@ async def spawned(descriptors: tuple[int, ...]) -> tuple[asyncio.subprocess.Proc
     """
     ours, theirs = socket.socketpair()
     with theirs:
-        # -P: what lies in the current folder is not imported.
+        # -P: modules in the current folder are not imported.
         command = (sys.executable, "-P", "-m", "pd_proxy.processes.worker", str(theirs.fileno()))
         try:
             process = await asyncio.create_subprocess_exec(

@@ -1,7 +1,7 @@
 """A process that serves clients, one of several: `python -m pd_proxy.processes.worker DESCRIPTOR`, which only `worker_pool` starts.
 
-It chooses engines, forwards requests and relays streams by itself. Who the engines are it hears from its parent, over the socket with
-that descriptor; when the socket ends, so does the worker. Signals are for the parent, which tells its workers.
+It chooses engines, forwards requests and relays streams by itself. Its parent tells it about the engines, over the socket with that
+descriptor; when the socket is closed, the worker ends. Only the parent handles signals, and tells its workers.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker:
-    """What the messages of the parent work on."""
+    """Handles the parent's messages."""
 
     def __init__(self, channel: Channel, welcome: Welcome) -> None:
         """Nothing is served before `run`.
@@ -52,7 +52,7 @@ class Worker:
         self._shutdown = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until the parent says that it is enough, or is gone."""
+        """Serve until the parent sends `Stop`, or is gone."""
         context = self._context
         app = app_of(
             context, *(part.blueprint() for part in (Generating(context), Passthrough(context), self._forward))
@@ -90,7 +90,7 @@ class Worker:
         self._orphaned()
 
     def _orphaned(self) -> None:
-        """Which engines there are is no longer known: tell those that wait, and end."""
+        """The parent is gone, so the engines are no longer known: end the running requests with an error, and exit."""
         logger.critical("the parent is gone")
         self._context.flights.abort_all(ShuttingDownError("the proxy is shutting down"))
         self._forward.abandon()
@@ -122,7 +122,7 @@ async def work(descriptor: int) -> int:
         worker = Worker(channel, welcome)
         await worker.run()
     except (OSError, ExceptionGroup):
-        logger.critical("the worker cannot go on", exc_info=True)
+        logger.critical("the worker has failed", exc_info=True)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""A worker's context: it knows of engines what its parent tells it, and tells the parent what must outlive the worker."""
+"""A worker's context: it learns about engines from its parent, and tells the parent what must outlive the worker."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ Tell = Callable[[Message], None]
 
 
 class RegistryCopy:
-    """The engines as the parent described them last; nothing pings here and nothing is checked."""
+    """The engines as the parent described them last; it receives no pings and checks nothing."""
 
     def __init__(self) -> None:
         self._shown: tuple[Instance, ...] = ()
         self._by_incarnation: dict[int, Instance] = {}
 
     def show(self, instances: Sequence[Instance]) -> None:
-        """From now on, this is the view."""
+        """Replace the view."""
         self._shown = tuple(instances)
         self._by_incarnation = {instance.incarnation: instance for instance in instances}
 
@@ -44,7 +44,7 @@ class RegistryCopy:
 
 @dataclass(kw_only=True, eq=False)
 class WorkerContext(Context):
-    """Everything that lives as long as a worker.
+    """The parts that live as long as a worker.
 
     Attributes:
         counters: its part of the memory that all processes share.
@@ -62,7 +62,7 @@ class WorkerContext(Context):
         self._looks = 0
 
     def take(self, news: News) -> None:
-        """Know what the parent knows, and end what it has given up, as `Supervisor.noted` and `suspect` do there."""
+        """Take over the parent's state, and end requests at engines that it has given up, as `Supervisor.noted` and `suspect` do there."""
         before = self.registry.view()
         self.counters.slots.adopt(news.slots)
         self.trust.adopt(news.verdicts)
@@ -75,33 +75,33 @@ class WorkerContext(Context):
                 if old.http_address not in addresses:
                     self.flights.forget(old)
             elif now.state is State.SUSPECT and old.state is not State.SUSPECT and now.role is not Role.PREFILL:
-                self.flights.abort(now, StalledError(f"{now.name} stands still"))
+                self.flights.abort(now, StalledError(f"{now.name} has stalled"))
 
     def unreachable(self, instance: Instance, reason: str) -> None:
         """As `Context.unreachable`; the parent judges."""
         self.tell(Unreachable(incarnation=instance.incarnation, reason=reason))
 
     async def look_again(self) -> None:
-        """As `Context.look_again`; the parent asks, and once for all who wait meanwhile."""
+        """As `Context.look_again`; the parent asks, once for all requests that wait meanwhile."""
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_future()
             self._looks += 1
             self.tell(LookAgain(number=self._looks))
-        # Longer than the parent takes: if it hangs, the client is told what was known before.
+        # Longer than the parent takes; if it hangs, the client is answered with what was known before.
         await asyncio.wait([self._looking], timeout=2 * LOOK_TIMEOUT_S)
 
     def looked(self, number: int) -> None:
-        """The parent has had the engines asked."""
+        """The parent has asked the engines."""
         if self._looking is not None and number == self._looks:
             self._looking.set_result(None)
             self._looking = None
 
     def owe(self, debt: Debt) -> None:
-        """As `Context.owe`; the parent sees to it, whatever becomes of this worker."""
+        """As `Context.owe`; the parent repays the debt, even if this worker dies."""
         self.tell(Owed(debt=debt))
 
     def report(self, now: float, answers: int = 0) -> Report:
-        """How it goes; `now` is on the event loop's clock."""
+        """This worker's counts and evidence; `now` is on the event loop's clock."""
         return Report(
             at=now,
             answers=answers,

@@ -1,10 +1,10 @@
-"""A proxy of several processes: its parent starts the workers, and settles what one that dies leaves.
+"""A proxy of several processes: the parent starts the workers, and cleans up after a worker that dies.
 
-Everything that must exist once is in the parent: discovery, health checks, canaries, the watchdog's verdicts, debts, and the answers
-that are about the whole proxy. Clients' requests for tokens never pass through it.
+The parent has everything that must exist once: discovery, health checks, canaries, the watchdog's verdicts, debts, and answers about
+the whole proxy. Clients' requests for tokens do not pass through it.
 
-Every worker has a listening socket of its own, which stays open here as well: what waits in a dead worker's is served by its successor,
-and is not reset.
+Every worker has a listening socket of its own, which the parent keeps open, too. So connections that wait at a dead worker's socket
+are not reset, and its successor serves them.
 """
 
 import asyncio
@@ -39,23 +39,23 @@ from pd_proxy.processes.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-# A worker is replaced after so many seconds of silence; new connections go to others long before (`relief`).
+# A worker is replaced after this many seconds of silence; new connections go to others long before (`relief`).
 SILENT_S: Final = 30
-# Until it serves, it says nothing; on a busy machine a start takes seconds.
+# A worker is silent until it serves; on a busy machine a start takes seconds.
 START_S: Final = 120
-# Who lived for so long did not fail at its start.
+# A worker that lived for this long did not fail at its start.
 STEADY_S: Final = 10.0
 MAX_PAUSE_S: Final = 5.0
-# Who has hung up has so long to end.
+# The time that a worker has to exit once its socket is closed.
 GOODBYE_S: Final = 5.0
-# Beyond the time to drain, which clients' requests and then background work have.
+# In addition to the time to drain, which clients' requests and then background work have.
 MARGIN_S: Final = 5.0
 
 _debt = msgspec.json.Decoder(Debt)
 
 
 def pause_s(failures: int) -> float:
-    """Seconds until a worker is replaced that ended at once, for the so-many-th time in a row."""
+    """The pause in seconds before a worker is replaced that has failed at its start `failures` times in a row."""
     return min(MAX_PAUSE_S, 0.1 * 2**failures) if failures else 0.0
 
 
@@ -63,7 +63,7 @@ class WorkerPool:
     """All workers of a parent."""
 
     def __init__(self, app: Proxy, context: Parent) -> None:
-        """`app` answers what is about the whole proxy. No worker runs before `working`."""
+        """`app` answers requests about the whole proxy. Workers start in `working`."""
         self._app = app
         self._context = context
         self._workers = context.workers
@@ -72,10 +72,10 @@ class WorkerPool:
 
     @contextlib.asynccontextmanager
     async def working(self, shutdown: asyncio.Event) -> AsyncIterator[None]:
-        """Workers that serve, or `shutdown` is set already; at the end they finish what they have.
+        """Start the workers; returns once they serve, or `shutdown` is set. At the end they finish their requests.
 
         Raises:
-            OSError: if one ends before it serves.
+            OSError: if a worker ends before it serves.
         """
         loops = [asyncio.create_task(self._context.briefing.run()), asyncio.create_task(self._listen_for_silence())]
         relief = asyncio.create_task(Relief(self._workers).run())
@@ -125,7 +125,7 @@ class WorkerPool:
             self._context.loop_ended(task)
 
     async def _keep(self, worker: WorkerProcess) -> None:
-        """Have this worker run until the end; replace it when it dies."""
+        """Keep this worker running until the shutdown; replace it when it dies."""
         loop = asyncio.get_running_loop()
         failures = 0
         while not self._stop.is_set():
@@ -140,7 +140,7 @@ class WorkerPool:
             if self._stop.is_set() or not self._started:
                 return
             failures = 0 if loop.time() - began > STEADY_S else failures + 1
-            logger.error("worker is replaced", extra={"worker": worker.number, "status": status})
+            logger.error("worker ended and is replaced", extra={"worker": worker.number, "status": status})
             with contextlib.suppress(TimeoutError):  # the pause is over
                 await asyncio.wait_for(self._stop.wait(), pause_s(failures - 1))
 
@@ -178,7 +178,7 @@ class WorkerPool:
         return status
 
     async def _converse(self, worker: WorkerProcess, channel: Channel) -> None:
-        """Hear what a worker says, until its end."""
+        """Handle a worker's messages until it ends."""
         context, loop = self._context, asyncio.get_running_loop()
         while (message := await channel.receive()) is not None:
             worker.heard_at = loop.time()
@@ -202,7 +202,7 @@ class WorkerPool:
                     logger.info("worker serves", extra={"worker": worker.number})
 
     def _settle(self, worker: WorkerProcess) -> None:
-        """Settle what a worker leaves: what it had claimed is free, what it had let go out is owed, what it had counted stays."""
+        """Clean up after a worker: its claims are released, its KV in flight becomes debts, its counts stay in the sums."""
         context, number = self._context, worker.number
         row, debt_log = context.shared.rows[number], context.shared.debt_log(number)
         debts, in_flight = [_debt.decode(entry) for entry in debt_log.entries()], row[Head.IN_FLIGHT]
@@ -217,9 +217,9 @@ class WorkerPool:
             logger.error("worker ended", extra={"worker": number, "requests": in_flight, "kv_owed": len(debts)})
 
     async def _answer(self, channel: Channel, asked: Forwarded) -> None:
-        """A request about the whole proxy; its answer mentions no change that workers do not know yet."""
+        """Answer a request about the whole proxy, after workers know every change that the answer shows."""
         briefing = self._context.briefing
-        probe = asked.path == "/health"  # which has to be quick even if a worker is not
+        probe = asked.path == "/health"  # must be answered quickly even if a worker is slow
         if not probe:
             await briefing.heard()
         answered = await answer(self._app, asked)
@@ -228,13 +228,13 @@ class WorkerPool:
         channel.send(answered)
 
     async def _look(self, channel: Channel, number: int) -> None:
-        """A worker's client asks for a model that no engine serves; the answer comes after the news."""
+        """Ask the engines for a worker whose client wants an unknown model; the news is sent before the answer."""
         await self._context.look_again()
         self._context.briefing.tell()
         channel.send(Looked(number=number))
 
     async def _listen_for_silence(self) -> None:
-        """A worker whose loop stands still serves no client, and does not end by itself."""
+        """Kill workers whose event loop has stalled: they serve no client, and do not end by themselves."""
         pace = Pace(1.0)
         while True:
             if not await pace.on_time():

@@ -1,4 +1,4 @@
-"""A worker as its parent sees it: a process, and after its end its successor, always with the same number and listening socket."""
+"""A worker as its parent sees it: a process and its successors, which share its number and listening socket."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ class WorkerProcess:
     """A worker and its successors.
 
     Attributes:
-        number: of its row in the shared counters, from 1 on.
+        number: the number of its row in the shared counters, from 1.
         ready: set while clients can connect.
-        has_served: clients could connect before, so connections may wait in its socket.
-        heard_at: when it said something last, on the event loop's clock.
-        handover: takes sockets of clients that are passed on to it.
+        has_served: clients could connect before, so connections may be waiting at its socket.
+        heard_at: when its last message arrived, on the event loop's clock.
+        handover: the socket over which it gets clients' connections.
     """
 
     def __init__(self, number: int, listener: socket.socket) -> None:
@@ -30,7 +30,7 @@ class WorkerProcess:
         self._asked: list[tuple[int, asyncio.Future[None]]] = []
 
     def speaks(self, now: float, patience_s: float) -> bool:
-        """Whether clients can connect and it has said something lately."""
+        """Whether clients can connect and a message has arrived within `patience_s`."""
         return self.channel is not None and self.ready.is_set() and now - self.heard_at < patience_s
 
     def asks(self, number: int) -> "asyncio.Future[None]":
@@ -40,7 +40,7 @@ class WorkerProcess:
         return future
 
     def answered(self, number: int) -> None:
-        """It has heard everything up to the `number`-th question."""
+        """The worker has received everything up to the `number`-th question."""
         for asked, future in self._asked:
             if asked <= number and not future.done():
                 future.set_result(None)

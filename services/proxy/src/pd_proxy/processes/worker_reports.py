@@ -1,4 +1,4 @@
-"""What workers report: each one's latest report, and the sums of those that have ended. Pure."""
+"""The workers' reports: the latest one of each, and the sums of the workers that have ended. Pure."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ class WorkerReports:
         self._reports[worker] = report
 
     def ended(self, worker: int, requests: int, in_flight: int) -> None:
-        """A worker has ended after so many requests, of which those in flight have failed. What it counted stays in the sums."""
+        """A worker has ended after `requests` requests, of which `in_flight` were running and have failed. Its counts stay in the sums."""
         report = self._reports.pop(worker, None)
         self._past += Numbers(total=requests, failures=in_flight)
         if report is None:
@@ -41,22 +41,22 @@ class WorkerReports:
         self._past_engines.pop(address, None)
 
     def numbers(self) -> Numbers:
-        """Sums. How many requests the workers had that still run is in the shared counters, so it is left out here."""
+        """The sums, without requests in flight: these are in the shared counters."""
         return sum(map(_settled, self._reports.values()), self._past)
 
     def counts(self, address: str) -> tuple[int, int]:
-        """Requests that workers sent to an engine, and those of them that failed."""
+        """The number of requests that workers sent to an engine, and how many of them failed."""
         past = self._past_engines.get(address, Counter())
         engines = [engine for _, engine in self._about(address)]
         requests = past["requests"] + sum(engine.requests for engine in engines)
         return requests, past["failures"] + sum(engine.failures for engine in engines)
 
     def evidence(self, address: str) -> list[tuple[float, Evidence]]:
-        """What each worker knows of an engine, and as of when."""
+        """Each worker's evidence about an engine, with its time."""
         return [(at, Evidence(engine.waits, engine.last_progress)) for at, engine in self._about(address)]
 
     def merged(self, families: Iterable[Metric]) -> Iterator[Metric]:
-        """A process's own metrics, with what workers counted added to all that adds up."""
+        """A process's own metrics; to those that add up, the workers' counts are added."""
         counted = self._past_samples.copy()
         for report in self._reports.values():
             _add(counted, report.samples)
@@ -69,7 +69,7 @@ class WorkerReports:
 
 
 def _settled(report: Report) -> Numbers:
-    """What is over and can only grow."""
+    """The counts that can only grow."""
     said = report.numbers
     return Numbers(failures=said.failures, drains=said.drains, retries=said.retries)
 

@@ -1,1 +1,1 @@
-"""What is written on the wire, read and written: HTTP/1.1, clients' bodies, engines' answers. No I/O."""
+"""Reads and writes what is on the wire: HTTP/1.1, clients' bodies, engines' answers. No I/O."""

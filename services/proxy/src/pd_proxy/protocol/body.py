@@ -1,4 +1,4 @@
-"""A request's body, read field by field as far as somebody asks, every other byte left as it came. Pure."""
+"""A request's body: fields are parsed only when they are needed, and every other byte stays as it came. Pure."""
 
 import codecs
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from pd_proxy.errors import BadRequestError
 T = TypeVar("T")
 Fields = Mapping[str, Raw]
 
-# A client that could set these would choose where KV goes or comes from, or an id that breaks the connector's grammar.
+# With these a client could choose where KV goes or comes from, or an id that the connector cannot parse.
 FORBIDDEN: Final = ("kv_transfer_params", "ec_transfer_params", "request_id")
-# Parameters that vLLM hands to its engine unread.
+# Parameters that vLLM passes to its engine without checking them.
 XARGS: Final = "vllm_xargs"
-# The field with the sampling parameters, where they are not beside the prompt.
+# The field that holds the sampling parameters, for endpoints that keep them apart from the prompt.
 SAMPLING: Final = "sampling_params"
 
 _decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -35,11 +35,11 @@ def read(body: bytes) -> dict[str, Raw]:
     """The fields of a JSON object.
 
     Raises:
-        BadRequestError: if it is none, or no UTF-8.
+        BadRequestError: if the body is not a JSON object in UTF-8.
     """
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
-        # All of it: the engine would stumble over what lies in a field that is not read here.
+        # The whole body is decoded: invalid UTF-8 in a field that is not read here would make the engine fail.
         codecs.utf_8_decode(body, "strict", True)
         return _decoder.decode(body)
     except msgspec.ValidationError:
@@ -49,7 +49,7 @@ def read(body: bytes) -> dict[str, Raw]:
 
 
 def forbid(fields: dict[str, Raw]) -> None:
-    """Take out what a client must not set, also where vLLM would hand it to its engine unseen."""
+    """Remove fields that a client must not set, also where vLLM would pass them to its engine without checking them."""
     for name in FORBIDDEN:
         fields.pop(name, None)
     _forbid_within(fields, XARGS)
@@ -59,7 +59,7 @@ def forbid(fields: dict[str, Raw]) -> None:
 
 
 def _forbid_within(fields: dict[str, Raw], name: str) -> bool:
-    """Likewise, in an object below; True if there was anything."""
+    """Remove them in a nested object; returns True if there were any."""
     found = inner(fields, name)
     if found is None or not set(FORBIDDEN) & found.keys():
         return False
@@ -68,7 +68,7 @@ def _forbid_within(fields: dict[str, Raw], name: str) -> bool:
 
 
 def inner(fields: Fields, name: str) -> dict[str, Raw] | None:
-    """An object in a field; None if there is none, which is the engine's to judge."""
+    """The object in a field; None if the field holds no object, which the engine judges."""
     if name not in fields:
         return None
     try:
@@ -78,16 +78,16 @@ def inner(fields: Fields, name: str) -> dict[str, Raw] | None:
 
 
 def present(fields: Fields, name: str) -> bool:
-    """Whether a field is there, and not null."""
+    """Whether a field is present and not null."""
     found = fields.get(name)
     return found is not None and bytes(found) != _NULL
 
 
 def value(fields: Fields, name: str, type_: type[T]) -> T | None:
-    """A field as vLLM would take it: "2" is 2 and 1 is true; read otherwise, it would be routed wrongly.
+    """A field's value as vLLM would read it ("2" is 2, 1 is true), so that routing and the engine agree.
 
     Raises:
-        BadRequestError: if no engine would take it.
+        BadRequestError: if engines would refuse the value.
     """
     if not present(fields, name):
         return None

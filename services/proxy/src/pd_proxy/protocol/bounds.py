@@ -1,7 +1,7 @@
-"""What a request's body may hold, counted before anything is built of it. Pure.
+"""Limits of a request's body, checked before it is parsed. Pure.
 
-A body of some megabytes may be one long text, or millions of lists of one number, of which Python's objects would take a hundred times
-the room. All that looks at every byte here is one call into C, so that other threads come to their turn in between.
+A body of a few megabytes may be one long text, or millions of lists of one number, which would take a hundred times the memory as
+Python objects. Every pass over all bytes is a single call into C, so that other threads can run in between.
 """
 
 import re
@@ -9,14 +9,14 @@ from typing import Final
 
 from pd_proxy.errors import BadRequestError
 
-# What is smaller cannot hold too much.
+# A smaller body cannot hold too many items.
 SMALL_BYTES: Final = 64 * 1024
 
 _STRING: Final = re.compile(rb'"[^"]*"')
 
 
 def check_items(body: bytes, most: int) -> None:
-    """Strings, lists and objects in a body, names included.
+    """Check the number of strings, lists and objects in a body, names included.
 
     Raises:
         BadRequestError: if there are more than `most`.
@@ -26,7 +26,7 @@ def check_items(body: bytes, most: int) -> None:
 
 
 def elements(array: bytes) -> int:
-    """Strings and lists in an array of strings, or of lists of numbers."""
+    """The number of strings or lists in an array of strings, or of lists of numbers."""
     strings, lists = _strings(array), array.count(b"[") - 1
     if strings and lists:
         lists = _without_strings(array).count(b"[") - 1
@@ -52,5 +52,5 @@ def _without_strings(text: bytes) -> bytes:
 
 
 def _backslashes_gone(text: bytes) -> bytes:
-    """Without escaped backslashes, so that one before a quote escapes it; as long as before, which is quicker."""
+    """The text with escaped backslashes replaced, so that a backslash before a quote escapes it. The length stays, which is faster."""
     return text.replace(rb"\\", b"xx") if rb"\\" in text else text

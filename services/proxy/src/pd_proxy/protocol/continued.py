@@ -1,6 +1,6 @@
-"""The answer of an engine that goes on where another one ended, made one answer with what the client has. Pure.
+"""Joins the answer of an engine that continues another one's answer with what the client already has. Pure.
 
-To that engine the tokens before are part of the prompt: it counts them there, and says again who speaks.
+For that engine the earlier tokens are part of the prompt: it counts them there, and sends the role again.
 """
 
 from collections.abc import Iterable
@@ -19,24 +19,24 @@ from pd_proxy.protocol.progress import Progress
 from pd_proxy.protocol.rewrite import BLOCK_END, Cleaning, StreamRewriter, object_decoder, without_params
 from pd_proxy.protocol.usage import corrected
 
-# In a text the quotes are escaped, so this is the key.
+# Inside a text the quotes are escaped, so this matches only the key.
 USAGE_KEY: Final = b'"usage":'
-# How P2pConnector says why a request could not go on (`pd_connector.engine.compat.STOP_REASON`).
-# What a parser tells apart in a chunk of chat.
+# The stop reason with which P2pConnector says that a request could not be continued (`pd_connector.engine.compat.STOP_REASON`).
+# The fields that a parser separates in a chat chunk.
 ODD: Final = frozenset({"reasoning", "reasoning_content", "tool_calls", "function_call"})
 STOP_REASON: Final = "pd: "
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What the client has of an answer.
+    """The beginning of an answer, which the client already has.
 
     Attributes:
-        tokens: how many tokens; the engine that goes on takes them for prompt. 0 if nothing has come yet.
-        uuid: what the client sees of the answer's id.
+        tokens: the number of tokens, which are part of the prompt for the engine that continues; 0 if none has been sent.
+        uuid: the part of the answer's id that the client sees.
         created: when the answer began, as JSON.
-        offset: characters of text in front of the next token, as log-probabilities count them; None if nobody asked for them.
-        skip: so many characters of what comes the client has already, `skip_ids` so many token ids.
+        offset: characters of text before the next token, as log-probabilities count them; None if the client did not ask for them.
+        skip: how many of the following characters the client already has; `skip_ids`: how many token ids.
     """
 
     tokens: int = 0
@@ -51,9 +51,9 @@ NOTHING: Final = Begun()
 
 
 class PartRewriter(StreamRewriter):
-    """As its base, for one part of an answer. As soon as nothing needs a closer look, events pass unread, or with a glance at their tokens.
+    """As its base class, for one part of an answer. Once no event needs changes, events pass unparsed, or only their tokens are read.
 
-    `moved` says that something of it went to the client.
+    `moved`: the client has been sent something of this part.
     """
 
     by_chunks = False
@@ -67,7 +67,7 @@ class PartRewriter(StreamRewriter):
         progress: Progress | None = None,
         addresses: Iterable[str] = (),
     ) -> None:
-        """`begun` is what came before; `progress`, if anybody needs it, is told what goes to the client."""
+        """`begun` is the part before this one; `progress`, if given, records what is sent to the client."""
         super().__init__(cleaning.secret, addresses, endpoint=cleaning.endpoint, cached=cleaning.cached)
         self.moved = False
         self._renamed = bool(begun.tokens) and engine_id != begun.uuid
@@ -86,7 +86,7 @@ class PartRewriter(StreamRewriter):
         """As its base.
 
         Raises:
-            NotContinuedError: if the engine cannot go on from there.
+            NotContinuedError: if the engine cannot continue from there.
         """
         data = super().feed(data)
         if data and (not self.by_chunks or self.progress is not None or USAGE_KEY in data):
@@ -96,7 +96,7 @@ class PartRewriter(StreamRewriter):
         return data
 
     def check_first(self, first: bytes) -> None:
-        """As its base; but if there is a beginning, the client has it already."""
+        """As in the base class; but if there is a beginning, the client already has it."""
         if not self._begun.tokens:
             super().check_first(first)
 
@@ -111,7 +111,7 @@ class PartRewriter(StreamRewriter):
         return head + mark + b" " + msgspec.json.encode(fields) + b"\n\n" if fields else b""
 
     def _shown(self, fields: dict[str, Raw]) -> dict[str, Raw]:
-        """An event as the client may see it; empty if it has all of it."""
+        """An event as the client may see it; empty if the client already has all of it."""
         if not self.moved and self._begun.tokens:
             self._check(fields)
         counted(fields, self._begun.tokens)
@@ -138,7 +138,7 @@ class PartRewriter(StreamRewriter):
         return fields
 
     def _check(self, fields: dict[str, Raw]) -> None:
-        """Before anything of this engine went to the client, somebody else may still go on instead."""
+        """Check events before the client has been sent anything from this engine; until then, another engine can still take over."""
         if "error" in fields:
             raise NotContinuedError("the engine that should continue the stream reports an error")
         for choice in choices_of(fields):
@@ -149,7 +149,7 @@ class PartRewriter(StreamRewriter):
             self.secret, self.put = created, b'"created":' + self._begun.created
 
     def _note_prompt(self, fields: dict[str, Raw], choice: dict[str, Raw]) -> None:
-        """The first chunk says the prompt's token ids, if the client asked for them."""
+        """Note the prompt's token ids, which the first chunk holds if the client asked for them."""
         progress = self.progress
         for holder in (fields, choice):
             ids = holder.get("prompt_token_ids")
@@ -161,7 +161,7 @@ class PartRewriter(StreamRewriter):
                 holder["prompt_token_ids"] = NULL
 
     def _choice(self, choice: dict[str, Raw]) -> bool:
-        """Take out what the client has; False if there was something, and there is nothing else."""
+        """Remove what the client already has; returns False if nothing else is left."""
         if self._begun.offset is not None and "logprobs" in choice:
             choice["logprobs"] = shifted(choice["logprobs"], self._begun.offset)
         said = choice if not self._chat else msgspec.json.decode(choice.get("delta", b"{}"), type=dict[str, Raw])
@@ -181,11 +181,11 @@ class PartRewriter(StreamRewriter):
         if ids:
             shows = self.progress is None or self.progress.asked
             choice["token_ids"] = Raw(msgspec.json.encode(new_ids)) if shows else NULL
-        # A chunk without text is still a token, which log-probabilities name.
+        # A chunk without text may still hold a token, which its log-probabilities name.
         return bool(new or new_ids or ends) or (new == text and new_ids == ids)
 
     def _new(self, text: str, ids: list[int]) -> tuple[str, list[int]]:
-        """What of a chunk the client does not have yet."""
+        """The text and token ids of a chunk that the client does not have yet."""
         known, known_ids = min(self._skip, len(text)), min(self._skip_ids, len(ids))
         self._skip -= known
         self._skip_ids -= known_ids
@@ -193,7 +193,7 @@ class PartRewriter(StreamRewriter):
 
 
 def counted(fields: dict[str, Raw], tokens: int) -> None:
-    """Count so many tokens as output instead of prompt, where an answer or an event counts."""
+    """In the usage of an answer or event, count `tokens` tokens as output instead of prompt."""
     usage: Any = value_of(fields, "usage")
     if usage:
         usage["prompt_tokens"] -= tokens
@@ -202,7 +202,7 @@ def counted(fields: dict[str, Raw], tokens: int) -> None:
 
 
 def shifted(logprobs: Raw, offset: int) -> Raw:
-    """Log-probabilities of a completion whose text begins that much later; those of chat have no places."""
+    """A completion's log-probabilities with text offsets moved by `offset`; those of a chat have no offsets."""
     found: Any = msgspec.json.decode(logprobs)
     if not isinstance(found, dict) or "text_offset" not in found:
         return logprobs
@@ -211,7 +211,7 @@ def shifted(logprobs: Raw, offset: int) -> Raw:
 
 
 def end_offset(logprobs: Raw) -> int:
-    """Where the text behind these log-probabilities begins; 0 for those of chat."""
+    """The text offset after these log-probabilities; 0 for those of a chat."""
     found: Any = msgspec.json.decode(logprobs)
     if not isinstance(found, dict) or not found.get("text_offset"):
         return 0
@@ -219,18 +219,18 @@ def end_offset(logprobs: Raw) -> int:
 
 
 def joined(generation: Generation, first: FirstToken, body: bytes) -> bytes:
-    """An answer in one piece: prefill's token, and what decode wrote.
+    """A non-streamed answer: prefill's token, then decode's output.
 
     Raises:
-        BrokenReplyError: if decode's answer is none.
-        NotContinuedError: if decode could not go on.
+        BrokenReplyError: if decode's answer is invalid.
+        NotContinuedError: if decode could not continue.
     """
     try:
         fields = object_decoder.decode(body)
         fields = corrected(generation.endpoint, fields, first.cached(generation.endpoint)) or fields
         (choice,) = choices_of(fields)
         if str(value_of(choice, "stop_reason") or "").startswith(STOP_REASON):
-            raise NotContinuedError("decode got no token to go on from")
+            raise NotContinuedError("decode got no token to continue from")
         _join(generation, first, fields, choice)
         fields["choices"] = Raw(msgspec.json.encode([choice]))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError, KeyError, TypeError):

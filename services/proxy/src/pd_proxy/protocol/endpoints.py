@@ -1,11 +1,11 @@
-"""Paths under which engines make tokens, and where in a body stands what the model reads. Pure."""
+"""The paths at which engines generate tokens, and which field of a body holds the model's input. Pure."""
 
 from enum import StrEnum
 from typing import Final
 
 
 class Endpoint(StrEnum):
-    """Generating endpoints, by path."""
+    """The generating endpoints, by path."""
 
     COMPLETIONS = "/v1/completions"
     CHAT = "/v1/chat/completions"
@@ -15,7 +15,7 @@ class Endpoint(StrEnum):
     GENERATE = "/inference/v1/generate"
 
 
-# The field that holds what the model reads.
+# The field that holds the model's input.
 PROMPT: Final = {
     Endpoint.COMPLETIONS: "prompt",
     Endpoint.CHAT: "messages",
@@ -24,5 +24,5 @@ PROMPT: Final = {
     Endpoint.MESSAGES: "messages",
     Endpoint.GENERATE: "token_ids",
 }
-# What it reads before that.
+# The fields that come before it in the prompt.
 PREFACE: Final = {Endpoint.RESPONSES: "instructions", Endpoint.MESSAGES: "system"}

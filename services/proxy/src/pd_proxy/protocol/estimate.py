@@ -1,4 +1,4 @@
-"""How many tokens a model reads of a request, estimated from what the client wrote. Pure."""
+"""Estimates how many prompt tokens a request has, from what the client wrote. Pure."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,34 +7,34 @@ from msgspec import Raw
 
 from pd_proxy.protocol.media import media
 
-# Text of any language, in UTF-8, with the tokenizers of current models: a token has about so many bytes.
+# Bytes per token, about, for text of any language in UTF-8 with the tokenizers of current models.
 BYTES_A_TOKEN: Final = 4
-# What the chat template writes beside the messages.
+# Tokens that the chat template adds to the messages.
 BESIDE: Final = ("tools", "functions", "documents", "system", "instructions")
-# \uXXXX is a character that takes three bytes in UTF-8; an emoji, twice that, takes four.
+# \uXXXX is a character of up to three bytes in UTF-8; an emoji is written as two of them and takes four.
 _ESCAPE_EXCESS: Final = 3
 
 
 def text_tokens(text: bytes) -> int:
-    """Tokens of JSON text; a character counts as much however it is written."""
+    """Tokens of JSON text; a character counts the same whether it is escaped or not."""
     return _tokens(len(text), text)
 
 
 def prompt_tokens(prompt: bytes) -> int:
-    """Tokens of the prompts of a completion: exact if they are token ids."""
+    """Tokens of a completion's prompts; exact if they are token ids."""
     if b'"' in prompt:
         return text_tokens(prompt)
     return prompt.count(b",") + 1
 
 
 def messages_tokens(messages: bytes, image_max_tokens: int) -> int:
-    """Tokens of messages or of a response's input: of their text, and of images, audio and video by their size."""
+    """Tokens of messages or of a response's input: from their text, and for images, audio and video from their size."""
     found = media(messages, image_max_tokens)
     return _tokens(len(messages) - found.size, messages) + found.tokens
 
 
 def beside_tokens(fields: Mapping[str, Raw]) -> int:
-    """Tokens of what is not among the messages: descriptions of tools, instructions, documents."""
+    """Tokens of input outside the messages: descriptions of tools, instructions, documents."""
     return sum(text_tokens(bytes(fields[name])) for name in BESIDE if name in fields)
 
 

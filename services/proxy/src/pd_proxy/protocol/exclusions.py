@@ -1,7 +1,7 @@
-"""Which requests may go on from a token that another engine wrote, and which may not, because then the answer would be another one. Pure.
+"""Which requests an engine may continue from another engine's token, and which not, because their answer would change. Pure.
 
-A token that decode did not write counts as part of the prompt there. Whatever looks at the output as such (a grammar, a penalty, a parser)
-would not see it. The names of the reasons are what `X-PD-Timing` and `/metrics` say.
+For decode, a token that it did not write is part of the prompt. Whatever works on the output (a grammar, a penalty, a parser) would not
+see it. `X-PD-Timing` and `/metrics` show the reasons under these names.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def _is_not(*neutral: Any) -> Callable[[Any], bool]:
     return lambda value: value not in neutral
 
 
-# Field, when it matters, and what it is then. A repetition penalty is not among them, because it counts tokens of prompt and answer alike.
+# Field, the test of whether it matters, and the reason. A repetition penalty is not among them, because it counts tokens of prompt and answer alike.
 _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "response_format": (lambda value: value != {"type": "text"}, "structured_output"),
     "structured_outputs": (_something, "structured_output"),
@@ -60,11 +60,11 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "thinking_token_budget": (_anything, "reasoning"),
     "include_reasoning": (_is_not(True), "reasoning"),
     "truncate_prompt_tokens": (_anything, "truncation"),
-    # The space between two special tokens depends on the one before, which decode would not know for one.
+    # The space between two special tokens depends on the first one, which decode would not know as a special token of the output.
     "skip_special_tokens": (_is_not(True), "special_tokens"),
     "spaces_between_special_tokens": (_is_not(True), "special_tokens"),
     "detokenize": (_is_not(True), "special_tokens"),
-    # Chunks of several tokens would begin anew.
+    # Chunks of several tokens would start again at the hand-over.
     "stream_interval": (_is_not(1), "stream_interval"),
     "return_token_offsets": (_something, "offsets"),
 }
@@ -80,9 +80,9 @@ class _Message(msgspec.Struct):
 
 
 def may_hand_off(generation: Generation) -> str | None:
-    """Why the answer must come from one engine, from its first token to its last; None if another one may go on after any token.
+    """Why one engine must write the whole answer; None if another one may continue after any token.
 
-    Stop strings are another question: see `first_token.held_back`.
+    Stop strings are treated in `first_token.held_back`.
     """
     if generation.endpoint not in (Endpoint.COMPLETIONS, Endpoint.CHAT):
         return ENDPOINT
@@ -111,7 +111,7 @@ def _by_kind(generation: Generation) -> str | None:
 
 
 def may_migrate(generation: Generation) -> str | None:
-    """As `may_hand_off`, when the tokens that follow must be the very ones that the first engine would have written."""
+    """As `may_hand_off`, if the following tokens must be the same that the first engine would have written."""
     reason = may_hand_off(generation)
     if reason is None and not _greedy(generation.fields):
         return "sampling"
@@ -121,7 +121,7 @@ def may_migrate(generation: Generation) -> str | None:
 
 
 def limit_of(generation: Generation) -> Any:
-    """The most tokens that the answer may have, as the client wrote it; None if it did not."""
+    """The client's limit of output tokens; None if it set none."""
     names = ("max_tokens",) if generation.endpoint is Endpoint.COMPLETIONS else ("max_completion_tokens", "max_tokens")
     for name in names:
         if present(generation.fields, name):
@@ -146,12 +146,12 @@ def stops_of(generation: Generation) -> tuple[str, ...]:
 
 
 def asks(generation: Generation, name: str) -> bool:
-    """Whether the client switched something on."""
+    """Whether the client switched a field on."""
     return present(generation.fields, name) and msgspec.json.decode(generation.fields[name]) not in (False, 0, "", "0")
 
 
 def wants_logprobs(generation: Generation) -> bool:
-    """Whether tokens come with their probabilities; 0 asks for them on completions."""
+    """Whether the client wants log-probabilities; for completions, 0 asks for them, too."""
     return present(generation.fields, "logprobs") and msgspec.json.decode(generation.fields["logprobs"]) is not False
 
 
@@ -160,7 +160,7 @@ def _is_limit(value: Any) -> bool:
 
 
 def _greedy(fields: Fields) -> bool:
-    """Without a temperature the model's own counts, which is rarely 0."""
+    """Whether the temperature is 0. Without one, the model's default applies, which is rarely 0."""
     if not present(fields, "temperature"):
         return False
     value = msgspec.json.decode(fields["temperature"])

@@ -1,7 +1,7 @@
-"""Prefill's answer of one token, made the beginning of an answer that another engine continues. Pure.
+"""Turns prefill's answer of one token into the beginning of an answer that another engine continues. Pure.
 
-The client must see what one engine would have said: chunks in the engine's own form (whatever its version), without the end that prefill
-saw, and without token ids that only the proxy asked for.
+The client must see what a single engine would have sent: chunks in the form of the engine's version, without prefill's finish reason,
+and without token ids that only the proxy asked for.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from pd_proxy.protocol.usage import NOTHING_SAID, Cached, said
 
 NULL: Final = Raw(b"null")
 LENGTH: Final = "length"
-# What a decoder writes for bytes that are no character yet.
+# What a decoder writes for bytes that are not a complete character yet.
 _INCOMPLETE: Final = "�"
 
 _choices_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
@@ -29,15 +29,15 @@ _choices_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """What prefill said.
+    """Prefill's answer.
 
     Attributes:
         prompt: the prompt's token ids, as JSON.
-        reason: why it ended; LENGTH if it would have gone on.
-        fields: its answer in one piece; empty for a stream.
-        events: the events of a stream, the role's and the token's; `ending` are those behind.
-        usage: what it counted, if it said so.
-        odd: something other than text was told apart (reasoning, tools), so a parser must see every token.
+        reason: the finish reason; LENGTH if there would be more tokens.
+        fields: a non-streamed answer; empty for a stream.
+        events: a stream's events up to the token; `ending` are the later ones.
+        usage: its usage, if it sent one.
+        odd: a parser found something other than text (reasoning, tools), so it must see every token.
     """
 
     token: int
@@ -53,15 +53,15 @@ class FirstToken:
     odd: bool = False
 
     def cached(self, endpoint: Endpoint) -> Cached:
-        """How many prompt tokens prefill had in its cache."""
+        """How many prompt tokens prefill found in its cache."""
         return said(endpoint, b'{"usage":' + bytes(self.usage) + b"}") or NOTHING_SAID
 
 
 def read(generation: Generation, body: bytes) -> FirstToken:
-    """Read prefill's answer, in one piece or as a stream, as the client asked for.
+    """Read prefill's answer, streamed or not, as the client asked.
 
     Raises:
-        BrokenReplyError: if it has no token.
+        BrokenReplyError: if it holds no token.
     """
     try:
         documents = _events(body) if generation.stream else [object_decoder.decode(body)]
@@ -71,7 +71,7 @@ def read(generation: Generation, body: bytes) -> FirstToken:
 
 
 def held_back(generation: Generation, first: FirstToken) -> str | None:
-    """Why the client may not have this token yet, and decode has to write all of the answer; None if it may."""
+    """Why the client may not get this token yet, so that decode has to write the whole answer; None if it may."""
     if first.odd:
         return "reasoning"
     if not first.text or _INCOMPLETE in first.text:
@@ -82,25 +82,25 @@ def held_back(generation: Generation, first: FirstToken) -> str | None:
 
 
 def spans(text: str, stops: Sequence[str]) -> bool:
-    """Whether a stop string may begin in this text and end behind it."""
+    """Whether a stop string may begin in this text and end after it."""
     return any(text.endswith(stop[:size]) for stop in stops for size in range(1, len(stop)))
 
 
 def opening(generation: Generation, first: FirstToken) -> bytes:
-    """The events of prefill's stream, as if the answer went on."""
+    """The events of prefill's stream, without its finish reason, for an answer that continues."""
     ids = asks(generation, "return_token_ids")
     return b"".join(_event(_unfinished(generation, _without_ids(dict(fields), ids=ids))) for fields in first.events)
 
 
 def complete_events(generation: Generation, first: FirstToken) -> bytes:
-    """All of prefill's stream but its end mark, for an answer that is over."""
+    """All events of prefill's stream except the end mark, for an answer that is complete."""
     ids = asks(generation, "return_token_ids")
     documents = [*first.events, *first.ending]
     return b"".join(_event(_without_ids(dict(fields), ids=ids)) for fields in documents)
 
 
 def complete_body(generation: Generation, first: FirstToken) -> bytes:
-    """Prefill's answer in one piece, if it is over."""
+    """Prefill's non-streamed answer, if it is complete."""
     fields = _without_ids(dict(first.fields), ids=asks(generation, "return_token_ids"))
     without_params(fields)
     return msgspec.json.encode(fields)
@@ -167,7 +167,7 @@ def _given(fields: dict[str, Raw], name: str) -> Raw | None:
 
 
 def _said(choice: dict[str, Raw], *, chat: bool) -> tuple[str, bool]:
-    """The text of a choice, and whether there is something beside it."""
+    """The text of a choice, and whether it holds anything else."""
     if not chat:
         return value_of(choice, "text") or "", False
     said = value_of(choice, "message") or value_of(choice, "delta") or {}
@@ -176,7 +176,7 @@ def _said(choice: dict[str, Raw], *, chat: bool) -> tuple[str, bool]:
 
 
 def _parses(documents: list[dict[str, Raw]]) -> bool:
-    """Engines with a parser of reasoning count its tokens."""
+    """Whether the engine has a reasoning parser: then its usage counts reasoning tokens."""
     return any(b'"reasoning_tokens"' in bytes(fields.get("usage", b"")) for fields in documents)
 
 
@@ -185,7 +185,7 @@ def _event(fields: dict[str, Raw]) -> bytes:
 
 
 def _without_ids(fields: dict[str, Raw], *, ids: bool) -> dict[str, Raw]:
-    """Without the token ids, unless the client wants them too."""
+    """The fields without token ids, unless the client asked for them."""
     if ids:
         return fields
     choices = choices_of(fields)
@@ -199,7 +199,7 @@ def _without_ids(fields: dict[str, Raw], *, ids: bool) -> dict[str, Raw]:
 
 
 def _unfinished(generation: Generation, fields: dict[str, Raw]) -> dict[str, Raw]:
-    """A chunk without the end that prefill's limit of one token made; chunks of chat have a stop reason only at the end."""
+    """A chunk without the finish reason that prefill's limit of one token caused; chat chunks have a stop reason only at the end."""
     fields.pop("system_fingerprint", None)
     choices = choices_of(fields)
     for choice in choices:

@@ -1,4 +1,4 @@
-"""What a client asks for: its JSON body, checked only as far as routing needs, every other byte left as it came. Pure.
+"""A client's request: its JSON body, checked only as far as routing needs; every other byte stays as it came. Pure.
 
 Values are kept as the client wrote them (`msgspec.Raw`), so that what the engine reads is what the client meant: no number
 is reformatted and a prompt of 100,000 token ids is not parsed. Engines judge everything else, as plain vLLM does.
@@ -17,7 +17,7 @@ from pd_proxy.protocol.endpoints import PREFACE, PROMPT, Endpoint
 from pd_proxy.protocol.estimate import beside_tokens, messages_tokens, prompt_tokens
 from pd_proxy.protocol.shareable import READERS, cut_by_limit
 
-# Bounds on a body unless the settings say otherwise.
+# Default limits of a body.
 MAX_PROMPTS: Final = 4096
 MAX_BODY_ITEMS: Final = 262_144
 IMAGE_MAX_TOKENS: Final = 4096
@@ -25,7 +25,7 @@ IMAGE_MAX_TOKENS: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a body may hold: MAX_PROMPTS and MAX_BODY_ITEMS; and the most tokens that a model makes of an image."""
+    """Limits of a body, MAX_PROMPTS and MAX_BODY_ITEMS, and the most tokens that the model makes of one image."""
 
     prompts: int = MAX_PROMPTS
     items: int = MAX_BODY_ITEMS
@@ -40,13 +40,13 @@ class Generation:
     """One request for tokens.
 
     Attributes:
-        fields: the body, without what a client must not set.
-        model: the model's name, or None where the client leaves it to the engine.
+        fields: the body, without fields that a client must not set.
+        model: the model's name; None if the client leaves it to the engine.
         stream: whether the answer is a stream of events.
-        sequences: how many sequences it makes: prompts times copies.
-        copies: `n`, the sequences a prompt.
-        tokens: what the model reads, all prompts together; an estimate but for token ids.
-        combined_only: a sentence, if prefill and decode cannot share this request.
+        sequences: the number of sequences: prompts times copies.
+        copies: `n`, the number of sequences per prompt.
+        tokens: prompt tokens of all prompts; estimated, but exact for token ids.
+        combined_only: the reason as a sentence, if prefill and decode cannot share this request.
     """
 
     endpoint: Endpoint
@@ -63,8 +63,8 @@ def parse(endpoint: Endpoint, body: bytes, limits: Limits = DEFAULT_LIMITS) -> G
     """Read a client's body.
 
     Raises:
-        BadRequestError: if it is no JSON object, has nothing for the model to read or more than the limits allow, or a field has a type
-            that no engine takes.
+        BadRequestError: if it is not a JSON object, has no input for the model or more than the limits allow, or a field has a type
+            that engines refuse.
         NotStoredError: if it needs a stored response.
     """
     check_items(body, limits.items)
@@ -90,14 +90,14 @@ def parse(endpoint: Endpoint, body: bytes, limits: Limits = DEFAULT_LIMITS) -> G
 
 
 def prefix(generation: Generation, size: int) -> bytes:
-    """How that begins what the model reads, as the client wrote it, instructions first; empty for embeddings."""
+    """The first `size` bytes of the model's input as the client wrote it, instructions first; empty for embeddings."""
     found = memoryview(generation.fields.get(PROMPT[generation.endpoint], b""))
     preface = bytes(generation.fields.get(PREFACE.get(generation.endpoint, ""), b""))
     return (preface[:size] + bytes(found[:size]))[:size]
 
 
 def approximate_tokens(generation: Generation) -> int:
-    """Tokens that a model reads of all prompts: exact for token ids, else estimated from text, tools and media."""
+    """Prompt tokens of all prompts: exact for token ids, else estimated from text, tools and media."""
     return generation.tokens
 
 
@@ -115,7 +115,7 @@ def _prompts(endpoint: Endpoint, fields: Fields) -> int:
 
 
 def count(prompt: Raw) -> int:
-    """Prompts in a string, a list of strings, a list of token ids, or a list of such lists."""
+    """The number of prompts in a string, a list of strings, a list of token ids, or a list of such lists."""
     text = bytes(prompt)
     if not text.startswith(b"[") or text[1:64].lstrip()[:1] not in (b'"', b"["):
         return 1

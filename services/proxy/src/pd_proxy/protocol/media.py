@@ -1,4 +1,4 @@
-"""What images, audio and video in a request become for a model, in tokens: by their size, because their base64 is no text. Pure."""
+"""Estimates the tokens of images, audio and video in a request from their size, because their base64 is not text. Pure."""
 
 import base64
 import binascii
@@ -13,25 +13,25 @@ import imagesize
 import msgspec
 from msgspec import Raw
 
-# Qwen-VL makes a token of 28 x 28 pixels, InternVL as many in tiles of 448 x 448; models of one size for all images make fewer.
+# Qwen-VL makes one token of 28 x 28 pixels, InternVL about the same in tiles of 448 x 448; models with one size for all images make fewer.
 PIXELS_A_TOKEN: Final = 28
-# An image of which only the address is known: a thousand pixels in square, or less.
+# The assumed size of an image of which only the address is known: about 1000 x 1000 pixels.
 UNSEEN_IMAGE: Final = 1024
-# Encoders of speech make 25 tokens a second at most (Qwen2-Audio, Qwen2.5-Omni).
+# Speech encoders make at most 25 tokens per second (Qwen2-Audio, Qwen2.5-Omni).
 AUDIO_TOKENS_A_SECOND: Final = 25
 COMPRESSED_AUDIO_BYTES_A_SECOND: Final = 16_000
 UNSEEN_AUDIO: Final = 30 * AUDIO_TOKENS_A_SECOND
-# vLLM samples 32 frames, which models join in pairs; 512 tokens per pair.
+# vLLM samples 32 frames, which models merge in pairs; 512 tokens per pair.
 VIDEO: Final = 16 * 512
 UNSEEN_FILE: Final = 1024
-# So much of a file's beginning says how large it is: cameras put previews before that.
+# How many bytes of a file are read to find the image's size: cameras put previews before it.
 HEADER_BYTES: Final = 192 * 1024
 
 _WRITTEN_OUT: Final = re.compile(rb';base64,|"data"\s*:\s*"(?!data:)')
 
 
 class Node(msgspec.Struct):
-    """A message or a part of its content, as far as it may hold something that is no text; OpenAI's and Anthropic's names."""
+    """A message or a part of its content: the fields that may hold media, by OpenAI's and Anthropic's names."""
 
     content: Raw = Raw()
     output: Raw = Raw()
@@ -46,14 +46,14 @@ class Node(msgspec.Struct):
 
 
 class Media(msgspec.Struct):
-    """All that is no text in some messages: how much room it takes there, bytes, and in the model, tokens."""
+    """The media in some messages: their size there in bytes, and their tokens in the model."""
 
     size: int = 0
     tokens: int = 0
 
 
 def image(value: bytes, most: int) -> int:
-    """Tokens of an image, `most` at most; `value` is JSON that holds its address or its base64."""
+    """Tokens of an image, at most `most`; `value` is JSON that holds its address or its base64."""
     beginning, _ = written_out(value)
     width, height = _pixels(beginning) if beginning else (-1, -1)
     if width <= 0 or height <= 0:
@@ -62,7 +62,7 @@ def image(value: bytes, most: int) -> int:
 
 
 def audio(value: bytes, _most: int) -> int:
-    """Tokens of a sound, whose length is its own if it is WAV, and else follows from its size."""
+    """Tokens of an audio file: by its duration if it is WAV, else estimated from its size."""
     beginning, size = written_out(value)
     if not size:
         return UNSEEN_AUDIO
@@ -85,15 +85,15 @@ KINDS: Final[dict[str, Estimate]] = {
     "file": lambda _, __: UNSEEN_FILE,
     "file_data": lambda _, __: UNSEEN_FILE,
 }
-# What none of these words is in holds text only.
+# Messages without any of these words hold only text.
 _WORDS: Final = tuple(f'"{name}"'.encode() for name in KINDS)
 _nodes = msgspec.json.Decoder(list[Node])
-# Messages hold parts, and results of tools among them parts again.
+# Messages hold parts; among these, tool results hold parts themselves.
 _DEPTH: Final = 3
 
 
 def media(messages: bytes, image_max_tokens: int) -> Media:
-    """All that is no text in a list of messages (JSON); what is no such list is text."""
+    """The media in a list of messages (JSON); anything else counts as text."""
     found = Media()
     if any(word in messages for word in _WORDS):
         _add(found, messages, image_max_tokens, _DEPTH)
@@ -117,7 +117,7 @@ def _add(found: Media, nodes: bytes, most: int, depth: int) -> None:
 
 
 def written_out(value: bytes) -> tuple[bytes, int]:
-    """The first bytes of what a JSON value holds in base64, and how many there are; nothing if it holds an address."""
+    """The first bytes of a JSON value's base64 data, and their total number; nothing if the value holds an address."""
     found = _WRITTEN_OUT.search(value)
     if found is None:
         return b"", 0
@@ -132,11 +132,11 @@ def written_out(value: bytes) -> tuple[bytes, int]:
 
 
 def _pixels(beginning: bytes) -> tuple[int, int]:
-    # imagesize reads SVG, too, which is a program's text rather than an image.
+    # imagesize also reads SVG, which is text rather than an image.
     if beginning.lstrip()[:1] in (b"<", b""):
         return -1, -1
     try:
         width, height = imagesize.get(io.BytesIO(beginning))
     except (ValueError, OSError, struct.error, IndexError, KeyError, OverflowError):
-        return -1, -1  # what is no image is the engine's to refuse
+        return -1, -1  # not an image; the engine refuses it
     return int(width), int(height)

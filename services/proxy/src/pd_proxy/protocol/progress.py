@@ -1,8 +1,8 @@
-"""What a client has of a stream: enough to go on elsewhere if its engine dies. Pure.
+"""Records what a client has received of a stream, so that another engine can continue if the first one dies. Pure.
 
-Engines hold text back: bytes that are no character yet, and what may be the beginning of a stop string. Another engine can go on only behind a
-token whose text the client has whole, and, with stop strings, only so far back that none can have begun before. What it then says again
-is skipped.
+Engines hold text back: bytes that are not a complete character yet, and what may be the beginning of a stop string. Another engine can
+continue only after a token whose text the client has completely and, with stop strings, only from a place before which none can have
+begun. Text that it repeats is skipped.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Raw
 
-# How a chunk says its tokens, and that the answer goes on; pydantic and the simulator write it so.
+# How a chunk holds its token ids, and that the answer is not finished, as pydantic and the simulator write it.
 IDS: Final = b'"token_ids":['
 NO_IDS: Final = b'"token_ids":null'
 GOES_ON: Final = b'"finish_reason":null'
@@ -20,11 +20,11 @@ QUOTE: Final = ord('"')
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in the answer, behind so many tokens.
+    """A place in the answer, after a number of tokens.
 
     Attributes:
-        begins: characters of text in front of it.
-        usable: how many the client must have before another engine may go on from here.
+        begins: characters of text before it.
+        usable: how many characters the client must have before another engine may continue from here.
     """
 
     tokens: int
@@ -34,13 +34,13 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Where to go on.
+    """Where another engine has to continue.
 
     Attributes:
         prompt: token ids of the prompt, as JSON.
         created: when the answer began, as JSON.
-        tokens: ids of the answer's beginning.
-        skip: so many characters that follow the client has, `skip_ids` so many token ids.
+        tokens: the token ids of the answer so far.
+        skip: how many of the following characters the client already has; `skip_ids`: how many token ids.
     """
 
     prompt: Raw
@@ -51,14 +51,14 @@ class Restart:
 
 
 class Progress:
-    """One stream's tokens and text, as they went to the client.
+    """One stream's tokens and text, as they were sent to the client.
 
     Attributes:
-        prompt: token ids of the prompt, as JSON; None before anybody said them.
+        prompt: token ids of the prompt, as JSON; None until an engine has sent them.
         created: when the answer began, as JSON.
-        finished: the last token went to the client.
-        asked: the client wants the token ids too.
-        odd: something other than text was told apart, so nobody can go on.
+        finished: the last token has been sent to the client.
+        asked: the client asked for token ids.
+        odd: a parser found something other than text, so no engine can continue.
     """
 
     def __init__(
@@ -80,11 +80,11 @@ class Progress:
 
     @property
     def in_passing(self) -> bool:
-        """Whether a glance at a chunk is enough, because no text can be held back for a stop string."""
+        """Whether only a chunk's tokens need to be read, because no text can be held back for a stop string."""
         return not self._reach
 
     def begin(self, known: Restart, text: str) -> None:
-        """The first token went to the client, from an engine that held nothing back and saw no stop string begin."""
+        """The first token has been sent to the client, from an engine that held nothing back and saw no stop string begin."""
         self.prompt, self.created = known.prompt, known.created
         (token,) = known.tokens
         self._ids += b"%d," % token
@@ -92,13 +92,13 @@ class Progress:
         self._marks = deque([Mark(1, self._shown, self._shown)])
 
     def add(self, tokens: list[int], text: str) -> None:
-        """A chunk has gone to the client."""
+        """A chunk has been sent to the client."""
         for token in tokens:
             self._ids += b"%d," % token
         self._moved(len(tokens), len(text))
 
     def glance(self, events: bytes) -> bytes:
-        """Take chunks' tokens in passing; returns them as the client may see them."""
+        """Record the tokens of chunks without parsing all of them; returns the chunks as the client may see them."""
         at = events.find(IDS)
         if at < 0:
             return events

@@ -1,8 +1,9 @@
-"""What is changed in an engine's answer on its way to a client, and nothing else is. Pure.
+"""All changes that are made to an engine's answer on its way to a client. Pure.
 
-Four things: the part of the engine's request id that holds addresses, `kv_transfer_params`, addresses in error messages, and how
-much of the prompt a cache had (`usage`). What the model says stays as it is, byte for byte. Streams are not parsed: an id is cut out by `bytes.replace`
-within whole events, and only an event that names one of the others is looked into.
+There are four: the part of the engine's request id that holds addresses is removed, `kv_transfer_params` are removed, addresses in error
+messages are removed, and the number of cached prompt tokens (`usage`) is corrected. The model's output stays as it is, byte for byte.
+Streams are not parsed: the id is removed by `bytes.replace` within whole events, and only events that hold one of the other keys are
+parsed.
 """
 
 import re
@@ -21,15 +22,15 @@ from pd_proxy.protocol.usage import CACHED_KEYS, Cached, corrected
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
-# Chunks without a choice say nothing of the answer; at a stream's end one has its usage. As vLLM writes it, and Python's json.
+# Chunks without a choice hold no output; the last one may hold the usage. As vLLM and Python's json write it.
 NO_CHOICE: Final = (b'"choices":[]', b'"choices": []')
 _CHOICE: Final = re.compile(rb'"choices": ?\[\{')
 DONE: Final = b"[DONE]"
 
-# In JSON a quote inside text is escaped, so these match keys (or a text that is exactly the word), never a part of a text.
+# In JSON a quote inside a text is escaped, so these match keys (or a text that is exactly the word), never part of a text.
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
-# What an answer in one piece holds if a model said anything, by endpoint.
+# The field of a non-streamed answer that holds the model's output, by endpoint.
 CHOICES: Final = "choices"
 RESULT: Final = {
     Endpoint.COMPLETIONS: CHOICES,
@@ -39,11 +40,11 @@ RESULT: Final = {
     Endpoint.RESPONSES: "output",
     Endpoint.MESSAGES: "content",
 }
-# How an event with a JSON object in it begins, as all that say something do; comments, empty events and pings only keep a connection alive.
+# How an event with a JSON object begins. Comments, empty events and pings only keep a connection alive.
 EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
 _EVENT: Final = re.compile(rb'(?:\A|\n)data: ?\{(?!"type": ?"ping")')
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
-# Of a value, enough to see whether it is an empty list.
+# Enough bytes of a value to see whether it is an empty list.
 _GLANCE: Final = 64
 BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 
@@ -52,12 +53,12 @@ object_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """What is to be changed in the answer to one request.
+    """The changes to the answer of one request.
 
     Attributes:
         endpoint: the path at the engine.
-        secret: cut out wherever it stands.
-        cached: what prefill said of its cache; None if the engine that answers has read the prompt itself.
+        secret: removed wherever it occurs.
+        cached: prefill's number of cached tokens; None if the answering engine has computed the prompt itself.
     """
 
     endpoint: Endpoint
@@ -66,10 +67,10 @@ class Cleaning:
 
 
 def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[str] = ()) -> dict[str, Raw]:
-    """The fields of a 200 in one piece, if it is an answer at all; `name` and `addresses` are the engine's.
+    """The fields of a non-streamed 200, after a check that it is an answer; `name` and `addresses` are the engine's.
 
     Raises:
-        BrokenReplyError: if it is no JSON object, or holds nothing that a model said.
+        BrokenReplyError: if it is not a JSON object, or holds no output of a model.
         RefusedInStreamError: if it is an error.
     """
     try:
@@ -78,7 +79,7 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
         what = "is empty" if not body.strip() else "is not valid JSON"
         raise BrokenReplyError(f"{name}'s answer {what}") from None
     result = RESULT[endpoint]
-    if "error" in fields and (result == CHOICES or result not in fields):  # else it is a part of a response
+    if "error" in fields and (result == CHOICES or result not in fields):  # otherwise it is a field of a response
         raise_error(bytes(scrub_json(Raw(body), addresses)))
     if not _holds(fields.get(result, Raw()), nothing=result != CHOICES):
         raise BrokenReplyError(f"{name} answered 200 without `{result}`")
@@ -86,13 +87,13 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
 
 
 def _holds(value: Raw, *, nothing: bool) -> bool:
-    """Whether JSON is a list, of something unless `nothing` will do as well."""
+    """Whether a JSON value is a list, which must not be empty unless `nothing`."""
     beginning = bytes(memoryview(value)[:_GLANCE])
     return beginning.startswith(b"[") and (nothing or not beginning[1:].lstrip().startswith(b"]"))
 
 
 def reply(body: bytes, cleaning: Cleaning, name: str, addresses: Collection[str] = ()) -> bytes:
-    """An answer in one piece, as the client may see it; raises as `checked`."""
+    """A non-streamed answer, as the client may see it; raises as `checked`."""
     fields = checked(cleaning.endpoint, body, name, addresses)
     changed = without_params(fields)
     correct = corrected(cleaning.endpoint, fields, cleaning.cached) if cleaning.cached is not None else None
@@ -102,7 +103,7 @@ def reply(body: bytes, cleaning: Cleaning, name: str, addresses: Collection[str]
 
 
 def error_fields(body: bytes) -> dict[str, Any]:
-    """The error object of an engine's error answer, whichever of the shapes that vLLM's servers have used; maybe empty."""
+    """The error object of an engine's error answer, in any of the forms that vLLM's servers have used; may be empty."""
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -122,7 +123,7 @@ def _ends_event(data: bytes) -> bool:
 
 
 def has_event(block: bytes) -> bool:
-    """Whether whole events of a stream say anything of the answer, so that an engine that sent them has moved."""
+    """Whether these events hold any part of the answer, so that the engine has made progress."""
     if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
         return False
     return not lacks_choice(block) or _CHOICE.search(block) is not None
@@ -134,12 +135,12 @@ def lacks_choice(block: bytes) -> bool:
 
 
 class StreamRewriter:
-    """Turns an engine's stream, split anywhere, into whole events that a client may see.
+    """Turns an engine's stream, split at any byte, into whole events that a client may see.
 
-    The end mark is held back (`done` says that it came), because the proxy's timing goes before it; what follows it is dropped.
-    `failed` says that the engine reported an error in an event, `rest` is what came of an event that is not over. `end` is what
-    ends the stream for the client. `by_chunks` says that events may pass unread that hold no key of this module and not `mark`;
-    `glance`, if there is one, looks at them. `put` takes the place of `secret`.
+    The end mark is held back (`done`: it has arrived), because the proxy's timing goes before it; what follows it is dropped.
+    `failed`: the engine reported an error in an event. `rest` is the received part of an incomplete event. `end` ends the stream for
+    the client. `by_chunks`: events that hold neither a key of this module nor `mark` may pass unparsed; `glance`, if set, reads them.
+    `put` replaces `secret`.
     """
 
     by_chunks = True
@@ -155,7 +156,7 @@ class StreamRewriter:
         endpoint: Endpoint = Endpoint.COMPLETIONS,
         cached: Cached | None = None,
     ) -> None:
-        """`addresses` are cut out of error messages; the rest as in `Cleaning`."""
+        """`addresses` are removed from error messages; the other arguments are as in `Cleaning`."""
         self.cached = cached
         self._endpoint = endpoint
         self.done = False
@@ -163,40 +164,40 @@ class StreamRewriter:
         self.secret = secret
         self.put = b""
         if self.by_chunks and cached is not None:
-            self.mark = CACHED_KEYS[0]  # only the event with the usage holds it, the last one
+            self.mark = CACHED_KEYS[0]  # only the last event, with the usage, holds it
         self._addresses = tuple(addresses)
         self.rest = bytearray()
 
     @property
     def incomplete(self) -> bool:
-        """True inside an event: a stream that ends here was cut."""
+        """Whether an event is incomplete: a stream that ends here was cut off."""
         return bool(self.rest)
 
     def check_first(self, first: bytes) -> None:
-        """Look at the first events, or at the end of a stream without any.
+        """Check the first events, or the end of a stream without events.
 
         Raises:
-            RefusedInStreamError: if the engine fails before its first token; it says so in a 200 stream.
-            BrokenReplyError: if there is nothing.
+            RefusedInStreamError: if the engine failed before its first token, which it reports in a 200 stream.
+            BrokenReplyError: if there are no events.
         """
         if not first:
             raise BrokenReplyError("the engine answered 200 with an empty stream")
         raise_first_error(first)
 
     def error_event(self, error: ProxyError) -> bytes:
-        """What ends a stream that cannot go on."""
+        """The event that ends a stream which cannot continue."""
         return sse.encode_event(error.body())
 
     def feed(self, data: bytes) -> bytes:
         """The events that `data` completes, rewritten; empty if it completes none.
 
         Raises:
-            BrokenReplyError: for an event that is too long, or that must be looked into and is not JSON.
+            BrokenReplyError: for an event that is too long, or that must be parsed and is not JSON.
         """
         if self.done:
             return b""
         if self.rest:
-            # Grown in place: an event of many megabytes comes in hundreds of pieces.
+            # Extended in place: an event of many megabytes arrives in hundreds of pieces.
             over = _ends_event(bytes(self.rest[-2:]) + data)
             self.rest += data
             if not over:
@@ -257,12 +258,12 @@ class StreamRewriter:
         return head + mark + b" " + msgspec.json.encode(fields)
 
     def scrubbed(self, error: Raw) -> Raw:
-        """JSON of an error, without addresses."""
+        """An error's JSON without addresses."""
         return scrub_json(error, self._addresses)
 
 
 def raise_first_error(first: bytes) -> None:
-    """An engine that fails before its first token says so in a 200 stream; there is still time to give it a status.
+    """Raise the error of an engine that failed before its first token: it reports that in a 200 stream, but the client can still get a status.
 
     Raises:
         RefusedInStreamError: if the first event is an error.
@@ -272,10 +273,10 @@ def raise_first_error(first: bytes) -> None:
 
 
 def raise_error(payload: bytes) -> None:
-    """An error that an engine wrote into a 200 instead of an answer.
+    """Raise the error that an engine wrote into a 200 instead of an answer.
 
     Raises:
-        RefusedInStreamError: if the JSON object is one.
+        RefusedInStreamError: if the JSON object is an error.
     """
     if ERROR_KEY not in payload or bytes(object_decoder.decode(payload).get("error", b"null")) == b"null":
         return
@@ -286,7 +287,7 @@ def raise_error(payload: bytes) -> None:
 
 
 def without_params(fields: dict[str, Raw]) -> bool:
-    """Remove the connector's parameters from an answer, at the top and in choices; True if there were any."""
+    """Remove the connector's parameters from an answer and its choices; returns True if there were any."""
     found = fields.pop("kv_transfer_params", None) is not None
     if "choices" in fields and KV_KEY in bytes(fields["choices"]):
         choices = msgspec.json.decode(fields["choices"], type=list[dict[str, Raw]])

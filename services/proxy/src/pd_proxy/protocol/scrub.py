@@ -1,7 +1,7 @@
-"""Addresses taken out of what engines say of errors, before a client reads it. Pure.
+"""Removes addresses from engines' error messages before a client sees them. Pure.
 
-An engine's message may name any process that it talks to: itself, another engine, a KV port, a metadata store. So not only the
-engine's own addresses go, but everything that looks like one.
+An engine's message may name any process that it talks to: itself, another engine, a KV port, a metadata store. So everything that
+looks like an address is removed, not only the engine's own.
 """
 
 import ipaddress
@@ -14,11 +14,11 @@ from msgspec import Raw
 
 _P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
 _IP4: Final = re.compile(r"\[?(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)\]?(?::\d{1,5})?")
-# Two colons at least; ipaddress decides whether it is one.
+# At least two colons; ipaddress decides whether it is an address.
 _IP6: Final = re.compile(
     r"(?<![\w:.])(\[?)([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f.]{0,15}){2,8})(?:%[\w.-]*\w)?(\]?)(?::\d{1,5})?(?![\w:])"
 )
-# A name and a port. Not a date, not a line of a file: a port has two digits at least, a name a letter.
+# A name and a port, but not a date or a line of a file: a port has at least two digits, a name at least one letter.
 _HOST: Final = re.compile(
     r"(?<![\w.@-])(?=[\d.-]*[A-Za-z])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:\d{2,5}(?![\w.]*\w)"
 )
@@ -37,7 +37,7 @@ def scrub(text: str, addresses: Collection[str] = ()) -> str:
 
 
 def scrub_json(value: Raw, addresses: Collection[str] = ()) -> Raw:
-    """JSON whose every text is without addresses; text, because behind a `\\n` no pattern finds them."""
+    """JSON with the addresses removed from every text. Texts are decoded first, because no pattern matches after an escaped `\\n`."""
     return Raw(msgspec.json.encode(_walk(msgspec.json.decode(value), addresses)))
 
 

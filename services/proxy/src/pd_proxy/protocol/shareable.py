@@ -1,4 +1,4 @@
-"""Requests that prefill and decode cannot share, by endpoint, each with the reason as a sentence. Pure."""
+"""The requests that prefill and decode cannot share, by endpoint, with the reason as a sentence. Pure."""
 
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from pd_proxy.errors import BadRequestError, NotStoredError
 from pd_proxy.protocol.body import SAMPLING, Fields, inner, present, value
 from pd_proxy.protocol.endpoints import Endpoint
 
-# Tools that the client runs. Every other kind is run by the engine, between two generations of one response.
+# Tools that the client runs. The engine runs all others, between two generations of one response.
 CLIENT_TOOLS: Final = frozenset({"function", "custom", "namespace"})
 
 
@@ -18,13 +18,13 @@ class _Tool(msgspec.Struct):
 
 
 def _completion(fields: dict[str, Raw]) -> tuple[int, str | None]:
-    """Copies of each prompt, and the sentence of `combined_only`."""
+    """The number of copies of each prompt, and the value of `combined_only`."""
     return max(1, value(fields, "n", int) or 1), _combined_only(fields)
 
 
 def _batch(fields: dict[str, Raw]) -> tuple[int, str | None]:
     if fields["stream"] == Raw(b"true"):
-        # Each leg has a `stream` of the proxy's own, so the engines would not see it.
+        # The proxy sets `stream` in each engine's request, so the engines would not see the client's.
         raise BadRequestError("Batch chat completions do not support streaming.", param="stream")
     return _completion(fields)
 
@@ -73,7 +73,7 @@ def _check_stores_nothing(fields: Fields) -> None:
 
 
 def _engines_own(fields: Fields) -> str | None:
-    """As `_combined_only`, of a request for a response."""
+    """As `_combined_only`, for `/v1/responses`."""
     kinds = _tool_kinds(fields)
     if kinds - CLIENT_TOOLS:
         names = ", ".join(f"`{kind[:50]}`" for kind in sorted(kinds - CLIENT_TOOLS))
@@ -84,7 +84,7 @@ def _engines_own(fields: Fields) -> str | None:
 
 
 def cut_by_limit(fields: Fields) -> str | None:
-    """As `_combined_only`: prefill would read more of a prompt that is too long than decode does."""
+    """As `_combined_only`: prefill would read more of a prompt that is too long than decode."""
     kept = value(fields, "truncate_prompt_tokens", int)
     return _cut("truncate_prompt_tokens") if kept is not None and kept < 0 else None
 
@@ -94,7 +94,7 @@ def _cut(name: str) -> str:
 
 
 def _tool_kinds(fields: Fields) -> set[str]:
-    """The tools' types; what is no list of tools has none, and engines refuse it."""
+    """The tools' types; empty for anything but a list of tools, which engines refuse."""
     if not present(fields, "tools"):
         return set()
     try:

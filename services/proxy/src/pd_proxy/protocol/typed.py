@@ -1,8 +1,8 @@
-"""Streams of `/v1/responses` and `/v1/messages`, whose events have types and end with one of a type of its own. Pure.
+"""Streams of `/v1/responses` and `/v1/messages`: their events have types, and an event of a particular type ends them. Pure.
 
-Of a response vLLM says `response.created` and `response.in_progress` before its engine has heard of the request. They are held back until
-something follows, so that here too the first bytes mean that decode has the request: until then it is tried again elsewhere, or
-refused with a status, and only from then on aborted at once. The event that ends a stream is held back as `[DONE]` is elsewhere.
+vLLM sends `response.created` and `response.in_progress` before its engine has got the request. They are held back until another event
+follows, so that here, too, the first bytes mean that decode has the request. Until then, it can be tried again elsewhere or refused with
+a status; from then on, it can be aborted at once. The event that ends a stream is held back like `[DONE]` of other endpoints.
 """
 
 import re
@@ -19,14 +19,14 @@ _SEQUENCE_NUMBER: Final = re.compile(rb'"sequence_number": ?(\d+)')
 
 
 class TypedRewriter(StreamRewriter):
-    """As its base, for a response; what ends the stream is an event of one of the types in `last`, and nothing else."""
+    """As its base class, for a response; only an event of one of the types in `last` ends the stream."""
 
     by_chunks = False
     end = b""
     opening = frozenset({"response.created", "response.queued", "response.in_progress"})
     failures = frozenset({"response.failed", "error"})
     last = frozenset({"response.completed", "response.incomplete"}) | failures
-    # What an event holds that may end the stream; inside a text the quotes are escaped.
+    # What an event that ends the stream must hold; inside a text the quotes are escaped.
     mark = b'"response":'
 
     _begun = False
@@ -34,10 +34,10 @@ class TypedRewriter(StreamRewriter):
     _newest = b""
 
     def feed(self, data: bytes) -> bytes:
-        """As its base.
+        """As in the base class.
 
         Raises:
-            BrokenReplyError: also for a stream that says `[DONE]` before it has said how it ended.
+            BrokenReplyError: also for a stream that sends `[DONE]` before the event that ends it.
         """
         data = super().feed(data)
         if self.end:
@@ -47,18 +47,18 @@ class TypedRewriter(StreamRewriter):
             data = b"".join(map(self._event, blocks))
         self._newest = data or self._newest
         if self.done and not self.end:
-            raise BrokenReplyError("the engine's stream does not say how it ended")
+            raise BrokenReplyError("the engine's stream ended without its last event")
         return data
 
     def check_first(self, first: bytes) -> None:
-        """As its base; but a response without a word is an answer, too."""
+        """As in the base class; but a response without output is valid, too."""
         if self.failed and not first:
             payload = self.end.partition(b"data:")[2]
             message = error_fields(object_decoder.decode(payload).get("response", payload)).get("message")
             raise FailedResponseError(str(message or "the engine failed"))
 
     def error_event(self, error: ProxyError) -> bytes:
-        """OpenAI's `error` event, numbered as the next one."""
+        """OpenAI's `error` event with the next sequence number."""
         numbers = _SEQUENCE_NUMBER.findall(self._newest)
         body = {
             "type": "error",
@@ -70,7 +70,7 @@ class TypedRewriter(StreamRewriter):
         return sse.encode_event(msgspec.json.encode(body), "error")
 
     def _event(self, block: bytes) -> bytes:
-        """What may go to the client now that this event has come."""
+        """What the client may be sent now that this event has arrived."""
         if self.end:
             return b""
         kind, block = self._cleaned(block)
@@ -82,19 +82,19 @@ class TypedRewriter(StreamRewriter):
             self._opening += block
             return b""
         if self.failed and not self._begun:
-            return b""  # there is still time for a status
+            return b""  # the client can still get a status
         self._begun = True
         opening, self._opening = self._opening, b""
         return opening + block
 
     def _cleaned(self, block: bytes) -> tuple[str, bytes]:
-        """An event's type, and itself without transfer parameters and addresses; no type if it has no data."""
+        """An event's type, and the event without transfer parameters and addresses; the type is empty if it has no data."""
         head, mark, payload = block.partition(b"data:")
         if not mark:
             return "", block
         try:
             fields = object_decoder.decode(payload)
-            # An error in the shape of other endpoints: some server in between may write it.
+            # An error in the form of other endpoints, which a server in between may have written.
             kind = "error" if "error" in fields else msgspec.json.decode(fields.get("type", b'""'), type=str)
             changed = "response" in fields and self._clean_response(fields)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -106,7 +106,7 @@ class TypedRewriter(StreamRewriter):
         return kind, block
 
     def _clean_response(self, fields: dict[str, Raw]) -> bool:
-        """Take out of a response what the client must not see; True if there was anything."""
+        """Remove from a response what the client must not see; returns True if there was anything."""
         response = object_decoder.decode(fields["response"])
         changed = without_params(response)
         error = response.get("error")
@@ -118,7 +118,7 @@ class TypedRewriter(StreamRewriter):
 
 
 class MessageRewriter(TypedRewriter):
-    """As its base, for a message of Anthropic's API."""
+    """As its base class, for a message of Anthropic's API."""
 
     opening = frozenset()
     failures = frozenset({"error"})

@@ -1,7 +1,7 @@
-"""How long an answer is, and how much of a prompt came from a cache: what prefill says, in the place of what decode says. Pure.
+"""The length of answers, and prefill's number of cached prompt tokens in place of decode's. Pure.
 
-To decode, all that prefill hands over looks cached. The client asked one server, and there the prompt was cached as far as prefill
-found it so.
+For decode, everything that prefill hands over looks cached. For the client there is one server, whose cache had what prefill found in
+its own.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from msgspec import Raw
 
 from pd_proxy.protocol.endpoints import Endpoint
 
-# Only answers that name one of these are looked into; inside a text the quotes are escaped.
+# Only answers that hold one of these are parsed; inside a text the quotes are escaped.
 CACHED_KEYS: Final = (b'"cached_tokens"', b'"cache_read_input_tokens"')
 
 Fields = dict[str, Raw]
 
 
 class Cached(msgspec.Struct, frozen=True):
-    """What prefill said: the member of its usage, as it wrote it, and the tokens in it."""
+    """Prefill's number of cached tokens: the member of its usage as it wrote it, and the number."""
 
     details: Raw
     tokens: int
@@ -55,14 +55,14 @@ _answer = msgspec.json.Decoder(_Answer)
 _counted = msgspec.json.Decoder(_Counted)
 _details = msgspec.json.Decoder(_Details | None)
 _object = msgspec.json.Decoder(dict[str, Raw])
-# Where the endpoints keep it.
+# The field of each endpoint's usage that holds it.
 _MEMBER: Final = {Endpoint.RESPONSES: "input_tokens_details"}
 _MEMBER_ELSEWHERE: Final = "prompt_tokens_details"
 _OF_MESSAGES: Final = ("cache_read_input_tokens", "input_tokens")
 
 
 def tokens_of(answer: bytes) -> int:
-    """Length of an answer in one piece, tokens; 0 if it does not say."""
+    """Output tokens of a non-streamed answer; 0 if it has no usage."""
     try:
         usage = _counted.decode(answer).usage
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -71,7 +71,7 @@ def tokens_of(answer: bytes) -> int:
 
 
 def said(endpoint: Endpoint, answer: bytes) -> Cached | None:
-    """What prefill's answer says; None if it says nothing of its usage."""
+    """The number in prefill's answer; None if it has no usage."""
     try:
         usage = _answer.decode(answer).usage
         if usage is None:
@@ -86,10 +86,10 @@ def said(endpoint: Endpoint, answer: bytes) -> Cached | None:
 
 
 def corrected(endpoint: Endpoint, answer: Mapping[str, Raw], cached: Cached) -> Fields | None:
-    """An answer or event with prefill's number in its usage; None if there is none to correct.
+    """An answer or event with prefill's number in its usage; None if there is nothing to correct.
 
     Raises:
-        msgspec.MsgspecError: if a part of it is not what it should be.
+        msgspec.MsgspecError: if a part of it has an unexpected type.
     """
     for name in ("response", "message"):  # events that hold the whole answer
         if name in answer and _named(answer[name]):
@@ -110,7 +110,7 @@ def _named(value: Raw) -> bool:
 
 
 def _message_usage(usage: Fields, cached: int) -> Fields:
-    """Anthropic's `input_tokens` are those that no cache had."""
+    """Anthropic's `input_tokens` do not include cached tokens."""
     numbers = [msgspec.json.decode(usage.get(name, b"0"), type=int | None) for name in _OF_MESSAGES]
     found = {_OF_MESSAGES[0]: cached, _OF_MESSAGES[1]: max(0, sum(filter(None, numbers)) - cached)}
     return usage | {name: Raw(msgspec.json.encode(value)) for name, value in found.items()}

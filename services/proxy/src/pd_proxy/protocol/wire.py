@@ -1,7 +1,7 @@
-"""HTTP/1.1 as the hot path needs it: heads of clients' requests, read from bytes; heads and chunks, written to bytes. Pure.
+"""HTTP/1.1 for the hot path: reads heads of clients' requests, and writes heads and chunks. Pure.
 
-Of clients' requests only those with one plain meaning are read here; `request_head` leaves every other to Hypercorn, byte for
-byte, so two parsers never disagree about where a request ends. Engines' answers are read by `pd_contracts.http_answers`.
+Only requests that can be read in one way are read here; `request_head` leaves every other one to Hypercorn, byte for byte. So
+two parsers never disagree about where a request ends. Engines' answers are read by `pd_contracts.http_answers`.
 """
 
 import re
@@ -18,13 +18,13 @@ _TARGET: Final = re.compile(rb"POST (" + "|".join(map(re.escape, Endpoint)).enco
 _BARE_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)*\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,12}")
-# Sizes of the chunks that events make, as engines write them: looking one up also proves that it is well written.
+# The sizes of events' chunks as engines write them; a successful look-up also shows that a size is well formed.
 CHUNK_SIZES: Final = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """A request's head; names of headers are in lower case, `size` is its length in bytes, `length` that of the body."""
+    """A request's head. Header names are in lower case, `size` is the head's length in bytes, `length` the body's."""
 
     path: str
     headers: Mapping[str, str]
@@ -33,20 +33,20 @@ class RequestHead:
     size: int
 
     def header(self, name: str) -> str:
-        """A header by its name in lower case; empty if there is none."""
+        """A header, by its name in lower case; empty if it is missing."""
         return self.headers.get(name, "")
 
 
 def may_become_head(data: bytes | bytearray, seen: int = 0) -> bool:
-    """Whether bytes without CR LF CR LF may become a head that ends so; the first `seen` bytes have been looked at before."""
+    """Whether bytes without CR LF CR LF can still become a head; the first `seen` bytes have been checked before."""
     return data[0] > 0x20 and _BARE_EMPTY_LINE.search(data, max(0, seen - 2)) is None
 
 
 def request_head(data: bytes | bytearray, end: int) -> RequestHead | None:
-    """The head that ends before `end`; None if its meaning needs more than a glance.
+    """The head that ends before `end`; None if it is not a plain request for tokens.
 
-    That is: another route, a header twice or with bytes that are not printable ASCII, a body without a length, no host, and
-    everything that changes what the connection speaks.
+    Not plain are: another route, a repeated header or one with bytes that are not printable ASCII, a body without a length, a missing
+    host, and everything that changes the connection's protocol.
     """
     target = _TARGET.match(data)
     if target is None or _HEADERS.fullmatch(data, target.end(), end) is None:
@@ -73,12 +73,12 @@ def write_head(first_line: str, headers: Mapping[str, str]) -> bytes:
     """A message's head.
 
     Raises:
-        ValueError: for a header that would end its line.
+        ValueError: for a header that holds a line break.
     """
     lines = [first_line, *[f"{name}: {value}" for name, value in headers.items()]]
     text = "\r\n".join(lines)
     if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
-        msg = "a header holds a line end"
+        msg = "a header holds a line break"
         raise ValueError(msg)
     return (text + "\r\n\r\n").encode("latin-1")
 

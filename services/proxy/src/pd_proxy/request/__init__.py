@@ -1,1 +1,1 @@
-"""The way of one request for tokens: checked, tried until it is served, prefilled, handed over, decoded."""
+"""The steps of one request for tokens: check, attempts and retries, prefill, hand-over, decode."""

@@ -1,4 +1,4 @@
-"""Decode's request, sent before anybody knows the token behind which it goes on: it loads its KV while prefill computes, and needs only the token."""
+"""Sends decode its request before prefill's token is known: decode loads the KV while prefill computes, and then needs only the token."""
 
 import asyncio
 from typing import Final
@@ -21,14 +21,14 @@ from pd_proxy.upstream.replies import Reply
 TOKENIZE: Final = "/tokenize"
 DETOKENIZE: Final = "/detokenize"
 TOKENIZE_TIMEOUT_S: Final = 5.0
-# One token in every vocabulary there is.
+# A single token in every vocabulary.
 _WORD: Final = "a"
-# What of a request decides its prompt.
+# The fields that determine the prompt.
 _TEMPLATE: Final = (
     "model", "messages", "add_generation_prompt", "continue_final_message", "add_special_tokens", "chat_template",
     "chat_template_kwargs",
 )  # fmt: skip
-# These would have to be part of the template's arguments, and `/tokenize` does not know them.
+# These would have to be template arguments, which `/tokenize` does not know.
 _UNKNOWN: Final = ("documents", "reasoning_effort")
 
 
@@ -45,10 +45,10 @@ class _Text(msgspec.Struct):
 
 
 class Announcement:
-    """One request's; it may turn out to be of no use, and then decode is asked as if there had been none."""
+    """The announcement of one request. If it cannot be used, decode is asked as if there had been none."""
 
     def __init__(self, context: Context, keyed: Keyed, *, early: bool = True) -> None:
-        """Announce it, if it is known who decodes (`early`), and decode's tokenizer says the prompt's token ids and a stand-in."""
+        """Announce the request, if decode is known (`early`) and its tokenizer gives the prompt's token ids and a stand-in."""
         self._context = context
         self._keyed = keyed
         self._prompt: Raw | None = None
@@ -58,22 +58,22 @@ class Announcement:
             self._task = asyncio.create_task(self._announce())
 
     async def reply(self, first: FirstToken) -> tuple[Flight, Reply] | None:
-        """The answer that decode has begun to a request for a stream; None if there is none behind this token."""
+        """The stream that decode has begun; None if it cannot follow this token."""
         reply = await self._answer(first)
         return (self._flight, reply) if isinstance(reply, Reply) and self._flight is not None else None
 
     async def body(self, first: FirstToken) -> bytes | None:
-        """Decode's answer in one piece; None if there is none behind this token."""
+        """Decode's non-streamed answer; None if it cannot follow this token."""
         body = await self._answer(first)
         return body if isinstance(body, bytes) else None
 
     @property
     def sent(self) -> bool:
-        """Whether decode has heard of it."""
+        """Whether decode has got the request."""
         return self._flight is not None
 
     def end(self) -> None:
-        """Whatever was not taken is not wanted."""
+        """Drop what was not used."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -91,7 +91,7 @@ class Announcement:
         try:
             found = await self._task
         except UpstreamError:
-            return None  # asked once more, decode gives the reason, or succeeds
+            return None  # decode is asked again, and then gives the reason or succeeds
         self._task = None
         return found
 
@@ -111,7 +111,7 @@ class Announcement:
         return await ask(context, keyed.pair.decode, generation.endpoint, leg, flight=flight)
 
     async def _tokenized(self) -> Raw | None:
-        """The prompt's token ids, from decode, which has time; None if it does not say them."""
+        """The prompt's token ids from decode, which is less busy than prefill; None if it does not give them."""
         body = tokenize_body(self._keyed.generation)
         if body is None:
             return None
@@ -123,17 +123,17 @@ class Announcement:
 
 
 async def stand_in_of(context: Context, engine: Instance) -> int | None:
-    """A token that may stand where prefill's token will; None if this engine's tokenizer names none.
+    """A token id that the prompt can hold in place of prefill's token; None if this engine's tokenizer gives none.
 
-    Decode's server begins to turn tokens into text behind it. So it must be a whole word: behind a special token, or behind half a
-    character, the text that follows could be written otherwise.
+    Decode's server begins to turn tokens into text after it. So it must be a whole word: after a special token, or after half a
+    character, the following text could differ.
     """
     known = context.stand_ins
     if engine.incarnation not in known:
         try:
             known[engine.incarnation] = await _one_word(context, engine)
         except (RefusedError, msgspec.MsgspecError):
-            known[engine.incarnation] = None  # it has no tokenizer, and will have none
+            known[engine.incarnation] = None  # the engine has no tokenizer
         except UpstreamError:
             return None
     return known[engine.incarnation]
@@ -161,7 +161,7 @@ def prompt_ids(generation: Generation) -> Raw | None:
 
 
 def tokenize_body(generation: Generation) -> bytes | None:
-    """What to ask `/tokenize`; None if it would not answer with this request's prompt."""
+    """The body for `/tokenize`; None if that would not return this request's prompt."""
     fields: Fields = generation.fields
     if generation.endpoint is Endpoint.CHAT:
         if any(name in fields for name in _UNKNOWN):

@@ -1,4 +1,4 @@
-"""One request to one engine, and what is noted when the engine cannot be reached."""
+"""Sends one request to one engine, and reports an engine that cannot be reached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ async def ask_ahead(context: Context, path: str, leg: Leg, flight: Flight) -> Re
     """Send an engine one request and wait until it has accepted it.
 
     Raises:
-        UpstreamError: if it does not.
+        UpstreamError: if the engine does not accept it.
     """
     with _unreachable_noted(context, flight.instance):
         return await accepted(context.upstream, flight, path, leg)
@@ -48,7 +48,7 @@ async def ask_ahead(context: Context, path: str, leg: Leg, flight: Flight) -> Re
 
 @contextmanager
 def _unreachable_noted(context: Context, engine: Instance) -> Iterator[None]:
-    """An engine that refuses connections gets no further request until its next good health check."""
+    """Report an engine that refuses connections: it gets no requests until its next successful health check."""
     try:
         yield
     except UnreachableError as error:

@@ -1,8 +1,8 @@
-"""One attempt at a client's request: with a pair of engines, or with one that does both.
+"""One attempt at a client's request: with a pair of engines, or with one engine that does both.
 
-The opening of decode runs in a task of its own, as prefill does, so the client's leaving cannot cancel it half-way. A decode request is
-aborted (its connection closed) only after its first byte or a grace time, when the engine itself knows it and frees its KV; closed
-earlier, it may be dropped by the HTTP server with the KV still there.
+Decode's request is opened in a task of its own, as prefill's is, so a client that leaves cannot cancel it half-way. It is aborted (its
+connection closed) only after its first byte or a grace time. By then the engine knows the request and frees its KV. If it were closed
+earlier, the HTTP server might drop it and leave the KV.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ from pd_proxy.upstream.answers import Answer, Stream, Whole
 
 
 class Attempt:
-    """A request on one route, under an id of its own; a retry is another attempt.
+    """A request on one route, under its own id; a retry is another attempt.
 
     Attributes:
-        route: who serves it; a late one becomes a pair when its decode is known.
+        route: the engines that serve it; a `Late` one becomes a `Pair` when decode is chosen.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Attempt:
         *,
         part: Part = WHOLE,
     ) -> None:
-        """`claim` is room for its KV at decode, given back when the KV is there."""
+        """`claim` is room for its KV at decode, released when the KV has arrived."""
         self._context = context
         self._wanted = generation
         self._generation = part.asking(generation)
@@ -99,7 +99,7 @@ class Attempt:
         return may_hand_off(self._wanted)
 
     async def _at_prefill(self, prefill: Instance) -> Answer:
-        """An answer of one token needs no decode, and no KV moves."""
+        """Have prefill write an answer of one token: it needs no decode, and no KV moves."""
         self._trace.handed_off = True
         self._claim.release()
         return await self._by_one(prefill)
@@ -115,13 +115,13 @@ class Attempt:
             self._claim.release()
 
     async def _in_order(self, pair: Pair) -> Answer:
-        """Decode after prefill: what every connector can."""
+        """Ask decode after prefill has answered, which works with every connector."""
         planned = plan(pair, self._generation.endpoint, self._generation.fields, self._headers)
         self._claim.covers(pair, planned)
         return await self._exchanged(Exchange(self._context, pair, planned, claim=self._claim))
 
     async def _by_late(self, route: Late) -> Answer:
-        """Prefill keeps the KV until decode asks for it; who decodes is chosen when it is known how busy everybody is then."""
+        """Prefill keeps the KV until decode asks for it. Decode is chosen when prefill has answered, by the load at that time."""
         engine = route.prefill
         if not self._part.begun.tokens:
             reason = self._kept_back(engine)
@@ -131,7 +131,7 @@ class Attempt:
             if reason is None:
                 return await self._keyed(Pair(engine, engine), hand_off=True, choose=partial(self._chosen, route))
         planned = plan_late(engine, self._generation.endpoint, self._generation.fields, self._headers)
-        # Which decode it is for is not known yet; as long as prefill runs, no other engine is asked.
+        # Decode is not known yet; while prefill runs, no other engine gets the request.
         return await self._exchanged(Exchange(self._context, Pair(engine, engine), planned, claim=self._claim), route)
 
     def _chosen(self, route: Late) -> Pair:
@@ -168,7 +168,7 @@ class Attempt:
         with exchange.owing(handover):
             engine = exchange.receiver()
             if engine.state is State.SUSPECT:
-                raise NotAskedError(f"{engine.name} stands still")  # which one more request would not mend
+                raise NotAskedError(f"{engine.name} has stalled")  # another request would not help
             endpoint = self._generation.endpoint
             cleaning = Cleaning(endpoint, exchange.plan.secret, said(endpoint, exchange.prefilled))
             return await self._open(engine, handover.decode(), exchange.plan.engine_id, cleaning)
@@ -186,7 +186,7 @@ class Attempt:
 
 
 async def _let_go(opening: "asyncio.Task[Answer]", grace_s: float) -> None:
-    """End a decode request whose client has left, once its first byte or the grace time has come."""
+    """End a decode request whose client has left, after its first byte or the grace time."""
     await asyncio.wait({opening}, timeout=grace_s)
     if not opening.done():
         opening.cancel()

@@ -1,13 +1,13 @@
-"""One way through a pair of engines: prefill, hand-over, decode, with the rules that keep KV safe.
+"""One exchange with a pair of engines: prefill, hand-over, decode, with the rules that keep KV safe.
 
-1. Decode hears of a request only after prefill answered 200, and only if it is still the process that got the KV.
-2. Prefill runs in a task of its own, so the client's leaving cannot cancel it half-way. It is ended only after GIVE_UP_S, and
+1. Decode gets a request only after prefill has answered 200, and only if it is still the process that got the KV.
+2. Prefill runs in a task of its own, so a client that leaves cannot cancel it half-way. It is ended only after GIVE_UP_S, and
    what it may have pushed by then, or before it failed, is a debt (see 3).
-3. KV that prefill pushed is consumed: if nobody waits any more, or decode turned the request down before running it, decode
-   gets the same request for one token. If decode may have run it, that is a debt (`debts`): a P2pNccl decode that has consumed
-   its KV would wait for it a second time, forever. Decode is never asked for KV more often than it was pushed.
+3. KV that prefill pushed is consumed: if no client waits any more, or decode refused the request before running it, decode gets
+   the same request for one token. If decode may have run it, the KV becomes a debt (`debts`): a P2pNccl decode that has consumed
+   it would wait for it a second time, forever. Decode is never asked for KV more often than it was pushed.
 
-2 and 3 are for connectors that leave KV behind. P2pConnector does not: its prefill may be cancelled, and nothing is owed.
+Rules 2 and 3 are for connectors that leave KV behind. P2pConnector does not: its prefill may be cancelled without a debt.
 """
 
 import asyncio
@@ -34,20 +34,20 @@ from pd_proxy.kv.transfer import HandOver, Plan
 from pd_proxy.protocol import rewrite
 from pd_proxy.request.ask import ask
 
-# A prefill that answers too late is ended so long after its timeout. Until then it is the evidence by which the watchdog, which
-# looks once a second, judges the engine.
+# How long after its timeout a late prefill is ended. Until then it is evidence for the watchdog, which judges the engine once a
+# second.
 EVIDENCE_S: Final = 3.0
 
 
 class Exchange:
-    """What one plan does with one pair.
+    """Runs one plan with one pair.
 
     Attributes:
-        prefilled: the body of prefill's 200; empty before it came.
+        prefilled: the body of prefill's 200; empty until it has arrived.
     """
 
     def __init__(self, context: Context, pair: Pair, plan: Plan, *, claim: Claim | None = None, tries: int = 0) -> None:
-        """`claim` is room at decode, `tries` how often a debt was repaid in vain before: 0 if this is about no debt."""
+        """`claim` is room at decode; `tries` is how often repaying the debt has failed, 0 if this repays no debt."""
         self.pair = pair
         self.plan = plan
         self.prefilled = b""
@@ -56,11 +56,11 @@ class Exchange:
         self._tries = tries
 
     async def prefill(self) -> HandOver:
-        """Run prefill. If the client does not wait for its end, decode consumes what it pushes, and then the claim is given back.
+        """Run prefill. If the client leaves before its end, decode consumes what it pushes, and then the claim is released.
 
         Raises:
             PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself may go on.
-            UpstreamError: if it fails; the claim is given back.
+            UpstreamError: if it fails; the claim is released.
         """
         task = self._context.tasks.spawn(self._prefill())
         try:
@@ -77,11 +77,11 @@ class Exchange:
             raise
 
     async def decode(self, handover: HandOver, timeout_s: float) -> bytes:
-        """Have decode answer in one piece within that time.
+        """Have decode answer without streaming, within `timeout_s`.
 
         Raises:
-            ProxyError: if it fails; what becomes of the KV then is seen to.
-            TimeoutError: likewise.
+            ProxyError: if it fails; its KV is then drained or becomes a debt.
+            TimeoutError: if it is late; the same holds for its KV.
         """
         with self.owing(handover):
             async with asyncio.timeout(timeout_s):
@@ -93,17 +93,17 @@ class Exchange:
 
     @contextmanager
     def owing(self, handover: HandOver) -> Iterator[None]:
-        """See to the KV that decode was handed, if decode fails here or the client does not wait for its first byte.
+        """Take care of the KV that decode was given, if decode fails within this block or the client leaves before its first byte.
 
-        It is drained if decode surely did not run the request, or would only fail if it did (NIXL); otherwise it is a debt. Where
-        a debt was to be repaid it is one again in any case.
+        The KV is drained if decode certainly did not run the request, or if a second attempt would only fail (NIXL); otherwise it
+        becomes a debt. If this exchange repays a debt, it always becomes a debt again.
         """
         try:
             yield
         except (ProxyError, TimeoutError, asyncio.CancelledError) as error:
             stand_in = handover.stand_in
             if isinstance(error, RefusedInStreamError):
-                pass  # decode ran it
+                pass  # decode has run the request
             elif stand_in is not None and (self._tries or not _never_ran(error)):
                 debt = Debt(
                     self.pair.decode.zmq_address,
@@ -118,10 +118,10 @@ class Exchange:
             raise
 
     def receiver(self) -> Instance:
-        """The process that prefill pushed to, as it is now.
+        """The decode process that prefill pushed to, in its present state.
 
         Raises:
-            RestartedError: if another one took its place; it would wait for KV that its predecessor got.
+            RestartedError: if another process took its place, which would wait for KV that its predecessor got.
         """
         decode = self.pair.decode
         now = self._context.registry.current(decode)
@@ -136,14 +136,14 @@ class Exchange:
             rewrite.checked(plan.endpoint, self.prefilled, engine.name, (engine.http_address, engine.zmq_address))
             return plan.receive(self.prefilled)
         except UpstreamError as error:
-            # It may have pushed before it failed, and decode will not hear of this request otherwise.
+            # Prefill may have pushed before it failed, and decode would not get this request otherwise.
             if plan.stand_in is not None and not _never_began(error):
                 address = self.pair.decode.zmq_address
                 self._context.owe(Debt(address, plan.endpoint, plan.engine_id, plan.stand_in(), asked=False))
             raise
 
     def _leave(self, prefilling: "asyncio.Task[HandOver]", after_s: float = 0.0) -> None:
-        """Nobody waits for this prefill any more; if it may be ended half-way, it is, after that time."""
+        """No client waits for this prefill any more; end it after `after_s` seconds if it may be aborted, else drain it."""
         if not self.plan.abortable:
             self._drain_later(prefilling)
             return
@@ -151,7 +151,7 @@ class Exchange:
         self.release()
 
     def _drain_later(self, prefilling: "asyncio.Task[HandOver]") -> None:
-        """Nobody waits for this prefill any more; what it will have pushed is consumed when it is done."""
+        """No client waits for this prefill any more; what it pushes is consumed once it has finished."""
 
         def drain_if_pushed(task: "asyncio.Task[HandOver]") -> None:
             work: asyncio.Task[Any] = task
@@ -162,7 +162,7 @@ class Exchange:
         prefilling.add_done_callback(drain_if_pushed)
 
     async def _drain(self, handover: HandOver) -> None:
-        """Have decode consume what prefill pushed and decode never ran. NIXL's KV that is not consumed has a lease, which ends."""
+        """Have decode consume what prefill pushed for a request that decode never ran. NIXL frees such KV itself when its lease ends."""
         if not handover.pushed:
             return
         drain = Exchange(self._context, self.pair, self.plan, tries=1)
@@ -170,7 +170,7 @@ class Exchange:
             with drain.owing(handover):
                 await ask(self._context, self.receiver(), self.plan.endpoint, handover.drain())
         except ProxyError:
-            pass  # that is a debt now
+            pass  # it has become a debt
         else:
             self._context.metrics.drained("done")
 
@@ -181,5 +181,5 @@ def _never_began(error: UpstreamError) -> bool:
 
 
 def _never_ran(error: BaseException) -> bool:
-    """Decode did not get the request because of the proxy, or refused it as invalid; decode works and still holds the KV."""
+    """Decode did not get the request because of the proxy, or refused it as invalid; it works and still holds the KV."""
     return isinstance(error, OutOfDescriptorsError) or (isinstance(error, RefusedError) and error.status < 500)

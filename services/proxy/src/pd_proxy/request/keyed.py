@@ -1,7 +1,7 @@
-"""A way through a pair with P2pConnector on which decode is asked at once: its KV, and prefill's token, come to it by themselves.
+"""An attempt with P2pConnector, in which decode gets its request at once: prefill sends it the KV and the first token directly.
 
-Either prefill's token is the client's first ("hand-off"), and decode goes on behind it; or decode writes the whole answer ("decode-first").
-Nothing that is left half-done costs anything but the work itself, so whatever is not needed any more is just ended.
+Either prefill writes the first token and decode continues ("hand-off"), or decode writes the whole answer ("decode-first").
+Unfinished work leaves nothing behind at the engines, so requests that are not needed any more are simply ended.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer, Stream, Whole, Written
 from pd_proxy.upstream.flights import Flight
 
-# A request that prefill refuses is refused by decode too, with the reason that plain vLLM gives; it may take this long.
+# How long decode may take to refuse a request that prefill has refused; its reason is the one that plain vLLM gives.
 VERDICT_S: Final = 1.0
 Choose: TypeAlias = Callable[[], Pair]
 
@@ -50,9 +50,9 @@ class KeyedAttempt:
         *,
         choose: Choose | None = None,
     ) -> None:
-        """`generation` is what the client asked for, `keyed` asks engines for more; `part` says who goes on if decode fails.
+        """`generation` is the client's request; `keyed` asks engines for more. `part` finds an engine to continue if decode fails.
 
-        `choose` gives the pair once prefill has answered, if nobody knows before who decodes.
+        `choose` returns the pair once prefill has answered, if decode is not known before.
         """
         self._context = context
         self._choose = choose
@@ -82,7 +82,7 @@ class KeyedAttempt:
             announced.end()
 
     def _decided(self) -> None:
-        """From here on it is known who decodes."""
+        """Choose decode, if it is not known yet."""
         if self._choose is not None:
             pair = self._choose()
             self._keyed, self._decode = replace(self._keyed, pair=pair), pair.decode
@@ -90,15 +90,15 @@ class KeyedAttempt:
         self._trace.computed(self._decode)
 
     def _read(self, body: bytes) -> FirstToken | None:
-        """What prefill said; None if it did not name its token.
+        """Prefill's answer; None if it did not name its token.
 
         Raises:
-            UpstreamError: if it is no answer.
+            UpstreamError: if the answer is invalid.
         """
         engine = self._prefill
         if not self._generation.stream:
             rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
-            check_named(body, self._keyed.key)  # a stream's events have no room for it
+            check_named(body, self._keyed.key)  # a stream's events do not hold it
         elif not rewrite.has_event(body):
             raise BrokenReplyError(f"{engine.name} answered 200 without a whole event")
         else:
@@ -109,7 +109,7 @@ class KeyedAttempt:
             return None
 
     async def decode_first(self) -> Answer:
-        """Have decode write everything, asked at the same time as prefill.
+        """Have decode write the whole answer; it is asked at the same time as prefill.
 
         Raises:
             ProxyError: as `hand_off`.
@@ -131,10 +131,10 @@ class KeyedAttempt:
             raise
 
     async def _checked(self, flight: Flight) -> Cached | None:
-        """Wait for prefill, and then for decode as for any engine.
+        """Wait for prefill, then for decode's acceptance.
 
         Returns:
-            What prefill says of its cache.
+            Prefill's number of cached tokens.
         """
         engine = self._prefill
         body = await self._within(ask(self._context, engine, self._path, self._keyed.prefill()))
@@ -150,7 +150,7 @@ class KeyedAttempt:
         """Wait for prefill.
 
         Raises:
-            UpstreamError: if it fails; if it refuses the request, what decode says to that.
+            UpstreamError: if it fails; if it refuses the request, decode's error.
         """
         try:
             await prefilling
@@ -161,7 +161,7 @@ class KeyedAttempt:
             raise verdict if isinstance(verdict, RefusedError) else error from None
 
     async def _within(self, asking: Coroutine[Any, Any, bytes]) -> bytes:
-        """Wait for prefill up to PREFILL_TIMEOUT_S; as evidence against its engine, a late one is left running for a while."""
+        """Wait for prefill up to PREFILL_TIMEOUT_S. A late one is left running for a while, as evidence about its engine."""
         task = self._context.tasks.spawn(asking)
         try:
             async with asyncio.timeout(self._context.settings.prefill_timeout_s):
@@ -174,7 +174,7 @@ class KeyedAttempt:
             raise
 
     async def _behind(self, first: FirstToken, announced: Announcement) -> Answer:
-        """What the client gets now that prefill's token is known."""
+        """The client's answer, now that prefill's token is known."""
         trace = self._trace
         if first.reason != LENGTH:
             trace.decode, trace.prefill = trace.prefill, ""
@@ -186,12 +186,12 @@ class KeyedAttempt:
             except RefusedError as error:
                 if error.status >= 500:
                     raise
-                # What decode does not go on with, it may run as a whole, or refuse as plain vLLM does.
+                # A request that decode does not continue, it may run as a whole, or refuse as plain vLLM does.
                 reason = REFUSED
         return await self._instead(reason, announced, first.cached(self._path))
 
     async def _instead(self, reason: str, announced: Announcement, cached: Cached | None = None) -> Answer:
-        """Have decode write the whole answer after all."""
+        """Have decode write the whole answer instead of a hand-off."""
         self._trace.kept_back = reason
         if announced.sent:
             announced.end()
@@ -212,7 +212,7 @@ class KeyedAttempt:
             try:
                 return Whole(joined(self._generation, first, body))
             except NotContinuedError:
-                pass  # prefill's token did not come; it is known here
+                pass  # prefill's token did not reach decode, but it is known here
         leg = self._after(announced).going_on(first.prompt, first.token)
         body = await ask(self._context, self._decode, self._path, leg, whole=True)
         return Whole(joined(self._generation, first, body))
@@ -230,12 +230,12 @@ class KeyedAttempt:
             part.progress.begin(part.known, first.text)
         rewriter = part.rewriter(self._decode, keyed.uuid, Cleaning(self._path, cached=first.cached(self._path)))
         stream = Stream(*found, rewriter, first_token.opening(self._generation, first))
-        if offset is None:  # else nobody would know where the next text begins
+        if offset is None:  # otherwise the next text offset is unknown
             stream.successor = part.successor(rewriter)
         return stream
 
     def _after(self, announced: Announcement) -> Keyed:
-        """How decode is asked now: not under the id of an announcement that it may still have."""
+        """Decode's next request, under a new id if decode may still have the announcement's."""
         announced.end()
         return self._keyed.again() if announced.sent else self._keyed
 
@@ -245,7 +245,7 @@ class KeyedAttempt:
     async def _all_by_decode(
         self, flight: Flight, prefilling: "asyncio.Task[Cached | None] | None" = None, cached: Cached | None = None
     ) -> Answer:
-        """Have decode write everything; what prefill says of its cache may come later."""
+        """Have decode write the whole answer; prefill's number of cached tokens may come later."""
         engine, leg = self._decode, self._keyed.decode()
         if not self._generation.stream:
             body = await ask(self._context, engine, self._path, leg, flight=flight)
@@ -271,13 +271,13 @@ def _result(task: "asyncio.Task[Cached | None]") -> Cached | None:
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:
-    """Its result is not needed."""
+    """Retrieve a task's exception, so that asyncio does not report it; the result is not needed."""
     if not task.cancelled():
         task.exception()
 
 
 def _drop(decoding: "asyncio.Task[Answer]") -> None:
-    """Nobody wants what decode will say."""
+    """End decode's request, whose answer is not needed."""
 
     def close(task: "asyncio.Task[Answer]") -> None:
         if not task.cancelled() and task.exception() is None and isinstance(task.result(), Stream):

@@ -1,7 +1,7 @@
-"""A stream whose engine died goes on at others, from the prompt and the tokens that the client has; the client sees a pause.
+"""Migration: a stream whose engine died is continued by another one, from the prompt and the client's tokens; the client sees a pause.
 
-Only where the tokens that follow are the very ones that would have come (`exclusions.may_migrate`), but for what another batch makes of the last
-digits. It is bounded: RETRIES engines more, and QUEUE_TIMEOUT_S for one to be there.
+Only requests whose following tokens would be the same on any engine are migrated (`exclusions.may_migrate`), apart from numerical
+differences between batches. Migration is limited to RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ LOOK_S: Final = 0.1
 
 
 class Migration:
-    """One request's; knows where it has been."""
+    """The migrations of one request; remembers the engines that it has used."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Migration:
         self._headers = headers
         self._trace = trace
         self._failures = failures
-        self._prefilled = True  # who is to blame for the failure before
+        self._prefilled = True  # whether prefill had answered before the last failure
         self.part = Part(progress=progress_of(context, generation), go_on=self.go_on)
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
-        """Have other engines continue from there; None if no engine can, and then the client gets `error`."""
+        """Have another engine continue from `restart`; None if no engine can, and then the client gets `error`."""
         stream = await self._go_on(error, restart)
         if stream is None:
             self._context.metrics.migrated("failed")
@@ -80,7 +80,9 @@ class Migration:
             try:
                 return await self._attempt(restart, end)
             except UpstreamError as failure:
-                logger.warning("a stream could not go on", extra={"id": self._trace.uuid, "cause": failure.cause})
+                logger.warning(
+                    "a stream could not be continued", extra={"id": self._trace.uuid, "cause": failure.cause}
+                )
                 error = failure
             except ProxyError:
                 return None
@@ -98,11 +100,13 @@ class Migration:
         finally:
             self._prefilled = trace.prefilled is not None
         self._trace.decode = trace.decode
-        logger.warning("a stream goes on elsewhere", extra={"id": self._trace.uuid, "instance": trace.decode})
+        logger.warning(
+            "a stream is continued at another engine", extra={"id": self._trace.uuid, "instance": trace.decode}
+        )
         return answer if isinstance(answer, Stream) else None
 
     async def _route(self, end: float) -> tuple[Route, Claim]:
-        """As for a new request, but it may take a while until an engine has taken the dead one's place."""
+        """The next route, as for a new request; but if no engine is ready, wait until `end` for one to replace the dead one."""
         able = self._takes_ids if self._generation.endpoint is Endpoint.CHAT else anybody
         while True:
             try:
@@ -114,16 +118,16 @@ class Migration:
 
     @staticmethod
     def _takes_ids(engine: Instance) -> bool:
-        """The prompt goes to it as token ids, beside what the connector says."""
+        """Whether an engine accepts the prompt as token ids together with the connector's parameters."""
         return takes_chat_ids(engine) and (engine.role is Role.COMBINED or engine.connector is Connector.P2P)
 
     def _counts(self) -> bool:
-        """Whether the client waits for a last event beside the end mark."""
+        """Whether the client expects a last event in addition to the end mark."""
         return b"include_usage" in bytes(self._generation.fields.get("stream_options", b""))
 
 
 def progress_of(context: Context, generation: Generation) -> Progress | None:
-    """Where what the client has is noted; None if no engine could continue."""
+    """A record of what the client receives; None if no engine could continue this request."""
     if not context.settings.migrate or not generation.stream or may_migrate(generation) is not None:
         return None
     return Progress(

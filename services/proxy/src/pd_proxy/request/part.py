@@ -1,4 +1,4 @@
-"""Which part of an answer an attempt writes: usually all of it, else what follows the tokens that the client has."""
+"""The part of an answer that an attempt writes: usually all of it, else what follows the client's tokens."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -15,18 +15,18 @@ from pd_proxy.protocol.rewrite import Cleaning, StreamRewriter
 from pd_proxy.upstream.answers import Stream, Successor, rewriter_of
 
 _TRUE: Final = Raw(b"true")
-# Has another engine continue from there after this error; None if no engine can.
+# Has another engine continue after this error; None if no engine can.
 GoOn: TypeAlias = Callable[[ProxyError, Restart], Awaitable[Stream | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What came before, and who needs to know what comes.
+    """What precedes this part of an answer, and how the part is recorded and continued.
 
     Attributes:
         known: what the client has of the answer before this part; None if nothing.
-        progress: notes what goes to the client, where somebody else may have to go on.
-        go_on: finds who does.
+        progress: records what is sent to the client, if another engine may have to continue.
+        go_on: finds the engine that continues.
     """
 
     begun: Begun = NOTHING
@@ -35,29 +35,29 @@ class Part:
     go_on: GoOn | None = None
 
     def asking(self, generation: Generation) -> Generation:
-        """The request as engines get it: they must say token ids, if somebody may have to go on."""
+        """The request for engines: it asks for token ids, if another engine may have to continue."""
         if self.progress is None:
             return generation
         return replace(generation, fields={**generation.fields, "return_token_ids": _TRUE})
 
     def behind(self, begun: Begun, known: Restart) -> "Part":
-        """The part that follows that."""
+        """The part that follows `begun`."""
         return replace(self, begun=begun, known=known)
 
     @property
     def ordinary(self) -> bool:
-        """Whether it is the whole answer, so that it need not be remembered."""
+        """Whether the part is the whole answer and is not recorded."""
         return not self.begun.tokens and self.progress is None
 
     def rewriter(self, engine: Instance, engine_id: str, cleaning: Cleaning) -> StreamRewriter:
-        """What makes of the engine's stream what the client may see."""
+        """The rewriter that turns the engine's stream into the client's."""
         if self.ordinary:
             return rewriter_of(engine, cleaning)
         addresses = (engine.http_address, engine.zmq_address)
         return PartRewriter(self.begun, engine_id, cleaning, progress=self.progress, addresses=addresses)
 
     def successor(self, rewriter: StreamRewriter) -> Successor | None:
-        """Who goes on if the stream fails that this rewriter is for."""
+        """Finds the engine that continues if this rewriter's stream fails; None if none can."""
         go_on = self.go_on
         if go_on is None or not isinstance(rewriter, PartRewriter):
             return None

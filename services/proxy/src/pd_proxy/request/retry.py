@@ -1,8 +1,8 @@
-"""A request until it is served: which failures deserve another attempt, with whom, and when to give up.
+"""Attempts at a request until it is served: after which failures to try again, at which engine, and when to give up.
 
-Every attempt has an id of its own and a prefill of its own, because KV is keyed by the id. An engine that failed a request
-does not get that request again; a process that took its place may. `exchange` sees to the KV of the attempts that failed.
-A request that kills engines stops after RETRIES more of them. Nothing is tried again once a client got a byte.
+Every attempt has its own id and its own prefill, because KV is keyed by the id. An engine that failed a request does not get
+that request again, but a process that took its place may. `exchange` takes care of the KV of failed attempts.
+A request that kills engines ends after RETRIES more of them. Nothing is tried again once the client has got a byte.
 """
 
 import asyncio
@@ -30,23 +30,23 @@ from pd_proxy.upstream.answers import Answer
 
 logger = logging.getLogger(__name__)
 
-# What of a prompt decides its prefill with prefix affinity: a system prompt, but not the question after it.
+# How many bytes of a prompt choose its prefill with prefix affinity: enough for a system prompt, but not for the question after it.
 PREFIX_BYTES: Final = 512
 LOOK_S: Final = 0.05
 
 
 def worth_another(error: ProxyError) -> bool:
-    """Whether another engine might do better: not if the request itself was refused."""
+    """Whether another engine might succeed: not if the request itself was refused."""
     if not isinstance(error, UpstreamError) or isinstance(error, AnswerTooLargeError):
         return False
     return error.status >= 500 or error.status in (408, 429)
 
 
 async def serve(context: Context, generation: Generation, headers: Mapping[str, str], trace: Trace) -> Answer:
-    """Attempt a request until it succeeds or its budget is spent.
+    """Attempt a request until it succeeds, or its attempts or its time are used up.
 
     Raises:
-        ProxyError: what the last attempt failed with.
+        ProxyError: the last attempt's error.
     """
     needs = Needs(
         model=generation.model,
@@ -89,14 +89,14 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
 
 
 async def _engines_known(context: Context) -> None:
-    """A proxy that has just started knows no engine before it pings; who asks meanwhile waits, but not longer than pings take."""
+    """Wait for the first engine: a proxy that has just started knows none before they ping. The wait is no longer than pings take."""
     end = context.started + context.settings.ping_ttl_s
     while monotonic() < end and not context.stopping and not is_ready(context.registry.view(), context.trust):  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
 
 
 async def _model_known(context: Context, model: str | None) -> None:
-    """An adapter may have been loaded since the engines were asked what they serve."""
+    """Ask the engines again for an unknown model: an adapter may have been loaded since."""
     if model is not None and not any(model in instance.models for instance in context.registry.view()):
         await context.look_again()
 

@@ -1,4 +1,4 @@
-"""Who gets a request next: by what became of its earlier attempts, by policy, and by the room that there is for its KV."""
+"""Chooses the next engines for a request: by its failed attempts, the policy, and the room for its KV."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ def anybody(_: Instance) -> bool:
 
 @dataclass(slots=True)
 class Failures:
-    """What became of a request's earlier attempts; engines are incarnations.
+    """A request's failed attempts; engines are given as incarnations.
 
     Attributes:
-        failed: engines that do not get it again.
-        doubted: engines that get it only if there is nobody else.
-        route: where it is now; `prediction`: what it was expected to get there.
+        failed: engines that do not get the request again.
+        doubted: engines that get it only if there is no other.
+        route: its present route; `prediction`: the TTFT and TPOT that were predicted for it there.
     """
 
     failed: set[int] = field(default_factory=set)
@@ -39,7 +39,7 @@ class Failures:
     prediction: Prediction | None = None
 
     def add(self, error: ProxyError, route: Route, *, prefilled: bool) -> None:
-        """One more attempt failed, before or after prefill had answered."""
+        """Another attempt failed, before or after prefill answered."""
         self.last = error
         if isinstance(route, Solo):
             self.failed.add(route.engine.incarnation)
@@ -48,11 +48,11 @@ class Failures:
         else:
             self.failed.add(route.prefill.incarnation)
             if isinstance(error, PrefillTimeoutError) and isinstance(route, Pair):
-                # A decode that takes no KV makes its prefill stand still; the next one should not follow it.
+                # A decode that accepts no KV stalls its prefill; the next prefill must not be paired with it.
                 self.doubted.add(route.decode.incarnation)
 
     def candidates(self, instances: Sequence[Instance]) -> list[list[Instance]]:
-        """Who may still serve the request, the better choice first."""
+        """The engines that may still serve the request, in groups, the best first."""
         able = [i for i in instances if i.incarnation not in self.failed]
         return [[i for i in able if i.incarnation not in self.doubted], able]
 
@@ -60,12 +60,12 @@ class Failures:
 async def admitted(
     context: Context, generation: Generation, needs: Needs, failures: Failures, able: Able = anybody
 ) -> tuple[Route, Claim]:
-    """A route of engines that are able, and room for the request's KV at its decode; waits for room up to QUEUE_TIMEOUT_S, first come first served.
+    """A route among suitable engines, and room for the request's KV at its decode. Waits for room up to QUEUE_TIMEOUT_S, first come, first served.
 
     Raises:
-        QueuedTooLongError: if there was none.
-        SloError: if it would not be served in time, and REJECT says so.
-        ProxyError: if nobody can serve it (any more).
+        QueuedTooLongError: if there was no room in time.
+        SloError: if it would miss its objectives, and REJECT=slo.
+        ProxyError: if no engine can serve it, or none can any more.
     """
     size = context.budget.size(generation)
     if not context.budget.limit:
@@ -88,7 +88,7 @@ async def admitted(
 def _predicted(
     context: Context, generation: Generation, needs: Needs, failures: Failures, able: Able, *, size: int = 0
 ) -> Route:
-    """The next route; only a request that is new is turned away for what it would get there."""
+    """The next route. Only a new request is rejected because of its predicted TTFT or TPOT."""
     router, view, prompt = context.router, context.registry.view(), generation.tokens
     if router is None:
         return _route(context, needs, failures, able, size)
@@ -103,7 +103,7 @@ def _predicted(
 
 
 def _route(context: Context, needs: Needs, failures: Failures, able: Able, size: int = 0) -> Route:
-    """The next route; one whose decode has room, if there is any."""
+    """The next route; if possible, one whose decode has room."""
     turn = next(context.turns)
     error: ProxyError | None = None
     for candidates in failures.candidates([i for i in context.registry.view() if able(i)]):

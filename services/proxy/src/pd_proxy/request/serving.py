@@ -1,4 +1,4 @@
-"""What serving a request for tokens means, whichever server has read it: `routes` under Hypercorn or `front` beside it."""
+"""Serves a request for tokens, whichever server has read it: `front`, or Hypercorn with `routes`."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,10 +19,10 @@ JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream; charset=utf-8"
 COUNTED: Final = (Endpoint.COMPLETIONS, Endpoint.CHAT, Endpoint.GENERATE)
 MAX_CLIENT_ID: Final = 200
-# What is larger takes milliseconds to read, in which no stream should have to wait.
+# A larger body takes milliseconds to parse, for which no stream should have to wait.
 AT_ONCE_BYTES: Final = 256 * 1024
 
-# A request's header by its name in lower case; empty if there is none.
+# Returns a request's header by its name in lower case; empty if it is missing.
 Header = Callable[[str], str]
 
 _CLIENT_ID: Final = REQUEST_ID_HEADER.lower()
@@ -30,10 +30,10 @@ _TIMING: Final = TIMING_HEADER.lower()
 
 
 def check_authorization(context: Context, path: str, header: Header) -> None:
-    """Let only clients with a key through, if there are keys. Anthropic's clients send theirs in a header of its own.
+    """If keys are configured, accept only clients with one of them. Anthropic's clients send theirs in a header of its own.
 
     Raises:
-        UnauthorizedError: for the others.
+        UnauthorizedError: for other clients.
     """
     if not context.keys:
         return
@@ -45,12 +45,12 @@ def check_authorization(context: Context, path: str, header: Header) -> None:
 
 
 def is_anthropic(path: str) -> bool:
-    """Whether clients of this path speak Anthropic's API."""
+    """Whether this path belongs to Anthropic's API."""
     return path.startswith(Endpoint.MESSAGES)
 
 
 def error_of(path: str, error: ProxyError) -> bytes:
-    """The body of an error as the clients of this path expect it: OpenAI's, or Anthropic's."""
+    """The body of an error in the form that this path's clients expect: OpenAI's or Anthropic's."""
     return error.body_of_message() if is_anthropic(path) else error.body()
 
 
@@ -61,7 +61,7 @@ def begin(context: Context, path: str, header: Header) -> Trace:
 
 
 async def answer(context: Context, trace: Trace, header: Header, body: bytes) -> Answer:
-    """Have engines serve a request; a stream belongs to the trace, whose end closes it.
+    """Have engines serve a request. A stream belongs to the trace: the end of the trace closes it.
 
     Raises:
         ProxyError: if it fails before the client could be sent a byte.
@@ -70,7 +70,7 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
         raise ShuttingDownError("the proxy is shutting down")
     limit = context.settings.max_in_flight
     if limit and context.metrics.at_once() > limit:
-        raise TooManyRequestsError(f"{limit} requests are in flight already")
+        raise TooManyRequestsError(f"{limit} requests are already in flight (MAX_IN_FLIGHT)")
     generation = await _parsed(context, Endpoint(trace.endpoint), body)
     trace.stream = generation.stream
     headers = {name: value for name in context.settings.passed_headers if (value := header(name))}
@@ -83,7 +83,7 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
 
 
 def delivered(trace: Trace) -> None:
-    """The client has taken the whole answer."""
+    """The client has received the whole answer."""
     trace.complete = trace.over is not None and not trace.cause
 
 
@@ -100,7 +100,7 @@ def response_headers(trace: Trace) -> dict[str, str]:
 
 
 def whole_headers(trace: Trace) -> dict[str, str]:
-    """Headers of an answer in one piece, which is over when they are written."""
+    """The headers of a non-streamed answer, which is complete when they are written."""
     trace.over = monotonic()
     headers = response_headers(trace)
     if trace.wants_timing:
@@ -113,7 +113,7 @@ def stream_headers(trace: Trace) -> dict[str, str]:
 
 
 def last_events(stream: Stream, trace: Trace) -> bytes:
-    """What ends a stream that came to its end mark."""
+    """The last bytes of a stream that has reached its end mark: the timing, if asked for, and the end mark."""
     trace.over = monotonic()
     trace.cause = "error_in_stream" if stream.failed else ""
     if trace.journey is not None and not stream.failed:
@@ -124,5 +124,5 @@ def last_events(stream: Stream, trace: Trace) -> bytes:
 
 
 def _tokens(stream: Stream, endpoint: str) -> int:
-    """As engines write them: one event per token, and one more for the role in chat; unknown for typed events."""
+    """The number of tokens by the events of a stream: one per token, and one more for the role of a chat; unknown for typed events."""
     return max(0, stream.events - (endpoint == Endpoint.CHAT)) if endpoint in COUNTED else 0

@@ -1,4 +1,4 @@
-"""What happened to one request: times, engines, outcome. It ends in the timing stages, the metrics and one log line."""
+"""The record of one request: times, engines, outcome. The timing stages, the metrics and one log line are made from it."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,21 +12,21 @@ from pd_proxy.errors import ProxyError
 from pd_proxy.routing.router import Journey
 from pd_proxy.upstream.answers import Stream
 
-CLIENT_LEFT: Final = 499  # as nginx logs it; nobody receives it
+CLIENT_LEFT: Final = 499  # as nginx logs it; it is never sent
 _KEY: Final = "pd_proxy.trace"
 
 
 @dataclass(slots=True)
 class Trace:
-    """Times are seconds on the monotonic clock; None where the request did not get so far.
+    """The record of one request. Times are seconds on the monotonic clock; None for stages that were not reached.
 
     Attributes:
-        over: when the engine's answer was there as a whole.
-        complete: the client has taken all of it.
-        handed_off: prefill wrote the first token; if it did not, `kept_back` is why, where that is a question.
-        migrations: how often another engine went on with the stream.
-        journey: what the router's books have about it, if there is a router.
-        tokens: length of the answer, once it is over; 0 if nobody counted.
+        over: when the engine's answer was complete.
+        complete: the client has received all of it.
+        handed_off: prefill wrote the first token. `kept_back`: why it did not, if it could have.
+        migrations: how often another engine continued the stream.
+        journey: its entry in the router's books, if there is a router.
+        tokens: output tokens, once the answer is complete; 0 if they were not counted.
     """
 
     endpoint: str
@@ -53,12 +53,12 @@ class Trace:
     tokens: int = 0
 
     def fail(self, error: ProxyError) -> None:
-        """The request ends with this error; a status that went out already stays."""
+        """The request ends with this error; a status that has already been sent stays."""
         self.cause = error.cause
         self.status = self.status or error.status
 
     def left(self) -> None:
-        """The client went away before the end, if the request has no other end."""
+        """The client left before the end; another end, if there was one, stays."""
         if not self.complete and not self.cause:
             self.cause = "client_left"
             self.status = self.status or CLIENT_LEFT
@@ -69,7 +69,7 @@ class Trace:
             self.journey.computed(time.monotonic(), decode)
 
     def end_journey(self) -> None:
-        """The engines have nothing to do for it any more, or another attempt begins."""
+        """The engines have finished with the request, or another attempt begins."""
         journey, self.journey = self.journey, None
         if journey is not None:
             streamed = self.stream and self.over is not None and self.first_byte is not None
@@ -80,11 +80,11 @@ class Trace:
 
     @property
     def server_fault(self) -> bool:
-        """True if it failed, and neither for what the client sent or did not take nor because it left."""
+        """Whether the request failed, and not because of the client: an invalid request, a slow reader, or a client that left."""
         return self.cause not in ("", "client_left", "slow_client") and (self.status >= 500 or self.status == 200)
 
     def stages(self, now: float) -> Stages:
-        """Where the time went until the answer was over, or until `now`; the stages sum to that time since the arrival."""
+        """The time in each stage, from the arrival until the answer was complete, or until `now`; the stages add up to that time."""
         now = now if self.over is None else self.over
         dispatched = now if self.dispatched is None else self.dispatched
         prefilled = dispatched if self.prefilled is None else self.prefilled
@@ -115,12 +115,12 @@ class Trace:
 
 
 def attach(request: Request, trace: Trace) -> None:
-    """Keep the trace where error handlers and the connection find it."""
+    """Store the trace where error handlers and the connection find it."""
     cast("dict[str, Any]", request.scope)[_KEY] = trace
 
 
 def attached(request: Request) -> Trace | None:
-    """The request's trace, if it is one for tokens."""
+    """The request's trace; None if it is not a request for tokens."""
     return cast("dict[str, Any]", request.scope).get(_KEY)
 
 

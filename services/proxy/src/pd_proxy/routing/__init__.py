@@ -1,1 +1,1 @@
-"""What a request would cost on each engine, and what follows from that: where it goes, or that it is rejected. No I/O."""
+"""Predicts what a request would cost on each engine, and decides by that where it goes or whether it is rejected. No I/O."""

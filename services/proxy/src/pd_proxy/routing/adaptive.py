@@ -1,9 +1,9 @@
-"""ROUTING=adaptive: engines that can do both, and no roles to choose. Pure.
+"""ROUTING=adaptive: engines that can prefill and decode get their roles by load. Pure.
 
-While everything can be served where it comes to (`Mode.PLAIN`), it is. When answers would become too slow beside prompts, roles emerge
-(`Mode.SPLIT`): an engine that writes no answer computes prompts; answers go where answers are already written, as long as these have time for
-one more, so that engines without answers remain. Where an answer goes is decided when its prompt is computed.
-An engine whose last answer ends computes prompts again. What is predicted too well is put right by `View.correction`.
+As long as the objectives allow it, each engine serves whole requests (`Mode.PLAIN`). When prompts would slow answers down too much, prefill
+and decode are separated (`Mode.SPLIT`): engines that decode no answers compute prompts. Answers go to engines that already decode some, as
+long as these stay within the objective, so that other engines remain free of answers. The engine that decodes is chosen when the prompt is
+computed. An engine whose last answer has ended computes prompts again. `View.correction` corrects predictions that are too optimistic.
 """
 
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ from pd_proxy.routing.costs import Costs
 from pd_proxy.routing.predict import span_ms, tpot_ms, ttft_ms
 from pd_proxy.routing.view import View
 
-# Shares of the TPOT objective at which a deployment of plain engines is predicted to fail, or to do again.
+# Shares of the TPOT objective: above the first, plain engines are predicted to fail; below the second, to suffice again.
 SPLIT_AT: Final = 0.95
 PLAIN_AT: Final = 0.85
-# A deployment that has changed its mode stays in it for a while.
+# The shortest time between two changes of the mode.
 DWELL_MS: Final = 1000.0
-# Shares of the objectives up to which a way is good enough to be taken without looking at others.
+# Shares of the objectives up to which a placement is taken without a look at others.
 TTFT_ENOUGH: Final = 0.65
 OVERFLOW_TPOT: Final = 0.85
 DECODE_TPOT: Final = 0.92
 LOCAL_TPOT: Final = 0.9
-# What an answer already there counts for, as a share of the TTFT objective, where no engine is in time.
+# The penalty per answer on an engine, as a share of the TTFT objective, if no engine can meet it.
 PER_ANSWER: Final = 0.02
-# Of the number of prompts that come beside a short answer, one in ten is larger than its mean by so many standard deviations.
+# The 90th percentile of the number of prompts during a short answer, in standard deviations above the mean.
 TENTH: Final = 1.28
 
 
 class Mode(StrEnum):
-    """Whether prompts and answers are kept apart."""
+    """Whether prompts and answers are computed on separate engines."""
 
     PLAIN = "plain"
     SPLIT = "split"
 
 
 class Why(StrEnum):
-    """Why a request goes where it goes; clients that ask for timing read it."""
+    """The reason for a placement, shown to clients that ask for timing."""
 
     PLAIN = "plain"
     LOCAL = "local"
@@ -51,7 +51,7 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Which engine computes a prompt, and whether it writes the answer too; if not, `decode_on` says which does, when it is time."""
+    """The engine that computes a prompt, and whether it also decodes; if not, `decode_on` chooses the one that does, once the prompt is computed."""
 
     engine: int
     local: bool
@@ -59,7 +59,7 @@ class Placement:
 
 
 def plain_tpot_ms(costs: Costs, view: View, engines: int) -> float:
-    """The TPOT that nine in ten answers would stay below, were all prompts computed where their answers are written."""
+    """The 90th percentile of TPOT, ms, if every engine served whole requests."""
     traffic = view.traffic
     context = (traffic.tokens / traffic.rate if traffic.rate else 0.0) + traffic.answer / 2
     busy = (
@@ -76,13 +76,13 @@ def plain_tpot_ms(costs: Costs, view: View, engines: int) -> float:
 
 @dataclass(slots=True)
 class ModeSwitch:
-    """The mode, with what keeps it from changing to and fro."""
+    """The mode, with the state that keeps it from oscillating."""
 
     mode: Mode = Mode.PLAIN
     since: float = -inf
 
     def look(self, costs: Costs, view: View, engines: int, now: float) -> Mode:
-        """The mode at this moment (ms)."""
+        """Update and return the mode; `now` in ms."""
         if now - self.since >= DWELL_MS:
             plain, objective = plain_tpot_ms(costs, view, engines), view.correction * view.objectives.tpot
             if self.mode is Mode.PLAIN and plain > SPLIT_AT * objective:
@@ -93,7 +93,7 @@ class ModeSwitch:
 
 
 def place(costs: Costs, view: View, mode: Mode, engines: Sequence[int], prompt: int) -> Placement:
-    """Where a request goes; of equals the first one."""
+    """The placement of a request; among equal engines, the first one."""
     return _plain(costs, view, engines, prompt) if mode is Mode.PLAIN else _split(costs, view, engines, prompt)
 
 
@@ -129,7 +129,7 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
 
 
 def place_local_first(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Placement:
-    """Where a request goes if it stays where it comes to whenever that is in time: no modes, and no memory."""
+    """The placement for ROUTING=local_first: one engine serves the whole request if it meets the objectives; there is no mode and no state."""
     objectives = view.objectives
     ttft = {engine: ttft_ms(costs, view.of(engine), prompt) for engine in engines}
     tpot = {engine: _tpot(costs, view, engine, prompt, local=True) for engine in engines}
@@ -145,7 +145,7 @@ def place_local_first(costs: Costs, view: View, engines: Sequence[int], prompt: 
 
 
 def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:
-    """Which engine writes the answer to a prompt that is computed: one that writes some already, if it has time; else one more."""
+    """The engine that decodes after a computed prompt: one that already decodes, if it stays within the objective; else another one."""
     tpot = {engine: _tpot(costs, view, engine, prompt, local=False) for engine in engines}
     writing = [engine for engine in engines if view.of(engine).sequences]
     empty = [engine for engine in engines if not view.of(engine).sequences]
@@ -158,7 +158,7 @@ def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> 
 
 
 def decode_with_least(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:
-    """Which engine writes the answer where everything is shared: the one with the least TPOT."""
+    """The engine that decodes if all engines do everything: the one with the lowest TPOT."""
     return min(engines, key=lambda engine: _tpot(costs, view, engine, prompt, local=False))
 
 

@@ -1,7 +1,7 @@
-"""Keeps what a `View` shows: told what becomes of each request, at which time (ms). No I/O, no clock of its own.
+"""Keeps the engines' load and the traffic for `View`, from events of each request with their times (ms). No I/O, no clock.
 
-Nothing is asked of engines. When an engine will have computed its prompts is reckoned from what they cost, and put right by each one that
-is done: `late` is by how much the last one was later than reckoned. A prompt that should be done and is not keeps the others waiting.
+Engines are not asked. The time at which an engine will have computed its prompts is estimated from their costs, and corrected whenever one
+is computed: `late` is how much later than estimated the last one was. An overdue prompt delays the others.
 """
 
 from bisect import bisect_left, insort
@@ -16,9 +16,9 @@ from pd_proxy.routing.view import EngineLoad, Objectives, Traffic, View
 
 TRAFFIC_MS: Final = 3000.0
 RECENT_ANSWERS: Final = 300
-# An answer's weight in the mean length, once there were many.
+# The weight of one answer in the mean length, once there have been many.
 ANSWER_WEIGHT: Final = 0.01
-# Every answer moves the correction by a little: down if it missed its TPOT, up if not; six in a hundred may.
+# How much one answer changes the correction: down if it missed its TPOT, up if not. In balance, 6 % miss it.
 CORRECTION_STEP: Final = 0.004
 MAY_MISS: Final = 0.06
 LEAST_CORRECTION: Final = 0.6
@@ -30,19 +30,19 @@ class _Engine:
     answers: int = 0
     prompts: float = 0.0
     writing: int = 0
-    writing_since: float = 0.0  # the sum of when those that write began
+    writing_since: float = 0.0  # the sum of the times at which running answers began
     ready_at: float = 0.0
     late: float = 0.0
     waiting: "dict[Ticket, float]" = field(
         default_factory=dict
-    )  # prompts that are not known to be computed, and their costs
+    )  # prompts that are not known to be computed, with their costs
     work: float = 0.0
     work_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request at the engines, of so many sequences; `computed_at` is when its prompt was reckoned to be done."""
+    """One request at the engines; `computed_at` is the time at which its prompt was estimated to be computed."""
 
     prompt: int
     sequences: int = 1
@@ -95,7 +95,7 @@ class _Answers:
 
 
 class Books:
-    """Of all requests that this proxy has sent. With `share` proxies on the same engines, the others are taken to send as much."""
+    """The load and traffic of all requests that this proxy has sent. With `share` proxies on the same engines, the others are assumed to send as much."""
 
     def __init__(self, costs: Costs, objectives: Objectives, *, share: int = 1) -> None:
         self.costs = costs
@@ -130,9 +130,9 @@ class Books:
     def sent(
         self, now: float, engine: int, prompt: int, *, answers: bool, sequences: int = 1, watched: bool = True
     ) -> Ticket:
-        """A request went to an engine, which computes its prompt, and `answers` it or not.
+        """A request was sent to an engine, which computes its prompt and, if `answers`, decodes.
 
-        One that is not `watched` has no first token that anybody could see: its answer comes in one piece.
+        `watched`: its first token can be observed, because the answer is a stream.
         """
         traffic, book = self.traffic(now), self._engines.setdefault(engine, _Engine())
         span = span_ms(traffic, self.objectives.tpot)
@@ -150,7 +150,7 @@ class Books:
         return ticket
 
     def computed(self, now: float, ticket: Ticket) -> None:
-        """The prompt was computed: prefill has answered, or the first token has come."""
+        """The prompt was computed: prefill has answered, or the first token has arrived."""
         if ticket.computing is None:
             return
         book = self._engines[ticket.computing]
@@ -160,14 +160,14 @@ class Books:
         self._begin(now, ticket)
 
     def handed_over(self, now: float, ticket: Ticket, engine: int) -> None:
-        """This engine will write the answer, if that was not known."""
+        """This engine decodes the answer, which was not known before."""
         if ticket.answering is not None:
             return
         self._answering(ticket, engine)
         self._begin(now, ticket)
 
     def ended(self, ticket: Ticket, tokens: int = 0, tpot: float | None = None) -> None:
-        """The request is over; `tokens` is the length of a whole answer, `tpot` what it took for each."""
+        """The request is over; `tokens` is the length of a complete answer, `tpot` its time per output token in ms."""
         if ticket.computing is not None:
             book = self._engines[ticket.computing]
             book.ready_at -= book.waiting.pop(ticket, 0.0)
@@ -186,7 +186,7 @@ class Books:
             self.correction = min(MOST_CORRECTION, max(LEAST_CORRECTION, moved))
 
     def forget(self, engines: set[int]) -> None:
-        """Keep no books of engines that are not among these, once nothing is counted there."""
+        """Drop engines that are not among `engines`, once they have no requests."""
         for number in [
             n for n, book in self._engines.items() if n not in engines and not book.answers and not book.waiting
         ]:

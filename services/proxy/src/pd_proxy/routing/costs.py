@@ -1,7 +1,7 @@
-"""What steps cost on the engines: the numbers of a profile that predictions are made of. Pure.
+"""The costs of engine steps, read from a profile and used for predictions. Pure.
 
-A step that computes prompts takes `base + per_token · tokens + per_pair · pairs`, one that decodes `base + per_sequence · batch +
-per_context_token · tokens that the batch looks back on`, one that does both the sum less an overlap, with cheaper prompt tokens.
+A prefill step takes `base + per_token · tokens + per_pair · pairs`. A decode step takes `base + per_sequence · batch +
+per_context_token · context tokens of the batch`. A step that does both takes the sum less an overlap, with cheaper prompt tokens.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pd_contracts.names import Connector
 
 
 class CostsError(ValueError):
-    """No costs can be read from the profile; the message names it."""
+    """The profile cannot be used; the message names it."""
 
 
 class _Prompts(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class _Handover(msgspec.Struct, frozen=True):
 
 
 class _Profile(msgspec.Struct, frozen=True):
-    """What of a profile matters here."""
+    """The numbers of a profile that are used here."""
 
     prefill: _Prompts
     decode: _Decodes
@@ -57,15 +57,15 @@ class _Profile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Milliseconds, but for the last two.
+    """Costs in milliseconds, except for the last two fields.
 
     Attributes:
-        prompt_token, prompt_pair: of a prompt token, and of a pair of one and another that it looks back on.
-        overlap: what a step with prompts and decodes saves.
+        prompt_token, prompt_pair: per prompt token, and per pair of a prompt token and an earlier one that it attends to.
+        overlap: what a step with prompts and decodes takes less than both alone.
         api: from a request's arrival at an engine until its scheduler sees it.
         handover, handover_token: from prefill's answer until decode may run the request.
-        beside_share: what a prompt token costs beside decodes, of what it costs alone.
-        budget: most tokens in one step of an engine (MAX_NUM_BATCHED_TOKENS).
+        beside_share: the cost of a prompt token in a step with decodes, as a share of its cost alone.
+        budget: the most tokens in one step of an engine (MAX_NUM_BATCHED_TOKENS).
     """
 
     prompt_base: float
@@ -82,19 +82,19 @@ class Costs:
     budget: int = 8192
 
     def alone_ms(self, tokens: float) -> float:
-        """A prompt on an engine that decodes nothing."""
+        """The time of a prompt on an engine that does not decode."""
         return self._tokens_ms(tokens, 1.0) + self.prompt_base * tokens / self.budget
 
     def beside_ms(self, tokens: float) -> float:
-        """What a prompt's tokens add to steps that decode as well."""
+        """The time that a prompt's tokens add to steps that also decode."""
         return self._tokens_ms(tokens, self.beside_share)
 
     def decode_ms(self, sequences: float, context: float) -> float:
-        """A step that decodes, with `context` tokens behind its sequences."""
+        """The time of a decode step; `context` is the sum of its sequences' context tokens."""
         return self.decode_base + self.decode_sequence * sequences + self.decode_context * context
 
     def handover_ms(self, tokens: float) -> float:
-        """The hand-over of a prompt's KV, with the hop to decode."""
+        """The time to hand over a prompt's KV, including the request to decode."""
         return self.api + self.handover + self.handover_token * tokens
 
     def _tokens_ms(self, tokens: float, share: float) -> float:
@@ -102,12 +102,12 @@ class Costs:
 
 
 def read_costs(profile: str, connector: Connector, *, margin: float, budget: int) -> Costs:
-    """The costs that a profile (see `pd_contracts.profiles`) gives, each multiplied by `margin`.
+    """The costs of a profile (see `pd_contracts.profiles`), each multiplied by `margin`.
 
-    To believe that steps are shorter than they are is worse than the contrary: engines get more than they can do in time.
+    The margin is above 1, because underestimated steps are worse than overestimated ones: engines would get more than they can do in time.
 
     Raises:
-        CostsError: if there is no such profile, or it lacks one of the numbers.
+        CostsError: if there is no such profile, or a number is missing.
     """
     try:
         read = msgspec.convert(profiles.document(profile), _Profile)

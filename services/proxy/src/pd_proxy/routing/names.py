@@ -1,4 +1,4 @@
-"""What ROUTING and REJECT may be."""
+"""The values of ROUTING and REJECT."""
 
 from enum import StrEnum
 

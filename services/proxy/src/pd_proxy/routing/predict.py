@@ -1,7 +1,7 @@
-"""Time to first token and time per output token that a request would have on an engine. Pure; all in milliseconds.
+"""Predicts a request's time to first token and time per output token on an engine. Pure; all in milliseconds.
 
-An engine that computes prompts beside its answers gives them a share of its time. Prompts come one after another, each in steps that are
-full. Decode's step grows with the number of answers and what they look back on.
+An engine that prefills and decodes spends a share of its time on prompts. Prompts are computed one after another, each in full steps. A
+decode step grows with the number of answers and their context.
 """
 
 from typing import Final
@@ -9,26 +9,26 @@ from typing import Final
 from pd_proxy.routing.costs import Costs
 from pd_proxy.routing.view import EngineLoad, Traffic
 
-# Prompts cannot take more of an engine's time than this, however many come.
+# The largest share of an engine's time that prompts can take.
 MOST_OF_TIME: Final = 0.95
-# Steps that a first token takes on a decoding engine beside its prompt: on average it comes in the middle of one.
+# Decode steps that a first token takes in addition to its prompt: on average, a request arrives in the middle of a step.
 STEPS_TO_FIRST: Final = 1.5
-# What prompts cost an engine is averaged over an answer, but not over less.
+# The cost of prompts is averaged over the time of an answer, but at least over this.
 LEAST_SPAN_MS: Final = 300.0
 
 
 def span_ms(traffic: Traffic, tpot: float) -> float:
-    """The time of an answer, over which prompts beside it are averaged."""
+    """The time of an answer, over which the cost of prompts is averaged."""
     return max(min(traffic.answer * tpot, 60_000.0), LEAST_SPAN_MS)
 
 
 def step_ms(costs: Costs, load: EngineLoad, traffic: Traffic, prompt: int = 0, more: int = 0) -> float:
-    """A step of the engine with `more` answers to a prompt of so many tokens, half-way through them."""
+    """The engine's decode step with `more` additional answers to a prompt of `prompt` tokens, each half written."""
     return costs.decode_ms(load.sequences + more, load.context + more * (prompt + traffic.answer / 2))
 
 
 def tpot_ms(costs: Costs, load: EngineLoad, traffic: Traffic, prompt: int, *, span: float, local: bool) -> float:
-    """Time per output token on an engine that gets this answer; `local`: and its prompt, which makes one short answer there wait."""
+    """Time per output token on an engine that gets this answer. `local`: it also gets the prompt, which delays the answers there."""
     added = costs.beside_ms(prompt) if local else 0.0
     share = min(MOST_OF_TIME, (load.prompts_ms + added) / span)
     steady = step_ms(costs, load, traffic, prompt, 1) / (1 - share)
@@ -36,7 +36,7 @@ def tpot_ms(costs: Costs, load: EngineLoad, traffic: Traffic, prompt: int, *, sp
 
 
 def prompt_ms(costs: Costs, load: EngineLoad, prompt: int) -> float:
-    """What a prompt takes of an engine's time."""
+    """The time that a prompt takes on an engine."""
     if not load.sequences:
         return costs.alone_ms(prompt)
     step = costs.prompt_base - costs.overlap + costs.decode_ms(load.sequences, load.context)
@@ -44,7 +44,7 @@ def prompt_ms(costs: Costs, load: EngineLoad, prompt: int) -> float:
 
 
 def ttft_ms(costs: Costs, load: EngineLoad, prompt: int) -> float:
-    """Time to first token on an engine, where the prompt's queue ends."""
+    """Time to first token on an engine: its queue of prompts, then this prompt."""
     waits = load.queue_ms + costs.api + prompt_ms(costs, load, prompt)
     if not load.sequences:
         return waits + costs.prompt_base

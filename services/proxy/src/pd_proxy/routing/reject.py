@@ -1,7 +1,7 @@
-"""Early rejection: whether a request would break the objectives, told before it costs anything. Pure.
+"""Early rejection: decides before any work is done whether a request would break the objectives. Pure.
 
-Beyond their capacity engines serve nobody in time: what they take on too much makes all the others late. So a request is turned away
-whose own first token would come too late, or whose answer no engine has room for without all answers there becoming too slow.
+Beyond their capacity engines serve no request in time, because each excess request delays all others. So a request is rejected if its first
+token would come too late, or if its answer would make all answers on every engine too slow.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from pd_proxy.routing.costs import Costs
 from pd_proxy.routing.predict import span_ms, step_ms, tpot_ms, ttft_ms
 from pd_proxy.routing.view import View
 
-# Shares of the objectives from which on requests are turned away. A queue grows until a request that is admitted has its turn, and
-# predictions are off by a little; TPOT is where decodes are meant to be close to the objective.
+# Shares of the objectives above which requests are rejected. For TTFT, the queue can still grow before an admitted request has its turn, and
+# predictions have errors. For TPOT, decodes are meant to run close to the objective.
 TTFT_SHARE: Final = 0.9
 TPOT_SHARE: Final = 1.0
 MOST_RETRY_S: Final = 60
@@ -22,9 +22,9 @@ MOST_RETRY_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way through the engines: which computes the prompt, and which could write the answer (the same alone, if `local`).
+    """One way to serve a request: the engine that computes the prompt, and those that could decode (only the same one, if `local`).
 
-    `hands_off`: the first token comes from where the prompt is computed in any case.
+    `hands_off`: the engine that computes the prompt also writes the first token.
     """
 
     prompt_at: int
@@ -35,7 +35,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a request would get, ms; and whether the objectives allow it. `least_wait` is after how long it may be worth another try."""
+    """The predicted TTFT and TPOT in ms, and whether they meet the objectives. `least_wait` is the time after which another attempt may succeed."""
 
     ttft: float
     tpot: float
@@ -44,12 +44,12 @@ class Prediction:
 
     @property
     def refused(self) -> bool:
-        """Whether it should be turned away."""
+        """Whether the request should be rejected."""
         return bool(self.sentence)
 
 
 def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
-    """What becomes of a request on this way."""
+    """The prediction for a request on this way."""
     ttft = ttft_on(costs, view, prompt, way)
     tpot = min(_tpot(costs, view, prompt, engine, way) for engine in way.answer_at)
     objectives = view.objectives
@@ -63,7 +63,7 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
 
 
 def ttft_on(costs: Costs, view: View, prompt: int, way: Way) -> float:
-    """Time to first token on a way; a hand-over comes between prompt and first token, unless that is prefill's."""
+    """Time to first token on a way. The hand-over comes before the first token, unless prefill writes it."""
     here = ttft_ms(costs, view.of(way.prompt_at), prompt)
     if way.local or way.hands_off:
         return here

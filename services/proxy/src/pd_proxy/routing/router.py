@@ -1,4 +1,4 @@
-"""The decisions of `adaptive` and `reject` for one process's requests: from settings and engines to a route, and the books about it."""
+"""Applies `adaptive` and `reject` to one process's requests: chooses routes from settings and engines, and keeps the books."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pd_proxy.routing.predict import span_ms, tpot_ms
 from pd_proxy.routing.reject import Prediction, Way, predict
 from pd_proxy.routing.view import View
 
-# Only with it may decode be named when prefill has answered, and the first token be prefill's.
+# Only with this connector can decode be chosen after prefill has answered, and prefill write the first token.
 LATE_DECODE: Final = Connector.P2P
 
 Trusted = Callable[[Instance, Instance], bool]
@@ -26,7 +26,7 @@ Trusted = Callable[[Instance, Instance], bool]
 
 @dataclass(slots=True, eq=False)
 class Journey:
-    """One request at the engines, as the books know it. Times are seconds."""
+    """One request's entry in the books. Times are in seconds."""
 
     router: "Router"
     ticket: Ticket
@@ -34,23 +34,23 @@ class Journey:
     why: str
 
     def computed(self, now: float, decode: Instance | None = None) -> None:
-        """The prompt is computed, and the answer is written at `decode`, or where the prompt was."""
+        """The prompt is computed; the answer is decoded at `decode`, or at the same engine if None."""
         books = self.router.books
         books.computed(1e3 * now, self.ticket)
         if decode is not None:
             books.handed_over(1e3 * now, self.ticket, decode.incarnation)
 
     def ended(self, *, tokens: int = 0, seconds: float = 0.0) -> None:
-        """It is over; a whole answer had so many tokens, and took so long from the first to the last."""
+        """The request is over. `tokens` is the length of a complete answer, `seconds` the time from its first to its last token."""
         tpot = 1e3 * seconds / (tokens - 1) if tokens > 1 and seconds > 0 else None
         self.router.books.ended(self.ticket, tokens, tpot)
 
 
 class Router:
-    """What there is if REJECT or ROUTING asks for predictions."""
+    """Routes requests by predictions, if REJECT or ROUTING needs them."""
 
     def __init__(self, books: Books, trusted: Trusted, *, routing: Routing, reject: Reject) -> None:
-        """`trusted` says which engines may hand over to which."""
+        """`trusted` tells which pairs of engines may hand over KV."""
         self.books = books
         self.rejected = 0
         self._trusted = trusted
@@ -64,14 +64,14 @@ class Router:
         return self.books.costs
 
     def arrived(self, now: float, prompt: int, instances: tuple[Instance, ...]) -> None:
-        """A request has come (seconds, tokens)."""
+        """A request has arrived at `now` (seconds), with `prompt` tokens."""
         if instances is not self._known:
             self._known = instances
             self.books.forget({instance.incarnation for instance in instances})
         self.books.arrived(1e3 * now, prompt)
 
     def place(self, instances: Sequence[Instance], needs: Needs, prompt: int, now: float) -> Solo | Late | None:
-        """The route, if the setting gives it and there are engines that do both."""
+        """The route, if ROUTING chooses it and there are engines that can do both; else None."""
         if self._routing is Routing.STATIC:
             return None
         both = [i for i in able_for(instances, needs.model) if i.role is Role.COMBINED]
@@ -94,7 +94,7 @@ class Router:
     def decode_for(
         self, route: Late, instances: Sequence[Instance], model: str | None, prompt: int, now: float
     ) -> Instance:
-        """Who writes the answer to a prompt that is computed; maybe the engine that computed it."""
+        """The engine that decodes after a computed prompt; it can be the one that computed it."""
         both = [i for i in able_for(instances, model) if i.role is Role.COMBINED]
         candidates = {i.incarnation: i for i in (route.prefill, *self._partners(route.prefill, both))}
         view = self.books.view(1e3 * now)
@@ -104,10 +104,10 @@ class Router:
     def consider(
         self, route: Route, instances: Sequence[Instance], needs: Needs, prompt: int, now: float, *, anew: bool
     ) -> Prediction:
-        """What the request would get; one that is not new is not turned away any more.
+        """The prediction for a request; one that is tried `anew` is not rejected any more.
 
         Raises:
-            SloError: if that is less than the objectives allow, and REJECT says so.
+            SloError: if the objectives would be missed, and REJECT=slo.
         """
         found = predict(self.costs, self.books.view(1e3 * now), prompt, self._way(route, instances, needs))
         if found.refused and anew and self._reject is Reject.SLO:
@@ -118,7 +118,7 @@ class Router:
     def begin(
         self, route: Route, prompt: int, prediction: Prediction, now: float, *, sequences: int, streamed: bool
     ) -> Journey:
-        """The request goes to the engines of this route."""
+        """Enter a request that is sent to the engines of this route."""
         engine = route.engine if isinstance(route, Solo) else route.prefill
         solo = isinstance(route, Solo)
         ticket = self.books.sent(
@@ -181,5 +181,5 @@ class Router:
 
 
 def _shown(milliseconds: float) -> float | None:
-    """A number for JSON, which has no infinity."""
+    """A number for JSON, which has no infinity: None."""
     return round(milliseconds, 2) if milliseconds < 1e9 else None

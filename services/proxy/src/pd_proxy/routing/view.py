@@ -1,16 +1,16 @@
-"""What decisions are made from: the engines' work as the proxy knows it from its own requests, and the traffic. Pure data."""
+"""The data for decisions: the engines' load as the proxy knows it from its own requests, and the traffic. Pure data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-# Before any answer has ended, answers are taken to be so long, tokens.
+# The assumed length of answers before one has ended, in tokens.
 FIRST_GUESS: Final = 128.0
 
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """Service level objectives, milliseconds; infinite where there is none."""
+    """Service level objectives in milliseconds; infinite if not set."""
 
     ttft: float
     tpot: float
@@ -18,13 +18,13 @@ class Objectives:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """One engine's work.
+    """One engine's load.
 
     Attributes:
-        sequences: answers that it writes, or will write: their requests were sent there.
-        context: tokens behind these: their prompts, and what they have written so far.
-        queue_ms: how long it still takes to compute the prompts that were sent there.
-        prompts_ms: what prompts cost there, of late: it decays within the time of an answer.
+        sequences: answers that it decodes, or will decode because their requests were sent there.
+        context: the sum of their context tokens: prompts and output so far.
+        queue_ms: the time still needed for the prompts that were sent there.
+        prompts_ms: the recent cost of prompts there; it decays within the time of an answer.
     """
 
     sequences: int = 0
@@ -38,12 +38,12 @@ IDLE: Final = EngineLoad()
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What comes in.
+    """The incoming traffic.
 
     Attributes:
-        answer: mean length of answers, tokens; `short_answer`: a quarter of them is shorter.
+        answer: mean length of answers, tokens; `short_answer`: their lower quartile.
         rate: requests per millisecond; `tokens`: their prompts' tokens per millisecond.
-        work, work_squared: what these prompts cost beside decodes, milliseconds per millisecond, and the sum of the squares.
+        work, work_squared: the cost of these prompts in steps with decodes, ms per ms, and the sum of its squares.
     """
 
     answer: float = FIRST_GUESS
@@ -56,10 +56,10 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Everything at one moment; engines by number.
+    """The state at one moment; engines by number.
 
     Attributes:
-        correction: what the TPOT objective is multiplied by in decisions: below 1 after answers that missed it.
+        correction: factor on the TPOT objective in decisions; below 1 after answers that missed it.
     """
 
     engines: Mapping[int, EngineLoad]

@@ -1,1 +1,1 @@
-"""What speaks with engines: connections, requests in flight, answers and their streams."""
+"""Communication with engines: connections, requests in flight, answers and their streams."""

@@ -1,4 +1,4 @@
-"""What engines demand of a client: a key, and HTTPS."""
+"""What engines require of a client: a key, and HTTPS."""
 
 import ssl
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from pd_proxy.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class EngineAccess:
-    """The same for all engines.
+    """The key and TLS settings, which are the same for all engines.
 
     Attributes:
-        headers: of every request.
+        headers: the headers of every request.
         tls: None for plain HTTP.
     """
 
@@ -28,7 +28,7 @@ OPEN: Final = EngineAccess()
 
 
 def access_of(settings: Settings) -> EngineAccess:
-    """What the settings say.
+    """The access that the settings describe.
 
     Raises:
         OSError: naming the variable, if ENGINE_CA_FILE cannot be used.

@@ -1,4 +1,4 @@
-"""An engine's answer, opened: either whole, or a stream whose first events are here. Nothing is answered 200 before that."""
+"""An engine's answer: either whole, or a stream whose first events have arrived. Clients get no 200 before that."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,22 +18,22 @@ from pd_proxy.upstream.relay import END, Relay, Rest, cut
 from pd_proxy.upstream.replies import BrokenOffError, Reply
 
 SETTLE_S: Final = 1.0
-# Of the endpoints whose events have types.
+# Rewriters for the endpoints whose events have types.
 REWRITERS: Final = {Endpoint.RESPONSES: TypedRewriter, Endpoint.MESSAGES: MessageRewriter}
 
 
 class Whole:
-    """An answer in one piece, rewritten."""
+    """A non-streamed answer, rewritten."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
 
 
 class Stream:
-    """A stream of events; `close` may be called at any time and any number of times. `successor` finds who goes on if it fails."""
+    """A stream of events; `close` may be called at any time, and repeatedly. `successor` finds an engine that continues if it fails."""
 
     def __init__(self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, first: bytes) -> None:
-        """`first` are the events that came already."""
+        """`first` holds the events that have already arrived."""
         self._flight = flight
         self._reply = reply
         self._rewriter = rewriter
@@ -42,20 +42,20 @@ class Stream:
 
     @property
     def end(self) -> bytes:
-        """What ends the stream for the client, once its end mark has come."""
+        """The bytes that end the stream for the client, once its end mark has arrived."""
         return self._rewriter.end
 
     def error_event(self, error: ProxyError) -> bytes:
-        """What ends the stream for the client, if it fails."""
+        """The event that ends the stream for the client if it fails."""
         return self._rewriter.error_event(error)
 
     async def next(self) -> bytes:
-        """The next whole events, without the end mark; empty once that has come.
+        """The next whole events, without the end mark; empty once that has arrived.
 
         Raises:
-            UpstreamError: if the stream ends without it, stands still, or says what is no event.
+            UpstreamError: if the stream ends without it, stalls, or holds something that is not an event.
         """
-        # The hot path: no task, no timer and no context manager a chunk. Ending a flight closes the response instead.
+        # The hot path: no task, timer or context manager per chunk. Ending a flight closes the response instead.
         flight, reply, rewriter = self._flight, self._reply, self._rewriter
         block, self._first = self._first, b""
         if not block and flight.since is None:
@@ -84,7 +84,7 @@ class Stream:
         return self._rewriter.failed
 
     def whole(self) -> bytes | None:
-        """All events without the end mark, if that has come with the first of them; then there is nothing to relay."""
+        """All events without the end mark, if that arrived together with the first ones; else None. Then there is nothing to relay."""
         if not self._rewriter.done:
             return None
         block, self._first = self._first, b""
@@ -92,21 +92,21 @@ class Stream:
         return block
 
     def relay(self, write: Callable[[bytes], None], head: bytes) -> Relay:
-        """Write everything as chunks in the callback in which it comes, instead of `next`; what has come already with `head`."""
+        """Write everything as chunks in the callback in which it arrives, instead of `next`; what has arrived already is written with `head`."""
         block, self._first = self._first, b""
         relay = Relay(self._flight, self._reply, self._rewriter, write)
         relay.begin(head, block)
         return relay
 
     async def resume(self, error: ProxyError) -> "Stream | None":
-        """What goes on where this stream failed; None if nothing can, and then the client gets an error event."""
+        """The stream that continues this failed one; None if no engine can, and then the client gets an error event."""
         if self.successor is None or not isinstance(error, UpstreamError):
             return None
         self.close(failed=error.status >= 500)
         return await self.successor(error)
 
     def settle(self) -> None:
-        """Let go; an engine that has said its end mark has a moment to end its answer, for the sake of the connection."""
+        """Release the engine. After its end mark it has a moment to end its answer, so that the connection can be used again."""
         if self._reply.finished:
             self.close()
             return
@@ -114,12 +114,12 @@ class Stream:
         self._reply.connect(Rest(self.close, timer))
 
     def close(self, *, failed: bool = False) -> None:
-        """Let go of the engine; before the end of the answer this aborts the request there."""
+        """Release the engine; before the end of the answer this aborts the request there."""
         self._flight.land(failed=failed)
 
 
 class Written(Stream):
-    """A stream that is over before its first byte goes to the client."""
+    """A stream that is complete before its first byte is sent to the client."""
 
     def __init__(self, events: bytes) -> None:
         self._events = events
@@ -145,7 +145,7 @@ class Written(Stream):
     def close(self, *, failed: bool = False) -> None: ...
 
 
-# Finds an engine that continues a stream that failed with this error; None if no engine can.
+# Finds an engine that continues a stream which failed with this error; None if no engine can.
 Successor: TypeAlias = Callable[[ProxyError], Awaitable[Stream | None]]
 Answer = Whole | Stream
 
@@ -168,10 +168,10 @@ async def fetch(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> byte
 
 
 async def accepted(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> Reply:
-    """Send a request and wait until the engine has accepted it; of its answer nothing need have come.
+    """Send a request and wait until the engine has accepted it, which may be before any of its answer arrives.
 
     Raises:
-        UpstreamError: if it does not.
+        UpstreamError: if the engine does not accept it.
     """
     try:
         return await upstream.post(flight, path, leg)
@@ -181,7 +181,7 @@ async def accepted(upstream: Upstream, flight: Flight, path: str, leg: Leg) -> R
 
 
 def rewriter_of(instance: Instance, cleaning: rewrite.Cleaning) -> rewrite.StreamRewriter:
-    """What makes an engine's whole stream one that a client may see."""
+    """The rewriter that turns an engine's whole stream into one that a client may see."""
     kind = REWRITERS.get(cleaning.endpoint, rewrite.StreamRewriter)
     addresses = (instance.http_address, instance.zmq_address)
     return kind(cleaning.secret, addresses, endpoint=cleaning.endpoint, cached=cleaning.cached)
@@ -206,7 +206,7 @@ async def open_stream(
 
 
 def land(flight: Flight, error: BaseException) -> None:
-    """End the flight of a request that failed or was cancelled; the engine is to blame if neither the request is nor we are."""
+    """End the flight of a request that failed or was cancelled. It counts as the engine's failure unless the request or the proxy caused it."""
     ours = isinstance(error, AnswerTooLargeError)
     flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500 and not ours)
 
@@ -222,7 +222,7 @@ async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRe
         if not data:
             raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
         first = rewriter.feed(data)
-        # What is held back shows that the server lives, not that the engine moves, and so does a comment.
+        # Events that are held back, and comments, show only that the server lives, not that the engine makes progress.
         if rewriter.done or has_event(first):
             flight.moved()
             rewriter.check_first(first)

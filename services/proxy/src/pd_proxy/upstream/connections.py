@@ -1,4 +1,4 @@
-"""Connections to engines: one request at a time on each, kept a moment for the next."""
+"""Connections to engines: one request at a time on each; idle ones are kept for a moment for the next request."""
 
 import asyncio
 from collections import deque
@@ -18,13 +18,13 @@ from pd_proxy.upstream.replies import (
     Sink,
 )
 
-# vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that meets that close may or may not have
-# been read, and must not be repeated under its id; so idle connections are given up well before.
+# vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that is sent at that moment may or may not have
+# been read, and must not be repeated under its id. So idle connections are closed well before.
 KEEP_ALIVE_S: Final = 2.0
 
 
 def _drop(data: bytes) -> None:
-    """The body is not read before there is an answer."""
+    """Drop the body of an answer that is not awaited."""
 
 
 class Connection(asyncio.Protocol):
@@ -43,10 +43,10 @@ class Connection(asyncio.Protocol):
         self._paused = False
 
     def request(self, path: str, headers: Mapping[str, str], body: bytes) -> "asyncio.Future[Reply]":
-        """Send a POST; the future is for the head of its answer, or BrokenOffError. Whoever stops waiting calls `give_up`.
+        """Send a POST. The future gets the head of its answer, or BrokenOffError; a caller that stops waiting calls `give_up`.
 
         Raises:
-            BrokenOffError: if the connection has ended already.
+            BrokenOffError: if the connection has already ended.
         """
         lines = {"Host": self._address, "Accept-Encoding": "identity", "User-Agent": "pd-proxy", **headers}
         lines |= self._pool.access.headers
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         return self._answered
 
     def give_up(self, answered: "asyncio.Future[Reply]") -> None:
-        """Close the connection, unless the answer has come; then it may serve somebody else already, and only the reply knows."""
+        """Close the connection, unless the answer has arrived: then only its reply knows whether the connection already serves another request."""
         if answered is self._answered:
             self.abort()
         elif not answered.cancelled() and answered.exception() is None:
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         if shortcut is not None and shortcut(data):
             return
         if self._reply is None and self._answered is None:
-            self.abort()  # nobody asked
+            self.abort()  # no request is waiting for an answer
             return
         try:
             body = reader.feed(data)
@@ -115,17 +115,17 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def deliver_to(self, sink: Sink) -> None:
-        """Whom the body goes to from now on; as it came, as long as its sink likes that and chunks come whole."""
+        """Send the body to `sink` from now on; unparsed, as long as the sink accepts that and chunks arrive whole."""
         self._deliver = sink.feed
         self._shortcut = sink.shortcut(self._reader)
 
     def _begin(self, status: int) -> bool:
-        """The head of an answer is here; whether somebody waits for it."""
+        """The head of an answer has arrived; returns whether a request waits for it."""
         answered, self._answered = self._answered, None
         if answered is None or answered.done():
-            self.abort()  # whoever asked has just left
+            self.abort()  # the caller has just stopped waiting
             return False
-        # Only a refusal says when to come back; reading all headers of every answer would cost.
+        # Only refusals have Retry-After; reading all headers of every answer would cost time.
         retry_after = self._reader.head.headers.get("retry-after", "") if status >= 400 else ""
         reply = self._reply = Reply(self, status, retry_after)
         self._deliver = reply.feed
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
 
 
 class Pool:
-    """Connections by address, those that are free most recently used first."""
+    """Connections by address; the most recently used free one is taken first."""
 
     def __init__(self, connect_timeout_s: float, shortage: Shortage, access: EngineAccess = OPEN) -> None:
         self.access = access
@@ -171,7 +171,7 @@ class Pool:
             connection.abort()
 
     def give_back(self, address: str, connection: Connection) -> None:
-        """It is free for another request."""
+        """Make a connection available for another request."""
         if self._closed:
             connection.abort()
             return
@@ -201,7 +201,7 @@ class Pool:
         """A new connection.
 
         Raises:
-            OwnFaultError: if this process can open none.
+            OwnFaultError: if this process can open no connection.
             NotConnectedError: if the engine cannot be reached.
         """
         host, _, port = address.rpartition(":")
@@ -214,7 +214,7 @@ class Pool:
         except TimeoutError:
             raise ConnectTimedOutError from None
         except (OSError, ValueError) as error:
-            # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+            # ValueError: a host name from a ping, such as "a..b", can fail in the IDNA codec
             if isinstance(error, OSError) and (own := self._shortage.own_fault(error)) is not None:
                 self._close_free()
                 raise OwnFaultError(own) from error
@@ -224,11 +224,11 @@ class Pool:
 
     @property
     def size(self) -> int:
-        """How many connections there are."""
+        """The number of connections."""
         return len(self._all)
 
     def _close_free(self) -> None:
-        """Whoever comes next needs them more."""
+        """Close all free connections, to free their descriptors."""
         for free in self._free.values():
             while free:
                 free.pop().abort()

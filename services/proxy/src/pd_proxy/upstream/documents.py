@@ -1,4 +1,4 @@
-"""What engines are asked beside tokens: documents of known size, and answers of any kind that are passed on as they come."""
+"""Answers to requests that are not for tokens: documents of limited size, and answers of any kind that are passed on unchanged."""
 
 from collections.abc import AsyncIterator
 
@@ -10,7 +10,7 @@ from pd_proxy.upstream.failures import translating
 
 
 class Forwarded:
-    """An engine's answer that is passed on as it comes."""
+    """An engine's answer that is passed on unchanged."""
 
     def __init__(self, response: aiohttp.ClientResponse, name: str, shortage: Shortage) -> None:
         self.status = response.status
@@ -23,19 +23,19 @@ class Forwarded:
         """The body.
 
         Raises:
-            UpstreamError: if it breaks off.
+            UpstreamError: if the connection breaks.
         """
         with translating(self._name, "", lambda _: DisconnectedError.by(self._name), self._shortage):
             async for piece in self._response.content.iter_any():
                 yield piece
 
     async def close(self) -> None:
-        """Let go of the engine; before the end of the answer this aborts the request there."""
+        """Release the engine; before the end of the answer this aborts the request there."""
         self._response.close()
 
 
 async def read_document(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
-    """Read a body that may come from anybody who pinged; None if it is larger than `limit` bytes."""
+    """Read a body; None if it is larger than `limit` bytes, because everything that pings is asked."""
     body = bytearray()
     async for data in response.content.iter_any():
         body += data

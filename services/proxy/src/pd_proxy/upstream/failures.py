@@ -1,4 +1,4 @@
-"""What a failure of an engine means: errors with names, and without addresses, in place of what was seen on the connection."""
+"""Translates failures of connections to engines into errors that name the engine and hold no addresses."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ _RETRY_AFTER: Final = re.compile(r"[0-9]{1,9}|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]
 def translating(
     asked: str, refused: str, broken: Callable[[Exception], DisconnectedError], shortage: Shortage
 ) -> Iterator[None]:
-    """What aiohttp raises, as errors with names; `asked` is whom or what the messages are about.
+    """Translate aiohttp's exceptions; `asked` is what the messages are about.
 
     Raises:
         OutOfDescriptorsError: if this process can open no connection.
@@ -46,27 +46,27 @@ def translating(
     except aiohttp.ClientConnectorError as error:
         raise shortage.own_fault(error.os_error) or UnreachableError(refused) from None
     except (aiohttp.ClientError, ValueError) as error:
-        # ValueError: a host name that anybody may have pinged, such as "a..b", fails in the IDNA codec
+        # ValueError: a host name from a ping, such as "a..b", can fail in the IDNA codec
         raise broken(error) from None
 
 
 def translated(flight: Flight, error: Exception) -> ProxyError:
-    """What a connection's exception means; the reason of an aborted flight wins over its symptom."""
+    """The error for a connection's exception; if the flight was aborted, the reason for that."""
     name = flight.instance.name
     if flight.failure is not None:
         return flight.failure
     if isinstance(error, OwnFaultError):
         return error.error
     if isinstance(error, ConnectTimedOutError):
-        return ConnectTimeoutError(f"{name} did not take the connection in time")
+        return ConnectTimeoutError(f"{name} did not accept the connection in time")
     if isinstance(error, NotConnectedError):
         return UnreachableError(f"{name} refuses connections")
-    logger.debug("engine broke off", extra={"instance": name, "error": repr(error)})
+    logger.debug("connection to an engine broke", extra={"instance": name, "error": repr(error)})
     return DisconnectedError.by(name)
 
 
 def refusal(instance: Instance, status: int, body: bytes, retry_after: str) -> RefusedError:
-    """Free an error answer of addresses, and make of it what the client gets; `retry_after` is its header."""
+    """The client's error for an engine's error answer, without addresses; `retry_after` is the answer's header."""
     text = scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
     fields = rewrite.error_fields(text.encode())
     message = str(fields.get("message", ""))

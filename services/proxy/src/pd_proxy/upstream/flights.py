@@ -1,8 +1,8 @@
-"""Requests that are at engines now, and whether an engine stands still.
+"""The requests that are at engines now ("flights"), and whether an engine has stalled.
 
-A wedged vLLM answers its health check and goes on pinging, so only its streams can tell (vLLM 0.23 waits for missing KV
-without a timeout inside the model step). Standing still means: somebody waits for the engine, and nobody at that engine
-got anything for too long. What a slow client has not yet taken does not count as waiting.
+A stuck vLLM answers its health check and goes on pinging, so only its streams can tell (vLLM 0.23 waits for missing KV without
+a timeout inside the model step). An engine has stalled if requests wait for it and none of them has got anything for too long.
+Data that a slow client has not read yet does not count as waiting.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from pd_proxy.upstream.replies import Reply
 
 
 class Verdict(Enum):
-    """What the waiting requests say about an engine."""
+    """A verdict on an engine, from the requests that wait for it."""
 
     MOVING = auto()
     STALLED = auto()
-    # Only answers that come in one piece are awaited, which shows no progress however healthy the engine is.
+    # Only non-streamed answers are awaited, which show no progress even if the engine is healthy.
     DOUBTFUL = auto()
 
 
 def verdict(waits: Iterable[tuple[float, bool]], last_progress: float, now: float, limit: float) -> Verdict:
-    """Judge an engine from `(waiting since, in one piece)` of each request that waits for it; all in seconds."""
+    """Judge an engine from `(waiting since, not streamed)` of each request that waits for it; all times in seconds."""
     pending = list(waits)
     if not pending or now - max(last_progress, min(since for since, _ in pending)) < limit:
         return Verdict.MOVING
@@ -33,7 +33,7 @@ def verdict(waits: Iterable[tuple[float, bool]], last_progress: float, now: floa
 
 
 def earliest(waits: Iterable[tuple[float, bool]]) -> list[tuple[float, bool]]:
-    """The two waits at most that `verdict` needs: of streams and of answers in one piece, the longest."""
+    """The longest wait of a stream and of a non-streamed answer, which are all that `verdict` needs."""
     found: dict[bool, float] = {}
     for since, whole in waits:
         found[whole] = min(since, found.get(whole, since))
@@ -42,7 +42,7 @@ def earliest(waits: Iterable[tuple[float, bool]]) -> list[tuple[float, bool]]:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What `verdict` is about: `(waiting since, in one piece)` of each request that waits, and when anybody last got anything."""
+    """What `verdict` judges: `(waiting since, not streamed)` of each waiting request, and the time of the last progress."""
 
     waits: Sequence[tuple[float, bool]] = ()
     last_progress: float = 0.0
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(slots=True, eq=False)
 class Tally:
-    """What became of the requests that went to one address."""
+    """Counts of the requests that were sent to one address."""
 
     requests: int = 0
     failures: int = 0
@@ -59,7 +59,7 @@ class Tally:
 
 
 class Flight:
-    """One request at one engine; it can be ended from outside, with the reason its client gets."""
+    """One request at one engine; others can end it, with the error that its client gets."""
 
     __slots__ = (
         "_give_up",
@@ -76,14 +76,14 @@ class Flight:
     )
 
     def __init__(self, instance: Instance, tally: Tally, *, whole: bool) -> None:
-        """`whole`: the answer comes in one piece after a time that only the request knows.
+        """`whole`: the answer is not streamed, and how long it takes depends on the request.
 
-        `early`: the engine cannot begin yet, because it waits for another one; that it says nothing says nothing about it.
+        `early`: the engine cannot begin yet, because it waits for another one; its silence is no evidence.
         """
         self.instance = instance
         self.whole = whole
         self.early = False
-        self.events = 0  # of a stream, passed on so far
+        self.events = 0  # events of a stream that were passed on
         self.failure: ProxyError | None = None
         self.since: float | None = None
         self.moved_at = 0.0
@@ -99,35 +99,35 @@ class Flight:
             self.since = self._loop.time()
 
     def due(self) -> None:
-        """The engine that this one waited for is done."""
+        """The engine that this one waited for has finished."""
         if self.early:
             self.early = False
             self.waits()
 
     def moved(self) -> None:
-        """The engine sent something; now it is the client's turn."""
+        """The engine sent something that the client must read next."""
         self.since = None
         self.moved_at = self.tally.last_progress = self._loop.time()
 
     def progressed(self) -> None:
-        """The engine sent something that went straight on, and it is its turn again."""
+        """The engine sent something that was passed on at once, so the engine is awaited again."""
         self.since = self.moved_at = self.tally.last_progress = self._loop.time()
 
     def held_up(self) -> None:
-        """The client takes no more for now, so the pause is not the engine's."""
+        """The client reads no more for now, so the engine is not the cause of the pause."""
         self.since = None
 
     def opening(self, give_up: Callable[[], None]) -> None:
-        """There is no answer yet; ending the flight means calling this."""
+        """There is no answer yet; `give_up` ends the flight."""
         self._give_up = give_up
         self.waits()
 
     def attach(self, reply: Reply) -> None:
-        """From here on, ending the flight means closing this answer."""
+        """The answer has begun; closing it ends the flight."""
         self._reply = reply
 
     def abort(self, failure: ProxyError) -> None:
-        """End it: requests that wait for the engine get an error, and the connection is closed."""
+        """End the flight: its client gets this error, and the connection is closed."""
         if self.failure is None and self in self.tally.flights:
             self.failure = failure
             if self._reply is not None:
@@ -136,7 +136,7 @@ class Flight:
                 self._give_up()
 
     def land(self, *, failed: bool = False) -> None:
-        """It is over; later calls change nothing. An answer that has not ended is aborted at the engine."""
+        """The flight is over; later calls change nothing. An unfinished answer is aborted at the engine."""
         if self not in self.tally.flights:
             return
         self.tally.flights.discard(self)
@@ -159,20 +159,20 @@ class Flights:
         return self._tallies.setdefault(instance.http_address, Tally())
 
     def load(self, instance: Instance) -> int:
-        """Requests at an instance now."""
+        """The number of requests at an instance now."""
         return len(self.tally(instance).flights)
 
     def counts(self, address: str) -> tuple[int, int]:
-        """Requests ever sent to an address, and those of them that failed."""
+        """The number of requests ever sent to an address, and how many of them failed."""
         tally = self._tallies.get(address)
         return (tally.requests, tally.failures) if tally is not None else (0, 0)
 
     def addresses(self) -> list[str]:
-        """Everybody who ever got a request, by HTTP address."""
+        """The HTTP addresses of all engines that ever got a request."""
         return list(self._tallies)
 
     def evidence(self, address: str) -> Evidence:
-        """What there is to judge the engine at an address by."""
+        """The evidence about the engine at an address."""
         tally = self._tallies.get(address)
         if tally is None:
             return Evidence()
@@ -180,16 +180,16 @@ class Flights:
         return Evidence(waits, tally.last_progress)
 
     def moved_since(self, instance: Instance, then: float) -> bool:
-        """Whether the instance sent anybody anything after that time."""
+        """Whether the instance has sent anything to any request after `then`."""
         return self.evidence(instance.http_address).last_progress > then
 
     def verdict(self, instance: Instance, now: float, limit: float) -> Verdict:
-        """Whether the instance stands still; see `verdict`."""
+        """Whether the instance has stalled; see `verdict`."""
         found = self.evidence(instance.http_address)
         return verdict(found.waits, found.last_progress, now, limit)
 
     def abort(self, instance: Instance, failure: ProxyError) -> int:
-        """End all flights to one process and say how many there were."""
+        """End all flights to one process; returns their number."""
         tally = self._tallies.get(instance.http_address)
         mine = [f for f in tally.flights if f.instance.incarnation == instance.incarnation] if tally else []
         for flight in mine:
@@ -197,7 +197,7 @@ class Flights:
         return len(mine)
 
     def abort_overdue(self, instance: Instance, before: float, failure: ProxyError) -> int:
-        """End the flights to one engine that have got nothing since before that time, and say how many there were."""
+        """End the flights to one engine that have got nothing since `before`; returns their number."""
         flights = self.tally(instance).flights
         waiting = [f for f in flights if f.since is not None and f.since < before]
         for flight in waiting:
@@ -205,7 +205,7 @@ class Flights:
         return len(waiting)
 
     def abort_unread(self, before: float, failure: ProxyError) -> int:
-        """End the flights whose clients have not taken since `before` what the engine sent; say how many there were."""
+        """End the flights whose clients have not read since `before` what the engine sent; returns their number."""
         unread = [
             flight
             for tally in self._tallies.values()

@@ -1,6 +1,6 @@
-"""HTTP towards engines: requests for tokens over connections of our own, the rest through aiohttp's session.
+"""HTTP to engines: requests for tokens over the proxy's own connections, all others through aiohttp.
 
-Messages call engines by name. What aiohttp says stays out of them, because it says addresses.
+Messages name engines. They do not quote aiohttp's messages, because these hold addresses.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import BrokenOffError, Reply, TooLargeError
 
 MAX_DOCUMENT_BYTES: Final = 1024 * 1024
-# An engine's error that repeats what it was sent is looked through for addresses, so not at any length.
+# The longest error message that is searched for addresses: an engine may repeat the whole request in it.
 MAX_ERROR_BYTES: Final = 1024 * 1024
 
 
@@ -32,7 +32,7 @@ class Upstream:
     def __init__(
         self, connect_timeout_s: float, max_answer_bytes: int, shortage: Shortage, access: EngineAccess = OPEN
     ) -> None:
-        """Nothing is opened yet; answers in one piece may be as large as `max_answer_bytes`, `access` is what engines demand."""
+        """Opens nothing yet. `max_answer_bytes` limits non-streamed answers, `access` is what engines require."""
         self._shortage = shortage
         self._max_answer_bytes = max_answer_bytes
         self._connect_timeout_s = connect_timeout_s
@@ -41,7 +41,7 @@ class Upstream:
         self._pool = Pool(connect_timeout_s, shortage, access)
 
     async def __aenter__(self) -> Self:
-        """Open the session; it has no limit of its own on connections, because each stream needs one."""
+        """Open the session. It does not limit connections, because each stream needs one."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=True if self._access.tls is None else self._access.tls
@@ -62,18 +62,18 @@ class Upstream:
 
     @property
     def connections(self) -> int:
-        """How many there are to engines, for requests for tokens."""
+        """The number of connections to engines for requests for tokens."""
         return self._pool.size
 
     @property
     def session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            msg = "the session is opened by `async with`"
+            msg = "use `async with` to open the session"
             raise RuntimeError(msg)
         return self._session
 
     async def post(self, flight: Flight, path: str, leg: Leg) -> Reply:
-        """Send a request and return its 200 with the body still to come; the flight closes it.
+        """Send a request; returns its 200, whose body is still to be read. The flight closes it.
 
         Raises:
             RefusedError: if the engine answers with another status.
@@ -93,7 +93,7 @@ class Upstream:
 
         Raises:
             AnswerTooLargeError: if it is larger than MAX_ANSWER_BYTES.
-            UpstreamError: if it is cut, or the flight is aborted.
+            UpstreamError: if it is cut off, or the flight is aborted.
         """
         try:
             return await reply.read(self._max_answer_bytes)
@@ -118,10 +118,10 @@ class Upstream:
             return await self._pool.connect(address)
 
     async def call(self, instance: Instance, path: str, body: bytes, timeout_s: float) -> bytes:
-        """POST what makes no tokens, and read the body of its 200.
+        """POST a request that is not for tokens; returns the body of its 200.
 
         Raises:
-            UpstreamError: if it does not answer 200 in time; a 4xx with what the engine said.
+            UpstreamError: if it does not answer 200 in time; for a 4xx, with the engine's message.
         """
         url, name = self._access.url(instance.http_address, path), instance.name
         headers = {"Content-Type": "application/json"}
@@ -138,10 +138,10 @@ class Upstream:
         return answer
 
     async def forward(self, instance: Instance, path: str, body: bytes, kind: str, timeout_s: float) -> Forwarded:
-        """POST a body of any kind; the answer, whatever its status below 500, is still to be read within that time.
+        """POST a body of any kind; returns the answer, which is still to be read within `timeout_s`.
 
         Raises:
-            UpstreamError: if there is none; a RefusedError for a status from 400 on.
+            UpstreamError: if there is no answer; a RefusedError for a status of 400 or above.
         """
         url, name = self._access.url(instance.http_address, path), instance.name
         timeout = aiohttp.ClientTimeout(total=timeout_s)
@@ -165,15 +165,15 @@ class Upstream:
         with translating(
             path,
             f"{path} refuses the connection",
-            lambda error: DisconnectedError(f"{path} breaks off ({type(error).__name__})"),
+            lambda error: DisconnectedError(f"{path}: the connection broke ({type(error).__name__})"),
             self._shortage,
         ):
             async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
                 body = await read_document(response, MAX_DOCUMENT_BYTES)
         if body is None:
-            raise BrokenReplyError(f"{path} answers more than {MAX_DOCUMENT_BYTES} bytes")
+            raise BrokenReplyError(f"{path} answers with more than {MAX_DOCUMENT_BYTES} bytes")
         if response.status != 200:
-            why = ": ENGINE_API_KEY is not its key" if response.status == 401 else ""
+            why = ": the engine does not accept ENGINE_API_KEY" if response.status == 401 else ""
             raise RefusedError(response.status, f"{path} answers {response.status}{why}")
         return body
 
@@ -193,7 +193,7 @@ async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
     try:
         body = await reply.read(MAX_ERROR_BYTES)
     except TooLargeError:
-        body = b""  # the status says most of it
+        body = b""  # the status is enough for a message
     except BrokenOffError as error:
         return translated(flight, error)
     return refusal(flight.instance, reply.status, body, reply.retry_after)

@@ -1,4 +1,4 @@
-"""What an engine says of itself: whether it is one, and which models it serves."""
+"""Asks an engine about itself: whether it is an engine, its models and its version."""
 
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import BrokenReplyError, UpstreamError
 from pd_proxy.upstream.http import Upstream
 
-# What this proxy's own /health says of itself.
+# The mark in the answer of a proxy's own /health.
 SERVICE: Final = "pd-proxy"
 
 
@@ -30,18 +30,18 @@ _version = msgspec.json.Decoder(_Version)
 
 
 async def check_health(upstream: Upstream, instance: Instance, timeout_s: float) -> None:
-    """Ask whether the engine is healthy.
+    """Check that the engine is healthy.
 
     Raises:
-        UpstreamError: if it is not, or if a proxy answers, which would send requests round in circles.
+        UpstreamError: if it is not, or if a proxy answers, to which requests would return endlessly.
     """
     body = await upstream.get(instance, "/health", timeout_s)
     try:
         service = _health.decode(body).service
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return  # vLLM says nothing, others what they like
+        return  # vLLM's answer is empty, other servers' may be anything
     if service == SERVICE:
-        raise BrokenReplyError("a proxy answers there, and no engine")
+        raise BrokenReplyError("a proxy answers at this address instead of an engine")
 
 
 async def ask_models(
@@ -50,7 +50,7 @@ async def ask_models(
     """The entries of the engine's `/v1/models`; `wanted` must be among them, or the path behind one, unless it is empty.
 
     Raises:
-        UpstreamError: if it does not say, or does not serve it.
+        UpstreamError: if it does not answer, or does not serve `wanted`.
     """
     try:
         models = tuple(_models.decode(await upstream.get(instance, "/v1/models", timeout_s)).data)
@@ -65,7 +65,7 @@ async def ask_models(
 
 
 async def ask_version(upstream: Upstream, instance: Instance, timeout_s: float) -> str:
-    """The version of the engine's software; empty if it does not say."""
+    """The version of the engine's software; empty if it does not tell."""
     try:
         return _version.decode(await upstream.get(instance, "/version", timeout_s)).version
     except (UpstreamError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

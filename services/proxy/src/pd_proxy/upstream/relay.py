@@ -1,4 +1,4 @@
-"""From an engine to a client without a stop: what is done with the bytes of a stream in the callback in which they come."""
+"""Passes a stream's bytes from an engine to a client in the callback in which they arrive."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
 
-# What ends an event.
+# The end of an event.
 END: Final = b"\n\n"
 
 
 class Rest:
-    """What comes after the end mark; it is ignored."""
+    """The sink of what comes after the end mark, which is ignored."""
 
     def __init__(self, close: Callable[[], None], timer: asyncio.TimerHandle) -> None:
-        """`close` is called when it is over, unless `timer` did that before."""
+        """`close` is called at the end of the answer, unless `timer` has called it before."""
         self._close = close
         self._timer = timer
 
@@ -34,7 +34,7 @@ class Rest:
 
 
 class Relay:
-    """Passes a stream on as it comes, as chunks of HTTP/1.1; no task wakes up a chunk.
+    """Passes a stream on as it arrives, as chunks of HTTP/1.1, without waking a task per chunk.
 
     `done` is what to wait for; it raises UpstreamError.
     """
@@ -52,7 +52,7 @@ class Relay:
         self._by_chunks = False
 
     def begin(self, head: bytes, block: bytes) -> None:
-        """Write a response's head and the first events, then whatever comes; the end mark has not come yet."""
+        """Write a response's head and the first events, then everything that arrives. The end mark must not have arrived yet."""
         self._flight.events += block.count(END)
         self._put(head + CHUNK % (len(block), block) if block else head)
         if not self._held_up:
@@ -63,12 +63,12 @@ class Relay:
         """Write, unless the client is gone."""
         try:
             self._write(data)
-        except RuntimeError:  # uvloop's, if the client's connection is closed: its protocol hears of that in a moment
+        except RuntimeError:  # from uvloop, if the client's connection is closed; its protocol is told in a moment
             self._over = True
         return not self._over
 
     def feed(self, data: bytes) -> None:
-        """Some of the stream: this runs once a chunk, so every call in it counts."""
+        """A part of the stream has arrived. This runs once per chunk, so every call in it matters."""
         if self._over:
             return
         try:
@@ -90,9 +90,9 @@ class Relay:
             self._reply.shorten(self)
 
     def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
-        """Takes what nearly every read is: one whole chunk that is one or more whole events, in which nothing needs a closer look.
+        """A function for the usual case: one whole chunk of one or more whole events that need no change.
 
-        It does to them what `reader` and the rewriter would do, in one function and without a copy that is not needed.
+        It does what `reader` and the rewriter would do, in one function and without needless copies.
         """
         flight, rewriter, write = self._flight, self._rewriter, self._write
         self._by_chunks = rewriter.by_chunks
@@ -141,7 +141,7 @@ class Relay:
             self._end(self._flight.failure or cut(self._flight))
 
     def pause(self) -> None:
-        """The client does not take what it was sent; then neither do we."""
+        """The client does not read what it was sent, so stop reading from the engine."""
         self._held_up = True
         self._flight.held_up()
         self._reply.pause()
@@ -155,7 +155,7 @@ class Relay:
     def _end(self, error: ProxyError | None = None) -> None:
         self._over = True
         if self.done.done():
-            return  # nobody waits for it any more
+            return  # nothing waits for it any more
         if error is None:
             self.done.set_result(None)
         else:
@@ -163,5 +163,5 @@ class Relay:
 
 
 def cut(flight: Flight) -> DisconnectedError:
-    """The error for an answer that ends too early."""
+    """The error for an answer that was cut off."""
     return DisconnectedError.by(flight.instance.name)

@@ -1,6 +1,6 @@
-"""An engine's answer as its bytes come.
+"""An engine's answer while its bytes arrive.
 
-It is read by `read`, by `readany`, or, where every microsecond a chunk counts, by a sink that gets the bytes in the very
+It is read with `read`, with `readany` or, where every microsecond per chunk matters, by a sink that gets the bytes in the
 callback in which they arrive.
 """
 
@@ -15,19 +15,19 @@ READ_AHEAD_BYTES: Final = 256 * 1024
 
 
 class BrokenOffError(ConnectionError):
-    """The connection ended before the answer did, or what came is no answer."""
+    """The connection ended before the answer was complete, or the answer is not valid HTTP."""
 
 
 class TooLargeError(BrokenOffError):
-    """More came than may be held."""
+    """The answer is larger than the limit."""
 
 
 class NotConnectedError(ConnectionError):
-    """There never was a connection."""
+    """The connection could not be made."""
 
 
 class OwnFaultError(NotConnectedError):
-    """This side could not open a connection; `error` is what the client gets."""
+    """This process could not open a connection; `error` is what the client gets."""
 
     def __init__(self, error: ProxyError) -> None:
         super().__init__(error.message)
@@ -35,18 +35,18 @@ class OwnFaultError(NotConnectedError):
 
 
 class ConnectTimedOutError(NotConnectedError):
-    """Nobody took the connection in time."""
+    """The connection was not accepted in time."""
 
 
 class Sink(Protocol):
-    """Takes the body of an answer as it comes; `ended` is called once, with False if the body was cut."""
+    """Receives the body of an answer as it arrives; `ended` is called once, with False if the body was cut off."""
 
     def feed(self, data: bytes) -> None: ...
 
     def ended(self, *, whole: bool) -> None: ...
 
     def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
-        """What may see bytes before `reader` does; it says whether it took them, which it may only between two chunks."""
+        """A function that gets bytes before `reader` does, or None. It returns whether it took them, which it may do only between two chunks."""
 
 
 class Source(Protocol):
@@ -59,11 +59,11 @@ class Source(Protocol):
     def abort(self) -> None: ...
 
     def deliver_to(self, sink: "Sink") -> None:
-        """Whom the body goes to from now on."""
+        """Send the body to `sink` from now on."""
 
 
 class Reply:
-    """An answer of which the head is here; `finished` says that all of it has come."""
+    """An answer whose head has arrived; `finished`: all of it has."""
 
     __slots__ = (
         "_ahead",
@@ -86,17 +86,17 @@ class Reply:
         self._connection: Source | None = connection
         self._parts: list[bytes] = []
         self._size = 0
-        # So much may be held before the engine has to wait.
+        # How many bytes are held before the engine has to wait.
         self._ahead = READ_AHEAD_BYTES
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     async def read(self, limit: int) -> bytes:
-        """The whole body, of at most so many bytes.
+        """The whole body, of at most `limit` bytes.
 
         Raises:
-            BrokenOffError: if it is cut.
-            TooLargeError: if there is more of it; whoever gets this error closes the answer.
+            BrokenOffError: if it is cut off.
+            TooLargeError: if it is larger; the caller must then close the answer.
         """
         self._ahead = limit
         while self._size <= limit:
@@ -109,7 +109,7 @@ class Reply:
         raise TooLargeError
 
     async def readany(self) -> bytes:
-        """Some of the body; empty at its end.
+        """The next part of the body; empty at its end.
 
         Raises:
             BrokenOffError: if it is cut.
@@ -126,7 +126,7 @@ class Reply:
         return data
 
     def connect(self, sink: Sink) -> None:
-        """Give everything that came and comes to `sink`."""
+        """Give everything that has arrived, and that will arrive, to `sink`."""
         self._sink = sink
         if self._parts:
             sink.feed(self._take())
@@ -137,12 +137,12 @@ class Reply:
             sink.ended(whole=self.finished)
 
     def shorten(self, sink: Sink) -> None:
-        """The sink that is connected may have a shortcut by now."""
+        """Ask the connected sink for its shortcut again; it may have one now."""
         if self._connection is not None:
             self._connection.deliver_to(sink)
 
     def pause(self) -> None:
-        """Let the engine wait: what it sends is not being read."""
+        """Stop reading from the connection, so that the engine has to wait."""
         if self._connection is not None:
             self._connection.pause()
 
@@ -151,14 +151,14 @@ class Reply:
             self._connection.resume()
 
     def close(self) -> None:
-        """Let go; before the end of the answer this closes the connection, which aborts the request at the engine."""
+        """Release the connection. Before the end of the answer this closes it, which aborts the request at the engine."""
         connection, self._connection = self._connection, None
         if connection is not None and not self.finished:
             connection.abort()
             self.end(whole=False)
 
     def feed(self, data: bytes) -> None:
-        """The connection got some of the body, which must not go elsewhere."""
+        """The connection received a part of the body that must not go to a sink's shortcut."""
         self._parts.append(data)
         self._size += len(data)
         if self._size > self._ahead:
@@ -166,7 +166,7 @@ class Reply:
         self._wake()
 
     def end(self, *, whole: bool) -> None:
-        """The connection got the end of it, or its own."""
+        """The connection received the end of the body, or was closed."""
         if self.finished or self.broken:
             return
         self.finished, self.broken = whole, not whole
