@@ -33,6 +33,7 @@ GUIDES: Final = (
     "examples",
     "read-report",
     "plan",
+    "planning",
     "run",
     "code-guide",
     "configuration",

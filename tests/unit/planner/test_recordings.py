@@ -27,9 +27,9 @@ BENCHMARK = ROOT / "benchmarks" / "planner"
 TTFT_P50, TTFT_P99, TPOT_P50, TPOT_P99, JOULES = range(5)
 
 
-def _loaded(name: str) -> ModuleType:
-    """A module of the benchmark, whose neighbours find each other by their folder."""
-    spec = importlib.util.spec_from_file_location(name, BENCHMARK / f"{name}.py")
+def _loaded(name: str, folder: Path = BENCHMARK) -> ModuleType:
+    """A module of the benchmark or of the docs; the benchmark's modules are imported from their folder."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -160,7 +160,10 @@ def test_p2ps_numbers_in_the_shipped_profile_are_those_of_its_data() -> None:
     assert all(each.ttft_p50 < 0.1 and each.ttft_p99 < 0.15 and each.tpot_p99 < 0.05 for each in errors)  # type: ignore[operator]
 
 
-def test_the_page_says_what_comes_out() -> None:
-    page = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+def test_the_pages_have_the_tables_that_the_records_give() -> None:
+    write_planning = _loaded("write_planning", ROOT / "docs")
+    english = list(accuracy.tables())
 
-    assert "\n".join(accuracy.tables()) in page, "run python docs/write_planning.py"
+    for name, lines in (("planning.md", english), ("planning.zh.md", write_planning.chinese(english))):
+        page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        assert "\n".join(lines) in page, "run python docs/write_planning.py"

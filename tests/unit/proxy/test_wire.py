@@ -98,5 +98,5 @@ def test_bytes_without_an_end_may_still_become_a_head() -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nX: b", "a\nb", "a\rb", "a\0b"])
 def test_no_header_can_end_its_line(value: str) -> None:
-    with pytest.raises(ValueError, match="line end"):
+    with pytest.raises(ValueError, match="line break"):
         write_head("HTTP/1.1 200 OK", {"X": value})
