@@ -17,8 +17,10 @@ import pd_planner
 import pd_simulator
 from pd_analysis.words import formulas
 from pd_analysis.words.language import LANGUAGES
-from pd_contracts import profiles, records
+from pd_contracts import profiles, records, settings
 from pd_contracts.clock_events import SLOWDOWNS
+from pd_loadgen.workload import options as loadgen
+from pd_planner.cli import traffic
 
 PACKAGE = Path(formulas.__file__).parents[1]
 FOLDERS = (
@@ -56,6 +58,9 @@ def extracted() -> Catalog:
         catalogue.add(text, locations=[("pd_analysis/words/formulas.py", 0)])
     for name in profiles.shipped():
         catalogue.add(profiles.document(name)["description"], locations=[(f"pd_contracts/profiles/{name}.toml", 0)])
+    shown = {field.name: field for field in settings.fields(loadgen.Options)}
+    for name in traffic.SHOWN:
+        catalogue.add(loadgen.help_of(shown[name]), locations=[("pd_loadgen/workload/options.py", 0)])
     for text in SLOWDOWNS.values():
         catalogue.add(text, locations=[("pd_contracts/clock_events.py", 0)])
     return catalogue

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from support.languages import WORDS, Marking, prose_of, unmarked
 from support.planning import H200, poisson, write_run
 
@@ -151,6 +152,36 @@ def test_what_is_wrong_with_a_command_line_is_said_in_chinese(
     assert status == 2
     assert CHINESE.search(told)
     assert english(told) == []
+
+
+@pytest.mark.parametrize("command", [[], ["check"], ["calibrate"]], ids=["question", "check", "calibrate"])
+def test_no_sentence_of_the_help_goes_past_the_catalogues(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(language, "catalogue", lambda _: Marking())
+    monkeypatch.setenv("COLUMNS", "400")
+
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--lang", "zh", "--help"])
+
+    told = capsys.readouterr().out
+    assert end.value.code == 0
+    outside = "\n".join(unmarked(told))
+    assert [line for line in outside.splitlines() if WORDS.search(line) and "pd-plan" not in line] == []
+
+
+def test_lines_of_the_chinese_help_fit_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    with pytest.raises(SystemExit):
+        main(["--lang", "zh", "--help"])
+
+    options = capsys.readouterr().out.partition("选项：\n")[2].partition("示例")[0]
+    lines = [line.strip() for line in options.splitlines()]
+    assert max(map(cell_len, options.splitlines())) <= 80
+    assert [line for line in lines if line.startswith(("，", "。", "；", "：", "、", "）"))] == []
 
 
 def test_what_was_measured_is_compared_in_chinese(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

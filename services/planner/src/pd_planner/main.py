@@ -1,22 +1,24 @@
 """`pd-plan`: which deployment for a traffic, before a GPU is bought."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Final
 
-from pd_analysis.words.language import in_language, tr
+from pd_analysis.words.language import in_language, mark, tr
 from pd_contracts.folders import FolderError
 from pd_planner.cli import calibrate, check, plan
 from pd_planner.cli.failure import CommandError
-from pd_planner.cli.parser import NOTHING, Parser, language_of
+from pd_planner.cli.parser import NOTHING, Parser, RawDescription, language_of
 
 # Anything else is a question.
 COMMANDS: Final[dict[str, ModuleType]] = {"calibrate": calibrate, "check": check}
-DESCRIPTION: Final = """Find the XpYd deployment for your traffic, or plain vLLM: every deployment is simulated, in seconds, from a measured profile.
-
-other commands: pd-plan calibrate RUNS (make a profile), pd-plan check PLAN RUNS (compare a plan with what was measured)"""
+DESCRIPTION: Final = mark(
+    "Find the XpYd deployment for your traffic, or plain vLLM: every deployment is simulated, in seconds, from a measured profile."
+)
+OTHERS: Final = mark(
+    "other commands: pd-plan calibrate RUNS (make a profile), pd-plan check PLAN RUNS (compare a plan with measurements)"
+)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "pd-plan") -> int:
@@ -30,7 +32,7 @@ def _main(words: list[str], prog: str) -> int:
     command = COMMANDS.get(words[0]) if words else None
     try:
         if command is not None:
-            parser = Parser(prog=f"{prog} {words[0]}", description=command.DESCRIPTION)
+            parser = Parser(prog=f"{prog} {words[0]}", description=tr(command.DESCRIPTION))
             command.add_arguments(parser)
             return int(command.run(parser.parse_args(words[1:])))
         return _plan(words, prog)
@@ -42,12 +44,14 @@ def _main(words: list[str], prog: str) -> int:
 
 
 def _plan(words: list[str], prog: str) -> int:
-    parser = Parser(
-        prog=prog, description=DESCRIPTION, epilog=plan.EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    description = f"{tr(DESCRIPTION)}\n\n{tr(OTHERS)}"
+    heading = tr("examples:")
+    examples = f"{heading}\n{plan.EXAMPLES}"
+    parser = Parser(prog=prog, description=description, epilog=examples, formatter_class=RawDescription)
     plan.add_arguments(parser)
     if not words:
-        print(f"{DESCRIPTION}\n\n{plan.EXAMPLES}\n{prog} --help shows everything")
+        hint = tr("{program} --help lists the options", program=prog)
+        print(f"{description}\n\n{examples}\n{hint}")
         return 0
     if not words[0].startswith("-"):
         parser.error(

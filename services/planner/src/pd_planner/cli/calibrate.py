@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import mark, tr
 from pd_contracts.folders import check_file, unwritable
 from pd_planner.calibrate.measured import CalibrationError
 from pd_planner.cli import profiles
@@ -16,7 +16,7 @@ from pd_planner.cli.failure import CommandError
 from pd_planner.cli.parser import add_language
 from pd_planner.cli.values import count
 
-DESCRIPTION: Final = (
+DESCRIPTION: Final = mark(
     "Fit a profile to run folders: decoding from token stamps, the rest from latencies, power from energy. "
     "Half of the runs are held out in turn, and the errors of predicting them are printed."
 )
@@ -24,22 +24,24 @@ DESCRIPTION: Final = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Runs, and what to make of them."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help="run folders or trees of them")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.toml", help="the profile")
-    parser.add_argument("--report", type=Path, metavar="FILE.md", help="every run, measured and predicted")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help=tr("run folders, or folders that contain some")
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.toml", help=tr("file for the profile"))
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE.md", help=tr("file for a report of every run, measured and predicted")
+    )
     parser.add_argument(
         "--batched",
         nargs="*",
         default=[],
         metavar="LABEL",
-        help="labels of P2pNcclConnector deployments that sent a request's KV in one message (once KV_BATCHED)",
+        help=tr("labels of P2pNcclConnector deployments that sent a request's KV in one message (formerly KV_BATCHED)"),
     )
-    parser.add_argument("--kv-tokens", type=count, metavar="N", help="room of an engine's KV cache in tokens (default: the start profile's)")  # fmt: skip
-    parser.add_argument(
-        "--board", default="", metavar="NAME", help="the board's name (default: what the recordings say)"
-    )
-    parser.add_argument("--description", default="", metavar="TEXT", help="a sentence about the profile")
-    profiles.add_arguments(parser, "profile for the values that the runs do not show")
+    parser.add_argument("--kv-tokens", type=count, metavar="N", help=tr("size of an engine's KV cache in tokens (default: the start profile's)"))  # fmt: skip
+    parser.add_argument("--board", default="", metavar="NAME", help=tr("name of the GPU (default: as recorded)"))
+    parser.add_argument("--description", default="", metavar="TEXT", help=tr("a sentence about the profile"))
+    profiles.add_arguments(parser, tr("profile for the values that the runs do not show"))
     add_language(parser)
 
 

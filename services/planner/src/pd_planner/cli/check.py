@@ -7,27 +7,29 @@ from typing import Final
 
 from rich.console import Console
 
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import mark, tr
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.parser import add_language
 from pd_planner.emit.plan_file import PlanFileError, read_plan
 
 OUTSIDE: Final = 1  # exit status: something measured lies outside its band
-DESCRIPTION: Final = (
+DESCRIPTION: Final = mark(
     "Compare what a plan predicts with run folders: each run is simulated with its own arrivals by the plan's profile. "
     "Exit status 1 if something lies outside its band, 2 if no run can be compared."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("plan", type=Path, metavar="PLAN.json", help="what pd-plan --out wrote")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help="run folders or trees of them")
+    parser.add_argument("plan", type=Path, metavar="PLAN.json", help=tr("the plan.json that pd-plan --out wrote"))
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN_OR_TREE", help=tr("run folders, or folders that contain some")
+    )
     parser.add_argument(
         "--batched",
         nargs="*",
         default=[],
         metavar="LABEL",
-        help="labels of P2pNcclConnector deployments that sent a request's KV in one message (once KV_BATCHED)",
+        help=tr("labels of P2pNcclConnector deployments that sent a request's KV in one message (formerly KV_BATCHED)"),
     )
     add_language(parser)
 

@@ -25,7 +25,7 @@ from pd_planner.search.no_plan import NoPlanError
 
 __all__ = ["EXAMPLES", "add_arguments", "run"]
 PLAN, ENV, VALUES = "plan.json", ".env", "values.yaml"
-EXAMPLES: Final = """examples:
+EXAMPLES: Final = """\
   pd-plan --input-tokens 2048 --output-tokens 128 --gpus 8 --goodput "ttft:500 tpot:15"
   pd-plan --input-tokens 2048 --output-tokens 128 --rate 300 --goodput "ttft:500 tpot:15" --out plan
   pd-plan --trace azure.csv --speed 2 --objective energy --power-cap-w 20000

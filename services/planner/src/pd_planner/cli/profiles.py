@@ -19,14 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     group.add_argument(
         "--profile",
         metavar="NAME",
-        help=f"{', '.join(shipped())}, or a TOML file of `pd-plan calibrate` (default {DEFAULT})",
+        help=tr(
+            "{names}, or a TOML file of `pd-plan calibrate` (default {default})",
+            names=", ".join(shipped()),
+            default=DEFAULT,
+        ),
     )
     group.add_argument(
         "--model",
         metavar="CONFIG",
-        help=f"instead of a profile: a model's config.json or its folder, or one of {', '.join(known_shapes())}; ANALYTIC, not measured",
+        help=tr(
+            "instead of a profile: a model's config.json or its folder, or one of {names}; ANALYTIC, not measured",
+            names=", ".join(known_shapes()),
+        ),
     )
-    group.add_argument("--gpu", metavar="NAME", help="with --model: the board, such as H200, H100 80GB HBM3, L40S")
+    group.add_argument("--gpu", metavar="NAME", help=tr("with --model: the GPU, such as H200, H100 80GB HBM3, L40S"))
 
 
 def chosen(options: argparse.Namespace) -> Profile:

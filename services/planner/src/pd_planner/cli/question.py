@@ -30,87 +30,98 @@ WRITERS: Final = {Role.PREFILL.value: Order.HAND_OFF, Role.DECODE.value: Order.A
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a question and of its answer."""
     traffic.add_arguments(parser)
-    profiles.add_arguments(parser, "what computes")
-    add = parser.add_argument_group("limits").add_argument
+    profiles.add_arguments(parser, tr("what computes"))
+    add = parser.add_argument_group(tr("limits")).add_argument
     add(
         "--goodput",
         nargs="+",
         metavar="METRIC:MS",
-        help=f'limits of ttft, tpot and e2el in milliseconds (default "{LIMITS}")',
+        help=tr('limits of ttft, tpot and e2el in milliseconds (default "{limits}")', limits=LIMITS),
     )
     add(
         "--attainment",
         type=share,
         default=0.9,
         metavar="X",
-        help="share of requests that must meet them (default 0.9)",
+        help=tr("share of requests that must meet the limits (default 0.9)"),
     )
-    add = parser.add_argument_group("deployment").add_argument
+    add = parser.add_argument_group(tr("deployment")).add_argument
     add(
         "--gpus",
         type=count,
         metavar="N",
-        help=f"how many there may be (default: {GPUS} without --rate, else as many as needed)",
+        help=tr("maximum number of GPUs (default: {gpus} without --rate, else as many as needed)", gpus=GPUS),
     )
     add(
         "--connectors",
         default=None,
         metavar="C,…",
-        help=f"of {', '.join(NAMES)} (default: {','.join(map(name_of, USUAL))}, as far as the profile has them)",
+        help=tr(
+            "connectors to try, of {names} (default: {usual}, as far as the profile has them)",
+            names=", ".join(NAMES),
+            usual=",".join(map(name_of, USUAL)),
+        ),
     )
     add(
         "--first-token",
         choices=list(WRITERS),
         default="prefill",
-        help="who writes it with P2pConnector, as the proxy's FIRST_TOKEN (default prefill, for requests whose answers stay the same)",
+        help=tr(
+            "role that writes the first token with P2pConnector, as the proxy's FIRST_TOKEN (default prefill, for requests whose answers stay the same)"
+        ),
     )
     add(
         "--cell",
         type=count,
         default=CELL,
         metavar="N",
-        help=f"maximum number of engines that hand over to each other (default {CELL}, at most 16)",
+        help=tr("maximum number of engines that hand over to each other (default {cell}, at most 16)", cell=CELL),
     )
-    add("--tensor-parallel", type=count, default=1, metavar="N", help="GPUs per engine (default 1)")
-    add("--kv-tokens", type=count, metavar="N", help="room of an engine's KV cache in tokens (default: the profile's)")
-    add("--max-num-seqs", type=count, default=256, metavar="N", help="vLLM's option (default 256)")
-    add("--max-num-batched-tokens", type=count, default=8192, metavar="N", help="vLLM's option (default 8192)")
+    add("--tensor-parallel", type=count, default=1, metavar="N", help=tr("GPUs per engine (default 1)"))
+    add(
+        "--kv-tokens",
+        type=count,
+        metavar="N",
+        help=tr("size of an engine's KV cache in tokens (default: the profile's)"),
+    )
+    add("--max-num-seqs", type=count, default=256, metavar="N", help=tr("vLLM's option (default 256)"))
+    add("--max-num-batched-tokens", type=count, default=8192, metavar="N", help=tr("vLLM's option (default 8192)"))
     add(
         "--prefix-caching",
         action="store_true",
-        help="engines reuse KV of shared prompt prefixes, where the traffic names them",
+        help=tr("engines reuse the KV of shared prompt prefixes, if the traffic names them"),
     )
-    answer = parser.add_argument_group("answer")
+    answer = parser.add_argument_group(tr("answer"))
     add = answer.add_argument
-    add("--objective", choices=[each.value for each in Objective], metavar="O", help="gpus: the fewest GPUs (default with --rate); goodput: the most goodput (default without); energy: the least energy per token")  # fmt: skip
+    add("--objective", choices=[each.value for each in Objective], metavar="O", help=tr("gpus: the fewest GPUs (default with --rate); goodput: the most goodput (default without); energy: the least energy per token"))  # fmt: skip
     add(
         "--headroom",
         type=percent,
         default=HEADROOM,
         metavar="PERCENT",
-        help="of the capacity that stays free at --rate (default 10)",
+        help=tr("share of the capacity that stays free at --rate, percent (default 10)"),
     )
-    add("--power-cap-w", type=positive, metavar="W", help="watts of all boards at --rate, at most")
+    add("--power-cap-w", type=positive, metavar="W", help=tr("maximum power of all GPUs at --rate, W"))
     add(
         "--any-topology",
         action="store_true",
-        help="rank deployments of unmeasured topologies like measured ones",
+        help=tr("rank deployments of unmeasured topologies like measured ones"),
     )
     add(
         "--draws",
         type=count,
         default=DRAWS,
         metavar="N",
-        help=f"number of draws with other numbers (default {DRAWS})",
+        help=tr("number of random draws of the profile's uncertain numbers (default {draws})", draws=DRAWS),
     )
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="write plan.json, plan.html, plan.md, .env and values.yaml there, with the break-even map",
+        help=tr("write plan.json, plan.html, plan.md, .env and values.yaml there, with the break-even map"),
     )
     add_language(answer)
-    add("--quiet", action="store_true", help="say only the answer")
+    add("--quiet", action="store_true", help=tr("print only the answer"))
 
 
 def question_of(options: argparse.Namespace) -> Question:

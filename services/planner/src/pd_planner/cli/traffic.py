@@ -32,19 +32,19 @@ REQUESTS, TOKENS = 12_000, 1_000_000_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Lengths and rate, or a trace."""
-    add = parser.add_argument_group("traffic").add_argument
+    add = parser.add_argument_group(tr("traffic")).add_argument
     add(
         "--rate",
         type=positive,
         metavar="R",
-        help="requests per second to serve (default: as many as the GPUs carry)",
+        help=tr("requests per second to serve (default: as many as the GPUs carry)"),
     )
     add(
         "--trace",
         metavar="FILE",
-        help="recorded traffic with its times and lengths: Mooncake, BurstGPT or Azure",
+        help=tr("recorded traffic with its times and lengths: Mooncake, BurstGPT or Azure"),
     )
-    add("--speed", type=positive, metavar="X", help="with --trace: 2 replays it twice as fast")
+    add("--speed", type=positive, metavar="X", help=tr("with --trace: 2 replays it twice as fast"))
     known = {field.name: field for field in fields(Options)}
     for name in SHOWN:
         add(
@@ -53,13 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=count if name in _LENGTHS else str,
             default=None,
             metavar="X",
-            help=loadgen.help_of(known[name]).replace("%", "%%"),
+            help=tr(loadgen.help_of(known[name])).replace("%", "%%"),
         )
     add(
         "loadgen",
         nargs="*",
         metavar="-- OPTION",
-        help="after --: any other option of pd-loadgen run, such as --prefix-tokens 512",
+        help=tr("after --: any other option of pd-loadgen run, such as --prefix-tokens 512"),
     )
 
 
