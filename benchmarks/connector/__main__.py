@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - scripts, not a package; the connector is found by its path
-"""What P2pConnector costs.
+"""Benchmarks of what P2pConnector costs.
 
     python benchmarks/connector price MODEL [--gpus 0,0] [--lengths 512,2048,4096]    one stream, each order, against plain
     python benchmarks/connector load MODEL --gpus 0,1 [--rates 10,20,30]              the same arrivals on two GPUs: plain, and one prefill and one decode

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, S310 - scripts, not a package; the addresses are their own
-"""Two proxies in front of the same engines: one that knows them as prefill and decode, one that knows decode's as a plain engine.
+"""Two proxies in front of the same engines: one uses them as prefill and decode, the other uses the decode engine as a plain one.
 
 Asked in turn within one run, they show what a client of the product waits for, and what plain vLLM behind the same proxy would have cost.
 """

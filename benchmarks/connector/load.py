@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, T201 - scripts, not a package
-"""The same arrivals at the same number of GPUs: plain vLLM on both engines in turn, and prefill and decode on one each.
+"""The same arrivals on two GPUs: plain vLLM on both engines in turn, and one prefill and one decode.
 
 Open loop: requests are sent when a Poisson process says so, whatever became of the ones before. All orders get the same arrivals and prompts.
 """

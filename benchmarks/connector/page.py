@@ -1,5 +1,5 @@
 # ruff: noqa: INP001 - scripts, not a package
-"""The tables of a results page, from the data beside it: what stands between `<!-- NAME -->` and `<!-- end -->` is written anew."""
+"""Writes the tables of a results page from its data, between `<!-- NAME -->` and `<!-- end -->`."""
 
 import json
 from collections.abc import Callable

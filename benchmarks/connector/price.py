@@ -1,7 +1,7 @@
 # ruff: noqa: INP001, T201 - scripts, not a package
-"""What disaggregation costs one stream: time to the first token and to the second, in each order, against plain vLLM on the same GPU, with where it goes.
+"""The cost of disaggregation for one stream: time to the first and second token in each order of requests, against plain vLLM on the same GPU, by stage.
 
-The orders, in turn within each repetition, so that a change of the machine's mood falls on all of them:
+The orders, in turn within each repetition, so that a change of the machine's speed affects all of them:
 
 plain         one engine does all (decode's, asked as an ordinary one)
 official      prefill, then decode

@@ -1,5 +1,5 @@
 # ruff: noqa: E402, INP001, T201 - scripts, not a package; the connector is found by its path
-"""KV from one process to another, each way that this machine has, in one run: no vLLM, but all of the connector between its two KV caches.
+"""KV from one process to another over each transport of this machine, in one run: without vLLM, but with the whole connector.
 
 A prefill and a decode station have a KV cache each, in the GPU's memory or the host's. For each transport and size, keys go across one after the other;
 measured is from the launch of the gather to the end of the scatter, and the copy alone. With a GPU, decode multiplies matrices meanwhile, as a

@@ -1,4 +1,4 @@
-"""How late does a client stamp a token? This client, aiohttp and httpx against one server that stamps what it writes, in one run.
+"""How late clients stamp tokens: this client, aiohttp and httpx, in one run against a server that stamps what it writes.
 
 This client takes part twice: as it is, with the kernel's receive stamps, and with its own clock read after each system call, as where the
 kernel does not stamp. The difference is what the kernel's stamps are worth; the rest of the way to the others is the client's own speed.

@@ -3,7 +3,7 @@
     python benchmarks/monitor/cost.py [--gpus 8] [--interval 0.1] [--pairs 4] [--seconds 10]
 
 Windows without a recording (1 s between samples) and with one (0.1 s) alternate in one process, so that a change of the
-machine's mood falls on both; CPU is the scheduler's count over all threads of the process, in percent of one core, and memory its peak.
+machine's speed affects both. CPU is the scheduler's count over all threads of the process, in percent of one core, and memory its peak.
 The library's answers are instant and its arithmetic is counted in, so this is the cost of the monitor's own code. A real
 driver's calls take milliseconds, in which the process mostly waits: `pd_exporter_call_seconds` has those.
 

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  a script
-"""What aiconfigurator says of the published deployments; run by its own Python, which needs nothing of pdstack. Prints JSON.
+"""aiconfigurator's predictions for the published deployments, as JSON. Run it with aiconfigurator's own Python, which needs nothing of pdstack.
 
 For each deployment the highest rate per GPU over batch sizes at which its TTFT and TPOT are within the limits. It knows no connector and no queue.
 """

@@ -1,4 +1,4 @@
-"""What a real API server says of the chart. No node runs here: objects are checked, stored, watched and made of each other, not run."""
+"""The chart against a real API server. Without a node, objects are checked, stored, watched and created from each other, but no pod runs."""
 
 import asyncio
 from collections.abc import Iterator

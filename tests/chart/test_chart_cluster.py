@@ -1,4 +1,4 @@
-"""What surrounds the engines: who may talk to whom, who watches, who scales, what is published, what runs once."""
+"""Everything around the engines: network policies, monitoring, autoscaling, published services, jobs."""
 
 import inspect
 import json

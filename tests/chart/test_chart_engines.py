@@ -1,4 +1,4 @@
-"""What the engines of a release are told, and where they run."""
+"""The engines of a release: their settings, and where they run."""
 
 import base64
 import json

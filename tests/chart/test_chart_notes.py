@@ -1,4 +1,4 @@
-"""What Helm prints after an installation, read as a new user."""
+"""The notes that Helm prints after an installation, read as a new user."""
 
 import json
 import shutil

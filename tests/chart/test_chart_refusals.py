@@ -196,7 +196,7 @@ def test_arguments_undo_no_guard(where: str, arguments: str, engine: dict[str, A
         {"decode": {"args": "--port 9000"}, "engine": {"kind": "sim"}},
     ],
 )  # fmt: skip
-def test_the_chart_accepts_what_is_only_next_to_it(values: Values) -> None:
+def test_the_chart_accepts_similar_values_that_are_allowed(values: Values) -> None:
     assert render(values)
 
 

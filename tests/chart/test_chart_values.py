@@ -1,4 +1,4 @@
-"""The schema is closed, and it and the table in the README say what values.yaml says."""
+"""The schema allows no unknown values, and agrees with values.yaml, as does the README's table."""
 
 import json
 import re

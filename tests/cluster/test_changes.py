@@ -1,4 +1,4 @@
-"""What clients see of changes and accidents: nothing that was taken is lost, and no stream breaks that could be saved."""
+"""What clients see of changes and failures: no accepted request is lost, and no stream breaks that could be saved."""
 
 import pytest
 from support.cluster.changes import CHANGES, VALUES, run, settled

@@ -1,4 +1,4 @@
-"""What a kubelet and a scheduler say of what cannot work, and that it can be mended: the messages that k8s/README.md names."""
+"""The messages of kubelet and scheduler about configurations that cannot work, which k8s/README.md names, and how to repair these."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The node itself: what is true of any pod, before anything of the chart is believed."""
+"""The node itself: the properties of any pod, which the tests of the chart rely on."""
 
 from collections.abc import Iterator
 

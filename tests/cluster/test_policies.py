@@ -1,4 +1,4 @@
-"""The chart's NetworkPolicies, enforced: the release works behind them, and strangers are shut out."""
+"""The chart's NetworkPolicies, enforced: the release works with them, and other pods are blocked."""
 
 import subprocess
 

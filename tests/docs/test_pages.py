@@ -1,4 +1,4 @@
-"""The guides: equal in both languages, every command run or excused, and a site that builds."""
+"""The guides: equal in both languages, every command is run or says why not, and the site builds."""
 
 import json
 import os

@@ -341,7 +341,7 @@ def test_kv_that_nobody_asks_for_makes_room(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("when", ["before the KV came", "after the token came", "while it runs"])
-def test_kv_of_a_request_that_is_given_up_is_the_next_ones(pair: Pair, when: str) -> None:
+def test_kv_of_a_request_that_is_given_up_goes_to_the_next_one(pair: Pair, when: str) -> None:
     """A router announces a request and then, because it cannot use prefill's token, asks for the whole answer under the same key."""
     p, d, prompt, key = pair.p, pair.d, prompt_of(700, 90), uuid.uuid4().hex
     before, decode = loads(d, "recomputed"), {"key": key, "from": p.kv}

@@ -1,4 +1,4 @@
-"""What several files of integration tests start from."""
+"""Fixtures of several files of integration tests."""
 
 from collections.abc import AsyncIterator
 

@@ -54,7 +54,7 @@ def test_no_english_sentence_is_left(chinese: Chinese) -> None:
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_in_short_a_terminal_says_what_decides_and_where_the_report_lies(
+def test_the_brief_answer_has_what_decides_and_the_reports_place(
     chinese: Chinese, lang: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = chinese.folder.parent

@@ -1,4 +1,4 @@
-"""Stations of `pd_connector` on real sockets: KV arrives whole, and who dies, hangs or restarts costs only its own keys, at once."""
+"""Stations of `pd_connector` on real sockets: KV arrives whole, and an engine that dies, hangs or restarts affects only its own keys, at once."""
 
 import json
 import os
@@ -321,7 +321,7 @@ class TestWhoDies:
 
 
 class TestWhoLeaves:
-    def test_before_anything_came(self, engine: Callable[..., ToyEngine]) -> None:
+    def test_a_request_may_be_dropped_before_its_kv_came(self, engine: Callable[..., ToyEngine]) -> None:
         p, d = engine(), engine()
         d.expect("k", p.address)
         p.begin("k", 4, d.address)
@@ -333,7 +333,7 @@ class TestWhoLeaves:
 
         rest(p, d)
 
-    def test_in_mid_transfer(self, engine: Callable[..., ToyEngine]) -> None:
+    def test_a_request_may_be_dropped_in_mid_transfer(self, engine: Callable[..., ToyEngine]) -> None:
         p, d = engine(settings=Settings(debug=Debug(delay_s=0.05)), staging=2), engine()
         d.expect("k", p.address)
         p.prefill("k", list(range(60)), d.address, held=True)

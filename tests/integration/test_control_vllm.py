@@ -1,4 +1,4 @@
-"""`pdctl all` as on a GPU node: real NVML reads, the engines' entry point and its environment; only vLLM itself is played.
+"""`pdctl all` as on a GPU node: real NVML reads, the engines' entry point and its environment; only vLLM itself is replaced by a simulator.
 
 The player is a package `vllm` that says it is 0.23.0, writes down how it was called, and serves as a simulated engine.
 """

@@ -1,4 +1,4 @@
-"""Addresses as users write them, rates without bound, and vLLM's own words: the command end to end."""
+"""The command end to end: addresses as users write them, infinite rates, and the option names of vLLM."""
 
 import json
 import signal

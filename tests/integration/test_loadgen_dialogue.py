@@ -1,4 +1,4 @@
-"""Conversations with a server that says what it answered; and profilers around the window."""
+"""Conversations with a server that records its answers, and profilers around the measured window."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The loop that stamps: how its own lateness is seen, and that waiting does not keep it from its sockets.
+"""The loop that stamps tokens: how its own lateness is measured, and that waiting does not delay its sockets.
 
 In processes of their own, because they need gevent.
 """

@@ -1,4 +1,4 @@
-"""Times of arrival come from the kernel: they are right even while this process is away.
+"""Arrival times come from the kernel: they are right even if this process does not run meanwhile.
 
 In processes of their own, because they need gevent.
 """

@@ -1,4 +1,4 @@
-"""https: whose certificate is believed, and that tokens keep their times."""
+"""HTTPS: which certificates are trusted, and that tokens keep their times."""
 
 import shutil
 import ssl

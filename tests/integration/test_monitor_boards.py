@@ -1,4 +1,4 @@
-"""Boards of simulators over HTTP: answering, gone, back again, nonsense."""
+"""Boards of simulators over HTTP: they answer, disappear, come back, or send invalid data."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""`pd-monitor clocks` over the C library, whose boards keep what setters did beyond the processes that did it."""
+"""`pd-monitor clocks` over the C library, whose boards keep their settings when the process that made them has ended."""
 
 import contextlib
 import json

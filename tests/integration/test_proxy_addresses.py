@@ -1,4 +1,4 @@
-"""Engines that put addresses into everything they say, and that nothing of it reaches a client, on any path that ends in an error."""
+"""Engines whose every message holds addresses: no error that a client gets holds one."""
 
 import asyncio
 import json
@@ -169,7 +169,7 @@ async def test_no_event_of_a_response_names_one_however_it_is_cut(proxy: Running
 
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
-async def test_neither_do_engines_that_are_away_or_stand_still(proxy: RunningProxy, role: Role) -> None:
+async def test_no_error_of_an_absent_or_stalled_engine_names_an_address(proxy: RunningProxy, role: Role) -> None:
     engines = await proxy.pair()
     faulty = next(engine for engine in engines if engine.role is role)
     faulty.gate.clear()

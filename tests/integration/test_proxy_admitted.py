@@ -1,4 +1,4 @@
-"""Engines and their keepers ask whether an engine is admitted, and have it drained before they stop it."""
+"""Engines, and those that stop them, ask whether an engine is admitted, and have it drained before it stops."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +33,7 @@ async def test_an_engine_learns_whether_it_gets_requests(proxy: RunningProxy, ke
     assert "127.0.0.1" not in reply.body.decode()
 
 
-async def test_who_never_announced_itself_is_not_admitted(proxy: RunningProxy) -> None:
+async def test_an_engine_that_never_announced_itself_is_not_admitted(proxy: RunningProxy) -> None:
     reply = await proxy.get("/admitted?zmq_address=127.0.0.1:1")
     assert (reply.status, reply.json["state"], reply.json["instance"]) == (503, "unknown", "")
     assert "127.0.0.1" not in reply.body.decode()

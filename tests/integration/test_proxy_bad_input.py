@@ -1,4 +1,4 @@
-"""What clients must not send, and the OpenAI-shaped error each gets before any engine is bothered."""
+"""Invalid requests: each gets an error in OpenAI's form, and no engine gets the request."""
 
 import asyncio
 from collections.abc import AsyncIterator

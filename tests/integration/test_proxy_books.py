@@ -1,4 +1,4 @@
-"""KV in the simulators' books: whenever clients leave, everything that prefill pushed is consumed, and nobody waits for more."""
+"""KV as the simulators count it: whenever clients leave, everything that prefill pushed is consumed, and no request waits for more."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""How much the proxy lets in at once, what it says to the rest, and what slow clients cost."""
+"""Limits on concurrent requests and KV, the errors above them, and slow clients."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Pairs prove that they answer rightly before clients get answers from them."""
+"""Pairs are shown to answer correctly before clients get answers from them."""
 
 import contextlib
 import json
@@ -123,7 +123,7 @@ async def test_a_pair_that_goes_wrong_later_is_found_on_demand() -> None:
         assert (await proxy.post(BODY)).status == 200
 
 
-async def test_a_decode_that_stood_still_gets_no_request_before_a_canary_has_passed_again() -> None:
+async def test_a_decode_that_had_stalled_gets_no_request_before_a_canary_has_passed_again() -> None:
     async with guarded((Role.PREFILL, STOCK), (Role.DECODE, STOCK), stall_s=0.4) as (proxy, (_, decode)):
         assert [pair.canary for pair in await examined(proxy)] == ["passed"]
         await decode.post("/sim/faults", {"stall": "after_first_token"})

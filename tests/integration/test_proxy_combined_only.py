@@ -1,4 +1,4 @@
-"""What prefill and decode cannot share, because no tokens come of it: embeddings, scores, audio."""
+"""Requests that prefill and decode cannot share, because they generate no tokens: embeddings, scores, audio."""
 
 import asyncio
 from collections.abc import AsyncIterator

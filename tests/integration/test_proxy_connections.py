@@ -1,4 +1,4 @@
-"""Connections to engines, with engines that are sockets: what is kept, what is given up, and what a cut answer is."""
+"""Connections to engines that are bare sockets: which are kept, which are closed, and how a cut answer is treated."""
 
 import asyncio
 import contextlib
@@ -122,7 +122,7 @@ async def test_a_cut_head_is_no_answer(pool: Pool, answer: bytes) -> None:
             await ask(pool, address)
 
 
-async def test_whoever_stops_waiting_closes_the_connection(pool: Pool) -> None:
+async def test_a_caller_that_stops_waiting_closes_the_connection(pool: Pool) -> None:
     async with engine(b"", OK) as (address, connections):
         waiting = asyncio.create_task(ask(pool, address))
         await until(lambda: connections)
@@ -132,7 +132,7 @@ async def test_whoever_stops_waiting_closes_the_connection(pool: Pool) -> None:
         assert len(set(connections)) == 2
 
 
-async def test_nobody_there(pool: Pool) -> None:
+async def test_an_engine_that_cannot_be_reached_is_an_error(pool: Pool) -> None:
     async with engine() as (address, _):
         pass
     for place in (address, "a..b:80", "127.0.0.1:port"):
@@ -140,7 +140,7 @@ async def test_nobody_there(pool: Pool) -> None:
             await ask(pool, place)
 
 
-async def test_nobody_takes_the_connection() -> None:
+async def test_a_connection_that_is_not_accepted_times_out() -> None:
     pool = Pool(1e-9, Shortage(lambda _: None))
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectTimedOutError):
         await ask(pool, f"127.0.0.1:{listener.getsockname()[1]}")

@@ -1,4 +1,4 @@
-"""Clients that go away, on raw sockets, and what becomes of the engines' work and KV."""
+"""Clients on raw sockets that leave, and what happens to the engines' work and KV."""
 
 import asyncio
 from collections import Counter

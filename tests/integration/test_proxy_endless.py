@@ -100,7 +100,7 @@ def check(reply: Reply, script: Script, *, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize(("role", "workers"), [(Role.COMBINED, 1), (Role.DECODE, 1), (Role.COMBINED, 2)], ids=str)
-async def test_no_client_waits_for_ever(role: Role, workers: int, stream: bool) -> None:
+async def test_no_client_waits_forever(role: Role, workers: int, stream: bool) -> None:
     async with one_of(role, workers) as (proxy, engine):
         loop = asyncio.get_running_loop()
         drawn: list[Script] = []
@@ -163,7 +163,7 @@ async def one_token_then_comments(engine: FakeEngine, call: Call, request: web.R
 
 @pytest.mark.parametrize("answer", [comments, no_choices])
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])
-async def test_what_says_nothing_is_no_progress(way: str, answer: Answer) -> None:
+async def test_comments_and_empty_events_are_no_progress(way: str, answer: Answer) -> None:
     async with running_proxy(**WAITS, probe_interval_s=5.0) as proxy:
         engine = await proxy.engine(Role.COMBINED, answer=answer)
         async with asyncio.timeout(PATIENCE_S):
@@ -173,7 +173,7 @@ async def test_what_says_nothing_is_no_progress(way: str, answer: Answer) -> Non
 
 
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])
-async def test_a_stream_that_says_no_more_ends_although_others_move(way: str) -> None:
+async def test_a_stream_that_goes_silent_ends_although_others_move(way: str) -> None:
     async with running_proxy(**WAITS | {"decode_stall_timeout_s": 0.5, "give_up_s": 1.0}) as proxy:
         engine = await proxy.engine(Role.COMBINED)
         moving = await RawClient.send(proxy, STREAM | {"max_tokens": 1_000_000})

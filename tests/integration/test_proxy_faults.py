@@ -1,4 +1,4 @@
-"""Engines that fail, and what the client and the other engines hear of it."""
+"""Engines that fail, and what the client and the other engines get."""
 
 import asyncio
 import json
@@ -322,7 +322,7 @@ async def test_a_suspect_engine_that_restarts_is_readmitted(watchful: RunningPro
     await watchful.state_of(engine, "ready")
 
 
-async def test_one_moving_stream_vouches_for_those_that_wait_in_the_queue(watchful: RunningProxy) -> None:
+async def test_one_moving_stream_shows_that_the_engine_works_for_those_in_the_queue(watchful: RunningProxy) -> None:
     async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
         response = await start_stream(request)
         if call.body["max_tokens"] == 1:
@@ -343,7 +343,7 @@ async def test_one_moving_stream_vouches_for_those_that_wait_in_the_queue(watchf
     assert (await watchful.state_of(engine, "ready")).failures == 0
 
 
-async def test_a_long_answer_in_one_piece_is_no_standstill(watchful: RunningProxy) -> None:
+async def test_a_long_answer_without_streaming_is_no_stall(watchful: RunningProxy) -> None:
     async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
         if call.body["max_tokens"] > 1:
             await asyncio.sleep(1.0)
@@ -355,7 +355,7 @@ async def test_a_long_answer_in_one_piece_is_no_standstill(watchful: RunningProx
     assert (await watchful.state_of(engine, "ready")).failures == 0
 
 
-async def test_answers_in_one_piece_that_stand_still_are_found_by_a_probe(watchful: RunningProxy) -> None:
+async def test_a_stall_of_answers_without_streaming_is_found_by_a_probe(watchful: RunningProxy) -> None:
     prefill, decode = await watchful.pair()
     decode.gate.clear()
     reply = await watchful.post(TEXT)
@@ -420,7 +420,7 @@ async def test_decode_that_restarts_while_prefill_runs_is_not_asked_for_kv_it_ne
     assert [call.engine_id for call in decode.calls] == [prefill.calls[1].engine_id]
 
 
-async def test_decode_that_comes_to_a_standstill_while_prefill_runs_gets_only_the_drain(
+async def test_a_decode_that_stalls_while_prefill_runs_gets_only_the_drain(
     watchful: RunningProxy,
 ) -> None:
     prefill, decode = await watchful.pair()

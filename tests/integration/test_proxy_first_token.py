@@ -1,4 +1,4 @@
-"""The first token from prefill, the others from decode: the client sees what one engine would have said, to the last field."""
+"""The first token from prefill, the others from decode: the client sees exactly what a single engine would have sent."""
 
 import asyncio
 import itertools

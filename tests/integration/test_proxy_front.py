@@ -1,4 +1,4 @@
-"""The socket that clients connect to, byte by byte: what is served at once, what becomes Hypercorn's, and what nobody serves."""
+"""The socket that clients connect to, byte by byte: what is served there, what Hypercorn serves, and what is refused."""
 
 import asyncio
 import json

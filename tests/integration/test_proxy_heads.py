@@ -55,7 +55,7 @@ def parts_of(data: bytes, places: list[int]) -> list[bytes]:
 
 @CUT
 @pytest.mark.parametrize("kind", ["tokens", "models", "second"])
-async def test_a_head(proxy: RunningProxy, cut: Cut, kind: str) -> None:
+async def test_a_head_above_the_limit_is_refused_however_it_is_cut(proxy: RunningProxy, cut: Cut, kind: str) -> None:
     await proxy.engine(Role.COMBINED)
     for size, fits in SIZES.items():
         if kind == "tokens":
@@ -69,7 +69,7 @@ async def test_a_head(proxy: RunningProxy, cut: Cut, kind: str) -> None:
 
 
 @CUT
-async def test_trailers(proxy: RunningProxy, cut: Cut) -> None:
+async def test_trailers_above_the_limit_are_refused_however_they_are_cut(proxy: RunningProxy, cut: Cut) -> None:
     engine = await proxy.engine(Role.COMBINED)
     start = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     start += b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)

@@ -87,7 +87,7 @@ async def test_other_headers_are_passed_on_if_the_setting_says_so() -> None:
 
 
 @BODIES
-async def test_an_engine_that_says_when_to_come_back_is_believed(proxy: RunningProxy, body: dict[str, Any]) -> None:
+async def test_the_client_gets_the_engines_retry_after(proxy: RunningProxy, body: dict[str, Any]) -> None:
     await proxy.engine(Role.COMBINED, answer=failing(503, b'{"error":"busy"}', headers={"Retry-After": "17"}))
     reply = await proxy.post(body)
     assert (reply.status, reply.headers["Retry-After"]) == (503, "17")
@@ -95,7 +95,7 @@ async def test_an_engine_that_says_when_to_come_back_is_believed(proxy: RunningP
     assert reply.error["message"] == "combined-0 answered 503"
 
 
-async def test_but_another_engine_is_asked_first(proxy: RunningProxy) -> None:
+async def test_another_engine_is_asked_before_the_client_gets_retry_after(proxy: RunningProxy) -> None:
     busy = failing(503, headers={"Retry-After": "17"})
     await proxy.engine(Role.COMBINED, answer=busy, boot_id="busy")
     await proxy.engine(Role.COMBINED, boot_id="free")

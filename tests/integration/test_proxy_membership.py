@@ -1,4 +1,4 @@
-"""Which engines are admitted, which are lost, and invalid pings."""
+"""Engines that are admitted or lost, and invalid pings."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""MIGRATE=on: streams of a decode that dies go on elsewhere, and nobody can tell from what the clients get."""
+"""MIGRATE=on: streams of a decode that dies continue at another one, and clients get the same text."""
 
 import asyncio
 import contextlib
@@ -136,20 +136,20 @@ async def test_text_that_was_held_back_for_a_stop_string_is_not_lost(writer: Wri
     [{"temperature": 1}, {"presence_penalty": 1.0}, {"bad_words": ["x"]}, {"response_format": {"type": "json_object"}}],
     ids=lambda value: next(iter(value)),
 )
-async def test_what_cannot_go_on_exactly_ends_with_an_error_event(excluded: dict[str, Any]) -> None:
+async def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error_event(excluded: dict[str, Any]) -> None:
     async with stand(decodes=2, step_ms=5.0, migrate=True) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40, **excluded}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
 
 
-async def test_without_it_streams_of_a_dead_decode_end_with_an_error_event() -> None:
+async def test_without_migration_streams_of_a_dead_decode_end_with_an_error_event() -> None:
     async with stand(decodes=2, step_ms=5.0) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
         assert (await here.proxy.stats()).migrations == 0
 
 
-async def test_a_stream_that_nobody_can_go_on_with_is_counted_as_failed() -> None:
+async def test_a_stream_that_no_engine_can_continue_is_counted_as_failed() -> None:
     async with stand(step_ms=5.0, migrate=True, retries=1) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"

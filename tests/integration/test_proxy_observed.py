@@ -1,4 +1,4 @@
-"""What an operator sees from outside: every number that the README promises, and versions."""
+"""What operators see: every metric that the README names, and versions."""
 
 import asyncio
 import re

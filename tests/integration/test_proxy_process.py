@@ -103,7 +103,7 @@ async def test_workers_end_with_their_parent() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a limit of another process")
-async def test_it_may_hold_as_many_connections_as_the_system_allows() -> None:
+async def test_the_process_may_hold_as_many_connections_as_the_system_allows() -> None:
     async with process(drain_timeout_s=1) as (_, child):
         soft, hard = resource.prlimit(child.pid, resource.RLIMIT_NOFILE)
         assert soft == hard or soft > 1_000_000

@@ -1,4 +1,4 @@
-"""`/v1/responses` through a proxy to simulated engines: the same words as from plain vLLM, nothing stored, nothing left behind."""
+"""`/v1/responses` through a proxy to simulated engines: the same text as from plain vLLM, nothing stored, and no KV left behind."""
 
 import asyncio
 import json
@@ -159,7 +159,7 @@ async def test_what_needs_a_stored_response_is_refused_with_the_reason(
     assert await engine.metric("vllm:prompt_tokens_total") == 0
 
 
-async def test_nobody_finds_a_stored_response(deployment: Deployment) -> None:
+async def test_a_stored_response_is_never_found(deployment: Deployment) -> None:
     proxy = deployment.proxy
     found = [
         await proxy.get(f"{PATH}/resp_1"),

@@ -1,4 +1,4 @@
-"""Rolling restarts under load: who is told before loses nothing, who is not loses only what nobody can save."""
+"""Rolling restarts under load: with a drain nothing is lost, without one only requests that no engine can save."""
 
 import pytest
 from support.faults import PAGE
@@ -20,6 +20,6 @@ async def test_a_rolling_restart_loses_no_request_that_could_be_saved(name: str)
     assert (result.turned_away > 0) <= (not names)
 
 
-def test_the_page_tells_of_each() -> None:
+def test_the_page_has_a_row_for_each_kind_of_restart() -> None:
     rows = PAGE.read_text().partition(HEAD)[2].splitlines()
     assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in RESTARTS]

@@ -115,7 +115,7 @@ async def test_every_choice_is_what_a_plain_engine_writes_at_its_index(
 
 @STREAMS
 @COPIES
-async def test_so_is_every_copy_of_a_chats_answer(
+async def test_every_copy_of_a_chats_answer_is_what_a_plain_engine_writes(
     proxy: RunningProxy, engines: dict[str, Simulator], n: int, *, stream: bool
 ) -> None:
     body = {"messages": [{"role": "user", "content": TEXTS[1]}], **asked(None, n, stream=stream)}

@@ -1,4 +1,4 @@
-"""What a client gets when all is well, for every connector and for combined engines."""
+"""What clients get without faults, for every connector and for combined engines."""
 
 import asyncio
 import json
@@ -265,7 +265,7 @@ async def test_connections_to_engines_are_used_again(proxy: RunningProxy, stream
     assert len(ports) <= 2, "a health check may hold one of two"
 
 
-async def test_nobody_gets_timing_unasked(proxy: RunningProxy) -> None:
+async def test_timing_is_sent_only_if_asked_for(proxy: RunningProxy) -> None:
     await proxy.engine(Role.COMBINED)
     assert "X-PD-Timing" not in (await proxy.post(TEXT)).headers
     assert b"pd-timing" not in (await proxy.post(TEXT | {"stream": True})).body

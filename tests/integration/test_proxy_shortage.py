@@ -1,4 +1,4 @@
-"""What the proxy runs out of is its own fault, and no client can take all of it: descriptors, connections, the event loop."""
+"""Shortage of descriptors, connections or the event loop's time: no engine is blamed, and no client can use up all."""
 
 import asyncio
 import io
@@ -121,7 +121,7 @@ async def _large(proxy: RunningProxy, body: bytes) -> Reply:
         return Reply(response.status, response.headers.copy(), await response.read())
 
 
-def test_the_room_is_for_all_and_each() -> None:
+def test_connections_are_limited_in_total_and_per_client() -> None:
     room = Room(RESERVE + 40, 0)
     assert room.limit == 20
     assert [room.take("a") for _ in range(18)] == [None] * 18
@@ -134,7 +134,7 @@ def test_the_room_is_for_all_and_each() -> None:
     assert room.take("a") is None
 
 
-def test_a_bound_for_each_client_is_one_for_all_of_them() -> None:
+def test_a_limit_per_client_holds_for_every_client() -> None:
     room = Room(RESERVE + 40, 2)
     assert [room.take("a"), room.take("a")] == [None, None]
     assert isinstance(room.take("a"), TooManyConnectionsError)
@@ -153,7 +153,7 @@ def test_a_bound_for_each_client_is_one_for_all_of_them() -> None:
         ("a:b", "a:b"),
     ],
 )
-def test_who_a_client_is(address: str, client: str) -> None:
+def test_a_client_is_an_address_or_an_ipv6_network(address: str, client: str) -> None:
     assert client_of(address) == client
 
 

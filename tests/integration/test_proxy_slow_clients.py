@@ -1,4 +1,4 @@
-"""Clients on slow links: one that goes on reading or writing is served to the end, one that does not is given up and no success."""
+"""Clients on slow links: one that goes on reading or writing is served to the end, one that does not is ended, and does not count as a success."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ async def status_counted(proxy: RunningProxy) -> str:
 
 @WAYS
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_who_reads_slowly_gets_everything(proxy: RunningProxy, way: str, stream: bool) -> None:
+async def test_a_client_that_reads_slowly_gets_everything(proxy: RunningProxy, way: str, stream: bool) -> None:
     await proxy.engine(Role.COMBINED, answer=flood if stream else large)
     loop = asyncio.get_running_loop()
     with connected(proxy) as client:
@@ -78,7 +78,7 @@ async def test_who_reads_slowly_gets_everything(proxy: RunningProxy, way: str, s
 
 
 @WAYS
-async def test_who_reads_nothing_is_given_up_and_no_success(proxy: RunningProxy, way: str) -> None:
+async def test_a_client_that_reads_nothing_is_given_up_and_is_no_success(proxy: RunningProxy, way: str) -> None:
     await proxy.engine(Role.COMBINED, answer=large)
     loop = asyncio.get_running_loop()
     with connected(proxy) as client:
@@ -88,7 +88,7 @@ async def test_who_reads_nothing_is_given_up_and_no_success(proxy: RunningProxy,
 
 
 @WAYS
-async def test_who_leaves_in_the_middle_is_no_success(proxy: RunningProxy, way: str) -> None:
+async def test_a_client_that_leaves_in_the_middle_is_no_success(proxy: RunningProxy, way: str) -> None:
     await proxy.engine(Role.COMBINED, answer=large)
     loop = asyncio.get_running_loop()
     with connected(proxy) as client:

@@ -1,4 +1,4 @@
-"""A proxy that stood still itself (stopped, without CPU, in a machine that was paused) does not take its engines for dead."""
+"""A proxy that did not run for a while (stopped, without CPU, on a paused machine) does not take its engines for dead."""
 
 import asyncio
 import signal

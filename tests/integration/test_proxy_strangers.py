@@ -1,4 +1,4 @@
-"""Whoever reaches the port for pings, and what he can do: nothing to a live engine, nothing to the proxy."""
+"""Untrusted senders that reach the port for pings can harm neither a live engine nor the proxy."""
 
 import asyncio
 import time
@@ -98,7 +98,7 @@ async def test_a_signed_restart_is_believed_at_once_and_a_recorded_ping_never_ag
         assert (await proxy.state_of(engine, "ready")).boot_id == "boot-2"
 
 
-async def test_who_signs_takes_the_place_of_whoever_claimed_it_before() -> None:
+async def test_a_signed_ping_takes_the_place_of_an_unsigned_one() -> None:
     async with running_proxy(**SIGNED, ping_ttl_s=60.0) as proxy:
         engine = FakeEngine(Role.COMBINED)
         squatter = Ping(PingType.DECODE, engine.http_address, engine.zmq_address)
@@ -192,7 +192,7 @@ async def test_an_adapter_that_was_loaded_is_found_when_somebody_asks_for_it() -
         assert [m["id"] for m in (await proxy.get("/v1/models")).json["data"]] == [MODEL, "adapter"]
 
 
-async def test_workers_find_it_too() -> None:
+async def test_workers_find_a_loaded_adapter_too() -> None:
     async with running_workers(models_interval_s=600.0) as proxy:
         engine = await proxy.engine(Role.COMBINED)
         engine.adapters.append("adapter")

@@ -1,4 +1,4 @@
-"""What goes wrong with the short requests to an engine, and the words in which it is said."""
+"""Failures of short requests to engines, and their messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -64,7 +64,7 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
         yield f"{host}:{port}"
 
 
-async def test_an_engine_that_says_nothing_does_not_answer(upstream: Upstream) -> None:
+async def test_a_silent_engine_is_reported_as_not_answering(upstream: Upstream) -> None:
     async with answering(None) as address:
         assert await failures(upstream, address) == [
             (ConnectTimeoutError, "prefill-0 does not answer"),
@@ -73,7 +73,7 @@ async def test_an_engine_that_says_nothing_does_not_answer(upstream: Upstream) -
 
 
 @pytest.mark.parametrize(("answer", "broken"), [(NOTHING, "ServerDisconnectedError"), (CUT, "ClientPayloadError")])
-async def test_an_answer_that_ends_too_early_is_none(upstream: Upstream, answer: bytes, broken: str) -> None:
+async def test_an_answer_that_ends_too_early_is_an_error(upstream: Upstream, answer: bytes, broken: str) -> None:
     async with answering(answer) as address:
         assert await failures(upstream, address) == [
             (DisconnectedError, CLOSED),
@@ -88,7 +88,7 @@ async def test_where_nobody_listens_connections_are_refused(upstream: Upstream) 
     ]
 
 
-async def test_an_address_that_is_none_is_an_engine_that_breaks_off(upstream: Upstream) -> None:
+async def test_an_invalid_address_is_a_broken_connection(upstream: Upstream) -> None:
     assert await failures(upstream, "a..b:80") == [
         (DisconnectedError, CLOSED),
         (DisconnectedError, "/health: the connection broke (UnicodeError)"),

@@ -1,4 +1,4 @@
-"""How much of a prompt a cache had: prefill's number, where decode would count all that was handed over."""
+"""The number of cached prompt tokens is prefill's; decode would count everything that was handed over."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A proxy of two processes behind one port: it must look and count like one of a single process, and survive the end of a worker."""
+"""A proxy of two processes on one port answers and counts like a single process, and survives the end of a worker."""
 
 import asyncio
 import shutil
@@ -114,7 +114,7 @@ async def test_least_loaded_counts_the_requests_of_all_workers() -> None:
         assert [len(engine.calls) for engine in engines] == [MANY // 2, MANY // 2]
 
 
-async def test_an_engine_that_stands_still_is_left_by_all_workers() -> None:
+async def test_a_stalled_engine_gets_no_requests_from_any_worker() -> None:
     async with running_workers(decode_stall_timeout_s=0.5) as proxy:
         stuck, good = [await proxy.engine(Role.COMBINED, boot_id=f"boot-{number}") for number in range(2)]
         stuck.gate.clear()
@@ -185,7 +185,7 @@ async def test_counts_are_the_sum_of_all_workers_and_survive_one() -> None:
         assert (await proxy.instance(engine)).requests == 2 * MANY  # type: ignore[union-attr]
 
 
-async def test_what_a_killed_worker_had_let_go_out_is_used_up_and_its_room_is_free() -> None:
+async def test_kv_in_flight_of_a_killed_worker_is_consumed_and_its_room_released() -> None:
     async with running_workers(**KV | {"kv_in_flight_bytes": 1000 * MANY}) as proxy:
         prefill, decode = await proxy.pair()
         prefill.gate.clear()
@@ -314,7 +314,7 @@ async def test_new_connections_do_not_wait_for_a_worker_that_stands_still() -> N
         await until(lambda: len(listening(proxy)) == WORKERS)
 
 
-async def test_a_parent_that_stands_still_keeps_nobody_waiting_for_ever() -> None:
+async def test_a_parent_that_has_stalled_keeps_no_client_waiting_forever() -> None:
     async with process(drain_timeout_s=1, workers=WORKERS) as (proxy, child):
         await until(lambda: len(listening(proxy, child.pid)) == WORKERS, 30)
         child.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""The simulator's own faults, switched at run time, and what its books say of them."""
+"""The simulator's faults, switched at run time, and how its counters show them."""
 
 import asyncio
 import json

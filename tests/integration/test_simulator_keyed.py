@@ -1,4 +1,4 @@
-"""P2pConnector between simulated engines: what becomes of KV that comes early, late, not at all, or for another prompt."""
+"""P2pConnector between simulated engines: KV that arrives early, late, never, or for another prompt."""
 
 import asyncio
 from typing import Any

@@ -202,7 +202,7 @@ async def test_missing_kv_makes_every_stream_of_a_p2p_decode_stand_still_until_i
         assert len((await stream).token_ids) == 2000
 
 
-async def test_kv_whose_request_never_comes_lies_there_for_ever(tmp_path: Path) -> None:
+async def test_kv_whose_request_never_comes_stays_forever(tmp_path: Path) -> None:
     async with pair(Connector.P2P_NCCL, tmp_path) as (prefill, decode):
         await prefill.complete(prompt(30), request_id=pair_id(prefill, decode, "a"), max_tokens=1)
 

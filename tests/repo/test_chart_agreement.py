@@ -1,4 +1,4 @@
-"""The chart, docker-compose.yml, `.env` and the services' settings say the same."""
+"""The chart, docker-compose.yml, `.env` and the services' settings agree."""
 
 import re
 from typing import Any

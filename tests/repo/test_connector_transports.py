@@ -1,4 +1,4 @@
-"""What the engines' entry point asks of the connector is there."""
+"""The connector has the transports that the engines' entry point names."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""`.env`, docker-compose.yml, the Dockerfiles and the services' settings say the same."""
+"""`.env`, docker-compose.yml, the Dockerfiles and the services' settings agree."""
 
 import re
 import shutil

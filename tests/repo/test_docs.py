@@ -1,4 +1,4 @@
-"""What the documentation says of settings, files and commands is so."""
+"""What the documentation says about settings, files and commands is true."""
 
 import importlib.util
 import re

@@ -1,4 +1,4 @@
-"""The check of prose in `make lint` finds what it is there for, and changes nothing but the ends of lines."""
+"""The check of prose in `make lint` finds the phrases that it is for, and changes only line breaks."""
 
 import importlib.util
 import sys

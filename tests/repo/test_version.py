@@ -1,4 +1,4 @@
-"""The version stands in many files, and is one."""
+"""The version is the same in all files."""
 
 import ast
 import re

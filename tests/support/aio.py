@@ -1,4 +1,4 @@
-"""Waiting beside other tasks for what has no event to wait on."""
+"""Waits, in asyncio, for conditions without an event, by polling."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A network between prefill and an engine's KV port that does to KV on its way what a test wants; everything else passes unchanged."""
+"""A relay between prefill and an engine's KV port that changes KV as a test asks; everything else passes unchanged."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""An engine's blocks without an engine: what a station of `pd_connector.net` copies from and to, in tests without vLLM and torch.
+"""An engine's KV blocks without an engine, for tests of the stations of `pd_connector.net` without vLLM and torch.
 
 As a program: `python -m support.connector_station PORT` prefills for others until it is killed; it writes its port, then obeys lines of JSON.
 """

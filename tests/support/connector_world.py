@@ -1,4 +1,4 @@
-"""A prefill and a decode engine without vLLM, sockets or memory of their own, and a network that loses connections: for tests of `pd_connector.core`.
+"""A prefill and a decode engine without vLLM, sockets or real memory, and a network that loses connections, for tests of `pd_connector.core`.
 
 Nothing happens by itself: each step of a message, a copy or a clock is one call, so that a test chooses their order. KV is a pair of key and block
 index; whoever reads another one than it should sees it.

@@ -1,4 +1,4 @@
-"""Clients of all kinds, most of them rude: they ask, and leave at any moment, or read to the end and look at what they got."""
+"""Clients of all kinds, most of them misbehaving: they send requests and leave at any moment, or read to the end and check the answer."""
 
 import asyncio
 import contextlib

@@ -4,7 +4,7 @@ A block of commands says in a comment above it whether it is run:
 
     <!-- runs quick -->            by every `make test`; quick blocks of a page must do without its others
     <!-- runs -->                  by `make guides`, which runs all blocks of a page, in their order, in one folder
-    <!-- shown: needs two GPUs --> by nobody, and why
+    <!-- shown: needs two GPUs --> by no test, with the reason
 
 Behind a comma come options: `status 3` for a command that ends so, `first 4` and `last 20` for how many lines of each command are shown.
 """

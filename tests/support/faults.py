@@ -1,4 +1,4 @@
-"""The fault matrix: two simulated prefills and decodes behind a proxy, one of them faulty, and what comes of it.
+"""The fault matrix: two simulated prefills and decodes behind a proxy, one of them faulty, and the results.
 
 `SCENARIOS` says what must come of each fault; `run` lets it happen and reports what did. docs/reliability.md is written from
 the reports, and the tests compare them with the scenarios and with that page.

@@ -1,4 +1,4 @@
-"""Simulated engines with P2pConnector behind a proxy, and one plain engine beside them that says what an answer should be."""
+"""Simulated engines with P2pConnector behind a proxy, and one plain engine that gives the expected answers."""
 
 import contextlib
 import json

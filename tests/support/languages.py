@@ -1,4 +1,4 @@
-"""What a page says in another language: sentences that went through the catalogues, and those that did not."""
+"""Tells which sentences of a page went through the catalogues, and which did not."""
 
 import ast
 import gettext

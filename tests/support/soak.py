@@ -1,4 +1,4 @@
-"""A proxy under fire for minutes: processes of both roles whose faults come and go at random, and a crowd of misbehaving clients.
+"""A proxy under stress for minutes: engines of both roles whose faults come and go at random, and many misbehaving clients.
 
 Nothing here is expected to go well all the time. What must hold at the end: every request was answered, refused or told, none
 wrongly; nobody waits; the proxy's own counts are the clients'; no KV is left at an engine; and its memory did not grow.

@@ -1,4 +1,4 @@
-"""A compose project of its own for a test: free ports, its own volumes, gone afterwards."""
+"""A compose project for one test: free ports and its own volumes, removed afterwards."""
 
 import json
 import os

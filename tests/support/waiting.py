@@ -1,4 +1,4 @@
-"""Waiting for what has no event to wait on."""
+"""Waits for conditions without an event, by polling."""
 
 import contextlib
 import time

@@ -1,4 +1,4 @@
-"""What operators and accidents do to a release, under load: one action each, and the state that it must return to."""
+"""Changes by operators, and failures, of a release under load: one action each, and the state that must follow."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A Kubernetes of one node on this machine, from nothing, and nothing of it afterwards."""
+"""A Kubernetes cluster of one node on this machine: set up from nothing, and removed without a trace."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""The node's own network namespace: what Kubernetes does to interfaces and packet filters ends with it."""
+"""The node's own network namespace: Kubernetes' changes to interfaces and packet filters end with it."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""One node: kubelet and kube-proxy, and what they leave on the machine when they end."""
+"""One node: kubelet and kube-proxy, and the removal of what they leave on the machine."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""docs/kubernetes.md: the table of what clients saw, and what it taught."""
+"""Writes docs/kubernetes.md: the table of what clients saw, and its conclusions."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final

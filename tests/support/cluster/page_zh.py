@@ -1,4 +1,4 @@
-"""docs/kubernetes.zh.md: what docs/kubernetes.md says, in Chinese."""
+"""Writes docs/kubernetes.zh.md, the Chinese page."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""Answers that are shorter than asked are a doubt, because runs that say different things do different work."""
+"""Answers that are shorter than asked are a doubt, because runs with different outputs do different work."""
 
 import msgspec
 import pytest
@@ -36,5 +36,5 @@ def test_an_ignored_ignore_eos_is_a_doubt_with_its_numbers() -> None:
     ],
     ids=["as asked", "not asked for", "not asked for by an older version", "imported"],
 )
-def test_answers_as_long_as_they_had_to_be_are_none(records: list[RequestRecord], about: Manifest) -> None:
+def test_answers_of_the_required_length_are_no_doubt(records: list[RequestRecord], about: Manifest) -> None:
     assert found(records, about) == []

@@ -50,7 +50,7 @@ def test_shares_and_residual_sum_to_the_joules_of_any_requests(
     assert shares.sum() + residual == pytest.approx(joules.sum(), rel=1e-9, abs=1e-6)
 
 
-def test_a_request_without_tokens_leaves_nobody_to_pay_for_what_ran_on() -> None:
+def test_energy_after_a_request_without_tokens_is_attributed_to_none() -> None:
     # The rates 1/3 and 2/3 come and go; their sums and differences need not meet at nought.
     joules = np.ones(50)
 

@@ -1,4 +1,4 @@
-"""Differences are called only beyond the noise, which is what a repetition would show."""
+"""Differences are reported only if they exceed the noise between repeats."""
 
 import numpy as np
 import pytest

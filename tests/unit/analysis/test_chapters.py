@@ -1,4 +1,4 @@
-"""A report of many loads: which get a chapter, who is compared with whom, and doubts that are said once."""
+"""A report of many loads: which get a chapter, which deployments are compared, and doubts that appear once."""
 
 import re
 from dataclasses import replace

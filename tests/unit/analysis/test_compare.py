@@ -1,4 +1,4 @@
-"""Which runs are compared, who wins, and how it is said."""
+"""Which runs are compared, which wins, and the wording of the verdict."""
 
 import msgspec
 import pytest
@@ -47,7 +47,7 @@ def _cell(run_group: Group, title: str, column: int) -> str:
         pytest.param(0.1121, "combined", id="more than a tenth higher"),
     ],
 )
-def test_a_p99_is_called_only_beyond_a_tenth(theirs: float, winner: str | None) -> None:
+def test_a_difference_of_p99_needs_more_than_ten_percent(theirs: float, winner: str | None) -> None:
     pair = group(served(Topology.COMBINED, ttft=0.1), served(Topology.DISAGG, ttft=theirs))
 
     found = compared(TTFT_P99, *pair.results)

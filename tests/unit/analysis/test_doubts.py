@@ -1,4 +1,4 @@
-"""Each doubt comes with its cause, and stays away without it."""
+"""Each doubt appears with its cause, and not without it."""
 
 from collections.abc import Callable
 from pathlib import Path

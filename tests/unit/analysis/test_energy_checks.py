@@ -1,4 +1,4 @@
-"""An energy whose readings cannot be believed is none, and so names no winner; what real boards told is believed."""
+"""An energy with implausible readings is unknown and names no winner; recordings of real boards pass."""
 
 import math
 from collections.abc import Callable, Sequence

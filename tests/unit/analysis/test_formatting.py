@@ -1,4 +1,4 @@
-"""How numbers read."""
+"""How numbers are written."""
 
 import pytest
 
@@ -74,6 +74,6 @@ def test_a_mean_of_equal_counts_is_whole() -> None:
     assert [mean_count(value) for value in (63.0, 62.96, 2048.0, None)] == ["63", "63.0", "2,048", "–"]
 
 
-def test_words() -> None:
+def test_lists_and_whole_numbers_are_written_for_people() -> None:
     assert [listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
     assert [whole(2000), whole(None)] == ["2,000", "–"]

@@ -1,4 +1,4 @@
-"""What makes a load: runs are compared only if they have all of it in common, and amounts of one shape are a curve."""
+"""Which settings make a load: runs are compared only if all are equal, and rates of one shape form a curve."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How the runs were set up, as the report tells it."""
+"""The report's section on how the runs were set up."""
 
 from support.analysis import group, manifest, request, run
 

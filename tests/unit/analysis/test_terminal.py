@@ -1,4 +1,4 @@
-"""The closing table fits a terminal and says what it must."""
+"""The closing table fits a terminal and has all that it must."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Engines that are not the deployment's, load that is not this load's, and simulators without a processor."""
+"""Doubts about engines of other deployments, foreign load, and simulators that got no CPU."""
 
 from collections.abc import Sequence
 from dataclasses import replace

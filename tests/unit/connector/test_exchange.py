@@ -1,4 +1,4 @@
-"""Prefill and decode against each other, in every order of events that hypothesis finds: no wrong KV, nothing left behind, nobody waits forever.
+"""Prefill and decode against each other, in every order of events that hypothesis finds: no wrong KV, nothing left behind, no request waits forever.
 
 The state machine finds short sequences and shows the shortest one that fails. The random walks go deeper: hundreds of events each, with the likelihood
 that each kind has in a real deployment.

@@ -1,4 +1,4 @@
-"""What decode's scheduler does with requests whose KV comes from elsewhere."""
+"""Decode's scheduler and requests whose KV comes from another engine."""
 
 import pytest
 from hypothesis import given
@@ -51,7 +51,7 @@ def test_a_request_waits_and_runs_in_the_round_after_its_kv_came() -> None:
     assert len(waiting) == 0
 
 
-def test_every_rank_must_have_it() -> None:
+def test_kv_must_arrive_at_every_rank() -> None:
     waiting = loads(ranks=2)
     add(waiting)
     waiting.inbox.append((1, Ready("k")))
@@ -79,7 +79,7 @@ def test_a_lost_key_is_computed_here() -> None:
     assert waiting.finished("r") == ([], "recomputed")
 
 
-def test_or_fails_by_the_policy() -> None:
+def test_with_the_policy_fail_a_request_whose_key_is_lost_fails() -> None:
     waiting = loads(fail=True)
     add(waiting)
     waiting.inbox.append((0, Failed("k", "prefill is gone")))
@@ -167,7 +167,7 @@ def test_a_second_answer_that_the_prefix_cache_has_is_not_recomputed(cached: int
 
 
 class TestOnTheSameEngine:
-    def test_it_waits_until_its_prefill_is_over(self) -> None:
+    def test_a_request_waits_until_its_own_engines_prefill_has_ended(self) -> None:
         waiting = loads()
         assert add(waiting, source="") == []
         assert waiting.verdict("r", 0, 0.0, computing=True) == WAIT
@@ -183,7 +183,7 @@ class TestOnTheSameEngine:
 
         assert waiting.verdict("r", 32, 0.0, kept=True) == PLAIN
 
-    def test_the_token_follows_here_too(self) -> None:
+    def test_the_token_of_a_local_prefill_follows(self) -> None:
         waiting = loads()
         add(waiting, source="", prompt=41, follows=True)
         assert waiting.verdict("r", 0, 0.0, computing=True) == WAIT
@@ -215,7 +215,7 @@ class TestOnTheSameEngine:
 
 
 @pytest.mark.parametrize("name", ["plain", "r"])
-def test_requests_of_nobody_are_plain(name: str) -> None:
+def test_requests_that_were_never_added_are_plain(name: str) -> None:
     waiting = loads()
 
     assert waiting.verdict(name, 0, 0.0) == PLAIN
@@ -294,7 +294,7 @@ class TestInThePlaceOfAnAnnouncedRequest:
         waiting.inbox.append((0, Ready("k", 9)))
         assert waiting.verdict("whole", 0, 0.0) == Found(Verdict.LOAD, 39)
 
-    def test_it_may_come_before_the_abort(self) -> None:
+    def test_the_next_request_may_come_before_the_abort(self) -> None:
         waiting = passed_on(ran=False)
         assert add(waiting, "whole") == []
         assert waiting.verdict("whole", 0, 0.0) == WAIT
@@ -353,7 +353,7 @@ class TestInThePlaceOfAnAnnouncedRequest:
         assert waiting.finished("whole") == ([], "recomputed")
         assert len(waiting) == 0
 
-    def test_whoever_gives_up_meanwhile_does_not_keep_them(self) -> None:
+    def test_a_request_that_is_given_up_meanwhile_keeps_no_blocks(self) -> None:
         waiting = passed_on(ran=True)
         add(waiting, "whole")
         waiting.hold("announced", 0.0)

@@ -1,4 +1,4 @@
-"""What the workers count becomes series: two looks add up, and each series has the labels that its name promises."""
+"""The workers' counts become metrics: successive readings add up, and each series has its labels."""
 
 from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, label_values, merge, summary
 

@@ -1,4 +1,4 @@
-"""Every page has one state and one owner, whatever is done in whatever order."""
+"""Every page has one state and one owner, after any sequence of operations."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ STATES = ("granted", "landed", "loading")
     count=st.integers(0, 12),
     steps=st.lists(st.tuples(st.sampled_from(("take", "move", "steal")), st.integers(0, 5), st.sampled_from(STATES))),
 )
-def test_the_books_are_even_after_every_step(count: int, steps: list[tuple[str, int, str]]) -> None:
+def test_the_page_counts_add_up_after_every_step(count: int, steps: list[tuple[str, int, str]]) -> None:
     pages, held = Pages(count), dict[int, str]()
     for what, amount, state in steps:
         mine = sorted(held)[:amount]

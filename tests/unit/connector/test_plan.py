@@ -60,7 +60,7 @@ def test_several_answers_to_one_prompt_send_its_kv_once_and_all_name_it() -> Non
     assert (len(plan), plan.finished("1_r", 7, stopped=False, settled=True)) == (0, None)
 
 
-def test_one_that_was_aborted_names_no_kv() -> None:
+def test_an_aborted_request_names_no_kv() -> None:
     plan = Plan(BLOCK, keep_blocks=10)
     plan.add("0_r", "k", "d:1", 40)
     plan.add("1_r", "k", "d:1", 40)

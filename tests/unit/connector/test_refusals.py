@@ -93,7 +93,7 @@ def test_gqa_and_mla_with_any_dtype_are_taken(spec: type[Spec], dtype: str) -> N
         (engine(dtype="fp8"), "KV cache dtype is fp8 there and auto here"),
     ],
 )
-def test_engines_that_are_unlike_hear_in_what(other: tuple[Any, Any], named: str) -> None:
+def test_engines_that_differ_are_told_in_what(other: tuple[Any, Any], named: str) -> None:
     mine, theirs = compat.read(*engine(), "").schema, compat.read(*other, "").schema
 
     assert misfit(mine, theirs) == named

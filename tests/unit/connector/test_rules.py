@@ -132,7 +132,7 @@ def test_decode_hears_at_once_of_kv_that_will_not_come() -> None:
     assert pair.rest("r") == {"r": "computed"}
 
 
-def test_also_if_prefill_could_never_reach_it() -> None:
+def test_decode_hears_of_it_even_if_prefill_could_never_reach_it() -> None:
     p = PrefillEngine("p:1", SETTINGS, staging=4, page_blocks=1)
     p.request("r", "r.x", "d:1", 4)
     p.sender.asked(5, Want(key="r.x", to="d:1"), 0.0)
@@ -167,7 +167,7 @@ def test_kv_of_which_decode_never_hears_is_dropped_in_time() -> None:
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["KV is here", "KV comes later"])
-def test_kv_of_an_announced_request_is_the_next_ones(*, here: bool) -> None:
+def test_kv_of_an_announced_request_goes_to_the_next_request_with_its_key(*, here: bool) -> None:
     pair = Pair()
     pair.ask("r", 3, follows=True)
     if here:
@@ -183,7 +183,7 @@ def test_kv_of_an_announced_request_is_the_next_ones(*, here: bool) -> None:
     assert pair.d.receiver.counts()["landed"] == 0
 
 
-def test_and_dropped_in_time_if_there_is_no_next_one() -> None:
+def test_kv_of_an_announced_request_is_dropped_in_time_if_none_follows() -> None:
     pair = Pair()
     pair.ask("r", 3, follows=True)
     pair.prefill("r", 3)
@@ -303,7 +303,7 @@ def test_what_went_to_the_process_before_a_restart_is_void() -> None:
     assert isinstance(event, Failed)
 
 
-def test_sent_means_that_it_must_be_here_soon() -> None:
+def test_kv_that_was_sent_must_arrive_soon() -> None:
     d = DecodeEngine("d:1", SETTINGS, landing=4, page_blocks=1)
     d.receiver.expect(Expect("k.x", "p:1", follows=False), 0.0)
     d.receiver.asked("p:1", Have(key="k.x", boot=d.boot, sent=True), 0.0)
@@ -375,7 +375,7 @@ class TestWhoBreaksTheRules:
         assert not p.sender.hear("d:1", Token(key="k.x", token=1))
         assert not p.sender.asked(1, Need(pages=1), 0.0)
 
-    def test_drops_and_failures_of_unknown_keys_are_nothing(self, d: DecodeEngine) -> None:
+    def test_drops_and_failures_of_unknown_keys_change_nothing(self, d: DecodeEngine) -> None:
         p = PrefillEngine("p:1", SETTINGS, staging=1, page_blocks=1)
 
         assert p.sender.hear("d:1", Drop(key="k.x"))

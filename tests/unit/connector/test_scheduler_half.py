@@ -1,4 +1,4 @@
-"""What vLLM's scheduler hears from the connector, with requests and steps as vLLM makes them."""
+"""What vLLM's scheduler gets from the connector, with requests and steps as vLLM makes them."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -146,7 +146,7 @@ class TestPrefill:
         assert told(scheduler) == [Ended("r", key, 77, stopped=True, held=True)]
 
     @pytest.mark.parametrize("status", ["FINISHED_ABORTED", "FINISHED_ERROR", "FINISHED_IGNORED"])
-    def test_an_aborted_one_tells_that_nothing_comes(self, status: str) -> None:
+    def test_an_aborted_request_tells_decode_that_nothing_comes(self, status: str) -> None:
         scheduler, key = half(), kv_key("k", PROMPT)
         one = request("r", PROMPT, {"key": "k", "to": [THERE]}, status=Status(status))
         scheduler.on_new_request(one)
@@ -155,13 +155,13 @@ class TestPrefill:
         assert scheduler.finished(one)[0] is False
         assert told(scheduler) == [Ended("r", key, None)]
 
-    def test_its_own_address_is_nobody_elses(self) -> None:
+    def test_an_engines_own_address_is_treated_as_local(self) -> None:
         scheduler = half()
         scheduler.on_new_request(request("r", PROMPT, {"key": "k", "to": [HERE]}))
 
         assert told(scheduler) == [Begin("r", kv_key("k", PROMPT), None, 3)]
 
-    def test_an_engine_that_only_takes_computes_it_as_any_other(self) -> None:
+    def test_an_engine_that_only_receives_computes_its_own_prompts_as_any_other(self) -> None:
         scheduler = half(sends=False)
         one = request("r", PROMPT, {"key": "k", "to": [THERE]})
         scheduler.on_new_request(one)
@@ -191,7 +191,7 @@ class TestDecode:
         assert scheduler.matched(one, 0) == NOTHING
         assert scheduler.finished(one) == (False, {"pd": {"key": "k", "outcome": "loaded"}})
 
-    def test_hand_off_loads_all_of_prefills_prompt(self) -> None:
+    def test_with_hand_off_all_of_prefills_prompt_is_loaded(self) -> None:
         scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40})
         key = kv_key("k", PROMPT)
         scheduler.output((), (), [(0, Ready(key))])
@@ -210,14 +210,14 @@ class TestDecode:
         assert one.prompt_token_ids == one._all_token_ids == [*PROMPT, 555]
         assert one.block_hashes == ["a", (*PROMPT, 555)]
 
-    def test_without_it_the_answer_ends_and_says_why(self) -> None:
+    def test_without_the_token_the_answer_ends_and_says_why(self) -> None:
         scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
         scheduler.output((), (), [(0, Failed(kv_key("k", PROMPT), "prefill is gone"))])
 
         assert scheduler.matched(one, 0) == NOTHING
         assert (one.max_tokens, one.stop_reason) == (1, "pd: prefill is gone")
 
-    def test_also_if_its_kv_was_to_come_between_the_steps(self) -> None:
+    def test_the_answer_ends_also_if_its_kv_was_to_come_between_steps(self) -> None:
         scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"}, fails=True)
         key = kv_key("k", PROMPT)
         scheduler.output((), (), [(0, Failed(key, "prefill is gone"))])
@@ -245,7 +245,7 @@ class TestDecode:
         assert scheduler.finished(one) == (False, {"pd": {"key": "k", "outcome": "aborted"}})
         assert told(scheduler) == [Drop(kv_key("k", PROMPT), "aborted")]
 
-    def test_blocks_of_an_aborted_request_whose_token_came_are_for_the_next_one(self) -> None:
+    def test_blocks_of_an_aborted_request_whose_token_arrived_go_to_the_next_one(self) -> None:
         scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
         key = kv_key("k", PROMPT)
         scheduler.output((), (), [(0, Ready(key, 555))])
@@ -264,7 +264,7 @@ class TestDecode:
         assert scheduler.finished(whole) == (False, {"pd": {"key": "k", "outcome": "loaded"}})
 
     @pytest.mark.parametrize("status", ["FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED"])
-    def test_blocks_of_one_that_ended_are_not(self, status: str) -> None:
+    def test_blocks_of_a_request_that_ended_do_not_go_to_the_next_one(self, status: str) -> None:
         scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
         scheduler.output((), (), [(0, Ready(kv_key("k", PROMPT), 555))])
         scheduler.matched(one, 0)

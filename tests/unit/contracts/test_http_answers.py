@@ -182,7 +182,7 @@ def test_a_head_is_judged_alike_however_it_is_cut(size: int, before: bytes, afte
 
 
 @pytest.mark.parametrize("part", [b"0", b"1;x=" + b"y" * 100, b"HTTP/1.1 200 OK\r\nX: y", b"a"])
-def test_what_frames_a_body_does_not_go_on_for_ever(part: bytes) -> None:
+def test_the_framing_of_a_body_is_limited(part: bytes) -> None:
     response = AnswerReader()
     response.feed(FRAMED)
     with pytest.raises(ProtocolError):

@@ -1,4 +1,4 @@
-"""The results folder of a comparison: nothing is lost, nothing is taken for what it is not."""
+"""The results folder of a comparison: no results are lost, and no other files are taken for results."""
 
 import errno
 import os

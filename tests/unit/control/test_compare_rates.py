@@ -1,4 +1,4 @@
-"""Finding rates: a made-up deployment carries what is below its capacity, and the search is led through it."""
+"""The search for rates, with an artificial deployment that carries every rate below its capacity."""
 
 from collections.abc import Collection, Iterable
 
@@ -35,7 +35,7 @@ def test_the_knee_is_found_and_surrounded(capacity: float) -> None:
     assert len(rates) <= 16
 
 
-def test_it_doubles_first() -> None:
+def test_rates_are_doubled_until_one_is_not_carried() -> None:
     assert searched(11)[:5] == [1, 2, 4, 8, 16]
 
 

@@ -1,4 +1,4 @@
-"""What pdctl makes of `docker inspect`."""
+"""What pdctl reads from `docker inspect`."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""What pdctl doctor makes of facts: nothing but good news on a pair of H200, and of every fault the finding that names it."""
+"""pdctl doctor's findings from facts: no error on a pair of H200, and for every fault the finding that names it."""
 
 import subprocess
 import sys

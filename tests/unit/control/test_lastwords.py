@@ -1,4 +1,4 @@
-"""Which line of a log says why its process died. The logs are shortened from real ones."""
+"""Finding the line of a log that says why its process died. The logs are shortened from real ones."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `pdctl up` decides to run."""
+"""What `pdctl up` runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Waiting for a deployment on its progress, not on a clock."""
+"""Waiting for a deployment as long as it makes progress."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_it_is_done_when_every_engine_is_ready() -> None:
     assert not progress(stats(*ready[:2]), EXPECTED).done
 
 
-def test_patience_lasts_as_long_as_something_changes() -> None:
+def test_waiting_goes_on_as_long_as_something_changes() -> None:
     times = iter([0.0, 1.0, 1.0, 10.5, 10.9, 10.9, 20.0, 21.0])
     patience = Patience(10, clock=lambda: next(times))
 

@@ -1,4 +1,4 @@
-"""How the smoke test judges what comes back."""
+"""How the smoke test judges answers."""
 
 import msgspec
 import pytest

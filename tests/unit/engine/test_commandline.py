@@ -1,4 +1,4 @@
-"""Arguments to what vLLM makes of them; tests/e2e compares this with vLLM's own parser."""
+"""How vLLM reads arguments; tests/e2e compares this with vLLM's own parser."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What runs beside an engine: the announcer and the cleaner."""
+"""The announcer and the cleaner, which run beside an engine."""
 
 import os
 import subprocess

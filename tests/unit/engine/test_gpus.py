@@ -1,4 +1,4 @@
-"""Lists of nvidia-smi to the GPUs of one engine."""
+"""The GPUs of one engine, from nvidia-smi's lists."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What ENGINE_ARGS must not undo, however it is spelt."""
+"""Settings that ENGINE_ARGS must not undo, in any spelling."""
 
 from typing import Any
 
@@ -127,7 +127,7 @@ def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[
         ("decode", "--option-of-a-later-vllm 5 --hf-overrides '{\"a\": 1}' --lora-modules a=b c=d", NIXL),
     ],
 )  # fmt: skip
-def test_what_is_only_next_to_it_starts(role: str, arguments: str, values: dict[str, Any]) -> None:
+def test_similar_arguments_that_are_allowed_start(role: str, arguments: str, values: dict[str, Any]) -> None:
     start(role, arguments, **values)
 
 

@@ -1,4 +1,4 @@
-"""Role and environment to one vLLM command."""
+"""The vLLM command for a role and an environment."""
 
 import json
 from typing import Any

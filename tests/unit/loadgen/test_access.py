@@ -1,4 +1,4 @@
-"""Headers and the key: where they come from, and where they never go."""
+"""Headers and the key: where they are read from, and that they are not written anywhere."""
 
 from pathlib import Path
 

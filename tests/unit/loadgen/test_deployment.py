@@ -1,4 +1,4 @@
-"""What is known of the deployment, from the proxy and the command line."""
+"""What is recorded about the deployment, from the proxy and the command line."""
 
 from typing import Any
 
@@ -148,7 +148,7 @@ def test_a_lost_engine_takes_no_part(source: str) -> None:
         (None, None, True),
     ],
 )
-def test_one_voice_is_enough_for_simulated(
+def test_one_simulated_engine_makes_the_deployment_simulated(
     told: DeploymentDocument | None, seen: ProxyStats | None, server_says: bool
 ) -> None:
     assert describe(told, seen, **{**NOTHING, "simulated": server_says}).simulated

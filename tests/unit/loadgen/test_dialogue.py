@@ -78,6 +78,6 @@ def test_what_cannot_converse_is_refused(given: dict[str, Any]) -> None:
         options(**given)
 
 
-def test_thinking_without_an_answer_is_refused() -> None:
+def test_thinking_time_without_a_conversation_is_refused() -> None:
     with pytest.raises(ValueError, match="think-time"):
         Options(think_time=1.0)

@@ -1,4 +1,4 @@
-"""Rates and durations without bound: all at once, as many as are wanted, and never until memory is full."""
+"""Infinite rates and durations: all requests at once, a given number of them, and bounded memory."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""The whole load before the first request, and the hash that proves two runs equal."""
+"""The whole load is known before the first request, and its hash shows that two runs have the same one."""
 
 import json
 from pathlib import Path

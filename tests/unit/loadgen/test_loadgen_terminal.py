@@ -1,4 +1,4 @@
-"""What a person reads: the line while a run goes on, and the table when it is over."""
+"""The terminal: the progress line of a run, and its final table."""
 
 import io
 from dataclasses import dataclass

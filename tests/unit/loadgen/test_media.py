@@ -1,4 +1,4 @@
-"""Made pictures and sounds: what a decoder finds in them."""
+"""Generated pictures and sounds, as a decoder reads them."""
 
 import base64
 import io
@@ -44,13 +44,13 @@ def test_a_sound_has_its_length() -> None:
         assert sound.getnframes() == 8_000
 
 
-def test_no_two_are_alike_and_each_is_the_same_again() -> None:
+def test_media_differ_from_each_other_and_are_reproducible() -> None:
     assert media.png("a", 4, 4) == media.png("a", 4, 4) != media.png("b", 4, 4)
     assert media.wav("a", 0.1) != media.wav("b", 0.1)
 
 
 @pytest.mark.parametrize("text", ["", "8", "8x", "0x8", "8x8x8", "a x b", "99999x99999"])
-def test_a_size_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="image_size"):
         Options(image_size=text)
 

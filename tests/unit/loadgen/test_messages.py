@@ -1,4 +1,4 @@
-"""A load that is shared out: what each gets, and what comes of putting it together again."""
+"""A load that is divided among processes: each one's part, and the combination of their results."""
 
 import pytest
 

@@ -31,7 +31,7 @@ def sent(options: Mapping[str, str]) -> list[tuple[float, int | None, int]]:
         {"arrival": "ramp", "start_rate": "1", "requests": "20"},
     ],
 )
-def test_it_is_what_would_be_sent(more: dict[str, str]) -> None:
+def test_the_outline_is_what_would_be_sent(more: dict[str, str]) -> None:
     options = {**COMMON, **more}
 
     assert [(one.offset, one.input_tokens, one.output_tokens) for one in outline(load(options, {})).requests] == sent(
@@ -90,6 +90,6 @@ def test_texts_of_a_file_are_estimated(tmp_path: Path) -> None:
         ({"dataset": "jsonl", "dataset_path": "/nowhere.jsonl"}, "No such file"),
     ],
 )
-def test_what_has_no_outline_is_said(options: dict[str, str], reason: str) -> None:
+def test_a_load_without_an_outline_is_refused_with_the_reason(options: dict[str, str], reason: str) -> None:
     with pytest.raises(PlanError, match=reason):
         outline(load(options, {}))

@@ -39,7 +39,7 @@ def test_a_good_high_end_is_an_answer_that_is_not_close() -> None:
     assert answer(GOAL, searched(99.0)) == Answer(16.0, 16.0, None, close=False)
 
 
-def test_it_stops_at_the_most_rates() -> None:
+def test_the_search_stops_at_its_maximum_number_of_rates() -> None:
     assert len(searched(9.7, Goal(0.9, 1.0, 16.0, 0.001, 5))) == 5
 
 

@@ -65,7 +65,7 @@ EMPTY_FIRST: list[Sent] = [(0.0003, said("")), *words(8)]
     ],
     ids=["empty", "signs of life", "role and empty", "Azure", "empty list of calls"],
 )
-def test_nothing_that_was_said_is_no_first_token(sent: list[Sent], outputs: int | None) -> None:
+def test_an_empty_first_chunk_is_no_first_token(sent: list[Sent], outputs: int | None) -> None:
     assert first_and_counts(read([*sent, *end(0.5, "length", outputs)])) == (0.3, [1] * 8)
 
 

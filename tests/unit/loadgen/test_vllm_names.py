@@ -1,4 +1,4 @@
-"""Commands of `vllm bench serve` offer the same load here, or are answered with what to say instead."""
+"""Commands of `vllm bench serve` offer the same load here, or get a message with the equivalent."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""The page of a sweep: what somebody reads who was not there."""
+"""The page of a sweep."""
 
 from pd_contracts.names import Role
 from pd_monitor.clocks.sweep import Point

@@ -1,4 +1,4 @@
-"""From runs whose truth is known, calibration finds it; what the runs do not tell stays as it was; what cannot be is refused."""
+"""Calibration finds the true numbers of simulated runs, keeps those that the runs do not show, and refuses impossible ones."""
 
 from collections.abc import Sequence
 from pathlib import Path

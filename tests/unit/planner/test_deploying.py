@@ -1,4 +1,4 @@
-"""What was planned is what Helm makes of values.yaml."""
+"""Helm renders the planned deployment from values.yaml."""
 
 from pathlib import Path
 

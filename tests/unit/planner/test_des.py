@@ -1,4 +1,4 @@
-"""The planner's event loop says what the simulator's scheduler says, step for step, and says it fast because it skips steps, not because it guesses."""
+"""The planner's event loop gives the same steps as the simulator's scheduler; it is fast because it skips steps, not because it approximates."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ PLAIN = Engines(0, 1, None, 152_000)
 
 @given(deployments(), loads())
 @settings(max_examples=150, deadline=None)
-def test_it_equals_the_simulators_scheduler(engines: Engines, load: Load) -> None:
+def test_the_planner_equals_the_simulators_scheduler(engines: Engines, load: Load) -> None:
     outcome = simulate(H200, engines, load)
 
     first, last = oracle(H200, engines, load)
@@ -30,7 +30,7 @@ def test_it_equals_the_simulators_scheduler(engines: Engines, load: Load) -> Non
     np.testing.assert_allclose(outcome.last, last, rtol=0, atol=1e-7)
 
 
-def test_it_equals_it_in_plain_python_too() -> None:
+def test_the_planner_equals_it_without_numba_too() -> None:
     code = """
 import sys
 sys.modules["numba"] = None

@@ -1,4 +1,4 @@
-"""An engine that learns of its requests one by one takes the same steps as one that knows them all."""
+"""An engine that gets its requests one by one takes the same steps as one that knows them all from the start."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -32,7 +32,7 @@ def run_online(load: Load, extra: list[float]) -> tuple[np.ndarray, np.ndarray]:
 
 @given(loads(), st.lists(st.floats(0, 3, allow_nan=False), max_size=8))
 @settings(max_examples=100, deadline=None)
-def test_it_equals_the_engine_that_knows_everything(load: Load, extra: list[float]) -> None:
+def test_the_online_engine_equals_the_one_that_knows_everything(load: Load, extra: list[float]) -> None:
     whole = simulate(H200, PLAIN, load)
 
     first, last = run_online(load, extra)

@@ -1,4 +1,4 @@
-"""From a question to a plan: what is asked, what is answered, how sure that is, and what becomes of it."""
+"""From a question to a plan: options, answers, their certainty, and the files that are written."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""Predictions against what four H200 did: fitted to the runs on two GPUs, or on one, the planner foretells the others and orders them rightly.
+"""Predictions against what four H200 did: fitted to the runs on two GPUs, or on one, the planner predicts the others and ranks them correctly.
 
 The bounds are those that docs/planning.md promises; a model that is made wrong in one number breaks them.
 """
@@ -78,7 +78,7 @@ def broken(compared: list[Compared]) -> list[str]:
     return [promise for promise, holds in promises.items() if not holds]
 
 
-def test_fitted_to_two_gpus_it_foretells_four(four: list[Measured]) -> None:
+def test_a_fit_to_two_gpus_predicts_four(four: list[Measured]) -> None:
     assert broken(predicted(condensed.two_gpus(), four)) == []
 
 
@@ -135,7 +135,7 @@ def test_of_all_recordings_every_pair_of_deployments_is_in_order(runs: list[Meas
         assert ordered == pairs == 62
 
 
-def test_a_fit_to_the_recordings_returns_from_afar(runs: list[Measured]) -> None:
+def test_a_fit_that_starts_far_off_finds_the_same_numbers(runs: list[Measured]) -> None:
     names = ["handoff.NixlConnector.receive_ms", "handoff.NixlConnector.wait_ms"]
     right, nixl = condensed.two_gpus(), [run for run in runs if "NIXL" in run.label]
     afar = changed(right, {names[0]: 1.5 * number(right, names[0]), names[1]: 0.6 * number(right, names[1])})

@@ -1,4 +1,4 @@
-"""What a body may hold, counted without building it: exactly as a parser that builds everything counts."""
+"""Counting a body's items without parsing it gives exactly the number that a parser finds."""
 
 import json
 from typing import Any

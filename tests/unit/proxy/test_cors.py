@@ -1,4 +1,4 @@
-"""What browsers are told."""
+"""The CORS headers that browsers get."""
 
 import pytest
 
@@ -12,7 +12,7 @@ ASKED = {
 }
 
 
-def test_without_the_setting_there_is_nothing() -> None:
+def test_without_the_setting_there_are_no_cors_headers() -> None:
     assert headers((), PAGE) == {}
     assert preflight((), ASKED) is None
 
@@ -24,7 +24,7 @@ def test_an_origin_is_allowed_by_its_name_and_caches_are_told() -> None:
     assert headers((PAGE,), "") == {"Vary": "Origin"}
 
 
-def test_any_origin_is_a_star() -> None:
+def test_any_origin_is_written_as_a_star() -> None:
     assert headers(("*",), PAGE)["Access-Control-Allow-Origin"] == "*"
     assert "Vary" not in headers(("*",), PAGE)
     assert not allows(("*",), "")

@@ -1,4 +1,4 @@
-"""KV that is owed: by address and id, bounded, and repaid under the id of the request that failed."""
+"""Debts of KV: kept by address and id, limited in number, and repaid under the failed request's id."""
 
 import json
 from typing import Any
@@ -49,7 +49,7 @@ def test_each_has_its_turn() -> None:
     ("prompt", "prompts"),
     [("a text", 1), (["one"], 1), (["one", "two", "three"], 3), ([1, 2, 3], 1), ([[1, 2], [3]], 2)],
 )
-def test_what_stands_in_for_a_request_makes_as_many_sequences(prompt: object, prompts: int) -> None:
+def test_a_stand_in_makes_as_many_sequences_as_its_request(prompt: object, prompts: int) -> None:
     fields = {"model": "m", "prompt": prompt, "n": 3, "max_tokens": 500, "stream": True, "logprobs": 5}
     body = json.loads(again_body(Endpoint.COMPLETIONS, {name: encoded(value) for name, value in fields.items()}))
     assert (body["model"], body["n"], body["max_tokens"], body["stream"]) == ("m", 3, 1, False)
@@ -65,7 +65,7 @@ def again_body(endpoint: Endpoint, fields: Fields) -> bytes:
     return plan.prefill.body
 
 
-def test_what_stands_in_for_a_conversation_is_one() -> None:
+def test_a_stand_in_for_a_conversation_is_a_conversation() -> None:
     fields = {"messages": encoded([{"role": "user", "content": "hi"}]), "n": encoded(2)}
     body = json.loads(again_body(Endpoint.CHAT, fields))
     assert (len(body["messages"]), body["n"], "prompt" in body) == (1, 2, False)

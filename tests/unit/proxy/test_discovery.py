@@ -1,4 +1,4 @@
-"""Judging what arrives at the port for pings."""
+"""Judging messages at the port for pings."""
 
 import asyncio
 import logging

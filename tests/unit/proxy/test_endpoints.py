@@ -1,4 +1,4 @@
-"""Endpoints beside completions, chat and responses: what is read of them, and both legs' bodies."""
+"""Endpoints other than completions, chat and responses: how their bodies are read, and the bodies for both engines."""
 
 import json
 from typing import Any
@@ -71,7 +71,7 @@ def test_a_batch_is_no_stream() -> None:
 
 @pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params", "request_id"])
 @pytest.mark.parametrize("endpoint", Endpoint)
-def test_nobody_else_says_where_kv_goes(endpoint: Endpoint, name: str) -> None:
+def test_a_client_cannot_choose_where_kv_goes(endpoint: Endpoint, name: str) -> None:
     kept = {"mine": 1}
     generation = read(endpoint, vllm_xargs={name: {"do_remote_prefill": True}, **kept}, **{name: "x"})
 
@@ -82,7 +82,7 @@ def test_nobody_else_says_where_kv_goes(endpoint: Endpoint, name: str) -> None:
     }
 
 
-def test_nor_by_a_name_that_is_written_otherwise() -> None:
+def test_a_client_cannot_choose_it_with_an_escaped_name() -> None:
     text = b'{"prompt":"x","vllm_xargs":{"kv_tr\\u0061nsfer_params":{"a":1},"b":2},"kv\\u005ftransfer_params":{}}'
 
     assert body(dict(parse(Endpoint.COMPLETIONS, text).fields)) == {
@@ -92,7 +92,7 @@ def test_nor_by_a_name_that_is_written_otherwise() -> None:
     }
 
 
-def test_nor_among_the_sampling_parameters() -> None:
+def test_a_client_cannot_choose_it_among_the_sampling_parameters() -> None:
     extra = {"kv_transfer_params": {"do_remote_prefill": True}, "mine": 1}
     found = body(dict(read(Endpoint.GENERATE, sampling_params={"n": 2, "extra_args": extra}).fields))
 
@@ -154,7 +154,7 @@ def test_a_budget_of_thinking_does_not_keep_prefill_from_one_token(thinking: Any
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
-def test_what_is_pushed_in_the_place_of_lost_kv_makes_as_many_sequences(endpoint: Endpoint) -> None:
+def test_kv_that_replaces_lost_kv_has_as_many_sequences(endpoint: Endpoint) -> None:
     generation = read(endpoint)
 
     again = parse(endpoint, encode(stand_in(endpoint, generation.fields)))
@@ -204,13 +204,13 @@ def test_cached_tokens_are_prefills() -> None:
     assert found["usage"] == {"prompt_tokens": 1000, "prompt_tokens_details": {"cached_tokens": 16}}
 
 
-def test_where_prefill_found_nothing_cached_nothing_is() -> None:
+def test_without_cached_tokens_at_prefill_the_answer_has_none() -> None:
     found = after(Endpoint.CHAT, usage(None), usage({"cached_tokens": 999}))
 
     assert found["usage"]["prompt_tokens_details"] is None
 
 
-def test_of_a_response_they_stand_elsewhere() -> None:
+def test_cached_tokens_of_a_response_are_in_another_field() -> None:
     prefill = {"usage": {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 0}}}
     decode = {"usage": {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 8}}}
     event = {"type": "response.completed", "response": {"id": "r", **decode}}
@@ -222,7 +222,7 @@ def test_of_a_response_they_stand_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_of_a_message_the_tokens_that_were_not_cached_follow(wrapped: bool) -> None:
+def test_input_tokens_of_a_message_are_those_that_were_not_cached(wrapped: bool) -> None:
     prefill = {"usage": {"input_tokens": 84, "cache_read_input_tokens": 16, "output_tokens": 1}}
     decode: dict[str, Any] = {"usage": {"input_tokens": 1, "cache_read_input_tokens": 99, "output_tokens": 5}}
     given = {"type": "message_start", "message": decode} if wrapped else decode

@@ -1,4 +1,4 @@
-"""How much a request is estimated to make a model read: by what it reads, whatever the body's bytes are."""
+"""The estimate of prompt tokens depends on what the model reads, not on how the body is written."""
 
 import base64
 import io

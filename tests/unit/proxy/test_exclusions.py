@@ -1,4 +1,4 @@
-"""Which requests may go on behind a token of another engine: each exclusion holds because of one field, and falls with it."""
+"""Which requests may continue after another engine's token: each exclusion depends on one field alone."""
 
 import json
 from typing import Any

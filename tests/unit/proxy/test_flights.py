@@ -1,4 +1,4 @@
-"""Judging from waiting requests whether an engine stands still."""
+"""Judging from waiting requests whether an engine has stalled."""
 
 import pytest
 
@@ -30,7 +30,9 @@ LIMIT = 10.0
         "one in one piece has just begun",
     ],
 )
-def test_verdict(waits: list[tuple[float, bool]], last_progress: float, expected: Verdict) -> None:
+def test_an_engine_is_judged_by_the_requests_that_wait(
+    waits: list[tuple[float, bool]], last_progress: float, expected: Verdict
+) -> None:
     assert verdict(waits, last_progress, 100.0, LIMIT) is expected
     assert verdict(earliest(waits), last_progress, 100.0, LIMIT) is expected
     assert len(earliest(waits * 3)) <= 2

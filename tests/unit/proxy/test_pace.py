@@ -1,4 +1,4 @@
-"""When a loop may judge others by their silence."""
+"""When a loop may judge engines by their silence."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ async def on_time_after_a_standstill(pace: Pace) -> bool:
     return await judging
 
 
-async def test_a_late_round_judges_nobody() -> None:
+async def test_a_late_round_judges_no_engine() -> None:
     assert not await on_time_after_a_standstill(Pace(INTERVAL_S))
 
 

@@ -1,4 +1,4 @@
-"""Who serves which request."""
+"""Which engines serve a request."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where another engine goes on after a stream broke off: nothing is lost, and nothing said twice, wherever that was."""
+"""Where another engine continues a broken stream: no text is lost or repeated, wherever it broke."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Who is there, from pings, health and the clock."""
+"""The engines and their states, from pings, health checks and the clock."""
 
 from collections.abc import Callable
 
@@ -165,7 +165,7 @@ def test_a_lost_instance_rejoins_through_health_as_the_same_process() -> None:
     assert only(table).state is State.READY
 
 
-def test_who_stays_lost_is_forgotten() -> None:
+def test_an_engine_that_stays_lost_is_forgotten() -> None:
     table = registry()
     instance = admitted(table, ping())
     table.expire(20.0)
@@ -376,7 +376,7 @@ def test_vllms_own_pings_beside_signed_ones_change_nothing_and_keep_nobody_alive
     assert [change.instance.state for change in table.expire(10.1)] == [State.LOST]
 
 
-def test_who_proves_himself_takes_his_place_at_once() -> None:
+def test_a_signed_ping_takes_over_at_once() -> None:
     table = registry()
     stranger(table, ping(0, PingType.PREFILL), 0.0)
     stranger(table, Ping(PingType.DECODE, "10.0.0.5:1", "10.0.0.1:21001"), 0.0)
@@ -428,7 +428,7 @@ def test_engines_that_have_served_are_not_forgotten_for_others() -> None:
     assert caught.value.reason == "full"
 
 
-def test_strangers_make_room_for_who_proves_himself() -> None:
+def test_unsigned_engines_make_room_for_signed_ones() -> None:
     table = registry(capacity=2)
     for number in range(2):
         stranger(table, ping(number), 0.0, peer=f"10.0.0.{number}")

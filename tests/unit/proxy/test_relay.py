@@ -1,4 +1,4 @@
-"""What a relay does with a stream is the same however its bytes are cut, and whichever way they take."""
+"""A relay passes a stream on in the same way however its bytes are split, and on each of its code paths."""
 
 from itertools import pairwise
 

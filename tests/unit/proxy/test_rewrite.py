@@ -1,4 +1,4 @@
-"""What is changed in an answer, and that nothing else is, wherever the network cuts it."""
+"""The changes to an answer, and that nothing else changes, wherever the network splits it."""
 
 import itertools
 import json

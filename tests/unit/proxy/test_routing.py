@@ -1,4 +1,4 @@
-"""Predictions, the books that they are made from, early rejection and emergent roles: all pure, with a clock of the test's own."""
+"""Predictions, the books that they are made from, early rejection and adaptive roles; all pure, with the test's own clock."""
 
 from dataclasses import replace
 from math import inf

@@ -1,4 +1,4 @@
-"""What processes share: slots, rows, the queue and the debt log, seen as another process that maps the same memory sees it."""
+"""The shared memory of processes: slots, rows, the queue and the debt log, as another process that maps it sees them."""
 
 import os
 from collections.abc import Iterator
@@ -74,7 +74,9 @@ def test_an_adopted_slot_is_as_good() -> None:
     ],
     ids=["nobody else waits", "somebody came before", "somebody came after", "who came before looks no more"],
 )
-def test_who_goes_first(shared: SharedCounters, mine: tuple[int, int], theirs: tuple[int, int], expected: bool) -> None:
+def test_the_process_that_has_queued_longest_goes_first(
+    shared: SharedCounters, mine: tuple[int, int], theirs: tuple[int, int], expected: bool
+) -> None:
     for row, (since, looked) in zip(shared.rows, (mine, theirs), strict=False):
         row[Head.QUEUED_SINCE], row[Head.LOOKED_AT] = since, looked
     assert ahead(shared.rows, shared.rows[0], patience_ns=100) is expected

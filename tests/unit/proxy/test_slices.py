@@ -1,4 +1,4 @@
-"""What EndpointSlices and pods say of engines."""
+"""Engines read from EndpointSlices and pods."""
 
 from typing import Any
 
@@ -122,7 +122,7 @@ def test_a_step_that_is_none_moves_nothing(label: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_who_cannot_be_told_apart_yet_is_left_out(known: dict[str, Pod], why: str) -> None:
+def test_an_engine_whose_process_is_unknown_is_left_out(known: dict[str, Pod], why: str) -> None:
     assert announcements([piece(endpoint(), decode=20005, kv_decode=22001)], known) == [], why
 
 

@@ -1,4 +1,4 @@
-"""Where a request's time went, and who is to blame."""
+"""The time of a request by stage, and whose fault a failure is."""
 
 import pytest
 from hypothesis import given

@@ -16,10 +16,10 @@ vllm:num_requests_running{engine="0"} 3.0
 @pytest.mark.parametrize(
     ("address", "expected"), [("10.0.0.7:22001", "tcp"), ("10.0.0.8:22001", "vmm"), ("10.0.0.9:22001", "")]
 )
-def test_it_is_that_of_the_connection_that_stands(address: str, expected: str) -> None:
+def test_the_transport_is_that_of_the_open_connection(address: str, expected: str) -> None:
     assert transport_to(address, PAGE) == expected
 
 
 @pytest.mark.parametrize("page", [b"", b"pd_kv_peer_up{", b"\xff\xfe", b"<html>"])
-def test_a_page_without_it_names_none(page: bytes) -> None:
+def test_metrics_without_a_connection_name_no_transport(page: bytes) -> None:
     assert transport_to("10.0.0.7:22001", page) == ""

@@ -1,4 +1,4 @@
-"""Streams of `/v1/responses`: what of them a client may see and when, wherever the network cuts them."""
+"""Streams of `/v1/responses`: what clients may see and when, wherever the network splits them."""
 
 import itertools
 import json

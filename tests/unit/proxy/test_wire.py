@@ -30,7 +30,7 @@ def test_a_plain_request_is_read() -> None:
     assert found.headers["authorization"] == "Bearer a:b"
 
 
-def test_so_is_one_for_a_response_but_not_about_one() -> None:
+def test_a_request_for_a_response_is_read_but_not_one_about_a_stored_response() -> None:
     data = head(*LINES, start="POST /v1/responses HTTP/1.1")
     found = request_head(data, len(data))
     assert found is not None

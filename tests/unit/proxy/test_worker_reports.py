@@ -92,5 +92,5 @@ def test_evidence_says_as_of_when_it_is() -> None:
 
 
 @pytest.mark.parametrize(("failures", "expected"), [(0, 0.0), (1, 0.2), (3, 0.8), (40, MAX_PAUSE_S)])
-def test_who_ends_again_and_again_is_replaced_ever_later(failures: int, expected: float) -> None:
+def test_a_worker_that_keeps_failing_is_replaced_after_longer_pauses(failures: int, expected: float) -> None:
     assert pause_s(failures) == expected

@@ -91,7 +91,7 @@ def test_room_is_taken_from_all_and_given_back_to_all() -> None:
     shared.close()
 
 
-async def test_who_waits_for_room_in_one_process_goes_before_who_came_later_in_another() -> None:
+async def test_requests_of_all_processes_wait_in_one_queue_for_room() -> None:
     shared, one, other = two_processes()
     mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
     pair = Pair(engine(1, Role.PREFILL), engine(2, Role.DECODE))

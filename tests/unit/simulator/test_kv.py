@@ -1,4 +1,4 @@
-"""The small KV is as sensitive as the real one."""
+"""The simulator's small KV shows every error that real KV would show."""
 
 from hypothesis import assume, given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Stop strings, found wherever the tokens cut them."""
+"""Stop strings are found wherever tokens split them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

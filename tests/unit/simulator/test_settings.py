@@ -1,4 +1,4 @@
-"""Settings, ports and the ping that they lead to."""
+"""Settings, and the ports and the ping that follow from them."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Text becomes tokens and comes back as it was."""
+"""Text becomes tokens and the same text again."""
 
 import json
 
