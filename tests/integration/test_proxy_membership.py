@@ -187,7 +187,7 @@ async def test_an_address_that_cannot_be_dialled_does_not_stop_the_health_checks
     async with running_proxy(ping_key="key") as proxy, Dealer(proxy.settings.proxy_port, b"h:1") as dealer:
         await dealer.send(sign_ping(Ping(PingType.COMBINED, f"{host}:9", "h:1"), "key", time.time()))
         await proxy.stats_where(
-            lambda stats: any("refuses" in i.reason or "breaks" in i.reason for i in stats.instances)
+            lambda stats: any("refuses" in i.reason or "broke" in i.reason for i in stats.instances)
         )
         await proxy.engine(Role.COMBINED)
         assert (await proxy.get("/health")).status == 200
