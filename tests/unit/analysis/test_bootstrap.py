@@ -1,5 +1,8 @@
 """Differences are reported only if they exceed the noise between repeats."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support.analysis import constant, failed, group, manifest, on_boards, power_log, request, run, workload
@@ -37,8 +40,11 @@ def test_the_interval_of_a_median_covers_what_a_bootstrap_of_requests_covers() -
     assert interval(draws) == pytest.approx(interval(resampled), rel=0.02)
 
 
-def test_draws_are_the_same_every_time() -> None:
-    one, two = (of_percentile("ttft", 99)(group(noisy()).baseline) for _ in range(2))
+@pytest.mark.parametrize("place", ["results", "another/place/of/them"])
+def test_draws_are_the_same_every_time_and_wherever_the_records_lie(place: str) -> None:
+    run_ = noisy()
+    moved = replace(run_, path=Path(place) / run_.path.name)
+    one, two = (of_percentile("ttft", 99)(group(each).baseline) for each in (run_, moved))
 
     assert one is not None
     assert two is not None

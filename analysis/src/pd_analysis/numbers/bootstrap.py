@@ -63,8 +63,10 @@ def _constant(value: float | None) -> Floats | None:
 
 
 def _generator(result: Result, what: str) -> np.random.Generator:
-    """A generator seeded by run and number, so that every report draws the same."""
-    return np.random.default_rng([_SEED, zlib.crc32(f"{result.run.path}:{what}".encode())])
+    """A generator seeded by run and number, so that every report of the same records draws the same, wherever they lie."""
+    run = result.run
+    own = f"{run.manifest.run_id}:{run.manifest.deployment.label}:{run.path.name}:{what}"
+    return np.random.default_rng([_SEED, zlib.crc32(own.encode())])
 
 
 def _over_repeats(result: Result, own: Draws) -> Floats | None:
