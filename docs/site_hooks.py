@@ -15,6 +15,9 @@ from mkdocs.structure.pages import Page
 
 LINK: Final = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>\.\./[^)\s]+)\)")
 WIDE_END: Final = re.compile(r"([\u3000-\u303f\uff00-\uffef])\n *(?=[^\s<]|<(?:a|code|em|strong)\b)")
+# Code in the cells of tables.
+CELL: Final = re.compile(r"<td.*?</td>", re.DOTALL)
+CODE: Final = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
 ENGLISH_ONLY: Final = (
     '!!! note "本页只有英文版"\n\n    中文入口见[首页](index.md)；术语见[基本概念](concepts.md#本项目的用词)。\n\n'
 )
@@ -52,8 +55,14 @@ def _noted(markdown: str, page: Page) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Chinese sentences, one per line in the source, without the blank that a line's end becomes."""
+    """Names in tables break at their parts; Chinese sentences, one per line in the source, have no blank where a line ends."""
+    html = CELL.sub(lambda cell: CODE.sub(_breakable, cell[0]), html)
     if not page.file.src_uri.endswith(".zh.md"):
         return html
     parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
     return "".join(part if part.startswith("<pre") else WIDE_END.sub(r"\1", part) for part in parts)
+
+
+def _breakable(code: re.Match[str]) -> str:
+    """A name that a narrow window may break after `_`, `/` and `.`, and nowhere within a word."""
+    return re.sub(r"(?<=\w)[_/.](?=\w)", r"\g<0><wbr>", code[0])
