@@ -5,10 +5,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.documents import ROOT, blocks, guides, headings, translation
 
 PAGES = guides()
@@ -44,6 +46,23 @@ def test_a_comment_that_nearly_is_a_directive_is_one(page: Path) -> None:
     lines = [line for line in page.read_text().splitlines() if line.strip().startswith(("<!-- run", "<!-- shown"))]
 
     assert len(lines) == sum(block.directive is not None for block in blocks(page))
+
+
+def test_every_entry_of_the_navigation_has_its_chinese_name() -> None:
+    site = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)  # noqa: S506  plain texts only
+    (plugin,) = [each["i18n"] for each in site["plugins"] if "i18n" in each]
+    (chinese,) = [each["nav_translations"] for each in plugin["languages"] if each["locale"] == "zh"]
+
+    assert set(titles(site["nav"])) - {"Code guide", "pdctl"} == set(chinese) - {"Code guide"}
+
+
+def titles(entries: list[Any]) -> Iterator[str]:
+    """The names in a navigation, of pages and of groups."""
+    for entry in entries:
+        if isinstance(entry, dict):
+            yield from entry
+            for below in entry.values():
+                yield from titles(below) if isinstance(below, list) else ()
 
 
 def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
