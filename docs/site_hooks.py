@@ -18,6 +18,8 @@ WIDE_END: Final = re.compile(r"([\u3000-\u303f\uff00-\uffef])\n *(?=[^\s<]|<(?:a
 # Code in the cells of tables.
 CELL: Final = re.compile(r"<td.*?</td>", re.DOTALL)
 CODE: Final = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+# A short option or command, which would break at its hyphens.
+OPTION: Final = re.compile(r"(?<![\w/.-])(?:--[a-z][a-z-]{0,24}|pd-[a-z]+)(?![\w/-])")
 ENGLISH_ONLY: Final = (
     '!!! note "本页只有英文版"\n\n    中文入口见[首页](index.md)；术语见[基本概念](concepts.md#本项目的用词)。\n\n'
 )
@@ -55,12 +57,15 @@ def _noted(markdown: str, page: Page) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Names in tables break at their parts; Chinese sentences, one per line in the source, have no blank where a line ends."""
+    """Names in tables break at their parts, options not at all; Chinese sentences, one per line in the source, have no blank where a line ends."""
     html = CELL.sub(lambda cell: CODE.sub(_breakable, cell[0]), html)
-    if not page.file.src_uri.endswith(".zh.md"):
-        return html
     parts = re.split(r"(<pre.*?</pre>)", html, flags=re.DOTALL)
-    return "".join(part if part.startswith("<pre") else WIDE_END.sub(r"\1", part) for part in parts)
+    return "".join(part if part.startswith("<pre") else _prose(part, page) for part in parts)
+
+
+def _prose(html: str, page: Page) -> str:
+    html = CODE.sub(lambda code: OPTION.sub(r'<span class="whole">\g<0></span>', code[0]), html)
+    return WIDE_END.sub(r"\1", html) if page.file.src_uri.endswith(".zh.md") else html
 
 
 def _breakable(code: re.Match[str]) -> str:

@@ -85,6 +85,7 @@ def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Pat
     assert fetched == []
     settings = (tmp_path / "configuration" / "index.html").read_text(encoding="utf-8")
     assert "<code>PREFILL_<wbr>HTTP_<wbr>PORT</code>" in settings  # a narrow window breaks a name at its parts only
+    assert '<span class="whole">--http-proxy-port</span>' in settings  # and an option nowhere
     _check_search(json.loads((tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")), english_only)
 
 
