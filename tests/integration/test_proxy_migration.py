@@ -125,7 +125,7 @@ async def first_to_write(decodes: list[Simulator], goals: list[float]) -> Simula
 async def test_text_that_was_held_back_for_a_stop_string_is_not_lost(writer: Writer, *, shows_stop: bool) -> None:
     async with stand(decodes=2, step_ms=25.0, migrate=True, first_token=writer) as here:
         for path, base in WAYS:
-            body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 200, "stop": ["no word says this", "x" * 30]}
+            body: dict[str, Any] = {**base, **GREEDY, "max_tokens": 40, "stop": ["no word says this", "x" * 30]}
             body |= {"include_stop_str_in_output": True} if shows_stop else {}
             found = shown(await broken_off(here, path, body, after=12))
             same(found, await here.expected(path, body), ids=False)
@@ -138,19 +138,19 @@ async def test_text_that_was_held_back_for_a_stop_string_is_not_lost(writer: Wri
 )
 async def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error_event(excluded: dict[str, Any]) -> None:
     async with stand(decodes=2, step_ms=5.0, migrate=True) as here:
-        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 400, **excluded}, after=5)
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40, **excluded}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
 
 
 async def test_without_migration_streams_of_a_dead_decode_end_with_an_error_event() -> None:
     async with stand(decodes=2, step_ms=5.0) as here:
-        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 400}, after=5)
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
         assert (await here.proxy.stats()).migrations == 0
 
 
 async def test_a_stream_that_no_engine_can_continue_is_counted_as_failed() -> None:
     async with stand(step_ms=5.0, migrate=True, retries=1) as here:
-        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 400}, after=5)
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
         assert b'pd_proxy_migrations_total{result="failed"} 1.0' in (await here.proxy.get("/metrics")).body
