@@ -62,7 +62,7 @@ def compare(context_: Context, options: argparse.Namespace) -> int:
     work = Work(context=context_, comparison=asked, results=results, ends=ends)
     runner = Runner(work, _stage(context_, asked, options))
     with context_.store.lock():
-        if not _all_can_start(context_, asked, force=options.force):
+        if not _all_can_start(context_, asked, runner.unfinished(), force=options.force):
             return INCOMPLETE
         runner.run()
     shown = _render(context_, asked, results.root, options.lang) if options.report else None
@@ -147,11 +147,11 @@ def _announce(context_: Context, asked: Comparison, out: Path) -> None:
         )
 
 
-def _all_can_start(context_: Context, asked: Comparison, *, force: bool) -> bool:
-    """Check the machine for every deployment before the first is measured; False, after the reasons, if one could not start."""
+def _all_can_start(context_: Context, asked: Comparison, specs: Sequence[Spec], *, force: bool) -> bool:
+    """Check the machine for these deployments before the first is measured; False, after the reasons, if one could not start."""
     if force or asked.containers or asked.engine != "vllm":
         return True
-    wrong = stages.unfit(context_, Engine(asked.engine), asked.stages, asked.gpus)
+    wrong = stages.unfit(context_, Engine(asked.engine), specs, asked.gpus)
     for label, findings in wrong.items():
         context_.terminal.title(label)
         context_.terminal.table(table(findings))

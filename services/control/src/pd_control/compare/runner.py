@@ -81,17 +81,24 @@ class Runner:
                 self._miss(spec.label, str(error))
             self._work.results.explain(self.tally.missing)
 
+    def unfinished(self) -> list[Spec]:
+        """The deployments that still have points to measure."""
+        return [spec for spec in self._work.comparison.stages if self._next_point(spec) is not None]
+
+    def _next_point(self, spec: Spec) -> Point | None:
+        return _Deployment(self._work, spec, self.tally).next_point(self._others(spec))
+
     def _miss(self, what: str, reason: str) -> None:
         self.tally.missing.append(NotMeasured(what=what, reason=reason))
 
     def _deployment(self, spec: Spec) -> None:
         """One deployment; it is not even started if all of it is done."""
-        deployment = _Deployment(self._work, spec, self.tally)
-        if deployment.next_point(self._others(spec)) is None:
+        if self._next_point(spec) is None:
             self._work.context.terminal.verdict(ok=True, text=f"{spec.label}: every point was measured before")
             return
         if time.monotonic() > self._work.ends:
             raise TimeUp
+        deployment = _Deployment(self._work, spec, self.tally)
         with self._stage(spec) as target:
             while (point := deployment.next_point(self._others(spec))) is not None:
                 deployment.measure(point, target)
