@@ -62,15 +62,14 @@ def page(written: str, lines: Iterable[str]) -> str:
 
 def main() -> int:
     """Write both pages; with `--check`, exit status 1 if they are out of date."""
-    english = list(tables())
-    current = True
+    english, checking, current = list(tables()), sys.argv[1:] == ["--check"], True
     for path, lines in ((PAGE, english), (CHINESE_PAGE, chinese(english))):
         written = path.read_text(encoding="utf-8")
         made = page(written, lines)
         current = current and made == written
-        if sys.argv[1:] != ["--check"]:
+        if not checking:
             path.write_text(made, encoding="utf-8")
-    return 0 if current or sys.argv[1:] != ["--check"] else 1
+    return 1 if checking and not current else 0
 
 
 if __name__ == "__main__":

@@ -137,12 +137,7 @@ def _of_one() -> Iterator[str]:
 
 def _on_one() -> Iterator[str]:
     """The runs on one GPU, each kind of requests predicted by two profiles whose fits have not seen it."""
-    yield (
-        "| one GPU, vLLM 0.33 | predicted by a fit to | requests/s within the limits | SIMULATED | "
-        + " | ".join(METRICS)
-        + " |"
-    )
-    yield "| :--- | :--- |" + " ---: |" * (2 + len(METRICS))
+    yield from _head("one GPU, vLLM 0.33", "predicted by a fit to", "requests/s within the limits", "SIMULATED")
     every = condensed.runs_on_one_gpu()
     for prompt in sorted({int(run.load.prompt[0]) for run in every}):
         own = [run for run in every if run.load.prompt[0] == prompt]
@@ -156,12 +151,9 @@ def _on_one() -> Iterator[str]:
 
 def _on_a_pair() -> Iterator[str]:
     """The runs of plain engines and of 1P1D on two GPUs, which no fit has seen."""
-    yield (
-        "| two GPUs, vLLM 0.33 | tokens | predicted by a fit to | requests/s per GPU within the limits | SIMULATED | "
-        + " | ".join(METRICS)
-        + " |"
+    yield from _head(
+        "two GPUs, vLLM 0.33", "tokens", "predicted by a fit to", "requests/s per GPU within the limits", "SIMULATED"
     )
-    yield "| :--- | :--- | :--- |" + " ---: |" * (2 + len(METRICS))
     fits = {
         "four H200, vLLM 0.23 (shipped)": load_profile("h200-llama3-8b"),
         "one H200, vLLM 0.33": condensed.one_gpu(),
@@ -171,6 +163,12 @@ def _on_a_pair() -> Iterator[str]:
         own = [run for run in every if (run.label, run.sizes) == (label, sizes)]
         for name, profile in fits.items():
             yield f"| {label} | {sizes} | {name} | {_row(profile, own)} |"
+
+
+def _head(*columns: str) -> Iterator[str]:
+    """The head of a table of these columns, of which the last two are numbers, and of the errors."""
+    yield f"| {' | '.join([*columns, *METRICS])} |"
+    yield "|" + " :--- |" * (len(columns) - 2) + " ---: |" * (2 + len(METRICS))
 
 
 def _row(profile: Profile, own: Sequence[Measured]) -> str:

@@ -67,6 +67,12 @@ def request(
     return RequestRecord(**fields | changes)
 
 
+def staged(index: int, *, prefill: float = 0.0, **stages: Any) -> RequestRecord:
+    """A request of 20 per second; `stages` are fields of its stages, such as who served it. Times in ms."""
+    found = Stages(queue=0.1, prefill=prefill, kv_and_first_decode=1.0, decode=2.0, **stages)
+    return request(index, index / 20, stages=found)
+
+
 def failed(
     index: int, scheduled: float = 0.0, *, kind: str = "status", message: str = "502 from decode", **changes: Any
 ) -> RequestRecord:

@@ -1,6 +1,5 @@
 """Requests that two engines would answer otherwise than one: each with the proxy's reason for having one engine write all of the answer."""
 
-import itertools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
@@ -91,5 +90,4 @@ HELD_BACK: dict[str, Case] = {"stop_string": _stop_strings, "incomplete_text": _
 
 def cases() -> Iterator[tuple[str, Case]]:
     """Every reason that a request's fields give, with each of its cases."""
-    for reason, found in KEPT_TOGETHER.items():
-        yield from zip(itertools.repeat(reason), found, strict=False)
+    return ((reason, case) for reason, found in KEPT_TOGETHER.items() for case in found)

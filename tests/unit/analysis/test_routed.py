@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from support.analysis import constant, deployment, manifest, power_log, request, run, workload
+from support.analysis import constant, deployment, manifest, power_log, run, staged, workload
 
 from pd_analysis.conclusions.sweeps import pairs
 from pd_analysis.numbers.evaluation import evaluate, grouped
@@ -15,7 +15,6 @@ from pd_analysis.records.run import Run
 from pd_analysis.tables.setup import setup
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.records import EngineInfo, EngineTokens
-from pd_contracts.timing import Stages
 
 ADAPTIVE = {"ROUTING": "adaptive", "TTFT_SLO_MS": "300"}
 
@@ -31,19 +30,13 @@ def combined(
 ) -> Run:
     """Two combined engines, with `both` such that combined-0 hands over to combined-1."""
     records = [
-        request(
+        staged(
             index,
-            index / 20,
-            stages=Stages(
-                queue=0.1,
-                prefill=1.0,
-                kv_and_first_decode=1.0,
-                decode=2.0,
-                prefill_instance="combined-0" if both else "",
-                decode_instance="combined-1",
-                first_token="prefill" if both else "",
-                why=whys[index % len(whys)],
-            ),
+            prefill=1.0,
+            prefill_instance="combined-0" if both else "",
+            decode_instance="combined-1",
+            first_token="prefill" if both else "",
+            why=whys[index % len(whys)],
         )
         for index in range(requests)
     ]

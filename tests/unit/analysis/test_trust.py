@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from support.analysis import constant, deployment, group, manifest, power_log, request, run
+from support.analysis import constant, deployment, group, manifest, power_log, request, run, staged
 
 from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.doubt import Level
@@ -22,17 +22,10 @@ from pd_contracts.timing import Stages
 def served_by(*engines: str, prefills: Sequence[str] = ("",), own: Sequence[str] = ("combined-0", "combined-1")) -> Run:
     """141 requests, answered by the engines in turn, of a deployment that has `own`."""
     records = [
-        request(
+        staged(
             index,
-            index / 20,
-            stages=Stages(
-                queue=0.1,
-                prefill=0.0,
-                kv_and_first_decode=1.0,
-                decode=2.0,
-                decode_instance=engines[index % len(engines)],
-                prefill_instance=prefills[index % len(prefills)],
-            ),
+            decode_instance=engines[index % len(engines)],
+            prefill_instance=prefills[index % len(prefills)],
         )
         for index in range(141)
     ]
