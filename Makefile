@@ -7,6 +7,9 @@ SHELL := /bin/sh
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
 ARGS :=
+# A test with processes or sockets that fails on a busy machine runs once more. The summary names it under RERUN and shows
+# how it failed, so that it can be mended. Unit tests get no second try, nor do more than five; RERUNS= turns it off.
+RERUNS := --reruns 1 --reruns-delay 1 --max-suite-reruns 5 --rerun-exclude-path tests/unit --rerun-exclude-path tests/repo --rerun-show-tracebacks -r fEsR
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -17,19 +20,19 @@ demo: venv ## compare both topologies with simulated engines: no GPU, no Docker,
 test: lint parallel timed containers ## lint, then all tests; those that need Docker run where it answers
 
 parallel: venv ## tests that may run beside each other, on every core; prints the coverage of each package
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" --cov --cov-report= $(ARGS)
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" --cov --cov-report= $(RERUNS) $(ARGS)
 	@echo "coverage, without services that tests start as processes:"
 	@$(BIN)/coverage report | awk 'match($$1, /pd_[a-z]+/) {name = substr($$1, RSTART, RLENGTH); lines[name] += $$2; missed[name] += $$3} \
 		END {for (name in lines) printf "  %-14s %3.0f %% of %5d lines\n", name, 100 - 100 * missed[name] / lines[name], lines[name]}' | sort
 
 timed: venv ## tests that compare times: nothing runs beside them
-	$(BIN)/pytest -m timed $(ARGS)
+	$(BIN)/pytest -m timed $(RERUNS) $(ARGS)
 
 images: ## build the images that tests with Docker run
 	docker compose $(patsubst %,--profile %,sim cpu cpu-combined load analysis monitoring) build --quiet
 
 containers: venv ## tests with Docker: images, compose, real vLLM on the CPU
-	$(BIN)/pytest -m "docker and not long" $(ARGS)
+	$(BIN)/pytest -m "docker and not long" $(RERUNS) $(ARGS)
 
 lint: venv lock-check ## ruff, mypy, spelling, phrases, lock file
 	$(BIN)/ruff check .

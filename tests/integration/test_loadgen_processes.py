@@ -101,7 +101,9 @@ def test_ctrl_c_keeps_the_records_of_all(server: StampedServer, tmp_path: Path) 
 
     assert process.returncode == 130
     assert not manifest(tmp_path / "run").complete
-    assert len(records(tmp_path / "run")) == len(server.served)
+    sent = [record for record in records(tmp_path / "run") if record.sent is not None]
+    # Every request that the server saw has a record; it may not have read those that were cut off as they were sent.
+    assert len([record for record in sent if record.error is None]) <= len(server.served) <= len(sent)
     assert len(workers) == 2
     assert all(map(gone, workers))
 

@@ -43,7 +43,9 @@ def test_a_signal_ends_the_run_and_keeps_its_records(
     made = read_json(out / "manifest.json", Manifest)
     assert not made.complete
     assert made.window is not None
-    assert len(records) == len(server.served)  # nothing that was sent is missing
+    sent = [record for record in records if record.sent is not None]
+    # Every request that the server saw has a record; it may not have read those that were cut off as they were sent.
+    assert len(records) - len(aborted) <= len(server.served) <= len(sent)
     assert 0 < len(aborted) < len(records)
     assert all(record.error is None for record in records if record not in aborted)
     assert server.ended_recordings == 1
