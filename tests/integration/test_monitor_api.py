@@ -74,7 +74,7 @@ async def test_the_sampler_is_fast_while_recording_and_slow_otherwise() -> None:
 
     assert 1 <= idle <= 4
     assert header.interval_s == 0.05
-    # Ten ticks or more would be missed only on a machine that stands still for half a second.
+    # Ten ticks or more would be missed only on a machine that freezes for half a second.
     assert 10 <= len(samples) <= 25
 
 
@@ -196,7 +196,7 @@ async def test_gpus_and_readiness() -> None:
 
 
 class Stopping:
-    """A back end that stands still from a moment on, as a driver can."""
+    """A back end that hangs from a moment on, as a driver can."""
 
     name = "stopping"
     simulated = True
@@ -235,7 +235,7 @@ async def test_a_back_end_that_stands_still_leaves_no_stale_series_and_comes_bac
     assert pick(stale, "pd_exporter_backend_up") == {"": 0.0}
     assert pick(stale, "pd_exporter_last_success_timestamp_seconds")[""] < time.time() - 1
     assert refusal[0] == 503
-    assert "stands still" in refusal[1]
+    assert "the back end hangs" in refusal[1]
     assert healthy == 200
     assert set(pick(fresh, "pd_gpu_power_watts", kind="instant")) == {"0"}
     assert pick(fresh, "pd_exporter_missed_ticks_total")[""] >= 10

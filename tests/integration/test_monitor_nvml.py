@@ -329,7 +329,7 @@ def test_a_call_that_stands_still_is_reported_while_it_does(host: FakeHost) -> N
     with host.monitor() as monitor:
         monitor.wait_ready()
         host.fail("block 700")
-        monitor.wait_for(lambda: "stands still" in readiness(monitor)[1])
+        monitor.wait_for(lambda: "the back end hangs" in readiness(monitor)[1])
         host.fail()
         monitor.wait_ready()
 

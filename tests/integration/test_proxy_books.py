@@ -15,7 +15,7 @@ from pd_contracts.names import Connector, Role
 
 REQUESTS = 60
 CLIENTS = 4_000
-LEASE_S = 3.0  # P2pConnector gives back what nobody asked for after that long; longer than a busy machine stands still
+LEASE_S = 3.0  # P2pConnector gives back what nobody asked for after that long; longer than a busy machine freezes
 
 
 @contextlib.asynccontextmanager

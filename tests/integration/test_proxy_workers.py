@@ -130,7 +130,7 @@ async def test_a_stalled_engine_gets_no_requests_from_any_worker() -> None:
 
 
 async def test_an_engine_is_not_stuck_if_one_worker_sees_it_move() -> None:
-    """Every worker but one has only streams that stand still."""
+    """Every worker but one has only streams that have stalled."""
 
     async def one_moves(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
         if call.body["max_tokens"] == MOVING["max_tokens"]:

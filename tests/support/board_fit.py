@@ -25,7 +25,7 @@ def changes(samples: Sequence[GpuSample], read: Read) -> list[tuple[float, float
 
 
 def period(samples: Sequence[GpuSample], read: Read) -> float:
-    """Median time between changes, of those that did not stand still in between."""
+    """Median time between changes, of those that did not pause in between."""
     times = [after for _, after in changes(samples, read)]
     gaps = [b - a for a, b in itertools.pairwise(times)]
     return statistics.median(gap for gap in gaps if gap < 1.5 * min(statistics.median(gaps), PERIOD_S))

@@ -36,7 +36,7 @@ PROXY = {
 PATIENCE_S = 15.0
 RESTART_S = 0.3
 AT_ONCE = 3
-# A machine that stands still for so long makes healthy engines look faulty, given the timeouts above.
+# A machine that hangs for so long makes healthy engines look faulty, given the timeouts above.
 LATE_S = 0.3
 TRIES = 3
 LEASE_S = 1.0
@@ -433,41 +433,77 @@ async def _leaks(deployment: Deployment) -> bool:
 
 HEAD = """# What the proxy promises when engines fail
 
-Written by `python docs/write_reliability.py` from runs of the fault matrix: simulated engines (real KV bytes, kept in books), one of which is faulty while eight requests come at once, streamed and not streamed.
-`tests/integration/test_proxy_matrix.py` runs the same and fails if a promise or this page is no longer true.
+No client waits forever.
+No client gets an answer that is cut off without an error, or a 200 with an empty body.
+This holds whatever an engine sends, in any pieces and with any pauses (`tests/integration/test_proxy_endless.py` draws such answers at random).
 
-No client waits forever, gets an answer that is cut off without an error, or a 200 with an empty body.
-This holds for whatever an engine sends, in any pieces and with any pauses; `tests/integration/test_proxy_endless.py` draws such answers at random.
-These settings end the wait: PREFILL_TIMEOUT_S; DECODE_STALL_TIMEOUT_S if none of an engine's answers moves (comments do not count); GIVE_UP_S if others of its answers move; QUEUE_TIMEOUT_S if no engine can continue a stream; MAX_ANSWER_BYTES.
+| setting | ends the wait if |
+| --- | --- |
+| PREFILL_TIMEOUT_S | prefill does not answer |
+| DECODE_STALL_TIMEOUT_S | none of an engine's answers makes progress (comments are no progress) |
+| GIVE_UP_S | an answer makes no progress, although others of the same engine do |
+| QUEUE_TIMEOUT_S | no engine can continue a stream |
+| MAX_ANSWER_BYTES | an answer that is not streamed has no end |
+
+## Each fault
+
+The engines are simulated; they move real KV bytes and keep account of them.
+One engine becomes faulty, then eight requests arrive at once, streamed and not streamed.
+
+- *clients get*: "answered" is the whole and right answer.
+  An error status comes before the first byte, an error event within a stream.
+- *tried again*: whether the proxy sent requests that had failed to another engine.
+- *the engine is meanwhile*: its state in `/stats`.
+- *KV left forever*: whether KV stays in an engine's memory after the fault, with no request that needs it.
+
+`python docs/write_reliability.py` writes this page from such runs.
+`tests/integration/test_proxy_matrix.py` repeats them, and fails if a promise or this page is no longer true.
 
 | engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left forever | what brings it back |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 TAIL = """
-- An error event comes only after the first byte, when a second attempt could repeat what the client has already read.
-- P2pConnector leaves nothing behind: what decode lost, refused or never got is computed again there, and a prefill whose client has left is ended.
-  A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S; until then it is how the watchdog notices that the engine stands still.
-  The next three points are about vLLM's own connectors.
-- Decode that breaks off or stands still before its first byte may still have the KV of the request, or may have used it up, and asking a P2pNccl decode for KV that is gone makes it stand still forever.
-  So nothing is asked until it serves again; then a short prompt's KV is pushed under the same id, which takes the old one's place, and one token uses it up.
-  (The simulators behave here as vLLM 0.23's connector does by its source; on GPUs this has not been tried.)
-- Decode that loses acknowledged KV stands still as a whole, while its health checks and pings still succeed.
-  The proxy sees that no stream moves, tells the clients or tries again elsewhere, sends that engine no more requests, and pushes once more the KV that it may lack.
-- What no proxy can avoid: KV at a P2pNccl decode that never serves again goes only with its process, and so does what was owed when the proxy itself was killed, because only the proxy knew the ids.
-  A decode whose KV listener has died accepts no KV any more.
-- With PROXY_WORKERS above 1, a worker that is killed cuts its own clients off, and no others.
+## What the table does not show
+
+With every connector:
+
+- An error event comes only after the first byte: a second attempt could repeat what the client has already read.
+- Damaged KV leads to wrong answers without an error, and so does a decode engine without memory for KV (with vLLM's own connectors).
+  No proxy can see that in a single answer.
+  If the fault is there from the start, the canary at admission finds it; later, `POST /admin/canary` finds it.
+  The pair then gets no more requests.
+- If a worker is killed (PROXY_WORKERS above 1), only its own clients lose their connections.
   The KV that it had sent out is listed in memory that outlives it.
   The parent has this KV consumed, like any other KV that may still be at an engine.
-  For a moment more than KV_IN_FLIGHT_BYTES may be on its way, because the bound does not count this KV.
-  KV that does not fit into the list stays at the decode: more than 4,096 hand-overs of one worker at once, or a request of more than some thirty prompts.
-  If the parent is killed, its workers end with it, and it leaves the same KV behind as a proxy of one process.
-- KV for NixlConnector has a lease at prefill, whose end frees what nobody fetched.
-  ExampleConnector's is in files; the engines' images delete the old ones.
-- An engine without memory for KV, or one that sends damaged KV, gives wrong answers without an error.
-  No proxy can see that in one answer.
-  The canary at admission finds it if it is so from the start, and `POST /admin/canary` finds it later; the pair then gets no more requests.
-- A prefill that stands still is not cancelled before GIVE_UP_S, because what it pushes later must be consumed.
-  Its clients are served by another one.
+  For a moment more KV than KV_IN_FLIGHT_BYTES may be on its way, because this KV is not counted.
+  KV that does not fit into the list stays at the decode engine: that of more than 4,096 simultaneous hand-overs of one worker, or of a request with more than about thirty prompts.
+  If the parent is killed, its workers end too, and the same KV is left behind as by a proxy with one process.
+
+With P2pConnector nothing is left behind:
+
+- KV that decode lost, refused or never received is computed again there.
+- Prefill is ended if its client has left.
+- A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S.
+  Until then it shows the proxy whether the engine has stalled.
+
+With vLLM's own connectors:
+
+- If decode breaks off or stalls before its first byte, it is unknown whether it has used the KV of the request.
+  A P2pNccl decode engine that is asked for KV that is gone hangs forever.
+  So the proxy asks for nothing until the engine serves again.
+  Then it sends the KV of a short prompt under the same id, which replaces the old KV, and one token consumes it.
+  (The simulators follow the source of vLLM 0.23's connector here; this has not been tried on GPUs.)
+- A decode engine that loses acknowledged KV hangs as a whole, while its health checks and pings still succeed.
+  The proxy notices that none of its streams makes progress, and sends it no more requests.
+  Clients get an error, or their requests are tried elsewhere.
+  The proxy then sends the KV that the engine may lack once more.
+- A prefill engine that stalls is not cancelled before GIVE_UP_S, because the KV that it sends later must be consumed.
+  Another engine serves its clients.
+- Some KV at a P2pNccl decode engine goes only when its process ends: that of an engine that never serves again, and what was not consumed yet when the proxy itself was killed, because only the proxy knew the ids.
+  No proxy can avoid this.
+  A decode engine whose KV listener has died accepts no KV any more.
+- KV for NixlConnector has a lease at prefill; when it ends, KV that nobody fetched is freed.
+- ExampleConnector's KV is in files; the engine images delete old ones.
 """
 
 

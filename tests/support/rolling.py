@@ -109,10 +109,10 @@ async def _asking(crowd: Crowd) -> AsyncIterator[None]:
 HEAD: Final = f"""
 ## Rolling restarts
 
-Two prefills and two decodes under {CLIENTS} clients that ask without pause (P2pConnector), replaced one after the other.
-Turned away are clients that found no proxy to talk to while there was only one and it restarted: no request of theirs was taken.
+{CLIENTS} clients send requests without pause to two prefill and two decode engines (P2pConnector), which are replaced one after the other.
+*Turned away* counts attempts while the only proxy restarted: no proxy could be reached, so no request was lost.
 
-| what restarts | answered | told by an error event | turned away | lost | KV left |
+| what restarts | answered | ended by an error event | turned away | lost | KV left |
 | --- | --- | --- | --- | --- | --- |
 """
 

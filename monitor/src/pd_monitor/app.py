@@ -23,7 +23,7 @@ from pd_monitor.settings import Settings
 
 MOST_BODY_BYTES = 64 << 10
 PIECE_BYTES = 256 << 10
-# How long POST waits for the first sample and DELETE for the last; a back end that stands still must not hold them up.
+# How long POST waits for the first sample and DELETE for the last; a back end that hangs must not hold them up.
 EDGE_WAIT_S = 2.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -57,7 +57,7 @@ class Sampler:
         if self.latest is None:
             return "the first sample has not come yet"
         if self.current is None:
-            return f"the last sample is {time.monotonic() - self.latest.ended:.1f} s old: the back end stands still"
+            return f"the last sample is {time.monotonic() - self.latest.ended:.1f} s old: the back end hangs"
         if self.latest.readable:
             return ""
         return self.latest.reading.problem or self.unreadable or "there is no GPU"

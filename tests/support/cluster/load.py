@@ -19,7 +19,7 @@ from pd_control.client import ClientError, get
 CLIENTS: Final = 6
 # With the profile's 7 ms per token: up to 3 s, so that something is always half-way.
 LENGTHS: Final = (1, 16, 128, 400)
-# A hung engine is found by three liveness probes in a row, after it has stood still for engine.stallSeconds.
+# A hung engine is found by three liveness probes in a row, after it has stalled for engine.stallSeconds.
 PATIENCE_S: Final = 150.0
 # On a busy machine that takes longer than requests may be tried again.
 RETRY_BUDGET_S: Final[float] = yaml.safe_load((CHART / "values.yaml").read_text())["proxy"]["retryBudgetSeconds"]
@@ -87,7 +87,7 @@ def asking(release: Release, lengths: Sequence[int] = LENGTHS) -> Iterator[list[
 def count_statuses(tally: Tally) -> None:
     """Count errors of requests in progress as such: without a stream they have no event to end with, and are a status.
 
-    That is 504 where decode stood still for too long, or 502 where it died when it was too late for another attempt.
+    That is 504 where decode stalled for too long, or 502 where it died when it was too late for another attempt.
     """
     late = sum(seconds > RETRY_BUDGET_S for seconds in tally.took_s["502"])
     tally.outcomes["502"] -= late

@@ -70,7 +70,7 @@ def test_an_engine_that_the_proxy_suspects_for_long_is_not_alive_whatever_it_cou
     suspect = look(running=0, suspect=True)
 
     assert not after((0, suspect), (LIMIT_S - 1, suspect))
-    assert "streams stand still for 60 s" in after((0, suspect), (30, suspect), (LIMIT_S, suspect))
+    assert "streams have stalled for 60 s" in after((0, suspect), (30, suspect), (LIMIT_S, suspect))
     assert not after((0, suspect), (30, look(running=0)), (LIMIT_S, suspect)), "it was cleared in between"
 
 

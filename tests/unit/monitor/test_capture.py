@@ -44,7 +44,7 @@ def test_the_boards_counter_moves_by_whole_updates(capture: bytes) -> None:
 
     assert all(abs(number - round(number)) < 0.05 for number in updates)
     assert min(intervals) < 0.03  # one that is a fraction of an update,
-    assert 0 in {round(number) for number in updates}  # in which the counter stood still
+    assert 0 in {round(number) for number in updates}  # in which the counter did not move
 
 
 def test_the_boards_idle_power_is_the_parameters(capture: bytes) -> None:

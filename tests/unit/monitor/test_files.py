@@ -58,7 +58,7 @@ def test_a_counter_that_went_back_makes_the_energy_unknown_and_not_negative() ->
         pytest.param([None, None, None, None, 8000.0, 9000.0], "could not be read for 0.4 s", id="that begin late"),
         pytest.param([7000.0, 8000.0, 5e9, 5e9, 5e9, 5e9], "jumped by", id="a jump"),
         pytest.param([7000.0, 8000.0, 9000.0, 1.0, 2.0, 3.0], "went backwards", id="a counter that began anew"),
-        pytest.param([7000.0] * 30, "has not moved", id="a counter that stands still"),
+        pytest.param([7000.0] * 30, "has not moved", id="a counter that does not move"),
         pytest.param([None] * 6, "tells no energy", id="no counter"),
     ],
 )

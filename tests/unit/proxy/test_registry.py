@@ -227,8 +227,8 @@ def test_failed_checks_take_an_instance_out_after_some_and_refusals_at_once() ->
 def test_suspicion_survives_health_and_silence_but_neither_restart_nor_proof() -> None:
     table = registry()
     instance = admitted(table, ping())
-    (change,) = table.suspect(instance, "stands still")
-    assert (change.instance.state, change.instance.reason) == (State.SUSPECT, "stands still")
+    (change,) = table.suspect(instance, "has stalled")
+    assert (change.instance.state, change.instance.reason) == (State.SUSPECT, "has stalled")
     assert table.healthy(instance, MODELS) == []
     table.expire(20.0)
     (change,) = table.ping(ping(), 21.0)
@@ -318,7 +318,7 @@ def act(table: Registry, action: str, number: int, boot: str, now: float) -> lis
         "healthy": lambda i: table.healthy(i, MODELS),
         "unhealthy": lambda i: table.unhealthy(i, "late"),
         "certain": lambda i: table.unhealthy(i, "refuses", certain=True),
-        "suspect": lambda i: table.suspect(i, "stands still"),
+        "suspect": lambda i: table.suspect(i, "has stalled"),
         "clear": table.clear,
     }
     return [change for instance in known for change in does[action](instance)]

@@ -32,7 +32,7 @@ _WORDS: Final = {
     Check.STILL: (
         mark("the energy counter of GPU {index} did not move for {value} s"),
         _MEASURE_AGAIN,
-        mark("The energy counter of a GPU stood still, so energy is unknown"),
+        mark("The energy counter of a GPU did not move, so energy is unknown"),
     ),
     Check.STUCK: (
         mark("GPU {index} reported {bound} W without any change during {value} s of work, and has no energy counter"),

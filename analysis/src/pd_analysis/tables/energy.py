@@ -19,7 +19,7 @@ _FAULTS: Final = {
     Check.UNREAD: mark("readings missing"),
     Check.IMPOSSIBLE: mark("impossible power"),
     Check.JUMP: mark("counter jumped"),
-    Check.STILL: mark("counter stood still"),
+    Check.STILL: mark("counter did not move"),
     Check.DISAGREE: mark("counter and power disagree"),
     Check.STUCK: mark("power did not change"),
     Check.IDLE: mark("idle while its engine worked"),

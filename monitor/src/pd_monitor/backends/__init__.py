@@ -55,7 +55,7 @@ async def _instead_of(nvml: Threaded, settings: Settings) -> Backend | None:
         async with asyncio.timeout(LONGEST_PROBE_S):
             found = await nvml.sample()
     except TimeoutError:
-        return None  # a driver is there but stands still: the monitor starts, and says so
+        return None  # a driver is there but hangs: the monitor starts, and says so
     return None if found.gpus else _without_nvml(settings, found.problem)
 
 

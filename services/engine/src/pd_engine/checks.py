@@ -103,7 +103,7 @@ class Checks:
         return f"drain: status {reply.status}, {reply.body[:500].decode(errors='replace')}"
 
     def _wait_until_idle(self, deadline: float) -> None:
-        """Return when nothing runs, when what seems to run stands still (its client is gone), or at the deadline."""
+        """Return when nothing runs, when what seems to run makes no progress (its client is gone), or at the deadline."""
         kept: Watch | None = None
         while (now := time.monotonic()) < deadline:
             seen = self._look(suspect=False)

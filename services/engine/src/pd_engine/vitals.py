@@ -1,7 +1,7 @@
 """Whether a running engine is admitted, and whether it makes progress. Pure: observations and what was kept in, verdict out.
 
 vLLM answers `/health` while a step waits for KV that never comes, so answering is no sign of life. Two things are: what vLLM
-counts (an engine with running requests whose counters all stand still computes nothing), and the proxy's verdict on the streams
+counts (an engine with running requests none of whose counters moves computes nothing), and the proxy's verdict on the streams
 that it forwards. The second is needed because vLLM publishes its counters after a step: one that hangs in the first step after an
 idle time still reports that nothing runs.
 """
@@ -30,7 +30,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
         boot: identity of the process that was looked at.
         running: requests in its batch, as it says itself.
         work: the values of `WORK`, each summed over its labels; empty if it did not tell.
-        suspect: the proxy says that its streams stand still.
+        suspect: the proxy says that its streams have stalled.
     """
 
     boot: str
@@ -94,7 +94,7 @@ def complaint(watched: Watch, now: float, limit_s: float) -> str:
     if now - watched.moved_at >= limit_s:
         return f"requests run, and nothing was computed for {now - watched.moved_at:.0f} s"
     if watched.suspect_since is not None and now - watched.suspect_since >= limit_s:
-        return f"the proxy has seen its streams stand still for {now - watched.suspect_since:.0f} s"
+        return f"the proxy reports that its streams have stalled for {now - watched.suspect_since:.0f} s"
     return ""
 
 

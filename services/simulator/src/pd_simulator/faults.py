@@ -22,13 +22,13 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         drop_kv: the KV that arrives is acknowledged and lost: its request waits forever, with P2pConnector until the prompt is computed instead.
         out_of_memory: there is no room for the KV that arrives. P2pConnector computes the prompt instead; vLLM 0.23's P2pNcclConnector
             acknowledges the KV, stores nothing and answers wrongly.
-        slow_kv_s: so many seconds pass before KV that arrives is taken. The sender stands still in them, except P2pConnector's.
+        slow_kv_s: so many seconds pass before KV that arrives is taken. The sender is blocked meanwhile, except P2pConnector's.
         refuse: the engine takes no HTTP connection and answers on none.
         hang: HTTP requests, health checks too, are taken and not answered; pings go on.
         mute: no pings; everything else goes on.
         status: requests for tokens get this status.
         swallow: requests for tokens are taken and never run; their KV comes and stays.
-        stall: no step begins in which a sequence is at that point, so all of them stand still; health and pings go on.
+        stall: no step begins in which a sequence is at that point, so all of them stall; health and pings go on.
         die_mid_stream: an answer's connection is reset after its first token, one in a single piece instead of it.
         die_after_tokens: the process is killed (SIGKILL) once it has written so many tokens in all, whatever still runs.
     """

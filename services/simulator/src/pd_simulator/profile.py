@@ -58,7 +58,7 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
             if there is one at once.
         wait_ms, wait_per_token_ms: from the moment that decode has the bytes, or may fetch them, until the request may join the batch;
             only this request waits.
-        stall_ms, stall_per_token_ms: loading that happens inside decode's step, so that the whole batch stands still;
+        stall_ms, stall_per_token_ms: loading that happens inside decode's step, so that the whole batch waits;
             stall_free_tokens: as many tokens load beside the step.
         receive_ms, receive_per_token_ms: a decode engine takes one request's KV after another, whoever sends it. P2pNcclConnector: from the
             moment that prefill computes it, and prefill's step does not end before. NixlConnector: from the moment that decode asks for it.

@@ -39,7 +39,7 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
     The state file is written after each start, so that `down` finds all processes even if pdctl is killed.
 
     Raises:
-        StartError: if something cannot start, ends early, or stands still for `stall_s`.
+        StartError: if something cannot start, ends early, or makes no progress for `stall_s`.
     """
     refuse_taken_ports(planned.processes)
     store = context.store

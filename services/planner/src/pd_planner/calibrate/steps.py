@@ -83,7 +83,7 @@ def _grouped(times: Floats, owner: Ints, close: float) -> Ints:
 
 @dataclass(frozen=True)
 class Windows:
-    """Sums over windows of steps in which the engine never stood still; one entry per window.
+    """Sums over windows of steps in which the engine never paused; one entry per window.
 
     Attributes:
         took_ms: the window's length.

@@ -135,7 +135,7 @@ class Engine:
             self._wake.set()
 
     async def run(self) -> None:
-        """Run steps forever. An engine that stands still is healthy, one whose loop ended has `failed`: as in vLLM."""
+        """Run steps forever. An engine that has stalled is healthy, one whose loop ended has `failed`: as in vLLM."""
         try:
             while True:
                 self._dismiss()

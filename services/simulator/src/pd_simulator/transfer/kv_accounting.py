@@ -16,7 +16,7 @@ class Books(msgspec.Struct, kw_only=True):
         expired: those of the freed whose lease ran out.
         held: lies here now, for a request that still runs, for a peer, or for no request any more.
         leaked: those of the held whose request has gone, or has not come for SIM_LEAK_S.
-        waiting: requests that stand still until their KV comes.
+        waiting: requests that are blocked until their KV comes.
         waited: requests that had to, since the start.
     """
 

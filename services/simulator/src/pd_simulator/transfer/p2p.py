@@ -1,7 +1,7 @@
 """P2pNcclConnector: prefill pushes KV to the decode engine that the request id names.
 
 After vLLM 0.23.0, `kv_connector/v1/p2p`: the id carries both addresses; both engines key the KV by the id that the engine made of
-it; prefill's step ends when everything it has to send was taken; decode's step stands still until what it has to load is there,
+it; prefill's step ends when everything it has to send was taken; decode's step is blocked until what it has to load is there,
 without a limit; and decode lets go of KV only when the request with that id ends.
 """
 
@@ -101,7 +101,7 @@ class P2pTransfer(Transfer):
         return self._store[move.request_id]
 
     async def save(self, move: Move, entries: bytes) -> None:
-        """Push, and wait until decode has taken it; while decode cannot be reached this engine stands still, as vLLM's does."""
+        """Push, and wait until decode has taken it; while decode cannot be reached this engine hangs, as vLLM's does."""
         address = decode_address(move.request_id)
         payload = self.site.faults.outgoing_kv(entries)
         attempts = 0
