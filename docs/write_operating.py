@@ -12,7 +12,7 @@ BEGIN, END = "<!-- findings: written by docs/write_operating.py -->", "<!-- end 
 
 def table() -> str:
     rows = [f"| `{code}` | {entry.level} | {entry.means} | {entry.remedy} |" for code, entry in CATALOGUE.items()]
-    return "\n".join(["| finding | is | means | what to do |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(["| finding | level | meaning | what to do |", "| --- | --- | --- | --- |", *rows])
 
 
 def page(old: str) -> str:

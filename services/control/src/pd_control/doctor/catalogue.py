@@ -63,32 +63,32 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "gpu-tenant": Entry(
         _WARNING,
         "another process uses the GPU: times and power include its work",
-        "end it, or take other GPUs, before anything is measured",
+        "end it, or use other GPUs, before you measure anything",
     ),
     "gpu-mig": Entry(
         _ERROR,
         "MIG is on: its instances have no P2P, and an index does not identify a whole GPU",
-        "nvidia-smi -i INDEX -mig 0, or other GPUs",
+        "switch it off (nvidia-smi -i INDEX -mig 0), or use other GPUs",
     ),
     "gpu-unlike": Entry(
         _WARNING,
-        "the engines' GPUs are of different kinds: a comparison per GPU compares boards",
+        "the engines' GPUs are of different kinds: a comparison per GPU would compare the boards",
         "give all engines GPUs of one kind",
     ),
     "gpu-throttled": Entry(
         _WARNING,
         "clocks are reduced now because of heat, a power brake or the hardware",
-        "look at cooling and power supply (nvidia-smi -q -d PERFORMANCE); measure later",
+        "check cooling and power supply (nvidia-smi -q -d PERFORMANCE); measure later",
     ),
     "gpu-capped": Entry(
         _WARNING,
         "the power limit is below the board's own, so prefill runs slower than the board could",
-        "nvidia-smi -i INDEX -pl WATTS restores it, or say so beside the numbers",
+        "restore it (nvidia-smi -i INDEX -pl WATTS), or note it beside the numbers",
     ),
     "driver-old": Entry(
         _ERROR,
         "torch was built for a newer CUDA than the driver runs",
-        "a newer driver, or a vLLM built for the older CUDA",
+        "install a newer driver, or a vLLM built for the older CUDA",
     ),
     "visible-devices": Entry(
         _ERROR,
@@ -108,12 +108,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "nvlink-down": Entry(
         _WARNING,
         "some NVLinks of a GPU are down",
-        "nvidia-smi nvlink -s shows which; restart the fabric manager, or have the board looked at",
+        "find out which (nvidia-smi nvlink -s); restart the fabric manager, or have the board checked",
     ),
     "nccl-p2p-off": Entry(
         _WARNING,
         "an NCCL variable switches P2P off, so NVLink is not used",
-        "unset NCCL_P2P_DISABLE, and NCCL_P2P_LEVEL=LOC",
+        "unset NCCL_P2P_DISABLE, and NCCL_P2P_LEVEL if it is LOC",
     ),
     "nccl-no-way": Entry(
         _ERROR,
@@ -128,12 +128,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "interface": Entry(
         _ERROR,
         "a variable names a network interface or RDMA device that this host does not have",
-        "ip -br addr and ls /sys/class/infiniband list the available ones",
+        "name an available one: ip -br addr and ls /sys/class/infiniband list them",
     ),
     "shm": Entry(
         _ERROR,
         "shared memory is too small for NCCL and vLLM's workers: a bus error, or no space left on device",
-        "docker run --shm-size 16g (SHM_SIZE in compose), or mount -o remount,size=16g /dev/shm",
+        "make it larger: docker run --shm-size 16g (SHM_SIZE in compose), or mount -o remount,size=16g /dev/shm",
     ),
     "shm-small": Entry(
         _WARNING,
@@ -148,17 +148,17 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "memlock": Entry(
         _WARNING,
         "RLIMIT_MEMLOCK is low: UCX cannot register memory with RDMA devices",
-        "ulimit -l unlimited, or --ulimit memlock=-1 for a container",
+        "raise it: ulimit -l unlimited, or --ulimit memlock=-1 for a container",
     ),
     "port-taken": Entry(
         _ERROR,
         "something listens on a port that the deployment needs",
-        "or end what listens there (ss -ltnp names it)",
+        "choose another port, or end what listens there (ss -ltnp names it)",
     ),
     "port-ephemeral": Entry(
         _WARNING,
         "a port lies in the kernel's range for outgoing connections, so it may be taken by chance",
-        "a port below net.ipv4.ip_local_port_range",
+        "choose a port below net.ipv4.ip_local_port_range",
     ),
     "proxy-host": Entry(
         _ERROR,
@@ -173,7 +173,7 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "address-foreign": Entry(
         _ERROR,
         "VLLM_HOST_IP is not an address of this host: the engine cannot bind it",
-        "one of the addresses that ip -br addr lists",
+        "set it to one of the addresses that ip -br addr lists",
     ),
     "vllm-missing": Entry(
         _ERROR,
@@ -183,12 +183,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "engine-refused": Entry(
         _ERROR,
         "settings under which vLLM would hang or answer wrongly (docs/engines.md)",
-        "docs/engines.md says what each setting is for",
+        "change the setting; docs/engines.md says what each is for",
     ),
     "model-fetch": Entry(
         _WARNING,
         "MODEL is not a directory and not in Hugging Face's cache: every engine fetches it at start, which needs the network",
-        "fetch it before (hf download MODEL), or set MODEL to a directory",
+        "fetch it beforehand (hf download MODEL), or set MODEL to a directory",
     ),
     "model-absent": Entry(
         _ERROR,
@@ -203,12 +203,12 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "model-weights": Entry(
         _ERROR,
         "the model's directory lacks weights",
-        "copy the missing files, or LOAD_FORMAT=dummy for random ones",
+        "copy the missing files, or set LOAD_FORMAT=dummy for random weights",
     ),
     "model-dummy": Entry(
         _WARNING,
         "LOAD_FORMAT=dummy: answers hardly depend on the KV, so neither the canary nor pdctl smoke can tell whether it arrives",
-        "fine for measuring; to check correctness use real weights (python3 -m pd_engine.tiny_model makes some)",
+        "keep it for measuring; to check correctness, use real weights (python3 -m pd_engine.tiny_model makes some)",
     ),
     "model-tokenizer": Entry(
         _ERROR,
@@ -223,11 +223,11 @@ CATALOGUE: Final[dict[str, Entry]] = {
     "model-length": Entry(
         _ERROR,
         "MAX_MODEL_LEN is longer than the model supports; vLLM refuses it",
-        "a smaller MAX_MODEL_LEN",
+        "set a smaller MAX_MODEL_LEN",
     ),
     "model-heads": Entry(
         _ERROR,
-        "attention heads do not divide by TENSOR_PARALLEL_SIZE; vLLM refuses it",
-        "another TENSOR_PARALLEL_SIZE",
+        "the number of attention heads is not a multiple of TENSOR_PARALLEL_SIZE; vLLM refuses it",
+        "set another TENSOR_PARALLEL_SIZE",
     ),
 }

@@ -35,7 +35,7 @@ def _ports(machine: Machine, specs: Sequence[ProcessSpec]) -> Iterator[Finding]:
     listens = [(spec.name, listen) for spec in specs for listen in spec.listens]
     for name, listen in listens:
         if listen.port in machine.taken:
-            sentence = f"port {listen.port} of {name} is taken: set {listen.variable} to another one"
+            sentence = f"port {listen.port} of {name} is taken: set {listen.variable} to another port"
             yield found("port-taken", name, sentence)
         elif machine.ephemeral and machine.ephemeral[0] <= listen.port <= machine.ephemeral[1]:
             first, last = machine.ephemeral
