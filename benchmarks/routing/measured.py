@@ -1,14 +1,16 @@
-"""What the simulation says of the loads of docs/results/h200x2, and what was measured: the table of docs/routing.md.
+"""The table of docs/routing.md: what was measured on two H200, and what the simulation says of the same arrivals.
 
-`python benchmarks/routing/measured.py` offers the recorded arrivals to two simulated engines, routed by the proxy's own code.
+`python benchmarks/routing/measured.py` offers the arrivals recorded in docs/results/h200x2 to two simulated engines, routed by
+the proxy's own code, and writes the rows into both pages; `--check` only says whether they are up to date.
 """
 
 # ruff: noqa: INP001  a script
 
+import re
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -21,23 +23,28 @@ from pd_analysis.words.formatting import number
 from pd_planner.traffic.load import Floats, Load
 from pd_proxy.routing.view import Objectives
 
-RECORDS: Final = Path(__file__).parents[2] / "docs/results/h200x2/records"
+DOCS: Final = Path(__file__).parents[2] / "docs"
+RECORDS: Final = DOCS / "results/h200x2/records"
 POLICIES: Final = {"2c": Policy("plain"), "1p1d-p2p": Policy("static", 1), "2c-adaptive": Policy("adaptive")}
-NAMES: Final = {"2c": "plain", "1p1d-p2p": "1P1D", "2c-adaptive": "adaptive"}
-# Loads that all three deployments had.
-LOADS: Final = {(512, 60.0), (2048, 16.0)}
+# Each page, and what it calls the deployments.
+PAGES: Final = {
+    DOCS / "routing.md": {"2c": "plain", "1p1d-p2p": "1P1D", "2c-adaptive": "adaptive"},
+    DOCS / "routing.zh.md": {"2c": "普通 vLLM", "1p1d-p2p": "1P1D", "2c-adaptive": "自适应"},
+}
+# Loads that all three deployments had; of their folders, the energy is not needed.
+SHOWN: Final = re.compile(r"/(512x64-rate30|2048x128-rate8)-seed0/(?!gpu)")
+ROWS: Final = re.compile(r"(?:^\| [\d,]+ → \d+, \d+ \| .*\n)+", re.MULTILINE)
 
 
 def runs(archive: str) -> list[Run]:
     """The runs of an archive that are shown."""
     with tempfile.TemporaryDirectory() as folder, tarfile.open(RECORDS / f"{archive}.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
-        found = load_runs([Path(folder)])
-    return [run for run in found if (run.manifest.workload.input_tokens, run.manifest.workload.rate) in LOADS]
+        tar.extractall(folder, [each for each in tar.getmembers() if SHOWN.search(each.name)], filter="data")
+        return load_runs([Path(folder)])
 
 
-def rows(archive: str) -> Iterator[str]:
-    """Of each load: measured, and simulated with the same arrivals."""
+def rows(archive: str) -> Iterator[tuple[int, str, str]]:
+    """Of each load: prompt length, the load, and the cells, each measured and simulated with the same arrivals."""
     for run in sorted(runs(archive), key=lambda run: run.manifest.workload.input_tokens or 0):
         workload, served = run.manifest.workload, run.requests.served
         due = np.sort(served["scheduled"].to_numpy())
@@ -56,7 +63,7 @@ def rows(archive: str) -> Iterator[str]:
         )
         simulated = _cells(ttft, tpot, float(result.good(objectives).mean()), result.handed_over / len(load))
         both = " | ".join(f"{one} ({other})" for one, other in zip(measured, simulated, strict=True))
-        yield f"| {prompt:,} → {output}, {workload.rate / 2:g} | {NAMES[archive]} | {both} |"
+        yield prompt, f"{prompt:,} → {output}, {workload.rate / 2:g}", both
 
 
 def _cells(ttft: Floats, tpot: Floats, good: float, handed: float) -> list[str]:
@@ -64,12 +71,27 @@ def _cells(ttft: Floats, tpot: Floats, good: float, handed: float) -> list[str]:
     return [f"{good:.1%}", *times, f"{handed:.0%}"]
 
 
-def main() -> None:
-    found = [row for archive in POLICIES for row in rows(archive)]
-    head = "| tokens, requests/s per GPU | | within the limits | TTFT p50, ms | TTFT p99, ms | TPOT p50, ms | TPOT p99, ms | handed over |"
-    lines = [head, "| --- | --- |" + " ---: |" * 6, *sorted(found, key=lambda row: row.startswith("| 2"))]
-    sys.stdout.write("\n".join(lines) + "\n")
+def pages(rows_of: Iterable[tuple[str, int, str, str]]) -> dict[Path, str]:
+    """Both pages with these rows: the archive and what `rows` says of it."""
+    found = sorted(rows_of, key=lambda row: row[1])
+    return {
+        page: ROWS.sub(
+            "".join(f"| {load} | {names[archive]} | {cells} |\n" for archive, _, load, cells in found),
+            page.read_text(encoding="utf-8"),
+            count=1,
+        )
+        for page, names in PAGES.items()
+    }
+
+
+def main() -> int:
+    written = pages([(archive, *row) for archive in POLICIES for row in rows(archive)])
+    if sys.argv[1:] == ["--check"]:
+        return int(any(text != page.read_text(encoding="utf-8") for page, text in written.items()))
+    for page, text in written.items():
+        page.write_text(text, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

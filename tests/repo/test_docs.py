@@ -79,6 +79,12 @@ def test_the_typical_values_are_those_of_the_records() -> None:
     assert check.returncode == 0, "run python docs/write_typical.py"
 
 
+def test_the_pages_on_routing_say_what_the_records_and_the_simulation_say() -> None:
+    check = subprocess.run([sys.executable, ROOT / "benchmarks/routing/measured.py", "--check"], check=False)
+
+    assert check.returncode == 0, "run python benchmarks/routing/measured.py, and mend the text below the tables"
+
+
 def test_the_readme_maps_every_top_level_folder() -> None:
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}

@@ -39,6 +39,7 @@ GUIDES: Final = (
     "configuration",
     "engines",
     "reliability",
+    "routing",
 )
 SHELLS: Final = frozenset({"console", "sh", "bash", "shell"})
 FENCE: Final = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*$")
