@@ -93,6 +93,7 @@ SENTENCES: Final = {
     "## What the table does not show": "## 表里没有的",
     "With every connector:": "使用任何 connector 时：",
     "- An error event comes only after the first byte: a second attempt could repeat what the client has already read.": "- 只有在首字节之后才会出现错误事件：那时重试可能重复客户端已经读到的内容。",
+    "- If an engine closes an idle connection just as a request arrives on it, that is no fault of the engine: the request is tried again, by the same engine if there is no other.": "- 如果请求到达时引擎恰好关闭这条空闲连接，这不算引擎的故障：请求会重试；没有别的引擎时，仍由同一个引擎重试。",
     "- Damaged KV leads to wrong answers without an error, and so does a decode engine without memory for KV (with vLLM's own connectors).": "- 损坏的 KV 会带来错误的回答而不报错；使用 vLLM 自带的 connector 时，没有显存放 KV 的 decode 引擎也一样。",
     "  No proxy can see that in a single answer.": "  任何代理都无法从单个回答看出这一点。",
     "  If the fault is there from the start, the canary at admission finds it; later, `POST /admin/canary` finds it.": "  如果一开始就有这个故障，准入时的 canary 会发现它；之后可以用 `POST /admin/canary` 发现。",

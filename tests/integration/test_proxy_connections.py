@@ -11,7 +11,7 @@ from support.aio import until
 import pd_proxy.upstream.connections
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.connections import Pool
-from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply
+from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply, StaleError
 
 LIMIT = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -120,6 +120,73 @@ async def test_a_cut_head_is_no_answer(pool: Pool, answer: bytes) -> None:
     async with engine(answer, hold=False) as (address, _):
         with pytest.raises(BrokenOffError):
             await ask(pool, address)
+
+
+@contextlib.asynccontextmanager
+async def closing(last: bytes = b"", *, answers: int = 1, after_s: float = 0.0) -> AsyncIterator[str]:
+    """An engine that gives so many answers on each connection; when the next request has arrived, it writes `last` and closes it."""
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            for _ in range(answers):
+                await reader.readuntil(b"\r\n\r\n{}")
+                writer.write(OK)
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(last)
+            await asyncio.sleep(after_s)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_kept_connection_that_ends_without_a_byte_is_stale_and_so_are_the_others(pool: Pool) -> None:
+    async with closing() as address:
+        for reply in await asyncio.gather(*(ask(pool, address) for _ in range(3))):
+            await reply.read(LIMIT)
+        assert pool.size == 3
+        with pytest.raises(StaleError):
+            await ask(pool, address)
+        assert pool.take(address) is None
+        assert await (await ask(pool, address)).read(LIMIT) == b"ok"
+
+
+async def test_a_connection_that_may_have_ended_because_of_the_request_is_not_stale(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def second(address: str) -> type[Exception]:
+        with contextlib.suppress(BrokenOffError):
+            await (await ask(pool, address)).read(LIMIT)
+        with pytest.raises(BrokenOffError) as failure:
+            await ask(pool, address)
+        return failure.type
+
+    async with closing(answers=0) as address:
+        assert await second(address) is BrokenOffError, "a new connection"
+    async with closing(b"HTTP/1.1 2") as address:
+        assert await second(address) is BrokenOffError, "a byte of the answer has come"
+    async with closing() as address:
+        assert await second(address) is StaleError
+    monkeypatch.setattr(pd_proxy.upstream.connections, "STALE_S", 0.02)
+    async with closing(after_s=0.1) as address:
+        assert await second(address) is BrokenOffError, "the engine has had the request for a while"
+
+
+async def test_a_request_that_is_given_up_closes_no_other_connection(pool: Pool) -> None:
+    async with engine(OK, OK, b"") as (address, connections):
+        for reply in await asyncio.gather(*(ask(pool, address) for _ in range(2))):
+            await reply.read(LIMIT)
+        waiting = asyncio.create_task(ask(pool, address))
+        await until(lambda: len(connections) == 3)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: pool.size == 1)
+        assert pool.take(address) is not None
 
 
 async def test_a_caller_that_stops_waiting_closes_the_connection(pool: Pool) -> None:

@@ -14,6 +14,7 @@ from support.proxy import (
     TEXT,
     Answer,
     Call,
+    ClosesKept,
     FakeEngine,
     RawClient,
     RunningProxy,
@@ -352,6 +353,23 @@ async def test_a_long_answer_without_streaming_is_no_stall(watchful: RunningProx
     engine = await watchful.engine(Role.COMBINED, answer=answer)
     assert (await watchful.post(TEXT)).status == 200
     assert any("seventeen" in call.body["prompt"] for call in engine.calls), "a probe vouched for it"
+    assert (await watchful.state_of(engine, "ready")).failures == 0
+
+
+async def test_a_probe_that_meets_a_kept_connection_as_it_is_closed_says_nothing(watchful: RunningProxy) -> None:
+    closer = ClosesKept()
+
+    async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        if call.body["prompt"] != "slow":
+            return await closer(engine, call, request)
+        closer.closes = True  # under the probe
+        await asyncio.sleep(1.0)
+        return await generate(engine, call, request)
+
+    engine = await watchful.engine(Role.COMBINED, answer=answer)
+    await asyncio.gather(*(watchful.post(TEXT) for _ in range(2)))
+    assert (await watchful.post(TEXT | {"prompt": "slow"})).status == 200
+    assert not closer.closes
     assert (await watchful.state_of(engine, "ready")).failures == 0
 
 

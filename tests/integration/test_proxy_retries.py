@@ -12,6 +12,7 @@ from support.proxy import (
     TEXT,
     Answer,
     Call,
+    ClosesKept,
     FakeEngine,
     RawClient,
     RunningProxy,
@@ -66,6 +67,46 @@ async def test_a_prefill_that_fails_is_replaced_and_decode_never_hears_of_it(
     assert (stats.retries, stats.failures) == (len(ids([broken])), 0)
     metrics = (await proxy.get("/metrics")).body.decode()
     assert f'pd_proxy_retries_total{{cause="{cause}"}} {len(ids([broken]))}.0' in metrics
+
+
+KEEPERS = [
+    (Role.COMBINED, Connector.P2P_NCCL),
+    (Role.PREFILL, Connector.P2P_NCCL),
+    (Role.DECODE, Connector.P2P_NCCL),
+    (Role.DECODE, Connector.NIXL),
+    (Role.PREFILL, Connector.P2P),
+    (Role.DECODE, Connector.P2P),
+]
+
+
+@pytest.mark.parametrize(("role", "connector"), KEEPERS)
+@BODIES
+async def test_a_kept_connection_that_the_only_engine_closes_under_a_request_costs_no_client_an_error(
+    proxy: RunningProxy, body: dict[str, Any], role: Role, connector: Connector
+) -> None:
+    engines = [await proxy.engine(role)] if role is Role.COMBINED else await proxy.pair(connector)
+    engine = next(engine for engine in engines if engine.role is role)
+    engine.answer = answer = ClosesKept()
+    for number in range(4):
+        assert (await proxy.post(body)).status == 200
+        assert not answer.closes
+        assert (await proxy.stats()).retries == number
+        answer.closes = True
+    stats = await proxy.stats()
+    assert [(i.state, i.failures) for i in stats.instances] == [("ready", 0)] * len(stats.instances)
+    engine.answer = None
+    await proxy.paid()
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/embeddings"])
+async def test_what_is_passed_on_is_sent_again_too(proxy: RunningProxy, path: str) -> None:
+    engine = await proxy.engine(Role.COMBINED, answer=(answer := ClosesKept(failing(200, b"{}"))))
+    for _ in range(4):
+        assert (await proxy.post({"prompt": "a"}, path)).status == 200
+        assert not answer.closes
+        answer.closes = True
+    engine.answer = hang_up
+    assert (await proxy.post({"prompt": "a"}, path)).status == 502
 
 
 @BODIES

@@ -136,10 +136,14 @@ STOCK = [
 
 
 def alone(scenario: Scenario) -> Scenario:
-    """The same fault where no other engine can take over: clients are told at once, or when a timeout is over."""
+    """The same fault where no other engine can take over: clients are told at once, or when a timeout is over.
+
+    A prefill that resets a kept connection is asked once more; decode, whose request follows its announcement, always is.
+    """
     begun = scenario.name == "stalls before the first token" and scenario.role is Role.DECODE  # prefill has written it
     clients = ("refused", "told") if begun or "told" in scenario.clients else ("refused",)
-    retried = None if scenario.retried is None else False
+    kept = scenario.name == "resets connections" and scenario.role is Role.PREFILL
+    retried = None if scenario.retried is None else kept
     return replace(scenario, topology=ONE, clients=clients, retried=retried)
 
 
@@ -468,6 +472,7 @@ TAIL = """
 With every connector:
 
 - An error event comes only after the first byte: a second attempt could repeat what the client has already read.
+- If an engine closes an idle connection just as a request arrives on it, that is no fault of the engine: the request is tried again, by the same engine if there is no other.
 - Damaged KV leads to wrong answers without an error, and so does a decode engine without memory for KV (with vLLM's own connectors).
   No proxy can see that in a single answer.
   If the fault is there from the start, the canary at admission finds it; later, `POST /admin/canary` finds it.

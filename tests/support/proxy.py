@@ -323,6 +323,24 @@ async def hang_up(_engine: FakeEngine, _call: Call, request: web.Request) -> web
 
 
 @dataclass
+class ClosesKept:
+    """An engine whose server, while `closes`, closes a kept connection just when the next request arrives on it; once."""
+
+    answer: Answer | None = None
+    closes: bool = False
+    _met: list[asyncio.Transport] = field(default_factory=list)
+
+    async def __call__(self, engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        """As `FakeEngine.answer`."""
+        transport = request.transport
+        if transport is None or (self.closes and transport in self._met):
+            self.closes = False
+            return await hang_up(engine, call, request)
+        self._met.append(transport)
+        return await (self.answer or generate)(engine, call, request)
+
+
+@dataclass
 class Reply:
     """What a client got."""
 

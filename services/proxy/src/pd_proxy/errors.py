@@ -257,6 +257,10 @@ class DisconnectedError(UpstreamError):
         return cls(f"{name} closed the connection before its answer was complete")
 
 
+class StaleConnectionError(DisconnectedError):
+    """The request met a kept connection that the engine had just closed. That says nothing against the engine."""
+
+
 class BrokenReplyError(UpstreamError):
     """The engine answered 200 with an invalid body."""
 

@@ -18,7 +18,7 @@ from pd_proxy.background.deadlines import Deadlines
 from pd_proxy.background.pace import Pace
 from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import Instance, State
-from pd_proxy.errors import ProxyError
+from pd_proxy.errors import ProxyError, StaleConnectionError
 from pd_proxy.kv.transfer import plain, plan, stand_in
 from pd_proxy.protocol.body import Fields, encoded
 from pd_proxy.protocol.endpoints import Endpoint
@@ -113,8 +113,8 @@ class Watchdog:
         exchange = Exchange(self._context, pair, plan(pair, Endpoint.COMPLETIONS, _body(model), {}))
         try:
             handover = await exchange.prefill()
-        except ProxyError:
-            return Outcome.FAILED if instance is pair.prefill else Outcome.UNKNOWN
+        except ProxyError as error:
+            return _failed(error) if instance is pair.prefill else Outcome.UNKNOWN
         if self._context.registry.current(pair.decode) is None:
             return Outcome.UNKNOWN
         outcome = await self._outcome(pair.decode, exchange.decode(handover, timeout_s))
@@ -132,7 +132,7 @@ class Watchdog:
             await answered
         except (ProxyError, TimeoutError) as error:
             logger.debug("probe failed", extra={"instance": engine.name, "error": repr(error)})
-            return Outcome.FAILED
+            return _failed(error)
         self._context.noted(self._context.registry.clear(engine))
         return Outcome.SERVED
 
@@ -154,6 +154,10 @@ class Outcome(Enum):
     SERVED = auto()
     FAILED = auto()
     UNKNOWN = auto()
+
+
+def _failed(error: Exception) -> Outcome:
+    return Outcome.UNKNOWN if isinstance(error, StaleConnectionError) else Outcome.FAILED
 
 
 def _body(model: str) -> Fields:

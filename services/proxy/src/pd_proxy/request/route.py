@@ -9,7 +9,13 @@ from typing import TypeAlias
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Needs, Pair, Route, Solo, choose
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import NoInstanceError, PrefillTimeoutError, ProxyError, QueuedTooLongError
+from pd_proxy.errors import (
+    NoInstanceError,
+    PrefillTimeoutError,
+    ProxyError,
+    QueuedTooLongError,
+    StaleConnectionError,
+)
 from pd_proxy.kv.budget import Claim
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.routing.reject import Prediction
@@ -41,12 +47,13 @@ class Failures:
     def add(self, error: ProxyError, route: Route, *, prefilled: bool) -> None:
         """Another attempt failed, before or after prefill answered."""
         self.last = error
+        at_fault = self.doubted if isinstance(error, StaleConnectionError) else self.failed
         if isinstance(route, Solo):
-            self.failed.add(route.engine.incarnation)
+            at_fault.add(route.engine.incarnation)
         elif prefilled and isinstance(route, Pair):
-            self.failed.add(route.decode.incarnation)
+            at_fault.add(route.decode.incarnation)
         else:
-            self.failed.add(route.prefill.incarnation)
+            at_fault.add(route.prefill.incarnation)
             if isinstance(error, PrefillTimeoutError) and isinstance(route, Pair):
                 # A decode that accepts no KV stalls its prefill; the next prefill must not be paired with it.
                 self.doubted.add(route.decode.incarnation)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, ProxyError, UpstreamError
+from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, ProxyError, StaleConnectionError, UpstreamError
 from pd_proxy.kv.transfer import Leg
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.endpoints import Endpoint
@@ -207,7 +207,7 @@ async def open_stream(
 
 def land(flight: Flight, error: BaseException) -> None:
     """End the flight of a request that failed or was cancelled. It counts as the engine's failure unless the request or the proxy caused it."""
-    ours = isinstance(error, AnswerTooLargeError)
+    ours = isinstance(error, AnswerTooLargeError | StaleConnectionError)
     flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500 and not ours)
 
 

@@ -16,11 +16,14 @@ from pd_proxy.upstream.replies import (
     OwnFaultError,
     Reply,
     Sink,
+    StaleError,
 )
 
 # vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that is sent at that moment may or may not have
 # been read, and must not be repeated under its id. So idle connections are closed well before.
 KEEP_ALIVE_S: Final = 2.0
+# How long the end of a kept connection may take to arrive if the engine had closed it before it read the request; later the engine had it.
+STALE_S: Final = 1.0
 
 
 def _drop(data: bytes) -> None:
@@ -32,6 +35,8 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: "Pool", address: str) -> None:
         self.idle_since = 0.0
+        self._kept = False  # it has served an earlier request
+        self._asked_at = 0.0
         self._pool = pool
         self._address = address
         self._transport: asyncio.Transport | None = None
@@ -43,7 +48,9 @@ class Connection(asyncio.Protocol):
         self._paused = False
 
     def request(self, path: str, headers: Mapping[str, str], body: bytes) -> "asyncio.Future[Reply]":
-        """Send a POST. The future gets the head of its answer, or BrokenOffError; a caller that stops waiting calls `give_up`.
+        """Send a POST. The future gets the head of its answer, or BrokenOffError (a StaleError if it may be due to the connection alone).
+
+        A caller that stops waiting calls `give_up`.
 
         Raises:
             BrokenOffError: if the connection has already ended.
@@ -54,7 +61,8 @@ class Connection(asyncio.Protocol):
         head = write_head(f"POST {path} HTTP/1.1", lines)
         if self._transport is None or self._transport.is_closing():
             raise BrokenOffError
-        self._answered = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._answered, self._asked_at = loop.create_future(), loop.time()
         self._reader.next()
         self._transport.write(head + body)
         return self._answered
@@ -92,7 +100,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._pool.forget(self._address, self)
         self._transport = None
-        self._end(whole=self._reader.eof() and exc is None)
+        if self._answered is not None and self._stale():
+            self._pool.drop(self._address)  # the others were closed at the same time
+            self._end(whole=False, error=StaleError())
+        else:
+            self._end(whole=self._reader.eof() and exc is None)
         self._reader.close()
 
     @property
@@ -111,6 +123,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def abort(self) -> None:
+        self._kept = False  # what ends now does not end because of the engine
         if self._transport is not None:
             self._transport.abort()
 
@@ -132,8 +145,14 @@ class Connection(asyncio.Protocol):
         answered.set_result(reply)
         return True
 
+    def _stale(self) -> bool:
+        """Whether the connection ended before the engine read the request on it, as far as that can be known."""
+        late = asyncio.get_running_loop().time() - self._asked_at
+        return self._kept and not self._reader.begun and late < STALE_S
+
     def _over(self, *, reusable: bool) -> None:
         reply, self._reply, self._shortcut = self._reply, None, None
+        self._kept = True
         self.resume()
         if reusable:
             self._pool.give_back(self._address, self)
@@ -142,13 +161,13 @@ class Connection(asyncio.Protocol):
         if reply is not None:
             reply.end(whole=True)
 
-    def _end(self, *, whole: bool) -> None:
+    def _end(self, *, whole: bool, error: BrokenOffError | None = None) -> None:
         reply, self._reply, self._shortcut = self._reply, None, None
         answered, self._answered = self._answered, None
         if reply is not None:
             reply.end(whole=whole)
         if answered is not None and not answered.done():
-            answered.set_exception(BrokenOffError())
+            answered.set_exception(error or BrokenOffError())
 
 
 class Pool:
@@ -227,11 +246,16 @@ class Pool:
         """The number of connections."""
         return len(self._all)
 
+    def drop(self, address: str) -> None:
+        """Close the free connections to an address."""
+        free = self._free.get(address)
+        while free:
+            free.pop().abort()
+
     def _close_free(self) -> None:
         """Close all free connections, to free their descriptors."""
-        for free in self._free.values():
-            while free:
-                free.pop().abort()
+        for address in self._free:
+            self.drop(address)
 
     def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,12 +1,47 @@
 """Answers to requests that are not for tokens: documents of limited size, and answers of any kind that are passed on unchanged."""
 
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 
 from pd_proxy.errors import DisconnectedError
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.failures import translating
+
+
+class _Use:
+    """One request's use of a connection; `kept`: an earlier request had used it."""
+
+    kept = False
+
+
+async def _noted(_session: aiohttp.ClientSession, context: SimpleNamespace, _: object) -> None:
+    if isinstance(context.trace_request_ctx, _Use):
+        context.trace_request_ctx.kept = True
+
+
+def noting_use() -> aiohttp.TraceConfig:
+    """What a session needs for `post`."""
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(_noted)
+    return config
+
+
+async def post(session: aiohttp.ClientSession, url: str, **options: Any) -> aiohttp.ClientResponse:
+    """POST what may be sent twice: again and again while it meets kept connections that the engine has closed. aiohttp does that for GET only.
+
+    Raises:
+        aiohttp.ClientError: if it fails over a new connection.
+    """
+    while True:
+        use = _Use()
+        try:
+            return await session.post(url, trace_request_ctx=use, allow_redirects=False, **options)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not use.kept:
+                raise
 
 
 class Forwarded:

@@ -15,13 +15,14 @@ from pd_proxy.errors import (
     DisconnectedError,
     ProxyError,
     RefusedError,
+    StaleConnectionError,
     UnreachableError,
 )
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.scrub import scrub
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.flights import Flight
-from pd_proxy.upstream.replies import ConnectTimedOutError, NotConnectedError, OwnFaultError
+from pd_proxy.upstream.replies import ConnectTimedOutError, NotConnectedError, OwnFaultError, StaleError
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def translated(flight: Flight, error: Exception) -> ProxyError:
     if isinstance(error, NotConnectedError):
         return UnreachableError(f"{name} refuses connections")
     logger.debug("connection to an engine broke", extra={"instance": name, "error": repr(error)})
-    return DisconnectedError.by(name)
+    return (StaleConnectionError if isinstance(error, StaleError) else DisconnectedError).by(name)
 
 
 def refusal(instance: Instance, status: int, body: bytes, retry_after: str) -> RefusedError:

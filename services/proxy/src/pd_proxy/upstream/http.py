@@ -16,7 +16,7 @@ from pd_proxy.kv.transfer import Leg
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
-from pd_proxy.upstream.documents import Forwarded, read_document
+from pd_proxy.upstream.documents import Forwarded, noting_use, post, read_document
 from pd_proxy.upstream.failures import refusal, translated, translating
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import BrokenOffError, Reply, TooLargeError
@@ -48,6 +48,7 @@ class Upstream:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+            trace_configs=[noting_use()],
             auto_decompress=False,
             headers={"Accept-Encoding": "identity", "User-Agent": "pd-proxy", **self._access.headers},
         )
@@ -128,7 +129,7 @@ class Upstream:
         with translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
             async with (
                 asyncio.timeout(timeout_s),
-                self.session.post(url, data=body, headers=headers, allow_redirects=False) as response,
+                await post(self.session, url, data=body, headers=headers) as response,
             ):
                 answer = await read_document(response, self._max_answer_bytes)
         if answer is None:
@@ -146,9 +147,7 @@ class Upstream:
         url, name = self._access.url(instance.http_address, path), instance.name
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         with translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
-            response = await self.session.post(
-                url, data=body, headers={"Content-Type": kind}, allow_redirects=False, timeout=timeout
-            )
+            response = await post(self.session, url, data=body, headers={"Content-Type": kind}, timeout=timeout)
             if response.status >= 300:
                 async with response:
                     body = await read_document(response, MAX_ERROR_BYTES) or b""

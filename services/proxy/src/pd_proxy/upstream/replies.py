@@ -18,6 +18,10 @@ class BrokenOffError(ConnectionError):
     """The connection ended before the answer was complete, or the answer is not valid HTTP."""
 
 
+class StaleError(BrokenOffError):
+    """A connection that was kept from an earlier request ended at once, without a byte of an answer: the engine had just closed it."""
+
+
 class TooLargeError(BrokenOffError):
     """The answer is larger than the limit."""
 
