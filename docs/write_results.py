@@ -17,8 +17,8 @@ from pd_analysis.report.writer import write_report
 
 RESULTS: Final = Path(__file__).parent / "results"
 TITLES: Final = {
-    "cpu": "Prefill and decode apart against plain vLLM, on the CPU",
-    "h200": "Plain vLLM against prefill and decode apart, on four H200",
+    "cpu": "Separate prefill and decode against plain vLLM, on the CPU",
+    "h200": "Plain vLLM against separate prefill and decode, on four H200",
     "h200x1": "Plain vLLM on one H200",
     "h200x2": "Plain vLLM, 1P1D and adaptive routing, on two H200",
 }

@@ -13,12 +13,12 @@ Row = dict[str, Any]
 
 HEAD = """# Routing, simulated
 
-**All numbers here are simulated.** Engines are those of the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) in virtual time; what decides is the proxy's own code.
+**All numbers here are simulated.** Engines are those of the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) in virtual time; the proxy's own code decides.
 Written by `make bench-routing`, which says what it leaves out: a step model without prefix cache, CPU limits and jitter, prompts whose lengths are known exactly, and P2pConnector in the official order (decode writes the first token).
-What [two H200](routing.md#measured-on-two-h200) measured at two of these traffics stands elsewhere.
-Lengths of Azure's and Mooncake's traffics are log-normal with published medians and means, not the traces themselves.
+[Two H200](routing.md#measured-on-two-h200) were measured at two of these traffics.
+The lengths of Azure's and Mooncake's traffics are log-normal with the published medians and means; they are not the traces themselves.
 
-Capacity is the highest Poisson rate at which nine in ten requests keep both objectives (TTFT/TPOT, ms), in requests per second per engine. *Best static* is the best XpYd chosen afterwards for that row; it and *plain* choose engines by predicted load and decode late, so they are better than round robin. *Adaptive* has one set of settings for all rows.
+Capacity is the highest Poisson rate at which nine in ten requests meet both objectives (TTFT/TPOT, ms), in requests per second per engine. *Best static* is the best XpYd chosen afterwards for that row; it and *plain* choose engines by predicted load and decode late, so they are better than round robin. *Adaptive* has one set of settings for all rows.
 """
 
 

@@ -20,12 +20,14 @@ def add(commands: Any) -> None:
     sweeping = commands.add_parser(
         "sweep", help="do all runs of a YAML file, each in its own folder; resumes where it stopped"
     )
-    sweeping.add_argument("file", type=Path)
+    sweeping.add_argument("file", type=Path, help="YAML file with the combinations")
     sweeping.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the runs")
     sweeping.add_argument("--dry-run", action="store_true", help="only list the runs")
     sweeping.set_defaults(execute=_guarded(_sweep))
     gathering = commands.add_parser("aggregate", help="write one CSV with a row per run, including killed runs")
-    gathering.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    gathering.add_argument(
+        "paths", type=Path, nargs="+", metavar="PATH", help="run folders, or folders that contain some"
+    )
     gathering.add_argument("--out", type=Path, metavar="FILE", help="CSV file; without it, standard output")
     gathering.add_argument(
         "--parquet", type=Path, metavar="FILE", help="Parquet file with the same table (needs pyarrow)"

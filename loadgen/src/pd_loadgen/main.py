@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser(
         "run",
         help="offer one load and write a run folder",
-        epilog="Options of vllm bench serve (--request-rate, --num-prompts, --random-input-len, …) are taken under their own names, too. Exit status: 0 complete and valid; 2 bad options, or the server cannot be used; 3 the client was late, so the "
+        epilog="Options of vllm bench serve (--request-rate, --num-prompts, --random-input-len, …) are accepted under their own names, too. Exit status: 0 complete and valid; 2 bad options, or the server cannot be used; 3 the client was late, so the "
         "run is INVALID; 4 every request failed; 130 stopped early (the records are kept).",
     )
     options.add_arguments(run)

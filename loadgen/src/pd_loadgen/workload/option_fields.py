@@ -59,10 +59,12 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     think_time: Annotated[
         float, msgspec.Meta(description="answers served: seconds from an answer to the next turn", ge=0)
     ] = 0.0
-    images: Annotated[int, msgspec.Meta(description="pictures in each message (dataset text, endpoint chat)", ge=0)] = 0
-    image_size: Annotated[str, msgspec.Meta(description="their size, WIDTHxHEIGHT")] = "256x256"
-    audios: Annotated[int, msgspec.Meta(description="sounds in each message (dataset text, endpoint chat)", ge=0)] = 0
-    audio_seconds: Annotated[float, msgspec.Meta(description="their length", gt=0, le=600)] = 2.0
+    images: Annotated[int, msgspec.Meta(description="images in each message (dataset text, endpoint chat)", ge=0)] = 0
+    image_size: Annotated[str, msgspec.Meta(description="size of the images, WIDTHxHEIGHT")] = "256x256"
+    audios: Annotated[
+        int, msgspec.Meta(description="audio clips in each message (dataset text, endpoint chat)", ge=0)
+    ] = 0
+    audio_seconds: Annotated[float, msgspec.Meta(description="length of the audio clips, seconds", gt=0, le=600)] = 2.0
     requests: Annotated[
         int, msgspec.Meta(description="number of requests; with an open arrival the maximum (0: no limit)", ge=0)
     ] = 0

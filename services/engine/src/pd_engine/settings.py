@@ -22,7 +22,9 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     model: Annotated[str, Meta(description="Hugging Face name or directory of the model")] = ""
     served_model_name: Annotated[str, Meta(description="model name that clients use; the value of MODEL if empty")] = ""
     kv_connector: Annotated[Connector, Meta(description="how KV travels from prefill to decode")] = Connector.P2P
-    engine_device: Annotated[Literal["gpu", "cpu"], Meta(description="what the vLLM image computes on")] = "gpu"
+    engine_device: Annotated[Literal["gpu", "cpu"], Meta(description="hardware that the vLLM image is built for")] = (
+        "gpu"
+    )
     vllm_host_ip: Annotated[
         str, Meta(description="numeric address at which other hosts reach this engine; detected if empty")
     ] = ""
@@ -55,7 +57,7 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     ] = 300
     kv_transports: Annotated[
         tuple[Literal["vmm", "tcp"], ...],
-        Meta(description="P2pConnector: transports for KV, the best first; only tcp on the CPU"),
+        Meta(description="P2pConnector: transports for KV, in order of preference; on the CPU only tcp"),
     ] = ("vmm", "tcp")
     kv_socket_folder: Annotated[
         str, Meta(description="P2pConnector: folder that the engines of one node share, for sockets of vmm")
@@ -74,7 +76,7 @@ class EngineSettings(Member, frozen=True, kw_only=True):
         float,
         Meta(
             gt=0,
-            description="P2pConnector: how long decode waits for a sign of its KV before it computes the prompt itself",
+            description="P2pConnector: seconds that decode waits without a sign of its KV before it computes the prompt itself",
         ),
     ] = 30
     kv_load_failure_policy: Annotated[
@@ -83,19 +85,23 @@ class EngineSettings(Member, frozen=True, kw_only=True):
     ] = "recompute"
     kv_buffer_bytes: Annotated[float, Meta(gt=0, description="P2pNccl: GPU memory of decode for arriving KV")] = 8e9
     max_model_len: Annotated[Positive | None, Meta(description="longest prompt plus output, tokens")] = None
-    max_num_seqs: Annotated[Positive | None, Meta(description="most requests in one batch")] = None
-    max_num_batched_tokens: Annotated[Positive | None, Meta(description="most tokens in one step")] = None
-    block_size: Annotated[Positive | None, Meta(description="tokens a KV block; only whole blocks travel")] = None
+    max_num_seqs: Annotated[Positive | None, Meta(description="maximum number of requests in one batch")] = None
+    max_num_batched_tokens: Annotated[Positive | None, Meta(description="maximum number of tokens in one step")] = None
+    block_size: Annotated[
+        Positive | None, Meta(description="tokens per KV block; only whole blocks are transferred")
+    ] = None
     gpu_memory_utilization: Annotated[
         float | None, Meta(description="share of GPU memory for weights and KV cache")
     ] = None
-    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs per engine; equal for prefill and decode")] = 1
-    dtype: Annotated[str, Meta(description="weights' type, as vLLM names it")] = "auto"
-    kv_cache_dtype: Annotated[str, Meta(description="the KV cache's type, as vLLM names it; alike on both roles")] = (
-        "auto"
-    )
+    tensor_parallel_size: Annotated[int, Meta(ge=1, description="GPUs per engine; the same for prefill and decode")] = 1
+    dtype: Annotated[str, Meta(description="data type of the weights, as vLLM names it")] = "auto"
+    kv_cache_dtype: Annotated[
+        str, Meta(description="data type of the KV cache, as vLLM names it; the same for prefill and decode")
+    ] = "auto"
     load_format: Annotated[str, Meta(description="vLLM's --load-format; dummy needs no weights")] = "auto"
-    prefix_caching: Annotated[bool, Meta(description="reuse KV of equal prompt beginnings")] = False
+    prefix_caching: Annotated[
+        bool, Meta(description="reuse the KV of prompts that begin alike; not with P2pNcclConnector")
+    ] = False
     enforce_eager: Annotated[bool, Meta(description="no CUDA graphs; P2pNccl's prefill always runs so")] = False
     guard_model_runner: Annotated[
         bool, Meta(description="P2pNccl: disable vLLM's V2 model runner; off only to see the canary reject its answers")
@@ -141,7 +147,7 @@ class CheckSettings(Ports, frozen=True, kw_only=True):
     http_port: Annotated[
         int, Meta(ge=0, le=65535, description="HTTP port of the engine; 0 for the role's base port plus INSTANCE")
     ] = 0
-    vllm_host_ip: Annotated[str, Meta(description="numeric address that the engine announces; found if unset")] = ""
+    vllm_host_ip: Annotated[str, Meta(description="numeric address that the engine announces; detected if unset")] = ""
     proxy_host: Annotated[str, Meta(description="host of the proxy, or several, as an engine has it")] = "127.0.0.1"
     proxy_port: Annotated[Port, Meta(description="discovery port of the proxy (zmq)")] = 30001
     http_proxy_port: Annotated[Port, Meta(description="HTTP port of the proxy")] = 10001

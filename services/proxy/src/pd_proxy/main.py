@@ -1,4 +1,4 @@
-"""`pd-proxy`: serve until SIGTERM or SIGINT."""
+"""The proxy between clients and engines: it serves until SIGTERM or SIGINT."""
 
 import asyncio
 import signal

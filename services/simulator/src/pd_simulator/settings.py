@@ -15,29 +15,31 @@ _PortOr0 = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 class Settings(Member, frozen=True, kw_only=True):
     """One simulated engine. The base ports and the deployment are inherited; names that vLLM has mean what they mean there."""
 
-    pd_role: Annotated[Role, msgspec.Meta(description="What this engine does")] = Role.COMBINED
-    instance: Annotated[int, msgspec.Meta(description="Number of this engine among those of its role", ge=0)] = 0
+    pd_role: Annotated[Role, msgspec.Meta(description="what this engine does")] = Role.COMBINED
+    instance: Annotated[
+        int, msgspec.Meta(description="number of this engine among those of its role, from 0", ge=0)
+    ] = 0
     http_port: Annotated[_PortOr0, msgspec.Meta(description="HTTP port; 0 for the role's base port plus INSTANCE")] = 0
     kv_port: Annotated[
         _PortOr0, msgspec.Meta(description="KV port; 0 for the role's base port plus 100 times INSTANCE")
     ] = 0
-    bind_host: Annotated[str, msgspec.Meta(description="Address to listen on")] = "0.0.0.0"
+    bind_host: Annotated[str, msgspec.Meta(description="address to listen on")] = "0.0.0.0"
     vllm_host_ip: Annotated[
-        str, msgspec.Meta(description="Address to announce, where proxy and peers reach this engine; found if unset")
+        str, msgspec.Meta(description="address to announce, where proxy and peers reach this engine; detected if unset")
     ] = ""
     proxy_host: Annotated[
         str,
         msgspec.Meta(
-            description="Where to announce itself: a host, a list of host or host:port, or a name with several addresses"
+            description="host of the proxy's discovery port; several with commas (host or host:port), or a name with several addresses"
         ),
     ] = "127.0.0.1"
-    proxy_port: Annotated[Port, msgspec.Meta(description="Discovery port of the proxy")] = 30001
-    model: Annotated[str, msgspec.Meta(description="Model name to serve; the outputs depend on it")] = "sim-llama3-8b"
-    kv_connector: Annotated[Connector, msgspec.Meta(description="How KV travels from prefill to decode")] = (
+    proxy_port: Annotated[Port, msgspec.Meta(description="discovery port of the proxy")] = 30001
+    model: Annotated[str, msgspec.Meta(description="model name to serve; the outputs depend on it")] = "sim-llama3-8b"
+    kv_connector: Annotated[Connector, msgspec.Meta(description="how KV travels from prefill to decode")] = (
         Connector.P2P
     )
     kv_both: Annotated[
-        bool, msgspec.Meta(description="Combined engines with P2pConnector both send and receive KV")
+        bool, msgspec.Meta(description="combined engines with P2pConnector both send and receive KV")
     ] = False
     kv_load_timeout_s: Annotated[
         float,
@@ -52,21 +54,23 @@ class Settings(Member, frozen=True, kw_only=True):
         float,
         msgspec.Meta(description="P2pConnector and NixlConnector: seconds until KV that is not fetched is freed", gt=0),
     ] = 30.0
-    max_model_len: Annotated[int, msgspec.Meta(description="Most tokens of a prompt and its output", ge=2)] = 8192
-    max_num_seqs: Annotated[int, msgspec.Meta(description="Most sequences in a step", ge=1)] = 256
-    max_num_batched_tokens: Annotated[int, msgspec.Meta(description="Most tokens in a step", ge=1)] = 8192
-    log_level: Annotated[str, msgspec.Meta(description="Least level of what is logged")] = "INFO"
-    sim_profile: Annotated[str, msgspec.Meta(description="Shipped profile's name, or path of a TOML file")] = (
+    max_model_len: Annotated[
+        int, msgspec.Meta(description="maximum number of tokens of a prompt and its output", ge=2)
+    ] = 8192
+    max_num_seqs: Annotated[int, msgspec.Meta(description="maximum number of sequences in a step", ge=1)] = 256
+    max_num_batched_tokens: Annotated[int, msgspec.Meta(description="maximum number of tokens in a step", ge=1)] = 8192
+    log_level: Annotated[str, msgspec.Meta(description="lowest level that is logged")] = "INFO"
+    sim_profile: Annotated[str, msgspec.Meta(description="a shipped profile's name, or the path of a TOML file")] = (
         "h200-llama3-8b"
     )
-    sim_gpu: Annotated[int, msgspec.Meta(description="Index of the simulated board", ge=0)] = 0
+    sim_gpu: Annotated[int, msgspec.Meta(description="index of the simulated board", ge=0)] = 0
     sim_faults: Annotated[
-        str, msgspec.Meta(description="Faults from the start, a JSON object as for POST /sim/faults")
+        str, msgspec.Meta(description="faults from the start, a JSON object as for POST /sim/faults")
     ] = ""
     sim_leak_s: Annotated[
         float, msgspec.Meta(description="P2pNcclConnector: KV without a request counts as leaked after this, s", ge=0)
     ] = 10.0
-    sim_corrupt_kv: Annotated[bool, msgspec.Meta(description="Flip a bit in all KV that leaves this engine")] = False
+    sim_corrupt_kv: Annotated[bool, msgspec.Meta(description="flip a bit in all KV that leaves this engine")] = False
 
     def __post_init__(self) -> None:
         """Refuse what vLLM's P2pNcclConnector cannot do: it needs a prompt to be computed in one step."""

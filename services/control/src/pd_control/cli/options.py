@@ -129,7 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _command(commands, "config", "show the variables in force and where each comes from")
     menu = _command(commands, "menu", "choose tasks from a numbered menu, which shows their commands")
-    menu.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="what computes (default: vllm)")
+    menu.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="kind of engine (default: vllm)")
     _compare(
         _command(
             commands, "compare", "measure several deployments under the same loads, and render the report", _COMPARE
@@ -177,7 +177,7 @@ def _one(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of the engine within its role, from 0 (default: INSTANCE, else 0)",
     )
-    parser.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="what computes (default: vllm)")
+    parser.add_argument("--engine", choices=ENGINES_HERE, default="vllm", help="kind of engine (default: vllm)")
     _checked_first(parser)
 
 
@@ -192,10 +192,20 @@ def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         help="default: disagg",
     )
     only = "; vllm-cpu in containers only" if "vllm-cpu" in engines else ""
-    add("--engine", choices=engines, default="vllm", help=f"what computes{only} (default: vllm)")
-    add("--prefill", type=_count, metavar="N", help="prefill engines, on consecutive GPUs unless PREFILL_GPUS is set")
-    add("--decode", type=_count, metavar="N", help="decode engines, likewise")
-    add("--combined", type=_count, metavar="N", help="combined engines; as many as prefill and decode GPUs otherwise")
+    add("--engine", choices=engines, default="vllm", help=f"kind of engine (default: vllm){only}")
+    add(
+        "--prefill",
+        type=_count,
+        metavar="N",
+        help="number of prefill engines, on consecutive GPUs unless PREFILL_GPUS is set",
+    )
+    add("--decode", type=_count, metavar="N", help="number of decode engines, likewise")
+    add(
+        "--combined",
+        type=_count,
+        metavar="N",
+        help="number of combined engines (default: one for each prefill and decode GPU)",
+    )
 
 
 def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
@@ -208,7 +218,7 @@ def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
         help="start the deployment in this file, written by pdctl plan --out, or one cell of it",
     )
     if containers:
-        add("--containers", action="store_true", help="through docker compose")
+        add("--containers", action="store_true", help="run containers, through docker compose")
         add(
             "--profile",
             action="append",
@@ -243,7 +253,7 @@ def _smoke(parser: argparse.ArgumentParser) -> None:
 
 def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     what = parser.add_argument_group("deployments").add_argument
-    what("--engine", choices=engines, default="vllm", help="what computes (default: %(default)s)")
+    what("--engine", choices=engines, default="vllm", help="kind of engine (default: %(default)s)")
     what("--containers", action="store_true", help="use docker compose; always the case for vllm-cpu")
     what(
         "--gpus",

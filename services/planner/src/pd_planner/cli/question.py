@@ -30,7 +30,7 @@ WRITERS: Final = {Role.PREFILL.value: Order.HAND_OFF, Role.DECODE.value: Order.A
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a question and of its answer."""
     traffic.add_arguments(parser)
-    profiles.add_arguments(parser, tr("what computes"))
+    profiles.add_arguments(parser, tr("GPU and model"))
     add = parser.add_argument_group(tr("limits")).add_argument
     add(
         "--goodput",

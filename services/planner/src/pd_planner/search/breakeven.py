@@ -1,4 +1,4 @@
-"""Where the answer flips: prefill and decode apart ÷ plain, over prompt and answer lengths; and both over rates."""
+"""Where the answer flips: separate prefill and decode ÷ plain, over prompt and answer lengths; and both over rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
