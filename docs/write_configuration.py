@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from settings_zh import MEANINGS
 
-from pd_contracts.settings import fields, shown
+from pd_contracts.settings import Field, fields, metavar, shown
 from pd_control.settings import ControlSettings
 from pd_engine.settings import CheckSettings, EngineSettings
 from pd_monitor.clocks.settings import ClockSettings
@@ -62,7 +63,7 @@ CHINESE_HEAD = """# 配置
 | `PING_KEY`、`UNSIGNED_PINGS` | 引擎给 ping 签名用的密钥，以及是否接受没有签名的 ping | `openssl rand -hex 32`、`off` |
 | `FIRST_TOKEN` | 使用 P2pConnector 时由谁发出首 token | `prefill` |
 
-下面按服务列出全部设置；说明取自代码，是英文的。
+下面按服务列出全部设置。
 """
 SERVICES: list[tuple[str, str, type[msgspec.Struct]]] = [
     ("Engines: prefill, decode, combined", "引擎：prefill、decode、combined", EngineSettings),
@@ -82,11 +83,26 @@ def cell(default: Any) -> str:
     return shown(default)
 
 
+def meaning(field: Field, language: int) -> str:
+    """What a setting means, with the values that it accepts if they can be listed.
+
+    Raises:
+        KeyError: if it has no Chinese meaning.
+    """
+    names = metavar(field.type).split("|")
+    listed = len(names) > 1 and names != ["on", "off"]
+    if language:
+        return f"{MEANINGS[field.description]}" + f"（可选 {'、'.join(names)}）" * listed
+    return field.description + f" (one of {', '.join(names)})" * listed
+
+
 def tables(language: int, header: str) -> str:
-    """Every service's settings; `language` chooses its title."""
+    """Every service's settings; `language` chooses the words."""
     parts = []
     for english, chinese, settings in SERVICES:
-        rows = [f"| `{field.variable}` | {cell(field.default)} | {field.description} |" for field in fields(settings)]
+        rows = [
+            f"| `{field.variable}` | {cell(field.default)} | {meaning(field, language)} |" for field in fields(settings)
+        ]
         title = (english, chinese)[language]
         parts.append("\n".join([f"## {title}\n", header, "| --- | --- | --- |", *rows]))
     return "\n\n".join(parts)
@@ -96,9 +112,7 @@ def pages() -> dict[Path, str]:
     """What the pages ought to say, by file."""
     return {
         Path(__file__).with_name("configuration.md"): f"{HEAD}\n{tables(0, '| variable | default | meaning |')}\n",
-        Path(__file__).with_name(
-            "configuration.zh.md"
-        ): f"{CHINESE_HEAD}\n{tables(1, '| 变量 | 默认值 | 含义（英文） |')}\n",
+        Path(__file__).with_name("configuration.zh.md"): f"{CHINESE_HEAD}\n{tables(1, '| 变量 | 默认值 | 含义 |')}\n",
     }
 
 

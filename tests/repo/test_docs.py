@@ -4,7 +4,9 @@ import importlib.util
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.cluster import page as kubernetes
@@ -19,10 +21,31 @@ PAGES = sorted(
 )
 
 
+# What says how the current version works: not the changelog, nor records of past measurements.
+REFERENCE = [page for page in PAGES if page.name != "CHANGELOG.md"]
+
+
+@cache
+def _tracked() -> list[str]:
+    return subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+
+def _module(path: Path) -> ModuleType:
+    """A script, imported."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_the_configuration_page_is_what_the_services_read() -> None:
     check = subprocess.run([sys.executable, ROOT / "docs/write_configuration.py", "--check"], check=False)
 
-    assert check.returncode == 0, "run python docs/write_configuration.py"
+    assert check.returncode == 0, (
+        "translate what is new in docs/settings_zh.py, and run python docs/write_configuration.py"
+    )
 
 
 def test_the_chinese_page_on_reliability_says_what_the_english_one_does() -> None:
@@ -79,6 +102,37 @@ def test_the_typical_values_are_those_of_the_records() -> None:
     assert check.returncode == 0, "run python docs/write_typical.py"
 
 
+def test_no_setting_is_translated_that_does_not_exist() -> None:
+    used = (ROOT / "docs/configuration.zh.md").read_text(encoding="utf-8")
+    settings_zh = _module(ROOT / "docs/settings_zh.py")
+
+    assert [english for english, chinese in settings_zh.MEANINGS.items() if chinese not in used] == []
+
+
+# Variables and functions of others, which pages name, too.
+FOREIGN = re.compile(r"(CUDA|NCCL|VLLM|HF|PCI)_\w+|CAP_SYS_ADMIN|IPC_LOCK|SO_\w+|RLIMIT_MEMLOCK|FULL_DECODE_ONLY")
+# Ours that no service reads as a setting: of pdctl's shell script, the load generator's options and tests, and names for arguments.
+OTHER = {"PDCTL_PYTHON", "LOADGEN_API_KEY", "LOADGEN_BASIC_AUTH", "LOADGEN_RATE", "KUBEBUILDER_ASSETS", "RUN_OR_TREE"}
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_variable_that_a_page_names_exists(page: Path) -> None:
+    settings = set(
+        re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/configuration.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    settings |= set(re.findall(r"^(\w+)=", (ROOT / ".env").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?<![\w$/{.-])[A-Z][A-Z0-9]*_[A-Z0-9_]+(?![\w-])", page.read_text(encoding="utf-8")))
+
+    assert sorted(name for name in named - settings - OTHER if not FOREIGN.fullmatch(name)) == []
+
+
+@pytest.mark.parametrize("page", REFERENCE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_that_a_page_names_exists(page: Path) -> None:
+    named = set(re.findall(r"`([\w./-]+\.(?:py|sh|toml))`", page.read_text(encoding="utf-8"))) - {"mine.toml"}
+
+    assert sorted(name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in _tracked())) == []
+
+
 def test_the_pages_on_routing_say_what_the_records_and_the_simulation_say() -> None:
     check = subprocess.run([sys.executable, ROOT / "benchmarks/routing/measured.py", "--check"], check=False)
 
@@ -86,8 +140,7 @@ def test_the_pages_on_routing_say_what_the_records_and_the_simulation_say() -> N
 
 
 def test_the_readme_maps_every_top_level_folder() -> None:
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    folders = {name.split("/")[0] for name in tracked if "/" in name and not name.startswith(".")}
+    folders = {name.split("/")[0] for name in _tracked() if "/" in name and not name.startswith(".")}
     readme = (ROOT / "README.md").read_text()
 
     assert [folder for folder in sorted(folders) if f"`{folder}/`" not in readme] == []
@@ -102,11 +155,7 @@ def test_the_readmes_commands_are_targets_of_the_makefile() -> None:
 
 
 def test_the_page_on_p2p_says_what_its_data_says() -> None:
-    spec = importlib.util.spec_from_file_location("page", ROOT / "benchmarks/connector/page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
+    page = _module(ROOT / "benchmarks/connector/page.py")
     folder = ROOT / "docs/results/h200-p2p"
 
     assert page.written(folder) == (folder / "README.md").read_text(), f"python benchmarks/connector page {folder}"
