@@ -85,7 +85,9 @@ def split(arguments: Sequence[str]) -> int:
     """`pd-monitor split gpu.jsonl`: a file for each role of a recording."""
     parser = argparse.ArgumentParser(prog="pd-monitor split", description="One file per role from a recording.")
     parser.add_argument("recording", type=Path, help="a run's gpu.jsonl")
-    parser.add_argument("--out", type=Path, help="folder for prefill_gpu_data.json and the others (default: the recording's)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for prefill_gpu_data.json and the others (default: the recording's)"
+    )
     options = parser.parse_args(arguments)
     try:
         for path in write_role_files(options.recording, options.out or options.recording.parent):
