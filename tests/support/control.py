@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from pd_contracts.free_ports import is_free
+from pd_contracts.free_ports import claim
 from pd_contracts.names import Role, Topology
 from pd_control.planning import free_ports
 from pd_control.planning.plan import Engine, Listen, Plan, ProcessSpec, plan, port_needs
@@ -28,7 +28,7 @@ def free_variables(prefill: int = 2, decode: int = 2) -> dict[str, str]:
     plans = [plan(settings(), topology, Engine.SIM, counts) for topology in Topology]
     needs = dict(need for planned in plans for need in port_needs(planned))
     own = set(chain.from_iterable(needs.values()))  # other tests may run beside this one and find them just as free
-    moved = free_ports.choose(needs, lambda port: port not in own and is_free(port))
+    moved = free_ports.choose(needs, lambda port: port not in own and claim(port))
     return {field.upper(): str(port) for field, port in moved.items()}
 
 

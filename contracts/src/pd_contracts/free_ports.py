@@ -1,13 +1,19 @@
 """Free ports, for processes that must be given a port before they bind it."""
 
+import os
 import random
 import socket
+import sys
+from collections import deque
 from typing import Final
 
 # Below the kernel's range for outgoing connections, so that they stay free.
 FIRST: Final = 12_000
 LAST: Final = 31_900
 _TRIES: Final = 2000
+# A claim is dropped after this many later ones; by then its port has long been bound.
+_MOST_CLAIMS: Final = 128
+_claims: Final[deque[int]] = deque()
 
 
 def is_free(port: int, host: str = "0.0.0.0") -> bool:
@@ -22,15 +28,36 @@ def is_free(port: int, host: str = "0.0.0.0") -> bool:
     return True
 
 
+def claim(port: int) -> bool:
+    """True if `port` is free, and nobody who asked here has claimed it to bind it soon.
+
+    The claim ends with this process, or after many later ones. Only Linux keeps claims; elsewhere this is `is_free`.
+    """
+    return is_free(port) and (sys.platform != "linux" or _register(port))
+
+
+def _register(port: int) -> bool:
+    """Bind a name of the network namespace, which is where ports live too; the kernel frees it with the process."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as holder:
+        try:
+            holder.bind(f"\0pdstack-port-{port}")
+        except OSError:
+            return False  # somebody else has the name
+        _claims.append(holder.detach())
+    while len(_claims) > _MOST_CLAIMS:
+        os.close(_claims.popleft())
+    return True
+
+
 def free_ports(count: int) -> list[int]:
-    """Different free ports, chosen at random so that two who ask at the same time rarely meet.
+    """Different free ports, chosen at random and claimed: processes that ask at the same time get different ones.
 
     Raises:
         OSError: if there are not enough.
     """
     found: list[int] = []
     for port in random.SystemRandom().sample(range(FIRST, LAST), _TRIES):
-        if is_free(port):
+        if claim(port):
             found.append(port)
         if len(found) == count:
             return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from pd_contracts.free_ports import is_free
+from pd_contracts.free_ports import claim
 from pd_control.client import served_models
 from pd_control.compare.deployments import Spec, placed
 from pd_control.context import Context
@@ -54,7 +54,7 @@ def planned(context: Context, engine: Engine, spec: Spec, gpus: list[int]) -> Pl
     settings = placed(context.settings, spec, gpus)
     needs = dict(port_needs(plan(settings, spec.topology, engine)))
     usual = {port for ports in needs.values() for port in ports}
-    moved = free_ports.choose(needs, lambda port: port not in usual and is_free(port))
+    moved = free_ports.choose(needs, lambda port: port not in usual and claim(port))
     return plan(msgspec.structs.replace(settings, **moved), spec.topology, engine)
 
 

@@ -14,7 +14,7 @@ def choose(
     """New values for those settings whose ports are not all free; settings that can stay are left out.
 
     `needs` maps a settings field (a base port) to the ports it leads to. The search starts at random, so that two
-    comparisons started together rarely collide.
+    comparisons started together rarely collide; `is_free` may claim the ports, so that they never do.
 
     Raises:
         RuntimeError: if no ports are free at all.
