@@ -78,8 +78,6 @@ def test_an_infinite_rate_sends_everything_at_once(server: StampedServer, tmp_pa
     assert (made.workload.arrival, made.workload.max_concurrency) == ("batch", None)
     assert made.workload.rate == pytest.approx(40 / made.workload.duration_s, rel=1e-4)
     assert summary["request_rate"] == "inf"
-    # all were sent before the first had its answer, or nearly so
-    assert max(one.sent or 0 for one in records) - min(one.sent or 0 for one in records) < 1.0
     assert summary["max_concurrent_requests"] > 4
 
 

@@ -45,7 +45,7 @@ def test_a_server_that_always_fails_is_exit_4(
     server: StampedServer, tmp_path: Path, *, model: str, kind: str, tokens: int, message: str
 ) -> None:
     out = tmp_path / "run"
-    done = run(server.url, out, model=model, duration=0.5, timeout=0.5)
+    done = run(server.url, out, model=model, duration=0.5, **({"timeout": 0.5} if kind == "timeout" else {}))
 
     assert done.returncode == 4, done.stderr
     assert kinds(out) == {kind: len(server.of(model))}
@@ -77,7 +77,7 @@ def test_a_server_that_dies_in_the_middle_is_accounted_for(tmp_path: Path) -> No
     with StampedServer(ttft=0.3, tpot=0.01).running() as server:
         process = start(server.url, out, duration=3, arrival="constant")
         until(lambda: len(server.served) >= 10)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
     assert process.returncode == 0
     made = read_json(out / "manifest.json", Manifest)
@@ -101,13 +101,11 @@ def test_an_unreachable_server_is_one_sentence_and_exit_2(tmp_path: Path) -> Non
 
 
 def test_a_server_that_comes_late_is_waited_for(tmp_path: Path) -> None:
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
-    process = start(f"http://127.0.0.1:{port}", tmp_path / "run", duration=0.3, ready_timeout=15)
-    time.sleep(1.5)
+    port = free_port()
+    process = start(f"http://127.0.0.1:{port}", tmp_path / "run", duration=0.3, ready_timeout=30)
+    time.sleep(1.5)  # it asks in vain meanwhile
     with StampedServer(wanted_port=port).running():
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
     assert process.returncode == 0
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +34,12 @@ def manifest(folder: Path) -> Manifest:
 
 def records(folder: Path) -> list[RequestRecord]:
     return list(read_lines(folder / "requests.jsonl", RequestRecord))
+
+
+def shares(folder: Path) -> set[int]:
+    """Which of two processes have records on disk: each has every second request."""
+    path = folder / "requests.jsonl"
+    return {record.index % 2 for record in records(folder)} if path.exists() else set()
 
 
 def children_of(parent: int) -> list[int]:
@@ -111,8 +116,7 @@ def test_ctrl_c_keeps_the_records_of_all(server: StampedServer, tmp_path: Path) 
 def test_a_worker_that_is_killed_ends_the_run_and_is_named_in_it(server: StampedServer, tmp_path: Path) -> None:
     process = start(server.url, tmp_path / "run", processes=2, duration=60)
     try:
-        wait_until_served(server, 8)
-        time.sleep(1.2)  # so that each has handed over records
+        until(lambda: shares(tmp_path / "run") == {0, 1}, 60, "each process has handed over records")
         os.kill(children_of(process.pid)[0], signal.SIGKILL)
         process.communicate(timeout=40)
     finally:
@@ -121,23 +125,19 @@ def test_a_worker_that_is_killed_ends_the_run_and_is_named_in_it(server: Stamped
     made = manifest(tmp_path / "run")
     assert not made.complete
     assert any("worker process was lost" in note for note in made.notes)
-    assert {record.index % 2 for record in records(tmp_path / "run")} == {0, 1}
+    assert shares(tmp_path / "run") == {0, 1}
 
 
 def test_workers_do_not_outlive_a_killed_master(server: StampedServer, tmp_path: Path) -> None:
     process = start(server.url, tmp_path / "run", processes=2, duration=60)
     try:
-        wait_until_served(server, 4)
+        until(lambda: shares(tmp_path / "run"), 60, "records are on disk")
         workers = children_of(process.pid)
-        time.sleep(1.2)
     finally:
         process.kill()
         process.communicate()
 
-    deadline = time.monotonic() + 10
-    while not all(map(gone, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: all(map(gone, workers)))
     assert len(records(tmp_path / "run")) >= 1
     assert not manifest(tmp_path / "run").complete
 
@@ -226,8 +226,9 @@ def test_records_of_a_worker_with_a_clock_of_its_own_are_on_the_masters(server: 
     assert len(kept) == made.workload.requests
     for record in kept:  # the server's clock is the master's
         one = account[record.output_hash or ""]
-        assert record.sent == pytest.approx(one.received, abs=0.5)
-        assert [at for at, _ in record.chunks] == pytest.approx(one.tokens, abs=0.5)
+        # the two clocks are 5000 s apart; what lies between sending and receiving depends on the machine
+        assert record.sent == pytest.approx(one.received, abs=100)
+        assert [at for at, _ in record.chunks] == pytest.approx(one.tokens, abs=100)
     assert made.window == pytest.approx(
         (min(one.scheduled for one in kept), max(one.end or 0 for one in kept)), abs=1e-6
     )

@@ -2,17 +2,16 @@
 
 import csv
 import io
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.loadgen import StampedServer, environment
+from support.waiting import until
 
 SWEEP = """
 model: steady
@@ -97,13 +96,9 @@ def test_a_signal_ends_the_run_under_way_and_the_sweep_and_aggregate_still_reads
         words("sweep", tmp_path / "combos.yaml", "--out", out), stderr=subprocess.PIPE, env=environment()
     )
     requests = out / "16x4-concurrency2x4000" / "requests.jsonl"
-    deadline = time.monotonic() + 20
-    while not requests.exists() or requests.stat().st_size == 0:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
-    process.communicate(timeout=20)
+    until(lambda: requests.exists() and requests.stat().st_size, 60, while_=lambda: process.poll() is None)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert not (out / "32x4-concurrency2x4000").exists()

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 import zmq
+from support.control import alive
+from support.waiting import until
 
 from pd_contracts.names import Connector
 from pd_contracts.ping import PingType, decode_ping
@@ -23,30 +25,36 @@ from pd_engine.settings import EngineSettings, Host
 HOST = Host(vllm_version=(0, 32), address="127.0.0.1")
 
 
+# Starts the announcer as the entry point does, says which process it is, and lives until its input ends.
+ENGINE = """
+import os, subprocess, sys
+started = subprocess.Popen([sys.executable, "-m", "pd_engine.announcer", str(os.getpid()), *sys.argv[1:]])
+print(started.pid, flush=True)
+sys.stdin.read()
+"""
+
+
 def test_an_announcer_pings_all_proxies_until_its_parent_ends() -> None:
     settings = load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", "KV_CONNECTOR": "ExampleConnector"})
     ping = ping_of(settings, HOST, "boot")
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.ROUTER) as second:
         port, another = (one.bind_to_random_port("tcp://127.0.0.1") for one in (router, second))
         hosts = f"127.0.0.1,localhost:{another},no-such-proxy.invalid"
-        # A parent that starts the announcer as the entry point does, and lives for a second and a half.
-        code = (
-            "import os, subprocess, sys, time\n"
-            "subprocess.Popen([sys.executable, '-m', 'pd_engine.announcer', str(os.getpid()), *sys.argv[1:]])\n"
-            "time.sleep(1.5)\n"
-        )
-        subprocess.run(
-            [sys.executable, "-c", code, hosts, str(port), msgspec.json.encode(ping).decode()],
-            check=True,
-            timeout=20,
-        )
-        identity, payload = router.recv_multipart()
-        assert identity == b"127.0.0.1:22001"
-        assert decode_ping(payload) == ping
-        assert (ping.type, ping.connector, ping.boot_id) == (PingType.DECODE, Connector.EXAMPLE, "boot")
-        assert decode_ping(second.recv_multipart()[1]) == ping
-        # The parent is gone: no ping may come any more (they come every 3 s while it lives).
-        assert router.poll(4000) == 0
+        command = [sys.executable, "-c", ENGINE, hosts, str(port), msgspec.json.encode(ping).decode()]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as engine:
+            assert engine.stdout is not None
+            announcer = int(engine.stdout.readline())
+            assert router.poll(30_000), "no ping came"
+            identity, payload = router.recv_multipart()
+            assert identity == b"127.0.0.1:22001"
+            assert decode_ping(payload) == ping
+            assert (ping.type, ping.connector, ping.boot_id) == (PingType.DECODE, Connector.EXAMPLE, "boot")
+            assert second.poll(30_000), "no ping came to the second proxy"
+            assert decode_ping(second.recv_multipart()[1]) == ping
+            assert alive(announcer)
+            engine.communicate()  # the engine ends
+
+        until(lambda: not alive(announcer))
 
 
 def test_a_combined_engine_announces_no_connector() -> None:
