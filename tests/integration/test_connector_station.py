@@ -24,7 +24,8 @@ from pd_connector.wire.frames import frame
 from pd_connector.wire.messages import Hello, Ping
 from pd_contracts.free_ports import free_ports
 
-QUICK = Settings(ping_s=0.1, dead_after_s=0.6, hello_timeout_s=1, load_timeout_s=5, put_timeout_s=2)
+QUICK = Settings(ping_s=0.1, dead_after_s=2, hello_timeout_s=2, load_timeout_s=30, put_timeout_s=5)
+AT_ONCE_S = 10  # far less than it takes until a load is given up, and enough for a busy machine
 TESTS = Path(__file__).parents[1]
 
 
@@ -43,7 +44,7 @@ def engine() -> Iterator[Callable[..., ToyEngine]]:
     left = [
         thread.name for thread in threading.enumerate() if thread.name.startswith("pd-") and "dial" not in thread.name
     ]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while left and time.monotonic() < deadline:
         time.sleep(0.05)
         left = [name for name in left if name in {thread.name for thread in threading.enumerate()}]
@@ -72,7 +73,7 @@ class Remote:
     """A prefill engine in a process of its own, which can be killed or stopped."""
 
     def __init__(self, port: int, **settings: Any) -> None:
-        values = {"ping_s": 0.1, "dead_after_s": 0.6, **settings}
+        values = {"ping_s": QUICK.ping_s, "dead_after_s": QUICK.dead_after_s, **settings}
         command = [sys.executable, "-m", "support.connector_station", str(port), json.dumps(values)]
         self.process = subprocess.Popen(
             command,
@@ -111,7 +112,7 @@ def remote() -> Iterator[Callable[..., Remote]]:
         one.kill()
 
 
-def rest(*engines: ToyEngine, seconds: float = 5) -> None:
+def rest(*engines: ToyEngine, seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not all(engine.at_rest() for engine in engines):
         assert time.monotonic() < deadline, "something is left"
@@ -215,11 +216,9 @@ class TestWhoDies:
             slow.do("prefill", key=key, blocks=list(range(40)), to=d.address)
         d.expect("kept", quick.address)
         time.sleep(0.3)
-        began = time.monotonic()
         slow.kill()
         for key in ("lost", "also lost"):
-            assert "prefill at" in d.until(key, Failed, 2).reason
-        assert time.monotonic() - began < 2, "at once, not at the deadline"
+            assert "prefill at" in d.until(key, Failed, AT_ONCE_S).reason
         quick.prefill("kept", [0, 1, 2], d.address)
 
         d.until("kept", Ready)
@@ -236,7 +235,7 @@ class TestWhoDies:
         time.sleep(0.3)
         p.kill()
 
-        d.until("k", Failed, 2)
+        d.until("k", Failed, AT_ONCE_S)
         rest(d)
 
     def test_decode_dies_with_kv_on_its_way(self, engine: Callable[..., ToyEngine]) -> None:
@@ -264,7 +263,7 @@ class TestWhoDies:
         d = engine()
         d.expect("k", f"127.0.0.1:{free_ports(1)[0]}")
 
-        assert "cannot be reached" in d.until("k", Failed, 2).reason
+        assert "cannot be reached" in d.until("k", Failed, AT_ONCE_S).reason
         rest(d)
 
     def test_decode_restarts_on_the_same_port(self, engine: Callable[..., ToyEngine]) -> None:
@@ -276,7 +275,7 @@ class TestWhoDies:
         d.stop()
         again = engine(port=port)
         again.expect("before", p.address)
-        assert "restart" in again.until("before", Failed, 2).reason
+        assert "restart" in again.until("before", Failed, AT_ONCE_S).reason
         again.expect("after", p.address)
         p.prefill("after", [2, 3], again.address)
 
@@ -306,18 +305,29 @@ class TestWhoDies:
         time.sleep(0.3)
         p.process.send_signal(signal.SIGSTOP)
 
-        assert "silent" in d.until("k", Failed, 3).reason
+        assert "silent" in d.until("k", Failed, AT_ONCE_S).reason
         p.process.send_signal(signal.SIGCONT)
-        p.do(
-            "compute", key="k", first=0, blocks=[0, 1, 2, 3]
-        )  # what it still believes to have to send costs nobody anything
-        time.sleep(0.5)  # what it begins before it has seen that it was given up is lost, too
-        d.expect("next", p.address)
-        p.do("prefill", key="next", blocks=[4, 5], to=d.address)
-        d.until("next", Ready)
-        assert d.load("next", [0, 1])
-        assert d.holds("next", [0, 1])
+        # What it still believes to have to send costs nobody anything.
+        p.do("compute", key="k", first=0, blocks=[0, 1, 2, 3])
+        key = self.next_that_arrives(p, d)
+        assert d.load(key, [0, 1])
+        assert d.holds(key, [0, 1])
         rest(d)
+
+    @staticmethod
+    def next_that_arrives(p: Remote, d: ToyEngine) -> str:
+        """What prefill begins before it has seen that it was given up is lost, too."""
+        for number in range(20):
+            key = f"next{number}"
+            d.expect(key, p.address)
+            p.do("prefill", key=key, blocks=[4, 5], to=d.address)
+            try:
+                d.until(key, Ready, 1)
+            except AssertionError:
+                d.drop(key)
+            else:
+                return key
+        raise AssertionError
 
 
 class TestWhoLeaves:
@@ -361,7 +371,7 @@ class TestWhoDoesNotFit:
         p, d = engine(**fields), engine()
         d.expect("k", p.address)
 
-        failed = d.until("k", Failed, 2)
+        failed = d.until("k", Failed, AT_ONCE_S)
         assert any(part in failed.reason for part in reason.split("|"))
 
     def test_prefill_hears_why_it_is_refused(self, engine: Callable[..., ToyEngine]) -> None:
@@ -390,7 +400,7 @@ class TestWhoDoesNotFit:
         host, port = d.address.split(":")
         with socket.create_connection((host, int(port)), timeout=5) as sock:
             sock.sendall(noise)
-            sock.settimeout(5)
+            sock.settimeout(20)
             while sock.recv(4096):  # until it is thrown out
                 pass
         d.expect("k", p.address)

@@ -68,14 +68,16 @@ async def test_the_sampler_is_fast_while_recording_and_slow_otherwise() -> None:
     async with running(WaveBoards([0]), Settings(monitor_interval_s=0.5)) as (client, monitor):
         ticks: list[float] = []
         monitor.sampler.watchers.append(lambda tick: ticks.append(tick.begun))
+        begun = time.monotonic()
         await asyncio.sleep(1.1)
-        idle = len(ticks)
+        idle, idle_s = len(ticks), time.monotonic() - begun
         header, samples = recorded(await record(client, 1.0, interval_s=0.05))
+        recorded_s = samples[-1].t - samples[0].t
 
-    assert 1 <= idle <= 4
+    assert 1 <= idle <= idle_s / 0.5 + 2
     assert header.interval_s == 0.05
     # Ten ticks or more would be missed only on a machine that freezes for half a second.
-    assert 10 <= len(samples) <= 25
+    assert 10 <= len(samples) <= recorded_s / 0.05 + 5
 
 
 async def test_header_and_samples_carry_the_recordings_own_roles() -> None:
@@ -227,7 +229,7 @@ async def test_a_back_end_that_stands_still_leaves_no_stale_series_and_comes_bac
             healthy = answer.status
 
         backend.standing.set()
-        assert await monitor.sampler.tick_begun_after(time.monotonic(), 5)
+        assert await monitor.sampler.tick_begun_after(time.monotonic(), 20)
         async with client.get("/metrics") as answer:
             fresh = series(await answer.text())
 

@@ -66,13 +66,13 @@ async def _decode() -> AsyncIterator[FakeSimulator]:
 
 @pytest.fixture(name="boards")
 async def _boards(prefill: FakeSimulator, decode: FakeSimulator) -> AsyncIterator[SimulatedBoards]:
-    boards = SimulatedBoards([prefill.url, decode.url], timeout_s=0.3, retry_s=0.05)
+    boards = SimulatedBoards([prefill.url, decode.url], timeout_s=10, retry_s=0.05)
     yield boards
     await boards.close()
 
 
 async def sample_until_answered(boards: SimulatedBoards, index: int) -> Reading:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while True:
             reading = await boards.sample()
             if any(sample.index == index and answered(sample) for sample in reading.samples):
@@ -136,18 +136,19 @@ async def test_a_board_that_went_away_comes_back_by_itself(boards: SimulatedBoar
     assert back.samples[1].power_w == 200.0
 
 
-async def test_a_hung_board_does_not_hold_up_the_others_for_long(
-    boards: SimulatedBoards, prefill: FakeSimulator
-) -> None:
+async def test_a_hung_board_does_not_hold_up_the_others_for_long(prefill: FakeSimulator, decode: FakeSimulator) -> None:
+    limit_s = 1.0
+    boards = SimulatedBoards([prefill.url, decode.url], timeout_s=limit_s, retry_s=0.05)
     await boards.sample()
-    prefill.delay_s = 2
+    prefill.delay_s = 5
     await boards.sample()  # runs into the time limit, once
 
     samples = [(await boards.sample()).samples for _ in range(20)]
+    await boards.close()
 
     assert all("no answer in time" in pair[0].errors[WHOLE_GPU] for pair in samples)
     assert len({pair[1].t for pair in samples}) == 20
-    assert samples[-1][1].t - samples[0][1].t < 20 * 0.3
+    assert samples[-1][1].t - samples[0][1].t < 20 * limit_s
 
 
 async def test_boards_that_start_later_are_found(
@@ -180,7 +181,7 @@ async def test_the_exporter_drops_a_gone_boards_series_and_counts_the_failures(
 ) -> None:
     async with running(boards, Settings(monitor_interval_s=0.05)) as (client, monitor):
         prefill.status = 500
-        assert await monitor.sampler.tick_begun_after(time.monotonic(), 5)
+        assert await monitor.sampler.tick_begun_after(time.monotonic(), 20)
         async with client.get("/metrics") as answer:
             page = series(await answer.text())
         async with client.get("/readyz") as answer:

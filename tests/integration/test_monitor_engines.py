@@ -68,7 +68,7 @@ async def test_an_engine_that_does_not_answer_is_named_and_holds_nothing_up(engi
             "prefill=http://127.0.0.1:1/metrics",
         )
         settings = Settings(monitor_interval_s=0.05, engine_metrics=pages)
-        async with running(WaveBoards([0]), settings) as (client, _), asyncio.timeout(5):
+        async with running(WaveBoards([0]), settings) as (client, _), asyncio.timeout(20):
             readings = await fetch(client, await start(client))
 
     by_name = {tokens.name: tokens for tokens in readings}

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from support.aio import until
 from support.proxy import MODEL, Answer, Call, FakeEngine, RunningProxy, failing, running_proxy, start_stream
 
 from pd_contracts.names import Role
@@ -92,9 +93,7 @@ async def test_a_client_that_leaves_ends_it_at_the_engine(proxy: RunningProxy) -
     engine = await proxy.engine(Role.COMBINED, answer=answer)
     async with proxy.session.post(f"{proxy.url}/v1/audio/transcriptions", json=BODY) as response:
         await response.content.readuntil(b"1\n\n")
-    async with asyncio.timeout(5):
-        while not engine.calls[0].aborted:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: engine.calls[0].aborted)
     await proxy.settled()
 
 

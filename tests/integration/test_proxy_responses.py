@@ -255,7 +255,7 @@ async def test_an_engine_that_stands_still_is_found_out_although_it_opens_every_
 
     asking = asyncio.create_task(ask_again_and_again())
     try:
-        await deployment.proxy.stats_where(lambda stats: any(i.state == "suspect" for i in stats.instances), 6)
+        await deployment.proxy.stats_where(lambda stats: any(i.state == "suspect" for i in stats.instances), 20)
     finally:
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)

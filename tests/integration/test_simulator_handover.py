@@ -5,10 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import msgspec
+import pytest
 from support.simulator import Simulator, disaggregated, pair_id, running, settings_for
 
 from pd_contracts.names import Connector, Role
 from pd_simulator.profile import Handoff, Profile, load_profile
+
+pytestmark = pytest.mark.timed
 
 STEP_S = 0.4  # of a prompt of any length
 

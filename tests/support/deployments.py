@@ -71,6 +71,6 @@ async def nothing_is_left(*engines: Simulator) -> None:
     Raises:
         TimeoutError: if some does for seconds.
     """
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(20):
         while await books("held", *engines) + await books("waiting", *engines) + await books("leaked", *engines):  # noqa: ASYNC110
             await asyncio.sleep(0.02)

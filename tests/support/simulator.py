@@ -127,7 +127,7 @@ class Simulator:
         Raises:
             TimeoutError: if that takes more than some seconds.
         """
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not reached(await self.metric(name)):  # noqa: ASYNC110  a page has no event
                 await asyncio.sleep(0.01)
 
@@ -162,7 +162,7 @@ async def spawned(settings: Settings) -> AsyncIterator[Simulator]:
 
 
 async def _healthy(simulator: Simulator, process: asyncio.subprocess.Process) -> None:
-    for _ in range(200):
+    for _ in range(600):
         assert process.returncode is None, "the simulator ended before it was healthy"
         with contextlib.suppress(aiohttp.ClientError):
             if (await simulator.get("/health"))[0] == 200:
