@@ -112,6 +112,7 @@ def check_against_truth(truth: FakeTruth, samples: list[GpuSample]) -> None:
     assert integral == pytest.approx(counted, abs=2 * UPDATE_S * truth.busy_w)
 
 
+@pytest.mark.timed
 def test_a_recording_of_the_fake_shows_what_one_of_a_real_board_shows(host: FakeHost) -> None:
     """The same look at both (test_capture.py has the real board's): periods, phases and windows come out alike."""
     # 0.53 s instead of 0.5: the edges then fall everywhere between the updates.

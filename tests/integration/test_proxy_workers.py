@@ -300,10 +300,10 @@ async def test_new_connections_do_not_wait_for_a_worker_that_stands_still() -> N
             loop, took = asyncio.get_running_loop(), []
             for _ in range(3):
                 begun = loop.time()
-                replies = await asyncio.wait_for(asyncio.gather(*(proxy.post(TEXT) for _ in range(MANY))), 10)
+                replies = await asyncio.wait_for(asyncio.gather(*(proxy.post(TEXT) for _ in range(MANY))), 25)
                 took.append(loop.time() - begun)
                 assert {reply.status for reply in replies} == {200}
-            assert took[0] < 5.0, "SILENT_S is thirty"
+            assert took[0] < 15.0, "SILENT_S is thirty"
             assert min(took[1:]) < 2.0
             assert (await proxy.stats()).worker_restarts == 0
         finally:
