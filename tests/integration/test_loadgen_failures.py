@@ -45,7 +45,7 @@ def test_a_server_that_always_fails_is_exit_4(
     server: StampedServer, tmp_path: Path, *, model: str, kind: str, tokens: int, message: str
 ) -> None:
     out = tmp_path / "run"
-    done = run(server.url, out, model=model, duration=0.5, **({"timeout": 0.5} if kind == "timeout" else {}))
+    done = run(server.url, out, model=model, duration=0.5, timeout=0.5 if kind == "timeout" else 60)
 
     assert done.returncode == 4, done.stderr
     assert kinds(out) == {kind: len(server.of(model))}
