@@ -502,7 +502,7 @@ async def running_proxy(**fields: Any) -> AsyncIterator[RunningProxy]:
             await asyncio.wait_for(proxy.serving, 10)
 
 
-async def listening(port: int, serving: "asyncio.Task[None]", timeout_s: float = 30.0) -> None:
+async def listening(port: int, serving: "asyncio.Task[None]", timeout_s: float = 90.0) -> None:
     """Wait until somebody accepts connections on the port."""
     async with asyncio.timeout(timeout_s):
         while True:

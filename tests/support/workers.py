@@ -25,7 +25,7 @@ async def running_workers(**fields: Any) -> AsyncIterator[RunningProxy]:
         running_proxy(proxy_workers=WORKERS, **fields) as proxy,
         aiohttp.ClientSession(connector=connector) as each,
     ):
-        await asyncio.wait_for(_serving(proxy), 30)
+        await asyncio.wait_for(_serving(proxy), 90)
         yield replace(proxy, session=each)
 
 
