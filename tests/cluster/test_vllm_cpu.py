@@ -1,12 +1,11 @@
 """Real vLLM engines on the CPU in pods of their own, KV from pod to pod, probed and restarted by a real kubelet."""
 
-import random
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from support.answers import plain, streamed
+from support.answers import plain, random_prompt, streamed
 from support.chart import FULLNAME, ROOT, Values
 from support.cluster import images
 from support.cluster.changes import kill_process
@@ -57,12 +56,6 @@ def _installed(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Re
     return release
 
 
-def prompt(length: int) -> list[int]:
-    """Of the tiny model's 1024 tokens."""
-    generator = random.Random(length)
-    return [generator.randrange(10, 1000) for _ in range(length)]
-
-
 def make_model(folder: Path) -> None:
     """A few million random weights, written by the engines' own image."""
     command = ["docker", "run", "--rm", "--network", "none", "--env", "HOME=/tmp", "--entrypoint", "python3"]
@@ -91,7 +84,7 @@ def transferred(release: Release) -> float:
 @pytest.mark.parametrize("length", [1, 31, 33, 200, 700])
 def test_two_pods_write_what_plain_vllm_writes(installed: Release, length: int) -> None:
     before = transferred(installed)
-    tokens = prompt(length)
+    tokens = random_prompt(length)
     right = plain(engine(installed, "combined"), "tiny", tokens, OUTPUT_TOKENS)
 
     assert plain(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
@@ -114,7 +107,7 @@ def test_each_engine_started_once_and_was_ready_only_when_admitted(installed: Re
 def test_an_engine_whose_process_died_comes_back_in_its_pod_and_the_pair_writes_the_same(
     installed: Release, role: str
 ) -> None:
-    tokens = prompt(300)
+    tokens = random_prompt(300)
     right = plain(engine(installed, "combined"), "tiny", tokens, OUTPUT_TOKENS)
     before = installed.pod(f"{role}-0")
 
@@ -137,7 +130,7 @@ def test_with_the_first_token_from_prefill_as_it_is_unless_set_two_pods_write_th
     eventually(lambda: paired(installed), 120, "the pair has passed the new proxy's canary")
 
     for length in (1, 33, 200):
-        tokens = prompt(length)
+        tokens = random_prompt(length)
         right = plain(engine(installed, "combined"), "tiny", tokens, OUTPUT_TOKENS)
         assert plain(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right
         assert streamed(installed.url, "tiny", tokens, OUTPUT_TOKENS) == right

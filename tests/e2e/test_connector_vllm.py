@@ -9,7 +9,6 @@ import http.client
 import itertools
 import json
 import os
-import random
 import time
 import urllib.error
 import urllib.request
@@ -21,6 +20,7 @@ from typing import Any
 
 import pytest
 from support import exclusions_vllm
+from support.answers import random_prompt
 from support.connector_relay import Relay
 from support.handoff import CHAT, stages
 from support.handoff_vllm import fronted, post, said, ways
@@ -139,11 +139,6 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         site.stop()
 
 
-def prompt_of(length: int, salt: int = 0) -> list[int]:
-    generator = random.Random(length * 1000 + salt)
-    return [generator.randrange(10, 1000) for _ in range(length)]
-
-
 def both(
     order: str, p: Engine, d: Engine, prompt: list[int], *, stream: bool = False, **fields: Any
 ) -> tuple[list[int], Answer]:
@@ -201,7 +196,7 @@ def test_what_two_engines_write_is_what_one_writes(pair: Pair) -> None:
     p, d = pair.p, pair.d
     before, count = loads(d, "loaded"), 0
     for turn, (length, order) in enumerate(pair.some(LENGTHS)):
-        prompt = prompt_of(length, 50 + ORDERS.index(order))
+        prompt = random_prompt(length, 50 + ORDERS.index(order))
         tokens, _ = both(order, p, d, prompt, stream=turn % 2 == 0)
         assert tokens == pair.plain(prompt), (length, order)
         # The last prompt token is always computed here, so of one token nothing is left to load, unless another follows.
@@ -215,14 +210,14 @@ def test_what_two_engines_write_is_what_one_writes(pair: Pair) -> None:
 def test_with_the_kv_zeroed_on_its_way_the_same_comparison_fails(pair: Pair) -> None:
     with pair.relay.zeros():
         for length in (33, 257):
-            tokens, answer = both("official", pair.p, pair.d, prompt_of(length, 1))
+            tokens, answer = both("official", pair.p, pair.d, random_prompt(length, 1))
             assert answer.pd["outcome"] == "loaded"
-            assert tokens != pair.plain(prompt_of(length, 1))
+            assert tokens != pair.plain(random_prompt(length, 1))
 
 
 def test_several_prompts_and_answers_of_one_request(pair: Pair) -> None:
     p, d = pair.p, pair.d
-    prompts = [prompt_of(length, 2) for length in (40, 300, 7)]
+    prompts = [random_prompt(length, 2) for length in (40, 300, 7)]
     key = uuid.uuid4().hex
     likeliest = {"n": 2, "temperature": 1, "top_k": 1}
     decoded, prefilled = [
@@ -248,7 +243,7 @@ def _choices(engine: Engine, prompts: list[list[int]], pd: dict[str, Any], **fie
 
 def test_many_at_once_in_either_direction(pair: Pair) -> None:
     p, d = pair.p, pair.d
-    prompts = [prompt_of(60 + 61 * index, 3) for index in range(12)]
+    prompts = [random_prompt(60 + 61 * index, 3) for index in range(12)]
     running = [
         Later(both, ORDERS[index % len(ORDERS)], *((p, d) if index % 4 else (d, p)), prompt)
         for index, prompt in enumerate(prompts)
@@ -261,7 +256,7 @@ def test_many_at_once_in_either_direction(pair: Pair) -> None:
 
 def test_kv_that_does_not_come_is_computed(pair: Pair) -> None:
     p, d = pair.p, pair.d
-    prompt = prompt_of(200, 4)
+    prompt = random_prompt(200, 4)
     began = time.monotonic()
     answer = ask(d, prompt, {"key": uuid.uuid4().hex, "from": p.kv})
     assert (answer.tokens, answer.pd["outcome"]) == (pair.plain(prompt), "recomputed")
@@ -276,7 +271,7 @@ def test_kv_that_does_not_come_is_computed(pair: Pair) -> None:
 
 
 def test_a_wrong_pd_map_or_none_makes_an_ordinary_request(pair: Pair) -> None:
-    prompt = prompt_of(33, 5)
+    prompt = random_prompt(33, 5)
     for wrong in ({"key": 5}, {"from": "x"}, {"key": "k", "from": "nowhere"}, {"key": "k", "to": 7}, "x", None):
         answer = ask(pair.d, prompt, wrong)  # type: ignore[arg-type]
         assert (answer.tokens, answer.pd) == (pair.plain(prompt), {}), wrong
@@ -285,7 +280,7 @@ def test_a_wrong_pd_map_or_none_makes_an_ordinary_request(pair: Pair) -> None:
 def test_decode_on_the_engine_that_prefilled(pair: Pair) -> None:
     p = pair.p
     for order in ("official", "decode first", "token follows"):
-        prompt = prompt_of(300, 60 + ORDERS.index(order))
+        prompt = random_prompt(300, 60 + ORDERS.index(order))
         tokens, answer = both(order, p, p, prompt)
         assert tokens == pair.plain(prompt), order
         if pair.case.prefill:
@@ -296,7 +291,7 @@ def test_decode_on_the_engine_that_prefilled(pair: Pair) -> None:
 def test_prompts_whose_tokens_are_asked_for_are_computed(pair: Pair) -> None:
     if not pair.case.thorough:
         pytest.skip("vLLM compiles for half a minute before it answers")
-    prompt = prompt_of(100, 7)
+    prompt = random_prompt(100, 7)
     tokens, answer = both("official", pair.p, pair.d, prompt, prompt_logprobs=1)
 
     assert (tokens, answer.pd) == (pair.plain(prompt), {})
@@ -306,9 +301,9 @@ def test_prompts_whose_tokens_are_asked_for_are_computed(pair: Pair) -> None:
 def test_a_client_that_leaves_while_its_kv_is_waited_for_leaves_nothing(pair: Pair) -> None:
     p, d = pair.p, pair.d
     with pytest.raises(GONE):
-        ask(d, prompt_of(300, 8), {"key": uuid.uuid4().hex, "from": p.kv}, timeout=0.5)
+        ask(d, random_prompt(300, 8), {"key": uuid.uuid4().hex, "from": p.kv}, timeout=0.5)
     with pytest.raises(GONE):  # and one that leaves while it is computed
-        ask(p, prompt_of(2000, 8), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1, timeout=0.02)
+        ask(p, random_prompt(2000, 8), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1, timeout=0.02)
 
     rest(p, d)
 
@@ -316,14 +311,14 @@ def test_a_client_that_leaves_while_its_kv_is_waited_for_leaves_nothing(pair: Pa
 def test_a_client_that_leaves_while_its_kv_comes_leaves_nothing(pair: Pair) -> None:
     p, d, key = pair.p, pair.d, uuid.uuid4().hex
     with pair.relay.holding() as held:
-        prefilled = Later(ask, p, prompt_of(1500, 9), {"key": key, "to": [d.kv]}, max_tokens=1)
+        prefilled = Later(ask, p, random_prompt(1500, 9), {"key": key, "to": [d.kv]}, max_tokens=1)
         assert held.wait(60)
         with pytest.raises(GONE):
-            ask(d, prompt_of(1500, 9), {"key": key, "from": p.kv}, timeout=0.5)
+            ask(d, random_prompt(1500, 9), {"key": key, "from": p.kv}, timeout=0.5)
     prefilled.result()
 
     rest(p, d)
-    assert both("official", p, d, prompt_of(300, 9))[0] == pair.plain(prompt_of(300, 9))
+    assert both("official", p, d, random_prompt(300, 9))[0] == pair.plain(random_prompt(300, 9))
 
 
 def test_kv_that_nobody_asks_for_makes_room(pair: Pair) -> None:
@@ -331,11 +326,11 @@ def test_kv_that_nobody_asks_for_makes_room(pair: Pair) -> None:
         pytest.skip("takes seconds; the unit tests have it")
     p, d = pair.p, pair.d
     for salt in (100, 101):
-        ask(p, prompt_of(500, salt), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1)
+        ask(p, random_prompt(500, salt), {"key": uuid.uuid4().hex, "to": [d.kv]}, max_tokens=1)
     began = time.monotonic()
-    tokens, answer = both("official", p, d, prompt_of(1500, 102))
+    tokens, answer = both("official", p, d, random_prompt(1500, 102))
 
-    assert (tokens, answer.pd["outcome"]) == (pair.plain(prompt_of(1500, 102)), "loaded")
+    assert (tokens, answer.pd["outcome"]) == (pair.plain(random_prompt(1500, 102)), "loaded")
     assert time.monotonic() - began < 30
     rest(p, d)
 
@@ -343,7 +338,7 @@ def test_kv_that_nobody_asks_for_makes_room(pair: Pair) -> None:
 @pytest.mark.parametrize("when", ["before the KV came", "after the token came", "while it runs"])
 def test_kv_of_a_request_that_is_given_up_goes_to_the_next_one(pair: Pair, when: str) -> None:
     """A router announces a request and then, because it cannot use prefill's token, asks for the whole answer under the same key."""
-    p, d, prompt, key = pair.p, pair.d, prompt_of(700, 90), uuid.uuid4().hex
+    p, d, prompt, key = pair.p, pair.d, random_prompt(700, 90), uuid.uuid4().hex
     before, decode = loads(d, "recomputed"), {"key": key, "from": p.kv}
     follows = decode | {"tokens": len(prompt), "token": "follows"}
     announced = left_alone(d, [*prompt, PLACE_HOLDER], follows)
@@ -514,7 +509,7 @@ async def test_decode_is_killed_under_streams_which_go_on_when_another_takes_its
 def kill_in_mid_transfer(pair: Pair) -> None:
     p, d = pair.p, pair.d
     with pair.relay.holding() as held:
-        running = [Later(both, order, p, d, prompt_of(1500, 10)) for order in ("decode first", "official")]
+        running = [Later(both, order, p, d, random_prompt(1500, 10)) for order in ("decode first", "official")]
         assert held.wait(60)
         d.kill()
     for one in running:
@@ -522,7 +517,7 @@ def kill_in_mid_transfer(pair: Pair) -> None:
             one.result()
 
     # Prefill has nobody left to send to, and serves on.
-    assert ask(p, prompt_of(33, 10)).tokens == pair.plain(prompt_of(33, 10))
+    assert ask(p, random_prompt(33, 10)).tokens == pair.plain(random_prompt(33, 10))
     rest(p)
 
 
@@ -531,33 +526,33 @@ def test_decode_comes_back_at_the_same_address(pair: Pair) -> None:
         pair.d.kill()
         pair.start("d", caching=pair.case.again).ready()
     for length, order in pair.some((32, 33, 257, 1500)):
-        prompt = prompt_of(length, 70 + ORDERS.index(order))
+        prompt = random_prompt(length, 70 + ORDERS.index(order))
         assert both(order, pair.p, pair.d, prompt)[0] == pair.plain(prompt), (length, order)
     rest(pair.p, pair.d)
 
 
 def test_cached_beginnings_on_either_side(pair: Pair) -> None:
     p, d = pair.p, pair.d
-    common = prompt_of(400, 20)
+    common = random_prompt(400, 20)
     ask(p, common, max_tokens=1)
     ask(d, common[:200], max_tokens=1)
     for order, _ in itertools.product(ORDERS, range(2)):  # the second time all of it is cached
-        prompt = [*common, *prompt_of(150, 21 + ORDERS.index(order))]
+        prompt = [*common, *random_prompt(150, 21 + ORDERS.index(order))]
         assert both(order, p, d, prompt)[0] == pair.plain(prompt), order
     rest(p, d)
 
 
 def test_the_place_holder_never_gets_into_the_prefix_cache(pair: Pair) -> None:
-    prompt = prompt_of(63, 31)  # with the place holder it fills two blocks
+    prompt = random_prompt(63, 31)  # with the place holder it fills two blocks
     both("token follows", pair.p, pair.d, prompt)
-    after = [*prompt, PLACE_HOLDER, *prompt_of(40, 32)]
+    after = [*prompt, PLACE_HOLDER, *random_prompt(40, 32)]
 
     assert ask(pair.d, after).tokens == pair.plain(after), "a prompt that really has the place holder at that place"
 
 
 def test_prefill_is_killed_in_mid_transfer(pair: Pair) -> None:
     p, d = pair.p, pair.d
-    prompts = [prompt_of(length, 40) for length in (500, 1400, 1500)]
+    prompts = [random_prompt(length, 40) for length in (500, 1400, 1500)]
     expected = [pair.plain(prompt) for prompt in prompts]
     keys = [uuid.uuid4().hex for _ in prompts]
     with pair.relay.holding() as held:
@@ -577,6 +572,6 @@ def test_prefill_comes_back_at_the_same_address(pair: Pair) -> None:
         pytest.skip("takes half a minute; decode's return has been seen")
     pair.start("p", caching=pair.case.prefill).ready()
     for length, order in pair.some((32, 33, 257, 1500)):
-        prompt = prompt_of(length, 80 + ORDERS.index(order))
+        prompt = random_prompt(length, 80 + ORDERS.index(order))
         assert both(order, pair.p, pair.d, prompt)[0] == pair.plain(prompt), (length, order)
     rest(pair.p, pair.d)

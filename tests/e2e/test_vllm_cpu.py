@@ -1,7 +1,6 @@
 """The real vLLM on the CPU, prefill and decode in two containers, KV through P2pConnector over TCP, behind the proxy."""
 
 import json
-import random
 import re
 import subprocess
 import urllib.error
@@ -11,6 +10,7 @@ from typing import Any
 
 import openai
 import pytest
+from support.answers import random_prompt
 from support.stack import Stack, running
 from support.waiting import until
 
@@ -53,11 +53,6 @@ def post(url: str, body: dict[str, Any]) -> bytes:
     return data
 
 
-def prompt(length: int) -> list[int]:
-    generator = random.Random(length)
-    return [generator.randrange(10, 1000) for _ in range(length)]
-
-
 def choices(url: str, *, stream: bool, **fields: Any) -> dict[int, list[int]]:
     """Output tokens of a completion by the index of the choice."""
     body = {
@@ -80,7 +75,7 @@ def choices(url: str, *, stream: bool, **fields: Any) -> dict[int, list[int]]:
 
 
 def tokens(url: str, length: int, *, stream: bool) -> list[int]:
-    return choices(url, stream=stream, prompt=prompt(length))[0]
+    return choices(url, stream=stream, prompt=random_prompt(length))[0]
 
 
 def transferred(stack: Stack) -> float:
@@ -114,7 +109,7 @@ def test_several_sequences_of_one_request_keep_their_places(
     stack: Stack, lengths: tuple[int, ...], sampling: dict[str, Any], *, stream: bool
 ) -> None:
     before = transferred(stack)
-    asked = {"prompt": [prompt(length) for length in lengths], **sampling}
+    asked = {"prompt": [random_prompt(length) for length in lengths], **sampling}
 
     disaggregated = choices(stack.url, stream=stream, **asked)
 
@@ -133,7 +128,7 @@ def test_vllm_itself_refuses_two_greedy_copies_and_the_client_hears_why(stack: S
     said = []
     for url in (stack.url, f"http://{stack.address('combined-cpu')}:8000"):
         with pytest.raises(urllib.error.HTTPError) as caught:
-            choices(url, stream=False, prompt=prompt(17), n=2)
+            choices(url, stream=False, prompt=random_prompt(17), n=2)
         said.append((caught.value.code, json.loads(caught.value.read())["error"]["message"]))
     assert said[0] == said[1]
     assert said[0][0] == 400
@@ -189,7 +184,7 @@ def test_the_pair_passed_its_canary_before_it_got_requests(stack: Stack) -> None
 
 def test_a_prompt_may_continue_another_by_the_one_token_that_completes_a_block(stack: Stack) -> None:
     # vLLM's own ExampleConnector finds the shorter prompt's blocks, loads files of the longer one, and dies.
-    shorter = prompt(3 * BLOCK)
+    shorter = random_prompt(3 * BLOCK)
     for tokens_in in (shorter, [*shorter, 7]):
         body = {"model": "tiny", "prompt": tokens_in, "max_tokens": 4, "temperature": 0, "return_token_ids": True}
         both = [

@@ -7,7 +7,6 @@ Run by hand where vLLM is installed: `pytest -m gpu tests/gpu/test_connector.py`
 import contextlib
 import itertools
 import os
-import random
 import signal
 import time
 import uuid
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.answers import random_prompt
 from support.connector_gpu import CASES, REHEARSAL, Couple, Fleet, GpuEngine, gap_to_best, has_gpu
 from support.vllm_engines import Later, ask
 
@@ -49,11 +49,6 @@ def couple(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Couple]:
     found.stop()
 
 
-def prompt_of(length: int, salt: int = 0) -> list[int]:
-    generator = random.Random(length * 1000 + salt)
-    return [generator.randrange(10, 1000) for _ in range(length)]
-
-
 def both(order: str, p: GpuEngine, d: GpuEngine, prompt: list[int]) -> list[int]:
     """Prefill on one engine, decode on the other."""
     key = uuid.uuid4().hex
@@ -84,7 +79,7 @@ def test_two_engines_write_what_one_writes(couple: Couple, record_property: Any)
     reference = p if couple.case.caches else d
     before, ties, began = loaded(d), 0, time.monotonic()
     for index, length in enumerate(LENGTHS):
-        order, prompt = ORDERS[index % len(ORDERS)], prompt_of(length)
+        order, prompt = ORDERS[index % len(ORDERS)], random_prompt(length, 0)
         written = both(order, p, d, prompt)
         expected = ask(reference, prompt, max_tokens=OUTPUT_TOKENS).tokens
         assert len(written) == OUTPUT_TOKENS
@@ -110,7 +105,7 @@ def test_two_engines_write_what_one_writes(couple: Couple, record_property: Any)
 @pytest.mark.parametrize("couple", list(CASES), indirect=True)
 def test_many_at_once_and_nothing_is_left(couple: Couple) -> None:
     p, d = couple.ready()
-    prompts = [prompt_of(40 + 61 * index, 1) for index in range(16)]
+    prompts = [random_prompt(40 + 61 * index, 1) for index in range(16)]
     running = [
         Later(both, order, p, d, prompt) for order, prompt in zip(itertools.cycle(ORDERS), prompts, strict=False)
     ]
@@ -138,8 +133,8 @@ def nothing_left(*engines: GpuEngine) -> None:
 def test_kill_9_of_one_in_mid_transfer_costs_the_other_nothing(couple: Couple) -> None:
     p, d = couple.ready()
     dies, lives = (p, d) if list(CASES).index(couple.case.name) % 2 else (d, p)
-    prompts = [prompt_of(2500 + index, 2) for index in range(6)]
-    own = prompt_of(100, 3)
+    prompts = [random_prompt(2500 + index, 2) for index in range(6)]
+    own = random_prompt(100, 3)
     expected = ask(lives, own, max_tokens=64).tokens
     running = [
         Later(both, order, p, d, prompt) for order, prompt in zip(itertools.cycle(ORDERS), prompts, strict=False)

@@ -6,13 +6,13 @@ the engines' logs. Engines are local processes, and everything ends by itself. `
 
 import importlib.util
 import os
-import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.answers import random_prompt
 from support.gpu import CASES, REHEARSAL, Case, Deployment, Fleet, gpus, post
 
 from pd_contracts.names import Connector
@@ -66,11 +66,6 @@ def completion(url: str, prompt: list[int], **extra: Any) -> dict[str, Any]:
     return choice
 
 
-def prompt_of(length: int) -> list[int]:
-    generator = random.Random(length)
-    return [generator.randrange(10, 1000) for _ in range(length)]
-
-
 def gap_to_best(url: str, prompt: list[int], token: int) -> float:
     """How much less likely than its first choice plain vLLM finds `token` after `prompt`, in nats; inf if it is not near."""
     choice = completion(url, prompt, tokens=1, logprobs=5, return_tokens_as_token_ids=True)
@@ -82,7 +77,7 @@ def gap_to_best(url: str, prompt: list[int], token: int) -> float:
 @pytest.mark.parametrize("deployment", PARITY, indirect=True)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_prefill_and_decode_write_what_plain_vllm_writes(deployment: Deployment, fleet: Fleet, length: int) -> None:
-    prompt = prompt_of(length)
+    prompt = random_prompt(length)
     plain = fleet.reference(deployment.case)
     deployment.wait_until_ready()
 
@@ -104,7 +99,7 @@ def test_what_was_compared_was_disaggregated(deployment: Deployment) -> None:
     before = sent(deployment)
 
     for length in LENGTHS[:2]:
-        completion(deployment.proxy, prompt_of(length))
+        completion(deployment.proxy, random_prompt(length))
 
     after = sent(deployment)
     assert {role: after[role] - before[role] for role in after} == {"prefill": 2, "decode": 2}
@@ -126,7 +121,7 @@ def test_the_canary_refuses_a_decode_that_ignores_its_kv(deployment: Deployment)
     (pair,) = deployment.stats()["pairs"]
     assert pair["canary"] == "wrong", pair
     assert "decode wrote tokens" in pair["reason"]
-    status, body = post(deployment.proxy, prompt_of(512), OUTPUT_TOKENS)
+    status, body = post(deployment.proxy, random_prompt(512), OUTPUT_TOKENS)
     assert status == 503, body
     assert "canary" in body["error"]["message"]
     if not REHEARSAL:  # the pair was refused for what this test is about

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.board_fit import fit
-from support.monitor import H200, FakeTruth, MonitorProcess, build_fake_nvml, monitor_process, pick
+from support.monitor import H200, FakeTruth, FaultFile, MonitorProcess, build_fake_nvml, monitor_process, pick
 
 from pd_contracts.names import Role
 from pd_contracts.records import GpuSample
@@ -27,18 +27,12 @@ class FakeHost:
 
     def __init__(self, library: Path, folder: Path) -> None:
         self.library = library
-        self.faults = folder / "faults"
-        self.faults.write_text("")
-
-    def fail(self, *lines: str) -> None:
-        # By rename: a process that reads it meanwhile must not see half a file.
-        new = self.faults.with_suffix(".new")
-        new.write_text("".join(f"{line}\n" for line in lines))
-        new.replace(self.faults)
+        self.faults = FaultFile(folder / "faults")
+        self.fail = self.faults.fail
 
     @contextlib.contextmanager
     def monitor(self, **environment: str) -> Iterator[MonitorProcess]:
-        found = {"LD_LIBRARY_PATH": str(self.library.parent), "FAKE_NVML_CONTROL": str(self.faults)}
+        found = {"LD_LIBRARY_PATH": str(self.library.parent), "FAKE_NVML_CONTROL": str(self.faults.path)}
         with monitor_process(**{**found, "MONITOR_INTERVAL_S": "0.1", "NVML_RETRY_S": "0.2", **environment}) as process:
             process.wait_healthy()
             yield process

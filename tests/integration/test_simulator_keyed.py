@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.simulator import Simulator, fast_profile, running, settings_for
+from support.simulator import Simulator, combined_tokens, fast_profile, running, settings_for
 
 from pd_contracts.names import Role
 
@@ -24,13 +24,8 @@ def decode_of(prefill: Simulator, **more: Any) -> dict[str, Any]:
     return {"kv_transfer_params": {"pd": {"key": KEY, "from": prefill.kv_address, **more}}}
 
 
-async def plain_tokens(length: int, output: int) -> list[int]:
-    async with running(settings_for(), fast_profile()) as combined:
-        return (await combined.complete(prompt(length), max_tokens=output)).token_ids
-
-
 async def test_decode_may_be_told_first_and_go_on_with_the_token_that_follows() -> None:
-    plain = await plain_tokens(100, 8)
+    plain = await combined_tokens(prompt(100), 8)
     prefill_settings, decode_settings = settings_for(Role.PREFILL), settings_for(Role.DECODE)
     async with (
         running(prefill_settings, fast_profile()) as prefill,
@@ -47,7 +42,7 @@ async def test_decode_may_be_told_first_and_go_on_with_the_token_that_follows() 
 
 
 async def test_prefill_keeps_kv_that_nobody_was_named_for_until_decode_asks() -> None:
-    plain = await plain_tokens(100, 8)
+    plain = await combined_tokens(prompt(100), 8)
     async with (
         running(settings_for(Role.PREFILL), fast_profile()) as prefill,
         running(settings_for(Role.DECODE), fast_profile()) as decode,
@@ -63,7 +58,7 @@ async def test_prefill_keeps_kv_that_nobody_was_named_for_until_decode_asks() ->
 
 
 async def test_kv_that_does_not_come_is_computed() -> None:
-    plain = await plain_tokens(100, 8)
+    plain = await combined_tokens(prompt(100), 8)
     absent = settings_for(Role.PREFILL)
     async with running(settings_for(Role.DECODE, kv_load_timeout_s=0.5), fast_profile()) as decode:
         source = {"pd": {"key": KEY, "from": f"127.0.0.1:{absent.listen_kv_port}"}}
@@ -89,7 +84,7 @@ async def test_other_streams_go_on_while_a_request_waits_for_kv() -> None:
 
 
 async def test_kv_of_another_prompt_is_never_used() -> None:
-    plain = await plain_tokens(100, 8)
+    plain = await combined_tokens(prompt(100), 8)
     async with (
         running(settings_for(Role.PREFILL), fast_profile()) as prefill,
         running(settings_for(Role.DECODE, kv_load_timeout_s=0.5), fast_profile()) as decode,
@@ -115,7 +110,7 @@ async def test_kv_whose_request_never_comes_is_freed() -> None:
 
 @pytest.mark.parametrize("wish", [{}, {"key": ""}, {"key": "a", "from": "nowhere"}, {"key": "a", "tokens": "many"}, 3])
 async def test_a_wrong_pd_map_makes_an_ordinary_request(wish: Any) -> None:
-    plain = await plain_tokens(30, 4)
+    plain = await combined_tokens(prompt(30), 4)
     async with running(settings_for(Role.DECODE), fast_profile()) as decode:
         answer = await decode.complete(prompt(30), max_tokens=4, kv_transfer_params={"pd": wish})
 
@@ -124,7 +119,7 @@ async def test_a_wrong_pd_map_makes_an_ordinary_request(wish: Any) -> None:
 
 @pytest.mark.parametrize("fault", ["drop_kv", "out_of_memory"])
 async def test_kv_that_is_lost_or_has_no_room_is_computed(fault: str) -> None:
-    plain = await plain_tokens(100, 8)
+    plain = await combined_tokens(prompt(100), 8)
     async with (
         running(settings_for(Role.PREFILL), fast_profile()) as prefill,
         running(settings_for(Role.DECODE, kv_load_timeout_s=0.3), fast_profile()) as decode,

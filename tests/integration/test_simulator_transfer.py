@@ -10,6 +10,7 @@ import pytest
 from support.simulator import (
     Answer,
     Simulator,
+    combined_tokens,
     disaggregated,
     fast_profile,
     pair_id,
@@ -36,11 +37,6 @@ async def pair(
     decode = settings_for(Role.DECODE, **shared)
     async with running(prefill, fast_profile()) as first, running(decode, fast_profile()) as second:
         yield first, second
-
-
-async def reference(length: int, output: int = 12) -> list[int]:
-    async with running(settings_for(), fast_profile()) as combined:
-        return (await combined.complete(prompt(length), max_tokens=output)).token_ids
 
 
 @pytest.mark.parametrize("connector", Connector)
@@ -80,7 +76,7 @@ async def test_decode_takes_the_prompt_from_the_transfer(connector: Connector, e
 
 @pytest.mark.parametrize("connector", Connector)
 async def test_corrupted_kv_changes_the_tokens(connector: Connector, tmp_path: Path) -> None:
-    plain = await reference(200)
+    plain = await combined_tokens(prompt(200), 12)
 
     async with pair(connector, tmp_path, corrupt=True) as (prefill, decode):
         first, answer = await disaggregated(prefill, decode, prompt(200), max_tokens=12)
@@ -93,7 +89,7 @@ async def test_corrupted_kv_changes_the_tokens(connector: Connector, tmp_path: P
 # P2pConnector's names of KV hold a digest of the prompt, so that it never uses another prompt's.
 @pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL])
 async def test_kv_of_another_prompt_changes_the_tokens(connector: Connector, tmp_path: Path) -> None:
-    plain = await reference(200)
+    plain = await combined_tokens(prompt(200), 12)
 
     async with pair(connector, tmp_path) as (prefill, decode):
         request_id = pair_id(prefill, decode, "0") if connector is Connector.P2P_NCCL else None
@@ -161,7 +157,7 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_running(
 
 
 async def test_the_prefilled_token_can_be_handed_to_the_client_and_the_rest_continued(tmp_path: Path) -> None:
-    plain = await reference(100)
+    plain = await combined_tokens(prompt(100), 12)
 
     async with pair(Connector.P2P_NCCL, tmp_path) as (prefill, decode):
         request_id = pair_id(prefill, decode, "0")
@@ -293,7 +289,7 @@ async def test_a_request_that_nixl_decode_refuses_gives_its_kv_back(tmp_path: Pa
 
 
 async def test_an_engine_of_any_role_answers_nixl_requests_that_say_nothing_of_kv(tmp_path: Path) -> None:
-    plain = await reference(33)
+    plain = await combined_tokens(prompt(33), 12)
 
     async with pair(Connector.NIXL, tmp_path) as (prefill, decode):
         for engine in (prefill, decode):
@@ -303,7 +299,7 @@ async def test_an_engine_of_any_role_answers_nixl_requests_that_say_nothing_of_k
 
 
 async def test_with_the_shared_folder_decode_computes_what_is_not_there(tmp_path: Path) -> None:
-    plain = await reference(200)
+    plain = await combined_tokens(prompt(200), 12)
 
     async with pair(Connector.EXAMPLE, tmp_path) as (prefill, decode):
         alone = await decode.complete(prompt(200), max_tokens=12)

@@ -6,7 +6,6 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from dotenv import dotenv_values
 from support.chart import (
     CHART,
     EXAMPLES,
@@ -23,6 +22,7 @@ from support.chart import (
 from support.chart import (
     load as load_values,
 )
+from support.dotenv_file import dotenv
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
@@ -54,10 +54,6 @@ OPTIONS = [
     if not line.startswith("#")
 ]
 HOST = Host(vllm_version=(0, 23), address="10.0.0.1")
-
-
-def dotenv() -> dict[str, str]:
-    return {name: value or "" for name, value in dotenv_values(ROOT / ".env", interpolate=False).items()}
 
 
 def filled(container: Manifest) -> dict[str, str]:

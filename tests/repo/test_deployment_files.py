@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from dotenv import dotenv_values
+from support.dotenv_file import dotenv
 
 from pd_contracts.ports import Ports
 from pd_contracts.settings import fields, load
@@ -36,10 +36,6 @@ PROFILES = [
 SETTINGS: list[type[Any]] = [EngineSettings, ProxySettings, SimulatorSettings, MonitorSettings]
 # Read by compose or pdctl themselves rather than by a service.
 FOR_COMPOSE_ALONE = {"LOADGEN_MONITOR", "COMPOSE_PROJECT_NAME"}
-
-
-def dotenv() -> dict[str, str]:
-    return {name: value or "" for name, value in dotenv_values(ROOT / ".env", interpolate=False).items()}
 
 
 def services() -> dict[str, Any]:

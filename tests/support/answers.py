@@ -1,5 +1,6 @@
 """Greedy answers through a proxy, token by token."""
 
+import random
 from typing import Any
 
 import msgspec
@@ -13,6 +14,12 @@ TIMEOUT_S = 30.0
 def prompt(length: int) -> list[int]:
     """A prompt of `length` token ids, other ones at every position."""
     return [(7 * position + 11) % 5000 + 100 for position in range(length)]
+
+
+def random_prompt(length: int, salt: int | None = None) -> list[int]:
+    """Token ids of the tiny model, random but the same each time; other ones with another `salt`."""
+    generator = random.Random(length if salt is None else length * 1000 + salt)
+    return [generator.randrange(10, 1000) for _ in range(length)]
 
 
 def plain(url: str, model: str, tokens: list[int], output: int) -> list[int]:

@@ -241,6 +241,21 @@ def monitor_process(**environment: str) -> Iterator[MonitorProcess]:
         process.stop()
 
 
+class FaultFile:
+    """The file that the fake library reads its faults from; empty at first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.write_text("")
+
+    def fail(self, *lines: str) -> None:
+        """Give it these faults instead of those it has."""
+        # By rename: a process that reads it meanwhile must not see half a file.
+        new = self.path.with_suffix(".new")
+        new.write_text("".join(f"{line}\n" for line in lines))
+        new.replace(self.path)
+
+
 class ClockHost:
     """A host with the fake library whose setters work: `pd-monitor clocks` as users start it, and what it did."""
 
@@ -248,11 +263,11 @@ class ClockHost:
         self.folder = folder
         self.state = folder / "set"
         self.journal = folder / "journal" / "clocks.json"
-        self.faults = folder / "faults"
-        self.faults.write_text("")
+        self.faults = FaultFile(folder / "faults")
+        self.fail = self.faults.fail
         self.environment = {
             "LD_LIBRARY_PATH": str(library.parent),
-            "FAKE_NVML_CONTROL": str(self.faults),
+            "FAKE_NVML_CONTROL": str(self.faults.path),
             "FAKE_NVML_STATE": str(self.state),
             "FAKE_NVML_JOURNAL": str(self.journal),
             "CLOCKS_STATE_DIR": str(self.journal.parent),
@@ -260,11 +275,6 @@ class ClockHost:
             "DECODE_GPUS": "1",
             "ALLOW_CLOCK_CONTROL": "on",
         }
-
-    def fail(self, *lines: str) -> None:
-        new = self.faults.with_suffix(".new")
-        new.write_text("".join(f"{line}\n" for line in lines))
-        new.replace(self.faults)
 
     def start(self, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
         clean = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "TMPDIR", "LANG"}}

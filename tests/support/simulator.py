@@ -206,6 +206,12 @@ async def disaggregated(
     return first, await decode.complete(prompt, request_id=request_id, **body, **give)
 
 
+async def combined_tokens(prompt: Any, output: int) -> list[int]:
+    """What an engine that does both writes after a prompt: `output` token ids."""
+    async with running(settings_for(), fast_profile()) as combined:
+        return (await combined.complete(prompt, max_tokens=output)).token_ids
+
+
 def virtual_run(profile: Profile, connector: Connector | None, arrivals: Sequence[Arrival]) -> list[list[float]]:
     """Token times of each request in virtual time: one combined engine, or one prefill and one decode engine with a connector."""
     engines = Engines(0 if connector is None else 1, 1, connector, profile.memory.kv_tokens)
