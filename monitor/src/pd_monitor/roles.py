@@ -1,8 +1,24 @@
 """The role to which a GPU's energy belongs."""
 
 from collections.abc import Collection, Mapping
+from typing import Protocol
 
 from pd_contracts.names import Role
+
+
+class GpuSettings(Protocol):
+    """Settings that name GPUs by role: a list or its single form."""
+
+    @property
+    def prefill_gpus(self) -> tuple[int, ...]: ...
+    @property
+    def prefill_gpu(self) -> int | None: ...
+    @property
+    def decode_gpus(self) -> tuple[int, ...]: ...
+    @property
+    def decode_gpu(self) -> int | None: ...
+    @property
+    def combined_gpus(self) -> tuple[int, ...]: ...
 
 
 def roles_of(*, prefill: Collection[int], decode: Collection[int], combined: Collection[int]) -> dict[int, Role]:
@@ -16,8 +32,16 @@ def roles_of(*, prefill: Collection[int], decode: Collection[int], combined: Col
     return {index: role for index, role in roles.items() if not (index in prefill and index in decode)}
 
 
-def listed(gpus: tuple[int, ...], gpu: int | None) -> tuple[int, ...]:
-    """The GPUs of a role, from their list or, where that is unset, from its single form."""
+def configured(settings: GpuSettings) -> dict[int, Role]:
+    """GPU index to role, from the lists or, where one is unset, its single form."""
+    return roles_of(
+        prefill=_listed(settings.prefill_gpus, settings.prefill_gpu),
+        decode=_listed(settings.decode_gpus, settings.decode_gpu),
+        combined=settings.combined_gpus,
+    )
+
+
+def _listed(gpus: tuple[int, ...], gpu: int | None) -> tuple[int, ...]:
     return gpus or (() if gpu is None else (gpu,))
 
 

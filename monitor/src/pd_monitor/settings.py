@@ -9,7 +9,7 @@ from pd_contracts.names import Role
 from pd_contracts.ports import Port
 from pd_monitor.pages import parse_pages
 from pd_monitor.pods import parse_patterns
-from pd_monitor.roles import listed, roles_of
+from pd_monitor.roles import configured
 
 GpuIndex = Annotated[int, msgspec.Meta(ge=0)]
 Gpus = tuple[GpuIndex, ...]
@@ -100,8 +100,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def roles(self) -> dict[int, Role]:
         """GPU index to role, from the lists or their single forms."""
-        return roles_of(
-            prefill=listed(self.prefill_gpus, self.prefill_gpu),
-            decode=listed(self.decode_gpus, self.decode_gpu),
-            combined=self.combined_gpus,
-        )
+        return configured(self)

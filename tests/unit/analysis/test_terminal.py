@@ -6,14 +6,15 @@ import pytest
 from rich.console import Console
 from support.analysis import deployment, failed, manifest, request, run, workload
 
+from pd_analysis.numbers.evaluation import evaluate, together
 from pd_analysis.records.run import Run
-from pd_analysis.report.terminal import closing_table
+from pd_analysis.report.terminal import table_of
 from pd_contracts.names import Topology
 
 
 def shown(*runs: Run) -> list[str]:
     console = Console(width=100, file=io.StringIO(), force_terminal=False)
-    console.print(closing_table(runs))
+    console.print(table_of(together(evaluate(runs))))
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue().splitlines()

@@ -118,7 +118,6 @@ def test_a_key_belongs_to_one_prompt() -> None:
     key = params.kv_key("k", [1, 2, 3])
 
     assert key == params.kv_key("k", (1, 2, 3))
-    assert params.base_key(key) == "k"
     others = [
         params.kv_key("k", [1, 2]),
         params.kv_key("k", [1, 2, 4]),

@@ -1,6 +1,5 @@
 """Whether a run was in a steady state: while a queue grows, latency depends on how long the run lasts."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,8 +89,3 @@ def _settle_s(served: pd.DataFrame, start: float) -> float:
 
 def _ratio(last: float, first: float) -> float | None:
     return last / first if first > 0 else None
-
-
-def worth_a_cut(found: Sequence[Steadiness]) -> float:
-    """The cut that would make every run steady, in seconds; 0 if none is needed."""
-    return max((each.settle_s for each in found), default=0.0)

@@ -175,7 +175,7 @@ def break_even(one: Sequence[tuple[float, float]], two: Sequence[tuple[float, fl
         return []
     low, high = max(one[0][0], two[0][0]), min(one[-1][0], two[-1][0])
     xs = sorted({x for x, _ in (*one, *two) if low <= x <= high} | ({low, high} if low < high else set()))
-    gaps = [float(np.interp(x, *_axes(one)) - np.interp(x, *_axes(two))) for x in xs]
+    gaps = [float(np.interp(x, *xy(one)) - np.interp(x, *xy(two))) for x in xs]
     return [
         x + (further - x) * gap / (gap - later)
         for (x, further), (gap, later) in zip(pairwise(xs), pairwise(gaps), strict=True)
@@ -183,7 +183,8 @@ def break_even(one: Sequence[tuple[float, float]], two: Sequence[tuple[float, fl
     ]
 
 
-def _axes(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Points as the values of either axis."""
     return [x for x, _ in points], [y for _, y in points]
 
 

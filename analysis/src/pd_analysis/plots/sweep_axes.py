@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pd_analysis.numbers.bootstrap import Draws, interval
 from pd_analysis.numbers.load import Pace
-from pd_analysis.numbers.sweep import Get, Series, Sweep
+from pd_analysis.numbers.sweep import Get, Series, Sweep, xy
 from pd_analysis.plots import style
 from pd_analysis.words.formatting import sizes
 from pd_analysis.words.language import tr
@@ -40,10 +40,6 @@ def canvas(
 def shaded(sweep: Sweep) -> bool:
     """Whether intervals are drawn."""
     return len(sweep.series) <= _SHADED
-
-
-def xy(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
 
 
 def lines(axes: Axes, sweep: Sweep, get: Get, *, draws: Draws | None = None, scale: float = 1.0) -> None:

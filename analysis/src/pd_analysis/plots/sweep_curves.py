@@ -9,9 +9,9 @@ from pd_analysis.numbers.bootstrap import of_percentile, of_rate
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.slo_attainment import attainment
-from pd_analysis.numbers.sweep import ATTAINMENT, Get, Sweep, best_rate, beyond
+from pd_analysis.numbers.sweep import ATTAINMENT, Get, Sweep, best_rate, beyond, xy
 from pd_analysis.plots import style
-from pd_analysis.plots.sweep_axes import along, canvas, curve, handles, lines, rise, shaded, short, xy
+from pd_analysis.plots.sweep_axes import along, canvas, curve, handles, lines, rise, shaded, short
 from pd_analysis.plots.titles import best_first
 from pd_analysis.words.formatting import joined, ms, number, percent, setting
 from pd_analysis.words.language import mark, tr

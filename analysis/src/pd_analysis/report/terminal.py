@@ -17,11 +17,10 @@ from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.doubts.many_loads import overall
 from pd_analysis.doubts.one_load import cases, doubts
 from pd_analysis.numbers.comparison import Comparison, compared
-from pd_analysis.numbers.evaluation import Group, Result, evaluate, grouped, together
+from pd_analysis.numbers.evaluation import Group, Result, grouped
 from pd_analysis.numbers.load import MODES
 from pd_analysis.numbers.measures import COMPARED, DECIDING
 from pd_analysis.numbers.sweep import sweeps
-from pd_analysis.records.run import Run
 from pd_analysis.report.chapters import with_chapter
 from pd_analysis.tables.comparison import ratio_cell
 from pd_analysis.words.formatting import sentences
@@ -39,11 +38,6 @@ _TITLES: Final = (
 _ROWS: Final = tuple(measure for measure in COMPARED if measure.key in _TITLES)
 _LEVELS: Final = {Level.STOP: "red", Level.CARE: "yellow"}
 _STYLES: Final = {"better": "green", "worse": "yellow", "equal": "dim", "unclear": "dim", "": ""}
-
-
-def closing_table(runs: Sequence[Run]) -> Table:
-    """One column per run, with the ratio to plain serving beside it; many runs are rows instead."""
-    return table_of(together(evaluate(runs)))
 
 
 def whole(console: Console, group: Group) -> None:

@@ -2,9 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
-
-TONES: Final = ("better", "worse", "equal", "unclear")
 
 
 @dataclass(frozen=True)
@@ -12,7 +9,7 @@ class Cell:
     """A text.
 
     Attributes:
-        tone: one of TONES or ""; the text says it too, so that no colour carries a meaning alone.
+        tone: better, worse, equal, unclear or ""; the text says it too, so that no colour carries a meaning alone.
         run: place in its group of the run that the cell is about, whose colour it then shows.
     """
 

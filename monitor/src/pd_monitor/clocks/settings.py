@@ -7,7 +7,7 @@ import msgspec
 
 from pd_contracts.names import Role
 from pd_monitor.clocks.plan import Wish
-from pd_monitor.roles import listed, roles_of
+from pd_monitor.roles import configured
 from pd_monitor.settings import DecodeGpu, DecodeGpus, Gpus, PrefillGpu, PrefillGpus
 
 Megahertz = Annotated[int, msgspec.Meta(gt=0)]
@@ -72,11 +72,7 @@ class ClockSettings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def roles(self) -> dict[int, Role]:
         """GPU index to role; a GPU of two roles has none and cannot be set."""
-        return roles_of(
-            prefill=listed(self.prefill_gpus, self.prefill_gpu),
-            decode=listed(self.decode_gpus, self.decode_gpu),
-            combined=self.combined_gpus,
-        )
+        return configured(self)
 
     @property
     def wishes(self) -> dict[Role, Wish]:

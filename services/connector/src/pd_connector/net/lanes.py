@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -18,7 +17,6 @@ class Lane:
         self._wake = threading.Condition()
         self._ends = False
         self._enter = enter
-        self.busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -45,10 +43,8 @@ class Lane:
                 if not self._work:
                     return
                 work = self._work.popleft()
-            self.busy_since = time.monotonic()
             try:
                 work()
             except Exception:
                 # A fault with one peer must not end the thread that also serves others.
                 log.exception("P2pConnector: a copy failed")
-            self.busy_since = None

@@ -120,11 +120,6 @@ def kv_key(key: str, token_ids: Iterable[int], extras: Iterable[str] = ()) -> st
     return f"{key}.{digest.hexdigest()}"
 
 
-def base_key(kv: str) -> str:
-    """The router's key in the name of a prompt's KV."""
-    return kv.rpartition(".")[0]
-
-
 def answer(key: str, **found: Any) -> dict[str, Any]:
     """The `kv_transfer_params` of a response."""
     return {FIELD: {"key": key, **found}}

@@ -40,7 +40,6 @@ class Tally(msgspec.Struct, kw_only=True):
     before: int = 0
     late: list[str] = msgspec.field(default_factory=list)
     missing: list[NotMeasured] = msgspec.field(default_factory=list)
-    time_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,6 @@ class Runner:
             try:
                 self._deployment(spec)
             except TimeUp:
-                self.tally.time_up = True
                 self._miss(spec.label, "the time of --stop-after is over; the same command continues from here")
             except (StartError, ContainerError) as error:
                 self._work.context.terminal.error(str(error), error.lines)

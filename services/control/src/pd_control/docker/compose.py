@@ -174,15 +174,6 @@ class Stack:
             read = [container_of(each.attrs, client.images.get(each.attrs["Image"]).attrs) for each in found]
         return sorted(read, key=_rank)
 
-    def engine_version(self) -> str:
-        """Version of the Docker engine.
-
-        Raises:
-            ContainerError: if it does not answer.
-        """
-        with self._client() as client:
-            return str(client.version()["Version"])
-
     def log(self, container: Container, lines: int) -> list[str]:
         """The last lines of a container's log.
 
