@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 
 from pd_analysis.numbers.evaluation import Group, evaluate, together
-from pd_analysis.records.columns import requests_of, samples_of
+from pd_analysis.records.collector import requests_of
 from pd_analysis.records.run import Run
+from pd_analysis.records.samples import samples_of
 from pd_contracts.names import SIMULATED_ENGINE, Connector, Role, Topology
 from pd_contracts.records import (
     GPU,

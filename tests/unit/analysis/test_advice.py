@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from support.analysis import constant, deployment, failed, group, manifest, power_log, request, run, workload
 
 from pd_analysis.conclusions.advice import bottleneck, limits_table
-from pd_analysis.conclusions.sweeps import of_lengths, of_sweep, rate_table, ratio_of
+from pd_analysis.conclusions.lengths import of_lengths
+from pd_analysis.conclusions.sweeps import of_sweep, ratio_of
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers.evaluation import evaluate
 from pd_analysis.numbers.interference import interference
@@ -18,6 +19,7 @@ from pd_analysis.numbers.slo_attainment import attainment
 from pd_analysis.numbers.steadiness import steadiness
 from pd_analysis.numbers.sweep import Sweep, best_rate, beyond, break_even, crossing, sweeps
 from pd_analysis.records.run import Run
+from pd_analysis.tables.rates import rate_table
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import ClientHealth, EngineInfo
 from pd_contracts.timing import Stages

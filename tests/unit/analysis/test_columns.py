@@ -10,7 +10,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from support.analysis import failed, request, run
 
-from pd_analysis.records.columns import Collector, pooled, quantiles, requests_of
+from pd_analysis.records.collector import Collector, requests_of
+from pd_analysis.records.columns import pooled, quantiles
 from pd_contracts import latency
 from pd_contracts.records import RequestRecord
 

@@ -11,7 +11,7 @@ from pd_analysis.energy.joules import Energy, per_token
 from pd_analysis.energy.moments import clock_shift, idle_stretches
 from pd_analysis.energy.window import energy_of
 from pd_analysis.numbers.evaluation import evaluate
-from pd_analysis.records.columns import requests_of
+from pd_analysis.records.collector import requests_of
 from pd_contracts.names import Role, Topology
 from pd_contracts.records import Clock, Manifest, RequestRecord
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from support.analysis import deployment, group, manifest, request, run, workload
 
-from pd_analysis.conclusions.sweeps import of_sweep, rate_table
+from pd_analysis.conclusions.sweeps import of_sweep
 from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.one_load import doubts
 from pd_analysis.numbers.comparison import Outcome, compared
@@ -16,6 +16,7 @@ from pd_analysis.numbers.load import Pace, load_of
 from pd_analysis.numbers.measures import DECIDING, TTFT_P50
 from pd_analysis.numbers.sweep import sweeps
 from pd_analysis.records.run import Run
+from pd_analysis.tables.rates import rate_table
 from pd_contracts.names import Topology
 from pd_contracts.records import ClientHealth, Deployment, Workload
 

@@ -15,7 +15,7 @@ from pd_analysis.plots import style
 from pd_analysis.plots.curves import headline
 from pd_analysis.plots.sweep_axes import along
 from pd_analysis.plots.timeline import phases
-from pd_analysis.records.columns import requests_of
+from pd_analysis.records.collector import requests_of
 from pd_analysis.records.reader import load_runs
 from pd_contracts.names import Topology
 

@@ -1,29 +1,24 @@
 """Findings over several loads: the highest load of each deployment within the limits, where two deployments cross, and the best ratio of GPUs."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
-from pd_analysis.numbers.bootstrap import interval, of_rate
 from pd_analysis.numbers.comparison import Outcome, compared, judged
 from pd_analysis.numbers.evaluation import Result
-from pd_analysis.numbers.load import SWEPT, Load, amount_words
 from pd_analysis.numbers.measures import GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure
 from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyond, break_even, piled_up
-from pd_analysis.tables.table import Cell, Table
-from pd_analysis.words.formatting import DASH, clauses, joined, listed, ms, number, percent, setting
+from pd_analysis.words.formatting import clauses, joined, listed, number, percent, setting
 from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.names import Role
 
 TOO_CLOSE: Final = 0.10  # a knee between two measured points moves by so much, or more, with the length of the runs
-_CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
+CROSSED: Final = (TTFT_P99, TPOT_P99, GOODPUT, JOULES)
 
 
 def of_sweep(sweep: Sweep) -> tuple[str, ...]:
     """Findings over several rates: the highest rate within the limits, where two deployments cross, and the best ratio of GPUs."""
     sentences = [*_best_rates(sweep), *_piled_up(sweep), *_left_out(sweep), _best_ratio(sweep)]
     for baseline, other in pairs(sweep):
-        found = [text for measure in _CROSSED if (text := _crossed(measure, baseline, other))]
+        found = [text for measure in CROSSED if (text := _crossed(measure, baseline, other))]
         if found:
             sentences.append(
                 tr(
@@ -42,21 +37,6 @@ def pairs(sweep: Sweep) -> list[tuple[Series, Series]]:
     plain = [series for series in sweep.series if series.plain] or [first]
     others = [series for series in sweep.series if series not in plain]
     return [(min(plain, key=lambda one: abs((one.gpus or 0) - (other.gpus or 0))), other) for other in others]
-
-
-def of_lengths(results: Sequence[Result]) -> tuple[str, ...]:
-    """Where prompts become long enough for the other deployment, over loads that differ in prompt length alone."""
-    cells: dict[Load, dict[str, list[Result]]] = {}
-    for result in results:
-        if result.load.pace in SWEPT and result.load.input_tokens is not None and not result.unfit:
-            cell = replace(result.load, input_tokens=None)
-            cells.setdefault(cell, {}).setdefault(result.label, []).append(result)
-    found: list[str] = []
-    for series in cells.values():
-        ordered = sorted(series.items(), key=lambda item: not item[1][0].plain)
-        for name, others in ordered[1:]:
-            found += _crossed_lengths(ordered[0], (name, others))
-    return tuple(found)
 
 
 def _best_rates(sweep: Sweep) -> list[str]:
@@ -231,67 +211,3 @@ def ratio_of(result: Result) -> str:
     roles = [engine.role for engine in result.run.manifest.deployment.engines]
     prefill, decode = roles.count(Role.PREFILL), roles.count(Role.DECODE)
     return f"{prefill}P{decode}D" if prefill and decode else ""
-
-
-def _crossed_lengths(one: tuple[str, list[Result]], two: tuple[str, list[Result]]) -> list[str]:
-    sentences = []
-    for measure in _CROSSED:
-        ours, theirs = _by_length(one[1], measure), _by_length(two[1], measure)
-        crossings = break_even(ours, theirs)
-        if crossings:
-            at = listed(tr("{sizes} tokens", sizes=number(length)) for length in crossings[:3])
-            sentences.append(
-                tr(
-                    "Break-even in {measure} at {amount}: {one} and {two} cross at prompts of {lengths}.",
-                    measure=measure.phrase,
-                    amount=amount_words(one[1][0].run.manifest.workload),
-                    one=one[0],
-                    two=two[0],
-                    lengths=at,
-                )
-            )
-    return sentences
-
-
-def _by_length(results: Sequence[Result], measure: Measure) -> list[tuple[float, float]]:
-    found = [(float(result.run.manifest.workload.input_tokens or 0), measure.get(result)) for result in results]
-    return sorted((x, y) for x, y in found if y is not None)
-
-
-def rate_table(series: Series) -> Table:
-    """The points of one deployment: offered rate, latencies, attainment and energy."""
-    axis = series.axis
-    header = [tr("Load"), *([tr("per GPU")] if axis.per_gpu else [])]
-    header += [f"{name} p{p}, ms" for name in ("TTFT", "TPOT") for p in (50, 90, 99)]
-    header += [tr("Output tok/s per GPU") if axis.per_gpu else tr("Output tok/s")]
-    header += [tr("Within limits"), tr("Goodput per GPU") if axis.per_gpu else tr("Goodput, req/s")]
-    header += [tr("J / output token"), tr("Failed"), tr("Trust")]
-    rows = [tuple(map(Cell, _point(series, result))) for result in series.results]
-    title = tr("{run}: {heading}", run=series.name, heading=axis.heading[0].lower() + axis.heading[1:])
-    return Table(title=title, header=tuple(header), rows=tuple(rows), words=frozenset({len(header) - 1}))
-
-
-def _point(series: Series, result: Result) -> list[str]:
-    axis, metrics = series.axis, result.metrics
-    return [
-        amount_words(result.run.manifest.workload),
-        *([number(axis.place(result))] if axis.per_gpu else []),
-        *(ms(metrics.latencies[name].at(percentile)) for name in ("TTFT", "TPOT") for percentile in (50, 90, 99)),
-        number(axis.share(result, metrics.output_rate)),
-        _attained(result),
-        number(axis.share(result, metrics.goodput)),
-        number(JOULES.get(result)),
-        str(sum(metrics.failures.values())),
-        tr("not for decisions") if result.unfit else tr("yes"),
-    ]
-
-
-def _attained(result: Result) -> str:
-    share = result.metrics.attainment
-    if share is None:
-        return DASH
-    draws = of_rate("good", lambda one: 1 / one.metrics.requests)(result)
-    if draws is None:
-        return percent(share)
-    low, high = interval(draws)
-    return tr("{share} ({low} to {high} %)", share=percent(share), low=f"{low * 100:.0f}", high=f"{high * 100:.0f}")

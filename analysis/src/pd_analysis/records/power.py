@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pd_analysis.records.columns import samples_of
+from pd_analysis.records.samples import samples_of
 from pd_analysis.records.whole import refuse_cut
 from pd_contracts import records
 from pd_contracts.records import EngineTokens, GpuHeader, GpuSample, RecordError

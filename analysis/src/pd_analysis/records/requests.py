@@ -9,7 +9,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from pd_analysis.records.columns import Collector, Requests
+from pd_analysis.records.collector import Collector
+from pd_analysis.records.columns import Requests
 from pd_analysis.records.possible import refuse_impossible, refuse_other_rate
 from pd_analysis.records.whole import refuse_cut
 from pd_contracts import records

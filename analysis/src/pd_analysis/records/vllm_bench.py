@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pd_analysis.records.columns import requests_of
+from pd_analysis.records.collector import requests_of
 from pd_analysis.records.possible import refuse_impossible
 from pd_analysis.records.run import Run
 from pd_analysis.words.language import Sentence

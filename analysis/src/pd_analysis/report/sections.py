@@ -8,7 +8,7 @@ from typing import Final
 from pd_analysis import plots
 from pd_analysis.conclusions.advice import Conclusion, of_group
 from pd_analysis.conclusions.modes import of_mode
-from pd_analysis.conclusions.sweeps import of_sweep, rate_table
+from pd_analysis.conclusions.sweeps import of_sweep
 from pd_analysis.conclusions.verdict import Pair, Verdict, difference, verdict
 from pd_analysis.doubts.doubt import Doubt
 from pd_analysis.numbers.comparison import OUTCOMES, Comparison, Outcome
@@ -22,6 +22,7 @@ from pd_analysis.tables.energy_by_phase import energy_by_phase
 from pd_analysis.tables.measurement_checks import repeats, steady
 from pd_analysis.tables.modes import mode_table
 from pd_analysis.tables.performance import failures, percentiles, rates, stages
+from pd_analysis.tables.rates import rate_table
 from pd_analysis.tables.setup import commands, setup
 from pd_analysis.tables.table import Table
 from pd_analysis.words.formatting import percent

@@ -10,8 +10,8 @@ import jinja2
 
 import pd_contracts
 from pd_analysis import plots
+from pd_analysis.conclusions.lengths import of_lengths
 from pd_analysis.conclusions.short import in_short
-from pd_analysis.conclusions.sweeps import of_lengths
 from pd_analysis.conclusions.verdict import sentence
 from pd_analysis.doubts.many_loads import overall
 from pd_analysis.doubts.one_load import cases, of_cases
