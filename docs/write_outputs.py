@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from support.documents import DOCS, FIGURE, ROOT, Block, Sandbox, blocks, excerpt, sandbox, translation
 
-from pd_analysis.plots.style import themed
+from pd_analysis.plots.svg import themed
 
 FIGURES = DOCS / "assets/examples"
 

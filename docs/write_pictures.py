@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from pd_analysis.plots import fonts, style
+from pd_analysis.plots import fonts, palette, style, svg
 from pd_contracts import latency, records
 from pd_contracts.records import RequestRecord
 from pd_loadgen.workload.schedule import Arrival, arrivals
@@ -64,16 +64,16 @@ def bare(axes: Axes) -> None:
 
 def box(axes: Axes, at: tuple[float, float], size: tuple[float, float], text: str, colour: str) -> None:
     """A box with words in its middle; places and sizes in hundredths of the picture."""
-    patch = FancyBboxPatch(at, *size, boxstyle="round,pad=0,rounding_size=1.6", fc=style.SHADE, ec=colour, lw=1.8)
+    patch = FancyBboxPatch(at, *size, boxstyle="round,pad=0,rounding_size=1.6", fc=palette.SHADE, ec=colour, lw=1.8)
     axes.add_patch(patch)
     axes.text(at[0] + size[0] / 2, at[1] + size[1] / 2, text, ha="center", va="center", size=9.5, linespacing=1.4)
 
 
 def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text: str = "", lift: float = 3.0) -> None:
     """An arrow, with words above its middle."""
-    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": style.MUTED, "lw": 1.4})
+    axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": palette.MUTED, "lw": 1.4})
     middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + lift)
-    axes.text(*middle, text, ha="center", va="bottom", size=8.5, color=style.MUTED, linespacing=1.3)
+    axes.text(*middle, text, ha="center", va="bottom", size=8.5, color=palette.MUTED, linespacing=1.3)
 
 
 def architecture(say: Say, _: Source) -> Figure:
@@ -89,18 +89,18 @@ def architecture(say: Say, _: Source) -> Figure:
     )
     axes = figure.subplots()
     bare(axes)
-    box(axes, (0, 52), (16, 26), say("load generator\nor your users", "负载生成器\n或你的用户"), style.GREY)
-    box(axes, (31, 52), (16, 26), say("proxy\nOpenAI API", "代理\nOpenAI API"), style.BLUE)
-    box(axes, (72, 70), (27, 26), say("prefill engine\nGPU 0", "prefill 引擎\nGPU 0"), style.AMBER)
-    box(axes, (72, 22), (27, 26), say("decode engine\nGPU 1", "decode 引擎\nGPU 1"), style.GREEN)
+    box(axes, (0, 52), (16, 26), say("load generator\nor your users", "负载生成器\n或你的用户"), palette.GREY)
+    box(axes, (31, 52), (16, 26), say("proxy\nOpenAI API", "代理\nOpenAI API"), palette.BLUE)
+    box(axes, (72, 70), (27, 26), say("prefill engine\nGPU 0", "prefill 引擎\nGPU 0"), palette.AMBER)
+    box(axes, (72, 22), (27, 26), say("decode engine\nGPU 1", "decode 引擎\nGPU 1"), palette.GREEN)
     arrow(axes, (16.6, 68), (30.4, 68), say("requests", "请求"))
     arrow(axes, (30.4, 61), (16.6, 61), say("tokens", "token 流"), lift=-12)
     arrow(axes, (47.6, 70), (71.4, 84), say("1  prompt", "1  提示词"), lift=4)
     arrow(axes, (47.6, 60), (71.4, 38), say("2  all tokens", "2  全部 token"), lift=-22)
     arrow(axes, (85.5, 69.4), (85.5, 48.8))
-    axes.text(87, 59, say("KV cache", "KV cache"), size=8.5, color=style.MUTED, va="center")
-    box(axes, (31, 2), (16, 22), say("monitor", "监控"), style.PURPLE)
-    box(axes, (0, 2), (16, 22), say("report", "报告"), style.VERMILION)
+    axes.text(87, 59, say("KV cache", "KV cache"), size=8.5, color=palette.MUTED, va="center")
+    box(axes, (31, 2), (16, 22), say("monitor", "监控"), palette.PURPLE)
+    box(axes, (0, 2), (16, 22), say("report", "报告"), palette.VERMILION)
     arrow(axes, (71.4, 26), (47.6, 15), say("power, clocks", "功耗、频率"), lift=-14)
     arrow(axes, (30.4, 13), (16.6, 13), say("records", "记录"))
     arrow(axes, (8, 51.4), (8, 24.8))
@@ -129,8 +129,8 @@ def one_request(say: Say, source: Source) -> Figure:
     axes.set_ylim(-1.3, 10)
     axes.set_xlim(-0.02 * e2el, 1.03 * e2el)
     axes.set_xlabel(say("milliseconds since the request was due", "距计划发送时刻的毫秒数"))
-    axes.axvspan(0, ttft, 0.19, 0.49, color=style.AMBER, alpha=0.35, lw=0)
-    axes.vlines(times, 0.8, 4.2, color=style.GREEN, lw=1.1)
+    axes.axvspan(0, ttft, 0.19, 0.49, color=palette.AMBER, alpha=0.35, lw=0)
+    axes.vlines(times, 0.8, 4.2, color=palette.GREEN, lw=1.1)
     axes.text(
         ttft / 2, 2.5, say("waiting\n+ prefill\n+ KV", "排队\n+ prefill\n+ KV 传输"), ha="center", va="center", size=8.5
     )
@@ -152,7 +152,7 @@ def one_request(say: Say, source: Source) -> Figure:
         ha="center",
         va="top",
         size=8.5,
-        color=style.MUTED,
+        color=palette.MUTED,
     )
     return figure
 
@@ -162,7 +162,7 @@ def _span(axes: Axes, ends: tuple[float, float], height: float, text: str) -> No
         "",
         (ends[1], height),
         (ends[0], height),
-        arrowprops={"arrowstyle": "<->", "color": style.INK, "lw": 1.1, "shrinkA": 0, "shrinkB": 0},
+        arrowprops={"arrowstyle": "<->", "color": palette.INK, "lw": 1.1, "shrinkA": 0, "shrinkB": 0},
     )
     axes.text(sum(ends) / 2, height + 0.3, text, ha="center", va="bottom", size=9)
 
@@ -186,7 +186,7 @@ def arrival_kinds(say: Say, _: Source) -> Figure:
     axes = figure.subplots()
     style.quiet(axes, grid="x")
     for place, (times, colour) in enumerate(
-        zip(kinds.values(), (style.GREY, style.BLUE, style.VERMILION), strict=True)
+        zip(kinds.values(), (palette.GREY, palette.BLUE, palette.VERMILION), strict=True)
     ):
         axes.vlines(times, -place - 0.32, -place + 0.32, color=colour, lw=1.8)
     axes.set_yticks([-place for place in range(len(kinds))], list(kinds))
@@ -212,7 +212,7 @@ def percentile_error(say: Say, source: Source) -> Figure:
     )
     axes = figure.subplots()
     style.quiet(axes)
-    for name, q, colour in (("p50", 50, style.BLUE), ("p99", 99, style.VERMILION)):
+    for name, q, colour in (("p50", 50, palette.BLUE), ("p99", 99, palette.VERMILION)):
         drawn = [np.percentile(generator.choice(values, (2000, size)), q, axis=1) for size in sizes]
         low, middle, high = (np.array([np.percentile(each, part) for each in drawn]) for part in (5, 50, 95))
         axes.fill_between(sizes, low, high, color=colour, alpha=0.25, lw=0)
@@ -253,7 +253,7 @@ def saturation(say: Say, source: Source) -> Figure:
             )
             for rate in rates
         ]
-        axes.plot(rates, values, color=style.run_colour(position), marker=style.run_marker(position), label=name)
+        axes.plot(rates, values, color=palette.run_colour(position), marker=palette.run_marker(position), label=name)
     axes.set_yscale("log")
     axes.set_yticks([50, 100, 500, 1000, 5000], ["50", "100", "500", "1,000", "5,000"])
     axes.minorticks_off()
@@ -282,7 +282,7 @@ def save(figure: Figure, name: str) -> None:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     for theme in ("light", "dark"):
-        text = style.themed(buffer.getvalue(), dark=theme == "dark")
+        text = svg.themed(buffer.getvalue(), dark=theme == "dark")
         (OUT / f"{name}.{theme}.svg").write_text(text, encoding="utf-8")
 
 

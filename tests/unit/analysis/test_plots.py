@@ -11,7 +11,7 @@ from support.analysis import deployment, failed, group, manifest, request, run, 
 from pd_analysis import plots
 from pd_analysis.numbers.evaluation import Group, evaluate
 from pd_analysis.numbers.sweep import sweeps
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.curves import headline
 from pd_analysis.plots.sweep_axes import along
 from pd_analysis.plots.timeline import phases
@@ -58,7 +58,7 @@ def test_every_figure_of_a_simulated_run_says_so(drawn: dict[str, plots.Drawn]) 
 
 def test_figures_in_the_page_take_every_colour_from_the_theme(drawn: dict[str, plots.Drawn]) -> None:
     for plot in drawn.values():
-        assert set(re.findall(r"#[0-9a-f]{6}\b", plot.svg)) <= {style.ON_BAR}
+        assert set(re.findall(r"#[0-9a-f]{6}\b", plot.svg)) <= {palette.ON_BAR}
         assert "http" not in plot.svg
 
 
@@ -161,7 +161,7 @@ def test_a_sweep_has_every_figure_under_its_fixed_name(tmp_path: Path) -> None:
     for plot in drawn:
         assert plot.path.is_file()
         assert plot.path.with_suffix(".svg").is_file()
-        assert set(re.findall(r"#[0-9a-f]{6}\b", plot.svg)) <= {style.ON_BAR}
+        assert set(re.findall(r"#[0-9a-f]{6}\b", plot.svg)) <= {palette.ON_BAR}
 
 
 def test_ticks_of_requests_in_flight_are_whole() -> None:

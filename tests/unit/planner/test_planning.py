@@ -22,7 +22,7 @@ from matplotlib.text import Text
 from rich.console import Console
 from support.planning import H200, poisson, write_run
 
-from pd_analysis.plots import style
+from pd_analysis.plots import svg
 from pd_analysis.tables.table import table
 from pd_analysis.words.language import Sentence
 from pd_contracts.names import Connector, Role
@@ -355,7 +355,7 @@ class Written:
 @pytest.fixture(scope="module", name="written")
 def _written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     found = Written(tmp_path_factory.mktemp("plan"), {})
-    save = style.save
+    save = svg.save
 
     def kept(figure: Figure, path: Path) -> str:
         found.figures[path.name] = figure
@@ -365,7 +365,7 @@ def _written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         patch.setattr(breakeven, "PROMPTS", (512, 2048))
         patch.setattr(breakeven, "OUTPUTS", (32, 128))
         patch.setattr(breakeven, "RATES", (0.5, 0.9))
-        patch.setattr(style, "save", kept)
+        patch.setattr(svg, "save", kept)
         words = "--input-tokens 2048 --output-tokens 128 --rate 30 --goodput ttft:500 tpot:15 e2el:10000 --cell 2 --draws 5 --quiet"
         assert main([*words.split(), "--out", str(found.folder)]) == 0
     return found

@@ -20,6 +20,7 @@ from pd_analysis.plots import (
     interference,
     modes,
     style,
+    svg,
     sweep_curves,
     sweep_energy,
     timeline,
@@ -169,5 +170,5 @@ def _drawn(wanted: Sequence[tuple[str, str, Callable[[], Figure | None]]], folde
                 path.unlink(missing_ok=True)
                 path.with_suffix(".svg").unlink(missing_ok=True)
                 continue
-            drawn.append(Drawn(name=name, alt=alt, path=path, svg=style.save(figure, path)))
+            drawn.append(Drawn(name=name, alt=alt, path=path, svg=svg.save(figure, path)))
     return drawn

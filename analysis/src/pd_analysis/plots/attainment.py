@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.slo_attainment import attainment, scales
 from pd_analysis.numbers.sweep import ATTAINMENT
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats, quantiles
 from pd_analysis.words.formatting import joined, number, percent
@@ -52,9 +52,11 @@ def slo_scale(group: Group) -> Figure | None:
     )
     axes = figure.subplots()
     for position, curve in enumerate(curves):
-        axes.plot(factors, curve * 100, color=style.run_colour(position), linestyle=style.run_line(position), zorder=3)
-    axes.axhline(ATTAINMENT * 100, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
-    axes.axvline(1, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+        axes.plot(
+            factors, curve * 100, color=palette.run_colour(position), linestyle=palette.run_line(position), zorder=3
+        )
+    axes.axhline(ATTAINMENT * 100, color=palette.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
+    axes.axvline(1, color=palette.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=2)
     style.quiet(axes)
     axes.set_xscale("log")
     axes.set_xlim(*_ends(factors, curves))
@@ -106,8 +108,8 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
         axes.plot(
             quantiles(values, shares),
             shares,
-            color=style.run_colour(position),
-            linestyle=style.run_line(position),
+            color=palette.run_colour(position),
+            linestyle=palette.run_line(position),
             zorder=3,
         )
     style.quiet(axes)

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pd_analysis.energy.joules import TokenEnergy
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import STAGES
 from pd_analysis.tables.performance import STAGE_NAMES
@@ -50,9 +50,9 @@ def latency_breakdown(group: Group) -> Figure | None:
     )
     left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.12})
     early = [(name, {stage: stages[stage] for stage in STAGES[:-1]}) for name, stages in bars]
-    _stacked(left, early, style.STAGE_COLOURS, tr("ms up to the first token"))
-    _stacked(right, bars, style.STAGE_COLOURS, tr("ms of the whole request"))
-    style.key(figure, _patches({tr(STAGE_NAMES[stage]): style.STAGE_COLOURS[stage] for stage in STAGES}))
+    _stacked(left, early, palette.STAGE_COLOURS, tr("ms up to the first token"))
+    _stacked(right, bars, palette.STAGE_COLOURS, tr("ms of the whole request"))
+    style.key(figure, _patches({tr(STAGE_NAMES[stage]): palette.STAGE_COLOURS[stage] for stage in STAGES}))
     return figure
 
 
@@ -88,7 +88,7 @@ def ttft_breakdown(group: Group) -> Figure | None:
 
 
 AROUND: Final = 2  # per cent of requests, so that a bar is more than one request's luck
-_EARLY_COLOURS: Final = {"before": style.SKY, **{stage: style.STAGE_COLOURS[stage] for stage in STAGES[:-1]}}
+_EARLY_COLOURS: Final = {"before": palette.SKY, **{stage: palette.STAGE_COLOURS[stage] for stage in STAGES[:-1]}}
 _EARLY_NAMES: Final = {"before": mark("Before the proxy"), **STAGE_NAMES}
 
 
@@ -150,7 +150,7 @@ def energy(group: Group) -> Figure | None:
         sharey=True,
         gridspec_kw={"wspace": 0.1, "width_ratios": (1.6, *[1] * len(panels))},
     )[0]
-    colours = {role.value: colour for role, colour in style.ROLE_COLOURS.items()}
+    colours = {role.value: colour for role, colour in palette.ROLE_COLOURS.items()}
     whole = [
         (name, {role.value: part for role, part in tokens.parts_per_output.items()})
         for name, (_, tokens) in zip(names, found, strict=True)
@@ -165,7 +165,7 @@ def energy(group: Group) -> Figure | None:
         axes.tick_params(labelleft=False)
         axes.set_xlim(0, axes.get_xlim()[1] * _NARROW)
         axes.xaxis.set_major_locator(MaxNLocator(3))
-    used = {_ROLE_GPUS[role]: style.ROLE_COLOURS[role] for role in roles}
+    used = {_ROLE_GPUS[role]: palette.ROLE_COLOURS[role] for role in roles}
     style.key(figure, _patches({tr(words): colour for words, colour in used.items()}))
     return figure
 
@@ -203,9 +203,9 @@ def _stacked(axes: Axes, bars: Sequence[Bar], colours: Mapping[str, str], label:
     for row, (_, parts) in enumerate(bars):
         start = 0.0
         for part, value in parts.items():
-            axes.barh(row, value, left=start, height=0.62, color=colours[part], edgecolor=style.PAPER, linewidth=0.8)
+            axes.barh(row, value, left=start, height=0.62, color=colours[part], edgecolor=palette.PAPER, linewidth=0.8)
             if value > widest * _LABEL_SHARE * 1.6 and len([part for part in parts.values() if part]) > 1:
-                axes.text(start + value / 2, row, number(value), ha="center", va="center", size=8, color=style.ON_BAR)
+                axes.text(start + value / 2, row, number(value), ha="center", va="center", size=8, color=palette.ON_BAR)
             start += value
         axes.text(start + widest * 0.015, row, number(start) if parts else DASH, va="center", size=9, weight="bold")
     style.quiet(axes, grid="x")

@@ -8,13 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pd_analysis.numbers.evaluation import Result
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.words.language import tr
 from pd_contracts.names import Role
 
 _HEIGHT: Final = 6.4
 _ROLES: Final = (Role.PREFILL, Role.DECODE)
-_LATENCIES: Final = {"ttft": ("TTFT", style.BLUE), "tpot": ("TPOT", style.VERMILION), "e2el": ("E2EL", style.GREEN)}
+_LATENCIES: Final = {
+    "ttft": ("TTFT", palette.BLUE),
+    "tpot": ("TPOT", palette.VERMILION),
+    "e2el": ("E2EL", palette.GREEN),
+}
 
 
 def performance_analysis(result: Result) -> Figure:
@@ -35,7 +39,9 @@ def _over_time(axes: Axes, result: Result, column: str, title: str) -> None:
     for role in _ROLES:
         rows = samples[(samples["role"] == role) & samples["t"].between(start, end)] if len(samples) else samples
         for _, board in rows.groupby("index") if len(rows) else ():
-            axes.plot(board["t"] - start, board[column], color=style.ROLE_COLOURS[role], label=str(role), linewidth=1.2)
+            axes.plot(
+                board["t"] - start, board[column], color=palette.ROLE_COLOURS[role], label=str(role), linewidth=1.2
+            )
     axes.set_title(title, loc="left", size=10)
     axes.set_xlabel(tr("seconds"))
     axes.set_ylim(bottom=0)
@@ -66,7 +72,7 @@ def _boards(axes: Axes, result: Result) -> None:
         power: list[float] = rows["power_w"].dropna().tolist() if len(rows) else []
         heights = [float(np.mean(power)), float(np.max(power))] if len(power) else [0.0, 0.0]
         bars = axes.bar(
-            np.arange(2) + 0.4 * number - 0.2, heights, 0.36, color=style.ROLE_COLOURS[role], label=str(role)
+            np.arange(2) + 0.4 * number - 0.2, heights, 0.36, color=palette.ROLE_COLOURS[role], label=str(role)
         )
         axes.bar_label(bars, labels=[f"{height:.0f}" if len(power) else "–" for height in heights], size=9)
     axes.set_xticks(np.arange(2), labels)

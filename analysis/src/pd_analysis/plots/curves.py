@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from pd_analysis.numbers.evaluation import Group, Result
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import MOST
 from pd_analysis.records.columns import Floats, Gaps, quantiles
 from pd_analysis.words.formatting import joined, ms, setting
@@ -154,15 +154,15 @@ def _draw(axes: Axes, position: int, values: Floats | Gaps) -> None:
     x = np.linspace(0, _stretch(_last(values)), _POINTS)
     y = quantiles(values, 100 * (1 - 10.0**-x))
     axes.plot(
-        x, y, color=style.run_colour(position), linestyle=style.run_line(position), solid_capstyle="round", zorder=3
+        x, y, color=palette.run_colour(position), linestyle=palette.run_line(position), solid_capstyle="round", zorder=3
     )
     marked = [percentile for percentile in _MARKED if percentile <= _last(values)]
     axes.plot(
         _stretch(np.array(marked, dtype=np.float64)),
         quantiles(values, marked),
-        style.run_marker(position),
-        color=style.run_colour(position),
-        markeredgecolor=style.PAPER,
+        palette.run_marker(position),
+        color=palette.run_colour(position),
+        markeredgecolor=palette.PAPER,
         markersize=7,
         zorder=4,
     )
@@ -210,7 +210,7 @@ def _value_labels(axes: Axes, runs: Sequence[tuple[int, Floats | Gaps]], percent
                 va="bottom" if above else "top",
                 size=9,
                 weight="bold",
-                color=style.run_colour(position),
+                color=palette.run_colour(position),
                 zorder=5,
-                bbox={"facecolor": style.PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.6},
+                bbox={"facecolor": palette.PAPER, "edgecolor": "none", "alpha": 0.85, "pad": 0.6},
             )

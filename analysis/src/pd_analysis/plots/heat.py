@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.measures import TTFT_P99
 from pd_analysis.numbers.sweep import Get, Sweep
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
 from pd_analysis.words.formatting import number, setting, sizes
@@ -41,10 +41,10 @@ def _slow_ms(result: Result) -> float | None:
 
 def _tokens(sweep: Sweep) -> Shown:
     title = mark("Output tokens per second per GPU") if sweep.axis.per_gpu else mark("Output tokens per second")
-    return Shown(title, style.BLUE, lambda result: sweep.axis.share(result, result.metrics.output_rate))
+    return Shown(title, palette.BLUE, lambda result: sweep.axis.share(result, result.metrics.output_rate))
 
 
-_SLOW: Final = Shown(mark("TTFT p99, ms"), style.VERMILION, _slow_ms)
+_SLOW: Final = Shown(mark("TTFT p99, ms"), palette.VERMILION, _slow_ms)
 
 
 def heat_map(sweeps: Sequence[Sweep]) -> Figure | None:
@@ -128,12 +128,12 @@ def _panel(axes: Axes, sweep: Sweep, places: Sequence[float], shown: Shown) -> N
             text = _short(float(values[row, column]))
             if unfit[row, column]:
                 text = f"({text})"
-            axes.text(column, row, text, ha="center", va="center", size=size, color=style.INK, zorder=3)
+            axes.text(column, row, text, ha="center", va="center", size=size, color=palette.INK, zorder=3)
     axes.grid(visible=False)
     axes.tick_params(length=0, labelsize=min(9.5, size + 1))
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(tr(shown.title), loc="left", size=9, color=style.MUTED, pad=4)
+    axes.set_title(tr(shown.title), loc="left", size=9, color=palette.MUTED, pad=4)
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_ylim(len(sweep.series) - 0.5, -0.5)
     axes.set_xticks(range(len(places)), [setting(float(f"{place:.4g}")) for place in places])

@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from pd_analysis.numbers.evaluation import Group, Result
 from pd_analysis.numbers.interference import Interference, interference
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
 from pd_analysis.words.formatting import ms
@@ -55,9 +55,9 @@ def interference_timeline(group: Group) -> Figure | None:
         _waiting(below, seen, span)
     below.set_xlabel(tr("Seconds since the first measured request was due"))
     kinds = [
-        Line2D([], [], color=style.VERMILION, marker="o", linestyle="none", label=tr("gap beside a first token")),
-        Line2D([], [], color=style.GREY, marker="o", linestyle="none", label=tr("other gap")),
-        Patch(facecolor=style.AMBER, label=tr("waiting for its first token")),
+        Line2D([], [], color=palette.VERMILION, marker="o", linestyle="none", label=tr("gap beside a first token")),
+        Line2D([], [], color=palette.GREY, marker="o", linestyle="none", label=tr("other gap")),
+        Patch(facecolor=palette.AMBER, label=tr("waiting for its first token")),
     ]
     style.key(figure, kinds, headed=True)
     return figure
@@ -110,13 +110,13 @@ def _title(found: Sequence[_Seen]) -> str:
 def _panel(dots: Axes, seen: _Seen, span: tuple[float, float], top: float) -> None:
     times, gaps = seen.times, seen.gaps
     shown = (times >= span[0]) & (times <= span[1])
-    for beside, colour, order in ((False, style.GREY, 2), (True, style.VERMILION, 3)):
+    for beside, colour, order in ((False, palette.GREY, 2), (True, palette.VERMILION, 3)):
         chosen = _thinned(np.flatnonzero(shown & (gaps.beside == beside)), gaps.gap)
         dots.plot(times[chosen], gaps.gap[chosen] * 1e3, ".", color=colour, markersize=2.6, alpha=0.75, zorder=order)
     style.quiet(dots)
     longest = tr("longest {gap} ms", gap=ms(seen.largest(span)))
     dots.set_title(style.elided(seen.result.name, 40), loc="left", size=10, weight="bold")
-    dots.set_title(longest, loc="right", size=9, color=style.MUTED)
+    dots.set_title(longest, loc="right", size=9, color=palette.MUTED)
     dots.set_ylim(0, top * 1.1)
     dots.set_xlim(*span)
     dots.set_ylabel(tr("Gap, ms"))
@@ -142,7 +142,7 @@ def _waiting(axes: Axes, seen: _Seen, span: tuple[float, float]) -> None:
         lane = next((number for number, free in enumerate(lanes) if free <= due), len(lanes))
         lanes[lane : lane + 1] = [first]
         lines.append([(due - seen.start, lane), (first - seen.start, lane)])
-    axes.add_collection(LineCollection(lines, colors=style.AMBER, linewidths=2.2, capstyle="butt"))
+    axes.add_collection(LineCollection(lines, colors=palette.AMBER, linewidths=2.2, capstyle="butt"))
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.set_yticks([])

@@ -13,7 +13,7 @@ from pd_analysis.numbers.evaluation import ROLES, Group
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.phase_split import PhaseCost, phase_split
 from pd_analysis.numbers.value import Value
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.tables.modes import cost_words
 from pd_analysis.words.formatting import mean_count, number, setting, sizes
@@ -77,10 +77,10 @@ def _batch_panel(axes: Axes, runs: Sequence[Sequence[Batch]], get: BatchValue, *
             [size for size, _, _ in points],
             [value for _, value, _ in points],
             yerr=[0.0 if joules is None else joules.error for _, _, joules in points] if errors else None,
-            color=style.run_colour(position),
-            linestyle=style.run_line(position),
-            marker=style.run_marker(position),
-            markeredgecolor=style.PAPER,
+            color=palette.run_colour(position),
+            linestyle=palette.run_line(position),
+            marker=palette.run_marker(position),
+            markeredgecolor=palette.PAPER,
             capsize=3,
             zorder=3,
             clip_on=False,
@@ -128,7 +128,7 @@ def by_phase(group: Group) -> Figure | None:
         axes.set_yticks(range(len(costs)), labels if number_ == 0 else [""] * len(costs))
     style.key(
         figure,
-        [Patch(facecolor=style.ROLE_COLOURS[role], label=tr(ROLES[role])) for role in (Role.PREFILL, Role.DECODE)],
+        [Patch(facecolor=palette.ROLE_COLOURS[role], label=tr(ROLES[role])) for role in (Role.PREFILL, Role.DECODE)],
     )
     return figure
 
@@ -154,11 +154,11 @@ def _phase_panel(axes: Axes, costs: Sequence[PhaseCost], values: Sequence[Value 
     for row, (cost, value) in enumerate(zip(costs, values, strict=True)):
         if value is None:
             continue
-        colour = style.ROLE_COLOURS[Role(cost.phase)]
+        colour = palette.ROLE_COLOURS[Role(cost.phase)]
         if value.lost:  # a bar would be read as a value
-            axes.text(widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, color=style.MUTED)
+            axes.text(widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, color=palette.MUTED)
             continue
-        axes.barh(row, value.value, height=0.6, color=colour, xerr=_finite(value.error), capsize=3, ecolor=style.INK)
+        axes.barh(row, value.value, height=0.6, color=colour, xerr=_finite(value.error), capsize=3, ecolor=palette.INK)
         end = value.value + _finite(value.error)
         axes.text(end + widest * 0.03, row, cost_words(value, unit), va="center", size=8.5, weight="bold")
     style.quiet(axes, grid="x")

@@ -1,17 +1,14 @@
-"""One look for every plot: sizes, colours that colour-blind readers can tell apart, and a canvas with title and watermark.
+"""One look for every plot: sizes, axes, keys, and a canvas with title and watermark.
 
-Colours are those of Okabe and Ito. Every colour in a figure is one of `COLOURS`, because the report puts the SVG into its page and replaces
-each by a CSS variable, so that plots follow the reader's dark or light theme. matplotlib's pyplot is not used: its figures are global.
+matplotlib's pyplot is not used, because its figures are global.
 """
 
-import io
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import matplotlib as mpl
 from matplotlib.artist import Artist
@@ -23,45 +20,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from pd_analysis.numbers.evaluation import ROLES
+from pd_analysis.plots.palette import GREY, GRID, INK, MUTED, PAPER, VERMILION, run_colour, run_line, run_marker
 from pd_analysis.words.language import mark, tr
 from pd_contracts.names import Role
 
-LineStyle = Literal["-"] | tuple[float, Sequence[float]]
-
-# name: (light theme and PNG, dark theme)
-COLOURS: Final[Mapping[str, tuple[str, str]]] = {
-    "paper": ("#ffffff", "#151b23"),
-    "ink": ("#1f2328", "#e6edf3"),
-    "muted": ("#59636e", "#9aa6b2"),
-    "grid": ("#e1e6eb", "#2b333d"),
-    "shade": ("#f1f4f7", "#1c242d"),
-    "blue": ("#0072b2", "#4fa9e6"),
-    "vermilion": ("#d55e00", "#ff8d4f"),
-    "green": ("#009e73", "#35c79d"),
-    "purple": ("#cc79a7", "#e29cc3"),
-    "amber": ("#e69f00", "#f3b83f"),
-    "sky": ("#56b4e9", "#86cbf2"),
-    "wine": ("#882255", "#d66a9f"),
-    "indigo": ("#4b3b9e", "#a193f2"),
-    "olive": ("#7a7a1f", "#c5c463"),
-    "brown": ("#8c510a", "#d39a57"),
-    "grey": ("#8a939d", "#77828e"),
-}
-ON_BAR: Final = "#16191d"  # numbers inside bars, in either theme: every bar's colour is light enough for it
-PAPER, INK, MUTED, GRID, SHADE, BLUE, VERMILION, GREEN, PURPLE, AMBER, SKY, *_, GREY = (
-    light for light, _ in COLOURS.values()
-)
-
-ROLE_COLOURS: Final = {Role.PREFILL: AMBER, Role.DECODE: GREEN, Role.COMBINED: BLUE}
-STAGE_COLOURS: Final = {"queue": GREY, "prefill": AMBER, "kv_and_first_decode": PURPLE, "decode": GREEN}
-# Ten runs have ten colours; line and marker differ too, so that they can be told apart in print and by colour-blind readers. From the
-# eleventh on colours begin anew with other markers and lines: no two of the first 40 share colour and line, or colour and marker.
-RUN_COLOURS: Final = ("blue", "vermilion", "green", "purple", "amber", "sky", "wine", "indigo", "olive", "brown")
-RUN_LINES: Final[tuple[LineStyle, ...]] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
-RUN_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">")
-
 WIDTH: Final = 8.8
-PNG_DPI: Final = 200  # twice the 100 at which the report shows a figure
 _KEY_COLUMNS: Final = 4
 _TITLE_CHARACTERS: Final = 86
 _SUBTITLE_CHARACTERS: Final = 128
@@ -217,26 +180,6 @@ def limit_line(axes: Axes, limit: float | None, text: str) -> None:
     )
 
 
-def run_colour(position: int) -> str:
-    """Colour of the n-th run of a group, the same in every plot."""
-    return COLOURS[run_colour_name(position)][0]
-
-
-def run_colour_name(position: int) -> str:
-    """Its name in COLOURS, for the page around the plots."""
-    return RUN_COLOURS[position % len(RUN_COLOURS)]
-
-
-def run_line(position: int) -> LineStyle:
-    """Line of the n-th run of a group; shifted with every round of colours, so that a colour never comes back with its line."""
-    return RUN_LINES[(position + position // len(RUN_COLOURS)) % len(RUN_LINES)]
-
-
-def run_marker(position: int) -> str:
-    """Marker of the n-th run of a group."""
-    return RUN_MARKERS[position % len(RUN_MARKERS)]
-
-
 def handles(names: Iterable[str], *, markers: bool = True) -> list[Artist]:
     """A group's runs for the key, each with its colour, line and marker."""
     return [
@@ -287,49 +230,6 @@ def with_role(name: str, role: Role, message: str = mark("{run}, {role}")) -> st
     """A run's name and one of its roles; a name that already contains the role stays as it is."""
     words = tr(ROLES[role])
     return name if words in name.lower() else tr(message, run=name, role=words)
-
-
-def save(figure: Figure, path: Path) -> str:
-    """Write `path`.png and `path`.svg; return the SVG as it goes into a page.
-
-    Must run inside `matplotlib.rc_context(RC)`, as the figure was drawn.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path.with_suffix(".png"), dpi=PNG_DPI, metadata={"Software": None})
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    path.with_suffix(".svg").write_text(svg, encoding="utf-8")
-    return inline(svg)
-
-
-def inline(svg: str) -> str:
-    """An SVG file's element for use inside HTML: theme variables for colours, the page's font, no ids of groups, no addresses."""
-    body = svg[svg.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r' xmlns(:\w+)?="[^"]*"', "", body)
-    body = re.sub(r'<g id="[^"]*"', "<g", body)
-    body = re.sub(r' d="[^"]*"', _coarse, body)
-    body = re.sub(r"(font: [^;\"']*?px) [^;\"]*", r"\1 var(--font)", body)
-    for name, (light, _) in COLOURS.items():
-        body = body.replace(light, f"var(--plot-{name})")
-    return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="presentation">', body, count=1)
-
-
-def themed(svg: str, *, dark: bool) -> str:
-    """An SVG file in the colours of one theme, for pages that hold a file for each."""
-    colours = {pair[0]: pair[dark] for pair in COLOURS.values()}
-    return re.sub("#[0-9a-f]{6}", lambda found: colours.get(found[0], found[0]), svg)
-
-
-def _coarse(path: re.Match[str]) -> str:
-    """A path with a hundredth of a point as its finest step: half the bytes, and no eye sees it."""
-    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
-
-
-def theme_css(*, dark: bool) -> str:
-    """The plots' colours as CSS custom properties."""
-    return "".join(f"--plot-{name}:{pair[dark]};" for name, pair in COLOURS.items())
 
 
 def apply(font: str | None = None) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from pd_analysis.numbers.bootstrap import Draws, interval
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.sweep import Get, Series, Sweep, xy
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.words.formatting import sizes
 from pd_analysis.words.language import tr
 
@@ -46,7 +46,7 @@ def lines(axes: Axes, sweep: Sweep, get: Get, *, draws: Draws | None = None, sca
     """One curve per deployment, with its interval where draws are given; runs that are unfit for a decision are hollow and off the curve."""
     for position, series in enumerate(sweep.series):
         if draws is not None and shaded(sweep):
-            _band(axes, series, draws, style.run_colour(position), scale)
+            _band(axes, series, draws, palette.run_colour(position), scale)
         curve(axes, [(x, y * scale) for x, y in series.points(get)], position)
         hollow(axes, [(x, y * scale) for x, y in series.unfit_points(get)], position)
 
@@ -55,10 +55,10 @@ def curve(axes: Axes, points: Sequence[tuple[float, float]], position: int) -> N
     """The n-th deployment's curve."""
     axes.plot(
         *xy(points),
-        color=style.run_colour(position),
-        linestyle=style.run_line(position),
-        marker=style.run_marker(position),
-        markeredgecolor=style.PAPER,
+        color=palette.run_colour(position),
+        linestyle=palette.run_line(position),
+        marker=palette.run_marker(position),
+        markeredgecolor=palette.PAPER,
         markersize=6.5,
         zorder=3,
     )
@@ -69,9 +69,9 @@ def hollow(axes: Axes, points: Sequence[tuple[float, float]], position: int) -> 
     axes.plot(
         *xy(points),
         linestyle="none",
-        marker=style.run_marker(position),
-        markerfacecolor=style.PAPER,
-        markeredgecolor=style.run_colour(position),
+        marker=palette.run_marker(position),
+        markerfacecolor=palette.PAPER,
+        markeredgecolor=palette.run_colour(position),
         markersize=6,
         zorder=3,
     )

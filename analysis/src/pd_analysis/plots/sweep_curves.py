@@ -10,14 +10,14 @@ from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.slo_attainment import attainment
 from pd_analysis.numbers.sweep import ATTAINMENT, Get, Sweep, best_rate, beyond, xy
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.sweep_axes import along, canvas, curve, handles, lines, rise, shaded, short
 from pd_analysis.plots.titles import best_first
 from pd_analysis.words.formatting import joined, ms, number, percent, setting
 from pd_analysis.words.language import mark, tr
 
 _ALONE_TO: Final = 3  # deployments up to which the limits are drawn one by one, too
-_LINES: Final[dict[str, style.LineStyle]] = {"ttft": (0, (1.2, 1.4)), "tpot": (0, (5, 1.6))}
+_LINES: Final[dict[str, palette.LineStyle]] = {"ttft": (0, (1.2, 1.4)), "tpot": (0, (5, 1.6))}
 
 
 def latency(percentile: int) -> Callable[[Sweep], Figure | None]:
@@ -90,8 +90,8 @@ def slo_attainment(sweep: Sweep) -> Figure | None:
     for position, series in enumerate(sweep.series if each_alone else ()):
         for name in sweep.limits.keys() & _LINES.keys():
             points = xy(series.points(_attained({name: sweep.limits[name]})))
-            axes.plot(*points, color=style.run_colour(position), linestyle=_LINES[name], linewidth=1.2, zorder=2)
-    axes.axhline(ATTAINMENT * 100, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+            axes.plot(*points, color=palette.run_colour(position), linestyle=_LINES[name], linewidth=1.2, zorder=2)
+    axes.axhline(ATTAINMENT * 100, color=palette.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     style.quiet(axes)
     axes.set_ylim(0, 104)
     axes.set_ylabel(tr("Requests within the limits, %"))
@@ -138,7 +138,7 @@ def goodput(sweep: Sweep) -> Figure | None:
     lines(axes, sweep, get, draws=of_rate("good", _share(sweep, _good)))
     if rated:
         end = max(x for series in sweep.series for x, _ in (*series.points(get), *series.unfit_points(get)))
-        axes.plot([0, end], [0, end], color=style.GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        axes.plot([0, end], [0, end], color=palette.GREY, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     rise(axes, sweep, tr("Goodput per GPU, req/s") if sweep.axis.per_gpu else tr("Goodput, req/s"))
     style.key(figure, handles(sweep))
     return figure
@@ -195,7 +195,7 @@ def pareto(sweep: Sweep) -> Figure | None:
     for position, points in enumerate(curves):
         curve(axes, points, position)
     if slowest is not None:
-        axes.axvline(slowest, color=style.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
+        axes.axvline(slowest, color=palette.INK, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     style.quiet(axes)
     axes.grid(visible=True)
     axes.set_xlabel(tr("Output tokens per second per user"))

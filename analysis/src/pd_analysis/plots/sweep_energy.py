@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from pd_analysis.numbers.evaluation import Result
 from pd_analysis.numbers.sweep import ATTAINMENT, Get, Series, Sweep, joules
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.sweep_axes import canvas, handles, lines, rise, short
 from pd_analysis.plots.titles import best_first
 from pd_analysis.words.formatting import joined, number, percent, setting
@@ -66,7 +66,7 @@ def energy_within_limits(sweep: Sweep) -> Figure | None:
     axes = figure.subplots()
     widest = max(_joules(best) for _, _, best in found)
     for row, (position, _, best) in enumerate(found):
-        axes.barh(row, _joules(best), height=0.6, color=style.run_colour(position), edgecolor=style.PAPER)
+        axes.barh(row, _joules(best), height=0.6, color=palette.run_colour(position), edgecolor=palette.PAPER)
         axes.text(_joules(best) + widest * 0.01, row, f"{number(_joules(best))} J", va="center", size=9, weight="bold")
     style.quiet(axes, grid="x")
     axes.set_yticks(range(len(found)), labels)

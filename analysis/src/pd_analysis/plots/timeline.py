@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from pd_analysis.energy.joules import Energy, GpuEnergy
 from pd_analysis.energy.readings import AVERAGE_LAG_S
 from pd_analysis.numbers.evaluation import ROLES, Group, Result
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
 from pd_analysis.records.columns import Floats
 from pd_analysis.words.formatting import number
@@ -88,7 +88,7 @@ def _top(result: Result) -> float:
 def _power(axes: Axes, result: Result, energy: Energy, top: float) -> None:
     start, end = result.run.window
     shift = energy.shift_s - start
-    axes.axvspan(0, end - start, color=style.SHADE, linewidth=0, zorder=0)
+    axes.axvspan(0, end - start, color=palette.SHADE, linewidth=0, zorder=0)
     for position, gpu in enumerate(energy.serving):
         own = result.run.samples[result.run.samples["index"] == gpu.index]
         _line(axes, own.assign(t=own["t"] + shift), gpu, position)
@@ -101,7 +101,7 @@ def _power(axes: Axes, result: Result, energy: Energy, top: float) -> None:
 
 def _line(axes: Axes, own: pd.DataFrame, gpu: GpuEnergy, position: int) -> None:
     step = max(1, len(own) // _POINTS)
-    colour = style.GREY if gpu.role is None else style.ROLE_COLOURS[gpu.role]
+    colour = palette.GREY if gpu.role is None else palette.ROLE_COLOURS[gpu.role]
     instant = own["power_w"].fillna(own["power_average_w"])
     axes.plot(own["t"].iloc[::step], instant.iloc[::step], color=colour, linewidth=0.6, alpha=0.3, zorder=2)
     times, smooth = _mean_of_a_second(own)
@@ -130,7 +130,7 @@ def _samples_a_second(own: pd.DataFrame) -> int:
 
 def _clock(axes: Axes, result: Result, energy: Energy, fastest: float, *, named: bool) -> None:
     start, end = result.run.window
-    axes.axvspan(0, end - start, color=style.SHADE, linewidth=0, zorder=0)
+    axes.axvspan(0, end - start, color=palette.SHADE, linewidth=0, zorder=0)
     for position, gpu in enumerate(energy.serving):
         own = result.run.samples[result.run.samples["index"] == gpu.index]
         step = max(1, len(own) // _POINTS)
@@ -138,7 +138,7 @@ def _clock(axes: Axes, result: Result, energy: Energy, fastest: float, *, named:
         axes.plot(
             own["t"].iloc[::step] + energy.shift_s - start,
             clock.iloc[::step],
-            color=style.GREY if gpu.role is None else style.ROLE_COLOURS[gpu.role],
+            color=palette.GREY if gpu.role is None else palette.ROLE_COLOURS[gpu.role],
             linestyle=_GPU_LINES[position % len(_GPU_LINES)],
             linewidth=1.3,
             zorder=3,
@@ -154,10 +154,10 @@ def _clock(axes: Axes, result: Result, energy: Energy, fastest: float, *, named:
 def _flight(axes: Axes, result: Result, under_way: tuple[Floats, Floats, Floats], most: float) -> None:
     start, end = result.run.window
     times, waiting, writing = under_way
-    axes.axvspan(0, end - start, color=style.SHADE, linewidth=0, zorder=0)
+    axes.axvspan(0, end - start, color=palette.SHADE, linewidth=0, zorder=0)
     layers = (
-        (np.zeros_like(writing), writing, style.GREEN, tr("writing")),
-        (writing, writing + waiting, style.AMBER, tr("waiting")),
+        (np.zeros_like(writing), writing, palette.GREEN, tr("writing")),
+        (writing, writing + waiting, palette.AMBER, tr("waiting")),
     )
     for low, high, colour, name in layers:
         axes.fill_between(

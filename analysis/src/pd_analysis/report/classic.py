@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 
 from pd_analysis.numbers.evaluation import Result
-from pd_analysis.plots import style
+from pd_analysis.plots import style, svg
 from pd_analysis.plots.classic import performance_analysis
 from pd_contracts.names import Role
 from pd_contracts.records import write_json
@@ -58,7 +58,7 @@ def write(result: Result, out: Path) -> list[Path]:
         write_json(path, document)
     with style.apply():
         figure = performance_analysis(result)
-        style.save(figure, out / FIGURE)
+        svg.save(figure, out / FIGURE)
     return [*written, out / f"{FIGURE}.png"]
 
 

@@ -14,7 +14,7 @@ from pd_analysis.numbers.load import SWEPT, Pace, amount_words, lengths
 from pd_analysis.numbers.measures import GOODPUT, JOULES
 from pd_analysis.numbers.metrics import COLUMNS
 from pd_analysis.numbers.sweep import Axis, axis_of
-from pd_analysis.plots import style
+from pd_analysis.plots import palette
 from pd_analysis.records.columns import quantiles
 from pd_analysis.words.formatting import sizes
 from pd_contracts.latency import PERCENTILES
@@ -61,7 +61,7 @@ def _run(result: Result, labels: Sequence[str], axis: Axis | None) -> dict[str, 
         "name": result.name,
         "label": result.label,
         "topology": result.topology.value if result.topology else "",
-        "colour": style.run_colour_name(labels.index(result.label)),
+        "colour": palette.run_colour_name(labels.index(result.label)),
         "load": amount_words(load),
         "place": None if axis is None else _short(axis.place(result)),
         "axis": "" if axis is None else axis.label,

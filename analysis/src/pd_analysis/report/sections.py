@@ -15,7 +15,7 @@ from pd_analysis.numbers.comparison import OUTCOMES, Comparison, Outcome
 from pd_analysis.numbers.evaluation import Group
 from pd_analysis.numbers.load import MODES
 from pd_analysis.numbers.sweep import Sweep
-from pd_analysis.plots import Drawn, style
+from pd_analysis.plots import Drawn, palette
 from pd_analysis.tables.comparison import comparison
 from pd_analysis.tables.energy import boards, energy_by_role
 from pd_analysis.tables.energy_by_phase import energy_by_phase
@@ -102,7 +102,7 @@ class Swept:
 
 def cards(pair: Pair, group: Group) -> list[Card]:
     """The comparisons of a pair, ready to be looked at; runs have the colours that they have in the group's plots."""
-    colours = {result.name: style.run_colour_name(position) for position, result in enumerate(group.results)}
+    colours = {result.name: palette.run_colour_name(position) for position, result in enumerate(group.results)}
     return [_card(comparison, colours) for comparison in pair.comparisons]
 
 

@@ -17,7 +17,7 @@ from pd_analysis.doubts.many_loads import overall
 from pd_analysis.doubts.one_load import cases, of_cases
 from pd_analysis.numbers.evaluation import Group, evaluate, grouped
 from pd_analysis.numbers.sweep import sweeps
-from pd_analysis.plots import style
+from pd_analysis.plots import palette
 from pd_analysis.records.run import Loaded
 from pd_analysis.report import HTML, MARKDOWN, interactive
 from pd_analysis.report.chapters import with_chapter
@@ -108,7 +108,7 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
         "definitions": definitions(),
         "out": out,
         "version": pd_contracts.__version__,
-        "themes": {"light": style.theme_css(dark=False), "dark": style.theme_css(dark=True)},
+        "themes": {"light": palette.theme_css(dark=False), "dark": palette.theme_css(dark=True)},
     }
     environment = _environment()
     for name in (HTML, MARKDOWN):
@@ -155,5 +155,5 @@ def _environment() -> jinja2.Environment:
         "joined": joined,
         "unbroken": unbroken,
     }
-    environment.globals |= {"tr": tr, "run_colour": style.run_colour_name}
+    environment.globals |= {"tr": tr, "run_colour": palette.run_colour_name}
     return environment

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pd_analysis.plots import fonts, style
+from pd_analysis.plots import fonts, palette, style, svg
 from pd_analysis.words.formatting import number
 from pd_analysis.words.language import current_language, in_language, mark, tr
 from pd_planner.confidence.findings import Findings
@@ -41,7 +41,7 @@ def charts(found: Findings, folder: Path) -> list[Chart]:
     font = None if lang == "en" else fonts.chinese_font()
     wanted = [(name, tr(alt), make) for name, alt, make in _wanted(found)]
     with style.apply(font), fonts.without_remarks(), in_language("en" if font is None else lang):
-        return [Chart(name, alt, style.save(make(), folder / PLOTS / name)) for name, alt, make in wanted]
+        return [Chart(name, alt, svg.save(make(), folder / PLOTS / name)) for name, alt, make in wanted]
 
 
 def _wanted(found: Findings) -> Iterator[tuple[str, str, Callable[[], Figure]]]:
@@ -75,10 +75,10 @@ def capacity(found: Findings) -> Figure:
     )
     axes = figure.subplots()
     for row, drawn in enumerate(found.drawn):
-        band, colour = drawn.band, style.BLUE if drawn.choice.plain else style.GREEN
+        band, colour = drawn.band, palette.BLUE if drawn.choice.plain else palette.GREEN
         axes.barh(row, band.high - band.low, left=band.low, height=0.5, color=colour, alpha=0.35, linewidth=0, zorder=2)
         axes.plot([band.middle, band.middle], [row - 0.25, row + 0.25], color=colour, linewidth=3, zorder=3)
-        axes.text(band.high, row, f"  {number(band.middle)}", va="center", size=9, color=style.INK)
+        axes.text(band.high, row, f"  {number(band.middle)}", va="center", size=9, color=palette.INK)
     axes.set_yticks(range(len(names)), [style.elided(name, 34) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(left=0, right=1.12 * max(drawn.band.high for drawn in found.drawn))
@@ -134,17 +134,17 @@ def _doubt(found: Findings) -> float:
 def _cell(axes: Axes, column: int, row: int, point: Point, doubt: float) -> None:
     ratio = point.ratio
     if not np.isfinite(ratio) and not point.apart:
-        axes.text(column, row, "–", ha="center", va="center", size=8.5, color=style.MUTED, zorder=3)
+        axes.text(column, row, "–", ha="center", va="center", size=8.5, color=palette.MUTED, zorder=3)
         return
     size = abs(float(np.log(ratio))) if 0 < ratio < math.inf else _FULL
     told = size > _NEARLY_EQUAL * doubt
     share = _LIGHTEST + (_DARKEST - _LIGHTEST) * min(1.0, size / _FULL) if told else _LIGHTEST / 2
-    colour = style.GREEN if ratio > 1 else style.BLUE
+    colour = palette.GREEN if ratio > 1 else palette.BLUE
     axes.barh(row, 0.96, left=column - 0.48, height=0.94, color=colour, alpha=share, linewidth=0, zorder=2)
     text = ratio_words(ratio)
-    axes.text(column, row + 0.12, text, ha="center", va="center", size=8.5, color=style.INK, zorder=3)
+    axes.text(column, row + 0.12, text, ha="center", va="center", size=8.5, color=palette.INK, zorder=3)
     split = point.split.shape if point.split and ratio > 1 else ""
-    axes.text(column, row - 0.24, split, ha="center", va="center", size=6.5, color=style.MUTED, zorder=3)
+    axes.text(column, row - 0.24, split, ha="center", va="center", size=6.5, color=palette.MUTED, zorder=3)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def rates(found: Findings) -> Figure:
             _line(axes, curve, panel, position)
         limit = found.question.setting.limits.milliseconds.get(panel.limit)
         if limit is not None:
-            axes.axhline(limit, color=style.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+            axes.axhline(limit, color=palette.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         axes.set_ylabel(tr(panel.title))
         axes.set_xlabel(tr("Requests/s per GPU"))
         axes.set_xlim(left=0)
@@ -191,8 +191,8 @@ def _line(axes: Axes, curve: Curve, panel: _Panel, position: int) -> None:
     axes.plot(
         [operation.rate / curve.fleet.gpus for operation in shown],
         [panel.get(operation) for operation in shown],
-        color=style.run_colour(position),
-        linestyle=style.run_line(position),
-        marker=style.run_marker(position),
+        color=palette.run_colour(position),
+        linestyle=palette.run_line(position),
+        marker=palette.run_marker(position),
         markersize=4,
     )

@@ -7,7 +7,7 @@ from typing import Any, Final
 import jinja2
 
 import pd_contracts
-from pd_analysis.plots import style
+from pd_analysis.plots import palette
 from pd_analysis.report.filters import pipe, unbroken
 from pd_analysis.words.language import current_language, mark, tr
 from pd_planner.confidence.findings import Findings
@@ -44,7 +44,7 @@ def pages(folder: Path, found: Findings, plan: PlanFile) -> dict[str, str]:
             *([tables.rates(found.curves)] if found.curves else []),
         ],
         "version": pd_contracts.__version__,
-        "themes": {"light": style.theme_css(dark=False), "dark": style.theme_css(dark=True)},
+        "themes": {"light": palette.theme_css(dark=False), "dark": palette.theme_css(dark=True)},
         "objective": question.objective.value,
         "lang": current_language(),
     }

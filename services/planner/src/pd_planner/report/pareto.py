@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pd_analysis.plots import style
+from pd_analysis.plots import palette, style
 from pd_analysis.words.language import tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.search.question import Choice
@@ -38,7 +38,7 @@ def pareto(found: Findings) -> Figure:
             choice.fleet.gpus,
             choice.operation.joules,
             "o" if choice.plain else "^",
-            color=style.BLUE if choice.plain else style.GREEN,
+            color=palette.BLUE if choice.plain else palette.GREEN,
             alpha=1.0 if choice in front else 0.25,
             markersize=7,
             zorder=3,
@@ -71,5 +71,5 @@ def _names(figure: Figure, axes: Axes, names: Sequence[str]) -> None:
     if len(names) > _NAMED:
         lines.append(tr("and {count} more, in the table", count=len(names) - _NAMED))
     figure.text(
-        _NAMES_AT, axes.get_position().y1, "\n".join(lines), size=8.5, va="top", linespacing=1.5, color=style.INK
+        _NAMES_AT, axes.get_position().y1, "\n".join(lines), size=8.5, va="top", linespacing=1.5, color=palette.INK
     )
