@@ -28,6 +28,7 @@ def power(result: Result) -> Iterable[Doubt]:
         )
     else:
         yield from _boards(result, energy)
+        yield from _window(result, energy)
         yield from unbelieved(result.name, energy.serving)
         yield from _readings(result.name, energy.serving)
         if result.load.pace not in MODES:
@@ -35,6 +36,7 @@ def power(result: Result) -> Iterable[Doubt]:
 
 
 def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
+    """Whether the recorded GPUs and their roles are those of the deployment."""
     serving, expected = len(energy.serving), result.metrics.gpus
     if not serving:
         yield Doubt(
@@ -66,6 +68,9 @@ def _boards(result: Result, energy: Energy) -> Iterable[Doubt]:
             tr("Tell pd-monitor the roles: PREFILL_GPUS, DECODE_GPUS, COMBINED_GPUS."),
             tr("GPUs were recorded with another role than that of their engines, so energy by role is unknown"),
         )
+
+
+def _window(result: Result, energy: Energy) -> Iterable[Doubt]:
     if energy.window_s < COUNTER_LEAST_S:
         yield Doubt(
             Level.CARE,

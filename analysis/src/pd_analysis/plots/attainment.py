@@ -1,8 +1,10 @@
 """Limits scaled, and the hand-off of KV: two questions that a single rate answers."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
@@ -11,7 +13,7 @@ from pd_analysis.numbers.slo_attainment import attainment, scales
 from pd_analysis.numbers.sweep import ATTAINMENT
 from pd_analysis.plots import palette, style
 from pd_analysis.plots.titles import best_first
-from pd_analysis.records.columns import Floats, quantiles
+from pd_analysis.records.columns import Floats, Gaps, quantiles
 from pd_analysis.words.formatting import joined, number, percent
 from pd_analysis.words.language import tr
 from pd_contracts.names import Topology
@@ -50,7 +52,13 @@ def slo_scale(group: Group) -> Figure | None:
         entries=len(group.results),
         bottom=0.55,
     )
-    axes = figure.subplots()
+    _draw_shares(figure.subplots(), factors, curves)
+    style.key(figure, style.handles((result.name for result in group.results), markers=False))
+    return figure
+
+
+def _draw_shares(axes: Axes, factors: Floats, curves: Floats) -> None:
+    """One curve per run over the factors, with a line at the share that counts and one at the given limits."""
     for position, curve in enumerate(curves):
         axes.plot(
             factors, curve * 100, color=palette.run_colour(position), linestyle=palette.run_line(position), zorder=3
@@ -67,8 +75,6 @@ def slo_scale(group: Group) -> Figure | None:
     axes.set_ylim(0, 104)
     axes.set_xlabel(tr("Limits, times the given ones"))
     axes.set_ylabel(tr("Requests within all limits, %"))
-    style.key(figure, style.handles((result.name for result in group.results), markers=False))
-    return figure
 
 
 def _ends(factors: Floats, curves: Floats) -> tuple[float, float]:
@@ -82,13 +88,13 @@ def _ends(factors: Floats, curves: Floats) -> tuple[float, float]:
 def kv_handoff_cdf(group: Group) -> Figure | None:
     """How long KV takes to decode, with the first step there: share of requests that wait at most this long."""
     handed = [
-        (position, result, result.requests.ordered("kv_and_first_decode"))
+        _Handed(position, result.name, result.requests.ordered("kv_and_first_decode"))
         for position, result in enumerate(group.results)
         if result.topology is Topology.DISAGG and result.requests.ordered("kv_and_first_decode").size > 1
     ]
     if not handed:
         return None
-    tails = [(result.name, float(quantiles(values, [99])[0])) for _, result, values in handed]
+    tails = [(one.name, float(quantiles(one.times_ms, [99])[0])) for one in handed]
     figure = style.canvas(
         tr(
             "p99 of KV hand-off and first decode step: {runs}",
@@ -102,11 +108,25 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
         entries=len(handed),
         bottom=0.55,
     )
-    axes = figure.subplots()
+    _draw_cdf(figure.subplots(), handed)
+    every = style.handles((result.name for result in group.results), markers=False)
+    style.key(figure, [every[one.position] for one in handed])
+    return figure
+
+
+class _Handed(NamedTuple):
+    """The hand-off times of a run, the shortest first."""
+
+    position: int
+    name: str
+    times_ms: Floats | Gaps
+
+
+def _draw_cdf(axes: Axes, handed: Sequence[_Handed]) -> None:
     shares = np.linspace(0, 100, _STEPS)
-    for position, _, values in handed:
+    for position, _, times in handed:
         axes.plot(
-            quantiles(values, shares),
+            quantiles(times, shares),
             shares,
             color=palette.run_colour(position),
             linestyle=palette.run_line(position),
@@ -114,8 +134,8 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
         )
     style.quiet(axes)
     axes.xaxis.grid(visible=True)
-    low = min(float(quantiles(values, [1])[0]) for _, _, values in handed)
-    high = max(float(values[-1]) for _, _, values in handed)
+    low = min(float(quantiles(one.times_ms, [1])[0]) for one in handed)
+    high = max(float(one.times_ms[-1]) for one in handed)
     if low > 0 and high / low > _LOG_FROM:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
@@ -125,13 +145,3 @@ def kv_handoff_cdf(group: Group) -> Figure | None:
     axes.set_ylim(0, 102)
     axes.set_xlabel("ms")
     axes.set_ylabel(tr("Requests, %"))
-    kept = {position for position, _, _ in handed}
-    style.key(
-        figure,
-        [
-            handle
-            for position, handle in enumerate(style.handles((result.name for result in group.results), markers=False))
-            if position in kept
-        ],
-    )
-    return figure

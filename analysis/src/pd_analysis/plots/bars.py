@@ -131,9 +131,7 @@ def energy(group: Group) -> Figure | None:
         return None
     names = [style.elided(name, 22) for name, _ in found]
     roles = [role for role in Role if any(role in tokens.parts_per_output for _, tokens in found)]
-    panels = [
-        (title, {role.value: get}) for role, title, get in _OWN if any(get(tokens) is not None for _, tokens in found)
-    ]
+    panels = [panel for panel in _OWN if any(panel[2](tokens) is not None for _, tokens in found)]
     figure = style.canvas(
         _energy_title(group),
         _energy_note(group, several=bool(panels)),
@@ -143,7 +141,7 @@ def energy(group: Group) -> Figure | None:
         entries=len(roles),
         bottom=0.68,
     )
-    every = figure.subplots(
+    first, *others = figure.subplots(
         1,
         1 + len(panels),
         squeeze=False,
@@ -155,12 +153,10 @@ def energy(group: Group) -> Figure | None:
         (name, {role.value: part for role, part in tokens.parts_per_output.items()})
         for name, (_, tokens) in zip(names, found, strict=True)
     ]
-    _stacked(every[0], whole, colours, tr("all GPUs,\nJ per output token"))
-    for axes, (title, gets) in zip(every[1:], panels, strict=True):
-        own = [
-            (name, {role: joules for role, get in gets.items() if (joules := get(tokens)) is not None})
-            for name, (_, tokens) in zip(names, found, strict=True)
-        ]
+    _stacked(first, whole, colours, tr("all GPUs,\nJ per output token"))
+    for axes, (role, title, get) in zip(others, panels, strict=True):
+        joules = [get(tokens) for _, tokens in found]
+        own = [(name, {} if each is None else {role.value: each}) for name, each in zip(names, joules, strict=True)]
         _stacked(axes, own, colours, tr(title))
         axes.tick_params(labelleft=False)
         axes.set_xlim(0, axes.get_xlim()[1] * _NARROW)

@@ -96,31 +96,35 @@ def _write(loaded: Loaded, out: Path, title: str, lang: str, *, every_load: bool
         "heat": plots.draw_heat(series, out / PLOTS, lang) if series else [],
         "lengths": of_lengths(results),
         "explore": interactive.data(groups),
-        "plotly": interactive.library(),
-        "words": {key: tr(text) for key, text in WORDS.items()},
-        "lang": lang,
         "alone": alone,
         "overall": merged,
         "chapters": (len(chosen), len(groups)) if len(chosen) < len(groups) else (),
-        "fontless": not plots.readable(lang),
         "overview": overview(groups),
         "left_out": left_out(loaded.problems),
-        "definitions": definitions(),
         "out": out,
-        "version": pd_contracts.__version__,
-        "themes": {"light": palette.theme_css(dark=False), "dark": palette.theme_css(dark=True)},
+        **_always(lang),
     }
     environment = _environment()
     for name in (HTML, MARKDOWN):
         (out / name).write_text(environment.get_template(f"{name}.j2").render(facts), encoding="utf-8")
-    drawn = tuple(
-        plot.path
-        for plot in (
-            *(plot for section in sections for plot in section.plots.values()),
-            *(plot for each in swept for plot in each.plots),
-        )
+    in_sections = (plot for section in sections for plot in section.plots.values())
+    in_sweeps = (plot for each in swept for plot in each.plots)
+    return Written(
+        html=out / HTML, markdown=out / MARKDOWN, plots=tuple(plot.path for plot in (*in_sections, *in_sweeps))
     )
-    return Written(html=out / HTML, markdown=out / MARKDOWN, plots=drawn)
+
+
+def _always(lang: str) -> dict[str, object]:
+    """What every report in a language has, whatever was measured."""
+    return {
+        "lang": lang,
+        "words": {key: tr(text) for key, text in WORDS.items()},
+        "fontless": not plots.readable(lang),
+        "plotly": interactive.library(),
+        "definitions": definitions(),
+        "version": pd_contracts.__version__,
+        "themes": {"light": palette.theme_css(dark=False), "dark": palette.theme_css(dark=True)},
+    }
 
 
 def default_title(groups: Sequence[Group]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pd_contracts.names import Role, Topology
+from pd_control.cli import values
 from pd_control.cli.parser import Parser
 
 _UP = """\
@@ -173,7 +174,7 @@ def _checked_first(parser: argparse.ArgumentParser) -> None:
 def _one(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--instance",
-        type=_lines,
+        type=values.natural,
         metavar="N",
         help="number of the engine within its role, from 0 (default: INSTANCE, else 0)",
     )
@@ -186,7 +187,7 @@ def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     add(
         "topology",
         nargs="?",
-        type=_topology,
+        type=values.topology,
         default=Topology.DISAGG,
         metavar="disagg|combined",
         help="default: disagg",
@@ -195,14 +196,14 @@ def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     add("--engine", choices=engines, default="vllm", help=f"kind of engine (default: vllm){only}")
     add(
         "--prefill",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="number of prefill engines, on consecutive GPUs unless PREFILL_GPUS is set",
     )
-    add("--decode", type=_count, metavar="N", help="number of decode engines, likewise")
+    add("--decode", type=values.count, metavar="N", help="number of decode engines, likewise")
     add(
         "--combined",
-        type=_count,
+        type=values.count,
         metavar="N",
         help="number of combined engines (default: one for each prefill and decode GPU)",
     )
@@ -230,7 +231,7 @@ def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
     _checked_first(parser)
     add(
         "--patience",
-        type=_positive,
+        type=values.positive,
         default=300.0,
         metavar="S",
         help="give up after S seconds without progress (300)",
@@ -241,17 +242,25 @@ def _logs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="process or container, as `pdctl status` names it; all if left out")
     parser.add_argument("-f", "--follow", action="store_true", help="follow the log (needs a name)")
     parser.add_argument(
-        "-n", "--lines", type=_lines, default=20, metavar="N", help="lines of each log to show first (20)"
+        "-n", "--lines", type=values.natural, default=20, metavar="N", help="lines of each log to show first (20)"
     )
 
 
 def _smoke(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--url", help="address to send to (default: the running deployment's proxy)")
     parser.add_argument("--model", help="model to ask (default: the first that is served)")
-    parser.add_argument("--timeout", type=_positive, default=60.0, metavar="S", help="time-out of each request (60)")
+    parser.add_argument(
+        "--timeout", type=values.positive, default=60.0, metavar="S", help="time-out of each request (60)"
+    )
 
 
 def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
+    _compared(parser, engines)
+    _offered(parser)
+    _executed(parser)
+
+
+def _compared(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     what = parser.add_argument_group("deployments").add_argument
     what("--engine", choices=engines, default="vllm", help="kind of engine (default: %(default)s)")
     what("--containers", action="store_true", help="use docker compose; always the case for vllm-cpu")
@@ -265,6 +274,9 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         metavar="D,…",
         help="combined (plain engines on all GPUs), 2c, 1p1d, 1p3d:nixl, … (default: combined and every XpYd that fits)",
     )
+
+
+def _offered(parser: argparse.ArgumentParser) -> None:
     load = parser.add_argument_group("load").add_argument
     load("--input-output", metavar="I:O,…", help="prompt and answer lengths in tokens, 512:64,2048:128")
     load("--trace", metavar="FILE", help="recorded trace with arrivals and lengths, instead of lengths and rates")
@@ -273,10 +285,12 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         metavar="R,…",
         help="requests per second per GPU; 2,8/1,4 for two loads; find searches for them (the default on GPUs)",
     )
-    load("--start-rate", type=_positive, metavar="R", help="first rate of the search, requests per second per GPU")
+    load(
+        "--start-rate", type=values.positive, metavar="R", help="first rate of the search, requests per second per GPU"
+    )
     load(
         "--duration",
-        type=_positive,
+        type=values.positive,
         metavar="S",
         help="seconds per point (default: 60 to 300, as its p99 needs)",
     )
@@ -284,7 +298,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     load("--goodput", metavar="LIMITS", help='limits in ms that requests should meet, "ttft:500 tpot:20"')
     load(
         "--attainment",
-        type=_share,
+        type=values.share,
         default=0.9,
         metavar="X",
         help="share of requests that must meet them (default: 0.9)",
@@ -297,6 +311,9 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     )
     load("--batch-sizes", metavar="N,…", help="mode batch: requests at once, one batch after the other")
     load("loadgen", nargs="*", metavar="-- OPTION", help="after --: options of pd-loadgen run, for every point")
+
+
+def _executed(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("execution").add_argument
     run("--out", default="results/compare", metavar="DIR", help="where runs and report go (default: %(default)s)")
     run("--title", default="", metavar="TEXT", help="title of the report")
@@ -305,7 +322,7 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     run("--restart", action="store_true", help="delete the results of an earlier comparison in --out")
     run(
         "--stop-after",
-        type=_positive,
+        type=values.positive,
         metavar="S",
         help="start no point that would end later than this; the same command continues later",
     )
@@ -315,51 +332,8 @@ def _compare(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
     run("--force", action="store_true", help="start even if pdctl doctor finds errors")
     run(
         "--patience",
-        type=_positive,
+        type=values.positive,
         default=600.0,
         metavar="S",
         help="give up on engines after S seconds without progress (600)",
     )
-
-
-def _topology(text: str) -> Topology:
-    try:
-        return Topology(text)
-    except ValueError:
-        msg = f"{text!r} is not a topology: write {' or '.join(Topology)}"
-        raise argparse.ArgumentTypeError(msg) from None
-
-
-def _count(text: str) -> int:
-    return _whole(text, least=1)
-
-
-def _lines(text: str) -> int:
-    return _whole(text, least=0)
-
-
-def _whole(text: str, least: int) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else -1
-    if value < least:
-        msg = f"{text!r} is not a whole number of at least {least}"
-        raise argparse.ArgumentTypeError(msg)
-    return value
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        msg = f"{text!r} is not a number above 0"
-        raise argparse.ArgumentTypeError(msg)
-    return value
-
-
-def _share(text: str) -> float:
-    value = _positive(text)
-    if value > 1:
-        msg = f"{text!r} is more than 1: write a share such as 0.9"
-        raise argparse.ArgumentTypeError(msg)
-    return value
