@@ -26,7 +26,7 @@ from support.dotenv_file import dotenv
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
-from pd_engine.guards import DECODE_MEMORY_LIMIT
+from pd_engine.guards_p2p_nccl import DECODE_MEMORY_LIMIT
 from pd_engine.plan import complaints, plan
 from pd_engine.refusals import LAST_WITH_P2P_NCCL
 from pd_engine.settings import CheckSettings, EngineSettings, Host

@@ -8,16 +8,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
-
 from pd_contracts.names import Connector, Role
-from pd_engine.commandline import CommandLine
-from pd_engine.settings import EngineSettings
+from pd_engine.final_command import Command
+from pd_engine.guards_p2p_nccl import p2p_nccl
 
-DECODE_MEMORY_LIMIT: Final = 0.8
-# P2pConnector: of the GPU, for vLLM and the connector together.
+# P2pConnector: share of the GPU's memory for vLLM and the connector together.
 MEMORY_LIMIT: Final = 0.97
-# Instead of one HTTP server on one port of this host they make something that the proxy does not talk to.
+# Options with which vLLM opens no HTTP port that the proxy could talk to.
 NO_HTTP: Final = ("uds", "grpc", "headless")
 SEVERAL_HOSTS: Final = ("nnodes", "node_rank", "master_addr", "master_port", "data_parallel_address")
 RANKS: Final = (
@@ -41,41 +38,6 @@ ALIKE: Final = {
     "dtype": "KV of one type is garbage in a cache of another",
     "kv_cache_dtype": "KV of one type is garbage in a cache of another",
 }
-# Which CUDA graphs leave the connector's hooks running, by whether KV goes in one piece.
-GRAPHS: Final = {
-    Role.PREFILL: ("NONE",),
-    Role.DECODE: ("NONE", "FULL_DECODE_ONLY"),
-}
-
-
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """The final command.
-
-    Attributes:
-        line: what vLLM makes of it.
-        own: what it would be without ENGINE_ARGS.
-        settings: where it comes from.
-        gpu_memory_bytes: of each of the engine's GPUs; None if unknown.
-    """
-
-    line: CommandLine
-    own: CommandLine
-    settings: EngineSettings
-    gpu_memory_bytes: int | None = None
-
-    def said(self, name: str, variable: str = "") -> str:
-        """The value as the reader wrote it: by the setting's variable, or as an option in ENGINE_ARGS."""
-        value = self.line.given.get(name)
-        if variable and value == self.own.given.get(name):
-            return f"{variable}={self.line.text(name)}"
-        option = "--" + name.removesuffix("_tag").replace("_", "-")  # the model is given in place or by --model
-        if isinstance(value, bool):
-            return f"ENGINE_ARGS: {option if value else option.replace('--', '--no-', 1)}"
-        return f"ENGINE_ARGS: {option} {self.line.text(name)}"
-
-    def changed(self, name: str) -> bool:
-        """Whether ENGINE_ARGS differ from the settings."""
-        return self.line.given.get(name) != self.own.given.get(name)
 
 
 def guards(command: Command) -> Iterator[str]:
@@ -90,7 +52,7 @@ def guards(command: Command) -> Iterator[str]:
     yield from _transfer(command)
     yield from _generates(command)
     if settings.kv_connector is Connector.P2P_NCCL:
-        yield from _p2p_nccl(command)
+        yield from p2p_nccl(command)
     elif settings.kv_connector is Connector.P2P:
         yield from _p2p(command)
 
@@ -212,77 +174,4 @@ def _p2p(command: Command) -> Iterator[str]:
         yield (
             f"{command.said('gpu_memory_utilization', 'GPU_MEMORY_UTILIZATION')} and {name}={pool} together are more than "
             f"{MEMORY_LIMIT} of the GPU's {total} bytes, and CUDA needs some too: lower one of them."
-        )
-
-
-def _p2p_nccl(command: Command) -> Iterator[str]:
-    settings, line = command.settings, command.line
-    yield from _graphs(command)
-    if line.on("enable_prefix_caching") is not False:
-        yield (
-            f"{command.said('enable_prefix_caching')} with P2pNcclConnector: pushed KV is never freed after a local hit; "
-            "set KV_CONNECTOR=P2pConnector instead."
-        )
-    if settings.pd_role is Role.PREFILL:
-        yield from _whole_prompts(command)
-    else:
-        yield from _room(command)
-
-
-def _graphs(command: Command) -> Iterator[str]:
-    line, settings = command.line, command.settings
-    if line.on("enforce_eager"):
-        return
-    role = settings.pd_role
-    # vLLM's own choice, if none is named, replays full graphs.
-    mode = str(line.object("compilation_config").get("cudagraph_mode") or "FULL").upper()
-    if mode in GRAPHS[role]:
-        return
-    name = "enforce_eager" if command.changed("enforce_eager") else "compilation_config"
-    reason = (
-        "a step replayed from a CUDA graph never sends its KV, and decode would wait forever"
-        if role is Role.PREFILL
-        else "CUDA graphs of prefill-shaped steps skip loading KV, and the answer is garbage"
-    )
-    allowed = " or ".join(GRAPHS[role])
-    yield (
-        f"{command.said(name)} with P2pNcclConnector's {role.value}: {reason}. Remove it, or set cudagraph_mode {allowed}."
-    )
-
-
-def _whole_prompts(command: Command) -> Iterator[str]:
-    line = command.line
-    cut = "a prompt cut into chunks crashes P2pNcclConnector's prefill"
-    if line.on("enable_chunked_prefill") is not False:
-        yield f"{command.said('enable_chunked_prefill')}: {cut}; remove it."
-    threshold = line.number("long_prefill_token_threshold")
-    if "long_prefill_token_threshold" in line.given and threshold != 0:
-        yield f"{command.said('long_prefill_token_threshold')}: {cut}; remove it."
-    batched, longest = line.number("max_num_batched_tokens"), line.number("max_model_len")
-    if batched is not None and longest is not None and batched < longest:
-        yield (
-            f"{command.said('max_num_batched_tokens', 'MAX_NUM_BATCHED_TOKENS')} is less than "
-            f"{command.said('max_model_len', 'MAX_MODEL_LEN')}: {cut}, so a whole prompt must fit into one step."
-        )
-
-
-def _room(command: Command) -> Iterator[str]:
-    line = command.line
-    memory = line.number("gpu_memory_utilization")
-    if "gpu_memory_utilization" in line.given and (memory is None or memory > DECODE_MEMORY_LIMIT):
-        yield (
-            f"{command.said('gpu_memory_utilization', 'GPU_MEMORY_UTILIZATION')} leaves decode no room for KV that arrives over "
-            "P2P NCCL (it then runs out of memory and answers with garbage): "
-            f"set {DECODE_MEMORY_LIMIT} or less, 0.7 is the default."
-        )
-    cache, total = line.number("kv_cache_memory_bytes"), command.gpu_memory_bytes
-    if cache is not None and total is not None and cache > DECODE_MEMORY_LIMIT * total:
-        yield (
-            f"{command.said('kv_cache_memory_bytes')} is more than {DECODE_MEMORY_LIMIT} of the GPU's {total} bytes, and decode needs "
-            "room for its weights and for KV that arrives over P2P NCCL: lower it."
-        )
-    if "num_gpu_blocks_override" in line.given:
-        yield (
-            f"{command.said('num_gpu_blocks_override')} takes memory without a limit, and decode needs room for KV that arrives over "
-            "P2P NCCL: set GPU_MEMORY_UTILIZATION, or --kv-cache-memory-bytes."
         )

@@ -10,7 +10,8 @@ import msgspec
 
 from pd_contracts.names import Connector, Role
 from pd_engine.commandline import CommandLineError, config_path, parse
-from pd_engine.guards import Command, guards
+from pd_engine.final_command import Command
+from pd_engine.guards import guards
 from pd_engine.refusals import refusals
 from pd_engine.settings import EngineSettings, Host
 
