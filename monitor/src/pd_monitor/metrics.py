@@ -66,7 +66,7 @@ class Metrics:
         )
         self._read_errors = Counter(
             "pd_exporter_read_errors",
-            "Readings that failed, by GpuSample field; gpu stands for the whole board",
+            "Readings that failed, by GpuSample field; gpu is the whole board",
             ["field"],
             registry=self.registry,
         )

@@ -21,7 +21,7 @@ GAUGES: Final = {
     "staging_pages": ("pd_kv_staging_pages", "Pages of staging memory, by state.", "state"),
     "peer_up": (
         "pd_kv_peer_up",
-        "Whether a connection to another engine stands, by its address and transport.",
+        "Whether a connection to another engine is open, by its address and transport.",
         "peer transport",
     ),
 }

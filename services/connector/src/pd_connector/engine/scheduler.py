@@ -141,7 +141,7 @@ class SchedulerHalf:
         if token is not None:
             compat.set_last_prompt_token(request, token)
         elif missing:
-            log.warning("P2pConnector: request %s cannot go on: %s", request.request_id, missing)
+            log.warning("P2pConnector: request %s cannot continue: %s", request.request_id, missing)
             compat.end_early(request, missing)
 
     def allocated(self, request: Any, blocks: tuple[int, ...], external: int) -> None:

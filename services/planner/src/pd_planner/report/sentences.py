@@ -114,7 +114,7 @@ def _of_profile(found: Findings) -> Iterator[str]:
             "engine and one pair, and make a profile with pd-plan calibrate."
         )
     elif known.kind == "simulated":
-        yield tr("The profile was fitted to simulated engines: it tells nothing about a GPU.")
+        yield tr("The profile was fitted to simulated engines: it says nothing about a GPU.")
 
 
 def _of_topology(found: Findings) -> Iterator[str]:

@@ -56,7 +56,7 @@ class EngineCollector(Collector):
         if peers:
             family = GaugeMetricFamily(
                 "pd_kv_peer_up",
-                "Whether a connection to another engine stands, by its address and transport.",
+                "Whether a connection to another engine is open, by its address and transport.",
                 labels=(*_LABELS, "peer", "transport"),
             )
             for peer, up in peers.items():

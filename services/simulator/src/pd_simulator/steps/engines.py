@@ -62,7 +62,7 @@ class Engines:
         """As vLLM: every sequence gets its token in every step."""
         if self.order is not Order.AFTER and self.connector is not Connector.P2P:
             msg = (
-                f"order {self.order}: with {self.connector or 'plain engines'} decode hears of a request after prefill"
+                f"order {self.order}: with {self.connector or 'plain engines'} decode gets a request after prefill"
             )
             raise ValueError(msg)
         if self.max_num_batched_tokens < self.max_num_seqs:
