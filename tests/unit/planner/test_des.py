@@ -86,7 +86,7 @@ def test_with_hand_off_the_client_has_prefills_token() -> None:
 
 
 def test_an_order_needs_a_connector_that_can_do_it() -> None:
-    with pytest.raises(ValueError, match="with NixlConnector decode hears of a request after prefill"):
+    with pytest.raises(ValueError, match="with NixlConnector decode gets a request after prefill"):
         Engines(1, 1, Connector.NIXL, 152_000, order=Order.HAND_OFF)
 
 
