@@ -133,6 +133,18 @@ def test_a_file_that_a_page_names_exists(page: Path) -> None:
     assert sorted(name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in _tracked())) == []
 
 
+def test_a_page_of_proxy_or_monitor_that_an_alert_or_a_report_names_exists() -> None:
+    pages = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("proxy.md", "monitor.md"))
+    files = ("monitor/prometheus/rules.yml", "k8s/chart/templates/prometheusrule.yaml")
+    says = [(ROOT / file).read_text(encoding="utf-8") for file in files]
+    words = (ROOT / "analysis/src/pd_analysis/words/zh.po").read_text(encoding="utf-8")
+    says += re.findall(r"^msgid .*$", words, re.MULTILINE)
+    named = {path for text in says for path in re.findall(r"(?<=[ (\"'])/[a-z]+", text)}
+
+    assert named
+    assert named <= set(re.findall(r"(?:GET|POST|DELETE) (/[a-z]+)", pages))
+
+
 def test_the_pages_on_routing_say_what_the_records_and_the_simulation_say() -> None:
     check = subprocess.run([sys.executable, ROOT / "benchmarks/routing/measured.py", "--check"], check=False)
 

@@ -66,7 +66,7 @@ def _strangers(result: Result) -> Iterable[Doubt]:
                 all=whole(result.metrics.requests),
             ),
             tr(
-                "Find the foreign engine that pings this proxy (/instances lists them all), stop it, and measure again."
+                "Find the foreign engine that pings this proxy (/stats lists them all), stop it, and measure again."
             ),
             tr("An engine outside the deployment answered requests"),
             single=True,
@@ -84,7 +84,7 @@ def _counters(result: Result) -> Iterable[Doubt]:
                     **holes,
                 ),
                 tr(
-                    "Find the foreign engine that pings this proxy (/instances lists them all), stop it, and measure again."
+                    "Find the foreign engine that pings this proxy (/stats lists them all), stop it, and measure again."
                 ),
                 tr("Engines wrote fewer tokens than the requests got, so other engines answered some"),
                 single=True,
