@@ -105,7 +105,7 @@ def _attainment_title(sweep: Sweep) -> str:
     more = {series.name for series in sweep.series if beyond(series)}
     ranked = sorted(((rate, name) for name, rate in best.items() if rate), reverse=True)
     if not ranked:
-        return tr("No deployment keeps the limits for {share} of requests", share=percent(ATTAINMENT))
+        return tr("No deployment meets the limits for {share} of requests", share=percent(ATTAINMENT))
     words = [f"{style.elided(name)} {'≥ ' if name in more else ''}{number(rate)}" for rate, name in ranked[:3]]
     return tr(
         "{share} of requests are within the limits up to: {runs} {unit}",

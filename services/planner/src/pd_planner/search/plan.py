@@ -108,7 +108,7 @@ def _refusal(question: Question, fleet: Fleet, operation: Operation) -> Sentence
         return Sentence("draws {watts} W", watts=f"{operation.total_watts:,.0f}")
     at_this_rate = question.rate is not None or question.objective is Objective.ENERGY
     if at_this_rate and operation.within < question.setting.limits.attainment:
-        return Sentence("does not keep the limits at this rate")
+        return Sentence("does not meet the limits at this rate")
     return None
 
 
