@@ -219,8 +219,6 @@ class Report:
             " or ".join(words[kind] for kind in words if kind in self.clients),
             "if it was asked" if scenario.retried is None else "yes" if self.retried else "no",
             self.state,
-            "yes" if self.leaks else "none",
-            "the end of the fault" if scenario.faults else "its restart",
         ]
         return f"| {' | '.join(cells)} |"
 
@@ -443,11 +441,11 @@ This holds whatever an engine sends, in any pieces and with any pauses (`tests/i
 
 | setting | ends the wait if |
 | --- | --- |
-| PREFILL_TIMEOUT_S | prefill does not answer |
-| DECODE_STALL_TIMEOUT_S | none of an engine's answers makes progress (comments are no progress) |
-| GIVE_UP_S | an answer makes no progress, although others of the same engine do |
-| QUEUE_TIMEOUT_S | no engine can continue a stream |
-| MAX_ANSWER_BYTES | an answer that is not streamed has no end |
+| `PREFILL_TIMEOUT_S` | prefill does not answer |
+| `DECODE_STALL_TIMEOUT_S` | none of an engine's answers makes progress (comments are no progress) |
+| `GIVE_UP_S` | an answer makes no progress, although others of the same engine do |
+| `QUEUE_TIMEOUT_S` | no engine can continue a stream |
+| `MAX_ANSWER_BYTES` | an answer that is not streamed has no end |
 
 ## Each fault
 
@@ -458,13 +456,15 @@ One engine becomes faulty, then eight requests arrive at once, streamed and not 
   An error status comes before the first byte, an error event within a stream.
 - *tried again*: whether the proxy sent requests that had failed to another engine.
 - *the engine is meanwhile*: its state in `/stats`.
-- *KV left forever*: whether KV stays in an engine's memory after the fault, with no request that needs it.
+
+In every row, the engine serves again without help, as soon as the fault ends or it has restarted.
+In every row, no KV that nobody needs stays in an engine's memory.
 
 `python docs/write_reliability.py` writes this page from such runs.
 `tests/integration/test_proxy_matrix.py` repeats them, and fails if a promise or this page is no longer true.
 
-| engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile | KV left forever | what brings it back |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| engines | KV by | at | the engine | clients get | tried again | the engine is meanwhile |
+| --- | --- | --- | --- | --- | --- | --- |
 """
 TAIL = """
 ## What the table does not show
@@ -477,10 +477,10 @@ With every connector:
   No proxy can see that in a single answer.
   If the fault is there from the start, the canary at admission finds it; later, `POST /admin/canary` finds it.
   The pair then gets no more requests.
-- If a worker is killed (PROXY_WORKERS above 1), only its own clients lose their connections.
+- If a worker is killed (`PROXY_WORKERS` above 1), only its own clients lose their connections.
   The KV that it had sent out is listed in memory that outlives it.
   The parent has this KV consumed, like any other KV that may still be at an engine.
-  For a moment more KV than KV_IN_FLIGHT_BYTES may be on its way, because this KV is not counted.
+  For a moment more KV than `KV_IN_FLIGHT_BYTES` may be on its way, because this KV is not counted.
   KV that does not fit into the list stays at the decode engine: that of more than 4,096 simultaneous hand-overs of one worker, or of a request with more than about thirty prompts.
   If the parent is killed, its workers end too, and the same KV is left behind as by a proxy with one process.
 
@@ -488,7 +488,7 @@ With P2pConnector nothing is left behind:
 
 - KV that decode lost, refused or never received is computed again there.
 - Prefill is ended if its client has left.
-- A prefill that answers too late is ended three seconds after PREFILL_TIMEOUT_S.
+- A prefill that answers too late is ended three seconds after `PREFILL_TIMEOUT_S`.
   Until then it shows the proxy whether the engine has stalled.
 
 With vLLM's own connectors:
@@ -502,7 +502,7 @@ With vLLM's own connectors:
   The proxy notices that none of its streams makes progress, and sends it no more requests.
   Clients get an error, or their requests are tried elsewhere.
   The proxy then sends the KV that the engine may lack once more.
-- A prefill engine that stalls is not cancelled before GIVE_UP_S, because the KV that it sends later must be consumed.
+- A prefill engine that stalls is not cancelled before `GIVE_UP_S`, because the KV that it sends later must be consumed.
   Another engine serves its clients.
 - Some KV at a P2pNccl decode engine goes only when its process ends: that of an engine that never serves again, and what was not consumed yet when the proxy itself was killed, because only the proxy knew the ids.
   No proxy can avoid this.
