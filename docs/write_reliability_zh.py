@@ -83,7 +83,7 @@ SENTENCES: Final = {
     "- *tried again*: whether the proxy sent requests that had failed to another engine.": "- *重试*：代理是否把失败的请求改发给另一个引擎。",
     "- *the engine is meanwhile*: its state in `/stats`.": "- *期间引擎的状态*：`/stats` 中显示的状态。",
     "In every row, the engine serves again without help, as soon as the fault ends or it has restarted.": "在每一行中，故障一结束或者引擎一重启，它就恢复服务，不需要人工处理。",
-    "In every row, no KV that nobody needs stays in an engine's memory.": "在每一行中，引擎内存里都不会残留不再需要的 KV。",
+    "In every row, no KV is left behind in an engine's memory.": "在每一行中，引擎内存里都没有残留的 KV。",
     "`python docs/write_reliability.py` writes this page from such runs.": "`python docs/write_reliability.py` 根据这样的运行写出本页。",
     "`tests/integration/test_proxy_matrix.py` repeats them, and fails if a promise or this page is no longer true.": "`tests/integration/test_proxy_matrix.py` 重复这些运行；只要某项保证或本页不再成立，测试就会失败。",
     "## What the table does not show": "## 表里没有的",

@@ -458,7 +458,7 @@ One engine becomes faulty, then eight requests arrive at once, streamed and not 
 - *the engine is meanwhile*: its state in `/stats`.
 
 In every row, the engine serves again without help, as soon as the fault ends or it has restarted.
-In every row, no KV that nobody needs stays in an engine's memory.
+In every row, no KV is left behind in an engine's memory.
 
 `python docs/write_reliability.py` writes this page from such runs.
 `tests/integration/test_proxy_matrix.py` repeats them, and fails if a promise or this page is no longer true.
