@@ -65,9 +65,7 @@ def _strangers(result: Result) -> Iterable[Doubt]:
                 each=each,
                 all=whole(result.metrics.requests),
             ),
-            tr(
-                "Find the foreign engine that pings this proxy (/stats lists them all), stop it, and measure again."
-            ),
+            tr("Find the foreign engine that pings this proxy (/stats lists them all), stop it, and measure again."),
             tr("An engine outside the deployment answered requests"),
             single=True,
         )

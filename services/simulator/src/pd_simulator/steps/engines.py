@@ -61,9 +61,7 @@ class Engines:
     def __post_init__(self) -> None:
         """As vLLM: every sequence gets its token in every step."""
         if self.order is not Order.AFTER and self.connector is not Connector.P2P:
-            msg = (
-                f"order {self.order}: with {self.connector or 'plain engines'} decode gets a request after prefill"
-            )
+            msg = f"order {self.order}: with {self.connector or 'plain engines'} decode gets a request after prefill"
             raise ValueError(msg)
         if self.max_num_batched_tokens < self.max_num_seqs:
             msg = f"max_num_batched_tokens ({self.max_num_batched_tokens}) is below max_num_seqs ({self.max_num_seqs})"
