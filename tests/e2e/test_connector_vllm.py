@@ -24,7 +24,7 @@ from support.answers import random_prompt
 from support.connector_relay import Relay
 from support.handoff import CHAT, stages
 from support.handoff_vllm import fronted, post, said, ways
-from support.vllm_engines import Answer, Engine, Later, Site, ask
+from support.vllm_engines import Answer, Engine, Later, Site, ask, page_of
 from support.waiting import until
 
 from pd_contracts.ping import PingType
@@ -205,6 +205,9 @@ def test_what_two_engines_write_is_what_one_writes(pair: Pair) -> None:
     rest(p, d)
     up = [name for name, value in d.metrics().items() if name.startswith("pd_kv_peer_up") and value]
     assert f'pd_kv_peer_up peer="{p.kv}" transport="tcp"' in up, "metrics say which transport it is"
+    assert "pd_seeded_draws" not in page_of(d.url), (
+        "on a CPU vLLM has the V1 model runner, whose draws follow each other"
+    )
 
 
 def test_with_the_kv_zeroed_on_its_way_the_same_comparison_fails(pair: Pair) -> None:

@@ -12,6 +12,7 @@ from support.handoff import CHAT, COMPLETIONS, Stand, shown, stand, text_of
 from support.proxy import Reply, running_proxy
 from support.simulator import Simulator, fast_profile, running, settings_for, spawned
 
+import pd_simulator.server
 from pd_contracts.names import Connector, Role
 from pd_proxy.settings import Writer
 
@@ -142,6 +143,42 @@ async def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error_even
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
 
 
+SEEDED = GREEDY | {"temperature": 0.8, "seed": 7, "max_tokens": 40}
+
+
+async def test_a_seeded_stream_goes_on_where_draws_depend_on_the_position_alone() -> None:
+    async with stand(decodes=2, step_ms=25.0, migrate=True) as here:
+        for path, base in WAYS:
+            body = {**base, **SEEDED, "return_token_ids": True}
+            found = shown(await broken_off(here, path, body, after=12))
+            same(found, await here.expected(path, body), ids=True)
+            assert text_of(found) != text_of(await here.expected(path, body | {"seed": 8}))
+        assert (await here.proxy.stats()).migrations == len(WAYS)
+
+
+@pytest.mark.parametrize("draws", [(False, False), (True, False), (False, True)], ids=str)
+async def test_a_seeded_stream_does_not_go_on_at_an_engine_that_draws_otherwise(draws: tuple[bool, bool]) -> None:
+    async with stand(decodes=2, step_ms=10.0, migrate=True, draws=draws, queue_timeout_s=0.5) as here:
+        reply = await broken_off(here, COMPLETIONS, {**IDS, **SEEDED}, after=5)
+        assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+        greedy = {**IDS, **GREEDY, "max_tokens": 40}
+        found = shown(await broken_off(here, COMPLETIONS, greedy, after=5))
+        same(found, await here.expected(COMPLETIONS, greedy), ids=False)
+
+
+async def test_a_seeded_stream_would_say_something_else_where_draws_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pd_simulator.server, "_draws", lambda _: "as if by position")
+    async with stand(decodes=2, step_ms=25.0, migrate=True, draws=(False, False)) as here:
+        body = {**IDS, **SEEDED}
+        found = text_of(shown(await broken_off(here, COMPLETIONS, body, after=12)))
+        expected = text_of(await here.expected(COMPLETIONS, body))
+        assert (await here.proxy.stats()).migrations == 1
+        assert found[:20] == expected[:20]
+        assert found != expected
+
+
 async def test_without_migration_streams_of_a_dead_decode_end_with_an_error_event() -> None:
     async with stand(decodes=2, step_ms=5.0) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
@@ -150,7 +187,7 @@ async def test_without_migration_streams_of_a_dead_decode_end_with_an_error_even
 
 
 async def test_a_stream_that_no_engine_can_continue_is_counted_as_failed() -> None:
-    async with stand(step_ms=5.0, migrate=True, retries=1) as here:
+    async with stand(step_ms=5.0, migrate=True, retries=1, queue_timeout_s=0.5) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
         assert b'pd_proxy_migrations_total{result="failed"} 1.0' in (await here.proxy.get("/metrics")).body

@@ -158,6 +158,20 @@ async def test_the_same_prompt_gives_the_same_answer_and_another_prompt_another(
     assert (await simulator.complete([*PROMPT[1:], 300], max_tokens=8)).token_ids != first.token_ids
 
 
+@pytest.mark.parametrize("by_position", [True, False])
+async def test_a_seed_decides_what_is_drawn_and_not_only_by_position_if_draws_are_counted(by_position: bool) -> None:
+    async with running(settings_for(sim_draws_by_position=by_position), fast_profile()) as simulator:
+        greedy = (await simulator.complete(PROMPT, max_tokens=8)).token_ids
+        seeded = (await simulator.complete(PROMPT, max_tokens=8, seed=5)).token_ids
+        assert seeded != greedy
+        assert (await simulator.complete(PROMPT, max_tokens=8, seed=5)).token_ids == seeded
+        assert (await simulator.complete(PROMPT, max_tokens=8, seed=6)).token_ids != seeded
+        assert (await simulator.complete(PROMPT, max_tokens=8, seed=-1)).token_ids == greedy
+        assert (await simulator.complete(PROMPT, max_tokens=8, seed=5, temperature=0)).token_ids == greedy
+        rest = (await simulator.complete([*PROMPT, *seeded[:3]], max_tokens=5, seed=5)).token_ids
+        assert (rest == seeded[3:]) == by_position
+
+
 async def test_a_batch_of_prompts_with_several_outputs_each(simulator: Simulator) -> None:
     prompts = [PROMPT, [301, 302]]
     alone = [(await simulator.complete(prompt, max_tokens=4)).token_ids for prompt in prompts]

@@ -473,6 +473,13 @@ With every connector:
 
 - An error event comes only after the first byte: a second attempt could repeat what the client has already read.
 - If an engine closes an idle connection just as a request arrives on it, that is no fault of the engine: the request is tried again, by the same engine if there is no other.
+- With MIGRATE=on, a greedy stream continues elsewhere with the tokens that its first engine would have written, apart from rounding.
+  A stream with a `seed` does so only where each token is drawn by seed and position alone.
+  vLLM's V2 model runner draws like this (0.23 to 0.33, without speculative decoding); an engine with P2pConnector then has `pd_seeded_draws` in its metrics.
+  The engine that continues must have the same runner, version and precision.
+  The V1 model runner, which vLLM has on CPUs, gives each request a generator whose state depends on the number of draws.
+  An engine that continues would start it anew and write another text, so such a stream ends with an error event.
+  (This is what vLLM's source says, and its kernels drew the same tokens in Triton's interpreter; on GPUs, moving a seeded stream has not been tried.)
 - Damaged KV leads to wrong answers without an error, and so does a decode engine without memory for KV (with vLLM's own connectors).
   No proxy can see that in a single answer.
   If the fault is there from the start, the canary at admission finds it; later, `POST /admin/canary` finds it.

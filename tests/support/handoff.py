@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,17 +40,31 @@ class Stand:
 
 @contextlib.asynccontextmanager
 async def stand(
-    *, prefills: int = 1, decodes: int = 1, step_ms: float = 0.5, profile: dict[str, Any] | None = None, **fields: Any
+    *,
+    prefills: int = 1,
+    decodes: int = 1,
+    step_ms: float = 0.5,
+    profile: dict[str, Any] | None = None,
+    draws: Sequence[bool] = (),
+    **fields: Any,
 ) -> AsyncIterator[Stand]:
-    """Everything, ready; `fields` are the proxy's settings, `profile` changes the engines'."""
+    """Everything, ready; `fields` are the proxy's settings, `profile` changes the engines'.
+
+    `draws`: whether a decode draws by position, for each of the first ones; the plain engine draws as the first decode.
+    """
     async with contextlib.AsyncExitStack() as stack, running_proxy(**{"ping_ttl_s": 30.0, **fields}) as proxy:
         found: dict[Role, list[Simulator]] = {Role.PREFILL: [], Role.DECODE: []}
-        for role in [Role.PREFILL] * prefills + [Role.DECODE] * decodes:
-            settings = settings_for(role, proxy_port=proxy.settings.proxy_port, kv_load_timeout_s=0.5)
+        by_position = [*draws, *[True] * decodes][:decodes]
+        roles = [(Role.PREFILL, True)] * prefills + [(Role.DECODE, one) for one in by_position]
+        for role, one in roles:
+            settings = settings_for(
+                role, proxy_port=proxy.settings.proxy_port, kv_load_timeout_s=0.5, sim_draws_by_position=one
+            )
             found[role].append(
                 await stack.enter_async_context(running(settings, fast_profile(step_ms, **profile or {})))
             )
-        plain = await stack.enter_async_context(running(settings_for(), fast_profile(step_ms, **profile or {})))
+        alone = settings_for(sim_draws_by_position=by_position[0])
+        plain = await stack.enter_async_context(running(alone, fast_profile(step_ms, **profile or {})))
         await proxy.stats_where(lambda s: sum(i.state == "ready" for i in s.instances) == prefills + decodes)
         yield Stand(proxy, found[Role.PREFILL], found[Role.DECODE], plain)
 

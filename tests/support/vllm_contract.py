@@ -127,6 +127,14 @@ LINES: dict[str, dict[str, str]] = {
         "handle_preemptions(": "blocks are not overwritten while they are read (V1)"
     },
     "vllm/v1/worker/gpu/kv_connector.py": {"handle_preemptions(": "the same for V2"},
+    "vllm/config/vllm.py": {
+        "def use_v2_model_runner(self) -> bool:": "an engine does not say that its draws for a seed depend on the position alone"
+    },
+    "vllm/v1/worker/gpu/sample/sampler.py": {
+        "pos = input_batch.positions[input_batch.logits_indices]": "a draw depends on the position of the token before it (V2)",
+        "self.sampling_states.seeds.gpu,": "a draw depends on the request's seed (V2)",
+        "or self.sampling_states.any_explicit_seed(idx_mapping_np)": "requests with a seed use no sampler that ignores it (V2)",
+    },
     "vllm/v1/engine/core.py": {"time.sleep(0.001)": "an engine that only waits for KV looks for it every millisecond"},
 }
 

@@ -213,12 +213,17 @@ class Engine:
         return float(line.rpartition(" ")[2])
 
 
+def page_of(url: str) -> str:
+    """An engine's /metrics."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
+        text: str = reply.read().decode()
+    return text
+
+
 def series_of(url: str) -> dict[str, float]:
     """Values of an engine's `pd_kv` series, by name and their own label."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as reply:
-        text = reply.read().decode()
     found: dict[str, float] = {}
-    for name, labels, value in re.findall(r"^(pd_kv_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+    for name, labels, value in re.findall(r"^(pd_kv_\w+)\{(.*)\} (\S+)$", page_of(url), re.MULTILINE):
         own = [part for part in labels.split(",") if not part.startswith(("engine=", "model_name="))]
         found[" ".join([name, *own])] = float(value)
     return found

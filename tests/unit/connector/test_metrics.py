@@ -1,5 +1,11 @@
 """The workers' counts become metrics: successive readings add up, and each series has its labels."""
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pd_connector.engine import compat
 from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, label_values, merge, summary
 
 
@@ -20,6 +26,29 @@ def test_two_looks_are_one() -> None:
     }
     assert summary(merge(one, two)) == {"loads loaded": 5, "stage put mean ms": 2000.0}
     assert merge({}, one) == one
+
+
+V2 = {"use_v2_model_runner": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (V2, "v2 0.33.0 fp32"),
+        (V2 | {"model_config": SimpleNamespace(use_fp64_gumbel=True)}, "v2 0.33.0 fp64"),
+        (V2 | {"speculative_config": None}, "v2 0.33.0 fp32"),
+        (V2 | {"speculative_config": object()}, ""),
+        (V2 | {"watermark_config": object()}, ""),
+        (V2 | {"diffusion_config": object()}, ""),
+        ({"use_v2_model_runner": False}, ""),
+        ({}, ""),
+    ],
+)
+def test_how_an_engine_draws_for_a_seed_is_said_only_if_the_position_decides(
+    config: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compat, "_version", lambda: "0.33.0")
+    assert compat.seeded_draws(SimpleNamespace(**{"model_config": SimpleNamespace(), **config})) == expected
 
 
 def test_names_follow_prometheus() -> None:

@@ -86,6 +86,18 @@ def test_a_stream_may_migrate_only_if_its_tokens_are_bound_to_come() -> None:
         assert may_migrate(generation(path, temperature=0, logprobs=1)) == "logprobs"
 
 
+def test_a_seed_binds_tokens_to_come_where_draws_depend_on_the_position_alone() -> None:
+    for path in (Endpoint.COMPLETIONS, Endpoint.CHAT):
+        assert may_migrate(generation(path, seed=5, temperature=0.5), by_position=True) is None
+        assert may_migrate(generation(path, seed=0), by_position=True) is None
+        assert may_migrate(generation(path, seed=5)) == "seed"
+        assert may_migrate(generation(path, seed=5, logprobs=1), by_position=True) == "logprobs"
+        assert may_migrate(generation(path, seed=5, presence_penalty=1), by_position=True) == "penalties"
+        assert may_migrate(generation(path, seed=-1, temperature=0.5), by_position=True) == "sampling"
+        assert may_migrate(generation(path, temperature=0.5), by_position=True) == "sampling"
+        assert may_hand_off(generation(path, seed=-1, temperature=0.5)) is None
+
+
 def test_limits_as_the_engine_reads_them() -> None:
     assert limit_of(generation(Endpoint.COMPLETIONS)) == 16
     assert limit_of(generation(Endpoint.CHAT)) is None

@@ -4,7 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pd_simulator.faults import Faults
-from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token, noise
 
 WORDS = range(300, 4000)
 TOKENS = st.lists(st.integers(0, 31_999), min_size=2, max_size=60)
@@ -111,6 +111,13 @@ def test_outputs_end_as_often_as_the_profile_says_and_only_where_they_may() -> N
     assert 300 < ends < 500
     assert all(next_token(cache, WORDS, end=2, end_one_in=10, may_end=False) in WORDS for cache in caches)
     assert all(next_token(cache, WORDS, end=2, end_one_in=0, may_end=True) in WORDS for cache in caches)
+
+
+def test_a_seed_and_a_number_change_what_is_drawn() -> None:
+    cache = computed([1, 2, 3])
+    drawn = {cache.draw(noise(seed, number)) for seed in (None, -(2**63), 0, 5, 2**62) for number in (1, 2)}
+    assert len(drawn) == 9, "without a seed the number changes nothing"
+    assert cache.draw(noise(None, 1)) == cache.draw()
 
 
 def test_the_corruption_switch_flips_one_bit_and_only_when_it_is_on() -> None:

@@ -8,7 +8,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1 import base, metrics
 from pd_connector import settings as connector_settings
 from pd_connector.core.orders import Order
 from pd_connector.engine import compat, local
-from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, label_values, merge, summary
+from pd_connector.engine.metrics import COUNTERS, GAUGES, HISTOGRAMS, INFO, label_values, merge, summary
 from pd_connector.engine.scheduler import SchedulerHalf
 from pd_connector.engine.worker import WorkerHalf
 from pd_connector.net.stats import BUCKETS
@@ -65,6 +65,13 @@ class P2pMetrics(metrics.KVConnectorPromMetrics):  # type: ignore[misc]
                 labels = own.split()
                 made = make(name=series, documentation=text, labelnames=[*labelnames, *labels], **options)
                 self._series[name] = (made, len(labels))
+        if draws := compat.seeded_draws(vllm_config):
+            series, text, label = INFO
+            told = self._gauge_cls(
+                name=series, documentation=text, labelnames=[*labelnames, label], multiprocess_mode="mostrecent"
+            )
+            for values in per_engine_labelvalues.values():
+                told.labels(*values, draws).set(1)
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         for name, label, value in transfer_stats_data.get("counts", ()):

@@ -212,7 +212,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     migrate: Annotated[
         bool,
         Meta(
-            description="greedy streams of an engine that dies continue on another; on: engines also send token ids, at a small cost per chunk"
+            description="streams of an engine that dies continue on another if they are greedy, or seeded where draws depend on the position; on: engines also send token ids, at a small cost per chunk"
         ),
     ] = False
     kv_in_flight_bytes: Annotated[

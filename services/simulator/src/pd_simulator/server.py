@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from pd_contracts.address import own_address
-from pd_contracts.names import SIMULATED_ENGINE
+from pd_contracts.names import SIMULATED_ENGINE, Connector
 from pd_contracts.ping import Ping, ping_type
 from pd_contracts.proxies import first_host
 from pd_simulator import __version__
@@ -106,8 +106,16 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         transfer=make_transfer(settings.connector, site),
         model=settings.model,
         words=tokenizer.words,
+        draws_by_position=settings.sim_draws_by_position,
+        draws=_draws(settings),
     )
     return Engine(machine)
+
+
+def _draws(settings: Settings) -> str:
+    """Equal at engines that draw alike; empty if that cannot be relied on, or if there is no P2pConnector to say so."""
+    told = settings.sim_draws_by_position and settings.connector is Connector.P2P
+    return f"simulated {__version__}" if told else ""
 
 
 @contextlib.asynccontextmanager

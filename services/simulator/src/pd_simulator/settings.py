@@ -70,6 +70,12 @@ class Settings(Member, frozen=True, kw_only=True):
     sim_leak_s: Annotated[
         float, msgspec.Meta(description="P2pNcclConnector: KV without a request counts as leaked after this, s", ge=0)
     ] = 10.0
+    sim_draws_by_position: Annotated[
+        bool,
+        msgspec.Meta(
+            description="draws for a seed depend on the position, as in vLLM's V2 model runner; off: on how many there were, as in V1"
+        ),
+    ] = True
     sim_corrupt_kv: Annotated[bool, msgspec.Meta(description="flip a bit in all KV that leaves this engine")] = False
 
     def __post_init__(self) -> None:

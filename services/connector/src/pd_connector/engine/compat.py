@@ -102,6 +102,31 @@ def _model(model_config: Any) -> str:
     return f"{names[0]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
+# Settings of an engine with which its draws depend on more than seed and position.
+_DRAWS_OTHERWISE: Final = ("speculative_config", "diffusion_config", "watermark_config")
+
+
+def seeded_draws(vllm_config: Any) -> str:
+    """How tokens of requests with a seed are drawn, if a draw depends on seed and position alone; else empty.
+
+    Engines with equal texts draw the same token at the same position, whichever of them computed what is before it. vLLM's V2 model runner
+    hashes seed, position and token; the hash has changed between versions, so the version is part of the text. The V1 runner
+    has a generator for each request, whose state depends on how often it has drawn.
+    """
+    if not getattr(vllm_config, "use_v2_model_runner", False):
+        return ""
+    if any(getattr(vllm_config, name, None) is not None for name in _DRAWS_OTHERWISE):
+        return ""
+    precision = "fp64" if getattr(vllm_config.model_config, "use_fp64_gumbel", False) else "fp32"
+    return f"v2 {_version()} {precision}"
+
+
+def _version() -> str:
+    import vllm  # noqa: PLC0415  the scheduler's half needs no vLLM
+
+    return str(vllm.__version__)
+
+
 def own_host() -> str:
     """The address of this host, as vLLM finds it."""
     configured = os.environ.get("VLLM_HOST_IP", "")

@@ -25,6 +25,12 @@ GAUGES: Final = {
         "peer transport",
     ),
 }
+# Always 1: its label says something about the engine.
+INFO: Final = (
+    "pd_seeded_draws",
+    "How tokens of requests with a seed are drawn: engines with equal labels draw the same ones. Absent if draws depend on more than seed and position.",
+    "draws",
+)
 HISTOGRAMS: Final = {
     "stage": ("pd_kv_stage_seconds", "Seconds by stage of a transfer.", "stage"),
 }

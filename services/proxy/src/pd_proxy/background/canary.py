@@ -19,8 +19,8 @@ from pd_proxy.engines.pairing import Pair, compatible
 from pd_proxy.engines.registry import State
 from pd_proxy.engines.trust import Judgment
 from pd_proxy.errors import BrokenReplyError, ProxyError
+from pd_proxy.kv.engine_page import transport_to
 from pd_proxy.kv.transfer import plan
-from pd_proxy.kv.transport import transport_to
 from pd_proxy.protocol.body import Fields
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.exchange import Exchange

@@ -44,7 +44,7 @@ class State(StrEnum):
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at one moment. `incarnation` is unique to each process ever seen; `models` are model ids.
 
-    The fields from `boot_id` to `image` come from the engine's ping (pd_contracts.ping).
+    The fields from `boot_id` to `image` come from the engine's ping (pd_contracts.ping). `draws`: as `engine_page.draws_of`.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     transport: str = ""
     image: str = ""
     models: tuple[str, ...] = ()
+    draws: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +213,10 @@ class Registry:
                 changes.append(self._forget(entry))
         return changes
 
-    def healthy(self, instance: Instance, models: Sequence[dict[str, Any]], version: str = "") -> list[Change]:
-        """A health check answered 200; `models` are the entries of the engine's `/v1/models`, `version` is empty if it told none."""
+    def healthy(
+        self, instance: Instance, models: Sequence[dict[str, Any]], version: str = "", draws: str = ""
+    ) -> list[Change]:
+        """A health check answered 200; `models` are the entries of the engine's `/v1/models`, `version` and `draws` are empty if it told none."""
         entry = self._entry(instance)
         if entry is None or entry.lost:
             return []
@@ -225,6 +228,8 @@ class Registry:
             self._replace(entry, models=ids)
         if version and not entry.instance.version:
             self._replace(entry, version=version)
+        if draws != entry.instance.draws:
+            self._replace(entry, draws=draws)
         return self._settle(entry)
 
     def _replaced(self, entry: _Entry) -> Change:
@@ -233,7 +238,7 @@ class Registry:
         self._incarnations += 1
         entry.models, entry.healthy, entry.complaint = (), False, "serves other models than before"
         entry.suspicion, entry.draining = "", False
-        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="")
+        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="", draws="")
         self._settle(entry)
         return Change(entry.instance, old.state, gone=old)
 

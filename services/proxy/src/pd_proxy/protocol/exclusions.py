@@ -84,6 +84,11 @@ def may_hand_off(generation: Generation) -> str | None:
 
     Stop strings are treated in `first_token.held_back`.
     """
+    return _together(generation) or (SEED if seeded(generation) else None)
+
+
+def _together(generation: Generation) -> str | None:
+    """As `may_hand_off`, apart from how tokens are drawn."""
     if generation.endpoint not in (Endpoint.COMPLETIONS, Endpoint.CHAT):
         return ENDPOINT
     if generation.sequences != 1:
@@ -101,8 +106,6 @@ def _by_field(fields: Fields) -> str | None:
 
 def _by_kind(generation: Generation) -> str | None:
     fields, limit = generation.fields, limit_of(generation)
-    if present(fields, "seed") and not _greedy(fields):
-        return SEED
     if limit is not None and not _is_limit(limit):
         return LIMIT
     if generation.endpoint is Endpoint.CHAT and not _is_text(fields["messages"]):
@@ -110,14 +113,25 @@ def _by_kind(generation: Generation) -> str | None:
     return None
 
 
-def may_migrate(generation: Generation) -> str | None:
-    """As `may_hand_off`, if the following tokens must be the same that the first engine would have written."""
-    reason = may_hand_off(generation)
-    if reason is None and not _greedy(generation.fields):
+def may_migrate(generation: Generation, *, by_position: bool = False) -> str | None:
+    """As `may_hand_off`, if the following tokens must be the same that the first engine would have written.
+
+    `by_position`: engines draw by seed and position, so one that continues draws what the first one would have drawn.
+    """
+    reason = _together(generation)
+    if reason is None and seeded(generation) and not by_position:
+        return SEED
+    if reason is None and not seeded(generation) and not _greedy(generation.fields):
         return "sampling"
     if reason is None and wants_logprobs(generation):
         return "logprobs"
     return reason
+
+
+def seeded(generation: Generation) -> bool:
+    """Whether a seed decides what is drawn; for vLLM, -1 is none."""
+    fields = generation.fields
+    return present(fields, "seed") and bytes(fields["seed"]).strip() != b"-1" and not _greedy(fields)
 
 
 def limit_of(generation: Generation) -> Any:

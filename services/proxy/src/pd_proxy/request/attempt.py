@@ -137,7 +137,7 @@ class Attempt:
     def _chosen(self, route: Late) -> Pair:
         context, wanted, decode = self._context, self._wanted, route.prefill
         if context.router is not None:
-            view = context.registry.view()
+            view = [instance for instance in context.registry.view() if self._part.able(instance)]
             decode = context.router.decode_for(route, view, wanted.model, wanted.tokens, monotonic())
         self.route = Pair(route.prefill, decode)
         return self.route

@@ -1,7 +1,7 @@
 """Migration: a stream whose engine died is continued by another one, from the prompt and the client's tokens; the client sees a pause.
 
 Only requests whose following tokens would be the same on any engine are migrated (`exclusions.may_migrate`), apart from numerical
-differences between batches. Migration is limited to RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
+differences between batches. With a seed, that is any engine that draws by seed and position in the same way. Migration is limited to RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from typing import Final
 
 from pd_contracts.names import Connector, Role
 from pd_proxy.context import Context
-from pd_proxy.engines.pairing import Needs, Route
+from pd_proxy.engines.pairing import Needs, Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import NoInstanceError, NotContinuedError, ProxyError, UpstreamError
 from pd_proxy.kv.budget import Claim
 from pd_proxy.kv.keyed import going_on, takes_chat_ids
 from pd_proxy.protocol.continued import Begun
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.exclusions import asks, limit_of, may_migrate, stops_of
+from pd_proxy.protocol.exclusions import asks, limit_of, may_migrate, seeded, stops_of
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.progress import Progress, Restart
 from pd_proxy.request.attempt import Attempt
 from pd_proxy.request.part import Part
-from pd_proxy.request.route import Failures, admitted, anybody
+from pd_proxy.request.route import Failures, admitted
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Stream, Written
 
@@ -54,6 +54,7 @@ class Migration:
         self._trace = trace
         self._failures = failures
         self._prefilled = True  # whether prefill had answered before the last failure
+        self._draws = ""  # how the next engine must draw for a seed
         self.part = Part(progress=progress_of(context, generation), go_on=self.go_on)
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
@@ -71,6 +72,8 @@ class Migration:
             return None if self._counts() else Written(b"")
         limit = limit_of(self._generation)
         if limit is not None and limit <= len(restart.tokens):
+            return None
+        if seeded(self._generation) and not self._drawn_alike():
             return None
         end = monotonic() + self._context.settings.queue_timeout_s
         while self._trace.migrations < self._context.settings.retries and not self._context.stopping:
@@ -94,7 +97,7 @@ class Migration:
         trace = Trace(self._trace.endpoint)
         rest = replace(self._generation, fields=going_on(self._generation, restart.prompt, restart.tokens, {}))
         begun = Begun(len(restart.tokens), self._trace.uuid, restart.created, None, restart.skip, restart.skip_ids)
-        part = self.part.behind(begun, restart)
+        part = replace(self.part.behind(begun, restart), able=self._able)
         try:
             answer = await Attempt(self._context, rest, self._headers, trace, claim, part=part).answer(route)
         finally:
@@ -107,14 +110,26 @@ class Migration:
 
     async def _route(self, end: float) -> tuple[Route, Claim]:
         """The next route, as for a new request; but if no engine is ready, wait until `end` for one to replace the dead one."""
-        able = self._takes_ids if self._generation.endpoint is Endpoint.CHAT else anybody
         while True:
             try:
-                return await admitted(self._context, self._generation, self._needs, self._failures, able)
+                return await admitted(self._context, self._generation, self._needs, self._failures, self._able)
             except (NoInstanceError, UpstreamError):
                 if monotonic() > end or self._context.stopping:
                     raise
             await asyncio.sleep(LOOK_S)
+
+    def _drawn_alike(self) -> bool:
+        """Whether the engine that has failed drew by seed and position; then the next one must draw in the same way."""
+        route = self._failures.route
+        engine = route.decode if isinstance(route, Pair) else route.engine if isinstance(route, Solo) else None
+        self._draws = engine.draws if engine is not None else self._draws
+        return bool(self._draws)
+
+    def _able(self, engine: Instance) -> bool:
+        """Whether an engine can take part in the continuation; prefill draws no token of it."""
+        if engine.role is not Role.PREFILL and self._draws and engine.draws != self._draws:
+            return False
+        return self._generation.endpoint is not Endpoint.CHAT or self._takes_ids(engine)
 
     @staticmethod
     def _takes_ids(engine: Instance) -> bool:
@@ -128,7 +143,10 @@ class Migration:
 
 def progress_of(context: Context, generation: Generation) -> Progress | None:
     """A record of what the client receives; None if no engine could continue this request."""
-    if not context.settings.migrate or not generation.stream or may_migrate(generation) is not None:
+    if not context.settings.migrate or not generation.stream:
+        return None
+    by_position = any(instance.draws for instance in context.registry.view())
+    if may_migrate(generation, by_position=by_position) is not None:
         return None
     return Progress(
         chat=generation.endpoint is Endpoint.CHAT,

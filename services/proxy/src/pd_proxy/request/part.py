@@ -12,6 +12,7 @@ from pd_proxy.protocol.continued import NOTHING, Begun, PartRewriter
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.progress import Progress, Restart
 from pd_proxy.protocol.rewrite import Cleaning, StreamRewriter
+from pd_proxy.request.route import Able, anybody
 from pd_proxy.upstream.answers import Stream, Successor, rewriter_of
 
 _TRUE: Final = Raw(b"true")
@@ -27,12 +28,14 @@ class Part:
         known: what the client has of the answer before this part; None if nothing.
         progress: records what is sent to the client, if another engine may have to continue.
         go_on: finds the engine that continues.
+        able: whether an engine may write this part.
     """
 
     begun: Begun = NOTHING
     known: Restart | None = None
     progress: Progress | None = None
     go_on: GoOn | None = None
+    able: Able = anybody
 
     def asking(self, generation: Generation) -> Generation:
         """The request for engines: it asks for token ids, if another engine may have to continue."""

@@ -43,6 +43,7 @@ class Body(msgspec.Struct, kw_only=True):
     stop: str | list[str] | None = None
     include_stop_str_in_output: bool | None = False
     temperature: float | None = None
+    seed: int | None = None
     return_token_ids: bool | None = False
     kv_transfer_params: dict[str, Any] | None = None
     request_id: str | None = None
@@ -126,6 +127,7 @@ class Sampling(msgspec.Struct, kw_only=True):
     stop: str | list[str] | None = None
     include_stop_str_in_output: bool | None = False
     temperature: float | None = None
+    seed: int | None = None
     logprobs: Any = None
     prompt_logprobs: int | None = None
 

@@ -1,6 +1,6 @@
 """From a request's body to a checked generation, by vLLM 0.23's rules and with its errors.
 
-The output is greedy whatever the sampling parameters say; they are accepted. What would change the shape of the answer and is not
+The output is greedy whatever the sampling parameters say, unless there is a seed; they are accepted. What would change the shape of the answer and is not
 simulated (log-probabilities, echo, beam search, suffix) is refused, never ignored.
 """
 
@@ -21,12 +21,16 @@ from pd_simulator.errors import ApiError, invalid, unknown_model, unknown_respon
 from pd_simulator.tokenizer import VOCABULARY_SIZE, Tokenizer
 
 _MAX_CHOICES = 1024
+_NO_SEED = -1
 _TEXTS = ("text", "input_text", "output_text")
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A checked request. `n` outputs per prompt; `request_id` is the body's, if it has one; `echo` as in `shapes.Head`."""
+    """A checked request. `n` outputs per prompt; `request_id` is the body's, if it has one; `echo` as in `shapes.Head`.
+
+    `seed` is None if it decides nothing: without one (-1 is none, as in vLLM), or if the temperature is 0.
+    """
 
     prompts: list[list[int]]
     max_tokens: int
@@ -41,6 +45,7 @@ class Generation:
     return_token_ids: bool
     kv_transfer_params: dict[str, Any]
     request_id: str | None
+    seed: int | None = None
     echo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -235,6 +240,7 @@ class Rules:
             return_token_ids=bool(body.return_token_ids),
             kv_transfer_params=body.kv_transfer_params or {},
             request_id=body.request_id,
+            seed=None if body.seed == _NO_SEED or body.temperature == 0 else body.seed,
         )
 
     def _check_length(self, tokens: int, max_tokens: int) -> None:

@@ -26,6 +26,7 @@ class EngineCollector(Collector):
         yield from self._gauges()
         yield from self._counters()
         yield from self._peers()
+        yield from self._draws()
         stats = self._engine.stats
         yield self._histogram("vllm:time_to_first_token_seconds", "Time to first token.", stats.ttft)
         yield self._histogram("vllm:inter_token_latency_seconds", "Time between tokens.", stats.itl)
@@ -61,6 +62,17 @@ class EngineCollector(Collector):
             )
             for peer, up in peers.items():
                 family.add_metric((*self._values, *peer), up)
+            yield family
+
+    def _draws(self) -> Iterator[Metric]:
+        """As P2pConnector writes it for an engine whose draws depend on seed and position alone."""
+        if draws := self._engine.machine.draws:
+            family = GaugeMetricFamily(
+                "pd_seeded_draws",
+                "How tokens of requests with a seed are drawn: engines with equal labels draw the same ones.",
+                labels=(*_LABELS, "draws"),
+            )
+            family.add_metric((*self._values, draws), 1)
             yield family
 
     def _counters(self) -> Iterator[Metric]:

@@ -218,6 +218,7 @@ def _requests(reply: Reply, arrival: float) -> list[Request]:
                 max_tokens=generation.max_tokens,
                 min_tokens=generation.min_tokens,
                 ignore_eos=generation.ignore_eos,
+                seed=None if generation.seed is None else generation.seed + child,
                 kv_transfer_params=generation.kv_transfer_params,
                 sink=reply.sink(len(requests)),
                 arrival=arrival,

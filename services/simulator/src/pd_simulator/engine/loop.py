@@ -22,7 +22,7 @@ from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete,
 from pd_simulator.steps.step_time import StepModel
 from pd_simulator.tokenizer import END_OF_TEXT
 from pd_simulator.transfer.base import Move, Plan, Transfer
-from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token, noise
 
 # An engine that a fault stops checks this often whether the fault is over.
 HOLD_S: Final = 0.02
@@ -45,6 +45,7 @@ class Request:
     Attributes:
         request_id: the engine's id, unique while it runs.
         arrival: monotonic time at which the HTTP request came.
+        seed: of its draws; None if the output is greedy.
         kv_transfer_params: in: what the body said; `handover`: what the response says.
     """
 
@@ -55,6 +56,7 @@ class Request:
     arrival: float
     min_tokens: int = 0
     ignore_eos: bool = False
+    seed: int | None = None
     kv_transfer_params: dict[str, Any] = field(default_factory=dict)
     handover: dict[str, Any] | None = None
     plan: Plan = field(default_factory=Plan)
@@ -75,7 +77,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The parts that an engine is built from."""
+    """The parts that an engine is built from.
+
+    Attributes:
+        draws_by_position: as SIM_DRAWS_BY_POSITION.
+        draws: what /metrics says of that (`pd_seeded_draws`); nothing if empty.
+    """
 
     profile: Profile
     limits: Limits
@@ -84,6 +91,8 @@ class Machine:
     transfer: Transfer
     model: str
     words: range
+    draws_by_position: bool = True
+    draws: str = ""
 
 
 class Engine:
@@ -281,12 +290,15 @@ class Engine:
         if not slot.emits:
             return None
         job, request = slot.job, self._by_job[slot.job]
+        # A generator per request counts its own draws, so it begins anew where another engine continues an answer.
+        number = job.generated + (len(request.prompt) if self.machine.draws_by_position else 0)
         token = next_token(
             self._caches[job],
             self.machine.words,
             end=END_OF_TEXT,
             end_one_in=self.machine.profile.eos_one_in,
             may_end=not request.ignore_eos and job.generated > request.min_tokens,
+            noise=noise(request.seed, number),
         )
         self._count(request, now)
         request.last_token, request.last_time = token, now

@@ -9,6 +9,7 @@ its own first output tokens continues alike, as greedy decoding does.
 
 from collections.abc import Sequence
 from hashlib import blake2b, blake2s
+from struct import pack
 
 ENTRY_BYTES = 32
 
@@ -38,18 +39,25 @@ class KvCache:
         self._all.update(joined)
         return joined
 
-    def draw(self) -> tuple[int, int]:
-        """Two numbers of 64 bits that all KV so far decides: what token comes next, and whether the output ends."""
-        digest = self._all.copy().digest()
+    def draw(self, noise: bytes = b"") -> tuple[int, int]:
+        """Two numbers of 64 bits that all KV so far decides, and `noise`: what token comes next, and whether the output ends."""
+        drawn = self._all.copy()
+        drawn.update(noise)
+        digest = drawn.digest()
         return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
-def next_token(cache: KvCache, words: range, *, end: int, end_one_in: int, may_end: bool) -> int:
+def noise(seed: int | None, number: int) -> bytes:
+    """What a seed adds to the `number`-th draw; nothing without a seed."""
+    return b"" if seed is None else pack("<QQ", seed % 2**64, number)
+
+
+def next_token(cache: KvCache, words: range, *, end: int, end_one_in: int, may_end: bool, noise: bytes = b"") -> int:
     """The output token that follows: one of `words`, or `end` once in `end_one_in` times (0: never) where it may.
 
     Where the output may not end (`ignore_eos`, or below `min_tokens`) a word takes the end's place.
     """
-    choice, fate = cache.draw()
+    choice, fate = cache.draw(noise)
     if may_end and end_one_in and fate % end_one_in == 0:
         return end
     return words[choice % len(words)]

@@ -1,14 +1,15 @@
-"""Which transport the metrics of a prefill engine name for a decode engine."""
+"""What P2pConnector says on the metrics page of its engine."""
 
 import pytest
 
-from pd_proxy.kv.transport import transport_to
+from pd_proxy.kv.engine_page import draws_of, transport_to
 
 PAGE = b"""# HELP pd_kv_peer_up Whether a connection to another engine stands, by its address and transport.
 # TYPE pd_kv_peer_up gauge
 pd_kv_peer_up{engine="0",model_name="m",peer="10.0.0.7:22001",transport="vmm"} 0.0
 pd_kv_peer_up{engine="0",model_name="m",peer="10.0.0.7:22001",transport="tcp"} 1.0
 pd_kv_peer_up{engine="0",model_name="m",peer="10.0.0.8:22001",transport="vmm"} 1.0
+pd_seeded_draws{engine="0",model_name="m",draws="v2 0.33.0 fp32"} 1.0
 vllm:num_requests_running{engine="0"} 3.0
 """
 
@@ -23,3 +24,9 @@ def test_the_transport_is_that_of_the_open_connection(address: str, expected: st
 @pytest.mark.parametrize("page", [b"", b"pd_kv_peer_up{", b"\xff\xfe", b"<html>"])
 def test_metrics_without_a_connection_name_no_transport(page: bytes) -> None:
     assert transport_to("10.0.0.7:22001", page) == ""
+    assert draws_of(page) == ""
+
+
+def test_how_an_engine_draws_for_a_seed_is_read_with_its_version() -> None:
+    assert draws_of(PAGE) == "v2 0.33.0 fp32"
+    assert draws_of(PAGE.replace(b"pd_seeded_draws{", b"pd_seeded_draws_of_others{")) == ""

@@ -1,0 +1,33 @@
+"""What P2pConnector says on its engine's /metrics page. Pure."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+PEER: Final = "pd_kv_peer_up"
+DRAWS: Final = "pd_seeded_draws"
+
+
+def transport_to(address: str, page: bytes) -> str:
+    """The transport of the open connection to the engine at this KV address; empty if there is no connection."""
+    return next((labels.get("transport", "") for labels in _set(PEER, page) if labels.get("peer") == address), "")
+
+
+def draws_of(page: bytes) -> str:
+    """How the engine draws tokens of requests with a seed; empty unless this depends on seed and position alone.
+
+    Engines for which it is equal draw the same token at the same position.
+    """
+    return next((labels.get("draws", "") for labels in _set(DRAWS, page)), "")
+
+
+def _set(series: str, page: bytes) -> Iterator[Mapping[str, str]]:
+    """The labels of a series' samples that are 1. vLLM's page has thousands of lines, so only those of this series are parsed."""
+    lines = [line for line in page.decode("utf-8", "replace").splitlines() if line.startswith(series)]
+    try:
+        families = list(text_string_to_metric_families("\n".join(lines) + "\n"))
+    except ValueError:
+        return
+    for family in families:
+        yield from (sample.labels for sample in family.samples if sample.name == series and sample.value == 1)
