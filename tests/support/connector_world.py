@@ -121,9 +121,7 @@ class PrefillEngine:
 
     def end(self, request_id: str, *, aborted: bool) -> None:
         token = None if aborted else 7
-        finish = self.plan.finished(
-            request_id, token, stopped=False, settled=self.sender.is_settled(self.keys[request_id])
-        )
+        finish = self.plan.finished(request_id, token, settled=self.sender.is_settled(self.keys[request_id]))
         if finish is not None and finish.hold:
             self.held.add(request_id)
         else:

@@ -51,13 +51,13 @@ def test_several_answers_to_one_prompt_send_its_kv_once_and_all_name_it() -> Non
 
     assert blocks_told(plan.scheduled("0_r", [0, 1, 2], 40, anew=True)) == [(0, (0, 1, 2))]
     assert plan.scheduled("1_r", [3, 4, 5], 40, anew=True) == []
-    first, second = (plan.finished(name, 7, stopped=False, settled=True) for name in ("0_r", "1_r"))
+    first, second = (plan.finished(name, 7, settled=True) for name in ("0_r", "1_r"))
 
     assert (first, second) == (
-        Finish([Ended("0_r", "k", 7, stopped=False, held=False)], False, 3),
+        Finish([Ended("0_r", "k", 7, held=False)], False, 3),
         Finish([], False, 3),
     )
-    assert (len(plan), plan.finished("1_r", 7, stopped=False, settled=True)) == (0, None)
+    assert (len(plan), plan.finished("1_r", 7, settled=True)) == (0, None)
 
 
 def test_an_aborted_request_names_no_kv() -> None:
@@ -65,7 +65,7 @@ def test_an_aborted_request_names_no_kv() -> None:
     plan.add("0_r", "k", "d:1", 40)
     plan.add("1_r", "k", "d:1", 40)
 
-    assert plan.finished("1_r", None, stopped=False, settled=True) is None
+    assert plan.finished("1_r", None, settled=True) is None
 
 
 def test_after_preemption_everything_is_told_again() -> None:
@@ -93,11 +93,11 @@ def test_blocks_are_held_until_they_are_copied(*, settled: bool) -> None:
     assert plan.computes("k")
     plan.scheduled("r", [0, 1], 20, anew=True)
 
-    finish = plan.finished("r", 42, stopped=True, settled=settled)
+    finish = plan.finished("r", 42, settled=settled)
 
     assert finish is not None
     assert finish.hold is not settled
-    assert finish.orders == [Ended("r", "k", 42, stopped=True, held=not settled)]
+    assert finish.orders == [Ended("r", "k", 42, held=not settled)]
     assert plan.keeps("k") is not settled
     assert not plan.computes("k")
     plan.released({"r", "somebody else's"})
@@ -110,7 +110,7 @@ def test_a_prompt_that_is_not_whole_is_not_kept(token: int | None) -> None:
     plan.add("r", "k", None, 40)
     plan.scheduled("r", [0], 16, anew=True)
 
-    finish = plan.finished("r", token, stopped=False, settled=False)
+    finish = plan.finished("r", token, settled=False)
 
     assert finish is not None
     assert (finish.hold, finish.orders) == (False, [Ended("r", "k", None)])
@@ -123,7 +123,7 @@ def test_the_oldest_kv_that_nobody_asked_for_makes_room() -> None:
     for name, to in (("a", None), ("b", "d:1"), ("c", None), ("d", None)):
         plan.add(name, f"key-{name}", to, 2 * BLOCK)
         plan.scheduled(name, [0, 1], 2 * BLOCK, anew=True)
-        finish = plan.finished(name, 1, stopped=False, settled=False)
+        finish = plan.finished(name, 1, settled=False)
         assert finish is not None
         said += [order for order in finish.orders if isinstance(order, Forget)]
 
@@ -135,7 +135,7 @@ def test_requests_that_are_none_of_ours_cost_nothing() -> None:
 
     assert plan.scheduled("x", [1], 16, anew=True) == []
     assert plan.preempted("x") == []
-    assert plan.finished("x", 1, stopped=False, settled=False) is None
+    assert plan.finished("x", 1, settled=False) is None
 
 
 @given(tokens=st.integers(1, 200), data=st.data())

@@ -124,7 +124,7 @@ class TestPrefill:
         ]
         assert scheduler.build(step(cached=[("r", [7], 32, 8)])) == [Computed(key, 2, (7,))]
         assert scheduler.finished(one) == (True, {"pd": {"key": "k", "blocks": 3, "tokens": 40}})
-        assert told(scheduler) == [Ended("r", key, 77, stopped=False, held=True)]
+        assert told(scheduler) == [Ended("r", key, 77, held=True)]
         scheduler.output(["r"], (), [])
 
     def test_a_preempted_prompt_begins_anew(self) -> None:
@@ -136,14 +136,14 @@ class TestPrefill:
         again = scheduler.build(step(cached=[("r", [8, 9, 10], 0, 40)], resumed={"r"}))
         assert again == [Computed(key, 0, (8, 9, 10))]
 
-    def test_the_token_that_ends_the_answer_says_so(self) -> None:
+    def test_a_token_that_ends_the_answer_is_sent_like_any_other(self) -> None:
         scheduler, key = half(), kv_key("k", PROMPT)
         one = request("r", PROMPT, {"key": "k", "to": [THERE]}, status=Status("FINISHED_STOPPED"))
         scheduler.on_new_request(one)
         scheduler.build(step(new=[("r", [5, 6, 7], 0, 40)]))
         scheduler.finished(one)
 
-        assert told(scheduler) == [Ended("r", key, 77, stopped=True, held=True)]
+        assert told(scheduler) == [Ended("r", key, 77, held=True)]
 
     @pytest.mark.parametrize("status", ["FINISHED_ABORTED", "FINISHED_ERROR", "FINISHED_IGNORED"])
     def test_an_aborted_request_tells_decode_that_nothing_comes(self, status: str) -> None:

@@ -38,14 +38,12 @@ class Ended:
 
     Attributes:
         token: the first token of its answer; None if it has none, because it was aborted.
-        stopped: the answer ends with that token.
         held: its blocks are kept until the sender releases the request.
     """
 
     request_id: str
     key: str
     token: int | None
-    stopped: bool = False
     held: bool = False
 
 

@@ -78,7 +78,7 @@ class Plan:
         prompt.blocks, prompt.told = [], 0
         return [Preempted(prompt.key)] if known else []
 
-    def finished(self, request_id: str, token: int | None, *, stopped: bool, settled: bool) -> Finish | None:
+    def finished(self, request_id: str, token: int | None, *, settled: bool) -> Finish | None:
         """A request ended, with or without its first `token`. `settled`: all its KV has been copied out of its blocks.
 
         A request that shares another's key has nothing to send. Its answer names the KV too, because of several answers vLLM returns the last one's.
@@ -89,7 +89,7 @@ class Plan:
             return Finish([], hold=False, blocks=shared) if shared and token is not None else None
         whole = token is not None and prompt.told == prompt.total
         hold = whole and not settled
-        orders: list[Order] = [Ended(request_id, prompt.key, token if whole else None, stopped=stopped, held=hold)]
+        orders: list[Order] = [Ended(request_id, prompt.key, token if whole else None, held=hold)]
         if hold:
             self._held[request_id] = prompt
             orders += self._shed()

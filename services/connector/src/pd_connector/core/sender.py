@@ -189,7 +189,7 @@ class Sender:
         if order.token is None:
             self._fail(job, "prefill was aborted", "aborted")
             return
-        job.token = Token(key=job.key, token=order.token, ended=order.stopped)
+        job.token = Token(key=job.key, token=order.token)
         self._settle(job)
 
     def forget(self, key: str, reason: str) -> None:

@@ -179,11 +179,6 @@ def first_token(request: Any) -> int | None:
     return int(request.output_token_ids[0]) if len(request.output_token_ids) else None
 
 
-def stopped(request: Any) -> bool:
-    """Whether the model ended the answer, not the length limit."""
-    return str(request.status) == "FINISHED_STOPPED"
-
-
 def aborted(request: Any) -> bool:
     """Whether a request was aborted, for example because the client left."""
     return str(request.status) == "FINISHED_ABORTED"

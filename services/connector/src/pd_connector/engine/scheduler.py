@@ -171,7 +171,7 @@ class SchedulerHalf:
         token = compat.first_token(request)
         key = self._plan.key_of(request.request_id)
         settled = key is not None and self._resident is not None and self._resident.station.outgoing.is_settled(key)
-        finish = self._plan.finished(request.request_id, token, stopped=compat.stopped(request), settled=settled)
+        finish = self._plan.finished(request.request_id, token, settled=settled)
         if finish is None:
             return False, None
         self._tell(finish.orders)

@@ -138,15 +138,10 @@ class Written(_Message, frozen=True, kw_only=True):
 
 
 class Token(_Message, frozen=True, kw_only=True):
-    """The first token that prefill sampled for a key.
-
-    Attributes:
-        ended: the answer ends with it.
-    """
+    """The first token that prefill sampled for a key."""
 
     key: str
     token: int
-    ended: bool = False
 
 
 class Fail(_Message, frozen=True, kw_only=True):

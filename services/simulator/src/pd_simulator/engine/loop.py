@@ -70,9 +70,7 @@ class Request:
     def move(self) -> Move:
         """The request as the transfer sees it."""
         token = self.last_token if self.job.generated else None
-        return Move(
-            self.request_id, self.prompt, self.max_tokens, self.kv_transfer_params, token, stopped=token == END_OF_TEXT
-        )
+        return Move(self.request_id, self.prompt, self.max_tokens, self.kv_transfer_params, token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,6 @@ class Move:
     Attributes:
         params: the body's `kv_transfer_params`.
         token: its newest output token; None before the first.
-        stopped: the output ended with that token by itself.
         aborted: the output is no longer wanted.
     """
 
@@ -54,7 +53,6 @@ class Move:
     max_tokens: int
     params: dict[str, Any]
     token: int | None = None
-    stopped: bool = False
     aborted: bool = False
 
 

@@ -308,7 +308,7 @@ class KeyedTransfer(Transfer):
     def _ended(self, move: Move, wish: params.Prefill) -> dict[str, Any] | None:
         key = self._sends.key_of(move.request_id)
         settled = key is not None and self._station.outgoing.is_settled(key)
-        finish = self._sends.finished(move.request_id, move.token, stopped=move.stopped, settled=settled)
+        finish = self._sends.finished(move.request_id, move.token, settled=settled)
         if finish is None:
             return None
         self._tell(finish.orders)
