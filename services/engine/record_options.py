@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def options_of(found: argparse.ArgumentParser) -> dict[Row, set[str]]:
     """(name, number of values) to spellings; what is accepted but hidden from help counts, too."""
     rows: dict[Row, set[str]] = {}
-    for spelling, action in found._option_string_actions.items():  # noqa: SLF001  argparse tells them in no other way
+    for spelling, action in found._option_string_actions.items():  # noqa: SLF001  argparse offers no other way
         if action.dest != "help":
             arity = "1" if action.nargs is None else str(action.nargs)
             rows.setdefault((action.dest, arity), set()).add(spelling)

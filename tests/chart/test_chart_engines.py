@@ -421,7 +421,7 @@ def test_loading_may_take_as_long_as_the_value_says() -> None:
     assert container["startupProbe"]["failureThreshold"] * container["startupProbe"]["periodSeconds"] >= 3601
 
 
-def test_a_step_time_out_ends_an_engine_that_stands_still() -> None:
+def test_a_step_time_out_ends_an_engine_that_has_stalled() -> None:
     variables = environment(engines(render({"engine": {"stepTimeoutSeconds": 90}}))["engines/decode-0"])
 
     assert variables["VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS"] == "90"

@@ -216,7 +216,7 @@ class Stopping:
         await self._boards.close()
 
 
-async def test_a_back_end_that_stands_still_leaves_no_stale_series_and_comes_back() -> None:
+async def test_a_back_end_that_has_stalled_leaves_no_stale_series_and_comes_back() -> None:
     backend = Stopping()
     async with running(backend, Settings(monitor_interval_s=0.05)) as (client, monitor):
         backend.standing.clear()

@@ -102,7 +102,7 @@ def test_the_guard_takes_everything_back_when_the_holder_is_killed(host: ClockHo
     assert host.now == FREE
 
 
-def test_the_guard_takes_everything_back_from_a_holder_that_stands_still(host: ClockHost) -> None:
+def test_the_guard_takes_everything_back_from_a_holder_that_has_stalled(host: ClockHost) -> None:
     with held(host, *LOCKS, CLOCKS_LEASE_S="2") as process:
         process.send_signal(signal.SIGSTOP)
         until(lambda: not host.journal.exists())

@@ -294,7 +294,7 @@ def test_readings_that_cannot_be_true_are_counted_and_kept_off_the_page_but_reco
     assert "0.0 W although the board answers" in log
 
 
-def test_a_counter_that_stands_still_is_told(host: FakeHost) -> None:
+def test_a_counter_that_has_stalled_is_reported(host: FakeHost) -> None:
     with host.monitor() as monitor:
         monitor.wait_ready()
         host.fail("counter 1 123456")
@@ -319,7 +319,7 @@ def test_calls_that_block_skip_ticks_and_count_them(host: FakeHost) -> None:
     assert set(pick(page, "pd_gpu_power_watts", kind="instant")) == {"0", "1"}
 
 
-def test_a_call_that_stands_still_is_reported_while_it_does(host: FakeHost) -> None:
+def test_a_call_that_hangs_is_reported_while_it_does(host: FakeHost) -> None:
     """If the call were made on the event loop, nobody could be told before it is over, and then the sample is fresh."""
     with host.monitor() as monitor:
         monitor.wait_ready()

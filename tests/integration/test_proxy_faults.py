@@ -385,7 +385,7 @@ async def test_a_stall_of_answers_without_streaming_is_found_by_a_probe(watchful
     assert not any(call.aborted for call in prefill.calls)
 
 
-async def test_a_prefill_that_stands_still_is_suspect_but_what_it_has_is_not_cancelled() -> None:
+async def test_a_prefill_that_has_stalled_is_suspect_but_what_it_has_is_not_cancelled() -> None:
     async with running_proxy(prefill_timeout_s=0.3) as proxy:
         prefill, decode = await proxy.pair()
         prefill.gate.clear()

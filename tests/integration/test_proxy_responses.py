@@ -242,7 +242,7 @@ async def test_a_request_that_got_no_byte_is_tried_again_and_leaves_no_kv(
     await nothing_is_left(*engines)
 
 
-async def test_an_engine_that_stands_still_is_found_out_although_it_opens_every_stream(deployment: Deployment) -> None:
+async def test_an_engine_that_has_stalled_is_found_out_although_it_opens_every_stream(deployment: Deployment) -> None:
     # Its server goes on to say response.created, which is no sign of the engine's life.
     engines = [*await deployment.pair(), *await deployment.pair()]
     await engines[1].post("/sim/faults", {"stall": "before_first_token"})

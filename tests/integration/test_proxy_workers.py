@@ -245,7 +245,7 @@ async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_success
         assert {reply.status for reply in replies} == {200}
 
 
-async def test_a_worker_that_stands_still_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_has_stalled_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_pool, "SILENT_S", 4)
     async with running_workers() as proxy:
         await proxy.engine(Role.COMBINED)
@@ -291,7 +291,7 @@ async def test_the_port_is_not_shared_with_another_proxy() -> None:
                 pass
 
 
-async def test_new_connections_do_not_wait_for_a_worker_that_stands_still() -> None:
+async def test_new_connections_do_not_wait_for_a_worker_that_has_stalled() -> None:
     async with running_workers() as proxy:
         await proxy.engine(Role.COMBINED)
         frozen = workers()[0]

@@ -1,4 +1,4 @@
-"""A simulated GPU board, as a simulator tells it (`GET /sim/board`) and the monitor's simulated back end reads it.
+"""A simulated GPU board, as a simulator reports it (`GET /sim/board`) and the monitor's simulated back end reads it.
 
 The energy counter in `sample` is the exact integral of the simulator's power model, so what the monitor and the report make
 of it can be compared with the truth.

@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-# Those of Python, its libraries and pages that are looked at.
+# Files of Python and its libraries, and connections of people who look at its pages.
 _OWN_FILES: Final = 256
-# As many connections as there are ports for them to one address; the kernel's table of so many takes half a megabyte.
+# One address has no more ports for connections; the kernel's table of this size takes half a megabyte.
 MOST_CONNECTIONS: Final = 65_536
 
 
@@ -21,7 +21,7 @@ def allow_many_connections(at_most: int = MOST_CONNECTIONS) -> None:
     never shrinks, so it is made as large as it may become before this matters.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # some systems know a limit that they do not grant, and keep the one before
+    # some systems name a limit that they do not grant, and keep the old one
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     granted, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -157,7 +157,7 @@ class AnswerReader:
             self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """A head is over, perhaps of an answer that only announces another."""
+        """A head is complete; a status below 200 only announces another answer."""
         status = self._parser.get_status_code()
         self._size = self._unread = 0
         if status < 200:
@@ -182,6 +182,6 @@ class AnswerReader:
         self.whole_chunk = True
 
     def on_message_complete(self) -> None:
-        """An answer is over, or one that only announced it."""
+        """An answer is complete; nothing to do for one that only announced another."""
         if self.status:
             self.complete = True

@@ -56,7 +56,7 @@ def call(
     """Ask and read the whole answer.
 
     Args:
-        timeout_s: for each wait on the socket; `connect_timeout_s` if the connection must stand sooner.
+        timeout_s: for each wait on the socket; `connect_timeout_s` if the connection must be made sooner.
         context: whose certificates are trusted; None trusts the system's authorities.
 
     Raises:

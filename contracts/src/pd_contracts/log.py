@@ -71,7 +71,7 @@ class Event:
                 handler.flush()
                 return
         except (OSError, ValueError, TypeError):
-            pass  # nobody reads, or there is what only an escape can write: `logging` knows what to do
+            pass  # the stream is closed, or cannot encode the line: `logging` handles both
         self._logger.info(self._message, extra=extras)
 
 

@@ -63,15 +63,15 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
         http_address: where the engine's API answers.
         zmq_address: where KV is sent; for engines without a KV port any unique host:port.
         connector: how KV travels; None for engines of type "C", and for vLLM's own pings, which do not say.
-        boot_id: another one at each start of the engine.
+        boot_id: differs at each start of the engine.
         model: the name under which it is served.
         engine, version: what the engine is.
         gpus: UUIDs of the GPUs that it computes on, as NVML writes them.
         gpu_model: what these are, as NVML calls them.
-        versions: of whatever matters besides, by name: torch, driver, connector.
-        transport: the way that the connector's KV takes, where there are several.
+        versions: of other parts, by name: torch, driver, connector.
+        transport: how the connector moves KV, where it has several transports.
         image: the container image that the engine runs in.
-        number: which of its role it is in the deployment, from 0; the proxy names it after this, so that all call it the same.
+        number: its place among the engines of its role, from 0; the proxy's name for it contains it, so that all use one name.
         deployment: whose engine it is.
         time, mac: see `sign_ping`.
     """

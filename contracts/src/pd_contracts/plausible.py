@@ -7,7 +7,7 @@ between two readings and one update.
 
 from typing import Final
 
-LARGEST_LIMIT_W: Final = 3000.0  # of a board that does not tell its limit: more than any has
+LARGEST_LIMIT_W: Final = 3000.0  # of a board that reports no limit: more than any board has
 LEAST_W: Final = 0.5  # a board that answers is powered; 0 W is a failed reading that looks like one
 INSTANT_SHARE: Final = 2.0
 AVERAGE_SHARE: Final = 1.25
@@ -34,5 +34,5 @@ def most_counted_j(limit_w: float | None, seconds: float) -> float:
 
 
 def _limit(told_w: float | None) -> float:
-    """A board's limit as it was told, if a board can have it."""
+    """A board's reported limit, if it is one that a board can have."""
     return min(told_w, LARGEST_LIMIT_W) if told_w and told_w > 0 else LARGEST_LIMIT_W

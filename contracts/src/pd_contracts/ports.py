@@ -39,7 +39,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     def kv(self, role: Role, number: int = 0, *, both: bool = False) -> int:
         """KV port of instance `number` (from 0); a combined engine has one if it is `both`, and else answers with its HTTP port.
 
-        The HTTP port is as good there: the ping needs a unique address, and nobody sends KV to it.
+        There the HTTP port serves: the ping needs a unique address, and nobody sends KV to it.
         """
         if role is Role.COMBINED and not both:
             return self.http(role, number)

@@ -74,7 +74,7 @@ class Proxies:
 
 
 class Dealers:
-    """A ZMQ DEALER to each proxy, with one identity. `context` is a `zmq.Context`; whoever uses this depends on pyzmq."""
+    """A ZMQ DEALER to each proxy, with one identity. `context` is a `zmq.Context`; callers must depend on pyzmq themselves."""
 
     def __init__(self, context: Any, identity: str) -> None:
         self._context = context

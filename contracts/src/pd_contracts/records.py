@@ -129,7 +129,7 @@ class GpuHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineTokens(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An engine's token counters at one moment, as its /metrics told them; only differences mean something. None: it does not tell.
+    """An engine's token counters at one moment, as its /metrics reported them; only differences mean something. None: not reported.
 
     Attributes:
         t: monotonic seconds, when they were read.

@@ -13,7 +13,7 @@ class InstanceStats(msgspec.Struct, frozen=True, kw_only=True):
     """One engine as the proxy sees it.
 
     Attributes:
-        name: role and number, "prefill-0": the number that the engine told, else one in order of joining.
+        name: role and number, "prefill-0": the number that the engine announced, else one in order of joining.
         state: "joining" (pings, not yet healthy), "ready", "draining" (gets no new requests), "suspect" (its streams have stalled) or "lost" (stopped pinging).
         reason: a sentence, where the state needs one.
         in_flight: requests at the engine now.

@@ -45,7 +45,7 @@ class VllmResult(msgspec.Struct, kw_only=True):
         completed, failed: what the file itself counts.
         start_times: monotonic seconds; empty in old files.
         topology, gpus, goodput: what vLLM does not know; `--metadata topology=disagg gpus=2 goodput="ttft:200"` carries them.
-        remarks: what of the file was not understood, for whoever reads the run.
+        remarks: what of the file was not understood, for readers of the run.
     """
 
     duration: float

@@ -66,7 +66,7 @@ SERIES: Final = (
     ),
     Series(
         "pd_gpu_power_watts",
-        "Power draw: instant (NVML field 186), the board's own average (field 185, about 1 s), the memory's part of the latter",
+        "Power draw: instant (NVML field 186), the board's own average (field 185, about 1 s), and the memory's part of that average",
         lambda gpu: [
             (("instant",), gpu.sample.power_w),
             (("average",), gpu.sample.power_average_w),

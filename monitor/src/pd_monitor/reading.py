@@ -14,13 +14,13 @@ POWER_READINGS: Final = ("power_w", "power_average_w", "energy_mj")
 
 @dataclass(frozen=True, slots=True)
 class Details:
-    """What a GPU tells that is read too rarely, or matters too little, for every line of a recording; None is unknown.
+    """Readings that are too rare, or matter too little, for every line of a recording; None is unknown.
 
     Attributes:
         power_limit_w: the limit in force now.
-        memory_power_w: the memory's share of the power, where the board tells it.
+        memory_power_w: the memory's share of the power, where the board reports it.
         throttled_s: seconds, since the driver was loaded, with the clocks lowered for each reason.
-        processes: bytes of GPU memory by process id, as the host numbers it; a process may not tell.
+        processes: bytes of GPU memory by process id, as the host numbers it; None where that is unknown.
         pcie_tx_bytes, pcie_rx_bytes, nvlink_tx_bytes, nvlink_rx_bytes: the board's counters, which may wrap.
     """
 
@@ -39,7 +39,7 @@ class Details:
 class Reading:
     """All GPUs at one moment. `problem` says in a sentence what the samples cannot: why there are none, or who is missing.
 
-    `details` has what some back ends tell beside the samples, by index. `failed` names the readings that failed this time, where a
+    `details` has what some back ends read beside the samples, by GPU index. `failed` names the readings that failed this time, where a
     sample's errors may be from an earlier one; None means that they are all of this one.
     """
 
@@ -99,7 +99,7 @@ def answered(sample: GpuSample) -> bool:
 
 
 def silence(sample: GpuSample) -> str:
-    """Why a GPU tells neither power nor energy; empty if it tells one of them."""
+    """Why a GPU reports neither power nor energy; empty if it reports one of them."""
     if any(getattr(sample, name) is not None for name in POWER_READINGS):
         return ""
     reasons = dict.fromkeys(sample.errors.get(name, "") for name in (WHOLE_GPU, *POWER_READINGS))

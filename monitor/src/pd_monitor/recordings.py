@@ -1,6 +1,6 @@
 """Recordings: between `POST /recordings` and `DELETE /recordings/{id}` every due tick goes to a file of its own.
 
-The file is anonymous (it has no name on disk and goes with the process), so memory stays bounded however long a recording
+The file is anonymous (it has no name on disk and is deleted with the process), so memory stays bounded however long a recording
 runs, and nothing is left behind. Its content is the future gpu.jsonl: a `GpuHeader` line, then `GpuSample` lines.
 """
 
@@ -185,7 +185,7 @@ class Recordings:
         """The recording of this id.
 
         Raises:
-            ApiError: 404 if there is none; 409 while somebody else fetches it.
+            ApiError: 404 if it is unknown; 409 while another client fetches it.
         """
         recording = self._all.get(id_)
         if recording is None:

@@ -25,7 +25,7 @@ def roles_of(*, prefill: Collection[int], decode: Collection[int], combined: Col
     """GPU index to role.
 
     The two topologies use the same GPUs one after the other and `.env` names both, so the disaggregated lists win; a
-    recording says which it is. A GPU that prefill and decode share has no role: its energy cannot be told apart.
+    recording says which it is. A GPU that prefill and decode share has no role: its energy cannot be divided.
     """
     roles = dict.fromkeys(combined, Role.COMBINED)
     roles |= dict.fromkeys(prefill, Role.PREFILL) | dict.fromkeys(decode, Role.DECODE)

@@ -64,13 +64,13 @@ class Sampler:
 
     @property
     def silent(self) -> dict[int, str]:
-        """Which GPUs told neither power nor energy at the last tick, with the reason."""
+        """Which GPUs reported neither power nor energy at the last tick, with the reason."""
         samples = self.latest.reading.samples if self.latest else ()
         return {sample.index: reason for sample in samples if (reason := silence(sample))}
 
     @property
     def unreadable(self) -> str:
-        """The same as a sentence; empty if all GPUs tell."""
+        """The same as a sentence; empty if all GPUs report."""
         return "; ".join(f"GPU {index}: {reason}" for index, reason in self.silent.items())
 
     def change(self) -> None:

@@ -13,7 +13,7 @@ from pd_monitor.roles import configured
 
 GpuIndex = Annotated[int, msgspec.Meta(ge=0)]
 Gpus = tuple[GpuIndex, ...]
-# What `pd-monitor clocks` is told by the same variables.
+# Types that `pd-monitor clocks` shares.
 PrefillGpus = Annotated[Gpus, msgspec.Meta(description="GPUs of prefill engines")]
 DecodeGpus = Annotated[Gpus, msgspec.Meta(description="GPUs of decode engines")]
 PrefillGpu = Annotated[GpuIndex | None, msgspec.Meta(description="the one prefill GPU, where PREFILL_GPUS is unset")]

@@ -1,4 +1,4 @@
-"""Are the recorded boards those of the deployment? By UUID where both sides tell it, else by number; and by their work."""
+"""Are the recorded boards those of the deployment? By UUID where both sides have it, else by number; and by the work that they did."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

@@ -96,7 +96,7 @@ class Energy:
         return [role for role in Role if any(gpu.role is role for gpu in self.gpus)]
 
     def of(self, role: Role) -> float | None:
-        """Joules of a role; None if it has no board, one of its boards is unknown, or boards are astray or of other roles."""
+        """Joules of a role; None if it has no board, one of its boards is unknown, or `astray` or `roles_apart` is not 0."""
         return (
             None
             if self.astray or self.roles_apart

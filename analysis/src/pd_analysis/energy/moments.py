@@ -1,4 +1,4 @@
-"""When a board's readings were taken by the client's clock, and when no request was under way."""
+"""Moments on the client's clock: when a board's readings were taken, and when no request was under way."""
 
 from typing import Final
 
@@ -19,7 +19,7 @@ IDLE_LEAST_S: Final = 1.0
 def clock_shift(recorder: Clock, client: Clock) -> float:
     """Seconds to add to the recorder's monotonic times to have the client's; 0 where both run on one host.
 
-    Of processes that say that they share a monotonic clock the wall clocks do not matter: one may have been set in between.
+    Where two processes say that they share a monotonic clock, their wall clocks are ignored: one may have been set meanwhile.
     """
     if recorder.boot and recorder.boot == client.boot:
         return 0.0

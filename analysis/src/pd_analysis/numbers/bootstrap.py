@@ -50,7 +50,7 @@ def of_rate(column: str, scale: Callable[[Result], float | None]) -> Draws:
 
 
 def of_repeats(get: Callable[[Result], float | None]) -> Draws:
-    """Draws of a number that one run gives once, such as joules: only repeats tell how far it moves."""
+    """Draws of a number that one run gives once, such as joules: only repeated runs show how far it varies."""
 
     def draws(result: Result) -> Floats | None:
         return _over_repeats(result, lambda one: _constant(get(one))) if result.repeats else None

@@ -11,7 +11,7 @@ from pd_contracts.deployment import manner_of
 from pd_contracts.names import Role
 from pd_contracts.vllm_result import of_sweep, server_of
 
-# Values of the proxy's ROUTING, and reasons for a choice (`pd_contracts.timing.Stages.why`) that tell which it was.
+# Values of the proxy's ROUTING, and reasons for a choice (`pd_contracts.timing.Stages.why`) that show which it was.
 _ADAPTIVE: Final = "adaptive"
 _LOCAL_FIRST: Final = "local_first"
 _EITHER: Final = "routed"

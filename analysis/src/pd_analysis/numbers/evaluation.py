@@ -80,7 +80,7 @@ class Result:
 
     @property
     def plain(self) -> bool:
-        """Whether its engines serve as vLLM does by itself."""
+        """True for plain vLLM: combined engines that hand nothing over to each other."""
         return self.topology is Topology.COMBINED and not self.manner
 
 

@@ -15,13 +15,13 @@ SAME_TIMES_S: Final = 0.01  # equal schedules agree to the rounding of their off
 
 
 def prompt_lengths(results: Iterable[Result]) -> dict[str, float]:
-    """Mean tokens per prompt, by the result's name; a result whose server did not tell them is left out."""
+    """Mean tokens per prompt, by the result's name; a result whose server reported none is left out."""
     lengths = {result.name: float(result.requests.measured["prompt_tokens"].mean()) for result in results}
     return {name: length for name, length in lengths.items() if length == length}  # noqa: PLR0124 - NaN is not itself
 
 
 def prompts_apart(results: Iterable[Result]) -> bool:
-    """Whether their prompts differ in length. Where lengths vary, the load's words do not tell, but the tokens that arrived do."""
+    """Whether their prompts differ in length. Where lengths vary, the load's settings do not say so, but the tokens that arrived do."""
     lengths = prompt_lengths(results).values()
     return len(lengths) > 1 and max(lengths) > min(lengths) * (1 + TOKENS_LIMIT)
 

@@ -1,6 +1,7 @@
-"""Mode phase-split: the same prompts with one output token and with all, one request at a time. Decode is what the second part costs more.
+"""Mode phase-split: the same prompts first with one output token, then with all, one request at a time.
 
-Time is the length of a part's window over its requests, and energy what the boards drew in it: both by difference of the two windows.
+A part's time is the length of its window divided by its requests, and its energy is what the boards drew in that window. The first part is
+prefill; decode is the difference between the two.
 """
 
 import math

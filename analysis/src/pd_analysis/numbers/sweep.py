@@ -83,7 +83,7 @@ class Series:
 
     @property
     def plain(self) -> bool:
-        """Whether its engines serve as vLLM does by itself."""
+        """True for plain vLLM, see `Result.plain`."""
         return self.results[0].plain
 
     def points(self, get: Get) -> list[tuple[float, float]]:

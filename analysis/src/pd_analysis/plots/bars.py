@@ -93,7 +93,7 @@ _EARLY_NAMES: Final = {"before": mark("Before the proxy"), **STAGE_NAMES}
 
 
 def around_percentiles(result: Result) -> dict[int, dict[str, float]]:
-    """Mean ms of each stage up to the first token, by percentile of TTFT; empty if the proxy told no stages."""
+    """Mean ms of each stage up to the first token, by percentile of TTFT; empty if the proxy reported no stages."""
     timed = result.requests.served.dropna(subset=[*STAGES, "ttft"]).sort_values("ttft")
     if timed.empty:
         return {}
@@ -123,7 +123,7 @@ def _breakdown_title(group: Group) -> str:
 
 
 def energy(group: Group) -> Figure | None:
-    """Joules per output token by the role that spent them; where phases are apart, also what each costs a token of its own kind."""
+    """Joules per output token by the role that spent them; where phases are apart, also joules per prompt token on prefill GPUs and per output token on decode GPUs."""
     found = [
         (result.name, result.tokens) for result in group.results if result.tokens and result.tokens.parts_per_output
     ]

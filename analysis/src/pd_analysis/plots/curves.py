@@ -146,7 +146,7 @@ def _stretch(percentile: float | Floats) -> Floats:
 
 
 def _last(values: Floats | Gaps) -> float:
-    """The highest percentile that so many values can show."""
+    """The highest percentile that this number of values can show."""
     return min(_END, 100 * (1 - 1 / max(values.size, 2)))
 
 

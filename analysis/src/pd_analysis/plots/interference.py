@@ -124,7 +124,7 @@ def _panel(dots: Axes, seen: _Seen, span: tuple[float, float], top: float) -> No
 
 
 def _thinned(chosen: np.ndarray, gap: Floats) -> np.ndarray:
-    """The longest gaps all, and of the usual ones as many as can be told apart."""
+    """All of the longest gaps, and as many of the usual ones as a reader can distinguish."""
     if chosen.size <= _DOTS:
         return chosen
     long = gap[chosen] >= np.quantile(gap[chosen], 1 - _DOTS / 2 / chosen.size)

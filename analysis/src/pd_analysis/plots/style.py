@@ -102,7 +102,7 @@ def canvas(
 
 
 def wrapped(text: str, most: int) -> list[str]:
-    """Lines of at most so many columns; Chinese characters take two, and a line may end at any of them, for there are no spaces."""
+    """Lines of at most `most` columns. A Chinese character takes two, and a line may end after any of them, because there are no spaces."""
     if text.isascii() or not any(map(_is_wide, text)):
         return textwrap.wrap(text, most) or [""]
     lines, width = [""], 0
@@ -210,7 +210,7 @@ def key(figure: Figure, handles: Sequence[Artist], *, headed: bool = False) -> N
 
 
 def key_room(entries: int) -> float:
-    """Inches above the axes that a key of so many entries takes."""
+    """Inches above the axes that a key of this number of entries takes."""
     return 0.245 * -(-entries // _KEY_COLUMNS) + 0.06
 
 

@@ -25,7 +25,7 @@ def requests_of(
     cut: float = -np.inf,
     excerpt: tuple[float, float] = _ALWAYS,
 ) -> Requests:
-    """Columns of records that are all at hand; see `Collector`."""
+    """Columns of records that are all in memory; see `Collector`."""
     collector = Collector(limits_ms, cut=cut, excerpt=excerpt)
     collector.add(list(records))
     return collector.finish()
@@ -64,7 +64,7 @@ class Collector:
         rows.loc[~rows["ok"] & (rows["failure"] == ""), ["failure", "failure_message"]] = [EMPTY_KIND, _EMPTY_MESSAGE]
         _add_latencies(rows, times, tokens, counts, ends)
         rows["good"] = meeting(rows, self._limits)
-        # The gap before a request's first chunk leads to another request's last one, and is none.
+        # The gap before a request's first chunk leads back to another request's last one, so it is no gap.
         gaps = np.diff(times, prepend=0.0)
         first = (ends - counts)[counts > 0]
         gaps[first] = 0.0

@@ -35,7 +35,7 @@ class Requests:
             milliseconds, unknown is NaN; `ok` is `latency.succeeded`, `good` is `latency.meets`, `failure` a kind or "",
             `output_hash` a number that is equal for equal output, 0 if unknown; `prefill_instance` and `decode_instance` are the engines'
             names, "" if unknown; `why` says what chose them, "" if no prediction did; `handed_off` is true if prefill wrote the first token, so that decode wrote the rest;
-            `warmup` is what counts as such, `preheat` what was sent as such; `chunk_tokens` are those of its chunks together.
+            `preheat` requests were sent as warm-up, `warmup` ones count as warm-up; `chunk_tokens` is the sum over its chunks.
         gaps: every gap between token chunks of successful measured requests, pooled, in seconds, the shortest first.
         excerpt: the gaps of a part of the run with the time at which each ended: columns index, t, gap.
     """

@@ -48,7 +48,7 @@ def refuse_impossible(rows: pd.DataFrame, path: Path) -> None:
 
 
 def refuse_other_rate(rows: pd.DataFrame, workload: Workload, path: Path) -> None:
-    """Do nothing if requests were due about as often as the manifest says, or if that cannot be told.
+    """Do nothing if requests were due about as often as the manifest says, or if that is unknown.
 
     Raises:
         RecordError: with both rates.

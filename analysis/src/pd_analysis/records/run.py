@@ -30,7 +30,7 @@ class Run:
 
     Attributes:
         gpu, samples: what the monitor wrote; None and an empty frame where no power was recorded.
-        engines: the engines' token counters, where the monitor was told of the engines.
+        engines: the engines' token counters, where the monitor knows the engines.
         cut_s: seconds at the start of the measured window that were asked to count as warm-up.
     """
 

@@ -27,7 +27,7 @@ class Mark(msgspec.Struct):
     Attributes:
         at: when it came.
         tokens: how many tokens it carries for certain; 0 if it has no text.
-        exact: the server itself told the number.
+        exact: the server itself reported the number.
         text: what it said.
         ends: it also carries the finish reason.
     """
@@ -85,14 +85,14 @@ def _share_out(marks: Sequence[Mark], counts: list[int], total: int, *, stopped:
     bundles = [part if part + 1 >= max(_BUNDLE * usual, _BUNDLE) else 0 for part in more]
     _give(counts, bundles, min(spare - unseen, sum(bundles)))
     spare = total - sum(counts) - unseen
-    if spare >= len(marks) / 2:  # all of them carry several; fewer are not told from the estimate's own errors
+    if spare >= len(marks) / 2:  # all of them carry several; fewer could be the estimate's own errors
         _give(counts, more, spare)
     if not marks[last].exact:
         counts[last] += total - sum(counts)
 
 
 def _give(counts: list[int], parts: Sequence[int], amount: int) -> None:
-    """Add an amount to the counts in proportion to the parts; nothing where there is none."""
+    """Add an amount to the counts in proportion to the parts; does nothing if there are no parts."""
     whole = sum(parts)
     if not whole or amount <= 0:
         return

@@ -96,7 +96,7 @@ def _gathered(runner: MasterRunner, count: int) -> bool:
 
 
 def _end(children: list[int]) -> None:
-    """Wait for the workers, which were told to quit; one that does not is killed."""
+    """Wait for the workers, which have been told to quit; kill those that do not."""
     deadline = time.monotonic() + 5
     while children:
         for child in children[:]:

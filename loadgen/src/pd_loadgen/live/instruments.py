@@ -22,7 +22,7 @@ class Instruments:
 
     Args:
         pause: waits so many seconds, or raises if the run is stopped.
-        say: is told the phase.
+        say: called with the name of each phase.
         notes: get what the reader of the run should know.
     """
 

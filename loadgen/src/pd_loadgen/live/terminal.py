@@ -66,7 +66,7 @@ class Bar:
 
 
 class Lines:
-    """A plain line every few seconds, and one at each new phase, where nobody looks at a terminal."""
+    """A plain line every few seconds, and one at each new phase, where the output is no terminal."""
 
     def __init__(self, stream: TextIO, now: float) -> None:
         self._stream, self._phase, self._printed = stream, "", now

@@ -64,7 +64,7 @@ class Shell:
         begin: Callable[[Options], None],
         senders: Callable[[], Senders],
     ) -> None:
-        """Listen to the environment's events. `begin` is told of each run, `senders` gives who sends it."""
+        """Listen to the environment's events. `begin` is called for each run, `senders` gives its senders."""
         self.run: Run | None = None
         self._environment, self._read_options, self._command = environment, read_options, command
         self._begin, self._senders = begin, senders

@@ -40,7 +40,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Speech(msgspec.Struct):
-    """What somebody says in a conversation."""
+    """What one speaker says in a conversation."""
 
     speaker: str
     value: str
@@ -56,7 +56,7 @@ class Corpus:
     lengths: str = ""
 
     def take(self, found: Entry | str) -> None:
-        """Keep a prompt, or count why there is none."""
+        """Keep a prompt, or count the reason why it is left out."""
         if isinstance(found, Entry):
             self.entries.append(found)
         else:

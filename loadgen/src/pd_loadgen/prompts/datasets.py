@@ -38,7 +38,7 @@ class Answers(StrEnum):
 
 
 def prompt(dataset: Dataset, *, seed: int, name: str, input_tokens: int, vocab_size: int) -> Made:
-    """One prompt of random ids or, for every other data set, of text. `name` tells it from the others of the run: the index, or the warm-up's own."""
+    """One prompt of random ids or, for every other data set, of text. `name` makes it differ from all others of the run: its index, or the warm-up's name."""
     rng = random.Random(f"prompt:{seed}:{name}")
     if dataset is Dataset.RANDOM:
         return random_ids(rng, input_tokens, vocab_size)

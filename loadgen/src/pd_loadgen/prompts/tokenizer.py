@@ -106,7 +106,7 @@ def _library() -> Any:
 def _by_transformers(folder: str) -> Count:
     """For models whose tokenizer has a form of its own (SentencePiece, tiktoken)."""
     try:
-        from transformers import AutoTokenizer  # noqa: PLC0415  found only where somebody installed it
+        from transformers import AutoTokenizer  # noqa: PLC0415  an optional dependency
     except ImportError:
         msg = f"{folder} has no {_FILE}, and other tokenizers need transformers"
         raise FileError(msg) from None

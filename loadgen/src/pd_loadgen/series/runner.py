@@ -1,4 +1,4 @@
-"""Runs one after the other, each in a process of its own: gevent patches a process for good, and a run should begin clean."""
+"""Runs one after the other, each in a process of its own: gevent patches a process permanently, and each run should begin in a clean one."""
 
 import os
 import signal

@@ -83,7 +83,7 @@ def _seen(instance: InstanceStats) -> EngineInfo:
 
 
 def _software(engines: Sequence[EngineInfo]) -> dict[str, str]:
-    """Versions that the engines told; where they differ, all of them."""
+    """Versions that the engines reported; where they differ, all of them."""
     found: dict[str, list[str]] = {}
     for engine in engines:
         for name, version in {engine.engine: engine.version, **engine.versions}.items():

@@ -120,7 +120,7 @@ def wait_for_boards(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, int]:
-    """The monitor's GPUs, as soon as it tells: where all is started at once, it may be the last.
+    """The monitor's GPUs, as soon as it answers: where everything is started at once, it may be the last.
 
     Raises:
         ServerError: if it does not within `timeout` seconds.

@@ -56,7 +56,7 @@ def variable_of(field: Field) -> str:
 def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Options:
     """Make the options from what was given by hand (texts, by field name), then from variables.
 
-    The URL may end with `/v1` or an API's path, and hold a password, which the options do not keep (`address` tells it).
+    The URL may end with `/v1` or an API's path, and hold a password, which the options do not keep (`address` returns it).
 
     Raises:
         SettingsError: with one sentence about the first thing that does not fit.

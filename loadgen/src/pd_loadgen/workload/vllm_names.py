@@ -107,7 +107,7 @@ class _Found:
         self.burstiness = "1"
 
     def take(self, name: str, value: Callable[[], str]) -> bool:
-        """Take an option of vLLM's, with what follows it; false if it is none."""
+        """Take an option of vLLM's and its values; false if it is no such option."""
         if name in ANSWERS:
             msg = f"--{name} is an option of vllm bench serve: {ANSWERS[name]}"
             raise ForeignOptionError(msg)

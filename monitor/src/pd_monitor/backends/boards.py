@@ -1,6 +1,6 @@
 """Boards of simulators, polled over HTTP (`GET /sim/board`, see `pd_contracts.board`).
 
-A board tells its own index, role and monotonic clock. A simulator on this host shares our clock; a time that does not lie within
+A board reports its own index, role and monotonic clock. A simulator on this host shares our clock; a time that does not lie within
 the poll comes from another host, and the middle of the poll stands in for it.
 """
 

@@ -21,7 +21,7 @@ class EnergyGate:
     _points: list[tuple[float, float, float]] = field(default_factory=list)
 
     def passes(self, t: float, power_w: float | None, energy_j: float) -> bool:
-        """True if the counter can be believed; `reason` tells why not."""
+        """True if the counter can be believed; `reason` says why not."""
         if self._points and energy_j < self._points[-1][2]:
             self._points.clear()
             self.reason = "the counter went backwards"

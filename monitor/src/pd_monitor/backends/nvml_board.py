@@ -2,14 +2,14 @@
 
 Every call takes the driver's lock, and some take milliseconds, so only what a recording needs at its own rate is read at every
 sample: power, the energy counter and the SM clock. What changes slowly is read every second, what only the exporter shows every
-ten; in between a sample repeats the last value. `nvmlDeviceGetPcieThroughput` is never called: it stands for 20 ms and direction.
+ten; between two readings a sample repeats the last value. `nvmlDeviceGetPcieThroughput` is never called: it blocks for 20 ms per direction.
 
-What NVML does not say loudly, and what follows from it here:
+What is easy to overlook in NVML, and what follows from it here:
 
 - `nvmlDeviceGetFieldValues` answers success although single fields failed; an unsupported field then holds a stale or zero
   value. So every field's own return code is checked.
-- Field 186 is the instantaneous power, 185 the board's average (about 1 s on Ampere and later). `nvmlDeviceGetPowerUsage` is the
-  one or the other depending on the architecture, so it is not used.
+- Field 186 is the instantaneous power, 185 the board's average (about 1 s on Ampere and later). `nvmlDeviceGetPowerUsage` is one
+  or the other, depending on the architecture, so it is not used.
 - `NVMLLibraryMismatchError` is no `NVMLError`.
 """
 

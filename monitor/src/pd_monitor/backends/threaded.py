@@ -19,7 +19,7 @@ class BlockingReader(Protocol):
 
 
 class Threaded:
-    """Runs a blocking reader on one thread of its own: a driver call may take milliseconds, or stand for seconds."""
+    """Runs a blocking reader on one thread of its own: a driver call may take milliseconds, or hang for seconds."""
 
     def __init__(self, reader: BlockingReader) -> None:
         """Take over the reader; nobody else may call it."""

@@ -28,7 +28,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class BoardState:
-    """A board before any change. None is unknown: the board does not tell."""
+    """A board before any change. None: the board does not report it."""
 
     index: int
     uuid: str

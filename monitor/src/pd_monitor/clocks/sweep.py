@@ -160,7 +160,7 @@ def _window(folder: Path, samples: Mapping[str, list[GpuSample]]) -> tuple[tuple
     try:
         window = read_json(folder / MANIFEST, Manifest).window
     except RecordError:
-        return whole, "command"  # the workload is none of ours, or it failed
+        return whole, "command"  # the workload is not pd-loadgen's, or it failed
     if window and whole[0] <= window[0] <= window[1] <= whole[1]:
         return window, "run"
     return whole, "command"

@@ -51,7 +51,7 @@ class CommandLine(msgspec.Struct, frozen=True):
         return number(self.text(name) or "")
 
     def object(self, name: str) -> dict[str, Any]:
-        """A JSON object; empty if the option is not given or is none."""
+        """A JSON object; empty if the option is not given or is no object."""
         try:
             value = json.loads(self.text(name) or "{}")
         except ValueError:
@@ -60,7 +60,7 @@ class CommandLine(msgspec.Struct, frozen=True):
 
 
 def parse(arguments: Sequence[str], config: Mapping[str, Any] | None = None) -> CommandLine:
-    """Read the arguments after `vllm serve`, the model first; `config` is what the file says that they name by `--config`.
+    """Read the arguments after `vllm serve`, the model first; `config` has the options of the file that `--config` names.
 
     Raises:
         CommandLineError: if vLLM would refuse them for their form.

@@ -36,7 +36,7 @@ def listing() -> str:
 
 
 def visible_devices(environment: Mapping[str, str]) -> str:
-    """The devices that CUDA may use: as it is told, or as a device plugin tells the container runtime; empty: all that are here."""
+    """The devices that CUDA may use: from CUDA_VISIBLE_DEVICES, or from what a device plugin gave the container runtime; empty: all of the machine."""
     handed_out = environment.get("NVIDIA_VISIBLE_DEVICES", "")
     return environment.get("CUDA_VISIBLE_DEVICES", "") or (
         handed_out if handed_out.startswith(("GPU-", "MIG-")) else ""

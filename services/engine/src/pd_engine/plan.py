@@ -42,7 +42,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         arguments: those of `vllm serve`.
         environment: variables to add.
         unset: variables to take away: empty ones, which NCCL and UCX would take for a choice of nothing, and names at which vLLM would warn.
-        announce: whether an announcer must ping, in the engine's stead or beside it.
+        announce: whether an announcer must ping, instead of the engine or beside it.
         clean_shared_path: whether a cleaner must keep the shared KV folder from filling up.
     """
 
@@ -213,7 +213,7 @@ def _kv_transfer(settings: EngineSettings, host: Host) -> dict[str, Any]:
 
 
 def _p2p_settings(settings: EngineSettings, host: Host) -> dict[str, Any]:
-    """P2pConnector's own settings; both pools are told, because an engine may serve either role in time."""
+    """P2pConnector's own settings; both pools are given, because an engine may serve either role."""
     cpu = settings.engine_device == "cpu"
     return {
         "host": announced_address(settings, host),

@@ -1,8 +1,8 @@
 """Makes a small Qwen3 with random weights and a tokenizer: `python3 -m pd_engine.tiny_model DIRECTORY TEXT [LAYERS HIDDEN]`.
 
-For trying the whole stack without a download: 2 million parameters unless told otherwise. It writes nonsense, but the right nonsense: the weights' standard
-deviation of 0.06 makes every output depend on the KV cache, so a transfer that went wrong shows (with the usual 0.02, or with
-vLLM's dummy weights, it would not). The tokenizer is a byte-level BPE of the given text, so any text can be encoded.
+For trying the whole stack without a download: 2 million parameters by default. Its text is nonsense, but depends on the KV cache: with a
+standard deviation of 0.06 of the weights, a transfer that went wrong changes the output. With the usual 0.02, or vLLM's dummy weights, it
+would not. The tokenizer is a byte-level BPE of the given text, so any text can be encoded.
 """
 
 import sys

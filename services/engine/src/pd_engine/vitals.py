@@ -29,7 +29,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         boot: identity of the process that was looked at.
         running: requests in its batch, as it says itself.
-        work: the values of `WORK`, each summed over its labels; empty if it did not tell.
+        work: the values of `WORK`, each summed over its labels; empty if its page has none.
         suspect: the proxy says that its streams have stalled.
     """
 

@@ -22,15 +22,15 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         drop_kv: the KV that arrives is acknowledged and lost: its request waits forever, with P2pConnector until the prompt is computed instead.
         out_of_memory: there is no room for the KV that arrives. P2pConnector computes the prompt instead; vLLM 0.23's P2pNcclConnector
             acknowledges the KV, stores nothing and answers wrongly.
-        slow_kv_s: so many seconds pass before KV that arrives is taken. The sender is blocked meanwhile, except P2pConnector's.
+        slow_kv_s: seconds that pass before KV that arrives is taken. The sender is blocked meanwhile, except P2pConnector's.
         refuse: the engine takes no HTTP connection and answers on none.
         hang: HTTP requests, health checks too, are taken and not answered; pings go on.
         mute: no pings; everything else goes on.
         status: requests for tokens get this status.
         swallow: requests for tokens are taken and never run; their KV comes and stays.
-        stall: no step begins in which a sequence is at that point, so all of them stall; health and pings go on.
-        die_mid_stream: an answer's connection is reset after its first token, one in a single piece instead of it.
-        die_after_tokens: the process is killed (SIGKILL) once it has written so many tokens in all, whatever still runs.
+        stall: no step begins while a sequence is before, or after, its first token, so all sequences stall; health checks and pings go on.
+        die_mid_stream: a stream's connection is reset after the first token; that of an answer in one piece, instead of the answer.
+        die_after_tokens: the process is killed (SIGKILL) once it has written this number of tokens in all, whatever still runs.
     """
 
     corrupt_kv: bool = False
@@ -57,14 +57,14 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             return entries
         return bytes([entries[0] ^ 1]) + entries[1:]
 
-    def stands_still(self, generated: Iterable[int]) -> bool:
-        """Whether a step may not begin whose sequences have written so many tokens."""
+    def stalls(self, generated: Iterable[int]) -> bool:
+        """Whether a step may not begin; `generated` has the number of tokens that each of its sequences has written."""
         if self.stall is None:
             return False
         return any((count > 0) == (self.stall == "after_first_token") for count in generated)
 
     def kills(self, written: int) -> bool:
-        """Whether the process ends now that all its sequences have written so many tokens."""
+        """Whether the process ends now that its sequences have written `written` tokens in all."""
         return self.die_after_tokens is not None and written >= self.die_after_tokens
 
 
@@ -72,7 +72,7 @@ def read(text: bytes | str) -> Faults:
     """Read a JSON object.
 
     Raises:
-        FaultsError: if it is none, or names a fault that there is not.
+        FaultsError: if it is not a set of faults, or names an unknown one.
     """
     try:
         return msgspec.json.decode(text, type=Faults)

@@ -124,9 +124,9 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The board's memory in bytes, and what the model that is simulated takes of it.
+    """The board's memory in bytes, and how much of it the simulated model takes.
 
-    `operations_per_token` is what a prompt token takes, floating-point; 0 if it is not known.
+    `operations_per_token`: floating-point operations for a prompt token; 0 if unknown.
     """
 
     total_bytes: Count
@@ -141,7 +141,7 @@ class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     Attributes:
         prefills, others, connector, batched: the deployment; `prefills` 0 means plain engines.
-        capacity: of the rate that it carried within its limits, over the kinds of requests.
+        capacity: error of the highest rate within the limits, over all kinds of requests.
     """
 
     runs: Count
@@ -185,8 +185,8 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     Attributes:
         names, covariance: dotted names of numbers, and the covariance of their logarithms.
-        slow_prompt_ms: what a step with a prompt took more on single plain engines than on the typical one, one entry per engine and run,
-            ascending: time of the processor that comes and goes.
+        slow_prompt_ms: by how much a step with a prompt took longer on a single plain engine than on the typical one, an entry per engine and
+            run, ascending. It is processor time, which differs from run to run.
     """
 
     names: list[str]
@@ -196,7 +196,7 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     def __post_init__(self) -> None:
         """Square, and as large as there are names."""
         if {len(row) for row in self.covariance} | {len(self.covariance)} != {len(self.names)}:
-            msg = "spread: expected one row and one column of covariance a name"
+            msg = "spread: expected one row and one column of covariance for each name"
             raise ValueError(msg)
 
 
@@ -210,7 +210,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         api_ms: from a request's arrival until the scheduler sees it (parsing, tokenising, crossing to the engine process).
         batched: P2pNcclConnector with one message per request, which pdstack once had and recordings still hold; in place of its entry in
             `handoff`; prefill's step does not wait for the listener.
-        eos_one_in: one token in so many ends the output by itself; 0 for never.
+        eos_one_in: one of this number of tokens ends the output; 0 for never.
         async_scheduling: a step is planned while the one before it runs.
     """
 

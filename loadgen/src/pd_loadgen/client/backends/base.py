@@ -56,7 +56,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tokens: how many tokens it certainly carries.
-        exact: the server itself told this number.
+        exact: the server itself reported this number.
         blank: output without text; whether it is a token shows only in the usage.
         text: generated text.
         token_ids: ids of the tokens, where the server sends them.
@@ -101,7 +101,7 @@ class Backend(Protocol):
 
     @property
     def end_mark(self) -> bool:
-        """Whether a complete stream ends with a mark; if not, only the end of the HTTP body tells that it is complete."""
+        """Whether a complete stream ends with a mark; if not, only the end of the HTTP body shows that it is complete."""
         ...
 
     @property

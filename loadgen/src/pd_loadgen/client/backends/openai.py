@@ -45,7 +45,7 @@ class _Chunk(msgspec.Struct):
 
 _NO_USAGE: Final = _Usage()
 _decoder = msgspec.json.Decoder(_Chunk)
-# Members under which servers report an error in an event that is not a chunk: FastAPI, vLLM, and vendors of their own.
+# Members under which FastAPI, vLLM and other servers report an error, in an event that is not a chunk.
 _TELL_ERRORS: Final = ("error", "errors", "detail", "message", "msg", "error_msg", "error_message", "err_msg")
 
 

@@ -24,7 +24,7 @@ class Worker:
         begin: Callable[[Options], None],
         observe: Callable[[RequestRecord], None],
     ) -> None:
-        """Listen to the master. `begin` is told of each run, `observe` of each of its records."""
+        """Listen to the master. `begin` is called for each run, `observe` for each of its records."""
         self._runner, self._begin, self._observe = runner, begin, observe
         self._shard: Shard | None = None
         self._run_id, self._offering, self._stopped = "", False, False

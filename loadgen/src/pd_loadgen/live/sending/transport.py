@@ -92,7 +92,7 @@ class Connection:
             return False
         except OSError:
             return True  # reset while idle: as good as closed
-        return True  # closed, or bytes that nobody asked for
+        return True  # closed, or unsolicited bytes
 
     def close(self) -> None:
         """Close it; the watcher goes first, because the loop must not watch a number that may be given to another file."""

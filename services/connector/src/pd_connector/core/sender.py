@@ -18,7 +18,7 @@ from pd_connector.wire.messages import Credit, Drop, Fail, Have, Message, Need, 
 GATHERING: Final = "gathering"
 GATHERED: Final = "gathered"
 MOVING: Final = "moving"
-# Ended keys are remembered, so that an engine that asks for one is told at once that it will not come.
+# Ended keys are remembered, so that an engine that asks for one learns at once that it will not come.
 REMEMBERED: Final = 10_000
 # The prompts of one request come within this time of each other. Later no new digest can appear.
 SIBLINGS_S: Final = 2.0
@@ -33,7 +33,7 @@ class Job:
         blocks: computed blocks, from the first of the prompt on.
         taken: number of blocks that are gathered or being gathered.
         gathered: number of blocks that are copied out.
-        told: number of blocks that decode was told of.
+        told: number of blocks that were reported to decode.
         mark: GPU event after which the blocks are computed.
         asker: ask connection of the decode engine that wanted it.
         held: the engine keeps the blocks of the ended request until it is released.

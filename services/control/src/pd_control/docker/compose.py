@@ -205,10 +205,8 @@ class Stack:
         except module.errors.NotFound as error:
             msg = f"a container or image of project {self._project} was removed meanwhile, not by this pdctl ({error.explanation})"
             raise ContainerError(msg) from error
-        except (
-            module.errors.DockerException,
-            OSError,
-        ) as error:  # the latter: errors of the library requests, which docker passes on
+        # The errors of requests, which docker passes on, are OSErrors.
+        except (module.errors.DockerException, OSError) as error:
             msg = f"Docker does not answer ({error}): start it, or use processes (without --containers)"
             raise ContainerError(msg) from error
 

@@ -12,7 +12,7 @@ from pd_control.doctor.facts import Facts, Machine
 from pd_control.planning.plan import ProcessSpec
 
 MIB = 1024**2
-# Docker gives 64 MiB unless told, and a vLLM engine on the CPU was seen to take 160 MB of it; NCCL takes more for every
+# Docker gives 64 MiB by default, and a vLLM engine on the CPU was seen to take 160 MB of it; NCCL takes more for every
 # connection that does not go over P2P.
 SHM_LEAST, SHM_EASY = 256 * MIB, GIB
 MEMORY_AN_ENGINE = 4 * GIB

@@ -106,7 +106,7 @@ class MessageStream(EventReply):
             self.close()
 
     def close(self) -> None:
-        """Write the end, or the error, after which there is none."""
+        """Write the end, or the error, which takes its place."""
         if self.error is not None:
             self._say("error", error={"type": "internal_error", "message": str(self.error)})
             return

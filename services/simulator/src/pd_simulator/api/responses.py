@@ -121,7 +121,7 @@ class ResponseStream(EventReply):
             self.close()
 
     def close(self) -> None:
-        """Write the end; if the engine failed there is none."""
+        """Write the end; a stream whose engine failed has none."""
         if self.error is not None:
             self.torn = True
             self.push(b"")

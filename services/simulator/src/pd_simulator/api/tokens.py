@@ -57,7 +57,7 @@ class TokensShape(ChunkShape):
         return {**_choice(delta), "prompt_token_ids": delta.prompt_token_ids}
 
     def frame(self, index: int) -> tuple[bytes, bytes]:  # noqa: ARG002
-        """There is no text to put into one: every chunk is written by itself."""
+        """None: token ids change the whole chunk, so each is encoded alone."""
         return b"", b""
 
     def chunk(self, choice: Fields, **rest: Any) -> bytes:

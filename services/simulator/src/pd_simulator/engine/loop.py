@@ -245,7 +245,7 @@ class Engine:
         faults = self.machine.transfer.site.faults
         if faults.kills(self.stats.generation_tokens):
             os.kill(os.getpid(), signal.SIGKILL)
-        while faults.stands_still(slot.job.generated for slot in slots):
+        while faults.stalls(slot.job.generated for slot in slots):
             await asyncio.sleep(HOLD_S)
             start = time.monotonic()
         return start

@@ -1,7 +1,7 @@
 """The scheduler and the step model in virtual time: what a profile predicts, without a clock, an engine or a socket.
 
-The same code as the simulated engines': a run of thousands of requests takes a second. What is left out is what the profile does not
-model: the proxy, and the client.
+It runs the code of the simulated engines; a run of thousands of requests takes a second. The proxy and the client, which a profile does not
+model, are left out.
 """
 
 from collections.abc import Iterator, Sequence

@@ -20,7 +20,7 @@ class Site:
     """Where this engine stands: its role, its addresses, and what its transfer shares with the rest of it.
 
     Attributes:
-        receive_s: seconds for which this engine is busy with taking KV of so many tokens.
+        receive_s: seconds for which taking the KV of a number of tokens keeps this engine busy.
     """
 
     role: Role
@@ -61,9 +61,9 @@ class Plan:
     """The plan for a request's KV.
 
     Attributes:
-        external: so many prompt tokens' KV comes from elsewhere.
+        external: number of prompt tokens whose KV comes from elsewhere.
         fetches: it is fetched before the request may join the batch (else: loaded inside its first step).
-        sends: it leaves inside the step that completes the prompt; `peer` tells the engines apart that it can go to.
+        sends: it leaves inside the step that completes the prompt; `peer` numbers the engines that it can go to.
         keeps: it stays here when the request ends, for a peer to fetch.
     """
 
@@ -113,12 +113,12 @@ class Transfer:
         """Bring the KV here, inside the request's first step; the whole batch waits for it.
 
         Returns:
-            The entries, and the monotonic time since when they could be had: the step cannot have begun before.
+            The entries, and the monotonic time from which they could be had: the step cannot have begun before it.
         """
         return b"", 0.0
 
     async def save(self, move: Move, entries: bytes) -> None:
-        """Send the KV of a whole prompt away, which this step computes the end of; the whole batch waits for it."""
+        """Send the KV of a prompt that this step completes; the whole batch waits for it."""
 
     def finished(self, move: Move, entries: bytes | None) -> dict[str, Any] | None:  # noqa: ARG002 - the interface
         """Let go of a request's KV. `entries` is the prompt's KV if the request ended by itself and its plan keeps it.
@@ -129,7 +129,7 @@ class Transfer:
         return None
 
     async def take_turn(self, tokens: int) -> None:
-        """Wait until this engine has taken the KV that came before, and this."""
+        """Wait until this engine has taken all KV that came before, and then this one's."""
         busy = self.site.receive_s(tokens)
         if busy:
             self._receiver_free_at = max(time.monotonic(), self._receiver_free_at) + busy
