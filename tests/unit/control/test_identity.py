@@ -7,23 +7,23 @@ import pytest
 
 from pd_control.planning.plan import proxy_spec
 from pd_control.settings import ControlSettings
-from pd_control.supervision.identity import FILE, told
+from pd_control.supervision.identity import FILE, variables
 
 HERE = ControlSettings()
 
 
 def test_a_state_folder_has_one_identity_and_another_folder_another(tmp_path: Path) -> None:
-    first = told(tmp_path / "a", HERE, {})
+    first = variables(tmp_path / "a", HERE, {})
 
     assert first.keys() == {"DEPLOYMENT", "PING_KEY", "UNSIGNED_PINGS"}
     assert len(first["PING_KEY"]) >= 32
-    assert told(tmp_path / "a", HERE, {}) == first
-    other = told(tmp_path / "b", HERE, {})
+    assert variables(tmp_path / "a", HERE, {}) == first
+    other = variables(tmp_path / "b", HERE, {})
     assert (other["DEPLOYMENT"], other["PING_KEY"]) != (first["DEPLOYMENT"], first["PING_KEY"])
 
 
 def test_nobody_else_may_read_the_key(tmp_path: Path) -> None:
-    told(tmp_path, HERE, {})
+    variables(tmp_path, HERE, {})
 
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
@@ -32,13 +32,13 @@ def test_nobody_else_may_read_the_key(tmp_path: Path) -> None:
 def test_a_broken_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("{")
 
-    assert told(tmp_path, HERE, {}) == told(tmp_path, HERE, {}) != {}
+    assert variables(tmp_path, HERE, {}) == variables(tmp_path, HERE, {}) != {}
 
 
 @pytest.mark.parametrize("said", ["DEPLOYMENT", "PING_KEY", "PING_KEY_FILE"])
 def test_what_the_user_says_stays(said: str, tmp_path: Path) -> None:
-    assert told(tmp_path, HERE, {said: "x"}) == {}
-    assert told(tmp_path, HERE, {said: ""}) != {}
+    assert variables(tmp_path, HERE, {said: "x"}) == {}
+    assert variables(tmp_path, HERE, {said: ""}) != {}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_what_the_user_says_stays(said: str, tmp_path: Path) -> None:
 def test_engines_on_other_hosts_could_not_know_a_key_that_is_made_here(
     settings: ControlSettings, tmp_path: Path
 ) -> None:
-    assert told(tmp_path, settings, {}) == {}
+    assert variables(tmp_path, settings, {}) == {}
 
 
 @pytest.mark.parametrize(

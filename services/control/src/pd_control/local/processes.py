@@ -44,7 +44,7 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
     refuse_taken_ports(planned.processes)
     store = context.store
     url = url_of(planned)
-    environment = {**context.environment, **identity.told(store.folder, planned.settings, context.environment)}
+    environment = {**context.environment, **identity.variables(store.folder, planned.settings, context.environment)}
     state = State(topology=planned.topology, engine=planned.engine, shape=planned.shape, url=url)
     try:
         store.save(state)

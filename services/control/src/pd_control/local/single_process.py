@@ -39,7 +39,7 @@ def run(context: Context, options: argparse.Namespace) -> int:
     try:
         variables = {
             **context.environment,
-            **identity.told(context.store.folder, context.settings, context.environment),
+            **identity.variables(context.store.folder, context.settings, context.environment),
         }
         return os.execvpe(spec.argv[0], spec.argv, environment_of(spec, variables))  # noqa: S606  a list, no shell
     except OSError as error:

@@ -29,7 +29,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return {"DEPLOYMENT": self.deployment, "PING_KEY": self.ping_key, "UNSIGNED_PINGS": "off"}
 
 
-def told(folder: Path, settings: ControlSettings, environment: Mapping[str, str]) -> dict[str, str]:
+def variables(folder: Path, settings: ControlSettings, environment: Mapping[str, str]) -> dict[str, str]:
     """Identity variables for the processes of this state folder; none if the environment sets them, or for several hosts."""
     one_host = {settings.heard_on, settings.proxy_host} <= set(LOOPBACK)
     if any(environment.get(name) for name in SAID) or not one_host:

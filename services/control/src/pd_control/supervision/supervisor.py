@@ -30,7 +30,7 @@ class StartError(RuntimeError):
 
 
 def start(spec: ProcessSpec, log: Path, environment: Mapping[str, str], *, tethered: bool = False) -> Running:
-    """Start one process in its own session with its output in `log`; with `tether` it ends when this process ends.
+    """Start one process in its own session with its output in `log`; if `tethered`, it ends when this process ends.
 
     Raises:
         StartError: if its program does not exist.

@@ -8,7 +8,7 @@ from pd_contracts.sse import DONE, encode_event
 from pd_simulator.api.generation import Generation
 from pd_simulator.api.output import Output, StopStrings
 from pd_simulator.api.shapes import FINGERPRINT, Choice, ChunkShape, Delta, Shape, usage_of
-from pd_simulator.engine.loop import Request
+from pd_simulator.engine.request import Request
 from pd_simulator.errors import ApiError
 from pd_simulator.tokenizer import Tokenizer
 

@@ -17,7 +17,8 @@ from pd_simulator.api.metrics import CONTENT_TYPE, registry_of, render
 from pd_simulator.api.replies import EventReply, Reply, StreamReply, WholeReply
 from pd_simulator.api.responses import ResponseShape, ResponseStream
 from pd_simulator.api.shapes import BatchShape, ChatShape, ChunkShape, CompletionShape, Head, Shape, dumps
-from pd_simulator.engine.loop import Engine, Request
+from pd_simulator.engine.loop import Engine
+from pd_simulator.engine.request import Request
 from pd_simulator.errors import ApiError, invalid, unknown_response
 from pd_simulator.faults import Faults, FaultsError, read
 

@@ -6,7 +6,6 @@ would have. KV lies in blocks of 16 tokens here too, and travels over TCP. Unlik
 
 import asyncio
 import contextlib
-import ctypes
 import time
 import uuid
 from collections.abc import Iterable
@@ -28,7 +27,6 @@ from pd_connector.core.orders import (
     Ready,
 )
 from pd_connector.core.plan import Plan as Sends
-from pd_connector.memory.host import BlockingCopier
 from pd_connector.memory.pages import HostMemory
 from pd_connector.net.handshake import Identity
 from pd_connector.net.plant import Plant
@@ -37,11 +35,10 @@ from pd_connector.net.tcp import TcpTransport
 from pd_connector.wire import params
 from pd_simulator.errors import ApiError
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
+from pd_simulator.transfer.blocks import BLOCK_BYTES, BLOCK_TOKENS, Blocks
 from pd_simulator.transfer.kv_accounting import Books
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 
-BLOCK_TOKENS: Final = 16
-BLOCK_BYTES: Final = BLOCK_TOKENS * ENTRY_BYTES
 PAGE_BLOCKS: Final = 32
 _PAGE_BYTES: Final = PAGE_BLOCKS * BLOCK_BYTES
 # The KV of 64,000 tokens on its way, at each end; real engines have gigabytes, in which about half as many have room.
@@ -51,50 +48,6 @@ _ROUND_S: Final = 0.25
 _RELEASE_POLL_S: Final = 0.02
 # More than any simulated engine has.
 _KEEP_BLOCKS: Final = 1 << 16
-
-
-class Blocks(BlockingCopier):
-    """The KV cache as far as KV comes and goes: each block's bytes by its number."""
-
-    def __init__(self) -> None:
-        self._bytes: dict[int, bytes] = {}
-        self._next = 0
-
-    def put(self, entries: bytes) -> tuple[int, ...]:
-        """Store a prompt's KV; returns its blocks, the last of which may be filled in part."""
-        numbers = self.reserve(-(-len(entries) // BLOCK_BYTES))
-        for index, number in enumerate(numbers):
-            self._bytes[number] = entries[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES].ljust(BLOCK_BYTES, b"\0")
-        return numbers
-
-    def reserve(self, count: int) -> tuple[int, ...]:
-        """Numbers of so many empty blocks."""
-        first, self._next = self._next, self._next + count
-        return tuple(range(first, self._next))
-
-    def take(self, numbers: Iterable[int]) -> bytes:
-        """What is in these blocks, which are empty from now on."""
-        return b"".join(self._bytes.pop(number, b"") for number in numbers)
-
-    def __len__(self) -> int:
-        """Blocks that hold something."""
-        return len(self._bytes)
-
-    def read(self, numbers: Iterable[int]) -> bytes:
-        """What is in these blocks."""
-        return b"".join(self._bytes.get(number, b"") for number in numbers)
-
-    def duplicate(self, sources: list[int], targets: list[int]) -> None:
-        for source, target in zip(sources, targets, strict=True):
-            self._bytes[target] = self._bytes[source]
-
-    def gather(self, blocks: list[int], addresses: list[int]) -> None:
-        for block, address in zip(blocks, addresses, strict=True):
-            ctypes.memmove(address, self._bytes[block], BLOCK_BYTES)
-
-    def scatter(self, blocks: list[int], addresses: list[int]) -> None:
-        for block, address in zip(blocks, addresses, strict=True):
-            self._bytes[block] = ctypes.string_at(address, BLOCK_BYTES)
 
 
 class KeyedTransfer(Transfer):
