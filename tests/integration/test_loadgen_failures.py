@@ -15,7 +15,8 @@ from support.waiting import until
 
 from pd_contracts.free_ports import free_port
 from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
-from pd_loadgen.target import server as target
+from pd_loadgen.target import monitor
+from pd_loadgen.target.asking import ServerError
 
 
 @pytest.fixture(name="server")
@@ -170,7 +171,7 @@ def test_a_monitor_that_starts_later_is_waited_for() -> None:
             threading.Thread(target=servers[0].serve_forever, daemon=True).start()
 
     try:
-        assert target.wait_for_boards(f"http://127.0.0.1:{port}", 30, sleep) == {"GPU-1": 3}
+        assert monitor.wait_for_boards(f"http://127.0.0.1:{port}", 30, sleep) == {"GPU-1": 3}
         assert len(slept) == 2
     finally:
         for late in servers:
@@ -180,5 +181,5 @@ def test_a_monitor_that_starts_later_is_waited_for() -> None:
 
 def test_a_monitor_that_never_starts_is_a_sentence_in_the_end() -> None:
     times = iter([0.0, 1.0, 11.0])
-    with pytest.raises(target.ServerError, match="cannot be used"):
-        target.wait_for_boards("http://127.0.0.1:1", 10, lambda _: None, lambda: next(times))
+    with pytest.raises(ServerError, match="cannot be used"):
+        monitor.wait_for_boards("http://127.0.0.1:1", 10, lambda _: None, lambda: next(times))

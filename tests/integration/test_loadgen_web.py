@@ -180,7 +180,9 @@ def test_the_page_of_our_own_shows_the_run_and_is_linked_from_locusts(page: Page
     assert shown["folder"] == str(out)
     assert shown["light"]["colour"] == ("green" if made.client and made.client.valid else "red")
     assert is_median_ms(shown["figures"]["totals"]["TTFT"]["p50"], records)
-    assert shown["figures"]["attainment"] == 0  # no token came within 1 ms of the one before
+    # none, unless this machine stood still and read several tokens at once
+    within = [latency.meets(record, {"ttft": 5000, "tpot": 1}) for record in records]
+    assert shown["figures"]["attainment"] == pytest.approx(statistics.mean(within))
     assert sum(one["served"] for one in shown["figures"]["bins"]) == len(records)
     assert 'href="/llm/"' in page.get("/")
     assert "<title>LLM load</title>" in page.get("/llm/")
