@@ -9,8 +9,8 @@ import gevent
 
 from pd_contracts.records import Deployment
 from pd_loadgen.live.processes.shard import access_of
-from pd_loadgen.target import deployment, server
-from pd_loadgen.target.server import ServerError
+from pd_loadgen.target import deployment, monitor, server
+from pd_loadgen.target.asking import OPEN, ServerError
 from pd_loadgen.workload.options import Options
 
 # The recording goes on for some samples after the last answer, so that it covers the window.
@@ -42,7 +42,7 @@ class Instruments:
     def profile(self) -> Iterator[None]:
         """Have the engines profile the window; every engine that started is stopped, however the run ends."""
         options = self._options
-        granted = access_of(options) if options.engine_profile else server.OPEN
+        granted = access_of(options) if options.engine_profile else OPEN
         urls = list(options.profile_urls or (options.url,)) if options.engine_profile else []
         started: list[str] = []
         try:
@@ -62,11 +62,11 @@ class Instruments:
     @contextmanager
     def power(self, path: Path, described: Deployment) -> Iterator[None]:
         """Record power around the window, with some idle time before it; the recording ends however the run does."""
-        monitor = self._options.monitor
-        if not monitor:
+        url = self._options.monitor
+        if not url:
             yield
             return
-        recording = server.start_recording(monitor, self._run_id, deployment.gpu_roles(described))
+        recording = monitor.start_recording(url, self._run_id, deployment.gpu_roles(described))
         try:
             self._say("idle, for the power at rest")
             self._pause(self._options.idle)
@@ -74,6 +74,6 @@ class Instruments:
             gevent.sleep(TAIL_S)
         finally:
             try:
-                server.end_recording(monitor, recording, path)
+                monitor.end_recording(url, recording, path)
             except ServerError as error:
                 self._notes.append(str(error))

@@ -28,7 +28,7 @@ from pd_loadgen.results.manifests import Outcome
 from pd_loadgen.results.remarks import remarks
 from pd_loadgen.results.run_folder import RunFolder, make_run_id, new_path
 from pd_loadgen.results.summary import summarize
-from pd_loadgen.target import deployment, server
+from pd_loadgen.target import deployment, monitor, server
 from pd_loadgen.verdict import client_health
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.plan import Plan, PlanError
@@ -146,7 +146,7 @@ class Run:
         described = deployment.describe(
             server.deployment_document(options.url, granted),
             server.proxy_stats(options.url, granted),
-            boards=server.wait_for_boards(options.monitor, options.ready_timeout, self._pause)
+            boards=monitor.wait_for_boards(options.monitor, options.ready_timeout, self._pause)
             if options.monitor
             else {},
             label=options.label,

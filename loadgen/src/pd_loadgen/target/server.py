@@ -1,34 +1,23 @@
-"""Requests to the server and the monitor outside the measured load: readiness, models, power recording, profiling.
-
-Plain blocking HTTP of the standard library; under Locust gevent makes it cooperative.
-"""
+"""Requests to the server outside the measured load: readiness, models, deployment, profiling."""
 
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from pd_contracts import stats
 from pd_contracts.deployment import DeploymentDocument
-from pd_contracts.http_call import CallError, Reply, answering, call
+from pd_contracts.http_call import CallError
 from pd_contracts.names import SIMULATED_ENGINE
 from pd_contracts.stats import ProxyStats
 from pd_loadgen.client.access import Access
+from pd_loadgen.target.asking import OPEN, POLL_S, REQUEST_TIMEOUT_S, ServerError, ask
 
-POLL_S: Final = 0.25
-REQUEST_TIMEOUT_S: Final = 5.0
 PROFILE_TIMEOUT_S: Final = 600.0
-# Requests to the monitor have no headers, and trust the system's certificates.
-OPEN: Final = Access()
 MODELS_PATH: Final = "/v1/models"
 
 T = TypeVar("T")
-
-
-class ServerError(OSError):
-    """The server or the monitor cannot be used; the message is one sentence."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -40,15 +29,6 @@ class Model(msgspec.Struct, frozen=True):
 
 class _Models(msgspec.Struct):
     data: list[Model]
-
-
-class _Board(msgspec.Struct):
-    index: int
-    uuid: str = ""
-
-
-class _Recording(msgspec.Struct):
-    id: str
 
 
 def wait_ready(
@@ -76,9 +56,9 @@ def wait_ready(
 def not_ready(url: str, access: Access = OPEN, ready_path: str = MODELS_PATH) -> str | None:
     """Why the server cannot serve now; None if it can."""
     try:
-        status = _ask(url, "/ready", access=access).status
+        status = ask(url, "/ready", access=access).status
         if status in (404, 405):
-            status = _ask(url, ready_path, access=access).status
+            status = ask(url, ready_path, access=access).status
             return None if status == 200 else f"GET {ready_path} answers {status}"
     except CallError as error:
         return str(error)
@@ -114,44 +94,6 @@ def deployment_document(url: str, access: Access = OPEN) -> DeploymentDocument |
     return _get(url, "/deployment", DeploymentDocument, access)
 
 
-def wait_for_boards(
-    monitor: str,
-    timeout: float,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> dict[str, int]:
-    """The monitor's GPUs, as soon as it answers: where everything is started at once, it may be the last.
-
-    Raises:
-        ServerError: if it does not within `timeout` seconds.
-    """
-    deadline = clock() + timeout
-    while True:
-        try:
-            return boards(monitor)
-        except ServerError:
-            if clock() >= deadline:
-                raise
-            sleep(POLL_S)
-
-
-def boards(monitor: str) -> dict[str, int]:
-    """The monitor's GPUs: number by UUID.
-
-    Raises:
-        ServerError: if it does not answer.
-    """
-    try:
-        reply = _ask(monitor, "/gpus")
-        if reply.status == 200:
-            return {board.uuid: board.index for board in msgspec.json.decode(reply.body, type=list[_Board])}
-    except (CallError, msgspec.MsgspecError) as error:
-        msg = f"the monitor at {monitor} cannot be used: {error}"
-        raise ServerError(msg) from error
-    msg = f"the monitor at {monitor} does not list its GPUs: status {reply.status}"
-    raise ServerError(msg)
-
-
 def simulated(url: str, access: Access = OPEN) -> bool:
     """Whether the server says that its engines are simulated."""
     document = deployment_document(url, access)
@@ -163,51 +105,6 @@ def simulated(url: str, access: Access = OPEN) -> bool:
 def is_simulator(model: Model) -> bool:
     """True if the server itself says that it simulates."""
     return model.owned_by == SIMULATED_ENGINE
-
-
-def start_recording(monitor: str, name: str, roles: dict[str, str]) -> str:
-    """Tell the monitor to record power; returns the recording's id.
-
-    Raises:
-        ServerError: if it does not.
-    """
-    body: dict[str, Any] = {"name": name, **({"roles": roles} if roles else {})}
-    try:
-        reply = _ask(monitor, "/recordings", "POST", msgspec.json.encode(body))
-        if reply.status == 201:
-            return msgspec.json.decode(reply.body, type=_Recording).id
-    except (CallError, msgspec.MsgspecError) as error:
-        msg = f"the monitor at {monitor} cannot be used: {error}"
-        raise ServerError(msg) from error
-    said = reply.body[:200].decode("utf-8", "replace")
-    msg = f"the monitor at {monitor} does not record: status {reply.status}, {said}"
-    raise ServerError(msg)
-
-
-def end_recording(monitor: str, recording: str, path: Path) -> None:
-    """End a recording and write it to `path`, whole or not at all.
-
-    Raises:
-        ServerError: if the monitor does not hand it over.
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with (
-            answering(_at(monitor, f"/recordings/{recording}"), "DELETE", timeout_s=60.0) as response,
-            temporary.open("wb") as file,
-        ):
-            while data := response.read(64 * 1024):
-                file.write(data)
-            status = response.status
-    except (CallError, OSError) as error:
-        temporary.unlink(missing_ok=True)
-        msg = f"the monitor at {monitor} did not hand over its recording: {error}"
-        raise ServerError(msg) from error
-    if status != 200:
-        temporary.unlink()
-        msg = f"the monitor at {monitor} did not hand over its recording: status {status}"
-        raise ServerError(msg)
-    temporary.replace(path)
 
 
 def start_profile(url: str, access: Access = OPEN) -> None:
@@ -230,7 +127,7 @@ def stop_profile(url: str, access: Access = OPEN) -> None:
 
 def _profile(url: str, path: str, timeout: float, access: Access) -> None:
     try:
-        status = _ask(url, path, "POST", b"", access=access, timeout_s=timeout).status
+        status = ask(url, path, "POST", b"", access=access, timeout_s=timeout).status
     except CallError as error:
         msg = f"{url} does not answer POST {path}: {error}"
         raise ServerError(msg) from error
@@ -246,23 +143,7 @@ def _models(url: str, access: Access) -> list[Model] | None:
 
 def _get(url: str, path: str, type_: type[T], access: Access) -> T | None:
     try:
-        reply = _ask(url, path, access=access)
+        reply = ask(url, path, access=access)
         return msgspec.json.decode(reply.body, type=type_) if reply.status == 200 else None
     except (CallError, msgspec.MsgspecError):
         return None  # a server without the page, or with another meaning of it
-
-
-def _ask(
-    url: str,
-    path: str,
-    method: str = "GET",
-    body: bytes | None = None,
-    *,
-    access: Access = OPEN,
-    timeout_s: float = REQUEST_TIMEOUT_S,
-) -> Reply:
-    return call(_at(url, path), method, body, access.headers, timeout_s=timeout_s, context=access.context)
-
-
-def _at(url: str, path: str) -> str:
-    return url.rstrip("/") + path

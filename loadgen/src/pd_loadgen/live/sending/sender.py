@@ -21,8 +21,9 @@ from gevent.pool import Pool as Crowd
 from pd_contracts.records import Failure
 from pd_loadgen.client.address import Target
 from pd_loadgen.client.exchange import Exchange
+from pd_loadgen.live.sending.connecting import TransportError
 from pd_loadgen.live.sending.kernel_stamps import Stamps
-from pd_loadgen.live.sending.transport import Pool, TransportError
+from pd_loadgen.live.sending.transport import Pool
 from pd_loadgen.live.sending.yielding import after_a_look
 from pd_loadgen.workload.plan import Planned
 

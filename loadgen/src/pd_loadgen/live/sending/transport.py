@@ -5,14 +5,11 @@ is the kernel's, taken as the packet came (`kernel_stamps`), or else the clock's
 hundred streams, which an engine writes in one burst a step, apart by microseconds.
 """
 
-import errno
-import os
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import gevent
 from gevent import monkey
@@ -23,26 +20,15 @@ from pd_contracts.http_answers import AnswerReader, ProtocolError
 from pd_contracts.records import Failure
 from pd_loadgen.client.address import Target
 from pd_loadgen.client.exchange import Exchange
+from pd_loadgen.live.sending.connecting import READ, READ_BYTES, WRITE, TransportError, connect, secure, wait, why
 from pd_loadgen.live.sending.kernel_stamps import ANCILLARY_BYTES, Stamps, ask
 from pd_loadgen.live.sending.tls import Secured
 
-READ_BYTES = 64 * 1024
-CONNECT_TIMEOUT_S = 10.0
 # Servers close idle connections after 5 s or more; a connection is reused only well before that, so that a request never meets the close.
 MAX_IDLE_S = 2.0
-_READ, _WRITE = 1, 2
 
 # gevent's sockets add a Python layer to each call; waiting is done here, so the plain ones serve.
 _Socket = monkey.get_original("socket", "socket")
-
-
-class TransportError(OSError):
-    """No response came; kind and message go into the record."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        """Kinds are those of `pd_contracts.records.Failure`."""
-        super().__init__(message)
-        self.failure = Failure(kind=kind, message=message)
 
 
 class Connection:
@@ -54,7 +40,7 @@ class Connection:
         self._sock, self._stamps, self._secured = sock, stamps, secured
         self._receive = self._stamped if ask(sock) else self._plain
         self._before = 0.0
-        self._watcher = get_hub().loop.io(sock.fileno(), _READ)
+        self._watcher = get_hub().loop.io(sock.fileno(), READ)
         self._ended = Event()
         self._reader = AnswerReader()
         self._exchange = Exchange(0.0)
@@ -107,7 +93,7 @@ class Connection:
             try:
                 view = view[self._sock.send(view) :]
             except BlockingIOError:
-                _wait(self._sock, _WRITE)
+                wait(self._sock, WRITE)
             except OSError:
                 # The server stopped reading. It may have said why (413, 400): the read side finds the answer or the end.
                 return
@@ -227,7 +213,7 @@ class Pool:
         except (OSError, TimeoutError) as error:
             sock.close()
             raise TransportError(
-                "connect", f"the TLS handshake with {self._target.authority} failed: {_why(error)}"
+                "connect", f"the TLS handshake with {self._target.authority} failed: {why(error)}"
             ) from error
         except BaseException:
             sock.close()  # killed meanwhile
@@ -248,55 +234,3 @@ class Pool:
             else:
                 return sock
         raise TransportError("connect", f"cannot connect to {self._target.authority}: {problem}")
-
-
-def connect(sock: socket.socket, address: Any) -> None:
-    """Connect a socket without blocking the loop, and make it non-blocking and prompt.
-
-    Raises:
-        OSError: if the peer refuses, cannot be reached or does not answer.
-    """
-    sock.setblocking(False)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    code = sock.connect_ex(address)
-    if code == errno.EINPROGRESS:
-        with gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))):
-            _wait(sock, _WRITE)
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        raise OSError(code, os.strerror(code))
-
-
-def secure(sock: socket.socket, context: ssl.SSLContext, host: str) -> Secured:
-    """Agree on TLS over a connected socket.
-
-    Raises:
-        OSError: if the peer does not, or its certificate is not to be trusted (`ssl.SSLError` is one).
-    """
-    secured = Secured(context, host)
-    over, answer = secured.handshake(b"")
-    with gevent.Timeout(CONNECT_TIMEOUT_S, TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))):
-        while True:
-            if answer:
-                sock.send(answer)  # a few hundred bytes into an empty buffer
-            if over:
-                return secured
-            _wait(sock, _READ)
-            data = sock.recv(READ_BYTES)
-            if not data:
-                raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
-            over, answer = secured.handshake(data)
-
-
-def _why(error: OSError) -> str:
-    message = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror
-    return str(message or error)
-
-
-def _wait(sock: socket.socket, what: int) -> None:
-    hub = get_hub()
-    watcher = hub.loop.io(sock.fileno(), what)
-    try:
-        hub.wait(watcher)
-    finally:
-        watcher.close()
