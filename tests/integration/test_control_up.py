@@ -139,7 +139,7 @@ def test_an_interrupted_up_leaves_nothing_behind(env: dict[str, str], tmp_path: 
         until(lambda: len(pids(env)) == 4)
         started = pids(env)
         up.send_signal(number)
-        up.communicate(timeout=30)
+        up.communicate(timeout=60)
 
     assert up.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert not any(map(alive, started.values()))
@@ -176,7 +176,7 @@ def test_what_was_started_but_not_yet_written_down_is_found_by_its_mark(env: dic
 
         assert pdctl("down", env=env, cwd=tmp_path).returncode == 0
 
-        assert stray.wait(10) == -signal.SIGKILL
+        assert stray.wait(60) == -signal.SIGKILL
         assert stranger.poll() is None
         stranger.kill()
 
@@ -208,7 +208,7 @@ def test_parts_in_terminals_make_a_deployment(env: dict[str, str], tmp_path: Pat
         terminals[0].send_signal(signal.SIGINT)
         terminals[0].wait(20)
         down = pdctl("down", env=env, cwd=tmp_path)
-        ended = [terminal.wait(10) for terminal in terminals]
+        ended = [terminal.wait(60) for terminal in terminals]
     finally:
         for terminal in terminals:
             terminal.kill()

@@ -100,7 +100,7 @@ def test_ctrl_c_keeps_the_records_of_all(server: StampedServer, tmp_path: Path) 
         workers = children_of(process.pid)
         for pid in (process.pid, *workers):  # as a terminal does
             os.kill(pid, signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     finally:
         process.kill()
 
@@ -245,7 +245,7 @@ def test_the_table_of_open_files_does_not_grow_while_requests_are_due(tmp_path: 
             for count in (1, 260):
                 wait_until_served(server, count)
                 sizes.append(table_of_files(process.pid))
-            process.communicate(timeout=30)
+            process.communicate(timeout=60)
         finally:
             process.kill()
 

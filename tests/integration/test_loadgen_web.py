@@ -113,7 +113,7 @@ def locust(url: str, folder: Path, *more: str) -> Iterator[Page]:
         yield page
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def answers(page: Page) -> bool:

@@ -64,7 +64,7 @@ async def test_keys_change_without_a_restart(tmp_path: Path, *, workers: bool) -
         await proxy.engine(Role.COMBINED)
         assert await lets_in("old")
         keys.write_text("new-key\n")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not await lets_in("new-key"):  # noqa: ASYNC110  a file has no event
                 await asyncio.sleep(0.1)
         for _ in range(20):

@@ -52,7 +52,7 @@ async def engine(*answers: bytes, hold: bool = True) -> AsyncIterator[tuple[str,
 
 
 async def ask(pool: Pool, address: str) -> Reply:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         connection = pool.take(address) or await pool.connect(address)
         answered = connection.request("/x", {"X-Request-Id": "1"}, b"{}")
         try:
@@ -112,7 +112,7 @@ async def test_a_body_that_ends_with_the_connection_is_whole(pool: Pool) -> None
 async def test_a_cut_body_is_no_body(pool: Pool, answer: bytes) -> None:
     async with engine(answer, hold=False) as (address, _):
         with pytest.raises(BrokenOffError):
-            await asyncio.wait_for((await ask(pool, address)).read(LIMIT), 10)
+            await asyncio.wait_for((await ask(pool, address)).read(LIMIT), 30)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n", b"nonsense\r\n\r\n"])
@@ -222,7 +222,7 @@ async def test_a_reader_that_is_slow_makes_the_engine_wait(pool: Pool) -> None:
         first = len(await reply.readany())
         assert first < size / 10
         rest = 0
-        while data := await asyncio.wait_for(reply.readany(), 10):
+        while data := await asyncio.wait_for(reply.readany(), 30):
             rest += len(data)
         assert first + rest == size
         assert reply.finished

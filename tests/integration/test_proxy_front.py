@@ -36,7 +36,7 @@ class Raw:
 
     async def answer(self) -> tuple[int, bytes, bytes]:
         """Status, head and body of the next answer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             head = await self._reader.readuntil(b"\r\n\r\n")
             body = b""
             for line in head.lower().split(b"\r\n"):
@@ -48,7 +48,7 @@ class Raw:
 
     async def closed(self) -> bool:
         """Wait until the proxy closes; True if it said nothing more."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             try:
                 return not await self._reader.read()
             except ConnectionResetError:
@@ -196,7 +196,7 @@ async def test_a_shutdown_closes_idle_connections_and_lets_busy_ones_end(proxy: 
     raw.writer.write(PLAIN)
     await until(lambda: engine.calls)
     proxy.shutdown.set()
-    await asyncio.wait_for(idle.wait_closed(), 10) if idle.is_closing() else idle.close()
+    await asyncio.wait_for(idle.wait_closed(), 30) if idle.is_closing() else idle.close()
     engine.gate.set()
     assert (await raw.answer())[0] == 200
     assert await raw.closed()
@@ -225,6 +225,6 @@ async def test_a_fast_engine_does_not_fill_memory_for_a_slow_client(proxy: Runni
     assert written < 200, "the rest waits at the engine"
     tail = b""
     while not tail.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n"):
-        tail = (tail + await asyncio.wait_for(reader.read(100_000), 10))[-100:]
+        tail = (tail + await asyncio.wait_for(reader.read(100_000), 30))[-100:]
     assert written == 400
     writer.close()

@@ -32,7 +32,7 @@ async def statuses(proxy: RunningProxy, *parts: bytes, until: int) -> list[int]:
     for part in parts:
         writer.write(part)
         await asyncio.sleep(0.002)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(found := re.findall(rb"HTTP/1\.1 (\d{3}) ", received)) < until:
             data = await reader.read(65_536)
             if not data:

@@ -26,7 +26,7 @@ def listens(port: int) -> bool:
 
 
 async def test_sigterm_lets_running_streams_end_and_takes_no_more() -> None:
-    async with process(drain_timeout_s=20) as (proxy, child):
+    async with process(drain_timeout_s=60) as (proxy, child):
         engine = await proxy.engine(Role.COMBINED)
         engine.gate.clear()
         running = asyncio.create_task(proxy.post(STREAM | {"max_tokens": 3}))
@@ -36,7 +36,7 @@ async def test_sigterm_lets_running_streams_end_and_takes_no_more() -> None:
         engine.gate.set()
         reply = await running
         assert reply.events[-1] == "[DONE]"
-        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert await asyncio.wait_for(child.wait(), 30) == 0
         lines = await log_lines(child)
     requests = [line for line in lines if line["message"] == "request"]
     assert [(line["status"], line["stream"], line["decode"]) for line in requests] == [(200, True, "combined-0")]
@@ -50,11 +50,11 @@ async def test_streams_that_outlive_the_time_to_drain_get_an_error_event() -> No
         engine.gate.clear()
         child.send_signal(signal.SIGTERM)
         await client.read_until(b'"shutting_down"')
-        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert await asyncio.wait_for(child.wait(), 30) == 0
 
 
 async def test_kv_is_not_left_behind_by_a_shutdown() -> None:
-    async with process(drain_timeout_s=20) as (proxy, child):
+    async with process(drain_timeout_s=60) as (proxy, child):
         prefill, decode = await proxy.pair()
         prefill.gate.clear()
         client = await RawClient.send(proxy, STREAM)
@@ -67,11 +67,11 @@ async def test_kv_is_not_left_behind_by_a_shutdown() -> None:
         prefill.gate.set()
         await until(lambda: decode.calls and decode.calls[0].finished)
         assert decode.calls[0].body["max_tokens"] == 1
-        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert await asyncio.wait_for(child.wait(), 30) == 0
 
 
 async def test_sigterm_lets_the_streams_of_all_workers_end() -> None:
-    async with process(drain_timeout_s=20, workers=WORKERS) as (proxy, child):
+    async with process(drain_timeout_s=60, workers=WORKERS) as (proxy, child):
         engine = await proxy.engine(Role.COMBINED)
         engine.gate.clear()
         await until(lambda: len(listening_workers(proxy, child.pid)) == WORKERS, 30)
@@ -83,12 +83,12 @@ async def test_sigterm_lets_the_streams_of_all_workers_end() -> None:
         engine.gate.set()
         for stream in streams:
             await stream.read_until(b"[DONE]")
-        assert await asyncio.wait_for(child.wait(), 10) == 0
+        assert await asyncio.wait_for(child.wait(), 30) == 0
         assert not any(worker.is_running() for worker in started)
 
 
 async def test_workers_end_with_their_parent() -> None:
-    async with process(drain_timeout_s=20, workers=WORKERS) as (proxy, child):
+    async with process(drain_timeout_s=60, workers=WORKERS) as (proxy, child):
         engine = await proxy.engine(Role.COMBINED)
         await until(lambda: len(listening_workers(proxy, child.pid)) == WORKERS, 30)
         engine.gate.clear()

@@ -69,7 +69,7 @@ async def test_a_client_that_reads_slowly_gets_everything(proxy: RunningProxy, w
         received, tail = 0, b""
         end = loop.time() + 3.0  # ten times KEEP_ALIVE_S
         while not tail.endswith((b'x"}]}', b"0\r\n\r\n")):
-            data = await asyncio.wait_for(loop.sock_recv(client, 65_536), 10)
+            data = await asyncio.wait_for(loop.sock_recv(client, 65_536), 30)
             assert data, f"cut after {received} bytes"
             received, tail = received + len(data), (tail + data)[-5:]
             await asyncio.sleep(max(0.0, (end - loop.time()) * len(data) / SIZE))
@@ -93,7 +93,7 @@ async def test_a_client_that_leaves_in_the_middle_is_no_success(proxy: RunningPr
     loop = asyncio.get_running_loop()
     with connected(proxy) as client:
         await loop.sock_sendall(client, request_of(TEXT, way))
-        assert await asyncio.wait_for(loop.sock_recv(client, 1000), 10)
+        assert await asyncio.wait_for(loop.sock_recv(client, 1000), 30)
     assert await status_counted(proxy) == "client_left"
 
 
@@ -111,7 +111,7 @@ async def test_an_upload_may_take_as_long_as_bytes_flow(proxy: RunningProxy, way
         writer.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
         await asyncio.sleep(0.3)  # seven times: longer than UPLOAD_IDLE_TIMEOUT_S in all
     writer.write(b"0\r\n\r\n" if chunked else b"")
-    line = await asyncio.wait_for(reader.readline(), 10)
+    line = await asyncio.wait_for(reader.readline(), 30)
     writer.close()
     assert b" 200 " in line
     assert len(engine.calls) == 1
@@ -124,7 +124,7 @@ async def test_an_upload_that_stops_gets_408(proxy: RunningProxy, way: str, chun
     length = "Transfer-Encoding: chunked" if chunked else "Content-Length: 5000"
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
     writer.write(f"POST /v1/completions{way} HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode() + b'7\r\n{"mod')
-    line = await asyncio.wait_for(reader.readline(), 10)
+    line = await asyncio.wait_for(reader.readline(), 30)
     writer.close()
     assert b" 408 " in line
     assert not engine.calls

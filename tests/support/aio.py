@@ -6,7 +6,7 @@ from collections.abc import Callable
 from support.waiting import PERIOD_S
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0, *, period_s: float = PERIOD_S) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0, *, period_s: float = PERIOD_S) -> None:
     """Poll until the condition holds.
 
     Raises:

@@ -126,7 +126,7 @@ class ToyEngine:
     def drop(self, key: str) -> None:
         self.station.do(Drop(key, "aborted"))
 
-    def until(self, key: str, kind: type[Ready] | type[Failed], seconds: float = 10) -> Any:
+    def until(self, key: str, kind: type[Ready] | type[Failed], seconds: float = 30) -> Any:
         """The event of this kind for a key, once it is there."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -141,7 +141,7 @@ class ToyEngine:
     def load(self, key: str, blocks: list[int]) -> bool:
         return not self.station.before_step([Load(key, key, tuple(blocks), 0)])
 
-    def drain(self, key: str, blocks: list[int], seconds: float = 10) -> set[int]:
+    def drain(self, key: str, blocks: list[int], seconds: float = 30) -> set[int]:
         """Put a key into blocks as it comes; returns those that stayed empty."""
         self.station.before_step([Drain(key, key, tuple(blocks), 0)])
         deadline = time.monotonic() + seconds

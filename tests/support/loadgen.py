@@ -77,12 +77,12 @@ class StampedServer:
         ready = threading.Event()
         thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         thread.start()
-        assert ready.wait(5)
+        assert ready.wait(30)
         try:
             yield self
         finally:
             self.stop()
-            thread.join(5)
+            thread.join(30)
 
     def stop(self) -> None:
         """Stop listening and drop every connection, as a crash would."""

@@ -198,7 +198,7 @@ class MonitorProcess:
         assert status == 200, answer
         return recorded(answer)
 
-    def wait_for(self, what: Callable[[], bool], seconds: float = 10) -> None:
+    def wait_for(self, what: Callable[[], bool], seconds: float = 30) -> None:
         """Poll until something holds; fails if the process ends before it does."""
         # It may not listen yet.
         until(what, seconds, while_=self._runs, ignoring=(CallError,))
@@ -215,14 +215,14 @@ class MonitorProcess:
 
     def wait(self) -> tuple[int, str]:
         """Wait until it ends by itself; its status and its log."""
-        _, log = self._process.communicate(timeout=10)
+        _, log = self._process.communicate(timeout=60)
         return self._process.returncode, log
 
     def stop(self) -> str:
         """End it as a container would, and give its log; fails if it ended badly."""
         self._process.send_signal(signal.SIGTERM)
         try:
-            _, log = self._process.communicate(timeout=10)
+            _, log = self._process.communicate(timeout=60)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()

@@ -425,7 +425,7 @@ class RunningProxy:
         """The answer of `/stats`."""
         return msgspec.json.decode((await self.get("/stats")).body, type=ProxyStats)
 
-    async def stats_where(self, condition: Callable[[ProxyStats], object], timeout_s: float = 10.0) -> ProxyStats:
+    async def stats_where(self, condition: Callable[[ProxyStats], object], timeout_s: float = 30.0) -> ProxyStats:
         """Wait until /stats is as it should be."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -440,7 +440,7 @@ class RunningProxy:
 
     async def paid(self) -> None:
         """Wait until, besides, no KV is owed to any decode."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while b"pd_proxy_kv_owed 0.0" not in (await self.get("/metrics")).body:  # noqa: ASYNC110
                 await asyncio.sleep(TICK_S)
         await self.settled()
@@ -458,7 +458,7 @@ class RunningProxy:
         )
         return await self.state_of(engine, "joining")
 
-    async def state_of(self, engine: FakeEngine, state: str, timeout_s: float = 10.0) -> InstanceStats:
+    async def state_of(self, engine: FakeEngine, state: str, timeout_s: float = 30.0) -> InstanceStats:
         """Wait until an engine is in this state."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -499,7 +499,7 @@ async def running_proxy(**fields: Any) -> AsyncIterator[RunningProxy]:
             yield proxy
         finally:
             proxy.shutdown.set()
-            await asyncio.wait_for(proxy.serving, 10)
+            await asyncio.wait_for(proxy.serving, 30)
 
 
 async def listening(port: int, serving: "asyncio.Task[None]", timeout_s: float = 90.0) -> None:
@@ -540,7 +540,7 @@ class RawClient:
 
     async def read_until(self, mark: bytes) -> bytes:
         """Read up to and with a mark."""
-        return await asyncio.wait_for(self._reader.readuntil(mark), 10)
+        return await asyncio.wait_for(self._reader.readuntil(mark), 30)
 
     async def leave(self) -> None:
         """Close the connection, if it is not closed yet."""

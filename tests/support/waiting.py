@@ -9,7 +9,7 @@ PERIOD_S = 0.02
 
 def until(
     condition: Callable[[], object],
-    seconds: float = 20.0,
+    seconds: float = 30.0,
     what: str = "",
     *,
     period_s: float = PERIOD_S,

@@ -54,9 +54,9 @@ def test_the_way_to_the_first_is_the_way_to_all() -> None:
 def test_what_was_found_stands_while_nothing_resolves(monkeypatch: pytest.MonkeyPatch) -> None:
     proxies = Proxies("proxy", 1, interval_s=0.01)
     proxies.start()
-    until(lambda: list(proxies.known()) == ["10.0.0.1:1", "10.0.0.2:1"], 5)
+    until(lambda: list(proxies.known()) == ["10.0.0.1:1", "10.0.0.2:1"])
     monkeypatch.setitem(NAMES, "proxy", ["10.0.0.5"])
-    until(lambda: list(proxies.known()) == ["10.0.0.5:1"], 5)
+    until(lambda: list(proxies.known()) == ["10.0.0.5:1"])
     monkeypatch.delitem(NAMES, "proxy")
     time.sleep(0.1)
 
@@ -119,9 +119,9 @@ def test_a_connection_that_does_not_come_about_is_given_up_for_a_new_one(monkeyp
         before = attempts(port)
         dealers = Dealers(context, "me")
         dealers.send(b"here", [f"127.0.0.1:{port}"])
-        until(lambda: attempts(port) - before, 5)
+        until(lambda: attempts(port) - before)
         first = attempts(port)
-        until(lambda: attempts(port) - first, 5)
+        until(lambda: attempts(port) - first)
         dealers.close()
         for one in waiting:
             one.close()
