@@ -31,6 +31,9 @@ from pd_contracts.records import (
 from pd_control.compare.stages import folder_of
 from pd_control.supervision.state import Store
 
+# Engines and load generator are processes that share this machine with other tests.
+pytestmark = pytest.mark.timeout(400)
+LONGEST_S = 300
 LOAD = ("--input-output", "256:8", "--duration", "3", "--seeds", "5")
 FOLDERS = {Topology.COMBINED: "2c", Topology.DISAGG: "1p1d"}
 # A busy test machine may make the client late; what is looked at here does not depend on that.
@@ -39,7 +42,7 @@ PATIENT = {"LOADGEN_LAG_LIMIT_MS": "1000", "LOADGEN_IDLE": "0.5"}
 
 def comparison(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     env = environment(folder / "state", **PATIENT, **variables)
-    return pdctl("compare", "--engine", "sim", *words, "--out", "results", env=env, cwd=folder, timeout=115)
+    return pdctl("compare", "--engine", "sim", *words, "--out", "results", env=env, cwd=folder, timeout=LONGEST_S)
 
 
 class Done:
@@ -63,7 +66,7 @@ def _done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     # The proxy's port is busy, as on a machine where a deployment runs: the comparison takes another one.
     with socket.create_server(("127.0.0.1", int(env["HTTP_PROXY_PORT"]))):
         words = ("compare", "--engine", "sim", *LOAD, "--rates", "3", "--out", "results")
-        return Done(folder, pdctl(*words, env={**env, **PATIENT}, cwd=folder, timeout=115))
+        return Done(folder, pdctl(*words, env={**env, **PATIENT}, cwd=folder, timeout=LONGEST_S))
 
 
 def test_it_ends_well_and_names_the_report_last(done: Done) -> None:
@@ -207,7 +210,8 @@ def interrupted(folder: Path, words: Sequence[str], when: Callable[[], object]) 
 
 
 def test_rates_are_found(tmp_path: Path) -> None:
-    limits = ("--goodput", "ttft:45 tpot:20", "--start-rate", "16", "--attainment", "0.8")
+    # Wide limits: a machine that others use meets them at the first rate, and no machine meets them with a queue.
+    limits = ("--goodput", "ttft:300 tpot:100", "--start-rate", "16", "--attainment", "0.8")
     words = (
         "--input-output",
         "1024:4",
@@ -244,7 +248,7 @@ def test_rates_are_found(tmp_path: Path) -> None:
     assert "found for each deployment" in result.stdout
     # Of so many points it shows what decides, in the language that was asked for, and no table for each.
     _, _, verdict = result.stdout.partition("\nVerdict\n")
-    assert "TTFT ≤ 45 ms" in verdict
+    assert "TTFT ≤ 300 ms" in verdict
     assert "┃" not in verdict
     assert verdict.rstrip().endswith("报告：results/report.html")
 
