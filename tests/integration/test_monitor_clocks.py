@@ -102,7 +102,7 @@ def test_the_guard_takes_everything_back_when_the_holder_is_killed(host: ClockHo
     assert host.now == FREE
 
 
-def test_the_guard_takes_everything_back_from_a_holder_that_has_stalled(host: ClockHost) -> None:
+def test_the_guard_restores_everything_after_a_holder_that_has_stalled(host: ClockHost) -> None:
     with held(host, *LOCKS, CLOCKS_LEASE_S="2") as process:
         process.send_signal(signal.SIGSTOP)
         until(lambda: not host.journal.exists())
@@ -171,8 +171,8 @@ def test_the_exporters_start_takes_back_or_says_what_stands(host: ClockHost, all
         log = monitor.stop()
 
     assert host.now == (FREE if allowed == "on" else SET)
-    assert ("clocks taken back" in log) == (allowed == "on")
-    assert ("may still stand" in log) == (allowed == "off")
+    assert ("clocks restored" in log) == (allowed == "on")
+    assert ("may still be in force" in log) == (allowed == "off")
 
 
 def test_a_second_holder_is_refused(host: ClockHost) -> None:

@@ -73,12 +73,12 @@ async def _until_signal(monitor: Monitor) -> None:
 
 
 def _restore_clocks() -> None:
-    """The next start after a clock holder was killed takes its changes back, if it may; else it says that they stand."""
+    """Restore the changes of a killed clock holder, if that is allowed; otherwise log that they may still be in force."""
     try:
         for uuid in restore_at_start(load(ClockSettings)):
-            _log.warning("clocks taken back after a process that was killed", extra={"gpu": uuid})
+            _log.warning("clocks restored after a process was killed", extra={"gpu": uuid})
     except (ClockError, SettingsError) as error:
-        _log.warning("clocks that a killed process changed may still stand", extra={"reason": str(error)})
+        _log.warning("clocks that a killed process changed may still be in force", extra={"reason": str(error)})
 
 
 def split(arguments: Sequence[str]) -> int:

@@ -118,4 +118,4 @@ class Shell:
             self._environment.runner.log_exception("local", sentence, sentence)
         if self._environment.parsed_options is not None:
             self._environment.process_exit_code = run.exit_status
-            log.info("run over: %s", run.result.path if run.result else problem)
+            log.info("run ended: %s", run.result.path if run.result else problem)

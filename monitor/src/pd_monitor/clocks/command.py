@@ -1,4 +1,4 @@
-"""`pd-monitor clocks plan|apply|restore|sweep`: dry unless ALLOW_CLOCK_CONTROL is on."""
+"""`pd-monitor clocks plan|apply|restore|sweep`; nothing is changed unless ALLOW_CLOCK_CONTROL is on."""
 
 import signal
 import sys
@@ -14,7 +14,7 @@ from pd_contracts.names import Role
 from pd_contracts.records import write_json
 from pd_contracts.settings import from_command_line
 from pd_monitor.clocks.control import Control
-from pd_monitor.clocks.guard import take_back
+from pd_monitor.clocks.guard import restore
 from pd_monitor.clocks.hold import Hold, holding
 from pd_monitor.clocks.journal import Journal
 from pd_monitor.clocks.plan import ClockError, Plan, Wish, describe, make_plan
@@ -69,7 +69,7 @@ def restore_at_start(settings: ClockSettings) -> list[str]:
     """Undo what a killed process left changed; nothing while another process holds it.
 
     Raises:
-        ClockError: if there is something and it cannot be taken back.
+        ClockError: if something was left changed and cannot be restored.
     """
     journal = Journal(settings.state_dir)
     if journal.read() is None:
@@ -78,7 +78,7 @@ def restore_at_start(settings: ClockSettings) -> list[str]:
     journal.hold()
     try:
         with Control() as control:
-            return take_back(control, journal)
+            return restore(control, journal)
     finally:
         journal.release()
 

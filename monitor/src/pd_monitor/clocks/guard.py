@@ -1,8 +1,8 @@
-"""The guard: a process that takes clocks back when their holder dies, by `kill -9` even, or stops beating.
+"""The guard: a process that restores clocks when their holder dies, even by `kill -9`, or sends no heartbeat for the time of the lease.
 
 It is started before the first change, in a session of its own so that a signal to the holder's terminal does not end it, and
-listens on a pipe: a byte is a beat, and the end of the pipe the end of the holder. A holder that took everything back itself left
-no journal, and then there is nothing to do.
+listens on a pipe: a byte is a heartbeat, and the end of the pipe is the end of the holder. A holder that has restored everything itself
+leaves no journal, and then there is nothing to do.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ _READY: Final = b"ready\n"
 _START_S: Final = 20.0
 
 
-def take_back(control: Control, journal: Journal) -> list[str]:
-    """Undo what the journal says, and forget what is undone; the boards' UUIDs.
+def restore(control: Control, journal: Journal) -> list[str]:
+    """Undo the changes in the journal, and remove them from it; returns the boards' UUIDs.
 
     Raises:
-        ClockError: if a board refused; the others are taken back all the same, and the journal keeps the one.
+        ClockError: if a board refused. The others are restored nevertheless, and the journal keeps that one.
     """
     entry = journal.read()
     if entry is None:
@@ -75,7 +75,7 @@ class Guard:
         """Say that the holder lives.
 
         Raises:
-            ClockError: if the guard has ended: it took the holder for dead, and everything back.
+            ClockError: if the guard has ended: it took the holder for dead, and restored everything.
         """
         try:
             _in(self._process).write(b".")
@@ -110,7 +110,7 @@ def _wait_for_the_end(lease_s: float) -> None:
 
 
 def main() -> int:
-    """Watch, then take back; status 1 if something could not be, which the next start then does."""
+    """Watch, then restore; status 1 if something could not be restored, which the next start then tries again."""
     folder, lease_s = Path(sys.argv[1]), float(sys.argv[2])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -123,7 +123,7 @@ def main() -> int:
             if journal.read() is None:
                 return 0
             with Control() as control:
-                take_back(control, journal)
+                restore(control, journal)
         except ClockError:
             time.sleep(1)  # the board or the driver may come back
     return 0 if journal.read() is None else 1

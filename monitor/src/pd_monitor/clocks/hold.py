@@ -1,4 +1,7 @@
-"""Holding clocks: orphans first, then the journal, then the setters, and everything back at the end, whatever ends it."""
+"""Holding clocks.
+
+In order: restore what a killed process left changed, write the journal, set the clocks; and restore them at the end, whatever ends it.
+"""
 
 import contextlib
 import time
@@ -8,7 +11,7 @@ from typing import Final
 from pd_contracts.records import GpuSample
 from pd_monitor.backends.nvml_board import BoardLostError
 from pd_monitor.clocks.control import Control
-from pd_monitor.clocks.guard import Guard, take_back
+from pd_monitor.clocks.guard import Guard, restore
 from pd_monitor.clocks.journal import Journal
 from pd_monitor.clocks.plan import ClockError, Step
 
@@ -16,7 +19,7 @@ SAMPLE_S: Final = 0.1
 
 
 class Hold:
-    """What may be done while the guard watches."""
+    """Changes to the boards while the guard watches."""
 
     def __init__(self, control: Control, journal: Journal, guard: Guard) -> None:
         self.control = control
@@ -24,12 +27,12 @@ class Hold:
         self._guard = guard
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Change the boards; in the place of what was changed before.
+        """Change the boards, after restoring what was changed before.
 
         Raises:
-            ClockError: if a board refuses; the end of `holding` takes back what was changed.
+            ClockError: if a board refuses; the end of `holding` restores what was changed.
         """
-        take_back(self.control, self._journal)
+        restore(self.control, self._journal)
         if not steps:
             return
         self._journal.write(steps)
@@ -39,11 +42,11 @@ class Hold:
                 self.control.apply(step)
         except ClockError:
             if self.control.changed == before:
-                self._journal.keep([])  # who may not set may not reset either, and there is nothing to take back
+                self._journal.keep([])  # nothing was changed, and without the right to set there is none to reset
             raise
 
     def watch(self, uuids: Iterable[str], until: Callable[[], bool]) -> dict[str, list[GpuSample]]:
-        """Beat and read the boards ten times a second until told to stop; the samples by UUID.
+        """Send heartbeats and read the boards, ten times a second, until `until` is true; returns the samples by UUID.
 
         Raises:
             ClockError: if the lease or a board is lost.
@@ -66,18 +69,18 @@ class Hold:
 
 @contextlib.contextmanager
 def holding(control: Control, journal: Journal, lease_s: float) -> Iterator[Hold]:
-    """The right to change clocks on this host; what was changed in it is taken back at its end.
+    """Hold the right to change clocks on this host; what was changed is restored at the end.
 
     Raises:
-        ClockError: if another process has it, orphans cannot be taken back, or the guard does not start.
+        ClockError: if another process has it, what a killed process left changed cannot be restored, or the guard does not start.
     """
     journal.hold()
     try:
-        take_back(control, journal)
+        restore(control, journal)
         with Guard(journal.folder, lease_s) as guard:
             try:
                 yield Hold(control, journal, guard)
             finally:
-                take_back(control, journal)
+                restore(control, journal)
     finally:
         journal.release()

@@ -1,4 +1,4 @@
-"""What was changed, on disk before it is changed. Whoever holds the folder's lock may change; the kernel frees it at death."""
+"""The record of changes, on disk before they are made. Only the holder of the folder's lock may make any; the kernel frees the lock when it dies."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ FORMAT: Final = 1
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One board: whether its clock was locked, and the power limit to give back (None: not touched)."""
+    """One board: whether its clock was locked, and the power limit to restore (None: not changed)."""
 
     uuid: str
     locked: bool
@@ -40,7 +40,7 @@ class Journal:
         self._lock: IO[bytes] | None = None
 
     def hold(self) -> None:
-        """Become the only one who changes clocks here, until this process ends.
+        """Become the only process that changes clocks on this host, until it ends.
 
         Raises:
             ClockError: if another does, or the folder cannot be written.
@@ -62,11 +62,11 @@ class Journal:
             self._lock = None
 
     def write(self, steps: Iterable[Step]) -> None:
-        """Put down what is about to change; on the disk itself when this returns."""
+        """Record what is about to change; it is on the disk itself when this returns."""
         self._put([_change(step) for step in steps])
 
     def keep(self, changes: Iterable[Change]) -> None:
-        """Keep only these, or nothing."""
+        """Keep only these changes; without any, delete the journal."""
         remaining = list(changes)
         if remaining:
             self._put(remaining)
@@ -75,7 +75,7 @@ class Journal:
             self._sync_folder()
 
     def read(self) -> Entry | None:
-        """What somebody changed and did not take back; None if there is nothing.
+        """Changes that were made and not restored; None if there are none.
 
         Raises:
             ClockError: if the journal cannot be read.

@@ -11,7 +11,7 @@ WHOLE_BOARDS: Final = frozenset({None, 0, 1})
 
 
 class ClockError(Exception):
-    """Clocks cannot be set or taken back; the message is a sentence for the operator, `status` the exit status."""
+    """Clocks cannot be set or restored; the message is a sentence for the operator, `status` the exit status."""
 
     def __init__(self, message: str, status: int = 2) -> None:
         super().__init__(message)
@@ -101,7 +101,7 @@ def describe(step: Step) -> str:
     board, wish = step.board, step.wish
     parts = []
     if wish.lock_mhz:
-        parts.append(f"lock the graphics clock to {wish.lock_mhz} MHz (taken back by a reset)")
+        parts.append(f"lock the graphics clock to {wish.lock_mhz} MHz (restored by a reset)")
     if wish.cap_w:
         before = "an unknown limit" if board.cap_mw is None else f"{board.cap_mw / 1e3:g} W"
         parts.append(f"limit the power to {wish.cap_w:g} W (given back: {before})")
