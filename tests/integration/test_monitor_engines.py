@@ -98,9 +98,11 @@ async def test_engines_are_asked_nothing_while_nothing_is_recorded() -> None:
             await asyncio.sleep(0.3)
             before = asked
             readings = await fetch(client, await start(client))
+            await asyncio.sleep(0.3)
             during = asked
             await asyncio.sleep(0.3)
 
     assert before == 0
-    assert during == len(readings) >= 2
+    assert len(readings) >= 2  # at the start and at the end; one more may have been under way when the recording ended
+    assert during - len(readings) in (0, 1)
     assert asked == during
