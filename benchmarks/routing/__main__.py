@@ -102,7 +102,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", type=int, default=4, help="engines of a deployment (default 4)")
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[21, 22, 23])
-    parser.add_argument("--seconds", type=float, default=90.0, help="of virtual time a load (default 90)")
+    parser.add_argument("--seconds", type=float, default=90.0, help="of virtual time per load (default 90)")
     parser.add_argument("--requests", type=int, default=100_000, help="shorter if it has more (default 100,000)")
     parser.add_argument(
         "--close", type=float, default=1.015, help="how close capacities are looked for (default 1.015)"

@@ -40,7 +40,7 @@ BUFFER_BYTES = 64 * 1024 * 1024
 
 
 def whole_and_streamed(body: dict[str, Any]) -> pytest.MarkDecorator:
-    """Run a test with a request's answer in one piece, and as a stream."""
+    """Run a test twice: with the answer in one piece, and as a stream."""
     return pytest.mark.parametrize("body", [body, body | {"stream": True}], ids=["whole", "stream"])
 
 
@@ -87,7 +87,7 @@ class FakeEngine:
     health_answer: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     pings: bool = True
     key: str = ""
-    api_key: str = ""  # what it demands of whoever asks it
+    api_key: str = ""  # the key that its clients must send
     tls: ssl.SSLContext | None = None
     deployment: str = ""
     version: str = ""  # what `/version` says; nothing if it is empty
@@ -268,7 +268,7 @@ def chunk(call: Call, text: str) -> bytes:
 
 
 async def generate(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
-    """Behave: `max_tokens` words, as a stream with a pause between chunks, or in one piece."""
+    """The right answer: `max_tokens` words, as a stream that lets others run between chunks, or in one piece."""
     limits = ("max_output_tokens", "max_completion_tokens", "max_tokens")
     tokens = next((call.body[name] for name in limits if call.body.get(name)), 16)
     if not call.body.get("stream"):
@@ -307,7 +307,7 @@ async def start_stream(request: web.Request) -> web.StreamResponse:
 def failing(
     status: int, body: bytes = b"", content_type: str = "application/json", headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """An answer with an error status."""
+    """An answer with this status and body."""
 
     async def answer(_engine: FakeEngine, _call: Call, _request: web.Request) -> web.StreamResponse:
         return web.Response(status=status, body=body, content_type=content_type, headers=headers)
@@ -439,7 +439,7 @@ class RunningProxy:
         return await self.stats_where(lambda s: not s.in_flight and not any(i.in_flight for i in s.instances))
 
     async def paid(self) -> None:
-        """Wait until, besides, no KV is owed to any decode."""
+        """Wait until no KV is owed to any decode, and then as `settled`."""
         async with asyncio.timeout(30):
             while b"pd_proxy_kv_owed 0.0" not in (await self.get("/metrics")).body:  # noqa: ASYNC110
                 await asyncio.sleep(TICK_S)

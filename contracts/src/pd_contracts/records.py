@@ -325,7 +325,7 @@ class Missing(msgspec.Struct, frozen=True, kw_only=True):
 
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
-# msgspec lets text that is no UTF-8, and nesting without end, through as Python's own errors.
+# For text that is not UTF-8, and for endless nesting, msgspec raises Python's own errors.
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
@@ -346,7 +346,7 @@ def read_lines(path: Path, type_: type[T], *, skip: int = 0) -> Iterator[T]:
     """Read JSONL records after the first `skip` lines; a last line without its line end (the writer was killed) is left out.
 
     Raises:
-        RecordError: if a whole line is no record of this type; the message names file and line.
+        RecordError: if a whole line is not a record of this type; the message names file and line.
     """
     decoder = msgspec.json.Decoder(type_)
     with path.open("rb") as file:
@@ -375,7 +375,7 @@ def read_json(path: Path, type_: type[T]) -> T:
     """Read a whole JSON file.
 
     Raises:
-        RecordError: if it is missing, no JSON, of another type, or of a schema this version does not read.
+        RecordError: if it is missing, is not JSON, is of another type, or has a schema that this version does not read.
     """
     try:
         data = path.read_bytes()
@@ -400,7 +400,7 @@ class _Versioned(msgspec.Struct):
 
 
 def schedule_hash(parts: Iterable[tuple[float, int, int]], seed: int, prompts: Iterable[bytes] = ()) -> str:
-    """Fingerprint of a schedule: (offset in s, input tokens, output tokens) a request, the prompts' seed, and the prompts."""
+    """Fingerprint of a schedule: (offset in s, input tokens, output tokens) of each request, the prompts' seed, and the prompts."""
     digest = hashlib.sha256(str(seed).encode())
     for offset, inputs, outputs in parts:
         digest.update(f"{offset:.6f},{inputs},{outputs};".encode())

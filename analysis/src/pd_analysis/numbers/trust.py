@@ -14,7 +14,7 @@ from pd_contracts.records import ClientHealth, EngineInfo, EngineTokens
 
 # Counters and usage should agree; a larger difference means that foreign engines answered, or that the engines served other clients.
 TOKENS_APART: Final = 0.02
-END_TOKENS: Final = 1.0  # tokens a request that usage may count and no chunk shows
+END_TOKENS: Final = 1.0  # tokens per request that usage may count and no chunk shows
 # The proxy's own requests (a canary for a pair of engines) are a few tokens beside any load.
 OWN_TOKENS: Final = 256.0
 

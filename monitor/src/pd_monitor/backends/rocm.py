@@ -91,7 +91,7 @@ class Library:
         return round(current_frequency(buffer.raw) / 1e6)
 
     def energy_j(self, board: int) -> float:
-        """The counter: steps times microjoules a step."""
+        """The counter: steps times microjoules per step."""
         steps, step_uj, stamp = _u64(), ctypes.c_float(), _u64()
         out = ctypes.byref(steps), ctypes.byref(step_uj), ctypes.byref(stamp)
         self._call("rsmi_dev_energy_count_get", _u32(board), *out)

@@ -50,7 +50,7 @@ class Generation:
 
     @property
     def prompt_tokens(self) -> int:
-        """Prompt tokens as usage counts them: once a prompt, whatever `n` is."""
+        """Prompt tokens as usage counts them: once per prompt, whatever `n` is."""
         return sum(map(len, self.prompts))
 
 
