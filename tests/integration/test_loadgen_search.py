@@ -17,8 +17,8 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def search(server: StampedServer, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
     # two at a time, 0.1 s each: 20 requests per second is all that fits; above it the queue grows past the limit
-    load = ["--model", "steady", "--arrival", "constant", "--duration", "1", "--max-concurrency", "2", "--idle", "0"]
-    load += ["--input-tokens", "16", "--output-tokens", "2", "--lag-limit-ms", "5000", "--goodput", "e2el:250"]
+    load = ["--model", "steady", "--arrival", "constant", "--duration", "1.5", "--max-concurrency", "2", "--idle", "0"]
+    load += ["--input-tokens", "16", "--output-tokens", "2", "--lag-limit-ms", "5000", "--goodput", "e2el:400"]
     bounds = ["--low", "5", "--high", "80", "--tolerance", "0.5", "--repeats", "1"]
     return command("search", "--url", server.url, "--out", out, *load, *bounds, *more)
 
@@ -41,7 +41,7 @@ def test_the_highest_rate_within_the_limits_is_found_and_a_second_search_asks_no
 
 
 def test_a_search_that_has_no_answer_says_so(tmp_path: Path) -> None:
-    with StampedServer(ttft=0.3, tpot=0.005).running() as server:
+    with StampedServer(ttft=0.5, tpot=0.005).running() as server:
         done = search(server, tmp_path / "search")
 
     assert done.returncode == 4

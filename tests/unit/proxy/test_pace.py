@@ -25,5 +25,5 @@ async def test_a_process_that_is_always_late_judges_every_second_time() -> None:
 
 
 async def test_a_round_that_comes_in_time_judges() -> None:
-    pace = Pace(0.2)
+    pace = Pace(1.0)  # a round may be late by one interval, which a busy machine needs
     assert await pace.on_time()
