@@ -16,6 +16,8 @@ from support.proxy import MODEL, Reply
 
 COMPLETIONS: Final = "/v1/completions"
 CHAT: Final = "/v1/chat/completions"
+# Reset: the listening socket was closed while the connection waited to be accepted.
+NOBODY_THERE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH}
 CONNECT_S: Final = 5.0
 # How a client may behave, and how often.
 MANNERS: Final = {"stays": 8, "leaves after sending": 4, "leaves while reading": 4, "sends half": 1, "reads slowly": 1}
@@ -138,7 +140,7 @@ class Crowd:
                 # Room for whole answers: a client that does not read on must be so because it is slow, not because it is full.
                 reader, writer = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
         except OSError as error:
-            if not isinstance(error, TimeoutError) and error.errno not in {errno.ECONNREFUSED, errno.EHOSTUNREACH}:
+            if not isinstance(error, TimeoutError) and error.errno not in NOBODY_THERE:
                 raise
             return "no connection"
         self.tally.seen += 1
