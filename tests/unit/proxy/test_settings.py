@@ -20,3 +20,22 @@ def test_what_could_not_work_is_refused(variable: str) -> None:
 def test_every_setting_is_described() -> None:
     for field in fields(Settings):
         assert field.description, field.name
+
+
+PREDICTED = {"ROUTING": "adaptive", "TTFT_SLO_MS": "500", "TPOT_SLO_MS": "50", "STEP_PROFILE": "demo"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"PROXY_WORKERS": "2"}, "ROUTING=adaptive needs PROXY_WORKERS=1, because"),
+        ({"PROXY_WORKERS": "2", "ROUTING": "static", "REJECT": "slo"}, "REJECT=slo needs PROXY_WORKERS=1, because"),
+        ({"TPOT_SLO_MS": "0"}, "ROUTING=adaptive needs TTFT_SLO_MS and TPOT_SLO_MS"),
+        ({"TTFT_SLO_MS": "0", "TPOT_SLO_MS": "0", "ROUTING": "static", "REJECT": "slo"}, "TTFT_SLO_MS or TPOT_SLO_MS"),
+        ({"STEP_PROFILE": ""}, "ROUTING=adaptive needs STEP_PROFILE"),
+    ],
+)
+def test_predictions_are_refused_without_what_they_need(changes: dict[str, str], said: str) -> None:
+    assert load(Settings, PREDICTED).predicts
+    with pytest.raises(SettingsError, match=said):
+        load(Settings, PREDICTED | changes)

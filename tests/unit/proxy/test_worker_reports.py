@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -64,6 +65,15 @@ def test_a_later_report_takes_the_place_of_an_earlier_one() -> None:
     reports.take(1, worker(3))
     reports.take(1, worker(5))
     assert series(reports, "pd_proxy_requests_total") == ['{endpoint="/v1/completions",status="200"} 5.0']
+
+
+def test_every_count_of_the_workers_adds_up_but_those_of_requests_which_are_shared() -> None:
+    reports = WorkerReports()
+    names = [field.name for field in msgspec.structs.fields(Numbers)]
+    for number in (1, 2):
+        numbers = Numbers(**dict.fromkeys(names, number))
+        reports.take(number, Report(at=60.0, numbers=numbers, engines=[], samples=[]))
+    assert reports.numbers() == Numbers(**dict.fromkeys(names, 3) | {"in_flight": 0, "total": 0})
 
 
 def test_what_an_ended_worker_counted_stays_when_its_successor_begins_anew() -> None:

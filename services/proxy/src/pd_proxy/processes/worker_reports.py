@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+import msgspec
 from prometheus_client.metrics_core import Metric
 
 from pd_proxy.metrics import ADDITIVE, Numbers, Sample
@@ -69,9 +70,8 @@ class WorkerReports:
 
 
 def _settled(report: Report) -> Numbers:
-    """The counts that can only grow."""
-    said = report.numbers
-    return Numbers(failures=said.failures, drains=said.drains, retries=said.retries)
+    """All counts but those of requests, which are in the shared counters."""
+    return msgspec.structs.replace(report.numbers, in_flight=0, total=0)
 
 
 def _add(counted: defaultdict[Key, float], samples: Iterable[Sample]) -> None:
