@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -86,7 +87,22 @@ def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Pat
     settings = (tmp_path / "configuration" / "index.html").read_text(encoding="utf-8")
     assert "<code>PREFILL_<wbr>HTTP_<wbr>PORT</code>" in settings  # a narrow window breaks a name at its parts only
     assert '<span class="whole">--http-proxy-port</span>' in settings  # and an option nowhere
+    assert _dead_ends(tmp_path) == []
     _check_search(json.loads((tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")), english_only)
+
+
+def _dead_ends(site: Path) -> list[tuple[str, str]]:
+    """Links to sections that are not there; mkdocs looks at those of the default language only."""
+    texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html") if page.name != "404.html"}
+    anchors = {page: set(map(unquote, re.findall(r'\bid="?([^" >]+)', text))) for page, text in texts.items()}
+    found = []
+    for page, text in texts.items():
+        for path, anchor in re.findall(r'href="(?!\w+:|//)([^"#]*)#([^"]+)"', text):
+            target = (page.parent / unquote(path)).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            if unquote(anchor) not in anchors.get(target, ()):
+                found.append((str(page.relative_to(site)), f"{path}#{anchor}"))
+    return sorted(found)
 
 
 def _check_search(index: dict[str, Any], english_only: set[str]) -> None:
