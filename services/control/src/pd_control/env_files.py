@@ -72,7 +72,7 @@ def _text(path: Path) -> str:
 
 
 def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables in force: the process's own take precedence over `.env.local`, and that over `.env`, as in compose."""
+    """The variables in force: the process's own take precedence over `.env.local`, and that over `.env`."""
     merged: dict[str, str] = {}
     for name in FILES:
         merged.update(values_of(root / name, merged))
