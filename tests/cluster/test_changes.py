@@ -32,4 +32,4 @@ def test_a_change_loses_no_request_that_could_be_saved(installed: Release, name:
     if change.planned:
         assert seen.result.told == 0, "preStop lets streams end before an engine or the proxy goes"
     if not (change.outage or change.kills_proxy):
-        assert seen.turned_away == 0, "there were others to take every request"
+        assert seen.turned_away == 0, ("there were others to take every request", tally.refusals)

@@ -18,7 +18,8 @@ COMPLETIONS: Final = "/v1/completions"
 CHAT: Final = "/v1/chat/completions"
 # Reset: the listening socket was closed while the connection waited to be accepted.
 NOBODY_THERE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH}
-CONNECT_S: Final = 5.0
+# A lost packet that opens a connection is sent again after 1, 3 and 7 s.
+CONNECT_S: Final = 10.0
 # How a client may behave, and how often.
 MANNERS: Final = {"stays": 8, "leaves after sending": 4, "leaves while reading": 4, "sends half": 1, "reads slowly": 1}
 
@@ -34,7 +35,7 @@ class Tally:
         broken: answers that no client may get: cut without a word, an empty 200.
         stuck: requests that were neither answered nor refused in time.
         took_s: how long requests took that got an error, by its status.
-        refusals: what such errors said, with their status.
+        refusals: what such errors said, with their status, and why there was no connection.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -142,6 +143,7 @@ class Crowd:
         except OSError as error:
             if not isinstance(error, TimeoutError) and error.errno not in NOBODY_THERE:
                 raise
+            self.tally.refusals[f"no connection: {error.strerror or f'none within {CONNECT_S:g} s'}"] += 1
             return "no connection"
         self.tally.seen += 1
         try:

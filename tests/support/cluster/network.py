@@ -50,6 +50,9 @@ def network(folder: Path) -> Iterator[None]:
         # Refusals of a service without endpoints are limited to one a second, so that many clients would wait instead.
         for setting, value in (("ip_forward", 1), ("icmp_ratelimit", 0)):
             run(*INSIDE, "sh", "-c", f"echo {value} > /proc/sys/net/ipv4/{setting}")
+        # kube-proxy changes the table of refusals before that of addresses. A connection that is opened in between keeps the
+        # service's address for as long as the kernel remembers it, and is lost; if it is dropped here, its retransmission arrives.
+        run(*INSIDE, "iptables", "-A", "FORWARD", "-d", SERVICES, "-j", "DROP")
         _configure_pods(folder)
         yield
     finally:
