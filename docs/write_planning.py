@@ -23,7 +23,8 @@ CHINESE: Final = {
         "| 两块 GPU，vLLM 0.33 | token | 预测所用的拟合 | 上限以内每 GPU 的请求/秒 | 模拟 |"
     ),
     r"\| one H200, vLLM 0\.33 \|": "| 一块 H200，vLLM 0.33 |",
-    r"four H200, vLLM 0\.23 \(shipped\)": "四块 H200，vLLM 0.23（自带）",
+    r"four H200, vLLM 0\.23; launches of vLLM 0\.33 \(shipped\)": "四块 H200，vLLM 0.23；启动时间取自 vLLM 0.33（自带）",
+    r"four H200, vLLM 0\.23 \|": "四块 H200，vLLM 0.23 |",
     r"the other lengths on one H200": "一块 H200 上的其他长度",
     r"\| (\d+) combined \|": r"| \1 个 combined |",
     r"Capacity: (\S+%) off in the median, (\S+%) at worst; without 1P3D, whose one sender to three receivers no pair of GPUs shows, (\S+%) and (\S+%)\.": (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import condensed
+import msgspec
 import numpy as np
 
 from pd_planner.calibrate.errors import Compared, capacities, compare
@@ -142,11 +143,16 @@ def _on_one() -> Iterator[str]:
     for prompt in sorted({int(run.load.prompt[0]) for run in every}):
         own = [run for run in every if run.load.prompt[0] == prompt]
         fits = {
-            "four H200, vLLM 0.23 (shipped)": load_profile("h200-llama3-8b"),
+            "four H200, vLLM 0.23": with_launches_of_the_runs(load_profile("h200-llama3-8b")),
             "the other lengths on one H200": load_profile(str(condensed.one_gpu_without(prompt))),
         }
         for name, profile in fits.items():
             yield f"| {own[0].sizes} | {name} | {_row(profile, own)} |"
+
+
+def with_launches_of_the_runs(shipped: Profile) -> Profile:
+    """The shipped profile with launches of vLLM 0.23, which the runs on four GPUs had; then nothing in it is of the runs on one GPU."""
+    return msgspec.structs.replace(shipped, launch=condensed.two_gpus().launch)
 
 
 def _on_a_pair() -> Iterator[str]:
@@ -155,7 +161,7 @@ def _on_a_pair() -> Iterator[str]:
         "two GPUs, vLLM 0.33", "tokens", "predicted by a fit to", "requests/s per GPU within the limits", "SIMULATED"
     )
     fits = {
-        "four H200, vLLM 0.23 (shipped)": load_profile("h200-llama3-8b"),
+        "four H200, vLLM 0.23; launches of vLLM 0.33 (shipped)": load_profile("h200-llama3-8b"),
         "one H200, vLLM 0.33": condensed.one_gpu(),
     }
     every = condensed.runs_of_a_pair()

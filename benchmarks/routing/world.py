@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from pd_contracts.names import Connector, Role
-from pd_planner.des.deployment import limits_of, step_costs
+from pd_planner.des.deployment import launching_of, limits_of, step_costs
 from pd_planner.des.online import OnlineEngine
 from pd_planner.traffic.load import Floats, Load
 from pd_proxy.routing.adaptive import (
@@ -95,7 +95,10 @@ class World:
     def __init__(self, count: int, load: Load, objectives: Objectives, policy: Policy) -> None:
         kind = Engines(0, count, None, KV_TOKENS)
         costs = step_costs(H200, Role.COMBINED)
-        self._engines = [OnlineEngine(costs, limits_of(H200, kind), 2 * len(load) + 1) for _ in range(count)]
+        limits = limits_of(H200, kind)
+        self._engines = [
+            OnlineEngine(costs, limits, launching_of(H200.launch, number), 2 * len(load) + 1) for number in range(count)
+        ]
         self._numbers = list(range(count))
         self._prompts = [0] * count  # computed there for others
         self._load = load

@@ -13,6 +13,7 @@ from pd_contracts.records import MANIFEST, Manifest, read_json, write_json
 from pd_planner.calibrate import gauss_newton
 from pd_planner.calibrate.calibration import Calibration, calibrate, folds
 from pd_planner.calibrate.gauss_newton import free_numbers
+from pd_planner.calibrate.launches import launch_of
 from pd_planner.calibrate.measured import CalibrationError, Measured, Stream
 from pd_planner.calibrate.runs import read
 from pd_planner.calibrate.step_numbers import step_numbers
@@ -24,7 +25,7 @@ from pd_planner.profile.guards import remarks
 from pd_planner.profile.numbers import changed, number
 from pd_planner.profile.shape import read_shape
 from pd_planner.traffic.load import Load
-from pd_simulator.profile import load_profile
+from pd_simulator.profile import Launch, Profile, load_profile
 from pd_simulator.steps.engines import Engines, Order
 
 KV = 152_000
@@ -130,12 +131,34 @@ def test_one_length_of_prompts_tells_no_cost_per_token_of_handing_over(runs: Seq
     assert not any("handoff" in name and "per_token" in name for name in free_numbers(short))
 
 
-def test_prompts_beside_decodes_are_priced_from_plain_engines(runs: Sequence[Measured]) -> None:
-    numbers = step_numbers(H200, runs)
+def test_prompts_beside_decodes_are_priced_from_plain_engines(found: Calibration) -> None:
+    def added(profile: Profile, tokens: int) -> float:
+        prompt, mixed = profile.prefill, profile.mixed
+        return prompt.base_ms - mixed.overlap_ms + mixed.prefill_token_share * prompt.per_token_ms * tokens
 
-    assert numbers.extra is not None
-    assert numbers.extra[0] == pytest.approx(2.0 - 4.0, abs=0.5)
-    assert numbers.extra[1] == pytest.approx(0.8 * 0.030 + 2048 / 2 * H200.prefill.per_pair_ns * 1e-6, rel=0.05)
+    assert added(found.profile, 2048) == pytest.approx(added(TRUTH, 2048), rel=0.05)
+
+
+def test_launches_are_read_off_the_stamps(runs: Sequence[Measured]) -> None:
+    launch = step_numbers(H200, runs).launch
+
+    assert launch is not None
+    assert np.mean(launch.ms) == pytest.approx(np.mean(TRUTH.launch.ms), rel=0.08)
+    assert launch.ms == sorted(launch.ms)
+
+
+def test_engines_that_launch_at_no_cost_are_seen_too(tmp_path: Path) -> None:
+    free = msgspec.structs.replace(TRUTH, launch=Launch())
+    for rate in (6, 14):
+        write_run(tmp_path / str(rate), free, Engines(0, 1, None, KV), poisson(rate, 20, 600, 64), "1 combined")
+
+    runs, _ = read([tmp_path], kv_tokens=KV)
+
+    assert launch_of(H200.launch, runs).ms == []
+
+
+def test_too_few_steps_say_nothing_of_launches() -> None:
+    assert launch_of(H200.launch, []) == H200.launch
 
 
 def test_steps_are_seen_in_the_stamps() -> None:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from pd_planner.des.deployment import round_robin, simulate
 from pd_planner.des.model import BATCH, DECODES, PROMPTS, TRANSFER
 from pd_planner.des.power import shares, watts, watts_by_role
 from pd_planner.traffic.load import Load
+from pd_simulator.profile import Launch, Profile
 from pd_simulator.steps.engines import Engines, Order
 
 PLAIN = Engines(0, 1, None, 152_000)
@@ -58,6 +60,53 @@ check()
 
 def test_the_tests_have_numba() -> None:
     assert COMPILED
+
+
+SLOW = msgspec.structs.replace(H200, launch=Launch(ms=[30.0], tail_ms=2.0))
+
+
+def test_short_prompts_beside_decodes_wait_for_their_launch() -> None:
+    # The second prompt is computed beside the first answer: with it, a step has more than 512 tokens, and is launched kernel by kernel.
+    load = Load.of([0.0, 0.1], [512, 512], [100, 2])
+    free, slow = (simulate(profile, PLAIN, load) for profile in (_free(), SLOW))
+
+    assert slow.first[0] == free.first[0]  # alone, it is one CUDA graph
+    step = H200.decode_of(Role.COMBINED).base_ms + 0.1
+    assert 30 + 2 - 2 * step < 1e3 * (slow.last[0] - free.last[0]) + _beside(512) < 30 + 2
+
+
+def test_a_launch_is_hidden_by_a_long_prompt() -> None:
+    load = Load.of([0.0, 0.1], [2048, 2048], [100, 2])
+    free, slow = (simulate(profile, PLAIN, load) for profile in (_free(), SLOW))
+
+    np.testing.assert_allclose(slow.last, free.last)
+
+
+def test_tokens_wait_while_the_next_step_is_launched() -> None:
+    # The second request's first token is written just before the third prompt's step is launched.
+    alone, followed = (simulate(SLOW, PLAIN, Load.of(at, 512, 100)).first[1] for at in ([0.0, 0.1], [0.0, 0.1, 0.125]))
+
+    assert followed - alone == pytest.approx(0.028, abs=0.003)
+
+
+def test_a_processor_is_not_always_equally_fast() -> None:
+    varied = msgspec.structs.replace(H200, launch=Launch(ms=[12.0, 40.0], tail_ms=2.0))
+    load = poisson(20, 20, 512, 64)
+
+    outcomes = [simulate(varied, PLAIN, load, processors=number) for number in (0, 0, 1)]
+
+    assert (outcomes[0].last == outcomes[1].last).all()
+    assert (outcomes[0].last != outcomes[2].last).any()
+
+
+def _free() -> Profile:
+    return msgspec.structs.replace(H200, launch=Launch())
+
+
+def _beside(tokens: int) -> float:
+    """What a prompt adds to a step with decodes, milliseconds."""
+    cost, mixed = H200.prefill, H200.mixed
+    return cost.base_ms - mixed.overlap_ms + mixed.prefill_token_share * cost.per_token_ms * tokens
 
 
 def test_late_answers_are_seen_on_a_busy_prefill_engine() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.planning import H200, loads, poisson
 
 from pd_contracts.names import Role
-from pd_planner.des.deployment import limits_of, simulate, step_costs
+from pd_planner.des.deployment import launching_of, limits_of, simulate, step_costs
 from pd_planner.des.online import OnlineEngine
 from pd_planner.traffic.load import Load
 from pd_simulator.steps.engines import Engines
@@ -16,7 +16,9 @@ PLAIN = Engines(0, 1, None, 152_000)
 
 def run_online(load: Load, extra: list[float]) -> tuple[np.ndarray, np.ndarray]:
     """First and last tokens, with looks at the engine at other times too; a request is told when it comes."""
-    engine = OnlineEngine(step_costs(H200, Role.COMBINED), limits_of(H200, PLAIN), len(load))
+    engine = OnlineEngine(
+        step_costs(H200, Role.COMBINED), limits_of(H200, PLAIN), launching_of(H200.launch, 0), len(load)
+    )
     first, last = np.zeros(len(load)), np.zeros(len(load))
     arrivals = sorted([*((at, number) for number, at in enumerate(load.at)), *((at, -1) for at in extra)])
     for at, number in [*arrivals, (float("inf"), -1)]:
@@ -42,7 +44,7 @@ def test_the_online_engine_equals_the_one_that_knows_everything(load: Load, extr
 
 
 def test_a_request_that_is_ready_sooner_goes_before_one_that_was_told_before() -> None:
-    engine = OnlineEngine(step_costs(H200, Role.COMBINED), limits_of(H200, PLAIN), 4)
+    engine = OnlineEngine(step_costs(H200, Role.COMBINED), limits_of(H200, PLAIN), launching_of(H200.launch, 0), 4)
     engine.add(7, 1.0, 512, 2)
     engine.add(8, 0.5, 512, 2)
 
@@ -55,7 +57,9 @@ def test_a_request_that_is_ready_sooner_goes_before_one_that_was_told_before() -
 
 def test_busy_times_add_up() -> None:
     load = poisson(10, 20, 512, 32)
-    engine = OnlineEngine(step_costs(H200, Role.COMBINED), limits_of(H200, PLAIN), len(load))
+    engine = OnlineEngine(
+        step_costs(H200, Role.COMBINED), limits_of(H200, PLAIN), launching_of(H200.launch, 0), len(load)
+    )
     for number in range(len(load)):
         engine.add(number, load.at[number] + H200.api_ms / 1e3, 512, 32)
 

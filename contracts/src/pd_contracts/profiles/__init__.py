@@ -66,12 +66,13 @@ def _inherited(read: dict[str, Any]) -> dict[str, Any]:
 
 
 def _slowed(table: dict[str, Any], factor: float) -> dict[str, Any]:
-    """A table with all its times multiplied, nanoseconds too."""
-    return {
-        key: _slowed(value, factor)
-        if isinstance(value, dict)
-        else value * factor
-        if key.endswith(("_ms", "_ns"))
-        else value
-        for key, value in table.items()
-    }
+    """A table with all its times multiplied, nanoseconds and seconds too."""
+    return {key: _longer(key, value, factor) for key, value in table.items()}
+
+
+def _longer(key: str, value: Any, factor: float) -> Any:
+    if isinstance(value, dict):
+        return _slowed(value, factor)
+    if key != "ms" and not key.endswith(("_ms", "_ns", "_s")):
+        return value
+    return [each * factor for each in value] if isinstance(value, list) else value * factor

@@ -47,6 +47,24 @@ class Mixed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     prefill_token_share: Share = 1.0
 
 
+class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What it takes the processor to launch a step that has prompts, on an engine that also decodes.
+
+    A step of at most `graph_tokens` tokens is one CUDA graph, and launching it costs nothing here. A larger one is launched kernel by kernel,
+    which takes the same time however short its prompts are. If the board needs less for the step, the step waits for its launch.
+
+    Attributes:
+        ms: equally likely times, because a core that is shared is not always equally fast; empty if launching costs nothing.
+        tail_ms: from the launch until the step ends, at least.
+        period_s: for how long one of these times holds.
+    """
+
+    ms: list[Milliseconds] = []
+    tail_ms: Milliseconds = 0.0
+    period_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    graph_tokens: Annotated[int, msgspec.Meta(ge=0)] = 512
+
+
 class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What moving the KV of one request costs.
 
@@ -185,8 +203,7 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     Attributes:
         names, covariance: dotted names of numbers, and the covariance of their logarithms.
-        slow_prompt_ms: by how much a step with a prompt took longer on a single plain engine than on the typical one, an entry per engine and
-            run, ascending. It is processor time, which differs from run to run.
+        slow_prompt_ms: not used; profiles of pdstack 0.2 have it, and `launch` explains it.
     """
 
     names: list[str]
@@ -222,6 +239,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     memory: Memory
     combined: Decode | None = None
     mixed: Mixed = Mixed()
+    launch: Launch = Launch()
     handoff: dict[Connector, Handoff] = {}
     batched: Handoff = Handoff()
     async_scheduling: bool = False

@@ -108,6 +108,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
         words=tokenizer.words,
         draws_by_position=settings.sim_draws_by_position,
         draws=_draws(settings),
+        number=settings.instance,
     )
     return Engine(machine)
 

@@ -125,4 +125,4 @@ def spread(estimate: Estimate, steps: StepNumbers) -> Spread:
         covariance[begin : begin + len(block), begin : begin + len(block)] = block
         begin += len(block)
     rounded = [[float(f"{value:.3g}") for value in row] for row in covariance]
-    return Spread(names, rounded, [round(value, 2) for value in steps.slow_prompt_ms])
+    return Spread(names, rounded)

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 
 from pd_planner.calibrate.measured import Measured
-from pd_planner.des.deployment import Outcome, simulate
+from pd_planner.calibrate.simulated import outcomes
+from pd_planner.des.deployment import Outcome
 from pd_planner.des.limits import Limits
 from pd_planner.des.power import watts_by_role
 from pd_planner.traffic.load import Floats
@@ -37,28 +38,33 @@ class Compared:
 
 
 def compare(profile: Profile, run: Measured) -> Compared:
-    outcome = simulate(profile, run.engines, run.load, run.route)
-    seconds = max(run.window_s, float(outcome.last.max()))
-    drawn = watts_by_role(profile.power, outcome, run.engines.prefills, seconds)
-    tokens = float(run.load.output.sum())
+    found = outcomes(profile, run)
     roles = set(run.watts)
-    boards = run.engines.boards
-    joules = sum(run.watts[role] * boards[role] for role in roles) * run.window_s / tokens if roles else np.nan
-    guessed = sum(drawn[role] for role in roles) * seconds / tokens if roles else np.nan
+    tokens = float(run.load.output.sum())
+    joules = (
+        sum(run.watts[role] * run.engines.boards[role] for role in roles) * run.window_s / tokens if roles else np.nan
+    )
     return Compared(
         run,
         np.array([*_quantiles(run.ttft_ms), *_quantiles(run.tpot_ms), joules]),
-        np.array([*_quantiles(outcome.ttft_ms), *_quantiles(outcome.tpot_ms), guessed]),
-        _within(run, outcome),
+        np.mean([_simulated(profile, run, outcome) for outcome in found], axis=0),
+        _within(run, found),
     )
 
 
-def _within(run: Measured, outcome: Outcome) -> tuple[float, float] | None:
+def _simulated(profile: Profile, run: Measured, outcome: Outcome) -> list[float]:
+    seconds = max(run.window_s, float(outcome.last.max()))
+    drawn = watts_by_role(profile.power, outcome, run.engines.prefills, seconds)
+    joules = sum(drawn[role] for role in run.watts) * seconds / float(run.load.output.sum()) if run.watts else np.nan
+    return [*_quantiles(outcome.ttft_ms), *_quantiles(outcome.tpot_ms), joules]
+
+
+def _within(run: Measured, found: Sequence[Outcome]) -> tuple[float, float] | None:
     if not run.goodput:
         return None
     limits = Limits(run.goodput)
     measured = limits.of({"ttft": run.ttft_ms, "tpot": run.tpot_ms, "e2el": run.e2el_ms})
-    return float(measured.mean()), float(limits.met(outcome).mean())
+    return float(measured.mean()), float(np.mean([limits.met(outcome).mean() for outcome in found]))
 
 
 def capacities(compared: Sequence[Compared]) -> list[tuple[float, float]]:

@@ -7,8 +7,9 @@ from typing import Final
 import numpy as np
 
 from pd_planner.calibrate.measured import Measured
+from pd_planner.calibrate.simulated import outcomes
 from pd_planner.calibrate.step_numbers import StepNumbers
-from pd_planner.des.deployment import simulate
+from pd_planner.des.deployment import Outcome
 from pd_planner.profile.numbers import changed, is_per_token, number
 from pd_planner.traffic.load import Floats
 from pd_simulator.profile import Profile
@@ -25,6 +26,7 @@ _DAMPING: Final = (0.0, 1.0, 10.0, 100.0)
 _SEED_MS: Final = 0.5
 TTFT: Final = ((50, 1.0), (90, 0.7), (99, 0.7))  # percentile, weight
 ANSWERED: Final = ((50, 0.7), (90, 0.7))
+TPOT: Final = ((50, 1.0), (90, 0.7))
 
 Residuals = Callable[[Profile, Measured], Floats]
 
@@ -42,13 +44,19 @@ class Estimate:
 
 
 def residuals(profile: Profile, run: Measured) -> Floats:
-    """Logarithms of simulated over measured, weighted: time to first token, and prefill's answer where it is known."""
-    outcome = simulate(profile, run.engines, run.load, run.route)
+    """Logarithms of simulated over measured, weighted: time to first token; prefill's answer where it is known; of plain engines, which compute
+    prompts between the tokens of other answers, the time per token."""
+    return np.asarray(np.mean([_residuals(outcome, run) for outcome in outcomes(profile, run)], axis=0), np.float64)
+
+
+def _residuals(outcome: Outcome, run: Measured) -> list[float]:
     found = _ratios(outcome.ttft_ms, run.ttft_ms, TTFT)
+    if not run.part and np.isfinite(run.tpot_ms).all():
+        found += _ratios(outcome.tpot_ms, run.tpot_ms, TPOT)
     if np.isfinite(run.answered_ms).all():
         answered = (outcome.answered - run.load.at) * 1e3
         found += _ratios(answered, run.answered_ms, ANSWERED)
-    return np.array(found)
+    return found
 
 
 def _ratios(simulated: Floats, measured: Floats, quantiles: Sequence[tuple[int, float]]) -> list[float]:
@@ -90,6 +98,8 @@ class _Problem:
 
 def _touches(name: str, run: Measured) -> bool:
     part, _, _ = name.rpartition(".")
+    if part == "mixed":
+        return not run.part
     return part == run.part or not part.startswith(("handoff", "batched"))
 
 
@@ -129,6 +139,8 @@ def free_numbers(runs: Sequence[Measured]) -> list[str]:
     """The numbers that these runs determine, besides those of the steps."""
     several = len({int(np.median(run.load.prompt)) for run in runs}) > 1
     names = ["api_ms", "prefill.base_ms", "prefill.per_token_ms"] if several else ["api_ms", "prefill.per_token_ms"]
+    if any(not run.part for run in runs):
+        names += ["mixed.overlap_ms", "mixed.prefill_token_share"] if several else ["mixed.overlap_ms"]
     for part in sorted({run.part for run in runs if run.part}):
         peers = any(run.engines.others > 1 for run in runs if run.part == part)
         names += [f"{part}.{key}" for key in _HANDOFF[part] if several or not is_per_token(key)]

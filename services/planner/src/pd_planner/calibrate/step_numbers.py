@@ -1,20 +1,21 @@
-"""Numbers of a profile that engines' steps show: decoding by role, prompts beside decodes, and how long loading KV delays a batch."""
+"""Numbers of a profile that engines' steps show: decoding by role, launches, and how long loading KV delays a batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
 import numpy as np
 
+from pd_planner.calibrate.launches import launch_of
 from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.regression import Fitted, regress
 from pd_planner.calibrate.steps import WINDOW, Windows, steps_of, windows_of
 from pd_planner.profile.numbers import changed, number
 from pd_planner.traffic.load import Floats
-from pd_simulator.profile import Profile
+from pd_simulator.profile import Launch, Profile
 
 FEWEST_WINDOWS: Final = 40
-_FEWEST_PROMPTS: Final = 40  # in an engine's windows, to say that it was slow
 DECODE: Final = ("base_ms", "per_sequence_ms", "per_context_token_ms")
 _DOUBT: Final = 0.5  # of a prior number's own value
 _LEAST_MS: Final = (0.5, 0.5e-3)  # … but at least this, of a number and of one per token
@@ -26,34 +27,26 @@ class StepNumbers:
 
     Attributes:
         values: by dotted name.
-        extra: what a step with prompts takes beyond its decodes on a plain engine: milliseconds, and milliseconds per prompt token; None
-            without plain engines.
         fits: the regressions, by the kind of engine.
-        slow_prompt_ms: the extra time of a prompt on each plain engine, in each run, compared with the mean of all; ascending.
+        launch: what launching a step with prompts takes; None without plain engines.
     """
 
     values: dict[str, float] = field(default_factory=dict)
-    extra: tuple[float, float] | None = None
     fits: dict[str, Fitted] = field(default_factory=dict)
-    slow_prompt_ms: tuple[float, ...] = ()
+    launch: Launch | None = None
 
     def put(self, profile: Profile) -> Profile:
-        """The profile with these numbers; what a mixed step saves follows from the profile's own prompt numbers."""
-        mixed = {}
-        if self.extra is not None:
-            mixed = {
-                "mixed.overlap_ms": max(0.0, profile.prefill.base_ms - self.extra[0]),
-                "mixed.prefill_token_share": self.extra[1] / profile.prefill.per_token_ms,
-            }
-        return changed(profile, self.values | mixed)
+        """The profile with these numbers."""
+        put = changed(profile, self.values)
+        return msgspec.structs.replace(put, launch=self.launch) if self.launch is not None else put
 
 
 def step_numbers(start: Profile, runs: Sequence[Measured]) -> StepNumbers:
     """The numbers from all runs that name the engine of each answer; `start` gives the numbers that they do not show."""
     numbers = StepNumbers()
-    engines = [window for run in runs if not run.part for window in _windows(run)]
-    if len(_joined(engines).took_ms) >= FEWEST_WINDOWS:
-        numbers = _with_plain(numbers, start, engines)
+    windows = _joined([window for run in runs if not run.part for window in _windows(run)])
+    if len(windows.took_ms) >= FEWEST_WINDOWS:
+        numbers = replace(_with_plain(numbers, start, windows), launch=launch_of(start.launch, runs))
     handed = {
         part: _joined([window for run in runs if run.part == part for window in _windows(run)])
         for part in sorted({run.part for run in runs if run.part})
@@ -73,8 +66,8 @@ def _joined(parts: Sequence[Windows]) -> Windows:
     return Windows(*np.concatenate([np.empty((5, 0)), *rows], axis=1))
 
 
-def _with_plain(numbers: StepNumbers, start: Profile, engines: Sequence[Windows]) -> StepNumbers:
-    windows = _joined(engines)
+def _with_plain(numbers: StepNumbers, start: Profile, windows: Windows) -> StepNumbers:
+    """Decoding on plain engines. What prompts add to their steps is fitted too, but it depends on launches, and is found otherwise."""
     decode = start.combined or start.decode
     extra = (
         start.prefill.base_ms - start.mixed.overlap_ms,
@@ -83,17 +76,7 @@ def _with_plain(numbers: StepNumbers, start: Profile, engines: Sequence[Windows]
     prior = np.array([*(getattr(decode, name) for name in DECODE), *extra])
     fitted = regress(_columns(windows), windows.took_ms, prior, _doubt(prior))
     values = {f"combined.{name}": max(0.0, float(value)) for name, value in zip(DECODE, fitted.values, strict=False)}
-    return StepNumbers(
-        numbers.values | values,
-        (float(fitted.values[3]), max(0.0, float(fitted.values[4]))),
-        numbers.fits | {"combined": fitted},
-        tuple(sorted(_slow(window, fitted) for window in engines if window.joins.sum() >= _FEWEST_PROMPTS)),
-    )
-
-
-def _slow(windows: Windows, fitted: Fitted) -> float:
-    """The extra time of a prompt on one engine compared with the fit over all, milliseconds."""
-    return float((windows.took_ms - _columns(windows) @ fitted.values).sum() / windows.joins.sum())
+    return replace(numbers, values=numbers.values | values, fits=numbers.fits | {"combined": fitted})
 
 
 def _with_handed(numbers: StepNumbers, start: Profile, handed: dict[str, Windows]) -> StepNumbers:

@@ -37,8 +37,7 @@ def _spread_text(spread: Spread) -> str:
     """The spread as TOML with one matrix row per line, a layout that no library writes."""
     rows = "".join(f"  [{', '.join(f'{value:g}' for value in row)}],\n" for row in spread.covariance)
     names = "".join(f'  "{name}",\n' for name in spread.names)
-    slow = ", ".join(f"{value:g}" for value in spread.slow_prompt_ms)
-    return f"\n[spread]\nnames = [\n{names}]\ncovariance = [\n{rows}]\nslow_prompt_ms = [{slow}]\n"
+    return f"\n[spread]\nnames = [\n{names}]\ncovariance = [\n{rows}]\n"
 
 
 def _told(value: Any) -> Any:

@@ -5,44 +5,71 @@ before by the same amount, so their times are a closed form. The work is proport
 """
 
 from heapq import heappop, heappush
-from math import inf, sqrt
+from math import floor, inf, sqrt
 from typing import NamedTuple
 
 from pd_planner.des.compiled import compiled, whole_zeros, zeros
-from pd_planner.des.model import BATCH, DECODES, NOBODY, EngineLimits, Floats, Ints, Jobs, StepCosts, Times
-from pd_planner.des.steps import CONTEXT, SINGLES, STALL, WORK_COLUMNS, add_chunk, clear, step_ms
+from pd_planner.des.model import (
+    BATCH,
+    DECODES,
+    NOBODY,
+    EngineLimits,
+    Floats,
+    Ints,
+    Jobs,
+    Launching,
+    Rules,
+    StepCosts,
+    Times,
+)
+from pd_planner.des.steps import CONTEXT, SINGLES, STALL, TOKENS, WORK_COLUMNS, add_chunk, clear, step_ms
+from pd_simulator.steps.launching import place
 
-# `clock`, seconds but for the last: now, when the last step began, and the tokens that the decoding sequences look back on.
-NOW, BEGAN, BEHIND = range(3)
+# `clock`, seconds but for the third: now, when the last step began, the tokens that the decoding sequences look back on, when the next step
+# was planned, and when the processor had launched the last step that it launched kernel by kernel.
+NOW, BEGAN, BEHIND, PLANNED, LAUNCHED = range(5)
 # `state`: sequences that decode, requests that have come, those admitted, steps so far, KV reserved, requests done; the request whose prompt is
-# computed in part, how much of it, how many prompts this step completes, and how many requests there are.
-DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED, KNOWN = range(10)
-CLOCK_COLUMNS, STATE_COLUMNS = 3, 10
+# computed in part, how much of it, how many prompts this step completes, and how many requests there are; how many have their first token;
+# and how many had it, and how many were done, before the last step.
+DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED, KNOWN, STARTED, FRESH, PAST = range(13)
+CLOCK_COLUMNS, STATE_COLUMNS = 5, 13
+_place = compiled(place)
 
 
 Ends = list[tuple[int, int]]  # a heap: after which step which job ends
 
 
 class Engine(NamedTuple):
-    """One engine: its jobs and its state, without the heap of ends, which numba cannot keep between two calls."""
+    """One engine: its jobs and its state, without the heap of ends, which numba cannot keep between two calls. `over`: jobs as they end."""
 
     jobs: Jobs
     costs: StepCosts
     limits: EngineLimits
+    launching: Launching
     times: Times
     busy: Floats
     clock: Floats
     state: Ints
     work: Floats
+    over: Ints
 
 
 @compiled
-def serve(jobs: Jobs, costs: StepCosts, limits: EngineLimits, times: Times, busy: Floats) -> None:
+def serve(jobs: Jobs, rules: Rules, times: Times, busy: Floats) -> None:
     """Run the engine until its last job is done; fills `times` and adds to `busy`."""
     ends = [(0, 0)]
     ends.pop()
     engine = Engine(
-        jobs, costs, limits, times, busy, zeros(CLOCK_COLUMNS), whole_zeros(STATE_COLUMNS), zeros(WORK_COLUMNS)
+        jobs,
+        rules.costs,
+        rules.limits,
+        rules.launching,
+        times,
+        busy,
+        zeros(CLOCK_COLUMNS),
+        whole_zeros(STATE_COLUMNS),
+        zeros(WORK_COLUMNS),
+        whole_zeros(len(jobs.ready)),
     )
     engine.state[PARTIAL] = NOBODY
     engine.state[KNOWN] = len(jobs.ready)
@@ -56,11 +83,15 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
     while state[DONE] < state[KNOWN] and next_start(engine) < until:
         _begin_step(engine)
         if state[PARTIAL] == NOBODY and not _admissible(engine, engine.limits.batched_tokens - state[DECODING]):
+            _look_back(engine, 0.0)
             _decode_only(engine, ends[0][0], until)
         else:
             before, partial = state[ADMITTED], state[PARTIAL]
             _fill_step(engine)
-            engine.clock[NOW] += step_ms(engine.costs, engine.work, engine.busy) * 1e-3
+            launched = _launched(engine)
+            _look_back(engine, launched)
+            end = engine.clock[NOW] + step_ms(engine.costs, engine.work, engine.busy) * 1e-3
+            engine.clock[NOW] = max(end, launched + engine.launching.tail) if launched > 0 else end
             engine.clock[BEHIND] += state[DECODING]
             state[STEP] += 1
             _start_answers(engine, ends, before, partial)
@@ -83,10 +114,40 @@ def _begin_step(engine: Engine) -> None:
     running = state[DECODING] > 0 or state[PARTIAL] != NOBODY
     if not running and state[ADMITTED] == state[ARRIVED]:
         clock[NOW] = max(clock[NOW], ready[state[ARRIVED]])
-    planned = clock[BEGAN] if running and engine.limits.async_scheduling else clock[NOW]
-    clock[BEGAN] = clock[NOW]
+    planned = max(clock[BEGAN], clock[LAUNCHED]) if running and engine.limits.async_scheduling else clock[NOW]
+    clock[BEGAN], clock[PLANNED] = clock[NOW], planned
     while state[ARRIVED] < state[KNOWN] and ready[state[ARRIVED]] <= planned:
         state[ARRIVED] += 1
+
+
+@compiled
+def _launched(engine: Engine) -> float:
+    """When the processor has launched this step, if it launches it kernel by kernel; else 0. It launches one step after another."""
+    launching, clock = engine.launching, engine.clock
+    tokens = engine.work[TOKENS] + engine.work[SINGLES]
+    if len(launching.ms) == 0 or engine.work[TOKENS] == 0 or tokens <= launching.graph_tokens:
+        return 0.0
+    clock[LAUNCHED] = clock[PLANNED] + _launch_ms(launching, clock[PLANNED]) * 1e-3
+    return float(clock[LAUNCHED])
+
+
+@compiled
+def _launch_ms(launching: Launching, at: float) -> float:
+    """The speed of the processor at a time (s)."""
+    return float(launching.ms[int(_place(floor(at / launching.period), launching.engine) * len(launching.ms))])
+
+
+@compiled
+def _look_back(engine: Engine, launched: float) -> None:
+    """Tokens of the step before reach their clients when the next one is launched, if that is planned while the one before runs."""
+    state, times = engine.state, engine.times
+    if launched > engine.clock[NOW] and engine.clock[PLANNED] < engine.clock[NOW]:
+        for job in range(state[FRESH], state[STARTED]):
+            times.first[job] = max(times.first[job], launched)
+        for place in range(state[PAST], state[DONE]):
+            job = engine.over[place]
+            times.last[job] = max(times.last[job], launched)
+    state[FRESH], state[PAST] = state[STARTED], state[DONE]
 
 
 @compiled
@@ -182,6 +243,7 @@ def _start_answers(engine: Engine, ends: Ends, before: int, partial: int) -> Non
 def _start(engine: Engine, ends: Ends, job: int) -> None:
     jobs, state = engine.jobs, engine.state
     engine.times.first[job] = engine.clock[NOW]
+    state[STARTED] += 1
     heappush(ends, (int(state[STEP] + jobs.output[job] - 1), int(job)))
     state[DECODING] += 1
     engine.clock[BEHIND] += jobs.prompt[job]
@@ -194,6 +256,7 @@ def _end_answers(engine: Engine, ends: Ends) -> None:
     while len(ends) > 0 and ends[0][0] <= state[STEP]:
         job = heappop(ends)[1]
         engine.times.last[job] = engine.clock[NOW]
+        engine.over[state[DONE]] = job
         state[DECODING] -= 1
         state[DONE] += 1
         state[RESERVED] -= jobs.prompt[job] + jobs.output[job]

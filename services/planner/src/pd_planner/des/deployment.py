@@ -8,10 +8,21 @@ import numpy as np
 from pd_contracts.names import Connector, Role
 from pd_planner.des.compiled import column, zeros
 from pd_planner.des.decoding import serve
-from pd_planner.des.model import BUSY_COLUMNS, EngineLimits, Floats, Ints, Jobs, SendCosts, StepCosts, Times
+from pd_planner.des.model import (
+    BUSY_COLUMNS,
+    EngineLimits,
+    Floats,
+    Ints,
+    Jobs,
+    Launching,
+    Rules,
+    SendCosts,
+    StepCosts,
+    Times,
+)
 from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
 from pd_planner.traffic.load import Load
-from pd_simulator.profile import Profile
+from pd_simulator.profile import Launch, Profile
 from pd_simulator.steps.engines import Engines, Order, Refusal
 
 
@@ -66,11 +77,11 @@ def round_robin(engines: Engines, count: int) -> Route:
 
 
 def simulate(
-    profile: Profile, engines: Engines, load: Load, route: Route | None = None, slow_prompt_ms: Floats | None = None
+    profile: Profile, engines: Engines, load: Load, route: Route | None = None, processors: int = 0
 ) -> Outcome:
     """Run a load of at least one request.
 
-    `slow_prompt_ms` is what a step with prompts takes more on each engine that writes answers; see `Spread` of the profile.
+    Each number of `processors` gives the engines' processors other times to be slow at; see `Launch` of the profile.
 
     Raises:
         ValueError: if a request could never be served.
@@ -83,7 +94,8 @@ def simulate(
     if not engines.prefills:
         ready = load.at + profile.api_ms / 1e3
         whole = Jobs(ready, load.prompt, load.output, load.cached, np.zeros(len(load)))
-        first, last = _written(whole, route.other, costs, limits, busy=busy, slow_prompt_ms=slow_prompt_ms)
+        writers = Writers(costs, limits, profile.launch, processors)
+        first, last = _written(whole, route.other, writers, busy)
         return Outcome(load, first, last, np.full(len(load), np.nan), busy)
     handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
     jobs = _handed_over(profile, engines, load, route, handed)
@@ -91,7 +103,8 @@ def simulate(
     own = Jobs(
         jobs.ready[further], jobs.prompt[further], jobs.output[further], jobs.external[further], jobs.stall[further]
     )
-    begun, ended = _written(own, route.other[further], costs, limits, busy=busy[engines.prefills :])
+    writers = Writers(costs, limits, profile.launch, processors)
+    begun, ended = _written(own, route.other[further], writers, busy[engines.prefills :])
     first = handed.answered + profile.handoff_of(engines.connector).first_token_ms / 1e3
     last = first.copy()
     last[further] = ended
@@ -100,27 +113,35 @@ def simulate(
     return Outcome(load, first, last, handed.answered, busy)
 
 
-def _written(
-    jobs: Jobs,
-    engine_of: Ints,
-    costs: StepCosts,
-    limits: EngineLimits,
-    *,
-    busy: Floats,
-    slow_prompt_ms: Floats | None = None,
-) -> tuple[Floats, Floats]:
+@dataclass(frozen=True)
+class Writers:
+    """What all engines that write answers have in common."""
+
+    costs: StepCosts
+    limits: EngineLimits
+    launch: Launch
+    processors: int
+
+
+def _written(jobs: Jobs, engine_of: Ints, writers: Writers, busy: Floats) -> tuple[Floats, Floats]:
     """First and last tokens of all jobs, on as many engines as `busy` has rows."""
     first, last = np.empty(len(jobs.ready)), np.empty(len(jobs.ready))
     for engine in range(len(busy)):
         mine = np.flatnonzero(engine_of == engine)
         mine = mine[np.argsort(jobs.ready[mine], kind="stable")]
         own, used = Times(zeros(len(mine)), zeros(len(mine))), zeros(BUSY_COLUMNS)
-        slow = float(slow_prompt_ms[engine]) if slow_prompt_ms is not None else 0.0
-        own_costs = costs._replace(prefill_base=costs.prefill_base + slow)
-        serve(Jobs(*(column(each[mine]) for each in jobs)), own_costs, limits, own, used)
+        launching = launching_of(writers.launch, writers.processors * len(busy) + engine)
+        rules = Rules(writers.costs, writers.limits, launching)
+        serve(Jobs(*(column(each[mine]) for each in jobs)), rules, own, used)
         busy[engine] = used
         first[mine], last[mine] = own
     return first, last
+
+
+def launching_of(launch: Launch, engine: int) -> Launching:
+    """The processor of the engine of this number."""
+    values = column(np.array(launch.ms, np.float64))
+    return Launching(values, launch.tail_ms / 1e3, launch.period_s, launch.graph_tokens, engine)
 
 
 def _handed_over(profile: Profile, engines: Engines, load: Load, route: Route, handed: Handed) -> Jobs:

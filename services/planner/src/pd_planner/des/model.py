@@ -53,6 +53,24 @@ class EngineLimits(NamedTuple):
     async_scheduling: bool
 
 
+class Launching(NamedTuple):
+    """What launching a step costs the processor of the engine of this number: `Launch` of the profile, `tail` in seconds."""
+
+    ms: Floats
+    tail: float
+    period: float
+    graph_tokens: int
+    engine: int
+
+
+class Rules(NamedTuple):
+    """What steps cost and hold on an engine that writes answers, and its processor."""
+
+    costs: StepCosts
+    limits: EngineLimits
+    launching: Launching
+
+
 class Jobs(NamedTuple):
     """What one engine gets, in the order in which it becomes ready (seconds). `external` prompt tokens need no compute; `stall` is in ms."""
 

@@ -3,6 +3,7 @@
 It interrupts and continues the loop of `decoding`: steps and times are the same as if all requests had been known before.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
@@ -10,19 +11,22 @@ import numpy as np
 
 from pd_planner.des.compiled import compiled
 from pd_planner.des.decoding import (
-    ADMITTED,
     ARRIVED,
     CLOCK_COLUMNS,
+    DECODING,
     DONE,
+    FRESH,
     KNOWN,
     NOW,
     PARTIAL,
+    PAST,
+    STARTED,
     STATE_COLUMNS,
     Engine,
     next_start,
     run,
 )
-from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Ints, Jobs, StepCosts, Times
+from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Ints, Jobs, Launching, StepCosts, Times
 from pd_planner.des.steps import WORK_COLUMNS
 
 
@@ -42,7 +46,7 @@ class OnlineEngine:
         next_start: when its next step begins, s; infinite if it has nothing to do.
     """
 
-    def __init__(self, costs: StepCosts, limits: EngineLimits, capacity: int) -> None:
+    def __init__(self, costs: StepCosts, limits: EngineLimits, launching: Launching, capacity: int) -> None:
         self._jobs = Jobs(
             np.full(capacity, np.inf),
             np.zeros(capacity, np.int64),
@@ -56,13 +60,14 @@ class OnlineEngine:
         self._clock = np.zeros(CLOCK_COLUMNS)
         self._state = np.zeros(STATE_COLUMNS, np.int64)
         self._state[PARTIAL] = NOBODY
-        work = np.zeros(WORK_COLUMNS)
-        self._engine = Engine(self._jobs, costs, limits, self._times, self.busy, self._clock, self._state, work)
+        work, over = np.zeros(WORK_COLUMNS), np.zeros(capacity, np.int64)
+        self._engine = Engine(
+            self._jobs, costs, limits, launching, self._times, self.busy, self._clock, self._state, work, over
+        )
         self._ends = np.zeros((capacity, 2), np.int64)
         self._count = np.zeros(1, np.int64)
-        self._started = 0
+        self._started = self._done = 0
         self.next_start = np.inf
-        self._writing: list[int] = []
 
     def add(
         self, request: int, ready: float, prompt: int, output: int, *, external: int = 0, stall: float = 0.0
@@ -85,22 +90,20 @@ class OnlineEngine:
         """Take all steps that begin before `until`; the tokens that they write may come later than that."""
         if self.next_start >= until:
             return []
-        done = int(self._state[DONE])
         self.next_start = _run(self._engine, self._ends, self._count, until)
-        return self._news(done)
+        return list(self._news())
 
-    def _news(self, done: int) -> list[Written]:
+    def _news(self) -> Iterator[Written]:
+        """Tokens of which it is known when the client has them; those of the last step wait for the next one, if there is any."""
         first, last = self._times
-        found = []
-        while self._started < self._state[ADMITTED] and first[self._started] == first[self._started]:
-            found.append(Written(float(first[self._started]), int(self._requests[self._started]), last=False))
-            self._writing.append(self._started)
+        idle = self._state[DECODING] == 0 and self._state[PARTIAL] == NOBODY
+        while self._started < self._state[STARTED if idle else FRESH]:
+            yield Written(float(first[self._started]), int(self._requests[self._started]), last=False)
             self._started += 1
-        if self._state[DONE] > done:
-            over = [job for job in self._writing if last[job] == last[job]]
-            self._writing = [job for job in self._writing if last[job] != last[job]]
-            found += [Written(float(last[job]), int(self._requests[job]), last=True) for job in over]
-        return found
+        while self._done < self._state[DONE if idle else PAST]:
+            job = self._engine.over[self._done]
+            yield Written(float(last[job]), int(self._requests[job]), last=True)
+            self._done += 1
 
 
 @compiled

@@ -10,7 +10,7 @@ from pd_analysis.words.language import tr
 from pd_contracts.names import Connector
 from pd_planner.profile.datasheets import Board
 from pd_planner.profile.shape import Shape, ShapeError
-from pd_simulator.profile import Decode, Draw, Handoff, Memory, Mixed, Power, Prefill, Profile, Provenance
+from pd_simulator.profile import Decode, Draw, Handoff, Launch, Memory, Mixed, Power, Prefill, Profile, Provenance
 
 COMPUTE: Final = 0.65  # of the peak, for prompts
 BANDWIDTH: Final = 0.75  # of the peak, for decodes
@@ -20,7 +20,10 @@ SEQUENCE_MS: Final = 0.012
 API_MS: Final = 5.0
 # Bytes of KV a second that P2pConnector gathers, moves and scatters on one H200 after another.
 P2P_BANDWIDTH: Final = 65e9
-SHARE: Final = 0.9  # of a prompt token's cost beside decodes
+SHARE: Final = 0.95  # of a prompt token's cost beside decodes
+# Launching a layer of a step with prompts, as vLLM 0.33 did on three hosts; equally likely. And until the step then ends.
+LAUNCH_MS: Final = (0.46, 0.5, 0.53, 0.57, 0.64, 0.7, 0.75, 0.8, 0.87, 0.92, 0.97, 1.05)
+TAIL_MS: Final = 2.0
 USED: Final = 0.9  # of the board's memory, vLLM's default
 KIND: Final = "analytic"
 # Shares of the power limit: idle with a context, what prompts add (short of the limit, which it may exceed for a moment), decodes, a sequence.
@@ -56,7 +59,9 @@ def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
         prefill=Prefill(STEP_MS, shape.operations / compute, shape.pair_operations / compute * 1e6),
         decode=decode,
         combined=decode,
-        mixed=Mixed(overlap_ms=STEP_MS, prefill_token_share=SHARE),
+        # In a step that does both, the weights are read once, and decodes come along with the prompts' tokens.
+        mixed=Mixed(overlap_ms=STEP_MS + weights_ms, prefill_token_share=SHARE),
+        launch=Launch(ms=[round(each * shape.layers, 1) for each in LAUNCH_MS], tail_ms=TAIL_MS),
         handoff=_handoffs(shape, board),
         batched=Handoff(
             send_tail_ms=1.5,

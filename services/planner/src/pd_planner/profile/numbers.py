@@ -29,6 +29,12 @@ def changed(profile: Profile, values: Mapping[str, float]) -> Profile:
     return msgspec.convert(document, Profile)
 
 
+def beside_ms(profile: Profile, prompt: float) -> float:
+    """What the board needs for a prompt of so many tokens in a step that also decodes, beyond the decodes."""
+    tokens_ms = profile.prefill.base_ms + profile.prefill.per_token_ms * profile.mixed.prefill_token_share * prompt
+    return max(0.0, tokens_ms - profile.mixed.overlap_ms)
+
+
 def is_per_token(name: str) -> bool:
     """Whether a number is multiplied by tokens: those are a thousandth of the others."""
     return "per_token" in name or "per_context" in name

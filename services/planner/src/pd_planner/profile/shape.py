@@ -48,6 +48,7 @@ class Shape:
     """
 
     name: str
+    layers: int
     weights_bytes: float
     read_bytes: float
     operations: float
@@ -102,6 +103,7 @@ def shape_of(name: str, config: Config) -> Shape:
     kv_width = latent + (config.qk_rope_head_dim or 0) if latent else 2 * keys
     return Shape(
         name=name,
+        layers=layers,
         weights_bytes=body * bytes_each + embedding * 2 * (1 if config.tie_word_embeddings else 2),
         read_bytes=body * bytes_each + embedding * 2,
         operations=2.0 * active,

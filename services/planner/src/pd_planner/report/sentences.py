@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from statistics import median
 from typing import Final
 
 from pd_analysis.words.formatting import number
@@ -10,6 +11,7 @@ from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
 from pd_planner.confidence.verdict import Outcome, Verdict
 from pd_planner.emit.deploy import NODE_GPUS
+from pd_planner.profile.numbers import beside_ms
 from pd_planner.profile.trust import Trust
 from pd_planner.search.question import Choice, Objective
 
@@ -95,6 +97,7 @@ def doubts(found: Findings, measurement: str) -> list[str]:
         *_unclear(found, measurement),
         *([tr("Left out: {reason}.", reason=found.answer.left_out)] if found.answer.left_out else []),
         *_of_traffic(found),
+        *_of_processor(found),
         *_of_memory(found),
         *_better_untried(found),
     ]
@@ -157,6 +160,22 @@ def _of_traffic(found: Findings) -> Iterator[str]:
         )
     if traffic.shared and not found.question.setting.prefix_caching:
         yield tr("Prompts of this traffic share prefixes, and prefix caching is off; --prefix-caching plans with it.")
+
+
+def _of_processor(found: Findings) -> Iterator[str]:
+    """Plain engines whose steps with prompts wait for their launch."""
+    setting = found.question.setting
+    prompt, launch = float(setting.traffic.load.prompt.mean()), setting.profile.launch
+    computing = beside_ms(setting.profile, prompt)
+    waiting = launch.ms and prompt > launch.graph_tokens - 1 and computing < median(launch.ms)
+    if waiting and any(drawn.choice.plain for drawn in found.drawn):
+        yield tr(
+            "Plain engines wait for the processor with prompts of this length: launching a step with a prompt takes it {least} to {most} ms, and the GPU "
+            "would need {computing}. Another processor changes what they carry; with twice as many engines on a host launching took about 10 % longer.",
+            least=f"{min(launch.ms):.0f}",
+            most=f"{max(launch.ms):.0f}",
+            computing=f"{computing:.0f}",
+        )
 
 
 def _of_memory(found: Findings) -> Iterator[str]:

@@ -8,8 +8,9 @@ import numpy as np
 
 from pd_planner.des.deployment import Outcome, round_robin, simulate
 from pd_planner.des.limits import Limits
+from pd_planner.profile.numbers import beside_ms
 from pd_planner.search.candidates import Candidate, EngineLimits
-from pd_planner.traffic.load import Floats, Load
+from pd_planner.traffic.load import Load
 from pd_planner.traffic.prefix import cached_tokens
 from pd_planner.traffic.source import Traffic
 from pd_simulator.profile import Profile
@@ -37,14 +38,14 @@ _LOWEST: Final = 1e-3  # of a cell's upper bound; a lower capacity counts as non
 
 @dataclass(frozen=True)
 class Setting:
-    """What all candidates have in common; `slow_prompt_ms` of the plain engines in turn, as it usually is unless given."""
+    """What all candidates have in common; `processors` as `simulate` takes it."""
 
     profile: Profile
     traffic: Traffic
     limits: Limits
     engine: EngineLimits
     prefix_caching: bool = False
-    slow_prompt_ms: tuple[float, ...] = ()
+    processors: int = 0
 
     def seconds(self, least: float) -> float:
         """How long a load has to be: `least`, or several times as long as a request stays while the limits are just kept."""
@@ -66,20 +67,7 @@ def _simulated(setting: Setting, candidate: Candidate, load: Load) -> Outcome:
         computing = route.other if candidate.plain else route.prefill
         shared = setting.traffic.shared[: len(load)]
         load = replace(load, cached=cached_tokens(load, shared, computing, setting.engine.kv_tokens))
-    return simulate(setting.profile, engines, load, route, _slow(setting, candidate))
-
-
-def _slow(setting: Setting, candidate: Candidate) -> Floats | None:
-    """What a prompt takes more on each plain engine: as given, or spread as it was over the engines that were measured."""
-    spread = setting.profile.spread
-    if not candidate.plain:
-        return None
-    if setting.slow_prompt_ms:
-        return np.resize(np.array(setting.slow_prompt_ms), candidate.others)
-    if spread is None or not spread.slow_prompt_ms:
-        return None
-    shares = (np.arange(candidate.others) + 0.5) / candidate.others
-    return np.asarray(np.quantile(spread.slow_prompt_ms, shares), np.float64)
+    return simulate(setting.profile, engines, load, route, setting.processors)
 
 
 def steady(outcome: Outcome) -> slice:
@@ -155,9 +143,7 @@ def _least_prompt_ms(setting: Setting, candidate: Candidate) -> float:
         return 0.0
     if not candidate.plain:
         return profile.prefill.per_token_ms * prompt
-    mixed = profile.mixed
-    tokens_ms = profile.prefill.base_ms + profile.prefill.per_token_ms * mixed.prefill_token_share * prompt
-    return max(0.0, tokens_ms - mixed.overlap_ms)
+    return beside_ms(profile, prompt)
 
 
 def percentiles(outcome: Outcome) -> dict[str, float]:

@@ -19,6 +19,7 @@ from pd_simulator.engine.request import Request
 from pd_simulator.engine.stats import Stats
 from pd_simulator.errors import ApiError
 from pd_simulator.profile import Profile
+from pd_simulator.steps.launching import Launching
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
 from pd_simulator.steps.step_time import StepModel
 from pd_simulator.tokenizer import END_OF_TEXT
@@ -47,6 +48,7 @@ class Machine:
     words: range
     draws_by_position: bool = True
     draws: str = ""
+    number: int = 0
 
 
 class Engine:
@@ -62,8 +64,10 @@ class Engine:
         self._caches: dict[Job, KvCache] = {}
         self._leaving: list[Request] = []
         self._held: Sequence[Callable[[], None]] = ()
+        self._written: Sequence[Callable[[], None]] = ()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._launching = Launching(machine.steps.launch, machine.number)
         self._free_at = time.monotonic()
 
     @property
@@ -104,7 +108,8 @@ class Engine:
                 self._dismiss()
                 start = self.scheduler.next_start(self._free_at)
                 if start is None or not await self._step(start):
-                    self._hand_out(())  # the step that these waited for does not come
+                    self._hand_out(self._written)  # the step that these waited for does not come
+                    self._written = ()
                     self._wake.clear()
                     await self._wake.wait()
         finally:
@@ -165,14 +170,16 @@ class Engine:
     async def _step(self, start: float) -> bool:
         """Run the step that begins at `start`; False if there is nothing that could run."""
         await sleep_until(start)
-        slots = self.scheduler.plan(start)
+        slots = self.scheduler.plan(start, self._launching.launched)
         if not slots:
             return False
-        start = await self._load(slots, await self._held_up(slots, start))
         work = work_of(slots)
+        launched = self._launching.waits(work, self.scheduler.planned)
+        await self._tell(launched if self.scheduler.planned < start else start)
+        start = await self._load(slots, await self._held_up(slots, start))
         step = self.machine.steps.step(work)
         self.machine.board.step(start, step, work.decodes)
-        computed, end = self._compute(slots), start + step.seconds
+        computed, end = self._compute(slots), self._launching.end(launched, start + step.seconds)
         if computed and not self.machine.transfer.sends_beside:
             await self._save(computed)
             end = max(end, time.monotonic())
@@ -183,9 +190,19 @@ class Engine:
         now = time.monotonic()
         self._book(slots, now - end)
         answers = [answer for slot in slots if (answer := self._emit(slot, now))]
-        late = self.machine.steps.late_answers and bool(work.sent) and self.scheduler.next_start(end) == end
-        self._hand_out(() if late else answers, held=answers if late else ())
+        follows = self.scheduler.next_start(end) == end
+        late = self.machine.steps.late_answers and bool(work.sent) and follows
+        waits = follows and not late and self._launching.costs
+        self._written = answers if waits else ()
+        self._hand_out(() if late or waits else answers, held=answers if late else ())
         return True
+
+    async def _tell(self, launched: float) -> None:
+        """Hand out what the last step wrote, which waits while the processor launches the next one."""
+        if self._written:
+            await sleep_until(launched)
+            self._hand_out(self._written)
+            self._written = ()
 
     async def _save(self, computed: list[tuple[Move, bytes]]) -> None:
         await asyncio.gather(*(self.machine.transfer.save(*save) for save in computed))

@@ -71,7 +71,12 @@ class Limits:
 
 
 class Scheduler:
-    """Queues and the running batch."""
+    """Queues and the running batch.
+
+    Attributes:
+        planned: when the last step was planned.
+        kv_reserved: tokens that the running jobs may come to need.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -80,6 +85,7 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, None] = {}
         self._began = 0.0
+        self.planned = 0.0
         self.kv_reserved = 0
 
     @property
@@ -117,11 +123,15 @@ class Scheduler:
             return now
         return max(now, self._arriving[0][0]) if self._arriving else None
 
-    def plan(self, now: float) -> list[Slot]:
-        """Choose what the step that begins at `now` computes, and admit waiting jobs into the batch."""
-        planned_at = self._began if self._limits.async_scheduling and self._running else now
+    def plan(self, now: float, launched: float = 0.0) -> list[Slot]:
+        """Choose what the step that begins at `now` computes, and admit waiting jobs into the batch.
+
+        No step is planned before the processor has `launched` the one before.
+        """
+        beside = self._limits.async_scheduling and self._running
+        self.planned = max(self._began, launched) if beside else now
         self._began = now
-        while self._arriving and self._arriving[0][0] <= planned_at:
+        while self._arriving and self._arriving[0][0] <= self.planned:
             self._waiting.append(heapq.heappop(self._arriving)[2])
         budget = self._limits.max_num_batched_tokens
         slots = []

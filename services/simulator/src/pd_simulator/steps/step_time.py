@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pd_contracts.names import Connector, Role
-from pd_simulator.profile import Profile
+from pd_simulator.profile import Launch, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,16 @@ class StepTime:
 
 
 class StepModel:
-    """The profile's formulas for one role and connector."""
+    """The profile's formulas for one role and connector; `launch` is what launching a step takes there."""
 
     def __init__(
         self, profile: Profile, connector: Connector | None, *, role: Role | None = None, batched: bool = False
     ) -> None:
         """Bind the profile; `connector` is None for an engine that hands nothing over, `batched` as in `Profile`."""
         self._profile = profile
-        self._decode = profile.decode_of(role or (Role.DECODE if connector else Role.COMBINED))
+        role = role or (Role.DECODE if connector else Role.COMBINED)
+        self._decode = profile.decode_of(role)
+        self.launch = profile.launch if role is Role.COMBINED else Launch()
         self._handoff = profile.handoff_of(connector, batched=batched)
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pd_contracts.names import Connector
 from pd_simulator.profile import Profile
 from pd_simulator.steps.engines import Arrival, Engines, Order
+from pd_simulator.steps.launching import Launching
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, complete, work_of
 from pd_simulator.steps.step_time import StepModel
 
@@ -110,22 +111,27 @@ def _decode(
         for (job, ready), turn in zip(jobs, turns, strict=True):
             if turn == engine:
                 scheduler.add(job, ready)
-        for end, emitting in _steps(scheduler, model):
+        for at, emitting in _steps(scheduler, model, Launching(model.launch, engine)):
             for job in emitting:
-                times[job].append(end)
+                times[job].append(at)
     return list(times.values())
 
 
-def _steps(scheduler: Scheduler, model: StepModel) -> Iterator[tuple[float, list[Job]]]:
-    end = 0.0
+def _steps(scheduler: Scheduler, model: StepModel, launching: Launching) -> Iterator[tuple[float, list[Job]]]:
+    """When clients have the tokens of each step. They wait while the processor launches the next one."""
+    end, emitting = 0.0, list[Job]()
     while (start := scheduler.next_start(end)) is not None:
-        slots = scheduler.plan(start)
-        end = start + model.step(work_of(slots)).seconds
+        slots = scheduler.plan(start, launching.launched)
+        work = work_of(slots)
+        launched = launching.waits(work, scheduler.planned)
+        yield (max(end, launched) if scheduler.planned < end else end), emitting
+        end = launching.end(launched, start + model.step(work).seconds)
         for slot in slots:
             complete(slot)
             if slot.job.generated >= slot.job.max_tokens:
                 scheduler.remove(slot.job)
-        yield end, [slot.job for slot in slots if slot.emits]
+        emitting = [slot.job for slot in slots if slot.emits]
+    yield end, emitting
 
 
 class _PrefillEngine:
