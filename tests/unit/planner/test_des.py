@@ -90,7 +90,7 @@ def test_tokens_wait_while_the_next_step_is_launched() -> None:
 
 
 def test_a_processor_is_not_always_equally_fast() -> None:
-    varied = msgspec.structs.replace(H200, launch=Launch(ms=[12.0, 40.0], tail_ms=2.0))
+    varied = msgspec.structs.replace(H200, launch=Launch(ms=[12.0, 40.0], tail_ms=2.0, period_s=1.0))
     load = poisson(20, 20, 512, 64)
 
     outcomes = [simulate(varied, PLAIN, load, processors=number) for number in (0, 0, 1)]

@@ -61,7 +61,7 @@ class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     ms: list[Milliseconds] = []
     tail_ms: Milliseconds = 0.0
-    period_s: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    period_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
     graph_tokens: Annotated[int, msgspec.Meta(ge=0)] = 512
 
 

@@ -24,6 +24,7 @@ SHARE: Final = 0.95  # of a prompt token's cost beside decodes
 # Launching a layer of a step with prompts, as vLLM 0.33 did on three hosts; equally likely. And until the step then ends.
 LAUNCH_MS: Final = (0.46, 0.5, 0.53, 0.57, 0.64, 0.7, 0.75, 0.8, 0.87, 0.92, 0.97, 1.05)
 TAIL_MS: Final = 2.0
+PERIOD_S: Final = 1.0
 USED: Final = 0.9  # of the board's memory, vLLM's default
 KIND: Final = "analytic"
 # Shares of the power limit: idle with a context, what prompts add (short of the limit, which it may exceed for a moment), decodes, a sequence.
@@ -61,7 +62,7 @@ def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
         combined=decode,
         # In a step that does both, the weights are read once, and decodes come along with the prompts' tokens.
         mixed=Mixed(overlap_ms=STEP_MS + weights_ms, prefill_token_share=SHARE),
-        launch=Launch(ms=[round(each * shape.layers, 1) for each in LAUNCH_MS], tail_ms=TAIL_MS),
+        launch=Launch(ms=[round(each * shape.layers, 1) for each in LAUNCH_MS], tail_ms=TAIL_MS, period_s=PERIOD_S),
         handoff=_handoffs(shape, board),
         batched=Handoff(
             send_tail_ms=1.5,
