@@ -40,6 +40,8 @@ class Bench:
                 self._keep("capacity", case, seed, self._capacity)
             for case in wanted if "local" in self._options.parts else ():
                 self._keep("local", case, seed, self._local)
+            for case in wanted if "reject" in self._options.parts else ():
+                self._keep("reject", case, seed, self._reject)
             for case in wanted if "stress" in self._options.parts else ():
                 self._keep("stress", case, seed, self._stress)
 
@@ -79,6 +81,11 @@ class Bench:
         of = [row for row in self.rows if (row["kind"], row["case"], row["seed"]) == ("capacity", case.label, seed)]
         return float(of[-1]["adaptive"])
 
+    def _reject(self, case: Case, seed: int) -> dict[str, Any]:
+        own, setup = self._own(case, seed), self._setup(Policy("adaptive", reject=True), seed)
+        below = served(case, setup, 0.9 * own).rejected
+        return {"rejected_below": below, "kept_1.3": 1.3 * served(case, setup, 1.3 * own).good}
+
     def _stress(self, case: Case, seed: int) -> dict[str, Any]:
         """Overload with and without early rejection, bursts, and costs that are wrong."""
         own = self._own(case, seed)
@@ -109,7 +116,7 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="only cases whose label contains this")
     parser.add_argument(
-        "--parts", default="capacity,local,stress", help="what to measure (default capacity,local,stress)"
+        "--parts", default="capacity,local,reject,stress", help="what to measure (default capacity,local,reject,stress)"
     )
     parser.add_argument("--results", default="results/routing.jsonl", help="file of results, which is gone on with")
     parser.add_argument("--table", default="", help="write the page with the tables here")

@@ -30,6 +30,9 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
     cases = {label: kinds for label, kinds in by_case.items() if "capacity" in kinds}
     how = f"{options.engines} engines; seeds {_listed(_seeds(rows))}; at most {options.seconds:g} s or {options.requests:,} requests per load."
     parts = [HEAD, how, "", *_capacities(cases), "", *_summary(cases)]
+    rejecting = {label: kinds for label, kinds in cases.items() if "reject" in kinds}
+    if rejecting:
+        parts += ["", *_rejections(rejecting)]
     stressed = {label: kinds for label, kinds in cases.items() if "stress" in kinds}
     if stressed:
         parts += ["", *_stress(stressed)]
@@ -89,6 +92,21 @@ def _summary(cases: dict[str, Any]) -> list[str]:
 def _geometric(values: Iterable[float]) -> float:
     found = list(values)
     return math.exp(sum(map(math.log, found)) / len(found))
+
+
+def _rejections(cases: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Early rejection",
+        "",
+        "With `REJECT=slo`: the share of requests turned away at 0.9 times the capacity of *adaptive*, and the requests served in time at 1.3 times, as a share of that capacity.",
+        "",
+        "| traffic, TTFT/TPOT ms | rejected at 0.9 × | kept at 1.3 × |",
+        "| --- | --- | --- |",
+    ]
+    for label, kinds in cases.items():
+        below, kept = (_column(kinds["reject"], name) for name in ("rejected_below", "kept_1.3"))
+        lines.append(f"| {label} | {below:.1%} | {kept:.2f} |")
+    return lines
 
 
 def _stress(cases: dict[str, Any]) -> list[str]:

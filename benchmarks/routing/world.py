@@ -155,8 +155,11 @@ class World:
         books.arrived(now, prompt)
         view = books.view(now)
         placed = self._place(view, prompt, now)
-        if self._policy.reject and predict(self._costs, view, prompt, self._way(placed)).refused:
-            return
+        if self._policy.reject:
+            found = predict(self._costs, view, prompt, self._way(placed))
+            books.predicted(late=found.late)
+            if found.refused:
+                return
         self._tickets[number] = books.sent(now, placed.engine, prompt, answers=placed.local)
         self._local[number], self._at[number] = placed.local, placed.engine
         self._prompts[placed.engine] += not placed.local

@@ -266,6 +266,31 @@ def test_answers_are_refused_only_if_no_engine_has_room_for_one_more() -> None:
     assert "TPOT_SLO_MS is 10" in found.sentence
 
 
+def test_a_burst_is_admitted_and_overload_is_not() -> None:
+    kept, way = books(), Way(1, [1], local=True)
+    queue = [kept.sent(0, 1, 1000, answers=True) for _ in range(30)]
+    found = predict(COSTS, kept.view(0), 1000, way)
+    assert found.late
+    assert not found.refused
+
+    for _ in range(10):
+        kept.predicted(late=True)
+    assert not predict(COSTS, kept.view(0), 1000, way).refused
+    for _ in range(10):
+        kept.predicted(late=True)
+    assert predict(COSTS, kept.view(0), 1000, way).refused
+
+    for ticket in queue:
+        kept.ended(ticket)
+    assert not predict(COSTS, kept.view(0), 1000, way).late
+
+
+def test_a_long_prompt_beside_short_answers_is_not_refused_if_answers_have_time() -> None:
+    short = view({1: busy(), 2: busy()}, replace(TRAFFIC, answer=20.0, short_answer=5.0))
+
+    assert not predict(COSTS, short, 8000, Way(1, [1, 2], local=True)).refused
+
+
 def test_what_is_no_objective_refuses_nobody() -> None:
     loaded = View({1: busy(600, queue=1e6)}, TRAFFIC, Objectives(inf, inf))
 
@@ -342,6 +367,15 @@ def test_the_last_engine_without_answers_gets_none_while_others_have_some() -> N
     full = busy(400)
 
     assert decode_on(COSTS, view({1: full, 2: busy(390), 3: full}), ENGINES, 1000) == 2
+
+
+def test_an_engine_that_prompts_need_does_not_begin_to_decode_while_the_objective_is_met() -> None:
+    nearly = {1: busy(240), 2: busy(240)}  # beyond the share at which another engine begins, within the objective
+    few, many = replace(TRAFFIC, work=0.5), replace(TRAFFIC, work=1.5)
+
+    assert decode_on(COSTS, view(nearly, few), ENGINES, 1000) in (3, 4)
+    assert decode_on(COSTS, view(nearly, many), ENGINES, 1000) in (1, 2)
+    assert decode_on(COSTS, view({1: busy(400), 2: busy(400)}, many), ENGINES, 1000) in (3, 4)
 
 
 def test_the_engine_with_the_shortest_queue_becomes_the_next_that_answers() -> None:

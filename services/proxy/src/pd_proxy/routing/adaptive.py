@@ -145,12 +145,18 @@ def place_local_first(costs: Costs, view: View, engines: Sequence[int], prompt: 
 
 
 def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:
-    """The engine that decodes after a computed prompt: one that already decodes, if it stays within the objective; else another one."""
+    """The engine that decodes after a computed prompt: one that already decodes, if it stays within the objective; else another one.
+
+    As long as the objective itself is met, no engine that prompts need begins to decode.
+    """
     tpot = {engine: _tpot(costs, view, engine, prompt, local=False) for engine in engines}
     writing = [engine for engine in engines if view.of(engine).sequences]
     empty = [engine for engine in engines if not view.of(engine).sequences]
     least = min(writing, key=tpot.__getitem__, default=None)
-    if least is not None and tpot[least] <= DECODE_TPOT * view.correction * view.objectives.tpot:
+    limit = DECODE_TPOT * view.correction
+    if view.traffic.work > len(empty) - 1:  # with one engine less, prompts would queue up without end
+        limit = max(limit, 1.0)
+    if least is not None and tpot[least] <= limit * view.objectives.tpot:
         return least
     if len(empty) >= 2 or least is None:
         return min(empty, key=lambda engine: view.of(engine).queue_ms)

@@ -21,6 +21,8 @@ ANSWER_WEIGHT: Final = 0.01
 # How much one answer changes the correction: down if it missed its TPOT, up if not. In balance, 6 % miss it.
 CORRECTION_STEP: Final = 0.004
 MAY_MISS: Final = 0.06
+# The weight of one request in the share of those that are predicted to be late.
+LATE_WEIGHT: Final = 0.02
 LEAST_CORRECTION: Final = 0.6
 MOST_CORRECTION: Final = 1.1
 
@@ -101,6 +103,7 @@ class Books:
         self.costs = costs
         self.objectives = objectives
         self.correction = 1.0
+        self.late_share = 0.0
         self._share = share
         self._engines: dict[int, _Engine] = {}
         self._arrivals = _Arrivals()
@@ -109,11 +112,15 @@ class Books:
     def arrived(self, now: float, prompt: int) -> None:
         self._arrivals.add(now, prompt, self.costs.beside_ms(prompt))
 
+    def predicted(self, *, late: bool) -> None:
+        """Whether a new request was predicted to miss an objective."""
+        self.late_share += LATE_WEIGHT * (late - self.late_share)
+
     def view(self, now: float) -> View:
         traffic = self.traffic(now)
         span = span_ms(traffic, self.objectives.tpot)
         loads = {number: self._load(engine, now, traffic, span) for number, engine in self._engines.items()}
-        return View(loads, traffic, self.objectives, self.correction)
+        return View(loads, traffic, self.objectives, self.correction, self.late_share)
 
     def traffic(self, now: float) -> Traffic:
         seen, share = self._arrivals, self._share

@@ -1,7 +1,8 @@
 """Early rejection: decides before any work is done whether a request would break the objectives. Pure.
 
 Beyond their capacity engines serve no request in time, because each excess request delays all others. So a request is rejected if its first
-token would come too late, or if its answer would make all answers on every engine too slow.
+token would come too late, or if its answer would make all answers on every engine too slow, and if that is true of many recent requests:
+a burst below the capacity passes.
 """
 
 from collections.abc import Sequence
@@ -14,9 +15,12 @@ from pd_proxy.routing.predict import span_ms, step_ms, tpot_ms, ttft_ms
 from pd_proxy.routing.view import View
 
 # Shares of the objectives above which requests are rejected. For TTFT, the queue can still grow before an admitted request has its turn, and
-# predictions have errors. For TPOT, decodes are meant to run close to the objective.
+# predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a
+# margin of a tenth.
 TTFT_SHARE: Final = 0.9
-TPOT_SHARE: Final = 1.0
+TPOT_SHARE: Final = 1.1
+# The share of recent requests that may be predicted to be late before any is rejected: a burst passes, overload stays.
+MAY_BE_LATE: Final = 0.3
 MOST_RETRY_S: Final = 60
 
 
@@ -35,30 +39,36 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The predicted TTFT and TPOT in ms, and whether they meet the objectives. `least_wait` is the time after which another attempt may succeed."""
+    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, and `overload` whether that happens to many requests."""
 
     ttft: float
     tpot: float
     sentence: str = ""
     retry_after_s: int = 1
+    overload: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether the request would miss an objective."""
+        return bool(self.sentence)
 
     @property
     def refused(self) -> bool:
         """Whether the request should be rejected."""
-        return bool(self.sentence)
+        return self.late and self.overload
 
 
 def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
     """The prediction for a request on this way."""
     ttft = ttft_on(costs, view, prompt, way)
-    tpot = min(_tpot(costs, view, prompt, engine, way) for engine in way.answer_at)
-    objectives = view.objectives
+    tpot = min(_tpot(costs, view, prompt, engine) for engine in way.answer_at)
+    objectives, overload = view.objectives, view.late_share > MAY_BE_LATE
     if ttft > TTFT_SHARE * objectives.ttft:
         text = f"the first token would come after {ttft:.0f} ms, and TTFT_SLO_MS is {objectives.ttft:g}"
-        return Prediction(ttft, tpot, text, _retry_s(ttft - TTFT_SHARE * objectives.ttft))
+        return Prediction(ttft, tpot, text, _retry_s(ttft - TTFT_SHARE * objectives.ttft), overload)
     if tpot > TPOT_SHARE * objectives.tpot:
         text = f"each token would take {tpot:.1f} ms on the least loaded engine, and TPOT_SLO_MS is {objectives.tpot:g}"
-        return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4))
+        return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload)
     return Prediction(ttft, tpot)
 
 
@@ -70,9 +80,9 @@ def ttft_on(costs: Costs, view: View, prompt: int, way: Way) -> float:
     return here + costs.handover_ms(prompt) + min(step_ms(costs, view.of(e), view.traffic) for e in way.answer_at)
 
 
-def _tpot(costs: Costs, view: View, prompt: int, engine: int, way: Way) -> float:
+def _tpot(costs: Costs, view: View, prompt: int, engine: int) -> float:
     span = span_ms(view.traffic, view.objectives.tpot)
-    return tpot_ms(costs, view.of(engine), view.traffic, prompt, span=span, local=way.local)
+    return tpot_ms(costs, view.of(engine), view.traffic, prompt, span=span, local=False)
 
 
 def _retry_s(excess_ms: float) -> int:

@@ -110,6 +110,8 @@ class Router:
             SloError: if the objectives would be missed, and REJECT=slo.
         """
         found = predict(self.costs, self.books.view(1e3 * now), prompt, self._way(route, instances, needs))
+        if anew:
+            self.books.predicted(late=found.late)
         if found.refused and anew and self._reject is Reject.SLO:
             self.rejected += 1
             raise SloError(f"rejected early: {found.sentence}; try again later", retry_after_s=found.retry_after_s)

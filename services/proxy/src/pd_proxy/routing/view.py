@@ -60,12 +60,14 @@ class View:
 
     Attributes:
         correction: factor on the TPOT objective in decisions; below 1 after answers that missed it.
+        late_share: the share of recent requests that were predicted to miss an objective, whether they were rejected or not.
     """
 
     engines: Mapping[int, EngineLoad]
     traffic: Traffic
     objectives: Objectives
     correction: float = 1.0
+    late_share: float = 1.0
 
     def of(self, engine: int) -> EngineLoad:
         return self.engines.get(engine, IDLE)
