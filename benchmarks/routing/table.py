@@ -14,8 +14,7 @@ Row = dict[str, Any]
 HEAD = """# Routing, simulated
 
 **All numbers here are simulated.** Engines are those of the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) in virtual time; the proxy's own code decides.
-Written by `make bench-routing`, which says what it leaves out: a step model without prefix cache, CPU limits and jitter, prompts whose lengths are known exactly, and P2pConnector in the official order (decode writes the first token).
-All rows are of 2026-11-29, before the profile had the time that the CPU takes to launch steps; with it, *adaptive* has 35.5 instead of 51.8 at 512→64, 100/15, and other rows that were repeated change by at most 7%.
+Written by `make bench-routing`, which says what it leaves out: a step model without prefix cache, jitter and limits of the CPU other than launching steps, prompts whose lengths are known exactly, and P2pConnector in the official order (decode writes the first token).
 [Two H200](routing.md#measured-on-two-h200) were measured at two of these traffics.
 The lengths of Azure's and Mooncake's traffics are log-normal with the published medians and means; they are not the traces themselves.
 

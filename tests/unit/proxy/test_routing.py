@@ -70,6 +70,22 @@ def test_a_profile_that_is_none_is_refused_with_the_settings_name(profile: str, 
         read_costs(profile, Connector.P2P, margin=1.0, budget=8192)
 
 
+def test_a_step_that_no_graph_holds_waits_for_its_launch() -> None:
+    slow = replace(COSTS, launched=25.0)
+
+    assert slow.alone_beside_ms(511) == COSTS.alone_beside_ms(511) == pytest.approx(5.11)
+    assert slow.alone_beside_ms(512) == pytest.approx(25 - 5)
+    assert slow.alone_beside_ms(3000) == COSTS.alone_beside_ms(3000) == pytest.approx(30)
+
+
+def test_launch_times_are_the_profiles_mean_and_tail() -> None:
+    plain, more = (read_costs("h200-llama3-8b", Connector.P2P, margin=m, budget=8192) for m in (1.0, 1.1))
+
+    assert 14.6 + 2 < plain.launched < 33.5 + 2
+    assert more.launched == pytest.approx(1.1 * plain.launched)
+    assert read_costs("slow-exact", Connector.P2P, margin=1.0, budget=8192).launched == 0
+
+
 # Predictions
 
 
@@ -92,6 +108,17 @@ def test_prompts_beside_answers_make_tokens_slow_and_a_short_answer_slower() -> 
     assert of(busy()) < of(busy(prompts=500))
     assert of(busy(), replace(TRAFFIC, short_answer=2)) > of(busy()) + 3
     assert tpot_ms(COSTS, busy(), TRAFFIC, 1000, span=1000, local=False) < of(busy())
+
+
+def test_short_prompts_whose_steps_wait_for_their_launch_separate_prefill_from_decode() -> None:
+    traffic = Traffic(answer=64.0, short_answer=64.0, rate=0.1, tokens=0.1 * 512)
+    added = {costs: costs.alone_beside_ms(512) for costs in (COSTS, replace(COSTS, launched=25.0))}
+    tpot = [
+        plain_tpot_ms(costs, view(traffic=replace(traffic, work=0.1 * ms, work_squared=0.1 * ms * ms)), 4)
+        for costs, ms in added.items()
+    ]
+
+    assert tpot[0] < OBJECTIVES.tpot < tpot[1]
 
 
 # Books
@@ -371,7 +398,8 @@ def test_the_last_engine_without_answers_gets_none_while_others_have_some() -> N
 
 def test_an_engine_that_prompts_need_does_not_begin_to_decode_while_the_objective_is_met() -> None:
     nearly = {1: busy(240), 2: busy(240)}  # beyond the share at which another engine begins, within the objective
-    few, many = replace(TRAFFIC, work=0.5), replace(TRAFFIC, work=1.5)
+    alone = COSTS.alone_ms(1000)
+    few, many = (replace(TRAFFIC, rate=need / alone, tokens=1000 * need / alone) for need in (0.5, 1.5))
 
     assert decode_on(COSTS, view(nearly, few), ENGINES, 1000) in (3, 4)
     assert decode_on(COSTS, view(nearly, many), ENGINES, 1000) in (1, 2)

@@ -14,7 +14,7 @@ from typing import Final
 
 from pd_proxy.routing.costs import Costs
 from pd_proxy.routing.predict import span_ms, tpot_ms, ttft_ms
-from pd_proxy.routing.view import View
+from pd_proxy.routing.view import Traffic, View
 
 # Shares of the TPOT objective: above the first, plain engines are predicted to fail; below the second, to suffice again.
 SPLIT_AT: Final = 0.95
@@ -154,13 +154,18 @@ def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> 
     empty = [engine for engine in engines if not view.of(engine).sequences]
     least = min(writing, key=tpot.__getitem__, default=None)
     limit = DECODE_TPOT * view.correction
-    if view.traffic.work > len(empty) - 1:  # with one engine less, prompts would queue up without end
+    if _prompts_need(costs, view.traffic) > len(empty) - 1:  # with one engine less, prompts would queue up without end
         limit = max(limit, 1.0)
     if least is not None and tpot[least] <= limit * view.objectives.tpot:
         return least
     if len(empty) >= 2 or least is None:
         return min(empty, key=lambda engine: view.of(engine).queue_ms)
     return least
+
+
+def _prompts_need(costs: Costs, traffic: Traffic) -> float:
+    """The engines that do nothing else than compute the prompts."""
+    return traffic.rate * costs.alone_ms(traffic.tokens / traffic.rate) if traffic.rate else 0.0
 
 
 def decode_with_least(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:

@@ -1,7 +1,8 @@
 """The costs of engine steps, read from a profile and used for predictions. Pure.
 
 A prefill step takes `base + per_token · tokens + per_pair · pairs`. A decode step takes `base + per_sequence · batch +
-per_context_token · context tokens of the batch`. A step that does both takes the sum less an overlap, with cheaper prompt tokens.
+per_context_token · context tokens of the batch`. A step that does both takes the sum less an overlap, with cheaper prompt tokens, and not
+less than its launch by the engine's CPU, unless a CUDA graph holds it.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,17 @@ class _Mixed(msgspec.Struct, frozen=True):
     prefill_token_share: float = 1.0
 
 
+class _Launch(msgspec.Struct, frozen=True):
+    ms: list[float] = []
+    tail_ms: float = 0.0
+    graph_tokens: int = 512
+
+    @property
+    def step_ms(self) -> float:
+        """The shortest step that is launched kernel by kernel, on average."""
+        return sum(self.ms) / len(self.ms) + self.tail_ms if self.ms else 0.0
+
+
 class _Handover(msgspec.Struct, frozen=True):
     send_tail_ms: float = 0.0
     send_tail_per_token_ms: float = 0.0
@@ -51,21 +63,24 @@ class _Profile(msgspec.Struct, frozen=True):
     decode: _Decodes
     combined: _Decodes | None = None
     mixed: _Mixed = _Mixed()
+    launch: _Launch = _Launch()
     handoff: dict[str, _Handover] = {}
     api_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Costs in milliseconds, except for the last two fields.
+    """Costs in milliseconds, except for the last three fields.
 
     Attributes:
         prompt_token, prompt_pair: per prompt token, and per pair of a prompt token and an earlier one that it attends to.
         overlap: what a step with prompts and decodes takes less than both alone.
         api: from a request's arrival at an engine until its scheduler sees it.
         handover, handover_token: from prefill's answer until decode may run the request.
+        launched: the shortest step with prompts and decodes that no CUDA graph holds; 0 if launching it costs nothing.
         beside_share: the cost of a prompt token in a step with decodes, as a share of its cost alone.
         budget: the most tokens in one step of an engine (MAX_NUM_BATCHED_TOKENS).
+        graph_tokens: the most tokens of a step that a CUDA graph holds.
     """
 
     prompt_base: float
@@ -78,16 +93,23 @@ class Costs:
     api: float
     handover: float
     handover_token: float
+    launched: float = 0.0
     beside_share: float = 1.0
     budget: int = 8192
+    graph_tokens: int = 512
 
     def alone_ms(self, tokens: float) -> float:
         """The time of a prompt on an engine that does not decode."""
         return self._tokens_ms(tokens, 1.0) + self.prompt_base * tokens / self.budget
 
     def beside_ms(self, tokens: float) -> float:
-        """The time that a prompt's tokens add to steps that also decode."""
+        """The time that a prompt's tokens add to steps that also decode; prompts in one step share its launch."""
         return self._tokens_ms(tokens, self.beside_share)
+
+    def alone_beside_ms(self, tokens: float) -> float:
+        """The same for the only prompt of its steps, which wait for their launch."""
+        added = self.beside_ms(tokens)
+        return max(added, self.launched - self.decode_base) if tokens >= self.graph_tokens else added
 
     def decode_ms(self, sequences: float, context: float) -> float:
         """The time of a decode step; `context` is the sum of its sequences' context tokens."""
@@ -127,6 +149,8 @@ def read_costs(profile: str, connector: Connector, *, margin: float, budget: int
         handover=margin * (move.send_tail_ms + move.wait_ms + move.stall_ms + move.receive_ms),
         handover_token=margin
         * (move.send_tail_per_token_ms + move.wait_per_token_ms + move.stall_per_token_ms + move.receive_per_token_ms),
+        launched=margin * read.launch.step_ms,
         beside_share=read.mixed.prefill_token_share,
         budget=budget,
+        graph_tokens=read.launch.graph_tokens,
     )
