@@ -23,13 +23,16 @@ COMPILED: Final = numba is not None
 
 
 def compiled(function: F) -> F:
-    """The function as machine code, cached on disk after the first call if the disk is writable."""
+    """The function as machine code, cached on disk after the first call if the disk is writable.
+
+    Always inlined: where the compiler decides, it leaves calls in the loop over steps, and that takes about twice as long.
+    """
     if not COMPILED:
         return function
     try:
-        return cast("F", numba.njit(cache=True)(function))
+        return cast("F", numba.njit(cache=True, forceinline=True)(function))
     except RuntimeError:  # there is no folder that the code could be kept in
-        return cast("F", numba.njit(function))
+        return cast("F", numba.njit(forceinline=True)(function))
 
 
 if COMPILED:

@@ -79,17 +79,19 @@ def serve(jobs: Jobs, rules: Rules, times: Times, busy: Floats) -> None:
 @compiled
 def run(engine: Engine, ends: Ends, until: float) -> None:
     """Take steps until all known jobs are done, or until the next step would begin at `until` or later."""
-    state = engine.state
+    state, launches = engine.state, len(engine.launching.ms) > 0
     while state[DONE] < state[KNOWN] and next_start(engine) < until:
         _begin_step(engine)
         if state[PARTIAL] == NOBODY and not _admissible(engine, engine.limits.batched_tokens - state[DECODING]):
-            _look_back(engine, 0.0)
+            state[FRESH], state[PAST] = state[STARTED], state[DONE]
             _decode_only(engine, ends[0][0], until)
         else:
             before, partial = state[ADMITTED], state[PARTIAL]
             _fill_step(engine)
-            launched = _launched(engine)
-            _look_back(engine, launched)
+            launched = _launched(engine) if launches else 0.0
+            if launched > 0:
+                _look_back(engine, launched)
+            state[FRESH], state[PAST] = state[STARTED], state[DONE]
             end = engine.clock[NOW] + step_ms(engine.costs, engine.work, engine.busy) * 1e-3
             engine.clock[NOW] = max(end, launched + engine.launching.tail) if launched > 0 else end
             engine.clock[BEHIND] += state[DECODING]
@@ -125,7 +127,7 @@ def _launched(engine: Engine) -> float:
     """When the processor has launched this step, if it launches it kernel by kernel; else 0. It launches one step after another."""
     launching, clock = engine.launching, engine.clock
     tokens = engine.work[TOKENS] + engine.work[SINGLES]
-    if len(launching.ms) == 0 or engine.work[TOKENS] == 0 or tokens <= launching.graph_tokens:
+    if engine.work[TOKENS] == 0 or tokens <= launching.graph_tokens:
         return 0.0
     clock[LAUNCHED] = clock[PLANNED] + _launch_ms(launching, clock[PLANNED]) * 1e-3
     return float(clock[LAUNCHED])
@@ -147,7 +149,6 @@ def _look_back(engine: Engine, launched: float) -> None:
         for place in range(state[PAST], state[DONE]):
             job = engine.over[place]
             times.last[job] = max(times.last[job], launched)
-    state[FRESH], state[PAST] = state[STARTED], state[DONE]
 
 
 @compiled
