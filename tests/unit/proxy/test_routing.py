@@ -73,9 +73,9 @@ def test_a_profile_that_is_none_is_refused_with_the_settings_name(profile: str, 
 def test_a_step_that_no_graph_holds_waits_for_its_launch() -> None:
     slow = replace(COSTS, launched=25.0)
 
-    assert slow.alone_beside_ms(511) == COSTS.alone_beside_ms(511) == pytest.approx(5.11)
-    assert slow.alone_beside_ms(512) == pytest.approx(25 - 5)
-    assert slow.alone_beside_ms(3000) == COSTS.alone_beside_ms(3000) == pytest.approx(30)
+    assert slow.beside_with_launch_ms(511) == COSTS.beside_with_launch_ms(511) == pytest.approx(5.11)
+    assert slow.beside_with_launch_ms(512) == pytest.approx(25 - 5)
+    assert slow.beside_with_launch_ms(3000) == COSTS.beside_with_launch_ms(3000) == pytest.approx(30)
 
 
 def test_launch_times_are_the_profiles_mean_and_tail() -> None:
@@ -112,7 +112,7 @@ def test_prompts_beside_answers_make_tokens_slow_and_a_short_answer_slower() -> 
 
 def test_short_prompts_whose_steps_wait_for_their_launch_separate_prefill_from_decode() -> None:
     traffic = Traffic(answer=64.0, short_answer=64.0, rate=0.1, tokens=0.1 * 512)
-    added = {costs: costs.alone_beside_ms(512) for costs in (COSTS, replace(COSTS, launched=25.0))}
+    added = {costs: costs.beside_with_launch_ms(512) for costs in (COSTS, replace(COSTS, launched=25.0))}
     tpot = [
         plain_tpot_ms(costs, view(traffic=replace(traffic, work=0.1 * ms, work_squared=0.1 * ms * ms)), 4)
         for costs, ms in added.items()

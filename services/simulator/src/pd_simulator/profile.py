@@ -252,6 +252,10 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         """The decode numbers of an engine of this role."""
         return self.decode if self.combined is None or role is not Role.COMBINED else self.combined
 
+    def launch_of(self, role: Role) -> Launch:
+        """What launching steps costs an engine of this role: nothing, if it does not compute prompts beside decodes."""
+        return self.launch if role is Role.COMBINED else Launch()
+
     def handoff_of(self, connector: Connector | None, *, batched: bool = False) -> Handoff:
         """The hand-over of this connector; of none, one that costs nothing."""
         if batched and connector is Connector.P2P_NCCL:

@@ -1,6 +1,6 @@
 """Gauss–Newton on the logarithms of a profile's numbers. The residuals are ratios of latency quantiles, for numbers that token stamps do not show."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,8 +27,6 @@ _SEED_MS: Final = 0.5
 TTFT: Final = ((50, 1.0), (90, 0.7), (99, 0.7))  # percentile, weight
 ANSWERED: Final = ((50, 0.7), (90, 0.7))
 TPOT: Final = ((50, 1.0), (90, 0.7))
-
-Residuals = Callable[[Profile, Measured], Floats]
 
 
 @dataclass(frozen=True)

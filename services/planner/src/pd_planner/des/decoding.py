@@ -146,8 +146,8 @@ def _look_back(engine: Engine, launched: float) -> None:
     if launched > engine.clock[NOW] and engine.clock[PLANNED] < engine.clock[NOW]:
         for job in range(state[FRESH], state[STARTED]):
             times.first[job] = max(times.first[job], launched)
-        for place in range(state[PAST], state[DONE]):
-            job = engine.over[place]
+        for number in range(state[PAST], state[DONE]):
+            job = engine.over[number]
             times.last[job] = max(times.last[job], launched)
 
 

@@ -90,11 +90,11 @@ def simulate(
         raise ValueError(refusal)
     route = route or round_robin(engines, len(load))
     busy = np.zeros((engines.prefills + engines.others, BUSY_COLUMNS))
-    costs, limits = step_costs(profile, Role.DECODE if engines.prefills else Role.COMBINED), limits_of(profile, engines)
+    role = Role.DECODE if engines.prefills else Role.COMBINED
+    writers = Writers(step_costs(profile, role), limits_of(profile, engines), profile.launch_of(role), processors)
     if not engines.prefills:
         ready = load.at + profile.api_ms / 1e3
         whole = Jobs(ready, load.prompt, load.output, load.cached, np.zeros(len(load)))
-        writers = Writers(costs, limits, profile.launch, processors)
         first, last = _written(whole, route.other, writers, busy)
         return Outcome(load, first, last, np.full(len(load), np.nan), busy)
     handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
@@ -103,7 +103,6 @@ def simulate(
     own = Jobs(
         jobs.ready[further], jobs.prompt[further], jobs.output[further], jobs.external[further], jobs.stall[further]
     )
-    writers = Writers(costs, limits, profile.launch, processors)
     begun, ended = _written(own, route.other[further], writers, busy[engines.prefills :])
     first = handed.answered + profile.handoff_of(engines.connector).first_token_ms / 1e3
     last = first.copy()

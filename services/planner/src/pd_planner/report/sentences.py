@@ -97,7 +97,7 @@ def doubts(found: Findings, measurement: str) -> list[str]:
         *_unclear(found, measurement),
         *([tr("Left out: {reason}.", reason=found.answer.left_out)] if found.answer.left_out else []),
         *_of_traffic(found),
-        *_of_processor(found),
+        *_of_cpu(found),
         *_of_memory(found),
         *_better_untried(found),
     ]
@@ -162,7 +162,7 @@ def _of_traffic(found: Findings) -> Iterator[str]:
         yield tr("Prompts of this traffic share prefixes, and prefix caching is off; --prefix-caching plans with it.")
 
 
-def _of_processor(found: Findings) -> Iterator[str]:
+def _of_cpu(found: Findings) -> Iterator[str]:
     """Plain engines whose steps with prompts wait for their launch."""
     setting = found.question.setting
     prompt, launch = float(setting.traffic.load.prompt.mean()), setting.profile.launch
@@ -170,8 +170,8 @@ def _of_processor(found: Findings) -> Iterator[str]:
     waiting = launch.ms and prompt > launch.graph_tokens - 1 and computing < median(launch.ms)
     if waiting and any(drawn.choice.plain for drawn in found.drawn):
         yield tr(
-            "Plain engines wait for the processor with prompts of this length: launching a step with a prompt takes it {least} to {most} ms, and the GPU "
-            "would need {computing}. Another processor changes what they carry; with twice as many engines on a host launching took about 10 % longer.",
+            "With prompts of this length plain engines wait for the CPU: it takes {least} to {most} ms to launch a step with a prompt, and the GPU "
+            "would need {computing}. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10 % longer.",
             least=f"{min(launch.ms):.0f}",
             most=f"{max(launch.ms):.0f}",
             computing=f"{computing:.0f}",

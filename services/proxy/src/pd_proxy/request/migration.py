@@ -1,7 +1,8 @@
 """Migration: a stream whose engine died is continued by another one, from the prompt and the client's tokens; the client sees a pause.
 
 Only requests whose following tokens would be the same on any engine are migrated (`exclusions.may_migrate`), apart from numerical
-differences between batches. With a seed, that is any engine that draws by seed and position in the same way. Migration is limited to RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
+differences between batches. With a seed, that is any engine that draws by seed and position in the same way. Migration is limited to
+RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Attempts at a request until it is served: after which failures to try again, at which engine, and when to give up.
 
 Every attempt has its own id and its own prefill, because KV is keyed by the id. An engine that failed a request does not get
-that request again, but a process that took its place may, and so may an engine that only closed an idle connection. `exchange` takes care of the KV of failed attempts.
-A request that kills engines ends after RETRIES more of them. Nothing is tried again once the client has got a byte.
+that request again, but a process that took its place may, and so may an engine that only closed an idle connection. `exchange` takes care
+of the KV of failed attempts. A request that kills engines ends after RETRIES more of them. Nothing is tried again once the client has got a byte.
 """
 
 import asyncio

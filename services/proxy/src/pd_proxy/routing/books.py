@@ -110,7 +110,7 @@ class Books:
         self._answers = _Answers()
 
     def arrived(self, now: float, prompt: int) -> None:
-        self._arrivals.add(now, prompt, self.costs.alone_beside_ms(prompt))
+        self._arrivals.add(now, prompt, self.costs.beside_with_launch_ms(prompt))
 
     def predicted(self, *, late: bool) -> None:
         """Whether a new request was predicted to miss an objective."""
@@ -144,7 +144,7 @@ class Books:
         traffic, book = self.traffic(now), self._engines.setdefault(engine, _Engine())
         span = span_ms(traffic, self.objectives.tpot)
         took = prompt_ms(self.costs, self._load(book, now, traffic, span), prompt)
-        book.work, book.work_at = _faded(book, now, span) + self.costs.alone_beside_ms(prompt), now
+        book.work, book.work_at = _faded(book, now, span) + self.costs.beside_with_launch_ms(prompt), now
         ticket = Ticket(prompt, sequences, computing=engine)
         ticket.computed_at = book.ready_at = max(now - book.late, book.ready_at) + self._share * took
         if answers:

@@ -106,8 +106,8 @@ class Costs:
         """The time that a prompt's tokens add to steps that also decode; prompts in one step share its launch."""
         return self._tokens_ms(tokens, self.beside_share)
 
-    def alone_beside_ms(self, tokens: float) -> float:
-        """The same for the only prompt of its steps, which wait for their launch."""
+    def beside_with_launch_ms(self, tokens: float) -> float:
+        """The same with the time that such a step waits for its launch, if no other prompt shares it."""
         added = self.beside_ms(tokens)
         return max(added, self.launched - self.decode_base) if tokens >= self.graph_tokens else added
 

@@ -29,7 +29,7 @@ def step_ms(costs: Costs, load: EngineLoad, traffic: Traffic, prompt: int = 0, m
 
 def tpot_ms(costs: Costs, load: EngineLoad, traffic: Traffic, prompt: int, *, span: float, local: bool) -> float:
     """Time per output token on an engine that gets this answer. `local`: it also gets the prompt, which delays the answers there."""
-    added = costs.alone_beside_ms(prompt) if local else 0.0
+    added = costs.beside_with_launch_ms(prompt) if local else 0.0
     share = min(MOST_OF_TIME, (load.prompts_ms + added) / span)
     steady = step_ms(costs, load, traffic, prompt, 1) / (1 - share)
     return max(steady, step_ms(costs, load, traffic) + added / max(traffic.short_answer, 1.0)) if local else steady

@@ -15,8 +15,7 @@ from pd_proxy.routing.predict import span_ms, step_ms, tpot_ms, ttft_ms
 from pd_proxy.routing.view import View
 
 # Shares of the objectives above which requests are rejected. For TTFT, the queue can still grow before an admitted request has its turn, and
-# predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a
-# margin of a tenth.
+# predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a margin of a tenth.
 TTFT_SHARE: Final = 0.9
 TPOT_SHARE: Final = 1.1
 # The share of recent requests that may be predicted to be late before any is rejected: a burst passes, overload stays.

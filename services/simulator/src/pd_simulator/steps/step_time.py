@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from pd_contracts.names import Connector, Role
-from pd_simulator.profile import Launch, Profile
+from pd_simulator.profile import Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class StepModel:
         self._profile = profile
         role = role or (Role.DECODE if connector else Role.COMBINED)
         self._decode = profile.decode_of(role)
-        self.launch = profile.launch if role is Role.COMBINED else Launch()
+        self.launch = profile.launch_of(role)
         self._handoff = profile.handoff_of(connector, batched=batched)
 
     @property
