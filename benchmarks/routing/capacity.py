@@ -9,7 +9,7 @@ from typing import Final
 from cases import Case
 from world import Policy, Result, simulate
 
-from pd_proxy.routing.view import Objectives
+from pd_routing.view import Objectives
 
 WARM_UP_S: Final = 8.0
 LEAST_S: Final = 20.0

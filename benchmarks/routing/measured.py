@@ -21,7 +21,7 @@ from pd_analysis.records.reader import load_runs
 from pd_analysis.records.run import Run
 from pd_analysis.words.formatting import number
 from pd_planner.traffic.load import Floats, Load
-from pd_proxy.routing.view import Objectives
+from pd_routing.view import Objectives
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 RECORDS: Final = DOCS / "results/h200x2/records"

@@ -18,7 +18,7 @@ from pd_contracts.names import Connector, Role
 from pd_planner.des.deployment import launching_of, limits_of, step_costs
 from pd_planner.des.online import OnlineEngine
 from pd_planner.traffic.load import Floats, Load
-from pd_proxy.routing.adaptive import (
+from pd_routing.adaptive import (
     Mode,
     ModeSwitch,
     Placement,
@@ -28,11 +28,11 @@ from pd_proxy.routing.adaptive import (
     place,
     place_local_first,
 )
-from pd_proxy.routing.books import Books, Ticket
-from pd_proxy.routing.costs import Costs, read_costs
-from pd_proxy.routing.predict import ttft_ms
-from pd_proxy.routing.reject import Way, predict
-from pd_proxy.routing.view import Objectives, View
+from pd_routing.books import Books, Ticket
+from pd_routing.costs import Costs, read_costs
+from pd_routing.predict import ttft_ms
+from pd_routing.reject import Way, predict
+from pd_routing.view import Objectives, View
 from pd_simulator.profile import load_profile
 from pd_simulator.steps.engines import Engines
 

@@ -30,7 +30,7 @@ from support.waiting import until
 from pd_contracts.ping import PingType
 from pd_proxy.protocol import first_token
 from pd_proxy.request import attempt
-from pd_proxy.routing.names import Routing
+from pd_routing.names import Routing
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 

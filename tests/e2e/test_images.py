@@ -41,7 +41,7 @@ def test_a_python_image_runs_as_a_user_and_holds_its_own_package_alone(docker: N
     listing = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "ls /opt/venv/lib/python3*/site-packages")
     ours = {name for name in listing.stdout.split() if name.startswith("pd_") and not name.endswith(".dist-info")}
     # A simulated engine is probed and drained by the same commands as a real one, and moves KV by the same connector.
-    more = {"pd_engine", "pd_connector"} if package == "pd-simulator" else set()
+    more = {"pd-simulator": {"pd_engine", "pd_connector"}, "pd-proxy": {"pd_routing"}}.get(package, set())
     assert ours == {"pd_contracts", package.replace("-", "_")} | more
     tools = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v uv gcc cc make; true")
     assert tools.stdout == ""

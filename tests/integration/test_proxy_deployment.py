@@ -6,7 +6,7 @@ from support.workers import running_workers
 
 from pd_contracts.deployment import DeployedEngine, DeploymentDocument
 from pd_contracts.names import Connector, Role
-from pd_proxy.routing.names import Routing
+from pd_routing.names import Routing
 
 
 async def described(proxy: RunningProxy) -> DeploymentDocument:

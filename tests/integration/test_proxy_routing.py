@@ -13,7 +13,7 @@ from support.simulator import settings_for, spawned
 
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
-from pd_proxy.routing.names import Reject, Routing
+from pd_routing.names import Reject, Routing
 
 PROMPT = [1] * 1000
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4}

@@ -25,7 +25,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"upstream", "discovery"},
         {"kv"},
         {"settings"},
-        {"routing"},
+        {"router"},
         {"metrics", "access", "tasks", "shortage", "engines", "protocol", "errors"},
     ],
     "pd_loadgen": [
@@ -81,6 +81,11 @@ LAYERS: dict[str, list[set[str]]] = {
         {"search", "calibrate"},
         {"des"},
         {"profile", "traffic"},
+    ],
+    "pd_routing": [
+        {"adaptive", "reject", "books"},
+        {"predict"},
+        {"costs", "view", "names"},
     ],
     "pd_simulator": [
         {"__main__"},

@@ -18,7 +18,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for
 from support.workers import running_workers
 
 from pd_contracts.names import Connector, Role
-from pd_proxy.routing.names import Routing
+from pd_routing.names import Routing
 from pd_simulator.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"

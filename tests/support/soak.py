@@ -25,8 +25,8 @@ from support.simulator import Simulator, settings_for, spawned
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
 from pd_contracts.stats import ProxyStats
-from pd_proxy.routing.names import Routing
 from pd_proxy.settings import Settings as ProxySettings
+from pd_routing.names import Routing
 from pd_simulator.settings import Settings
 
 PROFILE: Final = Path(__file__).with_name("soak.toml")

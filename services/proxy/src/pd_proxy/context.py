@@ -14,13 +14,13 @@ from pd_proxy.errors import ShuttingDownError
 from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Metrics
-from pd_proxy.routing.books import Books
-from pd_proxy.routing.router import Router
+from pd_proxy.router import Router
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
 from pd_proxy.tasks import Tasks
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
+from pd_routing.books import Books
 
 
 class Engines(Protocol):

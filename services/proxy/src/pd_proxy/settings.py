@@ -16,9 +16,9 @@ from pd_contracts.profiles import shipped
 from pd_contracts.settings import fields, shown
 from pd_proxy.engines.policy import Policy
 from pd_proxy.protocol.generation import IMAGE_MAX_TOKENS, MAX_BODY_ITEMS, MAX_PROMPTS, Limits
-from pd_proxy.routing.costs import Costs, read_costs
-from pd_proxy.routing.names import Reject, Routing
-from pd_proxy.routing.view import Objectives
+from pd_routing.costs import Costs, read_costs
+from pd_routing.names import Reject, Routing
+from pd_routing.view import Objectives
 
 # Credentials, ids, and headers that describe the message's encoding.
 OWN_HEADERS: Final = frozenset(

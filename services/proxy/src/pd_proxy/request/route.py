@@ -18,7 +18,7 @@ from pd_proxy.errors import (
 )
 from pd_proxy.kv.budget import Claim
 from pd_proxy.protocol.generation import Generation
-from pd_proxy.routing.reject import Prediction
+from pd_routing.reject import Prediction
 
 Able: TypeAlias = Callable[[Instance], bool]
 

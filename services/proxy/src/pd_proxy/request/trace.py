@@ -9,7 +9,7 @@ from quart import Request
 from pd_contracts.timing import Stages
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import ProxyError
-from pd_proxy.routing.router import Journey
+from pd_proxy.router import Journey
 from pd_proxy.upstream.answers import Stream
 
 CLIENT_LEFT: Final = 499  # as nginx logs it; it is never sent

@@ -9,14 +9,14 @@ from pd_contracts.stats import EngineLoadStats, RoutingStats
 from pd_proxy.engines.pairing import Late, Needs, Pair, Route, Solo, able_for, compatible
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import SloError
-from pd_proxy.routing import adaptive
-from pd_proxy.routing.adaptive import ModeSwitch, Placement, Why
-from pd_proxy.routing.books import Books, Ticket
-from pd_proxy.routing.costs import Costs
-from pd_proxy.routing.names import Reject, Routing
-from pd_proxy.routing.predict import span_ms, tpot_ms
-from pd_proxy.routing.reject import Prediction, Way, predict
-from pd_proxy.routing.view import View
+from pd_routing import adaptive
+from pd_routing.adaptive import ModeSwitch, Placement, Why
+from pd_routing.books import Books, Ticket
+from pd_routing.costs import Costs
+from pd_routing.names import Reject, Routing
+from pd_routing.predict import span_ms, tpot_ms
+from pd_routing.reject import Prediction, Way, predict
+from pd_routing.view import View
 
 # Only with this connector can decode be chosen after prefill has answered, and prefill write the first token.
 LATE_DECODE: Final = Connector.P2P

@@ -12,9 +12,9 @@ from enum import StrEnum
 from math import inf, sqrt
 from typing import Final
 
-from pd_proxy.routing.costs import Costs
-from pd_proxy.routing.predict import span_ms, tpot_ms, ttft_ms
-from pd_proxy.routing.view import Traffic, View
+from pd_routing.costs import Costs
+from pd_routing.predict import span_ms, tpot_ms, ttft_ms
+from pd_routing.view import Traffic, View
 
 # Shares of the TPOT objective: above the first, plain engines are predicted to fail; below the second, to suffice again.
 SPLIT_AT: Final = 0.95

@@ -6,7 +6,7 @@ from math import inf
 import pytest
 
 from pd_contracts.names import Connector
-from pd_proxy.routing.adaptive import (
+from pd_routing.adaptive import (
     DWELL_MS,
     Mode,
     ModeSwitch,
@@ -17,11 +17,11 @@ from pd_proxy.routing.adaptive import (
     place_local_first,
     plain_tpot_ms,
 )
-from pd_proxy.routing.books import LEAST_CORRECTION, Books
-from pd_proxy.routing.costs import Costs, CostsError, read_costs
-from pd_proxy.routing.predict import prompt_ms, tpot_ms, ttft_ms
-from pd_proxy.routing.reject import Way, predict
-from pd_proxy.routing.view import EngineLoad, Objectives, Traffic, View
+from pd_routing.books import LEAST_CORRECTION, Books
+from pd_routing.costs import Costs, CostsError, read_costs
+from pd_routing.predict import prompt_ms, tpot_ms, ttft_ms
+from pd_routing.reject import Way, predict
+from pd_routing.view import EngineLoad, Objectives, Traffic, View
 
 # A prompt token takes 0.01 ms, a step 5 ms, a hand-over 2 ms.
 COSTS = Costs(

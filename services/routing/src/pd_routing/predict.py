@@ -6,8 +6,8 @@ decode step grows with the number of answers and their context.
 
 from typing import Final
 
-from pd_proxy.routing.costs import Costs
-from pd_proxy.routing.view import EngineLoad, Traffic
+from pd_routing.costs import Costs
+from pd_routing.view import EngineLoad, Traffic
 
 # The largest share of an engine's time that prompts can take.
 MOST_OF_TIME: Final = 0.95

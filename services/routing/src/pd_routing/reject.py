@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from pd_proxy.routing.costs import Costs
-from pd_proxy.routing.predict import span_ms, step_ms, tpot_ms, ttft_ms
-from pd_proxy.routing.view import View
+from pd_routing.costs import Costs
+from pd_routing.predict import span_ms, step_ms, tpot_ms, ttft_ms
+from pd_routing.view import View
 
 # Shares of the objectives above which requests are rejected. For TTFT, the queue can still grow before an admitted request has its turn, and
 # predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a margin of a tenth.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from math import exp
 from typing import Final
 
-from pd_proxy.routing.costs import Costs
-from pd_proxy.routing.predict import prompt_ms, span_ms, step_ms
-from pd_proxy.routing.view import EngineLoad, Objectives, Traffic, View
+from pd_routing.costs import Costs
+from pd_routing.predict import prompt_ms, span_ms, step_ms
+from pd_routing.view import EngineLoad, Objectives, Traffic, View
 
 TRAFFIC_MS: Final = 3000.0
 RECENT_ANSWERS: Final = 300
