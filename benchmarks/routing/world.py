@@ -105,6 +105,7 @@ class World:
         self._policy = policy
         self._costs = believed(policy.margin)
         self._books = Books(self._costs, objectives)
+        self._books.know(dict.fromkeys(range(count), KV_TOKENS))
         self._switch = ModeSwitch()
         self._events: list[tuple[float, int, int, int, bool]] = []
         self._tickets: list[Ticket | None] = [None] * len(load)

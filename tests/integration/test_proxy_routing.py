@@ -14,6 +14,7 @@ from support.simulator import settings_for, spawned
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
 from pd_routing.names import Reject, Routing
+from pd_simulator.profile import load_profile
 
 PROMPT = [1] * 1000
 TEXT: dict[str, Any] = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4}
@@ -199,6 +200,7 @@ async def test_roles_emerge_and_answers_stay_what_they_were() -> None:
         assert stats is not None
         assert stats.mode == "split"
         assert [(engine.sequences, engine.context_tokens) for engine in stats.engines] == [(0, 0)] * 3
+        assert [engine.room_tokens for engine in stats.engines] == [load_profile("demo").memory.kv_tokens] * 3
 
 
 def said(reply: Any) -> str:

@@ -293,6 +293,7 @@ async def test_metrics_have_vllms_names_and_count(simulator: Simulator) -> None:
     assert await simulator.metric(f'{by_source}"local_compute"') == 10
     assert await simulator.metric(f'{by_source}"external_kv_transfer"') == 0
     assert await simulator.metric("vllm:time_to_first_token_seconds_count") == 2
+    assert await simulator.metric("vllm:cache_config_info") == 1
     assert await simulator.metric("vllm:inter_token_latency_seconds_count") == 6
     assert await simulator.metric('vllm:request_success_total{engine="0",finished_reason="length"') == 2
 

@@ -62,6 +62,7 @@ class EngineLoadStats(msgspec.Struct, frozen=True, kw_only=True):
         context_tokens: tokens behind them, prompts included.
         queue_ms: time until the prompts that were sent there are computed.
         tpot_ms: what one more answer would take a token there; None if that is without bound.
+        room_tokens: tokens of its KV cache that its answers leave free when they are complete; None if it did not tell the size.
     """
 
     name: str
@@ -69,6 +70,7 @@ class EngineLoadStats(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int = 0
     queue_ms: float = 0.0
     tpot_ms: float | None = None
+    room_tokens: int | None = None
 
 
 class RoutingStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
-"""What P2pConnector says on the metrics page of its engine."""
+"""What an engine and its P2pConnector say on the engine's metrics page."""
 
 import pytest
 
-from pd_proxy.kv.engine_page import draws_of, transport_to
+from pd_proxy.kv.engine_page import draws_of, kv_tokens_of, transport_to
 
 PAGE = b"""# HELP pd_kv_peer_up Whether a connection to another engine stands, by its address and transport.
 # TYPE pd_kv_peer_up gauge
@@ -25,8 +25,23 @@ def test_the_transport_is_that_of_the_open_connection(address: str, expected: st
 def test_metrics_without_a_connection_name_no_transport(page: bytes) -> None:
     assert transport_to("10.0.0.7:22001", page) == ""
     assert draws_of(page) == ""
+    assert kv_tokens_of(page) == 0
 
 
 def test_how_an_engine_draws_for_a_seed_is_read_with_its_version() -> None:
     assert draws_of(PAGE) == "v2 0.33.0 fp32"
     assert draws_of(PAGE.replace(b"pd_seeded_draws{", b"pd_seeded_draws_of_others{")) == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "tokens"),
+    [
+        (b'block_size="16",kv_cache_size_tokens="399984",num_gpu_blocks="25000"', 399_984),
+        (b'block_size="16",engine="0",num_gpu_blocks="25000"', 400_000),
+        (b'block_size="16",kv_cache_size_tokens="None",num_gpu_blocks="25000"', 400_000),
+        (b'block_size="16",num_gpu_blocks="None"', 0),
+        (b'enable_prefix_caching="True"', 0),
+    ],
+)
+def test_the_size_of_the_kv_cache_is_read_in_tokens(labels: bytes, tokens: int) -> None:
+    assert kv_tokens_of(PAGE + b"vllm:cache_config_info{" + labels + b"} 1.0\n") == tokens

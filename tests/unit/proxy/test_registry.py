@@ -76,13 +76,13 @@ def test_a_version_that_no_ping_told_is_what_the_engine_says_itself() -> None:
     assert only(table).version == ""
 
 
-def test_how_an_engine_draws_is_forgotten_with_its_process() -> None:
+def test_what_an_engine_tells_of_itself_is_forgotten_with_its_process() -> None:
     table = registry()
     table.ping(ping(1), 0.0)
-    table.healthy(only(table), MODELS, draws="v2 0.33.0 fp32")
-    assert only(table).draws == "v2 0.33.0 fp32"
+    table.healthy(only(table), MODELS, draws="v2 0.33.0 fp32", kv_tokens=400_000)
+    assert (only(table).draws, only(table).kv_tokens) == ("v2 0.33.0 fp32", 400_000)
     table.healthy(only(table), [{"id": "another process"}])
-    assert only(table).draws == ""
+    assert (only(table).draws, only(table).kv_tokens) == ("", 0)
 
 
 def test_a_version_that_a_ping_told_stays() -> None:

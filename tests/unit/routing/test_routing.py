@@ -249,11 +249,11 @@ def test_with_several_proxies_the_others_are_taken_to_send_as_much() -> None:
 def test_engines_that_are_gone_are_forgotten_when_nothing_is_counted_there() -> None:
     kept = books()
     ticket = kept.sent(0, 1, 1000, answers=True)
-    kept.forget({2})
+    kept.know({2: inf})
     assert kept.view(0).of(1).sequences == 1
 
     kept.ended(ticket)
-    kept.forget({2})
+    kept.know({2: inf})
     assert 1 not in kept.view(0).engines
 
 
@@ -293,23 +293,65 @@ def test_answers_are_refused_only_if_no_engine_has_room_for_one_more() -> None:
     assert "TPOT_SLO_MS is 10" in found.sentence
 
 
+def test_an_answer_whose_kv_fits_on_no_engine_is_refused() -> None:
+    full, way = replace(busy(), room=1050.0), Way(1, [2, 3], local=False)
+
+    assert predict(COSTS, view({2: full, 3: full}), 950, way).sentence == ""
+    assert predict(COSTS, view({2: full, 3: busy()}), 1000, way).sentence == ""
+    assert (
+        predict(COSTS, view({2: full, 3: full}), 1000, way).sentence
+        == "no engine that could decode it has room for its KV"
+    )
+
+
+def arrive(kept: Books, since: float, requests: int, gap: float, *, late: bool) -> float:
+    """Requests that are all predicted to be late, or all not; returns when the last one came."""
+    for _ in range(requests):
+        since += gap
+        kept.arrived(since, 1000)
+        kept.predicted(late=late)
+    return since
+
+
 def test_a_burst_is_admitted_and_overload_is_not() -> None:
     kept, way = books(), Way(1, [1], local=True)
     queue = [kept.sent(0, 1, 1000, answers=True) for _ in range(30)]
-    found = predict(COSTS, kept.view(0), 1000, way)
+    now = arrive(kept, 0.0, 1000, 10.0, late=False)
+    found = predict(COSTS, kept.view(now), 50_000, way)
     assert found.late
     assert not found.refused
 
-    for _ in range(10):
-        kept.predicted(late=True)
-    assert not predict(COSTS, kept.view(0), 1000, way).refused
-    for _ in range(10):
-        kept.predicted(late=True)
-    assert predict(COSTS, kept.view(0), 1000, way).refused
-
+    now = arrive(kept, now, 160, 10.0, late=True)  # 1.6 s
+    assert not predict(COSTS, kept.view(now), 50_000, way).refused
+    now = arrive(kept, now, 40, 10.0, late=True)
+    assert predict(COSTS, kept.view(now), 50_000, way).refused
     for ticket in queue:
         kept.ended(ticket)
-    assert not predict(COSTS, kept.view(0), 1000, way).late
+    assert not predict(COSTS, kept.view(now), 1000, way).late
+
+
+@pytest.mark.parametrize(("gap", "least"), [(1000.0, 17), (10.0, 170)])
+def test_overload_begins_after_a_share_of_requests_and_of_time(gap: float, least: int) -> None:
+    kept = books()
+    now = arrive(kept, 0.0, 1000, gap, late=False)
+
+    now = arrive(kept, now, least, gap, late=True)
+    assert not kept.overload
+    arrive(kept, now, least // 5, gap, late=True)
+    assert kept.overload
+
+
+def test_overload_ends_only_when_few_requests_are_late() -> None:
+    """At 1.3 times the capacity one request in four has to go; without a second threshold, the queue would grow between rejections."""
+    kept = books()
+    now = arrive(kept, 0.0, 1000, 10.0, late=True)
+
+    for _ in range(200):
+        now = arrive(kept, now, 1, 10.0, late=True)
+        now = arrive(kept, now, 4, 10.0, late=False)
+        assert kept.overload
+    arrive(kept, now, 1000, 10.0, late=False)
+    assert not kept.overload
 
 
 def test_a_long_prompt_beside_short_answers_is_not_refused_if_answers_have_time() -> None:
@@ -388,6 +430,39 @@ def test_where_nobody_is_in_time_the_least_late_computes_it() -> None:
 def test_answers_go_where_answers_are_until_there_is_no_time_left() -> None:
     assert decode_on(COSTS, view({1: busy(), 2: busy(40)}), ENGINES, 1000) == 1
     assert decode_on(COSTS, view({1: busy(400), 2: busy(400)}), ENGINES, 1000) in (3, 4)
+
+
+def test_answers_and_prompts_beside_them_go_only_where_their_kv_fits() -> None:
+    full = replace(busy(), room=1050.0)
+    last = {1: full, 2: busy(40), 3: full, 4: full}
+
+    assert decode_on(COSTS, view({1: full, 2: busy(40)}), ENGINES, 900) == 1
+    assert decode_on(COSTS, view({1: full, 2: busy(40)}), ENGINES, 1000) == 2
+    assert decode_on(COSTS, view({1: full, 2: full}), ENGINES, 1000) in (3, 4)
+    assert decode_with_least(COSTS, view(last), ENGINES, 1000) == 2
+    assert place(COSTS, view(last), Mode.PLAIN, ENGINES, 1000).engine == 2
+    assert place(COSTS, view(last), Mode.SPLIT, ENGINES, 1000).engine == 2
+    assert place_local_first(COSTS, view(last), ENGINES, 1000).engine == 2
+
+
+def test_an_engine_without_answers_takes_one_that_is_larger_than_its_kv_cache_seems() -> None:
+    kept = books()
+    kept.know({1: 500.0, 2: 500.0})
+
+    assert kept.view(0).of(1).room == 500
+    assert kept.view(0).fits(1, 1000)
+
+
+def test_the_room_for_kv_is_what_complete_answers_leave() -> None:
+    kept = books()
+    kept.know({1: 10_000.0})
+    kept.ended(kept.sent(0, 1, 1000, answers=True), 100)
+    ticket = kept.sent(0, 1, 1000, answers=True)
+
+    assert kept.view(0).of(1).room == 10_000 - 1000 - 100
+    assert kept.view(0).of(2).room == inf
+    kept.ended(ticket)
+    assert kept.view(0).of(1).room == 10_000
 
 
 def test_the_last_engine_without_answers_gets_none_while_others_have_some() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from pd_contracts.names import Connector, Role
@@ -67,7 +68,7 @@ class Router:
         """A request has arrived at `now` (seconds), with `prompt` tokens."""
         if instances is not self._known:
             self._known = instances
-            self.books.forget({instance.incarnation for instance in instances})
+            self.books.know({instance.incarnation: instance.kv_tokens or inf for instance in instances})
         self.books.arrived(1e3 * now, prompt)
 
     def place(self, instances: Sequence[Instance], needs: Needs, prompt: int, now: float) -> Solo | Late | None:
@@ -155,6 +156,7 @@ class Router:
                     context_tokens=round(view.of(i.incarnation).context),
                     queue_ms=round(view.of(i.incarnation).queue_ms, 1),
                     tpot_ms=_shown(tpot_ms(costs, view.of(i.incarnation), view.traffic, 0, span=span, local=False)),
+                    room_tokens=_whole(view.of(i.incarnation).room),
                 )
                 for i in instances
             ],
@@ -185,3 +187,8 @@ class Router:
 def _shown(milliseconds: float) -> float | None:
     """A number for JSON, which has no infinity: None."""
     return round(milliseconds, 2) if milliseconds < 1e9 else None
+
+
+def _whole(tokens: float) -> int | None:
+    """A whole number for JSON; None for infinity."""
+    return round(tokens) if tokens < inf else None

@@ -100,9 +100,9 @@ def place(costs: Costs, view: View, mode: Mode, engines: Sequence[int], prompt: 
 def _plain(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Placement:
     objectives = view.objectives
 
-    def strain(engine: int) -> float:
+    def strain(engine: int) -> tuple[bool, float]:
         load = view.of(engine)
-        return max(
+        return not view.fits(engine, prompt), max(
             ttft_ms(costs, load, prompt) / objectives.ttft,
             _tpot(costs, view, engine, prompt, local=True) / objectives.tpot,
         )
@@ -121,7 +121,9 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
             return Placement(soonest, local=False, why=Why.HANDED_OVER)
     tpot = {engine: _tpot(costs, view, engine, prompt, local=True) for engine in engines}
     limit = OVERFLOW_TPOT * view.correction * objectives.tpot
-    roomy = [e for e in engines if view.of(e).sequences and tpot[e] <= limit and ttft[e] <= enough]
+    roomy = [
+        e for e in engines if view.of(e).sequences and tpot[e] <= limit and ttft[e] <= enough and view.fits(e, prompt)
+    ]
     if roomy:
         return Placement(min(roomy, key=tpot.__getitem__), local=True, why=Why.OVERFLOW)
     late = min(engines, key=lambda e: ttft[e] + PER_ANSWER * objectives.ttft * view.of(e).sequences)
@@ -134,7 +136,7 @@ def place_local_first(costs: Costs, view: View, engines: Sequence[int], prompt: 
     ttft = {engine: ttft_ms(costs, view.of(engine), prompt) for engine in engines}
     tpot = {engine: _tpot(costs, view, engine, prompt, local=True) for engine in engines}
     enough, limit = TTFT_ENOUGH * objectives.ttft, LOCAL_TPOT * view.correction * objectives.tpot
-    local = [engine for engine in engines if ttft[engine] <= enough and tpot[engine] <= limit]
+    local = [e for e in engines if ttft[e] <= enough and tpot[e] <= limit and view.fits(e, prompt)]
     if local:
         return Placement(min(local, key=tpot.__getitem__), local=True, why=Why.LOCAL)
     in_time = [engine for engine in engines if ttft[engine] + costs.handover_ms(prompt) <= enough]
@@ -152,11 +154,11 @@ def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> 
     tpot = {engine: _tpot(costs, view, engine, prompt, local=False) for engine in engines}
     writing = [engine for engine in engines if view.of(engine).sequences]
     empty = [engine for engine in engines if not view.of(engine).sequences]
-    least = min(writing, key=tpot.__getitem__, default=None)
+    least = min(writing, key=lambda e: (not view.fits(e, prompt), tpot[e]), default=None)
     limit = DECODE_TPOT * view.correction
     if _prompts_need(costs, view.traffic) > len(empty) - 1:  # with one engine less, prompts would queue up without end
         limit = max(limit, 1.0)
-    if least is not None and tpot[least] <= limit * view.objectives.tpot:
+    if least is not None and tpot[least] <= limit * view.objectives.tpot and view.fits(least, prompt):
         return least
     if len(empty) >= 2 or least is None:
         return min(empty, key=lambda engine: view.of(engine).queue_ms)
@@ -170,7 +172,7 @@ def _prompts_need(costs: Costs, traffic: Traffic) -> float:
 
 def decode_with_least(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:
     """The engine that decodes if all engines do everything: the one with the lowest TPOT."""
-    return min(engines, key=lambda engine: _tpot(costs, view, engine, prompt, local=False))
+    return min(engines, key=lambda e: (not view.fits(e, prompt), _tpot(costs, view, e, prompt, local=False)))
 
 
 def _tpot(costs: Costs, view: View, engine: int, prompt: int, *, local: bool) -> float:

@@ -6,8 +6,9 @@ is computed: `late` is how much later than estimated the last one was. An overdu
 
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, inf
 from typing import Final
 
 from pd_routing.costs import Costs
@@ -21,14 +22,19 @@ ANSWER_WEIGHT: Final = 0.01
 # How much one answer changes the correction: down if it missed its TPOT, up if not. In balance, 6 % miss it.
 CORRECTION_STEP: Final = 0.004
 MAY_MISS: Final = 0.06
-# The weight of one request in the share of those that are predicted to be late.
+# The weight of one request in the share of those that are predicted to be late: it is averaged over so many ms, and at least over 50 requests.
 LATE_WEIGHT: Final = 0.02
+LATE_MS: Final = 5000.0
+# Overload begins above the first share and ends below the second one: a burst passes, overload stays.
+OVERLOAD_FROM: Final = 0.3
+OVERLOAD_TO: Final = 0.1
 LEAST_CORRECTION: Final = 0.6
 MOST_CORRECTION: Final = 1.1
 
 
 @dataclass(slots=True)
 class _Engine:
+    kv_tokens: float = inf
     answers: int = 0
     prompts: float = 0.0
     writing: int = 0
@@ -103,7 +109,8 @@ class Books:
         self.costs = costs
         self.objectives = objectives
         self.correction = 1.0
-        self.late_share = 0.0
+        self.overload = False
+        self._late_share = 0.0
         self._share = share
         self._engines: dict[int, _Engine] = {}
         self._arrivals = _Arrivals()
@@ -113,14 +120,16 @@ class Books:
         self._arrivals.add(now, prompt, self.costs.beside_with_launch_ms(prompt))
 
     def predicted(self, *, late: bool) -> None:
-        """Whether a new request was predicted to miss an objective."""
-        self.late_share += LATE_WEIGHT * (late - self.late_share)
+        """Whether the request that has just arrived is predicted to miss an objective."""
+        rate = self._arrivals.rate
+        self._late_share += min(LATE_WEIGHT, 1 / (LATE_MS * rate) if rate else 1.0) * (late - self._late_share)
+        self.overload = self._late_share > (OVERLOAD_TO if self.overload else OVERLOAD_FROM)
 
     def view(self, now: float) -> View:
         traffic = self.traffic(now)
         span = span_ms(traffic, self.objectives.tpot)
         loads = {number: self._load(engine, now, traffic, span) for number, engine in self._engines.items()}
-        return View(loads, traffic, self.objectives, self.correction, self.late_share)
+        return View(loads, traffic, self.objectives, self.correction, self.overload)
 
     def traffic(self, now: float) -> Traffic:
         seen, share = self._arrivals, self._share
@@ -192,12 +201,14 @@ class Books:
             moved = self.correction + CORRECTION_STEP * (MAY_MISS - (tpot > self.objectives.tpot))
             self.correction = min(MOST_CORRECTION, max(LEAST_CORRECTION, moved))
 
-    def forget(self, engines: set[int]) -> None:
-        """Drop engines that are not among `engines`, once they have no requests."""
+    def know(self, engines: Mapping[int, float]) -> None:
+        """The present engines with the sizes of their KV caches in tokens; others are dropped once they have no requests."""
         for number in [
             n for n, book in self._engines.items() if n not in engines and not book.answers and not book.waiting
         ]:
             del self._engines[number]
+        for number, tokens in engines.items():
+            self._engines.setdefault(number, _Engine()).kv_tokens = tokens
 
     def _answering(self, ticket: Ticket, engine: int) -> None:
         book = self._engines.setdefault(engine, _Engine())
@@ -219,11 +230,12 @@ class Books:
         oldest = next(iter(book.waiting), None)
         late = book.late if oldest is None else max(book.late, now - oldest.computed_at)
         ahead = max(0.0, book.ready_at + late - now)
+        room = book.kv_tokens - prompts - answers * traffic.answer
         if not answers:
-            return EngineLoad(0, 0.0, ahead, share * work)
+            return EngineLoad(0, 0.0, ahead, share * work, room)
         pace = step_ms(self.costs, EngineLoad(answers, prompts), traffic) / (1 - min(0.9, work / span))
         written = min((book.writing * now - book.writing_since) / pace, book.writing * traffic.answer)
-        return EngineLoad(answers, prompts + share * max(0.0, written), ahead, share * work)
+        return EngineLoad(answers, prompts + share * max(0.0, written), ahead, share * work, room)
 
 
 def _faded(book: _Engine, now: float, span: float) -> float:

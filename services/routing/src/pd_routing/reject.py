@@ -18,8 +18,6 @@ from pd_routing.view import View
 # predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a margin of a tenth.
 TTFT_SHARE: Final = 0.9
 TPOT_SHARE: Final = 1.1
-# The share of recent requests that may be predicted to be late before any is rejected: a burst passes, overload stays.
-MAY_BE_LATE: Final = 0.3
 MOST_RETRY_S: Final = 60
 
 
@@ -61,12 +59,15 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
     """The prediction for a request on this way."""
     ttft = ttft_on(costs, view, prompt, way)
     tpot = min(_tpot(costs, view, prompt, engine) for engine in way.answer_at)
-    objectives, overload = view.objectives, view.late_share > MAY_BE_LATE
+    objectives, overload = view.objectives, view.overload
     if ttft > TTFT_SHARE * objectives.ttft:
         text = f"the first token would come after {ttft:.0f} ms, and TTFT_SLO_MS is {objectives.ttft:g}"
         return Prediction(ttft, tpot, text, _retry_s(ttft - TTFT_SHARE * objectives.ttft), overload)
     if tpot > TPOT_SHARE * objectives.tpot:
         text = f"each token would take {tpot:.1f} ms on the least loaded engine, and TPOT_SLO_MS is {objectives.tpot:g}"
+        return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload)
+    if not any(view.fits(engine, prompt) for engine in way.answer_at):
+        text = "no engine that could decode it has room for its KV"
         return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload)
     return Prediction(ttft, tpot)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 # The assumed length of answers before one has ended, in tokens.
@@ -25,12 +26,14 @@ class EngineLoad:
         context: the sum of their context tokens: prompts and output so far.
         queue_ms: the time still needed for the prompts that were sent there.
         prompts_ms: the recent cost of prompts there; it decays within the time of an answer.
+        room: tokens of its KV cache that are still free when all these answers are complete; infinite if its size is not known.
     """
 
     sequences: int = 0
     context: float = 0.0
     queue_ms: float = 0.0
     prompts_ms: float = 0.0
+    room: float = inf
 
 
 IDLE: Final = EngineLoad()
@@ -60,14 +63,19 @@ class View:
 
     Attributes:
         correction: factor on the TPOT objective in decisions; below 1 after answers that missed it.
-        late_share: the share of recent requests that were predicted to miss an objective, whether they were rejected or not.
+        overload: for some time, many requests have been predicted to miss an objective, whether they were rejected or not.
     """
 
     engines: Mapping[int, EngineLoad]
     traffic: Traffic
     objectives: Objectives
     correction: float = 1.0
-    late_share: float = 1.0
+    overload: bool = True
 
     def of(self, engine: int) -> EngineLoad:
         return self.engines.get(engine, IDLE)
+
+    def fits(self, engine: int, prompt: int) -> bool:
+        """Whether one more answer to a prompt of so many tokens fits into the engine's KV cache, which would otherwise delay it."""
+        load = self.of(engine)
+        return not load.sequences or prompt + self.traffic.answer <= load.room

@@ -10,7 +10,7 @@ from time import monotonic
 from pd_contracts.names import Connector
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import ConnectTimeoutError, OutOfDescriptorsError, RefusedError, UnreachableError, UpstreamError
-from pd_proxy.kv.engine_page import draws_of
+from pd_proxy.kv.engine_page import draws_of, kv_tokens_of
 from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.models import ask_models, ask_version, check_health
 
@@ -42,14 +42,15 @@ class Admission:
             await check_health(self._context.upstream, instance, settings.health_timeout_s)
             if registry.current(instance) is None:
                 return  # it has restarted; its successor has a check of its own
-            models, version, draws = registry.models(instance), instance.version, instance.draws
+            models, version = registry.models(instance), instance.version
+            draws, kv_tokens = instance.draws, instance.kv_tokens
             if instance.state is State.JOINING or monotonic() >= self._asked.get(instance.incarnation, 0.0):
                 models = await ask_models(self._context.upstream, instance, settings.health_timeout_s, settings.model)
                 self._asked[instance.incarnation] = monotonic() + settings.models_interval_s
                 # Neither Kubernetes nor vLLM's own pings tell the version, and what an engine can do depends on it.
                 version = version or await ask_version(self._context.upstream, instance, settings.health_timeout_s)
-                draws = draws or await self._draws(instance)
-            changes = registry.healthy(instance, models, version, draws)
+                draws, kv_tokens = await self._told(instance)
+            changes = registry.healthy(instance, models, version, draws, kv_tokens)
         except OutOfDescriptorsError:
             changes = []  # this says nothing about the engine
         except UpstreamError as error:
@@ -63,12 +64,14 @@ class Admission:
             self._checking.discard(instance.incarnation)
         self._context.noted(changes)
 
-    async def _draws(self, instance: Instance) -> str:
-        """How the engine draws for a seed, which only matters for streams that move; empty if its page cannot be read."""
-        settings = self._context.settings
-        if not settings.migrate or instance.connector is not Connector.P2P:
-            return ""
+    async def _told(self, instance: Instance) -> tuple[str, int]:
+        """What the engine's /metrics page tells, if it matters and is not known: how it draws for a seed, and the size of its KV cache."""
+        settings, draws, kv_tokens = self._context.settings, instance.draws, instance.kv_tokens
+        seeds = settings.migrate and instance.connector is Connector.P2P and not draws
+        if not seeds and not (settings.predicts and not kv_tokens):
+            return draws, kv_tokens
         try:
-            return draws_of(await self._context.upstream.get(instance, "/metrics", settings.health_timeout_s))
+            page = await self._context.upstream.get(instance, "/metrics", settings.health_timeout_s)
         except (OutOfDescriptorsError, UpstreamError):
-            return ""
+            return draws, kv_tokens
+        return (draws_of(page) if seeds else draws), kv_tokens_of(page)

@@ -44,7 +44,7 @@ class State(StrEnum):
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at one moment. `incarnation` is unique to each process ever seen; `models` are model ids.
 
-    The fields from `boot_id` to `image` come from the engine's ping (pd_contracts.ping). `draws`: as `engine_page.draws_of`.
+    The fields from `boot_id` to `image` come from the engine's ping (pd_contracts.ping). `draws` and `kv_tokens`: as `engine_page` reads them.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     image: str = ""
     models: tuple[str, ...] = ()
     draws: str = ""
+    kv_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +215,14 @@ class Registry:
         return changes
 
     def healthy(
-        self, instance: Instance, models: Sequence[dict[str, Any]], version: str = "", draws: str = ""
+        self,
+        instance: Instance,
+        models: Sequence[dict[str, Any]],
+        version: str = "",
+        draws: str = "",
+        kv_tokens: int = 0,
     ) -> list[Change]:
-        """A health check answered 200; `models` are the entries of the engine's `/v1/models`, `version` and `draws` are empty if it told none."""
+        """A health check answered 200; `models` are the entries of the engine's `/v1/models`, the others are empty or 0 if it told none."""
         entry = self._entry(instance)
         if entry is None or entry.lost:
             return []
@@ -228,8 +234,8 @@ class Registry:
             self._replace(entry, models=ids)
         if version and not entry.instance.version:
             self._replace(entry, version=version)
-        if draws != entry.instance.draws:
-            self._replace(entry, draws=draws)
+        if (draws, kv_tokens) != (entry.instance.draws, entry.instance.kv_tokens):
+            self._replace(entry, draws=draws, kv_tokens=kv_tokens)
         return self._settle(entry)
 
     def _replaced(self, entry: _Entry) -> Change:
@@ -238,7 +244,7 @@ class Registry:
         self._incarnations += 1
         entry.models, entry.healthy, entry.complaint = (), False, "serves other models than before"
         entry.suspicion, entry.draining = "", False
-        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="", draws="")
+        self._replace(entry, incarnation=self._incarnations, models=(), model="", version="", draws="", kv_tokens=0)
         self._settle(entry)
         return Change(entry.instance, old.state, gone=old)
 

@@ -1,4 +1,4 @@
-"""What P2pConnector says on its engine's /metrics page. Pure."""
+"""What an engine and its P2pConnector say on the engine's /metrics page. Pure."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 PEER: Final = "pd_kv_peer_up"
 DRAWS: Final = "pd_seeded_draws"
+CACHE: Final = "vllm:cache_config_info"
 
 
 def transport_to(address: str, page: bytes) -> str:
@@ -20,6 +21,15 @@ def draws_of(page: bytes) -> str:
     Engines for which it is equal draw the same token at the same position.
     """
     return next((labels.get("draws", "") for labels in _set(DRAWS, page)), "")
+
+
+def kv_tokens_of(page: bytes) -> int:
+    """The size of the engine's KV cache in tokens; 0 if it does not tell. Older versions of vLLM tell its blocks only."""
+    labels = next(_set(CACHE, page), {})
+    tokens, blocks, size = (labels.get(n, "") for n in ("kv_cache_size_tokens", "num_gpu_blocks", "block_size"))
+    if tokens.isdecimal():
+        return int(tokens)
+    return int(blocks) * int(size) if blocks.isdecimal() and size.isdecimal() else 0
 
 
 def _set(series: str, page: bytes) -> Iterator[Mapping[str, str]]:

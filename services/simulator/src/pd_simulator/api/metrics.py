@@ -27,6 +27,7 @@ class EngineCollector(Collector):
         yield from self._counters()
         yield from self._peers()
         yield from self._draws()
+        yield self._cache()
         stats = self._engine.stats
         yield self._histogram("vllm:time_to_first_token_seconds", "Time to first token.", stats.ttft)
         yield self._histogram("vllm:inter_token_latency_seconds", "Time between tokens.", stats.itl)
@@ -63,6 +64,16 @@ class EngineCollector(Collector):
             for peer, up in peers.items():
                 family.add_metric((*self._values, *peer), up)
             yield family
+
+    def _cache(self) -> Metric:
+        """The KV cache's size, as vLLM tells it; the simulated one has blocks of one token."""
+        size = str(self._engine.machine.limits.kv_tokens)
+        labels = {"block_size": "1", "kv_cache_size_tokens": size, "num_gpu_blocks": size}
+        family = GaugeMetricFamily(
+            "vllm:cache_config_info", "Information of the KV cache's configuration.", labels=(*_LABELS, *labels)
+        )
+        family.add_metric((*self._values, *labels.values()), 1)
+        return family
 
     def _draws(self) -> Iterator[Metric]:
         """As P2pConnector writes it for an engine whose draws depend on seed and position alone."""
