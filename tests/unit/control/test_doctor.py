@@ -177,8 +177,9 @@ def test_no_finding_of_the_catalogue_is_out_of_reach() -> None:
 def test_the_page_on_operating_lists_every_finding() -> None:
     check = subprocess.run([sys.executable, ROOT / "docs/write_operating.py", "--check"], check=False)
 
-    assert check.returncode == 0, "run python docs/write_operating.py"
-    assert all(f"| `{code}` |" in (ROOT / "docs/operating.md").read_text() for code in CATALOGUE)
+    assert check.returncode == 0, "translate what is new in docs/findings_zh.py, and run python docs/write_operating.py"
+    for page in ("operating.md", "operating.zh.md"):
+        assert all(f"| `{code}` |" in (ROOT / "docs" / page).read_text(encoding="utf-8") for code in CATALOGUE)
 
 
 def test_one_fault_is_told_once() -> None:
