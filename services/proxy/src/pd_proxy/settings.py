@@ -16,7 +16,7 @@ from pd_contracts.profiles import shipped
 from pd_contracts.settings import fields, shown
 from pd_proxy.engines.policy import Policy
 from pd_proxy.protocol.generation import IMAGE_MAX_TOKENS, MAX_BODY_ITEMS, MAX_PROMPTS, Limits
-from pd_routing.costs import Costs, read_costs
+from pd_routing.costs import MARGIN, Costs, read_costs
 from pd_routing.names import Reject, Routing
 from pd_routing.view import Objectives
 
@@ -175,7 +175,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="step times of these engines, for predictions: the path of a profile that `pd-plan calibrate` wrote, or the name of a shipped one"
         ),
     ] = ""
-    step_margin: Annotated[Seconds, Meta(description="factor on the step times of the profile, for predictions")] = 1.1
+    step_margin: Annotated[Seconds, Meta(description="factor on the step times of the profile, for predictions")] = (
+        MARGIN
+    )
     max_num_batched_tokens: Annotated[
         int, Meta(ge=1, description="maximum number of tokens in one step of an engine, for predictions")
     ] = 8192

@@ -5,12 +5,17 @@ per_context_token · context tokens of the batch`. A step that does both takes t
 less than its launch by the engine's CPU, unless a CUDA graph holds it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
 from pd_contracts import profiles
 from pd_contracts.names import Connector
+
+# STEP_MARGIN, unless it is set.
+MARGIN: Final = 1.1
 
 
 class CostsError(ValueError):
@@ -124,18 +129,27 @@ class Costs:
 
 
 def read_costs(profile: str, connector: Connector, *, margin: float, budget: int) -> Costs:
-    """The costs of a profile (see `pd_contracts.profiles`), each multiplied by `margin`.
-
-    The margin is above 1, because underestimated steps are worse than overestimated ones: engines would get more than they can do in time.
+    """The costs of a profile by its name or path (see `pd_contracts.profiles`), each multiplied by `margin`.
 
     Raises:
         CostsError: if there is no such profile, or a number is missing.
     """
     try:
-        read = msgspec.convert(profiles.document(profile), _Profile)
+        return costs_of(profiles.document(profile), connector, margin=margin, budget=budget)
     except (profiles.ProfileError, msgspec.ValidationError) as error:
         msg = f"STEP_PROFILE={profile!r} cannot be used: {error}"
         raise CostsError(msg) from error
+
+
+def costs_of(document: Mapping[str, Any], connector: Connector, *, margin: float = MARGIN, budget: int) -> Costs:
+    """The costs of a profile that was read.
+
+    The margin is above 1, because underestimated steps are worse than overestimated ones: engines would get more than they can do in time.
+
+    Raises:
+        ValidationError: msgspec's, if a number is missing.
+    """
+    read = msgspec.convert(document, _Profile)
     decode, move = read.combined or read.decode, read.handoff.get(connector, _Handover())
     return Costs(
         prompt_base=margin * read.prefill.base_ms,
