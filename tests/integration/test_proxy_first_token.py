@@ -10,6 +10,7 @@ from support.handoff import CHAT, COMPLETIONS, stand, text_of
 from support.proxy import TEXT as FAKE
 from support.proxy import Call, FakeEngine, document, running_proxy
 
+import pd_simulator.server
 from pd_contracts.names import Connector
 from pd_proxy.request import announcement
 from pd_proxy.settings import When, Writer
@@ -125,8 +126,8 @@ EXCLUDED: list[tuple[str, dict[str, Any]]] = [
     ("truncation", {"truncate_prompt_tokens": 5}),
     ("special_tokens", {"skip_special_tokens": False}),
     ("stream_interval", {"stream_interval": 2}),
-    ("seed", {"seed": 1, "temperature": 0.5}),
 ]
+SEEDED: dict[str, Any] = {"seed": 7, "temperature": 0.5, "ignore_eos": True, "max_tokens": 9}
 
 
 async def test_what_a_second_engine_would_answer_differently_one_answers_alone() -> None:
@@ -140,6 +141,39 @@ async def test_what_a_second_engine_would_answer_differently_one_answers_alone()
         _, stages = await here.ask(CHAT, {**MESSAGES, "max_tokens": 5, **tools})
         assert stages.first_token_reason == "tools"
         assert (await here.proxy.stats()).handed_off == 0
+
+
+async def test_a_seeded_answer_is_handed_over_where_both_draw_by_position() -> None:
+    async with stand() as here:
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            body: dict[str, Any] = {**base, **SEEDED, "stream": stream}
+            found, stages = await here.ask(path, body)
+            assert stages.first_token == "prefill"
+            assert found == await here.expected(path, body)
+            assert found != await here.expected(path, body | {"seed": 8})
+
+
+@pytest.mark.parametrize("draws", [(False, False), (True, False), (False, True)], ids=str)
+async def test_a_seeded_answer_is_decodes_alone_where_the_two_draw_otherwise(draws: tuple[bool, bool]) -> None:
+    async with stand(prefill_draws=draws[0], draws=draws[1:]) as here:
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            body: dict[str, Any] = {**base, **SEEDED, "stream": stream}
+            found, stages = await here.ask(path, body)
+            assert (stages.first_token, stages.first_token_reason) == ("", "seed")
+            assert found == await here.expected(path, body)
+        _, greedy = await here.ask(COMPLETIONS, {**IDS, **SEEDED, "temperature": 0})
+        assert greedy.first_token == "prefill"
+
+
+async def test_a_seeded_answer_would_be_another_where_draws_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pd_simulator.server, "_draws", lambda _: "as if by position")
+    async with stand(prefill_draws=False, draws=(False,)) as here:
+        body = {**IDS, **SEEDED, "return_token_ids": True}
+        found, stages = await here.ask(COMPLETIONS, body)
+        expected = await here.expected(COMPLETIONS, body)
+        assert stages.first_token == "prefill"
+        assert found["choices"][0]["token_ids"][0] == expected["choices"][0]["token_ids"][0]
+        assert found["choices"][0]["token_ids"] != expected["choices"][0]["token_ids"]
 
 
 def by_place(answer: Any) -> Any:

@@ -170,7 +170,7 @@ async def test_a_seeded_stream_would_say_something_else_where_draws_are_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pd_simulator.server, "_draws", lambda _: "as if by position")
-    async with stand(decodes=2, step_ms=25.0, migrate=True, draws=(False, False)) as here:
+    async with stand(decodes=2, step_ms=25.0, migrate=True, draws=(False, False), first_token=Writer.DECODE) as here:
         body = {**IDS, **SEEDED}
         found = text_of(shown(await broken_off(here, COMPLETIONS, body, after=12)))
         expected = text_of(await here.expected(COMPLETIONS, body))

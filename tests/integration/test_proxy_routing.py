@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from support.simulator import settings_for, spawned
 
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
+from pd_routing import adaptive
 from pd_routing.names import Reject, Routing
 from pd_simulator.profile import load_profile
 
@@ -141,8 +142,11 @@ async def test_adaptive_leaves_prefill_and_decode_to_the_policy() -> None:
         assert (len(prefill.calls), len(decode.calls)) == (1, 1)
 
 
-async def both(proxy: RunningProxy, count: int) -> list[str]:
-    """Start simulated engines that do both, and wait until all pairs of them are admitted; returns their URLs."""
+async def both(proxy: RunningProxy, count: int, draws: Sequence[bool] = ()) -> list[str]:
+    """Start simulated engines that do both, and wait until all pairs of them are admitted; returns their URLs.
+
+    `draws`: whether each of the first ones draws by position.
+    """
     shared: dict[str, Any] = {
         "proxy_port": proxy.settings.proxy_port,
         "proxy_host": "127.0.0.1",
@@ -151,9 +155,13 @@ async def both(proxy: RunningProxy, count: int) -> list[str]:
     }
     engines = [
         await proxy.engines.enter_async_context(
-            spawned(settings_for(kv_both=True, kv_connector=Connector.P2P, **shared))
+            spawned(
+                settings_for(
+                    kv_both=True, kv_connector=Connector.P2P, instance=number, sim_draws_by_position=one, **shared
+                )
+            )
         )
-        for _ in range(count)
+        for number, one in enumerate([*draws, *[True] * count][:count])
     ]
     pairs = count * (count - 1)
     await proxy.stats_where(
@@ -201,6 +209,21 @@ async def test_roles_emerge_and_answers_stay_what_they_were() -> None:
         assert stats.mode == "split"
         assert [(engine.sequences, engine.context_tokens) for engine in stats.engines] == [(0, 0)] * 3
         assert [engine.room_tokens for engine in stats.engines] == [load_profile("demo").memory.kv_tokens] * 3
+
+
+async def test_a_seeded_answer_is_continued_only_where_tokens_are_drawn_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptive, "decode_on", lambda _costs, _view, engines, _prompt: max(engines))  # the last one
+    body = {"model": MODEL, "prompt": [7] * 1000, "max_tokens": 8, "temperature": 1, "seed": 3}
+    async with running_proxy(**TIGHT) as proxy:
+        await both(proxy, 3, draws=(True, True, False))
+        replies = await asyncio.gather(*(proxy.post(body, **{"X-PD-Timing": "1"}) for _ in range(12)))
+        stages, otherwise = [found(reply) for reply in replies], "combined-2"
+
+        assert {reply.status for reply in replies} == {200}
+        handed_off = [one for one in stages if one.first_token == "prefill"]
+        assert handed_off
+        assert not any(otherwise in (one.prefill_instance, one.decode_instance) for one in handed_off)
+        assert "seed" in {one.first_token_reason for one in stages if otherwise == one.prefill_instance}
 
 
 def said(reply: Any) -> str:

@@ -46,16 +46,18 @@ async def stand(
     step_ms: float = 0.5,
     profile: dict[str, Any] | None = None,
     draws: Sequence[bool] = (),
+    prefill_draws: bool = True,
     **fields: Any,
 ) -> AsyncIterator[Stand]:
     """Everything, ready; `fields` are the proxy's settings, `profile` changes the engines'.
 
     `draws`: whether a decode draws by position, for each of the first ones; the plain engine draws as the first decode.
+    `prefill_draws`: whether prefills do.
     """
     async with contextlib.AsyncExitStack() as stack, running_proxy(**{"ping_ttl_s": 30.0, **fields}) as proxy:
         found: dict[Role, list[Simulator]] = {Role.PREFILL: [], Role.DECODE: []}
         by_position = [*draws, *[True] * decodes][:decodes]
-        roles = [(Role.PREFILL, True)] * prefills + [(Role.DECODE, one) for one in by_position]
+        roles = [(Role.PREFILL, prefill_draws)] * prefills + [(Role.DECODE, one) for one in by_position]
         for role, one in roles:
             settings = settings_for(
                 role, proxy_port=proxy.settings.proxy_port, kv_load_timeout_s=0.5, sim_draws_by_position=one

@@ -96,6 +96,10 @@ def test_a_seed_binds_tokens_to_come_where_draws_depend_on_the_position_alone() 
         assert may_migrate(generation(path, seed=-1, temperature=0.5), by_position=True) == "sampling"
         assert may_migrate(generation(path, temperature=0.5), by_position=True) == "sampling"
         assert may_hand_off(generation(path, seed=-1, temperature=0.5)) is None
+        assert may_hand_off(generation(path, seed=5, temperature=0.5), by_position=True) is None
+        assert (
+            may_hand_off(generation(path, seed=5, temperature=0.5, presence_penalty=1), by_position=True) == "penalties"
+        )
 
 
 def test_limits_as_the_engine_reads_them() -> None:

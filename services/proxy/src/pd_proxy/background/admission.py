@@ -11,6 +11,7 @@ from pd_contracts.names import Connector
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import ConnectTimeoutError, OutOfDescriptorsError, RefusedError, UnreachableError, UpstreamError
 from pd_proxy.kv.engine_page import draws_of, kv_tokens_of
+from pd_proxy.settings import Writer
 from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.models import ask_models, ask_version, check_health
 
@@ -67,7 +68,8 @@ class Admission:
     async def _told(self, instance: Instance) -> tuple[str, int]:
         """What the engine's /metrics page tells, if it matters and is not known: how it draws for a seed, and the size of its KV cache."""
         settings, draws, kv_tokens = self._context.settings, instance.draws, instance.kv_tokens
-        seeds = settings.migrate and instance.connector is Connector.P2P and not draws
+        continues = settings.migrate or settings.first_token is Writer.PREFILL
+        seeds = continues and instance.connector is Connector.P2P and not draws
         if not seeds and not (settings.predicts and not kv_tokens):
             return draws, kv_tokens
         try:

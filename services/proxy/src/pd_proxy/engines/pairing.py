@@ -118,6 +118,11 @@ def compatible(one: Instance, other: Instance) -> bool:
     return one.connector == other.connector and not set(one.models).isdisjoint(other.models)
 
 
+def draw_alike(one: Instance, other: Instance) -> bool:
+    """Whether both draw a token for a seed by its position alone, and in the same way."""
+    return bool(one.draws) and one.draws == other.draws
+
+
 def is_ready(instances: Sequence[Instance], trusted: Trusted = trust_all) -> bool:
     """Whether the deployment could serve a request now."""
     able = [i for i in instances if i.state is State.READY]

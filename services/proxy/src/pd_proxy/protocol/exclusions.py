@@ -79,12 +79,13 @@ class _Message(msgspec.Struct):
     tool_calls: Raw | None = None
 
 
-def may_hand_off(generation: Generation) -> str | None:
+def may_hand_off(generation: Generation, *, by_position: bool = False) -> str | None:
     """Why one engine must write the whole answer; None if another one may continue after any token.
 
+    `by_position`: both draw by seed and position in the same way, so one that continues draws what the first one would have drawn.
     Stop strings are treated in `first_token.held_back`.
     """
-    return _together(generation) or (SEED if seeded(generation) else None)
+    return _together(generation) or (SEED if seeded(generation) and not by_position else None)
 
 
 def _together(generation: Generation) -> str | None:
@@ -114,13 +115,8 @@ def _by_kind(generation: Generation) -> str | None:
 
 
 def may_migrate(generation: Generation, *, by_position: bool = False) -> str | None:
-    """As `may_hand_off`, if the following tokens must be the same that the first engine would have written.
-
-    `by_position`: engines draw by seed and position, so one that continues draws what the first one would have drawn.
-    """
-    reason = _together(generation)
-    if reason is None and seeded(generation) and not by_position:
-        return SEED
+    """As `may_hand_off`, if the following tokens must be the same that the first engine would have written."""
+    reason = may_hand_off(generation, by_position=by_position)
     if reason is None and not seeded(generation) and not _greedy(generation.fields):
         return "sampling"
     if reason is None and wants_logprobs(generation):

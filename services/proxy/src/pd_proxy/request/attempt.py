@@ -12,7 +12,7 @@ from time import monotonic
 
 from pd_contracts.names import Connector
 from pd_proxy.context import Context
-from pd_proxy.engines.pairing import Late, Pair, Route, Solo
+from pd_proxy.engines.pairing import Late, Pair, Route, Solo, draw_alike
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import NotAskedError
 from pd_proxy.kv.budget import Claim
@@ -20,7 +20,7 @@ from pd_proxy.kv.keyed import Keyed, takes_chat_ids
 from pd_proxy.kv.transfer import HandOver, Leg, plain, plan, plan_late
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.exclusions import NO_IDS, OFF, limit_of, may_hand_off
+from pd_proxy.protocol.exclusions import NO_IDS, OFF, limit_of, may_hand_off, seeded
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.rewrite import Cleaning
 from pd_proxy.protocol.usage import said, tokens_of
@@ -81,7 +81,7 @@ class Attempt:
 
     async def _by_pair(self, pair: Pair) -> Answer:
         if pair.decode.connector is Connector.P2P and not self._part.begun.tokens:
-            reason = self._kept_back(pair.decode)
+            reason = self._kept_back(pair)
             self._trace.kept_back = reason or ""
             if reason is None and limit_of(self._wanted) == 1:
                 return await self._at_prefill(pair.prefill)
@@ -90,13 +90,13 @@ class Attempt:
                 return await self._keyed(pair, hand_off=reason is None)
         return await self._in_order(pair)
 
-    def _kept_back(self, decode: Instance) -> str | None:
+    def _kept_back(self, pair: Pair) -> str | None:
         """Why decode writes the first token; None if prefill does."""
         if self._context.settings.first_token is Writer.DECODE:
             return OFF
-        if self._generation.endpoint is Endpoint.CHAT and not takes_chat_ids(decode):
+        if self._generation.endpoint is Endpoint.CHAT and not takes_chat_ids(pair.decode):
             return NO_IDS
-        return may_hand_off(self._wanted)
+        return may_hand_off(self._wanted, by_position=draw_alike(pair.prefill, pair.decode))
 
     async def _at_prefill(self, prefill: Instance) -> Answer:
         """Have prefill write an answer of one token: it needs no decode, and no KV moves."""
@@ -124,7 +124,7 @@ class Attempt:
         """Prefill keeps the KV until decode asks for it. Decode is chosen when prefill has answered, by the load at that time."""
         engine = route.prefill
         if not self._part.begun.tokens:
-            reason = self._kept_back(engine)
+            reason = self._kept_back(Pair(engine, engine))
             self._trace.kept_back = reason or ""
             if reason is None and limit_of(self._wanted) == 1:
                 return await self._at_prefill(engine)
@@ -137,7 +137,12 @@ class Attempt:
     def _chosen(self, route: Late) -> Pair:
         context, wanted, decode = self._context, self._wanted, route.prefill
         if context.router is not None:
-            view = [instance for instance in context.registry.view() if self._part.able(instance)]
+            handed_off = self._trace.handed_off and seeded(wanted)
+            view = [
+                instance
+                for instance in context.registry.view()
+                if self._part.able(instance) and (draw_alike(route.prefill, instance) or not handed_off)
+            ]
             decode = context.router.decode_for(route, view, wanted.model, wanted.tokens, monotonic())
         self.route = Pair(route.prefill, decode)
         return self.route

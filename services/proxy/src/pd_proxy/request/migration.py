@@ -142,12 +142,16 @@ class Migration:
         return b"include_usage" in bytes(self._generation.fields.get("stream_options", b""))
 
 
+def by_position(context: Context) -> bool:
+    """Whether there is an engine that draws for a seed by position; those that serve a request are known later."""
+    return any(instance.draws for instance in context.registry.view())
+
+
 def progress_of(context: Context, generation: Generation) -> Progress | None:
     """A record of what the client receives; None if no engine could continue this request."""
     if not context.settings.migrate or not generation.stream:
         return None
-    by_position = any(instance.draws for instance in context.registry.view())
-    if may_migrate(generation, by_position=by_position) is not None:
+    if may_migrate(generation, by_position=by_position(context)) is not None:
         return None
     return Progress(
         chat=generation.endpoint is Endpoint.CHAT,

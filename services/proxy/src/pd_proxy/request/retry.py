@@ -22,7 +22,7 @@ from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import may_hand_off
 from pd_proxy.protocol.generation import Generation, approximate_tokens, prefix
 from pd_proxy.request.attempt import Attempt
-from pd_proxy.request.migration import Migration
+from pd_proxy.request.migration import Migration, by_position
 from pd_proxy.request.route import Failures, admitted
 from pd_proxy.request.trace import Trace
 from pd_proxy.settings import Writer
@@ -55,7 +55,8 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         told=generation.endpoint is not Endpoint.BATCH,
         short=approximate_tokens(generation) < context.settings.disagg_min_tokens,
         prefix=prefix(generation, PREFIX_BYTES),
-        hands_off=context.settings.first_token is Writer.PREFILL and may_hand_off(generation) is None,
+        hands_off=context.settings.first_token is Writer.PREFILL
+        and may_hand_off(generation, by_position=by_position(context)) is None,
     )
     failures = Failures()
     part = Migration(context, generation, needs=needs, headers=headers, trace=trace, failures=failures).part
