@@ -89,11 +89,13 @@ bench-proxy: venv ## what a relayed chunk and a request cost: this proxy, nginx 
 .PHONY: bench-routing
 bench-routing: venv ## how ROUTING and REJECT compare with plain engines and every XpYd, in virtual time (hours)
 	$(BIN)/python benchmarks/routing --table docs/routing-results.md $(ARGS)
+	$(BIN)/python docs/write_routing_zh.py
 
 docs: venv ## pages and catalogues that are written from the code, then the documentation site, into dist/site
 	$(BIN)/python docs/write_configuration.py
 	$(BIN)/python docs/write_operating.py
 	$(BIN)/python docs/write_reliability_zh.py
+	$(BIN)/python docs/write_routing_zh.py
 	$(BIN)/python docs/write_catalogue.py
 	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build -q --strict $(ARGS)
 	@echo "the site is in dist/site: python3 -m http.server -d dist/site shows it on port 8000"

@@ -13,12 +13,16 @@ Row = dict[str, Any]
 
 HEAD = """# Routing, simulated
 
-**All numbers here are simulated.** Engines are those of the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) in virtual time; the proxy's own code decides.
-Written by `make bench-routing`, which says what it leaves out: a step model without prefix cache, jitter and limits of the CPU other than launching steps, prompts whose lengths are known exactly, and P2pConnector in the official order (decode writes the first token).
-[Two H200](routing.md#measured-on-two-h200) were measured at two of these traffics.
+**All numbers here are simulated.**
+The engines have the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) and run in virtual time; the proxy's own code decides.
+`make bench-routing` writes this page.
+The step model has no prefix cache, no jitter, and of the CPU's limits only the launch of steps; the lengths of prompts are known exactly; with P2pConnector, decode writes the first token.
+[Two H200](routing.md#measured-on-two-h200) were measured with two of these traffics.
 The lengths of Azure's and Mooncake's traffics are log-normal with the published medians and means; they are not the traces themselves.
 
-Capacity is the highest Poisson rate at which nine in ten requests meet both objectives (TTFT/TPOT, ms), in requests per second per engine. *Best static* is the best XpYd chosen afterwards for that row; it and *plain* choose engines by predicted load and decode late, so they are better than round robin. *Adaptive* has one set of settings for all rows.
+Capacity is the highest Poisson rate at which nine in ten requests meet both objectives (TTFT/TPOT, ms), in requests per second per engine.
+*Best static* is the best XpYd for that row, chosen afterwards; it and *plain* choose engines by predicted load and decode late, so they are better than round robin.
+*Adaptive* has the same settings in all rows.
 """
 
 
@@ -113,11 +117,9 @@ def _stress(cases: dict[str, Any]) -> list[str]:
     lines = [
         "## Overload, bursts, and costs that are wrong",
         "",
-        (
-            "*Kept*: requests served in time at 1.3 times the capacity of adaptive, as a share of that capacity, with `REJECT=slo` and without it; *rejected*: share "
-            "of requests turned away at 0.9 times. *Bursts*: gaps with a coefficient of variation of 2, adaptive against the best plain or static one. *0.85* and *1.2*: "
-            "capacity of adaptive that takes steps for so many times as long as it should (beside STEP_MARGIN), against its own."
-        ),
+        "*Kept*: requests served in time at 1.3 times the capacity of adaptive, as a share of that capacity, with `REJECT=slo` and without it; *rejected*: share of requests turned away at 0.9 times.",
+        "*Bursts*: gaps with a coefficient of variation of 2, adaptive against the best plain or static one.",
+        "*0.85* and *1.2*: capacity of adaptive if it takes steps for 0.85 and 1.2 times as long as they are (beside STEP_MARGIN), against its own.",
         "",
         "| traffic, TTFT/TPOT ms | kept at 1.3 × | without | rejected at 0.9 × | bursts | 0.85 | 1.2 |",
         "| --- | --- | --- | --- | --- | --- | --- |",

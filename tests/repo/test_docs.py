@@ -54,6 +54,12 @@ def test_the_chinese_page_on_reliability_says_what_the_english_one_does() -> Non
     assert check.returncode == 0, "translate what is new in docs/write_reliability_zh.py, and run it"
 
 
+def test_the_chinese_page_on_routings_results_says_what_the_english_one_does() -> None:
+    check = subprocess.run([sys.executable, ROOT / "docs/write_routing_zh.py", "--check"], check=False)
+
+    assert check.returncode == 0, "translate what is new in docs/write_routing_zh.py, and run it"
+
+
 def test_every_setting_says_what_it_is() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE)
 

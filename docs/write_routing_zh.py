@@ -1,0 +1,131 @@
+"""Writes docs/routing-results.zh.md from docs/routing-results.md, line by line and cell by cell; `--check` only says whether it is up to date."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ENGLISH: Final = Path(__file__).with_name("routing-results.md")
+CHINESE: Final = ENGLISH.with_suffix(".zh.md")
+
+# Whole lines, as patterns, because some hold numbers; and sentences of a line that has several.
+LINES: Final = {
+    r"# Routing, simulated": "# 按负载路由：模拟结果",
+    r"\*\*All numbers here are simulated\.\*\*": "**本页的数字都是模拟结果。**",
+    r"The engines have the profile `h200-llama3-8b` \(H200, Llama-3\.1-8B's shape\) and run in virtual time; the proxy's own code decides\.": (
+        "引擎采用 profile `h200-llama3-8b`（H200，Llama-3.1-8B 的结构），在虚拟时间里运行；做决定的是代理自己的代码。"
+    ),
+    r"`make bench-routing` writes this page\.": "本页由 `make bench-routing` 写出。",
+    r"The step model has no prefix cache, no jitter, and of the CPU's limits only the launch of steps; the lengths of prompts are known exactly; with P2pConnector, decode writes the first token\.": (
+        "单步模型不含前缀缓存和抖动，CPU 的限制只计入每一步的启动；提示词的长度是准确知道的；使用 P2pConnector 时，首个 token 由 decode 写出。"
+    ),
+    r"\[Two H200\]\(routing\.md#measured-on-two-h200\) were measured with two of these traffics\.": (
+        "其中两种流量在[两块 H200](routing.md#在两块-h200-上实测) 上实测过。"
+    ),
+    r"The lengths of Azure's and Mooncake's traffics are log-normal with the published medians and means; they are not the traces themselves\.": (
+        "Azure 和 Mooncake 流量的长度服从对数正态分布，中位数和平均值取自公开的数据；并不是 trace 本身。"
+    ),
+    r"Capacity is the highest Poisson rate at which nine in ten requests meet both objectives \(TTFT/TPOT, ms\), in requests per second per engine\.": (
+        "容量是让十分之九的请求同时达到两个目标（TTFT/TPOT，ms）的最高泊松速率，单位是每引擎每秒请求数。"
+    ),
+    r"\*Best static\* is the best XpYd for that row, chosen afterwards; it and \*plain\* choose engines by predicted load and decode late, so they are better than round robin\.": (
+        "*最佳固定配比*是事后为该行选出的最好的 XpYd；它和*普通引擎*都按预测的负载选择引擎，并且到最后才决定由谁 decode，所以比轮流分配更好。"
+    ),
+    r"\*Adaptive\* has the same settings in all rows\.": "*自适应*在所有行中使用同样的设置。",
+    r"(\d+) engines; seeds ([\d, ]+); at most (\S+) s or ([\d,]+) requests per load\.": (
+        "{0} 个引擎；种子 {1}；每份负载最多 {2} s 或 {3} 个请求。"
+    ),
+    r"- (\d+) rows that the rule's numbers were found with: geometric mean (\S+), worst (\S+) \((.+)\), best (\S+)\.": (
+        "- 用来确定规则参数的 {0} 行：几何平均 {1}，最差 {2}（{3}），最好 {4}。"
+    ),
+    r"- (\d+) new rows: geometric mean (\S+), worst (\S+) \((.+)\), best (\S+)\.": (
+        "- {0} 个新的行：几何平均 {1}，最差 {2}（{3}），最好 {4}。"
+    ),
+    r"## Early rejection": "## 提前拒绝",
+    r"With `REJECT=slo`: the share of requests turned away at 0\.9 times the capacity of \*adaptive\*, and the requests served in time at 1\.3 times, as a share of that capacity\.": (
+        "设置 `REJECT=slo`：负载为*自适应*容量的 0.9 倍时被拒绝的请求比例，以及 1.3 倍时按时完成的请求（相对于该容量）。"
+    ),
+    r"## Overload, bursts, and costs that are wrong": "## 过载、突发，以及不准确的耗时",
+    r"\*Kept\*: requests served in time at 1\.3 times the capacity of adaptive, as a share of that capacity, with `REJECT=slo` and without it; \*rejected\*: share of requests turned away at 0\.9 times\.": (
+        "*完成*：负载为自适应容量的 1.3 倍时按时完成的请求（相对于该容量），设置 `REJECT=slo` 与否；*拒绝*：0.9 倍时被拒绝的请求比例。"
+    ),
+    r"\*Bursts\*: gaps with a coefficient of variation of 2, adaptive against the best plain or static one\.": (
+        "*突发*：间隔的变异系数为 2，自适应与普通引擎和固定配比中较好的一个相比。"
+    ),
+    r"\*0\.85\* and \*1\.2\*: capacity of adaptive if it takes steps for 0\.85 and 1\.2 times as long as they are \(beside STEP_MARGIN\), against its own\.": (
+        "*0.85* 和 *1.2*：把每一步的耗时当作实际的 0.85 倍和 1.2 倍时（STEP_MARGIN 之外），自适应的容量与原来之比。"
+    ),
+}
+CELLS: Final = {
+    "traffic, TTFT/TPOT ms": "流量，TTFT/TPOT ms",
+    "plain": "普通引擎",
+    "best static": "最佳固定配比",
+    "adaptive": "自适应",
+    "handed over at 0.9 ×": "0.9 × 时交接的请求",
+    "adaptive ÷ best": "自适应 ÷ 最佳",
+    "rejected at 0.9 ×": "0.9 × 时拒绝",
+    "kept at 1.3 ×": "1.3 × 时完成",
+    "without": "不设置时",
+    "bursts": "突发",
+}
+# Traffics, whose names stand before their objectives.
+WORDS: Final = {
+    "Mooncake's conversation": "Mooncake 的对话",
+    "half and half": "各占一半",
+    "conversation": "对话",
+    "code": "代码",
+    "drift": "漂移",
+    " (new)": "（新）",
+    ", ": "，",
+}
+
+
+class UntranslatedError(Exception):
+    """A line of the English page that has no translation here."""
+
+
+def translated(english: str) -> str:
+    """The page in Chinese.
+
+    Raises:
+        UntranslatedError: if something on it has no translation.
+    """
+    return "\n".join(_line(line) for line in english.split("\n"))
+
+
+def _line(line: str) -> str:
+    if line.startswith("|"):
+        return f"| {' | '.join(_cells(line))} |"
+    if not line:
+        return line
+    for pattern, chinese in LINES.items():
+        if found := re.fullmatch(pattern, line):
+            return chinese.format(*map(_traffic, found.groups()))
+    raise UntranslatedError(line)
+
+
+def _cells(row: str) -> Iterator[str]:
+    for cell in row.strip("|").split("|"):
+        text = cell.strip()
+        yield CELLS[text] if text in CELLS else _traffic(text)
+
+
+def _traffic(text: str) -> str:
+    for english, chinese in WORDS.items():
+        text = text.replace(english, chinese)
+    if re.search(r"[A-Za-z]{3}", text.replace("Mooncake", "")):
+        raise UntranslatedError(text)
+    return text
+
+
+def main() -> int:
+    text = translated(ENGLISH.read_text(encoding="utf-8"))
+    if sys.argv[1:] == ["--check"]:
+        return 0 if CHINESE.read_text(encoding="utf-8") == text else 1
+    CHINESE.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
