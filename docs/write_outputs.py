@@ -1,6 +1,6 @@
 """Runs the commands of a guide and writes what they say into the page and its translation: `python docs/write_outputs.py examples`.
 
-How blocks are marked is in tests/support/documents.py.
+How blocks are marked is in tests/support/documents.py. Those that take long keep their text and figures, unless `--long` comes first.
 """
 
 import sys
@@ -39,18 +39,22 @@ def replaced(block: Block, box: Sandbox) -> list[str]:
     return lines if block.language == "console" else list(block.lines)
 
 
-def write(page: Path) -> list[PageError]:
+def write(page: Path, *, long: bool = False) -> list[PageError]:
     """Run the page's blocks from the top, and write what they say into both languages; what fails keeps its text and is returned."""
     written: dict[int, list[str]] = {}
     errors: list[PageError] = []
+    left_out = [command.text for block in blocks(page) if block.long and not long for command in block.commands]
     with tempfile.TemporaryDirectory() as folder, sandbox(Path(folder)) as box:
         for place, block in enumerate(blocks(page)):
-            if block.runs:
+            if block.runs and (long or not block.long):
                 try:
                     written[place] = replaced(block, box)
                 except PageError as error:
                     errors.append(error)
         for figure in FIGURE.finditer(page.read_text(encoding="utf-8")):
+            results, *_ = figure["path"].split("/plots/")
+            if any(f"--out {results} " in f"{text} " for text in left_out):
+                continue
             try:
                 save(figure["name"], box.folder, figure["path"])
             except PageError as error:
@@ -86,10 +90,12 @@ def save(name: str, folder: Path, pattern: str) -> None:
 
 def main() -> int:
     """Write the pages that are named; README is one of them."""
+    names = sys.argv[1:]
+    long = names[:1] == ["--long"]
     errors = [
         error
-        for name in sys.argv[1:]
-        for error in write(ROOT / "README.md" if name == "README" else DOCS / f"{name}.md")
+        for name in names[long:]
+        for error in write(ROOT / "README.md" if name == "README" else DOCS / f"{name}.md", long=long)
     ]
     for error in errors:
         sys.stderr.write(f"{error}\n")

@@ -4,6 +4,7 @@ A block of commands says in a comment above it whether it is run:
 
     <!-- runs quick -->            by every `make test`; quick blocks of a page must do without its others
     <!-- runs -->                  by `make guides`, which runs all blocks of a page, in their order, in one folder
+    <!-- runs long -->             by GUIDES_LONG=1 make guides; the page's other blocks must do without it
     <!-- shown: needs two GPUs --> by no test, with the reason
 
 Behind a comma come options: `status 3` for a command that ends so, `first 4` and `last 20` for how many lines of each command are shown.
@@ -44,7 +45,7 @@ GUIDES: Final = (
 SHELLS: Final = frozenset({"console", "sh", "bash", "shell"})
 FENCE: Final = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*$")
 DIRECTIVE: Final = re.compile(
-    r"^ *<!-- (?P<kind>runs|shown)(?P<quick> quick)?(?P<options>(?:, \w+ \d+)*)(?:: (?P<reason>[^>]+))? -->$"
+    r"^ *<!-- (?P<kind>runs|shown)(?P<pace> quick| long)?(?P<options>(?:, \w+ \d+)*)(?:: (?P<reason>[^>]+))? -->$"
 )
 FIGURE: Final = re.compile(r"^<!-- figure (?P<name>[\w-]+): (?P<path>\S+) -->$", re.MULTILINE)
 PORTS: Final = {
@@ -94,7 +95,12 @@ class Block:
     @property
     def quick(self) -> bool:
         """True if every `make test` runs it."""
-        return self.runs and bool(self.directive and self.directive["quick"])
+        return self.runs and bool(self.directive and self.directive["pace"] == " quick")
+
+    @property
+    def long(self) -> bool:
+        """True if it takes so long that it is run on request only."""
+        return self.runs and bool(self.directive and self.directive["pace"] == " long")
 
     @property
     def options(self) -> dict[str, int]:
