@@ -12,6 +12,7 @@ from support.proxy import Call, FakeEngine, document, running_proxy
 
 import pd_simulator.server
 from pd_contracts.names import Connector
+from pd_proxy.protocol import exclusions
 from pd_proxy.request import announcement
 from pd_proxy.settings import When, Writer
 
@@ -113,17 +114,29 @@ async def test_a_minimum_of_tokens_holds_for_the_first_one_too() -> None:
             assert stages.first_token == "prefill"
 
 
-# Unit tests have every field; `echo` and beam search go to engines that do both.
+# What works on the output so far, or on the prompt that decode gets: in the simulated engine as in vLLM, an answer of two parts differs.
+# Unit tests have every field; `echo` and beam search go to engines that do both. Chunks of several tokens, special tokens and offsets are not simulated.
 EXCLUDED: list[tuple[str, dict[str, Any]]] = [
     ("structured_output", {"response_format": {"type": "json_object"}}),
     ("structured_output", {"structured_outputs": {"regex": "a+"}}),
+    ("structured_output", {"structural_tag": "{}"}),
     ("penalties", {"presence_penalty": 0.5}),
     ("penalties", {"frequency_penalty": 0.5}),
+    ("penalties", {"repetition_detection": {"max_pattern_size": 3}}),
     ("bad_words", {"bad_words": ["no"]}),
-    ("several_sequences", {"n": 2, "temperature": 1}),
+    ("logits_processors", {"watermarking": True}),
+    ("logits_processors", {"logits_processors": ["a.b"]}),
     ("logits_processors", {"vllm_xargs": {"a": 1}}),
     ("reasoning", {"thinking_token_budget": 5}),
     ("truncation", {"truncate_prompt_tokens": 5}),
+]
+CHAT_ONLY: list[tuple[str, dict[str, Any]]] = [
+    ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+    ("tools", {"functions": [{"name": "f"}]}),
+    ("reasoning", {"include_reasoning": False}),
+]
+NOT_SIMULATED: list[tuple[str, dict[str, Any]]] = [
+    ("several_sequences", {"n": 2, "temperature": 1}),
     ("special_tokens", {"skip_special_tokens": False}),
     ("stream_interval", {"stream_interval": 2}),
 ]
@@ -132,15 +145,30 @@ SEEDED: dict[str, Any] = {"seed": 7, "temperature": 0.5, "ignore_eos": True, "ma
 
 async def test_what_a_second_engine_would_answer_differently_one_answers_alone() -> None:
     async with stand() as here:
-        for (reason, more), (path, base), stream in itertools.product(EXCLUDED, WAYS[1:], (False, True)):
+        for (reason, more), (path, base), stream in itertools.product(
+            [*EXCLUDED, *CHAT_ONLY, *NOT_SIMULATED], WAYS[1:], (False, True)
+        ):
+            if path != CHAT and (reason, more) in CHAT_ONLY:
+                continue
             body: dict[str, Any] = {**base, "max_tokens": 5, "ignore_eos": True, "stream": stream, **more}
             found, stages = await here.ask(path, body)
             assert stages.first_token_reason == reason, body
             assert by_place(found) == by_place(await here.expected(path, body)), body
-        tools: dict[str, Any] = {"tools": [{"type": "function", "function": {"name": "f"}}]}
-        _, stages = await here.ask(CHAT, {**MESSAGES, "max_tokens": 5, **tools})
-        assert stages.first_token_reason == "tools"
         assert (await here.proxy.stats()).handed_off == 0
+
+
+async def test_without_its_exclusion_each_would_be_answered_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with stand() as here:
+        for _, more in [*EXCLUDED, *CHAT_ONLY]:
+            (name,) = more
+            body: dict[str, Any] = {**MESSAGES, "max_tokens": 5, "ignore_eos": True, **more}
+            with monkeypatch.context() as without:
+                without.delitem(exclusions._FIELDS, name)
+                found, stages = await here.ask(CHAT, body)
+            expected = await here.expected(CHAT, body)
+            assert stages.first_token == "prefill", name
+            assert whole_text(found) != whole_text(expected), name
+            assert whole_text(found)[:3] == whole_text(expected)[:3], name
 
 
 async def test_a_seeded_answer_is_handed_over_where_both_draw_by_position() -> None:

@@ -14,6 +14,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for, sp
 
 import pd_simulator.server
 from pd_contracts.names import Connector, Role
+from pd_proxy.protocol import exclusions
 from pd_proxy.settings import Writer
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
@@ -141,6 +142,16 @@ async def test_a_stream_that_cannot_be_continued_exactly_ends_with_an_error_even
     async with stand(decodes=2, step_ms=5.0, migrate=True) as here:
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40, **excluded}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+
+
+async def test_a_stream_whose_output_is_worked_on_would_go_on_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(exclusions._FIELDS, "presence_penalty")
+    async with stand(decodes=2, step_ms=25.0, migrate=True) as here:
+        body = {**IDS, **GREEDY, "max_tokens": 40, "presence_penalty": 0.5}
+        found = text_of(shown(await broken_off(here, COMPLETIONS, body, after=12)))
+        expected = text_of(await here.expected(COMPLETIONS, body))
+        assert (await here.proxy.stats()).migrations == 1
+        assert found != expected
 
 
 SEEDED = GREEDY | {"temperature": 0.8, "seed": 7, "max_tokens": 40}

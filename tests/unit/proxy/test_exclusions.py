@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pd_proxy.protocol import exclusions
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import limit_of, may_hand_off, may_migrate, minimum_of, stops_of
 from pd_proxy.protocol.generation import Generation, parse
@@ -29,6 +30,15 @@ EXCLUDED: list[tuple[str, dict[str, Any], str]] = [
     ("reasoning", {"thinking_token_budget": 5}, "both"),
     ("reasoning", {"include_reasoning": False}, "chat"),
     ("truncation", {"truncate_prompt_tokens": 5}, "both"),
+    ("structured_output", {"structural_tag": "{}"}, "both"),
+    ("logits_processors", {"watermarking": True}, "both"),
+    ("beam_search", {"best_of": 2}, "both"),
+    ("suffix", {"suffix": "end"}, "both"),
+    ("prompt_embeds", {"prompt_embeds": "AAAA"}, "both"),
+    ("tools", {"functions": [{"name": "f"}]}, "chat"),
+    ("special_tokens", {"detokenize": False}, "both"),
+    ("stream_interval", {"stream_interval": 2}, "both"),
+    ("offsets", {"return_token_offsets": True}, "both"),
     ("special_tokens", {"skip_special_tokens": False}, "both"),
     ("special_tokens", {"spaces_between_special_tokens": False}, "both"),
     ("seed", {"seed": 1, "temperature": 0.5}, "both"),
@@ -41,6 +51,10 @@ EXCLUDED: list[tuple[str, dict[str, Any], str]] = [
 def generation(path: Endpoint, **fields: Any) -> Generation:
     base = TEXT if path is Endpoint.COMPLETIONS else MESSAGES
     return parse(path, json.dumps({**base, **fields}).encode())
+
+
+def test_every_excluded_field_is_tried() -> None:
+    assert exclusions._FIELDS.keys() <= {name for _, fields, _ in EXCLUDED for name in fields}
 
 
 @pytest.mark.parametrize(("reason", "fields", "where"), EXCLUDED, ids=lambda value: str(value)[:40])

@@ -52,6 +52,7 @@ class Body(msgspec.Struct, kw_only=True):
     prompt_logprobs: int | None = None
     use_beam_search: bool | None = False
     suffix: str | None = None
+    truncate_prompt_tokens: int | None = None
 
 
 class CompletionBody(Body, kw_only=True):

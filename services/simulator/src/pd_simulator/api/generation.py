@@ -1,11 +1,15 @@
 """From a request's body to a checked generation, by vLLM 0.23's rules and with its errors.
 
-The output is greedy whatever the sampling parameters say, unless there is a seed; they are accepted. What would change the shape of the answer and is not
-simulated (log-probabilities, echo, beam search, suffix) is refused, never ignored.
+The output is greedy whatever the sampling parameters say, unless there is a seed; they are accepted. There are no grammars, penalties or parsers, but what
+works on the output so far makes each token depend on it (`on_output`). What would change the shape of the answer and is not simulated
+(log-probabilities, echo, beam search, suffix) is refused, never ignored.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from pd_simulator.api.bodies import (
     BatchBody,
@@ -23,13 +27,31 @@ from pd_simulator.tokenizer import VOCABULARY_SIZE, Tokenizer
 _MAX_CHOICES = 1024
 _NO_SEED = -1
 _TEXTS = ("text", "input_text", "output_text")
+# In vLLM these work on the tokens that the engine has written; with these values, or null, they do nothing.
+_ON_OUTPUT: Final[Mapping[str, tuple[Any, ...]]] = {
+    "response_format": ({"type": "text"},),
+    "structured_outputs": ({},),
+    "structural_tag": ("",),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_detection": ({},),
+    "watermarking": (False,),
+    "bad_words": ([],),
+    "logits_processors": ([],),
+    "vllm_xargs": ({},),
+    "tools": ([],),
+    "functions": ([],),
+    "thinking_token_budget": (),
+    "include_reasoning": (True,),
+}
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """A checked request. `n` outputs per prompt; `request_id` is the body's, if it has one; `echo` as in `shapes.Head`.
 
-    `seed` is None if it decides nothing: without one (-1 is none, as in vLLM), or if the temperature is 0.
+    `seed` is None if it decides nothing: without one (-1 is none, as in vLLM), or if the temperature is 0. `on_output`: as in `on_output_of`.
     """
 
     prompts: list[list[int]]
@@ -46,6 +68,7 @@ class Generation:
     kv_transfer_params: dict[str, Any]
     request_id: str | None
     seed: int | None = None
+    on_output: bytes = b""
     echo: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -75,7 +98,7 @@ class Rules:
             raise invalid(msg, "prompt")
         prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
         limit = 16 if body.max_tokens is None else body.max_tokens
-        return self.generation(body, prompts, limit)
+        return replace(self.generation(body, _cut(prompts, body), limit), on_output=on_output_of(data))
 
     def chat(self, data: bytes) -> Generation:
         """Read a body of `/v1/chat/completions`.
@@ -86,7 +109,8 @@ class Rules:
         body = parse(data, ChatBody)
         self.check(body)
         prompt = self._forwarded(body) or self.chat_tokens(body)
-        return self.generation(body, [prompt], self._chat_limit(body, len(prompt)))
+        made = self.generation(body, _cut([prompt], body), self._chat_limit(body, len(prompt)))
+        return replace(made, on_output=on_output_of(data))
 
     def batch(self, data: bytes) -> Generation:
         """Read a body of `/v1/chat/completions/batch`.
@@ -254,6 +278,23 @@ class Rules:
                 "Please reduce the length of the input prompt or the number of requested output tokens."
             )
             raise ApiError(msg, param="input_tokens")
+
+
+def on_output_of(data: bytes) -> bytes:
+    """What a valid body asks for that works on the output so far; empty if there is nothing like that."""
+    fields = _fields.decode(data)
+    found = {name: msgspec.json.decode(fields[name]) for name in _ON_OUTPUT if name in fields}
+    return b"".join(
+        name.encode() + bytes(fields[name])
+        for name, value in found.items()
+        if value is not None and value not in _ON_OUTPUT[name]
+    )
+
+
+def _cut(prompts: list[list[int]], body: Body) -> list[list[int]]:
+    """The prompts' last tokens, if the body wants no more of them."""
+    most = body.truncate_prompt_tokens
+    return prompts if most is None or most < 1 else [prompt[-most:] for prompt in prompts]
 
 
 def _check_counts(n: int, max_tokens: int, min_tokens: int) -> None:

@@ -220,6 +220,7 @@ def _requests(reply: Reply, arrival: float) -> list[Request]:
                 min_tokens=generation.min_tokens,
                 ignore_eos=generation.ignore_eos,
                 seed=None if generation.seed is None else generation.seed + child,
+                written=generation.on_output,
                 kv_transfer_params=generation.kv_transfer_params,
                 sink=reply.sink(len(requests)),
                 arrival=arrival,

@@ -24,7 +24,7 @@ from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete,
 from pd_simulator.steps.step_time import StepModel
 from pd_simulator.tokenizer import END_OF_TEXT
 from pd_simulator.transfer.base import Move, Transfer
-from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, next_token, noise
+from pd_simulator.transfer.kv_cache import ENTRY_BYTES, KvCache, followed, next_token, noise
 
 # An engine that a fault stops checks this often whether the fault is over.
 HOLD_S: Final = 0.02
@@ -269,8 +269,10 @@ class Engine:
             end=END_OF_TEXT,
             end_one_in=self.machine.profile.eos_one_in,
             may_end=not request.ignore_eos and job.generated > request.min_tokens,
-            noise=noise(request.seed, number),
+            noise=noise(request.seed, number) + request.written,
         )
+        if request.written:
+            request.written = followed(request.written, token)
         self._count(request, now)
         request.last_token, request.last_time = token, now
         reason = "stop" if token == END_OF_TEXT else "length" if job.generated >= request.max_tokens else None

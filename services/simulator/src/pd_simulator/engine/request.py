@@ -27,6 +27,7 @@ class Request:
         request_id: the engine's id, unique while it runs.
         arrival: monotonic time at which the HTTP request came.
         seed: of its draws; None if the output is greedy.
+        written: a digest of the output so far, if that decides what follows; else empty.
         kv_transfer_params: in: what the body said; `handover`: what the response says.
     """
 
@@ -38,6 +39,7 @@ class Request:
     min_tokens: int = 0
     ignore_eos: bool = False
     seed: int | None = None
+    written: bytes = b""
     kv_transfer_params: dict[str, Any] = field(default_factory=dict)
     handover: dict[str, Any] | None = None
     plan: Plan = field(default_factory=Plan)

@@ -52,6 +52,11 @@ def noise(seed: int | None, number: int) -> bytes:
     return b"" if seed is None else pack("<QQ", seed % 2**64, number)
 
 
+def followed(written: bytes, token: int) -> bytes:
+    """The digest of an output of which `written` is one, and this token."""
+    return blake2s(written + pack("<Q", token)).digest()
+
+
 def next_token(cache: KvCache, words: range, *, end: int, end_one_in: int, may_end: bool, noise: bytes = b"") -> int:
     """The output token that follows: one of `words`, or `end` once in `end_one_in` times (0: never) where it may.
 
