@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ class Cache:
         self.layout = layout_of(layers, blocks)
         self.hardware: Any = Cpu([], self.layout) if gpu is None else Gpu([self._tensor], self.layout, settings)
 
+    def free_bytes(self) -> int:
+        """Free memory of the GPU, if there is one."""
+        if not hasattr(self, "_tensor"):
+            return 0
+        import torch  # noqa: PLC0415
+
+        return int(torch.cuda.mem_get_info(self._tensor.device)[0])
+
     def mark(self, block: int, value: int) -> None:
         """Write something into a block that can be recognized."""
         run = self.layout.runs[0]
@@ -77,8 +86,8 @@ class Cache:
 class End:
     """A station and its cache."""
 
-    def __init__(self, transport: str, blocks: int, gpu: str | None, port: int) -> None:
-        settings = Settings(transports=(transport,), landing_bytes=1024 * MIB, staging_bytes=1024 * MIB)
+    def __init__(self, transport: str, blocks: int, gpu: str | None, port: int, **extra: Any) -> None:
+        settings = Settings(transports=(transport,), landing_bytes=1024 * MIB, staging_bytes=1024 * MIB, **extra)
         self.cache = Cache(blocks, gpu, settings)
         row = self.cache.layout.row_bytes
         page_blocks = max(1, settings.page_bytes // row)
@@ -107,6 +116,16 @@ class End:
     def _report(self, event: Event) -> None:
         self.events.append(event)
         self.came.set()
+
+    def first(self, send: Callable[[], object]) -> dict[str, float]:
+        """What the first key costs, which opens the transport: time, and the GPU's memory beside that of the pages."""
+        self.station.outgoing.staging.of(self.station.plant.transports[0].kind)
+        before, begun = self.cache.free_bytes(), time.monotonic()
+        send()
+        return {
+            "first ms": (time.monotonic() - begun) * 1000,
+            "MiB a peer": (before - self.cache.free_bytes()) / MIB,
+        }
 
     def until_ready(self, key: str) -> None:
         while True:
@@ -153,7 +172,7 @@ class Busy:
 
 def decode(options: argparse.Namespace) -> None:
     """The other process: expects what it is told on its input, loads it, and says when it was there."""
-    end = End(options.transport, options.blocks, options.decode_gpu, options.port + 1)
+    end = End(options.transport, options.blocks, options.decode_gpu, options.port + 1, nccl_blocks=options.nccl_blocks)
     busy: Busy | None = None
     print("up", flush=True)
     for line in sys.stdin:
@@ -187,7 +206,7 @@ def measure(options: argparse.Namespace, transport: str) -> list[dict[str, Any]]
         "--transport",
         transport,
     ]
-    command += ["--port", str(options.port), "--blocks", str(options.blocks)]
+    command += ["--port", str(options.port), "--blocks", str(options.blocks), "--nccl-blocks", str(options.nccl_blocks)]
     command += ["--decode-gpu", options.decode_gpu] if options.decode_gpu else []
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None  # noqa: S101  asked for
@@ -203,7 +222,7 @@ def measure(options: argparse.Namespace, transport: str) -> list[dict[str, Any]]
         return line.strip()
 
     hear()
-    end = End(transport, options.blocks, options.prefill_gpu, options.port)
+    end = End(transport, options.blocks, options.prefill_gpu, options.port, nccl_blocks=options.nccl_blocks)
     rows: list[dict[str, Any]] = []
     serial = 0
 
@@ -221,6 +240,7 @@ def measure(options: argparse.Namespace, transport: str) -> list[dict[str, Any]]
         ready, loaded, products = json.loads(hear())
         return ready - began, loaded - began, products
 
+    opened = end.first(lambda: send(1))
     for size in options.sizes:
         count = max(1, size * MIB // end.cache.layout.row_bytes)
         for _ in range(3):
@@ -233,6 +253,7 @@ def measure(options: argparse.Namespace, transport: str) -> list[dict[str, Any]]
         rows.append(
             {
                 "transport": transport,
+                **opened,
                 "MiB": moved / MIB,
                 "ready ms": statistics.median(one[0] for one in found) * 1000,
                 "loaded ms": statistics.median(one[1] for one in found) * 1000,
@@ -266,17 +287,27 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decode-prefix", default="", help="a command that starts decode's process, as `unshare --pid --fork`"
     )
+    parser.add_argument(
+        "--nccl-blocks", type=int, default=4, help="thread blocks of NCCL, as the setting `nccl_blocks`"
+    )
     parser.add_argument("--blocks", type=int, default=128)
     parser.add_argument("--port", type=int, default=31310)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--decode", action="store_true", help=argparse.SUPPRESS)
 
 
+def every_way(options: argparse.Namespace) -> list[str]:
+    """The transports of this machine."""
+    if options.prefill_gpu is None:
+        return ["tcp"]
+    return ["vmm", "tcp"] if options.prefill_gpu == options.decode_gpu else ["vmm", "nccl", "tcp"]
+
+
 def run(options: argparse.Namespace) -> None:
     if options.decode:
         decode(options)
         return
-    ways = [options.transport] if options.transport else (["vmm", "tcp"] if options.prefill_gpu else ["tcp"])
+    ways = [options.transport] if options.transport else every_way(options)
     rows: list[dict[str, Any]] = []
     for way in ways:
         rows += measure(options, way)

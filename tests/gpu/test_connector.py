@@ -99,7 +99,7 @@ def test_two_engines_write_what_one_writes(couple: Couple, record_property: Any)
     record_property("ties", ties)
     record_property("seconds", round(took, 1))
     transports = {name for name in d.metrics() if name.startswith("pd_kv_received_bytes_total")}
-    assert transports == {f'pd_kv_received_bytes_total transport="{"tcp" if REHEARSAL else "vmm"}"'}
+    assert transports == {f'pd_kv_received_bytes_total transport="{"tcp" if REHEARSAL else couple.case.transport}"'}
 
 
 @pytest.mark.parametrize("couple", list(CASES), indirect=True)

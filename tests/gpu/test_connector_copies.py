@@ -30,17 +30,24 @@ if not torch.cuda.is_available():
 from pd_connector.engine.hardware import Gpu  # noqa: E402  needs a GPU
 from pd_connector.memory import gpu as memory_gpu  # noqa: E402
 from pd_connector.memory.gpu import GpuCopier  # noqa: E402
+from pd_connector.memory.streams import SCRATCH_BYTES  # noqa: E402
+from pd_connector.net.nccl import Communicator  # noqa: E402
 
 DEVICE = torch.device("cuda", 0)
+# NCCL refuses two ranks on one GPU.
+OTHER = torch.device("cuda", torch.cuda.device_count() - 1)
+TWO = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 BLOCKS = 64
 
 
-def cache(shape: tuple[int, ...], layers: int, order: tuple[int, ...] | None = None) -> tuple[list[Any], Layout]:
+def cache(
+    shape: tuple[int, ...], layers: int, order: tuple[int, ...] | None = None, device: Any = DEVICE
+) -> tuple[list[Any], Layout]:
     """Random tensors of a KV cache, and where their blocks are."""
     order = order or tuple(range(len(shape)))
     inverse = [order.index(axis) for axis in range(len(shape))]
     tensors = [
-        torch.randint(-(2**15), 2**15, [shape[axis] for axis in order], dtype=torch.int16, device=DEVICE).permute(
+        torch.randint(-(2**15), 2**15, [shape[axis] for axis in order], dtype=torch.int16, device=device).permute(
             inverse
         )
         for _ in range(layers)
@@ -123,8 +130,10 @@ def test_copies_beside_the_steps_wait_for_what_is_computed() -> None:
 class Half:
     """A station with a KV cache on the GPU."""
 
-    def __init__(self, port: int, folder: Path, transport: str = "vmm") -> None:
-        self.tensors, self.layout = cache((BLOCKS, 2, 16, 8, 64), 6)
+    def __init__(self, port: int, folder: Path, transport: str = "vmm", device: Any = DEVICE) -> None:
+        torch.cuda.set_device(device)
+        self.device = device
+        self.tensors, self.layout = cache((BLOCKS, 2, 16, 8, 64), 6, device=device)
         settings = Settings(
             transports=(transport,), socket_folder=str(folder), ping_s=0.1, dead_after_s=1, load_timeout_s=5
         )
@@ -145,24 +154,39 @@ class Half:
         self.station = Station(plant, sends=True, takes=True)
         self.station.start(port)
 
+    def prefill(self, key: str, sources: list[int], to: str | None) -> None:
+        """A prompt of these blocks."""
+        torch.cuda.set_device(self.device)
+        self.station.do(Begin(key, key, to, len(sources)))
+        self.station.after_step([Computed(key, 0, tuple(sources))])
+        self.station.do(Ended(key, key, 1, held=to is None))
 
-@pytest.mark.parametrize("transport", ["vmm", "tcp"])
+    def load(self, key: str, targets: list[int]) -> None:
+        torch.cuda.set_device(self.device)
+        assert self.station.before_step([Load(key, key, tuple(targets), 0)]) == set()
+        torch.cuda.synchronize()
+
+    def holds(self, targets: list[int], other: "Half", sources: list[int]) -> bool:
+        """Whether these blocks are equal to the other's."""
+        return all(
+            torch.equal(mine[targets].cpu(), his[sources].cpu())
+            for mine, his in zip(self.tensors, other.tensors, strict=True)
+        )
+
+
+@pytest.mark.parametrize("transport", ["vmm", "tcp", pytest.param("nccl", marks=TWO)])
 @pytest.mark.parametrize("to", [True, False], ids=["named", "named late"])
 def test_kv_of_one_station_arrives_at_another(tmp_path: Path, transport: str, *, to: bool) -> None:
     base = 21000 + 10 * (os.getpid() % 900) + 2 * to
-    p, d = Half(base, tmp_path, transport), Half(base + 1, tmp_path, transport)
+    p, d = Half(base, tmp_path, transport), Half(base + 1, tmp_path, transport, OTHER)
     for number, count in itertools.product(range(3), (1, 9, 50)):
         key, sources, targets = f"{number}-{count}.x", list(range(count)), list(range(63, 63 - count, -1))
         d.ready.clear()
         d.station.do(Expect(key, p.address, follows=False))
-        p.station.do(Begin(key, key, d.address if to else None, count))
-        p.station.after_step([Computed(key, 0, tuple(sources))])
-        p.station.do(Ended(key, key, 1, held=not to))
-        assert d.ready.wait(10), key
-        assert d.station.before_step([Load(key, key, tuple(targets), 0)]) == set()
-        torch.cuda.synchronize()
-        for mine, his in zip(p.tensors, d.tensors, strict=True):
-            assert torch.equal(mine[sources], his[targets])
+        p.prefill(key, sources, d.address if to else None)
+        assert d.ready.wait(20), key
+        d.load(key, targets)
+        assert d.holds(targets, p, sources)
     d.station.stop()
     p.station.stop()
     assert not list(tmp_path.glob("*.sock"))
@@ -171,29 +195,54 @@ def test_kv_of_one_station_arrives_at_another(tmp_path: Path, transport: str, *,
 CHILD = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from test_connector_copies import Half, Begin, Computed, Path
-p = Half(int(sys.argv[2]), Path(sys.argv[3]))
-p.station.do(Begin("k.x", "k.x", sys.argv[4], 60))
-p.station.after_step([Computed("k.x", 0, tuple(range(30)))])
-print("half", flush=True)
+import test_connector_copies as here
+here.half(int(sys.argv[2]), here.Path(sys.argv[3]), sys.argv[4], sys.argv[5])
 time.sleep(60)
 """
 
 
-def test_memory_of_a_killed_prefill_is_free_again(tmp_path: Path) -> None:
+def half(port: int, folder: Path, to: str, transport: str) -> None:
+    """Send half of a key. Over NCCL it is only announced, so that a receive of decode waits on the GPU."""
+    p = Half(port, folder, transport)
+    real = Communicator.send
+
+    def send(self: Communicator, runs: Any, deadline: float) -> None:
+        if runs[0][1] > SCRATCH_BYTES:
+            print("half", flush=True)  # noqa: T201  to whoever started it
+            time.sleep(60)
+        real(self, runs, deadline)
+
+    Communicator.send = send  # type: ignore[method-assign]
+    p.station.do(Begin("k.x", "k.x", to, 60))
+    p.station.after_step([Computed("k.x", 0, tuple(range(30)))])
+    if transport != "nccl":
+        print("half", flush=True)  # noqa: T201
+
+
+@pytest.mark.parametrize("transport", ["vmm", pytest.param("nccl", marks=TWO)])
+def test_memory_of_a_killed_prefill_is_free_again(tmp_path: Path, transport: str) -> None:
     base = 21000 + 10 * (os.getpid() % 900) + 6
-    d = Half(base + 1, tmp_path)
-    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(base), str(tmp_path), d.address]
+    d = Half(base + 1, tmp_path, transport, OTHER)
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(base), str(tmp_path), d.address, transport]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdout.readline() == "half\n"
     deadline = time.monotonic() + 20
-    while not d.station.incoming.receiver.counts()["landed"]:
+    while transport == "vmm" and not d.station.incoming.receiver.counts()["landed"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    time.sleep(0.5)
     child.kill()
     child.wait()
     while d.station.incoming.receiver.counts()["free"] < 32:
         assert time.monotonic() < deadline + 10, d.station.incoming.receiver.counts()
         time.sleep(0.01)
+    p = Half(base, tmp_path, transport)  # it starts again at the same address
+    d.station.do(Expect("again.x", p.address, follows=False))
+    d.ready.clear()
+    p.prefill("again.x", list(range(20)), d.address)
+    assert d.ready.wait(20)
+    d.load("again.x", list(range(40, 60)))
+    assert d.holds(list(range(40, 60)), p, list(range(20)))
     d.station.stop()
+    p.station.stop()

@@ -1,4 +1,7 @@
-"""Stations of `pd_connector` on real sockets: KV arrives whole, and an engine that dies, hangs or restarts affects only its own keys, at once."""
+"""Stations of `pd_connector` on real sockets: KV arrives whole, and an engine that dies, hangs or restarts affects only its own keys, at once.
+
+Everything is done over `tcp`, and over `nccl` with a library that moves the bytes in the host's memory.
+"""
 
 import json
 import os
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.connector_nccl import FakeNccl
 from support.connector_station import PAGE_BLOCKS, ToyEngine
 
 from pd_connector.core.orders import Failed, Ready
@@ -29,13 +33,21 @@ AT_ONCE_S = 10  # far less than it takes until a load is given up, and enough fo
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.fixture(name="nccl", params=["tcp", "nccl"])
+def _nccl(request: pytest.FixtureRequest) -> FakeNccl | None:
+    return FakeNccl() if request.param == "nccl" else None
+
+
+ONLY_TCP = pytest.mark.parametrize("nccl", ["tcp"], indirect=True)
+
+
 @pytest.fixture
-def engine() -> Iterator[Callable[..., ToyEngine]]:
+def engine(nccl: FakeNccl | None) -> Iterator[Callable[..., ToyEngine]]:
     """Makes engines that end with the test."""
     made: list[ToyEngine] = []
 
     def make(**fields: Any) -> ToyEngine:
-        made.append(ToyEngine(**{"settings": QUICK, **fields}))
+        made.append(ToyEngine(**{"settings": QUICK, "nccl": nccl, **fields}))
         return made[-1]
 
     yield make
@@ -49,6 +61,7 @@ def engine() -> Iterator[Callable[..., ToyEngine]]:
         time.sleep(0.05)
         left = [name for name in left if name in {thread.name for thread in threading.enumerate()}]
     assert left == []
+    assert nccl is None or nccl.alive == 0
 
 
 class OtherNode:
@@ -72,9 +85,10 @@ class OtherNode:
 class Remote:
     """A prefill engine in a process of its own, which can be killed or stopped."""
 
-    def __init__(self, port: int, **settings: Any) -> None:
+    def __init__(self, port: int, nccl: FakeNccl | None, **settings: Any) -> None:
         values = {"ping_s": QUICK.ping_s, "dead_after_s": QUICK.dead_after_s, **settings}
         command = [sys.executable, "-m", "support.connector_station", str(port), json.dumps(values)]
+        command += [str(nccl.path)] if nccl is not None else []
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -99,11 +113,11 @@ class Remote:
 
 
 @pytest.fixture
-def remote() -> Iterator[Callable[..., Remote]]:
+def remote(nccl: FakeNccl | None) -> Iterator[Callable[..., Remote]]:
     made: list[Remote] = []
 
     def make(port: int = 0, **settings: Any) -> Remote:
-        made.append(Remote(port or free_ports(1)[0], **settings))
+        made.append(Remote(port or free_ports(1)[0], nccl, **settings))
         return made[-1]
 
     yield make
@@ -409,6 +423,7 @@ class TestWhoDoesNotFit:
         d.until("k", Ready)
 
 
+@ONLY_TCP
 def test_a_better_transport_that_does_not_work_is_named_and_counted(
     engine: Callable[..., ToyEngine], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -425,6 +440,7 @@ def test_a_better_transport_that_does_not_work_is_named_and_counted(
     assert ["peer_up", f"{d.address} tcp", 1] in found["gauges"], "metrics say which transport it is"
 
 
+@ONLY_TCP
 def test_between_equal_engines_the_first_transport_is_taken(engine: Callable[..., ToyEngine]) -> None:
     p, d = engine(), engine(better=(OtherNode(),))
     p.prefill("k", [1, 2], d.address)
@@ -436,6 +452,7 @@ def test_between_equal_engines_the_first_transport_is_taken(engine: Callable[...
     assert not [name for name, *_ in found["counts"] if name == "fell_back"]
 
 
+@ONLY_TCP
 def test_a_copy_may_take_longer_than_a_greeting(engine: Callable[..., ToyEngine]) -> None:
     p, d = engine(), engine()
     p.prefill("k", [1], d.address)

@@ -1,6 +1,6 @@
 """Pairs of vLLM engines with P2pConnector on one GPU, all started at once because each takes a minute, and small enough to share it.
 
-GPUS=0,1 puts prefill on one GPU and decode on another. REHEARSE=1 runs the same on the CPU, over TCP, with one kind of runner and no graphs.
+GPUS=0,1 puts prefill on one GPU and decode on another, which the case of `nccl` needs. REHEARSE=1 runs the same on the CPU, over TCP, with one kind of runner and no graphs.
 """
 
 import itertools
@@ -58,6 +58,7 @@ class Case:
     caches: bool = False
     tie_nats: float = 0.02
     wrapper: tuple[str, ...] = ()
+    transport: str = "vmm"
 
 
 def _case(runner: str, graphs: str, caching: str, **extra: Any) -> Case:
@@ -90,6 +91,7 @@ CASES = {
             tie_nats=0.15,
         ),
         _case("v2", "eager", "plain", name="alone", wrapper=ALONE),
+        *([_case("v2", "graphs", "plain", name="nccl", transport="nccl")] if len(set(GPUS)) > 1 else []),
     )
 }
 
@@ -128,6 +130,7 @@ class Couple:
         http, kv = ports
         extra = {"host": "127.0.0.1", "landing_bytes": 96 * MIB, "staging_bytes": 48 * MIB, "page_bytes": MIB}
         extra |= {"socket_folder": str(log.parent / "sockets"), "load_timeout_s": 20}
+        extra |= {"transports": ["tcp"] if REHEARSAL else [case.transport]}
         config = {
             "kv_connector": "P2pConnector",
             "kv_connector_module_path": "pd_connector.connector",

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pd_connector.net.tcp import read_message, receive
+from pd_connector.net.data import read_message, receive
 from pd_connector.wire.frames import frame
 from pd_connector.wire.messages import Hello, ProtocolError, Write
 

@@ -1,6 +1,6 @@
 """An engine's KV blocks without an engine, for tests of the stations of `pd_connector.net` without vLLM and torch.
 
-As a program: `python -m support.connector_station PORT` prefills for others until it is killed; it writes its port, then obeys lines of JSON.
+As a program: `python -m support.connector_station PORT SETTINGS [LIBRARY]` prefills for others until it is killed; it writes its port, then obeys lines of JSON.
 """
 
 import ctypes
@@ -10,9 +10,11 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
+from support.connector_nccl import FakeNccl, enter_thread
 
 from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Event, Expect, Failed, Load, Ready
 from pd_connector.memory.pages import HostMemory
@@ -59,12 +61,13 @@ class ToyCopier:
 
     def fence(self) -> None: ...
 
-    def enter_thread(self) -> None: ...
+    def enter_thread(self) -> None:
+        enter_thread()
 
 
 @dataclass
 class ToyEngine:
-    """A station with its own blocks. `landing` and `staging` count pages; `better` are transports that it prefers to TCP."""
+    """A station with its own blocks. `landing` and `staging` count pages; `better` are transports that it prefers to TCP, `nccl` is one more."""
 
     settings: Settings = field(default_factory=Settings)
     port: int = 0
@@ -75,6 +78,8 @@ class ToyEngine:
     takes: bool = True
     schema: dict[str, str] = field(default_factory=lambda: {"model": "toy"})
     better: tuple[Transport, ...] = ()
+    nccl: FakeNccl | None = None
+    gpu: str = ""
 
     def __post_init__(self) -> None:
         self.copier = ToyCopier(self.blocks)
@@ -84,6 +89,9 @@ class ToyEngine:
         boot, sizes = uuid.uuid4().hex, {"landing": self.landing, "staging": self.staging}
         port = self.port or free_ports(1)[0]
         self.address = f"127.0.0.1:{port}"
+        better = self.better
+        if self.nccl is not None:
+            better = (*better, self.nccl.transport(boot, self.address, self.settings, self.gpu))
         self.station = Station(
             Plant(
                 identity=Identity(boot, self.address, 0, self.schema),
@@ -91,7 +99,7 @@ class ToyEngine:
                 block_bytes=BLOCK_BYTES,
                 page_blocks=PAGE_BLOCKS,
                 copier=self.copier,
-                transports=(*self.better, TcpTransport(boot, self.address)),
+                transports=(*better, TcpTransport(boot, self.address)),
                 memory=lambda _kind, use: HostMemory(sizes[use], PAGE_BLOCKS * BLOCK_BYTES),
                 report=self.events.append,
             ),
@@ -177,9 +185,10 @@ def content(key: str, index: int) -> bytes:
     return (f"{key}/{index}/".encode() * BLOCK_BYTES)[:BLOCK_BYTES]
 
 
-def _serve(port: int, settings: dict[str, Any]) -> None:
+def _serve(port: int, settings: dict[str, Any], library: list[str]) -> None:
     """Obey lines: {"do": name of a method, "with": its arguments}."""
-    engine = ToyEngine(settings=msgspec.convert(settings, Settings), port=port)
+    nccl = FakeNccl(Path(library[0])) if library else None
+    engine = ToyEngine(settings=msgspec.convert(settings, Settings), port=port, nccl=nccl)
     print(engine.address, flush=True)  # noqa: T201  to whoever started it
     for line in sys.stdin:
         order = json.loads(line)
@@ -187,4 +196,4 @@ def _serve(port: int, settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), json.loads(sys.argv[2]))
+    _serve(int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:])

@@ -44,7 +44,7 @@ class PairStats(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         canary: "passed", "wrong" (gets no requests; `reason` says what it answered), "unknown" (not asked yet) or "off".
-        transport: how P2pConnector moved the canary's KV ("vmm" or "tcp"); empty for other connectors, and if the engine does not say.
+        transport: how P2pConnector moved the canary's KV ("vmm", "nccl" or "tcp"); empty for other connectors, and if the engine does not say.
     """
 
     prefill: str

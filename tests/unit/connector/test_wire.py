@@ -11,10 +11,23 @@ from pd_connector import settings as connector_settings
 from pd_connector.settings import Settings, SettingsError
 from pd_connector.wire import params
 from pd_connector.wire.frames import LENGTH, Frames, frame
-from pd_connector.wire.messages import MAX_MESSAGE_BYTES, Credit, Hello, Part, Ping, ProtocolError, Token, decode
+from pd_connector.wire.messages import (
+    MAX_MESSAGE_BYTES,
+    Credit,
+    Hello,
+    Join,
+    Joined,
+    Part,
+    Ping,
+    ProtocolError,
+    Token,
+    decode,
+)
 
 MESSAGES: list[Any] = [
     Hello(purpose="push", boot="b", address="1.2.3.4:5", schema={"layers": "a"}, transports=["vmm", "tcp"]),
+    Join(id=bytes(range(128))),
+    Joined(),
     Credit(pages=[1, 2, 300]),
     Part(key="k.x", first=0, count=3, total=9, pages=[4, 5], size=1 << 40),
     Token(key="k.x", token=151_000),
@@ -148,7 +161,7 @@ def test_settings_are_read_from_vllms_extra_config() -> None:
         ({"landing_bytes": 0}, "landing_bytes"),
         ({"transports": []}, "transports"),
         ({"transports": ["rdma"]}, "rdma"),
-        ({"transports": ["vmm", "nccl", "tcp"]}, "there is no `nccl` yet; between nodes KV goes over `tcp`"),
+        ({"nccl_blocks": 0}, "nccl_blocks"),
         ({"load_timeout_s": -1}, "load_timeout_s"),
         ({"ping_s": 3}, "dead_after_s"),
         ({"debug": {"zeros": True}}, "zeros"),

@@ -247,7 +247,7 @@ def test_our_connector_is_told_where_it_is_and_nothing_that_vllm_removed(role: s
         "kv_load_failure_policy": "recompute",
     }
     assert connector_settings.load(extra).host == "10.0.0.5"
-    assert extra["transports"] == ["vmm", "tcp"]
+    assert extra["transports"] == ["vmm", "nccl", "tcp"]
     assert result.announce
     assert not {"VLLM_USE_V2_MODEL_RUNNER", "VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"} & result.environment.keys()
 

@@ -10,7 +10,7 @@ GIB: Final = 1024**3
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Bytes = Annotated[int, msgspec.Meta(ge=0)]
-TRANSPORTS: Final = ("vmm", "tcp")
+TRANSPORTS: Final = ("vmm", "nccl", "tcp")
 
 
 class SettingsError(ValueError):
@@ -38,9 +38,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         host: address at which other engines reach this one; empty for the address that vLLM chooses (`VLLM_HOST_IP`).
-        transports: transports that may be used, the best first. `vmm`: same node, over NVLink or PCIe; `tcp`: anywhere.
+        transports: transports that may be used, the best first. `vmm`: same node, over NVLink or PCIe; `nccl`: between nodes, with GPUs on both ends; `tcp`: anywhere.
         socket_folder: folder of the UNIX sockets of `vmm`; engines that share this folder can share memory.
-        landing_bytes: decode's memory for KV that arrives (GPU memory for `vmm`).
+        nccl_library: path of the NCCL library for `nccl`; empty for vLLM's (`VLLM_NCCL_SO_PATH`, or the one that torch loads).
+        nccl_blocks: thread blocks of the GPU, and so multiprocessors, that one transfer of `nccl` takes at most at either end.
+        landing_bytes: decode's memory for KV that arrives (GPU memory for `vmm` and `nccl`).
         staging_bytes: prefill's memory in which KV is gathered before it is sent; 0 means twice the KV of a full step.
         page_bytes: approximate KV bytes per page of either memory; rounded to whole blocks. Equal on both ends.
         load_timeout_s: seconds that decode waits for KV without any message about it, before it computes the prompt itself.
@@ -50,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         keep_fraction: share of prefill's KV cache that such KV may take; the oldest is dropped first.
         send_timeout_s: seconds that prefill keeps KV while decode has no room for it.
         hello_timeout_s: seconds until the first answer of another engine.
+        join_timeout_s: seconds until two engines have set up NCCL for `nccl`.
         put_timeout_s: seconds until one copy is complete.
         ping_s: seconds after which a silent connection sends a ping.
         dead_after_s: seconds of silence after which an engine counts as dead.
@@ -61,6 +64,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str = ""
     transports: tuple[str, ...] = TRANSPORTS
     socket_folder: str = "/tmp/pd-connector"  # noqa: S108  sockets live there, and every engine must find it
+    nccl_library: str = ""
+    nccl_blocks: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     landing_bytes: Annotated[int, msgspec.Meta(gt=0)] = 4 * GIB
     staging_bytes: Bytes = 0
     page_bytes: Annotated[int, msgspec.Meta(gt=0)] = 8 * MIB
@@ -71,6 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keep_fraction: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     send_timeout_s: Seconds = 60.0
     hello_timeout_s: Seconds = 5.0
+    join_timeout_s: Seconds = 15.0
     put_timeout_s: Seconds = 10.0
     ping_s: Seconds = 1.0
     dead_after_s: Seconds = 5.0
@@ -80,9 +86,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def __post_init__(self) -> None:
         """Refuse invalid combinations."""
-        if "nccl" in self.transports:
-            msg = "`transports`: there is no `nccl` yet; between nodes KV goes over `tcp`, so remove it"
-            raise ValueError(msg)
         unknown = [name for name in self.transports if name not in TRANSPORTS]
         if unknown or not self.transports:
             msg = f"`transports` takes {', '.join(TRANSPORTS)}; not {', '.join(unknown) or 'nothing'}"

@@ -56,9 +56,9 @@ class EngineSettings(Member, frozen=True, kw_only=True):
         float, Meta(gt=0, description="age at which KV in that folder is deleted, seconds")
     ] = 300
     kv_transports: Annotated[
-        tuple[Literal["vmm", "tcp"], ...],
+        tuple[Literal["vmm", "nccl", "tcp"], ...],
         Meta(description="P2pConnector: transports for KV, in order of preference; on the CPU only tcp"),
-    ] = ("vmm", "tcp")
+    ] = ("vmm", "nccl", "tcp")
     kv_socket_folder: Annotated[
         str, Meta(description="P2pConnector: folder that the engines of one node share, for sockets of vmm")
     ] = "/tmp/pd-connector"  # noqa: S108  every engine of the node must find it

@@ -8,7 +8,10 @@ from pd_connector.engine.compat import RefusalError
 from pd_connector.memory.host import HostCopier
 from pd_connector.memory.layout import Layout
 from pd_connector.memory.pages import HOST, Copier, HostMemory, Memory
+from pd_connector.memory.streams import SCRATCH_BYTES, NvidiaGpu
 from pd_connector.net.handshake import Identity
+from pd_connector.net.libnccl import Nccl, NcclError
+from pd_connector.net.nccl import NcclTransport
 from pd_connector.net.tcp import TcpTransport
 from pd_connector.net.transport import Transport
 from pd_connector.settings import GIB, Settings
@@ -85,11 +88,21 @@ class Gpu:
         self.copier: Copier = copier
 
     def transports(self, identity: Identity) -> dict[str, Transport]:
-        """The same node's GPUs, and TCP."""
+        """The same node's GPUs, NCCL if there is one, and TCP."""
         from pd_connector.net.vmm import VmmTransport  # noqa: PLC0415  needs a GPU
 
         vmm = VmmTransport(identity.boot, identity.rank, self._settings.socket_folder, self._device)
-        return {"vmm": vmm, "tcp": TcpTransport(identity.boot, identity.address)}
+        found: dict[str, Transport] = {"vmm": vmm, "tcp": TcpTransport(identity.boot, identity.address)}
+        if "nccl" in self._settings.transports:
+            try:
+                nccl = Nccl(self._settings.nccl_library)
+            except NcclError as error:
+                log.warning("P2pConnector goes without nccl: %s", error)
+            else:
+                scratch = self._torch.empty(SCRATCH_BYTES, dtype=self._torch.uint8, device=self._device)
+                gpu = NvidiaGpu(self._driver, self.copier, self._device.index or 0, scratch)
+                found["nccl"] = NcclTransport(identity.boot, identity.address, nccl, gpu, self._settings)
+        return found
 
     def memory(self, kind: str, pages: int, page_bytes: int) -> Memory:
         """The GPU's memory, or the host's in a form that the GPU reaches."""

@@ -79,6 +79,7 @@ class Doors:
         self._listener: socket.socket | None = None
         self._greeting: dict[int, tuple[Channel, float]] = {}
         self._sessions: dict[int, Hello] = {}
+        self._ends = False
 
     def listen(self, port: int) -> int:
         """Open the port; returns its number, which the system chose if it is 0.
@@ -93,6 +94,7 @@ class Doors:
         return int(listener.getsockname()[1])
 
     def close(self) -> None:
+        self._ends = True
         self._loop.call(self._close)
 
     def _close(self) -> None:
@@ -104,9 +106,9 @@ class Doors:
             channel.close("this engine ends")
 
     def tick(self, now: float) -> None:
-        """Close connections that did not say their purpose in time."""
-        for channel, since in list(self._greeting.values()):
-            if now - since > self._settings.hello_timeout_s:
+        """Close connections that did not say their purpose, or choose a transport, in time."""
+        for channel, deadline in list(self._greeting.values()):
+            if now > deadline:
                 channel.close("it did not say its purpose")
 
     # Connections that others open
@@ -121,7 +123,7 @@ class Doors:
         now = time.monotonic()
         channel = Channel(next(self._numbers), tune(sock), self._loop, self._greeted)
         channel.ended = lambda channel, _reason: self._forget(channel)
-        self._greeting[channel.number] = (channel, now)
+        self._greeting[channel.number] = (channel, now + self._settings.hello_timeout_s)
         channel.open(now)
 
     def _forget(self, channel: Channel) -> None:
@@ -142,7 +144,7 @@ class Doors:
         if refusal is not None or not isinstance(message, Hello):
             self._refuse(channel, message, refusal or Refusal(reason="no hello"), now)
         elif message.purpose == "data":
-            self._adopt(channel, message.session)
+            self._adopt(channel, message)
         elif message.purpose == "ask":
             self._greeting.pop(channel.number)
             channel.send([Welcome(boot=self._identity.boot)], now)
@@ -156,15 +158,16 @@ class Doors:
         channel.send([refusal], now)
         channel.close(refusal.reason)
 
-    def _adopt(self, channel: Channel, session: str) -> None:
+    def _adopt(self, channel: Channel, hello: Hello) -> None:
         self._greeting.pop(channel.number)
         sock = channel.detach()
         sock.setblocking(True)
-        for transport, _ in self._offers.values():
-            if transport.name == "tcp":
-                transport.adopt(session, sock)
-                return
-        sock.close()
+        # An engine of an earlier version does not name its transport.
+        found = self._offers.get(next(iter(hello.transports), "tcp"))
+        if found is None:
+            sock.close()
+        else:
+            found[0].adopt(hello.session, sock)
 
     def _invite(self, channel: Channel, hello: Hello, now: float) -> None:
         common = {name: offer for name, offer in self._offers.items() if name in hello.transports}
@@ -172,6 +175,11 @@ class Doors:
         for transport, _ in common.values():
             transport.adopt(session, None)
         self._sessions[channel.number] = hello
+        # Prefill tries one transport after the other.
+        limit = self._settings.hello_timeout_s * (1 + len(common)) + (
+            self._settings.join_timeout_s if "nccl" in common else 0
+        )
+        self._greeting[channel.number] = (channel, now + limit)
         channel.heard = self._chosen
         offers = [Offer(transport=name, details=details) for name, (_, details) in common.items()]
         channel.send([Welcome(boot=self._identity.boot, session=session, offers=offers)], now)
@@ -183,6 +191,7 @@ class Doors:
             return
         self._greeting.pop(channel.number)
         hello, session = self._sessions.pop(channel.number), self._session(channel)
+        channel.last_heard = time.monotonic()
         for transport, _ in self._offers.values():
             if transport is not found[0]:
                 transport.end(session)
@@ -212,6 +221,10 @@ class Doors:
         for better, reason in worse_than.items():
             log.warning("P2pConnector sends to %s over %s, because %s", address, transport.name, reason)
             self._loop.call(functools.partial(self._host.fell_back, better))
+        if self._ends:
+            sock.close()
+            writer.close()
+            return
         channel = Channel(next(self._numbers), sock, self._loop, lambda _channel, _message: None)
         self._loop.call(lambda: self._host.push_opened(address, channel, welcome.boot, transport, writer))
 

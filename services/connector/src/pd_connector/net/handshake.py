@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pd_connector.memory.pages import Memory
 from pd_connector.net.channel import tune
-from pd_connector.net.tcp import read_message
+from pd_connector.net.data import read_message
 from pd_connector.net.transport import Invitation, Transport, TransportError, Writer
 from pd_connector.settings import Settings
 from pd_connector.wire.frames import frame

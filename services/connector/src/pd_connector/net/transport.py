@@ -22,6 +22,18 @@ class Move:
     mark: Any = None
 
 
+def neighbours(moves: list[Move], page_bytes: int) -> list[tuple[int, int, int]]:
+    """Offsets and sizes of copies: pages that are adjacent on both ends are copied together."""
+    found: list[tuple[int, int, int]] = []
+    for move in moves:
+        source, target = move.source * page_bytes, move.target * page_bytes
+        if found and found[-1][0] + found[-1][2] == source and found[-1][1] + found[-1][2] == target:
+            found[-1] = (found[-1][0], found[-1][1], found[-1][2] + move.size)
+        else:
+            found.append((source, target, move.size))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Invitation:
     """What prefill knows about a connection when it opens a transport for it.

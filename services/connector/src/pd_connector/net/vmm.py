@@ -18,7 +18,7 @@ import torch
 from pd_connector.memory.cumem import CudaError, DeviceMemory, Driver, Mapping
 from pd_connector.memory.gpu import Streams
 from pd_connector.memory.pages import DEVICE, Memory
-from pd_connector.net.transport import Invitation, Move, Site, TransportError
+from pd_connector.net.transport import Invitation, Move, Site, TransportError, neighbours
 
 NAME_BYTES: Final = 128
 log = logging.getLogger(f"vllm.{__name__}")
@@ -68,18 +68,6 @@ class VmmWriter:
         except CudaError as error:
             log.warning("P2pConnector: %s", error)
         self._sock.close()
-
-
-def neighbours(moves: list[Move], page_bytes: int) -> list[tuple[int, int, int]]:
-    """Offsets and sizes of copies: pages that are adjacent on both ends are copied together."""
-    found: list[tuple[int, int, int]] = []
-    for move in moves:
-        source, target = move.source * page_bytes, move.target * page_bytes
-        if found and found[-1][0] + found[-1][2] == source and found[-1][1] + found[-1][2] == target:
-            found[-1] = (found[-1][0], found[-1][1], found[-1][2] + move.size)
-        else:
-            found.append((source, target, move.size))
-    return found
 
 
 class VmmTransport:

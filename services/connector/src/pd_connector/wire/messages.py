@@ -2,8 +2,9 @@
 
 Every connection begins with `Hello` and its answer, and has one purpose. On a `push` connection, which prefill opens to decode, prefill
 sends `Part`, `Token`, `Fail`, `Need` and `Return`, and decode sends `Credit`, `Revoke` and `Drop`. On an `ask` connection, which decode
-opens to prefill, decode sends `Want` and `Drop`, and prefill sends `Have` and `Fail`. A `data` connection carries bytes for the TCP
-transport: `Write` precedes them, and `Written` is the answer.
+opens to prefill, decode sends `Want` and `Drop`, and prefill sends `Have` and `Fail`. A `data` connection belongs to a transport that needs
+one. For `tcp` it carries bytes: `Write` precedes them, and `Written` is the answer. For `nccl`, `Join` and `Joined` come first, and the bytes
+that follow a `Write` go another way.
 """
 
 from typing import Final, Literal, TypeAlias
@@ -32,7 +33,7 @@ class Hello(_Message, frozen=True, kw_only=True):
         boot: random id of this process; it differs after a restart at the same address.
         address: where this engine listens.
         schema: what must be equal on both ends (`wire.schema`).
-        transports: transports that this engine can use, the best first.
+        transports: transports that this engine can use, the best first; for a `data` connection, the one that it is for.
         session: for a `data` connection, the push connection that it belongs to, from its `Welcome`.
     """
 
@@ -126,8 +127,21 @@ class Part(_Message, frozen=True, kw_only=True):
     checksum: int | None = None
 
 
+class Join(_Message, frozen=True, kw_only=True):
+    """On a `data` connection for `nccl`: prefill is the first of two ranks with this id, and decode is to be the second."""
+
+    id: bytes
+
+
+class Joined(_Message, frozen=True, kw_only=True):
+    """The answer to `Join`: bytes have come from prefill to decode."""
+
+
 class Write(_Message, frozen=True, kw_only=True):
-    """On a `data` connection: the bytes of these pages follow, one page after the other."""
+    """On a `data` connection: the bytes of these pages follow, one page after the other.
+
+    For `nccl` an entry may be several adjacent pages: the number of the first, and the bytes of all.
+    """
 
     pages: list[int]
     sizes: list[int]
@@ -191,6 +205,8 @@ Message: TypeAlias = (
     | Revoke
     | Return
     | Part
+    | Join
+    | Joined
     | Write
     | Written
     | Token
