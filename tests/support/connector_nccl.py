@@ -1,8 +1,10 @@
 """NCCL without GPUs, for tests of pd_connector's transport: a library with NCCL's calls (fake_nccl.c), and a GPU whose streams it runs."""
 
+import atexit
 import ctypes
 import functools
 import itertools
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -34,6 +36,7 @@ def library(version: int = VERSION) -> Path:
     from support.monitor import build_library  # noqa: PLC0415  an engine in a process of its own starts faster without
 
     folder = Path(tempfile.mkdtemp(prefix="pd-fake-nccl-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return build_library(folder, "fake_nccl.c", "libnccl.so.2", [f"-DVERSION={version}", "-pthread"])
 
 
