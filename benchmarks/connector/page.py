@@ -120,6 +120,60 @@ def parity(data: list[dict[str, Any]]) -> str:
     return table(["", "tests passed", "pairs that passed", "that failed", "not (wholly) run"], rows)
 
 
+def moved(data: list[dict[str, Any]]) -> str:
+    """Streams of a decode that was killed, beside what rounding does where nothing is killed."""
+    names = {"exact": "sums in one order, batch-invariant", "pair": "vLLM's defaults"}
+    columns = ("differ", "differ_undisturbed", "differ_when_a_plain_engine_goes_on")
+    rows = [
+        [
+            names[row["kind"]],
+            str(row["migrated"]),
+            f"{row['whole']} of {row['streams']}",
+            *(f"{row[name]['greedy']} + {row[name]['seeded']}" for name in columns),
+            f"{row['longest_pause_s']:.2f} ({row['longest_pause_undisturbed_s']:.2f})",
+        ]
+        for row in data
+        if row["what"] == "a decode killed under streams"
+    ]
+    return table(
+        [
+            "",
+            "moved",
+            "whole",
+            "differ from the undisturbed run",
+            "two undisturbed runs differ",
+            "a plain engine that goes on differs",
+            "longest pause (undisturbed), s",
+        ],
+        rows,
+    )
+
+
+def killed(data: list[dict[str, Any]]) -> str:
+    """One kill a row; the proxy's counts are sums over all of them."""
+    rows, before = [], next(row["migrated"] for row in data if row.get("kind") == "exact" and "migrated" in row)
+    tried = 0
+    for row in data:
+        if row["what"] == "kill -9":
+            equal = row["whole"] - len(row["parted"])
+            counts = (row["migrations"] - before, row["retries"] - tried)
+            before, tried = row["migrations"], row["retries"]
+            times = f"{row['slowest_s']:.1f} ({row['slowest_undisturbed_s']:.1f})"
+            role = "prefill" if "-p" in row["of"] else "decode"
+            rows.append(
+                [
+                    f"{role} {row['of'][-1]}",
+                    f"{row['killed_at']:,}",
+                    f"{equal} of {row['answers']}",
+                    *map(str, counts),
+                    times,
+                ]
+            )
+    return table(
+        ["killed", "after so many tokens", "whole and equal", "moved", "tried again", "slowest (undisturbed), s"], rows
+    )
+
+
 def _listed(pairs: list[str]) -> str:
     return ", ".join(pairs) or "none"
 
@@ -132,6 +186,8 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),
     "parity": (parity, "parity"),
+    "moved": (moved, "killed"),
+    "killed": (killed, "killed"),
 }
 
 

@@ -2,7 +2,7 @@
 """A directory that vLLM serves with LOAD_FORMAT=dummy: the shape of a known model, and a tokenizer for every token of it.
 
 `python benchmarks/gpu/shape.py llama-3.1-8b FOLDER`. Dummy weights take a step exactly as long as real ones; what they write means
-nothing, so no output is compared here.
+nothing. To compare outputs, `--random --layers 8` draws weights with which every token depends on the KV before it (needs torch).
 """
 
 import argparse
@@ -57,13 +57,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="shape", description=__doc__)
     parser.add_argument("name", choices=SHAPES)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--layers", type=int, help="so many layers instead of the model's")
+    parser.add_argument("--random", action="store_true", help="write random weights, for LOAD_FORMAT=auto")
     options = parser.parse_args()
-    print(write(options.name, options.folder))
+    print(write(options.name, options.folder, options.layers))
+    if options.random:
+        draw(options.folder)
 
 
-def write(name: str, folder: Path) -> Path:
+def write(name: str, folder: Path, layers: int | None = None) -> Path:
     """Write config.json and the tokenizer; a token is a word, so that every token of an answer has a text."""
-    config = SHAPES[name]
+    config = SHAPES[name] | ({"num_hidden_layers": layers} if layers else {})
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(config["vocab_size"])))
@@ -71,6 +75,36 @@ def write(name: str, folder: Path) -> Path:
     kind = {"tokenizer_class": "PreTrainedTokenizerFast", **ends}
     (folder / "tokenizer_config.json").write_text(json.dumps(kind))
     return folder
+
+
+def draw(folder: Path) -> None:
+    """Random weights; with a standard deviation of 0.06 what a model writes depends on its KV, with the usual 0.02 it hardly does."""
+    import torch  # noqa: PLC0415  only on a GPU host
+    from safetensors.torch import save_file  # noqa: PLC0415
+
+    config = json.loads((folder / "config.json").read_text())
+    hidden, inner, size = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    heads, groups = (config[f"num_{kind}_heads"] * config["head_dim"] for kind in ("attention", "key_value"))
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (size, hidden), "model.norm.weight": (hidden,)}
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (size, hidden)
+    for layer in range(config["num_hidden_layers"]):
+        own: dict[str, tuple[int, ...]] = {
+            f"self_attn.{name}_proj": (groups if name in "kv" else heads, hidden) for name in "qkv"
+        }
+        own |= {"self_attn.o_proj": (hidden, heads), "mlp.down_proj": (hidden, inner)}
+        own |= {f"mlp.{name}_proj": (inner, hidden) for name in ("gate", "up")}
+        own |= {"input_layernorm": (hidden,), "post_attention_layernorm": (hidden,)}
+        if config["model_type"] == "qwen3":
+            own |= {f"self_attn.{name}_norm": (config["head_dim"],) for name in "qk"}
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in own.items()}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(20260620)
+    weights = {}
+    for name, shape in shapes.items():
+        found = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator, device=device) * 0.06
+        weights[name] = found.to(getattr(torch, config["torch_dtype"])).cpu()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def _tokenizer(size: int) -> dict[str, Any]:

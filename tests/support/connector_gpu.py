@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from support.stack import ROOT
-from support.vllm_engines import ask, series_of
+from support.vllm_engines import Addressed, ask, series_of
 
 from pd_contracts.free_ports import free_ports
 from pd_contracts.health import probe
@@ -208,7 +208,7 @@ class Fleet:
             couple.stop()
 
 
-def gap_to_best(engine: GpuEngine, prompt: list[int], token: int) -> float:
+def gap_to_best(engine: Addressed, prompt: list[int], token: int) -> float:
     """How much less likely than its first choice an engine finds `token` after `prompt`, in nats; inf if it is not near."""
     answer = ask(engine, prompt, max_tokens=1, logprobs=5, return_tokens_as_token_ids=True)
     likely: dict[str, float] = answer.choice["logprobs"]["top_logprobs"][0]

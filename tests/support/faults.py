@@ -479,7 +479,9 @@ With every connector:
   The engine that continues must have the same runner, version and precision.
   The V1 model runner, which vLLM has on CPUs, gives each request a generator whose state depends on the number of draws.
   An engine that continues would start it anew and write another text, so such a stream ends with an error event.
-  (This is what vLLM's source says, and its kernels drew the same tokens in Triton's interpreter; on GPUs, moving a seeded stream has not been tried.)
+  For the same reason, prefill writes the first token of an answer with a `seed` only if it draws as decode does.
+  On an H200 with vLLM 0.33, streams with a seed continued token for token after `kill -9` of their engine, where rounding did not depend on the batch ([measured](results/h200-p2p/README.md#behind-the-proxy-with-engines-killed)).
+  That prefill writes the first token of such an answer has not been tried on GPUs.
 - Damaged KV leads to wrong answers without an error, and so does a decode engine without memory for KV (with vLLM's own connectors).
   No proxy can see that in a single answer.
   If the fault is there from the start, the canary at admission finds it; later, `POST /admin/canary` finds it.
