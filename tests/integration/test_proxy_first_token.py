@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 from support.handoff import CHAT, COMPLETIONS, stand, text_of
+from support.handoff import stages as stages_of
 from support.proxy import TEXT as FAKE
 from support.proxy import Call, FakeEngine, document, running_proxy
 
 import pd_simulator.server
-from pd_contracts.names import Connector
+from pd_contracts.names import TIMING_HEADER, Connector, Role
 from pd_proxy.protocol import exclusions
 from pd_proxy.request import announcement
 from pd_proxy.settings import When, Writer
@@ -300,6 +301,22 @@ async def test_decode_after_prefill_if_that_is_wanted() -> None:
         assert await decode.metric("sim:kv_waiting") == 0
         assert (await prefill.post("/sim/faults", {})).status == 200
         await asked
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "", "0.32.0"])
+async def test_a_chat_is_continued_only_where_its_prompt_is_taken_as_token_ids(version: str) -> None:
+    """An older vLLM ignores the ids, and would answer the client's messages from the beginning, behind prefill's token."""
+    async with running_proxy() as proxy:
+        await proxy.engine(Role.PREFILL, Connector.P2P, version="0.32.0")
+        decode = await proxy.engine(Role.DECODE, Connector.P2P, version=version)
+        body = {"model": FAKE["model"], **MESSAGES, "max_tokens": 4}
+        reply = await proxy.post(body, CHAT, **{TIMING_HEADER: "1"})
+        assert reply.status == 200
+        old = version != "0.32.0"
+        assert (stages_of(reply).first_token_reason == "engine_version") is old
+        if old:
+            assert [call.body.get("messages") for call in decode.calls] == [MESSAGES["messages"]]
+            assert "prompt_token_ids" not in decode.calls[0].body["kv_transfer_params"]
 
 
 def whole_text(answer: Any) -> str:
