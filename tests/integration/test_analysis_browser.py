@@ -122,7 +122,7 @@ def test_the_interactive_chart_is_in_the_pages_language(page: Path, tmp_path: Pa
     title = re.search(r"<title>(.*?)</title>", dom)
     assert title is not None
     texts = set(json.loads(title[1]))
-    assert {"最长间隔", "最长间隔, ms", "模拟数据", "聚合部署", "分离部署"} <= texts
+    assert {"最长间隔", "最长间隔, ms", "模拟数据", "聚合部署", "PD 分离"} <= texts
     # Units, latencies' short names and ticks are the same in every language.
     assert [text for text in texts if re.search(r"[a-z]{4,}", text)] == []
 

@@ -29,7 +29,7 @@ _FAULTS: Final = {
 def energy_by_role(group: Group) -> Table | None:
     """Joules by role; None if no run has power."""
     header = [
-        *("", tr("GPUs"), tr("Energy"), tr("Mean power a GPU"), tr("Static part"), tr("J / prompt token")),
+        *("", tr("GPUs"), tr("Energy"), tr("Mean power per GPU"), tr("Static part"), tr("J / prompt token")),
         *(tr("J / output token"), tr("J / token, both"), tr("Closure, instant"), tr("Closure, average"), tr("Method")),
     ]
     rows = [
