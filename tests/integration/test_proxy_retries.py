@@ -91,6 +91,7 @@ async def test_a_kept_connection_that_the_only_engine_closes_under_a_request_cos
         assert (await proxy.post(body)).status == 200
         assert not answer.closes
         assert (await proxy.stats()).retries == number
+        await proxy.paid()  # a repayment must not be what meets the closed connection
         answer.closes = True
     stats = await proxy.stats()
     assert [(i.state, i.failures) for i in stats.instances] == [("ready", 0)] * len(stats.instances)

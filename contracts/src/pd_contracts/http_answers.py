@@ -14,7 +14,6 @@ import httptools
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_INTERIM_ANSWERS: Final = 16
 _SEPARATORS: Final = 4  # colon, space and line end of a header
-_FRAMING: Final = frozenset({b"transfer-encoding", b"content-length"})
 
 
 class ProtocolError(ValueError):
@@ -75,7 +74,7 @@ class AnswerReader:
         if self._head is None:
             headers: dict[str, str] = {}
             for name, value in self._lines:
-                key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+                key, text = name.decode("latin-1"), value.decode("latin-1").strip()
                 headers[key] = f"{headers[key]}, {text}" if key in headers else text
             self._head = Head(self.status, headers)
         return self._head
@@ -154,7 +153,7 @@ class AnswerReader:
         if self._size > MAX_HEAD_BYTES:
             raise ProtocolError(f"a head is larger than {MAX_HEAD_BYTES} bytes")
         if not self.status:
-            self._lines.append((name, value))
+            self._lines.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """A head is complete; a status below 200 only announces another answer."""
@@ -168,12 +167,12 @@ class AnswerReader:
             return
         self.status = status
         self._closes = not self._parser.should_keep_alive()
-        framing = {name.lower(): value for name, value in self._lines if name.lower() in _FRAMING}
-        encoding = framing.get(b"transfer-encoding")
+        last = dict(self._lines)
+        encoding = last.get(b"transfer-encoding")
         if encoding is not None and encoding.strip().lower() != b"chunked":
             raise ProtocolError("the answer's transfer encoding is unknown")
         self.whole_chunk = encoding is not None
-        self._until_close = not framing and status not in (204, 304)
+        self._until_close = encoding is None and b"content-length" not in last and status not in (204, 304)
 
     def on_chunk_header(self) -> None:
         self.whole_chunk = False

@@ -1,5 +1,6 @@
 """A relay passes a stream on in the same way however its bytes are split, and on each of its code paths."""
 
+import asyncio
 from itertools import pairwise
 
 import pytest
@@ -36,6 +37,7 @@ class Engine:
     """A connection that hands its bytes to a sink as `connections.Connection` does."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.reader = chunked()
         self.paused = False
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pd_proxy.access import Keys
+from pd_proxy.engines.known import KnownChoices
 from pd_proxy.engines.pairing import Rules
 from pd_proxy.engines.registry import Instance
 from pd_proxy.engines.trust import Trust
@@ -65,6 +66,7 @@ class Context(ABC):
         self.limits = self.settings.limits()
         self.router = _router_of(self.settings, self.trust) if self.settings.predicts else None
         self.rules = Rules(self.settings.policy, self.trust, self.flights.load)
+        self.choices = KnownChoices(self.trust)
 
     @abstractmethod
     def unreachable(self, instance: Instance, reason: str) -> None:

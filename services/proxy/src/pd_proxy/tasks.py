@@ -11,6 +11,34 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+async def result_of(task: "asyncio.Task[T]", timeout_s: float | None = None) -> T:
+    """Wait for a task, which goes on if the waiter is cancelled or waits no longer.
+
+    It does what `asyncio.timeout` around `asyncio.shield` would do at twice the cost.
+
+    Raises:
+        TimeoutError: if the task has not ended after `timeout_s`.
+    """
+    loop = task.get_loop()
+    over = loop.create_future()
+
+    def wake(*_: object) -> None:
+        if not over.done():
+            over.set_result(None)
+
+    task.add_done_callback(wake)
+    timer = loop.call_later(timeout_s, wake) if timeout_s is not None else None
+    try:
+        await over
+    finally:
+        task.remove_done_callback(wake)
+        if timer is not None:
+            timer.cancel()
+    if not task.done():
+        raise TimeoutError
+    return task.result()
+
+
 class Tasks:
     """Holds tasks until they end; asyncio itself keeps only weak references."""
 

@@ -116,7 +116,7 @@ def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
 
 def _as_written(header: str) -> str:
     """A header's value as its sender wrote it: HTTP reads bytes as Latin-1, and most senders write UTF-8."""
-    return header.encode("latin-1", "replace").decode("utf-8", "replace")
+    return header if header.isascii() else header.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def whole_app(context: Supervisor) -> Proxy:

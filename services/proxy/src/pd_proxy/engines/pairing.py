@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import lcm
 from typing import Final
 
+from msgspec import Struct
+
 from pd_contracts.names import Connector, Role
 from pd_proxy.engines.policy import Load, Policy, pick
 from pd_proxy.engines.registry import Instance, State
@@ -20,8 +22,7 @@ ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
 TOLD_BY_PREFILL: Final = frozenset({Connector.NIXL, Connector.P2P})
 
 
-@dataclass(frozen=True, slots=True)
-class Needs:
+class Needs(Struct, frozen=True):
     """What a request asks of its engines; see `generation.Generation`.
 
     Attributes:
@@ -39,24 +40,21 @@ class Needs:
     hands_off: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """A prefill and a decode that can hand KV over."""
 
     prefill: Instance
     decode: Instance
 
 
-@dataclass(frozen=True, slots=True)
-class Solo:
+class Solo(Struct, frozen=True):
     """One engine that does both; `why` says what chose it, if it was not the policy."""
 
     engine: Instance
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
+class Late(Struct, frozen=True):
     """A prefill whose decode is chosen once the prompt is computed; until then prefill keeps the KV. `why` as in `Solo`."""
 
     prefill: Instance
@@ -84,26 +82,53 @@ def trust_all(_prefill: Instance, _decode: Instance) -> bool:
 DEFAULT_RULES: Final = Rules(Policy.ROUND_ROBIN, trust_all, lambda _: 0)
 
 
+class Choices(Struct, frozen=True):
+    """The engines that can serve requests of one kind: combined ones, prefill engines, and each prefill's partners."""
+
+    combined: Sequence[Instance]
+    prefills: Sequence[Instance]
+    partners: Sequence[Sequence[Instance]]
+
+    def take(self, needs: Needs, turn: int, rules: Rules) -> Pair | Solo:
+        """The route of the `turn`-th request."""
+        if self.prefills and not (needs.short and self.combined):
+            return self._pair(needs, turn, rules)
+        return Solo(pick(rules.policy, self.combined, turn, rules.load, needs.prefix))
+
+    def _pair(self, needs: Needs, turn: int, rules: Rules) -> Pair:
+        prefill = pick(rules.policy, self.prefills, turn, rules.load, needs.prefix)
+        partners = self.partners[self.prefills.index(prefill)]
+        if rules.policy is not Policy.ROUND_ROBIN:
+            return Pair(prefill, pick(rules.policy, partners, turn, rules.load))
+        # Both sides take turns; an offset after each full cycle combines every prefill with every decode.
+        cycle = lcm(len(self.prefills), len(partners))
+        return Pair(prefill, partners[(turn + turn // cycle) % len(partners)])
+
+
 def choose(instances: Sequence[Instance], needs: Needs, turn: int, rules: Rules = DEFAULT_RULES) -> Pair | Solo:
-    """The route of the `turn`-th request; only trusted pairs are used.
+    """The route of the `turn`-th request; only trusted pairs are used. Raises as `choices`."""
+    return choices(instances, needs, rules.trusted).take(needs, turn, rules)
+
+
+def choices(instances: Sequence[Instance], needs: Needs, trusted: Trusted) -> Choices:
+    """The engines that can serve a request.
 
     Raises:
         UnknownModelError: if no engine, not even a suspect one, serves the model.
         NotDisaggregableError: if only a combined engine could serve it and none is ready.
         NoInstanceError: if no engine can serve it now; the message names the missing role.
     """
-    _check_model(instances, needs.model)
     able = able_for(instances, needs.model)
+    if not able:
+        _check_model(instances, needs.model)
     refusal, candidates = _candidates(able, needs)
-    pairs = _Pairs(candidates, rules.trusted)
+    pairs = _pairs(candidates, trusted)
     combined = [i for i in able if i.role is Role.COMBINED]
-    if pairs.prefills and not (needs.short and combined):
-        return pairs.take(needs, turn, rules)
-    if combined:
-        return Solo(pick(rules.policy, combined, turn, rules.load, needs.prefix))
-    if refusal is not None and _Pairs(able, rules.trusted).prefills:
+    if pairs or combined:
+        return Choices(combined, [prefill for prefill, _ in pairs], [partners for _, partners in pairs])
+    if refusal is not None and _pairs(able, trusted):
         raise NotDisaggregableError(f"{refusal}, and no combined engine is ready")
-    if _Pairs(able, trust_all).prefills and not _Pairs(able, rules.trusted).prefills:
+    if _pairs(able, trust_all) and not _pairs(able, trusted):
         raise NoInstanceError("no pair of prefill and decode has passed its canary, and no combined engine is ready")
     raise NoInstanceError(_missing(able))
 
@@ -126,28 +151,15 @@ def draw_alike(one: Instance, other: Instance) -> bool:
 def is_ready(instances: Sequence[Instance], trusted: Trusted = trust_all) -> bool:
     """Whether the deployment could serve a request now."""
     able = [i for i in instances if i.state is State.READY]
-    return any(i.role is Role.COMBINED for i in able) or bool(_Pairs(able, trusted).prefills)
+    return any(i.role is Role.COMBINED for i in able) or bool(_pairs(able, trusted))
 
 
-class _Pairs:
-    """The prefill engines that have a partner, and their partners."""
-
-    def __init__(self, able: Sequence[Instance], trusted: Trusted) -> None:
-        self._trusted = trusted
-        self._decodes = [i for i in able if i.role is Role.DECODE]
-        self.prefills = [i for i in able if i.role is Role.PREFILL and self._partners(i)]
-
-    def _partners(self, prefill: Instance) -> list[Instance]:
-        return [i for i in self._decodes if compatible(prefill, i) and self._trusted(prefill, i)]
-
-    def take(self, needs: Needs, turn: int, rules: Rules) -> Pair:
-        prefill = pick(rules.policy, self.prefills, turn, rules.load, needs.prefix)
-        partners = self._partners(prefill)
-        if rules.policy is not Policy.ROUND_ROBIN:
-            return Pair(prefill, pick(rules.policy, partners, turn, rules.load))
-        # Both sides take turns; an offset after each full cycle combines every prefill with every decode.
-        cycle = lcm(len(self.prefills), len(partners))
-        return Pair(prefill, partners[(turn + turn // cycle) % len(partners)])
+def _pairs(able: Sequence[Instance], trusted: Trusted) -> list[tuple[Instance, list[Instance]]]:
+    """The prefill engines that have partners, with these."""
+    decodes = [i for i in able if i.role is Role.DECODE]
+    prefills = [i for i in able if i.role is Role.PREFILL] if decodes else []
+    found = ((one, [i for i in decodes if compatible(one, i) and trusted(one, i)]) for one in prefills)
+    return [(prefill, partners) for prefill, partners in found if partners]
 
 
 def _check_model(instances: Sequence[Instance], model: str | None) -> None:

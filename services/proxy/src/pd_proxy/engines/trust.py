@@ -24,6 +24,7 @@ class Trust:
         """`needed`: a pair without a good verdict gets no requests."""
         self._needed = needed
         self._verdicts: dict[tuple[int, int], Judgment] = {}
+        self.version = 0  # changes with the verdicts
 
     def __call__(self, prefill: Instance, decode: Instance) -> bool:
         """Whether clients may get answers from the pair."""
@@ -36,6 +37,7 @@ class Trust:
     def judge(self, prefill: Instance, decode: Instance, judgment: Judgment) -> None:
         """Remember a verdict in place of the previous one."""
         self._verdicts[prefill.incarnation, decode.incarnation] = judgment
+        self.version += 1
 
     def verdicts(self) -> tuple[tuple[int, int, Judgment], ...]:
         """All verdicts: prefill's and decode's incarnation, and what is known of the pair."""
@@ -44,6 +46,7 @@ class Trust:
     def adopt(self, verdicts: Iterable[tuple[int, int, Judgment]]) -> None:
         """Replace all verdicts by these."""
         self._verdicts = {(prefill, decode): said for prefill, decode, said in verdicts}
+        self.version += 1
 
     def says(self, prefill: Instance, decode: Instance) -> tuple[str, str]:
         """The verdict as one word, and its reason."""
@@ -77,3 +80,4 @@ class Trust:
     def forget(self, gone: Instance) -> None:
         """Drop all verdicts of a process that is gone or must be examined again."""
         self._verdicts = {key: said for key, said in self._verdicts.items() if gone.incarnation not in key}
+        self.version += 1

@@ -85,17 +85,15 @@ class Budget:
         claim = Claim(self, prefill.incarnation, decode.incarnation, size)
         if size:
             self._claimed[claim.decode] += size
-            self._handovers.update((claim.prefill, claim.decode))
+            self._handovers[claim.prefill] += 1
+            self._handovers[claim.decode] += 1
         return claim
 
     def give_back(self, claim: Claim, size: int) -> None:
         """Free a claim's room."""
-        self._claimed[claim.decode] -= size
-        self._handovers.subtract((claim.prefill, claim.decode))
-        for counter in (self._claimed, self._handovers):
-            for incarnation in (claim.prefill, claim.decode):
-                if not counter[incarnation]:
-                    del counter[incarnation]
+        _take(self._claimed, claim.decode, size)
+        _take(self._handovers, claim.prefill, 1)
+        _take(self._handovers, claim.decode, 1)
         self._released.set()
 
     async def released(self) -> None:
@@ -106,6 +104,15 @@ class Budget:
                 await self._released.wait()
         except TimeoutError:
             pass  # the caller looks again in any case
+
+
+def _take(counter: Counter[int], key: int, amount: int) -> None:
+    """Subtract; what has become 0 is dropped, because engines come and go."""
+    left = counter[key] - amount
+    if left:
+        counter[key] = left
+    else:
+        del counter[key]
 
 
 def ends(route: Pair | Late) -> tuple[Instance, Instance]:

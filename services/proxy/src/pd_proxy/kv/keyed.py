@@ -5,16 +5,16 @@ computes the prompt itself. Requests may be aborted at either engine at any time
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from uuid import uuid4
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct, field
+from msgspec.structs import replace
 
 from pd_contracts.names import SIMULATED_ENGINE
 from pd_proxy.engines.pairing import Pair
 from pd_proxy.engines.registry import Instance
+from pd_proxy.kv.ids import unique
 from pd_proxy.kv.transfer import KV_PARAMS, Leg, fresh_id, leg, one_token
 from pd_proxy.protocol.body import Fields, encoded
 from pd_proxy.protocol.endpoints import Endpoint
@@ -26,8 +26,7 @@ CHAT_IDS_SINCE: Final = (0, 32)
 _TRUE: Final = Raw(b"true")
 
 
-@dataclass(frozen=True, slots=True)
-class Keyed:
+class Keyed(Struct, frozen=True):
     """One request on its way through one pair.
 
     Attributes:
@@ -40,7 +39,7 @@ class Keyed:
     generation: Generation
     headers: Mapping[str, str]
     uuid: str
-    key: str = field(default_factory=lambda: uuid4().hex)
+    key: str = field(default_factory=unique)
     late: bool = False
 
     @classmethod

@@ -12,19 +12,18 @@ ExampleConnector keys KV by the tokens themselves in a shared folder, so both en
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
-from uuid import uuid4
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from pd_contracts.names import REQUEST_ID_HEADER, Connector
 from pd_proxy.engines.pairing import Pair
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import BrokenReplyError
 from pd_proxy.kv.debts import Debt
+from pd_proxy.kv.ids import unique
 from pd_proxy.protocol.body import SAMPLING, Fields, encode, encoded
 from pd_proxy.protocol.endpoints import PROMPT, Endpoint
 from pd_proxy.protocol.generation import count
@@ -37,22 +36,24 @@ SHORT_PROMPT: Final = (
 SHORT_TOKENS: Final = list(range(100, 117))
 
 KV_PARAMS: Final = "kv_transfer_params"
+# Fields that are refused or useless with a limit of one token.
+OF_MANY_TOKENS: Final = ("min_tokens", "stream_options")
+_ONE: Final = Raw(b"1")
+_FALSE: Final = Raw(b"false")
 NIXL_PREFILL_PARAMS: Final = Raw(
     b'{"do_remote_decode":true,"do_remote_prefill":false,"remote_engine_id":null,'
     b'"remote_block_ids":null,"remote_host":null,"remote_port":null}'
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Leg:
+class Leg(Struct, frozen=True):
     """One request to one engine."""
 
     headers: Mapping[str, str]
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class HandOver:
+class HandOver(Struct, frozen=True):
     """The hand-over that prefill's answer makes possible.
 
     Attributes:
@@ -76,8 +77,7 @@ class HandOver:
         return leg(self.endpoint, self.engine_id, one_token(self.endpoint, self.fields), self.headers)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """One attempt with one pair.
 
     Attributes:
@@ -111,7 +111,7 @@ def p2p_request_id(prefill_zmq: str, decode_zmq: str, uuid: str) -> str:
 
 def fresh_id(endpoint: Endpoint) -> str:
     """32 hexadecimal digits. For a response, with the prefix that vLLM would choose, because that id is also the answer's."""
-    return f"resp_{uuid4().hex}" if endpoint is Endpoint.RESPONSES else uuid4().hex
+    return f"resp_{unique()}" if endpoint is Endpoint.RESPONSES else unique()
 
 
 def plan(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Plan:
@@ -144,22 +144,23 @@ def one_token(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
     `n` and the prompts stay, because each sequence hands over KV of its own. For a chat, max_completion_tokens takes precedence. If it
     stayed above 1, prefill would go on decoding, which crashes P2pNcclConnector.
     """
-    short = {name: value for name, value in fields.items() if name not in ("min_tokens", "stream_options")}
-    short["stream"] = Raw(b"false")
+    short = {**fields, "stream": _FALSE}
+    for name in OF_MANY_TOKENS:
+        short.pop(name, None)
     if endpoint is Endpoint.GENERATE:
         sampling = {name: value for name, value in _sampling(fields).items() if name != "min_tokens"}
         short[SAMPLING] = encoded({**sampling, "max_tokens": 1})
         return short
-    short["max_output_tokens" if endpoint is Endpoint.RESPONSES else "max_tokens"] = Raw(b"1")
+    short["max_output_tokens" if endpoint is Endpoint.RESPONSES else "max_tokens"] = _ONE
     if "max_completion_tokens" in short:
-        short["max_completion_tokens"] = Raw(b"1")
+        short["max_completion_tokens"] = _ONE
     if endpoint is Endpoint.MESSAGES and _budgeted(short.get("thinking")):
         # vLLM compares this budget with `max_tokens`. It limits the output only, so the prompt does not change.
         del short["thinking"]
     return short
 
 
-class _Thinking(msgspec.Struct):
+class _Thinking(Struct):
     type: str = ""
 
 
@@ -230,7 +231,7 @@ def _keyed(
     prefill: Instance, decode: Instance | None, endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]
 ) -> Plan:
     """P2pConnector: prefill sends KV to decode while it computes, if decode is known; the key in both bodies is unique."""
-    uuid, key = fresh_id(endpoint), uuid4().hex
+    uuid, key = fresh_id(endpoint), unique()
     # A request that continues another engine's tokens has its prompt with it.
     told = msgspec.json.decode(fields[KV_PARAMS], type=dict[str, Raw]) if KV_PARAMS in fields else {}
 
@@ -280,15 +281,15 @@ def _nixl(endpoint: Endpoint, fields: Fields, headers: Mapping[str, str]) -> Pla
     )
 
 
-class _Answer(msgspec.Struct):
+class _Answer(Struct):
     kv_transfer_params: Raw = Raw(b"null")
 
 
-class _Keyed(msgspec.Struct):
+class _Keyed(Struct):
     key: str = ""
 
 
-class _Pd(msgspec.Struct):
+class _Pd(Struct):
     pd: _Keyed | None = None
 
 

@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 from msgspec import Raw
@@ -20,7 +20,14 @@ XARGS: Final = "vllm_xargs"
 SAMPLING: Final = "sampling_params"
 
 _decoder = msgspec.json.Decoder(dict[str, Raw])
-_NULL: Final = b"null"
+_encoder = msgspec.json.Encoder()
+# Not strict, as vLLM: "2" is 2, 1 is true.
+_values: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {
+    kind: msgspec.json.Decoder(kind, strict=False) for kind in (bool, int, str)
+}
+_KINDS: Final[Mapping[type, str]] = {bool: "a boolean", int: "an integer", str: "a string"}
+_GUARDED: Final = frozenset({*FORBIDDEN, XARGS, SAMPLING})
+_NULL: Final = Raw(b"null")
 
 
 def encoded(value: Any) -> Raw:
@@ -28,7 +35,7 @@ def encoded(value: Any) -> Raw:
 
 
 def encode(fields: Fields) -> bytes:
-    return msgspec.json.encode(fields)
+    return _encoder.encode(fields)
 
 
 def read(body: bytes) -> dict[str, Raw]:
@@ -50,6 +57,8 @@ def read(body: bytes) -> dict[str, Raw]:
 
 def forbid(fields: dict[str, Raw]) -> None:
     """Remove fields that a client must not set, also where vLLM would pass them to its engine without checking them."""
+    if _GUARDED.isdisjoint(fields):
+        return
     for name in FORBIDDEN:
         fields.pop(name, None)
     _forbid_within(fields, XARGS)
@@ -79,8 +88,7 @@ def inner(fields: Fields, name: str) -> dict[str, Raw] | None:
 
 def present(fields: Fields, name: str) -> bool:
     """Whether a field is present and not null."""
-    found = fields.get(name)
-    return found is not None and bytes(found) != _NULL
+    return name in fields and fields[name] != _NULL
 
 
 def value(fields: Fields, name: str, type_: type[T]) -> T | None:
@@ -92,7 +100,6 @@ def value(fields: Fields, name: str, type_: type[T]) -> T | None:
     if not present(fields, name):
         return None
     try:
-        return msgspec.convert(msgspec.json.decode(fields[name]), type_, strict=False)
+        return cast("T", _values[type_].decode(fields[name]))
     except (msgspec.MsgspecError, RecursionError):
-        kind = {bool: "a boolean", int: "an integer", str: "a string"}[type_]
-        raise BadRequestError(f"`{name}` must be {kind}", param=name) from None
+        raise BadRequestError(f"`{name}` must be {_KINDS[type_]}", param=name) from None

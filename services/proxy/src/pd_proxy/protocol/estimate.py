@@ -10,7 +10,7 @@ from pd_proxy.protocol.media import media
 # Bytes per token, about, for text of any language in UTF-8 with the tokenizers of current models.
 BYTES_A_TOKEN: Final = 4
 # Tokens that the chat template adds to the messages.
-BESIDE: Final = ("tools", "functions", "documents", "system", "instructions")
+BESIDE: Final = frozenset({"tools", "functions", "documents", "system", "instructions"})
 # \uXXXX is a character of up to three bytes in UTF-8; an emoji is written as two of them and takes four.
 _ESCAPE_EXCESS: Final = 3
 
@@ -35,6 +35,8 @@ def messages_tokens(messages: bytes, image_max_tokens: int) -> int:
 
 def beside_tokens(fields: Mapping[str, Raw]) -> int:
     """Tokens of input outside the messages: descriptions of tools, instructions, documents."""
+    if BESIDE.isdisjoint(fields):
+        return 0
     return sum(text_tokens(bytes(fields[name])) for name in BESIDE if name in fields)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from pd_proxy.errors import BadRequestError
 from pd_proxy.protocol.body import Fields, forbid, present, read, value
@@ -35,8 +35,7 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
-@dataclass(frozen=True, slots=True)
-class Generation:
+class Generation(Struct, frozen=True):
     """One request for tokens.
 
     Attributes:

@@ -8,11 +8,10 @@ parsed.
 
 import re
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, ProxyError, RefusedInStreamError
@@ -51,8 +50,7 @@ BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
 
 
-@dataclass(frozen=True, slots=True)
-class Cleaning:
+class Cleaning(Struct, frozen=True):
     """The changes to the answer of one request.
 
     Attributes:
@@ -131,7 +129,7 @@ def has_event(block: bytes) -> bool:
 
 def lacks_choice(block: bytes) -> bool:
     """Whether an event of this block has an empty list of choices."""
-    return any(empty in block for empty in NO_CHOICE)
+    return NO_CHOICE[0] in block or NO_CHOICE[1] in block
 
 
 class StreamRewriter:
@@ -226,7 +224,7 @@ class StreamRewriter:
             raise BrokenReplyError("an event of the engine's stream is too long")
 
     def _hold_back_done(self, data: bytes) -> bytes:
-        found = _DONE.search(data)
+        found = _DONE.search(data, max(0, data.find(DONE) - len(b"data: ")))
         if found is None:
             return data
         self.done, self.rest = True, bytearray()
@@ -237,7 +235,7 @@ class StreamRewriter:
         return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
 
     def _says_cached(self, data: bytes) -> bool:
-        return self.cached is not None and any(key in data for key in CACHED_KEYS)
+        return self.cached is not None and (CACHED_KEYS[0] in data or CACHED_KEYS[1] in data)
 
     def _clean(self, block: bytes) -> bytes:
         if KV_KEY not in block and ERROR_KEY not in block and not self._says_cached(block):
@@ -268,6 +266,8 @@ def raise_first_error(first: bytes) -> None:
     Raises:
         RefusedInStreamError: if the first event is an error.
     """
+    if ERROR_KEY not in first:
+        return
     found = _EVENT.search(first)
     raise_error(first[found.end() - 1 :].split(b"\n", 1)[0] if found else b"")
 

@@ -11,6 +11,8 @@ from pd_proxy.protocol.endpoints import Endpoint
 
 # Tools that the client runs. The engine runs all others, between two generations of one response.
 CLIENT_TOOLS: Final = frozenset({"function", "custom", "namespace"})
+# The fields that `_combined_only` looks at; few requests have any of them.
+SEPARATING: Final = frozenset({"best_of", "echo", "prompt_logprobs", "use_beam_search", "suffix", "prompt_embeds"})
 
 
 class _Tool(msgspec.Struct):
@@ -19,7 +21,8 @@ class _Tool(msgspec.Struct):
 
 def _completion(fields: dict[str, Raw]) -> tuple[int, str | None]:
     """The number of copies of each prompt, and the value of `combined_only`."""
-    return max(1, value(fields, "n", int) or 1), _combined_only(fields)
+    separating = not SEPARATING.isdisjoint(fields)
+    return max(1, value(fields, "n", int) or 1), _combined_only(fields) if separating else None
 
 
 def _batch(fields: dict[str, Raw]) -> tuple[int, str | None]:

@@ -6,8 +6,9 @@ two parsers never disagree about where a request ends. Engines' answers are read
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from pd_proxy.protocol.endpoints import Endpoint
 
@@ -19,11 +20,11 @@ _BARE_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)*\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,12}")
 # The sizes of events' chunks as engines write them; a successful look-up also shows that a size is well formed.
+_MORE_THAN_A_LENGTH: Final = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding"})
 CHUNK_SIZES: Final = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(Struct, frozen=True):
     """A request's head. Header names are in lower case, `size` is the head's length in bytes, `length` the body's."""
 
     path: str
@@ -62,7 +63,7 @@ def request_head(data: bytes | bytearray, end: int) -> RequestHead | None:
         len(headers) != len(lines)
         or _LENGTH.fullmatch(length) is None
         or "host" not in headers
-        or not headers.keys().isdisjoint(("transfer-encoding", "expect", "upgrade", "content-encoding"))
+        or not _MORE_THAN_A_LENGTH.isdisjoint(headers)
         or connection not in ("keep-alive", "close")
     ):
         return None
@@ -75,12 +76,20 @@ def write_head(first_line: str, headers: Mapping[str, str]) -> bytes:
     Raises:
         ValueError: for a header that holds a line break.
     """
-    lines = [first_line, *[f"{name}: {value}" for name, value in headers.items()]]
-    text = "\r\n".join(lines)
-    if text.count("\r") != len(lines) - 1 or text.count("\n") != len(lines) - 1 or "\0" in text:
+    return f"{first_line}\r\n{header_lines(headers)}\r\n".encode("latin-1")
+
+
+def header_lines(headers: Mapping[str, str]) -> str:
+    """The lines of a head, each with its end.
+
+    Raises:
+        ValueError: for a header that holds a line break.
+    """
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if text.count("\r") != len(headers) or text.count("\n") != len(headers) or "\0" in text:
         msg = "a header holds a line break"
         raise ValueError(msg)
-    return (text + "\r\n\r\n").encode("latin-1")
+    return text
 
 
 def write_chunk(data: bytes) -> bytes:

@@ -1,7 +1,4 @@
-"""Sends one request to one engine, and reports an engine that cannot be reached."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
+"""Sends one request to one engine, and reports an engine that refuses connections: it gets none until its next good health check."""
 
 from pd_proxy.context import Context
 from pd_proxy.engines.registry import Instance
@@ -22,8 +19,11 @@ async def ask(
         UpstreamError: for anything else.
     """
     flight = flight or context.flights.open(engine, whole=whole)
-    with _unreachable_noted(context, engine):
+    try:
         return await fetch(context.upstream, flight, path, leg)
+    except UnreachableError as error:
+        context.unreachable(engine, error.message)
+        raise
 
 
 async def ask_for_stream(context: Context, path: str, leg: Leg, rewriter: StreamRewriter, flight: Flight) -> Stream:
@@ -32,8 +32,11 @@ async def ask_for_stream(context: Context, path: str, leg: Leg, rewriter: Stream
     Raises:
         UpstreamError: if no event comes, or the first one is an error.
     """
-    with _unreachable_noted(context, flight.instance):
+    try:
         return await open_stream(context.upstream, flight, path, leg, rewriter)
+    except UnreachableError as error:
+        context.unreachable(flight.instance, error.message)
+        raise
 
 
 async def ask_ahead(context: Context, path: str, leg: Leg, flight: Flight) -> Reply:
@@ -42,15 +45,8 @@ async def ask_ahead(context: Context, path: str, leg: Leg, flight: Flight) -> Re
     Raises:
         UpstreamError: if the engine does not accept it.
     """
-    with _unreachable_noted(context, flight.instance):
-        return await accepted(context.upstream, flight, path, leg)
-
-
-@contextmanager
-def _unreachable_noted(context: Context, engine: Instance) -> Iterator[None]:
-    """Report an engine that refuses connections: it gets no requests until its next successful health check."""
     try:
-        yield
+        return await accepted(context.upstream, flight, path, leg)
     except UnreachableError as error:
-        context.unreachable(engine, error.message)
+        context.unreachable(flight.instance, error.message)
         raise

@@ -25,11 +25,12 @@ from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.rewrite import Cleaning
 from pd_proxy.protocol.usage import said, tokens_of
 from pd_proxy.request.ask import ask, ask_for_stream
-from pd_proxy.request.exchange import Exchange
+from pd_proxy.request.exchange import ENDS, Exchange
 from pd_proxy.request.keyed import Choose, KeyedAttempt
 from pd_proxy.request.part import WHOLE, Part
 from pd_proxy.request.trace import Trace
 from pd_proxy.settings import When, Writer
+from pd_proxy.tasks import result_of
 from pd_proxy.upstream.answers import Answer, Stream, Whole
 
 
@@ -164,19 +165,22 @@ class Attempt:
         opening = context.tasks.spawn(self._decode(exchange, handover))
         opening.add_done_callback(lambda _: exchange.release())
         try:
-            return await asyncio.shield(opening)
+            return await result_of(opening)
         except asyncio.CancelledError:
             context.tasks.spawn(_let_go(opening, context.settings.abort_grace_s if handover.pushed else 0))
             raise
 
     async def _decode(self, exchange: Exchange, handover: HandOver) -> Answer:
-        with exchange.owing(handover):
+        try:
             engine = exchange.receiver()
             if engine.state is State.SUSPECT:
                 raise NotAskedError(f"{engine.name} has stalled")  # another request would not help
             endpoint = self._generation.endpoint
             cleaning = Cleaning(endpoint, exchange.plan.secret, said(endpoint, exchange.prefilled))
             return await self._open(engine, handover.decode(), exchange.plan.engine_id, cleaning)
+        except ENDS as error:
+            exchange.owe(handover, error)
+            raise
 
     async def _open(self, engine: Instance, leg: Leg, engine_id: str, cleaning: Cleaning) -> Answer:
         if self._generation.stream:

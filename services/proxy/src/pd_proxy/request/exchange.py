@@ -11,8 +11,6 @@ Rules 2 and 3 are for connectors that leave KV behind. P2pConnector does not: it
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 from pd_proxy.context import Context
@@ -33,10 +31,13 @@ from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import HandOver, Plan
 from pd_proxy.protocol import rewrite
 from pd_proxy.request.ask import ask
+from pd_proxy.tasks import result_of
 
 # How long after its timeout a late prefill is ended. Until then it is evidence for the watchdog, which judges the engine once a
 # second.
 EVIDENCE_S: Final = 3.0
+# How a request to decode can end before its answer has begun.
+ENDS: Final = (ProxyError, TimeoutError, asyncio.CancelledError)
 
 
 class Exchange:
@@ -64,8 +65,7 @@ class Exchange:
         """
         task = self._context.tasks.spawn(self._prefill())
         try:
-            async with asyncio.timeout(self._context.settings.prefill_timeout_s):
-                return await asyncio.shield(task)
+            return await result_of(task, self._context.settings.prefill_timeout_s)
         except TimeoutError:
             self._leave(task, EVIDENCE_S)
             raise PrefillTimeoutError(f"{self.pair.prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
@@ -83,39 +83,31 @@ class Exchange:
             ProxyError: if it fails; its KV is then drained or becomes a debt.
             TimeoutError: if it is late; the same holds for its KV.
         """
-        with self.owing(handover):
+        try:
             async with asyncio.timeout(timeout_s):
                 return await ask(self._context, self.pair.decode, self.plan.endpoint, handover.decode())
+        except ENDS as error:
+            self.owe(handover, error)
+            raise
 
     def release(self) -> None:
         if self._claim is not None:
             self._claim.release()
 
-    @contextmanager
-    def owing(self, handover: HandOver) -> Iterator[None]:
-        """Take care of the KV that decode was given, if decode fails within this block or the client leaves before its first byte.
+    def owe(self, handover: HandOver, error: BaseException) -> None:
+        """Take care of the KV that decode was given: decode has failed with one of ENDS, or the client has left before its first byte.
 
         The KV is drained if decode certainly did not run the request, or if a second attempt would only fail (NIXL); otherwise it
         becomes a debt. If this exchange repays a debt, it always becomes a debt again.
         """
-        try:
-            yield
-        except (ProxyError, TimeoutError, asyncio.CancelledError) as error:
-            stand_in = handover.stand_in
-            if isinstance(error, RefusedInStreamError):
-                pass  # decode has run the request
-            elif stand_in is not None and (self._tries or not _never_ran(error)):
-                debt = Debt(
-                    self.pair.decode.zmq_address,
-                    self.plan.endpoint,
-                    handover.engine_id,
-                    stand_in(),
-                    tries=self._tries,
-                )
-                self._context.owe(debt)
-            elif not self._tries and isinstance(error, ProxyError):
-                self._context.tasks.spawn(self._drain(handover))
-            raise
+        stand_in = handover.stand_in
+        if isinstance(error, RefusedInStreamError):
+            return  # decode has run the request
+        if stand_in is not None and (self._tries or not _never_ran(error)):
+            address, endpoint = self.pair.decode.zmq_address, self.plan.endpoint
+            self._context.owe(Debt(address, endpoint, handover.engine_id, stand_in(), tries=self._tries))
+        elif not self._tries and isinstance(error, ProxyError):
+            self._context.tasks.spawn(self._drain(handover))
 
     def receiver(self) -> Instance:
         """The decode process that prefill pushed to, in its present state.
@@ -167,10 +159,11 @@ class Exchange:
             return
         drain = Exchange(self._context, self.pair, self.plan, tries=1)
         try:
-            with drain.owing(handover):
-                await ask(self._context, self.receiver(), self.plan.endpoint, handover.drain())
-        except ProxyError:
-            pass  # it has become a debt
+            await ask(self._context, self.receiver(), self.plan.endpoint, handover.drain())
+        except ENDS as error:
+            drain.owe(handover, error)
+            if not isinstance(error, ProxyError):
+                raise
         else:
             self._context.metrics.drained("done")
 

@@ -6,9 +6,10 @@ Unfinished work leaves nothing behind at the engines, so requests that are not n
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from time import monotonic
 from typing import Any, Final, TypeAlias
+
+from msgspec.structs import replace
 
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair
@@ -29,6 +30,7 @@ from pd_proxy.request.ask import ask, ask_ahead, ask_for_stream
 from pd_proxy.request.exchange import EVIDENCE_S
 from pd_proxy.request.part import Part
 from pd_proxy.request.trace import Trace
+from pd_proxy.tasks import result_of
 from pd_proxy.upstream.answers import Answer, Stream, Whole, Written
 from pd_proxy.upstream.flights import Flight
 
@@ -164,8 +166,7 @@ class KeyedAttempt:
         """Wait for prefill up to PREFILL_TIMEOUT_S. A late one is left running for a while, as evidence about its engine."""
         task = self._context.tasks.spawn(asking)
         try:
-            async with asyncio.timeout(self._context.settings.prefill_timeout_s):
-                return await asyncio.shield(task)
+            return await result_of(task, self._context.settings.prefill_timeout_s)
         except TimeoutError:
             asyncio.get_running_loop().call_later(EVIDENCE_S, task.cancel)
             raise PrefillTimeoutError(f"{self._prefill.name} did not answer within PREFILL_TIMEOUT_S") from None

@@ -8,9 +8,10 @@ RETRIES more engines, and to QUEUE_TIMEOUT_S of waiting for one.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from time import monotonic
 from typing import Final
+
+from msgspec.structs import replace
 
 from pd_contracts.names import Connector, Role
 from pd_proxy.context import Context
@@ -56,7 +57,12 @@ class Migration:
         self._failures = failures
         self._prefilled = True  # whether prefill had answered before the last failure
         self._draws = ""  # how the next engine must draw for a seed
-        self.part = Part(progress=progress_of(context, generation), go_on=self.go_on)
+        self._progress = progress_of(context, generation)
+
+    @property
+    def part(self) -> Part:
+        """The whole answer. It is not kept here: a reference cycle would keep the request's body in memory for a while."""
+        return Part(progress=self._progress, go_on=self.go_on)
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
         """Have another engine continue from `restart`; None if no engine can, and then the client gets `error`."""
@@ -68,7 +74,7 @@ class Migration:
         return stream
 
     async def _go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
-        progress = self.part.progress
+        progress = self._progress
         if progress is not None and progress.finished:
             return None if self._counts() else Written(b"")
         limit = limit_of(self._generation)

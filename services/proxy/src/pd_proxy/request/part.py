@@ -1,10 +1,10 @@
 """The part of an answer that an attempt writes: usually all of it, else what follows the client's tokens."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from msgspec import Raw
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import ProxyError
@@ -20,8 +20,7 @@ _TRUE: Final = Raw(b"true")
 GoOn: TypeAlias = Callable[[ProxyError, Restart], Awaitable[Stream | None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What precedes this part of an answer, and how the part is recorded and continued.
 
     Attributes:

@@ -13,6 +13,7 @@ from typing import Final
 
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Needs, is_ready
+from pd_proxy.engines.policy import Policy
 from pd_proxy.errors import (
     AnswerTooLargeError,
     ProxyError,
@@ -54,14 +55,17 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         combined_only=generation.combined_only,
         told=generation.endpoint is not Endpoint.BATCH,
         short=approximate_tokens(generation) < context.settings.disagg_min_tokens,
-        prefix=prefix(generation, PREFIX_BYTES),
-        hands_off=context.settings.first_token is Writer.PREFILL
+        prefix=prefix(generation, PREFIX_BYTES) if context.rules.policy is Policy.PREFIX_AFFINITY else b"",
+        hands_off=context.router is not None
+        and context.settings.first_token is Writer.PREFILL
         and may_hand_off(generation, by_position=by_position(context)) is None,
     )
     failures = Failures()
     part = Migration(context, generation, needs=needs, headers=headers, trace=trace, failures=failures).part
-    await _engines_known(context)
-    await _model_known(context, generation.model)
+    if monotonic() - context.started < context.settings.ping_ttl_s:
+        await _engines_known(context)
+    if generation.model is not None and not _served(context, generation.model):
+        await context.look_again()  # an adapter may have been loaded since the engines were asked
     if context.router is not None:
         context.router.arrived(monotonic(), generation.tokens, context.registry.view())
     while True:
@@ -96,10 +100,8 @@ async def _engines_known(context: Context) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-async def _model_known(context: Context, model: str | None) -> None:
-    """Ask the engines again for an unknown model: an adapter may have been loaded since."""
-    if model is not None and not any(model in instance.models for instance in context.registry.view()):
-        await context.look_again()
+def _served(context: Context, model: str) -> bool:
+    return any(model in instance.models for instance in context.registry.view())
 
 
 def _spent(context: Context, trace: Trace) -> bool:

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import TypeAlias
+
+from msgspec import Struct, field
 
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Needs, Pair, Route, Solo, choose
@@ -28,8 +29,7 @@ def anybody(_: Instance) -> bool:
     return True
 
 
-@dataclass(slots=True)
-class Failures:
+class Failures(Struct):
     """A request's failed attempts; engines are given as incarnations.
 
     Attributes:
@@ -57,6 +57,11 @@ class Failures:
             if isinstance(error, PrefillTimeoutError) and isinstance(route, Pair):
                 # A decode that accepts no KV stalls its prefill; the next prefill must not be paired with it.
                 self.doubted.add(route.decode.incarnation)
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing has failed yet."""
+        return self.last is None and not self.failed and not self.doubted
 
     def candidates(self, instances: Sequence[Instance]) -> list[list[Instance]]:
         """The engines that may still serve the request, in groups, the best first."""
@@ -112,6 +117,8 @@ def _predicted(
 def _route(context: Context, needs: Needs, failures: Failures, able: Able, size: int = 0) -> Route:
     """The next route; if possible, one whose decode has room."""
     turn = next(context.turns)
+    if not context.budget.limit and failures.none and able is anybody:
+        return context.choices.of(context.registry.view(), needs).take(needs, turn, context.rules)
     error: ProxyError | None = None
     for candidates in failures.candidates([i for i in context.registry.view() if able(i)]):
         roomy = [i for i in candidates if context.budget.fits(i, size)]

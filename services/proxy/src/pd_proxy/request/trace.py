@@ -1,9 +1,9 @@
 """The record of one request: times, engines, outcome. The timing stages, the metrics and one log line are made from it."""
 
 import time
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
+from msgspec import Struct, field
 from quart import Request
 
 from pd_contracts.timing import Stages
@@ -16,8 +16,7 @@ CLIENT_LEFT: Final = 499  # as nginx logs it; it is never sent
 _KEY: Final = "pd_proxy.trace"
 
 
-@dataclass(slots=True)
-class Trace:
+class Trace(Struct):
     """The record of one request. Times are seconds on the monotonic clock; None for stages that were not reached.
 
     Attributes:
@@ -125,4 +124,4 @@ def attached(request: Request) -> Trace | None:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
+    return round(seconds * 1e6) / 1e3  # several times as fast as rounding to three digits

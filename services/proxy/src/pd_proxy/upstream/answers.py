@@ -1,6 +1,5 @@
 """An engine's answer: either whole, or a stream whose first events have arrived. Clients get no 200 before that."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeAlias
 
@@ -110,7 +109,7 @@ class Stream:
         if self._reply.finished:
             self.close()
             return
-        timer = asyncio.get_running_loop().call_later(SETTLE_S, self.close)
+        timer = self._flight.loop.call_later(SETTLE_S, self.close)
         self._reply.connect(Rest(self.close, timer))
 
     def close(self, *, failed: bool = False) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, cast
 
 from pd_contracts.http_answers import AnswerReader, ProtocolError
-from pd_proxy.protocol.wire import write_head
+from pd_proxy.protocol.wire import header_lines
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.replies import (
@@ -35,10 +35,14 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: "Pool", address: str) -> None:
         self.idle_since = 0.0
+        self.loop = asyncio.get_running_loop()
         self._kept = False  # it has served an earlier request
         self._asked_at = 0.0
         self._pool = pool
         self._address = address
+        self._same = header_lines(
+            {"Host": address, "Accept-Encoding": "identity", "User-Agent": "pd-proxy", **pool.access.headers}
+        )
         self._transport: asyncio.Transport | None = None
         self._answered: asyncio.Future[Reply] | None = None
         self._reader = AnswerReader()
@@ -55,16 +59,12 @@ class Connection(asyncio.Protocol):
         Raises:
             BrokenOffError: if the connection has already ended.
         """
-        lines = {"Host": self._address, "Accept-Encoding": "identity", "User-Agent": "pd-proxy", **headers}
-        lines |= self._pool.access.headers
-        lines["Content-Length"] = str(len(body))
-        head = write_head(f"POST {path} HTTP/1.1", lines)
+        head = f"POST {path} HTTP/1.1\r\n{self._same}{header_lines(headers)}Content-Length: {len(body)}\r\n\r\n"
         if self._transport is None or self._transport.is_closing():
             raise BrokenOffError
-        loop = asyncio.get_running_loop()
-        self._answered, self._asked_at = loop.create_future(), loop.time()
+        self._answered, self._asked_at = self.loop.create_future(), self.loop.time()
         self._reader.next()
-        self._transport.write(head + body)
+        self._transport.write(head.encode("latin-1") + body)
         return self._answered
 
     def give_up(self, answered: "asyncio.Future[Reply]") -> None:
@@ -147,7 +147,7 @@ class Connection(asyncio.Protocol):
 
     def _stale(self) -> bool:
         """Whether the connection ended before the engine read the request on it, as far as that can be known."""
-        late = asyncio.get_running_loop().time() - self._asked_at
+        late = self.loop.time() - self._asked_at
         return self._kept and not self._reader.begun and late < STALE_S
 
     def _over(self, *, reusable: bool) -> None:
@@ -194,11 +194,10 @@ class Pool:
         if self._closed:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = connection.loop.time()
         self._free.setdefault(address, deque()).append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(KEEP_ALIVE_S, self._close_idle)
+            self._sweep = connection.loop.call_later(KEEP_ALIVE_S, self._close_idle)
 
     def forget(self, address: str, connection: Connection) -> None:
         self._all.discard(connection)
@@ -208,10 +207,9 @@ class Pool:
 
     def take(self, address: str) -> Connection | None:
         free = self._free.get(address)
-        now = asyncio.get_running_loop().time()
         while free:
             connection = free.pop()
-            if connection.open and now - connection.idle_since < KEEP_ALIVE_S:
+            if connection.open and connection.loop.time() - connection.idle_since < KEEP_ALIVE_S:
                 return connection
             connection.abort()
         return None

@@ -63,12 +63,12 @@ class Flight:
 
     __slots__ = (
         "_give_up",
-        "_loop",
         "_reply",
         "early",
         "events",
         "failure",
         "instance",
+        "loop",
         "moved_at",
         "since",
         "tally",
@@ -88,7 +88,7 @@ class Flight:
         self.since: float | None = None
         self.moved_at = 0.0
         self.tally = tally
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._reply: Reply | None = None
         self._give_up: Callable[[], None] | None = None
         tally.flights.add(self)
@@ -96,7 +96,7 @@ class Flight:
 
     def waits(self) -> None:
         if not self.early:
-            self.since = self._loop.time()
+            self.since = self.loop.time()
 
     def due(self) -> None:
         """The engine that this one waited for has finished."""
@@ -107,11 +107,11 @@ class Flight:
     def moved(self) -> None:
         """The engine sent something that the client must read next."""
         self.since = None
-        self.moved_at = self.tally.last_progress = self._loop.time()
+        self.moved_at = self.tally.last_progress = self.loop.time()
 
     def progressed(self) -> None:
         """The engine sent something that was passed on at once, so the engine is awaited again."""
-        self.since = self.moved_at = self.tally.last_progress = self._loop.time()
+        self.since = self.moved_at = self.tally.last_progress = self.loop.time()
 
     def held_up(self) -> None:
         """The client reads no more for now, so the engine is not the cause of the pause."""
@@ -156,7 +156,10 @@ class Flights:
         return Flight(instance, self.tally(instance), whole=whole)
 
     def tally(self, instance: Instance) -> Tally:
-        return self._tallies.setdefault(instance.http_address, Tally())
+        found = self._tallies.get(instance.http_address)
+        if found is None:
+            found = self._tallies[instance.http_address] = Tally()
+        return found
 
     def load(self, instance: Instance) -> int:
         """The number of requests at an instance now."""

@@ -81,7 +81,15 @@ class Upstream:
             UpstreamError: if it does not answer, or the flight is aborted.
         """
         try:
-            reply = await _answered(await self._connection(flight), flight, path, leg)
+            connection = self._pool.take(flight.instance.http_address) or await self._connection(flight)
+            answered = connection.request(path, leg.headers, leg.body)
+            give_up = partial(connection.give_up, answered)
+            flight.opening(give_up)
+            try:
+                reply = await answered
+            except asyncio.CancelledError:
+                give_up()
+                raise
         except (TimeoutError, ConnectionError) as error:
             raise translated(flight, error) from None
         flight.attach(reply)
@@ -109,14 +117,9 @@ class Upstream:
         )
 
     async def _connection(self, flight: Flight) -> Connection:
-        address = flight.instance.http_address
-        connection = self._pool.take(address)
-        if connection is not None:
-            return connection
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as deadline:
-            flight.opening(lambda: deadline.reschedule(loop.time()))
-            return await self._pool.connect(address)
+            flight.opening(lambda: deadline.reschedule(flight.loop.time()))
+            return await self._pool.connect(flight.instance.http_address)
 
     async def call(self, instance: Instance, path: str, body: bytes, timeout_s: float) -> bytes:
         """POST a request that is not for tokens; returns the body of its 200.
@@ -175,17 +178,6 @@ class Upstream:
             why = ": the engine does not accept ENGINE_API_KEY" if response.status == 401 else ""
             raise RefusedError(response.status, f"{path} answers {response.status}{why}")
         return body
-
-
-async def _answered(connection: Connection, flight: Flight, path: str, leg: Leg) -> Reply:
-    answered = connection.request(path, leg.headers, leg.body)
-    give_up = partial(connection.give_up, answered)
-    flight.opening(give_up)
-    try:
-        return await answered
-    except asyncio.CancelledError:
-        give_up()
-        raise
 
 
 async def _refusal(flight: Flight, reply: Reply) -> ProxyError:

@@ -42,7 +42,7 @@ class Relay:
     def __init__(
         self, flight: Flight, reply: Reply, rewriter: rewrite.StreamRewriter, write: Callable[[bytes], None]
     ) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = flight.loop.create_future()
         self._flight = flight
         self._reply = reply
         self._rewriter = rewriter
@@ -99,7 +99,7 @@ class Relay:
         if not rewriter.by_chunks:
             return None
         tally, secret, put, mark, glance = flight.tally, rewriter.secret, rewriter.put, rewriter.mark, rewriter.glance
-        time = asyncio.get_running_loop().time
+        time = flight.loop.time
         empty, other_empty = rewrite.NO_CHOICE
 
         def take(data: bytes) -> bool:

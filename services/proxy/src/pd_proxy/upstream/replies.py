@@ -56,6 +56,8 @@ class Sink(Protocol):
 class Source(Protocol):
     """The connection that an answer comes from."""
 
+    loop: asyncio.AbstractEventLoop
+
     def pause(self) -> None: ...
 
     def resume(self) -> None: ...
@@ -72,6 +74,7 @@ class Reply:
     __slots__ = (
         "_ahead",
         "_connection",
+        "_loop",
         "_parts",
         "_sink",
         "_size",
@@ -88,6 +91,7 @@ class Reply:
         self.finished = False
         self.broken = False
         self._connection: Source | None = connection
+        self._loop = connection.loop
         self._parts: list[bytes] = []
         self._size = 0
         # How many bytes are held before the engine has to wait.
@@ -109,7 +113,7 @@ class Reply:
             if self.broken:
                 raise BrokenOffError
             self.resume()
-            await self._wait()
+            await self._more()
         raise TooLargeError
 
     async def readany(self) -> bytes:
@@ -124,7 +128,7 @@ class Reply:
             if self.finished:
                 return b""
             self.resume()
-            await self._wait()
+            await self._more()
         data = self._take()
         self.resume()
         return data
@@ -185,12 +189,10 @@ class Reply:
         self._size = 0
         return data
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _more(self) -> "asyncio.Future[None]":
+        """Done when something has arrived, or nothing more will."""
+        self._waiter = self._loop.create_future()
+        return self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

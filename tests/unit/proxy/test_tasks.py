@@ -1,0 +1,59 @@
+"""Waiting for a task that outlives its waiter."""
+
+import asyncio
+
+import pytest
+
+from pd_proxy.tasks import result_of
+
+
+async def after(seconds: float, value: str) -> str:
+    await asyncio.sleep(seconds)
+    return value
+
+
+async def fail() -> str:
+    await asyncio.sleep(0)
+    raise ValueError("no")
+
+
+async def test_its_result_and_its_error_are_passed_on() -> None:
+    assert await result_of(asyncio.create_task(after(0, "done")), 5) == "done"
+    with pytest.raises(ValueError, match="no"):
+        await result_of(asyncio.create_task(fail()))
+
+
+async def test_a_task_that_has_ended_before_needs_no_wait() -> None:
+    task = asyncio.create_task(after(0, "done"))
+    await asyncio.wait([task])
+
+    assert await result_of(task, 0) == "done"
+
+
+async def test_it_goes_on_after_the_time_is_over() -> None:
+    task = asyncio.create_task(after(0.05, "done"))
+    with pytest.raises(TimeoutError):
+        await result_of(task, 0.001)
+
+    assert await task == "done"
+
+
+async def test_it_goes_on_if_its_waiter_is_cancelled() -> None:
+    task = asyncio.create_task(after(0.01, "done"))
+    waiter = asyncio.create_task(result_of(task, 5))
+    await asyncio.sleep(0)
+    waiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+
+    assert await task == "done"
+
+
+async def test_a_task_that_is_cancelled_ends_the_wait() -> None:
+    task = asyncio.create_task(asyncio.sleep(5))
+    waiter = asyncio.create_task(result_of(task))
+    await asyncio.sleep(0)
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
