@@ -239,12 +239,45 @@ async def test_a_worker_killed_under_load_takes_only_its_own_clients_with_it() -
 async def test_connections_that_wait_for_a_dead_worker_are_served_by_its_successor() -> None:
     async with running_workers() as proxy:
         await proxy.engine(Role.COMBINED)
-        killed = workers()
-        for worker in killed:
+        for worker in workers():
             worker.kill()
-        # Before the parent knows that both are dead, it may pass a connection from one to the other.
-        await until(lambda: not any(worker.is_running() for worker in killed))
         replies = await asyncio.wait_for(asyncio.gather(*(proxy.post(TEXT) for _ in range(MANY))), 60)
+        assert {reply.status for reply in replies} == {200}
+
+
+async def test_connections_given_to_a_worker_that_then_dies_are_served_by_another() -> None:
+    async with running_workers(proxy_workers=3) as proxy:
+        await proxy.engine(Role.COMBINED)
+        silent, dying, _ = workers()
+        silent.suspend()
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        # From its second half on, connections that the kernel gives to the silent worker are given to the other two.
+        await asyncio.sleep(1.0)
+        dying.suspend()
+        asking = asyncio.gather(*(proxy.post(TEXT) for _ in range(4 * MANY)))
+        await asyncio.sleep(0.3)
+        dying.kill()
+        try:
+            replies = await asyncio.wait_for(asking, 25)
+        finally:
+            silent.resume()
+        assert {reply.status for reply in replies} == {200}
+        assert loop.time() - begun < 25.0, "SILENT_S is thirty"
+
+
+async def test_connections_given_to_a_worker_that_stalls_are_served_by_another() -> None:
+    async with running_workers(proxy_workers=3) as proxy:
+        await proxy.engine(Role.COMBINED)
+        frozen = workers()[:2]
+        frozen[0].suspend()
+        await asyncio.sleep(1.0)
+        frozen[1].suspend()
+        try:
+            replies = await asyncio.wait_for(asyncio.gather(*(proxy.post(TEXT) for _ in range(4 * MANY))), 15)
+        finally:
+            for worker in frozen:
+                worker.resume()
         assert {reply.status for reply in replies} == {200}
 
 

@@ -20,17 +20,18 @@ MANY = 14
 @contextlib.asynccontextmanager
 async def running_workers(**fields: Any) -> AsyncIterator[RunningProxy]:
     """A proxy whose parent is in this process and which has two workers; every request comes over a connection of its own."""
+    count = fields.setdefault("proxy_workers", WORKERS)
     connector = aiohttp.TCPConnector(force_close=True, limit=0)
     async with (
-        running_proxy(proxy_workers=WORKERS, **fields) as proxy,
+        running_proxy(**fields) as proxy,
         aiohttp.ClientSession(connector=connector) as each,
     ):
-        await asyncio.wait_for(_serving(proxy), 90)
+        await asyncio.wait_for(_serving(proxy, count), 90)
         yield replace(proxy, session=each)
 
 
-async def _serving(proxy: RunningProxy) -> None:
-    while len(listening(proxy)) < WORKERS:  # noqa: ASYNC110  a process has no event to wait on
+async def _serving(proxy: RunningProxy, count: int) -> None:
+    while len(listening(proxy)) < count:  # noqa: ASYNC110  a process has no event to wait on
         await asyncio.sleep(0.05)
 
 

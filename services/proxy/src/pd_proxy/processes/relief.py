@@ -1,23 +1,23 @@
 """Passes new connections of a worker that has stalled, or is being replaced, to the other workers.
 
 The kernel goes on spreading connections over all listening sockets. The parent holds all of these sockets, too. So it accepts the
-connections that wait at such a worker's socket, and passes them on.
+connections that wait at such a worker's socket, and passes them on. Each is passed on until a worker has received it; no more are accepted
+than workers have room for, so the others go on waiting at the socket.
 """
 
 import asyncio
-import contextlib
 import itertools
 import socket
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from pd_proxy.processes.handover import AT_ONCE, Handover
 from pd_proxy.processes.worker_process import WorkerProcess
 
 # Workers send a sign of life every 0.1 s. One that is silent for this long gets no new connections until it is heard again.
 PATIENCE_S: Final = 0.5
 LOOK_S: Final = 0.1
-# How many waiting connections are passed on before the event loop runs anything else.
-AT_ONCE: Final = 64
 
 
 class Relief:
@@ -26,25 +26,42 @@ class Relief:
     def __init__(self, workers: Sequence[WorkerProcess]) -> None:
         self._workers = workers
         self._relieved: set[WorkerProcess] = set()
+        self._held: deque[socket.socket] = deque()
         self._turns = itertools.count()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                now = loop.time()
-                able = [worker for worker in self._workers if worker.speaks(now, PATIENCE_S)]
+                able = self._able()
                 for worker in self._workers:
                     if worker.has_served and worker not in able and able:
                         self._relieve(loop, worker)
                     else:
                         self._trust(loop, worker)
+                self._pass_on()
                 await asyncio.sleep(LOOK_S)
         finally:
             for worker in list(self._relieved):
                 self._trust(loop, worker)
 
+    def close(self) -> None:
+        """Close the connections that no worker could receive; there will be no more workers."""
+        while self._held:
+            self._held.popleft().close()
+
+    def hold(self, connections: Iterable[socket.socket]) -> None:
+        """Pass these connections on as soon as a worker has room for them."""
+        self._held += connections
+        self._pass_on()
+
+    def _able(self) -> list[WorkerProcess]:
+        now = asyncio.get_running_loop().time()
+        return [worker for worker in self._workers if worker.speaks(now, PATIENCE_S)]
+
     def _relieve(self, loop: asyncio.AbstractEventLoop, worker: WorkerProcess) -> None:
+        if worker.handover is not None:
+            self._held += worker.handover.take_back()
         if worker not in self._relieved:
             self._relieved.add(worker)
             worker.listener.setblocking(False)
@@ -56,33 +73,24 @@ class Relief:
             loop.remove_reader(worker.listener.fileno())
 
     def _accept(self, worker: WorkerProcess) -> None:
-        now = asyncio.get_running_loop().time()
-        able = [other for other in self._workers if other.speaks(now, PATIENCE_S)]
-        for _ in range(AT_ONCE if able else 0):
+        for _ in range(AT_ONCE):
+            if not self._pass_on():
+                self._trust(asyncio.get_running_loop(), worker)  # until the next look
+                return
             try:
                 connection, _address = worker.listener.accept()
             except OSError:
                 return  # nothing waits any more, or there is no descriptor; the rest is accepted later
-            with connection:
-                _pass_on(connection, able[next(self._turns) % len(able)])
+            self._held.append(connection)
+        self._pass_on()
 
+    def _pass_on(self) -> bool:
+        """Pass on what is held; returns whether another connection can be passed on."""
+        ways = [worker.handover for worker in self._able() if worker.handover is not None]
+        while self._held and self._given(self._held[0], ways):
+            self._held.popleft().close()
+        return bool(ways) and not self._held
 
-def _pass_on(connection: socket.socket, worker: WorkerProcess) -> None:
-    if worker.handover is None:
-        return
-    with contextlib.suppress(OSError):  # the worker ends at this moment, and the client sees its connection closed
-        socket.send_fds(worker.handover, [b"\0"], [connection.fileno()])
-
-
-def received(handover: socket.socket) -> list[socket.socket]:
-    """The worker's side: the sockets that the parent has passed on."""
-    found = []
-    for _ in range(AT_ONCE):
-        try:
-            data, descriptors, _, _ = socket.recv_fds(handover, 1, 1)
-        except OSError:
-            break  # no more for now
-        found += [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        if not data:
-            break
-    return found
+    def _given(self, connection: socket.socket, ways: Sequence[Handover]) -> bool:
+        first = next(self._turns) if ways else 0
+        return any(ways[(first + more) % len(ways)].give(connection) for more in range(len(ways)))

@@ -31,14 +31,6 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
     return found
 
 
-def handover_pair() -> tuple[socket.socket, socket.socket]:
-    """The parent's end and a worker's of a socket over which connections are passed on; neither ever blocks."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    for end in (ours, theirs):
-        end.setblocking(False)
-    return ours, theirs
-
-
 async def spawned(descriptors: tuple[int, ...]) -> tuple[asyncio.subprocess.Process, socket.socket]:
     """A new worker process that inherits the descriptors, and this end of the socket to it.
 

@@ -23,8 +23,9 @@ from pd_proxy.background.pace import Pace
 from pd_proxy.errors import ShuttingDownError
 from pd_proxy.processes.channel import Answered, Ask, Beat, Channel, Looked, News, Ready, Stop, Welcome
 from pd_proxy.processes.forward import Forward
+from pd_proxy.processes.handover import received
 from pd_proxy.processes.prepare import prepare
-from pd_proxy.processes.relief import LOOK_S, received
+from pd_proxy.processes.relief import LOOK_S
 from pd_proxy.processes.server import LAST_WORDS_S, configure
 from pd_proxy.processes.shared_counters import SharedCounters
 from pd_proxy.processes.shared_parts import ProcessCounters

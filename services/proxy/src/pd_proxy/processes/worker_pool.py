@@ -31,10 +31,11 @@ from pd_proxy.processes.channel import (
     Welcome,
 )
 from pd_proxy.processes.forward import answer
+from pd_proxy.processes.handover import Handover
 from pd_proxy.processes.parent import Parent
 from pd_proxy.processes.relief import Relief
 from pd_proxy.processes.shared_counters import Head
-from pd_proxy.processes.spawn import handover_pair, spawned
+from pd_proxy.processes.spawn import spawned
 from pd_proxy.processes.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class WorkerPool:
         self._app = app
         self._context = context
         self._workers = context.workers
+        self._relief = Relief(context.workers)
         self._stop = asyncio.Event()
         self._started = False
 
@@ -78,7 +80,7 @@ class WorkerPool:
             OSError: if a worker ends before it serves.
         """
         loops = [asyncio.create_task(self._context.briefing.run()), asyncio.create_task(self._listen_for_silence())]
-        relief = asyncio.create_task(Relief(self._workers).run())
+        relief = asyncio.create_task(self._relief.run())
         keepers = [asyncio.create_task(self._keep(worker)) for worker in self._workers]
         try:
             await self._begin(keepers, shutdown)
@@ -92,6 +94,7 @@ class WorkerPool:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, *keepers, return_exceptions=True)
+            self._relief.close()
 
     async def _begin(self, keepers: Sequence["asyncio.Task[None]"], shutdown: asyncio.Event) -> None:
         ready = asyncio.gather(*(worker.ready.wait() for worker in self._workers))
@@ -146,12 +149,10 @@ class WorkerPool:
 
     async def _live(self, worker: WorkerProcess) -> int:
         """One life of a worker, from its start to its end; returns its exit status."""
-        context, listener = self._context, worker.listener.fileno()
-        handover, theirs = handover_pair()
-        with handover:
-            with theirs:
-                process, ours = await spawned((context.shared.descriptor, listener, theirs.fileno()))
-                number = theirs.fileno()
+        context, listener, handover = self._context, worker.listener.fileno(), Handover()
+        with contextlib.closing(handover):
+            number = handover.theirs.fileno()
+            process, ours = await spawned((context.shared.descriptor, listener, number))
             channel = await Channel.open(ours)
             worker.process, worker.channel, worker.handover = process, channel, handover
             worker.heard_at = asyncio.get_running_loop().time()
@@ -171,9 +172,11 @@ class WorkerPool:
             await self._converse(worker, channel)
             worker.channel = worker.handover = None
             channel.close()
-        await asyncio.wait([ending := asyncio.create_task(process.wait())], timeout=GOODBYE_S)
-        worker.kill()
-        status = await ending
+            self._relief.hold(handover.take_back())
+            await asyncio.wait([ending := asyncio.create_task(process.wait())], timeout=GOODBYE_S)
+            worker.kill()
+            status = await ending
+            self._relief.hold(handover.take_back())
         self._settle(worker)
         return status
 

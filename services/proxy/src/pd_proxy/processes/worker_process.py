@@ -5,6 +5,7 @@ import contextlib
 import socket
 
 from pd_proxy.processes.channel import Channel
+from pd_proxy.processes.handover import Handover
 
 
 class WorkerProcess:
@@ -15,7 +16,7 @@ class WorkerProcess:
         ready: set while clients can connect.
         has_served: clients could connect before, so connections may be waiting at its socket.
         heard_at: when its last message arrived, on the event loop's clock.
-        handover: the socket over which it gets clients' connections.
+        handover: the way of other workers' connections to it.
     """
 
     def __init__(self, number: int, listener: socket.socket) -> None:
@@ -24,7 +25,7 @@ class WorkerProcess:
         self.ready = asyncio.Event()
         self.has_served = False
         self.heard_at = 0.0
-        self.handover: socket.socket | None = None
+        self.handover: Handover | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.channel: Channel | None = None
         self._asked: list[tuple[int, asyncio.Future[None]]] = []
