@@ -31,6 +31,9 @@ RESULTS: Final = ROOT / "docs" / "results"
 ONE_MESSAGE: Final = ("disagg 1P1D batched", "disagg 3P1D batched")
 KV_TOKENS: Final = 152_000
 NAME: Final = "h200-llama3-8b.toml"
+QWEN: Final = "h200-qwen3-4b.toml"
+QWEN_RESULTS: Final = "h200x1-qwen3-4b"
+QWEN_DESCRIPTION: Final = "H200, Qwen3-4B's shape in 16 bits: fitted to 10 runs of plain vLLM 0.33 on one H200; hand-over as rounded from Llama-3.1-8B's"
 DESCRIPTION: Final = "H200, Llama-3.1-8B's shape in 16 bits: fitted to 120 runs of vLLM 0.23 on four H200 with NVLink; launches of vLLM 0.33"
 
 
@@ -106,18 +109,36 @@ def _of_a_later_vllm(profile: Profile) -> Profile:
 
 
 def write_profile() -> None:
-    """The shipped profile and the page on its calibration: what `pd-plan calibrate` finds in the records, with P2pConnector's numbers."""
-    words = ["--model", "llama-3.1-8b", "--gpu", "H200", "--kv-tokens", str(KV_TOKENS), "--batched", *ONE_MESSAGE]
-    words += ["--description", DESCRIPTION, "--out", NAME, "--report", "calibration.md"]
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        unpacked("h200", Path("records"))
-        if main(["calibrate", "records", *words]):
-            raise RuntimeError("nothing was written")
-        head = [line for line in Path(NAME).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        profile = _of_a_later_vllm(p2p.with_p2p(load_profile(NAME)))
-        report = Path("calibration.md").read_text(encoding="utf-8")
-    head.append(
-        "# P2pConnector's numbers are of docs/results/h200-p2p, launches of docs/results/h200x1; all of it again: python benchmarks/planner profile"
-    )
-    (Path(profiles.__file__).parent / NAME).write_text("\n".join(head) + "\n\n" + toml_text(profile), encoding="utf-8")
+    """The shipped profiles and the pages on their calibration."""
+    words = ["--kv-tokens", str(KV_TOKENS), "--batched", *ONE_MESSAGE, "--description", DESCRIPTION]
+    profile, head, report = _calibrated("h200", "llama-3.1-8b", NAME, words)
+    head += "\n# P2pConnector's numbers are of docs/results/h200-p2p, launches of docs/results/h200x1; all of it again: python benchmarks/planner profile"
+    _ship(_of_a_later_vllm(p2p.with_p2p(profile)), NAME, head)
     (RESULTS / "h200" / "calibration.md").write_text(report, encoding="utf-8")
+
+    profile, head, report = _calibrated(QWEN_RESULTS, "qwen3-4b", QWEN, ["--description", QWEN_DESCRIPTION])
+    if profile.provenance is not None:  # the records have a folder's name
+        profile = msgspec.structs.replace(
+            profile, provenance=msgspec.structs.replace(profile.provenance, model="qwen3-4b-shape")
+        )
+    _ship(
+        profile,
+        QWEN,
+        f"{head}\n# The records are docs/results/{QWEN_RESULTS}; again: python benchmarks/planner profile",
+    )
+    (RESULTS / QWEN_RESULTS / "calibration.md").write_text(report, encoding="utf-8")
+
+
+def _calibrated(results: str, model: str, name: str, words: list[str]) -> tuple[Profile, str, str]:
+    """What `pd-plan calibrate` finds in the records: the profile, the comment at its head, and the report."""
+    command = ["calibrate", "records", "--model", model, "--gpu", "H200", *words, "--out", name]
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        unpacked(results, Path("records"))
+        if main([*command, "--report", "calibration.md"]):
+            raise RuntimeError("nothing was written")
+        head = [line for line in Path(name).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        return load_profile(name), "\n".join(head), Path("calibration.md").read_text(encoding="utf-8")
+
+
+def _ship(profile: Profile, name: str, head: str) -> None:
+    (Path(profiles.__file__).parent / name).write_text(f"{head}\n\n{toml_text(profile)}", encoding="utf-8")

@@ -13,13 +13,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from pd_planner.calibrate.errors import Compared, capacities, compare
+from pd_planner.calibrate.errors import Compared, capacities, compare, held_out_of
 from pd_planner.calibrate.gauss_newton import fit
 from pd_planner.calibrate.measured import Measured
 from pd_planner.calibrate.step_numbers import StepNumbers
 from pd_planner.des import deployment
 from pd_planner.des.model import SendCosts
+from pd_planner.profile.analytic import analytic
+from pd_planner.profile.datasheets import board_of
 from pd_planner.profile.numbers import changed, number
+from pd_planner.profile.shape import read_shape
 from pd_simulator.profile import Launch, Profile, load_profile
 from pd_simulator.steps.engines import Engines
 
@@ -167,6 +170,30 @@ def test_plain_engines_with_short_prompts_are_predicted_by_another_hosts_launche
     errors, capacity = on_a_pair(msgspec.structs.replace(profile, launch=Launch()))
     assert capacity > 1.0
     assert max(errors) > 0.40
+
+
+def test_rates_at_which_nobody_falls_short_say_nothing_of_how_well_capacity_is_predicted() -> None:
+    calm = [run for run in condensed.runs_on_one_gpu() if run.load.prompt[0] == 8192]
+    compared = predicted(condensed.one_gpu(), calm)
+
+    assert all(each.within is not None and min(each.within) > 0.9 for each in compared)
+    assert held_out_of(compared).capacity is None
+
+
+def test_the_shipped_profile_of_qwen_is_nearer_to_its_runs_than_the_data_sheet() -> None:
+    _loaded("p2p")
+    records = _loaded("records")
+    board = board_of("H200")
+    assert board is not None
+    measured, computed = load_profile("h200-qwen3-4b"), analytic(read_shape("qwen3-4b"), board)
+    runs = records.runs(records.QWEN_RESULTS)
+
+    near, far = (held_out_of([compare(profile, run) for run in runs]) for profile in (measured, computed))
+
+    assert measured.provenance is not None
+    assert (measured.provenance.kind, measured.provenance.runs) == ("measured", len(runs))
+    for name, most in (("ttft_p50", 0.05), ("tpot_p50", 0.05), ("joules_per_token", 0.03)):
+        assert getattr(near, name) < most < getattr(far, name)
 
 
 def test_a_fit_that_starts_far_off_finds_the_same_numbers(runs: list[Measured]) -> None:

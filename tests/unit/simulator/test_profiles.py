@@ -100,7 +100,9 @@ def test_shipped_profiles_know_every_connector(name: str) -> None:
 
 
 def test_an_unknown_profile_is_refused_with_the_names_of_those_that_exist() -> None:
-    with pytest.raises(ProfileError, match="no profile 'h100': expected one of demo, h200-llama3-8b, slow-exact"):
+    with pytest.raises(
+        ProfileError, match="no profile 'h100': expected one of demo, h200-llama3-8b, h200-qwen3-4b, slow-exact"
+    ):
         load_profile("h100")
 
 

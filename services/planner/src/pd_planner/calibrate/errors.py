@@ -67,8 +67,10 @@ def _within(run: Measured, found: Sequence[Outcome]) -> tuple[float, float] | No
     return float(measured.mean()), float(np.mean([limits.met(outcome).mean() for outcome in found]))
 
 
-def capacities(compared: Sequence[Compared]) -> list[tuple[float, float]]:
+def capacities(compared: Sequence[Compared], *, seen: bool = False) -> list[tuple[float, float]]:
     """Capacity per GPU of a deployment, measured and simulated, for each kind of requests that was offered at several rates.
+
+    `seen`: only where one of the two falls short at some rate; of what both carry the other ones do not tell how good a prediction is.
 
     The rate at which the share of requests within the limits falls below 90 %, on a line between the rates that were offered; the
     highest of them if it never does.
@@ -83,7 +85,7 @@ def capacities(compared: Sequence[Compared]) -> list[tuple[float, float]]:
         measured, simulated = (
             _knee([(each.run.per_gpu, each.within[side]) for each in ordered if each.within]) for side in (0, 1)
         )
-        if measured and simulated:
+        if measured and simulated and not (seen and measured == simulated == ordered[-1].run.per_gpu):
             found.append((measured, simulated))
     return found
 
@@ -104,7 +106,7 @@ def held_out_of(compared: Sequence[Compared]) -> HeldOut:
     """Medians of the absolute errors; `compared` holds at least one run, all of one deployment."""
     errors = np.abs(np.array([each.errors for each in compared]))
     medians = [float(np.nanmedian(column)) if np.isfinite(column).any() else None for column in errors.T]
-    carried = [abs(simulated / measured - 1) for measured, simulated in capacities(compared)]
+    carried = [abs(simulated / measured - 1) for measured, simulated in capacities(compared, seen=True)]
     engines = compared[0].run.engines
     names = ("ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "joules_per_token", "capacity")
     found = (*medians, float(np.median(carried)) if carried else None)
