@@ -11,13 +11,14 @@ from pd_contracts.names import Connector
 from pd_planner.des.compiled import COMPILED
 from pd_planner.des.deployment import simulate
 from pd_planner.des.limits import Limits
+from pd_planner.des.routed import adaptive
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
 from pd_planner.search.capacity import Setting, capacity, run
 from pd_planner.search.fleet import Fleet, operate
 from pd_planner.traffic.load import Load
 from pd_planner.traffic.source import Traffic
 from pd_simulator.profile import load_profile
-from pd_simulator.steps.engines import Arrival
+from pd_simulator.steps.engines import Arrival, Engines, Order
 from pd_simulator.steps.virtual_time import token_times
 
 PROFILE = load_profile("h200-llama3-8b")
@@ -60,6 +61,18 @@ def _loop(candidate: Candidate) -> Iterator[tuple[str, str, str]]:
     yield "the same by the oracle", f"{slow:.2f} s", f"{slow / took:,.0f} times as long"
 
 
+def _routed(count: int) -> tuple[str, str, str]:
+    """Adaptive roles near their capacity: the proxy's own decisions about each request."""
+    engines = Engines(0, count, Connector.P2P, ENGINE.kv_tokens, order=Order.HAND_OFF)
+    load = _poisson(12.0 * count, 500 * count)
+    took = _seconds(lambda: adaptive(PROFILE, engines, load, LIMITS.objectives))
+    return (
+        f"{count} adaptive engines, {len(load):,} requests of 2048 → 128",
+        f"{took:.2f} s",
+        f"{len(load) / took:,.0f} requests/s",
+    )
+
+
 def rows() -> Iterator[tuple[str, str, str]]:
     """What, how long, and in other words."""
     for candidate in (Candidate(0, 4), Candidate(3, 1, Connector.NIXL)):
@@ -68,6 +81,8 @@ def rows() -> Iterator[tuple[str, str, str]]:
     some = list(candidates(6, [Connector.NIXL, Connector.P2P_NCCL, Connector.EXAMPLE]))[:36]
     took = _seconds(lambda: [capacity(setting, each) for each in some])
     yield f"{len(some)} candidates, capacity of each by bisection", f"{took:.2f} s", ""
+    for count in (4, 8) if COMPILED else ():
+        yield _routed(count)
     cell = Candidate(3, 1, Connector.NIXL)
     fleet = Fleet(cell, 256, 40.0)
     took = _seconds(lambda: operate(setting, fleet, 256 * 32.0))

@@ -192,6 +192,8 @@ def written_plan(
     *,
     tensor_parallel: int = 1,
     order: Order = Order.AFTER,
+    adaptive: bool = False,
+    step_profile: str = "h200-llama3-8b",
 ) -> Path:
     """A plan.json whose answer is this deployment."""
     deployment = PlannedDeployment(
@@ -203,6 +205,7 @@ def written_plan(
         label="planned",
         gpus=cells * (prefills + others) * tensor_parallel,
         order=order,
+        adaptive=adaptive,
     )
     best = Predicted(
         deployment=deployment,
@@ -222,7 +225,7 @@ def written_plan(
         profile_hash="",
         traffic={},
         rate=None,
-        goodput={"ttft": 500.0},
+        goodput={"ttft": 500.0, "tpot": 15.0},
         attainment=0.9,
         engine=EngineLimits(100_000, 64),
         prefix_caching=False,
@@ -232,6 +235,7 @@ def written_plan(
         doubts=[],
         measurement="",
         choices=[best],
+        step_profile=step_profile,
     )
     path = folder / "plan.json"
     path.write_bytes(msgspec.json.encode(written))

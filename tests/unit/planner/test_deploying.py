@@ -7,7 +7,8 @@ import yaml
 from support import chart
 from support.planning import written_plan
 
-from pd_contracts.names import Connector
+from pd_contracts.names import Connector, Topology
+from pd_control.planning.planned_deployment import read as read_planned
 from pd_control.settings import ControlSettings
 from pd_planner.emit import deploy
 from pd_planner.emit.deploy import env_text, values_text
@@ -27,6 +28,7 @@ P2P, NIXL = Connector.P2P, Connector.NIXL
         ((6, 2, 1, NIXL), {}, {"prefill": 6, "decode": 2}, 1),
         ((12, 4, 1, P2P), {}, {"prefill": 12, "decode": 4}, 1),  # more than a node has: no pod of all
         ((1, 3, 4, NIXL), {"tensor_parallel": 4}, {"prefill": 1, "decode": 3}, 4),
+        ((0, 4, 2, P2P), {"order": Order.HAND_OFF, "adaptive": True}, {"combined": 4}, 1),  # one of two cells
     ],
 )
 def test_helm_makes_the_planned_engines(
@@ -46,30 +48,55 @@ def test_helm_makes_the_planned_engines(
             role = container["name"].split("-")[0].replace("engine", "combined")
             found[role] = found.get(role, 0) + workload["spec"]["replicas"]
             assert variables["MAX_NUM_SEQS"] == "64"
+            assert variables.get("KV_BOTH") == ("on" if deployment.adaptive else None)
             assert variables["TENSOR_PARALLEL_SIZE"] == container["resources"]["limits"]["nvidia.com/gpu"] == str(gpus)
     assert found == engines
     proxy = chart.environment(chart.the(manifests, "Deployment", "proxy")["spec"]["template"]["spec"]["containers"][0])
     assert proxy["FIRST_TOKEN"] == ("decode" if deployment.order is Order.AT_ONCE else "prefill")
     if deployment.connector is not None:
         assert proxy["KV_CONNECTOR"] == deployment.connector
+    assert proxy.get("ROUTING", "static") == ("adaptive" if deployment.adaptive else "static")
+
+
+@pytest.mark.parametrize(("shipped", "named"), [("h200-llama3-8b", "h200-llama3-8b"), ("", "{folder}/profile.toml")])
+def test_adaptive_roles_come_with_what_the_proxy_must_know(shipped: str, named: str, tmp_path: Path) -> None:
+    path = written_plan(tmp_path, 0, 3, 2, P2P, order=Order.HAND_OFF, adaptive=True, step_profile=shipped)
+
+    planned = read_planned(path, {})
+
+    assert (planned.topology, planned.cells, planned.fits_compose) == (Topology.COMBINED, 2, False)
+    wanted = {
+        "COMBINED_GPUS": "0,1,2",
+        "KV_CONNECTOR": "P2pConnector",
+        "KV_BOTH": "on",
+        "ROUTING": "adaptive",
+        "TTFT_SLO_MS": "500",
+        "TPOT_SLO_MS": "15",
+        "STEP_PROFILE": named.format(folder=tmp_path),
+        "FIRST_TOKEN": "prefill",
+    }
+    assert wanted.items() <= planned.variables.items()
+    text = env_text(read_plan(path), tmp_path)
+    assert all(f"{name}={value}" in text.splitlines() for name, value in wanted.items())
+    assert "One of 2 cells" in text
 
 
 @pytest.mark.parametrize(("order", "writer"), [(Order.AT_ONCE, "decode"), (Order.HAND_OFF, "prefill")])
 def test_variables_say_who_writes_the_first_token(order: Order, writer: str, tmp_path: Path) -> None:
-    lines = env_text(read_plan(written_plan(tmp_path, 1, 1, 1, P2P, order=order))).splitlines()
+    lines = env_text(read_plan(written_plan(tmp_path, 1, 1, 1, P2P, order=order)), tmp_path).splitlines()
 
     assert f"FIRST_TOKEN={writer}" in lines
     assert "DECODE_ASKED=at_once" in lines
 
 
 def test_connectors_without_a_choice_get_none(tmp_path: Path) -> None:
-    assert "FIRST_TOKEN" not in env_text(read_plan(written_plan(tmp_path, 1, 1, 1, NIXL)))
+    assert "FIRST_TOKEN" not in env_text(read_plan(written_plan(tmp_path, 1, 1, 1, NIXL)), tmp_path)
 
 
 def test_decode_engines_listen_behind_the_last_prefill_engine(tmp_path: Path) -> None:
-    assert "DECODE_HTTP_PORT" not in env_text(read_plan(written_plan(tmp_path, 2, 1, 1, P2P)))
+    assert "DECODE_HTTP_PORT" not in env_text(read_plan(written_plan(tmp_path, 2, 1, 1, P2P)), tmp_path)
 
-    lines = env_text(read_plan(written_plan(tmp_path, 12, 1, 1, P2P))).splitlines()
+    lines = env_text(read_plan(written_plan(tmp_path, 12, 1, 1, P2P)), tmp_path).splitlines()
 
     assert {"DECODE_HTTP_PORT=20015", "DECODE_KV_PORT=22201"} <= set(lines)
 

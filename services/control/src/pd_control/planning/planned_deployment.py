@@ -42,15 +42,16 @@ def read(path: Path, own: Mapping[str, str]) -> Planned:
         plan = read_plan(path)
     except PlanFileError as error:
         raise PlanError(str(error)) from error
-    wanted = variables(plan)
+    wanted = variables(plan, path.parent)
     for name in sorted(wanted):
         _refuse_contradiction(name, wanted[name], own.get(name) or wanted[name], plan.best.deployment.label)
     given = {name: value for name, value in own.items() if value}
     deployment = plan.best.deployment
     topology = Topology.DISAGG if deployment.prefills else Topology.COMBINED
-    cells = deployment.cells if deployment.prefills else 1
+    cells = deployment.cells if deployment.in_cells else 1
     shape = (deployment.prefills, deployment.others * (deployment.cells // cells), deployment.tensor_parallel)
-    return Planned(topology, deployment.label, cells, shape in _COMPOSE, {**wanted, **given})
+    fits = shape in _COMPOSE and not deployment.adaptive
+    return Planned(topology, deployment.label, cells, fits, {**wanted, **given})
 
 
 def _refuse_contradiction(name: str, planned: str, own: str, label: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from pd_contracts.names import Role
 from pd_planner.des.deployment import Route
 from pd_planner.traffic.load import Floats, Load
+from pd_routing.view import Objectives
 from pd_simulator.steps.engines import Engines
 
 
@@ -35,6 +36,7 @@ class Measured:
         watts, idle_w: mean power of a board over the measured window, and while idle, by role; only for roles where it is known.
         window_s: how long that window was.
         per_gpu: requests per second per GPU that were offered; 0 where answers set the pace.
+        objectives: of the proxy, if it gave engines their roles by load (ROUTING=adaptive); None for fixed roles.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class Measured:
     model: str
     engine: str
     board: str
+    objectives: Objectives | None = None
 
     @property
     def e2el_ms(self) -> Floats:

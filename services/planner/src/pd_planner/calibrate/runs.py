@@ -1,6 +1,7 @@
 """Reads run folders as `Measured` runs."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -18,25 +19,30 @@ from pd_contracts.records import REQUESTS, EngineInfo, RequestRecord
 from pd_planner.calibrate.measured import Measured, Stream
 from pd_planner.des.deployment import Route, round_robin
 from pd_planner.traffic.load import Load
+from pd_routing.names import Routing
+from pd_routing.view import Objectives
 from pd_simulator.steps.engines import Engines, Order
 
 # At most this share of the prompt tokens may come from a prefix cache; with more, a run does not show the cost of a prompt.
 _MOST_CACHED = 0.02
 
 
-def read(paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = ()) -> tuple[list[Measured], list[str]]:
+def read(
+    paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = (), adaptive: bool = False
+) -> tuple[list[Measured], list[str]]:
     """All runs below `paths` that can be used, and a sentence about each that cannot.
 
     Args:
         paths: run folders or trees of them.
         kv_tokens: room of one engine's KV cache.
+        adaptive: whether runs with ROUTING=adaptive can be used; no profile can be fitted to them.
         batched: labels of P2pNcclConnector deployments that sent KV in one message per request; their manifests do not say.
     """
     loaded = load_tree(paths)
     problems = [f"{problem.path}: {problem.sentence}" for problem in loaded.problems]
     labels, runs = frozenset(batched), []
     for run in loaded.runs:
-        refusal = _refusal(run)
+        refusal = _refusal(run, adaptive=adaptive)
         if refusal:
             problems.append(tr("{path}: left out: {reason}", path=run.path, reason=refusal))
         else:
@@ -44,20 +50,30 @@ def read(paths: Sequence[Path], *, kv_tokens: int, batched: Iterable[str] = ()) 
     return sorted(runs, key=lambda run: (run.label, run.sizes, run.per_gpu, run.seed)), problems
 
 
-def _refusal(run: Run) -> str:
+def _refusal(run: Run, *, adaptive: bool) -> str:
     """Why a run cannot be used; empty if it can."""
     roles = {engine.role for engine in run.manifest.deployment.engines}
-    cached = _cached_share(run)
+    routed = adaptive and _objectives(run) is not None
+    cached = 0.0 if routed else _cached_share(run)  # answers that stay where their prompt was computed count as hits
     reasons = (
         (run.path.is_file(), tr("a result file without records of each token")),
         (not roles, tr("its manifest names no engine")),
         (Role.COMBINED in roles and len(roles) > 1, tr("plain engines beside prefill and decode")),
-        (bool(found := manner(run)), tr("its engines serve otherwise than plain vLLM ({manner}), which is not simulated", manner=found)),
+        (bool(found := manner(run)) and not routed, tr("its engines serve otherwise than plain vLLM ({manner}), which is not simulated", manner=found)),
         (roles in ({Role.PREFILL}, {Role.DECODE}), tr("only {roles} engines", roles=", ".join(roles))),
         (cached > _MOST_CACHED, tr("{share} of its prompt tokens came from a prefix cache; measure with prompts that share no prefix", share=f"{cached:.0%}")),
         (len(run.requests.served) < 2, tr("fewer than two requests were served")),
     )  # fmt: skip
     return next((sentence for applies, sentence in reasons if applies), "")
+
+
+def _objectives(run: Run) -> Objectives | None:
+    """Those that an adaptive run's proxy had; its records may hold only the limits of the requests. None for other runs."""
+    if manner(run) != Routing.ADAPTIVE:
+        return None
+    settings, limits = run.manifest.deployment.settings, run.manifest.workload.goodput
+    found = [float(settings.get(f"{name.upper()}_SLO_MS") or limits.get(name, 0.0)) for name in ("ttft", "tpot")]
+    return Objectives(*found) if all(found) else None
 
 
 def _cached_share(run: Run) -> float:
@@ -77,7 +93,10 @@ def _measured(run: Run, kv_tokens: int, *, batched: bool) -> Measured:
     every = [record for record in records if succeeded(record)]
     good = [record for record in every if not record.warmup]
     manifest = run.manifest
+    objectives = _objectives(run)
     engines = _engines(manifest.deployment.engines, kv_tokens, batched=batched, order=_order(good))
+    if objectives is not None:
+        engines = replace(engines, connector=Connector.P2P, order=_order_of_moved(good))
     sizes = (manifest.workload.input_tokens, manifest.workload.output_tokens)
     prompts = [_prompt(record, sizes[0]) for record in good]
     outputs = [record.output_tokens or sum(count for _, count in record.chunks) for record in good]
@@ -109,6 +128,7 @@ def _measured(run: Run, kv_tokens: int, *, batched: bool) -> Measured:
         model=manifest.workload.model,
         engine=_engine(manifest.deployment.engines),
         board=run.gpu.gpus[0].name if run.gpu and run.gpu.gpus else "",
+        objectives=objectives,
     )
 
 
@@ -124,6 +144,12 @@ def _order(records: Sequence[RequestRecord]) -> Order:
     """How P2pConnector's requests were sent, by most of them."""
     handed_off = sum(record.stages is not None and record.stages.first_token == Role.PREFILL for record in records)
     return Order.HAND_OFF if 2 * handed_off > len(records) else Order.AT_ONCE
+
+
+def _order_of_moved(records: Sequence[RequestRecord]) -> Order:
+    """Who wrote the first token of answers that moved, where roles are adaptive; decode is asked after prefill in either case."""
+    writers = {record.stages.first_token for record in records if record.stages is not None}
+    return Order.HAND_OFF if Role.PREFILL in writers else Order.AFTER
 
 
 def _engines(infos: Sequence[EngineInfo], kv_tokens: int, *, batched: bool, order: Order) -> Engines:

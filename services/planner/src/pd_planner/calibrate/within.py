@@ -11,7 +11,7 @@ from pd_analysis.words.formatting import number
 from pd_analysis.words.language import tr
 from pd_planner.calibrate.errors import Compared, compare
 from pd_planner.calibrate.measured import Measured
-from pd_planner.des.deployment import simulate
+from pd_planner.calibrate.simulated import served
 from pd_planner.des.limits import Limits
 from pd_planner.profile.trust import Shape, Trust, trust
 from pd_simulator.profile import HeldOut, Profile
@@ -47,14 +47,19 @@ class Checked:
 def shape_of(run: Measured) -> Shape:
     """The properties of a run's deployment that decide how far a profile can be trusted."""
     engines = run.engines
-    return Shape(engines.prefills, engines.others, engines.connector, engines.batched)
+    adaptive = run.objectives is not None
+    return Shape(engines.prefills, engines.others, engines.connector, engines.batched, adaptive=adaptive)
 
 
 def checked(profile: Profile, runs: Sequence[Measured], shapes: Collection[tuple[bool, Shape]]) -> list[Checked]:
-    """Every metric of every run whose deployment is among `shapes`; of plain engines their number does not matter."""
+    """Every metric of every run whose deployment is among `shapes`; of plain and adaptive engines their number does not matter."""
     kinds = {shape for plain, shape in shapes if not plain}
     plain = any(plain for plain, _ in shapes)
-    wanted = [run for run in runs if (shape_of(run) in kinds if run.engines.prefills else plain)]
+    adaptive = any(shape.adaptive for shape in kinds)
+    fixed = {True: plain, False: adaptive}
+    wanted = [
+        run for run in runs if (shape_of(run) in kinds if run.engines.prefills else fixed[run.objectives is None])
+    ]
     return [each for run in wanted for each in _checked(profile, run)]
 
 
@@ -94,10 +99,7 @@ def _is_calm(profile: Profile, run: Measured) -> bool:
     if not run.goodput:
         return True
     faster = replace(run.load, at=run.load.at * _CALM)
-    return (
-        float(Limits(run.goodput).met(simulate(profile, run.engines, faster, run.route)).mean())
-        >= Limits({}).attainment
-    )
+    return float(Limits(run.goodput).met(served(profile, run, faster)).mean()) >= Limits({}).attainment
 
 
 def table_of(found: Sequence[Checked]) -> Table:

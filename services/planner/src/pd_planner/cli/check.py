@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         plan = read_plan(options.plan)
     except PlanFileError as error:
         raise CommandError(str(error)) from error
-    runs, problems = read(options.runs, kv_tokens=plan.engine.kv_tokens, batched=options.batched)
+    runs, problems = read(options.runs, kv_tokens=plan.engine.kv_tokens, batched=options.batched, adaptive=True)
     for problem in problems:
         print(f"pd-plan: {problem}", file=sys.stderr)
     shapes = {(choice.deployment.candidate.plain, choice.deployment.candidate.trust_shape) for choice in plan.choices}

@@ -18,7 +18,7 @@ from pd_planner.cli.question import add_arguments, question_of
 from pd_planner.confidence.findings import Findings, find
 from pd_planner.des.compiled import COMPILED
 from pd_planner.emit import measurement
-from pd_planner.emit.deploy import env_text, values_text
+from pd_planner.emit.deploy import STEP_PROFILE_FILE, env_text, values_text
 from pd_planner.emit.plan_file import PlanFile, plan_file
 from pd_planner.report import sentences, tables, terminal
 from pd_planner.search.no_plan import NoPlanError
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
         raise CommandError(str(error)) from error
     decide = measurement.command(question.setting, found.verdict)
     verdict, doubts = sentences.verdict_sentences(found), sentences.doubts(found, decide)
-    terminal.show(Console(), verdict, doubts, tables.choices(found), sentences.held_out_words(found))
+    terminal.show(Console(), verdict, doubts, tables.choices(found, terminal.ROWS), sentences.held_out_words(found))
     if options.out is not None:
         for path in write(options.out, found, _plan_file(found, shlex.join(["pd-plan", *words]), decide)):
             print(path)
@@ -97,16 +97,19 @@ def write(folder: Path, found: Findings, plan: PlanFile) -> list[Path]:
     Raises:
         FolderError: if it cannot be written.
     """
-    from pd_planner.report.page import pages  # noqa: PLC0415 - matplotlib takes a second that a plain answer need not wait for
+    from pd_planner.calibrate.write import toml_text  # noqa: PLC0415 - SciPy and matplotlib take a second that a plain answer need not wait for
+    from pd_planner.report.page import pages  # noqa: PLC0415
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         texts = {
             PLAN: msgspec.json.format(msgspec.json.encode(plan)).decode() + "\n",
-            ENV: env_text(plan),
+            ENV: env_text(plan, folder),
             VALUES: values_text(plan),
             **pages(folder, found, plan),
         }
+        if plan.best.deployment.adaptive and not plan.step_profile:
+            texts[STEP_PROFILE_FILE] = toml_text(plan.profile)
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
     except OSError as error:

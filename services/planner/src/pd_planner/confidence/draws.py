@@ -23,6 +23,10 @@ _JOULES_SD: Final = 0.03
 _HOSTS_SD: Final = 0.08
 _PROCESSORS: Final = 1000
 _CARE: Final = Care(30.0, 0.02)  # one draw is a sample
+# Adaptive roles take a hundred times as long to simulate: less of it, and one draw in three, but five at least.
+_ADAPTIVE: Final = "adaptive"
+_CARE_OF_ROLES: Final = Care(20.0, 0.05)
+_ONE_IN, _FEWEST = 3, 5
 _BAND: Final = (5, 50, 95)
 
 
@@ -41,7 +45,10 @@ class Band:
 
 @dataclass(frozen=True)
 class Drawn:
-    """One choice over all draws: capacity per GPU and, where energy is asked for, joules per token. Draw n has the same numbers and arrivals for all choices."""
+    """One choice over all draws, or over the first ones if its roles are adaptive: capacity per GPU and, where energy is asked for, joules per token.
+
+    Draw n has the same numbers and arrivals for all choices.
+    """
 
     choice: Choice
     per_gpu: tuple[float, ...]
@@ -51,31 +58,44 @@ class Drawn:
     def band(self) -> Band:
         return Band.of(self.per_gpu)
 
+    def first(self, draws: int) -> "Drawn":
+        """Over the first draws alone."""
+        return Drawn(self.choice, self.per_gpu[:draws], self.joules[:draws])
+
 
 def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draws: int = DRAWS) -> list[Drawn]:
     capacities: list[list[float]] = [[] for _ in choices]
     joules: list[list[float]] = [[] for _ in choices]
     for index in range(draws):
-        generator = np.random.default_rng((SEED, index))
+        generator, own = np.random.default_rng((SEED, index)), np.random.default_rng((SEED, index, 1))
         drawn = _setting(setting, generator)
-        errors = {key: float(generator.normal()) for key in sorted({_kind(choice) for choice in choices})}
+        fixed = {_kind(choice) for choice in choices if not choice.adaptive}
+        errors = {key: float(generator.normal()) for key in sorted(fixed)} | {_ADAPTIVE: float(own.normal())}
         for position, choice in enumerate(choices):
-            candidate = _cell(choice)
+            if choice.adaptive and index >= adaptive_draws(draws):
+                continue
+            candidate, care = _cell(choice), _CARE_OF_ROLES if choice.adaptive else _CARE
             off = np.exp(choice.doubt * errors[_kind(choice)])
             expected = choice.fleet.per_gpu * candidate.gpus
-            capacities[position].append(capacity(drawn, candidate, expected, _CARE) * off / candidate.gpus)
+            capacities[position].append(capacity(drawn, candidate, expected, care) * off / candidate.gpus)
             if objective is Objective.ENERGY:
                 operation = operate(drawn, choice.fleet, choice.operation.rate)
-                joules[position].append(operation.joules * float(np.exp(generator.normal(0.0, _JOULES_SD))))
+                error = (own if choice.adaptive else generator).normal(0.0, _JOULES_SD)
+                joules[position].append(operation.joules * float(np.exp(error)))
     return [
         Drawn(choice, tuple(map(float, carried)), tuple(used))
         for choice, carried, used in zip(choices, capacities, joules, strict=True)
     ]
 
 
+def adaptive_draws(draws: int) -> int:
+    """In how many of them adaptive roles are simulated."""
+    return max(min(draws, _FEWEST), round(draws / _ONE_IN))
+
+
 def _kind(choice: Choice) -> str:
-    """The group of deployments that share a model error: plain engines, or those of one connector."""
-    return choice.fleet.candidate.connector or "plain"
+    """The group of deployments that share a model error: plain engines, those of one connector, or those with adaptive roles."""
+    return _ADAPTIVE if choice.adaptive else choice.fleet.candidate.connector or "plain"
 
 
 def _cell(choice: Choice) -> Candidate:
@@ -91,6 +111,7 @@ def _setting(setting: Setting, generator: np.random.Generator) -> Setting:
         profile=_on_another_host(_profile(setting.profile, generator), generator),
         traffic=setting.traffic.redrawn(generator),
         processors=int(generator.integers(1, _PROCESSORS)),
+        known=setting.profile,  # what a proxy is given is the profile, not the truth
     )
 
 

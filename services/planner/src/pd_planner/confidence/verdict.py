@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from pd_planner.confidence.draws import Drawn
-from pd_planner.search.question import Objective
+from pd_planner.search.question import Choice, Objective
 
 _SURE: Final = 0.9  # of the draws
 
@@ -34,8 +34,39 @@ class Verdict:
     @property
     def ratio(self) -> float:
         """Median of apart ÷ plain over the draws: capacity per GPU, or joules per token."""
-        pairs = sorted(theirs / ours for ours, theirs in _pairs(self.plain, self.apart, self.objective) if ours > 0)
-        return pairs[len(pairs) // 2] if pairs else float("nan")
+        return _ratio(_pairs(self.plain, self.apart, self.objective))
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Adaptive roles against the best choice with fixed ones: in how many draws they are better, and the median of adaptive ÷ fixed."""
+
+    adaptive: Drawn
+    fixed: Drawn
+    ahead: int
+    draws: int
+    ratio: float
+
+
+def roles(drawn: Sequence[Drawn], best: Choice | None, objective: Objective) -> Roles | None:
+    """Compare adaptive roles with `best` over the draws that both have; None if one of them was not drawn."""
+    adaptive = next((each for each in drawn if each.choice.adaptive), None)
+    fixed = next((each for each in drawn if each.choice is best), None)
+    if adaptive is None or fixed is None:
+        return None
+    draws = len(adaptive.per_gpu)
+    pairs = _pairs(fixed.first(draws), adaptive, objective)
+    return Roles(adaptive, fixed, _ahead(pairs, objective), draws, _ratio(pairs))
+
+
+def _ahead(pairs: Sequence[tuple[float, float]], objective: Objective) -> int:
+    less_is_better = objective is Objective.ENERGY
+    return sum((theirs < ours) if less_is_better else (theirs > ours) for ours, theirs in pairs)
+
+
+def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
+    ratios = sorted(theirs / ours for ours, theirs in pairs if ours > 0)
+    return ratios[len(ratios) // 2] if ratios else float("nan")
 
 
 def _pairs(plain: Drawn | None, apart: Drawn | None, objective: Objective) -> list[tuple[float, float]]:
@@ -47,14 +78,14 @@ def _pairs(plain: Drawn | None, apart: Drawn | None, objective: Objective) -> li
 
 
 def verdict(drawn: Sequence[Drawn], objective: Objective) -> Verdict:
-    """Compare the first plain choice with the first other one."""
-    plain = next((each for each in drawn if each.choice.plain), None)
-    apart = next((each for each in drawn if not each.choice.plain), None)
+    """Compare the first plain choice with the first disaggregated one."""
+    fixed = [each for each in drawn if not each.choice.adaptive]
+    plain = next((each for each in fixed if each.choice.plain), None)
+    apart = next((each for each in fixed if not each.choice.plain), None)
     pairs = _pairs(plain, apart, objective)
     if not pairs:
         return Verdict(Outcome.ALONE, plain, apart, 0, 0, objective)
-    less_is_better = objective is Objective.ENERGY
-    ahead = sum((theirs < ours) if less_is_better else (theirs > ours) for ours, theirs in pairs)
+    ahead = _ahead(pairs, objective)
     share = ahead / len(pairs)
     outcome = Outcome.APART if share >= _SURE else Outcome.PLAIN if share <= 1 - _SURE else Outcome.UNCLEAR
     return Verdict(outcome, plain, apart, ahead, len(pairs), objective)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from pd_analysis.words.language import tr
 from pd_planner.des.deployment import Outcome
 from pd_planner.des.model import Floats
+from pd_routing.view import Objectives
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Limits:
     def met(self, outcome: Outcome) -> npt.NDArray[np.bool_]:
         """Whether each simulated request is within all limits."""
         return self.of({"ttft": outcome.ttft_ms, "tpot": outcome.tpot_ms, "e2el": outcome.e2el_ms})
+
+    @property
+    def objectives(self) -> Objectives:
+        """As the proxy has them; infinite if there is no limit."""
+        return Objectives(self.milliseconds.get("ttft", inf), self.milliseconds.get("tpot", inf))
 
     @property
     def words(self) -> str:

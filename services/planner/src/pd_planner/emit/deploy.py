@@ -1,11 +1,13 @@
 """A plan as variables for pdctl and Compose, and as values for the Helm chart."""
 
 from collections.abc import Iterator
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import yaml
 
 from pd_planner.emit.plan_file import Deployment, PlanFile
+from pd_routing.names import Routing
 from pd_simulator.steps.engines import Order
 
 # As `.env` and the chart have them: the first prefill engine's ports, the next engine's distance, and the first decode engine's ports.
@@ -14,19 +16,35 @@ DECODE_HTTP, DECODE_KV = 20005, 22001
 NODE_GPUS: Final = 8  # the chart's gpu.perNode
 
 
-def variables(plan: PlanFile) -> dict[str, str]:
-    """The variables of one cell on one host: which GPUs serve as what, and the engines' limits."""
+# Beside plan.json: what the proxy's STEP_PROFILE names, if the plan does not rest on a shipped profile.
+STEP_PROFILE_FILE: Final = "profile.toml"
+
+
+def variables(plan: PlanFile, folder: Path) -> dict[str, str]:
+    """The variables of one cell on one host: which GPUs serve as what, and the engines' limits. `folder` is that of plan.json."""
     deployment = plan.best.deployment
     found = dict(_gpus(deployment)) | {name: str(port) for name, _, port in _ports(deployment)}
     if deployment.connector:
         found["KV_CONNECTOR"] = deployment.connector.value
     if writer := _first_token(deployment):
         found |= {"DECODE_ASKED": "at_once", "FIRST_TOKEN": writer}
+    if deployment.adaptive:
+        found |= {"KV_BOTH": "on", **routing(plan, str((folder / STEP_PROFILE_FILE).resolve()))}
     return found | {
         "TENSOR_PARALLEL_SIZE": str(deployment.tensor_parallel),
         "MAX_NUM_SEQS": str(plan.engine.max_num_seqs),
         "MAX_NUM_BATCHED_TOKENS": str(plan.engine.max_num_batched_tokens),
         "PREFIX_CACHING": "on" if plan.prefix_caching else "off",
+    }
+
+
+def routing(plan: PlanFile, profile: str) -> dict[str, str]:
+    """The proxy's settings for adaptive roles; `profile` is the path of the plan's own profile, if it is not a shipped one."""
+    return {
+        "ROUTING": Routing.ADAPTIVE.value,
+        "TTFT_SLO_MS": f"{plan.goodput['ttft']:g}",
+        "TPOT_SLO_MS": f"{plan.goodput['tpot']:g}",
+        "STEP_PROFILE": plan.step_profile or profile,
     }
 
 
@@ -39,7 +57,7 @@ def _gpus(deployment: Deployment) -> Iterator[tuple[str, str]]:
     size = deployment.tensor_parallel
     prefill, other = deployment.prefills * size, deployment.others * size
     if not prefill:
-        yield "COMBINED_GPUS", _listed(0, other * deployment.cells)
+        yield "COMBINED_GPUS", _listed(0, other * (1 if deployment.adaptive else deployment.cells))
         return
     yield "PREFILL_GPUS", _listed(0, prefill)
     yield "DECODE_GPUS", _listed(prefill, prefill + other)
@@ -58,15 +76,15 @@ def _listed(first: int, end: int) -> str:
     return ",".join(map(str, range(first, end)))
 
 
-def env_text(plan: PlanFile) -> str:
-    """Lines for .env.local, which Compose and pdctl read."""
+def env_text(plan: PlanFile, folder: Path) -> str:
+    """Lines for .env.local, which Compose and pdctl read. `folder` is that of plan.json."""
     deployment = plan.best.deployment
     lines = [
         f"# {deployment.label}, planned by pd-plan on {plan.created}: pdctl {'all' if deployment.prefills else 'all combined'}"
     ]
-    if deployment.prefills and deployment.cells > 1:
+    if deployment.in_cells and deployment.cells > 1:
         lines.append(f"# One of {deployment.cells} cells; each has its own proxy, and the load is shared among them.")
-    lines += [f"{name}={value}" for name, value in variables(plan).items()]
+    lines += [f"{name}={value}" for name, value in variables(plan, folder).items()]
     return "\n".join(lines) + "\n"
 
 
@@ -85,8 +103,12 @@ def values_text(plan: PlanFile) -> str:
             lines.append(
                 f"# One of {deployment.cells} cells: install each as a release, and share the load among them."
             )
+    if deployment.adaptive and deployment.cells > 1:
+        lines.append(f"# One of {deployment.cells} cells: install each as a release, and share the load among them.")
+    if deployment.adaptive and not plan.step_profile:
+        lines.append(f"# The proxy needs this plan's {STEP_PROFILE_FILE}: put it into its image, or mount it there.")
     placed: dict[str, object] = {"topology": "pod", "podReplicas": deployment.cells} if deployment.prefills else {}
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "engine": _engine(plan) | ({"topology": "separate"} if large else placed),
         **_counts(deployment),
     }
@@ -95,6 +117,8 @@ def values_text(plan: PlanFile) -> str:
         values["ports"] = ports
     if writer := _first_token(deployment):
         values["proxy"] = {"decodeAsked": "at_once", "firstToken": writer}
+    if deployment.adaptive:
+        values["proxy"] = {**values.get("proxy", {}), "env": routing(plan, f"/{STEP_PROFILE_FILE}")}
     return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
 
 
@@ -110,8 +134,14 @@ def _engine(plan: PlanFile) -> dict[str, object]:
     }
 
 
-def _counts(deployment: Deployment) -> dict[str, dict[str, int]]:
+def _counts(deployment: Deployment) -> dict[str, dict[str, int | bool]]:
     if deployment.prefills:
         return {"prefill": {"count": deployment.prefills}, "decode": {"count": deployment.others}}
-    plain = {"count": deployment.others * deployment.cells}
-    return {"prefill": {"count": 0}, "decode": {"count": 0}, "combined": plain}
+    if deployment.adaptive:
+        return {
+            "prefill": {"count": 0},
+            "decode": {"count": 0},
+            "combined": {"count": deployment.others, "kvBoth": True},
+        }
+    plain = deployment.others * deployment.cells
+    return {"prefill": {"count": 0}, "decode": {"count": 0}, "combined": {"count": plain}}

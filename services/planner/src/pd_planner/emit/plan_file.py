@@ -13,12 +13,13 @@ from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
 from pd_planner.search.candidates import Candidate, EngineLimits
 from pd_planner.search.question import Choice
-from pd_simulator.profile import Profile
+from pd_simulator.profile import Profile, load_profile, shipped
 from pd_simulator.steps.engines import Order
 
 # Format history, newest first.
+# 2: deployments whose engines get their roles by load (adaptive, step_profile).
 # 1: first format.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class PlanFileError(ValueError):
@@ -26,7 +27,7 @@ class PlanFileError(ValueError):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """`cells` of so many engines, each of `tensor_parallel` boards; `prefills` of 0 means plain engines; `order` is P2pConnector's."""
+    """`cells` of so many engines, each of `tensor_parallel` boards; `prefills` of 0 means plain or adaptive engines; `order` is P2pConnector's."""
 
     prefills: int
     others: int
@@ -36,10 +37,18 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     gpus: int
     order: Order = Order.AFTER
+    adaptive: bool = False
+
+    @property
+    def in_cells(self) -> bool:
+        """Whether engines of a cell serve only each other, behind a proxy of their own; plain engines do without each other."""
+        return self.prefills > 0 or self.adaptive
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.prefills, self.others, self.connector, self.tensor_parallel, self.order)
+        return Candidate(
+            self.prefills, self.others, self.connector, self.tensor_parallel, self.order, adaptive=self.adaptive
+        )
 
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +73,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole plan; `choices` begins with the answer."""
+    """The whole plan; `choices` begins with the answer. `step_profile` is the shipped profile that it rests on; empty if it is another one."""
 
     created: str
     command: str
@@ -83,6 +92,7 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     doubts: list[str]
     measurement: str
     choices: list[Predicted]
+    step_profile: str = ""
     simulated: bool = True
     schema_version: int = SCHEMA_VERSION
 
@@ -94,6 +104,11 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
 def profile_hash(profile: Profile) -> str:
     """Equal for equal profiles."""
     return hashlib.sha256(msgspec.json.encode(profile, order="deterministic")).hexdigest()[:16]
+
+
+def _shipped_as(profile: Profile) -> str:
+    """The name under which the profile is shipped; empty if it is not."""
+    return next((name for name in shipped() if load_profile(name) == profile), "")
 
 
 def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
@@ -111,6 +126,7 @@ def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
             label=fleet.label,
             gpus=fleet.gpus,
             order=candidate.order,
+            adaptive=candidate.adaptive,
         ),
         capacity_per_gpu=[band.low, band.middle, band.high] if band else [fleet.per_gpu],
         rate=operation.rate,
@@ -140,11 +156,12 @@ def plan_file(
         engine=setting.engine,
         prefix_caching=setting.prefix_caching,
         objective=question.objective.value,
-        draws=len(found.drawn[0].per_gpu),
+        draws=max(len(drawn.per_gpu) for drawn in found.drawn),
         verdict=verdict,
         doubts=doubts,
         measurement=measurement,
         choices=[predicted(choice, found.drawn_of(choice)) for choice in found.answer.choices],
+        step_profile=_shipped_as(setting.profile),
     )
 
 

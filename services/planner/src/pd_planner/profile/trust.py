@@ -42,17 +42,18 @@ _SHORT: Final = {
 
 @dataclass(frozen=True)
 class Shape:
-    """The properties of a deployment that matter for trust: how many engines hand over to how many, and by which connector."""
+    """The properties of a deployment that matter for trust: how many engines hand over to how many, by which connector, and whether roles are adaptive."""
 
     prefills: int
     others: int
     connector: Connector | None
     batched: bool = False
+    adaptive: bool = False
 
     def covered_by(self, known: HeldOut) -> bool:
         """Whether runs of this kind had as many senders and receivers; plain engines do not know of each other."""
-        if (self.connector, self.batched) != (known.connector, known.batched):
-            return False
+        if self.adaptive or (self.connector, self.batched) != (known.connector, known.batched):
+            return False  # no run with adaptive roles was held out
         if self.connector is None:
             return known.prefills == 0
         return self.prefills <= known.prefills and self.others <= known.others

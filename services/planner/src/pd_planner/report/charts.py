@@ -14,6 +14,7 @@ from pd_analysis.plots import fonts, palette, style, svg
 from pd_analysis.words.formatting import number
 from pd_analysis.words.language import current_language, in_language, mark, tr
 from pd_planner.confidence.findings import Findings
+from pd_planner.report.colours import colour_of
 from pd_planner.report.pareto import pareto
 from pd_planner.report.tables import ratio_words
 from pd_planner.search.breakeven import Curve, Point
@@ -75,7 +76,7 @@ def capacity(found: Findings) -> Figure:
     )
     axes = figure.subplots()
     for row, drawn in enumerate(found.drawn):
-        band, colour = drawn.band, palette.BLUE if drawn.choice.plain else palette.GREEN
+        band, colour = drawn.band, colour_of(drawn.choice)
         axes.barh(row, band.high - band.low, left=band.low, height=0.5, color=colour, alpha=0.35, linewidth=0, zorder=2)
         axes.plot([band.middle, band.middle], [row - 0.25, row + 0.25], color=colour, linewidth=3, zorder=3)
         axes.text(band.high, row, f"  {number(band.middle)}", va="center", size=9, color=palette.INK)

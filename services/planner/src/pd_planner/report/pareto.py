@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from pd_analysis.plots import palette, style
 from pd_analysis.words.language import tr
 from pd_planner.confidence.findings import Findings
+from pd_planner.report.colours import colour_of, marker_of
 from pd_planner.search.question import Choice
 
 # How far the plot goes beyond its front, where the names begin, how many there are, and what of the height counts as one place.
@@ -37,8 +38,8 @@ def pareto(found: Findings) -> Figure:
         axes.plot(
             choice.fleet.gpus,
             choice.operation.joules,
-            "o" if choice.plain else "^",
-            color=palette.BLUE if choice.plain else palette.GREEN,
+            marker_of(choice),
+            color=colour_of(choice),
             alpha=1.0 if choice in front else 0.25,
             markersize=7,
             zorder=3,

@@ -33,7 +33,7 @@ _HELD_OUT: Final = {
 
 def verdict_sentences(found: Findings) -> list[str]:
     """The answer first, then how sure it is."""
-    return [_answer(found), *_comparison(found.verdict)]
+    return [_answer(found), *_comparison(found.verdict), *_roles(found)]
 
 
 def _answer(found: Findings) -> str:
@@ -73,7 +73,6 @@ def _comparison(judged: Verdict) -> Iterator[str]:
     if judged.plain is None or judged.apart is None:
         return
     plain, apart = judged.plain.choice.fleet.label, judged.apart.choice.fleet.label
-    energy = judged.objective is Objective.ENERGY
     count = tr(
         "{apart} comes out ahead of {plain} in {ahead} of {draws} draws, with {ratio} times its {what} in the median",
         apart=apart,
@@ -81,12 +80,31 @@ def _comparison(judged: Verdict) -> Iterator[str]:
         ahead=judged.ahead,
         draws=judged.draws,
         ratio=number(judged.ratio),
-        what=tr("joules per output token") if energy else tr("capacity per GPU"),
+        what=_measure(judged.objective),
     )
     if judged.outcome is Outcome.UNCLEAR:
         yield tr("It is unclear whether prefill and decode should be separate: {comparison}.", comparison=count)
     else:
         yield tr("{comparison}.", comparison=count)
+
+
+def _roles(found: Findings) -> Iterator[str]:
+    compared = found.roles
+    if compared is None:
+        return
+    yield tr(
+        "ROUTING=adaptive: {adaptive} come out ahead of {fixed} in {ahead} of {draws} draws, with {ratio} times its {what} in the median.",
+        adaptive=compared.adaptive.choice.fleet.label,
+        fixed=compared.fixed.choice.fleet.label,
+        ahead=compared.ahead,
+        draws=compared.draws,
+        ratio=number(compared.ratio),
+        what=_measure(found.question.objective),
+    )
+
+
+def _measure(objective: Objective) -> str:
+    return tr("joules per output token") if objective is Objective.ENERGY else tr("capacity per GPU")
 
 
 def doubts(found: Findings, measurement: str) -> list[str]:
@@ -95,7 +113,7 @@ def doubts(found: Findings, measurement: str) -> list[str]:
         *_of_profile(found),
         *_of_topology(found),
         *_unclear(found, measurement),
-        *([tr("Left out: {reason}.", reason=found.answer.left_out)] if found.answer.left_out else []),
+        *(tr("Left out: {reason}.", reason=reason) for reason in found.answer.left_out),
         *_of_traffic(found),
         *_of_cpu(found),
         *_of_memory(found),
@@ -122,7 +140,11 @@ def _of_profile(found: Findings) -> Iterator[str]:
 
 def _of_topology(found: Findings) -> Iterator[str]:
     best = found.best.choice
-    if best.trust is Trust.UNCALIBRATED:
+    if best.trust is Trust.UNCALIBRATED and best.adaptive:
+        yield tr(
+            "UNCALIBRATED TOPOLOGY: no run that the profile was compared with had adaptive roles; ±40 %.",
+        )
+    elif best.trust is Trust.UNCALIBRATED:
         yield tr(
             "UNCALIBRATED TOPOLOGY: no run that the profile was fitted to had {deployment}'s senders and receivers; ±40 %.",
             deployment=best.fleet.candidate.label,

@@ -27,7 +27,7 @@ def choices(found: Findings, rows: int = ROWS) -> Table:
         rate = number(first.rate / found.best.choice.fleet.gpus)
         title = tr("Deployments, at {rate} requests/s per GPU", rate=rate)
     header = (tr("deployment"), tr("GPUs"), tr("carries, req/s per GPU"), *map(tr, _LATENCIES), "W", tr("rests on"))
-    shown = found.answer.choices[:rows]
+    shown = _shown(found, rows)
     refused = any(choice.refusal for choice in shown)
     if refused:
         header = (*header, tr(WHY_NOT))
@@ -38,6 +38,12 @@ def choices(found: Findings, rows: int = ROWS) -> Table:
         {0, header.index(tr("rests on")), len(header) - 1},
         tr("SIMULATED. In brackets the 5th and 95th percentile over the draws."),
     )
+
+
+def _shown(found: Findings, rows: int) -> list[Choice]:
+    """The first choices, and adaptive roles wherever they rank."""
+    shown, adaptive = found.answer.choices[:rows], found.answer.adaptive
+    return shown if adaptive is None or adaptive in shown else [*shown[:-1], adaptive]
 
 
 def _row(found: Findings, choice: Choice, *, refused: bool) -> list[str | Cell]:

@@ -14,7 +14,7 @@ from pd_analysis.tables.table import Table
 from pd_analysis.words.language import mark, tr
 from pd_planner.report.tables import WHY_NOT
 
-_ROWS: Final = 8
+ROWS: Final = 8
 _HEADER: Final = 9  # letters of a line of a column's name
 _NARROW: Final = 110  # columns; below it the least needed columns are left out
 _LEFT_OUT: Final = (mark("TTFT p50, ms"), mark("TPOT p50, ms"), "W", WHY_NOT)
@@ -27,7 +27,7 @@ def show(console: Console, verdict: Sequence[str], doubts: Sequence[str], ranked
     for sentence in rest:
         console.print(sentence, highlight=False, markup=False)
     console.print()
-    console.print(rich_table(replace(ranked, rows=ranked.rows[:_ROWS]), console.width))
+    console.print(rich_table(replace(ranked, rows=ranked.rows[:ROWS]), console.width))
     for label, reason in _refused(ranked) if console.width < _NARROW else ():
         told = tr("not the answer: {deployment} {reason}", deployment=label, reason=reason)
         console.print(told, highlight=False, markup=False, style="dim")
@@ -41,7 +41,7 @@ def _refused(ranked: Table) -> Iterator[tuple[str, str]]:
     if tr(WHY_NOT) not in ranked.header:
         return
     reasons: dict[str, list[str]] = {}
-    for row in ranked.rows[:_ROWS]:
+    for row in ranked.rows[:ROWS]:
         if row[-1].text:
             reasons.setdefault(row[-1].text, []).append(row[0].text)
     yield from ((", ".join(labels), reason) for reason, labels in reasons.items())

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from pd_planner.search.candidates import Candidate
-from pd_planner.search.capacity import ROUGH, Care, Setting, capacity, upper_bound
+from pd_planner.search.capacity import ROUGH, SECONDS, Care, Setting, capacity, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, operate
 from pd_planner.traffic.load import Load
 
@@ -73,6 +73,11 @@ def _per_gpu(setting: Setting, candidate: Candidate, roughly: float) -> float:
     return capacity(setting, candidate, roughly, _MAP) / candidate.gpus if roughly else 0.0
 
 
+def _seconds(fleet: Fleet) -> float:
+    """Adaptive roles take long to simulate."""
+    return _MAP.seconds if fleet.candidate.adaptive else SECONDS
+
+
 @dataclass(frozen=True)
 class Curve:
     """One fleet over rates."""
@@ -85,6 +90,9 @@ def over_rates(setting: Setting, fleets: Sequence[Fleet]) -> list[Curve]:
     """Fleets at the same rates per GPU, from a tenth of what the strongest carries to beyond it."""
     most = max(fleet.per_gpu for fleet in fleets)
     return [
-        Curve(fleet, [operate(setting, fleet, float(share * most * fleet.gpus)) for share in np.array(RATES)])
+        Curve(
+            fleet,
+            [operate(setting, fleet, float(share * most * fleet.gpus), _seconds(fleet)) for share in np.array(RATES)],
+        )
         for fleet in fleets
     ]

@@ -45,18 +45,24 @@ class EngineLimits:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One cell: `prefills` of 0 means plain engines. Each engine has `tensor_parallel` boards."""
+    """One cell: `prefills` of 0 means plain engines, or `adaptive` ones (ROUTING=adaptive). Each engine has `tensor_parallel` boards."""
 
     prefills: int
     others: int
     connector: Connector | None = None
     tensor_parallel: int = 1
     order: Order = Order.AFTER
+    adaptive: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether every engine computes its own prompts."""
-        return self.prefills == 0
+        return self.prefills == 0 and not self.adaptive
+
+    @property
+    def apart(self) -> bool:
+        """Whether engines compute prompts or write answers, and never both."""
+        return self.prefills > 0
 
     @property
     def can_cache(self) -> bool:
@@ -69,7 +75,9 @@ class Candidate:
 
     @property
     def shape(self) -> str:
-        """3P1D, 4 plain engines."""
+        """3P1D, 4 plain engines, 4 adaptive engines."""
+        if self.adaptive:
+            return ntr("{count} adaptive engine", "{count} adaptive engines", self.others)
         if self.plain:
             return ntr("{count} plain engine", "{count} plain engines", self.others)
         return f"{self.prefills}P{self.others}D"
@@ -77,14 +85,14 @@ class Candidate:
     @property
     def label(self) -> str:
         """Shape, connector and boards per engine."""
-        parts = [self.shape, tr(WORDS[self.connector]) if self.connector else ""]
+        parts = [self.shape, tr(WORDS[self.connector]) if self.connector and self.apart else ""]
         parts.append(f"TP{self.tensor_parallel}" if self.tensor_parallel > 1 else "")
         return " ".join(filter(None, parts))
 
     @property
     def trust_shape(self) -> Shape:
         """What of it decides how far a profile can be believed."""
-        return Shape(self.prefills, self.others, self.connector)
+        return Shape(self.prefills, self.others, self.connector, adaptive=self.adaptive)
 
     def engines(self, limits: EngineLimits) -> Engines:
         """As the simulator takes it."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from pd_planner.des.deployment import Outcome, round_robin, simulate
 from pd_planner.des.limits import Limits
+from pd_planner.des.routed import adaptive
 from pd_planner.profile.numbers import beside_ms
 from pd_planner.search.candidates import Candidate, EngineLimits
 from pd_planner.traffic.load import Load
@@ -38,7 +39,7 @@ _LOWEST: Final = 1e-3  # of a cell's upper bound; a lower capacity counts as non
 
 @dataclass(frozen=True)
 class Setting:
-    """What all candidates have in common; `processors` as `simulate` takes it."""
+    """What all candidates have in common; `processors` as `simulate` takes it. `known` is the profile that a proxy would be given, if it is not this one."""
 
     profile: Profile
     traffic: Traffic
@@ -46,6 +47,7 @@ class Setting:
     engine: EngineLimits
     prefix_caching: bool = False
     processors: int = 0
+    known: Profile | None = None
 
     def seconds(self, least: float) -> float:
         """How long a load has to be: `least`, or several times as long as a request stays while the limits are just kept."""
@@ -62,6 +64,16 @@ def run(setting: Setting, candidate: Candidate, rate: float, seconds: float = SE
 
 def _simulated(setting: Setting, candidate: Candidate, load: Load) -> Outcome:
     engines = candidate.engines(setting.engine)
+    if candidate.adaptive:
+        routed = adaptive(
+            setting.profile,
+            engines,
+            load,
+            setting.limits.objectives,
+            known=setting.known,
+            processors=setting.processors,
+        )
+        return routed.outcome
     route = round_robin(engines, len(load))
     if setting.prefix_caching and setting.traffic.shared and candidate.can_cache:
         computing = route.other if candidate.plain else route.prefill
@@ -127,11 +139,11 @@ def upper_bound(setting: Setting, candidate: Candidate) -> float:
     profile, load = setting.profile, setting.traffic.load
     prompt, output = float(load.prompt.mean()), float(load.output.mean())
     prompt_ms = _least_prompt_ms(setting, candidate)
-    decode = (profile.combined or profile.decode) if candidate.plain else profile.decode
+    decode = profile.decode if candidate.apart else (profile.combined or profile.decode)
     context = prompt + output / 2
     batch = min(setting.engine.max_num_seqs, max(1.0, setting.engine.kv_tokens / (prompt + output)))
     decode_ms = output * (decode.base_ms / batch + decode.per_sequence_ms + decode.per_context_token_ms * context)
-    if candidate.plain:
+    if not candidate.apart:
         return 1.2e3 * candidate.others / (prompt_ms + decode_ms)
     return 1.2e3 * min(candidate.prefills / max(prompt_ms, 1e-6), candidate.others / max(decode_ms, 1e-6))
 
@@ -141,9 +153,10 @@ def _least_prompt_ms(setting: Setting, candidate: Candidate) -> float:
     profile, prompt = setting.profile, float(setting.traffic.load.prompt.mean())
     if setting.prefix_caching and setting.traffic.shared and candidate.can_cache:
         return 0.0
-    if not candidate.plain:
-        return profile.prefill.per_token_ms * prompt
-    return beside_ms(profile, prompt)
+    alone_ms = profile.prefill.per_token_ms * prompt
+    if candidate.apart:
+        return alone_ms
+    return min(alone_ms, beside_ms(profile, prompt)) if candidate.adaptive else beside_ms(profile, prompt)
 
 
 def percentiles(outcome: Outcome) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Final
 from pd_contracts.names import Role
 from pd_planner.des.power import watts_by_role
 from pd_planner.search.candidates import LARGEST_CELL, Candidate
-from pd_planner.search.capacity import Setting, percentiles, run, steady
+from pd_planner.search.capacity import SECONDS, Setting, percentiles, run, steady
 
 _EXAMPLE_CELL: Final = 8  # of many plain engines this many are simulated
 
@@ -85,10 +85,10 @@ def single(candidate: Candidate, carries: float) -> tuple[Candidate, float]:
     return Candidate(0, 1, None, candidate.tensor_parallel), carries / candidate.others
 
 
-def operate(setting: Setting, fleet: Fleet, rate: float) -> Operation:
-    """Simulate a fleet at a rate, by one of its cells; of many plain engines by some."""
+def operate(setting: Setting, fleet: Fleet, rate: float, least_s: float = SECONDS) -> Operation:
+    """Simulate a fleet at a rate for `least_s` at least, by one of its cells; of many plain engines by some."""
     cell, cells = _example(fleet)
-    outcome = run(setting, cell, rate / cells)
+    outcome = run(setting, cell, rate / cells, least_s)
     seconds = float(outcome.last.max())
     counted = steady(outcome)
     drawn = watts_by_role(setting.profile.power, outcome, cell.prefills, seconds)

@@ -11,6 +11,7 @@ from pd_planner.search.capacity import ROUGH, Setting, capacity
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed, operate, single
 from pd_planner.search.no_plan import NoPlanError, closest, out_of_reach
 from pd_planner.search.question import Answer, Choice, Objective, Question
+from pd_planner.search.roles import planned, unable
 
 # Without a rate deployments are shown at this share of what the weaker of the best plain and the best disaggregated one carries.
 _SHOWN: Final = 0.8
@@ -39,6 +40,11 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
         say(tr("left out: {reason}", reason=refusal))
     say(tr("{count} deployments of at most {cell} engines", count=len(found), cell=cell))
     carried = _capacities(question.setting, found)
+    why_not = unable(question)
+    if why_not is None:
+        say(tr("engines that get their roles by load"))
+    if why_not is None and (cell_of_both := planned(question, room)):
+        carried |= [cell_of_both]
     if not any(carried.values()):
         raise NoPlanError(out_of_reach(question, found))
     fleets = [fleet for candidate, rate in carried.items() if (fleet := _fleet(question, candidate, rate))]
@@ -47,7 +53,7 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
     ranked = sorted(choices, key=lambda choice: _order(question, choice))
     if all(choice.refusal for choice in ranked):
         raise NoPlanError(closest(question, ranked))
-    return Answer(question, ranked, refusal)
+    return Answer(question, ranked, list(filter(None, (refusal, why_not))))
 
 
 def _capacities(setting: Setting, found: Sequence[Candidate]) -> dict[Candidate, float]:
@@ -88,8 +94,9 @@ def _fleet(question: Question, candidate: Candidate, carries: float) -> Fleet | 
 
 def _rate_per_gpu(fleets: Sequence[Fleet]) -> float:
     """Requests per second per GPU at which fleets are shown when no rate was asked for."""
-    best = [max((f.per_gpu for f in fleets if f.candidate.plain is plain), default=0.0) for plain in (True, False)]
-    return _SHOWN * min(rate for rate in best if rate > 0)
+    kinds = [f.candidate.plain for f in fleets], [f.candidate.apart for f in fleets]
+    best = [max((f.per_gpu for f, is_one in zip(fleets, kind, strict=True) if is_one), default=0.0) for kind in kinds]
+    return _SHOWN * min((rate for rate in best if rate > 0), default=max(f.per_gpu for f in fleets))
 
 
 def _choice(question: Question, fleet: Fleet, per_gpu: float) -> Choice:

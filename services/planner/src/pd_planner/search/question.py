@@ -67,6 +67,11 @@ class Choice:
         """Whether its engines are plain."""
         return self.fleet.candidate.plain
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether its engines get their roles by load."""
+        return self.fleet.candidate.adaptive
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -74,15 +79,25 @@ class Answer:
 
     question: Question
     choices: list[Choice]
-    left_out: Sentence | None = None
+    left_out: Sequence[Sentence] = ()
 
     @property
     def best(self) -> Choice:
         return self.choices[0]
 
     def best_of(self, *, plain: bool) -> Choice | None:
-        """The first plain choice, or the first other one; None if there is none that carries anything."""
-        return next((choice for choice in self.choices if choice.plain is plain and choice.fleet.carries > 0), None)
+        """The first plain choice, or the first disaggregated one; None if there is none that carries anything."""
+        return next((choice for choice in self.fixed if choice.plain is plain and choice.fleet.carries > 0), None)
+
+    @property
+    def fixed(self) -> list[Choice]:
+        """Choices whose engines have fixed roles."""
+        return [choice for choice in self.choices if not choice.adaptive]
+
+    @property
+    def adaptive(self) -> Choice | None:
+        """The choice whose engines get their roles by load; None if there is none that carries anything."""
+        return next((choice for choice in self.choices if choice.adaptive and choice.fleet.carries > 0), None)
 
     @property
     def front(self) -> list[Choice]:
