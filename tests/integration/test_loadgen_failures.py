@@ -179,6 +179,20 @@ def test_a_monitor_that_starts_later_is_waited_for() -> None:
             late.server_close()
 
 
+def test_a_monitor_that_has_no_gpu_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([{}, {}, {"GPU-1": 3}])
+    monkeypatch.setattr(monitor, "boards", lambda _: next(answers))
+
+    assert monitor.wait_for_boards("", 30, lambda _: None) == {"GPU-1": 3}
+
+
+def test_a_monitor_without_any_gpu_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 15.0])
+    monkeypatch.setattr(monitor, "boards", lambda _: {})
+
+    assert monitor.wait_for_boards("", 600, lambda _: None, lambda: next(times)) == {}
+
+
 def test_a_monitor_that_never_starts_is_a_sentence_in_the_end() -> None:
     times = iter([0.0, 1.0, 11.0])
     with pytest.raises(ServerError, match="cannot be used"):

@@ -3,12 +3,15 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from pd_contracts.http_call import CallError, answering
 from pd_loadgen.target.asking import POLL_S, ServerError, ask, at
+
+# A monitor that started before the engines finds simulated boards, or a driver, only when it looks again.
+NO_BOARDS_S: Final = 15.0
 
 
 class _Board(msgspec.Struct):
@@ -26,19 +29,23 @@ def wait_for_boards(
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, int]:
-    """The monitor's GPUs, as soon as it answers: where everything is started at once, it may be the last.
+    """The monitor's GPUs, as soon as it has some: where everything is started at once, it may be the last.
+
+    Empty if it still has none `NO_BOARDS_S` seconds after the first question.
 
     Raises:
-        ServerError: if it does not within `timeout` seconds.
+        ServerError: if it does not answer within `timeout` seconds.
     """
-    deadline = clock() + timeout
+    begun = clock()
     while True:
         try:
-            return boards(monitor)
+            found = boards(monitor)
+            if found or clock() >= begun + min(timeout, NO_BOARDS_S):
+                return found
         except ServerError:
-            if clock() >= deadline:
+            if clock() >= begun + timeout:
                 raise
-            sleep(POLL_S)
+        sleep(POLL_S)
 
 
 def boards(monitor: str) -> dict[str, int]:
