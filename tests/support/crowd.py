@@ -22,6 +22,12 @@ NOBODY_THERE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH}
 CONNECT_S: Final = 10.0
 # How a client may behave, and how often.
 MANNERS: Final = {"stays": 8, "leaves after sending": 4, "leaves while reading": 4, "sends half": 1, "reads slowly": 1}
+# Ways to ask for an answer, of which each has its own text: a seed decides it at every position, a penalty works on what one engine has written.
+WAYS: Final[dict[str, dict[str, Any]]] = {
+    "": {},
+    "seeded": {"temperature": 0.8, "seed": 11},
+    "penalised": {"presence_penalty": 0.5},
+}
 
 
 @dataclass
@@ -55,6 +61,7 @@ class Request:
     path: str
     body: dict[str, Any]
     manner: str
+    way: str = ""
 
     @property
     def data(self) -> bytes:
@@ -87,21 +94,23 @@ class Crowd:
         self._patience_s = patience_s
         self._model = model
         self._prompts = [self._prompt() for _ in range(32)]
-        self._said: dict[int, str] = {}
+        self._said: dict[tuple[int, str], str] = {}
 
     def _prompt(self) -> list[int]:
         return [self._chance.randrange(1000) for _ in range(self._chance.choice([2, 20, 40, 200]))]
 
-    async def learn(self, session: aiohttp.ClientSession) -> None:
-        """Have each prompt answered at length while all is well; every later answer must begin like that."""
+    async def learn(self, session: aiohttp.ClientSession) -> int:
+        """Have each prompt answered at length and in each way while all is well; every later answer must begin like that. Returns how many there were."""
 
-        async def ask(number: int, prompt: list[int]) -> None:
+        async def ask(number: int, prompt: list[int], way: str) -> None:
             body = {"model": self._model, "prompt": prompt, "max_tokens": max(self._lengths), "ignore_eos": True}
+            body |= WAYS[way]
             async with session.post(f"http://{self._host}:{self._port}{COMPLETIONS}", json=body) as response:
                 assert response.status == 200, await response.text()
-                self._said[number] = (await response.json())["choices"][0]["text"]
+                self._said[number, way] = (await response.json())["choices"][0]["text"]
 
-        await asyncio.gather(*(ask(number, prompt) for number, prompt in enumerate(self._prompts)))
+        await asyncio.gather(*(ask(number, prompt, way) for number, prompt in enumerate(self._prompts) for way in WAYS))
+        return len(self._said)
 
     def draw(self) -> tuple[int, Request]:
         """The next request, with the number of its prompt (-1: its answer is not looked at)."""
@@ -111,12 +120,13 @@ class Crowd:
         body = {"model": self._model, "max_tokens": chance.choice(self._lengths), "stream": chance.random() < 0.6}
         body["ignore_eos"] = True
         if chance.random() < 0.7:
-            body["temperature"] = 0  # only such streams may go on at other engines
+            body["temperature"] = 0  # such streams, and seeded ones, may go on at other engines
         if chance.random() < 0.2:
             return -1, Request(CHAT, body | {"messages": [{"role": "user", "content": f"say {number}"}]}, manner)
         if chance.random() < 0.1:
             return -1, Request(COMPLETIONS, body | {"prompt": [self._prompts[number]] * 2, "n": 2}, manner)
-        return number, Request(COMPLETIONS, body | {"prompt": self._prompts[number]}, manner)
+        way = chance.choices(list(WAYS), [8, 2, 1])[0]
+        return number, Request(COMPLETIONS, body | {"prompt": self._prompts[number]} | WAYS[way], manner, way)
 
     async def one(self) -> None:
         """One request, from beginning to end."""
@@ -161,7 +171,7 @@ class Crowd:
                 return await self._read_some(reader)
             if request.manner == "reads slowly":
                 await asyncio.sleep(self._chance.expovariate(1 / 0.3))
-            return self._judge(number, await reader.read(-1))
+            return self._judge(number, request.way, await reader.read(-1))
         except ConnectionResetError:
             return "reset"
         finally:
@@ -175,7 +185,7 @@ class Crowd:
                 break
         return "left"
 
-    def _judge(self, number: int, data: bytes) -> str:
+    def _judge(self, number: int, way: str, data: bytes) -> str:
         if not data:
             return "unread"
         reply = parse(data)
@@ -195,15 +205,15 @@ class Crowd:
             if last != "[DONE]":
                 self.tally.broken.append(f"a stream that ends with {last[:80]!r}")
                 return "broken"
-        self._compare(number, reply)
+        self._compare(number, way, reply)
         return "answered"
 
-    def _compare(self, number: int, reply: Reply) -> None:
+    def _compare(self, number: int, way: str, reply: Reply) -> None:
         if number < 0:
             return
-        text, said = text_of(reply), self._said[number]
+        text, said = text_of(reply), self._said[number, way]
         if not text or not said.startswith(text):
-            self.tally.wrong.append(f"prompt {number}: {text[:60]!r} instead of {said[:60]!r}")
+            self.tally.wrong.append(f"prompt {number} {way}: {text[:60]!r} instead of {said[:60]!r}")
 
 
 def parse(data: bytes) -> Reply | None:

@@ -210,8 +210,8 @@ class Soak:
         """Soak, let everything end, and look at what is left."""
         async with aiohttp.ClientSession() as session:
             await self._until_ready(session)
-            await self.outcome.crowd.learn(session)
-            self.outcome.crowd.tally.seen += 32
+            learned = await self.outcome.crowd.learn(session)
+            self.outcome.crowd.tally.seen += learned
             asyncio.get_running_loop().call_later(self.plan.seconds, self._ending.set)
             async with asyncio.TaskGroup() as group:
                 for number, engine in enumerate(self._engines):
