@@ -33,9 +33,11 @@ LINES: Final = {
         "*最佳固定配比*是事后为该行选出的最好的 XpYd；它和*普通引擎*都按预测的负载选择引擎，并且到最后才决定由谁 decode，所以比轮流分配更好。"
     ),
     r"\*Adaptive\* has the same settings in all rows\.": "*自适应*在所有行中使用同样的设置。",
-    r"(\d+) engines; seeds ([\d, ]+); at most (\S+) s or ([\d,]+) requests per load\.": (
-        "{0} 个引擎；种子 {1}；每份负载最多 {2} s 或 {3} 个请求。"
-    ),
+    r"(\d+) engines\.": "{0} 个引擎。",
+    r"Seeds ([\d, ]+): at most (\S+) s or ([\d,]+) requests per load\.": "种子 {0}：每份负载最多 {1} s 或 {2} 个请求。",
+    r"(\d+) of (\d+) traffics, seeds ([\d, ]+)\.": "{1} 种流量中的 {0} 种，种子 {2}。",
+    r"- Bursts: geometric mean (\S+), worst (\S+) \((.+)\)\.": "- 突发：几何平均 {0}，最差 {1}（{2}）。",
+    r"- Costs × (\S+): geometric mean (\S+), worst (\S+) \((.+)\)\.": "- 耗时 × {0}：几何平均 {1}，最差 {2}（{3}）。",
     r"- (\d+) rows that the rule's numbers were found with: geometric mean (\S+), worst (\S+) \((.+)\), best (\S+)\.": (
         "- 用来确定规则参数的 {0} 行：几何平均 {1}，最差 {2}（{3}），最好 {4}。"
     ),

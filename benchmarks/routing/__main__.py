@@ -49,7 +49,8 @@ class Bench:
         key = {"kind": kind, "case": case.label, "engines": self._options.engines, "seed": seed}
         if any(all(row.get(name) == value for name, value in key.items()) for row in self.rows):
             return
-        row = {**key, "tuned": case.tuned, **measure(case, seed)}
+        longest = {"seconds": self._options.seconds, "requests": self._options.requests}
+        row = {**key, **longest, "tuned": case.tuned, **measure(case, seed)}
         self.rows.append(row)
         with self._file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

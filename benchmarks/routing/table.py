@@ -32,19 +32,26 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
         if row["engines"] == options.engines:
             by_case[row["case"]][row["kind"]].append(row)
     cases = {label: kinds for label, kinds in by_case.items() if "capacity" in kinds}
-    how = f"{options.engines} engines; seeds {_listed(_seeds(rows))}; at most {options.seconds:g} s or {options.requests:,} requests per load."
-    parts = [HEAD, how, "", *_capacities(cases), "", *_summary(cases)]
+    how = [f"{options.engines} engines.", *_loads(rows, options)]
+    parts = [HEAD, *how, "", *_capacities(cases), "", *_summary(cases)]
     rejecting = {label: kinds for label, kinds in cases.items() if "reject" in kinds}
     if rejecting:
         parts += ["", *_rejections(rejecting)]
     stressed = {label: kinds for label, kinds in cases.items() if "stress" in kinds}
     if stressed:
-        parts += ["", *_stress(stressed)]
+        parts += ["", *_stress(stressed, len(cases))]
     return "\n".join(parts) + "\n"
 
 
-def _seeds(rows: Sequence[Row]) -> list[int]:
-    return sorted({row["seed"] for row in rows})
+def _loads(rows: Sequence[Row], options: argparse.Namespace) -> list[str]:
+    """The seeds, and how long their loads were at most."""
+    seeds: defaultdict[tuple[float, int], set[int]] = defaultdict(set)
+    for row in rows:
+        seeds[row.get("seconds", options.seconds), row.get("requests", options.requests)].add(row["seed"])
+    return [
+        f"Seeds {_listed(sorted(found))}: at most {seconds:g} s or {requests:,} requests per load."
+        for (seconds, requests), found in seeds.items()
+    ]
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -113,21 +120,31 @@ def _rejections(cases: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _stress(cases: dict[str, Any]) -> list[str]:
+def _stress(cases: dict[str, Any], of: int) -> list[str]:
     lines = [
         "## Overload, bursts, and costs that are wrong",
         "",
         "*Kept*: requests served in time at 1.3 times the capacity of adaptive, as a share of that capacity, with `REJECT=slo` and without it; *rejected*: share of requests turned away at 0.9 times.",
         "*Bursts*: gaps with a coefficient of variation of 2, adaptive against the best plain or static one.",
         "*0.85* and *1.2*: capacity of adaptive if it takes steps for 0.85 and 1.2 times as long as they are (beside STEP_MARGIN), against its own.",
+        f"{len(cases)} of {of} traffics, seeds {_listed(sorted({row['seed'] for kinds in cases.values() for row in kinds['stress']}))}.",
         "",
         "| traffic, TTFT/TPOT ms | kept at 1.3 × | without | rejected at 0.9 × | bursts | 0.85 | 1.2 |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
+    found: dict[str, dict[str, float]] = {"Bursts": {}, "Costs × 0.85": {}, "Costs × 1.2": {}}
     for label, kinds in cases.items():
-        rows, own = kinds["stress"], _mean(kinds["capacity"], lambda row: row["adaptive"])
+        rows, own = kinds["stress"], {row["seed"]: row["adaptive"] for row in kinds["capacity"]}
         kept, without, below = (_column(rows, n) for n in ("kept_1.3", "without_1.3", "rejected_below"))
         bursts = _mean(rows, lambda row: row["bursts"] / row["bursts_best"])
-        low, high = (_column(rows, n) / own for n in ("wrong_0.85", "wrong_1.2"))
+        low, high = (mean(row[n] / own[row["seed"]] for row in rows) for n in ("wrong_0.85", "wrong_1.2"))
+        for name, value in zip(found, (bursts, low, high), strict=True):
+            found[name][label] = value
         lines.append(f"| {label} | {kept:.2f} | {without:.2f} | {below:.1%} | {bursts:.2f} | {low:.2f} | {high:.2f} |")
+    lines.append("")
+    for name, values in found.items():
+        worst = min(values, key=values.__getitem__)
+        lines.append(
+            f"- {name}: geometric mean {_geometric(values.values()):.3f}, worst {values[worst]:.2f} ({worst})."
+        )
     return lines

@@ -420,19 +420,6 @@ def test_prompts_overflow_to_engines_with_answers_that_have_time() -> None:
     assert (placed.engine, placed.local, placed.why) == (2, True, Why.OVERFLOW)
 
 
-def test_prompts_wait_for_an_engine_without_answers_rather_than_delay_answers_that_have_no_time() -> None:
-    slow = busy(10, prompts=500)  # prompts take most of its time
-
-    placed = place(
-        COSTS, view({1: slow, 2: slow, 3: busy(0, queue=150), 4: busy(0, queue=160)}), Mode.SPLIT, ENGINES, 1000
-    )
-    assert (placed.engine, placed.local, placed.why) == (3, False, Why.HANDED_OVER)
-    placed = place(
-        COSTS, view({1: slow, 2: slow, 3: busy(0, queue=190), 4: busy(0, queue=190)}), Mode.SPLIT, ENGINES, 1000
-    )
-    assert (placed.engine, placed.why) == (1, Why.LEAST_LATE)
-
-
 def test_where_nobody_is_in_time_the_least_late_computes_it() -> None:
     full = busy(400)
     placed = place(COSTS, view({1: full, 2: full, 3: busy(0, queue=300), 4: full}), Mode.SPLIT, ENGINES, 1000)

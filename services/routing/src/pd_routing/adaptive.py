@@ -23,8 +23,6 @@ PLAIN_AT: Final = 0.85
 DWELL_MS: Final = 1000.0
 # Shares of the objectives up to which a placement is taken without a look at others.
 TTFT_ENOUGH: Final = 0.65
-# The share of the TTFT objective up to which a prompt waits for an engine without answers, rather than delay answers on another one.
-TTFT_MOST: Final = 0.9
 OVERFLOW_TPOT: Final = 0.85
 DECODE_TPOT: Final = 0.92
 LOCAL_TPOT: Final = 0.9
@@ -117,10 +115,10 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
     ttft = {engine: ttft_ms(costs, view.of(engine), prompt) for engine in engines}
     empty = [engine for engine in engines if not view.of(engine).sequences]
     enough = TTFT_ENOUGH * objectives.ttft
-    soonest = min(empty, key=ttft.__getitem__, default=None)
-    handed_over = inf if soonest is None else ttft[soonest] + costs.handover_ms(prompt)
-    if soonest is not None and handed_over <= enough:
-        return Placement(soonest, local=False, why=Why.HANDED_OVER)
+    if empty:
+        soonest = min(empty, key=ttft.__getitem__)
+        if ttft[soonest] + costs.handover_ms(prompt) <= enough:
+            return Placement(soonest, local=False, why=Why.HANDED_OVER)
     tpot = {engine: _tpot(costs, view, engine, prompt, local=True) for engine in engines}
     limit = OVERFLOW_TPOT * view.correction * objectives.tpot
     roomy = [
@@ -128,8 +126,6 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
     ]
     if roomy:
         return Placement(min(roomy, key=tpot.__getitem__), local=True, why=Why.OVERFLOW)
-    if soonest is not None and handed_over <= TTFT_MOST * objectives.ttft:
-        return Placement(soonest, local=False, why=Why.HANDED_OVER)
     late = min(engines, key=lambda e: ttft[e] + PER_ANSWER * objectives.ttft * view.of(e).sequences)
     return Placement(late, local=False, why=Why.LEAST_LATE)
 
