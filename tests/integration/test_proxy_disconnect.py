@@ -152,8 +152,9 @@ async def test_clients_that_leave_at_any_moment_leave_nothing_in_flight(
     assert (await proxy.stats()).in_flight == 0
     await proxy.paid()
     pushed = Counter(call.engine_id for call in prefill.calls)
+    if connector in (Connector.P2P_NCCL, Connector.NIXL):
+        # Every KV that was pushed is asked for; requests that no client waits for do not count as in flight.
+        await until(lambda: {call.engine_id for call in decode.calls} == pushed.keys())
     assert all(call.finished for call in prefill.calls), "no prefill was cancelled"
     asked = Counter(call.engine_id for call in decode.calls)
-    if connector in (Connector.P2P_NCCL, Connector.NIXL):
-        assert asked.keys() == pushed.keys(), "every KV that was pushed has been asked for"
     assert asked <= pushed, "none of it more often than it was pushed"

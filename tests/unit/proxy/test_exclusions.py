@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from pd_proxy.protocol import exclusions
 from pd_proxy.protocol.endpoints import Endpoint
@@ -123,3 +124,28 @@ def test_limits_as_the_engine_reads_them() -> None:
     assert minimum_of(generation(Endpoint.CHAT, min_tokens=3)) == 3
     assert stops_of(generation(Endpoint.CHAT, stop="a")) == ("a",)
     assert stops_of(generation(Endpoint.CHAT, stop=["a", "b"])) == ("a", "b")
+
+
+@pytest.mark.parametrize("value", [b"1e400", b"[" * 20_000 + b"]" * 20_000], ids=["too large", "too deep"])
+@pytest.mark.parametrize("endpoint", [Endpoint.COMPLETIONS, Endpoint.CHAT])
+def test_a_value_that_only_an_engine_can_judge_stays_with_one_engine(endpoint: Endpoint, value: bytes) -> None:
+    names = {
+        "max_tokens",
+        "min_tokens",
+        "temperature",
+        "logprobs",
+        "response_format",
+        "vllm_xargs",
+        "tools",
+        "stop",
+        "seed",
+    }
+    usual = {"prompt": Raw(b'"a"'), "messages": Raw(b'[{"role":"user","content":"a"}]')}
+    for name in names:
+        generation = Generation(endpoint, {**usual, name: Raw(value)})
+        minimum_of(generation)
+        stops_of(generation)
+        for found in (may_hand_off(generation), may_migrate(generation)):
+            assert found is not None or name in ("min_tokens", "stop", "temperature", "logprobs")
+    deep = Generation(Endpoint.CHAT, {"messages": Raw(b'[{"type":"a","content":' + value + b"}]")})
+    assert may_hand_off(deep) is not None

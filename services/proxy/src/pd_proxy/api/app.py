@@ -7,7 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from hypercorn.typing import ASGISendCallable, HTTPScope
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
 from quart import Blueprint, Quart, Request, Response, request
 from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
@@ -70,6 +70,16 @@ class Connection(ASGIHTTPConnection):
                 end(self.app.context, trace)
 
 
+class NoWebsocket:
+    """Refuses every WebSocket with 403, as FastAPI does where there is none."""
+
+    def __init__(self, app: Quart, scope: WebsocketScope) -> None: ...
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:  # noqa: ARG002
+        """Answer the handshake."""
+        await send({"type": "websocket.close", "code": 1000, "reason": None})
+
+
 def end(context: Context, trace: Trace) -> None:
     """Release the engine, count the request, log one line."""
     trace.left()
@@ -129,6 +139,7 @@ def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
     """An application of these routes."""
     app = Proxy(context)
     app.asgi_http_class = Connection
+    app.asgi_websocket_class = NoWebsocket
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     # A client that reads slowly gets its whole answer; `front` ends the connection of one that stopped reading.
     app.config["RESPONSE_TIMEOUT"] = None

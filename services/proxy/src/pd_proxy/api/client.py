@@ -208,6 +208,11 @@ class Client(asyncio.Protocol):
         self._task.add_done_callback(self._served)
 
     def _read_head(self, transport: asyncio.Transport) -> bool:
+        while self._buffer.startswith(b"\r\n"):  # some clients send a line end behind a body (RFC 9112, 2.2)
+            del self._buffer[:2]
+            self._seen = 0
+        if not self._buffer or self._buffer == b"\r":
+            return False
         before, self._seen = self._seen, len(self._buffer)
         end = self._buffer.find(b"\r\n\r\n", max(0, before - 3)) + 4
         if end < 4:

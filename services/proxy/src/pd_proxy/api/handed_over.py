@@ -31,6 +31,8 @@ class BoundedConnection(h11.Connection):
         Raises:
             RemoteProtocolError: also for a head or trailer that is too large.
         """
+        if self.their_state is h11.IDLE and self._skip_empty_lines():
+            return h11.NEED_DATA
         before = self._unread() if self.their_state is h11.IDLE else 0
         event = super().next_event()
         if isinstance(event, h11.Request):
@@ -49,6 +51,12 @@ class BoundedConnection(h11.Connection):
         return self.their_state in (h11.SEND_BODY, h11.ERROR) or (
             self.their_state is not h11.CLOSED and self._unread() > 0
         )
+
+    def _skip_empty_lines(self) -> bool:
+        """As RFC 9112, 2.2 wants it: some clients send a line end behind a body. Returns whether one has arrived in half."""
+        while bytes(self._receive_buffer).startswith(b"\r\n"):
+            self._receive_buffer.maybe_extract_at_most(len(b"\r\n"))
+        return bytes(self._receive_buffer) == b"\r"
 
     def _unread(self) -> int:
         return len(self.trailing_data[0])

@@ -24,7 +24,7 @@ from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import BrokenReplyError
 from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.ids import unique
-from pd_proxy.protocol.body import SAMPLING, Fields, encode, encoded
+from pd_proxy.protocol.body import SAMPLING, Fields, encode, encoded, inner
 from pd_proxy.protocol.endpoints import PROMPT, Endpoint
 from pd_proxy.protocol.generation import count
 
@@ -167,7 +167,7 @@ class _Thinking(Struct):
 def _budgeted(thinking: Raw | None) -> bool:
     try:
         return thinking is not None and msgspec.json.decode(thinking, type=_Thinking).type == "enabled"
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False  # the engine reports what is wrong with it
 
 
@@ -180,7 +180,7 @@ def stand_in(endpoint: Endpoint, fields: Fields) -> dict[str, Raw]:
 
 
 def _sampling(fields: Fields) -> dict[str, Raw]:
-    return msgspec.json.decode(fields[SAMPLING], type=dict[str, Raw]) if SAMPLING in fields else {}
+    return inner(fields, SAMPLING) or {}
 
 
 def _short_prompt(endpoint: Endpoint, fields: Fields) -> object:

@@ -55,6 +55,20 @@ def read(body: bytes) -> dict[str, Raw]:
         raise BadRequestError(f"the request body is not valid JSON: {error}") from None
 
 
+# What `readable` gives for a value that only an engine can judge.
+UNREADABLE: Final = object()
+
+
+def readable(fields: Fields, name: str) -> Any:
+    """A field's value in Python's types, None if there is none; UNREADABLE if it is nested too deeply, or a number too large for Python."""
+    if name not in fields:
+        return None
+    try:
+        return msgspec.json.decode(fields[name])
+    except (msgspec.MsgspecError, RecursionError):
+        return UNREADABLE
+
+
 def forbid(fields: dict[str, Raw]) -> None:
     """Remove fields that a client must not set, also where vLLM would pass them to its engine without checking them."""
     if _GUARDED.isdisjoint(fields):
@@ -82,7 +96,7 @@ def inner(fields: Fields, name: str) -> dict[str, Raw] | None:
         return None
     try:
         return _decoder.decode(fields[name])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

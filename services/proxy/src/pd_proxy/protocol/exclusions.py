@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from pd_proxy.protocol.body import Fields, present
+from pd_proxy.protocol.body import Fields, present, readable
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.generation import Generation
 
@@ -100,7 +100,7 @@ def _together(generation: Generation) -> str | None:
 def _by_field(fields: Fields) -> str | None:
     for name in _FIELDS.keys() & fields.keys():
         matters, reason = _FIELDS[name]
-        if present(fields, name) and matters(msgspec.json.decode(fields[name])):
+        if present(fields, name) and matters(readable(fields, name)):
             return reason
     return None
 
@@ -135,21 +135,19 @@ def limit_of(generation: Generation) -> Any:
     names = ("max_tokens",) if generation.endpoint is Endpoint.COMPLETIONS else ("max_completion_tokens", "max_tokens")
     for name in names:
         if present(generation.fields, name):
-            return msgspec.json.decode(generation.fields[name])
+            return readable(generation.fields, name)
     return 16 if generation.endpoint is Endpoint.COMPLETIONS else None
 
 
 def minimum_of(generation: Generation) -> int:
     """`min_tokens`; a value that is not a number counts as 0, and the engine refuses it."""
-    raw = generation.fields.get("min_tokens")
-    value = msgspec.json.decode(raw) if raw is not None else 0
+    value = readable(generation.fields, "min_tokens")
     return value if _is_limit(value) else 0
 
 
 def stops_of(generation: Generation) -> tuple[str, ...]:
     """The stop strings."""
-    raw = generation.fields.get("stop")
-    value = msgspec.json.decode(raw) if raw is not None else None
+    value = readable(generation.fields, "stop")
     if isinstance(value, str):
         return (value,)
     return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
@@ -157,12 +155,12 @@ def stops_of(generation: Generation) -> tuple[str, ...]:
 
 def asks(generation: Generation, name: str) -> bool:
     """Whether the client switched a field on."""
-    return present(generation.fields, name) and msgspec.json.decode(generation.fields[name]) not in (False, 0, "", "0")
+    return present(generation.fields, name) and readable(generation.fields, name) not in (False, 0, "", "0")
 
 
 def wants_logprobs(generation: Generation) -> bool:
     """Whether the client wants log-probabilities; for completions, 0 asks for them, too."""
-    return present(generation.fields, "logprobs") and msgspec.json.decode(generation.fields["logprobs"]) is not False
+    return present(generation.fields, "logprobs") and readable(generation.fields, "logprobs") is not False
 
 
 def _is_limit(value: Any) -> bool:
@@ -171,9 +169,7 @@ def _is_limit(value: Any) -> bool:
 
 def _greedy(fields: Fields) -> bool:
     """Whether the temperature is 0. Without one, the model's default applies, which is rarely 0."""
-    if not present(fields, "temperature"):
-        return False
-    value = msgspec.json.decode(fields["temperature"])
+    value = readable(fields, "temperature")
     return isinstance(value, int | float) and value == 0
 
 
@@ -182,7 +178,7 @@ def _is_text(messages: Raw) -> bool:
         return True
     try:
         found = msgspec.json.decode(messages, type=list[_Message])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return False
     parts = [part for message in found if isinstance(message.content, list) for part in message.content]
     return all(isinstance(part, str) or part.type == "text" for part in parts)

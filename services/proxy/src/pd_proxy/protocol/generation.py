@@ -132,5 +132,5 @@ def _tokens(endpoint: Endpoint, fields: Fields, limits: Limits) -> int:
 def _conversations(fields: Fields) -> int:
     try:
         return max(1, len(msgspec.json.decode(fields["messages"], type=list[Raw])))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         raise BadRequestError("`messages` must be a list of conversations", param="messages") from None

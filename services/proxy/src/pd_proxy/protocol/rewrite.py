@@ -78,7 +78,10 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
         raise BrokenReplyError(f"{name}'s answer {what}") from None
     result = RESULT[endpoint]
     if "error" in fields and (result == CHOICES or result not in fields):  # otherwise it is a field of a response
-        raise_error(bytes(scrub_json(Raw(body), addresses)))
+        try:
+            raise_error(bytes(scrub_json(Raw(body), addresses)))
+        except (msgspec.MsgspecError, RecursionError):
+            raise BrokenReplyError(f"{name} answered 200 with an error that cannot be read") from None
     if not _holds(fields.get(result, Raw()), nothing=result != CHOICES):
         raise BrokenReplyError(f"{name} answered 200 without `{result}`")
     return fields

@@ -102,7 +102,7 @@ def _tool_kinds(fields: Fields) -> set[str]:
         return set()
     try:
         return {tool.type for tool in msgspec.json.decode(fields["tools"], type=list[_Tool])}
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return set()
 
 

@@ -70,7 +70,7 @@ def refusal(instance: Instance, status: int, body: bytes, retry_after: str) -> R
     """The client's error for an engine's error answer, without addresses; `retry_after` is the answer's header."""
     text = scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
     fields = rewrite.error_fields(text.encode())
-    message = str(fields.get("message", ""))
+    message = str(fields.get("message") or "")
     logger.warning(
         "engine refused a request",
         extra={"instance": instance.name, "status": status, "detail": message[:500]},
