@@ -15,6 +15,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for, sp
 import pd_simulator.server
 from pd_contracts.names import Connector, Role
 from pd_proxy.protocol import exclusions
+from pd_proxy.request import migration
 from pd_proxy.settings import Writer
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
@@ -188,6 +189,19 @@ async def test_a_seeded_stream_would_say_something_else_where_draws_are_counted(
         assert (await here.proxy.stats()).migrations == 1
         assert found[:20] == expected[:20]
         assert found != expected
+
+
+async def test_a_chat_goes_on_only_at_an_engine_that_takes_its_prompt_as_token_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with stand(decodes=2, step_ms=10.0, migrate=True, queue_timeout_s=0.5) as here:
+        monkeypatch.setattr(migration, "takes_chat_ids", lambda _: False)
+        reply = await broken_off(here, CHAT, {**MESSAGES, **GREEDY, "max_tokens": 40}, after=5)
+        assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
+        body = {**IDS, **GREEDY, "max_tokens": 40}
+        same(
+            shown(await broken_off(here, COMPLETIONS, body, after=5)), await here.expected(COMPLETIONS, body), ids=False
+        )
 
 
 async def test_without_migration_streams_of_a_dead_decode_end_with_an_error_event() -> None:

@@ -1,12 +1,17 @@
 """Where another engine continues a broken stream: no text is lost or repeated, wherever it broke."""
 
 import json
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from pd_proxy.protocol.continued import Begun, PartRewriter
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.progress import Progress, Restart
+from pd_proxy.protocol.rewrite import Cleaning
 
 # A token's text: words, a special token without any, and halves of a character, which show when the second comes.
 TOKENS = ["a", " the", "stop", " sto", "p", "", "half", "ing", " x"]
@@ -103,3 +108,25 @@ def test_the_first_engines_token_is_a_place_to_go_on_from() -> None:
     progress = Progress(chat=False, stops=("a long stop string",))
     progress.begin(Restart(Raw(b"[1]"), b"5", [7]), "Once")
     assert progress.restart() == Restart(Raw(b"[1]"), b"5", [7], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "continued"),
+    [
+        ({"content": "a"}, True),
+        ({"reasoning": "hm"}, False),
+        ({"reasoning_content": "hm"}, False),
+        ({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}, False),
+    ],
+)
+def test_a_stream_in_which_a_parser_found_more_than_text_is_not_continued(
+    said: dict[str, Any], continued: bool
+) -> None:
+    progress = Progress(chat=True)
+    rewriter = PartRewriter(Begun(), "1", Cleaning(Endpoint.CHAT), progress=progress)
+    begun = {"prompt_token_ids": [1, 2], "created": 100, "choices": [{"index": 0, "delta": {"role": "assistant"}}]}
+    chunk = {"created": 100, "choices": [{"index": 0, "delta": said, "finish_reason": None, "token_ids": [5]}]}
+    for one in (begun, chunk):
+        rewriter.feed(b"data: " + json.dumps(one).encode() + b"\n\n")
+
+    assert (progress.restart() is not None) is continued
