@@ -132,10 +132,11 @@
     const kind = pick("kind").value, metric = pick("metric").value;
     const { x, ticks, list } = traces[along() ? "along" : kind](metric);
     const limit = data.limits[metric.toLowerCase()];
+    const below = 19 * list.length; // in a narrow window, where the legend has its own rows under the chart
     const axis = { gridcolor: css("grid"), zeroline: false, linecolor: css("grey"), tickcolor: css("grey") };
     const layout = {
       paper_bgcolor: css("paper"), plot_bgcolor: css("paper"), font: { color: css("ink"), family: getComputedStyle(document.body).fontFamily, size: 13 },
-      margin: narrow() ? { l: 48, r: 8, t: 12, b: 44 } : { l: 64, r: 20, t: 20, b: 52 }, height: narrow() ? 380 : 400, legend: narrow() ? { orientation: "h", y: -0.22, font: { size: 11 } } : { orientation: "h", y: 1.12 }, hovermode: kind === "time" ? "closest" : "x unified",
+      margin: narrow() ? { l: 64, r: 8, t: 12, b: 52 + below } : { l: 64, r: 20, t: 20, b: 52 }, height: narrow() ? 340 + below : 400, legend: narrow() ? { orientation: "h", yref: "container", y: 0, yanchor: "bottom", font: { size: 11 } } : { orientation: "h", y: 1.12 }, hovermode: kind === "time" ? "closest" : "x unified",
       hoverlabel: { bgcolor: css("paper"), bordercolor: css("grey"), font: { color: css("ink") } },
       showlegend: true,
       xaxis: { ...axis, title: { text: x }, ...(ticks ? { tickvals: ticks.map(stretch), ticktext: ticks.map((p) => p ? `p${p}` : "min") } : {}) },
