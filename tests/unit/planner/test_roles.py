@@ -1,6 +1,7 @@
 """Adaptive roles in a plan: ranked beside fixed ones, drawn, and compared with what was measured."""
 
 import io
+import shlex
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from support.planning import H200, poisson, written_plan
 
 from pd_contracts.names import Connector
+from pd_control.cli.options import parser
 from pd_planner.calibrate.runs import read
 from pd_planner.calibrate.within import checked
 from pd_planner.confidence.draws import adaptive_draws, draw
@@ -122,7 +124,17 @@ def test_a_plan_says_how_they_compare_and_that_nobody_measured_them() -> None:
     told = " ".join(verdict_sentences(found))
     assert "ROUTING=adaptive: 2 adaptive engines come out ahead of" in told
     assert "of 3 draws" in told
-    assert "adaptive" in " ".join(doubts(found, ""))
+    [line] = [line for line in doubts(found, "") if "pdctl compare" in line]
+    variables, _, words = line.partition(": ")[2].partition("pdctl compare ")
+    assert variables.split() == [
+        "KV_BOTH=on",
+        "ROUTING=adaptive",
+        "TTFT_SLO_MS=300",
+        "TPOT_SLO_MS=10",
+        "STEP_PROFILE=h200-llama3-8b",
+    ]
+    asked = parser().parse_args(["compare", *shlex.split(words)])
+    assert (asked.gpus, asked.deployments) == ("0,1", "2c")
     assert "2 adaptive engines" in [row[0].text for row in choices(found, 1).rows]  # wherever it ranks
 
 

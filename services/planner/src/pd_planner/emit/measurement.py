@@ -4,10 +4,11 @@ import shlex
 from typing import Final
 
 from pd_planner.confidence.draws import Drawn
-from pd_planner.confidence.verdict import Verdict
+from pd_planner.confidence.verdict import Roles, Verdict
 from pd_planner.search.candidates import Candidate, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
 from pd_planner.search.question import Objective
+from pd_routing.names import Routing
 from pd_simulator.steps.engines import Order
 
 _SECONDS: Final = 120
@@ -23,13 +24,36 @@ def command(setting: Setting, verdict: Verdict) -> str:
     rate = _rate(verdict.plain, verdict.apart, verdict.objective)
     gpus = max(apart.gpus, 1)
     words = ["pdctl", "compare", "--gpus", ",".join(map(str, range(gpus)))]
-    words += ["--deployments", f"{gpus // apart.tensor_parallel}c,{_spec(apart)}", *_load(setting, rate)]
+    words += ["--deployments", f"{gpus // apart.tensor_parallel}c,{_spec(apart)}", *_offered(setting, rate, gpus)]
+    return " ".join((*_variables(setting, apart), shlex.join(words)))
+
+
+def _offered(setting: Setting, rate: float, gpus: int) -> list[str]:
+    """The load and its limits."""
+    words = _load(setting, rate)
     limits = " ".join(f"{metric}:{limit:g}" for metric, limit in setting.limits.milliseconds.items())
     words += ["--goodput", limits]
     if not setting.traffic.recorded:
         words += ["--duration", str(_SECONDS), "--seeds", "0,1"]
-    words += _more(setting, rate * gpus)
-    return " ".join((*_variables(setting, apart), shlex.join(words)))
+    return [*words, *_more(setting, rate * gpus)]
+
+
+def of_roles(setting: Setting, roles: Roles, objective: Objective, profile: str) -> str:
+    """A command line of `pdctl compare` that tries adaptive roles, of one cell, with this STEP_PROFILE."""
+    cell, objectives = roles.adaptive.choice.fleet.candidate, setting.limits.milliseconds
+    rate = _rate(roles.fixed, roles.adaptive, objective)
+    words = ["pdctl", "compare", "--gpus", ",".join(map(str, range(cell.gpus))), "--deployments", f"{cell.others}c"]
+    words += _offered(setting, rate, cell.gpus)
+    own = {
+        "KV_BOTH": "on",
+        "ROUTING": Routing.ADAPTIVE.value,
+        "TTFT_SLO_MS": f"{objectives['ttft']:g}",
+        "TPOT_SLO_MS": f"{objectives['tpot']:g}",
+        "STEP_PROFILE": profile,
+    }
+    return " ".join(
+        (*(f"{name}={value}" for name, value in own.items()), *_variables(setting, cell), shlex.join(words))
+    )
 
 
 def _rate(plain: Drawn, apart: Drawn, objective: Objective) -> float:

@@ -106,7 +106,7 @@ def profile_hash(profile: Profile) -> str:
     return hashlib.sha256(msgspec.json.encode(profile, order="deterministic")).hexdigest()[:16]
 
 
-def _shipped_as(profile: Profile) -> str:
+def shipped_as(profile: Profile) -> str:
     """The name under which the profile is shipped; empty if it is not."""
     return next((name for name in shipped() if load_profile(name) == profile), "")
 
@@ -161,7 +161,7 @@ def plan_file(
         doubts=doubts,
         measurement=measurement,
         choices=[predicted(choice, found.drawn_of(choice)) for choice in found.answer.choices],
-        step_profile=_shipped_as(setting.profile),
+        step_profile=shipped_as(setting.profile),
     )
 
 

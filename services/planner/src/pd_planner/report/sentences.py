@@ -11,6 +11,8 @@ from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
 from pd_planner.confidence.verdict import Outcome, Verdict
 from pd_planner.emit.deploy import NODE_GPUS
+from pd_planner.emit.measurement import of_roles
+from pd_planner.emit.plan_file import shipped_as
 from pd_planner.profile.numbers import beside_ms
 from pd_planner.profile.trust import Trust
 from pd_planner.search.question import Choice, Objective
@@ -113,6 +115,7 @@ def doubts(found: Findings, measurement: str) -> list[str]:
         *_of_profile(found),
         *_of_topology(found),
         *_unclear(found, measurement),
+        *_untried_roles(found),
         *(tr("Left out: {reason}.", reason=reason) for reason in found.answer.left_out),
         *_of_traffic(found),
         *_of_cpu(found),
@@ -160,6 +163,17 @@ def _of_topology(found: Findings) -> Iterator[str]:
 def _unclear(found: Findings, measurement: str) -> Iterator[str]:
     if found.verdict.outcome is Outcome.UNCLEAR and measurement:
         yield tr("This measurement would decide it: {command}", command=measurement)
+
+
+def _untried_roles(found: Findings) -> Iterator[str]:
+    compared, objective = found.roles, found.question.objective
+    profile = shipped_as(found.question.setting.profile)
+    if compared is None or not profile:
+        return
+    better = compared.ratio < 1 if objective is Objective.ENERGY else compared.ratio > 1
+    if better:
+        command = of_roles(found.question.setting, compared, objective, profile)
+        yield tr("Adaptive roles are ahead in the median; this measurement would try them: {command}", command=command)
 
 
 def _of_traffic(found: Findings) -> Iterator[str]:
