@@ -95,6 +95,8 @@ def parse_goodput(items: Iterable[str]) -> dict[str, float]:
         key, _, value = item.partition(":")
         if key not in LIMITED:
             raise LimitError("goodput limit {item}: the metric must be ttft, tpot or e2el", item=repr(item))
+        if key in limits:
+            raise LimitError("goodput limit {item}: {metric} has a limit already", item=repr(item), metric=key)
         try:
             limits[key] = float(value)
         except ValueError:

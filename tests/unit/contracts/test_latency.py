@@ -134,6 +134,7 @@ def test_limits_are_read_as_vllm_takes_them() -> None:
         ("ttft:-5", "more than 0"),
         ("ttft:nan", "more than 0"),
         ("ttft:inf", "more than 0"),
+        ("tpot:40", "tpot has a limit already"),
     ],
 )
 def test_a_limit_that_makes_no_sense_is_refused_with_a_sentence(item: str, complaint: str) -> None:

@@ -39,6 +39,14 @@ def test_the_outline_is_what_would_be_sent(more: dict[str, str]) -> None:
     )
 
 
+def test_a_trace_in_which_no_request_has_an_answer_is_refused_with_what_was_left_out(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "2023-11-16 18:15:46.680,1000,0\n" * 3)
+
+    with pytest.raises(PlanError, match=r"trace\.csv: no request is left to send; .*3"):
+        outline(load({"arrival": "replay", "trace": str(trace)}, {}))
+
+
 def test_a_trace_keeps_its_shared_blocks(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     rows = [

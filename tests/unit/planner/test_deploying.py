@@ -1,5 +1,6 @@
 """Helm renders the planned deployment from values.yaml."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,25 @@ from support import chart
 from support.planning import written_plan
 
 from pd_contracts.names import Connector, Topology
+from pd_control.planning.gpus import PlanError
 from pd_control.planning.planned_deployment import read as read_planned
 from pd_control.settings import ControlSettings
 from pd_planner.emit import deploy
 from pd_planner.emit.deploy import env_text, values_text
-from pd_planner.emit.plan_file import read_plan
+from pd_planner.emit.plan_file import PlanFileError, read_plan
 from pd_simulator.steps.engines import Order
 
 P2P, NIXL = Connector.P2P, Connector.NIXL
+
+
+def test_a_plan_without_a_deployment_is_none(tmp_path: Path) -> None:
+    path = written_plan(tmp_path, 0, 3)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "choices": []}))
+
+    with pytest.raises(PlanFileError, match=r"not a plan of pd-plan: it names no deployment"):
+        read_plan(path)
+    with pytest.raises(PlanError, match="it names no deployment"):
+        read_planned(path, {})
 
 
 @pytest.mark.parametrize(

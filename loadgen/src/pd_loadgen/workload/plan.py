@@ -152,7 +152,12 @@ def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrive
         PlanError: if there is no request.
     """
     trace = source.trace()
-    offsets = [arrived.offset for arrived in trace] if trace else _offsets(options)
+    if options.arrival is Arrival.REPLAY:
+        if not trace:
+            msg = "; ".join([f"{options.trace}: no request is left to send", *source.notes])
+            raise PlanError(msg)
+        return [arrived.offset for arrived in trace], trace
+    offsets = _offsets(options)
     _refuse_none(options, offsets)
     return offsets, trace
 

@@ -13,7 +13,7 @@ from pd_planner.cli.parser import add_language
 from pd_planner.cli.values import count, percent, positive, share
 from pd_planner.confidence.draws import DRAWS
 from pd_planner.des.limits import Limits
-from pd_planner.search.candidates import NAMES, USUAL, WORDS, EngineLimits, name_of
+from pd_planner.search.candidates import LARGEST_CELL, NAMES, USUAL, WORDS, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
 from pd_planner.search.question import Objective, Question
 from pd_simulator.profile import Profile
@@ -75,7 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         default=CELL,
         metavar="N",
-        help=tr("maximum number of engines that hand over to each other (default {cell}, at most 16)", cell=CELL),
+        help=tr(
+            "maximum number of engines that hand over to each other (default {cell}, at most {largest})",
+            cell=CELL,
+            largest=LARGEST_CELL,
+        ),
     )
     add("--tensor-parallel", type=count, default=1, metavar="N", help=tr("GPUs per engine (default 1)"))
     add(
@@ -142,6 +146,8 @@ def question_of(options: argparse.Namespace) -> Question:
     rate = offered.rate if offered.recorded else offered.wanted
     if rate is None and options.power_cap_w is not None:
         raise CommandError(tr("--power-cap-w needs --rate or --trace: what boards draw depends on the load"))
+    if options.cell > LARGEST_CELL:
+        raise CommandError(tr("--cell: at most {largest}, got {cell}", largest=LARGEST_CELL, cell=options.cell))
     default = Objective.GOODPUT if rate is None else Objective.GPUS
     return Question(
         setting=setting,
@@ -151,7 +157,7 @@ def question_of(options: argparse.Namespace) -> Question:
         rate=rate,
         headroom=options.headroom,
         power_cap_w=options.power_cap_w,
-        cell=min(options.cell, 16),
+        cell=options.cell,
         tensor_parallel=options.tensor_parallel,
         any_topology=options.any_topology,
         p2p=WRITERS[options.first_token],

@@ -186,10 +186,14 @@ def read_plan(path: Path) -> PlanFile:
                 known=SCHEMA_VERSION,
             )
             raise PlanFileError(msg)
-        return msgspec.json.decode(data, type=PlanFile)
+        plan = msgspec.json.decode(data, type=PlanFile)
     except OSError as error:
         msg = f"{path}: {error.strerror}"
         raise PlanFileError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=error)
         raise PlanFileError(msg) from error
+    if not plan.choices:
+        msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=tr("it names no deployment"))
+        raise PlanFileError(msg)
+    return plan

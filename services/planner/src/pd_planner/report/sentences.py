@@ -207,7 +207,7 @@ def _of_cpu(found: Findings) -> Iterator[str]:
     if waiting and any(drawn.choice.plain for drawn in found.drawn):
         yield tr(
             "With prompts of this length plain engines wait for the CPU: it takes {least} to {most} ms to launch a step with a prompt, and the GPU "
-            "would need {computing}. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10 % longer.",
+            "would need {computing} ms. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10 % longer.",
             least=f"{min(launch.ms):.0f}",
             most=f"{max(launch.ms):.0f}",
             computing=f"{computing:.0f}",

@@ -29,7 +29,7 @@ def show(console: Console, verdict: Sequence[str], doubts: Sequence[str], ranked
     console.print()
     console.print(rich_table(replace(ranked, rows=ranked.rows[:ROWS]), console.width))
     for label, reason in _refused(ranked) if console.width < _NARROW else ():
-        told = tr("not the answer: {deployment} {reason}", deployment=label, reason=reason)
+        told = tr("not the answer ({reason}): {deployment}", deployment=label, reason=reason)
         console.print(told, highlight=False, markup=False, style="dim")
     console.print(tr("SIMULATED. {held_out}", held_out=held_out), highlight=False, markup=False, style="dim")
     for doubt in doubts:
