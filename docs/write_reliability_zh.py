@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from chinese import UntranslatedError, by_lines, write
+
 ENGLISH: Final = Path(__file__).with_name("reliability.md")
-CHINESE: Final = Path(__file__).with_name("reliability.zh.md")
 
 CELLS: Final = {
     "engines": "引擎",
@@ -137,22 +138,16 @@ SENTENCES: Final = {
 }
 
 
-class UntranslatedError(Exception):
-    """A line or cell of the English page that has no translation here."""
-
-
 def translated(english: str) -> str:
     """The page in Chinese.
 
     Raises:
         UntranslatedError: if something on it has no translation.
     """
-    return "\n".join(_line(line) for line in english.split("\n"))
+    return by_lines(english, _line, _cells)
 
 
 def _line(line: str) -> str:
-    if line.startswith("|"):
-        return f"| {' | '.join(_cells(line))} |"
     if line and line not in SENTENCES:
         raise UntranslatedError(line)
     return SENTENCES.get(line, "")
@@ -167,13 +162,5 @@ def _cells(row: str) -> Iterator[str]:
         yield words.get(text, text)
 
 
-def main() -> int:
-    text = translated(ENGLISH.read_text(encoding="utf-8"))
-    if sys.argv[1:] == ["--check"]:
-        return 0 if CHINESE.read_text(encoding="utf-8") == text else 1
-    CHINESE.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(ENGLISH, translated))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from chinese import UntranslatedError, by_lines, write
+
 ENGLISH: Final = Path(__file__).with_name("routing-results.md")
-CHINESE: Final = ENGLISH.with_suffix(".zh.md")
 
 # Whole lines, as patterns, because some hold numbers; and sentences of a line that has several.
 LINES: Final = {
@@ -83,22 +84,16 @@ WORDS: Final = {
 }
 
 
-class UntranslatedError(Exception):
-    """A line of the English page that has no translation here."""
-
-
 def translated(english: str) -> str:
     """The page in Chinese.
 
     Raises:
         UntranslatedError: if something on it has no translation.
     """
-    return "\n".join(_line(line) for line in english.split("\n"))
+    return by_lines(english, _line, _cells)
 
 
 def _line(line: str) -> str:
-    if line.startswith("|"):
-        return f"| {' | '.join(_cells(line))} |"
     if not line:
         return line
     for pattern, chinese in LINES.items():
@@ -121,13 +116,5 @@ def _traffic(text: str) -> str:
     return text
 
 
-def main() -> int:
-    text = translated(ENGLISH.read_text(encoding="utf-8"))
-    if sys.argv[1:] == ["--check"]:
-        return 0 if CHINESE.read_text(encoding="utf-8") == text else 1
-    CHINESE.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write(ENGLISH, translated))

@@ -54,9 +54,12 @@ class BoundedConnection(h11.Connection):
 
     def _skip_empty_lines(self) -> bool:
         """As RFC 9112, 2.2 wants it: some clients send a line end behind a body. Returns whether one has arrived in half."""
-        while bytes(self._receive_buffer).startswith(b"\r\n"):
-            self._receive_buffer.maybe_extract_at_most(len(b"\r\n"))
-        return bytes(self._receive_buffer) == b"\r"
+        data, end = bytes(self._receive_buffer), 0
+        while data.startswith(b"\r\n", end):
+            end += len(b"\r\n")
+        if end:
+            self._receive_buffer.maybe_extract_at_most(end)
+        return data[end:] == b"\r"
 
     def _unread(self) -> int:
         return len(self.trailing_data[0])
