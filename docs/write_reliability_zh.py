@@ -144,7 +144,8 @@ def translated(english: str) -> str:
     Raises:
         UntranslatedError: if something on it has no translation.
     """
-    return by_lines(english, _line, _cells)
+    page: str = by_lines(english, _line, _cells)
+    return page
 
 
 def _line(line: str) -> str:
