@@ -139,6 +139,14 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         site.stop()
 
 
+@pytest.fixture(autouse=True)
+def alive(pair: Pair) -> None:
+    """Start the engines that the test before has killed, or that have ended, so that one failure is not followed by others."""
+    for name, caching in (("p", pair.case.prefill), ("d", pair.case.again)):
+        if not pair.site.engines[name].lives():
+            pair.start(name, caching=caching).ready()
+
+
 def both(
     order: str, p: Engine, d: Engine, prompt: list[int], *, stream: bool = False, **fields: Any
 ) -> tuple[list[int], Answer]:
@@ -498,8 +506,10 @@ async def test_decode_is_killed_under_streams_which_go_on_when_another_takes_its
         for (path, base), more in zip(ways(60), kinds, strict=True)
     ]
     async with fronted([(PingType.PREFILL, p), (PingType.DECODE, d)], migrate=True) as (proxy, session):
-        before = d.value("vllm:generation_tokens_total", "")
         streams = [asyncio.create_task(post(session, proxy.url, path, body)) for path, body in asked]
+        # A request without a token yet is not migrated: if it fails, its client gets an error.
+        await asyncio.to_thread(until, lambda: d.value("vllm:num_requests_running", "") == len(asked), 60, "streams")
+        before = d.value("vllm:generation_tokens_total", "")
         await asyncio.to_thread(until, lambda: d.value("vllm:generation_tokens_total", "") > before + 60, 60, "text")
         await asyncio.to_thread(kill_in_mid_transfer, pair)
         assert not any(stream.done() for stream in streams)
@@ -573,7 +583,6 @@ def test_prefill_is_killed_in_mid_transfer(pair: Pair) -> None:
 def test_prefill_comes_back_at_the_same_address(pair: Pair) -> None:
     if not pair.case.thorough:
         pytest.skip("takes half a minute; decode's return has been seen")
-    pair.start("p", caching=pair.case.prefill).ready()
     for length, order in pair.some((32, 33, 257, 1500)):
         prompt = random_prompt(length, 80 + ORDERS.index(order))
         assert both(order, pair.p, pair.d, prompt)[0] == pair.plain(prompt), (length, order)

@@ -44,8 +44,10 @@ class Relay:
         """KV stops in the middle of a page; the event says that this has happened."""
         self._held.clear()
         self._passes.clear()
-        yield self._held
-        self._passes.set()
+        try:
+            yield self._held
+        finally:
+            self._passes.set()
 
     def _accept(self) -> None:
         while True:

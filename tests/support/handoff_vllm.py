@@ -33,8 +33,11 @@ async def fronted(
     engines: list[tuple[PingType, Engine]], **settings: Any
 ) -> AsyncIterator[tuple[RunningProxy, aiohttp.ClientSession]]:
     """A proxy to which these engines are announced as long as they live."""
-    timeout = aiohttp.ClientTimeout(600)
-    async with running_proxy(**(PATIENT | settings)) as proxy, aiohttp.ClientSession(timeout=timeout) as session:
+    # An engine closes a connection that was idle for 5 s, perhaps just when a busy machine's test sends its next request.
+    session = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(600), connector=aiohttp.TCPConnector(force_close=True)
+    )
+    async with running_proxy(**(PATIENT | settings)) as proxy, session:
         tasks = [asyncio.create_task(_announce(proxy, engine, kind)) for kind, engine in engines]
         try:
             await proxy.stats_where(lambda stats: sum(i.state == "ready" for i in stats.instances) == len(tasks), 120)

@@ -179,7 +179,9 @@ class Engine:
     def lives(self) -> bool:
         if self._process is not None:
             return self._process.poll() is None
-        return run("docker", "inspect", "--format", "{{.State.Running}}", self.container).strip() == "true"
+        # Docker does not know the container while another one takes its place.
+        inspect = ("docker", "inspect", "--format", "{{.State.Running}}", self.container)
+        return subprocess.run(inspect, capture_output=True, text=True, check=False).stdout.strip() == "true"
 
     def log(self) -> str:
         if self._process is not None:
