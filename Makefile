@@ -96,6 +96,7 @@ docs: venv ## pages and catalogues that are written from the code, then the docu
 	$(BIN)/python docs/write_operating.py
 	$(BIN)/python docs/write_reliability_zh.py
 	$(BIN)/python docs/write_routing_zh.py
+	$(BIN)/python docs/write_calibration_zh.py
 	$(BIN)/python docs/write_catalogue.py
 	NO_MKDOCS_2_WARNING=1 PYTHONWARNINGS=ignore $(BIN)/mkdocs build -q --strict $(ARGS)
 	@echo "the site is in dist/site: python3 -m http.server -d dist/site shows it on port 8000"

@@ -98,7 +98,7 @@ SENTENCES: Final = {
     "  The V1 model runner, which vLLM has on CPUs, gives each request a generator whose state depends on the number of draws.": "  V1 model runner（vLLM 在 CPU 上用的就是它）给每个请求一个生成器，其状态取决于抽取的次数。",
     "  An engine that continues would start it anew and write another text, so such a stream ends with an error event.": "  接续的引擎会从头开始计数，写出另一段文本，所以这样的流以错误事件结束。",
     "  For the same reason, prefill writes the first token of an answer with a `seed` only if it draws as decode does.": "  出于同样的原因，只有当 prefill 的抽取方式与 decode 相同时，带 `seed` 的回答的首 token 才由 prefill 写出。",
-    "  On an H200 with vLLM 0.33, streams with a seed continued token for token after `kill -9` of their engine, where rounding did not depend on the batch ([measured](results/h200-p2p/README.md#behind-the-proxy-with-engines-killed)).": "  在一块 H200 上用 vLLM 0.33，引擎被 `kill -9` 后，带种子的流逐 token 地接续，前提是舍入不取决于批次（[实测](results/h200-p2p/README.md#behind-the-proxy-with-engines-killed)）。",
+    "  On an H200 with vLLM 0.33, streams with a seed continued token for token after `kill -9` of their engine, where rounding did not depend on the batch ([measured](results/h200-p2p/README.md#behind-the-proxy-with-engines-killed)).": "  在一块 H200 上用 vLLM 0.33，引擎被 `kill -9` 后，带种子的流逐 token 地接续，前提是舍入不取决于批次（[实测](results/h200-p2p/README.md#在代理后面引擎被杀)）。",
     "  That prefill writes the first token of such an answer has not been tried on GPUs.": "  由 prefill 写出这种回答的首 token，在 GPU 上还没有试过。",
     "- Damaged KV leads to wrong answers without an error, and so does a decode engine without memory for KV (with vLLM's own connectors).": "- 损坏的 KV 会带来错误的回答而不报错；使用 vLLM 自带的 connector 时，没有显存放 KV 的 decode 引擎也一样。",
     "  No proxy can see that in a single answer.": "  任何代理都无法从单个回答看出这一点。",

@@ -53,7 +53,8 @@ def main() -> None:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = parser.parse_args(arguments[:end], argparse.Namespace(engine_arguments=arguments[end + 1 :]))
     if options.command == "page":
-        (options.folder / "README.md").write_text(page.written(options.folder))
+        for name in page.LANGUAGES:
+            (options.folder / name).write_text(page.written(options.folder / name), encoding="utf-8")
     elif options.command == "transports":
         transports.run(options)
     else:

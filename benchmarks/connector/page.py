@@ -1,10 +1,12 @@
 # ruff: noqa: INP001 - scripts, not a package
-"""Writes the tables of a results page from its data, between `<!-- NAME -->` and `<!-- end -->`."""
+"""Writes the tables of a results page from its data, between `<!-- NAME -->` and `<!-- end -->`, in both languages."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import in_chinese
 
 # The columns and their names for readers.
 ORDERS = {
@@ -191,15 +193,19 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
 }
 
 
-def written(folder: Path) -> str:
-    """The page with its tables as the data has them.
+LANGUAGES: dict[str, Callable[[str], str]] = {"README.md": str, "README.zh.md": in_chinese.translated}
+
+
+def written(page: Path) -> str:
+    """The page, one of `LANGUAGES`, with its tables as the data beside it has them.
 
     Raises:
         ValueError: if it has no place, or several, for a table.
     """
-    text = (folder / "README.md").read_text()
+    text = page.read_text(encoding="utf-8")
     for name, (make, source) in TABLES.items():
-        text = _put(text, name, make(json.loads((folder / "data" / f"{source}.json").read_text())))
+        made = make(json.loads((page.parent / "data" / f"{source}.json").read_text()))
+        text = _put(text, name, LANGUAGES[page.name](made))
     return text
 
 

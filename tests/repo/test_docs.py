@@ -172,8 +172,16 @@ def test_the_readmes_commands_are_targets_of_the_makefile() -> None:
     assert used <= targets
 
 
-def test_the_page_on_p2p_says_what_its_data_says() -> None:
-    page = _module(ROOT / "benchmarks/connector/page.py")
-    folder = ROOT / "docs/results/h200-p2p"
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_the_page_on_p2p_says_what_its_data_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks/connector")
+    page = ROOT / "docs/results/h200-p2p" / name
 
-    assert page.written(folder) == (folder / "README.md").read_text(), f"python benchmarks/connector page {folder}"
+    made = _module(ROOT / "benchmarks/connector/page.py").written(page)
+    assert made == page.read_text(encoding="utf-8"), "python benchmarks/connector page docs/results/h200-p2p"
+
+
+def test_the_chinese_pages_on_calibration_say_what_the_english_ones_do() -> None:
+    check = subprocess.run([sys.executable, ROOT / "docs/write_calibration_zh.py", "--check"], check=False)
+
+    assert check.returncode == 0, "translate what is new in docs/write_calibration_zh.py, and run it"

@@ -1,0 +1,94 @@
+# ruff: noqa: INP001 - scripts, not a package
+"""The tables of a results page in Chinese, cell by cell."""
+
+import re
+
+CELLS = {
+    "": "",
+    "none": "无",
+    "prompt tokens": "提示词 token 数",
+    "plain": "普通",
+    "prefill, then decode": "先 prefill，后 decode",
+    "both asked at once": "同时请求两者",
+    "hand-off": "交接",
+    "hand-off, announced": "交接，事先告知 decode",
+    "decode chosen late": "最后才选 decode",
+    "plain, no proxy": "普通，无代理",
+    "plain, proxy": "普通，经代理",
+    "1P1D, proxy": "1P1D，经代理",
+    "plain's later tokens": "普通的后续 token",
+    "1P1D's later tokens": "1P1D 的后续 token",
+    "prefill hears of it": "prefill 得知请求",
+    "queue and launch": "排队和启动",
+    "computed, gathered, moved": "计算、收集、搬运",
+    "prefill's token sampled after the move": "搬运之后采样出 prefill 的 token",
+    "token at the client": "token 到达客户端",
+    "decode hears of the part": "decode 得知这一部分",
+    "complete, with its token": "连同 token 到齐",
+    "the scheduler notices": "调度器发现",
+    "scatter launched": "启动 scatter",
+    "step, and its token at the client": "一步，其 token 到达客户端",
+    "TTFT p50 / p90 / p99, ms": "TTFT p50 / p90 / p99，ms",
+    "TPOT, ms": "TPOT，ms",
+    "longest gap, ms": "最长间隔，ms",
+    "requests, failed": "请求数，失败数",
+    "there, ms": "到达，ms",
+    "in its blocks, ms": "写入自己的块，ms",
+    "there while decode is busy, ms": "decode 忙碌时到达，ms",
+    "decode's products/s": "decode 每秒矩阵乘法",
+    "tests passed": "通过的测试",
+    "pairs that passed": "通过的各对",
+    "that failed": "失败的",
+    "not (wholly) run": "没有（全部）运行的",
+    "moved": "转移",
+    "whole": "完整",
+    "differ from the undisturbed run": "与没有干扰的运行不同",
+    "two undisturbed runs differ": "两次没有干扰的运行不同",
+    "a plain engine that goes on differs": "普通引擎接着写出的不同",
+    "longest pause (undisturbed), s": "最长停顿（没有干扰时），s",
+    "sums in one order, batch-invariant": "求和顺序固定，与批次无关",
+    "vLLM's defaults": "vLLM 的默认设置",
+    "killed": "被杀的引擎",
+    "after so many tokens": "被杀时已有的 token",
+    "whole and equal": "完整且相同",
+    "tried again": "重试",
+    "slowest (undisturbed), s": "最慢（没有干扰时），s",
+}
+# Cells with numbers, as patterns.
+FORMS = {
+    r"([\d,]+) tokens": r"\1 个 token",
+    r"([\d→ ]+) tokens": r"\1 个 token",
+    r"([\d,]+) of ([\d,]+)": r"\1/\2",
+    r"vLLM ([\d.]+)": r"vLLM \1",
+    r"vLLM ([\d.]+), the pairs that were missing": r"vLLM \1，补测的各对",
+    r"(\d+)/s per GPU, plain, both GPUs": r"每 GPU 每秒 \1 个，普通，两块 GPU",
+    r"(\d+)/s per GPU, 1P1D, both asked at once": r"每 GPU 每秒 \1 个，1P1D，同时请求两者",
+    r"(\d+)/s per GPU, 1P1D, announced": r"每 GPU 每秒 \1 个，1P1D，事先告知 decode",
+    r"(\d+), (\d+)": r"\1，\2",
+    r"([\d,]+ → [\d,]+) \((.+) %\)": r"\1（\2%）",
+    r"([\d.]+) \((.+)\)": r"\1（\2）",
+}
+# Roles with their numbers, pairs of engines, transports, and numbers alone.
+KEPT = re.compile(r"(?:prefill|decode) \d|ms|[\d ]+MiB|vmm|tcp|:?-+:?|[\w-]+-(?:cached|plain)(?:, [\w-]+)*|[^A-Za-z]+")
+
+
+def translated(table: str) -> str:
+    """The table in Chinese.
+
+    Raises:
+        ValueError: if a cell has no translation.
+    """
+    rows = ([_cell(cell.strip()) for cell in row.strip("|").split("|")] for row in table.splitlines())
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(text: str) -> str:
+    if text in CELLS:
+        return CELLS[text]
+    for form, chinese in FORMS.items():
+        if re.fullmatch(form, text):
+            return re.sub(form, chinese, text)
+    if KEPT.fullmatch(text):
+        return text
+    msg = f"in_chinese.py has no translation of {text!r}"
+    raise ValueError(msg)
