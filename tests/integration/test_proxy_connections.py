@@ -10,7 +10,7 @@ from support.aio import until
 
 import pd_proxy.upstream.connections
 from pd_proxy.shortage import Shortage
-from pd_proxy.upstream.connections import Pool
+from pd_proxy.upstream.connections import Connection, Pool
 from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply, StaleError
 
 LIMIT = 1024 * 1024
@@ -67,6 +67,17 @@ async def test_a_connection_serves_the_next_request(pool: Pool) -> None:
         for _ in range(3):
             assert await (await ask(pool, address)).read(LIMIT) == b"ok"
         assert len(set(connections)) == 1
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux has this option")
+async def test_chunks_are_not_acknowledged_one_by_one(pool: Pool) -> None:
+    async with engine() as (address, _):
+        host, port = address.split(":")
+        transport, _ = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(pool, address), host, int(port)
+        )
+        assert not transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+        transport.close()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Connections to engines: one request at a time on each; idle ones are kept for a moment for the next request."""
 
 import asyncio
+import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, cast
@@ -28,6 +30,17 @@ STALE_S: Final = 1.0
 
 def _drop(data: bytes) -> None:
     """Drop the body of an answer that is not awaited."""
+
+
+def _acknowledge_less(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel acknowledge two chunks with one packet; a packet per chunk takes a fifth of the CPU time of a chunk.
+
+    An acknowledgement that is 40 ms late ends this, so an engine that sends nothing before the acknowledgement waits once.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
+        with contextlib.suppress(OSError):  # a system that refuses it works without it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
 
 class Connection(asyncio.Protocol):
@@ -76,6 +89,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        _acknowledge_less(transport)
 
     def data_received(self, data: bytes) -> None:
         shortcut, reader = self._shortcut, self._reader
