@@ -22,6 +22,8 @@ TOKEN = b'data: {"id":"cmpl-' + SECRET + b'1","choices":[{"text":"a"}]}\n\n'
 PARAMS = b'data: {"id":"1","choices":[{"text":"a"}],"kv_transfer_params":{"remote_host":"10.0.0.1"}}\n\n'
 ERROR = b'data: {"error":{"message":"lost 10.0.0.1:80"}}\n\n'
 TEXT = b'data: {"id":"1","choices":[{"text":"say [DONE] or \\"error\\""}]}\n\n'
+USAGE = b'data: {"id":"1","choices":[],"usage":{"completion_tokens":1}}\n\n'
+SPACED = b'data:{"id": "1", "choices": [{"text": "a"}]}\n\n'
 WINDOWS = b'data: {"id":"1"}\r\n\r\n'
 END = b"data: [DONE]\n\n"
 
@@ -80,7 +82,10 @@ def body(written: list[bytes]) -> bytes:
 
 
 @given(
-    st.lists(st.lists(st.sampled_from([TOKEN, PARAMS, ERROR, TEXT, WINDOWS]), min_size=1, max_size=3), max_size=6),
+    st.lists(
+        st.lists(st.sampled_from([TOKEN, PARAMS, ERROR, TEXT, USAGE, SPACED, WINDOWS]), min_size=1, max_size=3),
+        max_size=6,
+    ),
     st.lists(st.integers(0, 2000), max_size=10),
     st.sampled_from([b"", SECRET]),
 )
@@ -107,6 +112,20 @@ async def test_a_chunk_counts_as_progress_and_the_next_is_waited_for() -> None:
     engine.send(write_chunk(TOKEN))
     assert one.since is not None
     assert one.moved_at > 0
+
+
+@pytest.mark.parametrize(
+    ("block", "progress"),
+    [(TEXT, True), (SPACED, True), (USAGE, False), (TEXT + USAGE, True), (USAGE + TEXT, True), (USAGE + USAGE, False)],
+)
+async def test_only_events_with_a_choice_are_progress(*, block: bytes, progress: bool) -> None:
+    for cut in (0, 9):  # as a whole, which has a shortcut, and in two reads
+        engine, _, written, one = relay(b"")
+        chunk = write_chunk(block)
+        for data in (chunk[:cut], chunk[cut:]):
+            engine.send(data)
+        assert body(written) == block
+        assert (one.moved_at > 0) is progress
 
 
 async def test_a_client_that_takes_nothing_keeps_the_engine_waiting_and_nobody_waits_for_the_engine() -> None:

@@ -3,8 +3,10 @@
 import pytest
 
 from pd_proxy.protocol.wire import (
+    beginnings,
     may_become_head,
     request_head,
+    write_chunk,
     write_head,
 )
 
@@ -100,3 +102,13 @@ def test_bytes_without_an_end_may_still_become_a_head() -> None:
 def test_no_header_can_end_its_line(value: str) -> None:
     with pytest.raises(ValueError, match="line break"):
         write_head("HTTP/1.1 200 OK", {"X": value})
+
+
+@pytest.mark.parametrize("size", [4, 15, 16, 171, 255, 256, 4095])
+def test_a_whole_chunk_begins_as_its_length_says(size: int) -> None:
+    expected = beginnings((b"data", b"id"))
+    chunk = write_chunk(b"data" + bytes(size - 4))
+    for whole in (chunk, chunk.replace(b"data", b"id: "), chunk.upper().replace(b"DATA", b"data")):
+        assert whole.startswith(expected[len(whole)])
+    for other in (chunk[:-1], chunk + b"\n", b"0" + chunk, chunk.replace(b"data", b"dat:")):
+        assert not other.startswith(expected.get(len(other), ()))

@@ -23,7 +23,7 @@ MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
 DONE_EVENT: Final = b"data: [DONE]\n\n"
 # Chunks without a choice hold no output; the last one may hold the usage. As vLLM and Python's json write it.
 NO_CHOICE: Final = (b'"choices":[]', b'"choices": []')
-_CHOICE: Final = re.compile(rb'"choices": ?\[\{')
+SOME_CHOICE: Final = (b'"choices":[{', b'"choices": [{')
 DONE: Final = b"[DONE]"
 
 # In JSON a quote inside a text is escaped, so these match keys (or a text that is exactly the word), never part of a text.
@@ -127,7 +127,7 @@ def has_event(block: bytes) -> bool:
     """Whether these events hold any part of the answer, so that the engine has made progress."""
     if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
         return False
-    return not lacks_choice(block) or _CHOICE.search(block) is not None
+    return not lacks_choice(block) or SOME_CHOICE[0] in block or SOME_CHOICE[1] in block
 
 
 def lacks_choice(block: bytes) -> bool:

@@ -5,7 +5,7 @@ two parsers never disagree about where a request ends. Engines' answers are read
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -19,9 +19,8 @@ _TARGET: Final = re.compile(rb"POST (" + "|".join(map(re.escape, Endpoint)).enco
 _BARE_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)*\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,12}")
-# The sizes of events' chunks as engines write them; a successful look-up also shows that a size is well formed.
 _MORE_THAN_A_LENGTH: Final = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding"})
-CHUNK_SIZES: Final = {form % size: size for size in range(1, 4096) for form in (b"%x", b"%X")}
+_LONGEST_EXPECTED: Final = 4095
 
 
 class RequestHead(Struct, frozen=True):
@@ -95,3 +94,14 @@ def header_lines(headers: Mapping[str, str]) -> str:
 def write_chunk(data: bytes) -> bytes:
     """One chunk of a body whose length is not known yet; `data` is not empty."""
     return CHUNK % (len(data), data)
+
+
+def beginnings(payloads: Iterable[bytes]) -> dict[int, tuple[bytes, ...]]:
+    """How a whole chunk begins that holds one of these beginnings, by its length in bytes. Only chunks of an event's usual size are there."""
+    held = tuple(payloads)
+    return {
+        len(CHUNK % (size, bytes(size))): tuple(
+            dict.fromkeys(form % size + payload for form in (b"%x\r\n", b"%X\r\n") for payload in held)
+        )
+        for size in range(1, _LONGEST_EXPECTED + 1)
+    }

@@ -8,12 +8,14 @@ from pd_contracts.http_answers import AnswerReader
 from pd_proxy.errors import DisconnectedError, ProxyError
 from pd_proxy.protocol import rewrite
 from pd_proxy.protocol.rewrite import DONE, ERROR_KEY, EVENT_BEGINNINGS, KV_KEY
-from pd_proxy.protocol.wire import CHUNK, CHUNK_SIZES
+from pd_proxy.protocol.wire import CHUNK, beginnings
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import Reply
 
 # The end of an event.
 END: Final = b"\n\n"
+# How a chunk begins that is a whole read of so many bytes, and holds events.
+BEGINNINGS: Final = beginnings(EVENT_BEGINNINGS)
 
 
 class Rest:
@@ -100,30 +102,28 @@ class Relay:
             return None
         tally, secret, put, mark, glance = flight.tally, rewriter.secret, rewriter.put, rewriter.mark, rewriter.glance
         time = flight.loop.time
-        empty, other_empty = rewrite.NO_CHOICE
+        choice, spaced_choice = rewrite.SOME_CHOICE
 
         def take(data: bytes) -> bool:
-            start = data.find(b"\r\n", 0, 8) + 2
+            # `rfind` takes a third of the time of `in`, which first tries to read the key as a number.
             if (
-                len(data) - start - 2 != CHUNK_SIZES.get(data[: start - 2])
+                not data.startswith(BEGINNINGS.get(len(data), ()))
                 or not data.endswith(b"\n\n\r\n")
-                or not data.startswith(EVENT_BEGINNINGS, start)
                 or not reader.whole_chunk
                 or rewriter.rest
                 or self._over
                 or self._held_up
-                or DONE in data
-                or ERROR_KEY in data
-                or KV_KEY in data
-                or mark in data
-                or empty in data
-                or other_empty in data
+                or (data.rfind(choice) < 0 and data.rfind(spaced_choice) < 0)
+                or data.rfind(DONE) >= 0
+                or data.rfind(ERROR_KEY) >= 0
+                or data.rfind(KV_KEY) >= 0
+                or (mark is not KV_KEY and data.rfind(mark) >= 0)
             ):
                 return False
             flight.since = flight.moved_at = tally.last_progress = time()
             flight.events += 1
             if secret:
-                block = data[start:-2].replace(secret, put)
+                block = data[data.find(b"\n") + 1 : -2].replace(secret, put)
                 data = CHUNK % (len(block), block)
             if glance is not None:
                 block = glance(data[data.find(b"\n") + 1 : -2])
