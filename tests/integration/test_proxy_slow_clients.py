@@ -1,6 +1,7 @@
 """Clients on slow links: one that goes on reading or writing is served to the end, one that does not is ended, and does not count as a success."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -128,3 +129,13 @@ async def test_an_upload_that_stops_gets_408(proxy: RunningProxy, way: str, chun
     writer.close()
     assert b" 408 " in line
     assert not engine.calls
+
+
+async def test_a_client_that_sends_ahead_and_reads_nothing_has_to_wait(proxy: RunningProxy) -> None:
+    """Each request gets a 400 at once, so nothing but the connection itself can hold the client back."""
+    requests, loop, sent, much = request_of({}, "") * 5000, asyncio.get_running_loop(), 0, 50_000_000
+    with connected(proxy) as client, contextlib.suppress(TimeoutError, ConnectionError):
+        while sent < much:
+            await asyncio.wait_for(loop.sock_sendall(client, requests), 2.0)
+            sent += len(requests)
+    assert sent < much

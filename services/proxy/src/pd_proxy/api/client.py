@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 # How often to look whether a slow client has taken its answer.
 LOOK_S: Final = 0.05
-# How many bytes a client may send ahead while its request is served.
+# How many bytes a client may send ahead while its request is served, or while it does not read its answers.
 PIPELINED_BYTES: Final = 64 * 1024
 PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -117,9 +117,7 @@ class Client(asyncio.Protocol):
         self._buffer += data
         if self._task is None:
             self._advance()
-        elif len(self._buffer) > PIPELINED_BYTES and self._transport is not None:
-            self._read_paused = True
-            self._transport.pause_reading()
+        self._pace()
 
     def eof_received(self) -> None:
         """The client will send no more. That counts as having left, as in Hypercorn."""
@@ -151,6 +149,7 @@ class Client(asyncio.Protocol):
             self._relay.resume()
         elif self._task is None:
             self._advance()
+            self._pace()
 
     def expire(self, now: float) -> None:
         """End the connection if nothing arrived for too long and nothing is being served."""
@@ -186,6 +185,16 @@ class Client(asyncio.Protocol):
 
     def _wait(self, timeout_s: float) -> None:
         self._deadline = self._front.loop.time() + timeout_s
+
+    def _pace(self) -> None:
+        """Stop reading while enough waits in the buffer for a request to end, or for the client to read its answers."""
+        full = len(self._buffer) > PIPELINED_BYTES and (self._task is not None or self._write_paused)
+        if full is not self._read_paused and self._transport is not None:
+            self._read_paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
 
     def _advance(self) -> None:
         """Serve the next request if it has arrived; give Hypercorn what is not a request for tokens."""
@@ -235,6 +244,8 @@ class Client(asyncio.Protocol):
     def _hand_over(self, transport: asyncio.Transport) -> None:
         self._front.clients.discard(self)
         self._transport = None  # the connection goes on, so this object must not report its end
+        if self._read_paused:
+            transport.resume_reading()
         self._front.hand_over(transport, bytes(self._buffer))
 
     def _turn_away(self, error: ProxyError) -> None:
@@ -337,10 +348,8 @@ class Client(asyncio.Protocol):
             self.close()
         else:
             self._wait(self._front.config.keep_alive_timeout)
-            if self._read_paused:
-                self._read_paused = False
-                transport.resume_reading()
             self._advance()
+            self._pace()
 
     def _refuse(self, error: ProxyError, trace: Trace | None) -> None:
         headers = {"Content-Type": JSON, **error.headers}
