@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.aio import until
-from support.proxy import MODEL, FakeEngine, RunningProxy, running_proxy, whole_and_streamed
+from support.proxy import MODEL, FakeEngine, RunningProxy, failing, running_proxy, whole_and_streamed
 from support.simulator import settings_for, spawned
 
 from pd_contracts import sse, timing
@@ -224,6 +224,33 @@ async def test_a_seeded_answer_is_continued_only_where_tokens_are_drawn_alike(mo
         assert handed_off
         assert not any(otherwise in (one.prefill_instance, one.decode_instance) for one in handed_off)
         assert "seed" in {one.first_token_reason for one in stages if otherwise == one.prefill_instance}
+
+
+async def three_apart(proxy: RunningProxy, monkeypatch: pytest.MonkeyPatch) -> list[FakeEngine]:
+    """Three engines that do both. The first one that may computes a prompt, and the last one that may decodes."""
+
+    def place(_costs: Any, _view: Any, _mode: Any, engines: Sequence[int], _prompt: int) -> adaptive.Placement:
+        return adaptive.Placement(min(engines), local=False, why=adaptive.Why.HANDED_OVER)
+
+    monkeypatch.setattr(adaptive, "place", place)
+    monkeypatch.setattr(adaptive, "decode_on", lambda _costs, _view, engines, _prompt: max(engines))
+    engines = []
+    for number in range(3):
+        engines.append(await proxy.start(FakeEngine(Role.COMBINED, Connector.P2P, f"b{number}")))
+        await proxy.state_of(engines[-1], "ready")
+    return engines
+
+
+@whole_and_streamed(TEXT)
+async def test_an_engine_that_failed_to_decode_a_request_does_not_get_it_again(
+    monkeypatch: pytest.MonkeyPatch, body: dict[str, Any]
+) -> None:
+    async with running_proxy(**ADAPTIVE) as proxy:
+        engines = await three_apart(proxy, monkeypatch)
+        engines[2].answer = failing(500)
+
+        assert (await proxy.post(body)).status == 200
+        assert [len(engine.calls) for engine in engines] == [2, 1, 1]
 
 
 def said(reply: Any) -> str:

@@ -25,7 +25,7 @@ from support.aio import until
 from pd_contracts import sse
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Connector, Role
-from pd_contracts.ping import Ping, PingType, sign_ping
+from pd_contracts.ping import Ping, PingType, ping_type, sign_ping
 from pd_contracts.stats import InstanceStats, ProxyStats
 from pd_proxy.processes.server import serve
 from pd_proxy.settings import Settings
@@ -117,7 +117,7 @@ class FakeEngine:
         if self.bare:
             return Ping(PingType[self.role.name], self.http_address, self.zmq_address)
         ping = Ping(
-            type=PingType[self.role.name],
+            type=ping_type(self.role, moves_kv=self.connector is not None),
             http_address=self.http_address,
             zmq_address=self.zmq_address,
             connector=self.connector,
@@ -233,7 +233,7 @@ def document(engine: FakeEngine, call: Call, tokens: int) -> dict[str, Any]:
     params: dict[str, Any] | None = None
     if engine.connector is Connector.NIXL and engine.role is Role.PREFILL:
         params = {"do_remote_prefill": True, "remote_host": "10.1.2.3", "remote_block_ids": [1, 2], "tp_size": 1}
-    if engine.connector is Connector.P2P and engine.role is Role.PREFILL and "kv_transfer_params" in call.body:
+    if engine.connector is Connector.P2P and engine.role is not Role.DECODE and "kv_transfer_params" in call.body:
         params = {"pd": {"key": call.body["kv_transfer_params"]["pd"]["key"], "blocks": 1, "tokens": 3}}
     if call.is_response:
         return {

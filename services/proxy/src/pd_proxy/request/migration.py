@@ -62,7 +62,7 @@ class Migration:
     @property
     def part(self) -> Part:
         """The whole answer. It is not kept here: a reference cycle would keep the request's body in memory for a while."""
-        return Part(progress=self._progress, go_on=self.go_on)
+        return Part(progress=self._progress, go_on=self.go_on, able=self._failures.spare)
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
         """Have another engine continue from `restart`; None if no engine can, and then the client gets `error`."""
@@ -100,15 +100,15 @@ class Migration:
 
     async def _attempt(self, restart: Restart, end: float) -> Stream | None:
         route, claim = await self._route(end)
-        self._failures.route = route
         trace = Trace(self._trace.endpoint)
         rest = replace(self._generation, fields=going_on(self._generation, restart.prompt, restart.tokens, {}))
         begun = Begun(len(restart.tokens), self._trace.uuid, restart.created, None, restart.skip, restart.skip_ids)
         part = replace(self.part.behind(begun, restart), able=self._able)
+        attempt = Attempt(self._context, rest, self._headers, trace, claim, part=part)
         try:
-            answer = await Attempt(self._context, rest, self._headers, trace, claim, part=part).answer(route)
+            answer = await attempt.answer(route)
         finally:
-            self._prefilled = trace.prefilled is not None
+            self._failures.route, self._prefilled = attempt.route or route, trace.prefilled is not None
         self._trace.decode = trace.decode
         logger.warning(
             "a stream is continued at another engine", extra={"id": self._trace.uuid, "instance": trace.decode}
@@ -134,6 +134,8 @@ class Migration:
 
     def _able(self, engine: Instance) -> bool:
         """Whether an engine can take part in the continuation; prefill draws no token of it."""
+        if not self._failures.spare(engine):
+            return False
         if engine.role is not Role.PREFILL and self._draws and engine.draws != self._draws:
             return False
         return self._generation.endpoint is not Endpoint.CHAT or self._takes_ids(engine)
