@@ -22,9 +22,11 @@ from support.connector_station import BLOCK_BYTES, PAGE_BLOCKS, ToyEngine
 from support.waiting import until
 
 from pd_connector.core.orders import Failed, Ready
+from pd_connector.memory.cumem import CudaError
 from pd_connector.memory.pages import HostMemory
+from pd_connector.net import doors
 from pd_connector.net.nccl import asked, unfit
-from pd_connector.net.transport import Site
+from pd_connector.net.transport import Site, Transport
 from pd_connector.settings import Settings
 from pd_connector.wire.messages import Join, ProtocolError, Write
 from pd_contracts.free_ports import free_ports
@@ -148,6 +150,23 @@ class TestWhoDoesNotFit:
         assert "over tcp, because nccl: " in caplog.text
         until(lambda: nccl.alive == 0, SOON_S, "the communicators are aborted")
         rest(p, d)
+
+    def test_a_gpu_without_memory_for_a_stream_is_a_reason(
+        self, engine: Callable[..., ToyEngine], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        p, d = engine(), engine(gpu="full")
+        real = fakes.FakeGpu.stream
+
+        def stream(self: fakes.FakeGpu) -> fakes.FakeStream:
+            if self.identity == "full":
+                raise CudaError("cuStreamCreateWithPriority", 2, "out of memory")
+            return real(self)
+
+        monkeypatch.setattr(fakes.FakeGpu, "stream", stream)
+        arrives(p, d, "k.x")
+
+        assert over(p, d) == "tcp"
+        assert "takes no more KV of a peer over nccl: " in caplog.text
 
     def test_a_library_that_is_not_there_or_too_old_is_an_error_with_its_reason(self, tmp_path: Path) -> None:
         with pytest.raises(fakes.NcclError, match="cannot be loaded"):
@@ -307,6 +326,18 @@ class TestWhatDecodeIsAskedFor:
         assert "one GPU" in unfit({"version": "22809", "gpu": "a"}, 22809, "a")
         assert "2.30.7" in unfit({"version": "23007", "gpu": "a"}, 22809, "b")
         assert "unknown version" in unfit({}, 22809, "b")
+
+
+def test_what_was_opened_for_an_engine_that_leaves_at_that_moment_is_released(
+    engine: Callable[..., ToyEngine], nccl: FakeNccl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_sock: socket.socket, _transport: Transport) -> None:
+        raise BrokenPipeError
+
+    p, d = engine(), engine()
+    monkeypatch.setattr(doors, "use", broken)
+    send(p, d, "k.x")
+    until(lambda: nccl.aborted >= 2, SOON_S, "both ends have aborted their communicator")
 
 
 def test_a_stranger_on_a_data_connection_disturbs_nobody(engine: Callable[..., ToyEngine]) -> None:

@@ -1,5 +1,6 @@
 """Setting up the connections of an engine's rank: those that others open, and those that it opens to others."""
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -207,13 +208,13 @@ class Doors:
     def _dial_push(self, address: str) -> None:
         target, limit = of_rank(address, self._identity.rank), self._settings.hello_timeout_s
         try:
-            sock, welcome = greet(self._identity, target, "push", list(self._transports), limit)
-            try:
+            with contextlib.ExitStack() as opened:
+                sock, welcome = greet(self._identity, target, "push", list(self._transports), limit)
+                opened.callback(sock.close)
                 transport, writer, worse_than = choose(welcome, self._transports, self._staging, target, self._settings)
+                opened.callback(writer.close)
                 use(sock, transport)
-            except (OSError, RefusedError):
-                sock.close()
-                raise
+                opened.pop_all()
         except (OSError, RefusedError, TransportError, ValueError) as error:
             # A ValueError: there is no memory for this transport.
             self._report(address, error, self._host.push_failed)

@@ -1,5 +1,6 @@
 """The first messages of a connection at both ends, and what must be equal on both."""
 
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,17 +74,18 @@ def greet(
         schema=dict(identity.schema),
         transports=transports,
     )
-    try:
-        sock.sendall(frame(hello))
-        answer = read_message(sock)
-    except (EOFError, ProtocolError) as error:
-        sock.close()
-        msg = f"it does not speak this protocol ({error or 'it hung up'})"
-        raise RefusedError(msg) from error
-    if isinstance(answer, Welcome):
-        return sock, answer
-    sock.close()
-    raise RefusedError(answer.reason if isinstance(answer, Refusal) else "its answer was not a welcome")
+    with contextlib.ExitStack() as opened:
+        opened.callback(sock.close)
+        try:
+            sock.sendall(frame(hello))
+            answer = read_message(sock)
+        except (EOFError, ProtocolError) as error:
+            msg = f"it does not speak this protocol ({error or 'it hung up'})"
+            raise RefusedError(msg) from error
+        if not isinstance(answer, Welcome):
+            raise RefusedError(answer.reason if isinstance(answer, Refusal) else "its answer was not a welcome")
+        opened.pop_all()
+    return sock, answer
 
 
 def choose(

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from pd_connector.memory.pages import DEVICE, Memory
 from pd_connector.memory.streams import SCRATCH_BYTES
-from pd_connector.net.data import DataConnections, connect, hang_up, read_message
+from pd_connector.net.data import DataTransport, hang_up, read_message
 from pd_connector.net.libnccl import ID_BYTES, Nccl, NcclError, readable
 from pd_connector.net.transport import Invitation, Move, Site, TransportError, neighbours
 from pd_connector.settings import Settings
@@ -239,20 +239,17 @@ class NcclWriter:
         self._partner.sock.close()
 
 
-class NcclTransport:
+class NcclTransport(DataTransport):
     """Engines with a GPU each."""
 
     name = "nccl"
     kind = DEVICE
 
     def __init__(self, boot: str, address: str, nccl: Nccl, device: Device, settings: Settings) -> None:
-        self._boot = boot
-        self._address = address
+        super().__init__(boot, address)
         self._nccl = nccl
         self._device = device
         self._settings = settings
-        self._site: Site | None = None
-        self._connections = DataConnections(self.name, boot, self._serve)
 
     # Prefill
 
@@ -263,7 +260,7 @@ class NcclTransport:
             msg = f"nccl: {reason}"
             raise TransportError(msg)
         self._device.enter_thread()
-        partner = Partner(connect(self.name, self._boot, self._address, invitation))
+        partner = Partner(self.connect(invitation))
         begun = time.monotonic()
         deadline = begun + self._settings.join_timeout_s
         communicator: Communicator | None = None
@@ -291,41 +288,31 @@ class NcclTransport:
     # Decode
 
     def listen(self, site: Site) -> dict[str, str]:
-        """The engine's own port takes the data connections."""
-        self._site = site
+        """Prefill must know what NCCL needs to be equal, or different, at both ends."""
+        super().listen(site)
         site.landing()
-        self._connections.open(site.quiet)
         return {"version": str(self._nccl.version), "gpu": self._device.identity}
 
-    def adopt(self, session: str, sock: socket.socket | None) -> None:
-        """Serve a session's data connection."""
-        self._connections.adopt(session, sock)
-
-    def end(self, session: str) -> None:
-        """Close the data connection; its thread aborts NCCL, then reports that it has ended."""
-        self._connections.end(session)
-
-    def stop(self) -> None:
-        """Close all data connections."""
-        self._connections.stop()
-
-    def _serve(self, session: str, sock: socket.socket) -> None:
-        self._device.enter_thread()
-        partner = Partner(sock)
-        communicator = Communicator(self._nccl, self._device, partner)
+    def serve(self, session: str, sock: socket.socket, site: Site) -> None:
+        """Set up a communicator together with prefill, and receive until the connection ends; then abort NCCL."""
+        communicator: Communicator | None = None
         try:
+            self._device.enter_thread()
+            partner = Partner(sock)
+            communicator = Communicator(self._nccl, self._device, partner)
             self._follow(partner, communicator)
             sock.sendall(frame(Joined()))
-            while self._site is not None:
+            while True:
                 sock.settimeout(None)
-                runs = asked(read_message(sock), session, self._site)
+                runs = asked(read_message(sock), session, site)
                 communicator.receive(runs, time.monotonic() + self._settings.put_timeout_s)
                 sock.sendall(frame(Written()))
         except (RuntimeError, TimeoutError) as error:
             log.warning("P2pConnector takes no more KV of a peer over nccl: %s", error)
         finally:
             hang_up(sock)  # prefill need not wait until the GPU has ended
-            communicator.end()
+            if communicator is not None:
+                communicator.end()
 
     def _follow(self, partner: Partner, communicator: Communicator) -> None:
         deadline = time.monotonic() + self._settings.join_timeout_s

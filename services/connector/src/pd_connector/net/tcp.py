@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from pd_connector.memory.pages import HOST, HostMemory, Memory
-from pd_connector.net.data import DataConnections, connect, hang_up, read_message, receive
+from pd_connector.net.data import DataTransport, hang_up, read_message, receive
 from pd_connector.net.transport import Invitation, Move, Site, TransportError
 from pd_connector.wire.frames import frame
 from pd_connector.wire.messages import ProtocolError, Write, Written
@@ -48,61 +48,38 @@ class TcpWriter:
         self._sock.close()
 
 
-class TcpTransport:
-    """One connection for data beside each push connection, to the same port."""
+class TcpTransport(DataTransport):
+    """The data connection carries the bytes."""
 
     name = "tcp"
     kind = HOST
-
-    def __init__(self, boot: str, address: str) -> None:
-        self._boot = boot
-        self._address = address
-        self._site: Site | None = None
-        self._connections = DataConnections(self.name, boot, self._serve)
 
     def open(self, invitation: Invitation, staging: Memory) -> TcpWriter:
         """Connect a second time, for the bytes."""
         if not isinstance(staging, HostMemory):
             msg = "tcp sends from the host's memory"
             raise TransportError(msg)
-        sock = connect(self.name, self._boot, self._address, invitation)
+        sock = self.connect(invitation)
         with contextlib.suppress(OSError):  # a limit of the system; smaller buffers work too
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         sock.settimeout(invitation.put_timeout_s)
         return TcpWriter(sock, staging)
 
-    def listen(self, site: Site) -> dict[str, str]:
-        """The engine's own port takes the data connections, too."""
-        self._site = site
-        self._connections.open(site.quiet)
-        return {}
+    def serve(self, session: str, sock: socket.socket, site: Site) -> None:
+        """Take pages until the connection ends."""
+        while True:
+            _take(session, sock, site)
 
-    def adopt(self, session: str, sock: socket.socket | None) -> None:
-        """Serve a session's data connection."""
-        self._connections.adopt(session, sock)
 
-    def end(self, session: str) -> None:
-        """Close the data connection; its thread reports when it has ended."""
-        self._connections.end(session)
-
-    def stop(self) -> None:
-        """Close all data connections."""
-        self._connections.stop()
-
-    def _serve(self, session: str, sock: socket.socket) -> None:
-        while self._site is not None:
-            self._take(session, sock, self._site)
-
-    @staticmethod
-    def _take(session: str, sock: socket.socket, site: Site) -> None:
-        message, landing = read_message(sock), site.landing()
-        if not isinstance(message, Write) or len(message.pages) != len(message.sizes):
-            msg = "no write"
-            raise ProtocolError(msg)
-        fits = all(0 < size <= landing.page_bytes for size in message.sizes)
-        if not isinstance(landing, HostMemory) or not fits or not site.may_write(session, message.pages):
-            msg = "a write to pages that it was not given"
-            raise ProtocolError(msg)
-        for page, size in zip(message.pages, message.sizes, strict=True):
-            receive(sock, landing.page(page, size))
-        sock.sendall(frame(Written()))
+def _take(session: str, sock: socket.socket, site: Site) -> None:
+    message, landing = read_message(sock), site.landing()
+    if not isinstance(message, Write) or len(message.pages) != len(message.sizes):
+        msg = "no write"
+        raise ProtocolError(msg)
+    fits = all(0 < size <= landing.page_bytes for size in message.sizes)
+    if not isinstance(landing, HostMemory) or not fits or not site.may_write(session, message.pages):
+        msg = "a write to pages that it was not given"
+        raise ProtocolError(msg)
+    for page, size in zip(message.pages, message.sizes, strict=True):
+        receive(sock, landing.page(page, size))
+    sock.sendall(frame(Written()))
