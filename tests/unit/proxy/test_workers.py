@@ -1,17 +1,25 @@
 """How the parts of a proxy of several processes judge and choose, without any process."""
 
 import asyncio
+import errno
+import socket
+from typing import Any
+
+import pytest
 
 from pd_contracts.names import Role
 from pd_proxy.engines.pairing import Pair
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.metrics import Numbers
+from pd_proxy.processes import relief
 from pd_proxy.processes.channel import EngineReport, News, Report
+from pd_proxy.processes.handover import Handover
 from pd_proxy.processes.parent import PooledFlights
 from pd_proxy.processes.shared_counters import Cell, SharedCounters
 from pd_proxy.processes.shared_parts import ProcessCounters, SharedBudget, Turns
 from pd_proxy.processes.worker_context import worker_context
+from pd_proxy.processes.worker_process import WorkerProcess
 from pd_proxy.processes.worker_reports import WorkerReports
 from pd_proxy.settings import Settings
 from pd_proxy.upstream.flights import Verdict
@@ -141,3 +149,36 @@ async def test_news_that_a_prefill_stands_still_do_not_cut_it_off() -> None:
     context.take(News(instances=(engine(1, Role.PREFILL, State.SUSPECT),), verdicts=(), slots={1: 1}))
     assert flight.failure is None
     shared.close()
+
+
+class Listener(socket.socket):
+    """A listening socket of a process that has no more descriptors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bind(("127.0.0.1", 0))
+        self.listen()
+        self.asked = 0
+
+    def accept(self) -> Any:
+        self.asked += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+async def test_a_parent_without_descriptors_waits_until_its_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker(WorkerProcess):
+        def speaks(self, now: float, patience_s: float) -> bool:  # noqa: ARG002  the interface
+            return self.handover is not None
+
+    monkeypatch.setattr(relief, "LOOK_S", 3600.0)
+    handover = Handover()
+    with Listener() as listener, socket.socket() as other, socket.create_connection(listener.getsockname()):
+        silent, able = Worker(1, listener), Worker(2, other)
+        silent.has_served, able.handover = True, handover
+        watching = asyncio.create_task(relief.Relief([silent, able]).run())
+        for _ in range(100):
+            await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        handover.close()
+    assert listener.asked == 1

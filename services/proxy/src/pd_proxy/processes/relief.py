@@ -75,14 +75,18 @@ class Relief:
     def _accept(self, worker: WorkerProcess) -> None:
         for _ in range(AT_ONCE):
             if not self._pass_on():
-                self._trust(asyncio.get_running_loop(), worker)  # until the next look
-                return
+                break
             try:
                 connection, _address = worker.listener.accept()
+            except BlockingIOError:
+                return  # nothing waits any more
             except OSError:
-                return  # nothing waits any more, or there is no descriptor; the rest is accepted later
+                break  # there is no descriptor, or the client has left
             self._held.append(connection)
-        self._pass_on()
+        else:
+            self._pass_on()
+            return
+        self._trust(asyncio.get_running_loop(), worker)  # until the next look
 
     def _pass_on(self) -> bool:
         """Pass on what is held; returns whether another connection can be passed on."""
