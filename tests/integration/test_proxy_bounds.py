@@ -1,6 +1,7 @@
 """Limits on concurrent requests and KV, the errors above them, and slow clients."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -8,6 +9,7 @@ from support.aio import until
 from support.proxy import MODEL, Call, FakeEngine, RawClient, chunk, running_proxy, start_stream
 
 from pd_contracts.names import Role
+from pd_proxy.protocol import rewrite
 
 TEXT = {"model": MODEL, "prompt": [1] * 100, "max_tokens": 4}
 STREAM = TEXT | {"stream": True}
@@ -44,6 +46,17 @@ async def test_kv_waits_until_its_decode_has_room() -> None:
         decode.gate.set()
         assert (await first).status == (await second).status == 200
         assert {i.kv_bytes for i in (await proxy.stats()).instances} == {0}
+
+
+async def test_a_fault_of_the_proxy_keeps_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: Any) -> None:
+        raise RuntimeError("a fault of the proxy")
+
+    async with running_proxy(**KV) as proxy:
+        await proxy.pair()
+        monkeypatch.setattr(rewrite, "checked", faulty)
+        assert (await proxy.post(TEXT)).status == 500
+        assert {i.kv_bytes for i in (await proxy.settled()).instances} == {0}
 
 
 async def test_kv_goes_to_the_decode_that_has_room() -> None:

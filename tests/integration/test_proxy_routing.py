@@ -13,7 +13,9 @@ from support.simulator import settings_for, spawned
 
 from pd_contracts import sse, timing
 from pd_contracts.names import Connector, Role
+from pd_proxy.kv.budget import Budget
 from pd_routing import adaptive
+from pd_routing.books import Books
 from pd_routing.names import Reject, Routing
 from pd_simulator.profile import load_profile
 
@@ -119,6 +121,27 @@ async def test_the_books_are_empty_when_everything_is_over() -> None:
         assert stats is not None
         assert [(engine.sequences, engine.context_tokens) for engine in stats.engines] == [(0, 0)] * 3
         assert 2 <= stats.answer_tokens <= 8
+
+
+async def test_a_request_that_waits_for_room_is_predicted_again_but_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks, counted = [], []
+
+    async def released(_: Budget) -> None:
+        looks.append(True)
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Budget, "released", released)
+    monkeypatch.setattr(Books, "predicted", lambda _, late: counted.append(late))
+    async with running_proxy(**REJECT, kv_bytes_per_token=1, kv_in_flight_bytes=1500) as proxy:
+        prefill, _ = await proxy.pair()
+        prefill.gate.clear()
+        running = [asyncio.create_task(proxy.post(TEXT)) for _ in range(2)]
+        await until(lambda: len(looks) > 2)
+        prefill.gate.set()
+        assert [(await one).status for one in running] == [200] * 2
+    assert len(counted) == 2
 
 
 async def test_adaptive_serves_engines_without_a_connector_where_requests_come_to() -> None:

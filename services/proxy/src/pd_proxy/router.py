@@ -103,17 +103,17 @@ class Router:
         return candidates[choose(self.costs, view, list(candidates), prompt)]
 
     def consider(
-        self, route: Route, instances: Sequence[Instance], needs: Needs, prompt: int, now: float, *, anew: bool
+        self, route: Route, instances: Sequence[Instance], needs: Needs, prompt: int, now: float, *, new: bool
     ) -> Prediction:
-        """The prediction for a request; one that is tried `anew` is not rejected any more.
+        """The prediction for a request; only a `new` one counts as traffic, and may be rejected.
 
         Raises:
             SloError: if the objectives would be missed, and REJECT=slo.
         """
         found = predict(self.costs, self.books.view(1e3 * now), prompt, self._way(route, instances, needs))
-        if anew:
+        if new:
             self.books.predicted(late=found.late)
-        if found.refused and anew and self._reject is Reject.SLO:
+        if found.refused and new and self._reject is Reject.SLO:
             self.rejected += 1
             raise SloError(f"rejected early: {found.sentence}; try again later", retry_after_s=found.retry_after_s)
         return found

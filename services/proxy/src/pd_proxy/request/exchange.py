@@ -72,7 +72,7 @@ class Exchange:
         except asyncio.CancelledError:
             self._leave(task)
             raise
-        except ProxyError:
+        except Exception:  # also an unexpected one: nothing else would release the claim
             self.release()
             raise
 

@@ -133,11 +133,7 @@ class KeyedAttempt:
             raise
 
     async def _checked(self, flight: Flight) -> Cached | None:
-        """Wait for prefill, then for decode's acceptance.
-
-        Returns:
-            Prefill's number of cached tokens.
-        """
+        """Wait for prefill; decode's silence counts from then on. Returns prefill's number of cached tokens."""
         engine = self._prefill
         body = await self._within(ask(self._context, engine, self._path, self._keyed.prefill()))
         rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))

@@ -113,8 +113,9 @@ def _predicted(
         for instances in failures.candidates(view)
     )
     route = next((found for found in placed if found), None) or _route(context, needs, failures, able, size)
-    anew = failures.last is None and failures.route is None
-    failures.prediction = router.consider(route, view, needs, prompt, monotonic(), anew=anew)
+    # While a request waits for room, it is predicted again and again.
+    new = failures.last is None and failures.route is None and failures.prediction is None
+    failures.prediction = router.consider(route, view, needs, prompt, monotonic(), new=new)
     return route
 
 
