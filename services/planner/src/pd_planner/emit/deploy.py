@@ -1,6 +1,6 @@
 """A plan as variables for pdctl and Compose, and as values for the Helm chart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,8 @@ def variables(plan: PlanFile, folder: Path) -> dict[str, str]:
     if writer := _first_token(deployment):
         found |= {"DECODE_ASKED": "at_once", "FIRST_TOKEN": writer}
     if deployment.adaptive:
-        found |= {"KV_BOTH": "on", **routing(plan, str((folder / STEP_PROFILE_FILE).resolve()))}
+        profile = plan.step_profile or str((folder / STEP_PROFILE_FILE).resolve())
+        found |= {"KV_BOTH": "on", **routing(plan.goodput, profile)}
     return found | {
         "TENSOR_PARALLEL_SIZE": str(deployment.tensor_parallel),
         "MAX_NUM_SEQS": str(plan.engine.max_num_seqs),
@@ -38,13 +39,13 @@ def variables(plan: PlanFile, folder: Path) -> dict[str, str]:
     }
 
 
-def routing(plan: PlanFile, profile: str) -> dict[str, str]:
-    """The proxy's settings for adaptive roles; `profile` is the path of the plan's own profile, if it is not a shipped one."""
+def routing(goodput: Mapping[str, float], profile: str) -> dict[str, str]:
+    """The proxy's settings for adaptive roles: limits in milliseconds, and the name or path of a profile."""
     return {
         "ROUTING": Routing.ADAPTIVE.value,
-        "TTFT_SLO_MS": f"{plan.goodput['ttft']:g}",
-        "TPOT_SLO_MS": f"{plan.goodput['tpot']:g}",
-        "STEP_PROFILE": plan.step_profile or profile,
+        "TTFT_SLO_MS": f"{goodput['ttft']:g}",
+        "TPOT_SLO_MS": f"{goodput['tpot']:g}",
+        "STEP_PROFILE": profile,
     }
 
 
@@ -99,11 +100,7 @@ def values_text(plan: PlanFile) -> str:
         lines.append(
             f"# A cell has more GPUs than a node ({NODE_GPUS}): its engines are pods of their own, and KV goes over the network, which the plan does not know."
         )
-        if deployment.cells > 1:
-            lines.append(
-                f"# One of {deployment.cells} cells: install each as a release, and share the load among them."
-            )
-    if deployment.adaptive and deployment.cells > 1:
+    if (large or deployment.adaptive) and deployment.cells > 1:
         lines.append(f"# One of {deployment.cells} cells: install each as a release, and share the load among them.")
     if deployment.adaptive and not plan.step_profile:
         lines.append(f"# The proxy needs this plan's {STEP_PROFILE_FILE}: put it into its image, or mount it there.")
@@ -118,7 +115,10 @@ def values_text(plan: PlanFile) -> str:
     if writer := _first_token(deployment):
         values["proxy"] = {"decodeAsked": "at_once", "firstToken": writer}
     if deployment.adaptive:
-        values["proxy"] = {**values.get("proxy", {}), "env": routing(plan, f"/{STEP_PROFILE_FILE}")}
+        values["proxy"] = {
+            **values.get("proxy", {}),
+            "env": routing(plan.goodput, plan.step_profile or f"/{STEP_PROFILE_FILE}"),
+        }
     return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
 
 

@@ -5,10 +5,10 @@ from typing import Final
 
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.verdict import Roles, Verdict
+from pd_planner.emit.deploy import routing
 from pd_planner.search.candidates import Candidate, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
 from pd_planner.search.question import Objective
-from pd_routing.names import Routing
 from pd_simulator.steps.engines import Order
 
 _SECONDS: Final = 120
@@ -40,17 +40,11 @@ def _offered(setting: Setting, rate: float, gpus: int) -> list[str]:
 
 def of_roles(setting: Setting, roles: Roles, objective: Objective, profile: str) -> str:
     """A command line of `pdctl compare` that tries adaptive roles, of one cell, with this STEP_PROFILE."""
-    cell, objectives = roles.adaptive.choice.fleet.candidate, setting.limits.milliseconds
+    cell = roles.adaptive.choice.fleet.candidate
     rate = _rate(roles.fixed, roles.adaptive, objective)
     words = ["pdctl", "compare", "--gpus", ",".join(map(str, range(cell.gpus))), "--deployments", f"{cell.others}c"]
     words += _offered(setting, rate, cell.gpus)
-    own = {
-        "KV_BOTH": "on",
-        "ROUTING": Routing.ADAPTIVE.value,
-        "TTFT_SLO_MS": f"{objectives['ttft']:g}",
-        "TPOT_SLO_MS": f"{objectives['tpot']:g}",
-        "STEP_PROFILE": profile,
-    }
+    own = {"KV_BOTH": "on", **routing(setting.limits.milliseconds, profile)}
     return " ".join(
         (*(f"{name}={value}" for name, value in own.items()), *_variables(setting, cell), shlex.join(words))
     )
