@@ -11,6 +11,8 @@ from support.aio import until
 from support.proxy import MODEL, Answer, Call, FakeEngine, RunningProxy, failing, running_proxy, start_stream
 
 from pd_contracts.names import Role
+from pd_proxy.api.delivery import Delivery
+from pd_proxy.errors import SlowClientError
 
 PATHS = (
     *("/v1/embeddings", "/v2/embed", "/pooling", "/classify", "/score", "/v1/score", "/rerank", "/v1/rerank"),
@@ -30,6 +32,19 @@ def saying(text: str, kind: str = "application/json") -> Answer:
         return web.Response(body=text.encode(), content_type=kind)
 
     return answer
+
+
+async def test_a_client_that_leaves_just_before_its_answer_leaves_nothing_behind(
+    proxy: RunningProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def left(_: Delivery, _event: Any) -> None:
+        monkeypatch.undo()
+        raise SlowClientError("the client has left")
+
+    await proxy.engine(Role.COMBINED, answer=saying("{}"))
+    monkeypatch.setattr(Delivery, "send", left)
+    assert (await proxy.post(BODY, "/v1/embeddings")).status == 500
+    await proxy.settled()
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -16,6 +16,7 @@ from pd_contracts import log
 from pd_contracts.timing import Stages
 from pd_proxy.api import cors
 from pd_proxy.api.admin import Admin
+from pd_proxy.api.afterwards import finish
 from pd_proxy.api.delivery import Delivery
 from pd_proxy.api.handed_over import connection_broken
 from pd_proxy.api.membership import Membership
@@ -66,6 +67,7 @@ class Connection(ASGIHTTPConnection):
             if (trace := attached(request)) is not None:
                 trace.fail(error)
         finally:
+            finish(request)
             if (trace := attached(request)) is not None:
                 end(self.app.context, trace)
 

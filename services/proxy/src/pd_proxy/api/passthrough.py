@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -10,6 +10,7 @@ from quart import Blueprint, Response, request
 
 from pd_contracts.names import Role
 from pd_proxy import __version__
+from pd_proxy.api.afterwards import afterwards
 from pd_proxy.api.body import body_of
 from pd_proxy.api.routes import check_key
 from pd_proxy.context import Context
@@ -139,16 +140,9 @@ class Passthrough:
         except BaseException as error:
             flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500)
             raise
-
-        async def pieces() -> AsyncIterator[bytes]:
-            try:
-                async for piece in answer.pieces():
-                    yield piece
-            finally:
-                await answer.close()
-                flight.land()
-
-        response = Response(pieces(), answer.status, content_type=answer.content_type)
+        afterwards(request, answer.close)
+        afterwards(request, flight.land)
+        response = Response(answer.pieces(), answer.status, content_type=answer.content_type)
         response.timeout = None
         return response
 

@@ -64,7 +64,7 @@ class Forwarded:
             async for piece in self._response.content.iter_any():
                 yield piece
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Release the engine; before the end of the answer this aborts the request there."""
         self._response.close()
 
