@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.generation import Limits, approximate_tokens, parse
+from pd_proxy.protocol.generation import Limits, parse
 
 MEGABYTE = 1_000_000
 
 
 def tokens(endpoint: Endpoint, limits: Limits | None = None, **fields: Any) -> int:
     body = json.dumps({"model": "m", **fields}, ensure_ascii=False).encode()
-    return approximate_tokens(parse(endpoint, body, limits or Limits()))
+    return parse(endpoint, body, limits or Limits()).tokens
 
 
 def chat(*parts: dict[str, Any], **fields: Any) -> int:
@@ -138,7 +138,7 @@ def test_messages_that_are_none_are_the_engines_to_refuse(messages: Any) -> None
 def test_a_character_counts_as_much_however_it_is_written() -> None:
     messages = [{"role": "user", "content": "\u4f60" * 3000}]
     written = [json.dumps({"messages": messages}, ensure_ascii=ascii_).encode() for ascii_ in (False, True)]
-    one, other = (approximate_tokens(parse(Endpoint.CHAT, body)) for body in written)
+    one, other = (parse(Endpoint.CHAT, body).tokens for body in written)
     assert one == other
     assert 1500 < one < 3500
 

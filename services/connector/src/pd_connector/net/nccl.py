@@ -156,8 +156,7 @@ class Communicator:
             self._partner.pause(deadline, what)
 
     def _finish(self, deadline: float) -> None:
-        # Only then it is in the stream.
-        self._settle(deadline, "starting a transfer")
+        self._settle(deadline, "starting a transfer")  # until then it is not in the stream
         self._stream.mark()
         while not self._stream.is_over():
             self._nccl.is_busy(self._handle)

@@ -12,7 +12,7 @@ from pd_contracts.names import Connector
 from pd_proxy.engines.pairing import Late, Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
 from pd_proxy.kv.transfer import Plan
-from pd_proxy.protocol.generation import Generation, approximate_tokens
+from pd_proxy.protocol.generation import Generation
 
 
 class Claim:
@@ -51,7 +51,7 @@ class Budget:
 
     def size(self, generation: Generation) -> int:
         """Bytes of KV that a request will need; each of its `n` sequences hands over its own."""
-        return approximate_tokens(generation) * generation.copies * self._bytes_per_token
+        return generation.tokens * generation.copies * self._bytes_per_token
 
     def claimed(self, instance: Instance) -> int:
         """Bytes on their way to an engine."""

@@ -9,7 +9,7 @@ from pd_proxy.protocol.media import media
 
 # Bytes per token, about, for text of any language in UTF-8 with the tokenizers of current models.
 BYTES_A_TOKEN: Final = 4
-# Tokens that the chat template adds to the messages.
+# Fields whose content becomes part of the prompt beside the messages.
 BESIDE: Final = frozenset({"tools", "functions", "documents", "system", "instructions"})
 # \uXXXX is a character of up to three bytes in UTF-8; an emoji is written as two of them and takes four.
 _ESCAPE_EXCESS: Final = 3

@@ -44,7 +44,7 @@ class Generation(Struct, frozen=True):
         stream: whether the answer is a stream of events.
         sequences: the number of sequences: prompts times copies.
         copies: `n`, the number of sequences per prompt.
-        tokens: prompt tokens of all prompts; estimated, but exact for token ids.
+        tokens: prompt tokens of all prompts: exact for token ids, else estimated from text, tools and media.
         combined_only: the reason as a sentence, if prefill and decode cannot share this request.
     """
 
@@ -93,11 +93,6 @@ def prefix(generation: Generation, size: int) -> bytes:
     found = memoryview(generation.fields.get(PROMPT[generation.endpoint], b""))
     preface = bytes(generation.fields.get(PREFACE.get(generation.endpoint, ""), b""))
     return (preface[:size] + bytes(found[:size]))[:size]
-
-
-def approximate_tokens(generation: Generation) -> int:
-    """Prompt tokens of all prompts: exact for token ids, else estimated from text, tools and media."""
-    return generation.tokens
 
 
 def _prompts(endpoint: Endpoint, fields: Fields) -> int:

@@ -183,7 +183,7 @@ class KeyedAttempt:
             except RefusedError as error:
                 if error.status >= 500:
                     raise
-                # A request that decode does not continue, it may run as a whole, or refuse as plain vLLM does.
+                # Decode does not continue this request. It may run it as a whole, or refuse it as plain vLLM does.
                 reason = REFUSED
         return await self._instead(reason, announced, first.cached(self._path))
 

@@ -14,14 +14,10 @@ from typing import Final
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Needs, is_ready
 from pd_proxy.engines.policy import Policy
-from pd_proxy.errors import (
-    AnswerTooLargeError,
-    ProxyError,
-    UpstreamError,
-)
+from pd_proxy.errors import AnswerTooLargeError, ProxyError, UpstreamError
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import may_hand_off
-from pd_proxy.protocol.generation import Generation, approximate_tokens, prefix
+from pd_proxy.protocol.generation import Generation, prefix
 from pd_proxy.request.attempt import Attempt
 from pd_proxy.request.migration import Migration, by_position
 from pd_proxy.request.route import Failures, admitted
@@ -54,7 +50,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
         sequences=generation.sequences,
         combined_only=generation.combined_only,
         told=generation.endpoint is not Endpoint.BATCH,
-        short=approximate_tokens(generation) < context.settings.disagg_min_tokens,
+        short=generation.tokens < context.settings.disagg_min_tokens,
         prefix=prefix(generation, PREFIX_BYTES) if context.rules.policy is Policy.PREFIX_AFFINITY else b"",
         hands_off=context.router is not None
         and context.settings.first_token is Writer.PREFILL

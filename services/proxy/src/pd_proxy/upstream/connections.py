@@ -24,7 +24,7 @@ from pd_proxy.upstream.replies import (
 # vLLM's server (uvicorn) closes a connection that was idle for 5 s. A request that is sent at that moment may or may not have
 # been read, and must not be repeated under its id. So idle connections are closed well before.
 KEEP_ALIVE_S: Final = 2.0
-# How long the end of a kept connection may take to arrive if the engine had closed it before it read the request; later the engine had it.
+# If a kept connection ends within this time after a request was sent, the engine had closed it before; if later, it had read the request.
 STALE_S: Final = 1.0
 
 
