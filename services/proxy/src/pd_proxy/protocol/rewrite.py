@@ -119,6 +119,11 @@ def error_fields(body: bytes) -> dict[str, Any]:
     return {**inner, "message": inner.get("message", inner.get("detail", ""))}
 
 
+def holds(data: bytes, key: bytes) -> bool:
+    """As `key in data`, in a third of the time: `in` first tries to read the key as a number, and formats an error that nobody sees."""
+    return data.rfind(key) >= 0
+
+
 def _ends_event(data: bytes) -> bool:
     return b"\n\n" in data or b"\n\r\n" in data
 
@@ -127,12 +132,12 @@ def has_event(block: bytes) -> bool:
     """Whether these events hold any part of the answer, so that the engine has made progress."""
     if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
         return False
-    return not lacks_choice(block) or SOME_CHOICE[0] in block or SOME_CHOICE[1] in block
+    return not lacks_choice(block) or holds(block, SOME_CHOICE[0]) or holds(block, SOME_CHOICE[1])
 
 
 def lacks_choice(block: bytes) -> bool:
     """Whether an event of this block has an empty list of choices."""
-    return NO_CHOICE[0] in block or NO_CHOICE[1] in block
+    return holds(block, NO_CHOICE[0]) or holds(block, NO_CHOICE[1])
 
 
 class StreamRewriter:
@@ -209,9 +214,9 @@ class StreamRewriter:
             data = self._hold_back(data)
         if self.secret:
             data = data.replace(self.secret, self.put)
-        if KV_KEY in data or ERROR_KEY in data or self._says_cached(data):
+        if holds(data, KV_KEY) or holds(data, ERROR_KEY) or self._says_cached(data):
             data = self._look_into(data)
-        if DONE in data:
+        if holds(data, DONE):
             data = self._hold_back_done(data)
         return data
 
@@ -238,7 +243,7 @@ class StreamRewriter:
         return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
 
     def _says_cached(self, data: bytes) -> bool:
-        return self.cached is not None and (CACHED_KEYS[0] in data or CACHED_KEYS[1] in data)
+        return self.cached is not None and (holds(data, CACHED_KEYS[0]) or holds(data, CACHED_KEYS[1]))
 
     def _clean(self, block: bytes) -> bytes:
         if KV_KEY not in block and ERROR_KEY not in block and not self._says_cached(block):
@@ -269,7 +274,7 @@ def raise_first_error(first: bytes) -> None:
     Raises:
         RefusedInStreamError: if the first event is an error.
     """
-    if ERROR_KEY not in first:
+    if not holds(first, ERROR_KEY):
         return
     found = _EVENT.search(first)
     raise_error(first[found.end() - 1 :].split(b"\n", 1)[0] if found else b"")

@@ -92,9 +92,10 @@ class Connection(asyncio.Protocol):
         _acknowledge_less(transport)
 
     def data_received(self, data: bytes) -> None:
-        shortcut, reader = self._shortcut, self._reader
+        shortcut = self._shortcut
         if shortcut is not None and shortcut(data):
             return
+        reader = self._reader
         if self._reply is None and self._answered is None:
             self.abort()  # no request is waiting for an answer
             return
