@@ -1,5 +1,9 @@
 """Keys of clients and networks of engines."""
 
+import errno
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ from hypothesis import strategies as st
 
 from pd_contracts.ping import Ping, PingType
 from pd_contracts.settings import SettingsError, load
-from pd_proxy.access import Keys, allowed, check_networks, read_keys
+from pd_proxy.access import MAX_KEYS_BYTES, Keys, allowed, check_networks, digests, read_keys
 from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
 
@@ -31,9 +35,9 @@ def test_a_file_without_keys_does_not_open_the_proxy_to_all(tmp_path: Path) -> N
 @given(st.binary(min_size=1).filter(lambda key: key == key.strip()))
 def test_only_a_key_is_allowed(key: bytes) -> None:
     header = f"Bearer {key.decode('latin-1')}"
-    assert allowed(header, [b"other key", key])
-    assert not allowed(header + "x", [key])
-    assert not allowed(header, [])
+    assert allowed(header, digests([b"other key", key]))
+    assert not allowed(header + "x", digests([key]))
+    assert not allowed(header, digests([]))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,7 @@ def test_only_a_key_is_allowed(key: bytes) -> None:
     ],
 )
 def test_a_key_needs_its_scheme_in_any_case(header: str, lets_in: bool) -> None:
-    assert allowed(header, [b"key"]) is lets_in
+    assert allowed(header, digests([b"key"])) is lets_in
 
 
 def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
@@ -76,6 +80,86 @@ def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
     other.write_text("old\n")
     other.rename(path)
     assert lets_in(later=1) == [True, False]
+
+
+@pytest.fixture(name="watched")
+def _watched(tmp_path: Path) -> Callable[[], list[str]]:
+    """Two keys that come and go in the file `keys`; returns which of them are valid a second later."""
+    (tmp_path / "keys").write_text("old\n")
+    now = [0.0]
+    keys = Keys(str(tmp_path / "keys"), lambda: now[0])
+
+    def valid() -> list[str]:
+        now[0] += 1
+        return [key for key in ("old", "new") if keys.allow(f"Bearer {key}")]
+
+    return valid
+
+
+def test_a_file_that_could_not_be_read_for_a_moment_is_read_later(
+    tmp_path: Path, watched: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_descriptor(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "keys").write_text("new key\nnew\n")
+    with monkeypatch.context() as short:
+        short.setattr(os, "open", no_descriptor)
+        assert watched() == ["old"]
+    assert watched() == ["new"]
+
+
+def test_a_pipe_in_the_files_place_makes_nobody_wait(tmp_path: Path, watched: Callable[[], list[str]]) -> None:
+    (tmp_path / "keys").unlink()
+    os.mkfifo(tmp_path / "keys")
+    found: list[list[str]] = []
+    asking = threading.Thread(target=lambda: found.append(watched()), daemon=True)
+    asking.start()
+    asking.join(timeout=20)
+    assert found == [["old"]]
+
+
+def test_a_pipe_is_read_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    os.mkfifo(path)
+    writing = threading.Thread(target=path.write_text, args=("key\n",))
+    writing.start()
+    assert read_keys(str(path)) == (b"key",)
+    writing.join()
+
+
+def test_a_file_that_is_too_large_is_refused_and_the_old_keys_stay(
+    tmp_path: Path, watched: Callable[[], list[str]]
+) -> None:
+    (tmp_path / "keys").write_bytes(b"new\n" + b"#" * MAX_KEYS_BYTES)
+    assert watched() == ["old"]
+    with pytest.raises(OSError, match=f"API_KEYS_FILE: .* larger than {MAX_KEYS_BYTES} bytes"):
+        read_keys(str(tmp_path / "keys"))
+
+
+def test_a_file_of_the_same_size_and_time_is_noticed(tmp_path: Path, watched: Callable[[], list[str]]) -> None:
+    path = tmp_path / "keys"
+    before = path.stat()
+    path.write_text("new\n")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert watched() == ["new"]
+
+
+def test_a_secret_of_kubernetes_is_swapped_by_a_link(tmp_path: Path) -> None:
+    for folder, key in (("..one", "old"), ("..two", "new")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "keys").write_text(f"{key}\n")
+    (tmp_path / "..data").symlink_to("..one")
+    (tmp_path / "keys").symlink_to("..data/keys")
+    now = [0.0]
+    keys = Keys(str(tmp_path / "keys"), lambda: now[0])
+
+    (tmp_path / "..data_tmp").symlink_to("..two")
+    (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+    now[0] = 1.0
+
+    assert not keys.allow("Bearer old")
+    assert keys.allow("Bearer new")
 
 
 def test_without_a_file_nobody_needs_a_key(tmp_path: Path) -> None:

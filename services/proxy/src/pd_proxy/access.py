@@ -1,12 +1,12 @@
 """Which clients may send requests, and which engines may announce themselves. Pure, except for the file of keys."""
 
 import codecs
-import hmac
+import hashlib
 import ipaddress
 import logging
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import stat
+from collections.abc import Callable, Collection, Iterable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -16,6 +16,8 @@ from pd_proxy.engines.registry import PingRefusedError
 logger = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S: Final = 1.0
+# About 100,000 keys. All requests wait while the file is read, so it must not be arbitrarily large.
+MAX_KEYS_BYTES: Final = 4 * 1024 * 1024
 
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
@@ -31,8 +33,8 @@ class Keys:
         """
         self._path = path
         self._clock = clock
-        self._keys = read_keys(path)
-        self._version = _version(path)
+        self._version = self._unusable = _version(path)
+        self._digests = digests(read_keys(path))
         self._looked = clock()
 
     def __bool__(self) -> bool:
@@ -45,20 +47,25 @@ class Keys:
         if now - self._looked >= LOOK_INTERVAL_S:
             self._looked = now
             self._read_again()
-        return allowed(authorization, self._keys)
+        return allowed(authorization, self._digests)
 
     def _read_again(self) -> None:
         version = _version(self._path)
         if version == self._version:
             return
-        self._version = version
         try:
-            self._keys = read_keys(self._path)
+            keys = read_keys(self._path, at_start=False)
         except OSError as error:
-            # The file is half-written or gone: the keys that were valid stay valid.
-            logger.warning("API_KEYS_FILE cannot be read again; the old keys stay valid", extra={"reason": str(error)})
+            # The file is half-written or gone, or the proxy has no descriptor left: the keys that were valid stay valid until it can be read.
+            if version != self._unusable:
+                self._unusable = version
+                logger.warning(
+                    "API_KEYS_FILE cannot be read again; the old keys stay valid", extra={"reason": str(error)}
+                )
         else:
-            logger.info("API_KEYS_FILE was read again", extra={"keys": len(self._keys)})
+            self._version = self._unusable = version
+            self._digests = digests(keys)
+            logger.info("API_KEYS_FILE was read again", extra={"keys": len(keys)})
 
 
 def _version(path: str) -> tuple[int, ...]:
@@ -67,18 +74,21 @@ def _version(path: str) -> tuple[int, ...]:
         found = os.stat(path)  # noqa: PTH116  the numbers, whatever the path is
     except OSError:
         return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
-def read_keys(path: str) -> tuple[bytes, ...]:
+def read_keys(path: str, *, at_start: bool = True) -> tuple[bytes, ...]:
     """Clients' keys, one per line, without empty lines and lines that begin with #. Without a path there are none.
 
+    Pipes (`API_KEYS_FILE=<(…)` in a shell) are read at the start only: later, nobody may be writing, and all requests would wait.
+
     Raises:
-        OSError: if the file cannot be read, or holds no key although there should be some.
+        OSError: if the file cannot be read or is too large, or holds no key although there should be some.
     """
     if not path:
         return ()
-    lines = (line.strip() for line in Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).splitlines())
+    content = _content(path, at_start=at_start).removeprefix(codecs.BOM_UTF8)
+    lines = (line.strip() for line in content.splitlines())
     keys = tuple(line for line in lines if line and not line.startswith(b"#"))
     if not keys:
         msg = f"API_KEYS_FILE: {path} holds no key"
@@ -86,13 +96,31 @@ def read_keys(path: str) -> tuple[bytes, ...]:
     return keys
 
 
-def allowed(authorization: str, keys: Sequence[bytes]) -> bool:
-    """Whether a header holds one of the keys as a bearer token. Takes equally long for every key, so that its time reveals nothing."""
+def _content(path: str, *, at_start: bool) -> bytes:
+    # Opening a pipe would otherwise wait for somebody who writes.
+    descriptor = os.open(path, os.O_RDONLY | (0 if at_start else os.O_NONBLOCK))
+    with os.fdopen(descriptor, "rb") as file:
+        if not at_start and not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            msg = f"API_KEYS_FILE: {path} is no longer a file"
+            raise OSError(msg)
+        content = file.read(MAX_KEYS_BYTES + 1)
+    if len(content) > MAX_KEYS_BYTES:
+        msg = f"API_KEYS_FILE: {path} is larger than {MAX_KEYS_BYTES} bytes"
+        raise OSError(msg)
+    return content
+
+
+def digests(keys: Iterable[bytes]) -> frozenset[bytes]:
+    """What is looked up instead of keys. The time of a look-up depends on digests only, so it reveals nothing of a key."""
+    return frozenset(hashlib.sha256(key).digest() for key in keys)
+
+
+def allowed(authorization: str, known: Collection[bytes]) -> bool:
+    """Whether a header holds a key with one of these digests as a bearer token."""
     scheme, _, token = authorization.partition(" ")
     # The server reads headers as Latin-1, so this gives the bytes that were sent.
     given = token.strip(" \t").encode("latin-1", errors="replace")
-    matches = [hmac.compare_digest(given, key) for key in keys]
-    return any(matches) and scheme.lower() == "bearer"
+    return hashlib.sha256(given).digest() in known and scheme.lower() == "bearer"
 
 
 def check_networks(ping: Ping, networks: Networks) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 from quart import Blueprint, Response, request
 
-from pd_proxy.access import allowed
+from pd_proxy.access import allowed, digests
 from pd_proxy.api.membership import idle, named, wait_s
 from pd_proxy.api.passthrough import everywhere
 from pd_proxy.background.canary import examine, pairs
@@ -65,5 +65,5 @@ class Admin:
 
     async def _check_key(self) -> None:
         key = self._context.settings.admin_key
-        if not key or not allowed(request.headers.get("Authorization", ""), [key.encode()]):
+        if not key or not allowed(request.headers.get("Authorization", ""), digests([key.encode()])):
             raise ForbiddenError("this needs the admin key (ADMIN_KEY) as a bearer token")
