@@ -18,6 +18,9 @@ BODY = json.dumps({"model": MODEL, "prompt": TEXT, "input": TEXT, "max_tokens": 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
 PLAIN = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 IN_CHUNKS = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+HALF_A_HEAD = b"\0\0\1\1\0\0\0\0\1\x82"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -45,6 +48,16 @@ class Raw:
                 if line == b"transfer-encoding: chunked":
                     body = await self._reader.readuntil(b"0\r\n\r\n")
             return int(head.split(b" ")[1]), head, body
+
+    async def something(self) -> None:
+        """Wait for anything the proxy says."""
+        async with asyncio.timeout(30):
+            assert await self._reader.read(1)
+
+    async def ended(self) -> None:
+        """Wait until the proxy closes, whatever it says before."""
+        async with asyncio.timeout(30):
+            await self._reader.read()
 
     async def closed(self) -> bool:
         """Wait until the proxy closes; True if it said nothing more."""
@@ -169,6 +182,33 @@ async def test_idle_connections_and_half_requests_are_closed(proxy: RunningProxy
         if status is not None:
             assert (await other.answer())[0] == status
         assert await other.closed()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        HTTP2,
+        HTTP2 + SETTINGS,
+        HTTP2 + b"\xff" * 100,
+        HTTP2 + SETTINGS + HALF_A_HEAD,
+        HEALTH.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+    ],
+    ids=["HTTP/2", "settings", "no frames", "half a head", "half a handshake"],
+)
+async def test_connections_that_never_ask_for_anything_are_closed(raw: Raw, beginning: bytes) -> None:
+    raw.writer.write(beginning)
+    await raw.ended()
+
+
+async def test_a_connection_that_never_asked_for_anything_delays_no_shutdown() -> None:
+    async with running_proxy(drain_timeout_s=60.0) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+        raw = Raw(reader, writer)
+        writer.write(HTTP2 + SETTINGS)
+        await raw.something()
+        proxy.shutdown.set()
+        await raw.ended()
         writer.close()
 
 

@@ -144,13 +144,12 @@ class Connections:
         del self._handed_over[protocol]
         self.leave(protocol.transport)
 
-    async def _hypercorn(self, reader: asyncio.StreamReader, writer: Writer) -> None:
+    async def _hypercorn(self, protocol: HandedOver, reader: asyncio.StreamReader, writer: Writer) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self.tasks.add(task)
+        app, state = protocol.counting(self._wrapped), LifespanState(state_of(writer))
         try:
-            await Server(
-                self._wrapped, self.loop, self.config, self._worker, LifespanState(state_of(writer)), reader, writer
-            )
+            await Server(app, self.loop, self.config, self._worker, state, reader, writer)
         finally:
             self.tasks.discard(task)
 
@@ -175,6 +174,8 @@ class Connections:
             for protocol, unsent in list(self._handed_over.items()):
                 if unsent.stalled(now):
                     protocol.transport.abort()
+                elif protocol.idle_s(now) > self.config.keep_alive_timeout and not unsent.size:
+                    protocol.transport.close()
 
     async def finish(self) -> None:
         """Serve no new requests, let the running ones end, then cancel them."""
@@ -182,6 +183,9 @@ class Connections:
         await self._worker.terminated.set()
         for client in list(self.clients):
             client.stop()
+        for protocol in list(self._handed_over):
+            if protocol.idle_s(self.loop.time()):
+                protocol.transport.close()  # after what has been written
         last = self.loop.time() + self.config.graceful_timeout
         while self.tasks and self.loop.time() < last:
             await asyncio.wait(self.tasks, timeout=last - self.loop.time())

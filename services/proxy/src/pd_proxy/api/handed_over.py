@@ -1,16 +1,17 @@
 """Connections that Hypercorn serves, within the same limits as those that `client` serves itself.
 
-Hypercorn reads with h11, which bounds only what is incomplete: a large head would pass or not as the network cuts it. And it closes a
-connection at once, also while the client is still sending.
+Hypercorn reads with h11, which bounds only what is incomplete: a large head would pass or not as the network cuts it. It closes a
+connection at once, also while the client is still sending. And it keeps some idle connections forever.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import h11
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.events import Event, Updated
+from hypercorn.typing import AppWrapper
 
 from pd_contracts.http_answers import MAX_HEAD_BYTES
 from pd_proxy.api.farewell import Farewell
@@ -137,14 +138,36 @@ class HandedOver(asyncio.StreamReaderProtocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        serve: Callable[[asyncio.StreamReader, Writer], Awaitable[None]],
+        serve: Callable[["HandedOver", asyncio.StreamReader, Writer], Awaitable[None]],
         ended: Callable[["HandedOver"], None],
     ) -> None:
         """`serve` begins at once; `ended` is called when the connection has ended."""
         self.transport = transport
         self._ended = ended
+        self._requests = 0
+        self._idle_since = asyncio.get_running_loop().time()
         reader = asyncio.StreamReader()
-        super().__init__(reader, lambda _reader, _writer: serve(reader, Writer(self, transport, reader)))
+        super().__init__(reader, lambda _reader, _writer: serve(self, reader, Writer(self, transport, reader)))
+
+    def counting(self, app: AppWrapper) -> AppWrapper:
+        """An application for this connection alone, whose requests are counted."""
+
+        async def counted(*call: Any) -> None:
+            self._requests += 1
+            try:
+                await app(*call)
+            finally:
+                self._requests -= 1
+                self._idle_since = asyncio.get_running_loop().time()
+
+        return cast("AppWrapper", counted)
+
+    def idle_s(self, now: float) -> float:
+        """For how long no request has been served; a request begins with a whole head.
+
+        Hypercorn measures this only after a request: not while HTTP/2 has begun without one, nor after a WebSocket's handshake that is wrong.
+        """
+        return 0.0 if self._requests else now - self._idle_since
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -129,7 +129,7 @@ class Passthrough:
         """The unchanged answer of a ready combined engine that serves the model."""
         context = self._context
         check_key(context)
-        body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+        body = await body_of(request, context.settings)
         if context.stopping:
             raise ShuttingDownError("the proxy is shutting down")
         kind = request.headers.get("Content-Type", JSON)
