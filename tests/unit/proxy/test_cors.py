@@ -2,7 +2,7 @@
 
 import pytest
 
-from pd_proxy.api.cors import allows, headers, preflight
+from pd_proxy.api.cors import allows, headers, preflight, unread
 
 PAGE = "http://localhost:3000"
 ASKED = {
@@ -37,6 +37,15 @@ def test_a_preflight_is_told_that_it_may_send_a_key() -> None:
     assert told["Access-Control-Allow-Origin"] == PAGE
     assert told["Access-Control-Allow-Headers"] == "authorization,content-type"
     assert "POST" in told["Access-Control-Allow-Methods"]
+
+
+@pytest.mark.parametrize(
+    ("origins", "told"), [((PAGE,), PAGE), (("*",), "*"), (("https://a", "*"), "*"), (("https://a", PAGE), None)]
+)
+def test_a_page_may_read_why_its_connection_was_refused_where_its_origin_needs_no_guess(
+    origins: tuple[str, ...], told: str | None
+) -> None:
+    assert unread(origins).get("Access-Control-Allow-Origin") == told
 
 
 @pytest.mark.parametrize(

@@ -39,3 +39,42 @@ def test_predictions_are_refused_without_what_they_need(changes: dict[str, str],
     assert load(Settings, PREDICTED).predicts
     with pytest.raises(SettingsError, match=said):
         load(Settings, PREDICTED | changes)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://localhost:3000/",
+        "HTTP://localhost:3000",
+        "http://Localhost:3000",
+        "https://chat.example:443",
+        "http://chat.example:80",
+        "http://chat.example:080",
+        "https://*.example",
+        "chrome-extension://*",
+        "https://m\u00fcnchen.example",
+        "https://user@chat.example",
+        "chat.example",
+        "https://",
+    ],
+)
+def test_an_origin_that_no_browser_would_send_is_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(SettingsError, match=r"CORS_ORIGINS: .* as browsers send it"):
+        load(Settings, {"CORS_ORIGINS": origin})
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "http://localhost:3000",
+        "http://chat.example:443",
+        "https://chat.example",
+        "https://10.0.0.1:8443",
+        "http://[::1]:3000",
+        "chrome-extension://abcdef",
+    ],
+)
+def test_origins_as_browsers_send_them_are_accepted(origin: str) -> None:
+    assert load(Settings, {"CORS_ORIGINS": origin}).cors_origins == (origin,)

@@ -25,8 +25,12 @@ OWN_HEADERS: Final = frozenset(
     {"authorization", "x-api-key", "cookie", "x-request-id", "host", "connection", "content-type", "content-length",
      "content-encoding", "transfer-encoding", "accept-encoding", "expect", "upgrade", "x-data-parallel-rank"}
 )  # fmt: skip
-# As browsers send them; pages from a file have the origin `null`.
-_ORIGIN: Final = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\s@]+")
+_HOST: Final = r"(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])"
+_PORT: Final = r"(?::[1-9][0-9]{0,4})?"
+# As browsers send them, because any other form would never match; pages from a file have the origin `null`.
+_ORIGIN: Final = re.compile(
+    rf"\*|null|http://{_HOST}(?!:80$){_PORT}|https://{_HOST}(?!:443$){_PORT}|(?!https?:)[a-z][a-z0-9+.-]*://[^/?#\s@*]+"
+)
 
 # What decides how requests are served, and so belongs to the records of a measurement.
 _SERVING: Final = frozenset(
@@ -287,7 +291,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         self.networks()
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
-                msg = f"CORS_ORIGINS: {origin!r} is not an origin such as https://chat.example or http://localhost:3000"
+                msg = f"CORS_ORIGINS: {origin!r} is not an origin as browsers send it, such as https://chat.example or http://localhost:3000: in lower case, without a path, a * or the scheme's own port"
                 raise ValueError(msg)
         if own := OWN_HEADERS.intersection(self.passed_headers):
             msg = f"PASSED_HEADERS: {min(own)} is set by the proxy itself and cannot be passed on"

@@ -367,7 +367,8 @@ class Client(asyncio.Protocol):
         if not self._keep_alive:
             headers["Connection"] = "close"
         if origins := self._front.context.settings.cors_origins:
-            headers |= cors.headers(origins, self._asked.header("origin") if self._asked is not None else "")
+            asked = self._asked
+            headers |= cors.unread(origins) if asked is None else cors.headers(origins, asked.header("origin"))
         return write_head(f"HTTP/1.1 {status} {phrase}", headers)
 
     def _write(self, data: bytes) -> None:

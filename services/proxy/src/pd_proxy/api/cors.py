@@ -33,6 +33,11 @@ def headers(origins: Sequence[str], origin: str) -> dict[str, str]:
     }
 
 
+def unread(origins: Sequence[str]) -> dict[str, str]:
+    """The headers of an answer to a request that was refused before its head was read. Where one origin is allowed, that is the one."""
+    return headers(origins, origins[0] if len(origins) == 1 or ANY in origins else "")
+
+
 def preflight(origins: Sequence[str], asked: Mapping[str, str]) -> dict[str, str] | None:
     """The headers of the answer to a preflight; None if the request is not one, or its origin is not allowed. Names in `asked` are in lower case."""
     origin = asked.get("origin", "")
