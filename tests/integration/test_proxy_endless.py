@@ -189,6 +189,7 @@ BROKEN = {
     "HTML": b"<html>busy</html>",
     "broken JSON": b'{"choices": [',
     "an error": b'{"error": {"message": "out of memory at 10.1.2.3:80", "code": 500}}',
+    "bytes that are no text": b'{"choices": [{"index": 0, "text": "\xff"}]}',
     "nothing": b"",
     "an empty object": b"{}",
 }

@@ -95,6 +95,13 @@ async def test_the_client_gets_the_engines_retry_after(proxy: RunningProxy, body
     assert reply.error["message"] == "combined-0 answered 503"
 
 
+@BODIES
+async def test_the_client_gets_the_retry_after_of_an_engines_429(proxy: RunningProxy, body: dict[str, Any]) -> None:
+    await proxy.engine(Role.COMBINED, answer=failing(429, b'{"error":"busy"}', headers={"Retry-After": "17"}))
+    reply = await proxy.post(body)
+    assert (reply.status, reply.headers["Retry-After"]) == (429, "17")
+
+
 async def test_another_engine_is_asked_before_the_client_gets_retry_after(proxy: RunningProxy) -> None:
     busy = failing(503, headers={"Retry-After": "17"})
     await proxy.engine(Role.COMBINED, answer=busy, boot_id="busy")

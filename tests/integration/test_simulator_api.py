@@ -254,6 +254,12 @@ async def test_malformed_json_is_400(simulator: Simulator) -> None:
     assert (await simulator.post("/v1/completions", data=b'{"prompt": ')).status == 400
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses", "/inference/v1/generate"])
+@pytest.mark.parametrize("data", [b'{"metadata": ' + b"[" * 100_000, b'{"model": "\xff"}'], ids=["deep", "no text"])
+async def test_json_that_cannot_be_held_is_400(simulator: Simulator, path: str, data: bytes) -> None:
+    assert (await simulator.post(path, data=data)).status == 400
+
+
 async def test_only_json_is_read(simulator: Simulator) -> None:
     async with simulator.session.post(f"{simulator.url}/v1/completions", data={"prompt": "x"}) as response:
         assert response.status == 400

@@ -315,14 +315,22 @@ class RefusedError(UpstreamError):
 
     cause = "refused"
 
-    def __init__(self, status: int, message: str, *, fields: dict[str, Any] | None = None) -> None:
-        """`status` is the engine's; `fields` are those of its error object, used for a 4xx."""
+    def __init__(
+        self, status: int, message: str, *, fields: dict[str, Any] | None = None, retry_after: str = ""
+    ) -> None:
+        """`status` is the engine's; `fields` are those of its error object, used for a 4xx; `retry_after` is its header."""
         super().__init__(message)
+        self._retry_after = retry_after
         if fields is not None and 400 <= status < 500:
             self.status = status
             self.type = str(fields.get("type") or BadRequestError.type)
             self.param = fields.get("param")
             self.code = fields.get("code")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The engine's own Retry-After, if it sent one."""
+        return {"Retry-After": self._retry_after} if self._retry_after else super().headers
 
 
 class BusyError(RefusedError):
@@ -330,15 +338,9 @@ class BusyError(RefusedError):
 
     def __init__(self, message: str, retry_after: str) -> None:
         """`retry_after` is the engine's header, which goes to the client if no other engine serves the request."""
-        super().__init__(503, message)
+        super().__init__(503, message, retry_after=retry_after)
         self.status = 503
         self.type, self.code = NoInstanceError.type, "overloaded"
-        self._retry_after = retry_after
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The engine's own Retry-After."""
-        return {"Retry-After": self._retry_after}
 
 
 class RefusedInStreamError(RefusedError):

@@ -72,6 +72,8 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
         RefusedInStreamError: if it is an error.
     """
     try:
+        if not body.isascii():
+            body.decode()  # the decoder does not look into what it leaves raw
         fields = object_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         what = "is empty" if not body.strip() else "is not valid JSON"

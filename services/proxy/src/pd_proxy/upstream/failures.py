@@ -75,8 +75,10 @@ def refusal(instance: Instance, status: int, body: bytes, retry_after: str) -> R
         "engine refused a request",
         extra={"instance": instance.name, "status": status, "detail": message[:500]},
     )
+    retry_after = retry_after if _RETRY_AFTER.fullmatch(retry_after) else ""
     if 400 <= status < 500:
-        return RefusedError(status, message or f"{instance.name} answered {status}", fields=fields)
-    if status == 503 and _RETRY_AFTER.fullmatch(retry_after):
+        said = message or f"{instance.name} answered {status}"
+        return RefusedError(status, said, fields=fields, retry_after=retry_after)
+    if status == 503 and retry_after:
         return BusyError(f"{instance.name} answered {status}", retry_after)
     return RefusedError(status, f"{instance.name} answered {status}")

@@ -139,7 +139,7 @@ class Api:
         """Tell prefill at once that a refused request will not fetch its KV (vLLM: `_with_kv_transfer_rejection_cleanup`)."""
         try:
             body = msgspec.json.decode(data)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # then it is unknown what it would have fetched
         params = body.get("kv_transfer_params") if isinstance(body, dict) else None
         if isinstance(params, dict):
