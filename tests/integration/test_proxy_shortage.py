@@ -87,7 +87,7 @@ async def test_one_client_holds_no_more_than_its_part() -> None:
         held = [await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port) for _ in range(3)]
         assert (await proxy.get("/health")).status == 200  # the session's connection is the fourth
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = await asyncio.wait_for(reader.read(), 30)
         assert b" 429 " in answer
         assert b"too_many_connections" in answer
@@ -101,6 +101,34 @@ async def test_one_client_holds_no_more_than_its_part() -> None:
         writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b" 200 " in await asyncio.wait_for(reader.readline(), 30)
         writer.close()
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], b" 200 "),
+        ([b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"], b" 200 "),
+        ([b"GE", b"T /health HTTP/1.1\r\nHost: x\r\n", b"\r\n"], b" 200 "),
+        ([b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"], b" 429 "),
+        ([b"GET /health HTTP/1.1\r\nX: " + b"x" * 5000], b" 429 "),
+        ([b"GET /hea"], b" 429 "),
+        ([], b" 429 "),
+    ],
+)
+async def test_probes_are_answered_where_there_is_no_room_for_others(parts: list[bytes], status: bytes) -> None:
+    async with running_proxy(max_connections_per_client=1) as proxy:
+        _, held = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+        await asyncio.sleep(0.05)
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+            for part in parts:
+                writer.write(part)
+                await asyncio.sleep(0.05)
+            answer = await asyncio.wait_for(reader.read(), 30)  # the connection ends behind it
+            writer.close()
+            assert status in answer.splitlines()[0]
+            assert answer.count(b"HTTP/1.1") == 1
+        held.close()
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/completions"])

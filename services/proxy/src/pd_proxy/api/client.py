@@ -42,6 +42,11 @@ from pd_proxy.upstream.relay import Relay
 
 logger = logging.getLogger(__name__)
 
+# These say how the proxy is, above all when it is full: an orchestrator that gets no answer restarts it, with everything it serves.
+PROBES: Final = tuple(f"GET {path} ".encode() for path in ("/health", "/ping", "/ready", "/metrics"))
+MAX_PROBE_BYTES: Final = 4096
+# How long a connection for which there is no room may take to say that it is a probe.
+PROBE_S: Final = 1.0
 # How often to look whether a slow client has taken its answer.
 LOOK_S: Final = 0.05
 # How many bytes a client may send ahead while its request is served, or while it does not read its answers.
@@ -97,25 +102,27 @@ class Client(asyncio.Protocol):
         self._unsent: Unsent | None = None
         self._delivering = False  # an answer is written, and the client has not taken all of it
         self._has_everything = False
+        self._no_room: ProxyError | None = None  # why this connection gets no answer but to a probe
         self._seen = 0  # bytes already searched for the end of a head
         self._deadline = 0.0
         self._arrived = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        error = self._front.enter(self._transport)
-        if error is not None:
-            self._turn_away(error)
-            if self._front.crowded:
-                self._transport.close()
+        self._no_room = self._front.enter(self._transport)
+        if self._no_room is not None and self._front.crowded:
+            self._turn_away(self._no_room)
+            self._transport.close()
             return
         self._front.clients.add(self)
         self._unsent = Unsent(self._transport, self._front.context.settings.client_stall_timeout_s)
-        self._wait(self._front.config.keep_alive_timeout)
+        self._wait(self._front.config.keep_alive_timeout if self._no_room is None else PROBE_S)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        if self._task is None:
+        if self._no_room is not None:
+            self._hear(self._no_room)
+        elif self._task is None:
             self._advance()
         self._pace()
 
@@ -154,6 +161,9 @@ class Client(asyncio.Protocol):
     def expire(self, now: float) -> None:
         """End the connection if nothing arrived for too long and nothing is being served."""
         if self._task is not None or now <= self._deadline or self._transport is None or self._unsent is None:
+            return
+        if self._no_room is not None:
+            self._turn_away(self._no_room)
             return
         if self._head is not None and not self._transport.is_closing():
             limit = self._front.context.settings.upload_idle_timeout_s
@@ -241,6 +251,16 @@ class Client(asyncio.Protocol):
         self._head, self._arrived = head, monotonic()
         return True
 
+    def _hear(self, no_room: ProxyError) -> None:
+        """Answer a probe once, and turn everything else away."""
+        head = bytes(self._buffer[: MAX_PROBE_BYTES + 1])
+        if self._transport is None or len(head) > MAX_PROBE_BYTES or not _may_be_probe(head):
+            self._turn_away(no_room)
+        elif b"\r\n\r\n" in head:
+            line, _, rest = head.partition(b"\r\n")
+            self._buffer = bytearray(line + b"\r\nConnection: close\r\n" + rest)
+            self._hand_over(self._transport)
+
     def _hand_over(self, transport: asyncio.Transport) -> None:
         self._front.clients.discard(self)
         self._transport = None  # the connection goes on, so this object must not report its end
@@ -278,6 +298,7 @@ class Client(asyncio.Protocol):
             else:
                 headers = {"Content-Type": JSON, **whole_headers(trace), "Content-Length": str(len(found.body))}
                 self._write(self._response(200, headers) + found.body)
+                del found  # a slow client must not hold a large answer twice
             if self._write_paused:
                 await self._taken(trace)
             delivered(trace)
@@ -374,3 +395,8 @@ class Client(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
+
+
+def _may_be_probe(head: bytes) -> bool:
+    """Whether these bytes begin a probe, or can still do so."""
+    return any(head.startswith(probe) or probe.startswith(head) for probe in PROBES)
