@@ -98,6 +98,62 @@ async def test_a_stream_passes_as_it_comes(proxy: RunningProxy) -> None:
     await proxy.settled()
 
 
+async def cut(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_length = 100
+    await response.prepare(request)
+    await response.write(b'{"data": ')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        failing(200),
+        failing(200, content_type="text/event-stream"),
+        failing(204),
+        failing(206, b"{}"),
+        failing(301, headers={"Location": "http://10.1.2.3/"}),
+        failing(200, b"\x1f\x8b", headers={"Content-Encoding": "gzip"}),
+        cut,
+    ],
+    ids=["nothing", "an empty stream", "204", "206", "301", "gzip", "cut"],
+)
+async def test_what_is_no_answer_is_an_error_with_a_status(proxy: RunningProxy, answer: Answer) -> None:
+    await proxy.engine(Role.COMBINED, answer=answer)
+    reply = await proxy.post(BODY, "/v1/embeddings")
+    assert reply.status == 502
+    assert reply.error["message"]
+    assert (await proxy.stats_where(lambda stats: not stats.instances[0].in_flight)).instances[0].failures == 1
+
+
+async def test_a_stream_that_is_cut_ends_with_an_error_event(proxy: RunningProxy) -> None:
+    async def half(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        await response.write(b'data: {"text": "a"}\n\ndata: {"te')
+        await asyncio.sleep(0.05)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    await proxy.engine(Role.COMBINED, answer=half)
+    reply = await proxy.post(BODY, "/v1/audio/transcriptions")
+    *_, last = reply.body.decode().strip().split("\n\n")
+    assert reply.status == 200
+    assert "closed the connection before its answer was complete" in last
+    assert last.startswith("data: {")
+    assert (await proxy.stats_where(lambda stats: not stats.instances[0].in_flight)).instances[0].failures == 1
+
+
+async def test_an_answer_above_the_bound_is_refused_with_its_name() -> None:
+    async with running_proxy(max_answer_bytes=1000) as proxy:
+        await proxy.engine(Role.COMBINED, answer=failing(200, b"[" + b" " * 2000 + b"]"))
+        reply = await proxy.post(BODY, "/v1/embeddings")
+        assert (reply.status, reply.error["code"]) == (502, "answer_too_large")
+
+
 async def test_a_client_that_leaves_ends_it_at_the_engine(proxy: RunningProxy) -> None:
     async def answer(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
         response = await start_stream(request)

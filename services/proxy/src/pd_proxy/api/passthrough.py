@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import msgspec
 from quart import Blueprint, Response, request
 
+from pd_contracts import sse
 from pd_contracts.names import Role
 from pd_proxy import __version__
 from pd_proxy.api.afterwards import afterwards
@@ -140,9 +141,23 @@ class Passthrough:
         except BaseException as error:
             flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500)
             raise
+        if not answer.is_stream:
+            answer.close()
+            flight.land()
+            return Response(answer.first, content_type=answer.content_type)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield answer.first
+            try:
+                async for piece in answer.pieces():
+                    yield piece
+            except UpstreamError as error:
+                flight.land(failed=True)
+                yield b"\n\n" + sse.encode_event(error.body())  # an event may have been cut
+
         afterwards(request, answer.close)
         afterwards(request, flight.land)
-        response = Response(answer.pieces(), answer.status, content_type=answer.content_type)
+        response = Response(pieces(), content_type=answer.content_type)
         response.timeout = None
         return response
 

@@ -1,4 +1,4 @@
-"""Answers to requests that are not for tokens: documents of limited size, and answers of any kind that are passed on unchanged."""
+"""Answers to requests that are not for tokens: documents of limited size, and streams that are passed on unchanged."""
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -44,18 +44,23 @@ async def post(session: aiohttp.ClientSession, url: str, **options: Any) -> aioh
                 raise
 
 
-class Forwarded:
-    """An engine's answer that is passed on unchanged."""
+def is_stream(response: aiohttp.ClientResponse) -> bool:
+    return response.content_type == "text/event-stream"
 
-    def __init__(self, response: aiohttp.ClientResponse, name: str, shortage: Shortage) -> None:
-        self.status = response.status
+
+class Forwarded:
+    """An engine's 200 that is passed on unchanged. `first` is all of it, unless it is a stream."""
+
+    def __init__(self, response: aiohttp.ClientResponse, first: bytes, name: str, shortage: Shortage) -> None:
         self.content_type = response.headers.get("Content-Type", "application/octet-stream")
+        self.first = first
+        self.is_stream = is_stream(response)
         self._response = response
         self._name = name
         self._shortage = shortage
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """The body.
+        """What follows `first`.
 
         Raises:
             UpstreamError: if the connection breaks.

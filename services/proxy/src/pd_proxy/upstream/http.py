@@ -16,7 +16,7 @@ from pd_proxy.kv.transfer import Leg
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
-from pd_proxy.upstream.documents import Forwarded, noting_use, post, read_document
+from pd_proxy.upstream.documents import Forwarded, is_stream, noting_use, post, read_document
 from pd_proxy.upstream.failures import refusal, translated, translating
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import BrokenOffError, Reply, TooLargeError
@@ -142,20 +142,38 @@ class Upstream:
         return answer
 
     async def forward(self, instance: Instance, path: str, body: bytes, kind: str, timeout_s: float) -> Forwarded:
-        """POST a body of any kind; returns the answer, which is still to be read within `timeout_s`.
+        """POST a body of any kind; returns the answer. A stream is still to be read within `timeout_s`.
 
         Raises:
-            UpstreamError: if there is no answer; a RefusedError for a status of 400 or above.
+            UpstreamError: if there is no answer, or it cannot be passed on; a RefusedError for a status other than 200.
         """
         url, name = self._access.url(instance.http_address, path), instance.name
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         with translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
             response = await post(self.session, url, data=body, headers={"Content-Type": kind}, timeout=timeout)
-            if response.status >= 300:
-                async with response:
-                    body = await read_document(response, MAX_ERROR_BYTES) or b""
-                    raise refusal(instance, response.status, body, response.headers.get("Retry-After", ""))
-        return Forwarded(response, name, self._shortage)
+            try:
+                first = await self._beginning(instance, response)
+            except BaseException:
+                response.close()
+                raise
+        return Forwarded(response, first, name, self._shortage)
+
+    async def _beginning(self, instance: Instance, response: aiohttp.ClientResponse) -> bytes:
+        """The first bytes of a stream, and all of any other answer: until then an error can have a status."""
+        if response.status != 200:
+            body = await read_document(response, MAX_ERROR_BYTES) or b""
+            raise refusal(instance, response.status, body, response.headers.get("Retry-After", ""))
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise BrokenReplyError(f"{instance.name} answered in an encoding that it was not asked for")
+        if is_stream(response):
+            first: bytes | None = await response.content.readany()
+        else:
+            first = await read_document(response, self._max_answer_bytes)
+        if first is None:
+            raise self._too_large(instance)
+        if not first.strip():
+            raise BrokenReplyError(f"{instance.name}'s answer is empty")
+        return first
 
     async def get(self, instance: Instance, path: str, timeout_s: float) -> bytes:
         """GET a small document.
