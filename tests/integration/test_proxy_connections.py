@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -10,7 +11,7 @@ from support.aio import until
 
 import pd_proxy.upstream.connections
 from pd_proxy.shortage import Shortage
-from pd_proxy.upstream.connections import Connection, Pool
+from pd_proxy.upstream.connections import LATE_S, Connection, Pool
 from pd_proxy.upstream.replies import BrokenOffError, ConnectTimedOutError, NotConnectedError, Reply, StaleError
 
 LIMIT = 1024 * 1024
@@ -222,6 +223,14 @@ async def test_a_connection_that_is_not_accepted_times_out() -> None:
     pool = Pool(1e-9, Shortage(lambda _: None))
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(ConnectTimedOutError):
         await ask(pool, f"127.0.0.1:{listener.getsockname()[1]}")
+    pool.close()
+
+
+async def test_a_connection_is_not_given_up_because_the_proxy_stood_still() -> None:
+    pool = Pool(0.05, Shortage(lambda _: None))
+    async with engine(OK) as (address, _):
+        asyncio.get_running_loop().call_soon(time.sleep, 2 * LATE_S)
+        assert (await pool.connect(address)).open
     pool.close()
 
 

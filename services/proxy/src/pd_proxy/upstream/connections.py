@@ -26,6 +26,8 @@ from pd_proxy.upstream.replies import (
 KEEP_ALIVE_S: Final = 2.0
 # If a kept connection ends within this time after a request was sent, the engine had closed it before; if later, it had read the request.
 STALE_S: Final = 1.0
+# A timer that fires this much too late shows that this process stood still (no CPU, SIGSTOP), and says nothing about the engine.
+LATE_S: Final = 0.5
 
 
 def _drop(data: bytes) -> None:
@@ -238,12 +240,15 @@ class Pool:
         """
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
+        due = loop.time() + self._connect_timeout_s
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout_at(due):
                 _, connection = await loop.create_connection(
                     lambda: Connection(self, address), host.strip("[]"), int(port), ssl=self.access.tls
                 )
         except TimeoutError:
+            if loop.time() - due > LATE_S:
+                return await self.connect(address)
             raise ConnectTimedOutError from None
         except (OSError, ValueError) as error:
             # ValueError: a host name from a ping, such as "a..b", can fail in the IDNA codec
