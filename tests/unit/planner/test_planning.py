@@ -154,6 +154,7 @@ def test_the_answer_is_ranked_by_what_is_wanted() -> None:
             Objective.ENERGY: lambda choice: choice.operation.joules,
         }[objective]
         able = [choice for choice in found.choices if not choice.refusal and choice.trust is Trust.CALIBRATED]
+        assert able, objective
         assert able == sorted(able, key=key), objective
         assert all(choice.fleet.capacity * 0.9 >= 30 for choice in able)
 

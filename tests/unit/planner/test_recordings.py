@@ -176,6 +176,7 @@ def test_rates_at_which_nobody_falls_short_say_nothing_of_how_well_capacity_is_p
     calm = [run for run in condensed.runs_on_one_gpu() if run.load.prompt[0] == 8192]
     compared = predicted(condensed.one_gpu(), calm)
 
+    assert compared
     assert all(each.within is not None and min(each.within) > 0.9 for each in compared)
     assert held_out_of(compared).capacity is None
 

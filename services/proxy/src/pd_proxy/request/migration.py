@@ -62,7 +62,7 @@ class Migration:
     @property
     def part(self) -> Part:
         """The whole answer. It is not kept here: a reference cycle would keep the request's body in memory for a while."""
-        return Part(progress=self._progress, go_on=self.go_on, able=self._failures.spare)
+        return Part(progress=self._progress, go_on=self.go_on, able=self._failures.allows)
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
         """Have another engine continue from `restart`; None if no engine can, and then the client gets `error`."""
@@ -134,7 +134,7 @@ class Migration:
 
     def _able(self, engine: Instance) -> bool:
         """Whether an engine can take part in the continuation; prefill draws no token of it."""
-        if not self._failures.spare(engine):
+        if not self._failures.allows(engine):
             return False
         if engine.role is not Role.PREFILL and self._draws and engine.draws != self._draws:
             return False

@@ -63,13 +63,13 @@ class Failures(Struct):
         """Whether nothing has failed yet."""
         return self.last is None and not self.failed and not self.doubted
 
-    def spare(self, engine: Instance) -> bool:
-        """Whether an engine has not failed the request."""
+    def allows(self, engine: Instance) -> bool:
+        """Whether an engine may get the request: it has not failed it."""
         return engine.incarnation not in self.failed
 
     def candidates(self, instances: Sequence[Instance]) -> list[list[Instance]]:
         """The engines that may still serve the request, in groups, the best first."""
-        able = [i for i in instances if self.spare(i)]
+        able = [i for i in instances if self.allows(i)]
         return [[i for i in able if i.incarnation not in self.doubted], able]
 
 
