@@ -124,10 +124,13 @@ def test_gpu_engines_are_pinned_to_the_gpus_of_dotenv() -> None:
         return ids
 
     values = dotenv()
-    assert device("prefill-fabric") == device("combined") == [values["PREFILL_GPU"]]
-    assert device("decode-fabric") == device("combined-1") == [values["DECODE_GPU"]]
+    assert device("prefill-fabric") == [values["PREFILL_GPU"]]
+    assert device("decode-fabric") == [values["DECODE_GPU"]]
     # P2pConnector maps memory of the other's GPU, whose device node must be there: CUDA is told which to compute on.
-    for service, variable in (("prefill", "PREFILL_GPU"), ("decode", "DECODE_GPU")):
+    pinned = {"prefill": "PREFILL_GPU", "decode": "DECODE_GPU", "combined": "PREFILL_GPU", "combined-1": "DECODE_GPU"}
+    for service, variable in pinned.items():
+        [devices] = document[service]["deploy"]["resources"]["reservations"]["devices"]
+        assert devices["count"] in (-1, "all")
         environment = document[service]["environment"]
         assert (environment["CUDA_VISIBLE_DEVICES"], environment["CUDA_DEVICE_ORDER"]) == (
             values[variable],

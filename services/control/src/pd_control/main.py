@@ -23,7 +23,7 @@ from pd_control.doctor.command import doctor
 from pd_control.env_files import complaints
 from pd_control.local import single_process
 from pd_control.planning.gpus import PlanError
-from pd_control.planning.planned_deployment import Planned
+from pd_control.planning.planned_deployment import Planned, in_compose
 from pd_control.planning.planned_deployment import read as read_plan
 from pd_control.supervision.state import StateError
 from pd_control.supervision.supervisor import StartError
@@ -92,7 +92,8 @@ def _plan(words: Sequence[str]) -> int:
 def _context(options: argparse.Namespace) -> Context:
     start, own = Path.cwd(), dict(os.environ)
     planned = _planned(options, own)
-    own = dict(planned.variables) if planned else own
+    if planned:
+        own = in_compose(planned.variables) if options.containers else dict(planned.variables)
     context = comparison_context(start, own, options) if options.command in APART else open_context(start, own)
     if options.command in SETTING:
         for sentence in complaints(context.root, own):
@@ -114,9 +115,8 @@ def _planned(options: argparse.Namespace, own: Mapping[str, str]) -> Planned | N
         msg = f"{said[0]} and --plan exclude each other: the plan determines the engines"
         raise PlanError(msg)
     planned = read_plan(path, own)
-    if options.containers and not planned.fits_compose:
-        msg = f"the compose file has 1P1D or two plain engines, and the plan is {planned.label}: remove --containers, or use Helm with its values.yaml"
-        raise PlanError(msg)
+    if options.containers and planned.refusal:
+        raise PlanError(planned.refusal)
     options.topology = planned.topology
     return planned
 

@@ -19,13 +19,13 @@ class Planned:
     Attributes:
         variables: those of the plan, with the caller's own in their place.
         cells: how many such cells the whole fleet has; each is started on a host of its own, or on other GPUs and ports.
-        fits_compose: the compose file has as many engines: one prefill and one decode, or two plain ones.
+        refusal: why the compose file cannot start it; empty if it can: it has one prefill and one decode engine, or two combined ones.
     """
 
     topology: Topology
     label: str
     cells: int
-    fits_compose: bool
+    refusal: str
     variables: Mapping[str, str]
 
 
@@ -50,8 +50,27 @@ def read(path: Path, own: Mapping[str, str]) -> Planned:
     topology = Topology.DISAGG if deployment.prefills else Topology.COMBINED
     cells = deployment.cells if deployment.in_cells else 1
     shape = (deployment.prefills, deployment.others * (deployment.cells // cells), deployment.tensor_parallel)
-    fits = shape in _COMPOSE and not deployment.adaptive
-    return Planned(topology, deployment.label, cells, fits, {**wanted, **given})
+    whole = {**wanted, **given}
+    return Planned(topology, deployment.label, cells, _not_in_compose(shape, deployment.label, whole), whole)
+
+
+def in_compose(variables: Mapping[str, str]) -> dict[str, str]:
+    """The same for the compose file, where the two engines' GPUs are PREFILL_GPU and DECODE_GPU, whatever their roles."""
+    first, second = _gpus(variables)
+    return {"PREFILL_GPU": first, "DECODE_GPU": second, **variables}
+
+
+def _gpus(variables: Mapping[str, str]) -> list[str]:
+    return [gpu for role in Role for gpu in variables.get(f"{role.upper()}_GPUS", "").split(",") if gpu]
+
+
+def _not_in_compose(shape: tuple[int, ...], label: str, variables: Mapping[str, str]) -> str:
+    if shape not in _COMPOSE or len(_gpus(variables)) != sum(shape[:2]):
+        return f"the compose file has one prefill and one decode engine, or two combined ones, each with one GPU, and the plan is {label}: remove --containers, or use Helm with its values.yaml"
+    own = variables.get("STEP_PROFILE", "")
+    if Path(own).is_absolute():
+        return f"the proxy's container cannot read {own}: remove --containers; or mount it there (docker-compose.yml, proxy), and set STEP_PROFILE to its path in the container"
+    return ""
 
 
 def _refuse_contradiction(name: str, planned: str, own: str, label: str) -> None:
