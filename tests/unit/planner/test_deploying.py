@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from support import chart
@@ -15,6 +16,7 @@ from pd_control.settings import ControlSettings
 from pd_planner.emit import deploy
 from pd_planner.emit.deploy import env_text, values_text
 from pd_planner.emit.plan_file import PlanFileError, read_plan
+from pd_planner.search.candidates import EngineLimits
 from pd_simulator.steps.engines import Order
 
 P2P, NIXL = Connector.P2P, Connector.NIXL
@@ -38,6 +40,7 @@ def test_a_plan_without_a_deployment_is_none(tmp_path: Path) -> None:
         ((1, 1, 1, P2P), {"order": Order.HAND_OFF}, {"prefill": 1, "decode": 1}, 1),
         ((3, 1, 2, P2P), {"order": Order.AT_ONCE}, {"prefill": 6, "decode": 2}, 1),
         ((6, 2, 1, NIXL), {}, {"prefill": 6, "decode": 2}, 1),
+        ((2, 1, 1, Connector.P2P_NCCL), {}, {"prefill": 2, "decode": 1}, 1),
         ((12, 4, 1, P2P), {}, {"prefill": 12, "decode": 4}, 1),  # more than a node has: no pod of all
         ((1, 3, 4, NIXL), {"tensor_parallel": 4}, {"prefill": 1, "decode": 3}, 4),
         ((0, 4, 2, P2P), {"order": Order.HAND_OFF, "adaptive": True}, {"combined": 4}, 1),  # one of two cells
@@ -76,7 +79,7 @@ def test_adaptive_roles_come_with_what_the_proxy_must_know(shipped: str, named: 
 
     planned = read_planned(path, {})
 
-    assert (planned.topology, planned.cells, planned.fits_compose) == (Topology.COMBINED, 2, False)
+    assert (planned.topology, planned.cells) == (Topology.COMBINED, 2)
     wanted = {
         "COMBINED_GPUS": "0,1,2",
         "KV_CONNECTOR": "P2pConnector",
@@ -99,6 +102,17 @@ def test_variables_say_who_writes_the_first_token(order: Order, writer: str, tmp
 
     assert f"FIRST_TOKEN={writer}" in lines
     assert "DECODE_ASKED=at_once" in lines
+
+
+@pytest.mark.parametrize(("longest", "own", "told"), [(8192, None, None), (8193, None, 8193), (300, 4096, 4096)])
+def test_engines_take_the_longest_request(longest: int, own: int | None, told: int | None, tmp_path: Path) -> None:
+    plan = read_plan(written_plan(tmp_path, 1, 1, 1, P2P, order=Order.HAND_OFF))
+    plan = msgspec.structs.replace(plan, longest=longest, engine=EngineLimits(100_000, 64, max_model_len=own))
+
+    assert deploy.variables(plan, tmp_path).get("MAX_MODEL_LEN") == (told and str(told))
+    values = yaml.safe_load(values_text(plan))
+    assert values["engine"].get("maxModelLen") == told
+    chart.render(values)
 
 
 def test_connectors_without_a_choice_get_none(tmp_path: Path) -> None:

@@ -28,8 +28,10 @@ from pd_analysis.words.language import Sentence
 from pd_contracts.names import Connector, Role
 from pd_control.cli.options import parser
 from pd_planner.cli import traffic as traffic_options
+from pd_planner.confidence import findings
 from pd_planner.confidence.draws import Drawn
-from pd_planner.confidence.verdict import Outcome, verdict
+from pd_planner.confidence.findings import Findings, find, settled
+from pd_planner.confidence.verdict import Outcome, values, verdict
 from pd_planner.des.limits import Limits
 from pd_planner.emit.measurement import command
 from pd_planner.emit.plan_file import PlanFile, read_plan
@@ -40,6 +42,7 @@ from pd_planner.profile.numbers import changed
 from pd_planner.profile.shape import read_shape
 from pd_planner.profile.trust import Trust
 from pd_planner.report import terminal
+from pd_planner.report.sentences import doubts, verdict_sentences
 from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
 from pd_planner.search.capacity import Care, Setting, attainment, capacity, run, upper_bound
@@ -69,9 +72,16 @@ def question(**changes: object) -> Question:
     return replace(asked, **changes)  # type: ignore[arg-type]
 
 
-def drawn(candidate: Candidate, per_gpu: Sequence[float]) -> Drawn:
-    operation = Operation(1.0, 1.0, {"ttft_p99": 1.0}, {Role.COMBINED: 1.0}, 1.0)
-    return Drawn(Choice(Fleet(candidate, 1, 1.0), operation, Trust.CALIBRATED, 0.1), tuple(per_gpu), ())
+MOST = question(objective=Objective.GOODPUT, rate=None, gpus=8)
+
+
+def drawn(
+    candidate: Candidate, per_gpu: Sequence[float], cells: int = 1, trust: Trust = Trust.CALIBRATED, **changes: object
+) -> Drawn:
+    latencies = {"ttft_p99": 1.0, "tpot_p50": 1.0}
+    operation = Operation(1.0, 1.0, latencies, {Role.COMBINED: 1.0}, 1.0)
+    choice = Choice(Fleet(candidate, cells, 1.0), operation, trust, 0.22)
+    return Drawn(replace(choice, **changes), tuple(per_gpu), ())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("candidate", [PLAIN, NIXL, Candidate(3, 1, Connector.P2P_NCCL)])
@@ -150,7 +160,7 @@ def test_the_answer_is_ranked_by_what_is_wanted() -> None:
         found = answer(question(objective=objective))
         key = {
             Objective.GPUS: lambda choice: choice.fleet.gpus,
-            Objective.GOODPUT: lambda choice: -choice.fleet.capacity,
+            Objective.GOODPUT: lambda choice: -choice.fleet.per_gpu,
             Objective.ENERGY: lambda choice: choice.operation.joules,
         }[objective]
         able = [choice for choice in found.choices if not choice.refusal and choice.trust is Trust.CALIBRATED]
@@ -218,23 +228,131 @@ def test_a_request_that_fits_no_engine_is_told() -> None:
         ([2.0] * 9 + [0.5], Outcome.APART, 9),
         ([2.0] * 8 + [0.5] * 2, Outcome.UNCLEAR, 8),
         ([0.5] * 10, Outcome.PLAIN, 0),
-        ([1.0] * 10, Outcome.PLAIN, 0),
+        ([1.0] * 10, Outcome.EQUAL, 0),
     ],
 )
 def test_a_verdict_needs_nine_of_ten_draws(apart: list[float], outcome: Outcome, ahead: int) -> None:
-    judged = verdict([drawn(NIXL, apart), drawn(PLAIN, [1.0] * 10)], Objective.GOODPUT)
+    judged = verdict([drawn(NIXL, apart), drawn(PLAIN, [1.0] * 10)], MOST)
 
-    assert (judged.outcome, judged.ahead, judged.draws) == (outcome, ahead, 10)
+    assert judged.compared is not None
+    assert (judged.outcome, judged.compared.ahead, judged.compared.draws) == (outcome, ahead, 10)
 
 
 def test_without_a_rival_there_is_no_comparison() -> None:
-    assert verdict([drawn(PLAIN, [1.0])], Objective.GOODPUT).outcome is Outcome.ALONE
+    assert verdict([drawn(PLAIN, [1.0])], MOST).outcome is Outcome.ALONE
+
+
+def test_on_a_budget_gpus_that_stay_unused_count() -> None:
+    # Of five GPUs 3P1D has four: more per GPU, and less in all.
+    plain, apart = drawn(Candidate(0, 1), [10.0] * 3, cells=5), drawn(Candidate(3, 1, Connector.NIXL), [12.0] * 3)
+
+    assert values(apart, MOST) == [48.0] * 3
+    assert settled([apart, plain], MOST) == [plain, apart]
+    assert verdict([plain, apart], MOST).outcome is Outcome.PLAIN
+    any_number = replace(MOST, gpus=None, rate=30.0)
+    assert settled([plain, apart], any_number) == [apart, plain]
+
+
+def test_the_fewest_gpus_are_counted_in_each_draw() -> None:
+    asked = question(rate=30.0)
+    apart = drawn(Candidate(2, 1, Connector.NIXL), [12.0, 11.0, 12.0])
+
+    assert values(apart, asked) == [3, 6, 3]
+    found = verdict([drawn(Candidate(0, 1), [12.0, 9.0, 8.0]), apart], asked)
+    assert found.compared is not None
+    assert (found.compared.ahead, found.compared.equal, found.compared.behind) == (1, 1, 1)
+    assert found.outcome is Outcome.UNCLEAR
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([Candidate(0, 1), NIXL, Candidate(2, 1, Connector.P2P), Candidate(3, 1, Connector.P2P)]),
+            st.lists(st.sampled_from([5.0, 6.0, 8.0, 10.0]), min_size=4, max_size=4),
+            st.sampled_from([Trust.CALIBRATED, Trust.UNCALIBRATED]),
+            st.booleans(),
+        ),
+        min_size=1,
+        unique_by=lambda each: each[0],
+    ),
+    st.booleans(),
+)
+def test_no_verdict_contradicts_its_answer(
+    given_draws: list[tuple[Candidate, list[float], Trust, bool]], any_topology: bool
+) -> None:
+    asked = replace(MOST, any_topology=any_topology)
+    each = [
+        drawn(candidate, per_gpu, trust=trust, refusal=None if able else Sentence("needs {gpus} GPUs", gpus=9))
+        for candidate, per_gpu, trust, able in given_draws
+    ]
+    ranked = settled(sorted(each, key=lambda one: bool(one.choice.refusal)), asked)
+    found = Findings(asked, Answer(asked, [one.choice for one in ranked]), ranked, verdict(ranked, asked))
+
+    told = verdict_sentences(found)
+
+    assert sorted(map(id, ranked)) == sorted(map(id, each))
+    judged = found.verdict.compared
+    if judged is None:
+        return
+    rival = judged.one if judged.other is found.best else judged.other
+    ahead = judged.ahead if rival is judged.one else judged.behind
+    behind = judged.behind if rival is judged.one else judged.ahead
+    # What is ahead of the answer in most draws has its reason.
+    assert (ahead > behind) == any(
+        sentence.startswith("The answer is not " + rival.choice.fleet.label) for sentence in told
+    )
+    if ahead > behind:
+        assert rival.choice.refusal or (rival.choice.trust is Trust.UNCALIBRATED and not any_topology)
+
+
+def test_the_size_of_the_answer_is_that_of_the_median_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_as_fast(asked: Setting, choices: Sequence[Choice], objective: Objective, draws: int) -> list[Drawn]:
+        return [Drawn(each, (each.fleet.per_gpu / 2,) * draws, (each.operation.joules,) * draws) for each in choices]
+
+    monkeypatch.setattr(findings, "draw", half_as_fast)
+    asked = question(rate=30.0)
+
+    found, central = find(asked, 3, maps=False), answer(asked)
+
+    assert central.best.fleet.gpus < found.best.choice.fleet.gpus
+    assert found.best.choice.fleet.capacity * 0.9 >= 30
+    assert found.answer.best is found.best.choice
+    with pytest.raises(NoPlanError, match=r"cannot serve 30 requests/s: .*the fewest are"):
+        find(replace(asked, gpus=central.best.fleet.gpus), 3, maps=False)
+
+
+def test_goodput_on_a_budget_takes_all_of_it_and_carries_the_rate() -> None:
+    found = answer(question(objective=Objective.GOODPUT, rate=30.0, gpus=5))
+
+    able = [choice for choice in found.choices if not choice.refusal]
+    assert {choice.fleet.gpus for choice in able} <= {4, 5}
+    assert all(choice.fleet.capacity * 0.9 >= 30 for choice in able)
+    assert all(
+        str(choice.refusal) == f"needs {choice.fleet.gpus} GPUs" for choice in found.choices if choice.fleet.gpus > 5
+    )
+
+
+def test_the_answer_says_of_how_many_gpus_it_has_some() -> None:
+    apart = drawn(Candidate(3, 1, Connector.NIXL), [12.0] * 3)
+    asked = replace(MOST, gpus=5)
+    found = Findings(asked, Answer(asked, [apart.choice]), [apart], verdict([apart], asked))
+
+    assert verdict_sentences(found)[0].startswith("The most on 4 of 5 GPUs within")
+
+
+def test_draws_that_do_not_carry_the_rate_are_told() -> None:
+    asked = question(rate=30.0)
+    plain = drawn(Candidate(0, 1), [9.0, 11.0, 7.0, 7.4], cells=4)
+    found = Findings(asked, Answer(asked, [plain.choice]), [plain], verdict([plain], asked))
+
+    [told] = [each for each in doubts(found, "") if "draws" in each]
+    assert told.startswith("In 2 of 4 draws 30.0 requests/s are too many for 4 plain engines")
 
 
 def test_what_decides_is_a_command_that_pdctl_takes() -> None:
-    judged = verdict([drawn(Candidate(2, 1, Connector.NIXL), [2.0]), drawn(PLAIN, [1.0])], Objective.GOODPUT)
+    judged = verdict([drawn(Candidate(2, 1, Connector.NIXL), [2.0]), drawn(PLAIN, [1.0])], MOST)
 
-    words = shlex.split(command(setting(), judged))
+    words = shlex.split(command(setting(), judged.compared))
 
     assert words[0] == "pdctl"
     options = parser().parse_args(words[1:])
@@ -248,9 +366,9 @@ def test_what_decides_a_trace_is_the_trace_at_that_pace(tmp_path: Path) -> None:
         "".join(f'{{"timestamp": {100 * n}, "input_length": 900, "output_length": 40}}\n' for n in range(50))
     )
     asked = replace(setting(), traffic=_traffic(["--trace", str(trace), "--speed", "2"]), prefix_caching=True)
-    judged = verdict([drawn(Candidate(2, 1, Connector.NIXL), [2.0]), drawn(PLAIN, [2.0])], Objective.GOODPUT)
+    judged = verdict([drawn(Candidate(2, 1, Connector.NIXL), [2.0]), drawn(PLAIN, [2.0])], MOST)
 
-    words = shlex.split(command(asked, judged))
+    words = shlex.split(command(asked, judged.compared))
 
     # 2 requests/s per GPU on three GPUs are six; the trace has ten by itself.
     assert words[-3:] == ["--", "--time-scale", "1.67"]
@@ -303,7 +421,7 @@ def test_an_engine_of_two_boards_is_faster_but_less_than_twice() -> None:
 def test_energy_is_measured_at_the_rate_that_was_asked_for() -> None:
     two = [replace(drawn(each, [9.0]), joules=(1.0,)) for each in (NIXL, PLAIN)]
 
-    words = shlex.split(command(setting(), verdict(two, Objective.ENERGY)))
+    words = shlex.split(command(setting(), verdict(two, question(objective=Objective.ENERGY)).compared))
 
     assert words[words.index("--rates") + 1] == "0.5"  # one request/s on two GPUs
 
@@ -472,10 +590,63 @@ def test_a_trace_is_planned_with_its_own_times(tmp_path: Path) -> None:
     assert found.load.prompt[:3].tolist() == [900, 901, 902]
 
 
-def _traffic(words: list[str]) -> Traffic:
+def test_requests_that_vllm_refuses_are_counted_and_left_out(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    sizes = [900, 4000, 900, 7990] * 10
+    lines = (
+        f'{{"timestamp": {250 * n}, "input_length": {size}, "output_length": 11}}\n' for n, size in enumerate(sizes)
+    )
+    trace.write_text("".join(lines))
+
+    found = _traffic(["--trace", str(trace)], longest=8000)
+
+    assert sorted(set(found.load.prompt.tolist())) == [900, 4000]
+    assert found.rate == pytest.approx(29 / 9.5)
+    [told] = map(str, found.notes)
+    assert told.startswith("10 of 40 requests have more than 8,000 tokens, prompt and answer together (up to 8,001)")
+    assert _traffic(["--trace", str(trace)], longest=8001).notes == []
+
+
+def test_the_longest_request_is_the_models_the_callers_or_the_caches() -> None:
+    assert H200.max_model_len == 131_072
+    assert EngineLimits(200_000).longest(131_072) == 131_072
+    assert EngineLimits(200_000, max_model_len=4096).longest(131_072) == 4096
+    assert EngineLimits(50_000).longest(131_072) == EngineLimits(50_000).longest(0) == 50_000
+
+
+@pytest.mark.parametrize(
+    ("own", "longest"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({}, 0),
+        ({"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 131072),
+        (
+            {
+                "max_position_embeddings": 131072,
+                "rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768},
+            },
+            131072,
+        ),
+        ({"max_position_embeddings": 40960, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, 81920),
+    ],
+)
+def test_the_longest_request_of_a_model_is_in_its_config(own: dict[str, object], longest: int, tmp_path: Path) -> None:
+    shape = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 512,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({**shape, **own}))
+
+    assert read_shape(str(tmp_path)).max_model_len == longest
+
+
+def _traffic(words: list[str], longest: int = 10**9) -> Traffic:
     options = argparse.ArgumentParser()
     traffic_options.add_arguments(options)
-    return traffic_options.chosen(options.parse_args(words))
+    return traffic_options.chosen(options.parse_args(words), longest)
 
 
 def test_a_name_in_a_narrow_terminal_is_not_cut_within_a_word() -> None:
@@ -520,14 +691,26 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--rate", "-3"], "expected a number above 0, got '-3'"),
         ([*LENGTHS, "--rate", "1000", "--gpus", "2"], "2 GPUs cannot serve 1000 requests/s: "),
         ([*LENGTHS, "--connectors", "rdma"], "--connectors 'rdma': choose from"),
+        (
+            [*LENGTHS, "--objective", "gpus"],
+            "--objective gpus needs --rate or --trace: the fewest GPUs for how many requests?",
+        ),
         ([*LENGTHS, "--profile", "NO_NIXL", "--connectors", "nixl"], "the profile has no measurements of NIXL"),
         ([*LENGTHS, "--power-cap-w", "500"], "--power-cap-w needs --rate or --trace"),
         ([*LENGTHS, "--tensor-parallel", "4"], "--tensor-parallel 4: this profile is of one GPU per engine"),
         ([*LENGTHS, *LARGE, "--tensor-parallel", "4", "--gpus", "2"], "2 GPUs make no engine of 4"),
-        ([*LENGTHS, "--kv-tokens", "500"], "a request of this traffic can never be served"),
+        (
+            [*LENGTHS, "--kv-tokens", "500"],
+            "every request has more than 500 tokens, prompt and answer together (576 at least)",
+        ),
+        ([*LENGTHS, "--max-model-len", "570"], "every request has more than 570 tokens"),
+        (
+            [*LENGTHS, "--max-model-len", "1000000"],
+            "--max-model-len 1000000 is more than the KV cache of an engine holds",
+        ),
         ([*LENGTHS, "--kv-tokens", "5000", "--max-num-batched-tokens", "9"], "which vLLM refuses"),
         ([*LENGTHS, "--", "--prefix-tokenz", "5"], "pd-loadgen run has no option --prefix-tokenz"),
-        (["--input-tokens", "1000000", "--output-tokens", "5"], "1000000 + 5 tokens do not fit into the KV cache"),
+        (["--input-tokens", "131070", "--output-tokens", "5"], "every request has more than 131,072 tokens"),
         (
             ["--input-tokens", "100000000", "--output-tokens", "5"],
             "--input-tokens 100000000: no engine has room for such",

@@ -110,7 +110,7 @@ def test_draws_of_fixed_roles_stay_the_same_beside_adaptive_ones(answered: Answe
     assert beside.per_gpu == alone.per_gpu
     assert len(roles_of.per_gpu) == 5
     assert [adaptive_draws(draws) for draws in (1, 5, 30)] == [1, 5, 10]
-    compared = roles([beside, roles_of], fixed, Objective.GOODPUT)
+    compared = roles([beside, roles_of], answered.question)
     assert compared is not None
     pairs = list(zip(roles_of.per_gpu, beside.per_gpu[:5], strict=True))
     assert compared.draws == 5
@@ -122,7 +122,7 @@ def test_a_plan_says_how_they_compare_and_that_nobody_measured_them() -> None:
     found = find(question(), 3, maps=False)
 
     told = " ".join(verdict_sentences(found))
-    assert "ROUTING=adaptive: 2 adaptive engines come out ahead of" in told
+    assert "ROUTING=adaptive: 2 adaptive engines came out ahead of" in told
     assert "of 3 draws" in told
     [line] = [line for line in doubts(found, "") if "pdctl compare" in line]
     variables, _, words = line.partition(": ")[2].partition("pdctl compare ")

@@ -227,6 +227,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
         api_ms: from a request's arrival until the scheduler sees it (parsing, tokenising, crossing to the engine process).
         batched: P2pNcclConnector with one message per request, which pdstack once had and recordings still hold; in place of its entry in
             `handoff`; prefill's step does not wait for the listener.
+        max_model_len: tokens of a prompt and its answer that the model takes at most; 0 if unknown.
         eos_one_in: one of this number of tokens ends the output; 0 for never.
         async_scheduling: a step is planned while the one before it runs.
     """
@@ -244,6 +245,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     batched: Handoff = Handoff()
     async_scheduling: bool = False
     api_ms: Milliseconds = 0.0
+    max_model_len: Annotated[int, msgspec.Meta(ge=0)] = 0
     eos_one_in: Annotated[int, msgspec.Meta(ge=0)] = 0
     provenance: Provenance | None = None
     spread: Spread | None = None

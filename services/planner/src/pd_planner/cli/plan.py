@@ -45,7 +45,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
         found = find(question, options.draws, maps=options.out is not None, say=say)
     except NoPlanError as error:
         raise CommandError(str(error)) from error
-    decide = measurement.command(question.setting, found.verdict)
+    decide = measurement.command(question.setting, found.verdict.compared)
     verdict, doubts = sentences.verdict_sentences(found), sentences.doubts(found, decide)
     terminal.show(Console(), verdict, doubts, tables.choices(found, terminal.ROWS), sentences.held_out_words(found))
     if options.out is not None:

@@ -88,6 +88,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help=tr("size of an engine's KV cache in tokens (default: the profile's)"),
     )
+    add(
+        "--max-model-len",
+        type=count,
+        metavar="N",
+        help=tr("longest prompt with its answer, tokens, as vLLM's option (default: the model's)"),
+    )
     add("--max-num-seqs", type=count, default=256, metavar="N", help=tr("vLLM's option (default 256)"))
     add("--max-num-batched-tokens", type=count, default=8192, metavar="N", help=tr("vLLM's option (default 8192)"))
     add(
@@ -135,17 +141,20 @@ def question_of(options: argparse.Namespace) -> Question:
         CommandError: if the options do not ask one.
     """
     profile = profiles.chosen(options)
-    offered = traffic.chosen(options)
+    engine = _engine(options, profile)
+    offered = traffic.chosen(options, engine.longest(profile.max_model_len))
     setting = Setting(
         profile=profile,
         traffic=offered,
         limits=Limits(_limits(options.goodput), options.attainment),
-        engine=_engine(options, profile),
+        engine=engine,
         prefix_caching=options.prefix_caching,
     )
     rate = offered.rate if offered.recorded else offered.wanted
     if rate is None and options.power_cap_w is not None:
         raise CommandError(tr("--power-cap-w needs --rate or --trace: what boards draw depends on the load"))
+    if rate is None and options.objective == Objective.GPUS:
+        raise CommandError(tr("--objective gpus needs --rate or --trace: the fewest GPUs for how many requests?"))
     if options.cell > LARGEST_CELL:
         raise CommandError(tr("--cell: at most {largest}, got {cell}", largest=LARGEST_CELL, cell=options.cell))
     default = Objective.GOODPUT if rate is None else Objective.GPUS
@@ -184,7 +193,15 @@ def _engine(options: argparse.Namespace, profile: Profile) -> EngineLimits:
             )
         )
     room = options.kv_tokens or profile.memory.kv_tokens
-    return EngineLimits(room, options.max_num_seqs, options.max_num_batched_tokens)
+    if options.max_model_len and options.max_model_len > room:
+        raise CommandError(
+            tr(
+                "--max-model-len {most} is more than the KV cache of an engine holds, {room} tokens: vLLM would not start",
+                most=options.max_model_len,
+                room=room,
+            )
+        )
+    return EngineLimits(room, options.max_num_seqs, options.max_num_batched_tokens, options.max_model_len)
 
 
 def _connectors(given: str | None, profile: Profile) -> list[Connector]:

@@ -63,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(given: argparse.Namespace) -> Traffic:
-    """The traffic that was asked for.
+def chosen(given: argparse.Namespace, longest: int) -> Traffic:
+    """The traffic that was asked for, without requests of more than `longest` tokens, which vLLM refuses.
 
     Raises:
         CommandError: if it makes none.
@@ -73,7 +73,7 @@ def chosen(given: argparse.Namespace) -> Traffic:
         given.loadgen
     )
     if given.trace is not None:
-        return _traffic(_of_trace(given, values), wanted=None, recorded=True, name=given.trace)
+        return _traffic(_of_trace(given, values), longest, wanted=None, recorded=True, name=given.trace)
     if given.speed is not None:
         raise CommandError(tr("--speed needs --trace: lengths have no times; give their rate with --rate"))
     if (given.input_tokens or 1) * FEWEST > MOST_TOKENS:
@@ -91,7 +91,7 @@ def chosen(given: argparse.Namespace) -> Traffic:
         prompt=values.get("input_tokens", "512"),
         answer=values.get("output_tokens", "64"),
     )
-    return _traffic(drawn, wanted=given.rate, recorded=False, name=lengths)
+    return _traffic(drawn, longest, wanted=given.rate, recorded=False, name=lengths)
 
 
 def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, str]:
@@ -106,9 +106,9 @@ def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, st
     return {"duration": "1e9", **values, **scale, "arrival": "replay", "trace": given.trace}
 
 
-def _traffic(values: dict[str, str], *, wanted: float | None, recorded: bool, name: str) -> Traffic:
+def _traffic(values: dict[str, str], longest: int, *, wanted: float | None, recorded: bool, name: str) -> Traffic:
     try:
-        return traffic_of(loadgen.load(values, {}), values, wanted=wanted, recorded=recorded, name=name)
+        return traffic_of(loadgen.load(values, {}), values, longest, wanted=wanted, recorded=recorded, name=name)
     except TrafficError as error:
         raise CommandError(str(error)) from error
     except (SettingsError, PlanError) as error:

@@ -1,12 +1,14 @@
-"""The verdict from the draws: plain engines against prefill and decode on separate GPUs."""
+"""The verdict from the draws: one choice against another by what the question asks for, and plain engines against separate prefill and decode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Final
 
 from pd_planner.confidence.draws import Drawn
-from pd_planner.search.question import Choice, Objective
+from pd_planner.search.fleet import needed
+from pd_planner.search.question import Choice, Objective, Question, believed, rank
 
 _SURE: Final = 0.9  # of the draws
 
@@ -16,76 +18,137 @@ class Outcome(StrEnum):
 
     PLAIN = "plain"
     APART = "apart"
+    EQUAL = "equal"
     UNCLEAR = "unclear"
     ALONE = "alone"  # there is nothing to compare with
 
 
+class Measure(StrEnum):
+    """What a question compares deployments by; only of CAPACITY more is better."""
+
+    CAPACITY = "capacity"  # of all its GPUs
+    PER_GPU = "capacity per GPU"
+    GPUS = "GPUs"
+    ENERGY = "energy"
+
+    @classmethod
+    def of(cls, question: Question) -> "Measure":
+        if question.objective is Objective.ENERGY:
+            return cls.ENERGY
+        if question.objective is Objective.GPUS:
+            return cls.GPUS
+        return cls.PER_GPU if question.gpus is None else cls.CAPACITY
+
+    @property
+    def more_is_better(self) -> bool:
+        return self in {Measure.CAPACITY, Measure.PER_GPU}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One choice against another, over the draws that both have.
+
+    Attributes:
+        ahead, equal, draws: in how many draws `one` is better, in how many neither is, and how many there are.
+        ratio: median of one ÷ other.
+    """
+
+    one: Drawn
+    other: Drawn
+    measure: Measure
+    ahead: int
+    equal: int
+    draws: int
+    ratio: float
+
+    @property
+    def behind(self) -> int:
+        return self.draws - self.ahead - self.equal
+
+    @property
+    def better(self) -> bool:
+        """Whether `one` is ahead in more draws than it is behind."""
+        return self.ahead > self.behind
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """The best plain choice against the best disaggregated one; `ahead` counts the draws in which the latter is better."""
+    """The best plain choice against the best disaggregated one; `compared` is None if one of them is missing, else its `one` is the latter."""
 
     outcome: Outcome
     plain: Drawn | None
     apart: Drawn | None
-    ahead: int
-    draws: int
-    objective: Objective
-
-    @property
-    def ratio(self) -> float:
-        """Median of apart ÷ plain over the draws: capacity per GPU, or joules per token."""
-        return _ratio(_pairs(self.plain, self.apart, self.objective))
+    compared: Comparison | None
 
 
-@dataclass(frozen=True)
-class Roles:
-    """Adaptive roles against the best choice with fixed ones: in how many draws they are better, and the median of adaptive ÷ fixed."""
-
-    adaptive: Drawn
-    fixed: Drawn
-    ahead: int
-    draws: int
-    ratio: float
-
-
-def roles(drawn: Sequence[Drawn], best: Choice | None, objective: Objective) -> Roles | None:
-    """Compare adaptive roles with `best` over the draws that both have; None if one of them was not drawn."""
-    adaptive = next((each for each in drawn if each.choice.adaptive), None)
-    fixed = next((each for each in drawn if each.choice is best), None)
-    if adaptive is None or fixed is None:
-        return None
-    draws = len(adaptive.per_gpu)
-    pairs = _pairs(fixed.first(draws), adaptive, objective)
-    return Roles(adaptive, fixed, _ahead(pairs, objective), draws, _ratio(pairs))
+def values(drawn: Drawn, question: Question) -> list[float]:
+    """What the question asks for, in each draw."""
+    measure = Measure.of(question)
+    if measure is Measure.ENERGY:
+        return list(drawn.joules)
+    if measure is Measure.GPUS:
+        return [_needed(drawn.choice, per_gpu, question) for per_gpu in drawn.per_gpu]
+    boards = drawn.choice.fleet.gpus if measure is Measure.CAPACITY else 1
+    return [per_gpu * boards for per_gpu in drawn.per_gpu]
 
 
-def _ahead(pairs: Sequence[tuple[float, float]], objective: Objective) -> int:
-    less_is_better = objective is Objective.ENERGY
-    return sum((theirs < ours) if less_is_better else (theirs > ours) for ours, theirs in pairs)
+def _needed(choice: Choice, per_gpu: float, question: Question) -> float:
+    candidate = choice.fleet.candidate
+    fleet = needed(candidate, per_gpu * candidate.gpus, question.rate or 0.0, question.headroom)
+    return fleet.gpus if fleet else inf
 
 
-def _ratio(pairs: Sequence[tuple[float, float]]) -> float:
-    ratios = sorted(theirs / ours for ours, theirs in pairs if ours > 0)
-    return ratios[len(ratios) // 2] if ratios else float("nan")
+def compared(one: Drawn, other: Drawn, question: Question, share: float = 1.0) -> Comparison:
+    """`share` below 1 makes `one` look so much worse, because less is known about it."""
+    measure = Measure.of(question)
+    pairs = list(zip(values(one, question), values(other, question), strict=False))
+    able = pairs if not measure.more_is_better else [pair for pair in pairs if pair[1] > 0]
+    ratios = sorted(ours / theirs for ours, theirs in able if theirs < inf)
+    weighed = [(ours * share if measure.more_is_better else ours / share, theirs) for ours, theirs in pairs]
+    ahead = sum((ours > theirs) if measure.more_is_better else (ours < theirs) for ours, theirs in weighed)
+    equal = sum(ours == theirs for ours, theirs in weighed)
+    ratio = ratios[len(ratios) // 2] if ratios else float("nan")
+    return Comparison(one, other, measure, ahead, equal, len(pairs), ratio)
 
 
-def _pairs(plain: Drawn | None, apart: Drawn | None, objective: Objective) -> list[tuple[float, float]]:
-    if plain is None or apart is None:
-        return []
-    if objective is Objective.ENERGY:
-        return list(zip(plain.joules, apart.joules, strict=True))
-    return list(zip(plain.per_gpu, apart.per_gpu, strict=True))
+def first(drawn: Sequence[Drawn], question: Question) -> Drawn | None:
+    """The best over the draws, of choices in their order without draws; None if there are none.
+
+    A later one becomes the best only if it can be the answer and is ahead in most draws, by more than what is uncertain about it if nothing like it
+    was measured. GPUs are whole numbers, which many draws have in common; there the fleets count, which have the size of the median.
+    """
+    if Measure.of(question) is Measure.GPUS:
+        return min(drawn, key=lambda one: rank(question, one.choice, believed(question, one.choice)), default=None)
+    best = next((one for one in drawn if not one.choice.refusal), next(iter(drawn), None))
+    for one in drawn:
+        if (
+            best is not None
+            and not one.choice.refusal
+            and compared(one, best, question, _share(one, best, question)).better
+        ):
+            best = one
+    return best
 
 
-def verdict(drawn: Sequence[Drawn], objective: Objective) -> Verdict:
+def _share(one: Drawn, other: Drawn, question: Question) -> float:
+    return believed(question, one.choice) / believed(question, other.choice)
+
+
+def verdict(drawn: Sequence[Drawn], question: Question) -> Verdict:
     """Compare the first plain choice with the first disaggregated one."""
     fixed = [each for each in drawn if not each.choice.adaptive]
     plain = next((each for each in fixed if each.choice.plain), None)
     apart = next((each for each in fixed if not each.choice.plain), None)
-    pairs = _pairs(plain, apart, objective)
-    if not pairs:
-        return Verdict(Outcome.ALONE, plain, apart, 0, 0, objective)
-    ahead = _ahead(pairs, objective)
-    share = ahead / len(pairs)
-    outcome = Outcome.APART if share >= _SURE else Outcome.PLAIN if share <= 1 - _SURE else Outcome.UNCLEAR
-    return Verdict(outcome, plain, apart, ahead, len(pairs), objective)
+    if plain is None or apart is None:
+        return Verdict(Outcome.ALONE, plain, apart, None)
+    found = compared(apart, plain, question)
+    counts = {Outcome.APART: found.ahead, Outcome.PLAIN: found.behind, Outcome.EQUAL: found.equal}
+    sure = (outcome for outcome, count in counts.items() if count >= _SURE * found.draws)
+    return Verdict(next(sure, Outcome.UNCLEAR), plain, apart, found)
+
+
+def roles(drawn: Sequence[Drawn], question: Question) -> Comparison | None:
+    """Adaptive roles against the first choice with fixed ones; None if one of them was not drawn."""
+    adaptive = next((each for each in drawn if each.choice.adaptive), None)
+    fixed = next((each for each in drawn if not each.choice.adaptive), None)
+    return compared(adaptive, fixed, question) if adaptive and fixed else None

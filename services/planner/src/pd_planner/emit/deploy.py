@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import yaml
 
+from pd_contracts.names import Connector
 from pd_planner.emit.plan_file import Deployment, PlanFile
 from pd_routing.names import Routing
 from pd_simulator.steps.engines import Order
@@ -14,6 +15,7 @@ from pd_simulator.steps.engines import Order
 PREFILL_HTTP, PREFILL_KV, HTTP_STEP, KV_STEP = 20003, 21001, 1, 100
 DECODE_HTTP, DECODE_KV = 20005, 22001
 NODE_GPUS: Final = 8  # the chart's gpu.perNode
+LAST_VLLM_WITH_P2P_NCCL: Final = "0.23.0"
 
 
 # Beside plan.json: what the proxy's STEP_PROFILE names, if the plan does not rest on a shipped profile.
@@ -31,6 +33,8 @@ def variables(plan: PlanFile, folder: Path) -> dict[str, str]:
     if deployment.adaptive:
         profile = plan.step_profile or str((folder / STEP_PROFILE_FILE).resolve())
         found |= {"KV_BOTH": "on", **routing(plan.goodput, profile)}
+    if plan.max_model_len:
+        found["MAX_MODEL_LEN"] = str(plan.max_model_len)
     return found | {
         "TENSOR_PARALLEL_SIZE": str(deployment.tensor_parallel),
         "MAX_NUM_SEQS": str(plan.engine.max_num_seqs),
@@ -77,6 +81,9 @@ def _listed(first: int, end: int) -> str:
     return ",".join(map(str, range(first, end)))
 
 
+_NEEDS_OLD_VLLM: Final = f"P2pNcclConnector needs vLLM {LAST_VLLM_WITH_P2P_NCCL}, the last release that has it"
+
+
 def env_text(plan: PlanFile, folder: Path) -> str:
     """Lines for .env.local, which Compose and pdctl read. `folder` is that of plan.json."""
     deployment = plan.best.deployment
@@ -85,6 +92,10 @@ def env_text(plan: PlanFile, folder: Path) -> str:
     ]
     if deployment.in_cells and deployment.cells > 1:
         lines.append(f"# One of {deployment.cells} cells; each has its own proxy, and the load is shared among them.")
+    if deployment.connector is Connector.P2P_NCCL:
+        lines.append(
+            f"# {_NEEDS_OLD_VLLM}: in ENGINE_PYTHON, or VLLM_IMAGE=vllm/vllm-openai:v{LAST_VLLM_WITH_P2P_NCCL}."
+        )
     lines += [f"{name}={value}" for name, value in variables(plan, folder).items()]
     return "\n".join(lines) + "\n"
 
@@ -100,6 +111,8 @@ def values_text(plan: PlanFile) -> str:
         lines.append(
             f"# A cell has more GPUs than a node ({NODE_GPUS}): its engines are pods of their own, and KV goes over the network, which the plan does not know."
         )
+    if deployment.connector is Connector.P2P_NCCL:
+        lines.append(f"# {_NEEDS_OLD_VLLM}: build the engine images from vllm/vllm-openai:v{LAST_VLLM_WITH_P2P_NCCL}.")
     if (large or deployment.adaptive) and deployment.cells > 1:
         lines.append(f"# One of {deployment.cells} cells: install each as a release, and share the load among them.")
     if deployment.adaptive and not plan.step_profile:
@@ -109,6 +122,8 @@ def values_text(plan: PlanFile) -> str:
         "engine": _engine(plan) | ({"topology": "separate"} if large else placed),
         **_counts(deployment),
     }
+    if deployment.connector is Connector.P2P_NCCL:
+        values["images"] = {"vllmVersion": LAST_VLLM_WITH_P2P_NCCL}
     ports = {name: port for _, name, port in _ports(deployment)}
     if ports and not large:
         values["ports"] = ports
@@ -125,12 +140,14 @@ def values_text(plan: PlanFile) -> str:
 def _engine(plan: PlanFile) -> dict[str, object]:
     deployment = plan.best.deployment
     connector = {"kvConnector": deployment.connector.value} if deployment.connector else {}
+    longest = {"maxModelLen": plan.max_model_len} if plan.max_model_len else {}
     return {
         "tensorParallelSize": deployment.tensor_parallel,
         "maxNumSeqs": plan.engine.max_num_seqs,
         "maxNumBatchedTokens": plan.engine.max_num_batched_tokens,
         "prefixCaching": plan.prefix_caching,
         **connector,
+        **longest,
     }
 
 

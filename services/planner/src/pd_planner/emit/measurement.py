@@ -3,12 +3,10 @@
 import shlex
 from typing import Final
 
-from pd_planner.confidence.draws import Drawn
-from pd_planner.confidence.verdict import Roles, Verdict
+from pd_planner.confidence.verdict import Comparison, Measure
 from pd_planner.emit.deploy import routing
 from pd_planner.search.candidates import Candidate, EngineLimits, name_of
 from pd_planner.search.capacity import Setting
-from pd_planner.search.question import Objective
 from pd_simulator.steps.engines import Order
 
 _SECONDS: Final = 120
@@ -16,12 +14,11 @@ _SECONDS: Final = 120
 _SAID: Final = ("trace", "arrival", "duration", "time_scale", "rate", "seed", "input_tokens", "output_tokens")
 
 
-def command(setting: Setting, verdict: Verdict) -> str:
-    """A command line of `pdctl compare`; empty if there are not two deployments."""
-    if verdict.plain is None or verdict.apart is None:
+def command(setting: Setting, compared: Comparison | None) -> str:
+    """A command line of `pdctl compare` for a disaggregated deployment against a plain one; empty if there are not two deployments."""
+    if compared is None:
         return ""
-    apart = verdict.apart.choice.fleet.candidate
-    rate = _rate(verdict.plain, verdict.apart, verdict.objective)
+    apart, rate = compared.one.choice.fleet.candidate, _rate(compared)
     gpus = max(apart.gpus, 1)
     words = ["pdctl", "compare", "--gpus", ",".join(map(str, range(gpus)))]
     words += ["--deployments", f"{gpus // apart.tensor_parallel}c,{_spec(apart)}", *_offered(setting, rate, gpus)]
@@ -38,10 +35,10 @@ def _offered(setting: Setting, rate: float, gpus: int) -> list[str]:
     return [*words, *_more(setting, rate * gpus)]
 
 
-def of_roles(setting: Setting, roles: Roles, objective: Objective, profile: str) -> str:
+def of_roles(setting: Setting, roles: Comparison, profile: str) -> str:
     """A command line of `pdctl compare` that tries adaptive roles, of one cell, with this STEP_PROFILE."""
-    cell = roles.adaptive.choice.fleet.candidate
-    rate = _rate(roles.fixed, roles.adaptive, objective)
+    cell = roles.one.choice.fleet.candidate
+    rate = _rate(roles)
     words = ["pdctl", "compare", "--gpus", ",".join(map(str, range(cell.gpus))), "--deployments", f"{cell.others}c"]
     words += _offered(setting, rate, cell.gpus)
     own = {"KV_BOTH": "on", **routing(setting.limits.milliseconds, profile)}
@@ -50,11 +47,12 @@ def of_roles(setting: Setting, roles: Roles, objective: Objective, profile: str)
     )
 
 
-def _rate(plain: Drawn, apart: Drawn, objective: Objective) -> float:
+def _rate(compared: Comparison) -> float:
     """Requests per second per GPU: for energy the rate that was asked for, else a rate between the two capacities, where they differ most."""
-    if objective is Objective.ENERGY:
-        return apart.choice.operation.rate / apart.choice.fleet.gpus
-    return float((plain.band.middle * apart.band.middle) ** 0.5)
+    one, other = compared.one, compared.other
+    if compared.measure is Measure.ENERGY:
+        return one.choice.operation.rate / one.choice.fleet.gpus
+    return float((one.band.middle * other.band.middle) ** 0.5)
 
 
 def _spec(candidate: Candidate) -> str:
@@ -69,6 +67,7 @@ def _variables(setting: Setting, candidate: Candidate) -> list[str]:
         "TENSOR_PARALLEL_SIZE": (candidate.tensor_parallel, 1),
         "MAX_NUM_SEQS": (engine.max_num_seqs, usual.max_num_seqs),
         "MAX_NUM_BATCHED_TOKENS": (engine.max_num_batched_tokens, usual.max_num_batched_tokens),
+        "MAX_MODEL_LEN": (engine.max_model_len, None),
         "PREFIX_CACHING": ("on" if setting.prefix_caching else "off", "off"),
         "FIRST_TOKEN": ("decode" if candidate.order is Order.AT_ONCE else "prefill", "prefill"),
     }

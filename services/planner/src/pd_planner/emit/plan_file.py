@@ -20,6 +20,7 @@ from pd_simulator.steps.engines import Order
 # 2: deployments whose engines get their roles by load (adaptive, step_profile).
 # 1: first format.
 SCHEMA_VERSION: Final = 2
+USUAL_MAX_MODEL_LEN: Final = 8192  # of .env and the chart
 
 
 class PlanFileError(ValueError):
@@ -73,7 +74,9 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole plan; `choices` begins with the answer. `step_profile` is the shipped profile that it rests on; empty if it is another one."""
+    """The whole plan; `choices` begins with the answer. `step_profile` is the shipped profile that it rests on; empty if it is another one. `longest` is the
+    longest request in tokens, prompt and answer.
+    """
 
     created: str
     command: str
@@ -93,8 +96,14 @@ class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
     measurement: str
     choices: list[Predicted]
     step_profile: str = ""
+    longest: int = 0
     simulated: bool = True
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def max_model_len(self) -> int:
+        """MAX_MODEL_LEN of the engines; 0 if the usual one is enough."""
+        return self.engine.max_model_len or (self.longest if self.longest > USUAL_MAX_MODEL_LEN else 0)
 
     @property
     def best(self) -> Predicted:
@@ -162,6 +171,7 @@ def plan_file(
         measurement=measurement,
         choices=[predicted(choice, found.drawn_of(choice)) for choice in found.answer.choices],
         step_profile=shipped_as(setting.profile),
+        longest=int((setting.traffic.load.prompt + setting.traffic.load.output).max()),
     )
 
 

@@ -81,6 +81,7 @@ def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
         ),
         async_scheduling=True,
         api_ms=API_MS,
+        max_model_len=shape.max_model_len,
         eos_one_in=1000,
         provenance=Provenance(kind=KIND, model=shape.name),
     )

@@ -35,6 +35,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     kv_lora_rank: int | None = None
     qk_rope_head_dim: int | None = None
     quantization_config: dict[str, Any] | None = None
+    max_position_embeddings: int | None = None
+    rope_scaling: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Shape:
         weights_bytes: of all weights; `read_bytes`: of those that a decode step with a batch reads (without the input embedding).
         operations: a prompt token, floating-point, without attention; `pair_operations`: of attention, a pair of a token and one before it.
         kv_bytes: of one token's KV, over all layers.
+        max_model_len: tokens of a prompt and its answer at most; 0 if the config does not say.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Shape:
     operations: float
     pair_operations: float
     kv_bytes: int
+    max_model_len: int = 0
 
 
 def known_shapes() -> list[str]:
@@ -109,7 +113,17 @@ def shape_of(name: str, config: Config) -> Shape:
         operations=2.0 * active,
         pair_operations=4.0 * width * layers,
         kv_bytes=2 * layers * kv_width,
+        max_model_len=_max_model_len(config),
     )
+
+
+def _max_model_len(config: Config) -> int:
+    """As vLLM finds it where no --max-model-len is given; of the ways to scale positions only YaRN's is written as a factor on top."""
+    scaling = config.rope_scaling or {}
+    own = config.max_position_embeddings or 0
+    if scaling.get("rope_type", scaling.get("type")) != "yarn":
+        return own
+    return int(float(scaling.get("factor", 1.0)) * int(scaling.get("original_max_position_embeddings", own)))
 
 
 def _feed_forward(config: Config) -> tuple[int, int]:

@@ -7,15 +7,16 @@ from typing import Final
 
 from pd_analysis.words.formatting import number
 from pd_analysis.words.language import mark, ntr, tr
+from pd_contracts.names import Connector
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
-from pd_planner.confidence.verdict import Outcome, Verdict
-from pd_planner.emit.deploy import NODE_GPUS
+from pd_planner.confidence.verdict import Comparison, Measure, Outcome, compared
+from pd_planner.emit.deploy import LAST_VLLM_WITH_P2P_NCCL, NODE_GPUS
 from pd_planner.emit.measurement import of_roles
 from pd_planner.emit.plan_file import shipped_as
 from pd_planner.profile.numbers import beside_ms
 from pd_planner.profile.trust import Trust
-from pd_planner.search.question import Choice, Objective
+from pd_planner.search.question import Choice, Objective, believed, rank
 
 _FEW_REQUESTS: Final = 1000
 _KV_FULL: Final = 0.8
@@ -34,8 +35,8 @@ _HELD_OUT: Final = {
 
 
 def verdict_sentences(found: Findings) -> list[str]:
-    """The answer first, then how sure it is."""
-    return [_answer(found), *_comparison(found.verdict), *_roles(found)]
+    """The answer first, then how sure it is, and why what looks better in most draws is not the answer."""
+    return [_answer(found), *_comparison(found), *_roles(found), *_why_not(found)]
 
 
 def _answer(found: Findings) -> str:
@@ -48,65 +49,125 @@ def _answer(found: Findings) -> str:
         low=number(band.low),
         high=number(band.high),
     )
-    if question.rate is None:
+    cost = tr(
+        "{joules} J per output token, {watts} W",
+        joules=number(operation.joules),
+        watts=f"{operation.total_watts:,.0f}",
+    )
+    if question.rate is not None:
         return tr(
-            "The most on {gpus} within {limits}: {deployment}, with {carried}.",
-            gpus=gpus(fleet.gpus),
+            _ANSWERS[question.objective],
+            rate=number(question.rate),
             limits=limits,
+            gpus=_of_budget(found),
             deployment=fleet.label,
             carried=carried,
+            cost=cost,
+        )
+    if question.objective is Objective.ENERGY:
+        return tr(
+            "The least energy at {rate} requests/s per GPU within {limits}: {gpus} as {deployment}, which could carry {carried}; {cost}.",
+            rate=number(operation.rate / fleet.gpus),
+            limits=limits,
+            gpus=_of_budget(found),
+            deployment=fleet.label,
+            carried=carried,
+            cost=cost,
         )
     return tr(
-        _ANSWERS[question.objective],
-        rate=number(question.rate),
+        "The most on {gpus} within {limits}: {deployment}, with {carried}.",
+        gpus=_of_budget(found),
         limits=limits,
-        gpus=gpus(fleet.gpus),
         deployment=fleet.label,
         carried=carried,
-        cost=tr(
-            "{joules} J per output token, {watts} W",
-            joules=number(operation.joules),
-            watts=f"{operation.total_watts:,.0f}",
-        ),
     )
 
 
-def _comparison(judged: Verdict) -> Iterator[str]:
-    if judged.plain is None or judged.apart is None:
+def _of_budget(found: Findings) -> str:
+    """How many GPUs the answer has; of how many, if the question is what so many can do at most."""
+    own, budget = found.best.choice.fleet.gpus, found.question.gpus
+    if budget is None or budget == own or found.question.objective is not Objective.GOODPUT:
+        return gpus(own)
+    return tr("{own} of {budget} GPUs", own=f"{own:,}", budget=f"{budget:,}")
+
+
+def _comparison(found: Findings) -> Iterator[str]:
+    judged = found.verdict
+    if judged.compared is None:
         return
-    plain, apart = judged.plain.choice.fleet.label, judged.apart.choice.fleet.label
-    count = tr(
-        "{apart} comes out ahead of {plain} in {ahead} of {draws} draws, with {ratio} times its {what} in the median",
-        apart=apart,
-        plain=plain,
-        ahead=judged.ahead,
-        draws=judged.draws,
-        ratio=number(judged.ratio),
-        what=_measure(judged.objective),
-    )
+    counted = _counted(judged.compared)
     if judged.outcome is Outcome.UNCLEAR:
-        yield tr("It is unclear whether prefill and decode should be separate: {comparison}.", comparison=count)
+        yield tr("It is unclear whether prefill and decode should be separate: {comparison}.", comparison=counted)
     else:
-        yield tr("{comparison}.", comparison=count)
+        yield tr("{comparison}.", comparison=counted)
 
 
 def _roles(found: Findings) -> Iterator[str]:
-    compared = found.roles
-    if compared is None:
-        return
-    yield tr(
-        "ROUTING=adaptive: {adaptive} come out ahead of {fixed} in {ahead} of {draws} draws, with {ratio} times its {what} in the median.",
-        adaptive=compared.adaptive.choice.fleet.label,
-        fixed=compared.fixed.choice.fleet.label,
+    if found.roles is not None:
+        yield tr("ROUTING=adaptive: {comparison}.", comparison=_counted(found.roles))
+
+
+_COUNTED: Final = {
+    Measure.CAPACITY: mark("{one} came out ahead of {other} in {ahead} of {draws} draws, with {ratio} times as many requests/s in all in the median"),
+    Measure.PER_GPU: mark("{one} came out ahead of {other} in {ahead} of {draws} draws, with {ratio} times as many requests/s per GPU in the median"),
+    Measure.ENERGY: mark("{one} came out ahead of {other} in {ahead} of {draws} draws, with {ratio} times as much energy per output token in the median"),
+    Measure.GPUS: mark("{one} needed fewer GPUs than {other} in {ahead} of {draws} draws, as many in {equal} and more in {behind}"),
+}  # fmt: skip
+
+
+def _counted(compared: Comparison) -> str:
+    return tr(
+        _COUNTED[compared.measure],
+        one=compared.one.choice.fleet.label,
+        other=compared.other.choice.fleet.label,
         ahead=compared.ahead,
+        equal=compared.equal,
+        behind=compared.behind,
         draws=compared.draws,
         ratio=number(compared.ratio),
-        what=_measure(found.question.objective),
     )
 
 
-def _measure(objective: Objective) -> str:
-    return tr("joules per output token") if objective is Objective.ENERGY else tr("capacity per GPU")
+def _overlooked(found: Findings) -> list[Comparison]:
+    """What is better than the answer in most draws, of the deployments that the verdict names."""
+    pairs = filter(None, (found.verdict.compared, found.roles))
+    named = {id(drawn): drawn for pair in pairs for drawn in (pair.one, pair.other)}
+    rivals = (compared(drawn, found.best, found.question) for drawn in named.values() if drawn is not found.best)
+    return [pair for pair in rivals if pair.better]
+
+
+def _why_not(found: Findings) -> Iterator[str]:
+    best, rivals = found.best.choice, _overlooked(found)
+    untried = [pair for pair in rivals if _is_for_trust(found, pair)]
+    if untried:
+        yield tr(
+            "The answer is not {deployments}, because nothing like that was measured: it is ranked by the lower end of its band (±40 %), unless "
+            "--any-topology is given.",
+            deployments=tr(" or ").join(pair.one.choice.fleet.label for pair in untried),
+        )
+    for pair in rivals:
+        rival = pair.one.choice
+        if rival.refusal:
+            yield tr("The answer is not {deployment} ({reason}).", deployment=rival.fleet.label, reason=rival.refusal)
+        elif pair not in untried:
+            yield tr(
+                "The answer is not {deployment}, because in the median that takes {its} and {its_joules} J per output token, instead of {gpus} and "
+                "{joules} J for {best}.",
+                deployment=rival.fleet.label,
+                its=gpus(rival.fleet.gpus),
+                its_joules=number(rival.operation.joules),
+                best=best.fleet.label,
+                gpus=gpus(best.fleet.gpus),
+                joules=number(best.operation.joules),
+            )
+
+
+def _is_for_trust(found: Findings, pair: Comparison) -> bool:
+    """Whether a deployment that is better in most draws is not the answer because it is untried."""
+    rival, best = pair.one.choice, found.best.choice
+    if rival.refusal or believed(found.question, rival) == 1:
+        return False
+    return pair.measure is not Measure.GPUS or rank(found.question, rival) < rank(found.question, best)
 
 
 def doubts(found: Findings, measurement: str) -> list[str]:
@@ -114,6 +175,7 @@ def doubts(found: Findings, measurement: str) -> list[str]:
     return [
         *_of_profile(found),
         *_of_topology(found),
+        *_tight(found),
         *_unclear(found, measurement),
         *_untried_roles(found),
         *(tr("Left out: {reason}.", reason=reason) for reason in found.answer.left_out),
@@ -152,6 +214,8 @@ def _of_topology(found: Findings) -> Iterator[str]:
             "UNCALIBRATED TOPOLOGY: no run that the profile was fitted to had {deployment}'s senders and receivers; ±40 %.",
             deployment=best.fleet.candidate.label,
         )
+    if best.fleet.candidate.connector is Connector.P2P_NCCL:
+        yield tr("P2P NCCL needs vLLM {version}, the last release that has it.", version=LAST_VLLM_WITH_P2P_NCCL)
     if not best.plain and best.fleet.candidate.gpus > NODE_GPUS:
         yield tr(
             "A cell has {gpus} GPUs, more than most hosts ({host}): KV then goes over the network, and the profile was measured on one host.",
@@ -160,20 +224,35 @@ def _of_topology(found: Findings) -> Iterator[str]:
         )
 
 
+def _tight(found: Findings) -> Iterator[str]:
+    """Draws in which the answer would not carry the rate."""
+    rate, best = found.question.rate, found.best
+    if rate is None:
+        return
+    short = sum(per_gpu * best.choice.fleet.gpus < rate for per_gpu in best.per_gpu)
+    if short:
+        yield tr(
+            "In {short} of {draws} draws {rate} requests/s are too many for {deployment}; a larger --headroom leaves more room.",
+            short=short,
+            draws=len(best.per_gpu),
+            deployment=best.choice.fleet.label,
+            rate=number(rate),
+        )
+
+
 def _unclear(found: Findings, measurement: str) -> Iterator[str]:
-    if found.verdict.outcome is Outcome.UNCLEAR and measurement:
+    wanted = found.verdict.outcome is Outcome.UNCLEAR or any(
+        pair.one is found.verdict.apart for pair in _overlooked(found)
+    )
+    if wanted and measurement:
         yield tr("This measurement would decide it: {command}", command=measurement)
 
 
 def _untried_roles(found: Findings) -> Iterator[str]:
-    compared, objective = found.roles, found.question.objective
-    profile = shipped_as(found.question.setting.profile)
-    if compared is None or not profile:
-        return
-    better = compared.ratio < 1 if objective is Objective.ENERGY else compared.ratio > 1
-    if better:
-        command = of_roles(found.question.setting, compared, objective, profile)
-        yield tr("Adaptive roles are ahead in the median; this measurement would try them: {command}", command=command)
+    pair, profile = found.roles, shipped_as(found.question.setting.profile)
+    if pair is not None and profile and pair.better:
+        command = of_roles(found.question.setting, pair, profile)
+        yield tr("Adaptive roles are ahead in most draws; this measurement would try them: {command}", command=command)
 
 
 def _of_traffic(found: Findings) -> Iterator[str]:
@@ -228,27 +307,31 @@ def _of_memory(found: Findings) -> Iterator[str]:
 
 
 def _better_untried(found: Findings) -> Iterator[str]:
-    """An uncalibrated deployment that was ranked lower for being one."""
-    best = found.best.choice
+    """An uncalibrated deployment that was ranked lower for being one, unless the verdict says so of it."""
+    best, question = found.best.choice, found.question
+    if best.trust is Trust.UNCALIBRATED or question.any_topology:
+        return
+    told = [pair.one.choice for pair in _overlooked(found)]
     untried = [choice for choice in found.answer.choices if choice.trust is Trust.UNCALIBRATED and not choice.refusal]
-    better = [choice for choice in untried if _is_better(found, choice, best)]
-    if better and best.trust is not Trust.UNCALIBRATED:
-        other = max(better, key=lambda choice: choice.fleet.per_gpu)
+    better = [choice for choice in untried if choice not in told and _is_better(found, choice)]
+    if better:
+        other = min(better, key=lambda choice: rank(question, choice))
+        drawn = found.drawn_of(other)
         yield tr(
             "{deployment} might do better ({rate} requests/s per GPU simulated, {gpus} GPUs), but nothing like it was measured: "
             "UNCALIBRATED TOPOLOGY, ±40 %. --any-topology ranks it as if it had been.",
             deployment=other.fleet.label,
-            rate=number(other.fleet.per_gpu),
+            rate=number(drawn.band.middle if drawn else other.fleet.per_gpu),
             gpus=other.fleet.gpus,
         )
 
 
-def _is_better(found: Findings, choice: Choice, best: Choice) -> bool:
-    if found.question.objective is Objective.ENERGY:
-        return choice.operation.joules < best.operation.joules
-    if found.question.objective is Objective.GPUS:
-        return choice.fleet.gpus < best.fleet.gpus
-    return choice.fleet.capacity > best.fleet.capacity
+def _is_better(found: Findings, choice: Choice) -> bool:
+    """Than the answer: in most draws, or without draws if there are none."""
+    drawn = found.drawn_of(choice)
+    if drawn is not None:
+        return compared(drawn, found.best, found.question).better
+    return rank(found.question, choice)[1] < rank(found.question, found.best.choice)[1]
 
 
 def held_out_words(found: Findings) -> str:

@@ -36,11 +36,16 @@ def name_of(connector: Connector) -> str:
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """vLLM's options of the same names, and the KV room of one engine in tokens."""
+    """vLLM's options of the same names, and the KV room of one engine in tokens; `max_model_len` is None for the model's own."""
 
     kv_tokens: int
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
+    max_model_len: int | None = None
+
+    def longest(self, model: int) -> int:
+        """Tokens of a prompt and its answer at most, if the `model` takes so many (0: unknown); an engine needs room for one such request."""
+        return min(self.max_model_len or model or self.kv_tokens, self.kv_tokens)
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """From a question to ranked deployments."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pd_analysis.words.language import Sentence, tr
 from pd_planner.des.deployment import refused
-from pd_planner.profile.trust import Trust, trust
+from pd_planner.profile.trust import trust
 from pd_planner.search.candidates import LARGEST_CELL, Candidate, candidates
 from pd_planner.search.capacity import ROUGH, Setting, capacity
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed, operate, single
 from pd_planner.search.no_plan import NoPlanError, closest, out_of_reach
-from pd_planner.search.question import Answer, Choice, Objective, Question
+from pd_planner.search.question import Answer, Choice, Objective, Question, believed, rank
 from pd_planner.search.roles import planned, unable
 
 # Without a rate deployments are shown at this share of what the weaker of the best plain and the best disaggregated one carries.
@@ -85,11 +86,27 @@ def _servable(question: Question, every: Iterable[Candidate]) -> tuple[list[Cand
     return able, why
 
 
+def resized(question: Question, choice: Choice, per_gpu: float) -> Choice:
+    """The choice with the fleet that it takes if it carries `per_gpu` requests per second per GPU."""
+    candidate = choice.fleet.candidate
+    fleet = _fleet(question, candidate, per_gpu * candidate.gpus)
+    if fleet is None:
+        return choice
+    operation = choice.operation
+    if fleet.cells != choice.fleet.cells:
+        operation = operate(question.setting, fleet, operation.rate)
+    return replace(choice, fleet=fleet, operation=operation, refusal=_refusal(question, fleet, operation))
+
+
 def _fleet(question: Question, candidate: Candidate, carries: float) -> Fleet | None:
     candidate, carries = single(candidate, carries)
-    if question.rate is not None:
-        return needed(candidate, carries, question.rate, question.headroom)
-    return fitting(candidate, carries, question.gpus or candidate.gpus)
+    smallest = None if question.rate is None else needed(candidate, carries, question.rate, question.headroom)
+    if question.rate is not None and (question.objective is not Objective.GOODPUT or question.gpus is None):
+        return smallest
+    largest = fitting(candidate, carries, question.gpus or candidate.gpus)
+    if smallest is not None and largest is not None and largest.cells < smallest.cells:
+        return smallest  # which is refused, because it is too large
+    return largest if question.rate is None else largest or smallest
 
 
 def _rate_per_gpu(fleets: Sequence[Fleet]) -> float:
@@ -120,16 +137,5 @@ def _refusal(question: Question, fleet: Fleet, operation: Operation) -> Sentence
 
 
 def _order(question: Question, choice: Choice) -> tuple[float | bool, ...]:
-    """Sort by the objective, then by cost, then by simplicity.
-
-    A deployment of an unmeasured topology is ranked by the lower end of its band, unless `any_topology` is set.
-    """
-    fleet, operation = choice.fleet, choice.operation
-    unsure = choice.trust is Trust.UNCALIBRATED and not question.any_topology
-    share = 1 - choice.doubt if unsure else 1.0
-    wanted = {
-        Objective.GPUS: (fleet.gpus / share, operation.joules),
-        Objective.GOODPUT: (-fleet.capacity * share, operation.joules),
-        Objective.ENERGY: (operation.joules / share, fleet.gpus),
-    }[question.objective]
-    return (bool(choice.refusal), *wanted, not choice.plain)
+    """A deployment of an unmeasured topology is ranked by the lower end of its band, unless `any_topology` is set."""
+    return rank(question, choice, believed(question, choice))

@@ -90,6 +90,12 @@ class Answer:
         return next((choice for choice in self.fixed if choice.plain is plain and choice.fleet.carries > 0), None)
 
     @property
+    def most_promising(self) -> Choice | None:
+        """The first disaggregated choice that can be the answer, were all of them known equally well; None if there is none."""
+        able = [choice for choice in self.fixed if not choice.plain and not choice.refusal]
+        return min(able, key=lambda choice: rank(self.question, choice), default=None)
+
+    @property
     def fixed(self) -> list[Choice]:
         """Choices whose engines have fixed roles."""
         return [choice for choice in self.choices if not choice.adaptive]
@@ -104,6 +110,24 @@ class Answer:
         """Choices that no other beats in GPUs, joules and TTFT p99 at once, of those that can be the answer."""
         able = [choice for choice in self.choices if not choice.refusal]
         return [one for one in able if not any(_beats(other, one) for other in able)]
+
+
+def believed(question: Question, choice: Choice) -> float:
+    """The share of its capacity by which a choice is ranked: the lower end of its band, if nothing like it was measured."""
+    unsure = choice.trust is Trust.UNCALIBRATED and not question.any_topology
+    return 1 - choice.doubt if unsure else 1.0
+
+
+def rank(question: Question, choice: Choice, share: float = 1.0) -> tuple[float | bool, ...]:
+    """Sort by the objective, then by cost, then by simplicity; the better comes first. `share` below 1 makes a choice so much worse."""
+    fleet, operation = choice.fleet, choice.operation
+    capacity = fleet.per_gpu if question.gpus is None else fleet.capacity
+    wanted = {
+        Objective.GPUS: (fleet.gpus / share, operation.joules),
+        Objective.GOODPUT: (-capacity * share, operation.joules),
+        Objective.ENERGY: (operation.joules / share, fleet.gpus),
+    }[question.objective]
+    return (bool(choice.refusal), *wanted, not choice.plain)
 
 
 def _key(choice: Choice) -> tuple[float, ...]:

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from pd_analysis.words.language import Sentence, ntr
+from pd_analysis.words.language import Sentence, ntr, tr
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.outline import Outlined, outline
 from pd_planner.traffic.load import Load
@@ -65,16 +65,24 @@ class Traffic:
         return replace(self, load=Load(times, own.prompt[order], own.output[order], own.cached[order]))
 
 
-def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None, recorded: bool, name: str) -> Traffic:
-    """The traffic of the load generator's options.
+def traffic_of(
+    options: Options,
+    given: dict[str, str],
+    longest: int,
+    *,
+    wanted: float | None,
+    recorded: bool,
+    name: str,
+) -> Traffic:
+    """The traffic of the load generator's options, without requests of more than `longest` tokens, prompt and answer together.
 
     Raises:
-        TrafficError: if they make fewer than two requests, or all of them at once.
+        TrafficError: if they make fewer than two requests, or all of them at once, or all too long.
         PlanError: the load generator's, if they make no load.
     """
     outlined = outline(options)
-    found: Sequence[Outlined] = outlined.requests
-    notes: list[str | Sentence] = list(outlined.notes)
+    found, too_long = _served(outlined.requests, longest)
+    notes: list[str | Sentence] = [*outlined.notes, *too_long]
     if recorded and len(found) > MOST:
         notes.append(
             Sentence(
@@ -110,6 +118,36 @@ def traffic_of(options: Options, given: dict[str, str], *, wanted: float | None,
         options=given,
         notes=notes,
     )
+
+
+def _served(offered: Sequence[Outlined], longest: int) -> tuple[Sequence[Outlined], list[Sentence]]:
+    """The requests that vLLM does not refuse, and a sentence on the others.
+
+    Raises:
+        TrafficError: if it refuses all.
+    """
+    sizes = [one.input_tokens + one.output_tokens for one in offered]
+    served = [one for one, size in zip(offered, sizes, strict=True) if size <= longest]
+    if len(served) == len(offered):
+        return offered, []
+    if not served:
+        raise TrafficError(
+            tr(
+                "every request has more than {most} tokens, prompt and answer together ({least} at least): an engine takes no more, and vLLM refuses them",
+                most=f"{longest:,}",
+                least=f"{min(sizes):,}",
+            )
+        )
+    return served, [
+        Sentence(
+            "{count} of {all} requests have more than {most} tokens, prompt and answer together (up to {largest}): vLLM refuses them at once, and they are "
+            "left out; the rate is that of the others",
+            count=f"{len(offered) - len(served):,}",
+            all=f"{len(offered):,}",
+            most=f"{longest:,}",
+            largest=f"{max(sizes):,}",
+        )
+    ]
 
 
 def _busiest(found: Sequence[Outlined]) -> Sequence[Outlined]:
