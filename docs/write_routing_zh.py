@@ -37,6 +37,22 @@ LINES: Final = {
     r"(\d+) engines\.": "{0} 个引擎。",
     r"Seeds ([\d, ]+): at most (\S+) s or ([\d,]+) requests per load\.": "种子 {0}：每份负载最多 {1} s 或 {2} 个请求。",
     r"(\d+) of (\d+) traffics, seeds ([\d, ]+)\.": "{1} 种流量中的 {0} 种，种子 {2}。",
+    r"Numbers are means over the seeds that a row was measured with; in brackets is the worst seed\.": (
+        "数字是该行测过的各种子的平均值；括号里是最差的种子。"
+    ),
+    # Lines of several seeds come first, because the others would match them, too.
+    r"- Bursts: geometric mean (\S+), worst (\S+) \((.+)\), worst seed (\S+) \((.+)\)\.": (
+        "- 突发：几何平均 {0}，最差 {1}（{2}），最差的种子 {3}（{4}）。"
+    ),
+    r"- Costs × (\S+): geometric mean (\S+), worst (\S+) \((.+)\), worst seed (\S+) \((.+)\)\.": (
+        "- 耗时 × {0}：几何平均 {1}，最差 {2}（{3}），最差的种子 {4}（{5}）。"
+    ),
+    r"- (\d+) rows that the rule's numbers were found with: geometric mean (\S+), worst (\S+) \((.+)\), worst seed (\S+) \((.+)\), best (\S+)\.": (
+        "- 用来确定规则参数的 {0} 行：几何平均 {1}，最差 {2}（{3}），最差的种子 {4}（{5}），最好 {6}。"
+    ),
+    r"- (\d+) new rows: geometric mean (\S+), worst (\S+) \((.+)\), worst seed (\S+) \((.+)\), best (\S+)\.": (
+        "- {0} 个新的行：几何平均 {1}，最差 {2}（{3}），最差的种子 {4}（{5}），最好 {6}。"
+    ),
     r"- Bursts: geometric mean (\S+), worst (\S+) \((.+)\)\.": "- 突发：几何平均 {0}，最差 {1}（{2}）。",
     r"- Costs × (\S+): geometric mean (\S+), worst (\S+) \((.+)\)\.": "- 耗时 × {0}：几何平均 {1}，最差 {2}（{3}）。",
     r"- (\d+) rows that the rule's numbers were found with: geometric mean (\S+), worst (\S+) \((.+)\), best (\S+)\.": (

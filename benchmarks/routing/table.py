@@ -24,6 +24,7 @@ Capacity is the highest Poisson rate at which nine in ten requests meet both obj
 *Best static* is the best XpYd for that row, chosen afterwards; it and *plain* choose engines by predicted load and decode late, so they are better than round robin.
 *Adaptive* has the same settings in all rows.
 """
+SPREAD = "Numbers are means over the seeds that a row was measured with; in brackets is the worst seed."
 
 
 def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
@@ -33,6 +34,8 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
             by_case[row["case"]][row["kind"]].append(row)
     cases = {label: kinds for label, kinds in by_case.items() if "capacity" in kinds}
     how = [f"{options.engines} engines.", *_loads(rows, options)]
+    if len({row["seed"] for row in rows}) > 1:
+        how.append(SPREAD)
     parts = [HEAD, *how, "", *_capacities(cases), "", *_summary(cases)]
     rejecting = {label: kinds for label, kinds in cases.items() if "reject" in kinds}
     if rejecting:
@@ -58,16 +61,17 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _mean(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
-    return mean(map(value, rows))
+def _of_seeds(values: Sequence[float], form: str = ".2f", worst: Callable[[Sequence[float]], float] = min) -> str:
+    """The mean, and the worst seed's value if there are several."""
+    return f"{mean(values):{form}}" + (f" ({worst(values):{form}})" if len(values) > 1 else "")
 
 
 def _column(rows: Sequence[Row], name: str) -> float:
     return mean(float(row[name]) for row in rows)
 
 
-def _gain(rows: Sequence[Row]) -> float:
-    return _mean(rows, lambda row: row["adaptive"] / max(row["plain"], row["static"]))
+def _gains(rows: Sequence[Row]) -> list[float]:
+    return [row["adaptive"] / max(row["plain"], row["static"]) for row in rows]
 
 
 def _capacities(cases: dict[str, Any]) -> list[str]:
@@ -81,7 +85,7 @@ def _capacities(cases: dict[str, Any]) -> list[str]:
         own = "" if rows[0]["tuned"] else " (new)"
         columns = [_column(rows, name) for name in ("plain", "static", "adaptive", "handed_over")]
         lines.append(
-            f"| {label}{own} | {columns[0]:.2f} | {columns[1]:.2f} ({splits}P) | {columns[2]:.2f} | {columns[3]:.0%} | {_gain(rows):.2f} |"
+            f"| {label}{own} | {columns[0]:.2f} | {columns[1]:.2f} ({splits}P) | {columns[2]:.2f} | {columns[3]:.0%} | {_of_seeds(_gains(rows))} |"
         )
     return lines
 
@@ -90,14 +94,23 @@ def _summary(cases: dict[str, Any]) -> list[str]:
     lines = []
     for name, wanted in (("rows that the rule's numbers were found with", True), ("new rows", False)):
         gains = {
-            label: _gain(kinds["capacity"]) for label, kinds in cases.items() if kinds["capacity"][0]["tuned"] is wanted
+            label: _gains(kinds["capacity"])
+            for label, kinds in cases.items()
+            if kinds["capacity"][0]["tuned"] is wanted
         }
         if gains:
-            worst = min(gains, key=gains.__getitem__)
-            lines.append(
-                f"- {len(gains)} {name}: geometric mean {_geometric(gains.values()):.3f}, worst {gains[worst]:.2f} ({worst}), best {max(gains.values()):.2f}."
-            )
+            most = max(map(mean, gains.values()))
+            lines.append(f"- {len(gains)} {name}: {_overall(gains)}, best {most:.2f}.")
     return lines
+
+
+def _overall(rows: dict[str, list[float]]) -> str:
+    """The geometric mean of the rows' means, the worst row, and the worst seed of any row if there are several."""
+    means = {label: mean(values) for label, values in rows.items()}
+    worst, seed = min(means, key=means.__getitem__), min(rows, key=lambda label: min(rows[label]))
+    text = f"geometric mean {_geometric(means.values()):.3f}, worst {means[worst]:.2f} ({worst})"
+    several = any(len(values) > 1 for values in rows.values())
+    return text + (f", worst seed {min(rows[seed]):.2f} ({seed})" if several else "")
 
 
 def _geometric(values: Iterable[float]) -> float:
@@ -115,8 +128,8 @@ def _rejections(cases: dict[str, Any]) -> list[str]:
         "| --- | --- | --- |",
     ]
     for label, kinds in cases.items():
-        below, kept = (_column(kinds["reject"], name) for name in ("rejected_below", "kept_1.3"))
-        lines.append(f"| {label} | {below:.1%} | {kept:.2f} |")
+        below, kept = ([row[name] for row in kinds["reject"]] for name in ("rejected_below", "kept_1.3"))
+        lines.append(f"| {label} | {_of_seeds(below, '.1%', max)} | {_of_seeds(kept)} |")
     return lines
 
 
@@ -132,19 +145,20 @@ def _stress(cases: dict[str, Any], of: int) -> list[str]:
         "| traffic, TTFT/TPOT ms | kept at 1.3 × | without | rejected at 0.9 × | bursts | 0.85 | 1.2 |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    found: dict[str, dict[str, float]] = {"Bursts": {}, "Costs × 0.85": {}, "Costs × 1.2": {}}
+    found: dict[str, dict[str, list[float]]] = {"Bursts": {}, "Costs × 0.85": {}, "Costs × 1.2": {}}
     for label, kinds in cases.items():
         rows, own = kinds["stress"], {row["seed"]: row["adaptive"] for row in kinds["capacity"]}
-        kept, without, below = (_column(rows, n) for n in ("kept_1.3", "without_1.3", "rejected_below"))
-        bursts = _mean(rows, lambda row: row["bursts"] / row["bursts_best"])
-        low, high = (mean(row[n] / own[row["seed"]] for row in rows) for n in ("wrong_0.85", "wrong_1.2"))
-        for name, value in zip(found, (bursts, low, high), strict=True):
-            found[name][label] = value
-        lines.append(f"| {label} | {kept:.2f} | {without:.2f} | {below:.1%} | {bursts:.2f} | {low:.2f} | {high:.2f} |")
-    lines.append("")
-    for name, values in found.items():
-        worst = min(values, key=values.__getitem__)
-        lines.append(
-            f"- {name}: geometric mean {_geometric(values.values()):.3f}, worst {values[worst]:.2f} ({worst})."
+        kept, without, below = ([row[n] for row in rows] for n in ("kept_1.3", "without_1.3", "rejected_below"))
+        bursts = [row["bursts"] / row["bursts_best"] for row in rows]
+        low, high = ([row[n] / own[row["seed"]] for row in rows] for n in ("wrong_0.85", "wrong_1.2"))
+        for name, values in zip(found, (bursts, low, high), strict=True):
+            found[name][label] = values
+        cells = (
+            _of_seeds(kept),
+            _of_seeds(without),
+            _of_seeds(below, ".1%", max),
+            *map(_of_seeds, (bursts, low, high)),
         )
-    return lines
+        lines.append(f"| {' | '.join((label, *cells))} |")
+    lines.append("")
+    return [*lines, *(f"- {name}: {_overall(values)}." for name, values in found.items())]
