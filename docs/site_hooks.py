@@ -35,6 +35,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """The page with its links to files of the repository; one that leads nowhere is a warning, which ends a strict build."""
     root = Path(config.config_file_path).parent
     docs = Path(config.docs_dir).relative_to(root).as_posix()
+    aside = "（`{}`）" if page.file.src_uri.endswith(".zh.md") else " (`{}`)"
 
     def replaced(link: re.Match[str]) -> str:
         path, _, anchor = link["target"].partition("#")
@@ -44,7 +45,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not (root / inside).exists():
             log.warning("%s links to %s, which is not there", page.file.src_uri, inside)
         if not config.repo_url:
-            return f"{link['text']} (`{inside}`)" if inside not in link["text"] else link["text"]
+            return link["text"] if inside in link["text"] else f"{link['text']}{aside.format(inside)}"
         return f"[{link['text']}]({config.repo_url.rstrip('/')}/blob/main/{inside}{'#' * bool(anchor)}{anchor})"
 
     return _noted(LINK.sub(replaced, markdown), page)

@@ -203,7 +203,7 @@ def percentile_error(say: Say, source: Source) -> Figure:
     figure = style.canvas(
         say("A p99 of few requests is luck", "请求太少时，p99 基本靠运气"),
         say(
-            f"TTFT of {len(values):,} requests on four H200; bands hold 90 % of 2,000 random selections",
+            f"TTFT of {len(values):,} requests on four H200; bands hold 90% of 2,000 random selections",
             f"四块 H200 上 {len(values)} 个请求的 TTFT；色带包含 2000 次随机抽样的 90%",
         ),
         2.2,

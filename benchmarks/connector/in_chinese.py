@@ -65,7 +65,7 @@ FORMS = {
     r"(\d+)/s per GPU, 1P1D, both asked at once": r"每 GPU 每秒 \1 个，1P1D，同时请求两者",
     r"(\d+)/s per GPU, 1P1D, announced": r"每 GPU 每秒 \1 个，1P1D，事先告知 decode",
     r"(\d+), (\d+)": r"\1，\2",
-    r"([\d,]+ → [\d,]+) \((.+) %\)": r"\1（\2%）",
+    r"([\d,]+ → [\d,]+) \((.+)%\)": r"\1（\2%）",
     r"([\d.]+) \((.+)\)": r"\1（\2）",
 }
 # Roles with their numbers, pairs of engines, transports, and numbers alone.

@@ -99,7 +99,7 @@ def busy_decode(data: list[dict[str, Any]]) -> str:
             [
                 row["transport"],
                 *(f"{row[name]:.1f}" for name in ("ready ms", "loaded ms", "busy ready ms")),
-                f"{alone:,.0f} → {beside:,.0f} ({100 * (beside / alone - 1):+.1f} %)",
+                f"{alone:,.0f} → {beside:,.0f} ({100 * (beside / alone - 1):+.1f}%)",
             ]
         )
     return table(

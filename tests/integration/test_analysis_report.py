@@ -154,7 +154,7 @@ def test_one_run_without_power_is_a_whole_report(tmp_path: Path) -> None:
 
     assert "nothing to compare" in text
     assert "No power was recorded." in text
-    assert "| combined | timeout | 1 | 11 % | no byte \\| for 30 s |" in text
+    assert "| combined | timeout | 1 | 11% | no byte \\| for 30 s |" in text
     assert "| Energy per output token | J | – |" in text
     assert "SIMULATED" not in text
 

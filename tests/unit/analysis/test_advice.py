@@ -60,7 +60,7 @@ def test_series_are_in_order_of_rate_and_plain_serving_is_first() -> None:
 
 
 def test_the_best_rate_is_where_attainment_falls_through_90_percent() -> None:
-    # Combined keeps 100 % at 1.5, 90 % at 2 and 70 % at 3 req/s per GPU; disagg keeps all everywhere.
+    # Combined keeps 100% at 1.5, 90% at 2 and 70% at 3 req/s per GPU; disagg keeps all everywhere.
     combined, disagg = crossing_sweep().series
 
     assert best_rate(combined) == pytest.approx(2.0)
@@ -102,7 +102,7 @@ def test_a_sweep_says_what_each_gpu_serves_and_where_the_lines_cross() -> None:
     said = " ".join(of_sweep(crossing_sweep()))
 
     assert (
-        "Highest load within TTFT ≤ 900 ms for 90 % of requests: disagg at least 3.00 req/s per GPU. Then: combined 2.00."
+        "Highest load within TTFT ≤ 900 ms for 90% of requests: disagg at least 3.00 req/s per GPU. Then: combined 2.00."
         in said
     )
 
@@ -162,7 +162,7 @@ def test_rates_are_tabled_with_their_tails() -> None:
     table = rate_table(crossing_sweep().series[0])
 
     assert [cell.text for cell in table.rows[0]][:3] == ["3 req/s", "1.50", "150"]
-    assert table.rows[1][table.header.index("Within limits")].text.startswith("90 % (")
+    assert table.rows[1][table.header.index("Within limits")].text.startswith("90% (")
 
 
 def test_attainment_of_the_given_limits_is_the_runs_own() -> None:
@@ -189,10 +189,10 @@ def test_the_table_of_limits_names_who_keeps_more_of_them() -> None:
 
     assert table is not None
     cells = {(row[0].text, head): cell.text for row in table.rows for head, cell in zip(table.header, row, strict=True)}
-    assert cells["TTFT ≤ 300 ms", "TPOT ≤ 10 ms"] == "disagg: 100 %, 0 %"
-    assert cells["TTFT ≤ 100 ms", "TPOT ≤ 30 ms"] == "combined: 100 %, 0 %"
-    assert cells["TTFT ≤ 100 ms", "TPOT ≤ 10 ms"] == "none: 0 %, 0 %"
-    assert cells["TTFT ≤ 300 ms", "TPOT ≤ 30 ms"] == "equal: 100 %, 100 %"
+    assert cells["TTFT ≤ 300 ms", "TPOT ≤ 10 ms"] == "disagg: 100%, 0%"
+    assert cells["TTFT ≤ 100 ms", "TPOT ≤ 30 ms"] == "combined: 100%, 0%"
+    assert cells["TTFT ≤ 100 ms", "TPOT ≤ 10 ms"] == "none: 0%, 0%"
+    assert cells["TTFT ≤ 300 ms", "TPOT ≤ 30 ms"] == "equal: 100%, 100%"
 
 
 def test_what_limits_a_deployment_is_told_from_stages_and_busy_gpus() -> None:
@@ -203,8 +203,8 @@ def test_what_limits_a_deployment_is_told_from_stages_and_busy_gpus() -> None:
     (result,) = evaluate([run(records, manifest(Topology.DISAGG), power)])
 
     assert bottleneck(result) == (
-        "disagg: of 100 ms to the first token, 10 % waiting in the proxy, 60 % prefill and 30 % the KV hand-off and first decode "
-        "step; prefill GPUs busy 90 % of the time and decode GPUs busy 90 % of the time, so the prefill and decode GPUs "
+        "disagg: of 100 ms to the first token, 10% waiting in the proxy, 60% prefill and 30% the KV hand-off and first decode "
+        "step; prefill GPUs busy 90% of the time and decode GPUs busy 90% of the time, so the prefill and decode GPUs "
         "will limit it first, and keep up at this rate."
     )
     assert ratio_of(result) == "1P1D"
@@ -244,7 +244,7 @@ def test_a_limit_that_a_growing_queue_still_keeps_is_at_most_what_it_carries() -
     said = of_sweep(swept(kept(2.0), kept(4.0, grows=True), lost(6.0)))
 
     assert said[0].startswith(
-        "Highest load within TTFT ≤ 900 ms for 90 % of requests: combined at most 2.10 req/s per GPU"
+        "Highest load within TTFT ≤ 900 ms for 90% of requests: combined at most 2.10 req/s per GPU"
     )
     assert "Requests were already piling up while the limits were met" in said[1]
     assert said[1].endswith("combined from 2.00 req/s per GPU.")

@@ -140,7 +140,7 @@ SIMULATED = deployment(engines=[EngineInfo(name="combined-0", role=Role.COMBINED
         pytest.param(
             run(hundred(), manifest(), power(throttle=0x40)),
             "CARE",
-            "GPU 0 thermal slowdown (hardware) in 100 % of samples",
+            "GPU 0 thermal slowdown (hardware) in 100% of samples",
             "cooling",
             id="throttled",
         ),

@@ -405,7 +405,7 @@ def test_energy_by_role_has_its_error() -> None:
 
 
 def test_power_that_disagrees_with_the_counter_widens_the_error() -> None:
-    """The counter counts 6 % less than the power says, which is within what is believed."""
+    """The counter counts 6% less than the power says, which is within what is believed."""
     found = energy(changed(recorded(model=wavering), slowed(0.94), 0, 1, since=-1.0))
 
     assert [gpu.error_j for gpu in found.gpus] == pytest.approx([300.0 * 9.9 * 0.06] * 2, rel=0.1)

@@ -37,7 +37,7 @@ def test_chosen_values_are_shown_as_chosen(value: float | None, text: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("share", "text"), [(None, "–"), (0.0, "0 %"), (0.05, "5 %"), (0.034, "3.4 %"), (0.666, "67 %"), (1.0, "100 %")]
+    ("share", "text"), [(None, "–"), (0.0, "0%"), (0.05, "5%"), (0.034, "3.4%"), (0.666, "67%"), (1.0, "100%")]
 )
 def test_shares_become_percentages(share: float | None, text: str) -> None:
     assert percent(share) == text

@@ -148,7 +148,7 @@ def test_a_missing_window_is_first_scheduled_send_to_last_end() -> None:
 
 
 def test_stage_means_sum_to_the_time_in_the_proxy() -> None:
-    # the slowest 1 % of 100 requests is the one whose stages sum to 1 + 200 + 20 + 300 ms
+    # the slowest 1% of 100 requests is the one whose stages sum to 1 + 200 + 20 + 300 ms
     def staged(index: int, prefill: float) -> RequestRecord:
         stages = Stages(queue=1.0, prefill=prefill, kv_and_first_decode=20.0, decode=300.0, decode_instance="decode-0")
         return request(index, index / 10, stages=stages)

@@ -198,4 +198,4 @@ def test_a_simulator_without_a_processor_is_doubted(late: float, doubted: bool) 
     found = [doubt for doubt in doubts(group(stepping(run([request(0)]), late))) if "ended late" in doubt.sentence]
 
     assert bool(found) == doubted
-    assert all("12 %" in doubt.sentence for doubt in found)
+    assert all("12%" in doubt.sentence for doubt in found)

@@ -14,7 +14,7 @@ class Colour(StrEnum):
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535, description="where to listen")] = 80
-    rate: Annotated[float, msgspec.Meta(gt=0, description="100 % of it")] = 1.5
+    rate: Annotated[float, msgspec.Meta(gt=0, description="100% of it")] = 1.5
     name: Annotated[str, msgspec.Meta(description="who")] = ""
     verbose: Annotated[bool, msgspec.Meta(description="say more")] = False
     gpus: Annotated[tuple[int, ...], msgspec.Meta(description="which")] = (0,)
@@ -143,7 +143,7 @@ def test_help_names_option_variable_and_default(capsys: pytest.CaptureFixture[st
     text = " ".join(capsys.readouterr().out.split())
     assert end.value.code == 0
     assert "--port INTEGER where to listen [PORT] (default 80)" in text
-    assert "--rate NUMBER 100 % of it [RATE] (default 1.5)" in text
+    assert "--rate NUMBER 100% of it [RATE] (default 1.5)" in text
     assert "--verbose on|off say more [VERBOSE] (default off)" in text
     assert "--colour red|green paint [COLOUR] (default red)" in text
     assert "--gpus INTEGER,… which [GPUS] (default 0)" in text

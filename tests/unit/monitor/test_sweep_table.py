@@ -35,11 +35,11 @@ def test_steps_are_in_the_order_of_the_clock_between_the_runs_without_a_lock() -
     found = cells(text)
     assert list(found) == ["0 free", "1 decode 1500 MHz", "2 decode 900 MHz", "3 free"]
     # against the mean of both runs without a lock: 2.1 J and 10.1 ms
-    assert found["2 decode 900 MHz"]["decode J against free"] == "-52.4 %"
-    assert found["2 decode 900 MHz"]["median TPOT against free"] == "+38.6 %"
+    assert found["2 decode 900 MHz"]["decode J against free"] == "-52.4%"
+    assert found["2 decode 900 MHz"]["median TPOT against free"] == "+38.6%"
     assert found["2 decode 900 MHz"]["J per output token, decode"] == "1"
     assert found["2 decode 900 MHz"]["J per input token, prefill"] == "0.1"
-    assert "from the one to the other: +10.0 % in J per token and +2.0 % in median TPOT" in text
+    assert "from the one to the other: +10.0% in J per token and +2.0% in median TPOT" in text
     assert "- held: the clock, or the power, stayed" in text
 
 
@@ -47,7 +47,7 @@ def test_before_the_end_nothing_says_how_far_runs_drift() -> None:
     text = page([point(None, 2.0, 10.0), point(900, 1.0, 14.0)])
 
     assert "only one of them so far" in text
-    assert cells(text)["1 decode 900 MHz"]["decode J against free"] == "-50.0 %"
+    assert cells(text)["1 decode 900 MHz"]["decode J against free"] == "-50.0%"
 
 
 def test_a_failed_run_is_no_baseline_and_what_is_unknown_is_empty() -> None:
@@ -56,5 +56,5 @@ def test_a_failed_run_is_no_baseline_and_what_is_unknown_is_empty() -> None:
     found = cells(text)
     assert found["0 free"]["verdict"] == "free, but the command ended with 3"
     assert found["1 decode 900 MHz"]["decode J against free"] == ""
-    assert found["2 free"]["decode J against free"] == "+0.0 %"
+    assert found["2 free"]["decode J against free"] == "+0.0%"
     assert "measured nothing reliable" in text

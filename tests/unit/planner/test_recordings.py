@@ -69,13 +69,13 @@ def broken(compared: list[Compared]) -> list[str]:
     asked = [row for label, row in errors.items() if "1P3D" not in label]
     worst = [max(row[metric] for row in asked) for metric in range(5)]
     promises = {
-        "capacity within 5 % in the median": np.median(off) <= 0.05,
-        "capacity within 10 % for nine of ten": np.quantile(off, 0.9) <= 0.10,
-        "TTFT p50 within 15 %": worst[TTFT_P50] <= 0.15,
-        "TTFT p99 within 17 %": worst[TTFT_P99] <= 0.17,
-        "TPOT p50 within 5 %": worst[TPOT_P50] <= 0.05,
-        "TPOT p99 within 5 %": worst[TPOT_P99] <= 0.05,
-        "J/token within 5 %": worst[JOULES] <= 0.05,
+        "capacity within 5% in the median": np.median(off) <= 0.05,
+        "capacity within 10% for nine of ten": np.quantile(off, 0.9) <= 0.10,
+        "TTFT p50 within 15%": worst[TTFT_P50] <= 0.15,
+        "TTFT p99 within 17%": worst[TTFT_P99] <= 0.17,
+        "TPOT p50 within 5%": worst[TPOT_P50] <= 0.05,
+        "TPOT p99 within 5%": worst[TPOT_P99] <= 0.05,
+        "J/token within 5%": worst[JOULES] <= 0.05,
         "every pair in order": ordered == pairs >= 18,
         "1P3D's latencies": max(errors["disagg 1P3D"]) <= 0.15,
     }

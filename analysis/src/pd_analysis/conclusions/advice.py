@@ -139,7 +139,7 @@ def _cell(group: Group, limits: dict[str, float]) -> Cell:
 
 
 def _apart(one: Result, two: Result, best: float, second: float) -> bool:
-    """Two shares differ by more than their sampling noise (two standard errors) and by more than 2 %."""
+    """Two shares differ by more than their sampling noise (two standard errors) and by more than 2%."""
     variance = sum(
         share * (1 - share) / max(result.metrics.requests, 1) for share, result in ((best, one), (second, two))
     )

@@ -60,7 +60,7 @@ def verdict(group: Group, doubts: Sequence[Doubt]) -> Verdict:
         pairs=tuple(_pair(group.baseline, other) for other in group.others),
         rule=(
             tr(
-                "Equal: the whole {level} % interval of the difference is below {small} (p99: {tail}). Unclear: the interval includes both no difference and a larger one. {noise}",
+                "Equal: the whole {level}% interval of the difference is below {small} (p99: {tail}). Unclear: the interval includes both no difference and a larger one. {noise}",
                 small=percent(SMALL),
                 tail=percent(SMALL_TAIL),
                 level=f"{bootstrap.LEVEL:.0f}",

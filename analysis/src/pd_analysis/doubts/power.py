@@ -13,7 +13,7 @@ from pd_analysis.words.formatting import listed, number, percent
 from pd_analysis.words.language import tr
 
 FIT_LEAST: Final = 0.5
-COUNTER_LEAST_S: Final = 5.0  # about 50 updates of a board's counter: below, its steps are more than 2 % of the window
+COUNTER_LEAST_S: Final = 5.0  # about 50 updates of a board's counter: below, its steps are more than 2% of the window
 
 
 def power(result: Result) -> Iterable[Doubt]:

@@ -24,8 +24,8 @@ from pd_contracts.plausible import (
 
 # Counter and power are compared over a little more than the window, where the board mostly idles: an average of a second blurs its ends.
 MARGIN_S: Final = 1.0
-# 480 recordings of H200 boards: the average's integral was within 3.1 % of the counter. The instant power looks at a quarter of the time
-# and was up to 18.5 % off over 6 s, so it is weaker evidence on its own.
+# 480 recordings of H200 boards: the average's integral was within 3.1% of the counter. The instant power looks at a quarter of the time
+# and was up to 18.5% off over 6 s, so it is weaker evidence on its own.
 DISAGREES: Final = 0.10
 DISAGREES_INSTANT: Final = 0.30
 # A board at work never draws the same to the milliwatt for so long; one at rest may, where readings are whole watts.

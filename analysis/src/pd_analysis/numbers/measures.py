@@ -1,6 +1,6 @@
 """The measures that decide, each with its unit, its better direction, and the difference below which two runs are equal.
 
-A single pair of runs shows no smaller difference than these: board power readings alone differ by about 5 % (arXiv 2312.02741),
+A single pair of runs shows no smaller difference than these: board power readings alone differ by about 5% (arXiv 2312.02741),
 and a 99th percentile of a few hundred requests rests on a handful of them.
 """
 

@@ -60,7 +60,7 @@ PLOTS: Final = (
     Plot("ttft", mark("Time to first token by percentile"), curves.ttft),
     Plot("tpot", mark("Time per output token by percentile"), curves.tpot),
     Plot("gaps", mark("Gaps between token chunks, and the longest of each request, by percentile"), curves.gaps),
-    Plot("latency_breakdown", mark("Stages of the mean request and of the slowest 1 %"), bars.latency_breakdown),
+    Plot("latency_breakdown", mark("Stages of the mean request and of the slowest 1%"), bars.latency_breakdown),
     Plot("ttft_breakdown", mark("Stages up to the first token around each percentile"), bars.ttft_breakdown),
     Plot("kv_handoff_cdf", mark("Share of requests by the time of their KV hand-off"), attainment.kv_handoff_cdf),
     Plot("slo_scale_attainment", mark("Share of requests within scaled limits"), attainment.slo_scale),

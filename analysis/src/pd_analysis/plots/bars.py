@@ -28,7 +28,7 @@ Bar = tuple[str, Mapping[str, float]]
 
 
 def latency_breakdown(group: Group) -> Figure | None:
-    """Stages of the mean request and of the slowest 1 %, up to the first token and over the whole request."""
+    """Stages of the mean request and of the slowest 1%, up to the first token and over the whole request."""
     bars: list[Bar] = []
     for result in group.results:
         means = result.metrics.stage_means
@@ -66,7 +66,7 @@ def ttft_breakdown(group: Group) -> Figure | None:
     if not bars:
         return None
     subtitle = tr(
-        "Mean stages of the {share} % of requests whose TTFT is nearest to the percentile; before the proxy: client and network.",
+        "Mean stages of the {share}% of requests whose TTFT is nearest to the percentile; before the proxy: client and network.",
         share=AROUND,
     )
     tails = [(result.name, result.metrics.latencies["TTFT"].at(99)) for result in group.results]
@@ -109,7 +109,7 @@ def around_percentiles(result: Result) -> dict[int, dict[str, float]]:
     return found
 
 
-_WHICH: Final = {"all": mark("mean"), "slowest": mark("slowest 1 %")}
+_WHICH: Final = {"all": mark("mean"), "slowest": mark("slowest 1%")}
 
 
 def _breakdown_title(group: Group) -> str:

@@ -51,7 +51,7 @@ def _latency_title(sweep: Sweep, percentile: int) -> str:
 
 
 def _latency_subtitle(sweep: Sweep) -> str:
-    message = mark("{requests}. Shaded: 95 % bootstrap interval. Hollow: not for decisions.")
+    message = mark("{requests}. Shaded: 95% bootstrap interval. Hollow: not for decisions.")
     return tr(message if shaded(sweep) else mark("{requests}. Hollow: not for decisions."), requests=short(sweep))
 
 
@@ -74,7 +74,7 @@ def _attainment(result: Result) -> float | None:
 
 
 def slo_attainment(sweep: Sweep) -> Figure | None:
-    """Share of requests within the limits, and where a deployment falls below 90 %; of few deployments each limit alone, too."""
+    """Share of requests within the limits, and where a deployment falls below 90%; of few deployments each limit alone, too."""
     if not sweep.limits:
         return None
     limits = joined(f"{name.upper()} ≤ {limit:g} ms" for name, limit in sweep.limits.items())

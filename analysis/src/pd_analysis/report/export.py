@@ -29,7 +29,7 @@ def write(results: Sequence[Result], out: Path, format_: str) -> list[Path]:
 
 
 def runs(results: Sequence[Result]) -> pd.DataFrame:
-    """Set-up and every number of every result; units stand in the names, `low` and `high` bound the 95 % interval."""
+    """Set-up and every number of every result; units stand in the names, `low` and `high` bound the 95% interval."""
     return pd.DataFrame([_facts(result) | _numbers(result) for result in results])
 
 

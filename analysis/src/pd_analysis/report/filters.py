@@ -10,9 +10,8 @@ _WHOLE: Final = re.compile(r"(?<![\w/-])(?:--[a-z][a-z-]*|pd-[a-z]+)")
 
 
 def unbroken(text: str) -> Markup:
-    """A text for a page: no line ends between a number and its %, nor inside an option or the name of a command."""
-    safe = re.sub(r"(?<=\d) %", "\u00a0%", str(escape(text)))
-    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', safe))  # noqa: S704  escaped above
+    """A text for a page: no line ends inside an option or the name of a command."""
+    return Markup(_WHOLE.sub(r'<span class="whole">\g<0></span>', str(escape(text))))  # noqa: S704  escaped above
 
 
 def pipe(text: str) -> str:

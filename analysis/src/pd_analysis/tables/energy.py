@@ -110,7 +110,7 @@ def _closures(gpus: Sequence[GpuEnergy]) -> list[str]:
     counter = total_of([gpu.counter_j for gpu in gpus])
     integrals = total_of([gpu.integral_j for gpu in gpus]), total_of([gpu.average_j for gpu in gpus])
     found = [closure(integral, counter) for integral in integrals]
-    return [DASH if share is None else f"{share * 100:+z.1f} %" for share in found]
+    return [DASH if share is None else f"{share * 100:+z.1f}%" for share in found]
 
 
 def boards(group: Group) -> Table | None:

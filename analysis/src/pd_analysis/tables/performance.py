@@ -69,7 +69,7 @@ def stages(group: Group) -> Table | None:
                 ]
                 for percentile in PERCENTILES
             ]
-            rows += [_stage_row(tr("{run}, mean of the slowest 1 %", run=result.name), means["slowest"])]
+            rows += [_stage_row(tr("{run}, mean of the slowest 1%", run=result.name), means["slowest"])]
     caption = tr(
         "{definition} Percentiles of stages do not sum to a percentile of the whole. A combined engine hides its prefill in the first decode.",
         definition=defined(("Stages",)),
@@ -98,5 +98,5 @@ def failures(group: Group) -> Table:
                 ]
             )
         if failed.empty:
-            rows.append([result.name, tr("none"), "0", "0 %", ""])
+            rows.append([result.name, tr("none"), "0", "0%", ""])
     return table(tr("Failures"), ["", tr("Kind"), tr("Requests"), tr("Share"), tr("First message")], rows, {0, 1, 4})

@@ -46,4 +46,4 @@ def _attained(result: Result) -> str:
     if draws is None:
         return percent(share)
     low, high = interval(draws)
-    return tr("{share} ({low} to {high} %)", share=percent(share), low=f"{low * 100:.0f}", high=f"{high * 100:.0f}")
+    return tr("{share} ({low} to {high}%)", share=percent(share), low=f"{low * 100:.0f}", high=f"{high * 100:.0f}")

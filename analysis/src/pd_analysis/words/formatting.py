@@ -59,11 +59,11 @@ def setting(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share of 1 as a percentage; whole above 10 %."""
+    """A share of 1 as a percentage; whole above 10%."""
     if share is None:
         return DASH
     value = share * 100
-    return f"{value:.0f} %" if abs(value) >= 10 or math.isclose(value, round(value)) else f"{value:.1f} %"
+    return f"{value:.0f}%" if abs(value) >= 10 or math.isclose(value, round(value)) else f"{value:.1f}%"
 
 
 def ratio(value: float | None) -> str:

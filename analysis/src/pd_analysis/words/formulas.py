@@ -47,12 +47,12 @@ COUNTING: Final[dict[str, str]] = {
     "Requests within all limits": "requests that meet every given limit / all measured requests; failures never meet one",
     "Tokens": "of successful requests, from the server's usage",
     "Per GPU": PER_GPU,
-    "95 % of ratios": (
+    "95% of ratios": (
         "bootstrap, 2,000 seeded draws over requests (over repeats too, where there are some); where consecutive requests "
         "are alike, they count as fewer"
     ),
     "Saturated": "median TTFT and the requests in flight both rise more than 1.5× from the first third of the run to the last",
-    "Stages": "the proxy's own timing of one request; the slowest 1 % are the requests at or above the p99 of their sum",
+    "Stages": "the proxy's own timing of one request; the slowest 1% are the requests at or above the p99 of their sum",
 }
 
 ALL: Final[dict[str, str]] = {**FORMULAS, **COUNTING, **ENERGY}

@@ -23,7 +23,7 @@ from pd_loadgen.live.user import LoadUser, Shell
 from pd_loadgen.results.manifests import EXIT_BAD
 from pd_loadgen.workload.options import Options
 
-# Drawing keeps the loop busy for about a millisecond; twice a second, that delays far less than 1 % of the stamps.
+# Drawing keeps the loop busy for about a millisecond; twice a second, that delays far less than 1% of the stamps.
 REDRAW_S: Final = 0.5
 WORKERS_TIMEOUT_S: Final = 60.0
 _LOOPBACK: Final = "127.0.0.1"

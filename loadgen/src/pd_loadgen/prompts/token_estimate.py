@@ -2,7 +2,7 @@
 
 Languages differ: English has blanks between words, each about a token; Chinese and Japanese have none. The factors are fitted to the
 tokenizers of Qwen, DeepSeek, Llama 3, Mistral (tekken) and GPT-4o over 250 paragraphs a language of Debian's manuals and the shipped
-text: their mean is met within 6 % in English, Chinese, Japanese, Korean and French (median error of a paragraph 4 to 8 %), 15 % in
+text: their mean is met within 6% in English, Chinese, Japanese, Korean and French (median error of a paragraph 4 to 8%), 15% in
 German and Russian.
 """
 

@@ -1,7 +1,7 @@
 """The highest rate that meets the limits: bisection over runs with repeated seeds, and how sure the answer is. Pure.
 
 A rate is good if the share of all requests that meet every limit (failures never do), pooled over the seeds, is at least what is
-asked. The pooled share has a Wilson interval of 95 %. If that interval contains the share asked for, the verdict on this rate is
+asked. The pooled share has a Wilson interval of 95%. If that interval contains the share asked for, the verdict on this rate is
 uncertain. So the answer is an interval as well: from the highest rate that was surely good to the lowest that was surely bad.
 """
 
@@ -39,7 +39,7 @@ class Probe:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the attainment; (0, 1) without requests."""
+        """Wilson's 95% interval of the attainment; (0, 1) without requests."""
         if not self.requests:
             return 0.0, 1.0
         count, share, square = self.requests, self.share, _Z95 * _Z95

@@ -154,7 +154,7 @@ def _sentence(goal: Goal, found: Answer, gpus: int | None) -> str:
     low = "?" if found.at_least is None else f"{found.at_least:g}"
     high = "?" if found.at_most is None else f"{found.at_most:g}"
     bound = "" if found.close else "; not narrowed down: raise --high or --most-rates"
-    return f"{found.rate:g} requests/s{per_gpu} with {goal.attainment:.0%} within the limits; 95 % interval {low} to {high}{bound}"
+    return f"{found.rate:g} requests/s{per_gpu} with {goal.attainment:.0%} within the limits; 95% interval {low} to {high}{bound}"
 
 
 def _share(probe: Probe) -> str:

@@ -104,7 +104,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _change(value: float | None, base: float | None) -> str:
-    return "" if value is None or not base else f"{100 * (value / base - 1):+.1f} %"
+    return "" if value is None or not base else f"{100 * (value / base - 1):+.1f}%"
 
 
 def _shown(value: float | None) -> str:

@@ -42,7 +42,7 @@ COMPARE: Final = {
     ),
 }
 
-# Long prompts and short answers: a prompt stalls a plain engine's decoding for 65 ms, and prefill on its own is 60 % busy, so
+# Long prompts and short answers: a prompt stalls a plain engine's decoding for 65 ms, and prefill on its own is 60% busy, so
 # that both sides of the trade show. Few tokens per second, so that two small cores carry client, proxy and engines in time.
 DEMO: Final = {
     "sim": Preset(

@@ -72,7 +72,7 @@ def capacities(compared: Sequence[Compared], *, seen: bool = False) -> list[tupl
 
     `seen`: only where one of the two falls short at some rate; of what both carry the other ones do not tell how good a prediction is.
 
-    The rate at which the share of requests within the limits falls below 90 %, on a line between the rates that were offered; the
+    The rate at which the share of requests within the limits falls below 90%, on a line between the rates that were offered; the
     highest of them if it never does.
     """
     kinds: dict[tuple[str, int], list[Compared]] = {}

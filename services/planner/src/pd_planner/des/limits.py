@@ -38,6 +38,6 @@ class Limits:
 
     @property
     def words(self) -> str:
-        """TTFT ≤ 500 ms and TPOT ≤ 15 ms for 90 % of requests."""
+        """TTFT ≤ 500 ms and TPOT ≤ 15 ms for 90% of requests."""
         parts = [f"{metric.upper()} ≤ {limit:g} ms" for metric, limit in self.milliseconds.items()]
         return tr("{limits} for {share} of requests", limits=tr(" and ").join(parts), share=f"{self.attainment:.0%}")

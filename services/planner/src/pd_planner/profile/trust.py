@@ -8,7 +8,7 @@ from pd_analysis.words.language import mark
 from pd_contracts.names import Connector
 from pd_simulator.profile import HeldOut, Profile
 
-# Standard deviations of the logarithm of a capacity. Nine of ten lie within 1.64 of them: ±25 % and ±40 %.
+# Standard deviations of the logarithm of a capacity. Nine of ten lie within 1.64 of them: ±25% and ±40%.
 ANALYTIC_SD: Final = 0.15
 UNCALIBRATED_SD: Final = 0.22
 LEAST_SD: Final = 0.03

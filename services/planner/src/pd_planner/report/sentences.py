@@ -191,12 +191,12 @@ def _of_profile(found: Findings) -> Iterator[str]:
     known = profile.provenance
     if known is None:
         yield tr(
-            "The origin of this profile is unknown ({profile}); take its numbers for ±25 %.",
+            "The origin of this profile is unknown ({profile}); take its numbers for ±25%.",
             profile=profile.description,
         )
     elif known.kind == "analytic":
         yield tr(
-            "ANALYTIC: computed from the model's shape and the board's data sheet, ±25 %; not measured. Measure one plain "
+            "ANALYTIC: computed from the model's shape and the board's data sheet, ±25%; not measured. Measure one plain "
             "engine and one pair, and make a profile with pd-plan calibrate."
         )
     elif known.kind == "simulated":
@@ -207,11 +207,11 @@ def _of_topology(found: Findings) -> Iterator[str]:
     best = found.best.choice
     if best.trust is Trust.UNCALIBRATED and best.adaptive:
         yield tr(
-            "UNCALIBRATED TOPOLOGY: no run that the profile was compared with had adaptive roles; ±40 %.",
+            "UNCALIBRATED TOPOLOGY: no run that the profile was compared with had adaptive roles; ±40%.",
         )
     elif best.trust is Trust.UNCALIBRATED:
         yield tr(
-            "UNCALIBRATED TOPOLOGY: no run that the profile was fitted to had {deployment}'s senders and receivers; ±40 %.",
+            "UNCALIBRATED TOPOLOGY: no run that the profile was fitted to had {deployment}'s senders and receivers; ±40%.",
             deployment=best.fleet.candidate.label,
         )
     if best.fleet.candidate.connector is Connector.P2P_NCCL:
@@ -286,7 +286,7 @@ def _of_cpu(found: Findings) -> Iterator[str]:
     if waiting and any(drawn.choice.plain for drawn in found.drawn):
         yield tr(
             "With prompts of this length plain engines wait for the CPU: it takes {least} to {most} ms to launch a step with a prompt, and the GPU "
-            "would need {computing} ms. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10 % longer.",
+            "would need {computing} ms. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10% longer.",
             least=f"{min(launch.ms):.0f}",
             most=f"{max(launch.ms):.0f}",
             computing=f"{computing:.0f}",
@@ -319,7 +319,7 @@ def _better_untried(found: Findings) -> Iterator[str]:
         drawn = found.drawn_of(other)
         yield tr(
             "{deployment} might do better ({rate} requests/s per GPU simulated, {gpus} GPUs), but nothing like it was measured: "
-            "UNCALIBRATED TOPOLOGY, ±40 %. --any-topology ranks it as if it had been.",
+            "UNCALIBRATED TOPOLOGY, ±40%. --any-topology ranks it as if it had been.",
             deployment=other.fleet.label,
             rate=number(drawn.band.middle if drawn else other.fleet.per_gpu),
             gpus=other.fleet.gpus,
