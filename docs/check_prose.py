@@ -35,7 +35,7 @@ PHRASES: Final = {
 BINARY: Final = {".png", ".gz", ".xz", ".tgz", ".lock", ".svg", ".po", ".json", ".jsonl", ".parquet", ".npz"}
 # Besides others' words: reports of past measurements, which say what the code said then, and their records.
 SKIPPED: Final = (
-    *(f"docs/results/{name}/report.md" for name in ("cpu", "h200", "h200x1", "h200x2")),
+    *(f"docs/results/{name}/report" for name in ("cpu", "h200", "h200x1", "h200x2")),
     "docs/results/h200/calibration.md",
     "docs/results/h200x1-qwen3-4b/calibration.md",
     "docs/check_prose.py",

@@ -1,7 +1,4 @@
-"""What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text.
-
-A page that the Chinese site has in English only says so, its links to sections lead to those of Chinese pages, and the search lists it once.
-"""
+"""What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text."""
 
 import logging
 import posixpath
@@ -12,22 +9,14 @@ from typing import Final
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
-from pymdownx.slugs import slugify
 
 LINK: Final = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>\.\./[^)\s]+)\)")
-# A link to a section of another page, and a heading as the table of contents reads it.
-SECTION: Final = re.compile(r"(?<=\]\()(?P<page>[\w./-]+)\.md#(?P<anchor>[\w-]+)(?=\))")
-HEADING: Final = re.compile(r"^#+ (?P<text>.+)$", re.MULTILINE)
-FENCED: Final = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WIDE_END: Final = re.compile(r"([\u3000-\u303f\uff00-\uffef])\n *(?=[^\s<]|<(?:a|code|em|strong)\b)")
 # Code in the cells of tables.
 CELL: Final = re.compile(r"<td.*?</td>", re.DOTALL)
 CODE: Final = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
 # A short option or command, which would break at its hyphens.
 OPTION: Final = re.compile(r"(?<![\w/.-])(?:--[a-z][a-z-]{0,24}|pd-[a-z]+)(?![\w/-])")
-ENGLISH_ONLY: Final = (
-    '!!! note "本页只有英文版"\n\n    中文入口见[首页](index.md)；术语见[基本概念](concepts.md#本项目的用词)。\n\n'
-)
 log: Final = logging.getLogger("mkdocs.plugins.pdstack")
 
 
@@ -48,34 +37,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link["text"] if inside in link["text"] else f"{link['text']}{aside.format(inside)}"
         return f"[{link['text']}]({config.repo_url.rstrip('/')}/blob/main/{inside}{'#' * bool(anchor)}{anchor})"
 
-    return _noted(LINK.sub(replaced, markdown), page)
-
-
-def _noted(markdown: str, page: Page) -> str:
-    """With a note below the title, where a Chinese reader gets the English page."""
-    source = page.file.src_uri
-    if not page.file.dest_uri.startswith("zh/") or source.endswith(".zh.md"):
-        return markdown
-    page.meta["search"] = {"exclude": True}  # the same page is in the index under its English address
-    folder = Path(str(page.file.abs_src_path)).parent
-    title, _, rest = SECTION.sub(lambda link: _chinese_section(link, folder), markdown).partition("\n")
-    up = "../" * source.count("/")
-    return f"{title}\n\n{ENGLISH_ONLY.replace('](', f']({up}')}{rest}"
-
-
-def _chinese_section(link: re.Match[str], folder: Path) -> str:
-    """A link of an English page whose target is in Chinese on that site: both have the same headings in the same order."""
-    english, chinese = (folder / f"{link['page']}{suffix}" for suffix in (".md", ".zh.md"))
-    if not chinese.exists():
-        return link[0]
-    sections = dict(zip(_anchors(english), _anchors(chinese), strict=True))
-    return f"{link['page']}.md#{sections.get(link['anchor'], link['anchor'])}"
-
-
-def _anchors(page: Path) -> list[str]:
-    """The anchors of a page's headings, in their order."""
-    text = FENCED.sub("", page.read_text(encoding="utf-8"))
-    return [slugify(case="lower")(heading["text"].replace("`", ""), "-") for heading in HEADING.finditer(text)]
+    return LINK.sub(replaced, markdown)
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,7 +1,7 @@
-"""Makes the reports of docs/results anew from the raw records that lie beside them.
+"""Makes the reports of docs/results anew, in both languages, from the raw records that lie beside them.
 
-`python docs/write_results.py [NAME…]` unpacks `docs/results/NAME/records/*.tar.xz` and writes `report.md` and its figures. The page for a browser
-is not kept, for its size: unpack the archives and run `pd-analysis report`.
+`python docs/write_results.py [NAME…]` unpacks `docs/results/NAME/records/*.tar.xz` and writes `report.md`, `report.zh.md` and the figures, in
+English for both. The page for a browser is not kept, for its size: unpack the archives and run `pd-analysis report`.
 """
 
 import shutil
@@ -17,10 +17,19 @@ from pd_analysis.report.writer import write_report
 
 RESULTS: Final = Path(__file__).parent / "results"
 TITLES: Final = {
-    "cpu": "Separate prefill and decode against plain vLLM, on the CPU",
-    "h200": "Plain vLLM against separate prefill and decode, on four H200",
-    "h200x1": "Plain vLLM on one H200",
-    "h200x2": "Plain vLLM, 1P1D and adaptive routing, on two H200",
+    "cpu": {
+        "en": "Separate prefill and decode against plain vLLM, on the CPU",
+        "zh": "CPU 上的 PD 分离与普通 vLLM 对比",
+    },
+    "h200": {
+        "en": "Plain vLLM against separate prefill and decode, on four H200",
+        "zh": "四块 H200 上的普通 vLLM 与 PD 分离对比",
+    },
+    "h200x1": {"en": "Plain vLLM on one H200", "zh": "一块 H200 上的普通 vLLM"},
+    "h200x2": {
+        "en": "Plain vLLM, 1P1D and adaptive routing, on two H200",
+        "zh": "两块 H200 上的普通 vLLM、1P1D 与自适应路由",
+    },
 }
 # Repeats of one deployment only, with another seed or on another host: beside the others they would make its numbers rest on other loads.
 LEFT_OUT: Final = {"h200": ("*-seed-2",), "h200x2": ("*-host-1",)}
@@ -40,9 +49,11 @@ def unpacked(name: str, into: Path) -> Path:
 def write(name: str) -> None:
     """The report of one folder of results."""
     with tempfile.TemporaryDirectory() as temporary:
-        out = Path(temporary) / "report"
-        written = write_report(load_tree([unpacked(name, Path(temporary) / "records")]), out, TITLES[name])
-        target = RESULTS / name
+        loaded, target = load_tree([unpacked(name, Path(temporary) / "records")]), RESULTS / name
+        chinese = write_report(loaded, Path(temporary) / "zh", TITLES[name]["zh"], "zh")
+        shutil.copyfile(chinese.markdown, target / "report.zh.md")
+        out = Path(temporary) / "en"
+        written = write_report(loaded, out, TITLES[name]["en"])
         shutil.rmtree(target / "plots", ignore_errors=True)
         for figure in (out / "plots").rglob("*.png"):
             kept = target / figure.relative_to(out)

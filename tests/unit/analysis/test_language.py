@@ -84,6 +84,14 @@ def test_a_number_chooses_the_form() -> None:
         assert [ntr("{count} GPU", "{count} GPUs", count) for count in (1, 2000)] == ["1 GPU", "2,000 GPUs"]
 
 
+def test_a_chinese_sentence_has_blanks_only_beside_latin_letters_and_digits() -> None:
+    sentence = "prefill of {tokens} tokens takes {time}"
+
+    with in_language("zh"):
+        assert tr(sentence, tokens="2,048", time="30 ms") == "2,048 个 token 的 prefill 用时 30 ms"
+        assert tr(sentence, tokens="任意", time="未知") == "任意个 token 的 prefill 用时未知"
+
+
 def test_a_kept_sentence_speaks_the_language_in_which_it_is_read() -> None:
     kept = Sentence("{path}: is empty; measure it again", path="x")
 

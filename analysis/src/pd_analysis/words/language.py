@@ -7,6 +7,7 @@ catalogues up to date with the code; a sentence that a catalogue lacks stays Eng
 
 import gettext
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,10 @@ from importlib import resources
 from typing import Final
 
 LANGUAGES: Final = ("en", "zh")
+# A Chinese sentence has a blank beside a hole for what is in Latin letters; what is Chinese, too, needs none.
+_CHINESE: Final = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
+_BEFORE: Final = re.compile(rf"\{{(\w+)\}} (?={_CHINESE})")
+_AFTER: Final = re.compile(rf"(?<={_CHINESE}) \{{(\w+)\}}")
 _current: Final[ContextVar[str]] = ContextVar("language", default="en")
 
 
@@ -76,4 +81,13 @@ def catalogue(lang: str) -> gettext.NullTranslations:
 
 
 def _filled(text: str, holes: dict[str, object]) -> str:
-    return text.format(**holes) if holes else text
+    if not holes:
+        return text
+    if _current.get() == "zh":
+        text = _BEFORE.sub(lambda hole: hole[0].rstrip() if _wide(str(holes[hole[1]])[-1:]) else hole[0], text)
+        text = _AFTER.sub(lambda hole: hole[0].lstrip() if _wide(str(holes[hole[1]])[:1]) else hole[0], text)
+    return text.format(**holes)
+
+
+def _wide(letter: str) -> bool:
+    return re.fullmatch(_CHINESE, letter) is not None
