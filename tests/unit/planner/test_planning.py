@@ -546,6 +546,19 @@ def test_a_figure_that_is_wider_than_the_window_scrolls_in_its_own_frame(folder:
     assert all('class="scroll"' in figure for figure in figures)
 
 
+def test_the_page_says_where_there_is_more_than_the_window_shows_and_breaks_no_option(folder: Path) -> None:
+    text = (folder / "plan.html").read_text()
+
+    assert "dataset.hint = WORDS.hint" in text
+    assert json.loads(re.findall(r"const WORDS = (.*);", text)[0])["hint"].startswith("swipe for more")
+    told = re.findall(r'<li class="care">.*</li>|<p class="lead">.*</p>', text)
+    assert told
+    assert [
+        each for each in told if re.search(r"(?<![\w/-])--[a-z]", re.sub(r'<span class="whole">.*?</span>', "", each))
+    ] == []
+    assert re.search(r'<p class="lede">[A-Z0-9]', text)
+
+
 def test_variables_and_values_are_those_of_the_plan(folder: Path, plan: PlanFile) -> None:
     lines = (folder / ".env").read_text().splitlines()
     variables = dict(line.split("=", 1) for line in lines if not line.startswith("#"))

@@ -47,19 +47,6 @@
     }
   }
 
-  // What is wider than the screen says so, until it has been moved.
-  for (const box of all(".scroll")) {
-    const tell = () => {
-      const wide = box.scrollWidth > box.clientWidth + 4;
-      box.parentElement.classList.toggle("wide", wide);
-      box.parentElement.classList.toggle("wider", wide && box.scrollLeft < 8);
-    };
-    box.addEventListener("scroll", tell, { passive: true });
-    addEventListener("resize", tell);
-    tell();
-    if (box.parentElement.tagName === "FIGURE") box.parentElement.dataset.hint = WORDS.hint;
-  }
-
   // Explore: one chart over all runs, with Plotly out of the page itself.
   const panel = document.getElementById("explore");
   const data = JSON.parse(document.getElementById("explore-data").textContent);

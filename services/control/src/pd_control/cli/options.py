@@ -234,7 +234,7 @@ def _up(parser: argparse.ArgumentParser, *, containers: bool = True) -> None:
         type=values.positive,
         default=300.0,
         metavar="S",
-        help="give up after S seconds without progress (300)",
+        help="give up after S seconds without progress (default: 300)",
     )
 
 
@@ -335,5 +335,5 @@ def _executed(parser: argparse.ArgumentParser) -> None:
         type=values.positive,
         default=600.0,
         metavar="S",
-        help="give up on engines after S seconds without progress (600)",
+        help="give up on engines after S seconds without progress (default: 600)",
     )

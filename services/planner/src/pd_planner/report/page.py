@@ -9,6 +9,7 @@ import jinja2
 import pd_contracts
 from pd_analysis.plots import palette
 from pd_analysis.report.filters import pipe, unbroken
+from pd_analysis.words.formatting import sentence_case
 from pd_analysis.words.language import current_language, mark, tr
 from pd_planner.confidence.findings import Findings
 from pd_planner.emit.plan_file import PlanFile
@@ -26,7 +27,7 @@ def pages(folder: Path, found: Findings, plan: PlanFile) -> dict[str, str]:
     question, setting = found.question, found.question.setting
     facts: Mapping[str, Any] = {
         "title": tr("Plan for {traffic}", traffic=setting.traffic.name),
-        "question": _question(found),
+        "question": sentence_case(_question(found)),
         "verdict": verdict_sentences(found),
         "doubts": doubts(found, plan.measurement),
         "measurement": plan.measurement,
