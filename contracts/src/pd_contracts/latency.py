@@ -94,7 +94,10 @@ def parse_goodput(items: Iterable[str]) -> dict[str, float]:
     for item in (part for text in items for part in text.split()):
         key, _, value = item.partition(":")
         if key not in LIMITED:
-            raise LimitError("goodput limit {item}: the metric must be ttft, tpot or e2el", item=repr(item))
+            raise LimitError(
+                "goodput limit {item}: write ttft, tpot or e2el, a colon and milliseconds, as in ttft:500",
+                item=repr(item),
+            )
         if key in limits:
             raise LimitError("goodput limit {item}: {metric} has a limit already", item=repr(item), metric=key)
         try:

@@ -124,7 +124,7 @@ def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("", ":1: neither"),
+        ("", ": the file is empty"),
         ("a,b\n1,2\n", ":1: neither"),
         ('{"timestamp": 1, "input_length": 5, "output_length": 2}\n{"timestamp"\n', ":2:"),
         ('{"timestamp": 1, "input_length": 0, "output_length": 2}\n', ":1:"),

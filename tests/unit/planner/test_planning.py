@@ -735,6 +735,9 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ),
         ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "any number of GPUs with 50 W cannot serve 5 requests/s: "),
         (["plans"], "there is no command 'plans'"),
+        ([*LENGTHS, "--goodput", "ttft=500"], "limit 'ttft=500': write ttft, tpot or e2el, a colon and milliseconds"),
+        (["--trace", "EMPTY"], "empty.csv: the file is empty"),
+        (["--trace", "OTHER"], "the columns Timestamp, Request tokens, Response tokens (BurstGPT) or TIMESTAMP, "),
     ],
 )
 def test_what_cannot_be_planned_gets_a_sentence(
@@ -744,7 +747,10 @@ def test_what_cannot_be_planned_gets_a_sentence(
     timeless.write_text('{"input_length": 5, "output_length": 3}\n' * 3)
     no_nixl = tmp_path / "none.toml"
     no_nixl.write_text('base = "h200-llama3-8b"\nhandoff = {}\n')
-    places = {"TIMELESS": str(timeless), "NO_NIXL": str(no_nixl)}
+    empty, other = tmp_path / "empty.csv", tmp_path / "other.csv"
+    empty.write_text("")
+    other.write_text("time,prompt,answer\n1,2,3\n")
+    places = {"TIMELESS": str(timeless), "NO_NIXL": str(no_nixl), "EMPTY": str(empty), "OTHER": str(other)}
 
     try:
         status = main(["--draws", "2", *(places.get(word, word) for word in words)] if words != ["plans"] else words)

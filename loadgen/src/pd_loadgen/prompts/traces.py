@@ -27,6 +27,8 @@ from pd_loadgen.prompts.files import FileError, decoded, lines_of, text_of
 
 MOONCAKE_BLOCK: Final = 512
 QWEN_BLOCK: Final = 16
+_BURST_GPT: Final = ("Timestamp", "Request tokens", "Response tokens")
+_AZURE: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 # The traces have seven digits of a second, Python reads six.
 _FRACTION: Final = re.compile(r"(\.\d{6})\d+")
 _COUNT: Final = re.compile(r"\d+(?:\.0*)?")
@@ -135,13 +137,16 @@ def _json(row: _JsonRow) -> Arrived:
 
 
 def _table(path: Path, columns: Sequence[str]) -> Callable[[list[str]], Arrived]:
-    for names, seconds in (
-        (("Timestamp", "Request tokens", "Response tokens"), float),
-        (("TIMESTAMP", "ContextTokens", "GeneratedTokens"), _seconds),
-    ):
+    for names, seconds in ((_BURST_GPT, float), (_AZURE, _seconds)):
         if set(names) <= set(columns):
             return _reader(columns, names, seconds)
-    msg = f"{path}:1: neither JSON lines of Mooncake or Qwen nor a table with the columns of BurstGPT or Azure"
+    if not any(columns):
+        msg = f"{path}: the file is empty"
+        raise FileError(msg)
+    msg = (
+        f"{path}:1: neither JSON lines of Mooncake or Qwen nor a table with the columns {', '.join(_BURST_GPT)} (BurstGPT) or {', '.join(_AZURE)} "
+        "(Azure), separated by commas"
+    )
     raise FileError(msg)
 
 
