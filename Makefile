@@ -23,7 +23,7 @@ parallel: venv ## tests that may run beside each other, on every core; prints th
 	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" --cov --cov-report= $(RERUNS) $(ARGS)
 	@echo "coverage, without services that tests start as processes:"
 	@$(BIN)/coverage report | awk 'match($$1, /pd_[a-z]+/) {name = substr($$1, RSTART, RLENGTH); lines[name] += $$2; missed[name] += $$3} \
-		END {for (name in lines) printf "  %-14s %3.0f %% of %5d lines\n", name, 100 - 100 * missed[name] / lines[name], lines[name]}' | sort
+		END {for (name in lines) printf "  %-14s %3.0f%% of %5d lines\n", name, 100 - 100 * missed[name] / lines[name], lines[name]}' | sort
 
 timed: venv ## tests that compare times: nothing runs beside them
 	$(BIN)/pytest -m timed $(RERUNS) $(ARGS)

@@ -31,6 +31,8 @@ PHRASES: Final = {
     r"\bfor ever\b": "forever",
     r"\b(joules|J|row|line|column|key|entry|sample|message|CPU|µs|memory|trip|requests/s|rank|timers) an? (prompt|output|request|run|token|event|sample|line|engine|relayed|chunk|leg|rank|layer|GPU)\b": "per",
     r"\b[Ll]eave (it|them|this|--\w+) away\b": "remove it",
+    # Not what is left of a division, as in `version // 100 % 100`, nor the end of a template's tag.
+    r"[\d}][ \u00a0\u202f]%(?! \d|[}\d])": "the percent sign without a blank before it, '5%'",
 }
 BINARY: Final = {".png", ".gz", ".xz", ".tgz", ".lock", ".svg", ".po", ".json", ".jsonl", ".parquet", ".npz"}
 # Besides others' words: reports of past measurements, which say what the code said then, and their records.

@@ -30,7 +30,7 @@ CHINESE: Final = {
     r"Capacity: (\S+%) off in the median, (\S+%) at worst; without 1P3D, whose one sender to three receivers no pair of GPUs shows, (\S+%) and (\S+%)\.": (
         r"承载能力：误差中位数 \1，最大 \2；不计 1P3D 时为 \3 和 \4（两块 GPU 看不出它的一个发送端对三个接收端）。"
     ),
-    r"Pairs of these deployments that differ by more than 5 %: pd-plan has (\d+) of (\d+) in the right order(?:, aiconfigurator (\d+))?\.": (
+    r"Pairs of these deployments that differ by more than 5%: pd-plan has (\d+) of (\d+) in the right order(?:, aiconfigurator (\d+))?\.": (
         r"这些部署中相差超过 5% 的有 \2 对：pd-plan 排对 \1 对，aiconfigurator 排对 \3 对。"
     ),
     r"Fitted to (\[)one GPU(\]\S+) with a later vLLM instead, and with rounded figures of the connectors: capacity (\S+%) off in the median for plain engines \((\S+%) at worst\) and (\S+%) \((\S+%)\) for the others, (\d+) of (\d+) pairs of all deployments in the right order; the worst median errors are (.+)\.": (

@@ -92,7 +92,7 @@ def ours(name: str, url: str, streams: int, chunks: int, processes: int) -> Stam
         client = read_json(Path(folder) / MANIFEST, Manifest).client
     if client is not None:
         verdict = "VALID" if client.valid else f"INVALID, {client.remedy}"
-        sys.stderr.write(f"{name}: {verdict}; {100 * (client.cpu_fraction or 0):.0f} % of a core a process\n")
+        sys.stderr.write(f"{name}: {verdict}; {100 * (client.cpu_fraction or 0):.0f}% of a core a process\n")
     hashes = {
         hashlib.sha256("".join(f" {serial}.{number}" for number in range(chunks)).encode()).hexdigest(): serial
         for serial in stamps_of(url)

@@ -7,7 +7,7 @@ machine's speed affects both. CPU is the scheduler's count over all threads of t
 The library's answers are instant and its arithmetic is counted in, so this is the cost of the monitor's own code. A real
 driver's calls take milliseconds, in which the process mostly waits: `pd_exporter_call_seconds` has those.
 
-Exit status 1 if the limit (1 % of a core, 60 MB) is passed.
+Exit status 1 if the limit (1% of a core, 60 MB) is passed.
 """
 
 # ruff: noqa: INP001, T201 - a script, and it prints

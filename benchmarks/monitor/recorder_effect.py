@@ -10,7 +10,7 @@ tokens each, whatever the model says; prompts come from `--seed` and are the sam
 half: what it finds is the noise of this machine, and a difference of that size means nothing.
 
 TPOT of a half = sum of (last − first token) / sum of (tokens − 1), over its streams. The difference of a pair is TPOT on / TPOT off − 1;
-the interval is the 2.5 to 97.5 % of the mean over 10,000 draws of pairs. ITL is the time between what two reads brought.
+the interval is the 2.5 to 97.5% of the mean over 10,000 draws of pairs. ITL is the time between what two reads brought.
 
 Needs Python 3.11 and aiohttp, and nothing of this repository. Exit status: 0 if the interval lies within ± `--limit` percent, 1 if not,
 2 if it could not be measured.
@@ -61,7 +61,7 @@ class Half:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and where 95 % of resampled means lie; percent."""
+    """A mean and where 95% of resampled means lie; percent."""
 
     mean: float
     low: float
@@ -69,7 +69,7 @@ class Interval:
 
     def __str__(self) -> str:
         """As it is printed."""
-        return f"{self.mean:+.3f} % (95 %: {self.low:+.3f} to {self.high:+.3f} %)"
+        return f"{self.mean:+.3f}% (95%: {self.low:+.3f} to {self.high:+.3f}%)"
 
 
 # Pure: statistics and what the streams' bytes say.
@@ -147,10 +147,10 @@ def recording_of(body: bytes) -> tuple[int, float | None]:
 def verdict(found: Interval, limit: float) -> str:
     """What the interval says about the limit."""
     if -limit < found.low and found.high < limit:
-        return f"within ±{limit:g} %"
+        return f"within ±{limit:g}%"
     if found.low >= limit or found.high <= -limit:
-        return f"beyond ±{limit:g} %"
-    return f"undecided: the interval is wider than ±{limit:g} %, or lies across its edge; measure more or longer pairs"
+        return f"beyond ±{limit:g}%"
+    return f"undecided: the interval is wider than ±{limit:g}%, or lies across its edge; measure more or longer pairs"
 
 
 # What talks to the servers.
@@ -242,7 +242,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             pairs.append((on, off))
             (difference,) = differences([on.tpot_ms], [off.tpot_ms])
             print(
-                f"pair {number + 1:3}: TPOT on {on.tpot_ms:.4f} ms, off {off.tpot_ms:.4f} ms, {difference:+.3f} %",
+                f"pair {number + 1:3}: TPOT on {on.tpot_ms:.4f} ms, off {off.tpot_ms:.4f} ms, {difference:+.3f}%",
                 flush=True,
             )
     return summary(pairs, rounds, options)

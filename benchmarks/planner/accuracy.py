@@ -61,7 +61,7 @@ def shape_of(run: Measured) -> str:
 
 
 def ordered(found: Sequence[Carried]) -> tuple[int, int, int]:
-    """Pairs of deployments under the same requests that differ by more than 5 %: how many, in the right order here, and there."""
+    """Pairs of deployments under the same requests that differ by more than 5%: how many, in the right order here, and there."""
     pairs = here = there = 0
     for one, two in itertools.combinations(found, 2):
         if one.sizes == two.sizes and abs(one.measured / two.measured - 1) > _DIFFERENT:
@@ -73,7 +73,7 @@ def ordered(found: Sequence[Carried]) -> tuple[int, int, int]:
 
 
 def errors(compared: Sequence[Compared]) -> dict[str, list[float | None]]:
-    """Medians of the absolute errors by deployment; TTFT only of runs below 80 % of what was carried."""
+    """Medians of the absolute errors by deployment; TTFT only of runs below 80% of what was carried."""
     found: dict[str, list[float | None]] = {}
     for label in sorted({each.run.label for each in compared}):
         own = [each for each in compared if each.run.label == label]
@@ -111,7 +111,7 @@ def tables() -> Iterator[str]:
     )
     pairs, here, there = ordered(found)
     beside = f", aiconfigurator {there}" if OTHER.is_file() else ""
-    yield f"Pairs of these deployments that differ by more than 5 %: pd-plan has {here} of {pairs} in the right order{beside}."
+    yield f"Pairs of these deployments that differ by more than 5%: pd-plan has {here} of {pairs} in the right order{beside}."
     yield ""
     yield from _of_one()
     yield ""

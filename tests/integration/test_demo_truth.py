@@ -1,4 +1,4 @@
-"""What the whole chain measures is what the profile says: simulator, proxy, load generator and clock add at most 2 %."""
+"""What the whole chain measures is what the profile says: simulator, proxy, load generator and clock add at most 2%."""
 
 import statistics
 import subprocess
@@ -13,7 +13,7 @@ from pd_contracts.records import REQUESTS, RequestRecord, read_lines
 
 pytestmark = pytest.mark.timed
 
-# Slow enough that 2 % of it is far above what sockets cost, and nothing that depends on load.
+# Slow enough that 2% of it is far above what sockets cost, and nothing that depends on load.
 PROFILE = """
 description = "A fixed profile for a test"
 board = "Fixed"

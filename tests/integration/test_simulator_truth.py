@@ -64,7 +64,7 @@ class Truth:
 async def settles(
     measure: Callable[[], Awaitable[tuple[float, ...]]], engines: list[Simulator], *truths: Truth, within: float = 0.02
 ) -> None:
-    """Every value is within 2 % (or `within`) of the truth in most measurements: of three, or of up to nine."""
+    """Every value is within 2% (or `within`) of the truth in most measurements: of three, or of up to nine."""
     fitting = [0] * len(truths)
     found = []
     await measure()  # opens connections

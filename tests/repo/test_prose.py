@@ -42,6 +42,9 @@ def _prose() -> ModuleType:
         "served by nobody's measure",
         "an answer that is none",
         "joules a token",
+        "within 5 % of it",
+        'f"{share:g} %"',
+        "about ±40\u202f%.",
     ],
 )
 def test_a_phrase_that_readers_stumble_over_is_found(

@@ -86,7 +86,7 @@ def test_the_cleaner_makes_room_from_the_oldest_on(tmp_path: Path, monkeypatch: 
     entries = [entry(tmp_path, f"{age}", age) for age in (40, 30, 20)]
 
     def usage(_: Path) -> SimpleNamespace:
-        # 90 % full with three entries, 60 % with two
+        # 90% full with three entries, 60% with two
         return SimpleNamespace(total=100, used=30 * len(list(tmp_path.iterdir())))
 
     monkeypatch.setattr("shutil.disk_usage", usage)

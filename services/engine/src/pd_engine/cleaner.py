@@ -1,6 +1,6 @@
 """Keeps ExampleConnector's shared folder from filling up: the connector writes one folder per prompt and never deletes any.
 
-What is older than the given age goes, and the oldest goes first while the file system is more than 80 % full, but never what
+What is older than the given age goes, and the oldest goes first while the file system is more than 80% full, but never what
 is younger than 10 s: decode may be about to read it. Only requests that waited longer lose their KV; it is then computed again.
 """
 

@@ -19,7 +19,7 @@ TRAFFIC_MS: Final = 3000.0
 RECENT_ANSWERS: Final = 300
 # The weight of one answer in the mean length, once there have been many.
 ANSWER_WEIGHT: Final = 0.01
-# How much one answer changes the correction: down if it missed its TPOT, up if not. In balance, 6 % miss it.
+# How much one answer changes the correction: down if it missed its TPOT, up if not. In balance, 6% miss it.
 CORRECTION_STEP: Final = 0.004
 MAY_MISS: Final = 0.06
 # The weight of one request in the share of those that are predicted to be late: it is averaged over so many ms, and at least over 50 requests.

@@ -141,7 +141,7 @@ def _why_not(found: Findings) -> Iterator[str]:
     untried = [pair for pair in rivals if _is_for_trust(found, pair)]
     if untried:
         yield tr(
-            "The answer is not {deployments}, because nothing like that was measured: it is ranked by the lower end of its band (±40 %), unless "
+            "The answer is not {deployments}, because nothing like that was measured: it is ranked by the lower end of its band (±40%), unless "
             "--any-topology is given.",
             deployments=tr(" or ").join(pair.one.choice.fleet.label for pair in untried),
         )
