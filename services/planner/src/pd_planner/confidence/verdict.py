@@ -27,7 +27,7 @@ class Measure(StrEnum):
     """What a question compares deployments by; only of CAPACITY more is better."""
 
     CAPACITY = "capacity"  # of all its GPUs
-    PER_GPU = "capacity per GPU"
+    PER_GPU = "capacity-per-gpu"
     GPUS = "GPUs"
     ENERGY = "energy"
 
