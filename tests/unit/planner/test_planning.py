@@ -337,7 +337,7 @@ def test_the_answer_says_of_how_many_gpus_it_has_some() -> None:
     asked = replace(MOST, gpus=5)
     found = Findings(asked, Answer(asked, [apart.choice]), [apart], verdict([apart], asked))
 
-    assert verdict_sentences(found)[0].startswith("The most on 4 of 5 GPUs within")
+    assert verdict_sentences(found)[0].startswith("The highest capacity on 4 of 5 GPUs within")
 
 
 def test_draws_that_do_not_carry_the_rate_are_told() -> None:
@@ -537,6 +537,11 @@ def test_pages_say_simulated_and_how_well_the_profile_was_held_out(folder: Path,
         assert link.startswith(("#", "data:")), link
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text):
         assert (folder / picture).is_file()
+
+
+@pytest.mark.parametrize("name", ["plan.html", "plan.md"])
+def test_lengths_have_separators_of_thousands_as_all_other_numbers(folder: Path, name: str) -> None:
+    assert "Plan for 2,048 → 128 tokens" in (folder / name).read_text()
 
 
 def test_a_figure_that_is_wider_than_the_window_scrolls_in_its_own_frame(folder: Path) -> None:

@@ -88,10 +88,15 @@ def chosen(given: argparse.Namespace, longest: int) -> Traffic:
     drawn = {**values, "rate": "1", "duration": str(min(REQUESTS, max(FEWEST, TOKENS // tokens)))}
     lengths = values.get("dataset_path") or tr(
         "{prompt} → {answer} tokens",
-        prompt=values.get("input_tokens", "512"),
-        answer=values.get("output_tokens", "64"),
+        prompt=_thousands(values.get("input_tokens", "512")),
+        answer=_thousands(values.get("output_tokens", "64")),
     )
     return _traffic(drawn, longest, wanted=given.rate, recorded=False, name=lengths)
+
+
+def _thousands(tokens: str) -> str:
+    """2,048 for 2048; what is no number stays, because the load generator says what is wrong with it."""
+    return f"{int(tokens):,}" if tokens.isdecimal() else tokens
 
 
 def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, str]:

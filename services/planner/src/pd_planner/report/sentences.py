@@ -75,7 +75,7 @@ def _answer(found: Findings) -> str:
             cost=cost,
         )
     return tr(
-        "The most on {gpus} within {limits}: {deployment}, with {carried}.",
+        "The highest capacity on {gpus} within {limits}: {deployment}, with {carried}.",
         gpus=_of_budget(found),
         limits=limits,
         deployment=fleet.label,
