@@ -61,7 +61,6 @@ async def _announce(proxy: RunningProxy, engine: Engine, kind: PingType) -> None
                 boot_id=str(id(now)),
                 model="tiny",
                 engine="vllm",
-                version="0.32.0",
             )
             if await asyncio.to_thread(now.lives):
                 await dealer.send(sign_ping(ping, KEY, time.time()))
@@ -87,6 +86,8 @@ def said(reply: Reply) -> dict[str, Any]:
     if isinstance(found, dict):
         for choice in found["choices"]:
             choice["logprobs"] = _joined([choice.get("logprobs")])
+            for call in choice.get("message", {}).get("tool_calls") or []:
+                call["id"] = ""  # random before 0.32
         return found
     choices = [choice for event in found for choice in event["choices"]]
     return {
