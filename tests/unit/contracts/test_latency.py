@@ -126,7 +126,7 @@ def test_limits_are_read_as_vllm_takes_them() -> None:
 @pytest.mark.parametrize(
     ("item", "complaint"),
     [
-        ("itl:5", "must be ttft, tpot or e2el"),
+        ("itl:5", "write ttft, tpot or e2el"),
         ("ttft", "number of milliseconds"),
         ("ttft:", "number of milliseconds"),
         ("ttft:fast", "number of milliseconds"),

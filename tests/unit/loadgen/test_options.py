@@ -91,7 +91,7 @@ def test_the_proxys_port_is_the_default_target() -> None:
         (["--vocab-size", "10"], "VOCAB_SIZE='10'"),
         (["--dataset", "sonnet"], "random, text, jsonl, sharegpt"),
         (["--goodput", "ttft"], "number of milliseconds"),
-        (["--goodput", "latency:5"], "must be ttft, tpot or e2el"),
+        (["--goodput", "latency:5"], "write ttft, tpot or e2el"),
         (["--url", "localhost:8000"], "http://host:port"),
         (["--monitor", "localhost"], "http://host:port"),
         (["--endpoint", "chat"], "use dataset text or endpoint completions"),
