@@ -16,6 +16,7 @@ PREFILL_HTTP, PREFILL_KV, HTTP_STEP, KV_STEP = 20003, 21001, 1, 100
 DECODE_HTTP, DECODE_KV = 20005, 22001
 NODE_GPUS: Final = 8  # the chart's gpu.perNode
 LAST_VLLM_WITH_P2P_NCCL: Final = "0.23.0"
+_NEEDS_OLD_VLLM: Final = f"P2pNcclConnector needs vLLM {LAST_VLLM_WITH_P2P_NCCL}, the last release that has it"
 
 
 # Beside plan.json: what the proxy's STEP_PROFILE names, if the plan does not rest on a shipped profile.
@@ -79,9 +80,6 @@ def _ports(deployment: Deployment) -> Iterator[tuple[str, str, int]]:
 
 def _listed(first: int, end: int) -> str:
     return ",".join(map(str, range(first, end)))
-
-
-_NEEDS_OLD_VLLM: Final = f"P2pNcclConnector needs vLLM {LAST_VLLM_WITH_P2P_NCCL}, the last release that has it"
 
 
 def env_text(plan: PlanFile, folder: Path) -> str:

@@ -106,7 +106,7 @@ def _fleet(question: Question, candidate: Candidate, carries: float) -> Fleet | 
     largest = fitting(candidate, carries, question.gpus or candidate.gpus)
     if smallest is not None and largest is not None and largest.cells < smallest.cells:
         return smallest  # which is refused, because it is too large
-    return largest if question.rate is None else largest or smallest
+    return largest or smallest
 
 
 def _rate_per_gpu(fleets: Sequence[Fleet]) -> float:
