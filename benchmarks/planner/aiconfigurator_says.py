@@ -46,7 +46,7 @@ def main() -> None:
     for shape in SHAPES:
         for lengths, limits in LOADS:
             name = f"{shape[0]}P{shape[1]}D" if shape[0] else "plain"
-            found[f"{name} {lengths[0]} → {lengths[1]}"] = round(carried(shape, lengths, limits), 2)
+            found[f"{name} {lengths[0]:,} → {lengths[1]:,}"] = round(carried(shape, lengths, limits), 2)
     json.dump(found, sys.stdout, ensure_ascii=False, indent=1)
     sys.stdout.write("\n")
 

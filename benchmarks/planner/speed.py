@@ -50,7 +50,7 @@ def _loop(candidate: Candidate) -> Iterator[tuple[str, str, str]]:
     load, engines = _poisson(40.0, 100_000 if COMPILED else _SMALLEST), candidate.engines(ENGINE)
     took = _seconds(lambda: simulate(PROFILE, engines, load))
     yield (
-        f"{candidate.label}, {len(load):,} requests of 2048 → 128",
+        f"{candidate.label}, {len(load):,} requests of 2,048 → 128",
         f"{took:.2f} s",
         f"{len(load) / took:,.0f} requests/s",
     )
@@ -67,7 +67,7 @@ def _routed(count: int) -> tuple[str, str, str]:
     load = _poisson(12.0 * count, 500 * count)
     took = _seconds(lambda: adaptive(PROFILE, engines, load, LIMITS.objectives))
     return (
-        f"{count} adaptive engines, {len(load):,} requests of 2048 → 128",
+        f"{count} adaptive engines, {len(load):,} requests of 2,048 → 128",
         f"{took:.2f} s",
         f"{len(load) / took:,.0f} requests/s",
     )

@@ -9,7 +9,7 @@ import pytest
 from pd_control.cli.options import parser
 from pd_control.compare import loads, request, stages
 from pd_control.compare.deployments import Spec
-from pd_control.compare.loads import Offer, Point, arguments, command_line
+from pd_control.compare.loads import Load, Offer, Point, arguments, command_line
 from pd_control.compare.plan import Comparison, seconds
 from pd_control.compare.presets import COMPARE, DEMO
 from pd_control.planning.gpus import PlanError
@@ -184,9 +184,11 @@ def test_the_demo_is_one_load_at_one_rate() -> None:
 
 
 def test_a_points_words_are_for_people() -> None:
-    point = Point(load=loads.shapes("512:64")[0], rate_per_gpu=2.5, seed=1)
+    short, long = loads.shapes("512:64,4096:1024")
 
-    assert point.words == "512 → 64, 2.5 requests/s per GPU, seed 1"
+    assert Point(load=short, rate_per_gpu=2.5, seed=1).words == "512 → 64, 2.5 requests/s per GPU, seed 1"
+    assert Point(load=long).words == "4,096 → 1,024, seed 0"
+    assert Load(name="trace", options={"trace": "azure.csv"}, paced=False).title == "trace"
 
 
 def test_comparisons_in_containers_do_not_meet_and_find_their_own_again(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ BOTH = Limits({"ttft": 300.0, "tpot": 10.0})
 def question(limits: Limits = BOTH, **changes: object) -> Question:
     load = poisson(10, 120, 2048, 128)
     rate = (len(load) - 1) / float(load.at[-1])
-    setting = Setting(H200, Traffic(load, rate, None, False, "2048 → 128"), limits, EngineLimits(400_000))
+    setting = Setting(H200, Traffic(load, rate, None, False, "2,048 → 128"), limits, EngineLimits(400_000))
     asked = Question(setting, [Connector.P2P], Objective.GOODPUT, 2, None, 0.1, None, 2)
     return replace(asked, **changes)  # type: ignore[arg-type]
 
@@ -159,7 +159,7 @@ def test_what_was_measured_on_two_h200_is_predicted(tmp_path: Path) -> None:
     found = checked(H200, runs, {(False, Shape(0, 4, Connector.P2P, adaptive=True))})
     off = {(each.run.sizes, each.metric): each.simulated / each.measured - 1 for each in found}
     assert all(each.inside for each in found)
-    assert abs(off["2048 → 128", "TPOT p50"]) < 0.05
-    assert abs(off["2048 → 128", "J/token"]) < 0.05
+    assert abs(off["2,048 → 128", "TPOT p50"]) < 0.05
+    assert abs(off["2,048 → 128", "J/token"]) < 0.05
     assert abs(off["512 → 64", "TPOT p50"]) < 0.05
     assert checked(H200, runs, {(True, Shape(0, 4, None))}) == []  # adaptive runs do not check a plan of plain engines

@@ -59,7 +59,7 @@ def latency_breakdown(group: Group) -> Figure | None:
 def ttft_breakdown(group: Group) -> Figure | None:
     """Stages up to the first token at each percentile's neighbourhood: the requests around p50, p90, p95 and p99 of TTFT."""
     bars = [
-        (f"{style.elided(result.name, 22)}\n{tr('around p{percentile}', percentile=percentile)}", stages)
+        ("\n".join((style.elided(result.name, 22), tr("around p{percentile}", percentile=percentile))), stages)
         for result in group.results
         for percentile, stages in around_percentiles(result).items()
     ]

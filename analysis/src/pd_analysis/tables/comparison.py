@@ -23,7 +23,7 @@ def comparison(group: Group) -> Table:
     pairs = [
         name
         for other in group.others
-        for name in (other.name, f"÷ {group.baseline.name}", *([tr("95% of ratios")] if defined else []))
+        for name in (other.name, f"÷ {group.baseline.name}", *([tr("95% interval")] if defined else []))
     ]
     header = ["", tr("Unit"), group.baseline.name, *pairs, *([tr("Definition")] if defined else [])]
     rows = []

@@ -47,7 +47,7 @@ COUNTING: Final[dict[str, str]] = {
     "Requests within all limits": "requests that meet every given limit / all measured requests; failures never meet one",
     "Tokens": "of successful requests, from the server's usage",
     "Per GPU": PER_GPU,
-    "95% of ratios": (
+    "95% interval": (
         "bootstrap, 2,000 seeded draws over requests (over repeats too, where there are some); where consecutive requests "
         "are alike, they count as fewer"
     ),

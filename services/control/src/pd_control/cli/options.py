@@ -69,7 +69,7 @@ examples:
   pdctl demo --rates 7 --input-output 1024:64      another load
   pdctl demo --engine vllm-cpu --out results/cpu   real vLLM on the CPU, in containers; takes many minutes
 
-The shortest form of pdctl compare: one load (4096 → 64 tokens, 2.5 requests/s per GPU, 30 s), measured anew each time."""
+The shortest form of pdctl compare: one load (4,096 → 64 tokens, 2.5 requests/s per GPU, 30 s), measured anew each time."""
 
 _PLAN = """\
 examples:

@@ -127,10 +127,10 @@ def _listed(text: str, *, simulated: bool) -> list[int]:
 def _announce(context_: Context, asked: Comparison, out: Path) -> None:
     """Print what will be done, and about how long it takes."""
     terminal, offer = context_.terminal, asked.offer
-    terminal.title(asked.title)
+    terminal.title(f"{asked.title}{' (SIMULATED)' if asked.engine == 'sim' else ''}")
     rows = [(spec.label, str(asked.gpus_of(spec)), _role_of(asked, spec)) for spec in asked.stages]
     terminal.table(table_of(rows, ("deployment", "GPUs", "measured")))
-    loads = ", ".join(load.name.replace("x", " → ", 1) if load.paced else load.name for load in offer.loads)
+    loads = "; ".join(load.title for load in offer.loads)
     terminal.say(f"  loads      {loads}{' tokens' if any(load.paced for load in offer.loads) else ''}")
     if SERVE in offer.modes:
         terminal.say(f"  rates      {_rates(asked)}")

@@ -42,6 +42,12 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
         """Whether its rates are found by a search."""
         return self.paced and not self.rates
 
+    @property
+    def title(self) -> str:
+        """Its lengths as reports write them, 4,096 → 64; the name of a load that has none of its own."""
+        lengths = [self.options.get(name, "") for name in ("input_tokens", "output_tokens")]
+        return " → ".join(f"{int(length):,}" for length in lengths) if all(map(str.isdecimal, lengths)) else self.name
+
 
 class Point(msgspec.Struct, frozen=True, kw_only=True):
     """One run. `rate_per_gpu` is requests per second per GPU, None where the load has its own times."""
@@ -61,7 +67,7 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def words(self) -> str:
-        parts = [self.load.name.replace("x", " → ", 1) if "input_tokens" in self.load.options else self.load.name]
+        parts = [self.load.title]
         if self.mode != SERVE:
             parts.append(self.mode)
         if self.rate_per_gpu is not None:

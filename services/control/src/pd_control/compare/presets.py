@@ -57,6 +57,6 @@ DEMO: Final = {
 
 TITLES: Final = {
     "vllm": "Separate prefill and decode against plain vLLM",
-    "sim": "Separate prefill and decode against plain vLLM (SIMULATED)",
+    "sim": "Separate prefill and decode against plain vLLM",  # the report has a badge of its own
     "vllm-cpu": "Separate prefill and decode against plain vLLM, on the CPU",
 }

@@ -69,8 +69,8 @@ class Measured:
 
     @property
     def sizes(self) -> str:
-        """Prompt and answer, 512 → 64; the median where they vary."""
-        return f"{int(np.median(self.load.prompt))} → {int(np.median(self.load.output))}"
+        """Prompt and answer, 2,048 → 128; the median where they vary."""
+        return f"{int(np.median(self.load.prompt)):,} → {int(np.median(self.load.output)):,}"
 
     @property
     def part(self) -> str:
