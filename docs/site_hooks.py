@@ -1,5 +1,9 @@
-"""What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text."""
+"""What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text.
 
+Each language has an index of its own, so that who searches on a Chinese page finds Chinese pages.
+"""
+
+import json
 import logging
 import posixpath
 import re
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import Files
 from mkdocs.structure.pages import Page
 
@@ -17,6 +22,10 @@ CELL: Final = re.compile(r"<td.*?</td>", re.DOTALL)
 CODE: Final = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
 # A short option or command, which would break at its hyphens.
 OPTION: Final = re.compile(r"(?<![\w/.-])(?:--[a-z][a-z-]{0,24}|pd-[a-z]+)(?![\w/-])")
+# The folder to which the addresses in a search index belong; the page's search looks for the index there.
+BASE: Final = re.compile(r'(?<="base": "\.\.)/\.\.(?=["/])|(?<="base": ")\.\.(?=")')
+CHINESE: Final = "zh/"
+INDEX: Final = "search/search_index.json"
 log: Final = logging.getLogger("mkdocs.plugins.pdstack")
 
 
@@ -55,3 +64,25 @@ def _prose(html: str, page: Page) -> str:
 def _breakable(code: re.Match[str]) -> str:
     """A name that a narrow window may break after `_`, `/` and `.`, and nowhere within a word."""
     return re.sub(r"(?<=\w)[_/.](?=\w)", r"\g<0><wbr>", code[0])
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """A Chinese page searches from the folder of its language."""
+    if not page.file.src_uri.endswith(".zh.md"):
+        return output
+    return BASE.sub(lambda base: "." if base[0] == ".." else "", output, count=1)
+
+
+@event_priority(-200)  # after the i18n plugin has written what all languages have together
+def on_post_build(config: MkDocsConfig) -> None:
+    """Divide the search index by language; a build within the build, of one language, has nothing to divide."""
+    site = Path(config.site_dir)
+    whole = json.loads((site / INDEX).read_text(encoding="utf-8"))
+    parts: dict[str, list[dict[str, str]]] = {"": [], CHINESE: []}
+    for entry in whole["docs"]:
+        folder = CHINESE if entry["location"].startswith(CHINESE) else ""
+        parts[folder].append({**entry, "location": entry["location"].removeprefix(folder)})
+    for folder, entries in parts.items():
+        path = site / folder / INDEX
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**whole, "docs": entries}, ensure_ascii=False), encoding="utf-8")

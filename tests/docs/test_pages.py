@@ -96,7 +96,7 @@ def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Pat
     assert _dead_ends(tmp_path) == []
     menu = re.findall(r'md-ellipsis">\s*(.*?)\s*<', (tmp_path / "zh" / "index.html").read_text(encoding="utf-8"))
     assert set(_chinese_names().values()) - set(menu) == set()  # a section's first page has its own line, too
-    _check_search(json.loads((tmp_path / "search" / "search_index.json").read_text(encoding="utf-8")))
+    _check_search(tmp_path)
 
 
 def _dead_ends(site: Path) -> list[tuple[str, str]]:
@@ -113,10 +113,22 @@ def _dead_ends(site: Path) -> list[tuple[str, str]]:
     return sorted(found)
 
 
-def _check_search(index: dict[str, Any]) -> None:
-    """Chinese words can be found one by one."""
-    titles = {word for each in index["docs"] for word in re.split(index["config"]["separator"], each["title"])}
-    assert {"指南", "报告", "常见问题"} <= titles
+def _check_search(site: Path) -> None:
+    """Each language finds its own pages, and Chinese words one by one."""
+    found = {}
+    for home in ("", "zh"):
+        page = site / home / "beginner" / "index.html"
+        settings = re.search(r'<script id="?__config"?[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"))
+        assert settings
+        base = (page.parent / json.loads(settings[1])["base"]).resolve()
+        assert base == (site / home).resolve()
+        index = json.loads((base / "search" / "search_index.json").read_text(encoding="utf-8"))
+        assert [entry for entry in index["docs"] if not (base / entry["location"].partition("#")[0]).is_dir()] == []
+        found[home] = {word for each in index["docs"] for word in re.split(index["config"]["separator"], each["title"])}
+    assert "Beginner's" in found[""]
+    assert not {"指南", "报告", "常见问题"} & found[""]
+    assert "Beginner's" not in found["zh"]
+    assert {"指南", "报告", "常见问题"} <= found["zh"]
 
 
 def _loaded(page: str) -> list[str]:
