@@ -102,6 +102,78 @@ ANSWERS = {
 }  # fmt: skip
 
 
+def says(shape: str, *, stream: bool, before: int = 0) -> Answer:
+    """A 200 that holds an error in one of the shapes of vLLM's servers, or of one before them."""
+
+    async def answer(engine: FakeEngine, call: Call, request: web.Request) -> web.StreamResponse:
+        said = f"{talk(engine, call)}\nfd00:1::2 [fd00:1::2]:{engine.http_port} kv-store:6379"
+        bodies: dict[str, Any] = {
+            "openai": {"error": {"message": said, "type": said, "param": said, "code": 400}},
+            "text": {"error": said},
+            "flat": {"object": "error", "message": said, "type": said, "param": None, "code": 400},
+            "anthropic": {"type": "error", "error": {"type": said, "message": said}},
+        }
+        text = json.dumps(bodies.get(shape, said))[1:-1] if shape not in bodies else json.dumps(bodies[shape])
+        if not stream:
+            return web.Response(text=text, content_type="application/json")
+        response = await start_stream(request)
+        for number in range(before):
+            await response.write(chunk(call, f"t{number} "))
+            await asyncio.sleep(0.02)
+        if shape == "comment":
+            await response.write(sse.encode_comment(text) + chunk(call, "t ") + sse.encode_event(sse.DONE))
+        else:
+            await response.write(sse.encode_event(text, "error" if shape in ("named", "anthropic") else None))
+        return response
+
+    return answer
+
+
+@pytest.mark.parametrize("before", [0, 2])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("shape", ["openai", "text", "flat", "anthropic", "named", "comment"])
+@pytest.mark.parametrize("path", ["/v1/audio/transcriptions", "/cohere/v2/chat", "/v1/completions", "/tokenize"])
+async def test_no_combined_engine_names_an_address_in_a_200(
+    proxy: RunningProxy, path: str, shape: str, stream: bool, before: int
+) -> None:
+    engine = await proxy.engine(Role.COMBINED, answer=says(shape, stream=stream, before=before))
+    if not stream and shape in ("named", "comment"):
+        return  # no JSON: not an error, or not an answer
+    reply = await proxy.post(TEXT | {"stream": stream}, path, **{"Content-Type": "application/json"})
+    body = reply.body.decode()
+    clean(reply, engine)
+    assert "fd00" not in body
+    assert "kv-store" not in body
+    assert "failed at" in body or path == "/tokenize" or reply.status == 502
+    if not stream and shape != "comment":
+        assert reply.status >= 400, body
+
+
+@pytest.mark.parametrize("shape", ["openai", "text", "flat", "anthropic"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_prefill_that_writes_the_first_token_names_an_address(
+    proxy: RunningProxy, stream: bool, shape: str
+) -> None:
+    engines = await proxy.pair(Connector.P2P)
+    engines[0].answer = says(shape, stream=stream)
+    reply = await proxy.post(TEXT | {"stream": stream})
+    assert reply.status >= 400
+    clean(reply, *engines)
+    assert b"fd00" not in reply.body
+    assert b"kv-store" not in reply.body
+
+
+async def test_no_failed_response_names_an_address(proxy: RunningProxy) -> None:
+    async def answer(engine: FakeEngine, call: Call, _request: web.Request) -> web.StreamResponse:
+        error = {"code": "server_error", "message": talk(engine, call)}
+        return web.json_response(document(engine, call, 0) | {"status": "failed", "output": [], "error": error})
+
+    engine = await proxy.engine(Role.COMBINED, answer=answer)
+    reply = await proxy.post(RESPONSE, "/v1/responses")
+    clean(reply, engine)
+    assert reply.json["status"] == "failed"
+
+
 @pytest.fixture(name="proxy")
 async def _proxy() -> AsyncIterator[RunningProxy]:
     async with running_proxy(admin_key="secret", prefill_timeout_s=1.0, decode_stall_timeout_s=1.0) as proxy:

@@ -50,6 +50,8 @@ def scripts(draw: st.DrawFn, *, stream: bool) -> Script:
     size = draw(SIZES)
     kind = "text/event-stream" if stream else "application/json"
     body = stream_body(size, draw(st.integers(1, 40))) if stream else whole_body(size)
+    if stream:  # the standard's three line ends
+        body = body.replace(b"\n", draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"\r"])))
     sizes = [*draw(st.lists(st.integers(1, 70_000), max_size=4)), draw(st.sampled_from([7_000, 65_536, 4_000_000]))]
     framing = draw(st.sampled_from(["length", "chunked", "chunked", "endless"]))
     ends = draw(ENDS)

@@ -66,7 +66,7 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 1_000_000])
 def test_a_stream_in_pieces_of_any_size_comes_out_the_same(size: int, end: bytes) -> None:
     stream = STREAM.replace(b"\n", end)
@@ -76,6 +76,46 @@ def test_a_stream_in_pieces_of_any_size_comes_out_the_same(size: int, end: bytes
     assert rewriter.done
     assert rewriter.failed
     assert not rewriter.incomplete
+
+
+@given(
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=8, max_size=8),
+    st.integers(1, 40),
+)
+def test_lines_may_begin_and_end_in_every_way_of_the_standard(mark: bytes, ends: list[bytes], size: int) -> None:
+    stream, kinds = mark, itertools.cycle(ends)
+    for line in STREAM.split(b"\n")[:-1]:
+        end = next(kinds)
+        # A CR and an LF behind it would be one line end.
+        stream += line + (b"\r" if not line and stream.endswith(b"\r") and end == b"\n" else end)
+    rewriter = StreamRewriter(SECRET)
+    out = b"".join(rewriter.feed(stream[i : i + size]) for i in range(0, len(stream), size))
+    assert rewriter.done
+    assert events(out) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("written", "passed"),
+    [
+        (b": from 10.0.0.1:80\n\n", b": from [address]\n\n"),
+        (b'data: {"choices":[{"text":"10.0.0.1"}]}\n: at kv:6379\n\n', b': at [address]\ndata: {"choices":[{"text":"10.0.0.1"}]}\n\n'),
+        (b"data: no answer of 10.0.0.1:80\n\n", b"data: no answer of [address]\n\n"),
+        (b"event: error\ndata: lost [fd00::1]:80\n\n", b"event: error\ndata: lost [address]\n\n"),
+        (b'event: error\ndata: {"detail":"lost fd00::1"}\n\n', b'event: error\ndata: {"detail":"lost [address]"}\n\n'),
+        (b'data: {"object":"error","message":"kv:6379"}\n\n', b'data: {"object":"error","message":"[address]"}\n\n'),
+        (b'data: {"type":"error","message":"kv:6379"}\n\n', b'data: {"type":"error","message":"[address]"}\n\n'),
+        (b'data: {"error":{\ndata: "message":"kv:6379"}}\n\n', b'data: {"error":{"message":"[address]"}}\n\n'),
+        (b"id: kv:6379\nretry: 5\n\n", b"id: [address]\nretry: 5\n\n"),
+        (b'data: {"choices":[{"text":"10.0.0.1"}],"error":null}\n\n', b'data: {"choices":[{"text":"10.0.0.1"}],"error":null}\n\n'),
+    ],
+)  # fmt: skip
+def test_all_that_a_server_and_not_its_model_says_in_a_stream_loses_addresses(written: bytes, passed: bytes) -> None:
+    plain = event("kv:6379")
+    for stream, expected in ((written, passed), (plain + written, plain + passed), (written + plain, passed + plain)):
+        rewriter = StreamRewriter(b"")
+        assert rewriter.feed(stream) == expected
+        assert rewriter.failed == (b"error" in written and b"null" not in written)
 
 
 def test_a_stream_split_at_every_byte_comes_out_the_same() -> None:
@@ -173,6 +213,7 @@ def test_what_is_no_answer_is_broken(body: bytes) -> None:
         ("redis://user:password@kv-store:6379/0", "redis://[address]/0"),
         ("http://user:password@kv-store/", "http://kv-store/"),
         ("id=10.1.2.3:5;", "id=[address];"),
+        ("tcp://my_stack_prefill_1:21001 is gone", "tcp://[address] is gone"),
         ("at 12:30:45, ratio 1:16, std::vector, see [1:2]", "at 12:30:45, ratio 1:16, std::vector, see [1:2]"),
         ("see https://errors.pydantic.dev/2.12/v/missing", "see https://errors.pydantic.dev/2.12/v/missing"),
         ("version 1.2.3.4.5, line 5: bad", "version 1.2.3.4.5, line 5: bad"),
@@ -185,12 +226,15 @@ def test_messages_lose_addresses_and_ids(text: str, scrubbed: str) -> None:
 
 
 def test_addresses_are_found_behind_what_json_escapes() -> None:
-    error = json.dumps({"message": "a\n10.0.0.1:80\tkv:6379", "param": ["é 10.0.0.2"], "code": 400}).encode()
+    error = json.dumps(
+        {"message": "a\n10.0.0.1:80\tkv:6379", "param": ["é 10.0.0.2"], "code": 400, "kv:6379": "a\nfd00::1"}
+    ).encode()
 
     assert json.loads(bytes(scrub_json(Raw(error)))) == {
         "message": "a\n[address]\t[address]",
         "param": ["é [address]"],
         "code": 400,
+        "[address]": "a\n[address]",
     }
 
 

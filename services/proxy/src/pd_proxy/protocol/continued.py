@@ -90,7 +90,7 @@ class PartRewriter(StreamRewriter):
         """
         data = super().feed(data)
         if data and (not self.by_chunks or self.progress is not None or USAGE_KEY in data):
-            data = b"".join(self._event(block) for block in BLOCK_END.split(data) if block)
+            data = b"".join(self._event(block) for block in data.split(BLOCK_END) if block)
         if self.secret:
             data = data.replace(self.secret, self.put)
         return data

@@ -118,7 +118,7 @@ def value_of(fields: dict[str, Raw], name: str) -> Any:
 
 def _events(body: bytes) -> list[dict[str, Raw]]:
     found = []
-    for block in BLOCK_END.split(body):
+    for block in body.split(BLOCK_END):
         _, mark, payload = block.partition(b"data:")
         if mark and payload.strip() != DONE:
             found.append(object_decoder.decode(payload))

@@ -2,8 +2,8 @@
 
 There are four: the part of the engine's request id that holds addresses is removed, `kv_transfer_params` are removed, addresses in error
 messages are removed, and the number of cached prompt tokens (`usage`) is corrected. The model's output stays as it is, byte for byte.
-Streams are not parsed: the id is removed by `bytes.replace` within whole events, and only events that hold one of the other keys are
-parsed.
+Streams are not parsed: the id is removed by `bytes.replace` within whole events, and only events that hold one of the other keys, or that
+are not one line of JSON, are parsed.
 """
 
 import re
@@ -16,7 +16,8 @@ from msgspec import Raw, Struct
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, ProxyError, RefusedInStreamError
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.scrub import scrub_json
+from pd_proxy.protocol.line_ends import CR, LineEnds
+from pd_proxy.protocol.scrub import scrub, scrub_json, scrubbed
 from pd_proxy.protocol.usage import CACHED_KEYS, Cached, corrected
 
 MAX_EVENT_BYTES: Final = 16 * 1024 * 1024
@@ -42,10 +43,15 @@ RESULT: Final = {
 # How an event with a JSON object begins. Comments, empty events and pings only keep a connection alive.
 EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
 _EVENT: Final = re.compile(rb'(?:\A|\n)data: ?\{(?!"type": ?"ping")')
-_DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\r?\n")
+_DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\n")
+_DATA: Final = b"data:"
+# The line that names an event which reports an error.
+_ERROR_NAME: Final = re.compile(rb"event: ?error")
+# How data begins that is JSON. All other data is text of a server, not of the model.
+_JSON: Final = (b"{", b"[", b'"')
 # Enough bytes of a value to see whether it is an empty list.
 _GLANCE: Final = 64
-BLOCK_END: Final = re.compile(rb"\r?\n\r?\n")
+BLOCK_END: Final = b"\n\n"
 
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
 
@@ -99,6 +105,8 @@ def reply(body: bytes, cleaning: Cleaning, name: str, addresses: Collection[str]
     """A non-streamed answer, as the client may see it; raises as `checked`."""
     fields = checked(cleaning.endpoint, body, name, addresses)
     changed = without_params(fields)
+    if not _is_null(fields.get("error")):  # of a response that failed
+        fields["error"], changed = scrub_json(fields["error"], addresses), True
     correct = corrected(cleaning.endpoint, fields, cleaning.cached) if cleaning.cached is not None else None
     if changed or correct is not None:
         body = msgspec.json.encode(correct or fields)
@@ -127,7 +135,7 @@ def holds(data: bytes, key: bytes) -> bool:
 
 
 def _ends_event(data: bytes) -> bool:
-    return b"\n\n" in data or b"\n\r\n" in data
+    return BLOCK_END in data
 
 
 def has_event(block: bytes) -> bool:
@@ -175,6 +183,7 @@ class StreamRewriter:
             self.mark = CACHED_KEYS[0]  # only the last event, with the usage, holds it
         self._addresses = tuple(addresses)
         self.rest = bytearray()
+        self._line_ends = LineEnds()
 
     @property
     def incomplete(self) -> bool:
@@ -190,7 +199,7 @@ class StreamRewriter:
         """
         if not first:
             raise BrokenReplyError("the engine answered 200 with an empty stream")
-        raise_first_error(first)
+        raise_first_error(first, self._addresses)
 
     def error_event(self, error: ProxyError) -> bytes:
         """The event that ends a stream which cannot continue."""
@@ -204,9 +213,11 @@ class StreamRewriter:
         """
         if self.done:
             return b""
+        if self._line_ends.due or holds(data, CR):
+            data = self._line_ends.feed(data)
         if self.rest:
             # Extended in place: an event of many megabytes arrives in hundreds of pieces.
-            over = _ends_event(bytes(self.rest[-2:]) + data)
+            over = _ends_event(bytes(self.rest[-1:]) + data)
             self.rest += data
             if not over:
                 self._check_length()
@@ -216,15 +227,21 @@ class StreamRewriter:
             data = self._hold_back(data)
         if self.secret:
             data = data.replace(self.secret, self.put)
-        if holds(data, KV_KEY) or holds(data, ERROR_KEY) or self._says_cached(data):
+        if not self.is_plain(data) or holds(data, KV_KEY) or holds(data, ERROR_KEY) or self._says_cached(data):
             data = self._look_into(data)
         if holds(data, DONE):
             data = self._hold_back_done(data)
         return data
 
+    @staticmethod
+    def is_plain(data: bytes) -> bool:
+        """Whether whole events are one line of JSON each: no comments, names or messages of a server, which may hold addresses."""
+        lines = data.count(b"\n")
+        return data.startswith(b"data: {") and (lines == 2 or lines == 2 * data.count(b"\n\ndata: {") + 2)
+
     def _hold_back(self, data: bytes) -> bytes:
-        end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\n\r\n") + 3)
-        end = 0 if end <= 2 else end
+        end = data.rfind(BLOCK_END) + 2
+        end = 0 if end < 2 else end
         self.rest = bytearray(data[end:])
         self._check_length()
         return data[:end]
@@ -241,36 +258,58 @@ class StreamRewriter:
         return data[: found.start()]
 
     def _look_into(self, data: bytes) -> bytes:
-        blocks = BLOCK_END.split(data)
-        return b"".join(self._clean(block) + b"\n\n" for block in blocks if block)
+        blocks = data.split(BLOCK_END)
+        return b"".join(self._clean(block) + BLOCK_END for block in blocks if block.strip(b"\n"))
 
     def _says_cached(self, data: bytes) -> bool:
         return self.cached is not None and (holds(data, CACHED_KEYS[0]) or holds(data, CACHED_KEYS[1]))
 
     def _clean(self, block: bytes) -> bytes:
-        if KV_KEY not in block and ERROR_KEY not in block and not self._says_cached(block):
-            return block
-        head, mark, payload = block.partition(b"data:")
-        if not mark:
-            return block
+        lines = [line for line in block.split(b"\n") if line]
+        data = [line.removeprefix(_DATA) for line in lines if line.startswith(_DATA)]
+        others = [line for line in lines if not line.startswith(_DATA)]
+        failed = any(map(_ERROR_NAME.fullmatch, others))
+        said = [scrub(line.decode(errors="replace"), self._addresses).encode() for line in others]
+        return b"\n".join([*said, _DATA + self._payload(b"\n".join(data), failed=failed)] if data else said)
+
+    def _payload(self, payload: bytes, *, failed: bool) -> bytes:
+        """What follows `data:`; `failed`: the event's name says that it is an error."""
+        self.failed = self.failed or failed
+        if not payload.lstrip().startswith(_JSON):
+            return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
+        known = KV_KEY in payload or ERROR_KEY in payload or self._says_cached(payload)
+        if not known and not failed and b"\n" not in payload:
+            return payload
         try:
             fields = object_decoder.decode(payload)
             without_params(fields)
             if self.cached is not None:
                 fields = corrected(self._endpoint, fields, self.cached) or fields
-            if "error" in fields:
+            if not _is_null(fields.get("error")):
+                self.failed, fields["error"] = True, self.scrubbed(fields["error"])
+            elif failed or is_error(fields):
                 self.failed = True
-                fields["error"] = self.scrubbed(fields["error"])
+                return b" " + bytes(self.scrubbed(Raw(msgspec.json.encode(fields))))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
-        return head + mark + b" " + msgspec.json.encode(fields)
+        return b" " + msgspec.json.encode(fields)
 
     def scrubbed(self, error: Raw) -> Raw:
         """An error's JSON without addresses."""
         return scrub_json(error, self._addresses)
 
 
-def raise_first_error(first: bytes) -> None:
+class ForwardedRewriter(StreamRewriter):
+    """As its base class, for a stream of another kind: its end is that of the connection, so an end mark is an event like the others."""
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        super().__init__(b"", addresses)
+
+    def _hold_back_done(self, data: bytes) -> bytes:
+        return data
+
+
+def raise_first_error(first: bytes, addresses: Collection[str] = ()) -> None:
     """Raise the error of an engine that failed before its first token: it reports that in a 200 stream, but the client can still get a status.
 
     Raises:
@@ -279,21 +318,31 @@ def raise_first_error(first: bytes) -> None:
     if not holds(first, ERROR_KEY):
         return
     found = _EVENT.search(first)
-    raise_error(first[found.end() - 1 :].split(b"\n", 1)[0] if found else b"")
+    raise_error(first[found.end() - 1 :].split(b"\n", 1)[0] if found else b"", addresses)
 
 
-def raise_error(payload: bytes) -> None:
-    """Raise the error that an engine wrote into a 200 instead of an answer.
+def raise_error(payload: bytes, addresses: Collection[str] = ()) -> None:
+    """Raise the error that an engine wrote into a 200 instead of an answer, without addresses.
 
     Raises:
         RefusedInStreamError: if the JSON object is an error.
     """
-    if ERROR_KEY not in payload or bytes(object_decoder.decode(payload).get("error", b"null")) == b"null":
+    if ERROR_KEY not in payload or not is_error(object_decoder.decode(payload)):
         return
-    fields = error_fields(payload)
+    fields = scrubbed(error_fields(payload), addresses)
     code = fields.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
     raise RefusedInStreamError(status, str(fields.get("message") or "the engine refused the request"), fields=fields)
+
+
+def is_error(fields: dict[str, Raw]) -> bool:
+    """Whether an object is an error in one of the forms that vLLM's servers have used: `{"error": …}` or `{"object": "error", …}`."""
+    kinds = (bytes(fields.get("object", b"")), bytes(fields.get("type", b"")))
+    return ERROR_KEY in kinds or not _is_null(fields.get("error"))
+
+
+def _is_null(value: Raw | None) -> bool:
+    return value is None or bytes(value) == b"null"
 
 
 def without_params(fields: dict[str, Raw]) -> bool:

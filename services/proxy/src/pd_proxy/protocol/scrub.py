@@ -14,14 +14,16 @@ from msgspec import Raw
 
 _P2P_ID: Final = re.compile(r"(?:cmpl-|chatcmpl-)?___(?:prefill|decode)_addr_[^\s\"',;)]*")
 _IP4: Final = re.compile(r"\[?(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]*\d)\]?(?::\d{1,5})?")
-# At least two colons; ipaddress decides whether it is an address.
+# At least two colons; ipaddress decides whether it is an address. A text within a text may have escaped the line end before it.
 _IP6: Final = re.compile(
-    r"(?<![\w:.])(\[?)([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f.]{0,15}){2,8})(?:%[\w.-]*\w)?(\]?)(?::\d{1,5})?(?![\w:])"
+    r"(?:(?<![\w:.])|(?<=\\[nrt]))(\[?)([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f.]{0,15}){2,8})(?:%[\w.-]*\w)?(\]?)(?::\d{1,5})?(?![\w:])"
 )
 # A name and a port, but not a date or a line of a file: a port has at least two digits, a name at least one letter.
 _HOST: Final = re.compile(
     r"(?<![\w.@-])(?=[\d.-]*[A-Za-z])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:\d{2,5}(?![\w.]*\w)"
 )
+# In an address with a scheme a name may hold what is in no host's name, as the names of containers do.
+_URL: Final = re.compile(r"(?<=://)[\w.-]+:\d{1,5}(?!\w)")
 _USER: Final = re.compile(r"(?<=://)[^/\s@\"']+@")
 
 
@@ -33,21 +35,23 @@ def scrub(text: str, addresses: Collection[str] = ()) -> str:
     for host in {address.rpartition(":")[0] for address in addresses}:
         if "." in host:
             text = re.sub(rf"\[?{re.escape(host)}\]?(?::\d{{1,5}})?", "[engine]", text)
+    text = _URL.sub("[address]", text)
     return _HOST.sub("[address]", _IP4.sub("[address]", _IP6.sub(_if_address, text)))
 
 
 def scrub_json(value: Raw, addresses: Collection[str] = ()) -> Raw:
     """JSON with the addresses removed from every text. Texts are decoded first, because no pattern matches after an escaped `\\n`."""
-    return Raw(msgspec.json.encode(_walk(msgspec.json.decode(value), addresses)))
+    return Raw(msgspec.json.encode(scrubbed(msgspec.json.decode(value), addresses)))
 
 
-def _walk(value: Any, addresses: Collection[str]) -> Any:
+def scrubbed(value: Any, addresses: Collection[str]) -> Any:
+    """A decoded value with the addresses removed from every text and name in it."""
     if isinstance(value, str):
         return scrub(value, addresses)
     if isinstance(value, list):
-        return [_walk(item, addresses) for item in value]
+        return [scrubbed(item, addresses) for item in value]
     if isinstance(value, dict):
-        return {key: _walk(item, addresses) for key, item in value.items()}
+        return {scrub(key, addresses): scrubbed(item, addresses) for key, item in value.items()}
     return value
 
 

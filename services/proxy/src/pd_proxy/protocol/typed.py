@@ -43,12 +43,19 @@ class TypedRewriter(StreamRewriter):
         if self.end:
             return b""
         if data and (not self._begun or self.mark in data or ERROR_KEY in data):
-            blocks = [block + b"\n\n" for block in BLOCK_END.split(data) if block]
+            blocks = [block + b"\n\n" for block in data.split(BLOCK_END) if block]
             data = b"".join(map(self._event, blocks))
         self._newest = data or self._newest
         if self.done and not self.end:
             raise BrokenReplyError("the engine's stream ended without its last event")
         return data
+
+    @staticmethod
+    def is_plain(data: bytes) -> bool:
+        """Whether this is one event: the line of its name, which is not `error`, and one line of JSON."""
+        if not data.startswith(b"event: ") or data.startswith(b"event: error"):
+            return False
+        return data.count(b"\n") == 3 and data.find(b"\ndata: {") > 0
 
     def check_first(self, first: bytes) -> None:
         """As in the base class; but a response without output is valid, too."""

@@ -22,6 +22,7 @@ from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import REFUSED, UNNAMED, wants_logprobs
 from pd_proxy.protocol.first_token import LENGTH, FirstToken
 from pd_proxy.protocol.generation import Generation
+from pd_proxy.protocol.line_ends import with_lf
 from pd_proxy.protocol.progress import Restart
 from pd_proxy.protocol.rewrite import Cleaning
 from pd_proxy.protocol.usage import NOTHING_SAID, Cached, said
@@ -98,13 +99,15 @@ class KeyedAttempt:
             UpstreamError: if the answer is invalid.
         """
         engine = self._prefill
+        addresses = (engine.http_address, engine.zmq_address)
+        body = with_lf(body) if self._generation.stream else body
         if not self._generation.stream:
-            rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
+            rewrite.checked(self._path, body, engine.name, addresses)
             check_named(body, self._keyed.key)  # a stream's events do not hold it
         elif not rewrite.has_event(body):
             raise BrokenReplyError(f"{engine.name} answered 200 without a whole event")
         else:
-            rewrite.raise_first_error(body)
+            rewrite.raise_first_error(body, addresses)
         try:
             return first_token.read(self._generation, body)
         except BrokenReplyError:

@@ -1,4 +1,4 @@
-"""Answers to requests that are not for tokens: documents of limited size, and streams that are passed on unchanged."""
+"""Answers to requests that are not for tokens: documents of limited size, and streams, in which only an engine's errors are changed."""
 
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 
 from pd_proxy.errors import DisconnectedError
+from pd_proxy.protocol.rewrite import BLOCK_END, ForwardedRewriter
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.failures import translating
 
@@ -49,15 +50,24 @@ def is_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 class Forwarded:
-    """An engine's 200 that is passed on unchanged. `first` is all of it, unless it is a stream."""
+    """An engine's 200. `first` is all of it, unless it is a stream."""
 
-    def __init__(self, response: aiohttp.ClientResponse, first: bytes, name: str, shortage: Shortage) -> None:
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        first: bytes,
+        name: str,
+        shortage: Shortage,
+        rewriter: ForwardedRewriter,
+    ) -> None:
+        """`rewriter` has been fed with the bytes before `first`."""
         self.content_type = response.headers.get("Content-Type", "application/octet-stream")
         self.first = first
         self.is_stream = is_stream(response)
         self._response = response
         self._name = name
         self._shortage = shortage
+        self._rewriter = rewriter
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """What follows `first`.
@@ -67,7 +77,10 @@ class Forwarded:
         """
         with translating(self._name, "", lambda _: DisconnectedError.by(self._name), self._shortage):
             async for piece in self._response.content.iter_any():
-                yield piece
+                if block := self._rewriter.feed(piece):
+                    yield block
+        if self._rewriter.incomplete:  # the empty line behind the last event may be missing
+            yield self._rewriter.feed(BLOCK_END)
 
     def close(self) -> None:
         """Release the engine; before the end of the answer this aborts the request there."""

@@ -19,7 +19,7 @@ from pd_proxy.errors import (
     UnreachableError,
 )
 from pd_proxy.protocol import rewrite
-from pd_proxy.protocol.scrub import scrub
+from pd_proxy.protocol.scrub import scrubbed
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import ConnectTimedOutError, NotConnectedError, OwnFaultError, StaleError
@@ -68,8 +68,7 @@ def translated(flight: Flight, error: Exception) -> ProxyError:
 
 def refusal(instance: Instance, status: int, body: bytes, retry_after: str) -> RefusedError:
     """The client's error for an engine's error answer, without addresses; `retry_after` is the answer's header."""
-    text = scrub(body.decode(errors="replace"), (instance.http_address, instance.zmq_address))
-    fields = rewrite.error_fields(text.encode())
+    fields = scrubbed(rewrite.error_fields(body), (instance.http_address, instance.zmq_address))
     message = str(fields.get("message") or "")
     logger.warning(
         "engine refused a request",

@@ -9,10 +9,12 @@ from types import TracebackType
 from typing import Final, Self
 
 import aiohttp
+import msgspec
 
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import AnswerTooLargeError, BrokenReplyError, DisconnectedError, ProxyError, RefusedError
 from pd_proxy.kv.transfer import Leg
+from pd_proxy.protocol.rewrite import BLOCK_END, ForwardedRewriter, raise_error
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
@@ -139,6 +141,7 @@ class Upstream:
             raise self._too_large(instance)
         if response.status != 200:
             raise refusal(instance, response.status, answer, response.headers.get("Retry-After", ""))
+        _raise_error(instance, answer)
         return answer
 
     async def forward(self, instance: Instance, path: str, body: bytes, kind: str, timeout_s: float) -> Forwarded:
@@ -151,29 +154,32 @@ class Upstream:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         with translating(name, f"{name} refuses connections", lambda _: DisconnectedError.by(name), self._shortage):
             response = await post(self.session, url, data=body, headers={"Content-Type": kind}, timeout=timeout)
+            rewriter = ForwardedRewriter((instance.http_address, instance.zmq_address))
             try:
-                first = await self._beginning(instance, response)
+                first = await self._beginning(instance, response, rewriter)
             except BaseException:
                 response.close()
                 raise
-        return Forwarded(response, first, name, self._shortage)
+        return Forwarded(response, first, name, self._shortage, rewriter)
 
-    async def _beginning(self, instance: Instance, response: aiohttp.ClientResponse) -> bytes:
-        """The first bytes of a stream, and all of any other answer: until then an error can have a status."""
+    async def _beginning(
+        self, instance: Instance, response: aiohttp.ClientResponse, rewriter: ForwardedRewriter
+    ) -> bytes:
+        """The first events of a stream, and all of any other answer: until then an error can have a status."""
         if response.status != 200:
             body = await read_document(response, MAX_ERROR_BYTES) or b""
             raise refusal(instance, response.status, body, response.headers.get("Retry-After", ""))
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise BrokenReplyError(f"{instance.name} answered in an encoding that it was not asked for")
         if is_stream(response):
-            first: bytes | None = await response.content.readany()
-        else:
-            first = await read_document(response, self._max_answer_bytes)
-        if first is None:
+            return await _first_events(instance, response, rewriter)
+        answer = await read_document(response, self._max_answer_bytes)
+        if answer is None:
             raise self._too_large(instance)
-        if not first.strip():
+        if not answer.strip():
             raise BrokenReplyError(f"{instance.name}'s answer is empty")
-        return first
+        _raise_error(instance, answer)
+        return answer
 
     async def get(self, instance: Instance, path: str, timeout_s: float) -> bytes:
         """GET a small document.
@@ -196,6 +202,24 @@ class Upstream:
             why = ": the engine does not accept ENGINE_API_KEY" if response.status == 401 else ""
             raise RefusedError(response.status, f"{path} answers {response.status}{why}")
         return body
+
+
+async def _first_events(instance: Instance, response: aiohttp.ClientResponse, rewriter: ForwardedRewriter) -> bytes:
+    while data := await response.content.readany():
+        if first := rewriter.feed(data):
+            rewriter.check_first(first)
+            return first
+    if not rewriter.incomplete:
+        raise BrokenReplyError(f"{instance.name}'s answer is empty")
+    return rewriter.feed(BLOCK_END)
+
+
+def _raise_error(instance: Instance, answer: bytes) -> None:
+    """Raise the error that an engine answered with a 200, in JSON; any other answer is the client's."""
+    try:
+        raise_error(answer, (instance.http_address, instance.zmq_address))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return
 
 
 async def _refusal(flight: Flight, reply: Reply) -> ProxyError:
