@@ -127,7 +127,7 @@ def _events(body: bytes) -> list[dict[str, Raw]]:
 
 def _read(generation: Generation, documents: list[dict[str, Raw]]) -> FirstToken:
     chat = generation.endpoint is Endpoint.CHAT
-    prompt, token_at, events = NULL, -1, []
+    prompt, token_at, choice, events = NULL, -1, dict[str, Raw](), []
     for at, fields in enumerate(documents):
         choices = choices_of(fields)
         prompt = (
@@ -136,11 +136,10 @@ def _read(generation: Generation, documents: list[dict[str, Raw]]) -> FirstToken
             or prompt
         )
         if choices and _given(choices[0], "token_ids") and token_at < 0:
-            token_at = at
+            token_at, choice = at, choices[0]
         if token_at < 0 or at == token_at:
             events.append(fields)
     fields = documents[token_at]
-    choice = choices_of(fields)[0]
     (token,) = msgspec.json.decode(choice["token_ids"], type=list[int])
     text, odd = _said(choice, chat=chat)
     if bytes(prompt) == b"null" or token_at < 0:
