@@ -17,6 +17,7 @@ from pd_contracts.names import Connector, Role
 from pd_proxy.protocol import exclusions
 from pd_proxy.request import migration
 from pd_proxy.settings import Writer
+from pd_routing.names import Reject
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
 MESSAGES = {"messages": [{"role": "user", "content": "Say something nice"}]}
@@ -216,3 +217,23 @@ async def test_a_stream_that_no_engine_can_continue_is_counted_as_failed() -> No
         reply = await broken_off(here, COMPLETIONS, {**IDS, **GREEDY, "max_tokens": 40}, after=5)
         assert json.loads(reply.events[-1])["error"]["type"] == "upstream_error"
         assert b'pd_proxy_migrations_total{result="failed"} 1.0' in (await here.proxy.get("/metrics")).body
+
+
+async def test_a_stream_that_moved_is_counted_at_its_new_engine_only() -> None:
+    objectives = {"reject": Reject.SLO, "ttft_slo_ms": 1e6, "tpot_slo_ms": 1e6, "step_profile": "demo"}
+    async with stand(decodes=2, step_ms=25.0, migrate=True, **objectives) as here:
+        body = {**IDS, **GREEDY, "max_tokens": 120}
+        asked = asyncio.create_task(here.proxy.post(body))
+        decode = await first_to_write(here.decodes, [5.0, 5.0])
+        assert (await decode.post("/sim/faults", {"die_mid_stream": True})).status == 200
+        await here.proxy.stats_where(lambda s: s.migrations)
+        routing = (await here.proxy.stats()).routing
+        assert routing is not None
+        sequences = {engine.name: engine.sequences for engine in routing.engines}
+        assert not asked.done()
+        assert (await asked).status == 200
+        ended = (await here.proxy.stats()).routing
+    assert ended is not None
+    number = here.decodes.index(decode)
+    assert sequences == {"prefill-0": 0, f"decode-{number}": 0, f"decode-{1 - number}": 1}
+    assert {engine.sequences for engine in ended.engines} == {0}

@@ -27,22 +27,31 @@ Trusted = Callable[[Instance, Instance], bool]
 
 @dataclass(slots=True, eq=False)
 class Journey:
-    """One request's entry in the books. Times are in seconds."""
+    """One request's entry in the books, for as long as it is at the engines of one route. Times are in seconds.
+
+    After its end nothing is entered: an engine may report late that it has computed the prompt.
+    """
 
     router: "Router"
     ticket: Ticket
     prediction: Prediction
     why: str
+    over: bool = False
 
     def computed(self, now: float, decode: Instance | None = None) -> None:
         """The prompt is computed; the answer is decoded at `decode`, or at the same engine if None."""
+        if self.over:
+            return
         books = self.router.books
         books.computed(1e3 * now, self.ticket)
         if decode is not None:
             books.handed_over(1e3 * now, self.ticket, decode.incarnation)
 
     def ended(self, *, tokens: int = 0, seconds: float = 0.0) -> None:
-        """The request is over. `tokens` is the length of a complete answer, `seconds` the time from its first to its last token."""
+        """The engines are done with the request. `tokens` is the length of a complete answer, `seconds` the time from its first to its last token."""
+        if self.over:
+            return
+        self.over = True
         tpot = 1e3 * seconds / (tokens - 1) if tokens > 1 and seconds > 0 else None
         self.router.books.ended(self.ticket, tokens, tpot)
 
@@ -133,6 +142,12 @@ class Router:
             watched=streamed or not solo,
         )
         return Journey(self, ticket, prediction, "" if isinstance(route, Pair) else route.why)
+
+    def resume(self, journey: Journey, route: Route, prompt: int, now: float) -> Journey:
+        """Enter a stream that these engines continue; `prompt` includes its tokens so far. What was predicted for the request stays."""
+        following = self.begin(route, prompt, journey.prediction, now, sequences=1, streamed=True)
+        following.why = journey.why
+        return following
 
     def stats(self, instances: Sequence[Instance], now: float) -> RoutingStats:
         """For `/stats`."""

@@ -61,6 +61,8 @@ class KeyedAttempt:
         self._choose = choose
         self._keyed = keyed
         self._trace = trace
+        # Prefill may answer when decode has died and the request has gone elsewhere.
+        self._journey = trace.journey
         self._part = part
         self._generation = generation
         self._path = generation.endpoint
@@ -142,7 +144,8 @@ class KeyedAttempt:
         rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
         check_named(body, self._keyed.key)
         self._trace.prefilled = self._trace.prefilled or monotonic()
-        self._trace.computed(self._decode)
+        if self._journey is not None:
+            self._journey.computed(monotonic(), self._decode)
         flight.due()
         return said(self._path, body)
 

@@ -29,6 +29,7 @@ from pd_proxy.request.attempt import Attempt
 from pd_proxy.request.part import Part
 from pd_proxy.request.route import Failures, admitted
 from pd_proxy.request.trace import Trace
+from pd_proxy.router import Journey
 from pd_proxy.upstream.answers import Stream, Written
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Migration:
 
     async def go_on(self, error: ProxyError, restart: Restart) -> Stream | None:
         """Have another engine continue from `restart`; None if no engine can, and then the client gets `error`."""
+        self._trace.broken_off()
         stream = await self._go_on(error, restart)
         if stream is None:
             self._context.metrics.migrated("failed")
@@ -90,6 +92,7 @@ class Migration:
             try:
                 return await self._attempt(restart, end)
             except UpstreamError as failure:
+                self._trace.broken_off()
                 logger.warning(
                     "a stream could not be continued", extra={"id": self._trace.uuid, "cause": failure.cause}
                 )
@@ -100,7 +103,7 @@ class Migration:
 
     async def _attempt(self, restart: Restart, end: float) -> Stream | None:
         route, claim = await self._route(end)
-        trace = Trace(self._trace.endpoint)
+        trace = Trace(self._trace.endpoint, journey=self._journey(route, restart))
         rest = replace(self._generation, fields=going_on(self._generation, restart.prompt, restart.tokens, {}))
         begun = Begun(len(restart.tokens), self._trace.uuid, restart.created, None, restart.skip, restart.skip_ids)
         part = replace(self.part.behind(begun, restart), able=self._able)
@@ -114,6 +117,14 @@ class Migration:
             "a stream is continued at another engine", extra={"id": self._trace.uuid, "instance": trace.decode}
         )
         return answer if isinstance(answer, Stream) else None
+
+    def _journey(self, route: Route, restart: Restart) -> Journey | None:
+        """The stream's entry in the books at its next engines, if there is a router."""
+        router, before = self._context.router, self._trace.journey
+        if router is not None and before is not None:
+            prompt = self._generation.tokens + len(restart.tokens)
+            self._trace.journey = router.resume(before, route, prompt, monotonic())
+        return self._trace.journey
 
     async def _route(self, end: float) -> tuple[Route, Claim]:
         """The next route, as for a new request; but if no engine is ready, wait until `end` for one to replace the dead one."""

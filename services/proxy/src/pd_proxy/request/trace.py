@@ -67,10 +67,17 @@ class Trace(Struct):
         if self.journey is not None:
             self.journey.computed(time.monotonic(), decode)
 
+    def broken_off(self) -> None:
+        """The engines have lost the request; what was predicted for it is still told."""
+        if self.journey is not None:
+            self.journey.ended()
+
     def end_journey(self) -> None:
         """The engines have finished with the request, or another attempt begins."""
         journey, self.journey = self.journey, None
-        if journey is not None:
+        if journey is not None and self.migrations:
+            journey.ended()  # the last engine has written only a part, and the client has seen a pause
+        elif journey is not None:
             streamed = self.stream and self.over is not None and self.first_byte is not None
             journey.ended(
                 tokens=self.tokens,
