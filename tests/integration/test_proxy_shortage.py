@@ -131,6 +131,25 @@ async def test_probes_are_answered_where_there_is_no_room_for_others(parts: list
         held.close()
 
 
+@pytest.mark.parametrize("said", [b"", b"GET /hea", b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_probes_get_through_a_flood_of_connections_that_are_refused(said: bytes) -> None:
+    """Those that say nothing, begin like a probe, or do not read why they were refused."""
+    async with running_proxy(max_connections_per_client=1) as proxy:
+        port = proxy.settings.http_proxy_port
+        flood = [await asyncio.open_connection("127.0.0.1", port)]
+        for path in ("/health", "/ready", "/metrics") * 3:
+            for _ in range(RESERVE):
+                flood.append(await asyncio.open_connection("127.0.0.1", port))
+                flood[-1][1].write(said)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            line = await asyncio.wait_for(reader.readline(), 30)
+            writer.close()
+            assert line.split()[1] == (b"503" if path == "/ready" else b"200"), line
+        for _, one in flood:
+            one.close()
+
+
 @pytest.mark.parametrize("path", ["/health", "/v1/completions"])
 async def test_a_connection_that_its_client_has_closed_counts_no_more(path: str) -> None:
     async with running_proxy(max_connections_per_client=2) as proxy:

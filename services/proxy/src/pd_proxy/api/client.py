@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from time import monotonic
 from typing import Final, Protocol, cast
@@ -10,6 +11,7 @@ from hypercorn.config import Config
 
 from pd_contracts.http_answers import MAX_HEAD_BYTES
 from pd_proxy.api import cors
+from pd_proxy.api.antechamber import may_be_probe
 from pd_proxy.api.app import end, let_go
 from pd_proxy.api.farewell import Farewell
 from pd_proxy.api.unsent import Unsent
@@ -42,8 +44,6 @@ from pd_proxy.upstream.relay import Relay
 
 logger = logging.getLogger(__name__)
 
-# These say how the proxy is, above all when it is full: an orchestrator that gets no answer restarts it, with everything it serves.
-PROBES: Final = tuple(f"GET {path} ".encode() for path in ("/health", "/ping", "/ready", "/metrics"))
 MAX_PROBE_BYTES: Final = 4096
 # How long a connection for which there is no room may take to say that it is a probe.
 PROBE_S: Final = 1.0
@@ -64,13 +64,12 @@ class Front(Protocol):
     tasks: set[asyncio.Task[None]]
     stopping: bool
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many connections are being refused that each must be closed at once, without letting its client finish."""
-        ...
-
     def enter(self, transport: asyncio.Transport) -> ProxyError | None:
         """Count a connection; returns the error for its client if there is no room for it."""
+        ...
+
+    def wait_outside(self, transport: asyncio.Transport, leave: Callable[[], None]) -> bool:
+        """Keep a connection for which there is no room until its client has said what it wants, or `leave` is called. Returns False if it must end at once."""
         ...
 
     def leave(self, transport: asyncio.Transport) -> None: ...
@@ -110,9 +109,8 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._no_room = self._front.enter(self._transport)
-        if self._no_room is not None and self._front.crowded:
-            self._turn_away(self._no_room)
-            self._transport.close()
+        if self._no_room is not None and not self._front.wait_outside(self._transport, self._leave_at_once):
+            self._leave_at_once()
             return
         self._front.clients.add(self)
         self._unsent = Unsent(self._transport, self._front.context.settings.client_stall_timeout_s)
@@ -254,7 +252,7 @@ class Client(asyncio.Protocol):
     def _hear(self, no_room: ProxyError) -> None:
         """Answer a probe once, and turn everything else away."""
         head = bytes(self._buffer[: MAX_PROBE_BYTES + 1])
-        if self._transport is None or len(head) > MAX_PROBE_BYTES or not _may_be_probe(head):
+        if self._transport is None or len(head) > MAX_PROBE_BYTES or not may_be_probe(head):
             self._turn_away(no_room)
         elif b"\r\n\r\n" in head:
             line, _, rest = head.partition(b"\r\n")
@@ -267,6 +265,15 @@ class Client(asyncio.Protocol):
         if self._read_paused:
             transport.resume_reading()
         self._front.hand_over(transport, bytes(self._buffer))
+
+    def _leave_at_once(self) -> None:
+        """Make room for another client's connection, which may be a probe."""
+        if self._transport is None or self._no_room is None:
+            return
+        if not self._answering:
+            self._keep_alive = False
+            self._refuse(self._no_room, None)
+        self._transport.close()
 
     def _turn_away(self, error: ProxyError) -> None:
         """Say why this connection cannot be served, and close it."""
@@ -395,8 +402,3 @@ class Client(asyncio.Protocol):
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
-
-
-def _may_be_probe(head: bytes) -> bool:
-    """Whether these bytes begin a probe, or can still do so."""
-    return any(head.startswith(probe) or probe.startswith(head) for probe in PROBES)

@@ -19,6 +19,7 @@ from hypercorn.typing import LifespanState
 from hypercorn.utils import wrap_app
 
 from pd_contracts.descriptors import free_descriptors
+from pd_proxy.api.antechamber import Antechamber
 from pd_proxy.api.app import Proxy
 from pd_proxy.api.client import Client
 from pd_proxy.api.handed_over import HandedOver, Server, Writer, state_of
@@ -27,6 +28,8 @@ from pd_proxy.api.unsent import Unsent
 from pd_proxy.errors import ProxyError, TooManyConnectionsError
 
 SWEEP_S: Final = 1.0
+# Enough of a request to tell a probe.
+PROBE_BYTES: Final = 16
 # How often to count the free descriptors: other parts of the process need some, too.
 MEASURE_S: Final = 60.0
 
@@ -88,7 +91,7 @@ class Connections:
         self._joining: set[asyncio.Task[Any]] = set()
         self._handed_over: dict[HandedOver, Unsent] = {}
         self._addresses: dict[asyncio.Transport, str] = {}
-        self._turned_away: set[asyncio.Transport] = set()
+        self._outside = Antechamber(RESERVE // 2)
         self._room = Room(free_descriptors(), self.context.settings.max_connections_per_client)
         self._measured = self.loop.time()
         self._worker = WorkerContext(None)
@@ -110,6 +113,7 @@ class Connections:
 
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
+        self._outside.serve(transport)
         protocol = HandedOver(transport, self._hypercorn, self._hypercorn_left)
         patience_s = self.context.settings.client_stall_timeout_s
         self._handed_over[protocol] = Unsent(transport, patience_s)
@@ -117,25 +121,24 @@ class Connections:
         protocol.connection_made(transport)
         protocol.data_received(data)
 
-    @property
-    def crowded(self) -> bool:
-        return len(self._turned_away) > RESERVE // 2
+    def wait_outside(self, transport: asyncio.Transport, leave: Callable[[], None]) -> bool:
+        """Keep a connection for which there is no room until its client has said what it wants, or `leave` is called. Returns False if it must end at once."""
+        return self._outside.enter(transport, _client_of(transport), sent_already(transport), leave)
 
     def enter(self, transport: asyncio.Transport) -> ProxyError | None:
         """Count a connection; returns the error for its client if there is no room for it."""
-        address = client_of(str((transport.get_extra_info("peername") or ("",))[0]))
+        address = _client_of(transport)
         error = self._room.take(address)
         if error is None:
             self._addresses[transport] = address
             return None
-        self._turned_away.add(transport)
         self.context.shortage.noted(
             "per_client" if isinstance(error, TooManyConnectionsError) else "clients", error.message
         )
         return error
 
     def leave(self, transport: asyncio.Transport) -> None:
-        self._turned_away.discard(transport)
+        self._outside.left(transport)
         address = self._addresses.pop(transport, None)
         if address is not None:
             self._room.give_back(address)
@@ -194,3 +197,18 @@ class Connections:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         for client in list(self.clients):
             client.close()
+
+
+def _client_of(transport: asyncio.Transport) -> str:
+    return client_of(str((transport.get_extra_info("peername") or ("",))[0]))
+
+
+def sent_already(transport: asyncio.Transport) -> bytes:
+    """What the client has sent before its connection was accepted; it stays unread, and no descriptor is used for looking."""
+    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
+    try:
+        return sock.recv(PROBE_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return b""  # nothing yet, or the client has left
+    finally:
+        sock.detach()
