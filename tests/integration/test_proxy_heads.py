@@ -7,7 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from support.proxy import MODEL, RunningProxy
+from support.proxy import MODEL, RunningProxy, running_proxy
 
 from pd_contracts.http_answers import MAX_HEAD_BYTES
 from pd_contracts.names import Role
@@ -84,6 +84,59 @@ async def test_trailers_above_the_limit_are_refused_however_they_are_cut(proxy: 
 @pytest.mark.parametrize("beginning", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"\x00\x01\x02", b"\n\n\n\n"])
 async def test_what_is_no_http_gets_an_answer_at_once(proxy: RunningProxy, beginning: bytes) -> None:
     assert await statuses(proxy, beginning, until=1) == [400]
+
+
+ORIGIN = "https://chat.example"
+CHUNKED = b"Host: x\r\nOrigin: " + ORIGIN.encode() + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1 more\r\nHost: x\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nbad header: x\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"POST /v1/completions HTTP/1.1\r\n" + CHUNKED + b"xyz\r\n", 400),
+        (b"POST /v1/messages HTTP/1.1\r\n" + CHUNKED + b"5\r\nhelloxx\r\n", 400),
+        (b"POST /tokenize HTTP/1.1\r\n" + CHUNKED + b"fffffffffffffffffffffffff\r\n", 400),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
+        (HEALTH.replace(b"/health", b"/nothing").replace(b"x", b"x\r\nOrigin: " + ORIGIN.encode(), 1), 404),
+    ],
+)
+async def test_what_is_no_http_is_refused_as_everything_else_is(request_: bytes, status: int) -> None:
+    """With the reason as JSON, for pages of the allowed origin, counted and logged."""
+    async with running_proxy(cors_origins=(ORIGIN,)) as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+        writer.write(request_)
+        first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+        head = first.decode().lower()
+        found = re.search(r"content-length: (\d+)", head)
+        assert found is not None
+        body = json.loads(await reader.readexactly(int(found[1])))
+        assert head.startswith(f"http/1.1 {status} ")
+        assert "content-type: application/json" in head
+        assert f"access-control-allow-origin: {ORIGIN}" in head
+        assert body["error"]["message"]
+        assert body.get("type") == ("error" if b"/v1/messages" in request_ else None)
+        if status != 404:
+            assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        page = (await proxy.get("/metrics")).body.decode()
+        assert f'pd_proxy_refused_requests_total{{status="{status}"}} 1.0' in page
+
+
+async def test_the_reason_of_a_refusal_is_not_sent_to_who_asked_for_a_head_alone() -> None:
+    async with running_proxy() as proxy:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+        writer.write(b"HEAD /health HTTP/1.1\r\n" + CHUNKED + b"xyz\r\n")
+        answer = await asyncio.wait_for(reader.read(), 30)
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(b"\r\n\r\n")
 
 
 async def test_lines_may_end_with_a_line_feed_alone(proxy: RunningProxy) -> None:

@@ -220,7 +220,7 @@ async def test_a_stream_that_no_engine_can_continue_is_counted_as_failed() -> No
 
 
 async def test_a_stream_that_moved_is_counted_at_its_new_engine_only() -> None:
-    objectives = {"reject": Reject.SLO, "ttft_slo_ms": 1e6, "tpot_slo_ms": 1e6, "step_profile": "demo"}
+    objectives: dict[str, Any] = {"reject": Reject.SLO, "ttft_slo_ms": 1e6, "tpot_slo_ms": 1e6, "step_profile": "demo"}
     async with stand(decodes=2, step_ms=25.0, migrate=True, **objectives) as here:
         body = {**IDS, **GREEDY, "max_tokens": 120}
         asked = asyncio.create_task(here.proxy.post(body))

@@ -15,6 +15,7 @@ from pd_proxy.errors import ShuttingDownError
 from pd_proxy.kv.budget import Budget
 from pd_proxy.kv.debts import Debt
 from pd_proxy.metrics import Metrics
+from pd_proxy.refused import RefusedRequests
 from pd_proxy.router import Router
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
@@ -64,6 +65,7 @@ class Context(ABC):
     def __post_init__(self) -> None:
         """What follows from the parts."""
         self.limits = self.settings.limits()
+        self.refused = RefusedRequests(self.metrics.request_refused)
         self.router = _router_of(self.settings, self.trust) if self.settings.predicts else None
         self.rules = Rules(self.settings.policy, self.trust, self.flights.load)
         self.choices = KnownChoices(self.trust)

@@ -140,6 +140,11 @@ class Metrics(Collector):
         self._refused_connections = self._counter(
             "refused_connections", "Connections refused for lack of room, by reason", "reason"
         )
+        self._refused_requests = self._counter(
+            "refused_requests",
+            "Requests that were refused as HTTP, before it was known what they ask for, by status",
+            "status",
+        )
         self._restarts = self._counter(
             "worker_restarts", "Workers that ended unexpectedly and were replaced (PROXY_WORKERS above 1)"
         )
@@ -203,6 +208,10 @@ class Metrics(Collector):
     def connection_refused(self, reason: str) -> None:
         """A connection from a client or to an engine was refused."""
         self._refused_connections.labels(reason).inc()
+
+    def request_refused(self, status: int) -> None:
+        """A request was refused by the HTTP layer."""
+        self._refused_requests.labels(str(status)).inc()
 
     def drained(self, result: str) -> None:
         """A drain ended: "done" or "failed"."""

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
-from quart import Blueprint, Quart, Request, Response, request
+from quart import Blueprint, Quart, Request, Response, current_app, request
 from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 
@@ -187,6 +187,8 @@ async def on_proxy_error(error: ProxyError) -> Response:
     if trace is not None:
         trace.fail(error)
         headers |= response_headers(trace)
+    elif isinstance(error, HttpError | AmbiguousLengthError):
+        cast("Proxy", current_app).context.refused.noted(error.status, error.message)
     return Response(error_of(request.path, error), error.status, content_type=JSON, headers=headers)
 
 

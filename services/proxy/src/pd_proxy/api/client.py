@@ -277,6 +277,8 @@ class Client(asyncio.Protocol):
 
     def _turn_away(self, error: ProxyError) -> None:
         """Say why this connection cannot be served, and close it."""
+        if isinstance(error, HttpError):
+            self._front.context.refused.noted(error.status, error.message)
         self._keep_alive = False
         self._refuse(error, None)
         self._say_goodbye()

@@ -13,21 +13,26 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any, Final, cast
 
+import h11
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.typing import LifespanState
 from hypercorn.utils import wrap_app
 
 from pd_contracts.descriptors import free_descriptors
+from pd_proxy.api import cors
 from pd_proxy.api.antechamber import Antechamber
 from pd_proxy.api.app import Proxy
 from pd_proxy.api.client import Client
 from pd_proxy.api.handed_over import HandedOver, Server, Writer, state_of
 from pd_proxy.api.room import RESERVE, Room, client_of
 from pd_proxy.api.unsent import Unsent
-from pd_proxy.errors import ProxyError, TooManyConnectionsError
+from pd_proxy.errors import HttpError, ProxyError, TooManyConnectionsError
+from pd_proxy.request.serving import JSON, error_of
 
 SWEEP_S: Final = 1.0
+# The longest reason that a client is told: h11 quotes what it could not read.
+MAX_REASON: Final = 200
 # Enough of a request to tell a probe.
 PROBE_BYTES: Final = 16
 # How often to count the free descriptors: other parts of the process need some, too.
@@ -114,7 +119,7 @@ class Connections:
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
         self._outside.serve(transport)
-        protocol = HandedOver(transport, self._hypercorn, self._hypercorn_left)
+        protocol = HandedOver(transport, self._hypercorn, self._hypercorn_left, self._refusal)
         patience_s = self.context.settings.client_stall_timeout_s
         self._handed_over[protocol] = Unsent(transport, patience_s)
         transport.set_protocol(protocol)
@@ -155,6 +160,19 @@ class Connections:
             await Server(app, self.loop, self.config, self._worker, state, reader, writer)
         finally:
             self.tasks.discard(task)
+
+    def _refusal(
+        self, status: int, reason: str, request: h11.Request | None
+    ) -> tuple[list[tuple[bytes, bytes]], bytes]:
+        """The headers and the body with which Hypercorn refuses a request that is not valid HTTP."""
+        self.context.refused.noted(status, reason)
+        asked = {name: value.decode("latin-1") for name, value in request.headers} if request is not None else {}
+        path = request.target.decode("latin-1") if request is not None else ""
+        origins = self.context.settings.cors_origins
+        told = cors.unread(origins) if request is None else cors.headers(origins, asked.get(b"origin", ""))
+        headers = {"content-type": JSON, **told}
+        body = error_of(path, HttpError(status, reason[:MAX_REASON]))
+        return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
     def date(self) -> str:
         """The value of the Date header, in whole seconds."""

@@ -1,7 +1,8 @@
 """Connections that Hypercorn serves, within the same limits as those that `client` serves itself.
 
-Hypercorn reads with h11, which bounds only what is incomplete: a large head would pass or not as the network cuts it. It closes a
-connection at once, also while the client is still sending. And it keeps some idle connections forever.
+Hypercorn reads with h11, which bounds only what is incomplete: a large head would pass or not as the network cuts it. It refuses what is
+not HTTP with a status alone. It closes a connection at once, also while the client is still sending. And it keeps some idle connections
+forever.
 """
 
 import asyncio
@@ -19,12 +20,19 @@ from pd_proxy.api.farewell import Farewell
 _WRITER: Final = "pd_proxy.writer"
 
 
-class BoundedConnection(h11.Connection):
-    """Refuses heads and trailers above MAX_HEAD_BYTES, whether they are complete or not."""
+# The headers and the body of an answer, by its status, the reason, and the request, if its head could be read.
+Refusal = Callable[[int, str, h11.Request | None], tuple[list[tuple[bytes, bytes]], bytes]]
 
-    def __init__(self) -> None:
+
+class BoundedConnection(h11.Connection):
+    """Refuses heads and trailers above MAX_HEAD_BYTES, whether they are complete or not, and says why a request is refused."""
+
+    def __init__(self, refusal: Refusal) -> None:
         # Twice as much, because complete trailers are measured without their white space.
         super().__init__(h11.SERVER, max_incomplete_event_size=2 * MAX_HEAD_BYTES)
+        self._refusal = refusal
+        self._request: h11.Request | None = None
+        self._reason = ""
 
     def next_event(self) -> Any:
         """As in the base class.
@@ -32,6 +40,33 @@ class BoundedConnection(h11.Connection):
         Raises:
             RemoteProtocolError: also for a head or trailer that is too large.
         """
+        if self.their_state is h11.IDLE:
+            self._request = None
+        try:
+            event = self._next_event()
+        except h11.RemoteProtocolError as error:
+            self._reason = str(error) or "the request is not valid HTTP"
+            raise
+        if isinstance(event, h11.Request):
+            self._request = event
+        return event
+
+    def send(self, event: Any) -> Any:
+        """As in the base class; but an error of the server itself, which is a status alone, gets headers and a body."""
+        if not isinstance(event, h11.Response) or event.status_code < 400 or not _is_bare(event):
+            return super().send(event)
+        reason = self._reason or f"the request failed with status {event.status_code}"
+        headers, body = self._refusal(event.status_code, reason, self._request)
+        headers += [pair for pair in event.headers if pair[0] != b"content-length"]
+        if self._request is not None and self._request.method == b"HEAD":
+            body = b""
+        length = (b"content-length", str(len(body)).encode())
+        parts = [super().send(h11.Response(status_code=event.status_code, headers=[*headers, length]))]
+        if body:
+            parts.append(super().send(h11.Data(data=body)))
+        return b"".join(part or b"" for part in parts)
+
+    def _next_event(self) -> Any:
         if self.their_state is h11.IDLE and self._skip_empty_lines():
             return h11.NEED_DATA
         before = self._unread() if self.their_state is h11.IDLE else 0
@@ -66,6 +101,12 @@ class BoundedConnection(h11.Connection):
         return len(self.trailing_data[0])
 
 
+def _is_bare(response: h11.Response) -> bool:
+    """Whether only the server can have written this: no body, and the connection ends. The application says what its errors are."""
+    told = dict(response.headers)
+    return told.get(b"content-length") == b"0" and told.get(b"connection") == b"close" and b"content-type" not in told
+
+
 def connection_broken(scope: Any) -> bool:
     """Whether the connection of a request has ended, so that its client cannot have got the whole answer."""
     writer = scope.get("state", {}).get(_WRITER)
@@ -90,7 +131,7 @@ class Server(TCPServer):
 
     async def _read_data(self) -> None:
         # HTTP/2, which begins as HTTP/1.1, replaces the protocol later on.
-        self.protocol.protocol.connection = self.writer.bounded = BoundedConnection()
+        self.protocol.protocol.connection = self.writer.bounded = BoundedConnection(self.writer.refusal)
         await super()._read_data()
         self._client_left = True
         # The base class would keep the connection for KEEP_ALIVE_S.
@@ -108,6 +149,7 @@ class Writer(asyncio.StreamWriter):
         super().__init__(transport, protocol, reader, asyncio.get_running_loop())
         self._handed_over = protocol
         self._incoming = reader
+        self.refusal = protocol.refusal
 
     async def drain(self) -> None:
         """Wait until the client has read what it was sent. Hypercorn does not report a client that never does."""
@@ -140,9 +182,11 @@ class HandedOver(asyncio.StreamReaderProtocol):
         transport: asyncio.Transport,
         serve: Callable[["HandedOver", asyncio.StreamReader, Writer], Awaitable[None]],
         ended: Callable[["HandedOver"], None],
+        refusal: Refusal,
     ) -> None:
-        """`serve` begins at once; `ended` is called when the connection has ended."""
+        """`serve` begins at once; `ended` is called when the connection has ended. `refusal` tells clients why the server refuses them."""
         self.transport = transport
+        self.refusal = refusal
         self._ended = ended
         self._requests = 0
         self._idle_since = asyncio.get_running_loop().time()

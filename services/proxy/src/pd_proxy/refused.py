@@ -1,0 +1,30 @@
+"""Requests that the HTTP layer refuses before it is known what they ask for: each is counted, and one per minute and status is logged."""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+QUIET_S: Final = 60.0
+
+
+class RefusedRequests:
+    """Counts and logs them; whatever reads requests reports to it."""
+
+    def __init__(self, count: Callable[[int], None]) -> None:
+        """`count` counts one by its status."""
+        self._count = count
+        self._said: dict[int, float] = {}
+
+    def noted(self, status: int, reason: str) -> None:
+        """A request was refused."""
+        self._count(status)
+        now = monotonic()
+        if now - self._said.get(status, -QUIET_S) >= QUIET_S:
+            self._said[status] = now
+            logger.warning(
+                "request refused; others with this status are not logged for a minute",
+                extra={"status": status, "reason": reason[:200]},
+            )
