@@ -123,6 +123,7 @@ MEANINGS: Final = {
     "origins (https://chat.example) whose pages may call the proxy from a browser; *: any; empty: none": "哪些来源（https://chat.example）的网页可以从浏览器访问代理；*：全部；为空：没有",
     "request headers that are passed on to engines; never keys and ids": "转发给引擎的请求头；从不包括密钥和 id",
     "largest request body, bytes": "请求体的最大字节数",
+    "memory for requests of all clients that are still arriving, bytes, in each worker; above it, the one that has held the most for the longest gets 503; 0: no limit": "所有客户端尚未传完的请求在每个 worker 里最多占用的内存，字节；超过时，占用最多、最久的一个得到 503；0：不限",
     "prompts per request; more get 400": "每个请求的提示词数上限；超出的得到 400",
     "strings, lists, objects and names per request body; more get 400": "每个请求体中字符串、列表、对象和名字的总数上限；超出的得到 400",
     "maximum number of tokens that the model makes of one image, for estimates": "模型把一张图片变成的 token 数上限，用于估算",

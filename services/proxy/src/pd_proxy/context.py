@@ -4,6 +4,8 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from time import monotonic
 from typing import Protocol
 
 from pd_proxy.access import Keys
@@ -20,6 +22,7 @@ from pd_proxy.router import Router
 from pd_proxy.settings import Settings
 from pd_proxy.shortage import Shortage
 from pd_proxy.tasks import Tasks
+from pd_proxy.uploads import Uploads
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
 from pd_routing.books import Books
@@ -65,6 +68,7 @@ class Context(ABC):
     def __post_init__(self) -> None:
         """What follows from the parts."""
         self.limits = self.settings.limits()
+        self.uploads = Uploads(self.settings.max_upload_bytes, monotonic, partial(self.shortage.noted, "uploads"))
         self.refused = RefusedRequests(self.metrics.request_refused)
         self.router = _router_of(self.settings, self.trust) if self.settings.predicts else None
         self.rules = Rules(self.settings.policy, self.trust, self.flights.load)

@@ -188,6 +188,15 @@ class OutOfDescriptorsError(ProxyError):
     cause = "out_of_descriptors"
 
 
+class UploadsFullError(ProxyError):
+    """Requests that are still arriving hold MAX_UPLOAD_BYTES, and this one had to make room."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "uploads_full"
+    cause = "uploads_full"
+
+
 class QueuedTooLongError(ProxyError):
     """There was no room for the request's KV within QUEUE_TIMEOUT_S."""
 

@@ -273,6 +273,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="request headers that are passed on to engines; never keys and ids"),
     ] = ("traceparent", "tracestate", "x-session-id", "x-vllm-priority")
     max_body_bytes: Annotated[int, Meta(ge=1, description="largest request body, bytes")] = 32 * 1024 * 1024
+    max_upload_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="memory for requests of all clients that are still arriving, bytes, in each worker; above it, the one that has held the most for the longest gets 503; 0: no limit",
+        ),
+    ] = 256 * 1024 * 1024
     max_prompts: Annotated[int, Meta(ge=1, description="prompts per request; more get 400")] = MAX_PROMPTS
     max_body_items: Annotated[
         int,
@@ -298,6 +305,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(msg)
         if any(name != name.lower() or not name for name in self.passed_headers):
             msg = f"PASSED_HEADERS={','.join(self.passed_headers)}: names are written in lower case"
+            raise ValueError(msg)
+        if 0 < self.max_upload_bytes < self.max_body_bytes:
+            msg = f"MAX_UPLOAD_BYTES={self.max_upload_bytes} is less than MAX_BODY_BYTES={self.max_body_bytes}: the largest request could never arrive"
             raise ValueError(msg)
         self._check_predictions()
 

@@ -39,6 +39,7 @@ from pd_proxy.request.serving import (
     whole_headers,
 )
 from pd_proxy.request.trace import Trace
+from pd_proxy.uploads import Upload
 from pd_proxy.upstream.answers import Stream
 from pd_proxy.upstream.relay import Relay
 
@@ -101,6 +102,7 @@ class Client(asyncio.Protocol):
         self._unsent: Unsent | None = None
         self._delivering = False  # an answer is written, and the client has not taken all of it
         self._has_everything = False
+        self._upload: Upload | None = None  # the part of a request that has arrived
         self._no_room: ProxyError | None = None  # why this connection gets no answer but to a probe
         self._seen = 0  # bytes already searched for the end of a head
         self._deadline = 0.0
@@ -122,6 +124,8 @@ class Client(asyncio.Protocol):
             self._hear(self._no_room)
         elif self._task is None:
             self._advance()
+            if self._task is None and self._buffer:
+                self._arrives()
         self._pace()
 
     def eof_received(self) -> None:
@@ -133,6 +137,7 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  it left, whatever the reason
         self._front.clients.discard(self)
         transport, self._transport = self._transport, None
+        self._arrived_whole()
         if transport is not None:
             self._front.leave(transport)
         if self._task is not None:
@@ -188,11 +193,31 @@ class Client(asyncio.Protocol):
     def _say_goodbye(self) -> None:
         """Close the connection, but let a client that is still sending read its answer."""
         self._buffer = bytearray()
+        self._arrived_whole()
         if self._transport is not None and not self._transport.is_closing():
             Farewell(self._transport, self.connection_lost)
 
     def _wait(self, timeout_s: float) -> None:
         self._deadline = self._front.loop.time() + timeout_s
+
+    def _arrives(self) -> None:
+        """A request has arrived in part. Its memory counts, because a client may take any time to send the rest."""
+        if self._upload is None:
+            self._upload = self._front.context.uploads.begin(self._make_room)
+        self._upload.holds(len(self._buffer))
+
+    def _arrived_whole(self) -> None:
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.end()
+
+    def _make_room(self, error: ProxyError) -> None:
+        """The request that is arriving has held memory for too long."""
+        if self._head is not None:
+            self._give_up(error)
+            self._say_goodbye()
+        else:
+            self._turn_away(error)
 
     def _pace(self) -> None:
         """Stop reading while enough waits in the buffer for a request to end, or for the client to read its answers."""
@@ -219,6 +244,8 @@ class Client(asyncio.Protocol):
         body = bytes(memoryview(self._buffer)[head.size : size])
         del self._buffer[:size]
         self._head = None
+        if self._upload is not None:
+            self._arrived_whole()
         self._answering, self._keep_alive, self._asked = False, head.keep_alive, head
         self._task = self._front.loop.create_task(self._serve(head, body))
         self._front.tasks.add(self._task)
@@ -261,6 +288,7 @@ class Client(asyncio.Protocol):
 
     def _hand_over(self, transport: asyncio.Transport) -> None:
         self._front.clients.discard(self)
+        self._arrived_whole()
         self._transport = None  # the connection goes on, so this object must not report its end
         if self._read_paused:
             transport.resume_reading()

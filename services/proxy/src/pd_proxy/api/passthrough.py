@@ -106,7 +106,7 @@ class Passthrough:
     async def any_engine(self) -> Response:
         """The answer of a ready engine that serves the model; if it cannot be reached, of another one."""
         check_key(self._context)
-        body = await body_of(request, self._context.settings)
+        body = await body_of(request, self._context)
         if self._context.stopping:
             raise ShuttingDownError("the proxy is shutting down")
         engines = _able(self._context, _model(body))
@@ -130,7 +130,7 @@ class Passthrough:
         """The unchanged answer of a ready combined engine that serves the model."""
         context = self._context
         check_key(context)
-        body = await body_of(request, context.settings)
+        body = await body_of(request, context)
         if context.stopping:
             raise ShuttingDownError("the proxy is shutting down")
         kind = request.headers.get("Content-Type", JSON)

@@ -58,7 +58,7 @@ class Generating:
         """Serve a completion, a chat completion or a response."""
         trace = begin(self._context, request.path, header)
         attach(request, trace)
-        body = await body_of(request, self._context.settings)
+        body = await body_of(request, self._context)
         # If the client leaves now, Quart may never iterate the stream; the connection closes it in any case.
         found = await answer(self._context, trace, header, body)
         if isinstance(found, Stream):
