@@ -92,10 +92,10 @@ def _subtitle(sweeps: Iterable[Sweep]) -> str:
     unfit = any(result.unfit for sweep in sweeps for series in sweep.series for result in series.results)
     return tr(
         mark(
-            "Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured. In brackets: not for decisions."
+            "Stronger colour: more (left), slower (right). Each block has its own scale. Empty: not measured. In brackets: not for decisions."
         )
         if unfit
-        else mark("Left: darker is more. Right: darker is slower. Each block has its own scale. Empty: not measured.")
+        else mark("Stronger colour: more (left), slower (right). Each block has its own scale. Empty: not measured.")
     )
 
 

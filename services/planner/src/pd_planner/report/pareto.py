@@ -23,7 +23,7 @@ def pareto(found: Findings) -> Figure:
     figure = style.canvas(
         tr("{few} of {all} deployments are beaten by no other", few=len(front), all=len(able)),
         tr(
-            "Joules per output token against GPUs; dark: none has fewer GPUs, fewer joules and an earlier first token (p99) at once"
+            "Joules per output token against GPUs; numbered: none has fewer GPUs, fewer joules and an earlier first token (p99) at once"
         ),
         2.9,
         simulated=True,
