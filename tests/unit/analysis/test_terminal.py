@@ -9,6 +9,7 @@ from support.analysis import deployment, failed, manifest, request, run, workloa
 from pd_analysis.numbers.evaluation import evaluate, together
 from pd_analysis.records.run import Run
 from pd_analysis.report.terminal import table_of
+from pd_analysis.words.language import in_language
 from pd_contracts.names import Topology
 
 
@@ -66,3 +67,14 @@ def test_any_number_of_runs_fits_a_hundred_columns(count: int) -> None:
 
 def test_brackets_in_a_label_are_shown_as_they_are() -> None:
     assert "[red]x[/y]" in "".join(shown(served(Topology.DISAGG, label="[red]x[/y]")))
+
+
+def test_the_table_is_in_the_readers_language() -> None:
+    many = [served(Topology.DISAGG, label=f"r{number}") for number in range(5)]
+
+    with in_language("zh"):
+        beside, below = "\n".join(shown(many[0], many[1])), "\n".join(shown(*many))
+
+    assert "请求数（失败数）" in beside
+    assert "失败" in below
+    assert "ailed" not in beside + below

@@ -107,7 +107,7 @@ def _beside(group: Group) -> Table:
         if with_ratios:
             table.add_column(f"÷ {_cut(group.baseline.name)}", justify="right", no_wrap=True)
     table.add_row(
-        "Requests (failed)", *_spread(group, [_counts(group, position) for position in range(len(group.results))])
+        tr("Requests (failed)"), *_spread(group, [_counts(group, position) for position in range(len(group.results))])
     )
     for measure in _ROWS:
         pairs = [compared(measure, group.baseline, other) for other in group.others] if with_ratios else []
@@ -119,7 +119,7 @@ def _beside(group: Group) -> Table:
 def _below(group: Group) -> Table:
     table = _new(group)
     table.add_column("", no_wrap=True)
-    table.add_column("Failed", justify="right")
+    table.add_column(tr("Failed"), justify="right")
     for measure in DECIDING:
         table.add_column(measure.head, justify="right")
     for result in group.results:
