@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from pd_control.compare.presets import TITLES
+
 ASSETS: Final = Path(__file__).parent / "assets"
 THEMES: Final = {"light": 1, "dark": 0}  # Chromium's own numbers
 WINDOW: Final = "1280,1000"
@@ -24,7 +26,8 @@ def main() -> int:
     for language in ("en", "zh"):
         with tempfile.TemporaryDirectory() as folder:
             words = ["pd-analysis", "report", *sys.argv[1:], "--lang", language, "--out", folder]
-            subprocess.run(words, check=True, capture_output=True)
+            title = ["--title", TITLES["sim"]] if language == "en" else []  # as `make demo` and as `pd-analysis --lang zh`
+            subprocess.run([*words, *title], check=True, capture_output=True)
             for theme, number in THEMES.items():
                 photograph(Path(folder) / "report.html", ASSETS / f"report.{language}.{theme}.png", number)
     return 0
