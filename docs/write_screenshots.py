@@ -26,7 +26,8 @@ def main() -> int:
     for language in ("en", "zh"):
         with tempfile.TemporaryDirectory() as folder:
             words = ["pd-analysis", "report", *sys.argv[1:], "--lang", language, "--out", folder]
-            title = ["--title", TITLES["sim"]] if language == "en" else []  # as `make demo` and as `pd-analysis --lang zh`
+            # The English title is that of `make demo`, the Chinese one that of `pd-analysis --lang zh`.
+            title = ["--title", TITLES["sim"]] if language == "en" else []
             subprocess.run([*words, *title], check=True, capture_output=True)
             for theme, number in THEMES.items():
                 photograph(Path(folder) / "report.html", ASSETS / f"report.{language}.{theme}.png", number)
