@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ import pytest
 from support.connector_nccl import FakeNccl
 from support.connector_station import PAGE_BLOCKS, ToyEngine
 
-from pd_connector.core.orders import Failed, Ready
+from pd_connector.core.orders import Event, Failed, Ready
 from pd_connector.memory.pages import HOST, Memory
+from pd_connector.net.channel import Channel
 from pd_connector.net.transport import Invitation, Site, TransportError, Writer
 from pd_connector.settings import Debug, Settings
 from pd_connector.wire.frames import frame
-from pd_connector.wire.messages import Hello, Ping
+from pd_connector.wire.messages import Hello, Message, Ping
 from pd_contracts.free_ports import free_ports
 
 QUICK = Settings(ping_s=0.1, dead_after_s=2, hello_timeout_s=2, load_timeout_s=30, put_timeout_s=5)
@@ -162,6 +163,33 @@ def test_the_token_follows(engine: Callable[..., ToyEngine]) -> None:
     p.end("k", token=12345)
 
     assert d.until("k", Ready).token == 12345
+
+
+@ONLY_TCP
+def test_a_request_hears_of_its_kv_before_prefill_hears_of_new_room(
+    engine: Callable[..., ToyEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, d = engine(), engine()
+    said: list[str] = []
+    send, report = Channel.send, d.station.incoming._report
+
+    def sent(channel: Channel, messages: Iterable[Message], now: float) -> None:
+        messages = list(messages)
+        said.extend(type(message).__name__ for message in messages)
+        send(channel, messages, now)
+
+    def reported(event: Event) -> None:
+        said.append(type(event).__name__)
+        report(event)
+
+    monkeypatch.setattr(Channel, "send", sent)
+    monkeypatch.setattr(d.station.incoming, "_report", reported)
+    d.expect("k", p.address)
+    p.prefill("k", [0], d.address)
+    d.until("k", Ready)
+
+    with d.station.plant.lock:  # the part that made it ready has been dealt with
+        assert "Credit" in said[said.index("Ready") :]
 
 
 def test_many_keys_between_four_engines_at_once(engine: Callable[..., ToyEngine]) -> None:

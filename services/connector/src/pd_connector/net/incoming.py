@@ -260,8 +260,12 @@ class Incoming:
             self.flush()
 
     def flush(self) -> None:
-        """Send the receiver's messages, and report its events to the scheduler. The caller holds the lock."""
+        """Report the receiver's events to the scheduler, and send its messages. The caller holds the lock."""
         now, receiver = time.monotonic(), self.receiver
+        # First what a request waits for; new credit for prefill is in no hurry.
+        events, receiver.events = receiver.events, []
+        for event in events:
+            self._report(event)
         messages, receiver.messages = receiver.messages, []
         for number, message in messages:
             if number in self._links:
@@ -275,9 +279,6 @@ class Incoming:
         dial, receiver.dial = receiver.dial, []
         for address in dial:
             self._dial(address)
-        events, receiver.events = receiver.events, []
-        for event in events:
-            self._report(event)
         outcomes, receiver.outcomes = receiver.outcomes, []
         for outcome in outcomes:
             self._plant.stats.count("loads", outcome)
