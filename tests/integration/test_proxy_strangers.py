@@ -253,3 +253,16 @@ async def test_a_decode_whose_health_is_late_while_its_streams_flow_stays() -> N
             await asyncio.sleep(0.15)
         assert b"error" not in await client.read_until(b"[DONE]")
         await proxy.state_of(decode, "joining")
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_an_engine_whose_clock_or_the_proxys_jumps_by_an_hour_stays(jump: float) -> None:
+    async with running_proxy(ping_key="k" * 32) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        engine.clock = jump
+        await asyncio.sleep(2.5 * proxy.settings.ping_ttl_s)
+        assert (await proxy.post(TEXT)).status == 200
+        engine.clock = 0.0
+        await asyncio.sleep(1.5 * proxy.settings.ping_ttl_s)
+        assert (await proxy.post(TEXT)).status == 200
+        assert (await proxy.stats()).instances[0].name == "combined-0"

@@ -97,6 +97,7 @@ class FakeEngine:
     calls: list[Call] = field(default_factory=list)
     other_gets: list[str] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    clock: float = 0.0  # how far its host's clock is off, s
     http_port: int = 0
     kv_port: int = 0
 
@@ -129,7 +130,7 @@ class FakeEngine:
 
     def announcement(self) -> bytes:
         """What it sends: signed if there is a key."""
-        return sign_ping(self.ping(), "" if self.bare else self.key, time.time())
+        return sign_ping(self.ping(), "" if self.bare else self.key, time.time() + self.clock, time.monotonic())
 
     @contextlib.asynccontextmanager
     async def running(self, proxy_port: int) -> AsyncIterator[Self]:

@@ -73,7 +73,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
         image: the container image that the engine runs in.
         number: its place among the engines of its role, from 0; the proxy's name for it contains it, so that all use one name.
         deployment: whose engine it is.
-        time, mac: see `sign_ping`.
+        time, up, mac: see `sign_ping`.
     """
 
     type: PingType
@@ -92,6 +92,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
     number: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)] | None = None
     deployment: str = ""
     time: float = 0.0
+    up: float = 0.0
     mac: bytes = b""
 
     def __post_init__(self) -> None:
@@ -128,11 +129,14 @@ def encode_ping(ping: Ping) -> bytes:
     return _encoder.encode(ping)
 
 
-def sign_ping(ping: Ping, key: str, now: float) -> bytes:
-    """Write one ping as the deployment's own; unsigned if `key` is empty. `now` is the time since 1970, s."""
+def sign_ping(ping: Ping, key: str, now: float, up: float = 0.0) -> bytes:
+    """Write one ping as the deployment's own; unsigned if `key` is empty. `now` is the time since 1970, s.
+
+    `up` is the time on a clock that nobody sets, s: by it, the next ping of a known process is known to be new when a clock jumps.
+    """
     if not key:
         return encode_ping(ping)
-    fields = _map_decoder.decode(encode_ping(msgspec.structs.replace(ping, time=now, mac=b"")))
+    fields = _map_decoder.decode(encode_ping(msgspec.structs.replace(ping, time=now, up=up, mac=b"")))
     return _encoder.encode({**fields, "mac": _mac(fields, key)})
 
 

@@ -27,6 +27,7 @@ def believer(**changes: Any) -> Believer:
     own: dict[str, Any] = {
         "own_ports": frozenset({10001, 30001}),
         "is_own": lambda host: host in ("127.0.0.1", "10.9.9.9"),
+        "goes_on": lambda _: False,
     }
     return Believer(**{**plain, **own, **changes})
 
@@ -92,6 +93,15 @@ def test_what_is_not_this_deployments_is_refused(data: bytes, reason: str) -> No
 
 def test_a_clock_that_is_a_little_off_does_not_matter() -> None:
     assert judged(MINE, signed(at=NOW - MAX_SKEW_S + 1)) == "trusted"
+
+
+def test_the_next_ping_of_a_known_process_is_believed_whatever_the_clocks_say() -> None:
+    going_on = msgspec.structs.replace(MINE, goes_on=lambda ping: ping.up > 5.0)
+
+    for jump in (3600.0, -3600.0):
+        assert judged(going_on, sign_ping(OURS, "secret", NOW + jump, 6.0)) == "trusted"
+        assert judged(going_on, sign_ping(OURS, "secret", NOW + jump, 5.0)) == "clock"
+        assert judged(going_on, sign_ping(OURS, "another", NOW + jump, 6.0)) == "signature"
 
 
 def test_a_changed_ping_is_no_longer_signed() -> None:

@@ -12,7 +12,7 @@ from pd_proxy.engines.registry import PingRefusedError
 
 
 async def test_a_flood_leaves_time_for_others() -> None:
-    discovery = Discovery("tcp://127.0.0.1:1", believer_of(settings()), lambda _: None, lambda _: None)
+    discovery = Discovery("tcp://127.0.0.1:1", believer_of(settings(), lambda _: False), lambda _: None, lambda _: None)
 
     class Flood:
         """Always has a message waiting, which zmq.asyncio returns without giving up the event loop."""

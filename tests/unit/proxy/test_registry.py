@@ -468,3 +468,27 @@ def test_other_models_are_another_process(models: list[dict[str, str]]) -> None:
     assert only(table).state is State.JOINING
     table.healthy(only(table), models)
     assert only(table).models == tuple(model["id"] for model in models)
+
+
+def test_a_process_whose_clock_is_set_goes_on_and_its_old_pings_stay_old() -> None:
+    table = registry()
+
+    def told(sent: float, up: float, boot: str = "boot") -> Ping:
+        return msgspec.structs.replace(ping(), time=sent, up=up, boot_id=boot)
+
+    assert not table.goes_on(told(100.0, 1.0))
+    table.ping(told(100.0, 1.0), 0.0)
+    for now, sent in ((1.0, 3700.0), (2.0, -3500.0), (3.0, 101.0)):
+        following = told(sent, 1.0 + now)
+        assert table.goes_on(following)
+        table.ping(following, now)
+        assert not table.goes_on(following)
+        for old in (following, told(1e6, now)):
+            with pytest.raises(PingRefusedError) as caught:
+                table.ping(old, now)
+            assert caught.value.reason == "replayed"
+    # Another process says nothing about this clock.
+    assert not table.goes_on(told(200.0, 900.0, "next"))
+    with pytest.raises(PingRefusedError):
+        table.ping(told(50.0, 900.0, "next"), 4.0)
+    table.ping(told(102.0, 0.5, "next"), 4.0)

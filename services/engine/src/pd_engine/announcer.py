@@ -72,7 +72,7 @@ def announce(ping: Ping, key: str, proxies: Proxies, identity: str, parent: int)
             known = proxies.known()
             if known and time.monotonic() >= due:
                 due = time.monotonic() + PING_INTERVAL_S
-                dealers.send(sign_ping(ping, key, time.time()), known)
+                dealers.send(sign_ping(ping, key, time.time(), time.monotonic()), known)
             time.sleep(PARENT_CHECK_S if known else START_CHECK_S)
         dealers.close()
 

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypeVar
 
 from pd_contracts.ping import PING_INTERVAL_S
 from pd_proxy.access import check_networks
-from pd_proxy.discovery.belief import Announcement
+from pd_proxy.discovery.belief import Announcement, GoesOn
 from pd_proxy.discovery.kube_api import Api, Reflector
 from pd_proxy.discovery.pings import Discovery, Refusals, Reject, Take, believer_of
 from pd_proxy.discovery.slices import Pod, Slice, announcements
@@ -42,8 +42,8 @@ class Source(Protocol):
         """Close what `bind` opened."""
 
 
-def source_of(settings: Settings, take: Take, reject: Reject) -> Source:
-    """The source that DISCOVERY chooses.
+def source_of(settings: Settings, take: Take, reject: Reject, goes_on: GoesOn) -> Source:
+    """The source that DISCOVERY chooses; `goes_on` as in `Believer`.
 
     Raises:
         OSError: if the file of the pings' key cannot be read.
@@ -51,7 +51,7 @@ def source_of(settings: Settings, take: Take, reject: Reject) -> Source:
     if settings.discovery == "kubernetes":
         return KubernetesDiscovery(settings, take, reject)
     endpoint = f"tcp://{settings.discovery_host}:{settings.proxy_port}"
-    return Discovery(endpoint, believer_of(settings), take, reject)
+    return Discovery(endpoint, believer_of(settings, goes_on), take, reject)
 
 
 class KubernetesDiscovery:

@@ -16,7 +16,7 @@ import zmq
 import zmq.asyncio
 
 from pd_contracts.deployment import read_key
-from pd_proxy.discovery.belief import Announcement, Believer
+from pd_proxy.discovery.belief import Announcement, Believer, GoesOn
 from pd_proxy.engines.registry import PingRefusedError
 from pd_proxy.settings import Settings
 
@@ -54,8 +54,8 @@ def is_own(host: str) -> bool:
     return True
 
 
-def believer_of(settings: Settings) -> Believer:
-    """The judge of pings that the settings ask for.
+def believer_of(settings: Settings, goes_on: GoesOn) -> Believer:
+    """The judge of pings that the settings ask for; `goes_on` as in `Believer`.
 
     Raises:
         OSError: if the file of the key cannot be read.
@@ -68,6 +68,7 @@ def believer_of(settings: Settings) -> Believer:
         networks=settings.networks(),
         own_ports=frozenset({settings.http_proxy_port, settings.proxy_port}),
         is_own=is_own,
+        goes_on=goes_on,
     )
 
 

@@ -96,6 +96,7 @@ class _Entry:
     trusted: bool
     peer: str
     sent_at: float = 0.0
+    up: float = 0.0
     refuses: bool = False
     models: tuple[dict[str, Any], ...] = ()
     healthy: bool = False
@@ -171,7 +172,7 @@ class Registry:
                 raise PingRefusedError("conflict", "a live engine has announced this http_address")
             if entry.trusted:
                 return []  # vLLM's own ping of an engine that also signs; it must not keep the engine alive once signed pings stop
-        if entry is not None and trusted and ping.time and ping.time <= entry.sent_at:
+        if entry is not None and trusted and not self._is_new(entry, ping):
             raise PingRefusedError("replayed", "is older than a ping that has already arrived")
         changes = self._claim(ping, trusted=trusted)
         if entry is None:
@@ -179,8 +180,22 @@ class Registry:
         changes += [] if self._matches(entry.instance, ping) else [self._restart(entry, ping, now)]
         entry = self._entries[ping.http_address]
         entry.trusted, entry.peer = trusted, peer
-        entry.sent_at = ping.time if trusted else entry.sent_at
+        if trusted:
+            entry.sent_at, entry.up = ping.time, ping.up
         return changes + self._seen(entry, ping, now)
+
+    def goes_on(self, ping: Ping) -> bool:
+        """Whether a signed ping is the next one of a process that has signed pings before. Clocks say nothing about that, because they can be set."""
+        entry = self._entries.get(ping.http_address)
+        return entry is not None and self._continues(entry, ping) and ping.up > entry.up
+
+    def _is_new(self, entry: _Entry, ping: Ping) -> bool:
+        if self._continues(entry, ping):
+            return ping.up > entry.up
+        return not ping.time or ping.time > entry.sent_at
+
+    def _continues(self, entry: _Entry, ping: Ping) -> bool:
+        return bool(entry.up and ping.up and ping.boot_id) and self._matches(entry.instance, ping)
 
     def _live(self, entry: _Entry, now: float) -> bool:
         return not entry.lost and not entry.refuses and now - entry.last_ping <= LIVE_SHARE * self._ttl
@@ -327,7 +342,8 @@ class Registry:
         if trusted and (namesake := self._lost_namesake(ping)) is not None:
             changes.append(self._forget(namesake))  # the same engine, at another address
         entry = _Entry(self._instance(ping, self._name(ping)), now, trusted, peer)
-        entry.sent_at = ping.time if trusted else 0.0
+        if trusted:
+            entry.sent_at, entry.up = ping.time, ping.up
         self._entries[ping.http_address] = entry
         self._by_zmq[ping.zmq_address] = ping.http_address
         self._settle(entry)

@@ -34,7 +34,7 @@ class Pinger:
             while True:
                 known = self._proxies.known()
                 if known and not self._faults.mute:
-                    dealers.send(sign_ping(self._ping, self._key, time.time()), known)
+                    dealers.send(sign_ping(self._ping, self._key, time.time(), time.monotonic()), known)
                 await asyncio.sleep(self._interval_s if known else START_CHECK_S)
         finally:
             self._proxies.stop()
