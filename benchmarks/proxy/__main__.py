@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -38,6 +39,8 @@ COLUMNS = (
     ("cpu_chunk_us", "CPU per chunk, µs", "cpu_chunk_ratio"),
     ("cpu_request_ms", "CPU per request at 300/s, ms", "cpu_request_ratio"),
     ("cpu_busy_request_ms", "CPU per request without pause, ms", "cpu_busy_request_ratio"),
+    ("kilo_chunk", "thousand instructions per chunk", "kilo_chunk_ratio"),
+    ("kilo_request", "thousand instructions per request", "kilo_request_ratio"),
     ("lag_p50_ms", "added lag p50, ms", ""),
     ("lag_p99_ms", "added lag p99, ms", ""),
     ("many_errors", "errors", ""),
@@ -56,13 +59,14 @@ def load(target: Target, *options: str, realtime: bool = False) -> dict[str, Any
             said = json.loads(line)
             if said["word"] == "result":
                 result = said
-            marks[said["word"]] = target.cpu_s()
+            if said["word"] != "result" and target.pid is not None:
+                marks[said["word"]] = target.used()
     for pid in target.pids() if realtime else ():
         prefer(pid, on=False)
     if not result:
         msg = f"the load on {target.name} ended without a result"
         raise RuntimeError(msg)
-    return {**result, "cpu_s": marks["end"] - marks["begin"]}
+    return {**result, "used": marks["end"] - marks["begin"] if marks else 0.0}
 
 
 def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
@@ -73,9 +77,9 @@ def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
     )
     busy = load(target, "requests", "--count", "16", *seconds)
     found = {
-        "cpu_chunk_us": chunks["cpu_s"] / max(1, chunks["chunks"]) * 1e6,
-        "cpu_request_ms": requests["cpu_s"] / max(1, requests["requests"]) * 1e3,
-        "cpu_busy_request_ms": busy["cpu_s"] / max(1, busy["requests"]) * 1e3,
+        "cpu_chunk_us": chunks["used"] / max(1, chunks["chunks"]) * 1e6,
+        "cpu_request_ms": requests["used"] / max(1, requests["requests"]) * 1e3,
+        "cpu_busy_request_ms": busy["used"] / max(1, busy["requests"]) * 1e3,
         "chunks_a_read": chunks["chunks"] / max(1, chunks["reads"]),
         "lag_p50_ms": chunks["lag_p50_ms"],
         "lag_p99_ms": chunks["lag_p99_ms"],
@@ -91,6 +95,27 @@ def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
     return found
 
 
+def count(target: Target, options: argparse.Namespace) -> dict[str, float]:
+    """Thousands of instructions per chunk and per request, less what an idle program uses in the same time.
+
+    A program under valgrind is some 50 times slower, so the loads are small.
+    """
+    seconds = ["--seconds", str(options.seconds)]
+    chunks = load(target, "streams", "--count", "8", "--pace", "100", *seconds)
+    requests = load(target, "requests", "--count", "1", *seconds)
+    idle = target.used()
+    time.sleep(options.seconds)
+    idle = target.used() - idle
+    return {
+        "kilo_chunk": (chunks["used"] - idle) / max(1, chunks["chunks"]) / 1e3,
+        "kilo_request": (requests["used"] - idle) / max(1, requests["requests"]) / 1e3,
+        "kilo_idle_s": idle / options.seconds / 1e3,
+        "chunks": chunks["chunks"],
+        "requests": requests["requests"],
+        "errors": float(chunks["errors"] + requests["errors"]),
+    }
+
+
 def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     """The median of every figure; errors add up."""
     found = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
@@ -100,26 +125,26 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 def compared(results: dict[str, dict[str, float]]) -> None:
     """Add what is relative to others: lag to none in between, CPU to vllm-router."""
     for name, one in results.items():
-        for key in ("lag_p50_ms", "lag_p99_ms"):
+        for key in ("lag_p50_ms", "lag_p99_ms") if "lag_p50_ms" in one else ():
             one["own_" + key] = one[key]
         if "direct" in results and name != "direct":
-            for key in ("lag_p50_ms", "lag_p99_ms"):
+            for key in ("lag_p50_ms", "lag_p99_ms") if "lag_p50_ms" in one else ():
                 one[key] -= results["direct"]["own_" + key]
         if "vllm-router" in results and name != "direct":
-            for key in ("cpu_chunk", "cpu_request", "cpu_busy_request"):
-                unit = "_us" if key == "cpu_chunk" else "_ms"
-                one[key + "_ratio"] = one[key + unit] / results["vllm-router"][key + unit]
+            for key, _, ratio in COLUMNS:
+                if ratio and key in one:
+                    one[ratio] = one[key] / results["vllm-router"][key]
 
 
 def table(results: dict[str, dict[str, float]], many: int) -> Iterator[str]:
-    heads = [label for _, label, _ in COLUMNS]
-    heads[-1] = f"errors at {many} streams"
+    columns = [column for column in COLUMNS if any(column[0] in one for one in results.values())]
+    heads = [f"errors at {many} streams" if key == "many_errors" else label for key, label, _ in columns]
     yield "| | " + " | ".join(heads) + " |"
     yield "| --- |" + " ---: |" * len(heads)
     for name, one in results.items():
         cells = []
-        for key, _, ratio in COLUMNS:
-            text = "" if key not in one or (name == "direct" and key.startswith("cpu")) else f"{one[key]:.3g}"
+        for key, _, ratio in columns:
+            text = "" if key not in one or (name == "direct" and key.startswith(("cpu", "kilo"))) else f"{one[key]:.3g}"
             if key == "many_errors" and key in one:
                 text = str(int(one[key]))
             cells.append(text + (f" ({one[ratio]:.2f} ×)" if ratio in one else ""))
@@ -151,6 +176,9 @@ def main() -> int:
         "--realtime", action="store_true", help="run what is paced before other work on the machine; needs root"
     )
     parser.add_argument("--many", type=int, default=4000, help="streams at once in the last load; 0: without it")
+    parser.add_argument(
+        "--instructions", action="store_true", help="count instructions by valgrind instead, on however busy a machine"
+    )
     parser.add_argument("--only", default="", help="part of these, separated by semicolons: " + "; ".join(NAMES))
     parser.add_argument("--out", type=Path, help="folder for table and JSON")
     options = parser.parse_args()
@@ -165,6 +193,12 @@ def main() -> int:
     if shutil.which("nginx") is None and "nginx" in names:
         names.remove("nginx")
         print("nginx is not installed, so it is left out (Debian: nginx-light)")
+    if options.instructions:
+        names = [name for name in names if name not in ("direct", "nginx")]
+        if shutil.which("vgdb") is None:
+            sys.stderr.write("bench-proxy: --instructions needs valgrind\n")
+            return 2
+    measured = count if options.instructions else measure
     with tempfile.TemporaryDirectory(prefix="bench-proxy-") as folder:
         program = router(HERE.parents[1] / ".tools" / "bench-router")
         if program is None:
@@ -174,8 +208,8 @@ def main() -> int:
         before = machine()
         for number in range(options.rounds):
             for name in names:
-                with running(name, Path(folder), program) as target:
-                    rounds[name].append(measure(target, options))
+                with running(name, Path(folder), program, counted=options.instructions) as target:
+                    rounds[name].append(measured(target, options))
                 print(f"round {number + 1}: {name}: {json.dumps(rounds[name][-1])}", file=sys.stderr)
     results = {name: medians(found) for name, found in rounds.items()}
     compared(results)

@@ -3,9 +3,11 @@
 # ruff: noqa: INP001  a script that starts programs
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +24,7 @@ HERE = Path(__file__).parent
 ROUTER = "vllm-router==0.1.17"
 CORE_PROXY, CORE_REST = 1, 0
 PRIORITY = 5
+TOTALS = re.compile(r"^totals: ([0-9]+)$", re.MULTILINE)
 
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
@@ -47,6 +50,21 @@ class Target:
     path: str
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     pid: int | None = None
+    counts: Path | None = None  # the folder in which valgrind counts instructions, if it does
+
+    def used(self) -> float:
+        """What it has used so far: CPU seconds or, where valgrind counts, instructions outside the kernel."""
+        return self.cpu_s() if self.counts is None or self.pid is None else self._instructions(self.pid, self.counts)
+
+    @staticmethod
+    def _instructions(pid: int, counts: Path) -> float:
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            words = ["vgdb", f"--vgdb-prefix={counts}/vgdb", f"--pid={process.pid}", "dump", "now"]
+            subprocess.run(words, check=True, capture_output=True)
+        # Each dump counts from the one before it; the file without a number is written at the end.
+        dumps = [path.read_text(errors="replace") for path in counts.glob("callgrind.*.*")]
+        return float(sum(int(total) for dump in dumps for total in TOTALS.findall(dump)))
 
     def cpu_s(self) -> float:
         """CPU time of the process and its children so far, s, to the nanosecond where the kernel tells."""
@@ -105,8 +123,8 @@ def router(folder: Path) -> Path | None:
 
 
 @contextmanager
-def running(name: str, folder: Path, program: Path | None) -> Iterator[Target]:
-    """Start engines and one way to them; everything is ended afterwards."""
+def running(name: str, folder: Path, program: Path | None, *, counted: bool = False) -> Iterator[Target]:
+    """Start engines and one way to them, under valgrind if instructions are counted; everything is ended afterwards."""
     ports = free_ports(7)
     engines, (port, zmq, extra) = ports[:3], ports[3:6]
     # A query is all it takes to make this proxy leave a request to Hypercorn and Quart.
@@ -123,6 +141,9 @@ def running(name: str, folder: Path, program: Path | None) -> Iterator[Target]:
         if command is None:
             target.port = engines[0]
         else:
+            if counted:
+                target.counts = Path(tempfile.mkdtemp(dir=folder))
+                command = [*_callgrind(target.counts), *command]
             process = subprocess.Popen(pinned(CORE_PROXY, command), stdout=log, stderr=log)
             target.processes.append(process)
             target.pid = process.pid
@@ -137,6 +158,11 @@ def running(name: str, folder: Path, program: Path | None) -> Iterator[Target]:
                 process.kill()
                 process.wait()
         log.close()
+
+
+def _callgrind(folder: Path) -> list[str]:
+    words = ["valgrind", "--tool=callgrind", "--trace-children=yes", f"--vgdb-prefix={folder}/vgdb"]
+    return [*words, f"--callgrind-out-file={folder}/callgrind.%p"]
 
 
 def _command(
@@ -161,7 +187,7 @@ def _command(
 
 
 def _wait_ready(target: Target, path: str) -> None:
-    for _ in range(400):
+    for _ in range(400 if target.counts is None else 4000):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{target.port}{path}", timeout=2):
                 return
