@@ -1,6 +1,6 @@
 """What the site does with pages: links that leave docs/ lead to the repository, or, where no address is known, become plain text.
 
-Each language has an index of its own, so that who searches on a Chinese page finds Chinese pages.
+Each language has an index of its own, so that a search on a Chinese page finds Chinese pages.
 """
 
 import json

@@ -75,6 +75,7 @@ def titles(entries: list[Any]) -> Iterator[str]:
                 yield from titles(below) if isinstance(below, list) else ()
 
 
+@pytest.mark.timeout(400)  # half a minute of CPU, and machines differ
 def test_the_site_builds_and_every_link_and_anchor_leads_somewhere(tmp_path: Path) -> None:
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path)]

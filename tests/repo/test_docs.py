@@ -102,6 +102,7 @@ def test_every_translation_is_of_a_page() -> None:
     assert [path for path in translated if not path.with_name(path.name.replace(".zh.md", ".md")).exists()] == []
 
 
+@pytest.mark.timeout(400)  # half a minute of CPU, and machines differ
 def test_the_typical_values_are_those_of_the_records() -> None:
     check = subprocess.run([sys.executable, ROOT / "docs/write_typical.py", "--check"], check=False)
 
@@ -151,6 +152,7 @@ def test_a_page_of_proxy_or_monitor_that_an_alert_or_a_report_names_exists() -> 
     assert named <= set(re.findall(r"(?:GET|POST|DELETE) (/[a-z]+)", pages))
 
 
+@pytest.mark.timeout(400)  # half a minute of CPU, and machines differ
 def test_the_pages_on_routing_say_what_the_records_and_the_simulation_say() -> None:
     check = subprocess.run([sys.executable, ROOT / "benchmarks/routing/measured.py", "--check"], check=False)
 
