@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, S310 - scripts, not a package; the addresses are their own
-"""Two proxies in front of the same engines: one uses them as prefill and decode, the other uses the decode engine as a plain one.
+"""Two proxies in front of the same engines: one uses them as prefill and decode, the other uses each as a plain one, in turn.
 
 Asked in turn within one run, they show what a client of the product waits for, and what plain vLLM behind the same proxy would have cost.
 """
@@ -79,7 +79,7 @@ class Front:
             return False
 
     def _announce(self) -> None:
-        roles = {"disagg": ((PingType.PREFILL, 0), (PingType.DECODE, 1)), "plain": ((PingType.COMBINED, 1),)}
+        roles = {"disagg": ((PingType.PREFILL, 0), (PingType.DECODE, 1)), "plain": ((PingType.COMBINED, 0), (PingType.COMBINED, 1))}
         context = zmq.Context()
         sockets = []
         for kind, announced in roles.items():

@@ -1,9 +1,9 @@
 # ruff: noqa: INP001, T201 - scripts, not a package
 """The cost of disaggregation for one stream: time to the first and second token in each order of requests, against plain vLLM on the same GPU, by stage.
 
-The orders, in turn within each repetition, so that a change of the machine's speed affects all of them:
+The orders, in turn within each repetition, so that a change of the machine's speed affects all of them; each repetition begins with another one:
 
-plain         one engine does all (decode's, asked as an ordinary one)
+plain         one engine does all: each of the two in turn, asked as an ordinary one, because two equal processes can differ by 2 ms
 official      prefill, then decode
 decode-first  both are asked at once
 hand-off      the client has prefill's token when prefill answers; decode is asked then
@@ -164,12 +164,13 @@ async def measure(pair: Pair, plan: Plan, proxies: Mapping[str, str]) -> dict[in
     timeout = aiohttp.ClientTimeout(120)
     orders = ORDERS + (PROXIED if proxies else ())
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        client = Client(pair, session, plan.vocabulary, plan.tokens, proxies=proxies)
+        client = Client(pair, session, plan.vocabulary, plan.tokens, spread=True, proxies=proxies)
         for order in orders * 2:
             await client.one(order, max(plan.lengths))
-        found: dict[int, list[Run]] = {}
-        for length in plan.lengths:
-            found[length] = [await client.one(order, length) for _ in range(plan.repeats) for order in orders]
+        found: dict[int, list[Run]] = {length: [] for length in plan.lengths}
+        for repeat, length in itertools.product(range(plan.repeats), plan.lengths):
+            first = repeat % len(orders)
+            found[length] += [await client.one(order, length) for order in (*orders[first:], *orders[:first])]
     return found
 
 
