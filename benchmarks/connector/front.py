@@ -79,7 +79,10 @@ class Front:
             return False
 
     def _announce(self) -> None:
-        roles = {"disagg": ((PingType.PREFILL, 0), (PingType.DECODE, 1)), "plain": ((PingType.COMBINED, 0), (PingType.COMBINED, 1))}
+        roles = {
+            "disagg": ((PingType.PREFILL, 0), (PingType.DECODE, 1)),
+            "plain": ((PingType.COMBINED, 0), (PingType.COMBINED, 1)),
+        }
         context = zmq.Context()
         sockets = []
         for kind, announced in roles.items():

@@ -2,6 +2,7 @@
 """Writes the tables of a results page from its data, between `<!-- NAME -->` and `<!-- end -->`, in both languages."""
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,19 @@ def proxied(data: dict[str, Any]) -> str:
         )
     names = ["plain, no proxy", "plain, proxy", "1P1D, proxy", "plain's later tokens", "1P1D's later tokens"]
     return table(["prompt tokens", *names], rows)
+
+
+def visits(data: list[dict[str, Any]]) -> str:
+    """How much later the first token of 1P1D comes than plain vLLM's behind the same proxy, on each visit to a GPU."""
+    middle = statistics.median
+    rows = [
+        [
+            f"{row['visit']}, {len(next(iter(row['lengths'].values()))['plain'])} requests each",
+            *(f"{middle(both['1P1D']) - middle(both['plain']):+.1f}" for both in row["lengths"].values()),
+        ]
+        for row in data
+    ]
+    return table(["ms above plain", *(f"{int(length):,} tokens" for length in data[0]["lengths"])], rows)
 
 
 def stages(data: dict[str, Any]) -> str:
@@ -185,6 +199,7 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "later tokens": (later_tokens, "price"),
     "stages": (stages, "price"),
     "proxied": (proxied, "proxied"),
+    "visits": (visits, "visits"),
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),
     "parity": (parity, "parity"),
