@@ -2,13 +2,14 @@
 
 import contextlib
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
-from support.proxy import MODEL, RunningProxy, running_proxy
+from support.proxy import MODEL, running_proxy
 
 from pd_contracts.free_ports import free_port
 from pd_contracts.names import Role
@@ -38,12 +39,12 @@ def written(folder: Path, port: int, proxies: list[int]) -> Path:
 
 
 @contextlib.contextmanager
-def balancer(folder: Path, proxies: list[RunningProxy]) -> Iterator[str]:
-    """nginx before these proxies; its URL."""
+def balancer(folder: Path, ports: list[int]) -> Iterator[str]:
+    """nginx before proxies at these ports; its URL."""
     if NGINX is None:
         pytest.skip("no nginx on this machine")
     port = free_port()
-    path = written(folder, port, [proxy.settings.http_proxy_port for proxy in proxies])
+    path = written(folder, port, ports)
     checked = subprocess.run([NGINX, "-t", "-c", str(path)], capture_output=True, text=True, check=False, timeout=30)
     assert checked.returncode == 0, checked.stderr
     with subprocess.Popen([NGINX, "-c", str(path)]) as process:
@@ -51,6 +52,21 @@ def balancer(folder: Path, proxies: list[RunningProxy]) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[int]:
+    """A port that takes no connection and refuses none, as the address of a container that is gone."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(8):  # more than its queue holds
+            client = sockets.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+        yield port
 
 
 async def ask(session: aiohttp.ClientSession, url: str, *, stream: bool) -> str:
@@ -68,7 +84,7 @@ async def ask(session: aiohttp.ClientSession, url: str, *, stream: bool) -> str:
 async def test_requests_pass_over_a_proxy_that_has_ended(tmp_path: Path) -> None:
     async with running_proxy() as first, running_proxy() as second:
         engines = [await proxy.engine(Role.COMBINED) for proxy in (first, second)]
-        with balancer(tmp_path, [first, second]) as url:
+        with balancer(tmp_path, [first.settings.http_proxy_port, second.settings.http_proxy_port]) as url:
             async with aiohttp.ClientSession() as session:
                 answers = [await ask(session, url, stream=number % 2 == 0) for number in range(8)]
                 assert all("[DONE]" in answer for answer in answers[::2])
@@ -76,4 +92,12 @@ async def test_requests_pass_over_a_proxy_that_has_ended(tmp_path: Path) -> None
                 first.shutdown.set()
                 await first.serving
 
+                assert all([await ask(session, url, stream=True) for _ in range(6)])
+
+
+async def test_requests_pass_over_an_address_that_no_longer_answers(tmp_path: Path) -> None:
+    async with running_proxy() as proxy:
+        await proxy.engine(Role.COMBINED)
+        with silence() as gone, balancer(tmp_path, [gone, proxy.settings.http_proxy_port]) as url:
+            async with aiohttp.ClientSession() as session:
                 assert all([await ask(session, url, stream=True) for _ in range(6)])
