@@ -198,3 +198,13 @@ def test_vllms_own_variables_undo_nothing_either(variable: dict[str, Any]) -> No
     with pytest.raises(RefusedError, match=next(iter(variable))):
         plan(settings, GPU, variable)
     plan(settings, GPU, dict.fromkeys(variable, ""))
+
+
+def test_a_cache_of_a_fixed_size_must_leave_room_for_the_pool_of_p2pconnector() -> None:
+    small = msgspec.structs.replace(GPU, gpus=Gpus(memory_bytes=40 * 10**9))
+    pool = {"KV_LANDING_BYTES": "4000000000"}
+
+    start("decode", "--kv-cache-memory-bytes 20g --gpu-memory-utilization 0.95", small, **P2P, **pool)
+    for spelling in ("--kv-cache-memory-bytes 36g", "--kv_cache_mem=36G", "--kv-cache-memory-bytes=36000000000"):
+        with pytest.raises(RefusedError, match=r"--kv-cache-memory-bytes .* and KV_LANDING_BYTES=4000000000 together"):
+            start("decode", spelling, small, **P2P, **pool)

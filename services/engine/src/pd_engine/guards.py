@@ -165,13 +165,21 @@ def _generates(command: Command) -> Iterator[str]:
 
 def _p2p(command: Command) -> Iterator[str]:
     """Its pools lie beside what vLLM takes of the GPU."""
-    settings, memory = command.settings, command.line.number("gpu_memory_utilization")
-    total, pool = command.gpu_memory_bytes, settings.kv_staging_bytes
-    if settings.pd_role is Role.DECODE:
-        pool = settings.kv_landing_bytes
-    if memory is not None and total is not None and memory + pool / total > MEMORY_LIMIT:
-        name = "KV_STAGING_BYTES" if settings.pd_role is Role.PREFILL else "KV_LANDING_BYTES"
-        yield (
-            f"{command.said('gpu_memory_utilization', 'GPU_MEMORY_UTILIZATION')} and {name}={pool} together are more than "
-            f"{MEMORY_LIMIT} of the GPU's {total} bytes, and CUDA needs some too: lower one of them."
-        )
+    settings, line, total = command.settings, command.line, command.gpu_memory_bytes
+    decode = settings.pd_role is Role.DECODE
+    name = "KV_LANDING_BYTES" if decode else "KV_STAGING_BYTES"
+    pool = settings.kv_landing_bytes if decode else settings.kv_staging_bytes
+    if total is None:
+        return
+    cache, memory = line.number("kv_cache_memory_bytes"), line.number("gpu_memory_utilization")
+    if cache is not None and cache + pool > MEMORY_LIMIT * total:
+        # vLLM then does not look at its share of the memory.
+        option = command.said("kv_cache_memory_bytes")
+    elif cache is None and memory is not None and memory + pool / total > MEMORY_LIMIT:
+        option = command.said("gpu_memory_utilization", "GPU_MEMORY_UTILIZATION")
+    else:
+        return
+    yield (
+        f"{option} and {name}={pool} together are more than {MEMORY_LIMIT} of the GPU's {total} bytes, and CUDA needs some too: "
+        "lower one of them."
+    )

@@ -213,7 +213,7 @@ class StreamRewriter:
         """
         if self.done:
             return b""
-        if self._line_ends.due or holds(data, CR):
+        if data.rfind(CR) >= 0 or self._line_ends.due:
             data = self._line_ends.feed(data)
         if self.rest:
             # Extended in place: an event of many megabytes arrives in hundreds of pieces.
@@ -227,17 +227,23 @@ class StreamRewriter:
             data = self._hold_back(data)
         if self.secret:
             data = data.replace(self.secret, self.put)
-        if not self.is_plain(data) or holds(data, KV_KEY) or holds(data, ERROR_KEY) or self._says_cached(data):
+        # Usually one event, of one line: it is no end mark, and holds nothing that only a server says.
+        one = data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {")
+        if (
+            (not one and not self.is_plain(data))
+            or holds(data, KV_KEY)
+            or holds(data, ERROR_KEY)
+            or (self.cached is not None and self._says_cached(data))
+        ):
             data = self._look_into(data)
-        if holds(data, DONE):
+        if not one and holds(data, DONE):
             data = self._hold_back_done(data)
         return data
 
     @staticmethod
     def is_plain(data: bytes) -> bool:
         """Whether whole events are one line of JSON each: no comments, names or messages of a server, which may hold addresses."""
-        lines = data.count(b"\n")
-        return data.startswith(b"data: {") and (lines == 2 or lines == 2 * data.count(b"\n\ndata: {") + 2)
+        return data.startswith(b"data: {") and data.count(b"\n") == 2 * data.count(b"\n\ndata: {") + 2
 
     def _hold_back(self, data: bytes) -> bytes:
         end = data.rfind(BLOCK_END) + 2

@@ -120,10 +120,10 @@ class Migration:
 
     def _journey(self, route: Route, restart: Restart) -> Journey | None:
         """The stream's entry in the books at its next engines, if there is a router."""
-        router, before = self._context.router, self._trace.journey
-        if router is not None and before is not None:
+        before = self._trace.journey
+        if before is not None:
             prompt = self._generation.tokens + len(restart.tokens)
-            self._trace.journey = router.resume(before, route, prompt, monotonic())
+            self._trace.journey = before.router.resume(before, route, prompt, monotonic())
         return self._trace.journey
 
     async def _route(self, end: float) -> tuple[Route, Claim]:

@@ -14,8 +14,9 @@ from pd_proxy.upstream.replies import Reply
 
 # The end of an event.
 END: Final = b"\n\n"
-# Line ends in a chunk that holds one event of one line: two of the chunk's own, two of the event's.
-WHOLE_LINES: Final = 4
+# A chunk that holds one event of one line: its next line end behind that of its size, which is in these bytes, is the event's.
+BEHIND_SIZE: Final = 8
+ENDS_BYTES: Final = len(b"\n\n\r\n")
 # How a chunk begins that is a whole read of so many bytes, and holds events.
 BEGINNINGS: Final = beginnings(EVENT_BEGINNINGS)
 
@@ -116,7 +117,7 @@ class Relay:
                 or self._over
                 or self._held_up
                 or (data.rfind(choice) < 0 and data.rfind(spaced_choice) < 0)
-                or data.count(b"\n") != WHOLE_LINES
+                or data.find(b"\n", BEHIND_SIZE) != len(data) - ENDS_BYTES
                 or data.rfind(ERROR_KEY) >= 0
                 or data.rfind(KV_KEY) >= 0
                 or (mark is not KV_KEY and data.rfind(mark) >= 0)
