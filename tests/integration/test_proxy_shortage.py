@@ -108,6 +108,8 @@ async def test_one_client_holds_no_more_than_its_part() -> None:
     [
         ([b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"], b" 200 "),
         ([b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n"], b" 200 "),
+        ([b"HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n"], b" 200 "),
+        ([b"GET /ping?full=1 HTTP/1.1\r\nHost: x\r\n\r\n"], b" 200 "),
         ([b"GE", b"T /health HTTP/1.1\r\nHost: x\r\n", b"\r\n"], b" 200 "),
         ([b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"], b" 429 "),
         ([b"GET /health HTTP/1.1\r\nX: " + b"x" * 5000], b" 429 "),

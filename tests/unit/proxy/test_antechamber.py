@@ -59,7 +59,16 @@ def test_a_probe_among_any_flood_gets_a_place_and_its_own_client_keeps_it(flood:
 
 @pytest.mark.parametrize(
     ("head", "may"),
-    [(b"", True), (b"GET /re", True), (b"GET /metrics?x=1 H", False), (b"GET /v1", False), (PROBE, True)],
+    [
+        (b"", True),
+        (b"GET /re", True),
+        (b"GET /metrics?x=1 H", True),
+        (b"HEAD /health HTTP", True),
+        (b"GET /healthy", False),
+        (b"POST /health ", False),
+        (b"GET /v1", False),
+        (PROBE, True),
+    ],
 )
 def test_a_probe_is_known_by_its_beginning(head: bytes, may: bool) -> None:
     assert may_be_probe(head) is may

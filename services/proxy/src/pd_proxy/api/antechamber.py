@@ -9,7 +9,12 @@ from collections.abc import Callable, Hashable
 from typing import Final
 
 # How probes begin. They say how the proxy is, above all when it is full: an orchestrator that gets no answer restarts it, with everything it serves.
-PROBES: Final = tuple(f"GET {path} ".encode() for path in ("/health", "/ping", "/ready", "/metrics"))
+PROBES: Final = tuple(
+    f"{method} {path}{end}".encode()
+    for method in ("GET", "HEAD")
+    for path in ("/health", "/ping", "/ready", "/metrics")
+    for end in (" ", "?")
+)
 
 
 def may_be_probe(head: bytes) -> bool:
