@@ -1,5 +1,6 @@
 """Loads, deployments and runs for tests of the planner."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,7 @@ from pd_planner.emit.plan_file import PlanFile, Predicted
 from pd_planner.search.candidates import EngineLimits
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import Profile, load_profile
+from pd_simulator.steps.blocks import BLOCK_TOKENS
 from pd_simulator.steps.engines import Arrival, Engines, Order
 from pd_simulator.steps.virtual_time import token_times
 
@@ -47,7 +49,7 @@ def deployments(draw: st.DrawFn) -> Engines:
         prefills=prefills,
         others=draw(st.integers(1, 3)),
         connector=connector,
-        kv_tokens=draw(st.integers(3200, 40_000)),
+        kv_tokens=draw(st.integers(3216, 5000) | st.integers(5000, 40_000)),
         batched=connector is Connector.P2P_NCCL and draw(st.booleans()),
         max_num_seqs=sequences,
         max_num_batched_tokens=draw(st.integers(3000, 8192)),
@@ -65,6 +67,21 @@ def loads(draw: st.DrawFn) -> Load:
     output = generator.integers(1, draw(st.sampled_from([2, 30, 200])), count)
     cached = (generator.uniform(0, 1, count) ** 3 * prompt).astype(int) * draw(st.integers(0, 1))
     return Load.of(at - at[0], prompt, output, cached)
+
+
+@st.composite
+def crowded(draw: st.DrawFn) -> tuple[Engines, Load]:
+    """A deployment whose engines have KV room for a few of the requests, and so preempt some."""
+    count = draw(st.integers(4, 40))
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    at = np.sort(generator.uniform(0, draw(st.sampled_from([0.01, 1.0, 3.0])), count))
+    prompt = generator.integers(1, draw(st.sampled_from([2, 100, 400])), count)
+    output = generator.integers(1, draw(st.sampled_from([60, 300])), count)
+    cached = (generator.uniform(0, 1, count) ** 3 * prompt).astype(int) * draw(st.integers(0, 1))
+    room = BLOCK_TOKENS + int((prompt + output).max() * draw(st.floats(1.0, 3.0)))
+    sequences, budget = draw(st.integers(3, 40)), draw(st.integers(400, 900))
+    engines = replace(draw(deployments()), kv_tokens=room, max_num_seqs=sequences, max_num_batched_tokens=budget)
+    return engines, Load.of(at - at[0], prompt, output, cached)
 
 
 def arrivals(load: Load) -> list[Arrival]:

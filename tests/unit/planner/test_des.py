@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from support.planning import H200, deployments, loads, oracle, poisson
+from support.planning import H200, crowded, deployments, loads, oracle, poisson
 
 from pd_contracts.names import Connector, Role
 from pd_planner.des.compiled import COMPILED
@@ -32,6 +32,45 @@ def test_the_planner_equals_the_simulators_scheduler(engines: Engines, load: Loa
     np.testing.assert_allclose(outcome.last, last, rtol=0, atol=1e-7)
 
 
+@given(crowded())
+@settings(max_examples=150, deadline=None)
+def test_it_preempts_as_the_simulators_scheduler(crowd: tuple[Engines, Load]) -> None:
+    engines, load = crowd
+    outcome = simulate(H200, engines, load)
+
+    first, last = oracle(H200, engines, load)
+    np.testing.assert_allclose(outcome.first, first, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(outcome.last, last, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("connector", "engines"),
+    [(None, 0), (Connector.NIXL, 1), (Connector.P2P, 1), (Connector.P2P_NCCL, 1), (Connector.EXAMPLE, 1)],
+)
+def test_a_preempted_answer_comes_late(connector: Connector | None, engines: int) -> None:
+    """Two answers grow until their KV no longer fits; the second waits for the end of the first."""
+    load = Load.of([0.0, 0.0], 1600, 800)
+    roomy, full = (Engines(engines, 1, connector, room) for room in (4800, 4000))
+    free, crowded = (simulate(H200, each, load) for each in (roomy, full))
+
+    assert free.preempted.tolist() == [0, 0]
+    assert crowded.preempted.tolist() == [0, 1]
+    assert crowded.last[0] < free.last[0]  # alone in the batch from then on
+    assert crowded.last[1] > free.last[1] + 1.0
+    np.testing.assert_allclose(crowded.first, free.first)
+    np.testing.assert_allclose(crowded.last, oracle(H200, full, load)[1])
+
+
+def test_who_hands_over_once_computes_a_preempted_prompt_again() -> None:
+    load = Load.of([0.0, 0.0], 1600, 800)
+
+    def computed(connector: Connector) -> float:
+        return float(simulate(H200, Engines(1, 1, connector, 4000), load).busy[1][PROMPTS])
+
+    assert min(computed(Connector.NIXL), computed(Connector.P2P)) > 40
+    assert 0 < max(computed(Connector.EXAMPLE), computed(Connector.P2P_NCCL)) < 20  # only what had been written
+
+
 def test_the_planner_equals_it_without_numba_too() -> None:
     code = """
 import sys
@@ -39,12 +78,14 @@ sys.modules["numba"] = None
 import hypothesis
 from pd_planner.des.compiled import COMPILED
 from pd_planner.des.deployment import simulate
-from support.planning import H200, deployments, loads, oracle
+from support.planning import H200, crowded, deployments, loads, oracle
+from hypothesis import strategies as st
 assert not COMPILED
 
-@hypothesis.given(deployments(), loads())
-@hypothesis.settings(max_examples=40, deadline=None, database=None)
-def check(engines, load):
+@hypothesis.given(st.tuples(deployments(), loads()) | crowded())
+@hypothesis.settings(max_examples=60, deadline=None, database=None)
+def check(crowd):
+    engines, load = crowd
     outcome = simulate(H200, engines, load)
     first, last = oracle(H200, engines, load)
     assert abs(outcome.first - first).max() < 1e-7 and abs(outcome.last - last).max() < 1e-7

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pd_simulator.steps.blocks import BLOCK_TOKENS
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
 from pd_simulator.steps.step_time import Sent
 
@@ -106,15 +107,60 @@ def test_without_chunks_a_prompt_waits_for_a_step_of_its_own() -> None:
     assert made.waiting == 1
 
 
-def test_a_job_is_admitted_only_if_all_its_kv_fits() -> None:
-    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=1000)
-    first, second = Job(400, 200), Job(400, 200)
+def test_a_job_is_admitted_only_if_its_whole_prompt_fits() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=1000)  # 62 blocks
+    first, second = Job(500, 20), Job(488, 20)  # 32 and 31 blocks
     made = scheduler(first, second, limits=limits)
     assert [slot.job for slot in run_step(made)] == [first]
 
     made.remove(first)
 
     assert [slot.job for slot in run_step(made)] == [second]
+
+
+def test_the_job_admitted_last_is_preempted_and_computed_again() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=160)  # 10 blocks
+    first, second, third = Job(30, 100), Job(60, 40), Job(64, 40)
+    made = scheduler(first, second, third, limits=limits)
+    assert [slot.job for slot in run_step(made)] == [first, second, third]  # 2 + 4 + 4 blocks
+
+    assert [slot.job for slot in run_step(made)] == [
+        first,
+        second,
+    ]  # the third's next token needs a block, and none is free
+    assert (made.preemptions, made.waiting, third.computed, third.generated) == (1, 1, 0, 1)
+
+    for _ in range(30):  # its prompt would find room, but not with the token that it has written
+        assert [slot.job for slot in run_step(made)] == [first, second]
+    made.remove(second)
+    resumed = next(slot for slot in run_step(made) if slot.job is third)
+
+    assert (resumed.tokens, resumed.first, resumed.emits, third.generated) == (65, True, True, 2)
+
+
+def test_nothing_is_admitted_in_a_step_that_preempts() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=64)  # 4 blocks
+    first, second, small = Job(31, 9), Job(32, 9), Job(10, 9)
+    made = scheduler(first, second, limits=limits)
+    run_step(made)
+    made.add(small, 0.5)
+
+    assert [slot.job for slot in run_step(made)] == [first]  # two blocks are free
+    assert made.waiting == 2
+
+
+@pytest.mark.parametrize(("again", "tokens", "stall_s"), [(True, 2, 0.03), (False, 33, 0.0)])
+def test_kv_from_elsewhere_is_loaded_again_if_it_is_still_there(*, again: bool, tokens: int, stall_s: float) -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=64)  # 4 blocks
+    first, second = Job(31, 9), Job(32, 9, external=31, stall_s=0.03, again=again)
+    made = scheduler(first, second, limits=limits)
+    run_step(made)
+    run_step(made)
+    made.remove(first)
+
+    (resumed,) = made.plan(1.0)
+
+    assert (resumed.tokens, work_of([resumed]).stall_s) == (tokens, stall_s)
 
 
 def test_external_tokens_are_not_computed() -> None:
@@ -156,7 +202,7 @@ def test_a_removed_job_is_gone_wherever_it_was(moment: str) -> None:
     made.remove(job)
 
     made.remove(blocker) if moment != "running" else None
-    assert (made.running, made.waiting, made.kv_reserved) == (0, 0, 0)
+    assert (made.running, made.waiting, made.kv_blocks) == (0, 0, 0)
     assert made.next_start(9.0) is None
 
 
@@ -179,7 +225,7 @@ def test_every_job_gets_exactly_its_tokens_and_no_step_breaks_a_limit(
         slots = made.plan(start)
         assert 0 < sum(slot.tokens for slot in slots) <= budget
         assert made.running <= seqs
-        assert made.kv_used <= made.kv_reserved <= limits.kv_tokens
+        assert made.kv_blocks <= limits.kv_tokens // BLOCK_TOKENS
         for slot in slots:
             complete(slot)
             if slot.emits and slot.job.generated == slot.job.max_tokens:
@@ -187,7 +233,7 @@ def test_every_job_gets_exactly_its_tokens_and_no_step_breaks_a_limit(
         now = start + 0.1
 
     assert [(job.computed, job.generated) for job in jobs] == [(p + o - 1, o) for p, o, _ in shapes]
-    assert made.kv_reserved == 0
+    assert made.kv_blocks == 0
 
 
 @pytest.mark.parametrize(("ahead", "waits"), [(False, 1), (True, 2)])

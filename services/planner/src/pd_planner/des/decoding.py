@@ -1,7 +1,8 @@
 """One engine that writes answers, plain or decode: continuous batching from its first request to its last token.
 
-Steps that only decode are taken together: until the next sequence ends or the next request could join, each step is longer than the one
-before by the same amount, so their times are a closed form. The work is proportional to the number of requests, not of tokens.
+Steps that only decode are taken together: until the next sequence ends, the next request could join, or there are no blocks of KV for all,
+each step is longer than the one before by the same amount, so their times are a closed form. The work is proportional to the number of requests
+and preemptions, not of tokens.
 """
 
 from heapq import heappop, heappush
@@ -23,20 +24,58 @@ from pd_planner.des.model import (
     Times,
 )
 from pd_planner.des.steps import CONTEXT, SINGLES, STALL, TOKENS, WORK_COLUMNS, add_chunk, clear, step_ms
+from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.launching import place
 
 # `clock`, seconds but for the third: now, when the last step began, the tokens that the decoding sequences look back on, when the next step
 # was planned, and when the processor had launched the last step that it launched kernel by kernel.
 NOW, BEGAN, BEHIND, PLANNED, LAUNCHED = range(5)
-# `state`: sequences that decode, requests that have come, those admitted, steps so far, KV reserved, requests done; the request whose prompt is
-# computed in part, how much of it, how many prompts this step completes, and how many requests there are; how many have their first token;
-# and how many had it, and how many were done, before the last step.
-DECODING, ARRIVED, ADMITTED, STEP, RESERVED, DONE, PARTIAL, COMPUTED, COMPLETED, KNOWN, STARTED, FRESH, PAST = range(13)
-CLOCK_COLUMNS, STATE_COLUMNS = 5, 13
-_place = compiled(place)
+# `state`: sequences that decode, requests that have come, those ever admitted, steps so far, blocks that those that run may come to need, requests
+# done; the request whose prompt is computed in part, how much of it, how many prompts this step completes, and how many requests there are; how
+# many have their first token; and how many had it, and how many were done, before the last step; blocks of the prompts that this step completes;
+# and how high `Running.order` and `Running.waiting` are filled.
+(
+    DECODING,
+    ARRIVED,
+    ADMITTED,
+    STEP,
+    RESERVED,
+    DONE,
+    PARTIAL,
+    COMPUTED,
+    COMPLETED,
+    KNOWN,
+    STARTED,
+    FRESH,
+    PAST,
+    FILLED,
+    LATEST,
+    PREEMPTED,
+) = range(16)
+CLOCK_COLUMNS, STATE_COLUMNS = 5, 16
+_place, _blocks_of = compiled(place), compiled(blocks_of)
 
 
 Ends = list[tuple[int, int]]  # a heap: after which step which job ends
+
+
+class Running(NamedTuple):
+    """What preemption needs to know.
+
+    Attributes:
+        order: jobs as they were admitted; some of them have ended.
+        waiting: preempted jobs, the one that comes first on top.
+        written: output tokens of each job before it was preempted.
+        ends: after which step each job that decodes will end; 0 if it was preempted.
+        phases: sequences that decode, by (tokens that one looks back on − steps so far) modulo the size of a block; this does not change as they
+            grow, and says in which steps they need a new block.
+    """
+
+    order: Ints
+    waiting: Ints
+    written: Ints
+    ends: Ints
+    phases: Ints
 
 
 class Engine(NamedTuple):
@@ -52,6 +91,7 @@ class Engine(NamedTuple):
     state: Ints
     work: Floats
     over: Ints
+    running: Running
 
 
 @compiled
@@ -59,6 +99,7 @@ def serve(jobs: Jobs, rules: Rules, times: Times, busy: Floats) -> None:
     """Run the engine until its last job is done; fills `times` and adds to `busy`."""
     ends = [(0, 0)]
     ends.pop()
+    count = len(jobs.ready)
     engine = Engine(
         jobs,
         rules.costs,
@@ -69,10 +110,13 @@ def serve(jobs: Jobs, rules: Rules, times: Times, busy: Floats) -> None:
         zeros(CLOCK_COLUMNS),
         whole_zeros(STATE_COLUMNS),
         zeros(WORK_COLUMNS),
-        whole_zeros(len(jobs.ready)),
+        whole_zeros(count),
+        Running(
+            whole_zeros(count), whole_zeros(count), whole_zeros(count), whole_zeros(count), whole_zeros(BLOCK_TOKENS)
+        ),
     )
     engine.state[PARTIAL] = NOBODY
-    engine.state[KNOWN] = len(jobs.ready)
+    engine.state[KNOWN] = count
     run(engine, ends, inf)
 
 
@@ -82,11 +126,18 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
     state, launches = engine.state, len(engine.launching.ms) > 0
     while state[DONE] < state[KNOWN] and next_start(engine) < until:
         _begin_step(engine)
-        if state[PARTIAL] == NOBODY and not _admissible(engine, engine.limits.batched_tokens - state[DECODING]):
+        crowded = state[RESERVED] > engine.limits.kv_blocks
+        preempted = crowded and _make_room(engine)
+        if state[PARTIAL] == NOBODY and (
+            preempted or not _admissible(engine, engine.limits.batched_tokens - state[DECODING])
+        ):
             state[FRESH], state[PAST] = state[STARTED], state[DONE]
-            _decode_only(engine, ends[0][0], until)
+            steps = ends[0][0] - state[STEP]
+            if crowded:
+                steps = 1 if preempted else min(steps, _steps_with_room(engine))
+            _decode_only(engine, steps, until)
         else:
-            before, partial = state[ADMITTED], state[PARTIAL]
+            before, partial = state[LATEST], state[PARTIAL]
             _fill_step(engine)
             launched = _launched(engine) if launches else 0.0
             if launched > 0:
@@ -104,7 +155,7 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
 def next_start(engine: Engine) -> float:
     """When the next step begins, if there is anything to do."""
     state, now = engine.state, engine.clock[NOW]
-    if state[DECODING] > 0 or state[PARTIAL] != NOBODY or state[ADMITTED] < state[ARRIVED]:
+    if state[DECODING] > 0 or state[PARTIAL] != NOBODY or state[ADMITTED] < state[ARRIVED] or state[PREEMPTED] > 0:
         return float(now)
     return float(max(now, engine.jobs.ready[state[ARRIVED]]))
 
@@ -114,7 +165,7 @@ def _begin_step(engine: Engine) -> None:
     """Take in requests that have come. With asynchronous scheduling a step is planned while the one before it runs."""
     clock, state, ready = engine.clock, engine.state, engine.jobs.ready
     running = state[DECODING] > 0 or state[PARTIAL] != NOBODY
-    if not running and state[ADMITTED] == state[ARRIVED]:
+    if not running and state[ADMITTED] == state[ARRIVED] and state[PREEMPTED] == 0:
         clock[NOW] = max(clock[NOW], ready[state[ARRIVED]])
     planned = max(clock[BEGAN], clock[LAUNCHED]) if running and engine.limits.async_scheduling else clock[NOW]
     clock[BEGAN], clock[PLANNED] = clock[NOW], planned
@@ -152,26 +203,101 @@ def _look_back(engine: Engine, launched: float) -> None:
 
 
 @compiled
-def _admissible(engine: Engine, left: int) -> bool:
-    """Whether the next request that waits may join a step in which so many tokens are left."""
-    state, jobs = engine.state, engine.jobs
-    job = state[ADMITTED]
-    if job == state[ARRIVED] or left <= 0 or state[DECODING] + state[COMPLETED] >= engine.limits.sequences:
-        return False
-    return bool(state[RESERVED] + jobs.prompt[job] + jobs.output[job] <= engine.limits.kv_tokens)
+def _next_waiting(engine: Engine) -> int:
+    """The request that is admitted next, if any waits: the one preempted last, or the one that came first."""
+    state = engine.state
+    if state[PREEMPTED] > 0:
+        return int(engine.running.waiting[state[PREEMPTED] - 1])
+    return int(state[ADMITTED]) if state[ADMITTED] < state[ARRIVED] else NOBODY
 
 
 @compiled
-def _decode_only(engine: Engine, ending: int, until: float) -> None:
-    """All steps until an answer ends, with the step `ending`, or the next request could join; none begins at `until` or later."""
+def _admissible(engine: Engine, left: int) -> bool:
+    """Whether the next request that waits may join a step in which so many tokens are left."""
+    state, jobs, room = engine.state, engine.jobs, engine.limits.kv_blocks
+    job = _next_waiting(engine)
+    if job == NOBODY or left <= 0 or state[DECODING] + state[COMPLETED] >= engine.limits.sequences:
+        return False
+    prompt = jobs.prompt[job]
+    if state[RESERVED] + _blocks_of(prompt + jobs.output[job]) <= room:
+        return True
+    return bool(_used(engine, 1) + state[FILLED] + _blocks_of(prompt + engine.running.written[job]) <= room)
+
+
+@compiled
+def _used(engine: Engine, further: int) -> int:
+    """Blocks of the sequences that decode, after so many further steps."""
+    state, phases = engine.state, engine.running.phases
+    tokens = int(engine.clock[BEHIND]) + state[DECODING] * further
+    for phase in range(BLOCK_TOKENS):
+        tokens += phases[phase] * (-(phase + state[STEP] + further) % BLOCK_TOKENS)
+    return int(tokens // BLOCK_TOKENS)
+
+
+@compiled
+def _make_room(engine: Engine) -> bool:
+    """Preempt the requests admitted last, until there are blocks for the next step of all others; returns whether there were any."""
+    state, jobs, order = engine.state, engine.jobs, engine.running.order
+    needed = _used(engine, 1)
+    if state[PARTIAL] != NOBODY:
+        prompt = jobs.prompt[state[PARTIAL]] + engine.running.written[state[PARTIAL]]
+        tokens = min(prompt, state[COMPUTED] + engine.limits.batched_tokens - state[DECODING])
+        needed += _blocks_of(tokens)
+    before = state[PREEMPTED]
+    while needed > engine.limits.kv_blocks:
+        state[LATEST] -= 1
+        job = order[state[LATEST]]
+        if job == state[PARTIAL]:
+            state[PARTIAL] = NOBODY
+            needed = _used(engine, 1)
+        elif engine.running.ends[job] > state[STEP]:
+            needed -= _stop_decoding(engine, job)
+        else:
+            continue
+        state[RESERVED] -= _blocks_of(jobs.prompt[job] + jobs.output[job])
+        engine.running.waiting[state[PREEMPTED]] = job
+        state[PREEMPTED] += 1
+        engine.times.preempted[job] += 1
+    return bool(state[PREEMPTED] > before)
+
+
+@compiled
+def _stop_decoding(engine: Engine, job: int) -> int:
+    """Take a sequence out of the batch; returns how many blocks it would have had after the next step."""
+    state, running = engine.state, engine.running
+    running.written[job] = engine.jobs.output[job] - (running.ends[job] - state[STEP])
+    running.ends[job] = 0
+    behind = engine.jobs.prompt[job] + running.written[job] - 1
+    running.phases[(behind - state[STEP]) % BLOCK_TOKENS] -= 1
+    engine.clock[BEHIND] -= behind
+    state[DECODING] -= 1
+    return int(_blocks_of(behind + 1))
+
+
+@compiled
+def _steps_with_room(engine: Engine) -> int:
+    """How many steps the sequences that decode can take before one of them finds no block."""
+    state, phases = engine.state, engine.running.phases
+    free = engine.limits.kv_blocks - _used(engine, 0)
+    rounds = free // state[DECODING]  # in so many steps as a block has tokens, each sequence takes one block
+    free -= rounds * state[DECODING]
+    steps = rounds * BLOCK_TOKENS
+    while free >= phases[-(state[STEP] + steps) % BLOCK_TOKENS]:
+        free -= phases[-(state[STEP] + steps) % BLOCK_TOKENS]
+        steps += 1
+    return int(steps)
+
+
+@compiled
+def _decode_only(engine: Engine, steps: int, until: float) -> None:
+    """At most so many steps, and fewer if the next request could join before; none begins at `until` or later."""
     clock, state, costs, ready = engine.clock, engine.state, engine.costs, engine.jobs.ready
     batch = state[DECODING]
     first = costs.decode_base + costs.decode_sequence * batch + costs.decode_context * clock[BEHIND]
     growth = costs.decode_context * batch
-    steps = ending - state[STEP]
     if until < inf:
         steps = min(steps, max(1, _steps_within((until - clock[NOW]) * 1e3, first, growth)))
-    if state[ADMITTED] == state[ARRIVED] and state[ARRIVED] < state[KNOWN]:
+    if state[ADMITTED] == state[ARRIVED] and state[ARRIVED] < state[KNOWN] and state[PREEMPTED] == 0:
         due = (ready[state[ARRIVED]] - clock[NOW]) * 1e3
         steps = min(steps, max(1, _steps_within(due, first, growth) + int(engine.limits.async_scheduling)))
     took = steps * first + growth * steps * (steps - 1) / 2
@@ -206,48 +332,61 @@ def _fill_step(engine: Engine) -> None:
     if state[PARTIAL] != NOBODY:
         left -= _chunk(engine, left)
     while state[PARTIAL] == NOBODY and _admissible(engine, left):
-        job = state[ADMITTED]
-        state[ADMITTED] += 1
-        state[RESERVED] += jobs.prompt[job] + jobs.output[job]
-        state[PARTIAL], state[COMPUTED] = job, jobs.external[job]
-        work[STALL] += jobs.stall[job]
+        job = _next_waiting(engine)
+        if state[PREEMPTED] > 0:
+            state[PREEMPTED] -= 1
+        else:
+            state[ADMITTED] += 1
+        engine.running.order[state[LATEST]] = job
+        state[LATEST] += 1
+        state[RESERVED] += _blocks_of(jobs.prompt[job] + jobs.output[job])
+        state[PARTIAL], state[COMPUTED] = job, 0
+        if engine.limits.loads_again or engine.times.preempted[job] == 0:
+            state[COMPUTED] = jobs.external[job]
+            work[STALL] += jobs.stall[job]
         left -= _chunk(engine, left)
 
 
 @compiled
 def _chunk(engine: Engine, left: int) -> int:
-    """Compute as much of the current prompt as the step has tokens for."""
+    """Compute as much of the current prompt, and of what was written before a preemption, as the step has tokens for."""
     state = engine.state
-    prompt = engine.jobs.prompt[state[PARTIAL]]
+    prompt = engine.jobs.prompt[state[PARTIAL]] + engine.running.written[state[PARTIAL]]
     tokens = min(prompt - state[COMPUTED], left)
     add_chunk(engine.work, tokens, state[COMPUTED])
     state[COMPUTED] += tokens
     if state[COMPUTED] == prompt:
         state[PARTIAL] = NOBODY
         state[COMPLETED] += 1
+        state[FILLED] += _blocks_of(prompt)
     return int(tokens)
 
 
 @compiled
 def _start_answers(engine: Engine, ends: Ends, before: int, partial: int) -> None:
-    """First tokens of the prompts that this step completed: `partial`, begun in an earlier step, and those admitted since `before`."""
+    """Tokens of the prompts that this step completed: `partial`, begun in an earlier step, and those admitted since `before`."""
     state = engine.state
     if partial != NOBODY and state[PARTIAL] != partial:
         _start(engine, ends, partial)
-    for job in range(before, state[ADMITTED]):
+    for number in range(before, state[LATEST]):
+        job = engine.running.order[number]
         if state[PARTIAL] != job:
             _start(engine, ends, job)
-    state[COMPLETED] = 0
+    state[COMPLETED] = state[FILLED] = 0
 
 
 @compiled
 def _start(engine: Engine, ends: Ends, job: int) -> None:
-    jobs, state = engine.jobs, engine.state
-    engine.times.first[job] = engine.clock[NOW]
-    state[STARTED] += 1
-    heappush(ends, (int(state[STEP] + jobs.output[job] - 1), int(job)))
+    state, running, written = engine.state, engine.running, engine.running.written[job]
+    if written == 0:
+        engine.times.first[job] = engine.clock[NOW]
+        state[STARTED] += 1
+    end, behind = state[STEP] + engine.jobs.output[job] - written - 1, engine.jobs.prompt[job] + written
+    heappush(ends, (int(end), int(job)))
+    running.ends[job] = end
+    running.phases[(behind - state[STEP]) % BLOCK_TOKENS] += 1
     state[DECODING] += 1
-    engine.clock[BEHIND] += jobs.prompt[job]
+    engine.clock[BEHIND] += behind
 
 
 @compiled
@@ -255,10 +394,14 @@ def _end_answers(engine: Engine, ends: Ends) -> None:
     """Last tokens: their sequences leave the batch and give their KV back."""
     jobs, state = engine.jobs, engine.state
     while len(ends) > 0 and ends[0][0] <= state[STEP]:
-        job = heappop(ends)[1]
+        end, job = heappop(ends)
+        if engine.running.ends[job] != end:
+            continue  # it was preempted, and ends later
         engine.times.last[job] = engine.clock[NOW]
         engine.over[state[DONE]] = job
         state[DECODING] -= 1
         state[DONE] += 1
-        state[RESERVED] -= jobs.prompt[job] + jobs.output[job]
-        engine.clock[BEHIND] -= jobs.prompt[job] + jobs.output[job] - 1
+        state[RESERVED] -= _blocks_of(jobs.prompt[job] + jobs.output[job])
+        behind = jobs.prompt[job] + jobs.output[job] - 1
+        engine.running.phases[(behind - state[STEP]) % BLOCK_TOKENS] -= 1
+        engine.clock[BEHIND] -= behind

@@ -6,7 +6,7 @@ from math import lcm
 import numpy as np
 
 from pd_contracts.names import Connector, Role
-from pd_planner.des.compiled import column, zeros
+from pd_planner.des.compiled import column, whole_zeros, zeros
 from pd_planner.des.decoding import serve
 from pd_planner.des.model import (
     BUSY_COLUMNS,
@@ -23,6 +23,7 @@ from pd_planner.des.model import (
 from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import Launch, Profile
+from pd_simulator.steps.blocks import BLOCK_TOKENS
 from pd_simulator.steps.engines import Engines, Order, Refusal
 
 
@@ -42,6 +43,7 @@ class Outcome:
         first, last: when the first and the last token came.
         answered: when prefill had answered; NaN on plain engines.
         busy: one row per engine, prefill engines first: see `model.BUSY_COLUMNS`.
+        preempted: how often its engine took a request's KV away for want of room.
     """
 
     load: Load
@@ -49,6 +51,7 @@ class Outcome:
     last: Floats
     answered: Floats
     busy: Floats
+    preempted: Ints
 
     @property
     def ttft_ms(self) -> Floats:
@@ -95,21 +98,21 @@ def simulate(
     if not engines.prefills:
         ready = load.at + profile.api_ms / 1e3
         whole = Jobs(ready, load.prompt, load.output, load.cached, np.zeros(len(load)))
-        first, last = _written(whole, route.other, writers, busy)
-        return Outcome(load, first, last, np.full(len(load), np.nan), busy)
+        first, last, preempted = _written(whole, route.other, writers, busy)
+        return Outcome(load, first, last, np.full(len(load), np.nan), busy, preempted)
     handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
     jobs = _handed_over(profile, engines, load, route, handed)
     further = np.flatnonzero(jobs.output > 0)
     own = Jobs(
         jobs.ready[further], jobs.prompt[further], jobs.output[further], jobs.external[further], jobs.stall[further]
     )
-    begun, ended = _written(own, route.other[further], writers, busy[engines.prefills :])
+    begun, ended, took = _written(own, route.other[further], writers, busy[engines.prefills :])
     first = handed.answered + profile.handoff_of(engines.connector).first_token_ms / 1e3
-    last = first.copy()
-    last[further] = ended
+    last, preempted = first.copy(), np.zeros(len(load), np.int64)
+    last[further], preempted[further] = ended, took
     if engines.order is not Order.HAND_OFF:
         first[further] = begun
-    return Outcome(load, first, last, handed.answered, busy)
+    return Outcome(load, first, last, handed.answered, busy, preempted)
 
 
 @dataclass(frozen=True)
@@ -122,19 +125,21 @@ class Writers:
     processors: int
 
 
-def _written(jobs: Jobs, engine_of: Ints, writers: Writers, busy: Floats) -> tuple[Floats, Floats]:
+def _written(jobs: Jobs, engine_of: Ints, writers: Writers, busy: Floats) -> Times:
     """First and last tokens of all jobs, on as many engines as `busy` has rows."""
-    first, last = np.empty(len(jobs.ready)), np.empty(len(jobs.ready))
+    count = len(jobs.ready)
+    times = Times(np.empty(count), np.empty(count), np.empty(count, np.int64))
     for engine in range(len(busy)):
         mine = np.flatnonzero(engine_of == engine)
         mine = mine[np.argsort(jobs.ready[mine], kind="stable")]
-        own, used = Times(zeros(len(mine)), zeros(len(mine))), zeros(BUSY_COLUMNS)
+        own, used = Times(zeros(len(mine)), zeros(len(mine)), whole_zeros(len(mine))), zeros(BUSY_COLUMNS)
         launching = launching_of(writers.launch, writers.processors * len(busy) + engine)
         rules = Rules(writers.costs, writers.limits, launching)
         serve(Jobs(*(column(each[mine]) for each in jobs)), rules, own, used)
         busy[engine] = used
-        first[mine], last[mine] = own
-    return first, last
+        for all_of_them, of_one in zip(times, own, strict=True):
+            all_of_them[mine] = of_one
+    return times
 
 
 def launching_of(launch: Launch, engine: int) -> Launching:
@@ -226,7 +231,8 @@ def limits_of(profile: Profile, engines: Engines) -> EngineLimits:
     return EngineLimits(
         sequences=engines.max_num_seqs,
         batched_tokens=engines.max_num_batched_tokens,
-        kv_tokens=engines.kv_tokens,
+        kv_blocks=engines.kv_tokens // BLOCK_TOKENS,
         chunked=True,
         async_scheduling=profile.async_scheduling,
+        loads_again=engines.loads_again,
     )

@@ -44,13 +44,14 @@ class SendCosts(NamedTuple):
 
 
 class EngineLimits(NamedTuple):
-    """vLLM's limits of one engine."""
+    """vLLM's limits of one engine; `loads_again` as in `Engines`."""
 
     sequences: int
     batched_tokens: int
-    kv_tokens: int
+    kv_blocks: int
     chunked: bool
     async_scheduling: bool
+    loads_again: bool
 
 
 class Launching(NamedTuple):
@@ -82,7 +83,8 @@ class Jobs(NamedTuple):
 
 
 class Times(NamedTuple):
-    """When the first and the last token of each job come, seconds; filled by the loop."""
+    """When the first and the last token of each job come, seconds, and how often it was preempted; filled by the loop."""
 
     first: Floats
     last: Floats
+    preempted: Ints

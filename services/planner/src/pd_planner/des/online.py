@@ -23,11 +23,13 @@ from pd_planner.des.decoding import (
     STARTED,
     STATE_COLUMNS,
     Engine,
+    Running,
     next_start,
     run,
 )
 from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Ints, Jobs, Launching, StepCosts, Times
 from pd_planner.des.steps import WORK_COLUMNS
+from pd_simulator.steps.blocks import BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +57,17 @@ class OnlineEngine:
             np.zeros(capacity),
         )
         self._requests = np.zeros(capacity, np.int64)
-        self._times = Times(np.full(capacity, np.nan), np.full(capacity, np.nan))
+        self._times = Times(np.full(capacity, np.nan), np.full(capacity, np.nan), np.zeros(capacity, np.int64))
         self.busy = np.zeros(BUSY_COLUMNS)
         self._clock = np.zeros(CLOCK_COLUMNS)
         self._state = np.zeros(STATE_COLUMNS, np.int64)
         self._state[PARTIAL] = NOBODY
         work, over = np.zeros(WORK_COLUMNS), np.zeros(capacity, np.int64)
+        running = Running(
+            *(np.zeros(size, np.int64) for size in (capacity, capacity, capacity, capacity, BLOCK_TOKENS))
+        )
         self._engine = Engine(
-            self._jobs, costs, limits, launching, self._times, self.busy, self._clock, self._state, work, over
+            self._jobs, costs, limits, launching, self._times, self.busy, self._clock, self._state, work, over, running
         )
         self._ends = np.zeros((capacity, 2), np.int64)
         self._count = np.zeros(1, np.int64)
@@ -86,6 +91,12 @@ class OnlineEngine:
         # While it works, its next step begins when the one before ends.
         self.next_start = min(self.next_start, max(ready, float(self._clock[NOW])))
 
+    @property
+    def preempted(self) -> tuple[Ints, Ints]:
+        """Requests, by the caller's numbers, and how often each was preempted."""
+        known = self._state[KNOWN]
+        return self._requests[:known], self._times.preempted[:known]
+
     def run(self, until: float) -> list[Written]:
         """Take all steps that begin before `until`; the tokens that they write may come later than that."""
         if self.next_start >= until:
@@ -95,7 +106,7 @@ class OnlineEngine:
 
     def _news(self) -> Iterator[Written]:
         """Tokens of which it is known when the client has them; those of the last step wait for the next one, if there is any."""
-        first, last = self._times
+        first, last, _ = self._times
         idle = self._state[DECODING] == 0 and self._state[PARTIAL] == NOBODY
         while self._started < self._state[STARTED if idle else FRESH]:
             yield Written(float(first[self._started]), int(self._requests[self._started]), last=False)

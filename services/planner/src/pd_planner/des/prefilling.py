@@ -10,6 +10,9 @@ from typing import NamedTuple
 from pd_planner.des.compiled import compiled, copied, whole_zeros, zeros
 from pd_planner.des.model import TRANSFER, EngineLimits, Floats, Ints, SendCosts, StepCosts
 from pd_planner.des.steps import WORK_COLUMNS, add_chunk, clear, step_ms
+from pd_simulator.steps.blocks import blocks_of
+
+_blocks_of = compiled(blocks_of)
 
 
 class Prompts(NamedTuple):
@@ -134,8 +137,8 @@ def _fill(fleet: Fleet, engine: int, start: float) -> None:
     while position < prompts.begins[engine + 1] and left > 0 and position - first < limits.sequences:
         job = prompts.queues[position]
         needed = prompts.prompt[job] - fleet.computed[job]
-        reserved += prompts.prompt[job] + 1
-        if not ongoing and (prompts.ready[job] > planned or reserved > limits.kv_tokens):
+        reserved += _blocks_of(prompts.prompt[job])
+        if not ongoing and (prompts.ready[job] > planned or reserved > limits.kv_blocks):
             break
         if needed > left and not limits.chunked:
             break

@@ -136,7 +136,10 @@ class _World:
                 else:
                     self._hears(*heappop(written))
         busy = np.array([engine.busy for engine in self._engines])
-        return Routed(Outcome(self._load, self._first, self._last, self._answered, busy), self._handed_over)
+        preempted = np.zeros(len(self._load), np.int64)
+        for engine in self._engines:
+            np.add.at(preempted, *engine.preempted)
+        return Routed(Outcome(self._load, self._first, self._last, self._answered, busy, preempted), self._handed_over)
 
     def _bound(self, arrival: float) -> float:
         """Up to when engines may run on their own: what one computes for another reaches that one an API later."""

@@ -60,6 +60,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
         rate: requests per second at which the rest is given; latencies are milliseconds, energy is joules per output token.
         trust: whether the numbers rest on measurements.
         refusal: why it cannot be the answer; None if only its rank is lower.
+        preempted: share of requests whose KV is taken away for want of room, so that they are computed again.
     """
 
     deployment: Deployment
@@ -71,6 +72,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     watts: dict[str, float]
     trust: str
     refusal: str = ""
+    preempted: float = 0.0
 
 
 class PlanFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +147,7 @@ def predicted(choice: Choice, drawn: Drawn | None) -> Predicted:
         watts={role.value: round(watts, 1) for role, watts in operation.watts.items()},
         trust=choice.trust.value,
         refusal=str(choice.refusal or ""),
+        preempted=round(operation.preempted, 4),
     )
 
 

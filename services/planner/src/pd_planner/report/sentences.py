@@ -20,6 +20,7 @@ from pd_planner.search.question import Choice, Objective, believed, rank
 
 _FEW_REQUESTS: Final = 1000
 _KV_FULL: Final = 0.8
+_ONE_PERCENT: Final = 0.01
 _BEYOND: Final = 1.5  # prompts so much longer than those that a profile was fitted to
 _ANSWERS: Final = {
     Objective.GPUS: mark("The fewest GPUs for {rate} requests/s within {limits}: {gpus} as {deployment}, which could carry {carried}; {cost}."),
@@ -294,16 +295,37 @@ def _of_cpu(found: Findings) -> Iterator[str]:
 
 
 def _of_memory(found: Findings) -> Iterator[str]:
-    """A sequence is admitted only if all its tokens fit; vLLM admits more and takes some back, which is not modelled."""
+    """Deployments whose engines run out of KV room at this rate: the answer depends on that room."""
     setting, choice = found.question.setting, found.best.choice
+    room = f"{setting.engine.kv_tokens:,}"
+    shares = [(drawn.choice.operation.preempted, drawn.choice.fleet.label) for drawn in found.drawn]
+    preempting = [
+        tr("{share} of requests with {deployment}", share=_share(share), deployment=label)
+        for share, label in shares
+        if share > 0
+    ]
+    if preempting:
+        yield tr(
+            "At times the KV room of an engine, {room} tokens, is full. vLLM then preempts the requests that it admitted last and computes them again: "
+            "{shares}. So the answer depends on that room; --kv-tokens sets another.",
+            room=room,
+            shares=tr(", ").join(preempting),
+        )
+        return
     load, operation = setting.traffic.load, choice.operation
     engines = choice.fleet.cells * choice.fleet.candidate.others
     tokens = float((load.prompt + load.output).mean())
     stay_s = operation.latencies["tpot_p50"] * float(load.output.mean()) / 1e3
     if math.isfinite(stay_s) and operation.rate / engines * stay_s * tokens > _KV_FULL * setting.engine.kv_tokens:
         yield tr(
-            "Engines are full of KV at this rate. What vLLM does then (taking sequences out of the batch and computing them again) is not simulated."
+            "The KV room of an engine, {room} tokens, is nearly full at this rate. So the answer depends on it; --kv-tokens sets another.",
+            room=room,
         )
+
+
+def _share(share: float) -> str:
+    """12%; below 1%: 0.3%."""
+    return f"{share:.0%}" if share >= _ONE_PERCENT else f"{max(share, 0.001):.1%}"
 
 
 def _better_untried(found: Findings) -> Iterator[str]:

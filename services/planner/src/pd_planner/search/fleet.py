@@ -50,6 +50,7 @@ class Operation:
         rate: requests per second, over the fleet; `within` is the share of requests within all limits.
         latencies: TTFT and TPOT p50 and p99, milliseconds, by name.
         watts: of all boards of each role; `joules` is per output token.
+        preempted: share of requests whose KV was taken away for want of room, so that they were computed again.
     """
 
     rate: float
@@ -57,6 +58,7 @@ class Operation:
     latencies: dict[str, float]
     watts: dict[Role, float]
     joules: float
+    preempted: float = 0.0
 
     @property
     def total_watts(self) -> float:
@@ -100,6 +102,7 @@ def operate(setting: Setting, fleet: Fleet, rate: float, least_s: float = SECOND
         latencies=percentiles(outcome),
         watts={role: watts * boards * cells for role, watts in drawn.items()},
         joules=sum(drawn.values()) * boards * seconds / tokens,
+        preempted=float((outcome.preempted > 0)[counted].mean()),
     )
 
 

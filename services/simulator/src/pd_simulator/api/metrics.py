@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from pd_simulator.engine.loop import Engine
 from pd_simulator.engine.stats import Histogram
+from pd_simulator.steps.blocks import BLOCK_TOKENS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("model_name", "engine")
@@ -66,9 +67,13 @@ class EngineCollector(Collector):
             yield family
 
     def _cache(self) -> Metric:
-        """The KV cache's size, as vLLM tells it; the simulated one has blocks of one token."""
-        size = str(self._engine.machine.limits.kv_tokens)
-        labels = {"block_size": "1", "kv_cache_size_tokens": size, "num_gpu_blocks": size}
+        """The KV cache's size, as vLLM tells it."""
+        size = self._engine.machine.limits.kv_tokens
+        labels = {
+            "block_size": str(BLOCK_TOKENS),
+            "kv_cache_size_tokens": str(size),
+            "num_gpu_blocks": str(size // BLOCK_TOKENS),
+        }
         family = GaugeMetricFamily(
             "vllm:cache_config_info", "Information of the KV cache's configuration.", labels=(*_LABELS, *labels)
         )
@@ -98,6 +103,8 @@ class EngineCollector(Collector):
         )
         yield self._counter("vllm:generation_tokens", "Tokens generated.", stats.generation_tokens)
         yield self._counters_by("vllm:prompt_tokens_by_source", "Prompt tokens by source.", "source", sources)
+        preempted = self._engine.scheduler.preemptions
+        yield self._counter("vllm:num_preemptions", "Requests that lost their KV for want of room.", preempted)
         # There is no prefix cache here, and vLLM has these counters where it is off, too.
         yield self._counter("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", 0)
         yield self._counter("vllm:prefix_cache_hits", "Prompt tokens that the prefix cache had.", 0)

@@ -242,7 +242,7 @@ class Engine:
         saves = []
         for slot in slots:
             job, request = slot.job, self._by_job[slot.job]
-            tokens = request.prompt[job.computed : job.computed + slot.tokens] or [request.last_token]
+            tokens = request.tokens(job.computed, slot.tokens)
             entries = self._caches[job].compute(tokens)
             if job.generated == 0 and (request.plan.sends or request.plan.keeps):
                 request.entries += entries
@@ -274,7 +274,8 @@ class Engine:
         if request.written:
             request.written = followed(request.written, token)
         self._count(request, now)
-        request.last_token, request.last_time = token, now
+        request.output.append(token)
+        request.last_time = now
         reason = "stop" if token == END_OF_TEXT else "length" if job.generated >= request.max_tokens else None
         if reason is not None:
             self._forget(request, reason)

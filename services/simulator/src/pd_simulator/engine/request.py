@@ -45,12 +45,19 @@ class Request:
     plan: Plan = field(default_factory=Plan)
     job: Job = field(default_factory=lambda: Job(0, 0))
     entries: bytes = b""
-    last_token: int = 0
+    output: list[int] = field(default_factory=list)
     last_time: float = 0.0
     task: asyncio.Task[None] | None = None
+
+    def tokens(self, first: int, count: int) -> list[int]:
+        """A part of the prompt and the output so far."""
+        after = first - len(self.prompt)
+        if after >= 0:
+            return self.output[after : after + count]
+        return self.prompt[first : first + count] + self.output[: max(0, after + count)]
 
     @property
     def move(self) -> Move:
         """The request as the transfer sees it."""
-        token = self.last_token if self.job.generated else None
+        token = self.output[-1] if self.output else None
         return Move(self.request_id, self.prompt, self.max_tokens, self.kv_transfer_params, token)

@@ -6,6 +6,7 @@ from math import lcm
 
 from pd_contracts.names import Connector, Role
 from pd_simulator.profile import Profile
+from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.scheduler import Limits
 
 
@@ -73,6 +74,15 @@ class Engines:
         return self.connector is not Connector.P2P_NCCL
 
     @property
+    def loads_again(self) -> bool:
+        """Whether a preempted request finds the KV again that was not computed where it runs.
+
+        Plain engines find it in their prefix cache. A file, and what P2P NCCL has received, stays until the request ends. NIXL and
+        P2pConnector hand over once.
+        """
+        return self.connector not in {Connector.NIXL, Connector.P2P}
+
+    @property
     def boards(self) -> dict[Role, int]:
         """How many engines there are of each role."""
         if not self.prefills:
@@ -90,7 +100,7 @@ class Engines:
 
     def refusal(self, prompt_tokens: int, output_tokens: int) -> Refusal:
         """Why a request of these lengths could never be served."""
-        if prompt_tokens + output_tokens > self.kv_tokens:
+        if blocks_of(prompt_tokens + output_tokens) > self.kv_tokens // BLOCK_TOKENS:
             return Refusal(
                 "{prompt} + {output} tokens do not fit into the KV cache of {room} tokens",
                 prompt=prompt_tokens,

@@ -1,8 +1,10 @@
 """Continuous batching: which tokens the next step computes. Pure: time is an argument, so tests run it in virtual time.
 
 As vLLM's V1 scheduler: sequences that run come first, one token each (or the next chunk of a long prompt); then waiting ones,
-first come first served, while there are tokens, places and KV room left. There is no pre-emption: a sequence is admitted only if
-its prompt and all its output fit.
+first come first served, while there are tokens, places and KV room left. KV lies in blocks. A sequence is admitted if the blocks for all
+tokens that it has by now are free; its output takes further blocks as it grows. When there is none left, the sequence that was admitted
+last is preempted: it loses its KV and waits, before all others, to be computed again, with what it has written. No other sequence is admitted
+in such a step. vLLM's `watermark`, blocks that admission leaves free, is 0 by default and not modelled.
 """
 
 import heapq
@@ -10,6 +12,7 @@ import itertools
 from collections import deque
 from dataclasses import dataclass
 
+from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.step_time import Sent, StepWork
 
 
@@ -20,6 +23,7 @@ class Job:
     Attributes:
         external: prompt tokens whose KV comes from elsewhere, or lies in the prefix cache, and need no compute.
         stall_s: for how long loading that KV holds up the first step.
+        again: after a preemption, that KV can be had once more, and is loaded once more.
         sends: the KV leaves this engine when the prompt is computed; `peer` is the engine that it goes to.
         computed: tokens whose KV exists here, prompt and output together.
         generated: output tokens so far.
@@ -29,20 +33,21 @@ class Job:
     max_tokens: int
     external: int = 0
     stall_s: float = 0.0
+    again: bool = False
     sends: bool = False
     peer: int = 0
     computed: int = 0
     generated: int = 0
 
     @property
-    def kv_tokens(self) -> int:
-        """KV room that the job may come to need."""
-        return self.prompt_tokens + self.max_tokens
+    def tokens(self) -> int:
+        """Prompt and output so far."""
+        return self.prompt_tokens + self.generated
 
     @property
     def remaining(self) -> int:
         """Tokens to compute before the next output token is known."""
-        return self.prompt_tokens + self.generated - self.computed
+        return self.tokens - self.computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class Scheduler:
 
     Attributes:
         planned: when the last step was planned.
-        kv_reserved: tokens that the running jobs may come to need.
+        preemptions: how many there were.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -86,7 +91,7 @@ class Scheduler:
         self._running: dict[Job, None] = {}
         self._began = 0.0
         self.planned = 0.0
-        self.kv_reserved = 0
+        self.preemptions = 0
 
     @property
     def running(self) -> int:
@@ -102,6 +107,11 @@ class Scheduler:
         """Tokens whose KV lies in the cache now."""
         return sum(job.computed for job in self._running)
 
+    @property
+    def kv_blocks(self) -> int:
+        """Blocks that the running jobs have now."""
+        return sum(blocks_of(job.computed) for job in self._running)
+
     def add(self, job: Job, ready_at: float) -> None:
         """Queue a job; no step before `ready_at` sees it."""
         heapq.heappush(self._arriving, (ready_at, next(self._order), job))
@@ -110,7 +120,6 @@ class Scheduler:
         """Forget a job, wherever it is: it finished, or its client left."""
         if job in self._running:
             del self._running[job]
-            self.kv_reserved -= job.kv_tokens
         elif job in self._waiting:
             self._waiting.remove(job)
         else:
@@ -133,27 +142,55 @@ class Scheduler:
         self._began = now
         while self._arriving and self._arriving[0][0] <= self.planned:
             self._waiting.append(heapq.heappop(self._arriving)[2])
-        budget = self._limits.max_num_batched_tokens
-        slots = []
-        for job in self._running:
-            tokens = min(job.remaining, budget)
-            if tokens:
-                slots.append(Slot(job, tokens, first=False, emits=tokens == job.remaining))
-                budget -= tokens
-        while self._waiting and (tokens := self._admissible(self._waiting[0], budget)):
+        slots, free, full = self._going_on()
+        budget = self._limits.max_num_batched_tokens - sum(slot.tokens for slot in slots)
+        while not full and self._waiting and (tokens := self._admissible(self._waiting[0], budget, free)):
             job = self._waiting.popleft()
             job.computed = job.external
             self._running[job] = None
-            self.kv_reserved += job.kv_tokens
             slots.append(Slot(job, tokens, first=True, emits=tokens == job.remaining))
             budget -= tokens
+            free -= blocks_of(job.computed + tokens)
         return slots
 
-    def _admissible(self, job: Job, budget: int) -> int:
+    def _going_on(self) -> tuple[list[Slot], int, bool]:
+        """What the running jobs get, blocks that are free then, and whether jobs were preempted for it."""
+        free, budget, before = self._room - self.kv_blocks, self._limits.max_num_batched_tokens, self.preemptions
+        slots, queue = [], deque(self._running)
+        while queue and budget:
+            job = queue.popleft()
+            tokens = min(job.remaining, budget)
+            needed = blocks_of(job.computed + tokens) - blocks_of(job.computed)
+            while needed > free and queue:
+                free += self._preempt(queue.pop())
+            if needed > free:
+                free += self._preempt(job)
+                break
+            slots.append(Slot(job, tokens, first=False, emits=tokens == job.remaining))
+            budget -= tokens
+            free -= needed
+        return slots, free, self.preemptions > before
+
+    def _preempt(self, job: Job) -> int:
+        """Take a job's KV away and let it wait before all others; returns the number of blocks."""
+        freed = blocks_of(job.computed)
+        del self._running[job]
+        job.computed = 0
+        if not job.again:
+            job.external, job.stall_s = 0, 0.0
+        self._waiting.appendleft(job)
+        self.preemptions += 1
+        return freed
+
+    @property
+    def _room(self) -> int:
+        return self._limits.kv_tokens // BLOCK_TOKENS
+
+    def _admissible(self, job: Job, budget: int, free: int) -> int:
         limits = self._limits
-        if len(self._running) >= limits.max_num_seqs or self.kv_reserved + job.kv_tokens > limits.kv_tokens:
+        if len(self._running) >= limits.max_num_seqs or blocks_of(job.tokens) > free:
             return 0
-        needed = job.prompt_tokens - job.external
+        needed = job.tokens - job.external
         if needed > budget and not limits.chunked:
             return 0
         return min(needed, budget)

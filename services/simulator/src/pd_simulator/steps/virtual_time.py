@@ -26,17 +26,17 @@ def token_times(profile: Profile, engines: Engines, arrivals: Sequence[Arrival])
     api_s = profile.api_ms / 1e3
     model = StepModel(profile, engines.connector, batched=engines.batched)
     if not engines.prefills:
-        jobs = [(Job(a.prompt_tokens, a.output_tokens, external=a.cached), a.at + api_s) for a in arrivals]
+        jobs = [(Job(a.prompt_tokens, a.output_tokens, external=a.cached, again=True), a.at + api_s) for a in arrivals]
         return _decode(jobs, model, engines.limits(profile), engines)
     computed = _computed(profile, engines, arrivals, model)
     if engines.order is Order.HAND_OFF:
         return _handed_off(computed, arrivals, model, engines.limits(profile), engines)
     ready = _asked(profile, engines, arrivals, model, computed)
-    jobs = []
+    jobs, again = [], engines.loads_again
     for arrival, at in zip(arrivals, ready, strict=True):
-        external = arrival.prompt_tokens - 1
+        prompt, external = arrival.prompt_tokens, arrival.prompt_tokens - 1
         stall_s = model.stall_s(external)
-        jobs.append((Job(arrival.prompt_tokens, arrival.output_tokens, external=external, stall_s=stall_s), at))
+        jobs.append((Job(prompt, arrival.output_tokens, external=external, stall_s=stall_s, again=again), at))
     return _decode(jobs, model, engines.limits(profile), engines)
 
 

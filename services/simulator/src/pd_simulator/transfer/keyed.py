@@ -34,8 +34,9 @@ from pd_connector.net.station import Station
 from pd_connector.net.tcp import TcpTransport
 from pd_connector.wire import params
 from pd_simulator.errors import ApiError
+from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
-from pd_simulator.transfer.blocks import BLOCK_BYTES, BLOCK_TOKENS, Blocks
+from pd_simulator.transfer.blocks import BLOCK_BYTES, Blocks
 from pd_simulator.transfer.kv_accounting import Books
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 
@@ -182,7 +183,7 @@ class KeyedTransfer(Transfer):
 
     async def _settle(self, move: Move, tokens: int, verdict: Verdict) -> bytes | None:
         """Bring in the KV that is here; None if there is none."""
-        blocks = self._blocks.reserve(-(-tokens // BLOCK_TOKENS))
+        blocks = self._blocks.reserve(blocks_of(tokens))
         orders = self._loads.allocated(move.request_id, blocks, 0, tokens if verdict is not Verdict.PLAIN else 0)
         self._tell(order for order in orders if not isinstance(order, WITH_STEP))
         with_step = [order for order in orders if isinstance(order, WITH_STEP)]

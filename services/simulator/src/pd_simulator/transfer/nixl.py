@@ -11,11 +11,11 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pd_simulator.errors import ApiError, internal
+from pd_simulator.steps.blocks import blocks_of
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 from pd_simulator.transfer.wire import Address, Frame, KvLinks, KvServer
 
-BLOCK_TOKENS = 16
 _NEEDED = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port")
 
 
@@ -81,7 +81,7 @@ class NixlTransfer(Transfer):
         if entries is None:
             return None
         self._keep(move.request_id, entries)
-        blocks = -(-len(move.prompt) // BLOCK_TOKENS)
+        blocks = blocks_of(len(move.prompt))
         return {
             "do_remote_prefill": True,
             "do_remote_decode": False,
