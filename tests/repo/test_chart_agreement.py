@@ -26,11 +26,12 @@ from support.dotenv_file import dotenv
 
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
+from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL
 from pd_engine.guards_p2p_nccl import DECODE_MEMORY_LIMIT
 from pd_engine.plan import complaints, plan
-from pd_engine.refusals import LAST_WITH_P2P_NCCL
 from pd_engine.settings import CheckSettings, EngineSettings, Host
 from pd_monitor.settings import Settings as MonitorSettings
+from pd_planner.emit.plan_file import USUAL_MAX_MODEL_LEN
 from pd_proxy.engines.policy import Policy
 from pd_proxy.settings import Settings as ProxySettings
 from pd_simulator.settings import Settings as SimulatorSettings
@@ -243,6 +244,10 @@ def test_engines_of_every_example_start_rather_than_refuse(example: Any) -> None
         listening = launch.arguments[launch.arguments.index("--port") + 1]
         assert container["ports"][0]["containerPort"] == int(listening), name
         assert load(CheckSettings, variables).listen_http_port == int(listening), name
+
+
+def test_plans_know_how_long_requests_may_be_without_saying_so() -> None:
+    assert int(dotenv()["MAX_MODEL_LEN"]) == VALUES["engine"]["maxModelLen"] == USUAL_MAX_MODEL_LEN
 
 
 def test_the_chart_and_the_engines_refuse_at_the_same_limits() -> None:

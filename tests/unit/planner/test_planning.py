@@ -105,6 +105,13 @@ def test_a_load_that_is_served_at_once_at_any_rate_is_carried_no_faster_than_eng
     assert capacity(asked, PLAIN) == pytest.approx(upper_bound(asked, PLAIN))
 
 
+@pytest.mark.parametrize(("carried", "ratio"), [([1.0, 2.0, 3.0, 9.0], 2.5), ([1.0, 3.0, 9.0], 3.0)])
+def test_the_ratio_is_the_median_of_the_draws(carried: list[float], ratio: float) -> None:
+    one, other = drawn(NIXL, carried), drawn(PLAIN, [1.0] * len(carried))
+
+    assert compared(one, other, question(objective=Objective.GOODPUT, rate=None)).ratio == ratio
+
+
 def test_tighter_limits_never_carry_more() -> None:
     carried = [
         capacity(setting(limits=Limits({"ttft": ttft, "tpot": 15.0})), NIXL) for ttft in (30.0, 100.0, 300.0, 900.0)

@@ -8,10 +8,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from pd_contracts.names import Connector
+from pd_contracts.vllm_releases import FIRST_WITH_P2P, LAST_WITH_P2P_NCCL, image, words
 from pd_engine.settings import EngineSettings, Host
-
-LAST_WITH_P2P_NCCL = (0, 23)
-FIRST_WITH_P2P = (0, 23)
 
 
 def refusals(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -> Iterator[str]:
@@ -86,9 +84,11 @@ def _address(settings: EngineSettings, host: Host) -> Iterator[str]:
 
 
 def _p2p(host: Host) -> Iterator[str]:
-    found = ".".join(map(str, host.vllm_version))
     if host.vllm_version < FIRST_WITH_P2P:
-        yield f"KV_CONNECTOR=P2pConnector needs vLLM 0.23 or later, and this image has {found}: set VLLM_IMAGE to a later one."
+        yield (
+            f"KV_CONNECTOR=P2pConnector needs vLLM {words(FIRST_WITH_P2P)} or later, and this image has {words(host.vllm_version)}: "
+            "set VLLM_IMAGE to a later one."
+        )
     if not host.has_pd_connector:
         yield (
             "KV_CONNECTOR=P2pConnector, but this image has no pd_connector: build it from services/prefill/Dockerfile or its siblings, "
@@ -105,10 +105,9 @@ def _p2p_nccl(settings: EngineSettings, host: Host) -> Iterator[str]:
     if settings.engine_device == "cpu":
         yield "KV_CONNECTOR=P2pNcclConnector needs NVIDIA GPUs: on the CPU use P2pConnector, ExampleConnector or NixlConnector."
     if host.vllm_version > LAST_WITH_P2P_NCCL:
-        found = ".".join(map(str, host.vllm_version))
         yield (
-            f"KV_CONNECTOR=P2pNcclConnector was removed after vLLM 0.23, and this image has {found}: "
-            "set KV_CONNECTOR=P2pConnector, or VLLM_IMAGE to vllm/vllm-openai:v0.23.0."
+            f"KV_CONNECTOR=P2pNcclConnector was removed after vLLM {words(LAST_WITH_P2P_NCCL)}, and this image has {words(host.vllm_version)}: "
+            f"set KV_CONNECTOR=P2pConnector, or VLLM_IMAGE to {image(LAST_WITH_P2P_NCCL)}."
         )
 
 

@@ -2,17 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from pd_contracts.settings import SettingsError, load
+from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL
 from pd_control.doctor.catalogue import Finding, found, well
 from pd_control.doctor.facts import Facts, Model, Software
 from pd_control.planning.plan import ProcessSpec
 from pd_engine.plan import complaints
 from pd_engine.settings import EngineSettings, Host
-
-# Assumed if vLLM is not installed, so that only its absence is reported: the version with the stock P2pNcclConnector and P2pConnector.
-_WITH_EVERY_CONNECTOR: Final = (0, 23)
 
 
 def engine_findings(facts: Facts, engines: Sequence[ProcessSpec]) -> Iterator[Finding]:
@@ -59,7 +56,8 @@ def _refusals(facts: Facts, software: Software, engine: ProcessSpec) -> Iterator
         return
     version = re.match(r"(\d+)\.(\d+)", software.vllm)
     host = Host(
-        vllm_version=(int(version[1]), int(version[2])) if version else _WITH_EVERY_CONNECTOR,
+        # Without vLLM only its absence is reported, so a version with every connector is assumed.
+        vllm_version=(int(version[1]), int(version[2])) if version else LAST_WITH_P2P_NCCL,
         address=facts.machine.own_address,
         model_exists=facts.model is None or not facts.model.local or facts.model.exists,
         kv_path_writable=facts.machine.kv_path_writable,

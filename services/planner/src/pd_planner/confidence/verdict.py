@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
+from math import inf, nan
+from statistics import median
 from typing import Final
 
 from pd_planner.confidence.draws import Drawn
@@ -103,11 +104,11 @@ def compared(one: Drawn, other: Drawn, question: Question, share: float = 1.0) -
     measure = Measure.of(question)
     pairs = list(zip(values(one, question), values(other, question), strict=False))
     able = pairs if not measure.more_is_better else [pair for pair in pairs if pair[1] > 0]
-    ratios = sorted(ours / theirs for ours, theirs in able if theirs < inf)
+    ratios = [ours / theirs for ours, theirs in able if theirs < inf]
     weighed = [(ours * share if measure.more_is_better else ours / share, theirs) for ours, theirs in pairs]
     ahead = sum((ours > theirs) if measure.more_is_better else (ours < theirs) for ours, theirs in weighed)
     equal = sum(ours == theirs for ours, theirs in weighed)
-    ratio = ratios[len(ratios) // 2] if ratios else float("nan")
+    ratio = median(ratios) if ratios else nan
     return Comparison(one, other, measure, ahead, equal, len(pairs), ratio)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import yaml
 
 from pd_contracts.names import Connector
+from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL, full, image
 from pd_planner.emit.plan_file import Deployment, PlanFile
 from pd_routing.names import Routing
 from pd_simulator.steps.engines import Order
@@ -15,12 +16,10 @@ from pd_simulator.steps.engines import Order
 PREFILL_HTTP, PREFILL_KV, HTTP_STEP, KV_STEP = 20003, 21001, 1, 100
 DECODE_HTTP, DECODE_KV = 20005, 22001
 NODE_GPUS: Final = 8  # the chart's gpu.perNode
-LAST_VLLM_WITH_P2P_NCCL: Final = "0.23.0"
-_NEEDS_OLD_VLLM: Final = f"P2pNcclConnector needs vLLM {LAST_VLLM_WITH_P2P_NCCL}, the last release that has it"
-
-
+_NEEDS_OLD_VLLM: Final = f"P2pNcclConnector needs vLLM {full(LAST_WITH_P2P_NCCL)}, the last release that has it"
 # Beside plan.json: what the proxy's STEP_PROFILE names, if the plan does not rest on a shipped profile.
 STEP_PROFILE_FILE: Final = "profile.toml"
+_IN_THE_IMAGE: Final = Path("/")
 
 
 def variables(plan: PlanFile, folder: Path) -> dict[str, str]:
@@ -32,8 +31,7 @@ def variables(plan: PlanFile, folder: Path) -> dict[str, str]:
     if writer := _first_token(deployment):
         found |= {"DECODE_ASKED": "at_once", "FIRST_TOKEN": writer}
     if deployment.adaptive:
-        profile = plan.step_profile or str((folder / STEP_PROFILE_FILE).resolve())
-        found |= {"KV_BOTH": "on", **routing(plan.goodput, profile)}
+        found |= {"KV_BOTH": "on", **routing(plan.goodput, _step_profile(plan, folder.resolve()))}
     if plan.max_model_len:
         found["MAX_MODEL_LEN"] = str(plan.max_model_len)
     return found | {
@@ -52,6 +50,11 @@ def routing(goodput: Mapping[str, float], profile: str) -> dict[str, str]:
         "TPOT_SLO_MS": f"{goodput['tpot']:g}",
         "STEP_PROFILE": profile,
     }
+
+
+def _step_profile(plan: PlanFile, folder: Path) -> str:
+    """The shipped profile that a plan rests on, or the file in `folder` that has its own."""
+    return plan.step_profile or str(folder / STEP_PROFILE_FILE)
 
 
 def _first_token(deployment: Deployment) -> str:
@@ -92,7 +95,7 @@ def env_text(plan: PlanFile, folder: Path) -> str:
         lines.append(f"# One of {deployment.cells} cells; each has its own proxy, and the load is shared among them.")
     if deployment.connector is Connector.P2P_NCCL:
         lines.append(
-            f"# {_NEEDS_OLD_VLLM}: in ENGINE_PYTHON, or VLLM_IMAGE=vllm/vllm-openai:v{LAST_VLLM_WITH_P2P_NCCL}."
+            f"# {_NEEDS_OLD_VLLM}: in ENGINE_PYTHON, or VLLM_IMAGE={image(LAST_WITH_P2P_NCCL)}."
         )
     lines += [f"{name}={value}" for name, value in variables(plan, folder).items()]
     return "\n".join(lines) + "\n"
@@ -110,7 +113,7 @@ def values_text(plan: PlanFile) -> str:
             f"# A cell has more GPUs than a node ({NODE_GPUS}): its engines are pods of their own, and KV goes over the network, which the plan does not know."
         )
     if deployment.connector is Connector.P2P_NCCL:
-        lines.append(f"# {_NEEDS_OLD_VLLM}: build the engine images from vllm/vllm-openai:v{LAST_VLLM_WITH_P2P_NCCL}.")
+        lines.append(f"# {_NEEDS_OLD_VLLM}: build the engine images from {image(LAST_WITH_P2P_NCCL)}.")
     if (large or deployment.adaptive) and deployment.cells > 1:
         lines.append(f"# One of {deployment.cells} cells: install each as a release, and share the load among them.")
     if deployment.adaptive and not plan.step_profile:
@@ -121,7 +124,7 @@ def values_text(plan: PlanFile) -> str:
         **_counts(deployment),
     }
     if deployment.connector is Connector.P2P_NCCL:
-        values["images"] = {"vllmVersion": LAST_VLLM_WITH_P2P_NCCL}
+        values["images"] = {"vllmVersion": full(LAST_WITH_P2P_NCCL)}
     ports = {name: port for _, name, port in _ports(deployment)}
     if ports and not large:
         values["ports"] = ports
@@ -130,7 +133,7 @@ def values_text(plan: PlanFile) -> str:
     if deployment.adaptive:
         values["proxy"] = {
             **values.get("proxy", {}),
-            "env": routing(plan.goodput, plan.step_profile or f"/{STEP_PROFILE_FILE}"),
+            "env": routing(plan.goodput, _step_profile(plan, _IN_THE_IMAGE)),
         }
     return "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False)
 

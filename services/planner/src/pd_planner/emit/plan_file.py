@@ -20,7 +20,7 @@ from pd_simulator.steps.engines import Order
 # 2: deployments whose engines get their roles by load (adaptive, step_profile).
 # 1: first format.
 SCHEMA_VERSION: Final = 2
-USUAL_MAX_MODEL_LEN: Final = 8192  # of .env and the chart
+USUAL_MAX_MODEL_LEN: Final = 8192  # of .env and the chart, which have it without a plan
 
 
 class PlanFileError(ValueError):

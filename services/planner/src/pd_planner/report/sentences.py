@@ -8,10 +8,11 @@ from typing import Final
 from pd_analysis.words.formatting import number
 from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.names import Connector
+from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL, full
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
 from pd_planner.confidence.verdict import Comparison, Measure, Outcome, compared
-from pd_planner.emit.deploy import LAST_VLLM_WITH_P2P_NCCL, NODE_GPUS
+from pd_planner.emit.deploy import NODE_GPUS
 from pd_planner.emit.measurement import of_roles
 from pd_planner.emit.plan_file import shipped_as
 from pd_planner.profile.numbers import beside_ms
@@ -216,7 +217,7 @@ def _of_topology(found: Findings) -> Iterator[str]:
             deployment=best.fleet.candidate.label,
         )
     if best.fleet.candidate.connector is Connector.P2P_NCCL:
-        yield tr("P2P NCCL needs vLLM {version}, the last release that has it.", version=LAST_VLLM_WITH_P2P_NCCL)
+        yield tr("P2P NCCL needs vLLM {version}, the last release that has it.", version=full(LAST_WITH_P2P_NCCL))
     if not best.plain and best.fleet.candidate.gpus > NODE_GPUS:
         yield tr(
             "A cell has {gpus} GPUs, more than most hosts ({host}): KV then goes over the network, and the profile was measured on one host.",
@@ -365,7 +366,7 @@ def held_out_words(found: Findings) -> str:
     for name, words in _HELD_OUT.items():
         errors = sorted(error for one in known.held_out.values() if (error := getattr(one, name)) is not None)
         if errors:
-            middle, worst = f"{errors[len(errors) // 2]:.0%}", f"{errors[-1]:.0%}"
+            middle, worst = f"{median(errors):.0%}", f"{errors[-1]:.0%}"
             parts.append(tr("{metric} {middle} (worst {worst})", metric=tr(words), middle=middle, worst=worst))
     return tr(
         "Held-out error of the profile, median over deployments: {errors}.",
