@@ -19,13 +19,18 @@ from pd_analysis.words import formulas
 from pd_analysis.words.language import LANGUAGES
 from pd_contracts import profiles, records, settings
 from pd_contracts.clock_events import SLOWDOWNS
+from pd_loadgen import prompts, workload
 from pd_loadgen.workload import options as loadgen
 from pd_planner.cli import traffic
 
 PACKAGE = Path(formulas.__file__).parents[1]
 FOLDERS = (
     PACKAGE,
-    *(Path(module.__file__).parent for module in (records, pd_planner, pd_simulator) if module.__file__),
+    *(
+        Path(module.__file__).parent
+        for module in (records, pd_planner, pd_simulator, prompts, workload)
+        if module.__file__
+    ),
 )
 KEYWORDS = {
     "tr": None,
@@ -36,6 +41,11 @@ KEYWORDS = {
     "LimitError": None,
     "ProfileError": None,
     "Refusal": None,
+    "SettingsError": None,
+    "FileError": None,
+    "PlanError": None,
+    "Clause": None,
+    "_RowError": None,
     "ntr": (1, 2),
 }
 METHODS = [("**.py", "python"), ("**/templates/**.j2", "jinja2")]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-TRANSLATED = {"tr", "ntr", "mark", "Sentence", "RecordError"}
+TRANSLATED = {"tr", "ntr", "mark", "Sentence", "Clause", "RecordError"}
 # Two words and more, of which one is no name or unit: what a reader would read as a sentence.
 WORDS = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
 

@@ -1,4 +1,14 @@
-"""Errors whose message can be translated later: contracts have no catalogues."""
+"""Sentences that can be translated later: contracts have no catalogues."""
+
+
+class Clause:
+    """A sentence of which the words and what fills its holes are kept, for other languages; a hole may be such a sentence or error itself."""
+
+    def __init__(self, message: str, /, **holes: object) -> None:
+        self.message, self.holes = message, holes
+
+    def __str__(self) -> str:
+        return self.message.format(**self.holes) if self.holes else self.message
 
 
 class SentenceError(Exception):

@@ -14,10 +14,12 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from pd_contracts.sentences import Clause, SentenceError
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class SettingsError(ValueError):
+class SettingsError(SentenceError, ValueError):
     """A setting cannot be used; the message names the variable and the accepted form."""
 
 
@@ -105,48 +107,61 @@ def _convert(field: Field, text: str) -> Any:
     try:
         return msgspec.convert(value, field.type, strict=False)
     except msgspec.ValidationError as error:
-        msg = f"{field.variable}={text!r} cannot be used: write {accepted(field.type)}"
-        raise SettingsError(msg) from error
+        raise SettingsError(
+            "{variable}={text} cannot be used: write {accepted}",
+            variable=field.variable,
+            text=repr(text),
+            accepted=accepted(field.type),
+        ) from error
 
 
-def accepted(hint: Any) -> str:
+def accepted(hint: Any) -> Clause:
     """What a setting takes, in words: "a whole number of at least 1"."""
     plain = _plain(hint)
     if typing.get_origin(plain) is tuple:
         item = typing.get_args(plain)[0]
         example = {int: "0,1", float: "1,2.5"}.get(_plain(item), "a,b")
-        return f"a list with commas, as in {example}, of which each is {accepted(item)}"
+        return Clause(
+            "a list with commas, as in {example}, of which each is {item}", example=example, item=accepted(item)
+        )
     if typing.get_origin(plain) is Literal or (isinstance(plain, type) and issubclass(plain, Enum)):
-        return f"one of {metavar(plain).replace('|', ', ')}"
-    kind = {int: "a whole number", float: "a number", bool: "on or off", str: "text"}.get(plain, "another value")
-    return kind + _limits(hint)
+        return Clause("one of {values}", values=metavar(plain).replace("|", ", "))
+    kind = _KINDS.get(plain, Clause("another value"))
+    limits = _limits(hint)
+    if not limits:
+        return kind
+    both = limits[0]
+    for limit in limits[1:]:
+        both = Clause("{limit} and {further}", limit=both, further=limit)
+    return Clause("{kind} {limit}", kind=kind, limit=both)
 
 
+_KINDS = {int: Clause("a whole number"), float: Clause("a number"), bool: Clause("on or off"), str: Clause("text")}
 _LIMITS = {
-    "ge": "of at least {}",
-    "gt": "above {}",
-    "le": "up to {}",
-    "lt": "below {}",
-    "pattern": "like {}",
-    "min_length": "of at least {} characters",
+    "ge": Clause("of at least {value}"),
+    "gt": Clause("above {value}"),
+    "le": Clause("up to {value}"),
+    "lt": Clause("below {value}"),
+    "pattern": Clause("like {value}"),
+    "min_length": Clause("of at least {value} characters"),
 }
 
 
-def _limits(hint: Any) -> str:
+def _limits(hint: Any) -> list[Clause]:
     """The bounds of an annotated type."""
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return "".join(_limits(arg) for arg in typing.get_args(hint))
+        return [limit for arg in typing.get_args(hint) for limit in _limits(arg)]
     if typing.get_origin(hint) is not typing.Annotated:
-        return ""
+        return []
     inner, *metas = typing.get_args(hint)
     found = [
-        words.format(f"{value:g}" if isinstance(value, float) else value)
+        Clause(words.message, value=f"{value:g}" if isinstance(value, float) else value)
         for meta in metas
         if isinstance(meta, msgspec.Meta)
         for name, words in _LIMITS.items()
         if (value := getattr(meta, name)) is not None
     ]
-    return _limits(inner) + (" " + " and ".join(found) if found else "")
+    return _limits(inner) + found
 
 
 def _plain(hint: Any) -> Any:

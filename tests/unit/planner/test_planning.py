@@ -31,7 +31,7 @@ from pd_planner.cli import traffic as traffic_options
 from pd_planner.confidence import findings
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings, find, settled
-from pd_planner.confidence.verdict import Outcome, values, verdict
+from pd_planner.confidence.verdict import Outcome, compared, values, verdict
 from pd_planner.des.limits import Limits
 from pd_planner.emit.measurement import command
 from pd_planner.emit.plan_file import PlanFile, read_plan

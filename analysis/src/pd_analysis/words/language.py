@@ -15,6 +15,9 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+from pd_analysis.words.libraries import sentence_of
+from pd_contracts.sentences import Clause, SentenceError
+
 LANGUAGES: Final = ("en", "zh")
 # A Chinese sentence has a blank beside a hole for what is in Latin letters; what is Chinese, too, needs none.
 _CHINESE: Final = r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"
@@ -48,6 +51,20 @@ def tr(message: str, /, **holes: object) -> str:
 def ntr(one: str, many: str, count: int, /, **holes: object) -> str:
     """The same for a sentence that depends on a number, which is `{count}` in it."""
     return _filled(catalogue(_current.get()).ngettext(one, many, count), {"count": f"{count:,}", **holes})
+
+
+def told(said: object) -> str:
+    """What another package says, in the current language as far as its message and holes are known, or what a library says; else as it is."""
+    if current_language() == "en":
+        return str(said)
+    known = said if isinstance(said, SentenceError | Clause) else sentence_of(str(said))
+    if known is None:
+        return str(said)
+    return tr(known.message, **{name: _in_this_language(hole) for name, hole in known.holes.items()})
+
+
+def _in_this_language(hole: object) -> object:
+    return told(hole) if isinstance(hole, Exception | Clause | str) else hole
 
 
 class Sentence:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from pd_contracts.sentences import Clause
 from pd_loadgen.prompts.datasets import Dataset, Prompt
 from pd_loadgen.prompts.files import FileError, text_of, values_of
 from pd_loadgen.prompts.tokenizer import TokenCounter
@@ -89,9 +90,9 @@ def read(dataset: Dataset, path: Path, counter: TokenCounter, count: int) -> Cor
             if len(corpus.entries) >= count:
                 break
     if not corpus.entries:
-        why = "; ".join(f"{n} {reason}" for reason, n in corpus.left_out.items())
-        msg = f"{path}: has no prompt that can be sent" + (f" ({why})" if why else "")
-        raise FileError(msg)
+        if why := "; ".join(f"{n} {reason}" for reason, n in corpus.left_out.items()):
+            raise FileError("{path}: has no prompt that can be sent ({reasons})", path=path, reasons=why)
+        raise FileError("{path}: has no prompt that can be sent", path=path)
     return corpus
 
 
@@ -102,9 +103,10 @@ def _entry(place: str, value: Any) -> Entry:
     line = value if isinstance(value, Mapping) else {}
     told = [name for name in (*_PROMPTS, "messages") if line.get(name)]
     if len(told) != 1:
-        msg = f'{place}: needs either "prompt" (a text or token ids) or "messages", and not empty'
-        hint = "; conversations are read by dataset sharegpt" if any(name in line for name in CONVERSATIONS[:2]) else ""
-        raise FileError(msg + hint)
+        needs = Clause('{place}: needs either "prompt" (a text or token ids) or "messages", and not empty', place=place)
+        if any(name in line for name in CONVERSATIONS[:2]):
+            raise FileError("{finding}; conversations are read by dataset sharegpt", finding=needs)
+        raise FileError(needs.message, **needs.holes)
     kind: Any = list[dict[str, Any]] if told[0] == "messages" else list[Annotated[int, msgspec.Meta(ge=0)]] | str
     prompt = _converted(place, told[0], line[told[0]], kind)
     known = len(prompt) if isinstance(prompt, list) and told[0] != "messages" else None
@@ -128,14 +130,14 @@ def _conversation(place: str, value: Any, counter: TokenCounter) -> Entry | str:
     if isinstance(value, list):
         value = {CONVERSATIONS[0]: value}
     if not isinstance(value, Mapping) or not any(name in value for name in CONVERSATIONS):
-        msg = f'{place}: is not a conversation: needs "conversations", a list of speakers and texts'
-        raise FileError(msg)
+        raise FileError(
+            '{place}: is not a conversation: needs "conversations", a list of speakers and texts', place=place
+        )
     turns = next((value[name] for name in CONVERSATIONS if value.get(name)), None)
     try:
         said = list(speeches(turns)) if turns is not None else []
     except (ValueError, TypeError) as error:
-        msg = f"{place}: {error}"
-        raise FileError(msg) from error
+        raise FileError("{place}: {reason}", place=place, reason=error) from error
     return first_exchange(said, counter)
 
 

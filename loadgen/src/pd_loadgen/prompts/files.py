@@ -7,6 +7,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from pd_contracts.sentences import Clause, SentenceError
+
 T = TypeVar("T")
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -16,8 +18,23 @@ _MARKS: Final = (
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class FileError(ValueError):
+# What a compressed file begins with.
+_COMPRESSED: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"PK\x03\x04": "zip",
+}
+
+
+class FileError(SentenceError, ValueError):
     """A file cannot be used; the message is `file:line: what is wrong`."""
+
+
+def at_line(path: Path, number: int, reason: object) -> FileError:
+    """What is wrong in a line of a file."""
+    return FileError("{path}:{line}: {reason}", path=path, line=number, reason=reason)
 
 
 def text_of(path: Path) -> str:
@@ -29,15 +46,20 @@ def text_of(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        msg = f"{path}: {error.strerror}"
-        raise FileError(msg) from error
+        raise FileError("{path}: {reason}", path=path, reason=error.strerror) from error
+    if kind := next((name for begin, name in _COMPRESSED.items() if data.startswith(begin)), ""):
+        raise FileError("{path}: the file is compressed ({kind}): unpack it first", path=path, kind=kind)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        msg = f"{path}:{line}: is not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8 (Chinese files are often GB18030)"
-        raise FileError(msg) from error
+        raise FileError(
+            "{path}:{line}: is not UTF-8 (byte {byte}); save the file as UTF-8 (Chinese files are often GB18030)",
+            path=path,
+            line=line,
+            byte=f"{data[error.start]:#04x}",
+        ) from error
 
 
 def lines_of(text: str) -> list[tuple[int, str]]:
@@ -60,8 +82,14 @@ def decoded(path: Path, number: int, text: str, type_: type[T]) -> T:
         except msgspec.DecodeError:
             return msgspec.convert(json.loads(text), type_, strict=False)
     except (*UNREADABLE, ValueError) as error:
-        msg = f"{path}:{number}: {error}"
-        raise FileError(msg) from error
+        raise at_line(path, number, _reason(error)) from error
+
+
+def _reason(error: Exception) -> object:
+    """Why a text is not the JSON that was expected."""
+    if isinstance(error, json.JSONDecodeError):
+        return Clause("is not JSON from column {column} on", column=error.colno)
+    return error
 
 
 def values_of(path: Path, text: str) -> list[tuple[int, Any]]:

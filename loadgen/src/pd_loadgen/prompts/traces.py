@@ -23,7 +23,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from pd_loadgen.prompts.files import FileError, decoded, lines_of, text_of
+from pd_contracts.sentences import Clause, SentenceError
+from pd_loadgen.prompts.files import FileError, at_line, decoded, lines_of, text_of
 
 MOONCAKE_BLOCK: Final = 512
 QWEN_BLOCK: Final = 16
@@ -50,7 +51,11 @@ class Trace:
     """The requests in the order of their arrival, and what of the file is not among them."""
 
     requests: list[Arrived]
-    notes: list[str]
+    notes: list[Clause]
+
+
+class _RowError(SentenceError, ValueError):
+    """What is wrong with a row."""
 
 
 class _JsonRow(msgspec.Struct):
@@ -74,8 +79,7 @@ def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> T
     """
     rows = sorted(_rows(path, text_of(path)), key=lambda row: row.offset)
     if not rows:
-        msg = f"{path}:1: the trace has no request"
-        raise FileError(msg)
+        raise at_line(path, 1, Clause("the trace has no request"))
     first = rows[0].offset
     served = [row for row in rows if row.output_tokens > 0]
     scaled = [
@@ -86,11 +90,17 @@ def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> T
     return Trace(kept, list(_notes(path.name, len(rows) - len(served), len(served), len(kept), duration)))
 
 
-def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> Iterator[str]:
+def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> Iterator[Clause]:
     if failed:
-        yield f"trace {name}: {failed} rows without a response were left out"
+        yield Clause("trace {name}: {failed} rows without a response were left out", name=name, failed=failed)
     if kept < served:
-        yield f"trace {name}: {kept} of {served} requests come in the first {duration:g} s; --duration inf replays all"
+        yield Clause(
+            "trace {name}: {kept} of {served} requests come in the first {duration} s; --duration inf replays all",
+            name=name,
+            kept=kept,
+            served=served,
+            duration=f"{duration:g}",
+        )
 
 
 def _rows(path: Path, text: str) -> Iterator[Arrived]:
@@ -101,9 +111,16 @@ def _rows(path: Path, text: str) -> Iterator[Arrived]:
             row = decoded(path, number, line, _JsonRow)
             yield _placed(path, number, partial(_json, row))
         return
-    read_cells = _table(path, [cell.strip() for cell in next(csv.reader([head]), [])])
+    read_cells = _table(path, [cell.strip() for cell in _cells(path, 1, head)])
     for number, line in lines[1:]:
-        yield _placed(path, number, partial(read_cells, next(csv.reader([line]))))
+        yield _placed(path, number, partial(read_cells, _cells(path, number, line)))
+
+
+def _cells(path: Path, number: int, line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error as error:  # a cell of more than 131,072 characters
+        raise at_line(path, number, error) from error
 
 
 def _placed(path: Path, number: int, read_row: Callable[[], Arrived]) -> Arrived:
@@ -112,18 +129,19 @@ def _placed(path: Path, number: int, read_row: Callable[[], Arrived]) -> Arrived
         row = read_row()
         _check(row)
     except (ValueError, IndexError) as error:
-        msg = f"{path}:{number}: {error}"
-        raise FileError(msg) from error
+        raise at_line(path, number, error) from error
     return row
 
 
 def _check(row: Arrived) -> None:
     if not math.isfinite(row.offset):
-        msg = "the time is not a number"
-        raise ValueError(msg)
+        raise _RowError("the time is not a number")
     if row.output_tokens > 0 and row.input_tokens < 1:
-        msg = f"{row.input_tokens} prompt tokens and {row.output_tokens} output tokens do not make a request"
-        raise ValueError(msg)
+        raise _RowError(
+            "{prompt} prompt tokens and {output} output tokens do not make a request",
+            prompt=row.input_tokens,
+            output=row.output_tokens,
+        )
 
 
 def _json(row: _JsonRow) -> Arrived:
@@ -131,23 +149,27 @@ def _json(row: _JsonRow) -> Arrived:
     block = QWEN_BLOCK if qwen else MOONCAKE_BLOCK
     ids = tuple(row.hash_ids or ())
     if ids and len(ids) * block < row.input_length:
-        msg = f"{len(ids)} hash_ids are too few for {row.input_length} tokens in blocks of {block}"
-        raise ValueError(msg)
+        raise _RowError(
+            "{count} hash_ids are too few for {tokens} tokens in blocks of {block}",
+            count=len(ids),
+            tokens=row.input_length,
+            block=block,
+        )
     return Arrived(row.timestamp / (1 if qwen else 1e3), row.input_length, row.output_length, ids, block)
 
 
 def _table(path: Path, columns: Sequence[str]) -> Callable[[list[str]], Arrived]:
-    for names, seconds in ((_BURST_GPT, float), (_AZURE, _seconds)):
+    for names, seconds in ((_BURST_GPT, _number), (_AZURE, _seconds)):
         if set(names) <= set(columns):
             return _reader(columns, names, seconds)
     if not any(columns):
-        msg = f"{path}: the file is empty"
-        raise FileError(msg)
-    msg = (
-        f"{path}:1: neither JSON lines of Mooncake or Qwen nor a table with the columns {', '.join(_BURST_GPT)} (BurstGPT) or {', '.join(_AZURE)} "
-        "(Azure), separated by commas"
+        raise FileError("{path}: the file is empty", path=path)
+    raise FileError(
+        "{path}:1: neither JSON lines of Mooncake or Qwen nor a table with the columns {burst_gpt} (BurstGPT) or {azure} (Azure), separated by commas",
+        path=path,
+        burst_gpt=", ".join(_BURST_GPT),
+        azure=", ".join(_AZURE),
     )
-    raise FileError(msg)
 
 
 def _reader(
@@ -157,8 +179,9 @@ def _reader(
 
     def read_row(cells: list[str]) -> Arrived:
         if len(cells) != len(columns):
-            msg = f"{len(cells)} columns, where the first line names {len(columns)}"
-            raise ValueError(msg)
+            raise _RowError(
+                "{cells} columns, where the first line names {columns}", cells=len(cells), columns=len(columns)
+            )
         return Arrived(seconds(cells[when].strip()), _count(cells[inputs]), _count(cells[outputs]))
 
     return read_row
@@ -170,11 +193,20 @@ def _count(text: str) -> int:
     if plain.lower() in ("", "nan", "null", "none"):
         return 0
     if _COUNT.fullmatch(plain) is None:
-        msg = f"{plain!r} is not a number of tokens"
-        raise ValueError(msg)
+        raise _RowError("{text} is not a number of tokens", text=repr(plain))
     return int(plain.partition(".")[0])
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise _RowError("{text} is not a number of seconds", text=repr(text)) from error
+
+
 def _seconds(text: str) -> float:
-    moment = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
+    try:
+        moment = datetime.fromisoformat(_FRACTION.sub(r"\1", text))
+    except ValueError as error:
+        raise _RowError("{text} is not a date and time", text=repr(text)) from error
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

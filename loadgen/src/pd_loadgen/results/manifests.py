@@ -53,7 +53,7 @@ def begin(
         command=[without_secret(word) for word in command],
         host=_host(),
         url=without_secret(options.url),
-        notes=list(plan.notes),
+        notes=[str(note) for note in plan.notes],
     )
 
 

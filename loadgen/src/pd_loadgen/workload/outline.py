@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pd_contracts.sentences import Clause
 from pd_loadgen.prompts import tokenizer
 from pd_loadgen.prompts.datasets import Answers, Prompt
 from pd_loadgen.prompts.files import FileError
@@ -37,7 +38,7 @@ class Outline:
     """The requests of a load in the order of their arrival; `notes` says what of a file is not among them."""
 
     requests: list[Outlined]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str | Clause] = field(default_factory=list)
 
 
 def outline(options: Options, model: str = "") -> Outline:
@@ -48,14 +49,15 @@ def outline(options: Options, model: str = "") -> Outline:
     """
     paced = options.mode is not Mode.SERVE or pace(options) is Arrival.CLOSED or options.answers is Answers.SERVED
     if paced:
-        msg = "these requests are sent when answers arrive, so they cannot be listed beforehand: use an arrival with fixed times"
-        raise PlanError(msg)
+        raise PlanError(
+            "these requests are sent when answers arrive, so they cannot be listed beforehand: use an arrival with fixed times"
+        )
     source = Source(options, model)
     try:
         offsets, trace = arrivals(options, source)
         return Outline(_lengths(options, source, offsets, trace), source.notes)
     except FileError as error:
-        raise PlanError(str(error)) from error
+        raise PlanError(error.message, **error.holes) from error
 
 
 def _lengths(options: Options, source: Source, offsets: Sequence[float], trace: Sequence[Arrived]) -> list[Outlined]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from pd_contracts.records import schedule_hash
+from pd_contracts.sentences import Clause, SentenceError
 from pd_loadgen.client.backends import UnsuitableError
 from pd_loadgen.prompts import traces
 from pd_loadgen.prompts.corpora import Corpus
@@ -24,7 +25,7 @@ from pd_loadgen.workload.schedule import Arrival
 from pd_loadgen.workload.wire import Wire
 
 
-class PlanError(ValueError):
+class PlanError(SentenceError, ValueError):
     """The options make no load; the message is one sentence."""
 
 
@@ -57,7 +58,7 @@ class Plan:
     warmups: list[Planned]
     hash: str
     paced: bool = False
-    notes: list[str] = field(default_factory=list)
+    notes: list[str | Clause] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -109,7 +110,7 @@ class Source:
     """Where the contents of one plan come from; a file is read once, and `notes` says what of it was left out."""
 
     def __init__(self, options: Options, model: str) -> None:
-        self.notes: list[str] = []
+        self.notes: list[str | Clause] = []
         self._options, self.model = options, model
         self._corpus: Corpus | None = None
 
@@ -154,8 +155,10 @@ def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrive
     trace = source.trace()
     if options.arrival is Arrival.REPLAY:
         if not trace:
-            msg = "; ".join([f"{options.trace}: no request is left to send", *source.notes])
-            raise PlanError(msg)
+            left = Clause("{trace}: no request is left to send", trace=options.trace)
+            for note in source.notes:
+                left = Clause("{finding}; {note}", finding=left, note=note)
+            raise PlanError(left.message, **left.holes)
         return [arrived.offset for arrived in trace], trace
     offsets = _offsets(options)
     _refuse_none(options, offsets)
@@ -164,8 +167,11 @@ def arrivals(options: Options, source: Source) -> tuple[list[float], list[Arrive
 
 def _refuse_none(options: Options, offsets: Sequence[float]) -> None:
     if not offsets:
-        msg = f"no request falls into {options.duration:g} s at a rate of {options.rate:g} per second: raise rate or duration, or change the seed"
-        raise PlanError(msg)
+        raise PlanError(
+            "no request falls into {duration} s at a rate of {rate} per second: raise rate or duration, or change the seed",
+            duration=f"{options.duration:g}",
+            rate=f"{options.rate:g}",
+        )
 
 
 def _dialogues(options: Options, wire: Wire) -> tuple[list[Planned], str]:

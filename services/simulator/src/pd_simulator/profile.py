@@ -4,6 +4,7 @@ All times are milliseconds unless a name says otherwise, all powers watts. Shipp
 come from. `pd-plan calibrate` writes one from run folders.
 """
 
+from math import isfinite
 from typing import Annotated
 
 import msgspec
@@ -270,6 +271,14 @@ def shipped() -> list[str]:
     return profiles.shipped()
 
 
+def _endless(value: object, place: str = "") -> str:
+    """Where a document has a number that is infinite or none; empty if nowhere."""
+    if isinstance(value, float):
+        return "" if isfinite(value) else place
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next((found for key, one in items if (found := _endless(one, f"{place}.{key}".lstrip(".")))), "")
+
+
 def load_profile(name: str) -> Profile:
     """Read a profile: see `profiles.document`.
 
@@ -277,6 +286,8 @@ def load_profile(name: str) -> Profile:
         ProfileError: if there is none, or a value in it does not fit.
     """
     document = profiles.document(name)
+    if place := _endless(document):
+        raise ProfileError("profile {name}: {place} is no finite number", name=name, place=place)
     try:
         return msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:

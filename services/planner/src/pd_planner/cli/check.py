@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     for problem in problems:
         print(f"pd-plan: {problem}", file=sys.stderr)
     shapes = {(choice.deployment.candidate.plain, choice.deployment.candidate.trust_shape) for choice in plan.choices}
+    if not runs:
+        raise CommandError(tr("there is no usable run in {folders}", folders=", ".join(map(str, options.runs))))
     found = checked(plan.profile, runs, shapes)
     if not found:
         raise CommandError(tr("none of {count} usable runs is of a deployment of this plan", count=len(runs)))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import told, tr
 from pd_contracts.profiles import ProfileError
 from pd_planner.cli.failure import CommandError
 from pd_planner.profile.analytic import analytic
@@ -56,7 +56,7 @@ def chosen(options: argparse.Namespace) -> Profile:
         try:
             return load_profile(options.profile or DEFAULT)
         except ProfileError as error:
-            raise CommandError(tr(error.message, **error.holes)) from error
+            raise CommandError(told(error)) from error
     if options.profile is not None:
         raise CommandError(tr("--profile and --model exclude each other: a profile is already for one model"))
     board = board_of(options.gpu or "")

@@ -20,6 +20,7 @@ from pd_simulator.profile import Profile
 from pd_simulator.steps.engines import Order
 
 GPUS: Final = 8
+MOST_GPUS: Final = 1_000_000
 CELL: Final = 8
 LIMITS: Final = "ttft:500 tpot:20"
 HEADROOM: Final = 0.1
@@ -155,6 +156,8 @@ def question_of(options: argparse.Namespace) -> Question:
         raise CommandError(tr("--power-cap-w needs --rate or --trace: what boards draw depends on the load"))
     if rate is None and options.objective == Objective.GPUS:
         raise CommandError(tr("--objective gpus needs --rate or --trace: the fewest GPUs for how many requests?"))
+    if (options.gpus or 0) > MOST_GPUS:
+        raise CommandError(tr("--gpus: at most {most}, got {gpus}", most=f"{MOST_GPUS:,}", gpus=options.gpus))
     if options.cell > LARGEST_CELL:
         raise CommandError(tr("--cell: at most {largest}, got {cell}", largest=LARGEST_CELL, cell=options.cell))
     default = Objective.GOODPUT if rate is None else Objective.GPUS

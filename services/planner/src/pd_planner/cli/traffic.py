@@ -3,7 +3,7 @@
 import argparse
 from typing import Final
 
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import told, tr
 from pd_contracts.settings import SettingsError, fields
 from pd_loadgen.workload import options as loadgen
 from pd_loadgen.workload.options import Options
@@ -26,6 +26,7 @@ SHOWN: Final = (
     "seed",
 )
 _LENGTHS: Final = ("input_tokens", "output_tokens")
+MOST_RATE: Final = 1_000_000  # requests/s: more is a slip of the keyboard
 # Requests that are drawn if the load is endless; fewer if they are too long for the load generator's memory.
 REQUESTS, TOKENS = 12_000, 1_000_000_000
 
@@ -72,8 +73,22 @@ def chosen(given: argparse.Namespace, longest: int) -> Traffic:
     values = {name: str(getattr(given, name)) for name in SHOWN if getattr(given, name) is not None} | _more(
         given.loadgen
     )
+    if "rate" in values:
+        raise CommandError(tr("after --: {option} is an option of pd-plan, too: write it before --", option="--rate"))
     if given.trace is not None:
-        return _traffic(_of_trace(given, values), longest, wanted=None, recorded=True, name=given.trace)
+        found = _traffic(_of_trace(given, values), longest, wanted=None, recorded=True, name=given.trace)
+        if found.rate > MOST_RATE:
+            raise CommandError(
+                tr(
+                    "{name} comes at {rate} requests/s at this speed, and {most} are the most: choose a lower --speed",
+                    name=given.trace,
+                    rate=f"{found.rate:g}",
+                    most=f"{MOST_RATE:,}",
+                )
+            )
+        return found
+    if (given.rate or 0) > MOST_RATE:
+        raise CommandError(tr("--rate: at most {most}, got {rate}", most=f"{MOST_RATE:,}", rate=f"{given.rate:g}"))
     if given.speed is not None:
         raise CommandError(tr("--speed needs --trace: lengths have no times; give their rate with --rate"))
     if (given.input_tokens or 1) * FEWEST > MOST_TOKENS:
@@ -117,7 +132,7 @@ def _traffic(values: dict[str, str], longest: int, *, wanted: float | None, reco
     except TrafficError as error:
         raise CommandError(str(error)) from error
     except (SettingsError, PlanError) as error:
-        raise CommandError(tr("the load generator would refuse this load: {reason}", reason=error)) from error
+        raise CommandError(tr("the load generator would refuse this load: {reason}", reason=told(error))) from error
 
 
 def _more(words: list[str]) -> dict[str, str]:

@@ -94,9 +94,7 @@ def env_text(plan: PlanFile, folder: Path) -> str:
     if deployment.in_cells and deployment.cells > 1:
         lines.append(f"# One of {deployment.cells} cells; each has its own proxy, and the load is shared among them.")
     if deployment.connector is Connector.P2P_NCCL:
-        lines.append(
-            f"# {_NEEDS_OLD_VLLM}: in ENGINE_PYTHON, or VLLM_IMAGE={image(LAST_WITH_P2P_NCCL)}."
-        )
+        lines.append(f"# {_NEEDS_OLD_VLLM}: in ENGINE_PYTHON, or VLLM_IMAGE={image(LAST_WITH_P2P_NCCL)}.")
     lines += [f"{name}={value}" for name, value in variables(plan, folder).items()]
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 import pd_contracts
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import told, tr
 from pd_contracts.names import Connector
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
@@ -201,10 +201,10 @@ def read_plan(path: Path) -> PlanFile:
             raise PlanFileError(msg)
         plan = msgspec.json.decode(data, type=PlanFile)
     except OSError as error:
-        msg = f"{path}: {error.strerror}"
+        msg = f"{path}: {told(error.strerror)}"
         raise PlanFileError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=error)
+        msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=told(error))
         raise PlanFileError(msg) from error
     if not plan.choices:
         msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=tr("it names no deployment"))

@@ -1,30 +1,44 @@
 """A model's shape: what a token costs in operations and bytes, from the numbers of its config.json."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
-from pd_analysis.words.language import tr
+from pd_analysis.words.language import told, tr
 
 
 class ShapeError(ValueError):
     """A model's shape cannot be determined; the message says why."""
 
 
+_Count = Annotated[int, msgspec.Meta(ge=1)]
+_BITS: Final = {"fp8": 8, "fbgemm_fp8": 8, "mxfp4": 4, "bitsandbytes": 4}
+# Classes of models that write no text.
+_NO_WRITERS: Final = (
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "BertModel",
+    "EmbeddingModel",
+)
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The keys of config.json that matter here; the file has many more."""
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    vocab_size: int
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    hidden_size: _Count
+    num_hidden_layers: _Count
+    num_attention_heads: _Count
+    intermediate_size: _Count
+    vocab_size: _Count
+    num_key_value_heads: _Count | None = None
+    head_dim: _Count | None = None
     tie_word_embeddings: bool = False
     num_experts: int | None = None
     num_local_experts: int | None = None
@@ -37,6 +51,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     quantization_config: dict[str, Any] | None = None
     max_position_embeddings: int | None = None
     rope_scaling: dict[str, Any] | None = None
+    is_encoder_decoder: bool = False
+    architectures: list[str] = []
+    layer_types: list[str] = []
+    hybrid_override_pattern: str | None = None
+    mamba_d_state: int | None = None
+    linear_num_value_heads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +94,43 @@ def read_shape(model: str) -> Shape:
     if model.lower() in shipped:
         return shape_of(model.lower(), msgspec.convert(shipped[model.lower()], Config))
     path = Path(model)
-    path = path / "config.json" if path.is_dir() else path
+    folder = path.is_dir()
+    path = path / "config.json" if folder else path
     try:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         config = msgspec.convert({**document, **(document.get("text_config") or {})}, Config)
     except OSError as error:
+        if folder:
+            raise ShapeError(tr("model {name}: this folder has no config.json", name=model)) from error
         msg = tr("model {name}: no such file; known without one: {names}", name=model, names=", ".join(known_shapes()))
         raise ShapeError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        msg = tr("model {name}: not the config.json of a transformer: {reason}", name=model, reason=error)
+        msg = tr("model {name}: not the config.json of a transformer: {reason}", name=model, reason=told(error))
         raise ShapeError(msg) from error
-    return shape_of(path.parent.name, config)
+    if reason := _unknown(config):
+        raise ShapeError(
+            tr(
+                "model {name}: {reason}, of which no profile can be computed: measure it (pd-plan calibrate)",
+                name=model,
+                reason=reason,
+            )
+        )
+    return shape_of(path.parent.name if path.name == "config.json" else path.stem, config)
+
+
+def _unknown(config: Config) -> str:
+    """What a model has or is that this arithmetic does not know; empty if it knows all."""
+    if config.is_encoder_decoder:
+        return tr("it has an encoder and a decoder")
+    if any(name.endswith(_NO_WRITERS) for name in config.architectures):
+        return tr("it writes no text")
+    recurrent = any("linear" in kind or "mamba" in kind for kind in config.layer_types)
+    if recurrent or config.hybrid_override_pattern or config.mamba_d_state or config.linear_num_value_heads:
+        return tr("it has layers without attention (Mamba or linear attention)")
+    told = config.quantization_config
+    if told and not _bits(told):
+        return tr("its quantisation is unknown ({method})", method=told.get("quant_method"))
+    return ""
 
 
 def _shipped() -> dict[str, dict[str, Any]]:
@@ -139,6 +185,14 @@ def _feed_forward(config: Config) -> tuple[int, int]:
 
 def _weight_bytes(config: Config) -> float:
     """Bytes of a weight; 2 unless the config says that it is quantised."""
-    told = config.quantization_config or {}
-    bits = told.get("bits") or {"fp8": 8, "mxfp4": 4, "bitsandbytes": 4}.get(str(told.get("quant_method")), 16)
-    return float(bits) / 8
+    return (_bits(config.quantization_config or {}) or 16.0) / 8
+
+
+def _bits(told: Mapping[str, Any]) -> float:
+    """Bits of a quantised weight; 0 if that is not said."""
+    groups = told.get("config_groups")
+    group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    own = weights.get("num_bits") if isinstance(weights, Mapping) else None
+    bits = told.get("bits") or own or _BITS.get(str(told.get("quant_method")), 0)
+    return float(bits) if isinstance(bits, int | float) and bits > 0 else 0.0

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Final
 
 from pd_analysis.words.formatting import number
-from pd_analysis.words.language import mark, ntr, tr
+from pd_analysis.words.language import mark, ntr, told, tr
 from pd_contracts.names import Connector
 from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL, full
 from pd_planner.confidence.draws import Drawn
@@ -260,7 +260,7 @@ def _untried_roles(found: Findings) -> Iterator[str]:
 def _of_traffic(found: Findings) -> Iterator[str]:
     traffic, known = found.question.setting.traffic, found.question.setting.profile.provenance
     count = len(traffic.load)
-    yield from (tr("{note}.", note=str(note).removesuffix(".")) for note in traffic.notes)
+    yield from (tr("{note}.", note=told(note).removesuffix(".")) for note in traffic.notes)
     if traffic.recorded and count < _FEW_REQUESTS:
         yield tr(
             "The trace has {count} requests: a p99 rests on {few} of them.",

@@ -39,7 +39,7 @@ class Fleet:
         """12 plain engines, 4 × 3P1D NIXL."""
         if self.candidate.plain:
             return Candidate(0, self.cells * self.candidate.others, None, self.candidate.tensor_parallel).label
-        return self.candidate.label if self.cells == 1 else f"{self.cells} × {self.candidate.label}"
+        return self.candidate.label if self.cells == 1 else f"{self.cells:,} × {self.candidate.label}"
 
 
 @dataclass(frozen=True)

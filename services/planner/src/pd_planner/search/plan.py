@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from pd_analysis.words.language import Sentence, tr
+from pd_analysis.words.language import Sentence, ntr, tr
 from pd_planner.des.deployment import refused
 from pd_planner.profile.trust import trust
 from pd_planner.search.candidates import LARGEST_CELL, Candidate, candidates
@@ -29,9 +29,10 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
     room = LARGEST_CELL if question.gpus is None else question.gpus // question.tensor_parallel
     if room < 1:
         raise NoPlanError(
-            tr(
-                "{gpus} GPUs make no engine of {each}: give more GPUs or lower --tensor-parallel",
-                gpus=question.gpus,
+            ntr(
+                "{count} GPU makes no engine of {each}: give more GPUs or lower --tensor-parallel",
+                "{count} GPUs make no engine of {each}: give more GPUs or lower --tensor-parallel",
+                question.gpus or 0,
                 each=question.tensor_parallel,
             )
         )
@@ -127,7 +128,7 @@ def _refusal(question: Question, fleet: Fleet, operation: Operation) -> Sentence
     if fleet.carries == 0:
         return Sentence("carries nothing within the limits")
     if question.gpus is not None and fleet.gpus > question.gpus:
-        return Sentence("needs {gpus} GPUs", gpus=fleet.gpus)
+        return Sentence("needs {gpus} GPUs", gpus=f"{fleet.gpus:,}")
     if question.power_cap_w is not None and operation.total_watts > question.power_cap_w:
         return Sentence("draws {watts} W", watts=f"{operation.total_watts:,.0f}")
     at_this_rate = question.rate is not None or question.objective is Objective.ENERGY

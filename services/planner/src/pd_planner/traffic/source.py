@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from pd_analysis.words.language import Sentence, ntr, tr
+from pd_contracts.sentences import Clause
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.outline import Outlined, outline
 from pd_planner.traffic.load import Load
@@ -40,7 +41,7 @@ class Traffic:
     name: str
     shared: Sequence[Shared] = ()
     options: dict[str, str] = field(default_factory=dict)
-    notes: Sequence[str | Sentence] = ()
+    notes: Sequence[str | Clause | Sentence] = ()
 
     def at(self, rate: float, seconds: float) -> Load:
         """The same at another rate, exactly that one: of drawn requests those of so many seconds, or a few hundred if that is more; of a trace all.
@@ -82,7 +83,7 @@ def traffic_of(
     """
     outlined = outline(options)
     found, too_long = _served(outlined.requests, longest)
-    notes: list[str | Sentence] = [*outlined.notes, *too_long]
+    notes: list[str | Clause | Sentence] = [*outlined.notes, *too_long]
     if recorded and len(found) > MOST:
         notes.append(
             Sentence(
