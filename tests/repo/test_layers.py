@@ -94,7 +94,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"api"},
         {"engine"},
         {"steps", "transfer"},
-        {"settings", "profile", "faults", "errors", "clock", "tokenizer"},
+        {"settings", "profile", "faults", "errors", "clock", "tokenizer", "kv_blocks"},
     ],
     "pd_connector": [
         {"connector"},

@@ -31,8 +31,8 @@ from pd_planner.emit.plan_file import Deployment as PlannedDeployment
 from pd_planner.emit.plan_file import PlanFile, Predicted
 from pd_planner.search.candidates import EngineLimits
 from pd_planner.traffic.load import Load
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 from pd_simulator.profile import Profile, load_profile
-from pd_simulator.steps.blocks import BLOCK_TOKENS
 from pd_simulator.steps.engines import Arrival, Engines, Order
 from pd_simulator.steps.virtual_time import token_times
 

@@ -68,6 +68,8 @@ def load(type_: type[S], environment: Mapping[str, str] | None = None, overrides
         return type_(**values)
     except (TypeError, ValueError) as error:
         # a struct's own __post_init__ refuses combinations; a missing required field is a TypeError
+        if isinstance(error, SentenceError):
+            raise SettingsError(error.message, **error.holes) from error
         raise SettingsError(str(error)) from error
 
 

@@ -70,6 +70,8 @@ def test_a_broken_trace_gets_a_sentence_in_both_languages(
     [
         ([*LENGTHS, "--range-ratio", "7"], "write a number of at least 0 and below 1", "请写不小于 0、小于 1 的数"),
         ([*LENGTHS, "--arrival", "magic"], "write one of poisson, gamma", "poisson, gamma"),
+        ([*LENGTHS, "--burstiness", "2"], "burstiness 2 needs arrival gamma", "burstiness 2 需要到达方式 gamma"),
+        ([*LENGTHS, "--", "--prefixes", "3"], "prefixes need --prefix-tokens", "prefixes 需要 --prefix-tokens"),
         (["--trace", "/nowhere/trace.csv"], "No such file or directory", "没有这个文件或文件夹"),
         ([*LENGTHS, "--rate", "1e9"], "--rate: at most 1,000,000", "最多 1,000,000"),
         ([*LENGTHS[:4], "--gpus", "9" * 20], "--gpus: at most 1,000,000", "最多 1,000,000"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_simulator.steps.blocks import BLOCK_TOKENS
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 from pd_simulator.steps.scheduler import Job, Limits, Scheduler, Slot, complete, work_of
 from pd_simulator.steps.step_time import Sent
 

@@ -3,13 +3,7 @@
 import re
 from typing import Final
 
-from pd_contracts.sentences import Clause
-
-
-def mark(message: str, /) -> str:
-    """As `language.mark`, which this module is below."""
-    return message
-
+from pd_contracts.sentences import Clause, mark
 
 # What is said, and the message for it; groups fill its holes.
 _SAID: Final = (

@@ -15,7 +15,7 @@ from pd_contracts.urls import without_secret
 from pd_loadgen.client.access import parse_extra, parse_headers
 from pd_loadgen.client.address import Address, parse_url, understand
 from pd_loadgen.prompts.media import parse_size
-from pd_loadgen.workload.conflicts import conflict
+from pd_loadgen.workload.conflicts import UnfitError, conflict
 from pd_loadgen.workload.option_fields import OptionFields
 from pd_loadgen.workload.option_groups import by_subject
 
@@ -45,7 +45,7 @@ class Options(OptionFields, frozen=True, kw_only=True):
                 raise ValueError(msg)
             parse_url(url)
         if problem := conflict(self):
-            raise ValueError(problem)
+            raise UnfitError(problem.message, **problem.holes)
 
 
 def variable_of(field: Field) -> str:

@@ -20,9 +20,9 @@ from pd_simulator.api.routes import Api
 from pd_simulator.engine.board import SimulatedBoard
 from pd_simulator.engine.loop import Engine, Machine
 from pd_simulator.engine.pinger import Pinger
+from pd_simulator.kv_blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.profile import Profile
 from pd_simulator.settings import Settings
-from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.scheduler import Limits
 from pd_simulator.steps.step_time import StepModel
 from pd_simulator.tokenizer import Tokenizer
@@ -92,7 +92,7 @@ def make_engine(settings: Settings, profile: Profile, tokenizer: Tokenizer) -> E
     limits = Limits(
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
-        kv_tokens=BLOCK_TOKENS * blocks_of(max(profile.memory.kv_tokens, settings.max_model_len)),
+        kv_tokens=max(profile.memory.kv_tokens, BLOCK_TOKENS * blocks_of(settings.max_model_len)),
         chunked=not settings.sends_whole_prompts,
         async_scheduling=profile.async_scheduling,
     )

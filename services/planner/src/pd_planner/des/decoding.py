@@ -24,7 +24,7 @@ from pd_planner.des.model import (
     Times,
 )
 from pd_planner.des.steps import CONTEXT, SINGLES, STALL, TOKENS, WORK_COLUMNS, add_chunk, clear, step_ms
-from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
+from pd_simulator.kv_blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.launching import place
 
 # `clock`, seconds but for the third: now, when the last step began, the tokens that the decoding sequences look back on, when the next step

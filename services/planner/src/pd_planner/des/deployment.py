@@ -22,8 +22,8 @@ from pd_planner.des.model import (
 )
 from pd_planner.des.prefilling import Handed, PrefillModel, Prompts, fetch, prefill
 from pd_planner.traffic.load import Load
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 from pd_simulator.profile import Launch, Profile
-from pd_simulator.steps.blocks import BLOCK_TOKENS
 from pd_simulator.steps.engines import Engines, Order, Refusal
 
 

@@ -29,7 +29,7 @@ from pd_planner.des.decoding import (
 )
 from pd_planner.des.model import BUSY_COLUMNS, NOBODY, EngineLimits, Ints, Jobs, Launching, StepCosts, Times
 from pd_planner.des.steps import WORK_COLUMNS
-from pd_simulator.steps.blocks import BLOCK_TOKENS
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

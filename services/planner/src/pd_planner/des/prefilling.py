@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pd_planner.des.compiled import compiled, copied, whole_zeros, zeros
 from pd_planner.des.model import TRANSFER, EngineLimits, Floats, Ints, SendCosts, StepCosts
 from pd_planner.des.steps import WORK_COLUMNS, add_chunk, clear, step_ms
-from pd_simulator.steps.blocks import blocks_of
+from pd_simulator.kv_blocks import blocks_of
 
 _blocks_of = compiled(blocks_of)
 

@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 
 from pd_simulator.engine.loop import Engine
 from pd_simulator.engine.stats import Histogram
-from pd_simulator.steps.blocks import BLOCK_TOKENS
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _LABELS = ("model_name", "engine")

@@ -5,8 +5,8 @@ from enum import StrEnum
 from math import lcm
 
 from pd_contracts.names import Connector, Role
+from pd_simulator.kv_blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.profile import Profile
-from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.scheduler import Limits
 
 

@@ -12,7 +12,7 @@ import itertools
 from collections import deque
 from dataclasses import dataclass
 
-from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
+from pd_simulator.kv_blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.steps.step_time import Sent, StepWork
 
 

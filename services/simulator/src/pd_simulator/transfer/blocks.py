@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from pd_connector.memory.host import BlockingCopier
-from pd_simulator.steps.blocks import BLOCK_TOKENS
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 
 BLOCK_BYTES: Final = BLOCK_TOKENS * ENTRY_BYTES

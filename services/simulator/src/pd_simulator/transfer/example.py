@@ -11,7 +11,7 @@ from array import array
 from hashlib import blake2b
 from pathlib import Path
 
-from pd_simulator.steps.blocks import BLOCK_TOKENS
+from pd_simulator.kv_blocks import BLOCK_TOKENS
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 

@@ -34,7 +34,7 @@ from pd_connector.net.station import Station
 from pd_connector.net.tcp import TcpTransport
 from pd_connector.wire import params
 from pd_simulator.errors import ApiError
-from pd_simulator.steps.blocks import BLOCK_TOKENS, blocks_of
+from pd_simulator.kv_blocks import BLOCK_TOKENS, blocks_of
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.blocks import BLOCK_BYTES, Blocks
 from pd_simulator.transfer.kv_accounting import Books

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from pd_simulator.errors import ApiError, internal
-from pd_simulator.steps.blocks import blocks_of
+from pd_simulator.kv_blocks import blocks_of
 from pd_simulator.transfer.base import Move, Plan, Site, Transfer
 from pd_simulator.transfer.kv_cache import ENTRY_BYTES
 from pd_simulator.transfer.wire import Address, Frame, KvLinks, KvServer
