@@ -90,6 +90,7 @@ MEANINGS: Final = {
     "time to connect to an engine, s": "连接引擎的时限，秒",
     "time a client waits for prefill, its queue included, before it gets 504, s": "客户端等待 prefill（包括排队）多少秒之后得到 504",
     "time without progress on any of its streams after which an engine is suspect, s": "引擎的所有流多少秒没有进展就变为可疑（suspect）",
+    "an engine whose requests have all got nothing for this long gets new ones only if there is no other, s; 0: off": "引擎上的所有请求多少秒没有收到任何内容，新请求就只在没有其他引擎时才发给它；0 表示关闭",
     "time after which a request is given up if its engine sends nothing of the answer (not streamed: has not finished it), s": "引擎多少秒没有发来回答的任何内容（非流式：没有完成回答），就放弃这个请求",
     "time between probes of a suspect engine, s": "两次探测可疑引擎之间的秒数",
     "attempts with other engines after one that failed before the first byte": "在首字节之前失败之后，换其他引擎重试的次数",

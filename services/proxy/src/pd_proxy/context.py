@@ -25,6 +25,7 @@ from pd_proxy.tasks import Tasks
 from pd_proxy.uploads import Uploads
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.http import Upstream
+from pd_proxy.upstream.standstill import Standstill
 from pd_routing.books import Books
 
 
@@ -71,6 +72,7 @@ class Context(ABC):
         self.uploads = Uploads(self.settings.max_upload_bytes, monotonic, partial(self.shortage.noted, "uploads"))
         self.refused = RefusedRequests(self.metrics.request_refused)
         self.router = _router_of(self.settings, self.trust) if self.settings.predicts else None
+        self.standstill = Standstill(self.flights, self.settings.standstill_s)
         self.rules = Rules(self.settings.policy, self.trust, self.flights.load)
         self.choices = KnownChoices(self.trust)
 

@@ -143,6 +143,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     decode_stall_timeout_s: Annotated[
         Seconds, Meta(description="time without progress on any of its streams after which an engine is suspect, s")
     ] = 60.0
+    standstill_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="an engine whose requests have all got nothing for this long gets new ones only if there is no other, s; 0: off",
+        ),
+    ] = 10.0
     give_up_s: Annotated[
         Seconds,
         Meta(

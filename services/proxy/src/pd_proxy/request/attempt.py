@@ -139,10 +139,13 @@ class Attempt:
         context, wanted, decode = self._context, self._wanted, route.prefill
         if context.router is not None:
             handed_off = self._trace.handed_off and seeded(wanted)
+            still = context.standstill.engines(asyncio.get_running_loop().time())
             view = [
                 instance
                 for instance in context.registry.view()
-                if self._part.able(instance) and (draw_alike(route.prefill, instance) or not handed_off)
+                if self._part.able(instance)
+                and instance.incarnation not in still
+                and (draw_alike(route.prefill, instance) or not handed_off)
             ]
             decode = context.router.decode_for(route, view, wanted.model, wanted.tokens, monotonic())
         self.route = Pair(route.prefill, decode)

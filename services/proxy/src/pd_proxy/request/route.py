@@ -1,7 +1,7 @@
 """Chooses the next engines for a request: by its failed attempts, the policy, and the room for its KV."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from time import monotonic
 from typing import TypeAlias
 
@@ -67,10 +67,11 @@ class Failures(Struct):
         """Whether an engine may get the request: it has not failed it."""
         return engine.incarnation not in self.failed
 
-    def candidates(self, instances: Sequence[Instance]) -> list[list[Instance]]:
-        """The engines that may still serve the request, in groups, the best first."""
+    def candidates(self, instances: Sequence[Instance], still: Set[int] = frozenset()) -> list[list[Instance]]:
+        """The engines that may still serve the request, in groups, the best first. At those in `still` nothing moves."""
         able = [i for i in instances if self.allows(i)]
-        return [[i for i in able if i.incarnation not in self.doubted], able]
+        worse = self.doubted | still
+        return [[i for i in able if i.incarnation not in worse], able]
 
 
 async def admitted(
@@ -110,7 +111,7 @@ def _predicted(
         return _route(context, needs, failures, able, size)
     placed = (
         router.place([i for i in instances if able(i)], needs, prompt, monotonic())
-        for instances in failures.candidates(view)
+        for instances in failures.candidates(view, _still(context))
     )
     route = next((found for found in placed if found), None) or _route(context, needs, failures, able, size)
     # While a request waits for room, it is predicted again and again.
@@ -121,11 +122,11 @@ def _predicted(
 
 def _route(context: Context, needs: Needs, failures: Failures, able: Able, size: int = 0) -> Route:
     """The next route; if possible, one whose decode has room."""
-    turn = next(context.turns)
-    if not context.budget.limit and failures.none and able is anybody:
+    turn, still = next(context.turns), _still(context)
+    if not context.budget.limit and failures.none and able is anybody and not still:
         return context.choices.of(context.registry.view(), needs).take(needs, turn, context.rules)
     error: ProxyError | None = None
-    for candidates in failures.candidates([i for i in context.registry.view() if able(i)]):
+    for candidates in failures.candidates([i for i in context.registry.view() if able(i)], still):
         roomy = [i for i in candidates if context.budget.fits(i, size)]
         for instances in (roomy, candidates):
             try:
@@ -133,3 +134,7 @@ def _route(context: Context, needs: Needs, failures: Failures, able: Able, size:
             except ProxyError as refusal:
                 error = refusal
     raise failures.last or error or NoInstanceError("no engine is ready")
+
+
+def _still(context: Context) -> Set[int]:
+    return context.standstill.engines(asyncio.get_running_loop().time())

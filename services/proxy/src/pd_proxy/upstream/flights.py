@@ -174,6 +174,11 @@ class Flights:
         """The HTTP addresses of all engines that ever got a request."""
         return list(self._tallies)
 
+    def quiet(self, then: float) -> list[Instance]:
+        """The engines at which requests are now and none has got anything since `then`."""
+        tallies = [tally for tally in self._tallies.values() if tally.flights and tally.last_progress <= then]
+        return list({f.instance.incarnation: f.instance for tally in tallies for f in tally.flights}.values())
+
     def evidence(self, address: str) -> Evidence:
         """The evidence about the engine at an address."""
         tally = self._tallies.get(address)
