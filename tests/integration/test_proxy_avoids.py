@@ -36,22 +36,11 @@ async def test_a_combined_engine_whose_streams_stand_still(routing: dict[str, An
         stuck.gate.set()
 
 
-async def test_a_decode_whose_streams_stand_still() -> None:
+@pytest.mark.parametrize("role", [Role.DECODE, Role.PREFILL])
+async def test_one_of_two_decode_or_prefill_engines_at_which_nothing_moves(role: Role) -> None:
     async with running_proxy(standstill_s=LIMIT_S) as proxy:
-        await proxy.engine(Role.PREFILL, Connector.P2P_NCCL)
-        engines = [await proxy.engine(Role.DECODE, Connector.P2P_NCCL) for _ in range(2)]
-        stuck, _ = await one_that_hangs(proxy, engines)
-        await until_avoided()
-        asked = len(stuck.calls)
-        assert await all_answered(proxy)
-        assert len(stuck.calls) == asked
-        stuck.gate.set()
-
-
-async def test_a_prefill_that_finishes_nothing() -> None:
-    async with running_proxy(standstill_s=LIMIT_S) as proxy:
-        engines = [await proxy.engine(Role.PREFILL, Connector.P2P_NCCL) for _ in range(2)]
-        await proxy.engine(Role.DECODE, Connector.P2P_NCCL)
+        await proxy.engine(Role.PREFILL if role is Role.DECODE else Role.DECODE, Connector.P2P_NCCL)
+        engines = [await proxy.engine(role, Connector.P2P_NCCL) for _ in range(2)]
         stuck, _ = await one_that_hangs(proxy, engines)
         await until_avoided()
         asked = len(stuck.calls)

@@ -26,7 +26,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"kv"},
         {"settings"},
         {"router"},
-        {"metrics", "access", "tasks", "refused", "shortage", "uploads", "engines", "protocol", "errors"},
+        {"metrics", "access", "tasks", "refused", "shortage", "sparing", "uploads", "engines", "protocol", "errors"},
     ],
     "pd_loadgen": [
         {"__main__"},

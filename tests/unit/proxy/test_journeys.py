@@ -4,6 +4,8 @@ from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.costs import COSTS
+from support.engines import engine
 
 from pd_contracts.names import Connector, Role
 from pd_proxy.engines.pairing import Late, Pair, Route, Solo
@@ -11,35 +13,12 @@ from pd_proxy.engines.registry import Instance
 from pd_proxy.request.trace import Trace
 from pd_proxy.router import Journey, Router
 from pd_routing.books import Books
-from pd_routing.costs import Costs
 from pd_routing.names import Reject, Routing
 from pd_routing.reject import Prediction
 from pd_routing.view import Objectives
 
-COSTS = Costs(
-    prompt_base=4.0,
-    prompt_token=0.01,
-    prompt_pair=0.0,
-    decode_base=5.0,
-    decode_sequence=0.01,
-    decode_context=1e-5,
-    overlap=3.0,
-    api=2.0,
-    handover=2.0,
-    handover_token=0.0,
-)
 PREDICTION = Prediction(ttft=1.0, tpot=1.0)
-ENGINES = [
-    Instance(
-        name=f"combined-{number}",
-        role=Role.COMBINED,
-        http_address=f"10.0.0.{number}:8000",
-        zmq_address=f"10.0.0.{number}:21001",
-        connector=Connector.P2P,
-        incarnation=number,
-    )
-    for number in range(1, 5)
-]
+ENGINES = [engine(Role.COMBINED, number, connector=Connector.P2P) for number in range(1, 5)]
 engines = st.sampled_from(ENGINES)
 routes = st.one_of(engines.map(Solo), engines.map(Late), st.tuples(engines, engines).map(lambda two: Pair(*two)))
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.engines import engine
 
 from pd_contracts.names import Connector, Role
 from pd_proxy.engines import known
@@ -14,15 +15,6 @@ from pd_proxy.engines.pairing import Needs, choices
 from pd_proxy.engines.registry import Instance, State
 from pd_proxy.engines.trust import Judgment, Trust
 from pd_proxy.errors import NoInstanceError, ProxyError
-
-
-def engine(role: Role, number: int, **fields: Any) -> Instance:
-    defaults: dict[str, Any] = {"models": ("m",), "state": State.READY, "connector": Connector.P2P_NCCL}
-    name = f"{role.value}-{number}"
-    return Instance(
-        name=name, role=role, http_address=name, zmq_address=name, incarnation=number, **(defaults | fields)
-    )
-
 
 PREFILL, DECODE, COMBINED = engine(Role.PREFILL, 1), engine(Role.DECODE, 2), engine(Role.COMBINED, 3, connector=None)
 NIXL = [engine(role, number, connector=Connector.NIXL) for role, number in ((Role.PREFILL, 4), (Role.DECODE, 5))]

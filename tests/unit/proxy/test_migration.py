@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from support.engines import engine
 
 from pd_contracts.names import Connector, Role
 from pd_proxy.engines.pairing import Late, Needs, Pair, Route
-from pd_proxy.engines.registry import Instance, State
 from pd_proxy.errors import DisconnectedError
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.generation import parse
@@ -21,19 +21,7 @@ from pd_proxy.request.trace import Trace
 from pd_proxy.settings import Settings
 from pd_proxy.upstream.answers import Written
 
-ENGINES = [
-    Instance(
-        name=f"combined-{number}",
-        role=Role.COMBINED,
-        http_address=f"a:{number}",
-        zmq_address=f"b:{number}",
-        incarnation=number,
-        models=("m",),
-        state=State.READY,
-        connector=Connector.P2P,
-    )
-    for number in range(3)
-]
+ENGINES = [engine(Role.COMBINED, number, connector=Connector.P2P) for number in range(3)]
 
 
 async def test_a_decode_that_was_chosen_late_is_blamed_and_not_its_prefill(monkeypatch: pytest.MonkeyPatch) -> None:

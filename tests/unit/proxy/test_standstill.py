@@ -1,27 +1,14 @@
 """Which engines get new requests only if there is no other."""
 
 import pytest
+from support.engines import engine
 
 from pd_contracts.names import Role
-from pd_proxy.engines.registry import Instance, State
 from pd_proxy.upstream.flights import Flights
 from pd_proxy.upstream.standstill import Standstill
 
 LIMIT_S = 10.0
 NOW = 1000.0
-
-
-def engine(role: Role, number: int = 0) -> Instance:
-    address = f"10.0.0.{number}:8000"
-    return Instance(
-        name=f"{role}-{number}",
-        role=role,
-        http_address=address,
-        zmq_address=address,
-        connector=None,
-        incarnation=number,
-        state=State.READY,
-    )
 
 
 @pytest.mark.parametrize(

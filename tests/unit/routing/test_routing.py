@@ -4,6 +4,7 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+from support.costs import COSTS
 
 from pd_contracts.names import Connector
 from pd_routing.adaptive import (
@@ -18,24 +19,11 @@ from pd_routing.adaptive import (
     plain_tpot_ms,
 )
 from pd_routing.books import LEAST_CORRECTION, Books
-from pd_routing.costs import Costs, CostsError, read_costs
+from pd_routing.costs import CostsError, read_costs
 from pd_routing.predict import prompt_ms, tpot_ms, ttft_ms
 from pd_routing.reject import Way, predict
 from pd_routing.view import EngineLoad, Objectives, Traffic, View
 
-# A prompt token takes 0.01 ms, a step 5 ms, a hand-over 2 ms.
-COSTS = Costs(
-    prompt_base=4.0,
-    prompt_token=0.01,
-    prompt_pair=0.0,
-    decode_base=5.0,
-    decode_sequence=0.01,
-    decode_context=1e-5,
-    overlap=3.0,
-    api=2.0,
-    handover=2.0,
-    handover_token=0.0,
-)
 OBJECTIVES = Objectives(ttft=200.0, tpot=10.0)
 TRAFFIC = Traffic(answer=100.0, short_answer=100.0)
 ENGINES = (1, 2, 3, 4)

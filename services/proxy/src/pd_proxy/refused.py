@@ -2,12 +2,10 @@
 
 import logging
 from collections.abc import Callable
-from time import monotonic
-from typing import Final
+
+from pd_proxy.sparing import Sparing
 
 logger = logging.getLogger(__name__)
-
-QUIET_S: Final = 60.0
 
 
 class RefusedRequests:
@@ -16,14 +14,12 @@ class RefusedRequests:
     def __init__(self, count: Callable[[int], None]) -> None:
         """`count` counts one by its status."""
         self._count = count
-        self._said: dict[int, float] = {}
+        self._sparing = Sparing()
 
     def noted(self, status: int, reason: str) -> None:
         """A request was refused."""
         self._count(status)
-        now = monotonic()
-        if now - self._said.get(status, -QUIET_S) >= QUIET_S:
-            self._said[status] = now
+        if self._sparing.due(status):
             logger.warning(
                 "request refused; others with this status are not logged for a minute",
                 extra={"status": status, "reason": reason[:200]},

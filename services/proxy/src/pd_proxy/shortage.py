@@ -3,16 +3,15 @@
 import errno
 import logging
 from collections.abc import Callable
-from time import monotonic
 from typing import Final
 
 from pd_proxy.errors import OutOfDescriptorsError
+from pd_proxy.sparing import Sparing
 
 logger = logging.getLogger(__name__)
 
 # The system's errors when this process, or this machine, can open no more connections; no engine is the cause.
 OWN_FAULTS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
-QUIET_S: Final = 60.0
 
 
 class Shortage:
@@ -21,14 +20,12 @@ class Shortage:
     def __init__(self, count: Callable[[str], None]) -> None:
         """`count` counts one connection by its reason."""
         self._count = count
-        self._said: dict[str, float] = {}
+        self._sparing = Sparing()
 
     def noted(self, reason: str, detail: str) -> None:
         """A connection was refused; `reason` is a metric label."""
         self._count(reason)
-        now = monotonic()
-        if now - self._said.get(reason, -QUIET_S) >= QUIET_S:
-            self._said[reason] = now
+        if self._sparing.due(reason):
             logger.error("no room for a connection", extra={"reason": reason, "detail": detail})
 
     def own_fault(self, error: OSError) -> OutOfDescriptorsError | None:

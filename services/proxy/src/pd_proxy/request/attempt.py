@@ -139,7 +139,7 @@ class Attempt:
         context, wanted, decode = self._context, self._wanted, route.prefill
         if context.router is not None:
             handed_off = self._trace.handed_off and seeded(wanted)
-            still = context.standstill.engines(asyncio.get_running_loop().time())
+            still = context.standstill.now()
             view = [
                 instance
                 for instance in context.registry.view()

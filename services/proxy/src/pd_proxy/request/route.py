@@ -111,7 +111,7 @@ def _predicted(
         return _route(context, needs, failures, able, size)
     placed = (
         router.place([i for i in instances if able(i)], needs, prompt, monotonic())
-        for instances in failures.candidates(view, _still(context))
+        for instances in failures.candidates(view, context.standstill.now())
     )
     route = next((found for found in placed if found), None) or _route(context, needs, failures, able, size)
     # While a request waits for room, it is predicted again and again.
@@ -122,7 +122,7 @@ def _predicted(
 
 def _route(context: Context, needs: Needs, failures: Failures, able: Able, size: int = 0) -> Route:
     """The next route; if possible, one whose decode has room."""
-    turn, still = next(context.turns), _still(context)
+    turn, still = next(context.turns), context.standstill.now()
     if not context.budget.limit and failures.none and able is anybody and not still:
         return context.choices.of(context.registry.view(), needs).take(needs, turn, context.rules)
     error: ProxyError | None = None
@@ -134,7 +134,3 @@ def _route(context: Context, needs: Needs, failures: Failures, able: Able, size:
             except ProxyError as refusal:
                 error = refusal
     raise failures.last or error or NoInstanceError("no engine is ready")
-
-
-def _still(context: Context) -> Set[int]:
-    return context.standstill.engines(asyncio.get_running_loop().time())

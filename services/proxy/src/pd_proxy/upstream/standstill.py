@@ -1,5 +1,6 @@
 """Engines at which nothing moves get new requests only if there is no other, long before they count as stalled."""
 
+import asyncio
 from typing import Final
 
 from pd_contracts.names import Role
@@ -33,6 +34,10 @@ class Standstill:
                 if self._suspected(self._flights.verdict(instance, now, self._limit_s), instance.role)
             )
         return self._found
+
+    def now(self) -> frozenset[int]:
+        """`engines` at this moment of the running loop."""
+        return self.engines(asyncio.get_running_loop().time())
 
     @staticmethod
     def _suspected(verdict: Verdict, role: Role) -> bool:
