@@ -78,7 +78,7 @@ SENTENCES: Final = {
     "This holds whatever an engine sends, in any pieces and with any pauses (`tests/integration/test_proxy_endless.py` draws such answers at random).": "无论引擎发送什么、怎样切分、怎样停顿，都是如此（`tests/integration/test_proxy_endless.py` 随机生成这样的回答）。",
     "## Each fault": "## 每种故障",
     "The engines are simulated; they move real KV bytes and keep account of them.": "引擎是模拟的；它们传输真实的 KV 字节，并逐笔记账。",
-    "One engine becomes faulty, then eight requests arrive at once, streamed and not streamed.": "先让一个引擎出故障，然后八个请求同时到达，流式和非流式都有。",
+    "One engine becomes faulty, then eight requests arrive at once (24 with `PROXY_WORKERS=2`), streamed and not streamed.": "先让一个引擎出故障，然后八个请求同时到达（`PROXY_WORKERS=2` 时为 24 个），流式和非流式都有。",
     '- *clients get*: "answered" is the whole and right answer.': "- *客户端得到*：“回答”指完整且正确的回答。",
     "  An error status comes before the first byte, an error event within a stream.": "  错误状态码出现在首字节之前，错误事件出现在流中。",
     "- *tried again*: whether the proxy sent requests that had failed to another engine.": "- *重试*：代理是否把失败的请求改发给另一个引擎。",

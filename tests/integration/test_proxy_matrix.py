@@ -25,7 +25,9 @@ def _parameters(item: pytest.Function) -> dict[str, object]:
 def test_a_fault_does_no_more_than_the_page_says(
     scenario: Scenario, reports: dict[str, Report | BaseException]
 ) -> None:
-    report = reports[scenario.title]
+    report = reports.pop(scenario.title, None)
+    if report is None:  # the test is run again
+        (report,) = asyncio.run(run_all([scenario]))
     if isinstance(report, BaseException):
         raise report
 

@@ -23,7 +23,6 @@ from pd_simulator.settings import Settings
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 REQUESTS = 8
-PROMPTS = [list(range(10 * number, 10 * number + 40)) for number in range(REQUESTS)]
 PROXY = {
     "ping_ttl_s": 3.5,
     "prefill_timeout_s": 1.0,
@@ -45,18 +44,22 @@ LOAD_TIMEOUT_S = 0.5  # shorter than DECODE_STALL_TIMEOUT_S, as the defaults are
 
 @dataclass(frozen=True)
 class Topology:
-    """Which engines there are, and how many processes the proxy has to serve them; `settings` are the proxy's own."""
+    """Which engines there are, and how many processes the proxy has to serve them; `settings` are the proxy's own.
+
+    `requests` arrive at once. Workers take turns on their own, so only many requests are sure to meet the faulty engine.
+    """
 
     name: str
     engines: tuple[str, ...]
     workers: int = 1
+    requests: int = REQUESTS
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 TWO = Topology("2P2D", ("prefill-0", "prefill-1", "decode-0", "decode-1"))
 ONE = Topology("1P1D", ("prefill-0", "decode-0"))
 COMBINED = Topology("2 combined", ("combined-0", "combined-1"))
-WORKERS = replace(TWO, name="2P2D, PROXY_WORKERS=2", workers=2)
+WORKERS = replace(TWO, name="2P2D, PROXY_WORKERS=2", workers=2, requests=3 * REQUESTS)
 MIGRATES = replace(TWO, name="2P2D, MIGRATE=on", settings={"migrate": True})
 # Prompts and answers do not fit beside each other, so all requests are handed over.
 SPLIT = {"routing": Routing.ADAPTIVE, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 15.0, "step_profile": "demo"}
@@ -289,7 +292,7 @@ class Deployment:
         assert (await self.engines[name].post("/sim/faults", faults)).status == 200
 
     async def ask(self, number: int, *, stream: bool) -> Reply:
-        body = {"prompt": PROMPTS[number], "max_tokens": 6, "ignore_eos": True, "stream": stream, "temperature": 0}
+        body = {"prompt": _prompt(number), "max_tokens": 6, "ignore_eos": True, "stream": stream, "temperature": 0}
         return await asyncio.wait_for(self.proxy.post(body), PATIENCE_S)
 
     async def occupied(self) -> int:
@@ -317,6 +320,11 @@ def kind_of(reply: Reply, right: str) -> str:
             return "told"
         assert reply.events[-1] == "[DONE]", "cut silently"
     return "answered" if text_of(reply) == right else "wrong"
+
+
+def _prompt(number: int) -> list[int]:
+    """Token ids; each request has others."""
+    return list(range(10 * number, 10 * number + 40))
 
 
 async def run_all(scenarios: Sequence[Scenario]) -> "list[Report | BaseException]":
@@ -373,7 +381,7 @@ async def run(scenario: Scenario) -> Report:
     """Let the fault happen under load, end it, and look at what is left."""
     report = Report()
     async with Deployment.started(scenario.connector, scenario.topology) as deployment:
-        right = [text_of(await _answered(deployment, number)) for number in range(REQUESTS)]
+        right = [text_of(await _answered(deployment, number)) for number in range(scenario.topology.requests)]
         faulty = f"{scenario.role.value}-0"
         if scenario.topology is ONE and scenario.faults is None:
             await asyncio.sleep(PROXY["ping_ttl_s"])  # a proxy that has just started has clients wait for engines
@@ -403,7 +411,7 @@ async def _load(deployment: Deployment, scenario: Scenario, faulty: str = "") ->
     """All requests at once; an engine that was killed comes back meanwhile, or afterwards if there is no other."""
     load = [
         asyncio.create_task(deployment.ask(number, stream=scenario.streams or number % 2 == 1))
-        for number in range(REQUESTS)
+        for number in range(scenario.topology.requests)
     ]
     killed = faulty and scenario.faults is None
     if killed and scenario.topology is not ONE:
@@ -450,7 +458,7 @@ This holds whatever an engine sends, in any pieces and with any pauses (`tests/i
 ## Each fault
 
 The engines are simulated; they move real KV bytes and keep account of them.
-One engine becomes faulty, then eight requests arrive at once, streamed and not streamed.
+One engine becomes faulty, then eight requests arrive at once (24 with `PROXY_WORKERS=2`), streamed and not streamed.
 
 - *clients get*: "answered" is the whole and right answer.
   An error status comes before the first byte, an error event within a stream.
