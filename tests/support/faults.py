@@ -18,6 +18,7 @@ from support.simulator import Simulator, fast_profile, running, settings_for
 from support.workers import running_workers
 
 from pd_contracts.names import Connector, Role
+from pd_contracts.stats import InstanceStats
 from pd_routing.names import Routing
 from pd_simulator.settings import Settings
 
@@ -275,6 +276,12 @@ class Deployment:
         stack = self._stacks[name] = contextlib.AsyncExitStack()
         self.engines[name] = await stack.enter_async_context(running(self._settings[name], fast_profile(step_ms=5.0)))
 
+    async def restart(self, name: str) -> None:
+        """Start an engine that was killed, and wait until the proxy knows it; until then, its checks can find the old one well."""
+        killed = (await self._instance(name)).boot_id
+        await self.start(name)
+        await self.proxy.stats_where(lambda s: any(i.name == name and i.boot_id != killed for i in s.instances))
+
     async def stop(self, name: str) -> None:
         await self._stacks.pop(name).aclose()
         del self.engines[name]
@@ -285,7 +292,10 @@ class Deployment:
             await self.proxy.stats_where(
                 lambda s: any(i.name == name and i.state == wanted for i in s.instances), PATIENCE_S
             )
-        return next(i.state for i in (await self.proxy.stats()).instances if i.name == name)
+        return (await self._instance(name)).state
+
+    async def _instance(self, name: str) -> InstanceStats:
+        return next(i for i in (await self.proxy.stats()).instances if i.name == name)
 
     async def faults(self, name: str, faults: dict[str, Any]) -> None:
         """Switch an engine's faults."""
@@ -416,10 +426,10 @@ async def _load(deployment: Deployment, scenario: Scenario, faulty: str = "") ->
     killed = faulty and scenario.faults is None
     if killed and scenario.topology is not ONE:
         await asyncio.sleep(RESTART_S)
-        await deployment.start(faulty)
+        await deployment.restart(faulty)
     replies = await asyncio.gather(*load)
     if killed and scenario.topology is ONE:  # or it depends on the moment whether there is somebody to ask
-        await deployment.start(faulty)
+        await deployment.restart(faulty)
     return replies
 
 

@@ -79,7 +79,7 @@ async def _restart(deployment: Deployment, name: str, *, drained: bool) -> None:
         reply = await deployment.proxy.post({}, f"/admin/instances/{name}/drain?wait_s=10", **KEY)
         assert reply.json["drained"] is True
     await deployment.stop(name)
-    await deployment.start(name)
+    await deployment.restart(name)
     await deployment.proxy.stats_where(lambda stats: [i.state for i in stats.instances] == ["ready"] * 4)
 
 
