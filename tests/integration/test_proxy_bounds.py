@@ -1,6 +1,7 @@
 """Limits on concurrent requests and KV, the errors above them, and slow clients."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from support.aio import until
 from support.proxy import MODEL, Call, FakeEngine, RawClient, chunk, running_proxy, start_stream
 
 from pd_contracts.names import Role
-from pd_proxy.protocol import rewrite
+from pd_proxy.protocol import generation, rewrite
+from pd_proxy.request import serving
 
 TEXT = {"model": MODEL, "prompt": [1] * 100, "max_tokens": 4}
 STREAM = TEXT | {"stream": True}
@@ -146,3 +148,23 @@ async def test_a_slow_stream_is_not_a_slow_client() -> None:
     async with running_proxy(client_stall_timeout_s=0.2) as proxy:
         await proxy.engine(Role.COMBINED, answer=trickle)
         assert (await proxy.post(STREAM)).events[-1] == "[DONE]"
+
+
+async def test_large_bodies_are_parsed_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = 0, 0
+
+    def slowly(*given: Any) -> Any:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.1)
+        running -= 1
+        return generation.parse(*given)
+
+    monkeypatch.setattr(serving, "parse", slowly)
+    async with running_proxy() as proxy:
+        await proxy.engine(Role.COMBINED)
+        large = TEXT | {"prompt": "x" * 2 * serving.AT_ONCE_BYTES}
+        replies = await asyncio.gather(*(proxy.post(large) for _ in range(4)))
+        assert [reply.status for reply in replies] == [200] * 4
+    assert most == 1

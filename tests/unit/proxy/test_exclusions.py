@@ -7,6 +7,7 @@ import pytest
 from msgspec import Raw
 
 from pd_proxy.protocol import exclusions
+from pd_proxy.protocol.body import READABLE_BYTES
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.exclusions import limit_of, may_hand_off, may_migrate, minimum_of, stops_of
 from pd_proxy.protocol.generation import Generation, parse
@@ -45,6 +46,7 @@ EXCLUDED: list[tuple[str, dict[str, Any], str]] = [
     ("seed", {"seed": 1, "temperature": 0.5}, "both"),
     ("seed", {"seed": 1}, "both"),
     ("max_tokens", {"max_tokens": 0}, "both"),
+    ("stop_string", {"stop": ["x" * (READABLE_BYTES + 1)]}, "both"),
     ("media", {"messages": [{"role": "user", "content": [IMAGE]}]}, "chat"),
 ]
 

@@ -26,7 +26,7 @@ from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.ids import unique
 from pd_proxy.protocol.body import SAMPLING, Fields, encode, encoded, inner
 from pd_proxy.protocol.endpoints import PROMPT, Endpoint
-from pd_proxy.protocol.generation import count
+from pd_proxy.protocol.generation import conversations, count
 
 # Long enough for at least one block of KV (16 tokens) to be handed over.
 SHORT_PROMPT: Final = (
@@ -189,7 +189,7 @@ def _short_prompt(endpoint: Endpoint, fields: Fields) -> object:
         case Endpoint.CHAT | Endpoint.MESSAGES:
             return [message]
         case Endpoint.BATCH:
-            return [[message]] * len(msgspec.json.decode(fields["messages"], type=list[Raw]))
+            return [[message]] * conversations(fields)
         case Endpoint.GENERATE:
             return SHORT_TOKENS
         case Endpoint.COMPLETIONS if "prompt" in fields and (prompts := count(fields["prompt"])) > 1:

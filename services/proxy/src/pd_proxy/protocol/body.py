@@ -55,14 +55,18 @@ def read(body: bytes) -> dict[str, Raw]:
         raise BadRequestError(f"the request body is not valid JSON: {error}") from None
 
 
+# More than any value needs; it could hold a number every other byte, each of which would become an object.
+READABLE_BYTES: Final = 64 * 1024
 # What `readable` gives for a value that only an engine can judge.
 UNREADABLE: Final = object()
 
 
 def readable(fields: Fields, name: str) -> Any:
-    """A field's value in Python's types, None if there is none; UNREADABLE if it is nested too deeply, or a number too large for Python."""
+    """A field's value in Python's types, None if there is none; UNREADABLE if it is too large, nested too deeply, or a number too large for Python."""
     if name not in fields:
         return None
+    if memoryview(fields[name]).nbytes > READABLE_BYTES:
+        return UNREADABLE
     try:
         return msgspec.json.decode(fields[name])
     except (msgspec.MsgspecError, RecursionError):

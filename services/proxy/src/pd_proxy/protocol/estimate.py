@@ -5,6 +5,7 @@ from typing import Final
 
 from msgspec import Raw
 
+from pd_proxy.protocol.bounds import occurrences
 from pd_proxy.protocol.media import media
 
 # Bytes per token, about, for text of any language in UTF-8 with the tokenizers of current models.
@@ -24,7 +25,7 @@ def prompt_tokens(prompt: bytes) -> int:
     """Tokens of a completion's prompts; exact if they are token ids."""
     if b'"' in prompt:
         return text_tokens(prompt)
-    return prompt.count(b",") + 1
+    return occurrences(prompt, b",") + 1
 
 
 def messages_tokens(messages: bytes, image_max_tokens: int) -> int:
@@ -41,4 +42,4 @@ def beside_tokens(fields: Mapping[str, Raw]) -> int:
 
 
 def _tokens(size: int, text: bytes) -> int:
-    return (size - _ESCAPE_EXCESS * text.count(b"\\u")) // BYTES_A_TOKEN
+    return (size - _ESCAPE_EXCESS * occurrences(text, b"\\u")) // BYTES_A_TOKEN

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from pd_proxy.protocol.body import Fields, present, readable
+from pd_proxy.protocol.body import UNREADABLE, Fields, present, readable
 from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.protocol.generation import Generation
 
@@ -48,6 +48,7 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "watermarking": (_something, "logits_processors"),
     "bad_words": (_something, "bad_words"),
     "use_beam_search": (_something, "beam_search"),
+    "stop": (lambda value: value is UNREADABLE, "stop_string"),
     "best_of": (_is_not(0, 1), "beam_search"),
     "echo": (_something, "echo"),
     "prompt_logprobs": (_anything, "echo"),

@@ -35,6 +35,13 @@ class Limits:
 DEFAULT_LIMITS: Final = Limits()
 
 
+class _Message(Struct):
+    """An object, whatever is in it: anything else, such as millions of numbers, is refused at the first one."""
+
+
+_conversations: Final = msgspec.json.Decoder(list[list[_Message]])
+
+
 class Generation(Struct, frozen=True):
     """One request for tokens.
 
@@ -100,7 +107,7 @@ def _prompts(endpoint: Endpoint, fields: Fields) -> int:
         name = PROMPT[endpoint]
         if not present(fields, name):
             raise BadRequestError(f"you must provide `{name}`", param=name)
-        return _conversations(fields) if endpoint is Endpoint.BATCH else 1
+        return conversations(fields) if endpoint is Endpoint.BATCH else 1
     if present(fields, "prompt_embeds"):
         return 1
     if not present(fields, "prompt"):
@@ -124,8 +131,13 @@ def _tokens(endpoint: Endpoint, fields: Fields, limits: Limits) -> int:
     return max(1, found + messages_tokens(text, limits.image_max_tokens))
 
 
-def _conversations(fields: Fields) -> int:
+def conversations(fields: Fields) -> int:
+    """The number of conversations in a batch.
+
+    Raises:
+        BadRequestError: if it is not a list of lists of messages.
+    """
     try:
-        return max(1, len(msgspec.json.decode(fields["messages"], type=list[Raw])))
+        return max(1, len(_conversations.decode(fields["messages"])))
     except (msgspec.MsgspecError, RecursionError):
         raise BadRequestError("`messages` must be a list of conversations", param="messages") from None

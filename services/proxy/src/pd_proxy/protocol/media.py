@@ -86,7 +86,7 @@ KINDS: Final[dict[str, Estimate]] = {
     "file_data": lambda _, __: UNSEEN_FILE,
 }
 # Messages without any of these words hold only text.
-_WORDS: Final = tuple(f'"{name}"'.encode() for name in KINDS)
+_WORDS: Final = re.compile(f'"(?:{"|".join(KINDS)})"'.encode())
 _nodes = msgspec.json.Decoder(list[Node])
 # Messages hold parts; among these, tool results hold parts themselves.
 _DEPTH: Final = 3
@@ -95,7 +95,7 @@ _DEPTH: Final = 3
 def media(messages: bytes, image_max_tokens: int) -> Media:
     """The media in a list of messages (JSON); anything else counts as text."""
     found = Media()
-    if any(word in messages for word in _WORDS):
+    if _WORDS.search(messages) is not None:
         _add(found, messages, image_max_tokens, _DEPTH)
     return found
 

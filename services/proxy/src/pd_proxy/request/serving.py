@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Final
 
@@ -21,6 +22,8 @@ COUNTED: Final = (Endpoint.COMPLETIONS, Endpoint.CHAT, Endpoint.GENERATE)
 MAX_CLIENT_ID: Final = 200
 # A larger body takes milliseconds to parse, for which no stream should have to wait.
 AT_ONCE_BYTES: Final = 256 * 1024
+# Larger bodies are parsed one after the other: with each further thread, the event loop would wait longer for its turn.
+_LARGE: Final = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
 # Returns a request's header by its name in lower case; empty if it is missing.
 Header = Callable[[str], str]
@@ -90,7 +93,7 @@ def delivered(trace: Trace) -> None:
 async def _parsed(context: Context, endpoint: Endpoint, body: bytes) -> Generation:
     if len(body) <= AT_ONCE_BYTES:
         return parse(endpoint, body, context.limits)
-    return await asyncio.to_thread(parse, endpoint, body, context.limits)
+    return await asyncio.get_running_loop().run_in_executor(_LARGE, parse, endpoint, body, context.limits)
 
 
 def response_headers(trace: Trace) -> dict[str, str]:
