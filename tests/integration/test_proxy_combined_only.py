@@ -118,8 +118,11 @@ async def cut(_engine: FakeEngine, _call: Call, request: web.Request) -> web.Str
         failing(301, headers={"Location": "http://10.1.2.3/"}),
         failing(200, b"\x1f\x8b", headers={"Content-Encoding": "gzip"}),
         cut,
+        saying('{"data": [1, 2'),
+        saying('{"data": [1, 2]}]'),
+        failing(200, b'{"data": "\xff"}', content_type="application/json"),
     ],
-    ids=["nothing", "an empty stream", "204", "206", "301", "gzip", "cut"],
+    ids=["nothing", "an empty stream", "204", "206", "301", "gzip", "cut", "half", "trailing", "no UTF-8"],
 )
 async def test_what_is_no_answer_is_an_error_with_a_status(proxy: RunningProxy, answer: Answer) -> None:
     await proxy.engine(Role.COMBINED, answer=answer)
@@ -193,3 +196,19 @@ async def test_without_the_model_or_the_key_nobody_is_asked(proxy: RunningProxy)
     reply = await proxy.post(BODY | {"model": "other"}, "/v1/embeddings")
     assert (reply.status, reply.error["code"]) == (404, "model_not_found")
     assert not engine.calls
+
+
+@pytest.mark.parametrize("body", [b"", b'{"tokens": [1, 2', b"<html></html>", b'{"tokens": "\xff"}'])
+async def test_an_answer_of_any_engine_that_is_no_json_is_an_error_or_comes_from_another_one(
+    proxy: RunningProxy, body: bytes
+) -> None:
+    broken = await proxy.engine(
+        Role.COMBINED, boot_id="broken", answer=failing(200, body, content_type="application/json")
+    )
+    reply = await proxy.post(BODY, "/tokenize")
+    assert (reply.status, reply.error["code"]) == (502, "bad_gateway")
+    await proxy.engine(Role.COMBINED, boot_id="other", answer=saying('{"tokens": [1]}'))
+    before = len(broken.calls)
+    for _ in range(2):
+        assert (await proxy.post(BODY, "/tokenize")).json == {"tokens": [1]}
+    assert len(broken.calls) == before + 1, "each request began with another engine"

@@ -12,6 +12,7 @@ from pd_contracts.ping import Ping, PingType
 from pd_proxy.engines.registry import (
     CAPACITY_A_PEER,
     FORGET_AFTER_S,
+    LIVE_SHARE,
     Change,
     Instance,
     PingRefusedError,
@@ -476,19 +477,45 @@ def test_a_process_whose_clock_is_set_goes_on_and_its_old_pings_stay_old() -> No
     def told(sent: float, up: float, boot: str = "boot") -> Ping:
         return msgspec.structs.replace(ping(), time=sent, up=up, boot_id=boot)
 
-    assert not table.goes_on(told(100.0, 1.0))
+    assert not table.goes_on(told(100.0, 1.0), 0.0)
     table.ping(told(100.0, 1.0), 0.0)
     for now, sent in ((1.0, 3700.0), (2.0, -3500.0), (3.0, 101.0)):
         following = told(sent, 1.0 + now)
-        assert table.goes_on(following)
+        assert table.goes_on(following, now)
         table.ping(following, now)
-        assert not table.goes_on(following)
+        assert not table.goes_on(following, now)
         for old in (following, told(1e6, now)):
             with pytest.raises(PingRefusedError) as caught:
                 table.ping(old, now)
             assert caught.value.reason == "replayed"
     # Another process says nothing about this clock.
-    assert not table.goes_on(told(200.0, 900.0, "next"))
+    assert not table.goes_on(told(200.0, 900.0, "next"), 4.0)
     with pytest.raises(PingRefusedError):
         table.ping(told(50.0, 900.0, "next"), 4.0)
     table.ping(told(102.0, 0.5, "next"), 4.0)
+
+
+def test_a_restarted_engine_whose_clock_was_set_back_is_admitted_once_the_old_process_is_silent() -> None:
+    def told(sent: float, up: float, boot: str) -> Ping:
+        return msgspec.structs.replace(ping(), time=sent, up=up, boot_id=boot)
+
+    table = registry()
+    table.ping(told(1000.0, 50.0, "before"), 0.0)
+    admitted(table, told(1003.0, 53.0, "old"), 3.0)
+    back = told(-2600.0, 60.0, "new")
+    assert not table.goes_on(back, 4.0)
+    with pytest.raises(PingRefusedError):
+        table.ping(back, 4.0)
+    silent = 3.0 + LIVE_SHARE * 10.0 + 0.1
+    # Recordings of its predecessors, and of the silent process itself, are none of a successor.
+    for old in (told(1000.0, 50.0, "before"), told(1003.0, 53.0, "old"), told(1000.0, 50.0, "unknown")):
+        for now in (silent, 30.0):
+            assert not table.goes_on(old, now)
+            with pytest.raises(PingRefusedError) as caught:
+                table.ping(old, now)
+            assert caught.value.reason == "replayed"
+    assert table.goes_on(back, silent)
+    table.ping(back, silent)
+    assert only(table).boot_id == "new"
+    with pytest.raises(PingRefusedError):
+        table.ping(told(1003.0, 53.0, "old"), silent)

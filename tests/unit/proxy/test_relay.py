@@ -24,6 +24,8 @@ ERROR = b'data: {"error":{"message":"lost 10.0.0.1:80"}}\n\n'
 TEXT = b'data: {"id":"1","choices":[{"text":"say [DONE] or \\"error\\""}]}\n\n'
 USAGE = b'data: {"id":"1","choices":[],"usage":{"completion_tokens":1}}\n\n'
 SPACED = b'data:{"id": "1", "choices": [{"text": "a"}]}\n\n'
+OLD_MAC = b'data: {"id":"1","choices":[{"text":"a"}]}\r: lost 10.0.0.1:80\n\n'
+NAMED = b'data: {"id":"1","choices":[{"text":"a"}]}\revent: error\rdata: {"message":"10.0.0.1:80"}\n\n'
 WINDOWS = b'data: {"id":"1"}\r\n\r\n'
 END = b"data: [DONE]\n\n"
 
@@ -83,7 +85,9 @@ def body(written: list[bytes]) -> bytes:
 
 @given(
     st.lists(
-        st.lists(st.sampled_from([TOKEN, PARAMS, ERROR, TEXT, USAGE, SPACED, WINDOWS]), min_size=1, max_size=3),
+        st.lists(
+            st.sampled_from([TOKEN, PARAMS, ERROR, TEXT, USAGE, SPACED, WINDOWS, OLD_MAC]), min_size=1, max_size=3
+        ),
         max_size=6,
     ),
     st.lists(st.integers(0, 2000), max_size=10),
@@ -104,6 +108,17 @@ async def test_the_way_of_the_bytes_does_not_matter(parts: list[list[bytes]], cu
         assert body(written).replace(b"\r\n", b"\n") == expected.replace(b"\r\n", b"\n")
         assert one.done.done()
         assert secret not in expected or not secret
+
+
+@pytest.mark.parametrize(
+    "block", [OLD_MAC, NAMED, OLD_MAC.replace(b"\n\n", b"\r\r"), OLD_MAC.replace(b"\n\n", b"\r\n\n")]
+)
+async def test_no_line_hides_behind_the_carriage_return_before_it(block: bytes) -> None:
+    engine, _, written, _ = relay(b"")
+    engine.send(write_chunk(TEXT))
+    engine.send(write_chunk(block))
+    assert b"choices" in body(written)
+    assert b"10.0.0.1" not in body(written)
 
 
 async def test_a_chunk_counts_as_progress_and_the_next_is_waited_for() -> None:

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Final
 
 from pd_contracts.names import Role
+from pd_contracts.ping import Ping
 from pd_proxy.access import Keys
 from pd_proxy.context import Context
 from pd_proxy.discovery.belief import Announcement
@@ -77,6 +78,10 @@ class Supervisor(Context):
     def ping(self, said: Announcement) -> None:
         """Give the registry a ping that is believed; raises PingRefusedError."""
         self.noted(self.registry.ping(said.ping, monotonic(), trusted=said.trusted, peer=said.peer))
+
+    def goes_on(self, ping: Ping) -> bool:
+        """As `Registry.goes_on`, now."""
+        return self.registry.goes_on(ping, monotonic())
 
     def noted(self, changes: Iterable[Change]) -> None:
         """Act on changes in the registry."""

@@ -208,7 +208,7 @@ async def running(context: Supervisor) -> AsyncIterator[None]:
     Raises:
         OSError: if the port for pings cannot be opened, or the pod's account cannot be read.
     """
-    discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected, context.registry.goes_on)
+    discovery = source_of(context.settings, context.ping, context.metrics.ping_rejected, context.goes_on)
     try:
         discovery.bind()
         async with context.upstream:

@@ -26,6 +26,7 @@ from pd_proxy.errors import (
 )
 from pd_proxy.protocol.scrub import scrub
 from pd_proxy.request.serving import JSON
+from pd_proxy.upstream.documents import check_json
 from pd_proxy.upstream.models import ask_version
 
 # Any engine knows the tokenizer.
@@ -104,7 +105,7 @@ class Passthrough:
         return said or engine.version or None  # the version in its ping
 
     async def any_engine(self) -> Response:
-        """The answer of a ready engine that serves the model; if it cannot be reached, of another one."""
+        """The answer of a ready engine that serves the model; if that gives none, of another one."""
         check_key(self._context)
         body = await body_of(request, self._context)
         if self._context.stopping:
@@ -116,6 +117,7 @@ class Passthrough:
             engine = engines[(turn + number) % len(engines)]
             try:
                 answer = await self._context.upstream.call(engine, request.path, body, TIMEOUT_S)
+                check_json(answer, engine.name)
             except RefusedError as error:
                 if error.status < 500:
                     raise

@@ -40,7 +40,7 @@ class Believer(msgspec.Struct, frozen=True, kw_only=True):
         networks: the networks in which engines may announce addresses; if empty, any.
         own_ports: ports on which this proxy listens.
         is_own: tells whether an address is this host's.
-        goes_on: tells whether a signed ping is the next one of a known process, so that it is no old one, whatever the clocks say.
+        goes_on: tells whether a signed ping is the next one of a known process or of its successor, so that it is no old one, whatever the clocks say.
     """
 
     deployment: str

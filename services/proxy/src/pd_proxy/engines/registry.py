@@ -172,7 +172,7 @@ class Registry:
                 raise PingRefusedError("conflict", "a live engine has announced this http_address")
             if entry.trusted:
                 return []  # vLLM's own ping of an engine that also signs; it must not keep the engine alive once signed pings stop
-        if entry is not None and trusted and not self._is_new(entry, ping):
+        if entry is not None and trusted and not self._is_new(entry, ping, now):
             raise PingRefusedError("replayed", "is older than a ping that has already arrived")
         changes = self._claim(ping, trusted=trusted)
         if entry is None:
@@ -184,18 +184,31 @@ class Registry:
             entry.sent_at, entry.up = ping.time, ping.up
         return changes + self._seen(entry, ping, now)
 
-    def goes_on(self, ping: Ping) -> bool:
-        """Whether a signed ping is the next one of a process that has signed pings before. Clocks say nothing about that, because they can be set."""
+    def goes_on(self, ping: Ping, now: float) -> bool:
+        """Whether a signed ping is new, of a process that has signed pings before or of its successor. Clocks say nothing about that, because they can be set."""
         entry = self._entries.get(ping.http_address)
-        return entry is not None and self._continues(entry, ping) and ping.up > entry.up
-
-    def _is_new(self, entry: _Entry, ping: Ping) -> bool:
+        if entry is None:
+            return False
         if self._continues(entry, ping):
             return ping.up > entry.up
-        return not ping.time or ping.time > entry.sent_at
+        return self._succeeds(entry, ping, now)
+
+    def _is_new(self, entry: _Entry, ping: Ping, now: float) -> bool:
+        if self._continues(entry, ping):
+            return ping.up > entry.up
+        return not ping.time or ping.time > entry.sent_at or self._succeeds(entry, ping, now)
 
     def _continues(self, entry: _Entry, ping: Ping) -> bool:
         return bool(entry.up and ping.up and ping.boot_id) and self._matches(entry.instance, ping)
+
+    def _succeeds(self, entry: _Entry, ping: Ping, now: float) -> bool:
+        """Whether an engine was restarted, and the clock set back: the old process is silent, and the host has been up for longer than in its last ping.
+
+        A recording of an earlier process shows a shorter time. If the host was restarted, too, only the clocks can tell.
+        """
+        silent = entry.trusted and not self._live(entry, now)
+        known = bool(entry.up and ping.boot_id and entry.instance.boot_id)
+        return silent and known and ping.boot_id != entry.instance.boot_id and ping.up > entry.up
 
     def _live(self, entry: _Entry, now: float) -> bool:
         return not entry.lost and not entry.refuses and now - entry.last_ping <= LIVE_SHARE * self._ttl

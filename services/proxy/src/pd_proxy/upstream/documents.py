@@ -5,11 +5,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
+import msgspec
 
-from pd_proxy.errors import DisconnectedError
+from pd_proxy.errors import BrokenReplyError, DisconnectedError
 from pd_proxy.protocol.rewrite import BLOCK_END, ForwardedRewriter
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.failures import translating
+
+# Reads any JSON to its end without building it.
+_json = msgspec.json.Decoder(msgspec.Raw)
 
 
 class _Use:
@@ -43,6 +47,25 @@ async def post(session: aiohttp.ClientSession, url: str, **options: Any) -> aioh
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if not use.kept:
                 raise
+
+
+def check_json(answer: bytes, name: str) -> None:
+    """Check a 200 that must be JSON; `name` is the engine's.
+
+    Raises:
+        BrokenReplyError: if it is not.
+    """
+    try:
+        if not answer.isascii():
+            answer.decode()  # the decoder does not look into what it leaves raw
+        _json.decode(answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        what = "is empty" if not answer.strip() else "is not valid JSON"
+        raise BrokenReplyError(f"{name}'s answer {what}") from None
+
+
+def is_json(response: aiohttp.ClientResponse) -> bool:
+    return response.content_type == "application/json"
 
 
 def is_stream(response: aiohttp.ClientResponse) -> bool:

@@ -18,7 +18,7 @@ from pd_proxy.protocol.rewrite import BLOCK_END, ForwardedRewriter, raise_error
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
-from pd_proxy.upstream.documents import Forwarded, is_stream, noting_use, post, read_document
+from pd_proxy.upstream.documents import Forwarded, check_json, is_json, is_stream, noting_use, post, read_document
 from pd_proxy.upstream.failures import refusal, translated, translating
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import BrokenOffError, Reply, TooLargeError
@@ -178,6 +178,8 @@ class Upstream:
             raise self._too_large(instance)
         if not answer.strip():
             raise BrokenReplyError(f"{instance.name}'s answer is empty")
+        if is_json(response):
+            check_json(answer, instance.name)
         _raise_error(instance, answer)
         return answer
 

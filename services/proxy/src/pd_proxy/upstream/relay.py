@@ -14,9 +14,11 @@ from pd_proxy.upstream.replies import Reply
 
 # The end of an event.
 END: Final = b"\n\n"
-# A chunk that holds one event of one line: its next line end behind that of its size, which is in these bytes, is the event's.
+# A chunk that holds one event of one line: its next line end behind that of its size, which is in these bytes, is the event's. A line may
+# also end with CR alone, and the only one here is the chunk's.
 BEHIND_SIZE: Final = 8
 ENDS_BYTES: Final = len(b"\n\n\r\n")
+CHUNK_END_BYTES: Final = len(b"\r\n")
 # How a chunk begins that is a whole read of so many bytes, and holds events.
 BEGINNINGS: Final = beginnings(EVENT_BEGINNINGS)
 
@@ -118,6 +120,7 @@ class Relay:
                 or self._held_up
                 or (data.rfind(choice) < 0 and data.rfind(spaced_choice) < 0)
                 or data.find(b"\n", BEHIND_SIZE) != len(data) - ENDS_BYTES
+                or data.find(b"\r", BEHIND_SIZE) != len(data) - CHUNK_END_BYTES
                 or data.rfind(ERROR_KEY) >= 0
                 or data.rfind(KV_KEY) >= 0
                 or (mark is not KV_KEY and data.rfind(mark) >= 0)
