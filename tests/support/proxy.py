@@ -531,13 +531,17 @@ class RawClient:
         cls, proxy: RunningProxy, body: Any, path: str = "/v1/completions", buffer_bytes: int = BUFFER_BYTES
     ) -> Self:
         """Connect and send; what has not been read yet is buffered up to twice `buffer_bytes`."""
-        data = json.dumps(body).encode()
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port, limit=buffer_bytes)
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
-        await writer.drain()
         client = cls(reader, writer)
+        await client.ask(body, path)
         proxy.engines.push_async_callback(client.leave)
         return client
+
+    async def ask(self, body: Any, path: str = "/v1/completions") -> None:
+        """Send a request."""
+        data = json.dumps(body).encode()
+        self._writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+        await self._writer.drain()
 
     async def read_until(self, mark: bytes) -> bytes:
         """Read up to and with a mark."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
 from pd_proxy.access import Keys
 from pd_proxy.engines.known import KnownChoices
@@ -28,6 +28,10 @@ from pd_proxy.upstream.http import Upstream
 from pd_proxy.upstream.standstill import Standstill
 from pd_routing.books import Books
 
+# A client may send a request over a kept connection at the moment at which that is closed, and then it would be lost. So for this time
+# each such request is still served, and the answer says that the connection ends.
+LAST_CALL_S: Final = 1.0
+
 
 class Engines(Protocol):
     """The engines that this process knows."""
@@ -48,7 +52,8 @@ class Context(ABC):
         turns: numbers the requests, for the load-balancing policies.
         started: when the proxy began to serve, on the monotonic clock.
         stand_ins: by engine process, a token id that a prompt may hold in place of prefill's token; None if the engine named none.
-        stopping: no more requests are accepted.
+        stopping: the process is about to end, so it is not ready. Connections that clients have kept may bring a last request.
+        refusing: no more requests are accepted.
     """
 
     settings: Settings
@@ -65,6 +70,7 @@ class Context(ABC):
     tasks: Tasks = field(default_factory=Tasks)
     stand_ins: dict[int, int | None] = field(default_factory=dict)
     stopping: bool = False
+    refusing: bool = False
 
     def __post_init__(self) -> None:
         """What follows from the parts."""
@@ -89,10 +95,15 @@ class Context(ABC):
         """Ask the engines which models they serve, unless that was just done; returns when they have answered, or after LOOK_TIMEOUT_S."""
 
     def stop_soon(self) -> None:
-        """Take no more requests; after DRAIN_TIMEOUT_S, streams that are still open get an error event."""
+        """Take no more requests after LAST_CALL_S; after DRAIN_TIMEOUT_S, streams that are still open get an error event."""
         self.stopping = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(min(LAST_CALL_S, self.settings.drain_timeout_s), self._refuse)
         reason = ShuttingDownError("the proxy is shutting down")
-        asyncio.get_running_loop().call_later(self.settings.drain_timeout_s, self.flights.abort_all, reason)
+        loop.call_later(self.settings.drain_timeout_s, self.flights.abort_all, reason)
+
+    def _refuse(self) -> None:
+        self.refusing = True
 
 
 def _router_of(settings: Settings, trust: Trust) -> Router:

@@ -151,6 +151,7 @@ def app_of(context: Context, *blueprints: Blueprint) -> Proxy:
     if origins := context.settings.cors_origins:
         app.before_request(partial(answer_preflight, origins))
         app.after_request(partial(tell_browser, origins))
+    app.after_request(partial(tell_last, context))
     app.register_error_handler(ProxyError, on_proxy_error)
     app.register_error_handler(HTTPException, on_http_exception)
     return app
@@ -164,6 +165,13 @@ async def refuse_two_lengths() -> None:
     """
     if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
         raise AmbiguousLengthError("a request must have either Content-Length or Transfer-Encoding, not both")
+
+
+async def tell_last(context: Context, response: Response) -> Response:
+    """Tell a client that its connection ends with this answer, when the process is about to end. HTTP/2 has a message of its own for that."""
+    if context.stopping and request.http_version.startswith("1"):
+        response.headers["Connection"] = "close"
+    return response
 
 
 async def answer_preflight(origins: Sequence[str]) -> Response | None:

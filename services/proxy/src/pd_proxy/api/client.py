@@ -15,7 +15,7 @@ from pd_proxy.api.antechamber import may_be_probe
 from pd_proxy.api.app import end, let_go
 from pd_proxy.api.farewell import Farewell
 from pd_proxy.api.unsent import Unsent
-from pd_proxy.context import Context
+from pd_proxy.context import LAST_CALL_S, Context
 from pd_proxy.errors import HttpError, ProxyError, SlowClientError
 from pd_proxy.protocol.wire import (
     LAST_CHUNK,
@@ -176,7 +176,11 @@ class Client(asyncio.Protocol):
             self._transport.abort()
 
     def stop(self) -> None:
-        """Take no more requests; one whose head has arrived still gets its answer."""
+        """End the connection with its next answer, or soon if no request comes; one that has begun to arrive still gets its answer."""
+        if self._task is None:
+            self._front.loop.call_later(LAST_CALL_S, self._leave_if_idle)
+
+    def _leave_if_idle(self) -> None:
         if self._task is None and self._head is None:
             self.close()
 
@@ -402,9 +406,11 @@ class Client(asyncio.Protocol):
             return
         if task.cancelled() or (error is not None and self._answering):
             transport.abort()
-        elif not self._keep_alive or self._front.stopping:
+        elif not self._keep_alive:
             self.close()
         else:
+            if self._front.stopping:  # the answer had begun before that, and did not say so
+                self.stop()
             self._wait(self._front.config.keep_alive_timeout)
             self._advance()
             self._pace()
@@ -422,6 +428,7 @@ class Client(asyncio.Protocol):
         self._answering = True
         phrase = PHRASES.get(status, "")  # an engine may have statuses of its own
         headers["Date"] = self._front.date()
+        self._keep_alive = self._keep_alive and not self._front.stopping
         if not self._keep_alive:
             headers["Connection"] = "close"
         if origins := self._front.context.settings.cors_origins:

@@ -23,10 +23,11 @@ from pd_contracts.descriptors import free_descriptors
 from pd_proxy.api import cors
 from pd_proxy.api.antechamber import Antechamber
 from pd_proxy.api.app import Proxy
-from pd_proxy.api.client import Client
+from pd_proxy.api.client import LOOK_S, Client
 from pd_proxy.api.handed_over import HandedOver, Server, Writer, state_of
 from pd_proxy.api.room import RESERVE, Room, client_of
 from pd_proxy.api.unsent import Unsent
+from pd_proxy.context import LAST_CALL_S
 from pd_proxy.errors import HttpError, ProxyError, TooManyConnectionsError
 from pd_proxy.request.serving import JSON, error_of
 
@@ -199,17 +200,20 @@ class Connections:
                     protocol.transport.close()
 
     async def finish(self) -> None:
-        """Serve no new requests, let the running ones end, then cancel them."""
+        """Serve what is on its way over kept connections, let running requests end, then cancel them."""
         self.stopping = True
-        await self._worker.terminated.set()
+        last = self.loop.time() + self.config.graceful_timeout
         for client in list(self.clients):
             client.stop()
+        quiet = min(last, self.loop.time() + LAST_CALL_S)
+        while self._handed_over and self.loop.time() < quiet:  # noqa: ASYNC110  no event for what others do
+            await asyncio.sleep(LOOK_S)
+        await self._worker.terminated.set()
         for protocol in list(self._handed_over):
             if protocol.idle_s(self.loop.time()):
                 protocol.transport.close()  # after what has been written
-        last = self.loop.time() + self.config.graceful_timeout
-        while self.tasks and self.loop.time() < last:
-            await asyncio.wait(self.tasks, timeout=last - self.loop.time())
+        while (self.tasks or self.clients) and self.loop.time() < last:  # noqa: ASYNC110  likewise
+            await asyncio.sleep(LOOK_S)
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

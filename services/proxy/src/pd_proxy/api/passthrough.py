@@ -108,7 +108,7 @@ class Passthrough:
         """The answer of a ready engine that serves the model; if that gives none, of another one."""
         check_key(self._context)
         body = await body_of(request, self._context)
-        if self._context.stopping:
+        if self._context.refusing:
             raise ShuttingDownError("the proxy is shutting down")
         engines = _able(self._context, _model(body))
         turn = next(self._context.turns)
@@ -133,7 +133,7 @@ class Passthrough:
         context = self._context
         check_key(context)
         body = await body_of(request, context)
-        if context.stopping:
+        if context.refusing:
             raise ShuttingDownError("the proxy is shutting down")
         kind = request.headers.get("Content-Type", JSON)
         engine = _combined(context, _model_of_form(body) if kind.startswith("multipart/") else _model(body))

@@ -69,7 +69,7 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
     Raises:
         ProxyError: if it fails before the client could be sent a byte.
     """
-    if context.stopping:
+    if context.refusing:
         raise ShuttingDownError("the proxy is shutting down")
     limit = context.settings.max_in_flight
     if limit and context.metrics.at_once() > limit:
