@@ -210,11 +210,12 @@ def test_a_removed_job_is_gone_wherever_it_was(moment: str) -> None:
     st.lists(st.tuples(st.integers(1, 700), st.integers(1, 20), st.floats(0, 3)), min_size=1, max_size=12),
     st.integers(1, 5),
     st.integers(16, 400),
+    st.booleans(),
 )
 def test_every_job_gets_exactly_its_tokens_and_no_step_breaks_a_limit(
-    shapes: list[tuple[int, int, float]], seqs: int, budget: int
+    shapes: list[tuple[int, int, float]], seqs: int, budget: int, ahead: bool
 ) -> None:
-    limits = Limits(max_num_seqs=seqs, max_num_batched_tokens=budget, kv_tokens=1500)
+    limits = Limits(max_num_seqs=seqs, max_num_batched_tokens=budget, kv_tokens=1500, async_scheduling=ahead)
     made = Scheduler(limits)
     jobs = [Job(prompt, output) for prompt, output, _ in shapes]
     for job, (_, _, at) in zip(jobs, shapes, strict=True):
@@ -229,7 +230,7 @@ def test_every_job_gets_exactly_its_tokens_and_no_step_breaks_a_limit(
         for slot in slots:
             complete(slot)
             if slot.emits and slot.job.generated == slot.job.max_tokens:
-                made.remove(slot.job)
+                made.end(slot.job)
         now = start + 0.1
 
     assert [(job.computed, job.generated) for job in jobs] == [(p + o - 1, o) for p, o, _ in shapes]
@@ -260,3 +261,48 @@ def test_an_idle_engine_does_not_let_a_request_wait_for_a_plan() -> None:
 
     assert scheduler.next_start(1.0) == 3.0
     assert len(scheduler.plan(3.0)) == 1
+
+
+def ended(*jobs: Job, kv_tokens: int, places: int = 8, async_scheduling: bool) -> Scheduler:
+    """A scheduler whose first job has just got its last token, and the last one waits."""
+    limits = Limits(places, max_num_batched_tokens=8192, kv_tokens=kv_tokens, async_scheduling=async_scheduling)
+    made = scheduler(*jobs, limits=limits)
+    assert [slot.job for slot in run_step(made)] == list(jobs[:-1])
+    made.end(jobs[0])
+    return made
+
+
+@pytest.mark.parametrize(("kv_tokens", "places"), [(64, 8), (1000, 2)], ids=["blocks", "places"])
+def test_a_step_planned_beside_a_last_token_finds_its_sequence_still_there(kv_tokens: int, places: int) -> None:
+    def admitted(*, async_scheduling: bool) -> list[bool]:
+        first, second, third = Job(32, 1), Job(10, 50), Job(20, 9)
+        made = ended(first, second, third, kv_tokens=kv_tokens, places=places, async_scheduling=async_scheduling)
+        return [third in {slot.job for slot in run_step(made)} for _ in range(2)]
+
+    assert admitted(async_scheduling=False) == [True, True]
+    assert admitted(async_scheduling=True) == [False, True]
+
+
+def test_what_is_preempted_for_a_sequence_that_has_ended_is_planned_again_at_once() -> None:
+    first, second = Job(32, 1), Job(32, 9)
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=64, async_scheduling=True)  # 4 blocks
+    made = scheduler(first, second, limits=limits)
+    run_step(made)
+    made.end(first)
+
+    [slot] = run_step(made)
+
+    assert (slot.job, slot.tokens, made.preemptions, made.running) == (second, 33, 1, 1)
+
+
+def test_an_engine_whose_last_sequence_ended_is_idle() -> None:
+    limits = Limits(max_num_seqs=8, max_num_batched_tokens=8192, kv_tokens=1000, async_scheduling=True)
+    first, second = Job(32, 1), Job(32, 1)
+    made = scheduler(first, second, limits=limits)
+    run_step(made)
+    made.end(first)
+    assert (made.running, made.next_start(1.0)) == (1, 1.0)
+
+    made.end(second)
+
+    assert (made.running, made.kv_used, made.next_start(1.0)) == (0, 0, None)

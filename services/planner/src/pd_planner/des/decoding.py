@@ -33,7 +33,8 @@ NOW, BEGAN, BEHIND, PLANNED, LAUNCHED = range(5)
 # `state`: sequences that decode, requests that have come, those ever admitted, steps so far, blocks that those that run may come to need, requests
 # done; the request whose prompt is computed in part, how much of it, how many prompts this step completes, and how many requests there are; how
 # many have their first token; and how many had it, and how many were done, before the last step; blocks of the prompts that this step completes;
-# and how high `Running.order` and `Running.waiting` are filled.
+# how high `Running.order` and `Running.waiting` are filled; sequences that ended with the last step and are still there while the next one is
+# planned, and their blocks.
 (
     DECODING,
     ARRIVED,
@@ -51,8 +52,10 @@ NOW, BEGAN, BEHIND, PLANNED, LAUNCHED = range(5)
     FILLED,
     LATEST,
     PREEMPTED,
-) = range(16)
-CLOCK_COLUMNS, STATE_COLUMNS = 5, 16
+    ENDED,
+    HELD,
+) = range(18)
+CLOCK_COLUMNS, STATE_COLUMNS = 5, 18
 _place, _blocks_of = compiled(place), compiled(blocks_of)
 
 
@@ -66,7 +69,7 @@ class Running(NamedTuple):
         order: jobs as they were admitted; some of them have ended.
         waiting: preempted jobs, the one that comes first on top.
         written: output tokens of each job before it was preempted.
-        ends: after which step each job that decodes will end; 0 if it was preempted.
+        ends: after which step each job that decodes will end; 0 if it was preempted, negative if it has ended.
         phases: sequences that decode, by (tokens that one looks back on − steps so far) modulo the size of a block; this does not change as they
             grow, and says in which steps they need a new block.
     """
@@ -126,15 +129,22 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
     state, launches = engine.state, len(engine.launching.ms) > 0
     while state[DONE] < state[KNOWN] and next_start(engine) < until:
         _begin_step(engine)
-        crowded = state[RESERVED] > engine.limits.kv_blocks
+        crowded = state[RESERVED] + state[HELD] > engine.limits.kv_blocks
         preempted = crowded and _make_room(engine)
+        if preempted and state[DECODING] == 0 and state[PARTIAL] == NOBODY:
+            state[ENDED] = state[HELD] = (
+                0  # nothing is left to run beside the sequences that ended: it is planned again without them
+            )
+            continue
         if state[PARTIAL] == NOBODY and (
             preempted or not _admissible(engine, engine.limits.batched_tokens - state[DECODING])
         ):
             state[FRESH], state[PAST] = state[STARTED], state[DONE]
             steps = ends[0][0] - state[STEP]
-            if crowded:
-                steps = 1 if preempted else min(steps, _steps_with_room(engine))
+            if preempted or (state[ENDED] > 0 and (crowded or _next_waiting(engine) != NOBODY)):
+                steps = 1  # the next step has more room
+            elif crowded:
+                steps = min(steps, _steps_with_room(engine))
             _decode_only(engine, steps, until)
         else:
             before, partial = state[LATEST], state[PARTIAL]
@@ -148,6 +158,7 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
             engine.clock[BEHIND] += state[DECODING]
             state[STEP] += 1
             _start_answers(engine, ends, before, partial)
+        state[ENDED] = state[HELD] = 0
         _end_answers(engine, ends)
 
 
@@ -167,6 +178,8 @@ def _begin_step(engine: Engine) -> None:
     running = state[DECODING] > 0 or state[PARTIAL] != NOBODY
     if not running and state[ADMITTED] == state[ARRIVED] and state[PREEMPTED] == 0:
         clock[NOW] = max(clock[NOW], ready[state[ARRIVED]])
+    if not running:
+        state[ENDED] = state[HELD] = 0
     planned = max(clock[BEGAN], clock[LAUNCHED]) if running and engine.limits.async_scheduling else clock[NOW]
     clock[BEGAN], clock[PLANNED] = clock[NOW], planned
     while state[ARRIVED] < state[KNOWN] and ready[state[ARRIVED]] <= planned:
@@ -216,9 +229,10 @@ def _admissible(engine: Engine, left: int) -> bool:
     """Whether the next request that waits may join a step in which so many tokens are left."""
     state, jobs, room = engine.state, engine.jobs, engine.limits.kv_blocks
     job = _next_waiting(engine)
-    if job == NOBODY or left <= 0 or state[DECODING] + state[COMPLETED] >= engine.limits.sequences:
+    if job == NOBODY or left <= 0 or state[DECODING] + state[COMPLETED] + state[ENDED] >= engine.limits.sequences:
         return False
     prompt = jobs.prompt[job]
+    room -= state[HELD]
     if state[RESERVED] + _blocks_of(prompt + jobs.output[job]) <= room:
         return True
     return bool(_used(engine, 1) + state[FILLED] + _blocks_of(prompt + engine.running.written[job]) <= room)
@@ -238,18 +252,21 @@ def _used(engine: Engine, further: int) -> int:
 def _make_room(engine: Engine) -> bool:
     """Preempt the requests admitted last, until there are blocks for the next step of all others; returns whether there were any."""
     state, jobs, order = engine.state, engine.jobs, engine.running.order
-    needed = _used(engine, 1)
+    needed, preempted = _used(engine, 1) + state[HELD], False
     if state[PARTIAL] != NOBODY:
         prompt = jobs.prompt[state[PARTIAL]] + engine.running.written[state[PARTIAL]]
         tokens = min(prompt, state[COMPUTED] + engine.limits.batched_tokens - state[DECODING])
         needed += _blocks_of(tokens)
-    before = state[PREEMPTED]
     while needed > engine.limits.kv_blocks:
         state[LATEST] -= 1
         job = order[state[LATEST]]
+        if state[ENDED] > 0 and engine.running.ends[job] == -state[STEP]:
+            preempted = True  # nobody waits for it: it has all its tokens
+            needed -= _let_go(engine, job)
+            continue
         if job == state[PARTIAL]:
             state[PARTIAL] = NOBODY
-            needed = _used(engine, 1)
+            needed = _used(engine, 1) + state[HELD]
         elif engine.running.ends[job] > state[STEP]:
             needed -= _stop_decoding(engine, job)
         else:
@@ -258,7 +275,18 @@ def _make_room(engine: Engine) -> bool:
         engine.running.waiting[state[PREEMPTED]] = job
         state[PREEMPTED] += 1
         engine.times.preempted[job] += 1
-    return bool(state[PREEMPTED] > before)
+        preempted = True
+    return preempted
+
+
+@compiled
+def _let_go(engine: Engine, job: int) -> int:
+    """Forget a sequence that ended with the last step; returns how many blocks it still had."""
+    state = engine.state
+    blocks = int(_blocks_of(engine.jobs.prompt[job] + engine.jobs.output[job] - 1))
+    state[ENDED] -= 1
+    state[HELD] -= blocks
+    return blocks
 
 
 @compiled
@@ -391,12 +419,13 @@ def _start(engine: Engine, ends: Ends, job: int) -> None:
 
 @compiled
 def _end_answers(engine: Engine, ends: Ends) -> None:
-    """Last tokens: their sequences leave the batch and give their KV back."""
+    """Last tokens: their sequences leave the batch and give their KV back, at once unless the next step was planned while this one ran."""
     jobs, state = engine.jobs, engine.state
     while len(ends) > 0 and ends[0][0] <= state[STEP]:
         end, job = heappop(ends)
         if engine.running.ends[job] != end:
-            continue  # it was preempted, and ends later
+            continue  # it was preempted, and ends later or has ended
+        engine.running.ends[job] = -end
         engine.times.last[job] = engine.clock[NOW]
         engine.over[state[DONE]] = job
         state[DECODING] -= 1
@@ -405,3 +434,6 @@ def _end_answers(engine: Engine, ends: Ends) -> None:
         behind = jobs.prompt[job] + jobs.output[job] - 1
         engine.running.phases[(behind - state[STEP]) % BLOCK_TOKENS] -= 1
         engine.clock[BEHIND] -= behind
+        if engine.limits.async_scheduling:
+            state[ENDED] += 1
+            state[HELD] += _blocks_of(behind)

@@ -303,7 +303,8 @@ class Engine:
             self.stats.e2e.observe(request.last_time - request.arrival)
         if request.task is not None and reason == "abort":
             request.task.cancel()
-        self.scheduler.remove(request.job)
+        leave = self.scheduler.end if reason in {"stop", "length"} else self.scheduler.remove
+        leave(request.job)
         self._caches.pop(request.job, None)
         del self._by_job[request.job], self._requests[request.request_id]
         kept = request.entries if request.plan.keeps and reason in {"stop", "length"} else None

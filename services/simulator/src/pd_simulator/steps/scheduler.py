@@ -65,7 +65,7 @@ class Limits:
     """The engine's limits, as vLLM's options of the same names; `chunked` lets a prompt be spread over several steps.
 
     With `async_scheduling` a step is planned while the one before it runs, as vLLM does by default: a request that comes meanwhile
-    waits for the step after the next.
+    waits for the step after the next, and so does one that needs the room of a sequence that ends meanwhile.
     """
 
     max_num_seqs: int
@@ -89,13 +89,14 @@ class Scheduler:
         self._arriving: list[tuple[float, int, Job]] = []
         self._waiting: deque[Job] = deque()
         self._running: dict[Job, None] = {}
+        self._ended = set[Job]()  # in the batch still, as the next step is planned before their last tokens are known
         self._began = 0.0
         self.planned = 0.0
         self.preemptions = 0
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return len(self._running) - len(self._ended)
 
     @property
     def waiting(self) -> int:
@@ -117,14 +118,30 @@ class Scheduler:
         heapq.heappush(self._arriving, (ready_at, next(self._order), job))
 
     def remove(self, job: Job) -> None:
-        """Forget a job, wherever it is: it finished, or its client left."""
+        """Forget a job at once, wherever it is: its client left."""
         if job in self._running:
             del self._running[job]
+            self._dismiss()
         elif job in self._waiting:
             self._waiting.remove(job)
         else:
             self._arriving = [entry for entry in self._arriving if entry[2] is not job]
             heapq.heapify(self._arriving)
+
+    def end(self, job: Job) -> None:
+        """A running job has its last token. It keeps its KV and its place while the next step is planned, if that was planned without knowing."""
+        self._ended.add(job)
+        self._dismiss()
+
+    def _dismiss(self) -> None:
+        """Forget jobs that have ended if no step was planned meanwhile: it would have had nothing to go on with."""
+        if not (self._limits.async_scheduling and self.running):
+            self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        for job in self._ended:
+            self._running.pop(job, None)
+        self._ended.clear()
 
     def next_start(self, now: float) -> float | None:
         """When the next step can begin: `now` if there is work, the next arrival's time if there will be, else None."""
@@ -151,7 +168,10 @@ class Scheduler:
             slots.append(Slot(job, tokens, first=True, emits=tokens == job.remaining))
             budget -= tokens
             free -= blocks_of(job.computed + tokens)
-        return slots
+        without = bool(self._ended)
+        self._forget_ended()
+        # What was left to go on is preempted: it is planned again when the step before has ended.
+        return slots if slots or not without else self.plan(now, launched)
 
     def _going_on(self) -> tuple[list[Slot], int, bool]:
         """What the running jobs get, blocks that are free then, and whether jobs were preempted for it."""
@@ -159,6 +179,8 @@ class Scheduler:
         slots, queue = [], deque(self._running)
         while queue and budget:
             job = queue.popleft()
+            if job in self._ended:
+                continue
             tokens = min(job.remaining, budget)
             needed = blocks_of(job.computed + tokens) - blocks_of(job.computed)
             while needed > free and queue:
@@ -172,14 +194,17 @@ class Scheduler:
         return slots, free, self.preemptions > before
 
     def _preempt(self, job: Job) -> int:
-        """Take a job's KV away and let it wait before all others; returns the number of blocks."""
+        """Take a job's KV away and let it wait before all others, unless it has all its tokens; returns the number of blocks."""
         freed = blocks_of(job.computed)
         del self._running[job]
+        self.preemptions += 1
+        if job in self._ended:
+            self._ended.remove(job)
+            return freed
         job.computed = 0
         if not job.again:
             job.external, job.stall_s = 0, 0.0
         self._waiting.appendleft(job)
-        self.preemptions += 1
         return freed
 
     @property

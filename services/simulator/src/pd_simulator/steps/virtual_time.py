@@ -129,7 +129,7 @@ def _steps(scheduler: Scheduler, model: StepModel, launching: Launching) -> Iter
         for slot in slots:
             complete(slot)
             if slot.job.generated >= slot.job.max_tokens:
-                scheduler.remove(slot.job)
+                scheduler.end(slot.job)
         emitting = [slot.job for slot in slots if slot.emits]
     yield end, emitting
 
