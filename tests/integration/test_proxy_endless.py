@@ -174,6 +174,24 @@ async def test_comments_and_empty_events_are_no_progress(way: str, answer: Answe
         await proxy.state_of(engine, "suspect")
 
 
+async def empty_objects(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+    """Valid events that say nothing."""
+    response = await start_stream(request)
+    while True:
+        await response.write(b"data: {}\n\n")
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("way", ["", "?through=hypercorn"])
+async def test_objects_that_are_no_part_of_an_answer_are_no_progress(way: str) -> None:
+    async with running_proxy(**WAITS, probe_interval_s=5.0) as proxy:
+        engine = await proxy.engine(Role.COMBINED, answer=empty_objects)
+        async with asyncio.timeout(PATIENCE_S):
+            reply = await proxy.post(STREAM, "/v1/completions" + way)
+        assert '"engine_stalled"' in reply.events[-1]
+        await proxy.state_of(engine, "suspect")
+
+
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])
 async def test_a_stream_that_goes_silent_ends_although_others_move(way: str) -> None:
     async with running_proxy(**WAITS | {"decode_stall_timeout_s": 0.5, "give_up_s": 1.0}) as proxy:

@@ -131,7 +131,16 @@ async def test_a_chunk_counts_as_progress_and_the_next_is_waited_for() -> None:
 
 @pytest.mark.parametrize(
     ("block", "progress"),
-    [(TEXT, True), (SPACED, True), (USAGE, False), (TEXT + USAGE, True), (USAGE + TEXT, True), (USAGE + USAGE, False)],
+    [
+        (TEXT, True),
+        (SPACED, True),
+        (USAGE, False),
+        (TEXT + USAGE, True),
+        (USAGE + TEXT, True),
+        (USAGE + USAGE, False),
+        (b"data: {}\n\n", False),
+        (b'data: {"object":"x"}\n\n', False),
+    ],
 )
 async def test_only_events_with_a_choice_are_progress(*, block: bytes, progress: bool) -> None:
     for cut in (0, 9):  # as a whole, which has a shortcut, and in two reads

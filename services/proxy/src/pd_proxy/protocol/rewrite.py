@@ -30,6 +30,7 @@ DONE: Final = b"[DONE]"
 # In JSON a quote inside a text is escaped, so these match keys (or a text that is exactly the word), never part of a text.
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
+CHOICES_KEY: Final = b'"choices"'
 # The field of a non-streamed answer that holds the model's output, by endpoint.
 CHOICES: Final = "choices"
 RESULT: Final = {
@@ -139,7 +140,7 @@ def _ends_event(data: bytes) -> bool:
 
 
 def has_event(block: bytes) -> bool:
-    """Whether these events hold any part of the answer, so that the engine has made progress."""
+    """Whether these events hold more than comments, pings and chunks without a choice."""
     if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
         return False
     return not lacks_choice(block) or holds(block, SOME_CHOICE[0]) or holds(block, SOME_CHOICE[1])
@@ -189,6 +190,10 @@ class StreamRewriter:
     def incomplete(self) -> bool:
         """Whether an event is incomplete: a stream that ends here was cut off."""
         return bool(self.rest)
+
+    def moves(self, block: bytes) -> bool:
+        """Whether these events show that the engine makes progress. An object without choices, such as `{}`, may be sent forever."""
+        return has_event(block) and holds(block, CHOICES_KEY)
 
     def check_first(self, first: bytes) -> None:
         """Check the first events, or the end of a stream without events.

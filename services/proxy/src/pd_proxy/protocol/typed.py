@@ -13,7 +13,15 @@ from msgspec import Raw
 
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, FailedResponseError, ProxyError
-from pd_proxy.protocol.rewrite import BLOCK_END, ERROR_KEY, StreamRewriter, error_fields, object_decoder, without_params
+from pd_proxy.protocol.rewrite import (
+    BLOCK_END,
+    ERROR_KEY,
+    StreamRewriter,
+    error_fields,
+    has_event,
+    object_decoder,
+    without_params,
+)
 
 _SEQUENCE_NUMBER: Final = re.compile(rb'"sequence_number": ?(\d+)')
 
@@ -49,6 +57,10 @@ class TypedRewriter(StreamRewriter):
         if self.done and not self.end:
             raise BrokenReplyError("the engine's stream ended without its last event")
         return data
+
+    def moves(self, block: bytes) -> bool:
+        """As in the base class; there are no choices here."""
+        return has_event(block)
 
     @staticmethod
     def is_plain(data: bytes) -> bool:
