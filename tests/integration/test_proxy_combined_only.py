@@ -212,3 +212,22 @@ async def test_an_answer_of_any_engine_that_is_no_json_is_an_error_or_comes_from
     for _ in range(2):
         assert (await proxy.post(BODY, "/tokenize")).json == {"tokens": [1]}
     assert len(broken.calls) == before + 1, "each request began with another engine"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kv_transfer_params": {"do_remote_prefill": True, "remote_host": "10.0.0.1"}},
+        {"request_id": "another client's"},
+        {"vllm_xargs": {"kv_transfer_params": {"pd": {"key": "x"}}, "kept": 1}},
+        {"sampling_params": {"extra_args": {"ec_transfer_params": {}, "kept": 1}}},
+    ],
+)
+async def test_a_client_cannot_say_where_kv_comes_from(proxy: RunningProxy, fields: dict[str, Any]) -> None:
+    engine = await proxy.engine(Role.COMBINED, answer=saying("{}"))
+    assert (await proxy.post(BODY | fields, "/cohere/v2/chat")).status == 200
+    [call] = engine.calls
+    assert b"_transfer_params" not in call.raw
+    assert b"another client" not in call.raw
+    assert (b"kept" in call.raw) is ("kept" in str(fields))
+    assert BODY.items() <= call.body.items()

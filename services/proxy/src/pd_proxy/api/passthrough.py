@@ -24,6 +24,7 @@ from pd_proxy.errors import (
     UnknownModelError,
     UpstreamError,
 )
+from pd_proxy.protocol.body import harmless
 from pd_proxy.protocol.scrub import scrub
 from pd_proxy.request.serving import JSON
 from pd_proxy.upstream.documents import check_json
@@ -136,7 +137,10 @@ class Passthrough:
         if context.refusing:
             raise ShuttingDownError("the proxy is shutting down")
         kind = request.headers.get("Content-Type", JSON)
-        engine = _combined(context, _model_of_form(body) if kind.startswith("multipart/") else _model(body))
+        if kind.startswith("multipart/"):
+            engine = _combined(context, _model_of_form(body))
+        else:
+            engine, body = _combined(context, _model(body)), harmless(body)
         flight = context.flights.open(engine, whole=True)
         try:
             answer = await context.upstream.forward(engine, request.path, body, kind, context.settings.give_up_s)

@@ -85,6 +85,18 @@ def forbid(fields: dict[str, Raw]) -> None:
         fields[SAMPLING] = encoded(sampling)
 
 
+def harmless(body: bytes) -> bytes:
+    """A body that the proxy does not read itself, without fields that a client must not set; a body that is not a JSON object stays as it is."""
+    try:
+        fields = _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return body
+    if _GUARDED.isdisjoint(fields):
+        return body
+    forbid(fields)
+    return encode(fields)
+
+
 def _forbid_within(fields: dict[str, Raw], name: str) -> bool:
     """Remove them in a nested object; returns True if there were any."""
     found = inner(fields, name)
