@@ -290,3 +290,10 @@ def test_large_whole_numbers_are_bounded_and_written_in_full() -> None:
     written = json.dumps(render(values))
     assert "e+" not in written
     assert written.count(str(large)) > len(chosen)
+
+
+def test_a_setting_without_a_value_of_its_own_reaches_the_proxy() -> None:
+    wanted = {"MAX_BODY_BYTES": "600000000", "MAX_UPLOAD_BYTES": "1200000000"}
+    pods = pod_specs(render({"proxy": {"env": wanted}}))
+    [container] = next(pod for name, pod in pods.items() if name.endswith("-proxy"))["containers"]
+    assert wanted.items() <= environment(container).items()

@@ -266,3 +266,14 @@ async def test_an_engine_whose_clock_or_the_proxys_jumps_by_an_hour_stays(jump: 
         await asyncio.sleep(1.5 * proxy.settings.ping_ttl_s)
         assert (await proxy.post(TEXT)).status == 200
         assert (await proxy.stats()).instances[0].name == "combined-0"
+
+
+@pytest.mark.parametrize("jump", [-30.0, -3600.0])
+async def test_an_engine_that_was_restarted_after_its_clock_was_set_back_is_admitted(jump: float) -> None:
+    async with running_proxy(ping_key="k" * 32) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        engine.clock, engine.boot_id = jump, "after the restart"
+        found = await proxy.stats_where(lambda stats: stats.instances[0].boot_id == engine.boot_id)
+        assert found.rejected_pings > 0, "as long as the process before it may be alive"
+        await proxy.state_of(engine, "ready")
+        assert (await proxy.post(TEXT)).status == 200

@@ -78,3 +78,11 @@ def test_an_origin_that_no_browser_would_send_is_refused_at_the_start(origin: st
 )
 def test_origins_as_browsers_send_them_are_accepted(origin: str) -> None:
     assert load(Settings, {"CORS_ORIGINS": origin}).cors_origins == (origin,)
+
+
+def test_the_largest_request_must_be_able_to_arrive() -> None:
+    with pytest.raises(SettingsError, match="MAX_UPLOAD_BYTES=268435456 is less than MAX_BODY_BYTES=300000000"):
+        load(Settings, {"MAX_BODY_BYTES": "300000000"})
+    for room in ("300000000", "0"):
+        found = load(Settings, {"MAX_BODY_BYTES": "300000000", "MAX_UPLOAD_BYTES": room})
+        assert (found.max_body_bytes, found.max_upload_bytes) == (300_000_000, int(room))
