@@ -17,6 +17,8 @@ BEGIN, END = "<!-- written by docs/write_planning.py -->", "<!-- end -->"
 # Phrases of the tables, and their sentences with the numbers in them.
 CHINESE: Final = {
     r"\| median error, four GPUs \|": "| 误差中位数，四块 GPU |",
+    r"\| its 95% interval \|": "| 它的 95% 区间 |",
+    r"\| (\d+) to (\d+%) \|": r"| \1 到 \2 |",
     r"\| requests/s per GPU within the limits \| tokens \| measured \|": "| 上限以内每 GPU 的请求/秒 | token | 实测 |",
     r"\| one GPU, vLLM 0\.33 \| predicted by a fit to \| requests/s within the limits \| SIMULATED \|": "| 一块 GPU，vLLM 0.33 | 预测所用的拟合 | 上限以内的请求/秒 | 模拟 |",
     r"\| two GPUs, vLLM 0\.33 \| tokens \| predicted by a fit to \| requests/s per GPU within the limits \| SIMULATED \|": (

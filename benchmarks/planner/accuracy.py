@@ -14,12 +14,17 @@ import numpy as np
 
 from pd_planner.calibrate.errors import Compared, capacities, compare
 from pd_planner.calibrate.measured import Measured
+from pd_planner.calibrate.simulated import outcomes
+from pd_planner.traffic.load import Floats
 from pd_simulator.profile import Profile, load_profile
 
 OTHER: Final = Path(__file__).with_name("aiconfigurator-0.12.0.json")
 METRICS: Final = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "J/token")
 _TTFT: Final = 2  # the first of METRICS
 _CALM: Final = 0.8  # of the measured capacity
+_TTFT_P99: Final = 1
+_BLOCK: Final = 10  # requests in a row are drawn together: they met the same queue
+_DRAWS: Final = 1000
 _DIFFERENT: Final = 0.05
 # Where the first seed is the one that every deployment was measured with.
 _SEED: Final = 1
@@ -85,6 +90,33 @@ def errors(compared: Sequence[Compared]) -> dict[str, list[float | None]]:
     return found
 
 
+def p99_intervals(profile: Profile, compared: Sequence[Compared]) -> dict[str, tuple[float, float]]:
+    """How far the error of TTFT p99 in `errors` would differ if other requests of the same kind had been measured: 95% of the draws.
+
+    A draw takes as many requests as each run has, in blocks and some of them several times, with what was measured and what is predicted of them.
+    """
+    found = {}
+    for label in sorted({each.run.label for each in compared}):
+        own = [each for each in compared if each.run.label == label]
+        calm = [each.run for each in own if each.run.per_gpu <= _calm_until(own, each.run)]
+        drawn = np.abs([_p99_errors(profile, run, np.random.default_rng(number)) for number, run in enumerate(calm)])
+        low, high = np.percentile(np.median(drawn, axis=0), (2.5, 97.5))
+        found[label] = (float(low), float(high))
+    return found
+
+
+def _p99_errors(profile: Profile, run: Measured, generator: np.random.Generator) -> Floats:
+    """Predicted ÷ measured − 1 in each draw."""
+    count = len(run.load)
+    begin = generator.integers(0, count, (_DRAWS, -(-count // _BLOCK), 1))
+    drawn = ((begin + np.arange(_BLOCK)) % count).reshape(_DRAWS, -1)[:, :count]
+    measured, *predictions = (
+        np.percentile(ttft[drawn], 99, axis=1)
+        for ttft in (run.ttft_ms, *(outcome.ttft_ms for outcome in outcomes(profile, run)))
+    )
+    return np.asarray(np.mean(predictions, axis=0) / measured - 1)
+
+
 def _calm_until(own: Sequence[Compared], run: Measured) -> float:
     alike = [each for each in own if (each.run.sizes, each.run.seed) == (run.sizes, run.seed)]
     return _CALM * next((measured for measured, _ in capacities(alike)), 0.0)
@@ -99,7 +131,7 @@ def tables() -> Iterator[str]:
     """Markdown: fitted to the runs on two GPUs, predicting those on four; fitted to one GPU; and the runs on one GPU."""
     unseen = predicted(condensed.two_gpus())
     found = carried(unseen)
-    yield from _errors(errors(unseen))
+    yield from _errors(errors(unseen), p99_intervals(condensed.two_gpus(), unseen))
     yield ""
     yield from _capacities(found)
     size = np.abs([each.error for each in found])
@@ -186,11 +218,16 @@ def _row(profile: Profile, own: Sequence[Measured]) -> str:
     return " | ".join([*carry, *off])
 
 
-def _errors(found: dict[str, list[float | None]]) -> Iterator[str]:
-    yield "| median error, four GPUs | " + " | ".join(METRICS) + " |"
-    yield "| :--- |" + " ---: |" * len(METRICS)
+def _errors(found: dict[str, list[float | None]], intervals: dict[str, tuple[float, float]]) -> Iterator[str]:
+    columns = list(METRICS)
+    columns.insert(_TTFT_P99 + 1, "its 95% interval")
+    yield "| median error, four GPUs | " + " | ".join(columns) + " |"
+    yield "| :--- |" + " ---: |" * len(columns)
     for label, row in found.items():
-        yield f"| {label} | " + " | ".join("–" if value is None else f"{value:.1%}" for value in row) + " |"
+        cells = ["–" if value is None else f"{value:.1%}" for value in row]
+        low, high = intervals[label]
+        cells.insert(_TTFT_P99 + 1, f"{low * 100:.0f} to {high:.0%}")
+        yield f"| {label} | " + " | ".join(cells) + " |"
 
 
 def _capacities(found: Sequence[Carried]) -> Iterator[str]:
