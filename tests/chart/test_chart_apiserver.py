@@ -127,6 +127,30 @@ def test_an_upgrade_keeps_the_admin_key_and_changes_what_was_asked_for(plane: Co
     assert get(plane, namespace, f"/api/v1 secrets/{FULLNAME}-admin")["data"]["admin-key"] == first
 
 
+def test_a_rollback_finds_the_claims_that_an_upgrade_had_no_use_for(plane: ControlPlane) -> None:
+    """Values of the claims are gone with their use; what was asked for then cannot be changed any more."""
+    namespace = plane.namespace("rolled-back")
+    claims: Values = {
+        "model": {"volume": {"type": "newClaim", "size": "50Gi", "storageClass": "shared"}},
+        "results": {"size": "20Gi", "storageClass": "fast"},
+        "loadgen": {"enabled": True},
+    }
+    run_helm(plane, namespace, "install", RELEASE, str(CHART), values=claims)
+
+    def specs() -> dict[str, Any]:
+        found = get(plane, namespace, "/api/v1 persistentvolumeclaims")["items"]
+        return {claim["metadata"]["name"]: claim["spec"] for claim in found}
+
+    before = specs()
+    run_helm(plane, namespace, "upgrade", RELEASE, str(CHART), values={})
+    run_helm(plane, namespace, "rollback", RELEASE, "1")
+    run_helm(plane, namespace, "upgrade", RELEASE, str(CHART), values={"results": {"claim": "another"}})
+    run_helm(plane, namespace, "rollback", RELEASE)
+
+    assert sorted(before) == [f"{FULLNAME}-models", f"{FULLNAME}-results"]
+    assert specs() == before
+
+
 def test_uninstalling_leaves_claims_and_nothing_else(plane: ControlPlane) -> None:
     namespace = plane.namespace("uninstalled")
     values = {"model": {"volume": {"type": "newClaim"}}, "loadgen": {"enabled": True}}

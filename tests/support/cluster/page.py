@@ -44,7 +44,8 @@ What we learned:
   A single proxy's old pod is removed before Kubernetes pulls the new image, so the service pauses.
 - **preStop loses no request.** Engines and proxy stop within their grace period; requests that take longer than `engine.drainSeconds` end with an error event.
 - **Busy nodes start Python slowly.** Proxy and monitor therefore have start-up probes: without them, the liveness probe killed a proxy that was still starting.
-- **A new pod is a new engine to the proxy.** It has another address, and so another name in `/stats` (`prefill-2` after `prefill-0` was deleted); the old one is listed as lost for ten minutes.
+- **A new pod has its predecessor's name.** Its address is another one, so the proxy checks it like a new engine; in `/stats` it takes the name of the one that is lost (`prefill-0` again).
+  An engine that nobody follows, such as one that was scaled away, is listed as lost for ten minutes.
   A container that restarts in its pod keeps its address and name.
 - **A new proxy knows no engines.** For some seconds it answers "unknown" to engines that ask whether they are admitted.
   They keep the previous proxy's answer; otherwise all engines would become unready at once.
