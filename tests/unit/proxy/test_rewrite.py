@@ -155,6 +155,14 @@ def test_nothing_follows_the_end_mark() -> None:
     assert rewriter.feed(b"data: more\n\n") == b""
 
 
+def test_what_looks_like_the_end_mark_within_an_event_of_two_lines_is_part_of_that_event() -> None:
+    rewriter = StreamRewriter(b"")
+    assert rewriter.feed(b"data: text\ndata: [DONE]\n\n") == b"data: text  [DONE]\n\n"
+    assert not rewriter.done
+    assert rewriter.feed(event("x") + b"data: [DONE]\n\n") == event("x")
+    assert rewriter.done
+
+
 def test_parameters_in_choices_are_removed_too() -> None:
     choices = [{"text": "x", "kv_transfer_params": {"h": "10.0.0.1"}}, {"text": "y"}]
     out = StreamRewriter(b"").feed(sse.encode_event(json.dumps({"choices": choices})))

@@ -135,8 +135,12 @@ def holds(data: bytes, key: bytes) -> bool:
     return data.rfind(key) >= 0
 
 
-def _ends_event(data: bytes) -> bool:
-    return BLOCK_END in data
+def _ends_with_mark(data: bytes) -> bool:
+    """Whether the end mark is the last of these events, and nothing before it looks like one."""
+    if not data.endswith(DONE_EVENT):
+        return False
+    before = len(data) - len(DONE_EVENT)
+    return (not before or data.endswith(BLOCK_END, 0, before)) and data.find(DONE, 0, before) < 0
 
 
 def has_event(block: bytes) -> bool:
@@ -157,10 +161,11 @@ class StreamRewriter:
     The end mark is held back (`done`: it has arrived), because the proxy's timing goes before it; what follows it is dropped.
     `failed`: the engine reported an error in an event. `rest` is the received part of an incomplete event. `end` ends the stream for
     the client. `by_chunks`: events that hold neither a key of this module nor `mark` may pass unparsed; `glance`, if set, reads them.
-    `put` replaces `secret`.
+    `put` replaces `secret`. `marked`: the end mark ends the stream.
     """
 
     by_chunks = True
+    marked = True
     mark = KV_KEY
     glance: Callable[[bytes], bytes] | None = None
     end = DONE_EVENT
@@ -218,20 +223,29 @@ class StreamRewriter:
         """
         if self.done:
             return b""
+        data = self._completed(data)
+        if self.secret:
+            data = data.replace(self.secret, self.put)
+        if self.marked and _ends_with_mark(data):
+            self.done, self.rest = True, bytearray()
+            data = data[: -len(DONE_EVENT)]
+        return self._rewritten(data) if data else data
+
+    def _completed(self, data: bytes) -> bytes:
+        """The events that `data` completes, as the engine wrote them."""
         if data.rfind(CR) >= 0 or self._line_ends.due:
             data = self._line_ends.feed(data)
         if self.rest:
             # Extended in place: an event of many megabytes arrives in hundreds of pieces.
-            over = _ends_event(bytes(self.rest[-1:]) + data)
+            over = holds(bytes(self.rest[-1:]) + data, BLOCK_END)
             self.rest += data
             if not over:
                 self._check_length()
                 return b""
             data, self.rest = bytes(self.rest), bytearray()
-        if not data.endswith(b"\n\n"):
-            data = self._hold_back(data)
-        if self.secret:
-            data = data.replace(self.secret, self.put)
+        return data if data.endswith(b"\n\n") else self._hold_back(data)
+
+    def _rewritten(self, data: bytes) -> bytes:
         # Usually one event, of one line: it is no end mark, and holds nothing that only a server says.
         one = data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {")
         if (
@@ -241,7 +255,7 @@ class StreamRewriter:
             or (self.cached is not None and self._says_cached(data))
         ):
             data = self._look_into(data)
-        if not one and holds(data, DONE):
+        if not one and self.marked and not self.done and holds(data, DONE):
             data = self._hold_back_done(data)
         return data
 
@@ -288,7 +302,7 @@ class StreamRewriter:
         self.failed = self.failed or failed
         if not payload.lstrip().startswith(_JSON):
             return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
-        known = KV_KEY in payload or ERROR_KEY in payload or self._says_cached(payload)
+        known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
         if not known and not failed and b"\n" not in payload:
             return payload
         try:
@@ -313,11 +327,10 @@ class StreamRewriter:
 class ForwardedRewriter(StreamRewriter):
     """As its base class, for a stream of another kind: its end is that of the connection, so an end mark is an event like the others."""
 
+    marked = False
+
     def __init__(self, addresses: Iterable[str]) -> None:
         super().__init__(b"", addresses)
-
-    def _hold_back_done(self, data: bytes) -> bytes:
-        return data
 
 
 def raise_first_error(first: bytes, addresses: Collection[str] = ()) -> None:
@@ -338,7 +351,7 @@ def raise_error(payload: bytes, addresses: Collection[str] = ()) -> None:
     Raises:
         RefusedInStreamError: if the JSON object is an error.
     """
-    if ERROR_KEY not in payload or not is_error(object_decoder.decode(payload)):
+    if not holds(payload, ERROR_KEY) or not is_error(object_decoder.decode(payload)):
         return
     fields = scrubbed(error_fields(payload), addresses)
     code = fields.get("code")
