@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+# The end of a time; to look it up is several times as fast as to format it.
+_MILLISECONDS = tuple(f".{number:03d}Z" for number in range(1000))
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -21,7 +23,7 @@ def _entry(created: float, level: str, logger: str, message: str, extras: dict[s
 
 
 def _stamp(created: float) -> str:
-    return f"{_to_the_second(int(created))}.{int(created % 1 * 1e3):03d}Z"
+    return _to_the_second(int(created)) + _MILLISECONDS[int(created % 1 * 1e3)]
 
 
 @lru_cache(maxsize=4)

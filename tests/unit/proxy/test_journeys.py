@@ -10,6 +10,7 @@ from support.engines import engine
 from pd_contracts.names import Connector, Role
 from pd_proxy.engines.pairing import Late, Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.trace import Trace
 from pd_proxy.router import Journey, Router
 from pd_routing.books import Books
@@ -35,7 +36,7 @@ class Crowd:
         self.now = 0.0
 
     def begin(self, route: Route) -> None:
-        trace = Trace("/v1/completions", stream=True)
+        trace = Trace(Endpoint.COMPLETIONS, stream=True)
         trace.journey = self.router.begin(route, 100, PREDICTION, self.now, sequences=1, streamed=True)
         self.traces.append(trace)
         self._entered(len(self.traces) - 1, trace.journey, route)

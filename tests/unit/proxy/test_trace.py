@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pd_proxy.errors import BadRequestError, DisconnectedError, NoInstanceError
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.request.trace import Trace
 
 TIMES = st.lists(st.floats(0, 1000), min_size=5, max_size=5).map(sorted)
@@ -13,7 +14,7 @@ TIMES = st.lists(st.floats(0, 1000), min_size=5, max_size=5).map(sorted)
 @given(TIMES, st.booleans())
 def test_stages_sum_to_the_whole_time(times: list[float], disaggregated: bool) -> None:
     arrived, dispatched, prefilled, first, last = times
-    trace = Trace("/v1/completions", arrived=arrived, dispatched=dispatched, first_byte=first, decode="d")
+    trace = Trace(Endpoint.COMPLETIONS, arrived=arrived, dispatched=dispatched, first_byte=first, decode="d")
     trace.prefilled = prefilled if disaggregated else None
     stages = trace.stages(last)
     total = stages.queue + stages.prefill + stages.kv_and_first_decode + stages.decode
@@ -22,12 +23,12 @@ def test_stages_sum_to_the_whole_time(times: list[float], disaggregated: bool) -
 
 
 def test_time_before_anything_happened_is_queue() -> None:
-    stages = Trace("/v1/completions", arrived=1.0).stages(3.0)
+    stages = Trace(Endpoint.COMPLETIONS, arrived=1.0).stages(3.0)
     assert (stages.queue, stages.prefill, stages.kv_and_first_decode, stages.decode) == (2000, 0, 0, 0)
 
 
 def test_faults_of_clients_are_not_the_servers() -> None:
-    bad, gone, none, cut = (Trace("/v1/completions") for _ in range(4))
+    bad, gone, none, cut = (Trace(Endpoint.COMPLETIONS) for _ in range(4))
     bad.fail(BadRequestError("x"))
     gone.left()
     none.fail(NoInstanceError("x"))
@@ -42,6 +43,6 @@ def test_faults_of_clients_are_not_the_servers() -> None:
 
 
 def test_a_complete_request_was_not_left() -> None:
-    trace = Trace("/v1/completions", status=200, complete=True)
+    trace = Trace(Endpoint.COMPLETIONS, status=200, complete=True)
     trace.left()
     assert trace.cause == ""

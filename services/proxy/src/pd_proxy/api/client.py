@@ -238,9 +238,9 @@ class Client(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._write_paused or not self._buffer:
             return
-        if self._head is None and not self._read_head(transport):
+        head = self._head or self._read_head(transport)
+        if head is None:
             return
-        head = cast("RequestHead", self._head)
         size = head.size + head.length
         if len(self._buffer) < size:
             self._wait(self._front.context.settings.upload_idle_timeout_s)
@@ -255,12 +255,12 @@ class Client(asyncio.Protocol):
         self._front.tasks.add(self._task)
         self._task.add_done_callback(self._served)
 
-    def _read_head(self, transport: asyncio.Transport) -> bool:
+    def _read_head(self, transport: asyncio.Transport) -> RequestHead | None:
         while self._buffer.startswith(b"\r\n"):  # some clients send a line end behind a body (RFC 9112, 2.2)
             del self._buffer[:2]
             self._seen = 0
         if not self._buffer or self._buffer == b"\r":
-            return False
+            return None
         before, self._seen = self._seen, len(self._buffer)
         end = self._buffer.find(b"\r\n\r\n", max(0, before - 3)) + 4
         if end < 4:
@@ -268,17 +268,17 @@ class Client(asyncio.Protocol):
                 self._turn_away(HttpError(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"))
             elif not may_become_head(self._buffer, before):
                 self._hand_over(transport)
-            return False
+            return None
         self._seen = 0
         if end > MAX_HEAD_BYTES:
             self._turn_away(HttpError(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes"))
-            return False
+            return None
         head = request_head(self._buffer, end)
         if head is None or head.length > self._front.context.settings.max_body_bytes:
             self._hand_over(transport)
-            return False
+            return None
         self._head, self._arrived = head, monotonic()
-        return True
+        return head
 
     def _hear(self, no_room: ProxyError) -> None:
         """Answer a probe once, and turn everything else away."""
@@ -319,7 +319,7 @@ class Client(asyncio.Protocol):
         """Count a request whose body will not arrive; a client that is still there gets `error`."""
         head, self._head = cast("RequestHead", self._head), None
         self._asked = head
-        trace = begin(self._front.context, head.path, head.header)
+        trace = begin(self._front.context, head.path, head.headers)
         trace.arrived = self._arrived
         if error is not None:
             self._refuse(error, trace)
@@ -330,10 +330,10 @@ class Client(asyncio.Protocol):
         trace: Trace | None = None
 
         try:
-            check_authorization(context, head.path, head.header)
-            trace = begin(context, head.path, head.header)
+            check_authorization(context, head.path, head.headers)
+            trace = begin(context, head.path, head.headers)
             trace.arrived = self._arrived
-            found = await answer(context, trace, head.header, body)
+            found = await answer(context, trace, head.headers, body)
             if isinstance(found, Stream):
                 await self._stream(found, trace)
             else:
@@ -433,7 +433,7 @@ class Client(asyncio.Protocol):
             headers["Connection"] = "close"
         if origins := self._front.context.settings.cors_origins:
             asked = self._asked
-            headers |= cors.unread(origins) if asked is None else cors.headers(origins, asked.header("origin"))
+            headers |= cors.unread(origins) if asked is None else cors.headers(origins, asked.headers.get("origin", ""))
         return write_head(f"HTTP/1.1 {status} {phrase}", headers)
 
     def _write(self, data: bytes) -> None:

@@ -56,11 +56,11 @@ class Generating:
 
     async def generate(self) -> Response:
         """Serve a completion, a chat completion or a response."""
-        trace = begin(self._context, request.path, header)
+        trace = begin(self._context, Endpoint(request.path), request.headers)
         attach(request, trace)
         body = await body_of(request, self._context)
         # If the client leaves now, Quart may never iterate the stream; the connection closes it in any case.
-        found = await answer(self._context, trace, header, body)
+        found = await answer(self._context, trace, request.headers, body)
         if isinstance(found, Stream):
             return Response(self._events(found, trace), content_type=EVENTS, headers=stream_headers(trace))
         return Response(found.body, content_type=JSON, headers=whole_headers(trace))
@@ -227,14 +227,9 @@ class Showing:
         )
 
 
-def header(name: str) -> str:
-    """A header of the current request; empty if it is missing."""
-    return request.headers.get(name, "")
-
-
 def check_key(context: Context) -> None:
     """As `check_authorization`, for the current request."""
-    check_authorization(context, request.path, header)
+    check_authorization(context, request.path, request.headers)
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -6,7 +6,7 @@ decode has answered, or has consumed KV that no client needs any more.
 """
 
 import asyncio
-from collections import Counter
+from collections import defaultdict
 
 from pd_contracts.names import Connector
 from pd_proxy.engines.pairing import Late, Pair, Route, Solo
@@ -45,8 +45,9 @@ class Budget:
         self.limit = limit
         self.turn = turn or asyncio.Lock()
         self._bytes_per_token = bytes_per_token
-        self._claimed: Counter[int] = Counter()
-        self._handovers: Counter[int] = Counter()
+        # By incarnation; engines with nothing are not in them, because engines come and go.
+        self._claimed: defaultdict[int, int] = defaultdict(int)
+        self._handovers: defaultdict[int, int] = defaultdict(int)
         self._released = asyncio.Event()
 
     def size(self, generation: Generation) -> int:
@@ -55,7 +56,7 @@ class Budget:
 
     def claimed(self, instance: Instance) -> int:
         """Bytes on their way to an engine."""
-        return self._claimed[instance.incarnation]
+        return self._claimed.get(instance.incarnation, 0)
 
     def fits(self, instance: Instance, size: int) -> bool:
         """Whether `size` more bytes may go to an engine; a request above the limit may go alone.
@@ -69,7 +70,7 @@ class Budget:
 
     def handovers(self, instance: Instance) -> int:
         """The number of claims that involve an engine, as prefill or decode; it must not be stopped while there are any."""
-        return self._handovers[instance.incarnation]
+        return self._handovers.get(instance.incarnation, 0)
 
     def take(self, route: Route, size: int) -> Claim | None:
         """Claim room at the route's decode; None if there is not enough."""
@@ -106,13 +107,11 @@ class Budget:
             pass  # the caller looks again in any case
 
 
-def _take(counter: Counter[int], key: int, amount: int) -> None:
-    """Subtract; what has become 0 is dropped, because engines come and go."""
-    left = counter[key] - amount
-    if left:
-        counter[key] = left
-    else:
-        del counter[key]
+def _take(counts: dict[int, int], key: int, amount: int) -> None:
+    """Subtract; what has become 0 is dropped."""
+    counts[key] -= amount
+    if not counts[key]:
+        del counts[key]
 
 
 def ends(route: Pair | Late) -> tuple[Instance, Instance]:

@@ -2,7 +2,7 @@
 
 import codecs
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -130,6 +130,7 @@ def value(fields: Fields, name: str, type_: type[T]) -> T | None:
     if not present(fields, name):
         return None
     try:
-        return cast("T", _values[type_].decode(fields[name]))
+        found: T = _values[type_].decode(fields[name])
     except (msgspec.MsgspecError, RecursionError):
         raise BadRequestError(f"`{name}` must be {_KINDS[type_]}", param=name) from None
+    return found

@@ -33,6 +33,8 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+# The endpoints whose input is text or token ids, not messages.
+OF_PROMPTS: Final = frozenset({Endpoint.COMPLETIONS, Endpoint.GENERATE})
 
 
 class _Message(Struct):
@@ -124,11 +126,9 @@ def count(prompt: Raw) -> int:
 
 
 def _tokens(endpoint: Endpoint, fields: Fields, limits: Limits) -> int:
-    found = beside_tokens(fields)
     text = bytes(fields.get(PROMPT[endpoint], b""))
-    if endpoint in (Endpoint.COMPLETIONS, Endpoint.GENERATE):
-        return max(1, found + prompt_tokens(text))
-    return max(1, found + messages_tokens(text, limits.image_max_tokens))
+    found = prompt_tokens(text) if endpoint in OF_PROMPTS else messages_tokens(text, limits.image_max_tokens)
+    return found + beside_tokens(fields) or 1
 
 
 def conversations(fields: Fields) -> int:

@@ -18,7 +18,8 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 _TARGET: Final = re.compile(rb"POST (" + "|".join(map(re.escape, Endpoint)).encode() + rb")/? HTTP/1\.1\r\n")
 _BARE_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 _HEADERS: Final = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e]*\r\n)*\r\n")
-_LENGTH: Final = re.compile(r"[0-9]{1,12}")
+_LENGTH_DIGITS: Final = 12
+_ENDPOINTS: Final = {endpoint.encode(): endpoint for endpoint in Endpoint}
 _MORE_THAN_A_LENGTH: Final = frozenset({"transfer-encoding", "expect", "upgrade", "content-encoding"})
 _LONGEST_EXPECTED: Final = 4095
 
@@ -26,15 +27,11 @@ _LONGEST_EXPECTED: Final = 4095
 class RequestHead(Struct, frozen=True):
     """A request's head. Header names are in lower case, `size` is the head's length in bytes, `length` the body's."""
 
-    path: str
+    path: Endpoint
     headers: Mapping[str, str]
     length: int
     keep_alive: bool
     size: int
-
-    def header(self, name: str) -> str:
-        """A header, by its name in lower case; empty if it is missing."""
-        return self.headers.get(name, "")
 
 
 def may_become_head(data: bytes | bytearray, seen: int = 0) -> bool:
@@ -55,18 +52,19 @@ def request_head(data: bytes | bytearray, end: int) -> RequestHead | None:
     headers = {}
     for line in lines:
         name, _, value = line.partition(":")
-        headers[name.lower()] = value.strip(" \t")
+        headers[name.lower()] = value.strip()  # of blanks and tabs: `_HEADERS` lets no other white space in
     length = headers.get("content-length", "")
     connection = headers.get("connection", "keep-alive").lower()
     if (
         len(headers) != len(lines)
-        or _LENGTH.fullmatch(length) is None
+        or not length.isdigit()
+        or len(length) > _LENGTH_DIGITS
         or "host" not in headers
         or not _MORE_THAN_A_LENGTH.isdisjoint(headers)
         or connection not in ("keep-alive", "close")
     ):
         return None
-    return RequestHead(target[1].decode("ascii"), headers, int(length), connection == "keep-alive", end)
+    return RequestHead(_ENDPOINTS[target[1]], headers, int(length), connection == "keep-alive", end)
 
 
 def write_head(first_line: str, headers: Mapping[str, str]) -> bytes:
@@ -84,11 +82,12 @@ def header_lines(headers: Mapping[str, str]) -> str:
     Raises:
         ValueError: for a header that holds a line break.
     """
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if text.count("\r") != len(headers) or text.count("\n") != len(headers) or "\0" in text:
+    lines = list(map(": ".join, headers.items()))
+    text = "".join(lines)
+    if "\r" in text or "\n" in text or "\0" in text:
         msg = "a header holds a line break"
         raise ValueError(msg)
-    return text
+    return "\r\n".join([*lines, ""])
 
 
 def write_chunk(data: bytes) -> bytes:

@@ -1,10 +1,9 @@
 """Serves a request for tokens, whichever server has read it: `front`, or Hypercorn with `routes`."""
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Final
+from typing import Final, Protocol
 
 from pd_contracts import sse, timing
 from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER
@@ -25,14 +24,19 @@ AT_ONCE_BYTES: Final = 256 * 1024
 # Larger bodies are parsed one after the other: with each further thread, the event loop would wait longer for its turn.
 _LARGE: Final = ThreadPoolExecutor(1, thread_name_prefix="large-bodies")
 
-# Returns a request's header by its name in lower case; empty if it is missing.
-Header = Callable[[str], str]
-
 _CLIENT_ID: Final = REQUEST_ID_HEADER.lower()
 _TIMING: Final = TIMING_HEADER.lower()
 
 
-def check_authorization(context: Context, path: str, header: Header) -> None:
+class Headers(Protocol):
+    """A request's headers."""
+
+    def get(self, name: str, default: str, /) -> str:
+        """A header by its name in lower case."""
+        ...
+
+
+def check_authorization(context: Context, path: str, headers: Headers) -> None:
     """If keys are configured, accept only clients with one of them. Anthropic's clients send theirs in a header of its own.
 
     Raises:
@@ -40,8 +44,8 @@ def check_authorization(context: Context, path: str, header: Header) -> None:
     """
     if not context.keys:
         return
-    given = header("authorization")
-    if not given and is_anthropic(path) and (key := header("x-api-key")):
+    given = headers.get("authorization", "")
+    if not given and is_anthropic(path) and (key := headers.get("x-api-key", "")):
         given = f"Bearer {key}"
     if not context.keys.allow(given):
         raise UnauthorizedError("this needs an API key as a bearer token")
@@ -57,13 +61,14 @@ def error_of(path: str, error: ProxyError) -> bytes:
     return error.body_of_message() if is_anthropic(path) else error.body()
 
 
-def begin(context: Context, path: str, header: Header) -> Trace:
+def begin(context: Context, endpoint: Endpoint, headers: Headers) -> Trace:
     """Count a request that has arrived; `app.end` must follow."""
     context.metrics.started()
-    return Trace(endpoint=path, client_id=header(_CLIENT_ID)[:MAX_CLIENT_ID], wants_timing=header(_TIMING) == "1")
+    client_id, timing_wanted = headers.get(_CLIENT_ID, ""), headers.get(_TIMING, "")
+    return Trace(endpoint=endpoint, client_id=client_id[:MAX_CLIENT_ID], wants_timing=timing_wanted == "1")
 
 
-async def answer(context: Context, trace: Trace, header: Header, body: bytes) -> Answer:
+async def answer(context: Context, trace: Trace, headers: Headers, body: bytes) -> Answer:
     """Have engines serve a request. A stream belongs to the trace: the end of the trace closes it.
 
     Raises:
@@ -74,10 +79,10 @@ async def answer(context: Context, trace: Trace, header: Header, body: bytes) ->
     limit = context.settings.max_in_flight
     if limit and context.metrics.at_once() > limit:
         raise TooManyRequestsError(f"{limit} requests are already in flight (MAX_IN_FLIGHT)")
-    generation = await _parsed(context, Endpoint(trace.endpoint), body)
+    generation = await _parsed(context, trace.endpoint, body)
     trace.stream = generation.stream
-    headers = {name: value for name in context.settings.passed_headers if (value := header(name))}
-    found = await serve(context, generation, headers, trace)
+    passed = {name: value for name in context.settings.passed_headers if (value := headers.get(name, ""))}
+    found = await serve(context, generation, passed, trace)
     trace.first_byte = monotonic()
     trace.status = 200
     if isinstance(found, Stream):

@@ -9,6 +9,7 @@ from quart import Request
 from pd_contracts.timing import Stages
 from pd_proxy.engines.registry import Instance
 from pd_proxy.errors import ProxyError
+from pd_proxy.protocol.endpoints import Endpoint
 from pd_proxy.router import Journey
 from pd_proxy.upstream.answers import Stream
 
@@ -28,7 +29,7 @@ class Trace(Struct):
         tokens: output tokens, once the answer is complete; 0 if they were not counted.
     """
 
-    endpoint: str
+    endpoint: Endpoint
     client_id: str = ""
     wants_timing: bool = False
     arrived: float = field(default_factory=time.monotonic)
@@ -95,6 +96,7 @@ class Trace(Struct):
         dispatched = now if self.dispatched is None else self.dispatched
         prefilled = dispatched if self.prefilled is None else self.prefilled
         first = now if self.first_byte is None else self.first_byte
+        predicted = None if self.journey is None else self.journey.prediction
         return Stages(
             queue=_ms(dispatched - self.arrived),
             prefill=_ms(prefilled - dispatched),
@@ -106,18 +108,10 @@ class Trace(Struct):
             first_token="prefill" if self.handed_off and not self.kept_back else "",
             first_token_reason=self.kept_back,
             migrations=self.migrations,
-            **self._predicted(),
+            why="" if self.journey is None else self.journey.why,
+            predicted_ttft=None if predicted is None else round(predicted.ttft, 3),
+            predicted_tpot=None if predicted is None else round(predicted.tpot, 3),
         )
-
-    def _predicted(self) -> dict[str, Any]:
-        if self.journey is None:
-            return {}
-        found = self.journey.prediction
-        return {
-            "why": self.journey.why,
-            "predicted_ttft": round(found.ttft, 3),
-            "predicted_tpot": round(found.tpot, 3),
-        }
 
 
 def attach(request: Request, trace: Trace) -> None:
