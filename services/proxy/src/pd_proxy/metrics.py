@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -101,6 +101,27 @@ class _StageTimes(Collector):
         yield family
 
 
+class _Requests(Collector):
+    """The requests by endpoint and status. Every request is counted here, and the library's own counter takes a lock for each."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, int], int] = {}
+        self._created: dict[tuple[str, int], float] = {}
+
+    def add(self, endpoint: str, status: int) -> None:
+        key = endpoint, status
+        if key not in self._counts:
+            self._counts[key], self._created[key] = 0, time.time()
+        self._counts[key] += 1
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        labels = ["endpoint", "status"]
+        family = CounterMetricFamily("pd_proxy_requests", "Requests by endpoint and status", labels=labels)
+        for (endpoint, status), count in self._counts.items():
+            family.add_metric([str(endpoint), str(status)], count, created=self._created[endpoint, status])
+        yield family
+
+
 class Metrics(Collector):
     """The proxy's counters. Those that `/stats` also shows are kept as plain numbers, too."""
 
@@ -122,7 +143,8 @@ class Metrics(Collector):
         self.migrations = 0
         self.rejected_pings = 0
         self.worker_restarts = 0
-        self._requests = self._counter("requests", "Requests by endpoint and status", "endpoint", "status")
+        self._requests = _Requests()
+        self._registry.register(self._requests)
         self._causes = self._counter("failures", "Requests that failed, by cause", "cause")
         self._rejected = self._counter("rejected_pings", "Pings refused, by reason", "reason")
         self._retried = self._counter("retries", "Attempts after a failed one, by the cause of that failure", "cause")
@@ -150,8 +172,6 @@ class Metrics(Collector):
         )
         self._stages = _StageTimes()
         self._registry.register(self._stages)
-        # Looked up once, because a look-up costs more than counting.
-        self._ended: dict[tuple[str, int], Counter] = {}
         gauge = Gauge(
             "pd_proxy_kv_owed", "Requests that left KV which decode may still have to consume", registry=self._registry
         )
@@ -170,10 +190,7 @@ class Metrics(Collector):
     def ended(self, endpoint: str, status: int, cause: str, *, fault: bool) -> None:
         """A request ended. `cause` is empty if it succeeded; `fault`: it failed, and not because of the client."""
         self.in_flight -= 1
-        counter = self._ended.get((endpoint, status))
-        if counter is None:
-            counter = self._ended[endpoint, status] = self._requests.labels(endpoint, str(status))
-        counter.inc()
+        self._requests.add(endpoint, status)
         self.failures += fault
         if cause:
             self._causes.labels(cause).inc()

@@ -35,4 +35,4 @@ class LineEnds:
         elif self.due:  # an LF belongs to the CR before it
             data = data.removeprefix(b"\n")
         self.due = data.endswith(CR)
-        return with_lf(data)
+        return with_lf(data) if data.find(CR) >= 0 else data

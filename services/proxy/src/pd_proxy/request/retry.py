@@ -60,7 +60,7 @@ async def serve(context: Context, generation: Generation, headers: Mapping[str, 
     part = Migration(context, generation, needs=needs, headers=headers, trace=trace, failures=failures).part
     if monotonic() - context.started < context.settings.ping_ttl_s:
         await _engines_known(context)
-    if generation.model is not None and not _served(context, generation.model):
+    if generation.model is not None and not context.choices.serves(context.registry.view(), generation.model):
         await context.look_again()  # an adapter may have been loaded since the engines were asked
     if context.router is not None:
         context.router.arrived(monotonic(), generation.tokens, context.registry.view())
@@ -94,10 +94,6 @@ async def _engines_known(context: Context) -> None:
     end = context.started + context.settings.ping_ttl_s
     while monotonic() < end and not context.stopping and not is_ready(context.registry.view(), context.trust):  # noqa: ASYNC110
         await asyncio.sleep(LOOK_S)
-
-
-def _served(context: Context, model: str) -> bool:
-    return any(model in instance.models for instance in context.registry.view())
 
 
 def _spent(context: Context, trace: Trace) -> bool:
