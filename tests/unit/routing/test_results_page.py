@@ -46,7 +46,8 @@ def rows_of(seed: int, share: float) -> Iterator[dict[str, Any]]:
 
 
 def cells(lines: list[str], traffic: str) -> list[str]:
-    return [line.removeprefix(f"| {traffic} | ") for line in lines if line.startswith(f"| {traffic} | ")]
+    """A traffic's rows in the three tables that are made from the results; the fourth one is recorded."""
+    return [line.removeprefix(f"| {traffic} | ") for line in lines if line.startswith(f"| {traffic} | ")][:3]
 
 
 def test_one_seed_has_one_number(pages: Callable[[dict[int, float]], tuple[list[str], list[str]]]) -> None:

@@ -408,6 +408,24 @@ def test_prompts_overflow_to_engines_with_answers_that_have_time() -> None:
     assert (placed.engine, placed.local, placed.why) == (2, True, Why.OVERFLOW)
 
 
+@pytest.mark.parametrize(
+    ("prompts", "queue", "engine", "why"),
+    [
+        (500, 120, 3, Why.HANDED_OVER),
+        (500, 140, 1, Why.LEAST_LATE),  # beyond 0.8 of the objective, with the prompt itself
+        (400, 120, 1, Why.LEAST_LATE),  # answers there stay within the objective
+    ],
+)
+def test_a_prompt_waits_for_an_engine_without_answers_rather_than_make_answers_miss_theirs(
+    prompts: float, queue: float, engine: int, why: Why
+) -> None:
+    full, idle = busy(prompts=prompts), busy(0, queue=queue)
+
+    placed = place(COSTS, view({1: full, 2: full, 3: idle, 4: idle}), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.engine, placed.local, placed.why) == (engine, False, why)
+
+
 def test_where_nobody_is_in_time_the_least_late_computes_it() -> None:
     full = busy(400)
     placed = place(COSTS, view({1: full, 2: full, 3: busy(0, queue=300), 4: full}), Mode.SPLIT, ENGINES, 1000)
@@ -459,8 +477,11 @@ def test_the_last_engine_without_answers_gets_none_while_others_have_some() -> N
     assert decode_on(COSTS, view({1: full, 2: busy(390), 3: full}), ENGINES, 1000) == 2
 
 
-def test_an_engine_that_prompts_need_does_not_begin_to_decode_while_the_objective_is_met() -> None:
-    nearly = {1: busy(240), 2: busy(240)}  # beyond the share at which another engine begins, within the objective
+@pytest.mark.parametrize("sequences", [240, 300])  # beyond the share at which another engine begins: 0.98 and 1.1
+def test_an_engine_that_prompts_need_does_not_begin_to_decode_before_the_objective_is_missed_by_much(
+    sequences: int,
+) -> None:
+    nearly = {1: busy(sequences), 2: busy(sequences)}
     alone = COSTS.alone_ms(1000)
     few, many = (replace(TRAFFIC, rate=need / alone, tokens=1000 * need / alone) for need in (0.5, 1.5))
 

@@ -23,8 +23,13 @@ PLAIN_AT: Final = 0.85
 DWELL_MS: Final = 1000.0
 # Shares of the objectives up to which a placement is taken without a look at others.
 TTFT_ENOUGH: Final = 0.65
+# The share of the TTFT objective up to which a prompt waits for an engine without answers rather than make others miss the TPOT objective.
+# Early rejection takes longer queues for overload (`reject.TTFT_SHARE`).
+TTFT_MOST: Final = 0.8
 OVERFLOW_TPOT: Final = 0.85
 DECODE_TPOT: Final = 0.92
+# The same while prompts need all engines without answers. A burst is over before its answers are, and costs have a margin of a tenth.
+NEEDED_TPOT: Final = 1.15
 LOCAL_TPOT: Final = 0.9
 # The penalty per answer on an engine, as a share of the TTFT objective, if no engine can meet it.
 PER_ANSWER: Final = 0.02
@@ -115,10 +120,10 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
     ttft = {engine: ttft_ms(costs, view.of(engine), prompt) for engine in engines}
     empty = [engine for engine in engines if not view.of(engine).sequences]
     enough = TTFT_ENOUGH * objectives.ttft
-    if empty:
-        soonest = min(empty, key=ttft.__getitem__)
-        if ttft[soonest] + costs.handover_ms(prompt) <= enough:
-            return Placement(soonest, local=False, why=Why.HANDED_OVER)
+    soonest = min(empty, key=ttft.__getitem__, default=None)
+    handed_over = inf if soonest is None else ttft[soonest] + costs.handover_ms(prompt)
+    if soonest is not None and handed_over <= enough:
+        return Placement(soonest, local=False, why=Why.HANDED_OVER)
     tpot = {engine: _tpot(costs, view, engine, prompt, local=True) for engine in engines}
     limit = OVERFLOW_TPOT * view.correction * objectives.tpot
     roomy = [
@@ -127,6 +132,9 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
     if roomy:
         return Placement(min(roomy, key=tpot.__getitem__), local=True, why=Why.OVERFLOW)
     late = min(engines, key=lambda e: ttft[e] + PER_ANSWER * objectives.ttft * view.of(e).sequences)
+    delays = tpot[late] > objectives.tpot  # the answers there
+    if delays and soonest is not None and handed_over <= TTFT_MOST * objectives.ttft:
+        return Placement(soonest, local=False, why=Why.HANDED_OVER)
     return Placement(late, local=False, why=Why.LEAST_LATE)
 
 
@@ -149,7 +157,7 @@ def place_local_first(costs: Costs, view: View, engines: Sequence[int], prompt: 
 def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:
     """The engine that decodes after a computed prompt: one that already decodes, if it stays within the objective; else another one.
 
-    As long as the objective itself is met, no engine that prompts need begins to decode.
+    As long as the objective is not missed by much, no engine that prompts need begins to decode.
     """
     tpot = {engine: _tpot(costs, view, engine, prompt, local=False) for engine in engines}
     writing = [engine for engine in engines if view.of(engine).sequences]
@@ -157,7 +165,7 @@ def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> 
     least = min(writing, key=lambda e: (not view.fits(e, prompt), tpot[e]), default=None)
     limit = DECODE_TPOT * view.correction
     if _prompts_need(costs, view.traffic) > len(empty) - 1:  # with one engine less, prompts would queue up without end
-        limit = max(limit, 1.0)
+        limit = max(limit, NEEDED_TPOT)
     if least is not None and tpot[least] <= limit * view.objectives.tpot and view.fits(least, prompt):
         return least
     if len(empty) >= 2 or least is None:
