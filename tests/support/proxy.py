@@ -499,6 +499,7 @@ async def running_proxy(**fields: Any) -> AsyncIterator[RunningProxy]:
         try:
             yield proxy
         finally:
+            await session.close()  # a proxy that ends waits a moment for what comes over kept connections
             proxy.shutdown.set()
             await asyncio.wait_for(proxy.serving, 30)
 
