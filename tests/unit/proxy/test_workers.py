@@ -6,10 +6,11 @@ import socket
 from typing import Any
 
 import pytest
+from support.engines import engine
 
 from pd_contracts.names import Role
 from pd_proxy.engines.pairing import Pair
-from pd_proxy.engines.registry import Instance, State
+from pd_proxy.engines.registry import State
 from pd_proxy.errors import RestartedError, StalledError
 from pd_proxy.metrics import Numbers
 from pd_proxy.processes import relief
@@ -27,24 +28,14 @@ from pd_proxy.upstream.flights import Verdict
 LIMIT = 10.0
 
 
-def engine(number: int, role: Role = Role.COMBINED, state: State = State.READY) -> Instance:
-    """An engine of its own address."""
-    return Instance(
-        name=f"{role}-{number}",
-        role=role,
-        http_address=f"10.0.0.{number}:8000",
-        zmq_address=f"10.0.0.{number}:21001",
-        connector=None,
-        incarnation=number,
-        state=state,
-        models=("m",),
-    )
-
-
 def report(at: float, last_progress: float, *waits: tuple[float, bool]) -> Report:
     """Of a worker with these requests at engine 1."""
     one = EngineReport(
-        address=engine(1).http_address, requests=1, failures=0, last_progress=last_progress, waits=list(waits)
+        address=engine(Role.COMBINED, 1).http_address,
+        requests=1,
+        failures=0,
+        last_progress=last_progress,
+        waits=list(waits),
     )
     return Report(at=at, numbers=Numbers(), engines=[one], samples=[])
 
@@ -54,7 +45,7 @@ def judged(*reports: Report) -> Verdict:
     shared, reported = SharedCounters.create(3), WorkerReports()
     for number, one in enumerate(reports, start=1):
         reported.take(number, one)
-    found = PooledFlights(ProcessCounters(shared, 0), reported).verdict(engine(1), 100.0, LIMIT)
+    found = PooledFlights(ProcessCounters(shared, 0), reported).verdict(engine(Role.COMBINED, 1), 100.0, LIMIT)
     shared.close()
     return found
 
@@ -86,7 +77,7 @@ def two_processes() -> tuple[SharedCounters, ProcessCounters, ProcessCounters]:
 def test_room_is_taken_from_all_and_given_back_to_all() -> None:
     shared, one, other = two_processes()
     mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
-    prefill, decode = engine(1, Role.PREFILL), engine(2, Role.DECODE)
+    prefill, decode = engine(Role.PREFILL, 1), engine(Role.DECODE, 2)
     claim = mine.take(Pair(prefill, decode), 100)
     assert claim is not None
     assert theirs.take(Pair(prefill, decode), 100) is None
@@ -102,7 +93,7 @@ def test_room_is_taken_from_all_and_given_back_to_all() -> None:
 async def test_requests_of_all_processes_wait_in_one_queue_for_room() -> None:
     shared, one, other = two_processes()
     mine, theirs = SharedBudget(150, 1, one), SharedBudget(150, 1, other)
-    pair = Pair(engine(1, Role.PREFILL), engine(2, Role.DECODE))
+    pair = Pair(engine(Role.PREFILL, 1), engine(Role.DECODE, 2))
     running = mine.claim(pair, 100)
     async with mine.turn:
         assert mine.take(pair, 100) is None
@@ -125,15 +116,15 @@ def test_turns_go_round_over_processes() -> None:
 async def test_news_end_what_the_parent_has_given_up() -> None:
     shared, counters, _ = two_processes()
     context = worker_context(Settings(), counters, lambda _: None, 0.0)
-    both = (engine(1), engine(2))
+    both = (engine(Role.COMBINED, 1), engine(Role.COMBINED, 2))
     context.take(News(instances=both, verdicts=(), slots={1: 1, 2: 2}))
     flights = [context.flights.open(one) for one in both]
     assert [context.flights.load(one) for one in both] == [1, 1]
-    wedged = engine(1, state=State.SUSPECT)
+    wedged = engine(Role.COMBINED, 1, state=State.SUSPECT)
     context.take(News(instances=(wedged,), verdicts=(), slots={1: 1}))
     assert [type(flight.failure) for flight in flights] == [StalledError, RestartedError]
-    assert context.registry.current(engine(1)) == wedged
-    assert context.registry.current(engine(2)) is None
+    assert context.registry.current(engine(Role.COMBINED, 1)) == wedged
+    assert context.registry.current(engine(Role.COMBINED, 2)) is None
     flights[0].land()
     flights[0].land()
     assert shared.total(counters.column(wedged, Cell.FLIGHTS)) == 0
@@ -144,9 +135,9 @@ async def test_news_end_what_the_parent_has_given_up() -> None:
 async def test_news_that_a_prefill_stands_still_do_not_cut_it_off() -> None:
     shared, counters, _ = two_processes()
     context = worker_context(Settings(), counters, lambda _: None, 0.0)
-    context.take(News(instances=(engine(1, Role.PREFILL),), verdicts=(), slots={1: 1}))
-    flight = context.flights.open(engine(1, Role.PREFILL))
-    context.take(News(instances=(engine(1, Role.PREFILL, State.SUSPECT),), verdicts=(), slots={1: 1}))
+    context.take(News(instances=(engine(Role.PREFILL, 1),), verdicts=(), slots={1: 1}))
+    flight = context.flights.open(engine(Role.PREFILL, 1))
+    context.take(News(instances=(engine(Role.PREFILL, 1, state=State.SUSPECT),), verdicts=(), slots={1: 1}))
     assert flight.failure is None
     shared.close()
 
