@@ -132,9 +132,8 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
         crowded = state[RESERVED] + state[HELD] > engine.limits.kv_blocks
         preempted = crowded and _make_room(engine)
         if preempted and state[DECODING] == 0 and state[PARTIAL] == NOBODY:
-            state[ENDED] = state[HELD] = (
-                0  # nothing is left to run beside the sequences that ended: it is planned again without them
-            )
+            # Nothing is left to run beside the sequences that ended: the step is planned again without them.
+            state[ENDED] = state[HELD] = 0
             continue
         if state[PARTIAL] == NOBODY and (
             preempted or not _admissible(engine, engine.limits.batched_tokens - state[DECODING])
