@@ -197,8 +197,8 @@ class StreamRewriter:
         return bool(self.rest)
 
     def moves(self, block: bytes) -> bool:
-        """Whether these events show that the engine makes progress. An object without choices, such as `{}`, may be sent forever."""
-        return has_event(block) and holds(block, CHOICES_KEY)
+        """Whether what was fed last shows that the engine makes progress: the end mark, or these events. An object without choices, such as `{}`, may be sent forever."""
+        return self.done or (has_event(block) and holds(block, CHOICES_KEY))
 
     def check_first(self, first: bytes) -> None:
         """Check the first events, or the end of a stream without events.

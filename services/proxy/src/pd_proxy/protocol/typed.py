@@ -60,7 +60,7 @@ class TypedRewriter(StreamRewriter):
 
     def moves(self, block: bytes) -> bool:
         """As in the base class; there are no choices here."""
-        return has_event(block)
+        return self.done or has_event(block)
 
     @staticmethod
     def is_plain(data: bytes) -> bool:

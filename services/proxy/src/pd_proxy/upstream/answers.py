@@ -67,7 +67,7 @@ class Stream:
             if not data:
                 raise flight.failure or cut(flight)
             block = rewriter.feed(data)
-        if rewriter.done or rewriter.moves(block):
+        if rewriter.moves(block):
             flight.moved()
         flight.events += block.count(END)
         return block

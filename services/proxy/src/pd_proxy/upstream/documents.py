@@ -72,7 +72,7 @@ def is_stream(response: aiohttp.ClientResponse) -> bool:
     return response.content_type == "text/event-stream"
 
 
-class Forwarded:
+class PassedOn:
     """An engine's 200. `first` is all of it, unless it is a stream."""
 
     def __init__(

@@ -18,7 +18,7 @@ from pd_proxy.protocol.rewrite import BLOCK_END, ForwardedRewriter, raise_error
 from pd_proxy.shortage import Shortage
 from pd_proxy.upstream.access import OPEN, EngineAccess
 from pd_proxy.upstream.connections import KEEP_ALIVE_S, Connection, Pool
-from pd_proxy.upstream.documents import Forwarded, check_json, is_json, is_stream, noting_use, post, read_document
+from pd_proxy.upstream.documents import PassedOn, check_json, is_json, is_stream, noting_use, post, read_document
 from pd_proxy.upstream.failures import refusal, translated, translating
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.replies import BrokenOffError, Reply, TooLargeError
@@ -144,7 +144,7 @@ class Upstream:
         _raise_error(instance, answer)
         return answer
 
-    async def forward(self, instance: Instance, path: str, body: bytes, kind: str, timeout_s: float) -> Forwarded:
+    async def forward(self, instance: Instance, path: str, body: bytes, kind: str, timeout_s: float) -> PassedOn:
         """POST a body of any kind; returns the answer. A stream is still to be read within `timeout_s`.
 
         Raises:
@@ -160,7 +160,7 @@ class Upstream:
             except BaseException:
                 response.close()
                 raise
-        return Forwarded(response, first, name, self._shortage, rewriter)
+        return PassedOn(response, first, name, self._shortage, rewriter)
 
     async def _beginning(
         self, instance: Instance, response: aiohttp.ClientResponse, rewriter: ForwardedRewriter

@@ -83,7 +83,7 @@ class Relay:
         except ProxyError as error:
             self._end(error)
             return
-        if self._rewriter.done or self._rewriter.moves(block):
+        if self._rewriter.moves(block):
             self._flight.progressed()
         if block:
             self._flight.events += block.count(END)
