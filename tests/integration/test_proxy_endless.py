@@ -12,6 +12,7 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.proxy import (
+    MODEL,
     STREAM,
     TEXT,
     Answer,
@@ -28,6 +29,7 @@ from support.proxy import (
 from support.wire_engine import MARK, Script, cut, framed, stream_body, whole_body
 from support.workers import running_workers
 
+from pd_contracts import sse
 from pd_contracts.names import Connector, Role
 from pd_proxy.upstream.replies import READ_AHEAD_BYTES
 
@@ -190,6 +192,94 @@ async def test_objects_that_are_no_part_of_an_answer_are_no_progress(way: str) -
             reply = await proxy.post(STREAM, "/v1/completions" + way)
         assert '"engine_stalled"' in reply.events[-1]
         await proxy.state_of(engine, "suspect")
+
+
+def typed(kind: str, **fields: Any) -> bytes:
+    """An event of /v1/responses or /v1/messages."""
+    return sse.encode_event(json.dumps({"type": kind, **fields}), kind)
+
+
+RESPONSE = {"response": {"id": "resp_1", "object": "response", "status": "in_progress", "output": []}}
+BEGUN = {
+    "/v1/responses": typed("response.created", **RESPONSE) + typed("response.output_text.delta", delta="t0 "),
+    "/v1/messages": typed("message_start", message={"id": "msg_1", "content": []}),
+}
+STILL = {
+    "/v1/responses": [typed("response.in_progress", **RESPONSE), typed("response.output_item.added", item={})],
+    "/v1/messages": [typed("ping"), typed("message_start", message={}), typed("content_block_stop", index=0)],
+}
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/responses": {"model": MODEL, "input": "hi", "stream": True},
+    "/v1/messages": {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "stream": True},
+}
+
+
+@pytest.mark.parametrize("way", ["", "?through=hypercorn"])
+@pytest.mark.parametrize("begins", [True, False], ids=["after a token", "at once"])
+@pytest.mark.parametrize("path", STILL)
+async def test_events_without_a_part_of_the_output_are_no_progress(path: str, begins: bool, way: str) -> None:
+    async def answer(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        if begins:
+            await response.write(BEGUN[path])
+        for event in itertools.cycle(STILL[path]):
+            await response.write(event)
+            await asyncio.sleep(0.02)
+        return response
+
+    async with running_proxy(**WAITS, probe_interval_s=5.0) as proxy:
+        engine = await proxy.engine(Role.COMBINED, answer=answer)
+        async with asyncio.timeout(PATIENCE_S):
+            reply = await proxy.post(ASKED[path], path + way)
+        assert b"makes no progress" in reply.body or b"stalled" in reply.body
+        assert reply.status == 504 or b"event: error" in reply.body
+        await proxy.state_of(engine, "suspect")
+
+
+TOKEN = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":"t0 "}]}\n\n'
+
+
+def writing(data: bytes, *, size: int = 1_000_000) -> Answer:
+    """A stream of these bytes, that many at once."""
+
+    async def answer(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        for begin in range(0, len(data), size):
+            await response.write(data[begin : begin + size])
+            await asyncio.sleep(0)
+        return response
+
+    return answer
+
+
+@pytest.mark.parametrize("way", ["", "?through=hypercorn"])
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+async def test_a_stream_whose_end_mark_has_no_empty_line_is_whole(way: str, end: str) -> None:
+    async with running_proxy(**WAITS) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        for data, size in ((TOKEN, 1_000_000), (TOKEN, 7), (TOKEN * 20, 90)):
+            engine.answer = writing(data + b"data: [DONE]" + end.encode(), size=size)
+            reply = await proxy.post(STREAM, "/v1/completions" + way)
+            assert (reply.status, reply.events[-1]) == (200, "[DONE]")
+            assert len(reply.events) == data.count(TOKEN) + 1
+        await proxy.settled()
+        assert (await proxy.stats()).instances[0].failures == 0
+
+
+@pytest.mark.parametrize("way", ["", "?through=hypercorn"])
+@pytest.mark.parametrize("size", [1_000_000, 30])
+async def test_broken_json_in_a_stream_is_an_error_and_the_engines_failure(way: str, size: int) -> None:
+    broken = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":"t0 \n\n'
+    async with running_proxy(**WAITS) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        for tokens in (1, 20):
+            engine.answer = writing(TOKEN * tokens + broken + TOKEN + b"data: [DONE]\n\n", size=size)
+            reply = await proxy.post(STREAM, "/v1/completions" + way)
+            assert b"not valid JSON" in reply.body
+            assert broken not in reply.body
+            assert b"[DONE]" not in reply.body
+        await proxy.settled()
+        assert (await proxy.stats()).instances[0].failures >= 2
 
 
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])

@@ -308,3 +308,36 @@ def test_an_answer_about_errors_is_no_error() -> None:
 )
 def test_what_only_keeps_a_connection_alive_is_no_progress(block: bytes, says: bool) -> None:
     assert rewrite.has_event(block) is says
+
+
+BROKEN = [
+    b'data: {"choices":[{"text":"a\n\n',
+    b'data:{"choices":[{"text":"a"}]\n\n',
+    b'data: {"choices":[{"te\ndata: xt"}\n\n',
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+@pytest.mark.parametrize("kind", [StreamRewriter, rewrite.ForwardedRewriter])
+def test_an_event_that_is_a_part_of_an_object_is_not_passed_on(broken: bytes, kind: Any) -> None:
+    for stream in (broken, event("x") + broken, broken + event("x")):
+        with pytest.raises(BrokenReplyError, match="not valid JSON"):
+            kind(b"").feed(stream)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r", "\r\n"])
+def test_the_end_mark_needs_no_empty_line_where_the_answer_ends(end: str) -> None:
+    for first in (b"", event("x")):
+        rewriter = StreamRewriter(b"")
+        out = rewriter.feed(first + b"data: [DONE]" + end.encode())
+        assert (out + rewriter.finish(), rewriter.done) == (first, True)
+        assert rewriter.finish() == b""
+
+
+@pytest.mark.parametrize(
+    "rest", [b"", b"data: [DONE", b'data: {"choices":[{"text":"b"}]}', b'data: {"cho', b": [DONE]"]
+)
+def test_what_else_a_stream_ends_with_is_no_end(rest: bytes) -> None:
+    rewriter = StreamRewriter(b"")
+    rewriter.feed(event("x") + rest)
+    assert (rewriter.finish(), rewriter.done) == (b"", False)

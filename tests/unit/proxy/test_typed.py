@@ -196,3 +196,41 @@ def test_the_error_event_is_of_this_api_and_numbered_as_the_next_one(passed: byt
         "param": "p",
         "sequence_number": number,
     }
+
+
+def test_only_parts_of_the_output_are_progress() -> None:
+    rewriter = TypedRewriter(SECRET)
+    assert rewriter.moves(rewriter.feed(OPENING + delta("a", 2)))
+    for still in (response("in_progress", 3), event("ping"), event("response.output_item.added", item={})):
+        assert not rewriter.moves(rewriter.feed(still))
+    assert rewriter.moves(rewriter.feed(delta("", 4)))
+    assert rewriter.moves(rewriter.feed(LAST)), "the end"
+
+
+def test_events_that_are_held_back_do_not_fill_memory() -> None:
+    rewriter = TypedRewriter(SECRET)
+    held = response("in_progress", 1, instructions="x" * 1_000_000)
+    for _ in range(16):
+        assert rewriter.feed(held) == b""
+    with pytest.raises(BrokenReplyError, match="without a part of the output"):
+        rewriter.feed(held)
+
+
+def test_the_last_event_needs_no_empty_line_where_the_answer_ends() -> None:
+    rewriter = TypedRewriter(SECRET)
+    out = rewriter.feed(STREAM.rstrip()) + rewriter.finish()
+    assert rewriter.done
+    assert read(out + rewriter.end)[-1][0] == "response.completed"
+
+
+def test_a_part_of_the_last_event_is_no_end() -> None:
+    rewriter = TypedRewriter(SECRET)
+    rewriter.feed(STREAM.rstrip()[:-1])
+    assert (rewriter.finish(), rewriter.done) == (b"", False)
+
+
+def test_a_part_of_an_event_is_not_passed_on() -> None:
+    rewriter = TypedRewriter(SECRET)
+    rewriter.feed(OPENING + delta("a", 2))
+    with pytest.raises(BrokenReplyError, match="not valid JSON"):
+        rewriter.feed(delta("b", 3).replace(b"}", b""))

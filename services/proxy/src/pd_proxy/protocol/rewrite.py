@@ -46,15 +46,20 @@ EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
 _EVENT: Final = re.compile(rb'(?:\A|\n)data: ?\{(?!"type": ?"ping")')
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\n")
 _DATA: Final = b"data:"
+# How an event ends whose data is a JSON object. The usual event is not parsed: it only has to begin and end like one.
+OBJECT_END: Final = b"}\n\n"
 # The line that names an event which reports an error.
 _ERROR_NAME: Final = re.compile(rb"event: ?error")
 # How data begins that is JSON. All other data is text of a server, not of the model.
-_JSON: Final = (b"{", b"[", b'"')
+_OBJECT: Final = b"{"
+_JSON: Final = (_OBJECT, b"[", b'"')
 # Enough bytes of a value to see whether it is an empty list.
 _GLANCE: Final = 64
 BLOCK_END: Final = b"\n\n"
 
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
+# Reads any JSON to its end without building it.
+_any_decoder = msgspec.json.Decoder(Raw)
 
 
 class Cleaning(Struct, frozen=True):
@@ -200,6 +205,16 @@ class StreamRewriter:
         """Whether what was fed last shows that the engine makes progress: the end mark, or these events. An object without choices, such as `{}`, may be sent forever."""
         return self.done or (has_event(block) and holds(block, CHOICES_KEY))
 
+    def finish(self) -> bytes:
+        """The events that the end of the answer completes, if that ends the stream (`done`): only the empty line behind its end mark is missing."""
+        if self.done or not self.rest:
+            return b""
+        try:
+            data = self.feed(b"\n\n")
+        except BrokenReplyError:  # a part of an event
+            return b""
+        return data if self.done else b""
+
     def check_first(self, first: bytes) -> None:
         """Check the first events, or the end of a stream without events.
 
@@ -247,7 +262,7 @@ class StreamRewriter:
 
     def _rewritten(self, data: bytes) -> bytes:
         # Usually one event, of one line: it is no end mark, and holds nothing that only a server says.
-        one = data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {")
+        one = data.find(b"\n") == len(data) - 2 and data.startswith(b"data: {") and data.endswith(OBJECT_END)
         if (
             (not one and not self.is_plain(data))
             or holds(data, KV_KEY)
@@ -261,8 +276,10 @@ class StreamRewriter:
 
     @staticmethod
     def is_plain(data: bytes) -> bool:
-        """Whether whole events are one line of JSON each: no comments, names or messages of a server, which may hold addresses."""
-        return data.startswith(b"data: {") and data.count(b"\n") == 2 * data.count(b"\n\ndata: {") + 2
+        """Whether whole events look like one JSON object in one line each: no comments, names or messages of a server, which may hold addresses."""
+        if not data.startswith(b"data: {") or not data.endswith(OBJECT_END):
+            return False
+        return data.count(b"\n") == 2 * data.count(b"}\n\ndata: {") + 2
 
     def _hold_back(self, data: bytes) -> bytes:
         end = data.rfind(BLOCK_END) + 2
@@ -303,9 +320,11 @@ class StreamRewriter:
         if not payload.lstrip().startswith(_JSON):
             return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
         known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
-        if not known and not failed and b"\n" not in payload:
-            return payload
         try:
+            if not known and not failed and b"\n" not in payload:
+                if payload.lstrip().startswith(_OBJECT):
+                    _any_decoder.decode(payload)
+                return payload
             fields = object_decoder.decode(payload)
             without_params(fields)
             if self.cached is not None:

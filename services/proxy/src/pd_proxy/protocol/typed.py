@@ -16,13 +16,17 @@ from pd_proxy.errors import BrokenReplyError, FailedResponseError, ProxyError
 from pd_proxy.protocol.rewrite import (
     BLOCK_END,
     ERROR_KEY,
+    MAX_EVENT_BYTES,
+    OBJECT_END,
     StreamRewriter,
     error_fields,
-    has_event,
+    holds,
     object_decoder,
     without_params,
 )
 
+# A key of every event that holds a part of the output. The others come once for each part, or, like `ping`, may be sent forever.
+DELTA_KEY: Final = b'"delta"'
 _SEQUENCE_NUMBER: Final = re.compile(rb'"sequence_number": ?(\d+)')
 
 
@@ -59,13 +63,13 @@ class TypedRewriter(StreamRewriter):
         return data
 
     def moves(self, block: bytes) -> bool:
-        """As in the base class; there are no choices here."""
-        return self.done or has_event(block)
+        """As in the base class; here it is parts of the output that show progress."""
+        return self.done or holds(block, DELTA_KEY)
 
     @staticmethod
     def is_plain(data: bytes) -> bool:
         """Whether this is one event: the line of its name, which is not `error`, and one line of JSON."""
-        if not data.startswith(b"event: ") or data.startswith(b"event: error"):
+        if not data.startswith(b"event: ") or data.startswith(b"event: error") or not data.endswith(OBJECT_END):
             return False
         return data.count(b"\n") == 3 and data.find(b"\ndata: {") > 0
 
@@ -99,6 +103,8 @@ class TypedRewriter(StreamRewriter):
             block = b""
         elif not self._begun and (not kind or kind in self.opening):
             self._opening += block
+            if len(self._opening) > MAX_EVENT_BYTES:
+                raise BrokenReplyError("the engine's stream goes on without a part of the output")
             return b""
         if self.failed and not self._begun:
             return b""  # the client can still get a status

@@ -13,7 +13,7 @@ from pd_proxy.protocol.typed import MessageRewriter, TypedRewriter
 from pd_proxy.upstream.failures import translated
 from pd_proxy.upstream.flights import Flight
 from pd_proxy.upstream.http import Upstream
-from pd_proxy.upstream.relay import END, Relay, Rest, cut
+from pd_proxy.upstream.relay import END, Relay, Rest, ending
 from pd_proxy.upstream.replies import BrokenOffError, Reply
 
 SETTLE_S: Final = 1.0
@@ -63,10 +63,8 @@ class Stream:
             try:
                 data = await reply.readany()
             except BrokenOffError:
-                raise flight.failure or cut(flight) from None
-            if not data:
-                raise flight.failure or cut(flight)
-            block = rewriter.feed(data)
+                data = b""
+            block = rewriter.feed(data) if data else ending(flight, rewriter)
         if rewriter.moves(block):
             flight.moved()
         flight.events += block.count(END)
@@ -218,9 +216,9 @@ async def _first_events(flight: Flight, reply: Reply, rewriter: rewrite.StreamRe
             data = await reply.readany()
         except BrokenOffError as error:
             raise translated(flight, error) from None
-        if not data:
+        first = rewriter.feed(data) if data else rewriter.finish()
+        if not data and (flight.failure or not rewriter.done):
             raise flight.failure or BrokenReplyError(f"{flight.instance.name} answered 200 without a whole event")
-        first = rewriter.feed(data)
         # Events that are held back, and comments, show only that the server lives, not that the engine makes progress.
         if rewriter.done or has_event(first):
             flight.moved()

@@ -113,7 +113,7 @@ class Relay:
             # `rfind` as in `rewrite.holds`, without the call.
             if (
                 not data.startswith(BEGINNINGS.get(len(data), ()))
-                or not data.endswith(b"\n\n\r\n")
+                or not data.endswith(b"}\n\n\r\n")
                 or not reader.whole_chunk
                 or rewriter.rest
                 or self._over
@@ -142,9 +142,17 @@ class Relay:
 
         return take
 
-    def ended(self, *, whole: bool) -> None:  # noqa: ARG002  without the end mark it is cut in any case
-        if not self._over:
-            self._end(self._flight.failure or cut(self._flight))
+    def ended(self, *, whole: bool) -> None:  # noqa: ARG002  the end mark says whether the stream is whole
+        if self._over:
+            return
+        try:
+            block = ending(self._flight, self._rewriter)
+        except ProxyError as error:
+            self._end(error)
+            return
+        self._flight.events += block.count(END)
+        if not block or self._put(CHUNK % (len(block), block)):
+            self._end()
 
     def pause(self) -> None:
         """The client does not read what it was sent, so stop reading from the engine."""
@@ -168,6 +176,13 @@ class Relay:
             self.done.set_exception(error)
 
 
-def cut(flight: Flight) -> DisconnectedError:
-    """The error for an answer that was cut off."""
-    return DisconnectedError.by(flight.instance.name)
+def ending(flight: Flight, rewriter: rewrite.StreamRewriter) -> bytes:
+    """The events that the end of a stream's answer completes.
+
+    Raises:
+        UpstreamError: if the stream was cut off.
+    """
+    block = rewriter.finish()
+    if flight.failure is not None or not rewriter.done:
+        raise flight.failure or DisconnectedError.by(flight.instance.name)
+    return block
