@@ -108,6 +108,18 @@ async def test_prefill_that_is_too_slow_ends_in_504_and_is_drained_when_it_is_do
         assert decode.calls[0].engine_id == prefill.calls[0].engine_id
 
 
+async def test_the_time_limit_of_prefill_is_not_decodes() -> None:
+    async with running_proxy(prefill_timeout_s=0.3) as proxy:
+        prefill, decode = await proxy.pair()
+        decode.gate.clear()
+        asking = asyncio.create_task(proxy.post(TEXT))
+        await until(lambda: prefill.calls and prefill.calls[0].finished)
+        await asyncio.sleep(0.5)
+        decode.gate.set()
+        assert (await asking).status == 200
+        assert len(prefill.calls) == len(decode.calls) == 1
+
+
 @pytest.mark.parametrize(
     ("connector", "status"),
     [(connector, 400) for connector in Connector] + [(Connector.NIXL, 500), (Connector.NIXL, 503)],

@@ -57,3 +57,21 @@ async def test_a_task_that_is_cancelled_ends_the_wait() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await waiter
+
+
+async def test_a_limit_for_a_part_of_it_does_not_end_the_wait_for_the_rest() -> None:
+    parts: list[str] = []
+
+    async def two() -> str:
+        parts.append(await after(0, "first"))
+        return await after(0.02, "second")
+
+    assert await result_of(asyncio.create_task(two()), 0.001, in_time=lambda: bool(parts)) == "second"
+
+
+async def test_a_limit_for_a_part_of_it_holds_until_that_has_ended() -> None:
+    task = asyncio.create_task(after(0.05, "done"))
+    with pytest.raises(TimeoutError):
+        await result_of(task, 0.001, in_time=lambda: False)
+
+    assert await task == "done"

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, TypeVar
 
 from pd_proxy.errors import ProxyError
@@ -11,13 +12,16 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-async def result_of(task: "asyncio.Task[T]", timeout_s: float | None = None) -> T:
+async def result_of(
+    task: "asyncio.Task[T]", timeout_s: float | None = None, in_time: Callable[[], bool] | None = None
+) -> T:
     """Wait for a task, which goes on if the waiter is cancelled or waits no longer.
 
     It does what `asyncio.timeout` around `asyncio.shield` would do at twice the cost.
 
     Raises:
-        TimeoutError: if the task has not ended after `timeout_s`.
+        TimeoutError: if after `timeout_s` the task has not ended, and `in_time`, if given, does not say that the part of it with this
+            limit has.
     """
     loop = task.get_loop()
     over = loop.create_future()
@@ -26,8 +30,12 @@ async def result_of(task: "asyncio.Task[T]", timeout_s: float | None = None) -> 
         if not over.done():
             over.set_result(None)
 
+    def look() -> None:
+        if in_time is None or not in_time():
+            wake()
+
     task.add_done_callback(wake)
-    timer = loop.call_later(timeout_s, wake) if timeout_s is not None else None
+    timer = loop.call_later(timeout_s, look) if timeout_s is not None else None
     try:
         await over
     finally:
@@ -47,10 +55,15 @@ class Tasks:
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         """Start a task; a caller that needs its result awaits it."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Looked up once, because that is a system call."""
+        return asyncio.get_running_loop()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -60,7 +73,7 @@ class Tasks:
 
     async def finish(self, timeout_s: float) -> None:
         """Wait up to `timeout_s` for the tasks, and those that they start meanwhile, to end; then cancel the rest."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         end = loop.time() + timeout_s
         while self._tasks and loop.time() < end:
             await asyncio.wait(self._tasks, timeout=end - loop.time())

@@ -1,6 +1,6 @@
 """One attempt at a client's request: with a pair of engines, or with one engine that does both.
 
-Decode's request is opened in a task of its own, as prefill's is, so a client that leaves cannot cancel it half-way. It is aborted (its
+Decode's request is opened in the task that ran prefill, so a client that leaves cannot cancel it half-way. It is aborted (its
 connection closed) only after its first byte or a grace time. By then the engine knows the request and frees its KV. If it were closed
 earlier, the HTTP server might drop it and leave the KV.
 """
@@ -30,7 +30,6 @@ from pd_proxy.request.keyed import Choose, KeyedAttempt
 from pd_proxy.request.part import WHOLE, Part
 from pd_proxy.request.trace import Trace
 from pd_proxy.settings import When, Writer
-from pd_proxy.tasks import result_of
 from pd_proxy.upstream.answers import Answer, Stream, Whole
 
 
@@ -152,28 +151,22 @@ class Attempt:
         return self.route
 
     async def _exchanged(self, exchange: Exchange, late: Late | None = None) -> Answer:
-        context, trace, pair = self._context, self._trace, exchange.pair
+        trace, pair = self._trace, exchange.pair
         trace.uuid, trace.prefill, trace.decode = (
             exchange.plan.uuid,
             pair.prefill.name,
             "" if late else pair.decode.name,
         )
-        handover = await exchange.prefill()
-        # No await between here and the next task: a client that leaves now must not leave KV behind.
+        return await exchange.through(partial(self._decode, exchange, late), self._let_go)
+
+    async def _decode(self, exchange: Exchange, late: Late | None, handover: HandOver) -> Answer:
+        trace = self._trace
+        # No await between here and decode's request: the client still waits.
         trace.prefilled = monotonic()
         if late is not None:
             exchange.pair = self._chosen(late)
             trace.decode = exchange.pair.decode.name
         trace.computed(exchange.pair.decode)
-        opening = context.tasks.spawn(self._decode(exchange, handover))
-        opening.add_done_callback(lambda _: exchange.release())
-        try:
-            return await result_of(opening)
-        except asyncio.CancelledError:
-            context.tasks.spawn(_let_go(opening, context.settings.abort_grace_s if handover.pushed else 0))
-            raise
-
-    async def _decode(self, exchange: Exchange, handover: HandOver) -> Answer:
         try:
             engine = exchange.receiver()
             if engine.state is State.SUSPECT:
@@ -184,6 +177,11 @@ class Attempt:
         except ENDS as error:
             exchange.owe(handover, error)
             raise
+
+    def _let_go(self, opening: "asyncio.Task[Answer]", handover: HandOver) -> None:
+        """The client has left after decode was asked."""
+        grace_s = self._context.settings.abort_grace_s if handover.pushed else 0
+        self._context.tasks.spawn(_end(opening, grace_s))
 
     async def _open(self, engine: Instance, leg: Leg, engine_id: str, cleaning: Cleaning) -> Answer:
         if self._generation.stream:
@@ -197,7 +195,7 @@ class Attempt:
         return Whole(rewrite.reply(body, cleaning, engine.name, (engine.http_address, engine.zmq_address)))
 
 
-async def _let_go(opening: "asyncio.Task[Answer]", grace_s: float) -> None:
+async def _end(opening: "asyncio.Task[Answer]", grace_s: float) -> None:
     """End a decode request whose client has left, after its first byte or the grace time."""
     await asyncio.wait({opening}, timeout=grace_s)
     if not opening.done():

@@ -2,7 +2,7 @@
 
 1. Decode gets a request only after prefill has answered 200, and only if it is still the process that got the KV.
 2. Prefill runs in a task of its own, so a client that leaves cannot cancel it half-way. It is ended only after GIVE_UP_S, and
-   what it may have pushed by then, or before it failed, is a debt (see 3).
+   what it may have pushed by then, or before it failed, is a debt (see 3). A client's request to decode follows in the same task.
 3. KV that prefill pushed is consumed: if no client waits any more, or decode refused the request before running it, decode gets
    the same request for one token. If decode may have run it, the KV becomes a debt (`debts`): a P2pNccl decode that has consumed
    it would wait for it a second time, forever. Decode is never asked for KV more often than it was pushed.
@@ -11,7 +11,8 @@ Rules 2 and 3 are for connectors that leave KV behind. P2pConnector does not: it
 """
 
 import asyncio
-from typing import Any, Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar, cast
 
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair
@@ -33,6 +34,7 @@ from pd_proxy.protocol import rewrite
 from pd_proxy.request.ask import ask
 from pd_proxy.tasks import result_of
 
+T = TypeVar("T")
 # How long after its timeout a late prefill is ended. Until then it is evidence for the watchdog, which judges the engine once a
 # second.
 EVIDENCE_S: Final = 3.0
@@ -45,6 +47,7 @@ class Exchange:
 
     Attributes:
         prefilled: the body of prefill's 200; empty until it has arrived.
+        handover: what it makes possible; None until then.
     """
 
     def __init__(self, context: Context, pair: Pair, plan: Plan, *, claim: Claim | None = None, tries: int = 0) -> None:
@@ -52,29 +55,60 @@ class Exchange:
         self.pair = pair
         self.plan = plan
         self.prefilled = b""
+        self.handover: HandOver | None = None
         self._context = context
         self._claim = claim
         self._tries = tries
+        self._left = False  # nobody waits for prefill any more
 
     async def prefill(self) -> HandOver:
-        """Run prefill. If the client leaves before its end, decode consumes what it pushes, and then the claim is released.
+        """Run prefill alone; as `through`, and if the client leaves at its very end, decode consumes what it pushed."""
+
+        async def itself(handover: HandOver) -> HandOver:
+            return handover
+
+        return await self.through(itself, lambda _, handover: self._context.tasks.spawn(self._drain(handover)))
+
+    async def through(
+        self,
+        then: Callable[[HandOver], Coroutine[Any, Any, T]],
+        let_go: Callable[["asyncio.Task[T]", HandOver], object],
+    ) -> T:
+        """Run prefill, and `then` with what it makes possible, in one task, which a client that leaves does not cancel: each further task
+        would take turns of the event loop before decode is asked.
+
+        If the client leaves before prefill's end, decode consumes what prefill pushes; later, `let_go` decides what becomes of the
+        task. The claim is released at the end of it all.
 
         Raises:
             PrefillTimeoutError: after PREFILL_TIMEOUT_S; prefill itself may go on.
-            UpstreamError: if it fails; the claim is released.
+            UpstreamError: if prefill fails.
         """
-        task = self._context.tasks.spawn(self._prefill())
+        task = self._context.tasks.spawn(self._whole(then))
         try:
-            return await result_of(task, self._context.settings.prefill_timeout_s)
+            found = await result_of(
+                task, self._context.settings.prefill_timeout_s, in_time=lambda: self.handover is not None
+            )
         except TimeoutError:
             self._leave(task, EVIDENCE_S)
             raise PrefillTimeoutError(f"{self.pair.prefill.name} did not answer within PREFILL_TIMEOUT_S") from None
         except asyncio.CancelledError:
-            self._leave(task)
+            if self.handover is None:
+                self._leave(task)
+            else:
+                let_go(cast("asyncio.Task[T]", task), self.handover)
             raise
-        except Exception:  # also an unexpected one: nothing else would release the claim
+        return cast("T", found)  # None only if nobody waits
+
+    async def _whole(self, then: Callable[[HandOver], Coroutine[Any, Any, T]]) -> T | None:
+        try:
+            handover = self.handover = await self._prefill()
+            if self._left:
+                await self._drain(handover)
+                return None
+            return await then(handover)
+        finally:
             self.release()
-            raise
 
     async def decode(self, handover: HandOver, timeout_s: float) -> bytes:
         """Have decode answer without streaming, within `timeout_s`.
@@ -134,24 +168,12 @@ class Exchange:
                 self._context.owe(Debt(address, plan.endpoint, plan.engine_id, plan.stand_in(), asked=False))
             raise
 
-    def _leave(self, prefilling: "asyncio.Task[HandOver]", after_s: float = 0.0) -> None:
-        """No client waits for this prefill any more; end it after `after_s` seconds if it may be aborted, else drain it."""
-        if not self.plan.abortable:
-            self._drain_later(prefilling)
-            return
-        asyncio.get_running_loop().call_later(after_s, prefilling.cancel)
-        self.release()
-
-    def _drain_later(self, prefilling: "asyncio.Task[HandOver]") -> None:
-        """No client waits for this prefill any more; what it pushes is consumed once it has finished."""
-
-        def drain_if_pushed(task: "asyncio.Task[HandOver]") -> None:
-            work: asyncio.Task[Any] = task
-            if not task.cancelled() and task.exception() is None:
-                work = self._context.tasks.spawn(self._drain(task.result()))
-            work.add_done_callback(lambda _: self.release())
-
-        prefilling.add_done_callback(drain_if_pushed)
+    def _leave(self, prefilling: "asyncio.Task[Any]", after_s: float = 0.0) -> None:
+        """No client waits for this prefill any more; end it after `after_s` seconds if it may be aborted, else drain it at its end."""
+        self._left = True
+        if self.plan.abortable:
+            asyncio.get_running_loop().call_later(after_s, prefilling.cancel)
+            self.release()
 
     async def _drain(self, handover: HandOver) -> None:
         """Have decode consume what prefill pushed for a request that decode never ran. NIXL frees such KV itself when its lease ends."""

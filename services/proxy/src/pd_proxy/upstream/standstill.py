@@ -1,6 +1,7 @@
 """Engines at which nothing moves get new requests only if there is no other, long before they count as stalled."""
 
 import asyncio
+from functools import cached_property
 from typing import Final
 
 from pd_contracts.names import Role
@@ -37,7 +38,12 @@ class Standstill:
 
     def now(self) -> frozenset[int]:
         """`engines` at this moment of the running loop."""
-        return self.engines(asyncio.get_running_loop().time())
+        return self.engines(self._loop.time())
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """Looked up once, because that is a system call."""
+        return asyncio.get_running_loop()
 
     @staticmethod
     def _suspected(verdict: Verdict, role: Role) -> bool:
