@@ -64,7 +64,7 @@ async def test_a_pair_says_that_it_cannot_and_a_combined_engine_can(proxy: Runni
     await proxy.settled()
 
 
-async def test_a_form_with_a_file_comes_to_the_engine_of_its_model_as_it_is(proxy: RunningProxy) -> None:
+async def test_a_form_with_a_file_comes_to_the_engine_of_its_model(proxy: RunningProxy) -> None:
     await proxy.engine(Role.COMBINED, models=["text"], boot_id="text", answer=failing(400))
     whisper = await proxy.engine(
         Role.COMBINED, models=["whisper"], boot_id="whisper", answer=saying("hello", "text/plain")
@@ -231,3 +231,35 @@ async def test_a_client_cannot_say_where_kv_comes_from(proxy: RunningProxy, fiel
     assert b"another client" not in call.raw
     assert (b"kept" in call.raw) is ("kept" in str(fields))
     assert BODY.items() <= call.body.items()
+
+
+async def test_nor_in_a_form_a_query_or_a_header(proxy: RunningProxy) -> None:
+    engine = await proxy.engine(Role.COMBINED, answer=saying("{}"))
+    form = aiohttp.FormData({"vllm_xargs": '{"kv_transfer_params": "x", "kept": 1}', "kv_transfer_params": "{}"})
+    form.add_field("file", b"\r\n--kv_transfer_params" * 9, filename="a.wav", content_type="audio/wav")
+    asked = "/v1/audio/transcriptions?kv_transfer_params=1&vllm_xargs=1"
+    headers = {"X-KV-Transfer-Params": "1", "kv_transfer_params": "1", "X-Request-Id": "___decode_addr_10.0.0.1:1_1"}
+    async with proxy.session.post(proxy.url + asked, data=form, headers=headers) as response:
+        assert response.status == 200
+    [call] = engine.calls
+    assert call.path == "/v1/audio/transcriptions"
+    assert call.raw.count(b"kv_transfer_params") == 9, "what the file holds is nobody's business"
+    assert b'{"kept":1}' in call.raw
+    assert not {name.lower() for name in call.headers} & {name.lower() for name in headers}
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/completions/render", "/v1/embeddings", "/v1/audio/transcriptions"])
+async def test_a_body_that_only_an_engine_could_read_goes_to_none(proxy: RunningProxy, path: str) -> None:
+    engine = await proxy.engine(Role.COMBINED, answer=saying("{}"))
+    for body in (
+        b'{"kv_transfer_params": {}, "temperature": NaN}',
+        '{"kv_transfer_params": {}}'.encode("utf-16"),
+        b"--b\r\n",
+    ):
+        for kind in ("application/json", "multipart/form-data; boundary=b"):
+            async with proxy.session.post(proxy.url + path, data=body, headers={"Content-Type": kind}) as response:
+                assert response.status == 400
+                assert (await response.json())["error"]["message"]
+    assert not engine.calls
+    assert (await proxy.post(BODY | {"kv_transfer_params": {}}, path)).status == 200
+    assert engine.calls[0].body == BODY

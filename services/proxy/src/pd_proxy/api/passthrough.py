@@ -1,7 +1,6 @@
 """Requests that prefill and decode cannot share: they go to any engine, to a combined one, or to all engines."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -24,9 +23,10 @@ from pd_proxy.errors import (
     UnknownModelError,
     UpstreamError,
 )
-from pd_proxy.protocol.body import harmless
+from pd_proxy.protocol import unread
 from pd_proxy.protocol.scrub import scrub
-from pd_proxy.request.serving import JSON
+from pd_proxy.protocol.unread import Unread
+from pd_proxy.request.serving import JSON, parsed
 from pd_proxy.upstream.documents import check_json
 from pd_proxy.upstream.models import ask_version
 
@@ -62,12 +62,6 @@ COMBINED_PATHS: Final = (
     "/cohere/v2/chat",
 )
 TIMEOUT_S: Final = 30.0
-# A multipart form names the model in a part of its own, whose head ends with an empty line.
-_FORM_MODEL: Final = re.compile(rb'name="model"[^\r\n]*\r\n(?:[^\r\n]+\r\n)*\r\n([^\r\n]{1,500})\r\n')
-
-
-class _Body(msgspec.Struct):
-    model: str | None = None
 
 
 class Passthrough:
@@ -108,16 +102,14 @@ class Passthrough:
     async def any_engine(self) -> Response:
         """The answer of a ready engine that serves the model; if that gives none, of another one."""
         check_key(self._context)
-        body = await body_of(request, self._context)
-        if self._context.refusing:
-            raise ShuttingDownError("the proxy is shutting down")
-        engines = _able(self._context, _model(body))
+        asked = await self._asked()
+        engines = _able(self._context, asked.model)
         turn = next(self._context.turns)
         failure: UpstreamError | None = None
         for number in range(len(engines)):
             engine = engines[(turn + number) % len(engines)]
             try:
-                answer = await self._context.upstream.call(engine, request.path, body, TIMEOUT_S)
+                answer = await self._context.upstream.call(engine, request.path, asked.body, TIMEOUT_S)
                 check_json(answer, engine.name)
             except RefusedError as error:
                 if error.status < 500:
@@ -130,20 +122,16 @@ class Passthrough:
         raise failure or NoInstanceError("no engine is ready")
 
     async def combined_engine(self) -> Response:
-        """The unchanged answer of a ready combined engine that serves the model."""
+        """The answer of a ready combined engine that serves the model."""
         context = self._context
         check_key(context)
-        body = await body_of(request, context)
-        if context.refusing:
-            raise ShuttingDownError("the proxy is shutting down")
-        kind = request.headers.get("Content-Type", JSON)
-        if kind.startswith("multipart/"):
-            engine = _combined(context, _model_of_form(body))
-        else:
-            engine, body = _combined(context, _model(body)), harmless(body)
+        asked = await self._asked()
+        engine = _combined(context, asked.model)
         flight = context.flights.open(engine, whole=True)
         try:
-            answer = await context.upstream.forward(engine, request.path, body, kind, context.settings.give_up_s)
+            answer = await context.upstream.forward(
+                engine, request.path, asked.body, asked.content_type, context.settings.give_up_s
+            )
         except BaseException as error:
             flight.land(failed=isinstance(error, UpstreamError) and error.status >= 500)
             raise
@@ -167,6 +155,14 @@ class Passthrough:
         response.timeout = None
         return response
 
+    async def _asked(self) -> Unread:
+        """What the engine gets of the client's request: its body, without what a client must not say. No header and no query goes on."""
+        body = await body_of(request, self._context)
+        if self._context.refusing:
+            raise ShuttingDownError("the proxy is shutting down")
+        kind = request.headers.get("Content-Type", JSON)
+        return await parsed(len(body), unread.of, kind, body, self._context.settings.max_body_items)
+
 
 async def everywhere(context: Context, path: str) -> dict[str, str]:
     """POST to every ready engine; returns, by engine name, "ok" or what went wrong."""
@@ -181,18 +177,6 @@ async def everywhere(context: Context, path: str) -> dict[str, str]:
     engines = [i for i in context.registry.view() if i.state is State.READY]
     said = await asyncio.gather(*(one(engine) for engine in engines))
     return {engine.name: answer for engine, answer in zip(engines, said, strict=True)}
-
-
-def _model(body: bytes) -> str | None:
-    try:
-        return msgspec.json.decode(body, type=_Body).model
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None  # the engine reports what is wrong with it
-
-
-def _model_of_form(body: bytes) -> str | None:
-    found = _FORM_MODEL.search(body)
-    return found[1].decode(errors="replace") if found is not None else None
 
 
 def _combined(context: Context, model: str | None) -> Instance:

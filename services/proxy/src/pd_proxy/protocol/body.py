@@ -44,11 +44,16 @@ def read(body: bytes) -> dict[str, Raw]:
     Raises:
         BadRequestError: if the body is not a JSON object in UTF-8.
     """
+    return read_as(_decoder, body)
+
+
+def read_as(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """As `read`, with a decoder of some of the fields."""
     body = body.removeprefix(codecs.BOM_UTF8)
     try:
         # The whole body is decoded: invalid UTF-8 in a field that is not read here would make the engine fail.
         codecs.utf_8_decode(body, "strict", True)
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError:
         raise BadRequestError("the request body must be a JSON object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -83,18 +88,6 @@ def forbid(fields: dict[str, Raw]) -> None:
     sampling = inner(fields, SAMPLING)
     if sampling is not None and _forbid_within(sampling, "extra_args"):
         fields[SAMPLING] = encoded(sampling)
-
-
-def harmless(body: bytes) -> bytes:
-    """A body that the proxy does not read itself, without fields that a client must not set; a body that is not a JSON object stays as it is."""
-    try:
-        fields = _decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return body
-    if _GUARDED.isdisjoint(fields):
-        return body
-    forbid(fields)
-    return encode(fields)
 
 
 def _forbid_within(fields: dict[str, Raw], name: str) -> bool:

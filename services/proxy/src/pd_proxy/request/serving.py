@@ -1,19 +1,23 @@
 """Serves a request for tokens, whichever server has read it: `front`, or Hypercorn with `routes`."""
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar, TypeVarTuple
 
 from pd_contracts import sse, timing
 from pd_contracts.names import REQUEST_ID_HEADER, TIMING_HEADER
 from pd_proxy.context import Context
 from pd_proxy.errors import ProxyError, ShuttingDownError, TooManyRequestsError, UnauthorizedError
 from pd_proxy.protocol.endpoints import Endpoint
-from pd_proxy.protocol.generation import Generation, parse
+from pd_proxy.protocol.generation import parse
 from pd_proxy.request.retry import serve
 from pd_proxy.request.trace import Trace
 from pd_proxy.upstream.answers import Answer, Stream
+
+T = TypeVar("T")
+Given = TypeVarTuple("Given")
 
 JSON: Final = "application/json"
 EVENTS: Final = "text/event-stream; charset=utf-8"
@@ -79,7 +83,7 @@ async def answer(context: Context, trace: Trace, headers: Headers, body: bytes) 
     limit = context.settings.max_in_flight
     if limit and context.metrics.at_once() > limit:
         raise TooManyRequestsError(f"{limit} requests are already in flight (MAX_IN_FLIGHT)")
-    generation = await _parsed(context, trace.endpoint, body)
+    generation = await parsed(len(body), parse, trace.endpoint, body, context.limits)
     trace.stream = generation.stream
     passed = {name: value for name in context.settings.passed_headers if (value := headers.get(name, ""))}
     found = await serve(context, generation, passed, trace)
@@ -95,10 +99,11 @@ def delivered(trace: Trace) -> None:
     trace.complete = trace.over is not None and not trace.cause
 
 
-async def _parsed(context: Context, endpoint: Endpoint, body: bytes) -> Generation:
-    if len(body) <= AT_ONCE_BYTES:
-        return parse(endpoint, body, context.limits)
-    return await asyncio.get_running_loop().run_in_executor(_LARGE, parse, endpoint, body, context.limits)
+async def parsed(size: int, parser: Callable[[*Given], T], *given: *Given) -> T:
+    """What a parser makes of a body of this size in bytes; a large one does not hold up the event loop."""
+    if size <= AT_ONCE_BYTES:
+        return parser(*given)
+    return await asyncio.get_running_loop().run_in_executor(_LARGE, parser, *given)
 
 
 def response_headers(trace: Trace) -> dict[str, str]:
