@@ -151,6 +151,13 @@ ARGUMENTS = [
     ("prefill", "--seed 1 --no-enforce-eager", P2P_NCCL, "leave KV unsent"),
     ("decode", "-cc.cudagraph_mode=FULL", P2P_NCCL, "leave KV unsent"),
     ("decode", "--enable-prefix-c", P2P_NCCL, "pushed KV is never freed"),
+    ("decode", '--speculative-config \'{"method": "eagle", "model": "draft"}\'', {}, "a draft model has KV of its own"),
+    ("prefill", "-sc.model=draft", NIXL, "a draft model has KV of its own"),
+    ("engine", "--spec_method mtp", {}, "a draft model has KV of its own"),
+    ("decode", "--quantization fp8", {}, "use engine.args"),
+    ("prefill", "-q=fp8", NIXL, "use engine.args"),
+    ("decode", "--hf-overrides.rope_theta=1e6", {}, "use engine.args"),
+    ("prefill", "--chat_template /t.jinja", {}, "use engine.args"),
     ("decode", "--device-memory-utilization .95", P2P_NCCL, "use decode.gpuMemoryUtilization"),
     ("decode", "'--gpu-memory-utilization' 0.95", P2P_NCCL, "use decode.gpuMemoryUtilization"),
 ]
@@ -194,6 +201,9 @@ def test_arguments_undo_no_guard(where: str, arguments: str, engine: dict[str, A
         {"decode": {"args": "--enable-prefix-caching"}, "engine": {"prefixCaching": True}},
         {"decode": {"args": "--enable-prefix-caching --gpu-memory-utilization 0.9"}, "engine": NIXL},
         {"decode": {"args": "--port 9000"}, "engine": {"kind": "sim"}},
+        {"engine": {"args": "--quantization fp8 --chat-template /t.jinja"}},
+        {"combined": {"count": 1, "args": "--quantization fp8 --spec-method mtp"}},
+        {"decode": {"args": "--speculative-config '{\"method\": \"ngram\", \"num_speculative_tokens\": 3}' --reasoning-parser x"}},
     ],
 )  # fmt: skip
 def test_the_chart_accepts_similar_values_that_are_allowed(values: Values) -> None:

@@ -27,6 +27,7 @@ from support.dotenv_file import dotenv
 from pd_contracts.names import Connector, Role
 from pd_contracts.settings import fields, load
 from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL
+from pd_engine import alike
 from pd_engine.guards_p2p_nccl import DECODE_MEMORY_LIMIT
 from pd_engine.plan import complaints, plan
 from pd_engine.settings import CheckSettings, EngineSettings, Host
@@ -265,6 +266,7 @@ def test_the_chart_and_the_engines_refuse_at_the_same_limits() -> None:
 ENGINES: dict[str, dict[str, str]] = {
     "all": {"PD_ROLE": "combined"},
     "pairs": {"PD_ROLE": "decode", "KV_CONNECTOR": "NixlConnector"},
+    "drafts": {"PD_ROLE": "decode"},
     "p2p": {"KV_CONNECTOR": "P2pNcclConnector"},
     "p2p-prefill": {"PD_ROLE": "prefill", "KV_CONNECTOR": "P2pNcclConnector"},
     "p2p-decode": {"PD_ROLE": "decode", "KV_CONNECTOR": "P2pNcclConnector"},
@@ -285,7 +287,15 @@ def refused_arguments() -> list[tuple[str, str]]:
     return [(rule["for"], option) for rule in yaml.safe_load(body) for option in rule["options"]]
 
 
-@pytest.mark.parametrize(("scope", "option"), refused_arguments())
+def test_the_chart_refuses_for_one_role_what_engines_compare_when_they_meet() -> None:
+    """An engine alone cannot refuse it."""
+    own = {option for scope, option in refused_arguments() if scope == "own"}
+    rows = [row.split() for row in OPTIONS if own & set(row.split()[2:])]
+    assert {row[0] for row in rows} == set(alike.OPTIONS)
+    assert own <= {spelling for row in rows for spelling in row[2:]}
+
+
+@pytest.mark.parametrize(("scope", "option"), [rule for rule in refused_arguments() if rule[0] != "own"])
 def test_arguments_that_the_chart_refuses_are_refused_by_the_engines(scope: str, option: str) -> None:
     switch = any(option in row.split()[2:] and row.split()[1] == "0" for row in OPTIONS)
     assert any(option in row.split()[2:] for row in OPTIONS), "no option of vLLM"

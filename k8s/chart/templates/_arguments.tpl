@@ -1,5 +1,6 @@
 {{/* What no `args` may say, as the engines refuse it at their start (services/engine/src/pd_engine/guards.py): `for` is all, pairs
-     (prefill and decode), or with P2pNcclConnector p2p, p2p-prefill, p2p-decode. A file that `--config` names is read by the engine alone. */}}
+     (prefill and decode), drafts (of these, where no method without KV is named), own (what only one of them gets, which no engine
+     can see), or with P2pNcclConnector p2p, p2p-prefill, p2p-decode. A file that `--config` names is read by the engine alone. */}}
 {{- define "pdstack.refusedArguments" -}}
 - {for: all, options: [--port, --host], instead: ports are values below `ports`}
 - {for: all, options: [--uds, --grpc, --headless], instead: the proxy speaks HTTP over TCP to engines; remove it}
@@ -15,6 +16,8 @@
 - {for: pairs, options: [--dtype], instead: "KV of one type is garbage in a cache of another; use engine.dtype"}
 - {for: pairs, options: [--kv-cache-dtype], instead: "KV of one type is garbage in a cache of another; use engine.kvCacheDtype"}
 - {for: pairs, options: [--runner, --convert, --mm-encoder-only], instead: only a generative model has KV to hand over; use combined engines}
+- {for: drafts, options: [--speculative-config, -sc, --spec-method, --spec-model, --spec-tokens], instead: "a draft model has KV of its own, which no connector was tried with; use ngram, suffix or another method without KV, or combined engines"}
+- {for: own, options: [--quantization, -q, --quantization-config, --hf-overrides, --hf-config-path, --revision, --code-revision, --disable-sliding-window, --disable-hybrid-kv-cache-manager, --kv-cache-dtype-skip-layers, --calculate-kv-scales, --override-attention-dtype, --tokenizer, --tokenizer-mode, --tokenizer-revision, --chat-template, --chat-template-content-format, --default-chat-template-kwargs, --interleave-mm-strings, --mm-processor-kwargs, --generation-config, --override-generation-config, --logits-processors], instead: "prefill and decode need the same; use engine.args"}
 - {for: p2p, options: [--enable-prefix-caching], instead: pushed KV is never freed after a local hit; use P2pConnector with engine.prefixCaching}
 - {for: p2p, options: [--no-enforce-eager, --compilation-config, -cc], instead: "CUDA graphs that skip the connector leave KV unsent or unread; remove it"}
 - {for: p2p-prefill, options: [--enable-chunked-prefill, --long-prefill-token-threshold], instead: a prompt cut into chunks crashes P2pNcclConnector's prefill; remove it}

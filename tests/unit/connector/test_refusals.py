@@ -150,3 +150,26 @@ def test_a_gpu_that_is_not_seen_is_named_as_the_cause() -> None:
 
     assert "CUDA_VISIBLE_DEVICES" in str(error)
     assert "CUDA_VISIBLE_DEVICES" not in str(CudaError("cuMemMap", 101, "CUDA_ERROR_INVALID_DEVICE"))
+
+
+def drafting(method: str, model: str = "draft") -> dict[str, str]:
+    """The schema of an engine whose tokens a draft model guesses."""
+    config, cache = engine()
+    hf = {"architectures": ["LlamaEagle"], "name": model}
+    config.speculative_config = SimpleNamespace(
+        method=method, draft_model_config=SimpleNamespace(hf_config=SimpleNamespace(to_dict=lambda: hf))
+    )
+    return compat.read(config, cache, "").schema
+
+
+def test_engines_with_unlike_draft_models_say_so() -> None:
+    plain = compat.read(*engine(), "").schema
+    assert misfit(plain, drafting("eagle")).startswith("draft model is eagle LlamaEagle-")
+    assert misfit(plain, drafting("eagle")).endswith(" there and unknown here")
+    assert misfit(drafting("eagle", "a"), drafting("eagle", "b")).startswith("draft model is eagle LlamaEagle-")
+    assert not misfit(drafting("eagle"), drafting("eagle"))
+
+
+@pytest.mark.parametrize("method", ["ngram", "ngram_gpu", "suffix", "medusa"])
+def test_guesses_without_kv_may_differ(method: str) -> None:
+    assert not misfit(compat.read(*engine(), "").schema, drafting(method))

@@ -67,6 +67,28 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("decode", "--dtype float16", {}, "set DTYPE instead"),
     ("decode", "--kv-cache-dtype fp8", P2P, "set KV_CACHE_DTYPE instead"),
     ("prefill", "--kv-cache-dtype=fp8_e4m3", NIXL, "set KV_CACHE_DTYPE instead"),
+    # draft models, whose KV lies beside the model's
+    *[
+        (role, f"{spelling}", connector, "a draft model has KV of its own")
+        for role in ("prefill", "decode")
+        for connector in ({}, P2P, NIXL, {"KV_CONNECTOR": "ExampleConnector"})
+        for spelling in (
+            '--speculative-config \'{"method": "eagle3", "model": "draft", "num_speculative_tokens": 3}\'',
+            '--speculative_config=\'{"method": "mtp", "num_speculative_tokens": 1}\'',
+            '--speculative-c \'{"model": "draft", "num_speculative_tokens": 3}\'',
+            '-sc \'{"model": "draft"}\'',
+            '-sc=\'{"model": "draft"}\'',
+            "-sc.model=draft -sc.num_speculative_tokens=3",
+            "--speculative-config.method draft_model",
+            "--spec-model draft --spec-tokens 3",
+            "--spec-method mtp",
+            "--spec-tokens 3",
+            "-sc.method=ngram -sc.method=eagle",
+        )
+    ],
+    ("combined", "--spec-method mtp", {"KV_BOTH": "true", **P2P}, "a draft model has KV of its own"),
+    ("decode", "--speculative-model draft --num-speculative-tokens 3", NIXL, "is an option of older versions, which --speculative-config replaced"),
+    ("combined", "--num_speculative_tokens=3", {}, "is an option of older versions"),
     ("decode", "--runner pooling", NIXL, "only a generative model"),
     ("prefill", "--convert embed", {}, "only a generative model"),
     # P2pNccl's prefill
@@ -124,6 +146,12 @@ def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[
         ("decode", "--port 20005 --host 0.0.0.0 -tp 1 -dp 1 -pp=1 --nnodes 1", {}),
         ("decode", "--served-model-name org/model other", NIXL),
         ("decode", "--kv-transfer-config '{\"kv_connector\": \"NixlConnector\", \"kv_role\": \"kv_consumer\", \"kv_buffer_device\": \"cpu\"}'", NIXL),
+        ("combined", "--spec-method mtp --spec-tokens 1", {}),
+        ("decode", '--speculative-config \'{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}\'', {}),
+        ("decode", '-sc \'{"model": "[ngram]", "num_speculative_tokens": 3}\'', P2P),
+        ("prefill", "--spec-method suffix", NIXL),
+        ("decode", "-sc.method=ngram_gpu", P2P),
+        ("decode", "-sc.method=medusa -sc.model=heads", NIXL),
         ("decode", "--option-of-a-later-vllm 5 --hf-overrides '{\"a\": 1}' --lora-modules a=b c=d", NIXL),
     ],
 )  # fmt: skip

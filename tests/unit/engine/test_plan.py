@@ -300,3 +300,21 @@ def test_names_of_images_are_no_settings_of_vllm() -> None:
     result = plan(settings("combined"), GPU, {"VLLM_IMAGE": "vllm/vllm-openai:v0.33.0", "VLLM_LOGGING_LEVEL": "DEBUG"})
 
     assert result.unset == ["VLLM_IMAGE"]
+
+
+def test_engines_that_meet_compare_what_no_setting_says() -> None:
+    def tag(arguments: str, connector: str = "P2pConnector") -> str | None:
+        found = transfer(launch("decode", KV_CONNECTOR=connector, ENGINE_ARGS=arguments))
+        tagged: str | None = found.get("kv_connector_extra_config", {}).get("model_tag")
+        return tagged
+
+    assert tag("--seed 7 --enable-lora --attention-backend FLASH_ATTN") is None
+    assert tag("-q fp8", "NixlConnector") is None, "which has no place for it"
+    assert tag("--chat-template t --quantization=fp8") == tag("-q fp8 --chat_template=t")
+    assert tag("-q fp8") != tag("-q awq")
+    assert (
+        tag("--hf-overrides.rope_theta=5")
+        == tag("--hf-overrides '{\"rope_theta\": 5}'")
+        == 'hf_overrides={"rope_theta": 5}'
+    )
+    assert tag('--hf-overrides \'{"b":1,"a":2}\'') == tag('--hf-overrides \'{"a": 2, "b": 1}\'')

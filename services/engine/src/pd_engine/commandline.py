@@ -19,6 +19,8 @@ import msgspec
 # Read in the order of vLLM's own code: "25.6k" has a decimal factor, "25K" a binary one.
 _DECIMAL: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# How the options for draft models began before vLLM's V1 engine.
+_GONE: Final = ("--speculative-", "--num-speculative-tokens", "--ngram-prompt-lookup")
 _SWITCHES: Final = {"--enable-": "enable_", "--disable-": "disable_"}
 
 
@@ -67,8 +69,10 @@ def parse(arguments: Sequence[str], config: Mapping[str, Any] | None = None) -> 
     """
     words = _dotted([*_spelt(_with_config(_model_first(arguments), config or {}))])
     parser = _parser()
-    values, unknown = parser.parse_known_args(words)
-    del unknown  # options of a later vLLM than the table knows
+    values, unknown = parser.parse_known_args(words)  # unknown are those of a later vLLM than the table knows
+    if old := [word for word in unknown if word.startswith(_GONE)]:
+        msg = f"{old[0]} is an option of older versions, which --speculative-config replaced"
+        raise CommandLineError(msg)
     return CommandLine({name: value for name, value in vars(values).items() if value is not None})
 
 

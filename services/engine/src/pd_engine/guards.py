@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from pd_contracts.names import Connector, Role
+from pd_engine.alike import WITHOUT_KV, draft
 from pd_engine.final_command import Command
 from pd_engine.guards_p2p_nccl import p2p_nccl
 
@@ -51,6 +52,7 @@ def guards(command: Command) -> Iterator[str]:
     yield from _ranks(command)
     yield from _transfer(command)
     yield from _generates(command)
+    yield from _drafts(command)
     if settings.kv_connector is Connector.P2P_NCCL:
         yield from p2p_nccl(command)
     elif settings.kv_connector is Connector.P2P:
@@ -161,6 +163,15 @@ def _generates(command: Command) -> Iterator[str]:
     if pooling or command.line.given.get("mm_encoder_only"):
         name = next(name for name in ("runner", "convert", "mm_encoder_only") if name in command.line.given)
         yield f"{command.said(name)}: only a generative model has KV to hand over; start it as a combined engine."
+
+
+def _drafts(command: Command) -> Iterator[str]:
+    """vLLM's cache groups hold the draft model's layers beside the model's, so their KV would have to travel, too."""
+    if name := draft(command.line):
+        yield (
+            f"{command.said(name)}: a draft model has KV of its own, which both roles would need alike, and no connector was tried with it: "
+            f"use a method without KV ({', '.join(WITHOUT_KV)}), or a combined engine."
+        )
 
 
 def _p2p(command: Command) -> Iterator[str]:

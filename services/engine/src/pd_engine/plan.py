@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from pd_contracts.names import Connector, Role
+from pd_engine import alike
 from pd_engine.commandline import CommandLineError, config_path, parse
 from pd_engine.final_command import Command
 from pd_engine.guards import guards
@@ -63,7 +64,7 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
     if sentences:
         raise RefusedError("\n".join(sentences))
     return Launch(
-        arguments=[*_arguments(settings, host), *shlex.split(settings.engine_args)],
+        arguments=_command(settings, host),
         environment=dict(_environment(settings, host)),
         unset=[
             *(name for name in NETWORK if environment.get(name) == ""),
@@ -73,6 +74,11 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
         # One cleaner is enough, and prefill is what fills the folder.
         clean_shared_path=settings.pd_role is Role.PREFILL and settings.kv_connector is Connector.EXAMPLE,
     )
+
+
+def _command(settings: EngineSettings, host: Host) -> list[str]:
+    added = shlex.split(settings.engine_args)
+    return [*_arguments(settings, host, alike.text(parse([settings.model, *added], host.config))), *added]
 
 
 def pings_itself(settings: EngineSettings) -> bool:
@@ -93,7 +99,7 @@ def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
     if host.config_problem:
         yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
         return
-    own = list(_arguments(settings, host))
+    own = list(_arguments(settings, host, ""))
     try:
         line = parse([*own, *added], host.config)
     except CommandLineError as error:
@@ -108,7 +114,8 @@ def announced_address(settings: EngineSettings, host: Host) -> str:
     return settings.vllm_host_ip or host.address
 
 
-def _arguments(settings: EngineSettings, host: Host) -> Iterator[str]:
+def _arguments(settings: EngineSettings, host: Host, tag: str) -> Iterator[str]:
+    """`tag`: what an engine at the other end needs alike and has in ENGINE_ARGS."""
     yield from (settings.model, "--host", "0.0.0.0", "--port", str(settings.http_port))
     yield from ("--served-model-name", settings.name)
     for name in ("max_model_len", "max_num_seqs", "dtype", "kv_cache_dtype", "load_format", "tensor_parallel_size"):
@@ -126,7 +133,7 @@ def _arguments(settings: EngineSettings, host: Host) -> Iterator[str]:
     yield from _memory(settings, host)
     yield from _steps(settings)
     if settings.moves_kv:
-        yield from ("--kv-transfer-config", json.dumps(_kv_transfer(settings, host), separators=(",", ":")))
+        yield from ("--kv-transfer-config", json.dumps(_kv_transfer(settings, host, tag), separators=(",", ":")))
 
 
 def _prefix_caching(settings: EngineSettings) -> bool:
@@ -182,7 +189,7 @@ def _p2p_nccl(settings: EngineSettings) -> bool:
     return settings.moves_kv and settings.kv_connector is Connector.P2P_NCCL
 
 
-def _kv_transfer(settings: EngineSettings, host: Host) -> dict[str, Any]:
+def _kv_transfer(settings: EngineSettings, host: Host, tag: str) -> dict[str, Any]:
     role = {Role.PREFILL: "kv_producer", Role.DECODE: "kv_consumer", Role.COMBINED: "kv_both"}[settings.pd_role]
     base: dict[str, Any] = {"kv_connector": settings.kv_connector.value, "kv_role": role}
     if settings.kv_connector is Connector.EXAMPLE:
@@ -195,7 +202,7 @@ def _kv_transfer(settings: EngineSettings, host: Host) -> dict[str, Any]:
             "kv_connector_module_path": "pd_connector.connector",
             "kv_port": settings.kv_port,
             "kv_load_failure_policy": settings.kv_load_failure_policy,
-            "kv_connector_extra_config": _p2p_settings(settings, host),
+            "kv_connector_extra_config": _p2p_settings(settings, host) | ({"model_tag": tag} if tag else {}),
         }
     if settings.kv_connector is Connector.NIXL:
         return {**base, "kv_buffer_device": "cpu"} if settings.engine_device == "cpu" else base

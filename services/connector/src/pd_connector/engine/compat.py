@@ -57,6 +57,7 @@ def read(vllm_config: Any, kv_cache_config: Any, model_tag: str) -> Facts:
         "KV cache dtype": str(vllm_config.cache_config.cache_dtype),
         "block size": str(group.kv_cache_spec.block_size),
         "tensor parallel size": str(parallel.tensor_parallel_size),
+        **_draft(getattr(vllm_config, "speculative_config", None)),
     }
     return Facts(
         engine_id=str(transfer.engine_id),
@@ -100,6 +101,18 @@ def _model(model_config: Any) -> str:
     text = json.dumps({k: v for k, v in found.items() if k not in _VOLATILE}, sort_keys=True, default=str)
     names = found.get("architectures") or ["unknown"]
     return f"{names[0]}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+# Ways to guess tokens without layers whose KV lies in the cache.
+_DRAFTS_WITHOUT_KV: Final = ("ngram", "ngram_gpu", "suffix", "medusa", "mlp_speculator")
+
+
+def _draft(config: Any) -> dict[str, str]:
+    """What guesses tokens, if its KV is a part of every block. Then the layouts differ, too, but only this says why."""
+    if config is None or config.method in _DRAFTS_WITHOUT_KV:
+        return {}
+    model = getattr(config, "draft_model_config", None)
+    return {"draft model": f"{config.method} {_model(model)}" if model is not None else str(config.method)}
 
 
 # Settings of an engine with which its draws depend on more than seed and position.
