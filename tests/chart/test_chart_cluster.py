@@ -488,6 +488,8 @@ def test_the_load_uses_options_that_the_load_generator_has() -> None:
     assert given["--url"] == f"http://{FULLNAME}-proxy:10001"
     assert given["--monitor"] == f"http://{FULLNAME}-monitor:9835"
     assert given["--rate"] == "0.5"
+    assert "--overwrite" not in options, "a job that is made anew must not replace a complete run"
+    assert options[-1] == "--rerun-incomplete"
 
 
 def test_the_page_alone_sends_itself() -> None:

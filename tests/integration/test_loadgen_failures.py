@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.loadgen import StampedServer, run, start
 from support.waiting import until
 
 from pd_contracts.free_ports import free_port
-from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines
+from pd_contracts.records import Manifest, RequestRecord, read_json, read_lines, write_json
 from pd_loadgen.target import monitor
 from pd_loadgen.target.asking import ServerError
 
@@ -62,6 +63,24 @@ def test_some_failures_among_successes_are_counted_apart(server: StampedServer, 
     assert done.returncode == 0
     oracle = {"": "steady", "status": "error500", "truncated": "cut"}
     assert kinds(out) == {kind: len(server.of(behaviour)) for kind, behaviour in oracle.items()}
+
+
+def test_a_complete_run_is_kept_and_an_incomplete_one_repeated(server: StampedServer, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    whole = run(server.url, out, duration=0.3, rerun_incomplete=True)
+    assert whole.returncode == 0, whole.stderr
+    before = (out / "requests.jsonl").read_bytes()
+
+    again = run(server.url, out, duration=0.3, rerun_incomplete=True)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert f"{out} holds a complete run, which is kept: nothing was sent" in again.stderr
+    assert (out / "requests.jsonl").read_bytes() == before
+
+    manifest = out / "manifest.json"
+    write_json(manifest, msgspec.structs.replace(read_json(manifest, Manifest), complete=False))
+    assert run(server.url, out, duration=0.3, rerun_incomplete=True).returncode == 0
+    assert (out / "requests.jsonl").read_bytes() != before
+    assert read_json(manifest, Manifest).complete
 
 
 def test_without_usage_the_tokens_are_unknown(server: StampedServer, tmp_path: Path) -> None:

@@ -250,7 +250,9 @@ def test_the_page_of_our_own_has_every_field_once_and_keeps_what_was_given(page:
     form = json.loads(page.get("/llm/fields"))
     names = [field["name"] for group in form["groups"] for field in group["fields"]]
 
-    assert sorted(names) == sorted({field.name for field in fields(Options)} - {"url", "overwrite", "processes"})
+    assert sorted(names) == sorted(
+        {field.name for field in fields(Options)} - {"url", "overwrite", "rerun_incomplete", "processes"}
+    )
     kept = {field["name"]: field["value"] for group in form["groups"] for field in group["fields"]}
     assert kept["lag_limit_ms"] == "5000"
 
@@ -385,7 +387,7 @@ def test_locusts_own_command_refuses_what_it_cannot_do(
 
 
 # What Locust has itself: the address, the processes; and its runs are never written over others.
-LOCUSTS = {"url", "overwrite", "processes"}
+LOCUSTS = {"url", "overwrite", "rerun_incomplete", "processes"}
 
 
 def test_locust_takes_every_option_at_once_with_its_default(server: StampedServer, tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ RECORDS = [
 ]
 
 
-def text(made: Manifest) -> str:
+def text(made: Manifest, **summary: float) -> str:
     console = Console(file=io.StringIO(), width=120)
-    console.print(closing(made, summarize(made, RECORDS)))
+    console.print(closing(made, summarize(made, RECORDS) | summary))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -101,6 +101,13 @@ def test_the_closing_table_has_latencies_throughput_goodput_and_failures() -> No
     assert "goodput 0.50 requests/s within ttft:500 (50.0% of all)" in shown
     assert "client in time" in shown
     assert "SIMULATED" not in shown
+
+
+def test_large_numbers_have_separators() -> None:
+    fast = {"output_throughput": 2321.34, "request_throughput": 1234567.0, "completed": 10000}
+
+    assert "1,234,567.0 requests/s, 2,321.3 output tokens/s" in text(manifest(), **fast)
+    assert "10,000 of 2 requests served" in text(manifest(), **fast)
 
 
 def test_simulated_numbers_say_so() -> None:

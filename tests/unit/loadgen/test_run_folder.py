@@ -5,14 +5,16 @@ import os
 import tempfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pd_contracts.folders import FolderError
-from pd_contracts.records import Clock, Deployment, Manifest, RequestRecord, Workload, encode_line
+from pd_contracts.records import ClientHealth, Clock, Deployment, Manifest, RequestRecord, Workload, encode_line
 from pd_loadgen.results.run_folder import (
     RESERVED_BYTES,
     RunFolder,
     check,
+    holds_complete_run,
     make_run_id,
     new_path,
     next_free,
@@ -55,6 +57,28 @@ def test_a_run_is_not_overwritten_unless_asked(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="--overwrite"):
         RunFolder(tmp_path)
     assert RunFolder(tmp_path, overwrite=True).read() == []
+
+
+def test_a_run_is_complete_once_it_was_sent_to_its_end_in_time(tmp_path: Path) -> None:
+    def holds(manifest: Manifest, completed: int = 1) -> bool:
+        folder = RunFolder(tmp_path, overwrite=True)
+        folder.append([line()])
+        folder.write_manifest(manifest)
+        assert not holds_complete_run(tmp_path), "without a summary it was cut off"
+        folder.write_summary({"completed": completed})
+        return holds_complete_run(tmp_path)
+
+    whole = msgspec.structs.replace(MADE, complete=True)
+    assert not holds_complete_run(tmp_path)
+    assert holds(whole)
+    assert not holds(MADE)
+    assert not holds(whole, completed=0)
+    assert not holds(
+        msgspec.structs.replace(whole, client=ClientHealth(valid=False, dispatch_lag_ms={}, receive_lag_ms={}))
+    )
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(FolderError, match="--overwrite"):
+        holds_complete_run(tmp_path)
 
 
 def test_overwriting_leaves_other_files_alone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import gevent
@@ -20,7 +21,8 @@ from pd_loadgen.live.terminal import Bar, Lines, closing, status_line
 from pd_loadgen.live.ui.form import connect
 from pd_loadgen.live.ui.locust_stats import METHOD, TPOT, TTFT
 from pd_loadgen.live.user import LoadUser, Shell
-from pd_loadgen.results.manifests import EXIT_BAD
+from pd_loadgen.results import run_folder
+from pd_loadgen.results.manifests import EXIT_BAD, EXIT_COMPLETE
 from pd_loadgen.workload.options import Options
 
 # Drawing keeps the loop busy for about a millisecond; twice a second, that delays far less than 1% of the stamps.
@@ -31,6 +33,9 @@ _LOOPBACK: Final = "127.0.0.1"
 
 def execute(read: Options, command: list[str]) -> int:
     """Do one run; returns the exit status."""
+    if read.rerun_incomplete and run_folder.holds_complete_run(Path(read.out)):
+        sys.stderr.write(f"pd-loadgen: {read.out} holds a complete run, which is kept: nothing was sent\n")
+        return EXIT_COMPLETE
     if read.insecure:
         sys.stderr.write(f"pd-loadgen: warning: {INSECURE}\n")
     if read.processes == 1:

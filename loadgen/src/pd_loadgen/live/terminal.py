@@ -134,8 +134,8 @@ def _lines(manifest: Manifest, summary: dict[str, Any]) -> list[str]:
 
 def _served(summary: dict[str, Any]) -> str:
     ours = summary["pdstack"]
-    served = f"{summary['completed']} of {ours['scheduled']} requests served in {summary['duration']:.1f} s"
-    return f"{served}, {summary['failed']} failed{_failures(ours['failures'])}"
+    served = f"{summary['completed']:,} of {ours['scheduled']:,} requests served in {summary['duration']:,.1f} s"
+    return f"{served}, {summary['failed']:,} failed{_failures(ours['failures'])}"
 
 
 def _client(manifest: Manifest) -> str:
@@ -157,4 +157,4 @@ def _failures(kinds: dict[str, int]) -> str:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:.1f}"
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.1f}"

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from pd_contracts.folders import FolderError, check_file, check_folder, unwritable
 from pd_contracts.records import (
     GPU,
@@ -14,15 +16,22 @@ from pd_contracts.records import (
     REQUESTS,
     SUMMARY,
     Manifest,
+    RecordError,
     RequestRecord,
+    read_json,
     read_lines,
     write_json,
 )
+from pd_loadgen.results.manifests import EXIT_COMPLETE, exit_status
 
 # Disk space reserved for manifest and summary: on a full disk records are lost, but the manifest can still say why.
 _RESERVE: Final = ".reserve"
 RESERVED_BYTES: Final = 256 * 1024
 _FILES: Final = (MANIFEST, REQUESTS, GPU, SUMMARY, _RESERVE)
+
+
+class _Served(msgspec.Struct):
+    completed: int
 
 
 def new_path(run_id: str, environment: Mapping[str, str] | None = None) -> Path:
@@ -137,6 +146,22 @@ def _refuse_run(path: Path, *, overwrite: bool) -> None:
     if _holds_run(path) and not overwrite:
         msg = f"{path} already holds a run: choose another --out, or replace it with --overwrite"
         raise FolderError(msg)
+
+
+def holds_complete_run(path: Path) -> bool:
+    """Whether a folder holds a run that ended as it should: nothing was stopped, something was served, and the client was in time.
+
+    Raises:
+        FolderError: if its files cannot be read, because then it may be one.
+    """
+    if not (path / MANIFEST).exists() or not (path / SUMMARY).exists():
+        return False
+    try:
+        manifest, summary = read_json(path / MANIFEST, Manifest), read_json(path / SUMMARY, _Served)
+        return exit_status(manifest, summary.completed) == EXIT_COMPLETE
+    except RecordError as error:
+        msg = f"{error}: choose another --out, or replace it with --overwrite"
+        raise FolderError(msg) from error
 
 
 def _holds_run(path: Path) -> bool:

@@ -69,7 +69,11 @@ def _execute(given: argparse.Namespace) -> int:
     folder = Path(read.out)
     keep_secret(options.address(chosen).secret)
     kept = {**chosen, **({"url": without_secret(chosen["url"])} if "url" in chosen else {})}
-    base = {name: text for name, text in kept.items() if name not in {"out", "overwrite", "rate", "seed"}}
+    base = {
+        name: text
+        for name, text in kept.items()
+        if name not in {"out", "overwrite", "rerun_incomplete", "rate", "seed"}
+    }
     series = Series(folder, sys.stderr)
     probes: list[Probe] = []
     gpus: int | None = None

@@ -171,7 +171,7 @@ def _texts(values: dict[str, Any]) -> dict[str, str]:
     named = {our_name(name): value for name, value in values.items()}
     if "num_prompts" in {name.replace("-", "_") for name in values}:
         named.setdefault("duration", "inf")  # this number of requests, however long they take, as in vLLM
-    known = {field.name for field in fields(Options)} - {"out", "overwrite"}
+    known = {field.name for field in fields(Options)} - {"out", "overwrite", "rerun_incomplete"}
     if unknown := sorted(set(named) - known):
         msg = f"{unknown[0]} is not an option of a run"
         raise SweepError(msg)

@@ -52,6 +52,14 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
         mark("arrival {arrival} rises to a rate: give one that is finite"),
     ),
     (
+        lambda o: o.overwrite and o.rerun_incomplete,
+        mark("--overwrite replaces every run, and --rerun-incomplete keeps a complete one: give one of them"),
+    ),
+    (
+        lambda o: o.rerun_incomplete and not o.out,
+        mark("--rerun-incomplete looks for a run in the folder: give --out"),
+    ),
+    (
         lambda o: isinf(o.duration) and o.arrival in _RISING,
         mark("arrival {arrival} rises over a duration: give one that is finite"),
     ),

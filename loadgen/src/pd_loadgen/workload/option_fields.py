@@ -156,3 +156,9 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     title: Annotated[str, msgspec.Meta(description="title of the run")] = ""
     out: Annotated[str, msgspec.Meta(description="run folder; empty makes a new one below RESULTS_DIR (results)")] = ""
     overwrite: Annotated[bool, msgspec.Meta(description="replace an earlier run in the folder")] = False
+    rerun_incomplete: Annotated[
+        bool,
+        msgspec.Meta(
+            description="if the folder holds a complete run that is a measurement, keep it and send nothing; replace any other"
+        ),
+    ] = False

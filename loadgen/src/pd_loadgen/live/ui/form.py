@@ -32,7 +32,7 @@ from pd_loadgen.workload import options
 from pd_loadgen.workload.options import Options
 
 # Options of the command only: Locust has its own Host field and --processes, and its runs always make a new folder.
-_NOT_IN_FORM = frozenset({"url", "overwrite", "processes"})
+_NOT_IN_FORM = frozenset({"url", "overwrite", "rerun_incomplete", "processes"})
 
 
 # The server to which the page's password belongs; it is sent to no other.

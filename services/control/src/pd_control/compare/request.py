@@ -24,6 +24,7 @@ _OWN: Final = {
     "model": "set MODEL",
     "out": "use --out before the --",
     "overwrite": "use --restart before the --",
+    "rerun_incomplete": "runs that are complete are kept in any case",
     "label": "labels come from --deployments",
     "gpus": "the proxy reports the GPUs",
     "monitor": "pdctl starts its own monitor",
