@@ -84,6 +84,7 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
             "--spec-method mtp",
             "--spec-tokens 3",
             "-sc.method=ngram -sc.method=eagle",
+            "--spec-method ngram --spec-model package.Proposer",
         )
     ],
     ("combined", "--spec-method mtp", {"KV_BOTH": "true", **P2P}, "a draft model has KV of its own"),

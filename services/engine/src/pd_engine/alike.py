@@ -60,4 +60,6 @@ def draft(line: CommandLine) -> str:
     config: dict[str, Any] = line.object("speculative_config")
     model = line.text("spec_model") or config.get("model")
     method = line.text("spec_method") or config.get("method") or ("ngram" if model in ("ngram", "[ngram]") else "")
-    return "" if method in WITHOUT_KV else given[0]
+    # vLLM takes a model like this for the name of a class, whatever the method says.
+    own_class = isinstance(model, str) and "." in model and "/" not in model
+    return "" if method in WITHOUT_KV and not own_class else given[0]
