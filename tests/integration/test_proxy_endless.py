@@ -176,18 +176,29 @@ async def test_comments_and_empty_events_are_no_progress(way: str, answer: Answe
         await proxy.state_of(engine, "suspect")
 
 
-async def empty_objects(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
-    """Valid events that say nothing."""
-    response = await start_stream(request)
-    while True:
-        await response.write(b"data: {}\n\n")
-        await asyncio.sleep(0.02)
+TOKEN = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":"t0 "}]}\n\n'
+EMPTY_OBJECTS = [
+    b"{}",
+    b'{"choices":null}',
+    b'{"choices":{}}',
+    b'{"choices" : [ ]}',
+    b'{"usage":{"completion_tokens":1},"choices": [\t]}',
+    b'{"text":"choices","other":[{}]}',
+]
 
 
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])
-async def test_objects_that_are_no_part_of_an_answer_are_no_progress(way: str) -> None:
+@pytest.mark.parametrize("empty", EMPTY_OBJECTS)
+async def test_objects_that_are_no_part_of_an_answer_are_no_progress(empty: bytes, way: str) -> None:
+    async def answer(_engine: FakeEngine, _call: Call, request: web.Request) -> web.StreamResponse:
+        response = await start_stream(request)
+        await response.write(TOKEN)
+        while True:
+            await response.write(b"data: " + empty + b"\n\n")
+            await asyncio.sleep(0.02)
+
     async with running_proxy(**WAITS, probe_interval_s=5.0) as proxy:
-        engine = await proxy.engine(Role.COMBINED, answer=empty_objects)
+        engine = await proxy.engine(Role.COMBINED, answer=answer)
         async with asyncio.timeout(PATIENCE_S):
             reply = await proxy.post(STREAM, "/v1/completions" + way)
         assert '"engine_stalled"' in reply.events[-1]
@@ -234,9 +245,6 @@ async def test_events_without_a_part_of_the_output_are_no_progress(path: str, be
         assert b"makes no progress" in reply.body or b"stalled" in reply.body
         assert reply.status == 504 or b"event: error" in reply.body
         await proxy.state_of(engine, "suspect")
-
-
-TOKEN = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":"t0 "}]}\n\n'
 
 
 def writing(data: bytes, *, size: int = 1_000_000) -> Answer:

@@ -341,3 +341,20 @@ def test_what_else_a_stream_ends_with_is_no_end(rest: bytes) -> None:
     rewriter = StreamRewriter(b"")
     rewriter.feed(event("x") + rest)
     assert (rewriter.finish(), rewriter.done) == (b"", False)
+
+
+@pytest.mark.parametrize(
+    ("data", "moves"),
+    [
+        (b'{"choices":[{"text":""}]}', True),
+        (b'{"choices" : [ {"text":""}]}', True),
+        (b'{"choices":\t[{"delta":{}}]}', True),
+        (b'{"choices":null}', False),
+        (b'{"choices" : [ ]}', False),
+        (b'{"choices":{"0":{}}}', False),
+    ],
+)
+def test_a_choice_in_any_spelling_is_progress(data: bytes, moves: bool) -> None:
+    rewriter = StreamRewriter(b"")
+    assert rewriter.moves(rewriter.feed(b"data: " + data + b"\n\n")) is moves
+    assert not rewriter.moves(rewriter.feed(b": " + data + b"\n\n")), "a comment"

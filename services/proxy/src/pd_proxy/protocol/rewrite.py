@@ -25,12 +25,13 @@ DONE_EVENT: Final = b"data: [DONE]\n\n"
 # Chunks without a choice hold no output; the last one may hold the usage. As vLLM and Python's json write it.
 NO_CHOICE: Final = (b'"choices":[]', b'"choices": []')
 SOME_CHOICE: Final = (b'"choices":[{', b'"choices": [{')
+# As any other server may write it.
+_SOME_CHOICE: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 DONE: Final = b"[DONE]"
 
 # In JSON a quote inside a text is escaped, so these match keys (or a text that is exactly the word), never part of a text.
 KV_KEY: Final = b'"kv_transfer_params"'
 ERROR_KEY: Final = b'"error"'
-CHOICES_KEY: Final = b'"choices"'
 # The field of a non-streamed answer that holds the model's output, by endpoint.
 CHOICES: Final = "choices"
 RESULT: Final = {
@@ -150,9 +151,17 @@ def _ends_with_mark(data: bytes) -> bool:
 
 def has_event(block: bytes) -> bool:
     """Whether these events hold more than comments, pings and chunks without a choice."""
-    if not block.startswith(EVENT_BEGINNINGS) and _EVENT.search(block) is None:
-        return False
-    return not lacks_choice(block) or holds(block, SOME_CHOICE[0]) or holds(block, SOME_CHOICE[1])
+    return has_data(block) and (not lacks_choice(block) or has_choice(block))
+
+
+def has_data(block: bytes) -> bool:
+    """Whether an event of this block holds an object."""
+    return block.startswith(EVENT_BEGINNINGS) or _EVENT.search(block) is not None
+
+
+def has_choice(block: bytes) -> bool:
+    """Whether an event of this block holds a choice."""
+    return holds(block, SOME_CHOICE[0]) or holds(block, SOME_CHOICE[1]) or _SOME_CHOICE.search(block) is not None
 
 
 def lacks_choice(block: bytes) -> bool:
@@ -202,8 +211,8 @@ class StreamRewriter:
         return bool(self.rest)
 
     def moves(self, block: bytes) -> bool:
-        """Whether what was fed last shows that the engine makes progress: the end mark, or these events. An object without choices, such as `{}`, may be sent forever."""
-        return self.done or (has_event(block) and holds(block, CHOICES_KEY))
+        """Whether what was fed last shows that the engine makes progress: the end mark, or a choice in these events. An object without one, such as `{"choices":null}`, may be sent forever."""
+        return self.done or (has_data(block) and has_choice(block))
 
     def finish(self) -> bytes:
         """The events that the end of the answer completes, if that ends the stream (`done`): only the empty line behind its end mark is missing."""
