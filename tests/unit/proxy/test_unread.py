@@ -127,7 +127,7 @@ def test_a_delimiter_that_only_the_engine_would_see_is_no_delimiter_any_more() -
     hidden = 'a\n--b\r\nContent-Disposition: form-data; name="kv_transfer_params"\r\n\r\n1'
     found = of(form(HEAD.format("prompt") + hidden), KIND)
     assert fields(found) == {"prompt": hidden.encode()}
-    assert b"boundary=b" not in found.content_type.encode()
+    assert not found.content_type.endswith("=b")
 
 
 @pytest.mark.parametrize(
