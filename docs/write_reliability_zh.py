@@ -21,7 +21,7 @@ CELLS: Final = {
     "setting": "设置",
     "ends the wait if": "在什么情况下结束等待",
     "prefill does not answer": "prefill 没有回答",
-    "none of an engine's answers makes progress (comments are no progress)": "一个引擎的所有回答都不再前进（注释不算前进）",
+    "none of an engine's answers makes progress (comments and events without output are no progress)": "一个引擎的所有回答都不再前进（注释和没有输出的事件不算前进）",
     "an answer makes no progress, although others of the same engine do": "一个回答不再前进，而同一引擎的其他回答仍在前进",
     "no engine can continue a stream": "没有引擎能接续一个流",
     "an answer that is not streamed has no end": "非流式回答没有尽头",

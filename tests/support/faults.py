@@ -460,7 +460,7 @@ This holds whatever an engine sends, in any pieces and with any pauses (`tests/i
 | setting | ends the wait if |
 | --- | --- |
 | `PREFILL_TIMEOUT_S` | prefill does not answer |
-| `DECODE_STALL_TIMEOUT_S` | none of an engine's answers makes progress (comments are no progress) |
+| `DECODE_STALL_TIMEOUT_S` | none of an engine's answers makes progress (comments and events without output are no progress) |
 | `GIVE_UP_S` | an answer makes no progress, although others of the same engine do |
 | `QUEUE_TIMEOUT_S` | no engine can continue a stream |
 | `MAX_ANSWER_BYTES` | an answer that is not streamed has no end |
