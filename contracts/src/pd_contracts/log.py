@@ -67,7 +67,7 @@ class Event:
         # What every line has between its time and its extras.
         self._same = msgspec.json.encode({"level": "info", "logger": logger, "message": message}).decode()[1:-1]
 
-    def __call__(self, extras: dict[str, Any]) -> None:
+    def __call__(self, extras: msgspec.Struct) -> None:
         if not self._logger.isEnabledFor(logging.INFO):
             return
         handler = _json_handler()
@@ -80,7 +80,7 @@ class Event:
                 return
         except (OSError, ValueError, TypeError):
             pass  # the stream is closed, or cannot encode the line: `logging` handles both
-        self._logger.info(self._message, extra=extras)
+        self._logger.info(self._message, extra=msgspec.to_builtins(extras))
 
 
 def _json_handler() -> "logging.StreamHandler[Any] | None":

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from pd_contracts import log
@@ -95,7 +96,13 @@ def test_an_unknown_level_is_refused(root: logging.Logger) -> None:
         log.set_up("loud")
 
 
-EXTRAS = {"status": 200, "id": "é", "prefill_ms": 1.5}
+class Extras(msgspec.Struct):
+    status: int = 200
+    id: str = "é"
+    prefill_ms: float = 1.5
+
+
+EXTRAS = msgspec.to_builtins(Extras())
 
 
 def lines_of(stream: io.StringIO) -> list[dict[str, Any]]:
@@ -110,7 +117,7 @@ def _written(root: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> io.String
 
 
 def test_an_event_is_written_as_logging_would(written: io.StringIO) -> None:
-    log.Event("pd_test", "request")(EXTRAS)
+    log.Event("pd_test", "request")(Extras())
     logging.getLogger("pd_test").info("request", extra=EXTRAS)
 
     quick, usual = lines_of(written)
@@ -121,7 +128,7 @@ def test_an_event_is_written_as_logging_would(written: io.StringIO) -> None:
 def test_an_event_obeys_the_level(written: io.StringIO) -> None:
     logging.getLogger().setLevel("WARNING")
 
-    log.Event("pd_test", "request")(EXTRAS)
+    log.Event("pd_test", "request")(Extras())
 
     assert written.getvalue() == ""
 
@@ -129,14 +136,14 @@ def test_an_event_obeys_the_level(written: io.StringIO) -> None:
 def test_an_event_reaches_handlers_of_others(written: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         logging.getLogger().addHandler(caplog.handler)
-        log.Event("pd_test", "request")(EXTRAS)
+        log.Event("pd_test", "request")(Extras())
 
     assert [one.message for one in caplog.records][-1] == "request"
     assert lines_of(written)[-1]["status"] == 200
 
 
 def test_an_event_with_half_a_character_is_escaped(written: io.StringIO) -> None:
-    log.Event("pd_test", "request")({"id": "\udcff"})
+    log.Event("pd_test", "request")(Extras(id="\udcff"))
 
     assert lines_of(written)[0]["id"] == "\udcff"
 
@@ -145,4 +152,4 @@ def test_an_event_that_nobody_reads_does_no_harm(written: io.StringIO, monkeypat
     written.close()
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
-    log.Event("pd_test", "request")(EXTRAS)
+    log.Event("pd_test", "request")(Extras())

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import Any, cast
+from typing import cast
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
+from msgspec import Struct
 from quart import Blueprint, Quart, Request, Response, current_app, request
 from quart.asgi import ASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
@@ -105,25 +106,44 @@ def let_go(trace: Trace) -> None:
         stream.close(failed=trace.server_fault)
 
 
-def summary(trace: Trace, stages: Stages) -> dict[str, Any]:
+class Summary(Struct):
     """The fields of a request's log line."""
-    return {
-        "endpoint": trace.endpoint,
-        "status": trace.status,
-        "cause": trace.cause,
-        "retries": trace.retries,
-        "first_token": stages.first_token or stages.first_token_reason,
-        "migrations": trace.migrations,
-        "stream": trace.stream,
-        "id": trace.uuid,
-        "client_id": _as_written(trace.client_id),
-        "prefill": stages.prefill_instance,
-        "decode": stages.decode_instance,
-        "queue_ms": stages.queue,
-        "prefill_ms": stages.prefill,
-        "kv_and_first_decode_ms": stages.kv_and_first_decode,
-        "decode_ms": stages.decode,
-    }
+
+    endpoint: str
+    status: int
+    cause: str
+    retries: int
+    first_token: str
+    migrations: int
+    stream: bool
+    id: str
+    client_id: str
+    prefill: str
+    decode: str
+    queue_ms: float
+    prefill_ms: float
+    kv_and_first_decode_ms: float
+    decode_ms: float
+
+
+def summary(trace: Trace, stages: Stages) -> Summary:
+    return Summary(
+        endpoint=trace.endpoint,
+        status=trace.status,
+        cause=trace.cause,
+        retries=trace.retries,
+        first_token=stages.first_token or stages.first_token_reason,
+        migrations=trace.migrations,
+        stream=trace.stream,
+        id=trace.uuid,
+        client_id=_as_written(trace.client_id),
+        prefill=stages.prefill_instance,
+        decode=stages.decode_instance,
+        queue_ms=stages.queue,
+        prefill_ms=stages.prefill,
+        kv_and_first_decode_ms=stages.kv_and_first_decode,
+        decode_ms=stages.decode,
+    )
 
 
 def _as_written(header: str) -> str:

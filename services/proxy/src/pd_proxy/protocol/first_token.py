@@ -54,7 +54,7 @@ class FirstToken:
 
     def cached(self, endpoint: Endpoint) -> Cached:
         """How many prompt tokens prefill found in its cache."""
-        return said(endpoint, b'{"usage":' + bytes(self.usage) + b"}") or NOTHING_SAID
+        return said(endpoint, self.usage) or NOTHING_SAID
 
 
 def read(generation: Generation, body: bytes) -> FirstToken:

@@ -38,10 +38,6 @@ class _Usage(msgspec.Struct):
     cache_read_input_tokens: int | None = None
 
 
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
 class _Written(msgspec.Struct):
     completion_tokens: int | None = None
     output_tokens: int | None = None
@@ -51,7 +47,7 @@ class _Counted(msgspec.Struct):
     usage: _Written | None = None
 
 
-_answer = msgspec.json.Decoder(_Answer)
+_usage = msgspec.json.Decoder(_Usage | None)
 _counted = msgspec.json.Decoder(_Counted)
 _details = msgspec.json.Decoder(_Details | None)
 _object = msgspec.json.Decoder(dict[str, Raw])
@@ -70,10 +66,10 @@ def tokens_of(answer: bytes) -> int:
     return (usage.completion_tokens or usage.output_tokens or 0) if usage is not None else 0
 
 
-def said(endpoint: Endpoint, answer: bytes) -> Cached | None:
-    """The number in prefill's answer; None if it has no usage."""
+def said(endpoint: Endpoint, told: Raw | None) -> Cached | None:
+    """The number in the usage of prefill's answer; None if it has no usage."""
     try:
-        usage = _answer.decode(answer).usage
+        usage = _usage.decode(told) if told is not None else None
         if usage is None:
             return None
         if endpoint is Endpoint.MESSAGES:

@@ -172,7 +172,7 @@ class Attempt:
             if engine.state is State.SUSPECT:
                 raise NotAskedError(f"{engine.name} has stalled")  # another request would not help
             endpoint = self._generation.endpoint
-            cleaning = Cleaning(endpoint, exchange.plan.secret, said(endpoint, exchange.prefilled))
+            cleaning = Cleaning(endpoint, exchange.plan.secret, said(endpoint, exchange.usage))
             return await self._open(engine, handover.decode(), exchange.plan.engine_id, cleaning)
         except ENDS as error:
             exchange.owe(handover, error)

@@ -14,6 +14,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
+from msgspec import Raw
+
 from pd_proxy.context import Context
 from pd_proxy.engines.pairing import Pair
 from pd_proxy.engines.registry import Instance
@@ -46,7 +48,7 @@ class Exchange:
     """Runs one plan with one pair.
 
     Attributes:
-        prefilled: the body of prefill's 200; empty until it has arrived.
+        prefilled: the body of prefill's 200; empty until it has arrived. `usage`: the usage in it, if any.
         handover: what it makes possible; None until then.
     """
 
@@ -55,6 +57,7 @@ class Exchange:
         self.pair = pair
         self.plan = plan
         self.prefilled = b""
+        self.usage: Raw | None = None
         self.handover: HandOver | None = None
         self._context = context
         self._claim = claim
@@ -159,7 +162,8 @@ class Exchange:
         plan, engine = self.plan, self.pair.prefill
         try:
             self.prefilled = await ask(self._context, engine, plan.endpoint, plan.prefill)
-            rewrite.checked(plan.endpoint, self.prefilled, engine.name, (engine.http_address, engine.zmq_address))
+            addresses = (engine.http_address, engine.zmq_address)
+            self.usage = rewrite.checked(plan.endpoint, self.prefilled, engine.name, addresses).get("usage")
             return plan.receive(self.prefilled)
         except UpstreamError as error:
             # Prefill may have pushed before it failed, and decode would not get this request otherwise.

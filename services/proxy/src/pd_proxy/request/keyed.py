@@ -141,13 +141,13 @@ class KeyedAttempt:
         """Wait for prefill; decode's silence counts from then on. Returns prefill's number of cached tokens."""
         engine = self._prefill
         body = await self._within(ask(self._context, engine, self._path, self._keyed.prefill()))
-        rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
+        fields = rewrite.checked(self._path, body, engine.name, (engine.http_address, engine.zmq_address))
         check_named(body, self._keyed.key)
         self._trace.prefilled = self._trace.prefilled or monotonic()
         if self._journey is not None:
             self._journey.computed(monotonic(), self._decode)
         flight.due()
-        return said(self._path, body)
+        return said(self._path, fields.get("usage"))
 
     @staticmethod
     async def _verdict(prefilling: "asyncio.Task[Cached | None]", decoding: "asyncio.Task[Answer]") -> None:
