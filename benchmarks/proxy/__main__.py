@@ -39,6 +39,7 @@ COLUMNS = (
     ("cpu_chunk_us", "CPU per chunk, µs", "cpu_chunk_ratio"),
     ("cpu_request_ms", "CPU per request at 300/s, ms", "cpu_request_ratio"),
     ("cpu_busy_request_ms", "CPU per request without pause, ms", "cpu_busy_request_ratio"),
+    ("sleeps_request", "sleeps per request at 300/s", ""),
     ("kilo_chunk", "thousand instructions per chunk", "kilo_chunk_ratio"),
     ("kilo_request", "thousand instructions per request", "kilo_request_ratio"),
     ("lag_p50_ms", "added lag p50, ms", ""),
@@ -48,9 +49,9 @@ COLUMNS = (
 
 
 def load(target: Target, *options: str, realtime: bool = False) -> dict[str, Any]:
-    """Run a load; returns its result with the CPU seconds that the proxy used between its two marks."""
+    """Run a load; returns its result with the CPU seconds that the proxy used between its two marks, and how often it slept."""
     words = [sys.executable, str(HERE / "load.py"), *options, "--port", str(target.port), "--path", target.path]
-    marks: dict[str, float] = {}
+    marks: dict[str, tuple[float, int]] = {}
     result: dict[str, Any] = {}
     with subprocess.Popen(pinned(CORE_REST, words), stdout=subprocess.PIPE, text=True) as process:
         for pid in (process.pid, *target.pids()) if realtime else ():
@@ -60,13 +61,14 @@ def load(target: Target, *options: str, realtime: bool = False) -> dict[str, Any
             if said["word"] == "result":
                 result = said
             if said["word"] != "result" and target.pid is not None:
-                marks[said["word"]] = target.used()
+                marks[said["word"]] = target.used(), target.sleeps()
     for pid in target.pids() if realtime else ():
         prefer(pid, on=False)
     if not result:
         msg = f"the load on {target.name} ended without a result"
         raise RuntimeError(msg)
-    return {**result, "used": marks["end"] - marks["begin"] if marks else 0.0}
+    used, sleeps = (end - begin for begin, end in zip(marks["begin"], marks["end"], strict=True)) if marks else (0.0, 0)
+    return {**result, "used": used, "sleeps": sleeps}
 
 
 def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
@@ -80,6 +82,7 @@ def measure(target: Target, options: argparse.Namespace) -> dict[str, float]:
         "cpu_chunk_us": chunks["used"] / max(1, chunks["chunks"]) * 1e6,
         "cpu_request_ms": requests["used"] / max(1, requests["requests"]) * 1e3,
         "cpu_busy_request_ms": busy["used"] / max(1, busy["requests"]) * 1e3,
+        "sleeps_request": requests["sleeps"] / max(1, requests["requests"]),
         "chunks_a_read": chunks["chunks"] / max(1, chunks["reads"]),
         "lag_p50_ms": chunks["lag_p50_ms"],
         "lag_p99_ms": chunks["lag_p99_ms"],
@@ -144,14 +147,15 @@ def table(results: dict[str, dict[str, float]], many: int) -> Iterator[str]:
     for name, one in results.items():
         cells = []
         for key, _, ratio in columns:
-            text = "" if key not in one or (name == "direct" and key.startswith(("cpu", "kilo"))) else f"{one[key]:.3g}"
+            untold = name == "direct" and key.startswith(("cpu", "kilo", "sleeps"))
+            text = "" if key not in one or untold else f"{one[key]:.3g}"
             if key == "many_errors" and key in one:
                 text = str(int(one[key]))
             cells.append(text + (f" ({one[ratio]:.2f} ×)" if ratio in one else ""))
         yield f"| {name} | " + " | ".join(cells) + " |"
 
 
-def machine() -> dict[str, str]:
+def machine(python: str) -> dict[str, str]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
@@ -159,11 +163,17 @@ def machine() -> dict[str, str]:
     return {
         "cpu": f"{model}, {os.cpu_count()} cores",
         "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
+        "python": python,
         "uvloop": version("uvloop"),
         "load_average": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "at": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def version_of(python: str) -> str:
+    """The version of an interpreter."""
+    words = [python, "-c", "import platform; print(platform.python_version())"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> int:
@@ -178,6 +188,11 @@ def main() -> int:
     parser.add_argument("--many", type=int, default=4000, help="streams at once in the last load; 0: without it")
     parser.add_argument(
         "--instructions", action="store_true", help="count instructions by valgrind instead, on however busy a machine"
+    )
+    parser.add_argument(
+        "--python",
+        default="",
+        help="an interpreter for this proxy, of the same version as this one but built otherwise; packages are this one's",
     )
     parser.add_argument("--only", default="", help="part of these, separated by semicolons: " + "; ".join(NAMES))
     parser.add_argument("--out", type=Path, help="folder for table and JSON")
@@ -205,10 +220,12 @@ def main() -> int:
             names = [name for name in names if not name.startswith("vllm-router")]
             print(f"{ROUTER} could not be installed, so it is left out")
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-        before = machine()
+        before = machine(version_of(options.python or sys.executable))
         for number in range(options.rounds):
             for name in names:
-                with running(name, Path(folder), program, counted=options.instructions) as target:
+                with running(
+                    name, Path(folder), program, counted=options.instructions, python=options.python
+                ) as target:
                     rounds[name].append(measured(target, options))
                 print(f"round {number + 1}: {name}: {json.dumps(rounds[name][-1])}", file=sys.stderr)
     results = {name: medians(found) for name, found in rounds.items()}

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import urllib.error
@@ -25,6 +26,9 @@ ROUTER = "vllm-router==0.1.17"
 CORE_PROXY, CORE_REST = 1, 0
 PRIORITY = 5
 TOTALS = re.compile(r"^totals: ([0-9]+)$", re.MULTILINE)
+SLEEPS = re.compile(r"^voluntary_ctxt_switches:\s*([0-9]+)$", re.MULTILINE)
+# Starts this proxy under an interpreter that has not its packages.
+START = "import site, sys; site.addsitedir({packages!r}); from pd_proxy.main import main; sys.exit(main())"
 
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
@@ -66,6 +70,13 @@ class Target:
         dumps = [path.read_text(errors="replace") for path in counts.glob("callgrind.*.*")]
         return float(sum(int(total) for dump in dumps for total in TOTALS.findall(dump)))
 
+    def sleeps(self) -> int:
+        """How often its threads have gone to sleep so far: the kernel's voluntary context switches."""
+        if self.pid is None:
+            return 0
+        parent = psutil.Process(self.pid)
+        return sum(_sleeps(process) for process in [parent, *parent.children(recursive=True)])
+
     def cpu_s(self) -> float:
         """CPU time of the process and its children so far, s, to the nanosecond where the kernel tells."""
         if self.pid is None:
@@ -102,6 +113,14 @@ def _cpu_s(process: psutil.Process) -> float:
         return float(times.user + times.system)
 
 
+def _sleeps(process: psutil.Process) -> int:
+    try:
+        tasks = Path(f"/proc/{process.pid}/task").iterdir()
+        return sum(int(SLEEPS.findall((task / "status").read_text())[0]) for task in tasks)
+    except OSError:
+        return int(process.num_ctx_switches().voluntary)
+
+
 def pinned(core: int, words: list[str]) -> list[str]:
     """The command, kept on one core."""
     return ["taskset", "-c", str(core), *words]
@@ -123,8 +142,13 @@ def router(folder: Path) -> Path | None:
 
 
 @contextmanager
-def running(name: str, folder: Path, program: Path | None, *, counted: bool = False) -> Iterator[Target]:
-    """Start engines and one way to them, under valgrind if instructions are counted; everything is ended afterwards."""
+def running(
+    name: str, folder: Path, program: Path | None, *, counted: bool = False, python: str = ""
+) -> Iterator[Target]:
+    """Start engines and one way to them, under valgrind if instructions are counted; everything is ended afterwards.
+
+    `python` is an interpreter for this proxy other than the present one.
+    """
     ports = free_ports(7)
     engines, (port, zmq, extra) = ports[:3], ports[3:6]
     # A query is all it takes to make this proxy leave a request to Hypercorn and Quart.
@@ -137,7 +161,7 @@ def running(name: str, folder: Path, program: Path | None, *, counted: bool = Fa
     log = (folder / "log.txt").open("ab")
     try:
         target.processes.append(subprocess.Popen(pinned(CORE_REST, words), stderr=log))
-        command = _command(name, folder, program, engines, (port, zmq, extra))
+        command = _command(name, folder, program, engines, (port, zmq, extra), python=python)
         if command is None:
             target.port = engines[0]
         else:
@@ -166,7 +190,7 @@ def _callgrind(folder: Path) -> list[str]:
 
 
 def _command(
-    name: str, folder: Path, program: Path | None, engines: list[int], ports: tuple[int, int, int]
+    name: str, folder: Path, program: Path | None, engines: list[int], ports: tuple[int, int, int], *, python: str
 ) -> list[str] | None:
     port, zmq, extra = ports
     urls = [f"http://127.0.0.1:{engine}" for engine in engines]
@@ -182,7 +206,11 @@ def _command(
             words += ["--vllm-pd-disaggregation", "--kv-connector", "nixl", "--prefill", urls[1], "--decode", urls[2]]
             return words
         return [*words, "--worker-urls", urls[0]]
-    words = [sys.executable, "-m", "pd_proxy", "--http-proxy-port", str(port), "--proxy-port", str(zmq)]
+    # Without `site`, so that packages of its own do not come first.
+    start = [python, "-S", "-c", START.format(packages=sysconfig.get_path("purelib"))]
+    if not python:
+        start = [sys.executable, "-m", "pd_proxy"]
+    words = [*start, "--http-proxy-port", str(port), "--proxy-port", str(zmq)]
     return [*words, "--bind-host", "127.0.0.1", "--canary", "off", "--health-interval-s", "1"]
 
 
