@@ -22,7 +22,6 @@ import page
 import price
 import transports
 from engines import Pair
-from front import Front, served_version
 
 
 def main() -> None:
@@ -96,6 +95,8 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def measure_price(pair: Pair, options: argparse.Namespace) -> None:
+    from front import Front, served_version  # noqa: PLC0415  needs pyzmq, which `transports` does without
+
     lengths = [int(length) for length in options.lengths.split(",")]
     out = options.out / "price.json" if options.out else None
     front = Front(pair, served_version(pair)) if options.proxy else None

@@ -86,15 +86,17 @@ class Client:
         await self._stream(run, prompt, None, self._tokens, engine=next(self._plain_engines))
 
     async def _official(self, run: Run, prompt: list[int]) -> None:
-        await self._prefill(run, prompt)
+        await self._prefill(run, prompt, first="kv")
         await self._stream(run, prompt, self._from(run), self._tokens)
 
     async def _late(self, run: Run, prompt: list[int]) -> None:
-        await self._prefill(run, prompt, named=False)
+        await self._prefill(run, prompt, named=False, first="kv")
         await self._stream(run, prompt, self._from(run), self._tokens)
 
     async def _decode_first(self, run: Run, prompt: list[int]) -> None:
-        await asyncio.gather(self._prefill(run, prompt), self._stream(run, prompt, self._from(run), self._tokens))
+        await asyncio.gather(
+            self._prefill(run, prompt, first="kv"), self._stream(run, prompt, self._from(run), self._tokens)
+        )
 
     async def _hand_off(self, run: Run, prompt: list[int]) -> None:
         first = await self._prefill(run, prompt)
@@ -125,8 +127,9 @@ class Client:
         body = {"model": SERVED, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         return body | ({"kv_transfer_params": {"pd": pd}} if pd else {})
 
-    async def _prefill(self, run: Run, prompt: list[int], *, named: bool = True) -> list[int]:
-        pd = {"key": run.key, **({"to": [self._pair.kv(1)]} if named else {})}
+    async def _prefill(self, run: Run, prompt: list[int], *, named: bool = True, first: str = "") -> list[int]:
+        """`first` is "kv" if the client waits for decode."""
+        pd = {"key": run.key, **({"to": [self._pair.kv(1)]} if named else {}), **({"first": first} if first else {})}
         body = self._body(prompt, 1, pd) | {"return_token_ids": True}
         run.prefill_sent = time.monotonic()
         async with self._session.post(f"{self._pair.url(0)}/v1/completions", json=body) as reply:
@@ -187,11 +190,12 @@ def events(pair: Pair) -> dict[str, dict[str, list[float]]]:
 def stages(run: Run, noted: dict[str, list[float]]) -> dict[str, float]:
     """Milliseconds between one event of a request and the next."""
     last = {name: max(times) for name, times in noted.items()}
+    launched = last.get("written", last.get("launched"))  # up to the last layer, or the whole step
     decoded = run.stamps[1] if run.order in ("hand-off", "announced") else run.stamps[0]
     marks = [
         ("prefill hears of it", run.prefill_sent, last.get("begin")),
-        ("queue and launch", last.get("begin"), last.get("launched")),
-        ("computed, gathered, moved", last.get("launched"), last.get("moved")),
+        ("queue and launch", last.get("begin"), launched),
+        ("computed, gathered, moved", launched, last.get("moved")),
         ("prefill's token sampled after the move", last.get("moved"), last.get("ended")),
         ("token at the client", last.get("ended"), run.prefill_answered),
         ("decode hears of the part", last.get("moved"), last.get("landed")),

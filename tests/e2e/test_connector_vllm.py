@@ -166,7 +166,7 @@ def both(
     if order == "decode first":
         later = Later(ask, d, prompt, decode, stream=stream, max_tokens=tokens, **fields)
         time.sleep(0.05)
-        ask(p, prompt, prefill, max_tokens=1)
+        ask(p, prompt, prefill | {"first": "kv"}, max_tokens=1)
         answer = later.result()
         return answer.tokens, answer
     decode["tokens"] = len(prompt)

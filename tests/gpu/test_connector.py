@@ -61,7 +61,7 @@ def both(order: str, p: GpuEngine, d: GpuEngine, prompt: list[int]) -> list[int]
         return [*first.tokens, *rest.result().tokens]
     if order == "decode first":
         whole = Later(ask, d, prompt, decode, max_tokens=OUTPUT_TOKENS)
-        ask(p, prompt, prefill, max_tokens=1)
+        ask(p, prompt, prefill | {"first": "kv"}, max_tokens=1)
         return list(whole.result().tokens)
     ask(p, prompt, prefill, max_tokens=1)
     return ask(d, prompt, decode, max_tokens=OUTPUT_TOKENS).tokens

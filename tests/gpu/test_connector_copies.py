@@ -127,6 +127,31 @@ def test_copies_beside_the_steps_wait_for_what_is_computed() -> None:
     assert bool((rows[start : start + layout.row_bytes].view(torch.int16) == 7).all())
 
 
+def test_copies_beside_the_rest_of_a_step_have_what_was_there_before() -> None:
+    tensors, layout = cache((BLOCKS, 16, 256), 4)
+    copier = GpuCopier(layout, DEVICE, tensors)
+    rows = torch.zeros(layout.row_bytes + 16, dtype=torch.uint8, device=DEVICE)
+    address = -(-rows.data_ptr() // 16) * 16
+    copier.warm_up(address)
+    torch.cuda._sleep(200_000_000)
+    for tensor in tensors:
+        tensor[3] = 7
+    mark = copier.gather_early([3], [address])
+    torch.cuda._sleep(2_000_000_000)  # the rest of the step
+    rest = copier.computed()
+    copier.wait(mark)
+    assert not copier.is_over(rest)
+    mark = copier.gather_early([3], [address])
+    copier.join()
+    for tensor in tensors:
+        tensor[3] = 9
+    copier.wait(mark)
+    torch.cuda.synchronize()
+    start = address - rows.data_ptr()
+
+    assert bool((rows[start : start + layout.row_bytes].view(torch.int16) == 7).all())
+
+
 class Half:
     """A station with a KV cache on the GPU."""
 

@@ -20,7 +20,7 @@ import pytest
 from support.connector_nccl import FakeNccl
 from support.connector_station import PAGE_BLOCKS, ToyEngine
 
-from pd_connector.core.orders import Event, Failed, Ready
+from pd_connector.core.orders import Computed, Event, Failed, Order, Ready
 from pd_connector.memory.pages import HOST, Memory
 from pd_connector.net.channel import Channel
 from pd_connector.net.transport import Invitation, Site, TransportError, Writer
@@ -63,6 +63,28 @@ def engine(nccl: FakeNccl | None) -> Iterator[Callable[..., ToyEngine]]:
         left = [name for name in left if name in {thread.name for thread in threading.enumerate()}]
     assert left == []
     assert nccl is None or nccl.alive == 0
+
+
+@ONLY_TCP
+def test_kv_that_is_sent_before_its_step_ends(engine: Callable[..., ToyEngine]) -> None:
+    p, d = engine(), engine()
+    p.prefill("before.x", [50], d.address)  # so that they are connected
+    d.expect("before.x", p.address)
+    d.until("before.x", Ready)
+    p.copier.gathered = 0
+    d.expect("k.x", p.address)
+    p.begin("k.x", 6, d.address)
+    p.fill("k.x", 0, list(range(6)))
+    step: list[Order] = [Computed("k.x", 0, tuple(range(6)))]
+    p.station.after_last_layer(step)
+    d.until("k.x", Ready)
+    assert (p.copier.gathered, p.copier.joined) == (1, 0)
+
+    p.station.after_step(step, sent=True)
+    assert (p.copier.gathered, p.copier.joined) == (1, 1)  # not gathered again; later steps may write to the blocks
+    p.end("k.x")
+    assert d.load("k.x", [10, 11, 12, 13, 14, 15])
+    assert d.holds("k.x", [10, 11, 12, 13, 14, 15])
 
 
 class OtherNode:

@@ -319,6 +319,15 @@ async def test_a_chat_is_continued_only_where_its_prompt_is_taken_as_token_ids(v
             assert "prompt_token_ids" not in decode.calls[0].body["kv_transfer_params"]
 
 
+@pytest.mark.parametrize("more", [{}, {"presence_penalty": 0.5}], ids=["hand-off", "decode first"])
+async def test_prefill_knows_whether_the_client_waits_for_its_token_or_its_kv(more: dict[str, Any]) -> None:
+    async with running_proxy() as proxy:
+        prefill, _ = await proxy.pair(Connector.P2P)
+        assert (await proxy.post(FAKE | more)).status == 200
+        [call] = prefill.calls
+        assert call.body["kv_transfer_params"]["pd"].get("first") == ("kv" if more else None)
+
+
 def whole_text(answer: Any) -> str:
     choice = answer["choices"][0]
     text: str = choice["message"]["content"] if "message" in choice else choice["text"]

@@ -44,6 +44,8 @@ COMMON = [
 ON_GPU = ["--dtype", "float16", "--gpu-memory-utilization", "0.03", "--kv-cache-memory-bytes", str(768 * MIB)]
 ON_CPU = ["--dtype", "float32", "--block-size", "32"]
 SIZES = '{"cudagraph_capture_sizes": [1, 2, 4, 8, 16]}'
+# FlashAttention 3 computes with an FP8 cache in FP8 and gives bfloat16: with float16 vLLM does not start.
+FP8 = ("--kv-cache-dtype", "fp8", "--dtype", "bfloat16")
 CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
@@ -80,16 +82,8 @@ CASES = {
     case.name: case
     for case in (
         *(_case(*kind) for kind in itertools.product(("v2", "v1"), ("graphs", "eager"), ("cached", "plain"))),
-        _case("v2", "graphs", "plain", name="deepseek", model="deepseek", tie_nats=0.15),
-        # FlashAttention 3 computes with an FP8 cache in FP8 and gives bfloat16: with float16 vLLM does not start.
-        _case(
-            "v2",
-            "graphs",
-            "plain",
-            name="fp8",
-            arguments=("--kv-cache-dtype", "fp8", "--dtype", "bfloat16"),
-            tie_nats=0.15,
-        ),
+        *(_case(run, "graphs", "plain", name="deepseek", model="deepseek", tie_nats=0.15) for run in ("v2", "v1")),
+        *(_case(run, "graphs", "plain", name="fp8", arguments=FP8, tie_nats=0.15) for run in ("v2", "v1")),
         _case("v2", "eager", "plain", name="alone", wrapper=ALONE),
         *([_case("v2", "graphs", "plain", name="nccl", transport="nccl")] if len(set(GPUS)) > 1 else []),
     )

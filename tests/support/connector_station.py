@@ -36,8 +36,10 @@ class ToyCopier:
     def __init__(self, blocks: int) -> None:
         self.cache = bytearray(blocks * BLOCK_BYTES)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self.cache))
+        self.gathered, self.joined = 0, 0  # calls
 
     def gather(self, blocks: list[int], addresses: list[int]) -> None:
+        self.gathered += 1
         for block, address in zip(blocks, addresses, strict=True):
             ctypes.memmove(address, self._base + block * BLOCK_BYTES, BLOCK_BYTES)
 
@@ -51,6 +53,12 @@ class ToyCopier:
 
     def gather_beside(self, blocks: list[int], addresses: list[int], computed: Any) -> None:  # noqa: ARG002  the interface
         self.gather(blocks, addresses)
+
+    def gather_early(self, blocks: list[int], addresses: list[int]) -> None:
+        self.gather(blocks, addresses)
+
+    def join(self) -> None:
+        self.joined += 1
 
     def computed(self) -> None: ...
 
@@ -115,10 +123,14 @@ class ToyEngine:
         self.station.do(Begin(key, key, to, count))
 
     def compute(self, key: str, first: int, blocks: list[int]) -> None:
-        """Fill blocks with what only this key has there, and let them go out."""
+        """Fill blocks, and let them go out."""
+        self.fill(key, first, blocks)
+        self.station.after_step([Computed(key, first, tuple(blocks))])
+
+    def fill(self, key: str, first: int, blocks: list[int]) -> None:
+        """Write to blocks what only this key has there."""
         for index, block in enumerate(blocks, first):
             self.copier.cache[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES] = content(key, index)
-        self.station.after_step([Computed(key, first, tuple(blocks))])
 
     def end(self, key: str, *, token: int | None = 7, held: bool = False) -> None:
         self.station.do(Ended(key, key, token, held=held))

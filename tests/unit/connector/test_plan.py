@@ -37,6 +37,16 @@ def test_chunks_send_whole_blocks_and_the_last_one_the_rest() -> None:
     assert plan.scheduled("r", [4], 51, anew=False) == []  # it goes on decoding; this KV belongs to no request
 
 
+def test_only_the_last_kv_of_a_prompt_is_wanted_before_its_step_ends() -> None:
+    plan = Plan(BLOCK, keep_blocks=10)
+    plan.add("r", "k", "d:1", 50, early=True)
+    plan.add("other", "l", "d:1", 16)
+
+    assert plan.scheduled("r", [0, 1], 32, anew=True) == [Computed("k", 0, (0, 1), early=False)]
+    assert plan.scheduled("r", [2, 3], 50, anew=False) == [Computed("k", 2, (2, 3), early=True)]
+    assert plan.scheduled("other", [4], 16, anew=True) == [Computed("l", 0, (4,), early=False)]
+
+
 def test_a_cached_beginning_is_sent_too() -> None:
     plan = Plan(BLOCK, keep_blocks=10)
     plan.add("r", "k", None, 48)

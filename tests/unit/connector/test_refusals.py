@@ -65,6 +65,15 @@ def test_ways_to_divide_a_model_that_it_does_not_know(parallel: dict[str, Any], 
         compat.read(*engine(**parallel), "")
 
 
+def test_layers_that_a_step_passes_more_than_once() -> None:
+    plain, kv = engine()
+    halves, _ = engine(use_ubatching=True)
+    speculates, _ = engine()
+    plain.speculative_config, speculates.speculative_config = None, SimpleNamespace(method="ngram")
+
+    assert [compat.read(config, kv, "").layers_once for config in (plain, halves, speculates)] == [True, False, False]
+
+
 @pytest.mark.parametrize(
     "specs", [(FullAttentionSpec, MambaSpec), (FullAttentionSpec, SlidingWindowSpec), (MambaSpec,)]
 )

@@ -41,7 +41,7 @@ def half(**facts: Any) -> SchedulerHalf:
         "sends": True,
         "takes": True,
     }
-    fields |= {"fails": False, "step_tokens": 512, "schema": {}}
+    fields |= {"fails": False, "step_tokens": 512, "layers_once": True, "schema": {}}
     return SchedulerHalf(Facts(**{**fields, **facts}), Settings(), HERE, None)
 
 

@@ -153,11 +153,12 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
     def wait_for_layer_load(self, layer_name: str) -> None:
         """Does nothing: KV is in all layers before the step."""
 
-    def save_kv_layer(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: all layers are sent together, after the last one."""
+    def save_kv_layer(self, layer_name: str, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002  vLLM's interface
+        """Gather the KV of all layers as soon as the last one has it, if somebody waits for it rather than for the step's token."""
+        self._worker.after_layer(layer_name, self._get_connector_metadata().orders)
 
     def wait_for_save(self) -> None:
-        """Gather the KV that the step computes; this does not wait."""
+        """Gather the KV that the step computes, unless that was done; this does not wait."""
         self._worker.after_step(self._get_connector_metadata().orders)
 
     def get_finished(self, finished_req_ids: set[str], **kwargs: Any) -> tuple[set[str] | None, set[str] | None]:  # noqa: ARG002  vLLM's interface

@@ -18,11 +18,12 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """The coming step computes these blocks of a prompt; `first` is the index of the first of them."""
+    """The coming step computes these blocks of a prompt; `first` is the index of the first of them. `early`: they are wanted before the step ends."""
 
     key: str
     first: int
     blocks: tuple[int, ...]
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)

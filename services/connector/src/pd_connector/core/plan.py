@@ -12,6 +12,7 @@ class _Prompt:
     to: str | None
     tokens: int
     total: int
+    early: bool
     blocks: list[int] = field(default_factory=list)
     told: int = 0
 
@@ -40,15 +41,18 @@ class Plan:
     def __len__(self) -> int:
         return len(self._prompts) + len(self._held)
 
-    def add(self, request_id: str, key: str, to: str | None, tokens: int) -> list[Order]:
-        """Register a request. The key of another request is not sent twice: several answers to one prompt share it."""
+    def add(self, request_id: str, key: str, to: str | None, tokens: int, *, early: bool = False) -> list[Order]:
+        """Register a request; `early`: its KV is wanted before its token.
+
+        The key of another request is not sent twice: several answers to one prompt share it.
+        """
         total = -(-tokens // self._block_size)
         if request_id in self._prompts:
             return []
         if key in self._owner:
             self._sharing[request_id] = total
             return []
-        self._prompts[request_id] = _Prompt(key, to, tokens, total)
+        self._prompts[request_id] = _Prompt(key, to, tokens, total, early)
         self._owner[key] = request_id
         return [Begin(request_id, key, to, total)]
 
@@ -64,7 +68,9 @@ class Plan:
         prompt.blocks += blocks
         upto = prompt.total if computed >= prompt.tokens else computed // self._block_size
         if upto > prompt.told:
-            orders.append(Computed(prompt.key, prompt.told, tuple(prompt.blocks[prompt.told : upto])))
+            ready = tuple(prompt.blocks[prompt.told : upto])
+            # KV of the steps before has the whole next step to reach decode.
+            orders.append(Computed(prompt.key, prompt.told, ready, early=prompt.early and upto == prompt.total))
             prompt.told = upto
         return orders
 

@@ -29,6 +29,7 @@ class Facts:
         schema: what must be equal on both ends, without the layout, which only the workers know.
         fails: a request whose KV does not come fails, instead of being computed.
         step_tokens: most tokens of one step.
+        layers_once: vLLM tells of each layer once in a step, so the KV of a step is complete when all layers were told of.
     """
 
     engine_id: str
@@ -40,6 +41,7 @@ class Facts:
     takes: bool
     fails: bool
     step_tokens: int
+    layers_once: bool
     schema: dict[str, str]
 
 
@@ -69,6 +71,7 @@ def read(vllm_config: Any, kv_cache_config: Any, model_tag: str) -> Facts:
         takes=bool(transfer.is_kv_consumer),
         fails=transfer.kv_load_failure_policy == "fail",
         step_tokens=int(vllm_config.scheduler_config.max_num_batched_tokens),
+        layers_once=_layers_once(vllm_config),
         schema=schema,
     )
 
@@ -93,6 +96,12 @@ def _refuse(parallel: Any, kv_cache_config: Any) -> None:
             f"({', '.join(sorted(specs)) or 'none'})"
         )
         raise RefusalError(msg)
+
+
+def _layers_once(vllm_config: Any) -> bool:
+    """False where a step has more than one pass through the layers: for halves of the batch, or for speculated tokens."""
+    halves = getattr(vllm_config.parallel_config, "use_ubatching", False)
+    return not halves and getattr(vllm_config, "speculative_config", None) is None
 
 
 def _model(model_config: Any) -> str:

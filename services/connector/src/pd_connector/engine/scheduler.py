@@ -71,7 +71,7 @@ class SchedulerHalf:
             return
         to = None if wish.to == self._address else wish.to
         key = params.kv_key(wish.key, prompt, compat.extras_of(request))
-        self._tell(self._plan.add(request.request_id, key, to, len(prompt)))
+        self._tell(self._plan.add(request.request_id, key, to, len(prompt), early=wish.kv_first))
 
     def _decode(self, request: Any, wish: params.Decode, prompt: list[int]) -> None:
         local = wish.source == self._address

@@ -8,6 +8,7 @@ from typing import Any
 from pd_connector.core.orders import Order
 from pd_connector.engine.compat import Facts, RefusalError, own_host, tensor_rank
 from pd_connector.engine.hardware import Hardware, hardware_of
+from pd_connector.engine.layers import Layers
 from pd_connector.engine.local import Mail, Mailed, Resident, publish, withdraw
 from pd_connector.memory.layout import Layer, Layout, LayoutError, layout_of
 from pd_connector.net.handshake import Identity
@@ -29,6 +30,7 @@ class WorkerHalf:
         self._station: Station | None = None
         self._mail = Mail(0)
         self._empty: set[int] = set()
+        self._layers = Layers()
 
     def register(self, kv_caches: Mapping[str, Any]) -> None:
         """Open the port and reserve memory for KV in transit.
@@ -43,6 +45,8 @@ class WorkerHalf:
         except LayoutError as error:
             msg = f"P2pConnector cannot move this model's KV: {error}"
             raise RefusalError(msg) from error
+        if facts.layers_once:
+            self._layers = Layers(kv_caches)
         page_blocks = max(1, settings.page_bytes // layout.row_bytes)
         address = f"{settings.host or own_host()}:{facts.port}"
         schema = {**facts.schema, "KV layout": layout.digest, "blocks of a page": str(page_blocks)}
@@ -102,14 +106,21 @@ class WorkerHalf:
         if self._station is not None:
             self._station.preempt(orders)
 
-    def before_step(self, orders: Iterable[Order]) -> None:
+    def before_step(self, orders: list[Order]) -> None:
         """Copy KV that has arrived into its blocks."""
         if self._station is not None:
             self._empty |= self._station.before_step(orders)
+            self._layers.begin(orders)
 
-    def after_step(self, orders: Iterable[Order]) -> None:
+    def after_layer(self, name: str, orders: list[Order]) -> None:
+        """A layer's KV of this step is launched; after the last layer it can be sent."""
+        if self._layers.wrote(name, orders) and self._station is not None:
+            self._station.after_last_layer(orders)
+
+    def after_step(self, orders: list[Order]) -> None:
+        """The whole step is launched."""
         if self._station is not None:
-            self._station.after_step(orders)
+            self._station.after_step(orders, sent=self._layers.end(orders))
 
     def finished(self, ended: Iterable[str]) -> tuple[set[str], set[str]]:
         """Requests whose blocks the engine may reuse, and requests whose KV has arrived."""

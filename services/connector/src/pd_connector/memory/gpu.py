@@ -1,6 +1,7 @@
 """Copies of blocks on an NVIDIA GPU: all layers of all blocks in one kernel, in the order of the engine's own stream."""
 
 import threading
+from array import array
 from collections import defaultdict
 from typing import Any, Final
 
@@ -81,6 +82,7 @@ class GpuCopier:
         self._kernels = [_Kernel(runs, device) for runs in by_size.values()]
         # A high priority, so that these copies start before the model's kernels on a busy GPU.
         self._beside = torch.cuda.Stream(device, priority=-1)
+        self._early = torch.cuda.Stream(device, priority=-1)
 
     def warm_up(self, address: int) -> None:
         """Compile the kernels with an unused row of memory, so that no request waits for the compilation."""
@@ -92,8 +94,11 @@ class GpuCopier:
         torch.cuda.current_stream(self._device).synchronize()
 
     def _launch(self, blocks: list[int], addresses: list[int], *, gather: bool) -> torch.cuda.Event:
+        pairs = array("q", bytes(16 * len(blocks)))
+        pairs[0::2], pairs[1::2] = array("q", blocks), array("q", addresses)
         # Pinned, so that the copy to the GPU is asynchronous.
-        plan = torch.tensor(list(zip(blocks, addresses, strict=True)), dtype=torch.int64, pin_memory=True)
+        plan = torch.empty((len(blocks), 2), dtype=torch.int64, device="cpu", pin_memory=True)
+        plan.copy_(torch.frombuffer(pairs, dtype=torch.int64).view(-1, 2))
         on_device = plan.to(self._device, non_blocking=True)
         for kernel in self._kernels:
             kernel.launch(on_device, gather=gather)
@@ -104,6 +109,16 @@ class GpuCopier:
     def gather(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
         """Copy blocks to addresses, after the kernels that the engine has launched."""
         return self._launch(blocks, addresses, gather=True)
+
+    def gather_early(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
+        """Copy blocks to addresses after the kernels that the engine has launched, beside those that it launches next."""
+        self._early.wait_event(self.computed())
+        with torch.cuda.stream(self._early):
+            return self._launch(blocks, addresses, gather=True)
+
+    def join(self) -> None:
+        """Make the engine's next kernels wait for `gather_early`."""
+        torch.cuda.current_stream(self._device).wait_stream(self._early)
 
     def scatter(self, blocks: list[int], addresses: list[int]) -> torch.cuda.Event:
         """Copy from addresses to blocks, before the engine's next kernels."""

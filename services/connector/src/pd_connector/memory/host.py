@@ -13,6 +13,12 @@ class BlockingCopier:
         """Copy blocks to addresses."""
         raise NotImplementedError
 
+    def gather_early(self, blocks: list[int], addresses: list[int]) -> None:
+        """Copy blocks to addresses."""
+        self.gather(blocks, addresses)
+
+    def join(self) -> None: ...
+
     def scatter(self, blocks: list[int], addresses: list[int]) -> None:
         """Copy from addresses to blocks."""
         raise NotImplementedError

@@ -67,6 +67,17 @@ class Copier(Protocol):
         """Copy blocks to addresses, after the work that the engine has queued; returns the mark."""
         ...
 
+    def gather_early(self, blocks: list[int], addresses: list[int]) -> Any:
+        """Copy blocks to addresses after the work that the engine has queued, in parallel to its later work; returns the mark.
+
+        `join` must follow before a step can write to these blocks.
+        """
+        ...
+
+    def join(self) -> None:
+        """Make the engine's later work wait for `gather_early`."""
+        ...
+
     def scatter(self, blocks: list[int], addresses: list[int]) -> Any:
         """Copy from addresses to blocks, before the engine's later work; returns the mark."""
         ...

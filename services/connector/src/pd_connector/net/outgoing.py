@@ -72,18 +72,19 @@ class Outgoing:
             self._plant.copier.fence()
             self.sender.preempted(order.key)
 
-    def save(self, orders: list[Computed]) -> None:
-        """Gather the KV of a step, after its computation was launched."""
+    def save(self, orders: list[Computed], *, early: bool = False) -> None:
+        """Gather the KV of a step, after its computation was launched; `early`: in parallel to the rest of the step."""
         begun = time.perf_counter()
         plant = self._plant
         with plant.lock:
             now, computed = time.monotonic(), plant.copier.computed()
             for order in orders:
-                plant.trace.note("launched", order.key)
+                plant.trace.note("written" if early else "launched", order.key)
                 self.sender.computed(order, computed, now)
             pieces = self.sender.gather([order.key for order in orders])
+            gather = plant.copier.gather_early if early else plant.copier.gather
             if pieces:
-                mark = plant.copier.gather(*self._rows(pieces))
+                mark = gather(*self._rows(pieces))
                 self.sender.gathered(pieces, mark, now)
             self._go_on()
         plant.stats.span("stage", "gather", time.perf_counter() - begun)

@@ -59,8 +59,9 @@ class Store:
 
     def rows(self, kind: str, pages: list[int], count: int) -> list[int]:
         """The addresses of `count` blocks in these pages."""
-        memory, plant = self.of(kind), self._plant
-        return [
-            memory.address(pages[index // plant.page_blocks]) + index % plant.page_blocks * plant.block_bytes
-            for index in range(count)
-        ]
+        memory, size = self.of(kind), self._plant.block_bytes
+        found: list[int] = []
+        for page in pages:
+            first = memory.address(page)
+            found += range(first, first + size * min(self._plant.page_blocks, count - len(found)), size)
+        return found

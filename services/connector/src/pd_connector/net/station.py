@@ -113,10 +113,15 @@ class Station:
             if isinstance(order, Preempted):
                 self.outgoing.preempt(order)
 
-    def after_step(self, orders: Iterable[Order]) -> None:
-        """Send what a step computes, after its computation was launched."""
-        computed = [order for order in orders if isinstance(order, Computed)]
-        if computed:
+    def after_last_layer(self, orders: Iterable[Order]) -> None:
+        """Send what a step computes, when the rest of the step, which leaves KV as it is, is still to be launched."""
+        self.outgoing.save(_computed(orders), early=True)
+
+    def after_step(self, orders: Iterable[Order], *, sent: bool = False) -> None:
+        """Send what a step computes, after its computation was launched; `sent` if `after_last_layer` did that."""
+        if sent:
+            self.plant.copier.join()
+        elif computed := _computed(orders):
             self.outgoing.save(computed)
 
     # The loop's thread
@@ -171,3 +176,7 @@ class Station:
     def fell_back(self, transport: str) -> None:
         """A connection could not use this transport, and uses a slower one."""
         self.plant.stats.count("fell_back", transport)
+
+
+def _computed(orders: Iterable[Order]) -> list[Computed]:
+    return [order for order in orders if isinstance(order, Computed)]

@@ -1,6 +1,6 @@
 """The `pd` map of `kv_transfer_params`: how a router connects two engines for one request, and what prefill answers.
 
-Prefill's request:  {"pd": {"key": "<hex>", "to": ["10.0.0.2:22001"]}}     `to` may be left out: decode then asks for the KV
+Prefill's request:  {"pd": {"key": "<hex>", "to": ["10.0.0.2:22001"]}}     `to` may be left out: decode then asks for the KV; optional: "first": "kv"
 Prefill's answer:   {"pd": {"key": "<hex>", "blocks": 33, "tokens": 512}}
 Decode's request:   {"pd": {"key": "<hex>", "from": "10.0.0.1:21001"}}     optional: "tokens", "token": "follows"
 """
@@ -14,6 +14,7 @@ import msgspec
 
 FIELD: Final = "pd"
 FOLLOWS: Final = "follows"
+KV: Final = "kv"
 
 
 class ParamsError(ValueError):
@@ -26,10 +27,12 @@ class Prefill(msgspec.Struct, frozen=True):
     Attributes:
         key: names this prompt's KV; used once.
         to: address at which decode listens; None if it is not chosen yet.
+        kv_first: the client waits for decode, and so for the KV, rather than for prefill's token.
     """
 
     key: str
     to: str | None = None
+    kv_first: bool = False
 
 
 class Decode(msgspec.Struct, frozen=True):
@@ -54,6 +57,7 @@ class _Map(msgspec.Struct):
     source: str | None = msgspec.field(default=None, name="from")
     tokens: int | None = None
     token: str | None = None
+    first: str | None = None
 
 
 def parse(kv_transfer_params: Mapping[str, Any] | None) -> Prefill | Decode | None:
@@ -73,7 +77,10 @@ def parse(kv_transfer_params: Mapping[str, Any] | None) -> Prefill | Decode | No
         raise ParamsError(msg)
     if found.source is None:
         to = found.to[0] if isinstance(found.to, list) and found.to else found.to or None
-        return Prefill(found.key, address(to) if isinstance(to, str) else None)
+        if found.first not in (None, KV):
+            msg = f"`first` may be {KV!r}, not {found.first!r}"
+            raise ParamsError(msg)
+        return Prefill(found.key, address(to) if isinstance(to, str) else None, kv_first=found.first is not None)
     if found.token not in (None, FOLLOWS):
         msg = f"`token` may be {FOLLOWS!r}, not {found.token!r}"
         raise ParamsError(msg)

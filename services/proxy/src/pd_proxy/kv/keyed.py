@@ -52,8 +52,9 @@ class Keyed(Struct, frozen=True):
         return replace(self, uuid=fresh_id(self.generation.endpoint))
 
     def prefill(self) -> Leg:
-        """Prefill's request if decode writes the whole answer."""
-        return self._leg({**one_token(self.generation.endpoint, self.generation.fields), KV_PARAMS: self._to()})
+        """Prefill's request if decode writes the whole answer, so that the client waits for the KV."""
+        fields = one_token(self.generation.endpoint, self.generation.fields)
+        return self._leg({**fields, KV_PARAMS: self._to({"first": "kv"})})
 
     def first_token(self) -> Leg:
         """Prefill's request if it writes the first token."""
@@ -61,7 +62,7 @@ class Keyed(Struct, frozen=True):
             **self.generation.fields,
             **limited(self.generation, 1),
             "return_token_ids": _TRUE,
-            KV_PARAMS: self._to(),
+            KV_PARAMS: self._to({}),
         }
         if minimum_of(self.generation):
             fields["min_tokens"] = Raw(b"1")
@@ -82,9 +83,9 @@ class Keyed(Struct, frozen=True):
         tokens = bytes(prompt).count(b",") + 1
         return self._leg(going_on(self.generation, prompt, [token], {"pd": {**self._from(), "tokens": tokens}}))
 
-    def _to(self) -> Raw:
+    def _to(self, more: Mapping[str, str]) -> Raw:
         to = {} if self.late else {"to": [self.pair.decode.zmq_address]}
-        return encoded({"pd": {"key": self.key, **to}})
+        return encoded({"pd": {"key": self.key, **to, **more}})
 
     def _from(self) -> dict[str, Any]:
         return {"key": self.key, "from": self.pair.prefill.zmq_address}
