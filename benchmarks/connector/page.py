@@ -48,10 +48,10 @@ def later_tokens(data: dict[str, Any]) -> str:
 
 
 def proxied(data: dict[str, Any]) -> str:
-    """Through pdstack's proxy, above plain vLLM behind the same proxy; and what the proxy itself costs plain vLLM."""
+    """Through pdstack's proxy, above plain vLLM behind the same proxy; what the proxy itself costs plain vLLM; and decode's first token."""
     rows = []
     for length, orders in data.items():
-        direct, plain, pair = (orders[order] for order in ("plain", "proxied plain", "proxied"))
+        direct, plain, pair, both = (orders[order] for order in ("plain", "proxied plain", "proxied", "decode-first"))
         rows.append(
             [
                 f"{int(length):,}",
@@ -60,10 +60,33 @@ def proxied(data: dict[str, Any]) -> str:
                 f"{pair['ttft']:.1f} ({pair['ttft'] - plain['ttft']:+.1f})",
                 f"{plain['second']:.1f} / {plain['tpot']:.2f}",
                 f"{pair['second']:.1f} / {pair['tpot']:.2f}",
+                f"{both['ttft']:.1f} ({both['ttft'] - direct['ttft']:+.1f})",
             ]
         )
     names = ["plain, no proxy", "plain, proxy", "1P1D, proxy", "plain's later tokens", "1P1D's later tokens"]
-    return table(["prompt tokens", *names], rows)
+    return table(["prompt tokens", *names, "both asked at once, no proxy"], rows)
+
+
+def kv_first(data: dict[str, Any]) -> str:
+    """What is gained and lost where KV is copied before the token is sampled: each pair of engines above its own plain ones."""
+    middle, rows = statistics.median, []
+    for length, ways in data.items():
+
+        def later(way: dict[str, Any], order: str, plain: str) -> str:
+            return f"{middle(way[order]['ttfts']) - middle(way[plain]['ttfts']):+.1f}"
+
+        for name, way in ways.items():
+            rows.append(
+                [
+                    f"{int(length):,}, {name}",
+                    f"{middle(way['decode-first']['token after KV']):+.1f}",
+                    later(way, "decode-first", "plain"),
+                    later(way, "proxied", "proxied plain"),
+                    f"{middle(way['proxied']['seconds']):.1f}",
+                ]
+            )
+    names = ["token after the KV", "both asked at once", "hand-off, proxy", "its token 2 after token 1"]
+    return table(["ms", *names], rows)
 
 
 def visits(data: list[dict[str, Any]]) -> str:
@@ -200,6 +223,7 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "stages": (stages, "price"),
     "proxied": (proxied, "proxied"),
     "visits": (visits, "visits"),
+    "KV first": (kv_first, "kv_first"),
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),
     "parity": (parity, "parity"),
