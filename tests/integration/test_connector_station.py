@@ -192,6 +192,10 @@ def test_a_request_hears_of_its_kv_before_prefill_hears_of_new_room(
     engine: Callable[..., ToyEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p, d = engine(), engine()
+    # Prefill has all its credit before: what it asks for because it has none would take the place of what is looked for.
+    p.prefill("before", [1], d.address)
+    d.expect("before", p.address)
+    d.until("before", Ready)
     said: list[str] = []
     send, report = Channel.send, d.station.incoming._report
 
