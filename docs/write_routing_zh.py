@@ -75,29 +75,6 @@ LINES: Final = {
     r"\*0\.85\* and \*1\.2\*: capacity of adaptive if it takes steps for 0\.85 and 1\.2 times as long as they are \(beside STEP_MARGIN\), against its own\.": (
         "*0.85* 和 *1.2*：把每一步的耗时当作实际的 0.85 倍和 1.2 倍时（STEP_MARGIN 之外），自适应的容量与原来之比。"
     ),
-    r"## Since these tables: prompts of a burst wait": "## 这些表格之后的改动：突发中的提示词会等待",
-    r"The tables above were measured before one change to \*adaptive\*\.": "上面的表格是在*自适应*的一处改动之前测得的。",
-    r"Now a prompt waits for an engine without answers, up to 0\.8 of the TTFT objective, if answers would miss the TPOT objective otherwise; and such an engine begins to write only if answers would take more than 1\.15 times the TPOT objective\.": (
-        "现在，如果回答会因此达不到 TPOT 目标，提示词就等待没有回答的引擎，最多等到 TTFT 目标的 0.8；而这样的引擎只有在回答会超过 TPOT 目标的 1.15 倍时才开始生成回答。"
-    ),
-    r"Each cell has the rule of the tables, then today's, with the same loads \(seeds 61, 62, 63; at most 68 s or 1,500 requests\)\.": (
-        "每格先是表格所用的规则，后是现在的规则，负载相同（种子 61、62、63；最多 68 s 或 1,500 个请求）。"
-    ),
-    r"- \*In time\*: requests that met both objectives, at the capacity of \*adaptive\* in the first table\.": (
-        "- *按时完成*：负载为第一张表中*自适应*的容量时，两个目标都达到的请求。"
-    ),
-    r"- \*In bursts\*: the same with gaps with a coefficient of variation of 2, at 0\.85 times that capacity\.": (
-        "- *突发时*：同上，间隔的变异系数为 2，负载为该容量的 0.85 倍。"
-    ),
-    r"- \*Rejected\* and \*kept\*, with `REJECT=slo`: as in the table on early rejection\.": (
-        "- *拒绝*和*完成*，设置 `REJECT=slo`：与提前拒绝的表格相同。"
-    ),
-    r"- In time: (\S+) points in the mean, (\S+) at most \((.+)\), (\S+) at least \((.+)\)\.": (
-        "- 按时完成：平均 {0} 个百分点，最多 {1}（{2}），最少 {3}（{4}）。"
-    ),
-    r"- In bursts: (\S+) points in the mean, (\S+) at most \((.+)\), (\S+) at least \((.+)\)\.": (
-        "- 突发时：平均 {0} 个百分点，最多 {1}（{2}），最少 {3}（{4}）。"
-    ),
 }
 CELLS: Final = {
     "traffic, TTFT/TPOT ms": "流量，TTFT/TPOT ms",
@@ -110,8 +87,6 @@ CELLS: Final = {
     "kept at 1.3 ×": "1.3 × 时完成",
     "without": "不设置时",
     "bursts": "突发",
-    "in time": "按时完成",
-    "in bursts": "突发时",
 }
 # Traffics, whose names stand before their objectives.
 WORDS: Final = {

@@ -17,7 +17,7 @@ from typing import Any
 from capacity import Setup, best_static, capacity, served
 from cases import CASES, NEW, Case
 from table import page
-from world import MARGIN, Policy
+from world import Policy
 
 ADAPTIVE = Policy("adaptive")
 WRONG = (0.85, 1.2)
@@ -101,7 +101,7 @@ class Bench:
         row["bursts_best"] = max(plain, best_static(case, splits, plain)[1])
         row["bursts"] = capacity(case, bursts["adaptive"], row["bursts_best"])
         for factor in WRONG:
-            row[f"wrong_{factor}"] = capacity(case, self._setup(Policy("adaptive", margin=MARGIN * factor), seed), own)
+            row[f"wrong_{factor}"] = capacity(case, self._setup(Policy("adaptive", wrong=factor), seed), own)
         return row
 
 

@@ -3,11 +3,9 @@
 # ruff: noqa: INP001  a part of a script
 
 import argparse
-import csv
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -26,8 +24,6 @@ Capacity is the highest Poisson rate at which nine in ten requests meet both obj
 *Best static* is the best XpYd for that row, chosen afterwards; it and *plain* choose engines by predicted load and decode late, so they are better than round robin.
 *Adaptive* has the same settings in all rows.
 """
-# Recorded with the rule of the tables above it, and with today's: the same loads, seeds 61 to 63.
-WAITING = Path(__file__).with_name("waiting.csv")
 SPREAD = "Numbers are means over the seeds that a row was measured with; in brackets is the worst seed."
 
 
@@ -47,7 +43,6 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
     stressed = {label: kinds for label, kinds in cases.items() if "stress" in kinds}
     if stressed:
         parts += ["", *_stress(stressed, len(cases))]
-    parts += ["", *_waiting()]
     return "\n".join(parts) + "\n"
 
 
@@ -167,37 +162,3 @@ def _stress(cases: dict[str, Any], of: int) -> list[str]:
         lines.append(f"| {' | '.join((label, *cells))} |")
     lines.append("")
     return [*lines, *(f"- {name}: {_overall(values)}." for name, values in found.items())]
-
-
-def _waiting() -> list[str]:
-    """What came of prompts that wait rather than delay answers; the tables above are older."""
-    with WAITING.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    lines = [
-        "## Since these tables: prompts of a burst wait",
-        "",
-        "The tables above were measured before one change to *adaptive*.",
-        "Now a prompt waits for an engine without answers, up to 0.8 of the TTFT objective, if answers would miss the TPOT objective otherwise; and such an engine begins to write only if answers would take more than 1.15 times the TPOT objective.",
-        "Each cell has the rule of the tables, then today's, with the same loads (seeds 61, 62, 63; at most 68 s or 1,500 requests).",
-        "",
-        "- *In time*: requests that met both objectives, at the capacity of *adaptive* in the first table.",
-        "- *In bursts*: the same with gaps with a coefficient of variation of 2, at 0.85 times that capacity.",
-        "- *Rejected* and *kept*, with `REJECT=slo`: as in the table on early rejection.",
-        "",
-        "| traffic, TTFT/TPOT ms | in time | in bursts | rejected at 0.9 × | kept at 1.3 × |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        cells = [
-            f"{float(row[f'{name}_before']):{form}} → {float(row[name]):{form}}"
-            for name, form in (("in_time", ".1%"), ("in_bursts", ".1%"), ("rejected", ".1%"), ("kept", ".2f"))
-        ]
-        lines.append(f"| {row['traffic']} | {' | '.join(cells)} |")
-    lines.append("")
-    for title, name in (("In time", "in_time"), ("In bursts", "in_bursts")):
-        gains = {row["traffic"]: float(row[name]) - float(row[f"{name}_before"]) for row in rows}
-        most, least = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
-        lines.append(
-            f"- {title}: {100 * mean(gains.values()):+.1f} points in the mean, {100 * gains[most]:+.1f} at most ({most}), {100 * gains[least]:+.1f} at least ({least})."
-        )
-    return lines

@@ -36,13 +36,13 @@ class Policy:
         kind: plain, static, local_first or adaptive.
         prefills: with static, how many of the engines only compute prompts.
         reject: turn requests away early.
-        margin: what steps are believed to take, of what they take.
+        wrong: what the profile says that steps take, of what they take.
     """
 
     kind: str
     prefills: int = 0
     reject: bool = False
-    margin: float = MARGIN
+    wrong: float = 1.0
 
     @property
     def label(self) -> str:
@@ -75,13 +75,13 @@ class Result:
 class Placing(Adaptive):
     """The rule of a policy, with early rejection if it asks for it."""
 
-    def __init__(self, costs: Costs, engines: Sequence[int], policy: Policy) -> None:
-        super().__init__(costs, engines)
+    def __init__(self, books: Books, engines: Sequence[int], policy: Policy) -> None:
+        super().__init__(books, engines)
         self._policy = policy
         self._decodes = engines[policy.prefills :] if policy.kind == "static" else engines
 
     def place(self, view: View, prompt: int, now: float) -> Placement:
-        policy, costs, engines = self._policy, self._costs, self._engines
+        policy, costs, engines = self._policy, self._books.costs, self._engines
         if policy.kind == "plain":
             return place(costs, view, Mode.PLAIN, engines, prompt)
         if policy.kind == "local_first":
@@ -94,25 +94,25 @@ class Placing(Adaptive):
     def decode(self, view: View, prompt: int) -> int:
         if self._policy.kind == "adaptive":
             return super().decode(view, prompt)
-        return decode_with_least(self._costs, view, self._decodes, prompt)
+        return decode_with_least(self._books.costs, view, self._decodes, prompt)
 
     def refuses(self, books: Books, view: View, prompt: int, placed: Placement) -> bool:
         if not self._policy.reject:
             return False
-        found = predict(self._costs, view, prompt, Way(placed.engine, self._decodes, local=placed.local))
+        found = predict(books.costs, view, prompt, Way(placed.engine, self._decodes, local=placed.local))
         books.predicted(late=found.late)
         return found.refused
 
 
-def believed(margin: float) -> Costs:
-    """What the proxy believes that steps cost."""
-    return read_costs(PROFILE, Connector.P2P, margin=margin, budget=8192)
+def believed(wrong: float) -> Costs:
+    """What the proxy believes that steps cost: `wrong` times as much as they do, and its margin."""
+    return replace(read_costs(PROFILE, Connector.P2P, margin=wrong * MARGIN, budget=8192), margin=MARGIN)
 
 
 def simulate(count: int, load: Load, objectives: Objectives, policy: Policy) -> Result:
     """Serve a load with so many engines."""
-    books = Books(believed(policy.margin), objectives)
-    rule = Placing(books.costs, range(count), policy)
+    books = Books(believed(policy.wrong), objectives)
+    rule = Placing(books, range(count), policy)
     found = serve(H200, Engines(0, count, Connector.P2P, KV_TOKENS), load, books, rule)
     return Result(load, found.outcome.first, found.outcome.last, found.handed_over, rule.changes)
 

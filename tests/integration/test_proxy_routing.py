@@ -17,6 +17,7 @@ from pd_proxy.kv.budget import Budget
 from pd_routing import adaptive
 from pd_routing.books import Books
 from pd_routing.names import Reject, Routing
+from pd_routing.pace import LEAST
 from pd_simulator.profile import load_profile
 
 PROMPT = [1] * 1000
@@ -155,6 +156,17 @@ async def test_adaptive_serves_engines_without_a_connector_where_requests_come_t
         stats = (await proxy.stats()).routing
         assert stats is not None
         assert (stats.routing, stats.mode, stats.reject) == ("adaptive", "plain", "off")
+
+
+async def test_engines_that_are_faster_than_the_profile_lower_its_costs() -> None:
+    async with running_proxy(**ADAPTIVE) as proxy:
+        await proxy.engine(Role.COMBINED)
+        for _ in range(25):
+            assert (await proxy.post(TEXT | {"stream": True})).status == 200
+        stats = (await proxy.settled()).routing
+
+    assert stats is not None
+    assert stats.pace == LEAST
 
 
 async def test_adaptive_leaves_prefill_and_decode_to_the_policy() -> None:

@@ -82,6 +82,7 @@ class RoutingStats(msgspec.Struct, frozen=True, kw_only=True):
         plain_tpot_ms: the TPOT that nine in ten answers would keep were nothing handed over; "split" begins when it comes near the objective.
         ttft_slo_ms, tpot_slo_ms: the objectives; None if there is none.
         correction: what the TPOT objective is multiplied by, after answers that missed it.
+        pace: what the profile's costs are multiplied by; below 1 if prompts take less time than it says.
         requests_per_s, answer_tokens: the traffic: arrivals, and the mean length of answers.
     """
 
@@ -93,6 +94,7 @@ class RoutingStats(msgspec.Struct, frozen=True, kw_only=True):
     ttft_slo_ms: float | None = None
     tpot_slo_ms: float | None = None
     correction: float = 1.0
+    pace: float = 1.0
     requests_per_s: float = 0.0
     answer_tokens: float = 0.0
     engines: list[EngineLoadStats] = []

@@ -1,5 +1,6 @@
 """Predictions, the books that they are made from, early rejection and adaptive roles; all pure, with the test's own clock."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
@@ -19,7 +20,8 @@ from pd_routing.adaptive import (
     plain_tpot_ms,
 )
 from pd_routing.books import LEAST_CORRECTION, Books
-from pd_routing.costs import CostsError, read_costs
+from pd_routing.costs import Costs, CostsError, read_costs
+from pd_routing.pace import LEAST
 from pd_routing.predict import prompt_ms, tpot_ms, ttft_ms
 from pd_routing.reject import Way, predict
 from pd_routing.view import EngineLoad, Objectives, Traffic, View
@@ -221,6 +223,61 @@ def test_answers_that_miss_lower_the_correction_and_good_ones_raise_it_slowly() 
     for _ in range(1000):
         kept.ended(kept.sent(0, 1, 10, answers=True), 10, 20.0)
     assert kept.correction == LEAST_CORRECTION
+
+
+def compute(
+    kept: Books, engine: int, lengths: Sequence[int], *, pace: float, costs: Costs = COSTS, begin: int = 0
+) -> None:
+    """Prompts one after the other on an idle engine, each `pace` times as long as `costs` say."""
+    for number, length in enumerate(lengths, begin):
+        now = 10_000.0 * number
+        took = pace * ttft_ms(costs, EngineLoad(), length)
+        kept.computed(now + took, kept.sent(now, engine, length, answers=False))
+
+
+def test_costs_that_are_too_high_are_lowered_and_keep_their_margin() -> None:
+    """Not by the first few prompts, but soon."""
+    profile = replace(COSTS.times(1.1), margin=1.1)
+    right, high, far, low = (Books(profile, OBJECTIVES) for _ in range(4))
+    lengths = [512, 4096, 2048] * 40
+    compute(right, 1, lengths, pace=1 / 1.1, costs=profile)
+    compute(high, 1, lengths[:19], pace=1 / 1.21, costs=profile)
+    assert high.pace == 1.0
+    compute(high, 1, lengths, pace=1 / 1.21, costs=profile, begin=19)
+    compute(far, 1, lengths, pace=0.1, costs=profile)
+    compute(low, 1, lengths, pace=1.5, costs=profile)
+
+    assert (right.pace, right.costs) == (1.0, profile)
+    assert high.pace == pytest.approx(1 / 1.1, abs=0.01)
+    assert high.costs == profile.times(high.pace)
+    assert (high.costs.margin, high.costs.budget, high.costs.graph_tokens) == (
+        1.1,
+        profile.budget,
+        profile.graph_tokens,
+    )
+    assert far.pace == LEAST  # prefixes in a cache do not make answers cheaper
+    assert low.pace == 1.0
+
+
+def test_a_pace_is_right_for_prompts_in_a_queue_too() -> None:
+    profile = replace(COSTS.times(1.1), margin=1.1)
+    kept = Books(profile, OBJECTIVES)
+    for burst in range(20):
+        began = 100_000.0 * burst
+        tickets = [kept.sent(began, 1, 2048, answers=False) for _ in range(5)]
+        done = began + ttft_ms(profile, EngineLoad(), 0) / 1.21
+        for ticket in tickets:
+            done += prompt_ms(profile, EngineLoad(), 2048) / 1.21
+            kept.computed(done, ticket)
+
+    assert kept.pace == pytest.approx(1 / 1.1, abs=0.015)
+
+
+def test_prompts_that_other_proxies_did_not_send_are_no_faster_pace() -> None:
+    kept = books(share=2)
+    compute(kept, 1, [4096] * 50, pace=0.5)
+
+    assert (kept.pace, kept.costs) == (1.0, COSTS)
 
 
 def test_with_several_proxies_the_others_are_taken_to_send_as_much() -> None:

@@ -162,6 +162,7 @@ class Router:
             ttft_slo_ms=_shown(view.objectives.ttft),
             tpot_slo_ms=_shown(view.objectives.tpot),
             correction=round(view.correction, 4),
+            pace=self.books.pace,
             requests_per_s=round(1e3 * view.traffic.rate, 3),
             answer_tokens=round(view.traffic.answer, 1),
             engines=[

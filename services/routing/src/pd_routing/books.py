@@ -1,7 +1,8 @@
 """Keeps the engines' load and the traffic for `View`, from events of each request with their times (ms). No I/O, no clock.
 
 Engines are not asked. The time at which an engine will have computed its prompts is estimated from their costs, and corrected whenever one
-is computed: `late` is how much later than estimated the last one was. An overdue prompt delays the others.
+is computed: `late` is how much later than estimated the last one was. An overdue prompt delays the others. If prompts take less time than
+their costs, the costs are lowered (`pace`).
 """
 
 from bisect import bisect_left, insort
@@ -12,7 +13,8 @@ from math import exp, inf
 from typing import Final
 
 from pd_routing.costs import Costs
-from pd_routing.predict import prompt_ms, span_ms, step_ms
+from pd_routing.pace import Pace
+from pd_routing.predict import beside_prompt_ms, prompt_ms, span_ms, step_ms
 from pd_routing.view import EngineLoad, Objectives, Traffic, View
 
 TRAFFIC_MS: Final = 3000.0
@@ -50,12 +52,13 @@ class _Engine:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One request at the engines; `computed_at` is the time at which its prompt was estimated to be computed."""
+    """One request at the engines; `computed_at` is the time at which its prompt was estimated to be computed, `expected` the ms for that by the profile."""
 
     prompt: int
     sequences: int = 1
     computing: int | None = None
     computed_at: float = 0.0
+    expected: float = 0.0
     answering: int | None = None
     began: float | None = None
 
@@ -106,7 +109,8 @@ class Books:
     """The load and traffic of all requests that this proxy has sent. With `share` proxies on the same engines, the others are assumed to send as much."""
 
     def __init__(self, costs: Costs, objectives: Objectives, *, share: int = 1) -> None:
-        self.costs = costs
+        self.costs = self._profile = costs
+        self._pace = Pace(costs.margin)
         self.objectives = objectives
         self.correction = 1.0
         self.overload = False
@@ -124,6 +128,11 @@ class Books:
         rate = self._arrivals.rate
         self._late_share += min(LATE_WEIGHT, 1 / (LATE_MS * rate) if rate else 1.0) * (late - self._late_share)
         self.overload = self._late_share > (OVERLOAD_TO if self.overload else OVERLOAD_FROM)
+
+    @property
+    def pace(self) -> float:
+        """What the profile's costs of prompts are multiplied by."""
+        return self._pace.factor
 
     def view(self, now: float) -> View:
         traffic = self.traffic(now)
@@ -152,7 +161,8 @@ class Books:
         """
         traffic, book = self.traffic(now), self._engines.setdefault(engine, _Engine())
         span = span_ms(traffic, self.objectives.tpot)
-        took = prompt_ms(self.costs, self._load(book, now, traffic, span), prompt)
+        load, begins = self._load(book, now, traffic, span), now - book.late >= book.ready_at
+        took = prompt_ms(self.costs, load, prompt)
         book.work, book.work_at = _faded(book, now, span) + self.costs.beside_with_launch_ms(prompt), now
         ticket = Ticket(prompt, sequences, computing=engine)
         ticket.computed_at = book.ready_at = max(now - book.late, book.ready_at) + self._share * took
@@ -160,6 +170,9 @@ class Books:
             self._answering(ticket, engine)
         if watched:
             book.waiting[ticket] = self._share * took
+            ticket.expected = prompt_ms(self._profile, load, prompt)
+            if begins:  # in a queue, the next prompt's step follows at once
+                ticket.expected += beside_prompt_ms(self._profile, load)
         else:
             ticket.computing = None
             self._begin(ticket.computed_at, ticket)
@@ -170,8 +183,10 @@ class Books:
         if ticket.computing is None:
             return
         book = self._engines[ticket.computing]
-        book.late = now - ticket.computed_at
-        book.waiting.pop(ticket, None)
+        before, book.late = book.late, now - ticket.computed_at
+        took = book.waiting.pop(ticket, 0.0) + book.late - before
+        if self._share == 1 and self._pace.saw(took, ticket.expected):  # other proxies' prompts may not have been there
+            self.costs = self._profile.times(self._pace.factor)
         ticket.computing = None
         self._begin(now, ticket)
 

@@ -6,7 +6,7 @@ less than its launch by the engine's CPU, unless a CUDA graph holds it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
@@ -75,7 +75,7 @@ class _Profile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Costs in milliseconds, except for the last three fields.
+    """Costs in milliseconds, except for the last four fields.
 
     Attributes:
         prompt_token, prompt_pair: per prompt token, and per pair of a prompt token and an earlier one that it attends to.
@@ -86,6 +86,7 @@ class Costs:
         beside_share: the cost of a prompt token in a step with decodes, as a share of its cost alone.
         budget: the most tokens in one step of an engine (MAX_NUM_BATCHED_TOKENS).
         graph_tokens: the most tokens of a step that a CUDA graph holds.
+        margin: what the profile's times were multiplied by.
     """
 
     prompt_base: float
@@ -102,6 +103,7 @@ class Costs:
     beside_share: float = 1.0
     budget: int = 8192
     graph_tokens: int = 512
+    margin: float = 1.0
 
     def alone_ms(self, tokens: float) -> float:
         """The time of a prompt on an engine that does not decode."""
@@ -124,8 +126,27 @@ class Costs:
         """The time to hand over a prompt's KV, including the request to decode."""
         return self.api + self.handover + self.handover_token * tokens
 
+    def times(self, factor: float) -> "Costs":
+        """The same, if all steps take `factor` times as long."""
+        return replace(self, **{name: factor * getattr(self, name) for name in _TIMES})
+
     def _tokens_ms(self, tokens: float, share: float) -> float:
         return self.prompt_token * share * tokens + self.prompt_pair * tokens * tokens / 2
+
+
+_TIMES: Final = (
+    "prompt_base",
+    "prompt_token",
+    "prompt_pair",
+    "decode_base",
+    "decode_sequence",
+    "decode_context",
+    "overlap",
+    "api",
+    "handover",
+    "handover_token",
+    "launched",
+)
 
 
 def read_costs(profile: str, connector: Connector, *, margin: float, budget: int) -> Costs:
@@ -167,4 +188,5 @@ def costs_of(document: Mapping[str, Any], connector: Connector, *, margin: float
         beside_share=read.mixed.prefill_token_share,
         budget=budget,
         graph_tokens=read.launch.graph_tokens,
+        margin=margin,
     )

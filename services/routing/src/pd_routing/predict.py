@@ -45,7 +45,10 @@ def prompt_ms(costs: Costs, load: EngineLoad, prompt: int) -> float:
 
 def ttft_ms(costs: Costs, load: EngineLoad, prompt: int) -> float:
     """Time to first token on an engine: its queue of prompts, then this prompt."""
-    waits = load.queue_ms + costs.api + prompt_ms(costs, load, prompt)
-    if not load.sequences:
-        return waits + costs.prompt_base
-    return waits + STEPS_TO_FIRST * costs.decode_ms(load.sequences, load.context)
+    return load.queue_ms + prompt_ms(costs, load, prompt) + beside_prompt_ms(costs, load)
+
+
+def beside_prompt_ms(costs: Costs, load: EngineLoad) -> float:
+    """What a first token takes beside its prompt and the queue before it."""
+    steps = STEPS_TO_FIRST * costs.decode_ms(load.sequences, load.context) if load.sequences else costs.prompt_base
+    return costs.api + steps

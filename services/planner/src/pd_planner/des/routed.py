@@ -44,20 +44,20 @@ class Rule(Protocol):
 class Adaptive:
     """ROUTING=adaptive; nothing is turned away."""
 
-    def __init__(self, costs: Costs, engines: Sequence[int]) -> None:
+    def __init__(self, books: Books, engines: Sequence[int]) -> None:
         self.changes = 0
-        self._costs = costs
+        self._books = books
         self._engines = engines
         self._switch = ModeSwitch()
 
     def place(self, view: View, prompt: int, now: float) -> Placement:
         before = self._switch.mode
-        mode = self._switch.look(self._costs, view, len(self._engines), now)
+        mode = self._switch.look(self._books.costs, view, len(self._engines), now)
         self.changes += mode is not before
-        return place(self._costs, view, mode, self._engines, prompt)
+        return place(self._books.costs, view, mode, self._engines, prompt)
 
     def decode(self, view: View, prompt: int) -> int:
-        return decode_on(self._costs, view, self._engines, prompt)
+        return decode_on(self._books.costs, view, self._engines, prompt)
 
     def refuses(self, books: Books, view: View, prompt: int, placed: Placement) -> bool:  # noqa: ARG002 - as `Rule` has it
         return False
@@ -87,7 +87,7 @@ def adaptive(
 ) -> Routed:
     """Serve a load with ROUTING=adaptive. `known` is what the proxy's STEP_PROFILE holds; `processors` as for `simulate`."""
     books = Books(believed(known or profile, engines.max_num_batched_tokens), objectives)
-    return serve(profile, engines, load, books, Adaptive(books.costs, range(engines.others)), processors=processors)
+    return serve(profile, engines, load, books, Adaptive(books, range(engines.others)), processors=processors)
 
 
 def serve(profile: Profile, engines: Engines, load: Load, books: Books, rule: Rule, *, processors: int = 0) -> Routed:
