@@ -1,5 +1,6 @@
 """Loads, deployments and runs for tests of the planner."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,10 +41,10 @@ H200 = load_profile("h200-llama3-8b")
 
 
 @st.composite
-def deployments(draw: st.DrawFn) -> Engines:
-    """Any deployment of at most seven engines that can serve 3,000 + 200 tokens."""
-    prefills = draw(st.integers(0, 4))
-    connector = draw(st.sampled_from(list(Connector))) if prefills else None
+def deployments(draw: st.DrawFn, connectors: Sequence[Connector] = ()) -> Engines:
+    """Any deployment of at most seven engines that can serve 3,000 + 200 tokens; one that hands over by one of `connectors`, if they are given."""
+    prefills = draw(st.integers(1 if connectors else 0, 4))
+    connector = draw(st.sampled_from(list(connectors or Connector))) if prefills else None
     sequences = draw(st.integers(1, 40))
     return Engines(
         prefills=prefills,

@@ -11,7 +11,7 @@ from support.planning import H200, poisson, write_run
 from pd_contracts.names import Connector
 from pd_contracts.records import MANIFEST, Manifest, read_json, write_json
 from pd_planner.calibrate import gauss_newton
-from pd_planner.calibrate.calibration import Calibration, calibrate, folds
+from pd_planner.calibrate.calibration import Calibration, calibrate, fitted, folds
 from pd_planner.calibrate.gauss_newton import free_numbers
 from pd_planner.calibrate.launches import launch_of
 from pd_planner.calibrate.measured import CalibrationError, Measured, Stream
@@ -76,12 +76,17 @@ def test_the_truth_is_found(found: Calibration) -> None:
         "decode.base_ms": 0.02,
         "decode.per_context_token_ms": 0.05,
         "combined.base_ms": 0.02,
-        "handoff.NixlConnector.wait_ms": 0.25,
         "power.combined.decode_w": 0.05,
         "power.combined.prefill_w": 0.05,
         "power.combined.idle_w": 0.02,
     }.items():
         assert number(found.profile, name) == pytest.approx(number(TRUTH, name), rel=within), name
+    # Of a request that comes alone, the two together are seen.
+    alone = [
+        sum(number(each, f"handoff.NixlConnector.{key}_ms") for key in ("wait", "receive"))
+        for each in (found.profile, TRUTH)
+    ]
+    assert alone[0] == pytest.approx(alone[1], rel=0.1)
     for label, held_out in (found.profile.provenance.held_out if found.profile.provenance else {}).items():
         assert held_out.runs == 6
         errors = (held_out.ttft_p50, held_out.ttft_p99, held_out.tpot_p50, held_out.tpot_p99, held_out.joules_per_token)
@@ -110,6 +115,47 @@ def test_p2ps_order_is_read_off_the_runs_and_its_numbers_are_found(order: Order,
     assert {run.engines.order for run in runs} == {order}
     assert number(found, name) == pytest.approx(number(truth, name), rel=0.15)
     assert found.decode.base_ms == pytest.approx(6.0, rel=0.02)
+
+
+NCCL = "handoff.P2pNcclConnector"
+HAND_SHAKES = {f"{NCCL}.send_floor_per_step_ms": 9.0, f"{NCCL}.send_floor_ms": 14.0, f"{NCCL}.send_tail_ms": 5.0}
+
+
+def nccl_runs(truth: Profile, prefills: int, folder: Path) -> list[Measured]:
+    """Runs of one or several senders to one receiver."""
+    for prompt, output, rates in ((512, 64, (4, 12, 22)), (2048, 128, (3, 7, 12))):
+        for rate in rates:
+            load = poisson(min(prefills, 2) * rate, 10, prompt, output)
+            engines = Engines(prefills, 1, Connector.P2P_NCCL, KV)
+            write_run(folder / f"{prompt}-{rate}", truth, engines, load, f"{prefills}P1D")
+    return read([folder], kv_tokens=KV)[0]
+
+
+def test_a_steps_own_hand_shake_is_found_though_the_start_has_none(tmp_path: Path) -> None:
+    start = changed(H200, {**HAND_SHAKES, f"{NCCL}.send_floor_per_step_ms": 0.0})
+    runs = nccl_runs(changed(H200, HAND_SHAKES), 1, tmp_path)
+
+    found = fitted(start, runs)[0].handoff[Connector.P2P_NCCL]
+
+    assert found.send_floor_per_step_ms + found.send_floor_ms == pytest.approx(9.0 + 14.0, rel=0.05)
+    assert found.send_floor_ms == pytest.approx(14.0, rel=0.1)
+
+
+@pytest.mark.parametrize(("prefills", "of_the_runs"), [(1, False), (3, True)])
+def test_what_a_receiver_takes_is_found_only_where_several_senders_wait_for_it(
+    prefills: int, of_the_runs: bool, tmp_path: Path
+) -> None:
+    """A single sender waits for its receiver, too, but cannot be told from one whose own hand-shakes take as long."""
+    name = f"{NCCL}.receive_ms"
+    start, truth = (changed(H200, {**HAND_SHAKES, name: receive_ms}) for receive_ms in (18.0, 24.0))
+    runs = nccl_runs(truth, prefills, tmp_path)
+
+    found, estimate, _ = fitted(start, runs)
+
+    expected = number(truth if of_the_runs else start, name)
+    assert number(found, name) == pytest.approx(expected, rel=0.05 if of_the_runs else 1e-9)
+    known_to = dict(zip(estimate.names, np.sqrt(np.diag(estimate.covariance)), strict=True))[name]
+    assert (known_to < 0.1) == of_the_runs  # else the draws of a plan have the whole doubt of the start
 
 
 def test_every_connector_has_numbers_to_be_found() -> None:

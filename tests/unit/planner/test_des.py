@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.planning import H200, crowded, deployments, loads, oracle, poisson
 
 from pd_contracts.names import Connector, Role
@@ -15,6 +16,7 @@ from pd_planner.des.compiled import COMPILED
 from pd_planner.des.deployment import round_robin, simulate
 from pd_planner.des.model import BATCH, DECODES, PROMPTS, TRANSFER
 from pd_planner.des.power import shares, watts, watts_by_role
+from pd_planner.profile.numbers import changed
 from pd_planner.traffic.load import Load
 from pd_simulator.profile import Launch, Profile
 from pd_simulator.steps.engines import Engines, Order
@@ -28,6 +30,17 @@ def test_the_planner_equals_the_simulators_scheduler(engines: Engines, load: Loa
     outcome = simulate(H200, engines, load)
 
     first, last = oracle(H200, engines, load)
+    np.testing.assert_allclose(outcome.first, first, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(outcome.last, last, rtol=0, atol=1e-7)
+
+
+@given(st.sampled_from([0.0, 8.0, 60.0]), deployments([Connector.P2P_NCCL]), loads())
+@settings(max_examples=60, deadline=None)
+def test_a_steps_own_hand_shake_is_the_simulators(hand_shake_ms: float, engines: Engines, load: Load) -> None:
+    shaken = changed(H200, {"handoff.P2pNcclConnector.send_floor_per_step_ms": hand_shake_ms})
+    outcome = simulate(shaken, engines, load)
+
+    first, last = oracle(shaken, engines, load)
     np.testing.assert_allclose(outcome.first, first, rtol=0, atol=1e-7)
     np.testing.assert_allclose(outcome.last, last, rtol=0, atol=1e-7)
 

@@ -68,6 +68,17 @@ def test_hand_shakes_cost_only_what_the_compute_does_not_cover(profile: Profile)
     assert two == pytest.approx(0.400 + 0.005 + 0.002)  # the tail is the step's, not each request's
 
 
+def test_a_step_that_sends_has_a_hand_shake_of_its_own_beside_those_of_its_requests(profile: Profile) -> None:
+    slow = sending(profile, Handoff(send_floor_ms=100, send_floor_per_step_ms=150))
+
+    def took(requests: int) -> float:
+        work = StepWork(prefill_tokens=100, sent=tuple(Sent(100) for _ in range(requests)))
+        return seconds(slow, work, Connector.P2P_NCCL)
+
+    assert took(1) == pytest.approx(0.250)
+    assert took(2) == pytest.approx(0.350)
+
+
 def test_every_further_receiver_of_a_step_costs_each_of_its_requests(profile: Profile) -> None:
     slow = sending(profile, Handoff(send_floor_ms=200, send_floor_per_peer_ms=30))
 

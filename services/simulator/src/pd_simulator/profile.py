@@ -71,6 +71,8 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
 
     Attributes:
         send_floor_ms: prefill's step takes at least this long a request that it sends; the transfer's hand-shakes run beside the compute.
+        send_floor_per_step_ms: so much more a step that sends, however many requests. Only fits to runs of P2pNcclConnector find it;
+            profiles without it have 0.
         send_floor_per_peer_ms: so much more a request for every further decode engine that the same step sends to.
         send_tail_ms: what a step that sends takes after the compute; send_tail_per_token_ms: and for every token that it sends.
         late_answers: launching a step waits for what the connector does in it, so the answers of a step come when the next one has ended,
@@ -87,6 +89,7 @@ class Handoff(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """
 
     send_floor_ms: Milliseconds = 0.0
+    send_floor_per_step_ms: Milliseconds = 0.0
     send_floor_per_peer_ms: Milliseconds = 0.0
     send_tail_ms: Milliseconds = 0.0
     send_tail_per_token_ms: Milliseconds = 0.0

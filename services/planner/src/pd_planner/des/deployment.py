@@ -216,6 +216,7 @@ def _send_costs(profile: Profile, engines: Engines) -> SendCosts:
     handoff = profile.handoff_of(engines.connector, batched=engines.batched)
     pushes = engines.connector is Connector.P2P_NCCL
     return SendCosts(
+        floor_per_step=handoff.send_floor_per_step_ms,
         floor=handoff.send_floor_ms,
         floor_peer=handoff.send_floor_per_peer_ms,
         tail=handoff.send_tail_ms,

@@ -33,6 +33,7 @@ class SendCosts(NamedTuple):
     `beside`: KV goes after the step, beside the next one, and not inside it. `late`: see `late_answers` of the profile.
     """
 
+    floor_per_step: float
     floor: float
     floor_peer: float
     tail: float

@@ -168,7 +168,7 @@ def _sending(fleet: Fleet, engine: int, first: int, computing: float, number: in
         if fleet.reached[prompts.decode[job]] != number:
             fleet.reached[prompts.decode[job]] = number
             peers += 1
-    floor = (send.floor + send.floor_peer * (peers - 1)) * count
+    floor = send.floor_per_step + (send.floor + send.floor_peer * (peers - 1)) * count
     return float(max(0.0, floor - computing) + send.tail + send.tail_token * tokens)
 
 

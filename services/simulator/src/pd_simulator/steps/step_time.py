@@ -118,6 +118,7 @@ class StepModel:
         if not work.sent:
             return 0.0
         handoff, further = self._handoff, len({sent.peer for sent in work.sent}) - 1
-        floor = (handoff.send_floor_ms + handoff.send_floor_per_peer_ms * further) * len(work.sent)
+        each = handoff.send_floor_ms + handoff.send_floor_per_peer_ms * further
+        floor = handoff.send_floor_per_step_ms + each * len(work.sent)
         tail = handoff.send_tail_ms + handoff.send_tail_per_token_ms * sum(sent.tokens for sent in work.sent)
         return max(0.0, floor - computing_ms) + tail
