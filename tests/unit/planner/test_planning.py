@@ -639,6 +639,15 @@ def test_the_longest_request_is_the_models_the_callers_or_the_caches() -> None:
     assert EngineLimits(50_000).longest(131_072) == EngineLimits(50_000).longest(0) == 50_000
 
 
+CONFIG: dict[str, object] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 512,
+}
+
+
 @pytest.mark.parametrize(
     ("own", "longest"),
     [
@@ -656,16 +665,68 @@ def test_the_longest_request_is_the_models_the_callers_or_the_caches() -> None:
     ],
 )
 def test_the_longest_request_of_a_model_is_in_its_config(own: dict[str, object], longest: int, tmp_path: Path) -> None:
-    shape = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 128,
-        "vocab_size": 512,
-    }
-    (tmp_path / "config.json").write_text(json.dumps({**shape, **own}))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | own))
 
     assert read_shape(str(tmp_path)).max_model_len == longest
+
+
+MISTRAL = {"num_hidden_layers": 32, "model_type": "mistral", "sliding_window": 4096}
+GEMMA = {"num_hidden_layers": 26, "model_type": "gemma3_text", "sliding_window": 512}
+GPT_OSS = {
+    "num_hidden_layers": 24,
+    "model_type": "gpt_oss",
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "full_attention"] * 12,
+}
+QWEN = {"num_hidden_layers": 28, "model_type": "qwen2", "sliding_window": 131072, "use_sliding_window": False}
+EXAONE = {"num_hidden_layers": 64, "model_type": "exaone4", "sliding_window": 4096, "sliding_window_pattern": "LLLG"}
+
+
+@pytest.mark.parametrize(
+    ("own", "windowed", "tokens"),
+    [
+        (MISTRAL, 32, 4096),
+        (GEMMA | {"sliding_window_pattern": 6}, 22, 512),
+        (GEMMA, 22, 512),
+        (GPT_OSS, 12, 128),
+        (EXAONE, 48, 4096),
+        (QWEN, 0, 0),
+        (MISTRAL | {"sliding_window": None}, 0, 0),  # as of version 0.2
+    ],
+)
+def test_layers_with_a_sliding_window_are_counted_as_the_config_has_them(
+    own: dict[str, object], windowed: int, tokens: int, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | own))
+
+    shape = read_shape(str(tmp_path))
+
+    assert shape.window_share * shape.layers == pytest.approx(windowed)
+    assert shape.window_tokens == tokens
+
+
+@pytest.mark.parametrize(("prompt", "told"), [(4000, False), (4090, True)])
+def test_a_plan_of_a_model_with_a_sliding_window_says_that_it_is_not_simulated(
+    prompt: int, told: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | MISTRAL))
+    board = board_of("H200")
+    assert board is not None
+    asked = question(rate=30.0)
+    load = Load.of([0.0, 1.0], [100, prompt], [10, 10])
+    setting = replace(
+        asked.setting,
+        profile=analytic(read_shape(str(tmp_path)), board),
+        traffic=replace(asked.setting.traffic, load=load),
+    )
+    asked, plain = replace(asked, setting=setting), drawn(PLAIN, [9.0])
+    found = Findings(asked, Answer(asked, [plain.choice]), [plain], verdict([plain], asked))
+
+    sentences = [each for each in doubts(found, "") if "sliding window" in each]
+
+    assert [each.partition(" (")[0] for each in sentences] == [
+        "100% of this model's layers look back on 4,096 tokens only"
+    ] * told
 
 
 def _traffic(words: list[str], longest: int = 10**9) -> Traffic:

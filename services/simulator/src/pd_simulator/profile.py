@@ -148,7 +148,10 @@ class Power(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The board's memory in bytes, and how much of it the simulated model takes.
 
-    `operations_per_token`: floating-point operations for a prompt token; 0 if unknown.
+    Attributes:
+        operations_per_token: floating-point operations for a prompt token; 0 if unknown.
+        window_tokens, window_share: as many tokens does a layer with a sliding window look back on, and such layers of all; 0 without them.
+            Nothing is simulated by these two: such layers count as full attention, which a plan says.
     """
 
     total_bytes: Count
@@ -156,6 +159,8 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     kv_bytes_per_token: Count
     kv_tokens: Count
     operations_per_token: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    window_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    window_share: Share = 0.0
 
 
 class HeldOut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -78,6 +78,8 @@ def analytic(shape: Shape, board: Board, boards: int = 1) -> Profile:
             kv_bytes_per_token=shape.kv_bytes,
             kv_tokens=int(room // shape.kv_bytes),
             operations_per_token=shape.operations,
+            window_tokens=shape.window_tokens,
+            window_share=round(shape.window_share, 4),
         ),
         async_scheduling=True,
         api_ms=API_MS,

@@ -18,6 +18,8 @@ class ShapeError(ValueError):
 
 _Count = Annotated[int, msgspec.Meta(ge=1)]
 _BITS: Final = {"fp8": 8, "fbgemm_fp8": 8, "mxfp4": 4, "bitsandbytes": 4}
+# Which layer has full attention, where configs leave it out because transformers knows it.
+_FULL_EVERY: Final = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
 # Classes of models that write no text.
 _NO_WRITERS: Final = (
     "ForMaskedLM",
@@ -54,6 +56,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     is_encoder_decoder: bool = False
     architectures: list[str] = []
     layer_types: list[str] = []
+    model_type: str = ""
+    sliding_window: int | None = None
+    sliding_window_pattern: int | str | None = None
+    use_sliding_window: bool | None = None
     hybrid_override_pattern: str | None = None
     mamba_d_state: int | None = None
     linear_num_value_heads: int | None = None
@@ -68,6 +74,8 @@ class Shape:
         operations: a prompt token, floating-point, without attention; `pair_operations`: of attention, a pair of a token and one before it.
         kv_bytes: of one token's KV, over all layers.
         max_model_len: tokens of a prompt and its answer at most; 0 if the config does not say.
+        window_tokens: as many tokens does a layer with a sliding window look back on; 0 if the model has none.
+        window_share: such layers of all. The costs above count them as full attention.
     """
 
     name: str
@@ -78,6 +86,8 @@ class Shape:
     pair_operations: float
     kv_bytes: int
     max_model_len: int = 0
+    window_tokens: int = 0
+    window_share: float = 0.0
 
 
 def known_shapes() -> list[str]:
@@ -151,6 +161,7 @@ def shape_of(name: str, config: Config) -> Shape:
     bytes_each = _weight_bytes(config)
     latent = config.kv_lora_rank
     kv_width = latent + (config.qk_rope_head_dim or 0) if latent else 2 * keys
+    windowed = _layers_with_a_window(config)
     return Shape(
         name=name,
         layers=layers,
@@ -160,7 +171,22 @@ def shape_of(name: str, config: Config) -> Shape:
         pair_operations=4.0 * width * layers,
         kv_bytes=2 * layers * kv_width,
         max_model_len=_max_model_len(config),
+        window_tokens=(config.sliding_window or 0) if windowed else 0,
+        window_share=windowed / layers,
     )
+
+
+def _layers_with_a_window(config: Config) -> int:
+    """Layers that look back on `sliding_window` tokens only: those that the config names, all but every so many-th, or all."""
+    layers = config.num_hidden_layers
+    if not config.sliding_window or config.use_sliding_window is False:
+        return 0
+    if config.layer_types:
+        return sum(kind == "sliding_attention" for kind in config.layer_types[:layers])
+    pattern = config.sliding_window_pattern or _FULL_EVERY.get(config.model_type)
+    if isinstance(pattern, str):  # EXAONE 4's LLLG: local, local, local, global
+        return sum(pattern[layer % len(pattern)] == "L" for layer in range(layers))
+    return layers - layers // pattern if pattern else layers
 
 
 def _max_model_len(config: Config) -> int:

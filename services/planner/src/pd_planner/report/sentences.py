@@ -184,6 +184,7 @@ def doubts(found: Findings, measurement: str) -> list[str]:
         *_of_traffic(found),
         *_of_cpu(found),
         *_of_memory(found),
+        *_of_windows(found),
         *_better_untried(found),
     ]
 
@@ -321,6 +322,21 @@ def _of_memory(found: Findings) -> Iterator[str]:
         yield tr(
             "The KV room of an engine, {room} tokens, is nearly full at this rate. So the answer depends on it; --kv-tokens sets another.",
             room=room,
+        )
+
+
+def _of_windows(found: Findings) -> Iterator[str]:
+    """A model whose layers forget, where requests are long enough for that."""
+    setting = found.question.setting
+    memory, load = setting.profile.memory, setting.traffic.load
+    longest = int((load.prompt + load.output).max())
+    if memory.window_share and longest > memory.window_tokens:
+        yield tr(
+            "{share} of this model's layers look back on {window} tokens only (a sliding window), and here they count as full attention. Requests have up "
+            "to {longest} tokens: they may take less time than is said here, and an engine may have room for more of them.",
+            share=_share(memory.window_share),
+            window=f"{memory.window_tokens:,}",
+            longest=f"{longest:,}",
         )
 
 
