@@ -206,6 +206,8 @@ class _World:
 
     def _ended(self, at: float, number: int, ticket: Ticket) -> None:
         tokens = self._output[number]
+        # An answer is one stream: where prefill's engine goes on itself, its next token may be there before prefill's has reached the client.
+        at = float(np.fmax(at, self._first[number]))
         self._last[number] = at
         tpot = 1e3 * (at - float(self._first[number])) / (tokens - 1) if tokens > 1 else None
         self._books.ended(ticket, tokens, tpot)
