@@ -21,7 +21,7 @@ import load
 import page
 import price
 import transports
-from engines import Pair
+from engines import NixlPair, Pair
 
 
 def main() -> None:
@@ -36,6 +36,9 @@ def main() -> None:
     one.add_argument("--tokens", type=int, default=24)
     one.add_argument(
         "--proxy", action="store_true", help="ask through pdstack's proxy, too; needs what the proxy imports"
+    )
+    one.add_argument(
+        "--nixl", action="store_true", help="also two engines with vLLM's NixlConnector; needs its package nixl"
     )
     one.add_argument("--also-load", action="store_true", help="with the same engines, then do what `load` does")
     three = commands.add_parser("load")
@@ -79,22 +82,30 @@ def measure(options: argparse.Namespace) -> None:
     arguments = [*options.engine_arguments, *(["--load-format", "dummy"] if options.dummy else [])]
     gpus = tuple(options.gpus.split(","))
     pair = Pair(options.model, options.folder, (gpus[0], gpus[-1]), arguments, settings, trace=True)
+    nixl = None
+    if options.command == "price" and options.nixl:
+        nixl = NixlPair(options.model, options.folder / "nixl", (gpus[0], gpus[-1]), arguments)
     for path in pair.traces():
         path.unlink(missing_ok=True)
     try:
         pair.start()
+        if nixl is not None:
+            nixl.start()
+            nixl.wait()
         print(f"ready after {pair.wait():.0f} s", flush=True)
         while options.go is not None and not options.go.exists():
             time.sleep(0.1)
         if options.command == "price":
-            measure_price(pair, options)
+            measure_price(pair, nixl, options)
         if options.command == "load" or options.also_load:
             measure_load(pair, options)
     finally:
         pair.stop()
+        if nixl is not None:
+            nixl.stop()
 
 
-def measure_price(pair: Pair, options: argparse.Namespace) -> None:
+def measure_price(pair: Pair, nixl: Pair | None, options: argparse.Namespace) -> None:
     from front import Front, served_version  # noqa: PLC0415  needs pyzmq, which `transports` does without
 
     lengths = [int(length) for length in options.lengths.split(",")]
@@ -102,7 +113,7 @@ def measure_price(pair: Pair, options: argparse.Namespace) -> None:
     front = Front(pair, served_version(pair)) if options.proxy else None
     plan = price.Plan(lengths, options.repeats, options.tokens, options.vocabulary)
     try:
-        price.run(pair, plan, out=out, proxies=front.start() if front is not None else None)
+        price.run(pair, plan, out=out, proxies=front.start() if front is not None else None, nixl=nixl)
     finally:
         if front is not None:
             front.stop()

@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, S310 - scripts, not a package; the addresses are their own
-"""Two vLLM engines with P2pConnector as local processes: prefill and decode, on one GPU, on one each, or on the CPU."""
+"""Two vLLM engines with a connector as local processes: prefill and decode, on one GPU, on one each, or on the CPU."""
 
 import json
 import os
@@ -46,20 +46,12 @@ class Pair:
 
     def start(self) -> None:
         for index, name in enumerate(("prefill", "decode")):
-            debug = {"trace": str(self.traces()[index])} if self.trace else {}
-            config = {
-                "kv_connector": "P2pConnector",
-                "kv_connector_module_path": "pd_connector.connector",
-                "kv_role": "kv_both",
-                "kv_port": int(self.kv(index).rpartition(":")[2]),
-                "kv_load_failure_policy": "recompute",
-                "kv_connector_extra_config": {"host": "127.0.0.1", "debug": debug, **self.settings},
-            }
+            config, own = self.connector(index), self.own_variables(index)
             command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(self.model)]
             command += ["--served-model-name", SERVED, "--host", "127.0.0.1", "--port", str(self.ports[0] + index)]
             command += ["--kv-transfer-config", json.dumps(config), *self.arguments]
             cache = {"VLLM_CACHE_ROOT": str(self.folder / f"cache-{name}")}
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpus[index], **cache, **self.variables}
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpus[index], **cache, **own, **self.variables}
             paths = [str(ROOT / "services/connector/src"), os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             with (self.folder / f"{name}.log").open("wb") as log:
@@ -68,6 +60,22 @@ class Pair:
                         command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                     )
                 )
+
+    def connector(self, index: int) -> dict[str, Any]:
+        """vLLM's `--kv-transfer-config` of one engine."""
+        debug = {"trace": str(self.traces()[index])} if self.trace else {}
+        return {
+            "kv_connector": "P2pConnector",
+            "kv_connector_module_path": "pd_connector.connector",
+            "kv_role": "kv_both",
+            "kv_port": int(self.kv(index).rpartition(":")[2]),
+            "kv_load_failure_policy": "recompute",
+            "kv_connector_extra_config": {"host": "127.0.0.1", "debug": debug, **self.settings},
+        }
+
+    def own_variables(self, _index: int) -> dict[str, str]:
+        """The environment of one engine, beside that of this process."""
+        return {}
 
     def wait(self) -> float:
         """Until both answer; the seconds that it took. Ends as soon as one has ended."""
@@ -100,3 +108,17 @@ class Pair:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._running = []
+
+
+@dataclass
+class NixlPair(Pair):
+    """The same with vLLM's own NixlConnector, beside a pair with P2pConnector."""
+
+    ports: tuple[int, int] = (31250, 31260)
+
+    def connector(self, _index: int) -> dict[str, Any]:
+        return {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+
+    def own_variables(self, index: int) -> dict[str, str]:
+        host, _, port = self.kv(index).rpartition(":")
+        return {"VLLM_NIXL_SIDE_CHANNEL_HOST": host, "VLLM_NIXL_SIDE_CHANNEL_PORT": port}

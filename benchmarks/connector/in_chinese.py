@@ -23,6 +23,11 @@ CELLS = {
     "token after the KV": "token 比 KV 晚",
     "hand-off, proxy": "交接，经代理",
     "its token 2 after token 1": "其第 2 个 token 比第 1 个晚",
+    "P2pConnector, hand-off": "P2pConnector，交接",
+    "P2pConnector, prefill, then decode": "P2pConnector，先 prefill，后 decode",
+    "NIXL's engines, plain": "NIXL 的引擎，普通",
+    "NixlConnector, cuda_ipc": "NixlConnector，cuda_ipc",
+    "NixlConnector, TCP": "NixlConnector，TCP",
     "prefill hears of it": "prefill 得知请求",
     "queue and launch": "排队和启动",
     "computed, gathered, moved": "计算、收集、搬运",
@@ -80,7 +85,7 @@ FORMS = {
     r"(\d+)/s per GPU, 1P1D, announced": r"每 GPU 每秒 \1 个，1P1D，事先告知 decode",
     r"(\d+), (\d+)": r"\1，\2",
     r"([\d,]+ → [\d,]+) \((.+)%\)": r"\1（\2%）",
-    r"([\d.]+) \((.+)\)": r"\1（\2）",
+    r"([\d,.]+) \((.+)\)": r"\1（\2）",
 }
 # Roles with their numbers, pairs of engines, transports, and numbers alone.
 KEPT = re.compile(r"(?:prefill|decode) \d|ms|[\d ]+MiB|vmm|tcp|:?-+:?|[\w-]+-(?:cached|plain)(?:, [\w-]+)*|[^A-Za-z]+")

@@ -89,6 +89,25 @@ def kv_first(data: dict[str, Any]) -> str:
     return table(["ms", *names], rows)
 
 
+def nixl(data: dict[str, dict[str, Any]]) -> str:
+    """Time to the first token beside vLLM's NixlConnector, each above its own engines as plain ones; by what carried NIXL's KV."""
+    rows = []
+    for length, orders in data["cuda_ipc"].items():
+        plain, other, over_tcp = orders["plain"]["ttft"], orders["nixl plain"]["ttft"], data["tcp"][length]
+        rows.append(
+            [
+                f"{int(length):,}",
+                f"{plain:.1f}",
+                *(f"{orders[o]['ttft']:.1f} ({orders[o]['ttft'] - plain:+.1f})" for o in ("announced", "official")),
+                f"{other:.1f}",
+                f"{orders['nixl']['ttft']:.1f} ({orders['nixl']['ttft'] - other:+.1f})",
+                f"{over_tcp['nixl']['ttft']:,.1f} ({over_tcp['nixl']['ttft'] - over_tcp['nixl plain']['ttft']:+,.1f})",
+            ]
+        )
+    names = ["P2pConnector, hand-off", "P2pConnector, prefill, then decode", "NIXL's engines, plain"]
+    return table(["prompt tokens", "plain", *names, "NixlConnector, cuda_ipc", "NixlConnector, TCP"], rows)
+
+
 def visits(data: list[dict[str, Any]]) -> str:
     """How much later the first token of 1P1D comes than plain vLLM's behind the same proxy, on each visit to a GPU."""
     middle = statistics.median
@@ -224,6 +243,7 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "proxied": (proxied, "proxied"),
     "visits": (visits, "visits"),
     "KV first": (kv_first, "kv_first"),
+    "nixl": (nixl, "nixl"),
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),
     "parity": (parity, "parity"),

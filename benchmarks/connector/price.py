@@ -10,6 +10,7 @@ hand-off      the client has prefill's token when prefill answers; decode is ask
 announced     the same, but decode is asked at once; prefill's token follows from engine to engine
 late          as official, but prefill does not know where the KV goes until decode asks for it
 proxied plain and proxied: through pdstack's proxy, to plain vLLM, and to prefill and decode as the proxy's default settings have it (with --proxy)
+nixl plain and nixl: two more engines with vLLM's own NixlConnector, each in turn as an ordinary one, and prefill, then decode (with --nixl)
 """
 
 import asyncio
@@ -30,6 +31,16 @@ from engines import SERVED, Pair
 
 ORDERS = ("plain", "official", "decode-first", "hand-off", "announced", "late")
 PROXIED = ("proxied plain", "proxied")
+NIXL = ("nixl plain", "nixl")
+# What NixlConnector's prefill is asked with; its answer has what decode needs.
+NIXL_PREFILL = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
 PLACE_HOLDER = 11
 
 
@@ -69,9 +80,11 @@ class Client:
         *,
         spread: bool = False,
         proxies: Mapping[str, str] | None = None,
+        nixl: Pair | None = None,
     ) -> None:
         """`spread`: plain requests go to both engines in turn. `proxies` are the addresses of `Front`'s two, by kind."""
         self._proxies = proxies or {}
+        self._nixl_pair, self._nixl_engines = nixl, itertools.cycle((0, 1))
         self._pair, self._session, self._vocabulary, self._tokens = pair, session, vocabulary, tokens
         self._random = random.Random(1)
         self._plain_engines = itertools.cycle((0, 1) if spread else (1,))
@@ -116,6 +129,25 @@ class Client:
 
     async def _proxied(self, run: Run, prompt: list[int]) -> None:
         await self._through("disagg", run, prompt)
+
+    async def _nixl_plain(self, run: Run, prompt: list[int]) -> None:
+        await self._read(run, self._nixl_url(next(self._nixl_engines)), self._body(prompt, self._tokens, None))
+
+    async def _nixl(self, run: Run, prompt: list[int]) -> None:
+        body = self._body(prompt, 1, None) | {"kv_transfer_params": NIXL_PREFILL}
+        run.prefill_sent = time.monotonic()
+        async with self._session.post(f"{self._nixl_url(0)}/v1/completions", json=body) as reply:
+            where = (await reply.json())["kv_transfer_params"]
+        run.prefill_answered = time.monotonic()
+        body = self._body(prompt, self._tokens, None) | {"kv_transfer_params": where}
+        await self._read(run, self._nixl_url(1), body)
+
+    def _nixl_url(self, index: int) -> str:
+        if self._nixl_pair is None:
+            msg = "there is no pair with NixlConnector"
+            raise ValueError(msg)
+        address: str = self._nixl_pair.url(index)
+        return address
 
     async def _through(self, kind: str, run: Run, prompt: list[int]) -> None:
         await self._read(run, self._proxies[kind], self._body(prompt, self._tokens, None))
@@ -162,12 +194,12 @@ class Plan:
     vocabulary: int
 
 
-async def measure(pair: Pair, plan: Plan, proxies: Mapping[str, str]) -> dict[int, list[Run]]:
+async def measure(pair: Pair, plan: Plan, proxies: Mapping[str, str], nixl: Pair | None) -> dict[int, list[Run]]:
     """All orders in turn, so many times for each length."""
     timeout = aiohttp.ClientTimeout(120)
-    orders = ORDERS + (PROXIED if proxies else ())
+    orders = ORDERS + (PROXIED if proxies else ()) + (NIXL if nixl else ())
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        client = Client(pair, session, plan.vocabulary, plan.tokens, spread=True, proxies=proxies)
+        client = Client(pair, session, plan.vocabulary, plan.tokens, spread=True, proxies=proxies, nixl=nixl)
         for order in orders * 2:
             await client.one(order, max(plan.lengths))
         found: dict[int, list[Run]] = {length: [] for length in plan.lengths}
@@ -226,7 +258,7 @@ def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]
             )
             spread = [round(run.ttft * 1000, 2) for run in some]
             data.setdefault(str(length), {})[order] = {"ttft": ttft, "second": second, "tpot": tpot, "ttfts": spread}
-            plain = plains["proxied plain" if order in PROXIED else "plain"]
+            plain = plains["proxied plain" if order in PROXIED else "nixl plain" if order in NIXL else "plain"]
             cells.append(f"{order} {ttft:.1f} ({ttft - plain:+.1f}) / {second:.1f} / {tpot:.2f}")
         print(f"{length:6d}  " + "  |  ".join(cells), flush=True)
     for length, runs in found.items():
@@ -241,9 +273,16 @@ def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]
     return data
 
 
-def run(pair: Pair, plan: Plan, *, out: Path | None, proxies: Mapping[str, str] | None = None) -> None:
+def run(
+    pair: Pair,
+    plan: Plan,
+    *,
+    out: Path | None,
+    proxies: Mapping[str, str] | None = None,
+    nixl: Pair | None = None,
+) -> None:
     """Measure a pair that answers, and report."""
-    found = asyncio.run(measure(pair, plan, proxies or {}))
+    found = asyncio.run(measure(pair, plan, proxies or {}, nixl))
     time.sleep(1)  # the engines write their traces every now and then
     data = report(found, events(pair))
     if out is not None:

@@ -117,7 +117,9 @@ def test_no_setting_is_translated_that_does_not_exist() -> None:
 
 
 # Variables and functions of others, which pages name, too.
-FOREIGN = re.compile(r"(CUDA|NCCL|VLLM|HF|PCI)_\w+|CAP_SYS_ADMIN|IPC_LOCK|SO_\w+|RLIMIT_MEMLOCK|FULL_DECODE_ONLY")
+FOREIGN = re.compile(
+    r"(CUDA|NCCL|UCX_CUDA|VLLM|HF|PCI)_\w+|CAP_SYS_ADMIN|IPC_LOCK|SO_\w+|RLIMIT_MEMLOCK|FULL_DECODE_ONLY"
+)
 # Ours that no service reads as a setting: of pdctl's shell script, the load generator's options and tests, and names for arguments.
 OTHER = {"PDCTL_PYTHON", "LOADGEN_API_KEY", "LOADGEN_BASIC_AUTH", "LOADGEN_RATE", "KUBEBUILDER_ASSETS", "RUN_OR_TREE"}
 

@@ -103,10 +103,21 @@ def test_nixl_tells_the_other_side_an_address_it_can_reach() -> None:
     assert result.announce
 
 
+def test_nixl_may_read_gpu_memory_without_nvlink_unless_somebody_says_otherwise() -> None:
+    name = "UCX_CUDA_IPC_ENABLE_GET_ZCOPY"
+    nixl = settings("decode", KV_CONNECTOR="NixlConnector")
+
+    assert plan(nixl, GPU, {}).environment[name] == plan(nixl, GPU, {name: ""}).environment[name] == "on"
+    assert name not in plan(nixl, GPU, {name: "off"}).environment
+    assert name not in launch("decode").environment
+    assert name not in launch("combined", KV_CONNECTOR="NixlConnector").environment
+
+
 def test_nixl_on_the_cpu_goes_over_tcp() -> None:
     result = launch("decode", CPU, KV_CONNECTOR="NixlConnector", ENGINE_DEVICE="cpu")
 
     assert result.environment["UCX_TLS"] == "tcp"
+    assert "UCX_CUDA_IPC_ENABLE_GET_ZCOPY" not in result.environment
     assert transfer(result)["kv_buffer_device"] == "cpu"
 
 

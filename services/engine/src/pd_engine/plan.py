@@ -28,6 +28,8 @@ CPU_POOL_BYTES = 64 * 1024**2
 
 # Which way KV takes between hosts: read by NCCL, torch and UCX themselves.
 NETWORK = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "UCX_NET_DEVICES", "UCX_TLS")
+# Whether UCX may read another process's GPU memory; unless set, it does so only where it sees NVLink, and takes TCP elsewhere.
+UCX_READS = "UCX_CUDA_IPC_ENABLE_GET_ZCOPY"
 # Of `.env`, for compose; vLLM warns about every name that begins like its own and is not.
 OF_COMPOSE = ("VLLM_IMAGE", "VLLM_CPU_IMAGE")
 
@@ -65,7 +67,7 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
         raise RefusedError("\n".join(sentences))
     return Launch(
         arguments=_command(settings, host),
-        environment=dict(_environment(settings, host)),
+        environment=dict(_environment(settings, host)) | dict(_unless_set(settings, environment)),
         unset=[
             *(name for name in NETWORK if environment.get(name) == ""),
             *(name for name in OF_COMPOSE if name in environment),
@@ -261,6 +263,12 @@ def _connector(settings: EngineSettings, address: str) -> Iterator[tuple[str, st
         yield "VLLM_NIXL_SIDE_CHANNEL_PORT", str(settings.kv_port)
         if settings.engine_device == "cpu" and not settings.ucx_tls:
             yield "UCX_TLS", "tcp"  # shared-memory transports need a shared IPC namespace
+
+
+def _unless_set(settings: EngineSettings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    nixl = settings.moves_kv and settings.kv_connector is Connector.NIXL
+    if nixl and settings.engine_device == "gpu" and not environment.get(UCX_READS):
+        yield UCX_READS, "on"
 
 
 def _cpu() -> Iterator[tuple[str, str]]:
