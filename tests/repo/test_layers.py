@@ -84,7 +84,7 @@ LAYERS: dict[str, list[set[str]]] = {
     ],
     "pd_routing": [
         {"adaptive", "reject", "books"},
-        {"predict"},
+        {"predict", "pace"},
         {"costs", "view", "names"},
     ],
     "pd_simulator": [

@@ -13,6 +13,7 @@ from pd_routing.adaptive import (
     Mode,
     ModeSwitch,
     Why,
+    apart_tpot_ms,
     decode_on,
     decode_with_least,
     place,
@@ -443,6 +444,22 @@ def test_the_mode_changes_when_plain_would_fail_and_stays_for_a_while() -> None:
     assert switch.look(COSTS, loaded, 4, 10) is Mode.SPLIT
     assert switch.look(COSTS, idle, 4, 10 + DWELL_MS / 2) is Mode.SPLIT
     assert switch.look(COSTS, idle, 4, 10 + DWELL_MS) is Mode.PLAIN
+
+
+def test_roles_emerge_only_where_answers_gain_from_an_engine_for_prompts() -> None:
+    # Prompts need a fifth of an engine, and two engines have to write all the time.
+    answers = Traffic(answer=2000.0, short_answer=2000.0, rate=0.015, tokens=15.0, work=0.15, work_squared=1.5)
+    # Prompts need more than one of four engines.
+    prompts = replace(answers, rate=0.1, tokens=100.0, work=1.0, work_squared=10.0)
+
+    assert (
+        OBJECTIVES.tpot
+        < plain_tpot_ms(COSTS, view(traffic=answers), 2)
+        < apart_tpot_ms(COSTS, view(traffic=answers), 2)
+    )
+    assert ModeSwitch().look(COSTS, view(traffic=answers), 2, 0) is Mode.PLAIN
+    assert ModeSwitch(Mode.SPLIT).look(COSTS, view(traffic=answers), 2, 0) is Mode.PLAIN
+    assert ModeSwitch().look(COSTS, view(traffic=prompts), 4, 0) is Mode.SPLIT
 
 
 def test_missed_objectives_make_roles_emerge_sooner() -> None:

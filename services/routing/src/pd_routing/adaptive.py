@@ -19,6 +19,8 @@ from pd_routing.view import Traffic, View
 # Shares of the TPOT objective: above the first, plain engines are predicted to fail; below the second, to suffice again.
 SPLIT_AT: Final = 0.95
 PLAIN_AT: Final = 0.85
+# The most that tokens may take where one engine does nothing but prompts, as a share of what they take on plain engines: else roles would not help.
+APART_AT: Final = 0.9
 # The shortest time between two changes of the mode.
 DWELL_MS: Final = 1000.0
 # Shares of the objectives up to which a placement is taken without a look at others.
@@ -79,6 +81,16 @@ def plain_tpot_ms(costs: Costs, view: View, engines: int) -> float:
     return mean + TENTH * sqrt(traffic.work_squared / engines * short * mean) / short
 
 
+def apart_tpot_ms(costs: Costs, view: View, engines: int) -> float:
+    """TPOT, ms, if one engine computed all prompts and the others wrote all answers; 0 if prompts need more than one."""
+    traffic, writing = view.traffic, engines - 1
+    if _prompts_need(costs, traffic) >= 1:
+        return 0.0
+    context = (traffic.tokens / traffic.rate if traffic.rate else 0.0) + traffic.answer / 2
+    grows = traffic.rate * traffic.answer * (costs.decode_ms(1, context) - costs.decode_base)
+    return costs.decode_base / (1 - grows / writing) if grows < writing else inf
+
+
 @dataclass(slots=True)
 class ModeSwitch:
     """The mode, with the state that keeps it from oscillating."""
@@ -90,9 +102,10 @@ class ModeSwitch:
         """Update and return the mode; `now` in ms."""
         if now - self.since >= DWELL_MS:
             plain, objective = plain_tpot_ms(costs, view, engines), view.correction * view.objectives.tpot
-            if self.mode is Mode.PLAIN and plain > SPLIT_AT * objective:
+            helps = apart_tpot_ms(costs, view, engines) <= APART_AT * plain
+            if self.mode is Mode.PLAIN and plain > SPLIT_AT * objective and helps:
                 self.mode, self.since = Mode.SPLIT, now
-            elif self.mode is Mode.SPLIT and plain < PLAIN_AT * objective:
+            elif self.mode is Mode.SPLIT and (plain < PLAIN_AT * objective or not helps):
                 self.mode, self.since = Mode.PLAIN, now
         return self.mode
 
