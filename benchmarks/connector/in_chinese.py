@@ -73,6 +73,7 @@ FORMS = {
     r"vLLM ([\d.]+), the pairs that were missing": r"vLLM \1，补测的各对",
     r"vLLM ([\d.]+), once more": r"vLLM \1，再测一次",
     r"vLLM ([\d.]+), KV first": r"vLLM \1，先 KV",
+    r"vLLM ([\d.]+), KV first where decode writes the first token": r"vLLM \1，decode 写首 token 时先 KV",
     r"([\d,]+), token first": r"\1，先 token",
     r"([\d,]+), KV first": r"\1，先 KV",
     r"vLLM ([\d.]+), between two GPUs": r"vLLM \1，两块 GPU 之间",
