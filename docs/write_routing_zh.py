@@ -18,9 +18,6 @@ LINES: Final = {
         "引擎采用 profile `h200-llama3-8b`（H200，Llama-3.1-8B 的结构），在虚拟时间里运行；做决定的是代理自己的代码。"
     ),
     r"`make bench-routing` writes this page\.": "本页由 `make bench-routing` 写出。",
-    r"Its numbers are older than the last fit of that profile, with which capacities of plain engines differ by up to 2\.3% and those of P2pConnector by up to 0\.6% \(five traffics, `pd-plan`\)\.": (
-        "它的数字早于该 profile 的最近一次拟合；用新的拟合，普通引擎的容量相差最多 2.3%，P2pConnector 的最多 0.6%（五种流量，`pd-plan`）。"
-    ),
     r"The step model has no prefix cache, no jitter, and of the CPU's limits only the launch of steps; the lengths of prompts are known exactly; with P2pConnector, decode writes the first token\.": (
         "单步模型不含前缀缓存和抖动，CPU 的限制只计入每一步的启动；提示词的长度是准确知道的；使用 P2pConnector 时，首个 token 由 decode 写出。"
     ),

@@ -16,7 +16,6 @@ HEAD = """# Routing, simulated
 **All numbers here are simulated.**
 The engines have the profile `h200-llama3-8b` (H200, Llama-3.1-8B's shape) and run in virtual time; the proxy's own code decides.
 `make bench-routing` writes this page.
-Its numbers are older than the last fit of that profile, with which capacities of plain engines differ by up to 2.3% and those of P2pConnector by up to 0.6% (five traffics, `pd-plan`).
 The step model has no prefix cache, no jitter, and of the CPU's limits only the launch of steps; the lengths of prompts are known exactly; with P2pConnector, decode writes the first token.
 [Two H200](routing.md#measured-on-two-h200) were measured with two of these traffics.
 The lengths of Azure's and Mooncake's traffics are log-normal with the published medians and means; they are not the traces themselves.
