@@ -281,7 +281,7 @@ def test_engines_that_serve_otherwise_than_plain_ones_are_left_out(tmp_path: Pat
 
     assert runs == []
     assert [problem.partition("left out: ")[2] for problem in problems] == [
-        "its engines serve otherwise than plain vLLM (adaptive), which is not simulated"
+        "ROUTING=adaptive: no profile is fitted to it (pd-plan check simulates it)"
     ]
 
 

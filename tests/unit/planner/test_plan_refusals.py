@@ -75,6 +75,7 @@ def test_a_broken_trace_gets_a_sentence_in_both_languages(
         (["--trace", "/nowhere/trace.csv"], "No such file or directory", "没有这个文件或文件夹"),
         ([*LENGTHS, "--rate", "1e9"], "--rate: at most 1,000,000", "最多 1,000,000"),
         ([*LENGTHS[:4], "--gpus", "9" * 20], "--gpus: at most 1,000,000", "最多 1,000,000"),
+        ([*LENGTHS[:4], "--draws", "1000000"], "--draws: at most 1,000", "最多 1,000"),
         ([*LENGTHS, "--", "--rate", "5"], "write it before --", "请写在 -- 之前"),
         (
             [*LENGTHS, "--tensor-parallel", "2", "--model", "llama-3.1-8b", "--gpu", "H200"],

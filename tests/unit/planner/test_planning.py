@@ -213,7 +213,7 @@ def test_nothing_draws_more_than_the_cap() -> None:
 
     assert capped.best.operation.total_watts == pytest.approx(watts[0])
     assert all("W" in str(choice.refusal) for choice in capped.choices[1:])
-    with pytest.raises(NoPlanError, match=r"with 100 W cannot serve 30 requests/s: .* \(draws "):
+    with pytest.raises(NoPlanError, match=r"with 100 W in all cannot serve 30 requests/s: .* \(draws "):
         answer(question(power_cap_w=100.0))
 
 
@@ -670,6 +670,24 @@ def test_the_longest_request_of_a_model_is_in_its_config(own: dict[str, object],
     assert read_shape(str(tmp_path)).max_model_len == longest
 
 
+def test_keys_that_a_config_leaves_out_are_the_defaults_of_its_class(tmp_path: Path) -> None:
+    """As the config.json of google/gemma-3-4b-it does."""
+    text = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "model_type": "gemma3_text",
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+
+    shape = read_shape(str(tmp_path))
+
+    assert shape.kv_bytes == 2 * 2 * 34 * 4 * 256
+    assert shape.weights_bytes == pytest.approx(2 * 3.88e9, rel=0.01)
+    assert (shape.max_model_len, shape.window_tokens) == (131_072, 1024)
+
+
 MISTRAL = {"num_hidden_layers": 32, "model_type": "mistral", "sliding_window": 4096}
 GEMMA = {"num_hidden_layers": 26, "model_type": "gemma3_text", "sliding_window": 512}
 GPT_OSS = {
@@ -745,6 +763,17 @@ def test_a_name_in_a_narrow_terminal_is_not_cut_within_a_word() -> None:
     assert "P2pConnector" in console.export_text()
 
 
+def test_a_narrow_table_loses_no_letter() -> None:
+    header = ("deployment", "tokens", "req/s per GPU", "metric", "measured", "SIMULATED", "difference", "")
+    row = ["2 combined", "2,048 → 128", "8.00", "J/token", "0.566", "0.557", "-1.7% (±40%)", "OUTSIDE"]
+    console = Console(width=80, record=True, file=io.StringIO())
+
+    console.print(terminal.rich_table(table("", header, [row], {0, 1, 3, 7}), 80))
+
+    written = console.export_text().split()
+    assert {word for text in (*header, *row) for word in text.split()} <= set(written)
+
+
 def test_a_reader_that_has_gone_is_no_error() -> None:
     words = "--input-tokens 512 --output-tokens 64 --gpus 2 --cell 2 --connectors nixl --draws 2"
     with subprocess.Popen(
@@ -806,7 +835,7 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
             [*LENGTHS, "--profile", "nope.toml"],
             "pd-plan: the profile nope.toml cannot be read: No such file or directory",
         ),
-        ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "any number of GPUs with 50 W cannot serve 5 requests/s: "),
+        ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "GPUs with 50 W in all cannot serve 5 requests/s: "),
         (["plans"], "there is no command 'plans'"),
         ([*LENGTHS, "--goodput", "ttft=500"], "limit 'ttft=500': write ttft, tpot or e2el, a colon and milliseconds"),
         (["--trace", "EMPTY"], "empty.csv: the file is empty"),

@@ -59,6 +59,7 @@ def _refusal(run: Run, *, adaptive: bool) -> str:
         (run.path.is_file(), tr("a result file without records of each token")),
         (not roles, tr("its manifest names no engine")),
         (Role.COMBINED in roles and len(roles) > 1, tr("plain engines beside prefill and decode")),
+        (manner(run) == Routing.ADAPTIVE and not adaptive, tr("ROUTING=adaptive: no profile is fitted to it (pd-plan check simulates it)")),
         (bool(found := manner(run)) and not routed, tr("its engines serve otherwise than plain vLLM ({manner}), which is not simulated", manner=found)),
         (roles in ({Role.PREFILL}, {Role.DECODE}), tr("only {roles} engines", roles=", ".join(roles))),
         (cached > _MOST_CACHED, tr("{share} of its prompt tokens came from a prefix cache; measure with prompts that share no prefix", share=f"{cached:.0%}")),

@@ -21,6 +21,7 @@ from pd_simulator.steps.engines import Order
 
 GPUS: Final = 8
 MOST_GPUS: Final = 1_000_000
+MOST_DRAWS: Final = 1000
 CELL: Final = 8
 LIMITS: Final = "ttft:500 tpot:20"
 HEADROOM: Final = 0.1
@@ -158,6 +159,8 @@ def question_of(options: argparse.Namespace) -> Question:
         raise CommandError(tr("--objective gpus needs --rate or --trace: the fewest GPUs for how many requests?"))
     if (options.gpus or 0) > MOST_GPUS:
         raise CommandError(tr("--gpus: at most {most}, got {gpus}", most=f"{MOST_GPUS:,}", gpus=options.gpus))
+    if options.draws > MOST_DRAWS:
+        raise CommandError(tr("--draws: at most {most}, got {draws}", most=f"{MOST_DRAWS:,}", draws=options.draws))
     if options.cell > LARGEST_CELL:
         raise CommandError(tr("--cell: at most {largest}, got {cell}", largest=LARGEST_CELL, cell=options.cell))
     default = Objective.GOODPUT if rate is None else Objective.GPUS

@@ -20,6 +20,17 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 _BITS: Final = {"fp8": 8, "fbgemm_fp8": 8, "mxfp4": 4, "bitsandbytes": 4}
 # Which layer has full attention, where configs leave it out because transformers knows it.
 _FULL_EVERY: Final = {"gemma2": 2, "gemma3": 6, "gemma3_text": 6, "cohere2": 4}
+# Keys that config.json leaves out because they are the defaults of the model's class in transformers.
+_DEFAULTS: Final[Mapping[str, Mapping[str, int]]] = {
+    "gemma3_text": {
+        "vocab_size": 262_208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "max_position_embeddings": 131_072,
+        "tie_word_embeddings": True,
+    },
+}
 # Classes of models that write no text.
 _NO_WRITERS: Final = (
     "ForMaskedLM",
@@ -108,14 +119,15 @@ def read_shape(model: str) -> Shape:
     path = path / "config.json" if folder else path
     try:
         document = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        config = msgspec.convert({**document, **(document.get("text_config") or {})}, Config)
+        fields = {**document, **(document.get("text_config") or {})}
+        config = msgspec.convert({**_DEFAULTS.get(str(fields.get("model_type")), {}), **fields}, Config)
     except OSError as error:
         if folder:
             raise ShapeError(tr("model {name}: this folder has no config.json", name=model)) from error
         msg = tr("model {name}: no such file; known without one: {names}", name=model, names=", ".join(known_shapes()))
         raise ShapeError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        msg = tr("model {name}: not the config.json of a transformer: {reason}", name=model, reason=told(error))
+        msg = tr("model {name}: its config.json cannot be used: {reason}", name=model, reason=told(error))
         raise ShapeError(msg) from error
     if reason := _unknown(config):
         raise ShapeError(

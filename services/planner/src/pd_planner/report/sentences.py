@@ -288,11 +288,11 @@ def _of_cpu(found: Findings) -> Iterator[str]:
     waiting = launch.ms and prompt > launch.graph_tokens - 1 and computing < median(launch.ms)
     if waiting and any(drawn.choice.plain for drawn in found.drawn):
         yield tr(
-            "With prompts of this length plain engines wait for the CPU: it takes {least} to {most} ms to launch a step with a prompt, and the GPU "
-            "would need {computing} ms. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10% longer.",
+            "With prompts of this length plain engines wait for the CPU: it takes {least} to {most} ms to launch a step with a prompt, while the "
+            "prompt adds {computing} ms to it on the GPU. With another CPU they carry more or less; with twice as many engines on a host, launching took about 10% longer.",
             least=f"{min(launch.ms):.0f}",
             most=f"{max(launch.ms):.0f}",
-            computing=f"{computing:.0f}",
+            computing=f"{computing:.0f}" if computing >= 1 else tr("less than 1"),
         )
 
 

@@ -3,9 +3,10 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -16,6 +17,7 @@ from pd_planner.report.tables import WHY_NOT
 
 ROWS: Final = 8
 _HEADER: Final = 9  # letters of a line of a column's name
+_BETWEEN: Final = 2  # columns of the terminal between two of the table
 _NARROW: Final = 110  # columns; below it the least needed columns are left out
 _LEFT_OUT: Final = (mark("TTFT p50, ms"), mark("TPOT p50, ms"), "W", WHY_NOT)
 
@@ -59,15 +61,24 @@ def rich_table(table: Table, width: int) -> RichTable:
         pad_edge=False,
         collapse_padding=width < _NARROW,
     )
-    for number in kept:
-        left = number in table.words
-        header = textwrap.fill(table.header[number], _HEADER, break_long_words=False)
-        longest = (
-            max((len(word) for row in table.rows for word in row[number].text.split()), default=1) if left else None
-        )
-        shown.add_column(
-            header, justify="left" if left else "right", overflow="fold", no_wrap=not left, min_width=longest
-        )
+    headers = [textwrap.fill(table.header[number], _HEADER, break_long_words=False) for number in kept]
+    cells = [(header, *(row[number].text for row in table.rows)) for header, number in zip(headers, kept, strict=True)]
+    widths = _widths(cells, width - _BETWEEN * len(kept))
+    for number, header, cells_wide in zip(kept, headers, widths, strict=True):
+        justify: Literal["left", "right"] = "left" if number in table.words else "right"
+        shown.add_column(header, justify=justify, overflow="fold", width=cells_wide)
     for row in table.rows:
         shown.add_row(*(Text(row[number].text) for number in kept))
     return shown
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """As wide as each column's longest line; if that is too much, the widest are narrowed first, and none below its longest word."""
+    least = [max((cell_len(word) for text in texts for word in text.split()), default=1) for texts in columns]
+    found = [max((cell_len(line) for text in texts for line in text.splitlines()), default=1) for texts in columns]
+    while sum(found) > room:
+        able = [number for number, words in enumerate(least) if found[number] > words]
+        if not able:
+            break
+        found[max(able, key=found.__getitem__)] -= 1
+    return found

@@ -61,7 +61,8 @@ def closest(question: Question, ranked: Sequence[Choice]) -> str:
 def _budget(question: Question) -> str:
     """GPUs and watts that there may be."""
     few = question.gpus
-    gpus = tr("any number of GPUs") if few is None else ntr("{count} GPU", "{count} GPUs", few)
-    if question.power_cap_w is None:
-        return gpus
-    return tr("{gpus} with {watts} W", gpus=gpus, watts=f"{question.power_cap_w:,.0f}")
+    cap = question.power_cap_w
+    if few is None:
+        return tr("any number of GPUs") if cap is None else tr("GPUs with {watts} W in all", watts=f"{cap:,.0f}")
+    gpus = ntr("{count} GPU", "{count} GPUs", few)
+    return gpus if cap is None else tr("{gpus} with {watts} W in all", gpus=gpus, watts=f"{cap:,.0f}")
