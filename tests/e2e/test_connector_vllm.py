@@ -482,10 +482,12 @@ async def test_what_two_engines_would_answer_otherwise_is_written_by_one(
     rest(p, d)
 
 
-async def test_engines_that_do_both_share_requests_as_routing_decides(pair: Pair) -> None:
+async def test_engines_that_do_both_share_requests_as_routing_decides(pair: Pair, tmp_path: Path) -> None:
     p, d = pair.p, pair.d
-    # A step takes 21 ms by this profile, so there is time for answers alone, but not for prompts beside them.
-    tight = {"routing": Routing.ADAPTIVE, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 22.0, "step_profile": "demo"}
+    # A step takes 21 ms by this profile, so there is time for answers alone, but not for prompts beside them, which take 0.5 ms a token.
+    profile = tmp_path / "slow-prompts.toml"
+    profile.write_text('base = "demo"\n[prefill]\nbase_ms = 12.0\nper_token_ms = 0.5\n')
+    tight = {"routing": Routing.ADAPTIVE, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 22.0, "step_profile": str(profile)}
     bodies = [
         (path, {"model": "tiny", **base, "temperature": 0, "max_tokens": 30, "ignore_eos": True, "stream": stream})
         for stream in (False, True)
