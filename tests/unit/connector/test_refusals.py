@@ -13,6 +13,7 @@ from pd_connector.memory.cumem import CudaError
 from pd_connector.memory.layout import Layer, layout_of
 from pd_connector.net.handshake import misfit
 from pd_connector.settings import Settings
+from pd_engine.alike import WITHOUT_KV
 
 
 class Spec:
@@ -182,3 +183,8 @@ def test_engines_with_unlike_draft_models_say_so() -> None:
 @pytest.mark.parametrize("method", ["ngram", "ngram_gpu", "suffix", "medusa"])
 def test_guesses_without_kv_may_differ(method: str) -> None:
     assert not misfit(compat.read(*engine(), "").schema, drafting(method))
+
+
+def test_engine_and_connector_know_the_same_methods_without_kv() -> None:
+    """The connector's wheel cannot import the engine's list."""
+    assert compat._DRAFTS_WITHOUT_KV == WITHOUT_KV

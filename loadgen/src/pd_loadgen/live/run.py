@@ -138,7 +138,7 @@ class Run:
     def _execute(self) -> None:
         options = self._options
         path = Path(options.out) if options.out else new_path(self._run_id)
-        run_folder.check(path, overwrite=options.overwrite or options.rerun_incomplete)
+        run_folder.check(path, overwrite=options.replaces)
         granted = access_of(options)
         probe_path = BACKENDS[options.endpoint].ready_path
         server.wait_ready(options.url, options.ready_timeout, self._pause, access=granted, ready_path=probe_path)
@@ -156,7 +156,7 @@ class Run:
         self._phase = "writing the requests"
         job = Job(run_id=self._run_id, options=options, model=model.id)
         whole = planned(job, self._stopping)
-        folder = RunFolder(path, overwrite=options.overwrite or options.rerun_incomplete)
+        folder = RunFolder(path, overwrite=options.replaces)
         manifest = manifests.begin(self._run_id, options, model.id, whole, deployment=described, command=self._command)
         folder.begin(manifest)
         self._finish(folder, manifest, self._measure(folder, job, whole, described))

@@ -17,6 +17,7 @@ from pd_loadgen.series.rate_search import Answer, Goal, Probe
 from pd_loadgen.series.runner import Series
 from pd_loadgen.series.sweep import Point
 from pd_loadgen.workload import options
+from pd_loadgen.workload.option_fields import EARLIER_RUN
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.schedule import Arrival
 
@@ -69,11 +70,7 @@ def _execute(given: argparse.Namespace) -> int:
     folder = Path(read.out)
     keep_secret(options.address(chosen).secret)
     kept = {**chosen, **({"url": without_secret(chosen["url"])} if "url" in chosen else {})}
-    base = {
-        name: text
-        for name, text in kept.items()
-        if name not in {"out", "overwrite", "rerun_incomplete", "rate", "seed"}
-    }
+    base = {name: text for name, text in kept.items() if name not in {"out", "rate", "seed"} | EARLIER_RUN}
     series = Series(folder, sys.stderr)
     probes: list[Probe] = []
     gpus: int | None = None

@@ -27,6 +27,7 @@ from pd_contracts.settings import SettingsError, fields, shown
 from pd_contracts.urls import without_secret
 from pd_loadgen.client.address import understand
 from pd_loadgen.workload import options
+from pd_loadgen.workload.option_fields import EARLIER_RUN
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.vllm_names import our_name
 
@@ -171,7 +172,7 @@ def _texts(values: dict[str, Any]) -> dict[str, str]:
     named = {our_name(name): value for name, value in values.items()}
     if "num_prompts" in {name.replace("-", "_") for name in values}:
         named.setdefault("duration", "inf")  # this number of requests, however long they take, as in vLLM
-    known = {field.name for field in fields(Options)} - {"out", "overwrite", "rerun_incomplete"}
+    known = {field.name for field in fields(Options)} - {"out"} - EARLIER_RUN
     if unknown := sorted(set(named) - known):
         msg = f"{unknown[0]} is not an option of a run"
         raise SweepError(msg)

@@ -1,6 +1,6 @@
 """Every option of a run, with its default and its description. Which of them exclude each other is in `conflicts`."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -8,6 +8,9 @@ from pd_loadgen.client.backends import Endpoint
 from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, Answers, Dataset
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.schedule import Arrival
+
+# What becomes of an earlier run in the folder.
+EARLIER_RUN: Final = frozenset({"overwrite", "rerun_incomplete"})
 
 
 class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,3 +165,8 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
             description="if the folder holds a complete run that is a measurement, keep it and send nothing; replace any other"
         ),
     ] = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether an earlier run in the folder is replaced. With `rerun_incomplete` a complete one is looked for before."""
+        return self.overwrite or self.rerun_incomplete

@@ -29,10 +29,11 @@ from pd_loadgen.results import run_folder
 from pd_loadgen.results.manifests import EXIT_BAD
 from pd_loadgen.results.run_folder import new_path, next_free
 from pd_loadgen.workload import options
+from pd_loadgen.workload.option_fields import EARLIER_RUN
 from pd_loadgen.workload.options import Options
 
 # Options of the command only: Locust has its own Host field and --processes, and its runs always make a new folder.
-_NOT_IN_FORM = frozenset({"url", "overwrite", "rerun_incomplete", "processes"})
+_NOT_IN_FORM = EARLIER_RUN | {"url", "processes"}
 
 
 # The server to which the page's password belongs; it is sent to no other.
