@@ -170,9 +170,9 @@ class Books:
             self._answering(ticket, engine)
         if watched:
             book.waiting[ticket] = self._share * took
-            ticket.expected = prompt_ms(self._profile, load, prompt)
-            if begins:  # in a queue, the next prompt's step follows at once
-                ticket.expected += beside_prompt_ms(self._profile, load)
+            # In a queue, the next prompt's step follows at once.
+            expected = took + (beside_prompt_ms(self.costs, load) if begins else 0.0)
+            ticket.expected = expected / self._pace.factor
         else:
             ticket.computing = None
             self._begin(ticket.computed_at, ticket)

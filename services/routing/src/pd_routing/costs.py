@@ -173,20 +173,22 @@ def costs_of(document: Mapping[str, Any], connector: Connector, *, margin: float
     read = msgspec.convert(document, _Profile)
     decode, move = read.combined or read.decode, read.handoff.get(connector, _Handover())
     return Costs(
-        prompt_base=margin * read.prefill.base_ms,
-        prompt_token=margin * read.prefill.per_token_ms,
-        prompt_pair=margin * read.prefill.per_pair_ns * 1e-6,
-        decode_base=margin * decode.base_ms,
-        decode_sequence=margin * decode.per_sequence_ms,
-        decode_context=margin * decode.per_context_token_ms,
-        overlap=margin * read.mixed.overlap_ms,
-        api=margin * read.api_ms,
-        handover=margin * (move.send_tail_ms + move.wait_ms + move.stall_ms + move.receive_ms),
-        handover_token=margin
-        * (move.send_tail_per_token_ms + move.wait_per_token_ms + move.stall_per_token_ms + move.receive_per_token_ms),
-        launched=margin * read.launch.step_ms,
+        prompt_base=read.prefill.base_ms,
+        prompt_token=read.prefill.per_token_ms,
+        prompt_pair=read.prefill.per_pair_ns * 1e-6,
+        decode_base=decode.base_ms,
+        decode_sequence=decode.per_sequence_ms,
+        decode_context=decode.per_context_token_ms,
+        overlap=read.mixed.overlap_ms,
+        api=read.api_ms,
+        handover=move.send_tail_ms + move.wait_ms + move.stall_ms + move.receive_ms,
+        handover_token=move.send_tail_per_token_ms
+        + move.wait_per_token_ms
+        + move.stall_per_token_ms
+        + move.receive_per_token_ms,
+        launched=read.launch.step_ms,
         beside_share=read.mixed.prefill_token_share,
         budget=budget,
         graph_tokens=read.launch.graph_tokens,
         margin=margin,
-    )
+    ).times(margin)
