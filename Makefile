@@ -34,11 +34,12 @@ images: ## build the images that tests with Docker run
 containers: venv ## tests with Docker: images, compose, real vLLM on the CPU
 	$(BIN)/pytest -m "docker and not long" $(RERUNS) $(ARGS)
 
-lint: venv lock-check ## ruff, mypy, spelling, phrases, lock file
+lint: venv lock-check ## ruff, mypy, spelling, phrases, catalogues, lock file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 	$(BIN)/python docs/check_prose.py
+	$(BIN)/python docs/write_catalogue.py --check
 	$(BIN)/mypy
 
 format: venv ## write what ruff can put right

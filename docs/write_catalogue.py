@@ -1,4 +1,4 @@
-"""Brings the catalogues of reports and plans up to date with the sentences in the code; `--check` only says what is missing.
+"""Brings the catalogues of reports and plans up to date with the sentences in the code; `--check` only says what is not.
 
 A sentence that was reworded is a new message without a translation, and its old translation goes. Write the new one into the `.po` file:
 the holes (`{run}`) must be those of the message.
@@ -118,9 +118,10 @@ def main() -> int:
         for message in untranslated(catalogue):
             sys.stderr.write(f"{path.name}: no translation of {message.id!r}\n")
         complete = complete and not untranslated(catalogue)
-        if check:
-            complete = complete and path.read_text(encoding="utf-8") == text_of(catalogue)
-        else:
+        if check and path.read_text(encoding="utf-8") != text_of(catalogue):
+            sys.stderr.write(f"{path.name} differs from the code: python docs/write_catalogue.py\n")
+            complete = False
+        if not check:
             path.write_text(text_of(catalogue), encoding="utf-8")
     return 0 if complete else 1
 
