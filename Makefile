@@ -2,7 +2,7 @@
 # into .tools (uv) and .venv (the workspace, as uv.lock says). PYTHON=… chooses the interpreter, ARGS=… adds options.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test parallel timed images containers lint format unit integration e2e e2e-long chart cluster guides k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
+.PHONY: help demo test parallel coverage timed images containers lint format unit integration e2e e2e-long chart cluster guides k8s-render k8s-values docs bench-analysis bench-loadgen bench-monitor bench-proxy soak up down status smoke lock-check clean venv
 
 BIN := .venv/bin
 BOOTSTRAP := sh services/control/bootstrap.sh
@@ -19,8 +19,11 @@ demo: venv ## compare both topologies with simulated engines: no GPU, no Docker,
 
 test: lint parallel timed containers ## lint, then all tests; those that need Docker run where it answers
 
-parallel: venv ## tests that may run beside each other, on every core; prints the coverage of each package
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" --cov --cov-report= $(RERUNS) $(ARGS)
+parallel: venv ## tests that may run beside each other, on every core
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" $(RERUNS) $(ARGS)
+
+coverage: ## the same tests, which then take twice the CPU time, and how much of each package they ran
+	@$(MAKE) --no-print-directory parallel ARGS="--cov --cov-report= $(ARGS)"
 	@echo "coverage, without services that tests start as processes:"
 	@$(BIN)/coverage report | awk 'match($$1, /pd_[a-z]+/) {name = substr($$1, RSTART, RLENGTH); lines[name] += $$2; missed[name] += $$3} \
 		END {for (name in lines) printf "  %-14s %3.0f%% of %5d lines\n", name, 100 - 100 * missed[name] / lines[name], lines[name]}' | sort
