@@ -310,6 +310,17 @@ BROKEN = {
     "bytes that are no text": b'{"choices": [{"index": 0, "text": "\xff"}]}',
     "nothing": b"",
     "an empty object": b"{}",
+    "a list": b'[{"index": 0, "text": "t0"}]',
+    "no choices": b'{"choices": []}',
+    "choices that are null": b'{"choices": [null]}',
+    "choices that are numbers": b'{"choices": [1, 2]}',
+    "choices that are texts": b'{"choices": ["t0"]}',
+    "choices that are lists": b'{"choices": [[{"text": "t0"}]]}',
+    "choices that are empty objects": b'{"choices": [{}]}',
+    "an empty object after a choice": b'{"choices": [{"index": 0, "text": "t0"}, {}]}',
+    "choices of a chat": b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "t0"}}]}',
+    "a choice without text": b'{"choices": [{"index": 0, "text": null}]}',
+    "a choice as an object": b'{"choices": {"index": 0, "text": "t0"}}',
 }
 
 
@@ -328,6 +339,19 @@ async def test_a_200_of_prefill_that_is_no_answer_is_not_believed(connector: Con
         assert [reply.status for reply in replies] == [200, 200]
         assert good.calls
         bad.answer = None
+        await proxy.paid()
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+async def test_a_prefill_that_gave_its_request_up_has_pushed_no_kv(reason: str) -> None:
+    async with running_proxy() as proxy:
+        prefill, decode = await proxy.pair(Connector.P2P_NCCL)
+        answer = {"choices": [{"index": 0, "text": "", "finish_reason": reason}]}
+        prefill.answer = failing(200, json.dumps(answer).encode())
+        reply = await proxy.post(TEXT)
+        assert (reply.status, reply.error["message"]) == (502, "prefill gave the request up")
+        assert not decode.calls
+        prefill.answer = None
         await proxy.paid()
 
 

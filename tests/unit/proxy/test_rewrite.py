@@ -183,18 +183,24 @@ def test_an_event_without_end_does_not_fill_memory() -> None:
 
 def test_a_whole_answer_loses_address_and_parameters_and_nothing_else() -> None:
     body = json.dumps(
-        {"id": ENGINE_ID, "x": 1.10, "kv_transfer_params": {"remote_host": "10.0.0.1"}, "u": "é", "choices": [1]}
+        {
+            "id": ENGINE_ID,
+            "x": 1.10,
+            "kv_transfer_params": {"remote_host": "10.0.0.1"},
+            "u": "é",
+            "choices": [{"text": "x"}],
+        }
     ).encode()
     assert json.loads(rewrite.reply(body, Cleaning(Endpoint.COMPLETIONS, SECRET), "decode-0")) == {
         "id": f"cmpl-{UUID}",
         "x": 1.10,
         "u": "é",
-        "choices": [1],
+        "choices": [{"text": "x"}],
     }
 
 
 def test_a_whole_answer_without_either_passes_as_the_same_bytes() -> None:
-    body = b'{ "id" : "cmpl-1",\n "choices": [1.0, 2e5] }'
+    body = b'{ "id" : "cmpl-1",\n "choices": [ {"text":"x" , "y":[1.0, 2e5]} ] }'
     assert rewrite.reply(body, Cleaning(Endpoint.COMPLETIONS), "decode-0") == body
 
 

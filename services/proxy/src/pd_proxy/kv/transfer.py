@@ -219,12 +219,17 @@ def _p2p(pair: Pair, endpoint: Endpoint, fields: Fields, headers: Mapping[str, s
 
 def _pushed(endpoint: Endpoint, engine_id: str, uuid: str, fields: Fields, headers: Mapping[str, str]) -> Plan:
     short = partial(stand_in, endpoint, fields)
+
+    def receive(answer: bytes) -> HandOver:
+        check_computed(answer)
+        return HandOver(endpoint, engine_id, headers, fields, pushed=True, stand_in=short)
+
     return Plan(
         endpoint=endpoint,
         uuid=uuid,
         engine_id=engine_id,
         prefill=leg(endpoint, engine_id, one_token(endpoint, fields), headers),
-        receive=lambda _: HandOver(endpoint, engine_id, headers, fields, pushed=True, stand_in=short),
+        receive=receive,
         stand_in=short,
     )
 
@@ -294,6 +299,14 @@ class _Answer(Struct):
     kv_transfer_params: Raw = Raw(b"null")
 
 
+class _End(Struct):
+    finish_reason: str | None = None
+
+
+class _Ends(Struct):
+    choices: list[_End] = []
+
+
 class _Keyed(Struct):
     key: str = ""
 
@@ -303,7 +316,24 @@ class _Pd(Struct):
 
 
 _answer_decoder = msgspec.json.Decoder(_Answer)
+_ends_decoder = msgspec.json.Decoder(_Ends)
 _pd_decoder = msgspec.json.Decoder(_Pd)
+# With these, vLLM answers 200 to a request that it has given up, for example because it was told to pause.
+_GIVEN_UP: Final = frozenset({"abort", "error"})
+
+
+def check_computed(answer: bytes) -> None:
+    """Check that prefill has computed every prompt.
+
+    Raises:
+        BrokenReplyError: if it gave one up: decode would wait for its KV in vain.
+    """
+    try:
+        choices = _ends_decoder.decode(answer).choices
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return  # an endpoint without choices
+    if any(choice.finish_reason in _GIVEN_UP for choice in choices):
+        raise BrokenReplyError("prefill gave the request up")
 
 
 def check_named(answer: bytes, key: str) -> None:

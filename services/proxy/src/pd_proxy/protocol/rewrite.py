@@ -7,7 +7,7 @@ are not one line of JSON, are parsed.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -54,13 +54,45 @@ _ERROR_NAME: Final = re.compile(rb"event: ?error")
 # How data begins that is JSON. All other data is text of a server, not of the model.
 _OBJECT: Final = b"{"
 _JSON: Final = (_OBJECT, b"[", b'"')
-# Enough bytes of a value to see whether it is an empty list.
-_GLANCE: Final = 64
 BLOCK_END: Final = b"\n\n"
 
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
 # Reads any JSON to its end without building it.
 _any_decoder = msgspec.json.Decoder(Raw)
+
+
+class _Output(Struct):
+    """A part of an answer: an object, whatever is in it."""
+
+
+class _Text(Struct):
+    """A choice that holds text."""
+
+    text: str
+
+
+class _Message(Struct):
+    """A choice that holds a message."""
+
+    message: _Output
+
+
+class _Tokens(Struct):
+    """A choice that holds tokens, which may be left out."""
+
+    index: int
+
+
+_outputs = msgspec.json.Decoder(list[_Output])
+# What reads a non-streamed answer's output without building it. Whatever is no part of an answer does not decode.
+_OUTPUTS: Final[Mapping[Endpoint, msgspec.json.Decoder[Any]]] = {
+    Endpoint.COMPLETIONS: msgspec.json.Decoder(list[_Text]),
+    Endpoint.CHAT: msgspec.json.Decoder(list[_Message]),
+    Endpoint.BATCH: msgspec.json.Decoder(list[_Message]),
+    Endpoint.GENERATE: msgspec.json.Decoder(list[_Tokens]),
+    Endpoint.RESPONSES: _outputs,
+    Endpoint.MESSAGES: _outputs,
+}
 
 
 class Cleaning(Struct, frozen=True):
@@ -97,15 +129,17 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
             raise_error(bytes(scrub_json(Raw(body), addresses)))
         except (msgspec.MsgspecError, RecursionError):
             raise BrokenReplyError(f"{name} answered 200 with an error that cannot be read") from None
-    if not _holds(fields.get(result, Raw()), nothing=result != CHOICES):
+    if not _holds(endpoint, fields.get(result, Raw()), nothing=result != CHOICES):
         raise BrokenReplyError(f"{name} answered 200 without `{result}`")
     return fields
 
 
-def _holds(value: Raw, *, nothing: bool) -> bool:
-    """Whether a JSON value is a list, which must not be empty unless `nothing`."""
-    beginning = bytes(memoryview(value)[:_GLANCE])
-    return beginning.startswith(b"[") and (nothing or not beginning[1:].lstrip().startswith(b"]"))
+def _holds(endpoint: Endpoint, value: Raw, *, nothing: bool) -> bool:
+    """Whether a JSON value is a list of parts of an answer. It must not be empty unless `nothing`."""
+    try:
+        return bool(_OUTPUTS[endpoint].decode(value)) or nothing
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def reply(body: bytes, cleaning: Cleaning, name: str, addresses: Collection[str] = ()) -> bytes:
