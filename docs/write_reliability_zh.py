@@ -90,6 +90,8 @@ SENTENCES: Final = {
     "## What the table does not show": "## 表里没有的",
     "With every connector:": "使用任何 connector 时：",
     "- An error event comes only after the first byte: a second attempt could repeat what the client has already read.": "- 只有在首字节之后才会出现错误事件：那时重试可能重复客户端已经读到的内容。",
+    "- An event of a stream that begins like a JSON object and is none ends the stream with an error event, and the request counts as failed.": "- 如果流中的事件开头像 JSON 对象，实际却不是，这个流就以错误事件结束，请求计为失败。",
+    "  If eight events in a row differ from their predecessor in more than their text, as with log probabilities or with usage in each event, the following ones are only checked for how they begin and end: to read them whole would cost about a quarter of all the work for an event.": "  如果连续八个事件与前一个事件的差别不只在文本（例如带 log probabilities，或每个事件都带 usage），之后的事件只检查开头和结尾：完整读取会让每个事件的开销增加约四分之一。",
     "- If an engine closes an idle connection just as a request arrives on it, that is no fault of the engine: the request is tried again, by the same engine if there is no other.": "- 如果请求到达时引擎恰好关闭这条空闲连接，这不算引擎的故障：请求会重试；没有别的引擎时，仍由同一个引擎重试。",
     "- With MIGRATE=on, a greedy stream continues elsewhere with the tokens that its first engine would have written, apart from rounding.": "- MIGRATE=on 时，贪心采样（temperature 为 0）的流在别处接续，除舍入误差外，token 与原来的引擎会写出的相同。",
     "  A stream with a `seed` does so only where each token is drawn by seed and position alone.": "  带 `seed` 的流只有在每个 token 仅由种子和位置抽取时才会接续。",

@@ -275,9 +275,9 @@ async def test_a_stream_whose_end_mark_has_no_empty_line_is_whole(way: str, end:
 
 
 @pytest.mark.parametrize("way", ["", "?through=hypercorn"])
-@pytest.mark.parametrize("size", [1_000_000, 30])
-async def test_broken_json_in_a_stream_is_an_error_and_the_engines_failure(way: str, size: int) -> None:
-    broken = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":"t0 \n\n'
+@pytest.mark.parametrize("size", [1_000_000, len(TOKEN), 30])
+@pytest.mark.parametrize("broken", [TOKEN[:-7] + b"\n\n", TOKEN[:-2] + b"}\n\n", b'data: {"choices":[{oops}\n\n'])
+async def test_broken_json_in_a_stream_is_an_error_and_the_engines_failure(way: str, size: int, broken: bytes) -> None:
     async with running_proxy(**WAITS) as proxy:
         engine = await proxy.engine(Role.COMBINED)
         for tokens in (1, 20):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pd_contracts.http_answers import AnswerReader
 from pd_contracts.names import Role
 from pd_proxy.engines.registry import Instance
-from pd_proxy.errors import DisconnectedError
+from pd_proxy.errors import BrokenReplyError, DisconnectedError
 from pd_proxy.protocol.rewrite import StreamRewriter
 from pd_proxy.protocol.wire import write_chunk
 from pd_proxy.upstream.flights import Flight, Flights
@@ -108,6 +108,48 @@ async def test_the_way_of_the_bytes_does_not_matter(parts: list[list[bytes]], cu
         assert body(written).replace(b"\r\n", b"\n") == expected.replace(b"\r\n", b"\n")
         assert one.done.done()
         assert secret not in expected or not secret
+
+
+def said(text: bytes) -> bytes:
+    return b'data: {"id":"1","choices":[{"text":"%b","finish_reason":null}]}\n\n' % text
+
+
+TEXTS = st.text('ab"\\n}{]:,ué ', max_size=8).map(str.encode)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=6))
+async def test_events_that_differ_in_their_text_are_all_checked(texts: list[bytes]) -> None:
+    engine, one, written, _ = relay(b"")
+    plain, expected = StreamRewriter(b"", ("h:1",)), b""
+    for text in (b"x", b"y", *texts):
+        engine.send(write_chunk(said(text)))
+        try:
+            expected += plain.feed(said(text))
+        except BrokenReplyError:
+            assert isinstance(one.done.exception(), BrokenReplyError)
+            break
+    assert body(written) == expected
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'data: {"choices":[{oops at 10.1.2.3:80}\n\n',
+        b"data: {oops}\n\n",
+        said(b"x")[:-2] + b"}\n\n",
+        said(b"x")[:-2] + said(b"y")[6:],
+        said(b'x"y'),
+        said(b"x\\"),
+    ],
+)
+async def test_an_event_that_ends_like_an_object_and_is_none_is_not_passed_on(broken: bytes) -> None:
+    for before in (0, 1, 3):
+        engine, one, written, _ = relay(b"")
+        for block in (said(b"a"),) * before:
+            engine.send(write_chunk(block))
+        engine.send(write_chunk(broken))
+        assert isinstance(one.done.exception(), BrokenReplyError)
+        assert body(written) == said(b"a") * before
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,12 @@ BROKEN = [
     b'data: {"choices":[{"text":"a\n\n',
     b'data:{"choices":[{"text":"a"}]\n\n',
     b'data: {"choices":[{"te\ndata: xt"}\n\n',
+    b'data: {"choices":[{oops at 10.1.2.3:80}\n\n',
+    b'data: {"choices":[{"text":"a}\n\n',
+    b'data: {"choices":[{"text":"a"}]}}\n\n',
+    b'data: {"choices":[{"text":"a"}]}{"choices":[{"text":"b"}]}\n\n',
+    b'data: {"choices":[{"text":"a"b"}]}\n\n',
+    b"data: {oops}\n\n",
 ]
 
 
@@ -329,6 +335,20 @@ def test_an_event_that_is_a_part_of_an_object_is_not_passed_on(broken: bytes, ki
     for stream in (broken, event("x") + broken, broken + event("x")):
         with pytest.raises(BrokenReplyError, match="not valid JSON"):
             kind(b"").feed(stream)
+
+
+def test_an_event_with_numbers_that_only_python_reads_passes() -> None:
+    said = b'data: {"choices":[{"text":"a","logprobs":[NaN,-Infinity]}]}\n\n'
+    assert StreamRewriter(b"").feed(said) == said
+    assert StreamRewriter(b"").feed(event("x") + said) == event("x") + said
+
+
+@pytest.mark.parametrize("size", [7, 1_000_000])
+def test_an_event_without_choices_is_a_servers_and_loses_addresses(size: int) -> None:
+    stream = event("x") + b'data: {"detail":"lost 10.1.2.3:80"}\n\n' + event("10.1.2.3")
+    rewriter = StreamRewriter(b"")
+    out = b"".join(rewriter.feed(stream[at : at + size]) for at in range(0, len(stream), size))
+    assert out == event("x") + b'data: {"detail":"lost [address]"}\n\n' + event("10.1.2.3")
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r", "\r\n"])

@@ -2,10 +2,11 @@
 
 There are four: the part of the engine's request id that holds addresses is removed, `kv_transfer_params` are removed, addresses in error
 messages are removed, and the number of cached prompt tokens (`usage`) is corrected. The model's output stays as it is, byte for byte.
-Streams are not parsed: the id is removed by `bytes.replace` within whole events, and only events that hold one of the other keys, or that
-are not one line of JSON, are parsed.
+Streams are not built as objects: the id is removed by `bytes.replace` within whole events, and only events that hold one of the other
+keys, or that are not one line of JSON, are built. That the others are JSON objects is checked all the same.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
@@ -59,6 +60,9 @@ BLOCK_END: Final = b"\n\n"
 object_decoder = msgspec.json.Decoder(dict[str, Raw])
 # Reads any JSON to its end without building it.
 _any_decoder = msgspec.json.Decoder(Raw)
+_text_decoder = msgspec.json.Decoder(str)
+# Between two events of one line each.
+_BETWEEN: Final = b"\n\ndata: "
 
 
 class _Output(Struct):
@@ -203,17 +207,49 @@ def lacks_choice(block: bytes) -> bool:
     return holds(block, NO_CHOICE[0]) or holds(block, NO_CHOICE[1])
 
 
+def is_json(payload: bytes) -> bool:
+    """Whether an event's data is JSON, as Python reads it: engines written in Python may write NaN."""
+    try:
+        _any_decoder.decode(payload)
+    except (msgspec.MsgspecError, RecursionError):
+        try:
+            json.loads(payload)
+        except (ValueError, RecursionError):
+            return False
+    return True
+
+
+def is_text(quoted: bytes) -> bool:
+    """Whether this is one JSON string."""
+    try:
+        _text_decoder.decode(quoted)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def check_json(payload: bytes) -> None:
+    """Check that an event's data is JSON.
+
+    Raises:
+        BrokenReplyError: if it is not.
+    """
+    if not is_json(payload):
+        raise BrokenReplyError("an event of the engine's stream is not valid JSON")
+
+
 class StreamRewriter:
     """Turns an engine's stream, split at any byte, into whole events that a client may see.
 
     The end mark is held back (`done`: it has arrived), because the proxy's timing goes before it; what follows it is dropped.
     `failed`: the engine reported an error in an event. `rest` is the received part of an incomplete event. `end` ends the stream for
     the client. `by_chunks`: events that hold neither a key of this module nor `mark` may pass unparsed; `glance`, if set, reads them.
-    `put` replaces `secret`. `marked`: the end mark ends the stream.
+    `put` replaces `secret`. `marked`: the end mark ends the stream. `always`: the key that the model's events hold; all others are a server's.
     """
 
     by_chunks = True
     marked = True
+    always = b'"choices"'
     mark = KV_KEY
     glance: Callable[[bytes], bytes] | None = None
     end = DONE_EVENT
@@ -311,8 +347,11 @@ class StreamRewriter:
             or holds(data, KV_KEY)
             or holds(data, ERROR_KEY)
             or (self.cached is not None and self._says_cached(data))
+            or not self._by_model(data, one=one)
         ):
             data = self._look_into(data)
+        else:
+            self.check_plain(data)
         if not one and self.marked and not self.done and holds(data, DONE):
             data = self._hold_back_done(data)
         return data
@@ -323,6 +362,20 @@ class StreamRewriter:
         if not data.startswith(b"data: {") or not data.endswith(OBJECT_END):
             return False
         return data.count(b"\n") == 2 * data.count(b"}\n\ndata: {") + 2
+
+    @staticmethod
+    def check_plain(data: bytes) -> None:
+        """Check that these plain events are JSON.
+
+        Raises:
+            BrokenReplyError: if one is not.
+        """
+        for payload in data[len(b"data: ") : -len(BLOCK_END)].split(_BETWEEN):
+            check_json(payload)
+
+    def _by_model(self, data: bytes, *, one: bool) -> bool:
+        """Whether each of these events holds the key that the model's events hold."""
+        return holds(data, self.always) if one else data.count(self.always) >= data.count(BLOCK_END)
 
     def _hold_back(self, data: bytes) -> bytes:
         end = data.rfind(BLOCK_END) + 2
@@ -363,12 +416,15 @@ class StreamRewriter:
         if not payload.lstrip().startswith(_JSON):
             return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
         known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
+        by_server = payload.lstrip().startswith(_OBJECT) and not holds(payload, self.always)
         try:
-            if not known and not failed and b"\n" not in payload:
+            if not known and not failed and not by_server and b"\n" not in payload:
                 if payload.lstrip().startswith(_OBJECT):
-                    _any_decoder.decode(payload)
+                    check_json(payload)
                 return payload
             fields = object_decoder.decode(payload)
+            if by_server:
+                fields = object_decoder.decode(self.scrubbed(Raw(payload)))
             without_params(fields)
             if self.cached is not None:
                 fields = corrected(self._endpoint, fields, self.cached) or fields
@@ -390,6 +446,7 @@ class ForwardedRewriter(StreamRewriter):
     """As its base class, for a stream of another kind: its end is that of the connection, so an end mark is an event like the others."""
 
     marked = False
+    always = b""
 
     def __init__(self, addresses: Iterable[str]) -> None:
         super().__init__(b"", addresses)

@@ -19,6 +19,7 @@ from pd_proxy.protocol.rewrite import (
     MAX_EVENT_BYTES,
     OBJECT_END,
     StreamRewriter,
+    check_json,
     error_fields,
     holds,
     object_decoder,
@@ -34,6 +35,7 @@ class TypedRewriter(StreamRewriter):
     """As its base class, for a response; only an event of one of the types in `last` ends the stream."""
 
     by_chunks = False
+    always = b'"type"'
     end = b""
     opening = frozenset({"response.created", "response.queued", "response.in_progress"})
     failures = frozenset({"response.failed", "error"})
@@ -72,6 +74,11 @@ class TypedRewriter(StreamRewriter):
         if not data.startswith(b"event: ") or data.startswith(b"event: error") or not data.endswith(OBJECT_END):
             return False
         return data.count(b"\n") == 3 and data.find(b"\ndata: {") > 0
+
+    @staticmethod
+    def check_plain(data: bytes) -> None:
+        """As in the base class, for one event with a name."""
+        check_json(data[data.find(b"\ndata: ") + len(b"\ndata: ") : -len(BLOCK_END)])
 
     def check_first(self, first: bytes) -> None:
         """As in the base class; but a response without output is valid, too."""

@@ -1,6 +1,7 @@
 """Passes a stream's bytes from an engine to a client in the callback in which they arrive."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -21,6 +22,14 @@ ENDS_BYTES: Final = len(b"\n\n\r\n")
 CHUNK_END_BYTES: Final = len(b"\r\n")
 # How a chunk begins that is a whole read of so many bytes, and holds events.
 BEGINNINGS: Final = beginnings(EVENT_BEGINNINGS)
+# The key of what differs from one event of a stream to the next.
+TEXT_KEY: Final = re.compile(rb'"(?:content|text|reasoning|reasoning_content|arguments)": ?"')
+QUOTE: Final = b'"'
+ESCAPE: Final = b"\\"
+# What no chunk has around its text.
+UNKNOWN: Final = (b"\n", b"\n", 0, 1)
+# How many events in a row may differ in more than their text. Then they are not checked any more, because that costs as much as everything else.
+PATIENCE: Final = 8
 
 
 class Rest:
@@ -99,7 +108,8 @@ class Relay:
     def shortcut(self, reader: AnswerReader) -> Callable[[bytes], bool] | None:
         """A function for the usual case: one whole chunk of one whole event that needs no change. It is one line of JSON, so it is no end mark.
 
-        It does what `reader` and the rewriter would do, in one function and without needless copies.
+        It does what `reader` and the rewriter would do, in one function and without needless copies. Most events differ only in their text
+        from one that was checked before: then it is enough to compare what is around the text.
         """
         flight, rewriter, write = self._flight, self._rewriter, self._write
         self._by_chunks = rewriter.by_chunks
@@ -107,25 +117,40 @@ class Relay:
             return None
         tally, secret, put, mark, glance = flight.tally, rewriter.secret, rewriter.put, rewriter.mark, rewriter.glance
         time = flight.loop.time
-        choice, spaced_choice = rewrite.SOME_CHOICE
+        # What the last checked event has before and behind its text, and where the former and the text begin. The first chunk differs from this.
+        before, behind, begin, start = UNKNOWN
+        strikes = 0
 
         def take(data: bytes) -> bool:
-            # `rfind` as in `rewrite.holds`, without the call.
+            nonlocal before, behind, begin, start, strikes
             if (
                 not data.startswith(BEGINNINGS.get(len(data), ()))
-                or not data.endswith(b"}\n\n\r\n")
                 or not reader.whole_chunk
                 or rewriter.rest
                 or self._over
                 or self._held_up
-                or (data.rfind(choice) < 0 and data.rfind(spaced_choice) < 0)
-                or data.find(b"\n", BEHIND_SIZE) != len(data) - ENDS_BYTES
-                or data.find(b"\r", BEHIND_SIZE) != len(data) - CHUNK_END_BYTES
-                or data.rfind(ERROR_KEY) >= 0
-                or data.rfind(KV_KEY) >= 0
-                or (mark is not KV_KEY and data.rfind(mark) >= 0)
             ):
                 return False
+            end = len(data) - len(behind)
+            if (
+                data.startswith(before, begin)
+                and data.endswith(behind)
+                and (
+                    (
+                        data.find(QUOTE, start) == end
+                        and data.find(ESCAPE, start, end) < 0
+                        and data.find(b"\n", start, end) < 0
+                        and data.find(b"\r", start, end) < 0
+                    )
+                    or rewrite.is_text(data[start - 1 : end + 1])
+                )
+            ):
+                strikes = 0
+            elif not passes(data, mark, whole=strikes < PATIENCE):
+                return False
+            elif strikes < PATIENCE:
+                strikes += 1
+                before, behind, begin, start = around_text(data)
             flight.since = flight.moved_at = tally.last_progress = time()
             flight.events += 1
             if secret:
@@ -174,6 +199,38 @@ class Relay:
             self.done.set_result(None)
         else:
             self.done.set_exception(error)
+
+
+def passes(data: bytes, mark: bytes, *, whole: bool) -> bool:
+    """Whether a chunk is one event of one line that needs no change; `whole`: whether all of it is JSON."""
+    # `rfind` as in `rewrite.holds`, without the call.
+    choice, spaced_choice = rewrite.SOME_CHOICE
+    return (
+        data.endswith(b"}\n\n\r\n")
+        and (data.rfind(choice) >= 0 or data.rfind(spaced_choice) >= 0)
+        and data.find(b"\n", BEHIND_SIZE) == len(data) - ENDS_BYTES
+        and data.find(b"\r", BEHIND_SIZE) == len(data) - CHUNK_END_BYTES
+        and data.rfind(ERROR_KEY) < 0
+        and data.rfind(KV_KEY) < 0
+        and (mark is KV_KEY or data.rfind(mark) < 0)
+        and (not whole or rewrite.is_json(data[data.find(b"{") : -ENDS_BYTES]))
+    )
+
+
+def around_text(data: bytes) -> tuple[bytes, bytes, int, int]:
+    """What a chunk of one event has between its size and its text, what comes behind the text, and where the former and the text begin.
+
+    Both parts are such that every other text without a quote, an escape or a line end between them makes JSON, too.
+    """
+    found = TEXT_KEY.search(data)
+    if found is None:
+        return UNKNOWN
+    start = found.end()
+    end = data.find(QUOTE, start)
+    if data.find(ESCAPE, start, end) >= 0:
+        return UNKNOWN
+    begin = data.find(b"\n") + 1
+    return data[begin:start], data[end:], begin, start
 
 
 def ending(flight: Flight, rewriter: rewrite.StreamRewriter) -> bytes:
