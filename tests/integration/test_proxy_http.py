@@ -44,6 +44,15 @@ async def test_a_slash_at_the_end_changes_nothing(proxy: RunningProxy, query: st
     assert (await proxy.post(TEXT, "/v1/completions//nothing")).status == 404
 
 
+async def test_a_slash_too_many_changes_nothing_and_redirects_nobody(proxy: RunningProxy) -> None:
+    await proxy.pair()
+    for path in ("/v1//completions", "//v1/completions", "/v1///completions//"):
+        async with proxy.session.post(proxy.url + path, json=TEXT, allow_redirects=False) as response:
+            assert (await response.json())["choices"], path
+    async with proxy.session.get(proxy.url + "/v1//models", allow_redirects=False) as response:
+        assert (await response.json())["data"]
+
+
 @SERVERS
 async def test_a_byte_order_mark_is_no_part_of_the_body(proxy: RunningProxy, query: str) -> None:
     prefill, decode = await proxy.pair()

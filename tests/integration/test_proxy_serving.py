@@ -150,7 +150,9 @@ async def test_nixl_leaves_several_sequences_to_a_combined_engine(proxy: Running
     assert not prefill.calls
 
 
-@pytest.mark.parametrize("extra", [{"echo": True}, {"prompt_logprobs": 1}, {"best_of": 3}, {"suffix": "end"}])
+@pytest.mark.parametrize(
+    "extra", [{"echo": True}, {"prompt_logprobs": 1}, {"use_beam_search": True}, {"suffix": "end"}]
+)
 async def test_what_cannot_be_shared_goes_to_a_combined_engine_or_nowhere(
     proxy: RunningProxy, extra: dict[str, Any]
 ) -> None:

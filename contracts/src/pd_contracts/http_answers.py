@@ -42,6 +42,7 @@ class AnswerReader:
         "_head",
         "_interim",
         "_lines",
+        "_own",
         "_parser",
         "_parts",
         "_size",
@@ -95,7 +96,7 @@ class AnswerReader:
         Raises:
             ProtocolError: if it cannot be an answer.
         """
-        parts = self._parts
+        parts, self._own = self._parts, 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -104,6 +105,8 @@ class AnswerReader:
             if not self.complete:
                 raise ProtocolError(str(error.__context__ or error)) from None
             self.unclean = True  # what follows a complete answer belongs to no request
+        if self.unclean:
+            del parts[self._own :]
         if not data.endswith(b"\r\n"):
             self.whole_chunk = False
         if not parts:
@@ -134,6 +137,7 @@ class AnswerReader:
         self._head = None
         self._lines: list[tuple[bytes, bytes]] = []
         self._interim = self._size = self._unread = 0
+        self._own = 0  # how many of the parts that were just read are the answer's, once it is complete
 
     def _bound(self, size: int) -> None:
         """Count bytes outside of a body, which must not go on forever."""
@@ -182,5 +186,6 @@ class AnswerReader:
 
     def on_message_complete(self) -> None:
         """An answer is complete; nothing to do for one that only announced another."""
-        if self.status:
+        if self.status and not self.complete:
             self.complete = True
+            self._own = len(self._parts)

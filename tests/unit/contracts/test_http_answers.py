@@ -199,6 +199,15 @@ def test_answers_follow_each_other_on_a_connection() -> None:
     assert first == CHUNKED_BODY
 
 
+def test_an_answer_that_nobody_asked_for_is_no_part_of_the_one_before() -> None:
+    first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    for second in (first.replace(b"ok", b"no"), CHUNKED, b"rubbish"):
+        response = AnswerReader()
+        assert response.feed(first + second) == b"ok"
+        assert (response.complete, response.reusable) == (True, False)
+        assert response.feed(second) == b""
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"3\r\nabc\r\n", b"2;x\r\nde\r\n"]), st.integers(0, 12)), max_size=12))
 def test_it_is_known_where_a_chunk_begins(chunks: list[tuple[bytes, int]]) -> None:
     response = AnswerReader()

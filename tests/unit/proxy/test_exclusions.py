@@ -34,7 +34,6 @@ EXCLUDED: list[tuple[str, dict[str, Any], str]] = [
     ("truncation", {"truncate_prompt_tokens": 5}, "both"),
     ("structured_output", {"structural_tag": "{}"}, "both"),
     ("logits_processors", {"watermarking": True}, "both"),
-    ("beam_search", {"best_of": 2}, "both"),
     ("suffix", {"suffix": "end"}, "both"),
     ("prompt_embeds", {"prompt_embeds": "AAAA"}, "both"),
     ("tools", {"functions": [{"name": "f"}]}, "chat"),

@@ -28,7 +28,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     max_leaves=8,
 )
 KNOWN: set[str] = {
-    "prompt", "messages", "model", "stream", "n", "best_of", "echo", "suffix", "prompt_logprobs", "prompt_embeds",
+    "prompt", "messages", "model", "stream", "n", "echo", "suffix", "prompt_logprobs", "prompt_embeds",
     "use_beam_search", "kv_transfer_params", "ec_transfer_params", "request_id", "truncate_prompt_tokens", "truncation",
 }  # fmt: skip
 OTHERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
@@ -64,10 +64,13 @@ def test_numbers_are_not_reformatted() -> None:
 def test_sequences_are_prompts_times_n(prompt: Any, count: int) -> None:
     assert text(prompt=prompt).sequences == count
     assert text(prompt=prompt, n=3).sequences == 3 * count
+    assert text(prompt=prompt, n=True).sequences == count
 
 
 @pytest.mark.parametrize(
-    ("value", "stream"), [(True, True), ("true", True), (1, True), ("1", True), (None, False), (0, False)]
+    ("value", "stream"),
+    [(value, True) for value in (True, "true", 1, "1", "Yes", "on", "t", 1.0)]
+    + [(value, False) for value in (None, 0, 0.0, "no", "OFF")],
 )
 def test_stream_is_read_as_vllm_reads_it_and_passed_on_plainly(value: Any, stream: bool) -> None:
     generation = text(stream=value)
@@ -87,9 +90,8 @@ def test_the_last_of_two_equal_keys_counts_for_us_and_for_the_engine() -> None:
         {"echo": True},
         {"echo": "1"},
         {"prompt_logprobs": 0},
-        {"best_of": 2},
-        {"best_of": "2"},
         {"use_beam_search": True},
+        {"use_beam_search": "yes"},
         {"suffix": "end"},
         {"prompt_embeds": "abc", "prompt": None},
         {"truncate_prompt_tokens": -1},
@@ -105,12 +107,14 @@ def test_what_cannot_be_shared_says_so(fields: dict[str, Any]) -> None:
         {},
         {"echo": False},
         {"prompt_logprobs": None},
-        {"best_of": 1},
+        {"best_of": 2},  # vLLM has no such parameter any more, and ignores it
+        {"best_of": "x"},
         {"suffix": None},
         {"suffix": ""},
         {"n": 4},
         {"logprobs": 2},
         {"truncate_prompt_tokens": 100},
+        {"truncate_prompt_tokens": "x"},  # the engine refuses it
         {"truncation": "auto"},  # of responses alone; elsewhere vLLM ignores it
     ],
 )

@@ -1,11 +1,12 @@
 """Wiring: the Quart application around one context."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
-from typing import cast
+from typing import Final, cast
 
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope, WebsocketScope
 from msgspec import Struct
@@ -34,6 +35,9 @@ from pd_proxy.request.serving import JSON, delivered, error_of, response_headers
 from pd_proxy.request.trace import Trace, attached
 from pd_proxy.supervisor import Supervisor
 
+# Clients put a base URL that ends with a slash before paths that begin with one.
+_SLASHES: Final = re.compile("/{2,}")
+
 request_ended = log.Event("pd_proxy.requests", "request")
 
 
@@ -55,8 +59,8 @@ class Connection(ASGIHTTPConnection):
     app: Proxy
 
     def __init__(self, app: Quart, scope: HTTPScope) -> None:
-        """Take a request; a slash at the end of its path is ignored."""
-        super().__init__(app, {**scope, "path": scope["path"].rstrip("/") or "/"})
+        """Take a request; a slash at the end of its path, or behind another one, is ignored."""
+        super().__init__(app, {**scope, "path": _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"})
 
     async def handle_request(self, request: Request, send: ASGISendCallable) -> None:
         delivery = Delivery(send, self.app.context.settings.client_stall_timeout_s)

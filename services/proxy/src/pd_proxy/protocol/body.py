@@ -26,6 +26,11 @@ _values: Final[Mapping[type, msgspec.json.Decoder[Any]]] = {
     kind: msgspec.json.Decoder(kind, strict=False) for kind in (bool, int, str)
 }
 _KINDS: Final[Mapping[type, str]] = {bool: "a boolean", int: "an integer", str: "a string"}
+# Further words and numbers for a boolean.
+_BOOLEANS: Final = {
+    **dict.fromkeys(("true", "t", "yes", "y", "on", 1.0), True),
+    **dict.fromkeys(("false", "f", "no", "n", "off", 0.0), False),
+}
 _GUARDED: Final = frozenset({*FORBIDDEN, XARGS, SAMPLING})
 _NULL: Final = Raw(b"null")
 
@@ -125,5 +130,20 @@ def value(fields: Fields, name: str, type_: type[T]) -> T | None:
     try:
         found: T = _values[type_].decode(fields[name])
     except (msgspec.MsgspecError, RecursionError):
-        raise BadRequestError(f"`{name}` must be {_KINDS[type_]}", param=name) from None
+        odd: Any = _odd(fields, name, type_)
+        if odd is None:
+            raise BadRequestError(f"`{name}` must be {_KINDS[type_]}", param=name) from None
+        return odd  # type: ignore[no-any-return]
     return found
+
+
+def _odd(fields: Fields, name: str, type_: type) -> bool | int | None:
+    """A value in one of the forms that vLLM reads (pydantic) and msgspec does not; None if it is in none of them."""
+    found = readable(fields, name)
+    if type_ is bool:
+        return (
+            _BOOLEANS.get(found.lower() if isinstance(found, str) else found)
+            if isinstance(found, str | float)
+            else None
+        )
+    return int(found) if type_ is int and isinstance(found, bool) else None

@@ -49,7 +49,6 @@ _FIELDS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "bad_words": (_something, "bad_words"),
     "use_beam_search": (_something, "beam_search"),
     "stop": (lambda value: value is UNREADABLE, "stop_string"),
-    "best_of": (_is_not(0, 1), "beam_search"),
     "echo": (_something, "echo"),
     "prompt_logprobs": (_anything, "echo"),
     "suffix": (_something, "suffix"),

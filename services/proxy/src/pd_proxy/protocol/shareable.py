@@ -1,6 +1,6 @@
 """The requests that prefill and decode cannot share, by endpoint, with the reason as a sentence. Pure."""
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -12,7 +12,7 @@ from pd_proxy.protocol.endpoints import Endpoint
 # Tools that the client runs. The engine runs all others, between two generations of one response.
 CLIENT_TOOLS: Final = frozenset({"function", "custom", "namespace"})
 # The fields that `_combined_only` looks at; few requests have any of them.
-SEPARATING: Final = frozenset({"best_of", "echo", "prompt_logprobs", "use_beam_search", "suffix", "prompt_embeds"})
+SEPARATING: Final = frozenset({"echo", "prompt_logprobs", "use_beam_search", "suffix", "prompt_embeds"})
 
 
 class _Tool(msgspec.Struct):
@@ -88,7 +88,10 @@ def _engines_own(fields: Fields) -> str | None:
 
 def cut_by_limit(fields: Fields) -> str | None:
     """As `_combined_only`: prefill would read more of a prompt that is too long than decode."""
-    kept = value(fields, "truncate_prompt_tokens", int)
+    try:
+        kept = value(fields, "truncate_prompt_tokens", int)
+    except BadRequestError:
+        return None  # the engine refuses it, or ignores it where it has no such field
     return _cut("truncate_prompt_tokens") if kept is not None and kept < 0 else None
 
 
@@ -107,13 +110,12 @@ def _tool_kinds(fields: Fields) -> set[str]:
 
 
 def _combined_only(fields: Fields) -> str | None:
-    best_of: Any = value(fields, "best_of", int)
     if value(fields, "echo", bool):
         return "`echo` needs prompt log-probabilities and text that decode does not compute"
     if present(fields, "prompt_logprobs"):
         return "`prompt_logprobs` are computed by prefill, and decode cannot report them"
-    if value(fields, "use_beam_search", bool) or (best_of is not None and best_of > 1):
-        return "beam search (`use_beam_search`, `best_of` above 1) branches after prefill has handed over its KV"
+    if value(fields, "use_beam_search", bool):
+        return "beam search (`use_beam_search`) branches after prefill has handed over its KV"
     if present(fields, "suffix") and bytes(fields["suffix"]) != b'""':
         return "`suffix` is not supported with prefill and decode on separate engines"
     if present(fields, "prompt_embeds"):
