@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.proxy import FakeEngine, RunningProxy, running_proxy
+from support.proxy import TEXT, FakeEngine, RunningProxy, running_proxy
 from support.simulator import Simulator, fast_profile, running, settings_for
 
 from pd_contracts.names import Connector, Role
@@ -173,3 +173,53 @@ def test_both_tokens_count() -> None:
     assert judge(1, 2, [1, 9, 3]).verdict is Verdict.WRONG
     assert judge(1, 2, [9, 2, 3]).verdict is Verdict.WRONG
     assert judge(1, 2, [1]).verdict is Verdict.WRONG
+
+
+AUTO = {"dtype": "auto", "kv_cache_dtype": "auto"}
+
+
+@pytest.mark.parametrize("canary", [False, True])
+@pytest.mark.parametrize("connector", [Connector.P2P_NCCL, Connector.NIXL, Connector.EXAMPLE])
+async def test_engines_that_were_started_unlike_exchange_no_kv(connector: Connector, canary: bool) -> None:
+    async with running_proxy(canary=canary) as proxy:
+        prefill = await proxy.start(FakeEngine(Role.PREFILL, connector, told={"alike": AUTO | {"tokenizer": "x"}}))
+        decode = await proxy.start(FakeEngine(Role.DECODE, connector, told={"alike": AUTO | {"dtype": "half"}}))
+        stats = await proxy.stats_where(lambda s: sum("dtype" in i.reason for i in s.instances) == 2)
+        assert stats.instances[0].reason == (
+            "dtype is half at decode-0 and auto at prefill-0; tokenizer is not given at decode-0 and x at prefill-0"
+        )
+        assert not stats.ready
+        reply = await proxy.post(TEXT)
+        assert reply.status == 503
+        assert "must be alike" in reply.error["message"]
+        assert not prefill.calls + decode.calls
+
+
+@pytest.mark.parametrize(
+    ("connector", "mine", "theirs"),
+    [
+        (Connector.NIXL, AUTO, AUTO),
+        (Connector.NIXL, AUTO, {}),  # from before engines told
+        (Connector.P2P_NCCL, {}, AUTO),
+        (Connector.P2P, AUTO, AUTO | {"tokenizer": "x"}),  # it compares by itself
+    ],
+)
+async def test_engines_that_are_alike_or_do_not_say_so_are_a_pair(
+    connector: Connector, mine: dict[str, str], theirs: dict[str, str]
+) -> None:
+    async with running_proxy() as proxy:
+        await proxy.engine(Role.PREFILL, connector, told={"alike": mine})
+        await proxy.engine(Role.DECODE, connector, told={"alike": theirs})
+        assert (await proxy.post(TEXT)).status == 200
+
+
+async def test_an_engine_that_is_unlike_one_of_two_serves_with_the_other() -> None:
+    async with running_proxy() as proxy:
+        prefill = await proxy.engine(Role.PREFILL, Connector.NIXL, told={"alike": AUTO})
+        unlike = await proxy.start(
+            FakeEngine(Role.DECODE, Connector.NIXL, told={"alike": AUTO | {"tokenizer": "x"}}, boot_id="unlike")
+        )
+        await proxy.state_of(unlike, "joining")
+        decode = await proxy.engine(Role.DECODE, Connector.NIXL, told={"alike": AUTO}, boot_id="like")
+        assert [(await proxy.post(TEXT)).status for _ in range(4)] == [200] * 4
+        assert (len(prefill.calls), len(decode.calls), len(unlike.calls)) == (4, 4, 0)

@@ -73,6 +73,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
         image: the container image that the engine runs in.
         number: its place among the engines of its role, from 0; the proxy's name for it contains it, so that all use one name.
         deployment: whose engine it is.
+        alike: what the engine at the other end needs alike, as this engine's command has it, by option; empty if unknown.
         time, up, mac: see `sign_ping`.
     """
 
@@ -91,6 +92,7 @@ class Ping(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str = ""
     number: Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)] | None = None
     deployment: str = ""
+    alike: dict[str, str] = {}
     time: float = 0.0
     up: float = 0.0
     mac: bytes = b""

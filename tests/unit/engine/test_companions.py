@@ -14,10 +14,12 @@ from support.control import alive
 from support.waiting import until
 
 from pd_contracts.names import Connector
-from pd_contracts.ping import PingType, decode_ping
+from pd_contracts.ping import MAX_PING_BYTES, PingType, decode_ping, encode_ping
 from pd_contracts.settings import load
+from pd_engine import alike
 from pd_engine.announcer import identity_of, ping_of
 from pd_engine.cleaner import clean
+from pd_engine.commandline import CommandLine, parse
 from pd_engine.gpus import Gpus
 from pd_engine.plan import plan
 from pd_engine.settings import EngineSettings, Host
@@ -36,7 +38,7 @@ sys.stdin.read()
 
 def test_an_announcer_pings_all_proxies_until_its_parent_ends() -> None:
     settings = load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", "KV_CONNECTOR": "ExampleConnector"})
-    ping = ping_of(settings, HOST, "boot")
+    ping = ping_of(settings, HOST, "boot", {})
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.ROUTER) as second:
         port, another = (one.bind_to_random_port("tcp://127.0.0.1") for one in (router, second))
         hosts = f"127.0.0.1,localhost:{another},no-such-proxy.invalid"
@@ -60,7 +62,7 @@ def test_an_announcer_pings_all_proxies_until_its_parent_ends() -> None:
 def test_a_combined_engine_announces_no_connector() -> None:
     settings = load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "m", "SERVED_MODEL_NAME": "short"})
 
-    ping = ping_of(settings, HOST, "boot")
+    ping = ping_of(settings, HOST, "boot", {})
 
     assert (ping.type, ping.connector, ping.model) == (PingType.COMBINED, None, "short")
     assert ping.http_address == ping.zmq_address == "127.0.0.1:8000"
@@ -118,12 +120,42 @@ def test_what_an_engine_announces_says_where_it_runs_and_whose_it_is() -> None:
         HOST, gpus=Gpus(uuids=("GPU-1",), model="NVIDIA H200"), versions={"vllm": "0.32.1", "torch": "2.11"}
     )
 
-    ping = ping_of(load(EngineSettings, told), host, "boot")
+    ping = ping_of(load(EngineSettings, told), host, "boot", {"dtype": "auto"})
 
     assert (ping.gpus, ping.gpu_model, ping.deployment, ping.image) == (("GPU-1",), "NVIDIA H200", "d", "i")
     assert (ping.version, ping.versions, ping.transport) == ("0.32.1", {"torch": "2.11"}, "ucx:tcp")
-    named = ping_of(load(EngineSettings, {**told, "ENGINE_GPUS": "A,B", "ENGINE_GPU_MODEL": "M"}), host, "boot")
+    named = ping_of(load(EngineSettings, {**told, "ENGINE_GPUS": "A,B", "ENGINE_GPU_MODEL": "M"}), host, "boot", {})
     assert (named.gpus, named.gpu_model) == (("A", "B"), "M")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("", {"dtype": "auto", "kv_cache_dtype": "auto"}),
+        ("--tokenizer x", {"dtype": "auto", "kv_cache_dtype": "auto", "tokenizer": "x"}),
+        ("--hf_overrides.a 1", {"dtype": "auto", "kv_cache_dtype": "auto", "hf_overrides": '{"a": 1}'}),
+        (
+            "--attention-backend FLASHINFER -cc.mode=3",
+            {"dtype": "auto", "kv_cache_dtype": "auto", "attention_backend": "FLASHINFER"},
+        ),
+    ],
+)
+def test_an_engine_says_what_others_need_alike(arguments: str, told: dict[str, str]) -> None:
+    settings = load(
+        EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", "KV_CONNECTOR": "NixlConnector", "ENGINE_ARGS": arguments}
+    )
+    found = alike.told(parse(plan(settings, HOST, {}).arguments))
+    assert found == told
+    assert ping_of(settings, HOST, "boot", found).alike == told
+
+
+def test_a_ping_stays_short_whatever_an_engine_was_started_with() -> None:
+    names = (*alike.OF_SETTINGS, *alike.OPTIONS)
+    line = CommandLine({name: name + "é" * 4000 for name in names})
+    settings = load(EngineSettings, {"PD_ROLE": "decode", "MODEL": "m", "KV_CONNECTOR": "NixlConnector"})
+    ping = ping_of(settings, HOST, "boot", alike.told(line))
+    assert len(encode_ping(ping)) < MAX_PING_BYTES
+    assert alike.told(line) != alike.told(CommandLine({name: f"{value}x" for name, value in line.given.items()}))
 
 
 P2P_NCCL = {"KV_CONNECTOR": "P2pNcclConnector"}

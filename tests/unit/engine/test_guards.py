@@ -146,6 +146,7 @@ def test_what_undoes_a_guard_is_refused(role: str, arguments: str, values: dict[
         ("prefill", "-cc.cudagraph_mode=NONE --no-enforce-eager", {}),
         ("decode", "--port 20005 --host 0.0.0.0 -tp 1 -dp 1 -pp=1 --nnodes 1", {}),
         ("decode", "--served-model-name org/model other", NIXL),
+        ("decode", "--max-model-len 8K", NIXL),
         ("decode", "--kv-transfer-config '{\"kv_connector\": \"NixlConnector\", \"kv_role\": \"kv_consumer\", \"kv_buffer_device\": \"cpu\"}'", NIXL),
         ("combined", "--spec-method mtp --spec-tokens 1", {}),
         ("decode", '--speculative-config \'{"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}\'', {}),

@@ -1,9 +1,10 @@
 """What prefill and decode need alike although no setting says it, because engines may need different values of it elsewhere.
 
-An engine sees only its own command. P2pConnector compares the text of these options when two engines meet; the chart refuses them in the
-arguments of one role.
+An engine sees only its own command. P2pConnector compares the text of these options when two engines meet. For the other connectors the
+proxy does, which learns them from the engines' pings. The chart refuses them in the arguments of one role.
 """
 
+import hashlib
 import json
 from typing import Any, Final
 
@@ -34,6 +35,10 @@ OPTIONS: Final = (
     "override_generation_config",
     "logits_processors",
 )
+# Also needed alike. P2pConnector compares what comes of these, which may be the same for two values.
+OF_SETTINGS: Final = ("dtype", "kv_cache_dtype", "block_size", "attention_backend", "attention_config")
+# A ping is short, so a longer value is told by its beginning and a digest.
+TOLD_CHARACTERS: Final = 40
 # Ways to guess tokens without a cache of their own; all others have layers whose KV lies beside the model's.
 WITHOUT_KV: Final = ("ngram", "ngram_gpu", "suffix", "medusa", "mlp_speculator")
 DRAFTS: Final = ("speculative_config", "spec_method", "spec_model", "spec_tokens")
@@ -42,6 +47,18 @@ DRAFTS: Final = ("speculative_config", "spec_method", "spec_model", "spec_tokens
 def text(line: CommandLine) -> str:
     """These options as a command line has them, in one order."""
     return " ".join(f"{name}={_one_way(line.text(name) or '')}" for name in OPTIONS if name in line.given)
+
+
+def told(line: CommandLine) -> dict[str, str]:
+    """All that must be alike, by option, as a ping tells it."""
+    return {name: _short(_one_way(line.text(name) or "")) for name in (*OF_SETTINGS, *OPTIONS) if name in line.given}
+
+
+def _short(value: str) -> str:
+    if len(value) <= TOLD_CHARACTERS:
+        return value
+    digest = hashlib.blake2b(value.encode(), digest_size=4).hexdigest()
+    return f"{value[: TOLD_CHARACTERS - len(digest) - 1]}…{digest}"
 
 
 def _one_way(value: str) -> str:

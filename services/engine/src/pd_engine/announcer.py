@@ -6,6 +6,7 @@ It pings from the start, as vLLM's own connector does: a ping says "I exist", th
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 import msgspec
 import zmq
@@ -21,8 +22,8 @@ PARENT_CHECK_S = 0.5
 START_CHECK_S = 0.05
 
 
-def ping_of(settings: EngineSettings, host: Host, boot_id: str) -> Ping:
-    """This engine's ping."""
+def ping_of(settings: EngineSettings, host: Host, boot_id: str, alike: Mapping[str, str]) -> Ping:
+    """This engine's ping; `alike` as in `Ping`."""
     address = announced_address(settings, host)
     return Ping(
         type=ping_type(settings.pd_role, moves_kv=settings.moves_kv),
@@ -40,6 +41,7 @@ def ping_of(settings: EngineSettings, host: Host, boot_id: str) -> Ping:
         image=settings.engine_image,
         number=settings.instance,
         deployment=settings.deployment,
+        alike=dict(alike),
     )
 
 

@@ -32,5 +32,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         return f"ENGINE_ARGS: {option} {self.line.text(name)}"
 
     def changed(self, name: str) -> bool:
-        """Whether ENGINE_ARGS differ from the settings."""
-        return self.line.given.get(name) != self.own.given.get(name)
+        """Whether ENGINE_ARGS differ from the settings; 8K and 8192 are the same."""
+        if self.line.given.get(name) == self.own.given.get(name):
+            return False
+        number = self.line.number(name)
+        return number is None or number != self.own.number(name)

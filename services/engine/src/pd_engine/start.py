@@ -17,8 +17,9 @@ import msgspec
 from pd_contracts.address import own_address
 from pd_contracts.proxies import addresses, first_host
 from pd_contracts.settings import load
+from pd_engine import alike
 from pd_engine.announcer import identity_of, ping_of
-from pd_engine.commandline import config_path
+from pd_engine.commandline import config_path, parse
 from pd_engine.gpus import listing, of_engine, visible_devices
 from pd_engine.plan import Launch, RefusedError, plan
 from pd_engine.settings import EngineSettings, Host
@@ -92,7 +93,8 @@ def companions(settings: EngineSettings, host: Host, launch: Launch) -> list[lis
     parent = str(os.getpid())
     commands = []
     if launch.announce:
-        ping = msgspec.json.encode(ping_of(settings, host, uuid.uuid4().hex)).decode()
+        needed = alike.told(parse(launch.arguments, host.config))
+        ping = msgspec.json.encode(ping_of(settings, host, uuid.uuid4().hex, needed)).decode()
         proxies = [settings.proxy_host, str(settings.proxy_port)]
         commands.append(["pd_engine.announcer", parent, *proxies, ping, identity_of(settings, host)])
     if launch.clean_shared_path:

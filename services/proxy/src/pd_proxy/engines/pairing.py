@@ -18,6 +18,8 @@ from pd_proxy.errors import NoInstanceError, NotDisaggregableError, UnknownModel
 
 # NIXL's parameters describe the blocks of one sequence only, so these cannot hand over several sequences of one request.
 ONE_SEQUENCE_ONLY: Final = frozenset({Connector.NIXL})
+# These hand KV over whatever it is. P2pConnector compares its engines itself; if they differ, decode computes its prompts.
+UNCOMPARED: Final = frozenset({Connector.P2P_NCCL, Connector.NIXL, Connector.EXAMPLE})
 # Prefill's answer says what decode has to fetch, and not every endpoint's answers hold that.
 TOLD_BY_PREFILL: Final = frozenset({Connector.NIXL, Connector.P2P})
 
@@ -140,7 +142,26 @@ def able_for(instances: Sequence[Instance], model: str | None) -> list[Instance]
 
 def compatible(one: Instance, other: Instance) -> bool:
     """Whether one engine can hand KV to the other."""
-    return one.connector == other.connector and not set(one.models).isdisjoint(other.models)
+    same = one.connector == other.connector and not set(one.models).isdisjoint(other.models)
+    return same and not misfit(one, other)
+
+
+def misfit(one: Instance, other: Instance) -> str:
+    """In which options two engines differ, although they need them alike to exchange KV; empty if in none, or if that is unknown."""
+    mine, theirs = one.alike, other.alike
+    if mine == theirs or not mine or not theirs or one.connector != other.connector or one.connector not in UNCOMPARED:
+        return ""
+    return "; ".join(
+        f"{name} is {theirs.get(name, 'not given')} at {other.name} and {mine.get(name, 'not given')} at {one.name}"
+        for name in sorted({*mine, *theirs})
+        if mine.get(name) != theirs.get(name)
+    )
+
+
+def unlike(instances: Sequence[Instance]) -> Pair | None:
+    """A prefill and a decode among these that differ in what they need alike; None if there are none such."""
+    pairs = (Pair(i, j) for i in instances if i.role is Role.PREFILL for j in instances if j.role is Role.DECODE)
+    return next((pair for pair in pairs if misfit(pair.prefill, pair.decode)), None)
 
 
 def draw_alike(one: Instance, other: Instance) -> bool:
@@ -183,6 +204,9 @@ def _candidates(able: Sequence[Instance], needs: Needs) -> tuple[str | None, Seq
 
 def _missing(able: Sequence[Instance]) -> str:
     roles = {i.role for i in able}
+    if Role.PREFILL in roles and Role.DECODE in roles and unlike(able) is not None:
+        # Which options, and with which values, is not for clients to know.
+        return "the ready prefill and decode engines were started with options that must be alike and are not (/stats names them); no combined engine is ready"
     if Role.PREFILL in roles and Role.DECODE in roles:
         return "no ready prefill and decode engine have the same connector and model; no combined engine is ready"
     if Role.PREFILL in roles:

@@ -26,7 +26,7 @@ CAPACITY_A_PEER: Final = 64
 # An engine that pinged within this share of the TTL, and does not refuse connections, counts as alive.
 LIVE_SHARE: Final = 0.45
 # Fields that are copied unchanged from a ping.
-TOLD: Final = ("boot_id", "model", "engine", "version", "gpus", "gpu_model", "versions", "transport", "image")
+TOLD: Final = ("boot_id", "model", "engine", "version", "gpus", "gpu_model", "versions", "transport", "image", "alike")
 FORGET_AFTER_S: Final = 600.0
 MAX_PREDECESSORS: Final = 4
 
@@ -44,7 +44,7 @@ class State(StrEnum):
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """One engine at one moment. `incarnation` is unique to each process ever seen; `models` are model ids.
 
-    The fields from `boot_id` to `image` come from the engine's ping (pd_contracts.ping). `draws` and `kv_tokens`: as `engine_page` reads them.
+    The fields from `boot_id` to `alike` come from the engine's ping (pd_contracts.ping). `draws` and `kv_tokens`: as `engine_page` reads them.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
     transport: str = ""
     image: str = ""
+    alike: dict[str, str] = {}
     models: tuple[str, ...] = ()
     draws: str = ""
     kv_tokens: int = 0

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import msgspec
 
 from pd_contracts.names import Role
+from pd_proxy.engines.pairing import misfit
 from pd_proxy.engines.registry import Instance, State
 
 
@@ -61,9 +62,7 @@ class Trust:
         return "" if said is None else said.transport
 
     def shown(self, view: Sequence[Instance]) -> list[Instance]:
-        """The instances as clients see them: a healthy one that is in no trusted pair is shown as joining, with the reason."""
-        if not self._needed:
-            return list(view)
+        """The instances as clients see them: a healthy one that may be in no pair is shown as joining, with the reason."""
         ready = [i for i in view if i.state is State.READY]
         return [self._as_seen(i, ready) if i in ready and i.role is not Role.COMBINED else i for i in view]
 
@@ -71,10 +70,14 @@ class Trust:
         one = instance.role is Role.PREFILL
         others = [i for i in ready if i.role is (Role.DECODE if one else Role.PREFILL)]
         mine = [(instance, other) if one else (other, instance) for other in others]
-        if any(self(*pair) for pair in mine):
+        differences = [misfit(*pair) for pair in mine]
+        mine = [pair for pair, difference in zip(mine, differences, strict=True) if not difference]
+        if any(self(*pair) for pair in mine) or not (self._needed or any(differences)):
             return instance
         said = [self.says(*pair)[1] for pair in mine if self.judged(*pair)]
-        reason = f"canary: {said[0]}" if said else "waits for the canary of a pair with it"
+        reason = (
+            f"canary: {said[0]}" if said else next(filter(None, differences), "waits for the canary of a pair with it")
+        )
         return msgspec.structs.replace(instance, state=State.JOINING, reason=reason)
 
     def forget(self, gone: Instance) -> None:
