@@ -71,6 +71,22 @@ async def test_a_stranger_cannot_take_a_live_engines_place(how: str) -> None:
         assert b"error" not in await client.read_until(b"[DONE]")
 
 
+@pytest.mark.parametrize("stays", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+async def test_a_stranger_with_a_live_engines_identity_is_not_heard_in_its_place(*, signed: bool, stays: bool) -> None:
+    async with running_proxy(**(SIGNED if signed else {}), ping_ttl_s=0.5) as proxy:
+        engine = await proxy.engine(Role.COMBINED)
+        before = (await proxy.stats()).rejected_pings
+        async with Dealer(proxy.settings.proxy_port, engine.zmq_address.encode()) as thief:
+            await thief.send(b"hello")
+            await proxy.stats_where(lambda stats: stats.rejected_pings > before)
+            if stays:
+                await asyncio.sleep(1)
+        await asyncio.sleep(1)
+        assert (await proxy.instance(engine)).state == "ready"  # type: ignore[union-attr]
+        assert (await proxy.post(TEXT)).status == 200
+
+
 async def test_a_strangers_ping_says_nothing_of_a_live_engines_role_or_boot_either() -> None:
     async with running_proxy() as proxy:
         engine = await proxy.engine(Role.COMBINED)

@@ -25,7 +25,7 @@ COMMAND = str(Path(sys.executable).with_name("pd-simulator"))
 
 @contextlib.contextmanager
 def ear(port: int = 0) -> Iterator[tuple[zmq.asyncio.Socket, int]]:
-    """A proxy's ROUTER and its port; a restarted engine's identity replaces the old one, as in the proxy."""
+    """A socket that hears identities, and its port; a restarted engine's replaces the old one."""
     with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as receiver:
         receiver.setsockopt(zmq.ROUTER_HANDOVER, 1)
         receiver.setsockopt(zmq.LINGER, 0)

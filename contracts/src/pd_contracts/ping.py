@@ -1,6 +1,6 @@
 """The ping with which an engine announces itself, as vLLM's P2pNcclConnector sends it.
 
-A msgpack map over a ZMQ DEALER whose identity is `zmq_address`, every 3 s, to the proxy's ROUTER:
+A msgpack map over a ZMQ DEALER whose identity is `zmq_address`, every 3 s, to the proxy's discovery port:
 `{"type": "P"|"D", "http_address": "ip:port", "zmq_address": "ip:port"}`
 (vLLM 0.23.0, `kv_connector/v1/p2p/p2p_nccl_engine.py`). pdstack adds type "C" for engines that do both phases, "B" for those that can also hand KV over or take it, and optional
 keys that vLLM does not send. Unknown keys are ignored, so either side may be the older one.

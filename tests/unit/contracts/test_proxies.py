@@ -67,7 +67,7 @@ def test_what_was_found_stands_while_nothing_resolves(monkeypatch: pytest.Monkey
 def test_messages_go_to_all_and_to_nobody_who_is_gone() -> None:
     with zmq.Context() as context, context.socket(zmq.ROUTER) as one, context.socket(zmq.ROUTER) as two:
         for router in (one, two):
-            router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # as the proxy's
+            router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # the second connection with an identity replaces the first
         first, second = (f"127.0.0.1:{router.bind_to_random_port('tcp://127.0.0.1')}" for router in (one, two))
         dealers = Dealers(context, "me")
         assert reached(dealers, b"a", [first, second], [one, two])

@@ -65,7 +65,7 @@ def identity_of(settings: EngineSettings, host: Host) -> str:
 
 
 def announce(ping: Ping, key: str, proxies: Proxies, identity: str, parent: int) -> None:
-    """Send `ping`, signed with `key` if there is one, to the ROUTERs of all proxies every 3 s while `parent` is our parent."""
+    """Send `ping`, signed with `key` if there is one, to all proxies every 3 s while `parent` is our parent."""
     proxies.start()
     with zmq.Context() as context:
         dealers = Dealers(context, identity)

@@ -1,7 +1,8 @@
-"""The socket that engines ping: a ZMQ ROUTER that feeds the registry and survives invalid messages.
+"""The socket that engines ping: a ZMQ DEALER that feeds the registry and survives invalid messages.
 
 Everybody who can reach the port can send anything. So each message is judged by itself, refusals are counted by reason, and a
-refusal is logged once per source and reason, in bounded memory.
+refusal is logged once per source and reason, in bounded memory. vLLM expects a ROUTER, which knows its peers by identities that they
+choose: whoever connected with a live engine's would be heard in its place. A DEALER hears both.
 """
 
 import asyncio
@@ -39,6 +40,14 @@ def sender(frame: zmq.Frame) -> str:
         return str(frame.get("Peer-Address"))
     except zmq.ZMQError:
         return ""
+
+
+def identity_of(frame: zmq.Frame) -> bytes:
+    """The identity that a message's sender chose; empty if it is no text."""
+    try:
+        return str(frame.get("Identity")).encode()
+    except (zmq.ZMQError, UnicodeDecodeError):
+        return b""
 
 
 def is_own(host: str) -> bool:
@@ -110,9 +119,7 @@ class Discovery:
         Raises:
             OSError: if the address is in use or invalid.
         """
-        self._socket = self._zmq.socket(zmq.ROUTER)
-        # A restarted engine has the same identity as its dead predecessor and must take over from it.
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._socket = self._zmq.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         self._socket.setsockopt(zmq.LINGER, 0)
         try:
@@ -133,13 +140,13 @@ class Discovery:
         try:
             self._take(self._said(frames))
         except PingRefusedError as refusal:
-            self._refused(frames[0].bytes, refusal)
+            self._refused(identity_of(frames[0]), refusal)
 
     def _said(self, frames: Sequence[zmq.Frame]) -> Announcement:
-        if len(frames) != 2:
-            raise PingRefusedError("frames", f"{len(frames)} frames instead of two (an identity and a ping)")
-        identity, payload = frames
-        return self._believer.judge(identity.bytes, payload.bytes, sender(payload), time.time())
+        if len(frames) != 1:
+            raise PingRefusedError("frames", f"{len(frames)} frames instead of one")
+        [payload] = frames
+        return self._believer.judge(identity_of(payload), payload.bytes, sender(payload), time.time())
 
     def close(self) -> None:
         if self._socket is not None:
