@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pd_proxy.tasks import result_of
+from pd_proxy.tasks import result_of, tell
 
 
 async def after(seconds: float, value: str) -> str:
@@ -75,3 +75,41 @@ async def test_a_limit_for_a_part_of_it_holds_until_that_has_ended() -> None:
         await result_of(task, 0.001, in_time=lambda: False)
 
     assert await task == "done"
+
+
+async def turns_until_woken(*, told: bool) -> int:
+    """How many turns of the event loop pass from the last step of a task to the next one of what waits for it."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future() if told else None
+    turns, ended_at, woken = 0, 0, False
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        if not woken:
+            loop.call_soon(count)
+
+    async def work() -> None:
+        nonlocal ended_at
+        await asyncio.sleep(0)
+        ended_at = turns
+        if over is not None:
+            tell(over)
+
+    loop.call_soon(count)
+    await result_of(asyncio.create_task(work()), over=over)
+    woken = True
+    return turns - ended_at
+
+
+async def test_a_task_that_tells_its_end_wakes_its_waiter_a_turn_earlier() -> None:
+    assert await turns_until_woken(told=True) == await turns_until_woken(told=False) - 1
+
+
+async def test_a_task_that_is_cancelled_before_it_could_tell_its_end_ends_the_wait() -> None:
+    task = asyncio.create_task(after(5, "done"))
+    waiter = asyncio.create_task(result_of(task, over=asyncio.get_running_loop().create_future()))
+    task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await waiter

@@ -22,6 +22,7 @@ from pd_proxy.engines.registry import Instance, State
 BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250,
 )  # fmt: skip
+BUCKETS_MS: Final = tuple(1e3 * bound for bound in BUCKETS)
 STAGES: Final = ("queue", "prefill", "kv_and_first_decode", "decode")
 
 
@@ -86,10 +87,10 @@ class _StageTimes(Collector):
         self._stages = {name: ([0] * (len(BUCKETS) + 1), [0.0]) for name in STAGES}
 
     def add(self, stages: Stages) -> None:
-        for name, (counts, total) in self._stages.items():
-            seconds = getattr(stages, name) / 1e3
-            counts[bisect_left(BUCKETS, seconds)] += 1
-            total[0] += seconds
+        times = (stages.queue, stages.prefill, stages.kv_and_first_decode, stages.decode)
+        for (counts, total), time_ms in zip(self._stages.values(), times, strict=True):
+            counts[bisect_left(BUCKETS_MS, time_ms)] += 1
+            total[0] += time_ms / 1e3
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         name = "pd_proxy_stage_seconds"

@@ -253,7 +253,7 @@ class Client(asyncio.Protocol):
         self._answering, self._keep_alive, self._asked = False, head.keep_alive, head
         self._task = self._front.loop.create_task(self._serve(head, body))
         self._front.tasks.add(self._task)
-        self._task.add_done_callback(self._served)
+        self._task.add_done_callback(self._ended)
 
     def _read_head(self, transport: asyncio.Transport) -> RequestHead | None:
         while self._buffer.startswith(b"\r\n"):  # some clients send a line end behind a body (RFC 9112, 2.2)
@@ -348,6 +348,7 @@ class Client(asyncio.Protocol):
         finally:
             if trace is not None:
                 end(context, trace)
+        self._served()
 
     async def _taken(self, trace: Trace) -> None:
         """Wait until a slow client has read the whole answer, as long as it makes progress; the engine need not wait."""
@@ -391,29 +392,39 @@ class Client(asyncio.Protocol):
             self._relay = None
         return None
 
-    def _served(self, task: "asyncio.Task[None]") -> None:
-        """A request is over, with an answer or without."""
+    def _served(self) -> None:
+        """A request has got its answer. Its task calls this itself, because a callback would take another turn of the event loop."""
+        task, self._task = cast("asyncio.Task[None]", self._task), None
+        task.remove_done_callback(self._ended)
         self._front.tasks.discard(task)
+        if self._transport is None:
+            return
+        if not self._keep_alive:
+            self.close()
+            return
+        if self._front.stopping:  # the answer had begun before that, and did not say so
+            self.stop()
+        self._wait(self._front.config.keep_alive_timeout)
+        if self._buffer:
+            self._advance()
+            self._pace()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A request was cancelled, maybe before its task had begun, or has failed unexpectedly."""
         self._task = None
+        self._front.tasks.discard(task)
         transport = self._transport
         error = None if task.cancelled() else task.exception()
         if error is not None:
             logger.error("a request failed unexpectedly", exc_info=error)
-            if not self._answering:
-                self._refuse(HttpError(500, "internal server error"), None)
-            self._keep_alive = False
         if transport is None:
             return
-        if task.cancelled() or (error is not None and self._answering):
+        if error is None or self._answering:
             transport.abort()
-        elif not self._keep_alive:
-            self.close()
         else:
-            if self._front.stopping:  # the answer had begun before that, and did not say so
-                self.stop()
-            self._wait(self._front.config.keep_alive_timeout)
-            self._advance()
-            self._pace()
+            self._refuse(HttpError(500, "internal server error"), None)
+            self._keep_alive = False
+            self.close()
 
     def _refuse(self, error: ProxyError, trace: Trace | None) -> None:
         headers = {"Content-Type": JSON, **error.headers}

@@ -125,10 +125,11 @@ def value(fields: Fields, name: str, type_: type[T]) -> T | None:
     Raises:
         BadRequestError: if engines would refuse the value.
     """
-    if not present(fields, name):
+    raw = fields.get(name)
+    if raw is None or raw == _NULL:
         return None
     try:
-        found: T = _values[type_].decode(fields[name])
+        found: T = _values[type_].decode(raw)
     except (msgspec.MsgspecError, RecursionError):
         odd: Any = _odd(fields, name, type_)
         if odd is None:

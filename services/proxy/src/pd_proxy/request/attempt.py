@@ -6,9 +6,10 @@ earlier, the HTTP server might drop it and leave the KV.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from time import monotonic
+from typing import Any
 
 from pd_contracts.names import Connector
 from pd_proxy.context import Context
@@ -74,21 +75,22 @@ class Attempt:
             return answer
         return await (self._by_late(route) if isinstance(route, Late) else self._by_pair(route))
 
-    async def _by_one(self, engine: Instance) -> Answer:
+    # Methods that would only await another coroutine return it: each one that waits takes memory, and a step whenever the request goes on.
+    def _by_one(self, engine: Instance) -> Coroutine[Any, Any, Answer]:
         self._trace.uuid, leg = plain(self._generation.endpoint, self._generation.fields, self._headers)
         self._trace.decode = engine.name
-        return await self._open(engine, leg, self._trace.uuid, Cleaning(self._generation.endpoint))
+        return self._open(engine, leg, self._trace.uuid, Cleaning(self._generation.endpoint))
 
-    async def _by_pair(self, pair: Pair) -> Answer:
+    def _by_pair(self, pair: Pair) -> Coroutine[Any, Any, Answer]:
         if pair.decode.connector is Connector.P2P and not self._part.begun.tokens:
             reason = self._kept_back(pair)
             self._trace.kept_back = reason or ""
             if reason is None and limit_of(self._wanted) == 1:
-                return await self._at_prefill(pair.prefill)
+                return self._at_prefill(pair.prefill)
             at_once = self._context.settings.decode_asked is When.AT_ONCE and self._generation.sequences == 1
             if reason is None or at_once:
-                return await self._keyed(pair, hand_off=reason is None)
-        return await self._in_order(pair)
+                return self._keyed(pair, hand_off=reason is None)
+        return self._in_order(pair)
 
     def _kept_back(self, pair: Pair) -> str | None:
         """Why decode writes the first token; None if prefill does."""
@@ -98,11 +100,11 @@ class Attempt:
             return NO_IDS
         return may_hand_off(self._wanted, by_position=draw_alike(pair.prefill, pair.decode))
 
-    async def _at_prefill(self, prefill: Instance) -> Answer:
+    def _at_prefill(self, prefill: Instance) -> Coroutine[Any, Any, Answer]:
         """Have prefill write an answer of one token: it needs no decode, and no KV moves."""
         self._trace.handed_off = True
         self._claim.release()
-        return await self._by_one(prefill)
+        return self._by_one(prefill)
 
     async def _keyed(self, pair: Pair, *, hand_off: bool, choose: Choose | None = None) -> Answer:
         trace, keyed = self._trace, Keyed.new(pair, self._generation, self._headers, late=choose is not None)
@@ -114,25 +116,25 @@ class Attempt:
         finally:
             self._claim.release()
 
-    async def _in_order(self, pair: Pair) -> Answer:
+    def _in_order(self, pair: Pair) -> Coroutine[Any, Any, Answer]:
         """Ask decode after prefill has answered, which works with every connector."""
         planned = plan(pair, self._generation.endpoint, self._generation.fields, self._headers)
         self._claim.covers(pair, planned)
-        return await self._exchanged(Exchange(self._context, pair, planned, claim=self._claim))
+        return self._exchanged(Exchange(self._context, pair, planned, claim=self._claim))
 
-    async def _by_late(self, route: Late) -> Answer:
+    def _by_late(self, route: Late) -> Coroutine[Any, Any, Answer]:
         """Prefill keeps the KV until decode asks for it. Decode is chosen when prefill has answered, by the load at that time."""
         engine = route.prefill
         if not self._part.begun.tokens:
             reason = self._kept_back(Pair(engine, engine))
             self._trace.kept_back = reason or ""
             if reason is None and limit_of(self._wanted) == 1:
-                return await self._at_prefill(engine)
+                return self._at_prefill(engine)
             if reason is None:
-                return await self._keyed(Pair(engine, engine), hand_off=True, choose=partial(self._chosen, route))
+                return self._keyed(Pair(engine, engine), hand_off=True, choose=partial(self._chosen, route))
         planned = plan_late(engine, self._generation.endpoint, self._generation.fields, self._headers)
         # Decode is not known yet; while prefill runs, no other engine gets the request.
-        return await self._exchanged(Exchange(self._context, Pair(engine, engine), planned, claim=self._claim), route)
+        return self._exchanged(Exchange(self._context, Pair(engine, engine), planned, claim=self._claim), route)
 
     def _chosen(self, route: Late) -> Pair:
         context, wanted, decode = self._context, self._wanted, route.prefill
@@ -150,14 +152,14 @@ class Attempt:
         self.route = Pair(route.prefill, decode)
         return self.route
 
-    async def _exchanged(self, exchange: Exchange, late: Late | None = None) -> Answer:
+    def _exchanged(self, exchange: Exchange, late: Late | None = None) -> Coroutine[Any, Any, Answer]:
         trace, pair = self._trace, exchange.pair
         trace.uuid, trace.prefill, trace.decode = (
             exchange.plan.uuid,
             pair.prefill.name,
             "" if late else pair.decode.name,
         )
-        return await exchange.through(partial(self._decode, exchange, late), self._let_go)
+        return exchange.through(partial(self._decode, exchange, late), self._let_go)
 
     async def _decode(self, exchange: Exchange, late: Late | None, handover: HandOver) -> Answer:
         trace = self._trace

@@ -34,7 +34,7 @@ from pd_proxy.kv.debts import Debt
 from pd_proxy.kv.transfer import HandOver, Plan
 from pd_proxy.protocol import rewrite
 from pd_proxy.request.ask import ask
-from pd_proxy.tasks import result_of
+from pd_proxy.tasks import result_of, tell
 
 T = TypeVar("T")
 # How long after its timeout a late prefill is ended. Until then it is evidence for the watchdog, which judges the engine once a
@@ -63,6 +63,7 @@ class Exchange:
         self._claim = claim
         self._tries = tries
         self._left = False  # nobody waits for prefill any more
+        self._over: asyncio.Future[None] | None = None
 
     async def prefill(self) -> HandOver:
         """Run prefill alone; as `through`, and if the client leaves at its very end, decode consumes what it pushed."""
@@ -88,9 +89,13 @@ class Exchange:
             UpstreamError: if prefill fails.
         """
         task = self._context.tasks.spawn(self._whole(then))
+        self._over = task.get_loop().create_future()
         try:
             found = await result_of(
-                task, self._context.settings.prefill_timeout_s, in_time=lambda: self.handover is not None
+                task,
+                self._context.settings.prefill_timeout_s,
+                in_time=lambda: self.handover is not None,
+                over=self._over,
             )
         except TimeoutError:
             self._leave(task, EVIDENCE_S)
@@ -112,6 +117,8 @@ class Exchange:
             return await then(handover)
         finally:
             self.release()
+            if self._over is not None:
+                tell(self._over)
 
     async def decode(self, handover: HandOver, timeout_s: float) -> bytes:
         """Have decode answer without streaming, within `timeout_s`.
