@@ -1,6 +1,7 @@
 """Adaptive roles in a plan: ranked beside fixed ones, drawn, and compared with what was measured."""
 
 import io
+import re
 import shlex
 import tarfile
 from dataclasses import replace
@@ -13,12 +14,13 @@ from support.planning import H200, poisson, written_plan
 from pd_contracts.names import Connector
 from pd_control.cli.options import parser
 from pd_planner.calibrate.runs import read
-from pd_planner.calibrate.within import checked
+from pd_planner.calibrate.within import checked, comparable
 from pd_planner.confidence.draws import adaptive_draws, draw
 from pd_planner.confidence.findings import find
 from pd_planner.confidence.verdict import roles
 from pd_planner.des.limits import Limits
 from pd_planner.emit.plan_file import read_plan
+from pd_planner.main import main
 from pd_planner.profile.trust import Shape, Trust
 from pd_planner.report.sentences import doubts, verdict_sentences
 from pd_planner.report.tables import choices
@@ -156,10 +158,30 @@ def test_what_was_measured_on_two_h200_is_predicted(tmp_path: Path) -> None:
 
     assert (unfit, problems) == ([], [])
     assert [run.engines.order for run in runs] == [Order.HAND_OFF] * 2
-    found = checked(H200, runs, {(False, Shape(0, 4, Connector.P2P, adaptive=True))})
+    assert {run.label for run in runs} == {"2 combined adaptive"}
+    assert comparable(runs, {(False, Shape(0, 4, Connector.P2P, adaptive=True))}) == runs
+    found = checked(H200, runs)
     off = {(each.run.sizes, each.metric): each.simulated / each.measured - 1 for each in found}
     assert all(each.inside for each in found)
     assert abs(off["2,048 → 128", "TPOT p50"]) < 0.05
     assert abs(off["2,048 → 128", "J/token"]) < 0.05
     assert abs(off["512 → 64", "TPOT p50"]) < 0.05
-    assert checked(H200, runs, {(True, Shape(0, 4, None))}) == []  # adaptive runs do not check a plan of plain engines
+    assert comparable(runs, {(True, Shape(0, 4, None))}) == []  # adaptive runs do not check a plan of plain engines
+
+
+def test_a_check_says_which_runs_are_adaptive_and_whether_the_plan_has_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    runs = tmp_path / "runs"
+    with tarfile.open(fileobj=io.BytesIO((RECORDS / "2c-adaptive.tar.xz").read_bytes())) as archive:
+        archive.extractall(runs, filter="data")
+
+    assert main(["check", str(written_plan(tmp_path, 0, 2, connector=Connector.P2P, adaptive=True)), str(runs)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.findall(r"2 combined (?!adaptive)", told) == []
+    assert "8 of 8 values inside their bands; 2 of 2 runs with all of theirs" in told
+    assert main(["check", str(written_plan(tmp_path, 0, 2)), str(runs)]) == 2
+    told = capsys.readouterr().err
+    assert told.count("left out: the plan has no such deployment (2 combined adaptive)") == 2
+    assert told.splitlines()[-1] == "pd-plan: none of 2 usable runs is of a deployment of this plan"

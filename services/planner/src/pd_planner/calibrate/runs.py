@@ -13,6 +13,7 @@ from pd_analysis.numbers.deployments import manner
 from pd_analysis.records.reader import load_tree
 from pd_analysis.records.run import Run
 from pd_analysis.words.language import tr
+from pd_contracts.deployment import with_manner
 from pd_contracts.latency import succeeded
 from pd_contracts.names import Connector, Role
 from pd_contracts.records import REQUESTS, EngineInfo, RequestRecord
@@ -109,7 +110,7 @@ def _measured(run: Run, kv_tokens: int, *, batched: bool) -> Measured:
     gpus = manifest.deployment.gpus or engines.prefills + engines.others
     return Measured(
         path=run.path,
-        label=manifest.deployment.label or f"{engines.prefills}P{engines.others}D",
+        label=with_manner(manifest.deployment.label or _shape(engines), manner(run)),
         engines=engines,
         gpus=gpus,
         load=Load.of(due - due[0], prompts, outputs),
@@ -131,6 +132,11 @@ def _measured(run: Run, kv_tokens: int, *, batched: bool) -> Measured:
         board=run.gpu.gpus[0].name if run.gpu and run.gpu.gpus else "",
         objectives=objectives,
     )
+
+
+def _shape(engines: Engines) -> str:
+    """What a deployment without a label is called, as `pdctl compare` calls it."""
+    return f"{engines.prefills}P{engines.others}D" if engines.prefills else f"{engines.others} combined"
 
 
 def _prompt(record: RequestRecord, stated: int | None) -> int:

@@ -51,16 +51,18 @@ def shape_of(run: Measured) -> Shape:
     return Shape(engines.prefills, engines.others, engines.connector, engines.batched, adaptive=adaptive)
 
 
-def checked(profile: Profile, runs: Sequence[Measured], shapes: Collection[tuple[bool, Shape]]) -> list[Checked]:
-    """Every metric of every run whose deployment is among `shapes`; of plain and adaptive engines their number does not matter."""
+def comparable(runs: Sequence[Measured], shapes: Collection[tuple[bool, Shape]]) -> list[Measured]:
+    """The runs whose deployment is among `shapes`; of plain and adaptive engines their number does not matter."""
     kinds = {shape for plain, shape in shapes if not plain}
     plain = any(plain for plain, _ in shapes)
     adaptive = any(shape.adaptive for shape in kinds)
     fixed = {True: plain, False: adaptive}
-    wanted = [
-        run for run in runs if (shape_of(run) in kinds if run.engines.prefills else fixed[run.objectives is None])
-    ]
-    return [each for run in wanted for each in _checked(profile, run)]
+    return [run for run in runs if (shape_of(run) in kinds if run.engines.prefills else fixed[run.objectives is None])]
+
+
+def checked(profile: Profile, runs: Sequence[Measured]) -> list[Checked]:
+    """Every metric of every run."""
+    return [each for run in runs for each in _checked(profile, run)]
 
 
 def _checked(profile: Profile, run: Measured) -> list[Checked]:

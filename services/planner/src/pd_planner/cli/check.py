@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Exit status 0 if everything is within its band."""
     from pd_planner.calibrate.runs import read  # noqa: PLC0415 - pandas takes a second that other commands need not wait for
-    from pd_planner.calibrate.within import checked, summary, table_of  # noqa: PLC0415
+    from pd_planner.calibrate.within import checked, comparable, summary, table_of  # noqa: PLC0415
     from pd_planner.report.terminal import rich_table  # noqa: PLC0415
 
     try:
@@ -50,7 +50,13 @@ def run(options: argparse.Namespace) -> int:
     shapes = {(choice.deployment.candidate.plain, choice.deployment.candidate.trust_shape) for choice in plan.choices}
     if not runs:
         raise CommandError(tr("there is no usable run in {folders}", folders=", ".join(map(str, options.runs))))
-    found = checked(plan.profile, runs, shapes)
+    wanted = comparable(runs, shapes)
+    compared = {run.path for run in wanted}
+    for run in runs:
+        if run.path not in compared:
+            reason = tr("the plan has no such deployment ({deployment})", deployment=run.label)
+            print(f"pd-plan: {tr('{path}: left out: {reason}', path=run.path, reason=reason)}", file=sys.stderr)
+    found = checked(plan.profile, wanted)
     if not found:
         raise CommandError(tr("none of {count} usable runs is of a deployment of this plan", count=len(runs)))
     console = Console()
