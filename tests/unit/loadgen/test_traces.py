@@ -47,6 +47,16 @@ def test_mooncake_is_read_in_order_of_time_from_its_first_request(tmp_path: Path
     ]
 
 
+def test_rows_that_are_not_in_the_order_of_their_times_are_counted(tmp_path: Path) -> None:
+    trace = traces.read(write(tmp_path, BURSTGPT + "50,GPT-4,1,2,3,API log\n49,GPT-4,1,2,3,API log\n"))
+
+    assert [row.offset for row in trace.requests] == [0.0, 44.0, 45.0, 113.0]
+    assert [str(note) for note in trace.notes] == [
+        "trace trace: line 5 is earlier than the one above it (2 such lines in all); requests are sent in the order of their times",
+        "trace trace: 1 rows without a response were left out",
+    ]
+
+
 def test_burstgpt_is_read_without_the_requests_that_failed(tmp_path: Path) -> None:
     failed = "50,GPT-4,0,0,0,API log\n60,GPT-4,,,,API log\n70,GPT-4,12.0,NaN,12,API log\n"
     trace = traces.read(write(tmp_path, BURSTGPT + failed))
@@ -117,7 +127,8 @@ def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
     assert [row.offset for row in traces.read(mooncake(tmp_path), scale=0.5).requests] == [0.0, 1.0, 1.5]
     assert [row.offset for row in traces.read(mooncake(tmp_path), duration=2.5).requests] == [0.0, 2.0]
     assert [str(note) for note in traces.read(mooncake(tmp_path), duration=2.5).notes] == [
-        "trace trace: 2 of 3 requests come in the first 2.5 s; --duration inf replays all"
+        "trace trace: line 3 is earlier than the one above it (1 such lines in all); requests are sent in the order of their times",
+        "trace trace: 2 of 3 requests come in the first 2.5 s; --duration inf replays all",
     ]
 
 
@@ -137,6 +148,11 @@ def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
         (BURSTGPT + "130,GPT-4,1,-2,3,API log\n", ":5: '-2' is not a number"),
         ('{"timestamp": NaN, "input_length": 5, "output_length": 2}\n', ":1: the time is not a number"),
         ('{"session_id": "a", "delay": 5, "input_length": 5, "output_length": 2}\n', ":1:"),
+        ('{"timestamp": 1e999, "input_length": 5, "output_length": 2}\n', ":1:"),
+        ('{"timestamp": -1, "input_length": 5, "output_length": 2}\n', ":1: the time -1 is below 0"),
+        (BURSTGPT + "-0.5,GPT-4,1,2,3,API log\n", ":5: the time -0.5 is below 0"),
+        (BURSTGPT + "-inf,GPT-4,1,2,3,API log\n", ":5: the time -inf is below 0"),
+        (BURSTGPT + "1e999,GPT-4,1,2,3,API log\n", ":5: the time is not a number"),
         (BURSTGPT.splitlines()[0] + "\n", ":1: the trace has no request"),
     ],
 )

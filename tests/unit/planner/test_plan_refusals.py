@@ -26,10 +26,10 @@ NAMES = re.compile(r"`[^`]*`|\(?(BurstGPT|Azure|Mooncake|Qwen)\)?|Request tokens
 ENGLISH = re.compile(r"[A-Za-z]{2,} [a-z]{2,}")
 
 
-def rows(**changes: Any) -> str:
+def rows(count: int = 4, **changes: Any) -> str:
     """A trace in Mooncake's form, of which some keys are otherwise."""
     usual = {"input_length": 100, "output_length": 5}
-    return "".join(json.dumps({"timestamp": 1000 * second, **usual, **changes}) + "\n" for second in range(4))
+    return "".join(json.dumps({"timestamp": 1000 * second, **usual, **changes}) + "\n" for second in range(count))
 
 
 TRACES: dict[str, tuple[bytes | str, str, str]] = {
@@ -44,6 +44,9 @@ TRACES: dict[str, tuple[bytes | str, str, str]] = {
     "empty": ("", "the file is empty", "文件是空的"),
     "only a head": (AZURE, "the trace has no request", "trace 中没有请求"),
     "other columns": ("time,in,out\n1,2,3\n", "neither JSON lines", "表格"),
+    "before the beginning": (rows(timestamp=-5), "trace:1: the time -5 is below 0", "时刻 -5 小于 0"),
+    "too few requests": (rows(count=19), "19 requests: too few to plan by, 20 are needed", "至少需要 20 个"),
+    "at one moment": (rows(timestamp=1, count=20), "20 requests at one moment", "同一时刻"),
     "too few hashes": (rows(input_length=600, hash_ids=[1]), "1 hash_ids are too few", "太少"),
 }
 
@@ -99,7 +102,7 @@ def test_what_no_plan_can_be_made_of_gets_a_sentence_in_both_languages(
 
 def test_a_trace_that_is_too_fast_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "trace.jsonl"
-    trace.write_text(rows())
+    trace.write_text(rows(count=20))
 
     assert main(["--trace", str(trace), "--speed", "1e300"]) == 2
     assert "choose a lower --speed" in capsys.readouterr().err

@@ -413,6 +413,23 @@ def test_of_a_long_trace_the_busiest_part_stands_for_all(monkeypatch: pytest.Mon
     )
 
 
+@pytest.mark.parametrize(("count", "told"), [(60, True), (3000, False)])
+def test_a_trace_that_is_over_before_its_answers_are_shows_no_lasting_rate(
+    count: int, told: bool, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    lines = (f'{{"timestamp": {200 * n}, "input_length": 2048, "output_length": 128}}\n' for n in range(count))
+    trace.write_text("".join(lines))
+    asked = question(rate=5.0)
+    asked = replace(asked, setting=replace(asked.setting, traffic=_traffic(["--trace", str(trace)])))
+    plain = drawn(PLAIN, [12.0])
+    calm = replace(plain.choice.operation, latencies={"ttft_p50": 60.0, "tpot_p50": 8.0})
+    plain = replace(plain, choice=replace(plain.choice, operation=calm))
+    found = Findings(asked, Answer(asked, [plain.choice]), [plain], verdict([plain], asked))
+
+    assert any(f"all {count} requests come within" in sentence for sentence in doubts(found, "")) is told
+
+
 def test_an_engine_of_two_boards_is_faster_but_less_than_twice() -> None:
     board = board_of("H200")
     assert board is not None

@@ -9,6 +9,7 @@ Formats, told apart by the first line:
 - Azure's LLM inference traces of 2023 and 2024, CSV: `TIMESTAMP` as date and time, `ContextTokens`, `GeneratedTokens`.
 
 Rows without a response are requests that failed: they are left out and counted.
+Requests that are not in the order of their times are put into it, and counted.
 """
 
 import csv
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -77,9 +79,10 @@ def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> T
     Raises:
         FileError: if the file cannot be read, is of no known format, or has a broken line.
     """
-    rows = sorted(_rows(path, text_of(path)), key=lambda row: row.offset)
-    if not rows:
+    found = list(_rows(path, text_of(path)))
+    if not found:
         raise at_line(path, 1, Clause("the trace has no request"))
+    rows = sorted((row for _, row in found), key=lambda row: row.offset)
     first = rows[0].offset
     served = [row for row in rows if row.output_tokens > 0]
     scaled = [
@@ -87,7 +90,21 @@ def read(path: Path, *, scale: float = 1.0, duration: float = float("inf")) -> T
         for row in served
     ]
     kept = [row for row in scaled if row.offset < duration]
-    return Trace(kept, list(_notes(path.name, len(rows) - len(served), len(served), len(kept), duration)))
+    notes = (*_order(path.name, found), *_notes(path.name, len(rows) - len(served), len(served), len(kept), duration))
+    return Trace(kept, list(notes))
+
+
+def _order(name: str, found: Sequence[tuple[int, Arrived]]) -> Iterator[Clause]:
+    """Requests that come before the one above them, which logs of several servers in one file have."""
+    served = [(number, row.offset) for number, row in found if row.output_tokens > 0]
+    early = [number for (_, before), (number, at) in pairwise(served) if at < before]
+    if early:
+        yield Clause(
+            "trace {name}: line {line} is earlier than the one above it ({count} such lines in all); requests are sent in the order of their times",
+            name=name,
+            count=len(early),
+            line=early[0],
+        )
 
 
 def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> Iterator[Clause]:
@@ -103,17 +120,18 @@ def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> I
         )
 
 
-def _rows(path: Path, text: str) -> Iterator[Arrived]:
+def _rows(path: Path, text: str) -> Iterator[tuple[int, Arrived]]:
+    """The rows with the numbers of their lines."""
     lines = lines_of(text)
     head = lines[0][1] if lines else ""
     if head.lstrip().startswith("{"):
         for number, line in lines:
             row = decoded(path, number, line, _JsonRow)
-            yield _placed(path, number, partial(_json, row))
+            yield number, _placed(path, number, partial(_json, row))
         return
     read_cells = _table(path, [cell.strip() for cell in _cells(path, 1, head)])
     for number, line in lines[1:]:
-        yield _placed(path, number, partial(read_cells, _cells(path, number, line)))
+        yield number, _placed(path, number, partial(read_cells, _cells(path, number, line)))
 
 
 def _cells(path: Path, number: int, line: str) -> list[str]:
@@ -147,6 +165,7 @@ def _check(row: Arrived) -> None:
 def _json(row: _JsonRow) -> Arrived:
     qwen = row.chat_id is not None
     block = QWEN_BLOCK if qwen else MOONCAKE_BLOCK
+    _not_below_zero(row.timestamp)
     ids = tuple(row.hash_ids or ())
     if ids and len(ids) * block < row.input_length:
         raise _RowError(
@@ -199,9 +218,17 @@ def _count(text: str) -> int:
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError as error:
         raise _RowError("{text} is not a number of seconds", text=repr(text)) from error
+    _not_below_zero(seconds)
+    return seconds
+
+
+def _not_below_zero(time: float) -> None:
+    """A time since some beginning is none before it; more often it is a marker for a missing one."""
+    if time < 0:
+        raise _RowError("the time {time} is below 0", time=f"{time:g}")
 
 
 def _seconds(text: str) -> float:

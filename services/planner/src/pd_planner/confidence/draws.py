@@ -58,6 +58,11 @@ class Drawn:
     def band(self) -> Band:
         return Band.of(self.per_gpu)
 
+    @property
+    def simulated(self) -> Candidate:
+        """The part of the choice that the draws are of."""
+        return simulated(self.choice)
+
     def first(self, draws: int) -> "Drawn":
         """Over the first draws alone."""
         return Drawn(self.choice, self.per_gpu[:draws], self.joules[:draws])
@@ -74,7 +79,7 @@ def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draw
         for position, choice in enumerate(choices):
             if choice.adaptive and index >= adaptive_draws(draws):
                 continue
-            candidate, care = _cell(choice), _CARE_OF_ROLES if choice.adaptive else _CARE
+            candidate, care = simulated(choice), _CARE_OF_ROLES if choice.adaptive else _CARE
             off = np.exp(choice.doubt * errors[_kind(choice)])
             expected = choice.fleet.per_gpu * candidate.gpus
             capacities[position].append(capacity(drawn, candidate, expected, care) * off / candidate.gpus)
@@ -98,7 +103,7 @@ def _kind(choice: Choice) -> str:
     return _ADAPTIVE if choice.adaptive else choice.fleet.candidate.connector or "plain"
 
 
-def _cell(choice: Choice) -> Candidate:
+def simulated(choice: Choice) -> Candidate:
     """The part of a choice that is simulated: one cell, or several plain engines, because they may differ."""
     candidate = choice.fleet.candidate
     engines = choice.fleet.cells * candidate.others

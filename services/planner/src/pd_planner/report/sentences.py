@@ -20,6 +20,7 @@ from pd_planner.profile.trust import Trust
 from pd_planner.search.question import Choice, Objective, believed, rank
 
 _FEW_REQUESTS: Final = 1000
+_STAYS: Final = 4.0  # times as long as a request stays, a load should last
 _KV_FULL: Final = 0.8
 _ONE_PERCENT: Final = 0.01
 _BEYOND: Final = 1.5  # prompts so much longer than those that a profile was fitted to
@@ -268,6 +269,7 @@ def _of_traffic(found: Findings) -> Iterator[str]:
             count=f"{count:,}",
             few=max(1, count // 100),
         )
+    yield from _of_a_burst(found)
     longest = int(traffic.load.prompt.max())
     if known and known.prompt_tokens and longest > _BEYOND * known.prompt_tokens[1]:
         yield tr(
@@ -278,6 +280,27 @@ def _of_traffic(found: Findings) -> Iterator[str]:
         )
     if traffic.shared and not found.question.setting.prefix_caching:
         yield tr("Prompts of this traffic share prefixes, and prefix caching is off; --prefix-caching plans with it.")
+
+
+def _of_a_burst(found: Findings) -> Iterator[str]:
+    """A trace so short that at the rate that is found all of it is there at once: no longer load was simulated."""
+    traffic, best = found.question.setting.traffic, found.best
+    candidate, latencies = best.simulated, best.choice.operation.latencies
+    rate = best.band.middle * candidate.gpus
+    if not traffic.recorded or not rate:
+        return
+    lasts_s, gaps = len(traffic.load) / rate, float(traffic.load.output.mean()) - 1
+    stays_s = (latencies["ttft_p50"] + (gaps * latencies["tpot_p50"] if gaps else 0.0)) / 1e3
+    if lasts_s < _STAYS * stays_s:
+        yield tr(
+            "The trace is too short to show what {deployment} carries for long: replayed at {rate} requests/s, all {count} requests come within {lasts} s, "
+            "and one stays {stays} s. Take what it carries as a burst that it survives, and plan with a longer trace.",
+            deployment=candidate.label,
+            rate=number(rate),
+            count=f"{len(traffic.load):,}",
+            lasts=number(lasts_s),
+            stays=number(stays_s),
+        )
 
 
 def _of_cpu(found: Findings) -> Iterator[str]:

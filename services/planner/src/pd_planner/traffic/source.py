@@ -14,6 +14,7 @@ from pd_planner.traffic.load import Load
 
 MOST: Final = 10_000  # requests of a trace
 FEWEST: Final = 400  # requests in a simulated load, if there are as many
+LEAST: Final = 20  # requests of a load: of fewer, one that is late more or less decides whether nine of ten are in time
 Shared = tuple[tuple[str, int], ...]
 
 
@@ -78,7 +79,7 @@ def traffic_of(
     """The traffic of the load generator's options, without requests of more than `longest` tokens, prompt and answer together.
 
     Raises:
-        TrafficError: if they make fewer than two requests, or all of them at once, or all too long.
+        TrafficError: if they make too few requests, or all of them at once, or all too long.
         PlanError: the load generator's, if they make no load.
     """
     outlined = outline(options)
@@ -94,13 +95,22 @@ def traffic_of(
         )
         found = _busiest(found)
     span = found[-1].offset - found[0].offset
-    if len(found) < 2 or span <= 0:
+    if len(found) < LEAST:
         raise TrafficError(
             ntr(
-                "{name} has {count} request: a plan needs several, with different arrival times",
-                "{name} has {count} requests at one moment: a plan needs requests with different arrival times",
+                "{name} has {count} request: too few to plan by, {least} are needed, and a thousand are better",
+                "{name} has {count} requests: too few to plan by, {least} are needed, and a thousand are better",
                 len(found),
                 name=name,
+                least=LEAST,
+            )
+        )
+    if span <= 0:
+        raise TrafficError(
+            tr(
+                "{name} has {count} requests at one moment: a plan needs requests with different arrival times",
+                name=name,
+                count=len(found),
             )
         )
     start = found[0].offset
