@@ -17,6 +17,7 @@ import msgspec
 from pd_contracts.amounts import Count, Number
 from pd_contracts.boot import boot_id
 from pd_contracts.deployment import manner_of
+from pd_contracts.libraries import plain
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.sentences import SentenceError
 from pd_contracts.timing import Stages
@@ -356,7 +357,7 @@ def read_lines(path: Path, type_: type[T], *, skip: int = 0) -> Iterator[T]:
             try:
                 yield decoder.decode(line)
             except _UNREADABLE as error:
-                raise RecordError("{path}:{number}: {reason}", path=path, number=number, reason=error) from error
+                raise RecordError("{path}:{number}: {reason}", path=path, number=number, reason=plain(error)) from error
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -392,7 +393,7 @@ def read_json(path: Path, type_: type[T]) -> T:
             )
         return msgspec.json.decode(data, type=type_)
     except _UNREADABLE as error:
-        raise RecordError("{path}: {reason}", path=path, reason=error) from error
+        raise RecordError("{path}: {reason}", path=path, reason=plain(error)) from error
 
 
 class _Versioned(msgspec.Struct):

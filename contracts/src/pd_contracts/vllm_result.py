@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from pd_contracts.latency import parse_goodput
+from pd_contracts.libraries import plain
 from pd_contracts.names import Topology
 from pd_contracts.records import MANIFEST, SUMMARY, RecordError
 
@@ -128,7 +129,7 @@ def _values(data: bytes) -> list[dict[str, Any]]:
             position = len(text) - len(rest) + used
             values.extend(value if isinstance(value, list) else [value])
     except (ValueError, RecursionError) as error:
-        raise RecordError("not a result of vllm bench serve: {reason}", reason=error) from error
+        raise RecordError("not a result of vllm bench serve: {reason}", reason=plain(error)) from error
     objects = [value for value in values if isinstance(value, dict)]
     if not objects or len(objects) < len(values):
         raise RecordError("not a result of vllm bench serve: {reason}", reason="it holds no JSON objects")
@@ -151,7 +152,7 @@ def _result(value: dict[str, Any]) -> VllmResult:
     try:
         return msgspec.convert({**kept, "remarks": remarks}, VllmResult, strict=False)
     except msgspec.ValidationError as error:
-        raise RecordError("not a result of vllm bench serve: {reason}", reason=error) from error
+        raise RecordError("not a result of vllm bench serve: {reason}", reason=plain(error)) from error
 
 
 def _typed_by_hand(kept: dict[str, Any]) -> list[str]:

@@ -33,10 +33,14 @@ def rows(count: int = 4, **changes: Any) -> str:
 
 
 TRACES: dict[str, tuple[bytes | str, str, str]] = {
-    "a cell without end": (AZURE + "x" * 200_000 + ",1,2\n", "field larger than field limit", "单元格太长"),
+    "a cell without end": (AZURE + "x" * 200_000 + ",1,2\n", "trace:2: a cell is too long", "单元格太长"),
     "compressed": (gzip.compress(AZURE.encode()), "the file is compressed (gzip): unpack it first", "请先解压"),
     "without a time": (AZURE + "nan,100,5\n", "'nan' is not a date and time", "不是日期和时间"),
-    "time is nothing": (rows(timestamp=None), "got `null` - at `$.timestamp`", "$.timestamp：应为 float，实为 null"),
+    "time is nothing": (
+        rows(timestamp=None),
+        "trace:1: timestamp: expected a number, got null",
+        "timestamp：应为数，实为 null",
+    ),
     "lengths below zero": (AZURE + "2024-05-10 00:00:00,-1,5\n", "'-1' is not a number of tokens", "不是 token 数"),
     "no prompt": (AZURE + "2024-05-10 00:00:00,0,5\n", "do not make a request", "构不成请求"),
     "short row": (AZURE + "2024-05-10 00:00:00\n", "1 columns, where the first line names 3", "第一行有 3 个列名"),
@@ -75,7 +79,7 @@ def test_a_broken_trace_gets_a_sentence_in_both_languages(
         ([*LENGTHS, "--arrival", "magic"], "write one of poisson, gamma", "poisson, gamma"),
         ([*LENGTHS, "--burstiness", "2"], "burstiness 2 needs arrival gamma", "burstiness 2 需要到达方式 gamma"),
         ([*LENGTHS, "--", "--prefixes", "3"], "prefixes need --prefix-tokens", "prefixes 需要 --prefix-tokens"),
-        (["--trace", "/nowhere/trace.csv"], "No such file or directory", "没有这个文件或文件夹"),
+        (["--trace", "/nowhere/trace.csv"], "there is no such file or folder", "没有这个文件或文件夹"),
         ([*LENGTHS, "--rate", "1e9"], "--rate: at most 1,000,000", "最多 1,000,000"),
         ([*LENGTHS[:4], "--gpus", "9" * 20], "--gpus: at most 1,000,000", "最多 1,000,000"),
         ([*LENGTHS[:4], "--draws", "1000000"], "--draws: at most 1,000", "最多 1,000"),
@@ -111,8 +115,8 @@ def test_a_trace_that_is_too_fast_is_refused(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"num_attention_heads": 0}, "Expected `int` >= 1 - at `$.num_attention_heads`"),
-        ({"num_hidden_layers": -3}, "Expected `int` >= 1 - at `$.num_hidden_layers`"),
+        ({"num_attention_heads": 0}, "num_attention_heads: expected a whole number of at least 1"),
+        ({"num_hidden_layers": -3}, "num_hidden_layers: expected a whole number of at least 1"),
         ({"is_encoder_decoder": True}, "it has an encoder and a decoder"),
         ({"architectures": ["BertForMaskedLM"]}, "it writes no text"),
         ({"hybrid_override_pattern": "M-M*"}, "it has layers without attention"),
@@ -132,9 +136,9 @@ def test_a_model_that_no_profile_can_be_computed_of_is_refused(
 
 
 PLANS: dict[str, tuple[Any, str]] = {
-    "no list of choices": ({"choices": {}}, "choices：应为 array，实为 object"),
+    "no list of choices": ({"choices": {}}, "choices：应为列表，实为对象"),
     "another connector": ({"choices": [{"deployment": {"connector": "magic"}}]}, "'magic' 不是它可取的值"),
-    "a text for a number": ({"rate": "many"}, "$.rate：应为 float | null，实为 str"),
+    "a text for a number": ({"rate": "many"}, "rate：应为数，实为文本"),
     "nothing": ({"schema_version": None}, "不是 pd-plan 写出的规划"),
 }
 

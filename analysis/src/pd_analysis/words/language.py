@@ -15,7 +15,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from pd_analysis.words.libraries import sentence_of
+from pd_contracts.libraries import sentence_of
 from pd_contracts.sentences import Clause, SentenceError
 
 LANGUAGES: Final = ("en", "zh")
@@ -55,8 +55,6 @@ def ntr(one: str, many: str, count: int, /, **holes: object) -> str:
 
 def told(said: object) -> str:
     """What another package says, in the current language as far as its message and holes are known, or what a library says; else as it is."""
-    if current_language() == "en":
-        return str(said)
     known = said if isinstance(said, SentenceError | Clause) else sentence_of(str(said))
     if known is None:
         return str(said)

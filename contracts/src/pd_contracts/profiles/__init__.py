@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from pd_contracts.libraries import plain
 from pd_contracts.sentences import SentenceError
 
 _SUFFIX = ".toml"
@@ -43,7 +44,7 @@ def document(name: str) -> dict[str, Any]:
     except OSError as error:
         raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=error.strerror) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=error) from error
+        raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=plain(error)) from error
     return _inherited(read) if "base" in read else read
 
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from pd_contracts.libraries import plain
+
 KEY_VARIABLE: Final = "LOADGEN_API_KEY"
 BASIC_VARIABLE: Final = "LOADGEN_BASIC_AUTH"
 # The last word of a header's name that carries a secret: X-Api-Key, X-Auth-Token, Ocp-Apim-Subscription-Key.
@@ -69,7 +71,7 @@ def parse_headers(text: str) -> dict[str, str]:
     try:
         headers = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.MsgspecError as error:
-        msg = f'headers {text!r}: expected a JSON object of texts, {{"X-Name": "value"}} ({error})'
+        msg = f'headers {text!r}: expected a JSON object of texts, {{"X-Name": "value"}} ({plain(error)})'
         raise ValueError(msg) from None
     for name, value in headers.items():
         _check(name, value)
@@ -85,7 +87,7 @@ def parse_extra(text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any]) if text else {}
     except msgspec.MsgspecError as error:
-        msg = f"extra_body {text!r}: expected a JSON object ({error})"
+        msg = f"extra_body {text!r}: expected a JSON object ({plain(error)})"
         raise ValueError(msg) from None
 
 

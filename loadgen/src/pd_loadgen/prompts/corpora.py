@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from pd_contracts.libraries import plain
 from pd_contracts.sentences import Clause
 from pd_loadgen.prompts.datasets import Dataset, Prompt
 from pd_loadgen.prompts.files import FileError, text_of, values_of
@@ -122,8 +123,7 @@ def _converted(place: str, name: str, value: Any, type_: Any) -> Any:
     try:
         return msgspec.convert(value, type_, strict=False)
     except msgspec.ValidationError as error:
-        msg = f"{place}: {name}: {error}"
-        raise FileError(msg) from error
+        raise FileError("{place}: {name}: {reason}", place=place, name=name, reason=plain(error)) from error
 
 
 def _conversation(place: str, value: Any, counter: TokenCounter) -> Entry | str:

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from pd_contracts.libraries import plain
 from pd_contracts.sentences import Clause, SentenceError
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def _reason(error: Exception) -> object:
     """Why a text is not the JSON that was expected."""
     if isinstance(error, json.JSONDecodeError):
         return Clause("is not JSON from column {column} on", column=error.colno)
-    return error
+    return plain(error)
 
 
 def values_of(path: Path, text: str) -> list[tuple[int, Any]]:

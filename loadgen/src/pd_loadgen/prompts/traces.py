@@ -25,6 +25,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from pd_contracts.libraries import plain
 from pd_contracts.sentences import Clause, SentenceError
 from pd_loadgen.prompts.files import FileError, at_line, decoded, lines_of, text_of
 
@@ -138,7 +139,7 @@ def _cells(path: Path, number: int, line: str) -> list[str]:
     try:
         return next(csv.reader([line]), [])
     except csv.Error as error:  # a cell of more than 131,072 characters
-        raise at_line(path, number, error) from error
+        raise at_line(path, number, plain(error)) from error
 
 
 def _placed(path: Path, number: int, read_row: Callable[[], Arrived]) -> Arrived:

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from pd_contracts.libraries import plain
 from pd_contracts.records import (
     MANIFEST,
     REQUESTS,
@@ -90,7 +91,7 @@ def _summary(folder: Path, manifest: Manifest) -> dict[str, Any]:
         try:
             return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         except msgspec.MsgspecError as error:
-            msg = f"{path}: {error}"
+            msg = f"{path}: {plain(error)}"
             raise RecordError(msg) from error
     requests = folder / REQUESTS
     return summarize(manifest, list(read_lines(requests, RequestRecord)) if requests.exists() else [])

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import msgspec
 import yaml
 
+from pd_contracts.libraries import plain
 from pd_contracts.records import MANIFEST, Manifest, RecordError, read_json
 from pd_contracts.settings import SettingsError, fields, shown
 from pd_contracts.urls import without_secret
@@ -69,7 +70,7 @@ def read(path: Path) -> list[Point]:
     try:
         sweep = msgspec.convert(yaml.safe_load(path.read_text("utf-8-sig")), Sweep, strict=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
-        msg = f"{path}: {' '.join(str(error).split())}"
+        msg = f"{path}: {plain(error)}"
         raise SweepError(msg) from error
     found = points(sweep)
     for point in found:

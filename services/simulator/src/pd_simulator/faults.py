@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from pd_contracts.libraries import plain
+
 
 class FaultsError(ValueError):
     """A description of faults that cannot be read."""
@@ -77,4 +79,4 @@ def read(text: bytes | str) -> Faults:
     try:
         return msgspec.json.decode(text, type=Faults)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise FaultsError(str(error)) from error
+        raise FaultsError(str(plain(error))) from error

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from pd_contracts import profiles
+from pd_contracts.libraries import plain
 from pd_contracts.names import Connector, Role
 from pd_contracts.profiles import ProfileError
 
@@ -299,4 +300,4 @@ def load_profile(name: str) -> Profile:
     try:
         return msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:
-        raise ProfileError("profile {name}: {reason}", name=name, reason=error) from error
+        raise ProfileError("profile {name}: {reason}", name=name, reason=plain(error)) from error

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pd_contracts.libraries import plain
 from pd_control.doctor.facts import Model
 
 WEIGHTS: Final = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
@@ -62,7 +63,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except msgspec.MsgspecError as error:
-        msg = f"{path}: {error}"
+        msg = f"{path}: {plain(error)}"
         raise ValueError(msg) from error
 
 
