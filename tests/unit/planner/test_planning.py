@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import yaml
@@ -160,6 +161,26 @@ def test_every_deployment_of_a_cell_is_tried_once() -> None:
 
     assert len(found) == len(set(found)) == 1 + 2 * 6
     assert {each.shape for each in found} == {"4 plain engines", "1P1D", "1P2D", "2P1D", "1P3D", "2P2D", "3P1D"}
+
+
+def test_what_vllm_no_longer_has_is_planned_only_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--input-tokens", "2048", "--output-tokens", "128", "--gpus", "2", "--cell", "2", "--draws", "2"]
+
+    assert main(words) == 0
+    assert "P2P NCCL" not in capsys.readouterr().out
+    assert main([*words, "--connectors", "nixl,p2pnccl"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1P1D P2P NCCL" in told
+
+
+def test_a_profile_with_p2p_nccl_alone_says_how_it_is_planned_with() -> None:
+    nccl = msgspec.structs.replace(H200, handoff={Connector.P2P_NCCL: H200.handoff[Connector.P2P_NCCL]})
+    asked = question(connectors=[], setting=replace(setting(), profile=nccl))
+
+    [reason] = map(str, answer(asked).left_out)
+
+    assert "--connectors p2pnccl plans with it" in reason
+    assert answer(replace(asked, connectors=[Connector.P2P_NCCL])).left_out == []
 
 
 def test_the_answer_is_ranked_by_what_is_wanted() -> None:

@@ -228,7 +228,7 @@ def _connectors(given: str | None, profile: Profile) -> list[Connector]:
             raise CommandError(
                 tr(
                     "the profile has no measurements of {connector}: measure it and calibrate, or remove {name} from --connectors",
-                    connector=WORDS[NAMES[name]],
+                    connector=tr(WORDS[NAMES[name]]),
                     name=name,
                 )
             )

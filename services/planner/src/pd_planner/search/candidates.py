@@ -26,8 +26,8 @@ WORDS: Final = {
     Connector.P2P_NCCL: "P2P NCCL",
     Connector.EXAMPLE: mark("shared folder"),
 }
-# Unless asked for: a shared folder is for engines without a network between them.
-USUAL: Final = (Connector.P2P, Connector.NIXL, Connector.P2P_NCCL)
+# Unless asked for by name: a shared folder is for engines without a network between them, and only old releases of vLLM have P2P NCCL.
+USUAL: Final = (Connector.P2P, Connector.NIXL)
 
 
 def name_of(connector: Connector) -> str:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from pd_analysis.words.language import Sentence, ntr, tr
+from pd_contracts.names import Connector
+from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL, full
 from pd_planner.des.deployment import refused
 from pd_planner.profile.trust import trust
 from pd_planner.search.candidates import LARGEST_CELL, Candidate, candidates
@@ -55,7 +57,17 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
     ranked = sorted(choices, key=lambda choice: _order(question, choice))
     if all(choice.refusal for choice in ranked):
         raise NoPlanError(closest(question, ranked))
-    return Answer(question, ranked, list(filter(None, (refusal, why_not))))
+    return Answer(question, ranked, list(filter(None, (_unasked(question), refusal, why_not))))
+
+
+def _unasked(question: Question) -> Sentence | None:
+    """A profile of runs with P2P NCCL alone has no connector that is tried unless it is asked for."""
+    if question.connectors or Connector.P2P_NCCL not in question.setting.profile.handoff:
+        return None
+    return Sentence(
+        "separate prefill and decode, because of connectors the profile has only P2P NCCL, which needs vLLM {version}; --connectors p2pnccl plans with it",
+        version=full(LAST_WITH_P2P_NCCL),
+    )
 
 
 def _capacities(setting: Setting, found: Sequence[Candidate]) -> dict[Candidate, float]:
