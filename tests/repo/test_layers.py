@@ -80,7 +80,7 @@ LAYERS: dict[str, list[set[str]]] = {
         {"confidence"},
         {"search", "calibrate"},
         {"des"},
-        {"profile", "traffic"},
+        {"profile", "traffic", "cores"},
     ],
     "pd_routing": [
         {"adaptive", "reject", "books"},

@@ -28,6 +28,7 @@ from pd_analysis.tables.table import table
 from pd_analysis.words.language import Sentence
 from pd_contracts.names import Connector, Role
 from pd_control.cli.options import parser
+from pd_planner import cores
 from pd_planner.cli import traffic as traffic_options
 from pd_planner.confidence import findings
 from pd_planner.confidence.draws import Drawn
@@ -181,6 +182,20 @@ def test_a_profile_with_p2p_nccl_alone_says_how_it_is_planned_with() -> None:
 
     assert "--connectors p2pnccl plans with it" in reason
     assert answer(replace(asked, connectors=[Connector.P2P_NCCL])).left_out == []
+
+
+def test_an_answer_does_not_depend_on_how_many_cores_found_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = question(connectors=[Connector.P2P, Connector.NIXL], cell=3)
+
+    def found(cores_used: int) -> Findings:
+        monkeypatch.setattr(cores, "cores", lambda: cores_used)
+        return find(asked, 4, maps=False)
+
+    alone, shared = found(1), found(3)
+
+    assert verdict_sentences(alone) == verdict_sentences(shared)
+    assert [choice.operation for choice in alone.answer.choices] == [c.operation for c in shared.answer.choices]
+    assert [each.per_gpu for each in alone.drawn] == [each.per_gpu for each in shared.drawn]
 
 
 def test_the_answer_is_ranked_by_what_is_wanted() -> None:

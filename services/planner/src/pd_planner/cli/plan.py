@@ -16,6 +16,7 @@ from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_planner.cli.failure import CommandError
 from pd_planner.cli.question import add_arguments, question_of
 from pd_planner.confidence.findings import Findings, find
+from pd_planner.cores import LostError
 from pd_planner.des.compiled import COMPILED
 from pd_planner.emit import measurement
 from pd_planner.emit.deploy import STEP_PROFILE_FILE, env_text, values_text
@@ -43,7 +44,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
         check(options.out)
     try:
         found = find(question, options.draws, maps=options.out is not None, say=say)
-    except NoPlanError as error:
+    except (NoPlanError, LostError) as error:
         raise CommandError(str(error)) from error
     decide = measurement.command(question.setting, found.verdict.compared)
     verdict, doubts = sentences.verdict_sentences(found), sentences.doubts(found, decide)

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from pd_planner.cores import spread
 from pd_planner.profile.numbers import changed, number
 from pd_planner.search.candidates import Candidate
 from pd_planner.search.capacity import Care, Setting, capacity
@@ -69,28 +70,49 @@ class Drawn:
 
 
 def draw(setting: Setting, choices: Sequence[Choice], objective: Objective, draws: int = DRAWS) -> list[Drawn]:
-    capacities: list[list[float]] = [[] for _ in choices]
-    joules: list[list[float]] = [[] for _ in choices]
-    for index in range(draws):
-        generator, own = np.random.default_rng((SEED, index)), np.random.default_rng((SEED, index, 1))
-        drawn = _setting(setting, generator)
-        fixed = {_kind(choice) for choice in choices if not choice.adaptive}
-        errors = {key: float(generator.normal()) for key in sorted(fixed)} | {_ADAPTIVE: float(own.normal())}
-        for position, choice in enumerate(choices):
-            if choice.adaptive and index >= adaptive_draws(draws):
-                continue
-            candidate, care = simulated(choice), _CARE_OF_ROLES if choice.adaptive else _CARE
-            off = np.exp(choice.doubt * errors[_kind(choice)])
-            expected = choice.fleet.per_gpu * candidate.gpus
-            capacities[position].append(capacity(drawn, candidate, expected, care) * off / candidate.gpus)
-            if objective is Objective.ENERGY:
-                operation = operate(drawn, choice.fleet, choice.operation.rate)
-                error = (own if choice.adaptive else generator).normal(0.0, _JOULES_SD)
-                joules[position].append(operation.joules * float(np.exp(error)))
+    """Each choice over so many draws."""
+    found = spread(lambda index: _draw(setting, choices, objective, index, draws), range(draws))
     return [
-        Drawn(choice, tuple(map(float, carried)), tuple(used))
-        for choice, carried, used in zip(choices, capacities, joules, strict=True)
+        Drawn(
+            choice,
+            tuple(one[position].per_gpu for one in found if position in one),
+            tuple(joules for one in found if position in one and (joules := one[position].joules) is not None),
+        )
+        for position, choice in enumerate(choices)
     ]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One choice in one draw; joules only where energy is asked for."""
+
+    per_gpu: float
+    joules: float | None
+
+
+def _draw(
+    setting: Setting, choices: Sequence[Choice], objective: Objective, index: int, draws: int
+) -> dict[int, _Sample]:
+    """The draw of this number: the sample of each choice, by its position. The first ones, with adaptive roles, take longest."""
+    generator, own = np.random.default_rng((SEED, index)), np.random.default_rng((SEED, index, 1))
+    drawn = _setting(setting, generator)
+    fixed = {_kind(choice) for choice in choices if not choice.adaptive}
+    errors = {key: float(generator.normal()) for key in sorted(fixed)} | {_ADAPTIVE: float(own.normal())}
+    found: dict[int, _Sample] = {}
+    for position, choice in enumerate(choices):
+        if choice.adaptive and index >= adaptive_draws(draws):
+            continue
+        candidate, care = simulated(choice), _CARE_OF_ROLES if choice.adaptive else _CARE
+        off = np.exp(choice.doubt * errors[_kind(choice)])
+        expected = choice.fleet.per_gpu * candidate.gpus
+        carried = float(capacity(drawn, candidate, expected, care) * off / candidate.gpus)
+        joules = None
+        if objective is Objective.ENERGY:
+            operation = operate(drawn, choice.fleet, choice.operation.rate)
+            error = (own if choice.adaptive else generator).normal(0.0, _JOULES_SD)
+            joules = operation.joules * float(np.exp(error))
+        found[position] = _Sample(carried, joules)
+    return found
 
 
 def adaptive_draws(draws: int) -> int:

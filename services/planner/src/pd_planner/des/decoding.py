@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from math import floor, inf, sqrt
 from typing import NamedTuple
 
-from pd_planner.des.compiled import compiled, whole_zeros, zeros
+from pd_planner.des.compiled import compiled, inlined, whole_zeros, zeros
 from pd_planner.des.model import (
     BATCH,
     DECODES,
@@ -123,7 +123,7 @@ def serve(jobs: Jobs, rules: Rules, times: Times, busy: Floats) -> None:
     run(engine, ends, inf)
 
 
-@compiled
+@inlined
 def run(engine: Engine, ends: Ends, until: float) -> None:
     """Take steps until all known jobs are done, or until the next step would begin at `until` or later."""
     state, launches = engine.state, len(engine.launching.ms) > 0
@@ -161,7 +161,7 @@ def run(engine: Engine, ends: Ends, until: float) -> None:
         _end_answers(engine, ends)
 
 
-@compiled
+@inlined
 def next_start(engine: Engine) -> float:
     """When the next step begins, if there is anything to do."""
     state, now = engine.state, engine.clock[NOW]
@@ -170,7 +170,7 @@ def next_start(engine: Engine) -> float:
     return float(max(now, engine.jobs.ready[state[ARRIVED]]))
 
 
-@compiled
+@inlined
 def _begin_step(engine: Engine) -> None:
     """Take in requests that have come. With asynchronous scheduling a step is planned while the one before it runs."""
     clock, state, ready = engine.clock, engine.state, engine.jobs.ready
@@ -185,7 +185,7 @@ def _begin_step(engine: Engine) -> None:
         state[ARRIVED] += 1
 
 
-@compiled
+@inlined
 def _launched(engine: Engine) -> float:
     """When the processor has launched this step, if it launches it kernel by kernel; else 0. It launches one step after another."""
     launching, clock = engine.launching, engine.clock
@@ -196,13 +196,13 @@ def _launched(engine: Engine) -> float:
     return float(clock[LAUNCHED])
 
 
-@compiled
+@inlined
 def _launch_ms(launching: Launching, at: float) -> float:
     """The speed of the processor at a time (s)."""
     return float(launching.ms[int(_place(floor(at / launching.period), launching.engine) * len(launching.ms))])
 
 
-@compiled
+@inlined
 def _look_back(engine: Engine, launched: float) -> None:
     """Tokens of the step before reach their clients when the next one is launched, if that is planned while the one before runs."""
     state, times = engine.state, engine.times
@@ -214,7 +214,7 @@ def _look_back(engine: Engine, launched: float) -> None:
             times.last[job] = max(times.last[job], launched)
 
 
-@compiled
+@inlined
 def _next_waiting(engine: Engine) -> int:
     """The request that is admitted next, if any waits: the one preempted last, or the one that came first."""
     state = engine.state
@@ -223,7 +223,7 @@ def _next_waiting(engine: Engine) -> int:
     return int(state[ADMITTED]) if state[ADMITTED] < state[ARRIVED] else NOBODY
 
 
-@compiled
+@inlined
 def _admissible(engine: Engine, left: int) -> bool:
     """Whether the next request that waits may join a step in which so many tokens are left."""
     state, jobs, room = engine.state, engine.jobs, engine.limits.kv_blocks
@@ -237,7 +237,7 @@ def _admissible(engine: Engine, left: int) -> bool:
     return bool(_used(engine, 1) + state[FILLED] + _blocks_of(prompt + engine.running.written[job]) <= room)
 
 
-@compiled
+@inlined
 def _used(engine: Engine, further: int) -> int:
     """Blocks of the sequences that decode, after so many further steps."""
     state, phases = engine.state, engine.running.phases
@@ -247,7 +247,7 @@ def _used(engine: Engine, further: int) -> int:
     return int(tokens // BLOCK_TOKENS)
 
 
-@compiled
+@inlined
 def _make_room(engine: Engine) -> bool:
     """Preempt the requests admitted last, until there are blocks for the next step of all others; returns whether there were any."""
     state, jobs, order = engine.state, engine.jobs, engine.running.order
@@ -278,7 +278,7 @@ def _make_room(engine: Engine) -> bool:
     return preempted
 
 
-@compiled
+@inlined
 def _let_go(engine: Engine, job: int) -> int:
     """Forget a sequence that ended with the last step; returns how many blocks it still had."""
     state = engine.state
@@ -288,7 +288,7 @@ def _let_go(engine: Engine, job: int) -> int:
     return blocks
 
 
-@compiled
+@inlined
 def _stop_decoding(engine: Engine, job: int) -> int:
     """Take a sequence out of the batch; returns how many blocks it would have had after the next step."""
     state, running = engine.state, engine.running
@@ -301,7 +301,7 @@ def _stop_decoding(engine: Engine, job: int) -> int:
     return int(_blocks_of(behind + 1))
 
 
-@compiled
+@inlined
 def _steps_with_room(engine: Engine) -> int:
     """How many steps the sequences that decode can take before one of them finds no block."""
     state, phases = engine.state, engine.running.phases
@@ -315,7 +315,7 @@ def _steps_with_room(engine: Engine) -> int:
     return int(steps)
 
 
-@compiled
+@inlined
 def _decode_only(engine: Engine, steps: int, until: float) -> None:
     """At most so many steps, and fewer if the next request could join before; none begins at `until` or later."""
     clock, state, costs, ready = engine.clock, engine.state, engine.costs, engine.jobs.ready
@@ -336,7 +336,7 @@ def _decode_only(engine: Engine, steps: int, until: float) -> None:
     engine.busy[BATCH] += took * batch
 
 
-@compiled
+@inlined
 def _steps_within(due: float, first: float, growth: float) -> int:
     """The least number of steps that together take at least `due` ms; the first takes `first`, each next one `growth` longer."""
     if due <= 0:
@@ -348,7 +348,7 @@ def _steps_within(due: float, first: float, growth: float) -> int:
     return steps
 
 
-@compiled
+@inlined
 def _fill_step(engine: Engine) -> None:
     """The work of a step: one token per decoding sequence, then the prompt begun before, then new ones while tokens are left."""
     state, work, jobs = engine.state, engine.work, engine.jobs
@@ -374,7 +374,7 @@ def _fill_step(engine: Engine) -> None:
         left -= _chunk(engine, left)
 
 
-@compiled
+@inlined
 def _chunk(engine: Engine, left: int) -> int:
     """Compute as much of the current prompt, and of what was written before a preemption, as the step has tokens for."""
     state = engine.state
@@ -389,7 +389,7 @@ def _chunk(engine: Engine, left: int) -> int:
     return int(tokens)
 
 
-@compiled
+@inlined
 def _start_answers(engine: Engine, ends: Ends, before: int, partial: int) -> None:
     """Tokens of the prompts that this step completed: `partial`, begun in an earlier step, and those admitted since `before`."""
     state = engine.state
@@ -402,7 +402,7 @@ def _start_answers(engine: Engine, ends: Ends, before: int, partial: int) -> Non
     state[COMPLETED] = state[FILLED] = 0
 
 
-@compiled
+@inlined
 def _start(engine: Engine, ends: Ends, job: int) -> None:
     state, running, written = engine.state, engine.running, engine.running.written[job]
     if written == 0:
@@ -416,7 +416,7 @@ def _start(engine: Engine, ends: Ends, job: int) -> None:
     engine.clock[BEHIND] += behind
 
 
-@compiled
+@inlined
 def _end_answers(engine: Engine, ends: Ends) -> None:
     """Last tokens: their sequences leave the batch and give their KV back, at once unless the next step was planned while this one ran."""
     jobs, state = engine.jobs, engine.state

@@ -100,7 +100,7 @@ def simulate(
         whole = Jobs(ready, load.prompt, load.output, load.cached, np.zeros(len(load)))
         first, last, preempted = _written(whole, route.other, writers, busy)
         return Outcome(load, first, last, np.full(len(load), np.nan), busy, preempted)
-    handed = _prefilled(profile, engines, load, route, busy[: engines.prefills])
+    handed = prefilled(profile, engines, load, route, busy[: engines.prefills])
     jobs = _handed_over(profile, engines, load, route, handed)
     further = np.flatnonzero(jobs.output > 0)
     own = Jobs(
@@ -171,7 +171,8 @@ def refused(engines: Engines, load: Load) -> Refusal:
     return next((why for prompt, output in sizes if (why := engines.refusal(prompt, output))), Refusal())
 
 
-def _prefilled(profile: Profile, engines: Engines, load: Load, route: Route, busy: Floats) -> Handed:
+def prefilled(profile: Profile, engines: Engines, load: Load, route: Route, busy: Floats) -> Handed:
+    """When prefill engines have answered, and when their KV is there; `busy` has a row for each and is filled."""
     queues = np.argsort(route.prefill, kind="stable")
     begins = np.searchsorted(route.prefill[queues], np.arange(engines.prefills + 1)).astype(np.int64)
     ready = load.at + profile.api_ms / 1e3

@@ -7,7 +7,7 @@ their steps are simulated in order of time.
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from pd_planner.des.compiled import compiled, copied, whole_zeros, zeros
+from pd_planner.des.compiled import compiled, copied, inlined, whole_zeros, zeros
 from pd_planner.des.model import TRANSFER, EngineLimits, Floats, Ints, SendCosts, StepCosts
 from pd_planner.des.steps import WORK_COLUMNS, add_chunk, clear, step_ms
 from pd_simulator.kv_blocks import blocks_of
@@ -110,7 +110,7 @@ def prefill(prompts: Prompts, model: PrefillModel, handed: Handed, busy: Floats)
             heappush(starts, (float(follows), engine))
 
 
-@compiled
+@inlined
 def _step(fleet: Fleet, engine: int, start: float, number: int) -> float:
     """One step of one engine; returns when it ends."""
     first = fleet.head[engine]
@@ -123,7 +123,7 @@ def _step(fleet: Fleet, engine: int, start: float, number: int) -> float:
     return end
 
 
-@compiled
+@inlined
 def _fill(fleet: Fleet, engine: int, start: float) -> None:
     """Choose the prompts of a step and book them as computed; `head` moves behind those that it completes."""
     prompts, limits = fleet.prompts, fleet.limits
@@ -154,7 +154,7 @@ def _fill(fleet: Fleet, engine: int, start: float) -> None:
     fleet.head[engine] = position
 
 
-@compiled
+@inlined
 def _sending(fleet: Fleet, engine: int, first: int, computing: float, number: int) -> float:
     """What sending the prompts that a step completed adds to it, milliseconds."""
     prompts, send = fleet.prompts, fleet.send
@@ -172,7 +172,7 @@ def _sending(fleet: Fleet, engine: int, first: int, computing: float, number: in
     return float(max(0.0, floor - computing) + send.tail + send.tail_token * tokens)
 
 
-@compiled
+@inlined
 def _deliver(fleet: Fleet, engine: int, first: int, start: float, end: float) -> float:
     """When decode has the KV of each prompt that a step completed; returns when the step ends, which may wait for that."""
     prompts, send, here = fleet.prompts, fleet.send, fleet.handed.here
@@ -189,7 +189,7 @@ def _deliver(fleet: Fleet, engine: int, first: int, start: float, end: float) ->
     return end if send.beside else after
 
 
-@compiled
+@inlined
 def _answer(fleet: Fleet, engine: int, first: int, end: float) -> None:
     """Answer the requests held back before, and those that this step completed, unless they are held back until the next step ends."""
     prompts, head = fleet.prompts, fleet.head[engine]

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pd_planner.des.compiled import compiled
+from pd_planner.des.compiled import inlined
 from pd_planner.des.model import BATCH, DECODES, PROMPTS, TRANSFER, Floats, StepCosts
 
 # The work of a step: prompt tokens, pairs of one of them and one that it looks back on, single tokens, tokens that these look back on, and
@@ -11,13 +11,13 @@ TOKENS, PAIRS, SINGLES, CONTEXT, STALL = range(5)
 WORK_COLUMNS: Final = 5
 
 
-@compiled
+@inlined
 def clear(work: Floats) -> None:
     for index in range(WORK_COLUMNS):
         work[index] = 0.0
 
 
-@compiled
+@inlined
 def add_chunk(work: Floats, tokens: int, done: int) -> None:
     """Add `tokens` of a prompt of which `done` are computed; a single one costs what a decode costs."""
     if tokens == 1:
@@ -28,7 +28,7 @@ def add_chunk(work: Floats, tokens: int, done: int) -> None:
         work[PAIRS] += tokens * (done + tokens / 2)
 
 
-@compiled
+@inlined
 def step_ms(costs: StepCosts, work: Floats, busy: Floats) -> float:
     """Milliseconds of a step, but for what sending adds; they are added to `busy`."""
     decode = prompts = 0.0

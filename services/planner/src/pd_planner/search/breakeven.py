@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
-
+from pd_planner.cores import spread
 from pd_planner.search.candidates import Candidate
-from pd_planner.search.capacity import ROUGH, SECONDS, Care, Setting, capacity, upper_bound
+from pd_planner.search.capacity import ROUGH, SECONDS, Care, Setting, attainment, capacity, upper_bound
 from pd_planner.search.fleet import Fleet, Operation, operate
 from pd_planner.traffic.load import Load
 
@@ -43,7 +42,8 @@ def splits(like: Candidate) -> list[Candidate]:
 
 def break_even(setting: Setting, like: Candidate) -> list[Point]:
     """The map, with `like`'s number of engines and connector, within the same limits for all lengths."""
-    return [_point(setting, like, prompt, output) for prompt in PROMPTS for output in OUTPUTS]
+    lengths = [(prompt, output) for prompt in PROMPTS for output in OUTPUTS]
+    return spread(lambda both: _point(setting, like, *both), lengths)
 
 
 def _point(setting: Setting, like: Candidate, prompt: int, output: int) -> Point:
@@ -57,12 +57,14 @@ def _point(setting: Setting, like: Candidate, prompt: int, output: int) -> Point
 
 
 def _best_split(setting: Setting, able: Sequence[Candidate]) -> tuple[Candidate | None, float]:
-    """The split that roughly carries most, and how much. Splits that could not carry as much under any limits are left out."""
+    """The split that roughly carries most, and how much. The capacity of others is not looked for once they are seen to carry less."""
     best, most = None, 0.0
     for each in sorted(able, key=lambda each: -upper_bound(setting, each)):
         if best is not None and upper_bound(setting, each) <= most:
             break
-        carried = capacity(setting, each, care=ROUGH)
+        if most and attainment(setting, each, most, ROUGH.seconds) < setting.limits.attainment:
+            continue
+        carried = capacity(setting, each, most or None, ROUGH)
         if best is None or carried > most:
             best, most = each, carried
     return best, most
@@ -89,10 +91,12 @@ class Curve:
 def over_rates(setting: Setting, fleets: Sequence[Fleet]) -> list[Curve]:
     """Fleets at the same rates per GPU, from a tenth of what the strongest carries to beyond it."""
     most = max(fleet.per_gpu for fleet in fleets)
-    return [
-        Curve(
-            fleet,
-            [operate(setting, fleet, float(share * most * fleet.gpus), _seconds(fleet)) for share in np.array(RATES)],
-        )
-        for fleet in fleets
-    ]
+    points = [(fleet, share) for fleet in fleets for share in RATES]
+
+    def operated(point: tuple[Fleet, float]) -> Operation:
+        fleet, share = point
+        return operate(setting, fleet, share * most * fleet.gpus, _seconds(fleet))
+
+    # Adaptive roles take longest, and most at high rates: they come last in the list, and first here.
+    found = spread(operated, points[::-1])[::-1]
+    return [Curve(fleet, found[n * len(RATES) : (n + 1) * len(RATES)]) for n, fleet in enumerate(fleets)]

@@ -7,10 +7,12 @@ from typing import Final
 from pd_analysis.words.language import Sentence, ntr, tr
 from pd_contracts.names import Connector
 from pd_contracts.vllm_releases import LAST_WITH_P2P_NCCL, full
+from pd_planner.cores import spread
 from pd_planner.des.deployment import refused
+from pd_planner.des.prepare import prepare
 from pd_planner.profile.trust import trust
 from pd_planner.search.candidates import LARGEST_CELL, Candidate, candidates
-from pd_planner.search.capacity import ROUGH, Setting, capacity
+from pd_planner.search.capacity import ROUGH, capacity
 from pd_planner.search.fleet import Fleet, Operation, fitting, needed, operate, single
 from pd_planner.search.no_plan import NoPlanError, closest, out_of_reach
 from pd_planner.search.question import Answer, Choice, Objective, Question, believed, rank
@@ -43,17 +45,16 @@ def answer(question: Question, say: Callable[[str], None] = lambda _: None) -> A
     if refusal:
         say(tr("left out: {reason}", reason=refusal))
     say(tr("{count} deployments of at most {cell} engines", count=len(found), cell=cell))
-    carried = _capacities(question.setting, found)
+    prepare(question.setting.profile, say)
     why_not = unable(question)
     if why_not is None:
         say(tr("engines that get their roles by load"))
-    if why_not is None and (cell_of_both := planned(question, room)):
-        carried |= [cell_of_both]
+    carried = _capacities(question, found, room if why_not is None else 0)
     if not any(carried.values()):
         raise NoPlanError(out_of_reach(question, found))
     fleets = [fleet for candidate, rate in carried.items() if (fleet := _fleet(question, candidate, rate))]
     per_gpu = _rate_per_gpu(fleets)
-    choices = [_choice(question, fleet, per_gpu) for fleet in fleets]
+    choices = _choices(question, fleets, per_gpu)
     ranked = sorted(choices, key=lambda choice: _order(question, choice))
     if all(choice.refusal for choice in ranked):
         raise NoPlanError(closest(question, ranked))
@@ -70,14 +71,22 @@ def _unasked(question: Question) -> Sentence | None:
     )
 
 
-def _capacities(setting: Setting, found: Sequence[Candidate]) -> dict[Candidate, float]:
-    """The capacity of each candidate: roughly first, then carefully for those near the best."""
-    carried = {candidate: capacity(setting, candidate, care=ROUGH) for candidate in found}
+def _capacities(question: Question, found: Sequence[Candidate], room: int) -> dict[Candidate, float]:
+    """The capacity of each candidate: roughly first, then carefully for those near the best; and of adaptive roles, of `room` engines at most."""
+    setting = question.setting
+
+    carried = dict(zip(found, spread(lambda one: capacity(setting, one, care=ROUGH), found), strict=True))
+    most = max(rate / (candidate.prefills + candidate.others) for candidate, rate in carried.items())
     near = _NEAR * max(rate / candidate.gpus for candidate, rate in carried.items())
-    for candidate, rate in carried.items():
-        if rate / candidate.gpus >= near > 0 or (candidate.plain and rate):
-            carried[candidate] = capacity(setting, candidate, rate)
-    return carried
+    close = [one for one, rate in carried.items() if rate / one.gpus >= near > 0 or (one.plain and rate)]
+
+    def carefully(candidate: Candidate | None) -> tuple[Candidate, float] | None:
+        if candidate is None:
+            return planned(question, room, most)
+        return candidate, capacity(setting, candidate, carried[candidate])
+
+    of_both, *careful = spread(carefully, [None, *close])  # adaptive roles take longest
+    return carried | dict(filter(None, (*careful, of_both)))
 
 
 def _servable(question: Question, every: Iterable[Candidate]) -> tuple[list[Candidate], Sentence | None]:
@@ -129,9 +138,19 @@ def _rate_per_gpu(fleets: Sequence[Fleet]) -> float:
     return _SHOWN * min((rate for rate in best if rate > 0), default=max(f.per_gpu for f in fleets))
 
 
-def _choice(question: Question, fleet: Fleet, per_gpu: float) -> Choice:
-    rate = question.rate if question.rate is not None else per_gpu * fleet.gpus
-    operation = operate(question.setting, fleet, rate)
+def _choices(question: Question, fleets: Sequence[Fleet], per_gpu: float) -> list[Choice]:
+    """Fleets at the rate of the question, or else at `per_gpu`."""
+
+    def at_its_rate(fleet: Fleet) -> Operation:
+        rate = question.rate if question.rate is not None else per_gpu * fleet.gpus
+        return operate(question.setting, fleet, rate)
+
+    longest_first = sorted(fleets, key=lambda fleet: not fleet.candidate.adaptive)
+    found = dict(zip(map(id, longest_first), spread(at_its_rate, longest_first), strict=True))
+    return [_choice(question, fleet, found[id(fleet)]) for fleet in fleets]
+
+
+def _choice(question: Question, fleet: Fleet, operation: Operation) -> Choice:
     known, doubt = trust(question.setting.profile, fleet.candidate.trust_shape)
     return Choice(fleet, operation, known, doubt, _refusal(question, fleet, operation))
 

@@ -31,17 +31,17 @@ def unable(question: Question) -> Sentence | None:
     return None
 
 
-def planned(question: Question, room: int) -> tuple[Candidate, float] | None:
+def planned(question: Question, room: int, per_engine: float) -> tuple[Candidate, float] | None:
     """A cell of the size that the question asks for, and requests per second that it carries; None if there are too few engines, or no P2pConnector.
 
-    `room` is how many engines there may be at most.
+    `room` is how many engines there may be at most; `per_engine` is what engines with fixed roles carry at best, where the search begins.
     """
     largest = min(question.cell, room)
     if largest < _FEWEST or Connector.P2P not in question.connectors:
         return None
     setting = question.setting
     whole = _cell(question, largest)
-    carries = capacity(setting, whole, care=_ROUGH)
+    carries = capacity(setting, whole, per_engine * largest or None, _ROUGH)
     if not carries:
         return whole, 0.0
     cells, size = _split(question, largest, room, carries / largest)
