@@ -44,6 +44,7 @@ from pd_planner.profile.numbers import changed
 from pd_planner.profile.shape import read_shape
 from pd_planner.profile.trust import Trust
 from pd_planner.report import terminal
+from pd_planner.report.pareto import _together
 from pd_planner.report.sentences import doubts, verdict_sentences
 from pd_planner.search import breakeven
 from pd_planner.search.candidates import Candidate, EngineLimits, candidates
@@ -198,6 +199,17 @@ def test_an_answer_does_not_depend_on_how_many_cores_found_it(monkeypatch: pytes
     assert [each.per_gpu for each in alone.drawn] == [each.per_gpu for each in shared.drawn]
 
 
+def test_no_label_of_the_front_lies_on_another_point() -> None:
+    def point(gpus: int, joules: float) -> Choice:
+        choice = drawn(Candidate(0, gpus), [1.0]).choice
+        return replace(choice, operation=replace(choice.operation, joules=joules))
+
+    # The second and the third are nearly equal, on two sides of a line of any grid.
+    front = [point(6, 0.484), point(6, 0.499), point(6, 0.517), point(6, 0.9), point(8, 0.5)]
+
+    assert list(_together(front, 1.0)) == [([1, 2, 3], (6, 0.484)), ([4], (6, 0.9)), ([5], (8, 0.5))]
+
+
 def test_the_answer_is_ranked_by_what_is_wanted() -> None:
     for objective in Objective:
         found = answer(question(objective=objective))
@@ -254,7 +266,10 @@ def test_nothing_draws_more_than_the_cap() -> None:
 
 
 def test_limits_that_nothing_meets_are_told_with_what_is_possible() -> None:
-    with pytest.raises(NoPlanError, match=r"not even without load: TTFT is \d+\.\d ms at least, and the limit is 5$"):
+    with pytest.raises(
+        NoPlanError,
+        match=r"not even without load: TTFT is \d+\.\d ms at least, and the limit is 5; --goodput sets other limits$",
+    ):
         answer(question(setting=setting(limits=Limits({"ttft": 5.0}))))
 
 

@@ -51,6 +51,10 @@ def chosen(options: argparse.Namespace) -> Profile:
                     count=boards,
                 )
             )
+        if options.gpu is not None and options.gpu.isdecimal():
+            raise CommandError(
+                tr("--gpu {name} names no GPU; how many there may be is --gpus {name}", name=options.gpu)
+            )
         if options.gpu is not None:
             raise CommandError(tr("--gpu needs --model, whose shape determines the work"))
         try:

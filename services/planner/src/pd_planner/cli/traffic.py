@@ -26,7 +26,8 @@ SHOWN: Final = (
     "seed",
 )
 _LENGTHS: Final = ("input_tokens", "output_tokens")
-MOST_RATE: Final = 1_000_000  # requests/s: more is a slip of the keyboard
+LEAST_RATE: Final = 0.001
+MOST_RATE: Final = 1_000_000  # requests/s: less or more is a slip of the keyboard
 # Requests that are drawn if the load is endless; fewer if they are too long for the load generator's memory.
 REQUESTS, TOKENS = 12_000, 1_000_000_000
 
@@ -89,6 +90,8 @@ def chosen(given: argparse.Namespace, longest: int) -> Traffic:
         return found
     if (given.rate or 0) > MOST_RATE:
         raise CommandError(tr("--rate: at most {most}, got {rate}", most=f"{MOST_RATE:,}", rate=f"{given.rate:g}"))
+    if given.rate is not None and given.rate < LEAST_RATE:
+        raise CommandError(tr("--rate: at least {least}, got {rate}", least=LEAST_RATE, rate=f"{given.rate:g}"))
     if given.speed is not None:
         raise CommandError(tr("--speed needs --trace: lengths have no times; give their rate with --rate"))
     if (given.input_tokens or 1) * FEWEST > MOST_TOKENS:

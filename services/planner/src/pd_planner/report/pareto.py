@@ -1,6 +1,8 @@
 """The Pareto plot: the deployments that no other beats."""
 
 from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,8 +14,9 @@ from pd_planner.confidence.findings import Findings
 from pd_planner.report.colours import colour_of, marker_of
 from pd_planner.search.question import Choice
 
-# How far the plot goes beyond its front, where the names begin, how many there are, and what of the height counts as one place.
-_BEYOND_FRONT, _NAMES_AT, _NAMED, _ONE_PLACE = 1.5, 0.68, 12, 0.04
+# How far the plot goes beyond its front, where the names begin, and how many there are.
+_BEYOND_FRONT, _NAMES_AT, _NAMED = 1.5, 0.68, 12
+_ONE_PLACE: Final = 0.14  # of the axis: a label that stands below its point would lie on a point so near below it
 
 
 def pareto(found: Findings) -> Figure:
@@ -57,13 +60,17 @@ def pareto(found: Findings) -> Figure:
 
 
 def _together(front: Sequence[Choice], top: float) -> Iterator[tuple[list[int], tuple[float, float]]]:
-    """The numbers of the front's points, those at one place in one label."""
-    near: dict[tuple[int, int], list[int]] = {}
-    for number_, choice in enumerate(front, 1):
-        near.setdefault((choice.fleet.gpus, round(choice.operation.joules / top / _ONE_PLACE)), []).append(number_)
-    for numbers in near.values():
-        lowest = min((front[each - 1] for each in numbers), key=lambda choice: choice.operation.joules)
-        yield numbers, (lowest.fleet.gpus, lowest.operation.joules)
+    """The numbers of the front's points, those at one place in one label, and the lowest of the place."""
+    near: list[list[Choice]] = []
+    for choice in front:
+        below = near[-1][-1] if near and near[-1][-1].fleet.gpus == choice.fleet.gpus else None
+        if below and choice.operation.joules - below.operation.joules < _ONE_PLACE * top:
+            near[-1].append(choice)
+        else:
+            near.append([choice])
+    numbers = count(1)
+    for group in near:
+        yield [next(numbers) for _ in group], (group[0].fleet.gpus, group[0].operation.joules)
 
 
 def _names(figure: Figure, axes: Axes, names: Sequence[str]) -> None:

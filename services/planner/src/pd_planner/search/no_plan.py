@@ -39,7 +39,11 @@ def out_of_reach(question: Question, found: Sequence[Candidate]) -> str:
                 )
             )
     what = "; ".join(parts) or tr("the limits cannot be met together")
-    return tr("nothing meets {limits}, not even without load: {reason}", limits=setting.limits.words, reason=what)
+    return tr(
+        "nothing meets {limits}, not even without load: {reason}; --goodput sets other limits",
+        limits=setting.limits.words,
+        reason=what,
+    )
 
 
 def closest(question: Question, ranked: Sequence[Choice]) -> str:
