@@ -3,6 +3,8 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 from support.planning import H200, crowded, deployments, loads, oracle, poisson
 
 from pd_contracts.names import Connector, Role
-from pd_planner.des.compiled import COMPILED
+from pd_planner.des import decoding
+from pd_planner.des.compiled import COMPILED, cache_folder
 from pd_planner.des.deployment import round_robin, simulate
 from pd_planner.des.model import BATCH, DECODES, PROMPTS, TRANSFER
 from pd_planner.des.power import shares, watts, watts_by_role
@@ -114,6 +117,21 @@ check()
 
 def test_the_tests_have_numba() -> None:
     assert COMPILED
+
+
+def test_compiled_code_of_other_sources_is_never_run(tmp_path: Path) -> None:
+    inner = tmp_path / "inner.py"
+    (tmp_path / "outer.py").write_text("import inner")
+    inner.write_text("one = 1")
+    before = cache_folder(tmp_path, "")
+    inner.write_text("one = 2")
+
+    assert cache_folder(tmp_path, "") != before
+    assert cache_folder(tmp_path, "/kept").parent == Path("/kept")
+    assert (
+        f"/{cache_folder(Path(decoding.__file__).parent, '').name}/"
+        in f"{cast('Any', decoding.serve).stats.cache_path}/"
+    )
 
 
 SLOW = msgspec.structs.replace(H200, launch=Launch(ms=[30.0], tail_ms=2.0))

@@ -5,6 +5,7 @@ both are indexed alike, and that is all that the loops do with them.
 """
 
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -21,6 +22,19 @@ except ImportError:
     numba = None
 
 COMPILED: Final = numba is not None
+
+
+def cache_folder(sources: Path, given: str) -> Path:
+    """Where what is compiled of `sources` is kept, below `given` if that is set.
+
+    numba asks only whether a function's own file has changed, and functions of other files are inlined: after an update it would run old code.
+    """
+    digest = sha256(b"".join(path.read_bytes() for path in sorted(sources.glob("*.py")))).hexdigest()
+    return (Path(given) if given else sources / "__pycache__") / f"compiled-{digest[:12]}"
+
+
+if COMPILED:
+    numba.config.CACHE_DIR = str(cache_folder(Path(__file__).parent, numba.config.CACHE_DIR))
 
 
 def compiled(function: F) -> F:
