@@ -51,7 +51,7 @@ def test_the_callers_gpus_win_if_they_are_as_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("up", "--plan", "none.json"), "none.json: No such file or directory"),
+        (("up", "--plan", "none.json"), "none.json: there is no such file or folder"),
         (("up", "--plan", "plan.json", "--prefill", "2"), "--prefill and --plan exclude each other"),
         (
             ("up", "--plan", "plan.json", "--containers"),

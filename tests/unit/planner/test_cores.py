@@ -20,11 +20,15 @@ def _three_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_results_come_in_the_order_of_the_items_from_several_processes() -> None:
-    found = spread(lambda item: (item * item, time.sleep(0.01), os.getpid()), range(20))
+    def work(item: int) -> tuple[int, int]:
+        time.sleep(0.01)
+        return item * item, os.getpid()
 
-    assert [square for square, _, _ in found] == [item * item for item in range(20)]
-    assert os.getpid() not in {process for _, _, process in found}
-    assert 1 < len({process for _, _, process in found}) <= 3
+    squares, processes = zip(*spread(work, range(20)), strict=True)
+
+    assert squares == tuple(item * item for item in range(20))
+    assert os.getpid() not in processes
+    assert 1 < len(set(processes)) <= 3
 
 
 @pytest.mark.parametrize("items", [[], [7]])

@@ -901,7 +901,7 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         ([*LENGTHS, "--out", "TIMELESS"], "timeless.jsonl is a file: choose another --out"),
         (
             [*LENGTHS, "--profile", "nope.toml"],
-            "pd-plan: the profile nope.toml cannot be read: No such file or directory",
+            "pd-plan: the profile nope.toml cannot be read: there is no such file or folder",
         ),
         ([*LENGTHS, "--power-cap-w", "50", "--rate", "5"], "GPUs with 50 W in all cannot serve 5 requests/s: "),
         (["plans"], "there is no command 'plans'"),
