@@ -48,12 +48,13 @@ EVENT_BEGINNINGS: Final = (b"data: {", b"data:{")
 _EVENT: Final = re.compile(rb'(?:\A|\n)data: ?\{(?!"type": ?"ping")')
 _DONE: Final = re.compile(rb"(?:\A|(?<=\n))data: ?\[DONE\]\n")
 _DATA: Final = b"data:"
-# How an event ends whose data is a JSON object. The usual event is not parsed: it only has to begin and end like one.
+# How an event ends whose data is a JSON object.
 OBJECT_END: Final = b"}\n\n"
 # The line that names an event which reports an error.
 _ERROR_NAME: Final = re.compile(rb"event: ?error")
-# How data begins that is JSON. All other data is text of a server, not of the model.
+# How the data of a model's event begins. All other data is text of a server.
 _OBJECT: Final = b"{"
+# The same for streams that are forwarded, which may hold any JSON.
 _JSON: Final = (_OBJECT, b"[", b'"')
 BLOCK_END: Final = b"\n\n"
 
@@ -413,7 +414,7 @@ class StreamRewriter:
     def _payload(self, payload: bytes, *, failed: bool) -> bytes:
         """What follows `data:`; `failed`: the event's name says that it is an error."""
         self.failed = self.failed or failed
-        if not payload.lstrip().startswith(_JSON):
+        if not payload.lstrip().startswith(_JSON if not self.always else _OBJECT):
             return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
         known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
         by_server = payload.lstrip().startswith(_OBJECT) and not holds(payload, self.always)

@@ -20,7 +20,7 @@ _IP6: Final = re.compile(
 )
 # A name and a port, but not a date or a line of a file: a port has at least two digits, a name at least one letter.
 _HOST: Final = re.compile(
-    r"(?<![\w.@-])(?=[\d.-]*[A-Za-z])[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:\d{2,5}(?![\w.]*\w)"
+    r"(?<![\w.@-])(?=[\d.-]*[A-Za-z])(?!\d{4}-\d\d-\d\dT)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:\d{2,5}(?![\w.]*\w)"
 )
 # In an address with a scheme a name may hold what is in no host's name, as the names of containers do.
 _URL: Final = re.compile(r"(?<=://)[\w.-]+:\d{1,5}(?!\w)")
