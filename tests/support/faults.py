@@ -492,6 +492,7 @@ With every connector:
 - An error event comes only after the first byte: a second attempt could repeat what the client has already read.
 - An event of a stream that begins like a JSON object and is none ends the stream with an error event, and the request counts as failed.
   If eight events in a row differ from their predecessor in more than their text, as with log probabilities or with usage in each event, the following ones are only checked for how they begin and end: to read them whole would cost about a quarter of all the work for an event.
+  On `/v1/responses` and `/v1/messages`, whose events are numbered or named, only the first 32 events of a stream are read whole, for the same reason.
 - If an engine closes an idle connection just as a request arrives on it, that is no fault of the engine: the request is tried again, by the same engine if there is no other.
 - With MIGRATE=on, a greedy stream continues elsewhere with the tokens that its first engine would have written, apart from rounding.
   A stream with a `seed` does so only where each token is drawn by seed and position alone.

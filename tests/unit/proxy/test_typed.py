@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pd_contracts import sse
 from pd_proxy.errors import BrokenReplyError, DisconnectedError, FailedResponseError
-from pd_proxy.protocol.typed import TypedRewriter
+from pd_proxy.protocol.typed import CHECKED_EVENTS, TypedRewriter
 
 SECRET = b"___prefill_addr_10.0.0.1:21001___decode_addr_10.0.0.2:22001_"
 UUID = "resp_0123456789abcdef0123456789abcdef"
@@ -234,3 +234,14 @@ def test_a_part_of_an_event_is_not_passed_on() -> None:
     rewriter.feed(OPENING + delta("a", 2))
     with pytest.raises(BrokenReplyError, match="not valid JSON"):
         rewriter.feed(delta("b", 3).replace(b"}", b""))
+
+
+@pytest.mark.parametrize("broken", [b"data: {oops}", b'data: {"type":"response.output_text.delta","delta":"a"}}'])
+def test_an_event_that_ends_like_an_object_and_is_none_is_not_passed_on(broken: bytes) -> None:
+    named = b"event: response.output_text.delta\n" + broken + b"\n\n"
+    for events in (1, CHECKED_EVENTS - 1):
+        rewriter = TypedRewriter(b"")
+        for number in range(events):
+            rewriter.feed(delta("a", number))
+        with pytest.raises(BrokenReplyError, match="not valid JSON"):
+            rewriter.feed(named)

@@ -364,8 +364,7 @@ class StreamRewriter:
             return False
         return data.count(b"\n") == 2 * data.count(b"}\n\ndata: {") + 2
 
-    @staticmethod
-    def check_plain(data: bytes) -> None:
+    def check_plain(self, data: bytes) -> None:
         """Check that these plain events are JSON.
 
         Raises:
