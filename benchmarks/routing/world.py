@@ -99,8 +99,10 @@ class Placing(Adaptive):
     def refuses(self, books: Books, view: View, prompt: int, placed: Placement) -> bool:
         if not self._policy.reject:
             return False
-        found = predict(books.costs, view, prompt, Way(placed.engine, self._decodes, local=placed.local))
-        books.predicted(late=found.late)
+        changes = self._policy.kind == "adaptive"
+        way = Way(placed.engine, self._decodes, local=placed.local, roles_change=changes)
+        found = predict(books.costs, view, prompt, way)
+        books.predicted(late=found.late, passing=found.passing)
         return found.refused
 
 

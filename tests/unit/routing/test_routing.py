@@ -339,6 +339,39 @@ def test_answers_are_refused_only_if_no_engine_has_room_for_one_more() -> None:
     assert "TPOT_SLO_MS is 10" in found.sentence
 
 
+# 100 prompts of 1,000 tokens per second need little more than one of four engines; all four have computed some beside their answers.
+EMERGING = replace(TRAFFIC, rate=0.1, tokens=100.0)
+
+
+def test_answers_that_are_slow_only_until_roles_have_changed_are_told_apart() -> None:
+    loads = View(dict.fromkeys(ENGINES, busy(100, prompts=500.0)), EMERGING, Objectives(inf, 10.0))
+    fixed, emergent = (
+        predict(COSTS, loads, 1000, Way(1, ENGINES, local=True, roles_change=change)) for change in (False, True)
+    )
+    assert fixed.late
+    assert emergent.late
+    assert fixed.tpot == emergent.tpot > 11
+    assert (fixed.passing, emergent.passing) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("answers", "prompt", "traffic"),
+    [
+        pytest.param(300, 1000, EMERGING, id="more answers than three engines can write"),
+        pytest.param(100, 1000, replace(EMERGING, rate=0.5, tokens=500.0), id="prompts need all engines"),
+        pytest.param(1, 700_000, EMERGING, id="one answer that is slow alone"),
+    ],
+)
+def test_answers_that_are_slow_whatever_roles_engines_have_do_not_pass(
+    answers: int, prompt: int, traffic: Traffic
+) -> None:
+    loads = View(dict.fromkeys(ENGINES, busy(answers, prompts=500.0)), traffic, Objectives(inf, 10.0))
+
+    found = predict(COSTS, loads, prompt, Way(1, ENGINES, local=True, roles_change=True))
+    assert "TPOT_SLO_MS is 10" in found.sentence
+    assert not found.passing
+
+
 def test_an_answer_whose_kv_fits_on_no_engine_is_refused() -> None:
     full, way = replace(busy(), room=1050.0), Way(1, [2, 3], local=False)
 
@@ -350,12 +383,12 @@ def test_an_answer_whose_kv_fits_on_no_engine_is_refused() -> None:
     )
 
 
-def arrive(kept: Books, since: float, requests: int, gap: float, *, late: bool) -> float:
+def arrive(kept: Books, since: float, requests: int, gap: float, *, late: bool, passing: bool = False) -> float:
     """Requests that are all predicted to be late, or all not; returns when the last one came."""
     for _ in range(requests):
         since += gap
         kept.arrived(since, 1000)
-        kept.predicted(late=late)
+        kept.predicted(late=late, passing=passing)
     return since
 
 
@@ -385,6 +418,22 @@ def test_overload_begins_after_a_share_of_requests_and_of_time(gap: float, least
     assert not kept.overload
     arrive(kept, now, least // 5, gap, late=True)
     assert kept.overload
+
+
+def test_while_roles_change_requests_are_late_for_longer_before_that_is_overload() -> None:
+    kept = books()
+    now = arrive(kept, 0.0, 1000, 10.0, late=False)
+
+    def overload_after(seconds: float, *, late: bool = True) -> bool:
+        nonlocal now
+        now = arrive(kept, now, round(100 * seconds), 10.0, late=late, passing=late)
+        return kept.overload
+
+    assert not overload_after(6)
+    assert overload_after(2)
+    assert overload_after(10)  # roles have had their time
+    assert not overload_after(15, late=False)
+    assert not overload_after(4)  # they have it again
 
 
 def test_overload_ends_only_when_few_requests_are_late() -> None:

@@ -121,7 +121,7 @@ class Router:
         """
         found = predict(self.costs, self.books.view(1e3 * now), prompt, self._way(route, instances, needs))
         if new:
-            self.books.predicted(late=found.late)
+            self.books.predicted(late=found.late, passing=found.passing)
         if found.refused and new and self._reject is Reject.SLO:
             self.rejected += 1
             raise SloError(f"rejected early: {found.sentence}; try again later", retry_after_s=found.retry_after_s)
@@ -195,9 +195,19 @@ class Router:
         if isinstance(route, Late):
             partners = [i.incarnation for i in self._partners(route.prefill, both)]
             return Way(
-                route.prefill.incarnation, [route.prefill.incarnation, *partners], local=False, hands_off=hands_off
+                route.prefill.incarnation,
+                [route.prefill.incarnation, *partners],
+                local=False,
+                hands_off=hands_off,
+                roles_change=self._routing is Routing.ADAPTIVE,
             )
-        return Way(route.engine.incarnation, [i.incarnation for i in both] or [route.engine.incarnation], local=True)
+        engine = route.engine
+        return Way(
+            engine.incarnation,
+            [i.incarnation for i in both] or [engine.incarnation],
+            local=True,
+            roles_change=self._routing is Routing.ADAPTIVE and engine.connector is LATE_DECODE and len(both) > 1,
+        )
 
 
 def _shown(milliseconds: float) -> float | None:

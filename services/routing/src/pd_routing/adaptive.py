@@ -13,8 +13,8 @@ from math import inf, sqrt
 from typing import Final
 
 from pd_routing.costs import Costs
-from pd_routing.predict import span_ms, tpot_ms, ttft_ms
-from pd_routing.view import Traffic, View
+from pd_routing.predict import prompts_need, span_ms, tpot_ms, ttft_ms
+from pd_routing.view import View
 
 # Shares of the TPOT objective: above the first, plain engines are predicted to fail; below the second, to suffice again.
 SPLIT_AT: Final = 0.95
@@ -84,7 +84,7 @@ def plain_tpot_ms(costs: Costs, view: View, engines: int) -> float:
 def apart_tpot_ms(costs: Costs, view: View, engines: int) -> float:
     """TPOT, ms, if one engine computed all prompts and the others wrote all answers; 0 if prompts need more than one."""
     traffic, writing = view.traffic, engines - 1
-    if _prompts_need(costs, traffic) >= 1:
+    if prompts_need(costs, traffic) >= 1:
         return 0.0
     context = (traffic.tokens / traffic.rate if traffic.rate else 0.0) + traffic.answer / 2
     grows = traffic.rate * traffic.answer * (costs.decode_ms(1, context) - costs.decode_base)
@@ -177,18 +177,13 @@ def decode_on(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> 
     empty = [engine for engine in engines if not view.of(engine).sequences]
     least = min(writing, key=lambda e: (not view.fits(e, prompt), tpot[e]), default=None)
     limit = DECODE_TPOT * view.correction
-    if _prompts_need(costs, view.traffic) > len(empty) - 1:  # with one engine less, prompts would queue up without end
+    if prompts_need(costs, view.traffic) > len(empty) - 1:  # with one engine less, prompts would queue up without end
         limit = max(limit, NEEDED_TPOT)
     if least is not None and tpot[least] <= limit * view.objectives.tpot and view.fits(least, prompt):
         return least
     if len(empty) >= 2 or least is None:
         return min(empty, key=lambda engine: view.of(engine).queue_ms)
     return least
-
-
-def _prompts_need(costs: Costs, traffic: Traffic) -> float:
-    """The engines that do nothing else than compute the prompts."""
-    return traffic.rate * costs.alone_ms(traffic.tokens / traffic.rate) if traffic.rate else 0.0
 
 
 def decode_with_least(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> int:

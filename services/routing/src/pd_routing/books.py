@@ -27,6 +27,8 @@ MAY_MISS: Final = 0.06
 # The weight of one request in the share of those that are predicted to be late: it is averaged over so many ms, and at least over 50 requests.
 LATE_WEIGHT: Final = 0.02
 LATE_MS: Final = 5000.0
+# Averaged over so many times that time, requests count that are late only until roles have changed, which takes about as long as an answer.
+LASTS: Final = 4
 # Overload begins above the first share and ends below the second one: a burst passes, overload stays.
 OVERLOAD_FROM: Final = 0.3
 OVERLOAD_TO: Final = 0.1
@@ -114,7 +116,7 @@ class Books:
         self.objectives = objectives
         self.correction = 1.0
         self.overload = False
-        self._late_share = 0.0
+        self._late_share = self._lasting_share = 0.0
         self._share = share
         self._engines: dict[int, _Engine] = {}
         self._arrivals = _Arrivals()
@@ -123,11 +125,19 @@ class Books:
     def arrived(self, now: float, prompt: int) -> None:
         self._arrivals.add(now, prompt, self.costs.beside_with_launch_ms(prompt))
 
-    def predicted(self, *, late: bool) -> None:
-        """Whether the request that has just arrived is predicted to miss an objective."""
+    def predicted(self, *, late: bool, passing: bool = False) -> None:
+        """Whether the request that has just arrived is predicted to miss an objective; `passing`: only until roles have changed."""
         rate = self._arrivals.rate
-        self._late_share += min(LATE_WEIGHT, 1 / (LATE_MS * rate) if rate else 1.0) * (late - self._late_share)
-        self.overload = self._late_share > (OVERLOAD_TO if self.overload else OVERLOAD_FROM)
+        weight = min(LATE_WEIGHT, 1 / (LATE_MS * rate) if rate else 1.0)
+        self._late_share += weight * ((late and (self.overload or not passing)) - self._late_share)
+        self._lasting_share += weight / LASTS * (late - self._lasting_share)
+        if self.overload:
+            if self._late_share < OVERLOAD_TO:
+                self.overload, self._lasting_share = False, self._late_share
+        else:
+            share = max(self._late_share, self._lasting_share)
+            if share > OVERLOAD_FROM:
+                self.overload, self._late_share = True, share
 
     @property
     def pace(self) -> float:

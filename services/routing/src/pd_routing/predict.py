@@ -4,10 +4,12 @@ An engine that prefills and decodes spends a share of its time on prompts. Promp
 decode step grows with the number of answers and their context.
 """
 
+from collections.abc import Sequence
+from math import inf
 from typing import Final
 
 from pd_routing.costs import Costs
-from pd_routing.view import EngineLoad, Traffic
+from pd_routing.view import EngineLoad, Traffic, View
 
 # The largest share of an engine's time that prompts can take.
 MOST_OF_TIME: Final = 0.95
@@ -52,3 +54,22 @@ def beside_prompt_ms(costs: Costs, load: EngineLoad) -> float:
     """What a first token takes beside its prompt and the queue before it."""
     steps = STEPS_TO_FIRST * costs.decode_ms(load.sequences, load.context) if load.sequences else costs.prompt_base
     return costs.api + steps
+
+
+def prompts_need(costs: Costs, traffic: Traffic) -> float:
+    """The engines that do nothing else than compute the prompts."""
+    return traffic.rate * costs.alone_ms(traffic.tokens / traffic.rate) if traffic.rate else 0.0
+
+
+def rearranged_tpot_ms(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> float:
+    """Time per output token of this answer if it and all others were spread evenly over the engines that prompts do not need.
+
+    Where roles change with the load, engines come close to that within the time of an answer. Infinite if prompts need all engines.
+    """
+    writing = len(engines) - prompts_need(costs, view.traffic)
+    if writing <= 0:
+        return inf
+    own, loads = prompt + view.traffic.answer / 2, [view.of(engine) for engine in engines]
+    sequences, context = 1 + sum(load.sequences for load in loads), own + sum(load.context for load in loads)
+    # At least what the answer takes alone: it cannot be spread.
+    return max(costs.decode_ms(1, own), costs.decode_ms(sequences / writing, context / writing))

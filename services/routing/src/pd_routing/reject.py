@@ -2,7 +2,8 @@
 
 Beyond their capacity engines serve no request in time, because each excess request delays all others. So a request is rejected if its first
 token would come too late, or if its answer would make all answers on every engine too slow, and if that is true of many recent requests:
-a burst below the capacity passes.
+a burst below the capacity passes. Where roles change with the load, what would be different with other roles has more time: while roles emerge, every
+engine computes prompts beside answers, but not for as long as an answer takes.
 """
 
 from collections.abc import Sequence
@@ -11,13 +12,16 @@ from math import ceil
 from typing import Final
 
 from pd_routing.costs import Costs
-from pd_routing.predict import span_ms, step_ms, tpot_ms, ttft_ms
+from pd_routing.predict import rearranged_tpot_ms, span_ms, step_ms, tpot_ms, ttft_ms
 from pd_routing.view import View
 
 # Shares of the objectives above which requests are rejected. For TTFT, the queue can still grow before an admitted request has its turn, and
 # predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a margin of a tenth.
 TTFT_SHARE: Final = 0.9
 TPOT_SHARE: Final = 1.1
+# The same where roles change, if answers were spread over the engines that prompts do not need. A tenth more than these can write in time
+# is what remains of the time before roles changed, and ends with its answers.
+PASSING_SHARE: Final = 1.2
 MOST_RETRY_S: Final = 60
 
 
@@ -25,24 +29,27 @@ MOST_RETRY_S: Final = 60
 class Way:
     """One way to serve a request: the engine that computes the prompt, and those that could decode (only the same one, if `local`).
 
-    `hands_off`: the engine that computes the prompt also writes the first token.
+    `hands_off`: the engine that computes the prompt also writes the first token. `roles_change`: those that could decode become engines for
+    prompts, and back, as the load requires.
     """
 
     prompt_at: int
     answer_at: Sequence[int]
     local: bool
     hands_off: bool = False
+    roles_change: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, and `overload` whether that happens to many requests."""
+    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, `overload` whether that happens to many requests, `passing` whether other roles would help."""
 
     ttft: float
     tpot: float
     sentence: str = ""
     retry_after_s: int = 1
     overload: bool = False
+    passing: bool = False
 
     @property
     def late(self) -> bool:
@@ -65,7 +72,8 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
         return Prediction(ttft, tpot, text, _retry_s(ttft - TTFT_SHARE * objectives.ttft), overload)
     if tpot > TPOT_SHARE * objectives.tpot:
         text = f"each token would take {tpot:.1f} ms on the least loaded engine, and TPOT_SLO_MS is {objectives.tpot:g}"
-        return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload)
+        passing = _passes(costs, view, prompt, way)
+        return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload, passing)
     if not any(view.fits(engine, prompt) for engine in way.answer_at):
         text = "no engine that could decode it has room for its KV"
         return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload)
@@ -83,6 +91,12 @@ def ttft_on(costs: Costs, view: View, prompt: int, way: Way) -> float:
 def _tpot(costs: Costs, view: View, prompt: int, engine: int) -> float:
     span = span_ms(view.traffic, view.objectives.tpot)
     return tpot_ms(costs, view.of(engine), view.traffic, prompt, span=span, local=False)
+
+
+def _passes(costs: Costs, view: View, prompt: int, way: Way) -> bool:
+    """Whether answers are too slow only until roles have changed."""
+    most = PASSING_SHARE * view.objectives.tpot
+    return way.roles_change and rearranged_tpot_ms(costs, view, way.answer_at, prompt) <= most
 
 
 def _retry_s(excess_ms: float) -> int:
