@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.aio import until
-from support.proxy import BODIES, MODEL, TEXT, Reply, RunningProxy, failing, running_proxy
+from support.proxy import BODIES, MODEL, TEXT, RawClient, Reply, RunningProxy, failing, running_proxy
 from support.workers import running_workers
 
 from pd_contracts.names import Connector, Role
@@ -51,6 +51,14 @@ async def test_a_slash_too_many_changes_nothing_and_redirects_nobody(proxy: Runn
             assert (await response.json())["choices"], path
     async with proxy.session.get(proxy.url + "/v1//models", allow_redirects=False) as response:
         assert (await response.json())["data"]
+
+
+async def test_a_whole_url_is_a_path_like_any_other(proxy: RunningProxy) -> None:
+    await proxy.pair()
+    client = await RawClient.send(proxy, TEXT, "http://x/v1/completions")
+    assert b" 200 " in await client.read_until(b"\r\n")
+    client = await RawClient.send(proxy, TEXT, "http://x/v1//completions/")
+    assert b" 200 " in await client.read_until(b"\r\n")
 
 
 @SERVERS

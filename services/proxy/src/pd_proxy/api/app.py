@@ -35,8 +35,8 @@ from pd_proxy.request.serving import JSON, delivered, error_of, response_headers
 from pd_proxy.request.trace import Trace, attached
 from pd_proxy.supervisor import Supervisor
 
-# Clients put a base URL that ends with a slash before paths that begin with one.
-_SLASHES: Final = re.compile("/{2,}")
+# Clients put a base URL that ends with a slash before paths that begin with one. A whole URL, as forward proxies send it, has two of its own.
+_SLASHES: Final = re.compile("(?<!:)/{2,}")
 
 request_ended = log.Event("pd_proxy.requests", "request")
 
