@@ -134,7 +134,7 @@ async def test_a_request_that_waits_for_room_is_predicted_again_but_counts_once(
         await asyncio.sleep(0)
 
     monkeypatch.setattr(Budget, "released", released)
-    monkeypatch.setattr(Books, "predicted", lambda _, late: counted.append(late))
+    monkeypatch.setattr(Books, "predicted", lambda *_, late, **__: counted.append(late))
     async with running_proxy(**REJECT, kv_bytes_per_token=1, kv_in_flight_bytes=1500) as proxy:
         prefill, _ = await proxy.pair()
         prefill.gate.clear()
