@@ -6,7 +6,7 @@ forever.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
 
 import h11
@@ -180,7 +180,7 @@ class HandedOver(asyncio.StreamReaderProtocol):
     def __init__(
         self,
         transport: asyncio.Transport,
-        serve: Callable[["HandedOver", asyncio.StreamReader, Writer], Awaitable[None]],
+        serve: Callable[["HandedOver", asyncio.StreamReader, Writer], Coroutine[Any, Any, None]],
         ended: Callable[["HandedOver"], None],
         refusal: Refusal,
     ) -> None:
@@ -190,8 +190,16 @@ class HandedOver(asyncio.StreamReaderProtocol):
         self._ended = ended
         self._requests = 0
         self._idle_since = asyncio.get_running_loop().time()
-        reader = asyncio.StreamReader()
-        super().__init__(reader, lambda _reader, _writer: serve(self, reader, Writer(self, transport, reader)))
+        self._serve = serve
+        self._incoming = asyncio.StreamReader()
+        # For a callback asyncio would make a writer of its own, which since Python 3.13 nobody keeps and which closes the connection at its end.
+        super().__init__(self._incoming)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve."""
+        super().connection_made(transport)
+        writer = Writer(self, self.transport, self._incoming)
+        self._serving = asyncio.get_running_loop().create_task(self._serve(self, self._incoming, writer))
 
     def counting(self, app: AppWrapper) -> AppWrapper:
         """An application for this connection alone, whose requests are counted."""
