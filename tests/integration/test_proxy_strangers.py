@@ -56,7 +56,8 @@ async def slowly(_engine: FakeEngine, call: Call, request: web.Request) -> web.S
 
 @pytest.mark.parametrize("how", ["unsigned", "keyed", "bare"])
 async def test_a_stranger_cannot_take_a_live_engines_place(how: str) -> None:
-    async with running_proxy(**(SIGNED if how == "keyed" else {})) as proxy:
+    # An engine that a busy machine kept from pinging for half of the usual second would count as gone, and the stranger as its successor.
+    async with running_proxy(**(SIGNED if how == "keyed" else {}), ping_ttl_s=60.0) as proxy:
         await proxy.engine(Role.PREFILL)
         decode = await proxy.engine(Role.DECODE, answer=slowly)
         stolen: dict[str, Any] = {"http_address": decode.http_address, "zmq_address": "127.0.0.1:9"}

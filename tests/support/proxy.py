@@ -7,6 +7,7 @@ misbehaves as a test tells it to.
 import asyncio
 import contextlib
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -518,6 +519,11 @@ async def listening(port: int, serving: "asyncio.Task[None]", timeout_s: float =
                 writer.close()
                 await writer.wait_closed()
                 return
+
+
+def has_number(text: str, number: int) -> bool:
+    """Whether a text holds a number, by itself: in the digits of an id it is there by chance."""
+    return re.search(rf"(?<!\w){number}(?!\w)", text) is not None
 
 
 class RawClient:
