@@ -89,16 +89,22 @@ async def answer(app: Proxy, asked: Forwarded) -> Answered:
     said: dict[str, Any] = {}
     parts: list[bytes] = []
     body: list[dict[str, Any]] = [{"type": "http.request", "body": b"", "more_body": False}]
+    complete = asyncio.Event()
 
     async def receive() -> Any:
-        # The worker watches the client; here it never leaves.
-        return body.pop() if body else await asyncio.get_running_loop().create_future()
+        if body:
+            return body.pop()
+        # The worker watches the client; here it leaves once it has its answer, which Quart 0.23 waits for.
+        await complete.wait()
+        return {"type": "http.disconnect"}
 
     async def send(event: Any) -> None:
         if event["type"] == "http.response.start":
             said.update(event)
         elif event["type"] == "http.response.body":
             parts.append(event.get("body", b""))
+            if not event.get("more_body", False):
+                complete.set()
 
     await app(_scope(asked), receive, send)  # type: ignore[arg-type]  # the dict is hypercorn's HTTPScope
     found = {name.decode("latin-1").title(): value.decode("latin-1") for name, value in said["headers"]}
