@@ -1,4 +1,7 @@
-"""Work that is spread over the processor's cores: the same results in the same order, sooner."""
+"""Work that is spread over the processor's cores: the same results in the same order, sooner.
+
+The pools of the standard library want work that can be pickled; here a forked process has it already, with all that it refers to.
+"""
 
 import os
 import signal

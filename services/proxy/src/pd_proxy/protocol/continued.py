@@ -16,14 +16,14 @@ from pd_proxy.protocol.exclusions import asks
 from pd_proxy.protocol.first_token import NULL, FirstToken, choices_of, value_of
 from pd_proxy.protocol.generation import Generation
 from pd_proxy.protocol.progress import Progress
-from pd_proxy.protocol.rewrite import BLOCK_END, Cleaning, StreamRewriter, object_decoder, without_params
+from pd_proxy.protocol.rewrite import BLOCK_END, NOT_JSON, Cleaning, StreamRewriter, object_decoder, without_params
 from pd_proxy.protocol.usage import corrected
 
 # Inside a text the quotes are escaped, so this matches only the key.
 USAGE_KEY: Final = b'"usage":'
-# The stop reason with which P2pConnector says that a request could not be continued (`pd_connector.engine.compat.STOP_REASON`).
 # The fields that a parser separates in a chat chunk.
 ODD: Final = frozenset({"reasoning", "reasoning_content", "tool_calls", "function_call"})
+# The stop reason with which P2pConnector says that a request could not be continued (`pd_connector.engine.compat.STOP_REASON`).
 STOP_REASON: Final = "pd: "
 
 
@@ -107,7 +107,7 @@ class PartRewriter(StreamRewriter):
         try:
             fields = self._shown(object_decoder.decode(payload))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
+            raise BrokenReplyError(NOT_JSON) from None
         return head + mark + b" " + msgspec.json.encode(fields) + b"\n\n" if fields else b""
 
     def _shown(self, fields: dict[str, Raw]) -> dict[str, Raw]:

@@ -62,6 +62,7 @@ object_decoder = msgspec.json.Decoder(dict[str, Raw])
 # Reads any JSON to its end without building it.
 _any_decoder = msgspec.json.Decoder(Raw)
 _text_decoder = msgspec.json.Decoder(str)
+NOT_JSON: Final = "an event of the engine's stream is not valid JSON"
 # Between two events of one line each.
 _BETWEEN: Final = b"\n\ndata: "
 
@@ -236,7 +237,7 @@ def check_json(payload: bytes) -> None:
         BrokenReplyError: if it is not.
     """
     if not is_json(payload):
-        raise BrokenReplyError("an event of the engine's stream is not valid JSON")
+        raise BrokenReplyError(NOT_JSON)
 
 
 class StreamRewriter:
@@ -413,18 +414,18 @@ class StreamRewriter:
     def _payload(self, payload: bytes, *, failed: bool) -> bytes:
         """What follows `data:`; `failed`: the event's name says that it is an error."""
         self.failed = self.failed or failed
-        if not payload.lstrip().startswith(_JSON if not self.always else _OBJECT):
+        bare = payload.lstrip()
+        is_object = bare.startswith(_OBJECT)
+        if not is_object and (self.always or not bare.startswith(_JSON)):
             return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
         known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
-        by_server = payload.lstrip().startswith(_OBJECT) and not holds(payload, self.always)
+        by_server = is_object and not holds(payload, self.always)
         try:
             if not known and not failed and not by_server and b"\n" not in payload:
-                if payload.lstrip().startswith(_OBJECT):
+                if is_object:
                     check_json(payload)
                 return payload
-            fields = object_decoder.decode(payload)
-            if by_server:
-                fields = object_decoder.decode(self.scrubbed(Raw(payload)))
+            fields = object_decoder.decode(self.scrubbed(Raw(payload)) if by_server else payload)
             without_params(fields)
             if self.cached is not None:
                 fields = corrected(self._endpoint, fields, self.cached) or fields
@@ -434,7 +435,7 @@ class StreamRewriter:
                 self.failed = True
                 return b" " + bytes(self.scrubbed(Raw(msgspec.json.encode(fields))))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
+            raise BrokenReplyError(NOT_JSON) from None
         return b" " + msgspec.json.encode(fields)
 
     def scrubbed(self, error: Raw) -> Raw:

@@ -17,6 +17,7 @@ from pd_proxy.protocol.rewrite import (
     BLOCK_END,
     ERROR_KEY,
     MAX_EVENT_BYTES,
+    NOT_JSON,
     OBJECT_END,
     StreamRewriter,
     check_json,
@@ -135,7 +136,7 @@ class TypedRewriter(StreamRewriter):
             kind = "error" if "error" in fields else msgspec.json.decode(fields.get("type", b'""'), type=str)
             changed = "response" in fields and self._clean_response(fields)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise BrokenReplyError("an event of the engine's stream is not valid JSON") from None
+            raise BrokenReplyError(NOT_JSON) from None
         if kind == "error":
             return kind, head + mark + b" " + bytes(self.scrubbed(Raw(payload.strip()))) + b"\n\n"
         if changed:
