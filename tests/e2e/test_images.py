@@ -77,3 +77,43 @@ def test_an_engine_that_could_not_work_says_why_and_ends(
     assert result.returncode == 2
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# Run inside the image: texts of answers after long prompts, by vLLM as it is and with what its plugins change.
+DETOKENIZE = """
+import random, subprocess, sys
+from pathlib import Path
+from types import SimpleNamespace
+Path("/tmp/text").write_text("the quick brown fox, naïve café, 预填充和解码 👩‍💻🚀 " * 200)
+subprocess.run([sys.executable, "-m", "pd_engine.tiny_model", "/tmp/tiny", "/tmp/text"], check=True)
+from transformers import AutoTokenizer
+from vllm import SamplingParams
+from vllm.plugins import load_general_plugins
+from vllm.v1.engine.detokenizer import FastIncrementalDetokenizer
+tokenizer = AutoTokenizer.from_pretrained("/tmp/tiny")
+cases = []
+for seed in range(300):
+    r = random.Random(seed)
+    words = r.choices(["the ", "quick", " naïve", "预填", "充和", "🚀", "👩‍💻", "\\n", " café"], k=200)
+    ids = tokenizer.encode("".join(words))
+    cases.append((ids, [r.randrange(len(tokenizer)) for _ in range(12)], bool(seed % 2)))
+def texts():
+    for ids, answer, skip in cases:
+        parameters = SamplingParams(skip_special_tokens=skip)
+        request = SimpleNamespace(request_id="r", sampling_params=parameters, prompt_token_ids=list(ids))
+        one = FastIncrementalDetokenizer(tokenizer, request)
+        for token in answer:
+            one.update([token], False)
+        yield type(one.stream).__name__, one.output_text
+before = list(texts())
+load_general_plugins()
+after = list(texts())
+print({kind for kind, _ in before}, {kind for kind, _ in after}, sum(a[1] == b[1] for a, b in zip(before, after)), len({t for _, t in after}) > 250)
+"""
+
+
+def test_vllm_begins_a_text_from_the_end_of_the_prompt_and_writes_the_same(decode_image: str) -> None:
+    options = ("--env", "PYTHONPATH=/opt/pdstack", "--env", "VLLM_LOGGING_LEVEL=ERROR", "--entrypoint", "python3")
+    found = run("docker", "run", "--rm", *options, decode_image, "-c", DETOKENIZE)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.splitlines()[-1] == "{'DecodeStream'} {'TailStream'} 300 True"
