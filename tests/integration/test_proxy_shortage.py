@@ -4,8 +4,10 @@ import asyncio
 import io
 import json
 import resource
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from support.processes import log_lines, process
@@ -47,9 +49,9 @@ async def test_without_descriptors_the_proxy_says_so_and_blames_no_engine() -> N
     assert len(said) == 1
 
 
-def _request(body: object) -> bytes:
+def _request(body: object, headers: str = "") -> bytes:
     data = json.dumps(body).encode()
-    return f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+    return f"POST /v1/completions HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 async def test_connections_past_the_room_get_503_and_those_before_are_served() -> None:
@@ -73,6 +75,33 @@ async def test_connections_past_the_room_get_503_and_those_before_are_served() -
         child.terminate()
         said = [line for line in await log_lines(child) if line["message"] == "no room for a connection"]
     assert [line["reason"] for line in said] == ["clients"]
+
+
+async def test_every_client_that_finds_no_room_is_told_why_also_while_connections_to_a_pair_are_kept() -> None:
+    async with process(drain_timeout_s=1, files=100) as (proxy, child):
+        for role in (Role.PREFILL, Role.DECODE):
+            await proxy.engine(role)
+        for _ in range(3):
+            answers = await asyncio.gather(*(_whole(proxy) for _ in range(60)))
+            refused = [answer for answer in answers if not answer.startswith(b"HTTP/1.1 200 ")]
+            assert len(answers) - len(refused) >= 8
+            assert all(b" 503 " in answer[:20] and b"out_of_descriptors" in answer for answer in refused)
+        child.terminate()
+
+
+async def _whole(proxy: RunningProxy) -> bytes:
+    """All that a client got. It may be reset behind that, if its request arrived after its answer had been sent."""
+    loop, answer = asyncio.get_running_loop(), b""
+    with socket.socket() as client:
+        client.setblocking(False)
+        async with asyncio.timeout(30):
+            await loop.sock_connect(client, ("127.0.0.1", proxy.settings.http_proxy_port))
+            with suppress(ConnectionError):
+                await loop.sock_sendall(client, _request(STREAM | {"max_tokens": 200}, "Connection: close\r\n"))
+            with suppress(ConnectionError):
+                while part := await loop.sock_recv(client, 65_536):
+                    answer += part
+    return answer
 
 
 async def _first_line(proxy: RunningProxy) -> tuple[str, asyncio.StreamWriter]:
@@ -171,7 +200,7 @@ async def _large(proxy: RunningProxy, body: bytes) -> Reply:
 
 
 def test_connections_are_limited_in_total_and_per_client() -> None:
-    room = Room(RESERVE + 40, 0)
+    room = Room(RESERVE + 60, 0)
     assert room.limit == 20
     assert [room.take("a") for _ in range(18)] == [None] * 18
     assert isinstance(room.take("a"), OutOfDescriptorsError)
@@ -184,7 +213,7 @@ def test_connections_are_limited_in_total_and_per_client() -> None:
 
 
 def test_a_limit_per_client_holds_for_every_client() -> None:
-    room = Room(RESERVE + 40, 2)
+    room = Room(RESERVE + 60, 2)
     assert [room.take("a"), room.take("a")] == [None, None]
     assert isinstance(room.take("a"), TooManyConnectionsError)
     assert room.take("b") is None

@@ -14,6 +14,7 @@ from pd_proxy.api import cors
 from pd_proxy.api.antechamber import may_be_probe
 from pd_proxy.api.app import end, let_go
 from pd_proxy.api.farewell import Farewell
+from pd_proxy.api.unread import drop
 from pd_proxy.api.unsent import Unsent
 from pd_proxy.context import LAST_CALL_S, Context
 from pd_proxy.errors import HttpError, ProxyError, SlowClientError
@@ -305,6 +306,7 @@ class Client(asyncio.Protocol):
         if not self._answering:
             self._keep_alive = False
             self._refuse(self._no_room, None)
+        drop(self._transport)
         self._transport.close()
 
     def _turn_away(self, error: ProxyError) -> None:

@@ -25,7 +25,8 @@ from pd_proxy.api.antechamber import Antechamber
 from pd_proxy.api.app import Proxy
 from pd_proxy.api.client import LOOK_S, Client
 from pd_proxy.api.handed_over import HandedOver, Server, Writer, state_of
-from pd_proxy.api.room import RESERVE, Room, client_of
+from pd_proxy.api.room import ENGINES_A_CLIENT, RESERVE, Room, client_of
+from pd_proxy.api.unread import sent_already
 from pd_proxy.api.unsent import Unsent
 from pd_proxy.context import LAST_CALL_S
 from pd_proxy.errors import HttpError, ProxyError, TooManyConnectionsError
@@ -34,8 +35,6 @@ from pd_proxy.request.serving import JSON, error_of
 SWEEP_S: Final = 1.0
 # The longest reason that a client is told: h11 quotes what it could not read.
 MAX_REASON: Final = 200
-# Enough of a request to tell a probe.
-PROBE_BYTES: Final = 16
 # How often to count the free descriptors: other parts of the process need some, too.
 MEASURE_S: Final = 60.0
 
@@ -99,6 +98,7 @@ class Connections:
         self._addresses: dict[asyncio.Transport, str] = {}
         self._outside = Antechamber(RESERVE // 2)
         self._room = Room(free_descriptors(), self.context.settings.max_connections_per_client)
+        self.context.upstream.limit_connections(self._room.limit * ENGINES_A_CLIENT)
         self._measured = self.loop.time()
         self._worker = WorkerContext(None)
         self._wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
@@ -191,6 +191,7 @@ class Connections:
                 self._measured = now
                 own = self._room.count + self.context.upstream.connections
                 self._room.measure(free_descriptors() + own)
+                self.context.upstream.limit_connections(self._room.limit * ENGINES_A_CLIENT)
             for client in list(self.clients):
                 client.expire(now)
             for protocol, unsent in list(self._handed_over.items()):
@@ -223,14 +224,3 @@ class Connections:
 
 def _client_of(transport: asyncio.Transport) -> str:
     return client_of(str((transport.get_extra_info("peername") or ("",))[0]))
-
-
-def sent_already(transport: asyncio.Transport) -> bytes:
-    """What the client has sent before its connection was accepted; it stays unread, and no descriptor is used for looking."""
-    sock = socket.socket(fileno=transport.get_extra_info("socket").fileno())
-    try:
-        return sock.recv(PROBE_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except OSError:
-        return b""  # nothing yet, or the client has left
-    finally:
-        sock.detach()

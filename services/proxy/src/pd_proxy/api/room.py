@@ -8,8 +8,8 @@ from pd_proxy.errors import OutOfDescriptorsError, ProxyError, TooManyConnection
 
 # Descriptors for files, health checks, and connections that are refused with a reason.
 RESERVE: Final = 32
-# Each client's request needs a connection to an engine, too.
-DESCRIPTORS_A_CLIENT: Final = 2
+# Each client's request needs connections to engines, too: a pair has two, which may be at work at the same time.
+ENGINES_A_CLIENT: Final = 2
 # The default share of one client: nine tenths, because all clients may come through one gateway.
 SHARE: Final = 0.9
 
@@ -31,7 +31,7 @@ class Room:
 
     def measure(self, descriptors: int) -> None:
         """Set the number of descriptors for clients' connections and for the connections to engines that their requests need."""
-        self.limit = max(1, (descriptors - RESERVE) // DESCRIPTORS_A_CLIENT)
+        self.limit = max(1, (descriptors - RESERVE) // (1 + ENGINES_A_CLIENT))
 
     def take(self, client: str) -> ProxyError | None:
         """Count one more connection of a client; returns the error for that client if there is no room."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final, cast
@@ -28,6 +29,8 @@ KEEP_ALIVE_S: Final = 2.0
 STALE_S: Final = 1.0
 # A timer that fires this much too late shows that this process stood still (no CPU, SIGSTOP), and says nothing about the engine.
 LATE_S: Final = 0.5
+# How many turns the event loop needs to close a connection's descriptor.
+CLOSING_TURNS: Final = 3
 
 
 def _drop(data: bytes) -> None:
@@ -192,6 +195,7 @@ class Pool:
 
     def __init__(self, connect_timeout_s: float, shortage: Shortage, access: EngineAccess = OPEN) -> None:
         self.access = access
+        self.most = sys.maxsize  # with more connections than this none is kept
         self._connect_timeout_s = connect_timeout_s
         self._shortage = shortage
         self._free: dict[str, deque[Connection]] = {}
@@ -208,7 +212,7 @@ class Pool:
 
     def give_back(self, address: str, connection: Connection) -> None:
         """Make a connection available for another request."""
-        if self._closed:
+        if self._closed or len(self._all) > self.most:
             connection.abort()
             return
         connection.idle_since = connection.loop.time()
@@ -241,6 +245,8 @@ class Pool:
         host, _, port = address.rpartition(":")
         loop = asyncio.get_running_loop()
         due = loop.time() + self._connect_timeout_s
+        if len(self._all) >= self.most:
+            await self._close_free()
         try:
             async with asyncio.timeout_at(due):
                 _, connection = await loop.create_connection(
@@ -253,7 +259,8 @@ class Pool:
         except (OSError, ValueError) as error:
             # ValueError: a host name from a ping, such as "a..b", can fail in the IDNA codec
             if isinstance(error, OSError) and (own := self._shortage.own_fault(error)) is not None:
-                self._close_free()
+                if await self._close_free():
+                    return await self.connect(address)
                 raise OwnFaultError(own) from error
             raise NotConnectedError from error
         self._all.add(connection)
@@ -270,10 +277,14 @@ class Pool:
         while free:
             free.pop().abort()
 
-    def _close_free(self) -> None:
-        """Close all free connections, to free their descriptors."""
+    async def _close_free(self) -> bool:
+        """Close all free connections, to free their descriptors; returns whether there were any."""
+        found = any(self._free.values())
         for address in self._free:
             self.drop(address)
+        for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
+        return found
 
     def _close_idle(self) -> None:
         loop = asyncio.get_running_loop()

@@ -68,6 +68,10 @@ class Upstream:
         """The number of connections to engines for requests for tokens."""
         return self._pool.size
 
+    def limit_connections(self, most: int) -> None:
+        """From this number of connections on, none is kept idle: other parts of the process need descriptors, too."""
+        self._pool.most = most
+
     @property
     def session(self) -> aiohttp.ClientSession:
         if self._session is None:
