@@ -29,6 +29,8 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
     ("decode", "--uds /tmp/x", {}, "the proxy speaks HTTP over TCP"),
     ("combined", "--grpc", {}, "the proxy speaks HTTP over TCP"),
     ("combined", "--headless", {}, "the proxy speaks HTTP over TCP"),
+    ("combined", "--api-server-count 0", {}, "the same as --headless"),
+    ("prefill", "-asc=0", {}, "the same as --headless"),
     ("decode", "--ssl-keyfile k --ssl-certfile c", {}, "TLS"),
     ("combined", "--ssl_certfile=c", {}, "TLS"),
     ("combined", "--api-key secret", {}, "a key that the proxy does not have"),

@@ -17,6 +17,7 @@ from pd_engine.guards_p2p_nccl import p2p_nccl
 MEMORY_LIMIT: Final = 0.97
 # Options with which vLLM opens no HTTP port that the proxy could talk to.
 NO_HTTP: Final = ("uds", "grpc", "headless")
+NEEDS_HTTP: Final = "the proxy speaks HTTP over TCP to engines"
 SEVERAL_HOSTS: Final = ("nnodes", "node_rank", "master_addr", "master_port", "data_parallel_address")
 RANKS: Final = (
     "pipeline_parallel_size",
@@ -84,7 +85,10 @@ def _named(command: Command) -> Iterator[str]:
 def _http(command: Command) -> Iterator[str]:
     for name in NO_HTTP:
         if command.line.given.get(name):
-            yield f"{command.said(name)}: the proxy speaks HTTP over TCP to engines; remove it."
+            yield f"{command.said(name)}: {NEEDS_HTTP}; remove it."
+    servers = command.line.number("api_server_count")
+    if servers is not None and servers < 1:
+        yield f"{command.said('api_server_count')} is the same as --headless, and {NEEDS_HTTP}; remove it."
     for name in ("ssl_keyfile", "ssl_certfile"):
         if command.changed(name):
             yield (
