@@ -42,6 +42,8 @@ PAGE = 4 * 65536
 LANDING_PAGES = 4
 ORDERS = ("official", "decode first", "named late", "hand-off", "token follows")
 PLACE_HOLDER = 5
+# How long decode waits within a step: on a busy machine the last layers may take long.
+SOON_S = 5
 # Prompts of one token that `loads` sends, and prompts of a few that nobody transfers.
 SMALL = 10
 GONE = (urllib.error.URLError, TimeoutError, OSError)
@@ -51,7 +53,10 @@ CACHING = {True: "--enable-prefix-caching", False: "--no-enable-prefix-caching"}
 
 @dataclass(frozen=True)
 class Case:
-    """Which engine has prefix caching; `again`: decode after its restart. `python` has another vLLM than the image's; `more` are both engines' options."""
+    """Which engine has prefix caching; `again`: decode after its restart. `python` has another vLLM than the image's; `more` are both engines' options.
+
+    `soon`: an idle decode engine begins a request's step before all of its KV is there.
+    """
 
     prefill: bool
     decode: bool
@@ -59,6 +64,7 @@ class Case:
     thorough: bool = False
     python: str = ""
     more: tuple[str, ...] = ()
+    soon: bool = False
 
 
 CASES = [
@@ -71,6 +77,7 @@ CASES = [
         id="FP8",
         marks=pytest.mark.long,
     ),
+    pytest.param(Case(prefill=False, decode=True, again=True, soon=True), id="soon", marks=pytest.mark.long),
     pytest.param(
         Case(prefill=False, decode=False, again=True, python=os.environ.get("CONNECTOR_VLLM_PYTHON", "none")),
         id="another vLLM",
@@ -104,7 +111,9 @@ class Pair:
     def start(self, name: str, *, caching: bool) -> Engine:
         """The first decode engine has the connector's halves in two processes, all others in one."""
         settings = {"landing_bytes": LANDING_PAGES * PAGE, "page_bytes": PAGE, "load_timeout_s": 3, "early_s": 15}
-        relayed, together = name == "d" and not self.case.python, name in ["p", *self.site.engines]
+        relayed, together = name == "d" and not self.case.python, name in ["p", *self.site.engines] or self.case.soon
+        if self.case.soon:
+            settings |= {"landing_bytes": 4 * LANDING_PAGES * PAGE, "soon_wait_ms": SOON_S * 1000, "soon_lead_ms": 50}
         arguments = (CACHING[caching], *self.case.more)
         return self.site.start(name, *arguments, relayed=relayed, together=together, **settings)
 
@@ -229,6 +238,55 @@ def test_with_the_kv_zeroed_on_its_way_the_same_comparison_fails(pair: Pair) -> 
             tokens, answer = both("official", pair.p, pair.d, random_prompt(length, 1))
             assert answer.pd["outcome"] == "loaded"
             assert tokens != pair.plain(random_prompt(length, 1))
+
+
+def waits(engine: Engine) -> float:
+    """How many steps have waited for KV."""
+    ask(engine, [1, 2], max_tokens=1)
+    return engine.metrics().get('pd_kv_stage_seconds_count stage="in step"', 0)
+
+
+def test_steps_that_begin_before_their_kv_is_there(pair: Pair) -> None:
+    if not pair.case.soon:
+        pytest.skip("no step begins before its KV is there")
+    p, d = pair.p, pair.d
+    both("official", p, d, random_prompt(40, 200))  # so that they are connected
+    before, loaded = waits(d), loads(d, "loaded")
+    for salt, length in enumerate(LENGTHS[1:], 210):
+        tokens, _ = both("decode first", p, d, random_prompt(length, salt), stream=salt % 2 == 0)
+        assert tokens == pair.plain(random_prompt(length, salt)), length
+    assert waits(d) - before >= len(LENGTHS) // 2, "most of them waited within their step"
+    assert loads(d, "loaded") - loaded == len(LENGTHS) - 1
+
+    with pair.relay.zeros():
+        for length in (33, 257):
+            before = waits(d)
+            tokens, answer = both("decode first", p, d, random_prompt(length, 3))
+            assert (answer.pd["outcome"], waits(d)) == ("loaded", before + 1)
+            assert tokens != pair.plain(random_prompt(length, 3))
+    rest(p, d)
+
+
+def test_a_last_page_that_does_not_come_within_the_step(pair: Pair) -> None:
+    if not pair.case.soon:
+        pytest.skip("no step begins before its KV is there")
+    p, d = pair.p, pair.d
+    both("official", p, d, random_prompt(40, 220))
+    prompt, lost = random_prompt(200, 221), loads(d, "lost")
+    with pair.relay.holding() as held:
+        running = Later(both, "decode first", p, d, prompt)
+        assert held.wait(60)
+        with pytest.raises(urllib.error.HTTPError, match="500") as failed:
+            running.result()
+    failed.value.close()
+    assert loads(d, "lost") == lost + 1
+
+    # Nobody else gets the blocks that are without KV from the prefix cache, and from now on decode waits as before.
+    before = waits(d)
+    assert ask(d, prompt).tokens == pair.plain(prompt)
+    assert both("decode first", p, d, random_prompt(300, 222))[0] == pair.plain(random_prompt(300, 222))
+    assert waits(d) == before
+    rest(p, d)
 
 
 def test_several_prompts_and_answers_of_one_request(pair: Pair) -> None:

@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from support.connector_nccl import FakeNccl
 from support.connector_station import PAGE_BLOCKS, ToyEngine
 
-from pd_connector.core.orders import Computed, Event, Failed, Order, Ready
+from pd_connector.core.orders import Computed, Event, Failed, Load, Near, Order, Ready
 from pd_connector.memory.pages import HOST, Memory
 from pd_connector.net.channel import Channel
 from pd_connector.net.transport import Invitation, Site, TransportError, Writer
@@ -63,6 +65,92 @@ def engine(nccl: FakeNccl | None) -> Iterator[Callable[..., ToyEngine]]:
         left = [name for name in left if name in {thread.name for thread in threading.enumerate()}]
     assert left == []
     assert nccl is None or nccl.alive == 0
+
+
+class Steps:
+    """A prefill and a decode engine that waits within its steps, connected; each step of prefill has four layers."""
+
+    def __init__(self, engine: Callable[..., ToyEngine], soon_wait_ms: float) -> None:
+        self.p = engine()
+        self.d = engine(settings=msgspec.structs.replace(QUICK, soon_wait_ms=soon_wait_ms))
+        self.p.prefill("before.x", [50], self.d.address)
+        self.d.expect("before.x", self.p.address)
+        self.d.until("before.x", Ready)
+        assert self.d.load("before.x", [50])
+        self.order = Computed("k.x", 0, tuple(range(6)), early=True)
+
+    def begin(self) -> None:
+        self.d.expect("k.x", self.p.address)
+        self.p.begin("k.x", 6, self.d.address)
+        self.p.fill("k.x", 0, list(range(6)))
+        for share in (0.25, 0.5, 0.75):
+            self.p.station.after_some_layers([self.order], share, share + 0.25)
+
+    def end(self) -> None:
+        self.p.station.after_last_layer([self.order])
+        self.p.station.after_step([self.order], sent=True)
+        self.p.end("k.x")
+
+    def load(self) -> bool:
+        return not self.d.station.before_step([Load("k.x", "k.x", tuple(range(10, 16)), 0, soon=True)])
+
+
+@ONLY_TCP
+def test_a_step_waits_for_kv_that_prefill_has_foreseen(engine: Callable[..., ToyEngine]) -> None:
+    steps = Steps(engine, 60_000)
+    steps.begin()
+    near = steps.d.until("k.x", Near)
+    assert 0 <= time.monotonic() - near.at < AT_ONCE_S
+    loaded: list[bool] = []
+    thread = threading.Thread(target=lambda: loaded.append(steps.load()))
+    thread.start()
+    time.sleep(0.05)
+    assert loaded == [], "it waits"
+    steps.end()
+    thread.join(AT_ONCE_S)
+    assert loaded == [True]
+    assert steps.d.holds("k.x", list(range(10, 16)))
+    steps.d.until("k.x", Ready)
+    rest(steps.p, steps.d)
+
+
+@ONLY_TCP
+@pytest.mark.parametrize("why", ["time", "prefill aborts", "prefill ends"])
+def test_a_step_does_not_wait_for_ever(engine: Callable[..., ToyEngine], why: str) -> None:
+    steps = Steps(engine, 50 if why == "time" else 60_000)
+    steps.begin()
+    steps.d.until("k.x", Near)
+    if why == "prefill aborts":
+        threading.Timer(0.05, steps.p.end, ("k.x",), {"token": None}).start()
+    elif why == "prefill ends":
+        threading.Timer(0.05, steps.p.stop).start()
+    begun = time.monotonic()
+    assert steps.load() is False
+    assert time.monotonic() - begun < AT_ONCE_S
+    if why == "time":
+        steps.end()  # what comes now is of no use
+    rest(steps.d, *([] if why == "prefill ends" else [steps.p]))
+
+
+@ONLY_TCP
+def test_kv_is_not_announced_before_its_time(engine: Callable[..., ToyEngine]) -> None:
+    steps, due = Steps(engine, 60_000), time.monotonic() + 0.2
+    steps.d.expect("k.x", steps.p.address)
+    steps.p.begin("k.x", 6, steps.d.address)
+    forecast: Any = SimpleNamespace(told=False, passed=lambda *_shares: due)
+    steps.p.station.outgoing._look(forecast, ["k.x"], (0.5, 1), None)
+    assert steps.d.until("k.x", Near).at >= due
+    steps.p.end("k.x", token=None)
+    rest(steps.p, steps.d)
+
+
+@ONLY_TCP
+def test_an_engine_that_does_not_wait_within_steps_hears_of_nothing(engine: Callable[..., ToyEngine]) -> None:
+    steps = Steps(engine, 0)
+    steps.begin()
+    steps.end()
+    steps.d.until("k.x", Ready)
+    assert not [event for event in steps.d.events if isinstance(event, Near)]
 
 
 @ONLY_TCP

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from support.connector_nccl import FakeNccl, enter_thread
 
-from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Event, Expect, Failed, Load, Ready
+from pd_connector.core.orders import Begin, Computed, Drain, Drop, Ended, Event, Expect, Failed, Load, Near, Ready
 from pd_connector.memory.pages import HostMemory
 from pd_connector.net.handshake import Identity
 from pd_connector.net.plant import Plant
@@ -146,7 +146,7 @@ class ToyEngine:
     def drop(self, key: str) -> None:
         self.station.do(Drop(key, "aborted"))
 
-    def until(self, key: str, kind: type[Ready] | type[Failed], seconds: float = 30) -> Any:
+    def until(self, key: str, kind: type[Ready] | type[Failed] | type[Near], seconds: float = 30) -> Any:
         """The event of this kind for a key, once it is there."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -18,6 +18,7 @@ from pd_connector.wire.messages import Message
 
 BLOCK = 4  # tokens
 KIND = "host"
+SOON_S = 0.05  # how long decode waits within a step
 Cell = tuple[str, int] | None
 
 
@@ -153,7 +154,9 @@ class DecodeEngine:
         self.boot = f"boot-{address}"
         self.receiver = Receiver(self.boot, address, settings)
         self.receiver.add_memory(KIND, landing)
-        self.loads = Loads(1, fail=False)
+        self.loads = Loads(1, fail=False, soon_s=SOON_S)
+        self.in_step: Load | None = None
+        self.in_time = 0  # KV that came while a step waited for it
         self.landing: dict[int, list[Cell]] = {}
         self.page_blocks = page_blocks
         self.total: dict[str, int] = {}
@@ -172,17 +175,42 @@ class DecodeEngine:
                     self.receiver.drop(order)
                 case Park(key=key):
                     self.receiver.park(key, self.clock)
+                case Load(soon=True):
+                    assert self.in_step is None, "two requests in a step that waits"
+                    self.in_step = order
                 case Load():
-                    found = self.receiver.take(order.key)
-                    assert found is not None, "a load of what is not complete"
-                    cells: dict[int, Cell] = {}
-                    self._read(found[1], cells)
-                    self._check(order.request_id, cells)
-                    self.outcome[order.request_id] = "loaded"
+                    assert self._load(order), "a load of what is not complete"
                 case Drain():
                     self.draining[order.request_id] = (order, {})
                 case _:
                     raise AssertionError(order)
+
+    def _load(self, order: Load) -> bool:
+        found = self.receiver.take(order.key)
+        if found is None:
+            return False
+        cells: dict[int, Cell] = {}
+        self._read(found[1], cells)
+        self._check(order.request_id, cells)
+        self.outcome[order.request_id] = "loaded"
+        return True
+
+    def end_step(self) -> None:
+        """The step that waits for KV goes on, with it or without."""
+        order, self.in_step = self.in_step, None
+        if order is None:
+            return
+        if self._load(order):
+            self.in_time += 1
+        else:
+            self.receiver.drop(Drop(order.key, "late"))
+            self.loads.lost(order.request_id, self.clock)
+            self.outcome[order.request_id] = "lost"
+
+    def look(self) -> None:
+        """The step that waits looks whether its KV is there, or will not come."""
+        if self.in_step is not None and not self.receiver.is_coming(self.in_step.key):
+            self.end_step()
 
     def request(self, request_id: str, key: str, source: str, tokens: int, *, follows: bool) -> None:
         self.total[request_id], self.key[request_id] = -(-tokens // BLOCK), key
@@ -193,16 +221,18 @@ class DecodeEngine:
             )
         )
 
-    def schedule(self, request_id: str) -> None:
-        """One scheduling round for a request that waits."""
-        if request_id in self.outcome or request_id in self.draining:
+    def schedule(self, request_id: str, *, alone: bool = False) -> None:
+        """One scheduling round for a request that waits; `alone`: there is nobody else."""
+        if request_id in self.outcome or request_id in self.draining or self.in_step is not None:
             return
         self.feed()
-        found = self.loads.verdict(request_id, 0, self.clock)
+        found = self.loads.verdict(request_id, 0, self.clock, alone=alone)
         if found.verdict is Verdict.WAIT:
             return
-        external = found.tokens if found.verdict in (Verdict.LOAD, Verdict.DRAIN) else 0
-        self.do(self.loads.allocated(request_id, tuple(range(self.total[request_id])), 0, external))
+        assert alone or found.verdict is not Verdict.SOON
+        external = found.tokens if found.verdict is not Verdict.PLAIN else 0
+        soon = found.verdict is Verdict.SOON
+        self.do(self.loads.allocated(request_id, tuple(range(self.total[request_id])), 0, external, soon=soon))
         if not external:
             self.outcome[request_id] = "computed"
 
@@ -241,6 +271,8 @@ class DecodeEngine:
 
     def leave(self, request_id: str) -> None:
         """The request is over, or its client left."""
+        if self.in_step is not None:
+            self.end_step()  # an engine hears of that between two steps
         orders, outcome = self.loads.finished(request_id)
         self.outcome.setdefault(request_id, outcome or "over")
         self.do(orders)
@@ -298,7 +330,7 @@ class Network:
         self.connections.append(connection)
         if purpose == "push":
             acceptor.receiver.link_up(connection.number, KIND)
-            opener.sender.up(acceptor.address, acceptor.boot, KIND)
+            opener.sender.up(acceptor.address, acceptor.boot, KIND, soon=True)
 
     @staticmethod
     def _post(connection: Connection | None, author: Any, message: Message) -> None:
@@ -383,6 +415,8 @@ class Network:
             prefill.clock += seconds
         for decode in self.decodes:
             decode.clock += seconds
+            if seconds > SOON_S:
+                decode.end_step()
         for prefill in self.prefills:
             prefill.sender.tick(prefill.clock)
         for decode in self.decodes:
@@ -432,4 +466,5 @@ class Network:
             decode.release_one()
         decode.feed()
         decode.drain()
+        decode.look()
         return busy

@@ -4,6 +4,7 @@ The state machine finds short sequences and shows the shortest one that fails. T
 that each kind has in a real deployment.
 """
 
+import functools
 import random
 from collections import Counter
 from typing import Any
@@ -17,7 +18,7 @@ from support.connector_world import KIND, DecodeEngine, Network, PrefillEngine
 from pd_connector.settings import Settings
 
 COPIES = ("begin beside", "finish beside", "begin puts", "finish puts", "collect")
-LANDINGS = ("drain", "release", "feed")
+LANDINGS = ("drain", "release", "feed", "look", "end step")
 SETTINGS = Settings(
     load_timeout_s=30, queue_timeout_s=60, early_s=60, keep_s=40, send_timeout_s=50, ping_s=1, dead_after_s=5
 )
@@ -92,10 +93,15 @@ class Exchange(RuleBasedStateMachine):
             self.where[name][0].end(name, aborted=True)
             self.prefilling.discard(name)
 
-    @rule(name=requests)
-    def schedule(self, name: str) -> None:
+    @rule(name=requests, alone=st.booleans())
+    def schedule(self, name: str, *, alone: bool) -> None:
         if name in self.decoding:
-            self.where[name][1].schedule(name)
+            self.where[name][1].schedule(name, alone=alone)
+
+    @rule(name=requests)
+    def foresee(self, name: str) -> None:
+        """Prefill believes that the end is near, and may be wrong."""
+        self.where[name][0].sender.soon([f"k{name[1:]}.x"])
 
     @rule(name=consumes(requests))
     def leave(self, name: str) -> None:
@@ -126,7 +132,13 @@ class Exchange(RuleBasedStateMachine):
     @rule(decode=st.integers(0, 1), what=st.sampled_from(LANDINGS))
     def land(self, decode: int, what: str) -> None:
         engine = self.decodes[decode]
-        {"drain": engine.drain, "release": engine.release_one, "feed": engine.feed}[what]()
+        {
+            "drain": engine.drain,
+            "release": engine.release_one,
+            "feed": engine.feed,
+            "look": engine.look,
+            "end step": engine.end_step,
+        }[what]()
 
     @precondition(lambda self: self.network.connections)
     @rule(which=st.integers(0, 50))
@@ -203,12 +215,28 @@ class Exchange(RuleBasedStateMachine):
                 assert granted == set(connection.opener.sender._peers[connection.acceptor.address].credit)
 
 
+def approach(name: str, exchange: Exchange, *, right: bool) -> None:
+    """Prefill foresees the end, and decode hears of it before anything else happens."""
+    exchange.foresee(name)
+    exchange.network.collect()
+    for connection in list(exchange.network.connections):
+        while exchange.network.deliver(connection, back=False):
+            pass
+    exchange.schedule(name, alone=True)
+    if right:
+        exchange.compute(name, 40)
+        exchange.network.run()
+
+
 def walk(seed: int, events: int) -> Exchange:
     """A random walk, and the state that it ended in; everything about it follows from the seed."""
     r = random.Random(seed)
     exchange = Exchange()
     exchange.start(
-        staging=r.randint(1, 6), landing=r.randint(1, 8), page_blocks=r.randint(1, 3), blocks=r.randint(12, 40)
+        staging=r.randint(1, 6),
+        landing=r.randint(1, 8) if r.random() < 0.7 else 30,
+        page_blocks=r.randint(1, 3),
+        blocks=r.randint(12, 40),
     )
     names: list[str] = []
 
@@ -232,7 +260,9 @@ def walk(seed: int, events: int) -> Exchange:
         lambda: some(exchange.compute, r.choice((4, 8, 24))): 14,
         lambda: some(exchange.preempt): 2,
         lambda: some(exchange.abort_prefill): 0.5,
-        lambda: some(exchange.schedule): 10,
+        lambda: some(lambda name: exchange.schedule(name, alone=r.random() < 0.5)): 10,
+        lambda: some(exchange.foresee): 1,
+        lambda: some(functools.partial(approach, exchange=exchange, right=r.random() < 0.5)): 3,
         lambda: exchange.deliver(r.randrange(50), r.randint(1, 4), back=r.random() < 0.5): 30,
         lambda: exchange.copy(r.randint(0, 1), r.choice(COPIES)): 30,
         lambda: exchange.land(r.randint(0, 1), r.choice(LANDINGS)): 12,
@@ -249,6 +279,7 @@ def walk(seed: int, events: int) -> Exchange:
 @pytest.mark.parametrize("first_seed", range(0, 400, 100))
 def test_long_walks_leave_nothing_behind(first_seed: int) -> None:
     outcomes: Counter[str] = Counter()
+    in_time = 0
     for seed in range(first_seed, first_seed + 100):
         try:
             exchange = walk(seed, 400)
@@ -256,8 +287,11 @@ def test_long_walks_leave_nothing_behind(first_seed: int) -> None:
         except BaseException:
             print(f"seed {seed}")  # noqa: T201  walk(seed, 400) shows it again
             raise
+        in_time += sum(decode.in_time for decode in exchange.decodes)
         outcomes.update(outcome for decode in exchange.decodes for outcome in decode.outcome.values())
     assert outcomes["loaded"] > 400, f"walks that lead nowhere show nothing: {outcomes}"
+    assert in_time > 5, "steps that wait for KV get it"
+    assert outcomes["lost"] > 0, f"no step has waited in vain: {outcomes}"
 
 
 TestExchange: Any = Exchange.TestCase

@@ -23,6 +23,17 @@ def test_the_last_layer_is_known_once_in_each_step() -> None:
         assert layers.end(step) is False
 
 
+def test_shares_of_the_layers_at_which_to_look() -> None:
+    layers, step = Layers(NAMES), list[Order]([SENDS])
+    found = []
+    for name in NAMES:
+        layers.wrote(name, step)
+        found.append(layers.milestone)
+    assert found == [(1 / 3, 2 / 3), (2 / 3, 1), None]
+    nobody: list[Order] = [LATER]
+    assert [(layers.wrote(name, nobody), layers.milestone) for name in NAMES] == [(False, None)] * 3
+
+
 @pytest.mark.parametrize("order", [Load("r", "k.x", (1,), 0), Computed("k.x", 0, (1, 2))])
 def test_a_step_for_whose_kv_nobody_waits(order: Order) -> None:
     layers, step = Layers(NAMES), [order]

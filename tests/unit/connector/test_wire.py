@@ -20,6 +20,7 @@ from pd_connector.wire.messages import (
     Part,
     Ping,
     ProtocolError,
+    Soon,
     Token,
     decode,
 )
@@ -30,6 +31,7 @@ MESSAGES: list[Any] = [
     Joined(),
     Credit(pages=[1, 2, 300]),
     Part(key="k.x", first=0, count=3, total=9, pages=[4, 5], size=1 << 40),
+    Soon(key="k.x"),
     Token(key="k.x", token=151_000),
     Ping(),
 ]

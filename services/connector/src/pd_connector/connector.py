@@ -100,6 +100,8 @@ class P2pConnector(base.KVConnectorBase_V1):  # type: ignore[misc]
         if role == base.KVConnectorRole.SCHEDULER:
             address = f"{config.host or compat.own_host()}:{facts.port}"
             self._scheduler = SchedulerHalf(facts, config, address, local.find(facts.engine_id))
+            # Where vLLM does not call it, no step begins before its KV is there.
+            self.bind_gpu_block_pool = self._scheduler.bind
         else:
             self._worker = WorkerHalf(facts, config)
 

@@ -24,6 +24,7 @@ from pd_connector.core.orders import (
     Forget,
     Landing,
     Load,
+    Near,
     Order,
     Park,
     Pressed,
@@ -35,6 +36,8 @@ from pd_connector.core.orders import (
 LOCAL_GRACE_S: Final = 1.0
 # The blocks of an aborted request are kept this long for a request that replaces it.
 HELD_S: Final = 1.0
+# After KV did not come that was announced as almost computed, this engine begins no step before its KV is there for so long.
+WARY_S: Final = 60.0
 # This many such keys are remembered; those of one step would be enough.
 GONE: Final = 1000
 
@@ -45,6 +48,7 @@ class Verdict(Enum):
     PLAIN = "compute what no cache has"
     WAIT = "ask again in the next round"
     LOAD = "its KV is here: run it in this step"
+    SOON = "its KV will be here before the step needs it: run it in this step, alone"
     DRAIN = "give it blocks, and wait until the workers report it"
 
 
@@ -72,7 +76,8 @@ class _Wait:
         before: that other request, if this one replaces it.
         blocks: the blocks with the KV, while the request has them.
         cached: the prefix cache has all of its whole blocks.
-        outcome: the result, as counted in metrics; empty while it waits.
+        near: when prefill announced that all KV is about to come.
+        outcome: the result, as counted in metrics; empty while it waits. `soon`: it runs, and its KV may not be there yet.
     """
 
     request_id: str
@@ -89,6 +94,7 @@ class _Wait:
     ready: set[int] = field(default_factory=set)
     landing: bool = False
     token: int | None = None
+    near: float | None = None
     failed: str = ""
     outcome: str = ""
 
@@ -99,12 +105,17 @@ class Loads:
     `inbox` receives the workers' events, as pairs of rank and event; other threads may append to it.
     """
 
-    def __init__(self, ranks: int, *, fail: bool, block_size: int = 1) -> None:
-        """`fail`: a request whose KV does not come fails, instead of being computed here. `block_size` is in tokens."""
+    def __init__(self, ranks: int, *, fail: bool, block_size: int = 1, soon_s: float = 0.0) -> None:
+        """`fail`: a request whose KV does not come fails, instead of being computed here. `block_size` is in tokens.
+
+        `soon_s`: how long an announcement that all KV is about to come is believed.
+        """
         self.inbox: deque[tuple[int, Event]] = deque()
         self._ranks = ranks
         self._fail = fail
         self._block_size = block_size
+        self._soon_s = soon_s
+        self._wary_until = 0.0
         self._waits: dict[str, _Wait] = {}
         self._of_key: dict[str, _Wait] = {}
         self._held: dict[str, tuple[_Wait, float]] = {}  # by key: an aborted request, and until when its blocks stay
@@ -147,9 +158,11 @@ class Loads:
             elif (wait := self._of_key.get(event.key)) is not None:
                 self._note(wait, rank, event)
 
-    def _note(self, wait: _Wait, rank: int, event: Landing | Ready | Failed) -> None:
+    def _note(self, wait: _Wait, rank: int, event: Landing | Near | Ready | Failed) -> None:
         if isinstance(event, Landing):
             wait.landing = True
+        elif isinstance(event, Near):
+            wait.near = event.at
         elif isinstance(event, Ready):
             wait.ready.add(rank)
             wait.token = event.token if event.token is not None else wait.token
@@ -167,11 +180,18 @@ class Loads:
             wait.failed = "prefill was aborted"
 
     def verdict(
-        self, request_id: str, cached: int, now: float, *, computing: bool = False, kept: bool = False
+        self,
+        request_id: str,
+        cached: int,
+        now: float,
+        *,
+        computing: bool = False,
+        kept: bool = False,
+        alone: bool = False,
     ) -> Found:
         """What to do with a request of which the prefix cache has `cached` tokens.
 
-        `computing`, `kept`: the key's state in this engine's own prefill half.
+        `computing`, `kept`: the key's state in this engine's own prefill half. `alone`: the engine has nothing else to do.
         """
         wait = self._waits.get(request_id)
         if wait is None or wait.outcome:
@@ -183,7 +203,14 @@ class Loads:
         wait.cached = usable <= 0 or (cached > 0 and usable < self._block_size)
         if wait.before is not None:
             return self._verdict_behind(wait, wait.before, usable)
-        return self._verdict_there(wait, usable)
+        found = self._verdict_there(wait, usable)
+        near = found.verdict is Verdict.WAIT and alone and usable > 0 and self._is_near(wait, now)
+        return Found(Verdict.SOON, usable) if near else found
+
+    def _is_near(self, wait: _Wait, now: float) -> bool:
+        # Ranks that disagree on whether KV came in time would have to agree first, so this is for one rank only.
+        wary = self._ranks > 1 or bool(self._pressed) or now < self._wary_until
+        return not wary and not wait.follows and wait.near is not None and now - wait.near < self._soon_s
 
     def _verdict_there(self, wait: _Wait, usable: int) -> Found:
         if wait.failed:
@@ -230,8 +257,13 @@ class Loads:
         """How many of a request's prompt tokens prefill has."""
         return self._waits[request_id].tokens
 
-    def allocated(self, request_id: str, blocks: tuple[int, ...], skip: int, external: int) -> list[Order]:
-        """The scheduler gave a request its blocks, `external` of whose tokens come from prefill; the first `skip` blocks are cached."""
+    def allocated(
+        self, request_id: str, blocks: tuple[int, ...], skip: int, external: int, *, soon: bool = False
+    ) -> list[Order]:
+        """The scheduler gave a request its blocks, `external` of whose tokens come from prefill; the first `skip` blocks are cached.
+
+        `soon`: it acts on the verdict SOON.
+        """
         wait = self._waits.get(request_id)
         if wait is None or wait.outcome:
             return []
@@ -239,15 +271,23 @@ class Loads:
             return [self._copy(wait, wait.before, blocks, skip)]
         if external > 0:
             wait.blocks = blocks
-            ready = len(wait.ready) == self._ranks and not wait.failed
-            wait.outcome = "loaded" if ready else "drained"
-            return [(Load if ready else Drain)(request_id, wait.key, blocks, skip)]
+            return [self._into(wait, blocks, skip, soon=soon)]
         wait.outcome = "recomputed" if wait.failed and not wait.cached else "cached"
         if wait.shared:
             return [Count(wait.outcome)] if wait.local is None else []
         if wait.local is not None:
             return [Forget(wait.key, "decode runs here")]
         return [Drop(wait.key, wait.outcome)]
+
+    def _into(self, wait: _Wait, blocks: tuple[int, ...], skip: int, *, soon: bool) -> Load | Drain:
+        if len(wait.ready) == self._ranks and not wait.failed:
+            wait.outcome = "loaded"
+            return Load(wait.request_id, wait.key, blocks, skip)
+        if soon:
+            wait.outcome = "soon"
+            return Load(wait.request_id, wait.key, blocks, skip, soon=True)
+        wait.outcome = "drained"
+        return Drain(wait.request_id, wait.key, blocks, skip)
 
     def _copy(self, wait: _Wait, first: _Wait, blocks: tuple[int, ...], skip: int) -> Copy:
         wait.outcome, wait.before = "loaded", None
@@ -278,6 +318,13 @@ class Loads:
         over = [key for key, (wait, until) in self._held.items() if now > until and id(wait) not in wanted]
         return [Release(self._held.pop(key)[0].request_id) for key in over]
 
+    def lost(self, request_id: str, now: float) -> None:
+        """KV did not come before the end of the wait within its step."""
+        self._wary_until = now + WARY_S
+        wait = self._waits.get(request_id)
+        if wait is not None and wait.outcome == "soon":
+            wait.outcome = "lost"
+
     def drained(self, request_id: str) -> None:
         """The workers report that a request that was filled as its KV came is complete."""
         wait = self._waits.get(request_id)
@@ -305,7 +352,7 @@ class Loads:
         if self._held.get(wait.key, (None,))[0] is not wait:
             wait.blocks = ()
         if wait.outcome or wait.shared:
-            found = wait.outcome
+            found = "loaded" if wait.outcome == "soon" else wait.outcome
             if found == "drained":
                 wait.outcome = "aborted"
                 self._gone.append(wait.key)

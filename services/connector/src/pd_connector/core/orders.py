@@ -70,12 +70,13 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Copy KV that has arrived completely into these blocks before the step; the first `skip` blocks already have it."""
+    """Copy KV that has arrived completely into these blocks before the step; the first `skip` blocks already have it. With `soon` it is still to arrive."""
 
     request_id: str
     key: str
     blocks: tuple[int, ...]
     skip: int
+    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +156,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Near:
+    """All of an expected key will have arrived a few milliseconds after `at`, if nothing goes wrong."""
+
+    key: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """An expected key will not come."""
 
@@ -169,4 +178,4 @@ class Pressed:
     pressed: bool
 
 
-Event: TypeAlias = Landing | Ready | Failed | Pressed
+Event: TypeAlias = Landing | Near | Ready | Failed | Pressed

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pd_connector.core.orders import Drop as DropOrder
-from pd_connector.core.orders import Event, Expect, Failed, Landing, Pressed, Ready
+from pd_connector.core.orders import Event, Expect, Failed, Landing, Near, Pressed, Ready
 from pd_connector.core.pages import FREE, Pages
 from pd_connector.settings import Settings
 from pd_connector.wire.messages import (
@@ -24,6 +24,7 @@ from pd_connector.wire.messages import (
     ProtocolError,
     Return,
     Revoke,
+    Soon,
     Token,
     Want,
 )
@@ -190,6 +191,8 @@ class Receiver:
         match message:
             case Part():
                 self._part(link, found, message, now)
+            case Soon(key=key):
+                self._soon(key, now)
             case Token(key=key, token=token):
                 self._token(key, token, now)
             case Fail(key=key, reason=reason):
@@ -247,6 +250,12 @@ class Receiver:
         arrival = self._arrivals.setdefault(key, Arrival(key, now))
         arrival.token = token
         self._progress(arrival, now)
+
+    def _soon(self, key: str, now: float) -> None:
+        arrival = self._arrivals.get(key)
+        # Where the token must come, too, the KV alone is of no use.
+        if arrival is not None and arrival.expected and not arrival.complete and not arrival.follows:
+            self.events.append(Near(key, now))
 
     def _progress(self, arrival: Arrival, now: float) -> None:
         arrival.moved = now
@@ -344,6 +353,11 @@ class Receiver:
         extents = self._load(arrival)
         self._remove(arrival, "it was used already")
         return arrival.kind, extents
+
+    def is_coming(self, key: str) -> bool:
+        """Whether a key that is not complete may still become so."""
+        arrival = self._arrivals.get(key)
+        return arrival is not None and not arrival.complete
 
     def drain(self, key: str) -> tuple[str, list[Extent], bool] | None:
         """As `take`, for what arrived since the last call, and whether it was the last part; None if the key failed."""

@@ -6,14 +6,14 @@ Blocks are needed until they are gathered, and a staging page until its piece ha
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pd_connector.core.orders import Begin, Computed, Ended
 from pd_connector.core.pages import FREE, Pages
 from pd_connector.settings import Settings
-from pd_connector.wire.messages import Credit, Drop, Fail, Have, Message, Need, Part, Return, Revoke, Token, Want
+from pd_connector.wire.messages import Credit, Drop, Fail, Have, Message, Need, Part, Return, Revoke, Soon, Token, Want
 
 GATHERING: Final = "gathering"
 GATHERED: Final = "gathered"
@@ -78,6 +78,7 @@ class Peer:
 
     Attributes:
         kind: the staging memory that its transport sends from.
+        soon: it wants to hear of KV that is almost computed.
         waiting: gathered pieces that need credit.
         needed: pages beyond its credit that decode was asked for.
         staged: pages of staging memory in use for it.
@@ -87,6 +88,7 @@ class Peer:
     kind: str = ""
     boot: str = ""
     up: bool = False
+    soon: bool = False
     credit: list[int] = field(default_factory=list)
     waiting: deque[Piece] = field(default_factory=deque)
     needed: int = 0
@@ -299,12 +301,35 @@ class Sender:
         self._settle_all(put.piece.job for put in puts)
         return parts if checksums else merged(parts, self.page_blocks)
 
+    # Before all is computed
+
+    def foreseeable(self, keys: Collection[str]) -> list[str]:
+        """Those of the keys that a step completes which decode wants to hear of, and whose KV nothing that is known now will hold up."""
+        found: list[str] = []
+        for job in [self._jobs[key] for key in keys if key in self._jobs]:
+            peer = self._peers.get(job.to or "")
+            if not job.failed and job.taken < job.total and peer is not None and peer.up and peer.soon:
+                found += [job.key] if self._needs(peer, keys) <= len(peer.credit) else []
+        return found
+
+    def _needs(self, peer: Peer, keys: Collection[str]) -> int:
+        """Pages for the rest of these keys, and of all whose computation has begun."""
+        jobs = [job for job in self._jobs.values() if job.to == peer.address and not job.failed]
+        begun = [job for job in jobs if job.blocks or job.key in keys]
+        return len(peer.waiting) + sum(-(-(job.total - job.taken) // self.page_blocks) for job in begun)
+
+    def soon(self, keys: Collection[str]) -> list[str]:
+        """All of these keys is almost computed: tell decode of those that it wants to hear of, which are returned."""
+        found = self.foreseeable(keys)
+        self.messages += [(self._jobs[key].to or "", Soon(key=key)) for key in found]
+        return found
+
     # Decode engines
 
-    def up(self, address: str, boot: str, kind: str) -> Peer:
-        """The connection to a decode engine is open; its transport sends from this kind of memory."""
+    def up(self, address: str, boot: str, kind: str, *, soon: bool = False) -> Peer:
+        """The connection to a decode engine is open; its transport sends from this kind of memory. `soon`: it wants to hear of KV that is almost computed."""
         peer = self._peers.setdefault(address, Peer(address))
-        peer.boot, peer.kind, peer.up = boot, kind, True
+        peer.boot, peer.kind, peer.up, peer.soon = boot, kind, True, soon
         self._settle_all([job for job in self._jobs.values() if job.to == address])  # a token may have waited for this
         return peer
 

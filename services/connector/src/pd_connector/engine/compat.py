@@ -220,4 +220,14 @@ def end_early(request: Any, reason: str) -> None:
     """Make a request end with its next token and set the reason; vLLM has no way to fail a request from here."""
     request.max_tokens = 1
     request.sampling_params.min_tokens = 0
+    # vLLM would overwrite the reason with one of these.
+    request.sampling_params.stop_token_ids = []
     request.stop_reason = STOP_REASON + reason
+
+
+def fail(request: Any, reason: str) -> None:
+    """As `end_early`, for a request whose next token is wrong: clients get an error instead of it."""
+    end_early(request, reason)
+    statuses = type(request.status)
+    error = statuses.get_finished_reason(statuses.FINISHED_ERROR)
+    request.get_finished_reason = lambda: error

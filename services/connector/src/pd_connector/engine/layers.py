@@ -6,11 +6,16 @@ is done only where a client waits for decode's token and not for prefill's.
 
 from collections.abc import Iterable
 
+from pd_connector.core.forecast import milestones
 from pd_connector.core.orders import WITH_STEP, Computed, Order
 
 
 class Layers:
-    """The layers of a model, and which of them have written the KV of the current step. A step is known by its list of orders."""
+    """The layers of a model, and which of them have written the KV of the current step. A step is known by its list of orders.
+
+    Attributes:
+        milestone: the share of the layers that have written, and the next one at which to look, if the last call of `wrote` reached such a share.
+    """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         """Without names, no layer is the last."""
@@ -19,6 +24,8 @@ class Layers:
         self._step: list[Order] | None = None
         self._missing: set[str] = set()
         self._written = False
+        self._milestones = milestones(len(self._names))
+        self.milestone: tuple[float, float] | None = None
 
     def begin(self, orders: list[Order]) -> None:
         """All orders of this step that do not need its results are carried out."""
@@ -28,10 +35,12 @@ class Layers:
         """Note that a layer has written its KV. True once in a step, if that was the last layer and somebody waits for KV of this step."""
         if self._step is not orders:
             self._start(orders)
+        self.milestone = None
         if name not in self._missing:
             return False
         self._missing.discard(name)
         self._written = not self._missing
+        self.milestone = self._milestones.get(len(self._names) - len(self._missing))
         return self._written
 
     def _start(self, orders: list[Order]) -> None:

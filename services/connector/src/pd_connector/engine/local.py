@@ -9,6 +9,8 @@ from pd_connector.core.orders import Event
 from pd_connector.net.station import Station
 
 Mailed: TypeAlias = tuple[int, Event]
+# A request that runs, and its blocks that are without KV.
+Lost: TypeAlias = Callable[[str, tuple[int, ...]], None]
 
 
 class Mail:
@@ -17,16 +19,22 @@ class Mail:
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._listener: Callable[[Mailed], None] | None = None
+        self._lost: Lost | None = None
         self._waiting: deque[Mailed] = deque()
 
-    def listen(self, append: Callable[[Mailed], None]) -> None:
+    def listen(self, append: Callable[[Mailed], None], lost: Lost) -> None:
         """The scheduler's half is in this process."""
-        self._listener = append
+        self._listener, self._lost = append, lost
         for item in self.take():
             append(item)
 
     def post(self, event: Event) -> None:
         (self._listener or self._waiting.append)((self._rank, event))
+
+    def lose(self, request_id: str, blocks: tuple[int, ...]) -> None:
+        """A step goes on without the KV that it waited for. Only in the thread of the engine's steps, which is the scheduler's."""
+        if self._lost is not None:
+            self._lost(request_id, blocks)
 
     def take(self) -> list[Mailed]:
         """The events that were not delivered yet."""

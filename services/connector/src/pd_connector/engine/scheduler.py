@@ -20,6 +20,7 @@ log = logging.getLogger(f"vllm.{__name__}")
 Matched = tuple[int | None, bool]
 NOTHING: Final[Matched] = (0, False)
 LATER: Final[Matched] = (None, False)
+LOST: Final = "its KV was announced and did not come"
 
 
 class SchedulerHalf:
@@ -32,15 +33,23 @@ class SchedulerHalf:
         self._address = address
         self._resident = resident
         self._plan = Plan(facts.block_size, int(facts.blocks * settings.keep_fraction))
-        self._loads = Loads(facts.ranks, fail=facts.fails, block_size=facts.block_size)
+        soon_s = settings.soon_wait_ms / 1000 if resident is not None else 0.0
+        self._loads = Loads(facts.ranks, fail=facts.fails, block_size=facts.block_size, soon_s=soon_s)
         self._requests: dict[str, Any] = {}  # requests that wait for KV, because a token may follow
         self._orders: list[Order] = []
         self._idle = True
         self._waited = False
+        self._others = False
+        self._soon = ""
+        self._pool: Any = None
         # A worker in this process reports what this half counts, too.
         self._stats = Stats() if resident is None else resident.station.plant.stats
         if resident is not None:
-            resident.mail.listen(self._loads.inbox.append)
+            resident.mail.listen(self._loads.inbox.append, self._lost)
+
+    def bind(self, pool: Any) -> None:
+        """Take vLLM's pool of blocks, whose prefix cache must forget blocks whose KV did not come."""
+        self._pool = pool
 
     # A request's life
 
@@ -99,6 +108,13 @@ class SchedulerHalf:
 
     def matched(self, request: Any, cached: int) -> Matched:
         """How many tokens after the `cached` ones come from prefill, now or between steps; None means ask again."""
+        if self._soon:
+            return LATER  # nobody else is to wait in that step
+        found = self._matched(request, cached)
+        self._others = self._others or found != LATER
+        return found
+
+    def _matched(self, request: Any, cached: int) -> Matched:
         request_id = request.request_id
         if request_id not in self._requests:
             return NOTHING
@@ -109,6 +125,8 @@ class SchedulerHalf:
             return LATER
         if found.verdict is Verdict.DRAIN:
             return found.tokens, True
+        if found.verdict is Verdict.SOON:
+            self._soon = request_id
         if self._resident is not None:
             self._resident.station.plant.trace.note("scheduled", self._loads.key_of(request_id) or "")
         self._settle_token(request)
@@ -117,7 +135,8 @@ class SchedulerHalf:
     def _verdict(self, request_id: str, cached: int) -> Found:
         key = self._loads.key_of(request_id) or ""
         computing, kept = self._plan.computes(key), self._plan.keeps(key)
-        return self._loads.verdict(request_id, cached, time.monotonic(), computing=computing, kept=kept)
+        alone = self._idle and not self._others and self._pool is not None
+        return self._loads.verdict(request_id, cached, time.monotonic(), computing=computing, kept=kept, alone=alone)
 
     def _is_idle(self) -> bool:
         """Whether the engine does nothing in this round but wait for KV."""
@@ -152,7 +171,17 @@ class SchedulerHalf:
         known = request.num_prompt_tokens
         tokens = min(self._loads.tokens_of(request_id), known - 1)
         skip = max(0, tokens - external) // self._facts.block_size
-        self._tell(self._loads.allocated(request_id, blocks, skip, external))
+        soon = request_id == self._soon
+        self._tell(self._loads.allocated(request_id, blocks, skip, external, soon=soon))
+
+    def _lost(self, request_id: str, blocks: tuple[int, ...]) -> None:
+        """A request runs without its KV: it fails, and nobody else may use the blocks. Called within its step."""
+        self._loads.lost(request_id, time.monotonic())
+        request = self._requests.get(request_id)
+        if request is not None:
+            log.warning("P2pConnector: request %s fails: %s", request_id, LOST)
+            compat.fail(request, LOST)
+        self._pool.evict_blocks(set(blocks))
 
     def finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
         """A request ended. Returns whether its blocks must be kept, and the parameters for its answer."""
@@ -204,6 +233,7 @@ class SchedulerHalf:
             computed = cached.num_computed_tokens[index] + scheduled[request_id]
             self._orders += self._plan.scheduled(request_id, blocks[0] if blocks else (), computed, anew=anew)
         self._idle, self._waited = output.total_num_scheduled_tokens == 0, False
+        self._others, self._soon = False, ""
         orders, self._orders = self._orders, []
         return orders
 

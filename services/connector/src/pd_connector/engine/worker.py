@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pd_connector.core.orders import Order
+from pd_connector.core.orders import Load, Order
 from pd_connector.engine.compat import Facts, RefusalError, own_host, tensor_rank
 from pd_connector.engine.hardware import Hardware, hardware_of
 from pd_connector.engine.layers import Layers
@@ -109,13 +109,30 @@ class WorkerHalf:
     def before_step(self, orders: list[Order]) -> None:
         """Copy KV that has arrived into its blocks."""
         if self._station is not None:
-            self._empty |= self._station.before_step(orders)
+            empty = self._station.before_step(orders)
+            self._empty |= empty if self._facts.fails else self._without_lost(empty, orders)
             self._layers.begin(orders)
+
+    def _without_lost(self, empty: set[int], orders: list[Order]) -> set[int]:
+        """Tell the scheduler's half which requests of this step lack the KV that was to come within it.
+
+        vLLM cannot compute them: it schedules a request's next step before it reads this one's result, and its V2 runner never goes back.
+        """
+        for order in orders:
+            if isinstance(order, Load) and order.soon and (lost := order.blocks[order.skip :])[0] in empty:
+                empty = empty.difference(lost)
+                self._mail.lose(order.request_id, lost)
+        return empty
 
     def after_layer(self, name: str, orders: list[Order]) -> None:
         """A layer's KV of this step is launched; after the last layer it can be sent."""
-        if self._layers.wrote(name, orders) and self._station is not None:
+        wrote = self._layers.wrote(name, orders)
+        if self._station is None:
+            return
+        if wrote:
             self._station.after_last_layer(orders)
+        elif self._layers.milestone is not None:
+            self._station.after_some_layers(orders, *self._layers.milestone)
 
     def after_step(self, orders: list[Order]) -> None:
         """The whole step is launched."""

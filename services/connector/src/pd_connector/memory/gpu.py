@@ -140,7 +140,7 @@ class GpuCopier:
 
     def computed(self) -> torch.cuda.Event:
         """A mark after everything that the engine has launched."""
-        mark = torch.cuda.Event()
+        mark = torch.cuda.Event(blocking=True)
         mark.record()
         return mark
 

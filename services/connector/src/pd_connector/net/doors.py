@@ -29,7 +29,9 @@ class Host(Protocol):
         """Why a connection for this purpose is refused; empty if it is accepted."""
         ...
 
-    def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
+    def push_opened(
+        self, address: str, channel: Channel, welcome: Welcome, transport: Transport, writer: Writer
+    ) -> None:
         """KV can now be sent to decode at this address."""
         ...
 
@@ -183,7 +185,8 @@ class Doors:
         self._greeting[channel.number] = (channel, now + limit)
         channel.heard = self._chosen
         offers = [Offer(transport=name, details=details) for name, (_, details) in common.items()]
-        channel.send([Welcome(boot=self._identity.boot, session=session, offers=offers)], now)
+        soon = self._settings.soon_wait_ms > 0
+        channel.send([Welcome(boot=self._identity.boot, session=session, offers=offers, soon=soon)], now)
 
     def _chosen(self, channel: Channel, message: Message) -> None:
         found = self._offers.get(message.transport) if isinstance(message, Use) else None
@@ -227,7 +230,7 @@ class Doors:
             writer.close()
             return
         channel = Channel(next(self._numbers), sock, self._loop, lambda _channel, _message: None)
-        self._loop.call(lambda: self._host.push_opened(address, channel, welcome.boot, transport, writer))
+        self._loop.call(lambda: self._host.push_opened(address, channel, welcome, transport, writer))
 
     def _dial_ask(self, address: str) -> None:
         try:

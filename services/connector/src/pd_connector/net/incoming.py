@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pd_connector.core.orders import Copy, Count, Drain, Drop, Event, Expect, Failed, Load, Park, Ready
+from pd_connector.core.orders import Copy, Count, Drain, Drop, Event, Expect, Failed, Load, Near, Park, Ready
 from pd_connector.core.receiver import Extent, Receiver
 from pd_connector.net.channel import Channel
 from pd_connector.net.loop import Loop
@@ -41,7 +41,7 @@ class Incoming:
         self._dial = dial
         self.receiver = Receiver(identity.boot, identity.address, plant.settings, tokens=identity.rank == 0)
         self.landing = Store(plant, "landing", self.receiver.add_memory)
-        # Set when a key arrived or failed, for a scheduler that is idle and waits for it.
+        # Set when a key arrived, failed, or is near, for a scheduler that is idle and waits for it.
         self.arrived = threading.Event()
         self._links: dict[int, _Link] = {}
         self._asks: dict[str, Channel] = {}
@@ -83,10 +83,17 @@ class Incoming:
 
     def load(self, order: Load) -> bool:
         """Copy an arrived key into its blocks, before the engine's next work. False if it is not there after all."""
+        self._plant.trace.note("prepared", order.key)
+        if order.soon:
+            self._await(order.key)
         begun = time.perf_counter()
         with self._plant.lock:
             found = self.receiver.take(order.key)
             if found is None:
+                # What comes of it later is of no use any more.
+                self.receiver.drop(Drop(order.key, "late"))
+                self._plant.stats.count("loads", "lost")
+                self.flush()
                 return False
             self._scatter(*found, order.blocks, order.skip)
             self._plant.trace.note("scattered", order.key)
@@ -94,6 +101,20 @@ class Incoming:
             self.flush()
         self._plant.stats.span("stage", "scatter", time.perf_counter() - begun)
         return True
+
+    def _await(self, key: str) -> None:
+        """Wait within a step until a key is complete or has failed, or the time for that is over."""
+        begun = time.monotonic()
+        deadline = begun + self._plant.settings.soon_wait_ms / 1000
+        while True:
+            self.arrived.clear()
+            with self._plant.lock:
+                coming = self.receiver.is_coming(key)
+            left = deadline - time.monotonic()
+            if not coming or left <= 0:
+                break
+            self.arrived.wait(left)
+        self._plant.stats.span("stage", "in step", time.monotonic() - begun)
 
     def copy(self, order: Copy) -> None:
         """Copy KV from another request's blocks into this one's, before the engine's next work."""
@@ -288,6 +309,9 @@ class Incoming:
         match event:
             case Ready(key=key):
                 self._plant.trace.note("ready", key)
+                self.arrived.set()
+            case Near(key=key):
+                self._plant.trace.note("near", key)
                 self.arrived.set()
             case Failed(key=key, reason=reason):
                 log.warning("P2pConnector: KV of %s will not come: %s", key, reason)

@@ -6,7 +6,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+from pd_connector.core.forecast import Forecast
 from pd_connector.core.orders import Begin, Computed, Ended, Forget, Preempted
 from pd_connector.core.sender import Peer, Piece, Put, Sender
 from pd_connector.net.channel import Channel
@@ -14,7 +16,7 @@ from pd_connector.net.lanes import Lane
 from pd_connector.net.loop import Loop
 from pd_connector.net.plant import Plant, Store
 from pd_connector.net.transport import Move, Transport, TransportError, Writer
-from pd_connector.wire.messages import Message, Ping, ProtocolError
+from pd_connector.wire.messages import Message, Ping, ProtocolError, Welcome
 
 log = logging.getLogger(f"vllm.{__name__}")
 
@@ -48,6 +50,8 @@ class Outgoing:
         self._with_steps = Lane("pd-put", plant.copier.enter_thread)
         self._beside = Lane("pd-put-beside", plant.copier.enter_thread)
         self._gathers_beside = False
+        self._watch: Lane | None = None  # made for the first decode engine that wants to hear what comes soon
+        self._forecast, self._share = Forecast(0), 1.0
 
     # The engine
 
@@ -88,6 +92,34 @@ class Outgoing:
                 self.sender.gathered(pieces, mark, now)
             self._go_on()
         plant.stats.span("stage", "gather", time.perf_counter() - begun)
+
+    def foresee(self, keys: list[str], share: float, following: float) -> None:
+        """Tell decode when the last layers of these keys are near, if it wants to hear that; `share` of all layers is launched."""
+        plant = self._plant
+        with plant.lock:
+            keys = self.sender.foreseeable(keys)
+            mark = plant.copier.computed() if keys else None
+        if share <= self._share:
+            self._forecast = Forecast(plant.settings.soon_lead_ms / 1000)  # another step has begun
+        self._share = share
+        if keys:
+            self._watch = self._watch or Lane("pd-soon", plant.copier.enter_thread)
+            self._watch.submit(functools.partial(self._look, self._forecast, keys, (share, following), mark))
+
+    def _look(self, forecast: Forecast, keys: list[str], shares: tuple[float, float], mark: Any) -> None:
+        """Wait until so many layers are computed, and perhaps until the last one is near. Runs in a lane."""
+        if forecast.told:
+            return
+        self._plant.copier.wait(mark)
+        now = time.monotonic()
+        due = forecast.passed(shares[0], now, shares[1])
+        if due is None:
+            return
+        time.sleep(max(0.0, due - now))
+        with self._plant.lock:
+            for key in self.sender.soon(keys):
+                self._plant.trace.note("foreseen", key)
+            self.flush()
 
     def is_settled(self, key: str) -> bool:
         """Whether all KV of a key has been copied out of its blocks."""
@@ -179,11 +211,13 @@ class Outgoing:
 
     # Connections
 
-    def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
+    def push_opened(
+        self, address: str, channel: Channel, welcome: Welcome, transport: Transport, writer: Writer
+    ) -> None:
         """KV can now be sent to decode at this address."""
         with self._plant.lock:
             self.staging.of(transport.kind)
-            peer = self.sender.up(address, boot, transport.kind)
+            peer = self.sender.up(address, welcome.boot, transport.kind, soon=welcome.soon)
             lane = Lane(f"pd-put-{address}", self._plant.copier.enter_thread) if writer.alone else None
             link = self._links[address] = _Link(channel, peer, transport, writer, lane)
             channel.heard = lambda _channel, message: self._heard(link, message)
@@ -288,6 +322,7 @@ class Outgoing:
             self._break(link, "this engine ends")
         for channel in list(self._asks.values()):
             self._loop.call(functools.partial(channel.close, "this engine ends"))
-        for lane in (self._with_steps, self._beside):
-            lane.stop()
-            lane.join(5)
+        for lane in (self._with_steps, self._beside, self._watch):
+            if lane is not None:
+                lane.stop()
+                lane.join(5)

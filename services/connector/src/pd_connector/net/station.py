@@ -27,7 +27,7 @@ from pd_connector.net.loop import TICK_S, Loop
 from pd_connector.net.outgoing import Outgoing
 from pd_connector.net.plant import Plant
 from pd_connector.net.transport import Transport, Writer
-from pd_connector.wire.messages import Ping
+from pd_connector.wire.messages import Ping, Welcome
 
 log = logging.getLogger(f"vllm.{__name__}")
 
@@ -113,6 +113,10 @@ class Station:
             if isinstance(order, Preempted):
                 self.outgoing.preempt(order)
 
+    def after_some_layers(self, orders: Iterable[Order], share: float, following: float) -> None:
+        """A share of a step's layers is launched; `following` is the share after which this is called next, or 1."""
+        self.outgoing.foresee([order.key for order in _computed(orders) if order.early], share, following)
+
     def after_last_layer(self, orders: Iterable[Order]) -> None:
         """Send what a step computes, when the rest of the step, which leaves KV as it is, is still to be launched."""
         self.outgoing.save(_computed(orders), early=True)
@@ -148,9 +152,11 @@ class Station:
             return "this engine sends no KV: its kv_role is kv_consumer"
         return ""
 
-    def push_opened(self, address: str, channel: Channel, boot: str, transport: Transport, writer: Writer) -> None:
+    def push_opened(
+        self, address: str, channel: Channel, welcome: Welcome, transport: Transport, writer: Writer
+    ) -> None:
         """KV can now be sent to decode at this address."""
-        self.outgoing.push_opened(address, channel, boot, transport, writer)
+        self.outgoing.push_opened(address, channel, welcome, transport, writer)
 
     def push_failed(self, address: str, reason: str) -> None:
         self.outgoing.push_failed(address, reason)

@@ -1,7 +1,7 @@
 """The messages between two engines, as msgpack maps with their name in `type`.
 
 Every connection begins with `Hello` and its answer, and has one purpose. On a `push` connection, which prefill opens to decode, prefill
-sends `Part`, `Token`, `Fail`, `Need` and `Return`, and decode sends `Credit`, `Revoke` and `Drop`. On an `ask` connection, which decode
+sends `Part`, `Soon`, `Token`, `Fail`, `Need` and `Return`, and decode sends `Credit`, `Revoke` and `Drop`. On an `ask` connection, which decode
 opens to prefill, decode sends `Want` and `Drop`, and prefill sends `Have` and `Fail`. A `data` connection belongs to a transport that needs
 one. For `tcp` it carries bytes: `Write` precedes them, and `Written` is the answer. For `nccl`, `Join` and `Joined` come first, and the bytes
 that follow a `Write` go another way.
@@ -61,12 +61,14 @@ class Welcome(_Message, frozen=True, kw_only=True):
         session: the name of this connection for sockets that a transport opens in addition.
         offers: on a push connection, the transports that both ends have; prefill takes the first that works and sends `Use`.
         page_bytes: on a push connection, bytes of KV per page of decode's landing memory.
+        soon: on a push connection, decode wants to hear `Soon`.
     """
 
     boot: str
     session: str = ""
     offers: list[Offer] = []
     page_bytes: int = 0
+    soon: bool = False
 
 
 class Refusal(_Message, frozen=True, kw_only=True):
@@ -125,6 +127,12 @@ class Part(_Message, frozen=True, kw_only=True):
     pages: list[int]
     size: int
     checksum: int | None = None
+
+
+class Soon(_Message, frozen=True, kw_only=True):
+    """All of this key's KV is about to come: its last layers are being computed. Only for decode engines that asked for it in `Welcome`."""
+
+    key: str
 
 
 class Join(_Message, frozen=True, kw_only=True):
@@ -205,6 +213,7 @@ Message: TypeAlias = (
     | Revoke
     | Return
     | Part
+    | Soon
     | Join
     | Joined
     | Write

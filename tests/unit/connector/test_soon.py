@@ -1,0 +1,327 @@
+"""A step that begins before its KV is there: only where nobody else is decoded, and with an end if the KV does not come."""
+
+import threading
+import time
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from support.connector_world import KIND, SOON_S, DecodeEngine, Network, PrefillEngine
+
+from pd_connector.core.loads import WAIT, WARY_S, Found, Loads, Verdict
+from pd_connector.core.orders import Event, Expect, Failed, Landing, Load, Near, Order, Pressed, Ready
+from pd_connector.engine.compat import Facts
+from pd_connector.engine.local import Mail, Resident
+from pd_connector.engine.scheduler import LATER, LOST, NOTHING, SchedulerHalf
+from pd_connector.engine.worker import WorkerHalf
+from pd_connector.net.stats import Stats
+from pd_connector.net.trace import Trace
+from pd_connector.settings import Settings
+from pd_connector.wire.messages import Soon
+
+NEAR = Found(Verdict.SOON, 39)
+
+
+def waiting(*events: Event, ranks: int = 1, follows: bool = False) -> Loads:
+    """One request that waits for KV, announced at 10 s and believed for 0.05 s."""
+    found = Loads(ranks, fail=False, soon_s=0.05)
+    found.add("r", "k", source="p:1", prompt=40, tokens=39 if follows else 40, follows=follows, now=0.0)
+    found.inbox.extend((rank, event) for rank in range(ranks) for event in (*events, Near("k", 10.0)))
+    return found
+
+
+def test_a_request_whose_kv_is_near_runs_if_nobody_else_does() -> None:
+    found = waiting()
+    assert found.verdict("r", 0, 10.01) == WAIT
+    assert found.verdict("r", 0, 10.01, alone=True) == NEAR
+    assert found.allocated("r", (1, 2, 3), 1, 39, soon=True) == [Load("r", "k", (1, 2, 3), 1, soon=True)]
+    assert found.finished("r") == ([], "loaded")
+
+
+def test_kv_that_came_meanwhile_is_loaded_as_usual() -> None:
+    found = waiting()
+    assert found.verdict("r", 0, 10.01, alone=True) == NEAR
+    found.inbox.append((0, Ready("k")))
+    found.read()
+    assert found.allocated("r", (1, 2, 3), 0, 39, soon=True) == [Load("r", "k", (1, 2, 3), 0)]
+
+
+@pytest.mark.parametrize(
+    ("found", "cached", "now"),
+    [
+        pytest.param(waiting(), 0, 10.06, id="announced too long ago"),
+        pytest.param(waiting(Pressed(pressed=True)), 0, 10.01, id="landing memory is short"),
+        pytest.param(waiting(ranks=2), 0, 10.01, id="several ranks"),
+        pytest.param(waiting(follows=True), 0, 10.01, id="prefill's token must come, too"),
+    ],
+)
+def test_otherwise_it_waits(found: Loads, cached: int, now: float) -> None:
+    assert found.verdict("r", cached, now, alone=True) == WAIT
+
+
+def test_what_is_known_already_counts_more_than_what_is_near() -> None:
+    assert waiting(Ready("k")).verdict("r", 0, 10.01, alone=True) == Found(Verdict.LOAD, 39)
+    assert waiting(Failed("k", "x")).verdict("r", 0, 10.01, alone=True).verdict is Verdict.PLAIN
+    assert waiting(Landing("k")).verdict("r", 40, 10.01, alone=True).verdict is Verdict.PLAIN
+
+
+def test_after_kv_that_did_not_come_no_announcement_is_believed_for_a_while() -> None:
+    found = waiting()
+    found.verdict("r", 0, 10.01, alone=True)
+    found.allocated("r", (1, 2, 3), 0, 39, soon=True)
+    found.lost("r", 10.1)
+    assert found.finished("r") == ([], "lost")
+    found.add("s", "l", source="p:1", prompt=40, tokens=40, follows=False, now=11.0)
+    for at, verdict in ((11.0, Verdict.WAIT), (10.2 + WARY_S, Verdict.SOON)):
+        found.inbox.append((0, Near("l", at)))
+        assert found.verdict("s", 0, at, alone=True).verdict is verdict
+
+
+class Pool:
+    """vLLM's, of which only this is used."""
+
+    def __init__(self) -> None:
+        self.evicted: list[set[int]] = []
+
+    def evict_blocks(self, blocks: set[int]) -> None:
+        self.evicted.append(blocks)
+
+
+def fake_station(done: list[Order]) -> Any:
+    """A station that does nothing but note its orders."""
+    plant = SimpleNamespace(trace=Trace(""), stats=Stats())
+    incoming = SimpleNamespace(arrived=threading.Event())
+    return SimpleNamespace(plant=plant, incoming=incoming, do=done.append)
+
+
+class Status(Enum):
+    """vLLM's."""
+
+    RUNNING = "RUNNING"
+    FINISHED_ERROR = "FINISHED_ERROR"
+
+    def get_finished_reason(self) -> str:
+        return f"the reason of {self.name}"
+
+
+class Decode:
+    """A scheduler's half with its workers in the same process."""
+
+    def __init__(self, *, bound: bool = True, **settings: Any) -> None:
+        self.orders: list[Order] = []
+        self.mail, self.pool = Mail(0), Pool()
+        facts = Facts(
+            engine_id="e",
+            block_size=16,
+            blocks=100,
+            ranks=1,
+            port=1,
+            sends=True,
+            takes=True,
+            fails=False,
+            step_tokens=512,
+            layers_once=True,
+            schema={},
+        )
+        options = Settings(**{"soon_wait_ms": 60_000, "idle_wait_ms": 0, **settings})
+        self.half = SchedulerHalf(facts, options, "d:1", Resident(fake_station(self.orders), self.mail))
+        if bound:
+            self.half.bind(self.pool)
+
+    def request(self, name: str, pd: dict[str, Any] | None) -> Any:
+        prompt = list(range(40))
+        found = SimpleNamespace(
+            request_id=name,
+            prompt_token_ids=prompt,
+            num_prompt_tokens=40,
+            kv_transfer_params=None if pd is None else {"pd": pd},
+            sampling_params=SimpleNamespace(prompt_logprobs=None, min_tokens=3, stop_token_ids=[7]),
+            max_tokens=20,
+            stop_reason=None,
+            status=Status.RUNNING,
+            output_token_ids=[1],
+        )
+        self.half.on_new_request(found)
+        return found
+
+    def near(self, name: str = "r") -> Any:
+        """A request that waits for KV, and the news that it is near."""
+        found = self.request(name, {"key": name, "from": "p:1"})
+        [expected] = [order for order in self.orders if isinstance(order, Expect) and order.key.startswith(f"{name}.")]
+        self.mail.post(Near(expected.key, time.monotonic()))
+        return found
+
+    def step(self, tokens: int = 0) -> list[Order]:
+        return self.half.build(
+            SimpleNamespace(
+                preempted_req_ids=(),
+                scheduled_new_reqs=[],
+                scheduled_cached_reqs=SimpleNamespace(req_ids=[]),
+                num_scheduled_tokens={},
+                total_num_scheduled_tokens=tokens,
+            )
+        )
+
+
+def test_an_idle_engine_runs_a_request_whose_kv_is_near_alone() -> None:
+    decode = Decode()
+    one, other, plain = decode.near("r"), decode.near("s"), decode.request("t", None)
+    assert decode.half.matched(one, 0) == (39, False)
+    assert [decode.half.matched(late, 0) for late in (other, plain)] == [LATER, LATER]
+    decode.half.allocated(one, (4, 5, 6), 39)
+    [load] = decode.step(1)
+    assert isinstance(load, Load)
+    assert load.soon
+    # The next step has somebody to decode.
+    assert decode.half.matched(other, 0) == LATER
+    assert decode.half.matched(plain, 0) == NOTHING
+
+
+def test_an_engine_that_is_not_idle_waits_for_kv_as_before() -> None:
+    decode = Decode()
+    decode.step(1)
+    assert decode.half.matched(decode.near(), 0) == LATER
+
+
+def test_a_step_that_others_may_be_in_does_not_wait() -> None:
+    decode = Decode()
+    assert decode.half.matched(decode.request("t", None), 0) == NOTHING
+    assert decode.half.matched(decode.near(), 0) == LATER
+
+
+@pytest.mark.parametrize("options", [{"soon_wait_ms": 0}, {"bound": False}], ids=["off", "no pool to evict from"])
+def test_where_it_is_off(options: dict[str, Any]) -> None:
+    decode = Decode(**options)
+    assert decode.half.matched(decode.near(), 0) == LATER
+
+
+def test_a_request_whose_kv_does_not_come_fails_and_leaves_nothing_in_the_prefix_cache() -> None:
+    decode = Decode()
+    one = decode.near()
+    decode.half.matched(one, 0)
+    decode.half.allocated(one, (4, 5, 6), 39)
+    decode.step(1)
+    decode.mail.lose("r", (5, 6))
+    assert (one.max_tokens, one.stop_reason, one.sampling_params.stop_token_ids) == (1, f"pd: {LOST}", [])
+    assert one.get_finished_reason() == "the reason of FINISHED_ERROR"
+    assert decode.pool.evicted == [{5, 6}]
+    assert decode.half.finished(one) == (False, {"pd": {"key": "r", "outcome": "lost"}})
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["recompute", "fail"])
+def test_what_the_workers_say_of_kv_that_did_not_come(*, fails: bool) -> None:
+    """vLLM can fail a request for its blocks, but not compute it anew while its next step is scheduled."""
+    facts: Any = SimpleNamespace(fails=fails)
+    worker = WorkerHalf(facts, Settings())
+    lost: list[tuple[str, tuple[int, ...]]] = []
+    worker._mail.listen(lambda _event: None, lambda *gone: lost.append(gone))
+    worker._station = SimpleNamespace(before_step=lambda _orders: {5, 6, 9})  # type: ignore[assignment]
+    orders: list[Order] = [Load("r", "k", (4, 5, 6), 1, soon=True), Load("s", "l", (9,), 0)]
+    worker.before_step(orders)
+    assert worker.empty_blocks() == ({5, 6, 9} if fails else {9})
+    assert lost == ([] if fails else [("r", (5, 6))])
+
+
+def pair(landing: int = 8) -> tuple[PrefillEngine, DecodeEngine, Network]:
+    """Both, connected."""
+    p = PrefillEngine("p:1", Settings(), staging=8, page_blocks=2)
+    d = DecodeEngine("d:1", Settings(), landing=landing, page_blocks=2)
+    network = Network([p], [d])
+    p.request("before", "before.x", "d:1", 4)
+    p.step("before", 4)
+    p.end("before", aborted=False)
+    d.request("before", "before.x", "p:1", 4, follows=False)
+    network.run()
+    d.schedule("before")
+    network.run()
+    return p, d, network
+
+
+def test_prefill_tells_decode_and_kv_comes_in_the_step() -> None:
+    p, d, network = pair()
+    d.request("r", "r.x", "p:1", 12, follows=False)
+    p.request("r", "r.x", "d:1", 12)
+    network.run()
+    assert p.sender.soon(["r.x"]) == ["r.x"]
+    network.run()
+    d.schedule("r", alone=True)
+    assert d.in_step is not None
+    p.step("r", 12)
+    p.end("r", aborted=False)
+    network.run()
+    assert (d.outcome["r"], d.in_time) == ("loaded", 1)
+
+
+def test_prefill_does_not_announce_kv_for_which_there_is_no_room() -> None:
+    p, d, network = pair(landing=4)
+    assert d.receiver.pages(KIND).free <= 2  # half of the pages are prefill's
+    p.request("r", "r.x", "d:1", 40)
+    network.run()
+    assert p.sender.soon(["r.x", "unknown"]) == []
+    p.request("s", "s.x", "d:1", 8)
+    network.run()
+    assert p.sender.foreseeable(["s.x"]) == ["s.x"]
+    assert p.sender.foreseeable(["s.x", "r.x"]) == []
+
+
+def test_prefill_does_not_announce_kv_that_is_on_its_way() -> None:
+    p, _, network = pair()
+    p.request("r", "r.x", "d:1", 12)
+    network.run()
+    assert p.sender.foreseeable(["r.x"]) == ["r.x"]
+    p.step("r", 12)
+    assert p.sender.foreseeable(["r.x"]) == []
+
+
+def test_engines_that_do_not_want_to_hear_of_it_hear_nothing() -> None:
+    p, _, _ = pair()
+    p.request("r", "r.x", "d:1", 4)
+    p.sender._peers["d:1"].soon = False
+    assert p.sender.soon(["r.x"]) == []
+
+
+@pytest.mark.parametrize("what", ["unknown", "not expected", "its token follows", "complete"])
+def test_announcements_of_no_use(what: str) -> None:
+    p, d, network = pair()
+    if what in ("its token follows", "complete"):
+        d.request("r", "r.x", "p:1", 8, follows=what == "its token follows")
+    if what != "unknown":
+        p.request("r", "r.x", "d:1", 8)
+        p.step("r", 8 if what == "complete" else 4)
+    if what == "complete":
+        p.end("r", aborted=False)
+    network.run()
+    [link] = d.receiver._links
+    d.receiver.events.clear()
+    assert d.receiver.hear(link, Soon(key="r.x"), 0.0)
+    assert d.receiver.events == []
+
+
+@pytest.mark.parametrize("end", ["prefill fails", "the connection breaks", "time is over"])
+def test_kv_that_does_not_come_while_a_step_waits(end: str) -> None:
+    p, d, network = pair()
+    d.request("r", "r.x", "p:1", 12, follows=False)
+    p.request("r", "r.x", "d:1", 12)
+    p.step("r", 8)
+    network.run()
+    p.sender.soon(["r.x"])
+    network.run()
+    d.schedule("r", alone=True)
+    assert d.in_step is not None
+    if end == "prefill fails":
+        p.end("r", aborted=True)
+        network.run()
+    elif end == "the connection breaks":
+        network.cut(next(one for one in network.connections if one.purpose == "push"))
+        network.run()
+        p.end("r", aborted=True)
+    else:
+        network.advance(2 * SOON_S)
+        p.step("r", 4)  # what comes now is given back
+        p.end("r", aborted=False)
+    network.run()
+    assert d.outcome["r"] == "lost"
+    d.leave("r")
+    network.run()
+    assert d.receiver.counts()["landed"] == len(p.sender) == len(d.receiver) == 0
