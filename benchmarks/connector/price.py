@@ -232,9 +232,14 @@ def stages(run: Run, noted: dict[str, list[float]]) -> dict[str, float]:
         ("token at the client", last.get("ended"), run.prefill_answered),
         ("decode hears of the part", last.get("moved"), last.get("landed")),
         ("complete, with its token", last.get("landed"), last.get("ready")),
-        ("the scheduler notices", last.get("ready"), last.get("scheduled")),
-        ("scatter launched", last.get("scheduled"), last.get("scattered")),
+        ("prefill announces it before the end", last.get("foreseen"), launched),
+        ("decode hears that it is near", last.get("foreseen"), last.get("near")),
+        ("the scheduler notices", last.get("near", last.get("ready")), last.get("scheduled")),
+        ("vLLM prepares the step", last.get("scheduled"), last.get("prepared")),
+        ("the step waits for KV", last.get("prepared"), last.get("ready") if "near" in last else None),
+        ("scatter alone launched", max(last.get("prepared", 0), last.get("ready", 0)) or None, last.get("scattered")),
         ("step, and its token at the client", last.get("scattered"), decoded),
+        ("in all, from complete KV to the token at the client", last.get("ready"), decoded),
     ]
     return {name: (end - begin) * 1000 for name, begin, end in marks if begin is not None and end is not None}
 
