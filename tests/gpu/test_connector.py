@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support.answers import random_prompt
-from support.connector_gpu import CASES, REHEARSAL, Couple, Fleet, GpuEngine, gap_to_best, has_gpu
+from support.connector_gpu import CASES, KV_SETTINGS, REHEARSAL, Couple, Fleet, GpuEngine, gap_to_best, has_gpu
 from support.vllm_engines import Later, ask
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
@@ -72,6 +72,11 @@ def loaded(engine: GpuEngine) -> float:
     return engine.metrics().get('pd_kv_loads_total outcome="loaded"', 0)
 
 
+def waits(engine: GpuEngine) -> float:
+    """How many steps have waited for KV that was announced."""
+    return engine.metrics().get('pd_kv_stage_seconds_count stage="in step"', 0)
+
+
 @pytest.mark.parametrize("couple", list(CASES), indirect=True)
 def test_two_engines_write_what_one_writes(couple: Couple, record_property: Any) -> None:
     p, d = couple.ready()
@@ -95,6 +100,8 @@ def test_two_engines_write_what_one_writes(couple: Couple, record_property: Any)
         "of one or two tokens there may be nothing to load; all else must come from prefill"
     )
     assert ties <= 4
+    assert bool(waits(d)) == (KV_SETTINGS.get("soon_wait_ms", 0) > 0)
+    record_property("waits", waits(d))
     record_property("loads", moved)
     record_property("ties", ties)
     record_property("seconds", round(took, 1))

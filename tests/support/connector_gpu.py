@@ -1,6 +1,7 @@
 """Pairs of vLLM engines with P2pConnector on one GPU, all started at once because each takes a minute, and small enough to share it.
 
 GPUS=0,1 puts prefill on one GPU and decode on another, which the case of `nccl` needs. REHEARSE=1 runs the same on the CPU, over TCP, with one kind of runner and no graphs.
+KV_SETTINGS has more of the connector's settings, as JSON.
 """
 
 import itertools
@@ -25,6 +26,7 @@ from pd_contracts.health import probe
 
 REHEARSAL = bool(os.environ.get("REHEARSE"))
 GPUS = os.environ.get("GPUS", "0,0").split(",")
+KV_SETTINGS: dict[str, Any] = json.loads(os.environ.get("KV_SETTINGS", "{}"))
 # As containers have it: nothing in common but files (and the network, over which messages go).
 ALONE = ("unshare", "--pid", "--fork", "--mount-proc", "--ipc", "--uts")
 START_S = 420
@@ -42,11 +44,17 @@ COMMON = [
     "16",
 ]
 ON_GPU = ["--dtype", "float16", "--gpu-memory-utilization", "0.03", "--kv-cache-memory-bytes", str(768 * MIB)]
-ON_CPU = ["--dtype", "float32", "--block-size", "32"]
+# Both halves of the connector are in one process, as on a GPU.
+ON_CPU = ["--dtype", "float32", "--block-size", "32", "--distributed-executor-backend", "uni"]
 SIZES = '{"cudagraph_capture_sizes": [1, 2, 4, 8, 16]}'
 # FlashAttention 3 computes with an FP8 cache in FP8 and gives bfloat16: with float16 vLLM does not start.
 FP8 = ("--kv-cache-dtype", "fp8", "--dtype", "bfloat16")
-CPU_VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+CPU_VARIABLES = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Couple:
         http, kv = ports
         extra = {"host": "127.0.0.1", "landing_bytes": 96 * MIB, "staging_bytes": 48 * MIB, "page_bytes": MIB}
         extra |= {"socket_folder": str(log.parent / "sockets"), "load_timeout_s": 20}
-        extra |= {"transports": ["tcp"] if REHEARSAL else [case.transport]}
+        extra |= {"transports": ["tcp"] if REHEARSAL else [case.transport], **KV_SETTINGS}
         config = {
             "kv_connector": "P2pConnector",
             "kv_connector_module_path": "pd_connector.connector",
