@@ -305,12 +305,14 @@ class Sender:
 
     def foreseeable(self, keys: Collection[str]) -> list[str]:
         """Those of the keys that a step completes which decode wants to hear of, and whose KV nothing that is known now will hold up."""
-        found: list[str] = []
-        for job in [self._jobs[key] for key in keys if key in self._jobs]:
-            peer = self._peers.get(job.to or "")
-            if not job.failed and job.taken < job.total and peer is not None and peer.up and peer.soon:
-                found += [job.key] if self._needs(peer, keys) <= len(peer.credit) else []
-        return found
+        return [key for key in keys if key in self._jobs and self._jobs[key].taken < self._jobs[key].total and self._unhindered(key, keys)]
+
+    def _unhindered(self, key: str, keys: Collection[str]) -> bool:
+        job = self._jobs[key]
+        peer = self._peers.get(job.to or "")
+        if job.failed or peer is None or not peer.up or not peer.soon:
+            return False
+        return self._needs(peer, keys) <= len(peer.credit)
 
     def _needs(self, peer: Peer, keys: Collection[str]) -> int:
         """Pages for the rest of these keys, and of all whose computation has begun."""
@@ -320,7 +322,8 @@ class Sender:
 
     def soon(self, keys: Collection[str]) -> list[str]:
         """All of these keys is almost computed: tell decode of those that it wants to hear of, which are returned."""
-        found = self.foreseeable(keys)
+        # The copies of a long step are launched long before it is computed.
+        found = [key for key in keys if key in self._jobs and self._unhindered(key, keys)]
         self.messages += [(self._jobs[key].to or "", Soon(key=key)) for key in found]
         return found
 
