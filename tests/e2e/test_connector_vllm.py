@@ -113,7 +113,12 @@ class Pair:
         settings = {"landing_bytes": LANDING_PAGES * PAGE, "page_bytes": PAGE, "load_timeout_s": 3, "early_s": 15}
         relayed, together = name == "d" and not self.case.python, name in ["p", *self.site.engines] or self.case.soon
         if self.case.soon:
-            settings |= {"landing_bytes": 4 * LANDING_PAGES * PAGE, "soon_wait_ms": SOON_S * 1000, "soon_lead_ms": 50}
+            settings |= {
+                "landing_bytes": 4 * LANDING_PAGES * PAGE,
+                "soon_wait_ms": SOON_S * 1000,
+                "soon_lead_ms": 50,
+                "soon_transports": ["tcp"],
+            }
         arguments = (CACHING[caching], *self.case.more)
         return self.site.start(name, *arguments, relayed=relayed, together=together, **settings)
 

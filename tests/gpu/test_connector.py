@@ -19,6 +19,8 @@ from support.answers import random_prompt
 from support.connector_gpu import CASES, KV_SETTINGS, REHEARSAL, Couple, Fleet, GpuEngine, gap_to_best, has_gpu
 from support.vllm_engines import Later, ask
 
+from pd_connector.settings import load
+
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(900)]
 
 # Around blocks of 16 tokens, pages, and steps of 512 tokens.
@@ -94,19 +96,20 @@ def test_two_engines_write_what_one_writes(couple: Couple, record_property: Any)
             ties += 1
             gap = gap_to_best(reference, prompt + expected[:same], written[same])
             assert gap < couple.case.tie_nats, (length, order, same, gap)
-    took = time.monotonic() - began
+    took, transport = time.monotonic() - began, "tcp" if REHEARSAL else couple.case.transport
     moved = loaded(d) - before
     assert moved >= len(LENGTHS) - 2, (
         "of one or two tokens there may be nothing to load; all else must come from prefill"
     )
     assert ties <= 4
-    assert bool(waits(d)) == (KV_SETTINGS.get("soon_wait_ms", 0) > 0)
+    settings = load(KV_SETTINGS)
+    assert bool(waits(d)) == (settings.soon_wait_ms > 0 and transport in settings.soon_transports)
     record_property("waits", waits(d))
     record_property("loads", moved)
     record_property("ties", ties)
     record_property("seconds", round(took, 1))
     transports = {name for name in d.metrics() if name.startswith("pd_kv_received_bytes_total")}
-    assert transports == {f'pd_kv_received_bytes_total transport="{"tcp" if REHEARSAL else couple.case.transport}"'}
+    assert transports == {f'pd_kv_received_bytes_total transport="{transport}"'}
 
 
 @pytest.mark.parametrize("couple", list(CASES), indirect=True)

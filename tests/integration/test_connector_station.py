@@ -72,7 +72,7 @@ class Steps:
 
     def __init__(self, engine: Callable[..., ToyEngine], soon_wait_ms: float) -> None:
         self.p = engine()
-        self.d = engine(settings=msgspec.structs.replace(QUICK, soon_wait_ms=soon_wait_ms))
+        self.d = engine(settings=msgspec.structs.replace(QUICK, soon_wait_ms=soon_wait_ms, soon_transports=("tcp",)))
         self.p.prefill("before.x", [50], self.d.address)
         self.d.expect("before.x", self.p.address)
         self.d.until("before.x", Ready)

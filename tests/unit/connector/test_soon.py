@@ -274,6 +274,24 @@ def test_prefill_does_not_announce_kv_that_is_on_its_way() -> None:
     assert p.sender.foreseeable(["r.x"]) == []
 
 
+def test_copies_that_are_launched_before_the_step_is_computed_do_not_prevent_it() -> None:
+    """All of a long step is launched long before the first layers of it are computed."""
+    p, d, network = pair()
+    d.request("r", "r.x", "p:1", 12, follows=False)
+    p.request("r", "r.x", "d:1", 12)
+    network.run()
+    p.step("r", 12)
+    assert p.sender.soon(["r.x"]) == ["r.x"]
+
+
+def test_launched_copies_without_room_at_decode_prevent_it() -> None:
+    p, _, network = pair(landing=4)
+    p.request("r", "r.x", "d:1", 40)
+    network.run()
+    p.step("r", 40)
+    assert p.sender.soon(["r.x"]) == []
+
+
 def test_engines_that_do_not_want_to_hear_of_it_hear_nothing() -> None:
     p, _, _ = pair()
     p.request("r", "r.x", "d:1", 4)

@@ -57,8 +57,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ping_s: seconds after which a silent connection sends a ping.
         dead_after_s: seconds of silence after which an engine counts as dead.
         idle_wait_ms: milliseconds per round that an otherwise idle decode engine waits for KV.
-        soon_wait_ms: milliseconds that an otherwise idle decode engine waits within a step for KV that prefill has announced as almost computed; 0: it begins no step before the KV is there.
+        soon_wait_ms: most milliseconds that an otherwise idle decode engine waits within a step for KV that prefill has announced as almost computed; 0: it begins no step before the KV is there.
         soon_lead_ms: milliseconds before the last layer at which prefill announces KV to such decode engines.
+        soon_transports: transports with which such KV is waited for: those that take a few milliseconds.
         model_tag: engines with different tags refuse each other; for models of one shape with different weights.
         debug: fault injection and diagnostics.
     """
@@ -83,17 +84,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ping_s: Seconds = 1.0
     dead_after_s: Seconds = 5.0
     idle_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=20)] = 2.0
-    soon_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 0.0
+    soon_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 100.0
     soon_lead_ms: Annotated[float, msgspec.Meta(ge=0)] = 3.0
+    soon_transports: tuple[str, ...] = ("vmm",)
     model_tag: str = ""
     debug: Debug = Debug()
 
     def __post_init__(self) -> None:
         """Refuse invalid combinations."""
-        unknown = [name for name in self.transports if name not in TRANSPORTS]
-        if unknown or not self.transports:
-            msg = f"`transports` takes {', '.join(TRANSPORTS)}; not {', '.join(unknown) or 'nothing'}"
-            raise ValueError(msg)
+        for setting, names in (("transports", self.transports), ("soon_transports", self.soon_transports)):
+            unknown = [name for name in names if name not in TRANSPORTS]
+            if unknown or not self.transports:
+                msg = f"`{setting}` takes {', '.join(TRANSPORTS)}; not {', '.join(unknown) or 'nothing'}"
+                raise ValueError(msg)
         if self.dead_after_s <= 2 * self.ping_s:
             msg = f"`dead_after_s` ({self.dead_after_s:g}) must be more than twice `ping_s` ({self.ping_s:g})"
             raise ValueError(msg)

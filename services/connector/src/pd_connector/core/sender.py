@@ -305,7 +305,11 @@ class Sender:
 
     def foreseeable(self, keys: Collection[str]) -> list[str]:
         """Those of the keys that a step completes which decode wants to hear of, and whose KV nothing that is known now will hold up."""
-        return [key for key in keys if key in self._jobs and self._jobs[key].taken < self._jobs[key].total and self._unhindered(key, keys)]
+        return [
+            key
+            for key in keys
+            if key in self._jobs and self._jobs[key].taken < self._jobs[key].total and self._unhindered(key, keys)
+        ]
 
     def _unhindered(self, key: str, keys: Collection[str]) -> bool:
         job = self._jobs[key]

@@ -185,7 +185,7 @@ class Doors:
         self._greeting[channel.number] = (channel, now + limit)
         channel.heard = self._chosen
         offers = [Offer(transport=name, details=details) for name, (_, details) in common.items()]
-        soon = self._settings.soon_wait_ms > 0
+        soon = self._settings.soon_transports if self._settings.soon_wait_ms > 0 else ()
         channel.send([Welcome(boot=self._identity.boot, session=session, offers=offers, soon=soon)], now)
 
     def _chosen(self, channel: Channel, message: Message) -> None:

@@ -217,7 +217,7 @@ class Outgoing:
         """KV can now be sent to decode at this address."""
         with self._plant.lock:
             self.staging.of(transport.kind)
-            peer = self.sender.up(address, welcome.boot, transport.kind, soon=welcome.soon)
+            peer = self.sender.up(address, welcome.boot, transport.kind, soon=transport.name in welcome.soon)
             lane = Lane(f"pd-put-{address}", self._plant.copier.enter_thread) if writer.alone else None
             link = self._links[address] = _Link(channel, peer, transport, writer, lane)
             channel.heard = lambda _channel, message: self._heard(link, message)

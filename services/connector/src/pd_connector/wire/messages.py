@@ -61,14 +61,14 @@ class Welcome(_Message, frozen=True, kw_only=True):
         session: the name of this connection for sockets that a transport opens in addition.
         offers: on a push connection, the transports that both ends have; prefill takes the first that works and sends `Use`.
         page_bytes: on a push connection, bytes of KV per page of decode's landing memory.
-        soon: on a push connection, decode wants to hear `Soon`.
+        soon: on a push connection, the transports with which decode wants to hear `Soon`.
     """
 
     boot: str
     session: str = ""
     offers: list[Offer] = []
     page_bytes: int = 0
-    soon: bool = False
+    soon: tuple[str, ...] = ()
 
 
 class Refusal(_Message, frozen=True, kw_only=True):
