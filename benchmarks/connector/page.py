@@ -89,6 +89,19 @@ def kv_first(data: dict[str, Any]) -> str:
     return table(["ms", *names], rows)
 
 
+def soon(data: dict[str, Any]) -> str:
+    """What a step gains that begins before its KV is there: each pair of engines above its own plain ones."""
+    middle, rows = statistics.median, []
+    for length, ways in data.items():
+        for name, way in ways.items():
+            plain, both = middle(way["plain"]), middle(way["decode-first"])
+            waited = f"{middle(way['waited']):.1f}" if way["waited"] else "–"
+            done = f"{middle(way['KV to token']):.1f}"
+            rows.append([f"{int(length):,}, {name}", f"{plain:.1f}", f"{both:.1f} ({both - plain:+.1f})", done, waited])
+    names = ["plain", "both asked at once", "from complete KV to the token at the client", "the step waits for KV"]
+    return table(["ms", *names], rows)
+
+
 def nixl(data: dict[str, dict[str, Any]]) -> str:
     """Time to the first token beside vLLM's NixlConnector, each above its own engines as plain ones; by what carried NIXL's KV."""
     rows = []
@@ -243,6 +256,7 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "proxied": (proxied, "proxied"),
     "visits": (visits, "visits"),
     "KV first": (kv_first, "kv_first"),
+    "soon": (soon, "soon"),
     "nixl": (nixl, "nixl"),
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),

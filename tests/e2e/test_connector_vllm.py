@@ -110,7 +110,12 @@ class Pair:
 
     def start(self, name: str, *, caching: bool) -> Engine:
         """The first decode engine has the connector's halves in two processes, all others in one."""
-        settings = {"landing_bytes": LANDING_PAGES * PAGE, "page_bytes": PAGE, "load_timeout_s": 3, "early_s": 15}
+        settings: dict[str, Any] = {
+            "landing_bytes": LANDING_PAGES * PAGE,
+            "page_bytes": PAGE,
+            "load_timeout_s": 3,
+            "early_s": 15,
+        }
         relayed, together = name == "d" and not self.case.python, name in ["p", *self.site.engines] or self.case.soon
         if self.case.soon:
             settings |= {
