@@ -65,6 +65,31 @@ async def test_a_websocket_is_refused_without_a_traceback(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+WEBSOCKET = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "reason"),
+    [
+        (b"GET /v1/realtime?model=x HTTP/1.1\r\n" + WEBSOCKET, 403, b"/v1/realtime is not served, because the proxy passes no WebSockets on"),
+        (b"GET /v1/realtime HTTP/1.1\r\n", 404, b"/v1/realtime is not served"),
+        (b"POST /invocations/ HTTP/1.1\r\n", 404, b"such as /v1/chat/completions"),
+        (b"POST /v1/load_lora_adapter HTTP/1.1\r\n", 404, b"is for each engine at its own address"),
+        (b"POST /sleep?level=1 HTTP/1.1\r\n", 404, b"/sleep concerns one engine"),
+        (b"GET /nothing HTTP/1.1\r\n", 404, b"not found"),
+    ],
+)  # fmt: skip
+async def test_what_vllm_serves_and_the_proxy_does_not_is_refused_with_the_reason(
+    proxy: RunningProxy, head: bytes, status: int, reason: bytes
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.settings.http_proxy_port)
+    writer.write(head + b"Host: x\r\n\r\n")
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), 30)
+    writer.close()
+    assert int(answer.split()[1]) == status
+    assert reason in answer
+
+
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [

@@ -5,6 +5,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from time import monotonic
 from typing import Final, cast
 
@@ -31,6 +32,7 @@ from pd_proxy.background.watchdog import Watchdog
 from pd_proxy.context import Context
 from pd_proxy.discovery.kubernetes import source_of
 from pd_proxy.errors import AmbiguousLengthError, HttpError, ProxyError, SlowClientError
+from pd_proxy.protocol import not_served
 from pd_proxy.request.serving import JSON, delivered, error_of, response_headers
 from pd_proxy.request.trace import Trace, attached
 from pd_proxy.supervisor import Supervisor
@@ -227,7 +229,8 @@ async def on_proxy_error(error: ProxyError) -> Response:
 async def on_http_exception(error: HTTPException) -> Response:
     """Likewise for what the HTTP layer refuses, and for unexpected exceptions (500, logged by Quart)."""
     status = error.code or 500
-    response = await on_proxy_error(HttpError(status, error.description or error.name))
+    known = not_served.reason(request.path) if status == HTTPStatus.NOT_FOUND else ""
+    response = await on_proxy_error(HttpError(status, known or error.description or error.name))
     if isinstance(methods := getattr(error, "valid_methods", None), list):
         response.headers["Allow"] = ", ".join(methods)
     return response

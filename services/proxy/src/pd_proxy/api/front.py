@@ -30,6 +30,7 @@ from pd_proxy.api.unread import sent_already
 from pd_proxy.api.unsent import Unsent
 from pd_proxy.context import LAST_CALL_S
 from pd_proxy.errors import HttpError, ProxyError, TooManyConnectionsError
+from pd_proxy.protocol import not_served
 from pd_proxy.request.serving import JSON, error_of
 
 SWEEP_S: Final = 1.0
@@ -172,7 +173,7 @@ class Connections:
         origins = self.context.settings.cors_origins
         told = cors.unread(origins) if request is None else cors.headers(origins, asked.get(b"origin", ""))
         headers = {"content-type": JSON, **told}
-        body = error_of(path, HttpError(status, reason[:MAX_REASON]))
+        body = error_of(path, HttpError(status, not_served.reason(path) or reason[:MAX_REASON]))
         return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
     def date(self) -> str:
