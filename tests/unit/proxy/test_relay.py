@@ -140,6 +140,11 @@ async def test_events_that_differ_in_their_text_are_all_checked(texts: list[byte
         said(b"x")[:-2] + said(b"y")[6:],
         said(b'x"y'),
         said(b"x\\"),
+        said(b"\xff"),
+        said("é".encode()[:1]),
+        said(b"a\tb"),
+        b"data: no object\n\n",
+        b"data: 5\n\n",
     ],
 )
 async def test_an_event_that_ends_like_an_object_and_is_none_is_not_passed_on(broken: bytes) -> None:

@@ -99,14 +99,11 @@ def test_lines_may_begin_and_end_in_every_way_of_the_standard(mark: bytes, ends:
     [
         (b": from 10.0.0.1:80\n\n", b": from [address]\n\n"),
         (b'data: {"choices":[{"text":"10.0.0.1"}]}\n: at kv:6379\n\n', b': at [address]\ndata: {"choices":[{"text":"10.0.0.1"}]}\n\n'),
-        (b"data: no answer of 10.0.0.1:80\n\n", b"data: no answer of [address]\n\n"),
         (b"event: error\ndata: lost [fd00::1]:80\n\n", b"event: error\ndata: lost [address]\n\n"),
         (b'event: error\ndata: {"detail":"lost fd00::1"}\n\n', b'event: error\ndata: {"detail":"lost [address]"}\n\n'),
         (b'data: {"object":"error","message":"kv:6379"}\n\n', b'data: {"object":"error","message":"[address]"}\n\n'),
         (b'data: {"type":"error","message":"kv:6379"}\n\n', b'data: {"type":"error","message":"[address]"}\n\n'),
         (b'data: {"error":{\ndata: "message":"kv:6379"}}\n\n', b'data: {"error":{"message":"[address]"}}\n\n'),
-        (b'data: ["lost 10.0.0.1:80"]\n\n', b'data: ["lost [address]"]\n\n'),
-        (b'data: "lost 10.0.0.1:80"\n\n', b'data: "lost [address]"\n\n'),
         (b"id: kv:6379\nretry: 5\n\n", b"id: [address]\nretry: 5\n\n"),
         (b'data: {"choices":[{"text":"10.0.0.1"}],"error":null}\n\n', b'data: {"choices":[{"text":"10.0.0.1"}],"error":null}\n\n'),
     ],
@@ -117,6 +114,21 @@ def test_all_that_a_server_and_not_its_model_says_in_a_stream_loses_addresses(wr
         rewriter = StreamRewriter(b"")
         assert rewriter.feed(stream) == expected
         assert rewriter.failed == (b"error" in written and b"null" not in written)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"no answer of 10.0.0.1:80", b'["lost"]', b'"lost"', b"null", b"5", b"<html>", b'{"choices":[{"text":"\xff"}]}', b'{"error":"\xff"}'],
+)  # fmt: skip
+@pytest.mark.parametrize("before", [b"", event("x"), event("é")])
+def test_an_event_that_no_client_can_read_is_an_error(before: bytes, data: bytes) -> None:
+    for end in (b"\n\n", b"\n\n" + event("y")):
+        with pytest.raises(BrokenReplyError, match="is not"):
+            StreamRewriter(b"").feed(before + b"data: " + data + end)
+
+
+def test_an_event_without_data_is_none() -> None:
+    assert StreamRewriter(b"").feed(event("x") + b"data:\n\n" + event("y")).endswith(event("y"))
 
 
 def test_a_stream_split_at_every_byte_comes_out_the_same() -> None:
@@ -158,7 +170,8 @@ def test_nothing_follows_the_end_mark() -> None:
 
 def test_what_looks_like_the_end_mark_within_an_event_of_two_lines_is_part_of_that_event() -> None:
     rewriter = StreamRewriter(b"")
-    assert rewriter.feed(b"data: text\ndata: [DONE]\n\n") == b"data: text  [DONE]\n\n"
+    failure = b"event: error\ndata: text"
+    assert rewriter.feed(failure + b"\ndata: [DONE]\n\n") == failure + b"  [DONE]\n\n"
     assert not rewriter.done
     assert rewriter.feed(event("x") + b"data: [DONE]\n\n") == event("x")
     assert rewriter.done

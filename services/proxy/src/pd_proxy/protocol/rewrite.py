@@ -29,6 +29,7 @@ SOME_CHOICE: Final = (b'"choices":[{', b'"choices": [{')
 # As any other server may write it.
 _SOME_CHOICE: Final = re.compile(rb'"choices"\s*:\s*\[\s*\{')
 DONE: Final = b"[DONE]"
+END_MARKS: Final = (b"data: [DONE]", b"data:[DONE]")
 
 # In JSON a quote inside a text is escaped, so these match keys (or a text that is exactly the word), never part of a text.
 KV_KEY: Final = b'"kv_transfer_params"'
@@ -63,6 +64,7 @@ object_decoder = msgspec.json.Decoder(dict[str, Raw])
 _any_decoder = msgspec.json.Decoder(Raw)
 _text_decoder = msgspec.json.Decoder(str)
 NOT_JSON: Final = "an event of the engine's stream is not valid JSON"
+NO_OBJECT: Final = "an event of the engine's stream is not a JSON object"
 # Between two events of one line each.
 _BETWEEN: Final = b"\n\ndata: "
 
@@ -212,7 +214,11 @@ def lacks_choice(block: bytes) -> bool:
 def is_json(payload: bytes) -> bool:
     """Whether an event's data is JSON, as Python reads it: engines written in Python may write NaN."""
     try:
+        if not payload.isascii():
+            payload.decode()  # the decoder does not look into what it leaves raw
         _any_decoder.decode(payload)
+    except UnicodeDecodeError:
+        return False
     except (msgspec.MsgspecError, RecursionError):
         try:
             json.loads(payload)
@@ -397,8 +403,10 @@ class StreamRewriter:
         return data[: found.start()]
 
     def _look_into(self, data: bytes) -> bytes:
-        blocks = data.split(BLOCK_END)
-        return b"".join(self._clean(block) + BLOCK_END for block in blocks if block.strip(b"\n"))
+        blocks = [block for block in data.split(BLOCK_END) if block.strip(b"\n")]
+        # What follows the end mark is dropped, whatever it is.
+        last = next((number for number, block in enumerate(blocks, 1) if block in END_MARKS), len(blocks))
+        return b"".join(self._clean(block) + BLOCK_END for block in blocks[:last])
 
     def _says_cached(self, data: bytes) -> bool:
         return self.cached is not None and (holds(data, CACHED_KEYS[0]) or holds(data, CACHED_KEYS[1]))
@@ -417,10 +425,14 @@ class StreamRewriter:
         bare = payload.lstrip()
         is_object = bare.startswith(_OBJECT)
         if not is_object and (self.always or not bare.startswith(_JSON)):
+            if self.always and not failed and bare.rstrip() not in (b"", DONE):
+                raise BrokenReplyError(NO_OBJECT)
             return scrub(payload.decode(errors="replace"), self._addresses).replace("\n", " ").encode()
         known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
         by_server = is_object and not holds(payload, self.always)
         try:
+            if not payload.isascii():
+                payload.decode()  # as in `is_json`
             if not known and not failed and not by_server and b"\n" not in payload:
                 if is_object:
                     check_json(payload)

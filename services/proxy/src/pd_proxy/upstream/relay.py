@@ -116,7 +116,7 @@ class Relay:
         if not rewriter.by_chunks:
             return None
         tally, secret, put, mark, glance = flight.tally, rewriter.secret, rewriter.put, rewriter.mark, rewriter.glance
-        time = flight.loop.time
+        time, is_text = flight.loop.time, rewrite.is_text
         # What the last checked event has before and behind its text, and where the former and the text begin. The first chunk differs from this.
         before, behind, begin, start = UNKNOWN
         strikes = 0
@@ -135,15 +135,8 @@ class Relay:
             if (
                 data.startswith(before, begin)
                 and data.endswith(behind)
-                and (
-                    (
-                        data.find(QUOTE, start) == end
-                        and data.find(ESCAPE, start, end) < 0
-                        and data.find(b"\n", start, end) < 0
-                        and data.find(b"\r", start, end) < 0
-                    )
-                    or rewrite.is_text(data[start - 1 : end + 1])
-                )
+                # Decoding it takes a third of the time of looking for what no text may hold.
+                and is_text(data[start - 1 : end + 1])
             ):
                 strikes = 0
             elif not passes(data, mark, whole=strikes < PATIENCE):
