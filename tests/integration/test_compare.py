@@ -280,6 +280,46 @@ def test_what_is_no_run_is_not_removed(tmp_path: Path) -> None:
     assert precious.read_text() == "years of work"
 
 
+def earlier(folder: Path) -> Path:
+    """What an earlier comparison left in the results folder of `comparison`: one report."""
+    report = folder / "results" / "report.html"
+    report.parent.mkdir()
+    report.write_text("earlier")
+    return report
+
+
+def test_a_second_start_anew_deletes_nothing_while_the_first_measures(tmp_path: Path) -> None:
+    report = earlier(tmp_path)
+    state = tmp_path / "state" / folder_of(tmp_path / "results")
+
+    with Store(state).lock():
+        second = comparison(tmp_path, *LOAD, "--rates", "3", "--restart")
+
+    assert second.returncode == 1, second.stdout + second.stderr
+    assert "another pdctl" in second.stdout + second.stderr
+    assert report.read_text() == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("engine", "sentence"),
+    [("vllm-cpu", "Docker does not answer"), ("vllm", "this machine cannot run 2 combined, disagg 1P1D")],
+)
+def test_a_machine_that_can_measure_nothing_keeps_what_was_measured_before(
+    tmp_path: Path, engine: str, sentence: str
+) -> None:
+    report = earlier(tmp_path)
+    # no vLLM in this Python, and no Docker behind this address
+    unfit = {"ENGINE_PYTHON": sys.executable, "DOCKER_HOST": "unix:///nowhere/docker.sock", "MODEL": "some/model"}
+    env = environment(tmp_path / "state", **unfit)
+    words = ("compare", "--engine", engine, "--gpus", "0,1", *LOAD, "--rates", "3", "--restart", "--out", "results")
+
+    refused = pdctl(*words, env=env, cwd=tmp_path, timeout=LONGEST_S)
+
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert sentence in " ".join((refused.stdout + refused.stderr).split())
+    assert report.read_text() == "earlier"
+
+
 def test_two_at_once_on_one_machine_do_not_meet(tmp_path: Path) -> None:
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:

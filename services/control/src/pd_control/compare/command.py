@@ -57,13 +57,18 @@ def compare(context_: Context, options: argparse.Namespace) -> int:
     _announce(context_, asked, results.root)
     if options.dry_run:
         return 0
-    results.prepare(_identity(context_, asked), restart=options.restart)
     ends = float("inf") if options.stop_after is None else begin + options.stop_after
     work = Work(context=context_, comparison=asked, results=results, ends=ends)
-    runner = Runner(work, _stage(context_, asked, options))
+    stack = _stack(context_, options) if asked.containers else None
+    runner = Runner(work, _stage(context_, asked, stack, options))
     with context_.store.lock():
-        if not _all_can_start(context_, asked, runner.unfinished(), force=options.force):
+        if stack is not None:
+            stack.containers()  # raises where Docker does not answer
+        specs = asked.stages if options.restart else runner.unfinished()
+        if not _all_can_start(context_, asked, specs, force=options.force):
             return INCOMPLETE
+        # Not earlier: --restart deletes what was measured before.
+        results.prepare(_identity(context_, asked), restart=options.restart)
         runner.run()
     shown = _render(context_, asked, results.root, options.lang) if options.report else None
     _sum_up(context_, runner.tally, begin)
@@ -206,13 +211,14 @@ def _identity(context_: Context, asked: Comparison) -> dict[str, str]:
     }
 
 
-def _stage(context_: Context, asked: Comparison, options: argparse.Namespace) -> stages.Stage:
-    if asked.containers:
-        log = context_.store.log("compose")
-        context_.terminal.note(
-            f"the output of docker compose is in {log}; building images takes minutes the first time"
-        )
-        stack = Stack(context_.root, context_.environment, stages.project_of(Path(options.out)), log)
+def _stack(context_: Context, options: argparse.Namespace) -> Stack:
+    log = context_.store.log("compose")
+    context_.terminal.note(f"the output of docker compose is in {log}; building images takes minutes the first time")
+    return Stack(context_.root, context_.environment, stages.project_of(Path(options.out)), log)
+
+
+def _stage(context_: Context, asked: Comparison, stack: Stack | None, options: argparse.Namespace) -> stages.Stage:
+    if stack is not None:
         return stages.containers(context_, stack, asked.engine, stall_s=options.patience)
     engine = Engine(asked.engine)
     return stages.processes(context_, engine, asked.gpus, stall_s=options.patience, force=options.force)
