@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.control import pdctl
+from support.control import environment, pdctl
+from support.documents import sandbox
 from support.stack import ROOT
 
 from pd_contracts.free_ports import free_ports
 from pd_contracts.names import Role
 from pd_control.client import proxy_stats
-from pd_control.docker.compose import Stack
+from pd_control.docker.compose import PROJECT, Stack
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 PATIENT = 500
@@ -114,6 +115,35 @@ def test_a_container_run_by_hand_from_our_image_is_not_ours(env: dict[str, str])
         subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
 
     assert sum(line.startswith("decode-0") for line in status.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("who", ["a test", "a guide"])
+def test_pdctl_down_in_a_test_leaves_the_containers_of_a_deployment_alone(
+    docker: None, tmp_path: Path, who: str
+) -> None:
+    labels = {
+        "project": PROJECT,
+        "service": "bystander",
+        "container-number": "1",
+        "oneoff": "False",
+        "config-hash": "0",
+    }
+    words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
+    sleeping = ["--entrypoint", "sleep", "pdstack/simulator", "60"]
+    started = subprocess.run(
+        ["docker", "run", "--rm", "--detach", *words, *sleeping], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        if who == "a guide":
+            with sandbox(tmp_path) as box:
+                box.run("./pdctl down")
+        else:
+            pdctl("down", env=environment(tmp_path), cwd=ROOT)
+        left = subprocess.run(["docker", "ps", "--quiet", "--no-trunc"], capture_output=True, text=True, check=True)
+    finally:
+        subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
+
+    assert started in left.stdout.split()
 
 
 def test_a_mistyped_profile_is_answered_with_the_nearest(env: dict[str, str]) -> None:

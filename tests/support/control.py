@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -33,13 +34,21 @@ def free_variables(prefill: int = 2, decode: int = 2) -> dict[str, str]:
 
 
 def environment(state_dir: Path, **more: str) -> dict[str, str]:
-    """What a test gives to pdctl: the machine's own variables without pdstack's, free ports, its own state folder."""
+    """What a test gives to pdctl: the machine's own variables without pdstack's, free ports, its own state folder and
+    compose project.
+    """
     own = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("PREFILL_", "DECODE_", "COMBINED_", "SIM_"))
     }
-    return {**own, **free_variables(), "BIND_HOST": "127.0.0.1", "STATE_DIR": str(state_dir), **more}
+    apart = {"STATE_DIR": str(state_dir), "COMPOSE_PROJECT_NAME": compose_project(state_dir)}
+    return {**own, **free_variables(), "BIND_HOST": "127.0.0.1", **apart, **more}
+
+
+def compose_project(folder: Path) -> str:
+    """A compose project of a test's own: `pdctl down` also ends containers, and these must not be of somebody who works here."""
+    return f"pdstack-test-{zlib.crc32(str(folder).encode()):08x}"
 
 
 def pdctl(*arguments: str, env: Mapping[str, str], cwd: Path, timeout: float = 60) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from support.control import compose_project
+
 from pd_contracts.free_ports import free_ports
 
 ROOT: Final = Path(__file__).parents[2]
@@ -228,6 +230,7 @@ def sandbox(folder: Path, **extra: str) -> Iterator[Sandbox]:
         "MAKEFLAGS": "BOOTSTRAP=:",  # everything is installed
         "COLUMNS": "100",
         "NO_COLOR": "1",
+        "COMPOSE_PROJECT_NAME": compose_project(folder),
         **extra,
     }
     made = Sandbox(folder, environment, {str(PORTS[name]): str(port) for name, port in own.items()})
