@@ -6,8 +6,9 @@ import pytest
 from support.control import settings
 
 from pd_contracts.names import Role, Topology
+from pd_control.cli.options import parser
 from pd_control.planning.gpus import PlanError
-from pd_control.planning.plan import Engine, Plan, plan
+from pd_control.planning.plan import Engine, Plan, plan, planned_by
 
 
 def names(planned: Plan) -> list[str]:
@@ -32,6 +33,33 @@ def test_one_prefill_and_one_decode_by_default() -> None:
     assert [process.gpus for process in planned.engines] == [[0], [1]]
     assert planned.expected == {Role.PREFILL: 1, Role.DECODE: 1}
     assert (planned.shape, planned.gpus) == ("1P1D", 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "listed", "shape"),
+    [
+        ([], {}, "1P1D"),
+        ([], {"combined_gpus": (0, 1, 2)}, "3 combined"),
+        ([], {"combined_gpus": (0, 1, 2), "prefill_gpus": (0,), "decode_gpus": (1,)}, "1P1D"),
+        (["disagg"], {"combined_gpus": (0, 1, 2)}, "1P1D"),
+        (["--combined", "3"], {}, "3 combined"),
+        (["--combined", "3"], {"prefill_gpus": (0,), "decode_gpus": (1,)}, "3 combined"),
+        (["--prefill", "2"], {"combined_gpus": (0, 1, 2)}, "2P1D"),
+    ],
+)
+def test_without_a_topology_it_is_that_of_the_engines_that_are_asked_for(
+    words: list[str], listed: dict[str, tuple[int, ...]], shape: str
+) -> None:
+    options = parser().parse_args(["up", "--engine", "sim", *words])
+
+    assert planned_by(settings(**listed), options).shape == shape
+
+
+def test_engines_of_both_topologies_are_refused() -> None:
+    options = parser().parse_args(["up", "--engine", "sim", "--prefill", "1", "--combined", "1"])
+
+    with pytest.raises(PlanError, match="--combined does not belong to topology disagg: remove it"):
+        planned_by(settings(), options)
 
 
 def test_the_combined_topology_uses_the_same_gpus() -> None:

@@ -18,7 +18,7 @@ from pd_control.doctor.command import admits
 from pd_control.local import processes, readiness
 from pd_control.local.processes import Row
 from pd_control.planning.gpus import PlanError
-from pd_control.planning.plan import label, planned_by
+from pd_control.planning.plan import label, planned_by, topology_of
 from pd_control.supervision.state import Running, State, StateError, is_alive
 from pd_control.supervision.supervisor import death, last_lines
 from pd_control.terminal import Terminal, table_of
@@ -52,7 +52,8 @@ def _up_containers(context: Context, options: argparse.Namespace) -> int:
         msg = "compose profiles have fixed numbers of engines: remove --prefill, --decode and --combined, or use processes"
         raise PlanError(msg)
     stack = Stack(context.root, context.environment)
-    profiles = options.profile or [profile_of(options.engine, options.topology, context.settings.kv_connector)]
+    topology = topology_of(context.settings, options)
+    profiles = options.profile or [profile_of(options.engine, topology, context.settings.kv_connector)]
     with context.store.lock():
         fresh = not stack.containers()
         try:

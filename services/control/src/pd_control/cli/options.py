@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from pd_contracts.names import Role, Topology
+from pd_contracts.names import Role
 from pd_control.cli import values
 from pd_control.cli.parser import Parser
 
@@ -188,9 +188,8 @@ def _what(parser: argparse.ArgumentParser, engines: Sequence[str]) -> None:
         "topology",
         nargs="?",
         type=values.topology,
-        default=Topology.DISAGG,
         metavar="disagg|combined",
-        help="default: disagg",
+        help="default: combined if only --combined or COMBINED_GPUS is set, else disagg",
     )
     only = "; vllm-cpu in containers only" if "vllm-cpu" in engines else ""
     add("--engine", choices=engines, default="vllm", help=f"kind of engine (default: vllm){only}")

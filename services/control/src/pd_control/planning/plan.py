@@ -123,13 +123,27 @@ def planned_by(settings: ControlSettings, options: argparse.Namespace) -> Plan:
         PlanError: for impossible GPUs, ports or counts.
     """
     counts = {role: getattr(options, role) for role in Role}
-    unused = [
-        role for role, count in counts.items() if count and (role is Role.COMBINED) == (options.topology == "disagg")
-    ]
+    topology = topology_of(settings, options)
+    unused = [role for role, count in counts.items() if count and role not in ROLES[topology]]
     if unused:
-        msg = f"--{unused[0]} does not belong to topology {options.topology}"
+        msg = (
+            f"--{unused[0]} does not belong to topology {topology}: remove it, or choose the topology that has these engines"
+        )
         raise PlanError(msg)
-    return plan(settings, options.topology, Engine(options.engine), counts)
+    return plan(settings, topology, Engine(options.engine), counts)
+
+
+def topology_of(settings: ControlSettings, options: argparse.Namespace) -> Topology:
+    """The topology that was given, or combined if only combined engines are asked for, by options before settings; else disagg."""
+    if options.topology is not None:
+        return Topology(options.topology)
+    listed = {
+        Role.PREFILL: settings.prefill_gpus,
+        Role.DECODE: settings.decode_gpus,
+        Role.COMBINED: settings.combined_gpus,
+    }
+    named = {role for role in Role if getattr(options, role)} or {role for role, gpus in listed.items() if gpus}
+    return Topology.COMBINED if named == {Role.COMBINED} else Topology.DISAGG
 
 
 def plan_one(settings: ControlSettings, engine: Engine, role: Role, number: int) -> ProcessSpec:
