@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -319,6 +320,32 @@ def test_a_bad_form_is_answered_with_a_sentence_and_starts_nothing(page: Page, s
         assert sentence in answer["message"]
     assert page.stats()["state"] in ("ready", "stopped")
     assert len(server.served) == before
+
+
+def test_a_second_start_during_a_run_is_refused_and_changes_nothing(
+    page: Page, server: StampedServer, tmp_path: Path
+) -> None:
+    before = len(server.served)
+    assert page.swarm(out=str(tmp_path / "run"), duration="60")["success"]
+    until(lambda: len(server.served) > before)
+
+    second = page.swarm(out=str(tmp_path / "other"), host="http://127.0.0.1:1")
+    page.stop()
+
+    assert (second["success"], second["host"].rstrip("/")) == (False, server.url.rstrip("/"))
+    assert "a run is still going on" in second["message"]
+    assert read_json(tmp_path / "run" / "manifest.json", Manifest).window is not None
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_taken_port_is_named_before_locust_listens(server: StampedServer, tmp_path: Path) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = command(tmp_path, "--host", server.url, "--web-port", str(port))
+
+    assert done.returncode == 2
+    assert f"port {port} cannot serve the page: Address already in use; --web-port chooses another" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_master_without_workers_says_so_instead_of_starting(server: StampedServer, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The options of a run on Locust's command line and start form, and the way from there to a run."""
 
 import argparse
+import socket
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +10,7 @@ from weakref import WeakKeyDictionary
 import msgspec
 from flask import Response, jsonify, request
 from locust.env import Environment
-from locust.runners import LocalRunner, MasterRunner, WorkerRunner
+from locust.runners import STATE_RUNNING, STATE_SPAWNING, LocalRunner, MasterRunner, WorkerRunner
 
 from pd_contracts.folders import FolderError
 from pd_contracts.records import RequestRecord
@@ -70,7 +71,20 @@ def attach(environment: Environment, **_: Any) -> None:
         _warn_of_folder(read, end=environment.web_ui is None)
     connect(environment, sys.argv)
     if environment.web_ui is not None and environment.web_ui.app is not None:
+        _refuse_taken_port(environment.web_ui.host, environment.web_ui.port)
         environment.web_ui.app.before_request(lambda: _refuse_bad_form(environment))
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    """End before Locust listens: where it cannot, it prints two tracebacks and an empty table of requests."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        where = f"port {port}" + (f" of {host}" if host else "")
+        why = (error.strerror or str(error)).partition(" (")[0]  # Python repeats the address in brackets
+        sys.stderr.write(f"pd-loadgen: {where} cannot serve the page: {why}; --web-port chooses another\n")
+        sys.exit(EXIT_BAD)
 
 
 def connect(environment: Environment, command: list[str], read: Options | None = None) -> Shell | None:
@@ -133,7 +147,7 @@ def _from_form(environment: Environment) -> Options:
 
 
 def _refuse_bad_form(environment: Environment) -> Response | None:
-    """Answer a bad start form with a sentence, which Locust's page shows, instead of starting a test that cannot run."""
+    """Answer a form that cannot be started with a sentence, which Locust's page shows."""
     if not (request.method == "POST" and request.path.endswith("/swarm")):
         return None
     texts = {
@@ -142,10 +156,15 @@ def _refuse_bad_form(environment: Environment) -> Response | None:
     }
     texts["url"] = request.form.get("host") or texts["url"]
     problem = ""
-    if isinstance(environment.runner, MasterRunner) and not environment.runner.worker_count:
+    runner = environment.runner
+    if runner is not None and runner.state in (STATE_SPAWNING, STATE_RUNNING):
+        # Locust would change the number of users, of which there is one, and say that it has started.
+        problem = "a run is still going on: stop it, or wait for its end"
+    elif isinstance(runner, MasterRunner) and not runner.worker_count:
         problem = "no worker is connected yet: a master sends nothing itself"
     try:
-        _check_folder(options.load(texts, {}))
+        if not problem:
+            _check_folder(options.load(texts, {}))
     except (SettingsError, FolderError) as error:
         problem = str(error)
     return jsonify({"success": False, "message": problem, "host": environment.host}) if problem else None
