@@ -240,6 +240,19 @@ def test_compare_prints_the_table_the_verdict_and_the_doubts(
     assert max(map(len, shown.splitlines())) <= 100
 
 
+def test_compare_says_why_deployments_of_different_loads_are_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_realistic(tmp_path / "a", Topology.DISAGG, requests=20, tokens=4, rate=5)
+    write_realistic(tmp_path / "b", Topology.COMBINED, requests=20, tokens=4, rate=10)
+
+    assert main(["compare", str(tmp_path)]) == 0
+
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "No two deployments were offered the same load, so none is compared with another" in shown
+    assert "÷" not in shown
+
+
 def test_a_bad_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as refused:
         main(["report", "--log-level", "LOUD"])

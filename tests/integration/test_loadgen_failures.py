@@ -120,6 +120,18 @@ def test_an_unreachable_server_is_one_sentence_and_exit_2(tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "named", [{"arrival": "replay", "trace": "no.csv"}, {"dataset": "jsonl", "dataset_path": "no.csv"}]
+)
+def test_a_file_that_is_not_there_is_named_before_the_server_is_waited_for(
+    tmp_path: Path, named: dict[str, Any]
+) -> None:
+    done = run(f"http://127.0.0.1:{free_port()}", tmp_path / "run", ready_timeout=600, **named)
+
+    assert done.returncode == 2
+    assert done.stderr == "pd-loadgen: no.csv: No such file or directory\n"
+
+
 def test_a_server_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     port = free_port()
     process = start(f"http://127.0.0.1:{port}", tmp_path / "run", duration=0.3, ready_timeout=30)

@@ -1,6 +1,7 @@
 """`pd-analysis report` renders run folders, `compare` prints their closing table, `export` writes their numbers for other programs."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         read = settings.load(Settings, overrides=overrides)
         log.set_up(read.log_level)
+        if logging.root.level == logging.INFO:
+            logging.getLogger("matplotlib").setLevel(logging.WARNING)  # at INFO it tells about its cache of fonts
     except ValueError as error:
         parser.exit(NOTHING, f"pd-analysis: {error}\n")
     try:
@@ -149,8 +152,7 @@ def _compare(options: argparse.Namespace, read: Settings) -> int:
             terminal.brief(console, results)
         else:
             named = bool(options.runs) and all(map(_is_run, options.runs))
-            for group in [together(results)] if named else grouped(results):
-                terminal.whole(console, group)
+            terminal.wholes(console, [together(results)] if named else grouped(results))
         if (page := _report_of(options, read)) is not None:
             terminal.where(console, page)
     return 0

@@ -85,13 +85,13 @@ class LimitError(SentenceError, ValueError):
 
 
 def parse_goodput(items: Iterable[str]) -> dict[str, float]:
-    """Read limits as `vllm bench serve --goodput` takes them: "ttft:200 tpot:50 e2el:5000".
+    """Read limits as `vllm bench serve --goodput` takes them: "ttft:200 tpot:50 e2el:5000"; commas divide them, too.
 
     Raises:
         LimitError: about the item that is wrong.
     """
     limits: dict[str, float] = {}
-    for item in (part for text in items for part in text.split()):
+    for item in (part for text in items for part in text.replace(",", " ").split()):
         key, _, value = item.partition(":")
         if key not in LIMITED:
             raise LimitError(

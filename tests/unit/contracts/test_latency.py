@@ -120,6 +120,7 @@ def test_a_failure_meets_no_limit_and_a_single_token_meets_any_tpot() -> None:
 
 def test_limits_are_read_as_vllm_takes_them() -> None:
     assert parse_goodput(["ttft:200 tpot:50", "e2el:5000.5"]) == {"ttft": 200.0, "tpot": 50.0, "e2el": 5000.5}
+    assert parse_goodput(["ttft:200,tpot:50, e2el:5000"]) == {"ttft": 200.0, "tpot": 50.0, "e2el": 5000.0}
     assert parse_goodput([]) == {}
 
 

@@ -18,10 +18,10 @@ def overall(groups: Sequence[Group], cases: Iterable[Case]) -> list[Doubt]:
     for case in cases:
         kinds.setdefault((case.doubt.level, case.doubt.general or case.doubt.sentence), []).append(case)
     everything = [result for group in groups for result in group.results]
-    return weighed([*_never_together(groups), *(_merged(alike, everything) for alike in kinds.values())])
+    return weighed([*never_together(groups), *(_merged(alike, everything) for alike in kinds.values())])
 
 
-def _never_together(groups: Sequence[Group]) -> Iterable[Doubt]:
+def never_together(groups: Sequence[Group]) -> Iterable[Doubt]:
     """Deployments of which no two had the same load: the reader expects a comparison, and there is none."""
     loads = {result.label: group.workload for group in groups for result in group.results}
     if len(groups) < 2 or len(loads) < 2 or any(group.others or group.pace in MODES for group in groups):

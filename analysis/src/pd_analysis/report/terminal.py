@@ -14,7 +14,7 @@ from pd_analysis.conclusions.modes import of_mode
 from pd_analysis.conclusions.short import of_loads
 from pd_analysis.conclusions.verdict import verdict
 from pd_analysis.doubts.doubt import Doubt, Level
-from pd_analysis.doubts.many_loads import overall
+from pd_analysis.doubts.many_loads import never_together, overall
 from pd_analysis.doubts.one_load import cases, doubts
 from pd_analysis.numbers.comparison import Comparison, compared
 from pd_analysis.numbers.evaluation import Group, Result, grouped
@@ -50,6 +50,13 @@ def whole(console: Console, group: Group) -> None:
     for text in of_mode(group) or [pair.lead for pair in verdict(group, found).pairs]:
         console.print(text, highlight=False, markup=False)
     _print(console, found)
+
+
+def wholes(console: Console, groups: Sequence[Group]) -> None:
+    """Everything about each load, and then why nothing is compared, if no two deployments had the same one."""
+    for group in groups:
+        whole(console, group)
+    _print(console, list(never_together(groups)))
 
 
 def brief(console: Console, results: Sequence[Result]) -> None:

@@ -31,7 +31,7 @@ from pd_loadgen.results.summary import summarize
 from pd_loadgen.target import deployment, monitor, server
 from pd_loadgen.verdict import client_health
 from pd_loadgen.workload.options import Options
-from pd_loadgen.workload.plan import Plan, PlanError
+from pd_loadgen.workload.plan import Plan, PlanError, refuse_missing_files
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ class Run:
         options = self._options
         path = Path(options.out) if options.out else new_path(self._run_id)
         run_folder.check(path, overwrite=options.replaces)
+        refuse_missing_files(options)  # before the wait for a server that may take minutes
         granted = access_of(options)
         probe_path = BACKENDS[options.endpoint].ready_path
         server.wait_ready(options.url, options.ready_timeout, self._pause, access=granted, ready_path=probe_path)

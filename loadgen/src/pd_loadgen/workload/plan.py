@@ -12,7 +12,7 @@ from pd_contracts.sentences import Clause, SentenceError
 from pd_loadgen.client.backends import UnsuitableError
 from pd_loadgen.prompts import traces
 from pd_loadgen.prompts.corpora import Corpus
-from pd_loadgen.prompts.datasets import Answers, Made
+from pd_loadgen.prompts.datasets import Answers, Dataset, Made
 from pd_loadgen.prompts.files import FileError
 from pd_loadgen.prompts.traces import Arrived
 from pd_loadgen.workload import contents, schedule
@@ -133,6 +133,21 @@ class Source:
         trace = traces.read(Path(options.trace), scale=options.time_scale, duration=options.duration)
         self.notes += trace.notes
         return trace.requests[: options.requests or None]
+
+
+def refuse_missing_files(options: Options) -> None:
+    """Refuse a file that is not there; what is wrong within one shows only in `make`, which needs the server's model.
+
+    Raises:
+        PlanError: naming the file.
+    """
+    named = [options.trace] if options.arrival is Arrival.REPLAY else []
+    named += [options.dataset_path] if options.dataset in (Dataset.JSONL, Dataset.SHAREGPT) else []
+    for path in named:
+        try:
+            Path(path).stat()
+        except OSError as error:
+            raise PlanError("{path}: {reason}", path=path, reason=error.strerror) from error
 
 
 def _slots(options: Options, source: Source) -> list[_Slot]:

@@ -248,9 +248,7 @@ def _verdict(context_: Context, asked: Comparison, root: Path, lang: str) -> Non
 
 
 def _analysis(context_: Context, words: Sequence[str], *, quiet: bool = False) -> int:
-    # Plotting libraries log about their font caches at INFO, in the middle of the steps.
-    environment = {**context_.environment, "LOG_LEVEL": context_.environment.get("LOG_LEVEL") or "WARNING"}
-    return attached_command.run([sys.executable, "-m", "pd_analysis", *words], environment, quiet=quiet)
+    return attached_command.run([sys.executable, "-m", "pd_analysis", *words], context_.environment, quiet=quiet)
 
 
 def _brief(asked: Comparison) -> Sequence[str]:

@@ -126,9 +126,7 @@ def planned_by(settings: ControlSettings, options: argparse.Namespace) -> Plan:
     topology = topology_of(settings, options)
     unused = [role for role, count in counts.items() if count and role not in ROLES[topology]]
     if unused:
-        msg = (
-            f"--{unused[0]} does not belong to topology {topology}: remove it, or choose the topology that has these engines"
-        )
+        msg = f"--{unused[0]} does not belong to topology {topology}: remove it, or choose the topology that has these engines"
         raise PlanError(msg)
     return plan(settings, topology, Engine(options.engine), counts)
 
