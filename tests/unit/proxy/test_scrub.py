@@ -109,6 +109,12 @@ def test_messages_lose_addresses_and_ids(text: str, scrubbed: str) -> None:
         "x.json:1234",
         "libtorch.so:2048",
         "time:1764500000",
+        "xpu:4096",
+        "height:4096 or width:4096 must be larger than factor:4096",
+        "t:4096 > self.num_frames:4096",
+        "batch:4096, nheads:4096, iter:4096",
+        "CUDAGraphMode.FULL is not supported with X backend (support:4096)",
+        "cursor:4096",
     ],
 )
 def test_what_only_looks_like_an_address_stays(text: str) -> None:

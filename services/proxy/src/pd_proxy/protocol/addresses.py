@@ -17,11 +17,11 @@ _DIGIT: Final = re.compile(r"[0-9]")
 # Words that stand before a number, not before a port.
 _COUNTED: Final = """
 at batch batches block blocks budget byte bytes capacity character characters chars chunk chunks code col column count cuda
-depth device dim dimension epoch errno error exit expected experts float fp given got head heads height hidden id ids index
-indices input int item items iteration iterations job kib layer layers len length limit line lines max mib min ms num
-number offset output page pages param pid port position prompt prompts rank received request requests row rows samples seconds
-seed seq seqs sequence sequences sha shape signal size slot slots status step steps stride task tensor tensors thread threads
-tid time timeout token tokens top total uint used version vocab width window
+cursor depth device dim dimension epoch errno error exit expected experts factor float fp given got head heads height hidden hpu
+id ids index indices input int item items iter iteration iterations job kib layer layers len length limit line lines max mib min
+ms nheads npu num number offset output page pages param pid port position prompt prompts rank received request requests row rows
+samples seconds seed seq seqs sequence sequences sha shape signal size slot slots status step steps stride support supported
+supports task tensor tensors thread threads tid time timeout token tokens top total tpu uint used version vocab width window xpu
 """
 # The last part of a file's name, where the line's number follows.
 _FILES: Final = """
@@ -55,7 +55,8 @@ def is_host_and_port(name: str, port: str, before: str = "") -> bool:
     if parents:
         return number >= _FIRST_FREE_PORT or number in _KNOWN_PORTS or last in _domains
     word = last.rpartition("-")[2]
-    return last == "localhost" or (number >= _FIRST_FREE_PORT and (word.rstrip("0123456789") or word) not in _counted)
+    counted = len(last) == 1 or (word.rstrip("0123456789") or word) in _counted
+    return last == "localhost" or (number >= _FIRST_FREE_PORT and not counted)
 
 
 def is_ipv4(text: str) -> bool:
