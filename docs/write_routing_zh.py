@@ -61,6 +61,15 @@ LINES: Final = {
     r"- (\d+) new rows: geometric mean (\S+), worst (\S+) \((.+)\), best (\S+)\.": (
         "- {0} 个新的行：几何平均 {1}，最差 {2}（{3}），最好 {4}。"
     ),
+    r"- At (\S+) ×: geometric mean (\S+), worst (\S+) \((.+)\), worst load (\S+) \((.+)\)\.": (
+        "- {0} ×：几何平均 {1}，最差 {2}（{3}），最差的一份负载 {4}（{5}）。"
+    ),
+    r"- (\d+) rows: geometric mean (\S+), worst (\S+) \((.+)\), worst seed (\S+) \((.+)\), best (\S+)\.": (
+        "- {0} 行：几何平均 {1}，最差 {2}（{3}），最差的种子 {4}（{5}），最好 {6}。"
+    ),
+    r"- (\d+) rows: geometric mean (\S+), worst (\S+) \((.+)\), best (\S+)\.": (
+        "- {0} 行：几何平均 {1}，最差 {2}（{3}），最好 {4}。"
+    ),
     r"## Early rejection": "## 提前拒绝",
     r"With `REJECT=slo`: the share of requests turned away at 0\.9 times the capacity of \*adaptive\*, and the requests served in time at 1\.3 times, as a share of that capacity\.": (
         "设置 `REJECT=slo`：负载为*自适应*容量的 0.9 倍时被拒绝的请求比例，以及 1.3 倍时按时完成的请求（相对于该容量）。"
@@ -75,6 +84,30 @@ LINES: Final = {
     r"\*0\.85\* and \*1\.2\*: capacity of adaptive if it takes steps for 0\.85 and 1\.2 times as long as they are \(beside STEP_MARGIN\), against its own\.": (
         "*0.85* 和 *1.2*：把每一步的耗时当作实际的 0.85 倍和 1.2 倍时（STEP_MARGIN 之外），自适应的容量与原来之比。"
     ),
+    r"## Overload of engines at work": "## 工作中的引擎过载",
+    r"With `REJECT=slo`, each load has three levels of 30 s: 0\.85 times the capacity of \*adaptive\*, then 1\.1, 1\.3 or 2 times, then 0\.8 times\.": (
+        "设置 `REJECT=slo`，每份负载有三段，各 30 s：*自适应*容量的 0.85 倍，然后是 1.1、1.3 或 2 倍，最后是 0.8 倍。"
+    ),
+    r"\*Kept\*: requests of the second level that are served in time, as a share of the capacity; means of three loads, and in brackets the worst one\.": (
+        "*完成*：第二段中按时完成的请求，相对于容量；三份负载的平均值，括号里是最差的一份。"
+    ),
+    r"\*Rejected before\* and \*after\*: share of the requests turned away in the first level \(from 8 s on\) and in the third one, in the worst of the nine loads\.": (
+        "*之前拒绝*和*之后拒绝*：第一段（从 8 s 起）和第三段中被拒绝的请求比例，取九份负载中最差的一份。"
+    ),
+    r"\*Again\*: seconds from the end of the overload until nine in ten requests of the next 5 s are in time, in the worst load\.": (
+        "*恢复*：从过载结束起，到之后 5 s 内的请求有十分之九按时完成为止的秒数，取最差的一份负载。"
+    ),
+    r"## Traffics that change": "## 变化的流量",
+    r"Within 90 s lengths drift from the first to the last, the rate rises and falls by 70% twice, or another tenant begins in the middle\.": (
+        "在 90 s 之内，长度从最初的值逐渐变到最后的值，或者速率两次升降 70%，或者另一个租户在中途开始。"
+    ),
+    r"Prompts of 512 to 8,192 tokens have answers of 128, and answers of 32 to 512 have prompts of 2,048; documents are 6,000→64, and long answers 256→900\.": (
+        "512 到 8,192 个 token 的提示词有 128 个 token 的回答，32 到 512 个 token 的回答有 2,048 个 token 的提示词；文档是 6,000→64，长回答是 256→900。"
+    ),
+    r"Capacity is for all of it, from 8 s on; \*best static\* is the best XpYd for the whole\.": (
+        "容量针对整段负载（从 8 s 起）；*最佳固定配比*是对整段最好的 XpYd。"
+    ),
+    r"Seeds ([\d, ]+)\.": "种子 {0}。",
 }
 CELLS: Final = {
     "traffic, TTFT/TPOT ms": "流量，TTFT/TPOT ms",
@@ -85,11 +118,24 @@ CELLS: Final = {
     "adaptive ÷ best": "自适应 ÷ 最佳",
     "rejected at 0.9 ×": "0.9 × 时拒绝",
     "kept at 1.3 ×": "1.3 × 时完成",
+    "kept at 1.1 ×": "1.1 × 时完成",
+    "kept at 2 ×": "2 × 时完成",
+    "rejected before": "之前拒绝",
+    "rejected after": "之后拒绝",
+    "again, s": "恢复，s",
     "without": "不设置时",
     "bursts": "突发",
 }
 # Traffics, whose names stand before their objectives.
 WORDS: Final = {
+    "conversation and code in opposite waves": "对话与代码此消彼长",
+    "conversation, then documents too": "对话，后来加上文档",
+    "code, then long answers too": "代码，后来加上长回答",
+    "waves of conversation": "对话的波动",
+    "prompts grow": "提示词变长",
+    "prompts shrink": "提示词变短",
+    "answers grow": "回答变长",
+    "answers shrink": "回答变短",
     "Mooncake's conversation": "Mooncake 的对话",
     "half and half": "各占一半",
     "conversation": "对话",

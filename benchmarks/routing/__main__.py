@@ -16,12 +16,18 @@ from typing import Any
 
 from capacity import Setup, best_static, capacity, served
 from cases import CASES, NEW, Case
+from changing import CHANGING
+from steps import stepped
 from table import page
 from world import Policy
 
 ADAPTIVE = Policy("adaptive")
+PARTS = "capacity,local,reject,stress,steps,changing"
 WRONG = (0.85, 1.2)
 OVERLOAD = (1.1, 1.3, 1.6)
+# What the load of engines at work rises to; several loads, because some last for few requests.
+STEPS = (1.1, 1.3, 2.0)
+STEP_SEEDS = (31, 32, 33)
 
 
 class Bench:
@@ -44,6 +50,11 @@ class Bench:
                 self._keep("reject", case, seed, self._reject)
             for case in wanted if "stress" in self._options.parts else ():
                 self._keep("stress", case, seed, self._stress)
+            for case in wanted if "steps" in self._options.parts else ():
+                self._keep("steps", case, seed, self._steps)
+            for case in CHANGING if "changing" in self._options.parts else ():
+                if self._options.only in case.label:
+                    self._keep("changing", case, seed, self._capacity)
 
     def _keep(self, kind: str, case: Case, seed: int, measure: Callable[[Case, int], dict[str, Any]]) -> None:
         key = {"kind": kind, "case": case.label, "engines": self._options.engines, "seed": seed}
@@ -104,6 +115,18 @@ class Bench:
             row[f"wrong_{factor}"] = capacity(case, self._setup(Policy("adaptive", wrong=factor), seed), own)
         return row
 
+    def _steps(self, case: Case, seed: int) -> dict[str, Any]:
+        """Overload of engines that are at work, and what follows."""
+        own, row = self._own(case, seed), {}
+        for factor in STEPS:
+            setups = [self._setup(Policy("adaptive", reject=True), number) for number in STEP_SEEDS]
+            found = [stepped(case, setup, own, factor) for setup in setups]
+            row[f"kept_{factor}"] = [one.kept for one in found]
+            row[f"before_{factor}"] = [one.rejected_before for one in found]
+            row[f"after_{factor}"] = [one.rejected_after for one in found]
+            row[f"again_{factor}"] = [one.again_s for one in found]
+        return row
+
 
 def main() -> int:
     """Measure, then write the page."""
@@ -116,9 +139,7 @@ def main() -> int:
         "--close", type=float, default=1.015, help="how close capacities are looked for (default 1.015)"
     )
     parser.add_argument("--only", default="", help="only cases whose label contains this")
-    parser.add_argument(
-        "--parts", default="capacity,local,reject,stress", help="what to measure (default capacity,local,reject,stress)"
-    )
+    parser.add_argument("--parts", default=PARTS, help=f"what to measure (default {PARTS})")
     parser.add_argument("--results", default="results/routing.jsonl", help="file of results, which is gone on with")
     parser.add_argument("--table", default="", help="write the page with the tables here")
     options = parser.parse_args()

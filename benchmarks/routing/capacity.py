@@ -55,7 +55,8 @@ def served(case: Case, setup: Setup, rate: float) -> Served:
 def outcome(case: Case, setup: Setup, rate: float) -> Result:
     """What comes of so many requests per second per engine, one by one."""
     every_s = rate * setup.engines
-    seconds = setup.seconds if case.drift else min(setup.seconds, max(LEAST_S, setup.requests / every_s))
+    most = setup.seconds if case.drift else min(setup.seconds, max(LEAST_S, setup.requests / every_s))
+    seconds = case.lasts or most
     load = case.load(every_s, seconds, setup.seed, setup.cv)
     return simulate(setup.engines, load, Objectives(case.ttft, case.tpot), setup.policy)
 

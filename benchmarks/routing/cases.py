@@ -55,6 +55,7 @@ class Case:
 
     Attributes:
         tuned: whether the rule's numbers were chosen looking at it (on other seeds).
+        lasts: how long each load is, s, whatever is asked for; 0 if that does not matter.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Case:
     shapes: tuple[Shape, ...]
     drift: bool = False
     tuned: bool = True
+    lasts: float = 0.0
 
     @property
     def label(self) -> str:
@@ -72,7 +74,10 @@ class Case:
     def load(self, rate: float, seconds: float, seed: int, cv: float = 1.0) -> Load:
         """Requests at so many a second; gaps are Gamma distributed with this coefficient of variation (1: Poisson)."""
         random = np.random.default_rng(seed)
-        at = _arrivals(random, rate, seconds, cv)
+        return self.drawn(random, arrivals(random, rate, seconds, cv))
+
+    def drawn(self, random: np.random.Generator, at: Floats) -> Load:
+        """Requests at these times."""
         count = len(at)
         which = (
             (at // PHASE_S).astype(np.int64) % len(self.shapes)
@@ -85,7 +90,8 @@ class Case:
         return Load.of(at, prompts[which, index], answers[which, index])
 
 
-def _arrivals(random: np.random.Generator, rate: float, seconds: float, cv: float) -> Floats:
+def arrivals(random: np.random.Generator, rate: float, seconds: float, cv: float) -> Floats:
+    """Times of requests, Gamma distributed gaps with this coefficient of variation."""
     gaps = random.gamma(1 / cv**2, cv**2 / rate, int(rate * seconds * 1.5) + 100)
     at = np.cumsum(gaps)
     return at[at < seconds]

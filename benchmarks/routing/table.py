@@ -26,6 +26,9 @@ Capacity is the highest Poisson rate at which nine in ten requests meet both obj
 """
 SPREAD = "Numbers are means over the seeds that a row was measured with; in brackets is the worst seed."
 
+# What has loads of its own, which its part of the page describes.
+OF_THEIR_OWN = ("steps", "changing")
+
 
 def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
     by_case: defaultdict[str, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
@@ -33,8 +36,9 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
         if row["engines"] == options.engines:
             by_case[row["case"]][row["kind"]].append(row)
     cases = {label: kinds for label, kinds in by_case.items() if "capacity" in kinds}
-    how = [f"{options.engines} engines.", *_loads(rows, options)]
-    if len({row["seed"] for row in rows}) > 1:
+    ordinary = [row for row in rows if row["kind"] not in OF_THEIR_OWN]
+    how = [f"{options.engines} engines.", *_loads(ordinary, options)]
+    if len({row["seed"] for row in ordinary}) > 1:
         how.append(SPREAD)
     parts = [HEAD, *how, "", *_capacities(cases), "", *_summary(cases)]
     rejecting = {label: kinds for label, kinds in cases.items() if "reject" in kinds}
@@ -43,6 +47,12 @@ def page(rows: Sequence[Row], options: argparse.Namespace) -> str:
     stressed = {label: kinds for label, kinds in cases.items() if "stress" in kinds}
     if stressed:
         parts += ["", *_stress(stressed, len(cases))]
+    stepped = {label: kinds for label, kinds in cases.items() if "steps" in kinds}
+    if stepped:
+        parts += ["", *_steps(stepped)]
+    changing = {label: kinds for label, kinds in by_case.items() if "changing" in kinds}
+    if changing:
+        parts += ["", *_changing(changing)]
     return "\n".join(parts) + "\n"
 
 
@@ -74,7 +84,7 @@ def _gains(rows: Sequence[Row]) -> list[float]:
     return [row["adaptive"] / max(row["plain"], row["static"]) for row in rows]
 
 
-def _capacities(cases: dict[str, Any]) -> list[str]:
+def _capacities(cases: dict[str, Any], new: str = " (new)") -> list[str]:
     lines = [
         "| traffic, TTFT/TPOT ms | plain | best static | adaptive | handed over at 0.9 × | adaptive ÷ best |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -82,7 +92,7 @@ def _capacities(cases: dict[str, Any]) -> list[str]:
     for label, kinds in cases.items():
         rows = kinds["capacity"]
         splits = _listed(sorted({row["prefills"] for row in rows}))
-        own = "" if rows[0]["tuned"] else " (new)"
+        own = "" if rows[0]["tuned"] else new
         columns = [_column(rows, name) for name in ("plain", "static", "adaptive", "handed_over")]
         lines.append(
             f"| {label}{own} | {columns[0]:.2f} | {columns[1]:.2f} ({splits}P) | {columns[2]:.2f} | {columns[3]:.0%} | {_of_seeds(_gains(rows))} |"
@@ -104,13 +114,13 @@ def _summary(cases: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _overall(rows: dict[str, list[float]]) -> str:
-    """The geometric mean of the rows' means, the worst row, and the worst seed of any row if there are several."""
+def _overall(rows: dict[str, list[float]], one: str = "seed") -> str:
+    """The geometric mean of the rows' means, the worst row, and the worst seed (or other `one`) of any row if there are several."""
     means = {label: mean(values) for label, values in rows.items()}
     worst, seed = min(means, key=means.__getitem__), min(rows, key=lambda label: min(rows[label]))
     text = f"geometric mean {_geometric(means.values()):.3f}, worst {means[worst]:.2f} ({worst})"
     several = any(len(values) > 1 for values in rows.values())
-    return text + (f", worst seed {min(rows[seed]):.2f} ({seed})" if several else "")
+    return text + (f", worst {one} {min(rows[seed]):.2f} ({seed})" if several else "")
 
 
 def _geometric(values: Iterable[float]) -> float:
@@ -162,3 +172,48 @@ def _stress(cases: dict[str, Any], of: int) -> list[str]:
         lines.append(f"| {' | '.join((label, *cells))} |")
     lines.append("")
     return [*lines, *(f"- {name}: {_overall(values)}." for name, values in found.items())]
+
+
+def _steps(cases: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Overload of engines at work",
+        "",
+        "With `REJECT=slo`, each load has three levels of 30 s: 0.85 times the capacity of *adaptive*, then 1.1, 1.3 or 2 times, then 0.8 times.",
+        "*Kept*: requests of the second level that are served in time, as a share of the capacity; means of three loads, and in brackets the worst one.",
+        "*Rejected before* and *after*: share of the requests turned away in the first level (from 8 s on) and in the third one, in the worst of the nine loads.",
+        "*Again*: seconds from the end of the overload until nine in ten requests of the next 5 s are in time, in the worst load.",
+        "",
+        "| traffic, TTFT/TPOT ms | kept at 1.1 × | kept at 1.3 × | kept at 2 × | rejected before | rejected after | again, s |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    kept: dict[float, dict[str, list[float]]] = {1.1: {}, 1.3: {}, 2.0: {}}
+
+    def of(rows: Sequence[Row], name: str, factor: float) -> list[float]:
+        return [value for row in rows for value in row[f"{name}_{factor}"]]
+
+    for label, kinds in cases.items():
+        rows = kinds["steps"]
+        for factor, values in kept.items():
+            values[label] = of(rows, "kept", factor)
+        worst = {name: max(max(of(rows, name, factor)) for factor in kept) for name in ("before", "after", "again")}
+        cells = [label, *(_of_seeds(values[label]) for values in kept.values())]
+        cells += [f"{worst['before']:.1%}", f"{worst['after']:.1%}", f"{worst['again']:g}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    return [*lines, *(f"- At {factor:g} ×: {_overall(values, 'load')}." for factor, values in kept.items())]
+
+
+def _changing(cases: dict[str, Any]) -> list[str]:
+    rows = {label: kinds["changing"] for label, kinds in cases.items()}
+    lines = [
+        "## Traffics that change",
+        "",
+        "Within 90 s lengths drift from the first to the last, the rate rises and falls by 70% twice, or another tenant begins in the middle.",
+        "Prompts of 512 to 8,192 tokens have answers of 128, and answers of 32 to 512 have prompts of 2,048; documents are 6,000→64, and long answers 256→900.",
+        "Capacity is for all of it, from 8 s on; *best static* is the best XpYd for the whole.",
+        f"Seeds {_listed(sorted({row['seed'] for found in rows.values() for row in found}))}.",
+        "",
+    ]
+    lines += _capacities({label: {"capacity": found} for label, found in rows.items()}, new="")
+    gains = {label: _gains(found) for label, found in rows.items()}
+    return [*lines, "", f"- {len(gains)} rows: {_overall(gains)}, best {max(map(mean, gains.values())):.2f}."]

@@ -372,6 +372,23 @@ def test_answers_that_are_slow_whatever_roles_engines_have_do_not_pass(
     assert not found.passing
 
 
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        pytest.param(busy(0, queue=150.0), "the first token would come after 166 ms", id="TTFT"),
+        pytest.param(busy(290), "each token would take 10.8 ms", id="TPOT"),
+    ],
+)
+def test_in_overload_engines_are_filled_less_than_until_it_begins(load: EngineLoad, said: str) -> None:
+    """In overload they are always as full as they may be, so that small errors of predictions decide."""
+    full, way = view({1: load}), Way(1, [1], local=True)
+
+    assert not predict(COSTS, replace(full, overload=False), 1000, way).late
+    found = predict(COSTS, full, 1000, way)
+    assert found.refused
+    assert found.sentence.startswith(said)
+
+
 def test_an_answer_whose_kv_fits_on_no_engine_is_refused() -> None:
     full, way = replace(busy(), room=1050.0), Way(1, [2, 3], local=False)
 

@@ -15,10 +15,13 @@ from pd_routing.costs import Costs
 from pd_routing.predict import rearranged_tpot_ms, span_ms, step_ms, tpot_ms, ttft_ms
 from pd_routing.view import View
 
-# Shares of the objectives above which requests are rejected. For TTFT, the queue can still grow before an admitted request has its turn, and
+# Shares of the objectives above which requests are late. For TTFT, the queue can still grow before an admitted request has its turn, and
 # predictions have errors. For TPOT, decodes are meant to run close to the objective, and costs have a margin of a tenth.
 TTFT_SHARE: Final = 0.9
 TPOT_SHARE: Final = 1.1
+# The same in overload. Then engines are always as full as these allow, and with the shares above, small errors make most answers miss.
+FULL_TTFT_SHARE: Final = 0.8
+FULL_TPOT_SHARE: Final = 1.0
 # The same where roles change, if answers were spread over the engines that prompts do not need. A tenth more than these can write in time
 # is what remains of the time before roles changed, and ends with its answers.
 PASSING_SHARE: Final = 1.2
@@ -67,10 +70,11 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
     ttft = ttft_on(costs, view, prompt, way)
     tpot = min(_tpot(costs, view, prompt, engine) for engine in way.answer_at)
     objectives, overload = view.objectives, view.overload
-    if ttft > TTFT_SHARE * objectives.ttft:
+    most_ttft = objectives.ttft * (FULL_TTFT_SHARE if overload else TTFT_SHARE)
+    if ttft > most_ttft:
         text = f"the first token would come after {ttft:.0f} ms, and TTFT_SLO_MS is {objectives.ttft:g}"
-        return Prediction(ttft, tpot, text, _retry_s(ttft - TTFT_SHARE * objectives.ttft), overload)
-    if tpot > TPOT_SHARE * objectives.tpot:
+        return Prediction(ttft, tpot, text, _retry_s(ttft - most_ttft), overload)
+    if tpot > objectives.tpot * (FULL_TPOT_SHARE if overload else TPOT_SHARE):
         text = f"each token would take {tpot:.1f} ms on the least loaded engine, and TPOT_SLO_MS is {objectives.tpot:g}"
         passing = _passes(costs, view, prompt, way)
         return Prediction(ttft, tpot, text, _retry_s(span_ms(view.traffic, objectives.tpot) / 4), overload, passing)
