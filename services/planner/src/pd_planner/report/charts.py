@@ -4,17 +4,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from pd_analysis.plots import fonts, palette, style, svg
 from pd_analysis.words.formatting import number
 from pd_analysis.words.language import current_language, in_language, mark, tr
 from pd_planner.confidence.findings import Findings
-from pd_planner.report.colours import colour_of
+from pd_planner.report.colours import colour_of, line_of, marker_of
 from pd_planner.report.pareto import pareto
 from pd_planner.report.tables import ratio_words
 from pd_planner.search.breakeven import Curve, Point
@@ -164,17 +165,18 @@ _PANELS: Final = (
 
 def rates(found: Findings) -> Figure:
     """Plain and apart against the rate."""
-    names = [curve.fleet.label for curve in found.curves]
     figure = style.canvas(
         tr("Latency and energy against the rate"),
         tr("A curve ends where fewer than half of the requests are within the limits; dashed: the limit"),
         2.5,
         simulated=True,
-        entries=len(names),
+        entries=len(found.curves),
     )
     for axes, panel in zip(figure.subplots(1, len(_PANELS), gridspec_kw={"wspace": 0.36}), _PANELS, strict=True):
-        for position, curve in enumerate(found.curves):
-            _line(axes, curve, panel, position)
+        for curve in found.curves:
+            shown = [operation for operation in curve.operations if operation.within >= 0.5]
+            places = [operation.rate / curve.fleet.gpus for operation in shown]
+            axes.plot(places, [panel.get(operation) for operation in shown], markersize=4, **_looks(curve))
         limit = found.question.setting.limits.milliseconds.get(panel.limit)
         if limit is not None:
             axes.axhline(limit, color=palette.MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
@@ -183,17 +185,13 @@ def rates(found: Findings) -> Figure:
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
         style.quiet(axes)
-    style.key(figure, style.handles(names))
+    style.key(
+        figure, [Line2D([], [], label=style.elided(curve.fleet.label), **_looks(curve)) for curve in found.curves]
+    )
     return figure
 
 
-def _line(axes: Axes, curve: Curve, panel: _Panel, position: int) -> None:
-    shown = [operation for operation in curve.operations if operation.within >= 0.5]
-    axes.plot(
-        [operation.rate / curve.fleet.gpus for operation in shown],
-        [panel.get(operation) for operation in shown],
-        color=palette.run_colour(position),
-        linestyle=palette.run_line(position),
-        marker=palette.run_marker(position),
-        markersize=4,
-    )
+def _looks(curve: Curve) -> dict[str, Any]:
+    """A curve's colour, line and marker: those that its kind of deployment has in the other figures."""
+    kind = curve.fleet.candidate
+    return {"color": colour_of(kind), "linestyle": line_of(kind), "marker": marker_of(kind)}
