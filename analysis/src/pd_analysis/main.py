@@ -19,6 +19,7 @@ from pd_analysis.report.terminal import COLUMNS
 from pd_analysis.settings import Settings
 from pd_analysis.words.language import LANGUAGES, in_language
 from pd_contracts import log, settings
+from pd_contracts.arguments import Parser
 from pd_contracts.folders import FolderError, check_folder, unwritable
 from pd_contracts.records import MANIFEST
 
@@ -47,10 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="pd-analysis", description="Turn run folders into tables, plots and a report with a verdict."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = Parser(prog="pd-analysis", description="Turn run folders into tables, plots and a report with a verdict.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     shared = settings.parser_for(Settings, "pd-analysis", "")
     report = commands.add_parser(
         "report", parents=[shared], add_help=False, help="write report.html, report.md and plots"

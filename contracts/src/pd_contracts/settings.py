@@ -4,7 +4,6 @@ Field `http_proxy_port` is read from HTTP_PROXY_PORT and can be overridden with 
 `msgspec.Meta(description=…, ge=…)` is its documentation and its check. Tuples are comma-separated lists.
 """
 
-import argparse
 import os
 import types
 import typing
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from pd_contracts.arguments import Parser
 from pd_contracts.sentences import Clause, SentenceError
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -73,9 +73,9 @@ def load(type_: type[S], environment: Mapping[str, str] | None = None, overrides
         raise SettingsError(str(error)) from error
 
 
-def parser_for(type_: type[msgspec.Struct], prog: str, description: str) -> argparse.ArgumentParser:
+def parser_for(type_: type[msgspec.Struct], prog: str, description: str) -> Parser:
     """An option parser with one option a setting; what it returns feeds `load(overrides=…)`."""
-    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description)
     for field in fields(type_):
         parser.add_argument(
             field.option, metavar=metavar(field.type), dest=field.name, help=help_of(field, field.variable)

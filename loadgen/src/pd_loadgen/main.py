@@ -1,6 +1,5 @@
 """The command `pd-loadgen`."""
 
-import argparse
 import logging
 import os
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from pd_contracts import log
+from pd_contracts.arguments import Parser
 from pd_contracts.settings import SettingsError
 from pd_loadgen import __version__
 from pd_loadgen.client.access import keep_secret
@@ -60,8 +60,8 @@ def _locust(words: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pd-loadgen", description="Open-loop streaming load for LLM servers.")
+def _parser() -> Parser:
+    parser = Parser(prog="pd-loadgen", description="Open-loop streaming load for LLM servers.")
     parser.add_argument("--version", action="version", version=f"pd-loadgen {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser(

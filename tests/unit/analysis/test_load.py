@@ -119,6 +119,7 @@ def test_a_closed_loop_over_concurrencies_is_one_curve_of_one_deployment() -> No
     assert not any(each.others for each in grouped(results))
     said = " ".join(of_sweep(found))
     assert "req/s" not in said
+    assert "127.0.0.1:8000 at least 16 in flight" in said
 
 
 def test_with_gpus_the_axis_is_per_gpu() -> None:

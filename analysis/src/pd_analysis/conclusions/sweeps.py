@@ -4,9 +4,10 @@ from typing import Final
 
 from pd_analysis.numbers.comparison import Outcome, compared, judged
 from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.load import Pace
 from pd_analysis.numbers.measures import GOODPUT, JOULES, TPOT_P99, TTFT_P99, Measure
-from pd_analysis.numbers.sweep import ATTAINMENT, Series, Sweep, best_rate, beyond, break_even, piled_up
-from pd_analysis.words.formatting import clauses, joined, listed, number, percent, setting
+from pd_analysis.numbers.sweep import ATTAINMENT, Axis, Series, Sweep, best_rate, beyond, break_even, piled_up
+from pd_analysis.words.formatting import clauses, joined, listed, mean_count, number, percent, setting
 from pd_analysis.words.language import mark, ntr, tr
 from pd_contracts.names import Role
 
@@ -86,7 +87,12 @@ def _up_to(series: Series, amount: float) -> str:
         message = mark("{run} at least {amount}")
     else:
         message = mark("{run} {amount}") if piled_up(series) is None else mark("{run} at most {amount}")
-    return tr(message, run=series.name, amount=number(amount))
+    return tr(message, run=series.name, amount=_placed(series.axis, amount))
+
+
+def _placed(axis: Axis, place: float) -> str:
+    """A place on an axis; a number of requests in flight is whole where it was chosen."""
+    return mean_count(place) if axis.pace is Pace.IN_FLIGHT else number(place)
 
 
 def _piled_up(sweep: Sweep) -> list[str]:
@@ -95,7 +101,7 @@ def _piled_up(sweep: Sweep) -> list[str]:
     if not found:
         return []
     each = joined(
-        tr("{run} from {place} {unit}", run=series.name, place=number(place), unit=sweep.axis.unit)
+        tr("{run} from {place} {unit}", run=series.name, place=_placed(sweep.axis, place), unit=sweep.axis.unit)
         for series, place in found
     )
     return [
@@ -138,7 +144,7 @@ def _most_tokens(sweep: Sweep) -> list[str]:
             run=name,
             rate=number(rate),
             unit=unit,
-            place=number(place),
+            place=_placed(sweep.axis, place),
             axis=sweep.axis.unit,
         )
         for rate, name, place in sorted(peaks, reverse=True)

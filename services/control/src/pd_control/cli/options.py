@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from pd_contracts.arguments import Parser
 from pd_contracts.names import Role
 from pd_control.cli import values
-from pd_control.cli.parser import Parser
 
 _UP = """\
 examples:

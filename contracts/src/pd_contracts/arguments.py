@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NoReturn
 
@@ -11,8 +12,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Look for unknown options first: argparse would misread the words after one, and its error would be about those."""
-        if args is not None:
-            self._refuse_unknown(args)
+        self._refuse_unknown(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -33,11 +33,8 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices and isinstance(value, str):
             known = [str(choice) for choice in action.choices]
-            what = (
-                action.metavar.lower()
-                if isinstance(action.metavar, str)
-                else f"{'/'.join(action.option_strings) or action.dest} value"
-            )
+            names = "/".join(action.option_strings)
+            what = f"{names} value" if names else str(action.metavar or action.dest).lower()
             msg = f"there is no {what} {value!r}{nearest(value, known)}"
             raise argparse.ArgumentError(None, f"{msg or ''}; there are: {', '.join(known)}")
         super()._check_value(action, value)
