@@ -302,7 +302,10 @@ def test_a_second_start_anew_deletes_nothing_while_the_first_measures(tmp_path: 
 
 @pytest.mark.parametrize(
     ("engine", "sentence"),
-    [("vllm-cpu", "Docker does not answer"), ("vllm", "this machine cannot run 2 combined, disagg 1P1D")],
+    [
+        ("vllm-cpu", "Docker does not answer (No such file or directory): start it, or do without containers"),
+        ("vllm", "this machine cannot run 2 combined, disagg 1P1D"),
+    ],
 )
 def test_a_machine_that_can_measure_nothing_keeps_what_was_measured_before(
     tmp_path: Path, engine: str, sentence: str

@@ -50,6 +50,14 @@ def _rank(container: Container) -> tuple[int, int, str]:
     return role, container.number, container.service
 
 
+def _reason(error: BaseException) -> str:
+    """What the system said first: each library on the way to us has wrapped it in a text of its own."""
+    first = error
+    while (before := first.__cause__ or first.__context__) is not None:
+        first = before
+    return (first.strerror if isinstance(first, OSError) else None) or str(error)
+
+
 def _docker() -> Any:
     try:
         import docker  # noqa: PLC0415  a GPU node that runs processes need not have it
@@ -207,7 +215,7 @@ class Stack:
             raise ContainerError(msg) from error
         # The errors of requests, which docker passes on, are OSErrors.
         except (module.errors.DockerException, OSError) as error:
-            msg = f"Docker does not answer ({error}): start it, or use processes (without --containers)"
+            msg = f"Docker does not answer ({_reason(error)}): start it, or do without containers (--engine sim needs none)"
             raise ContainerError(msg) from error
 
     def answers(self) -> bool:
