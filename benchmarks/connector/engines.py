@@ -53,7 +53,8 @@ class Pair:
             cache = {"VLLM_CACHE_ROOT": str(self.folder / f"cache-{name}")}
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": self.gpus[index], **cache, **own, **self.variables}
             sources = [str(ROOT / f"services/{member}/src") for member in ("connector", "engine")]
-            paths = [*sources, str(self._metadata()), os.environ.get("PYTHONPATH", "")]
+            plugins = str(ROOT / "services/engine/src/pd_engine/plugins")  # as in the engines' images
+            paths = [*sources, plugins, os.environ.get("PYTHONPATH", "")]
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
             with (self.folder / f"{name}.log").open("wb") as log:
                 self._running.append(
@@ -61,15 +62,6 @@ class Pair:
                         command, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                     )
                 )
-
-    def _metadata(self) -> Path:
-        """Where vLLM finds pdstack's plugin, as in the engines' images."""
-        folder = self.folder / "metadata"
-        engine = ROOT / "services/engine"
-        subprocess.run(
-            [sys.executable, str(engine / "metadata.py"), str(engine / "pyproject.toml"), str(folder)], check=True
-        )
-        return folder
 
     def connector(self, index: int) -> dict[str, Any]:
         """vLLM's `--kv-transfer-config` of one engine."""

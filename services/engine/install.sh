@@ -4,8 +4,6 @@
 set -eu
 mkdir -p /opt/pdstack /models /kv
 cp -r /src/contracts/src/pd_contracts /src/services/engine/src/pd_engine /src/services/connector/src/pd_connector /opt/pdstack/
-# By it vLLM finds the plugin in pd_engine/detokenizer.py.
-python3 /src/services/engine/metadata.py /src/services/engine/pyproject.toml /opt/pdstack
 useradd --uid 10001 --user-group --create-home pdstack
 chown pdstack:pdstack /models /kv
 PYTHONPATH=/opt/pdstack python3 -c 'import pd_engine.main, pd_engine.start, pd_engine.cleaner, pd_connector.settings'

@@ -113,7 +113,14 @@ print({kind for kind, _ in before}, {kind for kind, _ in after}, sum(a[1] == b[1
 
 
 def test_vllm_begins_a_text_from_the_end_of_the_prompt_and_writes_the_same(decode_image: str) -> None:
-    options = ("--env", "PYTHONPATH=/opt/pdstack", "--env", "VLLM_LOGGING_LEVEL=ERROR", "--entrypoint", "python3")
+    options = (
+        "--env",
+        "PYTHONPATH=/opt/pdstack:/opt/pdstack/pd_engine/plugins",
+        "--env",
+        "VLLM_LOGGING_LEVEL=ERROR",
+        "--entrypoint",
+        "python3",
+    )
     found = run("docker", "run", "--rm", *options, decode_image, "-c", DETOKENIZE)
     assert found.returncode == 0, found.stderr[-3000:]
     assert found.stdout.splitlines()[-1] == "{'DecodeStream'} {'TailStream'} 300 True"

@@ -1,5 +1,8 @@
 """The text of an answer is the same, whether a stream was given a long prompt or its end."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -7,7 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from pd_engine.detokenizer import LEAST, MOST, WHOLE, TailStream, shorten, tail
+from pd_contracts.settings import load
+from pd_engine.detokenizer import LEAST, MOST, PLUGINS, WHOLE, TailStream, shorten, tail
+from pd_engine.plan import plan
+from pd_engine.settings import EngineSettings, Host
 
 DecodeStream = decoders.DecodeStream
 TEXTS = [
@@ -71,13 +77,13 @@ def _stream_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def steps(stream: Any, tokenizer: Tokenizer, tokens: list[int]) -> list[str | None]:
-    """What each token gives; an error ends it, as vLLM takes another stream then."""
+    """What each token gives; an error ends it, as vLLM takes another stream then. The rest of its message has the prompt's text."""
     found: list[str | None] = []
     for token in tokens:
         try:
             found.append(stream.step(tokenizer, token))
         except Exception as error:  # noqa: BLE001  the library raises Exception itself
-            return [*found, f"{type(error).__name__}: {error}"]
+            return [*found, f"{type(error).__name__}: {str(error).partition(' encountered')[0]}"]
     return found
 
 
@@ -141,6 +147,25 @@ def test_streams_made_afterwards_read_the_end_of_long_prompts() -> None:
     assert isinstance(decoders.DecodeStream(skip_special_tokens=True), DecodeStream)
     answer = tokenizer.encode(TEXTS[2]).ids
     assert "".join(text or "" for text in steps(decoders.DecodeStream(ids=ids), tokenizer, answer)) == TEXTS[2]
+
+
+def test_vllm_finds_it_where_an_engine_looks_for_packages() -> None:
+    """As vLLM does, in a process with the variables of an engine's start."""
+    launch = plan(
+        load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "org/model"}),
+        Host(vllm_version=(0, 33), address="10.0.0.5"),
+        {"PYTHONPATH": "/a"},
+    )
+    assert launch.environment["PYTHONPATH"] == os.pathsep.join([str(PLUGINS), "/a"])
+    code = "from importlib.metadata import entry_points; print([p.load() for p in entry_points(group='vllm.general_plugins')])"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        env={**os.environ, **launch.environment},
+        capture_output=True,
+        text=True,
+    )
+    assert "function shorten" in found.stdout, found.stderr
 
 
 def test_the_stream_of_another_library_stays(monkeypatch: pytest.MonkeyPatch) -> None:

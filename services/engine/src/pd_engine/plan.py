@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 from pd_contracts.names import Connector, Role
 from pd_engine import alike
 from pd_engine.commandline import CommandLineError, config_path, parse
+from pd_engine.detokenizer import PLUGINS
 from pd_engine.final_command import Command
 from pd_engine.guards import guards
 from pd_engine.refusals import refusals
@@ -67,7 +69,7 @@ def plan(settings: EngineSettings, host: Host, environment: Mapping[str, str]) -
         raise RefusedError("\n".join(sentences))
     return Launch(
         arguments=_command(settings, host),
-        environment=dict(_environment(settings, host)) | dict(_unless_set(settings, environment)),
+        environment=dict(_environment(settings, host)) | dict(_beside(settings, environment)),
         unset=[
             *(name for name in NETWORK if environment.get(name) == ""),
             *(name for name in OF_COMPOSE if name in environment),
@@ -265,7 +267,9 @@ def _connector(settings: EngineSettings, address: str) -> Iterator[tuple[str, st
             yield "UCX_TLS", "tcp"  # shared-memory transports need a shared IPC namespace
 
 
-def _unless_set(settings: EngineSettings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _beside(settings: EngineSettings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Variables that depend on what is set already."""
+    yield "PYTHONPATH", os.pathsep.join(filter(None, (str(PLUGINS), environment.get("PYTHONPATH"))))
     nixl = settings.moves_kv and settings.kv_connector is Connector.NIXL
     if nixl and settings.engine_device == "gpu" and not environment.get(UCX_READS):
         yield UCX_READS, "on"
