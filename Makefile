@@ -11,6 +11,9 @@ ARGS :=
 # how it failed, so that it can be mended. Unit tests get no second try, nor do more than five; RERUNS= turns it off.
 RERUNS := --reruns 1 --reruns-delay 1 --max-suite-reruns 5 --rerun-exclude-path tests/unit --rerun-exclude-path tests/repo --rerun-show-tracebacks -r fEsR
 
+# Half of the time of tests with processes or sockets is waiting, so there are half as many workers again as cores; at most 8.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN || echo 2); n=$$((n + (n + 1) / 2)); [ $$n -lt 8 ] && echo $$n || echo 8)
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -19,8 +22,8 @@ demo: venv ## compare both topologies with simulated engines: no GPU, no Docker,
 
 test: lint parallel timed containers ## lint, then all tests; those that need Docker run where it answers
 
-parallel: venv ## tests that may run beside each other, on every core
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" $(RERUNS) $(ARGS)
+parallel: venv ## tests that may run beside each other
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (timed or docker or cluster or guides)" $(RERUNS) $(ARGS)
 
 coverage: ## the same tests, which then take twice the CPU time, and how much of each package they ran
 	@$(MAKE) --no-print-directory parallel ARGS="--cov --cov-report= $(ARGS)"
