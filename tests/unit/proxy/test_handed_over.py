@@ -36,7 +36,7 @@ async def test_only_its_own_writer_is_made(monkeypatch: pytest.MonkeyPatch) -> N
         served.set()
 
     transport = Transport()
-    protocol = HandedOver(transport, serve, lambda _: None, lambda *_: ([], b""))
+    protocol = HandedOver(transport, serve, lambda _: None, lambda *_: ([], b""), 1000)
     protocol.connection_made(transport)
     protocol.data_received(b"hello\n")
     await asyncio.wait_for(served.wait(), 5)

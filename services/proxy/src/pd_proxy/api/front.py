@@ -121,9 +121,9 @@ class Connections:
     def hand_over(self, transport: asyncio.Transport, data: bytes) -> None:
         """Make Hypercorn serve a connection, beginning with `data`."""
         self._outside.serve(transport)
-        protocol = HandedOver(transport, self._hypercorn, self._hypercorn_left, self._refusal)
-        patience_s = self.context.settings.client_stall_timeout_s
-        self._handed_over[protocol] = Unsent(transport, patience_s)
+        settings = self.context.settings
+        protocol = HandedOver(transport, self._hypercorn, self._hypercorn_left, self._refusal, settings.max_body_bytes)
+        self._handed_over[protocol] = Unsent(transport, settings.client_stall_timeout_s)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
         protocol.data_received(data)

@@ -25,12 +25,17 @@ Refusal = Callable[[int, str, h11.Request | None], tuple[list[tuple[bytes, bytes
 
 
 class BoundedConnection(h11.Connection):
-    """Refuses heads and trailers above MAX_HEAD_BYTES, whether they are complete or not, and says why a request is refused."""
+    """Refuses heads and trailers above MAX_HEAD_BYTES, whether they are complete or not, and says why a request is refused.
 
-    def __init__(self, refusal: Refusal) -> None:
+    A chunk that would make the body too large is refused when its size is known: its client may send nothing of it, or all of it.
+    """
+
+    def __init__(self, refusal: Refusal, max_body_bytes: int) -> None:
         # Twice as much, because complete trailers are measured without their white space.
         super().__init__(h11.SERVER, max_incomplete_event_size=2 * MAX_HEAD_BYTES)
         self._refusal = refusal
+        self._max_body_bytes = max_body_bytes
+        self._body_bytes = 0
         self._request: h11.Request | None = None
         self._reason = ""
 
@@ -38,7 +43,7 @@ class BoundedConnection(h11.Connection):
         """As in the base class.
 
         Raises:
-            RemoteProtocolError: also for a head or trailer that is too large.
+            RemoteProtocolError: also for a head, a trailer or a chunk that is too large.
         """
         if self.their_state is h11.IDLE:
             self._request = None
@@ -71,6 +76,7 @@ class BoundedConnection(h11.Connection):
             return h11.NEED_DATA
         before = self._unread() if self.their_state is h11.IDLE else 0
         event = super().next_event()
+        self._check_chunk(event)
         if isinstance(event, h11.Request):
             size = before - self._unread()
         elif isinstance(event, h11.EndOfMessage):
@@ -80,6 +86,17 @@ class BoundedConnection(h11.Connection):
         if size > MAX_HEAD_BYTES:
             raise h11.RemoteProtocolError("the head is too large", error_status_hint=431)
         return event
+
+    def _check_chunk(self, event: Any) -> None:
+        if isinstance(event, h11.Request):
+            self._body_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._body_bytes += len(event.data)
+        # h11 tells the size of a chunk to nobody, and of a chunk without its first byte not even that there is one.
+        expected = getattr(self._reader, "_bytes_in_chunk", 0)
+        if expected and self._body_bytes + expected > self._max_body_bytes:
+            msg = f"the request body is larger than MAX_BODY_BYTES ({self._max_body_bytes} bytes)"
+            raise h11.RemoteProtocolError(msg, error_status_hint=413)
 
     @property
     def busy(self) -> bool:
@@ -131,7 +148,9 @@ class Server(TCPServer):
 
     async def _read_data(self) -> None:
         # HTTP/2, which begins as HTTP/1.1, replaces the protocol later on.
-        self.protocol.protocol.connection = self.writer.bounded = BoundedConnection(self.writer.refusal)
+        self.protocol.protocol.connection = self.writer.bounded = BoundedConnection(
+            self.writer.refusal, self.writer.max_body_bytes
+        )
         await super()._read_data()
         self._client_left = True
         # The base class would keep the connection for KEEP_ALIVE_S.
@@ -150,6 +169,7 @@ class Writer(asyncio.StreamWriter):
         self._handed_over = protocol
         self._incoming = reader
         self.refusal = protocol.refusal
+        self.max_body_bytes = protocol.max_body_bytes
 
     async def drain(self) -> None:
         """Wait until the client has read what it was sent. Hypercorn does not report a client that never does."""
@@ -183,10 +203,12 @@ class HandedOver(asyncio.StreamReaderProtocol):
         serve: Callable[["HandedOver", asyncio.StreamReader, Writer], Coroutine[Any, Any, None]],
         ended: Callable[["HandedOver"], None],
         refusal: Refusal,
+        max_body_bytes: int,
     ) -> None:
         """`serve` begins at once; `ended` is called when the connection has ended. `refusal` tells clients why the server refuses them."""
         self.transport = transport
         self.refusal = refusal
+        self.max_body_bytes = max_body_bytes
         self._ended = ended
         self._requests = 0
         self._idle_since = asyncio.get_running_loop().time()
