@@ -84,7 +84,13 @@ NEAR_PODS = closed(
         PREFERRED: several(needs(closed(weight=WEIGHT, podAffinityTerm=PODS), "weight", "podAffinityTerm")),
     }
 )
-NETWORK = text("a network such as 10.0.0.0/16", r"[0-9a-fA-F.:]+/(12[0-8]|1[01][0-9]|[1-9]?[0-9])")
+OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+GROUP = "[0-9a-fA-F]{1,4}"
+# What a text of groups and colons still can do wrong, such as two `::`, the template pdstack.networkFault finds.
+NETWORK = text(
+    "a network such as 10.0.0.0/16 or fd00::/8",
+    rf"({OCTET}(\.{OCTET}){{3}}/(3[0-2]|[12]?[0-9])|({GROUP})?(:({GROUP})?){{2,8}}/(12[0-8]|1[01][0-9]|[1-9]?[0-9]))",
+)
 DEFINITIONS: dict[str, Any] = {
     "port": {"type": "integer", "minimum": 1, "maximum": 65535},
     "quantity": QUANTITY,

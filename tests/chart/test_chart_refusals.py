@@ -298,7 +298,7 @@ def test_the_schema_refuses_what_no_value_is_called_and_what_no_value_can_be(val
         ({"gpu": {"extraResources": {"rdma": 1}}}, "a resource such as rdma/ib"),
         ({"decode": {"env": {"9A": "1"}}}, "no digit first"),
         ({"decode": {"resources": {"limits": {"c p": "1"}}}}, "a resource such as memory"),
-        ({"proxy": {"pingNetworks": ["10.0.0.1"]}}, "a network such as 10.0.0.0/16"),
+        ({"proxy": {"pingNetworks": ["10.0.0.1"]}}, "a network such as 10.0.0.0/16 or fd00::/8"),
         ({"proxy": {"nodeSelector": {"gpu": "a b"}}}, "a label's value"),
         ({"loadgen": {"label": "a/b"}}, "a folder's name"),
         ({"ingress": {"host": "https://llm.example.org"}}, "a host name such as"),

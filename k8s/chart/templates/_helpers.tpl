@@ -181,3 +181,43 @@ DISCOVERY_SELECTOR: {{ printf "app.kubernetes.io/name=%s,app.kubernetes.io/insta
 {{- define "pdstack.discoveryName" -}}
 {{ include "pdstack.fullname" . }}-{{ ternary "proxies" "discovery" (gt (int .Values.proxy.replicas) 1) }}
 {{- end }}
+
+{{- /* What is wrong with a network that the schema took, or nothing. The proxy would refuse it at its start. */}}
+{{- define "pdstack.networkFault" -}}
+{{- $address := index (splitList "/" .) 0 -}}
+{{- $groups := splitList "." $address -}}
+{{- $bits := 8 -}}
+{{- $base := "" -}}
+{{- $faulty := false -}}
+{{- if contains ":" $address -}}
+{{- $bits = 16 -}}
+{{- $base = "0x" -}}
+{{- $halves := splitList "::" $address -}}
+{{- $groups = splitList ":" (index $halves 0) -}}
+{{- if eq (len $halves) 2 -}}
+{{- $ahead := compact $groups -}}
+{{- $behind := compact (splitList ":" (index $halves 1)) -}}
+{{- $zeros := int (sub 8 (add (len $ahead) (len $behind))) -}}
+{{- $faulty = lt $zeros 1 -}}
+{{- $groups = $ahead -}}
+{{- range until (max $zeros 0 | int) -}}{{- $groups = append $groups "0" -}}{{- end -}}
+{{- $groups = concat $groups $behind -}}
+{{- end -}}
+{{- $faulty = or $faulty (gt (len $halves) 2) (ne (len $groups) 8) (regexMatch "^:[^:]|[^:]:$|:::" $address) -}}
+{{- end -}}
+{{- if $faulty -}}
+is no network: IPv6 has eight groups, of which one :: replaces those that are 0
+{{- else -}}
+{{- $left := int (index (splitList "/" .) 1) -}}
+{{- $behindLength := false -}}
+{{- range $groups -}}
+{{- $size := 1 -}}
+{{- range until (max 0 (sub $bits (max $left 0)) | int) -}}{{- $size = mul $size 2 -}}{{- end -}}
+{{- if mod (int64 (printf "%s%s" $base .)) $size -}}{{- $behindLength = true -}}{{- end -}}
+{{- $left = int (sub $left $bits) -}}
+{{- end -}}
+{{- if $behindLength -}}
+is an address in a network: write the network, such as 10.0.0.0/8 for 10.0.0.1/8, or the address alone as 10.0.0.1/32
+{{- end -}}
+{{- end -}}
+{{- end }}
