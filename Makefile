@@ -71,7 +71,7 @@ cluster: venv ## the chart on a real node: kubelet, scheduler and all; builds th
 	sh tests/cluster/build.sh
 	$(BIN)/pytest tests/cluster -m cluster $(ARGS)
 
-guides: venv ## every command of the guides, against simulated engines; takes about 20 minutes
+guides: venv ## every command of the guides, against simulated engines; takes about half an hour
 	$(BIN)/pytest tests/docs -m guides $(ARGS)
 
 k8s-render: venv ## plain manifests of every example, into dist/k8s

@@ -57,7 +57,7 @@ def _replace(path: Path, old: bytes, new: bytes) -> None:
             id="newer",
         ),
         pytest.param(lambda run: (run / MANIFEST).write_text("{"), MANIFEST, id="manifest broken"),
-        pytest.param(lambda run: (run / REQUESTS).unlink(), "No such file", id="no requests"),
+        pytest.param(lambda run: (run / REQUESTS).unlink(), "there is no such file or folder", id="no requests"),
         pytest.param(lambda run: (run / REQUESTS).write_bytes(b""), "is empty", id="empty"),
         pytest.param(lambda run: _cut(run / REQUESTS), "cut in its last line", id="cut"),
         pytest.param(lambda run: _without_last_line(run / REQUESTS), "holds 9 of 10 requests", id="one missing"),

@@ -129,7 +129,7 @@ def test_a_file_that_is_not_there_is_named_before_the_server_is_waited_for(
     done = run(f"http://127.0.0.1:{free_port()}", tmp_path / "run", ready_timeout=600, **named)
 
     assert done.returncode == 2
-    assert done.stderr == "pd-loadgen: no.csv: No such file or directory\n"
+    assert done.stderr == "pd-loadgen: no.csv: there is no such file or folder\n"
 
 
 def test_a_server_that_comes_late_is_waited_for(tmp_path: Path) -> None:

@@ -62,8 +62,13 @@ def sentence_of(said: str) -> Clause | None:
 
 
 def plain(error: Exception) -> Clause | Exception:
-    """An error that a library raised, as a sentence; itself if it is none that is known."""
-    return sentence_of(str(error)) or error
+    """An error that a library or the system raised, as a sentence; itself if it is none that is known.
+
+    The reader's sentence names the file already, so of the system's error only the reason is kept.
+    """
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    known = sentence_of(said)
+    return known or (Clause(said) if isinstance(error, OSError) else error)
 
 
 def _kinds(names: str) -> Clause | str:

@@ -381,7 +381,7 @@ def read_json(path: Path, type_: type[T]) -> T:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise RecordError("{path}: {reason}", path=path, reason=error.strerror) from error
+        raise RecordError("{path}: {reason}", path=path, reason=plain(error)) from error
     try:
         version = msgspec.json.decode(data, type=_Versioned).schema_version
         if version > SCHEMA_VERSION:

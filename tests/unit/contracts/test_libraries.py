@@ -1,5 +1,7 @@
 """What libraries say of files, in a reader's words."""
 
+import errno
+import os
 import re
 import tomllib
 from typing import Annotated, Any
@@ -62,6 +64,21 @@ def test_a_decoders_words_become_a_sentence(read: Any, text: str, english: str, 
     assert not re.search(r"[`$]|Expected|codec", english)
     with in_language("zh"):
         assert told(error) == told(plain(error)) == chinese
+
+
+@pytest.mark.parametrize(
+    ("number", "english", "chinese"),
+    [
+        (errno.ENOENT, "there is no such file or folder", "没有这个文件或文件夹"),
+        (errno.ELOOP, "Too many levels of symbolic links", "Too many levels of symbolic links"),
+    ],
+)
+def test_of_the_systems_error_only_the_reason_is_told(number: int, english: str, chinese: str) -> None:
+    error = OSError(number, os.strerror(number), "no.csv")
+
+    assert str(plain(error)) == english
+    with in_language("zh"):
+        assert told(plain(error)) == chinese
 
 
 def test_what_is_not_known_stays() -> None:

@@ -160,7 +160,7 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: bytes) -> 
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="No such file"):
+    with pytest.raises(RecordError, match="there is no such file or folder"):
         read_json(tmp_path / "manifest.json", Manifest)
 
 

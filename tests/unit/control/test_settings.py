@@ -102,5 +102,5 @@ def test_a_name_of_the_environment_is_told_only_if_it_is_nearly_a_setting(tmp_pa
 def test_a_file_that_is_no_text_is_refused_with_a_sentence(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"MODEL=\xff\xfe")
 
-    with pytest.raises(SettingsError, match=r"\.env cannot be read: it is not UTF-8"):
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: this is not UTF-8, from byte"):
         environment(tmp_path, {})

@@ -154,5 +154,5 @@ def test_a_broken_line_is_refused_with_its_place(broken: str, tmp_path: Path) ->
 def test_a_file_without_prompts_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no prompt"):
         drawn(write(tmp_path, ""), 1)
-    with pytest.raises(FileError, match="No such file"):
+    with pytest.raises(FileError, match="there is no such file or folder"):
         drawn(changed(dataset=Dataset.SHAREGPT, dataset_path=str(tmp_path / "none.json")), 1)

@@ -95,7 +95,7 @@ def test_texts_of_a_file_are_estimated(tmp_path: Path) -> None:
         ({"arrival": "closed", "requests": "5", "max_concurrency": "2"}, "cannot be listed beforehand"),
         ({"mode": "phase-split", "requests": "5"}, "cannot be listed beforehand"),
         ({"rate": "0.001", "duration": "1"}, "no request falls into"),
-        ({"dataset": "jsonl", "dataset_path": "/nowhere.jsonl"}, "No such file"),
+        ({"dataset": "jsonl", "dataset_path": "/nowhere.jsonl"}, "there is no such file or folder"),
     ],
 )
 def test_a_load_without_an_outline_is_refused_with_the_reason(options: dict[str, str], reason: str) -> None:

@@ -95,7 +95,7 @@ def test_what_cannot_work_is_refused_before_the_first_run(text: str, sentence: s
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match="No such file"):
+    with pytest.raises(SweepError, match="there is no such file or folder"):
         sweep.read(tmp_path / "none.yaml")
 
 

@@ -54,7 +54,8 @@ def test_costs_are_the_profiles_times_the_margin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "said"), [("h300", "expected one of demo, h200-llama3-8b"), ("/nowhere/p.toml", "No such file")]
+    ("profile", "said"),
+    [("h300", "expected one of demo, h200-llama3-8b"), ("/nowhere/p.toml", "there is no such file or folder")],
 )
 def test_a_profile_that_is_none_is_refused_with_the_settings_name(profile: str, said: str) -> None:
     with pytest.raises(CostsError, match=rf"STEP_PROFILE='{profile}' cannot be used: .*{said}"):

@@ -128,5 +128,5 @@ def test_a_wrong_profile_is_refused_with_the_field(tmp_path: Path, change: tuple
 
 
 def test_a_missing_profile_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match="No such file"):
+    with pytest.raises(ProfileError, match="there is no such file or folder"):
         load_profile(str(tmp_path / "none.toml"))

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from pd_analysis.words.language import mark
+from pd_contracts.libraries import plain
 from pd_contracts.records import RecordError
 
 
@@ -19,7 +20,7 @@ def refuse_cut(path: Path) -> None:
             file.seek(max(size - 1, 0))
             last = file.read()
     except OSError as error:
-        raise RecordError("{path}: {reason}", path=path, reason=error.strerror) from error
+        raise RecordError("{path}: {reason}", path=path, reason=plain(error)) from error
     if last != b"\n":
         message = (
             mark("{path}: is cut in its last line; measure it again")

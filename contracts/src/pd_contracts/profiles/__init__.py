@@ -42,7 +42,7 @@ def document(name: str) -> dict[str, Any]:
     try:
         read = tomllib.loads(_text(name))
     except OSError as error:
-        raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=error.strerror) from error
+        raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=plain(error)) from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProfileError("the profile {name} cannot be read: {reason}", name=name, reason=plain(error)) from error
     return _inherited(read) if "base" in read else read

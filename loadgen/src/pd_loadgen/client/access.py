@@ -51,7 +51,7 @@ def context(ca_file: str, *, insecure: bool) -> ssl.SSLContext:
     try:
         made = ssl.create_default_context(cafile=ca_file or None)
     except (OSError, ssl.SSLError) as error:
-        msg = f"the file {ca_file} holds no certificates: {error.strerror or error}"
+        msg = f"the file {ca_file} holds no certificates: {plain(error)}"
         raise AccessError(msg) from error
     if insecure:
         made.check_hostname = False
@@ -127,7 +127,7 @@ def _key(key_file: str, environment: Mapping[str, str]) -> str:
     try:
         key = Path(key_file).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"the key file {key_file} cannot be read: {getattr(error, 'strerror', None) or error}"
+        msg = f"the key file {key_file} cannot be read: {plain(error)}"
         raise AccessError(msg) from error
     if not key:
         msg = f"the key file {key_file} is empty"

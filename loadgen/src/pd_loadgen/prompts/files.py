@@ -47,7 +47,7 @@ def text_of(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise FileError("{path}: {reason}", path=path, reason=error.strerror) from error
+        raise FileError("{path}: {reason}", path=path, reason=plain(error)) from error
     if kind := next((name for begin, name in _COMPRESSED.items() if data.startswith(begin)), ""):
         raise FileError("{path}: the file is compressed ({kind}): unpack it first", path=path, kind=kind)
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from pd_contracts.libraries import plain
 from pd_contracts.records import schedule_hash
 from pd_contracts.sentences import Clause, SentenceError
 from pd_loadgen.client.backends import UnsuitableError
@@ -147,7 +148,7 @@ def refuse_missing_files(options: Options) -> None:
         try:
             Path(path).stat()
         except OSError as error:
-            raise PlanError("{path}: {reason}", path=path, reason=error.strerror) from error
+            raise PlanError("{path}: {reason}", path=path, reason=plain(error)) from error
 
 
 def _slots(options: Options, source: Source) -> list[_Slot]:

@@ -17,6 +17,7 @@ import msgspec
 from dotenv.parser import parse_stream
 from dotenv.variables import parse_variables
 
+from pd_contracts.libraries import plain
 from pd_contracts.settings import SettingsError, fields
 
 FILES: Final = (".env", ".env.local")
@@ -66,8 +67,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        msg = f"{path.name} cannot be read: {reason}"
+        msg = f"{path.name} cannot be read: {plain(error)}"
         raise SettingsError(msg) from error
 
 

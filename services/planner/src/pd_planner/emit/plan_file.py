@@ -8,6 +8,7 @@ import msgspec
 
 import pd_contracts
 from pd_analysis.words.language import told, tr
+from pd_contracts.libraries import plain
 from pd_contracts.names import Connector
 from pd_planner.confidence.draws import Drawn
 from pd_planner.confidence.findings import Findings
@@ -201,7 +202,7 @@ def read_plan(path: Path) -> PlanFile:
             raise PlanFileError(msg)
         plan = msgspec.json.decode(data, type=PlanFile)
     except OSError as error:
-        msg = f"{path}: {told(error.strerror)}"
+        msg = f"{path}: {told(plain(error))}"
         raise PlanFileError(msg) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         msg = tr("{path}: not a plan of pd-plan: {reason}", path=path, reason=told(error))
