@@ -71,3 +71,20 @@ async def test_keys_change_without_a_restart(tmp_path: Path, *, workers: bool) -
             if await lets_in("old"):
                 await asyncio.sleep(0.1)  # another worker, which looks once a second
         assert not await lets_in("old")
+
+
+@pytest.mark.parametrize("workers", [False, True])
+async def test_an_emptied_file_refuses_everybody_and_stats_say_so(tmp_path: Path, *, workers: bool) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("key\n")
+    settings = {"api_keys_file": str(keys)}
+    async with running_workers(**settings) if workers else running_proxy(**settings) as proxy:
+        await proxy.engine(Role.COMBINED)
+        assert not (await proxy.stats()).api_keys
+        keys.write_text("")
+        stats = await proxy.stats_where(lambda stats: stats.api_keys)
+        assert "every client is refused" in stats.api_keys
+        async with asyncio.timeout(30):
+            while (await proxy.post(TEXT, Authorization="Bearer key")).status != 401:  # noqa: ASYNC110  a file has no event
+                await asyncio.sleep(0.1)
+        assert (await proxy.post(TEXT)).status == 401

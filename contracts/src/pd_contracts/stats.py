@@ -109,6 +109,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
         handed_off: requests whose first token prefill wrote.
         migrations: streams that went on at other engines when theirs failed.
         worker_restarts: how many of them ended and were replaced.
+        api_keys: what is wrong with API_KEYS_FILE, and what follows; empty if nothing is.
         routing: what ROUTING and REJECT decide from; None if neither predicts anything.
     """
 
@@ -128,6 +129,7 @@ class ProxyStats(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     worker_restarts: int = 0
     uptime_s: float = 0.0
+    api_keys: str = ""
     routing: RoutingStats | None = None
 
 

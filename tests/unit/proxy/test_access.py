@@ -72,8 +72,6 @@ def test_the_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path.write_text("new key\nnew\n")
     assert lets_in(later=0.5) == [True, False]
     assert lets_in(later=0.5) == [False, True]
-    path.write_text("")
-    assert lets_in(later=1) == [False, True], "an empty file lets nobody in and nobody out"
     path.unlink()
     assert lets_in(later=1) == [False, True]
     other = tmp_path / "other"
@@ -94,6 +92,74 @@ def _watched(tmp_path: Path) -> Callable[[], list[str]]:
         return [key for key in ("old", "new") if keys.allow(f"Bearer {key}")]
 
     return valid
+
+
+@pytest.mark.parametrize("content", ["", "\n", "# revoked\n"])
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    path, now = tmp_path / "keys", [0.0]
+    path.write_text("key\n")
+    keys = Keys(str(path), lambda: now[0])
+    path.write_text(content)
+    now[0] = 1.0
+
+    for header in ("Bearer key", "Bearer ", "", "Bearer key"):
+        assert not keys.allow(header)
+    assert keys, "clients still need a key"
+    assert keys.fault() == "API_KEYS_FILE holds no key: every client is refused"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+    path.write_text("key\n")
+    assert keys.allow("Bearer key"), "somebody had emptied the file to write it"
+    assert not keys.fault()
+
+
+@pytest.mark.parametrize("how", ["deleted", "a folder", "too large", "unreadable"])
+def test_a_file_that_cannot_be_read_keeps_its_keys_and_that_is_told(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, now = tmp_path / "keys", [0.0]
+    path.write_text("key\n")
+    keys = Keys(str(path), lambda: now[0])
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as locked:
+        path.unlink()
+        if how == "a folder":
+            path.mkdir()
+        elif how == "too large":
+            path.write_bytes(b"#" * (MAX_KEYS_BYTES + 1))
+        elif how == "unreadable":
+            path.write_text("key\n")
+            locked.setattr(os, "open", refused)  # root may read every file
+        for now[0] in (1.0, 2.0, 3.0):
+            assert keys.allow("Bearer key")
+            assert not keys.allow("Bearer other")
+        assert keys.fault().startswith("API_KEYS_FILE cannot be read")
+        assert keys.fault().endswith("the keys read last stay valid")
+        assert str(tmp_path) not in keys.fault(), "everybody may read /stats"
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+    if how == "a folder":
+        path.rmdir()
+    path.write_text("other\n")
+    now[0] = 4.0
+    assert keys.allow("Bearer other")
+    assert not keys.fault()
+
+
+def test_a_file_that_was_away_and_is_back_as_it_was_is_in_order(tmp_path: Path) -> None:
+    path, now = tmp_path / "keys", [0.0]
+    path.write_text("key\n")
+    (tmp_path / "link").symlink_to("keys")
+    keys = Keys(str(tmp_path / "link"), lambda: now[0])
+    (tmp_path / "link").unlink()
+    now[0] = 1.0
+    assert keys.fault()
+    (tmp_path / "link").symlink_to("keys")
+    now[0] = 2.0
+    assert not keys.fault()
 
 
 def test_a_file_that_could_not_be_read_for_a_moment_is_read_later(

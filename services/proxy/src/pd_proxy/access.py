@@ -22,8 +22,16 @@ MAX_KEYS_BYTES: Final = 4 * 1024 * 1024
 Networks = Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
 
 
+class NoKeyError(OSError):
+    """The file of keys can be read, and holds no key."""
+
+
 class Keys:
-    """Clients' keys, from a file that is read again when it changes: a new key needs no restart of the proxy."""
+    """Clients' keys, from a file that is read again when it changes: a new key needs no restart of the proxy.
+
+    A file that cannot be read says nothing about keys, so those that were valid stay valid. A file that holds none says that
+    there are none: nobody is let in. It never means that clients need no key.
+    """
 
     def __init__(self, path: str, clock: Callable[[], float] = monotonic) -> None:
         """Read the keys; without a path there are none, and clients need none.
@@ -36,6 +44,7 @@ class Keys:
         self._version = self._unusable = _version(path)
         self._digests = digests(read_keys(path))
         self._looked = clock()
+        self._fault = ""
 
     def __bool__(self) -> bool:
         """Whether clients need a key."""
@@ -43,29 +52,50 @@ class Keys:
 
     def allow(self, authorization: str) -> bool:
         """Whether a header holds one of them as a bearer token."""
+        self._look()
+        return allowed(authorization, self._digests)
+
+    def fault(self) -> str:
+        """What is wrong with the file, and what follows; empty if nothing is."""
+        if self:
+            self._look()
+        return self._fault
+
+    def _look(self) -> None:
         now = self._clock()
-        if now - self._looked >= LOOK_INTERVAL_S:
+        # Who writes a file in place empties it first, so nobody should wait for the rest.
+        if now - self._looked >= LOOK_INTERVAL_S or not self._digests:
             self._looked = now
             self._read_again()
-        return allowed(authorization, self._digests)
 
     def _read_again(self) -> None:
         version = _version(self._path)
         if version == self._version:
+            if self._unusable != version:
+                self._unusable, self._fault = version, ""
             return
         try:
             keys = read_keys(self._path, at_start=False)
+        except NoKeyError:
+            self._version = self._unusable = version
+            self._digests = frozenset()
+            self._told("holds no key: every client is refused")
         except OSError as error:
-            # The file is half-written or gone, or the proxy has no descriptor left: the keys that were valid stay valid until it can be read.
+            # The file is half-written or gone, or the proxy has no descriptor left.
             if version != self._unusable:
                 self._unusable = version
-                logger.warning(
-                    "API_KEYS_FILE cannot be read again; the old keys stay valid", extra={"reason": str(error)}
-                )
+                why = error.strerror or "not a file, or too large"
+                follows = "the keys read last stay valid" if self._digests else "every client is refused"
+                self._told(f"cannot be read ({why}): {follows}", error)
         else:
             self._version = self._unusable = version
             self._digests = digests(keys)
+            self._fault = ""
             logger.info("API_KEYS_FILE was read again", extra={"keys": len(keys)})
+
+    def _told(self, fault: str, error: OSError | None = None) -> None:
+        self._fault = f"API_KEYS_FILE {fault}"
+        logger.warning(self._fault, extra={"reason": str(error)} if error is not None else {})
 
 
 def _version(path: str) -> tuple[int, ...]:
@@ -83,7 +113,8 @@ def read_keys(path: str, *, at_start: bool = True) -> tuple[bytes, ...]:
     Pipes (`API_KEYS_FILE=<(…)` in a shell) are read at the start only: later, nobody may be writing, and all requests would wait.
 
     Raises:
-        OSError: if the file cannot be read or is too large, or holds no key although there should be some.
+        OSError: if the file cannot be read or is too large.
+        NoKeyError: if it holds no key.
     """
     if not path:
         return ()
@@ -92,7 +123,7 @@ def read_keys(path: str, *, at_start: bool = True) -> tuple[bytes, ...]:
     keys = tuple(line for line in lines if line and not line.startswith(b"#"))
     if not keys:
         msg = f"API_KEYS_FILE: {path} holds no key"
-        raise OSError(msg)
+        raise NoKeyError(msg)
     return keys
 
 

@@ -190,6 +190,7 @@ class Showing:
             worker_restarts=numbers.worker_restarts,
             pairs=[self._pair(pair) for pair in pairs(self._context)],
             uptime_s=round(now - self._context.started, 3),
+            api_keys=self._context.keys.fault(),
             routing=self._context.router.stats(self._ready_engines(), now) if self._context.router else None,
         )
 
