@@ -90,6 +90,8 @@ FORMS = {
     r"([\d-]{10}), in turn, (\d+) requests each": r"\1，轮流，各 \2 个请求",
     r"([\d-]{10}), in turn, once more, (\d+) requests each": r"\1，轮流，再测一次，各 \2 个请求",
     r"([\d-]{10}), another, (\d+) requests each": r"\1，另一次，各 \2 个请求",
+    r"([\d-]{10}), with steps that begin before their KV, (\d+) requests each": r"\1，步在 KV 到齐之前开始，各 \2 个请求",
+    r"([\d-]{10}), the same on another host, (\d+) requests each": r"\1，同样，另一台主机，各 \2 个请求",
     r"(\d+)/s per GPU, plain, both GPUs": r"每 GPU 每秒 \1 个，普通，两块 GPU",
     r"(\d+)/s per GPU, 1P1D, both asked at once": r"每 GPU 每秒 \1 个，1P1D，同时请求两者",
     r"(\d+)/s per GPU, 1P1D, announced": r"每 GPU 每秒 \1 个，1P1D，事先告知 decode",
