@@ -1,6 +1,6 @@
 """Short chats beside long prompts on two engines: what the simulation expects, and the same arrivals as a trace for GPUs.
 
-    python benchmarks/routing/mixed.py                        the rows of docs/routing.md
+    python benchmarks/routing/mixed.py                        rows as in docs/routing.md, with today's rule
     python benchmarks/routing/mixed.py --trace 9 >mixed-9.csv   9 requests per second per GPU, for `pdctl compare --trace mixed-9.csv`
 
 Four requests in five are chats, 512 -> 256 tokens; one is a document, 6,000 -> 64. The rows have 2,048 -> 512 tokens beside them.
@@ -18,7 +18,7 @@ from cases import Case, alike
 from world import Policy, simulate
 
 from pd_analysis.words.formatting import number
-from pd_planner.traffic.load import Load
+from pd_planner.traffic.load import Floats, Load
 from pd_routing.view import Objectives
 
 OBJECTIVES: Final = Objectives(500, 10)
@@ -30,6 +30,21 @@ ROWS: Final = ((MIXED, 9.0), (MIXED, 11.0), (LONG, 5.0), (LONG, 5.5))
 POLICIES: Final = {"plain": Policy("plain"), "1P1D": Policy("static", 1), "adaptive": Policy("adaptive")}
 ENGINES: Final = 2
 SECONDS: Final = 60.0
+# What `rows` said before anything of it was measured, by load and deployment: written on 2026-11-30, and not to be changed.
+BEFOREHAND: Final = {
+    ("chats and documents, 9", "plain"): ("78.7%", "41.5", "257", "8.38", "15.2", "0%"),
+    ("chats and documents, 9", "1P1D"): ("84.1%", "208", "1,058", "6.06", "6.87", "100%"),
+    ("chats and documents, 9", "adaptive"): ("97.0%", "104", "496", "6.72", "11.5", "87%"),
+    ("chats and documents, 11", "plain"): ("44.1%", "50.2", "304", "10.4", "21.6", "0%"),
+    ("chats and documents, 11", "1P1D"): ("43.1%", "625", "2,613", "6.40", "7.79", "100%"),
+    ("chats and documents, 11", "adaptive"): ("85.0%", "198", "678", "7.31", "16.4", "84%"),
+    ("2,048 → 512, 5", "plain"): ("87.3%", "65.6", "112", "8.96", "11.6", "0%"),
+    ("2,048 → 512, 5", "1P1D"): ("65.9%", "99.0", "295", "9.53", "12.4", "100%"),
+    ("2,048 → 512, 5", "adaptive"): ("87.3%", "65.6", "112", "8.96", "11.6", "0%"),
+    ("2,048 → 512, 5.5", "plain"): ("55.1%", "66.7", "113", "9.84", "12.8", "0%"),
+    ("2,048 → 512, 5.5", "1P1D"): ("29.3%", "109", "389", "10.7", "13.7", "100%"),
+    ("2,048 → 512, 5.5", "adaptive"): ("55.1%", "66.7", "113", "9.84", "12.8", "0%"),
+}
 # Any moment: only differences count in a trace.
 BEGIN: Final = datetime(2026, 1, 1)  # noqa: DTZ001  traces have no zone
 
@@ -46,12 +61,16 @@ def rows(seeds: range) -> Iterator[str]:
         for name, policy in POLICIES.items():
             found = [simulate(ENGINES, load_of(case, rate, seed), OBJECTIVES, policy) for seed in seeds]
             good = np.concatenate([one.good(OBJECTIVES) for one in found])
-            ttft = np.concatenate([(one.first - one.load.at) * 1e3 for one in found])
-            tpot = np.concatenate([(one.last - one.first) * 1e3 / (one.load.output - 1) for one in found])
+            ttft, tpot = (np.concatenate(column) for column in zip(*(one.times for one in found), strict=True))
             handed = sum(one.handed_over for one in found) / len(good)
-            times = [number(np.percentile(column, share)) for column in (ttft, tpot) for share in (50, 99)]
-            cells = [f"{case.name}, {rate:g}", name, f"{good.mean():.1%}", *times, f"{handed:.0%}"]
+            cells = [f"{case.name}, {rate:g}", name, *cells_of(ttft, tpot, float(good.mean()), handed)]
             yield f"| {' | '.join(cells)} |"
+
+
+def cells_of(ttft: Floats, tpot: Floats, good: float, handed: float) -> list[str]:
+    """The cells of a row: the share within the objectives, times in ms, and the share that was handed over."""
+    times = (number(np.percentile(column, share)) for column in (ttft, tpot) for share in (50, 99))
+    return [f"{good:.1%}", *times, f"{handed:.0%}"]
 
 
 def trace(rate: float) -> Iterator[str]:

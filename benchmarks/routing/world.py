@@ -62,9 +62,14 @@ class Result:
 
     def good(self, objectives: Objectives) -> np.ndarray:
         """Which requests were served within the objectives."""
-        ttft = (self.first - self.load.at) * 1e3
-        tpot = (self.last - self.first) * 1e3 / np.maximum(self.load.output - 1, 1)
+        ttft, tpot = self.times
         return (ttft <= objectives.ttft) & ((tpot <= objectives.tpot) | (self.load.output < 2))
+
+    @property
+    def times(self) -> tuple[Floats, Floats]:
+        """TTFT and TPOT, ms; an answer of one token has a TPOT of 0."""
+        tpot = (self.last - self.first) * 1e3 / np.maximum(self.load.output - 1, 1)
+        return (self.first - self.load.at) * 1e3, tpot
 
     @property
     def rejected(self) -> np.ndarray:
