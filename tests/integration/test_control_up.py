@@ -103,12 +103,10 @@ def test_an_engine_that_died_is_shown_with_its_last_words(env: dict[str, str], t
 
 
 def test_an_engine_that_cannot_start_takes_the_others_with_it(env: dict[str, str], tmp_path: Path) -> None:
-    up = pdctl("up", "--engine", "sim", env={**env, "SIM_PROFILE": "no-such-board"}, cwd=tmp_path)
+    up = pdctl("up", "--engine", "sim", env={**env, "PING_KEY_FILE": "/nowhere"}, cwd=tmp_path)
 
     assert up.returncode == 1
-    assert "ended: pd-simulator: SIM_PROFILE: no profile 'no-such-board'" in up.stdout
-    assert "; its log is" in up.stdout
-    assert "no-such-board" in up.stdout
+    assert "PING_KEY_FILE=/nowhere: there is no such file or folder; its log is" in up.stdout
     assert state(env) is None
     assert "nothing runs" in pdctl("status", env=env, cwd=tmp_path).stdout
 
@@ -179,6 +177,25 @@ def test_what_was_started_but_not_yet_written_down_is_found_by_its_mark(env: dic
         assert stray.wait(60) == -signal.SIGKILL
         assert stranger.poll() is None
         stranger.kill()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("POLICY", "round_robbin", "proxy cannot start: POLICY='round_robbin'"),
+        ("SIM_PROFILE", "h300", "prefill-0 cannot start: SIM_PROFILE: no profile 'h300': expected one of demo"),
+        ("SIM_FAULTS", "[", "prefill-0 cannot start: SIM_FAULTS"),
+        ("MONITOR_INTERVAL_S", "fast", "monitor cannot start: MONITOR_INTERVAL_S='fast'"),
+    ],
+)
+def test_a_mistyped_setting_of_a_process_is_refused_before_any_starts(
+    env: dict[str, str], tmp_path: Path, variable: str, value: str, sentence: str
+) -> None:
+    up = pdctl("up", "--engine", "sim", env={**env, variable: value}, cwd=tmp_path)
+
+    assert (up.returncode, pids(env)) == (2, {})
+    assert sentence in up.stdout
+    assert not list((tmp_path / "state").rglob("*.log"))
 
 
 def test_two_deployments_live_side_by_side(env: dict[str, str], tmp_path: Path) -> None:

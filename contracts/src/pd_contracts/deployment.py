@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from pd_contracts.libraries import plain
 from pd_contracts.names import Connector, Role, Topology
 from pd_contracts.ports import Ports
 
@@ -52,7 +53,7 @@ def read_key(key: str, path: str) -> str:
     try:
         found = Path(path).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"PING_KEY_FILE={path}: {error}"
+        msg = f"PING_KEY_FILE={path}: {plain(error)}"
         raise OSError(msg) from error
     if not found:
         msg = f"PING_KEY_FILE={path} holds no key"

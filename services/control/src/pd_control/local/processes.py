@@ -11,6 +11,7 @@ from pd_contracts.stats import ProxyStats
 from pd_control.client import ClientError, get, proxy_stats
 from pd_control.context import Context
 from pd_control.local import readiness
+from pd_control.local.settings_check import refuse_unusable
 from pd_control.planning.plan import Plan, ProcessSpec, label
 from pd_control.supervision import identity, supervisor
 from pd_control.supervision.state import Running, State, StateError, Store, is_alive
@@ -39,12 +40,14 @@ def launch(context: Context, planned: Plan, *, stall_s: float, tethered: bool = 
     The state file is written after each start, so that `down` finds all processes even if pdctl is killed.
 
     Raises:
+        SettingsError: if a process would refuse its settings.
         StartError: if something cannot start, ends early, or makes no progress for `stall_s`.
     """
     refuse_taken_ports(planned.processes)
     store = context.store
     url = url_of(planned)
     environment = {**context.environment, **identity.variables(store.folder, planned.settings, context.environment)}
+    refuse_unusable(planned.processes, environment)
     state = State(topology=planned.topology, engine=planned.engine, shape=planned.shape, url=url)
     try:
         store.save(state)
