@@ -144,8 +144,18 @@ def test_a_second_start_measures_nothing_again(done: Done) -> None:
     result = comparison(done.out.parent, *LOAD, "--rates", "3")
 
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "  time       a few seconds, for the report: nothing is left to measure\n" in result.stdout
     assert result.stdout.count("every point was measured before") == 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_time_is_that_of_what_is_left(done: Done) -> None:
+    fresh = comparison(done.out.parent, *LOAD, "--rates", "3,4", "--dry-run", "--restart")
+    rest = comparison(done.out.parent, *LOAD, "--rates", "3,4", "--dry-run")
+
+    # Two deployments start in 5 s each; a point is 3 s long and has 8 s beside it.
+    assert "  time       about 54 s\n" in fresh.stdout
+    assert "  time       about 32 s, for what was not measured before\n" in rest.stdout
 
 
 def processes_with(variable: str) -> list[int]:

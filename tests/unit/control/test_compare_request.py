@@ -10,7 +10,7 @@ from pd_control.cli.options import parser
 from pd_control.compare import loads, request, stages
 from pd_control.compare.deployments import Spec
 from pd_control.compare.loads import Load, Offer, Point, arguments, command_line
-from pd_control.compare.plan import Comparison, seconds
+from pd_control.compare.plan import OVERHEAD_S, STARTS_S, Comparison, seconds, seconds_of
 from pd_control.compare.presets import COMPARE, DEMO
 from pd_control.planning.gpus import PlanError
 
@@ -172,6 +172,15 @@ def test_the_time_grows_with_what_is_asked_for() -> None:
     long = asked("--rates", "1,2", "--duration", "10", "--input-output", "64:8")
 
     assert 2 * (10 + 5) < seconds(short) < seconds(long) < seconds(asked())
+
+
+def test_rates_that_a_search_has_measured_take_no_time_again() -> None:
+    found = asked("--input-output", "64:8", "--duration", "10", "--modes", "serve")
+    spec, load = found.deployments[0], found.offer.loads[0]
+    whole = seconds_of(found, spec, found.points(spec))
+
+    assert seconds_of(found, spec, [], {load.name: [1.0, 2.0]}) == whole - 2 * (10 + OVERHEAD_S)
+    assert seconds_of(found, spec, [], {load.name: [1.0] * 99}) == STARTS_S["sim"]
 
 
 def test_the_demo_is_one_load_at_one_rate() -> None:

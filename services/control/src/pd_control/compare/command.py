@@ -15,7 +15,7 @@ from pd_control.compare.folder import OF_ROUTING, Results
 from pd_control.compare.loads import SERVE
 from pd_control.compare.plan import Comparison, seconds
 from pd_control.compare.presets import COMPARE, DEMO, TITLES
-from pd_control.compare.runner import CLIENT_LATE, Runner, Tally, Work
+from pd_control.compare.runner import CLIENT_LATE, Runner, Tally, Work, seconds_left, unfinished
 from pd_control.context import Context, open_context
 from pd_control.docker.compose import Stack
 from pd_control.doctor import nvml
@@ -54,17 +54,17 @@ def compare(context_: Context, options: argparse.Namespace) -> int:
     asked = _asked(context_, options)
     results = Results(Path(options.out))
     results.check(_identity(context_, asked), restart=options.restart)
-    _announce(context_, asked, results.root)
-    if options.dry_run:
-        return 0
     ends = float("inf") if options.stop_after is None else begin + options.stop_after
     work = Work(context=context_, comparison=asked, results=results, ends=ends)
+    _announce(context_, asked, results.root, seconds(asked) if options.restart else seconds_left(work))
+    if options.dry_run:
+        return 0
     stack = _stack(context_, options) if asked.containers else None
     runner = Runner(work, _stage(context_, asked, stack, options))
     with context_.store.lock():
         if stack is not None:
             stack.containers()  # raises where Docker does not answer
-        specs = asked.stages if options.restart else runner.unfinished()
+        specs = asked.stages if options.restart else unfinished(work)
         if not _all_can_start(context_, asked, specs, force=options.force):
             return INCOMPLETE
         # Not earlier: --restart deletes what was measured before.
@@ -129,8 +129,8 @@ def _listed(text: str, *, simulated: bool) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _announce(context_: Context, asked: Comparison, out: Path) -> None:
-    """Print what will be done, and about how long it takes."""
+def _announce(context_: Context, asked: Comparison, out: Path, left_s: float) -> None:
+    """Print what will be done, and about how long it takes to measure what was not measured before."""
     terminal, offer = context_.terminal, asked.offer
     terminal.title(f"{asked.title}{' (SIMULATED)' if asked.engine == 'sim' else ''}")
     rows = [(spec.label, str(asked.gpus_of(spec)), _role_of(asked, spec)) for spec in asked.stages]
@@ -145,11 +145,17 @@ def _announce(context_: Context, asked: Comparison, out: Path) -> None:
     if offer.goodput:
         terminal.say(f"  limits     {offer.goodput} (ms)")
     terminal.say(f"  results    {out}; Ctrl-C keeps what was measured, and the same command continues from there")
-    terminal.say(f"  time       about {age(seconds(asked))}")
+    terminal.say(f"  time       {_time(left_s, seconds(asked))}")
     if asked.engine == "sim":
         terminal.note(
             "SIMULATED: the engines only behave like vLLM on H200; none of these numbers was measured on a GPU"
         )
+
+
+def _time(left_s: float, whole_s: float) -> str:
+    if not left_s:
+        return "a few seconds, for the report: nothing is left to measure"
+    return f"about {age(left_s)}" + (", for what was not measured before" if left_s < whole_s else "")
 
 
 def _all_can_start(context_: Context, asked: Comparison, specs: Sequence[Spec], *, force: bool) -> bool:

@@ -1,6 +1,7 @@
 """What a comparison does: its deployments, its loads, and how long they take. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -66,19 +67,38 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 def seconds(comparison: Comparison) -> float:
     """About how long all of it takes."""
-    return sum(STARTS_S[comparison.engine] + _measuring(comparison, spec) for spec in comparison.stages)
+    return sum(seconds_of(comparison, spec, comparison.points(spec)) for spec in comparison.stages)
 
 
-def _measuring(comparison: Comparison, spec: Spec) -> float:
-    known = sum(
-        (point.duration_s or point.load.length_s or _CLASSIC_S) + OVERHEAD_S for point in comparison.points(spec)
-    )
-    offer = comparison.offer
-    if not offer.searches or spec not in comparison.deployments:
-        return known
-    gpus = comparison.gpus_of(spec)
-    rates: Sequence[float] = [offer.start_rate * 2**power for power in range(_SEARCHED_RATES - 3)] + [
-        offer.start_rate * 2.0 ** (_SEARCHED_RATES - 4)
-    ] * 3
-    each = sum(offer.seconds(rate * gpus) + OVERHEAD_S for rate in rates)
-    return known + each * sum(load.searches for load in offer.loads) * len(offer.seeds)
+def seconds_of(
+    comparison: Comparison,
+    spec: Spec,
+    points: Sequence[Point],
+    measured: Mapping[str, Sequence[float]] = MappingProxyType({}),
+) -> float:
+    """About how long a deployment takes, with these of its known points.
+
+    Args:
+        comparison: what was asked for.
+        spec: the deployment.
+        points: those that are known beforehand and are to be measured.
+        measured: rates per GPU that a search has already measured, by load.
+    """
+    known = sum((point.duration_s or point.load.length_s or _CLASSIC_S) + OVERHEAD_S for point in points)
+    offer, searched = comparison.offer, 0.0
+    if offer.searches and spec in comparison.deployments:
+        gpus = comparison.gpus_of(spec)
+        whole = sum(_at(offer, rate * gpus) for rate in _searched_rates(offer.start_rate))
+        for load in filter(lambda load: load.searches, offer.loads):
+            before = sum(_at(offer, rate * gpus) for rate in measured.get(load.name, ()))
+            searched += max(0.0, whole - before) * len(offer.seeds)
+    return STARTS_S[comparison.engine] + known + searched
+
+
+def _searched_rates(start: float) -> list[float]:
+    doubled = [start * 2.0**power for power in range(_SEARCHED_RATES - 3)]
+    return [*doubled, *[start * 2.0 ** (_SEARCHED_RATES - 4)] * 3]
+
+
+def _at(offer: Offer, rate: float) -> float:
+    return offer.seconds(rate) + OVERHEAD_S

@@ -14,7 +14,7 @@ from pd_control.client import ClientError
 from pd_control.compare.deployments import Spec
 from pd_control.compare.folder import Results
 from pd_control.compare.loads import Load, Point, arguments, command_line, repeats
-from pd_control.compare.plan import OVERHEAD_S, Comparison
+from pd_control.compare.plan import OVERHEAD_S, Comparison, seconds_of
 from pd_control.compare.rates import Outcome, next_rate
 from pd_control.compare.stages import Stage, Target
 from pd_control.context import Context
@@ -79,37 +79,45 @@ class Runner:
                 self._miss(spec.label, str(error))
             self._work.results.explain(self.tally.missing)
 
-    def unfinished(self) -> list[Spec]:
-        """The deployments that still have points to measure."""
-        return [spec for spec in self._work.comparison.stages if self._next_point(spec) is not None]
-
-    def _next_point(self, spec: Spec) -> Point | None:
-        return _Deployment(self._work, spec, self.tally).next_point(self._others(spec))
-
     def _miss(self, what: str, reason: str) -> None:
         self.tally.missing.append(NotMeasured(what=what, reason=reason))
 
     def _deployment(self, spec: Spec) -> None:
         """One deployment; it is not even started if all of it is done."""
-        if self._next_point(spec) is None:
+        deployment = _Deployment(self._work, spec, self.tally)
+        if deployment.next_point(_others(self._work, spec)) is None:
             self._work.context.terminal.verdict(ok=True, text=f"{spec.label}: every point was measured before")
             return
         if time.monotonic() > self._work.ends:
             raise TimeUp
-        deployment = _Deployment(self._work, spec, self.tally)
         with self._stage(spec) as target:
-            while (point := deployment.next_point(self._others(spec))) is not None:
+            while (point := deployment.next_point(_others(self._work, spec))) is not None:
                 deployment.measure(point, target)
 
-    def _others(self, spec: Spec) -> dict[str, set[float]]:
-        """Rates, by load, that the deployments before this one had."""
-        before = self._work.comparison.deployments[: _place(self._work.comparison.deployments, spec)]
-        gathered: dict[str, set[float]] = {}
-        for other in before:
-            done = _Deployment(self._work, other, Tally())
-            for load in self._work.comparison.offer.loads:
-                gathered.setdefault(load.name, set()).update(done.outcomes(load))
-        return gathered
+
+def unfinished(work: Work) -> list[Spec]:
+    """The deployments that still have points to measure."""
+    return [
+        spec
+        for spec in work.comparison.stages
+        if _Deployment(work, spec, Tally()).next_point(_others(work, spec)) is not None
+    ]
+
+
+def seconds_left(work: Work) -> float:
+    """About how long it takes to measure what is not measured yet."""
+    return sum(_Deployment(work, spec, Tally()).seconds_left() for spec in unfinished(work))
+
+
+def _others(work: Work, spec: Spec) -> dict[str, set[float]]:
+    """Rates, by load, that the deployments before this one had."""
+    before = work.comparison.deployments[: _place(work.comparison.deployments, spec)]
+    gathered: dict[str, set[float]] = {}
+    for other in before:
+        done = _Deployment(work, other, Tally())
+        for load in work.comparison.offer.loads:
+            gathered.setdefault(load.name, set()).update(done.outcomes(load))
+    return gathered
 
 
 def _place(specs: list[Spec], spec: Spec) -> int:
@@ -138,6 +146,13 @@ class _Deployment:
             if (point := self._searched(load, set(others.get(load.name, ())))) is not None:
                 return point
         return None
+
+    def seconds_left(self) -> float:
+        """About how long it takes to start it and to measure what is not done; not even started, it takes no time."""
+        points = [point for point in self._work.comparison.points(self._spec) if not self._over(point)]
+        loads = self._work.comparison.offer.loads
+        rates = {load.name: sorted(self.outcomes(load)) for load in loads if load.searches}
+        return seconds_of(self._work.comparison, self._spec, points, rates)
 
     def _searched(self, load: Load, others: set[float]) -> Point | None:
         """The next point of a load whose rates are to be found."""
