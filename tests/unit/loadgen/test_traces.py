@@ -52,8 +52,8 @@ def test_rows_that_are_not_in_the_order_of_their_times_are_counted(tmp_path: Pat
 
     assert [row.offset for row in trace.requests] == [0.0, 44.0, 45.0, 113.0]
     assert [str(note) for note in trace.notes] == [
-        "trace trace: line 5 is earlier than the one above it (2 such lines in all); requests are sent in the order of their times",
-        "trace trace: 1 rows without a response were left out",
+        "trace trace: line 5 is earlier than the one above it (lines like this: 2); requests are sent in the order of their times",
+        "trace trace: rows without a response were left out (1 in all)",
     ]
 
 
@@ -62,7 +62,7 @@ def test_burstgpt_is_read_without_the_requests_that_failed(tmp_path: Path) -> No
     trace = traces.read(write(tmp_path, BURSTGPT + failed))
 
     assert trace.requests == [Arrived(0.0, 472, 18), Arrived(113.0, 417, 276)]
-    assert [str(note) for note in trace.notes] == ["trace trace: 4 rows without a response were left out"]
+    assert [str(note) for note in trace.notes] == ["trace trace: rows without a response were left out (4 in all)"]
 
 
 def test_burstgpt_with_sessions_and_counts_as_a_spreadsheet_writes_them_is_read(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
     assert [row.offset for row in traces.read(mooncake(tmp_path), scale=0.5).requests] == [0.0, 1.0, 1.5]
     assert [row.offset for row in traces.read(mooncake(tmp_path), duration=2.5).requests] == [0.0, 2.0]
     assert [str(note) for note in traces.read(mooncake(tmp_path), duration=2.5).notes] == [
-        "trace trace: line 3 is earlier than the one above it (1 such lines in all); requests are sent in the order of their times",
+        "trace trace: line 3 is earlier than the one above it (lines like this: 1); requests are sent in the order of their times",
         "trace trace: 2 of 3 requests come in the first 2.5 s; --duration inf replays all",
     ]
 

@@ -101,7 +101,7 @@ def _order(name: str, found: Sequence[tuple[int, Arrived]]) -> Iterator[Clause]:
     early = [number for (_, before), (number, at) in pairwise(served) if at < before]
     if early:
         yield Clause(
-            "trace {name}: line {line} is earlier than the one above it ({count} such lines in all); requests are sent in the order of their times",
+            "trace {name}: line {line} is earlier than the one above it (lines like this: {count}); requests are sent in the order of their times",
             name=name,
             count=len(early),
             line=early[0],
@@ -110,7 +110,7 @@ def _order(name: str, found: Sequence[tuple[int, Arrived]]) -> Iterator[Clause]:
 
 def _notes(name: str, failed: int, served: int, kept: int, duration: float) -> Iterator[Clause]:
     if failed:
-        yield Clause("trace {name}: {failed} rows without a response were left out", name=name, failed=failed)
+        yield Clause("trace {name}: rows without a response were left out ({failed} in all)", name=name, failed=failed)
     if kept < served:
         yield Clause(
             "trace {name}: {kept} of {served} requests come in the first {duration} s; --duration inf replays all",
