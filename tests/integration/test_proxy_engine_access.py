@@ -63,15 +63,54 @@ async def test_engines_that_speak_https_are_asked_in_it(
         assert [(await proxy.post(body)).status for _ in range(3)] == [200] * 3
 
 
-@pytest.mark.parametrize("ours", [{"engine_tls": "on"}, {"engine_tls": "any_name"}, {"engine_tls": "off"}])
-async def test_another_name_an_unknown_signer_and_plain_http_are_refused(
-    certificate: Path, ours: dict[str, str]
+@pytest.fixture(name="folders", scope="module")
+def _folders(certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of certificates by what is wrong with them; one for 127.0.0.1 ended long ago."""
+    folder = tmp_path_factory.mktemp("expired")
+    (folder / "database").touch()
+    (folder / "serial").write_text("01\n")
+    (folder / "ca.cnf").write_text(
+        "[ca]\ndefault_ca=own\n[own]\ndatabase=database\nserial=serial\nnew_certs_dir=.\ndefault_md=sha256\npolicy=any\n"
+        "x509_extensions=names\n[any]\ncommonName=supplied\n[names]\nsubjectAltName=IP:127.0.0.1\n"
+    )
+    year = "-startdate 20200101000000Z -enddate 20210101000000Z"
+    for command in (
+        "req -new -newkey rsa:2048 -nodes -subj /CN=engine -keyout key.pem -out request.pem",
+        f"ca -batch -config ca.cnf -selfsign -keyfile key.pem -in request.pem -out cert.pem {year}",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, cwd=folder)
+    return {"certificate": certificate, "client": certificate, "expired": folder}
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "reason"),
+    [
+        ({"engine_tls": "on", "engine_ca_file": "certificate"}, "certificate", "is for another name or address; ENGINE_TLS=any_name"),
+        ({"engine_tls": "any_name"}, "certificate", "nobody that is trusted has signed the engine's certificate"),
+        ({"engine_tls": "any_name", "engine_ca_file": "certificate"}, "expired", "ENGINE_CA_FILE names who is"),
+        ({"engine_tls": "on", "engine_ca_file": "expired"}, "expired", "certificate has expired"),
+        ({"engine_tls": "any_name", "engine_ca_file": "certificate"}, "", "an engine that speaks plain HTTP needs ENGINE_TLS=off"),
+        ({"engine_tls": "off"}, "certificate", "an engine that speaks HTTPS needs ENGINE_TLS"),
+        ({"engine_tls": "any_name", "engine_ca_file": "certificate"}, "client", "require a client's certificate?"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_between_http_and_https_is_told_once_in_the_log_and_in_stats(
+    folders: dict[str, Path], ours: dict[str, str], theirs: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if ours["engine_tls"] == "on":
-        ours = ours | {"engine_ca_file": str(certificate / "cert.pem")}  # but 127.0.0.1 is not its name
+
+    tls = server(folders[theirs]) if theirs else None
+    if tls is not None and theirs == "client":
+        tls.verify_mode = ssl.CERT_REQUIRED
+    if "engine_ca_file" in ours:
+        ours = ours | {"engine_ca_file": str(folders[ours["engine_ca_file"]] / "cert.pem")}
+    caplog.set_level("INFO")
     async with running_proxy(**ours) as proxy:
-        engine = await proxy.start(FakeEngine(Role.COMBINED, tls=server(certificate)))
+        engine = await proxy.start(FakeEngine(Role.COMBINED, tls=tls))
         await proxy.stats_where(lambda stats: any("first health" not in i.reason for i in stats.instances))
         found = await proxy.state_of(engine, "joining")
-        assert "/health" in found.reason
+        assert found.reason.startswith("/health: ")
+        assert reason in found.reason
         assert "127.0.0.1" not in found.reason
+        assert (await proxy.post(TEXT)).status == 503
+    told = [str(vars(record)["reason"]) for record in caplog.records if record.message == "engine not admitted yet"]
+    assert told == [found.reason]

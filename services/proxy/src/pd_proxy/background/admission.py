@@ -5,6 +5,7 @@ adapters come and go, and vLLM's own pings do not tell that another process answ
 """
 
 import asyncio
+import logging
 from time import monotonic
 
 from pd_contracts.names import Connector
@@ -15,6 +16,8 @@ from pd_proxy.settings import Writer
 from pd_proxy.supervisor import Supervisor
 from pd_proxy.upstream.models import ask_models, ask_version, check_health
 
+logger = logging.getLogger(__name__)
+
 
 class Admission:
     """Checks every engine that pings, each on its own, so that a slow one does not delay others."""
@@ -23,6 +26,7 @@ class Admission:
         self._context = context
         self._checking: set[int] = set()
         self._asked: dict[int, float] = {}
+        self._told_of: dict[int, str] = {}
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -34,6 +38,7 @@ class Admission:
                         group.create_task(self._check(instance))
                 known = {instance.incarnation for instance in view}
                 self._asked = {number: at for number, at in self._asked.items() if number in known}
+                self._told_of = {number: why for number, why in self._told_of.items() if number in known}
                 await self._context.next_check()
 
     async def _check(self, instance: Instance) -> None:
@@ -60,10 +65,17 @@ class Admission:
             certain = refuses or isinstance(error, RefusedError)
             if not certain and self._context.flights.moved_since(instance, began):
                 return
+            self._tell(instance, error.message)
             changes = registry.unhealthy(instance, error.message, certain=certain, refuses=refuses)
         finally:
             self._checking.discard(instance.incarnation)
         self._context.noted(changes)
+
+    def _tell(self, instance: Instance, reason: str) -> None:
+        """Log why an engine is not admitted, once: its state does not change, so nothing else tells."""
+        if instance.state is State.JOINING and self._told_of.get(instance.incarnation) != reason:
+            self._told_of[instance.incarnation] = reason
+            logger.info("engine not admitted yet", extra={"instance": instance.name, "reason": reason})
 
     async def _told(self, instance: Instance) -> tuple[str, int]:
         """What the engine's /metrics page tells, if it matters and is not known: how it draws for a seed, and the size of its KV cache."""

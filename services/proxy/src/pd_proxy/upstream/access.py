@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import aiohttp
+
 from pd_proxy.settings import Settings
 
 
@@ -22,6 +24,14 @@ class EngineAccess:
 
     def url(self, address: str, path: str) -> str:
         return f"{'http' if self.tls is None else 'https'}://{address}{path}"
+
+    def hint(self, error: Exception) -> str:
+        """What to look at if an engine ends a connection without an answer: it may expect the other protocol, or more than HTTPS."""
+        if not isinstance(error, aiohttp.ServerDisconnectedError):
+            return ""
+        if self.tls is None:
+            return "; an engine that speaks HTTPS needs ENGINE_TLS"
+        return "; does the engine require a client's certificate? The proxy has none"
 
 
 OPEN: Final = EngineAccess()

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 # Seconds, or a date (RFC 9110, 10.2.3).
 _RETRY_AFTER: Final = re.compile(r"[0-9]{1,9}|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9:]{8} GMT")
 
+# OpenSSL's X509_V_ERR_… about the signer: unable to get issuer certificate, self-signed, unable to verify the first.
+_UNKNOWN_SIGNERS: Final = frozenset({2, 18, 19, 20, 21})
+
 
 @contextmanager
 def translating(
@@ -44,11 +48,27 @@ def translating(
         yield
     except TimeoutError:
         raise ConnectTimeoutError(f"{asked} does not answer") from None
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise UnreachableError(f"{asked}: {_certificate_fault(error.certificate_error)}") from None
+    except aiohttp.ClientConnectorSSLError:
+        raise UnreachableError(
+            f"{asked}: no HTTPS connection; an engine that speaks plain HTTP needs ENGINE_TLS=off"
+        ) from None
     except aiohttp.ClientConnectorError as error:
         raise shortage.own_fault(error.os_error) or UnreachableError(refused) from None
     except (aiohttp.ClientError, ValueError) as error:
         # ValueError: a host name from a ping, such as "a..b", can fail in the IDNA codec
         raise broken(error) from None
+
+
+def _certificate_fault(error: Exception) -> str:
+    """What OpenSSL says of an engine's certificate, without the address that it was checked for."""
+    said = str(getattr(error, "verify_message", ""))
+    if " mismatch" in said:
+        return "the engine's certificate is for another name or address; ENGINE_TLS=any_name accepts it"
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNKNOWN_SIGNERS:
+        return f"nobody that is trusted has signed the engine's certificate ({said}); ENGINE_CA_FILE names who is"
+    return f"the engine's certificate is refused ({said or 'no reason is given'})"
 
 
 def translated(flight: Flight, error: Exception) -> ProxyError:

@@ -197,7 +197,9 @@ class Upstream:
         with translating(
             path,
             f"{path} refuses the connection",
-            lambda error: DisconnectedError(f"{path}: the connection broke ({type(error).__name__})"),
+            lambda error: DisconnectedError(
+                f"{path}: the connection broke ({type(error).__name__}){self._access.hint(error)}"
+            ),
             self._shortage,
         ):
             async with asyncio.timeout(timeout_s), self.session.get(url, allow_redirects=False) as response:
