@@ -65,6 +65,7 @@ def test_a_config_file_counts_less_than_the_command_line() -> None:
         "api_key": ["a", "b"],
         "enforce-eager": True,
         "enable-lora": False,
+        "served-model-name": [],
         "kv_transfer_config": {"a": 1},
     }
 

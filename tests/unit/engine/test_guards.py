@@ -223,6 +223,12 @@ def test_a_config_file_that_cannot_be_read_is_said_to_be_so() -> None:
         start("decode", "--config vllm.yaml", host)
 
 
+@pytest.mark.parametrize("name", ["vllm.json", "vllm", "vllm.yaml.bak"])
+def test_a_config_file_of_another_kind_is_refused(name: str) -> None:
+    with pytest.raises(RefusedError, match=r"end in \.yaml or \.yml; rename it"):
+        start("decode", f"--config {name}", config(seed=1))
+
+
 @pytest.mark.parametrize("variable", [{"VLLM_API_KEY": "secret"}, {"VLLM_DP_SIZE": "2"}])
 def test_vllms_own_variables_undo_nothing_either(variable: dict[str, Any]) -> None:
     settings = load(EngineSettings, {"PD_ROLE": "combined", "MODEL": "m"})

@@ -116,7 +116,7 @@ def _with_config(words: list[str], config: Mapping[str, Any]) -> list[str]:
 def _flattened(config: Mapping[str, Any]) -> Iterator[str]:
     for name, value in config.items():
         option = f"--{name}"
-        if value is False:
+        if value is False or value == []:
             continue  # vLLM leaves it out, and the default holds
         yield option
         if isinstance(value, dict):

@@ -103,6 +103,9 @@ def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
     if host.config_problem:
         yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
         return
+    if not (config_path(added) or ".yaml").endswith((".yaml", ".yml")):
+        yield f"ENGINE_ARGS: --config {config_path(added)}: vLLM reads only files whose names end in .yaml or .yml; rename it."
+        return
     own = list(_arguments(settings, host, ""))
     try:
         line = parse([*own, *added], host.config)
