@@ -117,33 +117,58 @@ def test_a_container_run_by_hand_from_our_image_is_not_ours(env: dict[str, str])
     assert sum(line.startswith("decode-0") for line in status.stdout.splitlines()) == 1
 
 
+def bystander(project: str, **labels: str) -> str:
+    """A container that looks like one that compose made; it sleeps for a minute."""
+    usual = {"service": "bystander", "container-number": "1", "oneoff": "False", "config-hash": "0"}
+    named = {"project": project, **usual, **labels}
+    words = [word for name, value in named.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
+    command = ["docker", "run", "--rm", "--detach", *words, "--entrypoint", "sleep", "pdstack/simulator", "60"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def running() -> list[str]:
+    """Ids of all containers that run."""
+    listed = subprocess.run(["docker", "ps", "--quiet", "--no-trunc"], capture_output=True, text=True, check=True)
+    return listed.stdout.split()
+
+
 @pytest.mark.parametrize("who", ["a test", "a guide"])
 def test_pdctl_down_in_a_test_leaves_the_containers_of_a_deployment_alone(
     docker: None, tmp_path: Path, who: str
 ) -> None:
-    labels = {
-        "project": PROJECT,
-        "service": "bystander",
-        "container-number": "1",
-        "oneoff": "False",
-        "config-hash": "0",
-    }
-    words = [word for name, value in labels.items() for word in ("--label", f"com.docker.compose.{name}={value}")]
-    sleeping = ["--entrypoint", "sleep", "pdstack/simulator", "60"]
-    started = subprocess.run(
-        ["docker", "run", "--rm", "--detach", *words, *sleeping], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    started = bystander(PROJECT)
     try:
         if who == "a guide":
             with sandbox(tmp_path) as box:
                 box.run("./pdctl down")
         else:
             pdctl("down", env=environment(tmp_path), cwd=ROOT)
-        left = subprocess.run(["docker", "ps", "--quiet", "--no-trunc"], capture_output=True, text=True, check=True)
+        left = running()
     finally:
         subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
 
-    assert started in left.stdout.split()
+    assert started in left
+
+
+def test_another_clone_neither_ends_the_containers_nor_adds_its_own(docker: None, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    for folder in (theirs, ours / "services"):
+        folder.mkdir(parents=True)
+    for name in ("docker-compose.yml", ".env"):
+        (ours / name).write_bytes((Path(ROOT) / name).read_bytes())
+    env = environment(tmp_path / "state")
+    started = bystander(env["COMPOSE_PROJECT_NAME"], **{"project.working_dir": str(theirs)})
+    try:
+        asked = [pdctl(*words, env=env, cwd=ours) for words in (("down",), ("up", "--containers", "--engine", "sim"))]
+        left = running()
+    finally:
+        subprocess.run(["docker", "rm", "--force", started], capture_output=True, check=True)
+
+    assert started in left
+    for done in asked:
+        said = " ".join(done.stdout.split())
+        assert done.returncode == 1, said
+        assert f"were started from {theirs}: `pdctl down` there ends them" in said
 
 
 def test_a_mistyped_profile_is_answered_with_the_nearest(env: dict[str, str]) -> None:

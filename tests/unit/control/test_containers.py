@@ -1,11 +1,12 @@
 """What pdctl reads from `docker inspect`."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from pd_contracts.names import Role
 from pd_contracts.stats import InstanceStats, ProxyStats
-from pd_control.docker.containers import Container, container_of, expected, rows, url_of
+from pd_control.docker.containers import Container, container_of, expected, of_others, rows, url_of
 
 IMAGE = {"Id": "sha256:1234", "RepoDigests": []}
 
@@ -48,6 +49,20 @@ def test_a_helper_from_an_engines_image_is_no_engine() -> None:
     assert container.role is None
     assert not container.failed
     assert expected([container]) == {}
+
+
+def test_containers_of_another_clone_are_told_from_ours(tmp_path: Path) -> None:
+    ours, theirs, gone = (tmp_path / name for name in ("ours", "theirs", "gone"))
+    ours.mkdir()
+    theirs.mkdir()
+    (tmp_path / "link").symlink_to(ours)
+    made = []
+    for folder in (ours, tmp_path / "link", theirs, gone):
+        read = inspected("proxy")
+        read["Config"]["Labels"]["com.docker.compose.project.working_dir"] = str(folder)
+        made.append(container_of(read, IMAGE))
+
+    assert of_others([*made, container_of(inspected("proxy"), IMAGE)], ours) == [str(theirs)]
 
 
 def test_gpus_come_from_the_device_request() -> None:

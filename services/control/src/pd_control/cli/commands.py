@@ -82,13 +82,15 @@ def _wait_for_containers(context: Context, stack: Stack, stall_s: float) -> None
 
 
 def down(context: Context, options: argparse.Namespace) -> int:
-    """Stop processes and containers, whichever there are."""
+    """Stop the processes of the state folder and the containers of this clone, whichever there are."""
     stack = Stack(context.root, context.environment)
     stopped = False
     with context.store.lock():
         if not options.containers:
             stopped = processes.down(context)
-        if options.containers or _containers(stack):
+        found = _containers(stack)
+        stack.refuse_others(found)
+        if options.containers or found:
             stack.down()
             stopped = True
     if not stopped:

@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         example = _ONE.format(role, role.upper())
         _one(_command(commands, role.value, f"run one {role} engine in this terminal", example))
     _checked_first(_command(commands, "proxy", "run the proxy in this terminal", _PROXY))
-    down = _command(commands, "down", "stop the deployment that runs")
+    down = _command(commands, "down", "stop the deployment that this clone started")
     down.add_argument("--containers", action="store_true", help="only containers (default: processes and containers)")
     _command(commands, "status", "list what runs: name, role, state, process id or container, port, start time")
     _logs(_command(commands, "logs", "show the logs of processes or containers", _LOGS))

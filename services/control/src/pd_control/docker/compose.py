@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from pd_contracts.names import Connector, Role, Topology
-from pd_control.docker.containers import LABEL, Container, container_of
+from pd_control.docker.containers import LABEL, Container, container_of, of_others
 from pd_control.supervision.supervisor import StartError, last_lines
 
 PROJECT: Final = "pdstack"
@@ -86,19 +86,29 @@ class Stack:
         """Build what is missing and start all services of some profiles but those in `leave_out`.
 
         Raises:
-            ContainerError: for a profile that is not there, if compose fails, or if engines of another profile run: they
-                would join the same proxy.
+            ContainerError: for a profile that is not there, if compose fails, if another clone's containers are in the
+                project, or if engines of another profile run: they would join the same proxy.
         """
         self._refuse_unknown(profiles)
+        found = self.containers()
+        self.refuse_others(found)
         wanted = self._services(profiles)
-        others = [
-            container.name for container in self.containers() if container.role and container.service not in wanted
-        ]
+        others = [container.name for container in found if container.role and container.service not in wanted]
         if others:
             msg = f"{', '.join(others)} of another profile is already running: run `pdctl down` first"
             raise ContainerError(msg)
         services = sorted(wanted.difference(leave_out)) if leave_out else []
         self._compose(profiles, "up", "--detach", "--build", "--remove-orphans", *services)
+
+    def refuse_others(self, containers: Sequence[Container]) -> None:
+        """Refuse to touch the project while another clone's containers are in it.
+
+        Raises:
+            ContainerError: naming the clone.
+        """
+        if others := of_others(containers, self._root):
+            msg = f"the containers of Compose project {self._project} were started from {others[0]}: `pdctl down` there ends them; COMPOSE_PROJECT_NAME gives those of this clone a project of their own"
+            raise ContainerError(msg)
 
     def down(self, *, volumes: bool = False) -> None:
         """Stop and remove the containers of every profile.

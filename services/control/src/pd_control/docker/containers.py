@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +21,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
         image_digest: digest of the image in its registry or, for an image built here, the image's own id; either is a hash
             over the image's content.
         address: where its port answers from this host; empty if nowhere.
+        folder: the clone whose compose file made it; empty if compose did not say.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Container(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     port: int | None = None
     gpus: tuple[int, ...] = ()
+    folder: str = ""
 
     @property
     def instance(self) -> str:
@@ -74,6 +77,7 @@ def container_of(inspected: Mapping[str, Any], image: Mapping[str, Any]) -> Cont
         address=_address(inspected, port),
         port=port,
         gpus=_gpus(inspected),
+        folder=config["Labels"].get(f"{LABEL}.project.working_dir", ""),
     )
 
 
@@ -96,6 +100,12 @@ def _address(inspected: Mapping[str, Any], port: int | None) -> str:
 def _gpus(inspected: Mapping[str, Any]) -> tuple[int, ...]:
     requests = inspected["HostConfig"].get("DeviceRequests") or []
     return tuple(int(gpu) for request in requests for gpu in request.get("DeviceIDs") or [] if gpu.isdigit())
+
+
+def of_others(containers: Sequence[Container], root: Path) -> list[str]:
+    """The other clones that made some of the containers. One that is gone is none: nobody could end its containers there."""
+    folders = sorted({container.folder for container in containers if container.folder})
+    return [folder for folder in folders if Path(folder).is_dir() and not Path(folder).samefile(root)]
 
 
 def expected(containers: Sequence[Container]) -> dict[Role, int]:
