@@ -223,6 +223,15 @@ def test_a_config_file_that_cannot_be_read_is_said_to_be_so() -> None:
         start("decode", "--config vllm.yaml", host)
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--config=vllm.yaml", "--config a.yaml --config b.yaml", "--config a.yaml --config=b.yaml"]
+)
+def test_a_config_file_that_vllm_would_not_read_is_refused(arguments: str) -> None:
+    """vLLM ignores the first of these without a word, and ends with an assertion at the second."""
+    with pytest.raises(RefusedError, match="only as two words: --config FILE"):
+        start("decode", arguments)
+
+
 @pytest.mark.parametrize("name", ["vllm.json", "vllm", "vllm.yaml.bak"])
 def test_a_config_file_of_another_kind_is_refused(name: str) -> None:
     with pytest.raises(RefusedError, match=r"end in \.yaml or \.yml; rename it"):

@@ -81,8 +81,6 @@ def config_path(arguments: Sequence[str]) -> str | None:
     for position, word in enumerate(arguments):
         if word == "--config":
             return arguments[position + 1] if position + 1 < len(arguments) else None
-        if word.startswith("--config="):
-            return word.partition("=")[2]
     return None
 
 

@@ -100,6 +100,10 @@ def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
         added = shlex.split(settings.engine_args)
     except ValueError:
         return  # a sentence of its own already
+    # vLLM looks for the word `--config` itself, once.
+    if any(word.startswith("--config=") for word in added) or added.count("--config") > 1:
+        yield "ENGINE_ARGS: vLLM reads one file of options, and only as two words: --config FILE; write it so, and once."
+        return
     if host.config_problem:
         yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
         return
