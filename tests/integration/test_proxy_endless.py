@@ -124,7 +124,7 @@ async def comments(_engine: FakeEngine, _call: Call, request: web.Request) -> we
     """Only what keeps a connection alive."""
     response = await start_stream(request)
     for number in itertools.count():
-        await response.write((b": ping\n\n", b"\n\n", b"event: ping\n\n", b"data:\n\n", b"data")[number % 5])
+        await response.write((b": ping\n\n", b"\n\n", b"event: ping\n\n", b"data:\n\n", b"data\n\n")[number % 5])
         await asyncio.sleep(0.02)
     return response
 
