@@ -100,15 +100,16 @@ def _command_refusals(settings: EngineSettings, host: Host) -> Iterator[str]:
         added = shlex.split(settings.engine_args)
     except ValueError:
         return  # a sentence of its own already
+    file = config_path(added)
     # vLLM looks for the word `--config` itself, once.
     if any(word.startswith("--config=") for word in added) or added.count("--config") > 1:
         yield "ENGINE_ARGS: vLLM reads one file of options, and only as two words: --config FILE; write it so, and once."
         return
     if host.config_problem:
-        yield f"ENGINE_ARGS: --config {config_path(added)} cannot be read: {host.config_problem}."
+        yield f"ENGINE_ARGS: --config {file} cannot be read: {host.config_problem}."
         return
-    if not (config_path(added) or ".yaml").endswith((".yaml", ".yml")):
-        yield f"ENGINE_ARGS: --config {config_path(added)}: vLLM reads only files whose names end in .yaml or .yml; rename it."
+    if file and not file.endswith((".yaml", ".yml")):
+        yield f"ENGINE_ARGS: --config {file}: vLLM reads only files whose names end in .yaml or .yml; rename it."
         return
     own = list(_arguments(settings, host, ""))
     try:

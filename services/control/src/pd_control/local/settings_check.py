@@ -9,7 +9,7 @@ from pd_control.supervision.supervisor import environment_of
 
 
 def refuse_unusable(specs: Iterable[ProcessSpec], environment: Mapping[str, str]) -> None:
-    """Read the settings of the proxy and of simulated engines; those of vLLM engines are the doctor's.
+    """Read the settings of the proxy, the monitor and simulated engines; those of vLLM engines are the doctor's.
 
     Raises:
         SettingsError: naming the process and the variable.

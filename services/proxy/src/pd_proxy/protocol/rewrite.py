@@ -125,8 +125,7 @@ def checked(endpoint: Endpoint, body: bytes, name: str, addresses: Collection[st
         RefusedInStreamError: if it is an error.
     """
     try:
-        if not body.isascii():
-            body.decode()  # the decoder does not look into what it leaves raw
+        _check_utf8(body)
         fields = object_decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         what = "is empty" if not body.strip() else "is not valid JSON"
@@ -211,11 +210,20 @@ def lacks_choice(block: bytes) -> bool:
     return holds(block, NO_CHOICE[0]) or holds(block, NO_CHOICE[1])
 
 
+def _check_utf8(data: bytes) -> None:
+    """Refuse what is no UTF-8, because JSON's decoder does not look into what it leaves raw.
+
+    Raises:
+        UnicodeDecodeError: if it is not.
+    """
+    if not data.isascii():
+        data.decode()
+
+
 def is_json(payload: bytes) -> bool:
     """Whether an event's data is JSON, as Python reads it: engines written in Python may write NaN."""
     try:
-        if not payload.isascii():
-            payload.decode()  # the decoder does not look into what it leaves raw
+        _check_utf8(payload)
         _any_decoder.decode(payload)
     except UnicodeDecodeError:
         return False
@@ -431,12 +439,10 @@ class StreamRewriter:
         known = holds(payload, KV_KEY) or holds(payload, ERROR_KEY) or self._says_cached(payload)
         by_server = is_object and not holds(payload, self.always)
         try:
-            if not payload.isascii():
-                payload.decode()  # as in `is_json`
             if not known and not failed and not by_server and b"\n" not in payload:
-                if is_object:
-                    check_json(payload)
+                (check_json if is_object else _check_utf8)(payload)
                 return payload
+            _check_utf8(payload)
             fields = object_decoder.decode(self.scrubbed(Raw(payload)) if by_server else payload)
             without_params(fields)
             if self.cached is not None:
