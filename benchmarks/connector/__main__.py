@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -21,7 +22,10 @@ import load
 import page
 import price
 import transports
-from engines import NixlPair, Pair
+from engines import NixlPair, Pair, wait
+
+# The ports of the pair of --against.
+AGAINST = (31280, 31290)
 
 
 def main() -> None:
@@ -32,7 +36,11 @@ def main() -> None:
     one = commands.add_parser("price")
     engines(one)
     one.add_argument("--lengths", default="512,2048,4096")
+    one.add_argument("--orders", help="commas between them; all of them if left out")
     one.add_argument("--repeats", type=int, default=12)
+    one.add_argument(
+        "--stop-after", type=float, default=float("inf"), help="begin no repetition so many seconds after the start"
+    )
     one.add_argument("--tokens", type=int, default=24)
     one.add_argument(
         "--proxy", action="store_true", help="ask through pdstack's proxy, too; needs what the proxy imports"
@@ -40,14 +48,21 @@ def main() -> None:
     one.add_argument(
         "--nixl", action="store_true", help="also two engines with vLLM's NixlConnector; needs its package nixl"
     )
+    one.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="NAME=JSON",
+        help="a second pair on the same GPUs with this instead, or beside, what --setting says",
+    )
     one.add_argument("--also-load", action="store_true", help="with the same engines, then do what `load` does")
     three = commands.add_parser("load")
     engines(three)
-    for command in (one, three):
+    for command, orders in ((one, "--load-orders"), (three, "--orders")):
         command.add_argument("--rates", default="10,20,30", help="requests per second, per GPU")
         command.add_argument("--shapes", default="512/64", help="tokens in and out")
         command.add_argument("--seconds", type=float, default=30, help="of each point")
-        command.add_argument("--orders", default="plain,decode-first,announced")
+        command.add_argument(orders, dest="load_orders", default="plain,decode-first,announced")
     two = commands.add_parser("transports")
     transports.options(two)
     commands.add_parser("page").add_argument("folder", type=Path)
@@ -60,7 +75,17 @@ def main() -> None:
     elif options.command == "transports":
         transports.run(options)
     else:
+        if options.command == "price":
+            options.orders = chosen_orders(parser, options)
         measure(options)
+
+
+def chosen_orders(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    able = [*price.ORDERS, *(price.PROXIED if options.proxy else ()), *(price.NIXL if options.nixl else ())]
+    orders = options.orders.split(",") if options.orders else able
+    if unknown := [order for order in orders if order not in able]:
+        parser.error(f"--orders {unknown[0]}: not one of {', '.join(able)} (proxied ones need --proxy, NIXL's --nixl)")
+    return orders
 
 
 def engines(parser: argparse.ArgumentParser) -> None:
@@ -73,49 +98,61 @@ def engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/connector-price"), help="for logs and traces")  # noqa: S108
     parser.add_argument("--out", type=Path, help="folder for what was measured")
     parser.add_argument("--go", type=Path, help="measure when this file exists; the engines start before")
+    parser.add_argument("--start-within", type=float, default=900, help="seconds until all engines answer")
     parser.epilog = "What follows -- is passed on to vLLM."
 
 
+def settings_of(items: list[str]) -> dict[str, Any]:
+    return {name: json.loads(value) for name, _, value in (item.partition("=") for item in items)}
+
+
 def measure(options: argparse.Namespace) -> None:
-    """Start a pair, measure, stop it."""
-    settings = {name: json.loads(value) for name, _, value in (item.partition("=") for item in options.setting)}
+    """Start the engines, measure, stop them."""
+    began = time.monotonic()
+    settings = settings_of(options.setting)
     arguments = [*options.engine_arguments, *(["--load-format", "dummy"] if options.dummy else [])]
-    gpus = tuple(options.gpus.split(","))
-    pair = Pair(options.model, options.folder, (gpus[0], gpus[-1]), arguments, settings, trace=True)
-    nixl = None
+    gpus = (options.gpus.split(",")[0], options.gpus.split(",")[-1])
+    pair = Pair(options.model, options.folder, gpus, arguments, settings, trace=True)
+    against, nixl = None, None
+    if options.command == "price" and options.against:
+        other = settings | settings_of(options.against)
+        against = Pair(options.model, options.folder / "against", gpus, arguments, other, ports=AGAINST, trace=True)
+        print(f"given: {json.dumps(settings)}; against: {json.dumps(other)}", flush=True)
     if options.command == "price" and options.nixl:
-        nixl = NixlPair(options.model, options.folder / "nixl", (gpus[0], gpus[-1]), arguments)
-    for path in pair.traces():
+        nixl = NixlPair(options.model, options.folder / "nixl", gpus, arguments)
+    pairs = [one for one in (pair, against, nixl) if one is not None]
+    for path in (path for one in pairs for path in one.traces()):
         path.unlink(missing_ok=True)
     try:
-        pair.start()
-        if nixl is not None:
-            nixl.start()
-            nixl.wait()
-        print(f"ready after {pair.wait():.0f} s", flush=True)
+        for one in pairs:
+            one.start()
+        print(f"ready after {wait(pairs, options.start_within):.0f} s", flush=True)
         while options.go is not None and not options.go.exists():
             time.sleep(0.1)
         if options.command == "price":
-            measure_price(pair, nixl, options)
+            measure_price(pair, against, nixl, options, began + options.stop_after)
         if options.command == "load" or options.also_load:
             measure_load(pair, options)
     finally:
-        pair.stop()
-        if nixl is not None:
-            nixl.stop()
+        for one in pairs:
+            one.stop()
 
 
-def measure_price(pair: Pair, nixl: Pair | None, options: argparse.Namespace) -> None:
+def measure_price(pair: Pair, against: Pair | None, nixl: Pair | None, options: argparse.Namespace, end: float) -> None:
     from front import Front, served_version  # noqa: PLC0415  needs pyzmq, which `transports` does without
 
     lengths = [int(length) for length in options.lengths.split(",")]
-    out = options.out / "price.json" if options.out else None
-    front = Front(pair, served_version(pair)) if options.proxy else None
-    plan = price.Plan(lengths, options.repeats, options.tokens, options.vocabulary)
+    plan = price.Plan(options.orders, lengths, options.repeats, end, options.tokens, options.vocabulary)
+    asked = {"given": pair} | ({"against": against} if against is not None else {})
+    fronts = {name: Front(one, served_version(one)) for name, one in asked.items()} if options.proxy else {}
     try:
-        price.run(pair, plan, out=out, proxies=front.start() if front is not None else None, nixl=nixl)
+        proxies = {name: front.start() for name, front in fronts.items()}
+        sides = {
+            name: price.Side(one, proxies.get(name, {}), nixl if one is pair else None) for name, one in asked.items()
+        }
+        price.run(sides, plan, out=options.out)
     finally:
-        if front is not None:
+        for front in fronts.values():
             front.stop()
 
 
@@ -123,7 +160,7 @@ def measure_load(pair: Pair, options: argparse.Namespace) -> None:
     shapes = [tuple(int(part) for part in shape.split("/")) for shape in options.shapes.split(",")]
     load.run(
         pair,
-        options.orders.split(","),
+        options.load_orders.split(","),
         shapes=[(shape[0], shape[1]) for shape in shapes],
         rates=[float(rate) for rate in options.rates.split(",")],
         seconds=options.seconds,

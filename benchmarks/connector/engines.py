@@ -9,13 +9,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SERVED = "m"
-START_S = 900
 
 
 @dataclass
@@ -79,15 +79,14 @@ class Pair:
         """The environment of one engine, beside that of this process."""
         return {}
 
-    def wait(self) -> float:
-        """Until both answer; the seconds that it took. Ends as soon as one has ended."""
-        began = time.monotonic()
+    def check(self) -> None:
+        """End this process if an engine has ended."""
         for index, process in enumerate(self._running):
-            while not self._answers(index):
-                if process.poll() is not None or time.monotonic() - began > START_S:
-                    sys.exit(f"an engine did not start; the end of its log:\n{self.log(index)[-3000:]}")
-                time.sleep(0.5)
-        return time.monotonic() - began
+            if process.poll() is not None:
+                sys.exit(f"an engine ended; the end of its log:\n{self.log(index)[-3000:]}")
+
+    def ready(self) -> bool:
+        return all(self._answers(index) for index in range(2))
 
     def _answers(self, index: int) -> bool:
         try:
@@ -124,3 +123,15 @@ class NixlPair(Pair):
     def own_variables(self, index: int) -> dict[str, str]:
         host, _, port = self.kv(index).rpartition(":")
         return {"VLLM_NIXL_SIDE_CHANNEL_HOST": host, "VLLM_NIXL_SIDE_CHANNEL_PORT": port}
+
+
+def wait(pairs: Sequence[Pair], within_s: float) -> float:
+    """Until all answer; the seconds that it took. Ends as soon as an engine has ended."""
+    began = time.monotonic()
+    while not all(pair.ready() for pair in pairs):
+        for pair in pairs:
+            pair.check()
+        if time.monotonic() - began > within_s:
+            sys.exit(f"not all engines answer after {within_s:.0f} s; their logs are in {pairs[0].folder}")
+        time.sleep(0.5)
+    return time.monotonic() - began

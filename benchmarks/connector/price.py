@@ -11,6 +11,8 @@ announced     the same, but decode is asked at once; prefill's token follows fro
 late          as official, but prefill does not know where the KV goes until decode asks for it
 proxied plain and proxied: through pdstack's proxy, to plain vLLM, and to prefill and decode as the proxy's default settings have it (with --proxy)
 nixl plain and nixl: two more engines with vLLM's own NixlConnector, each in turn as an ordinary one, and prefill, then decode (with --nixl)
+
+A second pair with other settings of the connector (with --against) is asked right after the first one in each order, or before it in every other repetition.
 """
 
 import asyncio
@@ -21,7 +23,7 @@ import statistics
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -186,27 +188,53 @@ class Client:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many requests of what size: prompts of each of `lengths`, `repeats` of them in each order, `tokens` in an answer."""
+    """How many requests of what size: prompts of each of `lengths`, `tokens` in an answer; `repeats` of them in each order, or fewer if the monotonic clock reaches `end`."""
 
-    lengths: list[int]
+    orders: Sequence[str]
+    lengths: Sequence[int]
     repeats: int
+    end: float
     tokens: int
     vocabulary: int
 
 
-async def measure(pair: Pair, plan: Plan, proxies: Mapping[str, str], nixl: Pair | None) -> dict[int, list[Run]]:
-    """All orders in turn, so many times for each length."""
+@dataclass(frozen=True)
+class Side:
+    """A pair that answers, the addresses of the proxies in front of it by kind, and NIXL's pair beside it."""
+
+    pair: Pair
+    proxies: Mapping[str, str]
+    nixl: Pair | None = None
+
+
+Found = dict[str, dict[int, list[Run]]]
+
+
+def turn(orders: Sequence[str], sides: Mapping[str, Side], repeat: int) -> list[tuple[str, str]]:
+    """What a repetition asks, and whom."""
+    first = repeat % len(orders)
+    names = list(sides)[:: -1 if repeat % 2 else 1]
+    pairs = itertools.product((*orders[first:], *orders[:first]), names)
+    return [(order, name) for order, name in pairs if order not in NIXL or sides[name].nixl is not None]
+
+
+async def measure(sides: Mapping[str, Side], plan: Plan, found: Found) -> None:
+    """All orders in turn, so many times for each length; `found` is by side and length."""
     timeout = aiohttp.ClientTimeout(120)
-    orders = ORDERS + (PROXIED if proxies else ()) + (NIXL if nixl else ())
     async with aiohttp.ClientSession(timeout=timeout) as session:
-        client = Client(pair, session, plan.vocabulary, plan.tokens, spread=True, proxies=proxies, nixl=nixl)
-        for order in orders * 2:
-            await client.one(order, max(plan.lengths))
-        found: dict[int, list[Run]] = {length: [] for length in plan.lengths}
-        for repeat, length in itertools.product(range(plan.repeats), plan.lengths):
-            first = repeat % len(orders)
-            found[length] += [await client.one(order, length) for order in (*orders[first:], *orders[:first])]
-    return found
+        clients = {
+            name: Client(
+                side.pair, session, plan.vocabulary, plan.tokens, spread=True, proxies=side.proxies, nixl=side.nixl
+            )
+            for name, side in sides.items()
+        }
+        for order, name in turn(plan.orders, sides, 0) * 2:
+            await clients[name].one(order, max(plan.lengths))
+        for repeat in range(plan.repeats):
+            if time.monotonic() > plan.end:
+                break
+            for length, (order, name) in itertools.product(plan.lengths, turn(plan.orders, sides, repeat)):
+                found[name][length].append(await clients[name].one(order, length))
 
 
 def events(pair: Pair) -> dict[str, dict[str, list[float]]]:
@@ -244,51 +272,70 @@ def stages(run: Run, noted: dict[str, list[float]]) -> dict[str, float]:
     return {name: (end - begin) * 1000 for name, begin, end in marks if begin is not None and end is not None}
 
 
-def report(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Medians by length and order, as tables on the screen and as data."""
+def numbers(found: dict[int, list[Run]], noted: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """By length and order: medians, the ninth of ten, each request's, and medians of the stages, all in ms."""
     data: dict[str, Any] = {}
-    middle = statistics.median
-    print("median ms: time to the first token (and above plain) / from token 1 to token 2 / a token after that")
     for length, runs in found.items():
-        by_order = {
-            order: [run for run in runs if run.order == order] for order in dict.fromkeys(run.order for run in runs)
-        }
-        plains = {
-            order: middle(run.ttft for run in some) * 1000 for order, some in by_order.items() if "plain" in order
-        }
-        cells = []
-        for order, some in by_order.items():
-            ttft, second, tpot = (
-                middle(getattr(run, what) for run in some) * 1000 for what in ("ttft", "second", "tpot")
-            )
-            spread = [round(run.ttft * 1000, 2) for run in some]
-            data.setdefault(str(length), {})[order] = {"ttft": ttft, "second": second, "tpot": tpot, "ttfts": spread}
-            plain = plains["proxied plain" if order in PROXIED else "nixl plain" if order in NIXL else "plain"]
-            cells.append(f"{order} {ttft:.1f} ({ttft - plain:+.1f}) / {second:.1f} / {tpot:.2f}")
-        print(f"{length:6d}  " + "  |  ".join(cells), flush=True)
-    for length, runs in found.items():
-        for order in ORDERS[1:]:
-            parts = [stages(run, noted[run.key]) for run in runs if run.order == order]
-            names = list(dict.fromkeys(name for part in parts for name in part))
-            row = {name: middle(part[name] for part in parts if name in part) for name in names}
-            data[str(length)][order]["stages"] = row
-            print(
-                f"{length:6d} {order:13s}" + "; ".join(f"{name} {value:.2f}" for name, value in row.items()), flush=True
-            )
+        for order in dict.fromkeys(run.order for run in runs):
+            some = [run for run in runs if run.order == order]
+            ttfts, seconds, tpots = ([getattr(run, what) * 1000 for run in some] for what in ("ttft", "second", "tpot"))
+            parts = [stages(run, noted[run.key]) for run in some] if order in ORDERS[1:] else []
+            names = dict.fromkeys(name for part in parts for name in part)
+            data.setdefault(str(length), {})[order] = {
+                "ttft": statistics.median(ttfts),
+                "ttft p90": p90(ttfts),
+                "second": statistics.median(seconds),
+                "second p90": p90(seconds),
+                "tpot": statistics.median(tpots),
+                "ttfts": [round(ttft, 2) for ttft in ttfts],
+                "seconds": [round(second, 2) for second in seconds],
+                "stages": {name: statistics.median(part[name] for part in parts if name in part) for name in names},
+            }
     return data
 
 
-def run(
-    pair: Pair,
-    plan: Plan,
-    *,
-    out: Path | None,
-    proxies: Mapping[str, str] | None = None,
-    nixl: Pair | None = None,
-) -> None:
-    """Measure a pair that answers, and report."""
-    found = asyncio.run(measure(pair, plan, proxies or {}, nixl))
-    time.sleep(1)  # the engines write their traces every now and then
-    data = report(found, events(pair))
-    if out is not None:
-        out.write_text(json.dumps(data, indent=1))
+def p90(values: list[float]) -> float:
+    return statistics.quantiles(values, n=10, method="inclusive")[-1] if len(values) > 1 else values[0]
+
+
+def plain_of(order: str) -> str:
+    """The order with which one is compared."""
+    return "proxied plain" if order in PROXIED else "nixl plain" if order in NIXL else "plain"
+
+
+def show(data: dict[str, dict[str, Any]]) -> None:
+    """All sides' numbers on the screen, the stages first."""
+    rows = [
+        (length, order, name, row)
+        for length in next(iter(data.values()))
+        for order in dict.fromkeys(order for side in data.values() for order in side.get(length, {}))
+        for name, side in data.items()
+        if (row := side.get(length, {}).get(order))
+    ]
+    for length, order, name, row in rows:
+        if row["stages"]:
+            listed = "; ".join(f"{stage} {value:.2f}" for stage, value in row["stages"].items())
+            print(f"{length:>6} {order:13} {name:7} {listed}")
+    print("ms                             requests  token 1   above plain    p90   1 to 2    p90   later tokens")
+    for length, order, name, row in rows:
+        plain = data[name][length].get(plain_of(order))
+        above = f"{row['ttft'] - plain['ttft']:+.1f}" if plain else "-"
+        print(
+            f"{length:>6} {order:13} {name:7} {len(row['ttfts']):9d} {row['ttft']:9.1f} {above:>11} {row['ttft p90']:8.1f}"
+            f" {row['second']:8.1f} {row['second p90']:6.1f} {row['tpot']:10.2f}",
+            flush=True,
+        )
+
+
+def run(sides: Mapping[str, Side], plan: Plan, *, out: Path | None) -> None:
+    """Measure pairs that answer, and report what was measured, even if a request fails. The first side's file is price.json."""
+    found: Found = {name: {length: [] for length in plan.lengths} for name in sides}
+    try:
+        asyncio.run(measure(sides, plan, found))
+    finally:
+        time.sleep(1)  # the engines write their traces every now and then
+        data = {name: numbers(found[name], events(side.pair)) for name, side in sides.items()}
+        show(data)
+        for index, (name, one) in enumerate(data.items()):
+            if out is not None:
+                (out / (f"price-{name}.json" if index else "price.json")).write_text(json.dumps(one, indent=1))
