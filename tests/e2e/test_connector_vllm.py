@@ -256,35 +256,73 @@ def waits(engine: Engine) -> float:
     return engine.metrics().get('pd_kv_stage_seconds_count stage="in step"', 0)
 
 
-def test_steps_that_begin_before_their_kv_is_there(pair: Pair) -> None:
+@pytest.mark.parametrize(("order", "least"), [("decode first", len(LENGTHS) // 2), ("token follows", 2)])
+def test_steps_that_begin_before_their_kv_is_there(pair: Pair, order: str, least: int) -> None:
+    """A token that follows and ends a block is waited for before the step."""
     if not pair.case.soon:
         pytest.skip("no step begins before its KV is there")
     p, d = pair.p, pair.d
     both("official", p, d, random_prompt(40, 200))  # so that they are connected
     before, loaded = waits(d), loads(d, "loaded")
-    for salt, length in enumerate(LENGTHS[1:], 210):
-        tokens, _ = both("decode first", p, d, random_prompt(length, salt), stream=salt % 2 == 0)
+    for salt, length in enumerate(LENGTHS[1:], 1000 * len(order)):
+        tokens, _ = both(order, p, d, random_prompt(length, salt), stream=salt % 2 == 0)
         assert tokens == pair.plain(random_prompt(length, salt)), length
-    assert waits(d) - before >= len(LENGTHS) // 2, "most of them waited within their step"
+    assert waits(d) - before >= least, "they waited within their step"
     assert loads(d, "loaded") - loaded == len(LENGTHS) - 1
 
     with pair.relay.zeros():
         for length in (33, 257):
             before = waits(d)
-            tokens, answer = both("decode first", p, d, random_prompt(length, 3))
+            prompt = random_prompt(length, len(order))
+            tokens, answer = both(order, p, d, prompt)
             assert (answer.pd["outcome"], waits(d)) == ("loaded", before + 1)
-            assert tokens != pair.plain(random_prompt(length, 3))
+            assert tokens != pair.plain(prompt)
     rest(p, d)
 
 
-def test_a_last_page_that_does_not_come_within_the_step(pair: Pair) -> None:
+def test_the_prefix_cache_has_the_token_that_came_within_the_step(pair: Pair) -> None:
+    """It came after the scheduler had counted the prompt's blocks, and is in one that the answer's tokens fill."""
+    if not pair.case.soon:
+        pytest.skip("no step begins before its KV is there")
+    p, d, prompt = pair.p, pair.d, random_prompt(710, 230)
+    before = waits(d)
+    tokens, _ = both("token follows", p, d, prompt, max_tokens=60)
+    assert (tokens, waits(d)) == (ask(p, prompt, max_tokens=60, cache_salt=uuid.uuid4().hex).tokens, before + 1)
+    known = computed(d)
+    longer = [*prompt, *tokens[:50]]
+    assert ask(d, longer).tokens == pair.plain(longer)
+    assert computed(d) - known == len(longer) - 736, "23 blocks are cached, the last of them with prefill's token"
+    wrong = [*prompt, PLACE_HOLDER, *tokens[1:50]]
+    assert ask(d, wrong).tokens == pair.plain(wrong)
+    rest(p, d)
+
+
+async def test_answers_through_the_proxy_whose_steps_begin_before_their_kv(pair: Pair) -> None:
+    if not pair.case.soon:
+        pytest.skip("no step begins before its KV is there")
+    p, d = pair.p, pair.d
+    async with fronted([(PingType.PREFILL, p), (PingType.DECODE, d)]) as (proxy, session):
+        await post(session, proxy.url, "/v1/completions", {"model": "tiny", "prompt": "a", "max_tokens": 2})
+        before = waits(d)
+        for salt, length in enumerate((40, 200, 700, 1000), 240):
+            body = {"model": "tiny", "prompt": random_prompt(length, salt), "temperature": 0, "max_tokens": 12}
+            body |= {"ignore_eos": True, "stream": salt % 2 == 0}
+            reply = await post(session, proxy.url, "/v1/completions", body)
+            plain = await post(session, p.url, "/v1/completions", body | {"cache_salt": uuid.uuid4().hex})
+            assert said(reply) == said(plain), length
+        assert waits(d) - before >= 2, "the token followed within the step"
+    rest(p, d)
+
+
+@pytest.mark.parametrize("order", ["token follows", "decode first"])
+def test_a_last_page_that_does_not_come_within_the_step(pair: Pair, order: str) -> None:
     if not pair.case.soon:
         pytest.skip("no step begins before its KV is there")
     p, d = pair.p, pair.d
     both("official", p, d, random_prompt(40, 220))
     prompt, lost = random_prompt(200, 221), loads(d, "lost")
     with pair.relay.holding() as held:
-        running = Later(both, "decode first", p, d, prompt)
+        running = Later(both, order, p, d, prompt)
         assert held.wait(60)
         with pytest.raises(urllib.error.HTTPError, match="500") as failed:
             running.result()
@@ -294,9 +332,10 @@ def test_a_last_page_that_does_not_come_within_the_step(pair: Pair) -> None:
     # Nobody else gets the blocks that are without KV from the prefix cache, and from now on decode waits as before.
     before = waits(d)
     assert ask(d, prompt).tokens == pair.plain(prompt)
-    assert both("decode first", p, d, random_prompt(300, 222))[0] == pair.plain(random_prompt(300, 222))
+    assert both(order, p, d, random_prompt(300, 222))[0] == pair.plain(random_prompt(300, 222))
     assert waits(d) == before
     rest(p, d)
+    d.kill()  # the next engine trusts announcements
 
 
 def test_several_prompts_and_answers_of_one_request(pair: Pair) -> None:

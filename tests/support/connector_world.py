@@ -154,9 +154,10 @@ class DecodeEngine:
         self.boot = f"boot-{address}"
         self.receiver = Receiver(self.boot, address, settings)
         self.receiver.add_memory(KIND, landing)
-        self.loads = Loads(1, fail=False, soon_s=SOON_S)
+        self.loads = Loads(1, fail=False, block_size=BLOCK, soon=True)
         self.in_step: Load | None = None
         self.in_time = 0  # KV that came while a step waited for it
+        self.tokens: dict[str, int | None] = {}  # prefill's, which came with such KV
         self.landing: dict[int, list[Cell]] = {}
         self.page_blocks = page_blocks
         self.total: dict[str, int] = {}
@@ -202,6 +203,8 @@ class DecodeEngine:
             return
         if self._load(order):
             self.in_time += 1
+            self.feed()
+            self.tokens[order.request_id] = self.loads.came(order.request_id)
         else:
             self.receiver.drop(Drop(order.key, "late"))
             self.loads.lost(order.request_id, self.clock)
@@ -217,7 +220,7 @@ class DecodeEngine:
         prompt = tokens + 1 if follows else tokens
         self.do(
             self.loads.add(
-                request_id, key, source=source, prompt=prompt, tokens=tokens, follows=follows, now=self.clock
+                request_id, key, source=source, prompt=prompt, tokens=tokens, follows=follows, now=self.clock, late=True
             )
         )
 

@@ -1,4 +1,4 @@
-"""When the last layer of a step has written its KV: never too early, and never where it cannot be known."""
+"""How far a step has come, and when its last layer has written its KV: never too early, and never where it cannot be known."""
 
 import pytest
 from hypothesis import given
@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from pd_connector.core.orders import Begin, Computed, Load, Order
 from pd_connector.engine.layers import Layers
 
-SENDS = Computed("k.x", 0, (1, 2), early=True)
+SENDS = Computed("k.x", 0, (1, 2), last=True, early=True)
 LATER = Computed("k.y", 0, (3,))
+WITH_TOKEN = Computed("k.z", 0, (4,), last=True)
 BEGINS = Begin("r", "k.x", "d:1", 2)
 NAMES = ("a", "b", "c")
 
@@ -30,11 +31,13 @@ def test_shares_of_the_layers_at_which_to_look() -> None:
         layers.wrote(name, step)
         found.append(layers.milestone)
     assert found == [(1 / 3, 2 / 3), (2 / 3, 1), None]
+    hand_off: list[Order] = [WITH_TOKEN]
+    assert [(layers.wrote(name, hand_off), layers.milestone) for name in NAMES] == [(False, one) for one in found]
     nobody: list[Order] = [LATER]
     assert [(layers.wrote(name, nobody), layers.milestone) for name in NAMES] == [(False, None)] * 3
 
 
-@pytest.mark.parametrize("order", [Load("r", "k.x", (1,), 0), Computed("k.x", 0, (1, 2))])
+@pytest.mark.parametrize("order", [Load("r", "k.x", (1,), 0), LATER, WITH_TOKEN])
 def test_a_step_for_whose_kv_nobody_waits(order: Order) -> None:
     layers, step = Layers(NAMES), [order]
     assert not any(layers.wrote(name, step) for name in NAMES)

@@ -43,8 +43,8 @@ def test_only_the_last_kv_of_a_prompt_is_wanted_before_its_step_ends() -> None:
     plan.add("other", "l", "d:1", 16)
 
     assert plan.scheduled("r", [0, 1], 32, anew=True) == [Computed("k", 0, (0, 1), early=False)]
-    assert plan.scheduled("r", [2, 3], 50, anew=False) == [Computed("k", 2, (2, 3), early=True)]
-    assert plan.scheduled("other", [4], 16, anew=True) == [Computed("l", 0, (4,), early=False)]
+    assert plan.scheduled("r", [2, 3], 50, anew=False) == [Computed("k", 2, (2, 3), last=True, early=True)]
+    assert plan.scheduled("other", [4], 16, anew=True) == [Computed("l", 0, (4,), last=True, early=False)]
 
 
 def test_a_cached_beginning_is_sent_too() -> None:

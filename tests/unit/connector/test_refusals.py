@@ -42,7 +42,7 @@ def engine(*specs: type[Spec], dtype: str = "auto", **parallel: Any) -> tuple[An
         kv_transfer_config=SimpleNamespace(
             engine_id="e", kv_port=1, is_kv_producer=True, is_kv_consumer=True, kv_load_failure_policy="recompute"
         ),
-        model_config=SimpleNamespace(hf_config=SimpleNamespace(to_dict=lambda: model)),
+        model_config=SimpleNamespace(hf_config=SimpleNamespace(to_dict=lambda: model), is_multimodal_model=False),
         cache_config=SimpleNamespace(cache_dtype=dtype),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=512),
     )
@@ -64,6 +64,54 @@ def test_ways_to_divide_a_model_that_it_does_not_know(parallel: dict[str, Any], 
 
     with pytest.raises(RefusalError, match=rf"{name}={value}.*{advice}"):
         compat.read(*engine(**parallel), "")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("model_config", "is_multimodal_model", True),
+        ("model_config", "enable_prompt_embeds", True),
+        ("model_config", "logits_processors", ["mine:Processor"]),
+        ("", "speculative_config", SimpleNamespace(method="ngram", draft_model_config=None)),
+    ],
+)
+def test_others_that_read_the_ids_of_a_steps_tokens(where: str, name: str, value: Any) -> None:
+    config, kv = engine()
+    assert compat.read(config, kv, "").ids_alone
+    setattr(getattr(config, where) if where else config, name, value)
+    assert not compat.read(config, kv, "").ids_alone
+
+
+class GPUModelRunner:
+    """vLLM's, as far as the connector looks at it."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
+
+    def initialize(self) -> Any:
+        return compat.input_ids()
+
+
+class DefaultModelState:
+    """vLLM's, which passes the ids on as they are."""
+
+
+class NgramModelState:
+    """One that makes something of the ids before the step."""
+
+
+class CPUModelRunner(GPUModelRunner):
+    """Its child."""
+
+
+def test_where_the_ids_of_a_steps_tokens_are() -> None:
+    buffers = SimpleNamespace(input_ids="V2's")
+    v2, v1 = {"input_buffers": buffers, "input_ids": None}, {"input_ids": SimpleNamespace(gpu="V1's")}
+    assert GPUModelRunner(**v2, model_state=DefaultModelState()).initialize() == "V2's"
+    assert GPUModelRunner(**v2, model_state=NgramModelState()).initialize() is None
+    assert CPUModelRunner(**v1).initialize() == "V1's"
+    assert GPUModelRunner().initialize() is None
+    assert compat.input_ids() is None, "nobody registers a cache"
 
 
 def test_layers_that_a_step_passes_more_than_once() -> None:

@@ -41,7 +41,7 @@ def half(**facts: Any) -> SchedulerHalf:
         "sends": True,
         "takes": True,
     }
-    fields |= {"fails": False, "step_tokens": 512, "layers_once": True, "schema": {}}
+    fields |= {"fails": False, "step_tokens": 512, "layers_once": True, "ids_alone": True, "schema": {}}
     return SchedulerHalf(Facts(**{**fields, **facts}), Settings(), HERE, None)
 
 
@@ -122,7 +122,7 @@ class TestPrefill:
             Begin("r", key, THERE, 3),
             Computed(key, 0, (5, 6)),
         ]
-        assert scheduler.build(step(cached=[("r", [7], 32, 8)])) == [Computed(key, 2, (7,))]
+        assert scheduler.build(step(cached=[("r", [7], 32, 8)])) == [Computed(key, 2, (7,), last=True)]
         assert scheduler.finished(one) == (True, {"pd": {"key": "k", "blocks": 3, "tokens": 40}})
         assert told(scheduler) == [Ended("r", key, 77, held=True)]
         scheduler.output(["r"], (), [])
@@ -134,7 +134,7 @@ class TestPrefill:
 
         assert scheduler.build(step(preempted={"r"})) == [Preempted(key)]
         again = scheduler.build(step(cached=[("r", [8, 9, 10], 0, 40)], resumed={"r"}))
-        assert again == [Computed(key, 0, (8, 9, 10))]
+        assert again == [Computed(key, 0, (8, 9, 10), last=True)]
 
     def test_a_token_that_ends_the_answer_is_sent_like_any_other(self) -> None:
         scheduler, key = half(), kv_key("k", PROMPT)

@@ -23,10 +23,13 @@ from pd_connector.wire.messages import Soon
 NEAR = Found(Verdict.SOON, 39)
 
 
-def waiting(*events: Event, ranks: int = 1, follows: bool = False) -> Loads:
-    """One request that waits for KV, announced at 10 s and believed for 0.05 s."""
-    found = Loads(ranks, fail=False, soon_s=0.05)
-    found.add("r", "k", source="p:1", prompt=40, tokens=39 if follows else 40, follows=follows, now=0.0)
+def waiting(
+    *events: Event, ranks: int = 1, follows: bool = False, late: bool = True, block: int = 16, tokens: int = 39
+) -> Loads:
+    """One request that waits for KV, announced at 10 s. `tokens`: what prefill has, if its token `follows`."""
+    found = Loads(ranks, fail=False, block_size=block, soon=True)
+    known = tokens if follows else 40
+    found.add("r", "k", source="p:1", prompt=40, tokens=known, follows=follows, now=0.0, late=late)
     found.inbox.extend((rank, event) for rank in range(ranks) for event in (*events, Near("k", 10.0)))
     return found
 
@@ -36,24 +39,38 @@ def test_a_request_whose_kv_is_near_runs_if_nobody_else_does() -> None:
     assert found.verdict("r", 0, 10.01) == WAIT
     assert found.verdict("r", 0, 10.01, alone=True) == NEAR
     assert found.allocated("r", (1, 2, 3), 1, 39, soon=True) == [Load("r", "k", (1, 2, 3), 1, soon=True)]
+    found.inbox.append((0, Ready("k", 7)))
+    assert found.came("r") is None, "it has its own prompt's last token"
     assert found.finished("r") == ([], "loaded")
 
 
-def test_kv_that_came_meanwhile_is_loaded_as_usual() -> None:
-    found = waiting()
+def test_prefills_token_may_come_within_the_step_too() -> None:
+    found = waiting(follows=True)
     assert found.verdict("r", 0, 10.01, alone=True) == NEAR
-    found.inbox.append((0, Ready("k")))
-    found.read()
-    assert found.allocated("r", (1, 2, 3), 0, 39, soon=True) == [Load("r", "k", (1, 2, 3), 0)]
+    assert found.allocated("r", (1, 2, 3), 0, 39, soon=True) == [Load("r", "k", (1, 2, 3), 0, soon=True)]
+    found.inbox.append((0, Ready("k", 7)))
+    assert found.came("r") == 7
+    # An aborted request's blocks are another's that takes its place, as always.
+    assert found.hold("r", 10.1)
+
+
+def test_a_request_that_waited_for_nothing_in_its_step_has_no_token_from_there() -> None:
+    found = waiting(Ready("k", 7), follows=True)
+    assert found.verdict("r", 0, 10.01, alone=True) == Found(Verdict.LOAD, 39)
+    assert found.came("r") is None
+    found.allocated("r", (1, 2, 3), 0, 39)
+    assert (found.came("r"), found.came("unknown")) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("found", "cached", "now"),
     [
-        pytest.param(waiting(), 0, 10.06, id="announced too long ago"),
+        pytest.param(waiting(), 0, 10.11, id="announced too long ago"),
         pytest.param(waiting(Pressed(pressed=True)), 0, 10.01, id="landing memory is short"),
         pytest.param(waiting(ranks=2), 0, 10.01, id="several ranks"),
-        pytest.param(waiting(follows=True), 0, 10.01, id="prefill's token must come, too"),
+        pytest.param(waiting(follows=True, late=False), 0, 10.01, id="the token is needed before the step"),
+        pytest.param(waiting(follows=True, block=20), 0, 10.01, id="the token ends a block"),
+        pytest.param(waiting(follows=True, tokens=38), 0, 10.01, id="the step computes more than the token"),
     ],
 )
 def test_otherwise_it_waits(found: Loads, cached: int, now: float) -> None:
@@ -108,7 +125,7 @@ class Status(Enum):
 class Decode:
     """A scheduler's half with its workers in the same process."""
 
-    def __init__(self, *, bound: bool = True, **settings: Any) -> None:
+    def __init__(self, *, bound: bool = True, late_tokens: bool = True, fails: bool = False, **settings: Any) -> None:
         self.orders: list[Order] = []
         self.mail, self.pool = Mail(0), Pool()
         facts = Facts(
@@ -119,24 +136,28 @@ class Decode:
             port=1,
             sends=True,
             takes=True,
-            fails=False,
+            fails=fails,
             step_tokens=512,
             layers_once=True,
+            ids_alone=True,
             schema={},
         )
         options = Settings(**{"soon_wait_ms": 60_000, "idle_wait_ms": 0, **settings})
-        self.half = SchedulerHalf(facts, options, "d:1", Resident(fake_station(self.orders), self.mail))
+        resident = Resident(fake_station(self.orders), self.mail, late_tokens)
+        self.half = SchedulerHalf(facts, options, "d:1", resident)
         if bound:
             self.half.bind(self.pool)
 
-    def request(self, name: str, pd: dict[str, Any] | None) -> Any:
+    def request(self, name: str, pd: dict[str, Any] | None, **sampling: Any) -> Any:
         prompt = list(range(40))
         found = SimpleNamespace(
             request_id=name,
             prompt_token_ids=prompt,
+            _all_token_ids=list(prompt),
+            block_hashes=[],
             num_prompt_tokens=40,
             kv_transfer_params=None if pd is None else {"pd": pd},
-            sampling_params=SimpleNamespace(prompt_logprobs=None, min_tokens=3, stop_token_ids=[7]),
+            sampling_params=SimpleNamespace(prompt_logprobs=None, min_tokens=3, stop_token_ids=[7], **sampling),
             max_tokens=20,
             stop_reason=None,
             status=Status.RUNNING,
@@ -145,12 +166,17 @@ class Decode:
         self.half.on_new_request(found)
         return found
 
-    def near(self, name: str = "r") -> Any:
+    def near(self, name: str = "r", *, follows: bool = False, **sampling: Any) -> Any:
         """A request that waits for KV, and the news that it is near."""
-        found = self.request(name, {"key": name, "from": "p:1"})
-        [expected] = [order for order in self.orders if isinstance(order, Expect) and order.key.startswith(f"{name}.")]
-        self.mail.post(Near(expected.key, time.monotonic()))
+        hand_off = {"tokens": 39, "token": "follows"} if follows else {}
+        found = self.request(name, {"key": name, "from": "p:1", **hand_off}, **sampling)
+        self.mail.post(Near(self.key(name), time.monotonic()))
         return found
+
+    def key(self, name: str) -> str:
+        """What the engines call the KV of a request."""
+        [key] = [one.key for one in self.orders if isinstance(one, Expect) and one.key.startswith(f"{name}.")]
+        return key
 
     def step(self, tokens: int = 0) -> list[Order]:
         return self.half.build(
@@ -178,6 +204,32 @@ def test_an_idle_engine_runs_a_request_whose_kv_is_near_alone() -> None:
     assert decode.half.matched(plain, 0) == NOTHING
 
 
+def test_a_token_that_comes_within_the_step_takes_its_place_then() -> None:
+    decode = Decode()
+    one = decode.near(follows=True)
+    assert decode.half.matched(one, 0) == (39, False)
+    decode.half.allocated(one, (4, 5, 6), 39)
+    assert isinstance(decode.step(1)[0], Load)
+    assert one.prompt_token_ids[-1] == 39, "the place holder"
+    decode.mail.post(Ready(decode.key("r"), 7))
+    assert decode.half.came("r") == 7
+    assert (one.prompt_token_ids[-1], one._all_token_ids[-1]) == (7, 7)
+    assert one.stop_reason is None
+
+
+@pytest.mark.parametrize("sampling", [{"repetition_penalty": 1.1}, {"bad_words": ["x"]}, {"thinking_token_budget": 0}])
+def test_a_sampler_that_reads_the_prompt_needs_the_token_before_the_step(sampling: dict[str, Any]) -> None:
+    decode = Decode()
+    assert decode.half.matched(decode.near(follows=True, **sampling), 0) == LATER
+    assert decode.half.matched(decode.near("s", **sampling), 0) == (39, False)
+
+
+def test_a_worker_that_cannot_change_a_step_needs_the_token_before() -> None:
+    decode = Decode(late_tokens=False)
+    assert decode.half.matched(decode.near(follows=True), 0) == LATER
+    assert decode.half.matched(decode.near("s"), 0) == (39, False)
+
+
 def test_an_engine_that_is_not_idle_waits_for_kv_as_before() -> None:
     decode = Decode()
     decode.step(1)
@@ -196,31 +248,79 @@ def test_where_it_is_off(options: dict[str, Any]) -> None:
     assert decode.half.matched(decode.near(), 0) == LATER
 
 
-def test_a_request_whose_kv_does_not_come_fails_and_leaves_nothing_in_the_prefix_cache() -> None:
+@pytest.mark.parametrize("follows", [False, True])
+def test_a_request_whose_kv_does_not_come_fails_and_leaves_nothing_in_the_prefix_cache(*, follows: bool) -> None:
     decode = Decode()
-    one = decode.near()
+    one = decode.near(follows=follows)
     decode.half.matched(one, 0)
     decode.half.allocated(one, (4, 5, 6), 39)
     decode.step(1)
-    decode.mail.lose("r", (5, 6))
+    decode.half.lost("r", (5, 6))
     assert (one.max_tokens, one.stop_reason, one.sampling_params.stop_token_ids) == (1, f"pd: {LOST}", [])
     assert one.get_finished_reason() == "the reason of FINISHED_ERROR"
     assert decode.pool.evicted == [{5, 6}]
     assert decode.half.finished(one) == (False, {"pd": {"key": "r", "outcome": "lost"}})
 
 
+def test_where_vllm_fails_such_a_request_nobody_else_does() -> None:
+    decode = Decode(fails=True)
+    one = decode.near()
+    decode.half.matched(one, 0)
+    decode.half.allocated(one, (4, 5, 6), 39)
+    decode.step(1)
+    decode.half.lost("r", (5, 6))
+    assert (one.max_tokens, one.stop_reason, decode.pool.evicted) == (20, None, [])
+    assert decode.half.finished(one) == (False, {"pd": {"key": "r", "outcome": "lost"}})
+
+
+class Told:
+    """A scheduler's half that notes what it is told within a step."""
+
+    def __init__(self, token: int | None = None) -> None:
+        self._token = token
+        self.heard: list[Any] = []
+
+    def came(self, request_id: str) -> int | None:
+        self.heard.append(request_id)
+        return self._token
+
+    def lost(self, request_id: str, blocks: tuple[int, ...]) -> None:
+        self.heard.append((request_id, blocks))
+
+
+class Ids(list[int]):
+    """As much of a tensor of token ids as a step needs."""
+
+    def __getitem__(self, where: Any) -> Any:
+        return SimpleNamespace(fill_=lambda token: self.__setitem__(where, [token])) if where == slice(1) else super()
+
+
+def worker_of(told: Told, *, empty: set[int], fails: bool = False) -> WorkerHalf:
+    facts: Any = SimpleNamespace(fails=fails)
+    worker = WorkerHalf(facts, Settings())
+    worker._mail.listen(lambda _event: None, told)
+    worker._station = SimpleNamespace(before_step=lambda _orders: empty)  # type: ignore[assignment]
+    return worker
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["recompute", "fail"])
 def test_what_the_workers_say_of_kv_that_did_not_come(*, fails: bool) -> None:
     """vLLM can fail a request for its blocks, but not compute it anew while its next step is scheduled."""
-    facts: Any = SimpleNamespace(fails=fails)
-    worker = WorkerHalf(facts, Settings())
-    lost: list[tuple[str, tuple[int, ...]]] = []
-    worker._mail.listen(lambda _event: None, lambda *gone: lost.append(gone))
-    worker._station = SimpleNamespace(before_step=lambda _orders: {5, 6, 9})  # type: ignore[assignment]
-    orders: list[Order] = [Load("r", "k", (4, 5, 6), 1, soon=True), Load("s", "l", (9,), 0)]
-    worker.before_step(orders)
+    told = Told()
+    worker = worker_of(told, empty={5, 6, 9}, fails=fails)
+    worker.before_step([Load("r", "k", (4, 5, 6), 1, soon=True), Load("s", "l", (9,), 0)])
     assert worker.empty_blocks() == ({5, 6, 9} if fails else {9})
-    assert lost == ([] if fails else [("r", (5, 6))])
+    assert told.heard == [("r", (5, 6))]
+
+
+@pytest.mark.parametrize(("token", "ids"), [(None, [1, 2, 3]), (7, [7, 2, 3])])
+def test_a_token_that_came_with_the_kv_takes_the_place_holders_place(token: int | None, ids: list[int]) -> None:
+    told = Told(token)
+    worker = worker_of(told, empty={9})
+    worker._input_ids = Ids([1, 2, 3])
+    worker.before_step([Load("r", "k", (4, 5, 6), 1, soon=True), Load("s", "l", (9,), 0)])
+    assert (list(worker._input_ids), told.heard) == (ids, ["r"])
+    assert worker.empty_blocks() == {9}
 
 
 def pair(landing: int = 8) -> tuple[PrefillEngine, DecodeEngine, Network]:
@@ -251,6 +351,22 @@ def test_prefill_tells_decode_and_kv_comes_in_the_step() -> None:
     p.end("r", aborted=False)
     network.run()
     assert (d.outcome["r"], d.in_time) == ("loaded", 1)
+
+
+def test_the_step_waits_for_prefills_token_where_that_follows() -> None:
+    p, d, network = pair()
+    d.request("r", "r.x", "p:1", 12, follows=True)
+    p.request("r", "r.x", "d:1", 12)
+    network.run()
+    p.sender.soon(["r.x"])
+    network.run()
+    d.schedule("r", alone=True)
+    p.step("r", 12)
+    network.run()
+    assert d.in_step is not None, "all KV is there, but the token is not"
+    p.end("r", aborted=False)
+    network.run()
+    assert (d.outcome["r"], d.in_time, d.tokens["r"]) == ("loaded", 1, 7)
 
 
 def test_prefill_does_not_announce_kv_for_which_there_is_no_room() -> None:
@@ -299,11 +415,11 @@ def test_engines_that_do_not_want_to_hear_of_it_hear_nothing() -> None:
     assert p.sender.soon(["r.x"]) == []
 
 
-@pytest.mark.parametrize("what", ["unknown", "not expected", "its token follows", "complete"])
+@pytest.mark.parametrize("what", ["unknown", "not expected", "complete"])
 def test_announcements_of_no_use(what: str) -> None:
     p, d, network = pair()
-    if what in ("its token follows", "complete"):
-        d.request("r", "r.x", "p:1", 8, follows=what == "its token follows")
+    if what == "complete":
+        d.request("r", "r.x", "p:1", 8, follows=False)
     if what != "unknown":
         p.request("r", "r.x", "d:1", 8)
         p.step("r", 8 if what == "complete" else 4)
@@ -317,9 +433,10 @@ def test_announcements_of_no_use(what: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["prefill fails", "the connection breaks", "time is over"])
-def test_kv_that_does_not_come_while_a_step_waits(end: str) -> None:
+@pytest.mark.parametrize("follows", [False, True])
+def test_kv_that_does_not_come_while_a_step_waits(end: str, *, follows: bool) -> None:
     p, d, network = pair()
-    d.request("r", "r.x", "p:1", 12, follows=False)
+    d.request("r", "r.x", "p:1", 12, follows=follows)
     p.request("r", "r.x", "d:1", 12)
     p.step("r", 8)
     network.run()

@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ping_s: seconds after which a silent connection sends a ping.
         dead_after_s: seconds of silence after which an engine counts as dead.
         idle_wait_ms: milliseconds per round that an otherwise idle decode engine waits for KV.
-        soon_wait_ms: most milliseconds that an otherwise idle decode engine waits within a step for KV that prefill has announced as almost computed; 0: it begins no step before the KV is there.
+        soon_wait_ms: most milliseconds that an otherwise idle decode engine waits within a step for KV that prefill has announced as almost computed, before the request fails; 0: it begins no step before the KV is there.
         soon_lead_ms: milliseconds before the last layer at which prefill announces KV to such decode engines.
         soon_transports: transports with which such KV is waited for: those that take a few milliseconds.
         model_tag: engines with different tags refuse each other; for models of one shape with different weights.
@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ping_s: Seconds = 1.0
     dead_after_s: Seconds = 5.0
     idle_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=20)] = 2.0
-    soon_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 100.0
+    soon_wait_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 1000.0
     soon_lead_ms: Annotated[float, msgspec.Meta(ge=0)] = 3.0
     soon_transports: tuple[str, ...] = ("vmm",)
     model_tag: str = ""

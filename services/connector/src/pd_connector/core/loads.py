@@ -1,7 +1,8 @@
 """The scheduler's half of decode: which requests wait for KV, which may run, and what happens if KV does not come.
 
 A waiting request holds no blocks and is checked in every scheduling round, so it runs in the first step after its KV came. If
-landing memory is short, it gets its blocks earlier, and KV is copied there as it comes.
+landing memory is short, it gets its blocks earlier, and KV is copied there as it comes. If nobody else is being decoded, its step begins
+shortly before its KV comes, and waits for it.
 
 A request that waits for prefill's token may be aborted and replaced by another one for the same key that does not need the token (the
 router could not use it). The KV then belongs to the new request, wherever it is: in landing memory, or already in the old one's blocks, which are kept for a while.
@@ -36,6 +37,8 @@ from pd_connector.core.orders import (
 LOCAL_GRACE_S: Final = 1.0
 # The blocks of an aborted request are kept this long for a request that replaces it.
 HELD_S: Final = 1.0
+# An announcement that all KV is about to come is believed this long.
+BELIEVED_S: Final = 0.1
 # After KV did not come that was announced as almost computed, this engine begins no step before its KV is there for so long.
 WARY_S: Final = 60.0
 # This many such keys are remembered; those of one step would be enough.
@@ -75,9 +78,10 @@ class _Wait:
         shared: another request has the same key and takes the KV.
         before: that other request, if this one replaces it.
         blocks: the blocks with the KV, while the request has them.
+        late: prefill's token may come after its step has begun.
         cached: the prefix cache has all of its whole blocks.
         near: when prefill announced that all KV is about to come.
-        outcome: the result, as counted in metrics; empty while it waits. `soon`: it runs, and its KV may not be there yet.
+        outcome: the result, as counted in metrics; empty while it waits. `soon`: its step has begun, and its KV may not be there yet.
     """
 
     request_id: str
@@ -87,6 +91,7 @@ class _Wait:
     follows: bool
     local: float | None
     source: str = ""
+    late: bool = False
     shared: bool = False
     before: "_Wait | None" = None
     blocks: tuple[int, ...] = ()
@@ -105,16 +110,16 @@ class Loads:
     `inbox` receives the workers' events, as pairs of rank and event; other threads may append to it.
     """
 
-    def __init__(self, ranks: int, *, fail: bool, block_size: int = 1, soon_s: float = 0.0) -> None:
+    def __init__(self, ranks: int, *, fail: bool, block_size: int = 1, soon: bool = False) -> None:
         """`fail`: a request whose KV does not come fails, instead of being computed here. `block_size` is in tokens.
 
-        `soon_s`: how long an announcement that all KV is about to come is believed.
+        `soon`: a step may begin before its KV is there.
         """
         self.inbox: deque[tuple[int, Event]] = deque()
         self._ranks = ranks
         self._fail = fail
         self._block_size = block_size
-        self._soon_s = soon_s
+        self._soon = soon
         self._wary_until = 0.0
         self._waits: dict[str, _Wait] = {}
         self._of_key: dict[str, _Wait] = {}
@@ -127,13 +132,27 @@ class Loads:
         return len(self._waits)
 
     def add(
-        self, request_id: str, key: str, *, source: str, prompt: int, tokens: int, follows: bool, now: float
+        self,
+        request_id: str,
+        key: str,
+        *,
+        source: str,
+        prompt: int,
+        tokens: int,
+        follows: bool,
+        now: float,
+        late: bool = False,
     ) -> list[Order]:
-        """Register a request whose prompt has `prompt` tokens; prefill has the first `tokens`. An empty `source` means this engine itself."""
+        """Register a request whose prompt has `prompt` tokens; prefill has the first `tokens`. An empty `source` means this engine itself.
+
+        `late`: if a token `follows`, it can take its place after the step has begun.
+        """
         if request_id in self._waits:
             return []
         local = None if source else now + LOCAL_GRACE_S
-        wait = self._waits[request_id] = _Wait(request_id, key, prompt, tokens, follows, local, source)
+        wait = self._waits[request_id] = _Wait(
+            request_id, key, prompt, tokens, follows, local, source, late=late and self._fits(prompt, tokens)
+        )
         if key in self._gone:
             # If it were asked for now, it could be dropped after this request started to wait for it.
             wait.shared, wait.failed = True, "the request before took this KV, and was aborted"
@@ -149,6 +168,13 @@ class Loads:
             return []
         self._of_key[key] = wait
         return [Expect(key, source, follows)] if source else []
+
+    def _fits(self, prompt: int, tokens: int) -> bool:
+        """Whether a token that follows can take its place within a step: it is all that the step computes, and ends no block.
+
+        The prefix cache learns of whole blocks when a step is scheduled, and so would keep the place holder's.
+        """
+        return tokens == prompt - 1 and prompt % self._block_size > 0
 
     def read(self) -> None:
         while self.inbox:
@@ -210,7 +236,8 @@ class Loads:
     def _is_near(self, wait: _Wait, now: float) -> bool:
         # Ranks that disagree on whether KV came in time would have to agree first, so this is for one rank only.
         wary = self._ranks > 1 or bool(self._pressed) or now < self._wary_until
-        return not wary and not wait.follows and wait.near is not None and now - wait.near < self._soon_s
+        told = self._soon and wait.near is not None and now - wait.near < BELIEVED_S
+        return told and not wary and (wait.late or not wait.follows)
 
     def _verdict_there(self, wait: _Wait, usable: int) -> Found:
         if wait.failed:
@@ -280,12 +307,12 @@ class Loads:
         return [Drop(wait.key, wait.outcome)]
 
     def _into(self, wait: _Wait, blocks: tuple[int, ...], skip: int, *, soon: bool) -> Load | Drain:
-        if len(wait.ready) == self._ranks and not wait.failed:
-            wait.outcome = "loaded"
-            return Load(wait.request_id, wait.key, blocks, skip)
         if soon:
             wait.outcome = "soon"
             return Load(wait.request_id, wait.key, blocks, skip, soon=True)
+        if len(wait.ready) == self._ranks and not wait.failed:
+            wait.outcome = "loaded"
+            return Load(wait.request_id, wait.key, blocks, skip)
         wait.outcome = "drained"
         return Drain(wait.request_id, wait.key, blocks, skip)
 
@@ -317,6 +344,15 @@ class Loads:
         wanted = {id(wait.before) for wait in self._waits.values() if wait.before is not None and not wait.outcome}
         over = [key for key, (wait, until) in self._held.items() if now > until and id(wait) not in wanted]
         return [Release(self._held.pop(key)[0].request_id) for key in over]
+
+    def came(self, request_id: str) -> int | None:
+        """KV came within its request's step. Returns prefill's token, if that was to follow."""
+        wait = self._waits.get(request_id)
+        if wait is None or wait.outcome != "soon":
+            return None
+        self.read()
+        wait.outcome = "loaded"
+        return wait.token if wait.follows else None
 
     def lost(self, request_id: str, now: float) -> None:
         """KV did not come before the end of the wait within its step."""
@@ -352,7 +388,7 @@ class Loads:
         if self._held.get(wait.key, (None,))[0] is not wait:
             wait.blocks = ()
         if wait.outcome or wait.shared:
-            found = "loaded" if wait.outcome == "soon" else wait.outcome
+            found = wait.outcome
             if found == "drained":
                 wait.outcome = "aborted"
                 self._gone.append(wait.key)

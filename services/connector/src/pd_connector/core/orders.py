@@ -18,11 +18,17 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """The coming step computes these blocks of a prompt; `first` is the index of the first of them. `early`: they are wanted before the step ends."""
+    """The coming step computes these blocks of a prompt; `first` is the index of the first of them.
+
+    Attributes:
+        last: they are the last ones of the prompt.
+        early: they are wanted before the step ends.
+    """
 
     key: str
     first: int
     blocks: tuple[int, ...]
+    last: bool = False
     early: bool = False
 
 
@@ -70,7 +76,7 @@ class Expect:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Copy KV that has arrived completely into these blocks before the step; the first `skip` blocks already have it. With `soon` it is still to arrive."""
+    """Copy KV that has arrived completely into these blocks before the step; the first `skip` blocks already have it. With `soon` it may still be to arrive."""
 
     request_id: str
     key: str

@@ -69,8 +69,9 @@ class Plan:
         upto = prompt.total if computed >= prompt.tokens else computed // self._block_size
         if upto > prompt.told:
             ready = tuple(prompt.blocks[prompt.told : upto])
+            last = upto == prompt.total
             # KV of the steps before has the whole next step to reach decode.
-            orders.append(Computed(prompt.key, prompt.told, ready, early=prompt.early and upto == prompt.total))
+            orders.append(Computed(prompt.key, prompt.told, ready, last=last, early=last and prompt.early))
             prompt.told = upto
         return orders
 

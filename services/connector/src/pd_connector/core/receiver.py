@@ -253,8 +253,7 @@ class Receiver:
 
     def _soon(self, key: str, now: float) -> None:
         arrival = self._arrivals.get(key)
-        # Where the token must come, too, the KV alone is of no use.
-        if arrival is not None and arrival.expected and not arrival.complete and not arrival.follows:
+        if arrival is not None and arrival.expected and not arrival.complete:
             self.events.append(Near(key, now))
 
     def _progress(self, arrival: Arrival, now: float) -> None:

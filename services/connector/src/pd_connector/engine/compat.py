@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,6 +32,7 @@ class Facts:
         fails: a request whose KV does not come fails, instead of being computed.
         step_tokens: most tokens of one step.
         layers_once: vLLM tells of each layer once in a step, so the KV of a step is complete when all layers were told of.
+        ids_alone: when a step begins, only its own computation still reads the ids of its tokens.
     """
 
     engine_id: str
@@ -42,6 +45,7 @@ class Facts:
     fails: bool
     step_tokens: int
     layers_once: bool
+    ids_alone: bool
     schema: dict[str, str]
 
 
@@ -72,6 +76,7 @@ def read(vllm_config: Any, kv_cache_config: Any, model_tag: str) -> Facts:
         fails=transfer.kv_load_failure_policy == "fail",
         step_tokens=int(vllm_config.scheduler_config.max_num_batched_tokens),
         layers_once=_layers_once(vllm_config),
+        ids_alone=_ids_alone(vllm_config),
         schema=schema,
     )
 
@@ -102,6 +107,14 @@ def _layers_once(vllm_config: Any) -> bool:
     """False where a step has more than one pass through the layers: for halves of the batch, or for speculated tokens."""
     halves = getattr(vllm_config.parallel_config, "use_ubatching", False)
     return not halves and getattr(vllm_config, "speculative_config", None) is None
+
+
+def _ids_alone(vllm_config: Any) -> bool:
+    """False where tokens are embedded before the step, or where a draft model or somebody's logits processor reads them, too."""
+    model = vllm_config.model_config
+    embedded = model.is_multimodal_model or getattr(model, "enable_prompt_embeds", False)
+    read = getattr(vllm_config, "speculative_config", None) or getattr(model, "logits_processors", None)
+    return not (embedded or read)
 
 
 def _model(model_config: Any) -> str:
@@ -170,6 +183,26 @@ def tensor_rank() -> int:
     return int(get_tensor_model_parallel_rank())
 
 
+def input_ids() -> Any:
+    """The tensor from which a step's computation reads the ids of its tokens; None if there is none, or if more is made of them before.
+
+    Called while vLLM's model runner registers its KV caches: a connector is not told of the runner, so it is looked for among the callers.
+    """
+    for frame, _ in traceback.walk_stack(sys._getframe()):  # noqa: SLF001  the default depends on Python's version
+        runner = frame.f_locals.get("self")
+        if "GPUModelRunner" in (one.__name__ for one in type(runner).__mro__):
+            return _ids_of(runner)
+    return None
+
+
+def _ids_of(runner: Any) -> Any:
+    buffers = getattr(runner, "input_buffers", None)
+    if buffers is None:  # the V1 runner, which has the ids in the host's memory, too
+        return getattr(getattr(runner, "input_ids", None), "gpu", None)
+    prepares = type(getattr(runner, "model_state", None)).__name__
+    return getattr(buffers, "input_ids", None) if prepares == "DefaultModelState" else None
+
+
 # Requests, as the scheduler has them
 
 
@@ -192,6 +225,13 @@ def extras_of(request: Any) -> Iterable[str]:
 def needs_whole_prompt(request: Any) -> bool:
     """Whether the prompt must be computed here, because the request asks for data about its tokens, such as log probabilities."""
     return getattr(request.sampling_params, "prompt_logprobs", None) is not None
+
+
+def reads_prompt(request: Any) -> bool:
+    """Whether the sampler reads the prompt's tokens, too, which it may do before they are computed."""
+    wanted = request.sampling_params
+    penalty, words = getattr(wanted, "repetition_penalty", 1), getattr(wanted, "bad_words", None)
+    return penalty != 1 or bool(words) or getattr(wanted, "thinking_token_budget", None) is not None
 
 
 def first_token(request: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""Tells when the last layer of a step has written its KV, which is some time before the step ends.
+"""Tells how far a step that completes a prompt's KV has come, and when its last layer has written, which is some time before the step ends.
 
 KV that is copied from then on reaches decode sooner, and the step's tokens come later by the time of the copies: the GPU does both. So this
 is done only where a client waits for decode's token and not for prefill's.
@@ -23,6 +23,7 @@ class Layers:
         self._begun: list[Order] | None = None
         self._step: list[Order] | None = None
         self._missing: set[str] = set()
+        self._early = False
         self._written = False
         self._milestones = milestones(len(self._names))
         self.milestone: tuple[float, float] | None = None
@@ -39,16 +40,17 @@ class Layers:
         if name not in self._missing:
             return False
         self._missing.discard(name)
-        self._written = not self._missing
+        self._written = self._early and not self._missing
         self.milestone = self._milestones.get(len(self._names) - len(self._missing))
         return self._written
 
     def _start(self, orders: list[Order]) -> None:
         self._step, self._written = orders, False
-        wanted = any(isinstance(order, Computed) and order.early for order in orders)
+        completed = [order for order in orders if isinstance(order, Computed) and order.last]
+        self._early = any(order.early for order in completed)
         # vLLM may carry out orders only after the last layer; KV is not sent before the order that says where it goes.
         told = self._begun is orders or all(isinstance(order, WITH_STEP) for order in orders)
-        self._missing = set(self._names) if wanted and told else set()
+        self._missing = set(self._names) if completed and told else set()
 
     def end(self, orders: list[Order]) -> bool:
         """The step ends. True if `wrote` was in this step."""

@@ -3,14 +3,24 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from pd_connector.core.orders import Event
 from pd_connector.net.station import Station
 
 Mailed: TypeAlias = tuple[int, Event]
-# A request that runs, and its blocks that are without KV.
-Lost: TypeAlias = Callable[[str, tuple[int, ...]], None]
+
+
+class Scheduler(Protocol):
+    """What the worker's half tells the scheduler's within a step: in the thread of the engine's steps, which is the scheduler's."""
+
+    def came(self, request_id: str) -> int | None:
+        """The KV for which the step waited is there. Returns the token that takes the place of the prompt's last one, if it was to follow."""
+        ...
+
+    def lost(self, request_id: str, blocks: tuple[int, ...]) -> None:
+        """The step goes on without the KV that it waited for, which belonged in these blocks."""
+        ...
 
 
 class Mail:
@@ -19,22 +29,17 @@ class Mail:
     def __init__(self, rank: int) -> None:
         self._rank = rank
         self._listener: Callable[[Mailed], None] | None = None
-        self._lost: Lost | None = None
         self._waiting: deque[Mailed] = deque()
+        self.scheduler: Scheduler | None = None
 
-    def listen(self, append: Callable[[Mailed], None], lost: Lost) -> None:
+    def listen(self, append: Callable[[Mailed], None], scheduler: Scheduler) -> None:
         """The scheduler's half is in this process."""
-        self._listener, self._lost = append, lost
+        self._listener, self.scheduler = append, scheduler
         for item in self.take():
             append(item)
 
     def post(self, event: Event) -> None:
         (self._listener or self._waiting.append)((self._rank, event))
-
-    def lose(self, request_id: str, blocks: tuple[int, ...]) -> None:
-        """A step goes on without the KV that it waited for. Only in the thread of the engine's steps, which is the scheduler's."""
-        if self._lost is not None:
-            self._lost(request_id, blocks)
 
     def take(self) -> list[Mailed]:
         """The events that were not delivered yet."""
@@ -43,10 +48,11 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Resident:
-    """A worker's half in this process."""
+    """A worker's half in this process. `late_tokens`: it can change a token of a step that has begun."""
 
     station: Station
     mail: Mail
+    late_tokens: bool = False
 
 
 # By the engine's id; more than one engine may be in a process (tests, notebooks).

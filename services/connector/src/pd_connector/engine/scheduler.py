@@ -33,8 +33,8 @@ class SchedulerHalf:
         self._address = address
         self._resident = resident
         self._plan = Plan(facts.block_size, int(facts.blocks * settings.keep_fraction))
-        soon_s = settings.soon_wait_ms / 1000 if resident is not None else 0.0
-        self._loads = Loads(facts.ranks, fail=facts.fails, block_size=facts.block_size, soon_s=soon_s)
+        soon = settings.soon_wait_ms > 0 and resident is not None
+        self._loads = Loads(facts.ranks, fail=facts.fails, block_size=facts.block_size, soon=soon)
         self._requests: dict[str, Any] = {}  # requests that wait for KV, because a token may follow
         self._orders: list[Order] = []
         self._idle = True
@@ -42,10 +42,11 @@ class SchedulerHalf:
         self._others = False
         self._soon = ""
         self._pool: Any = None
+        self._late_tokens = resident is not None and resident.late_tokens
         # A worker in this process reports what this half counts, too.
         self._stats = Stats() if resident is None else resident.station.plant.stats
         if resident is not None:
-            resident.mail.listen(self._loads.inbox.append, self._lost)
+            resident.mail.listen(self._loads.inbox.append, self)
 
     def bind(self, pool: Any) -> None:
         """Take vLLM's pool of blocks, whose prefix cache must forget blocks whose KV did not come."""
@@ -103,6 +104,7 @@ class SchedulerHalf:
                 tokens=tokens,
                 follows=wish.follows,
                 now=time.monotonic(),
+                late=self._late_tokens and not compat.reads_prompt(request),
             )
         )
 
@@ -125,11 +127,12 @@ class SchedulerHalf:
             return LATER
         if found.verdict is Verdict.DRAIN:
             return found.tokens, True
-        if found.verdict is Verdict.SOON:
-            self._soon = request_id
         if self._resident is not None:
             self._resident.station.plant.trace.note("scheduled", self._loads.key_of(request_id) or "")
-        self._settle_token(request)
+        if found.verdict is Verdict.SOON:
+            self._soon = request_id
+        else:
+            self._settle_token(request)
         return found.tokens, False
 
     def _verdict(self, request_id: str, cached: int) -> Found:
@@ -174,9 +177,18 @@ class SchedulerHalf:
         soon = request_id == self._soon
         self._tell(self._loads.allocated(request_id, blocks, skip, external, soon=soon))
 
-    def _lost(self, request_id: str, blocks: tuple[int, ...]) -> None:
-        """A request runs without its KV: it fails, and nobody else may use the blocks. Called within its step."""
+    def came(self, request_id: str) -> int | None:
+        """See `local.Scheduler`."""
+        token = self._loads.came(request_id)
+        if token is not None:
+            compat.set_last_prompt_token(self._requests[request_id], token)
+        return token
+
+    def lost(self, request_id: str, blocks: tuple[int, ...]) -> None:
+        """See `local.Scheduler`. The request fails, unless vLLM does that, and nobody else may use the blocks."""
         self._loads.lost(request_id, time.monotonic())
+        if self._facts.fails:
+            return
         request = self._requests.get(request_id)
         if request is not None:
             log.warning("P2pConnector: request %s fails: %s", request_id, LOST)

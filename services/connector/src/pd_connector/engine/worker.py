@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pd_connector.core.orders import Load, Order
-from pd_connector.engine.compat import Facts, RefusalError, own_host, tensor_rank
+from pd_connector.engine.compat import Facts, RefusalError, input_ids, own_host, tensor_rank
 from pd_connector.engine.hardware import Hardware, hardware_of
 from pd_connector.engine.layers import Layers
 from pd_connector.engine.local import Mail, Mailed, Resident, publish, withdraw
@@ -31,6 +31,7 @@ class WorkerHalf:
         self._mail = Mail(0)
         self._empty: set[int] = set()
         self._layers = Layers()
+        self._input_ids: Any = None
 
     def register(self, kv_caches: Mapping[str, Any]) -> None:
         """Open the port and reserve memory for KV in transit.
@@ -59,7 +60,8 @@ class WorkerHalf:
             msg = f"P2pConnector cannot listen at port {port} (kv_port plus rank {rank}): {error}"
             raise RefusalError(msg) from error
         if facts.ranks == 1:
-            publish(facts.engine_id, Resident(self._station, self._mail))
+            self._input_ids = input_ids() if facts.ids_alone else None
+            publish(facts.engine_id, Resident(self._station, self._mail, late_tokens=self._input_ids is not None))
         log.info(
             "P2pConnector listens at %s; %d bytes of KV per block, %d blocks per page",
             address,
@@ -110,18 +112,28 @@ class WorkerHalf:
         """Copy KV that has arrived into its blocks."""
         if self._station is not None:
             empty = self._station.before_step(orders)
-            self._empty |= empty if self._facts.fails else self._without_lost(empty, orders)
+            for order in orders:
+                if isinstance(order, Load) and order.soon:
+                    empty = self._settle(order, empty)
+            self._empty |= empty
             self._layers.begin(orders)
 
-    def _without_lost(self, empty: set[int], orders: list[Order]) -> set[int]:
-        """Tell the scheduler's half which requests of this step lack the KV that was to come within it.
+    def _settle(self, order: Load, empty: set[int]) -> set[int]:
+        """Tell the scheduler's half of a request whose KV was to come within this step. Returns the blocks to report as empty.
 
-        vLLM cannot compute them: it schedules a request's next step before it reads this one's result, and its V2 runner never goes back.
+        vLLM cannot compute those that are without it: it schedules a request's next step before it reads this one's result, and its V2
+        runner never goes back.
         """
-        for order in orders:
-            if isinstance(order, Load) and order.soon and (lost := order.blocks[order.skip :])[0] in empty:
-                empty = empty.difference(lost)
-                self._mail.lose(order.request_id, lost)
+        scheduler, blocks = self._mail.scheduler, order.blocks[order.skip :]
+        if scheduler is None:
+            return empty
+        if blocks[0] in empty:
+            scheduler.lost(order.request_id, blocks)
+            return empty if self._facts.fails else empty.difference(blocks)
+        token = scheduler.came(order.request_id)
+        if token is not None:
+            # The request is alone in its step, which computes nothing but this token.
+            self._input_ids[:1].fill_(token)
         return empty
 
     def after_layer(self, name: str, orders: list[Order]) -> None:
