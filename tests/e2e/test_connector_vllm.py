@@ -284,10 +284,16 @@ def test_the_prefix_cache_has_the_token_that_came_within_the_step(pair: Pair) ->
     """It came after the scheduler had counted the prompt's blocks, and is in one that the answer's tokens fill."""
     if not pair.case.soon:
         pytest.skip("no step begins before its KV is there")
-    p, d, prompt = pair.p, pair.d, random_prompt(710, 230)
-    before = waits(d)
-    tokens, _ = both("token follows", p, d, prompt, max_tokens=60)
-    assert (tokens, waits(d)) == (ask(p, prompt, max_tokens=60, cache_salt=uuid.uuid4().hex).tokens, before + 1)
+    p, d = pair.p, pair.d
+    both("official", p, d, random_prompt(40, 229))  # so that they are connected
+    for salt in range(230, 240):  # on a busy machine decode may notice too late that KV is near
+        prompt, before = random_prompt(710, salt), waits(d)
+        tokens, _ = both("token follows", p, d, prompt, max_tokens=60)
+        assert tokens == ask(p, prompt, max_tokens=60, cache_salt=uuid.uuid4().hex).tokens
+        if waits(d) > before:
+            break
+    else:
+        pytest.fail("no step waited for its KV")
     known = computed(d)
     longer = [*prompt, *tokens[:50]]
     assert ask(d, longer).tokens == pair.plain(longer)
