@@ -148,6 +148,20 @@ def test_kv_is_not_announced_before_its_time(engine: Callable[..., ToyEngine]) -
 
 
 @ONLY_TCP
+def test_what_comes_with_prefills_token_is_announced_later(engine: Callable[..., ToyEngine]) -> None:
+    """A token is sampled after the last layer, and its KV is copied after that."""
+    leads = []
+    for follows in (False, True):
+        steps = Steps(engine, 60_000, follows=follows)
+        steps.begin()
+        leads.append(steps.p.station.outgoing._forecast._lead_s)
+        steps.end()
+        assert steps.load()
+        rest(steps.p, steps.d)
+    assert leads == [pytest.approx(0.003), pytest.approx(0.001)]
+
+
+@ONLY_TCP
 def test_an_engine_that_does_not_wait_within_steps_hears_of_nothing(engine: Callable[..., ToyEngine]) -> None:
     steps = Steps(engine, 0)
     steps.begin()

@@ -4,9 +4,9 @@ import functools
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pd_connector.core.forecast import Forecast
 from pd_connector.core.orders import Begin, Computed, Ended, Forget, Preempted
@@ -19,6 +19,9 @@ from pd_connector.net.transport import Move, Transport, TransportError, Writer
 from pd_connector.wire.messages import Message, Ping, ProtocolError, Welcome
 
 log = logging.getLogger(f"vllm.{__name__}")
+# Where decode waits for prefill's token, too, what it waits for is there about this much later: a token has still to be sampled, and its KV
+# is copied after that. Decode must not begin earlier than it has to, because on a GPU that both share it slows the rest of prefill's step.
+SAMPLING_S: Final = 0.002
 
 
 @dataclass(slots=True, eq=False)
@@ -93,14 +96,15 @@ class Outgoing:
             self._go_on()
         plant.stats.span("stage", "gather", time.perf_counter() - begun)
 
-    def foresee(self, keys: list[str], share: float, following: float) -> None:
-        """Tell decode when the last layers of these keys are near, if it wants to hear that; `share` of all layers is launched."""
+    def foresee(self, orders: Collection[Computed], share: float, following: float) -> None:
+        """Tell decode when the last layers of a step are near, if it wants to hear that; `share` of all layers is launched."""
         plant = self._plant
         with plant.lock:
-            keys = self.sender.foreseeable(keys)
+            keys = self.sender.foreseeable([order.key for order in orders])
             mark = plant.copier.computed() if keys else None
-        if share <= self._share:
-            self._forecast = Forecast(plant.settings.soon_lead_ms / 1000)  # another step has begun
+        if share <= self._share:  # another step has begun
+            lead_s = plant.settings.soon_lead_ms / 1000
+            self._forecast = Forecast(lead_s if any(order.early for order in orders) else lead_s - SAMPLING_S)
         self._share = share
         if keys:
             self._watch = self._watch or Lane("pd-soon", plant.copier.enter_thread)

@@ -115,7 +115,7 @@ class Station:
 
     def after_some_layers(self, orders: Iterable[Order], share: float, following: float) -> None:
         """A share of a step's layers is launched; `following` is the share after which this is called next, or 1."""
-        self.outgoing.foresee([order.key for order in _computed(orders) if order.last], share, following)
+        self.outgoing.foresee([order for order in _computed(orders) if order.last], share, following)
 
     def after_last_layer(self, orders: Iterable[Order]) -> None:
         """Send what a step computes, when the rest of the step, which leaves KV as it is, is still to be launched."""
