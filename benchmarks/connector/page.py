@@ -102,6 +102,28 @@ def soon(data: dict[str, Any]) -> str:
     return table(["ms", *names], rows)
 
 
+def hand_off(data: list[dict[str, Any]]) -> str:
+    """What the same gains where prefill writes the first token; behind the proxy, each pair of engines above its own plain ones."""
+    middle, rows = statistics.median, []
+    for visit, (length, ways) in ((row["visit"], item) for row in data for item in row["lengths"].items()):
+        cells = [
+            [
+                f"{middle(way['proxied']['ttfts']) - middle(way['proxied plain']['ttfts']):+.1f}",
+                f"{middle(way['proxied']['seconds']):.1f} / {_late(way['proxied']['seconds']):.1f}",
+                f"{middle(way['announced']['seconds']):.1f}",
+            ]
+            for way in (ways["after them"], ways["before them"])
+        ]
+        rows.append([f"{visit}, {int(length):,} tokens", *(cell for both in zip(*cells, strict=True) for cell in both)])
+    names = ["token 1 above plain", "token 2 after token 1, p50 / p90", "the same, no proxy"]
+    return table(["ms", *(f"{name}: {way}" for name in names for way in ("after", "before"))], rows)
+
+
+def _late(times: list[float]) -> float:
+    """The 90th percentile."""
+    return statistics.quantiles(times, n=10, method="inclusive")[-1]
+
+
 def nixl(data: dict[str, dict[str, Any]]) -> str:
     """Time to the first token beside vLLM's NixlConnector, each above its own engines as plain ones; by what carried NIXL's KV."""
     rows = []
@@ -257,6 +279,7 @@ TABLES: dict[str, tuple[Callable[[Any], str], str]] = {
     "visits": (visits, "visits"),
     "KV first": (kv_first, "kv_first"),
     "soon": (soon, "soon"),
+    "hand-off": (hand_off, "hand_off"),
     "nixl": (nixl, "nixl"),
     "load": (load, "load"),
     "busy decode": (busy_decode, "transports"),
