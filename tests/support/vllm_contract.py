@@ -110,7 +110,7 @@ USED: dict[str, dict[str, list[str]]] = {
     "vllm/config/parallel.py": {
         "ParallelConfig": ["tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"]
     },
-    "vllm/config/model.py": {"ModelConfig": ["is_multimodal_model", "enable_prompt_embeds", "logits_processors"]},
+    "vllm/config/model.py": {"ModelConfig": ["enable_prompt_embeds", "logits_processors"]},
     "vllm/sampling_params.py": {"SamplingParams": ["repetition_penalty", "bad_words"]},
     "vllm/v1/worker/gpu/model_states/default.py": {"DefaultModelState": ["prepare_inputs"]},
     "vllm/config/scheduler.py": {"SchedulerConfig": ["max_num_batched_tokens"]},
@@ -129,9 +129,11 @@ LINES: dict[str, dict[str, str]] = {
     "vllm/v1/worker/gpu_model_runner.py": {
         "handle_preemptions(": "blocks are not overwritten while they are read (V1)",
         "self.input_ids = self._make_buffer(": "prefill's token can take its place within a step (V1)",
+        "self.supports_mm_inputs = ": "it is known whether tokens are embedded before the step (V1)",
     },
     "vllm/v1/worker/gpu/model_runner.py": {
-        "self.input_buffers = InputBuffers(": "the same for V2",
+        "self.input_buffers = InputBuffers(": "the token can take its place (V2)",
+        "self.supports_mm_inputs = ": "the same for V2",
         "self.model_state = init_model_state(": "it is known whether a model reads more than the ids (V2)",
     },
     "vllm/v1/worker/gpu/input_batch.py": {

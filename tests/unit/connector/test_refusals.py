@@ -42,7 +42,7 @@ def engine(*specs: type[Spec], dtype: str = "auto", **parallel: Any) -> tuple[An
         kv_transfer_config=SimpleNamespace(
             engine_id="e", kv_port=1, is_kv_producer=True, is_kv_consumer=True, kv_load_failure_policy="recompute"
         ),
-        model_config=SimpleNamespace(hf_config=SimpleNamespace(to_dict=lambda: model), is_multimodal_model=False),
+        model_config=SimpleNamespace(hf_config=SimpleNamespace(to_dict=lambda: model)),
         cache_config=SimpleNamespace(cache_dtype=dtype),
         scheduler_config=SimpleNamespace(max_num_batched_tokens=512),
     )
@@ -69,7 +69,6 @@ def test_ways_to_divide_a_model_that_it_does_not_know(parallel: dict[str, Any], 
 @pytest.mark.parametrize(
     ("where", "name", "value"),
     [
-        ("model_config", "is_multimodal_model", True),
         ("model_config", "enable_prompt_embeds", True),
         ("model_config", "logits_processors", ["mine:Processor"]),
         ("", "speculative_config", SimpleNamespace(method="ngram", draft_model_config=None)),
@@ -86,7 +85,7 @@ class GPUModelRunner:
     """vLLM's, as far as the connector looks at it."""
 
     def __init__(self, **parts: Any) -> None:
-        self.__dict__.update(parts)
+        self.__dict__.update({"supports_mm_inputs": False, **parts})
 
     def initialize(self) -> Any:
         return compat.input_ids()
@@ -110,6 +109,7 @@ def test_where_the_ids_of_a_steps_tokens_are() -> None:
     assert GPUModelRunner(**v2, model_state=DefaultModelState()).initialize() == "V2's"
     assert GPUModelRunner(**v2, model_state=NgramModelState()).initialize() is None
     assert CPUModelRunner(**v1).initialize() == "V1's"
+    assert CPUModelRunner(**v1, supports_mm_inputs=True).initialize() is None
     assert GPUModelRunner().initialize() is None
     assert compat.input_ids() is None, "nobody registers a cache"
 

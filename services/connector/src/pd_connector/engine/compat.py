@@ -110,9 +110,9 @@ def _layers_once(vllm_config: Any) -> bool:
 
 
 def _ids_alone(vllm_config: Any) -> bool:
-    """False where tokens are embedded before the step, or where a draft model or somebody's logits processor reads them, too."""
+    """False where prompts may come embedded, or where a draft model or somebody's logits processor reads the ids, too."""
     model = vllm_config.model_config
-    embedded = model.is_multimodal_model or getattr(model, "enable_prompt_embeds", False)
+    embedded = getattr(model, "enable_prompt_embeds", False)
     read = getattr(vllm_config, "speculative_config", None) or getattr(model, "logits_processors", None)
     return not (embedded or read)
 
@@ -196,6 +196,8 @@ def input_ids() -> Any:
 
 
 def _ids_of(runner: Any) -> Any:
+    if getattr(runner, "supports_mm_inputs", True):
+        return None  # it embeds tokens before the step, together with images
     buffers = getattr(runner, "input_buffers", None)
     if buffers is None:  # the V1 runner, which has the ids in the host's memory, too
         return getattr(getattr(runner, "input_ids", None), "gpu", None)
