@@ -210,6 +210,19 @@ class TestDecode:
         assert one.prompt_token_ids == one._all_token_ids == [*PROMPT, 555]
         assert one.block_hashes == ["a", (*PROMPT, 555)]
 
+    def test_a_preempted_request_keeps_the_tokens_of_its_answer(self) -> None:
+        scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
+        scheduler.output((), (), [(0, Ready(kv_key("k", PROMPT), 555))])
+        scheduler.matched(one, 0)
+        scheduler.allocated(one, (1, 2, 3), 40)
+        scheduler.build(step(new=[("r", [1, 2, 3], 40, 1)]))
+        one._all_token_ids += [8, 9]
+        scheduler.build(step(preempted={"r"}))
+
+        assert scheduler.matched(one, 0) == NOTHING
+        assert one._all_token_ids == [*PROMPT, 555, 8, 9]
+        assert one.prompt_token_ids == [*PROMPT, 555]
+
     def test_without_the_token_the_answer_ends_and_says_why(self) -> None:
         scheduler, one = self.decoding([*PROMPT, 7], {"tokens": 40, "token": "follows"})
         scheduler.output((), (), [(0, Failed(kv_key("k", PROMPT), "prefill is gone"))])

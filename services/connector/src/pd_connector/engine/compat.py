@@ -249,9 +249,10 @@ def aborted(request: Any) -> bool:
 
 
 def set_last_prompt_token(request: Any, token: int) -> None:
-    """Replace the last token of a prompt before the request is scheduled first."""
+    """Replace the last token of a prompt; after a preemption, tokens of the answer follow it."""
     request.prompt_token_ids[-1] = token
-    request._all_token_ids[-1] = token  # noqa: SLF001  its read-only view is what everybody else reads
+    last = len(request.prompt_token_ids) - 1
+    request._all_token_ids[last] = token  # noqa: SLF001  its read-only view is what everybody else reads
     if request.block_hashes:
         # The last block hash may cover the token, so it is computed again.
         request.block_hashes.pop()
