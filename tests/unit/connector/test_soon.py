@@ -242,6 +242,17 @@ def test_a_step_that_others_may_be_in_does_not_wait() -> None:
     assert decode.half.matched(decode.near(), 0) == LATER
 
 
+def test_a_request_that_vllm_takes_up_again_without_asking_may_be_in_that_step() -> None:
+    """Its KV was copied between steps, or the engine was paused: no step ran, but the next one has this request, too."""
+    decode = Decode()
+    other = decode.request("t", None)
+    decode.half.allocated(other, (1, 2, 3), 0)
+    decode.step(0)
+    assert decode.half.matched(decode.near(follows=True), 0) == LATER
+    decode.half.finished(other)
+    assert decode.half.matched(decode.near("s", follows=True), 0) == (39, False)
+
+
 @pytest.mark.parametrize("options", [{"soon_wait_ms": 0}, {"bound": False}], ids=["off", "no pool to evict from"])
 def test_where_it_is_off(options: dict[str, Any]) -> None:
     decode = Decode(**options)

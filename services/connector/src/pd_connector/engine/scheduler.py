@@ -41,6 +41,7 @@ class SchedulerHalf:
         self._waited = False
         self._others = False
         self._soon = ""
+        self._running: set[str] = set()  # requests that got blocks, until they end
         self._pool: Any = None
         self._late_tokens = resident is not None and resident.late_tokens
         # A worker in this process reports what this half counts, too.
@@ -138,7 +139,8 @@ class SchedulerHalf:
     def _verdict(self, request_id: str, cached: int) -> Found:
         key = self._loads.key_of(request_id) or ""
         computing, kept = self._plan.computes(key), self._plan.keeps(key)
-        alone = self._idle and not self._others and self._pool is not None
+        # vLLM schedules those that have blocks without asking, even after a round in which it scheduled none of them.
+        alone = self._idle and not self._others and not self._running and self._pool is not None
         return self._loads.verdict(request_id, cached, time.monotonic(), computing=computing, kept=kept, alone=alone)
 
     def _is_idle(self) -> bool:
@@ -169,6 +171,7 @@ class SchedulerHalf:
     def allocated(self, request: Any, blocks: tuple[int, ...], external: int) -> None:
         """The scheduler gave a request its blocks."""
         request_id = request.request_id
+        self._running.add(request_id)
         if self._loads.key_of(request_id) is None:
             return
         known = request.num_prompt_tokens
@@ -198,6 +201,7 @@ class SchedulerHalf:
     def finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
         """A request ended. Returns whether its blocks must be kept, and the parameters for its answer."""
         self._requests.pop(request.request_id, None)
+        self._running.discard(request.request_id)
         hold = compat.aborted(request) and self._loads.hold(request.request_id, time.monotonic())
         orders, outcome = self._loads.finished(request.request_id)
         self._tell(orders)
