@@ -1,6 +1,7 @@
 """The connector refuses what it cannot do, and the message gives the reason and the remedy: at start, or when two engines meet."""
 
 import ctypes
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,6 +73,7 @@ def test_ways_to_divide_a_model_that_it_does_not_know(parallel: dict[str, Any], 
         ("model_config", "enable_prompt_embeds", True),
         ("model_config", "logits_processors", ["mine:Processor"]),
         ("", "speculative_config", SimpleNamespace(method="ngram", draft_model_config=None)),
+        ("", "watermark_config", SimpleNamespace()),
     ],
 )
 def test_others_that_read_the_ids_of_a_steps_tokens(where: str, name: str, value: Any) -> None:
@@ -79,6 +81,15 @@ def test_others_that_read_the_ids_of_a_steps_tokens(where: str, name: str, value
     assert compat.read(config, kv, "").ids_alone
     setattr(getattr(config, where) if where else config, name, value)
     assert not compat.read(config, kv, "").ids_alone
+
+
+def test_an_installed_logits_processor_reads_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = tmp_path / "mine-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (installed / "entry_points.txt").write_text("[vllm.logits_processors]\nmine = mine:Processor\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not compat.read(*engine(), "").ids_alone
 
 
 class GPUModelRunner:

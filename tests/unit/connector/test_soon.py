@@ -148,7 +148,7 @@ class Decode:
         if bound:
             self.half.bind(self.pool)
 
-    def request(self, name: str, pd: dict[str, Any] | None, **sampling: Any) -> Any:
+    def request(self, name: str, pd: dict[str, Any] | None, *, skips: bool = False, **sampling: Any) -> Any:
         prompt = list(range(40))
         found = SimpleNamespace(
             request_id=name,
@@ -162,6 +162,7 @@ class Decode:
             stop_reason=None,
             status=Status.RUNNING,
             output_token_ids=[1],
+            skip_reading_prefix_cache=skips,
         )
         self.half.on_new_request(found)
         return found
@@ -222,6 +223,12 @@ def test_a_sampler_that_reads_the_prompt_needs_the_token_before_the_step(samplin
     decode = Decode()
     assert decode.half.matched(decode.near(follows=True, **sampling), 0) == LATER
     assert decode.half.matched(decode.near("s", **sampling), 0) == (39, False)
+
+
+def test_a_prompt_that_vllm_computes_in_spite_of_its_kv_needs_the_token_before_the_step() -> None:
+    decode = Decode()
+    one = decode.near(follows=True, skips=True)
+    assert decode.half.matched(one, 0) == LATER
 
 
 def test_a_worker_that_cannot_change_a_step_needs_the_token_before() -> None:

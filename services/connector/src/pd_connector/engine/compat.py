@@ -8,11 +8,14 @@ import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Final
 
 # The `stop_reason` of a request that cannot continue begins with this.
 STOP_REASON: Final = "pd: "
 _VOLATILE: Final = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+# Settings of an engine with which more than the model reads a request's tokens: draws depend on more than seed and position.
+_READ_TOKENS: Final = ("speculative_config", "diffusion_config", "watermark_config")
 
 
 class RefusalError(ValueError):
@@ -110,11 +113,13 @@ def _layers_once(vllm_config: Any) -> bool:
 
 
 def _ids_alone(vllm_config: Any) -> bool:
-    """False where prompts may come embedded, or where a draft model or somebody's logits processor reads the ids, too."""
+    """False where prompts may come embedded, or where a draft model, a watermark or somebody's logits processor reads the ids, too."""
     model = vllm_config.model_config
     embedded = getattr(model, "enable_prompt_embeds", False)
-    read = getattr(vllm_config, "speculative_config", None) or getattr(model, "logits_processors", None)
-    return not (embedded or read)
+    read = any(getattr(vllm_config, name, None) is not None for name in _READ_TOKENS)
+    # vLLM loads those that are installed as plugins, too.
+    processed = getattr(model, "logits_processors", None) or metadata.entry_points(group="vllm.logits_processors")
+    return not (embedded or read or processed)
 
 
 def _model(model_config: Any) -> str:
@@ -137,10 +142,6 @@ def _draft(config: Any) -> dict[str, str]:
     return {"draft model": f"{config.method} {_model(model)}" if model is not None else str(config.method)}
 
 
-# Settings of an engine with which its draws depend on more than seed and position.
-_DRAWS_OTHERWISE: Final = ("speculative_config", "diffusion_config", "watermark_config")
-
-
 def seeded_draws(vllm_config: Any) -> str:
     """How tokens of requests with a seed are drawn, if a draw depends on seed and position alone; else empty.
 
@@ -150,7 +151,7 @@ def seeded_draws(vllm_config: Any) -> str:
     """
     if not getattr(vllm_config, "use_v2_model_runner", False):
         return ""
-    if any(getattr(vllm_config, name, None) is not None for name in _DRAWS_OTHERWISE):
+    if any(getattr(vllm_config, name, None) is not None for name in _READ_TOKENS):
         return ""
     precision = "fp64" if getattr(vllm_config.model_config, "use_fp64_gumbel", False) else "fp32"
     return f"v2 {_version()} {precision}"
@@ -230,7 +231,9 @@ def needs_whole_prompt(request: Any) -> bool:
 
 
 def reads_prompt(request: Any) -> bool:
-    """Whether the sampler reads the prompt's tokens, too, which it may do before they are computed."""
+    """Whether its last token is needed before the step: because the sampler reads it, or because vLLM computes the prompt in spite of its KV."""
+    if getattr(request, "skip_reading_prefix_cache", False):
+        return True
     wanted = request.sampling_params
     penalty, words = getattr(wanted, "repetition_penalty", 1), getattr(wanted, "bad_words", None)
     return penalty != 1 or bool(words) or getattr(wanted, "thinking_token_budget", None) is not None
