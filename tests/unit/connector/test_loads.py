@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pd_connector.core.loads import HELD_S, LOCAL_GRACE_S, PLAIN, WAIT, Found, Loads, Verdict
+from pd_connector.core.loads import HELD_S, LOCAL_GRACE_S, PLAIN, TOKENS, WAIT, Found, Loads, Verdict
 from pd_connector.core.orders import (
     Copy,
     Count,
@@ -190,6 +190,23 @@ class TestOnTheSameEngine:
         waiting.computed_here("k", 7)
 
         assert waiting.token("r") == (7, "")
+
+    def test_a_request_that_comes_after_its_prefill_has_ended_has_the_token_too(self) -> None:
+        waiting = loads()
+        waiting.computed_here("k", 7)
+        add(waiting, source="", prompt=41, follows=True)
+
+        assert waiting.verdict("r", 32, 0.0, kept=True) == PLAIN
+        assert waiting.token("r") == (7, "")
+
+    def test_tokens_of_ended_prefills_are_not_remembered_for_ever(self) -> None:
+        waiting = loads()
+        waiting.computed_here("k", 7)
+        for number in range(TOKENS):
+            waiting.computed_here(f"k{number}", 8)
+        add(waiting, source="", prompt=41, follows=True)
+
+        assert waiting.verdict("r", 32, 0.0, kept=True) == WAIT
 
     def test_a_prefill_that_does_not_come_is_not_waited_for_long(self) -> None:
         waiting = loads()

@@ -8,7 +8,7 @@ A request that waits for prefill's token may be aborted and replaced by another 
 router could not use it). The KV then belongs to the new request, wherever it is: in landing memory, or already in the old one's blocks, which are kept for a while.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -43,6 +43,8 @@ BELIEVED_S: Final = 0.1
 WARY_S: Final = 60.0
 # This many such keys are remembered; those of one step would be enough.
 GONE: Final = 1000
+# This many tokens of this engine's own prefills are remembered, for requests that come after their prefill has ended.
+TOKENS: Final = 1000
 
 
 class Verdict(Enum):
@@ -127,6 +129,7 @@ class Loads:
         self._pressed: set[int] = set()
         # Keys whose KV was being copied into the blocks of a request that was aborted; the workers stop.
         self._gone: deque[str] = deque(maxlen=GONE)
+        self._tokens: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waits)
@@ -167,6 +170,8 @@ class Loads:
                 wait.failed = "another request takes this KV"
             return []
         self._of_key[key] = wait
+        if not source and follows and key in self._tokens:
+            self.computed_here(key, self._tokens[key])
         return [Expect(key, source, follows)] if source else []
 
     def _fits(self, prompt: int, tokens: int) -> bool:
@@ -197,6 +202,10 @@ class Loads:
 
     def computed_here(self, key: str, token: int | None) -> None:
         """This engine's own prefill of a key is over; without a token it was aborted."""
+        if token is not None:
+            self._tokens[key] = token
+            while len(self._tokens) > TOKENS:
+                self._tokens.popitem(last=False)
         wait = self._of_key.get(key)
         if wait is None or wait.local is None:
             return
