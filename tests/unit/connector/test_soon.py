@@ -280,14 +280,15 @@ def test_a_request_whose_kv_does_not_come_fails_and_leaves_nothing_in_the_prefix
     assert decode.half.finished(one) == (False, {"pd": {"key": "r", "outcome": "lost"}})
 
 
-def test_where_vllm_fails_such_a_request_nobody_else_does() -> None:
+def test_where_vllm_fails_such_a_request_nobody_else_does_but_the_prefix_cache_forgets_its_blocks() -> None:
+    """The request may be aborted meanwhile, and then vLLM does nothing about its blocks."""
     decode = Decode(fails=True)
     one = decode.near()
     decode.half.matched(one, 0)
     decode.half.allocated(one, (4, 5, 6), 39)
     decode.step(1)
     decode.half.lost("r", (5, 6))
-    assert (one.max_tokens, one.stop_reason, decode.pool.evicted) == (20, None, [])
+    assert (one.max_tokens, one.stop_reason, decode.pool.evicted) == (20, None, [{5, 6}])
     assert decode.half.finished(one) == (False, {"pd": {"key": "r", "outcome": "lost"}})
 
 

@@ -190,13 +190,14 @@ class SchedulerHalf:
     def lost(self, request_id: str, blocks: tuple[int, ...]) -> None:
         """See `local.Scheduler`. The request fails, unless vLLM does that, and nobody else may use the blocks."""
         self._loads.lost(request_id, time.monotonic())
+        # vLLM leaves them in the prefix cache if the request is aborted before this step's result is read.
+        self._pool.evict_blocks(set(blocks))
         if self._facts.fails:
             return
         request = self._requests.get(request_id)
         if request is not None:
             log.warning("P2pConnector: request %s fails: %s", request_id, LOST)
             compat.fail(request, LOST)
-        self._pool.evict_blocks(set(blocks))
 
     def finished(self, request: Any) -> tuple[bool, dict[str, Any] | None]:
         """A request ended. Returns whether its blocks must be kept, and the parameters for its answer."""
