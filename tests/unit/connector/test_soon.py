@@ -95,6 +95,19 @@ def test_after_kv_that_did_not_come_no_announcement_is_believed_for_a_while() ->
         assert found.verdict("s", 0, at, alone=True).verdict is verdict
 
 
+@pytest.mark.parametrize(("told", "verdict"), [(10.02, Verdict.SOON), (10.5, Verdict.WAIT)], ids=["at once", "late"])
+def test_a_client_that_leaves_prefill_makes_decode_wary_only_if_it_waited_long(told: float, verdict: Verdict) -> None:
+    found = waiting()
+    found.verdict("r", 0, 10.01, alone=True)
+    found.allocated("r", (1, 2, 3), 0, 39, soon=True)
+    found.inbox.append((0, Failed("k", "prefill was aborted")))
+    found.lost("r", told)
+    assert found.finished("r") == ([], "lost")
+    found.add("s", "l", source="p:1", prompt=40, tokens=40, follows=False, now=11.0)
+    found.inbox.append((0, Near("l", 11.0)))
+    assert found.verdict("s", 0, 11.0, alone=True).verdict is verdict
+
+
 class Pool:
     """vLLM's, of which only this is used."""
 

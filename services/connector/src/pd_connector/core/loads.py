@@ -39,7 +39,7 @@ LOCAL_GRACE_S: Final = 1.0
 HELD_S: Final = 1.0
 # An announcement that all KV is about to come is believed this long.
 BELIEVED_S: Final = 0.1
-# After KV did not come that was announced as almost computed, this engine begins no step before its KV is there for so long.
+# After a step has waited in vain for KV that was announced as almost computed, this engine begins no step before its KV is there for so long.
 WARY_S: Final = 60.0
 # This many such keys are remembered; those of one step would be enough.
 GONE: Final = 1000
@@ -245,8 +245,11 @@ class Loads:
     def _is_near(self, wait: _Wait, now: float) -> bool:
         # Ranks that disagree on whether KV came in time would have to agree first, so this is for one rank only.
         wary = self._ranks > 1 or bool(self._pressed) or now < self._wary_until
-        told = self._soon and wait.near is not None and now - wait.near < BELIEVED_S
-        return told and not wary and (wait.late or not wait.follows)
+        return self._soon and self._is_fresh(wait, now) and not wary and (wait.late or not wait.follows)
+
+    @staticmethod
+    def _is_fresh(wait: _Wait, now: float) -> bool:
+        return wait.near is not None and now - wait.near < BELIEVED_S
 
     def _verdict_there(self, wait: _Wait, usable: int) -> Found:
         if wait.failed:
@@ -364,9 +367,12 @@ class Loads:
         return wait.token if wait.follows else None
 
     def lost(self, request_id: str, now: float) -> None:
-        """KV did not come before the end of the wait within its step."""
-        self._wary_until = now + WARY_S
+        """KV did not come within its request's step."""
+        self.read()
         wait = self._waits.get(request_id)
+        # If prefill said at once that it will not come, because its client left for example, hardly any time was lost.
+        if wait is None or not (wait.failed and self._is_fresh(wait, now)):
+            self._wary_until = now + WARY_S
         if wait is not None and wait.outcome == "soon":
             wait.outcome = "lost"
 
