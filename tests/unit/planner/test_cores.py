@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 
 import psutil
 import pytest
@@ -74,6 +75,17 @@ def test_no_process_is_left_when_the_command_is_ended(
 
     assert all(gone(worker) for worker in workers)
     assert told.count("Traceback") == (ending is signal.SIGINT)  # of this bare program, and of no worker
+
+
+def test_a_process_that_begins_after_its_parent_has_ended_does_nothing() -> None:
+    """It has another parent by then."""
+    context = get_context("fork")
+    _, answers = context.Pipe(duplex=False)
+    taken, ended = context.Value("q", 0), psutil.Process().ppid()
+    worker = context.Process(target=cores._serve, args=(time.sleep, range(5), taken, answers, ended))
+    worker.start()
+    worker.join()
+    assert (worker.exitcode, taken.value) == (0, 0)
 
 
 @pytest.fixture(name="gone")

@@ -44,7 +44,7 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     try:
         for _ in range(processes):
             ours, theirs = context.Pipe(duplex=False)
-            worker = context.Process(target=_serve, args=(work, items, taken, theirs), daemon=True)
+            worker = context.Process(target=_serve, args=(work, items, taken, theirs, os.getpid()), daemon=True)
             worker.start()
             theirs.close()
             workers[ours] = worker
@@ -67,10 +67,9 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     return [found[number] for number in range(len(items))]
 
 
-def _serve(work: Callable[[T], R], items: Sequence[T], taken: Any, answers: Connection) -> None:
-    """Take the next item until none is left, or until nobody waits for results."""
+def _serve(work: Callable[[T], R], items: Sequence[T], taken: Any, answers: Connection, parent: int) -> None:
+    """Take the next item until none is left, or until nobody waits for results: the `parent` may end before this process has begun."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it, too, and ends this process
-    parent = os.getppid()
     while os.getppid() == parent:
         with taken.get_lock():
             number = taken.value
