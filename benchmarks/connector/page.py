@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import in_chinese
+from price import p90
 
 # The columns and their names for readers.
 ORDERS = {
@@ -109,7 +110,7 @@ def hand_off(data: list[dict[str, Any]]) -> str:
         cells = [
             [
                 f"{middle(way['proxied']['ttfts']) - middle(way['proxied plain']['ttfts']):+.1f}",
-                f"{middle(way['proxied']['seconds']):.1f} / {_late(way['proxied']['seconds']):.1f}",
+                f"{middle(way['proxied']['seconds']):.1f} / {p90(way['proxied']['seconds']):.1f}",
                 f"{middle(way['announced']['seconds']):.1f}",
             ]
             for way in (ways["after them"], ways["before them"])
@@ -117,11 +118,6 @@ def hand_off(data: list[dict[str, Any]]) -> str:
         rows.append([f"{visit}, {int(length):,} tokens", *(cell for both in zip(*cells, strict=True) for cell in both)])
     names = ["token 1 above plain", "token 2 after token 1, p50 / p90", "the same, no proxy"]
     return table(["ms", *(f"{name}: {way}" for name in names for way in ("after", "before"))], rows)
-
-
-def _late(times: list[float]) -> float:
-    """The 90th percentile."""
-    return statistics.quantiles(times, n=10, method="inclusive")[-1]
 
 
 def nixl(data: dict[str, dict[str, Any]]) -> str:
