@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from pd_connector.core.latest import forget_oldest
 from pd_connector.core.orders import (
     Copy,
     Count,
@@ -204,8 +205,7 @@ class Loads:
         """This engine's own prefill of a key is over; without a token it was aborted."""
         if token is not None:
             self._tokens[key] = token
-            while len(self._tokens) > TOKENS:
-                self._tokens.popitem(last=False)
+            forget_oldest(self._tokens, TOKENS)
         wait = self._of_key.get(key)
         if wait is None or wait.local is None:
             return

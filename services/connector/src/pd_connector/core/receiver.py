@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from pd_connector.core.latest import forget_oldest
 from pd_connector.core.orders import Drop as DropOrder
 from pd_connector.core.orders import Event, Expect, Failed, Landing, Near, Pressed, Ready
 from pd_connector.core.pages import FREE, Pages
@@ -416,8 +417,7 @@ class Receiver:
 
     def _end(self, key: str, why: str) -> None:
         self._over[key] = why
-        while len(self._over) > REMEMBERED:
-            self._over.popitem(last=False)
+        forget_oldest(self._over, REMEMBERED)
 
     # Credit
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pd_connector.core.latest import forget_oldest
 from pd_connector.core.orders import Begin, Computed, Ended
 from pd_connector.core.pages import FREE, Pages
 from pd_connector.settings import Settings
@@ -472,13 +473,11 @@ class Sender:
 
     def _end(self, job: Job, last: Have | Fail) -> None:
         self._over[job.key] = last
-        while len(self._over) > REMEMBERED:
-            self._over.popitem(last=False)
+        forget_oldest(self._over, REMEMBERED)
 
     def _remember_since(self, key: str, now: float) -> None:
         self._since.setdefault(key.rpartition(".")[0], now)
-        while len(self._since) > REMEMBERED:
-            self._since.popitem(last=False)
+        forget_oldest(self._since, REMEMBERED)
 
 
 def merged(parts: list[Part], page_blocks: int) -> list[Part]:
