@@ -13,17 +13,17 @@ from pd_contracts.records import REQUESTS, RequestRecord, read_lines
 
 pytestmark = pytest.mark.timed
 
-# Slow enough that 2% of it is far above what sockets cost, and nothing that depends on load.
+# Slow enough that 2% of it is far above what five processes compute, with cold caches too, and nothing that depends on load.
 PROFILE = """
 description = "A fixed profile for a test"
 board = "Fixed"
 
 [prefill]
-base_ms = 200
+base_ms = 1400
 per_token_ms = 0.5
 
 [decode]
-base_ms = 80
+base_ms = 160
 per_sequence_ms = 0
 
 [power]
@@ -42,8 +42,8 @@ kv_bytes_per_token = 131072
 kv_tokens = 400000
 """
 PROMPT, OUTPUT = 200, 9
-PREFILL_S = (200 + 0.5 * PROMPT) / 1e3
-STEP_S = 0.080
+PREFILL_S = (1400 + 0.5 * PROMPT) / 1e3
+STEP_S = 0.160
 
 
 def measured(tmp_path: Path, *topology: str, **variables: str) -> list[RequestRecord]:
@@ -59,9 +59,9 @@ def measured(tmp_path: Path, *topology: str, **variables: str) -> list[RequestRe
             "dataset": "random",
             "input-tokens": PROMPT,
             "output-tokens": OUTPUT,
-            "rate": 0.7,
+            "rate": 0.3,
             "arrival": "constant",
-            "duration": 6,
+            "duration": 15,
             "warmup": 1,
             "out": tmp_path / "run",
         }

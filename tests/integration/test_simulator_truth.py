@@ -2,8 +2,9 @@
 
 `slow-exact`: a prompt of n tokens takes 150 + 0.1 n ms, a decode step 18 + 2 b ms for a batch of b.
 
-A machine that is busy with something else adds milliseconds. The kernel counts how long a process waited for a processor, and a measurement
-may be off by that much; most measurements have to fit, so that a model that is right only now and then does not pass.
+What the client and the engines compute is not in the profile and adds milliseconds, many where caches are cold or shared with other machines.
+The kernel counts how long a process ran and how long it waited for a processor: a measurement may be late by that much, and a first
+token is never early. Most measurements have to fit, so that a model that is right only now and then does not pass.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import itertools
 import json
 import os
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,50 +53,60 @@ def gaps(answer: Answer) -> list[float]:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the profile says of a measured value, and of how many steps that value is the mean."""
+    """What the profile says of a measured value.
+
+    Attributes:
+        steps: of how many steps the value is the mean.
+        from_sending: measured from the sending on, so that nothing that the processes compute makes it shorter.
+    """
 
     seconds: float
     steps: int = 1
+    from_sending: bool = False
 
-    def fits(self, measured: float, waited_s: float, within: float) -> bool:
-        return abs(measured - self.seconds) <= within * self.seconds + waited_s / self.steps
+    def fits(self, measured: float, busy_s: float, within: float) -> bool:
+        allowed, busy = within * self.seconds, busy_s / self.steps
+        return self.seconds - allowed - (0 if self.from_sending else busy) <= measured <= self.seconds + allowed + busy
 
 
 async def settles(
-    measure: Callable[[], Awaitable[tuple[float, ...]]], engines: list[Simulator], *truths: Truth, within: float = 0.02
+    measure: Callable[[], Awaitable[Sequence[float]]], engines: list[Simulator], *truths: Truth, within: float = 0.02
 ) -> None:
     """Every value is within 2% (or `within`) of the truth in most measurements: of three, or of up to nine."""
     fitting = [0] * len(truths)
     found = []
     await measure()  # opens connections
     for count in range(1, 10):
-        before = waited_s(engines)
+        before = busy_s(engines)
         values = await measure()
-        waited = waited_s(engines) - before
-        found.append((values, waited))
+        busy = busy_s(engines) - before
+        found.append((values, busy))
         for at, (truth, value) in enumerate(zip(truths, values, strict=True)):
-            fitting[at] += truth.fits(value, waited, within)
+            fitting[at] += truth.fits(value, busy, within)
         if count >= 3 and all(2 * times > count for times in fitting):
             return
-    pytest.fail(f"expected {truths}; measured, and waited for a processor: {found}")
+    pytest.fail(f"expected {truths}; measured, and computed or waited for a processor: {found}")
 
 
-def waited_s(engines: list[Simulator]) -> float:
-    """Seconds for which this process and the engines could have run, but others did."""
+def busy_s(engines: list[Simulator]) -> float:
+    """Seconds for which this process and the engines ran, or could have run if others had not."""
     ids = [os.getpid(), *(engine.process.pid for engine in engines if engine.process)]
     counts = [path.read_text() for each in ids for path in Path(f"/proc/{each}/task").glob("*/schedstat")]
-    return sum(int(count.split()[1]) for count in counts) / 1e9
+    return sum(int(number) for count in counts for number in count.split()[:2]) / 1e9
 
 
 @pytest.mark.parametrize("length", [100, 1000, 4000])
 async def test_one_stream_has_the_profiles_ttft_and_tpot(length: int) -> None:
     async with spawned(settings_for()) as engine:
 
-        async def measure() -> tuple[float, ...]:
-            first, answer = await timed(engine, length, 21)
-            return first, tpot(answer)
+        async def first_token() -> list[float]:
+            return [(await timed(engine, length, 1))[0]]
 
-        await settles(measure, [engine], Truth(prefill_s(length)), Truth(STEP_S, 20))
+        async def step() -> list[float]:
+            return [tpot((await timed(engine, length, 21))[1])]
+
+        await settles(first_token, [engine], Truth(prefill_s(length), from_sending=True))
+        await settles(step, [engine], Truth(STEP_S, 20))
 
 
 async def test_eight_streams_share_their_steps() -> None:
@@ -130,21 +141,23 @@ async def test_a_transfer_costs_what_the_profile_says(connector: Connector, tran
     numbers = itertools.count()
     async with spawned(prefill) as first, spawned(decode) as second:
 
-        async def measure() -> tuple[float, ...]:
+        async def answered(output: int) -> tuple[float, Answer]:
+            unique = str(next(numbers))
             sent = asyncio.get_running_loop().time()
             _, answer = await disaggregated(
-                first,
-                second,
-                prompt(3000),
-                unique=str(next(numbers)),
-                max_tokens=10,
-                stream=True,
-                return_token_ids=False,
+                first, second, prompt(3000), unique=unique, max_tokens=output, stream=True, return_token_ids=False
             )
-            return answer.times[0] - sent, tpot(answer)
+            return answer.times[0] - sent, answer
 
-        first_token = Truth(prefill_s(3000) + transfer_s + STEP_S)
-        await settles(measure, [first, second], first_token, Truth(STEP_S, 9), within=0.03)
+        async def first_token() -> list[float]:
+            return [(await answered(1))[0]]
+
+        async def step() -> list[float]:
+            return [tpot((await answered(10))[1])]
+
+        engines = [first, second]
+        await settles(first_token, engines, Truth(prefill_s(3000) + transfer_s + STEP_S, from_sending=True))
+        await settles(step, engines, Truth(STEP_S, 9), within=0.03)
 
 
 async def test_loading_kv_holds_up_the_other_streams_of_a_p2p_nccl_decode() -> None:
