@@ -146,7 +146,7 @@ def test_a_server_that_comes_late_is_waited_for(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"model": "absent"}, "does not serve 'absent', but steady"),
-        ({"rate": "fast"}, "RATE='fast'"),
+        ({"rate": "fast"}, "--rate='fast'"),
         ({"rate": 0.001}, "no request falls into 1 s"),
         ({"endpoint": "chat"}, "use dataset text"),
         ({"monitor": "http://127.0.0.1:1"}, "the monitor at http://127.0.0.1:1 cannot be used"),

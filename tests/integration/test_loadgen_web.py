@@ -311,7 +311,7 @@ def test_a_bad_form_is_answered_with_a_sentence_and_starts_nothing(page: Page, s
     before = len(server.served)
 
     for bad, sentence in [
-        ({"rate": "fast"}, "RATE='fast'"),
+        ({"rate": "fast"}, "--rate='fast'"),
         ({"host": "nowhere"}, "http://host:port"),
         ({"endpoint": "chat"}, "dataset text"),
     ]:
@@ -400,7 +400,7 @@ def test_locusts_own_command_runs_headless_to_its_end(server: StampedServer, tmp
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--rate", "fast"], "RATE='fast'"),
+        (["--rate", "fast"], "--rate='fast'"),
         (["--burstiness", "2"], "needs arrival gamma"),
     ],
 )

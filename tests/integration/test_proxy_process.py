@@ -175,10 +175,10 @@ def test_the_server_waits_longer_than_the_streams_may_take() -> None:
 @pytest.mark.parametrize(
     ("options", "status", "says"),
     [
-        (["--http-proxy-port", "0"], 2, "HTTP_PROXY_PORT='0'"),
-        (["--proxy-workers", "0"], 2, "PROXY_WORKERS='0'"),
+        (["--http-proxy-port", "0"], 2, "--http-proxy-port='0'"),
+        (["--proxy-workers", "0"], 2, "--proxy-workers='0'"),
         (["--proxy-workers", "2", "--bind-host", "203.0.113.1"], 1, "cannot start"),
-        (["--kv-connector", "Carrier"], 2, "KV_CONNECTOR='Carrier'"),
+        (["--kv-connector", "Carrier"], 2, "--kv-connector='Carrier'"),
         (["--log-level", "LOUD"], 2, "LOG_LEVEL"),
         (["--bind-host", "203.0.113.1"], 1, "cannot start"),
     ],

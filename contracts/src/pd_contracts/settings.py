@@ -7,7 +7,7 @@ Field `http_proxy_port` is read from HTTP_PROXY_PORT and can be overridden with 
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +20,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SettingsError(SentenceError, ValueError):
-    """A setting cannot be used; the message names the variable and the accepted form."""
+    """A setting cannot be used; the message names the variable or option and the accepted form."""
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -50,10 +50,21 @@ def fields(type_: type[msgspec.Struct]) -> list[Field]:
     ]
 
 
-def load(type_: type[S], environment: Mapping[str, str] | None = None, overrides: Mapping[str, str] | None = None) -> S:
+def variable_of(field: Field) -> str:
+    """The variable of a setting that every program knows under its own name."""
+    return field.variable
+
+
+def load(
+    type_: type[S],
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
+    named: Callable[[Field], str] = variable_of,
+) -> S:
     """Make the settings from variables (the process's own unless given), then from `overrides` by field name.
 
     An empty variable counts as unset, because compose passes unset variables as empty ones.
+    A message names what was written: the option for an override, and for a variable what `named` says.
 
     Raises:
         SettingsError: for the first value that does not fit.
@@ -61,9 +72,10 @@ def load(type_: type[S], environment: Mapping[str, str] | None = None, overrides
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
     for field in fields(type_):
-        text = (overrides or {}).get(field.name) or source.get(field.variable, "")
+        given = (overrides or {}).get(field.name)
+        text = given or source.get(field.variable, "")
         if text != "":
-            values[field.name] = _convert(field, text)
+            values[field.name] = _convert(field, text, field.option if given else named(field))
     try:
         return type_(**values)
     except (TypeError, ValueError) as error:
@@ -99,7 +111,7 @@ def from_command_line(type_: type[S], prog: str, description: str, arguments: Se
         parser.exit(2, f"{prog}: {error}\n")
 
 
-def _convert(field: Field, text: str) -> Any:
+def _convert(field: Field, text: str, name: str) -> Any:
     plain = _plain(field.type)
     value: Any = text
     if typing.get_origin(plain) is tuple:
@@ -111,7 +123,7 @@ def _convert(field: Field, text: str) -> Any:
     except msgspec.ValidationError as error:
         raise SettingsError(
             "{variable}={text} cannot be used: write {accepted}",
-            variable=field.variable,
+            variable=name,
             text=repr(text),
             accepted=accepted(field.type),
         ) from error

@@ -132,7 +132,7 @@ def test_a_bad_value_on_the_command_line_ends_with_one_sentence(capsys: pytest.C
 
     errors = capsys.readouterr().err
     assert end.value.code == 2
-    assert errors.startswith("example: RATE='0' cannot be used: write a number above 0")
+    assert errors.startswith("example: --rate='0' cannot be used: write a number above 0")
     assert len(errors.splitlines()) == 1
 
 

@@ -70,7 +70,7 @@ def test_an_infinite_duration_sends_as_many_as_are_wanted() -> None:
         ({"duration": "1e12"}, "too many or too long"),
         ({"rate": "nan"}, "cannot be used"),
         ({"timeout": "inf"}, "timeout must be a finite number"),
-        ({"idle": "nan"}, "IDLE"),
+        ({"idle": "nan"}, "--idle='nan'"),
         ({"think_time": "inf"}, "think_time must be a finite number"),
         ({"lag_limit_ms": "inf"}, "lag_limit_ms must be a finite number"),
         ({"temperature": "inf"}, "temperature must be a finite number"),

@@ -71,6 +71,13 @@ def test_variables_fill_what_the_command_line_leaves_open() -> None:
     assert (read.rate, read.seed, read.model, read.ignore_eos) == (5, 9, "m", False)
 
 
+def test_a_bad_value_is_called_by_the_name_under_which_it_was_written() -> None:
+    with pytest.raises(SettingsError, match=r"^LOADGEN_RATE='fast' cannot be used"):
+        parse(LOADGEN_RATE="fast")
+    with pytest.raises(SettingsError, match=r"^--rate='fast' cannot be used"):
+        parse("--rate", "fast", LOADGEN_RATE="slow")
+
+
 def test_variables_of_other_services_are_not_ours() -> None:
     assert parse(RATE="99", SEED="99", URL="x", OUT="x") == Options()
 
@@ -83,12 +90,12 @@ def test_the_proxys_port_is_the_default_target() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--rate", "0"], "RATE='0'"),
-        (["--rate", "fast"], "RATE='fast'"),
-        (["--duration", "-1"], "DURATION='-1'"),
-        (["--input-tokens", "0"], "INPUT_TOKENS='0'"),
-        (["--output-tokens", "1.5"], "OUTPUT_TOKENS='1.5'"),
-        (["--vocab-size", "10"], "VOCAB_SIZE='10'"),
+        (["--rate", "0"], "--rate='0'"),
+        (["--rate", "fast"], "--rate='fast'"),
+        (["--duration", "-1"], "--duration='-1'"),
+        (["--input-tokens", "0"], "--input-tokens='0'"),
+        (["--output-tokens", "1.5"], "--output-tokens='1.5'"),
+        (["--vocab-size", "10"], "--vocab-size='10'"),
         (["--dataset", "sonnet"], "random, text, jsonl, sharegpt"),
         (["--goodput", "ttft"], "number of milliseconds"),
         (["--goodput", "latency:5"], "write ttft, tpot or e2el"),
@@ -100,10 +107,10 @@ def test_the_proxys_port_is_the_default_target() -> None:
         (["--dataset-path", "x"], "reads no file"),
         (["--dataset", "sharegpt", "--dataset-path", "x", "--turns", "2"], "generated prompts"),
         (["--turns", "2", "--prefix-tokens", "8"], "leave out range-ratio"),
-        (["--range-ratio", "1"], "RANGE_RATIO='1'"),
+        (["--range-ratio", "1"], "--range-ratio='1'"),
         (["--prefixes", "2"], "--prefix-tokens"),
         (["--start-rate", "1"], "ramp or step"),
-        (["--arrival", "step", "--steps", "1"], "STEPS='1'"),
+        (["--arrival", "step", "--steps", "1"], "--steps='1'"),
         (["--arrival", "replay"], "arrival replay needs a --trace"),
         (["--trace", "x"], "--trace needs --arrival replay"),
         (["--time-scale", "2"], "needs a trace"),
@@ -113,8 +120,8 @@ def test_the_proxys_port_is_the_default_target() -> None:
         (["--mode", "phase-split"], "--requests"),
         (["--mode", "phase-split", "--requests", "2", "--output-tokens", "1"], "2 output tokens"),
         (["--mode", "batch", "--max-concurrency", "2"], "has its own order"),
-        (["--batch-sizes", "1,0"], "BATCH_SIZES='1,0'"),
-        (["--percentiles", "101"], "PERCENTILES='101'"),
+        (["--batch-sizes", "1,0"], "--batch-sizes='1,0'"),
+        (["--percentiles", "101"], "--percentiles='101'"),
         (["--path", "generate"], "begin with /"),
         (["--endpoint", "tgi"], "use dataset text"),
         (["--headers", "X: y"], "JSON object"),

@@ -65,7 +65,7 @@ def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None)
     values = {field.variable: source.get(variable_of(field), "") for field in fields(Options)}
     if not values["URL"] and source.get("HTTP_PROXY_PORT"):
         values["URL"] = f"http://127.0.0.1:{source['HTTP_PROXY_PORT']}"
-    return settings.load(Options, values, _addressed(given, values))
+    return settings.load(Options, values, _addressed(given, values), variable_of)
 
 
 def address(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Address:
