@@ -150,6 +150,11 @@ def test_times_are_scaled_and_cut_at_the_duration(tmp_path: Path) -> None:
         ('{"session_id": "a", "delay": 5, "input_length": 5, "output_length": 2}\n', ":1:"),
         ('{"timestamp": 1e999, "input_length": 5, "output_length": 2}\n', ":1:"),
         ('{"timestamp": -1, "input_length": 5, "output_length": 2}\n', ":1: the time -1 is below 0"),
+        (
+            '{"timestamp": 1, "input_length": 1000000000, "output_length": 2}\n',
+            ":1: 1,000,000,000 tokens are more than",
+        ),
+        (AZURE + "2023-11-16 18:15:52,1,30000000\n", ":4: 30,000,000 tokens are more than"),
         (BURSTGPT + "-0.5,GPT-4,1,2,3,API log\n", ":5: the time -0.5 is below 0"),
         (BURSTGPT + "-inf,GPT-4,1,2,3,API log\n", ":5: the time -inf is below 0"),
         (BURSTGPT + "1e999,GPT-4,1,2,3,API log\n", ":5: the time is not a number"),

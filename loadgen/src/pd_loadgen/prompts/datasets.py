@@ -12,6 +12,8 @@ from typing import Any
 
 # The lowest ids are often special tokens (end of text, padding).
 FIRST_TOKEN_ID = 10
+# No published model reads more than 10 million tokens; a longer prompt or answer is a mistake that would fill the memory.
+MOST_TOKENS_OF_A_TEXT = 20_000_000
 # English text has about this many tokens per word in the vocabularies of current models.
 TOKENS_A_WORD = 1.3
 

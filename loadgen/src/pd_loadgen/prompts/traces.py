@@ -27,6 +27,7 @@ import msgspec
 
 from pd_contracts.libraries import plain
 from pd_contracts.sentences import Clause, SentenceError
+from pd_loadgen.prompts.datasets import MOST_TOKENS_OF_A_TEXT
 from pd_loadgen.prompts.files import FileError, at_line, decoded, lines_of, text_of
 
 MOONCAKE_BLOCK: Final = 512
@@ -160,6 +161,13 @@ def _check(row: Arrived) -> None:
             "{prompt} prompt tokens and {output} output tokens do not make a request",
             prompt=row.input_tokens,
             output=row.output_tokens,
+        )
+    longest = max(row.input_tokens, row.output_tokens)
+    if longest > MOST_TOKENS_OF_A_TEXT:
+        raise _RowError(
+            "{tokens} tokens are more than any model reads or writes; at most {most} are sent",
+            tokens=f"{longest:,}",
+            most=f"{MOST_TOKENS_OF_A_TEXT:,}",
         )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 
 from pd_loadgen.client.backends import Endpoint
-from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, Answers, Dataset
+from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, MOST_TOKENS_OF_A_TEXT, Answers, Dataset
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.schedule import Arrival
 
@@ -44,13 +44,20 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
             description="sharegpt, huggingface: file, folder or Hugging Face name of the tokenizer for counting; empty: the model's if it is local, else an estimate"
         ),
     ] = ""
-    input_tokens: Annotated[int, msgspec.Meta(description="prompt length (text: about)", ge=1)] = 512
-    output_tokens: Annotated[int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1)] = 64
+    input_tokens: Annotated[
+        int, msgspec.Meta(description="prompt length (text: about)", ge=1, le=MOST_TOKENS_OF_A_TEXT)
+    ] = 512
+    output_tokens: Annotated[
+        int, msgspec.Meta(description="tokens to generate (max_tokens)", ge=1, le=MOST_TOKENS_OF_A_TEXT)
+    ] = 64
     range_ratio: Annotated[
         float, msgspec.Meta(description="lengths vary uniformly by this share, up and down", ge=0, lt=1)
     ] = 0.0
     prefix_tokens: Annotated[
-        int, msgspec.Meta(description="tokens of a shared prefix before each generated prompt", ge=0)
+        int,
+        msgspec.Meta(
+            description="tokens of a shared prefix before each generated prompt", ge=0, le=MOST_TOKENS_OF_A_TEXT
+        ),
     ] = 0
     prefixes: Annotated[int, msgspec.Meta(description="different prefixes, used in turn", ge=1)] = 1
     turns: Annotated[

@@ -44,8 +44,8 @@ def expected(options: OptionFields) -> float:
 
 def too_many(options: OptionFields) -> bool:
     """Whether the requests would not fit into memory."""
-    count = expected(options)
-    return count > MOST_REQUESTS or count * options.input_tokens * options.turns > MOST_TOKENS
+    count, tokens = expected(options), options.prefix_tokens + options.input_tokens * options.turns
+    return count > MOST_REQUESTS or count * tokens > MOST_TOKENS
 
 
 def not_finite(options: OptionFields) -> str:
