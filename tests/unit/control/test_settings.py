@@ -104,3 +104,10 @@ def test_a_file_that_is_no_text_is_refused_with_a_sentence(tmp_path: Path) -> No
 
     with pytest.raises(SettingsError, match=r"\.env cannot be read: this is not UTF-8, from byte"):
         environment(tmp_path, {})
+
+
+def test_a_file_in_utf_16_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".env.local").write_bytes("# ports\nMODEL=m\n".encode("utf-16-le"))
+
+    with pytest.raises(SettingsError, match=r"\.env\.local cannot be read: line 1 holds a NUL byte, as in UTF-16"):
+        environment(tmp_path, {})

@@ -65,10 +65,15 @@ def values_of(path: Path, known: Mapping[str, str] | None = None) -> dict[str, s
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8") if path.exists() else ""
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{path.name} cannot be read: {plain(error)}"
         raise SettingsError(msg) from error
+    if "\0" in text:  # no variable of a process may hold one
+        line = text[: text.index("\0")].count("\n") + 1
+        msg = f"{path.name} cannot be read: line {line} holds a NUL byte, as in UTF-16: save the file as UTF-8"
+        raise SettingsError(msg)
+    return text
 
 
 def environment(root: Path, own: Mapping[str, str] | None = None) -> dict[str, str]:
