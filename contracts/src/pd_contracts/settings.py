@@ -169,13 +169,20 @@ def _limits(hint: Any) -> list[Clause]:
         return []
     inner, *metas = typing.get_args(hint)
     found = [
-        Clause(words.message, value=f"{value:g}" if isinstance(value, float) else value)
+        Clause(words.message, value=_bound(name, value, meta))
         for meta in metas
         if isinstance(meta, msgspec.Meta)
         for name, words in _LIMITS.items()
         if (value := getattr(meta, name)) is not None
     ]
     return _limits(inner) + found
+
+
+def _bound(name: str, value: Any, meta: msgspec.Meta) -> Any:
+    """A bound in words; a pattern is for programs, and its setting's description says the same to readers."""
+    if name == "pattern":
+        return meta.description or value
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def _plain(hint: Any) -> Any:

@@ -32,6 +32,15 @@ class Demanding(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[str, msgspec.Meta(description="which model")]
 
 
+class Logged(msgspec.Struct, frozen=True, kw_only=True):
+    log_level: Annotated[str, msgspec.Meta(pattern="(?i)^(debug|info)$", description="DEBUG or INFO")] = "INFO"
+
+
+def test_a_pattern_is_told_by_its_description() -> None:
+    with pytest.raises(SettingsError, match=r"LOG_LEVEL='loud' cannot be used: write text like DEBUG or INFO$"):
+        load(Logged, {"LOG_LEVEL": "loud"})
+
+
 def test_defaults_hold_where_nothing_is_set() -> None:
     assert load(Example, {}) == Example()
 
