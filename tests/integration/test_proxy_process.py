@@ -178,6 +178,8 @@ def test_the_server_waits_longer_than_the_streams_may_take() -> None:
         (["--http-proxy-port", "0"], 2, "--http-proxy-port='0'"),
         (["--proxy-workers", "0"], 2, "--proxy-workers='0'"),
         (["--proxy-workers", "2", "--bind-host", "203.0.113.1"], 1, "cannot start"),
+        (["--api-keys-file", "/nowhere"], 1, "cannot start: /nowhere: there is no such file or folder\n"),
+        (["--api-keys-file", "/"], 1, "cannot start: /: this is a folder\n"),
         (["--kv-connector", "Carrier"], 2, "--kv-connector='Carrier'"),
         (["--log-level", "LOUD"], 2, "LOG_LEVEL"),
         (["--bind-host", "203.0.113.1"], 1, "cannot start"),

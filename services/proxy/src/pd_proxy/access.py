@@ -129,9 +129,9 @@ def read_keys(path: str, *, at_start: bool = True) -> tuple[bytes, ...]:
 
 def _content(path: str, *, at_start: bool) -> bytes:
     # Opening a pipe would otherwise wait for somebody who writes.
-    descriptor = os.open(path, os.O_RDONLY | (0 if at_start else os.O_NONBLOCK))
-    with os.fdopen(descriptor, "rb") as file:
-        if not at_start and not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    extra = 0 if at_start else os.O_NONBLOCK
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | extra)) as file:
+        if not at_start and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             msg = f"API_KEYS_FILE: {path} is no longer a file"
             raise OSError(msg)
         content = file.read(MAX_KEYS_BYTES + 1)

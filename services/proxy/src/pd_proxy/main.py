@@ -7,6 +7,7 @@ import sys
 import uvloop
 
 from pd_contracts import log
+from pd_contracts.libraries import plain
 from pd_contracts.settings import from_command_line
 from pd_proxy.processes.prepare import prepare
 from pd_proxy.processes.server import serve
@@ -35,6 +36,8 @@ def main() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run(settings))
     except OSError as error:
-        sys.stderr.write(f"pd-proxy: cannot start: {error}\n")
+        # A file has a name; an address that is taken does not, and is in the system's own sentence.
+        reason = f"{error.filename}: {plain(error)}" if error.filename else error
+        sys.stderr.write(f"pd-proxy: cannot start: {reason}\n")
         return 1
     return 0
