@@ -154,7 +154,7 @@ def test_options_of_the_load_generator_pass_through() -> None:
         (["--", "--url", "http://x"], "--url is set by pdctl"),
         (["--", "--rate", "3"], "use --rates"),
         (["--", "--nonsense", "3"], "no option --nonsense"),
-        (["--", "--processes", "x"], "would refuse this load: PROCESSES"),
+        (["--", "--processes", "x"], "would refuse this load: --processes='x'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(words: list[str], sentence: str) -> None:
