@@ -162,6 +162,17 @@ def test_what_cannot_work_is_refused_before_anything_starts(words: list[str], se
         asked(*words)
 
 
+def test_lengths_that_no_engine_takes_are_refused_before_anything_starts() -> None:
+    given = parser().parse_args(["compare", "--engine", "sim", "--input-output", "512:64,2048:7000", "--rates", "1"])
+
+    def tried(longest: int | None) -> Comparison:
+        return request.comparison(given, COMPARE["sim"], range(2), size=1, more={}, title="T", longest=longest)
+
+    with pytest.raises(PlanError, match="2,048 → 7,000 tokens are more than MAX_MODEL_LEN=8192"):
+        tried(8192)
+    assert tried(9048) == tried(None)
+
+
 def test_too_few_gpus_for_one_engine_are_refused() -> None:
     with pytest.raises(PlanError, match="2 GPUs are too few for an engine with TENSOR_PARALLEL_SIZE=4"):
         asked(size=4)

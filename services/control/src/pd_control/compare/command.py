@@ -27,6 +27,8 @@ from pd_control.supervision import attached_command
 from pd_control.terminal import age, table_of
 
 INCOMPLETE: Final = 1
+# Tokens that an engine takes where nothing is set: the simulator's default, and for vLLM what the model says.
+_LONGEST: Final = {"sim": 8192, "vllm": None}
 # With more loads than this, a table per load is too long for a summary: only the sentences are shown.
 _TABLES: Final = 2
 
@@ -96,10 +98,19 @@ def _asked(context_: Context, options: argparse.Namespace) -> Comparison:
         more=more,
         title=TITLES[options.engine],
         manner=settings.manner,
+        longest=_longest(context_, options.engine),
     )
     if asked.containers:
         stages.refuse_unfit_for_containers(asked.stages)
     return asked
+
+
+def _longest(context_: Context, engine: str) -> int | None:
+    """How many tokens an engine takes, if the variables say it; images for the CPU have a limit of their own."""
+    if engine == "vllm-cpu":
+        return None
+    given = context_.environment.get("MAX_MODEL_LEN", "")
+    return int(given) if given.isdigit() else _LONGEST[engine]
 
 
 def _gpus(context_: Context, options: argparse.Namespace) -> list[int]:

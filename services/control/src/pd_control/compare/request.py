@@ -50,10 +50,11 @@ def comparison(
     more: Mapping[str, str],
     title: str,
     manner: str = "",
+    longest: int | None = None,
 ) -> Comparison:
     """The whole comparison, after one point of each load passed the load generator's own checks.
 
-    `manner` is that of its combined engines.
+    `manner` is that of its combined engines; `longest` is how many tokens of a prompt and its answer an engine takes, if that is known.
 
     Raises:
         PlanError: with the first thing that cannot work.
@@ -72,8 +73,19 @@ def comparison(
         title=given.title or title,
         manner=manner,
     )
+    _refuse_too_long(asked.offer, longest)
     _try_points(asked)
     return asked
+
+
+def _refuse_too_long(offer: Offer, longest: int | None) -> None:
+    """Refuse lengths that every engine refuses, which would show only when a deployment is up and all its requests fail."""
+    for load in offer.loads:
+        lengths = [int(load.options.get(name, 0)) for name in ("input_tokens", "output_tokens")]
+        if longest is not None and load.paced and sum(lengths) > longest:
+            prompt, answer = (f"{length:,}" for length in lengths)
+            msg = f"{prompt} → {answer} tokens are more than MAX_MODEL_LEN={longest}: raise it, or choose shorter lengths (--input-output)"
+            raise PlanError(msg)
 
 
 def _fitting(room: int, manner: str) -> list[Spec]:
