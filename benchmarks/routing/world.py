@@ -105,7 +105,8 @@ class Placing(Adaptive):
         if not self._policy.reject:
             return False
         changes = self._policy.kind == "adaptive"
-        way = Way(placed.engine, self._decodes, local=placed.local, roles_change=changes)
+        waits = placed.why is Why.WAITS
+        way = Way(placed.engine, self._decodes, local=placed.local, roles_change=changes, waits=waits)
         found = predict(books.costs, view, prompt, way)
         books.predicted(late=found.late, passing=found.passing)
         return found.refused

@@ -238,7 +238,7 @@ async def test_roles_emerge_and_answers_stay_what_they_were() -> None:
         handed_over = [one for one in stages if one.prefill_instance and one.prefill_instance != one.decode_instance]
         assert handed_over
         assert {one.first_token for one in handed_over} == {"prefill"}
-        assert {one.why for one in stages} <= {"plain", "handed over", "overflow", "least late"}
+        assert {one.why for one in stages} <= {"plain", "handed over", "overflow", "waits", "least late"}
         assert found(several).prefill_instance == ""  # several answers to one prompt need one engine
         assert stats is not None
         assert stats.mode == "split"

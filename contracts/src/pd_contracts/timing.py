@@ -25,7 +25,7 @@ class Stages(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         retries: attempts that failed before this one.
         first_token: "prefill" if the first token was handed off, so decode wrote only the rest; `first_token_reason`: why it was not.
         migrations: how often another engine went on with the stream after one that died.
-        why: what chose these engines, where the proxy's ROUTING did: "plain", "local", "handed over", "overflow" or "least late".
+        why: what chose these engines, where the proxy's ROUTING did: "plain", "local", "handed over", "overflow", "waits" or "least late".
         predicted_ttft, predicted_tpot: what the proxy expected when it chose, ms; None if it predicts nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Where answers are too slow only until engines have other roles: the router knows which engines can have others."""
+"""What passes: answers that are too slow only until engines have other roles, and prompts that are let wait. The router knows where that is so."""
 
 from math import inf
 
@@ -10,6 +10,7 @@ from pd_contracts.names import Connector, Role
 from pd_proxy.engines.pairing import Late, Needs, Pair, Route, Solo
 from pd_proxy.engines.registry import Instance
 from pd_proxy.router import Router
+from pd_routing.adaptive import Why
 from pd_routing.books import Books
 from pd_routing.names import Reject, Routing
 from pd_routing.view import Objectives
@@ -44,3 +45,15 @@ def test_only_engines_whose_roles_change_get_time_for_it(
     found = router.consider(route, engines, Needs(), 1000, 0.0, new=False)
     assert found.late
     assert found.passing is passing
+
+
+@pytest.mark.parametrize("why", Why)
+def test_a_late_first_token_passes_only_where_its_prompt_is_let_wait(why: Why) -> None:
+    books = Books(COSTS, Objectives(ttft=200.0, tpot=inf))
+    router = Router(books, lambda *_: True, routing=Routing.ADAPTIVE, reject=Reject.SLO)
+    for _ in range(20):
+        books.sent(0.0, 1, 1000, answers=False)
+
+    found = router.consider(Late(P2P[0], why), P2P, Needs(), 1000, 0.0, new=False)
+    assert "TTFT_SLO_MS" in found.sentence
+    assert found.passing is (why is Why.WAITS)

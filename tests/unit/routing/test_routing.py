@@ -203,6 +203,29 @@ def test_the_traffic_is_what_came_within_seconds() -> None:
     assert kept.traffic(40_000).rate < 1e-4
 
 
+def test_a_burst_changes_the_traffic_of_seconds_and_hardly_the_lasting_one() -> None:
+    kept = books()
+    for at in range(0, 60_000, 100):
+        kept.arrived(at, 1000)
+    for at in range(60_000, 62_000, 20):
+        kept.arrived(at, 1000)
+    seen = kept.traffic(62_000)
+
+    assert seen.rate > 2.5 * 0.01
+    assert 0.01 < seen.lasting_rate < 1.5 * 0.01
+    assert seen.lasting_tokens == pytest.approx(1000 * seen.lasting_rate)
+
+
+@pytest.mark.parametrize("begin", [0, 3_600_000])
+def test_the_lasting_traffic_is_known_soon_after_it_began(begin: int) -> None:
+    kept = books()
+    assert kept.traffic(begin).lasting_rate == 0
+    for at in range(begin, begin + 5_000, 100):
+        kept.arrived(at, 1000)
+
+    assert kept.traffic(begin + 5_000).lasting_rate == pytest.approx(0.01, rel=0.05)
+
+
 def test_a_quarter_of_the_answers_is_shorter_than_the_short_one() -> None:
     kept = books()
     for number in range(400):
@@ -373,6 +396,15 @@ def test_answers_that_are_slow_whatever_roles_engines_have_do_not_pass(
     assert not found.passing
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_late_first_token_passes_if_its_prompt_is_let_wait(waits: bool) -> None:
+    queued = view({1: busy(), 2: busy(), 3: busy(0, queue=200), 4: busy(0, queue=200)})
+
+    found = predict(COSTS, queued, 1000, Way(3, ENGINES, local=False, roles_change=True, waits=waits))
+    assert "TTFT_SLO_MS is 200" in found.sentence
+    assert found.passing is waits
+
+
 @pytest.mark.parametrize(
     ("load", "said"),
     [
@@ -535,6 +567,12 @@ def test_missed_objectives_make_roles_emerge_sooner() -> None:
     assert ModeSwitch().look(COSTS, view(traffic=loaded, correction=0.7), 4, 0) is Mode.SPLIT
 
 
+def lasting(need: float) -> Traffic:
+    """In the long run, prompts of 1,000 tokens need so many engines."""
+    rate = need / COSTS.alone_ms(1000)
+    return replace(TRAFFIC, lasting_rate=rate, lasting_tokens=1000 * rate)
+
+
 def test_an_engine_without_answers_computes_prompts() -> None:
     loads = {1: busy(), 2: busy(), 3: EngineLoad(queue_ms=20), 4: EngineLoad(queue_ms=40)}
     placed = place(COSTS, view(loads), Mode.SPLIT, ENGINES, 1000)
@@ -552,7 +590,7 @@ def test_prompts_overflow_to_engines_with_answers_that_have_time() -> None:
 @pytest.mark.parametrize(
     ("prompts", "queue", "engine", "why"),
     [
-        (500, 120, 3, Why.HANDED_OVER),
+        (500, 120, 3, Why.WAITS),
         (500, 140, 1, Why.LEAST_LATE),  # beyond 0.8 of the objective, with the prompt itself
         (400, 120, 1, Why.LEAST_LATE),  # answers there stay within the objective
     ],
@@ -562,9 +600,59 @@ def test_a_prompt_waits_for_an_engine_without_answers_rather_than_make_answers_m
 ) -> None:
     full, idle = busy(prompts=prompts), busy(0, queue=queue)
 
-    placed = place(COSTS, view({1: full, 2: full, 3: idle, 4: idle}), Mode.SPLIT, ENGINES, 1000)
+    placed = place(COSTS, view({1: full, 2: full, 3: idle, 4: idle}, lasting(3.0)), Mode.SPLIT, ENGINES, 1000)
 
     assert (placed.engine, placed.local, placed.why) == (engine, False, why)
+
+
+@pytest.mark.parametrize(
+    ("need", "queue", "engine", "why"),
+    [
+        (2.0, 140, 3, Why.WAITS),
+        (2.0, 230, 1, Why.LEAST_LATE),  # even a burst waits for no more than 1.2 times the objective
+        (2.3, 140, 1, Why.LEAST_LATE),  # two engines would never be done
+    ],
+)
+def test_prompts_of_a_burst_wait_longer_than_those_that_lack_engines_for_good(
+    need: float, queue: float, engine: int, why: Why
+) -> None:
+    full, idle = busy(prompts=500), busy(0, queue=queue)
+
+    placed = place(COSTS, view({1: full, 2: full, 3: idle, 4: idle}, lasting(need)), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.engine, placed.local, placed.why) == (engine, False, why)
+
+
+def test_a_prompt_that_would_be_computed_nowhere_sooner_does_not_count_as_let_wait() -> None:
+    full, idle = busy(prompts=500, queue=200), busy(0, queue=140)
+
+    placed = place(COSTS, view({1: full, 2: full, 3: idle, 4: idle}, lasting(2.0)), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.engine, placed.local, placed.why) == (3, False, Why.LEAST_LATE)
+
+
+@pytest.mark.parametrize(
+    ("queue", "prompts", "local"),
+    [
+        (120, 100, True),
+        (60, 400, False),  # there is time to choose the engine that writes the answer when the prompt is computed
+        (120, 500, False),  # answers there would miss their objective
+    ],
+)
+def test_without_time_for_a_hand_over_an_answer_is_written_where_its_prompt_is_computed(
+    queue: float, prompts: float, local: bool
+) -> None:
+    loads = dict.fromkeys(ENGINES, busy(queue=queue, prompts=prompts))
+
+    placed = place(COSTS, view(loads), Mode.SPLIT, ENGINES, 1000)
+
+    assert (placed.local, placed.why) == (local, Why.OVERFLOW if local else Why.LEAST_LATE)
+
+
+def test_without_time_for_a_hand_over_an_answer_whose_kv_does_not_fit_moves_on() -> None:
+    loads = dict.fromkeys(ENGINES, replace(busy(queue=120, prompts=100), room=500.0))
+
+    assert not place(COSTS, view(loads), Mode.SPLIT, ENGINES, 1000).local
 
 
 def test_where_nobody_is_in_time_the_least_late_computes_it() -> None:

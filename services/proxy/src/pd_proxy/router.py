@@ -200,6 +200,7 @@ class Router:
                 local=False,
                 hands_off=hands_off,
                 roles_change=self._routing is Routing.ADAPTIVE,
+                waits=route.why == Why.WAITS,
             )
         engine = route.engine
         return Way(

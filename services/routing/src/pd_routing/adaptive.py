@@ -13,7 +13,7 @@ from math import inf, sqrt
 from typing import Final
 
 from pd_routing.costs import Costs
-from pd_routing.predict import prompts_need, span_ms, tpot_ms, ttft_ms
+from pd_routing.predict import burst, prompts_need, span_ms, tpot_ms, ttft_ms
 from pd_routing.view import View
 
 # Shares of the TPOT objective: above the first, plain engines are predicted to fail; below the second, to suffice again.
@@ -28,6 +28,8 @@ TTFT_ENOUGH: Final = 0.65
 # The share of the TTFT objective up to which a prompt waits for an engine without answers rather than make others miss the TPOT objective.
 # Early rejection takes longer queues for overload (`reject.TTFT_SHARE`).
 TTFT_MOST: Final = 0.8
+# The same in a burst: one late first token is better than many late answers.
+TTFT_BURST: Final = 1.2
 OVERFLOW_TPOT: Final = 0.85
 DECODE_TPOT: Final = 0.92
 # The same while prompts need all engines without answers. A burst is over before its answers are, and costs have a margin of a tenth.
@@ -53,6 +55,7 @@ class Why(StrEnum):
     LOCAL = "local"
     HANDED_OVER = "handed over"
     OVERFLOW = "overflow"
+    WAITS = "waits"
     LEAST_LATE = "least late"
 
 
@@ -146,8 +149,12 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
         return Placement(min(roomy, key=tpot.__getitem__), local=True, why=Why.OVERFLOW)
     late = min(engines, key=lambda e: ttft[e] + PER_ANSWER * objectives.ttft * view.of(e).sequences)
     delays = tpot[late] > objectives.tpot  # the answers there
-    if delays and soonest is not None and handed_over <= TTFT_MOST * objectives.ttft:
-        return Placement(soonest, local=False, why=Why.HANDED_OVER)
+    writes = view.of(late).sequences > 0 and view.fits(late, prompt)
+    if writes and not delays and ttft[late] > enough:  # no time for a hand-over
+        return Placement(late, local=True, why=Why.OVERFLOW)
+    most = TTFT_BURST if burst(costs, view, engines) else TTFT_MOST
+    if delays and soonest is not None and soonest != late and handed_over <= most * objectives.ttft:
+        return Placement(soonest, local=False, why=Why.WAITS)
     return Placement(late, local=False, why=Why.LEAST_LATE)
 
 

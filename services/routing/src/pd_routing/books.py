@@ -17,7 +17,9 @@ from pd_routing.pace import Pace
 from pd_routing.predict import beside_prompt_ms, prompt_ms, span_ms, step_ms
 from pd_routing.view import EngineLoad, Objectives, Traffic, View
 
+# The traffic is averaged over so many ms; the second is for what bursts should hardly change.
 TRAFFIC_MS: Final = 3000.0
+LASTING_MS: Final = 20_000.0
 RECENT_ANSWERS: Final = 300
 # The weight of one answer in the mean length, once there have been many.
 ANSWER_WEIGHT: Final = 0.01
@@ -27,7 +29,7 @@ MAY_MISS: Final = 0.06
 # The weight of one request in the share of those that are predicted to be late: it is averaged over so many ms, and at least over 50 requests.
 LATE_WEIGHT: Final = 0.02
 LATE_MS: Final = 5000.0
-# Averaged over so many times that time, requests count that are late only until roles have changed, which takes about as long as an answer.
+# Averaged over so many times that time, requests count that are late only until roles have changed, which takes about as long as an answer, or a burst is over.
 LASTS: Final = 4
 # Overload begins above the first share and ends below the second one: a burst passes, overload stays.
 OVERLOAD_FROM: Final = 0.3
@@ -67,6 +69,8 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Arrivals:
+    over: float = TRAFFIC_MS
+    since: float | None = None
     at: float = 0.0
     rate: float = 0.0
     tokens: float = 0.0
@@ -74,7 +78,7 @@ class _Arrivals:
     work_squared: float = 0.0
 
     def fade(self, now: float) -> None:
-        kept = exp(-max(0.0, now - self.at) / TRAFFIC_MS)
+        kept = exp(-max(0.0, now - self.at) / self.over)
         self.rate, self.tokens, self.work, self.work_squared = (
             kept * value for value in (self.rate, self.tokens, self.work, self.work_squared)
         )
@@ -82,10 +86,15 @@ class _Arrivals:
 
     def add(self, now: float, tokens: int, work: float) -> None:
         self.fade(now)
-        self.rate += 1 / TRAFFIC_MS
-        self.tokens += tokens / TRAFFIC_MS
-        self.work += work / TRAFFIC_MS
-        self.work_squared += work * work / TRAFFIC_MS
+        self.since = now if self.since is None else self.since
+        self.rate += 1 / self.over
+        self.tokens += tokens / self.over
+        self.work += work / self.over
+        self.work_squared += work * work / self.over
+
+    def known(self, now: float) -> float:
+        """The share of an average that has built up since the first arrival."""
+        return 1 - exp(-max(now - self.since, TRAFFIC_MS) / self.over) if self.since is not None else 1.0
 
 
 @dataclass(slots=True)
@@ -120,13 +129,15 @@ class Books:
         self._share = share
         self._engines: dict[int, _Engine] = {}
         self._arrivals = _Arrivals()
+        self._lasting = _Arrivals(LASTING_MS)
         self._answers = _Answers()
 
     def arrived(self, now: float, prompt: int) -> None:
-        self._arrivals.add(now, prompt, self.costs.beside_with_launch_ms(prompt))
+        for arrivals in (self._arrivals, self._lasting):
+            arrivals.add(now, prompt, self.costs.beside_with_launch_ms(prompt))
 
     def predicted(self, *, late: bool, passing: bool = False) -> None:
-        """Whether the request that has just arrived is predicted to miss an objective; `passing`: only until roles have changed."""
+        """Whether the request that has just arrived is predicted to miss an objective; `passing`: only until roles have changed or a burst is over."""
         rate = self._arrivals.rate
         weight = min(LATE_WEIGHT, 1 / (LATE_MS * rate) if rate else 1.0)
         self._late_share += weight * ((late and (self.overload or not passing)) - self._late_share)
@@ -151,8 +162,9 @@ class Books:
         return View(loads, traffic, self.objectives, self.correction, self.overload)
 
     def traffic(self, now: float) -> Traffic:
-        seen, share = self._arrivals, self._share
+        seen, lasting, share = self._arrivals, self._lasting, self._share
         seen.fade(now)
+        lasting.fade(now)
         return Traffic(
             answer=self._answers.mean,
             short_answer=self._answers.quartile(),
@@ -160,6 +172,8 @@ class Books:
             tokens=share * seen.tokens,
             work=share * seen.work,
             work_squared=share * seen.work_squared,
+            lasting_rate=share * lasting.rate / lasting.known(now),
+            lasting_tokens=share * lasting.tokens / lasting.known(now),
         )
 
     def sent(

@@ -15,6 +15,8 @@ from pd_routing.view import EngineLoad, Traffic, View
 MOST_OF_TIME: Final = 0.95
 # Decode steps that a first token takes in addition to its prompt: on average, a request arrives in the middle of a step.
 STEPS_TO_FIRST: Final = 1.5
+# It is a burst if in the long run prompts need at most so many times the engines without answers: costs have a margin of a tenth.
+BURST_NEED: Final = 1.1
 # The cost of prompts is averaged over the time of an answer, but at least over this.
 LEAST_SPAN_MS: Final = 300.0
 
@@ -58,7 +60,17 @@ def beside_prompt_ms(costs: Costs, load: EngineLoad) -> float:
 
 def prompts_need(costs: Costs, traffic: Traffic) -> float:
     """The engines that do nothing else than compute the prompts."""
-    return traffic.rate * costs.alone_ms(traffic.tokens / traffic.rate) if traffic.rate else 0.0
+    return _engines_for(costs, traffic.rate, traffic.tokens)
+
+
+def burst(costs: Costs, view: View, engines: Sequence[int]) -> bool:
+    """Whether the engines without answers are enough for the prompts in the long run, so that a queue there passes."""
+    empty = sum(not view.of(engine).sequences for engine in engines)
+    return _engines_for(costs, view.traffic.lasting_rate, view.traffic.lasting_tokens) <= BURST_NEED * empty
+
+
+def _engines_for(costs: Costs, rate: float, tokens: float) -> float:
+    return rate * costs.alone_ms(tokens / rate) if rate else 0.0
 
 
 def rearranged_tpot_ms(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> float:

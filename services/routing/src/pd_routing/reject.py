@@ -3,7 +3,8 @@
 Beyond their capacity engines serve no request in time, because each excess request delays all others. So a request is rejected if its first
 token would come too late, or if its answer would make all answers on every engine too slow, and if that is true of many recent requests:
 a burst below the capacity passes. Where roles change with the load, what would be different with other roles has more time: while roles emerge, every
-engine computes prompts beside answers, but not for as long as an answer takes.
+engine computes prompts beside answers, but not for as long as an answer takes. So has a prompt that waits for an engine without answers, because
+answers would be late elsewhere: the rule lets it wait in a burst only.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Way:
     """One way to serve a request: the engine that computes the prompt, and those that could decode (only the same one, if `local`).
 
     `hands_off`: the engine that computes the prompt also writes the first token. `roles_change`: those that could decode become engines for
-    prompts, and back, as the load requires.
+    prompts, and back, as the load requires. `waits`: the prompt is let wait for this engine, though another one would compute it sooner.
     """
 
     prompt_at: int
@@ -41,11 +42,12 @@ class Way:
     local: bool
     hands_off: bool = False
     roles_change: bool = False
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, `overload` whether that happens to many requests, `passing` whether other roles would help."""
+    """The predicted TTFT and TPOT in ms; `sentence` says which objective would be missed, `overload` whether that happens to many requests, `passing` whether other roles would help, or its prompt is let wait in a burst."""
 
     ttft: float
     tpot: float
@@ -73,7 +75,7 @@ def predict(costs: Costs, view: View, prompt: int, way: Way) -> Prediction:
     most_ttft = objectives.ttft * (FULL_TTFT_SHARE if overload else TTFT_SHARE)
     if ttft > most_ttft:
         text = f"the first token would come after {ttft:.0f} ms, and TTFT_SLO_MS is {objectives.ttft:g}"
-        return Prediction(ttft, tpot, text, _retry_s(ttft - most_ttft), overload)
+        return Prediction(ttft, tpot, text, _retry_s(ttft - most_ttft), overload, passing=way.waits)
     if tpot > objectives.tpot * (FULL_TPOT_SHARE if overload else TPOT_SHARE):
         text = f"each token would take {tpot:.1f} ms on the least loaded engine, and TPOT_SLO_MS is {objectives.tpot:g}"
         passing = _passes(costs, view, prompt, way)

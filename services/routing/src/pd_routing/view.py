@@ -47,6 +47,7 @@ class Traffic:
         answer: mean length of answers, tokens; `short_answer`: their lower quartile.
         rate: requests per millisecond; `tokens`: their prompts' tokens per millisecond.
         work, work_squared: the cost of these prompts in steps with decodes, ms per ms, and the sum of its squares.
+        lasting_rate, lasting_tokens: as `rate` and `tokens`, but over a time that is longer than a burst.
     """
 
     answer: float = FIRST_GUESS
@@ -55,6 +56,8 @@ class Traffic:
     tokens: float = 0.0
     work: float = 0.0
     work_squared: float = 0.0
+    lasting_rate: float = 0.0
+    lasting_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
