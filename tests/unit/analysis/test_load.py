@@ -170,8 +170,8 @@ def few(topology: Topology, *ttfts: float) -> Run:
 
 
 def test_what_cannot_be_told_is_unclear_and_not_equal() -> None:
-    one = few(Topology.COMBINED, *[0.1, 0.9] * 6)
-    two = few(Topology.DISAGG, *[0.05, 0.8] * 6)
+    one = few(Topology.COMBINED, *[0.1, 0.9] * 10)
+    two = few(Topology.DISAGG, *[0.05, 0.8] * 10)
 
     found = compared(TTFT_P50, *group(one, two).results)
 
@@ -180,6 +180,17 @@ def test_what_cannot_be_told_is_unclear_and_not_equal() -> None:
     assert found.interval[1] > 1.4
     assert found.outcome is Outcome.UNCLEAR
     assert "Still unclear" in verdict(group(one, two), []).pairs[0].lead
+
+
+@pytest.mark.parametrize(("count", "outcome"), [(2, Outcome.UNCLEAR), (19, Outcome.UNCLEAR), (20, Outcome.BETTER)])
+def test_a_handful_of_requests_names_no_winner(count: int, outcome: Outcome) -> None:
+    one, two = few(Topology.COMBINED, *[0.4] * count), few(Topology.DISAGG, *[0.1] * count)
+
+    found = compared(TTFT_P50, *group(one, two).results)
+    lead = verdict(group(one, two), []).pairs[0].lead
+
+    assert found.outcome is outcome
+    assert ("fewer than 20 requests were measured" in lead) is (outcome is Outcome.UNCLEAR)
 
 
 def test_what_is_surely_alike_is_equal() -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 from pd_analysis.doubts.doubt import Doubt, Level
 from pd_analysis.numbers import bootstrap
-from pd_analysis.numbers.comparison import OUTCOMES, Bar, Comparison, Outcome, bar, compared
+from pd_analysis.numbers.comparison import ENOUGH_TO_DECIDE, OUTCOMES, Bar, Comparison, Outcome, bar, compared
 from pd_analysis.numbers.evaluation import Group, Result, gpus
 from pd_analysis.numbers.measures import DECIDING, SMALL, SMALL_TAIL
 from pd_analysis.words.formatting import joined, listed, percent, ratio, sentences
@@ -110,6 +110,7 @@ _BARRED: Final = {
     Bar.LOADS: mark("they were not offered the same load"),
     Bar.SCHEDULES: mark("they were offered different schedules"),
     Bar.MODELS: mark("they serve different models"),
+    Bar.FEW: mark("fewer than {least} requests were measured; measure for longer"),
 }
 
 
@@ -119,7 +120,11 @@ def _lead(baseline: Result, other: Result, known: Sequence[Comparison]) -> str:
         return tr("None of the deciding measures was recorded for both {baseline} and {other}.", **pair)
     barred = bar(baseline, other)
     if barred is not None:
-        return tr("No winner is named between {baseline} and {other}: {reason}.", **pair, reason=tr(_BARRED[barred]))
+        return tr(
+            "No winner is named between {baseline} and {other}: {reason}.",
+            **pair,
+            reason=tr(_BARRED[barred], least=ENOUGH_TO_DECIDE),
+        )
     found = [text for text in (_choice(baseline, other, known), _rest(known)) if text]
     return sentences(found)
 

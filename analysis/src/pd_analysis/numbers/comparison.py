@@ -9,6 +9,7 @@ import numpy as np
 
 from pd_analysis.numbers import bootstrap
 from pd_analysis.numbers.evaluation import Result
+from pd_analysis.numbers.load import MODES
 from pd_analysis.numbers.measures import Measure
 from pd_analysis.numbers.parity import prompts_apart, timetables_apart
 from pd_analysis.words.language import mark
@@ -42,6 +43,11 @@ class Bar(StrEnum):
     UNFIT = "unfit"
     METHODS = "methods"
     LIMITS = "limits"
+    FEW = "few"
+
+
+# With fewer requests, the draws of a bootstrap lie close together however far the next requests would be from them.
+ENOUGH_TO_DECIDE: Final = 20
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def compared(measure: Measure, baseline: Result, other: Result) -> Comparison:
 
 def judged(measure: Measure, baseline: Result, other: Result) -> Outcome:
     """The outcome of two runs whose loads differ by intent, as 20 requests/s of two GPUs and 40 of four."""
-    if baseline.unfit or other.unfit:
+    if baseline.unfit or other.unfit or _few(baseline) or _few(other):
         return Outcome.UNCLEAR
     interval = _ratio_interval(measure, baseline, other)
     return _judged(measure, baseline, other, interval)
@@ -138,16 +144,29 @@ def bar(one: Result, two: Result, *, energy: bool = False) -> Bar | None:
     """The first reason not to compare two runs; joules also need one method."""
     if one.unfit or two.unfit:
         return Bar.UNFIT
+    apart = _offered_apart(one, two)
+    if apart is not None:
+        return apart
+    if _few(one) or _few(two):
+        return Bar.FEW
+    if energy and len({*_methods(one), *_methods(two)}) > 1:
+        return Bar.METHODS
+    return None
+
+
+def _offered_apart(one: Result, two: Result) -> Bar | None:
+    """What differs in what they were asked."""
     if one.load != two.load or prompts_apart((one, two)):
         return Bar.LOADS
     models = {run.manifest.workload.model for result in (one, two) for run in result.runs} - {""}
     if len(models) > 1:
         return Bar.MODELS
-    if _other_schedules(one, two):
-        return Bar.SCHEDULES
-    if energy and len({*_methods(one), *_methods(two)}) > 1:
-        return Bar.METHODS
-    return None
+    return Bar.SCHEDULES if _other_schedules(one, two) else None
+
+
+def _few(result: Result) -> bool:
+    """Whether a run has too few requests to decide; in a mode, a load is few requests by design, and its tables say so."""
+    return result.load.pace not in MODES and len(result.requests.measured) < ENOUGH_TO_DECIDE
 
 
 def _other_schedules(one: Result, two: Result) -> bool:
