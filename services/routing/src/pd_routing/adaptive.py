@@ -152,7 +152,7 @@ def _split(costs: Costs, view: View, engines: Sequence[int], prompt: int) -> Pla
     writes = view.of(late).sequences > 0 and view.fits(late, prompt)
     if writes and not delays and ttft[late] > enough:  # no time for a hand-over
         return Placement(late, local=True, why=Why.OVERFLOW)
-    most = TTFT_BURST if burst(costs, view, engines) else TTFT_MOST
+    most = TTFT_BURST if burst(costs, view.traffic, len(empty)) else TTFT_MOST
     if delays and soonest is not None and soonest != late and handed_over <= most * objectives.ttft:
         return Placement(soonest, local=False, why=Why.WAITS)
     return Placement(late, local=False, why=Why.LEAST_LATE)

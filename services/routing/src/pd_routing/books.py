@@ -133,8 +133,9 @@ class Books:
         self._answers = _Answers()
 
     def arrived(self, now: float, prompt: int) -> None:
+        work = self.costs.beside_with_launch_ms(prompt)
         for arrivals in (self._arrivals, self._lasting):
-            arrivals.add(now, prompt, self.costs.beside_with_launch_ms(prompt))
+            arrivals.add(now, prompt, work)
 
     def predicted(self, *, late: bool, passing: bool = False) -> None:
         """Whether the request that has just arrived is predicted to miss an objective; `passing`: only until roles have changed or a burst is over."""

@@ -63,10 +63,9 @@ def prompts_need(costs: Costs, traffic: Traffic) -> float:
     return _engines_for(costs, traffic.rate, traffic.tokens)
 
 
-def burst(costs: Costs, view: View, engines: Sequence[int]) -> bool:
-    """Whether the engines without answers are enough for the prompts in the long run, so that a queue there passes."""
-    empty = sum(not view.of(engine).sequences for engine in engines)
-    return _engines_for(costs, view.traffic.lasting_rate, view.traffic.lasting_tokens) <= BURST_NEED * empty
+def burst(costs: Costs, traffic: Traffic, empty: int) -> bool:
+    """Whether the `empty` engines, those without answers, are enough for the prompts in the long run, so that a queue there passes."""
+    return _engines_for(costs, traffic.lasting_rate, traffic.lasting_tokens) <= BURST_NEED * empty
 
 
 def _engines_for(costs: Costs, rate: float, tokens: float) -> float:

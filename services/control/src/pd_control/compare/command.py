@@ -27,8 +27,6 @@ from pd_control.supervision import attached_command
 from pd_control.terminal import age, table_of
 
 INCOMPLETE: Final = 1
-# Tokens that an engine takes where nothing is set: the simulator's default, and for vLLM what the model says.
-_LONGEST: Final = {"sim": 8192, "vllm": None}
 # With more loads than this, a table per load is too long for a summary: only the sentences are shown.
 _TABLES: Final = 2
 
@@ -106,11 +104,17 @@ def _asked(context_: Context, options: argparse.Namespace) -> Comparison:
 
 
 def _longest(context_: Context, engine: str) -> int | None:
-    """How many tokens an engine takes, if the variables say it; images for the CPU have a limit of their own."""
+    """How many tokens an engine takes, if that is known; images for the CPU have a limit of their own, and vLLM's default is the model's."""
     if engine == "vllm-cpu":
         return None
     given = context_.environment.get("MAX_MODEL_LEN", "")
-    return int(given) if given.isdigit() else _LONGEST[engine]
+    if given.isdigit():
+        return int(given)
+    if engine == "vllm":
+        return None
+    from pd_simulator.settings import Settings as SimulatorSettings  # noqa: PLC0415 - other commands need not wait for it
+
+    return SimulatorSettings().max_model_len
 
 
 def _gpus(context_: Context, options: argparse.Namespace) -> list[int]:
