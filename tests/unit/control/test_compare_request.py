@@ -13,6 +13,7 @@ from pd_control.compare.loads import Load, Offer, Point, arguments, command_line
 from pd_control.compare.plan import OVERHEAD_S, STARTS_S, Comparison, seconds, seconds_of
 from pd_control.compare.presets import COMPARE, DEMO
 from pd_control.planning.gpus import PlanError
+from pd_loadgen.workload import plan
 
 
 def asked(*words: str, gpus: int = 2, size: int = 1, manner: str = "") -> Comparison:
@@ -99,6 +100,16 @@ def test_a_trace_has_its_own_times_and_is_offered_whole(tmp_path: Path) -> None:
     assert options["duration"] == "inf"
     assert point.load.length_s == 60
     assert "rate" not in options
+
+
+def test_a_trace_that_the_load_generator_cannot_hold_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "MOST_TOKENS", 4560)
+    (tmp_path / "t.csv").write_text(AZURE)
+
+    with pytest.raises(PlanError, match="2 requests with 4,561 prompt tokens in all"):
+        asked("--trace", str(tmp_path / "t.csv"))
 
 
 def test_a_duration_cuts_a_trace(tmp_path: Path) -> None:

@@ -26,6 +26,12 @@ def test_random_prompts_have_exactly_the_tokens_asked_for(tokens: int) -> None:
     assert len(ids(tokens=tokens)) == tokens
 
 
+def test_equal_ids_are_one_object_so_that_a_prompt_takes_eight_bytes_a_token() -> None:
+    drawn = random_ids(random.Random(1), 20_000, 1000)
+
+    assert len({id(one) for one in drawn}) == len(set(drawn))
+
+
 def test_random_ids_use_the_whole_range_and_nothing_else() -> None:
     drawn = set(random_ids(random.Random(1), 20_000, 50))
 

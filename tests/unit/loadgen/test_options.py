@@ -10,6 +10,7 @@ from pd_loadgen.prompts.datasets import Dataset
 from pd_loadgen.workload import options
 from pd_loadgen.workload.conflicts import RULES, said
 from pd_loadgen.workload.options import Options
+from pd_loadgen.workload.schedule import Arrival
 
 
 def parse(*words: str, **environment: str) -> Options:
@@ -107,12 +108,14 @@ def test_the_proxys_port_is_the_default_target() -> None:
         (["--dataset-path", "x"], "reads no file"),
         (["--dataset", "sharegpt", "--dataset-path", "x", "--turns", "2"], "generated prompts"),
         (["--turns", "2", "--prefix-tokens", "8"], "leave out range-ratio"),
+        (["--vocab-size", "3000000"], "up to 2000000"),
         (["--range-ratio", "1"], "--range-ratio='1'"),
         (["--prefixes", "2"], "--prefix-tokens"),
         (["--start-rate", "1"], "ramp or step"),
         (["--arrival", "step", "--steps", "1"], "--steps='1'"),
         (["--arrival", "replay"], "arrival replay needs a --trace"),
-        (["--trace", "x"], "--trace needs --arrival replay"),
+        (["--trace", "x", "--arrival", "poisson"], "--trace needs --arrival replay, not poisson"),
+        (["--trace", "x", "--rate", "5"], "a trace has its own rate"),
         (["--time-scale", "2"], "needs a trace"),
         (["--arrival", "replay", "--trace", "x", "--range-ratio", "0.5"], "a trace has the lengths"),
         (["--arrival", "closed"], "--max-concurrency and --requests"),
@@ -136,6 +139,13 @@ def test_what_cannot_work_is_refused_with_a_sentence(words: list[str], sentence:
         parse(*words)
 
     assert sentence in str(caught.value)
+
+
+def test_a_trace_without_an_arrival_is_replayed() -> None:
+    assert parse("--trace", "x").arrival is Arrival.REPLAY
+    assert parse(LOADGEN_TRACE="x").arrival is Arrival.REPLAY
+    with pytest.raises(SettingsError):
+        parse("--trace", "x", LOADGEN_ARRIVAL="gamma")
 
 
 def test_a_form_can_hold_every_option_as_text() -> None:

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pd_loadgen.prompts import traces
 from pd_loadgen.prompts.files import FileError
 from pd_loadgen.prompts.traces import Arrived
+from pd_loadgen.workload import plan as plan_of_load
 from pd_loadgen.workload.contents import draw
 from pd_loadgen.workload.options import Options
 from pd_loadgen.workload.plan import PlanError, make
@@ -173,6 +175,20 @@ def test_a_missing_trace_is_refused(tmp_path: Path) -> None:
     options = Options(arrival=Arrival.REPLAY, trace=str(tmp_path / "none"))
     with pytest.raises(PlanError, match="none"):
         make(options, "m")
+
+
+def test_a_trace_of_more_prompt_tokens_than_memory_holds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Options(arrival=Arrival.REPLAY, trace=str(mooncake(tmp_path)))
+    tokens = sum(one.input_tokens for one in traces.read(Path(options.trace)).requests)
+    monkeypatch.setattr(plan_of_load, "MOST_TOKENS", tokens)
+    assert len(make(options, "m").requests) == 3
+
+    monkeypatch.setattr(plan_of_load, "MOST_TOKENS", tokens - 1)
+    with pytest.raises(PlanError, match=f"3 requests with {tokens:,} prompt tokens in all"):
+        make(options, "m")
+    assert len(make(msgspec.structs.replace(options, requests=2), "m").requests) == 2
 
 
 def test_a_replay_has_the_traces_offsets_and_lengths_and_shares_its_blocks(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from pd_analysis.plots import svg
 from pd_analysis.tables.table import table
 from pd_analysis.words.language import Sentence
 from pd_contracts.names import Connector, Role
+from pd_contracts.settings import fields
 from pd_control.cli.options import parser
+from pd_loadgen.workload.options import Options
 from pd_planner import cores
 from pd_planner.cli import traffic as traffic_options
 from pd_planner.confidence import findings
@@ -683,6 +685,16 @@ def test_a_trace_is_planned_with_its_own_times(tmp_path: Path) -> None:
     assert found.load.prompt[:3].tolist() == [900, 901, 902]
 
 
+def test_the_help_says_how_the_speed_of_a_trace_is_written_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    parser = argparse.ArgumentParser()
+    traffic_options.add_arguments(parser)
+    run = {field.name: field.description for field in fields(Options)}
+
+    assert "like --time-scale 0.5 of pd-loadgen" in " ".join(parser.format_help().split())
+    assert run["time_scale"].endswith("like --speed 2 of pd-plan")
+
+
 def test_requests_that_vllm_refuses_are_counted_and_left_out(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     sizes = [900, 4000, 900, 7990] * 10
@@ -867,6 +879,8 @@ LENGTHS = ["--input-tokens", "512", "--output-tokens", "64"]
         (["--trace", "TIMELESS"], "time"),
         (["--trace", "TIMELESS", "--rate", "3"], "--trace has its own rate"),
         ([*LENGTHS, "--speed", "2"], "--speed needs --trace"),
+        (["--trace", "TIMELESS", "--speed", "2", "--", "--time-scale", "0.5"], "say the same in two ways"),
+        ([*LENGTHS, "--", "--trace", "TIMELESS"], "after --: --trace is an option of pd-plan, too"),
         ([*LENGTHS, "--goodput", "itl:5"], "itl"),
         ([*LENGTHS, "--goodput", "ttft:1"], "nothing meets TTFT ≤ 1 ms"),
         ([*LENGTHS, "--attainment", "90"], "more than 1: write a share such as 0.9"),

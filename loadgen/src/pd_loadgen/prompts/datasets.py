@@ -12,6 +12,8 @@ from typing import Any
 
 # The lowest ids are often special tokens (end of text, padding).
 FIRST_TOKEN_ID = 10
+# No published model has 300,000 tokens; a longer list of ids is a mistake that would fill the memory.
+MOST_TOKEN_IDS = 2_000_000
 # No published model reads more than 10 million tokens; a longer prompt or answer is a mistake that would fill the memory.
 MOST_TOKENS_OF_A_TEXT = 20_000_000
 # English text has about this many tokens per word in the vocabularies of current models.
@@ -52,9 +54,15 @@ def random_ids(rng: random.Random, count: int, vocab_size: int) -> list[int]:
 
     An id outside a model's vocabulary kills a vLLM engine, hence the bound is the caller's and small by default.
     """
-    span = vocab_size - FIRST_TOKEN_ID
-    draw = rng.random
-    return [FIRST_TOKEN_ID + int(draw() * span) for _ in range(count)]
+    ids, draw = _ids(vocab_size), rng.random
+    span = len(ids)
+    return [ids[int(draw() * span)] for _ in range(count)]
+
+
+@cache
+def _ids(vocab_size: int) -> tuple[int, ...]:
+    """All prompts share these numbers: one object for each token would take four times the memory."""
+    return tuple(range(FIRST_TOKEN_ID, vocab_size))
 
 
 def text_prompt(rng: random.Random, name: str, input_tokens: int) -> str:

@@ -16,6 +16,7 @@ from pd_loadgen.workload.schedule import Arrival
 _TAKE_IDS: Final = frozenset({Endpoint.COMPLETIONS, Endpoint.SGLANG})
 _CONVERSE: Final = frozenset({Endpoint.COMPLETIONS, Endpoint.CHAT})
 _FROM_FILES: Final = frozenset({Dataset.JSONL, Dataset.SHAREGPT, Dataset.HUGGINGFACE})
+_RATE: Final = OptionFields().rate
 _RISING: Final = frozenset({Arrival.RAMP, Arrival.STEP})
 
 
@@ -104,7 +105,14 @@ RULES: Final[tuple[tuple[Callable[[OptionFields], bool], str], ...]] = (
         mark("start-rate is for arrival ramp or step, not {arrival}"),
     ),
     (lambda o: o.arrival is Arrival.REPLAY and not o.trace, mark("arrival replay needs a --trace")),
-    (lambda o: bool(o.trace) and o.arrival is not Arrival.REPLAY, mark("--trace needs --arrival replay")),
+    (
+        lambda o: bool(o.trace) and o.arrival is not Arrival.REPLAY,
+        mark("--trace needs --arrival replay, not {arrival}"),
+    ),
+    (
+        lambda o: bool(o.trace) and o.rate != _RATE,
+        mark("a trace has its own rate: leave --rate out; --time-scale 0.5 sends it twice as fast"),
+    ),
     (lambda o: o.time_scale != 1 and not o.trace, mark("time-scale needs a trace")),
     (
         lambda o: bool(o.trace) and bool(o.range_ratio or o.prefix_tokens),

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 import msgspec
 
 from pd_loadgen.client.backends import Endpoint
-from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, MOST_TOKENS_OF_A_TEXT, Answers, Dataset
+from pd_loadgen.prompts.datasets import FIRST_TOKEN_ID, MOST_TOKEN_IDS, MOST_TOKENS_OF_A_TEXT, Answers, Dataset
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.schedule import Arrival
 
@@ -101,9 +101,14 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: Annotated[
         int, msgspec.Meta(description="maximum requests in flight; arrival closed keeps this many (0: no limit)", ge=0)
     ] = 0
-    trace: Annotated[str, msgspec.Meta(description="arrival replay: file of Mooncake, Qwen, BurstGPT or Azure")] = ""
+    trace: Annotated[
+        str, msgspec.Meta(description="file of Mooncake, Qwen, BurstGPT or Azure to replay (arrival replay)")
+    ] = ""
     time_scale: Annotated[
-        float, msgspec.Meta(description="replay: factor on its times, 0.5 is twice as fast", gt=0)
+        float,
+        msgspec.Meta(
+            description="replay: factor on the trace's times; 0.5 is twice as fast, like --speed 2 of pd-plan", gt=0
+        ),
     ] = 1.0
     seed: Annotated[int, msgspec.Meta(description="equal seeds give equal schedules and prompts")] = 0
     warmup: Annotated[int, msgspec.Meta(description="warm-up requests before the window, with other prompts", ge=0)] = 0
@@ -136,7 +141,9 @@ class OptionFields(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: Annotated[
         int,
         msgspec.Meta(
-            description="upper bound of random token ids; keep it within the model's vocabulary", gt=FIRST_TOKEN_ID
+            description="upper bound of random token ids; keep it within the model's vocabulary",
+            gt=FIRST_TOKEN_ID,
+            le=MOST_TOKEN_IDS,
         ),
     ] = 1000
     processes: Annotated[

@@ -18,6 +18,7 @@ from pd_loadgen.prompts.media import parse_size
 from pd_loadgen.workload.conflicts import UnfitError, conflict
 from pd_loadgen.workload.option_fields import OptionFields
 from pd_loadgen.workload.option_groups import by_subject
+from pd_loadgen.workload.schedule import Arrival
 
 _SHARED: Final = frozenset({"MODEL"})
 _PREFIX: Final = "LOADGEN_"
@@ -57,6 +58,7 @@ def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None)
     """Make the options from what was given by hand (texts, by field name), then from variables.
 
     The URL may end with `/v1` or an API's path, and hold a password, which the options do not keep (`address` returns it).
+    A trace without an arrival is replayed.
 
     Raises:
         SettingsError: with one sentence about the first thing that does not fit.
@@ -65,7 +67,10 @@ def load(given: Mapping[str, str], environment: Mapping[str, str] | None = None)
     values = {field.variable: source.get(variable_of(field), "") for field in fields(Options)}
     if not values["URL"] and source.get("HTTP_PROXY_PORT"):
         values["URL"] = f"http://127.0.0.1:{source['HTTP_PROXY_PORT']}"
-    return settings.load(Options, values, _addressed(given, values), variable_of)
+    texts = _addressed(given, values)
+    if (texts.get("trace") or values["TRACE"]) and not (texts.get("arrival") or values["ARRIVAL"]):
+        texts["arrival"] = Arrival.REPLAY
+    return settings.load(Options, values, texts, variable_of)
 
 
 def address(given: Mapping[str, str], environment: Mapping[str, str] | None = None) -> Address:

@@ -11,7 +11,7 @@ from pd_loadgen.workload.option_fields import OptionFields
 from pd_loadgen.workload.schedule import Arrival
 
 DRAWN: Final = frozenset({Arrival.POISSON, Arrival.GAMMA, Arrival.CONSTANT})
-# Requests are built before the start and kept in memory, about 40 bytes a token: more than this fits on no usual machine.
+# Requests are built before the start and kept in memory, at first with about 12 bytes a token: more than this fits on no usual machine.
 MOST_REQUESTS: Final = 2_000_000
 MOST_TOKENS: Final = 2_000_000_000
 _MAY_BE_INFINITE: Final = frozenset({"rate", "duration", "burstiness"})

@@ -21,7 +21,7 @@ from pd_loadgen.workload.contents import Content
 from pd_loadgen.workload.load_options import asked
 from pd_loadgen.workload.modes import Mode
 from pd_loadgen.workload.options import Options
-from pd_loadgen.workload.pace import pace
+from pd_loadgen.workload.pace import MOST_REQUESTS, MOST_TOKENS, pace
 from pd_loadgen.workload.schedule import Arrival
 from pd_loadgen.workload.wire import Wire
 
@@ -151,12 +151,30 @@ def refuse_missing_files(options: Options) -> None:
             raise PlanError("{path}: {reason}", path=path, reason=plain(error)) from error
 
 
+def refuse_too_many(trace: Sequence[Arrived]) -> None:
+    """Refuse what would not fit into memory, as `conflicts` does for requests that no file names.
+
+    Raises:
+        PlanError: saying how much it is.
+    """
+    tokens = sum(arrived.input_tokens for arrived in trace)
+    if len(trace) > MOST_REQUESTS or tokens > MOST_TOKENS:
+        raise PlanError(
+            "the trace has {count} requests with {tokens} prompt tokens in all, and {most} requests or {most_tokens} tokens are the most that is held in memory: send a part of it, with --duration or --requests",
+            count=f"{len(trace):,}",
+            tokens=f"{tokens:,}",
+            most=f"{MOST_REQUESTS:,}",
+            most_tokens=f"{MOST_TOKENS:,}",
+        )
+
+
 def _slots(options: Options, source: Source) -> list[_Slot]:
     if options.mode is Mode.BATCH:
         return _batches(options, source)
     if options.mode is Mode.PHASE_SPLIT:
         return _phases(options, source)
     offsets, trace = arrivals(options, source)
+    refuse_too_many(trace)
     made = source.draw(len(offsets), trace)
     return [_Slot(offset, 0, content) for offset, content in zip(offsets, made, strict=True)]
 

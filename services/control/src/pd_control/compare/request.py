@@ -16,7 +16,8 @@ from pd_control.planning.gpus import PlanError
 from pd_loadgen.prompts.datasets import Dataset
 from pd_loadgen.prompts.files import FileError
 from pd_loadgen.workload import options as loadgen
-from pd_loadgen.workload.plan import Source
+from pd_loadgen.workload.plan import PlanError as LoadError
+from pd_loadgen.workload.plan import Source, refuse_too_many
 
 # Options that pdctl sets itself for every point, so that they cannot be passed through to the load generator.
 _OWN: Final = {
@@ -167,7 +168,8 @@ def _length(options: Mapping[str, str]) -> float:
     """
     try:
         requests = Source(loadgen.load(options, {}), "").trace()
-    except SettingsError as error:
+        refuse_too_many(requests)
+    except (SettingsError, LoadError) as error:
         msg = f"the load generator would refuse this load: {error}"
         raise PlanError(msg) from error
     except FileError as error:

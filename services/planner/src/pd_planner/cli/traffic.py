@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=tr("recorded traffic with its times and lengths: Mooncake, BurstGPT or Azure"),
     )
-    add("--speed", type=positive, metavar="X", help=tr("with --trace: 2 replays it twice as fast"))
+    add(
+        "--speed",
+        type=positive,
+        metavar="X",
+        help=tr("with --trace: 2 replays it twice as fast, like --time-scale 0.5 of pd-loadgen"),
+    )
     known = {field.name: field for field in fields(Options)}
     for name in SHOWN:
         add(
@@ -74,8 +79,10 @@ def chosen(given: argparse.Namespace, longest: int) -> Traffic:
     values = {name: str(getattr(given, name)) for name in SHOWN if getattr(given, name) is not None} | _more(
         given.loadgen
     )
-    if "rate" in values:
-        raise CommandError(tr("after --: {option} is an option of pd-plan, too: write it before --", option="--rate"))
+    for name in {"rate", "trace"} & values.keys():
+        raise CommandError(
+            tr("after --: {option} is an option of pd-plan, too: write it before --", option=f"--{name}")
+        )
     if given.trace is not None:
         found = _traffic(_of_trace(given, values), longest, wanted=None, recorded=True, name=given.trace)
         if found.rate > MOST_RATE:
@@ -125,6 +132,8 @@ def _of_trace(given: argparse.Namespace, values: dict[str, str]) -> dict[str, st
             raise CommandError(
                 tr("--trace has its own times and lengths: remove {option}", option=f"--{name.replace('_', '-')}")
             )
+    if given.speed is not None and "time_scale" in values:
+        raise CommandError(tr("--speed and --time-scale say the same in two ways: give one of them"))
     scale = {} if given.speed is None else {"time_scale": f"{1 / given.speed:.9g}"}
     return {"duration": "1e9", **values, **scale, "arrival": "replay", "trace": given.trace}
 
