@@ -95,7 +95,7 @@ def test_a_trace_is_replayed_at_its_times(server: StampedServer, tmp_path: Path)
     lines = [f"{when},x,{asked},{answered},0,y" for when, asked, answered in rows]
     trace.write_text("\n".join(["Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type", *lines]))
     out = tmp_path / "run"
-    done = run(server.url, out, arrival="replay", trace=trace, time_scale=0.0005, duration=5)
+    done = run(server.url, out, trace=trace, time_scale=0.0005, duration=5)
 
     assert done.returncode == 0, done.stderr
     assert [(len(one.body["prompt"]), one.body["max_tokens"]) for one in server.served] == [(20, 3), (30, 2), (25, 4)]

@@ -245,7 +245,7 @@ def command(url: str, out: Path, **options: object) -> list[str]:
         "model": "steady",
         "input_tokens": 16,
         "output_tokens": 8,
-        "rate": 20,
+        **({} if "trace" in options else {"rate": 20}),
         "duration": 1,
         "seed": 3,
         "ready_timeout": 2,
