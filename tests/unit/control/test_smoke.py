@@ -1,5 +1,7 @@
 """How the smoke test judges answers."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -86,3 +88,23 @@ def test_streamed_and_plain_answers_must_be_equal() -> None:
 
     assert compare(plain, plain).ok
     assert not compare(plain, other).ok
+
+
+@pytest.mark.parametrize(
+    ("stages", "streamed", "line"),
+    [
+        ({"prefill_instance": "p"}, True, "p → d: queue 0.1, prefill 20.0, KV + first token 5.0, decode 35.0 ms"),
+        (
+            {"prefill_instance": "p", "first_token": "prefill"},
+            True,
+            "p → d: queue 0.1, prefill 20.0, first token 5.0, KV + decode 35.0 ms",
+        ),
+        ({"prefill_instance": "p"}, False, "p → d: queue 0.1, prefill 20.0, KV + decode 40.0 ms"),
+        ({"prefill": 0}, True, "d: queue 0.1, prefill + first token 5.0, decode 35.0 ms"),
+        ({"prefill": 0}, False, "d: queue 0.1, prefill + decode 40.0 ms"),
+    ],
+)
+def test_only_stages_that_can_be_told_apart_have_a_time(stages: dict[str, Any], streamed: bool, line: str) -> None:
+    timed = msgspec.structs.replace(STAGES, decode_instance="d", **stages)
+
+    assert smoke.stages_line(timed, streamed=streamed) == line

@@ -231,7 +231,7 @@ def _show_check(terminal: Terminal, check: smoke.Check) -> None:
     if check.tokens:
         terminal.note(f"tokens {' '.join(map(str, check.tokens))}")
     if check.stages is not None:
-        terminal.note(smoke.stages_line(check.stages))
+        terminal.note(smoke.stages_line(check.stages, streamed=check.streamed))
 
 
 def _url(context: Context) -> str:

@@ -13,6 +13,7 @@ from pd_control.client import ClientError, events, json_of, post
 
 PROMPT = "The capital of France is"
 TOKENS = 8
+FROM_PREFILL = "prefill"  # what the stages say of a first token that was handed off
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +26,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     tokens: list[int] = msgspec.field(default_factory=list)
     stages: timing.Stages | None = None
     elapsed_s: float = 0.0
+    streamed: bool = False
 
 
 def run(url: str, model: str, timeout_s: float) -> Iterator[Check]:
@@ -90,7 +92,7 @@ def _stream(url: str, body: Mapping[str, Any], timeout_s: float) -> Check:
         streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
         reply = post(f"{url}/v1/completions", streamed, {TIMING_HEADER: "1"}, timeout_s)
         refuse_error(reply)
-        return judge_stream(name, reply.body, time.monotonic() - begin)
+        return msgspec.structs.replace(judge_stream(name, reply.body, time.monotonic() - begin), streamed=True)
     except ClientError as error:
         return Check(name=name, ok=False, sentence=str(error))
     except (KeyError, IndexError, TypeError, msgspec.MsgspecError) as error:
@@ -153,8 +155,19 @@ def refuse_error(reply: Reply) -> None:
     raise ClientError(msg)
 
 
-def stages_line(stages: timing.Stages) -> str:
-    """The stages as one line, in milliseconds."""
+def stages_line(stages: timing.Stages, *, streamed: bool) -> str:
+    """The stages as one line, in milliseconds. An answer that is not streamed comes in one piece: what came before its end cannot be told apart."""
     route = " → ".join(filter(None, (stages.prefill_instance, stages.decode_instance)))
-    parts = f"queue {stages.queue:.1f}, prefill {stages.prefill:.1f}, KV + first token {stages.kv_and_first_decode:.1f}"
-    return f"{route}: {parts}, decode {stages.decode:.1f} ms"
+    parts = [("queue", stages.queue)]
+    first, decode, whole = "KV + first token", "decode", "KV + decode"
+    if stages.first_token == FROM_PREFILL:
+        first, decode = "first token", "KV + decode"
+    if stages.prefill_instance:
+        parts.append(("prefill", stages.prefill))
+    else:
+        first, whole = "prefill + first token", "prefill + decode"  # a combined engine does both in one stage
+    if streamed:
+        parts += [(first, stages.kv_and_first_decode), (decode, stages.decode)]
+    else:
+        parts.append((whole, stages.kv_and_first_decode + stages.decode))
+    return f"{route}: {', '.join(f'{name} {took:.1f}' for name, took in parts)} ms"
