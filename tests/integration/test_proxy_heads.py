@@ -124,6 +124,7 @@ async def test_what_is_no_http_is_refused_as_everything_else_is(request_: bytes,
         assert "content-type: application/json" in head
         assert f"access-control-allow-origin: {ORIGIN}" in head
         assert body["error"]["message"]
+        assert "b'" not in body["error"]["message"]
         assert body.get("type") == ("error" if b"/v1/messages" in request_ else None)
         if status != 404:
             assert await asyncio.wait_for(reader.read(), 30) == b""

@@ -34,7 +34,7 @@ from pd_proxy.protocol import not_served
 from pd_proxy.request.serving import JSON, error_of
 
 SWEEP_S: Final = 1.0
-# The longest reason that a client is told: h11 quotes what it could not read.
+# The longest reason that a client is told.
 MAX_REASON: Final = 200
 # How often to count the free descriptors: other parts of the process need some, too.
 MEASURE_S: Final = 60.0

@@ -16,6 +16,7 @@ from hypercorn.typing import AppWrapper
 
 from pd_contracts.http_answers import MAX_HEAD_BYTES
 from pd_proxy.api.farewell import Farewell
+from pd_proxy.protocol import malformed
 
 _WRITER: Final = "pd_proxy.writer"
 
@@ -50,7 +51,7 @@ class BoundedConnection(h11.Connection):
         try:
             event = self._next_event()
         except h11.RemoteProtocolError as error:
-            self._reason = str(error) or "the request is not valid HTTP"
+            self._reason = malformed.in_words(str(error))
             raise
         if isinstance(event, h11.Request):
             self._request = event
