@@ -26,7 +26,7 @@ async def test_only_its_own_writer_is_made(monkeypatch: pytest.MonkeyPatch) -> N
         def __init__(self, transport: asyncio.Transport, *_: object) -> None:
             transport.close()
 
-        def __del__(self) -> None: ...
+        def __del__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(asyncio.streams, "StreamWriter", Forgotten)
     served = asyncio.Event()

@@ -97,7 +97,7 @@ def table_of(group: Group) -> Table:
 
 def _title(group: Group) -> Text:
     text = Text(group.workload, style="bold")
-    return Text(f"{tr('SIMULATED')}  ", style="bold red") + text if group.simulated else text
+    return Text(tr("SIMULATED") + "  ", style="bold red") + text if group.simulated else text
 
 
 def _new(group: Group) -> Table:

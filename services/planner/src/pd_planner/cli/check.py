@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     for run in runs:
         if run.path not in compared:
             reason = tr("the plan has no such deployment ({deployment})", deployment=run.label)
-            print(f"pd-plan: {tr('{path}: left out: {reason}', path=run.path, reason=reason)}", file=sys.stderr)
+            print("pd-plan: " + tr("{path}: left out: {reason}", path=run.path, reason=reason), file=sys.stderr)
     found = checked(plan.profile, wanted)
     if not found:
         raise CommandError(tr("none of {count} usable runs is of a deployment of this plan", count=len(runs)))

@@ -25,7 +25,7 @@ _LEFT_OUT: Final = (mark("TTFT p50, ms"), mark("TPOT p50, ms"), "W", WHY_NOT)
 def show(console: Console, verdict: Sequence[str], doubts: Sequence[str], ranked: Table, held_out: str) -> None:
     """Print it; what the table says of its first rows is enough here, the page has all."""
     first, *rest = verdict
-    console.print(Text.assemble((f" {tr('SIMULATED')} ", "bold reverse"), " ", (first, "bold")))
+    console.print(Text.assemble((" " + tr("SIMULATED") + " ", "bold reverse"), " ", (first, "bold")))
     for sentence in rest:
         console.print(sentence, highlight=False, markup=False)
     console.print()

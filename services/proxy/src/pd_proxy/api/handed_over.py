@@ -180,7 +180,7 @@ class Writer(asyncio.StreamWriter):
             self.broken = True
             raise
 
-    def __del__(self) -> None:
+    def __del__(self, *_: object) -> None:
         """Do nothing: the base class would warn about a connection whose client is still reading its answer."""
 
     def close(self) -> None:
