@@ -16,6 +16,7 @@ from pd_contracts.names import TIMING_HEADER, Connector, Role
 from pd_proxy.protocol import exclusions
 from pd_proxy.request import announcement
 from pd_proxy.settings import When, Writer
+from pd_routing.names import Reject
 
 IDS = {"prompt": [300 + 7 * number for number in range(100)]}
 TEXT = {"prompt": "Once upon a time there was a proxy that liked to be the first with everything"}
@@ -103,6 +104,21 @@ async def test_an_answer_that_ends_with_its_first_token_needs_no_decode() -> Non
                 after = await here.decodes[0].metric("vllm:generation_tokens_total")
                 # Decode has heard of what was to have more tokens, and ends it in the step in which it hears of the end.
                 assert after - before <= announced
+
+
+@pytest.mark.parametrize("ends_at", [1, 8])
+async def test_predictions_learn_the_length_of_every_answer(ends_at: int) -> None:
+    predicting = {"reject": Reject.SLO, "ttft_slo_ms": 60_000.0, "tpot_slo_ms": 1000.0, "step_profile": "demo"}
+    async with stand(profile={"eos_one_in": 1} if ends_at == 1 else {}, **predicting) as here:
+        for (path, base), stream in itertools.product(WAYS, (False, True)):
+            body: dict[str, Any] = {**base, "max_tokens": 8, "ignore_eos": ends_at > 1, "stream": stream}
+            found, stages = await here.ask(path, body)
+            assert found == await here.expected(path, body)
+            assert stages.first_token == "prefill"
+            await here.proxy.settled()
+            stats = (await here.proxy.stats()).routing
+            assert stats is not None
+            assert stats.answer_tokens == ends_at, (path, stream)
 
 
 async def test_a_minimum_of_tokens_holds_for_the_first_one_too() -> None:

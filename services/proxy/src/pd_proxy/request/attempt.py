@@ -72,8 +72,11 @@ class Attempt:
         if isinstance(route, Solo):
             answer = await self._by_one(route.engine)
             self._trace.computed()
-            return answer
-        return await (self._by_late(route) if isinstance(route, Late) else self._by_pair(route))
+        else:
+            answer = await (self._by_late(route) if isinstance(route, Late) else self._by_pair(route))
+        if isinstance(answer, Whole) and self._trace.journey is not None:
+            self._trace.tokens = tokens_of(answer.body)
+        return answer
 
     # Methods that would only await another coroutine return it: each one that waits takes memory, and a step whenever the request goes on.
     def _by_one(self, engine: Instance) -> Coroutine[Any, Any, Answer]:
@@ -192,8 +195,6 @@ class Attempt:
             stream.successor = self._part.successor(rewriter)
             return stream
         body = await ask(self._context, engine, cleaning.endpoint, leg, whole=True)
-        if self._trace.journey is not None:
-            self._trace.tokens = tokens_of(body)
         return Whole(rewrite.reply(body, cleaning, engine.name, (engine.http_address, engine.zmq_address)))
 
 

@@ -120,6 +120,11 @@ class Written(Stream):
 
     def __init__(self, events: bytes) -> None:
         self._events = events
+        self._count = events.count(END)
+
+    @property
+    def events(self) -> int:
+        return self._count
 
     @property
     def end(self) -> bytes:
